@@ -1,0 +1,1 @@
+"""Jetstream: the ATProto firehose as light, friendly JSON over WebSocket."""
