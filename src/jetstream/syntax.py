@@ -1,0 +1,70 @@
+"""The protocol's identifiers, judged by their published grammar.
+
+Source: the DID, NSID, record key, TID and datetime pages of the ATProto specification. Each function
+takes the text as it came and says whether it is one. None trims, folds case or guesses.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from functools import lru_cache
+from typing import Final
+
+_LABEL: Final = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
+_FIRST_LABEL: Final = r"[a-zA-Z](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
+
+_DID: Final = re.compile(r"did:[a-z]+:[a-zA-Z0-9._:%-]*[a-zA-Z0-9._-]").fullmatch
+_NSID: Final = re.compile(rf"{_FIRST_LABEL}(?:\.{_LABEL})+\.[a-zA-Z][a-zA-Z0-9]{{0,62}}").fullmatch
+_NSID_PREFIX: Final = re.compile(rf"{_FIRST_LABEL}(?:\.{_LABEL})*\.").fullmatch
+_RECORD_KEY: Final = re.compile(r"[a-zA-Z0-9_~.:-]{1,512}").fullmatch
+_TID: Final = re.compile(r"[234567abcdefghij][234567abcdefghijklmnopqrstuvwxyz]{12}").fullmatch
+_DATETIME: Final = re.compile(
+    r"([0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-6][0-9]:[0-6][0-9])(?:\.[0-9]{1,20})?"
+    r"(Z|[+-][0-2][0-9]:[0-5][0-9])"
+).fullmatch
+
+DID_CHARS_MAX: Final = 2048
+NSID_CHARS_MAX: Final = 317
+DATETIME_CHARS_MAX: Final = 64
+
+# Collections are few and each one comes with nearly every event; hostile ones push out others at worst.
+_NSIDS_REMEMBERED: Final = 4096
+
+
+def is_did(text: str) -> bool:
+    """Tell whether `text` is a DID, of whatever method."""
+    return _DID(text) is not None and len(text) <= DID_CHARS_MAX
+
+
+@lru_cache(maxsize=_NSIDS_REMEMBERED)
+def is_nsid(text: str) -> bool:
+    """Tell whether `text` is a full NSID, such as `app.bsky.feed.like`."""
+    return len(text) <= NSID_CHARS_MAX and _NSID(text) is not None and len(text[: text.rindex(".")]) <= 253
+
+
+def is_nsid_prefix(text: str) -> bool:
+    """Tell whether `text` is one or more NSID segments with a dot after each, such as `app.bsky.`."""
+    return len(text) <= NSID_CHARS_MAX and _NSID_PREFIX(text) is not None
+
+
+def is_record_key(text: str) -> bool:
+    """Tell whether `text` is a record key."""
+    return _RECORD_KEY(text) is not None and text != "." and text != ".."
+
+
+def is_tid(text: str) -> bool:
+    """Tell whether `text` is a timestamp identifier of 13 characters."""
+    return _TID(text) is not None
+
+
+def is_datetime(text: str) -> bool:
+    """Tell whether `text` is a datetime with a time zone that also exists in the calendar."""
+    found = _DATETIME(text) if len(text) <= DATETIME_CHARS_MAX else None
+    if found is None or found[2] == "-00:00":
+        return False
+    try:
+        datetime.fromisoformat(found[1] + found[2])
+    except ValueError:
+        return False
+    return True
