@@ -79,8 +79,8 @@ class Filter:
         if self.everything:
             return range(start, stop)
         if self.dids:
-            dids, wanted = batch.dids, self.dids
-            named = [i for i in range(start, stop) if dids[i] in wanted]
+            dids, named_dids = batch.dids, self.dids
+            named = [i for i in range(start, stop) if dids[i] in named_dids]
             return [i for i in named if self.wants(batch.kinds[i], dids[i], batch.collections[i])]
         column = batch.collections[start:stop]
         # Identity and account events have no collection: the empty name stands for them here.
