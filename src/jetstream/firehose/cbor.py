@@ -1,0 +1,107 @@
+"""DAG-CBOR as it is and as lax producers write it.
+
+`libipld` reads what is canonical, in about a microsecond. What it refuses and real producers still send
+(unsorted keys, half floats) goes once to `cbor2`, which is kept strict in everything else.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NoReturn
+
+import cbor2
+from libipld import decode_dag_cbor, decode_dag_cbor_multi
+
+DEPTH_MAX: Final = 128
+LINK_TAG: Final = 42
+
+
+class Unreadable(Exception):
+    """These bytes are not the DAG-CBOR that was expected."""
+
+
+class Link(bytes):
+    """The binary CID of a link; what tells it from a byte string after `decode_lax`."""
+
+    __slots__ = ()
+
+
+def decode(raw: bytes) -> Any:
+    """Decode one object. CID links come as `bytes`, like byte strings. Raises Unreadable."""
+    try:
+        return decode_dag_cbor(raw)
+    except (ValueError, RecursionError):
+        return decode_lax(raw, 1)[0]
+
+
+def decode_pair(raw: bytes) -> tuple[Any, Any]:
+    """Decode exactly two objects that follow each other: a frame. Raises Unreadable."""
+    try:
+        objects = decode_dag_cbor_multi(raw)
+    except (ValueError, RecursionError):
+        objects = decode_lax(raw, 2)
+    if len(objects) != 2:
+        raise Unreadable(f"{len(objects)} CBOR objects where a frame has two")
+    return objects[0], objects[1]
+
+
+def decode_lax(raw: bytes, count: int) -> list[Any]:
+    """Decode `count` objects that need not be canonical; links come as `Link`.
+
+    Refused all the same, with Unreadable: anything after the last object, repeated keys, keys that are no
+    text, indefinite lengths, every tag but 42, bad UTF-8, and nesting deeper than cbor2's 400.
+    """
+    stream = io.BytesIO(raw)
+    decoder = cbor2.CBORDecoder(
+        stream,
+        semantic_decoders=_ONLY_LINKS,
+        allow_indefinite=False,
+        allow_duplicate_keys=False,
+        strict_hashable_types=True,
+    )
+    try:
+        objects = [decoder.decode() for _ in range(count)]
+    except (cbor2.CBORDecodeError, ValueError, RecursionError, MemoryError, OverflowError) as error:
+        raise Unreadable(str(error)) from error
+    if stream.tell() != len(raw):
+        raise Unreadable(f"{len(raw) - stream.tell()} bytes after the last CBOR object")
+    return objects
+
+
+def depth(value: object) -> int:
+    """Return how deep maps and lists nest: 0 for a scalar, 1 for a map of scalars. Never recurses."""
+    deepest = 0
+    level = _containers([value])
+    while level:
+        deepest += 1
+        level = [
+            inner
+            for container in level
+            for inner in _containers(container.values() if isinstance(container, dict) else container)
+        ]
+    return deepest
+
+
+def _containers(values: Iterable[object]) -> list[dict[str, object] | list[object]]:
+    return [value for value in values if isinstance(value, dict | list)]
+
+
+def _link(value: object, _immutable: bool) -> Link:
+    if not isinstance(value, bytes) or not value.startswith(b"\0"):
+        raise ValueError("tag 42 on what is no binary CID")
+    return Link(value[1:])
+
+
+def _refuse(_value: object, _immutable: bool) -> NoReturn:
+    raise ValueError("a tag that DAG-CBOR does not have")
+
+
+class _OnlyLinks(dict[int, Callable[[Any, bool], Any]]):
+    """Every tag's decoder: cbor2's own would make dates, compile patterns and expand references."""
+
+    def __missing__(self, tag: int) -> Callable[[Any, bool], Any]:
+        return _refuse
+
+
+_ONLY_LINKS: Final = _OnlyLinks({LINK_TAG: _link})

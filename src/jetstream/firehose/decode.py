@@ -1,0 +1,230 @@
+"""One frame to its events: pure, and never surprised.
+
+`decode` returns a `Message` whatever it is given. What cannot be passed on is left out, the smallest part
+of it that can be, and named in `drops` by a reason out of `DROP_REASONS` (`wire.md`, last table).
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Any, Final, NamedTuple
+
+import orjson
+from libipld import encode_cid
+
+from jetstream.events import ACCOUNT, CREATE, DELETE, IDENTITY, UPDATE, Event
+from jetstream.firehose import car, record
+from jetstream.firehose.cbor import Unreadable, decode_pair
+from jetstream.syntax import is_did, is_nsid, is_record_key, is_tid
+
+FRAME_BYTES_MAX: Final = 5_000_000  # the protocol's limit for a frame
+SEQ_MAX: Final = (1 << 63) - 1  # what a signed integer of the log can hold
+
+# The CID of a record: version 1, dag-cbor, sha-256 of 32 bytes.
+_RECORD_CID_HEAD: Final = b"\x01\x71\x12\x20"
+_ACTIONS: Final[dict[object, bytes]] = {"create": CREATE, "update": UPDATE, "delete": DELETE}
+
+DROP_REASONS: Final = {
+    "frame_cbor": "the frame is not two DAG-CBOR objects",
+    "frame_header": "the header is no map or its op is unknown",
+    "frame_size": "the frame is over 5,000,000 bytes",
+    "frame_text": "a text message where frames are binary",
+    "frame_type": "a message type that is unknown",
+    "repeat": "the seq is not above the last one",
+    "malformed": "a field that is required is missing or of the wrong type",
+    "did": "the DID does not match the DID syntax",
+    "rev": "the rev of a commit is no TID",
+    "car": "the blocks of a commit are no readable CAR",
+    "op_action": "an op that is neither create, update nor delete",
+    "op_collection": "the collection of an op is no NSID",
+    "op_rkey": "the rkey of an op is no record key",
+    "block_missing": "the record of an op is not among the commit's blocks",
+    "block_hash": "the record does not hash to the op's CID",
+    "record_cbor": "the record is not DAG-CBOR",
+    "record_type": "the record is not a map",
+    "record_size": "the record is over 1 MiB",
+    "record_depth": "the record is nested deeper than 128",
+    "record_float": "the record has a float that is not a whole number",
+}
+
+MESSAGE_TYPES: Final = (
+    "commit",
+    "identity",
+    "account",
+    "sync",
+    "info",
+    "error",
+    "handle",
+    "migrate",
+    "tombstone",
+    "unknown",
+)
+
+
+class Message(NamedTuple):
+    """What one frame said.
+
+    `type` is one of `MESSAGE_TYPES`. `seq` is None when the frame has none that can be read. `name` and
+    `text` are those of an error or info frame. `too_big` says that the producer left records out.
+    """
+
+    type: str
+    seq: int | None = None
+    events: tuple[Event, ...] | list[Event] = ()
+    drops: tuple[str, ...] | list[str] = ()
+    name: str = ""
+    text: str = ""
+    too_big: bool = False
+
+
+def decode(frame: bytes, *, check_cid: bool = True) -> Message:
+    """Read one frame.
+
+    With `check_cid`, a record is an event only if its block hashes to the CID of its op.
+    """
+    try:
+        header, body = decode_pair(frame)
+    except Unreadable:
+        return Message("unknown", drops=("frame_cbor",))
+    if type(header) is not dict or type(body) is not dict:
+        return Message("unknown", drops=("frame_header",))
+    op = header.get("op")
+    if op == 1:
+        return _message(header.get("t"), body, len(frame), check_cid)
+    if op == -1:
+        return Message("error", name=_text(body.get("error")), text=_text(body.get("message")))
+    return Message("unknown", _seq(body), drops=("frame_header",))
+
+
+def _message(t: object, body: dict[str, Any], size: int, check_cid: bool) -> Message:
+    kind = _TYPES.get(t, "unknown")
+    seq = _seq(body)
+    if size > FRAME_BYTES_MAX:
+        return Message(kind, seq, drops=("frame_size",))
+    if kind == "commit":
+        return _commit(body, seq, check_cid)
+    if kind == "identity":
+        return _identity(body, seq)
+    if kind == "account":
+        return _account(body, seq)
+    if kind == "info":
+        return Message(kind, name=_text(body.get("name")), text=_text(body.get("message")))
+    return Message(kind, seq, drops=("frame_type",) if kind == "unknown" else ())
+
+
+_TYPES: Final[dict[object, str]] = {
+    f"#{name}": name for name in MESSAGE_TYPES if name not in {"error", "unknown"}
+}
+
+
+def _seq(body: dict[str, Any]) -> int | None:
+    seq = body.get("seq")
+    return seq if type(seq) is int and 0 < seq <= SEQ_MAX else None
+
+
+def _text(value: object) -> str:
+    """Return what a peer says of itself, short enough for a log line."""
+    return value[:200] if isinstance(value, str) else ""
+
+
+def _commit(body: dict[str, Any], seq: int | None, check_cid: bool) -> Message:
+    did, rev, ops = body.get("repo"), body.get("rev"), body.get("ops")
+    if seq is None or type(did) is not str or type(rev) is not str or type(ops) is not list:
+        return Message("commit", seq, drops=("malformed",))
+    if not is_did(did):
+        return Message("commit", seq, drops=("did",))
+    if not is_tid(rev):
+        return Message("commit", seq, drops=("rev",))
+    events: list[Event] = []
+    drops: list[str] = []
+    blocks, extents = _blocks(body.get("blocks"))
+    did_bytes, rev_bytes = did.encode(), rev.encode()
+    for op in ops:
+        try:
+            events.append(_op(op, did_bytes, rev_bytes, blocks, extents, check_cid))
+        except record.Refused as refused:
+            drops.append(refused.reason)
+    return Message("commit", seq, events, drops, too_big=body.get("tooBig") is True)
+
+
+def _blocks(blocks: object) -> tuple[bytes, dict[bytes, tuple[int, int]] | None]:
+    """Return the CAR and where its blocks are; None for a CAR that cannot be read."""
+    if type(blocks) is not bytes:
+        return b"", None
+    try:
+        return blocks, car.index(blocks)
+    except Unreadable:
+        return b"", None
+
+
+def _op(
+    op: object,
+    did: bytes,
+    rev: bytes,
+    blocks: bytes,
+    extents: dict[bytes, tuple[int, int]] | None,
+    check_cid: bool,
+) -> Event:
+    """Return the event of one op of a commit. Raises Refused."""
+    if type(op) is not dict:
+        raise record.Refused("malformed")
+    kind = _ACTIONS.get(op.get("action"))
+    path = op.get("path")
+    if kind is None:
+        raise record.Refused("op_action")
+    if type(path) is not str:
+        raise record.Refused("malformed")
+    collection, _, rkey = path.partition("/")
+    if not is_nsid(collection):
+        raise record.Refused("op_collection")
+    if not is_record_key(rkey):
+        raise record.Refused("op_rkey")
+    if kind is DELETE:
+        return Event(DELETE, did, collection.encode(), rkey.encode(), rev, b"", b"")
+    cid = op.get("cid")
+    if extents is None:
+        raise record.Refused("car")
+    if not isinstance(cid, bytes) or cid not in extents:
+        raise record.Refused("block_missing")
+    start, stop = extents[cid]
+    raw = blocks[start:stop]
+    if check_cid and cid != _RECORD_CID_HEAD + sha256(raw).digest():
+        raise record.Refused("block_hash")
+    return Event(kind, did, collection.encode(), rkey.encode(), rev, _cid_text(cid), record.to_json(raw))
+
+
+def _cid_text(cid: bytes) -> bytes:
+    try:
+        return encode_cid(cid).encode()
+    except ValueError as error:
+        raise record.Refused("block_hash") from error
+
+
+def _identity(body: dict[str, Any], seq: int | None) -> Message:
+    did, time, handle = body.get("did"), body.get("time"), body.get("handle")
+    if seq is None or type(did) is not str or type(time) is not str:
+        return Message("identity", seq, drops=("malformed",))
+    if not is_did(did):
+        return Message("identity", seq, drops=("did",))
+    identity: dict[str, object] = {"did": did}
+    if type(handle) is str:
+        identity["handle"] = handle
+    identity |= {"seq": seq, "time": time}
+    return Message("identity", seq, (_about(IDENTITY, did, identity),))
+
+
+def _account(body: dict[str, Any], seq: int | None) -> Message:
+    did, time, active, status = body.get("did"), body.get("time"), body.get("active"), body.get("status")
+    if seq is None or type(did) is not str or type(time) is not str or type(active) is not bool:
+        return Message("account", seq, drops=("malformed",))
+    if not is_did(did):
+        return Message("account", seq, drops=("did",))
+    account: dict[str, object] = {"active": active, "did": did, "seq": seq}
+    if type(status) is str:
+        account["status"] = status
+    account["time"] = time
+    return Message("account", seq, (_about(ACCOUNT, did, account),))
+
+
+def _about(kind: bytes, did: str, body: dict[str, object]) -> Event:
+    return Event(kind, did.encode(), b"", b"", b"", b"", orjson.dumps(body))

@@ -1,0 +1,140 @@
+"""A record's DAG-CBOR as JSON (`wire.md`, "Records as JSON").
+
+Links become `{"$link"}`, byte strings `{"$bytes"}`, keys are sorted by their UTF-8 bytes, whole floats
+become integers. The fast way is libipld and orjson, 0.8 µs for a like; libipld gives links and byte
+strings alike as `bytes`, and the raw record tells which is which. Whatever is not plain goes the exact
+way, over `cbor.decode_lax`.
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+from collections.abc import Callable
+from typing import Any, Final
+
+import orjson
+from libipld import decode_dag_cbor, encode_cid
+
+from jetstream.firehose.cbor import DEPTH_MAX, Link, Unreadable, decode_lax, depth
+
+RECORD_BYTES_MAX: Final = 1 << 20  # of CBOR; the reference relay's limit
+_CID_BYTES_MAX: Final = 100  # the data model's limit
+_FLOAT64: Final = b"\xfb"
+
+
+class Refused(Exception):
+    """This record cannot be passed on; `reason` is a label for the metrics."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+def to_json(raw: bytes) -> bytes:
+    """Return the JSON text of one record.
+
+    Raises Refused with reason `record_size` (over 1 MiB), `record_cbor` (not DAG-CBOR), `record_type` (not
+    a map), `record_depth` (nested deeper than 128) or `record_float` (a float that is not whole).
+    """
+    if len(raw) > RECORD_BYTES_MAX:
+        raise Refused("record_size")
+    try:
+        record = decode_dag_cbor(raw)
+    except ValueError:
+        return _to_json_exactly(raw)
+    except RecursionError as error:
+        raise Refused("record_depth") from error
+    if type(record) is not dict:
+        raise Refused("record_type")
+    if _FLOAT64 in raw:
+        # One record in four has this byte somewhere, in a hash as a rule: then, and only then, look.
+        _require_depth(record)
+        record = _plain(record, as_is=True)
+    try:
+        text = orjson.dumps(record, default=_bytes_hook(raw), option=orjson.OPT_SORT_KEYS)
+    except TypeError:  # orjson: integers past 64 bits, its own depth limit, a doubt of the hook
+        return _to_json_exactly(raw)
+    if text.count(b"{") + text.count(b"[") > DEPTH_MAX:
+        _require_depth(record)
+    return text
+
+
+def _to_json_exactly(raw: bytes) -> bytes:
+    """Do the same for any record that may be passed on, without haste."""
+    try:
+        record = decode_lax(raw, 1)[0]
+    except Unreadable as error:
+        raise Refused("record_cbor") from error
+    if type(record) is not dict:
+        raise Refused("record_type")
+    _require_depth(record)
+    plain = _plain(record, as_is=False)
+    return json.dumps(plain, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _require_depth(record: object) -> None:
+    if depth(record) > DEPTH_MAX:
+        raise Refused("record_depth")
+
+
+def _plain(value: Any, *, as_is: bool) -> Any:
+    """Copy a value with whole floats as integers; byte strings and links stay `as_is` or become JSON."""
+    kind = type(value)
+    if kind is dict:
+        if not all(type(key) is str for key in value):
+            raise Refused("record_cbor")
+        return {key: _plain(item, as_is=as_is) for key, item in value.items()}
+    if kind is list:
+        return [_plain(item, as_is=as_is) for item in value]
+    if kind is float:
+        if not value.is_integer():  # false for NaN and the infinities, too
+            raise Refused("record_float")
+        return int(value)
+    if kind is bytes or kind is Link:
+        return value if as_is else _link_or_bytes(value)
+    if value is None or kind is str or kind is int or kind is bool:
+        return value
+    raise Refused("record_cbor")  # undefined and the other simple values
+
+
+def _link_or_bytes(value: bytes) -> dict[str, str]:
+    if type(value) is not Link:
+        return _bytes(value)
+    try:
+        return {"$link": encode_cid(bytes(value))}
+    except ValueError as error:
+        raise Refused("record_cbor") from error
+
+
+def _bytes(value: bytes) -> dict[str, str]:
+    return {"$bytes": binascii.b2a_base64(value, newline=False).rstrip(b"=").decode("ascii")}
+
+
+def _bytes_hook(raw: bytes) -> Callable[[Any], dict[str, str]]:
+    """Return orjson's hook for `bytes`: a link if tag 42 stands before them in `raw`, else a byte string.
+
+    When the same bytes stand in `raw` both behind the tag and elsewhere, the hook raises, and the record
+    goes the exact way.
+    """
+
+    def hook(value: Any) -> dict[str, str]:
+        size = len(value)
+        if not 0 < size <= _CID_BYTES_MAX:
+            return _bytes(value)
+        links = raw.count(b"\xd8\x2a\x58%c\0%b" % (size + 1, value))
+        if links == 0 and raw.count(_byte_string(value)) == raw.count(value):
+            return _bytes(value)
+        if links == 0 or links != raw.count(value):
+            raise TypeError("a link or a byte string: only the exact way tells")
+        try:
+            return {"$link": encode_cid(value)}
+        except ValueError as error:
+            raise TypeError("not a CID") from error
+
+    return hook
+
+
+def _byte_string(value: bytes) -> bytes:
+    size = len(value)
+    return (b"%c%b" % (0x40 + size, value)) if size < 24 else (b"\x58%c%b" % (size, value))
