@@ -1,0 +1,69 @@
+# Every target works on a fresh clone: what it needs is set up first, and only when it changed.
+# Pass flags on with ARGS:  make run ARGS="--retention 3d"   make test ARGS="-k filters -x"
+
+BIN := .venv/bin
+READY := .venv/.ready
+ARGS ?=
+COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-annotate --no-emit-index-url --custom-compile-command "make lock" $(ARGS)
+
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint format bench soak up down docker-engine lock clean
+
+help: ## List these targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) \
+	  | awk -F ':.*## ' '{ printf "make %-8s %s\n", $$1, $$2 }'
+
+setup: $(READY) ## Make .venv with everything locked, and the project in it (PYTHON=... to choose one)
+
+$(READY): requirements-dev.lock pyproject.toml scripts/setup
+	@scripts/setup
+	@touch $@
+
+run: $(READY) ## Start the server: ws://localhost:6008/subscribe
+	@$(BIN)/jetstream serve $(ARGS)
+
+test: $(READY) ## Run the whole test suite
+	@echo "test: running the whole suite with pytest"
+	@$(BIN)/pytest $(ARGS)
+
+lint: $(READY) ## Check style, import directions and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+format: $(READY) ## Put the code into the agreed form
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(READY) ## Run the benchmarks and print their figures
+	@$(BIN)/python -m benches $(ARGS)
+
+soak: $(READY) ## Kill and restart the server 200 times under load, and compare what it kept
+	@$(BIN)/pytest tests/crash --kills=200 --timeout=3600 $(ARGS)
+
+up: docker-engine ## Build the image and start it with Docker Compose
+	docker compose up --build --detach --wait $(ARGS)
+	@echo "up: http://localhost:6008  ws://localhost:6008/subscribe  http://localhost:6008/metrics"
+
+down: docker-engine ## Stop what `make up` started; the data volume stays
+	docker compose down $(ARGS)
+
+docker-engine:
+	@docker info >/dev/null 2>&1 || { echo "$(MAKECMDGOALS): no Docker engine answers." \
+	  "Start Docker, or point DOCKER_HOST at one. Without Docker: make run" >&2; exit 1; }
+	@docker compose version >/dev/null 2>&1 || { echo "$(MAKECMDGOALS): Docker has no compose" \
+	  "command. Install its plugin (Debian, Ubuntu: docker-compose-plugin)" >&2; exit 1; }
+
+lock: ## Remake the lock files (needs uv; ARGS=--upgrade takes newer versions)
+	@uv --version >/dev/null 2>&1 || { echo "lock: needs uv (pip install uv)" >&2; exit 1; }
+	$(COMPILE) pyproject.toml --group dev --output-file requirements-dev.lock
+	$(COMPILE) pyproject.toml --constraint requirements-dev.lock --output-file requirements.lock
+	$(COMPILE) --group build --constraint requirements-dev.lock --output-file requirements-build.lock
+
+clean: ## Remove .venv, caches and builds; data/ stays
+	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
