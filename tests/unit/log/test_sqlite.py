@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jetstream.errors import LogCorrupt, LogLocked, LogUnwritable
+from jetstream.events import Batch
+from jetstream.filters import EVERYTHING, Filter
+from jetstream.log import Log, UpstreamCursor
+from jetstream.log.sqlite import SqliteLog
+
+BatchOf = Callable[[range], Batch]
+
+
+async def times_from(log: Log, position: int, wanted: Filter = EVERYTHING, stop: int = 1 << 62) -> list[int]:
+    """Read to the end as a subscriber does."""
+    times: list[int] = []
+    while (batch := await log.read(position, stop, wanted)) is not None:
+        end = batch.index(stop)
+        times += [batch.times[i] for i in wanted.select(batch, batch.index(position), end)]
+        position = batch.times[end - 1] + 1
+    return times
+
+
+def wanted_times(wanted: Filter, batch: Batch) -> list[int]:
+    return [batch.times[i] for i in wanted.select(batch, 0, len(batch))]
+
+
+def test_it_is_a_log(log: SqliteLog) -> None:
+    interface: Log = log
+    assert interface.tip == 0
+
+
+def test_an_empty_log_has_nothing(log: SqliteLog) -> None:
+    assert (log.floor, log.tip, log.upstream) == (0, 0, None)
+    statistics = log.statistics()
+    assert (statistics.events, statistics.oldest_us, statistics.newest_us) == (0, None, None)
+
+
+async def test_what_was_appended_is_read(log: SqliteLog, batch_of: BatchOf, cursor: UpstreamCursor) -> None:
+    await log.append(batch_of(range(10, 20)), cursor)
+    await log.append(batch_of(range(20, 25)), cursor)
+    assert await times_from(log, 0) == list(range(10, 25))
+    assert await times_from(log, 17, stop=22) == [17, 18, 19, 20, 21]
+    assert await log.read(25, 100, EVERYTHING) is None
+    assert log.tip == 24
+
+
+async def test_everything_survives_reopening(
+    tmp_path: Path, batch_of: BatchOf, cursor: UpstreamCursor
+) -> None:
+    first = await SqliteLog.open(tmp_path)
+    for start in range(1, 3000, 7):
+        await first.append(batch_of(range(start, start + 7)), cursor)
+    before = first.statistics(), await times_from(first, 0)
+    await first.close()
+    again = await SqliteLog.open(tmp_path)
+    after = again.statistics(), await times_from(again, 0)
+    assert (again.tip, again.upstream) == (3003, cursor)
+    await again.close()
+    assert after[1] == before[1] == list(range(1, 3004))
+    assert after[0].events == 3003
+    assert (after[0].oldest_us, after[0].newest_us) == (1, 3003)
+
+
+async def test_a_filter_reads_what_it_wants_from_disk_and_memory(
+    tmp_path: Path, batch_of: BatchOf, cursor: UpstreamCursor
+) -> None:
+    everything = batch_of(range(1, 5001))
+    wanted = Filter.parse(["app.bsky.feed.post"], ["did:plc:repo3", "did:plc:repo4"])
+    log = await SqliteLog.open(tmp_path)
+    await log.append(batch_of(range(1, 2501)), cursor)
+    await log.close()
+    log = await SqliteLog.open(tmp_path)
+    await log.append(batch_of(range(2501, 5001)), cursor)
+    assert await times_from(log, 0, wanted) == wanted_times(wanted, everything)
+    assert await log.read(0, 5001, Filter.parse([], ["did:plc:nobody"]))
+    await log.close()
+
+
+async def test_a_cursor_moves_without_events(log: SqliteLog, batch_of: BatchOf) -> None:
+    await log.append(Batch.of((), ()), UpstreamCursor("a:1", 5))
+    assert log.upstream == UpstreamCursor("a:1", 5)
+    assert log.tip == 0
+
+
+async def test_waiting_ends_when_the_position_is_there(
+    log: SqliteLog, batch_of: BatchOf, cursor: UpstreamCursor
+) -> None:
+    waiter = asyncio.create_task(log.wait(15))
+    await log.append(batch_of(range(10, 12)), cursor)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not waiter.done()
+    await log.append(batch_of(range(12, 16)), cursor)
+    await waiter
+    await log.wait(3)
+
+
+async def test_a_waiter_that_is_cancelled_leaves_the_others(
+    log: SqliteLog, batch_of: BatchOf, cursor: UpstreamCursor
+) -> None:
+    gone, stays = asyncio.create_task(log.wait(1)), asyncio.create_task(log.wait(1))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.sleep(0)
+    await log.append(batch_of(range(1, 2)), cursor)
+    await stays
+
+
+async def test_trimmed_events_are_gone_for_good(
+    tmp_path: Path, batch_of: BatchOf, cursor: UpstreamCursor
+) -> None:
+    log = await SqliteLog.open(tmp_path)
+    await log.append(batch_of(range(1, 1001)), cursor)
+    await log.append(batch_of(range(1001, 1011)), cursor)
+    assert await log.trim(1005) == 1000
+    assert (log.floor, log.statistics().events, log.statistics().oldest_us) == (1001, 10, 1001)
+    assert await times_from(log, 0) == list(range(1001, 1011))
+    assert await log.trim(5000) == 10
+    await log.close()
+    log = await SqliteLog.open(tmp_path)
+    assert (log.floor, log.tip, log.statistics().events) == (1011, 1010, 0)
+    assert await log.read(0, 5000, EVERYTHING) is None
+    await log.close()
+
+
+async def test_a_second_writer_is_refused(log: SqliteLog, tmp_path: Path) -> None:
+    with pytest.raises(LogLocked, match=r"process [0-9]+ writes this log"):
+        await SqliteLog.open(tmp_path)
+
+
+async def test_another_programs_file_is_refused(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "jetstream.db") as other:
+        other.execute("CREATE TABLE songs (name)")
+    other.close()
+    with pytest.raises(LogCorrupt, match="not a Jetstream log"):
+        await SqliteLog.open(tmp_path)
+
+
+async def test_a_file_that_is_no_database_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "jetstream.db").write_bytes(b"something else entirely" * 100)
+    with pytest.raises(LogCorrupt, match=r"jetstream\.db.*jetstream log repair"):
+        await SqliteLog.open(tmp_path)
+
+
+async def test_a_later_format_is_refused(tmp_path: Path) -> None:
+    await (await SqliteLog.open(tmp_path)).close()
+    with sqlite3.connect(tmp_path / "jetstream.db") as other:
+        other.execute("PRAGMA user_version = 99")
+    other.close()
+    with pytest.raises(LogCorrupt, match="format 99"):
+        await SqliteLog.open(tmp_path)
+
+
+async def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(LogUnwritable):
+        await SqliteLog.open(tmp_path / "file" / "log")
+
+
+async def test_a_full_disk_stores_nothing_and_ends_by_itself(
+    log: SqliteLog, batch_of: BatchOf, cursor: UpstreamCursor
+) -> None:
+    await log.append(batch_of(range(1, 3)), cursor)
+    log._writer.execute("PRAGMA max_page_count = 8")
+    with pytest.raises(LogUnwritable, match="full"):
+        await log.append(batch_of(range(3, 3000)), UpstreamCursor("a:1", 9))
+    assert not log.statistics().writable
+    assert (log.tip, log.upstream) == (2, cursor)
+    assert await times_from(log, 0) == [1, 2]
+    log._writer.execute("PRAGMA max_page_count = 100000")
+    await log.append(batch_of(range(3, 3000)), cursor)
+    assert log.statistics().writable
+    assert await times_from(log, 0) == list(range(1, 3000))
