@@ -1,0 +1,59 @@
+"""Frames in, events and a cursor out, with everything counted: the pure middle of the upstream."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from jetstream.events import Event
+from jetstream.firehose.decode import Message, decode
+from jetstream.firehose.sequence import Sequence
+
+
+@dataclass(slots=True)
+class Taken:
+    """What a run of frames came to.
+
+    `seq` is the cursor after them, None while nothing is known. `notices` are the error and info frames,
+    in order; `too_big` counts the commits whose producer left records out.
+    """
+
+    events: list[Event] = field(default_factory=list)
+    seq: int | None = None
+    types: Counter[str] = field(default_factory=Counter)
+    drops: Counter[str] = field(default_factory=Counter)
+    notices: list[Message] = field(default_factory=list)
+    too_big: int = 0
+
+
+class Intake:
+    """Decodes frames and lets through what the sequence admits."""
+
+    def __init__(self, sequence: Sequence[Message], *, check_cid: bool = True) -> None:
+        self.sequence = sequence
+        self._check_cid = check_cid
+
+    def take(self, frames: Iterable[bytes]) -> Taken:
+        """Read frames of one connection, in order. Never raises for what they hold."""
+        sequence, check_cid = self.sequence, self._check_cid
+        taken = Taken()
+        events, types, drops = taken.events, taken.types, taken.drops
+        repeats = sequence.repeats
+        for frame in frames:
+            message = decode(frame, check_cid=check_cid)
+            types[message.type] += 1
+            if message.seq is None:
+                drops.update(message.drops)
+                if message.name:
+                    taken.notices.append(message)
+                continue
+            for admitted in sequence.admit(message.seq, message):
+                events += admitted.events
+                if admitted.drops:
+                    drops.update(admitted.drops)
+                taken.too_big += admitted.too_big
+        if sequence.repeats != repeats:
+            drops["repeat"] += sequence.repeats - repeats
+        taken.seq = sequence.last
+        return taken

@@ -1,0 +1,279 @@
+"""The connection to the relay or PDS: connect, read, resume, for ever.
+
+An idle upstream is healthy: it is pinged, and only a ping without an answer ends a connection. Whatever
+else goes wrong ends in the same place, `run`'s loop, which waits and connects again from the cursor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+import picows
+import structlog
+from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
+
+from jetstream.events import Event
+from jetstream.firehose.decode import Message
+from jetstream.firehose.intake import Intake, Taken
+from jetstream.metrics import Metrics
+
+State = Literal["connected", "idle", "reconnecting"]
+
+MESSAGE_BYTES_MAX: Final = 32 << 20  # well above the protocol's 5 MB, which is judged frame by frame
+BUFFER_BYTES_MAX: Final = 8 << 20  # undecoded frames, before the socket is left to the kernel
+BATCH_FRAMES_MAX: Final = 500  # one commit of the log; 10 ms of decoding
+BACKOFF_FIRST_S: Final = 1.0
+BACKOFF_MAX_S: Final = 30.0
+RETRY_AFTER_MAX_S: Final = 3600.0
+HANDSHAKE_TIMEOUT_S: Final = 20.0
+PING_AFTER_S: Final = 30.0
+PONG_TIMEOUT_S: Final = 20.0
+IDLE_AFTER_S: Final = 60.0
+
+Store = Callable[[list[Event], int | None], Awaitable[None]]
+
+log = structlog.get_logger(__name__)
+
+
+class Upstream:
+    """One upstream, read for as long as `run` runs.
+
+    `store` is given the events of each batch and the cursor after them; the next batch is not begun
+    before it returns, and the socket is paused when more than `BUFFER_BYTES_MAX` wait.
+    """
+
+    def __init__(self, url: str, intake: Intake, store: Store, metrics: Metrics) -> None:
+        self.url = url
+        self.origin = origin(url)
+        self._intake = intake
+        self._store = store
+        self._metrics = metrics
+        self._attempts = 0  # since the last frame
+        self._connected = False
+        self._heard_at = time.monotonic()
+        self._too_big_at: int | None = None
+
+    @property
+    def seq(self) -> int | None:
+        """The last `seq` taken."""
+        return self._intake.sequence.last
+
+    @property
+    def state(self) -> State:
+        """Whether frames come, none came for a minute, or there is no connection."""
+        if not self._connected:
+            return "reconnecting"
+        return "idle" if time.monotonic() - self._heard_at > IDLE_AFTER_S else "connected"
+
+    async def run(self) -> None:
+        """Read upstream until cancelled."""
+        while True:
+            retry_after = await self._connection()
+            delay = _backoff(self._attempts) if retry_after is None else retry_after
+            self._attempts += 1
+            self._metrics.reconnects.inc()
+            log.info("upstream: connecting again", url=self.url, in_s=round(delay, 1), cursor=self.seq)
+            await asyncio.sleep(delay)
+
+    async def _connection(self) -> float | None:
+        """Hold one connection to its end; return how long upstream asks to wait, if it does."""
+        sequence = self._intake.sequence
+        sequence.connected()
+        url = self.url if sequence.last is None else _with_cursor(self.url, sequence.last)
+        try:
+            transport, listener = await picows.ws_connect(
+                _Frames,
+                url,
+                websocket_handshake_timeout=HANDSHAKE_TIMEOUT_S,
+                enable_auto_ping=True,
+                auto_ping_idle_timeout=PING_AFTER_S,
+                auto_ping_reply_timeout=PONG_TIMEOUT_S,
+                max_frame_size=MESSAGE_BYTES_MAX,
+                logger_name="upstream",
+                read_buffer_init_size=256 << 10,
+            )
+        except picows.WSHandshakeError as error:
+            status = error.response.status if error.response else None
+            log.warning("upstream: refused", url=url, status=status, error=str(error))
+            return _retry_after(error.response.headers.get("Retry-After") if error.response else None)
+        except (OSError, picows.WSError, ValueError, TimeoutError) as error:
+            log.warning("upstream: cannot connect", url=url, error=str(error) or type(error).__name__)
+            return None
+        assert isinstance(listener, _Frames)
+        log.info("upstream: connected", url=url)
+        self._connected = True
+        self._heard_at = time.monotonic()
+        try:
+            await self._read(listener)
+        finally:
+            self._connected = False
+            transport.disconnect(graceful=False)
+        await self._ended(transport, listener)
+        return None
+
+    async def _read(self, listener: _Frames) -> None:
+        while frames := await listener.take():
+            self._attempts = 0
+            self._heard_at = time.monotonic()
+            taken = self._intake.take(frames)
+            self._count(taken, listener)
+            await self._store(taken.events, taken.seq)
+            if self._must_reconnect(taken.notices):
+                return
+            # With frames waiting, nothing above suspends: let the readers have their turn.
+            await asyncio.sleep(0)
+
+    def _count(self, taken: Taken, listener: _Frames) -> None:
+        taken.drops["frame_text"] += listener.texts
+        listener.texts = 0
+        self._metrics.count_frames(taken, self._intake.sequence)
+
+    def _must_reconnect(self, notices: list[Message]) -> bool:
+        """Log what upstream says of itself; tell whether this connection is over."""
+        over = False
+        for notice in notices:
+            log.warning("upstream: says", type=notice.type, name=notice.name, message=notice.text)
+            over = over or notice.type == "error"
+            if over and notice.name == "FutureCursor":
+                log.warning("upstream: cursor is in its future, beginning at the live end", cursor=self.seq)
+                self._intake.sequence.begin_anew()
+        if self._intake.sequence.lost:
+            log.warning("upstream: sends only old numbers, connecting again", cursor=self.seq)
+            return True
+        return over
+
+    async def _ended(self, transport: WSTransport, listener: _Frames) -> None:
+        try:
+            await transport.wait_disconnected()
+        except Exception as error:  # noqa: BLE001 - picows hands over whatever ended the connection
+            listener.too_big = listener.too_big or error.args[:1] == (WSCloseCode.MESSAGE_TOO_BIG,)
+            log.warning("upstream: connection failed", error=str(error))
+        else:
+            log.info("upstream: connection closed", reason=listener.reason)
+        if listener.too_big:
+            self._step_over_too_big()
+
+    def _step_over_too_big(self) -> None:
+        """Resume one frame further when the same cursor has met an unreceivable frame twice."""
+        self._metrics.drops.labels("frame_size").inc()
+        if self._too_big_at is not None and self._too_big_at == self.seq:
+            self._intake.sequence.skip_one()
+            log.warning("upstream: stepping over a frame of more than 32 MiB", cursor=self.seq)
+        self._too_big_at = self.seq
+
+
+class _Frames(WSListener):
+    """Collects the binary messages of one connection, whole, until they are taken."""
+
+    def __init__(self) -> None:
+        self.texts = 0
+        self.too_big = False
+        self.reason = ""
+        self._frames: list[bytes] = []
+        self._bytes = 0
+        self._parts: list[bytes] = []
+        self._more = asyncio.Event()
+        self._over = False
+        self._transport: WSTransport | None = None
+        self._paused = False
+
+    async def take(self) -> list[bytes]:
+        """Wait for frames and return at most `BATCH_FRAMES_MAX`; none when the connection is over."""
+        if not self._frames:
+            if self._over:
+                return []
+            self._more.clear()
+            await self._more.wait()
+        frames = self._frames[:BATCH_FRAMES_MAX]
+        del self._frames[:BATCH_FRAMES_MAX]
+        self._bytes -= sum(map(len, frames))
+        if self._paused and self._bytes < BUFFER_BYTES_MAX // 2:
+            self._pause(False)
+        return frames
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        self._transport = transport
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        kind = frame.msg_type
+        if kind == WSMsgType.BINARY and frame.fin:
+            self._append(frame.get_payload_as_bytes())
+        elif kind in (WSMsgType.BINARY, WSMsgType.CONTINUATION):
+            self._assemble(transport, frame)
+        elif kind == WSMsgType.TEXT:
+            self.texts += 1
+        elif kind == WSMsgType.CLOSE:
+            self.reason = f"{frame.get_close_code()} {frame.get_close_reason() or ''}".strip()
+            transport.send_close(WSCloseCode.OK)
+            transport.disconnect()
+
+    def on_ws_disconnected(self, _transport: WSTransport) -> None:
+        self._over = True
+        self._more.set()
+
+    def _assemble(self, transport: WSTransport, frame: WSFrame) -> None:
+        if frame.msg_type == WSMsgType.BINARY:
+            self._parts.clear()
+        self._parts.append(frame.get_payload_as_bytes())
+        if sum(map(len, self._parts)) > MESSAGE_BYTES_MAX:
+            self.too_big = True
+            transport.send_close(WSCloseCode.MESSAGE_TOO_BIG)
+            transport.disconnect()
+        elif frame.fin:
+            self._append(b"".join(self._parts))
+            self._parts.clear()
+
+    def _append(self, payload: bytes) -> None:
+        self._frames.append(payload)
+        self._bytes += len(payload)
+        self._more.set()
+        if self._bytes > BUFFER_BYTES_MAX and not self._paused:
+            self._pause(True)
+
+    def _pause(self, paused: bool) -> None:
+        self._paused = paused
+        if self._transport is None or self._over:
+            return
+        socket = self._transport.underlying_transport
+        if paused:
+            socket.pause_reading()
+        else:
+            socket.resume_reading()
+
+
+def origin(url: str) -> str:
+    """Return host:port of an upstream: whose numbers a stored cursor is made of."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "wss" else 80)
+    return f"{parts.hostname}:{port}"
+
+
+def _with_cursor(url: str, cursor: int) -> str:
+    return f"{url}{'&' if urlsplit(url).query else '?'}cursor={cursor}"
+
+
+def _backoff(attempts: int) -> float:
+    """Return a delay in seconds: exponential from 1 to 30, with full jitter."""
+    return random.uniform(0, min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(attempts, 10)))  # noqa: S311 - spreads load
+
+
+def _retry_after(header: str | None) -> float | None:
+    """Read a Retry-After header, seconds or a date; None for none that can be read."""
+    if header is None:
+        return None
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):
+            return None
+    return None if math.isnan(seconds) else min(max(seconds, 0.0), RETRY_AFTER_MAX_S)
