@@ -17,6 +17,7 @@ help: ## List these targets
 	  | awk -F ':.*## ' '{ printf "make %-8s %s\n", $$1, $$2 }'
 
 setup: $(READY) ## Make .venv with everything locked, and the project in it (PYTHON=... to choose one)
+	@echo "setup: .venv is up to date"
 
 $(READY): requirements-dev.lock pyproject.toml scripts/setup
 	@scripts/setup

@@ -1,0 +1,315 @@
+"""What a fresh clone, an image and a composed service are made from, held against each other."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import jetstream
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LOCKS = {
+    "requirements.lock": PROJECT["project"]["dependencies"],
+    "requirements-build.lock": PROJECT["dependency-groups"]["build"],
+    "requirements-dev.lock": [
+        *PROJECT["project"]["dependencies"],
+        *PROJECT["dependency-groups"]["build"],
+        *(one for one in PROJECT["dependency-groups"]["dev"] if isinstance(one, str)),
+    ],
+}
+TARGETS = {
+    "help", "setup", "run", "test", "lint", "format", "bench", "soak", "up", "down", "lock", "clean",
+}  # fmt: skip
+# Where the image says the server listens and keeps its data is not for the composing operator to move.
+FIXED_BY_IMAGE = {"JETSTREAM_LISTEN_ADDR", "JETSTREAM_METRICS_LISTEN_ADDR", "JETSTREAM_DATA_DIR"}
+
+
+class Instruction(NamedTuple):
+    """One step of a Dockerfile: its keyword, and the rest of its line."""
+
+    keyword: str
+    text: str
+
+
+def dockerfile() -> list[list[Instruction]]:
+    """Read the Dockerfile as stages of instructions, each beginning with its FROM."""
+    text = (ROOT / "Dockerfile").read_text()
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    stages: list[list[Instruction]] = []
+    for line in "\n".join(lines).replace("\\\n", " ").splitlines():
+        step = Instruction(*line.split(maxsplit=1))
+        if step.keyword == "FROM":
+            stages.append([])
+        stages[-1].append(step)
+    return stages
+
+
+def only(stage: list[Instruction], keyword: str) -> str:
+    [step] = [step for step in stage if step.keyword == keyword]
+    return step.text
+
+
+def image_environment() -> dict[str, str]:
+    return dict(one.split("=", 1) for one in shlex.split(only(dockerfile()[-1], "ENV")))
+
+
+def health_check() -> list[str]:
+    command: list[str] = json.loads(only(dockerfile()[-1], "HEALTHCHECK").split("CMD", 1)[1])
+    return command
+
+
+def composed() -> dict[str, Any]:
+    service: dict[str, Any] = compose_file()["services"]["jetstream"]
+    return service
+
+
+def compose_file() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
+    return loaded
+
+
+def setting_variables() -> set[str]:
+    """List the environment variables that `jetstream serve` documents."""
+    wide = {**os.environ, "COLUMNS": "200"}
+    shown = must([sys.executable, "-m", "jetstream", "serve", "--help"], env=wide)
+    return set(re.findall(r"JETSTREAM_[A-Z_]+", shown))
+
+
+def locked(name: str) -> dict[str, tuple[Requirement, int]]:
+    """Read a lock file: each package's pin, and how many hashes it may have."""
+    entries = (ROOT / name).read_text().replace("\\\n", " ").splitlines()
+    found: dict[str, tuple[Requirement, int]] = {}
+    for entry in entries:
+        if entry and not entry.startswith("#"):
+            pin, *hashes = entry.split(" --hash=sha256:")
+            requirement = Requirement(pin)
+            found[canonicalize_name(requirement.name)] = (requirement, len(hashes))
+    return found
+
+
+def run(command: list[str] | str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False, **options
+    )
+
+
+def must(command: list[str] | str, **options: Any) -> str:
+    done = run(command, **options)
+    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def outside_make() -> dict[str, str]:
+    """Give the environment without what a `make test` around the suite hands down to an inner make."""
+    return {name: value for name, value in os.environ.items() if "MAKE" not in name and name != "MFLAGS"}
+
+
+class TestLocks:
+    @pytest.mark.parametrize("name", LOCKS)
+    def test_everything_is_pinned_with_hashes_and_without_addresses(self, name: str) -> None:
+        assert "://" not in (ROOT / name).read_text()
+        assert locked(name)
+        for requirement, hashes in locked(name).values():
+            assert [one.operator for one in requirement.specifier] == ["=="]
+            assert hashes > 0, requirement
+
+    @pytest.mark.parametrize("name", LOCKS)
+    def test_what_the_project_asks_for_is_locked_at_a_version_it_allows(self, name: str) -> None:
+        pins = locked(name)
+        for asked in map(Requirement, LOCKS[name]):
+            [pin] = pins[canonicalize_name(asked.name)][0].specifier
+            assert asked.specifier.contains(pin.version), f"{asked}: run `make lock`"
+
+    def test_the_locks_agree(self) -> None:
+        whole = locked("requirements-dev.lock")
+        for name in LOCKS:
+            for package, (requirement, _) in locked(name).items():
+                assert requirement.specifier == whole[package][0].specifier
+
+    def test_tools_of_development_stay_out_of_the_image(self) -> None:
+        assert not {"pytest", "mypy", "ruff", "hatchling"} & locked("requirements.lock").keys()
+
+
+class TestMake:
+    def test_help_is_the_default_and_lists_every_target(self) -> None:
+        listed = must(["make"], cwd=ROOT, env=outside_make()).splitlines()
+        assert {line.split()[1] for line in listed} == TARGETS
+
+    def test_run_serves_and_passes_its_arguments_on(self) -> None:
+        steps = must(["make", "--dry-run", "run", "ARGS=--wire v1"], cwd=ROOT, env=outside_make())
+        assert "jetstream serve --wire v1" in steps
+
+    @pytest.mark.parametrize("target", ["up", "down"])
+    def test_without_an_engine_it_says_so(self, target: str, tmp_path: Path) -> None:
+        nowhere = {**outside_make(), "DOCKER_HOST": f"unix://{tmp_path}/none.sock"}
+        done = run(["make", target], cwd=ROOT, env=nowhere)
+        assert done.returncode != 0
+        assert f"{target}: no Docker engine answers" in done.stderr
+
+    def test_setup_without_a_fitting_python_names_what_it_tried(self, tmp_path: Path) -> None:
+        # A copy without its venv, so that there is something to set up.
+        (tmp_path / "scripts").mkdir()
+        shutil.copy(ROOT / "scripts" / "setup", tmp_path / "scripts")
+        done = run(["scripts/setup"], cwd=tmp_path, env={**os.environ, "PYTHON": "no-such-python"})
+        assert done.returncode == 1
+        assert "tried: no-such-python" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+    def test_ci_runs_lint_then_tests(self) -> None:
+        ci = ROOT / ".ci" / "run"
+        assert os.access(ci, os.X_OK)
+        assert ci.read_text().splitlines()[-2:] == ["make lint", "make test"]
+
+
+class TestDockerfile:
+    def test_what_it_copies_is_there_and_is_all_that_the_engine_is_sent(self) -> None:
+        sources = {source for source, _ in copied(dockerfile()[0])}
+        rules = (ROOT / ".dockerignore").read_text().splitlines()
+        assert rules[1] == "*"
+        assert {rule[1:] for rule in rules if rule.startswith("!")} == sources
+        for source in sources:
+            assert (ROOT / source).exists(), source
+
+    def test_it_runs_as_nobody_in_particular(self) -> None:
+        [made] = [step.text for step in dockerfile()[-1] if "useradd" in step.text]
+        uid, gid = only(dockerfile()[-1], "USER").split(":")
+        assert int(uid) >= 10_000
+        assert f"--uid {uid} --gid {gid}" in made
+
+    def test_its_data_is_where_the_server_keeps_it(self) -> None:
+        last = dockerfile()[-1]
+        assert only(last, "VOLUME") == image_environment()["JETSTREAM_DATA_DIR"] == "/data"
+        assert any("install --directory --owner jetstream --group jetstream /data" in s.text for s in last)
+
+    def test_it_exposes_and_checks_the_port_it_listens_on(self) -> None:
+        port = only(dockerfile()[-1], "EXPOSE")
+        assert image_environment()["JETSTREAM_LISTEN_ADDR"] == f":{port}" == ":6008"
+        assert f":{port}/health" in health_check()[-1]
+
+
+class TestCompose:
+    def test_it_publishes_the_port_and_keeps_the_data(self) -> None:
+        assert composed()["ports"] == ["6008:6008"]
+        [volume] = composed()["volumes"]
+        name, target = volume.split(":")
+        assert target == image_environment()["JETSTREAM_DATA_DIR"]
+        assert name in compose_file()["volumes"]
+
+    def test_every_setting_can_be_passed_in(self) -> None:
+        settings = setting_variables()
+        assert settings > FIXED_BY_IMAGE
+        assert set(composed()["environment"]) == settings - FIXED_BY_IMAGE
+
+    def test_it_outwaits_a_shutdown_and_lets_many_connect(self) -> None:
+        assert composed()["build"] == "."
+        assert composed()["restart"] == "unless-stopped"
+        assert int(composed()["stop_grace_period"].removesuffix("s")) >= 15
+        assert composed()["ulimits"]["nofile"] >= 65_536
+
+
+def copied(stage: list[Instruction]) -> list[tuple[str, str]]:
+    """List what a stage copies out of the checkout, as pairs of source and destination."""
+    pairs = []
+    for step in stage:
+        if step.keyword == "COPY" and not step.text.startswith("--from"):
+            *sources, destination = step.text.split()
+            pairs += [(source, destination) for source in sources]
+    return pairs
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Replay the Dockerfile's build stage in clean venvs, and give the venv it leaves."""
+    room = tmp_path_factory.mktemp("image")
+    (room / "build").mkdir()
+    make_base(room / "base")
+    venv = room / "jetstream"
+    environment = {
+        **{name: value for name, value in os.environ.items() if name not in {"VIRTUAL_ENV", "PYTHONPATH"}},
+        "PATH": f"{room / 'base' / 'bin'}:{os.environ['PATH']}",
+    }
+    for step in dockerfile()[0]:
+        if step.keyword == "COPY":
+            *sources, destination = step.text.split()
+            for source in sources:
+                copy(ROOT / source, room / "build" / destination)
+        elif step.keyword == "RUN":
+            command = step.text.replace("/opt/jetstream", str(venv))
+            must(["bash", "-euc", command], cwd=room / "build", env=environment)
+    return venv
+
+
+def make_base(path: Path) -> None:
+    """Stand in for the base image: a Python with nothing but pip."""
+    if shutil.which("uv") and run(["uv", "--version"]).returncode == 0:
+        must(["uv", "venv", "--quiet", "--seed", "--python", sys.executable, str(path)])
+    else:
+        must([sys.executable, "-m", "venv", str(path)])
+
+
+def copy(source: Path, destination: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, destination, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        shutil.copy(source, destination)
+
+
+# The first run on a machine downloads every locked wheel.
+@pytest.mark.timeout(600)
+class TestImage:
+    def test_its_entry_point_and_module_run(self, image: Path, tmp_path: Path) -> None:
+        [entry] = json.loads(only(dockerfile()[-1], "ENTRYPOINT"))
+        for command in ([entry], ["python", "-m", "jetstream"]):
+            command[0] = str(image / "bin" / command[0])
+            assert PROJECT["project"]["version"] in must([*command, "--version"], cwd=tmp_path)
+
+    def test_its_command_is_one_the_entry_point_knows(self, image: Path, tmp_path: Path) -> None:
+        [command] = json.loads(only(dockerfile()[-1], "CMD"))
+        assert "--upstream" in must([str(image / "bin" / "jetstream"), command, "--help"], cwd=tmp_path)
+
+    def test_it_carries_every_file_of_the_package(self, image: Path) -> None:
+        [installed] = (image / "lib").glob("python*/site-packages/jetstream")
+        assert package_files(installed) == package_files(Path(jetstream.__file__).parent)
+
+    def test_it_carries_only_what_runs(self, image: Path) -> None:
+        [packages] = (image / "lib").glob("python*/site-packages")
+        installed = {canonicalize_name(p.name.split("-")[0]) for p in packages.glob("*.dist-info")}
+        assert installed - {"jetstream-server"} <= locked("requirements.lock").keys()
+        assert "jetstream-server" in installed
+
+
+def package_files(folder: Path) -> set[str]:
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {str(path) for path in files if "__pycache__" not in path.parts}
+
+
+class TestTrackedFiles:
+    @pytest.mark.parametrize(
+        "search",
+        [
+            ("-F", str(ROOT)),
+            ("-E", r"(^|[^A-Za-z0-9_.])/(home|root|Users)/[a-z]"),
+            ("-E", r'(index-url|find-links|"?resolved"?|registry)[^#]*https?://'),
+            ("-E", r"files\.pythonhosted|pypi\.org/simple|registry\.npmjs"),
+        ],
+    )
+    def test_none_names_a_machine_or_a_package_index(self, search: tuple[str, str]) -> None:
+        if run(["git", "rev-parse"], cwd=ROOT).returncode != 0:
+            pytest.skip("not a git checkout: nothing says which files are tracked")
+        kind, pattern = search
+        found = run(["git", "grep", "-nI", kind, pattern], cwd=ROOT)
+        assert found.returncode == 1, found.stdout + found.stderr
