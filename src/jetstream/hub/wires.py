@@ -6,6 +6,7 @@ frame of an event is the same bytes for every subscriber of its wire, and is mad
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from struct import pack
 from typing import Final
 
@@ -57,19 +58,25 @@ class Wire:
         """Return one event as JSON."""
         return self._messages(batch, index, index + 1)[0]
 
-    def frames(self, batch: Batch) -> list[bytes]:
-        """Return the frames of a batch's events; they are kept with the batch, for the next who asks."""
+    def frames(self, batch: Batch, stop: int) -> list[bytes]:
+        """Return the frames of at least `batch[:stop]`; they stay with the batch, for the next who asks."""
         frames = batch.frames.get(self.name)
         if frames is None:
             frames = batch.frames[self.name] = []
-        done, size = len(frames), len(batch)
-        if done < size:
-            heads, known = _HEADS, len(_HEADS)
-            frames += [
-                (heads[n] if (n := len(message)) < known else head(n)) + message
-                for message in self._messages(batch, done, size)
-            ]
+        if len(frames) < stop:
+            frames += self._frames(self._messages(batch, len(frames), stop))
         return frames
+
+    def some_frames(self, batch: Batch, indices: Sequence[int]) -> list[bytes]:
+        """Return the frames of a few events of a batch; what the others would cost is not spent."""
+        made = batch.frames.get(self.name, ())
+        if indices[-1] < len(made):
+            return [made[i] for i in indices]
+        return self._frames([self.message(batch, i) for i in indices])
+
+    def _frames(self, messages: list[bytes]) -> list[bytes]:
+        heads, known = _HEADS, len(_HEADS)
+        return [(heads[n] if (n := len(message)) < known else head(n)) + message for message in messages]
 
     def _messages(self, batch: Batch, start: int, stop: int) -> list[bytes]:
         templates = self._templates

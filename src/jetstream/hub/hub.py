@@ -1,0 +1,283 @@
+"""The hub: brings every subscriber from its position to the tip of the log, and keeps it there.
+
+There is one boundary, `Hub.position`: all below it has been published. A subscriber is either
+
+* *at the tip*: a member of the group of its filter, and its position is the hub's. Each flush writes what
+  is new, once for each group as one `bytes`, to each of the group's members; or
+* *behind*: its own feeder reads the log from its position up to the hub's, a slice at a time, and joins the
+  group when it has arrived. So does a newcomer with a cursor, and a member whose socket is full.
+
+A flush moves the boundary first and writes after, in slices, so that no number of sockets holds the
+event loop for long. Whoever leaves a group in the middle of a flush is asked whether it was written to
+(`Hub._position_of`); whoever joins then is already past the boundary. Hence nothing is lost or repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import Final
+
+import structlog
+
+from jetstream.events import Batch
+from jetstream.filters import EVERYTHING
+from jetstream.hub.groups import Group, Groups
+from jetstream.hub.subscriber import Close, Options, Subscriber
+from jetstream.hub.wires import PING, Wire, message_bytes
+from jetstream.log import Log
+from jetstream.metrics import Metrics
+
+# A flush rests for this share of what it took: batches grow, and with them what one write carries.
+REST_RATIO: Final = 0.3
+TURN_S: Final = 0.004  # how long the writes between two turns of the loop may take
+TURN_WRITES_MIN: Final = 16
+FLUSH_EVENTS_MAX: Final = 1_000  # rendered between two turns: about a millisecond
+SLICE_EVENTS_MAX: Final = 500  # of a feeder: half a millisecond to render
+SLICE_BYTES_MAX: Final = 512 << 10
+WATCH_SLICE: Final = 500  # subscribers looked at between two turns
+PING_EVERY_S: Final = 30.0
+LOOK_EVERY_S: Final = 2.0
+
+log = structlog.get_logger(__name__)
+
+
+class Hub:
+    """Keeps all subscribers, and publishes the log to them.
+
+    `slow_timeout_s` is how long a socket may take nothing while something waits for it.
+    """
+
+    def __init__(self, events: Log, metrics: Metrics, *, slow_timeout_s: float = 60.0) -> None:
+        self.position = events.tip + 1
+        self._log = events
+        self._metrics = metrics
+        self._slow_timeout_s = slow_timeout_s
+        self._groups = Groups()
+        self._subscribers: dict[Subscriber, None] = {}
+        self._flushed_from = self.position
+        self._turn = asyncio.Lock()
+        self._published = asyncio.Condition()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._turn_writes = 256
+
+    def __len__(self) -> int:
+        return len(self._subscribers)
+
+    async def run(self) -> None:
+        """Publish, feed and watch, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            tasks.create_task(self._watch())
+            await self._publish()
+
+    # Coming and going
+
+    def add(self, subscriber: Subscriber) -> None:
+        """Begin to serve a subscriber from its position."""
+        self._subscribers[subscriber] = None
+        self._metrics.subscribers.labels(subscriber.wire.name).inc()
+        self._place(subscriber)
+
+    def remove(self, subscriber: Subscriber) -> None:
+        """Forget a subscriber; what it has not been sent is not sent."""
+        subscriber.closed = True
+        if self._subscribers.pop(subscriber, subscriber) is subscriber:
+            return
+        self._metrics.subscribers.labels(subscriber.wire.name).dec()
+        if subscriber.group is not None:
+            self._groups.remove(subscriber)
+        if subscriber.feeder is not None:
+            subscriber.feeder.cancel()
+
+    def change(self, subscriber: Subscriber, options: Options) -> None:
+        """Judge every event from the subscriber's position on by new options."""
+        if subscriber.group is None:
+            subscriber.options = options  # its feeder looks before every slice
+            return
+        subscriber.position = self._position_of(subscriber)
+        self._groups.remove(subscriber)
+        subscriber.options = options
+        self._place(subscriber)
+
+    def close_all(self, close: Close) -> None:
+        """End every connection."""
+        for subscriber in list(self._subscribers):
+            subscriber.close(close)
+
+    def _place(self, subscriber: Subscriber) -> None:
+        if subscriber.position == self.position:
+            self._groups.add(subscriber)
+        else:
+            self._fall_behind(subscriber)
+
+    def _position_of(self, subscriber: Subscriber) -> int:
+        """Return the position of a member of a group, in the middle of a flush, too."""
+        group = subscriber.group
+        assert group is not None
+        unwritten = group.delivering and subscriber.position != self.position
+        return self._flushed_from if unwritten else self.position
+
+    # At the tip
+
+    async def _publish(self) -> None:
+        while True:
+            await self._log.wait(self.position)
+            began = time.perf_counter()
+            await self._flush()
+            async with self._published:
+                self._published.notify_all()
+            await asyncio.sleep(REST_RATIO * (time.perf_counter() - began))
+
+    async def _flush(self) -> None:
+        """Move the boundary over the next events, and write them to all who are at the tip."""
+        stop = self._log.tip + 1
+        batch = await self._log.read(self.position, stop, EVERYTHING)
+        assert batch is not None
+        first = batch.index(self.position)
+        last = min(batch.index(stop), first + FLUSH_EVENTS_MAX)
+        self._flushed_from = self.position
+        self.position = batch.times[last - 1] + 1
+        deliveries = self._groups.deliveries(batch, first, last)
+        for group in deliveries:
+            group.delivering = True
+        turn_began, written = time.perf_counter(), 0
+        for subscriber, data in self._writes(deliveries):
+            subscriber.write(data)
+            subscriber.position = self.position
+            if subscriber.sink.full:
+                self._groups.remove(subscriber)
+                self._fall_behind(subscriber)
+            written += 1
+            if written >= self._turn_writes:
+                await asyncio.sleep(0)
+                turn_began, written = self._size_turn(turn_began), 0
+
+    def _writes(self, deliveries: dict[Group, list[bytes]]) -> Iterator[tuple[Subscriber, bytes]]:
+        """Yield what to write to whom; each member once, whoever comes and goes meanwhile."""
+        for group, frames in deliveries.items():
+            data = b"".join(frames)
+            sent = 0
+            for subscriber in list(group.members):
+                if subscriber.group is group and subscriber.position != self.position:
+                    sent += 1
+                    yield subscriber, data
+            group.delivering = False
+            self._count(group.wire.name, sent * len(frames), sent * len(data))
+
+    def _size_turn(self, began: float) -> float:
+        """Fit the writes of one turn to the time they took: uvloop makes the system calls at its end."""
+        now = time.perf_counter()
+        ratio = TURN_S / max(now - began, TURN_S / 4)
+        self._turn_writes = max(TURN_WRITES_MIN, int(self._turn_writes * min(ratio, 1.5)))
+        return now
+
+    def _count(self, wire: str, messages: int, size: int) -> None:
+        self._metrics.messages.labels(wire).inc(messages)
+        self._metrics.bytes.labels(wire).inc(size)
+
+    # Behind
+
+    def _fall_behind(self, subscriber: Subscriber) -> None:
+        assert self._tasks is not None
+        subscriber.feeder = self._tasks.create_task(self._feed(subscriber))
+
+    async def _feed(self, subscriber: Subscriber) -> None:
+        try:
+            while not subscriber.closed:
+                await subscriber.sink.writable()
+                if subscriber.position == self.position:
+                    subscriber.feeder = None
+                    self._groups.add(subscriber)
+                    return
+                if subscriber.position > self.position:
+                    await self._wait_for(subscriber.position)
+                else:
+                    await self._feed_slice(subscriber)
+        except Exception:
+            log.exception("subscriber: could not be fed")
+            subscriber.close(Close(1011, "error", "the server failed to read its log: connect again"))
+
+    async def _wait_for(self, position: int) -> None:
+        """Wait until the boundary has reached a cursor among events that are stored but not published."""
+        async with self._published:
+            await self._published.wait_for(lambda: self.position >= position)
+
+    async def _feed_slice(self, subscriber: Subscriber) -> None:
+        position, stop, options = subscriber.position, self.position, subscriber.options
+        batch = await self._log.read(position, stop, options.wanted)
+        if position < self._log.floor:
+            subscriber.close(_overtaken(position, self._log.floor))
+            return
+        if subscriber.options is not options or subscriber.closed:
+            return  # a new filter judges from this position on
+        if batch is None:
+            subscriber.position = stop
+            return
+        async with self._turn:
+            if subscriber.options is options and not subscriber.closed:
+                self._send_slice(subscriber, batch, batch.index(position), batch.index(stop))
+            # One slice a turn, whoever waits: live subscribers come first.
+            await asyncio.sleep(0)
+
+    def _send_slice(self, subscriber: Subscriber, batch: Batch, first: int, last: int) -> None:
+        """Write a bounded part of what a subscriber wants of `batch[first:last]`, and move its position."""
+        options = subscriber.options
+        chosen = options.wanted.select(batch, first, last)
+        some = chosen[:SLICE_EVENTS_MAX]
+        frames = _frames(subscriber.wire, batch, some)
+        if frames:
+            sizes = list(accumulate(map(len, frames)))
+            frames = frames[: bisect_right(sizes, SLICE_BYTES_MAX, lo=1)]
+            some = some[: len(frames)]
+        reached = last if len(some) == len(chosen) else some[-1] + 1
+        if options.message_bytes_max:
+            frames = [frame for frame in frames if message_bytes(len(frame)) <= options.message_bytes_max]
+        if frames:
+            data = b"".join(frames)
+            subscriber.write(data)
+            self._count(subscriber.wire.name, len(frames), len(data))
+        # An empty range would mean that nothing stands between the position and the boundary.
+        subscriber.position = batch.times[reached - 1] + 1 if reached > first else self.position
+
+    # Watching
+
+    async def _watch(self) -> None:
+        """Ping everyone now and then, and cut those whose socket has stood still for too long."""
+        loop = asyncio.get_running_loop()
+        ping_at = loop.time() + PING_EVERY_S
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            now = loop.time()
+            ping = now >= ping_at
+            if ping:
+                ping_at = now + PING_EVERY_S
+            for count, subscriber in enumerate(list(self._subscribers)):
+                self._look_at(subscriber, now, ping)
+                if count % WATCH_SLICE == 0:
+                    await asyncio.sleep(0)
+
+    def _look_at(self, subscriber: Subscriber, now: float, ping: bool) -> None:
+        if subscriber.closed:
+            return
+        stalled_s = subscriber.stalled_s(now)
+        if stalled_s >= self._slow_timeout_s:
+            subscriber.close(Close(1008, "slow", f"read nothing for {stalled_s:.0f} s: read faster"))
+        elif ping and subscriber.sink.buffered == 0:
+            subscriber.sink.write(PING)
+
+
+def _frames(wire: Wire, batch: Batch, indices: Sequence[int]) -> list[bytes]:
+    if not indices:
+        return []
+    if isinstance(indices, range):
+        return wire.frames(batch, indices.stop)[indices.start : indices.stop]
+    return wire.some_frames(batch, indices)
+
+
+def _overtaken(position: int, floor: int) -> Close:
+    text = f"position {position} is no longer kept, the oldest is {floor}: connect with a later cursor"
+    return Close(1008, "overtaken", text)

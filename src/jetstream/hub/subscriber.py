@@ -1,0 +1,104 @@
+"""A subscriber: a filter, a wire, and a position in the log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from jetstream.filters import Filter
+from jetstream.hub.wires import Wire
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from jetstream.hub.groups import Group
+
+
+class Close(NamedTuple):
+    """Why a connection ends: the code and text that go over the wire, and the label for the metrics."""
+
+    code: int
+    label: str
+    text: str
+
+
+class Sink(Protocol):
+    """Where a subscriber's bytes go: a socket, with a bounded buffer before it."""
+
+    @property
+    def full(self) -> bool:
+        """Whether the buffer is over its limit and has not drained yet."""
+
+    @property
+    def buffered(self) -> int:
+        """How many bytes wait in the buffer."""
+
+    def write(self, data: bytes) -> None:
+        """Append whole frames to the buffer. A closed sink drops them."""
+
+    async def writable(self) -> None:
+        """Return once the sink is not full, or closed."""
+
+    def close(self, close: Close) -> None:
+        """End the connection with a close frame, at once and only once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a subscriber asked for, and may change as it goes."""
+
+    wanted: Filter = Filter()
+    message_bytes_max: int = 0  # 0: no limit
+
+
+class Subscriber:
+    """One connection's place in the log, kept by the hub.
+
+    Every event below `position` has been judged by this subscriber's options; while it is a member of a
+    group, the hub's position stands for its own (see `Hub`).
+    """
+
+    __slots__ = (
+        "closed",
+        "drained",
+        "feeder",
+        "group",
+        "options",
+        "position",
+        "progress_at",
+        "sink",
+        "wire",
+        "written",
+    )
+
+    def __init__(self, sink: Sink, wire: Wire, options: Options, position: int, now: float) -> None:
+        self.sink = sink
+        self.wire = wire
+        self.options = options
+        self.position = position
+        self.group: Group | None = None
+        self.feeder: asyncio.Task[None] | None = None
+        self.closed = False
+        self.written = 0  # bytes, ever
+        self.drained = 0  # of them, those that had left the buffer when it was last looked at
+        self.progress_at = now
+
+    def write(self, data: bytes) -> None:
+        """Send whole frames."""
+        self.written += len(data)
+        self.sink.write(data)
+
+    def close(self, close: Close) -> None:
+        """End the connection; nothing is sent after this."""
+        if not self.closed:
+            self.closed = True
+            self.sink.close(close)
+
+    def stalled_s(self, now: float) -> float:
+        """Return for how long the socket has taken nothing although something waits for it."""
+        buffered = self.sink.buffered
+        drained = self.written - buffered
+        if buffered == 0 or drained > self.drained:
+            self.drained = drained
+            self.progress_at = now
+        return now - self.progress_at
