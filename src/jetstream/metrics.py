@@ -25,6 +25,7 @@ CLOSE_REASONS: Final = (
     "client",
     "lost",
     "shutdown",
+    "protocol",
     "bad_json",
     "bad_options",
     "message_too_big",

@@ -93,7 +93,7 @@ class Groups:
             self._resolved.clear()
 
     def deliveries(self, batch: Batch, start: int, stop: int) -> dict[Group, list[bytes]]:
-        """Return the frames of `batch[start:stop]` that each group wants; groups that want none are absent."""
+        """Return the frames of `batch[start:stop]` by the group that wants them, if it wants any."""
         frames = {wire.name: wire.frames(batch, stop) for wire in self._wires}
         picked = {group: frames[group.wire.name][start:stop] for group in self._everything}
         if self._by_collection:

@@ -197,6 +197,8 @@ class Hub:
                     await self._wait_for(subscriber.position)
                 else:
                     await self._feed_slice(subscriber)
+        except ConnectionError:
+            return  # whoever holds the connection hears of it, too, and removes the subscriber
         except Exception:
             log.exception("subscriber: could not be fed")
             subscriber.close(Close(1011, "error", "the server failed to read its log: connect again"))

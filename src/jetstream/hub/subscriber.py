@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from jetstream.filters import Filter
+from jetstream.filters import EVERYTHING, Filter
 from jetstream.hub.wires import Wire
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Sink(Protocol):
         """Append whole frames to the buffer. A closed sink drops them."""
 
     async def writable(self) -> None:
-        """Return once the sink is not full, or closed."""
+        """Return once the sink is not full. Raises ConnectionError when the connection is gone."""
 
     def close(self, close: Close) -> None:
         """End the connection with a close frame, at once and only once."""
@@ -47,7 +47,7 @@ class Sink(Protocol):
 class Options:
     """What a subscriber asked for, and may change as it goes."""
 
-    wanted: Filter = Filter()
+    wanted: Filter = EVERYTHING
     message_bytes_max: int = 0  # 0: no limit
 
 
@@ -84,9 +84,10 @@ class Subscriber:
         self.progress_at = now
 
     def write(self, data: bytes) -> None:
-        """Send whole frames."""
-        self.written += len(data)
-        self.sink.write(data)
+        """Send whole frames; none follows a close."""
+        if not self.closed:
+            self.written += len(data)
+            self.sink.write(data)
 
     def close(self, close: Close) -> None:
         """End the connection; nothing is sent after this."""

@@ -1,0 +1,1 @@
+"""The HTTP side: `/subscribe`, `/v1/subscribe`, `/metrics`, `/health` and `/`."""

@@ -1,0 +1,94 @@
+"""A listening socket of our own: many accepts a turn, and none when files have run out.
+
+uvloop accepts one connection per turn of the loop; with turns of 10 ms only a hundred newcomers a second
+would get in. So the socket is watched here, and accepted ones are handed to aiohttp's protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+ACCEPTS_PER_TURN: Final = 64
+BACKLOG: Final = 4096
+PAUSE_S: Final = 1.0
+_OUT_OF_FILES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+log = structlog.get_logger(__name__)
+
+
+class Listener:
+    """Accepts connections on one address for as long as it is open.
+
+    Raises OSError when the address cannot be bound.
+    """
+
+    def __init__(self, host: str, port: int, factory: Callable[[], asyncio.BaseProtocol]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._factory = factory
+        self._socket = _bind(host, port)
+        self._handshakes: set[asyncio.Task[object]] = set()
+        self._resume: asyncio.TimerHandle | None = None
+        self._loop.add_reader(self._socket.fileno(), self._accept)
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on, also when 0 was asked for."""
+        return int(self._socket.getsockname()[1])
+
+    def close(self) -> None:
+        """Accept no more; connections that were accepted go on."""
+        if self._resume is not None:
+            self._resume.cancel()
+        self._loop.remove_reader(self._socket.fileno())
+        self._socket.close()
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                connection, _ = self._socket.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _OUT_OF_FILES:
+                    raise
+                self._pause(error)
+                return
+            connection.setblocking(False)
+            task = self._loop.create_task(self._hand_over(connection))
+            self._handshakes.add(task)
+            task.add_done_callback(self._handshakes.discard)
+
+    async def _hand_over(self, connection: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._factory, connection)
+        except OSError:
+            connection.close()  # it was gone before it was greeted
+
+    def _pause(self, error: OSError) -> None:
+        """Leave newcomers in the kernel's queue until files may be there again."""
+        log.warning("listener: cannot accept, pausing", error=error.strerror, for_s=PAUSE_S)
+        self._loop.remove_reader(self._socket.fileno())
+        self._resume = self._loop.call_later(PAUSE_S, self._go_on)
+
+    def _go_on(self) -> None:
+        self._resume = None
+        self._loop.add_reader(self._socket.fileno(), self._accept)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Listen on an address; an empty host means every address, IPv6 and IPv4."""
+    if not host and socket.has_dualstack_ipv6():
+        listening = socket.create_server(
+            ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG
+        )
+    else:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host or "0.0.0.0", port), family=family, backlog=BACKLOG)  # noqa: S104 - what an empty host asks for
+    listening.setblocking(False)
+    return listening

@@ -1,0 +1,141 @@
+"""What a person finds at `/`, and what a machine finds at `/health` and `/metrics`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from html import escape
+from typing import Final
+
+import orjson
+from aiohttp import web
+from prometheus_client import exposition
+
+from jetstream.metrics import Metrics
+
+Health = Callable[[], tuple[bool, dict[str, object]]]
+
+_ENDPOINTS: Final = (
+    ("ws", "{subscribe}", "events as JSON, {wire} wire"),
+    ("ws", "/v1/subscribe", "events as JSON, v1 wire: for existing client libraries"),
+    ("http", "/health", "whether all is well, as JSON"),
+    ("http", "/metrics", "figures for Prometheus"),
+)
+_CLIENTS: Final = (
+    ("@skyware/jetstream", "endpoint: {v1}"),
+    ("@atcute/jetstream", "fixes its path to /subscribe: run the server with --wire v1, then url: {base}"),
+    ("Go client, Rust jetstream crates, others of the public Jetstream", "{v1}"),
+    ("jetstream tail, your own code", "{classic}"),
+)
+_PARAMETERS: Final = (
+    ("wantedCollections", "collections or prefixes, such as app.bsky.feed.post or app.bsky.graph.*"),
+    ("wantedDids", "repos, such as did:plc:…"),
+    ("cursor", "unix microseconds to play back from; without it, events from now on"),
+    ("maxMessageSizeBytes", "leave out longer events"),
+    ("requireHello", "true: send nothing before an options_update"),
+)
+
+
+def page(wire: str) -> Callable[[web.Request], object]:
+    """Return the handler of `/`: HTML for a browser, text for everyone else."""
+
+    async def handler(request: web.Request) -> web.Response:
+        rows = _rows(request.host, wire)
+        if "text/html" in request.headers.get("Accept", ""):
+            return web.Response(text=_html(rows), content_type="text/html")
+        return web.Response(text=_text(rows))
+
+    return handler
+
+
+def health(state: Health) -> Callable[[web.Request], object]:
+    """Return the handler of `/health`: 200 while events can be stored, else 503."""
+
+    async def handler(_request: web.Request) -> web.Response:
+        healthy, body = state()
+        return web.Response(
+            status=200 if healthy else 503,
+            body=orjson.dumps(body, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE),
+            content_type="application/json",
+        )
+
+    return handler
+
+
+def metrics(figures: Metrics) -> Callable[[web.Request], object]:
+    """Return the handler of `/metrics`."""
+
+    async def handler(request: web.Request) -> web.Response:
+        encode, content_type = exposition.choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(figures.registry), headers={"Content-Type": content_type})
+
+    return handler
+
+
+def iso(time_us: int | None) -> str | None:
+    """Return a position as a date that a person can read."""
+    if time_us is None:
+        return None
+    return (
+        time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time_us // 1_000_000)) + f".{time_us % 1_000_000:06}Z"
+    )
+
+
+Rows = list[tuple[str, list[tuple[str, str]]]]
+
+
+def _rows(host: str, wire: str) -> Rows:
+    """Return the page's sections, each with its lines."""
+    base = f"ws://{host}"
+    urls = {"base": base, "v1": f"{base}/v1/subscribe", "classic": f"{base}/subscribe"}
+    endpoints = [
+        (f"{scheme}://{host}{path.format(subscribe='/subscribe')}", text.format(wire=wire))
+        for scheme, path, text in _ENDPOINTS
+    ]
+    clients = [(name, how.format(**urls)) for name, how in _CLIENTS]
+    example = f"{base}/subscribe?wantedCollections=app.bsky.feed.post"
+    return [
+        ("Endpoints", endpoints),
+        ("Which client connects where", clients),
+        ("Parameters of a subscription", list(_PARAMETERS)),
+        ("Try", [("jetstream tail --limit 10", "in a terminal"), (f"websocat '{example}'", "new posts")]),
+    ]
+
+
+_ABOUT: Final = "The ATProto firehose as light, friendly JSON over WebSocket."
+
+
+def _text(rows: Rows) -> str:
+    lines = ["Jetstream", _ABOUT]
+    for title, pairs in rows:
+        width = max(len(left) for left, _ in pairs)
+        lines += ["", title, *(f"  {left:<{width}}  {right}" for left, right in pairs)]
+    return "\n".join(lines) + "\n"
+
+
+_STYLE: Final = """
+:root { color-scheme: light dark; --faint: color-mix(in srgb, currentColor 12%, transparent) }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 3rem auto; padding: 0 1rem }
+h1 { margin: 0 } h2 { font-size: 1rem; margin: 2rem 0 .5rem }
+table { border-collapse: collapse; width: 100% } td { padding: .35rem .5rem; border-top: 1px solid var(--faint); vertical-align: top }
+td:first-child { width: 45%; overflow-wrap: anywhere; font-family: ui-monospace, monospace; font-size: .875rem }
+"""
+
+
+def _html(rows: Rows) -> str:
+    sections = "".join(
+        f"<h2>{escape(title)}</h2><table>"
+        + "".join(f"<tr><td>{_linked(left)}</td><td>{escape(right)}</td></tr>" for left, right in pairs)
+        + "</table>"
+        for title, pairs in rows
+    )
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Jetstream</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{_STYLE}</style><h1>Jetstream</h1><p>{_ABOUT}</p>{sections}</html>"
+    )
+
+
+def _linked(text: str) -> str:
+    shown = escape(text)
+    return f'<a href="{shown}">{shown}</a>' if text.startswith("http://") else shown

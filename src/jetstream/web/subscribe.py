@@ -1,0 +1,235 @@
+"""`/subscribe`: a WebSocket as a subscriber of the hub."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+import structlog
+from aiohttp import WSMsgType, web
+from aiohttp.http import WebSocketError
+
+from jetstream.errors import InvalidParameter
+from jetstream.hub.hub import Hub
+from jetstream.hub.subscriber import Close, Options, Subscriber
+from jetstream.hub.wires import Wire
+from jetstream.log import Log
+from jetstream.metrics import Metrics
+from jetstream.web.parameters import UPDATE_BYTES_MAX, NotJson, Subscription, parse_message, parse_query
+
+HELLO_TIMEOUT_S: Final = 60.0
+CLOSE_TIMEOUT_S: Final = 3.0  # for the other side to answer a close frame
+RETRY_AFTER_S: Final = 10
+
+SHUTDOWN: Final = Close(1001, "shutdown", "the server is shutting down: connect again")
+NO_HELLO: Final = Close(
+    1008, "no_hello", f"no options_update within {HELLO_TIMEOUT_S:.0f} s, though requireHello"
+)
+# aiohttp ends a connection by itself for what breaks the protocol; it gives the code, the words are ours.
+_PROTOCOL: Final = {
+    1002: Close(1002, "protocol", "not the WebSocket protocol"),
+    1007: Close(1007, "bad_json", "a text message is not UTF-8"),
+    1009: Close(1009, "message_too_big", f"a message is longer than {UPDATE_BYTES_MAX} bytes"),
+}
+
+log = structlog.get_logger(__name__)
+
+
+class Subscribe:
+    """The handler of one wire's route."""
+
+    def __init__(
+        self,
+        wire: Wire,
+        hub: Hub,
+        events: Log,
+        metrics: Metrics,
+        *,
+        buffer_bytes: int,
+        subscribers_max: int,
+        hello_timeout_s: float = HELLO_TIMEOUT_S,
+    ) -> None:
+        self._wire = wire
+        self._hub = hub
+        self._log = events
+        self._metrics = metrics
+        self._buffer_bytes = buffer_bytes
+        self._subscribers_max = subscribers_max
+        self._hello_timeout_s = hello_timeout_s
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        """Check everything, upgrade, and serve until either side ends it."""
+        refusal, subscription = self._check(request)
+        if refusal is not None:
+            self._metrics.refusals.inc()
+            return refusal
+        assert subscription is not None
+        socket = _Socket()
+        await socket.prepare(request)
+        sink = SocketSink(request, socket, self._buffer_bytes)
+        try:
+            await self._serve(socket, sink, subscription)
+        finally:
+            await sink.ended(self._metrics)
+        return socket
+
+    def _check(self, request: web.Request) -> tuple[web.Response | None, Subscription | None]:
+        try:
+            subscription = parse_query(request.query, request.headers)
+        except InvalidParameter as error:
+            return web.Response(status=400, text=f"{error}\n"), None
+        if not _Socket().can_prepare(request):
+            text = f"{request.path} is a WebSocket: connect to ws://{request.host}{request.path}\n"
+            return web.Response(status=426, text=text, headers={"Upgrade": "websocket"}), None
+        if len(self._hub) >= self._subscribers_max:
+            text = (
+                f"{self._subscribers_max} subscribers are connected, and that is the limit: try again later\n"
+            )
+            headers = {"Retry-After": str(RETRY_AFTER_S)}
+            return web.Response(status=503, text=text, headers=headers), None
+        return None, subscription
+
+    async def _serve(self, socket: _Socket, sink: SocketSink, subscription: Subscription) -> None:
+        if not subscription.require_hello:
+            await self._receive(socket, sink, self._begin(sink, subscription, subscription.options))
+            return
+        loop = asyncio.get_running_loop()
+        timeout = loop.call_later(self._hello_timeout_s, sink.close, NO_HELLO)
+        try:
+            options = await _next_options(socket, sink)
+        finally:
+            timeout.cancel()
+        if options is not None:
+            await self._receive(socket, sink, self._begin(sink, subscription, options))
+
+    def _begin(self, sink: SocketSink, subscription: Subscription, options: Options) -> Subscriber:
+        cursor = subscription.cursor
+        if cursor is None or cursor > self._log.tip:
+            position = self._hub.position
+        else:
+            position = max(cursor, self._log.floor)
+        subscriber = Subscriber(sink, self._wire, options, position, asyncio.get_running_loop().time())
+        self._hub.add(subscriber)
+        return subscriber
+
+    async def _receive(self, socket: _Socket, sink: SocketSink, subscriber: Subscriber) -> None:
+        try:
+            while (options := await _next_options(socket, sink)) is not None:
+                self._hub.change(subscriber, options)
+        finally:
+            self._hub.remove(subscriber)
+
+
+async def _next_options(socket: _Socket, sink: SocketSink) -> Options | None:
+    """Wait for a client's next options; None when the connection is over."""
+    async for message in socket:
+        if message.type == WSMsgType.TEXT or message.type == WSMsgType.BINARY:
+            if len(message.data) > UPDATE_BYTES_MAX:
+                sink.close(_PROTOCOL[1009])
+                continue
+            try:
+                options = parse_message(message.data)
+            except NotJson as error:
+                sink.close(Close(1007, "bad_json", f"a message is not JSON: {error}"))
+            except InvalidParameter as error:
+                sink.close(Close(1008, "bad_options", str(error)))
+            else:
+                if options is not None and not sink.closing:
+                    return options
+        elif message.type == WSMsgType.ERROR and isinstance(message.data, WebSocketError):
+            sink.failed(message.data.code)
+    return None
+
+
+class _Socket(web.WebSocketResponse):
+    """A WebSocket without aiohttp's heartbeat, which would cut slow readers, and with words to each close."""
+
+    def __init__(self) -> None:
+        # Twice the limit: what is only somewhat too long is refused by us, with a reason.
+        super().__init__(
+            timeout=CLOSE_TIMEOUT_S, compress=False, max_msg_size=2 * UPDATE_BYTES_MAX, decode_text=False
+        )
+
+    async def close(self, *, code: int = 1000, message: bytes = b"", drain: bool = True) -> bool:
+        if not message and code in _PROTOCOL:
+            message = _PROTOCOL[code].text.encode()
+        return await super().close(code=code, message=message, drain=drain)
+
+
+class SocketSink:
+    """The transport of one WebSocket, as the hub wants it: whole frames in, and never an error out."""
+
+    def __init__(self, request: web.Request, socket: _Socket, buffer_bytes: int) -> None:
+        assert request.transport is not None
+        self._transport = request.transport
+        self._protocol = request.protocol
+        self._drain = request.writer.drain
+        self._socket = socket
+        self._peer = request.remote
+        self._began = time.monotonic()
+        self._close: Close | None = None
+        self._closer: asyncio.Task[None] | None = None
+        self._bytes = 0
+        self._transport.set_write_buffer_limits(high=buffer_bytes, low=buffer_bytes // 4)
+
+    @property
+    def full(self) -> bool:
+        """Whether the buffer is over its limit and has not drained yet."""
+        return self._protocol.writing_paused
+
+    @property
+    def buffered(self) -> int:
+        """How many bytes wait in the buffer."""
+        return 0 if self._transport.is_closing() else self._transport.get_write_buffer_size()
+
+    @property
+    def closing(self) -> bool:
+        """Whether the server has decided to end this connection."""
+        return self._close is not None
+
+    def write(self, data: bytes) -> None:
+        """Append whole frames to the socket's buffer."""
+        try:
+            self._transport.write(data)
+        except RuntimeError:  # uvloop's word for a transport that has closed meanwhile
+            return
+        self._bytes += len(data)
+
+    async def writable(self) -> None:
+        """Return once the buffer has drained. Raises ConnectionError when the connection is gone."""
+        await self._drain()
+
+    def close(self, close: Close) -> None:
+        """Send a close frame, wait a little for the answer, then cut."""
+        if self._close is None:
+            self._close = close
+            self._closer = asyncio.get_running_loop().create_task(self._say_goodbye(close))
+
+    def failed(self, code: int) -> None:
+        """Note that aiohttp has ended the connection for a breach of the protocol."""
+        self._close = self._close or _PROTOCOL.get(code, _PROTOCOL[1002])
+
+    async def ended(self, metrics: Metrics) -> None:
+        """Finish a close that is under way, then count and log why the connection ended."""
+        if self._closer is not None:
+            await self._closer
+        if self._close is not None:
+            reason = self._close.label
+        else:
+            # 1006 is aiohttp's code for a connection that ended without a close frame.
+            reason = "client" if self._socket.close_code not in (None, 1006) else "lost"
+        metrics.disconnects.labels(reason).inc()
+        seconds = round(time.monotonic() - self._began, 1)
+        log.info("subscriber: left", peer=self._peer, reason=reason, seconds=seconds, bytes=self._bytes)
+
+    async def _say_goodbye(self, close: Close) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                # A control frame holds 125 bytes, two of them the code (RFC 6455, section 5.5).
+                text = close.text.encode()[:123].decode(errors="ignore").encode()
+                await self._socket.close(code=close.code, message=text)
+        except (TimeoutError, ConnectionError):
+            pass
+        finally:
+            self._transport.abort()
