@@ -65,7 +65,8 @@ class Message(NamedTuple):
     """What one frame said.
 
     `type` is one of `MESSAGE_TYPES`. `seq` is None when the frame has none that can be read. `name` and
-    `text` are those of an error or info frame. `too_big` says that the producer left records out.
+    `text` are those of an error or info frame. `too_big` says that the producer left
+    records out. `time` is upstream's clock, as it wrote it.
     """
 
     type: str
@@ -75,6 +76,7 @@ class Message(NamedTuple):
     name: str = ""
     text: str = ""
     too_big: bool = False
+    time: str = ""
 
 
 def decode(frame: bytes, *, check_cid: bool = True) -> Message:
@@ -144,7 +146,8 @@ def _commit(body: dict[str, Any], seq: int | None, check_cid: bool) -> Message:
             events.append(_op(op, did_bytes, rev_bytes, blocks, extents, check_cid))
         except record.Refused as refused:
             drops.append(refused.reason)
-    return Message("commit", seq, events, drops, too_big=body.get("tooBig") is True)
+    time = _text(body.get("time"))
+    return Message("commit", seq, events, drops, too_big=body.get("tooBig") is True, time=time)
 
 
 def _blocks(blocks: object) -> tuple[bytes, dict[bytes, tuple[int, int]] | None]:
@@ -210,7 +213,7 @@ def _identity(body: dict[str, Any], seq: int | None) -> Message:
     if type(handle) is str:
         identity["handle"] = handle
     identity |= {"seq": seq, "time": time}
-    return Message("identity", seq, (_about(IDENTITY, did, identity),))
+    return Message("identity", seq, (_about(IDENTITY, did, identity),), time=time)
 
 
 def _account(body: dict[str, Any], seq: int | None) -> Message:
@@ -223,7 +226,7 @@ def _account(body: dict[str, Any], seq: int | None) -> Message:
     if type(status) is str:
         account["status"] = status
     account["time"] = time
-    return Message("account", seq, (_about(ACCOUNT, did, account),))
+    return Message("account", seq, (_about(ACCOUNT, did, account),), time=time)
 
 
 def _about(kind: bytes, did: str, body: dict[str, object]) -> Event:

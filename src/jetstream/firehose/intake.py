@@ -16,7 +16,8 @@ class Taken:
     """What a run of frames came to.
 
     `seq` is the cursor after them, None while nothing is known. `notices` are the error and info frames,
-    in order; `too_big` counts the commits whose producer left records out.
+    in order; `too_big` counts the commits whose producer left records out, `time` is upstream's clock in
+    the last message that shows it.
     """
 
     events: list[Event] = field(default_factory=list)
@@ -25,6 +26,7 @@ class Taken:
     drops: Counter[str] = field(default_factory=Counter)
     notices: list[Message] = field(default_factory=list)
     too_big: int = 0
+    time: str = ""
 
 
 class Intake:
@@ -53,6 +55,7 @@ class Intake:
                 if admitted.drops:
                     drops.update(admitted.drops)
                 taken.too_big += admitted.too_big
+                taken.time = admitted.time or taken.time
         if sequence.repeats != repeats:
             drops["repeat"] += sequence.repeats - repeats
         taken.seq = sequence.last

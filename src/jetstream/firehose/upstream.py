@@ -56,6 +56,7 @@ class Upstream:
         self._intake = intake
         self._store = store
         self._metrics = metrics
+        self.lag_s: float | None = None  # how old the last message was when it came
         self._attempts = 0  # since the last frame
         self._connected = False
         self._heard_at = time.monotonic()
@@ -135,6 +136,8 @@ class Upstream:
         taken.drops["frame_text"] += listener.texts
         listener.texts = 0
         self._metrics.count_frames(taken, self._intake.sequence)
+        lag_s = _age_s(taken.time)
+        self.lag_s = self.lag_s if lag_s is None else lag_s
 
     def _must_reconnect(self, notices: list[Message]) -> bool:
         """Log what upstream says of itself; tell whether this connection is over."""
@@ -258,6 +261,15 @@ def origin(url: str) -> str:
 
 def _with_cursor(url: str, cursor: int) -> str:
     return f"{url}{'&' if urlsplit(url).query else '?'}cursor={cursor}"
+
+
+def _age_s(stamp: str) -> float | None:
+    """Return how many seconds a message's time lies back; None for one without a zone, or no time."""
+    try:
+        sent = datetime.fromisoformat(stamp)
+    except ValueError:
+        return None
+    return None if sent.tzinfo is None else time.time() - sent.timestamp()
 
 
 def _backoff(attempts: int) -> float:

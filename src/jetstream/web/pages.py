@@ -117,8 +117,9 @@ _STYLE: Final = """
 :root { color-scheme: light dark; --faint: color-mix(in srgb, currentColor 12%, transparent) }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 3rem auto; padding: 0 1rem }
 h1 { margin: 0 } h2 { font-size: 1rem; margin: 2rem 0 .5rem }
-table { border-collapse: collapse; width: 100% } td { padding: .35rem .5rem; border-top: 1px solid var(--faint); vertical-align: top }
-td:first-child { width: 45%; overflow-wrap: anywhere; font-family: ui-monospace, monospace; font-size: .875rem }
+table { border-collapse: collapse; width: 100% }
+td { padding: .35rem .5rem; border-top: 1px solid var(--faint); vertical-align: top }
+td:first-child { width: 45%; overflow-wrap: anywhere; font: .875rem ui-monospace, monospace }
 """
 
 

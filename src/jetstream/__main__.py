@@ -1,0 +1,5 @@
+"""`python -m jetstream`."""
+
+from jetstream.cli import main
+
+main()

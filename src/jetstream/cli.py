@@ -1,0 +1,71 @@
+"""The commands. Each is a thin door to the module that does the work."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import NoReturn
+
+import structlog
+from cyclopts import App, CycloptsError
+
+from jetstream import __version__
+from jetstream.errors import JetstreamError, SettingError
+from jetstream.settings import Settings, strangers
+
+app = App(
+    name="jetstream",
+    help="The ATProto firehose as light, friendly JSON over WebSocket.",
+    version=__version__,
+)
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+
+
+@app.command
+def serve(settings: Settings | None = None) -> None:
+    """Read a relay or PDS and serve its events."""
+    from jetstream import logs, service  # noqa: PLC0415 - `--help` and the other commands do without
+
+    settings = settings or Settings()
+    logs.configure(settings.log_level, settings.log_format)
+    _name_strangers()
+    run(service.serve(settings))
+
+
+def run(main: object) -> None:
+    """Run a coroutine on uvloop where there is one."""
+    try:
+        import uvloop  # noqa: PLC0415 - not on every platform
+    except ImportError:
+        asyncio.run(main)  # type: ignore[arg-type]
+    else:
+        uvloop.run(main)  # type: ignore[arg-type]
+
+
+def _name_strangers() -> None:
+    log = structlog.get_logger(__name__)
+    unused, unknown = strangers(os.environ)
+    if unused:
+        log.info("variables of the Go server that have no use here", names=unused)
+    if unknown:
+        log.warning("unknown variables, ignored", names=unknown)
+
+
+def _fail(code: int, text: str) -> NoReturn:
+    print(f"jetstream: {' '.join(text.split())}", file=sys.stderr)  # noqa: T201 - what a command line says
+    sys.exit(code)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line: exit 2 for what was asked wrongly, 1 for what could not be done."""
+    try:
+        app(arguments, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        _fail(EXIT_USAGE, str(error))
+    except SettingError as error:
+        _fail(EXIT_USAGE, str(error))
+    except JetstreamError as error:
+        _fail(EXIT_FAILURE, str(error))

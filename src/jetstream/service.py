@@ -1,0 +1,285 @@
+"""The server as a whole: builds the parts, starts them in order, and stops them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import structlog
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+
+from jetstream import __version__
+from jetstream.errors import LogUnwritable, SettingError
+from jetstream.events import Event
+from jetstream.firehose.intake import Intake
+from jetstream.firehose.sequence import Sequence
+from jetstream.firehose.upstream import Upstream, origin
+from jetstream.hub.hub import Hub
+from jetstream.hub.wires import WIRES
+from jetstream.log import Log, UpstreamCursor
+from jetstream.log.sqlite import SqliteLog
+from jetstream.metrics import Metrics, gauge
+from jetstream.sequencer import Sequencer
+from jetstream.settings import Address, Settings, require_data_dir
+from jetstream.web import pages
+from jetstream.web.server import Handler, Server
+from jetstream.web.subscribe import SHUTDOWN, Subscribe
+
+GOODBYE_S: Final = 5.0  # for subscribers to take their close frames
+WRITE_AGAIN_S: Final = 1.0
+FILES_BESIDE_SUBSCRIBERS: Final = 200  # log, listeners, upstream, scrapes
+
+log = structlog.get_logger(__name__)
+
+
+class Service:
+    """One Jetstream: an upstream, a log, a hub and its routes.
+
+    `clock` gives unix microseconds.
+    """
+
+    def __init__(
+        self, settings: Settings, *, clock: Callable[[], int] = lambda: time.time_ns() // 1000
+    ) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.port = 0
+        self.metrics_port: int | None = None
+        self.started = asyncio.Event()
+        self._clock = clock
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Ask `run` to end in good order."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Serve until `stop`.
+
+        Raises SettingError for a directory or an address that cannot be used, LogError for a log that
+        cannot be opened.
+        """
+        require_data_dir(self.settings.data_dir)
+        self.log = await SqliteLog.open(self.settings.data_dir)
+        try:
+            await self._run()
+        finally:
+            await self.log.close()
+            log.info("stopped", tip=self.log.tip)
+
+    async def _run(self) -> None:
+        self.hub = Hub(self.log, self.metrics, slow_timeout_s=self.settings.slow_timeout)
+        self.upstream = self._upstream()
+        self.metrics.watch(self._families)
+        servers = await self._listen()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                hub = tasks.create_task(self.hub.run())
+                upstream = tasks.create_task(self.upstream.run())
+                trimmer = tasks.create_task(self._trim())
+                self.started.set()
+                await self._stopping.wait()
+                log.info("stopping", subscribers=len(self.hub))
+                for server in servers:
+                    server.stop_accepting()
+                await _cancelled(upstream)
+                await self._say_goodbye()
+                await _cancelled(hub)
+                await _cancelled(trimmer)
+        finally:
+            for server in servers:
+                await server.close()
+
+    def _upstream(self) -> Upstream:
+        settings = self.settings
+        where = origin(settings.upstream)
+        intake = Intake(Sequence(self._cursor(where)), check_cid=settings.verify == "cid")
+        store = Store(self.log, where, Sequencer(self.log.tip, self._clock), self.metrics)
+        return Upstream(settings.upstream, intake, store, self.metrics)
+
+    def _cursor(self, where: str) -> int | None:
+        """Return where to resume: the setting's word, else the log's if it is of the same upstream."""
+        stored = self.log.upstream
+        if self.settings.upstream_cursor is not None:
+            return self.settings.upstream_cursor
+        if stored is None:
+            return None
+        if stored.origin != where:
+            log.warning(
+                "the stored cursor is another upstream's, beginning live",
+                stored=stored.origin,
+                upstream=where,
+            )
+            return None
+        return stored.seq
+
+    async def _listen(self) -> list[Server]:
+        """Open the listeners, and say where everything is."""
+        settings = self.settings
+        routes: dict[str, Handler] = {
+            "/": pages.page(settings.wire),
+            "/health": pages.health(self._health),
+            "/subscribe": self._subscribe(settings.wire),
+            "/v1/subscribe": self._subscribe("v1"),
+        }
+        figures = pages.metrics(self.metrics)
+        if settings.metrics_listen is None:
+            routes["/metrics"] = figures
+        servers = [Server(routes)]
+        self.port = await _start(servers[0], "--listen", settings.listen)
+        if settings.metrics_listen is not None:
+            servers.append(Server({"/metrics": figures}))
+            self.metrics_port = await _start(servers[1], "--metrics-listen", settings.metrics_listen)
+        base = f"{settings.listen.host or 'localhost'}:{self.port}"
+        log.info(
+            "listening",
+            subscribe=f"ws://{base}/subscribe",
+            client_libraries=f"ws://{base}/v1/subscribe",
+            metrics=f"http://{settings.metrics_listen or base}/metrics",
+            upstream=self.upstream.url,
+            cursor=self.upstream.seq,
+        )
+        return servers
+
+    def _subscribe(self, wire: str) -> Subscribe:
+        return Subscribe(
+            WIRES[wire],
+            self.hub,
+            self.log,
+            self.metrics,
+            buffer_bytes=self.settings.subscriber_buffer,
+            subscribers_max=self.settings.max_subscribers,
+        )
+
+    async def _trim(self) -> None:
+        every_s = min(60.0, self.settings.retention / 10)
+        while True:
+            await asyncio.sleep(every_s)
+            await self.log.trim(self._clock() - int(self.settings.retention * 1e6))
+
+    async def _say_goodbye(self) -> None:
+        self.hub.close_all(SHUTDOWN)
+        try:
+            async with asyncio.timeout(GOODBYE_S):
+                await self.hub.wait_empty()
+        except TimeoutError:
+            log.warning("subscribers did not go in time", subscribers=len(self.hub))
+
+    def _health(self) -> tuple[bool, dict[str, object]]:
+        figures, upstream = self.log.statistics(), self.upstream
+        newest = figures.newest_us
+        age_s = None if newest is None else round((self._clock() - newest) / 1e6, 3)
+        return figures.writable, {
+            "status": "ok" if figures.writable else "the log cannot be written: is the disk full?",
+            "version": __version__,
+            "upstream": {"url": upstream.url, "state": upstream.state, "seq": upstream.seq},
+            "last_event_age_s": age_s,
+            "log": {
+                "events": figures.events,
+                "bytes": figures.bytes_on_disk,
+                "oldest_us": figures.oldest_us,
+                "oldest": pages.iso(figures.oldest_us),
+                "newest_us": newest,
+                "newest": pages.iso(newest),
+            },
+            "subscribers": len(self.hub),
+        }
+
+    def _families(self) -> Iterator[Metric]:
+        figures, upstream = self.log.statistics(), self.upstream
+        yield from gauge("jetstream_log_events", "Events in the log.", figures.events)
+        yield from gauge("jetstream_log_bytes", "Size of the log on disk.", figures.bytes_on_disk)
+        yield from gauge("jetstream_log_oldest_us", "time_us of the oldest event.", figures.oldest_us)
+        yield from gauge("jetstream_log_newest_us", "time_us of the newest event.", figures.newest_us)
+        yield from gauge("jetstream_log_writable", "1 while commits succeed.", figures.writable)
+        yield from gauge("jetstream_upstream_seq", "The last seq taken.", upstream.seq)
+        yield from gauge(
+            "jetstream_upstream_lag_seconds",
+            "How old upstream's last message was on arrival.",
+            upstream.lag_s,
+        )
+        state = GaugeMetricFamily(
+            "jetstream_upstream_state", "1 for the state upstream is in.", labels=["state"]
+        )
+        for name in ("connected", "idle", "reconnecting"):
+            state.add_metric([name], upstream.state == name)
+        yield state
+
+
+class Store:
+    """Stamps events and appends them to the log; while the disk refuses, tries again."""
+
+    def __init__(self, events: Log, origin: str, sequencer: Sequencer, metrics: Metrics) -> None:
+        self._log = events
+        self._origin = origin
+        self._sequencer = sequencer
+        self._metrics = metrics
+
+    async def __call__(self, events: list[Event], seq: int | None) -> None:
+        """Return once the events and the cursor are on disk, however long that takes."""
+        if seq is None:
+            assert not events
+            return
+        cursor = UpstreamCursor(self._origin, seq)
+        if not events and cursor == self._log.upstream:
+            return
+        batch = self._sequencer.stamp(events)
+        failures = 0
+        while True:
+            try:
+                await self._log.append(batch, cursor)
+            except LogUnwritable as error:
+                self._metrics.log_failures.inc()
+                if not failures:
+                    log.warning("log: cannot write, holding upstream until it can", error=str(error))
+                failures += 1
+                await asyncio.sleep(WRITE_AGAIN_S)
+            else:
+                break
+        if failures:
+            log.info("log: writing again", attempts=failures)
+        self._metrics.count_events(batch)
+
+
+async def _start(server: Server, flag: str, address: Address) -> int:
+    try:
+        return await server.start(*address)
+    except OSError as error:
+        raise SettingError(flag, str(address), f"cannot be listened on: {error.strerror or error}") from error
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def raise_file_limit(subscribers_max: int) -> None:
+    """Raise the soft limit of open files to the hard one, and say when that may not be enough."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        log.info("raised the limit of open files", soft=soft, hard=hard)
+    needed = subscribers_max + FILES_BESIDE_SUBSCRIBERS
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        log.warning("the limit of open files is below what may be needed", limit=hard, needed=needed)
+
+
+async def serve(settings: Settings) -> None:
+    """Run a service until SIGTERM or SIGINT; a second signal ends the process at once."""
+    raise_file_limit(settings.max_subscribers)
+    service = Service(settings)
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(name)
+            signal.signal(name, signal.SIG_DFL)
+        service.stop()
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop)
+    await service.run()

@@ -1,0 +1,221 @@
+"""Every setting of the server: one typed object, from which flags, variables and help are made.
+
+The names of the variables are those of the Go server where it has one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NamedTuple, get_type_hints
+from urllib.parse import urlsplit
+
+from cyclopts import Parameter, Token
+
+from jetstream.errors import SettingError
+
+FIREHOSE_PATH: Final = "/xrpc/com.atproto.sync.subscribeRepos"
+PREFIX: Final = "JETSTREAM_"
+
+# Variables of the Go server that mean nothing here: accepted, and named once as unused.
+UNUSED_VARIABLES: Final = frozenset(
+    {
+        "JETSTREAM_CLICKHOUSE_DSN",
+        "JETSTREAM_LIVENESS_TTL",
+        "JETSTREAM_MAX_QUEUE_SIZE",
+        "JETSTREAM_MAX_SUB_RATE",
+        "JETSTREAM_NUM_SHARDS",
+        "JETSTREAM_PEBBLE_DIR",
+        "JETSTREAM_WORKER_COUNT",
+    }
+)
+
+
+class Address(NamedTuple):
+    """Where to listen; an empty host is every address."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+DEFAULT_ADDRESS: Final = Address("", 6008)
+
+
+def parse_address(text: str) -> Address:
+    """Read `:6008`, `127.0.0.1:6008` or `[::1]:6008`. Raises ValueError."""
+    found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\[\]:/\s]*)):([0-9]{1,5})", text)
+    if found is None or int(found[3]) > 65535:
+        raise ValueError("is not an address such as :6008 or 127.0.0.1:6008")
+    return Address(found[1] or found[2] or "", int(found[3]))
+
+
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+
+
+def parse_duration(text: str) -> float:
+    """Read `90m`, `24h`, `3d` or `1h30m` as seconds. Raises ValueError."""
+    if not re.fullmatch(r"([0-9]+(\.[0-9]+)?(ms|[smhdw]))+", text):
+        raise ValueError("is not a duration such as 90m, 24h or 3d")
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([0-9.]+)(ms|[smhdw])", text))
+    if seconds <= 0:
+        raise ValueError("must be longer than nothing")
+    return seconds
+
+
+_SIZES: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_SIZES_2: Final = {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
+
+
+def parse_size(text: str) -> int:
+    """Read `500000`, `512MiB` or `20GB` as bytes. Raises ValueError."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?i?)b?", text.strip().lower())
+    factor = (_SIZES | _SIZES_2).get(found[2]) if found else None
+    if found is None or factor is None or float(found[1]) <= 0:
+        raise ValueError("is not a size such as 512MiB or 20GB")
+    return int(float(found[1]) * factor)
+
+
+def parse_upstream(text: str) -> str:
+    """Read a relay or PDS: a URL, a base URL or a bare host. Raises ValueError."""
+    text = text.strip()
+    if "://" not in text:
+        text = f"wss://{text}"
+    parts = urlsplit(text)
+    scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
+    try:
+        port_is_good = parts.port is None or parts.port > 0
+    except ValueError:
+        port_is_good = False
+    if scheme not in {"ws", "wss"} or not parts.hostname or not port_is_good or " " in text:
+        raise ValueError("is not a host or URL such as wss://bsky.network")
+    path = FIREHOSE_PATH if parts.path in {"", "/"} else parts.path
+    return parts._replace(scheme=scheme, path=path, fragment="").geturl()
+
+
+def _convert(parse: Any) -> Any:
+    def converter(_type: Any, tokens: list[Token]) -> Any:
+        value = tokens[0].value
+        try:
+            return parse(value)
+        except ValueError as error:
+            raise ValueError(f"{value!r} {error}") from error
+
+    return converter
+
+
+def _setting(variable: str, text: str, parse: Any = None, **more: Any) -> Parameter:
+    converter = _convert(parse) if parse is not None else None
+    return Parameter(env_var=PREFIX + variable, help=text, converter=converter, negative=(), **more)
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:g}h"
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,19}", text, re.ASCII):
+        raise ValueError("is not a whole number")
+    return int(text)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What `jetstream serve` can be told."""
+
+    upstream: Annotated[
+        str,
+        _setting("WS_URL", "Relay or PDS to read: a URL, or a host.", parse_upstream),
+    ] = f"wss://bsky.network{FIREHOSE_PATH}"
+    listen: Annotated[
+        Address,
+        _setting("LISTEN_ADDR", "Address to serve on.", parse_address, n_tokens=1, accepts_keys=False),
+    ] = DEFAULT_ADDRESS
+    metrics_listen: Annotated[
+        Address | None,
+        _setting(
+            "METRICS_LISTEN_ADDR",
+            "Address for /metrics, if not the main one.",
+            parse_address,
+            n_tokens=1,
+            accepts_keys=False,
+        ),
+    ] = None
+    data_dir: Annotated[Path, _setting("DATA_DIR", "Directory of the event log.")] = Path("./data")
+    retention: Annotated[
+        float,
+        _setting("EVENT_TTL", "How long events are kept: 90m, 24h, 3d.", parse_duration, show_default=_hours),
+    ] = 24 * 3600.0
+    wire: Annotated[Literal["classic", "v1"], _setting("WIRE", "Spelling of events on /subscribe.")] = (
+        "classic"
+    )
+    upstream_cursor: Annotated[
+        int | None,
+        _setting("OVERRIDE_RELAY_CURSOR", "Upstream seq to begin after, instead of the log's.", _count),
+    ] = None
+    verify: Annotated[
+        Literal["cid", "off"],
+        _setting("VERIFY", "cid: a record must hash to its CID. off: it need not."),
+    ] = "cid"
+    subscriber_buffer: Annotated[
+        int, _setting("SUBSCRIBER_BUFFER", "Bytes that may wait for one slow reader.", parse_size)
+    ] = 1 << 20
+    slow_timeout: Annotated[
+        float,
+        _setting("SLOW_TIMEOUT", "How long a reader may take nothing before it is cut.", parse_duration),
+    ] = 60.0
+    max_subscribers: Annotated[
+        int, _setting("MAX_SUBSCRIBERS", "Connections served at once; more get 503.", _count)
+    ] = 20_000
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], _setting("LOG_LEVEL", "Least level that is logged.")
+    ] = "info"
+    log_format: Annotated[
+        Literal["auto", "text", "json"],
+        _setting("LOG_FORMAT", "auto: text on a terminal, JSON elsewhere."),
+    ] = "auto"
+
+
+class Setting(NamedTuple):
+    """One setting as people meet it."""
+
+    flag: str
+    variable: str
+    default: object
+    text: str
+
+
+def settings() -> list[Setting]:
+    """Return every setting, in the order of the help."""
+    hints = get_type_hints(Settings, include_extras=True)
+    found = []
+    for field in fields(Settings):
+        parameter = next(item for item in hints[field.name].__metadata__ if isinstance(item, Parameter))
+        assert isinstance(parameter.env_var, tuple)
+        found.append(
+            Setting(
+                "--" + field.name.replace("_", "-"), parameter.env_var[0], field.default, parameter.help or ""
+            )
+        )
+    return found
+
+
+def strangers(environment: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Return the `JETSTREAM_*` variables that have no use here: the Go server's, and the unknown ones."""
+    known = {setting.variable for setting in settings()}
+    names = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
+    unused = [name for name in names if name in UNUSED_VARIABLES]
+    return unused, [name for name in names if name not in UNUSED_VARIABLES]
+
+
+def require_data_dir(directory: Path) -> None:
+    """Make the data directory. Raises SettingError when that cannot be done."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingError("--data-dir", str(directory), f"cannot be made: {error.strerror}") from error
