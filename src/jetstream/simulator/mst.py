@@ -1,0 +1,401 @@
+"""The Merkle search tree of a repository: immutable nodes, so that a change costs only its own path.
+
+Source: the repository page of the ATProto specification, "MST structure". A key lies in the layer that
+its hash names (`height`); all keys of a node share one layer; the subtree between two keys lies one layer
+below, and a node without keys stands in wherever that layer is empty. `put` and `remove` return a new root
+that shares every untouched node with the old one. A subtree that is known only by its CID is a `Cid`:
+that is how a consumer holds the few nodes that a commit carries, and how `invert` undoes a commit.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
+from itertools import pairwise
+from typing import Final, NamedTuple, TypeAlias
+
+import libipld
+
+from jetstream.simulator.cbor import LINK_HEAD, Cid, head
+
+KEY_BYTES_MAX: Final = 1024  # the reference implementations refuse longer ones
+
+
+class PartialTreeError(Exception):
+    """The change needs a node that is known only by its CID."""
+
+
+class Node:
+    """One node: its layer, keys, values and the `len(keys) + 1` subtrees around them.
+
+    `heads` are the keys as the block will hold them, each shortened by what it shares with the key before;
+    they are kept because that comparison was the dearest part of encoding. `block` and `cid` are filled in
+    once the node is sealed; a node without them is new.
+    """
+
+    __slots__ = ("block", "cid", "heads", "height", "keys", "subs", "values")
+
+    def __init__(
+        self,
+        height: int,
+        keys: tuple[bytes, ...],
+        heads: tuple[bytes, ...],
+        values: tuple[Cid, ...],
+        subs: tuple[Subtree, ...],
+    ) -> None:
+        self.height = height
+        self.keys = keys
+        self.heads = heads
+        self.values = values
+        self.subs = subs
+        self.block = b""
+        self.cid = _NO_CID
+
+
+_NO_CID: Final = Cid()
+Subtree: TypeAlias = Node | Cid | None
+Root: TypeAlias = Node | Cid
+EMPTY: Final = Node(0, (), (), (), (None,))
+
+
+class Change(NamedTuple):
+    """One operation, as the tree sees it: the value before and the value after, None where there is none."""
+
+    key: bytes
+    before: Cid | None
+    after: Cid | None
+
+
+def height(key: bytes) -> int:
+    """Tell the layer of a key: the leading zero bits of its SHA-256, counted in pairs."""
+    return (256 - int.from_bytes(sha256(key).digest(), "big").bit_length()) // 2
+
+
+def shared_prefix(left: bytes, right: bytes) -> int:
+    """Count the bytes that two keys begin with alike."""
+    size = min(len(left), len(right))
+    differing = int.from_bytes(left[:size], "big") ^ int.from_bytes(right[:size], "big")
+    return size - (differing.bit_length() + 7) // 8
+
+
+def get(root: Subtree, key: bytes) -> Cid | None:
+    """Look up the value of a key. Raises PartialTreeError where the path is not loaded."""
+    node = root
+    while node is not None:
+        node = _loaded(node)
+        i = bisect_left(node.keys, key)
+        if i < len(node.keys) and node.keys[i] == key:
+            return node.values[i]
+        node = node.subs[i]
+    return None
+
+
+def put(root: Root, key: bytes, value: Cid) -> tuple[Node, Cid | None]:
+    """Set a key. Return the new root and the value before."""
+    return _put(_loaded(root), key, value, height(key))
+
+
+def remove(root: Root, key: bytes) -> tuple[Root, Cid | None]:
+    """Take a key out. Return the new root and the value before, None where the key was absent."""
+    top, before = _remove(root, key, height(key))
+    while isinstance(top, Node) and not top.keys and top.subs[0] is not None:
+        top = top.subs[0]
+    return EMPTY if top is None else top, before
+
+
+def build(items: Sequence[tuple[bytes, Cid]]) -> Node:
+    """Make the tree of many items at once, which must come sorted by key and without repeats."""
+    if not items:
+        return EMPTY
+    heights = [height(key) for key, _ in items]
+    return _build(items, heights, max(heights), 0, len(items))
+
+
+def seal(root: Node) -> list[Node]:
+    """Encode every new node below and including the root. Return them, children before parents."""
+    fresh: list[Node] = []
+    _seal(root, fresh)
+    return fresh
+
+
+def cover(root: Node, key: bytes) -> Iterator[Node]:
+    """Walk the nodes on the lookup paths of a key and of its two neighbours, as inversion needs them.
+
+    An absent key's neighbours lie on its own path.
+    """
+    node: Subtree = root
+    while isinstance(node, Node):
+        yield node
+        i = bisect_left(node.keys, key)
+        if i < len(node.keys) and node.keys[i] == key:
+            yield from _edge(node.subs[i], -1)
+            yield from _edge(node.subs[i + 1], 0)
+            return
+        node = node.subs[i]
+
+
+def items(root: Subtree) -> Iterator[tuple[bytes, Cid]]:
+    """List the keys and values of a loaded tree, in order."""
+    if root is None:
+        return
+    node = _loaded(root)
+    for i, key in enumerate(node.keys):
+        yield from items(node.subs[i])
+        yield key, node.values[i]
+    yield from items(node.subs[-1])
+
+
+def nodes(root: Subtree) -> Iterator[Node]:
+    """List the nodes of a loaded tree, parents first."""
+    if root is None:
+        return
+    node = _loaded(root)
+    yield node
+    for sub in node.subs:
+        yield from nodes(sub)
+
+
+def load(blocks: Mapping[bytes, bytes], root: Cid) -> Root:
+    """Read a tree from the blocks at hand; what is not among them stays a `Cid`.
+
+    Raises ValueError for a block that is no node, or whose keys do not ascend.
+    """
+    return _load(blocks, root, None)
+
+
+def invert(root: Root, changes: Iterable[Change]) -> Root:
+    """Undo the operations of a commit and return the root before it.
+
+    They are undone from the last key to the first: of the orders in use, the only one for which the
+    producer's minimal set of nodes always suffices. Raises ValueError where the tree does not hold what
+    an operation says, PartialTreeError where nodes are missing.
+    """
+    for change in sorted(changes, reverse=True):
+        if change.before is None:
+            root, found = remove(root, change.key)
+        else:
+            root, found = put(root, change.key, change.before)
+        if found != change.after:
+            raise ValueError(f"{change.key!r}: the tree holds {found}, the operation says {change.after}")
+    return root
+
+
+def _loaded(node: Root) -> Node:
+    if not isinstance(node, Node):
+        raise PartialTreeError(str(node))
+    return node
+
+
+def _unless_empty(node: Node) -> Node | None:
+    return None if not node.keys and node.subs[0] is None else node
+
+
+def _put(node: Node, key: bytes, value: Cid, layer: int) -> tuple[Node, Cid | None]:
+    if layer > node.height:
+        return _put_above(node, key, value, layer), None
+    keys, heads, values, subs = node.keys, node.heads, node.values, node.subs
+    i = bisect_left(keys, key)
+    if layer < node.height:
+        child = subs[i]
+        below = Node(node.height - 1, (), (), (), (None,)) if child is None else _loaded(child)
+        changed, before = _put(below, key, value, layer)
+        return Node(node.height, keys, heads, values, (*subs[:i], changed, *subs[i + 1 :])), before
+    if i < len(keys) and keys[i] == key:
+        return Node(node.height, keys, heads, (*values[:i], value, *values[i + 1 :]), subs), values[i]
+    left, right = _split(subs[i], key)
+    longer = (*keys[:i], key, *keys[i:])
+    return (
+        Node(
+            node.height,
+            longer,
+            (*heads[:i], *_heads(longer, i, i + 2), *heads[i + 1 :]),
+            (*values[:i], value, *values[i:]),
+            (*subs[:i], left, right, *subs[i + 1 :]),
+        ),
+        None,
+    )
+
+
+def _put_above(node: Node, key: bytes, value: Cid, layer: int) -> Node:
+    below = _unless_empty(node)
+    if below is None:
+        return Node(layer, (key,), _heads((key,)), (value,), (None, None))
+    while below.height < layer - 1:
+        below = Node(below.height + 1, (), (), (), (below,))
+    return Node(layer, (key,), _heads((key,)), (value,), _split(below, key))
+
+
+def _remove(node: Subtree, key: bytes, layer: int) -> tuple[Subtree, Cid | None]:
+    if node is None:
+        return None, None
+    node = _loaded(node)
+    if layer > node.height:
+        return node, None
+    keys, heads, values, subs = node.keys, node.heads, node.values, node.subs
+    i = bisect_left(keys, key)
+    if layer < node.height:
+        child, before = _remove(subs[i], key, layer)
+        if before is None:
+            return node, None
+        rest = Node(node.height, keys, heads, values, (*subs[:i], child, *subs[i + 1 :]))
+        return _unless_empty(rest), before
+    if i == len(keys) or keys[i] != key:
+        return node, None
+    shorter = keys[:i] + keys[i + 1 :]
+    rest = Node(
+        node.height,
+        shorter,
+        (*heads[:i], *_heads(shorter, i, i + 1), *heads[i + 2 :]),
+        values[:i] + values[i + 1 :],
+        (*subs[:i], _merge(subs[i], subs[i + 1]), *subs[i + 2 :]),
+    )
+    return _unless_empty(rest), values[i]
+
+
+def _split(node: Subtree, key: bytes) -> tuple[Node | None, Node | None]:
+    if node is None:
+        return None, None
+    node = _loaded(node)
+    i = bisect_left(node.keys, key)
+    left, right = _split(node.subs[i], key)
+    # A side that keeps the whole node keeps the same object: it stays sealed.
+    if right is None and i == len(node.keys) and left is node.subs[i]:
+        return node, None
+    if left is None and i == 0 and right is node.subs[0]:
+        return None, node
+    keys, heads, values, subs = node.keys, node.heads, node.values, node.subs
+    after = keys[i:]
+    return (
+        _unless_empty(Node(node.height, keys[:i], heads[:i], values[:i], (*subs[:i], left))),
+        _unless_empty(
+            Node(
+                node.height,
+                after,
+                (*_heads(after, 0, 1), *heads[i + 1 :]),
+                values[i:],
+                (right, *subs[i + 1 :]),
+            )
+        ),
+    )
+
+
+def _merge(left: Subtree, right: Subtree) -> Subtree:
+    if left is None:
+        return right
+    if right is None:
+        return left
+    left, right = _loaded(left), _loaded(right)
+    joined, i = left.keys + right.keys, len(left.keys)
+    return Node(
+        left.height,
+        joined,
+        (*left.heads, *_heads(joined, i, i + 1), *right.heads[1:]),
+        left.values + right.values,
+        (*left.subs[:-1], _merge(left.subs[-1], right.subs[0]), *right.subs[1:]),
+    )
+
+
+def _build(
+    sorted_items: Sequence[tuple[bytes, Cid]], heights: Sequence[int], layer: int, start: int, end: int
+) -> Node:
+    mine = [i for i in range(start, end) if heights[i] == layer]
+    bounds = [start - 1, *mine, end]
+    subs: list[Subtree] = [
+        _build(sorted_items, heights, layer - 1, left + 1, right) if right - left > 1 else None
+        for left, right in pairwise(bounds)
+    ]
+    keys = tuple([sorted_items[i][0] for i in mine])
+    return Node(layer, keys, _heads(keys), tuple([sorted_items[i][1] for i in mine]), tuple(subs))
+
+
+def _edge(node: Subtree, side: int) -> Iterator[Node]:
+    while isinstance(node, Node):
+        yield node
+        node = node.subs[side]
+
+
+def _seal(node: Node, fresh: list[Node]) -> None:
+    if node.block:
+        return
+    for sub in node.subs:
+        if type(sub) is Node and not sub.block:
+            _seal(sub, fresh)
+    node.block = block = encode_node(node)
+    node.cid = Cid(b"\x01\x71\x12\x20" + sha256(block).digest())
+    fresh.append(node)
+
+
+_NO_LINK: Final = b"\xf6"
+_KEY_HEADS: Final = tuple(b"\xa4\x61k" + head(2, size) for size in range(KEY_BYTES_MAX + 1))
+_PREFIXES: Final = tuple(b"\x61p" + head(0, size) + b"\x61t" for size in range(KEY_BYTES_MAX + 1))
+_VALUE: Final = b"\x61v" + LINK_HEAD
+
+
+def _heads(keys: tuple[bytes, ...], start: int = 0, end: int | None = None) -> tuple[bytes, ...]:
+    """Write the heads of some of a node's keys: `{"k": suffix, "p": prefix, "t":`, up to the link."""
+    heads = []
+    before = keys[start - 1] if start else b""
+    for key in keys[start:end]:
+        shared = shared_prefix(before, key) if before else 0
+        heads.append(_KEY_HEADS[len(key) - shared] + key[shared:] + _PREFIXES[shared])
+        before = key
+    return tuple(heads)
+
+
+def encode_node(node: Node) -> bytes:
+    """Write `{"e": [{"k", "p", "t", "v"}, …], "l"}`."""
+    subs = node.subs
+    parts = [b"\xa2\x61e" + head(4, len(node.keys))]
+    append = parts.append
+    for i, key_head in enumerate(node.heads):
+        sub = subs[i + 1]
+        append(key_head)
+        append(_NO_LINK if sub is None else _link(sub))
+        append(_VALUE)
+        append(node.values[i])
+    first = subs[0]
+    append(b"\x61l")
+    append(_NO_LINK if first is None else _link(first))
+    return b"".join(parts)
+
+
+def _link(sub: Root) -> bytes:
+    return LINK_HEAD + (sub.cid if isinstance(sub, Node) else sub)
+
+
+def _load(blocks: Mapping[bytes, bytes], cid: Cid, layer: int | None) -> Root:
+    block = blocks.get(cid)
+    if block is None:
+        return cid
+    keys, values, links = _decode(block)
+    if keys:
+        layer = height(keys[0])
+    below = None if layer is None else layer - 1
+    subs = tuple(None if link is None else _load(blocks, link, below) for link in links)
+    node = Node(layer or 0, keys, _heads(keys), values, subs)
+    node.block, node.cid = block, cid
+    return node
+
+
+def _decode(block: bytes) -> tuple[tuple[bytes, ...], tuple[Cid, ...], list[Cid | None]]:
+    fields = libipld.decode_dag_cbor(block)
+    keys: list[bytes] = []
+    values: list[Cid] = []
+    links = [_cid(fields["l"])]
+    for entry in fields["e"]:
+        before = keys[-1] if keys else b""
+        key = before[: entry["p"]] + entry["k"]
+        if keys and key <= before:
+            raise ValueError(f"{key!r} comes after {before!r} in a tree node")
+        keys.append(key)
+        values.append(Cid(entry["v"]))
+        links.append(_cid(entry["t"]))
+    return tuple(keys), tuple(values), links
+
+
+def _cid(link: bytes | None) -> Cid | None:
+    return None if link is None else Cid(link)
+
+
+seal(EMPTY)

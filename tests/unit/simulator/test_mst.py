@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import libipld
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jetstream.simulator import cbor, check, mst
+from jetstream.simulator.cbor import Cid
+from jetstream.simulator.mst import Change
+
+KEYS = st.text("ab/0", min_size=1, max_size=6).map(str.encode)
+VALUES = st.binary(max_size=2).map(cbor.cid_of)
+TREES = st.dictionaries(KEYS, VALUES, max_size=60)
+
+
+def cid(text: str) -> Cid:
+    return Cid(libipld.decode_multibase(text)[1])
+
+
+def tree_of(contents: dict[bytes, Cid]) -> mst.Node:
+    root = mst.EMPTY
+    for key, value in contents.items():
+        root, _ = mst.put(root, key, value)
+    mst.seal(root)
+    return root
+
+
+def apply(root: mst.Node, changes: Iterable[Change]) -> mst.Node:
+    top: mst.Root = root
+    for change in changes:
+        if change.after is None:
+            top, before = mst.remove(top, change.key)
+        else:
+            top, before = mst.put(top, change.key, change.after)
+        assert before == change.before
+    assert isinstance(top, mst.Node)
+    mst.seal(top)
+    return top
+
+
+def carried(before: mst.Node, after: mst.Node, changes: Iterable[Change]) -> dict[bytes, bytes]:
+    """Give the blocks that a commit carries: what is new, and the cover of every changed key."""
+    old = {node.cid for node in mst.nodes(before)}
+    sent = [node for node in mst.nodes(after) if node.cid not in old]
+    sent += [node for change in changes for node in mst.cover(after, change.key)]
+    return {node.cid: node.block for node in sent}
+
+
+def root_cid(root: mst.Root) -> Cid:
+    if isinstance(root, Cid):
+        return root
+    mst.seal(root)
+    return root.cid
+
+
+@given(TREES)
+def test_a_tree_depends_on_its_contents_and_not_on_their_order(contents: dict[bytes, Cid]) -> None:
+    backwards = dict(reversed(contents.items()))
+    built = mst.build(sorted(contents.items()))
+    mst.seal(built)
+    assert tree_of(contents).cid == tree_of(backwards).cid == built.cid
+    assert list(mst.items(built)) == sorted(contents.items())
+
+
+@given(TREES, st.lists(st.tuples(KEYS, st.none() | VALUES), max_size=20))
+def test_a_tree_is_a_sorted_dictionary(
+    contents: dict[bytes, Cid], steps: list[tuple[bytes, Cid | None]]
+) -> None:
+    root: mst.Root = tree_of(contents)
+    for key, value in steps:
+        expected = contents.pop(key, None)
+        root, found = mst.remove(root, key) if value is None else mst.put(root, key, value)
+        if value is not None:
+            contents[key] = value
+        assert found == expected
+        assert mst.get(root, key) == value
+    assert root_cid(root) == tree_of(contents).cid
+
+
+@settings(max_examples=300)
+@given(TREES, TREES)
+def test_the_blocks_of_a_commit_suffice_to_undo_it(before: dict[bytes, Cid], after: dict[bytes, Cid]) -> None:
+    changes = [
+        Change(key, before.get(key), after.get(key))
+        for key in sorted(before | after)
+        if before.get(key) != after.get(key)
+    ]
+    old = tree_of(before)
+    new = apply(old, changes)
+    assert new.cid == tree_of(after).cid
+    partial = mst.load(carried(old, new, changes), new.cid)
+    assert root_cid(mst.invert(partial, changes)) == old.cid
+
+
+@given(TREES, st.lists(st.tuples(KEYS, VALUES), min_size=1, max_size=5))
+def test_only_new_nodes_are_sealed_again(contents: dict[bytes, Cid], added: list[tuple[bytes, Cid]]) -> None:
+    root = tree_of(contents)
+    old = {node.cid for node in mst.nodes(root)}
+    for key, value in added:
+        root, _ = mst.put(root, key, value)
+    fresh = {node.cid for node in mst.seal(root)}
+    assert {node.cid for node in mst.nodes(root)} <= old | fresh
+    assert root.cid in fresh or root.cid in old
+    assert mst.seal(root) == []
+
+
+def test_a_change_behind_an_unknown_node_is_refused() -> None:
+    root = tree_of({f"k/{n}".encode(): cbor.cid_of(b"") for n in range(50)})
+    partial = mst.load({root.cid: root.block}, root.cid)
+    with pytest.raises(mst.PartialTreeError):
+        mst.invert(partial, [Change(f"k/{n}".encode(), None, cbor.cid_of(b"")) for n in range(50)])
+
+
+def test_an_operation_that_the_tree_does_not_hold_is_refused() -> None:
+    root = tree_of({b"k/1": cbor.cid_of(b"")})
+    with pytest.raises(ValueError, match="the operation says"):
+        mst.invert(root, [Change(b"k/1", None, cbor.cid_of(b"other"))])
+
+
+def test_the_empty_tree_is_the_one_that_everybody_has() -> None:
+    assert mst.EMPTY.block == bytes.fromhex("a2616580616cf6")
+    assert str(mst.EMPTY.cid) == "bafyreie5737gdxlw5i64vzichcalba3z2v5n6icifvx5xytvske7mr3hpm"
+
+
+def test_heights_are_those_of_the_published_vectors(fixtures: Path) -> None:
+    cases = json.loads((fixtures / "interop/mst/key_heights.json").read_text())
+    assert cases
+    for case in cases:
+        assert mst.height(case["key"].encode()) == case["height"], case["key"]
+
+
+def test_the_published_keys_lie_in_the_layer_that_they_name(fixtures: Path) -> None:
+    lines = (fixtures / "interop/mst/example_keys.txt").read_text().split()
+    assert len(lines) > 100
+    assert [key for key in lines if mst.height(key.encode()) != int(key[1 : key.index("/")])] == []
+
+
+def test_prefixes_are_those_of_the_published_vectors(fixtures: Path) -> None:
+    cases = json.loads((fixtures / "interop/mst/common_prefix.json").read_text())
+    assert cases
+    for case in cases:
+        left, right = case["left"].encode(), case["right"].encode()
+        assert mst.shared_prefix(left, right) == case["len"], (left, right)
+
+
+def test_the_published_commit_proofs_are_carried_and_undone(fixtures: Path) -> None:
+    cases = json.loads((fixtures / "interop/firehose/commit-proof-fixtures.json").read_text())
+    assert len(cases) == 6
+    for case in cases:
+        leaf = cid(case["leafValue"])
+        before = tree_of({key.encode(): leaf for key in case["keys"]})
+        changes = [Change(key.encode(), None, leaf) for key in case["adds"]]
+        changes += [Change(key.encode(), leaf, None) for key in case["dels"]]
+        after = apply(before, changes)
+        assert (str(before.cid), str(after.cid)) == (case["rootBeforeCommit"], case["rootAfterCommit"])
+        blocks = carried(before, after, changes)
+        assert {str(Cid(name)) for name in blocks} >= set(case["blocksInProof"]), case["comment"]
+        proof = {name: block for name, block in blocks.items() if str(Cid(name)) in case["blocksInProof"]}
+        assert root_cid(mst.invert(mst.load(proof, after.cid), changes)) == before.cid, case["comment"]
+
+
+class Suite:
+    """The public test suite of tree differences: its trees by file name, and its cases."""
+
+    def __init__(self, archive: Path) -> None:
+        self.trees: dict[str, dict[bytes, bytes]] = {}
+        self.roots: dict[str, Cid] = {}
+        self.cases: list[dict[str, Any]] = []
+        raw = zstandard.ZstdDecompressor().decompressobj().decompress(archive.read_bytes())
+        with tarfile.open(fileobj=io.BytesIO(raw)) as tar:
+            for name, data in self._files(tar):
+                if name.endswith(".car"):
+                    (self.roots[name],), self.trees[name] = check.read_car(data)
+                elif "/tests/" in f"/{name}" and name.endswith(".json"):
+                    self.cases.append(json.loads(data))
+
+    @staticmethod
+    def _files(tar: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
+        for member in tar:
+            file = tar.extractfile(member)
+            if file is not None:
+                yield member.name.removeprefix("./"), file.read()
+
+
+def test_every_case_of_the_public_test_suite_is_carried_and_undone(fixtures: Path) -> None:
+    suite = Suite(fixtures / "mst-test-suite.tar.zst")
+    for case in suite.cases:
+        names = [case["inputs"][side].removeprefix("./") for side in ("mst_a", "mst_b")]
+        before, after = (mst.load(suite.trees[name], suite.roots[name]) for name in names)
+        assert isinstance(before, mst.Node)
+        assert isinstance(after, mst.Node)
+        changes = [
+            Change(
+                op["rpath"].encode(),
+                op["old_value"] and cid(op["old_value"]),
+                op["new_value"] and cid(op["new_value"]),
+            )
+            for op in case["results"]["record_ops"]
+        ]
+        assert apply(before, changes).cid == after.cid, case["description"]
+        known = {cid(name) for name in case["results"]["inductive_proof_nodes"]}
+        published = {name: block for name, block in suite.trees[names[1]].items() if name in known}
+        for blocks in (published, carried(before, after, changes)):
+            undone = mst.invert(mst.load(blocks, after.cid), changes) if changes else after
+            assert root_cid(undone) == before.cid, case["description"]
+    assert len(suite.cases) == 16_384

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import libipld
+import pytest
+import zstandard
+
+from jetstream.simulator import cbor, check, mst, repo
+from jetstream.simulator.keys import K256Key, P256Key
+from jetstream.simulator.repo import Repo, Revision, Write
+
+DID = "did:plc:" + "a" * 24
+
+
+def write(action: str, path: str, text: str = "") -> Write:
+    if action == repo.DELETE:
+        return Write(action, path, None, b"")
+    record: dict[str, object] = {"$type": path.partition("/")[0], "text": text}
+    return Write(action, path, record, cbor.encode(record))
+
+
+def body(revision: Revision) -> dict[str, Any]:
+    blocks = (*revision.nodes, *revision.records, revision.commit)
+    ops = [op._asdict() for op in revision.ops]
+    return {
+        "repo": DID,
+        "rev": revision.rev,
+        "commit": revision.commit.cid,
+        "ops": ops,
+        "blocks": repo.car(revision.commit.cid, blocks),
+        "prevData": revision.prev_data,
+    }
+
+
+@pytest.mark.parametrize("curve", [K256Key, P256Key])
+def test_a_history_of_commits_passes_the_check(curve: type[K256Key | P256Key]) -> None:
+    key = curve(b"\x07" * 32)
+    account = Repo(DID, key)
+    histories = [
+        [write("create", f"app.test.note/{n}", str(n)) for n in range(100)],
+        [write("update", "app.test.note/7", "again"), write("delete", "app.test.note/50")],
+        [write("create", "app.test.note/self", "0"), write("delete", "app.test.note/3")],
+        [write("delete", f"app.test.note/{n}") for n in range(100) if n not in (3, 50)],
+        [write("delete", "app.test.note/self")],
+    ]
+    last = None
+    for number, writes in enumerate(histories):
+        revision = account.apply(writes, f"3kwemukb2222{number + 2}")
+        check.check_commit(body(revision), key.multibase)
+        assert revision.since == last
+        last = revision.rev
+    assert account.tree.cid == mst.EMPTY.cid
+
+
+def test_the_first_commit_has_nothing_before_it() -> None:
+    revision = Repo(DID, K256Key(b"\x07" * 32)).apply([write("create", "app.test.note/1")], "3kwemukb22222")
+    assert (revision.since, revision.prev_data) == (None, None)
+
+
+def test_filling_gives_the_tree_that_one_commit_of_all_gives() -> None:
+    writes = [write("create", f"app.test.note/{n}", str(n)) for n in range(150)]
+    filled, written = Repo(DID, K256Key(b"\x07" * 32)), Repo(DID, K256Key(b"\x07" * 32))
+    filled.fill(((item.path, item.block) for item in writes), "3kwemukb22222")
+    written.apply(writes, "3kwemukb22222")
+    assert filled.head == written.head
+    assert filled.export() == written.export()
+
+
+def test_an_export_holds_the_commit_every_node_and_every_record_once() -> None:
+    account = Repo(DID, K256Key(b"\x07" * 32))
+    account.apply([write("create", f"app.test.note/{n}", str(n % 10)) for n in range(40)], "3kwemukb22222")
+    (root,), blocks = check.read_car(account.export())
+    assert account.head is not None
+    assert root == account.head.cid
+    tree = mst.load(blocks, account.tree.cid)
+    assert {key.decode(): blocks[value] for key, value in mst.items(tree)} == account.records
+    assert len(blocks) == 1 + len(list(mst.nodes(tree))) + 10
+
+
+def test_a_new_key_signs_the_same_tree() -> None:
+    account = Repo(DID, K256Key(b"\x07" * 32))
+    account.apply([write("create", "app.test.note/1")], "3kwemukb22222")
+    block = account.resign(P256Key(b"\x08" * 32), "3kwemukb22223")
+    commit = libipld.decode_dag_cbor(block.data)
+    assert (commit["rev"], commit["data"]) == ("3kwemukb22223", account.tree.cid)
+    revision = account.apply([write("create", "app.test.note/2")], "3kwemukb22224")
+    check.check_commit(body(revision), P256Key(b"\x08" * 32).multibase)
+
+
+def spoilt(revision: Revision) -> dict[str, dict[str, Any]]:
+    """Give the body of a commit with one thing wrong, by what is wrong."""
+    good = body(revision)
+    blocks = (*revision.nodes, *revision.records, revision.commit)
+    root = revision.commit.cid
+    (first, *rest) = revision.ops
+    return {
+        "has another hash": good | {"blocks": repo.car(root, [repo.Block(root, b"\xa0")])},
+        "is not the commit": good | {"commit": cbor.cid_of(b"\xa0")},
+        "the envelope says otherwise": good | {"rev": "3kwemukb22zzz"},
+        "does not fit": good | {"blocks": good["blocks"][:-1]},
+        "is missing": good | {"blocks": repo.car(root, [*revision.nodes, revision.commit])},
+        "prevData": good | {"prevData": cbor.cid_of(b"\xa0")},
+        "the operation says": good
+        | {"ops": [first._replace(path="app.test.note/nex")._asdict(), *[op._asdict() for op in rest]]},
+        "wrong ones of cid and prev": good | {"ops": [first._replace(prev=first.cid)._asdict()]},
+        "the root of the tree": good
+        | {"blocks": repo.car(root, [block for block in blocks if block not in revision.nodes])},
+    }
+
+
+def test_the_check_finds_whatever_is_wrong() -> None:
+    key = K256Key(b"\x07" * 32)
+    account = Repo(DID, key)
+    account.apply([write("create", f"app.test.note/{n}", str(n)) for n in range(30)], "3kwemukb22222")
+    revision = account.apply([write("create", "app.test.note/new", "text")], "3kwemukb22223")
+    check.check_commit(body(revision), key.multibase)
+    with pytest.raises(check.BadCommitError, match="the signature is not that of"):
+        check.check_commit(body(revision), K256Key(b"\x08" * 32).multibase)
+    for problem, wrong in spoilt(revision).items():
+        with pytest.raises(check.BadCommitError, match=problem):
+            check.check_commit(wrong, key.multibase)
+
+
+def read_zstd(path: Path) -> bytes:
+    return zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes())
+
+
+def test_the_check_accepts_what_the_real_network_sent(fixtures: Path) -> None:
+    raw = read_zstd(fixtures / "firehose/frames.bin.zst")
+    docs = json.loads((fixtures / "firehose/did_docs.json").read_text())
+    at = checked = 0
+    while at < len(raw):
+        size = int.from_bytes(raw[at : at + 4], "little")
+        _, commit = libipld.decode_dag_cbor_multi(raw[at + 4 : at + 4 + size])
+        (method,) = docs[commit["repo"]]["verificationMethod"]
+        check.check_commit(commit, method["publicKeyMultibase"])
+        at += 4 + size
+        checked += 1
+    assert checked == 90
