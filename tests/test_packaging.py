@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -19,6 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import jetstream
+from jetstream.settings import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -80,13 +82,6 @@ def composed() -> dict[str, Any]:
 def compose_file() -> dict[str, Any]:
     loaded: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
     return loaded
-
-
-def setting_variables() -> set[str]:
-    """List the environment variables that `jetstream serve` documents."""
-    wide = {**os.environ, "COLUMNS": "200"}
-    shown = must([sys.executable, "-m", "jetstream", "serve", "--help"], env=wide)
-    return set(re.findall(r"JETSTREAM_[A-Z_]+", shown))
 
 
 def locked(name: str) -> dict[str, tuple[Requirement, int]]:
@@ -210,9 +205,9 @@ class TestCompose:
         assert name in compose_file()["volumes"]
 
     def test_every_setting_can_be_passed_in(self) -> None:
-        settings = setting_variables()
-        assert settings > FIXED_BY_IMAGE
-        assert set(composed()["environment"]) == settings - FIXED_BY_IMAGE
+        known = {setting.variable for setting in settings()}
+        assert known > FIXED_BY_IMAGE
+        assert set(composed()["environment"]) == known - FIXED_BY_IMAGE
 
     def test_it_outwaits_a_shutdown_and_lets_many_connect(self) -> None:
         assert composed()["build"] == "."
@@ -277,9 +272,24 @@ class TestImage:
             command[0] = str(image / "bin" / command[0])
             assert PROJECT["project"]["version"] in must([*command, "--version"], cwd=tmp_path)
 
-    def test_its_command_is_one_the_entry_point_knows(self, image: Path, tmp_path: Path) -> None:
-        [command] = json.loads(only(dockerfile()[-1], "CMD"))
-        assert "--upstream" in must([str(image / "bin" / "jetstream"), command, "--help"], cwd=tmp_path)
+    def test_its_command_names_every_setting_in_its_help(self, image: Path, tmp_path: Path) -> None:
+        environment = {**image_outside_docker(image, tmp_path), "COLUMNS": "200"}
+        shown = must([*start_command(), "--help"], env=environment).split()
+        for setting in settings():
+            assert {setting.flag, f"{setting.variable}]"} <= set(shown)
+
+    def test_it_serves_is_healthy_and_stops_when_asked(self, image: Path, tmp_path: Path) -> None:
+        environment = image_outside_docker(image, tmp_path)
+        stop = signal.Signals[only(dockerfile()[-1], "STOPSIGNAL")]
+        with subprocess.Popen(start_command(), env=environment, stderr=subprocess.PIPE) as server:
+            try:
+                check = health_check_on(listening_port(server))
+                must(check, env=environment)
+            finally:
+                server.send_signal(stop)
+                server.communicate()
+        assert server.returncode == 0
+        assert run(check, env=environment).returncode == 1
 
     def test_it_carries_every_file_of_the_package(self, image: Path) -> None:
         [installed] = (image / "lib").glob("python*/site-packages/jetstream")
@@ -290,6 +300,40 @@ class TestImage:
         installed = {canonicalize_name(p.name.split("-")[0]) for p in packages.glob("*.dist-info")}
         assert installed - {"jetstream-server"} <= locked("requirements.lock").keys()
         assert "jetstream-server" in installed
+
+
+def start_command() -> list[str]:
+    """Join what the image runs: its entry point and its command."""
+    last = dockerfile()[-1]
+    return [*json.loads(only(last, "ENTRYPOINT")), *json.loads(only(last, "CMD"))]
+
+
+def image_outside_docker(image: Path, room: Path) -> dict[str, str]:
+    """Give the image's environment, moved to a free port of this host, with no relay behind it."""
+    return {
+        **image_environment(),
+        "PATH": f"{image / 'bin'}:{os.environ['PATH']}",
+        "JETSTREAM_LISTEN_ADDR": "127.0.0.1:0",
+        "JETSTREAM_DATA_DIR": str(room / "data"),
+        "JETSTREAM_WS_URL": "ws://127.0.0.1:9",
+    }
+
+
+def listening_port(server: subprocess.Popen[bytes]) -> int:
+    """Read a server's log up to the line that says where it listens."""
+    assert server.stderr
+    lines = []
+    for line in server.stderr:
+        lines.append(line)
+        if b'"listening"' in line:
+            port = urlsplit(str(json.loads(line)["subscribe"])).port
+            assert port
+            return port
+    pytest.fail(f"the server ended before it listened: {b''.join(lines).decode()}")
+
+
+def health_check_on(port: int) -> list[str]:
+    return [part.replace(":6008/", f":{port}/") for part in health_check()]
 
 
 def package_files(folder: Path) -> set[str]:
