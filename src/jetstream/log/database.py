@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from jetstream.errors import LogCorrupt, LogError, LogLocked, LogUnwritable
-from jetstream.log.columns import Damaged
+from jetstream.log.columns import Columns, Damaged
 
 DATABASE: Final = "jetstream.db"
 LOCK: Final = "jetstream.lock"
@@ -33,8 +33,21 @@ CREATE TABLE tail (
     first_us  INTEGER NOT NULL,
     events    INTEGER NOT NULL,
     crc       INTEGER NOT NULL,
-    times BLOB, kinds BLOB, dids BLOB, collections BLOB, rkeys BLOB, revs BLOB, cids BLOB, bodies BLOB
+    times BLOB NOT NULL, kinds BLOB NOT NULL, dids BLOB NOT NULL, collections BLOB NOT NULL,
+    rkeys BLOB NOT NULL, revs BLOB NOT NULL, cids BLOB NOT NULL, bodies BLOB NOT NULL
 ) STRICT;
+CREATE TABLE block (
+    last_us   INTEGER PRIMARY KEY,
+    first_us  INTEGER NOT NULL,
+    events    INTEGER NOT NULL,
+    collection_set BLOB NOT NULL, did_bits BLOB NOT NULL, accounts BLOB,
+    times BLOB NOT NULL, kinds BLOB NOT NULL, dids BLOB NOT NULL, collections BLOB NOT NULL,
+    rkeys BLOB NOT NULL, revs BLOB NOT NULL, cids BLOB NOT NULL, bodies BLOB NOT NULL
+) STRICT;
+CREATE TABLE gone (
+    did       BLOB PRIMARY KEY,
+    before_us INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 """
 
 # Nobody else writes: a lock that is held for longer is a foreign program's.
@@ -91,6 +104,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
 def _prepare(path: Path, connection: sqlite3.Connection) -> None:
     (made,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if not made:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     check_schema(path, connection)
@@ -139,6 +153,31 @@ def explained(path: Path, otherwise: type[LogError] = LogUnwritable) -> Iterator
         if code in _CORRUPT:
             raise LogCorrupt(path, f"is damaged ({error}); {REMEDY}") from error
         raise otherwise(path, str(error)) from error
+    except OSError as error:
+        raise otherwise(path, str(error)) from error
+
+
+def store_row(connection: sqlite3.Connection, first_us: int, last_us: int, columns: Columns) -> None:
+    """Add a batch to the tail."""
+    events = len(columns.times) // 8
+    connection.execute(
+        "INSERT INTO tail VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+        (last_us, first_us, events, columns.checksum(), *columns),
+    )
+
+
+def oldest(connection: sqlite3.Connection) -> int | None:
+    """Return the `time_us` of the oldest event, or None."""
+    (oldest_us,) = connection.execute(
+        "SELECT ifnull((SELECT first_us FROM block ORDER BY last_us LIMIT 1),"
+        " (SELECT first_us FROM tail ORDER BY last_us LIMIT 1))"
+    ).fetchone()
+    return None if oldest_us is None else int(oldest_us)
+
+
+def wal_bytes(path: Path) -> int:
+    """Return the length of the write-ahead log."""
+    return _size(path.with_name(path.name + "-wal"))
 
 
 def bytes_on_disk(path: Path) -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from itertools import takewhile
+from collections.abc import Mapping
 from typing import Final
 
 from jetstream.events import Batch
+from jetstream.log.forget import without
 
 # A batch this long is given to a reader in one piece, and is the unit of what is dropped here.
 BATCH_EVENTS: Final = 1_000
@@ -40,15 +41,26 @@ class Recent:
     def at(self, position: int, stop: int) -> Batch | None:
         """Return the batch with the first event in `[position, stop)`; `position` is not below `start`."""
         assert position >= self.start
-        later = list(takewhile(lambda batch: batch.last >= position, reversed(self._batches)))
-        if not later or later[-1].times[later[-1].index(position)] >= stop:
+        first = None
+        for batch in reversed(self._batches):
+            if batch.last < position:
+                break
+            first = batch
+        if first is None or first.times[first.index(position)] >= stop:
             return None
-        return later[-1]
+        return first
 
     def drop_before(self, position: int) -> None:
         """Let go of the batches whose events are all below `position`."""
         while self._batches and self._batches[0].last < position:
             self._drop_oldest()
+
+    def forget(self, gone: Mapping[bytes, int]) -> None:
+        """Drop the records that each of these repos made before it went."""
+        scrubbed = [(batch, without(batch, gone)) for batch in self._batches]
+        left = [batch if kept is None else kept for batch, kept in scrubbed]
+        self._batches = deque(batch for batch in left if len(batch))
+        self._bytes = deque(sum(map(len, batch.bodies)) for batch in self._batches)
 
     def _too_much(self) -> bool:
         return sum(map(len, self._batches)) > EVENTS_MAX or sum(self._bytes) > BYTES_MAX

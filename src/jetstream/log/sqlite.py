@@ -1,9 +1,13 @@
 """The log in one SQLite file, for one machine.
 
-A batch is committed as one row of `tail`, in the transaction that moves the upstream's cursor. The newest
-events are in memory as well (`recent`); older ones are read from the file by threads of their own, each with
-its own read-only connection, so the event loop waits for nothing but its own commit: 30 to 170 us of writing
-into the page cache, less than it costs to hand the commit to a thread.
+    append ──▶ tail (a row per batch) ──seal──▶ block (4,000 events, compressed) ──trim──▶ gone
+       └─────▶ recent (in memory)
+
+A batch is committed as one row of `tail`, in the transaction that moves the upstream's cursor, on the event
+loop's thread: a commit is 30 to 170 us of writing into the page cache, less than it costs to hand it to a
+thread. All that waits for the disk happens elsewhere: reading in reader threads with connections of their
+own, and sealing, trimming, forgetting and checkpoints in one maintenance thread. Whoever writes holds
+`_writing`; nobody holds it for longer than one short transaction takes.
 """
 
 from __future__ import annotations
@@ -11,16 +15,22 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, LifoQueue
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
-from jetstream.errors import LogError, LogUnwritable
+import structlog
+
+from jetstream.errors import LogError, LogUnwritable, SettingError
 from jetstream.events import Batch
 from jetstream.filters import Filter
 from jetstream.log import LogStatistics, UpstreamCursor
+from jetstream.log.block import BLOCK_EVENTS
+from jetstream.log.cache import CACHE_BYTES, BlockCache
 from jetstream.log.columns import Columns
 from jetstream.log.database import (
     DATABASE,
@@ -28,60 +38,125 @@ from jetstream.log.database import (
     explained,
     open_reader,
     open_writer,
+    store_row,
     take_lock,
     transaction,
 )
+from jetstream.log.forget import gone_accounts
+from jetstream.log.maintenance import FAR_US, Maintenance, Scrubbed
 from jetstream.log.recent import Recent
-from jetstream.log.stored import find
+from jetstream.log.reservation import AHEAD_US, read_reservation, reserve
+from jetstream.log.stored import Part, load, scan, tail_rows
 
 # Readers wait for the disk and for zstd, both without the interpreter lock; more would only compete for it.
 READERS: Final = 2
+# How often the background looks whether something is due, beside when a block is full.
+MAINTAIN_EVERY_S: Final = 1.0
+# Blocks rewritten before sealing has its turn again.
+FORGET_STEPS: Final = 8
+
+# The write-ahead log and the tail take up to half of it.
+RETENTION_BYTES_MIN: Final = 64 * 1024 * 1024
+
+FORGET_DELETED: Final = frozenset({"deleted"})
 
 Result = TypeVar("Result")
+log = structlog.get_logger(__name__)
+
+
+def system_us() -> int:
+    """Return the time in unix microseconds."""
+    return time.time_ns() // 1000
+
+
+class Opened(NamedTuple):
+    """The files of a log, and what they held."""
+
+    directory: Path
+    lock: int
+    writer: sqlite3.Connection
+    maintenance: Maintenance
+    tip: int
+    floor: int
+    events: int
+    upstream: UpstreamCursor | None
+    oldest: int | None
+    tail_events: int
+    recent: Recent
 
 
 class SqliteLog:
-    """A `Log` in one directory; see there for what each method promises."""
+    """A `Log` in one directory; see there for what each method promises. `open` makes one."""
 
-    def __init__(self, directory: Path, lock: int, writer: sqlite3.Connection) -> None:
-        self._path = directory / DATABASE
-        self._lock = lock
-        self._writer = writer
-        self._writing = asyncio.Lock()
-        self._maintainer = open_writer(self._path)
-        self._maintenance = ThreadPoolExecutor(1, thread_name_prefix="log-maintenance")
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="log-reader")
-        self._idle: LifoQueue[sqlite3.Connection] = LifoQueue()
+    def __init__(
+        self,
+        opened: Opened,
+        *,
+        retention_s: float | None,
+        retention_bytes: int | None,
+        forget: frozenset[str],
+        cache_bytes: int,
+        clock: Callable[[], int],
+    ) -> None:
+        self._directory = opened.directory
+        self._path = opened.directory / DATABASE
+        self._lock = opened.lock
+        self._writer = opened.writer
+        self._maintenance = opened.maintenance
+        self._tip = self._reserved = opened.tip
+        self._floor = opened.floor
+        self._events = opened.events
+        self._upstream = opened.upstream
+        self._oldest = opened.oldest
+        self._tail_events = opened.tail_events
+        self._recent = opened.recent
+        self._retention_s = retention_s
+        self._retention_bytes = retention_bytes
+        self._forget_statuses = forget
+        self._clock = clock
         self._writable = True
+        self._writing = asyncio.Lock()
         self._grown: asyncio.Future[None] | None = None
-        tip, floor, events, origin, seq = writer.execute(
-            "SELECT tip_us, floor_us, events, origin, seq FROM state"
-        ).fetchone()
-        self._tip: int = tip
-        self._floor: int = floor
-        self._events: int = events
-        self._oldest = _oldest(writer)
-        self._upstream = None if origin is None else UpstreamCursor(origin, seq)
-        self._recent = Recent(tip + 1)
+        self._idle: LifoQueue[sqlite3.Connection] = LifoQueue()
+        self._reader_threads = ThreadPoolExecutor(READERS, thread_name_prefix="log-reader")
+        self._blocks = BlockCache(lambda part: self._in_reader(lambda c: load(c, part)), cache_bytes)
+        self._maintenance_thread = ThreadPoolExecutor(1, thread_name_prefix="log-maintenance")
+        self._upkeep = asyncio.Lock()
+        self._scrubbed_to = 0
+        self._due = asyncio.Event()
+        self._maintaining = asyncio.get_running_loop().create_task(self._maintain_forever())
 
     @classmethod
-    async def open(cls, directory: Path) -> SqliteLog:
+    async def open(
+        cls,
+        directory: Path,
+        *,
+        retention_s: float | None = None,
+        retention_bytes: int | None = None,
+        forget: frozenset[str] = FORGET_DELETED,
+        cache_bytes: int = CACHE_BYTES,
+        clock: Callable[[], int] = system_us,
+    ) -> SqliteLog:
         """Open the log in `directory`, or begin one there.
 
-        Raises LogLocked when another process writes it, LogCorrupt when the file is not what was written,
-        LogUnwritable when the directory cannot be written.
-        """
-        return await asyncio.to_thread(cls._open, directory)
+        Events are kept for `retention_s` and while the files take `retention_bytes`, both without limit when
+        None. Accounts that become inactive with a status in `forget` have their records removed.
 
-    @classmethod
-    def _open(cls, directory: Path) -> SqliteLog:
-        lock = take_lock(directory)
-        try:
-            with explained(directory / DATABASE):
-                return cls(directory, lock, open_writer(directory / DATABASE))
-        except LogError:
-            os.close(lock)
-            raise
+        Raises LogLocked when another process writes it, LogCorrupt when the file is not what was written,
+        LogUnwritable when the directory cannot be written, SettingError for a bound that cannot be kept.
+        """
+        if retention_bytes is not None and retention_bytes < RETENTION_BYTES_MIN:
+            raise SettingError("--retention-bytes", retention_bytes, f"is below {RETENTION_BYTES_MIN}")
+        return cls(
+            await asyncio.to_thread(_open, directory),
+            retention_s=retention_s,
+            retention_bytes=retention_bytes,
+            forget=forget,
+            cache_bytes=cache_bytes,
+            clock=clock,
+        )
+
+    # The writer
 
     @property
     def floor(self) -> int:
@@ -90,7 +165,7 @@ class SqliteLog:
 
     @property
     def tip(self) -> int:
-        """The highest position that was ever given out; 0 if none was."""
+        """The highest position that may have been given out; 0 if none was."""
         return self._tip
 
     @property
@@ -99,43 +174,61 @@ class SqliteLog:
         return self._upstream
 
     async def append(self, batch: Batch, upstream: UpstreamCursor) -> None:
-        """Store events and the upstream's cursor together, or neither."""
+        """Store events and the upstream's cursor together, or neither.
+
+        Raises LogUnwritable, or LogCorrupt when the background found the file damaged.
+        """
         assert not len(batch) or batch.first > self._tip
+        if self._maintaining.done():
+            self._maintaining.result()
+        gone = gone_accounts(batch, self._forget_statuses)
         async with self._writing:
             try:
+                if len(batch) and batch.last > self._reserved:
+                    await asyncio.to_thread(self._reserve, batch.last)
                 with explained(self._path), transaction(self._writer):
-                    self._store(batch, upstream)
+                    self._store(batch, upstream, gone)
             except LogUnwritable:
                 self._writable = False
                 raise
             self._writable = True
             self._upstream = upstream
             if len(batch):
-                self._publish(batch)
+                self._publish(batch, gone)
 
-    def _store(self, batch: Batch, upstream: UpstreamCursor) -> None:
+    def _store(self, batch: Batch, upstream: UpstreamCursor, gone: dict[bytes, int]) -> None:
         tip = self._tip
         if len(batch):
             tip = batch.last
-            columns = Columns.of(batch)
-            self._writer.execute(
-                "INSERT INTO tail VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
-                (tip, batch.first, len(batch), columns.checksum(), *columns),
-            )
+            store_row(self._writer, batch.first, tip, Columns.of(batch))
+        if gone:
+            self._writer.executemany("INSERT OR REPLACE INTO gone VALUES (?, ?)", gone.items())
         self._writer.execute(
             "UPDATE state SET tip_us = ?, events = events + ?, origin = ?, seq = ?",
             (tip, len(batch), *upstream),
         )
 
-    def _publish(self, batch: Batch) -> None:
+    def _publish(self, batch: Batch, gone: dict[bytes, int]) -> None:
         self._tip = batch.last
         self._events += len(batch)
+        self._tail_events += len(batch)
         if self._oldest is None:
             self._oldest = batch.first
         self._recent.append(batch)
+        if gone:
+            self._recent.forget(gone)
+        if self._tail_events >= BLOCK_EVENTS:
+            self._due.set()
         if self._grown is not None:
             self._grown.set_result(None)
             self._grown = None
+
+    def _reserve(self, position: int) -> None:
+        with explained(self._path):
+            reserve(self._directory, position + AHEAD_US)
+        self._reserved = position + AHEAD_US
+
+    # Readers
 
     async def read(self, position: int, stop: int, wanted: Filter) -> Batch | None:
         """Return the batch with the first events in `[position, stop)` that `wanted` may want."""
@@ -145,28 +238,34 @@ class SqliteLog:
             start = self._recent.start
             if position >= start:
                 return self._recent.at(position, stop)
-            batch = await self._read_stored(position, min(stop, start), wanted)
+            position, batch = await self._read_stored(position, min(stop, start), wanted)
             if batch is not None:
                 return batch
-            position = start
         return None
 
-    async def _read_stored(self, position: int, stop: int, wanted: Filter) -> Batch | None:
-        def run() -> Batch | None:
-            with explained(self._path, LogError):
-                connection = self._reader()
-                try:
-                    return find(connection, position, stop, wanted)
-                finally:
-                    self._idle.put(connection)
+    async def _read_stored(self, position: int, stop: int, wanted: Filter) -> tuple[int, Batch | None]:
+        """Return where to look on, and what was found before that."""
+        after, found = await self._in_reader(lambda c: scan(c, position, stop, wanted))
+        batch = await self._blocks.get(found) if isinstance(found, Part) else found
+        # A block may be trimmed before it is loaded, or have nothing in this part of its range.
+        if batch is not None and batch.index(position) == batch.index(stop):
+            batch = None
+        return after, batch
 
-        return await asyncio.get_running_loop().run_in_executor(self._readers, run)
+    async def _in_reader(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._reader_threads, self._borrow, work)
 
-    def _reader(self) -> sqlite3.Connection:
-        try:
-            return self._idle.get_nowait()
-        except Empty:
-            return open_reader(self._path)
+    def _borrow(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        """Do something with a connection that nobody else uses meanwhile."""
+        with explained(self._path, LogError):
+            try:
+                connection = self._idle.get_nowait()
+            except Empty:
+                connection = open_reader(self._path)
+            try:
+                return work(connection)
+            finally:
+                self._idle.put(connection)
 
     async def wait(self, position: int) -> None:
         """Return once an event at or after `position` has been appended."""
@@ -175,51 +274,179 @@ class SqliteLog:
                 self._grown = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._grown)
 
-    async def trim(self, before_us: int) -> int:
-        """Forget events older than `before_us`, in whole blocks; return how many went."""
-        async with self._writing:
-            gone, floor = await self._maintain(lambda: self._trim(before_us))
-            self._events -= gone
-            self._floor = floor
-            self._oldest = await self._maintain(lambda: _oldest(self._maintainer))
-            self._recent.drop_before(floor)
-        return gone
-
-    def _trim(self, before_us: int) -> tuple[int, int]:
-        """Return how many events went, and the new floor."""
-        with explained(self._path), transaction(self._maintainer):
-            last, gone = self._maintainer.execute(
-                "SELECT max(last_us), ifnull(sum(events), 0) FROM tail WHERE last_us < ?", (before_us,)
-            ).fetchone()
-            if last is None:
-                return 0, self._floor
-            floor = last + 1
-            self._maintainer.execute("DELETE FROM tail WHERE last_us < ?", (floor,))
-            self._maintainer.execute("UPDATE state SET floor_us = ?, events = events - ?", (floor, gone))
-        return gone, floor
-
-    async def _maintain(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._maintenance, work)
-
     def statistics(self) -> LogStatistics:
         """Say what the log holds."""
-        newest = None if self._oldest is None else self._tip
-        return LogStatistics(self._events, bytes_on_disk(self._path), self._oldest, newest, self._writable)
+        return LogStatistics(
+            events=self._events,
+            bytes_on_disk=bytes_on_disk(self._path),
+            oldest_us=self._oldest,
+            newest_us=None if self._oldest is None else self._tip,
+            writable=self._writable,
+        )
+
+    # The background
+
+    async def trim(self, before_us: int) -> int:
+        """Forget events older than `before_us`, in whole blocks; return how many went."""
+        # To the end, even if the caller is cancelled: the floor in memory must follow the one on disk.
+        return await asyncio.shield(asyncio.ensure_future(self._trim_alone(before_us)))
+
+    async def _trim_alone(self, before_us: int) -> int:
+        async with self._upkeep:
+            return await self._trim(before_us)
+
+    async def maintain(self) -> None:
+        """Do all that is due now. The background calls this by itself.
+
+        Raises LogUnwritable when the disk refuses; what was not done stays due.
+        """
+        async with self._upkeep:
+            await self._seal()
+            await self._forget()
+            await self._retain()
+            await self._empty_wal()
+            if await self._in_maintenance(self._maintenance.shrinks, self._retention_bytes):
+                await self._exclusively(self._maintenance.shrink)
+            if self._tip + AHEAD_US // 2 > self._reserved:
+                await self._in_maintenance(self._reserve, self._tip)
+
+    async def _maintain_forever(self) -> None:
+        failing = False
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(MAINTAIN_EVERY_S):
+                    await self._due.wait()
+            self._due.clear()
+            try:
+                await self.maintain()
+            except LogUnwritable as error:
+                if not failing:
+                    log.warning("log: upkeep failed, trying again", error=str(error))
+                failing = True
+                await asyncio.sleep(MAINTAIN_EVERY_S)
+            except LogError:
+                log.exception("log: upkeep stopped, the next commit will fail")
+                raise
+            else:
+                if failing:
+                    log.info("log: upkeep works again")
+                failing = False
+
+    async def _seal(self) -> None:
+        while (block := await self._in_maintenance(self._maintenance.next_block)) is not None:
+            await self._exclusively(self._maintenance.store_block, block)
+            self._tail_events -= block.events
+
+    async def _forget(self) -> None:
+        """Rewrite some of the blocks with records of accounts that are gone, and in the end the tail."""
+        gone = await self._in_maintenance(self._maintenance.gone)
+        if not gone:
+            return
+        for _ in range(FORGET_STEPS):
+            step = await self._in_maintenance(self._maintenance.next_scrubbed, gone, self._scrubbed_to)
+            if step is None:
+                rows = await self._in_maintenance(self._maintenance.scrubbed_tail, gone)
+                await self._exclusively(self._maintenance.replace_tail, rows, gone)
+                self._scrubbed_to = 0
+                await self._count_gone(sum(row[1] for row in rows))
+                return
+            if isinstance(step, Scrubbed):
+                await self._exclusively(self._maintenance.replace_block, step)
+                self._blocks.drop(step.last_us)
+                await self._count_gone(step.events_gone)
+                self._scrubbed_to = step.last_us + 1
+            else:
+                self._scrubbed_to = step
+        self._due.set()
+
+    async def _retain(self) -> None:
+        if self._retention_s is not None:
+            await self._trim(self._clock() - int(self._retention_s * 1_000_000))
+        if self._retention_bytes is not None:
+            await self._trim(
+                await self._in_maintenance(self._maintenance.position_within, self._retention_bytes)
+            )
+
+    async def _trim(self, before_us: int) -> int:
+        gone = 0
+        while (trimmed := await self._exclusively(self._maintenance.trim, before_us)) is not None:
+            gone += trimmed.events
+            self._floor = trimmed.floor
+            self._recent.drop_before(trimmed.floor)
+            await self._count_gone(trimmed.events)
+        return gone
+
+    async def _count_gone(self, events: int) -> None:
+        self._events -= events
+        self._oldest, self._tail_events = await self._exclusively(self._maintenance.extent)
+
+    async def _empty_wal(self) -> None:
+        if await self._in_maintenance(self._maintenance.checkpoint_is_due):
+            await self._in_maintenance(self._maintenance.copy_pages)
+            await self._exclusively(self._maintenance.restart_wal)
+
+    async def _exclusively(self, work: Callable[..., Result], *arguments: object) -> Result:
+        async with self._writing:
+            return await self._in_maintenance(work, *arguments)
+
+    async def _in_maintenance(self, work: Callable[..., Result], *arguments: object) -> Result:
+        def run() -> Result:
+            with explained(self._path):
+                return work(*arguments)
+
+        return await asyncio.get_running_loop().run_in_executor(self._maintenance_thread, run)
 
     async def close(self) -> None:
         """Write what is pending and give the files back."""
+        self._maintaining.cancel()
+        await asyncio.gather(self._maintaining, return_exceptions=True)
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
-        self._readers.shutdown()
-        self._maintenance.shutdown()
+        self._reader_threads.shutdown()
+        self._maintenance_thread.shutdown()
         while not self._idle.empty():
             self._idle.get_nowait().close()
-        self._maintainer.close()
         self._writer.close()
+        with suppress(LogError), explained(self._path):
+            self._maintenance.close()
+            reserve(self._directory, self._tip)
         os.close(self._lock)
 
 
-def _oldest(connection: sqlite3.Connection) -> int | None:
-    row = connection.execute("SELECT first_us FROM tail ORDER BY last_us LIMIT 1").fetchone()
-    return None if row is None else row[0]
+def _open(directory: Path) -> Opened:
+    lock = take_lock(directory)
+    try:
+        with explained(directory / DATABASE):
+            return _restore(directory, lock)
+    except BaseException:
+        os.close(lock)
+        raise
+
+
+def _restore(directory: Path, lock: int) -> Opened:
+    """Read the state, and take the tail into memory."""
+    path = directory / DATABASE
+    writer = open_writer(path)
+    tip, floor, events, origin, seq = writer.execute(
+        "SELECT tip_us, floor_us, events, origin, seq FROM state"
+    ).fetchone()
+    (sealed_us,) = writer.execute("SELECT max(last_us) FROM block").fetchone()
+    recent = Recent(floor if sealed_us is None else sealed_us + 1)
+    for row in tail_rows(writer, 0, FAR_US):
+        recent.append(row.columns.batch())
+    maintenance = Maintenance(path)
+    oldest, tail_events = maintenance.extent()
+    return Opened(
+        directory=directory,
+        lock=lock,
+        writer=writer,
+        maintenance=maintenance,
+        tip=read_reservation(directory, tip),
+        floor=floor,
+        events=events,
+        upstream=None if origin is None else UpstreamCursor(origin, seq),
+        oldest=oldest,
+        tail_events=tail_events,
+        recent=recent,
+    )

@@ -1,0 +1,157 @@
+"""A sealed block: some thousand events as compressed columns, with what is needed to skip it unread.
+
+    times                            differences as 8 bytes each; the first is the first event's time   zstd
+    kinds … bodies                   the values with a newline between any two, see `columns`           zstd
+    collection_set                   the block's collections, sorted, a newline between any two         zstd
+    did_bits                         2^18 bits; bit crc32(DID) mod 2^18 is set for each of its DIDs     zstd
+    accounts                         its identity and account events once more, as a small block        zstd
+
+Every zstd frame carries a checksum: nothing damaged is taken for an event, or for a reason to skip one.
+Identity and account events are wanted whatever the collections of a filter are, and nearly every block has
+some: their copies, under 1 % of the bytes, save reading whole blocks for a collection that is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from itertools import accumulate
+from operator import sub
+from typing import Final, NamedTuple
+from zlib import crc32
+
+import zstandard
+
+from jetstream.events import ACCOUNT, IDENTITY, Batch
+from jetstream.filters import Filter
+from jetstream.log.columns import NAMES, Columns, Damaged, read_times, write_times
+
+# Larger blocks take 2 % less room and twice the time for one event of one of them.
+BLOCK_EVENTS: Final = 4_000
+# Ordinary bodies take 2 MiB; large records make smaller blocks, so that one is decoded in bounded memory.
+BLOCK_BYTES: Final = 8 * 1024 * 1024
+# Far above what one append can hold: a damaged length must not become an allocation.
+COLUMN_BYTES_MAX: Final = 1024 * 1024 * 1024
+
+# 2,500 of 2^18 bits are set: one DID in a hundred is looked for in a block in vain.
+DID_BITS: Final = 1 << 18
+FILTERS_REMEMBERED: Final = 64  # of 32 KiB each
+
+# Random text only takes longer and more room at a higher level: there are no true matches to be found.
+_LEVELS: Final = {"times": 1, "dids": 1, "cids": 1}
+_LEVEL: Final = 9
+
+
+class Block(NamedTuple):
+    """A block as it is stored."""
+
+    last_us: int
+    first_us: int
+    events: int
+    collection_set: bytes
+    did_bits: bytes
+    accounts: bytes
+    times: bytes
+    kinds: bytes
+    dids: bytes
+    collections: bytes
+    rkeys: bytes
+    revs: bytes
+    cids: bytes
+    bodies: bytes
+
+
+def seal(columns: Columns, last_us: int) -> Block:
+    """Compress events that are, in order, the log's next ones up to `last_us`."""
+    batch = columns.batch()
+    accounts = [i for i, kind in enumerate(batch.kinds) if kind == IDENTITY or kind == ACCOUNT]
+    return Block(
+        last_us,
+        batch.first,
+        len(batch),
+        compress(b"\n".join(sorted(set(batch.collections) - {b""}))),
+        compress(_did_bits(set(batch.dids))),
+        _pack(pick(batch, accounts)) if accounts else b"",
+        compress(_differences(batch.times), "times"),
+        *(compress(getattr(columns, name), name) for name in NAMES),
+    )
+
+
+def unseal(events: int, times: bytes, texts: Iterable[bytes]) -> Batch:
+    """Read a block's columns. Raises Damaged."""
+    columns = [decompress(text).split(b"\n") for text in texts]
+    batch = Batch(_from_differences(decompress(times)), *columns)
+    if {len(batch), *map(len, columns)} != {events}:
+        raise Damaged(f"columns of other lengths than {events} events")
+    return batch
+
+
+def unseal_accounts(packed: bytes) -> Batch:
+    """Read a block's identity and account events alone."""
+    data = decompress(packed)
+    count = int.from_bytes(data[:4], "little")
+    times, texts = data[4 : 4 + 8 * count], data[4 + 8 * count :]
+    return Columns(times, *texts.split(b"\0")).batch()
+
+
+def pick(batch: Batch, indices: Iterable[int]) -> Batch:
+    """Return some of the events of a batch."""
+    chosen = list(indices)
+    return Batch.of([batch.event(i) for i in chosen], [batch.times[i] for i in chosen])
+
+
+def holds_collection(collection_set: bytes, wanted: Filter) -> bool:
+    """Tell whether a block has commits to a collection that `wanted` names."""
+    return wanted.every_collection or any(
+        map(wanted.wants_collection, decompress(collection_set).split(b"\n"))
+    )
+
+
+def may_hold_did(did_bits: bytes, wanted: Filter) -> bool:
+    """Tell whether a block may have events of the DIDs that `wanted` names. No is certain."""
+    return bool(int.from_bytes(decompress(did_bits), "little") & _wanted_bits(wanted.dids))
+
+
+def holds_did(dids: bytes, wanted: Filter) -> bool:
+    """Tell whether a block has events of the DIDs that `wanted` names, from its column of DIDs."""
+    return not wanted.dids.isdisjoint(decompress(dids).split(b"\n"))
+
+
+def compress(data: bytes, name: str = "") -> bytes:
+    """Compress one column as its kind of text asks for."""
+    return zstandard.ZstdCompressor(level=_LEVELS.get(name, _LEVEL), write_checksum=True).compress(data)
+
+
+def decompress(data: bytes) -> bytes:
+    """Give back what was compressed. Raises Damaged when it is not that."""
+    try:
+        if zstandard.frame_content_size(data) > COLUMN_BYTES_MAX:
+            raise Damaged(f"a column of more than {COLUMN_BYTES_MAX} bytes")
+        return zstandard.ZstdDecompressor().decompress(data)
+    except zstandard.ZstdError as error:
+        raise Damaged(str(error)) from error
+
+
+def _pack(batch: Batch) -> bytes:
+    times, *texts = Columns.of(batch)
+    return compress(len(batch).to_bytes(4, "little") + times + b"\0".join(texts))
+
+
+def _differences(times: list[int]) -> bytes:
+    return write_times([times[0], *map(sub, times[1:], times)])
+
+
+def _from_differences(data: bytes) -> list[int]:
+    return list(accumulate(read_times(data)))
+
+
+def _did_bits(dids: Iterable[bytes]) -> bytes:
+    bits = bytearray(DID_BITS // 8)
+    for number in map(crc32, dids):
+        bits[number % DID_BITS >> 3] |= 1 << (number & 7)
+    return bytes(bits)
+
+
+@lru_cache(FILTERS_REMEMBERED)
+def _wanted_bits(dids: frozenset[bytes]) -> int:
+    return int.from_bytes(_did_bits(dids), "little")
