@@ -431,6 +431,10 @@ def _restore(directory: Path, lock: int) -> Opened:
     tip, floor, events, origin, seq = writer.execute(
         "SELECT tip_us, floor_us, events, origin, seq FROM state"
     ).fetchone()
+    restored = read_reservation(directory, tip)
+    if restored > tip:
+        # Before a reservation of this boot takes the place of the one that says so.
+        writer.execute("UPDATE state SET tip_us = ?", (restored,))
     (sealed_us,) = writer.execute("SELECT max(last_us) FROM block").fetchone()
     recent = Recent(floor if sealed_us is None else sealed_us + 1)
     for row in tail_rows(writer, 0, FAR_US):
@@ -442,7 +446,7 @@ def _restore(directory: Path, lock: int) -> Opened:
         lock=lock,
         writer=writer,
         maintenance=maintenance,
-        tip=read_reservation(directory, tip),
+        tip=restored,
         floor=floor,
         events=events,
         upstream=None if origin is None else UpstreamCursor(origin, seq),
