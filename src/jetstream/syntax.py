@@ -26,6 +26,7 @@ _DATETIME: Final = re.compile(
 
 DID_CHARS_MAX: Final = 2048
 NSID_CHARS_MAX: Final = 317
+NSID_AUTHORITY_MAX: Final = 253
 DATETIME_CHARS_MAX: Final = 64
 
 # Collections are few and each one comes with nearly every event; hostile ones push out others at worst.
@@ -37,10 +38,15 @@ def is_did(text: str) -> bool:
     return _DID(text) is not None and len(text) <= DID_CHARS_MAX
 
 
-@lru_cache(maxsize=_NSIDS_REMEMBERED)
 def is_nsid(text: str) -> bool:
     """Tell whether `text` is a full NSID, such as `app.bsky.feed.like`."""
-    return len(text) <= NSID_CHARS_MAX and _NSID(text) is not None and len(text[: text.rindex(".")]) <= 253
+    return len(text) <= NSID_CHARS_MAX and _NSID(text) is not None and text.rindex(".") <= NSID_AUTHORITY_MAX
+
+
+@lru_cache(maxsize=_NSIDS_REMEMBERED)
+def nsid_bytes(text: str) -> bytes | None:
+    """Return a full NSID as bytes, the same object each time; None for what is no NSID."""
+    return text.encode() if is_nsid(text) else None
 
 
 def is_nsid_prefix(text: str) -> bool:

@@ -15,7 +15,7 @@ from libipld import encode_cid
 from jetstream.events import ACCOUNT, CREATE, DELETE, IDENTITY, UPDATE, Event
 from jetstream.firehose import car, record
 from jetstream.firehose.cbor import Unreadable, decode_pair
-from jetstream.syntax import is_did, is_nsid, is_record_key, is_tid
+from jetstream.syntax import is_did, is_record_key, is_tid, nsid_bytes
 
 FRAME_BYTES_MAX: Final = 5_000_000  # the protocol's limit for a frame
 SEQ_MAX: Final = (1 << 63) - 1  # what a signed integer of the log can hold
@@ -64,19 +64,19 @@ MESSAGE_TYPES: Final = (
 class Message(NamedTuple):
     """What one frame said.
 
-    `type` is one of `MESSAGE_TYPES`. `seq` is None when the frame has none that can be read. `name` and
-    `text` are those of an error or info frame. `too_big` says that the producer left
-    records out. `time` is upstream's clock, as it wrote it.
+    `type` is one of `MESSAGE_TYPES`. `seq` is None when the frame has none that can be read. `too_big` says
+    that the producer left records out. `time` is upstream's clock, as it wrote it. `name` and `text` are
+    those of an error or info frame.
     """
 
     type: str
     seq: int | None = None
     events: tuple[Event, ...] | list[Event] = ()
     drops: tuple[str, ...] | list[str] = ()
-    name: str = ""
-    text: str = ""
     too_big: bool = False
     time: str = ""
+    name: str = ""
+    text: str = ""
 
 
 def decode(frame: bytes, *, check_cid: bool = True) -> Message:
@@ -146,8 +146,10 @@ def _commit(body: dict[str, Any], seq: int | None, check_cid: bool) -> Message:
             events.append(_op(op, did_bytes, rev_bytes, blocks, extents, check_cid))
         except record.Refused as refused:
             drops.append(refused.reason)
-    time = _text(body.get("time"))
-    return Message("commit", seq, events, drops, too_big=body.get("tooBig") is True, time=time)
+    time = body.get("time")
+    return Message(
+        "commit", seq, events, drops, body.get("tooBig") is True, time if type(time) is str else ""
+    )
 
 
 def _blocks(blocks: object) -> tuple[bytes, dict[bytes, tuple[int, int]] | None]:
@@ -177,13 +179,15 @@ def _op(
         raise record.Refused("op_action")
     if type(path) is not str:
         raise record.Refused("malformed")
-    collection, _, rkey = path.partition("/")
-    if not is_nsid(collection):
+    collection_text, _, rkey_text = path.partition("/")
+    collection = nsid_bytes(collection_text)
+    if collection is None:
         raise record.Refused("op_collection")
-    if not is_record_key(rkey):
+    if not is_record_key(rkey_text):
         raise record.Refused("op_rkey")
+    rkey = rkey_text.encode()
     if kind is DELETE:
-        return Event(DELETE, did, collection.encode(), rkey.encode(), rev, b"", b"")
+        return Event(DELETE, did, collection, rkey, rev, b"", b"")
     cid = op.get("cid")
     if extents is None:
         raise record.Refused("car")
@@ -193,7 +197,7 @@ def _op(
     raw = blocks[start:stop]
     if check_cid and cid != _RECORD_CID_HEAD + sha256(raw).digest():
         raise record.Refused("block_hash")
-    return Event(kind, did, collection.encode(), rkey.encode(), rev, _cid_text(cid), record.to_json(raw))
+    return Event(kind, did, collection, rkey, rev, _cid_text(cid), record.to_json(raw))
 
 
 def _cid_text(cid: bytes) -> bytes:

@@ -28,6 +28,15 @@ class Taken:
     too_big: int = 0
     time: str = ""
 
+    def add(self, message: Message) -> None:
+        """Add what an admitted message said."""
+        self.events += message.events
+        if message.drops:
+            self.drops.update(message.drops)
+        if message.too_big:
+            self.too_big += 1
+        self.time = message.time or self.time
+
 
 class Intake:
     """Decodes frames and lets through what the sequence admits."""
@@ -40,23 +49,21 @@ class Intake:
         """Read frames of one connection, in order. Never raises for what they hold."""
         sequence, check_cid = self.sequence, self._check_cid
         taken = Taken()
-        events, types, drops = taken.events, taken.types, taken.drops
         repeats = sequence.repeats
-        for frame in frames:
-            message = decode(frame, check_cid=check_cid)
-            types[message.type] += 1
-            if message.seq is None:
-                drops.update(message.drops)
+        messages = [decode(frame, check_cid=check_cid) for frame in frames]
+        for message in messages:
+            seq = message.seq
+            if seq is None:
+                taken.drops.update(message.drops)
                 if message.name:
                     taken.notices.append(message)
-                continue
-            for admitted in sequence.admit(message.seq, message):
-                events += admitted.events
-                if admitted.drops:
-                    drops.update(admitted.drops)
-                taken.too_big += admitted.too_big
-                taken.time = admitted.time or taken.time
+            elif sequence.follows(seq):
+                taken.add(message)
+            else:
+                for admitted in sequence.admit(seq, message):
+                    taken.add(admitted)
+        taken.types.update([message.type for message in messages])
         if sequence.repeats != repeats:
-            drops["repeat"] += sequence.repeats - repeats
+            taken.drops["repeat"] += sequence.repeats - repeats
         taken.seq = sequence.last
         return taken

@@ -44,6 +44,7 @@ class Sequence(Generic[T]):
         self._held: list[tuple[int, T]] = []
         self._only_far = True
         self._far_repeats = 0
+        self._plain = False  # nothing of the above is at issue: the next number needs no look at it
 
     @property
     def lost(self) -> bool:
@@ -55,6 +56,7 @@ class Sequence(Generic[T]):
         self._held.clear()
         self._only_far = True
         self._far_repeats = 0
+        self._plain = False
 
     def begin_anew(self) -> None:
         """Forget the cursor: upstream said that it lies in its future."""
@@ -62,11 +64,19 @@ class Sequence(Generic[T]):
         self.last = None
         self._unconfirmed = True
         self._distrusted = None
+        self._plain = False
 
     def skip_one(self) -> None:
         """Step over the frame that follows the cursor: it cannot be received."""
         if self.last is not None:
             self.last += 1
+
+    def follows(self, seq: int) -> bool:
+        """Take `seq` if it is simply the next number; else leave it to `admit`."""
+        if self._plain and seq - 1 == self.last:
+            self.last = seq
+            return True
+        return False
 
     def admit(self, seq: int, item: T) -> list[T]:
         """Return the items to take now, in order: usually `item` alone, none for a repeat."""
@@ -96,6 +106,7 @@ class Sequence(Generic[T]):
             self.gaps += 1
         self.last = seq
         self._distrusted = None
+        self._plain = True
 
     def _far_above(self, seq: int, item: T) -> list[T]:
         distrusted = self._distrusted
@@ -105,10 +116,12 @@ class Sequence(Generic[T]):
         else:
             self.jumps += 1
             self._distrusted = seq
+            self._plain = False
         return [item]
 
     def _far_below(self, seq: int, item: T) -> list[T]:
         held = self._held
+        self._plain = False
         if not self._only_far or (held and seq <= held[-1][0]):
             self.repeats += 1 + len(held)
             self._far_repeats += 1 + len(held)
