@@ -21,36 +21,61 @@ _HEADER_BYTES: Final = 59
 _VARINT_BYTES_MAX: Final = 9
 
 
-def index(car: bytes) -> dict[bytes, tuple[int, int]]:
-    """Return where each block is, by its binary CID: `car[start:stop]`.
+class Blocks:
+    """The blocks of one CAR, by their binary CID.
 
-    Blocks under CIDs of another length are passed over. Raises Unreadable for a bad header, for a block
-    that runs past the end, and for anything else that is not a CAR of version 1.
+    Raises Unreadable for a bad header, for a block that runs past the end, and for anything else that is
+    not a CAR of version 1.
     """
-    blocks = {}
+
+    __slots__ = ("_car", "_starts", "_stops")
+
+    def __init__(self, car: bytes) -> None:
+        self._car = car
+        self._stops = _stops(car)
+        self._starts: dict[bytes, int] | None = None
+
+    def get(self, cid: bytes) -> bytes | None:
+        """Return a block's bytes, unverified; None if it is not here. Only CIDs of 36 bytes are found."""
+        if len(cid) != CID_BYTES:
+            return None
+        # A CID stands before its block, and in the tree's nodes, which come first as a rule.
+        start = self._car.rfind(cid)
+        stop = self._stops.get(start)
+        if stop is None:
+            start = self._index().get(cid, -1)
+            if start < 0:
+                return None
+            stop = self._stops[start]
+        return self._car[start + CID_BYTES : stop]
+
+    def _index(self) -> dict[bytes, int]:
+        if self._starts is None:
+            self._starts = {self._car[start : start + CID_BYTES]: start for start in self._stops}
+        return self._starts
+
+
+def _stops(car: bytes) -> dict[int, int]:
+    """Return where each block ends, by where its CID starts."""
+    stops = {}
     end = len(car)
     position = _after_header(car)
     try:
         while position < end:
             size = car[position]
-            position += 1
-            if size > 127:
-                more = car[position]
-                if more < 128:
-                    size += (more - 1) << 7
-                    position += 1
-                else:
-                    size, position = _uvarint(car, position - 1)
-            stop = position + size
-            # A block too short for its CID gets a key that no op can have, or an empty extent.
-            start = position + CID_BYTES
-            blocks[car[position:start]] = (start, stop)
-            position = stop
+            if size < 128:
+                start = position + 1
+            elif (more := car[position + 1]) < 128:
+                size += (more - 1) << 7
+                start = position + 2
+            else:
+                size, start = _uvarint(car, position)
+            stops[start] = position = start + size
     except IndexError as error:
         raise Unreadable("the CAR ends inside a length") from error
     if position != end:
         raise Unreadable(f"the CAR's last block needs {position - end} more bytes")
-    return blocks
+    return stops
 
 
 def _after_header(car: bytes) -> int:

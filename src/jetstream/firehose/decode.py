@@ -22,7 +22,7 @@ SEQ_MAX: Final = (1 << 63) - 1  # what a signed integer of the log can hold
 
 # The CID of a record: version 1, dag-cbor, sha-256 of 32 bytes.
 _RECORD_CID_HEAD: Final = b"\x01\x71\x12\x20"
-_ACTIONS: Final[dict[object, bytes]] = {"create": CREATE, "update": UPDATE, "delete": DELETE}
+_ACTIONS: Final = {"create": CREATE, "update": UPDATE, "delete": DELETE}
 
 DROP_REASONS: Final = {
     "frame_cbor": "the frame is not two DAG-CBOR objects",
@@ -99,7 +99,7 @@ def decode(frame: bytes, *, check_cid: bool = True) -> Message:
 
 
 def _message(t: object, body: dict[str, Any], size: int, check_cid: bool) -> Message:
-    kind = _TYPES.get(t, "unknown")
+    kind = _TYPES.get(t, "unknown") if type(t) is str else "unknown"
     seq = _seq(body)
     if size > FRAME_BYTES_MAX:
         return Message(kind, seq, drops=("frame_size",))
@@ -114,9 +114,7 @@ def _message(t: object, body: dict[str, Any], size: int, check_cid: bool) -> Mes
     return Message(kind, seq, drops=("frame_type",) if kind == "unknown" else ())
 
 
-_TYPES: Final[dict[object, str]] = {
-    f"#{name}": name for name in MESSAGE_TYPES if name not in {"error", "unknown"}
-}
+_TYPES: Final = {f"#{name}": name for name in MESSAGE_TYPES if name not in {"error", "unknown"}}
 
 
 def _seq(body: dict[str, Any]) -> int | None:
@@ -139,11 +137,11 @@ def _commit(body: dict[str, Any], seq: int | None, check_cid: bool) -> Message:
         return Message("commit", seq, drops=("rev",))
     events: list[Event] = []
     drops: list[str] = []
-    blocks, extents = _blocks(body.get("blocks"))
+    blocks = _blocks(body.get("blocks"))
     did_bytes, rev_bytes = did.encode(), rev.encode()
     for op in ops:
         try:
-            events.append(_op(op, did_bytes, rev_bytes, blocks, extents, check_cid))
+            events.append(_op(op, did_bytes, rev_bytes, blocks, check_cid))
         except record.Refused as refused:
             drops.append(refused.reason)
     time = body.get("time")
@@ -152,33 +150,26 @@ def _commit(body: dict[str, Any], seq: int | None, check_cid: bool) -> Message:
     )
 
 
-def _blocks(blocks: object) -> tuple[bytes, dict[bytes, tuple[int, int]] | None]:
-    """Return the CAR and where its blocks are; None for a CAR that cannot be read."""
+def _blocks(blocks: object) -> car.Blocks | None:
+    """Return the blocks of a commit; None for a CAR that cannot be read."""
     if type(blocks) is not bytes:
-        return b"", None
+        return None
     try:
-        return blocks, car.index(blocks)
+        return car.Blocks(blocks)
     except Unreadable:
-        return b"", None
+        return None
 
 
-def _op(
-    op: object,
-    did: bytes,
-    rev: bytes,
-    blocks: bytes,
-    extents: dict[bytes, tuple[int, int]] | None,
-    check_cid: bool,
-) -> Event:
+def _op(op: object, did: bytes, rev: bytes, blocks: car.Blocks | None, check_cid: bool) -> Event:
     """Return the event of one op of a commit. Raises Refused."""
     if type(op) is not dict:
         raise record.Refused("malformed")
-    kind = _ACTIONS.get(op.get("action"))
-    path = op.get("path")
+    action, path = op.get("action"), op.get("path")
+    if type(action) is not str or type(path) is not str:
+        raise record.Refused("malformed")
+    kind = _ACTIONS.get(action)
     if kind is None:
         raise record.Refused("op_action")
-    if type(path) is not str:
-        raise record.Refused("malformed")
     collection_text, _, rkey_text = path.partition("/")
     collection = nsid_bytes(collection_text)
     if collection is None:
@@ -188,13 +179,11 @@ def _op(
     rkey = rkey_text.encode()
     if kind is DELETE:
         return Event(DELETE, did, collection, rkey, rev, b"", b"")
-    cid = op.get("cid")
-    if extents is None:
+    if blocks is None:
         raise record.Refused("car")
-    if not isinstance(cid, bytes) or cid not in extents:
+    cid = op.get("cid")
+    if not isinstance(cid, bytes) or (raw := blocks.get(cid)) is None:
         raise record.Refused("block_missing")
-    start, stop = extents[cid]
-    raw = blocks[start:stop]
     if check_cid and cid != _RECORD_CID_HEAD + sha256(raw).digest():
         raise record.Refused("block_hash")
     return Event(kind, did, collection, rkey, rev, _cid_text(cid), record.to_json(raw))
