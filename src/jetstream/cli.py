@@ -20,6 +20,9 @@ app = App(
     version=__version__,
 )
 
+# With its own line of help, so that `--help` need not import it.
+app.command("jetstream.client.cli:tail", help="Print the events of a Jetstream, one JSON object a line.")
+
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 

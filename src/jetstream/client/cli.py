@@ -1,0 +1,123 @@
+"""`jetstream tail`: events on standard output, words for people on standard error."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import stat
+import sys
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Annotated, BinaryIO, Final
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from jetstream.client.request import DEFAULT_URL
+from jetstream.client.subscription import Message, subscribe
+from jetstream.errors import InvalidParameter, JetstreamError, SettingError
+from jetstream.settings import parse_duration
+
+EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
+_FLAGS: Final = {"url": "URL", "wantedCollections": "--collection", "wantedDids": "--did"}
+
+
+def tail(
+    url: str = DEFAULT_URL,
+    /,
+    *,
+    collection: Annotated[list[str] | None, Parameter(negative=())] = None,
+    did: Annotated[list[str] | None, Parameter(negative=())] = None,
+    since: str | None = None,
+    cursor: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
+    limit: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+) -> None:
+    """Print the events of a Jetstream, one JSON object a line, as they were received.
+
+    A lost connection is made again and resumed, so that no event is lost or printed twice. Ctrl-C ends it
+    with 130; a reader that has seen enough, such as `| head`, ends it with 0.
+
+    Parameters
+    ----------
+    url
+        A host, a base URL, or the whole URL.
+    collection
+        Only commits to this collection, or to these: app.bsky.graph.*. May be repeated.
+    did
+        Only events of this repo. May be repeated.
+    since
+        Begin this long ago: 90s, 10m, 24h.
+    cursor
+        Begin at this time, in unix microseconds.
+    limit
+        End after this many events.
+    """
+    events = _subscribe(url, collection or [], did or [], _start(since, cursor))
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="jetstream tail: %(message)s")
+    # Python's own handler would wait for a write that blocks: `| less` reads no more than a screen.
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(EXIT_INTERRUPTED))
+    try:
+        asyncio.run(_print(events, limit, sys.stdout.buffer))
+    except (BrokenPipeError, asyncio.CancelledError):
+        _forget_output()
+    except OSError as error:
+        _forget_output()
+        raise JetstreamError(f"standard output cannot be written: {error.strerror}") from error
+
+
+def _start(since: str | None, cursor: int | None) -> int | None:
+    if since is None:
+        return cursor
+    if cursor is not None:
+        raise SettingError("--since", since, f"cannot be given together with --cursor {cursor}")
+    try:
+        age_s = parse_duration(since)
+    except ValueError as error:
+        raise SettingError("--since", since, str(error)) from error
+    return max(0, time.time_ns() // 1000 - int(age_s * 1_000_000))
+
+
+def _subscribe(
+    url: str, collections: list[str], dids: list[str], cursor: int | None
+) -> AsyncGenerator[Message, None]:
+    try:
+        return subscribe(url, collections=collections, dids=dids, cursor=cursor)
+    except InvalidParameter as error:
+        raise SettingError(_FLAGS[error.name], error.value, error.problem) from error
+
+
+async def _print(events: AsyncGenerator[Message, None], limit: int | None, out: BinaryIO) -> None:
+    """Write events until `limit`. Raises OSError, and is cancelled when a pipe's reader has gone."""
+    _cancel_when_unread(out)
+    async with aclosing(events):
+        async for event in events:
+            out.write(event.raw + b"\n")
+            out.flush()
+            if limit is not None:
+                limit -= 1
+                if not limit:
+                    return
+
+
+def _cancel_when_unread(out: BinaryIO) -> None:
+    """End this task as soon as nobody reads the pipe `out`, however long the next event takes to come."""
+    fd = out.fileno()
+    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        return
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+
+    def unread() -> None:
+        loop.remove_reader(fd)
+        task.cancel()
+
+    # The writing end of a pipe never becomes readable, but wakes its watchers when the other end closes.
+    loop.add_reader(fd, unread)
+
+
+def _forget_output() -> None:
+    """Drop what is still buffered: writing it at the interpreter's end would fail with a traceback."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

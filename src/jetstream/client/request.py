@@ -1,0 +1,107 @@
+"""What a subscription asks of a server: the pure part of connecting."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+from yarl import URL
+
+from jetstream.errors import InvalidParameter
+from jetstream.filters import Filter
+
+DEFAULT_URL: Final = "ws://localhost:6008/subscribe"
+PATH: Final = "/subscribe"
+# What proxies in common use take in a request line (nginx: 8 KiB). A longer filter goes in a message.
+URL_CHARS_MAX: Final = 8000
+_SCHEMES: Final = {"ws": "ws", "http": "ws", "wss": "wss", "https": "wss"}
+_NOT_HERE: Final = {
+    "compress": "this client reads plain messages only: leave it out",
+    "requireHello": "this client sets it where it is needed: leave it out",
+}
+
+
+def parse_url(text: str) -> URL:
+    """Read a host, a base URL or a full URL as the WebSocket URL to subscribe at.
+
+    `http` and `https` stand for `ws` and `wss`, and no path for `/subscribe`. Without a scheme, a host is
+    taken as `ws` when it is local, an address, or has a port other than 443; else as `wss`. Raises
+    InvalidParameter.
+    """
+    try:
+        url = URL(text if "://" in text else f"ws://{text}")
+        port = url.explicit_port
+    except ValueError as error:
+        raise InvalidParameter("url", text, f"is not a URL: {error}") from error
+    if url.scheme not in _SCHEMES or not url.host or any(map(str.isspace, text)):
+        raise InvalidParameter("url", text, "is not a host or URL such as ws://localhost:6008/subscribe")
+    if "://" not in text and port in {None, 443} and not _is_local(url.host):
+        url = url.with_scheme("wss")
+    for name, problem in _NOT_HERE.items():
+        if name in url.query:
+            raise InvalidParameter("url", text, f"has {name}, but {problem}")
+    if url.path in {"", "/"}:
+        url = url.with_path(PATH, keep_query=True)
+    return url.with_scheme(_SCHEMES[url.scheme]).with_fragment(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Where to connect, and what to say once connected.
+
+    `hello` is the filter as an `options_update`, for one that is too long for a URL; else it is empty.
+    """
+
+    url: URL
+    hello: str
+    cursor: int | None
+
+    @classmethod
+    def parse(
+        cls, url: str, collections: Sequence[str] = (), dids: Sequence[str] = (), cursor: int | None = None
+    ) -> Request:
+        """Read what the user of a subscription gives. Raises InvalidParameter.
+
+        A cursor in the URL is taken where no other is given.
+        """
+        for name, items in (("collections", collections), ("dids", dids)):
+            if isinstance(items, str):
+                raise InvalidParameter(name, items, "is one string: give a list of them")
+        Filter.parse(collections, dids)
+        target = parse_url(url)
+        start = _cursor(url, target.query.getall("cursor", [])) if cursor is None else cursor
+        if start is not None and start < 0:
+            raise InvalidParameter("cursor", str(start), "is before 1970: give unix microseconds")
+        target = target.without_query_params("cursor")
+        wanted = {"wantedCollections": list(collections), "wantedDids": list(dids)}
+        full = target.extend_query(wanted)
+        if len(str(full)) <= URL_CHARS_MAX:
+            return cls(full, "", start)
+        hello = orjson.dumps({"type": "options_update", "payload": wanted}).decode()
+        return cls(target.update_query(requireHello="true"), hello, start)
+
+    def at(self, cursor: int | None) -> URL:
+        """Return the URL to resume at a cursor with, or to begin now."""
+        return self.url if cursor is None else self.url.update_query(cursor=str(cursor))
+
+
+def _cursor(url: str, values: list[str]) -> int | None:
+    if not values or values == [""]:
+        return None
+    [value, *more] = values
+    if more or not (value.isascii() and value.isdigit()):
+        raise InvalidParameter("url", url, "has a cursor that is not one time in unix microseconds")
+    return int(value)
+
+
+def _is_local(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
