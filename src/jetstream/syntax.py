@@ -7,7 +7,7 @@ takes the text as it came and says whether it is one. None trims, folds case or 
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
 
@@ -20,13 +20,12 @@ _NSID_PREFIX: Final = re.compile(rf"{_FIRST_LABEL}(?:\.{_LABEL})*\.").fullmatch
 _RECORD_KEY: Final = re.compile(r"[a-zA-Z0-9_~.:-]{1,512}").fullmatch
 _TID: Final = re.compile(r"[234567abcdefghij][234567abcdefghijklmnopqrstuvwxyz]{12}").fullmatch
 _DATETIME: Final = re.compile(
-    r"([0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-6][0-9]:[0-6][0-9])(?:\.[0-9]{1,20})?"
+    r"([0-9]{4})(-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-6][0-9]:[0-6][0-9])(?:\.[0-9]{1,20})?"
     r"(Z|[+-][0-2][0-9]:[0-5][0-9])"
 ).fullmatch
 
 DID_CHARS_MAX: Final = 2048
 NSID_CHARS_MAX: Final = 317
-NSID_AUTHORITY_MAX: Final = 253
 DATETIME_CHARS_MAX: Final = 64
 
 # Collections are few and each one comes with nearly every event; hostile ones push out others at worst.
@@ -35,17 +34,21 @@ _NSIDS_REMEMBERED: Final = 4096
 
 def is_did(text: str) -> bool:
     """Tell whether `text` is a DID, of whatever method."""
-    return _DID(text) is not None and len(text) <= DID_CHARS_MAX
+    return len(text) <= DID_CHARS_MAX and _DID(text) is not None
 
 
 def is_nsid(text: str) -> bool:
     """Tell whether `text` is a full NSID, such as `app.bsky.feed.like`."""
-    return len(text) <= NSID_CHARS_MAX and _NSID(text) is not None and text.rindex(".") <= NSID_AUTHORITY_MAX
+    return len(text) <= NSID_CHARS_MAX and _NSID(text) is not None
+
+
+def nsid_bytes(text: str) -> bytes | None:
+    """Return a full NSID as bytes, the same object each time; None for what is no NSID."""
+    return _nsid_bytes(text) if len(text) <= NSID_CHARS_MAX else None
 
 
 @lru_cache(maxsize=_NSIDS_REMEMBERED)
-def nsid_bytes(text: str) -> bytes | None:
-    """Return a full NSID as bytes, the same object each time; None for what is no NSID."""
+def _nsid_bytes(text: str) -> bytes | None:
     return text.encode() if is_nsid(text) else None
 
 
@@ -67,10 +70,12 @@ def is_tid(text: str) -> bool:
 def is_datetime(text: str) -> bool:
     """Tell whether `text` is a datetime with a time zone that also exists in the calendar."""
     found = _DATETIME(text) if len(text) <= DATETIME_CHARS_MAX else None
-    if found is None or found[2] == "-00:00":
+    if found is None or found[3] == "-00:00":
         return False
+    # Python's calendar begins with the year 1, the protocol's with 0, which is as long as 2000.
+    year = "2000" if found[1] == "0000" else found[1]
     try:
-        datetime.fromisoformat(found[1] + found[2])
+        moment = datetime.fromisoformat(year + found[2] + found[3])
     except ValueError:
         return False
-    return True
+    return found[1] != "0000" or moment.astimezone(UTC).year == 2000

@@ -1,0 +1,59 @@
+"""The protocol's own vectors and captured frames, which lie beside the project and are not part of it."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+ROOT = Path(__file__).resolve().parents[2] / "shared" / "fixtures"
+
+
+def fixture(name: str) -> Path:
+    """Return the path of one file, or skip the test that needs it."""
+    path = ROOT / name
+    if not path.exists():
+        pytest.skip(f"{name} is not here: the vectors are kept beside the project, in {ROOT}")
+    return path
+
+
+def json_of(name: str) -> Any:
+    """Return what a JSON file holds."""
+    return json.loads(fixture(name).read_bytes())
+
+
+def json_lines(name: str) -> list[dict[str, Any]]:
+    """Return the objects of a file with one on each line."""
+    lines = [json.loads(line) for line in fixture(name).read_bytes().splitlines()]
+    assert lines
+    return lines
+
+
+def vector_lines(name: str) -> list[str]:
+    """Return the vectors of a text file as they stand, spaces and all; `#` begins a remark."""
+    lines = fixture(name).read_bytes().decode().split("\n")
+    vectors = [line for line in lines if line and not line.startswith("#")]
+    assert vectors
+    return vectors
+
+
+def captured_frames() -> list[bytes]:
+    """Return ninety consecutive frames of a production relay."""
+    packed = fixture("firehose/frames.bin.zst").read_bytes()
+    with zstandard.ZstdDecompressor().stream_reader(packed) as reader:
+        frames = list(_frames(reader.read()))
+    assert len(frames) == 90
+    return frames
+
+
+def _frames(data: bytes) -> Iterator[bytes]:
+    position = 0
+    while position < len(data):
+        (size,) = struct.unpack_from("<I", data, position)
+        position += 4 + size
+        yield data[position - size : position]
