@@ -9,7 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, PlatformCollector, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -35,6 +42,7 @@ CLOSE_REASONS: Final = (
     "error",
 )
 WIRES: Final = ("classic", "v1")
+SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 
 class Metrics:
@@ -59,6 +67,8 @@ class Metrics:
         self.bytes = counter("bytes_sent", "Bytes of events sent to subscribers, by wire.", "wire")
         self.disconnects = counter("disconnects", "Subscribers that left, by reason.", "reason")
         self.refusals = counter("refused", "Requests to subscribe that were refused.")
+        self.delivery = self._histogram("delivery_seconds", "From taking an event in to its last live write.")
+        self.loop_delay = self._histogram("loop_delay_seconds", "How late the event loop runs what is due.")
         for kind in KIND_NAMES.values():
             self.events.labels(kind)
         for label in MESSAGE_TYPES:
@@ -79,6 +89,9 @@ class Metrics:
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(f"jetstream_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str) -> Histogram:
+        return Histogram(f"jetstream_{name}", text, registry=self.registry, buckets=SECONDS)
 
     def count_frames(self, taken: Taken, sequence: Sequence[Any]) -> None:
         """Count a run of frames, and what the sequence has noticed since the last one."""

@@ -72,7 +72,13 @@ class Service:
             log.info("stopped", tip=self.log.tip)
 
     async def _run(self) -> None:
-        self.hub = Hub(self.log, self.metrics, slow_timeout_s=self.settings.slow_timeout)
+        self.hub = Hub(
+            self.log,
+            self.metrics,
+            clock=self._clock,
+            slow_timeout_s=self.settings.slow_timeout,
+            buffer_total=self.settings.buffer_total,
+        )
         self.upstream = self._upstream()
         self.metrics.watch(self._families)
         servers = await self._listen()

@@ -165,6 +165,9 @@ class Settings:
     subscriber_buffer: Annotated[
         int, _setting("SUBSCRIBER_BUFFER", "Bytes that may wait for one slow reader.", parse_size)
     ] = 1 << 20
+    buffer_total: Annotated[
+        int, _setting("BUFFER_TOTAL", "Bytes that may wait for all readers together.", parse_size)
+    ] = 512 << 20
     slow_timeout: Annotated[
         float,
         _setting("SLOW_TIMEOUT", "How long a reader may take nothing before it is cut.", parse_duration),

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -40,7 +40,7 @@ SLICE_EVENTS_MAX: Final = 500  # of a feeder: half a millisecond to render
 SLICE_BYTES_MAX: Final = 512 << 10
 WATCH_SLICE: Final = 500  # subscribers looked at between two turns
 PING_EVERY_S: Final = 30.0
-LOOK_EVERY_S: Final = 2.0
+LOOK_EVERY_S: Final = 0.5
 
 log = structlog.get_logger(__name__)
 
@@ -48,14 +48,26 @@ log = structlog.get_logger(__name__)
 class Hub:
     """Keeps all subscribers, and publishes the log to them.
 
-    `slow_timeout_s` is how long a socket may take nothing while something waits for it.
+    `slow_timeout_s` is how long a socket may take nothing while something waits for it. When more than
+    `buffer_total` bytes wait for all subscribers together, those with the most are put behind. `clock` is
+    the one that events are stamped with, in unix microseconds.
     """
 
-    def __init__(self, events: Log, metrics: Metrics, *, slow_timeout_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        events: Log,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], int],
+        slow_timeout_s: float = 60.0,
+        buffer_total: int = 512 << 20,
+    ) -> None:
         self.position = events.tip + 1
         self._log = events
         self._metrics = metrics
+        self._clock = clock
         self._slow_timeout_s = slow_timeout_s
+        self._buffer_total = buffer_total
         self._groups = Groups()
         self._subscribers: dict[Subscriber, None] = {}
         self._flushed_from = self.position
@@ -164,6 +176,7 @@ class Hub:
             if written >= self._turn_writes:
                 await asyncio.sleep(0)
                 turn_began, written = self._size_turn(turn_began), 0
+        self._metrics.delivery.observe(max(0, self._clock() - batch.times[first]) / 1e6)
 
     def _writes(self, deliveries: dict[Group, list[bytes]]) -> Iterator[tuple[Subscriber, bytes]]:
         """Yield what to write to whom; each member once, whoever comes and goes meanwhile."""
@@ -200,6 +213,7 @@ class Hub:
                 await subscriber.sink.writable()
                 if subscriber.position == self.position:
                     subscriber.feeder = None
+                    subscriber.sink.squeeze(False)
                     self._groups.add(subscriber)
                     return
                 if subscriber.position > self.position:
@@ -231,8 +245,9 @@ class Hub:
         async with self._turn:
             if subscriber.options is options and not subscriber.closed:
                 self._send_slice(subscriber, batch, batch.index(position), batch.index(stop))
-            # One slice a turn, whoever waits: live subscribers come first.
-            await asyncio.sleep(0)
+        # The lock is fair, and wakes the next feeder in the next turn of the loop: one slice a turn, however
+        # many feeders there are. Live subscribers come first.
+        await asyncio.sleep(0)
 
     def _send_slice(self, subscriber: Subscriber, batch: Batch, first: int, last: int) -> None:
         """Write a bounded part of what a subscriber wants of `batch[first:last]`, and move its position."""
@@ -261,15 +276,36 @@ class Hub:
         loop = asyncio.get_running_loop()
         ping_at = loop.time() + PING_EVERY_S
         while True:
+            due = loop.time() + LOOK_EVERY_S
             await asyncio.sleep(LOOK_EVERY_S)
             now = loop.time()
+            self._metrics.loop_delay.observe(max(0.0, now - due))
             ping = now >= ping_at
             if ping:
                 ping_at = now + PING_EVERY_S
-            for count, subscriber in enumerate(list(self._subscribers)):
-                self._look_at(subscriber, now, ping)
-                if count % WATCH_SLICE == 0:
-                    await asyncio.sleep(0)
+            await self._look_at_all(now, ping=ping)
+
+    async def _look_at_all(self, now: float, *, ping: bool) -> None:
+        waiting = 0
+        for count, subscriber in enumerate(list(self._subscribers), 1):
+            waiting += subscriber.sink.buffered
+            self._look_at(subscriber, now, ping)
+            if count % WATCH_SLICE == 0:
+                await asyncio.sleep(0)
+        if waiting > self._buffer_total:
+            self._relieve(waiting - self._buffer_total)
+
+    def _relieve(self, excess: int) -> None:
+        """Put those with the fullest buffers behind, until less waits or none is at the tip."""
+        at_tip = [subscriber for subscriber in self._subscribers if subscriber.group is not None]
+        for subscriber in sorted(at_tip, key=lambda subscriber: -subscriber.sink.buffered):
+            excess -= subscriber.sink.buffered
+            subscriber.position = self._position_of(subscriber)
+            self._groups.remove(subscriber)
+            subscriber.sink.squeeze(True)
+            self._fall_behind(subscriber)
+            if excess <= 0:
+                return
 
     def _look_at(self, subscriber: Subscriber, now: float, ping: bool) -> None:
         if subscriber.closed:

@@ -171,7 +171,8 @@ class SocketSink:
         self._close: Close | None = None
         self._closer: asyncio.Task[None] | None = None
         self._bytes = 0
-        self._transport.set_write_buffer_limits(high=buffer_bytes, low=buffer_bytes // 4)
+        self._buffer_bytes = buffer_bytes
+        self.squeeze(False)
 
     @property
     def full(self) -> bool:
@@ -199,6 +200,12 @@ class SocketSink:
     async def writable(self) -> None:
         """Return once the buffer has drained. Raises ConnectionError when the connection is gone."""
         await self._drain()
+
+    def squeeze(self, squeezed: bool) -> None:
+        """Lower the buffer's limit to an eighth, or set it back."""
+        if not self._transport.is_closing():
+            high = self._buffer_bytes // 8 if squeezed else self._buffer_bytes
+            self._transport.set_write_buffer_limits(high=high, low=high // 4)
 
     def close(self, close: Close) -> None:
         """Send a close frame, wait a little for the answer, then cut."""
