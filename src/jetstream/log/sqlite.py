@@ -122,6 +122,7 @@ class SqliteLog:
         self._blocks = BlockCache(lambda part: self._in_reader(lambda c: load(c, part)), cache_bytes)
         self._maintenance_thread = ThreadPoolExecutor(1, thread_name_prefix="log-maintenance")
         self._upkeep = asyncio.Lock()
+        self._forgetting: dict[bytes, int] = {}
         self._scrubbed_to = 0
         self._due = asyncio.Event()
         self._maintaining = asyncio.get_running_loop().create_task(self._maintain_forever())
@@ -339,7 +340,9 @@ class SqliteLog:
 
     async def _forget(self) -> None:
         """Rewrite some of the blocks with records of accounts that are gone, and in the end the tail."""
-        gone = await self._in_maintenance(self._maintenance.gone)
+        # Who goes while a pass is under way has the next one: this one has left their first blocks behind.
+        self._forgetting = self._forgetting or await self._in_maintenance(self._maintenance.gone)
+        gone = self._forgetting
         if not gone:
             return
         for _ in range(FORGET_STEPS):
@@ -347,7 +350,7 @@ class SqliteLog:
             if step is None:
                 rows = await self._in_maintenance(self._maintenance.scrubbed_tail, gone)
                 await self._exclusively(self._maintenance.replace_tail, rows, gone)
-                self._scrubbed_to = 0
+                self._forgetting, self._scrubbed_to = {}, 0
                 await self._count_gone(sum(row[1] for row in rows))
                 return
             if isinstance(step, Scrubbed):
@@ -440,6 +443,7 @@ def _restore(directory: Path, lock: int) -> Opened:
     for row in tail_rows(writer, 0, FAR_US):
         recent.append(row.columns.batch())
     maintenance = Maintenance(path)
+    recent.forget(maintenance.gone())
     oldest, tail_events = maintenance.extent()
     return Opened(
         directory=directory,

@@ -123,9 +123,16 @@ class LogAgainstList(RuleBasedStateMachine):
     def maintain(self) -> None:
         self.runner.run(self.log.maintain())
 
-    @rule(did=dids, others=st.lists(events, max_size=2))
-    def delete_account(self, did: bytes, others: list[Event]) -> None:
-        self.append_events([*others, Event(ACCOUNT, did, b"", b"", b"", b"", DELETED)], 1)
+    @rule(
+        gone=st.lists(dids, min_size=1, max_size=3),
+        others=st.lists(events, max_size=2),
+        between=st.booleans(),
+    )
+    def delete_accounts(self, gone: list[bytes], others: list[Event], between: bool) -> None:
+        for did in gone:
+            self.append_events([*others, Event(ACCOUNT, did, b"", b"", b"", b"", DELETED)], 1)
+            if between:
+                self.maintain()
         self.settle()
 
     def settle(self) -> None:
