@@ -49,8 +49,9 @@ def decode_pair(raw: bytes) -> tuple[Any, Any]:
 def decode_lax(raw: bytes, count: int) -> list[Any]:
     """Decode `count` objects that need not be canonical; links come as `Link`.
 
-    Refused all the same, with Unreadable: anything after the last object, repeated keys, keys that are no
-    text, indefinite lengths, every tag but 42, bad UTF-8, and nesting deeper than cbor2's 400.
+    Refused all the same, with Unreadable: anything after the last object, repeated keys, keys that are
+    neither text nor bytes, indefinite lengths, every tag but 42, bad UTF-8, and nesting deeper than
+    cbor2's 400.
     """
     stream = io.BytesIO(raw)
     decoder = cbor2.CBORDecoder(
@@ -84,7 +85,7 @@ def depth(value: object) -> int:
 
 
 def _containers(values: Iterable[object]) -> list[dict[str, object] | list[object]]:
-    return [value for value in values if isinstance(value, dict | list)]
+    return [value for value in values if type(value) is dict or type(value) is list]
 
 
 def _link(value: object, _immutable: bool) -> Link:

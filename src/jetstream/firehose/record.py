@@ -11,6 +11,7 @@ from __future__ import annotations
 import binascii
 import json
 from collections.abc import Callable
+from itertools import count
 from typing import Any, Final
 
 import orjson
@@ -22,7 +23,11 @@ from jetstream.firehose.cbor import DEPTH_MAX, Link, Unreadable, decode_lax, dep
 RECORD_BYTES_MAX: Final = 1 << 20  # of CBOR; the reference relay's limit
 # What stands before the 36 bytes of a CID in a canonical link: tag 42, and 37 bytes of which the first is 0.
 _LINK_HEAD: Final = b"\xd8\x2a\x58\x25\0"
-_FLOAT64: Final = 0xFB  # as a number: membership is then a memchr, and ten times as fast
+# Floats of 32 and 64 bits, as numbers: membership is then a memchr, and ten times as fast.
+_FLOAT32: Final = 0xFA
+_FLOAT64: Final = 0xFB
+# Each byte string is looked for in the whole record, so many of them in a long one go the exact way.
+_SEARCHES_MAX: Final = 64
 # Each level costs a text two characters at least, so a shorter one need not be looked at.
 _DEEP_TEXT_BYTES_MIN: Final = 2 * (DEPTH_MAX + 1)
 
@@ -51,13 +56,14 @@ def to_json(raw: bytes) -> bytes:
         raise Refused("record_depth") from error
     if type(record) is not dict:
         raise Refused("record_type")
-    if _FLOAT64 in raw:
-        # One record in four has this byte somewhere, in a hash as a rule: then, and only then, look.
+    if _FLOAT32 in raw or _FLOAT64 in raw:
+        # One record in ninety has such a byte somewhere, in a hash as a rule: then, and only then, look.
         _require_depth(record)
-        record = _plain(record, as_is=True)
+        record = _whole(record)
     try:
         text = orjson.dumps(record, default=_bytes_hook(raw), option=orjson.OPT_SORT_KEYS)
     except TypeError:  # orjson: integers past 64 bits, its own depth limit, a doubt of the hook
+        _require_depth(record)
         return _to_json_exactly(raw)
     if len(text) >= _DEEP_TEXT_BYTES_MIN and text.count(b"{") + text.count(b"[") > DEPTH_MAX:
         _require_depth(record)
@@ -73,8 +79,21 @@ def _to_json_exactly(raw: bytes) -> bytes:
     if type(record) is not dict:
         raise Refused("record_type")
     _require_depth(record)
-    plain = _plain(record, as_is=False)
-    return json.dumps(plain, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+    record = _whole(record)
+    try:
+        return orjson.dumps(record, default=_link_or_bytes, option=orjson.OPT_SORT_KEYS)
+    except TypeError:  # integers past 64 bits, or what `json` refuses as well
+        return _to_json_slowly(record)
+
+
+def _to_json_slowly(record: object) -> bytes:
+    try:
+        text = json.dumps(
+            record, default=_link_or_bytes, ensure_ascii=False, sort_keys=True, separators=(",", ":")
+        )
+    except TypeError as error:  # keys that are no text
+        raise Refused("record_cbor") from error
+    return text.encode()
 
 
 def _require_depth(record: object) -> None:
@@ -82,29 +101,26 @@ def _require_depth(record: object) -> None:
         raise Refused("record_depth")
 
 
-def _plain(value: Any, *, as_is: bool) -> Any:
-    """Copy a value with whole floats as integers; byte strings and links stay `as_is` or become JSON."""
+def _whole(value: Any) -> Any:
+    """Copy a value with its floats as integers. Raises Refused for one that is not whole."""
     kind = type(value)
     if kind is dict:
-        if not all(type(key) is str for key in value):
-            raise Refused("record_cbor")
-        return {key: _plain(item, as_is=as_is) for key, item in value.items()}
+        return {key: _whole(item) for key, item in value.items()}
     if kind is list:
-        return [_plain(item, as_is=as_is) for item in value]
+        return [_whole(item) for item in value]
     if kind is float:
         if not value.is_integer():  # false for NaN and the infinities, too
             raise Refused("record_float")
         return int(value)
-    if kind is bytes or kind is Link:
-        return value if as_is else _link_or_bytes(value)
-    if value is None or kind is str or kind is int or kind is bool:
-        return value
-    raise Refused("record_cbor")  # undefined and the other simple values
+    return value
 
 
-def _link_or_bytes(value: bytes) -> dict[str, str]:
-    if type(value) is not Link:
+def _link_or_bytes(value: object) -> dict[str, str]:
+    """Return what stands in JSON for what JSON does not have, after `decode_lax`."""
+    if type(value) is bytes:
         return _bytes(value)
+    if type(value) is not Link:
+        raise Refused("record_cbor")  # undefined and the other simple values
     try:
         return {"$link": encode_cid(bytes(value))}
     except ValueError as error:
@@ -119,10 +135,13 @@ def _bytes_hook(raw: bytes) -> Callable[[Any], dict[str, str]]:
     """Return orjson's hook for `bytes`: a link if tag 42 stands before them in `raw`, else a byte string.
 
     When the same bytes stand in `raw` more than once, or their head is not the canonical one, only the
-    exact way can tell: the hook raises, and orjson with it.
+    exact way can tell: the hook raises, and orjson with it. So it does when it is asked too often.
     """
+    searches = count()
 
     def hook(value: Any) -> dict[str, str]:
+        if next(searches) >= _SEARCHES_MAX:
+            raise TypeError("too many links and byte strings to look for")
         size = len(value)
         at = raw.find(value)
         if raw.find(value, at + 1) < 0:

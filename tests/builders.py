@@ -1,0 +1,177 @@
+"""Frames as relays send them, and as they should not: DAG-CBOR, CARs and messages, byte for byte.
+
+The encoder here shares no code with what it tests, and can be made to write what DAG-CBOR forbids.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+DID = "did:plc:stk5dhwhpcjxtlwnhbknmfgx"
+REV = "3l3f6nzhvkl2g"
+TIME = "2024-09-05T06:11:04.870Z"
+LIKE = "app.bsky.feed.like"
+
+
+class Cid(bytes):
+    """A binary CID, encoded as a link; plain `bytes` are a byte string."""
+
+
+class Raw(bytes):
+    """CBOR that is written as it is."""
+
+
+def head(major: int, number: int, width: int | None = None) -> bytes:
+    """Write the head of a CBOR item, minimal unless `width` says how many bytes the number takes."""
+    if width is None:
+        width = next(w for w in (0, 1, 2, 4, 8) if number < (24 if w == 0 else 1 << (8 * w)))
+    if width == 0:
+        return bytes((major << 5 | number,))
+    return bytes((major << 5 | 24 + (1, 2, 4, 8).index(width),)) + number.to_bytes(width, "big")
+
+
+def dag_cbor(value: object) -> bytes:
+    """Encode a value as DAG-CBOR; floats have 64 bits."""
+    match value:
+        case Raw():
+            return bytes(value)
+        case Cid():
+            return head(6, 42) + dag_cbor(b"\0" + bytes(value))
+        case list():
+            return head(4, len(value)) + b"".join(map(dag_cbor, value))
+        case dict():
+            # Encoded keys sort as DAG-CBOR wants: their heads put the shorter first.
+            return cbor_map(sorted(value.items(), key=lambda item: dag_cbor(item[0])))
+    return _scalar(value)
+
+
+def _scalar(value: object) -> bytes:
+    match value:
+        case None | bool():
+            return {None: b"\xf6", True: b"\xf5", False: b"\xf4"}[value]
+        case int():
+            return head(0, value) if value >= 0 else head(1, -1 - value)
+        case float():
+            return b"\xfb" + struct.pack(">d", value)
+        case str():
+            return head(3, len(value.encode())) + value.encode()
+        case bytes():
+            return head(2, len(value)) + value
+    raise TypeError(f"no CBOR for {value!r}")
+
+
+def cbor_map(items: Iterable[tuple[object, object]]) -> Raw:
+    """Encode a map with its keys as they come: unsorted, repeated, of any type."""
+    items = list(items)
+    return Raw(head(5, len(items)) + b"".join(dag_cbor(key) + dag_cbor(value) for key, value in items))
+
+
+def nested(levels: int) -> Raw:
+    """Encode maps within maps, `levels` deep."""
+    return Raw(b"\xa1\x61a" * (levels - 1) + b"\xa0")
+
+
+def cid_of(block: bytes, codec: int = 0x71) -> Cid:
+    """Name a block: version 1, DAG-CBOR unless told otherwise, SHA-256."""
+    return Cid(bytes((1, codec, 0x12, 0x20)) + sha256(block).digest())
+
+
+def uvarint(number: int) -> bytes:
+    """Write an unsigned varint."""
+    parts = bytearray()
+    while number > 127:
+        parts.append(number & 127 | 128)
+        number >>= 7
+    return bytes((*parts, number))
+
+
+ROOT = cid_of(b"the commit")
+
+
+def car(blocks: Iterable[tuple[bytes, bytes]], header: object = None) -> bytes:
+    """Write a CAR of version 1 with blocks under the given CIDs."""
+    start = dag_cbor({"roots": [ROOT], "version": 1} if header is None else header)
+    sections = [start, *(cid + data for cid, data in blocks)]
+    return b"".join(uvarint(len(section)) + section for section in sections)
+
+
+class Op(NamedTuple):
+    """An op with the record that goes into the CAR; a record in `Raw` is taken as it is."""
+
+    action: str
+    path: str
+    record: object = None
+
+    @property
+    def block(self) -> bytes:
+        return dag_cbor(self.record)
+
+
+def create(path: str, record: object) -> Op:
+    """Create a record."""
+    return Op("create", path, record)
+
+
+def like(number: int = 0) -> Op:
+    """Create a like, told from others by its number."""
+    return create(f"{LIKE}/{number}", {"$type": LIKE, "n": number})
+
+
+def delete(path: str) -> Op:
+    """Delete a record."""
+    return Op("delete", path)
+
+
+def op_body(op: Op) -> dict[str, Any]:
+    """Return an op as a commit lists it."""
+    cid = None if op.action == "delete" else cid_of(op.block)
+    return {"action": op.action, "path": op.path, "cid": cid}
+
+
+def commit_body(seq: object, ops: Sequence[Op], **fields: object) -> dict[str, Any]:
+    """Return the body of a commit whose CAR holds the records of its ops, and a tree node to pass over."""
+    blocks = [(cid_of(op.block), op.block) for op in ops if op.action != "delete"]
+    node = dag_cbor({"e": [{"k": op.path.encode(), "v": cid_of(op.block)} for op in ops], "l": None})
+    return {
+        "seq": seq,
+        "repo": DID,
+        "rev": REV,
+        "since": None,
+        "commit": ROOT,
+        "ops": [op_body(op) for op in ops],
+        "blocks": car([(cid_of(node), node), *blocks]),
+        "blobs": [],
+        "time": TIME,
+        "rebase": False,
+        "tooBig": False,
+        **fields,
+    }
+
+
+def frame(kind: str, body: object) -> bytes:
+    """Write a frame as relays do: `t` before `op`."""
+    return dag_cbor({"t": kind, "op": 1}) + dag_cbor(body)
+
+
+def commit(seq: object, ops: Sequence[Op] | None = None, **fields: object) -> bytes:
+    """Write a commit's frame: one like, unless told otherwise."""
+    ops = [like(seq if isinstance(seq, int) else 0)] if ops is None else ops
+    return frame("#commit", commit_body(seq, ops, **fields))
+
+
+def identity(seq: object, **fields: object) -> bytes:
+    """Write an identity's frame."""
+    return frame("#identity", {"seq": seq, "did": DID, "time": TIME, **fields})
+
+
+def account(seq: object, **fields: object) -> bytes:
+    """Write an account's frame."""
+    return frame("#account", {"seq": seq, "did": DID, "time": TIME, "active": True, **fields})
+
+
+def error(name: object, **fields: object) -> bytes:
+    """Write an error's frame."""
+    return dag_cbor({"op": -1}) + dag_cbor({"error": name, **fields})

@@ -1,0 +1,9 @@
+"""Settings of the test tools."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+# The same examples each time: whoever finds a failure can show it. No deadline: machines are shared.
+settings.register_profile("project", deadline=None, derandomize=True)
+settings.load_profile("project")
