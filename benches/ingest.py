@@ -1,0 +1,53 @@
+"""The whole path: frames from a local relay to a committed log, with one subscriber reading."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+from benches.stand import Relay, Server, settle, stand
+
+EVENTS = 200_000
+TARGET_PER_S = 50_000
+
+
+def main(events: int = EVENTS) -> dict[str, float]:
+    """Run once: events a second from the first frame sent to the last event read, and CPU an event."""
+    with stand() as (relay, server):
+        figures = measure(relay, server, events)
+    print(
+        f"ingest: {figures['events_per_s']:>10,.0f} events/s (target {TARGET_PER_S:,}), "
+        f"{figures['cpu_us_per_event']:.1f} µs of server CPU an event, {figures['cores']:.2f} cores, "
+        f"relay {figures['relay_cores']:.2f} cores",
+        flush=True,
+    )
+    return figures
+
+
+def measure(relay: Relay, server: Server, events: int) -> dict[str, float]:
+    """Send at full speed, and wait for the subscriber to have it all."""
+    command = [sys.executable, "-m", "benches.counter", "127.0.0.1", str(server.port), str(events)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout is not None
+        reader.stdout.readline()
+        settle()
+        cpu_s, began = server.cpu_s(), time.time()
+        relay.begin(events=events)
+        sent = relay.wait_sent()
+        seen = json.loads(reader.stdout.readline())
+        cpu_s = server.cpu_s() - cpu_s
+    if seen["events"] < sent["events"]:
+        raise RuntimeError(f"the subscriber saw {seen['events']} of {sent['events']} events")
+    took_s = seen["at"] - began
+    return {
+        "events_per_s": seen["events"] / took_s,
+        "cpu_us_per_event": cpu_s / seen["events"] * 1e6,
+        "cores": cpu_s / took_s,
+        "relay_cores": sent["cpu_s"] / sent["seconds"],
+    }
+
+
+if __name__ == "__main__":
+    main()

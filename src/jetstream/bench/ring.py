@@ -1,0 +1,125 @@
+"""Frames held in memory as the bytes of WebSocket messages, sent round and round.
+
+What must differ each time is written over in place: `seq`, which rises by one; the account, one of as many as
+are asked for; `time`; and `rev`, the TID of the moment of sending, so that whoever sees an event knows how
+long it took. What the signed commit inside says of them stays as it was: a consumer that checks the CIDs of
+records accepts such frames, one that checks signatures and revisions does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from random import Random
+from struct import Struct
+from typing import Any, Final, NamedTuple
+
+import libipld
+
+from jetstream.simulator.cbor import head
+from jetstream.simulator.records import datetime_of, plc_did
+from jetstream.simulator.tid import CLOCK_IDS, tid
+
+# A number this high takes eight bytes, as those of today's relays do: it can be written over in place.
+FIRST_SEQ: Final = 30_000_000_000
+_UINT64: Final = Struct(">BQ")
+_UINT64_HEAD: Final = 0x1B
+_SEQ: Final = b"\x63seq"
+_REV: Final = b"\x63rev\x6d"  # a text of 13 bytes
+_TIME: Final = b"\x64time\x78\x18"  # a text of 24 bytes
+_DIDS: Final = (b"\x64repo\x78\x20", b"\x63did\x78\x20")  # a text of 32 bytes: `did:plc:` and 24
+_BINARY: Final = 0x82  # RFC 6455, section 5.2: FIN and opcode binary
+# A TID's last two characters are its clock: those of one moment differ in nothing else.
+_CLOCKS: Final = tuple(tid(0, clock)[11:].encode() for clock in range(CLOCK_IDS))
+
+
+class Slot(NamedTuple):
+    """Where a frame stands in the ring, where the fields are that change, and how many events it gives.
+
+    0 is the place of a field that is not there, or not of the usual length.
+    """
+
+    start: int
+    stop: int
+    seq: int
+    rev: int
+    time: int
+    did: int
+    events: int
+
+
+class Ring:
+    """An endless stream out of a few thousand frames.
+
+    `dids` are the accounts that take turns, made up anew from a seed. `data` is what `spans` are spans of.
+    """
+
+    def __init__(self, frames: Iterable[bytes], repos: int, seed: int = 1) -> None:
+        """Take whole frames. Raises ValueError for one whose `seq` or `time` is not found."""
+        rng = Random(seed)  # noqa: S311 - the same accounts every time
+        self.dids = [plc_did(rng) for _ in range(repos)]
+        self.data = bytearray()
+        self.slots = [_append(self.data, frame) for frame in frames]
+        self._dids = [did.encode() for did in self.dids]
+
+    def write(self, first: int, stop: int, now_us: int) -> tuple[list[tuple[int, int]], int]:
+        """Make frames `first` to `stop` of the stream ready to be sent at `now_us`.
+
+        Returns the byte ranges that hold them, in order, and how many events they give.
+        """
+        data, slots, dids = self.data, self.slots, self._dids
+        rev, time = tid(now_us, 0)[:11].encode(), datetime_of(now_us).encode()
+        events = 0
+        spans: list[tuple[int, int]] = []
+        for number in range(first, stop):
+            slot = slots[number % len(slots)]
+            _UINT64.pack_into(data, slot.seq, _UINT64_HEAD, FIRST_SEQ + number)
+            data[slot.time : slot.time + 24] = time
+            if slot.rev:
+                data[slot.rev : slot.rev + 13] = rev + _CLOCKS[number & 1023]
+            if slot.did:
+                data[slot.did : slot.did + 32] = dids[number % len(dids)]
+            events += slot.events
+            if spans and spans[-1][1] == slot.start:
+                spans[-1] = (spans[-1][0], slot.stop)
+            else:
+                spans.append((slot.start, slot.stop))
+        return spans, events
+
+
+def _append(data: bytearray, frame: bytes) -> Slot:
+    """Append a frame as a WebSocket message, with room for a `seq` of eight bytes."""
+    _, body = libipld.decode_dag_cbor_multi(frame)
+    old = _SEQ + head(0, body["seq"])
+    at = frame.index(old)
+    frame = frame[:at] + _SEQ + _UINT64.pack(_UINT64_HEAD, body["seq"]) + frame[at + len(old) :]
+    start = len(data)
+    data += message_head(len(frame))
+    base = len(data)
+    data += frame
+
+    def place(mark: bytes) -> int:
+        found = frame.find(mark)
+        return 0 if found < 0 else base + found + len(mark)
+
+    time = place(_TIME + body["time"].encode())
+    if not time:
+        raise ValueError(f"frame {body['seq']} has no time of 24 characters: {body['time']!r}")
+    rev = place(_REV) if "rev" in body else 0
+    did = place(_DIDS[0 if "repo" in body else 1])
+    return Slot(start, len(data), base + at + len(_SEQ), rev, time - 24, did, _events(body))
+
+
+def _events(body: dict[str, Any]) -> int:
+    """Return how many events a message gives: one for each op; one; none for a sync."""
+    if "ops" in body:
+        return len(body["ops"])
+    return 0 if "blocks" in body else 1
+
+
+def message_head(size: int) -> bytes:
+    """Return the head of a whole binary message of `size` bytes, as a server sends it."""
+    if size < 126:
+        return bytes((_BINARY, size))
+    if size < 1 << 16:
+        return bytes((_BINARY, 126)) + size.to_bytes(2, "big")
+    return bytes((_BINARY, 127)) + size.to_bytes(8, "big")
