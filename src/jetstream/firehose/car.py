@@ -18,7 +18,10 @@ CID_BYTES: Final = 36  # version 1, one-byte codec, sha-256: all that repositori
 _HEADER_HEAD: Final = bytes.fromhex("3aa265726f6f747381d82a58250001711220")
 _HEADER_TAIL: Final = bytes.fromhex("6776657273696f6e01")
 _HEADER_BYTES: Final = 59
+_HEADER_TAIL_AT: Final = _HEADER_BYTES - len(_HEADER_TAIL)
 _VARINT_BYTES_MAX: Final = 9
+# Most commits have one op: to search for its block is cheaper than to name them all. More are named.
+_SEARCHES_MAX: Final = 2
 
 
 class Blocks:
@@ -28,26 +31,37 @@ class Blocks:
     not a CAR of version 1.
     """
 
-    __slots__ = ("_car", "_starts", "_stops")
+    __slots__ = ("_car", "_left", "_searches", "_starts", "_stops")
 
     def __init__(self, car: bytes) -> None:
         self._car = car
+        self._left = len(car)
         self._stops = _stops(car)
+        self._searches = 0
         self._starts: dict[bytes, int] | None = None
 
     def get(self, cid: bytes) -> bytes | None:
         """Return a block's bytes, unverified; None if it is not here. Only CIDs of 36 bytes are found."""
-        if len(cid) != CID_BYTES:
+        start = self._start(cid) if len(cid) == CID_BYTES else None
+        if start is None:
             return None
-        # A CID stands before its block, and in the tree's nodes, which come first as a rule.
-        start = self._car.rfind(cid)
-        stop = self._stops.get(start)
-        if stop is None:
-            start = self._index().get(cid, -1)
-            if start < 0:
-                return None
-            stop = self._stops[start]
+        stop = self._stops[start]
+        self._left -= stop - start
         return self._car[start + CID_BYTES : stop]
+
+    @property
+    def overdrawn(self) -> bool:
+        """Whether the blocks given out outgrow the CAR."""
+        return self._left < 0
+
+    def _start(self, cid: bytes) -> int | None:
+        if self._searches < _SEARCHES_MAX:
+            self._searches += 1
+            # A CID stands before its block, and in the tree's nodes, which come first as a rule.
+            start = self._car.rfind(cid)
+            if start in self._stops:
+                return start
+        return self._index().get(cid)
 
     def _index(self) -> dict[bytes, int]:
         if self._starts is None:
@@ -56,10 +70,11 @@ class Blocks:
 
 
 def _stops(car: bytes) -> dict[int, int]:
-    """Return where each block ends, by where its CID starts."""
+    """Return where each block ends, by where its CID starts. What is too short for a CID is passed over."""
     stops = {}
     end = len(car)
-    position = _after_header(car)
+    usual = car.startswith(_HEADER_HEAD) and car.startswith(_HEADER_TAIL, _HEADER_TAIL_AT)
+    position = _HEADER_BYTES if usual else _after_header(car)
     try:
         while position < end:
             size = car[position]
@@ -70,7 +85,9 @@ def _stops(car: bytes) -> dict[int, int]:
                 start = position + 2
             else:
                 size, start = _uvarint(car, position)
-            stops[start] = position = start + size
+            position = start + size
+            if size >= CID_BYTES:
+                stops[start] = position
     except IndexError as error:
         raise Unreadable("the CAR ends inside a length") from error
     if position != end:
@@ -79,8 +96,6 @@ def _stops(car: bytes) -> dict[int, int]:
 
 
 def _after_header(car: bytes) -> int:
-    if car.startswith(_HEADER_HEAD) and car.startswith(_HEADER_TAIL, _HEADER_BYTES - len(_HEADER_TAIL)):
-        return _HEADER_BYTES
     try:
         size, position = _uvarint(car, 0)
     except IndexError as error:

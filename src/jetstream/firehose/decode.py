@@ -40,6 +40,7 @@ DROP_REASONS: Final = {
     "op_rkey": "the rkey of an op is no record key",
     "block_missing": "the record of an op is not among the commit's blocks",
     "block_hash": "the record does not hash to the op's CID",
+    "commit_size": "the ops of a commit name the same blocks so often that they outgrow the CAR",
     "record_cbor": "the record is not DAG-CBOR",
     "record_type": "the record is not a map",
     "record_size": "the record is over 1 MiB",
@@ -90,21 +91,21 @@ def decode(frame: bytes, *, check_cid: bool = True) -> Message:
         return Message("unknown", drops=("frame_cbor",))
     if type(header) is not dict or type(body) is not dict:
         return Message("unknown", drops=("frame_header",))
-    op = header.get("op")
+    op, t = header.get("op"), header.get("t")
+    if op == 1 and t == "#commit" and len(frame) <= FRAME_BYTES_MAX:  # 99 of 100 frames
+        return _commit(body, check_cid)
     if op == 1:
-        return _message(header.get("t"), body, len(frame), check_cid)
+        return _message(t, body, len(frame))
     if op == -1:
         return Message("error", name=_text(body.get("error")), text=_text(body.get("message")))
     return Message("unknown", _seq(body), drops=("frame_header",))
 
 
-def _message(t: object, body: dict[str, Any], size: int, check_cid: bool) -> Message:
+def _message(t: object, body: dict[str, Any], size: int) -> Message:
     kind = _TYPES.get(t, "unknown") if type(t) is str else "unknown"
     seq = _seq(body)
     if size > FRAME_BYTES_MAX:
         return Message(kind, seq, drops=("frame_size",))
-    if kind == "commit":
-        return _commit(body, seq, check_cid)
     if kind == "identity":
         return _identity(body, seq)
     if kind == "account":
@@ -127,7 +128,8 @@ def _text(value: object) -> str:
     return value[:200] if isinstance(value, str) else ""
 
 
-def _commit(body: dict[str, Any], seq: int | None, check_cid: bool) -> Message:
+def _commit(body: dict[str, Any], check_cid: bool) -> Message:
+    seq = _seq(body)
     did, rev, ops = body.get("repo"), body.get("rev"), body.get("ops")
     if seq is None or type(did) is not str or type(rev) is not str or type(ops) is not list:
         return Message("commit", seq, drops=("malformed",))
@@ -179,17 +181,25 @@ def _op(op: object, did: bytes, rev: bytes, blocks: car.Blocks | None, check_cid
     rkey = rkey_text.encode()
     if kind is DELETE:
         return Event(DELETE, did, collection, rkey, rev, b"", b"")
-    if blocks is None:
-        raise record.Refused("car")
     cid = op.get("cid")
-    if not isinstance(cid, bytes) or (raw := blocks.get(cid)) is None:
-        raise record.Refused("block_missing")
+    raw = _record(cid, blocks)
     if check_cid and cid != _RECORD_CID_HEAD + sha256(raw).digest():
         raise record.Refused("block_hash")
     return Event(kind, did, collection, rkey, rev, _cid_text(cid), record.to_json(raw))
 
 
-def _cid_text(cid: bytes) -> bytes:
+def _record(cid: object, blocks: car.Blocks | None) -> bytes:
+    """Return a record's DAG-CBOR, unverified. Raises Refused."""
+    if blocks is None:
+        raise record.Refused("car")
+    if not isinstance(cid, bytes) or (raw := blocks.get(cid)) is None:
+        raise record.Refused("block_missing")
+    if blocks.overdrawn:
+        raise record.Refused("commit_size")
+    return raw
+
+
+def _cid_text(cid: Any) -> bytes:
     try:
         return encode_cid(cid).encode()
     except ValueError as error:

@@ -38,8 +38,3 @@ def test_the_checksum_covers_every_column(batch_of: Callable[[range], Batch]) ->
     columns = Columns.of(batch_of(range(1, 9)))
     changed = [columns._replace(**{name: getattr(columns, name) + b"x"}) for name in columns._fields]
     assert len({columns.checksum(), *(other.checksum() for other in changed)}) == 9
-
-
-def test_a_value_with_a_newline_is_our_own_bug() -> None:
-    with pytest.raises(AssertionError):
-        Columns.of(Batch.of([Event(b"c", b"did:a\nb", b"", b"", b"", b"", b"")], [1]))
