@@ -4,7 +4,8 @@
     kinds … bodies                   the values with a newline between any two, see `columns`           zstd
     collection_set                   the block's collections, sorted, a newline between any two         zstd
     did_bits                         2^18 bits; bit crc32(DID) mod 2^18 is set for each of its DIDs     zstd
-    accounts                         its identity and account events once more, as a small block        zstd
+    accounts                         its identity and account events once more: their number as 4
+                                     bytes, then their columns as in the tail, with a NUL between texts  zstd
 
 Every zstd frame carries a checksum: nothing damaged is taken for an event, or for a reason to skip one.
 Identity and account events are wanted whatever the collections of a filter are, and nearly every block has
@@ -42,6 +43,14 @@ _LEVELS: Final = {"times": 1, "dids": 1, "cids": 1}
 _LEVEL: Final = 9
 
 
+class Index(NamedTuple):
+    """What lets a reader skip a block, uncompressed."""
+
+    collection_set: bytes
+    did_bits: bytes
+    accounts: bytes
+
+
 class Block(NamedTuple):
     """A block as it is stored."""
 
@@ -64,17 +73,27 @@ class Block(NamedTuple):
 def seal(columns: Columns, last_us: int) -> Block:
     """Compress events that are, in order, the log's next ones up to `last_us`."""
     batch = columns.batch()
-    accounts = [i for i, kind in enumerate(batch.kinds) if kind == IDENTITY or kind == ACCOUNT]
+    index = _index(batch)
     return Block(
         last_us,
         batch.first,
         len(batch),
-        compress(b"\n".join(sorted(set(batch.collections) - {b""}))),
-        compress(_did_bits(set(batch.dids))),
-        _pack(pick(batch, accounts)) if accounts else b"",
+        compress(index.collection_set),
+        compress(index.did_bits),
+        compress(index.accounts),
         compress(_differences(batch.times), "times"),
         *(compress(getattr(columns, name), name) for name in NAMES),
     )
+
+
+def verify(block: Block) -> None:
+    """Raise Damaged unless a block is, in all its parts, what its events make it."""
+    batch = unseal(block.events, block.times, [getattr(block, name) for name in NAMES])
+    if not block.first_us <= batch.first <= batch.last <= block.last_us:
+        raise Damaged(f"events from {batch.first} to {batch.last} are outside its range")
+    stored = Index(*map(decompress, (block.collection_set, block.did_bits, block.accounts)))
+    if stored != _index(batch):
+        raise Damaged("what it says of its collections, DIDs or accounts is not so")
 
 
 def unseal(events: int, times: bytes, texts: Iterable[bytes]) -> Batch:
@@ -86,9 +105,11 @@ def unseal(events: int, times: bytes, texts: Iterable[bytes]) -> Batch:
     return batch
 
 
-def unseal_accounts(packed: bytes) -> Batch:
-    """Read a block's identity and account events alone."""
+def unseal_accounts(packed: bytes) -> Batch | None:
+    """Read a block's identity and account events alone; None if it has none."""
     data = decompress(packed)
+    if not data:
+        return None
     count = int.from_bytes(data[:4], "little")
     times, texts = data[4 : 4 + 8 * count], data[4 + 8 * count :]
     return Columns(times, *texts.split(b"\0")).batch()
@@ -132,9 +153,18 @@ def decompress(data: bytes) -> bytes:
         raise Damaged(str(error)) from error
 
 
+def _index(batch: Batch) -> Index:
+    accounts = [i for i, kind in enumerate(batch.kinds) if kind == IDENTITY or kind == ACCOUNT]
+    return Index(
+        b"\n".join(sorted(set(batch.collections) - {b""})),
+        _did_bits(set(batch.dids)),
+        _pack(pick(batch, accounts)) if accounts else b"",
+    )
+
+
 def _pack(batch: Batch) -> bytes:
     times, *texts = Columns.of(batch)
-    return compress(len(batch).to_bytes(4, "little") + times + b"\0".join(texts))
+    return len(batch).to_bytes(4, "little") + times + b"\0".join(texts)
 
 
 def _differences(times: list[int]) -> bytes:

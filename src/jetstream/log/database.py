@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from jetstream.errors import LogCorrupt, LogError, LogLocked, LogUnwritable
+from jetstream.log.block import Block
 from jetstream.log.columns import Columns, Damaged
 
 DATABASE: Final = "jetstream.db"
@@ -40,7 +41,7 @@ CREATE TABLE block (
     last_us   INTEGER PRIMARY KEY,
     first_us  INTEGER NOT NULL,
     events    INTEGER NOT NULL,
-    collection_set BLOB NOT NULL, did_bits BLOB NOT NULL, accounts BLOB,
+    collection_set BLOB NOT NULL, did_bits BLOB NOT NULL, accounts BLOB NOT NULL,
     times BLOB NOT NULL, kinds BLOB NOT NULL, dids BLOB NOT NULL, collections BLOB NOT NULL,
     rkeys BLOB NOT NULL, revs BLOB NOT NULL, cids BLOB NOT NULL, bodies BLOB NOT NULL
 ) STRICT;
@@ -164,6 +165,11 @@ def store_row(connection: sqlite3.Connection, first_us: int, last_us: int, colum
         "INSERT INTO tail VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
         (last_us, first_us, events, columns.checksum(), *columns),
     )
+
+
+def store_block(connection: sqlite3.Connection, block: Block) -> None:
+    """Add a block, or put it in the place of one with the same key."""
+    connection.execute("INSERT OR REPLACE INTO block VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)", block)
 
 
 def oldest(connection: sqlite3.Connection) -> int | None:

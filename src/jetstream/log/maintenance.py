@@ -16,7 +16,15 @@ from typing import Final, NamedTuple
 from jetstream.filters import Filter
 from jetstream.log.block import BLOCK_BYTES, BLOCK_EVENTS, Block, seal
 from jetstream.log.columns import Columns
-from jetstream.log.database import oldest, open_reader, open_writer, store_row, transaction, wal_bytes
+from jetstream.log.database import (
+    oldest,
+    open_reader,
+    open_writer,
+    store_block,
+    store_row,
+    transaction,
+    wal_bytes,
+)
 from jetstream.log.forget import without
 from jetstream.log.stored import Part, load, scan, tail_rows
 
@@ -32,9 +40,8 @@ FREE_SHARE_MAX: Final = 0.25
 FREE_PAGES_MIN: Final = 4096
 VACUUM_PAGES: Final = 256
 
-_STORE_BLOCK: Final = "INSERT OR REPLACE INTO block VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
 _SIZES: Final = (
-    "SELECT last_us, length(did_bits) + ifnull(length(accounts), 0) + length(times) + length(kinds)"
+    "SELECT last_us, length(did_bits) + length(accounts) + length(times) + length(kinds)"
     " + length(dids) + length(collections) + length(rkeys) + length(revs) + length(cids) + length(bodies)"
     " FROM block ORDER BY last_us"
 )
@@ -92,7 +99,7 @@ class Maintenance:
     def store_block(self, block: Block) -> None:
         """Put a block in the place of its rows of the tail. Exclusive."""
         with transaction(self._connection):
-            self._connection.execute(_STORE_BLOCK, block)
+            store_block(self._connection, block)
             self._connection.execute("DELETE FROM tail WHERE last_us <= ?", (block.last_us,))
 
     # Trimming
@@ -168,7 +175,7 @@ class Maintenance:
         with self._overwriting(), transaction(self._connection):
             self._connection.execute("DELETE FROM block WHERE last_us = ?", (scrubbed.last_us,))
             if scrubbed.block is not None:
-                self._connection.execute(_STORE_BLOCK, scrubbed.block)
+                store_block(self._connection, scrubbed.block)
             self._count_gone(scrubbed.events_gone)
 
     def scrubbed_tail(self, gone: Mapping[bytes, int]) -> list[tuple[int, int, Columns | None]]:

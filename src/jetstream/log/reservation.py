@@ -12,28 +12,32 @@ from pathlib import Path
 from typing import Final
 
 from jetstream.errors import LogCorrupt
+from jetstream.log.database import REMEDY
 
 FILE: Final = "jetstream.reserved"
 AHEAD_US: Final = 30_000_000
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
-def read_reservation(directory: Path, tip_us: int) -> int:
+def restored_tip(directory: Path, tip_us: int) -> int:
     """Return the highest position that may have been given out, if `tip_us` is the newest on disk.
 
     After a mere crash of the process nothing was lost, and that is `tip_us`. Raises LogCorrupt.
     """
+    boot, reserved = read(directory)
+    return tip_us if boot == _boot() != "unknown" else max(tip_us, reserved)
+
+
+def read(directory: Path) -> tuple[str, int]:
+    """Return the boot that reserved, and up to where; nothing and 0 if none did. Raises LogCorrupt."""
     path = directory / FILE
     try:
         boot, until_us = path.read_text().split()
-        reserved_us = int(until_us)
+        return boot, int(until_us)
     except FileNotFoundError:
-        return tip_us
+        return "", 0
     except ValueError as error:
-        raise LogCorrupt(
-            path, "is not what was written; `jetstream log repair` writes it anew from the log"
-        ) from error
-    return tip_us if boot == _boot() != "unknown" else max(tip_us, reserved_us)
+        raise LogCorrupt(path, f"is damaged; {REMEDY}") from error
 
 
 def reserve(directory: Path, until_us: int) -> None:

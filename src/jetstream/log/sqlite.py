@@ -45,7 +45,7 @@ from jetstream.log.database import (
 from jetstream.log.forget import gone_accounts
 from jetstream.log.maintenance import FAR_US, Maintenance, Scrubbed
 from jetstream.log.recent import Recent
-from jetstream.log.reservation import AHEAD_US, read_reservation, reserve
+from jetstream.log.reservation import AHEAD_US, reserve, restored_tip
 from jetstream.log.stored import Part, load, scan, tail_rows
 
 # Readers wait for the disk and for zstd, both without the interpreter lock; more would only compete for it.
@@ -434,7 +434,7 @@ def _restore(directory: Path, lock: int) -> Opened:
     tip, floor, events, origin, seq = writer.execute(
         "SELECT tip_us, floor_us, events, origin, seq FROM state"
     ).fetchone()
-    restored = read_reservation(directory, tip)
+    restored = restored_tip(directory, tip)
     if restored > tip:
         # Before a reservation of this boot takes the place of the one that says so.
         writer.execute("UPDATE state SET tip_us = ?", (restored,))

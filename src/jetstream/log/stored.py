@@ -6,9 +6,9 @@ Everything here is synchronous, and takes a connection that no other thread uses
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from jetstream.events import Batch
 from jetstream.filters import Filter
@@ -27,7 +27,7 @@ TAIL_READ_EVENTS: Final = 1_000
 SCAN_BLOCKS: Final = 64
 
 _HEADS: Final = (
-    "SELECT last_us, collection_set, did_bits, length(accounts) FROM block"
+    "SELECT last_us, collection_set, did_bits FROM block"
     " WHERE last_us >= ? AND first_us < ? ORDER BY last_us LIMIT ?"
 )
 _DIDS: Final = "SELECT dids FROM block WHERE last_us = ?"
@@ -36,7 +36,7 @@ _COLUMNS: Final = (
     "SELECT events, times, kinds, dids, collections, rkeys, revs, cids, bodies FROM block WHERE last_us = ?"
 )
 _TAIL: Final = (
-    "SELECT last_us, events, crc, times, kinds, dids, collections, rkeys, revs, cids, bodies"
+    "SELECT last_us, first_us, events, crc, times, kinds, dids, collections, rkeys, revs, cids, bodies"
     " FROM tail WHERE last_us >= ? AND first_us < ? ORDER BY last_us"
 )
 
@@ -62,31 +62,38 @@ class Row(NamedTuple):
     """One batch as it was committed."""
 
     last_us: int
+    first_us: int
     events: int
     columns: Columns
+
+    @classmethod
+    def read(cls, stored: Sequence[Any]) -> Row:
+        """Take a row of the table. Raises Damaged."""
+        last_us, first_us, events, crc, *texts = stored
+        columns = Columns(*texts)
+        if columns.checksum() != crc:
+            raise Damaged("its checksum does not agree")
+        return cls(last_us, first_us, events, columns)
 
 
 def scan(connection: sqlite3.Connection, position: int, stop: int, wanted: Filter) -> Scan:
     """Find the first stored events in `[position, stop)` that `wanted` may want; or stop half-way."""
     with snapshot(connection):
         seen = 0
-        for last_us, collection_set, did_bits, accounts in connection.execute(
-            _HEADS, (position, stop, SCAN_BLOCKS)
-        ):
+        for last_us, collection_set, did_bits in connection.execute(_HEADS, (position, stop, SCAN_BLOCKS)):
             seen += 1
             position = last_us + 1
             if wanted.dids and not _holds_did(connection, last_us, did_bits, wanted):
                 continue
             whole = holds_collection(collection_set, wanted)
-            if whole or accounts:
-                return Scan(position, Part(last_us, accounts_only=not whole))
+            return Scan(position, Part(last_us, accounts_only=not whole))
         if seen == SCAN_BLOCKS:
             return Scan(position, None)
         return _scan_tail(connection, position, stop, wanted)
 
 
 def load(connection: sqlite3.Connection, part: Part) -> Batch | None:
-    """Read a part's events; None when it has been trimmed since it was found."""
+    """Read a part's events; None when it has none, or has been trimmed since it was found."""
     row = connection.execute(_ACCOUNTS if part.accounts_only else _COLUMNS, (part.last_us,)).fetchone()
     if row is None:
         return None
@@ -97,12 +104,8 @@ def load(connection: sqlite3.Connection, part: Part) -> Batch | None:
 
 
 def tail_rows(connection: sqlite3.Connection, position: int, stop: int) -> Iterator[Row]:
-    """Yield the batches with events in `[position, stop)` that are not sealed. Raises Damaged."""
-    for last_us, events, crc, *texts in connection.execute(_TAIL, (position, stop)):
-        columns = Columns(*texts)
-        if columns.checksum() != crc:
-            raise Damaged(f"the checksum of the row at {last_us} does not agree")
-        yield Row(last_us, events, columns)
+    """Return the batches with events in `[position, stop)` that are not sealed. Raises Damaged."""
+    return map(Row.read, connection.execute(_TAIL, (position, stop)))
 
 
 @contextmanager
