@@ -71,6 +71,12 @@ def encode(value: object) -> bytes:
     return b"".join(parts)
 
 
+def text(value: str) -> bytes:
+    """Encode a string."""
+    encoded = value.encode()
+    return _head(_TEXT, len(encoded)) + encoded
+
+
 # Heads are looked up, not computed: 3 a field were a third of the time that a record took.
 _HEADS: Final = tuple(tuple(head(major, number) for number in range(1024)) for major in range(6))
 _TEXT_HEADS: Final = _HEADS[_TEXT]

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 import libipld
 
-from jetstream.simulator.cbor import LINK_HEAD, Cid, head
+from jetstream.simulator.cbor import LINK_HEAD, Cid, cid_of, head
 
 KEY_BYTES_MAX: Final = 1024  # the reference implementations refuse longer ones
 
@@ -29,34 +29,34 @@ class PartialTreeError(Exception):
 class Node:
     """One node: its layer, keys, values and the `len(keys) + 1` subtrees around them.
 
-    `heads` are the keys as the block will hold them, each shortened by what it shares with the key before;
-    they are kept because that comparison was the dearest part of encoding. `block` and `cid` are filled in
-    once the node is sealed; a node without them is new.
+    `block` and `cid` are filled in once the node is sealed; a node without them is new. `patch` says how a
+    new node comes from a sealed one in which a single subtree changed: the block before, the subtree's CID in
+    it, and the subtree that is to stand there. Most new nodes are of that kind, and replacing 36 bytes is
+    several times faster than encoding.
     """
 
-    __slots__ = ("block", "cid", "heads", "height", "keys", "subs", "values")
+    __slots__ = ("block", "cid", "height", "keys", "patch", "subs", "values")
 
     def __init__(
         self,
         height: int,
         keys: tuple[bytes, ...],
-        heads: tuple[bytes, ...],
         values: tuple[Cid, ...],
         subs: tuple[Subtree, ...],
     ) -> None:
         self.height = height
         self.keys = keys
-        self.heads = heads
         self.values = values
         self.subs = subs
         self.block = b""
         self.cid = _NO_CID
+        self.patch: tuple[bytes, Cid, Node] | None = None
 
 
 _NO_CID: Final = Cid()
 Subtree: TypeAlias = Node | Cid | None
 Root: TypeAlias = Node | Cid
-EMPTY: Final = Node(0, (), (), (), (None,))
+EMPTY: Final = Node(0, (), (), (None,))
 
 
 class Change(NamedTuple):
@@ -119,20 +119,20 @@ def seal(root: Node) -> list[Node]:
     return fresh
 
 
-def cover(root: Node, key: bytes) -> Iterator[Node]:
-    """Walk the nodes on the lookup paths of a key and of its two neighbours, as inversion needs them.
+def cover(root: Node, key: bytes) -> list[Node]:
+    """List the nodes on the lookup paths of a key and of its two neighbours, as inversion needs them.
 
     An absent key's neighbours lie on its own path.
     """
+    path: list[Node] = []
     node: Subtree = root
     while isinstance(node, Node):
-        yield node
+        path.append(node)
         i = bisect_left(node.keys, key)
         if i < len(node.keys) and node.keys[i] == key:
-            yield from _edge(node.subs[i], -1)
-            yield from _edge(node.subs[i + 1], 0)
-            return
+            return path + _edge(node.subs[i], -1) + _edge(node.subs[i + 1], 0)
         node = node.subs[i]
+    return path
 
 
 def items(root: Subtree) -> Iterator[tuple[bytes, Cid]]:
@@ -194,22 +194,20 @@ def _unless_empty(node: Node) -> Node | None:
 def _put(node: Node, key: bytes, value: Cid, layer: int) -> tuple[Node, Cid | None]:
     if layer > node.height:
         return _put_above(node, key, value, layer), None
-    keys, heads, values, subs = node.keys, node.heads, node.values, node.subs
+    keys, values, subs = node.keys, node.values, node.subs
     i = bisect_left(keys, key)
     if layer < node.height:
         child = subs[i]
-        below = Node(node.height - 1, (), (), (), (None,)) if child is None else _loaded(child)
+        below = Node(node.height - 1, (), (), (None,)) if child is None else _loaded(child)
         changed, before = _put(below, key, value, layer)
-        return Node(node.height, keys, heads, values, (*subs[:i], changed, *subs[i + 1 :])), before
+        return _with_sub(node, i, changed), before
     if i < len(keys) and keys[i] == key:
-        return Node(node.height, keys, heads, (*values[:i], value, *values[i + 1 :]), subs), values[i]
+        return Node(node.height, keys, (*values[:i], value, *values[i + 1 :]), subs), values[i]
     left, right = _split(subs[i], key)
-    longer = (*keys[:i], key, *keys[i:])
     return (
         Node(
             node.height,
-            longer,
-            (*heads[:i], *_heads(longer, i, i + 2), *heads[i + 1 :]),
+            (*keys[:i], key, *keys[i:]),
             (*values[:i], value, *values[i:]),
             (*subs[:i], left, right, *subs[i + 1 :]),
         ),
@@ -217,13 +215,22 @@ def _put(node: Node, key: bytes, value: Cid, layer: int) -> tuple[Node, Cid | No
     )
 
 
+def _with_sub(node: Node, i: int, sub: Subtree) -> Node:
+    """Copy a node with another subtree at one place."""
+    changed = Node(node.height, node.keys, node.values, (*node.subs[:i], sub, *node.subs[i + 1 :]))
+    before = node.subs[i]
+    if node.block and isinstance(before, Node) and isinstance(sub, Node):
+        changed.patch = (node.block, before.cid, sub)
+    return changed
+
+
 def _put_above(node: Node, key: bytes, value: Cid, layer: int) -> Node:
     below = _unless_empty(node)
     if below is None:
-        return Node(layer, (key,), _heads((key,)), (value,), (None, None))
+        return Node(layer, (key,), (value,), (None, None))
     while below.height < layer - 1:
-        below = Node(below.height + 1, (), (), (), (below,))
-    return Node(layer, (key,), _heads((key,)), (value,), _split(below, key))
+        below = Node(below.height + 1, (), (), (below,))
+    return Node(layer, (key,), (value,), _split(below, key))
 
 
 def _remove(node: Subtree, key: bytes, layer: int) -> tuple[Subtree, Cid | None]:
@@ -232,21 +239,18 @@ def _remove(node: Subtree, key: bytes, layer: int) -> tuple[Subtree, Cid | None]
     node = _loaded(node)
     if layer > node.height:
         return node, None
-    keys, heads, values, subs = node.keys, node.heads, node.values, node.subs
+    keys, values, subs = node.keys, node.values, node.subs
     i = bisect_left(keys, key)
     if layer < node.height:
         child, before = _remove(subs[i], key, layer)
         if before is None:
             return node, None
-        rest = Node(node.height, keys, heads, values, (*subs[:i], child, *subs[i + 1 :]))
-        return _unless_empty(rest), before
+        return _unless_empty(_with_sub(node, i, child)), before
     if i == len(keys) or keys[i] != key:
         return node, None
-    shorter = keys[:i] + keys[i + 1 :]
     rest = Node(
         node.height,
-        shorter,
-        (*heads[:i], *_heads(shorter, i, i + 1), *heads[i + 2 :]),
+        keys[:i] + keys[i + 1 :],
         values[:i] + values[i + 1 :],
         (*subs[:i], _merge(subs[i], subs[i + 1]), *subs[i + 2 :]),
     )
@@ -264,19 +268,10 @@ def _split(node: Subtree, key: bytes) -> tuple[Node | None, Node | None]:
         return node, None
     if left is None and i == 0 and right is node.subs[0]:
         return None, node
-    keys, heads, values, subs = node.keys, node.heads, node.values, node.subs
-    after = keys[i:]
+    keys, values, subs = node.keys, node.values, node.subs
     return (
-        _unless_empty(Node(node.height, keys[:i], heads[:i], values[:i], (*subs[:i], left))),
-        _unless_empty(
-            Node(
-                node.height,
-                after,
-                (*_heads(after, 0, 1), *heads[i + 1 :]),
-                values[i:],
-                (right, *subs[i + 1 :]),
-            )
-        ),
+        _unless_empty(Node(node.height, keys[:i], values[:i], (*subs[:i], left))),
+        _unless_empty(Node(node.height, keys[i:], values[i:], (right, *subs[i + 1 :]))),
     )
 
 
@@ -286,11 +281,9 @@ def _merge(left: Subtree, right: Subtree) -> Subtree:
     if right is None:
         return left
     left, right = _loaded(left), _loaded(right)
-    joined, i = left.keys + right.keys, len(left.keys)
     return Node(
         left.height,
-        joined,
-        (*left.heads, *_heads(joined, i, i + 1), *right.heads[1:]),
+        left.keys + right.keys,
         left.values + right.values,
         (*left.subs[:-1], _merge(left.subs[-1], right.subs[0]), *right.subs[1:]),
     )
@@ -306,23 +299,31 @@ def _build(
         for left, right in pairwise(bounds)
     ]
     keys = tuple([sorted_items[i][0] for i in mine])
-    return Node(layer, keys, _heads(keys), tuple([sorted_items[i][1] for i in mine]), tuple(subs))
+    return Node(layer, keys, tuple([sorted_items[i][1] for i in mine]), tuple(subs))
 
 
-def _edge(node: Subtree, side: int) -> Iterator[Node]:
+def _edge(node: Subtree, side: int) -> list[Node]:
+    edge: list[Node] = []
     while isinstance(node, Node):
-        yield node
+        edge.append(node)
         node = node.subs[side]
+    return edge
 
 
 def _seal(node: Node, fresh: list[Node]) -> None:
     if node.block:
         return
-    for sub in node.subs:
-        if type(sub) is Node and not sub.block:
-            _seal(sub, fresh)
-    node.block = block = encode_node(node)
-    node.cid = Cid(b"\x01\x71\x12\x20" + sha256(block).digest())
+    if node.patch is None:
+        for sub in node.subs:
+            if isinstance(sub, Node):
+                _seal(sub, fresh)
+        node.block = encode_node(node)
+    else:
+        block, link, changed = node.patch
+        _seal(changed, fresh)
+        node.block = block.replace(link, changed.cid, 1)
+        node.patch = None
+    node.cid = cid_of(node.block)
     fresh.append(node)
 
 
@@ -332,28 +333,22 @@ _PREFIXES: Final = tuple(b"\x61p" + head(0, size) + b"\x61t" for size in range(K
 _VALUE: Final = b"\x61v" + LINK_HEAD
 
 
-def _heads(keys: tuple[bytes, ...], start: int = 0, end: int | None = None) -> tuple[bytes, ...]:
-    """Write the heads of some of a node's keys: `{"k": suffix, "p": prefix, "t":`, up to the link."""
-    heads = []
-    before = keys[start - 1] if start else b""
-    for key in keys[start:end]:
-        shared = shared_prefix(before, key) if before else 0
-        heads.append(_KEY_HEADS[len(key) - shared] + key[shared:] + _PREFIXES[shared])
-        before = key
-    return tuple(heads)
-
-
 def encode_node(node: Node) -> bytes:
-    """Write `{"e": [{"k", "p", "t", "v"}, …], "l"}`."""
-    subs = node.subs
-    parts = [b"\xa2\x61e" + head(4, len(node.keys))]
+    """Write `{"e": [{"k": suffix, "p": prefix, "t": link, "v": link}, …], "l": link}`."""
+    keys, subs = node.keys, node.subs
+    parts = [b"\xa2\x61e" + head(4, len(keys))]
     append = parts.append
-    for i, key_head in enumerate(node.heads):
+    before = b""
+    for i, key in enumerate(keys):
+        shared = shared_prefix(before, key) if before else 0
         sub = subs[i + 1]
-        append(key_head)
+        append(_KEY_HEADS[len(key) - shared])
+        append(key[shared:])
+        append(_PREFIXES[shared])
         append(_NO_LINK if sub is None else _link(sub))
         append(_VALUE)
         append(node.values[i])
+        before = key
     first = subs[0]
     append(b"\x61l")
     append(_NO_LINK if first is None else _link(first))
@@ -373,7 +368,7 @@ def _load(blocks: Mapping[bytes, bytes], cid: Cid, layer: int | None) -> Root:
         layer = height(keys[0])
     below = None if layer is None else layer - 1
     subs = tuple(None if link is None else _load(blocks, link, below) for link in links)
-    node = Node(layer or 0, keys, _heads(keys), values, subs)
+    node = Node(layer or 0, keys, values, subs)
     node.block, node.cid = block, cid
     return node
 

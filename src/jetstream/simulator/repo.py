@@ -85,20 +85,12 @@ class Repo:
         since = self.rev
         records: list[Block] = []
         ops = [self._write(write, records) for write in writes]
-        nodes = {node.cid: node.block for node in reversed(mst.seal(self.tree))}
+        nodes = [*mst.seal(self.tree), self.tree]
+        nodes.reverse()
         for write in writes:
-            for node in mst.cover(self.tree, write.path.encode()):
-                nodes[node.cid] = node.block
-        commit = self._commit(rev)
-        return Revision(
-            rev,
-            since,
-            commit,
-            before,
-            tuple(ops),
-            tuple([Block(cid, block) for cid, block in nodes.items()]),
-            tuple(records),
-        )
+            nodes += mst.cover(self.tree, write.path.encode())
+        blocks = tuple([Block(node.cid, node.block) for node in dict.fromkeys(nodes)])
+        return Revision(rev, since, self._commit(rev), before, tuple(ops), blocks, tuple(records))
 
     def resign(self, key: SigningKey, rev: str) -> Block:
         """Change the signing key, and sign what is there anew."""
@@ -138,7 +130,7 @@ def commit_block(did: str, rev: str, data: Cid, key: SigningKey) -> Block:
 
     What is signed is the same map without `sig`, so both are put together from the same parts.
     """
-    before = b"\x63did" + cbor.encode(did) + b"\x63rev" + cbor.encode(rev)
+    before = b"\x63did" + cbor.text(did) + b"\x63rev" + cbor.text(rev)
     after = b"\x64data" + cbor.LINK_HEAD + data + b"\x64prev\xf6\x67version\x03"
     signature = key.sign(b"\xa5" + before + after)
     block = b"\xa6" + before + b"\x63sig\x58\x40" + signature + after

@@ -1,0 +1,174 @@
+"""What the firehose says, and how: messages of `com.atproto.sync.subscribeRepos` as bytes.
+
+Source: the event stream page of the ATProto specification, "wire protocol v0", and the lexicon. One frame is
+two DAG-CBOR objects, header and body, in one binary WebSocket message.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from jetstream.simulator import cbor, repo
+from jetstream.simulator.repo import Block, Op, Revision
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A repository changed. `car` is what stands in `blocks` where that is not what the revision gives."""
+
+    did: str
+    time: str
+    revision: Revision
+    too_big: bool = False
+    car: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """A repository is now at this commit, whatever was known of it."""
+
+    did: str
+    time: str
+    rev: str
+    commit: Block
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Something about an account's identity may have changed."""
+
+    did: str
+    time: str
+    handle: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An account's hosting changed, or is confirmed."""
+
+    did: str
+    time: str
+    active: bool
+    status: str | None
+
+
+Message: TypeAlias = Commit | Sync | Identity | Account
+
+
+def encode(message: Message, seq: int) -> bytes:
+    """Write the frame of a message under its number."""
+    match message:
+        case Commit():
+            return _encode_commit(message, seq)
+        case Sync(did, time, rev, commit):
+            blocks = repo.car(commit.cid, [commit])
+            return _SYNC + cbor.encode(
+                {"seq": seq, "did": did, "rev": rev, "time": time, "blocks": blocks},
+            )
+        case Identity(did, time, handle):
+            body = {"seq": seq, "did": did, "time": time}
+            return _IDENTITY + cbor.encode(body if handle is None else body | {"handle": handle})
+        case Account(did, time, active, status):
+            body = {"seq": seq, "did": did, "time": time, "active": active}
+            return _ACCOUNT + cbor.encode(body if status is None else body | {"status": status})
+
+
+def encode_error(name: str, message: str) -> bytes:
+    """Write an error frame, which is the last one of a connection."""
+    return cbor.encode({"op": -1}) + cbor.encode({"error": name, "message": message})
+
+
+def encode_info(name: str, message: str) -> bytes:
+    """Write an `#info` frame, which has no number."""
+    return header("#info") + cbor.encode({"name": name, "message": message})
+
+
+def header(kind: str) -> bytes:
+    """Write the header of a message of a kind, such as `#commit`."""
+    return cbor.encode({"op": 1, "t": kind})
+
+
+_COMMIT: Final = header("#commit")
+_SYNC: Final = header("#sync")
+_IDENTITY: Final = header("#identity")
+_ACCOUNT: Final = header("#account")
+
+
+def commit_car(revision: Revision) -> bytes:
+    """Write the CAR slice of a commit: nodes, records, and the commit last, as the network mostly does."""
+    return repo.car(revision.commit.cid, (*revision.nodes, *revision.records, revision.commit))
+
+
+def commit_body(message: Commit, seq: int) -> dict[str, object]:
+    """Tell what the body of a `#commit` holds."""
+    revision = message.revision
+    body: dict[str, object] = {
+        "ops": [_op_body(op) for op in revision.ops],
+        "rev": revision.rev,
+        "seq": seq,
+        "repo": message.did,
+        "time": message.time,
+        "blobs": [],
+        "since": revision.since,
+        "blocks": _car(message),
+        "commit": revision.commit.cid,
+        "rebase": False,
+        "tooBig": message.too_big,
+    }
+    return body if revision.prev_data is None else body | {"prevData": revision.prev_data}
+
+
+def _op_body(op: Op) -> dict[str, object]:
+    body: dict[str, object] = {"cid": op.cid, "path": op.path, "action": op.action}
+    return body if op.prev is None else body | {"prev": op.prev}
+
+
+def _car(message: Commit) -> bytes:
+    return commit_car(message.revision) if message.car is None else message.car
+
+
+def _encode_commit(message: Commit, seq: int) -> bytes:
+    """Write what `cbor.encode(commit_body(…))` gives, by hand: a third of the time."""
+    revision = message.revision
+    car = _car(message)
+    parts = [
+        _COMMIT,
+        b"\xab\x63ops" if revision.prev_data is None else b"\xac\x63ops",
+        cbor.head(4, len(revision.ops)),
+    ]
+    for op in revision.ops:
+        parts += _op_parts(op)
+    parts += (
+        b"\x63rev",
+        cbor.text(revision.rev),
+        b"\x63seq",
+        cbor.head(0, seq),
+        b"\x64repo",
+        cbor.text(message.did),
+        b"\x64time",
+        cbor.text(message.time),
+        b"\x65blobs\x80\x65since",
+        b"\xf6" if revision.since is None else cbor.text(revision.since),
+        b"\x66blocks",
+        cbor.head(2, len(car)),
+        car,
+        b"\x66commit" + cbor.LINK_HEAD,
+        revision.commit.cid,
+        b"\x66rebase\xf4\x66tooBig\xf5" if message.too_big else b"\x66rebase\xf4\x66tooBig\xf4",
+    )
+    if revision.prev_data is not None:
+        parts += (b"\x68prevData" + cbor.LINK_HEAD, revision.prev_data)
+    return b"".join(parts)
+
+
+def _op_parts(op: Op) -> tuple[bytes, ...]:
+    return (
+        b"\xa3\x63cid" if op.prev is None else b"\xa4\x63cid",
+        b"\xf6" if op.cid is None else cbor.LINK_HEAD + op.cid,
+        b"\x64path",
+        cbor.text(op.path),
+        b"" if op.prev is None else b"\x64prev" + cbor.LINK_HEAD + op.prev,
+        b"\x66action",
+        cbor.text(op.action),
+    )

@@ -1,0 +1,363 @@
+"""Make records as people make them: the collections, shapes, sizes and entropy of the real network.
+
+Sizes and shares are those of production traffic (a like is 263 bytes of JSON, a post about 530). References
+mostly lead out of the simulated world, as a part of a network sees them, so DIDs and CIDs are fresh random
+ones and compress no better than real ones. Everything comes from the `Random` that is passed in.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import lru_cache
+from itertools import accumulate
+from random import Random
+from typing import Final, NamedTuple
+
+from jetstream.simulator import cbor
+from jetstream.simulator.cbor import Cid
+from jetstream.simulator.tid import CLOCK_IDS, tid
+
+Record = dict[str, object]
+
+_BASE32: Final = "abcdefghijklmnopqrstuvwxyz234567"
+_TRIPLES: Final = tuple(a + b + c for a in _BASE32 for b in _BASE32 for c in _BASE32)
+_DAY_US: Final = 86_400_000_000
+_RECENT_POSTS: Final = 2048  # how far back in this world's own posts replies and likes reach
+_OWN_SHARE: Final = 0.15  # of references that stay within the world
+
+LIKE: Final = "app.bsky.feed.like"
+POST: Final = "app.bsky.feed.post"
+PROFILE: Final = "app.bsky.actor.profile"
+STATUS: Final = "com.example.actor.status"
+ORIGIN: Final = "org.example.broadcast.origin"
+
+
+class Draft(NamedTuple):
+    """A record that is about to be written; `rkey` is None where the key is the time of writing."""
+
+    collection: str
+    rkey: str | None
+    record: Record
+
+
+def plc_did(rng: Random) -> str:
+    """Make up the DID of somebody outside the world."""
+    t, bits = _TRIPLES, rng.getrandbits(60)
+    left = t[bits & 0x7FFF] + t[bits >> 15 & 0x7FFF] + t[bits >> 30 & 0x7FFF] + t[bits >> 45]
+    bits = rng.getrandbits(60)
+    return (
+        f"did:plc:{left}" + t[bits & 0x7FFF] + t[bits >> 15 & 0x7FFF] + t[bits >> 30 & 0x7FFF] + t[bits >> 45]
+    )
+
+
+def datetime_of(time_us: int) -> str:
+    """Write a moment as the network does: UTC, milliseconds, `Z`."""
+    return f"{_second(time_us // 1_000_000)}.{time_us // 1000 % 1000:03d}Z"
+
+
+@lru_cache(maxsize=1024)
+def _second(time_s: int) -> str:
+    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+class Author:
+    """Writes records with one source of randomness, and remembers the world's recent posts to refer to."""
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+        self._posts: deque[tuple[str, str]] = deque(maxlen=_RECENT_POSTS)
+
+    def remember(self, uri: str, cid: Cid) -> None:
+        """Take note of a post, so that others may like and answer it."""
+        self._posts.append((uri, str(cid)))
+
+    def new(self, now_us: int) -> Draft:
+        """Write a new record of a usual kind."""
+        place = bisect(_MIX_WEIGHTS, self._rng.random() * _MIX_WEIGHTS[-1])
+        return _MIX[place][0](self, now_us)
+
+    def singleton(self, did: str, now_us: int) -> Draft:
+        """Write a record of the kind that an account has one of, and so changes later."""
+        pick = self._rng.random()
+        if pick < 0.6:
+            return self.profile(now_us)
+        if pick < 0.9:
+            return Draft(STATUS, "self", self._status(now_us))
+        return Draft(ORIGIN, f"{did}::did:web:stream.example.com", self._origin(did, now_us))
+
+    def like(self, now_us: int) -> Draft:
+        """Like a post, now and then by way of somebody's repost."""
+        record = self._about_post(LIKE, now_us)
+        if self._rng.random() < 0.2:
+            record["via"] = self._reference("app.bsky.feed.repost", now_us)
+        return Draft(LIKE, None, record)
+
+    def repost(self, now_us: int) -> Draft:
+        """Repost a post, now and then by way of somebody else's repost."""
+        record = self._about_post("app.bsky.feed.repost", now_us)
+        if self._rng.random() < 0.4:
+            record["via"] = self._reference("app.bsky.feed.repost", now_us)
+        return Draft("app.bsky.feed.repost", None, record)
+
+    def follow(self, now_us: int) -> Draft:
+        """Follow somebody."""
+        return self._about_account("app.bsky.graph.follow", now_us)
+
+    def block(self, now_us: int) -> Draft:
+        """Block somebody."""
+        return self._about_account("app.bsky.graph.block", now_us)
+
+    def list_item(self, now_us: int) -> Draft:
+        """Put somebody on a list."""
+        draft = self._about_account("app.bsky.graph.listitem", now_us)
+        draft.record["list"] = f"at://{plc_did(self._rng)}/app.bsky.graph.list/{self._past_tid(now_us)}"
+        return draft
+
+    def post(self, now_us: int) -> Draft:
+        """Write a post, with what posts have: languages, a reply, facets, an embed."""
+        rng = self._rng
+        language, text = _text(rng)
+        record: Record = {
+            "$type": POST,
+            "text": text,
+            "langs": [language],
+            "createdAt": self._created(now_us),
+        }
+        if rng.random() < 0.45:
+            parent = self._reference(POST, now_us)
+            root = parent if rng.random() < 0.6 else self._reference(POST, now_us)
+            record["reply"] = {"parent": parent, "root": root}
+        if rng.random() < 0.15:
+            self._add_facet(record, text)
+        if rng.random() < 0.35:
+            record["embed"] = self._embed(now_us)
+        return Draft(POST, None, record)
+
+    def profile(self, now_us: int) -> Draft:
+        """Write a profile, with pictures."""
+        record: Record = {
+            "$type": PROFILE,
+            "avatar": self._blob("image/jpeg"),
+            "createdAt": self._created(now_us),
+            "description": _text(self._rng)[1],
+            "displayName": _text(self._rng)[1][:64],
+        }
+        if self._rng.random() < 0.5:
+            record["banner"] = self._blob("image/jpeg")
+        if self._rng.random() < 0.2:
+            record["pinnedPost"] = self._reference(POST, now_us)
+        return Draft(PROFILE, "self", record)
+
+    def gate(self, now_us: int) -> Draft:
+        """Say who may answer a thread."""
+        rkey = self._past_tid(now_us)
+        record: Record = {
+            "$type": "app.bsky.feed.threadgate",
+            "allow": [{"$type": "app.bsky.feed.threadgate#followingRule"}],
+            "createdAt": self._created(now_us),
+            "hiddenReplies": [],
+            "post": f"at://{plc_did(self._rng)}/{POST}/{rkey}",
+        }
+        return Draft("app.bsky.feed.threadgate", rkey, record)
+
+    def scrobble(self, now_us: int) -> Draft:
+        """Write a record of some other app: plain fields, large integers."""
+        rng = self._rng
+        record: Record = {
+            "$type": "com.example.music.play",
+            "artists": [{"name": _text(rng)[1][:40], "id": rng.getrandbits(62)} for _ in range(2)],
+            "durationNs": rng.getrandbits(60) + 2**53,
+            "lowest": -(2**63),
+            "playedAt": self._created(now_us),
+            "track": _text(rng)[1][:80],
+            "trackId": None,
+            "loved": rng.random() < 0.5,
+        }
+        return Draft("com.example.music.play", None, record)
+
+    def sealed_note(self, now_us: int) -> Draft:
+        """Write a record with byte strings (one of them looks like a CID), links, and odd keys."""
+        rng = self._rng
+        record: Record = {
+            "$type": "net.example.vault.note",
+            "cipher": rng.randbytes(rng.randrange(200)),
+            "cidLike": bytes(cbor.raw_cid(rng.randbytes(32))),
+            "parent": cbor.cid_of(rng.randbytes(8)),
+            "legacyBlob": {"cid": str(cbor.raw_cid(rng.randbytes(32))), "mimeType": "image/png"},
+            "tags": {"é": 1, "zz": [], "a": {}, "B": [[1], [-1, 0]], "a b": "<&>", "日本": "\u2029"},
+            "updatedAt": self._created(now_us),
+            "depth": _nested(rng.randrange(30)),
+        }
+        return Draft("net.example.vault.note", None, record)
+
+    def _status(self, now_us: int) -> Record:
+        return {"$type": STATUS, "text": _text(self._rng)[1], "updatedAt": self._created(now_us)}
+
+    def _origin(self, did: str, now_us: int) -> Record:
+        query = did.replace(":", "%3A")
+        return {
+            "$type": ORIGIN,
+            "server": "did:web:stream.example.com",
+            "streamer": did,
+            "updatedAt": self._created(now_us),
+            "websocketURL": f"wss://stream.example.com/xrpc/segments?streamer={query}&live=1",
+        }
+
+    def _about_post(self, collection: str, now_us: int) -> Record:
+        return {
+            "$type": collection,
+            "createdAt": self._created(now_us),
+            "subject": self._reference(POST, now_us),
+        }
+
+    def _about_account(self, collection: str, now_us: int) -> Draft:
+        record: Record = {
+            "$type": collection,
+            "createdAt": self._created(now_us),
+            "subject": plc_did(self._rng),
+        }
+        return Draft(collection, None, record)
+
+    def _reference(self, collection: str, now_us: int) -> Record:
+        rng = self._rng
+        if collection == POST and self._posts and rng.random() < _OWN_SHARE:
+            uri, cid = self._posts[-1 - int(len(self._posts) * rng.random() ** 3)]
+            return {"cid": cid, "uri": uri}
+        cid = str(Cid(b"\x01\x71\x12\x20" + rng.randbytes(32)))
+        return {"cid": cid, "uri": f"at://{plc_did(rng)}/{collection}/{self._past_tid(now_us)}"}
+
+    def _past_tid(self, now_us: int) -> str:
+        age_us = int(30 * _DAY_US * self._rng.random() ** 6)
+        return tid(now_us - age_us, self._rng.randrange(CLOCK_IDS))
+
+    def _created(self, now_us: int) -> str:
+        return datetime_of(now_us - int(self._rng.random() * 2_000_000))
+
+    def _blob(self, mime_type: str) -> Record:
+        return {
+            "$type": "blob",
+            "ref": cbor.raw_cid(self._rng.randbytes(32)),
+            "mimeType": mime_type,
+            "size": self._rng.randrange(10_000, 1_000_000),
+        }
+
+    def _add_facet(self, record: Record, text: str) -> None:
+        """Append a tag, a link or a mention to the text, with the facet that marks its UTF-8 range."""
+        word, feature = self._rng.choice(_FACETS)
+        before = f"{text} "
+        record["text"] = before + word
+        start = len(before.encode())
+        record["facets"] = [
+            {
+                "features": [dict(feature)],
+                "index": {"byteEnd": start + len(word.encode()), "byteStart": start},
+            }
+        ]
+
+    def _embed(self, now_us: int) -> Record:
+        rng = self._rng
+        pick = rng.random()
+        if pick < 0.4:
+            images = [
+                {
+                    "alt": _text(rng)[1] if rng.random() < 0.4 else "",
+                    "aspectRatio": {"height": rng.randrange(300, 2000), "width": rng.randrange(300, 2000)},
+                    "image": self._blob("image/jpeg"),
+                }
+                for _ in range(rng.randrange(1, 5))
+            ]
+            return {"$type": "app.bsky.embed.images", "images": images}
+        if pick < 0.8:
+            external = {
+                "description": _text(rng)[1],
+                "thumb": self._blob("image/jpeg"),
+                "title": _text(rng)[1][:100],
+                "uri": f"https://www.example.com/watch?v={rng.getrandbits(64):x}&list=1",
+            }
+            return {"$type": "app.bsky.embed.external", "external": external}
+        return {"$type": "app.bsky.embed.record", "record": self._reference(POST, now_us)}
+
+
+_FACETS: Final[tuple[tuple[str, Record], ...]] = (
+    ("#wolkenkratzer", {"$type": "app.bsky.richtext.facet#tag", "tag": "wolkenkratzer"}),
+    ("#花火", {"$type": "app.bsky.richtext.facet#tag", "tag": "花火"}),
+    (
+        "example.com/a?b=1&c=2",
+        {"$type": "app.bsky.richtext.facet#link", "uri": "https://example.com/a?b=1&c=2"},
+    ),
+    (
+        "@somebody.example.com",
+        {"$type": "app.bsky.richtext.facet#mention", "did": "did:plc:ewvi7nxzyoun6zhxrhs64oiz"},
+    ),
+)
+
+# In thousandths of all new records. A profile is changed far more often than made, see `Author.singleton`.
+_MIX: Final[tuple[tuple[Callable[[Author, int], Draft], int], ...]] = (
+    (Author.like, 652),
+    (Author.post, 132),
+    (Author.repost, 90),
+    (Author.follow, 71),
+    (Author.block, 16),
+    (Author.list_item, 12),
+    (Author.gate, 6),
+    (Author.scrobble, 13),
+    (Author.sealed_note, 8),
+)
+_MIX_WEIGHTS: Final = list(accumulate(share for _, share in _MIX))
+
+
+class _Language(NamedTuple):
+    code: str
+    words: list[str]
+    gap: str
+
+
+def _words(syllables: str, count: int, longest: int) -> list[str]:
+    rng = Random(syllables)  # noqa: S311 - a vocabulary, the same in every world
+    parts = syllables.split()
+    return ["".join(rng.choices(parts, k=rng.randrange(1, longest + 1))) for _ in range(count)]
+
+
+_LATIN: Final = "ba ne ti ro lu ka me si do vu an er it on um st qu ch ing ly th e a o pre con"
+_LANGUAGES: Final = (
+    _Language("en", _words(_LATIN, 4000, 4), " "),
+    _Language("pt", _words(_LATIN + " ção ã é í õe lh nh ô", 3000, 4), " "),
+    _Language("de", _words(_LATIN + " ü ö ä ß sch ung", 3000, 5), " "),
+    _Language(
+        "ja",
+        _words(
+            " ".join("あいうえおかきくけこさしすせそたちつてとなにのはまやらりるれをん日本人今大会年"),
+            3000,
+            3,
+        ),
+        "",
+    ),
+    _Language("ko", _words(" ".join("가나다라마바사아자차이그고는을에서한국어요니까지만도"), 3000, 3), " "),
+    _Language("ar", _words(" ".join("ابتثجحخدرزسشصضطظعغفقكلمنهوي"), 2000, 6), " "),
+    _Language("he", _words(" ".join("אבגדהוזחטיכלמנסעפצקרשת"), 2000, 6), " "),
+)
+_LANGUAGE_SHARES: Final = list(accumulate((45, 12, 7, 24, 6, 4, 2)))
+_SPRINKLES: Final = (
+    *("😂", "🥹", "👨‍👩‍👧‍👧", "🏳️‍🌈", "💦", "❤️", "!!", "…", "\n\n", "\n", '"', "'", "\\"),
+    *(" <b>&amp;</b> ", " a < b && c > d ", "\u2028", "\t", "\u200f", "\u0001", "\x7f", "e\u0301", "\ufeff"),
+)
+
+
+def _text(rng: Random) -> tuple[str, str]:
+    """Write what somebody might say: the language, and 1 to 60 words, mostly few; half end in a sprinkle."""
+    (language,) = rng.choices(_LANGUAGES, cum_weights=_LANGUAGE_SHARES)
+    count = 1 + int(60 * rng.random() ** 2.2)
+    text = language.gap.join(rng.choices(language.words, k=count))
+    if rng.random() < 0.5:
+        text += rng.choice(_SPRINKLES)
+    return language.code, text
+
+
+def _nested(depth: int) -> object:
+    value: object = "bottom"
+    for level in range(depth):
+        value = {"in": value} if level % 2 else [value]
+    return value
