@@ -22,6 +22,8 @@ _HEADER_TAIL_AT: Final = _HEADER_BYTES - len(_HEADER_TAIL)
 _VARINT_BYTES_MAX: Final = 9
 # Most commits have one op: to search for its block is cheaper than to name them all. More are named.
 _SEARCHES_MAX: Final = 2
+# Ops may name one block again and again: no more is given out than a frame could hold.
+GIVEN_BYTES_MAX: Final = 5_000_000
 
 
 class Blocks:
@@ -35,7 +37,7 @@ class Blocks:
 
     def __init__(self, car: bytes) -> None:
         self._car = car
-        self._left = len(car)
+        self._left = GIVEN_BYTES_MAX
         self._stops = _stops(car)
         self._searches = 0
         self._starts: dict[bytes, int] | None = None
@@ -51,7 +53,7 @@ class Blocks:
 
     @property
     def overdrawn(self) -> bool:
-        """Whether the blocks given out outgrow the CAR."""
+        """Whether the blocks given out are more than `GIVEN_BYTES_MAX`."""
         return self._left < 0
 
     def _start(self, cid: bytes) -> int | None:

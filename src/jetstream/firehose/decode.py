@@ -40,7 +40,7 @@ DROP_REASONS: Final = {
     "op_rkey": "the rkey of an op is no record key",
     "block_missing": "the record of an op is not among the commit's blocks",
     "block_hash": "the record does not hash to the op's CID",
-    "commit_size": "the ops of a commit name the same blocks so often that they outgrow the CAR",
+    "commit_size": "the ops of a commit name the same blocks again and again, for over 5,000,000 bytes",
     "record_cbor": "the record is not DAG-CBOR",
     "record_type": "the record is not a map",
     "record_size": "the record is over 1 MiB",
@@ -192,10 +192,10 @@ def _record(cid: object, blocks: car.Blocks | None) -> bytes:
     """Return a record's DAG-CBOR, unverified. Raises Refused."""
     if blocks is None:
         raise record.Refused("car")
-    if not isinstance(cid, bytes) or (raw := blocks.get(cid)) is None:
-        raise record.Refused("block_missing")
     if blocks.overdrawn:
         raise record.Refused("commit_size")
+    if not isinstance(cid, bytes) or (raw := blocks.get(cid)) is None:
+        raise record.Refused("block_missing")
     return raw
 
 
