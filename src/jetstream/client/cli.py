@@ -9,7 +9,7 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Annotated, BinaryIO, Final
 
@@ -68,7 +68,9 @@ def tail(
         raise JetstreamError(f"standard output cannot be written: {error.strerror}") from error
 
 
-def _start(since: str | None, cursor: int | None) -> int | None:
+def _start(
+    since: str | None, cursor: int | None, clock: Callable[[], int] = lambda: time.time_ns() // 1000
+) -> int | None:
     if since is None:
         return cursor
     if cursor is not None:
@@ -77,7 +79,7 @@ def _start(since: str | None, cursor: int | None) -> int | None:
         age_s = parse_duration(since)
     except ValueError as error:
         raise SettingError("--since", since, str(error)) from error
-    return max(0, time.time_ns() // 1000 - int(age_s * 1_000_000))
+    return max(0, clock() - int(age_s * 1_000_000))
 
 
 def _subscribe(

@@ -2,7 +2,7 @@
 
     jetstream.errors.JetstreamError
     └── SubscriptionError       asking again would not help
-        ├── Refused             the server answered with a 4xx
+        ├── Refused             the server will not serve it, such as with HTTP 400
         └── NotJetstream        what was received is no event
 
 A connection that is lost or cannot be made is no error here: it is made again. A URL, collection or DID
@@ -29,7 +29,7 @@ class Refused(SubscriptionError):
     def __init__(self, url: str, status: int, sentence: str) -> None:
         self.status = status
         self.sentence = sentence
-        super().__init__(url, f"refused with HTTP {status}: {sentence}")
+        super().__init__(url, f"refused, HTTP {status}: {sentence}")
 
 
 class NotJetstream(SubscriptionError):

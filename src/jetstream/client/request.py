@@ -88,6 +88,11 @@ class Request:
         return self.url if cursor is None else self.url.update_query(cursor=str(cursor))
 
 
+def shown(url: URL) -> str:
+    """Return a URL as people are shown it: without a password, and without a filter of 8,000 characters."""
+    return str(url.with_user(None).with_query(None))
+
+
 def _cursor(url: str, values: list[str]) -> int | None:
     if not values or values == [""]:
         return None

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
+import ssl
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Any, Final
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final, Literal
 
 import aiohttp
 import orjson
@@ -14,7 +18,7 @@ from aiohttp import ClientWSTimeout, WSMsgType
 
 from jetstream import __version__
 from jetstream.client.errors import NotJetstream, Refused
-from jetstream.client.request import DEFAULT_URL, Request
+from jetstream.client.request import DEFAULT_URL, Request, shown
 from jetstream.retry import backoff_s, parse_retry_after
 
 CONNECT_TIMEOUT_S: Final = 20.0
@@ -25,6 +29,8 @@ MESSAGE_BYTES_MAX: Final = 16 << 20  # a record of 1 MiB is at most 6 MiB of JSO
 SENTENCE_CHARS_MAX: Final = 500
 # Refusals that may be otherwise in a moment: Request Timeout, Too Early, Too Many Requests.
 _TRANSIENT: Final = frozenset({408, 425, 429})
+
+Sleep = Callable[[float], Awaitable[None]]
 
 log = logging.getLogger("jetstream.client")
 
@@ -58,7 +64,7 @@ def subscribe(
     collections: Sequence[str] = (),
     dids: Sequence[str] = (),
     cursor: int | None = None,
-    backoff: Callable[[int], float] = backoff_s,
+    sleep: Sleep = asyncio.sleep,
     clock: Callable[[], int] = lambda: time.time_ns() // 1000,
 ) -> AsyncGenerator[Message, None]:
     """Yield the events of a Jetstream in order, for ever.
@@ -67,42 +73,41 @@ def subscribe(
     `app.bsky.graph.*` (at most 100), `dids` repos (at most 10,000); none means all. `cursor`, in unix
     microseconds, is where playback begins; without it, events from now on are yielded.
 
-    A lost connection is made again after `backoff(failures)` seconds, or what Retry-After says if that is
-    longer, and resumed from the last `time_us` + 1, so that nothing is lost or repeated. Where nothing came
-    before it was lost, it is resumed from the time by `clock`, in unix microseconds, at which it began. To
-    resume in another process, store `event.time_us + 1` and give it as `cursor`. A loop that is slower than
-    the stream is waited for.
+    A lost connection is made again after a back-off of up to 30 s with full jitter, or after what
+    Retry-After says if that is longer, and resumed from the last `time_us` + 1, so that nothing is lost or
+    repeated. Where nothing had come yet, it is resumed from when it was made, by `clock` in microseconds.
+    To resume in another process, store `event.time_us + 1` and give it as `cursor`. A loop that is slower
+    than the stream is waited for.
 
     Changes of the connection are logged to `jetstream.client`.
 
-    Raises InvalidParameter at once for arguments that cannot be used; Refused when the server says that it
-    will not serve this (any 4xx but 408, 425 and 429); NotJetstream when what it sends is no event.
+    Raises InvalidParameter at once for arguments that cannot be used; Refused when the server answers with
+    anything but a WebSocket, a 5xx, 408, 425 or 429; NotJetstream when what it sends is no event.
     """
-    return _events(Request.parse(url, collections, dids, cursor), _Outage(), backoff, clock)
+    return _events(Request.parse(url, collections, dids, cursor), _Outage(), sleep, clock)
 
 
 async def _events(
-    request: Request, outage: _Outage, backoff: Callable[[int], float], clock: Callable[[], int]
+    request: Request, outage: _Outage, sleep: Sleep, clock: Callable[[], int]
 ) -> AsyncGenerator[Message, None]:
     cursor = request.cursor
-    async with aiohttp.ClientSession(
-        headers={"User-Agent": f"jetstream-python/{__version__}"}, raise_for_status=_require_upgrade
-    ) as session:
+    headers = {"User-Agent": f"jetstream-python/{__version__}"}
+    async with aiohttp.ClientSession(headers=headers, raise_for_status=_require_upgrade) as session:
         while True:
             began = clock()
             try:
-                async with await _connect(session, request, cursor) as socket:
+                async with _connection(session, request, cursor) as connection:
                     outage.over(request)
                     cursor = began if cursor is None else cursor
                     while True:
-                        raw = await _receive(socket, outage)
-                        message = _parse(request, raw)
+                        message = _parse(request, await connection.receive())
+                        outage.failures = 0
                         cursor = message.time_us + 1
                         yield message
             except (_Lost, aiohttp.ClientError, OSError, TimeoutError) as error:
-                delay = max(backoff(outage.failures), getattr(error, "retry_after", 0.0))
+                delay = max(backoff_s(outage.failures), getattr(error, "retry_after", 0.0))
                 outage.failed(request, _reason(error), cursor)
-            await asyncio.sleep(delay)
+            await sleep(delay)
 
 
 class _Lost(Exception):
@@ -117,12 +122,12 @@ class _Outage:
     """What is said of a time without connection: once when it begins, and once when it is over."""
 
     def __init__(self) -> None:
-        self.failures = 0  # in a row: connections that brought nothing
+        self.failures = 0  # in a row: since the last event
         self._connected_before = False
         self._said = False
 
     def over(self, request: Request) -> None:
-        log.info("connected%s to %s", " again" if self._connected_before else "", request.url)
+        log.info("connected%s to %s", " again" if self._connected_before else "", shown(request.url))
         self._connected_before = True
         self._said = False
 
@@ -131,14 +136,15 @@ class _Outage:
         level = logging.DEBUG if self._said else logging.WARNING
         self._said = True
         if not self._connected_before:
-            log.log(level, "cannot connect to %s: %s; trying again", request.url, reason)
+            log.log(level, "cannot connect to %s: %s; trying again", shown(request.url), reason)
         else:
             log.log(level, "connection lost: %s; connecting again from cursor %s", reason, cursor)
 
 
-async def _connect(
+@asynccontextmanager
+async def _connection(
     session: aiohttp.ClientSession, request: Request, cursor: int | None
-) -> aiohttp.ClientWebSocketResponse[Any]:
+) -> AsyncGenerator[_Connection, None]:
     async with asyncio.timeout(CONNECT_TIMEOUT_S):
         socket = await session.ws_connect(
             request.at(cursor),
@@ -147,9 +153,15 @@ async def _connect(
             timeout=ClientWSTimeout(ws_close=CLOSE_TIMEOUT_S),
             decode_text=False,
         )
+    async with socket:
         if request.hello:
             await socket.send_str(request.hello)
-    return socket
+        connection = _Connection(socket)
+        watching = asyncio.create_task(connection.watch())
+        try:
+            yield connection
+        finally:
+            watching.cancel()
 
 
 async def _require_upgrade(response: aiohttp.ClientResponse) -> None:
@@ -159,39 +171,53 @@ async def _require_upgrade(response: aiohttp.ClientResponse) -> None:
         return
     body = await response.content.read(4 * SENTENCE_CHARS_MAX)
     sentence = " ".join(body.decode(errors="replace").split())[:SENTENCE_CHARS_MAX] or response.reason or ""
-    if 400 <= status < 500 and status not in _TRANSIENT:
-        raise Refused(str(response.url), status, sentence)
+    if status < 500 and status not in _TRANSIENT:
+        raise Refused(shown(response.url), status, sentence)
     raise _Lost(f"HTTP {status}: {sentence}", parse_retry_after(response.headers.get("Retry-After")))
 
 
-async def _receive(socket: aiohttp.ClientWebSocketResponse[Any], outage: _Outage) -> bytes:
-    """Return the next data message. Raises _Lost when the connection is over."""
-    while True:
-        message = await _receive_any(socket)
-        if message.type in {WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR}:
-            raise _Lost(_ending(message))
-        outage.failures = 0
-        if message.type == WSMsgType.PING:
-            await socket.pong(message.data)
-        elif message.type in {WSMsgType.TEXT, WSMsgType.BINARY}:
-            data: bytes = message.data
-            return data
+class _Connection:
+    """One WebSocket, whose server must answer a ping when it has been silent for long.
 
-
-async def _receive_any(socket: aiohttp.ClientWebSocketResponse[Any]) -> Any:
-    """Return the next message of any type; a server that is silent for long must answer a ping.
-
-    Only what is waited for is timed: a reader that pauses, whose pongs lie behind unread data, is not cut
-    (aiohttp's `heartbeat` would).
+    Only what is waited for is timed: a reader that pauses, whose pong lies behind unread data, is not cut.
+    (aiohttp's `heartbeat` cuts it; a timeout at each `receive` costs more than all the rest.)
     """
-    try:
-        return await socket.receive(PING_AFTER_S)
-    except TimeoutError:
-        await socket.ping()
-    try:
-        return await socket.receive(PONG_TIMEOUT_S)
-    except TimeoutError:
-        raise _Lost("no answer to a ping") from None
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse[Literal[False]]) -> None:
+        self._socket = socket
+        self._heard = 0
+        self._waiting = False
+        self._deaf = False
+
+    async def receive(self) -> bytes:
+        """Return the next data message. Raises _Lost when the connection is over."""
+        while True:
+            self._waiting = True
+            message = await self._socket.receive()
+            self._waiting = False
+            self._heard += 1
+            if message.type is WSMsgType.TEXT or message.type is WSMsgType.BINARY:
+                data: bytes = message.data
+                return data
+            if message.type is WSMsgType.PING:
+                await self._socket.pong(message.data)
+            elif message.type is not WSMsgType.PONG:
+                ending = _ending(message.type, message.data, message.extra)
+                raise _Lost("no answer to a ping" if self._deaf else ending)
+
+    async def watch(self) -> None:
+        """Ping a silent server, and close the connection when it does not answer."""
+        with suppress(aiohttp.ClientError):  # the connection is over, as `receive` will find
+            while not self._deaf:
+                if await self._silent_for(PING_AFTER_S):
+                    await self._socket.ping()
+                    self._deaf = await self._silent_for(PONG_TIMEOUT_S)
+            await self._socket.close()
+
+    async def _silent_for(self, seconds: float) -> bool:
+        heard = self._heard
+        await asyncio.sleep(seconds)
+        return self._waiting and self._heard == heard
 
 
 def _parse(request: Request, raw: bytes) -> Message:
@@ -199,22 +225,24 @@ def _parse(request: Request, raw: bytes) -> Message:
         return Message.parse(raw)
     except (ValueError, TypeError) as error:
         problem = f"sent a message that is no event ({error}): is it a Jetstream? It begins {raw[:40]!r}"
-        raise NotJetstream(str(request.url), problem) from error
+        raise NotJetstream(shown(request.url), problem) from error
 
 
-def _ending(message: aiohttp.WSMessage) -> str:
-    if message.type == WSMsgType.CLOSE:
-        return f"closed by the server, {message.data} {message.extra or ''}".strip()
-    if message.type == WSMsgType.ERROR:
-        return str(message.data)
-    return "cut off"
+def _ending(kind: WSMsgType, data: object, extra: str | None) -> str:
+    if kind is WSMsgType.CLOSE:
+        return f"closed by the server, {data} {extra or ''}".strip()
+    return str(data) if kind is WSMsgType.ERROR else "cut off"
 
 
 def _reason(error: BaseException) -> str:
+    """Return in one line what a person is told of an error."""
     if isinstance(error, aiohttp.ClientConnectorError):
         error = error.os_error
-    if isinstance(error, OSError) and error.strerror:
+    if isinstance(error, socket.gaierror | ssl.SSLError) and error.strerror:
         return error.strerror
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)  # asyncio's own text is `Connect call failed (...)`
     if isinstance(error, TimeoutError):
         return f"no answer within {CONNECT_TIMEOUT_S:.0f} s"
-    return str(error) or type(error).__name__
+    text = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
+    return " ".join(text.split()) or type(error).__name__
