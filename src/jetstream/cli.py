@@ -20,8 +20,17 @@ app = App(
     version=__version__,
 )
 
-# With its own line of help, so that `--help` need not import it.
+# Each with its own line of help, so that `--help` need not import it.
 app.command("jetstream.client.cli:tail", help="Print the events of a Jetstream, one JSON object a line.")
+app.command(
+    "jetstream.simulator.cli:simulate", help="Be a whole network, offline: firehose, repositories, directory."
+)
+app.command("jetstream.simulator.cli:record", help="Record a firehose to a file, to be replayed by simulate.")
+log = app.command(App(name="log", help="Look into an event log, check it, mend it."))
+log.command("jetstream.log.cli:stats", help="Say how large the log is and what is in it.")
+log.command("jetstream.log.cli:check", help="Verify every checksum.")
+log.command("jetstream.log.cli:repair", help="Keep every whole block of a damaged log.")
+log.command("jetstream.log.cli:cat", help="Write events as one JSON object a line, v1 wire.")
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -49,12 +58,12 @@ def run(main: object) -> None:
 
 
 def _name_strangers() -> None:
-    log = structlog.get_logger(__name__)
+    logger = structlog.get_logger(__name__)
     unused, unknown = strangers(os.environ)
     if unused:
-        log.info("variables of the Go server that have no use here", names=unused)
+        logger.info("variables of the Go server that have no use here", names=unused)
     if unknown:
-        log.warning("unknown variables, ignored", names=unknown)
+        logger.warning("unknown variables, ignored", names=unknown)
 
 
 def _fail(code: int, text: str) -> NoReturn:

@@ -67,7 +67,11 @@ class Service:
         """
         require_data_dir(self.settings.data_dir)
         self.log = await SqliteLog.open(
-            self.settings.data_dir, retention_s=self.settings.retention, clock=self._clock
+            self.settings.data_dir,
+            retention_s=self.settings.retention,
+            retention_bytes=self.settings.retention_bytes,
+            forget=frozenset(self.settings.forget.split(",")) - {"none"},
+            clock=self._clock,
         )
         try:
             await self._run()

@@ -151,6 +151,14 @@ class Settings:
         float,
         _setting("EVENT_TTL", "How long events are kept: 90m, 24h, 3d.", parse_duration, show_default=_hours),
     ] = 24 * 3600.0
+    retention_bytes: Annotated[
+        int | None,
+        _setting("RETENTION_BYTES", "How large the log may become, whichever bound comes first.", parse_size),
+    ] = None
+    forget: Annotated[
+        Literal["none", "deleted", "deleted,takendown"],
+        _setting("FORGET", "Accounts whose stored records are scrubbed when they go."),
+    ] = "deleted"
     wire: Annotated[Literal["classic", "v1"], _setting("WIRE", "Spelling of events on /subscribe.")] = (
         "classic"
     )
