@@ -20,6 +20,7 @@ from jetstream.firehose.intake import Intake
 from jetstream.firehose.sequence import Sequence
 from jetstream.firehose.upstream import Upstream, origin
 from jetstream.hub.hub import Hub
+from jetstream.hub.subscriber import Close
 from jetstream.hub.wires import WIRES
 from jetstream.log import Log, UpstreamCursor
 from jetstream.log.sqlite import SqliteLog
@@ -28,7 +29,7 @@ from jetstream.sequencer import Sequencer
 from jetstream.settings import Address, Settings, require_data_dir
 from jetstream.web import pages
 from jetstream.web.server import Handler, Server
-from jetstream.web.subscribe import SHUTDOWN, Subscribe
+from jetstream.web.subscribe import FAILED, SHUTDOWN, Subscribe
 
 GOODBYE_S: Final = 5.0  # for subscribers to take their close frames
 WRITE_AGAIN_S: Final = 1.0
@@ -100,8 +101,11 @@ class Service:
                 for server in servers:
                     server.stop_accepting()
                 await _cancelled(upstream)
-                await self._say_goodbye()
+                await self._say_goodbye(SHUTDOWN)
                 await _cancelled(hub)
+        except BaseExceptionGroup as group:
+            await self._say_goodbye(FAILED)
+            raise _first(group) from group
         finally:
             for server in servers:
                 await server.close()
@@ -132,11 +136,18 @@ class Service:
     async def _listen(self) -> list[Server]:
         """Open the listeners, and say where everything is."""
         settings = self.settings
+        subscribe = Subscribe(
+            self.hub,
+            self.log,
+            self.metrics,
+            buffer_bytes=settings.subscriber_buffer,
+            subscribers_max=settings.max_subscribers,
+        )
         routes: dict[str, Handler] = {
             "/": pages.page(settings.wire),
             "/health": pages.health(self._health),
-            "/subscribe": self._subscribe(settings.wire),
-            "/v1/subscribe": self._subscribe("v1"),
+            "/subscribe": subscribe.on(WIRES[settings.wire]),
+            "/v1/subscribe": subscribe.on(WIRES["v1"]),
         }
         figures = pages.metrics(self.metrics)
         if settings.metrics_listen is None:
@@ -157,18 +168,8 @@ class Service:
         )
         return servers
 
-    def _subscribe(self, wire: str) -> Subscribe:
-        return Subscribe(
-            WIRES[wire],
-            self.hub,
-            self.log,
-            self.metrics,
-            buffer_bytes=self.settings.subscriber_buffer,
-            subscribers_max=self.settings.max_subscribers,
-        )
-
-    async def _say_goodbye(self) -> None:
-        self.hub.close_all(SHUTDOWN)
+    async def _say_goodbye(self, close: Close) -> None:
+        self.hub.close_all(close)
         try:
             async with asyncio.timeout(GOODBYE_S):
                 await self.hub.wait_empty()
@@ -256,6 +257,14 @@ async def _start(server: Server, flag: str, address: Address) -> int:
         return await server.start(*address)
     except OSError as error:
         raise SettingError(flag, str(address), f"cannot be listened on: {error.strerror or error}") from error
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return what went wrong first, out of a task group: a person wants to read that, not the group."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

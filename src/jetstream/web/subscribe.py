@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 import structlog
@@ -23,6 +25,7 @@ CLOSE_TIMEOUT_S: Final = 3.0  # for the other side to answer a close frame
 RETRY_AFTER_S: Final = 10
 
 SHUTDOWN: Final = Close(1001, "shutdown", "the server is shutting down: connect again")
+FAILED: Final = Close(1011, "error", "the server has failed and is going down: connect again later")
 NO_HELLO: Final = Close(
     1008, "no_hello", f"no options_update within {HELLO_TIMEOUT_S:.0f} s, though requireHello"
 )
@@ -37,11 +40,10 @@ log = structlog.get_logger(__name__)
 
 
 class Subscribe:
-    """The handler of one wire's route."""
+    """The handlers of all wires' routes, which share the limit of connections."""
 
     def __init__(
         self,
-        wire: Wire,
         hub: Hub,
         events: Log,
         metrics: Metrics,
@@ -50,15 +52,19 @@ class Subscribe:
         subscribers_max: int,
         hello_timeout_s: float = HELLO_TIMEOUT_S,
     ) -> None:
-        self._wire = wire
         self._hub = hub
         self._log = events
         self._metrics = metrics
         self._buffer_bytes = buffer_bytes
         self._subscribers_max = subscribers_max
         self._hello_timeout_s = hello_timeout_s
+        self._connections = 0
 
-    async def __call__(self, request: web.Request) -> web.StreamResponse:
+    def on(self, wire: Wire) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """Return the handler of one wire."""
+        return partial(self._handle, wire)
+
+    async def _handle(self, wire: Wire, request: web.Request) -> web.StreamResponse:
         """Check everything, upgrade, and serve until either side ends it."""
         refusal, subscription = self._check(request)
         if refusal is not None:
@@ -68,9 +74,11 @@ class Subscribe:
         socket = _Socket()
         await socket.prepare(request)
         sink = SocketSink(request, socket, self._buffer_bytes)
+        self._connections += 1
         try:
-            await self._serve(socket, sink, subscription)
+            await self._serve(wire, socket, sink, subscription)
         finally:
+            self._connections -= 1
             await sink.ended(self._metrics)
         return socket
 
@@ -82,7 +90,7 @@ class Subscribe:
         if not _Socket().can_prepare(request):
             text = f"{request.path} is a WebSocket: connect to ws://{request.host}{request.path}\n"
             return web.Response(status=426, text=text, headers={"Upgrade": "websocket"}), None
-        if len(self._hub) >= self._subscribers_max:
+        if self._connections >= self._subscribers_max:
             text = (
                 f"{self._subscribers_max} subscribers are connected, and that is the limit: try again later\n"
             )
@@ -90,9 +98,9 @@ class Subscribe:
             return web.Response(status=503, text=text, headers=headers), None
         return None, subscription
 
-    async def _serve(self, socket: _Socket, sink: SocketSink, subscription: Subscription) -> None:
+    async def _serve(self, wire: Wire, socket: _Socket, sink: SocketSink, subscription: Subscription) -> None:
         if not subscription.require_hello:
-            await self._receive(socket, sink, self._begin(sink, subscription, subscription.options))
+            await self._receive(socket, sink, self._begin(wire, sink, subscription, subscription.options))
             return
         loop = asyncio.get_running_loop()
         timeout = loop.call_later(self._hello_timeout_s, sink.close, NO_HELLO)
@@ -101,15 +109,17 @@ class Subscribe:
         finally:
             timeout.cancel()
         if options is not None:
-            await self._receive(socket, sink, self._begin(sink, subscription, options))
+            await self._receive(socket, sink, self._begin(wire, sink, subscription, options))
 
-    def _begin(self, sink: SocketSink, subscription: Subscription, options: Options) -> Subscriber:
+    def _begin(
+        self, wire: Wire, sink: SocketSink, subscription: Subscription, options: Options
+    ) -> Subscriber:
         cursor = subscription.cursor
         if cursor is None or cursor > self._log.tip:
             position = self._hub.position
         else:
             position = max(cursor, self._log.floor)
-        subscriber = Subscriber(sink, self._wire, options, position, asyncio.get_running_loop().time())
+        subscriber = Subscriber(sink, wire, options, position, asyncio.get_running_loop().time())
         self._hub.add(subscriber)
         return subscriber
 
