@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-import zstandard
-
-from jetstream.simulator import frames
+from jetstream.simulator import frames, recording
 from jetstream.simulator.world import Population, SteadyClock, World
 
 FILE: Final = Path(__file__).parent.parent / "build" / "benches" / "frames.bin.zst"
@@ -18,22 +16,15 @@ _START_US: Final = 1_780_000_000_000_000
 _STEP_US: Final = 500
 
 
-def recording() -> Path:
+def recorded() -> Path:
     """Return the file, made first where it is not there yet: half a minute."""
     if not FILE.exists():
         print(f"benches: simulating {COUNT:,} frames into {FILE}", flush=True)
         FILE.parent.mkdir(parents=True, exist_ok=True)
         unfinished = FILE.with_suffix(".part")
-        unfinished.write_bytes(zstandard.compress(b"".join(map(_prefixed, _simulated()))))
+        messages = World(POPULATION, 1, SteadyClock(_START_US, _STEP_US)).messages()
+        with recording.writing(unfinished) as add:
+            for seq in range(1, COUNT + 1):
+                add(frames.encode(next(messages), seq))
         unfinished.rename(FILE)
     return FILE
-
-
-def _simulated() -> list[bytes]:
-    world = World(POPULATION, 1, SteadyClock(_START_US, _STEP_US))
-    messages = world.messages()
-    return [frames.encode(next(messages), 1 + number) for number in range(COUNT)]
-
-
-def _prefixed(frame: bytes) -> bytes:
-    return len(frame).to_bytes(4, "little") + frame

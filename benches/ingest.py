@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 
-from benches.stand import Relay, Server, settle, stand
+from benches.stand import Server, settle, stand
+
+from jetstream.bench.feed import Feed
 
 EVENTS = 200_000
 TARGET_PER_S = 50_000
@@ -26,7 +28,7 @@ def main(events: int = EVENTS) -> dict[str, float]:
     return figures
 
 
-def measure(relay: Relay, server: Server, events: int) -> dict[str, float]:
+def measure(relay: Feed, server: Server, events: int) -> dict[str, float]:
     """Send at full speed, and wait for the subscriber to have it all."""
     command = [sys.executable, "-m", "benches.counter", "127.0.0.1", str(server.port), str(events)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
@@ -38,14 +40,14 @@ def measure(relay: Relay, server: Server, events: int) -> dict[str, float]:
         sent = relay.wait_sent()
         seen = json.loads(reader.stdout.readline())
         cpu_s = server.cpu_s() - cpu_s
-    if seen["events"] < sent["events"]:
-        raise RuntimeError(f"the subscriber saw {seen['events']} of {sent['events']} events")
+    if seen["events"] < sent.events:
+        raise RuntimeError(f"the subscriber saw {seen['events']} of {sent.events} events")
     took_s = seen["at"] - began
     return {
         "events_per_s": seen["events"] / took_s,
         "cpu_us_per_event": cpu_s / seen["events"] * 1e6,
         "cores": cpu_s / took_s,
-        "relay_cores": sent["cpu_s"] / sent["seconds"],
+        "relay_cores": sent.cpu_s / sent.seconds,
     }
 
 

@@ -12,58 +12,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
 from urllib.parse import urlsplit
 
-from benches.frames import recording
+from benches.frames import recorded
 
 from jetstream.bench import process
+from jetstream.bench.feed import Feed
 
 STOP_TIMEOUT_S: Final = 20.0
-
-
-class Relay:
-    """The relay process: told what to send, it says what it sent."""
-
-    def __init__(self, repos: int) -> None:
-        command = [sys.executable, "-m", "jetstream.bench.relay", "--frames", str(recording())]
-        self._process = subprocess.Popen(
-            [*command, "--repos", str(repos)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.port = int(self._said("port")["port"])
-
-    @property
-    def url(self) -> str:
-        """Where a server finds it."""
-        return f"ws://127.0.0.1:{self.port}"
-
-    def wait_connected(self) -> None:
-        """Return when a server has connected."""
-        self._said("connected")
-
-    def begin(self, *, rate: float = 0, events: int = 10**9, seconds: float = 600) -> None:
-        """Begin to send, at `rate` events a second or, with 0, as fast as the server reads."""
-        assert self._process.stdin is not None
-        order = {"rate": rate, "events": events, "seconds": seconds}
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-
-    def wait_sent(self) -> dict[str, Any]:
-        """Return what was sent, when all of it is: events, frames, seconds and cpu_s."""
-        return self._said("events")
-
-    def stop(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.wait()
-
-    def _said(self, key: str) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            facts: dict[str, Any] = json.loads(line)
-            if key in facts:
-                return facts
-        raise RuntimeError("the relay process has ended")
 
 
 class Server:
@@ -109,10 +66,10 @@ class Server:
 
 
 @contextmanager
-def stand(*options: str, repos: int = 50_000) -> Iterator[tuple[Relay, Server]]:
+def stand(*options: str, repos: int = 50_000) -> Iterator[tuple[Feed, Server]]:
     """Start a relay and a server that reads it; stop both, and remove what the server stored."""
     directory = Path(tempfile.mkdtemp(prefix="jetstream-bench-"))
-    relay = Relay(repos)
+    relay = Feed(recorded(), repos)
     try:
         server = Server(relay.url, directory / "data", list(options))
         try:

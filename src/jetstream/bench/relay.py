@@ -1,6 +1,6 @@
 """An upstream of our own: a process that writes frames from memory to whoever subscribes to it.
 
-    python -m jetstream.bench.relay --frames FILE --repos N
+    python -m jetstream.bench.relay [--frames FILE] --repos N
 
 It is spoken to over its standard input and output, a line of JSON each. It says `{"port": …}` once it
 listens, `{"connected": true}` when a server has come and `{"connected": false}` when that has left. Told
@@ -21,11 +21,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Final
 
-import zstandard
 from cyclopts import App, Parameter
 
 from jetstream.bench import stream
-from jetstream.bench.ring import Ring
+from jetstream.bench.ring import Ring, simulated
+from jetstream.simulator import recording
 
 RUN_FRAMES_MAX: Final = 64  # written with one system call where nothing limits the rate: 300 kB
 STDIN: Final = 0
@@ -136,27 +136,16 @@ def say(**facts: object) -> None:
     print(json.dumps(facts), flush=True)  # noqa: T201 - the protocol of this process
 
 
-def read_frames(path: Path) -> Iterator[bytes]:
-    """Read a recording: `[u32 little-endian length][frame]` again and again, under zstd."""
-    with path.open("rb") as file:
-        data = zstandard.ZstdDecompressor().stream_reader(file).readall()
-    position = 0
-    while position < len(data):
-        start = position + 4
-        position = start + int.from_bytes(data[position:start], "little")
-        yield data[start:position]
-
-
 @app.default
 def main(
     *,
-    frames: Annotated[Path, Parameter(help="Recording to send, round and round.")],
+    frames: Annotated[Path | None, Parameter(help="Recording to send; else frames are simulated.")] = None,
     repos: Annotated[int, Parameter(help="Accounts that the frames are said to come from.")] = 50_000,
     host: Annotated[str, Parameter(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, Parameter(help="Port to listen on; 0: any.")] = 0,
 ) -> None:
     """Load the frames, and serve them until standard input ends."""
-    Relay(Ring(read_frames(frames), repos), host, port).run()
+    Relay(Ring(recording.read(frames) if frames else simulated(), repos), host, port).run()
 
 
 if __name__ == "__main__":

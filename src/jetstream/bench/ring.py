@@ -8,16 +8,19 @@ records accepts such frames, one that checks signatures and revisions does not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from random import Random
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
 import libipld
 
+from jetstream.simulator import frames
 from jetstream.simulator.cbor import head
+from jetstream.simulator.recording import message_head
 from jetstream.simulator.records import datetime_of, plc_did
 from jetstream.simulator.tid import CLOCK_IDS, tid
+from jetstream.simulator.world import Population, SteadyClock, World
 
 # A number this high takes eight bytes, as those of today's relays do: it can be written over in place.
 FIRST_SEQ: Final = 30_000_000_000
@@ -27,7 +30,8 @@ _SEQ: Final = b"\x63seq"
 _REV: Final = b"\x63rev\x6d"  # a text of 13 bytes
 _TIME: Final = b"\x64time\x78\x18"  # a text of 24 bytes
 _DIDS: Final = (b"\x64repo\x78\x20", b"\x63did\x78\x20")  # a text of 32 bytes: `did:plc:` and 24
-_BINARY: Final = 0x82  # RFC 6455, section 5.2: FIN and opcode binary
+_START_US: Final = 1_780_000_000_000_000
+_STEP_US: Final = 500
 # A TID's last two characters are its clock: those of one moment differ in nothing else.
 _CLOCKS: Final = tuple(tid(0, clock)[11:].encode() for clock in range(CLOCK_IDS))
 
@@ -50,16 +54,14 @@ class Slot(NamedTuple):
 class Ring:
     """An endless stream out of a few thousand frames.
 
-    `dids` are the accounts that take turns, made up anew from a seed. `data` is what `spans` are spans of.
+    So many `accounts` take turns in it. `data` is what spans are spans of.
     """
 
-    def __init__(self, frames: Iterable[bytes], repos: int, seed: int = 1) -> None:
+    def __init__(self, messages: Iterable[bytes], repos: int) -> None:
         """Take whole frames. Raises ValueError for one whose `seq` or `time` is not found."""
-        rng = Random(seed)  # noqa: S311 - the same accounts every time
-        self.dids = [plc_did(rng) for _ in range(repos)]
+        self._dids = [did.encode() for did in accounts(repos)]
         self.data = bytearray()
-        self.slots = [_append(self.data, frame) for frame in frames]
-        self._dids = [did.encode() for did in self.dids]
+        self.slots = [_append(self.data, message) for message in messages]
 
     def write(self, first: int, stop: int, now_us: int) -> tuple[list[tuple[int, int]], int]:
         """Make frames `first` to `stop` of the stream ready to be sent at `now_us`.
@@ -116,10 +118,14 @@ def _events(body: dict[str, Any]) -> int:
     return 0 if "blocks" in body else 1
 
 
-def message_head(size: int) -> bytes:
-    """Return the head of a whole binary message of `size` bytes, as a server sends it."""
-    if size < 126:
-        return bytes((_BINARY, size))
-    if size < 1 << 16:
-        return bytes((_BINARY, 126)) + size.to_bytes(2, "big")
-    return bytes((_BINARY, 127)) + size.to_bytes(8, "big")
+def accounts(count: int) -> list[str]:
+    """Make up DIDs, the same each time: those that the frames are said to come from."""
+    rng = Random(1)  # noqa: S311 - repeatable is what they must be
+    return [plc_did(rng) for _ in range(count)]
+
+
+def simulated(count: int = 5_000) -> Iterator[bytes]:
+    """Make some frames of a small network of the simulator's: they are shorter (3 kB) than real ones."""
+    messages = World(Population(), 1, SteadyClock(_START_US, _STEP_US)).messages()
+    for seq in range(1, count + 1):
+        yield frames.encode(next(messages), seq)

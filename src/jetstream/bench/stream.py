@@ -68,23 +68,42 @@ def header(head: bytes, name: str) -> str:
     raise ValueError(f"no {name} in the head")
 
 
+def frame_at(data: bytes, start: int) -> Frame | None:
+    """Return the unmasked frame that begins at `start`; None while it is not whole."""
+    if start + 2 > len(data):
+        return None
+    first, length = start + 2, data[start + 1]
+    if length > 125:
+        first += 2 if length == 126 else 8
+        length = int.from_bytes(data[start + 2 : first], "big")
+    stop = first + length
+    return None if stop > len(data) else Frame(data[start] & 15, data[first:stop], start)
+
+
 def frames(data: bytes) -> tuple[list[Frame], int]:
     """Return the whole unmasked frames at the head of `data`, and how many bytes they take."""
     found: list[Frame] = []
     position, size = 0, len(data)
+    # As `frame_at` does it, without a call for each: this is half of what checking a message costs.
     while position + 2 <= size:
-        start, length = position + 2, data[position + 1]
-        if length > 125:
-            start += 2 if length == 126 else 8
-            if start > size:
-                break
-            length = int.from_bytes(data[position + 2 : start], "big")
-        stop = start + length
+        first, length = position + 2, data[position + 1]
+        if length == 126:
+            first += 2
+            length = int.from_bytes(data[position + 2 : first], "big")
+        elif length == 127:
+            first += 8
+            length = int.from_bytes(data[position + 2 : first], "big")
+        stop = first + length
         if stop > size:
             break
-        found.append(Frame(data[position] & 15, data[start:stop], position))
+        found.append(Frame(data[position] & 15, data[first:stop], position))
         position = stop
     return found, position
+
+
+def head_bytes(size: int) -> int:
+    """Return how long the head of an unmasked frame of `size` bytes is."""
+    return 2 if size < 126 else 4 if size < 1 << 16 else 10
 
 
 def control(opcode: int, payload: bytes = b"", *, masked: bool) -> bytes:

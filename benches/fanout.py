@@ -1,0 +1,230 @@
+"""Many subscribers: each scenario starts a relay, a server and a load, and holds the figures against limits.
+
+python -m benches.fanout [--seconds S] [fan5000 lat800 …]     (no name: all of them)
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from random import Random
+from typing import Annotated, Final
+
+from benches.stand import Server, stand
+from cyclopts import App, Parameter
+
+from jetstream.bench import mix
+from jetstream.bench.delays import Delays
+from jetstream.bench.feed import Feed
+from jetstream.bench.load import Connection, Load, Target, connections
+from jetstream.bench.measure import Figures, Meter, table
+from jetstream.bench.ring import accounts
+from jetstream.bench.storm import raise_storm
+from jetstream.bench.subscription import Readings
+
+REPOS: Final = 50_000
+WARM_UP_S: Final = 3.0
+CONNECT_TIMEOUT_S: Final = 60.0
+CONNECT_RATE: Final = 1_000
+STORM_AGE_S: Final = 2.0
+SLOW_SHARE: Final = 0.1  # a slow reader's part of the stream
+CHECKED_FILTERS_MAX: Final = 64
+
+app = App(name="fanout", help="Many subscribers of one server.")
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What a figure must not be above or, with `least`, not below."""
+
+    figure: str
+    value: float
+    least: bool = False
+
+    def holds(self, figures: dict[str, float]) -> bool:
+        """Tell whether the figure is within the limit."""
+        value = figures[self.figure]
+        return value >= self.value if self.least else value <= self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """So many subscribers at so many events a second (0: as fast as the server reads).
+
+    `slow` of the subscribers read a tenth of the stream; `storm` of them are cut off and come back.
+    `checked` is how many of each kind of filter are read message by message.
+    """
+
+    subscribers: int
+    rate: float
+    limits: tuple[Limit, ...]
+    filter_mix: str = "unfiltered"
+    slow: int = 0
+    storm: int = 0
+    checked: int = 16
+    seconds: float = 60
+
+
+SCENARIOS: Final = {
+    "fan5000": Scenario(
+        5_000,
+        1_000,
+        (
+            Limit("messages_per_s", 4_900_000, least=True),
+            Limit("p99_ms", 250),
+            Limit("server_cores", 1),
+            Limit("last_accepted_s", 10),
+        ),
+        seconds=30,
+    ),
+    "lat800": Scenario(800, 420, (Limit("p50_ms", 6), Limit("p99_ms", 14), Limit("server_cores", 0.8))),
+    "lat1000": Scenario(1_000, 2_000, (Limit("p50_ms", 8), Limit("p99_ms", 24), Limit("server_cores", 0.9))),
+    "lat10": Scenario(10, 500, (Limit("p50_ms", 1),)),
+    "dids10000": Scenario(
+        10_000, 2_000, (Limit("server_cores", 0.5), Limit("p99_ms", 20)), filter_mix="dids:20", seconds=30
+    ),
+    "collections2000": Scenario(
+        2_000, 1_000, (Limit("server_cores", 0.8),), filter_mix="collections:50", seconds=30
+    ),
+    "slow100": Scenario(
+        1_100,
+        1_000,
+        (Limit("p99_ratio", 1.5), Limit("cut", 0), Limit("rss_mib", 300)),
+        slow=100,
+        seconds=120,
+    ),
+    "storm5000": Scenario(
+        5_100, 500, (Limit("last_served_s", 10), Limit("p99_ratio", 2)), storm=5_000, seconds=10
+    ),
+    "fullspeed100": Scenario(
+        100,
+        0,
+        (Limit("events_per_s", 40_000, least=True), Limit("messages_per_s", 4_000_000, least=True)),
+        checked=2,
+        seconds=20,
+    ),
+}
+
+
+def run(name: str, seconds: float | None = None) -> dict[str, float]:
+    """Run one scenario once, for so many seconds or as long as it says, and print its figures."""
+    scenario = SCENARIOS[name]
+    scenario = scenario if seconds is None else replace(scenario, seconds=seconds)
+    print(
+        f"{name}: {scenario.subscribers:,} subscribers, {scenario.filter_mix}, {_rate(scenario.rate)}",
+        flush=True,
+    )
+    figures = _against_none_slow(scenario) if scenario.slow else _measure(scenario)
+    for limit in scenario.limits:
+        sign, word = (">=" if limit.least else "<="), ("ok" if limit.holds(figures) else "MISSED")
+        print(f"  {limit.figure:<18} {figures[limit.figure]:>14,.2f}  {sign} {limit.value:>12,.2f}  {word}")
+    if figures["wrong"]:
+        print(f"  WRONG: {figures['wrong']:,.0f} findings, see above")
+    return figures
+
+
+def _against_none_slow(scenario: Scenario) -> dict[str, float]:
+    """Measure without the slow readers, then with them."""
+    without = _measure(replace(scenario, subscribers=scenario.subscribers - scenario.slow, slow=0))
+    figures = _measure(scenario)
+    return figures | {"p99_ratio": figures["p99_ms"] / without["p99_ms"], "p99_ms_without": without["p99_ms"]}
+
+
+def _measure(scenario: Scenario) -> dict[str, float]:
+    with stand(repos=REPOS) as (relay, server):
+        load = Load(Target("127.0.0.1", server.port), Readings(fed=True), slow_share=SLOW_SHARE)
+        try:
+            return _under_load(scenario, relay, server, load)
+        finally:
+            load.close()
+
+
+def _under_load(scenario: Scenario, relay: Feed, server: Server, load: Load) -> dict[str, float]:
+    rng = Random(1)
+    subscribers = _subscribers(scenario, load, rng)
+    meter = Meter(load, server.pid, lambda words: print(f"  {words}", flush=True))
+    load.begin()
+    relay.begin(rate=scenario.rate)
+    last_accepted_s = load.connect(subscribers, CONNECT_RATE, CONNECT_TIMEOUT_S)
+    load.run(WARM_UP_S)
+    figures = meter.measure(scenario.seconds, last_accepted_s)
+    flat = _flat(figures)
+    if scenario.storm:
+        flat |= _storm(scenario, load, meter, rng) | {"p99_ms_before": flat["p99_ms"]}
+        flat["p99_ratio"] = flat["p99_ms"] / flat["p99_ms_before"]
+    return flat
+
+
+def _subscribers(scenario: Scenario, load: Load, rng: Random) -> list[Connection]:
+    wanted = mix.filters(mix.parse(scenario.filter_mix), scenario.subscribers, accounts(REPOS), rng)
+    slow = set(rng.sample(range(len(wanted)), scenario.slow))
+    checked = mix.choose_checked(wanted, scenario.checked, CHECKED_FILTERS_MAX, rng)
+    return connections(wanted, checked, slow, load.readings)
+
+
+def _storm(scenario: Scenario, load: Load, meter: Meter, rng: Random) -> dict[str, float]:
+    """Let all but the steady ones come back at once, and take the delays of those that stayed meanwhile."""
+    steady = scenario.subscribers - scenario.storm
+    load.readings.delays, load.readings.timed = Delays(), True
+    storm = raise_storm(load, load.connections[steady:], STORM_AGE_S, rng)
+    p99_ms = load.readings.delays.percentile_us(99) / 1000
+    after = _flat(meter.measure(WARM_UP_S, 0))
+    return {
+        "p99_ms": p99_ms,
+        "p99_ms_after": after["p99_ms"],
+        "last_served_s": storm.last_served_s if storm.served == storm.returned else float("inf"),
+        "wrong": after["wrong"],
+        "rss_mib": after["rss_mib"],
+    }
+
+
+def _flat(figures: Figures) -> dict[str, float]:
+    """Print figures, and return those that are kept by name."""
+    for row, value in table(figures):
+        print(f"    {row:<28} {value}", flush=True)
+    for example in figures.examples:
+        print(f"    {example}")
+    assert figures.server_cores is not None
+    assert figures.server_rss_mib is not None
+    return {
+        "subscribers": figures.subscribers,
+        "accepted": figures.accepted,
+        "last_accepted_s": figures.last_accepted_s,
+        "events_per_s": figures.events_per_s,
+        "messages_per_s": figures.messages_per_s,
+        "bytes_per_s": figures.bytes_per_s,
+        "p50_ms": figures.delay_ms[0],
+        "p99_ms": figures.delay_ms[1],
+        "max_ms": figures.delay_ms[2],
+        "relay_p50_ms": figures.relay_ms[0],
+        "relay_p99_ms": figures.relay_ms[1],
+        "lag_ms": figures.lag_ms,
+        "server_cores": figures.server_cores,
+        "rss_mib": figures.server_rss_mib,
+        "load_cores": figures.load_cores,
+        "cut": sum(count for why, count in figures.ends.items() if why != "cut by the bench"),
+        "wrong": sum(figures.wrong.values()),
+    }
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f} events/s" if rate else "events at full speed"
+
+
+ENTRIES: Final[dict[str, Callable[[], dict[str, float]]]] = {name: partial(run, name) for name in SCENARIOS}
+
+
+@app.default
+def main(
+    *names: str,
+    seconds: Annotated[float | None, Parameter(help="How long to measure; else each its own.")] = None,
+) -> None:
+    """Run scenarios by name, or all."""
+    for name in names or SCENARIOS:
+        run(name, seconds)
+
+
+if __name__ == "__main__":
+    sys.exit(app())
