@@ -44,18 +44,18 @@ class Intake:
     def __init__(self, sequence: Sequence[Message], *, check_cid: bool = True) -> None:
         self.sequence = sequence
         self._check_cid = check_cid
+        self._repeats = 0  # of the sequence's, those that were counted
 
     def take(self, frames: Iterable[bytes]) -> Taken:
         """Read frames of one connection, in order. Never raises for what they hold."""
         sequence, check_cid = self.sequence, self._check_cid
         taken = Taken()
-        repeats = sequence.repeats
         messages = [decode(frame, check_cid=check_cid) for frame in frames]
         for message in messages:
             seq = message.seq
             if seq is None:
                 taken.drops.update(message.drops)
-                if message.name:
+                if message.type == "error" or message.type == "info":
                     taken.notices.append(message)
             elif sequence.follows(seq):
                 taken.add(message)
@@ -63,7 +63,8 @@ class Intake:
                 for admitted in sequence.admit(seq, message):
                     taken.add(admitted)
         taken.types.update([message.type for message in messages])
-        if sequence.repeats != repeats:
-            taken.drops["repeat"] += sequence.repeats - repeats
+        if sequence.repeats != self._repeats:
+            taken.drops["repeat"] += sequence.repeats - self._repeats
+            self._repeats = sequence.repeats
         taken.seq = sequence.last
         return taken

@@ -1,16 +1,21 @@
 """Which of upstream's numbers to take, which to skip, and which to distrust.
 
-`seq` rises with every frame of one host; gaps are allowed. From that rule and four ways in which it fails
+`seq` rises with every frame of one host; gaps are allowed. From that rule and the ways in which it fails
 in the field (`wire.md`, last table) follows the table below, where `last` is the highest number taken:
 
     seq                                   then
     ------------------------------------  -------------------------------------------------------------
     last < seq <= last + JUMP             take; a gap is counted if it is not last + 1
     seq > last + JUMP                     take, but distrust: `last` stays until a frame continues it
-    last - ANEW <= seq <= last            a repeat: skip
+    last - ANEW <= seq <= last            a repeat: skip; but right after a gap, what would have been the
+                                          number after next shows that the one between had a flipped
+                                          bit: take, and go on from here
     seq < last - ANEW                     a repeat, unless the connection has shown nothing else: its
                                           frames are held, and when ANEW_FRAMES of them rise in a row
                                           the relay has begun anew: all held are taken, `last` is theirs
+
+The first number of all may be the damaged one: until another continues it, what lies far from it replaces
+it, and what lies below it is held as in the last row.
 """
 
 from __future__ import annotations
@@ -39,7 +44,8 @@ class Sequence(Generic[T]):
         self.jumps = 0
         self.restarts = 0
         self.repeats = 0
-        self._unconfirmed = last is None  # the first number may be the poisoned one
+        self._first: tuple[T] | None = None  # the first frame of all, until another continues it
+        self._gap: tuple[int, T] | None = None  # just now: the number before it, and the frame after it
         self._distrusted: int | None = None
         self._held: list[tuple[int, T]] = []
         self._only_far = True
@@ -52,8 +58,9 @@ class Sequence(Generic[T]):
         return self._far_repeats >= FAR_REPEATS_MAX
 
     def connected(self) -> None:
-        """Begin a new connection: what was held of the old one will come again."""
-        self._held.clear()
+        """Begin a new connection: what was held of the old one is given up."""
+        self._give_up_held()
+        self._gap = None
         self._only_far = True
         self._far_repeats = 0
         self._plain = False
@@ -62,7 +69,6 @@ class Sequence(Generic[T]):
         """Forget the cursor: upstream said that it lies in its future."""
         self.restarts += 1
         self.last = None
-        self._unconfirmed = True
         self._distrusted = None
         self._plain = False
 
@@ -81,51 +87,65 @@ class Sequence(Generic[T]):
     def admit(self, seq: int, item: T) -> list[T]:
         """Return the items to take now, in order: usually `item` alone, none for a repeat."""
         last = self.last
-        if last is None or (self._unconfirmed and not last - ANEW <= seq <= last + JUMP):
+        gap, self._gap = self._gap, None
+        if last is None or (self._first and not last - ANEW <= seq <= last + JUMP):
+            self._give_up_held()
             self.last = seq
+            self._first = (item,)
             return [item]
-        self._unconfirmed = False
-        if seq < last - ANEW:
-            return self._far_below(seq, item)
+        if gap is not None and seq == gap[0] + 2 and seq <= last and item != gap[1]:
+            self.last = seq
+            self._plain = True
+            return [item]
+        if self._is_of_another_sequence(last, seq, item):
+            return self._hold(seq, item)
+        self._first = None
         self._only_far = False
         self._far_repeats = 0
-        if self._held:
-            self.repeats += len(self._held)
-            self._held.clear()
+        self._give_up_held()
         if seq <= last or seq == self._distrusted:
             self.repeats += 1
             return []
         if seq > last + JUMP:
             return self._far_above(seq, item)
-        self._move(seq)
+        self._move(last, seq, item)
         return [item]
 
-    def _move(self, seq: int) -> None:
-        assert self.last is not None
-        if seq != self.last + 1:
+    def _move(self, last: int, seq: int, item: T) -> None:
+        self._plain = seq == last + 1
+        if not self._plain:
             self.gaps += 1
+            self._gap = (last, item)
         self.last = seq
         self._distrusted = None
-        self._plain = True
+
+    def _give_up_held(self) -> None:
+        self.repeats += len(self._held)
+        self._held.clear()
 
     def _far_above(self, seq: int, item: T) -> list[T]:
         distrusted = self._distrusted
         if distrusted is not None and distrusted < seq <= distrusted + JUMP:
-            self.last = distrusted
-            self._move(seq)
+            self._move(distrusted, seq, item)
         else:
             self.jumps += 1
             self._distrusted = seq
             self._plain = False
         return [item]
 
-    def _far_below(self, seq: int, item: T) -> list[T]:
+    def _is_of_another_sequence(self, last: int, seq: int, item: T) -> bool:
+        if self._first is None:
+            return seq < last - ANEW
+        continues = bool(self._held) and seq == self._held[-1][0] + 1
+        return (seq <= last or continues) and item != self._first[0]
+
+    def _hold(self, seq: int, item: T) -> list[T]:
         held = self._held
         self._plain = False
         if not self._only_far or (held and seq <= held[-1][0]):
-            self.repeats += 1 + len(held)
+            self.repeats += 1
             self._far_repeats += 1 + len(held)
-            held.clear()
+            self._give_up_held()
             self._only_far = False
             return []
         held.append((seq, item))
@@ -133,7 +153,7 @@ class Sequence(Generic[T]):
             return []
         self.restarts += 1
         self.last = seq
-        self._distrusted = None
+        self._first = self._distrusted = None
         items = [item for _, item in held]
         held.clear()
         return items
