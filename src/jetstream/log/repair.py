@@ -32,8 +32,9 @@ from jetstream.log.database import (
 )
 from jetstream.log.stored import Row
 
-# Between rows that can be read, no closer ones are looked for: a second has few blocks.
+# Beyond a damaged page, rows are looked for in steps of a second, in which there are few blocks.
 GRAIN_US: Final = 1_000_000
+PROBES: Final = 256  # places looked at between two damaged pages
 FAR_US: Final = 2**63 - 1
 # How many of SQLite's own findings are repeated.
 FINDINGS_MAX: Final = 10
@@ -119,7 +120,7 @@ def _whole_rows(connection: sqlite3.Connection, findings: Findings) -> Iterator[
     """Yield every whole row, in order, and note what is lost."""
     end_us = -1
     for table in ("block", "tail"):
-        for key in _keys(connection, table, -1, FAR_US):
+        for key in _keys(connection, table):
             try:
                 row = _read(connection, table, key)
                 _require(row is None or row.first_us > end_us, "it begins before the end of the one before")
@@ -148,20 +149,39 @@ def _require(holds: bool, problem: str) -> None:
         raise Damaged(problem)
 
 
-def _keys(connection: sqlite3.Connection, table: str, low: int, high: int) -> Iterator[int]:
-    """Yield the keys in `(low, high]` that can be reached, rising, whatever pages between are damaged."""
-    first, whole = _walk(connection, _RISING[table], low, high)
-    yield from first
-    if whole:
-        return
-    low = first[-1] if first else low
-    last, _ = _walk(connection, _FALLING[table], low, high)
-    high = last[-1] - 1 if last else high
-    if high - low >= GRAIN_US:
-        middle = (low + high) // 2
-        yield from _keys(connection, table, low, middle)
-        yield from _keys(connection, table, middle, high)
-    yield from reversed(last)
+def _keys(connection: sqlite3.Connection, table: str) -> list[int]:
+    """Return the keys of all rows that can be reached, rising, whatever pages between are damaged."""
+    rising, falling = _RISING[table], _FALLING[table]
+    reached: set[int] = set()
+    position = -1
+    while position < FAR_US:
+        keys, whole = _walk(connection, rising, position, FAR_US)
+        reached.update(keys)
+        if whole:
+            break
+        position = keys[-1] if keys else position
+        beyond = _gallop(connection, rising, position)
+        back, _ = _walk(connection, falling, position, beyond)
+        reached.update(back)
+        lowest = back[-1] if back else beyond
+        step = max(GRAIN_US, (lowest - position) // PROBES)
+        for probe in range(position + step, lowest, step):
+            reached.update(_walk(connection, rising, probe, lowest)[0])
+        position = beyond
+    return sorted(reached)
+
+
+def _gallop(connection: sqlite3.Connection, rising: str, position: int) -> int:
+    """Return the first key that is found beyond the damage after `position`, in steps that double."""
+    step = GRAIN_US
+    while position + step < FAR_US:
+        keys, whole = _walk(connection, rising, position + step, FAR_US)
+        if keys:
+            return keys[0]
+        if whole:
+            break
+        step *= 2
+    return FAR_US
 
 
 def _walk(connection: sqlite3.Connection, query: str, low: int, high: int) -> tuple[list[int], bool]:
@@ -178,6 +198,8 @@ def _rebuild(directory: Path, new: Path) -> Findings:
     """Write every whole row of the log to a new file."""
     kept = Findings()
     with closing(open_writer(new)) as writer, closing(open_reader(directory / DATABASE)) as old:
+        # Without this, SQLite reads nothing of a file that was cut.
+        old.execute("PRAGMA writable_schema = ON")
         oldest_us, newest_us = None, 0
         for row in _whole_rows(old, Findings()):
             with transaction(writer):

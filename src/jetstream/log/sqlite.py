@@ -337,6 +337,7 @@ class SqliteLog:
         while (block := await self._in_maintenance(self._maintenance.next_block)) is not None:
             await self._exclusively(self._maintenance.store_block, block)
             self._tail_events -= block.events
+            await self._empty_wal()
 
     async def _forget(self) -> None:
         """Rewrite some of the blocks with records of accounts that are gone, and in the end the tail."""

@@ -1,4 +1,4 @@
-"""Events for the tests of the log: few repos and collections, so that filters meet."""
+"""What the tests of the log share."""
 
 from __future__ import annotations
 
@@ -6,25 +6,11 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from tests.unit.log.events import make_event
 
-from jetstream.events import ACCOUNT, CREATE, DELETE, Batch, Event
+from jetstream.events import Batch
 from jetstream.log import UpstreamCursor
 from jetstream.log.sqlite import SqliteLog
-
-LIKE = b"app.bsky.feed.like"
-POST = b"app.bsky.feed.post"
-
-
-def make_event(number: int) -> Event:
-    did = b"did:plc:repo%d" % (number % 7)
-    rkey = b"3l3f6nz%06d" % number
-    if number % 11 == 0:
-        return Event(ACCOUNT, did, b"", b"", b"", b"", b'{"active":true,"did":"%s","seq":%d}' % (did, number))
-    if number % 5 == 0:
-        return Event(DELETE, did, POST, rkey, rkey, b"", b"")
-    return Event(
-        CREATE, did, LIKE if number % 2 else POST, rkey, rkey, b"bafyrei%052d" % number, b'{"n":%d}' % number
-    )
 
 
 @pytest.fixture

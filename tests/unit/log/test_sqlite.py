@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.unit.log.events import make_event
 
-from jetstream.errors import LogCorrupt, LogLocked, LogUnwritable
-from jetstream.events import Batch
+from jetstream.errors import LogCorrupt, LogLocked, LogUnwritable, SettingError
+from jetstream.events import ACCOUNT, CREATE, Batch, Event
 from jetstream.filters import EVERYTHING, Filter
-from jetstream.log import Log, UpstreamCursor
+from jetstream.log import Log, UpstreamCursor, maintenance, sqlite
+from jetstream.log.database import DATABASE
 from jetstream.log.sqlite import SqliteLog
 
 BatchOf = Callable[[range], Batch]
@@ -177,3 +181,152 @@ async def test_a_full_disk_stores_nothing_and_ends_by_itself(
     await log.append(batch_of(range(3, 3000)), cursor)
     assert log.statistics().writable
     assert await times_from(log, 0) == list(range(1, 3000))
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maintenance, "BLOCK_EVENTS", 100)
+
+
+async def filled(
+    directory: Path, batch_of: BatchOf, cursor: UpstreamCursor, last: int, **options: Any
+) -> SqliteLog:
+    """Open a log of events from 1 to `last`, sealed but for the end."""
+    log = await SqliteLog.open(directory, **options)
+    for start in range(1, last, 50):
+        await log.append(batch_of(range(start, start + 50)), cursor)
+    await log.maintain()
+    return log
+
+
+async def test_readers_share_a_block(
+    tmp_path: Path, batch_of: BatchOf, cursor: UpstreamCursor, small_blocks: None
+) -> None:
+    await (await filled(tmp_path, batch_of, cursor, 1000)).close()
+    log = await SqliteLog.open(tmp_path)
+    first, second = await asyncio.gather(log.read(1, 1000, EVERYTHING), log.read(50, 1000, EVERYTHING))
+    assert first is not None
+    assert first is second
+    assert (first.first, first.last) == (1, 100)
+    await log.close()
+
+
+async def test_age_trims_by_the_clock_given(
+    tmp_path: Path, batch_of: BatchOf, cursor: UpstreamCursor, small_blocks: None
+) -> None:
+    log = await filled(tmp_path, batch_of, cursor, 1000, retention_s=0.0005, clock=lambda: 1050)
+    assert log.floor == 501
+    assert await times_from(log, log.floor) == list(range(501, 1001))
+    assert log.statistics().oldest_us == 501
+    await log.close()
+
+
+async def test_the_files_stay_within_their_bound(
+    tmp_path: Path, cursor: UpstreamCursor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "WAL_BYTES", 1 << 20)
+    monkeypatch.setattr(maintenance, "BLOCK_EVENTS", 500)
+    monkeypatch.setattr(sqlite, "RETENTION_BYTES_MIN", 0)
+    bound = 8 << 20
+    dice = random.Random(3)
+    log = await SqliteLog.open(tmp_path, retention_bytes=bound)
+    largest = 0
+    for start in range(1, 60_000, 1000):
+        bodies = [b'{"x":"%s"}' % dice.randbytes(150).hex().encode() for _ in range(1000)]
+        events = [make_event(start + n)._replace(body=body) for n, body in enumerate(bodies)]
+        await log.append(Batch.of(events, range(start, start + 1000)), cursor)
+        await log.maintain()
+        largest = max(largest, log.statistics().bytes_on_disk)
+    held = await times_from(log, log.floor)
+    await log.close()
+    assert bound * 0.7 < largest <= bound
+    assert held == list(range(log.floor, 60_001))
+    assert len(held) > 5_000
+
+
+async def test_a_bound_that_cannot_be_kept_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="--retention-bytes"):
+        await SqliteLog.open(tmp_path, retention_bytes=1_000_000)
+
+
+async def test_a_deleted_accounts_records_are_in_no_file_and_no_memory(
+    tmp_path: Path, batch_of: BatchOf, cursor: UpstreamCursor, small_blocks: None
+) -> None:
+    secret, did = b'{"text":"what only this account said"}', b"did:plc:leaver"
+    log = await filled(tmp_path, batch_of, cursor, 500)
+    said = Event(CREATE, did, b"app.bsky.feed.post", b"k", b"r", b"bafy", secret)
+    for time in range(1001, 1300):
+        await log.append(Batch.of([said, make_event(time)], [2 * time, 2 * time + 1]), cursor)
+    await log.maintain()
+    assert await log.read(0, log.tip + 1, Filter(dids=frozenset({did}))) is not None
+    gone = Event(ACCOUNT, did, b"", b"", b"", b"", b'{"active":false,"status":"deleted"}')
+    await log.append(Batch.of([gone, said], [3000, 3001]), cursor)
+    assert await times_from(log, log._recent.start, Filter(dids=frozenset({did}))) == [3000, 3001]
+    await settled(log)
+    assert await times_from(log, 0, Filter(dids=frozenset({did}))) == [3000, 3001]
+    assert len(await times_from(log, 0)) == log.statistics().events == 500 + 299 + 2
+    await log.close()
+    again = await SqliteLog.open(tmp_path)
+    assert len(await times_from(again, 0)) == again.statistics().events == 500 + 299 + 2
+    await again.close()
+
+
+async def settled(log: SqliteLog) -> None:
+    """Let the background forget all that is to be forgotten."""
+    await log.maintain()
+    while await log._in_maintenance(log._maintenance.gone):
+        await log.maintain()
+
+
+async def test_what_was_scrubbed_from_the_tail_is_overwritten_in_the_file(
+    tmp_path: Path, cursor: UpstreamCursor
+) -> None:
+    secret, did = b'{"text":"what only this account said"}', b"did:plc:leaver"
+    log = await SqliteLog.open(tmp_path)
+    await log.append(Batch.of([Event(CREATE, did, b"a.b.c", b"k", b"r", b"bafy", secret)], [1]), cursor)
+    body = b'{"active":false,"status":"deleted"}'
+    await log.append(Batch.of([Event(ACCOUNT, did, b"", b"", b"", b"", body)], [2]), cursor)
+    await settled(log)
+    await log.close()
+    stored = (tmp_path / DATABASE).read_bytes()
+    assert body in stored
+    assert secret not in stored
+
+
+async def test_forgetting_can_be_turned_off(tmp_path: Path, cursor: UpstreamCursor) -> None:
+    log = await SqliteLog.open(tmp_path, forget=frozenset())
+    events = [
+        make_event(1)._replace(did=b"did:plc:x"),
+        Event(ACCOUNT, b"did:plc:x", b"", b"", b"", b"", b'{"active":false,"status":"deleted"}'),
+    ]
+    await log.append(Batch.of(events, [1, 2]), cursor)
+    await log.maintain()
+    assert await times_from(log, 0) == [1, 2]
+    await log.close()
+
+
+async def test_a_damaged_block_ends_the_upkeep_and_the_next_append_says_so(
+    tmp_path: Path, batch_of: BatchOf, cursor: UpstreamCursor
+) -> None:
+    log = await SqliteLog.open(tmp_path)
+    await log.append(batch_of(range(1, 6000)), cursor)
+    log._writer.execute("UPDATE tail SET crc = crc + 1")
+    log._due.set()
+    await asyncio.wait([log._maintaining])
+    with pytest.raises(LogCorrupt, match=r"checksum.*log repair"):
+        await log.append(batch_of(range(6000, 6001)), cursor)
+    await log.close()
+
+
+async def test_the_write_ahead_log_begins_anew_when_it_is_long(
+    tmp_path: Path, batch_of: BatchOf, cursor: UpstreamCursor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "WAL_BYTES", 200_000)
+    log = await SqliteLog.open(tmp_path)
+    wal = tmp_path / f"{DATABASE}-wal"
+    for start in range(1, 40_000, 100):
+        await log.append(batch_of(range(start, start + 100)), cursor)
+        await log.maintain()
+    assert wal.stat().st_size < 2_000_000
+    assert await times_from(log, 0) == list(range(1, 40_001))
+    await log.close()
