@@ -47,7 +47,7 @@ class Faults:
     drop: float = 0
     """The connection ends without a word."""
     stall: float = 0
-    """The connection stays, and is silent from then on."""
+    """The connection stays and is silent from then on: no frame comes, no ping is answered."""
     repeat: float = 0
     """The last 1 to 20 frames come again."""
     go_back: float = 0

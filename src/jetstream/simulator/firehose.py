@@ -6,7 +6,7 @@ Source: the event stream page of the ATProto specification; the reference PDS fo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import Final, Protocol
@@ -117,6 +117,7 @@ class LiveFirehose:
             subscriber.stalled = last is Effect.STALL
             self._moved.give()
             if subscriber.stalled:
+                flow.deafen()
                 await flow.wait_closed()
                 return
 
@@ -148,15 +149,18 @@ class Replay:
         if self._rate:
             await self._feed_paced(flow, cursor or 0)
         else:
-            for piece in self._unpaced(cursor or 0):
+            async for piece in self._unpaced(cursor or 0):
                 await flow.write(piece.data)
-                await asyncio.sleep(0)  # a reader that keeps up must not starve the others
         await flow.wait_closed()
 
-    def _unpaced(self, after: int) -> Iterable[Messages]:
+    async def _unpaced(self, after: int) -> AsyncIterator[Messages]:
         if self._pieces is None or after:
-            return recording.messages(self._path, after=after)
-        return self._pieces
+            async for piece in _read_ahead(recording.messages(self._path, after=after)):
+                yield piece
+        else:
+            for piece in self._pieces:
+                yield piece
+                await asyncio.sleep(0)  # a reader that keeps up must not starve the others
 
     async def _feed_paced(self, flow: Flow, after: int) -> None:
         single = recording.messages(self._path, 1, after)
@@ -165,6 +169,14 @@ class Replay:
             if not some:
                 return
             await flow.write(b"".join(some))
+
+
+async def _read_ahead(pieces: Iterator[Messages]) -> AsyncIterator[Messages]:
+    """Read one piece in a thread while the one before is sent: most of reading is decompression."""
+    coming = asyncio.create_task(asyncio.to_thread(next, pieces, None))
+    while (piece := await coming) is not None:
+        coming = asyncio.create_task(asyncio.to_thread(next, pieces, None))
+        yield piece
 
 
 def _message(frame: bytes) -> bytes:

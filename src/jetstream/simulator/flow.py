@@ -20,14 +20,14 @@ class Flow(asyncio.Protocol):
     def __init__(self, request: web.Request) -> None:
         if request.transport is None:  # the peer went while the upgrade was answered
             raise ConnectionResetError("the subscriber has gone")
-        # uvloop's transports are no subclasses of asyncio's, though they do the same.
-        transport = cast("asyncio.Transport", request.transport)
+        transport = request.transport
         inner = cast("asyncio.Protocol", transport.get_protocol())
         self._transport = transport
         self._inner = inner
         self._writable = asyncio.Event()
         self._writable.set()
         self._closed = asyncio.Event()
+        self._deaf = False
         transport.set_write_buffer_limits(high=_BUFFER_BYTES_MAX)
         transport.set_protocol(self)
 
@@ -42,6 +42,10 @@ class Flow(asyncio.Protocol):
             self._transport.write(data)
         await self._writable.wait()
 
+    def deafen(self) -> None:
+        """Hear nothing more of the peer but its end: no ping is answered, as by a host that hangs."""
+        self._deaf = True
+
     async def wait_closed(self) -> None:
         """Wait until the connection has ended."""
         await self._closed.wait()
@@ -52,7 +56,8 @@ class Flow(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass on what the peer says."""
-        self._inner.data_received(data)
+        if not self._deaf:
+            self._inner.data_received(data)
 
     def eof_received(self) -> bool | None:
         """Pass on that the peer says no more."""

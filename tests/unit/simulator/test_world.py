@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+from typing import cast
+
+import libipld
+import pytest
+
+from jetstream import syntax
+from jetstream.simulator import check, frames, world
+from jetstream.simulator.frames import Account, Commit, Identity, Message, Sync
+from jetstream.simulator.world import Population, SteadyClock, World
+
+START_US = 1_767_225_600_000_000
+
+
+def make(seed: int = 1, **population: object) -> World:
+    return World(
+        Population(**({"repos": 30, "records": 10} | population)),  # type: ignore[arg-type]
+        seed,
+        SteadyClock(START_US, 2500),
+    )
+
+
+def key_of(someone: World, did: str) -> str:
+    document = someone.document(did, "http://pds.test")
+    assert document is not None
+    (method,) = cast("list[dict[str, str]]", document["verificationMethod"])
+    return method["publicKeyMultibase"]
+
+
+def encoded(messages: list[Message]) -> list[bytes]:
+    return [frames.encode(message, seq) for seq, message in enumerate(messages, 1)]
+
+
+def test_the_same_seed_gives_the_same_bytes() -> None:
+    first, again, other = (encoded(list(islice(make(seed).messages(), 600))) for seed in (1, 1, 2))
+    assert first == again
+    assert not set(first) & set(other)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_every_commit_passes_the_check_of_a_strict_consumer(seed: int) -> None:
+    """Criterion: block hashes, commit CID, signature, valid tree, every op in it, inversion to prevData."""
+    somewhere, checked = make(seed, repos=100, records=40), 0
+    revs: dict[str, str] = {}
+    trees: dict[str, object] = {}
+    for message in somewhere.messages():
+        if isinstance(message, Commit):
+            _, body = libipld.decode_dag_cbor_multi(frames.encode(message, 1))
+            check.check_commit(body, key_of(somewhere, message.did))
+            if message.did in revs:
+                assert (body["since"], body["prevData"]) == (revs[message.did], trees[message.did])
+                assert body["rev"] > body["since"]
+            revs[message.did] = body["rev"]
+            trees[message.did] = somewhere.people[message.did].repo.tree.cid
+            checked += 1
+        elif isinstance(message, Sync):
+            revs[message.did] = message.rev
+            trees[message.did] = somewhere.people[message.did].repo.tree.cid
+        if checked == 7000:
+            break
+
+
+def test_life_is_as_lively_as_a_relay_shows_it() -> None:
+    messages = list(islice(make().messages(), 10_000))
+    kinds = Counter(type(message) for message in messages)
+    assert 0.98 < kinds[Commit] / len(messages) < 0.995
+    ops = Counter(
+        op.action for message in messages if isinstance(message, Commit) for op in message.revision.ops
+    )
+    assert 0.94 < ops["create"] / ops.total() < 0.98
+    assert 0.02 < ops["delete"] / ops.total() < 0.04
+    assert 0.003 < ops["update"] / ops.total() < 0.02
+    sizes = {len(message.revision.ops) for message in messages if isinstance(message, Commit)}
+    assert {0, 1, 2} <= sizes
+    assert 50 < max(sizes) <= world.OPS_MAX
+
+
+def test_accounts_come_change_and_go() -> None:
+    messages = list(islice(make(lifecycle=0.5).messages(), 2000))
+    statuses = {message.status for message in messages if isinstance(message, Account)}
+    assert statuses == {
+        None,
+        "takendown",
+        "suspended",
+        "deactivated",
+        "deleted",
+        "desynchronized",
+        "throttled",
+    }
+    identities = [message for message in messages if isinstance(message, Identity)]
+    assert {message.handle is None for message in identities} == {True, False}
+    assert any(isinstance(message, Sync) for message in messages)
+
+
+def test_nobody_writes_while_the_account_is_not_active() -> None:
+    active: dict[str, bool] = {}
+    for message in islice(make(lifecycle=0.5).messages(), 3000):
+        if isinstance(message, Account):
+            active[message.did] = message.active
+        elif isinstance(message, Commit):
+            assert active.get(message.did, True)
+
+
+def test_a_few_write_much() -> None:
+    writers = Counter(
+        message.did for message in islice(make(repos=100).messages(), 5000) if isinstance(message, Commit)
+    )
+    top = [count for _, count in writers.most_common(10)]
+    assert sum(top) > 0.35 * writers.total()
+    assert len(writers) > 80
+
+
+def test_names_are_what_the_protocol_calls_names() -> None:
+    somewhere = make(repos=300)
+    assert all(syntax.is_did(did) for did in somewhere.people)
+    methods = Counter(did.split(":")[1] for did in somewhere.people)
+    assert methods["plc"] > 280
+    assert methods["web"] > 0
+    keys = [key_of(somewhere, did) for did in somewhere.people]
+    assert {key[:4] for key in keys} == {"zQ3s", "zDna"}
+    assert all(len(did) == 32 for did in somewhere.people if did.startswith("did:plc:"))
+
+
+def test_a_new_key_signs_what_follows() -> None:
+    somewhere = make()
+    did = next(iter(somewhere.people))
+    before = key_of(somewhere, did)
+    identity, sync = somewhere.rotate_key(did)
+    after = key_of(somewhere, did)
+    assert isinstance(identity, Identity)
+    assert isinstance(sync, Sync)
+    assert (identity.handle, before == after) == (None, False)
+    commit = somewhere.create_record(did, "app.test.note", {"text": "hello"})
+    _, body = libipld.decode_dag_cbor_multi(frames.encode(commit, 1))
+    check.check_commit(body, after)
+    assert (body["since"], body["prevData"]) == (
+        sync.rev,
+        libipld.decode_dag_cbor(sync.commit.data)["data"],
+    )
+
+
+def test_who_leaves_makes_room_for_somebody_new() -> None:
+    somewhere = make()
+    leaving = somewhere.present[3].did
+    deleted, identity, account, commit, sync = somewhere.replace(leaving)
+    assert isinstance(deleted, Account)
+    assert (deleted.did, deleted.active, deleted.status) == (leaving, False, "deleted")
+    coming = somewhere.present[3].did
+    assert {identity.did, account.did, commit.did, sync.did} == {coming}
+    assert isinstance(commit, Commit)
+    assert (commit.revision.since, commit.revision.prev_data) == (None, None)
+    assert somewhere.document(leaving, "") is not None
+    with pytest.raises(ValueError, match="does not live"):
+        somewhere.sync(leaving)
+
+
+def test_who_becomes_active_again_is_introduced_again() -> None:
+    somewhere = make()
+    did = somewhere.present[0].did
+    (gone,) = somewhere.set_status(did, active=False, status="deactivated")
+    assert gone == Account(did, gone.time, active=False, status="deactivated")
+    back = somewhere.set_status(did, active=True, status=None)
+    assert [type(message) for message in back] == [Account, Identity, Sync]
+
+
+def test_a_world_that_grows_too_large_loses_its_largest_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world, "RECORDS_MAX", 700)
+    somewhere = make(lifecycle=0)
+    held = [
+        sum(len(person.paths) for person in somewhere.present) for _ in islice(somewhere.messages(), 5000)
+    ]
+    assert max(held) < 700 + 2 * world.OPS_MAX
+    assert min(held[1000:]) > 300
+
+
+@pytest.mark.parametrize(
+    "writes",
+    [
+        [("update", "app.test.note", "absent", {})],
+        [("delete", "app.test.note", "absent", None)],
+        [("create", "app.bsky.actor.profile", "self", {})],
+        [("create", "app.test.note", "1", {}), ("create", "app.test.note", "1", {})],
+        [("create", "app.test.note", str(n), {}) for n in range(201)],
+    ],
+)
+def test_writes_that_do_not_fit_the_repository_are_refused(
+    writes: list[tuple[str, str, str, dict[str, object] | None]],
+) -> None:
+    somewhere = make()
+    did = somewhere.present[0].did
+    before = somewhere.people[did].repo.head
+    with pytest.raises(ValueError, match=r"does not fit|at most 200"):
+        somewhere.write(did, writes)
+    assert somewhere.people[did].repo.head == before
+
+
+def test_a_world_of_nobody_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one repo, not 0"):
+        make(repos=0)
