@@ -136,7 +136,7 @@ class Service:
     async def _listen(self) -> list[Server]:
         """Open the listeners, and say where everything is."""
         settings = self.settings
-        subscribe = Subscribe(
+        self.subscribe = Subscribe(
             self.hub,
             self.log,
             self.metrics,
@@ -146,8 +146,8 @@ class Service:
         routes: dict[str, Handler] = {
             "/": pages.page(settings.wire),
             "/health": pages.health(self._health),
-            "/subscribe": subscribe.on(WIRES[settings.wire]),
-            "/v1/subscribe": subscribe.on(WIRES["v1"]),
+            "/subscribe": self.subscribe.on(WIRES[settings.wire]),
+            "/v1/subscribe": self.subscribe.on(WIRES["v1"]),
         }
         figures = pages.metrics(self.metrics)
         if settings.metrics_listen is None:
@@ -169,10 +169,10 @@ class Service:
         return servers
 
     async def _say_goodbye(self, close: Close) -> None:
-        self.hub.close_all(close)
+        self.subscribe.close_all(close)
         try:
             async with asyncio.timeout(GOODBYE_S):
-                await self.hub.wait_empty()
+                await self.subscribe.wait_empty()
         except TimeoutError:
             log.warning("subscribers did not go in time", subscribers=len(self.hub))
 

@@ -75,8 +75,6 @@ class Hub:
         self._published = asyncio.Condition()
         self._tasks: asyncio.TaskGroup | None = None
         self._turn_writes = 256
-        self._empty = asyncio.Event()
-        self._empty.set()
 
     def __len__(self) -> int:
         return len(self._subscribers)
@@ -93,13 +91,11 @@ class Hub:
     def add(self, subscriber: Subscriber) -> None:
         """Begin to serve a subscriber from its position."""
         self._subscribers[subscriber] = None
-        self._empty.clear()
         self._metrics.subscribers.labels(subscriber.wire.name).inc()
         self._place(subscriber)
 
     def remove(self, subscriber: Subscriber) -> None:
         """Forget a subscriber; what it has not been sent is not sent."""
-        subscriber.closed = True
         if self._subscribers.pop(subscriber, subscriber) is subscriber:
             return
         self._metrics.subscribers.labels(subscriber.wire.name).dec()
@@ -107,8 +103,6 @@ class Hub:
             self._groups.remove(subscriber)
         if subscriber.feeder is not None:
             subscriber.feeder.cancel()
-        if not self._subscribers:
-            self._empty.set()
 
     def change(self, subscriber: Subscriber, options: Options) -> None:
         """Judge every event from the subscriber's position on by new options."""
@@ -119,15 +113,6 @@ class Hub:
         self._groups.remove(subscriber)
         subscriber.options = options
         self._place(subscriber)
-
-    def close_all(self, close: Close) -> None:
-        """End every connection."""
-        for subscriber in list(self._subscribers):
-            subscriber.close(close)
-
-    async def wait_empty(self) -> None:
-        """Return once there is no subscriber."""
-        await self._empty.wait()
 
     def _place(self, subscriber: Subscriber) -> None:
         if subscriber.position == self.position:

@@ -33,8 +33,12 @@ class Sink(Protocol):
     def buffered(self) -> int:
         """How many bytes wait in the buffer."""
 
+    @property
+    def closing(self) -> bool:
+        """Whether the connection is to end: nothing more is sent."""
+
     def write(self, data: bytes) -> None:
-        """Append whole frames to the buffer. A closed sink drops them."""
+        """Append whole frames to the buffer, unless it is closing."""
 
     async def writable(self) -> None:
         """Return once the sink is not full. Raises ConnectionError when the connection is gone."""
@@ -62,7 +66,6 @@ class Subscriber:
     """
 
     __slots__ = (
-        "closed",
         "drained",
         "feeder",
         "group",
@@ -81,22 +84,23 @@ class Subscriber:
         self.position = position
         self.group: Group | None = None
         self.feeder: asyncio.Task[None] | None = None
-        self.closed = False
         self.written = 0  # bytes, ever
         self.drained = 0  # of them, those that had left the buffer when it was last looked at
         self.progress_at = now
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more is sent."""
+        return self.sink.closing
+
     def write(self, data: bytes) -> None:
-        """Send whole frames; none follows a close."""
-        if not self.closed:
-            self.written += len(data)
-            self.sink.write(data)
+        """Send whole frames."""
+        self.written += len(data)
+        self.sink.write(data)
 
     def close(self, close: Close) -> None:
         """End the connection; nothing is sent after this."""
-        if not self.closed:
-            self.closed = True
-            self.sink.close(close)
+        self.sink.close(close)
 
     def stalled_s(self, now: float) -> float:
         """Return for how long the socket has taken nothing although something waits for it."""

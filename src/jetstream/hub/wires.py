@@ -14,9 +14,11 @@ from jetstream.events import ACCOUNT, CREATE, DELETE, IDENTITY, UPDATE, Batch
 
 # RFC 6455, section 5.2: FIN and opcode text, then the length in 7 bits, or 126 and 16, or 127 and 64.
 _TEXT: Final = 0x81
+_CLOSE: Final = 0x88
 _SHORT_MAX: Final = 125
 _MEDIUM_MAX: Final = 0xFFFF
 PING: Final = b"\x89\x00"
+_REASON_BYTES_MAX: Final = 123  # a control frame holds 125, two of them the code (RFC 6455, section 5.5)
 
 
 def head(size: int) -> bytes:
@@ -26,6 +28,12 @@ def head(size: int) -> bytes:
     if size <= _MEDIUM_MAX:
         return pack(">BBH", _TEXT, 126, size)
     return pack(">BBQ", _TEXT, 127, size)
+
+
+def close_frame(code: int, reason: str) -> bytes:
+    """Return a close frame; of a long reason, what fits."""
+    text = reason.encode()[:_REASON_BYTES_MAX].decode(errors="ignore").encode()
+    return pack(">BBH", _CLOSE, 2 + len(text), code) + text
 
 
 def message_bytes(frame_bytes: int) -> int:

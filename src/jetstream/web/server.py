@@ -11,6 +11,7 @@ from jetstream.web.listener import Listener
 
 REQUEST_LINE_BYTES_MAX: Final = 1 << 20  # 10,000 DIDs fit
 KEEPALIVE_S: Final = 75.0
+SHUTDOWN_S: Final = 1.0  # for answers that are under way
 
 Handler = Callable[[web.Request], Any]
 
@@ -29,6 +30,7 @@ class Server:
             max_line_size=REQUEST_LINE_BYTES_MAX,
             max_field_size=REQUEST_LINE_BYTES_MAX,
             keepalive_timeout=KEEPALIVE_S,
+            shutdown_timeout=SHUTDOWN_S,
         )
         self._listener: Listener | None = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -15,7 +16,7 @@ from aiohttp.http import WebSocketError
 from jetstream.errors import InvalidParameter
 from jetstream.hub.hub import Hub
 from jetstream.hub.subscriber import Close, Options, Subscriber
-from jetstream.hub.wires import Wire
+from jetstream.hub.wires import Wire, close_frame
 from jetstream.log import Log
 from jetstream.metrics import Metrics
 from jetstream.web.parameters import UPDATE_BYTES_MAX, NotJson, Subscription, parse_message, parse_query
@@ -58,7 +59,10 @@ class Subscribe:
         self._buffer_bytes = buffer_bytes
         self._subscribers_max = subscribers_max
         self._hello_timeout_s = hello_timeout_s
-        self._connections = 0
+        self._sinks: dict[SocketSink, None] = {}
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._last_word: Close | None = None
 
     def on(self, wire: Wire) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         """Return the handler of one wire."""
@@ -73,14 +77,37 @@ class Subscribe:
         assert subscription is not None
         socket = _Socket()
         await socket.prepare(request)
+        if request.transport is None:
+            return socket  # the client is gone already
         sink = SocketSink(request, socket, self._buffer_bytes)
-        self._connections += 1
+        self._add(sink)
         try:
             await self._serve(wire, socket, sink, subscription)
         finally:
-            self._connections -= 1
-            await sink.ended(self._metrics)
+            sink.ended(self._metrics)
+            self._remove(sink)
         return socket
+
+    def close_all(self, close: Close) -> None:
+        """End every connection, those without a hello too, and let none begin."""
+        self._last_word = close
+        for sink in list(self._sinks):
+            sink.close(close)
+
+    async def wait_empty(self) -> None:
+        """Return once there is no connection."""
+        await self._empty.wait()
+
+    def _add(self, sink: SocketSink) -> None:
+        self._sinks[sink] = None
+        self._empty.clear()
+        if self._last_word is not None:
+            sink.close(self._last_word)
+
+    def _remove(self, sink: SocketSink) -> None:
+        del self._sinks[sink]
+        if not self._sinks:
+            self._empty.set()
 
     def _check(self, request: web.Request) -> tuple[web.Response | None, Subscription | None]:
         try:
@@ -90,7 +117,7 @@ class Subscribe:
         if not _Socket().can_prepare(request):
             text = f"{request.path} is a WebSocket: connect to ws://{request.host}{request.path}\n"
             return web.Response(status=426, text=text, headers={"Upgrade": "websocket"}), None
-        if self._connections >= self._subscribers_max:
+        if len(self._sinks) >= self._subscribers_max:
             text = (
                 f"{self._subscribers_max} subscribers are connected, and that is the limit: try again later\n"
             )
@@ -160,8 +187,11 @@ class _Socket(web.WebSocketResponse):
         super().__init__(
             timeout=CLOSE_TIMEOUT_S, compress=False, max_msg_size=2 * UPDATE_BYTES_MAX, decode_text=False
         )
+        self.cut: Callable[[], None] | None = None
 
     async def close(self, *, code: int = 1000, message: bytes = b"", drain: bool = True) -> bool:
+        if self.cut is not None:
+            self.cut()  # our close frame is out, and there may be only one
         if not message and code in _PROTOCOL:
             message = _PROTOCOL[code].text.encode()
         return await super().close(code=code, message=message, drain=drain)
@@ -179,7 +209,7 @@ class SocketSink:
         self._peer = request.remote
         self._began = time.monotonic()
         self._close: Close | None = None
-        self._closer: asyncio.Task[None] | None = None
+        self._timeout: asyncio.TimerHandle | None = None
         self._bytes = 0
         self._buffer_bytes = buffer_bytes
         self.squeeze(False)
@@ -196,16 +226,14 @@ class SocketSink:
 
     @property
     def closing(self) -> bool:
-        """Whether the server has decided to end this connection."""
-        return self._close is not None
+        """Whether a close frame is out."""
+        return self._close is not None or self._socket.closed
 
     def write(self, data: bytes) -> None:
-        """Append whole frames to the socket's buffer."""
-        try:
-            self._transport.write(data)
-        except RuntimeError:  # uvloop's word for a transport that has closed meanwhile
-            return
-        self._bytes += len(data)
+        """Append whole frames to the socket's buffer; none follows a close frame."""
+        if not self.closing:
+            self._send(data)
+            self._bytes += len(data)
 
     async def writable(self) -> None:
         """Return once the buffer has drained. Raises ConnectionError when the connection is gone."""
@@ -218,19 +246,26 @@ class SocketSink:
             self._transport.set_write_buffer_limits(high=high, low=high // 4)
 
     def close(self, close: Close) -> None:
-        """Send a close frame, wait a little for the answer, then cut."""
-        if self._close is None:
-            self._close = close
-            self._closer = asyncio.get_running_loop().create_task(self._say_goodbye(close))
+        """Send a close frame behind what waits, give the client a little time to answer, then cut."""
+        if self.closing:
+            return
+        self._close = close
+        self._send(close_frame(close.code, close.text))
+        self._socket.cut = self._transport.close
+        self._timeout = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, self._transport.abort)
+
+    def _send(self, data: bytes) -> None:
+        with suppress(RuntimeError):  # uvloop's word for a transport that has closed meanwhile
+            self._transport.write(data)
 
     def failed(self, code: int) -> None:
         """Note that aiohttp has ended the connection for a breach of the protocol."""
         self._close = self._close or _PROTOCOL.get(code, _PROTOCOL[1002])
 
-    async def ended(self, metrics: Metrics) -> None:
-        """Finish a close that is under way, then count and log why the connection ended."""
-        if self._closer is not None:
-            await self._closer
+    def ended(self, metrics: Metrics) -> None:
+        """Count and log why the connection ended."""
+        if self._timeout is not None:
+            self._timeout.cancel()
         if self._close is not None:
             reason = self._close.label
         else:
@@ -239,14 +274,3 @@ class SocketSink:
         metrics.disconnects.labels(reason).inc()
         seconds = round(time.monotonic() - self._began, 1)
         log.info("subscriber: left", peer=self._peer, reason=reason, seconds=seconds, bytes=self._bytes)
-
-    async def _say_goodbye(self, close: Close) -> None:
-        try:
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                # A control frame holds 125 bytes, two of them the code (RFC 6455, section 5.5).
-                text = close.text.encode()[:123].decode(errors="ignore").encode()
-                await self._socket.close(code=close.code, message=text)
-        except (TimeoutError, ConnectionError):
-            pass
-        finally:
-            self._transport.abort()

@@ -1,0 +1,45 @@
+"""A server and a relay, in this process, on ports of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+from tests.relay import Relay
+from tests.serving import LOOPBACK, Start, running
+
+from jetstream.service import Service
+from jetstream.settings import Settings
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run these tests on the loop that `jetstream serve` runs on."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(autouse=True)
+def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jetstream.firehose.upstream.BACKOFF_FIRST_S", 0.001)
+
+
+@pytest.fixture
+async def relay() -> AsyncIterator[Relay]:
+    async with Relay() as relay:
+        yield relay
+
+
+@pytest.fixture
+async def start(relay: Relay, tmp_path: Path) -> AsyncIterator[Start]:
+    async with AsyncExitStack() as servers:
+
+        async def start(*, clock: Callable[[], int] | None = None, **settings: Any) -> Service:
+            given: dict[str, Any] = {"upstream": relay.url, "listen": LOOPBACK, "data_dir": tmp_path}
+            more: dict[str, Any] = {} if clock is None else {"clock": clock}
+            return await servers.enter_async_context(running(Service(Settings(**given | settings), **more)))
+
+        yield start

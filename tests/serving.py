@@ -1,0 +1,180 @@
+"""Servers under test, in this process or in one of their own, and what they say of themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import resource
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
+
+from jetstream.service import Service
+from jetstream.settings import Address
+
+LOOPBACK = Address("127.0.0.1", 0)
+PATIENCE_S = 20.0
+
+
+class Start(Protocol):
+    """Start a server that reads the relay; it stops with the test. Arguments are settings, and a `clock`."""
+
+    def __call__(self, *, clock: Callable[[], int] | None = None, **settings: Any) -> Awaitable[Service]: ...
+
+
+@asynccontextmanager
+async def running(service: Service) -> AsyncIterator[Service]:
+    """Run a server; stop it at the end, and let its errors out."""
+    task = asyncio.create_task(service.run())
+    started = asyncio.create_task(service.started.wait())
+    await asyncio.wait({task, started}, return_when=asyncio.FIRST_COMPLETED)
+    started.cancel()
+    if task.done():
+        task.result()
+    try:
+        yield service
+    finally:
+        service.stop()
+        async with asyncio.timeout(PATIENCE_S):
+            await task
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Return once something that cannot be waited for is so."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110 - it tells nobody when it becomes so
+            await asyncio.sleep(0.005)
+
+
+async def published(service: Service, seq: int) -> None:
+    """Return once the frame of `seq` is stored, and is below the hub's position."""
+
+    def is_so() -> bool:
+        cursor = service.log.upstream
+        return cursor is not None and cursor.seq >= seq and service.hub.position > service.log.tip
+
+    await until(is_so)
+
+
+async def get(port: int, path: str, **headers: str) -> tuple[int, str]:
+    """Return the status and the text of a page."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{port}{path}", headers=headers) as response,
+    ):
+        return response.status, await response.text()
+
+
+class Figures(dict[str, float]):
+    """What `/metrics` says, such as `figures['jetstream_dropped_total{reason="did"}']`."""
+
+    families: dict[str, str]  # name: type
+
+
+async def figures(port: int) -> Figures:
+    """Read `/metrics`."""
+    status, text = await get(port, "/metrics")
+    assert status == 200
+    found = Figures()
+    found.families = {}
+    for family in text_string_to_metric_families(text):
+        found.families[family.name] = family.type
+        for sample in family.samples:
+            labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
+            found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+    return found
+
+
+async def health(port: int) -> tuple[int, dict[str, Any]]:
+    """Read `/health`."""
+    status, text = await get(port, "/health")
+    return status, json.loads(text)
+
+
+class Process:
+    """`jetstream serve` as a process of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.port = 0
+        self.log: list[dict[str, Any]] = []
+        self._changed = asyncio.Event()
+        self._reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        assert self.process.stderr is not None
+        while line := await self.process.stderr.readline():
+            try:
+                self.log.append(json.loads(line))
+            except ValueError:
+                self.log.append({"event": line.decode().rstrip(), "level": "raw"})
+            self._changed.set()
+
+    async def says(self, event: str, start: int = 0) -> dict[str, Any]:
+        """Wait for a line of its log, from the line number `start` on."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                self._changed.clear()
+                for line in self.log[start:]:
+                    if event in line["event"]:
+                        return line
+                assert not self._reading.done(), self.log
+                await self._changed.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def ended(self) -> int:
+        """Wait for its end; return its exit code."""
+        async with asyncio.timeout(PATIENCE_S):
+            code = await self.process.wait()
+            await self._reading
+        return code
+
+    def limit(self, what: int, soft: int) -> None:
+        """Set one of its soft resource limits."""
+        _, hard = resource.prlimit(self.process.pid, what)
+        resource.prlimit(self.process.pid, what, (soft, hard))
+
+
+@asynccontextmanager
+async def process(
+    upstream: str, data_dir: Path, *flags: str, limits: dict[int, tuple[int, int]] | None = None
+) -> AsyncIterator[Process]:
+    """Start `jetstream serve`, wait until it listens, and kill it at the end if it still runs.
+
+    `limits` are resource limits, soft and hard, that it begins with.
+    """
+
+    def set_limits() -> None:
+        for what, pair in (limits or {}).items():
+            resource.setrlimit(what, pair)
+
+    server = Process(
+        await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "jetstream", "serve"),
+            *("--upstream", upstream, "--data-dir", str(data_dir), "--listen", "127.0.0.1:0"),
+            *("--log-format", "json", *flags),
+            stderr=asyncio.subprocess.PIPE,
+            env={name: value for name, value in os.environ.items() if not name.startswith("JETSTREAM_")},
+            preexec_fn=set_limits if limits else None,
+        )
+    )
+    try:
+        listening = await server.says("listening")
+        found = re.search(r":(\d+)/subscribe", listening["subscribe"])
+        assert found is not None
+        server.port = int(found[1])
+        yield server
+    finally:
+        if server.process.returncode is None:
+            server.process.kill()
+        await server.ended()
