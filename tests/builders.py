@@ -5,6 +5,7 @@ The encoder here shares no code with what it tests, and can be made to write wha
 
 from __future__ import annotations
 
+import base64
 import struct
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
@@ -69,6 +70,20 @@ def cbor_map(items: Iterable[tuple[object, object]]) -> Raw:
     return Raw(head(5, len(items)) + b"".join(dag_cbor(key) + dag_cbor(value) for key, value in items))
 
 
+def from_json(value: Any) -> Any:
+    """Read `{"$link"}` and `{"$bytes"}` as what they stand for."""
+    match value:
+        case {"$bytes": str(text), **more} if not more:
+            return base64.b64decode(text + "==")
+        case {"$link": str(text), **more} if not more:
+            return Cid(base64.b32decode(text[1:].upper() + "=" * (-len(text[1:]) % 8)))
+        case dict():
+            return {key: from_json(item) for key, item in value.items()}
+        case list():
+            return [from_json(item) for item in value]
+    return value
+
+
 def nested(levels: int) -> Raw:
     """Encode maps within maps, `levels` deep."""
     return Raw(b"\xa1\x61a" * (levels - 1) + b"\xa0")
@@ -131,17 +146,17 @@ def op_body(op: Op) -> dict[str, Any]:
     return {"action": op.action, "path": op.path, "cid": cid}
 
 
-def commit_body(seq: object, ops: Sequence[Op], **fields: object) -> dict[str, Any]:
+def commit_body(seq: object, writes: Sequence[Op], /, **fields: object) -> dict[str, Any]:
     """Return the body of a commit whose CAR holds the records of its ops, and a tree node to pass over."""
-    blocks = [(cid_of(op.block), op.block) for op in ops if op.action != "delete"]
-    node = dag_cbor({"e": [{"k": op.path.encode(), "v": cid_of(op.block)} for op in ops], "l": None})
+    blocks = [(cid_of(op.block), op.block) for op in writes if op.action != "delete"]
+    node = dag_cbor({"e": [{"k": op.path.encode(), "v": cid_of(op.block)} for op in writes], "l": None})
     return {
         "seq": seq,
         "repo": DID,
         "rev": REV,
         "since": None,
         "commit": ROOT,
-        "ops": [op_body(op) for op in ops],
+        "ops": [op_body(op) for op in writes],
         "blocks": car([(cid_of(node), node), *blocks]),
         "blobs": [],
         "time": TIME,
@@ -156,10 +171,10 @@ def frame(kind: str, body: object) -> bytes:
     return dag_cbor({"t": kind, "op": 1}) + dag_cbor(body)
 
 
-def commit(seq: object, ops: Sequence[Op] | None = None, **fields: object) -> bytes:
+def commit(seq: object, writes: Sequence[Op] | None = None, /, **fields: object) -> bytes:
     """Write a commit's frame: one like, unless told otherwise."""
-    ops = [like(seq if isinstance(seq, int) else 0)] if ops is None else ops
-    return frame("#commit", commit_body(seq, ops, **fields))
+    writes = [like(seq if isinstance(seq, int) else 0)] if writes is None else writes
+    return frame("#commit", commit_body(seq, writes, **fields))
 
 
 def identity(seq: object, **fields: object) -> bytes:
