@@ -34,6 +34,8 @@ class Directory:
             web.get(r"/{did:did:.+}", self._serve_any),
         ]
 
+    _wait = staticmethod(asyncio.sleep)
+
     async def _serve_any(self, request: web.Request) -> web.Response:
         return await self._answer(request.match_info["did"])
 
@@ -44,7 +46,7 @@ class Directory:
     async def _answer(self, did: str) -> web.Response:
         mishaps = self._mishaps
         if mishaps.happens("directory_slow", did=did):
-            await asyncio.sleep(SLOW_S)
+            await self._wait(SLOW_S)
         if mishaps.happens("directory_429", did=did):
             return web.json_response(
                 {"message": "Too Many Requests"}, status=429, headers={"Retry-After": "1"}
