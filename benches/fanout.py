@@ -158,10 +158,15 @@ def _under_load(scenario: Scenario, relay: Feed, server: Server, load: Load) -> 
 
 
 def _subscribers(scenario: Scenario, load: Load, rng: Random) -> list[Connection]:
+    """Return the connections, not yet opened: first those that stay, then those that a storm will take."""
     wanted = mix.filters(mix.parse(scenario.filter_mix), scenario.subscribers, accounts(REPOS), rng)
     slow = set(rng.sample(range(len(wanted)), scenario.slow))
-    checked = mix.choose_checked(wanted, scenario.checked, CHECKED_FILTERS_MAX, rng)
-    return connections(wanted, checked, slow, load.readings)
+    steady = scenario.subscribers - scenario.storm
+    found: list[Connection] = []
+    for some in (wanted[:steady], wanted[steady:]):
+        checked = mix.choose_checked(some, scenario.checked, CHECKED_FILTERS_MAX, rng)
+        found += connections(some, checked, slow, load.readings)
+    return found
 
 
 def _storm(scenario: Scenario, load: Load, meter: Meter, rng: Random) -> dict[str, float]:
@@ -188,6 +193,7 @@ def _flat(figures: Figures) -> dict[str, float]:
         print(f"    {example}")
     assert figures.server_cores is not None
     assert figures.server_rss_mib is not None
+    assert figures.server_waited is not None
     return {
         "subscribers": figures.subscribers,
         "accepted": figures.accepted,
@@ -202,6 +208,7 @@ def _flat(figures: Figures) -> dict[str, float]:
         "relay_p99_ms": figures.relay_ms[1],
         "lag_ms": figures.lag_ms,
         "server_cores": figures.server_cores,
+        "server_waited": figures.server_waited,
         "rss_mib": figures.server_rss_mib,
         "load_cores": figures.load_cores,
         "cut": sum(count for why, count in figures.ends.items() if why != "cut by the bench"),

@@ -29,10 +29,10 @@ from jetstream.bench.subscription import (
     sight,
 )
 
-# A sweep takes a sixth of the time at most, but comes before a socket's buffer (some 100 kB) may be full.
-SWEEP_REST: Final = 5
-SWEEP_REST_MIN_S: Final = 0.005
-SWEEP_REST_MAX_S: Final = 0.1
+# Sweeps follow each other so that a socket has so many bytes: far from the 64 kB of its first window, since a
+# full one would hold the server up.
+SWEEP_BYTES: Final = 24_000
+SWEEP_EVERY_MAX_S: Final = 0.05
 SWEEP_SLICE: Final = 32  # counted connections read between two looks at the others: half a millisecond
 SLOW_EVERY_S: Final = 0.1
 SLOW_BUFFER_BYTES: Final = 16_384  # so that a slow reader's kernel does not read for it
@@ -103,7 +103,7 @@ class Load:
         self._handshakes = 0
         self._buffer = bytearray(_BUFFER_BYTES)
         self._view = memoryview(self._buffer)
-        self._next_sweep = self._next_slow = self._next_pong = 0.0
+        self._swept = self._next_sweep = self._next_slow = self._next_pong = 0.0
         self.on_tick: Callable[[], None] = lambda: None
         reference = Subscription("reference", EVERYTHING, readings, truth=self.truth)
         self.reference = Connection(reference)
@@ -203,11 +203,7 @@ class Load:
         self._look(min(max(self._next_sweep - now, 0.0), _TICK_S))
         now = time.monotonic()
         if now >= self._next_sweep:
-            self._sweep()
-            took_s = time.monotonic() - now
-            self._next_sweep = (
-                now + took_s + min(max(SWEEP_REST * took_s, SWEEP_REST_MIN_S), SWEEP_REST_MAX_S)
-            )
+            self._sweep(now)
         if now >= self._next_slow:
             self._read_slowly()
             self._next_slow = now + SLOW_EVERY_S
@@ -254,18 +250,22 @@ class Load:
         else:
             self._bulk.register(one.socket.fileno(), select.EPOLLIN)
 
-    def _sweep(self) -> None:
-        """Read what all counted connections have, each once."""
-        left = len(self._by_file)
-        while left > 0:
+    def _sweep(self, now: float) -> None:
+        """Read what all counted connections have, each once, and say when to do so again."""
+        most = 1
+        for _ in range(0, len(self._by_file), SWEEP_SLICE):
             ready = self._bulk.poll(0, SWEEP_SLICE)
             for file, _ in ready:
                 one = self._by_file[file]
-                self._count(one, self._receive(one, len(self._buffer), _DISCARD))
-            left -= SWEEP_SLICE
+                size = self._receive(one, len(self._buffer), _DISCARD)
+                self._count(one, size)
+                most = max(most, size)
             if len(ready) < SWEEP_SLICE:
-                return
+                break
             self._look(0)
+        passed = now - self._swept
+        self._swept = now
+        self._next_sweep = now + min(passed * SWEEP_BYTES / most, SWEEP_EVERY_MAX_S)
 
     def _read_slowly(self) -> None:
         """Let each slow reader read its share of what has come since the last time."""

@@ -40,6 +40,7 @@ class Figures:
     lag_ms: float
     load_cores: float
     server_cores: float | None = None
+    server_waited: float | None = None  # seconds a second, for a core that others had
     server_rss_mib: float | None = None
     ends: dict[str, int] = field(default_factory=dict)
     wrong: dict[str, int] = field(default_factory=dict)
@@ -65,12 +66,15 @@ class Meter:
         load, readings = self._load, self._load.readings
         readings.delays, readings.relay_delays, readings.timed = Delays(), Delays(), True
         self._rss = 0
-        began, load_cpu_s, server_cpu_s = time.monotonic(), time.process_time(), self._server_cpu_s()
+        began, load_cpu_s = time.monotonic(), time.process_time()
+        server_cpu_s, server_waited_s = self._server_cpu_s(), self._server_waited_s()
         first_us = load.truth.everything.last_us + 1
         sizes = {id(one): one.subscription.size for one in load.connections}
         load.run(seconds)
         took_s = time.monotonic() - began
-        server_cpu_s, load_cpu_s = self._server_cpu_s() - server_cpu_s, time.process_time() - load_cpu_s
+        load_cpu_s = time.process_time() - load_cpu_s
+        server_cpu_s = self._server_cpu_s() - server_cpu_s
+        server_waited_s = self._server_waited_s() - server_waited_s
         readings.timed = False
         stop_us = load.truth.everything.last_us + 1
         gained: Counter[Wanted] = Counter()
@@ -96,6 +100,7 @@ class Meter:
             lag_ms=max((one.lag_us for one in load.connections if not one.slow), default=0) / 1000,
             load_cores=load_cpu_s / took_s,
             server_cores=server_cpu_s / took_s if local else None,
+            server_waited=server_waited_s / took_s if local else None,
             server_rss_mib=self._rss / 2**20 if local else None,
             ends=dict(load.totals.ends),
             wrong=dict(readings.findings.counts),
@@ -104,6 +109,9 @@ class Meter:
 
     def _server_cpu_s(self) -> float:
         return 0.0 if self._pid is None else process.cpu_s(self._pid)
+
+    def _server_waited_s(self) -> float:
+        return 0.0 if self._pid is None else process.waited_s(self._pid)
 
     def _tick(self) -> None:
         """Say now and then how it goes."""
@@ -144,8 +152,9 @@ def table(figures: Figures) -> list[tuple[str, str]]:
     if figures.relay_ms[2]:
         rows.append(("delay, relay to reader", _spread(figures.relay_ms)))
     rows.append(("furthest behind at the end", f"{figures.lag_ms:,.1f} ms"))
-    if figures.server_cores is not None and figures.server_rss_mib is not None:
-        rows.append(("server", f"{figures.server_cores:.2f} cores, {figures.server_rss_mib:,.0f} MiB"))
+    if figures.server_cores is not None:
+        words = f"{figures.server_cores:.2f} cores, {figures.server_rss_mib:,.0f} MiB"
+        rows.append(("server", f"{words}, waited for a core {figures.server_waited:.0%} of the time"))
     rows.append(("load generator", f"{figures.load_cores:.2f} cores"))
     rows += [(f"ended: {why}", f"{count:,}") for why, count in sorted(figures.ends.items())]
     rows += [(f"WRONG: {kind}", f"{count:,}") for kind, count in sorted(figures.wrong.items())]

@@ -19,6 +19,15 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
+def waited_s(pid: int) -> float:
+    """Return the seconds that a process's threads stood ready while others had the cores.
+
+    Raises OSError when it is gone.
+    """
+    waited = [thread.read_text().split()[1] for thread in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+    return sum(map(int, waited)) / 1e9
+
+
 def memory_bytes(pid: int, field: str = "VmRSS") -> int:
     """Return the resident memory of a process; `VmHWM` is the most it ever was. Raises OSError."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():

@@ -19,6 +19,7 @@ from jetstream.bench.mix import Wanted
 _DIGITS: Final = str.maketrans("234567abcdefghijklmnopqrstuvwxyz", "0123456789abcdefghijklmnopqrstuv")
 _TEXT_HEAD: Final = 0x80 | stream.TEXT
 CONTROL_BYTES: Final = 2  # of a ping without words
+STILL_US: Final = 1_000_000  # what may be on its way at any time
 
 
 @dataclass(slots=True)
@@ -146,20 +147,24 @@ def sight(one: Subscription, data: bytes) -> Sight | None:
 def judge_counted(one: Subscription, seen: Sight | None, truth: Truth, pings_max: int) -> None:
     """Note where a counted connection's bytes are not those between its first event and the one seen last.
 
-    Without a last one, what it got must reach to somewhere in the last second. Pings come in between.
+    Without a last one nothing came any more: what it got must reach into the last second. Pings come in
+    between.
     """
     first_us = one.first_us if one.cursor is None else min(one.cursor, one.first_us)
-    newest_us = truth.everything.last_us
+    pings = pings_max * CONTROL_BYTES
+    findings = one.readings.findings
     if seen is not None:
-        least = most = truth.amount(one.wanted, first_us, seen.time_us).size
-        size = seen.size
-    else:
-        least = truth.amount(one.wanted, first_us, newest_us - 1_000_000).size
-        most = truth.amount(one.wanted, first_us, newest_us + 1).size
-        size = one.size
-    if not least <= size <= most + pings_max * CONTROL_BYTES:
-        words = f"{one.name} got {size} bytes from {first_us} on, not {least}"
-        one.readings.findings.note("lost or repeated", words)
+        must = truth.amount(one.wanted, first_us, seen.time_us).size
+        if not must <= seen.size <= must + pings:
+            words = f"{one.name} had {seen.size} bytes from {first_us} to {seen.time_us}, not {must}"
+            findings.note("lost or repeated", words)
+        return
+    newest_us = truth.everything.last_us
+    most = truth.amount(one.wanted, first_us, newest_us + 1).size
+    if one.size > most + pings:
+        findings.note("lost or repeated", f"{one.name} got {one.size} bytes from {first_us} on, not {most}")
+    elif one.size < (least := truth.amount(one.wanted, first_us, newest_us - STILL_US).size):
+        findings.note("standing still", f"{one.name} got nothing more, {least - one.size} bytes behind")
 
 
 def close_words(payload: bytes) -> str:
