@@ -26,9 +26,10 @@ CREATE TABLE state (
     floor_us  INTEGER NOT NULL,
     events    INTEGER NOT NULL,
     origin    TEXT,
-    seq       INTEGER
+    seq       INTEGER,
+    checkpoints INTEGER NOT NULL
 ) STRICT;
-INSERT INTO state VALUES (1, 0, 0, 0, NULL, NULL);
+INSERT INTO state VALUES (1, 0, 0, 0, NULL, NULL, 0);
 CREATE TABLE tail (
     last_us   INTEGER PRIMARY KEY,
     first_us  INTEGER NOT NULL,

@@ -182,7 +182,7 @@ class LogAgainstList(RuleBasedStateMachine):
         old = self.directory / str(self.generation)
         self.generation += 1
         new = self.directory / str(self.generation)
-        shutil.copytree(old, new, ignore=shutil.ignore_patterns("*-shm"))
+        self.runner.run(self.copy_files(old, new))
         self.runner.run(self.log.close())
         if share is not None:
             with (new / f"{DATABASE}-wal").open("r+b") as wal:
@@ -191,6 +191,11 @@ class LogAgainstList(RuleBasedStateMachine):
                 _, until = (new / FILE).read_text().split()
                 (new / FILE).write_text(f"another-boot {until}\n")
         self.open()
+
+    async def copy_files(self, old: Path, new: Path) -> None:
+        """Copy while no checkpoint is under way: what it has copied is on the disk, and cannot be cut off."""
+        async with self.log._upkeep, self.log._writing:
+            shutil.copytree(old, new, ignore=shutil.ignore_patterns("*-shm"))
 
     @rule(wanted=filters, data=st.data())
     def read(self, wanted: Filter, data: st.DataObject) -> None:

@@ -1,0 +1,112 @@
+"""A log that is killed again and again, and one whose files are cut, hold what was stored."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.unit.log.events import make_event
+
+from jetstream.errors import LogCorrupt, LogError
+from jetstream.filters import EVERYTHING
+from jetstream.log.database import DATABASE
+from jetstream.log.reservation import FILE
+from jetstream.log.sqlite import SqliteLog
+
+# A killed process has sealed a block or two; what is cut is the database, the write-ahead log, or both.
+RUN_S = (0.05, 1.2)
+END = 1 << 62
+
+
+def run_and_kill(directory: Path, dice: random.Random) -> list[tuple[int, int]]:
+    """Let a writer run for a moment; return what it said was stored."""
+    writer = subprocess.Popen(
+        [sys.executable, "-m", "tests.crash.writer", str(directory)], stdout=subprocess.PIPE
+    )
+    assert writer.stdout is not None
+    first = writer.stdout.readline()
+    time.sleep(dice.uniform(*RUN_S))
+    writer.kill()
+    lines = [first, *writer.stdout.read().splitlines()]
+    writer.wait()
+    writer.stdout.close()
+    said = [line.split() for line in lines]
+    return [(int(number), int(position)) for number, position in said]
+
+
+async def read_all(directory: Path) -> tuple[dict[int, int], int]:
+    """Return the position of each event by its number, and the tip; each event is as it was made."""
+    log = await SqliteLog.open(directory)
+    times: list[int] = []
+    position = 0
+    try:
+        while (batch := await log.read(position, END, EVERYTHING)) is not None:
+            for index in range(batch.index(position), len(batch)):
+                times.append(batch.times[index])
+                assert batch.event(index) == make_event(len(times))
+            position = batch.last + 1
+        if log.upstream is not None:
+            assert log.upstream.seq == len(times)
+        assert log.statistics().events == len(times)
+    finally:
+        await log.close()
+    assert times == sorted(set(times))
+    return dict(enumerate(times, 1)), log.tip
+
+
+async def test_a_killed_log_holds_each_event_once(tmp_path: Path, kills: int) -> None:
+    dice = random.Random(kills)
+    said: dict[int, int] = {}
+    for _ in range(kills):
+        said.update(run_and_kill(tmp_path, dice))
+    stored, _ = await read_all(tmp_path)
+    assert max(said) <= len(stored)
+    assert said.items() <= stored.items()
+    assert len(stored) > 1_000 * kills
+
+
+@pytest.mark.parametrize("victims", [("-wal",), ("",), ("", "-wal")], ids=["wal", "database", "both"])
+async def test_cut_files_hold_the_beginning_or_are_refused_by_name(
+    tmp_path: Path, kills: int, victims: tuple[str, ...]
+) -> None:
+    dice = random.Random(kills)
+    whole = tmp_path / "whole"
+    run_and_kill(whole, dice)
+    said = dict(run_and_kill(whole, dice))
+    opened = 0
+    for number in range(kills):
+        cut = tmp_path / str(number)
+        shutil.copytree(whole, cut)
+        lose_power(cut, victims, dice)
+        try:
+            stored, tip = await read_all(cut)
+        except LogError as error:
+            check_refusal(error, cut)
+        else:
+            opened += 1
+            assert all(stored.get(number, position) == position for number, position in said.items())
+            assert tip >= max(said.values())
+        shutil.rmtree(cut)
+    if victims == ("-wal",):
+        assert opened == kills
+
+
+def check_refusal(error: LogError, directory: Path) -> None:
+    assert str(directory) in str(error)
+    assert "jetstream log repair" in str(error) or not isinstance(error, LogCorrupt)
+
+
+def lose_power(directory: Path, victims: tuple[str, ...], dice: random.Random) -> None:
+    """Cut files at random bytes, and wake up after another boot."""
+    for suffix in victims:
+        path = directory / f"{DATABASE}{suffix}"
+        with path.open("r+b") as file:
+            file.truncate(dice.randrange(path.stat().st_size))
+    (directory / f"{DATABASE}-shm").unlink(missing_ok=True)
+    _, until = (directory / FILE).read_text().split()
+    (directory / FILE).write_text(f"another-boot {until}\n")

@@ -1,0 +1,40 @@
+"""A process that appends numbered events to the log in a directory, until it is killed.
+
+It goes on from what the log says was stored, and says of each append that came back which event was its last,
+and that one's position.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sys
+import time
+from pathlib import Path
+
+from tests.unit.log.events import make_event
+
+from jetstream.log import UpstreamCursor
+from jetstream.log.sqlite import SqliteLog
+from jetstream.sequencer import Sequencer
+
+RATE = 5_000
+
+
+async def write(directory: Path) -> None:
+    log = await SqliteLog.open(directory)
+    sequencer = Sequencer(log.tip, lambda: time.time_ns() // 1000)
+    number = log.upstream.seq if log.upstream is not None else 0
+    began, begun = time.monotonic(), number
+    while True:
+        events = [make_event(number + n) for n in range(1, random.randint(1, 60))]
+        number += len(events)
+        batch = sequencer.stamp(events)
+        await log.append(batch, UpstreamCursor("relay.example:443", number))
+        os.write(sys.stdout.fileno(), b"%d %d\n" % (number, log.tip))
+        await asyncio.sleep(began + (number - begun) / RATE - time.monotonic())
+
+
+if __name__ == "__main__":
+    asyncio.run(write(Path(sys.argv[1])))
