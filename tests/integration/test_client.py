@@ -1,0 +1,461 @@
+"""The Python client: over a server of ours, and over one that does all that can go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import aclosing
+from dataclasses import replace
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from tests.builders import DID as ALICE
+from tests.builders import LIKE, account, commit, create, delete, identity
+from tests.programs import program
+from tests.relay import Relay, numbered
+from tests.serving import LOOPBACK, Start, running, until
+from tests.subscriber import subscribe as plain_subscribe
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.datastructures import Headers
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request, Response
+from websockets.protocol import Event
+
+from jetstream.client import Message, NotJetstream, Refused, subscribe
+from jetstream.service import Service
+from jetstream.settings import Address, Settings
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+BOB = "did:web:bob.example"
+POST = "app.bsky.feed.post"
+FOLLOW = "app.bsky.graph.follow"
+PATIENCE_S = 20.0
+SHUTDOWN = "the server is shutting down: connect again"
+EVENTS = [f'{{"did":"{ALICE}","time_us":{n * 10},"type":"com","commit":{{"n":{n}}}}}' for n in range(1, 31)]
+
+
+class Connection(ServerConnection):
+    """A connection that counts the client's pings."""
+
+    pings = 0
+
+    def process_event(self, event: Event) -> None:
+        super().process_event(event)
+        if isinstance(event, Frame) and event.opcode is Opcode.PING:
+            self.pings += 1
+
+
+Act = Callable[[ServerConnection, "Jetstream"], Awaitable[None]]
+
+
+class Jetstream:
+    """A stand-in that does one act of its script for each connection, then serves `events` from a cursor."""
+
+    def __init__(self) -> None:
+        self.events = list(EVENTS)
+        self.script: deque[Act | Response] = deque()
+        self.queries: list[dict[str, list[str]]] = []
+        self.closed: list[int | None] = []
+        self.port = 0
+        self._server: Server | None = None
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/subscribe"
+
+    @property
+    def cursors(self) -> list[int | None]:
+        return [int(query["cursor"][0]) if "cursor" in query else None for query in self.queries]
+
+    async def start(self) -> None:
+        self._server = await serve(
+            self._serve,
+            "127.0.0.1",
+            self.port,
+            process_request=self._check,
+            create_connection=Connection,
+            compression=None,
+            ping_interval=None,
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+
+    def _check(self, _connection: ServerConnection, request: Request) -> Response | None:
+        self.queries.append(parse_qs(urlsplit(request.path).query))
+        if self.script and isinstance(self.script[0], Response):
+            refusal = self.script.popleft()
+            assert isinstance(refusal, Response)
+            return refusal
+        return None
+
+    async def _serve(self, connection: ServerConnection) -> None:
+        act = self.script.popleft() if self.script else follow
+        assert not isinstance(act, Response)
+        await act(connection, self)
+        self.closed.append(connection.close_code)
+
+
+def refusal(status: int, text: str, **headers: str) -> Response:
+    more = {name.replace("_", "-"): value for name, value in headers.items()}
+    body = text.encode()
+    fields = Headers({"Content-Length": str(len(body)), "Connection": "close"} | more)
+    return Response(status, HTTPStatus(status).phrase, fields, body)
+
+
+async def send(connection: ServerConnection, jetstream: Jetstream, count: int | None) -> None:
+    cursor = jetstream.cursors[-1] or 0
+    waiting = [event for event in jetstream.events if json.loads(event)["time_us"] >= cursor]
+    for event in waiting[:count]:
+        await connection.send(event)
+
+
+async def follow(connection: ServerConnection, jetstream: Jetstream) -> None:
+    await send(connection, jetstream, None)
+    await connection.wait_closed()
+
+
+def cut_after(count: int) -> Act:
+    async def act(connection: ServerConnection, jetstream: Jetstream) -> None:
+        await send(connection, jetstream, count)
+        connection.transport.abort()
+
+    return act
+
+
+def cut_within(count: int) -> Act:
+    """Cut amid the frame after so many events."""
+
+    async def act(connection: ServerConnection, jetstream: Jetstream) -> None:
+        await send(connection, jetstream, count)
+        connection.transport.write(b"\x81\x7e\x01\x00" + EVENTS[count].encode()[:20])
+        connection.transport.close()
+
+    return act
+
+
+def close_after(count: int, code: int = 1001) -> Act:
+    async def act(connection: ServerConnection, jetstream: Jetstream) -> None:
+        await send(connection, jetstream, count)
+        await connection.close(code, SHUTDOWN)
+
+    return act
+
+
+def send_just(*messages: str | bytes) -> Act:
+    async def act(connection: ServerConnection, _jetstream: Jetstream) -> None:
+        for message in messages:
+            await connection.send(message)
+        await connection.wait_closed()
+
+    return act
+
+
+class Sleeps(list[float]):
+    """A `sleep` that takes no time, and what it was asked for."""
+
+    async def __call__(self, seconds: float) -> None:
+        self.append(seconds)
+
+
+@pytest.fixture
+def sleeps() -> Sleeps:
+    return Sleeps()
+
+
+@pytest.fixture
+async def jetstream() -> AsyncIterator[Jetstream]:
+    jetstream = Jetstream()
+    await jetstream.start()
+    yield jetstream
+    await jetstream.stop()
+
+
+async def take(events: Any, count: int) -> list[Message]:
+    """Return the first events, and close the subscription."""
+    taken: list[Message] = []
+    async with asyncio.timeout(PATIENCE_S), aclosing(events):
+        async for event in events:
+            taken.append(event)
+            if len(taken) == count:
+                break
+    return taken
+
+
+def raws(events: Iterable[Message]) -> list[str]:
+    return [event.raw.decode() for event in events]
+
+
+class TestOverOurServer:
+    @pytest.fixture(autouse=True)
+    def _published(self, relay: Relay) -> None:
+        relay.publish(
+            numbered(
+                [
+                    identity(1, handle="alice.example"),
+                    commit(2, [create(f"{POST}/one", {"text": "grüß dich"}), create(f"{LIKE}/two", {})]),
+                    account(3, did=BOB, active=False, status="deleted"),
+                    commit(4, [create(f"{FOLLOW}/three", {}), delete(f"{POST}/four")], repo=BOB),
+                ]
+            )
+        )
+
+    @pytest.mark.parametrize("path", ["/subscribe", "/v1/subscribe"])
+    async def test_events_of_both_wires_come_as_dicts_and_as_they_were_sent(
+        self, path: str, start: Start
+    ) -> None:
+        service = await start(upstream_cursor=0)
+        async with plain_subscribe(service.port, path, cursor=1) as subscriber:
+            sent = [await subscriber.connection.recv() for _ in range(6)]
+        events = await take(subscribe(f"127.0.0.1:{service.port}{path}", cursor=1), 6)
+        assert raws(events) == sent
+        assert events == [json.loads(text) for text in sent]
+        assert events[1]["commit"]["record"]["text"] == "grüß dich"
+
+    async def test_a_filter_is_the_servers(self, start: Start) -> None:
+        service = await start(upstream_cursor=0)
+        url = f"http://127.0.0.1:{service.port}"
+        of_graph = await take(subscribe(url, collections=["app.bsky.graph.*", LIKE], cursor=0), 4)
+        assert [event["type"] for event in of_graph] == ["id", "com", "acc", "com"]
+        assert [event["commit"]["collection"] for event in of_graph if event["type"] == "com"] == [
+            LIKE,
+            FOLLOW,
+        ]
+        of_bob = await take(subscribe(url, dids=[BOB], cursor=0), 3)
+        assert [event["did"] for event in of_bob] == [BOB] * 3
+
+    async def test_ten_thousand_dids_are_taken(self, start: Start) -> None:
+        service = await start(upstream_cursor=0)
+        dids = [BOB, *(f"did:plc:{n:024}" for n in range(9_999))]
+        events = await take(subscribe(f"127.0.0.1:{service.port}", dids=dids, cursor=0), 3)
+        assert [event["did"] for event in events] == [BOB] * 3
+
+    async def test_a_restart_of_the_server_loses_and_repeats_nothing(
+        self, relay: Relay, tmp_path: Path, sleeps: Sleeps
+    ) -> None:
+        settings = Settings(upstream=relay.url, listen=LOOPBACK, data_dir=tmp_path, upstream_cursor=0)
+        async with running(Service(settings)) as service:
+            events = subscribe(f"127.0.0.1:{service.port}", cursor=0, sleep=sleeps)
+            before = [await anext(events) for _ in range(6)]
+            reading = asyncio.create_task(take(events, 2))
+        relay.publish(numbered([identity(5), identity(6)]))
+        settings = replace(settings, listen=Address("127.0.0.1", service.port), upstream_cursor=None)
+        async with running(Service(settings)) as service:
+            after = await reading
+            async with plain_subscribe(service.port, cursor=0) as subscriber:
+                kept = await subscriber.events(8)
+        assert before + after == kept
+        assert sleeps
+
+    async def test_a_refusal_carries_the_servers_sentence(self, start: Start) -> None:
+        service = await start()
+        url = f"ws://127.0.0.1:{service.port}/subscribe"
+        with pytest.raises(Refused) as raised:
+            await take(subscribe(f"{url}?maxMessageSizeBytes=some"), 1)
+        assert raised.value.status == 400
+        assert raised.value.sentence == "maxMessageSizeBytes: 'some' is not a number of bytes"
+        assert str(raised.value) == f"{url}: refused, HTTP 400: {raised.value.sentence}"
+
+
+class TestOverAnyServer:
+    @pytest.mark.parametrize("cut", [cut_after, cut_within, close_after])
+    async def test_a_lost_connection_is_resumed_wherever_it_was_lost(
+        self, cut: Callable[[int], Act], jetstream: Jetstream, sleeps: Sleeps
+    ) -> None:
+        jetstream.script.extend(map(cut, (0, 1, 0, 7, 2, 0, 0, 1)))
+        events = await take(subscribe(jetstream.url, cursor=0, sleep=sleeps), len(EVENTS))
+        assert raws(events) == EVENTS
+        assert len(sleeps) == 8
+
+    async def test_the_back_off_grows_and_begins_anew_with_an_event(
+        self, jetstream: Jetstream, sleeps: Sleeps, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("jetstream.client.subscription.backoff_s", float)
+        jetstream.script.extend(map(close_after, (0, 0, 1, 0, 0)))
+        await take(subscribe(jetstream.url, cursor=0, sleep=sleeps), 2)
+        assert sleeps == [0, 1, 0, 1, 2]
+
+    async def test_without_a_cursor_a_live_stream_is_asked_for(self, jetstream: Jetstream) -> None:
+        await take(subscribe(jetstream.url), 1)
+        assert jetstream.queries == [{}]
+
+    async def test_a_live_stream_lost_before_its_first_event_is_resumed_from_its_beginning(
+        self, jetstream: Jetstream, sleeps: Sleeps
+    ) -> None:
+        jetstream.script.extend([refusal(503, "busy"), cut_after(0), cut_after(2)])
+        times = iter([100, 120, 140, 160])
+        events = await take(subscribe(jetstream.url, sleep=sleeps, clock=times.__next__), 3)
+        assert jetstream.cursors == [None, None, 120, 131]
+        assert [event.time_us for event in events] == [120, 130, 140]
+
+    @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+    async def test_a_passing_refusal_is_waited_out_for_as_long_as_it_says(
+        self, status: int, jetstream: Jetstream, sleeps: Sleeps
+    ) -> None:
+        jetstream.script.extend([refusal(status, "later", Retry_After="7"), refusal(status, "later")])
+        events = await take(subscribe(jetstream.url, cursor=0, sleep=sleeps), 1)
+        assert raws(events) == EVENTS[:1]
+        assert sleeps[0] == 7
+        assert 0 <= sleeps[1] <= 2
+
+    @pytest.mark.parametrize("status", [200, 400, 401, 403, 404, 426])
+    async def test_a_lasting_refusal_ends_it_with_the_servers_sentence(
+        self, status: int, jetstream: Jetstream
+    ) -> None:
+        jetstream.script.append(refusal(status, "not\n here\n"))
+        with pytest.raises(Refused) as raised:
+            await take(subscribe(f"{jetstream.url}?x=1"), 1)
+        assert str(raised.value) == f"{jetstream.url}: refused, HTTP {status}: not here"
+        assert (raised.value.url, raised.value.status) == (jetstream.url, status)
+
+    async def test_a_refusal_without_a_sentence_says_what_its_status_means(
+        self, jetstream: Jetstream
+    ) -> None:
+        jetstream.script.append(refusal(403, ""))
+        with pytest.raises(Refused, match="HTTP 403: Forbidden"):
+            await take(subscribe(jetstream.url), 1)
+
+    @pytest.mark.parametrize("message", [b"\xa1\x61t\x67#commit", "hello", "[]", "{}"])
+    async def test_what_is_no_jetstream_ends_it(self, message: str | bytes, jetstream: Jetstream) -> None:
+        jetstream.script.append(send_just(message))
+        with pytest.raises(NotJetstream, match="is it a Jetstream"):
+            await take(subscribe(jetstream.url), 1)
+
+    async def test_a_server_that_is_not_there_is_tried_until_it_is(
+        self, jetstream: Jetstream, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO, "jetstream.client")
+        await jetstream.stop()
+        attempts = 0
+
+        async def start_at_the_third(_seconds: float) -> None:
+            nonlocal attempts
+            attempts += 1
+            if attempts == 3:
+                await jetstream.start()
+
+        events = await take(subscribe(jetstream.url, cursor=0, sleep=start_at_the_third), 1)
+        assert raws(events) == EVENTS[:1]
+        assert caplog.messages == [
+            f"cannot connect to {jetstream.url}: Connection refused; trying again",
+            f"connected to {jetstream.url}",
+        ]
+
+    async def test_an_outage_is_said_once_and_its_end_once(
+        self, jetstream: Jetstream, sleeps: Sleeps, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO, "jetstream.client")
+        jetstream.script.extend([close_after(1), refusal(503, "busy"), refusal(503, "busy"), cut_after(1)])
+        await take(subscribe(jetstream.url, cursor=0, sleep=sleeps), 3)
+        assert caplog.messages == [
+            f"connected to {jetstream.url}",
+            f"connection lost: closed by the server, 1001 {SHUTDOWN}; connecting again from cursor 11",
+            f"connected again to {jetstream.url}",
+            "connection lost: cut off; connecting again from cursor 21",
+            f"connected again to {jetstream.url}",
+        ]
+
+    async def test_a_silent_server_that_answers_pings_is_kept(
+        self, jetstream: Jetstream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("jetstream.client.subscription.PING_AFTER_S", 0.001)
+        monkeypatch.setattr("jetstream.client.subscription.PONG_TIMEOUT_S", 0.5)
+
+        async def speak_when_pinged_twice(connection: ServerConnection, jetstream: Jetstream) -> None:
+            assert isinstance(connection, Connection)
+            await until(lambda: connection.pings == 2)
+            await follow(connection, jetstream)
+
+        jetstream.script.append(speak_when_pinged_twice)
+        assert raws(await take(subscribe(jetstream.url), 1)) == EVENTS[:1]
+        assert len(jetstream.queries) == 1
+
+    async def test_a_deaf_server_is_left(
+        self,
+        jetstream: Jetstream,
+        sleeps: Sleeps,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        for name in ("PING_AFTER_S", "PONG_TIMEOUT_S", "CLOSE_TIMEOUT_S"):
+            monkeypatch.setattr(f"jetstream.client.subscription.{name}", 0.01)
+
+        async def go_deaf(connection: ServerConnection, jetstream: Jetstream) -> None:
+            connection.transport.pause_reading()
+            await until(lambda: len(jetstream.queries) == 2)
+            connection.transport.abort()
+
+        jetstream.script.append(go_deaf)
+        events = await take(subscribe(jetstream.url, cursor=0, sleep=sleeps), 1)
+        assert raws(events) == EVENTS[:1]
+        assert "connection lost: no answer to a ping; connecting again from cursor 0" in caplog.messages
+
+    async def test_a_loop_that_pauses_is_waited_for(
+        self, jetstream: Jetstream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("PING_AFTER_S", "PONG_TIMEOUT_S"):
+            monkeypatch.setattr(f"jetstream.client.subscription.{name}", 0.01)
+        events = subscribe(jetstream.url, cursor=0)
+        first = await anext(events)
+        await asyncio.sleep(0.1)  # several times what a deaf server is given
+        rest = await take(events, len(EVENTS) - 1)
+        assert raws([first, *rest]) == EVENTS
+        assert len(jetstream.queries) == 1
+
+    async def test_a_servers_ping_is_answered(self, jetstream: Jetstream) -> None:
+        async def ping(connection: ServerConnection, jetstream: Jetstream) -> None:
+            async with asyncio.timeout(PATIENCE_S):
+                await (await connection.ping())
+            await follow(connection, jetstream)
+
+        jetstream.script.append(ping)
+        assert raws(await take(subscribe(jetstream.url, cursor=0), 1)) == EVENTS[:1]
+
+    async def test_leaving_the_loop_closes_the_connection(self, jetstream: Jetstream) -> None:
+        async for _ in subscribe(jetstream.url, cursor=0):
+            break
+        await until(lambda: jetstream.closed)
+        assert jetstream.closed == [1000]
+
+    async def test_an_error_within_the_loop_is_not_taken_for_a_lost_connection(
+        self, jetstream: Jetstream
+    ) -> None:
+        async def fail() -> None:
+            async for _ in subscribe(jetstream.url, cursor=0):
+                raise ConnectionResetError
+
+        with pytest.raises(ConnectionResetError):
+            await fail()
+        await until(lambda: jetstream.closed)
+        assert len(jetstream.queries) == 1
+
+
+class TestExamples:
+    async def test_posts_are_printed(self, relay: Relay, start: Start) -> None:
+        post = create(f"{POST}/one", {"text": "grüß dich\n"})
+        relay.publish(numbered([identity(1), commit(2, [delete(post.path)]), commit(3, [post])]))
+        service = await start(upstream_cursor=0)
+        url = f"127.0.0.1:{service.port}?cursor=0"
+        async with program(sys.executable, EXAMPLES / "print_posts.py", url) as printing:
+            assert await printing.line() == f"at://{ALICE}/{POST}/one 'grüß dich\\n'\n"
+
+    async def test_a_count_goes_on_where_it_stopped(self, relay: Relay, start: Start, tmp_path: Path) -> None:
+        relay.publish(numbered([commit(1), commit(2)]))
+        service = await start(upstream_cursor=0)
+        arguments: list[str | Path] = [tmp_path / "likes.json", f"127.0.0.1:{service.port}?cursor=0"]
+        example = EXAMPLES / "resume_where_it_stopped.py"
+        async with program(sys.executable, example, *arguments) as counting:
+            assert await counting.lines(2) == ["1\n", "2\n"]
+        relay.publish(numbered([commit(3)]))
+        async with program(sys.executable, example, *arguments) as counting:
+            assert await counting.line() == "3\n"

@@ -1,0 +1,235 @@
+"""`jetstream tail` as a process: what it prints, what it says, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shlex
+import sys
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.builders import DID as ALICE
+from tests.builders import LIKE, commit, create, identity
+from tests.programs import Program, program
+from tests.relay import Relay, numbered
+from tests.serving import LOOPBACK, Start, published, running, until
+from tests.subscriber import subscribe
+
+from jetstream.service import Service
+from jetstream.settings import Address, Settings
+from jetstream.web.subscribe import SHUTDOWN
+
+TAIL = [sys.executable, "-m", "jetstream", "tail"]
+BOB = "did:web:bob.example"
+POST = "app.bsky.feed.post"
+NOBODY = "ws://127.0.0.1:9/subscribe"  # the port of the discard protocol, which nobody serves
+
+
+def tail(*arguments: str, shell: str = "") -> AbstractAsyncContextManager[Program]:
+    """Start it, with a piece of `shell` behind it if given."""
+    command = [*TAIL, *arguments]
+    return program("bash", "-c", f"{shlex.join(command)} {shell}") if shell else program(*command)
+
+
+@pytest.fixture
+async def service(relay: Relay, start: Start) -> Service:
+    """Serve five events: Alice's identity, and a post and a like of hers and of Bob's."""
+    relay.publish(
+        numbered(
+            [
+                identity(1),
+                commit(2, [create(f"{POST}/one", {"text": "grüß dich\n"}), create(f"{LIKE}/two", {})]),
+                commit(3, [create(f"{POST}/three", {}), create(f"{LIKE}/four", {})], repo=BOB),
+            ]
+        )
+    )
+    service = await start(upstream_cursor=0)
+    await published(service, 3)
+    return service
+
+
+def host(service: Service) -> str:
+    return f"127.0.0.1:{service.port}"
+
+
+async def sent(service: Service, count: int) -> list[str]:
+    """Return all that the server sends, line by line."""
+    async with subscribe(service.port, cursor=0) as subscriber:
+        return [str(await subscriber.connection.recv()) + "\n" for _ in range(count)]
+
+
+async def test_events_are_printed_as_they_were_received(service: Service) -> None:
+    async with tail(host(service), "--cursor", "0", "--limit", "5") as running_tail:
+        code, out, err = await running_tail.ended()
+    assert code == 0
+    assert out.splitlines(keepends=True) == await sent(service, 5)
+    assert err == f"jetstream tail: connected to ws://{host(service)}/subscribe\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--collection", LIKE, "--collection", "app.bsky.graph.*"], ["id", "two", "four"]),
+        (["--did", BOB, "--did", "did:web:nobody.example", "--collection", POST], ["three"]),
+        (["--since", "1h"], ["id", "one", "two", "three", "four"]),
+    ],
+)
+async def test_flags_choose(flags: list[str], expected: list[str], service: Service) -> None:
+    begin = [] if "--since" in flags else ["--cursor", "0"]
+    async with tail(host(service), *begin, *flags, "--limit", str(len(expected))) as running_tail:
+        code, out, _ = await running_tail.ended()
+    events = [json.loads(line) for line in out.splitlines()]
+    assert [event["commit"]["rkey"] if event["type"] == "com" else "id" for event in events] == expected
+    assert code == 0
+
+
+async def test_a_cursor_is_where_it_begins(service: Service) -> None:
+    third = json.loads((await sent(service, 5))[2])["time_us"]
+    async with tail(host(service), "--cursor", str(third), "--limit", "1") as running_tail:
+        code, out, _ = await running_tail.ended()
+    assert (code, json.loads(out)["time_us"]) == (0, third)
+
+
+async def test_without_a_cursor_it_prints_what_comes(service: Service, relay: Relay) -> None:
+    async with tail(host(service), "--limit", "1") as running_tail:
+        assert "connected" in await running_tail.word()
+        relay.publish(numbered([identity(4, did=BOB)]))
+        code, out, _ = await running_tail.ended()
+    assert (code, json.loads(out)["did"]) == (0, BOB)
+
+
+async def test_the_v1_wire_is_a_path_away(service: Service) -> None:
+    async with tail(f"http://{host(service)}/v1/subscribe?cursor=0", "--limit", "1") as running_tail:
+        code, out, _ = await running_tail.ended()
+    assert (code, json.loads(out)["kind"]) == (0, "identity")
+
+
+async def test_each_event_is_printed_at_once(service: Service, relay: Relay) -> None:
+    async with tail(host(service), "--cursor", "0") as running_tail:
+        lines = await running_tail.lines(5)
+        relay.publish(numbered([identity(4)]))
+        lines.append(await running_tail.line())
+    assert lines == await sent(service, 6)
+
+
+async def test_a_restart_of_the_server_is_told_and_nothing_lost_or_repeated(
+    relay: Relay, tmp_path: Path
+) -> None:
+    settings = Settings(upstream=relay.url, listen=LOOPBACK, data_dir=tmp_path, upstream_cursor=0)
+    relay.publish(numbered([identity(1), identity(2)]))
+    async with AsyncExitStack() as tails:
+        async with running(Service(settings)) as first:
+            running_tail = await tails.enter_async_context(tail(host(first), "--cursor", "0", "--limit", "4"))
+            lines = await running_tail.lines(2)
+        relay.publish(numbered([identity(3), identity(4)]))
+        listen = Address("127.0.0.1", first.port)
+        async with running(Service(replace(settings, listen=listen, upstream_cursor=None))) as second:
+            code, out, err = await running_tail.ended()
+            assert lines + out.splitlines(keepends=True) == await sent(second, 4)
+    after = json.loads(lines[-1])["time_us"] + 1
+    assert [line.removeprefix("jetstream tail: ") for line in err.splitlines()] == [
+        f"connected to ws://{host(first)}/subscribe",
+        f"connection lost: closed by the server, 1001 {SHUTDOWN.text}; connecting again from cursor {after}",
+        f"connected again to ws://{host(first)}/subscribe",
+    ]
+    assert code == 0
+
+
+async def test_a_server_that_is_not_there_is_named_once_and_waited_for(relay: Relay, tmp_path: Path) -> None:
+    settings = Settings(upstream=relay.url, listen=LOOPBACK, data_dir=tmp_path, upstream_cursor=0)
+    async with running(Service(settings)) as service:
+        url = f"ws://{host(service)}/subscribe"
+    relay.publish(numbered([identity(1)]))
+    async with tail(url, "--cursor", "0", "--limit", "1") as running_tail:
+        assert await running_tail.word() == (
+            f"jetstream tail: cannot connect to {url}: Connection refused; trying again\n"
+        )
+        async with running(Service(replace(settings, listen=Address("127.0.0.1", service.port)))):
+            code, out, err = await running_tail.ended()
+    assert (code, err) == (0, f"jetstream tail: connected to {url}\n")
+    assert json.loads(out)["did"] == ALICE
+
+
+async def test_a_refusal_ends_it_with_the_servers_sentence(service: Service) -> None:
+    async with tail(f"{host(service)}?maxMessageSizeBytes=some") as running_tail:
+        code, out, err = await running_tail.ended()
+    assert (code, out) == (1, "")
+    assert err == (
+        f"jetstream: ws://{host(service)}/subscribe: refused, HTTP 400: "
+        "maxMessageSizeBytes: 'some' is not a number of bytes\n"
+    )
+
+
+async def test_a_page_that_is_no_jetstream_ends_it(service: Service) -> None:
+    async with tail(f"{host(service)}/metrics") as running_tail:
+        code, _, err = await running_tail.ended()
+    assert code == 1
+    assert err.startswith(f"jetstream: ws://{host(service)}/metrics: refused, HTTP 200: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("flags", [["--cursor", "0"], ["--cursor", "0", "--did", ALICE]])
+async def test_a_closed_pipe_ends_it_in_silence_and_at_once(flags: list[str], service: Service) -> None:
+    """Nothing more will be sent, so only the pipe itself can tell."""
+    async with tail(host(service), *flags, shell="| head -n 2; echo ${PIPESTATUS[0]}") as running_tail:
+        code, out, err = await running_tail.ended()
+    lines = out.splitlines(keepends=True)
+    assert lines[:2] == (await sent(service, 5))[:2]
+    assert lines[2:] == ["0\n"]
+    assert err == f"jetstream tail: connected to ws://{host(service)}/subscribe\n"
+    assert code == 0
+
+
+async def test_a_pipe_closed_while_events_flow_ends_it_in_silence(service: Service, relay: Relay) -> None:
+    async with tail(host(service), "--cursor", "0", shell="| head -n 500 >/dev/null") as running_tail:
+        relay.publish(numbered(identity(seq) for seq in range(4, 3000)))
+        code, _, err = await running_tail.ended()
+    assert code == 0
+    assert err == f"jetstream tail: connected to ws://{host(service)}/subscribe\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is not on this system")
+async def test_a_full_disk_is_named(service: Service) -> None:
+    async with tail(host(service), "--cursor", "0", shell="> /dev/full") as running_tail:
+        code, _, err = await running_tail.ended()
+    assert code == 1
+    assert err.splitlines()[1:] == ["jetstream: standard output cannot be written: No space left on device"]
+
+
+async def test_ctrl_c_ends_it_in_silence(service: Service) -> None:
+    async with tail(host(service), "--cursor", "0") as running_tail:
+        await running_tail.lines(5)
+        running_tail.interrupt()
+        code, out, err = await running_tail.ended()
+    assert (code, out) == (130, "")
+    assert err == f"jetstream tail: connected to ws://{host(service)}/subscribe\n"
+
+
+async def test_ctrl_c_ends_it_while_nobody_is_there() -> None:
+    async with tail(NOBODY) as running_tail:
+        said = await running_tail.word()
+        running_tail.interrupt()
+        code, out, err = await running_tail.ended()
+    assert said == f"jetstream tail: cannot connect to {NOBODY}: Connection refused; trying again\n"
+    assert (code, out, err) == (130, "", "")
+
+
+async def test_ctrl_c_ends_it_while_its_reader_has_stopped_reading(service: Service, relay: Relay) -> None:
+    """A pipe holds 64 KiB: the rest of a megabyte waits in a write."""
+    relay.publish(
+        numbered(commit(seq, [create(f"{POST}/self", {"text": "x" * 1000})]) for seq in range(4, 1000))
+    )
+    await published(service, 999)
+    unread, written = os.pipe()
+    async with program(*TAIL, host(service), "--cursor", "0", stdout=written) as running_tail:
+        await until(lambda: not select.select([], [written], [], 0)[1])
+        running_tail.interrupt()
+        code, _, err = await running_tail.ended()
+    os.close(unread)
+    os.close(written)
+    assert code == 130
+    assert err == f"jetstream tail: connected to ws://{host(service)}/subscribe\n"
