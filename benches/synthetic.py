@@ -20,7 +20,7 @@ class Network:
     """An endless, repeatable stream of events; `rate` is how many come in a second of `time_us`."""
 
     def __init__(self, seed: int = 1, rate: int = 1_000) -> None:
-        self._random = random.Random(seed)  # noqa: S311 - data for benchmarks
+        self._random = random.Random(seed)
         self._step_us = 1_000_000 // rate
         self.dids = [b"did:plc:" + self._text(BASE32, 24) for _ in range(REPOS)]
         self._words = [self._text(BASE32[:26], 2 + int(self._random.expovariate(0.25))) for _ in range(WORDS)]
@@ -77,7 +77,12 @@ class Network:
             return name, b'{"$type":"%s","createdAt":"%s","subject":"%s"}' % (name, created, self._repo())
         name = b"com.example.game%d.move" % self._random.randrange(60)
         text = b" ".join(self._word() for _ in range(30))
-        return name, b'{"$type":"%s","createdAt":"%s","note":"%s","turn":%d}' % (name, created, text, dice * 10**6)
+        return name, b'{"$type":"%s","createdAt":"%s","note":"%s","turn":%d}' % (
+            name,
+            created,
+            text,
+            dice * 10**6,
+        )
 
     def _post(self, created: bytes, subject: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
         text = b" ".join(self._word() for _ in range(2 + int(self._random.expovariate(1 / 14))))
