@@ -18,7 +18,7 @@ from cyclopts import App, Parameter
 from jetstream.bench import mix
 from jetstream.bench.delays import Delays
 from jetstream.bench.feed import Feed
-from jetstream.bench.load import Connection, Load, Target, connections
+from jetstream.bench.load import Load, Target, subscribers
 from jetstream.bench.measure import Figures, Meter, table
 from jetstream.bench.ring import accounts
 from jetstream.bench.storm import raise_storm
@@ -30,7 +30,6 @@ CONNECT_TIMEOUT_S: Final = 60.0
 CONNECT_RATE: Final = 1_000
 STORM_AGE_S: Final = 2.0
 SLOW_SHARE: Final = 0.1  # a slow reader's part of the stream
-CHECKED_FILTERS_MAX: Final = 64
 
 app = App(name="fanout", help="Many subscribers of one server.")
 
@@ -143,11 +142,14 @@ def _measure(scenario: Scenario) -> dict[str, float]:
 
 def _under_load(scenario: Scenario, relay: Feed, server: Server, load: Load) -> dict[str, float]:
     rng = Random(1)
-    subscribers = _subscribers(scenario, load, rng)
+    wanted = mix.filters(mix.parse(scenario.filter_mix), scenario.subscribers, accounts(REPOS), rng)
+    made = subscribers(
+        wanted, load.readings, rng, check=scenario.checked, slow=scenario.slow, storm=scenario.storm
+    )
     meter = Meter(load, server.pid, lambda words: print(f"  {words}", flush=True))
     load.begin()
     relay.begin(rate=scenario.rate)
-    last_accepted_s = load.connect(subscribers, CONNECT_RATE, CONNECT_TIMEOUT_S)
+    last_accepted_s = load.connect(made, CONNECT_RATE, CONNECT_TIMEOUT_S)
     load.run(WARM_UP_S)
     figures = meter.measure(scenario.seconds, last_accepted_s)
     flat = _flat(figures)
@@ -155,18 +157,6 @@ def _under_load(scenario: Scenario, relay: Feed, server: Server, load: Load) -> 
         flat |= _storm(scenario, load, meter, rng) | {"p99_ms_before": flat["p99_ms"]}
         flat["p99_ratio"] = flat["p99_ms"] / flat["p99_ms_before"]
     return flat
-
-
-def _subscribers(scenario: Scenario, load: Load, rng: Random) -> list[Connection]:
-    """Return the connections, not yet opened: first those that stay, then those that a storm will take."""
-    wanted = mix.filters(mix.parse(scenario.filter_mix), scenario.subscribers, accounts(REPOS), rng)
-    slow = set(rng.sample(range(len(wanted)), scenario.slow))
-    steady = scenario.subscribers - scenario.storm
-    found: list[Connection] = []
-    for some in (wanted[:steady], wanted[steady:]):
-        checked = mix.choose_checked(some, scenario.checked, CHECKED_FILTERS_MAX, rng)
-        found += connections(some, checked, slow, load.readings)
-    return found
 
 
 def _storm(scenario: Scenario, load: Load, meter: Meter, rng: Random) -> dict[str, float]:

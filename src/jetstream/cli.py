@@ -26,6 +26,7 @@ app.command(
     "jetstream.simulator.cli:simulate", help="Be a whole network, offline: firehose, repositories, directory."
 )
 app.command("jetstream.simulator.cli:record", help="Record a firehose to a file, to be replayed by simulate.")
+app.command("jetstream.bench.cli:bench", help="Load a Jetstream with subscribers, and measure what they get.")
 log = app.command(App(name="log", help="Look into an event log, check it, mend it."))
 log.command("jetstream.log.cli:stats", help="Say how large the log is and what is in it.")
 log.command("jetstream.log.cli:check", help="Verify every checksum.")

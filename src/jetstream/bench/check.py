@@ -62,6 +62,11 @@ class Truth:
         self._dids: dict[str, Series] = {}
         self._chosen: dict[Wanted, list[Series]] = {}
 
+    @property
+    def dids(self) -> list[str]:
+        """The accounts heard of so far."""
+        return list(self._dids)
+
     def add(self, time_us: int, size: int, did: str, collection: str) -> None:
         """Append an event; `collection` is empty for identities and accounts."""
         self.everything.add(time_us, size)

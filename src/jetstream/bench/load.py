@@ -8,18 +8,20 @@ their bytes are never copied. Slow readers are in neither, and read what they ma
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from random import Random
 from typing import Final
 
 from jetstream.bench import stream
 from jetstream.bench.check import Truth
-from jetstream.bench.mix import EVERYTHING, Wanted
+from jetstream.bench.mix import EVERYTHING, Wanted, choose_checked
 from jetstream.bench.subscription import (
     Readings,
     Sight,
@@ -28,6 +30,7 @@ from jetstream.bench.subscription import (
     judge_counted,
     sight,
 )
+from jetstream.errors import JetstreamError
 
 # Sweeps follow each other so that a socket has so many bytes: far from the 64 kB of its first window, since a
 # full one would hold the server up.
@@ -39,11 +42,16 @@ SLOW_BUFFER_BYTES: Final = 16_384  # so that a slow reader's kernel does not rea
 PONG_EVERY_S: Final = 25.0  # a counted connection never sees a ping: it tells on its own that it lives
 HANDSHAKES_MAX: Final = 1_000  # under way at once
 SOURCES_EACH: Final = 20_000  # connections from one address of the loopback, which has 28,000 ports
+CHECKED_FILTERS_MAX: Final = 64  # of one kind, beyond what was asked for, so that each filter has its share
 LAST_LOOK_S: Final = 2.0
 _BUFFER_BYTES: Final = 1 << 20
 _DISCARD: Final = socket.MSG_TRUNC if sys.platform == "linux" else 0
 _BIND_ADDRESS_NO_PORT: Final = 24  # Linux, IP_BIND_ADDRESS_NO_PORT: choose the port on connecting
 _TICK_S: Final = 0.005
+
+
+class RefusedError(JetstreamError):
+    """The server under test does not let anyone in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +119,11 @@ class Load:
     # Connecting
 
     def begin(self) -> None:
-        """Connect the reference, before anyone else. Raises ConnectionError when the server refuses it."""
+        """Connect the reference, before anyone else. Raises RefusedError when it is not let in."""
         self._open(self.reference)
         self.run_until(lambda: bool(self.reference.accepted or self.reference.end), 10.0)
         if not self.reference.accepted:
-            raise ConnectionError(f"{self.target}: {self.reference.end or 'no answer'}")
+            raise RefusedError(f"{self.target}: {self.reference.end or 'no answer'}")
 
     def connect(self, connections: list[Connection], rate: float, timeout_s: float) -> float:
         """Connect all, `rate` a second (0: at once); return how long it took until the last was in."""
@@ -160,7 +168,7 @@ class Load:
         assert one.socket is not None
         error = one.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
-            self._close(one, f"cannot connect: error {error}")
+            self._close(one, f"cannot connect: {os.strerror(error)}")
             return
         wanted = one.subscription
         query = wanted.wanted.query()
@@ -372,16 +380,23 @@ class Load:
         self._bulk.close()
 
 
-def connections(
-    wanted: list[Wanted], checked: set[int], slow: set[int], readings: Readings
+def subscribers(
+    wanted: Sequence[Wanted], readings: Readings, rng: Random, *, check: int, slow: int = 0, storm: int = 0
 ) -> list[Connection]:
-    """Return a connection for each filter, not yet opened; slow ones are never checked."""
+    """Return a connection for each filter, not yet opened, the last `storm` of them to be cut off later.
+
+    `check` is how many of each kind of filter are checked, of those that stay and of those that are cut;
+    `slow` of those that stay read slowly, and are never checked.
+    """
+    steady = len(wanted) - storm
+    slow_ones = set(rng.sample(range(steady), slow))
+    checked = choose_checked(wanted[:steady], check, CHECKED_FILTERS_MAX, rng)
+    checked |= {steady + place for place in choose_checked(wanted[steady:], check, CHECKED_FILTERS_MAX, rng)}
+    checked -= slow_ones
     return [
         Connection(
-            Subscription(
-                f"subscriber {index}", one, readings, checked=index in checked and index not in slow
-            ),
-            slow=index in slow,
+            Subscription(f"subscriber {index}", one, readings, checked=index in checked),
+            slow=index in slow_ones,
         )
         for index, one in enumerate(wanted)
     ]

@@ -80,7 +80,7 @@ class Meter:
         gained: Counter[Wanted] = Counter()
         for one in load.connections:
             gained[one.subscription.wanted] += one.subscription.size - sizes.get(id(one), 0)
-        load.judge(int((time.monotonic() - self._began) / PING_EVERY_S) + 1)
+        self.judge()
         amounts = {wanted: load.truth.amount(wanted, first_us, stop_us) for wanted in gained}
         # What was read is bytes; how long a filter's messages are on average, the truth knows.
         messages = sum(
@@ -106,6 +106,10 @@ class Meter:
             wrong=dict(readings.findings.counts),
             examples=readings.findings.examples,
         )
+
+    def judge(self) -> None:
+        """Hold what every connection has got so far against the truth."""
+        self._load.judge(int((time.monotonic() - self._began) / PING_EVERY_S) + 1)
 
     def _server_cpu_s(self) -> float:
         return 0.0 if self._pid is None else process.cpu_s(self._pid)
