@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple
 
+from jetstream.events import CREATE, Event
+
 DID = "did:plc:stk5dhwhpcjxtlwnhbknmfgx"
 REV = "3l3f6nzhvkl2g"
 TIME = "2024-09-05T06:11:04.870Z"
@@ -190,3 +192,13 @@ def account(seq: object, **fields: object) -> bytes:
 def error(name: object, **fields: object) -> bytes:
     """Write an error's frame."""
     return dag_cbor({"op": -1}) + dag_cbor({"error": name, **fields})
+
+
+def event(
+    kind: bytes = CREATE, did: str = DID, collection: str = LIKE, rkey: str = "1", body: bytes = b"{}"
+) -> Event:
+    """Make an event with what its kind has; whatever its kind has not is left empty."""
+    if kind in {b"i", b"a"}:
+        return Event(kind, did.encode(), b"", b"", b"", b"", body)
+    cid, body = (b"", b"") if kind == b"d" else (b"bafyrei", body)
+    return Event(kind, did.encode(), collection.encode(), rkey.encode(), REV.encode(), cid, body)
