@@ -105,14 +105,14 @@ def unseal(events: int, times: bytes, texts: Iterable[bytes]) -> Batch:
     return batch
 
 
-def unseal_accounts(packed: bytes) -> Batch | None:
+def unpack_accounts(packed: bytes) -> Columns | None:
     """Read a block's identity and account events alone; None if it has none."""
     data = decompress(packed)
     if not data:
         return None
     count = int.from_bytes(data[:4], "little")
     times, texts = data[4 : 4 + 8 * count], data[4 + 8 * count :]
-    return Columns(times, *texts.split(b"\0")).batch()
+    return Columns(times, *texts.split(b"\0"))
 
 
 def pick(batch: Batch, indices: Iterable[int]) -> Batch:

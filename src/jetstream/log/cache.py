@@ -8,52 +8,47 @@ from functools import partial
 from typing import Final
 
 from jetstream.events import Batch
-from jetstream.log.stored import Part
 
 CACHE_BYTES: Final = 64 * 1024 * 1024
 # What CPython takes for a time and seven values, but for the bodies; frames take as much again as the bodies.
 EVENT_BYTES: Final = 600
 BODY_RATIO: Final = 2
 
-Load = Callable[[Part], Awaitable[Batch | None]]
+Load = Callable[[int], Awaitable[Batch | None]]
 
 
 class BlockCache:
-    """The parts read last, by an estimate of the memory they take; each is loaded once, however many ask."""
+    """The blocks read last, by an estimate of the memory they take; each is loaded once, however many ask."""
 
     def __init__(self, load: Load, bytes_max: int = CACHE_BYTES) -> None:
         self._load = load
         self._bytes_max = bytes_max
-        self._bytes: dict[Part, int] = {}
-        self._parts: dict[Part, asyncio.Future[Batch | None]] = {}  # the last used is last
+        self._bytes: dict[int, int] = {}
+        self._blocks: dict[int, asyncio.Future[Batch | None]] = {}  # the last used is last
 
-    async def get(self, part: Part) -> Batch | None:
-        """Return a part's events; None when the part is no longer stored."""
-        future = self._parts.pop(part, None)
+    async def get(self, last_us: int) -> Batch | None:
+        """Return a block's events; None when it is no longer stored."""
+        future = self._blocks.pop(last_us, None)
         if future is None:
-            future = asyncio.ensure_future(self._load(part))
-            future.add_done_callback(partial(self._loaded, part))
-        self._parts[part] = future
+            future = asyncio.ensure_future(self._load(last_us))
+            future.add_done_callback(partial(self._loaded, last_us))
+        self._blocks[last_us] = future
         return await asyncio.shield(future)
 
     def drop(self, last_us: int) -> None:
         """Forget a block that was changed; who reads it at this moment may still see it as it was."""
-        for part in (Part(last_us, accounts_only=True), Part(last_us, accounts_only=False)):
-            self._remove(part)
+        self._blocks.pop(last_us, None)
+        self._bytes.pop(last_us, None)
 
-    def _loaded(self, part: Part, future: asyncio.Future[Batch | None]) -> None:
-        if self._parts.get(part) is not future:
+    def _loaded(self, last_us: int, future: asyncio.Future[Batch | None]) -> None:
+        if self._blocks.get(last_us) is not future:
             return
         if future.cancelled() or future.exception() is not None or future.result() is None:
-            self._remove(part)
+            self.drop(last_us)
             return
-        self._bytes[part] = _weight(future.result())
+        self._bytes[last_us] = _weight(future.result())
         while sum(self._bytes.values()) > self._bytes_max and len(self._bytes) > 1:
-            self._remove(next(part for part in self._parts if part in self._bytes))
-
-    def _remove(self, part: Part) -> None:
-        self._parts.pop(part, None)
-        self._bytes.pop(part, None)
+            self.drop(next(key for key in self._blocks if key in self._bytes))
 
 
 def _weight(batch: Batch | None) -> int:

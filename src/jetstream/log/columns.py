@@ -52,6 +52,11 @@ class Columns(NamedTuple):
         times, *texts = self
         return Batch(read_times(times), *(text.split(b"\n") for text in texts))
 
+    @property
+    def events(self) -> int:
+        """How many events these are."""
+        return len(self.times) // 8
+
     def checksum(self) -> int:
         """Return the CRC-32 of all columns, one after the other."""
         crc = 0

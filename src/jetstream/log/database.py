@@ -161,10 +161,9 @@ def explained(path: Path, otherwise: type[LogError] = LogUnwritable) -> Iterator
 
 def store_row(connection: sqlite3.Connection, first_us: int, last_us: int, columns: Columns) -> None:
     """Add a batch to the tail."""
-    events = len(columns.times) // 8
     connection.execute(
         "INSERT INTO tail VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
-        (last_us, first_us, events, columns.checksum(), *columns),
+        (last_us, first_us, columns.events, columns.checksum(), *columns),
     )
 
 

@@ -26,7 +26,7 @@ from jetstream.log.database import (
     wal_bytes,
 )
 from jetstream.log.forget import without
-from jetstream.log.stored import Part, load, scan, tail_rows
+from jetstream.log.stored import load, scan, tail_rows
 
 FAR_US: Final = 2**63 - 1
 
@@ -159,14 +159,14 @@ class Maintenance:
         """
         stop = max(gone.values())
         found = scan(self._connection, position, stop, Filter(dids=frozenset(gone)))
-        if not isinstance(found.found, Part):
+        if not isinstance(found.found, int):
             return None if found.position >= stop else found.position
         batch = load(self._connection, found.found)
         assert batch is not None
         kept = without(batch, gone)
         if kept is None:
             return found.position
-        last_us = found.found.last_us
+        last_us = found.found
         block = seal(Columns.of(kept), last_us) if len(kept) else None
         return Scrubbed(last_us, len(batch) - len(kept), block)
 

@@ -14,7 +14,7 @@ from jetstream.events import Batch
 from jetstream.filters import EVERYTHING, Filter
 from jetstream.log.database import bytes_on_disk, check_schema, explained, open_reader
 from jetstream.log.repair import existing
-from jetstream.log.stored import Part, load, scan
+from jetstream.log.stored import load, scan
 
 
 @dataclass
@@ -82,7 +82,7 @@ def _selected(
 def _batches(connection: sqlite3.Connection, position: int, stop: int, wanted: Filter) -> Iterator[Batch]:
     while position < stop:
         position, found = scan(connection, position, stop, wanted)
-        batch = load(connection, found) if isinstance(found, Part) else found
+        batch = load(connection, found) if isinstance(found, int) else found
         if batch is not None:
             yield batch
 

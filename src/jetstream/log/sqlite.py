@@ -46,7 +46,7 @@ from jetstream.log.forget import gone_accounts
 from jetstream.log.maintenance import FAR_US, Maintenance, Scrubbed
 from jetstream.log.recent import Recent
 from jetstream.log.reservation import AHEAD_US, reserve, restored_tip
-from jetstream.log.stored import Part, load, scan, tail_rows
+from jetstream.log.stored import load, scan, tail_rows
 
 # Readers wait for the disk and for zstd, both without the interpreter lock; more would only compete for it.
 READERS: Final = 2
@@ -119,7 +119,7 @@ class SqliteLog:
         self._grown: asyncio.Future[None] | None = None
         self._idle: LifoQueue[sqlite3.Connection] = LifoQueue()
         self._reader_threads = ThreadPoolExecutor(READERS, thread_name_prefix="log-reader")
-        self._blocks = BlockCache(lambda part: self._in_reader(lambda c: load(c, part)), cache_bytes)
+        self._blocks = BlockCache(lambda key: self._in_reader(lambda c: load(c, key)), cache_bytes)
         self._maintenance_thread = ThreadPoolExecutor(1, thread_name_prefix="log-maintenance")
         self._upkeep = asyncio.Lock()
         self._forgetting: dict[bytes, int] = {}
@@ -247,7 +247,7 @@ class SqliteLog:
     async def _read_stored(self, position: int, stop: int, wanted: Filter) -> tuple[int, Batch | None]:
         """Return where to look on, and what was found before that."""
         after, found = await self._in_reader(lambda c: scan(c, position, stop, wanted))
-        batch = await self._blocks.get(found) if isinstance(found, Part) else found
+        batch = await self._blocks.get(found) if isinstance(found, int) else found
         # A block may be trimmed before it is loaded, or have nothing in this part of its range.
         if batch is not None and batch.index(position) == batch.index(stop):
             batch = None

@@ -6,7 +6,7 @@ Everything here is synchronous, and takes a connection that no other thread uses
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
@@ -16,13 +16,13 @@ from jetstream.log.block import (
     holds_collection,
     holds_did,
     may_hold_did,
+    unpack_accounts,
     unseal,
-    unseal_accounts,
 )
-from jetstream.log.columns import Columns, Damaged
+from jetstream.log.columns import Columns, Damaged, read_times
 
-# As many as a batch in memory has.
-TAIL_READ_EVENTS: Final = 1_000
+# As many as a batch in memory has: events of the tail, or identity and account events of many blocks.
+READ_EVENTS: Final = 1_000
 # How many blocks one scan skips before others have their turn: about 5 ms, and as long a snapshot.
 SCAN_BLOCKS: Final = 64
 
@@ -41,21 +41,14 @@ _TAIL: Final = (
 )
 
 
-class Part(NamedTuple):
-    """A stored block, or only its identity and account events: what a reader loads in one piece."""
-
-    last_us: int
-    accounts_only: bool
-
-
 class Scan(NamedTuple):
-    """What a look at the file found: a part to load, a batch of the tail, or nothing.
+    """What a look at the file found: the key of a block to load, a batch, or nothing.
 
     Below `position` nothing is wanted but what was found.
     """
 
     position: int
-    found: Part | Batch | None
+    found: int | Batch | None
 
 
 class Row(NamedTuple):
@@ -79,26 +72,30 @@ class Row(NamedTuple):
 def scan(connection: sqlite3.Connection, position: int, stop: int, wanted: Filter) -> Scan:
     """Find the first stored events in `[position, stop)` that `wanted` may want; or stop half-way."""
     with snapshot(connection):
-        seen = 0
+        seen = count = 0
+        start = position
+        accounts: list[Columns] = []  # of the blocks so far that have no wanted commits
         for last_us, collection_set, did_bits in connection.execute(_HEADS, (position, stop, SCAN_BLOCKS)):
             seen += 1
+            if not wanted.dids or _holds_did(connection, last_us, did_bits, wanted):
+                if holds_collection(collection_set, wanted):
+                    return Scan(position, _batch(accounts)) if accounts else Scan(last_us + 1, last_us)
+                run = _accounts(connection, last_us, start, stop)
+                accounts += [] if run is None else [run]
+                count += 0 if run is None else run.events
             position = last_us + 1
-            if wanted.dids and not _holds_did(connection, last_us, did_bits, wanted):
-                continue
-            whole = holds_collection(collection_set, wanted)
-            return Scan(position, Part(last_us, accounts_only=not whole))
-        if seen == SCAN_BLOCKS:
-            return Scan(position, None)
+            if count >= READ_EVENTS:
+                break
+        if accounts or seen == SCAN_BLOCKS:
+            return Scan(position, _batch(accounts) if accounts else None)
         return _scan_tail(connection, position, stop, wanted)
 
 
-def load(connection: sqlite3.Connection, part: Part) -> Batch | None:
-    """Read a part's events; None when it has none, or has been trimmed since it was found."""
-    row = connection.execute(_ACCOUNTS if part.accounts_only else _COLUMNS, (part.last_us,)).fetchone()
+def load(connection: sqlite3.Connection, last_us: int) -> Batch | None:
+    """Read a block's events; None when it has been trimmed since it was found. Raises Damaged."""
+    row = connection.execute(_COLUMNS, (last_us,)).fetchone()
     if row is None:
         return None
-    if part.accounts_only:
-        return unseal_accounts(row[0])
     events, times, *texts = row
     return unseal(events, times, texts)
 
@@ -125,6 +122,15 @@ def _holds_did(connection: sqlite3.Connection, last_us: int, did_bits: bytes, wa
     return holds_did(dids, wanted)
 
 
+def _accounts(connection: sqlite3.Connection, last_us: int, start: int, stop: int) -> Columns | None:
+    """Return the identity and account events of a block, if any is in `[start, stop)`."""
+    (packed,) = connection.execute(_ACCOUNTS, (last_us,)).fetchone()
+    columns = unpack_accounts(packed)
+    if columns is None or not any(start <= time < stop for time in read_times(columns.times)):
+        return None
+    return columns
+
+
 def _scan_tail(connection: sqlite3.Connection, position: int, stop: int, wanted: Filter) -> Scan:
     while (batch := _tail_batch(connection, position, stop)) is not None:
         if wanted.select(batch, batch.index(position), batch.index(stop)):
@@ -139,6 +145,10 @@ def _tail_batch(connection: sqlite3.Connection, position: int, stop: int) -> Bat
     for row in tail_rows(connection, position, stop):
         runs.append(row.columns)
         count += row.events
-        if count >= TAIL_READ_EVENTS:
+        if count >= READ_EVENTS:
             break
-    return Columns.joined(runs).batch() if runs else None
+    return _batch(runs) if runs else None
+
+
+def _batch(runs: Iterable[Columns]) -> Batch:
+    return Columns.joined(runs).batch()

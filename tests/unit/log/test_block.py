@@ -18,8 +18,8 @@ from jetstream.log.block import (
     holds_did,
     may_hold_did,
     seal,
+    unpack_accounts,
     unseal,
-    unseal_accounts,
     verify,
 )
 from jetstream.log.columns import NAMES, Columns, Damaged
@@ -52,15 +52,15 @@ def test_a_block_gives_its_events_back(batch: Batch, sealed: Block) -> None:
 
 
 def test_identity_and_account_events_can_be_read_alone(batch: Batch, sealed: Block) -> None:
-    accounts = unseal_accounts(sealed.accounts)
+    accounts = unpack_accounts(sealed.accounts)
     assert accounts is not None
     expected = [row for row, collection in zip(rows(batch), batch.collections, strict=True) if not collection]
-    assert rows(accounts) == expected
+    assert rows(accounts.batch()) == expected
     assert len(expected) > 10
 
 
 def test_a_block_without_them_says_so(batch_of: BatchOf) -> None:
-    assert unseal_accounts(seal(Columns.of(batch_of(range(1, 5))), 4).accounts) is None
+    assert unpack_accounts(seal(Columns.of(batch_of(range(1, 5))), 4).accounts) is None
 
 
 @given(st.sets(st.sampled_from(["app.bsky.feed.like", "app.bsky.feed.*", "com.*", "org.nobody.thing"])))

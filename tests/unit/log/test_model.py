@@ -29,7 +29,7 @@ SMALL = [
     (recent, "EVENTS_MAX", 20),
     (sqlite, "FORGET_STEPS", 2),
     (stored, "SCAN_BLOCKS", 2),
-    (stored, "TAIL_READ_EVENTS", 7),
+    (stored, "READ_EVENTS", 7),
 ]
 DIDS = [b"did:plc:a", b"did:plc:b", b"did:plc:c", b"did:web:d.example"]
 COLLECTIONS = [b"app.bsky.feed.like", b"app.bsky.feed.post", b"com.example.rare"]
