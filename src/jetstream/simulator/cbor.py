@@ -46,8 +46,7 @@ def raw_cid(digest: bytes) -> Cid:
     return Cid(_RAW_SHA256 + digest)
 
 
-def head(major: int, number: int) -> bytes:
-    """Write the shortest head of a CBOR item: its major type with a length or value below 2^64."""
+def _long_head(major: int, number: int) -> bytes:
     kind = major << 5
     if number < 24:
         return bytes((kind | number,))
@@ -58,6 +57,16 @@ def head(major: int, number: int) -> bytes:
     if number < 0x100000000:
         return bytes((kind | 26,)) + number.to_bytes(4, "big")
     return bytes((kind | 27,)) + number.to_bytes(8, "big")
+
+
+# Heads are looked up, not computed: computing them was a third of the time that a record took.
+_HEADS: Final = tuple(tuple(_long_head(major, number) for number in range(1024)) for major in range(6))
+_TEXT_HEADS: Final = _HEADS[_TEXT]
+
+
+def head(major: int, number: int) -> bytes:
+    """Write the shortest head of a CBOR item: its major type with a length or value below 2^64."""
+    return _HEADS[major][number] if number < 1024 else _long_head(major, number)
 
 
 def encode(value: object) -> bytes:
@@ -74,12 +83,7 @@ def encode(value: object) -> bytes:
 def text(value: str) -> bytes:
     """Encode a string."""
     encoded = value.encode()
-    return _head(_TEXT, len(encoded)) + encoded
-
-
-# Heads are looked up, not computed: 3 a field were a third of the time that a record took.
-_HEADS: Final = tuple(tuple(head(major, number) for number in range(1024)) for major in range(6))
-_TEXT_HEADS: Final = _HEADS[_TEXT]
+    return head(_TEXT, len(encoded)) + encoded
 
 
 class _Layout(NamedTuple):
@@ -96,10 +100,6 @@ def _layout(keys: tuple[str, ...]) -> _Layout:
         text = key.encode()
         encoded.append((head(_TEXT, len(text)) + text, key))
     return _Layout(head(_MAP, len(keys)), tuple(sorted(encoded)))
-
-
-def _head(major: int, number: int) -> bytes:
-    return _HEADS[major][number] if number < 1024 else head(major, number)
 
 
 def _emit(value: object, emit: Emit) -> None:
@@ -120,7 +120,7 @@ def _emit_bool(value: bool, emit: Emit) -> None:
 def _emit_int(value: int, emit: Emit) -> None:
     if not _INT_MIN <= value <= _INT_MAX:
         raise ValueError(f"{value} is outside the 64-bit integers of the data model")
-    emit(_head(_UINT, value) if value >= 0 else _head(_NEGATIVE, -1 - value))
+    emit(head(_UINT, value) if value >= 0 else head(_NEGATIVE, -1 - value))
 
 
 def _emit_text(value: str, emit: Emit) -> None:
@@ -131,7 +131,7 @@ def _emit_text(value: str, emit: Emit) -> None:
 
 
 def _emit_bytes(value: bytes, emit: Emit) -> None:
-    emit(_head(_BYTES, len(value)))
+    emit(head(_BYTES, len(value)))
     emit(value)
 
 
@@ -141,7 +141,7 @@ def _emit_link(value: Cid, emit: Emit) -> None:
 
 
 def _emit_list(value: list[object], emit: Emit) -> None:
-    emit(_head(_ARRAY, len(value)))
+    emit(head(_ARRAY, len(value)))
     for item in value:
         _emit(item, emit)
 

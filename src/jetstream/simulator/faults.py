@@ -13,7 +13,7 @@ line for each, with the events concerned and the level of checking that drops th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from enum import Enum
 from random import Random
 from typing import Final, NamedTuple
@@ -257,7 +257,7 @@ MESSAGES: Final = ("malformed_did", "deep_record")
 
 
 def _revised(message: Commit, **changes: object) -> Commit:
-    return replace(message, revision=replace(message.revision, **changes))  # type: ignore[arg-type]
+    return message._replace(revision=message.revision._replace(**changes))  # type: ignore[arg-type]
 
 
 def _signed(message: Commit, change: Callable[[bytes], bytes]) -> Commit:
@@ -270,7 +270,7 @@ def _signed(message: Commit, change: Callable[[bytes], bytes]) -> Commit:
 
 
 def _too_big(message: Commit, _key: SigningKey, _rng: Random) -> Commit:
-    return replace(message, too_big=True)
+    return message._replace(too_big=True)
 
 
 def _bad_signature(message: Commit, _key: SigningKey, rng: Random) -> Commit:
@@ -349,7 +349,7 @@ def _truncated_car(message: Message, seq: int, rng: Random) -> Spoilt:
     start = car.index(message.revision.nodes[0].cid)
     cut = rng.randrange(start, start + 36)
     lost = [i for i, op in enumerate(message.revision.ops) if op.cid is not None]
-    return Spoilt(frames.encode(replace(message, car=car[:cut]), seq), "frame", lost)
+    return Spoilt(frames.encode(message._replace(car=car[:cut]), seq), "frame", lost)
 
 
 def _missing_record(message: Message, seq: int, rng: Random) -> Spoilt:

@@ -6,15 +6,13 @@ two DAG-CBOR objects, header and body, in one binary WebSocket message.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from jetstream.simulator import cbor, repo
 from jetstream.simulator.repo import Block, Op, Revision
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(NamedTuple):
     """A repository changed. `car` is what stands in `blocks` where that is not what the revision gives."""
 
     did: str
@@ -24,8 +22,7 @@ class Commit:
     car: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Sync:
+class Sync(NamedTuple):
     """A repository is now at this commit, whatever was known of it."""
 
     did: str
@@ -34,8 +31,7 @@ class Sync:
     commit: Block
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """Something about an account's identity may have changed."""
 
     did: str
@@ -43,8 +39,7 @@ class Identity:
     handle: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(NamedTuple):
     """An account's hosting changed, or is confirmed."""
 
     did: str

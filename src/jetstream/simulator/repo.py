@@ -6,7 +6,6 @@ Source: the repository and sync pages of the ATProto specification (commit v3, C
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from jetstream.simulator import cbor, mst
@@ -44,8 +43,7 @@ class Op(NamedTuple):
     record: dict[str, object] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Revision:
+class Revision(NamedTuple):
     """What one commit did to a repository, and every block that a consumer needs to check and undo it."""
 
     rev: str
@@ -141,7 +139,8 @@ def car(root: Cid, blocks: Iterable[Block]) -> bytes:
     """Write a CAR v1 file."""
     parts = [_CAR_HEAD, root, _CAR_VERSION]
     for cid, data in blocks:
-        parts += (_uvarint(len(cid) + len(data)), cid, data)
+        size = len(cid) + len(data)
+        parts += (_UVARINTS[size] if size < len(_UVARINTS) else _uvarint(size), cid, data)
     return b"".join(parts)
 
 
@@ -151,13 +150,12 @@ _CAR_VERSION: Final = b"\x67version\x01"
 
 
 def _uvarint(number: int) -> bytes:
-    if number < 0x80:
-        return bytes((number,))
-    if number < 0x4000:
-        return bytes((number & 0x7F | 0x80, number >> 7))
     parts = bytearray()
     while number >= 0x80:
         parts.append(number & 0x7F | 0x80)
         number >>= 7
     parts.append(number)
     return bytes(parts)
+
+
+_UVARINTS: Final = tuple(_uvarint(number) for number in range(4096))  # the sizes of nearly all blocks

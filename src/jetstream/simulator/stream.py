@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import fields, replace
+from dataclasses import fields
 from itertools import islice
 from random import Random
 from typing import Final, NamedTuple
@@ -188,7 +188,7 @@ class Stream:
         """Make a message of which nothing may come: it has a number, but no correct consumer takes it."""
         did = self._rng.choice(self.world.present).did
         if name == "malformed_did":
-            return replace(self.world.identify(did), did=faults.malformed_did(self._rng))
+            return self.world.identify(did)._replace(did=faults.malformed_did(self._rng))
         return self.world.write_block(did, "com.example.deep", faults.deep_record())
 
     def _append(self, effect: Effect, frame: bytes) -> None:

@@ -40,7 +40,7 @@ class Population:
     """Records that each repository begins with."""
     lifecycle: float = 0.01
     """Happenings that are no commits: identities, accounts, syncs."""
-    multiple: float = 0.04
+    multiple: float = 0.012
     """Commits with more than one operation."""
     deletes: float = 0.03
     """Operations that delete."""

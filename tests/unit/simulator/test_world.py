@@ -73,9 +73,14 @@ def test_life_is_as_lively_as_a_relay_shows_it() -> None:
     assert 0.94 < ops["create"] / ops.total() < 0.98
     assert 0.02 < ops["delete"] / ops.total() < 0.04
     assert 0.003 < ops["update"] / ops.total() < 0.02
+    assert 1.01 < ops.total() / kinds[Commit] < 1.15
+
+
+def test_commits_have_no_operation_one_or_as_many_as_are_allowed() -> None:
+    messages = islice(make(multiple=0.3).messages(), 2000)
     sizes = {len(message.revision.ops) for message in messages if isinstance(message, Commit)}
-    assert {0, 1, 2} <= sizes
-    assert 50 < max(sizes) <= world.OPS_MAX
+    assert {0, 1, 2, 3, 4, 5} <= sizes
+    assert 100 < max(sizes) <= world.OPS_MAX
 
 
 def test_accounts_come_change_and_go() -> None:
