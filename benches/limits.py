@@ -1,0 +1,30 @@
+"""What a figure is measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What a figure must not be above or, with `least`, not below."""
+
+    figure: str
+    value: float
+    least: bool = False
+
+    def holds(self, figures: Mapping[str, float]) -> bool:
+        """Tell whether the figure is within the limit."""
+        value = figures[self.figure]
+        return value >= self.value if self.least else value <= self.value
+
+    def __str__(self) -> str:
+        return f"{'≥' if self.least else '≤'} {number(self.value)}"
+
+
+def number(value: float) -> str:
+    """Write a number with as many places as say something."""
+    if value == int(value) or abs(value) >= 1_000:
+        return f"{value:,.0f}"
+    return f"{value:,.2f}" if abs(value) < 10 else f"{value:,.1f}"

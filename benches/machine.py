@@ -1,0 +1,62 @@
+"""What the figures were taken on, and how fast it was at that moment."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sqlite3
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import libipld
+from benches.frames import recorded
+
+from jetstream.simulator import recording
+
+LIBRARIES: Final = ("aiohttp", "cbor2", "libipld", "orjson", "picows", "uvloop", "zstandard")
+FRAME_BYTES: Final = range(4_500, 5_500)  # of a usual commit
+_DECODES: Final = 50_000
+
+
+def describe() -> dict[str, str]:
+    """Return the machine and the versions of what runs on it, by name."""
+    facts = {
+        "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
+        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
+        "system": f"{platform.system()} {platform.release()}",
+        "Python": platform.python_version(),
+        "SQLite": sqlite3.sqlite_version,
+        "commit": _commit(),
+    }
+    return facts | {name: version(name) for name in LIBRARIES}
+
+
+def decode_us() -> float:
+    """Return how long it takes at present to decode the CBOR of one commit frame.
+
+    It is 1 µs on a quiet machine of 2024, more when others have the cores: in a virtual machine nothing else
+    shows that.
+    """
+    frame = next(frame for frame in recording.read(recorded()) if len(frame) in FRAME_BYTES)
+    began = time.perf_counter()
+    for _ in range(_DECODES):
+        libipld.decode_dag_cbor_multi(frame)
+    return (time.perf_counter() - began) / _DECODES * 1e6
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
