@@ -127,4 +127,7 @@ def _require_strings(name: str, items: Iterable[object]) -> None:
 
 
 def _shown(value: object) -> str:
-    return orjson.dumps(value).decode()
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # orjson reads deeper nesting than it writes
+        return "…"

@@ -1,0 +1,353 @@
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from yarl import URL
+
+from jetstream.errors import InvalidParameter
+from jetstream.filters import EVERYTHING, Filter
+from jetstream.hub.subscriber import Options
+from jetstream.web.parameters import NotJson, Subscription, parse_message, parse_query
+
+POST, LIKE = "app.bsky.feed.post", "app.bsky.feed.like"
+ANN, BOB = "did:plc:ann", "did:web:bob.example"
+
+
+def parsed(query: str = "", headers: dict[str, str] | None = None) -> Subscription:
+    """Read a query string as the server is given it."""
+    return parse_query(URL(f"/subscribe?{query}", encoded=True).query, headers or {})
+
+
+def refused(query: str, headers: dict[str, str] | None = None) -> tuple[str, str]:
+    with pytest.raises(InvalidParameter) as caught:
+        parsed(query, headers)
+    return caught.value.name, caught.value.value
+
+
+def test_nothing_asked_for_is_everything_from_now_on() -> None:
+    assert parsed() == Subscription(Options(EVERYTHING, 0), None, require_hello=False)
+
+
+def test_unknown_parameters_are_ignored() -> None:
+    assert parsed("foo=1&wantedcollections=x&Cursor=x&compression=zstd&=") == parsed()
+
+
+# The two lists
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        f"wantedCollections={POST}&wantedCollections={LIKE}",
+        f"wantedCollections={POST},{LIKE}",
+        f"wantedCollections={LIKE}%2C{POST}&wantedCollections={POST}",
+    ],
+)
+def test_lists_come_by_repetition_and_by_commas(query: str) -> None:
+    assert parsed(query).options.wanted == Filter.parse([POST, LIKE], [])
+
+
+def test_dids_come_by_repetition_and_by_commas() -> None:
+    for query in (
+        f"wantedDids={ANN}&wantedDids={BOB}",
+        f"wantedDids={BOB},{ANN}",
+        "wantedDids=did%3Aplc%3Aann,did:web:bob.example",
+    ):
+        assert parsed(query).options.wanted == Filter.parse([], [ANN, BOB])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        f"{POST},",
+        f",{POST}",
+        f"{POST},,{LIKE}",
+        "app.bsky.graph.fo*",
+        "*",
+        f"+{POST}",
+        f"{POST}%20",
+        f"{POST}%0A",
+        f"{POST};{LIKE}",
+    ],
+)
+def test_bad_collections_are_named(value: str) -> None:
+    name, named = refused(f"wantedCollections={POST}&wantedCollections={value}")
+
+    assert name == "wantedCollections"
+    assert named in URL(f"?a={value}", encoded=True).query["a"]
+
+
+@pytest.mark.parametrize("value", ["", "did:plc", f"{ANN},", "*", f"+{ANN}", f"{ANN}%00", "alice.example"])
+def test_bad_dids_are_named(value: str) -> None:
+    assert refused(f"wantedDids={ANN}&wantedDids={value}")[0] == "wantedDids"
+
+
+def test_the_longest_url_of_all() -> None:
+    """A hundred collections, ten thousand DIDs and every other parameter."""
+    collections = [f"com.example{number:02}.collection" for number in range(100)]
+    dids = [f"did:plc:{number:024}" for number in range(10_000)]
+    repeated = urlencode(
+        {
+            "wantedCollections": collections,
+            "wantedDids": dids,
+            "maxMessageSizeBytes": 1_000_000,
+            "cursor": 1725519626134432,
+            "requireHello": "true",
+        },
+        doseq=True,
+    )
+    listed = (
+        repeated.partition("wantedDids")[0]
+        + urlencode({"wantedDids": ",".join(dids)})
+        + "&cursor=1725519626134432"
+    )
+    subscription = parsed(repeated)
+
+    assert 400_000 < len(repeated) < 1 << 20
+    assert subscription == Subscription(
+        Options(Filter.parse(collections, dids), 1_000_000), 1725519626134432, require_hello=True
+    )
+    assert parsed(listed).options.wanted == subscription.options.wanted
+    assert refused(f"{repeated}&wantedDids={ANN}") == ("wantedDids", "10001")
+    assert refused(f"{repeated}&wantedCollections={POST}") == ("wantedCollections", "101")
+
+
+# Cursor, size, flags
+
+
+@pytest.mark.parametrize(
+    ("value", "cursor"),
+    [
+        ("", None),
+        ("0", 0),
+        ("1", 1),
+        ("0001", 1),
+        ("1725519626134432", 1725519626134432),
+        ("9" * 20, 10**20 - 1),
+    ],
+)
+def test_cursors_that_are_good(value: str, cursor: int | None) -> None:
+    assert parsed(f"cursor={value}").cursor == cursor
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "-1",
+        "%2B1",
+        "+1",
+        "1+",
+        "1%20",
+        "1%0A",
+        "1.0",
+        "1e15",
+        "0x10",
+        "abc",
+        "1" * 21,
+        "%D9%A1",
+        "%EF%BC%91",
+        "1_000",
+        "%00",
+        "null",
+    ],
+)
+def test_cursors_that_are_bad(value: str) -> None:
+    assert refused(f"cursor={value}") == ("cursor", URL(f"?a={value}", encoded=True).query["a"])
+
+
+@pytest.mark.parametrize("name", ["cursor", "maxMessageSizeBytes", "requireHello", "compress"])
+def test_what_is_one_value_is_given_once(name: str) -> None:
+    assert refused(f"{name}=1&{name}=2") == (name, "1, 2")
+    assert refused(f"{name}=&{name}=") == (name, ", ")
+
+
+@pytest.mark.parametrize(
+    ("value", "size"), [("", 0), ("0", 0), ("1", 1), ("1000000", 1_000_000), ("9" * 20, 10**20 - 1)]
+)
+def test_sizes_that_are_good(value: str, size: int) -> None:
+    assert parsed(f"maxMessageSizeBytes={value}").options.message_bytes_max == size
+
+
+@pytest.mark.parametrize("value", ["-1", "1k", "1.5", "many", "%D9%A1", "1" * 21, "%201"])
+def test_sizes_that_are_bad(value: str) -> None:
+    assert refused(f"maxMessageSizeBytes={value}")[0] == "maxMessageSizeBytes"
+
+
+@pytest.mark.parametrize(("value", "is_set"), [("true", True), ("false", False), ("", False)])
+def test_flags_that_are_good(value: str, is_set: bool) -> None:
+    assert parsed(f"requireHello={value}").require_hello is is_set
+
+
+@pytest.mark.parametrize("name", ["requireHello", "compress"])
+@pytest.mark.parametrize("value", ["True", "TRUE", "1", "0", "yes", "true%20", "zstd"])
+def test_flags_that_are_bad(name: str, value: str) -> None:
+    assert refused(f"{name}={value}")[0] == name
+
+
+def test_refusals_are_short_sentences_that_name_the_value() -> None:
+    with pytest.raises(InvalidParameter, match=r"^cursor: 'now' is not a time in unix microseconds$"):
+        parsed("cursor=now")
+    with pytest.raises(InvalidParameter) as caught:
+        parsed("wantedDids=" + "x" * 500_000)
+    assert len(str(caught.value)) < 200
+    assert "\n" not in str(caught.value)
+
+
+@given(
+    st.text(),
+    st.sampled_from(["cursor", "maxMessageSizeBytes", "wantedCollections", "wantedDids", "requireHello"]),
+)
+def test_any_value_is_taken_or_refused(value: str, name: str) -> None:
+    with suppress(InvalidParameter):
+        parsed(urlencode({name: value}, errors="replace"))
+
+
+# Messages
+
+
+def update(**payload: Any) -> Options | None:
+    return parse_message(json.dumps({"type": "options_update", "payload": payload}))
+
+
+def test_an_update_replaces_everything() -> None:
+    assert update() == Options()
+    assert update(wantedCollections=None, wantedDids=None, maxMessageSizeBytes=None) == Options()
+    assert update(wantedCollections=[], wantedDids=[], maxMessageSizeBytes=0) == Options()
+    assert update(
+        wantedCollections=[POST, "app.bsky.graph.*"], wantedDids=[ANN], maxMessageSizeBytes=9
+    ) == Options(Filter.parse([POST, "app.bsky.graph.*"], [ANN]), 9)
+    assert update(other=1) == Options()
+
+
+def test_an_update_may_come_as_bytes() -> None:
+    assert parse_message(b'{"type":"options_update","payload":{"wantedDids":["did:plc:ann"]}}') == Options(
+        Filter.parse([], [ANN])
+    )
+
+
+def test_an_update_may_name_ten_thousand_dids() -> None:
+    dids = [f"did:plc:{number:024}" for number in range(10_001)]
+
+    options = update(wantedDids=dids[:10_000])
+    assert options is not None
+    assert len(options.wanted.dids) == 10_000
+    with pytest.raises(InvalidParameter, match="wantedDids: '10001' are too many"):
+        update(wantedDids=dids)
+    with pytest.raises(InvalidParameter, match="wantedCollections: '101' are too many"):
+        update(wantedCollections=[f"com.example.c{number}" for number in range(101)])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        '{"type":"other"}',
+        '{"type":null,"payload":1}',
+        '{"type":["options_update"]}',
+        '{"type":"Options_update","payload":[]}',
+    ],
+)
+def test_unknown_types_are_ignored(text: str) -> None:
+    assert parse_message(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "{",
+        "hello",
+        "{'type':1}",
+        '{"a":NaN}',
+        '{"a":1}x',
+        "\ufeff{}",
+        b"\xff",
+        b'{"a":"\xff"}',
+        '"\\ud800"',
+        "[" * 100_000,
+    ],
+)
+def test_what_is_no_json(text: str | bytes) -> None:
+    with pytest.raises(NotJson):
+        parse_message(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["1", "null", '"text"', "[]", "[1]", "true", "[" * 300 + "]" * 300, "[" * 1000 + "]" * 1000]
+)
+def test_a_message_is_an_object(text: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        parse_message(text)
+    assert caught.value.name == "message"
+
+
+@pytest.mark.parametrize("payload", ["null", "1", "[]", '"text"', "[" * 300 + "]" * 300])
+def test_a_payload_is_an_object(payload: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        parse_message(f'{{"type":"options_update","payload":{payload}}}')
+    assert caught.value.name == "payload"
+
+
+def test_an_update_has_a_payload() -> None:
+    with pytest.raises(InvalidParameter, match="payload: 'null' is not an object of options"):
+        parse_message('{"type":"options_update"}')
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("wantedCollections", POST),
+        ("wantedCollections", {}),
+        ("wantedCollections", [1]),
+        ("wantedCollections", [None]),
+        ("wantedCollections", [[POST]]),
+        ("wantedCollections", [f"{POST},{LIKE}"]),
+        ("wantedCollections", [""]),
+        ("wantedCollections", ["*"]),
+        ("wantedCollections", ["app.bsky.graph.fo*"]),
+        ("wantedDids", ANN),
+        ("wantedDids", 0),
+        ("wantedDids", [False]),
+        ("wantedDids", [""]),
+        ("wantedDids", ["alice.example"]),
+        ("maxMessageSizeBytes", -1),
+        ("maxMessageSizeBytes", 1.0),
+        ("maxMessageSizeBytes", 10**30),
+        ("maxMessageSizeBytes", "1"),
+        ("maxMessageSizeBytes", True),
+        ("maxMessageSizeBytes", []),
+    ],
+)
+def test_bad_updates_are_named(name: str, value: object) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        update(**{name: value})
+    assert caught.value.name == name
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=9),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["type", "payload", "wantedDids"]), inner)
+    ),
+    max_leaves=6,
+)
+
+
+@given(JSON)
+def test_any_json_is_taken_or_refused(value: object) -> None:
+    for message in (value, {"type": "options_update", "payload": value}):
+        with suppress(InvalidParameter, NotJson):
+            parse_message(json.dumps(message))
