@@ -7,7 +7,6 @@ import os
 import sys
 from typing import NoReturn
 
-import structlog
 from cyclopts import App, CycloptsError
 
 from jetstream import __version__
@@ -59,6 +58,8 @@ def run(main: object) -> None:
 
 
 def _name_strangers() -> None:
+    import structlog  # noqa: PLC0415 - as in `serve`
+
     logger = structlog.get_logger(__name__)
     unused, unknown = strangers(os.environ)
     if unused:

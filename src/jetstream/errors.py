@@ -2,6 +2,7 @@
 
     JetstreamError
     ├── SettingError            a flag, variable or file that cannot be used; exits 2
+    ├── SubscriptionError       the client's: Refused, NotJetstream (`client.errors`)
     ├── InvalidParameter        a client asked for something that cannot be had; 400 or close 1008
     └── LogError                the event log
         ├── LogLocked           another process writes this directory

@@ -24,7 +24,7 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
 
 @pytest.fixture(autouse=True)
 def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jetstream.firehose.upstream.BACKOFF_FIRST_S", 0.001)
+    monkeypatch.setattr("jetstream.retry.BACKOFF_FIRST_S", 0.001)
 
 
 @pytest.fixture

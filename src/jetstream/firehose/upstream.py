@@ -7,12 +7,9 @@ else goes wrong ends in the same place, `run`'s loop, which waits and connects a
 from __future__ import annotations
 
 import asyncio
-import math
-import random
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
@@ -24,15 +21,13 @@ from jetstream.events import Event
 from jetstream.firehose.decode import Message
 from jetstream.firehose.intake import Intake, Taken
 from jetstream.metrics import Metrics
+from jetstream.retry import backoff_s, parse_retry_after
 
 State = Literal["connected", "idle", "reconnecting"]
 
 MESSAGE_BYTES_MAX: Final = 32 << 20  # well above the protocol's 5 MB, which is judged frame by frame
 BUFFER_BYTES_MAX: Final = 8 << 20  # undecoded frames, before the socket is left to the kernel
 BATCH_FRAMES_MAX: Final = 500  # one commit of the log; 10 ms of decoding
-BACKOFF_FIRST_S: Final = 1.0
-BACKOFF_MAX_S: Final = 30.0
-RETRY_AFTER_MAX_S: Final = 3600.0
 HANDSHAKE_TIMEOUT_S: Final = 20.0
 PING_AFTER_S: Final = 30.0
 PONG_TIMEOUT_S: Final = 20.0
@@ -78,7 +73,7 @@ class Upstream:
         """Read upstream until cancelled."""
         while True:
             retry_after = await self._connection()
-            delay = _backoff(self._attempts) if retry_after is None else retry_after
+            delay = max(backoff_s(self._attempts), retry_after or 0.0)
             self._attempts += 1
             self._metrics.reconnects.inc()
             log.info("upstream: connecting again", url=self.url, in_s=round(delay, 1), cursor=self.seq)
@@ -104,7 +99,7 @@ class Upstream:
         except picows.WSHandshakeError as error:
             status = error.response.status if error.response else None
             log.warning("upstream: refused", url=url, status=status, error=str(error))
-            return _retry_after(error.response.headers.get("Retry-After") if error.response else None)
+            return parse_retry_after(error.response.headers.get("Retry-After") if error.response else None)
         except (OSError, picows.WSError, ValueError, TimeoutError) as error:
             log.warning("upstream: cannot connect", url=url, error=str(error) or type(error).__name__)
             return None
@@ -270,22 +265,3 @@ def _age_s(stamp: str) -> float | None:
     except ValueError:
         return None
     return None if sent.tzinfo is None else time.time() - sent.timestamp()
-
-
-def _backoff(attempts: int) -> float:
-    """Return a delay in seconds: exponential from 1 to 30, with full jitter."""
-    return random.uniform(0, min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(attempts, 10)))  # noqa: S311 - spreads load
-
-
-def _retry_after(header: str | None) -> float | None:
-    """Read a Retry-After header, seconds or a date; None for none that can be read."""
-    if header is None:
-        return None
-    try:
-        seconds = float(header)
-    except ValueError:
-        try:
-            seconds = (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError):
-            return None
-    return None if math.isnan(seconds) else min(max(seconds, 0.0), RETRY_AFTER_MAX_S)

@@ -24,7 +24,7 @@ _ENDPOINTS: Final = (
 _CLIENTS: Final = (
     ("@skyware/jetstream", "endpoint: {v1}"),
     ("@atcute/jetstream", "fixes its path to /subscribe: run the server with --wire v1, then url: {base}"),
-    ("Go client, Rust jetstream crates, others of the public Jetstream", "{v1}"),
+    ("Go client, Rust crates, others for the public Jetstream", "{v1}, with compression off"),
     ("jetstream tail, your own code", "{classic}"),
 )
 _PARAMETERS: Final = (
