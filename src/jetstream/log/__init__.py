@@ -46,7 +46,11 @@ class Log(Protocol):
 
     @property
     def tip(self) -> int:
-        """The `time_us` of the newest event ever appended, trimmed or not; 0 if there was none."""
+        """The highest position that may ever have been given out; 0 if none was.
+
+        It is the newest event's, but after a loss of power: then events up to it may be gone, and readers
+        may have seen them. A new event's position is above it.
+        """
 
     @property
     def upstream(self) -> UpstreamCursor | None:
@@ -63,8 +67,9 @@ class Log(Protocol):
         """Return the batch with the first events in `[position, stop)` that `wanted` may want.
 
         The batch may begin before `position` and end after `stop`, and may hold events that are not
-        wanted: it is as it was stored, shared with other readers. What lies between `position` and its
-        first event is not wanted (or is below the floor). None: nothing wanted in the whole range.
+        wanted: it is as it was stored, shared with other readers. What it leaves out, before its first event
+        and between its events, is not wanted (or is below the floor, or was forgotten). It has an event in
+        `[position, stop)`. None: nothing wanted in the whole range.
         """
 
     async def wait(self, position: int) -> None:
