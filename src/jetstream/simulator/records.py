@@ -16,9 +16,11 @@ from itertools import accumulate
 from random import Random
 from typing import Final, NamedTuple
 
+import libipld
+
 from jetstream.simulator import cbor
 from jetstream.simulator.cbor import Cid
-from jetstream.simulator.tid import CLOCK_IDS, tid
+from jetstream.simulator.tid import tid
 
 Record = dict[str, object]
 
@@ -226,12 +228,12 @@ class Author:
         if collection == POST and self._posts and rng.random() < _OWN_SHARE:
             uri, cid = self._posts[-1 - int(len(self._posts) * rng.random() ** 3)]
             return {"cid": cid, "uri": uri}
-        cid = str(Cid(b"\x01\x71\x12\x20" + rng.randbytes(32)))
+        cid = libipld.encode_cid(b"\x01\x71\x12\x20" + rng.randbytes(32))
         return {"cid": cid, "uri": f"at://{plc_did(rng)}/{collection}/{self._past_tid(now_us)}"}
 
     def _past_tid(self, now_us: int) -> str:
         age_us = int(30 * _DAY_US * self._rng.random() ** 6)
-        return tid(now_us - age_us, self._rng.randrange(CLOCK_IDS))
+        return tid(now_us - age_us, self._rng.getrandbits(10))
 
     def _created(self, now_us: int) -> str:
         return datetime_of(now_us - int(self._rng.random() * 2_000_000))
