@@ -9,11 +9,11 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from jetstream.bench.mix import Wanted
 
-EXAMPLES_MAX = 3  # of what was wrong, kept to be shown
+EXAMPLES_MAX: Final = 3  # of what was wrong, kept to be shown
 
 
 class Amount(NamedTuple):
@@ -41,11 +41,6 @@ class Series:
         """Return what stands in `[first_us, stop_us)`."""
         first, stop = bisect_left(self._times, first_us), bisect_left(self._times, stop_us)
         return Amount(max(stop - first, 0), max(self._totals[stop] - self._totals[first], 0))
-
-    def first_from(self, time_us: int) -> int | None:
-        """Return the time of the first event at or after a time."""
-        index = bisect_left(self._times, time_us)
-        return self._times[index] if index < len(self._times) else None
 
     @property
     def last_us(self) -> int:
@@ -85,13 +80,6 @@ class Truth:
             events += amount.events
             size += amount.size
         return Amount(events, size)
-
-    def first_from(self, wanted: Wanted, time_us: int) -> int | None:
-        """Return the time of the first event that a filter lets through at or after a time."""
-        found = [
-            first for series in self._series(wanted) if (first := series.first_from(time_us)) is not None
-        ]
-        return min(found, default=None)
 
     def _series(self, wanted: Wanted) -> list[Series]:
         assert not (wanted.dids and wanted.collections), "no mix combines the two"

@@ -69,4 +69,5 @@ class Feed:
             facts: dict[str, Any] = json.loads(line)
             if key in facts:
                 return facts
-        raise RelayEndedError(f"the relay process ended with status {self._process.wait()}")
+        self._process.communicate()
+        raise RelayEndedError(f"the relay process ended with status {self._process.returncode}")

@@ -90,7 +90,7 @@ class Relay:
             due_at = began + sent / rate if rate else now
             if due_at > now:
                 time.sleep(due_at - now)
-            stop = self._next + (1 if rate else RUN_FRAMES_MAX)
+            stop = self._next + (1 if rate else min(RUN_FRAMES_MAX, len(self._ring)))
             spans, gives = self._ring.write(self._next, stop, int(due_at * 1e6 + offset_us))
             count, self._next = stop - self._next, stop
             sent += gives

@@ -63,11 +63,16 @@ class Ring:
         self.data = bytearray()
         self.slots = [_append(self.data, message) for message in messages]
 
+    def __len__(self) -> int:
+        return len(self.slots)
+
     def write(self, first: int, stop: int, now_us: int) -> tuple[list[tuple[int, int]], int]:
         """Make frames `first` to `stop` of the stream ready to be sent at `now_us`.
 
-        Returns the byte ranges that hold them, in order, and how many events they give.
+        They are no more than the ring has, and must be sent before others are written. Returns the byte
+        ranges that hold them, in order, and how many events they give.
         """
+        assert stop - first <= len(self)
         data, slots, dids = self.data, self.slots, self._dids
         rev, time = tid(now_us, 0)[:11].encode(), datetime_of(now_us).encode()
         events = 0

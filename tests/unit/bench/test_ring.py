@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+from tests.builders import dag_cbor
+
+from jetstream.bench import stream
+from jetstream.bench.ring import FIRST_SEQ, Ring, accounts, simulated
+from jetstream.bench.subscription import tid_us
+from jetstream.firehose.decode import Message, decode
+from jetstream.simulator.records import datetime_of
+
+FRAMES = list(simulated(200))
+NOW_US = 1_790_000_000_123_456
+
+
+def sent(ring: Ring, first: int, stop: int, now_us: int = NOW_US) -> tuple[list[Message], int]:
+    """Write frames, and read them as a server does: with the CIDs of their records checked."""
+    spans, events = ring.write(first, stop, now_us)
+    frames, used = stream.frames(data := b"".join(ring.data[start:end] for start, end in spans))
+    assert used == len(data)
+    return [decode(frame.payload) for frame in frames], events
+
+
+def test_frames_are_numbered_on_and_on_and_nothing_of_them_is_dropped() -> None:
+    ring = Ring(FRAMES, repos=7)
+    messages, events = sent(ring, 0, 200)
+    again, events_again = sent(ring, 200, 400)
+    assert [message.seq for message in messages + again] == list(range(FIRST_SEQ, FIRST_SEQ + 400))
+    assert sum(len(message.events) for message in messages) == events == events_again > 150
+    assert not any(message.drops for message in messages + again)
+
+
+def test_frames_say_who_and_when() -> None:
+    messages, _ = sent(Ring(FRAMES, repos=7), 0, 200)
+    commits = [message for message in messages if message.type == "commit"]
+    assert {message.time for message in commits} == {datetime_of(NOW_US)}
+    events = [event for message in commits for event in message.events]
+    assert len(events) > 150
+    assert {tid_us(event.rev.decode()) for event in events} == {NOW_US}
+    own = [event.did.decode() for event in events if event.did.startswith(b"did:plc:")]
+    assert set(own) == set(accounts(7))
+
+
+def test_the_same_frame_once_round_later_differs_only_in_what_is_written_over() -> None:
+    ring = Ring(FRAMES, repos=200)
+    (first,), _ = sent(ring, 0, 1)
+    (later,), _ = sent(ring, 200, 201, NOW_US + 5_000_000)
+    assert later.seq == FIRST_SEQ + 200
+    assert [event._replace(rev=b"") for event in first.events] == [
+        event._replace(rev=b"") for event in later.events
+    ]
+    assert [tid_us(event.rev.decode()) - NOW_US for event in later.events] == [5_000_000] * len(first.events)
+
+
+def test_frames_around_the_end_of_the_ring_are_two_ranges() -> None:
+    ring = Ring(FRAMES, repos=7)
+    spans, _ = ring.write(195, 205, NOW_US)
+    assert len(spans) == 2
+    assert spans[0][1] == len(ring.data)
+    assert spans[1][0] == 0
+
+
+def test_accounts_are_the_same_every_time_and_each_but_once() -> None:
+    assert accounts(50) == accounts(50)
+    assert len(set(accounts(50))) == 50
+
+
+@pytest.mark.parametrize("time", ["2024-09-05T06:11:04Z", ""])
+def test_a_frame_without_a_time_of_the_usual_length_is_refused(time: str) -> None:
+    frame = dag_cbor({"op": 1, "t": "#identity"}) + dag_cbor({"did": accounts(1)[0], "seq": 1, "time": time})
+    with pytest.raises(ValueError, match="no time of 24 characters"):
+        Ring([frame], repos=1)
