@@ -55,6 +55,7 @@ def parse_address(text: str) -> Address:
 
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_DURATION_MAX_S: Final = 36_500 * 86_400.0  # a century: in microseconds it still is a time
 
 
 def parse_duration(text: str) -> float:
@@ -62,8 +63,8 @@ def parse_duration(text: str) -> float:
     if not re.fullmatch(r"([0-9]+(\.[0-9]+)?(ms|[smhdw]))+", text):
         raise ValueError("is not a duration such as 90m, 24h or 3d")
     seconds = sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([0-9.]+)(ms|[smhdw])", text))
-    if seconds <= 0:
-        raise ValueError("must be longer than nothing")
+    if not 0 < seconds <= _DURATION_MAX_S:
+        raise ValueError("must be more than nothing and at most 36500d")
     return seconds
 
 
@@ -75,24 +76,26 @@ def parse_size(text: str) -> int:
     """Read `500000`, `512MiB` or `20GB` as bytes. Raises ValueError."""
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?i?)b?", text.strip().lower())
     factor = (_SIZES | _SIZES_2).get(found[2]) if found else None
-    if found is None or factor is None or float(found[1]) <= 0:
+    size = float(found[1]) * factor if found and factor else 0.0
+    if not 1 <= size < 1 << 63:
         raise ValueError("is not a size such as 512MiB or 20GB")
-    return int(float(found[1]) * factor)
+    return int(size)
+
+
+_NO_UPSTREAM: Final = "is not a host or URL such as wss://bsky.network"
 
 
 def parse_upstream(text: str) -> str:
     """Read a relay or PDS: a URL, a base URL or a bare host. Raises ValueError."""
     text = text.strip()
-    if "://" not in text:
-        text = f"wss://{text}"
-    parts = urlsplit(text)
-    scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
     try:
-        port_is_good = parts.port is None or parts.port > 0
-    except ValueError:
-        port_is_good = False
-    if scheme not in {"ws", "wss"} or not parts.hostname or not port_is_good or " " in text:
-        raise ValueError("is not a host or URL such as wss://bsky.network")
+        parts = urlsplit(text if "://" in text else f"wss://{text}")
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(_NO_UPSTREAM) from error
+    scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
+    if scheme not in {"ws", "wss"} or not parts.hostname or port == 0 or re.search(r"\s", text):
+        raise ValueError(_NO_UPSTREAM)
     path = FIREHOSE_PATH if parts.path in {"", "/"} else parts.path
     return parts._replace(scheme=scheme, path=path, fragment="").geturl()
 
@@ -110,7 +113,19 @@ def _convert(parse: Any) -> Any:
 
 def _setting(variable: str, text: str, parse: Any = None, **more: Any) -> Parameter:
     converter = _convert(parse) if parse is not None else None
-    return Parameter(env_var=PREFIX + variable, help=text, converter=converter, negative=(), **more)
+    return Parameter(
+        env_var=PREFIX + variable,
+        env_var_split=_whole,
+        help=text,
+        converter=converter,
+        negative=(),
+        **more,
+    )
+
+
+def _whole(_type: Any, value: str, **_: Any) -> list[str]:
+    """Take a variable's value as it is; an empty one is as good as none, as composed services set it."""
+    return [value] if value else []
 
 
 def _hours(seconds: float) -> str:
@@ -118,7 +133,7 @@ def _hours(seconds: float) -> str:
 
 
 def _count(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,19}", text, re.ASCII):
+    if not re.fullmatch(r"[0-9]{1,18}", text):
         raise ValueError("is not a whole number")
     return int(text)
 

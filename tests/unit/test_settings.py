@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from jetstream import cli, logs, service
+from jetstream.errors import SettingError
+from jetstream.settings import (
+    FIREHOSE_PATH,
+    UNUSED_VARIABLES,
+    Address,
+    Setting,
+    Settings,
+    require_data_dir,
+    settings,
+    strangers,
+)
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
+Serve = Callable[..., Settings]
+Fail = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for setting in settings():
+        monkeypatch.delenv(setting.variable, raising=False)
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
+    """Run `jetstream serve` up to the service, and give what it would be told."""
+    told: list[Settings] = []
+
+    monkeypatch.setattr(service, "serve", told.append)
+    monkeypatch.setattr(cli, "run", lambda _main: None)
+    monkeypatch.setattr(logs, "configure", lambda _level, _format: None)
+
+    def run(*arguments: str) -> Settings:
+        told.clear()
+        try:
+            cli.main(["serve", *arguments])
+        except SystemExit as ended:
+            if ended.code:
+                raise
+        return told[0]
+
+    return run
+
+
+@pytest.fixture
+def fail(serve: Serve, capsys: pytest.CaptureFixture[str]) -> Fail:
+    """Run `jetstream serve` with what cannot be used, and give its one line."""
+
+    def run(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            serve(*arguments)
+        output = capsys.readouterr()
+        assert ended.value.code == 2
+        assert output.out == ""
+        assert output.err.startswith("jetstream: ")
+        assert output.err.count("\n") == 1
+        return output.err
+
+    return run
+
+
+GOOD: list[tuple[str, str, str, object]] = [
+    ("--upstream", "WS_URL", "relay.example", f"wss://relay.example{FIREHOSE_PATH}"),
+    ("--upstream", "WS_URL", "relay.example:8443", f"wss://relay.example:8443{FIREHOSE_PATH}"),
+    ("--upstream", "WS_URL", "wss://relay.example/", f"wss://relay.example{FIREHOSE_PATH}"),
+    ("--upstream", "WS_URL", "ws://localhost:2470", f"ws://localhost:2470{FIREHOSE_PATH}"),
+    ("--upstream", "WS_URL", "https://pds.example", f"wss://pds.example{FIREHOSE_PATH}"),
+    ("--upstream", "WS_URL", "http://[::1]:2583", f"ws://[::1]:2583{FIREHOSE_PATH}"),
+    ("--upstream", "WS_URL", f"wss://relay.example{FIREHOSE_PATH}", f"wss://relay.example{FIREHOSE_PATH}"),
+    ("--upstream", "WS_URL", "wss://relay.example/other?a=1#b", "wss://relay.example/other?a=1"),
+    ("--upstream", "WS_URL", " relay.example ", f"wss://relay.example{FIREHOSE_PATH}"),
+    ("--listen", "LISTEN_ADDR", ":6009", Address("", 6009)),
+    ("--listen", "LISTEN_ADDR", "127.0.0.1:0", Address("127.0.0.1", 0)),
+    ("--listen", "LISTEN_ADDR", "[::1]:65535", Address("::1", 65535)),
+    ("--listen", "LISTEN_ADDR", "localhost:80", Address("localhost", 80)),
+    ("--metrics-listen", "METRICS_LISTEN_ADDR", ":6009", Address("", 6009)),
+    ("--data-dir", "DATA_DIR", "/tmp/a b:c", Path("/tmp/a b:c")),
+    ("--retention", "EVENT_TTL", "90m", 5_400.0),
+    ("--retention", "EVENT_TTL", "3d", 259_200.0),
+    ("--retention", "EVENT_TTL", "1h30m", 5_400.0),
+    ("--retention", "EVENT_TTL", "1.5h", 5_400.0),
+    ("--retention", "EVENT_TTL", "250ms", 0.25),
+    ("--retention", "EVENT_TTL", "2w", 1_209_600.0),
+    ("--retention", "EVENT_TTL", "36500d", 36_500 * 86_400.0),
+    ("--retention-bytes", "RETENTION_BYTES", "20GB", 20_000_000_000),
+    ("--forget", "FORGET", "none", "none"),
+    ("--forget", "FORGET", "deleted,takendown", "deleted,takendown"),
+    ("--wire", "WIRE", "v1", "v1"),
+    ("--upstream-cursor", "OVERRIDE_RELAY_CURSOR", "0", 0),
+    ("--upstream-cursor", "OVERRIDE_RELAY_CURSOR", "30340180350", 30340180350),
+    ("--upstream-cursor", "OVERRIDE_RELAY_CURSOR", "9" * 18, 10**18 - 1),
+    ("--verify", "VERIFY", "off", "off"),
+    ("--subscriber-buffer", "SUBSCRIBER_BUFFER", "500000", 500_000),
+    ("--subscriber-buffer", "SUBSCRIBER_BUFFER", "1.5 MiB", 1_572_864),
+    ("--subscriber-buffer", "SUBSCRIBER_BUFFER", "64kib", 65_536),
+    ("--subscriber-buffer", "SUBSCRIBER_BUFFER", "1k", 1_000),
+    ("--buffer-total", "BUFFER_TOTAL", "1GiB", 1 << 30),
+    ("--slow-timeout", "SLOW_TIMEOUT", "5s", 5.0),
+    ("--max-subscribers", "MAX_SUBSCRIBERS", "10", 10),
+    ("--log-level", "LOG_LEVEL", "debug", "debug"),
+    ("--log-format", "LOG_FORMAT", "json", "json"),
+]
+BAD: list[tuple[str, str, list[str]]] = [
+    (
+        "--upstream",
+        "WS_URL",
+        ["ftp://relay.example", "wss://", "//relay.example", "wss://a:0", "wss://a:99999"],
+    ),
+    ("--upstream", "WS_URL", ["wss://a:b", "wss://[::1", "two words", "wss://a/\tb", "wss://"]),
+    (
+        "--listen",
+        "LISTEN_ADDR",
+        [
+            "6008",
+            "localhost",
+            "a:",
+            ":70000",
+            "::1:5",
+            "[zz]:1",
+            "a:b:1",
+            ":-1",
+            ":\N{ARABIC-INDIC DIGIT ONE}",
+        ],
+    ),
+    ("--metrics-listen", "METRICS_LISTEN_ADDR", ["6008", " :1"]),
+    (
+        "--retention",
+        "EVENT_TTL",
+        ["24", "h", "0s", "1h 30m", "1e3s", "1y", "\N{ARABIC-INDIC DIGIT ONE}h", "36501d", "9" * 400 + "h"],
+    ),
+    ("--retention-bytes", "RETENTION_BYTES", ["0", "many", "0.4"]),
+    ("--forget", "FORGET", ["all", "takendown", "deleted, takendown"]),
+    ("--wire", "WIRE", ["v2", "V1", "classic,v1"]),
+    ("--upstream-cursor", "OVERRIDE_RELAY_CURSOR", ["-1", "1.5", "now", "9" * 19, "\N{FULLWIDTH DIGIT ONE}"]),
+    ("--verify", "VERIFY", ["full", "true"]),
+    ("--subscriber-buffer", "SUBSCRIBER_BUFFER", ["0", "0.5", "1i", "1 MB MB", "9" * 400, "9999999TiB"]),
+    ("--buffer-total", "BUFFER_TOTAL", ["none"]),
+    ("--slow-timeout", "SLOW_TIMEOUT", ["0ms", "60"]),
+    ("--max-subscribers", "MAX_SUBSCRIBERS", ["-5", "1k"]),
+    ("--log-level", "LOG_LEVEL", ["loud", "INFO"]),
+    ("--log-format", "LOG_FORMAT", ["xml"]),
+]
+
+
+def field_of(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
+
+
+@pytest.mark.parametrize(("flag", "variable", "value", "expected"), GOOD)
+def test_good_values_by_flag_and_by_variable(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, flag: str, variable: str, value: str, expected: Any
+) -> None:
+    wanted = replace(Settings(), **{field_of(flag): expected})
+
+    assert serve(flag, value) == wanted
+    assert serve(f"{flag}={value}") == wanted
+    monkeypatch.setenv(f"JETSTREAM_{variable}", value)
+    assert serve() == wanted
+
+
+@pytest.mark.parametrize(
+    ("flag", "variable", "value"), [(*row[:2], value) for row in BAD for value in row[2]]
+)
+def test_bad_values_are_named_with_their_flag_or_variable(
+    fail: Fail, monkeypatch: pytest.MonkeyPatch, flag: str, variable: str, value: str
+) -> None:
+    line = fail(f"{flag}={value}")
+    assert flag in line
+    assert value in line or repr(value) in line
+
+    monkeypatch.setenv(f"JETSTREAM_{variable}", value)
+    line = fail()
+    assert f"JETSTREAM_{variable}" in line
+    assert value in line or repr(value) in line
+
+
+def test_every_setting_is_tried_with_good_and_with_bad_values() -> None:
+    flags = {setting.flag for setting in settings()}
+
+    assert {row[0] for row in GOOD} == flags
+    assert {row[0] for row in BAD} == flags - {"--data-dir"}
+    assert {(row[0], f"JETSTREAM_{row[1]}") for row in GOOD} == {
+        (one.flag, one.variable) for one in settings()
+    }
+
+
+def test_without_anything_the_defaults_are_taken(serve: Serve) -> None:
+    assert serve() == Settings()
+
+
+def test_a_flag_wins_over_its_variable(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JETSTREAM_WIRE", "v1")
+    monkeypatch.setenv("JETSTREAM_LISTEN_ADDR", ":1")
+
+    assert serve("--wire", "classic", "--listen", ":2") == replace(Settings(), listen=Address("", 2))
+
+
+@pytest.mark.parametrize("setting", settings(), ids=[setting.flag for setting in settings()])
+def test_an_empty_variable_is_not_set(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, setting: Setting
+) -> None:
+    monkeypatch.setenv(setting.variable, "")
+
+    assert serve() == Settings()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--bogus"], "--bogus"),
+        (["--bogus", "1"], "--bogus"),
+        (["--no-listen"], "--no-listen"),
+        (["--config", "x"], "--config"),
+        (["extra"], "extra"),
+        (["--listen"], "--listen"),
+        (["--retention", "-1h"], "--retention"),
+        (["--wire", "v1", "--wire", "v1"], "--wire"),
+        (["--wire", "v1\nlike this"], "--wire"),
+    ],
+)
+def test_what_else_is_wrong_with_a_command_line(fail: Fail, arguments: list[str], named: str) -> None:
+    assert named in fail(*arguments)
+
+
+def test_variables_without_use_are_named_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JETSTREAM_WORKER_COUNT", "100")
+    monkeypatch.setenv("JETSTREAM_LIVENESS_TTL", "15s")
+    monkeypatch.setenv("JETSTREAM_PORT_6008_TCP", "tcp://10.0.0.1:6008")
+    monkeypatch.setenv("JETSTREAM_WIRE", "v1")
+    with capture_logs() as lines:
+        assert serve().wire == "v1"
+
+    assert [(line["log_level"], line["names"]) for line in lines] == [
+        ("info", ["JETSTREAM_LIVENESS_TTL", "JETSTREAM_WORKER_COUNT"]),
+        ("warning", ["JETSTREAM_PORT_6008_TCP"]),
+    ]
+
+
+def test_strangers_are_told_apart() -> None:
+    environment = dict.fromkeys(
+        [*UNUSED_VARIABLES, "JETSTREAM_X", "JETSTREAM_WIRE", "PATH", "MY_JETSTREAM_X"], "1"
+    )
+
+    assert strangers(environment) == (sorted(UNUSED_VARIABLES), ["JETSTREAM_X"])
+    assert strangers({}) == ([], [])
+
+
+def test_settings_have_flags_and_variables_of_their_own() -> None:
+    listed = settings()
+
+    assert [setting.flag for setting in listed] == [
+        f"--{field.name.replace('_', '-')}" for field in fields(Settings)
+    ]
+    assert len({setting.variable for setting in listed}) == len(listed)
+    assert all(setting.text.endswith(".") for setting in listed)
+    assert not {setting.variable for setting in listed} & UNUSED_VARIABLES
+
+
+@pytest.mark.parametrize("text", [":6008", "127.0.0.1:6008", "[::1]:6008", "localhost:1"])
+def test_addresses_are_written_as_they_are_read(serve: Serve, text: str) -> None:
+    assert str(serve("--listen", text).listen) == text
+
+
+def test_the_data_directory_is_made(tmp_path: Path) -> None:
+    require_data_dir(tmp_path / "a" / "b")
+    require_data_dir(tmp_path / "a" / "b")
+
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_a_data_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for directory in (tmp_path / "file", tmp_path / "file" / "a"):
+        with pytest.raises(SettingError, match=r"^--data-dir: .*file.* cannot be made: ") as caught:
+            require_data_dir(directory)
+        assert (caught.value.name, caught.value.value) == ("--data-dir", str(directory))
+
+
+# The document
+
+ROW = re.compile(r"\| `(--[a-z-]+)` \| `(JETSTREAM_[A-Z_]+)` \| (?:`(.+?)`|none) \| (\S.*\.) \|")
+
+
+def test_the_document_lists_every_setting_in_the_order_of_the_help() -> None:
+    rows = [found for line in DOCUMENT.read_text().splitlines() if (found := ROW.fullmatch(line))]
+
+    assert [(row[1], row[2]) for row in rows] == [(setting.flag, setting.variable) for setting in settings()]
+
+
+def test_the_defaults_in_the_document_are_the_defaults(serve: Serve) -> None:
+    rows = [found for line in DOCUMENT.read_text().splitlines() if (found := ROW.fullmatch(line))]
+    compared = 0
+    for row, setting in zip(rows, settings(), strict=True):
+        default = getattr(serve(f"{row[1]}={row[3]}"), field_of(row[1])) if row[3] else None
+        assert default == setting.default
+        compared += 1
+
+    assert compared == len(fields(Settings))
+
+
+def test_the_document_names_the_variables_without_use() -> None:
+    text = DOCUMENT.read_text()
+
+    assert [variable for variable in UNUSED_VARIABLES if f"`{variable}`" not in text] == []
