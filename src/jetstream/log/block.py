@@ -14,6 +14,7 @@ some: their copies, under 1 % of the bytes, save reading whole blocks for a coll
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from functools import lru_cache
 from itertools import accumulate
@@ -41,6 +42,8 @@ FILTERS_REMEMBERED: Final = 64  # of 32 KiB each
 # Random text only takes longer and more room at a higher level: there are no true matches to be found.
 _LEVELS: Final = {"times": 1, "dids": 1, "cids": 1}
 _LEVEL: Final = 9
+
+_thread: Final = threading.local()
 
 
 class Index(NamedTuple):
@@ -123,9 +126,14 @@ def pick(batch: Batch, indices: Iterable[int]) -> Batch:
 
 def holds_collection(collection_set: bytes, wanted: Filter) -> bool:
     """Tell whether a block has commits to a collection that `wanted` names."""
-    return wanted.every_collection or any(
-        map(wanted.wants_collection, decompress(collection_set).split(b"\n"))
-    )
+    if wanted.every_collection:
+        return True
+    names = decompress(collection_set).split(b"\n")
+    # Names by themselves are looked up, not compared: a block has some hundred.
+    if not wanted.collections.isdisjoint(names):
+        return True
+    prefixes = tuple(wanted.prefixes)
+    return bool(prefixes) and any(name.startswith(prefixes) for name in names)
 
 
 def may_hold_did(did_bits: bytes, wanted: Filter) -> bool:
@@ -148,9 +156,17 @@ def decompress(data: bytes) -> bytes:
     try:
         if zstandard.frame_content_size(data) > COLUMN_BYTES_MAX:
             raise Damaged(f"a column of more than {COLUMN_BYTES_MAX} bytes")
-        return zstandard.ZstdDecompressor().decompress(data)
+        return _decompressor().decompress(data)
     except zstandard.ZstdError as error:
         raise Damaged(str(error)) from error
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    """Return this thread's own: making one takes longer than a small frame does."""
+    made: zstandard.ZstdDecompressor | None = getattr(_thread, "decompressor", None)
+    if made is None:
+        made = _thread.decompressor = zstandard.ZstdDecompressor()
+    return made
 
 
 def _index(batch: Batch) -> Index:

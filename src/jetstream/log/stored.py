@@ -26,8 +26,9 @@ READ_EVENTS: Final = 1_000
 # How many blocks one scan skips before others have their turn: about 5 ms, and as long a snapshot.
 SCAN_BLOCKS: Final = 64
 
+# The bits are most of a head: they are read only for who asks for DIDs.
 _HEADS: Final = (
-    "SELECT last_us, collection_set, did_bits FROM block"
+    "SELECT last_us, collection_set, CASE WHEN ? THEN did_bits END FROM block"
     " WHERE last_us >= ? AND first_us < ? ORDER BY last_us LIMIT ?"
 )
 _DIDS: Final = "SELECT dids FROM block WHERE last_us = ?"
@@ -75,7 +76,9 @@ def scan(connection: sqlite3.Connection, position: int, stop: int, wanted: Filte
         seen = count = 0
         start = position
         accounts: list[Columns] = []  # of the blocks so far that have no wanted commits
-        for last_us, collection_set, did_bits in connection.execute(_HEADS, (position, stop, SCAN_BLOCKS)):
+        for last_us, collection_set, did_bits in connection.execute(
+            _HEADS, (bool(wanted.dids), position, stop, SCAN_BLOCKS)
+        ):
             seen += 1
             if not wanted.dids or _holds_did(connection, last_us, did_bits, wanted):
                 if holds_collection(collection_set, wanted):
