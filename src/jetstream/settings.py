@@ -63,8 +63,10 @@ def parse_duration(text: str) -> float:
     if not re.fullmatch(r"([0-9]+(\.[0-9]+)?(ms|[smhdw]))+", text):
         raise ValueError("is not a duration such as 90m, 24h or 3d")
     seconds = sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([0-9.]+)(ms|[smhdw])", text))
-    if not 0 < seconds <= _DURATION_MAX_S:
-        raise ValueError("must be more than nothing and at most 36500d")
+    if seconds <= 0:
+        raise ValueError("must be longer than nothing")
+    if seconds > _DURATION_MAX_S:
+        raise ValueError("must be at most 36500d")
     return seconds
 
 
