@@ -1,0 +1,124 @@
+"""`jetstream serve` as a process: its signals, its files, a full disk, and its end by force."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import signal
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from tests.builders import commit, like
+from tests.relay import Relay, numbered
+from tests.serving import health, process
+from tests.subscriber import subscribe
+
+
+def frames(first: int, last: int) -> list[tuple[int, bytes]]:
+    return numbered([commit(seq, [like(seq)]) for seq in range(first, last + 1)])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_closes_subscribers_with_1001_and_ends_in_good_order(
+    number: signal.Signals, relay: Relay, tmp_path: Path
+) -> None:
+    relay.publish(frames(1, 3))
+    async with process(relay.url, tmp_path, "--upstream-cursor", "0") as server:
+        async with subscribe(server.port, cursor=1) as subscriber:
+            await subscriber.events(3)
+            server.signal(number)
+            code, reason = await subscriber.ended()
+        assert (code, reason) == (1001, "the server is shutting down: connect again")
+        assert await server.ended() == 0
+        assert server.log[-1]["event"] == "stopped"
+
+
+async def test_a_second_signal_ends_it_at_once(relay: Relay, tmp_path: Path) -> None:
+    relay.publish(frames(1, 3))
+    async with process(relay.url, tmp_path, "--upstream-cursor", "0") as server:
+        # A client that never answers the close frame: the shutdown would wait for it.
+        with socket.create_connection(("127.0.0.1", server.port)) as silent:
+            key = "dGhlIHNhbXBsZSBub25jZQ=="
+            silent.sendall(
+                b"GET /subscribe HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %b\r\n\r\n" % key.encode()
+            )
+            assert (await asyncio.to_thread(silent.recv, 4096)).startswith(b"HTTP/1.1 101")
+            server.signal(signal.SIGTERM)
+            await server.says("stopping")
+            server.signal(signal.SIGTERM)
+            assert await server.ended() == -signal.SIGTERM
+        assert server.log[-1]["event"] == "stopping"
+
+
+async def test_an_end_by_force_while_events_flow_repeats_and_loses_nothing(
+    relay: Relay, tmp_path: Path
+) -> None:
+    for kill in range(5):
+        flags = () if kill else ("--upstream-cursor", "0")
+        async with process(relay.url, tmp_path, *flags) as server:
+            async with subscribe(server.port, cursor=1) as subscriber:
+                # Two hundred more come as fast as they can; it dies with only some of them taken.
+                relay.publish(frames(200 * kill + 1, 200 * (kill + 1)))
+                await subscriber.events(200 * kill + 7)
+                server.signal(signal.SIGKILL)
+            assert await server.ended() == -signal.SIGKILL
+    async with process(relay.url, tmp_path) as server, subscribe(server.port, cursor=1) as subscriber:
+        events = await subscriber.events(1_000)
+    times = [event["time_us"] for event in events]
+    assert times == sorted(set(times))
+    assert [event["commit"]["rkey"] for event in events] == [
+        op.path.split("/")[1] for op in map(like, range(1, 1_001))
+    ]
+
+
+async def test_the_limit_of_open_files_is_raised_and_said(relay: Relay, tmp_path: Path) -> None:
+    limits = {resource.RLIMIT_NOFILE: (256, 4096)}
+    async with process(relay.url, tmp_path, limits=limits) as server:
+        raised = await server.says("raised the limit of open files")
+        assert (raised["soft"], raised["hard"]) == (256, 4096)
+        short = await server.says("limit of open files is below")
+        assert short["limit"] == 4096
+        assert short["needed"] > 20_000
+
+
+async def test_without_files_accepting_pauses_and_goes_on_later(relay: Relay, tmp_path: Path) -> None:
+    relay.publish(frames(1, 3))
+    async with process(relay.url, tmp_path, "--upstream-cursor", "0") as server:
+        async with subscribe(server.port, cursor=1) as early:
+            await early.events(3)
+            server.limit(resource.RLIMIT_NOFILE, 60)
+            with ExitStack() as crowd:
+                for _ in range(80):
+                    crowd.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+                await server.says("cannot accept, pausing")
+                relay.publish(frames(4, 6))
+                assert [event["commit"]["rkey"] for event in await early.events(3)]
+        async with subscribe(server.port, cursor=1) as late:
+            assert len(await late.events(6)) == 6
+
+
+async def test_a_full_disk_holds_upstream_serves_readers_and_goes_on_by_itself(
+    relay: Relay, tmp_path: Path
+) -> None:
+    relay.publish(frames(1, 20))
+    async with process(relay.url, tmp_path, "--upstream-cursor", "0") as server:
+        async with subscribe(server.port, cursor=1) as subscriber:
+            before = await subscriber.events(20)
+            server.limit(resource.RLIMIT_FSIZE, 4096)
+            relay.publish(frames(21, 40))
+            await server.says("cannot write, holding upstream until it can")
+            status, body = await health(server.port)
+            assert status == 503
+            assert "cannot be written" in body["status"]
+            async with subscribe(server.port, cursor=1) as reader:
+                assert await reader.events(20) == before
+            server.limit(resource.RLIMIT_FSIZE, resource.RLIM_INFINITY)
+            await server.says("writing again")
+            after = await subscriber.events(20)
+            times = [event["time_us"] for event in before + after]
+            assert times == sorted(set(times))
+            assert len({event["commit"]["rkey"] for event in before + after}) == 40
+        assert (await health(server.port))[0] == 200
