@@ -18,6 +18,7 @@ from enum import Enum
 from random import Random
 from typing import Final, NamedTuple
 
+from jetstream.errors import SettingError
 from jetstream.simulator import cbor, frames, keys, repo
 from jetstream.simulator.cbor import Cid
 from jetstream.simulator.frames import Commit, Message
@@ -42,7 +43,10 @@ _ERRORS: Final = ("ConsumerTooSlow", "InternalServerError", "UpstreamFailure")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
-    """How often each fault happens: a share of the firehose's events, or of the requests, from 0 to 1."""
+    """How often each fault happens: a share of the firehose's events, or of the requests, from 0 to 1.
+
+    Raises SettingError for any other number.
+    """
 
     drop: float = 0
     """The connection ends without a word."""
@@ -109,7 +113,7 @@ class Faults:
         for field in fields(self):
             rate = getattr(self, field.name)
             if not 0 <= rate <= 1:
-                raise ValueError(f"{field.name} must be from 0 to 1, not {rate}")
+                raise SettingError(f"fault.{field.name}", rate, "is not a share from 0 to 1")
 
 
 class Effect(Enum):

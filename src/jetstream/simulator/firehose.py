@@ -135,11 +135,13 @@ class Replay:
     """Serves a recording to each subscriber from its beginning, or from a cursor; then it is silent.
 
     Without a rate it goes as fast as the reader takes it, from the file or, `in_memory`, from there.
+    Raises OSError or RecordingError for a file that cannot be read.
     """
 
     def __init__(self, path: Path, rate: float, *, in_memory: bool = False) -> None:
         self._path = path
         self._rate = rate
+        next(recording.messages(path, 1), None)  # a wrong file is to be told now, not to the first reader
         self._pieces: list[Messages] | None = None
         if in_memory and not rate:
             self._pieces = list(recording.messages(path))

@@ -12,6 +12,7 @@ from typing import Final
 
 from aiohttp import WSCloseCode, web
 
+from jetstream.errors import JetstreamError
 from jetstream.simulator import xrpc
 from jetstream.simulator.firehose import Firehose
 from jetstream.simulator.flow import Flow
@@ -43,15 +44,23 @@ def build(firehose: Firehose, routes: Iterable[web.RouteDef]) -> web.Application
 async def serving(app: web.Application, host: str = HOST, port: int = 0) -> AsyncIterator[int]:
     """Serve an application while the block runs, and give the port; 0 takes a free one.
 
-    Raises OSError where the port cannot be had.
+    Raises JetstreamError where the port cannot be had.
     """
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        await _listen(runner, host, port)
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()
+
+
+async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        problem = error.strerror or str(error)
+        raise JetstreamError(f"{host}:{port} cannot be listened at: {problem}") from error
 
 
 async def _subscribe(firehose: Firehose, request: web.Request) -> web.WebSocketResponse:

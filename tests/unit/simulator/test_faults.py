@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from jetstream import syntax
+from jetstream.errors import SettingError
 from jetstream.simulator import cbor, check, faults, truth
 from jetstream.simulator.faults import Effect, Faults
 from jetstream.simulator.stream import Item, Stream
@@ -227,5 +228,5 @@ def test_a_message_of_which_nothing_may_come_is_not_in_the_truth() -> None:
 
 @pytest.mark.parametrize("rate", [-0.1, 1.5])
 def test_a_rate_is_a_share(rate: float) -> None:
-    with pytest.raises(ValueError, match="drop must be from 0 to 1"):
+    with pytest.raises(SettingError, match=r"fault.drop: .* is not a share from 0 to 1"):
         Faults(drop=rate)
