@@ -42,6 +42,7 @@ class Relay:
         self.script: deque[Act] = deque()
         self.asked: list[Asked] = []
         self.accepted = 0
+        self.pings = 0
         self.port = 0
         self._changed = asyncio.Event()
         self._connections: set[asyncio.Task[None]] = set()
@@ -88,8 +89,18 @@ class Relay:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
+    async def wait_pings(self, count: int) -> None:
+        """Return once clients have pinged so many times."""
+        async with asyncio.timeout(30):
+            while self.pings < count:
+                await self.changed()
+
     def note_accepted(self) -> None:
         self.accepted += 1
+        self._notify()
+
+    def note_ping(self) -> None:
+        self.pings += 1
         self._notify()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -114,7 +125,6 @@ class Connection:
     def __init__(self, relay: Relay, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.relay = relay
         self.answers = True  # pings, and everything else that the client says
-        self.pinged = asyncio.Event()
         self.over = asyncio.Event()
         self.cursor: int | None = None
         self._reader = reader
@@ -170,9 +180,10 @@ class Connection:
         self._protocol.send_text(text.encode())
         await self._flush()
 
-    async def send_parts(self, *parts: bytes) -> None:
+    async def send_parts(self, *parts: bytes, text: bool = False) -> None:
         """Send one message as several WebSocket frames."""
-        self._protocol.send_binary(parts[0], fin=False)
+        begin = self._protocol.send_text if text else self._protocol.send_binary
+        begin(parts[0], fin=False)
         for part in parts[1:-1]:
             self._protocol.send_continuation(part, fin=False)
         self._protocol.send_continuation(parts[-1], fin=True)
@@ -192,7 +203,7 @@ class Connection:
     async def _listen(self) -> None:
         while data := await self._reader.read(65536):
             if data[0] == PING:
-                self.pinged.set()
+                self.relay.note_ping()
             if self.answers:
                 self._protocol.receive_data(data)
                 self._protocol.events_received()

@@ -72,11 +72,6 @@ class Sequence(Generic[T]):
         self._distrusted = None
         self._plain = False
 
-    def skip_one(self) -> None:
-        """Step over the frame that follows the cursor: it cannot be received."""
-        if self.last is not None:
-            self.last += 1
-
     def follows(self, seq: int) -> bool:
         """Take `seq` if it is simply the next number; else leave it to `admit`."""
         if self._plain and seq - 1 == self.last:

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from functools import partial
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
@@ -55,12 +56,18 @@ class Upstream:
         self._attempts = 0  # since the last frame
         self._connected = False
         self._heard_at = time.monotonic()
-        self._too_big_at: int | None = None
+        self._too_big_at: int | None = None  # the cursor that met a message which cannot be received
+        self._steps = 0  # how many frames beyond that cursor to ask
 
     @property
     def seq(self) -> int | None:
         """The last `seq` taken."""
         return self._intake.sequence.last
+
+    @property
+    def _cursor(self) -> int | None:
+        """What to resume after: the last `seq`, or further on where that has met what cannot be received."""
+        return self.seq if self.seq is None or self.seq != self._too_big_at else self.seq + self._steps
 
     @property
     def state(self) -> State:
@@ -81,12 +88,12 @@ class Upstream:
 
     async def _connection(self) -> float | None:
         """Hold one connection to its end; return how long upstream asks to wait, if it does."""
-        sequence = self._intake.sequence
-        sequence.connected()
-        url = self.url if sequence.last is None else _with_cursor(self.url, sequence.last)
+        self._intake.sequence.connected()
+        cursor = self._cursor
+        url = self.url if cursor is None else _with_cursor(self.url, cursor)
         try:
             transport, listener = await picows.ws_connect(
-                _Frames,
+                partial(_Frames, self._metrics.drops.labels("frame_text").inc),
                 url,
                 websocket_handshake_timeout=HANDSHAKE_TIMEOUT_S,
                 enable_auto_ping=True,
@@ -120,16 +127,14 @@ class Upstream:
             self._attempts = 0
             self._heard_at = time.monotonic()
             taken = self._intake.take(frames)
-            self._count(taken, listener)
+            self._count(taken)
             await self._store(taken.events, taken.seq)
             if self._must_reconnect(taken.notices):
                 return
             # With frames waiting, nothing above suspends: let the readers have their turn.
             await asyncio.sleep(0)
 
-    def _count(self, taken: Taken, listener: _Frames) -> None:
-        taken.drops["frame_text"] += listener.texts
-        listener.texts = 0
+    def _count(self, taken: Taken) -> None:
         self._metrics.count_frames(taken, self._intake.sequence)
         lag_s = _age_s(taken.time)
         self.lag_s = self.lag_s if lag_s is None else lag_s
@@ -160,24 +165,29 @@ class Upstream:
             self._step_over_too_big()
 
     def _step_over_too_big(self) -> None:
-        """Resume one frame further when the same cursor has met an unreceivable frame twice."""
+        """Ask for one frame further each time from the second that the same cursor has failed.
+
+        The last `seq` stays: a relay that sends a cursor's own frame again would have it taken for a repeat.
+        """
         self._metrics.drops.labels("frame_size").inc()
-        if self._too_big_at is not None and self._too_big_at == self.seq:
-            self._intake.sequence.skip_one()
-            log.warning("upstream: stepping over a frame of more than 32 MiB", cursor=self.seq)
-        self._too_big_at = self.seq
+        if self.seq is None or self.seq != self._too_big_at:
+            self._too_big_at, self._steps = self.seq, 0
+        else:
+            self._steps += 1
+            log.warning("upstream: stepping over a frame of more than 32 MiB", cursor=self._cursor)
 
 
 class _Frames(WSListener):
     """Collects the binary messages of one connection, whole, until they are taken."""
 
-    def __init__(self) -> None:
-        self.texts = 0
+    def __init__(self, count_text: Callable[[], None]) -> None:
+        self._count_text = count_text
         self.too_big = False
         self.reason = ""
         self._frames: list[bytes] = []
         self._bytes = 0
-        self._parts: list[bytes] = []
+        self._parts: list[bytes] | None = None  # of a binary message that is not whole yet
+        self._parts_bytes = 0
         self._more = asyncio.Event()
         self._over = False
         self._transport: WSTransport | None = None
@@ -207,7 +217,8 @@ class _Frames(WSListener):
         elif kind in (WSMsgType.BINARY, WSMsgType.CONTINUATION):
             self._assemble(transport, frame)
         elif kind == WSMsgType.TEXT:
-            self.texts += 1
+            self._parts = None
+            self._count_text()
         elif kind == WSMsgType.CLOSE:
             self.reason = f"{frame.get_close_code()} {frame.get_close_reason() or ''}".strip()
             transport.send_close(WSCloseCode.OK)
@@ -219,15 +230,19 @@ class _Frames(WSListener):
 
     def _assemble(self, transport: WSTransport, frame: WSFrame) -> None:
         if frame.msg_type == WSMsgType.BINARY:
-            self._parts.clear()
-        self._parts.append(frame.get_payload_as_bytes())
-        if sum(map(len, self._parts)) > MESSAGE_BYTES_MAX:
+            self._parts, self._parts_bytes = [], 0
+        if self._parts is None:
+            return  # the rest of a text message
+        payload = frame.get_payload_as_bytes()
+        self._parts.append(payload)
+        self._parts_bytes += len(payload)
+        if self._parts_bytes > MESSAGE_BYTES_MAX:
             self.too_big = True
             transport.send_close(WSCloseCode.MESSAGE_TOO_BIG)
             transport.disconnect()
         elif frame.fin:
             self._append(b"".join(self._parts))
-            self._parts.clear()
+            self._parts = None
 
     def _append(self, payload: bytes) -> None:
         self._frames.append(payload)

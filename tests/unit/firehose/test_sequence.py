@@ -229,23 +229,6 @@ def test_a_cursor_in_the_future_begins_anew() -> None:
     assert (sequence.last, sequence.restarts) == (5, 1)
 
 
-def test_a_frame_that_cannot_be_received_is_stepped_over() -> None:
-    sequence, _ = fed(100, 101)
-    sequence.skip_one()
-    sequence.connected()
-
-    assert sequence.last == 102
-    assert taken(sequence, 102, 103) == [103]
-    assert sequence.gaps == 0
-
-
-def test_without_a_cursor_there_is_nothing_to_step_over() -> None:
-    sequence = Sequence[str](None)
-    sequence.skip_one()
-
-    assert sequence.last is None
-
-
 # Laws
 
 STARTS = st.integers(1, 2**40)
