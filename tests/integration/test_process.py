@@ -64,6 +64,7 @@ async def test_an_end_by_force_while_events_flow_repeats_and_loses_nothing(
                 relay.publish(frames(200 * kill + 1, 200 * (kill + 1)))
                 await subscriber.events(200 * kill + 7)
                 server.signal(signal.SIGKILL)
+                await subscriber.rest()
             assert await server.ended() == -signal.SIGKILL
     async with process(relay.url, tmp_path) as server, subscribe(server.port, cursor=1) as subscriber:
         events = await subscriber.events(1_000)
