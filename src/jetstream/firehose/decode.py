@@ -15,6 +15,7 @@ from libipld import encode_cid
 from jetstream.events import ACCOUNT, CREATE, DELETE, IDENTITY, UPDATE, Event
 from jetstream.firehose import car, record
 from jetstream.firehose.cbor import Unreadable, decode_pair
+from jetstream.firehose.skim import skim
 from jetstream.syntax import is_did, is_record_key, is_tid, nsid_bytes
 
 FRAME_BYTES_MAX: Final = 5_000_000  # the protocol's limit for a frame
@@ -85,6 +86,8 @@ def decode(frame: bytes, *, check_cid: bool = True) -> Message:
 
     With `check_cid`, a record is an event only if its block hashes to the CID of its op.
     """
+    if len(frame) > FRAME_BYTES_MAX:
+        return _too_large(frame)
     try:
         header, body = decode_pair(frame)
     except Unreadable:
@@ -92,20 +95,24 @@ def decode(frame: bytes, *, check_cid: bool = True) -> Message:
     if type(header) is not dict or type(body) is not dict:
         return Message("unknown", drops=("frame_header",))
     op, t = header.get("op"), header.get("t")
-    if op == 1 and t == "#commit" and len(frame) <= FRAME_BYTES_MAX:  # 99 of 100 frames
-        return _commit(body, check_cid)
     if op == 1:
-        return _message(t, body, len(frame))
+        return _commit(body, check_cid) if t == "#commit" else _message(t, body)
     if op == -1:
         return Message("error", name=_text(body.get("error")), text=_text(body.get("message")))
     return Message("unknown", _seq(body), drops=("frame_header",))
 
 
-def _message(t: object, body: dict[str, Any], size: int) -> Message:
-    kind = _TYPES.get(t, "unknown") if type(t) is str else "unknown"
+def _too_large(frame: bytes) -> Message:
+    try:
+        header, body = skim(frame)
+    except Unreadable:
+        header, body = {}, {}
+    return Message(_type(header.get("t")), _seq(body), drops=("frame_size",))
+
+
+def _message(t: object, body: dict[str, Any]) -> Message:
+    kind = _type(t)
     seq = _seq(body)
-    if size > FRAME_BYTES_MAX:
-        return Message(kind, seq, drops=("frame_size",))
     if kind == "identity":
         return _identity(body, seq)
     if kind == "account":
@@ -116,6 +123,10 @@ def _message(t: object, body: dict[str, Any], size: int) -> Message:
 
 
 _TYPES: Final = {f"#{name}": name for name in MESSAGE_TYPES if name not in {"error", "unknown"}}
+
+
+def _type(t: object) -> str:
+    return _TYPES.get(t, "unknown") if type(t) is str else "unknown"
 
 
 def _seq(body: dict[str, Any]) -> int | None:

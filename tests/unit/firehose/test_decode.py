@@ -244,6 +244,13 @@ def test_oversized_messages_of_every_type_move_the_cursor_on(kind: str) -> None:
     assert (message.seq, message.events, message.drops) == (7, (), ("frame_size",))
 
 
+@pytest.mark.parametrize("unit", [b"\0", b"\x80", b"\xff", b"\xa0", commit(7)])
+def test_oversized_noise_is_dropped_for_its_size(unit: bytes) -> None:
+    raw = unit * (FRAME_BYTES_MAX // len(unit) + 1)
+
+    assert decode(raw) == Message("unknown", drops=("frame_size",))
+
+
 # Fields of messages
 
 
