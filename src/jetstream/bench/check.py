@@ -43,6 +43,11 @@ class Series:
         return Amount(max(stop - first, 0), max(self._totals[stop] - self._totals[first], 0))
 
     @property
+    def first_us(self) -> int:
+        """The time of the oldest event; 0 where there is none."""
+        return self._times[0] if self._times else 0
+
+    @property
     def last_us(self) -> int:
         """The time of the newest event; 0 where there is none."""
         return self._times[-1] if self._times else 0

@@ -26,6 +26,7 @@ from jetstream.bench.subscription import (
     Readings,
     Sight,
     Subscription,
+    judge_begin,
     judge_checked,
     judge_counted,
     sight,
@@ -189,6 +190,7 @@ class Load:
             return b""
         one.head = None
         one.accepted = time.monotonic()
+        one.subscription.since_us = time.time_ns() // 1000
         self._handshakes -= 1
         self.totals.open += 1
         return parts[1]
@@ -344,19 +346,25 @@ class Load:
 
     def judge(self, pings_max: int) -> None:
         """Look once more at every connection, and hold all they got against the truth."""
-        waiting = [one for one in self.connections if one.socket is not None and one.subscription.first_us]
-        counted = [one for one in waiting if not one.subscription.checked]
+        present = [one for one in self.connections if one.socket is not None and one.accepted]
+        counted = [one for one in present if one.subscription.first_us and not one.subscription.checked]
         end = time.monotonic() + LAST_LOOK_S
         while counted and time.monotonic() < end:
             counted = [one for one in counted if not self._look_at_last(one)]
             self._look(0.01)
-        newest_us = max((one.seen.time_us for one in waiting if one.seen), default=0)
-        while self.truth.everything.last_us < newest_us and time.monotonic() < end:
-            self._look(0.01)
-        for one in waiting:
+        newest_us = max(
+            (one.seen.time_us if one.seen else one.subscription.last_us for one in present), default=0
+        )
+        # From here on only the truth is read, so that nobody is ahead of it.
+        end = time.monotonic() + LAST_LOOK_S
+        while self.truth.everything.last_us < newest_us and self.reference.socket and time.monotonic() < end:
+            self._read(self.reference)
+            time.sleep(_TICK_S)
+        for one in present:
+            judge_begin(one.subscription, self.truth)
             if one.subscription.checked:
                 judge_checked(one.subscription, self.truth)
-            else:
+            elif one.subscription.first_us:
                 judge_counted(one.subscription, one.seen, self.truth, pings_max)
 
     def _look_at_last(self, one: Connection) -> bool:

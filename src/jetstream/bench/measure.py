@@ -75,6 +75,7 @@ class Meter:
         load_cpu_s = time.process_time() - load_cpu_s
         server_cpu_s = self._server_cpu_s() - server_cpu_s
         server_waited_s = self._server_waited_s() - server_waited_s
+        self._look_at_memory()
         readings.timed = False
         stop_us = load.truth.everything.last_us + 1
         gained: Counter[Wanted] = Counter()
@@ -111,6 +112,10 @@ class Meter:
         """Hold what every connection has got so far against the truth."""
         self._load.judge(int((time.monotonic() - self._began) / PING_EVERY_S) + 1)
 
+    def _look_at_memory(self) -> None:
+        if self._pid is not None:
+            self._rss = max(self._rss, process.memory_bytes(self._pid))
+
     def _server_cpu_s(self) -> float:
         return 0.0 if self._pid is None else process.cpu_s(self._pid)
 
@@ -131,7 +136,7 @@ class Meter:
             words += f"  p50 {p50:.1f} ms, p99 {p99:.1f} ms"
         if self._pid is not None:
             cpu_s = self._server_cpu_s()
-            self._rss = max(self._rss, process.memory_bytes(self._pid))
+            self._look_at_memory()
             words += f"  server {(cpu_s - self._progress_cpu_s) / passed:.2f} cores"
             words += f", {self._rss / 2**20:,.0f} MiB"
             self._progress_cpu_s = cpu_s

@@ -42,7 +42,8 @@ def raise_storm(load: Load, victims: list[Connection], age_s: float, rng: Random
 
 def _return(load: Load, one: Connection, now_us: int, age_s: float) -> Connection:
     was = one.subscription
-    cursor = now_us - int(age_s * 1e6)
+    # Not before the truth begins: nobody could tell what must come then.
+    cursor = max(now_us - int(age_s * 1e6), load.truth.everything.first_us)
     subscription = Subscription(
         f"{was.name}, returned",
         was.wanted,

@@ -42,7 +42,7 @@ class Subscription:
     """What one connection asked for and got, from the first event on.
 
     `size` counts the bytes from the head of the first event's frame, control frames of a checked connection
-    left out. `cursor` is the one it asked with.
+    left out. `cursor` is the one it asked with, `since_us` when it was let in.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Subscription:
     cursor: int | None = None
     checked: bool = True
     truth: Truth | None = None
+    since_us: int = 0
     first_us: int = 0
     last_us: int = 0
     events: int = 0
@@ -106,6 +107,15 @@ class Subscription:
             readings.delays.add(now_us - time_us)
             if readings.fed and commit:
                 readings.relay_delays.add(now_us - tid_us(commit["rev"]))
+
+
+def judge_begin(one: Subscription, truth: Truth) -> None:
+    """Note where nothing came for longer than it may although there was something, from the beginning on."""
+    from_us = one.cursor if one.cursor is not None else one.since_us + STILL_US
+    until_us = min(one.first_us or truth.everything.last_us, truth.everything.last_us - STILL_US)
+    missed = truth.amount(one.wanted, from_us, until_us).events
+    if missed:
+        one.readings.findings.note("nothing came", f"{one.name} got none of the first {missed} events")
 
 
 def judge_checked(one: Subscription, truth: Truth) -> None:

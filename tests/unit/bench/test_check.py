@@ -33,6 +33,7 @@ def test_the_truth_is_that_of_a_plain_list(
     chosen = [one for one in sent if wanted.wants(one.did, one.collection)]
     within = [len(one.frame) for one in chosen if first_us <= one.time_us < stop_us]
     assert truth.amount(wanted, first_us, stop_us) == Amount(len(within), sum(within))
+    assert truth.everything.first_us == min((one.time_us for one in sent), default=0)
     assert truth.everything.last_us == max((one.time_us for one in sent), default=0)
     assert truth.dids == list(dict.fromkeys(one.did for one in sent))
 

@@ -6,15 +6,17 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from random import Random
 from threading import Thread
 from urllib.parse import urlsplit
 
 import pytest
+from tests.unit.bench.streams import event
 from websockets.sync.server import ServerConnection, serve
 
 from jetstream.bench import mix
-from jetstream.bench.cli import bench
+from jetstream.bench.cli import Options, WrongError, bench
 from jetstream.bench.feed import Feed
 from jetstream.bench.load import Load, RefusedError, Target, subscribers
 from jetstream.bench.measure import Meter, table
@@ -97,6 +99,70 @@ def test_where_nobody_listens_is_said() -> None:
     with pytest.raises(RefusedError, match="cannot connect: Connection refused"):
         load.begin()
     load.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jetstream.bench.cli.WARM_UP_S", 0.1)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_the_command_prints_a_table_and_writes_its_figures(
+    feed: Feed, server: tuple[Target, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    feed.begin(rate=300, seconds=5)
+    options = Options(
+        subscribers=20,
+        seconds=0.3,
+        filter_mix="unfiltered,dids:2",
+        learn=0.5,
+        storm=5,
+        wire="v1",
+        pid=server[1],
+        json=tmp_path / "figures.json",
+    )
+    bench(f"127.0.0.1:{server[0].port}", options)
+    feed.wait_sent()
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["url"] == f"ws://127.0.0.1:{server[0].port}/v1/subscribe"
+    assert (figures["accepted"], figures["storm"]["served"], figures["wrong"]) == (20, 5, {})
+    assert "5 of 5 served" in capsys.readouterr().out
+
+
+def losing_one(connection: ServerConnection) -> None:
+    """Send a hundred events, all but one of them to those who ask for a collection."""
+    assert connection.request is not None
+    for time_us in range(1, 101):
+        if time_us != 50 or "wantedCollections" not in connection.request.path:
+            connection.send(event(time_us, collection="app.bsky.feed.like").frame[4:].decode())
+    for _ in connection:  # until the other side leaves
+        pass
+
+
+@pytest.mark.usefixtures("impatient")
+def test_the_command_fails_when_an_event_is_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    with serve(losing_one, "127.0.0.1", 0) as fake:
+        Thread(target=fake.serve_forever, daemon=True).start()
+        port = fake.socket.getsockname()[1]
+        bench(f"ws://127.0.0.1:{port}", Options(subscribers=3, seconds=0.1))
+        with pytest.raises(WrongError, match="were wrong"):
+            bench(f"ws://127.0.0.1:{port}", Options(subscribers=40, seconds=0.1, filter_mix="collections:9"))
+        fake.shutdown()
+    assert "lost or repeated" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (Options(filter_mix="all"), "none of unfiltered"),
+        (Options(subscribers=5, slow=3, storm=3), "fewer than the 6 slow and cut off"),
+        (Options(subscribers=99_999), "open files"),
+        (Options(feed=1, feed_listen="nowhere"), "is not an address"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anyone_connects(options: Options, words: str) -> None:
+    with pytest.raises(SettingError, match=words):
+        bench("ws://127.0.0.1:1", options)
 
 
 def test_a_server_that_cuts_is_told_with_its_words() -> None:

@@ -14,6 +14,7 @@ from jetstream.bench.subscription import (
     Sight,
     Subscription,
     close_words,
+    judge_begin,
     judge_checked,
     judge_counted,
     sight,
@@ -122,6 +123,26 @@ def test_a_tid_is_read_as_the_moment_it_names() -> None:
     assert tid_us("2222222222222") == 0
     assert tid_us("2222222222322") == 1
     assert 1_687_000_000_000_000 < tid_us("3jzfcijpj2z2a") < 1_689_000_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("since_us", "first_us", "cursor", "missed"),
+    [
+        (1, 3_000_000, None, True),  # let in at 0, the event of 2 s missed
+        (1, 2_000_000, None, False),  # that of 1 s was on its way while it was let in
+        (1, 0, None, True),  # nothing at all
+        (8_500_000, 0, None, False),  # nothing yet
+        (9_000_000, 3_000_000, 2_000_000, True),
+        (9_000_000, 3_000_000, 2_000_001, False),
+    ],
+)
+def test_events_before_the_first_are_missed_when_there_was_time_to_send_them(
+    since_us: int, first_us: int, cursor: int | None, missed: bool
+) -> None:
+    truth = truth_of([event(number * 1_000_000) for number in range(1, 10)])
+    one = subscription(since_us=since_us, first_us=first_us, cursor=cursor)
+    judge_begin(one, truth)
+    assert counts(one) == ({"nothing came": 1} if missed else {})
 
 
 @given(st.integers(1, len(stream_of(EVENTS))), st.sampled_from([0, 1, 3]))
