@@ -64,7 +64,15 @@ class Wire:
 
     def message(self, batch: Batch, index: int) -> bytes:
         """Return one event as JSON."""
-        return self._messages(batch, index, index + 1)[0]
+        return self._templates[batch.kinds[index]] % (
+            batch.dids[index],
+            batch.times[index],
+            batch.revs[index],
+            batch.collections[index],
+            batch.rkeys[index],
+            batch.bodies[index],
+            batch.cids[index],
+        )
 
     def frames(self, batch: Batch, stop: int) -> list[bytes]:
         """Return the frames of at least `batch[:stop]`; they stay with the batch, for the next who asks."""
