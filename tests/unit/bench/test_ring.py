@@ -9,7 +9,7 @@ from jetstream.bench.subscription import tid_us
 from jetstream.firehose.decode import Message, decode
 from jetstream.simulator.records import datetime_of
 
-FRAMES = list(simulated(200))
+FRAMES = [frame for frame in simulated(205) if b"factive\xf4" not in frame][:200]
 NOW_US = 1_790_000_000_123_456
 
 
@@ -63,6 +63,15 @@ def test_frames_around_the_end_of_the_ring_are_two_ranges() -> None:
 def test_accounts_are_the_same_every_time_and_each_but_once() -> None:
     assert accounts(50) == accounts(50)
     assert len(set(accounts(50))) == 50
+
+
+def test_no_account_goes() -> None:
+    message = {"did": accounts(1)[0], "seq": 1, "time": "2024-09-05T06:11:04.870Z", "active": True}
+    stays, goes = ({**message, "active": active} for active in (True, False))
+    header = dag_cbor({"op": 1, "t": "#account"})
+    ring = Ring([header + dag_cbor(stays), header + dag_cbor(goes)], repos=1)
+    messages, events = sent(ring, 0, 1)
+    assert (len(ring), events, messages[0].type) == (1, 1, "account")
 
 
 @pytest.mark.parametrize("time", ["2024-09-05T06:11:04Z", ""])
