@@ -210,6 +210,7 @@ def _flat(figures: Figures) -> dict[str, float]:
         "server_waited": figures.server_waited,
         "rss_mib": figures.server_rss_mib,
         "load_cores": figures.load_cores,
+        "load_waited": figures.load_waited,
         "cut": sum(count for why, count in figures.ends.items() if why != "cut by the bench"),
         "wrong": sum(figures.wrong.values()),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -39,8 +40,9 @@ class Figures:
     relay_ms: tuple[float, float, float]
     lag_ms: float
     load_cores: float
+    load_waited: float  # seconds a second, for a core that others had; as the server's
     server_cores: float | None = None
-    server_waited: float | None = None  # seconds a second, for a core that others had
+    server_waited: float | None = None
     server_rss_mib: float | None = None
     ends: dict[str, int] = field(default_factory=dict)
     wrong: dict[str, int] = field(default_factory=dict)
@@ -66,13 +68,14 @@ class Meter:
         load, readings = self._load, self._load.readings
         readings.delays, readings.relay_delays, readings.timed = Delays(), Delays(), True
         self._rss = 0
-        began, load_cpu_s = time.monotonic(), time.process_time()
+        own = os.getpid()
+        began, load_cpu_s, load_waited_s = time.monotonic(), time.process_time(), process.waited_s(own)
         server_cpu_s, server_waited_s = self._server_cpu_s(), self._server_waited_s()
         first_us = load.truth.everything.last_us + 1
         sizes = {id(one): one.subscription.size for one in load.connections}
         load.run(seconds)
         took_s = time.monotonic() - began
-        load_cpu_s = time.process_time() - load_cpu_s
+        load_cpu_s, load_waited_s = time.process_time() - load_cpu_s, process.waited_s(own) - load_waited_s
         server_cpu_s = self._server_cpu_s() - server_cpu_s
         server_waited_s = self._server_waited_s() - server_waited_s
         self._look_at_memory()
@@ -100,6 +103,7 @@ class Meter:
             relay_ms=_percentiles(readings.relay_delays),
             lag_ms=max((one.lag_us for one in load.connections if not one.slow), default=0) / 1000,
             load_cores=load_cpu_s / took_s,
+            load_waited=load_waited_s / took_s,
             server_cores=server_cpu_s / took_s if local else None,
             server_waited=server_waited_s / took_s if local else None,
             server_rss_mib=self._rss / 2**20 if local else None,
@@ -164,7 +168,8 @@ def table(figures: Figures) -> list[tuple[str, str]]:
     if figures.server_cores is not None:
         words = f"{figures.server_cores:.2f} cores, {figures.server_rss_mib:,.0f} MiB"
         rows.append(("server", f"{words}, waited for a core {figures.server_waited:.0%} of the time"))
-    rows.append(("load generator", f"{figures.load_cores:.2f} cores"))
+    waited = f"waited for a core {figures.load_waited:.0%} of the time"
+    rows.append(("load generator", f"{figures.load_cores:.2f} cores, {waited}"))
     rows += [(f"ended: {why}", f"{count:,}") for why, count in sorted(figures.ends.items())]
     rows += [(f"WRONG: {kind}", f"{count:,}") for kind, count in sorted(figures.wrong.items())]
     return rows
