@@ -98,6 +98,17 @@ class SimulatedNetwork:
         self.pause()
         self._living = asyncio.create_task(self._network.firehose.run(rate))
 
+    async def run(self, count: int, rate: float = 0) -> None:
+        """Let the network live until it has said so much: as fast as it is read, or at a rate a second.
+
+        At rate 0 it waits for readers: somebody must listen.
+        """
+        await self._network.firehose.run(rate, count)
+
+    def calm(self) -> None:
+        """Let nothing go wrong in the firehose by chance any more, and forget what was about to."""
+        self._network.stream.calm()
+
     def pause(self) -> None:
         """Let nothing happen by itself any more."""
         if self._living is not None:
