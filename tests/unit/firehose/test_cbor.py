@@ -129,7 +129,7 @@ def test_what_was_encoded_is_decoded(values: list[object]) -> None:
 
 
 @given(st.binary(max_size=80))
-@settings(max_examples=400)
+@settings(max_examples=200)
 def test_noise_is_unreadable_or_read(noise: bytes) -> None:
     for read in (decode, decode_pair):
         try:

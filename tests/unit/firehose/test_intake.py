@@ -5,7 +5,7 @@ from dataclasses import fields
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.builders import (
     LIKE,
@@ -206,6 +206,7 @@ def test_a_frame_cut_anywhere_costs_no_other_frame() -> None:
 
 
 @given(st.lists(st.integers(0, 11), max_size=8), st.integers(0, 3))
+@settings(max_examples=40)
 def test_how_frames_are_parted_does_not_matter(cuts: list[int], damaged: int) -> None:
     frames = [
         commit(5),
