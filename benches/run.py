@@ -122,7 +122,7 @@ def _page(kept: dict[str, Any]) -> str:
         result = kept["entries"][name]
         slow = "decoding a frame's CBOR took {:.1f} to {:.1f} µs".format(*result["decode_us"])
         words = f"{entry.title}. {len(result['runs'])} runs on {result['at'][:10]}; {slow}."
-        lines += ["", f"## {name}", "", words]
+        lines += ["", f"### {name}", "", words]
         lines += ["", *_table(entry, result)]
     return "\n".join(lines) + "\n"
 
