@@ -5,13 +5,14 @@ SIMULATED_MESSAGES says how many messages of the firehose each test runs over.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from tests import subscriber
-from tests.serving import Start
+from tests.serving import Start, until
 
 from jetstream.simulator import faults
 from jetstream.testing import Faults, SimulatedNetwork, simulated_network
@@ -45,21 +46,23 @@ def serve(start: Start) -> Callable[[SimulatedNetwork], Awaitable[list[Event]]]:
         async with network.serving():
             service = await start(upstream=network.firehose_url, upstream_cursor=0, forget="none")
             async with subscriber.subscribe(service.port, "/v1/subscribe") as reader:
+                events: list[Event] = []
+                reading = asyncio.create_task(_read(reader, events))
                 await network.run(MESSAGES)
                 network.calm()
                 last = network.publish(network.world.identify(network.world.present[0].did))[-1]
-                return await _read_to(reader, last)
+                await until(lambda: events[-1:] == [last])
+                reading.cancel()
+                return events
 
     return serve
 
 
-async def _read_to(reader: subscriber.Subscriber, last: Event) -> list[Event]:
-    events: list[Event] = []
-    while not events or events[-1] != last:
+async def _read(reader: subscriber.Subscriber, events: list[Event]) -> None:
+    while True:
         event = await reader.event()
         del event["time_us"]
         events.append(event)
-    return events
 
 
 @pytest.mark.timeout(1200)
