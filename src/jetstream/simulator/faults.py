@@ -61,7 +61,7 @@ class Faults:
     truncated: float = 0
     """The last frame comes again, cut off."""
     bit_flipped: float = 0
-    """The last frame comes again, with one bit changed."""
+    """The last frame but one comes again, with one bit changed."""
     oversized: float = 0
     """A frame above the 5,000,000 bytes that are allowed."""
     error_frame: float = 0
@@ -145,7 +145,7 @@ Spoil = Callable[[Message, int, Random], Spoilt]
 
 
 class Surroundings(NamedTuple):
-    """What an added fault may draw on: the good frames before it with their numbers, the newest last."""
+    """What an added fault may draw on: two or more good frames with their numbers, the newest last."""
 
     earlier: Sequence[tuple[int, bytes]]
     rng: Random
@@ -215,8 +215,12 @@ def _truncated(around: Surroundings) -> list[tuple[Effect, bytes]]:
 
 
 def _bit_flipped(around: Surroundings) -> list[tuple[Effect, bytes]]:
-    """Change any bit but those of the number: with another number it would be a new frame."""
-    seq, frame = around.earlier[-1]
+    """Change any bit but those of the number: with another number it would be a new frame.
+
+    The last frame but one is taken. Right after a gap, a changed copy of the very last one could as well be
+    the missing frame with a changed number, and no consumer could tell.
+    """
+    seq, frame = around.earlier[-2]
     number = b"\x63seq" + cbor.head(0, seq)
     at = frame.index(number)
     after = at + len(number)
@@ -256,6 +260,7 @@ ADDED: Final[dict[str, Add]] = {
     "oversized": _oversized,
     "error_frame": _error_frame,
 }
+_OF_EARLIER: Final = frozenset(("repeat", "go_back", "truncated", "bit_flipped"))
 # Whole messages that are added; the stream makes them, as they take a number.
 MESSAGES: Final = ("malformed_did", "deep_record")
 
@@ -397,6 +402,11 @@ SPOILT: Final[dict[str, Spoil]] = {
     "wrong_cid": _wrong_cid,
     "malformed_path": _malformed_path,
 }
+
+
+def can_be_added(name: str, earlier: Sequence[object]) -> bool:
+    """Tell whether there is enough before the place where a fault is to be added."""
+    return name in ADDED and (len(earlier) > 1 or name not in _OF_EARLIER)
 
 
 def suits(name: str, message: Message) -> bool:

@@ -182,7 +182,7 @@ class Stream:
             if name in faults.MESSAGES:
                 self._tell_plainly(self._extra_message(name))
                 self.note(name)
-            elif name in faults.ADDED and self._earlier:
+            elif faults.can_be_added(name, self._earlier):
                 for effect, frame in faults.ADDED[name](faults.Surroundings(self._earlier, self._rng)):
                     self._append(effect, frame)
                 self.note(name)
