@@ -93,7 +93,17 @@ def get(root: Subtree, key: bytes) -> Cid | None:
 
 def put(root: Root, key: bytes, value: Cid) -> tuple[Node, Cid | None]:
     """Set a key. Return the new root and the value before."""
-    return _put(_loaded(root), key, value, height(key))
+    layer, node = height(key), _loaded(root)
+    path: list[tuple[Node, int]] = []
+    while node.height > layer:
+        i = bisect_left(node.keys, key)
+        path.append((node, i))
+        child = node.subs[i]
+        node = Node(node.height - 1, (), (), (None,)) if child is None else _loaded(child)
+    changed, before = _put_into(node, key, value, layer)
+    for above, i in reversed(path):
+        changed = _with_sub(above, i, changed)
+    return changed, before
 
 
 def remove(root: Root, key: bytes) -> tuple[Root, Cid | None]:
@@ -191,16 +201,12 @@ def _unless_empty(node: Node) -> Node | None:
     return None if not node.keys and node.subs[0] is None else node
 
 
-def _put(node: Node, key: bytes, value: Cid, layer: int) -> tuple[Node, Cid | None]:
+def _put_into(node: Node, key: bytes, value: Cid, layer: int) -> tuple[Node, Cid | None]:
+    """Set a key in the node of its layer, or above a root that lies below it."""
     if layer > node.height:
         return _put_above(node, key, value, layer), None
     keys, values, subs = node.keys, node.values, node.subs
     i = bisect_left(keys, key)
-    if layer < node.height:
-        child = subs[i]
-        below = Node(node.height - 1, (), (), (None,)) if child is None else _loaded(child)
-        changed, before = _put(below, key, value, layer)
-        return _with_sub(node, i, changed), before
     if i < len(keys) and keys[i] == key:
         return Node(node.height, keys, (*values[:i], value, *values[i + 1 :]), subs), values[i]
     left, right = _split(subs[i], key)

@@ -51,7 +51,7 @@ class Revision(NamedTuple):
     commit: Block
     prev_data: Cid | None
     ops: tuple[Op, ...]
-    nodes: tuple[Block, ...]
+    nodes: tuple[mst.Node, ...]
     records: tuple[Block, ...]
 
 
@@ -87,8 +87,8 @@ class Repo:
         nodes.reverse()
         for write in writes:
             nodes += mst.cover(self.tree, write.path.encode())
-        blocks = tuple([Block(node.cid, node.block) for node in dict.fromkeys(nodes)])
-        return Revision(rev, since, self._commit(rev), before, tuple(ops), blocks, tuple(records))
+        unique = tuple(dict.fromkeys(nodes))
+        return Revision(rev, since, self._commit(rev), before, tuple(ops), unique, tuple(records))
 
     def resign(self, key: SigningKey, rev: str) -> Block:
         """Change the signing key, and sign what is there anew."""
@@ -99,9 +99,8 @@ class Repo:
         """Write the whole repository as a CAR file: the commit, every tree node, every record."""
         assert self.head is not None, "an account has a commit before anybody can ask for it"
         blocks = [self.head]
-        blocks += [Block(node.cid, node.block) for node in mst.nodes(self.tree)]
         blocks += {cid: Block(cid, self.records[key.decode()]) for key, cid in mst.items(self.tree)}.values()
-        return car(self.head.cid, blocks)
+        return car(self.head.cid, mst.nodes(self.tree), blocks)
 
     def _write(self, write: Write, records: list[Block]) -> Op:
         key = write.path.encode()
@@ -135,13 +134,19 @@ def commit_block(did: str, rev: str, data: Cid, key: SigningKey) -> Block:
     return Block(cbor.cid_of(block), block)
 
 
-def car(root: Cid, blocks: Iterable[Block]) -> bytes:
-    """Write a CAR v1 file."""
+def car(root: Cid, nodes: Iterable[mst.Node], blocks: Iterable[Block]) -> bytes:
+    """Write a CAR v1 file: tree nodes, then other blocks."""
     parts = [_CAR_HEAD, root, _CAR_VERSION]
+    for node in nodes:
+        parts += _section(node.cid, node.block)
     for cid, data in blocks:
-        size = len(cid) + len(data)
-        parts += (_UVARINTS[size] if size < len(_UVARINTS) else _uvarint(size), cid, data)
+        parts += _section(cid, data)
     return b"".join(parts)
+
+
+def _section(cid: Cid, data: bytes) -> tuple[bytes, Cid, bytes]:
+    size = len(cid) + len(data)
+    return _UVARINTS[size] if size < len(_UVARINTS) else _uvarint(size), cid, data
 
 
 # `{"roots": [root], "version": 1}` in 58 bytes, before and after the root's 36.

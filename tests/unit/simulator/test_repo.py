@@ -8,7 +8,7 @@ import libipld
 import pytest
 import zstandard
 
-from jetstream.simulator import cbor, check, mst, repo
+from jetstream.simulator import cbor, check, frames, mst, repo
 from jetstream.simulator.keys import K256Key, P256Key
 from jetstream.simulator.repo import Repo, Revision, Write
 
@@ -23,14 +23,13 @@ def write(action: str, path: str, text: str = "") -> Write:
 
 
 def body(revision: Revision) -> dict[str, Any]:
-    blocks = (*revision.nodes, *revision.records, revision.commit)
     ops = [op._asdict() for op in revision.ops]
     return {
         "repo": DID,
         "rev": revision.rev,
         "commit": revision.commit.cid,
         "ops": ops,
-        "blocks": repo.car(revision.commit.cid, blocks),
+        "blocks": frames.commit_car(revision),
         "prevData": revision.prev_data,
     }
 
@@ -93,21 +92,19 @@ def test_a_new_key_signs_the_same_tree() -> None:
 def spoilt(revision: Revision) -> dict[str, dict[str, Any]]:
     """Give the body of a commit with one thing wrong, by what is wrong."""
     good = body(revision)
-    blocks = (*revision.nodes, *revision.records, revision.commit)
     root = revision.commit.cid
     (first, *rest) = revision.ops
     return {
-        "has another hash": good | {"blocks": repo.car(root, [repo.Block(root, b"\xa0")])},
+        "has another hash": good | {"blocks": repo.car(root, (), [repo.Block(root, b"\xa0")])},
         "is not the commit": good | {"commit": cbor.cid_of(b"\xa0")},
         "the envelope says otherwise": good | {"rev": "3kwemukb22zzz"},
         "does not fit": good | {"blocks": good["blocks"][:-1]},
-        "is missing": good | {"blocks": repo.car(root, [*revision.nodes, revision.commit])},
+        "is missing": good | {"blocks": repo.car(root, revision.nodes, [revision.commit])},
         "prevData": good | {"prevData": cbor.cid_of(b"\xa0")},
         "the operation says": good
         | {"ops": [first._replace(path="app.test.note/nex")._asdict(), *[op._asdict() for op in rest]]},
         "wrong ones of cid and prev": good | {"ops": [first._replace(prev=first.cid)._asdict()]},
-        "the root of the tree": good
-        | {"blocks": repo.car(root, [block for block in blocks if block not in revision.nodes])},
+        "the root of the tree": good | {"blocks": repo.car(root, (), [*revision.records, revision.commit])},
     }
 
 
