@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Final
@@ -71,7 +72,7 @@ class Hub:
         self._groups = Groups()
         self._subscribers: dict[Subscriber, None] = {}
         self._flushed_from = self.position
-        self._turn = asyncio.Lock()
+        self._slice_waiters: deque[asyncio.Future[None]] = deque()
         self._published = asyncio.Condition()
         self._tasks: asyncio.TaskGroup | None = None
         self._turn_writes = 256
@@ -229,12 +230,26 @@ class Hub:
         if batch is None:
             subscriber.position = stop
             return
-        async with self._turn:
-            if subscriber.options is options and not subscriber.closed:
-                self._send_slice(subscriber, batch, batch.index(position), batch.index(stop))
-        # The lock is fair, and wakes the next feeder in the next turn of the loop: one slice a turn, however
-        # many feeders there are. Live subscribers come first.
-        await asyncio.sleep(0)
+        await self._slice_turn()
+        if subscriber.options is options and not subscriber.closed:
+            self._send_slice(subscriber, batch, batch.index(position), batch.index(stop))
+
+    async def _slice_turn(self) -> None:
+        """Wait in line to send a slice: one a turn of the loop, however many feeders there are."""
+        mine = asyncio.get_running_loop().create_future()
+        self._slice_waiters.append(mine)
+        if len(self._slice_waiters) == 1:
+            asyncio.get_running_loop().call_soon(self._next_slice)
+        await mine
+
+    def _next_slice(self) -> None:
+        while self._slice_waiters:
+            waiter = self._slice_waiters.popleft()
+            if not waiter.done():  # else its subscriber has left
+                waiter.set_result(None)
+                break
+        if self._slice_waiters:
+            asyncio.get_running_loop().call_soon(self._next_slice)
 
     def _send_slice(self, subscriber: Subscriber, batch: Batch, first: int, last: int) -> None:
         """Write a bounded part of what a subscriber wants of `batch[first:last]`, and move its position."""
@@ -283,8 +298,8 @@ class Hub:
             self._relieve(waiting - self._buffer_total)
 
     def _relieve(self, excess: int) -> None:
-        """Put those with the fullest buffers behind, until less waits or none is at the tip."""
-        at_tip = [subscriber for subscriber in self._subscribers if subscriber.group is not None]
+        """Put those with the fullest buffers behind, until less waits."""
+        at_tip = [each for each in self._subscribers if each.group is not None and each.sink.buffered]
         for subscriber in sorted(at_tip, key=lambda subscriber: -subscriber.sink.buffered):
             excess -= subscriber.sink.buffered
             subscriber.position = self._position_of(subscriber)

@@ -24,7 +24,7 @@ from jetstream.filters import EVERYTHING, Filter
 from jetstream.hub import hub as hub_module
 from jetstream.hub.hub import Hub
 from jetstream.hub.subscriber import Close, Options, Subscriber
-from jetstream.hub.wires import CLASSIC, V1, Wire
+from jetstream.hub.wires import CLASSIC, PING, V1, Wire
 from jetstream.log import LogStatistics, UpstreamCursor
 from jetstream.metrics import Metrics
 
@@ -308,7 +308,7 @@ cursors = st.one_of(st.none(), st.none(), st.integers(0, 1_000))
 joins = st.tuples(
     st.just("join"), options, st.sampled_from([CLASSIC, V1]), cursors, st.sampled_from([200, 2_000, 1 << 40])
 )
-turns = st.tuples(st.just("turn"), st.integers(1, 4))
+turns = st.tuples(st.just("turn"), st.integers(1, 3))
 steps = st.one_of(
     st.tuples(st.just("grow"), st.integers(1, 25)),
     st.tuples(st.just("drain"), which),
@@ -339,7 +339,7 @@ def _small_turns() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_small_turns")
 @settings(max_examples=300)
-@given(programs, st.integers(0, 3))
+@given(programs, st.integers(0, 6))
 def test_each_subscriber_gets_exactly_what_it_wants(program: list[tuple[Any, ...]], patience: int) -> None:
     async def play() -> None:
         world = World()
@@ -364,3 +364,248 @@ def test_each_subscriber_gets_exactly_what_it_wants(program: list[tuple[Any, ...
         assert len(world.hub) == len(world.members)
 
     asyncio.run(play())
+
+
+# What follows from it, one by one
+
+
+@asynccontextmanager
+async def served(events: int = 0, **settings: Any) -> AsyncIterator[tuple[Hub, MemoryLog]]:
+    """Run a hub over a log that has so many events."""
+    log = MemoryLog()
+    if events:
+        log.grow(events)
+    hub = Hub(log, Metrics(), clock=lambda: log.tip, **settings)
+    async with running(hub):
+        yield hub, log
+
+
+def join(hub: Hub, position: int | None = None, *, limit: int = 1 << 40) -> tuple[Subscriber, FakeSink]:
+    """Add a subscriber to everything, at the tip unless told otherwise."""
+    sink = FakeSink(limit)
+    subscriber = Subscriber(sink, CLASSIC, Options(), hub.position if position is None else position, 0.0)
+    hub.add(subscriber)
+    return subscriber, sink
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - turn by turn
+            await asyncio.sleep(0)
+
+
+async def test_readers_behind_take_one_slice_a_turn_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: those at the tip wait for one slice, not for one of each."""
+    turn, slices = 0, []
+    write = FakeSink.write
+
+    async def count_turns() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    def note_turn(sink: FakeSink, data: bytes) -> None:
+        slices.append(turn)
+        write(sink, data)
+
+    monkeypatch.setattr(FakeSink, "write", note_turn)
+    async with served(events=100) as (hub, _):
+        counting = asyncio.create_task(count_turns())
+        readers = [join(hub, position=1) for _ in range(20)]
+        leaving = [join(hub, position=1) for _ in range(20)]
+        await asyncio.sleep(0)
+        for subscriber, _ in leaving:
+            hub.remove(subscriber)
+        await until(lambda: all(subscriber.group for subscriber, _ in readers))
+        counting.cancel()
+    assert len(slices) >= 20 * 100 // BATCH_EVENTS
+    assert len(slices) == len(set(slices))
+    assert all(times(sink) == [STEP_US * n for n in range(1, 101)] for _, sink in readers)
+
+
+async def test_a_cursor_among_events_not_published_yet_waits_for_them() -> None:
+    async with served(events=20) as (hub, log):
+        log.grow(5)
+        position = 23 * STEP_US
+        assert hub.position < position
+        subscriber, sink = join(hub, position)
+        await until(lambda: subscriber.group)
+        log.grow(1)
+        await until(lambda: len(sink.messages()) == 4)
+    assert times(sink) == [230, 240, 250, 260]
+
+
+RARE = Options(Filter(dids=frozenset({b"did:plc:repo0"}), collections=frozenset({THING})))
+
+
+async def test_options_that_change_during_a_read_judge_what_it_passed_over() -> None:
+    nothing = Options(Filter(dids=frozenset({b"did:plc:nobody"})))
+    async with served(events=20) as (hub, log):
+        log.patience = 5
+        sink = FakeSink()
+        subscriber = Subscriber(sink, CLASSIC, nothing, 1, 0.0)
+        hub.add(subscriber)
+        await until(lambda: log.reads)
+        hub.change(subscriber, Options())
+        await until(lambda: subscriber.group)
+    assert times(sink) == [STEP_US * n for n in range(1, 21)]
+
+
+async def test_options_that_change_while_a_slice_is_due_judge_what_it_passed_over() -> None:
+    async with served(events=5 * BATCH_EVENTS) as (hub, log):
+        # Only the last batch has what the old options want: so that is the one which was read.
+        log.batches[:-1] = map(_without_rare, log.batches[:-1])
+        sink = FakeSink()
+        subscriber = Subscriber(sink, CLASSIC, RARE, 1, 0.0)
+        hub.add(subscriber)
+        await until(lambda: hub._slice_waiters)
+        hub.change(subscriber, Options())
+        await until(lambda: subscriber.group)
+    assert times(sink) == [time for batch in log.batches for time in batch.times]
+
+
+def _without_rare(batch: Batch) -> Batch:
+    kept = [i for i in range(len(batch)) if not RARE.wanted.select(batch, i, i + 1)]
+    return Batch.of([batch.event(i) for i in kept], [batch.times[i] for i in kept])
+
+
+@pytest.mark.usefixtures("_small_turns")
+async def test_a_member_put_behind_in_the_middle_of_a_flush_is_sent_it_once() -> None:
+    async with served(events=20) as (hub, log):
+        hub._turn_writes = 1
+        members = [join(hub) for _ in range(3)]
+        for subscriber, sink in members:
+            subscriber.write(b"x")
+            sink.sent.clear()
+        log.grow(1)
+        await until(lambda: members[0][1].sent)
+        assert not members[1][1].sent
+        hub._relieve(1_000_000)
+        assert not any(subscriber.group for subscriber, _ in members)
+        for _, sink in members:
+            sink.drain()
+        await until(lambda: all(subscriber.group for subscriber, _ in members))
+    assert [times(sink) for _, sink in members] == [[21 * STEP_US]] * 3
+
+
+async def test_messages_and_bytes_are_counted_for_readers_live_and_behind() -> None:
+    async with served(events=20) as (hub, log):
+        behind, behind_sink = join(hub, position=1)
+        live, live_sink = join(hub)
+        await until(lambda: behind.group)
+        log.grow(10)
+        await until(lambda: hub.position > log.tip and not live.group.delivering)  # type: ignore[union-attr]
+        metrics = hub._metrics
+        assert metrics.messages.labels("classic")._value.get() == 30 + 10
+        sent = len(behind_sink.sent) + len(live_sink.sent)
+        assert metrics.bytes.labels("classic")._value.get() == sent
+        assert metrics.subscribers.labels("classic")._value.get() == len(hub) == 2
+        hub.remove(behind)
+        hub.remove(behind)
+        assert metrics.subscribers.labels("classic")._value.get() == len(hub) == 1
+
+
+async def test_a_log_that_cannot_be_read_ends_that_reader_alone() -> None:
+    async with served(events=20) as (hub, log):
+        log.failure = OSError("the disk is on fire")
+        sink = FakeSink()
+        wanted = Options(Filter(dids=frozenset({b"did:plc:repo1"})))
+        hub.add(Subscriber(sink, CLASSIC, wanted, 1, 0.0))
+        _, healthy = join(hub)
+        await until(lambda: sink.closing)
+        assert sink.close_seen == Close(1011, "error", "the server failed to read its log: connect again")
+        log.grow(1)
+        await until(healthy.messages)
+    assert times(healthy) == [21 * STEP_US]
+
+
+async def test_a_connection_that_is_gone_is_no_fault_of_the_log() -> None:
+    async with served(events=20) as (hub, _):
+        subscriber, sink = join(hub, position=1)
+        sink.lost = True
+        feeder = subscriber.feeder
+        assert feeder is not None
+        await until(feeder.done)
+        assert (sink.closing, feeder.exception()) == (False, None)
+
+
+async def test_what_was_trimmed_before_it_was_published_does_not_stop_the_hub() -> None:
+    async with served(events=20) as (hub, log):
+        _, sink = join(hub)
+        log.grow(12)
+        await log.trim(log.tip + 1)
+        await until(lambda: hub.position > log.tip)
+        log.grow(1)
+        await until(sink.messages)
+    assert times(sink) == [33 * STEP_US]
+
+
+# Slow readers
+
+
+def stalled(hub: Hub) -> tuple[Subscriber, FakeSink]:
+    """Add a subscriber whose socket takes nothing of what it is sent."""
+    subscriber, sink = join(hub)
+    subscriber.write(b"\x81\x02{}")
+    return subscriber, sink
+
+
+async def test_a_reader_is_cut_once_it_took_nothing_for_the_timeout() -> None:
+    async with served(events=1, slow_timeout_s=60) as (hub, _):
+        subscriber, sink = stalled(hub)
+        for now in (0.0, 30.0, 59.9):
+            hub._look_at(subscriber, now, ping=True)
+            assert not sink.closing
+        hub._look_at(subscriber, 60.0, ping=True)
+    assert sink.close_seen == Close(1008, "slow", "read nothing for 60 s: read faster")
+    assert sink.sent == b"\x81\x02{}"
+
+
+async def test_any_progress_begins_the_timeout_anew() -> None:
+    async with served(events=1, slow_timeout_s=60) as (hub, _):
+        subscriber, sink = stalled(hub)
+        hub._look_at(subscriber, 50.0, ping=False)
+        del sink.waiting[:1]
+        hub._look_at(subscriber, 55.0, ping=False)
+        hub._look_at(subscriber, 114.0, ping=False)
+        assert not sink.closing
+        hub._look_at(subscriber, 115.0, ping=False)
+    assert sink.closing
+
+
+async def test_an_idle_reader_is_pinged_and_never_cut() -> None:
+    async with served(events=1, slow_timeout_s=60) as (hub, _):
+        subscriber, sink = join(hub)
+        for minute in range(100):
+            hub._look_at(subscriber, 60.0 * minute, ping=minute % 2 == 0)
+            sink.drain()
+    assert sink.sent == PING * 50
+    assert not sink.closing
+
+
+async def test_when_too_much_waits_the_fullest_are_put_behind_and_come_back() -> None:
+    async with served(events=20, buffer_total=10_000) as (hub, log):
+        members = [join(hub) for _ in range(6)]
+        for size, (subscriber, _) in zip((0, 100, 6_000, 9_000, 0, 3_000), members, strict=True):
+            subscriber.write(b"x" * size)
+        await hub._look_at_all(0.0, ping=False)
+        behind = [subscriber.group is None for subscriber, _ in members]
+        assert behind == [False, False, False, True, False, False]
+        (_, fullest) = members[3]
+        assert fullest.squeezed
+        fullest.sent.clear()
+        fullest.drain()
+        log.grow(3)
+        await until(lambda: members[3][0].group and len(fullest.messages()) == 3)
+        assert not fullest.squeezed
+
+
+async def test_a_reader_for_whom_nothing_waits_is_never_put_behind() -> None:
+    async with served(events=20, buffer_total=100) as (hub, _):
+        behind, sink = join(hub, position=1, limit=10)
+        await until(lambda: sink.full)
+        at_the_tip, _ = join(hub)
+        await hub._look_at_all(0.0, ping=False)
+        assert at_the_tip.group is not None
+        assert behind.group is None
