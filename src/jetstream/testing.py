@@ -1,22 +1,56 @@
-"""A network for tests: offline, the same each time, and silent until the test tells it to speak.
+"""A network for tests, and a Jetstream that reads it: offline, and silent until the test tells it to speak.
 
-The fixture `network` needs pytest and pytest-asyncio. Import it into a `conftest.py`:
+The fixtures need pytest and pytest-asyncio. Import them into a `conftest.py`:
 
-    from jetstream.testing import network
+    from jetstream.testing import jetstream, network
 
-`simulated_network` makes one with other accounts, another seed or faults by chance; it needs no pytest.
+`simulated_network` makes one with other accounts, another seed, or faults by chance; `serving_jetstream`
+serves a Jetstream of it. See `examples/test_my_consumer.py`.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest_asyncio
 
+from jetstream.service import Service
+from jetstream.settings import Address, Settings
 from jetstream.simulator.faults import Faults
+from jetstream.simulator.server import HOST
 from jetstream.simulator.stage import SimulatedNetwork, simulated_network
 
-__all__ = ["Faults", "SimulatedNetwork", "network", "simulated_network"]
+__all__ = [
+    "Faults",
+    "SimulatedNetwork",
+    "jetstream",
+    "network",
+    "serving_jetstream",
+    "simulated_network",
+]
+
+
+@asynccontextmanager
+async def serving_jetstream(network: SimulatedNetwork, data_dir: Path, **settings: Any) -> AsyncIterator[str]:
+    """Serve a Jetstream of a network on a free port while the block runs, and give its URL, `ws://host:port`.
+
+    It has heard everything the network has said, from the first message its window holds, and is connected.
+    `settings` are those of `jetstream.settings.Settings`. Raises what `jetstream serve` would end with.
+    """
+    given: dict[str, Any] = {"listen": Address(HOST, 0), "upstream_cursor": 0}
+    service = Service(Settings(upstream=network.firehose_url, data_dir=data_dir, **given | settings))
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(service.run())
+        try:
+            await service.started.wait()
+            await network.wait_subscribed()
+            yield f"ws://{HOST}:{service.port}"
+        finally:
+            service.stop()
 
 
 @pytest_asyncio.fixture
@@ -24,3 +58,10 @@ async def network() -> AsyncIterator[SimulatedNetwork]:
     """Serve a network of 20 accounts on a free port, with nothing happening in it yet."""
     async with simulated_network().serving() as served:
         yield served
+
+
+@pytest_asyncio.fixture
+async def jetstream(network: SimulatedNetwork, tmp_path: Path) -> AsyncIterator[str]:
+    """Serve a Jetstream of `network` on a free port, and give its URL, such as `ws://127.0.0.1:40123`."""
+    async with serving_jetstream(network, tmp_path / "jetstream") as url:
+        yield url
