@@ -256,7 +256,8 @@ async def _start(server: Server, flag: str, address: Address) -> int:
     try:
         return await server.start(*address)
     except OSError as error:
-        raise SettingError(flag, str(address), f"cannot be listened on: {error.strerror or error}") from error
+        problem = (error.strerror or str(error)).partition(" (while ")[0]  # Python repeats the address
+        raise SettingError(flag, str(address), f"cannot be listened on: {problem}") from error
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

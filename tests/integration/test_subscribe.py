@@ -453,6 +453,25 @@ async def test_a_client_that_vanishes_is_counted_as_lost(how: str, hello: str, s
     assert len(service.hub) == 0
 
 
+async def test_a_client_that_vanishes_in_its_handshake_leaves_nothing_behind(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    request = (
+        b"GET /subscribe?cursor=1 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    for turns in range(20):
+        _, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(request)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        writer.transport.abort()
+    async with subscribe(service.port, cursor=1) as subscriber:
+        await subscriber.events(3)
+        await until(lambda: len(service.hub) == 1 and len(service.subscribe._sinks) == 1)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def test_a_breach_of_the_protocol_closes_with_1002(service: Service) -> None:
     async with subscribe(service.port) as subscriber:
         subscriber.connection.transport.write(b"\x83\x80\x00\x00\x00\x00")  # opcode 3 is reserved

@@ -255,6 +255,16 @@ async def test_any_other_error_connects_again_from_the_cursor(name: str, relay: 
     assert await cursors(relay, 2) == [0, 1]
 
 
+async def test_an_upstream_that_only_errs_is_asked_less_and_less_often(relay: Relay, start: Start) -> None:
+    relay.script += [send(error("ConsumerTooSlow")), send(error("FutureCursor"))] * 3
+    service = await start(upstream_cursor=7)
+    await relay.wait_accepted(7)
+    assert service.upstream._attempts == 6
+    relay.publish(identities(8))
+    assert await seqs(service, 1) == [8]
+    assert service.upstream._attempts == 0
+
+
 async def test_an_info_is_logged_and_counted(relay: Relay, start: Start) -> None:
     info = frame("#info", {"name": "OutdatedCursor", "message": "Possibly missing events"})
     relay.script.append(send(info, identity(5)))

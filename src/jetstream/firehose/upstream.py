@@ -53,7 +53,7 @@ class Upstream:
         self._store = store
         self._metrics = metrics
         self.lag_s: float | None = None  # how old the last message was when it came
-        self._attempts = 0  # since the last frame
+        self._attempts = 0  # since `seq` last moved
         self._connected = False
         self._heard_at = time.monotonic()
         self._too_big_at: int | None = None  # the cursor that met a message which cannot be received
@@ -124,9 +124,11 @@ class Upstream:
 
     async def _read(self, listener: _Frames) -> None:
         while frames := await listener.take():
-            self._attempts = 0
             self._heard_at = time.monotonic()
+            seq = self.seq
             taken = self._intake.take(frames)
+            if self.seq != seq:
+                self._attempts = 0
             self._count(taken)
             await self._store(taken.events, taken.seq)
             if self._must_reconnect(taken.notices):

@@ -76,9 +76,12 @@ class Subscribe:
             return refusal
         assert subscription is not None
         socket = _Socket()
-        await socket.prepare(request)
+        try:
+            await socket.prepare(request)
+        except ConnectionError:
+            return web.Response()  # for nobody: the client was gone before it was greeted
         if request.transport is None:
-            return socket  # the client is gone already
+            return socket
         sink = SocketSink(request, socket, self._buffer_bytes)
         self._add(sink)
         try:

@@ -1,0 +1,105 @@
+"""What plain HTTP gets: the page at `/`, helpful refusals, and every answer open to any origin."""
+
+from __future__ import annotations
+
+import aiohttp
+import pytest
+from tests.serving import Start, get
+
+from jetstream.service import Service
+
+HANDSHAKE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+
+
+@pytest.fixture
+async def service(start: Start) -> Service:
+    return await start()
+
+
+@pytest.mark.parametrize("wire", ["classic", "v1"])
+async def test_the_page_says_which_client_connects_where(wire: str, start: Start) -> None:
+    service = await start(wire=wire)
+    base = f"127.0.0.1:{service.port}"
+    for accept in ("*/*", "text/html,application/xhtml+xml"):
+        status, page = await get(service.port, "/", Accept=accept)
+        assert status == 200
+        assert ("<!doctype html>" in page) == (accept != "*/*")
+        for text in (
+            f"ws://{base}/subscribe",
+            f"ws://{base}/v1/subscribe",
+            f"http://{base}/metrics",
+            f"http://{base}/health",
+            f"events as JSON, {wire} wire",
+            "@skyware/jetstream",
+            "@atcute/jetstream",
+            "wantedCollections",
+            "requireHello",
+        ):
+            assert text in page
+
+
+async def test_the_page_shows_a_strange_host_as_text(service: Service) -> None:
+    status, page = await get(service.port, "/", Accept="text/html", Host="<script>alert(1)</script>")
+    assert status in {200, 400}
+    assert "<script>" not in page
+
+
+@pytest.mark.parametrize("path", ["/subscribe", "/v1/subscribe"])
+async def test_a_plain_get_is_told_that_this_is_a_websocket(path: str, service: Service) -> None:
+    status, text = await get(service.port, path)
+    url = f"ws://127.0.0.1:{service.port}{path}"
+    assert (status, text) == (426, f"{path} is a WebSocket: connect to {url}\n")
+
+
+async def test_a_version_of_the_protocol_that_nobody_speaks_is_refused(service: Service) -> None:
+    status, _ = await get(service.port, "/subscribe", **(HANDSHAKE | {"Sec-WebSocket-Version": "99"}))
+    assert status == 426
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 200),
+        ("HEAD", "/", 200),
+        ("GET", "/health", 200),
+        ("GET", "/metrics", 200),
+        ("GET", "/subscribe", 426),
+        ("GET", "/subscribe?cursor=x", 400),
+        ("GET", "/v1/subscribe?compress=true", 400),
+        ("POST", "/subscribe", 405),
+        ("GET", "/nothing", 404),
+    ],
+)
+async def test_every_answer_is_open_to_every_origin(
+    method: str, path: str, status: int, service: Service
+) -> None:
+    url = f"http://127.0.0.1:{service.port}{path}"
+    async with (
+        aiohttp.ClientSession() as session,
+        session.request(method, url, headers={"Origin": "https://example.com"}) as response,
+    ):
+        assert response.status == status
+        assert response.headers["Access-Control-Allow-Origin"] == "*"
+
+
+async def test_any_origin_may_subscribe(service: Service) -> None:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(
+            f"http://127.0.0.1:{service.port}/subscribe", origin="https://example.com"
+        ) as socket,
+    ):
+        assert not socket.closed
+
+
+@pytest.mark.parametrize("value", ["%ff", "%ed%a0%80", "%00", "%F0%9F%92%A9", "%E2%80%AE", "%"])
+async def test_what_is_no_text_is_refused_like_any_other_value(value: str, service: Service) -> None:
+    for name in ("cursor", "wantedDids", "wantedCollections", "maxMessageSizeBytes", "requireHello"):
+        status, text = await get(service.port, f"/subscribe?{name}={value}", **HANDSHAKE)
+        assert (status, text.startswith(f"{name}: '")) == (400, True)
+        assert text.rstrip("\n").isprintable()

@@ -1,0 +1,77 @@
+"""A server's end in good order, whatever its clients and its disk do."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import signal
+import socket
+from pathlib import Path
+
+from tests.builders import identity
+from tests.relay import Relay
+from tests.serving import Start, get, process, until
+from tests.subscriber import subscribe
+
+HANDSHAKE = (
+    b"GET /subscribe HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+async def test_clients_of_every_kind_are_let_go(relay: Relay, tmp_path: Path) -> None:
+    async with process(relay.url, tmp_path) as server:
+        address = ("127.0.0.1", server.port)
+        with (
+            socket.create_connection(address),  # says nothing
+            socket.create_connection(address) as between_requests,
+            socket.create_connection(address) as in_the_middle,
+            socket.create_connection(address) as deaf,
+        ):
+            between_requests.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            in_the_middle.sendall(HANDSHAKE[:40])
+            deaf.sendall(HANDSHAKE)
+            for client in (between_requests, deaf):
+                assert (await asyncio.to_thread(client.recv, 4096)).startswith(b"HTTP/1.1 ")
+            async with (
+                subscribe(server.port) as live,
+                subscribe(server.port, requireHello="true") as before_its_hello,
+            ):
+                server.signal(signal.SIGTERM)
+                for subscriber in (live, before_its_hello):
+                    assert (await subscriber.ended())[0] == 1001
+            assert await server.ended() == 0
+            last = await asyncio.to_thread(deaf.recv, 4096)
+            assert last[:1] == b"\x88"
+            assert last[2:4] == (1001).to_bytes(2, "big")
+
+
+async def test_nobody_new_is_served_while_it_ends(relay: Relay, start: Start) -> None:
+    service = await start()
+    async with subscribe(service.port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader.readuntil(b"}\n")).startswith(b"HTTP/1.1 200")
+        service.stop()
+        await until(lambda: service.subscribe._last_word)
+        writer.write(HANDSHAKE)
+        answer = await reader.read()
+        writer.close()
+    assert not answer or b"\r\n\r\n\x88" in answer or answer.startswith(b"HTTP/1.1 503")
+
+
+async def test_a_full_disk_does_not_hold_it_up(relay: Relay, tmp_path: Path) -> None:
+    relay.publish([(seq, identity(seq)) for seq in range(1, 11)])
+    async with process(relay.url, tmp_path, "--upstream-cursor", "0") as server:
+        async with subscribe(server.port, cursor=1) as subscriber:
+            await subscriber.events(10)
+            server.limit(resource.RLIMIT_FSIZE, 4096)
+            relay.publish([(seq, identity(seq)) for seq in range(11, 21)])
+            await server.says("cannot write, holding upstream until it can")
+            server.signal(signal.SIGTERM)
+            assert (await subscriber.ended())[0] == 1001
+        assert await server.ended() == 0
+    async with process(relay.url, tmp_path) as server, subscribe(server.port, cursor=1) as subscriber:
+        events = await subscriber.events(20)
+        assert [event["identity"]["seq"] for event in events] == list(range(1, 21))
+        assert (await get(server.port, "/health"))[0] == 200
