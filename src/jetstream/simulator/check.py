@@ -43,7 +43,7 @@ def check_commit(body: Mapping[str, Any], multibase: str) -> None:
         before = mst.invert(tree, changes)
     except (ValueError, mst.PartialTreeError) as error:
         raise BadCommitError(f"{body['repo']} at {body['rev']}: {error}") from error
-    expected = body.get("prevData") or mst.EMPTY.cid
+    expected = body.get("prevData") or mst.EMPTY_CID
     if _root_cid(before) != expected:
         raise BadCommitError(f"undone, the tree is {_root_cid(before)}, prevData is {expected}")
 
@@ -94,7 +94,7 @@ def _check_signed(block: bytes, body: Mapping[str, Any], multibase: str) -> Cid:
 
 def _check_tree(root: mst.Root) -> None:
     """Check the layers, the order of the keys, and that every loaded node is written in the one valid way."""
-    if not isinstance(root, mst.Node) or (not root.keys and root.subs != (None,)):
+    if not isinstance(root, mst.Node) or (not root.keys and root.subs != [None]):
         raise BadCommitError("the root of the tree is missing, or has a subtree but no key")
     last = b""
     for node in _loaded_nodes(root):

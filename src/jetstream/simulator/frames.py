@@ -57,7 +57,7 @@ def encode(message: Message, seq: int) -> bytes:
         case Commit():
             return _encode_commit(message, seq)
         case Sync(did, time, rev, commit):
-            blocks = repo.car(commit.cid, (), (commit,))
+            blocks = repo.car(commit.cid, (commit,))
             return _SYNC + cbor.encode(
                 {"seq": seq, "did": did, "rev": rev, "time": time, "blocks": blocks},
             )
@@ -92,7 +92,7 @@ _ACCOUNT: Final = header("#account")
 
 def commit_car(revision: Revision) -> bytes:
     """Write the CAR slice of a commit: nodes, records, and the commit last, as the network mostly does."""
-    return repo.car(revision.commit.cid, revision.nodes, (*revision.records, revision.commit))
+    return repo.car(revision.commit.cid, (*revision.nodes, *revision.records, revision.commit))
 
 
 def commit_body(message: Commit, seq: int) -> dict[str, object]:

@@ -1,10 +1,12 @@
-"""The Merkle search tree of a repository: immutable nodes, so that a change costs only its own path.
+"""The Merkle search tree of a repository, changed in place, so that a write costs only its own path.
 
 Source: the repository page of the ATProto specification, "MST structure". A key lies in the layer that
 its hash names (`height`); all keys of a node share one layer; the subtree between two keys lies one layer
-below, and a node without keys stands in wherever that layer is empty. `put` and `remove` return a new root
-that shares every untouched node with the old one. A subtree that is known only by its CID is a `Cid`:
-that is how a consumer holds the few nodes that a commit carries, and how `invert` undoes a commit.
+below, and a node without keys stands in wherever that layer is empty. `put` and `remove` change the tree and
+return its root, which may be another node than before; `seal` writes the blocks of what has changed.
+
+A subtree that is known only by its CID is a `Cid`: that is how a consumer holds the few nodes that a commit
+carries, and how `invert` undoes a commit. After a PartialTreeError a tree is not to be used any more.
 """
 
 from __future__ import annotations
@@ -29,34 +31,34 @@ class PartialTreeError(Exception):
 class Node:
     """One node: its layer, keys, values and the `len(keys) + 1` subtrees around them.
 
-    `cid` is filled in when the node is sealed, `block` then or earlier. `patch` says how a node comes from
-    one with a block in which a single subtree changed: the block before, the subtree's CID in it, and the
-    subtree that is to stand there. Most new nodes are of that kind, and replacing 36 bytes is several times
-    faster than encoding.
+    `cid` is empty where the node has changed since it was sealed. Its `block` is then empty as well, or can
+    still be had by replacing 36 bytes, which is several times faster than encoding and nearly always the
+    case: `patch` is the subtree that has changed, with the CID that it has in the block.
     """
 
     __slots__ = ("block", "cid", "height", "keys", "patch", "subs", "values")
 
-    def __init__(
-        self,
-        height: int,
-        keys: tuple[bytes, ...],
-        values: tuple[Cid, ...],
-        subs: tuple[Subtree, ...],
-    ) -> None:
+    def __init__(self, height: int, keys: list[bytes], values: list[Cid], subs: list[Subtree]) -> None:
         self.height = height
         self.keys = keys
         self.values = values
         self.subs = subs
         self.block = b""
         self.cid = _NO_CID
-        self.patch: tuple[bytes, Cid, Node] | None = None
+        self.patch: tuple[Cid, Node] | None = None
+
+    def rewrite(self) -> None:
+        """Have the block written anew when the node is sealed."""
+        self.block = b""
+        self.cid = _NO_CID
+        self.patch = None
 
 
 _NO_CID: Final = Cid()
 Subtree: TypeAlias = Node | Cid | None
 Root: TypeAlias = Node | Cid
-EMPTY: Final = Node(0, (), (), (None,))
+EMPTY_BLOCK: Final = b"\xa2\x61e\x80\x61l\xf6"
+EMPTY_CID: Final = cid_of(EMPTY_BLOCK)
 
 
 class Change(NamedTuple):
@@ -91,33 +93,49 @@ def get(root: Subtree, key: bytes) -> Cid | None:
     return None
 
 
+def empty() -> Node:
+    """Make a tree without keys."""
+    node = Node(0, [], [], [None])
+    node.block, node.cid = EMPTY_BLOCK, EMPTY_CID
+    return node
+
+
 def put(root: Root, key: bytes, value: Cid) -> tuple[Node, Cid | None]:
-    """Set a key. Return the new root and the value before."""
-    layer, node = height(key), _loaded(root)
-    path: list[tuple[Node, int]] = []
-    while node.height > layer:
-        i = bisect_left(node.keys, key)
-        path.append((node, i))
-        child = node.subs[i]
-        node = Node(node.height - 1, (), (), (None,)) if child is None else _loaded(child)
-    changed, before = _put_into(node, key, value, layer)
-    for above, i in reversed(path):
-        changed = _with_sub(above, i, changed)
-    return changed, before
+    """Set a key. Return the root and the value before."""
+    layer, top = height(key), _loaded(root)
+    if layer > top.height:
+        return _put_above(top, key, value, layer), None
+    path, node = _descend(top, key, layer)
+    if node is None:
+        above, i = path[-1]
+        above.subs[i], node = _chain(above.height - 1, layer)
+        above.rewrite()
+    return top, _put_into(node, key, value)
 
 
 def remove(root: Root, key: bytes) -> tuple[Root, Cid | None]:
-    """Take a key out. Return the new root and the value before, None where the key was absent."""
-    top, before = _remove(root, key, height(key))
-    while isinstance(top, Node) and not top.keys and top.subs[0] is not None:
-        top = top.subs[0]
-    return EMPTY if top is None else top, before
+    """Take a key out. Return the root and the value before, None where the key was absent."""
+    layer, top = height(key), _loaded(root)
+    if layer > top.height or get(top, key) is None:
+        return top, None
+    path, node = _descend(top, key, layer)
+    assert node is not None, "the key was found on this path"
+    i = bisect_left(node.keys, key)
+    before = node.values.pop(i)
+    del node.keys[i]
+    node.subs[i : i + 2] = [_merge(node.subs[i], node.subs[i + 1])]
+    node.rewrite()
+    while path and _is_empty(node):
+        node, i = path.pop()
+        node.subs[i] = None
+        node.rewrite()
+    return _lowered(top), before
 
 
 def build(items: Sequence[tuple[bytes, Cid]]) -> Node:
     """Make the tree of many items at once, which must come sorted by key and without repeats."""
     if not items:
-        return EMPTY
+        return empty()
     heights = [height(key) for key, _ in items]
     return _build(items, heights, max(heights), 0, len(items))
 
@@ -197,88 +215,92 @@ def _loaded(node: Root) -> Node:
     return node
 
 
-def _unless_empty(node: Node) -> Node | None:
-    return None if not node.keys and node.subs[0] is None else node
+def _is_empty(node: Node) -> bool:
+    return not node.keys and node.subs[0] is None
 
 
-def _put_into(node: Node, key: bytes, value: Cid, layer: int) -> tuple[Node, Cid | None]:
-    """Set a key in the node of its layer, or above a root that lies below it."""
-    if layer > node.height:
-        return _put_above(node, key, value, layer), None
-    keys, values, subs = node.keys, node.values, node.subs
-    i = bisect_left(keys, key)
-    if i < len(keys) and keys[i] == key:
-        return Node(node.height, keys, (*values[:i], value, *values[i + 1 :]), subs), values[i]
-    left, right = _split(subs[i], key)
-    grown = Node(
-        node.height,
-        (*keys[:i], key, *keys[i:]),
-        (*values[:i], value, *values[i:]),
-        (*subs[:i], left, right, *subs[i + 1 :]),
-    )
-    if node.block and subs[i] is None:
-        grown.block = _insert(node, i, key, value)
-    return grown, None
+def _lowered(top: Node) -> Root:
+    """Take away nodes without keys at the top."""
+    root: Root = top
+    while isinstance(root, Node) and not root.keys:
+        below = root.subs[0]
+        if below is None:
+            return empty()
+        root = below
+    return root
 
 
-def _with_sub(node: Node, i: int, sub: Subtree) -> Node:
-    """Copy a node with another subtree at one place."""
-    changed = Node(node.height, node.keys, node.values, (*node.subs[:i], sub, *node.subs[i + 1 :]))
-    before = node.subs[i]
-    if node.block and isinstance(before, Node) and before.cid and isinstance(sub, Node):
-        changed.patch = (node.block, before.cid, sub)
-    return changed
+def _descend(top: Node, key: bytes, layer: int) -> tuple[list[tuple[Node, int]], Node | None]:
+    """Go down to a layer, and mark the way as changed. Return the way, and the node if there is one."""
+    path: list[tuple[Node, int]] = []
+    node = top
+    while node.height > layer:
+        i = bisect_left(node.keys, key)
+        path.append((node, i))
+        below = node.subs[i]
+        if below is None:
+            return path, None
+        below = _loaded(below)
+        if node.cid and below.cid:
+            node.patch = (below.cid, below)
+            node.cid = _NO_CID
+        else:
+            node.rewrite()
+        node = below
+    return path, node
+
+
+def _chain(top: int, bottom: int) -> tuple[Node, Node]:
+    """Make nodes without keys from one layer down to another. Return the first and the last."""
+    first = last = Node(bottom, [], [], [None])
+    for layer in range(bottom + 1, top + 1):
+        first = Node(layer, [], [], [first])
+    return first, last
+
+
+def _put_into(node: Node, key: bytes, value: Cid) -> Cid | None:
+    """Set a key in the node of its layer."""
+    i = bisect_left(node.keys, key)
+    if i < len(node.keys) and node.keys[i] == key:
+        before, node.values[i] = node.values[i], value
+        node.rewrite()
+        return before
+    sub = node.subs[i]
+    if sub is None and node.block and node.patch is None:
+        node.block = _insert(node, i, key, value)
+        node.cid = _NO_CID
+    else:
+        node.rewrite()
+    node.keys.insert(i, key)
+    node.values.insert(i, value)
+    node.subs[i : i + 1] = _split(sub, key)
+    return None
 
 
 def _put_above(node: Node, key: bytes, value: Cid, layer: int) -> Node:
-    below = _unless_empty(node)
-    if below is None:
-        return Node(layer, (key,), (value,), (None, None))
-    while below.height < layer - 1:
-        below = Node(below.height + 1, (), (), (below,))
-    return Node(layer, (key,), (value,), _split(below, key))
+    """Set a key above the root."""
+    if _is_empty(node):
+        return Node(layer, [key], [value], [None, None])
+    while node.height < layer - 1:
+        node = Node(node.height + 1, [], [], [node])
+    return Node(layer, [key], [value], list(_split(node, key)))
 
 
-def _remove(node: Subtree, key: bytes, layer: int) -> tuple[Subtree, Cid | None]:
-    if node is None:
-        return None, None
-    node = _loaded(node)
-    if layer > node.height:
-        return node, None
-    keys, values, subs = node.keys, node.values, node.subs
-    i = bisect_left(keys, key)
-    if layer < node.height:
-        child, before = _remove(subs[i], key, layer)
-        if before is None:
-            return node, None
-        return _unless_empty(_with_sub(node, i, child)), before
-    if i == len(keys) or keys[i] != key:
-        return node, None
-    rest = Node(
-        node.height,
-        keys[:i] + keys[i + 1 :],
-        values[:i] + values[i + 1 :],
-        (*subs[:i], _merge(subs[i], subs[i + 1]), *subs[i + 2 :]),
-    )
-    return _unless_empty(rest), values[i]
-
-
-def _split(node: Subtree, key: bytes) -> tuple[Node | None, Node | None]:
+def _split(node: Subtree, key: bytes) -> tuple[Subtree, Subtree]:
     if node is None:
         return None, None
     node = _loaded(node)
     i = bisect_left(node.keys, key)
-    left, right = _split(node.subs[i], key)
+    sub = node.subs[i]
+    left, right = _split(sub, key)
     # A side that keeps the whole node keeps the same object: it stays sealed.
-    if right is None and i == len(node.keys) and left is node.subs[i]:
+    if right is None and i == len(node.keys) and left is sub:
         return node, None
-    if left is None and i == 0 and right is node.subs[0]:
+    if left is None and i == 0 and right is sub:
         return None, node
-    keys, values, subs = node.keys, node.values, node.subs
-    return (
-        _unless_empty(Node(node.height, keys[:i], values[:i], (*subs[:i], left))),
-        _unless_empty(Node(node.height, keys[i:], values[i:], (right, *subs[i + 1 :]))),
-    )
+    before = Node(node.height, node.keys[:i], node.values[:i], [*node.subs[:i], left])
+    after = Node(node.height, node.keys[i:], node.values[i:], [right, *node.subs[i + 1 :]])
+    return None if _is_empty(before) else before, None if _is_empty(after) else after
 
 
 def _merge(left: Subtree, right: Subtree) -> Subtree:
@@ -287,11 +309,12 @@ def _merge(left: Subtree, right: Subtree) -> Subtree:
     if right is None:
         return left
     left, right = _loaded(left), _loaded(right)
+    seam = _merge(left.subs[-1], right.subs[0])
     return Node(
         left.height,
         left.keys + right.keys,
         left.values + right.values,
-        (*left.subs[:-1], _merge(left.subs[-1], right.subs[0]), *right.subs[1:]),
+        [*left.subs[:-1], seam, *right.subs[1:]],
     )
 
 
@@ -304,8 +327,7 @@ def _build(
         _build(sorted_items, heights, layer - 1, left + 1, right) if right - left > 1 else None
         for left, right in pairwise(bounds)
     ]
-    keys = tuple([sorted_items[i][0] for i in mine])
-    return Node(layer, keys, tuple([sorted_items[i][1] for i in mine]), tuple(subs))
+    return Node(layer, [sorted_items[i][0] for i in mine], [sorted_items[i][1] for i in mine], subs)
 
 
 def _edge(node: Subtree, side: int) -> list[Node]:
@@ -320,9 +342,9 @@ def _seal(node: Node, fresh: list[Node]) -> None:
     if node.cid:
         return
     if node.patch is not None:
-        block, link, changed = node.patch
+        link, changed = node.patch
         _seal(changed, fresh)
-        node.block = block.replace(link, changed.cid, 1)
+        node.block = node.block.replace(link, changed.cid, 1)
         node.patch = None
     else:
         for sub in node.subs:
@@ -387,13 +409,13 @@ def _load(blocks: Mapping[bytes, bytes], cid: Cid, layer: int | None) -> Root:
     if keys:
         layer = height(keys[0])
     below = None if layer is None else layer - 1
-    subs = tuple(None if link is None else _load(blocks, link, below) for link in links)
+    subs = [None if link is None else _load(blocks, link, below) for link in links]
     node = Node(layer or 0, keys, values, subs)
     node.block, node.cid = block, cid
     return node
 
 
-def _decode(block: bytes) -> tuple[tuple[bytes, ...], tuple[Cid, ...], list[Cid | None]]:
+def _decode(block: bytes) -> tuple[list[bytes], list[Cid], list[Cid | None]]:
     fields = libipld.decode_dag_cbor(block)
     keys: list[bytes] = []
     values: list[Cid] = []
@@ -406,11 +428,8 @@ def _decode(block: bytes) -> tuple[tuple[bytes, ...], tuple[Cid, ...], list[Cid 
         keys.append(key)
         values.append(Cid(entry["v"]))
         links.append(_cid(entry["t"]))
-    return tuple(keys), tuple(values), links
+    return keys, values, links
 
 
 def _cid(link: bytes | None) -> Cid | None:
     return None if link is None else Cid(link)
-
-
-seal(EMPTY)

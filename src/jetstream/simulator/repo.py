@@ -51,7 +51,7 @@ class Revision(NamedTuple):
     commit: Block
     prev_data: Cid | None
     ops: tuple[Op, ...]
-    nodes: tuple[mst.Node, ...]
+    nodes: tuple[Block, ...]
     records: tuple[Block, ...]
 
 
@@ -61,7 +61,7 @@ class Repo:
     def __init__(self, did: str, key: SigningKey) -> None:
         self.did = did
         self.key = key
-        self.tree: mst.Node = mst.EMPTY
+        self.tree = mst.empty()
         self.records: dict[str, bytes] = {}
         self.rev: str | None = None
         self.head: Block | None = None
@@ -87,8 +87,8 @@ class Repo:
         nodes.reverse()
         for write in writes:
             nodes += mst.cover(self.tree, write.path.encode())
-        unique = tuple(dict.fromkeys(nodes))
-        return Revision(rev, since, self._commit(rev), before, tuple(ops), unique, tuple(records))
+        blocks = tuple([Block(node.cid, node.block) for node in dict.fromkeys(nodes)])
+        return Revision(rev, since, self._commit(rev), before, tuple(ops), blocks, tuple(records))
 
     def resign(self, key: SigningKey, rev: str) -> Block:
         """Change the signing key, and sign what is there anew."""
@@ -99,8 +99,9 @@ class Repo:
         """Write the whole repository as a CAR file: the commit, every tree node, every record."""
         assert self.head is not None, "an account has a commit before anybody can ask for it"
         blocks = [self.head]
+        blocks += [Block(node.cid, node.block) for node in mst.nodes(self.tree)]
         blocks += {cid: Block(cid, self.records[key.decode()]) for key, cid in mst.items(self.tree)}.values()
-        return car(self.head.cid, mst.nodes(self.tree), blocks)
+        return car(self.head.cid, blocks)
 
     def _write(self, write: Write, records: list[Block]) -> Op:
         key = write.path.encode()
@@ -134,19 +135,13 @@ def commit_block(did: str, rev: str, data: Cid, key: SigningKey) -> Block:
     return Block(cbor.cid_of(block), block)
 
 
-def car(root: Cid, nodes: Iterable[mst.Node], blocks: Iterable[Block]) -> bytes:
-    """Write a CAR v1 file: tree nodes, then other blocks."""
+def car(root: Cid, blocks: Iterable[Block]) -> bytes:
+    """Write a CAR v1 file."""
     parts = [_CAR_HEAD, root, _CAR_VERSION]
-    for node in nodes:
-        parts += _section(node.cid, node.block)
     for cid, data in blocks:
-        parts += _section(cid, data)
+        size = len(cid) + len(data)
+        parts += (_UVARINTS[size] if size < len(_UVARINTS) else _uvarint(size), cid, data)
     return b"".join(parts)
-
-
-def _section(cid: Cid, data: bytes) -> tuple[bytes, Cid, bytes]:
-    size = len(cid) + len(data)
-    return _UVARINTS[size] if size < len(_UVARINTS) else _uvarint(size), cid, data
 
 
 # `{"roots": [root], "version": 1}` in 58 bytes, before and after the root's 36.
