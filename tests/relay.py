@@ -69,6 +69,13 @@ class Relay:
         self.history += frames
         self._notify()
 
+    async def cut(self) -> None:
+        """Cut every connection, as a relay does that restarts."""
+        connections = set(self._connections)
+        for task in connections:
+            task.cancel()
+        await asyncio.wait(connections)
+
     async def wait_accepted(self, count: int) -> None:
         """Return once so many connections have been accepted."""
         async with asyncio.timeout(30):

@@ -95,8 +95,11 @@ async def test_without_files_accepting_pauses_and_goes_on_later(relay: Relay, tm
                 for _ in range(80):
                     crowd.enter_context(socket.create_connection(("127.0.0.1", server.port)))
                 await server.says("cannot accept, pausing")
+                # What is left is enough to connect to upstream again, and to read the log.
+                await relay.cut()
                 relay.publish(frames(4, 6))
-                assert [event["commit"]["rkey"] for event in await early.events(3)]
+                assert [event["commit"]["rkey"] for event in await early.events(3)] == ["4", "5", "6"]
+            await server.says("accepting again")
         async with subscribe(server.port, cursor=1) as late:
             assert len(await late.events(6)) == 6
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -302,7 +301,7 @@ async def test_a_relay_that_began_anew_is_followed(relay: Relay, start: Start) -
     relay.history.clear()
 
     relay.script.append(send(*(identity(seq) for seq in range(1, 8))))
-    await drop_connections(relay)
+    await relay.cut()
     await published_exactly(service, 7)
     assert await seqs(service, 8) == [5_000_000, 1, 2, 3, 4, 5, 6, 7]
     assert (await figures(service.port))["jetstream_upstream_sequence_restarts_total"] == 1
@@ -317,14 +316,6 @@ async def test_a_relay_that_renumbers_in_mid_connection_is_connected_again(
     await published_exactly(service, 1_200)
     assert await seqs(service, 1_201) == [5_000_000, *range(1, 1_201)]
     assert await cursors(relay, 2) == [4_999_999, 5_000_000]
-
-
-async def drop_connections(relay: Relay) -> None:
-    """Cut what is connected, as a relay does that restarts."""
-    connections = set(relay._connections)
-    for task in connections:
-        task.cancel()
-    await asyncio.wait(connections)
 
 
 async def published_exactly(service: Service, seq: int) -> None:

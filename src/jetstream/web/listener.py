@@ -1,13 +1,16 @@
-"""A listening socket of our own: many accepts a turn, and none when files have run out.
+"""A listening socket of our own: many accepts a turn, and none when files run out.
 
 uvloop accepts one connection per turn of the loop; with turns of 10 ms only a hundred newcomers a second
-would get in. So the socket is watched here, and accepted ones are handed to aiohttp's protocol.
+would get in. So the socket is watched here, and accepted ones are handed to aiohttp's protocol. Newcomers
+may not take the last files: without one, upstream could not be connected again, nor the log be read.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import os
+import resource
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -17,6 +20,7 @@ import structlog
 ACCEPTS_PER_TURN: Final = 16  # a handshake takes a quarter of a millisecond; the others wait in the kernel
 BACKLOG: Final = 4096
 PAUSE_S: Final = 1.0
+FILES_KEPT: Final = 32  # for upstream, the log's readers and a scrape; less where there are few at all
 _OUT_OF_FILES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 log = structlog.get_logger(__name__)
@@ -33,6 +37,7 @@ class Listener:
         self._factory = factory
         self._socket = _bind(host, port)
         self._handshakes: set[asyncio.Task[object]] = set()
+        self._paused = False
         self._resume: asyncio.TimerHandle | None = None
         self._loop.add_reader(self._socket.fileno(), self._accept)
 
@@ -50,6 +55,9 @@ class Listener:
 
     def _accept(self) -> None:
         for _ in range(ACCEPTS_PER_TURN):
+            if _files_are_short(self._socket):
+                self._pause()
+                return
             try:
                 connection, _ = self._socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -57,8 +65,11 @@ class Listener:
             except OSError as error:
                 if error.errno not in _OUT_OF_FILES:
                     raise
-                self._pause(error)
+                self._pause()
                 return
+            if self._paused:
+                self._paused = False
+                log.info("listener: accepting again")
             connection.setblocking(False)
             task = self._loop.create_task(self._hand_over(connection))
             self._handshakes.add(task)
@@ -70,15 +81,30 @@ class Listener:
         except OSError:
             connection.close()  # it was gone before it was greeted
 
-    def _pause(self, error: OSError) -> None:
+    def _pause(self) -> None:
         """Leave newcomers in the kernel's queue until files may be there again."""
-        log.warning("listener: cannot accept, pausing", error=error.strerror, for_s=PAUSE_S)
+        if not self._paused:
+            self._paused = True
+            log.warning("listener: cannot accept, pausing: all files that may be opened are in use")
         self._loop.remove_reader(self._socket.fileno())
         self._resume = self._loop.call_later(PAUSE_S, self._go_on)
 
     def _go_on(self) -> None:
         self._resume = None
         self._loop.add_reader(self._socket.fileno(), self._accept)
+
+
+def _files_are_short(any_file: socket.socket) -> bool:
+    """Tell whether the next file would be one of those that are kept from newcomers."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return False
+    try:
+        lowest_free = os.dup(any_file.fileno())
+    except OSError:
+        return True
+    os.close(lowest_free)
+    return lowest_free >= limit - min(FILES_KEPT, limit // 8)
 
 
 def _bind(host: str, port: int) -> socket.socket:
