@@ -196,6 +196,11 @@ class Connection:
         self._protocol.send_continuation(parts[-1], fin=True)
         await self._flush()
 
+    async def send_raw(self, data: bytes) -> None:
+        """Send bytes as they are, whatever they break."""
+        self._writer.write(data)
+        await self._writer.drain()
+
     async def close(self, code: int, reason: str) -> None:
         """Send a close frame, and wait for the answer."""
         self._protocol.send_close(code, reason)

@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 from tests.builders import LIKE, commit, create, dag_cbor, error, frame, identity, like, nested
 from tests.fixtures import captured_frames, json_lines
 from tests.relay import (
+    Act,
     Connection,
     Relay,
     drop_after,
@@ -163,6 +164,66 @@ async def test_a_refusal_is_tried_again(relay: Relay, start: Start) -> None:
     service = await start(upstream_cursor=0)
     assert await seqs(service, 1) == [1]
     assert await cursors(relay, 7) == [0] * 7
+
+
+NO_WEBSOCKET = [
+    b"",
+    b"HTTP/1.1 101 Switching",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+    (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: bm90IHdoYXQgd2FzIGFza2VkIGZvcg==\r\n\r\n"
+    ),
+    b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 302 Found\r\nLocation: mailto:nobody\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 999 \xff\xfe\r\n\r\n",
+    b"SSH-2.0-OpenSSH_9.6\r\n",
+    b"\x00" * 1_000,
+    b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
+]
+
+
+async def test_what_is_no_websocket_is_tried_again(relay: Relay, start: Start) -> None:
+    def answer(raw: bytes) -> Act:
+        async def act(connection: Connection) -> None:
+            await connection.send_raw(raw)
+
+        return act
+
+    relay.publish(identities(1))
+    relay.script += map(answer, NO_WEBSOCKET)
+    service = await start(upstream_cursor=0)
+    assert await seqs(service, 1) == [1]
+    assert await cursors(relay, len(NO_WEBSOCKET) + 1) == [0] * (len(NO_WEBSOCKET) + 1)
+
+
+BREACHES = [
+    b"\x83\x00",  # a reserved opcode
+    b"\xc2\x00",  # a reserved bit
+    b"\x82\x81\x00\x00\x00\x00x",  # masked, as no server may
+    b"\x80\x01x",  # the rest of a message that was not begun
+    b"\x02\x01x\x02\x01y",  # a message within a message
+    b"\x89\x7e\x00\x80" + b"x" * 128,  # a long control frame
+    b"\x88\x01\x03",  # half a close code
+    b"\x82\x7f\xff\xff\xff\xff\xff\xff\xff\xff",  # longer than anything
+    b"\x82\x05abc",  # cut in the middle
+]
+
+
+@pytest.mark.parametrize("breach", BREACHES)
+async def test_a_breach_of_the_protocol_costs_a_connection_at_most(
+    breach: bytes, relay: Relay, start: Start
+) -> None:
+    async def act(connection: Connection) -> None:
+        await connection.accept()
+        await connection.send(identity(1))
+        await connection.send_raw(breach)
+
+    relay.publish(identities(1, 2, 3))
+    relay.script.append(act)
+    service = await start(upstream_cursor=0)
+    assert await seqs(service, 3) == [1, 2, 3]
 
 
 @pytest.mark.parametrize(("header", "at_least", "at_most"), [("2", 2, 2), ("86400", 3600, 3600)])

@@ -107,10 +107,12 @@ class Upstream:
             status = error.response.status if error.response else None
             log.warning("upstream: refused", url=url, status=status, error=str(error))
             return parse_retry_after(error.response.headers.get("Retry-After") if error.response else None)
-        except (OSError, picows.WSError, ValueError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever the network and picows make of an answer
             log.warning("upstream: cannot connect", url=url, error=str(error) or type(error).__name__)
             return None
-        assert isinstance(listener, _Frames)
+        if not isinstance(listener, _Frames):  # picows has none when the other side hung up at once
+            log.warning("upstream: cannot connect", url=url, error="closed before it answered")
+            return None
         log.info("upstream: connected", url=url)
         self._connected = True
         self._heard_at = time.monotonic()
