@@ -472,11 +472,37 @@ async def test_a_client_that_vanishes_in_its_handshake_leaves_nothing_behind(
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
-async def test_a_breach_of_the_protocol_closes_with_1002(service: Service) -> None:
+MASK = b"\x00\x00\x00\x00"
+BREACHES = [
+    b"\x83\x80" + MASK,  # a reserved opcode
+    b"\xc1\x80" + MASK,  # compressed, which nobody agreed on
+    b"\x80\x81" + MASK + b"x",  # the rest of a message that was not begun
+    b"\x09\x80" + MASK,  # a ping in parts
+    b"\x89\xfe\x00\x80" + MASK + b"x" * 128,  # a long ping
+    b"\x88\x81" + MASK + b"x",  # half a close code
+    b"\x88\x82" + MASK + b"\x03\xed",  # a close code that may not be sent
+]
+
+
+@pytest.mark.parametrize("hello", ["false", "true"])
+async def test_a_breach_of_the_protocol_closes_with_1002(
+    hello: str, service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    for breach in BREACHES:
+        async with subscribe(service.port, requireHello=hello) as subscriber:
+            subscriber.connection.transport.write(breach)
+            assert await subscriber.ended() == (1002, "not the WebSocket protocol"), breach
+    await disconnects(service, "protocol", len(BREACHES))
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_a_message_in_parts_is_one_message(service: Service, relay: Relay) -> None:
+    message = json.dumps({"type": "options_update", "payload": {"wantedDids": [BOB]}})
     async with subscribe(service.port) as subscriber:
-        subscriber.connection.transport.write(b"\x83\x80\x00\x00\x00\x00")  # opcode 3 is reserved
-        assert await subscriber.ended() == (1002, "not the WebSocket protocol")
-    await disconnects(service, "protocol")
+        await subscriber.connection.send([message[:10], message[10:20], message[20:]])
+        await (await subscriber.connection.ping())
+        relay.publish([(4, identity(4)), (5, identity(5, did=BOB))])
+        assert numbers(await subscriber.events(1)) == [5]
 
 
 @pytest.mark.parametrize("query", [{}, {"cursor": 1}, {"requireHello": "true"}])
