@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import secrets
 import signal
 import time
@@ -26,6 +27,7 @@ from jetstream.simulator.record import DIRECTORY, record_firehose
 from jetstream.simulator.stream import Sink
 from jetstream.simulator.world import Population, SteadyClock
 
+GC_THRESHOLD: Final = 50_000  # container objects made before the collector looks: 700 by itself
 STEP_US: Final = 2500  # a repeatable world lives at 400 happenings a second, whatever --rate is
 _START: Final = "2026-01-01T00:00:00Z"
 _log = structlog.get_logger(__name__)
@@ -104,6 +106,8 @@ def simulate(  # noqa: PLR0913 - one argument a flag
             ledger=_lines(files, ledger),
             record=frames,
         )
+        gc.freeze()  # a world is large and stays: collections took 7 % of the time
+        gc.set_threshold(GC_THRESHOLD)
         if serve:
             _run(_live(network, host, port, rate, events))
         else:

@@ -355,7 +355,7 @@ def _truncated_car(message: Message, seq: int, rng: Random) -> Spoilt:
     """Cut the CAR within its first block, which is a tree node: no record is left of it."""
     assert isinstance(message, Commit), "suits() said so"
     car = frames.commit_car(message.revision)
-    start = car.index(message.revision.nodes[0].cid)
+    start = car.index(message.revision.nodes[0][0])
     cut = rng.randrange(start, start + 36)
     lost = [i for i, op in enumerate(message.revision.ops) if op.cid is not None]
     return Spoilt(frames.encode(message._replace(car=car[:cut]), seq), "frame", lost)

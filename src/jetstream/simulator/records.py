@@ -24,8 +24,6 @@ from jetstream.simulator.tid import tid
 
 Record = dict[str, object]
 
-_BASE32: Final = "abcdefghijklmnopqrstuvwxyz234567"
-_TRIPLES: Final = tuple(a + b + c for a in _BASE32 for b in _BASE32 for c in _BASE32)
 _DAY_US: Final = 86_400_000_000
 _RECENT_POSTS: Final = 2048  # how far back in this world's own posts replies and likes reach
 _OWN_SHARE: Final = 0.15  # of references that stay within the world
@@ -47,12 +45,7 @@ class Draft(NamedTuple):
 
 def plc_did(rng: Random) -> str:
     """Make up the DID of somebody outside the world."""
-    t, bits = _TRIPLES, rng.getrandbits(60)
-    left = t[bits & 0x7FFF] + t[bits >> 15 & 0x7FFF] + t[bits >> 30 & 0x7FFF] + t[bits >> 45]
-    bits = rng.getrandbits(60)
-    return (
-        f"did:plc:{left}" + t[bits & 0x7FFF] + t[bits >> 15 & 0x7FFF] + t[bits >> 30 & 0x7FFF] + t[bits >> 45]
-    )
+    return "did:plc:" + libipld.encode_multibase("b", rng.randbytes(15))[1:]
 
 
 def datetime_of(time_us: int) -> str:

@@ -51,7 +51,7 @@ class Revision(NamedTuple):
     commit: Block
     prev_data: Cid | None
     ops: tuple[Op, ...]
-    nodes: tuple[Block, ...]
+    nodes: tuple[tuple[Cid, bytes], ...]
     records: tuple[Block, ...]
 
 
@@ -87,7 +87,7 @@ class Repo:
         nodes.reverse()
         for write in writes:
             nodes += mst.cover(self.tree, write.path.encode())
-        blocks = tuple([Block(node.cid, node.block) for node in dict.fromkeys(nodes)])
+        blocks = tuple([(node.cid, node.block) for node in dict.fromkeys(nodes)])
         return Revision(rev, since, self._commit(rev), before, tuple(ops), blocks, tuple(records))
 
     def resign(self, key: SigningKey, rev: str) -> Block:
@@ -98,10 +98,9 @@ class Repo:
     def export(self) -> bytes:
         """Write the whole repository as a CAR file: the commit, every tree node, every record."""
         assert self.head is not None, "an account has a commit before anybody can ask for it"
-        blocks = [self.head]
-        blocks += [Block(node.cid, node.block) for node in mst.nodes(self.tree)]
-        blocks += {cid: Block(cid, self.records[key.decode()]) for key, cid in mst.items(self.tree)}.values()
-        return car(self.head.cid, blocks)
+        nodes = ((node.cid, node.block) for node in mst.nodes(self.tree))
+        records = {cid: self.records[key.decode()] for key, cid in mst.items(self.tree)}
+        return car(self.head.cid, (self.head, *nodes, *records.items()))
 
     def _write(self, write: Write, records: list[Block]) -> Op:
         key = write.path.encode()
@@ -135,7 +134,7 @@ def commit_block(did: str, rev: str, data: Cid, key: SigningKey) -> Block:
     return Block(cbor.cid_of(block), block)
 
 
-def car(root: Cid, blocks: Iterable[Block]) -> bytes:
+def car(root: Cid, blocks: Iterable[tuple[Cid, bytes]]) -> bytes:
     """Write a CAR v1 file."""
     parts = [_CAR_HEAD, root, _CAR_VERSION]
     for cid, data in blocks:

@@ -9,18 +9,21 @@ from __future__ import annotations
 from typing import Final
 
 _ALPHABET: Final = "234567abcdefghijklmnopqrstuvwxyz"
-# Three characters at a time: five look-ups instead of thirteen.
-_TRIPLES: Final = tuple(a + b + c for a in _ALPHABET for b in _ALPHABET for c in _ALPHABET)
+# Two characters at a time: seven look-ups instead of thirteen, in a table that stays in the cache.
+_PAIRS: Final = tuple(a + b for a in _ALPHABET for b in _ALPHABET)
 CLOCK_IDS: Final = 1024
 
 
 def tid(time_us: int, clock_id: int) -> str:
     """Write the TID of a moment on one of the 1,024 clocks."""
-    number = time_us << 10 | clock_id
+    pairs, low = _PAIRS, (time_us & 0xFFFFF) << 10 | clock_id
+    high = time_us >> 20
     return (
-        _ALPHABET[number >> 60]
-        + _TRIPLES[number >> 45 & 0x7FFF]
-        + _TRIPLES[number >> 30 & 0x7FFF]
-        + _TRIPLES[number >> 15 & 0x7FFF]
-        + _TRIPLES[number & 0x7FFF]
+        _ALPHABET[high >> 30]
+        + pairs[high >> 20 & 0x3FF]
+        + pairs[high >> 10 & 0x3FF]
+        + pairs[high & 0x3FF]
+        + pairs[low >> 20]
+        + pairs[low >> 10 & 0x3FF]
+        + pairs[low & 0x3FF]
     )

@@ -14,6 +14,8 @@ from itertools import accumulate
 from random import Random
 from typing import Final
 
+import libipld
+
 from jetstream.simulator import cbor, records
 from jetstream.simulator.frames import Account, Commit, Identity, Message, Sync
 from jetstream.simulator.keys import K256Key, P256Key, SigningKey
@@ -317,11 +319,8 @@ _DOMAINS: Final = ("social.test", "pds.test", "handles.example.com")
 
 def plc_did_of(key: SigningKey) -> str:
     """Name an account after its first key: 24 characters of base 32, as `did:plc` names are."""
-    digest = int.from_bytes(sha256(key.multibase.encode()).digest()[:15], "big")
-    return "did:plc:" + "".join(_BASE32[digest >> shift & 31] for shift in range(115, -1, -5))
-
-
-_BASE32: Final = "abcdefghijklmnopqrstuvwxyz234567"
+    digest = sha256(key.multibase.encode()).digest()[:15]
+    return "did:plc:" + libipld.encode_multibase("b", digest)[1:]
 
 
 def did_document(did: str, handle: str, key: SigningKey, pds: str) -> dict[str, object]:
