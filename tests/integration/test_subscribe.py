@@ -573,22 +573,6 @@ async def test_a_reader_that_reads_nothing_is_closed_with_1008_and_gets_what_was
     await disconnects(service, "slow")
 
 
-@pytest.mark.usefixtures("_watch_often")
-async def test_a_slow_reader_that_makes_progress_is_not_closed(relay: Relay, start: Start) -> None:
-    service = await start(subscriber_buffer=100_000, slow_timeout=1.0)
-    await relay.wait_accepted(1)
-    looks = 0
-
-    async with subscribe(service.port, receive_buffer=4096) as subscriber:
-        relay.publish(big(1))
-        for seq in range(1, BIG_COUNT + 1):
-            assert rkeys(await subscriber.events(1)) == [seq]
-            if seq % 50 == 0:
-                await asyncio.sleep(0.05)
-                looks += 1
-    assert looks
-
-
 async def test_a_reader_that_the_retention_overtakes_is_closed_with_1008(relay: Relay, start: Start) -> None:
     service = await start(subscriber_buffer=100_000)
     await relay.wait_accepted(1)
