@@ -5,7 +5,6 @@ Labels are bounded: reasons and kinds out of fixed lists, never an address, a DI
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -131,8 +130,3 @@ def gauge(name: str, text: str, value: float | None) -> Iterator[Metric]:
     """Yield a gauge, or nothing where there is no value yet."""
     if value is not None:
         yield GaugeMetricFamily(name, text, value)
-
-
-def unix_us() -> int:
-    """Return the wall clock in unix microseconds."""
-    return time.time_ns() // 1000

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import resource
 import signal
-import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -14,6 +13,7 @@ import structlog
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
 from jetstream import __version__
+from jetstream.clock import unix_us
 from jetstream.errors import LogUnwritable, SettingError
 from jetstream.events import Event
 from jetstream.firehose.intake import Intake
@@ -45,9 +45,7 @@ class Service:
     `clock` gives unix microseconds.
     """
 
-    def __init__(
-        self, settings: Settings, *, clock: Callable[[], int] = lambda: time.time_ns() // 1000
-    ) -> None:
+    def __init__(self, settings: Settings, *, clock: Callable[[], int] = unix_us) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.port = 0

@@ -32,6 +32,7 @@ from jetstream.bench.subscription import (
     judge_counted,
     sight,
 )
+from jetstream.clock import unix_us
 from jetstream.errors import JetstreamError
 
 # Sweeps follow each other so that a socket has so many bytes: far from the 64 kB of its first window, since a
@@ -196,7 +197,7 @@ class Load:
             return b""
         one.head = None
         one.accepted = time.monotonic()
-        one.subscription.since_us = time.time_ns() // 1000
+        one.subscription.since_us = unix_us()
         self._handshakes -= 1
         self.totals.open += 1
         return parts[1]
@@ -251,7 +252,7 @@ class Load:
             data = self._greet(one, data)
             if not data:
                 return
-        now_us = time.time_ns() // 1000
+        now_us = unix_us()
         before = one.subscription.size
         answer = one.subscription.take(data, now_us)
         self._got(one, one.subscription.size - before)
@@ -387,7 +388,7 @@ class Load:
         one.seen = sight(one.subscription, bytes(self._view[:size]))
         self._count(one, size)
         if one.seen is not None:
-            one.lag_us = time.time_ns() // 1000 - one.seen.time_us
+            one.lag_us = unix_us() - one.seen.time_us
         return one.seen is not None
 
     def close(self) -> None:

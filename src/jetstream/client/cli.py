@@ -8,7 +8,6 @@ import os
 import signal
 import stat
 import sys
-import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Annotated, BinaryIO, Final
@@ -18,6 +17,7 @@ from cyclopts.validators import Number
 
 from jetstream.client.request import DEFAULT_URL
 from jetstream.client.subscription import Message, subscribe
+from jetstream.clock import unix_us
 from jetstream.errors import InvalidParameter, JetstreamError, SettingError
 from jetstream.settings import parse_duration
 
@@ -68,9 +68,7 @@ def tail(
         raise JetstreamError(f"standard output cannot be written: {error.strerror}") from error
 
 
-def _start(
-    since: str | None, cursor: int | None, clock: Callable[[], int] = lambda: time.time_ns() // 1000
-) -> int | None:
+def _start(since: str | None, cursor: int | None, clock: Callable[[], int] = unix_us) -> int | None:
     if since is None:
         return cursor
     if cursor is not None:

@@ -7,7 +7,6 @@ import logging
 import os
 import socket
 import ssl
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Literal
@@ -19,6 +18,7 @@ from aiohttp import ClientWSTimeout, WSMsgType
 from jetstream import __version__
 from jetstream.client.errors import NotJetstream, Refused
 from jetstream.client.request import DEFAULT_URL, Request, shown
+from jetstream.clock import unix_us
 from jetstream.retry import backoff_s, parse_retry_after
 
 CONNECT_TIMEOUT_S: Final = 20.0
@@ -65,7 +65,7 @@ def subscribe(
     dids: Sequence[str] = (),
     cursor: int | None = None,
     sleep: Sleep = asyncio.sleep,
-    clock: Callable[[], int] = lambda: time.time_ns() // 1000,
+    clock: Callable[[], int] = unix_us,
 ) -> AsyncGenerator[Message, None]:
     """Yield the events of a Jetstream in order, for ever.
 

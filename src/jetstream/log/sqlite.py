@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -25,6 +24,7 @@ from typing import Final, NamedTuple, TypeVar
 
 import structlog
 
+from jetstream.clock import unix_us
 from jetstream.errors import LogError, LogUnwritable, SettingError
 from jetstream.events import Batch
 from jetstream.filters import Filter
@@ -62,11 +62,6 @@ FORGET_DELETED: Final = frozenset({"deleted"})
 
 Result = TypeVar("Result")
 log = structlog.get_logger(__name__)
-
-
-def system_us() -> int:
-    """Return the time in unix microseconds."""
-    return time.time_ns() // 1000
 
 
 class Opened(NamedTuple):
@@ -136,7 +131,7 @@ class SqliteLog:
         retention_bytes: int | None = None,
         forget: frozenset[str] = FORGET_DELETED,
         cache_bytes: int = CACHE_BYTES,
-        clock: Callable[[], int] = system_us,
+        clock: Callable[[], int] = unix_us,
     ) -> SqliteLog:
         """Open the log in `directory`, or begin one there.
 

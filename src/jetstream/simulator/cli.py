@@ -6,7 +6,6 @@ import asyncio
 import gc
 import secrets
 import signal
-import time
 from collections.abc import Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from jetstream import logs
+from jetstream.clock import unix_us
 from jetstream.errors import JetstreamError, SettingError
 from jetstream.settings import parse_upstream
 from jetstream.simulator import recording, server
@@ -100,7 +100,7 @@ def simulate(  # noqa: PLR0913 - one argument a flag
         network = Network(
             Population(repos=repos, records=records),
             secrets.randbits(63) if seed is None else seed,
-            _wall_clock if seed is None else SteadyClock(_microseconds(start), STEP_US),
+            unix_us if seed is None else SteadyClock(_microseconds(start), STEP_US),
             fault,
             truth=_lines(files, truth),
             ledger=_lines(files, ledger),
@@ -192,10 +192,6 @@ def _stopped() -> asyncio.Future[None]:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
     return stopped
-
-
-def _wall_clock() -> int:
-    return time.time_ns() // 1000
 
 
 def _microseconds(start: str) -> int:
