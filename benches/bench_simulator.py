@@ -9,7 +9,6 @@ in another process than the server's, so they need two cores.
 from __future__ import annotations
 
 import base64
-import gc
 import os
 import signal
 import socket
@@ -23,8 +22,8 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
+from jetstream.running import calm_collector
 from jetstream.simulator import frames, recording, server
-from jetstream.simulator.cli import GC_THRESHOLD
 from jetstream.simulator.frames import Commit
 from jetstream.simulator.world import Population, SteadyClock, World
 
@@ -44,8 +43,7 @@ _READ_BYTES: Final = 1 << 20
 def main() -> dict[str, float]:
     """Measure, print and return the figures: the median and the best of several rounds."""
     world = World(Population(repos=REPOS, records=RECORDS), 1, SteadyClock(_START_US, 2500))
-    gc.freeze()  # as `jetstream simulate` does
-    gc.set_threshold(GC_THRESHOLD)
+    calm_collector()  # as `jetstream simulate` does
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "frames.bin.zst"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from typing import NoReturn
@@ -39,22 +38,12 @@ EXIT_USAGE = 2
 @app.command
 def serve(settings: Settings | None = None) -> None:
     """Read a relay or PDS and serve its events."""
-    from jetstream import logs, service  # noqa: PLC0415 - `--help` and the other commands do without
+    from jetstream import logs, running, service  # noqa: PLC0415 - `--help` and the other commands do without
 
     settings = settings or Settings()
     logs.configure(settings.log_level, settings.log_format)
     _name_strangers()
-    run(service.serve(settings))
-
-
-def run(main: object) -> None:
-    """Run a coroutine on uvloop where there is one."""
-    try:
-        import uvloop  # noqa: PLC0415 - not on every platform
-    except ImportError:
-        asyncio.run(main)  # type: ignore[arg-type]
-    else:
-        uvloop.run(main)  # type: ignore[arg-type]
+    running.run(service.serve(settings))
 
 
 def _name_strangers() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import resource
 import signal
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from jetstream.hub.wires import WIRES
 from jetstream.log import Log, UpstreamCursor
 from jetstream.log.sqlite import SqliteLog
 from jetstream.metrics import Metrics, gauge
+from jetstream.running import calm_collector
 from jetstream.sequencer import Sequencer
 from jetstream.settings import Address, Settings, require_data_dir
 from jetstream.web import pages
@@ -33,7 +33,6 @@ from jetstream.web.subscribe import FAILED, SHUTDOWN, Subscribe
 
 GOODBYE_S: Final = 5.0  # for subscribers to take their close frames
 WRITE_AGAIN_S: Final = 1.0
-GC_THRESHOLD: Final = 50_000  # container objects made before the collector looks: 700 by itself
 FILES_BESIDE_SUBSCRIBERS: Final = 200  # log, listeners, upstream, scrapes
 
 log = structlog.get_logger(__name__)
@@ -280,16 +279,6 @@ def raise_file_limit(subscribers_max: int) -> None:
     needed = subscribers_max + FILES_BESIDE_SUBSCRIBERS
     if hard != resource.RLIM_INFINITY and hard < needed:
         log.warning("the limit of open files is below what may be needed", limit=hard, needed=needed)
-
-
-def calm_collector() -> None:
-    """Let the garbage collector look seldom, and never at what stays: 5 % of the time at full speed.
-
-    Events are tuples of bytes, and make no cycles.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD)
 
 
 async def serve(settings: Settings) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import secrets
 import signal
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import structlog
 from cyclopts import Parameter
@@ -19,6 +18,7 @@ from cyclopts.validators import Number
 from jetstream import logs
 from jetstream.clock import unix_us
 from jetstream.errors import JetstreamError, SettingError
+from jetstream.running import calm_collector, run
 from jetstream.settings import parse_upstream
 from jetstream.simulator import recording, server
 from jetstream.simulator.faults import Faults
@@ -27,7 +27,6 @@ from jetstream.simulator.record import DIRECTORY, record_firehose
 from jetstream.simulator.stream import Sink
 from jetstream.simulator.world import Population, SteadyClock
 
-GC_THRESHOLD: Final = 50_000  # container objects made before the collector looks: 700 by itself
 STEP_US: Final = 2500  # a repeatable world lives at 400 happenings a second, whatever --rate is
 _START: Final = "2026-01-01T00:00:00Z"
 _log = structlog.get_logger(__name__)
@@ -91,7 +90,7 @@ def simulate(  # noqa: PLR0913 - one argument a flag
     logs.configure("info", "auto")
     if replay is not None:
         with _said_plainly():
-            _run(_replay(replay, host, port, rate, in_memory=in_memory))
+            run(_replay(replay, host, port, rate, in_memory=in_memory))
         return
     if not serve and events is None:
         raise SettingError("--no-serve", "", "needs --events: without readers there must be an end")
@@ -106,10 +105,9 @@ def simulate(  # noqa: PLR0913 - one argument a flag
             ledger=_lines(files, ledger),
             record=frames,
         )
-        gc.freeze()  # a world is large and stays: collections took 7 % of the time
-        gc.set_threshold(GC_THRESHOLD)
+        calm_collector()  # a world is large and stays
         if serve:
-            _run(_live(network, host, port, rate, events))
+            run(_live(network, host, port, rate, events))
         else:
             for _ in range(events or 0):
                 network.stream.advance()
@@ -150,7 +148,7 @@ def record(
     except ValueError as error:
         raise SettingError("--upstream", upstream, str(error)) from error
     with _said_plainly():
-        _run(record_firehose(url, file, frames, cursor, directory if documents else None))
+        run(record_firehose(url, file, frames, cursor, directory if documents else None))
     _log.info("recorded", file=str(file), frames=frames)
 
 
@@ -221,12 +219,3 @@ def _said_plainly() -> Iterator[None]:
         yield
     except OSError as error:
         raise JetstreamError(str(error)) from error
-
-
-def _run(main: Coroutine[Any, Any, None]) -> None:
-    try:
-        import uvloop  # noqa: PLC0415 - not on every platform
-    except ImportError:
-        asyncio.run(main)
-    else:
-        uvloop.run(main)
