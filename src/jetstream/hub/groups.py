@@ -11,7 +11,7 @@ from typing import Final
 
 from jetstream.events import Batch
 from jetstream.hub.subscriber import Options, Subscriber
-from jetstream.hub.wires import Wire, message_bytes
+from jetstream.hub.wires import Wire, fitting
 
 # Collections come from upstream: a hostile one may not fill the memory.
 _COLLECTIONS_REMEMBERED: Final = 10_000
@@ -101,8 +101,7 @@ class Groups:
         if self._by_did:
             self._pick_by_did(batch, start, stop, frames, picked)
         for group in [group for group in picked if group.options.message_bytes_max]:
-            limit = group.options.message_bytes_max
-            picked[group] = [frame for frame in picked[group] if message_bytes(len(frame)) <= limit]
+            picked[group] = fitting(picked[group], group.options.message_bytes_max)
             if not picked[group]:
                 del picked[group]
         return picked

@@ -28,7 +28,7 @@ from jetstream.events import Batch
 from jetstream.filters import EVERYTHING
 from jetstream.hub.groups import Group, Groups
 from jetstream.hub.subscriber import Close, Options, Subscriber
-from jetstream.hub.wires import PING, Wire, message_bytes
+from jetstream.hub.wires import PING, Wire, fitting
 from jetstream.log import Log
 from jetstream.metrics import Metrics
 
@@ -262,8 +262,7 @@ class Hub:
             frames = frames[: bisect_right(sizes, SLICE_BYTES_MAX, lo=1)]
             some = some[: len(frames)]
         reached = last if len(some) == len(chosen) else some[-1] + 1
-        if options.message_bytes_max:
-            frames = [frame for frame in frames if message_bytes(len(frame)) <= options.message_bytes_max]
+        frames = fitting(frames, options.message_bytes_max)
         if frames:
             data = b"".join(frames)
             subscriber.write(data)

@@ -43,6 +43,13 @@ def message_bytes(frame_bytes: int) -> int:
     return frame_bytes - (4 if frame_bytes <= _MEDIUM_MAX + 4 else 10)
 
 
+def fitting(frames: list[bytes], message_bytes_max: int) -> list[bytes]:
+    """Return the frames whose message is not longer than `message_bytes_max`; 0 is no limit."""
+    if not message_bytes_max:
+        return frames
+    return [frame for frame in frames if message_bytes(len(frame)) <= message_bytes_max]
+
+
 # Nearly every event is shorter than this: for them the head is looked up, not made.
 _HEADS: Final = [head(size) for size in range(4096)]
 
