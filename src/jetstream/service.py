@@ -6,7 +6,7 @@ import asyncio
 import resource
 import signal
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, get_args
 
 import structlog
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
@@ -17,7 +17,7 @@ from jetstream.errors import LogUnwritable, SettingError
 from jetstream.events import Event
 from jetstream.firehose.intake import Intake
 from jetstream.firehose.sequence import Sequence
-from jetstream.firehose.upstream import Upstream, origin
+from jetstream.firehose.upstream import State, Upstream, origin
 from jetstream.hub.hub import Hub
 from jetstream.hub.subscriber import Close
 from jetstream.hub.wires import WIRES
@@ -209,7 +209,7 @@ class Service:
         state = GaugeMetricFamily(
             "jetstream_upstream_state", "1 for the state upstream is in.", labels=["state"]
         )
-        for name in ("connected", "idle", "reconnecting"):
+        for name in get_args(State):
             state.add_metric([name], upstream.state == name)
         yield state
 

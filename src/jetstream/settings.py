@@ -70,14 +70,17 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
-_SIZES: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_SIZES_2: Final = {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
+_SIZES: Final = {
+    "": 1,
+    **{"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12},
+    **{"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40},
+}
 
 
 def parse_size(text: str) -> int:
     """Read `500000`, `512MiB` or `20GB` as bytes. Raises ValueError."""
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?i?)b?", text.strip().lower())
-    factor = (_SIZES | _SIZES_2).get(found[2]) if found else None
+    factor = _SIZES.get(found[2]) if found else None
     size = float(found[1]) * factor if found and factor else 0.0
     if not 1 <= size < 1 << 63:
         raise ValueError("is not a size such as 512MiB or 20GB")

@@ -48,7 +48,6 @@ class Upstream:
 
     def __init__(self, url: str, intake: Intake, store: Store, metrics: Metrics) -> None:
         self.url = url
-        self.origin = origin(url)
         self._intake = intake
         self._store = store
         self._metrics = metrics
