@@ -10,6 +10,7 @@ from cyclopts import App, CycloptsError
 
 from jetstream import __version__
 from jetstream.errors import JetstreamError, SettingError
+from jetstream.running import run
 from jetstream.settings import Settings, strangers
 
 app = App(
@@ -38,12 +39,12 @@ EXIT_USAGE = 2
 @app.command
 def serve(settings: Settings | None = None) -> None:
     """Read a relay or PDS and serve its events."""
-    from jetstream import logs, running, service  # noqa: PLC0415 - `--help` and the other commands do without
+    from jetstream import logs, service  # noqa: PLC0415 - `--help` and the other commands do without
 
     settings = settings or Settings()
     logs.configure(settings.log_level, settings.log_format)
     _name_strangers()
-    running.run(service.serve(settings))
+    run(service.serve(settings))
 
 
 def _name_strangers() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import resource
 import signal
 from collections.abc import Callable, Iterator
@@ -284,6 +285,7 @@ def raise_file_limit(subscribers_max: int) -> None:
 async def serve(settings: Settings) -> None:
     """Run a service until SIGTERM or SIGINT; a second signal ends the process at once."""
     raise_file_limit(settings.max_subscribers)
+    gc.collect()  # what the imports left, before it is put out of the collector's sight
     calm_collector()
     service = Service(settings)
     loop = asyncio.get_running_loop()
