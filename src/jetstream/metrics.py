@@ -82,6 +82,7 @@ class Metrics:
             self.bytes.labels(wire)
         self._kinds = {kind: self.events.labels(name) for kind, name in KIND_NAMES.items()}
         self._types = {name: self.frames.labels(name) for name in MESSAGE_TYPES}
+        self._sent = {wire: (self.messages.labels(wire), self.bytes.labels(wire)) for wire in WIRES}
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"jetstream_{name}", text, labels, registry=self.registry)
@@ -112,6 +113,12 @@ class Metrics:
         for kind, counter in self._kinds.items():
             if count := batch.kinds.count(kind):
                 counter.inc(count)
+
+    def count_sent(self, wire: str, messages: int, size: int) -> None:
+        """Count what was written to subscribers of one wire."""
+        messages_sent, bytes_sent = self._sent[wire]
+        messages_sent.inc(messages)
+        bytes_sent.inc(size)
 
     def watch(self, families: Callable[[], Iterator[Metric]]) -> None:
         """Show families whose values are read when they are asked for."""

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import resource
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final, get_args
 
 import structlog
@@ -112,7 +112,7 @@ class Service:
         settings = self.settings
         where = origin(settings.upstream)
         intake = Intake(Sequence(self._cursor(where)), check_cid=settings.verify == "cid")
-        store = Store(self.log, where, Sequencer(self.log.tip, self._clock), self.metrics)
+        store = Store(self.log, where, Sequencer(self.log.tip, self._clock), self.metrics, self.hub.reached)
         return Upstream(settings.upstream, intake, store, self.metrics)
 
     def _cursor(self, where: str) -> int | None:
@@ -216,16 +216,30 @@ class Service:
 
 
 class Store:
-    """Stamps events and appends them to the log; while the disk refuses, tries again."""
+    """Stamps events and appends them to the log; while the disk refuses, tries again.
 
-    def __init__(self, events: Log, origin: str, sequencer: Sequencer, metrics: Metrics) -> None:
+    `published` returns once the hub has taken up what is below a position.
+    """
+
+    def __init__(
+        self,
+        events: Log,
+        origin: str,
+        sequencer: Sequencer,
+        metrics: Metrics,
+        published: Callable[[int], Awaitable[None]],
+    ) -> None:
         self._log = events
         self._origin = origin
         self._sequencer = sequencer
         self._metrics = metrics
+        self._published = published
 
     async def __call__(self, events: list[Event], seq: int | None) -> None:
-        """Return once the events and the cursor are on disk, however long that takes."""
+        """Return once the events and the cursor are on disk, and on their way to those at the tip.
+
+        That takes as long as it takes: neither a full disk nor many subscribers are overrun.
+        """
         if seq is None:
             assert not events
             return
@@ -248,6 +262,8 @@ class Store:
         if failures:
             log.info("log: writing again", attempts=failures)
         self._metrics.count_events(batch)
+        if len(batch):
+            await self._published(batch.last + 1)
 
 
 async def _start(server: Server, flag: str, address: Address) -> int:

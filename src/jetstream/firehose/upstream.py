@@ -23,12 +23,15 @@ from jetstream.firehose.decode import Message
 from jetstream.firehose.intake import Intake, Taken
 from jetstream.metrics import Metrics
 from jetstream.retry import backoff_s, parse_retry_after
+from jetstream.turns import Portion
 
 State = Literal["connected", "idle", "reconnecting"]
 
 MESSAGE_BYTES_MAX: Final = 32 << 20  # well above the protocol's 5 MB, which is judged frame by frame
 BUFFER_BYTES_MAX: Final = 8 << 20  # undecoded frames, before the socket is left to the kernel
-BATCH_FRAMES_MAX: Final = 500  # one commit of the log; 10 ms of decoding
+# Frames of one commit of the log: as many as can be decoded and stored in one turn of the loop.
+BATCH_FRAMES_MIN: Final = 16
+BATCH_FRAMES_MAX: Final = 500
 HANDSHAKE_TIMEOUT_S: Final = 20.0
 PING_AFTER_S: Final = 30.0
 PONG_TIMEOUT_S: Final = 20.0
@@ -124,10 +127,13 @@ class Upstream:
         return None
 
     async def _read(self, listener: _Frames) -> None:
-        while frames := await listener.take():
+        portion = Portion(BATCH_FRAMES_MIN, BATCH_FRAMES_MIN, BATCH_FRAMES_MAX)
+        while frames := await listener.take(portion.size):
             self._heard_at = time.monotonic()
             seq = self.seq
             taken = self._intake.take(frames)
+            if len(frames) == portion.size:
+                portion.fit(time.monotonic() - self._heard_at)
             if self.seq != seq:
                 self._attempts = 0
             self._count(taken)
@@ -196,15 +202,15 @@ class _Frames(WSListener):
         self._transport: WSTransport | None = None
         self._paused = False
 
-    async def take(self) -> list[bytes]:
-        """Wait for frames and return at most `BATCH_FRAMES_MAX`; none when the connection is over."""
+    async def take(self, count_max: int) -> list[bytes]:
+        """Wait for frames and return at most `count_max`; none when the connection is over."""
         if not self._frames:
             if self._over:
                 return []
             self._more.clear()
             await self._more.wait()
-        frames = self._frames[:BATCH_FRAMES_MAX]
-        del self._frames[:BATCH_FRAMES_MAX]
+        frames = self._frames[:count_max]
+        del self._frames[:count_max]
         self._bytes -= sum(map(len, frames))
         if self._paused and self._bytes < BUFFER_BYTES_MAX // 2:
             self._pause(False)

@@ -31,11 +31,15 @@ from jetstream.hub.subscriber import Close, Options, Subscriber
 from jetstream.hub.wires import PING, Wire, fitting
 from jetstream.log import Log
 from jetstream.metrics import Metrics
+from jetstream.turns import Portion, Pulse
 
-# A flush rests for this share of what it took: batches grow, and with them what one write carries.
+# After a flush the hub rests for this share of what it took, or for this long if that is longer: batches
+# grow, and with them what one commit and one write carry. A batch that is full would not grow.
 REST_RATIO: Final = 0.3
-TURN_S: Final = 0.004  # how long the writes between two turns of the loop may take
+REST_S_MIN: Final = 0.001
+FULL_EVENTS: Final = 200
 TURN_WRITES_MIN: Final = 16
+TURN_WRITES_MAX: Final = 4096
 FLUSH_EVENTS_MAX: Final = 1_000  # rendered between two turns: about a millisecond
 SLICE_EVENTS_MAX: Final = 500  # of a feeder: half a millisecond to render
 SLICE_BYTES_MAX: Final = 512 << 10
@@ -73,9 +77,9 @@ class Hub:
         self._subscribers: dict[Subscriber, None] = {}
         self._flushed_from = self.position
         self._slice_waiters: deque[asyncio.Future[None]] = deque()
-        self._published = asyncio.Condition()
+        self._moved = Pulse()
         self._tasks: asyncio.TaskGroup | None = None
-        self._turn_writes = 256
+        self._turn_writes = Portion(256, TURN_WRITES_MIN, TURN_WRITES_MAX)
 
     def __len__(self) -> int:
         return len(self._subscribers)
@@ -86,6 +90,15 @@ class Hub:
             self._tasks = tasks
             tasks.create_task(self._watch())
             await self._publish()
+
+    async def reached(self, position: int) -> None:
+        """Return once everything below `position` is published, or is being written.
+
+        Whoever fills the log in the same process waits for this before it goes on: what is stored faster
+        than it can be published would only be read back later.
+        """
+        while self.position < position:
+            await self._moved.wait()
 
     # Coming and going
 
@@ -133,27 +146,26 @@ class Hub:
     async def _publish(self) -> None:
         while True:
             await self._log.wait(self.position)
-            began = time.perf_counter()
-            await self._flush()
-            async with self._published:
-                self._published.notify_all()
-            await asyncio.sleep(REST_RATIO * (time.perf_counter() - began))
+            await asyncio.sleep(await self._flush())
 
-    async def _flush(self) -> None:
-        """Move the boundary over the next events, and write them to all who are at the tip."""
+    async def _flush(self) -> float:
+        """Move the boundary over the next events, and write them to all who are at the tip.
+
+        Returns for how many seconds to rest afterwards.
+        """
         stop = self._log.tip + 1
         batch = await self._log.read(self.position, stop, EVERYTHING)
         if batch is None:  # all of it was trimmed or scrubbed before it could be published
-            self.position = stop
-            return
+            self._move(stop)
+            return 0.0
+        turn_began = time.perf_counter()
         first = batch.index(self.position)
         last = min(batch.index(stop), first + FLUSH_EVENTS_MAX)
-        self._flushed_from = self.position
-        self.position = batch.times[last - 1] + 1
+        self._move(batch.times[last - 1] + 1)
         deliveries = self._groups.deliveries(batch, first, last)
         for group in deliveries:
             group.delivering = True
-        turn_began, written = time.perf_counter(), 0
+        worked_s, written = 0.0, 0
         for subscriber, data in self._writes(deliveries):
             subscriber.write(data)
             subscriber.position = self.position
@@ -161,33 +173,37 @@ class Hub:
                 self._groups.remove(subscriber)
                 self._fall_behind(subscriber)
             written += 1
-            if written >= self._turn_writes:
+            if written >= self._turn_writes.size:
+                turn_s = time.perf_counter() - turn_began
+                self._turn_writes.fit(turn_s)
+                worked_s += turn_s
                 await asyncio.sleep(0)
-                turn_began, written = self._size_turn(turn_began), 0
+                turn_began, written = time.perf_counter(), 0
+        worked_s += time.perf_counter() - turn_began
         self._metrics.delivery.observe(max(0, self._clock() - batch.times[first]) / 1e6)
+        return 0.0 if last - first >= FULL_EVENTS else max(REST_S_MIN, REST_RATIO * worked_s)
+
+    def _move(self, position: int) -> None:
+        self._flushed_from = self.position
+        self.position = position
+        self._moved.send()
 
     def _writes(self, deliveries: dict[Group, list[bytes]]) -> Iterator[tuple[Subscriber, bytes]]:
         """Yield what to write to whom; each member once, whoever comes and goes meanwhile."""
+        sent: dict[Wire, list[int]] = {}
         for group, frames in deliveries.items():
-            data = b"".join(frames)
-            sent = 0
+            data = frames[0] if len(frames) == 1 else b"".join(frames)
+            count = 0
             for subscriber in list(group.members):
                 if subscriber.group is group and subscriber.position != self.position:
-                    sent += 1
+                    count += 1
                     yield subscriber, data
             group.delivering = False
-            self._count(group.wire.name, sent * len(frames), sent * len(data))
-
-    def _size_turn(self, began: float) -> float:
-        """Fit the writes of one turn to the time they took: uvloop makes the system calls at its end."""
-        now = time.perf_counter()
-        ratio = TURN_S / max(now - began, TURN_S / 4)
-        self._turn_writes = max(TURN_WRITES_MIN, int(self._turn_writes * min(ratio, 1.5)))
-        return now
-
-    def _count(self, wire: str, messages: int, size: int) -> None:
-        self._metrics.messages.labels(wire).inc(messages)
-        self._metrics.bytes.labels(wire).inc(size)
+            totals = sent.setdefault(group.wire, [0, 0])
+            totals[0] += count * len(frames)
+            totals[1] += count * len(data)
+        for wire, (messages, size) in sent.items():
+            self._metrics.count_sent(wire.name, messages, size)
 
     # Behind
 
@@ -205,7 +221,7 @@ class Hub:
                     self._groups.add(subscriber)
                     return
                 if subscriber.position > self.position:
-                    await self._wait_for(subscriber.position)
+                    await self.reached(subscriber.position)
                 else:
                     await self._feed_slice(subscriber)
         except ConnectionError:
@@ -213,11 +229,6 @@ class Hub:
         except Exception:
             log.exception("subscriber: could not be fed")
             subscriber.close(Close(1011, "error", "the server failed to read its log: connect again"))
-
-    async def _wait_for(self, position: int) -> None:
-        """Wait until the boundary has reached a cursor among events that are stored but not published."""
-        async with self._published:
-            await self._published.wait_for(lambda: self.position >= position)
 
     async def _feed_slice(self, subscriber: Subscriber) -> None:
         position, stop, options = subscriber.position, self.position, subscriber.options
@@ -266,7 +277,7 @@ class Hub:
         if frames:
             data = b"".join(frames)
             subscriber.write(data)
-            self._count(subscriber.wire.name, len(frames), len(data))
+            self._metrics.count_sent(subscriber.wire.name, len(frames), len(data))
         # An empty range would mean that nothing stands between the position and the boundary.
         subscriber.position = batch.times[reached - 1] + 1 if reached > first else self.position
 
@@ -289,8 +300,13 @@ class Hub:
     async def _look_at_all(self, now: float, *, ping: bool) -> None:
         waiting = 0
         for count, subscriber in enumerate(list(self._subscribers), 1):
-            waiting += subscriber.sink.buffered
-            self._look_at(subscriber, now, ping)
+            buffered = subscriber.sink.buffered
+            waiting += buffered
+            stalled_s = subscriber.stalled_s(buffered, now)
+            if stalled_s >= self._slow_timeout_s:
+                subscriber.close(Close(1008, "slow", f"read nothing for {stalled_s:.0f} s: read faster"))
+            elif ping and not buffered:
+                subscriber.write(PING)
             if count % WATCH_SLICE == 0:
                 await asyncio.sleep(0)
         if waiting > self._buffer_total:
@@ -307,15 +323,6 @@ class Hub:
             self._fall_behind(subscriber)
             if excess <= 0:
                 return
-
-    def _look_at(self, subscriber: Subscriber, now: float, ping: bool) -> None:
-        if subscriber.closed:
-            return
-        stalled_s = subscriber.stalled_s(now)
-        if stalled_s >= self._slow_timeout_s:
-            subscriber.close(Close(1008, "slow", f"read nothing for {stalled_s:.0f} s: read faster"))
-        elif ping and subscriber.sink.buffered == 0:
-            subscriber.sink.write(PING)
 
 
 def _frames(wire: Wire, batch: Batch, indices: Sequence[int]) -> list[bytes]:

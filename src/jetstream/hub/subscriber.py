@@ -25,6 +25,9 @@ class Close(NamedTuple):
 class Sink(Protocol):
     """Where a subscriber's bytes go: a socket, with a bounded buffer before it."""
 
+    written: int
+    """How many bytes were given to `write`, ever; whoever calls it counts."""
+
     @property
     def full(self) -> bool:
         """Whether the buffer is over its limit and has not drained yet."""
@@ -37,8 +40,11 @@ class Sink(Protocol):
     def closing(self) -> bool:
         """Whether the connection is to end: nothing more is sent."""
 
-    def write(self, data: bytes) -> None:
-        """Append whole frames to the buffer, unless it is closing."""
+    def write(self, data: bytes, /) -> None:
+        """Append whole frames to the buffer, unless it is closing.
+
+        Raises RuntimeError when the connection is gone.
+        """
 
     async def writable(self) -> None:
         """Return once the sink is not full. Raises ConnectionError when the connection is gone."""
@@ -74,7 +80,6 @@ class Subscriber:
         "progress_at",
         "sink",
         "wire",
-        "written",
     )
 
     def __init__(self, sink: Sink, wire: Wire, options: Options, position: int, now: float) -> None:
@@ -84,8 +89,7 @@ class Subscriber:
         self.position = position
         self.group: Group | None = None
         self.feeder: asyncio.Task[None] | None = None
-        self.written = 0  # bytes, ever
-        self.drained = 0  # of them, those that had left the buffer when it was last looked at
+        self.drained = 0  # bytes that had left the buffer when it was last looked at
         self.progress_at = now
 
     @property
@@ -94,18 +98,21 @@ class Subscriber:
         return self.sink.closing
 
     def write(self, data: bytes) -> None:
-        """Send whole frames."""
-        self.written += len(data)
-        self.sink.write(data)
+        """Send whole frames; none to a connection that is gone."""
+        sink = self.sink
+        sink.written += len(data)
+        try:
+            sink.write(data)
+        except RuntimeError:
+            pass  # whoever holds the connection hears of it, too, and removes the subscriber
 
     def close(self, close: Close) -> None:
         """End the connection; nothing is sent after this."""
         self.sink.close(close)
 
-    def stalled_s(self, now: float) -> float:
-        """Return for how long the socket has taken nothing although something waits for it."""
-        buffered = self.sink.buffered
-        drained = self.written - buffered
+    def stalled_s(self, buffered: int, now: float) -> float:
+        """Return for how long the socket has taken nothing although `buffered` bytes wait for it."""
+        drained = self.sink.written - buffered
         if buffered == 0 or drained > self.drained:
             self.drained = drained
             self.progress_at = now

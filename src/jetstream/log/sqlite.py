@@ -47,6 +47,7 @@ from jetstream.log.maintenance import FAR_US, Maintenance, Scrubbed
 from jetstream.log.recent import Recent
 from jetstream.log.reservation import AHEAD_US, reserve, restored_tip
 from jetstream.log.stored import load, scan, tail_rows
+from jetstream.turns import Pulse
 
 # Readers wait for the disk and for zstd, both without the interpreter lock; more would only compete for it.
 READERS: Final = 2
@@ -111,7 +112,7 @@ class SqliteLog:
         self._clock = clock
         self._writable = True
         self._writing = asyncio.Lock()
-        self._grown: asyncio.Future[None] | None = None
+        self._grown = Pulse()
         self._idle: LifoQueue[sqlite3.Connection] = LifoQueue()
         self._reader_threads = ThreadPoolExecutor(READERS, thread_name_prefix="log-reader")
         self._blocks = BlockCache(lambda key: self._in_reader(lambda c: load(c, key)), cache_bytes)
@@ -215,9 +216,7 @@ class SqliteLog:
             self._recent.forget(gone)
         if self._tail_events >= BLOCK_EVENTS:
             self._due.set()
-        if self._grown is not None:
-            self._grown.set_result(None)
-            self._grown = None
+        self._grown.send()
 
     def _reserve(self, position: int) -> None:
         with explained(self._path):
@@ -266,9 +265,7 @@ class SqliteLog:
     async def wait(self, position: int) -> None:
         """Return once an event at or after `position` has been appended."""
         while self._tip < position:
-            if self._grown is None:
-                self._grown = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._grown)
+            await self._grown.wait()
 
     def statistics(self) -> LogStatistics:
         """Say what the log holds."""

@@ -190,18 +190,21 @@ class _Socket(web.WebSocketResponse):
         super().__init__(
             timeout=CLOSE_TIMEOUT_S, compress=False, max_msg_size=2 * UPDATE_BYTES_MAX, decode_text=False
         )
-        self.cut: Callable[[], None] | None = None
+        self.on_close: Callable[[], None] | None = None
 
     async def close(self, *, code: int = 1000, message: bytes = b"", drain: bool = True) -> bool:
-        if self.cut is not None:
-            self.cut()  # our close frame is out, and there may be only one
+        if self.on_close is not None:
+            self.on_close()
         if not message and code in _PROTOCOL:
             message = _PROTOCOL[code].text.encode()
         return await super().close(code=code, message=message, drain=drain)
 
 
 class SocketSink:
-    """The transport of one WebSocket, as the hub wants it: whole frames in, and never an error out."""
+    """The transport of one WebSocket, as the hub wants it.
+
+    `write` is the transport's own, for nothing is called as often; a close frame puts an end to it.
+    """
 
     def __init__(self, request: web.Request, socket: _Socket, buffer_bytes: int) -> None:
         assert request.transport is not None
@@ -213,8 +216,10 @@ class SocketSink:
         self._began = time.monotonic()
         self._close: Close | None = None
         self._timeout: asyncio.TimerHandle | None = None
-        self._bytes = 0
         self._buffer_bytes = buffer_bytes
+        self.written = 0
+        self.write: Callable[[bytes], None] = self._transport.write
+        socket.on_close = self._on_close
         self.squeeze(False)
 
     @property
@@ -232,12 +237,6 @@ class SocketSink:
         """Whether a close frame is out."""
         return self._close is not None or self._socket.closed
 
-    def write(self, data: bytes) -> None:
-        """Append whole frames to the socket's buffer; none follows a close frame."""
-        if not self.closing:
-            self._send(data)
-            self._bytes += len(data)
-
     async def writable(self) -> None:
         """Return once the buffer has drained. Raises ConnectionError when the connection is gone."""
         await self._drain()
@@ -253,13 +252,16 @@ class SocketSink:
         if self.closing:
             return
         self._close = close
-        self._send(close_frame(close.code, close.text))
-        self._socket.cut = self._transport.close
+        with suppress(RuntimeError):  # uvloop's word for a transport that has closed meanwhile
+            self._transport.write(close_frame(close.code, close.text))
+        self.write = _nothing
         self._timeout = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, self._transport.abort)
 
-    def _send(self, data: bytes) -> None:
-        with suppress(RuntimeError):  # uvloop's word for a transport that has closed meanwhile
-            self._transport.write(data)
+    def _on_close(self) -> None:
+        """Let aiohttp send the close frame, unless ours is out: there may be only one, and none after it."""
+        self.write = _nothing
+        if self._close is not None:
+            self._transport.close()
 
     def failed(self, code: int) -> None:
         """Note that aiohttp has ended the connection for a breach of the protocol."""
@@ -276,4 +278,8 @@ class SocketSink:
             reason = "client" if self._socket.close_code not in (None, 1006) else "lost"
         metrics.disconnects.labels(reason).inc()
         seconds = round(time.monotonic() - self._began, 1)
-        log.info("subscriber: left", peer=self._peer, reason=reason, seconds=seconds, bytes=self._bytes)
+        log.info("subscriber: left", peer=self._peer, reason=reason, seconds=seconds, bytes=self.written)
+
+
+def _nothing(_data: bytes) -> None:
+    """Stand in for a write that is over."""
