@@ -43,7 +43,12 @@ class Server:
         return process.cpu_s(self.pid)
 
     def stop(self) -> None:
-        """End it as an operator would; by force when it takes longer than it may."""
+        """End it as an operator would; by force when it takes longer than it may.
+
+        Raises RuntimeError when it has ended before.
+        """
+        if self._process.poll() is not None:
+            raise RuntimeError("the server has ended by itself:\n" + "\n".join(self.warnings))
         self._process.terminate()
         try:
             self._process.wait(STOP_TIMEOUT_S)

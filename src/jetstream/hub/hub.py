@@ -17,8 +17,8 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_right
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -35,7 +35,7 @@ from jetstream.turns import Portion, Pulse
 
 # After a flush the hub rests for this share of what it took, or for this long if that is longer: batches
 # grow, and with them what one commit and one write carry. A batch that is full would not grow.
-REST_RATIO: Final = 0.3
+REST_RATIO: Final = 0.4
 REST_S_MIN: Final = 0.001
 FULL_EVENTS: Final = 200
 TURN_WRITES_MIN: Final = 16
@@ -158,28 +158,10 @@ class Hub:
         if batch is None:  # all of it was trimmed or scrubbed before it could be published
             self._move(stop)
             return 0.0
-        turn_began = time.perf_counter()
         first = batch.index(self.position)
         last = min(batch.index(stop), first + FLUSH_EVENTS_MAX)
         self._move(batch.times[last - 1] + 1)
-        deliveries = self._groups.deliveries(batch, first, last)
-        for group in deliveries:
-            group.delivering = True
-        worked_s, written = 0.0, 0
-        for subscriber, data in self._writes(deliveries):
-            subscriber.write(data)
-            subscriber.position = self.position
-            if subscriber.sink.full:
-                self._groups.remove(subscriber)
-                self._fall_behind(subscriber)
-            written += 1
-            if written >= self._turn_writes.size:
-                turn_s = time.perf_counter() - turn_began
-                self._turn_writes.fit(turn_s)
-                worked_s += turn_s
-                await asyncio.sleep(0)
-                turn_began, written = time.perf_counter(), 0
-        worked_s += time.perf_counter() - turn_began
+        worked_s = await self._deliver(batch, first, last)
         self._metrics.delivery.observe(max(0, self._clock() - batch.times[first]) / 1e6)
         return 0.0 if last - first >= FULL_EVENTS else max(REST_S_MIN, REST_RATIO * worked_s)
 
@@ -188,22 +170,49 @@ class Hub:
         self.position = position
         self._moved.send()
 
-    def _writes(self, deliveries: dict[Group, list[bytes]]) -> Iterator[tuple[Subscriber, bytes]]:
-        """Yield what to write to whom; each member once, whoever comes and goes meanwhile."""
-        sent: dict[Wire, list[int]] = {}
+    async def _deliver(self, batch: Batch, first: int, last: int) -> float:
+        """Write `batch[first:last]` to all at the tip, in turns; return how many seconds they took."""
+        began, worked_s, left = time.perf_counter(), 0.0, self._turn_writes.size
+        messages, sizes = Counter[str](), Counter[str]()
+        deliveries = self._groups.deliveries(batch, first, last)
+        for group in deliveries:
+            group.delivering = True
         for group, frames in deliveries.items():
             data = frames[0] if len(frames) == 1 else b"".join(frames)
-            count = 0
-            for subscriber in list(group.members):
-                if subscriber.group is group and subscriber.position != self.position:
-                    count += 1
-                    yield subscriber, data
+            members = list(group.members)
+            while members:
+                written = self._write(group, members[:left], data)
+                messages[group.wire.name] += written * len(frames)
+                sizes[group.wire.name] += written * len(data)
+                left, members = left - len(members), members[left:]
+                if left <= 0:
+                    turn_s = time.perf_counter() - began
+                    worked_s += turn_s
+                    self._turn_writes.fit(turn_s)
+                    await asyncio.sleep(0)
+                    began, left = time.perf_counter(), self._turn_writes.size
             group.delivering = False
-            totals = sent.setdefault(group.wire, [0, 0])
-            totals[0] += count * len(frames)
-            totals[1] += count * len(data)
-        for wire, (messages, size) in sent.items():
-            self._metrics.count_sent(wire.name, messages, size)
+        for wire, size in sizes.items():
+            self._metrics.count_sent(wire, messages[wire], size)
+        return worked_s + time.perf_counter() - began
+
+    def _write(self, group: Group, members: list[Subscriber], data: bytes) -> int:
+        """Write to those who are still at the tip, each once, whoever has come and gone; return how many."""
+        position, size, written = self.position, len(data), 0
+        for subscriber in members:
+            if subscriber.group is group and subscriber.position != position:
+                sink = subscriber.sink
+                sink.written += size
+                try:
+                    sink.write(data)
+                except RuntimeError:
+                    continue  # gone, and about to be removed
+                written += 1
+                subscriber.position = position
+                if sink.full:
+                    self._groups.remove(subscriber)
+                    self._fall_behind(subscriber)
+        return written
 
     # Behind
 

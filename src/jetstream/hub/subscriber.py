@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -101,10 +102,8 @@ class Subscriber:
         """Send whole frames; none to a connection that is gone."""
         sink = self.sink
         sink.written += len(data)
-        try:
+        with suppress(RuntimeError):  # gone, and about to be removed
             sink.write(data)
-        except RuntimeError:
-            pass  # whoever holds the connection hears of it, too, and removes the subscriber
 
     def close(self, close: Close) -> None:
         """End the connection; nothing is sent after this."""

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jetstream import turns as turns_module
 from jetstream.events import ACCOUNT, CREATE, DELETE, IDENTITY, Batch, Event
 from jetstream.filters import EVERYTHING, Filter
 from jetstream.hub import hub as hub_module
@@ -112,6 +113,7 @@ class FakeSink:
 
     def __init__(self, limit: int = 1 << 40) -> None:
         self.limit = limit
+        self.written = 0
         self.full = False
         self.closing = False
         self.squeezed = False
@@ -332,7 +334,7 @@ def _small_turns() -> Iterator[None]:
         patch.setattr(hub_module, "FLUSH_EVENTS_MAX", 7)
         patch.setattr(hub_module, "SLICE_EVENTS_MAX", 5)
         patch.setattr(hub_module, "SLICE_BYTES_MAX", 600)
-        patch.setattr(hub_module, "TURN_S", 0.0)  # so that a turn has the fewest writes it may have
+        patch.setattr(turns_module, "TURN_S", 0.0)  # so that a turn has the fewest writes it may have
         patch.setattr(hub_module, "TURN_WRITES_MIN", 1)
         yield
 
@@ -344,7 +346,7 @@ def test_each_subscriber_gets_exactly_what_it_wants(program: list[tuple[Any, ...
     async def play() -> None:
         world = World()
         world.log.patience = patience
-        world.hub._turn_writes = 1
+        world.hub._turn_writes.size = 1
         async with running(world.hub):
             for name, *arguments in program:
                 act: Callable[..., Awaitable[None] | None] = (
@@ -473,7 +475,7 @@ def _without_rare(batch: Batch) -> Batch:
 @pytest.mark.usefixtures("_small_turns")
 async def test_a_member_put_behind_in_the_middle_of_a_flush_is_sent_it_once() -> None:
     async with served(events=20) as (hub, log):
-        hub._turn_writes = 1
+        hub._turn_writes.size = 1
         members = [join(hub) for _ in range(3)]
         for subscriber, sink in members:
             subscriber.write(b"x")
@@ -555,9 +557,9 @@ async def test_a_reader_is_cut_once_it_took_nothing_for_the_timeout() -> None:
     async with served(events=1, slow_timeout_s=60) as (hub, _):
         subscriber, sink = stalled(hub)
         for now in (0.0, 30.0, 59.9):
-            hub._look_at(subscriber, now, ping=True)
+            await hub._look_at_all(now, ping=True)
             assert not sink.closing
-        hub._look_at(subscriber, 60.0, ping=True)
+        await hub._look_at_all(60.0, ping=True)
     assert sink.close_seen == Close(1008, "slow", "read nothing for 60 s: read faster")
     assert sink.sent == b"\x81\x02{}"
 
@@ -565,12 +567,12 @@ async def test_a_reader_is_cut_once_it_took_nothing_for_the_timeout() -> None:
 async def test_any_progress_begins_the_timeout_anew() -> None:
     async with served(events=1, slow_timeout_s=60) as (hub, _):
         subscriber, sink = stalled(hub)
-        hub._look_at(subscriber, 50.0, ping=False)
+        await hub._look_at_all(50.0, ping=False)
         del sink.waiting[:1]
-        hub._look_at(subscriber, 55.0, ping=False)
-        hub._look_at(subscriber, 114.0, ping=False)
+        await hub._look_at_all(55.0, ping=False)
+        await hub._look_at_all(114.0, ping=False)
         assert not sink.closing
-        hub._look_at(subscriber, 115.0, ping=False)
+        await hub._look_at_all(115.0, ping=False)
     assert sink.closing
 
 
@@ -578,7 +580,7 @@ async def test_an_idle_reader_is_pinged_and_never_cut() -> None:
     async with served(events=1, slow_timeout_s=60) as (hub, _):
         subscriber, sink = join(hub)
         for minute in range(100):
-            hub._look_at(subscriber, 60.0 * minute, ping=minute % 2 == 0)
+            await hub._look_at_all(60.0 * minute, ping=minute % 2 == 0)
             sink.drain()
     assert sink.sent == PING * 50
     assert not sink.closing
