@@ -21,6 +21,8 @@ ACCEPTS_PER_TURN: Final = 16  # a handshake takes a quarter of a millisecond; th
 BACKLOG: Final = 4096
 PAUSE_S: Final = 1.0
 FILES_KEPT: Final = 32  # for upstream, the log's readers and a scrape; less where there are few at all
+# What the kernel takes of a connection beyond what is on its way: 4 MB by itself, for each that reads slowly.
+UNSENT_BYTES_MAX: Final = 256 << 10
 _OUT_OF_FILES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 log = structlog.get_logger(__name__)
@@ -71,6 +73,7 @@ class Listener:
                 self._paused = False
                 log.info("listener: accepting again")
             connection.setblocking(False)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
             task = self._loop.create_task(self._hand_over(connection))
             self._handshakes.add(task)
             task.add_done_callback(self._handshakes.discard)
