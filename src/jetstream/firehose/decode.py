@@ -21,8 +21,8 @@ from jetstream.syntax import is_did, is_record_key, is_tid, nsid_bytes
 FRAME_BYTES_MAX: Final = 5_000_000  # the protocol's limit for a frame
 SEQ_MAX: Final = (1 << 63) - 1  # what a signed integer of the log can hold
 
-# The CID of a record: version 1, dag-cbor, sha-256 of 32 bytes.
-_RECORD_CID_HEAD: Final = b"\x01\x71\x12\x20"
+# Most commits have one op: to search for its block is cheaper than to name them all. More are named.
+_SEARCHES_MAX: Final = 2
 _ACTIONS: Final = {"create": CREATE, "update": UPDATE, "delete": DELETE}
 
 DROP_REASONS: Final = {
@@ -150,11 +150,11 @@ def _commit(body: dict[str, Any], check_cid: bool) -> Message:
         return Message("commit", seq, drops=("rev",))
     events: list[Event] = []
     drops: list[str] = []
-    blocks = _blocks(body.get("blocks"))
+    records = _Records(body.get("blocks"), check_cid)
     did_bytes, rev_bytes = did.encode(), rev.encode()
     for op in ops:
         try:
-            events.append(_op(op, did_bytes, rev_bytes, blocks, check_cid))
+            events.append(_op(op, did_bytes, rev_bytes, records))
         except record.Refused as refused:
             drops.append(refused.reason)
     time = body.get("time")
@@ -163,17 +163,7 @@ def _commit(body: dict[str, Any], check_cid: bool) -> Message:
     )
 
 
-def _blocks(blocks: object) -> car.Blocks | None:
-    """Return the blocks of a commit; None for a CAR that cannot be read."""
-    if type(blocks) is not bytes:
-        return None
-    try:
-        return car.Blocks(blocks)
-    except Unreadable:
-        return None
-
-
-def _op(op: object, did: bytes, rev: bytes, blocks: car.Blocks | None, check_cid: bool) -> Event:
+def _op(op: object, did: bytes, rev: bytes, records: _Records) -> Event:
     """Return the event of one op of a commit. Raises Refused."""
     if type(op) is not dict:
         raise record.Refused("malformed")
@@ -193,21 +183,54 @@ def _op(op: object, did: bytes, rev: bytes, blocks: car.Blocks | None, check_cid
     if kind is DELETE:
         return Event(DELETE, did, collection, rkey, rev, b"", b"")
     cid = op.get("cid")
-    raw = _record(cid, blocks)
-    if check_cid and cid != _RECORD_CID_HEAD + sha256(raw).digest():
-        raise record.Refused("block_hash")
+    raw = records.get(cid)
     return Event(kind, did, collection, rkey, rev, _cid_text(cid), record.to_json(raw))
 
 
-def _record(cid: object, blocks: car.Blocks | None) -> bytes:
-    """Return a record's DAG-CBOR, unverified. Raises Refused."""
-    if blocks is None:
-        raise record.Refused("car")
-    if blocks.overdrawn:
-        raise record.Refused("commit_size")
-    if not isinstance(cid, bytes) or (raw := blocks.get(cid)) is None:
-        raise record.Refused("block_missing")
-    return raw
+class _Records:
+    """The records of one commit, by their CID."""
+
+    __slots__ = ("_blocks", "_car", "_check_cid", "_refusal", "_searches")
+
+    def __init__(self, blocks: object, check_cid: bool) -> None:
+        self._car = blocks
+        self._check_cid = check_cid
+        self._searches = 0
+        self._blocks: car.Blocks | None = None
+        self._refusal = ""  # why nothing more is given out
+
+    def get(self, cid: object) -> bytes:
+        """Return a record's DAG-CBOR. Raises Refused."""
+        if self._check_cid and self._searches < _SEARCHES_MAX:
+            self._searches += 1
+            if type(cid) is bytes and type(self._car) is bytes:
+                raw = car.proven(self._car, cid)
+                if raw is not None:
+                    return raw
+        return self._walked_to(cid)
+
+    def _walked_to(self, cid: object) -> bytes:
+        if self._blocks is None and not self._refusal:
+            self._walk()
+        if self._refusal:
+            raise record.Refused(self._refusal)
+        assert self._blocks is not None
+        if not isinstance(cid, bytes) or (raw := self._blocks.get(cid)) is None:
+            raise record.Refused("block_missing")
+        if self._blocks.overdrawn:
+            self._refusal = "commit_size"
+        if self._check_cid and cid != car.RECORD_CID_HEAD + sha256(raw).digest():
+            raise record.Refused("block_hash")
+        return raw
+
+    def _walk(self) -> None:
+        if type(self._car) is bytes:
+            try:
+                self._blocks = car.Blocks(self._car)
+            except Unreadable:
+                self._refusal = "car"
+        else:
+            self._refusal = "car"
 
 
 def _cid_text(cid: Any) -> bytes:
