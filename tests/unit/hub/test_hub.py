@@ -555,7 +555,7 @@ def stalled(hub: Hub) -> tuple[Subscriber, FakeSink]:
 
 async def test_a_reader_is_cut_once_it_took_nothing_for_the_timeout() -> None:
     async with served(events=1, slow_timeout_s=60) as (hub, _):
-        subscriber, sink = stalled(hub)
+        _, sink = stalled(hub)
         for now in (0.0, 30.0, 59.9):
             await hub._look_at_all(now, ping=True)
             assert not sink.closing
@@ -566,7 +566,7 @@ async def test_a_reader_is_cut_once_it_took_nothing_for_the_timeout() -> None:
 
 async def test_any_progress_begins_the_timeout_anew() -> None:
     async with served(events=1, slow_timeout_s=60) as (hub, _):
-        subscriber, sink = stalled(hub)
+        _, sink = stalled(hub)
         await hub._look_at_all(50.0, ping=False)
         del sink.waiting[:1]
         await hub._look_at_all(55.0, ping=False)
@@ -578,7 +578,7 @@ async def test_any_progress_begins_the_timeout_anew() -> None:
 
 async def test_an_idle_reader_is_pinged_and_never_cut() -> None:
     async with served(events=1, slow_timeout_s=60) as (hub, _):
-        subscriber, sink = join(hub)
+        _, sink = join(hub)
         for minute in range(100):
             await hub._look_at_all(60.0 * minute, ping=minute % 2 == 0)
             sink.drain()

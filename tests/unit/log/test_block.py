@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 
 import pytest
 import zstandard
@@ -11,6 +12,7 @@ from jetstream.events import Batch
 from jetstream.filters import Filter
 from jetstream.log import block as block_module
 from jetstream.log.block import (
+    SURGE_US,
     Block,
     compress,
     decompress,
@@ -49,6 +51,18 @@ def sealed(batch: Batch) -> Block:
 def test_a_block_gives_its_events_back(batch: Batch, sealed: Block) -> None:
     assert rows(read(sealed)) == rows(batch)
     assert (sealed.first_us, sealed.last_us, sealed.events) == (batch.first, batch.last, 400)
+
+
+def test_a_block_that_filled_fast_takes_more_room_and_gives_the_same(batch: Batch) -> None:
+    words, random = [f"word{n}" for n in range(50)], Random(1)
+    batch.bodies[:] = [b'{"text":"%b"}' % " ".join(random.choices(words, k=40)).encode() for _ in batch.times]
+    blocks = []
+    for span in (SURGE_US - 1, SURGE_US):
+        batch.times[-1] = batch.first + span
+        blocks.append(seal(Columns.of(batch), batch.last))
+        assert rows(read(blocks[-1])) == rows(batch)
+
+    assert len(blocks[0].bodies) > len(blocks[1].bodies)
 
 
 def test_identity_and_account_events_can_be_read_alone(batch: Batch, sealed: Block) -> None:
