@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from contextlib import suppress
 from operator import methodcaller
@@ -21,7 +22,7 @@ from jetstream.hub import hub as hub_module
 from jetstream.hub.wires import CLASSIC
 from jetstream.service import Service
 from jetstream.web.server import Server
-from jetstream.web.subscribe import Subscribe
+from jetstream.web.subscribe import SocketSink, Subscribe
 
 BOB = "did:plc:bobbobbobbobbobbobbobbob"
 POST = "app.bsky.feed.post"
@@ -451,6 +452,29 @@ async def test_a_client_that_vanishes_is_counted_as_lost(how: str, hello: str, s
         methodcaller(how)(subscriber.connection.transport)
         await disconnects(service, "lost")
     assert len(service.hub) == 0
+
+
+@pytest.mark.parametrize("how", ["abort", "close", "goodbye"])
+async def test_a_connection_that_has_ended_is_no_work_for_the_garbage_collector(
+    how: str, service: Service
+) -> None:
+    """Collecting thousands of them at once would hold everyone up for half a second."""
+    gc.collect()
+    gc.disable()
+    try:
+        async with subscribe(service.port, cursor=1) as subscriber:
+            assert _sinks() == 1
+            await subscriber.events(3)
+            if how != "goodbye":
+                methodcaller(how)(subscriber.connection.transport)
+                await disconnects(service, "lost")
+        await until(lambda: _sinks() == 0)
+    finally:
+        gc.enable()
+
+
+def _sinks() -> int:
+    return sum(isinstance(each, SocketSink) for each in gc.get_objects())
 
 
 async def test_a_client_that_vanishes_in_its_handshake_leaves_nothing_behind(

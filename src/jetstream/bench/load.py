@@ -39,6 +39,7 @@ from jetstream.errors import JetstreamError
 # full one would hold the server up.
 SWEEP_BYTES: Final = 24_000
 SWEEP_EVERY_MAX_S: Final = 0.05
+CUTS_PER_LOOK: Final = 32
 SWEEP_SLICE: Final = 32  # counted connections read between two looks at the others: half a millisecond
 SLOW_EVERY_S: Final = 0.1
 SLOW_BUFFER_BYTES: Final = 16_384  # so that a slow reader's kernel does not read for it
@@ -150,12 +151,14 @@ class Load:
         return max((one.accepted for one in connections), default=began) - began
 
     def cut(self, connections: Iterable[Connection]) -> None:
-        """Close connections as a lost network would, and forget them."""
+        """Close connections as a lost network would, and forget them; those that stay are read meanwhile."""
         gone = set(map(id, connections))
-        for one in self.connections:
-            if id(one) in gone:
-                self._close(one, "cut by the bench")
+        leaving = [one for one in self.connections if id(one) in gone]
         self.connections = [one for one in self.connections if id(one) not in gone]
+        for start in range(0, len(leaving), CUTS_PER_LOOK):
+            for one in leaving[start : start + CUTS_PER_LOOK]:
+                self._close(one, "cut by the bench")
+            self._look(0)
 
     def _open(self, one: Connection) -> None:
         one.socket = connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)

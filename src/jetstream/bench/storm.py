@@ -11,6 +11,7 @@ from jetstream.bench.load import Connection, Load
 from jetstream.bench.subscription import Readings, Subscription
 
 SERVED_TIMEOUT_S: Final = 60.0
+PREPARED_PER_TURN: Final = 32  # then those that stay are read
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,11 @@ def raise_storm(load: Load, victims: list[Connection], age_s: float, rng: Random
     What they replay is checked, but their delays are not counted: it is old on purpose.
     """
     now_us = load.truth.everything.last_us
-    returning = [_return(load, one, now_us, rng.uniform(0, age_s)) for one in victims]
+    returning = []
+    for one in victims:
+        returning.append(_return(load, one, now_us, rng.uniform(0, age_s)))
+        if len(returning) % PREPARED_PER_TURN == 0:
+            load.turn()
     load.cut(victims)
     began = time.monotonic()
     load.connect(returning, 0, SERVED_TIMEOUT_S)

@@ -43,7 +43,7 @@ FILTERS_REMEMBERED: Final = 64  # of 32 KiB each
 _RANDOM: Final = ("dids", "cids")
 _RANDOM_LEVEL: Final = 1
 _LEVEL: Final = 9
-# A block that filled this fast is one of many: when a backlog is taken in, a third of the time for 5 % more room.
+# A block that filled this fast is one of a backlog: a third of the time, for 5 % more room.
 SURGE_US: Final = 500_000
 _SURGE_LEVEL: Final = 3
 
@@ -86,7 +86,9 @@ def seal(columns: Columns, last_us: int) -> Block:
         last_us,
         batch.first,
         len(batch),
-        *(compress(part, level) for part in index),
+        compress(index.collection_set, level),
+        compress(index.did_bits, level),
+        compress(index.accounts, level),
         compress(_differences(batch.times), _RANDOM_LEVEL),
         *(compress(getattr(columns, name), _RANDOM_LEVEL if name in _RANDOM else level) for name in NAMES),
     )

@@ -17,7 +17,7 @@ from typing import Final
 
 import structlog
 
-ACCEPTS_PER_TURN: Final = 16  # a handshake takes a quarter of a millisecond; the others wait in the kernel
+ACCEPTS_PER_TURN: Final = 4  # a handshake takes a quarter of a millisecond; the others wait in the kernel
 BACKLOG: Final = 4096
 PAUSE_S: Final = 1.0
 FILES_KEPT: Final = 32  # for upstream, the log's readers and a scrape; less where there are few at all

@@ -257,6 +257,14 @@ class SocketSink:
         self.write = _nothing
         self._timeout = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, self._transport.abort)
 
+    def _let_go(self) -> None:
+        """Undo the cycles of references, so that a thousand ended connections are no garbage to collect."""
+        self.write = _nothing
+        self._socket.on_close = None
+        error = self._socket.exception()
+        if error is not None:
+            error.__traceback__ = error.__context__ = None
+
     def _on_close(self) -> None:
         """Let aiohttp send the close frame, unless ours is out: there may be only one, and none after it."""
         self.write = _nothing
@@ -271,6 +279,7 @@ class SocketSink:
         """Count and log why the connection ended."""
         if self._timeout is not None:
             self._timeout.cancel()
+        self._let_go()
         if self._close is not None:
             reason = self._close.label
         else:
@@ -278,7 +287,9 @@ class SocketSink:
             reason = "client" if self._socket.close_code not in (None, 1006) else "lost"
         metrics.disconnects.labels(reason).inc()
         seconds = round(time.monotonic() - self._began, 1)
-        log.info("subscriber: left", peer=self._peer, reason=reason, seconds=seconds, bytes=self.written)
+        # Those who leave by themselves may be thousands at once; those whom the server cuts are worth a line.
+        say = log.debug if reason in {"client", "lost", "shutdown"} else log.info
+        say("subscriber: left", peer=self._peer, reason=reason, seconds=seconds, bytes=self.written)
 
 
 def _nothing(_data: bytes) -> None:
