@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Final
 
 import uvloop
-from benches.synthetic import Network
+from benches.events import Network
+from benches.limits import Limit, number
 
 from jetstream.events import Batch
 from jetstream.filters import EVERYTHING, Filter
@@ -34,51 +35,63 @@ STALL_S: Final = 10.0
 LIVE_S: Final = 5.0
 
 CURSOR: Final = UpstreamCursor("relay.example:443", 1)
-Row = tuple[str, float, str, float | None]
+LIMITS: Final = (
+    Limit("commit of 1 event, µs", 100),
+    Limit("commit of 100 events, µs", 500),
+    Limit("bytes on disk over bytes of v1 JSON", 0.25),
+    Limit("replay to one reader, events/s", 350_000, least=True),
+    Limit("replay to ten readers together, events/s", 800_000, least=True),
+    Limit("scan for one DID in a tenth of the blocks, events/s", 5e6, least=True),
+    Limit("scan for one DID that is absent, events/s", 20e6, least=True),
+    Limit("scan for one collection in a tenth of the blocks, events/s", 5e6, least=True),
+    Limit("scan for one collection that is absent, events/s", 20e6, least=True),
+    Limit("live p99 while ten readers replay, ms", 25),
+    Limit("opening ten million events, s", 1),
+)
 
 
 def main(events: int = EVENTS) -> dict[str, float]:
     """Run all, print a table, and return the figures by name."""
     directory = Path(tempfile.mkdtemp(prefix="jetstream-bench-log-"))
     try:
-        rows = uvloop.run(measure(directory, events))
+        figures = uvloop.run(measure(directory, events))
     finally:
         shutil.rmtree(directory)
-    print(f"{'log: ' + format(events, ',') + ' events':52} {'measured':>14} {'target':>12}")
-    for name, figure, unit, target in rows:
-        bound = "" if target is None else f"{target:>12,g}"
-        print(f"{name:52} {figure:>14,.4g} {bound:>12} {unit}")
-    return {name: figure for name, figure, _, _ in rows}
+    limits = {limit.figure: limit for limit in LIMITS}
+    print(f"{'log: ' + format(events, ',') + ' events':60} {'measured':>14} {'target':>14}")
+    for name, figure in figures.items():
+        print(f"{name:60} {number(figure):>14} {limits.get(name, '')!s:>14}")
+    return figures
 
 
-async def measure(directory: Path, events: int) -> list[Row]:
+async def measure(directory: Path, events: int) -> dict[str, float]:
     """Fill a log, and measure it in every way."""
     network = Network()
-    rows = await commits(directory / "commits", network)
+    figures = await commits(directory / "commits", network)
     filled = directory / "filled"
     json_bytes = await fill(filled, network, events)
     stored = (filled / DATABASE).stat().st_size
-    rows.append(("bytes on disk an event", stored / events, "B", None))
-    rows.append(("bytes on disk over bytes of v1 JSON", stored / json_bytes, "", 0.25))
+    figures["bytes on disk an event"] = stored / events
+    figures["bytes on disk over bytes of v1 JSON"] = stored / json_bytes
     log = await SqliteLog.open(filled, forget=frozenset())
-    rows += await replays(log)
-    rows += await sparse(log, events)
-    rows.append(("live p99 while ten readers replay", await live_delay(log, network) * 1e3, "ms", 25))
+    figures |= await replays(log)
+    figures |= await sparse(log, events)
+    figures["live p99 while ten readers replay, ms"] = await live_delay(log, network) * 1e3
     await log.close()
-    rows += await stalls(directory / "stalls", network)
-    rows += await opening(filled)
-    return rows
+    figures |= await stalls(directory / "stalls", network)
+    figures |= await opening(filled)
+    return figures
 
 
-async def commits(directory: Path, network: Network) -> list[Row]:
+async def commits(directory: Path, network: Network) -> dict[str, float]:
     """Commit batches of several sizes, and take the median."""
-    rows: list[Row] = []
-    for size, target in ((1, 100.0), (20, None), (100, 500.0)):
+    figures: dict[str, float] = {}
+    for size, name in ((1, "1 event"), (20, "20 events"), (100, "100 events")):
         log = await SqliteLog.open(directory / str(size))
         took = [await timed(log.append(batch, CURSOR)) for batch in network.batches(1000 * size, size)]
         await log.close()
-        rows.append((f"commit of {size} events, median", sorted(took)[500] * 1e6, "us", target))
-    return rows
+        figures[f"commit of {name}, µs"] = sorted(took)[500] * 1e6
+    return figures
 
 
 async def timed(action: Awaitable[None]) -> float:
@@ -105,15 +118,15 @@ async def fill(directory: Path, network: Network, events: int) -> int:
     return json_bytes
 
 
-async def replays(log: Log) -> list[Row]:
+async def replays(log: Log) -> dict[str, float]:
     """Read everything and make frames of it, for one reader and for ten that began at once."""
     one_s = await timed(replay(log))
     ten_s = await timed(together(log, 10))
     events = log.statistics().events
-    return [
-        ("unfiltered replay, one reader", events / one_s, "events/s", 350_000),
-        ("unfiltered replay, ten readers together", 10 * events / ten_s, "events/s", 800_000),
-    ]
+    return {
+        "replay to one reader, events/s": events / one_s,
+        "replay to ten readers together, events/s": 10 * events / ten_s,
+    }
 
 
 async def together(log: Log, readers: int) -> None:
@@ -147,18 +160,15 @@ async def render(batch: Batch, chosen: Sequence[int], turn: asyncio.Lock) -> Non
             await asyncio.sleep(0)
 
 
-async def sparse(log: Log, events: int) -> list[Row]:
+async def sparse(log: Log, events: int) -> dict[str, float]:
     """Read the little that a filter wants of everything."""
     cases = (
-        ("one DID, in a tenth of the blocks", Filter(dids=frozenset([RARE_DID])), 5e6),
-        ("one DID that is absent", Filter(dids=frozenset([b"did:plc:absent"])), 20e6),
-        ("one collection, in a tenth of the blocks", Filter(collections=frozenset([RARE_COLLECTION])), 5e6),
-        ("one collection that is absent", Filter(collections=frozenset([b"com.example.absent"])), 20e6),
+        ("one DID in a tenth of the blocks", Filter(dids=frozenset([RARE_DID]))),
+        ("one DID that is absent", Filter(dids=frozenset([b"did:plc:absent"]))),
+        ("one collection in a tenth of the blocks", Filter(collections=frozenset([RARE_COLLECTION]))),
+        ("one collection that is absent", Filter(collections=frozenset([b"com.example.absent"]))),
     )
-    return [
-        (f"scan for {name}", events / await timed(replay(log, wanted)), "events/s", target)
-        for name, wanted, target in cases
-    ]
+    return {f"scan for {name}, events/s": events / await timed(replay(log, wanted)) for name, wanted in cases}
 
 
 async def live_delay(log: SqliteLog, network: Network) -> float:
@@ -198,7 +208,7 @@ async def forever(log: Log, turn: asyncio.Lock) -> None:
         await replay(log, EVERYTHING, turn)
 
 
-async def stalls(directory: Path, network: Network) -> list[Row]:
+async def stalls(directory: Path, network: Network) -> dict[str, float]:
     """Append 5,000 events a second, and watch how late the loop is with and without."""
     log = await SqliteLog.open(directory)
     batches = list(network.batches(int(5_000 * STALL_S), 50))
@@ -213,13 +223,13 @@ async def stalls(directory: Path, network: Network) -> list[Row]:
 
     busy = await lateness(append())
     await log.close()
-    return [
-        ("loop late, idle, p99.9", percentile(idle, 0.999) * 1e3, "ms", None),
-        ("loop late, sealing 5,000 events/s, p99", percentile(busy, 0.99) * 1e3, "ms", None),
-        ("loop late, sealing 5,000 events/s, p99.9", percentile(busy, 0.999) * 1e3, "ms", None),
-        ("append while sealing, p99", percentile(took, 0.99) * 1e3, "ms", None),
-        ("append while sealing, longest", max(took) * 1e3, "ms", None),
-    ]
+    return {
+        "loop late, idle, p99.9, ms": percentile(idle, 0.999) * 1e3,
+        "loop late, sealing 5,000 events/s, p99, ms": percentile(busy, 0.99) * 1e3,
+        "loop late, sealing 5,000 events/s, p99.9, ms": percentile(busy, 0.999) * 1e3,
+        "append while sealing, p99, ms": percentile(took, 0.99) * 1e3,
+        "append while sealing, longest, ms": max(took) * 1e3,
+    }
 
 
 async def lateness(work: Awaitable[None]) -> list[float]:
@@ -234,20 +244,17 @@ async def lateness(work: Awaitable[None]) -> list[float]:
     return late
 
 
-async def opening(directory: Path) -> list[Row]:
+async def opening(directory: Path) -> dict[str, float]:
     """Open a log ten times as large: the same blocks again and again, further on in time."""
     before = resident_bytes()
     multiply(directory / DATABASE)
     began = time.perf_counter()
     log = await SqliteLog.open(directory)
     opened_s = time.perf_counter() - began
-    events = log.statistics().events
+    assert log.statistics().events >= LARGE * EVENTS
     grown = resident_bytes() - before
     await log.close()
-    return [
-        (f"opening {events:,} events", opened_s, "s", 1),
-        ("memory that takes", grown / 1e6, "MB", None),
-    ]
+    return {"opening ten million events, s": opened_s, "memory that takes, MB": grown / 1e6}
 
 
 def multiply(path: Path) -> None:

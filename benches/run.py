@@ -49,7 +49,7 @@ def _entries() -> dict[str, Entry]:
     entries = {"ingest": Entry(ingest.TITLE, ingest.main, ingest.LIMITS)}
     for name, scenario in fanout.SCENARIOS.items():
         entries[name] = Entry(scenario.title, partial(fanout.run, name), scenario.limits, timed=True)
-    entries["log"] = Entry("The log by itself", bench_log.main)
+    entries["log"] = Entry("The log by itself: a million events", bench_log.main, bench_log.LIMITS)
     simulator = tuple(Limit(name, value, least=True) for name, value in bench_simulator.LIMITS.items())
     entries["simulator"] = Entry("The simulator", bench_simulator.main, simulator)
     return entries

@@ -1,0 +1,63 @@
+"""A million events for the benchmarks of the log: out of the simulator, recorded once into build/."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from jetstream.events import Batch, Event
+from jetstream.firehose.decode import decode
+from jetstream.simulator import frames, recording
+from jetstream.simulator.world import Population, SteadyClock, World
+
+FILE: Final = Path(__file__).parent.parent / "build" / "benches" / "events.bin.zst"
+COUNT: Final = 1_000_000
+POPULATION: Final = Population(repos=10_000, records=10)
+START_US: Final = 1_780_000_000_000_000
+
+
+class Network:
+    """The recorded events in order, again and again; `rate` is how many come in a second of `time_us`."""
+
+    def __init__(self, rate: int = 1_000) -> None:
+        self._random = random.Random(1)
+        self._step_us = 1_000_000 // rate
+        self._events = _forever(recorded())
+        self._now_us = START_US
+
+    def batches(self, events: int, size: int) -> Iterator[Batch]:
+        """Yield the next `events` events in batches of `size`."""
+        for start in range(0, events, size):
+            some = list(islice(self._events, min(size, events - start)))
+            yield Batch.of(some, [self._next_us() for _ in some])
+
+    def _next_us(self) -> int:
+        self._now_us += 1 + int(self._random.expovariate(1 / self._step_us))
+        return self._now_us
+
+
+def recorded() -> Path:
+    """Return the file, made first where it is not there yet: two minutes."""
+    if not FILE.exists():
+        print(f"benches: simulating {COUNT:,} events into {FILE}", flush=True)
+        FILE.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = FILE.with_suffix(".part")
+        messages = World(POPULATION, 1, SteadyClock(START_US, 1_000)).messages()
+        events = seq = 0
+        with recording.writing(unfinished) as add:
+            while events < COUNT:
+                seq += 1
+                frame = frames.encode(next(messages), seq)
+                add(frame)
+                events += len(decode(frame).events)
+        unfinished.rename(FILE)
+    return FILE
+
+
+def _forever(file: Path) -> Iterator[Event]:
+    while True:
+        for frame in recording.read(file):
+            yield from decode(frame).events
