@@ -190,8 +190,8 @@ async def live_delay(log: SqliteLog, network: Network) -> float:
 
     live = asyncio.create_task(deliver())
     began = time.perf_counter()
-    for number, batch in enumerate(network.batches(int(LIVE_S * 1000), 5)):
-        due = began + number * 0.005
+    for count, batch in enumerate(network.batches(int(LIVE_S * 1000), 5)):
+        due = began + count * 0.005
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
         # From when it was due: an append that comes late because the loop was busy is late for its readers.
         appended[batch.last] = due
@@ -217,8 +217,8 @@ async def stalls(directory: Path, network: Network) -> dict[str, float]:
 
     async def append() -> None:
         began = time.perf_counter()
-        for number, batch in enumerate(batches):
-            await asyncio.sleep(max(0.0, began + number * 0.01 - time.perf_counter()))
+        for count, batch in enumerate(batches):
+            await asyncio.sleep(max(0.0, began + count * 0.01 - time.perf_counter()))
             took.append(await timed(log.append(batch, CURSOR)))
 
     busy = await lateness(append())
