@@ -14,6 +14,8 @@ from jetstream.filters import Filter
 from jetstream.hub.subscriber import Options
 
 UPDATE_BYTES_MAX: Final = 10_000_000
+# An update has at most 10,100 entries, and a comma for each. Ten million commas take a second to parse.
+COMMAS_MAX: Final = 20_000
 _CURSOR: Final = re.compile(r"[0-9]{1,20}", re.ASCII).fullmatch
 _SIZE: Final = re.compile(r"[0-9]{1,20}", re.ASCII).fullmatch
 
@@ -56,11 +58,13 @@ def parse_query(query: Query, headers: Mapping[str, str]) -> Subscription:
     )
 
 
-def parse_message(text: str | bytes) -> Options | None:
+def parse_message(text: bytes) -> Options | None:
     """Read a client's message: the new options, or None for a type that is unknown.
 
     Raises NotJson for what is not JSON and InvalidParameter for a bad update.
     """
+    if text.count(b",") > COMMAS_MAX:
+        raise InvalidParameter("message", f"{len(text)} bytes", f"has more than {COMMAS_MAX} entries")
     try:
         message = orjson.loads(text)
     except orjson.JSONDecodeError as error:

@@ -156,6 +156,7 @@ class Subscribe:
     async def _receive(self, socket: _Socket, sink: SocketSink, subscriber: Subscriber) -> None:
         try:
             while (options := await _next_options(socket, sink)) is not None:
+                await asyncio.sleep(0)  # ten thousand DIDs take one turn to read, and another to index
                 self._hub.change(subscriber, options)
         finally:
             self._hub.remove(subscriber)

@@ -13,7 +13,7 @@ from yarl import URL
 from jetstream.errors import InvalidParameter
 from jetstream.filters import EVERYTHING, Filter
 from jetstream.hub.subscriber import Options
-from jetstream.web.parameters import NotJson, Subscription, parse_message, parse_query
+from jetstream.web.parameters import COMMAS_MAX, NotJson, Subscription, parse_message, parse_query
 
 POST, LIKE = "app.bsky.feed.post", "app.bsky.feed.like"
 ANN, BOB = "did:plc:ann", "did:web:bob.example"
@@ -212,8 +212,12 @@ def test_any_value_is_taken_or_refused(value: str, name: str) -> None:
 # Messages
 
 
+def parse(text: str | bytes) -> Options | None:
+    return parse_message(text if isinstance(text, bytes) else text.encode())
+
+
 def update(**payload: Any) -> Options | None:
-    return parse_message(json.dumps({"type": "options_update", "payload": payload}))
+    return parse(json.dumps({"type": "options_update", "payload": payload}))
 
 
 def test_an_update_replaces_everything() -> None:
@@ -227,7 +231,7 @@ def test_an_update_replaces_everything() -> None:
 
 
 def test_an_update_may_come_as_bytes() -> None:
-    assert parse_message(b'{"type":"options_update","payload":{"wantedDids":["did:plc:ann"]}}') == Options(
+    assert parse(b'{"type":"options_update","payload":{"wantedDids":["did:plc:ann"]}}') == Options(
         Filter.parse([], [ANN])
     )
 
@@ -255,7 +259,7 @@ def test_an_update_may_name_ten_thousand_dids() -> None:
     ],
 )
 def test_unknown_types_are_ignored(text: str) -> None:
-    assert parse_message(text) is None
+    assert parse(text) is None
 
 
 @pytest.mark.parametrize(
@@ -277,7 +281,7 @@ def test_unknown_types_are_ignored(text: str) -> None:
 )
 def test_what_is_no_json(text: str | bytes) -> None:
     with pytest.raises(NotJson):
-        parse_message(text)
+        parse(text)
 
 
 @pytest.mark.parametrize(
@@ -285,20 +289,26 @@ def test_what_is_no_json(text: str | bytes) -> None:
 )
 def test_a_message_is_an_object(text: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
-        parse_message(text)
+        parse(text)
     assert caught.value.name == "message"
+
+
+def test_more_entries_than_an_update_can_have_are_refused_unread() -> None:
+    entries = ",".join(['"did:plc:ann"'] * (COMMAS_MAX + 2))
+    with pytest.raises(InvalidParameter, match=f"bytes' has more than {COMMAS_MAX} entries"):
+        parse(f'{{"type":"options_update","payload":{{"wantedDids":[{entries}]}}}}')
 
 
 @pytest.mark.parametrize("payload", ["null", "1", "[]", '"text"', "[" * 300 + "]" * 300])
 def test_a_payload_is_an_object(payload: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
-        parse_message(f'{{"type":"options_update","payload":{payload}}}')
+        parse(f'{{"type":"options_update","payload":{payload}}}')
     assert caught.value.name == "payload"
 
 
 def test_an_update_has_a_payload() -> None:
     with pytest.raises(InvalidParameter, match="payload: 'null' is not an object of options"):
-        parse_message('{"type":"options_update"}')
+        parse('{"type":"options_update"}')
 
 
 @pytest.mark.parametrize(
@@ -350,4 +360,4 @@ JSON = st.recursive(
 def test_any_json_is_taken_or_refused(value: object) -> None:
     for message in (value, {"type": "options_update", "payload": value}):
         with suppress(InvalidParameter, NotJson):
-            parse_message(json.dumps(message))
+            parse(json.dumps(message))
