@@ -1,0 +1,445 @@
+"""Two hundred readers of a live run: whatever they do, each sees every event it wants exactly once.
+
+Each reader joins somewhere, reads at its own speed, changes its filter, cuts its connection and resumes
+at its last `time_us` + 1. READERS_SEED chooses what they do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain, pairwise
+from operator import methodcaller
+from random import Random
+from typing import Any, NamedTuple
+
+import pytest
+from tests.builders import REV, TIME, Op, account, commit, identity
+from tests.relay import Relay
+from tests.serving import Start, published
+from tests.subscriber import Event, Subscriber, subscribe
+from websockets.exceptions import ConnectionClosed
+
+from jetstream.hub import hub as hub_module
+from jetstream.service import Service
+from jetstream.web import listener as listener_module
+
+SEED = int(os.environ.get("READERS_SEED", "1"))
+READERS = 200
+PATIENCE_S = 60.0
+
+FRAMES_BEFORE = 200  # a past for the first readers to begin in
+FRAMES_MIN = 3_000  # while the readers do what they do; as many more as they need for it
+FRAMES_AFTER = 100  # after the last filter change: here the new filter must judge
+TICK_FRAMES = 50  # about 80 events: bursts, so that those who are behind reach the tip before the next one
+TICK_S = 0.05
+JOIN_FRAMES = 1_000  # within so many frames the readers join, one by one
+TURN_WRITES = 8  # of the hub in a turn: a flush to two hundred readers takes many turns, as one to 20,000
+
+COLLECTIONS = (
+    "app.bsky.feed.like",
+    "app.bsky.feed.post",
+    "app.bsky.feed.repost",
+    "app.bsky.graph.block",
+    "app.bsky.graph.follow",
+    "app.bskyx.feed.like",  # begins as `app.bsky` does, but not as `app.bsky.` does
+    "com.example.thing",
+    "com.example.thing.part",
+)
+PREFIXES = ("app.bsky.feed.*", "app.bsky.graph.*", "app.bsky.*", "app.*", "com.example.thing.*", "com.*")
+DIDS = [f"did:plc:{n:024d}" for n in range(200)]
+NOBODY = "did:plc:nobody"
+LAST = "did:plc:last"  # who has the last event, which every filter passes
+LAST_MESSAGE = f'{{"did":"{LAST}",'
+
+LEAVING = ("abort", "close", "goodbye")
+LEAST = {"received": 100_000, "reconnects": 250, "changes": 800, "changes_cut_off": 100}
+
+
+# What upstream says
+
+
+def random_op(rng: Random, path: str) -> Op:
+    action = rng.choice(("create", "create", "create", "update", "delete"))
+    return Op(action, path, None if action == "delete" else {"text": "x" * rng.randrange(1_500)})
+
+
+def op_event(did: str, op: Op) -> Event:
+    collection, rkey = op.path.split("/")
+    record = {} if op.action == "delete" else {"record": op.record}
+    body = {"rev": REV, "type": op.action[0], "collection": collection, "rkey": rkey, **record}
+    return {"did": did, "type": "com", "commit": body}
+
+
+def random_frame(rng: Random, seq: int) -> tuple[bytes, list[Event]]:
+    """Make a frame, and the events that must come of it, without their `time_us`."""
+    did, kind = rng.choice(DIDS), rng.random()
+    if kind < 0.02:
+        return identity_frame(seq, did)
+    if kind < 0.04:
+        fields: dict[str, Any] = rng.choice(({"active": True}, {"active": False, "status": "deleted"}))
+        body = {"did": did, "seq": seq, "time": TIME, **fields}
+        return account(seq, did=did, **fields), [{"did": did, "type": "acc", "account": body}]
+    count = rng.choice((1, 1, 1, 2, 3))
+    ops = [random_op(rng, f"{rng.choice(COLLECTIONS)}/{seq}-{n}") for n in range(count)]
+    return commit(seq, ops, repo=did), [op_event(did, op) for op in ops]
+
+
+def identity_frame(seq: int, did: str) -> tuple[bytes, list[Event]]:
+    body = {"did": did, "seq": seq, "time": TIME}
+    return identity(seq, did=did), [{"did": did, "type": "id", "identity": body}]
+
+
+class Upstream:
+    """Publishes random frames, and remembers the events that must come of them."""
+
+    def __init__(self, relay: Relay, rng: Random) -> None:
+        self.events: list[Event] = []
+        self.seq = 0
+        self._relay = relay
+        self._rng = rng
+
+    def publish(self, count: int) -> None:
+        for _ in range(count):
+            self._say(*random_frame(self._rng, self.seq + 1))
+
+    def finish(self) -> None:
+        self._say(*identity_frame(self.seq + 1, LAST))
+
+    async def publish_until(self, condition: Callable[[], bool]) -> None:
+        """Publish at a steady pace until a condition holds, at least `FRAMES_MIN`; then a little more."""
+        while self.seq < FRAMES_MIN or not condition():
+            self.publish(TICK_FRAMES)
+            await asyncio.sleep(TICK_S)
+        self.publish(FRAMES_AFTER)
+        self.finish()
+
+    async def passed(self, count: int) -> None:
+        """Return once so many more frames are published: how readers pause, whatever the clock says."""
+        goal = self.seq + count
+        while self.seq < goal:
+            await self._relay.changed()
+
+    def _say(self, frame: bytes, events: list[Event]) -> None:
+        self.seq += 1
+        self.events += events
+        self._relay.publish([(self.seq, frame)])
+
+
+# What readers want
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A filter as the wire describes it, judged here without the server's code."""
+
+    collections: tuple[str, ...] = ()
+    dids: tuple[str, ...] = ()
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        return {"wantedCollections": self.collections, "wantedDids": self.dids}
+
+    def passes(self, did: str, collection: str | None) -> bool:
+        return did in self._dids and collection in self._collections
+
+    @cached_property
+    def _dids(self) -> frozenset[str]:
+        return frozenset(self.dids or (*DIDS, LAST))
+
+    @cached_property
+    def _collections(self) -> frozenset[str | None]:
+        """The collections it passes; None, which identity and account events have, is always one of them."""
+        return frozenset({None, *filter(self._names, COLLECTIONS)})
+
+    def _names(self, collection: str) -> bool:
+        return not self.collections or any(
+            collection.startswith(name[:-1]) if name.endswith("*") else collection == name
+            for name in self.collections
+        )
+
+
+NOTHING = Wanted(dids=(NOBODY,))
+
+
+def random_wanted(rng: Random) -> Wanted:
+    """Want few of the events, mostly: what two hundred readers are sent takes most of the test's time."""
+    full = tuple(rng.sample(COLLECTIONS, rng.randrange(1, 3)))
+    dids = (*rng.sample(DIDS, rng.randrange(10, 40)), LAST)
+    choices = (
+        Wanted(),
+        Wanted(full),
+        Wanted(full),
+        Wanted((rng.choice(PREFIXES),)),
+        Wanted((rng.choice(PREFIXES), *full)),
+        Wanted(dids=dids),
+        Wanted(dids=dids),
+        Wanted((rng.choice(PREFIXES), *full), dids),
+    )
+    return rng.choice(choices)
+
+
+# What readers do
+
+
+@dataclass
+class Stretch:
+    """A filter, and between which positions it began to judge; `latest` is known once the server took it."""
+
+    wanted: Wanted
+    earliest: int
+    latest: int | None = None
+
+
+@dataclass
+class Visit:
+    """One connection: where it began, what it asked for, and what it was sent."""
+
+    subscriber: Subscriber
+    start: int
+    stretches: list[Stretch]
+    messages: list[str] = field(default_factory=list)
+
+    @property
+    def position(self) -> int:
+        """Behind the last event that was read, or where the visit began."""
+        return time_us(self.messages[-1]) + 1 if self.messages else self.start
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.messages) and self.messages[-1].startswith(LAST_MESSAGE)
+
+    async def read(self) -> None:
+        message = await self.subscriber.connection.recv()
+        assert isinstance(message, str)
+        self.messages.append(sys.intern(message))  # two hundred readers keep each but once
+
+    async def leave(self, how: str) -> None:
+        """Go away; what is on its way counts as not received."""
+        connection = self.subscriber.connection
+        if how != "goodbye":
+            methodcaller(how)(connection.transport)
+            return
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(connection.close())
+            with suppress(ConnectionClosed):
+                while True:  # the server's answer is behind what it has sent
+                    await connection.recv()
+
+
+class Reader:
+    """Comes, reads, changes its mind, goes, and comes again: all of it decided by a seed."""
+
+    def __init__(self, number: int, service: Service, upstream: Upstream) -> None:
+        self.number = number
+        self.visits: list[Visit] = []
+        self._rng = rng = Random(f"{SEED} {number}")
+        self._service = service
+        self._upstream = upstream
+        self._wanted = random_wanted(rng)
+        visits = rng.choice((1, 1, 1, 2, 3, 4, 5))
+        self._changes = [rng.randrange(8) for _ in range(visits)]  # of the filter, in each visit
+        self._at_rest = False
+        self._pause = rng.choice((0, 0, 0, 100, 200))  # up to so many frames, between two readings
+        # A smaller one would be less than a segment of the loopback, and TCP would only trickle.
+        self._receive_buffer = 16_384 if self._pause else None
+
+    @property
+    def settled(self) -> bool:
+        """Whether it only reads any more, and the server has taken its last filter."""
+        return self._at_rest and self.visits[-1].stretches[-1].latest is not None
+
+    async def run(self) -> None:
+        await self._upstream.passed(self._rng.randrange(1, JOIN_FRAMES))
+        cursor = self._first_cursor()
+        for changes in self._changes:
+            async with self._visit(cursor) as visit:
+                await self._wander(visit, changes)
+                if len(self.visits) < len(self._changes):
+                    await visit.leave(self._rng.choice(LEAVING))
+                else:
+                    await self._read_to_the_end(visit)
+            if visit.messages:
+                cursor = visit.position
+
+    def _first_cursor(self) -> int | None:
+        """Begin live, at the oldest event, at the newest, or at any moment between."""
+        tip, moment = self._service.log.tip, self._rng.random()
+        floor = self._service.log.floor
+        past = floor + int(moment * (tip - floor))
+        return self._rng.choice((None, None, None, None, None, 0, 1, tip, past, past))
+
+    @asynccontextmanager
+    async def _visit(self, cursor: int | None) -> AsyncIterator[Visit]:
+        position = self._service.hub.position
+        query = self._wanted.payload if cursor is None else {"cursor": cursor, **self._wanted.payload}
+        async with subscribe(self._service.port, receive_buffer=self._receive_buffer, **query) as subscriber:
+            if cursor is None:  # before the server has begun, nothing is wanted
+                visit = Visit(subscriber, position, [Stretch(NOTHING, position)])
+                await self._note_stretch(visit, position)
+            else:
+                visit = Visit(subscriber, cursor, [Stretch(self._wanted, cursor, latest=cursor)])
+            self.visits.append(visit)
+            yield visit
+
+    async def _wander(self, visit: Visit, changes: int) -> None:
+        await self._read_some(visit)
+        for _ in range(changes):
+            self._wanted = random_wanted(self._rng)
+            earliest = visit.position  # what was read before the message goes out was judged without it
+            await visit.subscriber.update(**self._wanted.payload)
+            await self._note_stretch(visit, earliest)
+            await self._read_some(visit)
+
+    async def _note_stretch(self, visit: Visit, earliest: int) -> None:
+        """Note where the filter just sent may begin to judge, and where it must have once a pong is there."""
+        stretch = Stretch(self._wanted, earliest)
+        visit.stretches.append(stretch)
+
+        def note_taken(pong: asyncio.Future[float]) -> None:
+            if pong.exception() is None:  # else the connection ended before
+                stretch.latest = self._service.hub.position
+
+        pong = await visit.subscriber.connection.ping()
+        asyncio.ensure_future(pong).add_done_callback(note_taken)
+
+    async def _read_some(self, visit: Visit) -> None:
+        await self._upstream.passed(self._rng.randrange(self._pause + 1))
+        for _ in range(int(60 * self._rng.random() ** 3)):
+            await visit.read()
+
+    async def _read_to_the_end(self, visit: Visit) -> None:
+        self._at_rest = True
+        while not visit.complete:
+            await visit.read()
+
+
+# The law
+
+
+def time_us(message: str) -> int:
+    time: int = json.loads(message)["time_us"]
+    return time
+
+
+class Truth(NamedTuple):
+    """All messages, in order, as one reader gets them that wants everything."""
+
+    messages: list[str]
+    events: list[Event]  # without their `time_us`
+    times: list[int]
+    subjects: list[tuple[str, str | None]]  # DID and collection
+
+    @classmethod
+    def of(cls, messages: list[str]) -> Truth:
+        events: list[Event] = [json.loads(message) for message in messages]
+        times = [event.pop("time_us") for event in events]
+        subjects = [(event["did"], event.get("commit", {}).get("collection")) for event in events]
+        return cls(messages, events, times, subjects)
+
+
+async def read_truth(service: Service) -> Truth:
+    async with subscribe(service.port, cursor=1) as subscriber:
+        visit = Visit(subscriber, 0, [])
+        while not visit.complete:
+            await visit.read()
+    return Truth.of(visit.messages)
+
+
+def first_breach(visit: Visit, received: set[int], stop: int, truth: Truth) -> int | None:
+    """Return the first event that no filter explains, before the event number `stop`, wherever each began.
+
+    An event is explained when the filter that judged it passes it, and it came; or does not, and it did not.
+    """
+    stretches, judging = visit.stretches, {0}
+    for i in range(bisect_left(truth.times, visit.start), stop):
+        for n, stretch in enumerate(stretches[1:]):
+            if n in judging and stretch.earliest <= truth.times[i]:
+                judging.add(n + 1)
+            if stretch.latest is not None and stretch.latest <= truth.times[i]:
+                judging.discard(n)
+        judging = {n for n in judging if stretches[n].wanted.passes(*truth.subjects[i]) == (i in received)}
+        if not judging:
+            return i
+    return None
+
+
+def breaches(reader: Reader, truth: Truth, numbers: dict[str, int]) -> Iterable[str]:
+    """Tell what a reader was sent, or was not, against the law."""
+    received = [[numbers.get(message, -1) for message in visit.messages] for visit in reader.visits]
+    together = [*chain(*received)]
+    if not all(a < b for a, b in pairwise(together)) or -1 in together:
+        yield f"reader {reader.number}: repeated, out of order or unknown"
+    for n, (visit, indices) in enumerate(zip(reader.visits, received, strict=True)):
+        last = visit is reader.visits[-1]
+        stop = len(truth.times) if last else max(indices, default=-1) + 1
+        breach = first_breach(visit, set(indices), stop, truth)
+        if breach is not None:
+            yield (
+                f"reader {reader.number}, visit {n}, event {breach}, {truth.subjects[breach]}, "
+                f"received: {breach in indices}, asked for: {visit.stretches}"
+            )
+
+
+# The run
+
+
+@pytest.fixture
+def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a filter change fall into the middle of a flush, a reader need many slices, and sockets fill soon."""
+    monkeypatch.setattr(hub_module, "TURN_WRITES_MAX", TURN_WRITES)
+    monkeypatch.setattr(hub_module, "SLICE_EVENTS_MAX", 100)
+    monkeypatch.setattr(listener_module, "UNSENT_BYTES_MAX", 4096)
+
+
+async def run_readers(readers: list[Reader], upstream: Upstream) -> None:
+    """Publish until all readers have done what they will, and return once each has read the last event."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
+            for reader in readers:
+                tasks.create_task(reader.run())
+            await upstream.publish_until(lambda: all(reader.settled for reader in readers))
+
+
+def counts(readers: list[Reader]) -> Counter[str]:
+    """Count what has happened, so that a run of little is no proof."""
+    visits = [visit for reader in readers for visit in reader.visits]
+    changes = [stretch for visit in visits for stretch in visit.stretches[1:]]
+    return Counter(
+        received=sum(len(visit.messages) for visit in visits),
+        reconnects=len(visits) - len(readers),
+        changes=len(changes),
+        changes_cut_off=sum(stretch.latest is None for stretch in changes),
+    )
+
+
+@pytest.mark.usefixtures("_small_steps")
+async def test_each_of_many_readers_sees_what_it_wants_exactly_once(relay: Relay, start: Start) -> None:
+    service = await start(upstream_cursor=0, forget="none", subscriber_buffer=10_000)
+    service.hub._turn_writes.size = TURN_WRITES
+    upstream = Upstream(relay, Random(f"{SEED} upstream"))
+    upstream.publish(FRAMES_BEFORE)
+    await published(service, FRAMES_BEFORE)
+    readers = [Reader(number, service, upstream) for number in range(READERS)]
+    await run_readers(readers, upstream)
+    late = [reader.number for reader in readers if not reader.visits or not reader.visits[-1].complete]
+    assert not late, f"seed {SEED}: these did not see the last event in {PATIENCE_S} s: {late}"
+
+    truth = await read_truth(service)
+    assert truth.events == upstream.events, f"seed {SEED}"
+    assert all(a < b for a, b in pairwise(truth.times)), f"seed {SEED}"
+    assert truth.times[-1] == service.log.tip, f"seed {SEED}"
+    numbers = {message: number for number, message in enumerate(truth.messages)}
+    against = [breach for reader in readers for breach in breaches(reader, truth, numbers)]
+    assert not against, f"seed {SEED}: {len(against)} breaches, the first: {against[0]}"
+    found = counts(readers)
+    few = {name: found[name] for name, least in LEAST.items() if found[name] < least}
+    assert not few, f"seed {SEED}: too little happened: {few}"
