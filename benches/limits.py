@@ -27,4 +27,6 @@ def number(value: float) -> str:
     """Write a number with as many places as say something."""
     if value == int(value) or abs(value) >= 1_000:
         return f"{value:,.0f}"
+    if abs(value) < 1:
+        return f"{value:.3g}"
     return f"{value:,.2f}" if abs(value) < 10 else f"{value:,.1f}"
