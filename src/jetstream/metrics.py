@@ -74,12 +74,8 @@ class Metrics:
             self.frames.labels(label)
         for reason in DROP_REASONS:
             self.drops.labels(reason)
-        for reason in CLOSE_REASONS:
-            self.disconnects.labels(reason)
-        for wire in WIRES:
-            self.subscribers.labels(wire)
-            self.messages.labels(wire)
-            self.bytes.labels(wire)
+        self.ended = {reason: self.disconnects.labels(reason) for reason in CLOSE_REASONS}
+        self.connected = {wire: self.subscribers.labels(wire) for wire in WIRES}
         self._kinds = {kind: self.events.labels(name) for kind, name in KIND_NAMES.items()}
         self._types = {name: self.frames.labels(name) for name in MESSAGE_TYPES}
         self._sent = {wire: (self.messages.labels(wire), self.bytes.labels(wire)) for wire in WIRES}

@@ -112,7 +112,7 @@ class Service:
         settings = self.settings
         where = origin(settings.upstream)
         intake = Intake(Sequence(self._cursor(where)), check_cid=settings.verify == "cid")
-        store = Store(self.log, where, Sequencer(self.log.tip, self._clock), self.metrics, self.hub.reached)
+        store = Store(self.log, where, Sequencer(self.log.tip, self._clock), self.metrics, self.hub.ready)
         return Upstream(settings.upstream, intake, store, self.metrics)
 
     def _cursor(self, where: str) -> int | None:
@@ -218,7 +218,7 @@ class Service:
 class Store:
     """Stamps events and appends them to the log; while the disk refuses, tries again.
 
-    `published` returns once the hub has taken up what is below a position.
+    `ready` returns once what is stored has been published, and more may come.
     """
 
     def __init__(
@@ -227,16 +227,16 @@ class Store:
         origin: str,
         sequencer: Sequencer,
         metrics: Metrics,
-        published: Callable[[int], Awaitable[None]],
+        ready: Callable[[], Awaitable[None]],
     ) -> None:
         self._log = events
         self._origin = origin
         self._sequencer = sequencer
         self._metrics = metrics
-        self._published = published
+        self._ready = ready
 
     async def __call__(self, events: list[Event], seq: int | None) -> None:
-        """Return once the events and the cursor are on disk, and on their way to those at the tip.
+        """Return once the events and the cursor are on disk, and written to those at the tip.
 
         That takes as long as it takes: neither a full disk nor many subscribers are overrun.
         """
@@ -262,8 +262,7 @@ class Store:
         if failures:
             log.info("log: writing again", attempts=failures)
         self._metrics.count_events(batch)
-        if len(batch):
-            await self._published(batch.last + 1)
+        await self._ready()
 
 
 async def _start(server: Server, flag: str, address: Address) -> int:

@@ -35,14 +35,14 @@ from jetstream.turns import Portion, Pulse
 
 # After a flush the hub rests for this share of what it took, or for this long if that is longer: batches
 # grow, and with them what one commit and one write carry. A batch that is full would not grow.
-REST_RATIO: Final = 0.4
+REST_RATIO: Final = 0.25
 REST_S_MIN: Final = 0.001
 FULL_EVENTS: Final = 200
 TURN_WRITES_MIN: Final = 16
 TURN_WRITES_MAX: Final = 4096
 FLUSH_EVENTS_MAX: Final = 1_000  # rendered between two turns: about a millisecond
 SLICE_EVENTS_MAX: Final = 500  # of a feeder: half a millisecond to render
-SLICE_BYTES_MAX: Final = 512 << 10
+SLICE_BYTES_MAX: Final = 128 << 10  # and so much more than its buffer a slow reader may have waiting
 WATCH_SLICE: Final = 500  # subscribers looked at between two turns
 PING_EVERY_S: Final = 30.0
 LOOK_EVERY_S: Final = 0.5
@@ -78,6 +78,8 @@ class Hub:
         self._flushed_from = self.position
         self._slice_waiters: deque[asyncio.Future[None]] = deque()
         self._moved = Pulse()
+        self._waits = False  # for more to publish
+        self._waiting = Pulse()
         self._tasks: asyncio.TaskGroup | None = None
         self._turn_writes = Portion(256, TURN_WRITES_MIN, TURN_WRITES_MAX)
 
@@ -91,28 +93,28 @@ class Hub:
             tasks.create_task(self._watch())
             await self._publish()
 
-    async def reached(self, position: int) -> None:
-        """Return once everything below `position` is published, or is being written.
+    async def ready(self) -> None:
+        """Return once all that is stored is published, and the hub has rested.
 
-        Whoever fills the log in the same process waits for this before it goes on: what is stored faster
-        than it can be published would only be read back later.
+        Whoever fills the log in the same process waits for this before it stores more. What comes meanwhile
+        is then one commit and one flush, and nothing is stored faster than it can be published.
         """
-        while self.position < position:
-            await self._moved.wait()
+        while not self._waits or self._log.tip >= self.position:
+            await self._waiting.wait()
 
     # Coming and going
 
     def add(self, subscriber: Subscriber) -> None:
         """Begin to serve a subscriber from its position."""
         self._subscribers[subscriber] = None
-        self._metrics.subscribers.labels(subscriber.wire.name).inc()
+        self._metrics.connected[subscriber.wire.name].inc()
         self._place(subscriber)
 
     def remove(self, subscriber: Subscriber) -> None:
         """Forget a subscriber; what it has not been sent is not sent."""
         if self._subscribers.pop(subscriber, subscriber) is subscriber:
             return
-        self._metrics.subscribers.labels(subscriber.wire.name).dec()
+        self._metrics.connected[subscriber.wire.name].dec()
         if subscriber.group is not None:
             self._groups.remove(subscriber)
         if subscriber.feeder is not None:
@@ -145,7 +147,11 @@ class Hub:
 
     async def _publish(self) -> None:
         while True:
-            await self._log.wait(self.position)
+            if self._log.tip < self.position:
+                self._waits = True
+                self._waiting.send()
+                await self._log.wait(self.position)
+                self._waits = False
             await asyncio.sleep(await self._flush())
 
     async def _flush(self) -> float:
@@ -218,6 +224,8 @@ class Hub:
 
     def _fall_behind(self, subscriber: Subscriber) -> None:
         assert self._tasks is not None
+        # What waits for those at the tip is one buffer for all; a feeder's slices are each reader's own.
+        subscriber.sink.squeeze(True)
         subscriber.feeder = self._tasks.create_task(self._feed(subscriber))
 
     async def _feed(self, subscriber: Subscriber) -> None:
@@ -230,7 +238,7 @@ class Hub:
                     self._groups.add(subscriber)
                     return
                 if subscriber.position > self.position:
-                    await self.reached(subscriber.position)
+                    await self._reached(subscriber.position)
                 else:
                     await self._feed_slice(subscriber)
         except ConnectionError:
@@ -238,6 +246,11 @@ class Hub:
         except Exception:
             log.exception("subscriber: could not be fed")
             subscriber.close(Close(1011, "error", "the server failed to read its log: connect again"))
+
+    async def _reached(self, position: int) -> None:
+        """Wait until the boundary has reached a cursor among events that are stored but not published."""
+        while self.position < position:
+            await self._moved.wait()
 
     async def _feed_slice(self, subscriber: Subscriber) -> None:
         position, stop, options = subscriber.position, self.position, subscriber.options
@@ -252,7 +265,8 @@ class Hub:
             return
         await self._slice_turn()
         if subscriber.options is options and not subscriber.closed:
-            self._send_slice(subscriber, batch, batch.index(position), batch.index(stop))
+            # The boundary may have moved on while others had their turn, and the batch have grown with it.
+            self._send_slice(subscriber, batch, batch.index(position), batch.index(self.position))
 
     async def _slice_turn(self) -> None:
         """Wait in line to send a slice: one a turn of the loop, however many feeders there are."""
@@ -328,7 +342,6 @@ class Hub:
             excess -= subscriber.sink.buffered
             subscriber.position = self._position_of(subscriber)
             self._groups.remove(subscriber)
-            subscriber.sink.squeeze(True)
             self._fall_behind(subscriber)
             if excess <= 0:
                 return

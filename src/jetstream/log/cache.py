@@ -9,7 +9,7 @@ from typing import Final
 
 from jetstream.events import Batch
 
-CACHE_BYTES: Final = 64 * 1024 * 1024
+CACHE_BYTES: Final = 32 * 1024 * 1024
 # What CPython takes for a time and seven values, but for the bodies; frames take as much again as the bodies.
 EVENT_BYTES: Final = 600
 BODY_RATIO: Final = 2

@@ -286,11 +286,11 @@ class SocketSink:
         else:
             # 1006 is aiohttp's code for a connection that ended without a close frame.
             reason = "client" if self._socket.close_code not in (None, 1006) else "lost"
-        metrics.disconnects.labels(reason).inc()
-        seconds = round(time.monotonic() - self._began, 1)
+        metrics.ended[reason].inc()
         # Those who leave by themselves may be thousands at once; those whom the server cuts are worth a line.
-        say = log.debug if reason in {"client", "lost", "shutdown"} else log.info
-        say("subscriber: left", peer=self._peer, reason=reason, seconds=seconds, bytes=self.written)
+        if self._close not in (None, SHUTDOWN):
+            seconds = round(time.monotonic() - self._began, 1)
+            log.info("subscriber: cut", peer=self._peer, reason=reason, seconds=seconds, bytes=self.written)
 
 
 def _nothing(_data: bytes) -> None:

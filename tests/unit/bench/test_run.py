@@ -58,7 +58,14 @@ def test_an_unknown_name_is_refused_with_those_there_are() -> None:
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [(0, "0"), (20, "20"), (0.736, "0.736"), (12.34, "12.3"), (999.96, "1,000.0"), (4_900_000.4, "4,900,000")],
+    [
+        (0, "0"),
+        (20, "20"),
+        (0.736, "0.736"),
+        (12.34, "12.3"),
+        (999.96, "1,000.0"),
+        (4_900_000.4, "4,900,000"),
+    ],
 )
 def test_numbers_have_the_places_that_say_something(value: float, words: str) -> None:
     assert number(value) == words
