@@ -137,8 +137,9 @@ class Upstream:
             if self.seq != seq:
                 self._attempts = 0
             self._count(taken)
+            over = self._must_reconnect(taken.notices)
             await self._store(taken.events, taken.seq)
-            if self._must_reconnect(taken.notices):
+            if over:
                 return
             # With frames waiting, nothing above suspends: let the readers have their turn.
             await asyncio.sleep(0)
