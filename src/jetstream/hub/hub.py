@@ -35,7 +35,7 @@ from jetstream.turns import Portion, Pulse
 
 # After a flush the hub rests for this share of what it took, or for this long if that is longer: batches
 # grow, and with them what one commit and one write carry. A batch that is full would not grow.
-REST_RATIO: Final = 0.25
+REST_RATIO: Final = 0.3
 REST_S_MIN: Final = 0.001
 FULL_EVENTS: Final = 200
 TURN_WRITES_MIN: Final = 16
