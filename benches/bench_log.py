@@ -79,7 +79,7 @@ async def measure(directory: Path, events: int) -> dict[str, float]:
     figures["live p99 while ten readers replay, ms"] = await live_delay(log, network) * 1e3
     await log.close()
     figures |= await stalls(directory / "stalls", network)
-    figures |= await opening(filled)
+    figures |= await opening(filled, events)
     return figures
 
 
@@ -244,14 +244,14 @@ async def lateness(work: Awaitable[None]) -> list[float]:
     return late
 
 
-async def opening(directory: Path) -> dict[str, float]:
+async def opening(directory: Path, events: int) -> dict[str, float]:
     """Open a log ten times as large: the same blocks again and again, further on in time."""
     before = resident_bytes()
     multiply(directory / DATABASE)
     began = time.perf_counter()
     log = await SqliteLog.open(directory)
     opened_s = time.perf_counter() - began
-    assert log.statistics().events >= LARGE * EVENTS
+    assert log.statistics().events >= LARGE * events
     grown = resident_bytes() - before
     await log.close()
     return {"opening ten million events, s": opened_s, "memory that takes, MB": grown / 1e6}

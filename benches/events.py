@@ -8,15 +8,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from benches.frames import DIRECTORY, START_US, kept, simulated
+
 from jetstream.events import Batch, Event
 from jetstream.firehose.decode import decode
-from jetstream.simulator import frames, recording
-from jetstream.simulator.world import Population, SteadyClock, World
+from jetstream.simulator import recording
+from jetstream.simulator.world import Population
 
-FILE: Final = Path(__file__).parent.parent / "build" / "benches" / "events.bin.zst"
+FILE: Final = DIRECTORY / "events.bin.zst"
 COUNT: Final = 1_000_000
 POPULATION: Final = Population(repos=10_000, records=10)
-START_US: Final = 1_780_000_000_000_000
 
 
 class Network:
@@ -41,20 +42,16 @@ class Network:
 
 def recorded() -> Path:
     """Return the file, made first where it is not there yet: two minutes."""
-    if not FILE.exists():
-        print(f"benches: simulating {COUNT:,} events into {FILE}", flush=True)
-        FILE.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = FILE.with_suffix(".part")
-        messages = World(POPULATION, 1, SteadyClock(START_US, 1_000)).messages()
-        events = seq = 0
-        with recording.writing(unfinished) as add:
-            while events < COUNT:
-                seq += 1
-                frame = frames.encode(next(messages), seq)
-                add(frame)
-                events += len(decode(frame).events)
-        unfinished.rename(FILE)
-    return FILE
+    return kept(FILE, _enough())
+
+
+def _enough() -> Iterator[bytes]:
+    events = 0
+    for frame in simulated(POPULATION, 1_000):
+        yield frame
+        events += len(decode(frame).events)
+        if events >= COUNT:
+            return
 
 
 def _forever(file: Path) -> Iterator[Event]:

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from jetstream.simulator import frames, recording
 from jetstream.simulator.world import Population, SteadyClock, World
 
-FILE: Final = Path(__file__).parent.parent / "build" / "benches" / "frames.bin.zst"
+DIRECTORY: Final = Path(__file__).parent.parent / "build" / "benches"
+FILE: Final = DIRECTORY / "frames.bin.zst"
 COUNT: Final = 20_000
 # Few accounts with much each: their trees are as deep, and frames as long (5 kB), as those of real ones.
 POPULATION: Final = Population(repos=40, records=8_000)
-_START_US: Final = 1_780_000_000_000_000
+START_US: Final = 1_780_000_000_000_000
 _STEP_US: Final = 500
 
 
 def recorded() -> Path:
     """Return the file, made first where it is not there yet: half a minute."""
-    if not FILE.exists():
-        print(f"benches: simulating {COUNT:,} frames into {FILE}", flush=True)
-        FILE.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = FILE.with_suffix(".part")
-        messages = World(POPULATION, 1, SteadyClock(_START_US, _STEP_US)).messages()
+    return kept(FILE, islice(simulated(POPULATION, _STEP_US), COUNT))
+
+
+def simulated(population: Population, step_us: int) -> Iterator[bytes]:
+    """Yield the frames of a world of its own, without end; it is made when the first is asked for."""
+    world = World(population, 1, SteadyClock(START_US, step_us))
+    for seq, message in enumerate(world.messages(), 1):
+        yield frames.encode(message, seq)
+
+
+def kept(file: Path, made: Iterable[bytes]) -> Path:
+    """Return a recording, made first of these frames where it is not there yet."""
+    if not file.exists():
+        print(f"benches: simulating into {file}", flush=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_suffix(".part")
         with recording.writing(unfinished) as add:
-            for seq in range(1, COUNT + 1):
-                add(frames.encode(next(messages), seq))
-        unfinished.rename(FILE)
-    return FILE
+            for frame in made:
+                add(frame)
+        unfinished.rename(file)
+    return file

@@ -6,6 +6,7 @@ of it that can be, and named in `drops` by a reason out of `DROP_REASONS` (`wire
 
 from __future__ import annotations
 
+from contextlib import suppress
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
@@ -225,11 +226,9 @@ class _Records:
 
     def _walk(self) -> None:
         if type(self._car) is bytes:
-            try:
+            with suppress(Unreadable):
                 self._blocks = car.Blocks(self._car)
-            except Unreadable:
-                self._refusal = "car"
-        else:
+        if self._blocks is None:
             self._refusal = "car"
 
 

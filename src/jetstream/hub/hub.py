@@ -77,9 +77,8 @@ class Hub:
         self._subscribers: dict[Subscriber, None] = {}
         self._flushed_from = self.position
         self._slice_waiters: deque[asyncio.Future[None]] = deque()
-        self._moved = Pulse()
         self._waits = False  # for more to publish
-        self._waiting = Pulse()
+        self._changed = Pulse()  # the position, or that
         self._tasks: asyncio.TaskGroup | None = None
         self._turn_writes = Portion(256, TURN_WRITES_MIN, TURN_WRITES_MAX)
 
@@ -100,7 +99,7 @@ class Hub:
         is then one commit and one flush, and nothing is stored faster than it can be published.
         """
         while not self._waits or self._log.tip >= self.position:
-            await self._waiting.wait()
+            await self._changed.wait()
 
     # Coming and going
 
@@ -149,7 +148,7 @@ class Hub:
         while True:
             if self._log.tip < self.position:
                 self._waits = True
-                self._waiting.send()
+                self._changed.send()
                 await self._log.wait(self.position)
                 self._waits = False
             await asyncio.sleep(await self._flush())
@@ -174,7 +173,7 @@ class Hub:
     def _move(self, position: int) -> None:
         self._flushed_from = self.position
         self.position = position
-        self._moved.send()
+        self._changed.send()
 
     async def _deliver(self, batch: Batch, first: int, last: int) -> float:
         """Write `batch[first:last]` to all at the tip, in turns; return how many seconds they took."""
@@ -207,7 +206,7 @@ class Hub:
         position, size, written = self.position, len(data), 0
         for subscriber in members:
             if subscriber.group is group and subscriber.position != position:
-                sink = subscriber.sink
+                sink = subscriber.sink  # `Subscriber.write`, without the call: nothing is done as often
                 sink.written += size
                 try:
                     sink.write(data)
@@ -250,7 +249,7 @@ class Hub:
     async def _reached(self, position: int) -> None:
         """Wait until the boundary has reached a cursor among events that are stored but not published."""
         while self.position < position:
-            await self._moved.wait()
+            await self._changed.wait()
 
     async def _feed_slice(self, subscriber: Subscriber) -> None:
         position, stop, options = subscriber.position, self.position, subscriber.options
