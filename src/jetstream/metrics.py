@@ -66,7 +66,9 @@ class Metrics:
         self.bytes = counter("bytes_sent", "Bytes of events sent to subscribers, by wire.", "wire")
         self.disconnects = counter("disconnects", "Subscribers that left, by reason.", "reason")
         self.refusals = counter("refused", "Requests to subscribe that were refused.")
-        self.delivery = self._histogram("delivery_seconds", "From taking an event in to its last live write.")
+        self.delivery = self._histogram(
+            "delivery_seconds", "From reading a frame to its events' last live write."
+        )
         self.loop_delay = self._histogram("loop_delay_seconds", "How late the event loop runs what is due.")
         for kind in KIND_NAMES.values():
             self.events.labels(kind)

@@ -82,7 +82,6 @@ class Service:
         self.hub = Hub(
             self.log,
             self.metrics,
-            clock=self._clock,
             slow_timeout_s=self.settings.slow_timeout,
             buffer_total=self.settings.buffer_total,
         )
@@ -218,7 +217,8 @@ class Service:
 class Store:
     """Stamps events and appends them to the log; while the disk refuses, tries again.
 
-    `ready` returns once what is stored has been published, and more may come.
+    `ready` returns once what is stored has been published and more may come, with the moment of the last
+    write, in monotonic seconds.
     """
 
     def __init__(
@@ -227,7 +227,7 @@ class Store:
         origin: str,
         sequencer: Sequencer,
         metrics: Metrics,
-        ready: Callable[[], Awaitable[None]],
+        ready: Callable[[], Awaitable[float]],
     ) -> None:
         self._log = events
         self._origin = origin
@@ -235,10 +235,11 @@ class Store:
         self._metrics = metrics
         self._ready = ready
 
-    async def __call__(self, events: list[Event], seq: int | None) -> None:
+    async def __call__(self, events: list[Event], seq: int | None, read_at: float) -> None:
         """Return once the events and the cursor are on disk, and written to those at the tip.
 
-        That takes as long as it takes: neither a full disk nor many subscribers are overrun.
+        That takes as long as it takes: neither a full disk nor many subscribers are overrun. `read_at` is
+        when the oldest of them was read, in monotonic seconds.
         """
         if seq is None:
             assert not events
@@ -262,7 +263,9 @@ class Store:
         if failures:
             log.info("log: writing again", attempts=failures)
         self._metrics.count_events(batch)
-        await self._ready()
+        written_at = await self._ready()
+        if events:
+            self._metrics.delivery.observe(written_at - read_at)
 
 
 async def _start(server: Server, flag: str, address: Address) -> int:

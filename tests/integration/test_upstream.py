@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,12 @@ from tests.relay import (
 from tests.serving import LOOPBACK, Figures, Start, figures, published, running, until
 from tests.subscriber import subscribe
 
+from jetstream.events import Event
 from jetstream.firehose import upstream as upstream_module
+from jetstream.firehose.intake import Intake
+from jetstream.firehose.sequence import Sequence
+from jetstream.firehose.upstream import Upstream
+from jetstream.metrics import Metrics
 from jetstream.service import Service
 from jetstream.settings import Settings
 
@@ -286,6 +293,36 @@ async def test_a_flood_is_read_at_the_logs_pace(
     relay.publish(identities(*range(1, count + 1)))
     service = await start(upstream_cursor=0)
     assert await seqs(service, count) == list(range(1, count + 1))
+
+
+async def test_a_frame_that_waits_is_dated_when_it_was_read(relay: Relay) -> None:
+    held, both_read, release = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    stored: list[tuple[int | None, float]] = []
+
+    async def store(_events: list[Event], seq: int | None, read_at: float) -> None:
+        stored.append((seq, read_at))
+        held.set()
+        await release.wait()
+
+    async def send_the_second_meanwhile(connection: Connection) -> None:
+        await connection.accept()
+        await connection.send(identity(1))
+        await held.wait()
+        await connection.send(identity(2))
+        await connection.close(1001, "answered once both are read")
+        both_read.set()
+
+    relay.script.append(send_the_second_meanwhile)
+    upstream = Upstream(relay.url, Intake(Sequence(0)), store, Metrics())
+    reading = asyncio.create_task(upstream.run())
+    await both_read.wait()
+    read_both_at = time.monotonic()
+    release.set()
+    await until(lambda: len(stored) == 2)
+    reading.cancel()
+    (first, first_at), (second, second_at) = stored
+    assert (first, second) == (1, 2)
+    assert first_at < second_at < read_both_at
 
 
 # What upstream says of itself

@@ -37,7 +37,7 @@ PING_AFTER_S: Final = 30.0
 PONG_TIMEOUT_S: Final = 20.0
 IDLE_AFTER_S: Final = 60.0
 
-Store = Callable[[list[Event], int | None], Awaitable[None]]
+Store = Callable[[list[Event], int | None, float], Awaitable[None]]
 
 log = structlog.get_logger(__name__)
 
@@ -45,8 +45,9 @@ log = structlog.get_logger(__name__)
 class Upstream:
     """One upstream, read for as long as `run` runs.
 
-    `store` is given the events of each batch and the cursor after them; the next batch is not begun
-    before it returns, and the socket is paused when more than `BUFFER_BYTES_MAX` wait.
+    `store` is given the events of each batch, the cursor after them, and when the oldest of its frames was
+    read, in monotonic seconds. The next batch is not begun before it returns, and the socket is paused when
+    more than `BUFFER_BYTES_MAX` wait.
     """
 
     def __init__(self, url: str, intake: Intake, store: Store, metrics: Metrics) -> None:
@@ -138,7 +139,7 @@ class Upstream:
                 self._attempts = 0
             self._count(taken)
             over = self._must_reconnect(taken.notices)
-            await self._store(taken.events, taken.seq)
+            await self._store(taken.events, taken.seq, listener.read_at)
             if over:
                 return
             # With frames waiting, nothing above suspends: let the readers have their turn.
@@ -194,7 +195,9 @@ class _Frames(WSListener):
         self._count_text = count_text
         self.too_big = False
         self.reason = ""
+        self.read_at = 0.0  # monotonic seconds, of the first frame that was taken last
         self._frames: list[bytes] = []
+        self._read_at: list[float] = []  # of each frame
         self._bytes = 0
         self._parts: list[bytes] | None = None  # of a binary message that is not whole yet
         self._parts_bytes = 0
@@ -205,13 +208,14 @@ class _Frames(WSListener):
 
     async def take(self, count_max: int) -> list[bytes]:
         """Wait for frames and return at most `count_max`; none when the connection is over."""
-        if not self._frames:
-            if self._over:
-                return []
+        if not self._frames and not self._over:
             self._more.clear()
             await self._more.wait()
+        if not self._frames:
+            return []
         frames = self._frames[:count_max]
-        del self._frames[:count_max]
+        self.read_at = self._read_at[0]
+        del self._frames[:count_max], self._read_at[:count_max]
         self._bytes -= sum(map(len, frames))
         if self._paused and self._bytes < BUFFER_BYTES_MAX // 2:
             self._pause(False)
@@ -256,6 +260,7 @@ class _Frames(WSListener):
 
     def _append(self, payload: bytes) -> None:
         self._frames.append(payload)
+        self._read_at.append(time.monotonic())
         self._bytes += len(payload)
         self._more.set()
         if self._bytes > BUFFER_BYTES_MAX and not self._paused:

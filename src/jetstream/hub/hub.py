@@ -18,7 +18,7 @@ import asyncio
 import time
 from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -35,7 +35,7 @@ from jetstream.turns import Portion, Pulse
 
 # After a flush the hub rests for this share of what it took, or for this long if that is longer: batches
 # grow, and with them what one commit and one write carry. A batch that is full would not grow.
-REST_RATIO: Final = 0.3
+REST_RATIO: Final = 0.35
 REST_S_MIN: Final = 0.001
 FULL_EVENTS: Final = 200
 TURN_WRITES_MIN: Final = 16
@@ -54,8 +54,7 @@ class Hub:
     """Keeps all subscribers, and publishes the log to them.
 
     `slow_timeout_s` is how long a socket may take nothing while something waits for it. When more than
-    `buffer_total` bytes wait for all subscribers together, those with the most are put behind. `clock` is
-    the one that events are stamped with, in unix microseconds.
+    `buffer_total` bytes wait for all subscribers together, those with the most are put behind.
     """
 
     def __init__(
@@ -63,19 +62,18 @@ class Hub:
         events: Log,
         metrics: Metrics,
         *,
-        clock: Callable[[], int],
         slow_timeout_s: float = 60.0,
         buffer_total: int = 512 << 20,
     ) -> None:
         self.position = events.tip + 1
         self._log = events
         self._metrics = metrics
-        self._clock = clock
         self._slow_timeout_s = slow_timeout_s
         self._buffer_total = buffer_total
         self._groups = Groups()
         self._subscribers: dict[Subscriber, None] = {}
         self._flushed_from = self.position
+        self._written_at = time.monotonic()
         self._slice_waiters: deque[asyncio.Future[None]] = deque()
         self._waits = False  # for more to publish
         self._changed = Pulse()  # the position, or that
@@ -92,14 +90,16 @@ class Hub:
             tasks.create_task(self._watch())
             await self._publish()
 
-    async def ready(self) -> None:
+    async def ready(self) -> float:
         """Return once all that is stored is published, and the hub has rested.
 
-        Whoever fills the log in the same process waits for this before it stores more. What comes meanwhile
-        is then one commit and one flush, and nothing is stored faster than it can be published.
+        Returns the moment of the last write, in monotonic seconds. Whoever fills the log in the same process
+        waits for this before it stores more: what comes meanwhile is then one commit and one flush, and
+        nothing is stored faster than it can be published.
         """
         while not self._waits or self._log.tip >= self.position:
             await self._changed.wait()
+        return self._written_at
 
     # Coming and going
 
@@ -151,7 +151,9 @@ class Hub:
                 self._changed.send()
                 await self._log.wait(self.position)
                 self._waits = False
-            await asyncio.sleep(await self._flush())
+            rest_s = await self._flush()
+            self._written_at = time.monotonic()
+            await asyncio.sleep(rest_s)
 
     async def _flush(self) -> float:
         """Move the boundary over the next events, and write them to all who are at the tip.
@@ -167,7 +169,6 @@ class Hub:
         last = min(batch.index(stop), first + FLUSH_EVENTS_MAX)
         self._move(batch.times[last - 1] + 1)
         worked_s = await self._deliver(batch, first, last)
-        self._metrics.delivery.observe(max(0, self._clock() - batch.times[first]) / 1e6)
         return 0.0 if last - first >= FULL_EVENTS else max(REST_S_MIN, REST_RATIO * worked_s)
 
     def _move(self, position: int) -> None:

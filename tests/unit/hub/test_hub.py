@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -224,7 +225,7 @@ class World:
     def __init__(self) -> None:
         self.log = MemoryLog()
         self.log.grow(40)
-        self.hub = Hub(self.log, Metrics(), clock=lambda: self.log.tip)
+        self.hub = Hub(self.log, Metrics())
         self.members: list[Member] = []
         self.left: list[Member] = []
 
@@ -377,7 +378,7 @@ async def served(events: int = 0, **settings: Any) -> AsyncIterator[tuple[Hub, M
     log = MemoryLog()
     if events:
         log.grow(events)
-    hub = Hub(log, Metrics(), clock=lambda: log.tip, **settings)
+    hub = Hub(log, Metrics(), **settings)
     async with running(hub):
         yield hub, log
 
@@ -541,6 +542,18 @@ async def test_what_was_trimmed_before_it_was_published_does_not_stop_the_hub() 
         log.grow(1)
         await until(sink.messages)
     assert times(sink) == [33 * STEP_US]
+
+
+async def test_it_is_ready_for_more_once_all_is_written_and_it_has_rested() -> None:
+    async with served() as (hub, log):
+        _, sink = join(hub)
+        await hub.ready()
+        log.grow(40)
+        began = time.monotonic()
+        written_at = await hub.ready()
+        ended = time.monotonic()
+    assert times(sink) == [STEP_US * n for n in range(1, 41)]
+    assert began < written_at < ended
 
 
 # Slow readers
