@@ -94,7 +94,7 @@ class Service:
                 upstream = tasks.create_task(self.upstream.run())
                 self.started.set()
                 await self._stopping.wait()
-                log.info("stopping", subscribers=len(self.hub))
+                log.info("stopping", subscribers=len(self.subscribe))
                 for server in servers:
                     server.stop_accepting()
                 await _cancelled(upstream)
@@ -171,7 +171,7 @@ class Service:
             async with asyncio.timeout(GOODBYE_S):
                 await self.subscribe.wait_empty()
         except TimeoutError:
-            log.warning("subscribers did not go in time", subscribers=len(self.hub))
+            log.warning("subscribers did not go in time", subscribers=len(self.subscribe))
 
     def _health(self) -> tuple[bool, dict[str, object]]:
         figures, upstream = self.log.statistics(), self.upstream
@@ -190,7 +190,7 @@ class Service:
                 "newest_us": newest,
                 "newest": pages.iso(newest),
             },
-            "subscribers": len(self.hub),
+            "subscribers": len(self.subscribe),
         }
 
     def _families(self) -> Iterator[Metric]:

@@ -85,6 +85,12 @@ async def test_health_while_connected(relay: Relay, start: Start) -> None:
     assert body["last_event_age_s"] >= 0
 
 
+async def test_health_counts_those_without_a_hello_too(relay: Relay, start: Start) -> None:
+    service = await start()
+    async with subscribe(service.port), subscribe(service.port, requireHello="true"):
+        assert (await health(service.port))[1]["subscribers"] == 2
+
+
 async def test_an_idle_upstream_is_healthy(
     relay: Relay, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -255,6 +255,19 @@ async def test_when_all_places_are_taken_a_newcomer_is_asked_to_come_again(start
         pass
 
 
+@pytest.mark.parametrize("said", [b"", b"GET /subscribe HT", b"GET /subscribe HTTP/1.1\r\nHost: here\r\n"])
+async def test_who_never_finishes_asking_is_let_go(
+    said: bytes, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jetstream.web.server.KEEPALIVE_S", 0.05)
+    service = await start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    writer.write(said)
+    async with asyncio.timeout(20):
+        assert await reader.read() == b""
+    writer.close()
+
+
 # Hello
 
 
@@ -492,7 +505,7 @@ async def test_a_client_that_vanishes_in_its_handshake_leaves_nothing_behind(
         writer.transport.abort()
     async with subscribe(service.port, cursor=1) as subscriber:
         await subscriber.events(3)
-        await until(lambda: len(service.hub) == 1 and len(service.subscribe._sinks) == 1)
+        await until(lambda: len(service.hub) == len(service.subscribe) == 1)
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 

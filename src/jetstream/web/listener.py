@@ -56,10 +56,10 @@ class Listener:
         self._socket.close()
 
     def _accept(self) -> None:
+        if _files_are_short(self._socket):
+            self._pause()
+            return
         for _ in range(ACCEPTS_PER_TURN):
-            if _files_are_short(self._socket):
-                self._pause()
-                return
             try:
                 connection, _ = self._socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):

@@ -64,6 +64,10 @@ class Subscribe:
         self._empty.set()
         self._last_word: Close | None = None
 
+    def __len__(self) -> int:
+        """How many are connected, those who have yet to say hello among them."""
+        return len(self._sinks)
+
     def on(self, wire: Wire) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         """Return the handler of one wire."""
         return partial(self._handle, wire)
@@ -120,7 +124,7 @@ class Subscribe:
         if not _Socket().can_prepare(request):
             text = f"{request.path} is a WebSocket: connect to ws://{request.host}{request.path}\n"
             return web.Response(status=426, text=text, headers={"Upgrade": "websocket"}), None
-        if len(self._sinks) >= self._subscribers_max:
+        if len(self) >= self._subscribers_max:
             text = (
                 f"{self._subscribers_max} subscribers are connected, and that is the limit: try again later\n"
             )
