@@ -45,7 +45,8 @@ class Batch:
     """Consecutive events of one log, as columns of equal length; `times` rises strictly.
 
     A batch only ever grows at its end, so a range of it that was seen once stays as it was, and readers
-    may share it. `frames` holds what the hub rendered of it, by wire, and lives as long as the batch.
+    may share it. `frames` holds what the hub rendered of it, by wire, and `slices` what it put
+    together of that; both live as long as the batch.
     """
 
     __slots__ = (
@@ -57,6 +58,7 @@ class Batch:
         "kinds",
         "revs",
         "rkeys",
+        "slices",
         "times",
     )
 
@@ -80,6 +82,7 @@ class Batch:
         self.cids = list(cids)
         self.bodies = list(bodies)
         self.frames: dict[str, list[bytes]] = {}
+        self.slices: dict[tuple[str, int], bytes] = {}
 
     @classmethod
     def of(cls, events: Sequence[Event], times: Iterable[int]) -> Batch:

@@ -25,7 +25,7 @@ from jetstream.hub.wires import WIRES
 from jetstream.log import Log, UpstreamCursor
 from jetstream.log.sqlite import SqliteLog
 from jetstream.metrics import Metrics, gauge
-from jetstream.running import calm_collector
+from jetstream.running import calm_collector, collect_young
 from jetstream.sequencer import Sequencer
 from jetstream.settings import Address, Settings, require_data_dir
 from jetstream.web import pages
@@ -316,4 +316,8 @@ async def serve(settings: Settings) -> None:
 
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop)
-    await service.run()
+    collecting = loop.create_task(collect_young())
+    try:
+        await service.run()
+    finally:
+        collecting.cancel()

@@ -28,7 +28,7 @@ from tests.serving import Start, published
 from tests.subscriber import Event, Subscriber, subscribe
 from websockets.exceptions import ConnectionClosed
 
-from jetstream.hub import hub
+from jetstream.hub import hub, slices
 from jetstream.log import maintenance, recent, sqlite
 from jetstream.service import Service
 from jetstream.web import listener
@@ -49,7 +49,7 @@ JOIN_FRAMES = 1_000  # within so many frames the readers join, one by one
 TURN_WRITES = 8
 SMALL = [
     (hub, "TURN_WRITES_MAX", TURN_WRITES),
-    (hub, "SLICE_EVENTS_MAX", 100),
+    (slices, "SLICE_EVENTS_MAX", 100),
     (listener, "UNSENT_BYTES_MAX", 4096),
     (maintenance, "BLOCK_EVENTS", 300),
     (sqlite, "BLOCK_EVENTS", 300),

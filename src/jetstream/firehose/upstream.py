@@ -29,7 +29,9 @@ State = Literal["connected", "idle", "reconnecting"]
 
 MESSAGE_BYTES_MAX: Final = 32 << 20  # well above the protocol's 5 MB, which is judged frame by frame
 BUFFER_BYTES_MAX: Final = 8 << 20  # undecoded frames, before the socket is left to the kernel
-# Frames of one commit of the log: as many as can be decoded and stored in one turn of the loop.
+# Frames of one commit of the log: as many as can be decoded and stored in one turn of the loop. Too few are
+# worse than too many, for those that are left wait for a whole flush.
+BATCH_FRAMES: Final = 200
 BATCH_FRAMES_MIN: Final = 16
 BATCH_FRAMES_MAX: Final = 500
 HANDSHAKE_TIMEOUT_S: Final = 20.0
@@ -128,7 +130,7 @@ class Upstream:
         return None
 
     async def _read(self, listener: _Frames) -> None:
-        portion = Portion(BATCH_FRAMES_MIN, BATCH_FRAMES_MIN, BATCH_FRAMES_MAX)
+        portion = Portion(BATCH_FRAMES, BATCH_FRAMES_MIN, BATCH_FRAMES_MAX)
         while frames := await listener.take(portion.size):
             self._heard_at = time.monotonic()
             seq = self.seq

@@ -16,10 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from bisect import bisect_right
-from collections import Counter, deque
-from collections.abc import Sequence
-from itertools import accumulate
+from collections import Counter
 from typing import Final
 
 import structlog
@@ -27,22 +24,23 @@ import structlog
 from jetstream.events import Batch
 from jetstream.filters import EVERYTHING
 from jetstream.hub.groups import Group, Groups
+from jetstream.hub.slices import cut
 from jetstream.hub.subscriber import Close, Options, Subscriber
-from jetstream.hub.wires import PING, Wire, fitting
+from jetstream.hub.wires import PING
 from jetstream.log import Log
 from jetstream.metrics import Metrics
-from jetstream.turns import Portion, Pulse
+from jetstream.turns import Line, Portion, Pulse
 
 # After a flush the hub rests for this share of what it took, or for this long if that is longer: batches
 # grow, and with them what one commit and one write carry. A batch that is full would not grow.
-REST_RATIO: Final = 0.35
+REST_RATIO: Final = 0.32
 REST_S_MIN: Final = 0.001
+REST_S_MAX: Final = 0.02  # for the sake of those behind
 FULL_EVENTS: Final = 200
 TURN_WRITES_MIN: Final = 16
 TURN_WRITES_MAX: Final = 4096
 FLUSH_EVENTS_MAX: Final = 1_000  # rendered between two turns: about a millisecond
-SLICE_EVENTS_MAX: Final = 500  # of a feeder: half a millisecond to render
-SLICE_BYTES_MAX: Final = 128 << 10  # and so much more than its buffer a slow reader may have waiting
+SLICES_PER_TURN: Final = 5  # of one feeder, as long as its socket takes them
 WATCH_SLICE: Final = 500  # subscribers looked at between two turns
 PING_EVERY_S: Final = 30.0
 LOOK_EVERY_S: Final = 0.5
@@ -74,7 +72,7 @@ class Hub:
         self._subscribers: dict[Subscriber, None] = {}
         self._flushed_from = self.position
         self._written_at = time.monotonic()
-        self._slice_waiters: deque[asyncio.Future[None]] = deque()
+        self._slices = Line(1)  # a turn, however many feeders there are
         self._waits = False  # for more to publish
         self._changed = Pulse()  # the position, or that
         self._tasks: asyncio.TaskGroup | None = None
@@ -168,17 +166,18 @@ class Hub:
         first = batch.index(self.position)
         last = min(batch.index(stop), first + FLUSH_EVENTS_MAX)
         self._move(batch.times[last - 1] + 1)
-        worked_s = await self._deliver(batch, first, last)
-        return 0.0 if last - first >= FULL_EVENTS else max(REST_S_MIN, REST_RATIO * worked_s)
+        written, worked_s = await self._deliver(batch, first, last)
+        return rest_s(last - first, worked_s, written, len(self._slices))
 
     def _move(self, position: int) -> None:
         self._flushed_from = self.position
         self.position = position
         self._changed.send()
 
-    async def _deliver(self, batch: Batch, first: int, last: int) -> float:
-        """Write `batch[first:last]` to all at the tip, in turns; return how many seconds they took."""
+    async def _deliver(self, batch: Batch, first: int, last: int) -> tuple[int, float]:
+        """Write `batch[first:last]` to all at the tip, in turns; return to how many, in how many seconds."""
         began, worked_s, left = time.perf_counter(), 0.0, self._turn_writes.size
+        reached = 0
         messages, sizes = Counter[str](), Counter[str]()
         deliveries = self._groups.deliveries(batch, first, last)
         for group in deliveries:
@@ -188,6 +187,7 @@ class Hub:
             members = list(group.members)
             while members:
                 written = self._write(group, members[:left], data)
+                reached += written
                 messages[group.wire.name] += written * len(frames)
                 sizes[group.wire.name] += written * len(data)
                 left, members = left - len(members), members[left:]
@@ -200,7 +200,7 @@ class Hub:
             group.delivering = False
         for wire, size in sizes.items():
             self._metrics.count_sent(wire, messages[wire], size)
-        return worked_s + time.perf_counter() - began
+        return reached, worked_s + time.perf_counter() - began
 
     def _write(self, group: Group, members: list[Subscriber], data: bytes) -> int:
         """Write to those who are still at the tip, each once, whoever has come and gone; return how many."""
@@ -263,44 +263,22 @@ class Hub:
         if batch is None:
             subscriber.position = stop
             return
-        await self._slice_turn()
-        if subscriber.options is options and not subscriber.closed:
-            # The boundary may have moved on while others had their turn, and the batch have grown with it.
-            self._send_slice(subscriber, batch, batch.index(position), batch.index(self.position))
-
-    async def _slice_turn(self) -> None:
-        """Wait in line to send a slice: one a turn of the loop, however many feeders there are."""
-        mine = asyncio.get_running_loop().create_future()
-        self._slice_waiters.append(mine)
-        if len(self._slice_waiters) == 1:
-            asyncio.get_running_loop().call_soon(self._next_slice)
-        await mine
-
-    def _next_slice(self) -> None:
-        while self._slice_waiters:
-            waiter = self._slice_waiters.popleft()
-            if not waiter.done():  # else its subscriber has left
-                waiter.set_result(None)
-                break
-        if self._slice_waiters:
-            asyncio.get_running_loop().call_soon(self._next_slice)
+        await self._slices.turn()
+        if subscriber.options is not options or subscriber.closed:
+            return
+        # The boundary may have moved on while others had their turn, and the batch have grown with it.
+        last = batch.index(self.position)
+        for _ in range(SLICES_PER_TURN):
+            self._send_slice(subscriber, batch, batch.index(subscriber.position), last)
+            if subscriber.sink.full or batch.index(subscriber.position) == last:
+                return
 
     def _send_slice(self, subscriber: Subscriber, batch: Batch, first: int, last: int) -> None:
-        """Write a bounded part of what a subscriber wants of `batch[first:last]`, and move its position."""
-        options = subscriber.options
-        chosen = options.wanted.select(batch, first, last)
-        some = chosen[:SLICE_EVENTS_MAX]
-        frames = _frames(subscriber.wire, batch, some)
-        if frames:
-            sizes = list(accumulate(map(len, frames)))
-            frames = frames[: bisect_right(sizes, SLICE_BYTES_MAX, lo=1)]
-            some = some[: len(frames)]
-        reached = last if len(some) == len(chosen) else some[-1] + 1
-        frames = fitting(frames, options.message_bytes_max)
-        if frames:
-            data = b"".join(frames)
+        """Write the next slice of `batch[first:last]` to a subscriber, and move its position."""
+        data, messages, reached = cut(batch, first, last, subscriber.wire, subscriber.options)
+        if data:
             subscriber.write(data)
-            self._metrics.count_sent(subscriber.wire.name, len(frames), len(data))
+            self._metrics.count_sent(subscriber.wire.name, messages, len(data))
         # An empty range would mean that nothing stands between the position and the boundary.
         subscriber.position = batch.times[reached - 1] + 1 if reached > first else self.position
 
@@ -347,12 +325,16 @@ class Hub:
                 return
 
 
-def _frames(wire: Wire, batch: Batch, indices: Sequence[int]) -> list[bytes]:
-    if not indices:
-        return []
-    if isinstance(indices, range):
-        return wire.frames(batch, indices.stop)[indices.start : indices.stop]
-    return wire.some_frames(batch, indices)
+def rest_s(events: int, worked_s: float, written: int, waiting: int) -> float:
+    """Return for how many seconds to rest after a flush of `events` to `written` sockets.
+
+    While `waiting` readers that are behind wait for their turn, the loop is never idle, and what a flush
+    takes is taken from them. So they have as much of it as those at the tip, head for head: else thousands
+    who come back together may stay behind for ever, on a server that could serve them all at the tip.
+    """
+    own_s = 0.0 if events >= FULL_EVENTS else max(REST_S_MIN, REST_RATIO * worked_s)
+    theirs_s = worked_s * waiting / max(written, 1)
+    return max(own_s, min(theirs_s, REST_S_MAX))
 
 
 def _overtaken(position: int, floor: int) -> Close:

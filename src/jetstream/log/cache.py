@@ -10,9 +10,10 @@ from typing import Final
 from jetstream.events import Batch
 
 CACHE_BYTES: Final = 32 * 1024 * 1024
-# What CPython takes for a time and seven values, but for the bodies; frames take as much again as the bodies.
+# What CPython takes for a time and seven values, but for the bodies; frames take as much again as the bodies,
+# and so do slices.
 EVENT_BYTES: Final = 600
-BODY_RATIO: Final = 2
+BODY_RATIO: Final = 3
 
 Load = Callable[[int], Awaitable[Batch | None]]
 

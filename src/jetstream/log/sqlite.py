@@ -47,7 +47,7 @@ from jetstream.log.maintenance import FAR_US, Maintenance, Scrubbed
 from jetstream.log.recent import Recent
 from jetstream.log.reservation import AHEAD_US, reserve, restored_tip
 from jetstream.log.stored import load, scan, tail_rows
-from jetstream.turns import Pulse
+from jetstream.turns import Pulse, hurried
 
 # Readers wait for the disk and for zstd, both without the interpreter lock; more would only compete for it.
 READERS: Final = 2
@@ -182,7 +182,8 @@ class SqliteLog:
         async with self._writing:
             try:
                 if len(batch) and batch.last > self._reserved:
-                    await asyncio.to_thread(self._reserve, batch.last)
+                    with hurried():
+                        await asyncio.to_thread(self._reserve, batch.last)
                 with explained(self._path), transaction(self._writer):
                     self._store(batch, upstream, gone)
             except LogUnwritable:
@@ -383,7 +384,8 @@ class SqliteLog:
 
     async def _exclusively(self, work: Callable[..., Result], *arguments: object) -> Result:
         async with self._writing:
-            return await self._in_maintenance(work, *arguments)
+            with hurried():
+                return await self._in_maintenance(work, *arguments)
 
     async def _in_maintenance(self, work: Callable[..., Result], *arguments: object) -> Result:
         def run() -> Result:

@@ -19,11 +19,13 @@ from jetstream.hub.subscriber import Close, Options, Subscriber
 from jetstream.hub.wires import Wire, close_frame
 from jetstream.log import Log
 from jetstream.metrics import Metrics
+from jetstream.turns import Line
 from jetstream.web.parameters import UPDATE_BYTES_MAX, NotJson, Subscription, parse_message, parse_query
 
 HELLO_TIMEOUT_S: Final = 60.0
 CLOSE_TIMEOUT_S: Final = 3.0  # for the other side to answer a close frame
 RETRY_AFTER_S: Final = 10
+FAREWELLS_PER_TURN: Final = 32  # of thousands whom a network loses at once: a millisecond
 
 SHUTDOWN: Final = Close(1001, "shutdown", "the server is shutting down: connect again")
 FAILED: Final = Close(1011, "error", "the server has failed and is going down: connect again later")
@@ -60,6 +62,7 @@ class Subscribe:
         self._subscribers_max = subscribers_max
         self._hello_timeout_s = hello_timeout_s
         self._sinks: dict[SocketSink, None] = {}
+        self._farewells = Line(FAREWELLS_PER_TURN)
         self._empty = asyncio.Event()
         self._empty.set()
         self._last_word: Close | None = None
@@ -79,7 +82,7 @@ class Subscribe:
             self._metrics.refusals.inc()
             return refusal
         assert subscription is not None
-        socket = _Socket()
+        socket = _Socket(self._farewells)
         try:
             await socket.prepare(request)
         except ConnectionError:
@@ -121,7 +124,7 @@ class Subscribe:
             subscription = parse_query(request.query, request.headers)
         except InvalidParameter as error:
             return web.Response(status=400, text=f"{error}\n"), None
-        if not _Socket().can_prepare(request):
+        if not web.WebSocketResponse().can_prepare(request):
             text = f"{request.path} is a WebSocket: connect to ws://{request.host}{request.path}\n"
             return web.Response(status=426, text=text, headers={"Upgrade": "websocket"}), None
         if len(self) >= self._subscribers_max:
@@ -188,20 +191,27 @@ async def _next_options(socket: _Socket, sink: SocketSink) -> Options | None:
 
 
 class _Socket(web.WebSocketResponse):
-    """A WebSocket without aiohttp's heartbeat, which would cut slow readers, and with words to each close."""
+    """A WebSocket without aiohttp's heartbeat, which would cut slow readers, and with words to each close.
 
-    def __init__(self) -> None:
+    Sockets that close wait in line: what aiohttp does then takes a while.
+    """
+
+    def __init__(self, farewells: Line) -> None:
         # Twice the limit: what is only somewhat too long is refused by us, with a reason.
         super().__init__(
             timeout=CLOSE_TIMEOUT_S, compress=False, max_msg_size=2 * UPDATE_BYTES_MAX, decode_text=False
         )
+        self._farewells = farewells
         self.on_close: Callable[[], None] | None = None
 
     async def close(self, *, code: int = 1000, message: bytes = b"", drain: bool = True) -> bool:
+        if self.closed:
+            return False
         if self.on_close is not None:
             self.on_close()
         if not message and code in _PROTOCOL:
             message = _PROTOCOL[code].text.encode()
+        await self._farewells.turn()
         return await super().close(code=code, message=message, drain=drain)
 
 
@@ -220,6 +230,7 @@ class SocketSink:
         self._peer = request.remote
         self._began = time.monotonic()
         self._close: Close | None = None
+        self._ending = False  # by aiohttp
         self._timeout: asyncio.TimerHandle | None = None
         self._buffer_bytes = buffer_bytes
         self.written = 0
@@ -239,8 +250,8 @@ class SocketSink:
 
     @property
     def closing(self) -> bool:
-        """Whether a close frame is out."""
-        return self._close is not None or self._socket.closed
+        """Whether a close frame is out, or is about to be."""
+        return self._close is not None or self._ending
 
     async def writable(self) -> None:
         """Return once the buffer has drained. Raises ConnectionError when the connection is gone."""
@@ -273,6 +284,7 @@ class SocketSink:
     def _on_close(self) -> None:
         """Let aiohttp send the close frame, unless ours is out: there may be only one, and none after it."""
         self.write = _nothing
+        self._ending = True
         if self._close is not None:
             self._transport.close()
 

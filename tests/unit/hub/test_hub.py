@@ -24,7 +24,8 @@ from jetstream import turns as turns_module
 from jetstream.events import ACCOUNT, CREATE, DELETE, IDENTITY, Batch, Event
 from jetstream.filters import EVERYTHING, Filter
 from jetstream.hub import hub as hub_module
-from jetstream.hub.hub import Hub
+from jetstream.hub import slices as slices_module
+from jetstream.hub.hub import Hub, rest_s
 from jetstream.hub.subscriber import Close, Options, Subscriber
 from jetstream.hub.wires import CLASSIC, PING, V1, Wire
 from jetstream.log import LogStatistics, UpstreamCursor
@@ -333,8 +334,8 @@ def _small_turns() -> Iterator[None]:
     """Make each step of the hub small, so that a test's steps fall between them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hub_module, "FLUSH_EVENTS_MAX", 7)
-        patch.setattr(hub_module, "SLICE_EVENTS_MAX", 5)
-        patch.setattr(hub_module, "SLICE_BYTES_MAX", 600)
+        patch.setattr(slices_module, "SLICE_EVENTS_MAX", 5)
+        patch.setattr(slices_module, "SLICE_BYTES_MAX", 600)
         patch.setattr(turns_module, "TURN_S", 0.0)  # so that a turn has the fewest writes it may have
         patch.setattr(hub_module, "TURN_WRITES_MIN", 1)
         yield
@@ -397,9 +398,9 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0)
 
 
-async def test_readers_behind_take_one_slice_a_turn_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many there are: those at the tip wait for one slice, not for one of each."""
-    turn, slices = 0, []
+async def test_one_reader_that_is_behind_has_slices_in_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: those at the tip wait for a few slices, not for a few of each."""
+    turn, slices = 0, dict[int, list[FakeSink]]()
     write = FakeSink.write
 
     async def count_turns() -> None:
@@ -409,7 +410,7 @@ async def test_readers_behind_take_one_slice_a_turn_together(monkeypatch: pytest
             await asyncio.sleep(0)
 
     def note_turn(sink: FakeSink, data: bytes) -> None:
-        slices.append(turn)
+        slices.setdefault(turn, []).append(sink)
         write(sink, data)
 
     monkeypatch.setattr(FakeSink, "write", note_turn)
@@ -422,9 +423,30 @@ async def test_readers_behind_take_one_slice_a_turn_together(monkeypatch: pytest
             hub.remove(subscriber)
         await until(lambda: all(subscriber.group for subscriber, _ in readers))
         counting.cancel()
-    assert len(slices) >= 20 * 100 // BATCH_EVENTS
-    assert len(slices) == len(set(slices))
+    assert len(slices) >= 20
+    assert all(len(set(sinks)) == 1 for sinks in slices.values())
+    assert all(len(sinks) <= hub_module.SLICES_PER_TURN for sinks in slices.values())
     assert all(times(sink) == [STEP_US * n for n in range(1, 101)] for _, sink in readers)
+
+
+async def test_a_reader_behind_has_no_more_slices_once_its_socket_is_full() -> None:
+    async with served(events=100) as (hub, _):
+        _, sink = join(hub, position=1, limit=8)  # an eighth of it while behind: full with any slice
+        await until(sink.messages)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert sink.full
+        assert len(sink.messages()) <= slices_module.SLICE_EVENTS_MAX
+
+
+@given(st.integers(1, 1000), st.floats(0, 1), st.integers(0, 10_000), st.integers(0, 10_000))
+def test_the_rest_is_fair_and_bounded(events: int, worked_s: float, written: int, waiting: int) -> None:
+    alone = rest_s(events, worked_s, written, 0)
+    assert alone == 0 if events >= hub_module.FULL_EVENTS else alone >= hub_module.REST_S_MIN
+    together = rest_s(events, worked_s, written, waiting)
+    assert alone <= together <= max(alone, hub_module.REST_S_MAX)
+    if together < hub_module.REST_S_MAX:
+        assert together * max(written, 1) >= worked_s * waiting * 0.999  # head for head
 
 
 async def test_a_cursor_among_events_not_published_yet_waits_for_them() -> None:
@@ -462,7 +484,7 @@ async def test_options_that_change_while_a_slice_is_due_judge_what_it_passed_ove
         sink = FakeSink()
         subscriber = Subscriber(sink, CLASSIC, RARE, 1, 0.0)
         hub.add(subscriber)
-        await until(lambda: hub._slice_waiters)
+        await until(lambda: hub._slices)
         hub.change(subscriber, Options())
         await until(lambda: subscriber.group)
     assert times(sink) == [time for batch in log.batches for time in batch.times]

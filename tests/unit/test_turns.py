@@ -1,0 +1,89 @@
+"""Taking turns: portions that fit a turn, and who is let go on when."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import suppress
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jetstream.turns import TURN_S, Line, Portion, Pulse, hurried
+
+
+@given(st.lists(st.floats(0, 10)), st.integers(1, 1000))
+def test_a_portion_stays_within_its_bounds(seconds: list[float], size: int) -> None:
+    portion = Portion(size, 1, 1000)
+    for each in seconds:
+        portion.fit(each)
+        assert 1 <= portion.size <= 1000
+
+
+@given(st.floats(1e-6, 1e-3), st.integers(1, 4000))
+def test_a_portion_comes_to_fill_a_turn(each_s: float, size: int) -> None:
+    portion = Portion(size, 1, 1_000_000)
+    for _ in range(100):
+        portion.fit(portion.size * each_s)
+    assert (portion.size + 1) * each_s > TURN_S / 2
+    assert portion.size * each_s <= max(TURN_S, each_s) * 1.5
+
+
+async def test_a_pulse_wakes_all_who_wait_and_forgets_them() -> None:
+    pulse = Pulse()
+    waiting = [asyncio.create_task(pulse.wait()) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    pulse.send()
+    await asyncio.wait(waiting)
+    assert [task.cancelled() for task in waiting] == [True, False, False]
+    late = asyncio.create_task(pulse.wait())
+    await asyncio.sleep(0)
+    assert not late.done()
+    pulse.send()
+    await late
+
+
+async def test_a_line_lets_so_many_go_on_in_each_turn_in_order() -> None:
+    line, turn = Line(2), 0
+    passed: list[tuple[int, int]] = []  # turn, who
+
+    async def wait(who: int) -> None:
+        await line.turn()
+        passed.append((turn, who))
+
+    waiting = [asyncio.create_task(wait(who)) for who in range(7)]
+    await asyncio.sleep(0)
+    waiting[1].cancel()
+    assert len(line) == 7
+    while not all(task.done() for task in waiting):
+        turn += 1
+        await asyncio.sleep(0)
+    assert [who for _, who in passed] == [0, 2, 3, 4, 5, 6]
+    turns = [turn for turn, _ in passed]
+    assert turns == [turns[0] + place // 2 for place in range(6)]
+    assert len(line) == 0
+
+
+async def test_a_line_that_was_empty_begins_anew() -> None:
+    line = Line(1)
+    for _ in range(3):
+        async with asyncio.timeout(20):
+            await line.turn()
+
+
+async def test_a_line_whose_first_is_cancelled_goes_on() -> None:
+    line = Line(1)
+    first = asyncio.create_task(line.turn())
+    await asyncio.sleep(0)
+    first.cancel()
+    async with asyncio.timeout(20):
+        await line.turn()
+
+
+def test_threads_are_hurried_only_inside() -> None:
+    before_s = sys.getswitchinterval()
+    with suppress(ZeroDivisionError), hurried():
+        assert sys.getswitchinterval() < before_s
+        raise ZeroDivisionError
+    assert sys.getswitchinterval() == before_s
