@@ -20,6 +20,7 @@ from jetstream.bench.feed import Feed
 from jetstream.bench.load import Load, Target, subscribers
 from jetstream.bench.measure import Meter, table
 from jetstream.bench.ring import accounts
+from jetstream.bench.storm import WATCH_S as STORM_WATCH_S
 from jetstream.bench.storm import raise_storm
 from jetstream.bench.subscription import Readings
 from jetstream.errors import JetstreamError, SettingError
@@ -134,8 +135,10 @@ def _run(options: Options, parts: list[mix.Part], load: Load, feed: Feed | None)
         storm = raise_storm(load, made[-options.storm :], options.storm_age, rng)
         rows.append(("storm", f"{storm.served:,} of {storm.returned:,} served"))
         rows.append(("", f"the last after {storm.last_served_s:.2f} s"))
-        report["storm"] = asdict(storm)
+        load.run(STORM_WATCH_S - storm.seconds)
         meter.judge()
+        rows.append(("", f"furthest behind {STORM_WATCH_S:.0f} s after: {load.lag_ms():,.1f} ms"))
+        report["storm"] = asdict(storm) | {"lag_ms": load.lag_ms()}
     for name, value in rows:
         _say(f"{name:<28} {value}")
     if options.json is not None:

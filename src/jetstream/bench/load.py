@@ -221,6 +221,10 @@ class Load:
         """Return how old the newest event of the reference connection is, in seconds."""
         return time.time() - self.truth.everything.last_us / 1e6
 
+    def lag_ms(self) -> float:
+        """Return how far behind the last of the counted ones was when last judged, but for slow ones."""
+        return max((one.lag_us for one in self.connections if not one.slow), default=0) / 1000
+
     def turn(self) -> None:
         """Wait a few milliseconds at most, and read what there is to read."""
         now = time.monotonic()

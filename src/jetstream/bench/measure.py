@@ -101,7 +101,7 @@ class Meter:
             bytes_per_s=gained.total() / took_s,
             delay_ms=_percentiles(readings.delays),
             relay_ms=_percentiles(readings.relay_delays),
-            lag_ms=max((one.lag_us for one in load.connections if not one.slow), default=0) / 1000,
+            lag_ms=load.lag_ms(),
             load_cores=load_cpu_s / took_s,
             load_waited=load_waited_s / took_s,
             server_cores=server_cpu_s / took_s if local else None,

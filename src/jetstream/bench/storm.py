@@ -11,6 +11,7 @@ from jetstream.bench.load import Connection, Load
 from jetstream.bench.subscription import Readings, Subscription
 
 SERVED_TIMEOUT_S: Final = 60.0
+WATCH_S: Final = 10.0  # after which all should be at the tip again
 PREPARED_PER_TURN: Final = 32  # then those that stay are read
 
 
@@ -18,12 +19,14 @@ PREPARED_PER_TURN: Final = 32  # then those that stay are read
 class Storm:
     """What a storm came to: how many came back, how many of them were served, and how long the last one took.
 
-    *Served* is who has got everything from its cursor up to the moment of the storm.
+    *Served* is who has got everything from its cursor up to the moment of the storm. How far behind they are
+    some seconds later, `Load.lag_ms` says once they have been judged.
     """
 
     returned: int
     served: int
     last_served_s: float
+    seconds: float  # until nobody was waited for any more
 
 
 def raise_storm(load: Load, victims: list[Connection], age_s: float, rng: Random) -> Storm:
@@ -41,8 +44,9 @@ def raise_storm(load: Load, victims: list[Connection], age_s: float, rng: Random
     began = time.monotonic()
     load.connect(returning, 0, SERVED_TIMEOUT_S)
     load.run_until(lambda: not any(one.goal for one in returning), SERVED_TIMEOUT_S)
+    seconds = time.monotonic() - began
     served = [one.served or one.accepted for one in returning if one.accepted and not one.goal]
-    return Storm(len(returning), len(served), max(served, default=began) - began)
+    return Storm(len(returning), len(served), max(served, default=began) - began, seconds)
 
 
 def _return(load: Load, one: Connection, now_us: int, age_s: float) -> Connection:

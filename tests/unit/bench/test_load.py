@@ -104,6 +104,7 @@ def test_where_nobody_listens_is_said() -> None:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jetstream.bench.cli.WARM_UP_S", 0.1)
+    monkeypatch.setattr("jetstream.bench.cli.STORM_WATCH_S", 0.5)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -126,6 +127,7 @@ def test_the_command_prints_a_table_and_writes_its_figures(
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["url"] == f"ws://127.0.0.1:{server[0].port}/v1/subscribe"
     assert (figures["accepted"], figures["storm"]["served"], figures["wrong"]) == (20, 5, {})
+    assert figures["storm"]["lag_ms"] < 5_000
     assert "5 of 5 served" in capsys.readouterr().out
 
 
