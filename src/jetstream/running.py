@@ -9,8 +9,9 @@ from typing import Any, Final
 
 # Container objects made before the collector looks at them (700 by itself; 10,000 take it 2 ms), and how many
 # such looks there are before it looks again at all that survived one, and at all there is (half a second).
-GC_THRESHOLDS: Final = (10_000, 3, 100_000)
-YOUNG_EVERY_S: Final = 0.025
+GC_THRESHOLDS: Final = (10_000, 3, 1_000)
+YOUNG_EVERY_S: Final = 0.05
+YOUNG_MAX: Final = 5_000
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -33,11 +34,12 @@ def calm_collector() -> None:
 
 
 async def collect_young() -> None:
-    """Collect what is young, often and therefore little at a time, until cancelled.
+    """Collect what is young as soon as it is much, until cancelled.
 
     By itself the collector counts what is made less what is freed. When thousands of connections end while
     thousands come, hundreds of thousands of new objects gather, and one look at them takes 40 ms and more.
     """
     while True:
         await asyncio.sleep(YOUNG_EVERY_S)
-        gc.collect(1)
+        if len(gc.get_objects(generation=0)) > YOUNG_MAX:
+            gc.collect(1)

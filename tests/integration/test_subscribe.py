@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from operator import methodcaller
 from typing import Any
 
@@ -21,6 +21,7 @@ from websockets.frames import Frame, Opcode
 from jetstream.hub import hub as hub_module
 from jetstream.hub.wires import CLASSIC
 from jetstream.service import Service
+from jetstream.turns import Line
 from jetstream.web.server import Server
 from jetstream.web.subscribe import SocketSink, Subscribe
 
@@ -450,6 +451,9 @@ async def test_the_server_pings(relay: Relay, start: Start, monkeypatch: pytest.
 
 # How it ends
 
+MASK = b"\x00\x00\x00\x00"
+GOODBYE = b"\x88\x82" + MASK + b"\x03\xe8"
+
 
 async def test_a_client_that_says_goodbye_is_counted_as_such(service: Service) -> None:
     async with subscribe(service.port):
@@ -465,6 +469,37 @@ async def test_a_client_that_vanishes_is_counted_as_lost(how: str, hello: str, s
         methodcaller(how)(subscriber.connection.transport)
         await disconnects(service, "lost")
     assert len(service.hub) == 0
+
+
+async def test_a_client_that_says_goodbye_and_is_gone_is_counted_as_such(service: Service) -> None:
+    async with AsyncExitStack() as all_of_them:
+        for _ in range(20):
+            subscriber = await all_of_them.enter_async_context(subscribe(service.port))
+            subscriber.connection.transport.write(GOODBYE)
+            subscriber.connection.transport.close()
+        await disconnects(service, "client", 20)
+
+
+async def test_those_who_vanish_together_are_let_go_in_turns(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jetstream.web.subscribe.FAREWELLS_PER_TURN", 1)
+    waiting, turn = list[int](), Line.turn
+
+    async def note(line: Line) -> None:
+        waiting.append(len(line))
+        await turn(line)
+
+    monkeypatch.setattr(Line, "turn", note)
+    service = await start()
+    async with AsyncExitStack() as all_of_them:
+        subscribers = [await all_of_them.enter_async_context(subscribe(service.port)) for _ in range(20)]
+        for subscriber in subscribers:
+            subscriber.connection.transport.abort()
+        await disconnects(service, "lost", 20)
+        assert max(waiting) > 1
+        assert len(waiting) == 20
+        await until(lambda: len(service.subscribe) == 0)
 
 
 @pytest.mark.parametrize("how", ["abort", "close", "goodbye"])
@@ -509,7 +544,6 @@ async def test_a_client_that_vanishes_in_its_handshake_leaves_nothing_behind(
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
-MASK = b"\x00\x00\x00\x00"
 BREACHES = [
     b"\x83\x80" + MASK,  # a reserved opcode
     b"\xc1\x80" + MASK,  # compressed, which nobody agreed on
@@ -644,6 +678,32 @@ async def test_a_slow_reader_gets_what_was_sent_before_the_shutdown(relay: Relay
         assert rkeys(events) == list(range(1, len(events) + 1))
         assert events[-1]["time_us"] + 1 == member.position
         assert subscriber.connection.close_code == 1001
+
+
+@pytest.mark.usefixtures("_watch_often")
+@pytest.mark.parametrize(("slow_timeout", "reason"), [(0.2, "slow"), (600, "client")])
+async def test_a_reader_that_says_goodbye_and_reads_nothing_is_cut(
+    slow_timeout: float, reason: str, relay: Relay, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jetstream.web.subscribe.CLOSE_TIMEOUT_S", 0.1)
+    service = await start(subscriber_buffer=100_000, slow_timeout=slow_timeout)
+    await relay.wait_accepted(1)
+    async with subscribe(service.port, receive_buffer=4096) as subscriber:
+        transport = subscriber.connection.transport
+        relay.publish(big(1))
+        await until(lambda: next(iter(service.hub._subscribers)).sink.full)
+        (member,) = service.hub._subscribers
+        transport.pause_reading()
+        if reason == "slow":
+            await until(lambda: member.closed)
+        transport.write(GOODBYE)
+        await disconnects(service, reason)
+
+        def is_cut() -> bool:
+            transport.write(GOODBYE)
+            return transport.is_closing()
+
+        await until(is_cut)
 
 
 async def test_a_slow_reader_that_vanishes_is_lost_and_not_our_fault(relay: Relay, start: Start) -> None:

@@ -6,7 +6,9 @@ import asyncio
 import gc
 import weakref
 
-from jetstream.running import collect_young
+import pytest
+
+from jetstream.running import YOUNG_MAX, collect_young
 
 
 class Node:
@@ -15,9 +17,11 @@ class Node:
     me: Node
 
 
-async def test_young_garbage_is_collected_though_little_is_made() -> None:
+async def test_young_garbage_is_collected_once_much_is_young(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jetstream.running.YOUNG_EVERY_S", 0.001)
     gc.disable()  # what collects here is not the collector by itself
     try:
+        young = [[number] for number in range(YOUNG_MAX)]
         node = Node()
         node.me = node
         gone = weakref.ref(node)
@@ -27,5 +31,6 @@ async def test_young_garbage_is_collected_though_little_is_made() -> None:
             while gone() is not None:  # noqa: ASYNC110 - it tells nobody
                 await asyncio.sleep(0.005)
         collecting.cancel()
+        assert len(young) == YOUNG_MAX
     finally:
         gc.enable()

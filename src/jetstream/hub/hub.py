@@ -224,7 +224,7 @@ class Hub:
 
     def _fall_behind(self, subscriber: Subscriber) -> None:
         assert self._tasks is not None
-        # What waits for those at the tip is one buffer for all; a feeder's slices are each reader's own.
+        # What waits for those at the tip is one buffer for all; slices are often each reader's own.
         subscriber.sink.squeeze(True)
         subscriber.feeder = self._tasks.create_task(self._feed(subscriber))
 

@@ -10,9 +10,9 @@ from typing import Final
 from jetstream.events import Batch
 
 CACHE_BYTES: Final = 32 * 1024 * 1024
-# What CPython takes for a time and seven values, but for the bodies; frames take as much again as the bodies,
-# and so do slices.
-EVENT_BYTES: Final = 600
+# What CPython takes for a time, seven values and a frame, but for the bodies; frames take as much again as
+# the bodies, and so do slices. (Of one wire: with both in use it is up to two thirds more.)
+EVENT_BYTES: Final = 1_000
 BODY_RATIO: Final = 3
 
 Load = Callable[[int], Awaitable[Batch | None]]

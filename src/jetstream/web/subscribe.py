@@ -193,7 +193,7 @@ async def _next_options(socket: _Socket, sink: SocketSink) -> Options | None:
 class _Socket(web.WebSocketResponse):
     """A WebSocket without aiohttp's heartbeat, which would cut slow readers, and with words to each close.
 
-    Sockets that close wait in line: what aiohttp does then takes a while.
+    Those whose connection is lost wait in line before aiohttp says goodbye to them, which takes it a while.
     """
 
     def __init__(self, farewells: Line) -> None:
@@ -202,16 +202,16 @@ class _Socket(web.WebSocketResponse):
             timeout=CLOSE_TIMEOUT_S, compress=False, max_msg_size=2 * UPDATE_BYTES_MAX, decode_text=False
         )
         self._farewells = farewells
-        self.on_close: Callable[[], None] | None = None
+        self.on_close: Callable[[], bool] | None = None
 
     async def close(self, *, code: int = 1000, message: bytes = b"", drain: bool = True) -> bool:
         if self.closed:
             return False
-        if self.on_close is not None:
-            self.on_close()
+        lost = self.on_close is not None and self.on_close()
         if not message and code in _PROTOCOL:
             message = _PROTOCOL[code].text.encode()
-        await self._farewells.turn()
+        if lost:
+            await self._farewells.turn()
         return await super().close(code=code, message=message, drain=drain)
 
 
@@ -230,7 +230,6 @@ class SocketSink:
         self._peer = request.remote
         self._began = time.monotonic()
         self._close: Close | None = None
-        self._ending = False  # by aiohttp
         self._timeout: asyncio.TimerHandle | None = None
         self._buffer_bytes = buffer_bytes
         self.written = 0
@@ -250,8 +249,8 @@ class SocketSink:
 
     @property
     def closing(self) -> bool:
-        """Whether a close frame is out, or is about to be."""
-        return self._close is not None or self._ending
+        """Whether a close frame is out."""
+        return self._close is not None or self._socket.closed
 
     async def writable(self) -> None:
         """Return once the buffer has drained. Raises ConnectionError when the connection is gone."""
@@ -281,12 +280,16 @@ class SocketSink:
         if error is not None:
             error.__traceback__ = error.__context__ = None
 
-    def _on_close(self) -> None:
-        """Let aiohttp send the close frame, unless ours is out: there may be only one, and none after it."""
+    def _on_close(self) -> bool:
+        """Let aiohttp send the close frame, unless ours is out: there may be only one, and none after it.
+
+        Returns whether there is nobody any more to send it to.
+        """
+        lost = self._transport.is_closing()
         self.write = _nothing
-        self._ending = True
         if self._close is not None:
             self._transport.close()
+        return lost
 
     def failed(self, code: int) -> None:
         """Note that aiohttp has ended the connection for a breach of the protocol."""
@@ -296,6 +299,9 @@ class SocketSink:
         """Count and log why the connection ended."""
         if self._timeout is not None:
             self._timeout.cancel()
+        if self._transport.get_write_buffer_size():
+            # It closes once all is sent; whoever does not read may not hold it open until then.
+            asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, self._transport.abort)
         self._let_go()
         if self._close is not None:
             reason = self._close.label
