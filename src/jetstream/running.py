@@ -10,7 +10,7 @@ from typing import Any, Final
 # Container objects made before the collector looks at them (700 by itself; 10,000 take it 2 ms), and how many
 # such looks there are before it looks again at all that survived one, and at all there is (half a second).
 GC_THRESHOLDS: Final = (10_000, 3, 1_000)
-YOUNG_EVERY_S: Final = 0.05
+YOUNG_EVERY_S: Final = 0.02
 YOUNG_MAX: Final = 5_000
 
 

@@ -46,9 +46,9 @@ JOIN_FRAMES = 1_000  # within so many frames the readers join, one by one
 
 # Small enough for filters to change in the middle of a flush or a slice, for sockets to be full soon, and for
 # the past to be read from the file: from blocks, and from what is not sealed yet.
-TURN_WRITES = 8
 SMALL = [
-    (hub, "TURN_WRITES_MAX", TURN_WRITES),
+    (hub, "WRITES_PER_LOOK", 8),
+    (hub, "TURN_S", 0.0),
     (slices, "SLICE_EVENTS_MAX", 100),
     (listener, "UNSENT_BYTES_MAX", 4096),
     (maintenance, "BLOCK_EVENTS", 300),
@@ -458,7 +458,6 @@ def counts(readers: list[Reader]) -> Counter[str]:
 @pytest.mark.usefixtures("_small")
 async def test_each_of_many_readers_sees_what_it_wants_exactly_once(relay: Relay, start: Start) -> None:
     service = await start(upstream_cursor=0, forget="none", subscriber_buffer=10_000)
-    service.hub._turn_writes.size = TURN_WRITES
     upstream = Upstream(relay, Random(f"{SEED} upstream"))
     upstream.publish(FRAMES_BEFORE)
     await published(service, FRAMES_BEFORE)

@@ -29,7 +29,7 @@ from jetstream.hub.subscriber import Close, Options, Subscriber
 from jetstream.hub.wires import PING
 from jetstream.log import Log
 from jetstream.metrics import Metrics
-from jetstream.turns import Line, Portion, Pulse
+from jetstream.turns import TURN_S, Line, Pulse
 
 # After a flush the hub rests for this share of what it took, or for this long if that is longer: batches
 # grow, and with them what one commit and one write carry. A batch that is full would not grow.
@@ -37,8 +37,7 @@ REST_RATIO: Final = 0.32
 REST_S_MIN: Final = 0.001
 REST_S_MAX: Final = 0.02  # for the sake of those behind
 FULL_EVENTS: Final = 200
-TURN_WRITES_MIN: Final = 16
-TURN_WRITES_MAX: Final = 4096
+WRITES_PER_LOOK: Final = 32  # at the clock, whether the turn is over
 FLUSH_EVENTS_MAX: Final = 1_000  # rendered between two turns: about a millisecond
 SLICES_PER_TURN: Final = 5  # of one feeder, as long as its socket takes them
 WATCH_SLICE: Final = 500  # subscribers looked at between two turns
@@ -76,7 +75,6 @@ class Hub:
         self._waits = False  # for more to publish
         self._changed = Pulse()  # the position, or that
         self._tasks: asyncio.TaskGroup | None = None
-        self._turn_writes = Portion(256, TURN_WRITES_MIN, TURN_WRITES_MAX)
 
     def __len__(self) -> int:
         return len(self._subscribers)
@@ -176,28 +174,25 @@ class Hub:
 
     async def _deliver(self, batch: Batch, first: int, last: int) -> tuple[int, float]:
         """Write `batch[first:last]` to all at the tip, in turns; return to how many, in how many seconds."""
-        began, worked_s, left = time.perf_counter(), 0.0, self._turn_writes.size
-        reached = 0
+        began, worked_s, reached = time.perf_counter(), 0.0, 0
         messages, sizes = Counter[str](), Counter[str]()
         deliveries = self._groups.deliveries(batch, first, last)
         for group in deliveries:
             group.delivering = True
         for group, frames in deliveries.items():
             data = frames[0] if len(frames) == 1 else b"".join(frames)
-            members = list(group.members)
-            while members:
-                written = self._write(group, members[:left], data)
-                reached += written
-                messages[group.wire.name] += written * len(frames)
-                sizes[group.wire.name] += written * len(data)
-                left, members = left - len(members), members[left:]
-                if left <= 0:
-                    turn_s = time.perf_counter() - began
+            members, written = list(group.members), 0
+            for start in range(0, len(members), WRITES_PER_LOOK):
+                written += self._write(group, members[start : start + WRITES_PER_LOOK], data)
+                turn_s = time.perf_counter() - began
+                if turn_s >= TURN_S:
                     worked_s += turn_s
-                    self._turn_writes.fit(turn_s)
                     await asyncio.sleep(0)
-                    began, left = time.perf_counter(), self._turn_writes.size
+                    began = time.perf_counter()
             group.delivering = False
+            reached += written
+            messages[group.wire.name] += written * len(frames)
+            sizes[group.wire.name] += written * len(data)
         for wire, size in sizes.items():
             self._metrics.count_sent(wire, messages[wire], size)
         return reached, worked_s + time.perf_counter() - began

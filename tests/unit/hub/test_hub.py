@@ -20,7 +20,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jetstream import turns as turns_module
 from jetstream.events import ACCOUNT, CREATE, DELETE, IDENTITY, Batch, Event
 from jetstream.filters import EVERYTHING, Filter
 from jetstream.hub import hub as hub_module
@@ -336,8 +335,8 @@ def _small_turns() -> Iterator[None]:
         patch.setattr(hub_module, "FLUSH_EVENTS_MAX", 7)
         patch.setattr(slices_module, "SLICE_EVENTS_MAX", 5)
         patch.setattr(slices_module, "SLICE_BYTES_MAX", 600)
-        patch.setattr(turns_module, "TURN_S", 0.0)  # so that a turn has the fewest writes it may have
-        patch.setattr(hub_module, "TURN_WRITES_MIN", 1)
+        patch.setattr(hub_module, "TURN_S", 0.0)
+        patch.setattr(hub_module, "WRITES_PER_LOOK", 1)
         yield
 
 
@@ -348,7 +347,6 @@ def test_each_subscriber_gets_exactly_what_it_wants(program: list[tuple[Any, ...
     async def play() -> None:
         world = World()
         world.log.patience = patience
-        world.hub._turn_writes.size = 1
         async with running(world.hub):
             for name, *arguments in program:
                 act: Callable[..., Awaitable[None] | None] = (
@@ -498,7 +496,6 @@ def _without_rare(batch: Batch) -> Batch:
 @pytest.mark.usefixtures("_small_turns")
 async def test_a_member_put_behind_in_the_middle_of_a_flush_is_sent_it_once() -> None:
     async with served(events=20) as (hub, log):
-        hub._turn_writes.size = 1
         members = [join(hub) for _ in range(3)]
         for subscriber, sink in members:
             subscriber.write(b"x")
