@@ -130,7 +130,16 @@ def _page(kept: dict[str, Any]) -> str:
 def _read() -> dict[str, Any]:
     file = DOCS / "benchmarks.json"
     kept: dict[str, Any] = orjson.loads(file.read_bytes()) if file.exists() else {}
-    return {"machine": {}, "entries": {}} | kept
+    entries = kept.get("entries", {})
+    return {
+        "machine": kept.get("machine", {}),
+        "entries": {name: result for name, result in entries.items() if _is_current(name, result)},
+    }
+
+
+def _is_current(name: str, result: dict[str, Any]) -> bool:
+    """Tell whether kept figures are of what is held against limits today."""
+    return name in ENTRIES and all(limit.figure in result["median"] for limit in ENTRIES[name].limits)
 
 
 def _write(kept: dict[str, Any]) -> None:
