@@ -262,20 +262,24 @@ class Hub:
         if subscriber.options is not options or subscriber.closed:
             return
         # The boundary may have moved on while others had their turn, and the batch have grown with it.
-        last = batch.index(self.position)
+        first, last = batch.index(position), batch.index(self.position)
         for _ in range(SLICES_PER_TURN):
-            self._send_slice(subscriber, batch, batch.index(subscriber.position), last)
-            if subscriber.sink.full or batch.index(subscriber.position) == last:
+            first = self._send_slice(subscriber, batch, first, last)
+            if subscriber.sink.full or first == last:
                 return
 
-    def _send_slice(self, subscriber: Subscriber, batch: Batch, first: int, last: int) -> None:
-        """Write the next slice of `batch[first:last]` to a subscriber, and move its position."""
+    def _send_slice(self, subscriber: Subscriber, batch: Batch, first: int, last: int) -> int:
+        """Write the next slice of `batch[first:last]` to a subscriber, and move its position.
+
+        Returns the index up to which the batch has been judged.
+        """
         data, messages, reached = cut(batch, first, last, subscriber.wire, subscriber.options)
         if data:
             subscriber.write(data)
             self._metrics.count_sent(subscriber.wire.name, messages, len(data))
         # An empty range would mean that nothing stands between the position and the boundary.
         subscriber.position = batch.times[reached - 1] + 1 if reached > first else self.position
+        return reached
 
     # Watching
 

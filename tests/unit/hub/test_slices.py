@@ -61,6 +61,7 @@ def test_they_are_what_is_wanted_in_bounded_pieces(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(slices, "SLICE_EVENTS_MAX", EVENTS_MAX)
         patch.setattr(slices, "SLICE_BYTES_MAX", BYTES_MAX)
+        patch.setattr(slices, "JUDGED_EVENTS_MAX", 7)
         made = pieces(batch, first, last, wire, options)
     assert b"".join(one.data for one in made) == b"".join(wanted)
     assert sum(one.messages for one in made) == len(wanted)
