@@ -7,6 +7,7 @@ in the stream it stands: what lies between the two must be as many bytes as the 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
 import orjson
@@ -183,6 +184,7 @@ def close_words(payload: bytes) -> str:
     return f"{code} {payload[2:].decode(errors='replace')}".strip()
 
 
+@lru_cache(maxsize=4096)  # several checked connections have the same events at about the same time
 def tid_us(tid: str) -> int:
     """Return the moment that a TID names, in unix microseconds."""
     return int(tid.translate(_DIGITS), 32) >> 10
