@@ -217,8 +217,7 @@ class Service:
 class Store:
     """Stamps events and appends them to the log; while the disk refuses, tries again.
 
-    `ready` returns once what is stored has been published and more may come, with the moment of the last
-    write, in monotonic seconds.
+    `ready` is told when the oldest of what was stored had been read, and returns once more may come.
     """
 
     def __init__(
@@ -227,7 +226,7 @@ class Store:
         origin: str,
         sequencer: Sequencer,
         metrics: Metrics,
-        ready: Callable[[], Awaitable[float]],
+        ready: Callable[[float], Awaitable[None]],
     ) -> None:
         self._log = events
         self._origin = origin
@@ -236,11 +235,13 @@ class Store:
         self._ready = ready
 
     async def __call__(self, events: list[Event], seq: int | None, read_at: float) -> None:
-        """Return once the events and the cursor are on disk, and written to those at the tip.
+        """Return once the events and the cursor are on disk, and more may come.
 
         That takes as long as it takes: neither a full disk nor many subscribers are overrun. `read_at` is
         when the oldest of them was read, in monotonic seconds.
         """
+        if not events:
+            await asyncio.sleep(0)  # a turn for the others, which `ready` gives otherwise
         if seq is None:
             assert not events
             return
@@ -263,9 +264,8 @@ class Store:
         if failures:
             log.info("log: writing again", attempts=failures)
         self._metrics.count_events(batch)
-        written_at = await self._ready()
         if events:
-            self._metrics.delivery.observe(written_at - read_at)
+            await self._ready(read_at)
 
 
 async def _start(server: Server, flag: str, address: Address) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
 TURN_S: Final = 0.004  # nothing should hold the loop for longer
+TIMER_S: Final = 0.001  # uvloop has no finer one
 _GROWTH_MAX: Final = 1.5
 _SWITCH_S: Final = sys.getswitchinterval()
 _SWITCH_HURRIED_S: Final = 20e-6
@@ -80,6 +82,26 @@ class Line:
                 left -= 1
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._pass)
+
+
+class Rest:
+    """Leaves the loop to others for what is owed to them, exact on the whole although timers are coarse."""
+
+    def __init__(self) -> None:
+        self._owed_s = 0.0
+
+    def owe(self, seconds: float) -> None:
+        """Rest for so much longer."""
+        self._owed_s += seconds
+
+    async def take(self) -> None:
+        """Rest, if what is owed is long enough for a timer; give the loop a turn in any case."""
+        if self._owed_s < TIMER_S:
+            await asyncio.sleep(0)
+            return
+        began = time.perf_counter()
+        await asyncio.sleep(self._owed_s)
+        self._owed_s = max(self._owed_s + began - time.perf_counter(), -TIMER_S)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from tests.serving import Start, published
 from tests.subscriber import Event, Subscriber, subscribe
 from websockets.exceptions import ConnectionClosed
 
-from jetstream.hub import hub, slices
+from jetstream.hub import hub, lanes, slices
 from jetstream.log import maintenance, recent, sqlite
 from jetstream.service import Service
 from jetstream.web import listener
@@ -47,6 +47,7 @@ JOIN_FRAMES = 1_000  # within so many frames the readers join, one by one
 # Small enough for filters to change in the middle of a flush or a slice, for sockets to be full soon, and for
 # the past to be read from the file: from blocks, and from what is not sealed yet.
 SMALL = [
+    (lanes, "LANE_SUBSCRIBERS", 10),
     (hub, "WRITES_PER_LOOK", 8),
     (hub, "TURN_S", 0.0),
     (slices, "SLICE_EVENTS_MAX", 100),
@@ -332,7 +333,7 @@ class Reader:
 
         def note_taken(pong: asyncio.Future[float]) -> None:
             if pong.exception() is None:  # else the connection ended before
-                stretch.latest = self._service.hub.position
+                stretch.latest = self._service.log.tip + 1
 
         pong = await connection.subscriber.connection.ping()
         asyncio.ensure_future(pong).add_done_callback(note_taken)

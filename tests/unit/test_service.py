@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 from jetstream.clock import unix_us
 from jetstream.events import DELETE, Event
@@ -13,17 +15,30 @@ from jetstream.sequencer import Sequencer
 from jetstream.service import Store
 
 
-async def test_delivery_lasts_from_reading_a_frame_to_the_last_write(tmp_path: Path) -> None:
-    metrics = Metrics()
+async def test_what_is_stored_waits_for_the_hub_and_says_when_it_was_read(tmp_path: Path) -> None:
+    read: list[float] = []
 
-    async def ready() -> float:
-        return 12.5
+    async def ready(read_at: float) -> None:
+        read.append(read_at)
 
     log = await SqliteLog.open(tmp_path)
-    store = Store(log, "relay.example:443", Sequencer(log.tip, unix_us), metrics, ready)
+    store = Store(log, "relay.example:443", Sequencer(log.tip, unix_us), Metrics(), ready)
     await store([Event(DELETE, b"did:plc:a", b"x.y.z", b"1", b"rev", b"", b"")], 1, 10.0)
     await store([], 2, 11.0)  # nothing to deliver
+    await store([], 2, 12.0)
+    await store([], None, 13.0)
     await log.close()
     assert log.upstream == UpstreamCursor("relay.example:443", 2)
-    assert metrics.registry.get_sample_value("jetstream_delivery_seconds_count") == 1
-    assert metrics.registry.get_sample_value("jetstream_delivery_seconds_sum") == 2.5
+    assert read == [10.0]
+
+
+async def test_storing_gives_the_loop_a_turn_though_there_is_nothing_to_store(tmp_path: Path) -> None:
+    """Else upstream, with frames waiting that give no events, would have the loop to itself."""
+    log = await SqliteLog.open(tmp_path)
+    store = Store(log, "relay.example:443", Sequencer(log.tip, unix_us), Metrics(), AsyncMock())
+    for seq in (1, 1, None):
+        task = asyncio.create_task(store([], seq, 0.0))
+        await asyncio.sleep(0)
+        assert not task.done()
+        await task
+    await log.close()

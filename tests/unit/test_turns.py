@@ -6,10 +6,11 @@ import asyncio
 import sys
 from contextlib import suppress
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetstream.turns import TURN_S, Line, Portion, Pulse, hurried
+from jetstream.turns import TIMER_S, TURN_S, Line, Portion, Pulse, Rest, hurried
 
 
 @given(st.lists(st.floats(0, 10)), st.integers(1, 1000))
@@ -42,6 +43,35 @@ async def test_a_pulse_wakes_all_who_wait_and_forgets_them() -> None:
     assert not late.done()
     pulse.send()
     await late
+
+
+async def test_a_rest_is_taken_once_a_timer_can_and_is_what_was_owed_on_the_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a clock of its own, on which each sleep lasts half a timer longer than it was asked for."""
+    now, slept = 0.0, list[float]()
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        slept.append(seconds)
+        now += seconds + TIMER_S / 2 if seconds else 0.0
+
+    monkeypatch.setattr("jetstream.turns.asyncio.sleep", sleep)
+    monkeypatch.setattr("jetstream.turns.time.perf_counter", lambda: now)
+    rest = Rest()
+    for _ in range(1_000):
+        rest.owe(TIMER_S * 0.7)
+        await rest.take()
+    assert len(slept) == 1_000
+    assert all(seconds == 0 or seconds >= TIMER_S for seconds in slept)
+    assert now == pytest.approx(700 * TIMER_S, abs=2 * TIMER_S)
+
+
+async def test_a_rest_gives_the_loop_a_turn_though_nothing_is_owed() -> None:
+    task = asyncio.create_task(Rest().take())
+    await asyncio.sleep(0)
+    assert not task.done()
+    await task
 
 
 async def test_a_line_lets_so_many_go_on_in_each_turn_in_order() -> None:

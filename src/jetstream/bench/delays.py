@@ -39,7 +39,7 @@ class Delays:
         return self._max_us
 
     def _count_noted(self) -> None:
-        """Count what was noted: sorted, so that each bucket is looked for once. That is a quarter of the work."""
+        """Count what was noted, sorted, so that each bucket is looked for once: a quarter of the work."""
         noted = self._noted
         noted.sort()
         start = 0

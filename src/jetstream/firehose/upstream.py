@@ -49,7 +49,8 @@ class Upstream:
 
     `store` is given the events of each batch, the cursor after them, and when the oldest of its frames was
     read, in monotonic seconds. The next batch is not begun before it returns, and the socket is paused when
-    more than `BUFFER_BYTES_MAX` wait.
+    more than `BUFFER_BYTES_MAX` wait. `store` always gives the loop a turn: with frames waiting, nothing else
+    here does.
     """
 
     def __init__(self, url: str, intake: Intake, store: Store, metrics: Metrics) -> None:
@@ -144,8 +145,6 @@ class Upstream:
             await self._store(taken.events, taken.seq, listener.read_at)
             if over:
                 return
-            # With frames waiting, nothing above suspends: let the readers have their turn.
-            await asyncio.sleep(0)
 
     def _count(self, taken: Taken) -> None:
         self._metrics.count_frames(taken, self._intake.sequence)

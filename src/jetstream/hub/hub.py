@@ -1,39 +1,41 @@
 """The hub: brings every subscriber from its position to the tip of the log, and keeps it there.
 
-There is one boundary, `Hub.position`: all below it has been published. A subscriber is either
+Each subscriber is in a lane (see `lanes`), whose `position` is a boundary: all below it has been published
+there. A subscriber is either
 
-* *at the tip*: a member of the group of its filter, and its position is the hub's. Each flush writes what
-  is new, once for each group as one `bytes`, to each of the group's members; or
-* *behind*: its own feeder reads the log from its position up to the hub's, a slice at a time, and joins the
+* *at the tip*: a member of the group of its filter, and its position is the lane's. Each flush of the lane
+  writes what is new, once for each group as one `bytes`, to each of the group's members; or
+* *behind*: its own feeder reads the log from its position up to the lane's, a slice at a time, and joins the
   group when it has arrived. So does a newcomer with a cursor, and a member whose socket is full.
 
-A flush moves the boundary first and writes after, in slices, so that no number of sockets holds the
+A flush moves the boundary first and writes after, in turns, so that no number of sockets holds the
 event loop for long. Whoever leaves a group in the middle of a flush is asked whether it was written to
-(`Hub._position_of`); whoever joins then is already past the boundary. Hence nothing is lost or repeated.
+(`_position_of`); whoever joins then is already past the boundary. Hence nothing is lost or repeated.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, deque
 from typing import Final
 
 import structlog
 
 from jetstream.events import Batch
 from jetstream.filters import EVERYTHING
-from jetstream.hub.groups import Group, Groups
+from jetstream.hub.groups import Group
+from jetstream.hub.lanes import Lane, Lanes
 from jetstream.hub.slices import cut
 from jetstream.hub.subscriber import Close, Options, Subscriber
 from jetstream.hub.wires import PING
 from jetstream.log import Log
 from jetstream.metrics import Metrics
-from jetstream.turns import TURN_S, Line, Pulse
+from jetstream.turns import TURN_S, Line, Pulse, Rest
 
-# After a flush the hub rests for this share of what it took, or for this long if that is longer: batches
-# grow, and with them what one commit and one write carry. A batch that is full would not grow.
-REST_RATIO: Final = 0.32
+# After a flush the hub rests for this share of what it took, and after one of each lane for no less than
+# this: batches grow, and with them what one commit and one write carry. A batch that is full would not grow.
+REST_RATIO: Final = 0.4
 REST_S_MIN: Final = 0.001
 REST_S_MAX: Final = 0.02  # for the sake of those behind
 FULL_EVENTS: Final = 200
@@ -62,22 +64,30 @@ class Hub:
         slow_timeout_s: float = 60.0,
         buffer_total: int = 512 << 20,
     ) -> None:
-        self.position = events.tip + 1
         self._log = events
         self._metrics = metrics
         self._slow_timeout_s = slow_timeout_s
         self._buffer_total = buffer_total
-        self._groups = Groups()
+        self._lanes = Lanes(events.tip + 1)
         self._subscribers: dict[Subscriber, None] = {}
-        self._flushed_from = self.position
-        self._written_at = time.monotonic()
+        self._rested = self.position  # of a lane that was flushed, and the hub has rested since
+        self._rest = Rest()
+        self._unpublished = deque[tuple[int, float]]()  # positions, and when what is there had been read
         self._slices = Line(1)  # a turn, however many feeders there are
-        self._waits = False  # for more to publish
-        self._changed = Pulse()  # the position, or that
+        self._changed = Pulse()  # a lane's position, or that
         self._tasks: asyncio.TaskGroup | None = None
 
     def __len__(self) -> int:
         return len(self._subscribers)
+
+    @property
+    def position(self) -> int:
+        """The boundary of the lane that is furthest behind: all below it has been published."""
+        return self._lanes.hindmost.position
+
+    def lane(self) -> Lane:
+        """Return the lane for the next newcomer; one that is to be live begins at its position."""
+        return self._lanes.for_newcomer()
 
     async def run(self) -> None:
         """Publish, feed and watch, until cancelled."""
@@ -86,22 +96,23 @@ class Hub:
             tasks.create_task(self._watch())
             await self._publish()
 
-    async def ready(self) -> float:
-        """Return once all that is stored is published, and the hub has rested.
+    async def ready(self, read_at: float) -> None:
+        """Return once a lane has all that is stored, and the hub has rested.
 
-        Returns the moment of the last write, in monotonic seconds. Whoever fills the log in the same process
-        waits for this before it stores more: what comes meanwhile is then one commit and one flush, and
-        nothing is stored faster than it can be published.
+        Whoever fills the log in the same process waits for this before it stores more: what comes meanwhile
+        is then one commit, and in the flush of the next lane; and nothing is stored faster than it can be
+        published. `read_at` is when the oldest of what was stored last had been read, in monotonic seconds.
         """
-        while not self._waits or self._log.tip >= self.position:
+        self._unpublished.append((self._log.tip, read_at))
+        while self._log.tip >= self._rested:
             await self._changed.wait()
-        return self._written_at
 
     # Coming and going
 
     def add(self, subscriber: Subscriber) -> None:
         """Begin to serve a subscriber from its position."""
         self._subscribers[subscriber] = None
+        self._lanes.enter(subscriber.lane)
         self._metrics.connected[subscriber.wire.name].inc()
         self._place(subscriber)
 
@@ -109,9 +120,10 @@ class Hub:
         """Forget a subscriber; what it has not been sent is not sent."""
         if self._subscribers.pop(subscriber, subscriber) is subscriber:
             return
+        self._lanes.leave(subscriber.lane)
         self._metrics.connected[subscriber.wire.name].dec()
         if subscriber.group is not None:
-            self._groups.remove(subscriber)
+            subscriber.lane.groups.remove(subscriber)
         if subscriber.feeder is not None:
             subscriber.feeder.cancel()
 
@@ -121,13 +133,13 @@ class Hub:
             subscriber.options = options  # its feeder looks before every slice
             return
         subscriber.position = self._position_of(subscriber)
-        self._groups.remove(subscriber)
+        subscriber.lane.groups.remove(subscriber)
         subscriber.options = options
         self._place(subscriber)
 
     def _place(self, subscriber: Subscriber) -> None:
-        if subscriber.position == self.position:
-            self._groups.add(subscriber)
+        if subscriber.position == subscriber.lane.position:
+            subscriber.lane.groups.add(subscriber)
         else:
             self._fall_behind(subscriber)
 
@@ -135,55 +147,61 @@ class Hub:
         """Return the position of a member of a group, in the middle of a flush, too."""
         group = subscriber.group
         assert group is not None
-        unwritten = group.delivering and subscriber.position != self.position
-        return self._flushed_from if unwritten else self.position
+        lane = subscriber.lane
+        unwritten = group.delivering and subscriber.position != lane.position
+        return lane.flushed_from if unwritten else lane.position
 
     # At the tip
 
     async def _publish(self) -> None:
         while True:
-            if self._log.tip < self.position:
-                self._waits = True
-                self._changed.send()
-                await self._log.wait(self.position)
-                self._waits = False
-            rest_s = await self._flush()
-            self._written_at = time.monotonic()
-            await asyncio.sleep(rest_s)
+            lane = self._lanes.hindmost
+            await self._log.wait(lane.position)
+            self._rest.owe(await self._flush(lane))
+            self._observe_delivery(time.monotonic())
+            await self._rest.take()
+            self._rested = lane.position
+            self._changed.send()
+            await asyncio.sleep(0)  # for what came meanwhile to be stored, and be in the next flush
 
-    async def _flush(self) -> float:
-        """Move the boundary over the next events, and write them to all who are at the tip.
+    def _observe_delivery(self, now: float) -> None:
+        position = self.position
+        while self._unpublished and self._unpublished[0][0] < position:
+            _, read_at = self._unpublished.popleft()
+            self._metrics.delivery.observe(now - read_at)
+
+    async def _flush(self, lane: Lane) -> float:
+        """Move a lane's boundary over the next events, and write them to all who are at the tip there.
 
         Returns for how many seconds to rest afterwards.
         """
         stop = self._log.tip + 1
-        batch = await self._log.read(self.position, stop, EVERYTHING)
+        batch = await self._log.read(lane.position, stop, EVERYTHING)
         if batch is None:  # all of it was trimmed or scrubbed before it could be published
-            self._move(stop)
+            self._move(lane, stop)
             return 0.0
-        first = batch.index(self.position)
+        first = batch.index(lane.position)
         last = min(batch.index(stop), first + FLUSH_EVENTS_MAX)
-        self._move(batch.times[last - 1] + 1)
-        written, worked_s = await self._deliver(batch, first, last)
-        return rest_s(last - first, worked_s, written, len(self._slices))
+        self._move(lane, batch.times[last - 1] + 1)
+        written, worked_s = await self._deliver(lane, batch, first, last)
+        return rest_s(last - first, worked_s, written, len(self._slices), len(self._lanes))
 
-    def _move(self, position: int) -> None:
-        self._flushed_from = self.position
-        self.position = position
+    def _move(self, lane: Lane, position: int) -> None:
+        lane.move(position)
         self._changed.send()
 
-    async def _deliver(self, batch: Batch, first: int, last: int) -> tuple[int, float]:
+    async def _deliver(self, lane: Lane, batch: Batch, first: int, last: int) -> tuple[int, float]:
         """Write `batch[first:last]` to all at the tip, in turns; return to how many, in how many seconds."""
         began, worked_s, reached = time.perf_counter(), 0.0, 0
         messages, sizes = Counter[str](), Counter[str]()
-        deliveries = self._groups.deliveries(batch, first, last)
+        deliveries = lane.groups.deliveries(batch, first, last)
         for group in deliveries:
             group.delivering = True
         for group, frames in deliveries.items():
             data = frames[0] if len(frames) == 1 else b"".join(frames)
             members, written = list(group.members), 0
             for start in range(0, len(members), WRITES_PER_LOOK):
-                written += self._write(group, members[start : start + WRITES_PER_LOOK], data)
+                written += self._write(lane, group, members[start : start + WRITES_PER_LOOK], data)
                 turn_s = time.perf_counter() - began
                 if turn_s >= TURN_S:
                     worked_s += turn_s
@@ -197,9 +215,9 @@ class Hub:
             self._metrics.count_sent(wire, messages[wire], size)
         return reached, worked_s + time.perf_counter() - began
 
-    def _write(self, group: Group, members: list[Subscriber], data: bytes) -> int:
+    def _write(self, lane: Lane, group: Group, members: list[Subscriber], data: bytes) -> int:
         """Write to those who are still at the tip, each once, whoever has come and gone; return how many."""
-        position, size, written = self.position, len(data), 0
+        position, size, written = lane.position, len(data), 0
         for subscriber in members:
             if subscriber.group is group and subscriber.position != position:
                 sink = subscriber.sink  # `Subscriber.write`, without the call: nothing is done as often
@@ -211,7 +229,7 @@ class Hub:
                 written += 1
                 subscriber.position = position
                 if sink.full:
-                    self._groups.remove(subscriber)
+                    subscriber.lane.groups.remove(subscriber)
                     self._fall_behind(subscriber)
         return written
 
@@ -227,13 +245,13 @@ class Hub:
         try:
             while not subscriber.closed:
                 await subscriber.sink.writable()
-                if subscriber.position == self.position:
+                if subscriber.position == subscriber.lane.position:
                     subscriber.feeder = None
                     subscriber.sink.squeeze(False)
-                    self._groups.add(subscriber)
+                    subscriber.lane.groups.add(subscriber)
                     return
-                if subscriber.position > self.position:
-                    await self._reached(subscriber.position)
+                if subscriber.position > subscriber.lane.position:
+                    await self._reached(subscriber.lane, subscriber.position)
                 else:
                     await self._feed_slice(subscriber)
         except ConnectionError:
@@ -242,13 +260,13 @@ class Hub:
             log.exception("subscriber: could not be fed")
             subscriber.close(Close(1011, "error", "the server failed to read its log: connect again"))
 
-    async def _reached(self, position: int) -> None:
+    async def _reached(self, lane: Lane, position: int) -> None:
         """Wait until the boundary has reached a cursor among events that are stored but not published."""
-        while self.position < position:
+        while lane.position < position:
             await self._changed.wait()
 
     async def _feed_slice(self, subscriber: Subscriber) -> None:
-        position, stop, options = subscriber.position, self.position, subscriber.options
+        position, stop, options = subscriber.position, subscriber.lane.position, subscriber.options
         batch = await self._log.read(position, stop, options.wanted)
         if position < self._log.floor:
             subscriber.close(_overtaken(position, self._log.floor))
@@ -262,7 +280,7 @@ class Hub:
         if subscriber.options is not options or subscriber.closed:
             return
         # The boundary may have moved on while others had their turn, and the batch have grown with it.
-        first, last = batch.index(position), batch.index(self.position)
+        first, last = batch.index(position), batch.index(subscriber.lane.position)
         for _ in range(SLICES_PER_TURN):
             first = self._send_slice(subscriber, batch, first, last)
             if subscriber.sink.full or first == last:
@@ -278,7 +296,7 @@ class Hub:
             subscriber.write(data)
             self._metrics.count_sent(subscriber.wire.name, messages, len(data))
         # An empty range would mean that nothing stands between the position and the boundary.
-        subscriber.position = batch.times[reached - 1] + 1 if reached > first else self.position
+        subscriber.position = batch.times[reached - 1] + 1 if reached > first else subscriber.lane.position
         return reached
 
     # Watching
@@ -318,22 +336,22 @@ class Hub:
         for subscriber in sorted(at_tip, key=lambda subscriber: -subscriber.sink.buffered):
             excess -= subscriber.sink.buffered
             subscriber.position = self._position_of(subscriber)
-            self._groups.remove(subscriber)
+            subscriber.lane.groups.remove(subscriber)
             self._fall_behind(subscriber)
             if excess <= 0:
                 return
 
 
-def rest_s(events: int, worked_s: float, written: int, waiting: int) -> float:
-    """Return for how many seconds to rest after a flush of `events` to `written` sockets.
+def rest_s(events: int, worked_s: float, written: int, waiting: int, lanes: int) -> float:
+    """Return for how many seconds to rest after a flush of `events` to `written` sockets of one of the lanes.
 
     While `waiting` readers that are behind wait for their turn, the loop is never idle, and what a flush
     takes is taken from them. So they have as much of it as those at the tip, head for head: else thousands
     who come back together may stay behind for ever, on a server that could serve them all at the tip.
     """
-    own_s = 0.0 if events >= FULL_EVENTS else max(REST_S_MIN, REST_RATIO * worked_s)
-    theirs_s = worked_s * waiting / max(written, 1)
-    return max(own_s, min(theirs_s, REST_S_MAX))
+    own_s = 0.0 if events >= FULL_EVENTS else max(REST_S_MIN / lanes, REST_RATIO * worked_s)
+    theirs_s = worked_s * waiting / (max(written, 1) * lanes)
+    return max(own_s, min(theirs_s, REST_S_MAX / lanes))
 
 
 def _overtaken(position: int, floor: int) -> Close:

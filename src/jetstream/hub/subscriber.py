@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from jetstream.hub.groups import Group
+    from jetstream.hub.lanes import Lane
 
 
 class Close(NamedTuple):
@@ -76,6 +77,7 @@ class Subscriber:
         "drained",
         "feeder",
         "group",
+        "lane",
         "options",
         "position",
         "progress_at",
@@ -83,10 +85,13 @@ class Subscriber:
         "wire",
     )
 
-    def __init__(self, sink: Sink, wire: Wire, options: Options, position: int, now: float) -> None:
+    def __init__(
+        self, sink: Sink, wire: Wire, options: Options, lane: Lane, position: int, now: float
+    ) -> None:
         self.sink = sink
         self.wire = wire
         self.options = options
+        self.lane = lane
         self.position = position
         self.group: Group | None = None
         self.feeder: asyncio.Task[None] | None = None

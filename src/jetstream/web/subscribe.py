@@ -151,12 +151,11 @@ class Subscribe:
     def _begin(
         self, wire: Wire, sink: SocketSink, subscription: Subscription, options: Options
     ) -> Subscriber:
-        cursor = subscription.cursor
-        if cursor is None or cursor > self._log.tip:
-            position = self._hub.position
-        else:
-            position = max(cursor, self._log.floor)
-        subscriber = Subscriber(sink, wire, options, position, asyncio.get_running_loop().time())
+        lane, position = self._hub.lane(), subscription.cursor
+        if position is None or position > self._log.tip:
+            position = lane.position
+        position = max(position, self._log.floor)
+        subscriber = Subscriber(sink, wire, options, lane, position, asyncio.get_running_loop().time())
         self._hub.add(subscriber)
         return subscriber
 

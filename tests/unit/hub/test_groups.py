@@ -12,6 +12,7 @@ from jetstream.events import ACCOUNT, CREATE, DELETE, IDENTITY, Batch, Event
 from jetstream.filters import Filter
 from jetstream.hub import groups as module
 from jetstream.hub.groups import Groups
+from jetstream.hub.lanes import Lane
 from jetstream.hub.subscriber import Options, Sink, Subscriber
 from jetstream.hub.wires import CLASSIC, V1, Wire
 
@@ -23,7 +24,7 @@ NOWHERE = create_autospec(Sink, instance=True)  # groups only say who gets what
 def subscriber(
     *collections: str, dids: tuple[str, ...] = (), limit: int = 0, wire: Wire = CLASSIC
 ) -> Subscriber:
-    return Subscriber(NOWHERE, wire, Options(Filter.parse(collections, dids), limit), 0, 0.0)
+    return Subscriber(NOWHERE, wire, Options(Filter.parse(collections, dids), limit), Lane(0), 0, 0.0)
 
 
 def messages(groups: Groups, batch: Batch, start: int, stop: int) -> dict[Subscriber, list[bytes]]:

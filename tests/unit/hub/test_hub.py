@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from jetstream.events import ACCOUNT, CREATE, DELETE, IDENTITY, Batch, Event
 from jetstream.filters import EVERYTHING, Filter
 from jetstream.hub import hub as hub_module
+from jetstream.hub import lanes as lanes_module
 from jetstream.hub import slices as slices_module
 from jetstream.hub.hub import Hub, rest_s
 from jetstream.hub.subscriber import Close, Options, Subscriber
@@ -230,9 +231,9 @@ class World:
         self.left: list[Member] = []
 
     def join(self, options: Options, wire: Wire, cursor: int | None, limit: int) -> None:
-        position = self.hub.position if cursor is None else max(min(cursor, self.log.tip + 1), self.log.floor)
-        sink = FakeSink(limit)
-        subscriber = Subscriber(sink, wire, options, position, 0.0)
+        lane, sink = self.hub.lane(), FakeSink(limit)
+        position = lane.position if cursor is None else max(min(cursor, self.log.tip + 1), self.log.floor)
+        subscriber = Subscriber(sink, wire, options, lane, position, 0.0)
         first = sum(time < position for time in self.log.times)
         self.members.append(Member(subscriber, sink, first, [(options, 0)]))
         self.hub.add(subscriber)
@@ -342,8 +343,10 @@ def _small_turns() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_small_turns")
 @settings(max_examples=300)
-@given(programs, st.integers(0, 6))
-def test_each_subscriber_gets_exactly_what_it_wants(program: list[tuple[Any, ...]], patience: int) -> None:
+@given(programs, st.integers(0, 6), st.integers(1, 3))
+def test_each_subscriber_gets_exactly_what_it_wants(
+    program: list[tuple[Any, ...]], patience: int, lanes: int
+) -> None:
     async def play() -> None:
         world = World()
         world.log.patience = patience
@@ -365,7 +368,10 @@ def test_each_subscriber_gets_exactly_what_it_wants(program: list[tuple[Any, ...
             assert member.obeys_the_law(world.log)
         assert len(world.hub) == len(world.members)
 
-    asyncio.run(play())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lanes_module, "LANES_MAX", lanes)
+        patch.setattr(lanes_module, "LANE_SUBSCRIBERS", 1)
+        asyncio.run(play())
 
 
 # What follows from it, one by one
@@ -385,7 +391,10 @@ async def served(events: int = 0, **settings: Any) -> AsyncIterator[tuple[Hub, M
 def join(hub: Hub, position: int | None = None, *, limit: int = 1 << 40) -> tuple[Subscriber, FakeSink]:
     """Add a subscriber to everything, at the tip unless told otherwise."""
     sink = FakeSink(limit)
-    subscriber = Subscriber(sink, CLASSIC, Options(), hub.position if position is None else position, 0.0)
+    lane = hub.lane()
+    subscriber = Subscriber(
+        sink, CLASSIC, Options(), lane, lane.position if position is None else position, 0.0
+    )
     hub.add(subscriber)
     return subscriber, sink
 
@@ -437,14 +446,23 @@ async def test_a_reader_behind_has_no_more_slices_once_its_socket_is_full() -> N
         assert len(sink.messages()) <= slices_module.SLICE_EVENTS_MAX
 
 
-@given(st.integers(1, 1000), st.floats(0, 1), st.integers(0, 10_000), st.integers(0, 10_000))
-def test_the_rest_is_fair_and_bounded(events: int, worked_s: float, written: int, waiting: int) -> None:
-    alone = rest_s(events, worked_s, written, 0)
-    assert alone == 0 if events >= hub_module.FULL_EVENTS else alone >= hub_module.REST_S_MIN
-    together = rest_s(events, worked_s, written, waiting)
-    assert alone <= together <= max(alone, hub_module.REST_S_MAX)
-    if together < hub_module.REST_S_MAX:
-        assert together * max(written, 1) >= worked_s * waiting * 0.999  # head for head
+@given(
+    st.integers(1, 1000),
+    st.floats(0, 1),
+    st.integers(0, 10_000),
+    st.integers(0, 10_000),
+    st.integers(1, lanes_module.LANES_MAX),
+)
+def test_the_rest_is_fair_and_bounded(
+    events: int, worked_s: float, written: int, waiting: int, lanes: int
+) -> None:
+    """What one flush rests, in a round of one of each lane, all of them alike."""
+    alone = rest_s(events, worked_s, written, 0, lanes)
+    assert alone == 0 if events >= hub_module.FULL_EVENTS else alone * lanes >= hub_module.REST_S_MIN
+    together = rest_s(events, worked_s, written, waiting, lanes)
+    assert alone <= together <= max(alone, hub_module.REST_S_MAX / lanes)
+    if together * lanes < hub_module.REST_S_MAX:
+        assert together * lanes * max(written, 1) >= worked_s * waiting * 0.999  # head for head
 
 
 async def test_a_cursor_among_events_not_published_yet_waits_for_them() -> None:
@@ -467,7 +485,7 @@ async def test_options_that_change_during_a_read_judge_what_it_passed_over() -> 
     async with served(events=20) as (hub, log):
         log.patience = 5
         sink = FakeSink()
-        subscriber = Subscriber(sink, CLASSIC, nothing, 1, 0.0)
+        subscriber = Subscriber(sink, CLASSIC, nothing, hub.lane(), 1, 0.0)
         hub.add(subscriber)
         await until(lambda: log.reads)
         hub.change(subscriber, Options())
@@ -480,7 +498,7 @@ async def test_options_that_change_while_a_slice_is_due_judge_what_it_passed_ove
         # Only the last batch has what the old options want: so that is the one which was read.
         log.batches[:-1] = map(_without_rare, log.batches[:-1])
         sink = FakeSink()
-        subscriber = Subscriber(sink, CLASSIC, RARE, 1, 0.0)
+        subscriber = Subscriber(sink, CLASSIC, RARE, hub.lane(), 1, 0.0)
         hub.add(subscriber)
         await until(lambda: hub._slices)
         hub.change(subscriber, Options())
@@ -533,7 +551,7 @@ async def test_a_log_that_cannot_be_read_ends_that_reader_alone() -> None:
         log.failure = OSError("the disk is on fire")
         sink = FakeSink()
         wanted = Options(Filter(dids=frozenset({b"did:plc:repo1"})))
-        hub.add(Subscriber(sink, CLASSIC, wanted, 1, 0.0))
+        hub.add(Subscriber(sink, CLASSIC, wanted, hub.lane(), 1, 0.0))
         _, healthy = join(hub)
         await until(lambda: sink.closing)
         assert sink.close_seen == Close(1011, "error", "the server failed to read its log: connect again")
@@ -563,16 +581,40 @@ async def test_what_was_trimmed_before_it_was_published_does_not_stop_the_hub() 
     assert times(sink) == [33 * STEP_US]
 
 
-async def test_it_is_ready_for_more_once_all_is_written_and_it_has_rested() -> None:
+async def test_it_is_ready_for_more_once_a_lane_has_all_and_it_has_rested(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Then what is stored next is in the flush of the next lane, and delivery ends with the last one."""
+    monkeypatch.setattr(lanes_module, "LANE_SUBSCRIBERS", 1)
+    async with served() as (hub, log):
+        sinks = [sink for _, sink in (join(hub) for _ in range(3))]
+        read_at = time.monotonic() - 10
+        seen = []
+        for _ in range(3):
+            log.grow(1)
+            await hub.ready(read_at)
+            seen.append([len(times(sink)) for sink in sinks])
+        assert seen == [[1, 0, 0], [1, 2, 0], [1, 2, 3]]
+        assert deliveries(hub) == (1, pytest.approx(10, abs=9))
+        await until(lambda: deliveries(hub)[0] == 3)
+        assert [times(sink) for sink in sinks] == [[STEP_US * n for n in (1, 2, 3)]] * 3
+
+
+async def test_it_is_not_ready_while_more_is_stored_than_a_flush_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hub_module, "FLUSH_EVENTS_MAX", 7)
     async with served() as (hub, log):
         _, sink = join(hub)
-        await hub.ready()
-        log.grow(40)
-        began = time.monotonic()
-        written_at = await hub.ready()
-        ended = time.monotonic()
-    assert times(sink) == [STEP_US * n for n in range(1, 41)]
-    assert began < written_at < ended
+        log.grow(20)
+        await hub.ready(time.monotonic())
+        assert times(sink) == [STEP_US * n for n in range(1, 21)]
+
+
+def deliveries(hub: Hub) -> tuple[Any, Any]:
+    """Return how many deliveries were observed, and how many seconds they took together."""
+    sample = hub._metrics.registry.get_sample_value
+    return sample("jetstream_delivery_seconds_count"), sample("jetstream_delivery_seconds_sum")
 
 
 # Slow readers
