@@ -39,6 +39,7 @@ REST_RATIO: Final = 0.4
 REST_S_MIN: Final = 0.001
 REST_S_MAX: Final = 0.02  # for the sake of those behind
 FULL_EVENTS: Final = 200
+WORK_S_MIN: Final = 0.0005  # between two commits: lanes that take less are flushed together
 WRITES_PER_LOOK: Final = 32  # at the clock, whether the turn is over
 FLUSH_EVENTS_MAX: Final = 1_000  # rendered between two turns: about a millisecond
 SLICES_PER_TURN: Final = 5  # of one feeder, as long as its socket takes them
@@ -70,7 +71,7 @@ class Hub:
         self._buffer_total = buffer_total
         self._lanes = Lanes(events.tip + 1)
         self._subscribers: dict[Subscriber, None] = {}
-        self._rested = self.position  # of a lane that was flushed, and the hub has rested since
+        self._rested = self.position  # the foremost, and the hub has rested since
         self._rest = Rest()
         self._unpublished = deque[tuple[int, float]]()  # positions, and when what is there had been read
         self._slices = Line(1)  # a turn, however many feeders there are
@@ -155,12 +156,13 @@ class Hub:
 
     async def _publish(self) -> None:
         while True:
-            lane = self._lanes.hindmost
-            await self._log.wait(lane.position)
-            self._rest.owe(await self._flush(lane))
+            await self._log.wait(self.position)
+            worked_s = 0.0
+            while worked_s < WORK_S_MIN and self.position <= self._log.tip:
+                worked_s += await self._flush(self._lanes.hindmost)
             self._observe_delivery(time.monotonic())
             await self._rest.take()
-            self._rested = lane.position
+            self._rested = self._lanes.foremost.position
             self._changed.send()
             await asyncio.sleep(0)  # for what came meanwhile to be stored, and be in the next flush
 
@@ -173,7 +175,7 @@ class Hub:
     async def _flush(self, lane: Lane) -> float:
         """Move a lane's boundary over the next events, and write them to all who are at the tip there.
 
-        Returns for how many seconds to rest afterwards.
+        Returns how many seconds of work it was.
         """
         stop = self._log.tip + 1
         batch = await self._log.read(lane.position, stop, EVERYTHING)
@@ -184,7 +186,8 @@ class Hub:
         last = min(batch.index(stop), first + FLUSH_EVENTS_MAX)
         self._move(lane, batch.times[last - 1] + 1)
         written, worked_s = await self._deliver(lane, batch, first, last)
-        return rest_s(last - first, worked_s, written, len(self._slices), len(self._lanes))
+        self._rest.owe(rest_s(last - first, worked_s, written, len(self._slices), len(self._lanes)))
+        return worked_s
 
     def _move(self, lane: Lane, position: int) -> None:
         lane.move(position)

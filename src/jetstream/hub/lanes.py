@@ -44,12 +44,17 @@ class Lanes:
         """The lane with the lowest position."""
         return min(self._lanes, key=lambda lane: lane.position)
 
+    @property
+    def foremost(self) -> Lane:
+        """The lane with the highest position."""
+        return max(self._lanes, key=lambda lane: lane.position)
+
     def for_newcomer(self) -> Lane:
         """Return the emptiest lane, or a new one where all have enough subscribers."""
         emptiest = min(self._lanes, key=lambda lane: lane.subscribers)
         if emptiest.subscribers < LANE_SUBSCRIBERS or len(self._lanes) >= LANES_MAX:
             return emptiest
-        return Lane(max(lane.position for lane in self._lanes))
+        return Lane(self.foremost.position)
 
     def enter(self, lane: Lane) -> None:
         """Count a subscriber, whose lane was just chosen."""

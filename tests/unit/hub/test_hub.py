@@ -586,6 +586,7 @@ async def test_it_is_ready_for_more_once_a_lane_has_all_and_it_has_rested(
 ) -> None:
     """Then what is stored next is in the flush of the next lane, and delivery ends with the last one."""
     monkeypatch.setattr(lanes_module, "LANE_SUBSCRIBERS", 1)
+    monkeypatch.setattr(hub_module, "WORK_S_MIN", 1e-9)  # as if each flush were long
     async with served() as (hub, log):
         sinks = [sink for _, sink in (join(hub) for _ in range(3))]
         read_at = time.monotonic() - 10
@@ -598,6 +599,17 @@ async def test_it_is_ready_for_more_once_a_lane_has_all_and_it_has_rested(
         assert deliveries(hub) == (1, pytest.approx(10, abs=9))
         await until(lambda: deliveries(hub)[0] == 3)
         assert [times(sink) for sink in sinks] == [[STEP_US * n for n in (1, 2, 3)]] * 3
+
+
+async def test_lanes_that_take_no_time_are_flushed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit for each of them would cost more than the flush."""
+    monkeypatch.setattr(lanes_module, "LANE_SUBSCRIBERS", 1)
+    monkeypatch.setattr(hub_module, "WORK_S_MIN", 1.0)
+    async with served() as (hub, log):
+        sinks = [sink for _, sink in (join(hub) for _ in range(3))]
+        log.grow(1)
+        await hub.ready(time.monotonic())
+        assert [len(times(sink)) for sink in sinks] == [1, 1, 1]
 
 
 async def test_it_is_not_ready_while_more_is_stored_than_a_flush_takes(
