@@ -35,11 +35,13 @@ from jetstream.turns import TURN_S, Line, Pulse, Rest
 
 # After a flush the hub rests for this share of what it took, and after one of each lane for no less than
 # this: batches grow, and with them what one commit and one write carry. A batch that is full would not grow.
-REST_RATIO: Final = 0.4
+REST_RATIO: Final = 0.36
 REST_S_MIN: Final = 0.001
 REST_S_MAX: Final = 0.02  # for the sake of those behind
 FULL_EVENTS: Final = 200
-WORK_S_MIN: Final = 0.0005  # between two commits: lanes that take less are flushed together
+# Between two pauses there is this share of what the last one took: where that is more than one lane, a pause
+# and a commit for each would be the larger part. So it is when lanes are light, and when the loop is busy.
+WORK_RATIO: Final = 0.5
 WRITES_PER_LOOK: Final = 32  # at the clock, whether the turn is over
 FLUSH_EVENTS_MAX: Final = 1_000  # rendered between two turns: about a millisecond
 SLICES_PER_TURN: Final = 5  # of one feeder, as long as its socket takes them
@@ -155,16 +157,19 @@ class Hub:
     # At the tip
 
     async def _publish(self) -> None:
+        pause_s = 0.0
         while True:
             await self._log.wait(self.position)
-            worked_s = 0.0
-            while worked_s < WORK_S_MIN and self.position <= self._log.tip:
+            worked_s = await self._flush(self._lanes.hindmost)
+            while worked_s < pause_s * WORK_RATIO and self.position <= self._log.tip:
                 worked_s += await self._flush(self._lanes.hindmost)
-            self._observe_delivery(time.monotonic())
+            ended = time.monotonic()
+            self._observe_delivery(ended)
             await self._rest.take()
             self._rested = self._lanes.foremost.position
             self._changed.send()
             await asyncio.sleep(0)  # for what came meanwhile to be stored, and be in the next flush
+            pause_s = time.monotonic() - ended
 
     def _observe_delivery(self, now: float) -> None:
         position = self.position

@@ -586,7 +586,7 @@ async def test_it_is_ready_for_more_once_a_lane_has_all_and_it_has_rested(
 ) -> None:
     """Then what is stored next is in the flush of the next lane, and delivery ends with the last one."""
     monkeypatch.setattr(lanes_module, "LANE_SUBSCRIBERS", 1)
-    monkeypatch.setattr(hub_module, "WORK_S_MIN", 1e-9)  # as if each flush were long
+    monkeypatch.setattr(hub_module, "WORK_RATIO", 0.0)  # as if each flush were long
     async with served() as (hub, log):
         sinks = [sink for _, sink in (join(hub) for _ in range(3))]
         read_at = time.monotonic() - 10
@@ -601,15 +601,18 @@ async def test_it_is_ready_for_more_once_a_lane_has_all_and_it_has_rested(
         assert [times(sink) for sink in sinks] == [[STEP_US * n for n in (1, 2, 3)]] * 3
 
 
-async def test_lanes_that_take_no_time_are_flushed_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A commit for each of them would cost more than the flush."""
+async def test_lanes_are_flushed_together_while_a_pause_takes_longer_than_a_lane(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(lanes_module, "LANE_SUBSCRIBERS", 1)
-    monkeypatch.setattr(hub_module, "WORK_S_MIN", 1.0)
     async with served() as (hub, log):
-        sinks = [sink for _, sink in (join(hub) for _ in range(3))]
+        subscribers, sinks = zip(*(join(hub) for _ in range(3)), strict=True)
+        log.grow(1)
+        await until(lambda: times(sinks[0]) and not subscribers[0].group.delivering)
+        time.sleep(0.05)  # noqa: ASYNC251 - somebody has the loop for long
         log.grow(1)
         await hub.ready(time.monotonic())
-        assert [len(times(sink)) for sink in sinks] == [1, 1, 1]
+        assert [len(times(sink)) for sink in sinks] == [2, 2, 2]
 
 
 async def test_it_is_not_ready_while_more_is_stored_than_a_flush_takes(
