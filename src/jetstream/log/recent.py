@@ -12,7 +12,7 @@ from jetstream.log.forget import without
 # A batch this long is given to a reader in one piece, and is the unit of what is dropped here.
 BATCH_EVENTS: Final = 1_000
 # Some seconds of an ordinary day: a reader that is a little late is still served from here.
-EVENTS_MAX: Final = 16_000
+EVENTS_MAX: Final = 8_000
 # Ordinary bodies take 7 MiB for that many events; this bounds it when records of 1 MiB come.
 BYTES_MAX: Final = 16 * 1024 * 1024
 
