@@ -37,6 +37,7 @@ from jetstream.turns import TURN_S, Line, Pulse, Rest
 # this: batches grow, and with them what one commit and one write carry. A batch that is full would not grow.
 REST_RATIO: Final = 0.36
 REST_S_MIN: Final = 0.001
+HUNGRY_RATIO: Final = 2
 REST_S_MAX: Final = 0.02  # for the sake of those behind
 FULL_EVENTS: Final = 200
 # Between two pauses there is this share of what the last one took: where that is more than one lane, a pause
@@ -75,6 +76,8 @@ class Hub:
         self._subscribers: dict[Subscriber, None] = {}
         self._rested = self.position  # the foremost, and the hub has rested since
         self._rest = Rest()
+        self._storing_s = 0.0  # what the last turn left for that took
+        self._hungry = 0  # feeders that do not wait for their socket, but for the log or their turn
         self._unpublished = deque[tuple[int, float]]()  # positions, and when what is there had been read
         self._slices = Line(1)  # a turn, however many feeders there are
         self._changed = Pulse()  # a lane's position, or that
@@ -166,10 +169,16 @@ class Hub:
             ended = time.monotonic()
             self._observe_delivery(ended)
             await self._rest.take()
-            self._rested = self._lanes.foremost.position
-            self._changed.send()
-            await asyncio.sleep(0)  # for what came meanwhile to be stored, and be in the next flush
+            await self._let_in()
             pause_s = time.monotonic() - ended
+
+    async def _let_in(self) -> None:
+        """Leave a turn to whoever is to store what came meanwhile, so that it is in the next flush."""
+        began = time.monotonic()
+        self._rested = self._lanes.foremost.position
+        self._changed.send()
+        await asyncio.sleep(0)
+        self._storing_s = time.monotonic() - began
 
     def _observe_delivery(self, now: float) -> None:
         position = self.position
@@ -191,7 +200,8 @@ class Hub:
         last = min(batch.index(stop), first + FLUSH_EVENTS_MAX)
         self._move(lane, batch.times[last - 1] + 1)
         written, worked_s = await self._deliver(lane, batch, first, last)
-        self._rest.owe(rest_s(last - first, worked_s, written, len(self._slices), len(self._lanes)))
+        taken_s, self._storing_s = self._storing_s + worked_s, 0.0
+        self._rest.owe(rest_s(last - first, worked_s, taken_s, written, self._hungry, len(self._lanes)))
         return worked_s
 
     def _move(self, lane: Lane, position: int) -> None:
@@ -261,7 +271,11 @@ class Hub:
                 if subscriber.position > subscriber.lane.position:
                     await self._reached(subscriber.lane, subscriber.position)
                 else:
-                    await self._feed_slice(subscriber)
+                    self._hungry += 1
+                    try:
+                        await self._feed_slice(subscriber)
+                    finally:
+                        self._hungry -= 1
         except ConnectionError:
             return  # whoever holds the connection hears of it, too, and removes the subscriber
         except Exception:
@@ -350,15 +364,16 @@ class Hub:
                 return
 
 
-def rest_s(events: int, worked_s: float, written: int, waiting: int, lanes: int) -> float:
+def rest_s(events: int, worked_s: float, taken_s: float, written: int, hungry: int, lanes: int) -> float:
     """Return for how many seconds to rest after a flush of `events` to `written` sockets of one of the lanes.
 
-    While `waiting` readers that are behind wait for their turn, the loop is never idle, and what a flush
-    takes is taken from them. So they have as much of it as those at the tip, head for head: else thousands
-    who come back together may stay behind for ever, on a server that could serve them all at the tip.
+    `worked_s` is what it took, `taken_s` that and what storing took. While `hungry` readers are behind whose
+    sockets would take more, the loop is never idle, and all of that is taken from them. So they get twice as
+    much, head for head: with less, thousands who come back together, or a few on a server that does all it
+    can, would stay as far behind as they are.
     """
     own_s = 0.0 if events >= FULL_EVENTS else max(REST_S_MIN / lanes, REST_RATIO * worked_s)
-    theirs_s = worked_s * waiting / (max(written, 1) * lanes)
+    theirs_s = HUNGRY_RATIO * taken_s * hungry / (max(written, 1) * lanes)
     return max(own_s, min(theirs_s, REST_S_MAX / lanes))
 
 

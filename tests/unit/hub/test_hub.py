@@ -449,20 +449,37 @@ async def test_a_reader_behind_has_no_more_slices_once_its_socket_is_full() -> N
 @given(
     st.integers(1, 1000),
     st.floats(0, 1),
+    st.floats(0, 1),
     st.integers(0, 10_000),
     st.integers(0, 10_000),
     st.integers(1, lanes_module.LANES_MAX),
 )
 def test_the_rest_is_fair_and_bounded(
-    events: int, worked_s: float, written: int, waiting: int, lanes: int
+    events: int, worked_s: float, storing_s: float, written: int, hungry: int, lanes: int
 ) -> None:
     """What one flush rests, in a round of one of each lane, all of them alike."""
-    alone = rest_s(events, worked_s, written, 0, lanes)
+    taken_s = worked_s + storing_s
+    alone = rest_s(events, worked_s, taken_s, written, 0, lanes)
     assert alone == 0 if events >= hub_module.FULL_EVENTS else alone * lanes >= hub_module.REST_S_MIN
-    together = rest_s(events, worked_s, written, waiting, lanes)
+    together = rest_s(events, worked_s, taken_s, written, hungry, lanes)
     assert alone <= together <= max(alone, hub_module.REST_S_MAX / lanes)
     if together * lanes < hub_module.REST_S_MAX:
-        assert together * lanes * max(written, 1) >= worked_s * waiting * 0.999  # head for head
+        assert together * lanes * max(written, 1) >= 2 * taken_s * hungry * 0.999  # head for head
+
+
+async def test_who_waits_for_the_log_is_hungry_and_who_waits_for_their_socket_is_not() -> None:
+    async with served(events=100) as (hub, log):
+        log.patience = 3
+        _, sink = join(hub, position=1, limit=8)
+        await until(lambda: log.reads)
+        assert (hub._hungry, len(sink.messages())) == (1, 0)
+        await until(lambda: sink.full)
+        await asyncio.sleep(0)
+        assert hub._hungry == 0
+        _, gone = join(hub, position=1)
+        await until(lambda: hub._hungry)
+        hub.remove(next(each for each in hub._subscribers if each.sink is gone))
+        await until(lambda: not hub._hungry)
 
 
 async def test_a_cursor_among_events_not_published_yet_waits_for_them() -> None:
