@@ -1,4 +1,4 @@
-"""Taking turns on one event loop, and with threads: how much to do, who goes on, how to wake who waits."""
+"""Taking turns on one event loop, and with threads: how much to do, when to rest, who goes on, who wakes."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
 from jetstream.hub import hub as hub_module
+from jetstream.hub.lanes import Lane
 from jetstream.hub.wires import CLASSIC
 from jetstream.service import Service
 from jetstream.turns import Line
@@ -94,6 +95,19 @@ async def test_a_cursor_after_the_last_event_of_a_quiet_stream_waits_for_the_nex
     service: Service, relay: Relay
 ) -> None:
     async with subscribe(service.port, cursor=service.log.tip + 1) as subscriber:
+        relay.publish(identities(4))
+        assert numbers(await subscriber.events(1)) == [4]
+
+
+@pytest.mark.parametrize("beyond", [1, FUTURE])
+async def test_a_cursor_after_the_last_event_repeats_nothing_that_its_lane_is_yet_to_be_sent(
+    service: Service, relay: Relay, monkeypatch: pytest.MonkeyPatch, beyond: int
+) -> None:
+    """Whoever asks with it has read the last event: in another lane, which was first."""
+    tip = service.log.tip
+    behind = Lane(tip)
+    monkeypatch.setattr(service.hub, "lane", lambda: behind)
+    async with subscribe(service.port, cursor=tip + beyond) as subscriber:
         relay.publish(identities(4))
         assert numbers(await subscriber.events(1)) == [4]
 

@@ -67,6 +67,23 @@ async def test_a_rest_is_taken_once_a_timer_can_and_is_what_was_owed_on_the_whol
     assert now == pytest.approx(700 * TIMER_S, abs=2 * TIMER_S)
 
 
+async def test_a_rest_that_was_far_too_long_is_not_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, slept = 0.0, list[float]()
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        slept.append(seconds)
+        now += 10
+
+    monkeypatch.setattr("jetstream.turns.asyncio.sleep", sleep)
+    monkeypatch.setattr("jetstream.turns.time.perf_counter", lambda: now)
+    rest = Rest()
+    for _ in range(3):
+        rest.owe(2 * TIMER_S)
+        await rest.take()
+    assert slept == pytest.approx([2 * TIMER_S, TIMER_S, TIMER_S])
+
+
 async def test_a_rest_gives_the_loop_a_turn_though_nothing_is_owed() -> None:
     task = asyncio.create_task(Rest().take())
     await asyncio.sleep(0)

@@ -30,7 +30,7 @@ class Group:
 
 
 class Groups:
-    """All groups, indexed by what they want."""
+    """The groups of one lane, indexed by what they want."""
 
     def __init__(self) -> None:
         self._groups: dict[tuple[str, Options], Group] = {}

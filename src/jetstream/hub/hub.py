@@ -34,12 +34,13 @@ from jetstream.metrics import Metrics
 from jetstream.turns import TURN_S, Line, Pulse, Rest
 
 # After a flush the hub rests for this share of what it took, and after one of each lane for no less than
-# this: batches grow, and with them what one commit and one write carry. A batch that is full would not grow.
+# this: batches grow, and with them what one commit and one write carry.
 REST_RATIO: Final = 0.36
 REST_S_MIN: Final = 0.001
+FULL_EVENTS: Final = 200  # of a flush that would not get cheaper: no rest on its own account
+# For those behind it rests longer: for so many times what was taken from them, head for head.
 HUNGRY_RATIO: Final = 2
-REST_S_MAX: Final = 0.02  # for the sake of those behind
-FULL_EVENTS: Final = 200
+REST_S_MAX: Final = 0.02
 # Between two pauses there is this share of what the last one took: where that is more than one lane, a pause
 # and a commit for each would be the larger part. So it is when lanes are light, and when the loop is busy.
 WORK_RATIO: Final = 0.5
@@ -74,13 +75,13 @@ class Hub:
         self._buffer_total = buffer_total
         self._lanes = Lanes(events.tip + 1)
         self._subscribers: dict[Subscriber, None] = {}
-        self._rested = self.position  # the foremost, and the hub has rested since
         self._rest = Rest()
-        self._storing_s = 0.0  # what the last turn left for that took
+        self._rested = self.position  # where the foremost lane was after the last rest
+        self._storing_s = 0.0  # how long the last turn was that was left for storing
         self._hungry = 0  # feeders that do not wait for their socket, but for the log or their turn
         self._unpublished = deque[tuple[int, float]]()  # positions, and when what is there had been read
         self._slices = Line(1)  # a turn, however many feeders there are
-        self._changed = Pulse()  # a lane's position, or that
+        self._changed = Pulse()  # a lane's position, or `_rested`
         self._tasks: asyncio.TaskGroup | None = None
 
     def __len__(self) -> int:
@@ -127,6 +128,7 @@ class Hub:
         if self._subscribers.pop(subscriber, subscriber) is subscriber:
             return
         self._lanes.leave(subscriber.lane)
+        self._observe_delivery()  # the lane that all waited for may be gone
         self._metrics.connected[subscriber.wire.name].dec()
         if subscriber.group is not None:
             subscriber.lane.groups.remove(subscriber)
@@ -165,9 +167,10 @@ class Hub:
             await self._log.wait(self.position)
             worked_s = await self._flush(self._lanes.hindmost)
             while worked_s < pause_s * WORK_RATIO and self.position <= self._log.tip:
+                if worked_s > TURN_S / 4:  # and the next lane may take a whole turn
+                    await asyncio.sleep(0)
                 worked_s += await self._flush(self._lanes.hindmost)
             ended = time.monotonic()
-            self._observe_delivery(ended)
             await self._rest.take()
             await self._let_in()
             pause_s = time.monotonic() - ended
@@ -180,12 +183,6 @@ class Hub:
         await asyncio.sleep(0)
         self._storing_s = time.monotonic() - began
 
-    def _observe_delivery(self, now: float) -> None:
-        position = self.position
-        while self._unpublished and self._unpublished[0][0] < position:
-            _, read_at = self._unpublished.popleft()
-            self._metrics.delivery.observe(now - read_at)
-
     async def _flush(self, lane: Lane) -> float:
         """Move a lane's boundary over the next events, and write them to all who are at the tip there.
 
@@ -195,11 +192,13 @@ class Hub:
         batch = await self._log.read(lane.position, stop, EVERYTHING)
         if batch is None:  # all of it was trimmed or scrubbed before it could be published
             self._move(lane, stop)
+            self._observe_delivery()
             return 0.0
         first = batch.index(lane.position)
         last = min(batch.index(stop), first + FLUSH_EVENTS_MAX)
         self._move(lane, batch.times[last - 1] + 1)
         written, worked_s = await self._deliver(lane, batch, first, last)
+        self._observe_delivery()
         taken_s, self._storing_s = self._storing_s + worked_s, 0.0
         self._rest.owe(rest_s(last - first, worked_s, taken_s, written, self._hungry, len(self._lanes)))
         return worked_s
@@ -207,6 +206,13 @@ class Hub:
     def _move(self, lane: Lane, position: int) -> None:
         lane.move(position)
         self._changed.send()
+
+    def _observe_delivery(self) -> None:
+        """Take note of what all lanes have by now."""
+        position, now = self.position, time.monotonic()
+        while self._unpublished and self._unpublished[0][0] < position:
+            _, read_at = self._unpublished.popleft()
+            self._metrics.delivery.observe(now - read_at)
 
     async def _deliver(self, lane: Lane, batch: Batch, first: int, last: int) -> tuple[int, float]:
         """Write `batch[first:last]` to all at the tip, in turns; return to how many, in how many seconds."""
@@ -255,7 +261,7 @@ class Hub:
 
     def _fall_behind(self, subscriber: Subscriber) -> None:
         assert self._tasks is not None
-        # What waits for those at the tip is one buffer for all; slices are often each reader's own.
+        # What waits for those at the tip is one buffer for a whole group; slices are often each reader's own.
         subscriber.sink.squeeze(True)
         subscriber.feeder = self._tasks.create_task(self._feed(subscriber))
 
@@ -367,12 +373,12 @@ class Hub:
 def rest_s(events: int, worked_s: float, taken_s: float, written: int, hungry: int, lanes: int) -> float:
     """Return for how many seconds to rest after a flush of `events` to `written` sockets of one of the lanes.
 
-    `worked_s` is what it took, `taken_s` that and what storing took. While `hungry` readers are behind whose
-    sockets would take more, the loop is never idle, and all of that is taken from them. So they get twice as
-    much, head for head: with less, thousands who come back together, or a few on a server that does all it
-    can, would stay as far behind as they are.
+    `worked_s` is what it took, `taken_s` that and the turn left for storing before. While `hungry` readers are
+    behind whose sockets would take more, the loop is never idle, and all of that is taken from them. So they
+    get twice as much, head for head: with less, thousands who come back together, or a few on a server that
+    does all it can, would stay as far behind as they are.
     """
-    own_s = 0.0 if events >= FULL_EVENTS else max(REST_S_MIN / lanes, REST_RATIO * worked_s)
+    own_s = 0.0 if events >= FULL_EVENTS else max(REST_S_MIN / lanes, min(REST_RATIO * worked_s, REST_S_MAX))
     theirs_s = HUNGRY_RATIO * taken_s * hungry / (max(written, 1) * lanes)
     return max(own_s, min(theirs_s, REST_S_MAX / lanes))
 

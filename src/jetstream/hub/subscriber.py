@@ -70,7 +70,7 @@ class Subscriber:
     """One connection's place in the log, kept by the hub.
 
     Every event below `position` has been judged by this subscriber's options; while it is a member of a
-    group, the hub's position stands for its own (see `Hub`).
+    group, the lane's position stands for its own (see `Hub`).
     """
 
     __slots__ = (

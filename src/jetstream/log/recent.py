@@ -13,7 +13,7 @@ from jetstream.log.forget import without
 BATCH_EVENTS: Final = 1_000
 # Some seconds of an ordinary day: a reader that is a little late is still served from here.
 EVENTS_MAX: Final = 8_000
-# Ordinary bodies take 7 MiB for that many events; this bounds it when records of 1 MiB come.
+# Ordinary bodies take 3.5 MiB for that many events; this bounds it when records of 1 MiB come.
 BYTES_MAX: Final = 16 * 1024 * 1024
 
 

@@ -151,9 +151,9 @@ class Subscribe:
     def _begin(
         self, wire: Wire, sink: SocketSink, subscription: Subscription, options: Options
     ) -> Subscriber:
-        lane, position = self._hub.lane(), subscription.cursor
-        if position is None or position > self._log.tip:
-            position = lane.position
+        lane, cursor = self._hub.lane(), subscription.cursor
+        # A cursor beyond the tip is the tip's, not the lane's: another lane may have sent what is below it.
+        position = lane.position if cursor is None else min(cursor, self._log.tip + 1)
         position = max(position, self._log.floor)
         subscriber = Subscriber(sink, wire, options, lane, position, asyncio.get_running_loop().time())
         self._hub.add(subscriber)

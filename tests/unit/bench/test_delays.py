@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jetstream.bench import delays as module
 from jetstream.bench.delays import LARGEST_US, Delays
 
 
@@ -20,6 +21,16 @@ def delays_of(values: list[int]) -> Delays:
 def test_a_percentile_is_that_of_the_sorted_list_to_within_a_64th(values: list[int], percent: int) -> None:
     exact = sorted(values)[max(ceil(len(values) * percent / 100), 1) - 1]
     assert exact <= delays_of(values).percentile_us(percent) <= exact + exact / 64
+
+
+@given(st.lists(st.integers(-10, 10**13), max_size=40), st.integers(1, 5))
+def test_how_many_are_counted_at_once_makes_no_difference(values: list[int], at_once: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_NOTED_MAX", at_once)
+        some = delays_of(values)
+    assert (some.count, some.max_us) == (len(values), max([0, *values]))
+    for percent in (0, 1, 50, 99, 100):
+        assert some.percentile_us(percent) == delays_of(values).percentile_us(percent)
 
 
 def test_the_longest_delay_is_exact() -> None:

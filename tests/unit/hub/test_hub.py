@@ -10,7 +10,7 @@ import asyncio
 import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -329,8 +329,8 @@ programs = st.builds(
 )
 
 
-@pytest.fixture(scope="module")
-def _small_turns() -> Iterator[None]:
+@contextmanager
+def small_turns() -> Iterator[pytest.MonkeyPatch]:
     """Make each step of the hub small, so that a test's steps fall between them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hub_module, "FLUSH_EVENTS_MAX", 7)
@@ -338,14 +338,13 @@ def _small_turns() -> Iterator[None]:
         patch.setattr(slices_module, "SLICE_BYTES_MAX", 600)
         patch.setattr(hub_module, "TURN_S", 0.0)
         patch.setattr(hub_module, "WRITES_PER_LOOK", 1)
-        yield
+        yield patch
 
 
-@pytest.mark.usefixtures("_small_turns")
 @settings(max_examples=300)
-@given(programs, st.integers(0, 6), st.integers(1, 3))
+@given(programs, st.integers(0, 6), st.integers(1, 3), st.sampled_from([0.0, 1e9]))
 def test_each_subscriber_gets_exactly_what_it_wants(
-    program: list[tuple[Any, ...]], patience: int, lanes: int
+    program: list[tuple[Any, ...]], patience: int, lanes: int, work_ratio: float
 ) -> None:
     async def play() -> None:
         world = World()
@@ -368,9 +367,10 @@ def test_each_subscriber_gets_exactly_what_it_wants(
             assert member.obeys_the_law(world.log)
         assert len(world.hub) == len(world.members)
 
-    with pytest.MonkeyPatch.context() as patch:
+    with small_turns() as patch:
         patch.setattr(lanes_module, "LANES_MAX", lanes)
         patch.setattr(lanes_module, "LANE_SUBSCRIBERS", 1)
+        patch.setattr(hub_module, "WORK_RATIO", work_ratio)  # lanes one by one, or all together
         asyncio.run(play())
 
 
@@ -528,21 +528,21 @@ def _without_rare(batch: Batch) -> Batch:
     return Batch.of([batch.event(i) for i in kept], [batch.times[i] for i in kept])
 
 
-@pytest.mark.usefixtures("_small_turns")
 async def test_a_member_put_behind_in_the_middle_of_a_flush_is_sent_it_once() -> None:
-    async with served(events=20) as (hub, log):
-        members = [join(hub) for _ in range(3)]
-        for subscriber, sink in members:
-            subscriber.write(b"x")
-            sink.sent.clear()
-        log.grow(1)
-        await until(lambda: members[0][1].sent)
-        assert not members[1][1].sent
-        hub._relieve(1_000_000)
-        assert not any(subscriber.group for subscriber, _ in members)
-        for _, sink in members:
-            sink.drain()
-        await until(lambda: all(subscriber.group for subscriber, _ in members))
+    with small_turns():
+        async with served(events=20) as (hub, log):
+            members = [join(hub) for _ in range(3)]
+            for subscriber, sink in members:
+                subscriber.write(b"x")
+                sink.sent.clear()
+            log.grow(1)
+            await until(lambda: members[0][1].sent)
+            assert not members[1][1].sent
+            hub._relieve(1_000_000)
+            assert not any(subscriber.group for subscriber, _ in members)
+            for _, sink in members:
+                sink.drain()
+            await until(lambda: all(subscriber.group for subscriber, _ in members))
     assert [times(sink) for _, sink in members] == [[21 * STEP_US]] * 3
 
 
@@ -613,9 +613,22 @@ async def test_it_is_ready_for_more_once_a_lane_has_all_and_it_has_rested(
             await hub.ready(read_at)
             seen.append([len(times(sink)) for sink in sinks])
         assert seen == [[1, 0, 0], [1, 2, 0], [1, 2, 3]]
-        assert deliveries(hub) == (1, pytest.approx(10, abs=9))
+        assert deliveries(hub) == (1, pytest.approx(10, abs=1))
         await until(lambda: deliveries(hub)[0] == 3)
         assert [times(sink) for sink in sinks] == [[STEP_US * n for n in (1, 2, 3)]] * 3
+
+
+async def test_delivery_ends_when_those_who_waited_for_it_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not with the next event, which may be long in coming."""
+    monkeypatch.setattr(lanes_module, "LANE_SUBSCRIBERS", 1)
+    monkeypatch.setattr(hub_module, "WORK_RATIO", 0.0)
+    async with served() as (hub, log):
+        (_, first), (second, _) = (join(hub) for _ in range(2))
+        log.grow(1)
+        await hub.ready(time.monotonic())
+        assert (len(times(first)), deliveries(hub)[0]) == (1, 0)
+        hub.remove(second)
+        assert deliveries(hub)[0] == 1
 
 
 async def test_lanes_are_flushed_together_while_a_pause_takes_longer_than_a_lane(
