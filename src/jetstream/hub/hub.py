@@ -373,8 +373,8 @@ class Hub:
 def rest_s(events: int, worked_s: float, taken_s: float, written: int, hungry: int, lanes: int) -> float:
     """Return for how many seconds to rest after a flush of `events` to `written` sockets of one of the lanes.
 
-    `worked_s` is what it took, `taken_s` that and the turn left for storing before. While `hungry` readers are
-    behind whose sockets would take more, the loop is never idle, and all of that is taken from them. So they
+    `worked_s` is what it took, `taken_s` that and the turn left for storing before. While `hungry` readers
+    are behind whose sockets would take more, the loop is never idle, and all of that is taken from them. So they
     get twice as much, head for head: with less, thousands who come back together, or a few on a server that
     does all it can, would stay as far behind as they are.
     """
