@@ -374,9 +374,9 @@ def rest_s(events: int, worked_s: float, taken_s: float, written: int, hungry: i
     """Return for how many seconds to rest after a flush of `events` to `written` sockets of one of the lanes.
 
     `worked_s` is what it took, `taken_s` that and the turn left for storing before. While `hungry` readers
-    are behind whose sockets would take more, the loop is never idle, and all of that is taken from them. So they
-    get twice as much, head for head: with less, thousands who come back together, or a few on a server that
-    does all it can, would stay as far behind as they are.
+    are behind whose sockets would take more, the loop is never idle, and all of that is taken from them. So
+    they get twice as much, head for head: with less, thousands who come back together, or a few on a server
+    that does all it can, would stay as far behind as they are.
     """
     own_s = 0.0 if events >= FULL_EVENTS else max(REST_S_MIN / lanes, min(REST_RATIO * worked_s, REST_S_MAX))
     theirs_s = HUNGRY_RATIO * taken_s * hungry / (max(written, 1) * lanes)
