@@ -333,7 +333,7 @@ class Reader:
 
         def note_taken(pong: asyncio.Future[float]) -> None:
             if pong.exception() is None:  # else the connection ended before
-                stretch.latest = self._service.log.tip + 1
+                stretch.latest = self._service.hub._lanes.foremost.position
 
         pong = await connection.subscriber.connection.ping()
         asyncio.ensure_future(pong).add_done_callback(note_taken)

@@ -40,7 +40,7 @@ REST_S_MIN: Final = 0.001
 FULL_EVENTS: Final = 200  # of a flush that would not get cheaper: no rest on its own account
 # For those behind it rests longer: for so many times what was taken from them, head for head.
 HUNGRY_RATIO: Final = 2
-REST_S_MAX: Final = 0.02
+REST_S_MAX: Final = 0.02  # whatever for
 # Between two pauses there is this share of what the last one took: where that is more than one lane, a pause
 # and a commit for each would be the larger part. So it is when lanes are light, and when the loop is busy.
 WORK_RATIO: Final = 0.5
@@ -253,7 +253,7 @@ class Hub:
                 written += 1
                 subscriber.position = position
                 if sink.full:
-                    subscriber.lane.groups.remove(subscriber)
+                    lane.groups.remove(subscriber)
                     self._fall_behind(subscriber)
         return written
 

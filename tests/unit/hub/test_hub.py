@@ -618,6 +618,20 @@ async def test_it_is_ready_for_more_once_a_lane_has_all_and_it_has_rested(
         assert [times(sink) for sink in sinks] == [[STEP_US * n for n in (1, 2, 3)]] * 3
 
 
+async def test_it_is_not_ready_before_it_has_rested() -> None:
+    async with served() as (hub, log):
+        _, sink = join(hub)
+        hub._rest.owe(0.05)
+        log.grow(1)
+        ready = asyncio.create_task(hub.ready(time.monotonic()))
+        await until(lambda: times(sink))
+        written_at = time.monotonic()
+        assert not ready.done()
+        await ready
+        assert time.monotonic() - written_at > 0.04
+    assert times(sink) == [STEP_US]
+
+
 async def test_delivery_ends_when_those_who_waited_for_it_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     """And not with the next event, which may be long in coming."""
     monkeypatch.setattr(lanes_module, "LANE_SUBSCRIBERS", 1)
