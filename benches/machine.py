@@ -18,6 +18,7 @@ from jetstream.simulator import recording
 
 LIBRARIES: Final = ("aiohttp", "cbor2", "libipld", "orjson", "picows", "uvloop", "zstandard")
 FRAME_BYTES: Final = range(4_500, 5_500)  # of a usual commit
+_CONGESTION: Final = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 _DECODES: Final = 50_000
 
 
@@ -27,6 +28,7 @@ def describe() -> dict[str, str]:
         "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
         "system": f"{platform.system()} {platform.release().partition('-')[0]}",
+        "TCP": _CONGESTION.read_text().strip() if _CONGESTION.exists() else "unknown",
         "Python": platform.python_version(),
         "SQLite": sqlite3.sqlite_version,
         "commit": _commit(),

@@ -13,6 +13,8 @@ import os
 import resource
 import socket
 from collections.abc import Callable
+from contextlib import suppress
+from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 import structlog
@@ -23,6 +25,7 @@ PAUSE_S: Final = 1.0
 FILES_KEPT: Final = 32  # for upstream, the log's readers and a scrape; less where there are few at all
 # What the kernel takes of a connection beyond what is on its way: 4 MB by itself, for each that reads slowly.
 UNSENT_BYTES_MAX: Final = 256 << 10
+LOOPBACK_CONGESTION: Final = b"reno"  # there on every Linux, and does not pace
 _OUT_OF_FILES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 log = structlog.get_logger(__name__)
@@ -61,7 +64,7 @@ class Listener:
             return
         for _ in range(ACCEPTS_PER_TURN):
             try:
-                connection, _ = self._socket.accept()
+                connection, address = self._socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
@@ -72,8 +75,7 @@ class Listener:
             if self._paused:
                 self._paused = False
                 log.info("listener: accepting again")
-            connection.setblocking(False)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
+            _set_up(connection, address[0])
             task = self._loop.create_task(self._hand_over(connection))
             self._handshakes.add(task)
             task.add_done_callback(self._handshakes.discard)
@@ -95,6 +97,22 @@ class Listener:
     def _go_on(self) -> None:
         self._resume = None
         self._loop.add_reader(self._socket.fileno(), self._accept)
+
+
+def _set_up(connection: socket.socket, peer: str) -> None:
+    connection.setblocking(False)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
+    if is_loopback(peer):
+        # A machine may be set to BBR, which paces: on the way to a proxy beside us, that is for nothing.
+        with suppress(OSError):  # it may be forbidden
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, LOOPBACK_CONGESTION)
+
+
+def is_loopback(peer: str) -> bool:
+    """Tell whether an IP address is of this machine, in IPv6's spelling of IPv4, too."""
+    address = ip_address(peer)
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def _files_are_short(any_file: socket.socket) -> bool:

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from jetstream.web.listener import LOOPBACK_CONGESTION, UNSENT_BYTES_MAX, Listener, is_loopback
+
+
+class Greeted(asyncio.Protocol):
+    """A connection that was handed over."""
+
+    def __init__(self, transport: asyncio.Future[asyncio.BaseTransport]) -> None:
+        self._transport = transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport.set_result(transport)
+
+
+@asynccontextmanager
+async def accepted(host: str, to: str) -> AsyncIterator[socket.socket]:
+    """Listen on `host`, connect to `to`, and give the server's socket."""
+    made: asyncio.Future[asyncio.BaseTransport] = asyncio.get_running_loop().create_future()
+    listener = Listener(host, 0, lambda: Greeted(made))
+    _, writer = await asyncio.open_connection(to, listener.port)
+    try:
+        transport = await made
+        yield transport.get_extra_info("socket")
+        transport.abort()  # type: ignore[attr-defined]
+    finally:
+        writer.close()
+        listener.close()
+
+
+@pytest.mark.parametrize(("host", "to"), [("127.0.0.1", "127.0.0.1"), ("", "127.0.0.1"), ("", "::1")])
+async def test_nothing_is_paced_on_the_way_to_a_program_beside_us(host: str, to: str) -> None:
+    if to == "::1" and not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    async with accepted(host, to) as connection:
+        name = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+        assert name.rstrip(b"\0") == LOOPBACK_CONGESTION
+
+
+async def test_the_kernel_takes_only_so_much_for_one_that_reads_slowly() -> None:
+    async with accepted("127.0.0.1", "127.0.0.1") as connection:
+        unsent = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+        assert unsent == UNSENT_BYTES_MAX
+
+
+@pytest.mark.parametrize("peer", ["127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.1"])
+def test_an_address_of_this_machine(peer: str) -> None:
+    assert is_loopback(peer)
+
+
+@pytest.mark.parametrize(
+    "peer", ["10.0.0.1", "128.0.0.1", "2001:db8::1", "::ffff:192.0.2.1", "fe80::1%eth0", "::"]
+)
+def test_an_address_elsewhere(peer: str) -> None:
+    assert not is_loopback(peer)
