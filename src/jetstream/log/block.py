@@ -14,6 +14,7 @@ some: their copies, under 1 % of the bytes, save reading whole blocks for a coll
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterable
 from functools import lru_cache
@@ -47,6 +48,8 @@ _LEVEL: Final = 9
 SURGE_US: Final = 500_000
 _SURGE_LEVEL: Final = 2
 
+_ACCOUNT_KINDS: Final = re.compile(b"[%b%b]" % (IDENTITY, ACCOUNT))
+
 _thread: Final = threading.local()
 
 
@@ -79,12 +82,11 @@ class Block(NamedTuple):
 
 def seal(columns: Columns, last_us: int) -> Block:
     """Compress events that are, in order, the log's next ones up to `last_us`."""
-    batch = columns.batch()
-    index = _index(batch)
-    parts = {**index._asdict(), **columns._asdict(), "times": _differences(batch.times)}
-    surge = batch.last - batch.first < SURGE_US
+    times = read_times(columns.times)
+    parts = {**_index(columns)._asdict(), **columns._asdict(), "times": _differences(times)}
+    surge = times[-1] - times[0] < SURGE_US
     packed = {name: compress(part, _level(name, surge)) for name, part in parts.items()}
-    return Block(last_us, batch.first, len(batch), **packed)
+    return Block(last_us, times[0], len(times), **packed)
 
 
 def _level(name: str, surge: bool) -> int:
@@ -98,7 +100,7 @@ def verify(block: Block) -> None:
     if not block.first_us <= batch.first <= batch.last <= block.last_us:
         raise Damaged(f"events from {batch.first} to {batch.last} are outside its range")
     stored = Index(*map(decompress, (block.collection_set, block.did_bits, block.accounts)))
-    if stored != _index(batch):
+    if stored != _index(Columns.of(batch)):
         raise Damaged("what it says of its collections, DIDs or accounts is not so")
 
 
@@ -172,18 +174,22 @@ def _decompressor() -> zstandard.ZstdDecompressor:
     return made
 
 
-def _index(batch: Batch) -> Index:
-    accounts = [i for i, kind in enumerate(batch.kinds) if kind == IDENTITY or kind == ACCOUNT]
-    return Index(
-        b"\n".join(sorted(set(batch.collections) - {b""})),
-        _did_bits(set(batch.dids)),
-        _pack(pick(batch, accounts)) if accounts else b"",
-    )
+def _index(columns: Columns) -> Index:
+    # Sealing shares the interpreter with the event loop: no column is taken apart that need not be.
+    dids, collections = columns.dids.split(b"\n"), columns.collections.split(b"\n")
+    return Index(b"\n".join(sorted(set(collections) - {b""})), _did_bits(set(dids)), _accounts(columns, dids))
 
 
-def _pack(batch: Batch) -> bytes:
-    times, *texts = Columns.of(batch)
-    return len(batch).to_bytes(4, "little") + times + b"\0".join(texts)
+def _accounts(columns: Columns, dids: list[bytes]) -> bytes:
+    """Pack the identity and account events, which have no collection, rkey, rev or CID."""
+    indices = [match.start() // 2 for match in _ACCOUNT_KINDS.finditer(columns.kinds)]
+    if not indices:
+        return b""
+    bodies, nothing = columns.bodies.split(b"\n"), [b""] * len(indices)
+    kinds = [columns.kinds[2 * i : 2 * i + 1] for i in indices]
+    texts = (kinds, [dids[i] for i in indices], *[nothing] * 4, [bodies[i] for i in indices])
+    times = b"".join(columns.times[8 * i : 8 * i + 8] for i in indices)
+    return len(indices).to_bytes(4, "little") + times + b"\0".join(map(b"\n".join, texts))
 
 
 def _differences(times: list[int]) -> bytes:

@@ -17,7 +17,7 @@ import os
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from queue import Empty, LifoQueue
 from typing import Final, NamedTuple, TypeVar
@@ -29,7 +29,7 @@ from jetstream.errors import LogError, LogUnwritable, SettingError
 from jetstream.events import Batch
 from jetstream.filters import Filter
 from jetstream.log import LogStatistics, UpstreamCursor
-from jetstream.log.block import BLOCK_EVENTS
+from jetstream.log.block import BLOCK_EVENTS, Block
 from jetstream.log.cache import CACHE_BYTES, BlockCache
 from jetstream.log.columns import Columns
 from jetstream.log.database import (
@@ -53,6 +53,8 @@ from jetstream.turns import Pulse, hurried
 READERS: Final = 2
 # How often the background looks whether something is due, beside when a block is full.
 MAINTAIN_EVERY_S: Final = 1.0
+# Not sealed yet: above this sealing is behind. Waiting for a busy loop it manages ten blocks a second.
+BACKLOG_EVENTS: Final = 2 * BLOCK_EVENTS
 # Blocks rewritten before sealing has its turn again.
 FORGET_STEPS: Final = 8
 
@@ -327,10 +329,15 @@ class SqliteLog:
                 failing = False
 
     async def _seal(self) -> None:
-        while (block := await self._in_maintenance(self._maintenance.next_block)) is not None:
+        while (block := await self._next_block()) is not None:
             await self._exclusively(self._maintenance.store_block, block)
             self._tail_events -= block.events
             await self._empty_wal()
+
+    async def _next_block(self) -> Block | None:
+        """Compress the oldest of the tail, at the loop's cost when sealing has fallen behind."""
+        with hurried() if self._tail_events > BACKLOG_EVENTS else nullcontext():
+            return await self._in_maintenance(self._maintenance.next_block)
 
     async def _forget(self) -> None:
         """Rewrite some of the blocks with records of accounts that are gone, and in the end the tail."""

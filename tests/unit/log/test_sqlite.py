@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sqlite3
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from jetstream.errors import LogCorrupt, LogLocked, LogUnwritable, SettingError
 from jetstream.events import ACCOUNT, CREATE, Batch, Event
 from jetstream.filters import EVERYTHING, Filter
 from jetstream.log import Log, UpstreamCursor, maintenance, sqlite
+from jetstream.log.block import Block
 from jetstream.log.database import DATABASE
+from jetstream.log.maintenance import Maintenance
 from jetstream.log.sqlite import SqliteLog
 
 BatchOf = Callable[[range], Batch]
@@ -315,6 +318,33 @@ async def test_a_damaged_block_ends_the_upkeep_and_the_next_append_says_so(
     await asyncio.wait([log._maintaining])
     with pytest.raises(LogCorrupt, match=r"checksum.*log repair"):
         await log.append(batch_of(range(6000, 6001)), cursor)
+    await log.close()
+
+
+@pytest.mark.parametrize(("backlog_events", "hurries"), [(5_000, True), (6_000, False)])
+async def test_sealing_that_is_behind_does_not_wait_for_a_busy_loop(
+    tmp_path: Path,
+    batch_of: BatchOf,
+    cursor: UpstreamCursor,
+    monkeypatch: pytest.MonkeyPatch,
+    backlog_events: int,
+    hurries: bool,
+) -> None:
+    monkeypatch.setattr(sqlite, "BACKLOG_EVENTS", backlog_events)
+    usual_s, next_block = sys.getswitchinterval(), Maintenance.next_block
+    seen: list[bool] = []
+
+    def watched(maintenance: Maintenance) -> Block | None:
+        seen.append(sys.getswitchinterval() < usual_s)
+        return next_block(maintenance)
+
+    monkeypatch.setattr(Maintenance, "next_block", watched)
+    log = await SqliteLog.open(tmp_path)
+    await log.append(batch_of(range(1, 6_000)), cursor)
+    await log.maintain()
+    assert seen[0] is hurries
+    assert seen[-1] is False  # nothing is left to seal
+    assert sys.getswitchinterval() == usual_s
     await log.close()
 
 
