@@ -13,7 +13,6 @@ import os
 import resource
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
@@ -26,6 +25,7 @@ FILES_KEPT: Final = 32  # for upstream, the log's readers and a scrape; less whe
 # What the kernel takes of a connection beyond what is on its way: 4 MB by itself, for each that reads slowly.
 UNSENT_BYTES_MAX: Final = 256 << 10
 LOOPBACK_CONGESTION: Final = b"reno"  # there on every Linux, and does not pace
+_NAME_BYTES_MAX: Final = 16  # of a way to control congestion
 _OUT_OF_FILES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 log = structlog.get_logger(__name__)
@@ -41,6 +41,9 @@ class Listener:
         self._loop = asyncio.get_running_loop()
         self._factory = factory
         self._socket = _bind(host, port)
+        # A machine may be set to BBR, which paces: on the way to a proxy beside us, that is for nothing. A
+        # connection that has begun with it paces for ever: so all begin without, and others get it back.
+        self._congestion = _unpace(self._socket)
         self._handshakes: set[asyncio.Task[object]] = set()
         self._paused = False
         self._resume: asyncio.TimerHandle | None = None
@@ -75,10 +78,16 @@ class Listener:
             if self._paused:
                 self._paused = False
                 log.info("listener: accepting again")
-            _set_up(connection, address[0])
+            self._set_up(connection, address[0])
             task = self._loop.create_task(self._hand_over(connection))
             self._handshakes.add(task)
             task.add_done_callback(self._handshakes.discard)
+
+    def _set_up(self, connection: socket.socket, peer: str) -> None:
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
+        if self._congestion is not None and not is_loopback(peer):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, self._congestion)
 
     async def _hand_over(self, connection: socket.socket) -> None:
         try:
@@ -99,13 +108,17 @@ class Listener:
         self._loop.add_reader(self._socket.fileno(), self._accept)
 
 
-def _set_up(connection: socket.socket, peer: str) -> None:
-    connection.setblocking(False)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
-    if is_loopback(peer):
-        # A machine may be set to BBR, which paces: on the way to a proxy beside us, that is for nothing.
-        with suppress(OSError):  # it may be forbidden
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, LOOPBACK_CONGESTION)
+def _unpace(listening: socket.socket) -> bytes | None:
+    """Let connections begin without pacing; return what they would have begun with, None if they still do."""
+    usual = listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _NAME_BYTES_MAX).rstrip(b"\0")
+    try:
+        with socket.socket(listening.family) as probe:  # either may be forbidden
+            for name in (LOOPBACK_CONGESTION, usual):
+                probe.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, LOOPBACK_CONGESTION)
+    except OSError:
+        return None
+    return usual
 
 
 def is_loopback(peer: str) -> bool:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from jetstream.web import listener
 from jetstream.web.listener import LOOPBACK_CONGESTION, UNSENT_BYTES_MAX, Listener, is_loopback
 
 
@@ -24,15 +25,19 @@ class Greeted(asyncio.Protocol):
 async def accepted(host: str, to: str) -> AsyncIterator[socket.socket]:
     """Listen on `host`, connect to `to`, and give the server's socket."""
     made: asyncio.Future[asyncio.BaseTransport] = asyncio.get_running_loop().create_future()
-    listener = Listener(host, 0, lambda: Greeted(made))
-    _, writer = await asyncio.open_connection(to, listener.port)
+    listening = Listener(host, 0, lambda: Greeted(made))
+    _, writer = await asyncio.open_connection(to, listening.port)
     try:
         transport = await made
         yield transport.get_extra_info("socket")
         transport.abort()  # type: ignore[attr-defined]
     finally:
         writer.close()
-        listener.close()
+        listening.close()
+
+
+def congestion(connection: socket.socket) -> bytes:
+    return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0")
 
 
 @pytest.mark.parametrize(("host", "to"), [("127.0.0.1", "127.0.0.1"), ("", "127.0.0.1"), ("", "::1")])
@@ -40,8 +45,15 @@ async def test_nothing_is_paced_on_the_way_to_a_program_beside_us(host: str, to:
     if to == "::1" and not socket.has_dualstack_ipv6():
         pytest.skip("no IPv6 here")
     async with accepted(host, to) as connection:
-        name = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
-        assert name.rstrip(b"\0") == LOOPBACK_CONGESTION
+        assert congestion(connection) == LOOPBACK_CONGESTION
+
+
+async def test_all_others_are_sent_to_as_the_machine_is_set_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as any_server:
+        usual = congestion(any_server)
+    monkeypatch.setattr(listener, "is_loopback", lambda _peer: False)
+    async with accepted("127.0.0.1", "127.0.0.1") as connection:
+        assert congestion(connection) == usual
 
 
 async def test_the_kernel_takes_only_so_much_for_one_that_reads_slowly() -> None:
