@@ -123,12 +123,6 @@ def unpack_accounts(packed: bytes) -> Columns | None:
     return Columns(times, *texts.split(b"\0"))
 
 
-def pick(batch: Batch, indices: Iterable[int]) -> Batch:
-    """Return some of the events of a batch."""
-    chosen = list(indices)
-    return Batch.of([batch.event(i) for i in chosen], [batch.times[i] for i in chosen])
-
-
 def holds_collection(collection_set: bytes, wanted: Filter) -> bool:
     """Tell whether a block has commits to a collection that `wanted` names."""
     if wanted.every_collection:

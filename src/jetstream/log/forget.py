@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping
 import orjson
 
 from jetstream.events import ACCOUNT, CREATE, UPDATE, Batch
-from jetstream.log.block import pick
 
 
 def gone_accounts(batch: Batch, statuses: Collection[str]) -> dict[bytes, int]:
@@ -26,7 +25,9 @@ def without(batch: Batch, gone: Mapping[bytes, int]) -> Batch | None:
     if gone.keys().isdisjoint(batch.dids):
         return None
     kept = [i for i in range(len(batch)) if not _is_forgotten(batch, i, gone)]
-    return None if len(kept) == len(batch) else pick(batch, kept)
+    if len(kept) == len(batch):
+        return None
+    return Batch.of([batch.event(i) for i in kept], [batch.times[i] for i in kept])
 
 
 def _is_gone(body: bytes, statuses: Collection[str]) -> bool:
