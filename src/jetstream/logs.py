@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, Final
 
 import structlog
+
+THROTTLE_S: Final = 60.0  # between two lines of one event that another party can cause
 
 
 def configure(level: str, form: str) -> None:
@@ -42,3 +46,39 @@ def configure(level: str, form: str) -> None:
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     # Every end of a connection is logged once, by us.
     logging.getLogger("picows").setLevel(logging.CRITICAL)
+
+
+class Throttled:
+    """A logger for what another party can cause: at most one line a minute of each event.
+
+    `omitted` in a line says how many of its kind were left out since the one before. Events are literals, so
+    there are few; what varies goes into the fields. Whatever is logged here is counted in a metric as well.
+    `clock` gives monotonic seconds.
+    """
+
+    def __init__(
+        self, logger: Any, *, every_s: float = THROTTLE_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._logger = logger
+        self._every_s = every_s
+        self._clock = clock
+        self._logged_at: dict[str, float] = {}  # by event: when its last line was written
+        self._omitted: dict[str, int] = {}  # by event: lines left out since then
+
+    def info(self, event: str, **fields: object) -> None:
+        """Log at level info."""
+        self._log(self._logger.info, event, fields)
+
+    def warning(self, event: str, **fields: object) -> None:
+        """Log at level warning."""
+        self._log(self._logger.warning, event, fields)
+
+    def _log(self, write: Callable[..., object], event: str, fields: dict[str, object]) -> None:
+        now = self._clock()
+        at = self._logged_at.get(event)
+        if at is not None and now - at < self._every_s:
+            self._omitted[event] = self._omitted.get(event, 0) + 1
+            return
+        self._logged_at[event] = now
+        omitted = self._omitted.pop(event, 0)
+        write(event, **fields, **({"omitted": omitted} if omitted else {}))

@@ -14,6 +14,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
 from jetstream import __version__
 from jetstream.clock import unix_us
+from jetstream.conditions import CONDITIONS, Conditions
 from jetstream.errors import LogUnwritable, SettingError
 from jetstream.events import Event
 from jetstream.firehose.intake import Intake
@@ -48,6 +49,7 @@ class Service:
     def __init__(self, settings: Settings, *, clock: Callable[[], int] = unix_us) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self.conditions = Conditions()
         self.port = 0
         self.metrics_port: int | None = None
         self.started = asyncio.Event()
@@ -111,7 +113,8 @@ class Service:
         settings = self.settings
         where = origin(settings.upstream)
         intake = Intake(Sequence(self._cursor(where)), check_cid=settings.verify == "cid")
-        store = Store(self.log, where, Sequencer(self.log.tip, self._clock), self.metrics, self.hub.ready)
+        sequencer = Sequencer(self.log.tip, self._clock)
+        store = Store(self.log, where, sequencer, self.metrics, self.hub.ready, self.conditions)
         return Upstream(settings.upstream, intake, store, self.metrics)
 
     def _cursor(self, where: str) -> int | None:
@@ -178,7 +181,8 @@ class Service:
         newest = figures.newest_us
         age_s = None if newest is None else round((self._clock() - newest) / 1e6, 3)
         return figures.writable, {
-            "status": "ok" if figures.writable else "the log cannot be written: is the disk full?",
+            "status": self._status(figures.writable),
+            "reasons": list(self.conditions.reasons.values()),
             "version": __version__,
             "upstream": {"url": upstream.url, "state": upstream.state, "seq": upstream.seq},
             "last_event_age_s": age_s,
@@ -192,6 +196,11 @@ class Service:
             },
             "subscribers": len(self.subscribe),
         }
+
+    def _status(self, writable: bool) -> str:
+        if not writable:
+            return "the log cannot be written: is the disk full?"
+        return "degraded" if self.conditions.reasons else "ok"
 
     def _families(self) -> Iterator[Metric]:
         figures, upstream = self.log.statistics(), self.upstream
@@ -212,6 +221,12 @@ class Service:
         for name in get_args(State):
             state.add_metric([name], upstream.state == name)
         yield state
+        condition = GaugeMetricFamily(
+            "jetstream_condition", "1 while /health gives this reason.", labels=["condition"]
+        )
+        for name in CONDITIONS:
+            condition.add_metric([name], name in self.conditions.reasons)
+        yield condition
 
 
 class Store:
@@ -227,7 +242,9 @@ class Store:
         sequencer: Sequencer,
         metrics: Metrics,
         ready: Callable[[float], Awaitable[None]],
+        conditions: Conditions,
     ) -> None:
+        self._conditions = conditions
         self._log = events
         self._origin = origin
         self._sequencer = sequencer
@@ -249,20 +266,18 @@ class Store:
         if not events and cursor == self._log.upstream:
             return
         batch = self._sequencer.stamp(events)
-        failures = 0
         while True:
             try:
                 await self._log.append(batch, cursor)
             except LogUnwritable as error:
                 self._metrics.log_failures.inc()
-                if not failures:
-                    log.warning("log: cannot write, holding upstream until it can", error=str(error))
-                failures += 1
+                self._conditions.begin(
+                    "log_unwritable", f"{error}: upstream is held until the log can be written"
+                )
                 await asyncio.sleep(WRITE_AGAIN_S)
             else:
                 break
-        if failures:
-            log.info("log: writing again", attempts=failures)
+        self._conditions.end("log_unwritable")
         self._metrics.count_events(batch)
         if events:
             await self._ready(read_at)

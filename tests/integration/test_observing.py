@@ -11,6 +11,7 @@ from tests.relay import Relay, numbered, refuse, stay_silent
 from tests.serving import LOOPBACK, Start, figures, get, health, published, until
 from tests.subscriber import subscribe
 
+from jetstream.conditions import CONDITIONS
 from jetstream.firehose.decode import DROP_REASONS, MESSAGE_TYPES
 from jetstream.metrics import CLOSE_REASONS
 
@@ -61,7 +62,8 @@ async def test_labels_come_out_of_fixed_lists(relay: Relay, start: Start) -> Non
     found = set(re.findall(r'^jetstream_\w+?\{(\w+)="([^"]*)"\}', text, re.MULTILINE))
     assert {value for label, value in found if label == "type"} == set(MESSAGE_TYPES)
     assert {value for label, value in found if label == "reason"} == {*DROP_REASONS, *CLOSE_REASONS}
-    assert {label for label, _ in found} == {"kind", "type", "reason", "state", "wire", "le"}
+    assert {value for label, value in found if label == "condition"} == set(CONDITIONS)
+    assert {label for label, _ in found} == {"kind", "type", "reason", "state", "condition", "wire", "le"}
 
 
 async def test_figures_may_have_an_address_of_their_own(relay: Relay, start: Start) -> None:
@@ -70,6 +72,17 @@ async def test_figures_may_have_an_address_of_their_own(relay: Relay, start: Sta
     assert (await figures(service.metrics_port))["jetstream_log_writable"] == 1
     assert (await get(service.port, "/metrics"))[0] == 404
     assert (await get(service.metrics_port, "/subscribe"))[0] == 404
+
+
+async def test_a_condition_is_a_reason_and_a_figure(relay: Relay, start: Start) -> None:
+    service = await start()
+    service.conditions.begin("clock", "the clock is wrong")
+    status, body = await health(service.port)
+    assert (status, body["status"], body["reasons"]) == (200, "degraded", ["the clock is wrong"])
+    assert (await figures(service.port))['jetstream_condition{condition="clock"}'] == 1
+    service.conditions.end("clock")
+    assert (await health(service.port))[1]["status"] == "ok"
+    assert (await figures(service.port))['jetstream_condition{condition="clock"}'] == 0
 
 
 async def test_health_while_connected(relay: Relay, start: Start) -> None:

@@ -113,14 +113,14 @@ async def test_a_full_disk_holds_upstream_serves_readers_and_goes_on_by_itself(
             before = await subscriber.events(20)
             server.limit(resource.RLIMIT_FSIZE, 4096)
             relay.publish(frames(21, 40))
-            await server.says("cannot write, holding upstream until it can")
+            await server.says("degraded: the log cannot be written")
             status, body = await health(server.port)
             assert status == 503
             assert "cannot be written" in body["status"]
             async with subscribe(server.port, cursor=1) as reader:
                 assert await reader.events(20) == before
             server.limit(resource.RLIMIT_FSIZE, resource.RLIM_INFINITY)
-            await server.says("writing again")
+            await server.says("recovered: the log cannot be written")
             after = await subscriber.events(20)
             times = [event["time_us"] for event in before + after]
             assert times == sorted(set(times))

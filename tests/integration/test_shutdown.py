@@ -67,7 +67,7 @@ async def test_a_full_disk_does_not_hold_it_up(relay: Relay, tmp_path: Path) -> 
             await subscriber.events(10)
             server.limit(resource.RLIMIT_FSIZE, 4096)
             relay.publish([(seq, identity(seq)) for seq in range(11, 21)])
-            await server.says("cannot write, holding upstream until it can")
+            await server.says("degraded: the log cannot be written")
             server.signal(signal.SIGTERM)
             assert (await subscriber.ended())[0] == 1001
         assert await server.ended() == 0

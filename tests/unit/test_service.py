@@ -7,6 +7,7 @@ from pathlib import Path
 from unittest.mock import AsyncMock
 
 from jetstream.clock import unix_us
+from jetstream.conditions import Conditions
 from jetstream.events import DELETE, Event
 from jetstream.log import UpstreamCursor
 from jetstream.log.sqlite import SqliteLog
@@ -22,7 +23,7 @@ async def test_what_is_stored_waits_for_the_hub_and_says_when_it_was_read(tmp_pa
         read.append(read_at)
 
     log = await SqliteLog.open(tmp_path)
-    store = Store(log, "relay.example:443", Sequencer(log.tip, unix_us), Metrics(), ready)
+    store = Store(log, "relay.example:443", Sequencer(log.tip, unix_us), Metrics(), ready, Conditions())
     await store([Event(DELETE, b"did:plc:a", b"x.y.z", b"1", b"rev", b"", b"")], 1, 10.0)
     await store([], 2, 11.0)  # nothing to deliver
     await store([], 2, 12.0)
@@ -35,7 +36,7 @@ async def test_what_is_stored_waits_for_the_hub_and_says_when_it_was_read(tmp_pa
 async def test_storing_gives_the_loop_a_turn_though_there_is_nothing_to_store(tmp_path: Path) -> None:
     """Else upstream, with frames waiting that give no events, would have the loop to itself."""
     log = await SqliteLog.open(tmp_path)
-    store = Store(log, "relay.example:443", Sequencer(log.tip, unix_us), Metrics(), AsyncMock())
+    store = Store(log, "relay.example:443", Sequencer(log.tip, unix_us), Metrics(), AsyncMock(), Conditions())
     for seq in (1, 1, None):
         task = asyncio.create_task(store([], seq, 0.0))
         await asyncio.sleep(0)
