@@ -27,7 +27,7 @@ RECORD_CID_HEAD: Final = b"\x01\x71\x12\x20"
 BLOCKS_MAX: Final = 10_000
 _HEADER_BYTES_MAX: Final = 1_024  # it is decoded; ten roots are half of it
 # In a longer CAR a search from the end could take milliseconds, for it may compare a whole CID at each place.
-_SEARCHED_BYTES_MAX: Final = 32_768
+_SEARCHED_BYTES_MAX: Final = 16_384
 
 
 def proven(car: bytes, cid: bytes) -> bytes | None:

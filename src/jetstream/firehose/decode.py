@@ -54,12 +54,12 @@ DROP_REASONS: Final = {
     "malformed": "a field that is required is missing or of the wrong type",
     "did": "the DID does not match the DID syntax",
     "rev": "the rev of a commit is no TID",
-    "field_cbor": "a handle, status or time that cannot be read; it was left out and the event passed on",
-    "field_size": "a handle over 253 bytes, a status or time over 64; it was left out and the event passed on",
+    "field_cbor": "a handle, status or time that cannot be read, which was left out of the event",
+    "field_size": "a handle over 253 bytes, a status or time over 64, which was left out of the event",
     "sync_size": "the blocks of a #sync are over 10,000 bytes",
     "commit_size": "the blocks of a commit are over 2,000,000 bytes",
     "commit_ops": "a commit has over 1,000 ops",
-    "commit_items": "a commit's records before this one have over 32,000 items, or bytes that cost as much",
+    "commit_items": "a commit's records before this one have over 48,000 items, or bytes that cost as much",
     "car": "the blocks of a commit are no readable CAR, or over 10,000",
     "op_cbor": "an op that is not DAG-CBOR: its path is not UTF-8, for example",
     "op_action": "an op that is neither create, update nor delete",
@@ -251,14 +251,17 @@ class _Records:
         return self._listed(cid)
 
     def _listed(self, cid: object) -> bytes:
+        budget = self.budget
+        if budget is not None:
+            budget.spend(0)  # raises when nothing is left
         if self._blocks is None:
             self._blocks = self._list()
         if not self._blocks:
             raise Refused("car")
         if not isinstance(cid, bytes) or (raw := self._blocks.get(cid)) is None:
             raise Refused("block_missing")
-        if self.budget is not None:
-            self.budget.spend_on_bytes(raw)
+        if budget is not None:
+            budget.spend_on_bytes(len(raw))
         if self._check_cid and cid != car.RECORD_CID_HEAD + sha256(raw).digest():
             raise Refused("block_hash")
         return raw

@@ -68,17 +68,19 @@ def _fill(fields: dict[str, Any], reader: Reader, keys: frozenset[bytes]) -> Non
         _entry(fields, reader, keys)
 
 
-def _entry(fields: dict[str, Any], reader: Reader, keys: frozenset[bytes]) -> None:
+def _entry(fields: dict[str, Any], reader: Reader, keys: frozenset[bytes]) -> bool:
+    """Read one entry of a map; tell whether it repeats a known key, and is left out for that."""
     kind, size = reader.head()
     if kind != TEXT:
         reader.skip_rest(kind, size)
         reader.skip()
-        return
+        return False
     key = reader.take(size)
     if key not in keys or (name := key.decode()) in fields:
         reader.skip()
-    else:
-        fields[name] = _ops(reader) if name == "ops" else _value(reader)
+        return key in keys
+    fields[name] = _ops(reader) if name == "ops" else _value(reader)
+    return False
 
 
 def _value(reader: Reader) -> Any:
@@ -120,15 +122,14 @@ def _ops(reader: Reader) -> Any:
 
 
 def _op(reader: Reader) -> Any:
-    """Read an op. One with a damaged field is damaged."""
+    """Read an op. One that repeats a field, or has one that cannot be read, is damaged."""
     kind, size = reader.head()
     if kind != MAP:
         reader.skip_rest(kind, size)
         return None
     op: dict[str, Any] = {}
-    for _ in range(size):
-        _entry(op, reader, _OP_KEYS)
-    return DAMAGED if DAMAGED in op.values() else op
+    repeats = sum([_entry(op, reader, _OP_KEYS) for _ in range(size)])
+    return DAMAGED if repeats or DAMAGED in op.values() else op
 
 
 def _tail(frame: bytes) -> dict[str, Any]:
@@ -144,7 +145,8 @@ def _tail(frame: bytes) -> dict[str, Any]:
         place = frame.rfind(_SEQ_KEY, start, place)
         if place < 0:
             break
-        fields = _entries_to_end(frame, place) or fields
+        found = _entries_to_end(frame, place)
+        fields = found if type(found.get("seq")) is int else fields
     return fields
 
 
