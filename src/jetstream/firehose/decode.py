@@ -72,7 +72,7 @@ DROP_REASONS: Final = {
     "record_size": "the record is over 1 MiB",
     "record_depth": "the record is nested deeper than 128",
     "record_float": "the record has a float that is not a whole number",
-    "record_items": "the record has over 8,000 items, or over 2,000 and is not canonical DAG-CBOR",
+    "record_items": "the record has over 8,000 items, or 2,000 with floats, unsorted keys or many byte strings",
     "json_size": "the record is over 990,000 bytes of JSON",
 }
 
@@ -143,15 +143,14 @@ def _dropped(frame: bytes, reason: str) -> Message:
 
 
 def _message(t: object, body: dict[str, Any]) -> Message:
-    kind = _type(t)
-    seq = _seq(body)
+    kind, seq, blocks = _type(t), _seq(body), body.get("blocks")
     if kind == "identity":
         return _identity(body, seq)
     if kind == "account":
         return _account(body, seq)
     if kind == "info":
         return Message(kind, name=_text(body.get("name")), text=_text(body.get("message")))
-    if kind == "sync" and _size(body.get("blocks")) > SYNC_BLOCKS_BYTES_MAX:
+    if kind == "sync" and type(blocks) is bytes and len(blocks) > SYNC_BLOCKS_BYTES_MAX:
         return Message(kind, seq, drops=("sync_size",))
     return Message(kind, seq, drops=("frame_type",) if kind == "unknown" else ())
 
@@ -166,10 +165,6 @@ def _type(t: object) -> str:
 def _seq(body: dict[str, Any]) -> int | None:
     seq = body.get("seq")
     return seq if type(seq) is int and 0 < seq <= SEQ_MAX else None
-
-
-def _size(blocks: object) -> int:
-    return len(blocks) if isinstance(blocks, bytes) else 0
 
 
 def _text(value: object) -> str:
@@ -189,7 +184,7 @@ def _commit(body: dict[str, Any], check_cid: bool) -> Message:
     blocks, time = body.get("blocks"), body.get("time")
     if len(ops) > OPS_MAX:
         return Message("commit", seq, drops=("commit_ops",))
-    if _size(blocks) > COMMIT_BLOCKS_BYTES_MAX:
+    if type(blocks) is bytes and len(blocks) > COMMIT_BLOCKS_BYTES_MAX:
         return Message("commit", seq, drops=("commit_size",))
     events: list[Event] = []
     drops: list[str] = []

@@ -618,6 +618,17 @@ def test_many_short_records_share_the_budget() -> None:
     assert set(message.drops) == {"commit_items"}
 
 
+@pytest.mark.parametrize("size", [1_900, 20_000, 99_000])
+@pytest.mark.parametrize("text", ["\0", '"', "\n"])
+def test_text_that_json_escapes_slowly_is_paid_for(text: str, size: int) -> None:
+    count = min(OPS_MAX, 1_900_000 // (size + 60))
+    writes = [create(f"{LIKE}/{number}", {"a": text * size, "n": number}) for number in range(count)]
+    message = decode(commit(7, writes))
+
+    assert set(message.drops) == {"commit_items"}
+    assert 1_000_000 < len(message.events) * size < 1_500_000
+
+
 def test_records_that_are_refused_are_paid_for() -> None:
     message = decode(commit(7, [nasty(number, 8_100) for number in range(200)]))
 
