@@ -72,7 +72,7 @@ DROP_REASONS: Final = {
     "record_size": "the record is over 1 MiB",
     "record_depth": "the record is nested deeper than 128",
     "record_float": "the record has a float that is not a whole number",
-    "record_items": "the record has over 8,000 items, or 2,000 with floats, unsorted keys or many byte strings",
+    "record_items": "the record has over 8,000 items, or 2,000 with floats, odd keys or many byte strings",
     "json_size": "the record is over 990,000 bytes of JSON",
 }
 
