@@ -25,7 +25,7 @@ CONNECT_TIMEOUT_S: Final = 20.0
 PING_AFTER_S: Final = 30.0
 PONG_TIMEOUT_S: Final = 20.0
 CLOSE_TIMEOUT_S: Final = 1.0  # for the server to answer our close frame
-MESSAGE_BYTES_MAX: Final = 16 << 20  # a record of 1 MiB is at most 6 MiB of JSON, each byte escaped
+MESSAGE_BYTES_MAX: Final = 16 << 20  # ours are under a megabyte; other servers' may have 6 MiB of JSON
 SENTENCE_CHARS_MAX: Final = 500
 # Refusals that may be otherwise in a moment: Request Timeout, Too Early, Too Many Requests.
 _TRANSIENT: Final = frozenset({408, 425, 429})

@@ -1,6 +1,7 @@
 """Upstream: from the frames of a relay or PDS to events.
 
-Reading order: `cbor` and `record` (DAG-CBOR, and a record as JSON), `car` (the blocks of a commit),
-`decode` (one frame to its events), `sequence` (which `seq` to take), `intake` (frames to events and a
-cursor, with the counts), all pure; then `upstream`, the connection.
+Reading order: `cbor`, `walk` and `record` (DAG-CBOR, how much of it there is, and a record as JSON), `car`
+(the blocks of a commit), `skim` (a frame that cannot be decoded whole), `decode` (one frame to its events),
+`sequence` (which `seq` to take), `intake` (frames to events and a cursor, with the counts), all pure; then
+`upstream`, the connection.
 """

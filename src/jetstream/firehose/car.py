@@ -23,8 +23,11 @@ _HEADER_TAIL_AT: Final = _HEADER_BYTES - len(_HEADER_TAIL)
 _VARINT_BYTES_MAX: Final = 9
 # A record's CID: version 1, dag-cbor, sha-256 of 32 bytes.
 RECORD_CID_HEAD: Final = b"\x01\x71\x12\x20"
-# Ops may name one block again and again: no more is given out than a frame could hold.
-GIVEN_BYTES_MAX: Final = 5_000_000
+# Of one commit, at 0.25 µs each: a thousand ops in the largest repository need nine thousand tree nodes.
+BLOCKS_MAX: Final = 10_000
+_HEADER_BYTES_MAX: Final = 1_024  # it is decoded; ten roots are half of it
+# In a longer CAR a search from the end could take milliseconds, for it may compare a whole CID at each place.
+_SEARCHED_BYTES_MAX: Final = 16_384
 
 
 def proven(car: bytes, cid: bytes) -> bytes | None:
@@ -33,9 +36,11 @@ def proven(car: bytes, cid: bytes) -> bytes | None:
     Nothing else of the CAR is looked at, so this costs the same however many blocks there are. The length
     before the CID is a guess until the hash has shown it to be right.
     """
+    if len(cid) != CID_BYTES or len(car) > _SEARCHED_BYTES_MAX:
+        return None
     # The CID stands before its block, and in the tree's nodes, which come first as a rule.
     start = car.rfind(cid)
-    if start < 2 or len(cid) != CID_BYTES:
+    if start < 2:
         return None
     low, high = car[start - 2], car[start - 1]
     size = (low & 127) | high << 7 if low > 127 else high
@@ -46,15 +51,14 @@ def proven(car: bytes, cid: bytes) -> bytes | None:
 class Blocks:
     """The blocks of one CAR, by their binary CID.
 
-    Raises Unreadable for a bad header, for a block that runs past the end, and for anything else that is
-    not a CAR of version 1.
+    Raises Unreadable for a bad header, for a block that runs past the end, for more than `BLOCKS_MAX` blocks,
+    and for anything else that is not a CAR of version 1.
     """
 
-    __slots__ = ("_car", "_left", "_starts", "_stops")
+    __slots__ = ("_car", "_starts", "_stops")
 
     def __init__(self, car: bytes) -> None:
         self._car = car
-        self._left = GIVEN_BYTES_MAX
         self._stops = _stops(car)
         self._starts = {car[start : start + CID_BYTES]: start for start in self._stops}
 
@@ -63,14 +67,7 @@ class Blocks:
         start = self._starts.get(cid)
         if start is None:
             return None
-        stop = self._stops[start]
-        self._left -= stop - start
-        return self._car[start + CID_BYTES : stop]
-
-    @property
-    def overdrawn(self) -> bool:
-        """Whether the blocks given out are more than `GIVEN_BYTES_MAX`."""
-        return self._left < 0
+        return self._car[start + CID_BYTES : self._stops[start]]
 
 
 def _stops(car: bytes) -> dict[int, int]:
@@ -80,7 +77,9 @@ def _stops(car: bytes) -> dict[int, int]:
     usual = car.startswith(_HEADER_HEAD) and car.startswith(_HEADER_TAIL, _HEADER_TAIL_AT)
     position = _HEADER_BYTES if usual else _after_header(car)
     try:
-        while position < end:
+        for _ in range(BLOCKS_MAX):
+            if position >= end:
+                break
             size = car[position]
             if size < 128:
                 start = position + 1
@@ -95,7 +94,8 @@ def _stops(car: bytes) -> dict[int, int]:
     except IndexError as error:
         raise Unreadable("the CAR ends inside a length") from error
     if position != end:
-        raise Unreadable(f"the CAR's last block needs {position - end} more bytes")
+        what = "more than 10,000 blocks" if position < end else "a last block that is cut off"
+        raise Unreadable(f"the CAR has {what}")
     return stops
 
 
@@ -105,8 +105,8 @@ def _after_header(car: bytes) -> int:
     except IndexError as error:
         raise Unreadable("the CAR is empty or ends inside its header") from error
     stop = position + size
-    if stop > len(car):
-        raise Unreadable("the CAR ends inside its header")
+    if size > _HEADER_BYTES_MAX or stop > len(car):
+        raise Unreadable("the CAR's header is over 1,024 bytes, or ends too soon")
     header = decode(car[position:stop])
     if not isinstance(header, dict) or header.get("version") != 1 or not header.get("roots"):
         raise Unreadable("the CAR's header has no roots, or is not of version 1")

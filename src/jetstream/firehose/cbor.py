@@ -1,7 +1,8 @@
 """DAG-CBOR as it is and as lax producers write it.
 
 `libipld` reads what is canonical, in about a microsecond. What it refuses and real producers still send
-(unsorted keys, half floats) goes once to `cbor2`, which is kept strict in everything else.
+(unsorted keys, half floats) goes once to `cbor2`, which is kept strict in everything else. Frames that
+libipld refuses are read by `skim`.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ def decode(raw: bytes) -> Any:
 
 
 def decode_pair(raw: bytes) -> tuple[Any, Any]:
-    """Decode exactly two objects that follow each other: a frame. Raises Unreadable."""
+    """Decode exactly two canonical objects that follow each other: a frame. Raises Unreadable."""
     try:
         objects = decode_dag_cbor_multi(raw)
-    except (ValueError, RecursionError):
-        objects = decode_lax(raw, 2)
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(str(error)) from error
     if len(objects) != 2:
         raise Unreadable(f"{len(objects)} CBOR objects where a frame has two")
     return objects[0], objects[1]

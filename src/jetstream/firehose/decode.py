@@ -2,25 +2,42 @@
 
 `decode` returns a `Message` whatever it is given. What cannot be passed on is left out, the smallest part
 of it that can be, and named in `drops` by a reason out of `DROP_REASONS` (`wire.md`, last table).
+
+No frame holds the event loop for more than about 20 ms, and no record for more than 5: what could cost more
+is measured first (`walk`), and dropped when it is over a limit.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
 from hashlib import sha256
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 from libipld import encode_cid
 
 from jetstream.events import ACCOUNT, CREATE, DELETE, IDENTITY, UPDATE, Event
-from jetstream.firehose import car, record
+from jetstream.firehose import car
 from jetstream.firehose.cbor import Unreadable, decode_pair
-from jetstream.firehose.skim import skim
+from jetstream.firehose.record import Budget, Refused, to_json
+from jetstream.firehose.skim import DAMAGED, skim
+from jetstream.firehose.walk import heads
 from jetstream.syntax import is_did, is_record_key, is_tid, nsid_bytes
 
 FRAME_BYTES_MAX: Final = 5_000_000  # the protocol's limit for a frame
+# Lists, maps and what is in them, strings at one each. A thousand ops have eleven thousand: 5 ms at most.
+FRAME_ITEMS_MAX: Final = 16_000
+OPS_MAX: Final = 1_000  # of a commit; the protocol says 200
+COMMIT_BLOCKS_BYTES_MAX: Final = 2_000_000  # the protocol's limits for the blocks of a commit and of a #sync
+SYNC_BLOCKS_BYTES_MAX: Final = 10_000
+HANDLE_BYTES_MAX: Final = 253  # a domain name
+STATUS_BYTES_MAX: Final = 64
+TIME_BYTES_MAX: Final = 64  # the lexicon's limit for a datetime
 SEQ_MAX: Final = (1 << 63) - 1  # what a signed integer of the log can hold
+# A frame of fewer bytes cannot have so many items that it must be measured: 99 % of real ones.
+_UNMEASURED_BYTES_MAX: Final = FRAME_ITEMS_MAX
+# Records of so few ops are bounded by what one may cost.
+_OPS_WITHOUT_BUDGET: Final = 4
 
 # Most commits have one op: to search for its block is cheaper than to name them all. More are named.
 _SEARCHES_MAX: Final = 2
@@ -30,24 +47,33 @@ DROP_REASONS: Final = {
     "frame_cbor": "the frame is not two DAG-CBOR objects",
     "frame_header": "the header is no map or its op is unknown",
     "frame_size": "the frame is over 5,000,000 bytes",
+    "frame_items": "the frame has over 16,000 items",
     "frame_text": "a text message where frames are binary",
     "frame_type": "a message type that is unknown",
     "repeat": "the seq is not above the last one",
     "malformed": "a field that is required is missing or of the wrong type",
     "did": "the DID does not match the DID syntax",
     "rev": "the rev of a commit is no TID",
-    "car": "the blocks of a commit are no readable CAR",
+    "field_cbor": "a handle, status or time that cannot be read, which was left out of the event",
+    "field_size": "a handle over 253 bytes, a status or time over 64, which was left out of the event",
+    "sync_size": "the blocks of a #sync are over 10,000 bytes",
+    "commit_size": "the blocks of a commit are over 2,000,000 bytes",
+    "commit_ops": "a commit has over 1,000 ops",
+    "commit_items": "a commit's records before this one have over 48,000 items, or bytes that cost as much",
+    "car": "the blocks of a commit are no readable CAR, or over 10,000",
+    "op_cbor": "an op that is not DAG-CBOR: its path is not UTF-8, for example",
     "op_action": "an op that is neither create, update nor delete",
     "op_collection": "the collection of an op is no NSID",
     "op_rkey": "the rkey of an op is no record key",
     "block_missing": "the record of an op is not among the commit's blocks",
     "block_hash": "the record does not hash to the op's CID",
-    "commit_size": "the ops of a commit name the same blocks again and again, for over 5,000,000 bytes",
     "record_cbor": "the record is not DAG-CBOR",
     "record_type": "the record is not a map",
     "record_size": "the record is over 1 MiB",
     "record_depth": "the record is nested deeper than 128",
     "record_float": "the record has a float that is not a whole number",
+    "record_items": "the record has over 8,000 items, or 2,000 with floats, odd keys or many byte strings",
+    "json_size": "the record is over 990,000 bytes of JSON",
 }
 
 MESSAGE_TYPES: Final = (
@@ -87,12 +113,14 @@ def decode(frame: bytes, *, check_cid: bool = True) -> Message:
 
     With `check_cid`, a record is an event only if its block hashes to the CID of its op.
     """
-    if len(frame) > FRAME_BYTES_MAX:
-        return _too_large(frame)
+    if len(frame) > _UNMEASURED_BYTES_MAX and (reason := _too_costly(frame)):
+        return _dropped(frame, reason)
     try:
         header, body = decode_pair(frame)
     except Unreadable:
-        return Message("unknown", drops=("frame_cbor",))
+        header, body, whole = skim(frame, FRAME_ITEMS_MAX)
+        if not whole:
+            return Message("unknown", _seq(body), drops=("frame_cbor",))
     if type(header) is not dict or type(body) is not dict:
         return Message("unknown", drops=("frame_header",))
     op, t = header.get("op"), header.get("t")
@@ -103,23 +131,27 @@ def decode(frame: bytes, *, check_cid: bool = True) -> Message:
     return Message("unknown", _seq(body), drops=("frame_header",))
 
 
-def _too_large(frame: bytes) -> Message:
-    try:
-        header, body = skim(frame)
-    except Unreadable:
-        header, body = {}, {}
-    return Message(_type(header.get("t")), _seq(body), drops=("frame_size",))
+def _too_costly(frame: bytes) -> str:
+    if len(frame) > FRAME_BYTES_MAX:
+        return "frame_size"
+    return "frame_items" if len(heads(frame, FRAME_ITEMS_MAX + 1)) > FRAME_ITEMS_MAX else ""
+
+
+def _dropped(frame: bytes, reason: str) -> Message:
+    header, body, _ = skim(frame)
+    return Message(_type(header.get("t")), _seq(body), drops=(reason,))
 
 
 def _message(t: object, body: dict[str, Any]) -> Message:
-    kind = _type(t)
-    seq = _seq(body)
+    kind, seq, blocks = _type(t), _seq(body), body.get("blocks")
     if kind == "identity":
         return _identity(body, seq)
     if kind == "account":
         return _account(body, seq)
     if kind == "info":
         return Message(kind, name=_text(body.get("name")), text=_text(body.get("message")))
+    if kind == "sync" and type(blocks) is bytes and len(blocks) > SYNC_BLOCKS_BYTES_MAX:
+        return Message(kind, seq, drops=("sync_size",))
     return Message(kind, seq, drops=("frame_type",) if kind == "unknown" else ())
 
 
@@ -149,56 +181,59 @@ def _commit(body: dict[str, Any], check_cid: bool) -> Message:
         return Message("commit", seq, drops=("did",))
     if not is_tid(rev):
         return Message("commit", seq, drops=("rev",))
+    blocks, time = body.get("blocks"), body.get("time")
+    if len(ops) > OPS_MAX:
+        return Message("commit", seq, drops=("commit_ops",))
+    if type(blocks) is bytes and len(blocks) > COMMIT_BLOCKS_BYTES_MAX:
+        return Message("commit", seq, drops=("commit_size",))
     events: list[Event] = []
     drops: list[str] = []
-    records = _Records(body.get("blocks"), check_cid)
+    records = _Records(blocks, check_cid, Budget() if len(ops) > _OPS_WITHOUT_BUDGET else None)
     did_bytes, rev_bytes = did.encode(), rev.encode()
     for op in ops:
         try:
             events.append(_op(op, did_bytes, rev_bytes, records))
-        except record.Refused as refused:
+        except Refused as refused:
             drops.append(refused.reason)
-    time = body.get("time")
-    return Message(
-        "commit", seq, events, drops, body.get("tooBig") is True, time if type(time) is str else ""
-    )
+    time = time if type(time) is str and len(time) <= TIME_BYTES_MAX else ""
+    return Message("commit", seq, events, drops, body.get("tooBig") is True, time)
 
 
 def _op(op: object, did: bytes, rev: bytes, records: _Records) -> Event:
     """Return the event of one op of a commit. Raises Refused."""
     if type(op) is not dict:
-        raise record.Refused("malformed")
+        raise Refused("op_cbor" if op is DAMAGED else "malformed")
     action, path = op.get("action"), op.get("path")
     if type(action) is not str or type(path) is not str:
-        raise record.Refused("malformed")
+        raise Refused("malformed")
     kind = _ACTIONS.get(action)
     if kind is None:
-        raise record.Refused("op_action")
+        raise Refused("op_action")
     collection_text, _, rkey_text = path.partition("/")
     collection = nsid_bytes(collection_text)
     if collection is None:
-        raise record.Refused("op_collection")
+        raise Refused("op_collection")
     if not is_record_key(rkey_text):
-        raise record.Refused("op_rkey")
+        raise Refused("op_rkey")
     rkey = rkey_text.encode()
     if kind is DELETE:
         return Event(DELETE, did, collection, rkey, rev, b"", b"")
     cid = op.get("cid")
     raw = records.get(cid)
-    return Event(kind, did, collection, rkey, rev, _cid_text(cid), record.to_json(raw))
+    return Event(kind, did, collection, rkey, rev, _cid_text(cid), to_json(raw, records.budget))
 
 
 class _Records:
-    """The records of one commit, by their CID."""
+    """The records of one commit, by their CID. `budget` is what they may cost; None for a few."""
 
-    __slots__ = ("_blocks", "_car", "_check_cid", "_refusal", "_searches")
+    __slots__ = ("_blocks", "_car", "_check_cid", "_searches", "budget")
 
-    def __init__(self, blocks: object, check_cid: bool) -> None:
+    def __init__(self, blocks: object, check_cid: bool, budget: Budget | None) -> None:
+        self.budget = budget
         self._car = blocks
         self._check_cid = check_cid
-        self._searches = 0
-        self._blocks: car.Blocks | None = None
-        self._refusal = ""  # why nothing more is given out
+        self._searches = 0  # that were made without listing the blocks
+        self._blocks: car.Blocks | Literal[False] | None = None  # None until listed, False if unreadable
 
     def get(self, cid: object) -> bytes:
         """Return a record's DAG-CBOR. Raises Refused."""
@@ -208,62 +243,76 @@ class _Records:
                 raw = car.proven(self._car, cid)
                 if raw is not None:
                     return raw
-        return self._walked_to(cid)
+        return self._listed(cid)
 
-    def _walked_to(self, cid: object) -> bytes:
-        if self._blocks is None and not self._refusal:
-            self._walk()
-        if self._refusal:
-            raise record.Refused(self._refusal)
-        assert self._blocks is not None
+    def _listed(self, cid: object) -> bytes:
+        budget = self.budget
+        if budget is not None:
+            budget.spend(0)  # raises when nothing is left
+        if self._blocks is None:
+            self._blocks = self._list()
+        if not self._blocks:
+            raise Refused("car")
         if not isinstance(cid, bytes) or (raw := self._blocks.get(cid)) is None:
-            raise record.Refused("block_missing")
-        if self._blocks.overdrawn:
-            self._refusal = "commit_size"
+            raise Refused("block_missing")
+        if budget is not None:
+            budget.spend_on_bytes(len(raw))
         if self._check_cid and cid != car.RECORD_CID_HEAD + sha256(raw).digest():
-            raise record.Refused("block_hash")
+            raise Refused("block_hash")
         return raw
 
-    def _walk(self) -> None:
+    def _list(self) -> car.Blocks | Literal[False]:
         if type(self._car) is bytes:
             with suppress(Unreadable):
-                self._blocks = car.Blocks(self._car)
-        if self._blocks is None:
-            self._refusal = "car"
+                return car.Blocks(self._car)
+        return False
 
 
 def _cid_text(cid: Any) -> bytes:
     try:
         return encode_cid(cid).encode()
     except ValueError as error:
-        raise record.Refused("block_hash") from error
+        raise Refused("block_hash") from error
 
 
 def _identity(body: dict[str, Any], seq: int | None) -> Message:
-    did, time, handle = body.get("did"), body.get("time"), body.get("handle")
-    if seq is None or type(did) is not str or type(time) is not str:
+    did, time = body.get("did"), body.get("time")
+    if seq is None or type(did) is not str or not (type(time) is str or time is DAMAGED):
         return Message("identity", seq, drops=("malformed",))
     if not is_did(did):
         return Message("identity", seq, drops=("did",))
     identity: dict[str, object] = {"did": did}
-    if type(handle) is str:
-        identity["handle"] = handle
-    identity |= {"seq": seq, "time": time}
-    return Message("identity", seq, (_about(IDENTITY, did, identity),), time=time)
+    drops = _add(identity, "handle", body, HANDLE_BYTES_MAX)
+    identity["seq"] = seq
+    drops += _add(identity, "time", body, TIME_BYTES_MAX)
+    return _event(IDENTITY, "identity", did, identity, drops)
 
 
 def _account(body: dict[str, Any], seq: int | None) -> Message:
-    did, time, active, status = body.get("did"), body.get("time"), body.get("active"), body.get("status")
-    if seq is None or type(did) is not str or type(time) is not str or type(active) is not bool:
+    did, time, active = body.get("did"), body.get("time"), body.get("active")
+    is_time = type(time) is str or time is DAMAGED
+    if seq is None or type(did) is not str or not is_time or type(active) is not bool:
         return Message("account", seq, drops=("malformed",))
     if not is_did(did):
         return Message("account", seq, drops=("did",))
     account: dict[str, object] = {"active": active, "did": did, "seq": seq}
-    if type(status) is str:
-        account["status"] = status
-    account["time"] = time
-    return Message("account", seq, (_about(ACCOUNT, did, account),), time=time)
+    drops = _add(account, "status", body, STATUS_BYTES_MAX)
+    drops += _add(account, "time", body, TIME_BYTES_MAX)
+    return _event(ACCOUNT, "account", did, account, drops)
 
 
-def _about(kind: bytes, did: str, body: dict[str, object]) -> Event:
-    return Event(kind, did.encode(), b"", b"", b"", b"", orjson.dumps(body))
+def _add(about: dict[str, object], name: str, body: dict[str, Any], bytes_max: int) -> tuple[str, ...]:
+    """Take over a text; return why not, if it is one that cannot be passed on."""
+    value = body.get(name)
+    if value is DAMAGED:
+        return ("field_cbor",)
+    if type(value) is str:
+        if len(value) > bytes_max or len(value.encode()) > bytes_max:
+            return ("field_size",)
+        about[name] = value
+    return ()
+
+
+def _event(kind: bytes, name: str, did: str, about: dict[str, Any], drops: tuple[str, ...]) -> Message:
+    event = Event(kind, did.encode(), b"", b"", b"", b"", orjson.dumps(about))
+    return Message(name, about["seq"], (event,), drops, time=about.get("time", ""))

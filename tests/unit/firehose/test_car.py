@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.builders import ROOT, Cid, Raw, car, cbor_map, cid_of, dag_cbor, uvarint
 from tests.fixtures import captured_frames, fixture
 
-from jetstream.firehose.car import Blocks
+from jetstream.firehose.car import BLOCKS_MAX, Blocks, proven
 from jetstream.firehose.cbor import Unreadable, decode
 
 SMALL, LARGE = dag_cbor({"n": 1}), dag_cbor({"text": "x" * 20_000})
@@ -59,19 +59,37 @@ def test_blocks_under_other_cids_are_passed_over() -> None:
 
 def test_blocks_too_short_for_a_cid_take_no_memory() -> None:
     """Five megabytes of them would be two gigabytes, once they are listed."""
-    blocks = Blocks(car([]) + b"\0" * 10_000 + b"\x02ab" * 10_000 + b"\x80\0" * 10_000 + b"\x23" + b"a" * 35)
+    blocks = Blocks(car([]) + b"\0" * 3_000 + b"\x02ab" * 3_000 + b"\x80\0" * 3_000 + b"\x23" + b"a" * 35)
 
     assert blocks._stops == {}
 
 
-def test_the_same_block_is_given_out_often_but_not_without_end() -> None:
-    """Ops of one commit may hold the same record; a thousand of a megabyte would be a gigabyte."""
-    blocks = Blocks(car(PAIRS))
+@pytest.mark.parametrize("block", [b"\0", b"\x80\0", b"\x02ab", b"\x24" + b"a" * 36])
+def test_blocks_are_counted_and_no_more_than_ten_thousand_are_read(block: bytes) -> None:
+    """Two megabytes of empty ones would be half a second."""
+    Blocks(car([]) + block * BLOCKS_MAX)
 
-    assert {blocks.get(PAIRS[0][0]) for _ in range(10_000)} == {SMALL}
-    assert not blocks.overdrawn
-    assert {blocks.get(PAIRS[1][0]) for _ in range(250)} == {LARGE}
-    assert blocks.overdrawn
+    assert BLOCKS_MAX == 10_000
+    with pytest.raises(Unreadable, match="more than 10,000 blocks"):
+        Blocks(car([]) + block * (BLOCKS_MAX + 1))
+
+
+def test_a_header_is_short() -> None:
+    """It is decoded, and may not be a way around the limits of records."""
+    Blocks(car(PAIRS, {"roots": [ROOT] * 20, "version": 1}))
+
+    with pytest.raises(Unreadable, match="header"):
+        Blocks(car(PAIRS, {"roots": [ROOT] * 30, "version": 1}))
+
+
+def test_a_record_is_searched_for_in_short_cars_only() -> None:
+    """A search from the end may compare a whole CID at each place: 40 ms in two megabytes."""
+    short, long = car([PAIRS[0], (cid_of(b"a" * 10_000), b"a" * 10_000)]), car([*PAIRS])
+
+    assert proven(short, PAIRS[0][0]) == SMALL
+    assert proven(long, PAIRS[0][0]) is None
+    for cid in (b"", b"\x01", PAIRS[0][0] + b"\0", short[2:5000]):
+        assert proven(short, cid) is None
 
 
 def test_a_car_may_hold_nothing() -> None:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import base64
 import json
 import struct
+import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,7 +13,17 @@ from hypothesis import strategies as st
 from tests.builders import Cid, Raw, cbor_map, cid_of, dag_cbor, head, nested
 from tests.fixtures import json_of
 
-from jetstream.firehose.record import RECORD_BYTES_MAX, Refused, to_json
+from jetstream.firehose.record import (
+    COMMIT_ITEMS_MAX,
+    JSON_BYTES_MAX,
+    RECORD_BYTES_MAX,
+    RECORD_ITEMS_MAX,
+    UNMEASURED_BYTES_MAX,
+    Budget,
+    Refused,
+    to_json,
+)
+from jetstream.firehose.walk import heads
 
 LINK = cid_of(b"what is linked to")
 LINK_JSON = {"$link": "bafyreic7dmhzkofxak6wq4tvtfgigfapswbn55d2ckkuzyya6i3v57ixoe"}
@@ -269,10 +281,12 @@ def test_byte_strings_spelled_longer_than_need_be(value: bytes) -> None:
     ids=["links", "byte strings", "empty byte strings", "lists", "maps", "floats"],
 )
 def test_records_that_hold_very_many(unit: Any) -> None:
-    """Searching a long record once for each byte string would take minutes."""
-    value: list[object] = [unit(n) for n in range(10_000)]
+    """Searching a long record once for each byte string would take minutes; at 10,000 none is decoded."""
+    exact = unit(0) not in ([], {})
+    value: list[object] = [unit(n) for n in range(900 if exact else 7_000)]
 
     assert json_of_record(value) == plain(value)
+    assert reason(dag_cbor({"a": [unit(n) for n in range(10_000)]})) == "record_items"
 
 
 # What is refused
@@ -360,18 +374,27 @@ def test_breadth_is_no_depth() -> None:
     assert json_of_record(value) == value
 
 
-@pytest.mark.parametrize("levels", [250, 400, 1_000, 10_000, 300_000])
+@pytest.mark.parametrize("levels", [250, 400, 1_000, 3_900])
 def test_records_deeper_than_any_stack(levels: int) -> None:
     assert reason(nested(levels)) == "record_depth"
     assert reason(b"\xa1\x61a" + b"\x81" * levels + b"\x80") == "record_depth"
 
 
+@pytest.mark.parametrize("levels", [10_000, 300_000])
+def test_records_so_deep_that_they_are_not_decoded(levels: int) -> None:
+    assert reason(nested(levels)) == "record_items"
+    assert reason(b"\xa1\x61a" + b"\x81" * levels + b"\x80") == "record_items"
+
+
 def test_the_largest_record() -> None:
-    largest = dag_cbor({"a": b"x" * (RECORD_BYTES_MAX - 8)})
+    """Of CBOR, 1 MiB: with three numbers of nine bytes for each of their characters, it is less of JSON."""
+    numbers = Raw(head(4, 7_900) + (b"\x1b" + b"\0" * 8) * 7_900)
+    rest = RECORD_BYTES_MAX - len(dag_cbor({"a": numbers, "b": ""})) - 4
+    largest = dag_cbor({"a": numbers, "b": "x" * rest})
 
     assert len(largest) == RECORD_BYTES_MAX == 1_048_576
-    assert len(json.loads(to_json(largest))["a"]["$bytes"]) > RECORD_BYTES_MAX
-    assert reason(dag_cbor({"a": b"x" * (RECORD_BYTES_MAX - 7)})) == "record_size"
+    assert reason(largest) != "record_size"
+    assert reason(dag_cbor({"a": numbers, "b": "x" * (rest + 1)})) == "record_size"
 
 
 def test_odd_records_are_not_judged() -> None:
@@ -454,3 +477,217 @@ def test_noise_is_refused_or_read_but_never_raises(raw: bytes) -> None:
     except Refused:
         return
     assert isinstance(json.loads(text), dict)
+
+
+# What would hold the event loop
+
+
+def listed(units: list[bytes], unsorted: bool = False) -> bytes:
+    """Encode a record with a list of units, canonically or not."""
+    value = Raw(head(4, len(units)) + b"".join(units))
+    return cbor_map([("b", 0), ("a", value)]) if unsorted else dag_cbor({"a": value, "b": 0})
+
+
+DEEP = b"\x81" * 119 + b"\x80"  # 120 levels
+UNITS = {
+    "empty lists": b"\x80",
+    "empty maps": b"\xa0",
+    "120-deep lists": DEEP,
+    "120-deep maps": b"\xa1\x60" * 119 + b"\xa0",
+    "integers": b"\0",
+    "integers past 64 bits": b"\x3b" + b"\xff" * 8,
+    "texts": b"\x61a",
+    "empty byte strings": b"\x40",
+    "byte strings": b"\x44abcd",
+    "links": dag_cbor(LINK),
+    "whole floats": bytes(float64(1.0)),
+    "floats of 301 digits": bytes(float64(1e300)),
+    "half floats": bytes(float16(1.0)),
+    "undefined": b"\xf7",
+}
+
+
+@pytest.mark.parametrize("unsorted", [False, True])
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_record_of_very_many_items_is_not_decoded(
+    monkeypatch: pytest.MonkeyPatch, unit: str, unsorted: bool
+) -> None:
+    """Each of these took from 0.1 to 1 s of the event loop."""
+
+    def forbidden(*_: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr("jetstream.firehose.record.decode_dag_cbor", forbidden)
+    monkeypatch.setattr("jetstream.firehose.record.decode_lax", forbidden)
+    raw = UNITS[unit]
+    for size in (400_000, 1_000_000):
+        assert reason(listed([raw] * (size // len(raw)), unsorted)) == "record_items"
+
+
+@pytest.mark.parametrize("unsorted", [False, True])
+@pytest.mark.parametrize("unit", UNITS)
+def test_no_record_costs_more_than_five_milliseconds(unit: str, unsorted: bool) -> None:
+    """The costliest that pass, on either way, and what just does not; with a margin of ten."""
+    raw = UNITS[unit]
+    for items in (1_900, 2_100, 7_900, 8_100):
+        record = listed([raw] * (items // len(heads(raw, 1_000))), unsorted)
+        assert min(cpu_s(record) for _ in range(3)) < 0.050
+
+
+def cpu_s(raw: bytes) -> float:
+    before = time.thread_time()
+    with suppress(Refused):
+        to_json(raw)
+    return time.thread_time() - before
+
+
+@pytest.mark.parametrize(
+    ("unit", "unsorted", "items_max"),
+    [
+        (b"\x80", False, 8_000),
+        (b"\0", False, 8_000),
+        (b"\x61a", False, 8_000),
+        (b"\0", True, 2_000),
+        (b"\x80", True, 2_000),
+        (bytes(float64(2.0)), False, 2_000),
+        (bytes(float16(2.0)), False, 2_000),
+        (b"\x3b" + b"\xff" * 8, False, 2_000),
+    ],
+)
+def test_the_most_items(unit: bytes, unsorted: bool, items_max: int) -> None:
+    """The map, its two keys, the list and the other value are five."""
+    most = listed([unit] * (items_max - 5), unsorted)
+
+    assert len(json.loads(to_json(most))["a"]) == items_max - 5
+    assert reason(listed([unit] * (items_max - 4), unsorted)) == "record_items"
+
+
+def test_short_records_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nearly all records are: what is measured costs nothing for them."""
+    monkeypatch.setattr("jetstream.firehose.record.heads", None)
+    record = {"text": "x" * (UNMEASURED_BYTES_MAX - 9)}
+
+    assert len(dag_cbor(record)) == UNMEASURED_BYTES_MAX
+    assert json.loads(to_json(dag_cbor(record))) == record
+
+
+def test_a_byte_that_looks_like_a_float_is_none() -> None:
+    """Such a record goes the fast way, and may have as many items as any."""
+    value: list[object] = [0xFA, 0xFB, 0xFAFB, *[[]] * 7_900]
+
+    assert json_of_record(value) == value
+
+
+@pytest.mark.parametrize("size", [2_500, 30_000, 200_000])
+def test_byte_strings_that_are_almost_found_everywhere(size: int) -> None:
+    """Each of 60 searches compared 36 bytes at all places of the record."""
+    value: list[object] = [b"%02d" % n + b"a" * 34 for n in range(60)] + ["a" * size]
+    raw = CountedFinds(dag_cbor({"a": value}))
+
+    assert json.loads(to_json(raw))["a"] == plain(value)
+    assert raw.comparisons <= 2_100_000
+
+
+class CountedFinds(bytes):
+    """Bytes that count what a search in them may compare."""
+
+    comparisons = 0
+
+    def find(self, sub: Any, *where: Any) -> int:
+        self.comparisons += len(sub) * len(self)
+        return super().find(sub, *where)
+
+
+# JSON that is too long
+
+
+def test_the_longest_json() -> None:
+    frame_of = len(b'{"a":""}')
+
+    longest = to_json(dag_cbor({"a": "x" * (JSON_BYTES_MAX - frame_of)}))
+    assert len(longest) == JSON_BYTES_MAX == 990_000
+    assert reason(dag_cbor({"a": "x" * (JSON_BYTES_MAX - frame_of + 1)})) == "json_size"
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("\0", 165_000),
+        ("\0", 200_000),
+        ("\0", 1_048_000),
+        ("\x1f", 200_000),
+        ("a\0", 300_000),
+        ("\n", 500_000),
+        ('"', 500_000),
+        ("\\", 1_048_000),
+        ("é\0", 150_000),
+        ("x" * 31 + "\0", 32_000),
+        ("x", 1_000_000),
+    ],
+)
+@pytest.mark.parametrize("unsorted", [False, True])
+def test_texts_that_grow_in_json(text: str, count: int, unsorted: bool) -> None:
+    raw = dag_cbor(text * count)
+
+    assert reason(listed([raw], unsorted)) in (
+        {"json_size"} if not unsorted else {"json_size", "record_items"}
+    )
+    assert reason(dag_cbor({text * count: 0})) == "json_size"
+
+
+def test_byte_strings_grow_in_json() -> None:
+    assert len(to_json(dag_cbor({"a": b"\0" * 740_000}))) < JSON_BYTES_MAX
+    assert reason(dag_cbor({"a": b"\0" * 743_000})) == "json_size"
+    assert reason(listed([dag_cbor(b"\0" * 743_000)], unsorted=True)) == "json_size"
+
+
+def test_numbers_grow_in_json() -> None:
+    many = listed([bytes(float64(1e300))] * 1_900)
+
+    assert len(to_json(many)) < JSON_BYTES_MAX
+    assert reason(listed([bytes(float64(1e300))] * 3_300)) == "record_items"
+
+
+@pytest.mark.parametrize("count", [100, 7_000])
+def test_text_that_json_escapes_slowly_counts_as_items(count: int) -> None:
+    """Half a megabyte of quotes is within a megabyte of JSON, and takes longer than 8,000 items."""
+    quotes = '"' * (450_000 // count)
+
+    assert reason(listed([dag_cbor(quotes)] * count)) == "record_items"
+    assert len(to_json(listed([dag_cbor("x" * len(quotes))] * count))) > 450_000
+    assert len(to_json(dag_cbor({"a": '"' * 200_000}))) == 400_008
+
+
+# The budget of a commit
+
+
+def test_a_budget_is_spent_by_what_is_passed_on_and_by_what_is_not() -> None:
+    budget = Budget()
+    good, bad = listed([b"\x80"] * 7_000), listed([b"\x80"] * 9_000)
+    to_json(good, budget)
+    left = budget.left
+    with pytest.raises(Refused, match="record_items"):
+        to_json(bad, budget)
+
+    assert COMMIT_ITEMS_MAX - 7_100 < left < COMMIT_ITEMS_MAX - 7_000
+    assert left - budget.left == RECORD_ITEMS_MAX + 1
+
+
+def test_nothing_more_is_read_when_the_budget_is_spent() -> None:
+    budget = Budget()
+    record = listed([b"\x80"] * 7_000)
+    for _ in range(COMMIT_ITEMS_MAX // 7_005):
+        to_json(record, budget)
+
+    for raw in (record, record, dag_cbor({})):
+        with pytest.raises(Refused, match="commit_items"):
+            to_json(raw, budget)
+
+
+def test_the_exact_way_costs_four_times_as_much() -> None:
+    budgets = [Budget(), Budget()]
+    for budget, unsorted in zip(budgets, (False, True), strict=True):
+        to_json(listed([b"\x80"] * 1_000, unsorted), budget)
+
+    fast, exact = (COMMIT_ITEMS_MAX - budget.left for budget in budgets)
+    assert exact == 4 * fast == 4 * 1_005
