@@ -112,26 +112,29 @@ class Service:
     def _upstream(self) -> Upstream:
         settings = self.settings
         where = origin(settings.upstream)
-        intake = Intake(Sequence(self._cursor(where)), check_cid=settings.verify == "cid")
+        intake = Intake(Sequence(*self._cursor(where)), check_cid=settings.verify == "cid")
         sequencer = Sequencer(self.log.tip, self._clock)
         store = Store(self.log, where, sequencer, self.metrics, self.hub.ready, self.conditions)
-        return Upstream(settings.upstream, intake, store, self.metrics)
+        return Upstream(settings.upstream, intake, store, self.metrics, self.conditions, self.log.holds)
 
-    def _cursor(self, where: str) -> int | None:
-        """Return where to resume: the setting's word, else the log's if it is of the same upstream."""
+    def _cursor(self, where: str) -> tuple[int | None, int | None]:
+        """Return where to resume and which number is provisional.
+
+        That is what the setting says, else what the log says if it is of the same upstream.
+        """
         stored = self.log.upstream
         if self.settings.upstream_cursor is not None:
-            return self.settings.upstream_cursor
+            return self.settings.upstream_cursor, None
         if stored is None:
-            return None
+            return None, None
         if stored.origin != where:
             log.warning(
                 "the stored cursor is another upstream's, beginning live",
                 stored=stored.origin,
                 upstream=where,
             )
-            return None
-        return stored.seq
+            return None, None
+        return stored.seq, stored.provisional
 
     async def _listen(self) -> list[Server]:
         """Open the listeners, and say where everything is."""
@@ -251,7 +254,9 @@ class Store:
         self._metrics = metrics
         self._ready = ready
 
-    async def __call__(self, events: list[Event], seq: int | None, read_at: float) -> None:
+    async def __call__(
+        self, events: list[Event], seq: int | None, read_at: float, provisional: int | None = None
+    ) -> None:
         """Return once the events and the cursor are on disk, and more may come.
 
         That takes as long as it takes: neither a full disk nor many subscribers are overrun. `read_at` is
@@ -262,7 +267,7 @@ class Store:
         if seq is None:
             assert not events
             return
-        cursor = UpstreamCursor(self._origin, seq)
+        cursor = UpstreamCursor(self._origin, seq, provisional)
         if not events and cursor == self._log.upstream:
             return
         batch = self._sequencer.stamp(events)

@@ -2,35 +2,51 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable
+from collections.abc import Sequence as Several
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from typing import Final
 
-from jetstream.events import Event
+from jetstream.events import Event, Key
 from jetstream.firehose.decode import Message, decode
 from jetstream.firehose.sequence import Sequence
+
+# Frames in doubt that are looked up together. Nine blocks in ten are known to have none of ten DIDs, so a day of
+# the log is searched within a second; for hundreds, every block would be read.
+DOUBTS_MAX: Final = 10
 
 
 @dataclass(slots=True)
 class Taken:
     """What a run of frames came to.
 
-    `seq` is the cursor after them, None while nothing is known. `notices` are the error and info frames,
-    in order; `too_big` counts the commits whose producer left records out, `time` is upstream's clock in
-    the last message that shows it.
+    `frames` is how many of them were read, `admitted` how many were taken. `seq` is the cursor after them, None
+    while nothing is known, and `provisional` a number above it (see `Sequence`). `asks` is what the log must be
+    asked before this is whole: `Intake.settle` takes the answer. `notices` are the error and info frames, in
+    order; `unreadable` is set when none of the frames had a number. `too_big` counts the commits whose producer
+    left records out, `time` is upstream's clock in the last message that shows it.
     """
 
     events: list[Event] = field(default_factory=list)
     seq: int | None = None
+    provisional: int | None = None
+    frames: int = 0
+    admitted: int = 0
+    asks: list[Key] = field(default_factory=list)
     types: Counter[str] = field(default_factory=Counter)
     drops: Counter[str] = field(default_factory=Counter)
     notices: list[Message] = field(default_factory=list)
+    unreadable: bool = False
     too_big: int = 0
     time: str = ""
 
     def add(self, message: Message) -> None:
         """Add what an admitted message said."""
         self.events += message.events
+        self.admitted += 1
         if message.drops:
             self.drops.update(message.drops)
         if message.too_big:
@@ -39,32 +55,111 @@ class Taken:
 
 
 class Intake:
-    """Decodes frames and lets through what the sequence admits."""
+    """Decodes frames and lets through what the sequence admits. `clock` gives monotonic seconds."""
 
-    def __init__(self, sequence: Sequence[Message], *, check_cid: bool = True) -> None:
+    def __init__(
+        self, sequence: Sequence, *, check_cid: bool = True, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.sequence = sequence
         self._check_cid = check_cid
+        self._clock = clock
         self._repeats = 0  # of the sequence's, those that were counted
+        self._doubted: list[Message] = []  # between `take` and `settle`: frames that wait for the log's word
 
-    def take(self, frames: Iterable[bytes]) -> Taken:
-        """Read frames of one connection, in order. Never raises for what they hold."""
-        sequence, check_cid = self.sequence, self._check_cid
+    def take(self, frames: Several[bytes], until: float = float("inf")) -> Taken:
+        """Read frames of one connection, in order. Never raises for what they hold.
+
+        Stops when the clock is past `until`, and before a frame in doubt, so that all before it is in the log
+        when the log is asked; when the first frame is in doubt, takes up to `DOUBTS_MAX` of them and asks.
+        """
+        sequence, check_cid, clock = self.sequence, self._check_cid, self._clock
         taken = Taken()
-        messages = [decode(frame, check_cid=check_cid) for frame in frames]
-        for message in messages:
+        messages: list[Message] = []
+        keys: set[Key] = set()
+        for frame in frames:
+            message = decode(frame, check_cid=check_cid)
             seq = message.seq
             if seq is None:
-                taken.drops.update(message.drops)
-                if message.type == "error" or message.type == "info":
-                    taken.notices.append(message)
+                self._note(message, taken)
             elif sequence.follows(seq):
                 taken.add(message)
+            elif not self._admit(seq, message, taken, keys):
+                if not messages:
+                    return self._doubt(frames, taken)
+                break
+            messages.append(message)
+            if clock() > until:
+                break
+        return self._finish(messages, taken)
+
+    def settle(self, taken: Taken, known: AbstractSet[Key]) -> None:
+        """Make `taken` whole with the log's answer: those of `taken.asks` that it holds."""
+        taken.asks = []
+        seen = set(known)
+        for message in self._doubted:
+            key = _key(message)
+            assert message.seq is not None
+            if key is None:
+                self._pass_over(message.seq, message, taken)
+            elif key in seen:
+                self.sequence.repeat(message.seq)
             else:
-                for admitted in sequence.admit(seq, message):
-                    taken.add(admitted)
+                self.sequence.take(message.seq)
+                taken.add(message)
+                seen.add(key)
+        self._doubted = []
+        self._count(taken)
+
+    def _admit(self, seq: int, message: Message, taken: Taken, keys: set[Key]) -> bool:
+        """Take or leave a frame that is not simply the next; False if only the log can tell."""
+        key = _key(message)
+        if key is None:
+            self._pass_over(seq, message, taken)
+        elif not self.sequence.doubts(seq):
+            self.sequence.take(seq)
+            taken.add(message)
+        else:
+            # `keys` are those of `taken`, which the log does not have yet: brought up to date here.
+            keys.update(event.key for event in taken.events[len(keys) :])
+            if key not in keys:
+                return False
+            self.sequence.repeat(seq)
+        return True
+
+    def _pass_over(self, seq: int, message: Message, taken: Taken) -> None:
+        if self.sequence.pass_over(seq):
+            taken.add(message)
+
+    def _doubt(self, frames: Several[bytes], taken: Taken) -> Taken:
+        messages = [decode(frame, check_cid=self._check_cid) for frame in frames[:DOUBTS_MAX]]
+        for message in messages:
+            if message.seq is None:
+                self._note(message, taken)
+            else:
+                self._doubted.append(message)
+        taken.asks = [key for message in self._doubted if (key := _key(message)) is not None]
+        return self._finish(messages, taken)
+
+    def _note(self, message: Message, taken: Taken) -> None:
+        taken.drops.update(message.drops)
+        if message.type == "error" or message.type == "info":
+            taken.notices.append(message)
+
+    def _finish(self, messages: list[Message], taken: Taken) -> Taken:
+        taken.frames = len(messages)
         taken.types.update([message.type for message in messages])
+        taken.unreadable = not taken.admitted and all(message.seq is None for message in messages)
+        self._count(taken)
+        return taken
+
+    def _count(self, taken: Taken) -> None:
+        sequence = self.sequence
         if sequence.repeats != self._repeats:
             taken.drops["repeat"] += sequence.repeats - self._repeats
             self._repeats = sequence.repeats
-        taken.seq = sequence.last
-        return taken
+        taken.seq, taken.provisional = sequence.last, sequence.provisional
+
+
+def _key(message: Message) -> Key | None:
+    """Return what a frame is known by: its first event. None for one without events."""
+    return message.events[0].key if message.events else None
