@@ -112,29 +112,26 @@ class Service:
     def _upstream(self) -> Upstream:
         settings = self.settings
         where = origin(settings.upstream)
-        intake = Intake(Sequence(*self._cursor(where)), check_cid=settings.verify == "cid")
+        intake = Intake(self._sequence(where), check_cid=settings.verify == "cid")
         sequencer = Sequencer(self.log.tip, self._clock)
         store = Store(self.log, where, sequencer, self.metrics, self.hub.ready, self.conditions)
         return Upstream(settings.upstream, intake, store, self.metrics, self.conditions, self.log.holds)
 
-    def _cursor(self, where: str) -> tuple[int | None, int | None]:
-        """Return where to resume and which number is provisional.
-
-        That is what the setting says, else what the log says if it is of the same upstream.
-        """
+    def _sequence(self, where: str) -> Sequence:
+        """Return where to resume: what the setting says, else the log if it is of the same upstream."""
         stored = self.log.upstream
         if self.settings.upstream_cursor is not None:
-            return self.settings.upstream_cursor, None
+            return Sequence(self.settings.upstream_cursor)
         if stored is None:
-            return None, None
+            return Sequence(None)
         if stored.origin != where:
             log.warning(
                 "the stored cursor is another upstream's, beginning live",
                 stored=stored.origin,
                 upstream=where,
             )
-            return None, None
-        return stored.seq, stored.provisional
+            return Sequence(None)
+        return Sequence(stored.seq, stored.provisional, resumed=True)
 
     async def _listen(self) -> list[Server]:
         """Open the listeners, and say where everything is."""

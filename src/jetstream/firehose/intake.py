@@ -14,8 +14,8 @@ from jetstream.events import Event, Key
 from jetstream.firehose.decode import Message, decode
 from jetstream.firehose.sequence import Sequence
 
-# Frames in doubt that are looked up together. Nine blocks in ten are known to have none of ten DIDs, so a day of
-# the log is searched within a second; for hundreds, every block would be read.
+# Frames in doubt that are looked up together. Nine blocks in ten are known to have none of ten DIDs, so a day
+# of the log is searched within a second; for hundreds of DIDs, every block would be read.
 DOUBTS_MAX: Final = 10
 
 
@@ -23,11 +23,11 @@ DOUBTS_MAX: Final = 10
 class Taken:
     """What a run of frames came to.
 
-    `frames` is how many of them were read, `admitted` how many were taken. `seq` is the cursor after them, None
-    while nothing is known, and `provisional` a number above it (see `Sequence`). `asks` is what the log must be
-    asked before this is whole: `Intake.settle` takes the answer. `notices` are the error and info frames, in
-    order; `unreadable` is set when none of the frames had a number. `too_big` counts the commits whose producer
-    left records out, `time` is upstream's clock in the last message that shows it.
+    `frames` is how many of them were read, `admitted` how many were taken. `seq` is the cursor after them,
+    None while nothing is known, and `provisional` a number above it (see `Sequence`). `asks` is what the log
+    must be asked before this is whole: `Intake.settle` takes the answer. `notices` are the error and info
+    frames, in order, `without_seq` counts the frames that have no number. `too_big` counts the commits whose
+    producer left records out, `time` is upstream's clock in the last message that shows it.
     """
 
     events: list[Event] = field(default_factory=list)
@@ -39,14 +39,13 @@ class Taken:
     types: Counter[str] = field(default_factory=Counter)
     drops: Counter[str] = field(default_factory=Counter)
     notices: list[Message] = field(default_factory=list)
-    unreadable: bool = False
+    without_seq: int = 0
     too_big: int = 0
     time: str = ""
 
     def add(self, message: Message) -> None:
         """Add what an admitted message said."""
         self.events += message.events
-        self.admitted += 1
         if message.drops:
             self.drops.update(message.drops)
         if message.too_big:
@@ -107,6 +106,7 @@ class Intake:
                 self.sequence.take(message.seq)
                 taken.add(message)
                 seen.add(key)
+        taken.admitted += len(self._doubted)
         self._doubted = []
         self._count(taken)
 
@@ -141,6 +141,7 @@ class Intake:
         return self._finish(messages, taken)
 
     def _note(self, message: Message, taken: Taken) -> None:
+        taken.without_seq += 1
         taken.drops.update(message.drops)
         if message.type == "error" or message.type == "info":
             taken.notices.append(message)
@@ -148,16 +149,18 @@ class Intake:
     def _finish(self, messages: list[Message], taken: Taken) -> Taken:
         taken.frames = len(messages)
         taken.types.update([message.type for message in messages])
-        taken.unreadable = not taken.admitted and all(message.seq is None for message in messages)
+        taken.admitted = taken.frames - taken.without_seq - len(self._doubted)
         self._count(taken)
         return taken
 
     def _count(self, taken: Taken) -> None:
         sequence = self.sequence
         if sequence.repeats != self._repeats:
-            taken.drops["repeat"] += sequence.repeats - self._repeats
+            repeats = sequence.repeats - self._repeats
+            taken.drops["repeat"] += repeats
+            taken.admitted -= repeats
             self._repeats = sequence.repeats
-        taken.seq, taken.provisional = sequence.last, sequence.provisional
+        taken.seq, taken.provisional = sequence.last, sequence.unconfirmed
 
 
 def _key(message: Message) -> Key | None:

@@ -35,11 +35,12 @@ class Sequence:
     """The state of one upstream's numbering, over all its connections.
 
     `last` is the cursor to store and to resume after; None: nothing known, begin at the live end.
-    `provisional` is a number above it that was taken and is not confirmed. The counters grow until their reader
-    sets them to 0.
+    `provisional` is a number above it that was taken and is not confirmed. With `resumed`, both come from an
+    earlier process, which may have taken others: every frame is in doubt until one is new. The counters grow
+    until their reader sets them to 0.
     """
 
-    def __init__(self, last: int | None, provisional: int | None = None) -> None:
+    def __init__(self, last: int | None, provisional: int | None = None, *, resumed: bool = False) -> None:
         self.last = last  # rises with the frames, falls when a sequence restarts
         self.provisional = None if last is None else provisional  # set by a gap, cleared by the next number
         self.gaps = 0  # numbers that were skipped, however many at once
@@ -47,12 +48,19 @@ class Sequence:
         self.restarts = 0  # sequences that began below the last number
         self.repeats = 0  # frames that were known
         self._rogues: dict[int, None] = {}  # numbers taken above `last` and not confirmed, oldest first
+        self._resumed = resumed  # and no frame was taken yet
         self._in_step = False  # the frame before was taken, on this connection, and not below `last`
         self._alone = last is None  # `last` rests on one frame: the first of all
         self._unconfirmed = 0  # frames taken above `last` since it moved
         self._low = 0  # the number of the frame before, if that was below `last`
         self._lows = 0  # how many of those have risen in a row
         self._before = 0  # `follows` takes numbers below this: 0 while anything above is at issue
+
+    @property
+    def unconfirmed(self) -> int | None:
+        """The number to store beside `last`: of the frames taken above it, the one that came last."""
+        above = (rogue for rogue in reversed(self._rogues) if rogue > (self.last or 0))
+        return next(above, None) if self.provisional is None else self.provisional
 
     def connected(self) -> None:
         """Begin a new connection: nothing is in step with it yet."""
@@ -79,6 +87,8 @@ class Sequence:
         last = self.last
         if last is None or seq <= last or seq in self._rogues or seq == self.provisional:
             return True
+        if self._resumed:
+            return True
         if seq == last + 1:
             return False
         return not self._in_step or seq - max(last, self.provisional or 0) > NEAR
@@ -86,6 +96,7 @@ class Sequence:
     def take(self, seq: int) -> None:
         """Note that a frame of this number is taken: it was not in doubt, or the log does not hold it."""
         last = self.last
+        self._resumed = False
         if last is None:
             self.last = seq
             self._alone = self._in_step = True
@@ -111,7 +122,10 @@ class Sequence:
         if self.last is not None and (seq <= self.last or seq == self.provisional):
             self.repeats += 1
             return False
+        resumed = self._resumed
         self.take(seq)
+        self._resumed = resumed  # nothing was new
+        self._look_ahead()
         return True
 
     def _rise(self, last: int, seq: int) -> None:
@@ -162,7 +176,7 @@ class Sequence:
     def _look_ahead(self) -> None:
         """Find up to where numbers that follow each other need no closer look."""
         last = self.last
-        if last is None or not self._in_step or self._alone or self.provisional is not None:
+        if last is None or not self._in_step or self._resumed or self._alone or self.provisional is not None:
             self._before = 0
             return
         for rogue in [rogue for rogue in self._rogues if rogue <= last]:

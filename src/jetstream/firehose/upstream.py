@@ -35,10 +35,10 @@ State = Literal["connected", "idle", "reconnecting"]
 MESSAGE_BYTES_MAX: Final = 32 << 20  # well above the protocol's 5 MB, which is judged frame by frame
 BUFFER_BYTES_MAX: Final = 8 << 20  # undecoded frames, before the socket is left to the kernel
 FRAME_COST: Final = 200  # bytes that a frame costs beside its own: the objects around it
-# Frames of one commit of the log: as many as are decoded in one turn of the loop. Too few are worse than too many,
-# for those that are left wait for a whole flush.
+# Frames of one commit of the log: as many as are decoded in one turn of the loop. Too few are worse than too
+# many, for those that are left wait for a whole flush.
 BATCH_FRAMES_MAX: Final = 500
-# What is read from the socket is parsed without a pause: 64 KiB are at most 32,768 frames, some ms in a flood.
+# What is read from the socket is parsed without a pause: 64 KiB are at most 32,768 frames, ms in a flood.
 READ_BYTES_MAX: Final = 64 << 10
 HANDSHAKE_TIMEOUT_S: Final = 20.0
 PING_AFTER_S: Final = 30.0
@@ -68,10 +68,10 @@ log = structlog.get_logger(__name__)
 class Upstream:
     """One upstream, read for as long as `run` runs.
 
-    `store` is given the events of each batch, the cursor after them, when the oldest of its frames was read (in
-    monotonic seconds), and the number above the cursor that is provisional. The next batch is not begun before
-    it returns, and the socket is paused when more than `BUFFER_BYTES_MAX` wait. `store` always gives the loop a
-    turn: with frames waiting, nothing else here does. `holds` is asked about frames in doubt.
+    `store` is given the events of each batch, the cursor after them, when the oldest of its frames was read
+    (in monotonic seconds), and the number above the cursor that is provisional. The next batch is not begun
+    before it returns, and the socket is paused when more than `BUFFER_BYTES_MAX` wait. `store` always gives
+    the loop a turn: with frames waiting, nothing else here does. `holds` is asked about frames in doubt.
     """
 
     def __init__(
@@ -203,7 +203,7 @@ class Upstream:
             self._conditions.end("not_a_firehose")
         else:
             self._none_taken(taken)
-        self._unreadable = self._unreadable + taken.frames if taken.unreadable else 0
+        self._unreadable = self._unreadable + taken.frames if taken.without_seq == taken.frames else 0
 
     def _none_taken(self, taken: Taken) -> None:
         if self._untaken_since is None:
