@@ -84,7 +84,7 @@ class Intake:
                 taken.add(message)
             elif not self._admit(seq, message, taken, keys):
                 if not messages:
-                    return self._doubt(frames, taken)
+                    return self._doubt(frames, until, taken)
                 break
             messages.append(message)
             if clock() > until:
@@ -130,13 +130,17 @@ class Intake:
         if self.sequence.pass_over(seq):
             taken.add(message)
 
-    def _doubt(self, frames: Several[bytes], taken: Taken) -> Taken:
-        messages = [decode(frame, check_cid=self._check_cid) for frame in frames[:DOUBTS_MAX]]
-        for message in messages:
+    def _doubt(self, frames: Several[bytes], until: float, taken: Taken) -> Taken:
+        messages: list[Message] = []
+        for frame in frames[:DOUBTS_MAX]:
+            message = decode(frame, check_cid=self._check_cid)
+            messages.append(message)
             if message.seq is None:
                 self._note(message, taken)
             else:
                 self._doubted.append(message)
+            if self._clock() > until:
+                break
         taken.asks = [key for message in self._doubted if (key := _key(message)) is not None]
         return self._finish(messages, taken)
 
