@@ -23,7 +23,9 @@ HIDDEN = "hunter2"
         ("relay.example", "relay.example"),
         # What is no URL, or looks like another than was meant.
         ("wss://me:hunter2/x@relay.example/x", "wss://relay.example/x"),
-        ("wss://me:hunter2?x@relay.example/x", "wss://relay.example/x"),
+        ("wss://me:hunter2?x@relay.example/x", "wss://…"),
+        ("wss://relay.example/x?token=a@hunter2", "wss://…"),
+        ("a://b://me:hunter2@relay.example", "relay.example"),
         ("wss://me:1/hunter2@relay.example/x", "wss://relay.example/x"),
         ("wss://me:hunter2[@relay.example/x", "wss://relay.example/x"),
         ("wss://me:hunter2@x@relay.example/x", "wss://relay.example/x"),

@@ -37,7 +37,8 @@ class Reader:
 
     def take(self, frames: Iterable[bytes]) -> Taken:
         """Read all frames, in as many batches as the intake makes of them."""
-        parts, left = [], list(frames)
+        parts: list[Taken] = []
+        left = list(frames)
         while left or not parts:
             part = self.intake.take(left)
             self.asked += part.asks
