@@ -197,7 +197,8 @@ def test_bad_values_are_named_with_their_flag_or_variable(
 
 
 @pytest.mark.parametrize(
-    "value", ["wss://me:hunter2@", "http://me:hunter2@a b", "ftp://me:hunter2@a/b?c=hunter2", "hunter2@a:99999"]
+    "value",
+    ["wss://me:hunter2@", "http://me:hunter2@a b", "ftp://me:hunter2@a/b?c=hunter2", "hunter2@a:99999"],
 )
 def test_a_bad_upstream_is_named_without_its_password(
     value: str, fail: Fail, monkeypatch: pytest.MonkeyPatch
