@@ -111,8 +111,8 @@ async def test_a_ping_is_answered_with_its_payload(relay: Relay, start: Start) -
     async def act(connection: Connection) -> None:
         protocol_received = connection._protocol.receive_data
 
-        def receive(data: bytes) -> None:
-            pongs.append(data)
+        def receive(data: bytes | bytearray) -> None:
+            pongs.append(bytes(data))
             answered.set()
             protocol_received(data)
 

@@ -10,10 +10,11 @@ import sqlite3
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import Final
+from zlib import crc32
 
 from jetstream.events import Batch, Key
 from jetstream.filters import Filter
-from jetstream.log.block import decompress, holds_did, may_hold_did, unpack_accounts
+from jetstream.log.block import DID_BITS, decompress, holds_did, unpack_accounts
 from jetstream.log.columns import Damaged
 from jetstream.log.stored import tail_rows
 
@@ -53,11 +54,13 @@ def in_file(connection: sqlite3.Connection, keys: Collection[Key], stop: int) ->
 def _step(connection: sqlite3.Connection, keys: set[Key], below: int) -> tuple[int | None, set[Key]]:
     """Search the next blocks below a key; return where to go on, None at the end, and what was found."""
     wanted = Filter(dids=frozenset(key[0] for key in keys))
+    bits = [crc32(did) % DID_BITS for did in wanted.dids]
     found: set[Key] = set()
     heads = connection.execute(_HEADS, (below, STEP_BLOCKS)).fetchall()
     for last_us, did_bits in heads:
         with suppress(Damaged):  # what cannot be read is not held; reading it for somebody will tell
-            if may_hold_did(did_bits, wanted):
+            bitmap = decompress(did_bits)
+            if any(bitmap[bit >> 3] >> (bit & 7) & 1 for bit in bits):
                 found |= _in_block(connection, last_us, keys, wanted)
         if found == keys:
             break

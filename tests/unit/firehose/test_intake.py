@@ -22,7 +22,7 @@ from tests.builders import (
 from tests.fixtures import captured_frames, json_of
 
 from jetstream.events import Key
-from jetstream.firehose.intake import DOUBTS_MAX, Intake, Taken
+from jetstream.firehose.intake import DOUBTS_MAX, DOUBTS_MIN, Intake, Taken
 from jetstream.firehose.sequence import Sequence
 
 
@@ -202,12 +202,19 @@ def test_what_is_before_a_frame_in_doubt_is_handed_over_before_the_log_is_asked(
     assert (rkeys(second), second.admitted, drops(second), second.seq) == ([7], 1, {"repeat": 1}, 7)
 
 
-def test_so_many_frames_are_in_doubt_at_once_and_no_more() -> None:
+def test_few_frames_are_looked_up_together_and_more_while_all_are_known() -> None:
     one = Intake(Sequence(5_000))
     one.sequence.connected()
-    taken = one.take([commit(seq) for seq in range(1, 100)])
+    frames = [commit(seq) for seq in range(1, 100)]
+    counts = []
+    for _ in range(7):
+        taken = one.take(frames)
+        counts.append(len(taken.asks))
+        one.settle(taken, set(taken.asks))
+    assert counts == [DOUBTS_MIN, 6, 12, 24, 48, DOUBTS_MAX, DOUBTS_MAX]
 
-    assert (taken.frames, len(taken.asks)) == (DOUBTS_MAX, DOUBTS_MAX)
+    one.settle(one.take(frames), set())
+    assert len(one.take(frames[:50]).asks) == DOUBTS_MIN
 
 
 def test_a_frame_that_repeats_one_of_its_own_batch_is_known_without_the_log() -> None:
