@@ -209,7 +209,7 @@ class Service:
         yield from gauge("jetstream_log_oldest_us", "time_us of the oldest event.", figures.oldest_us)
         yield from gauge("jetstream_log_newest_us", "time_us of the newest event.", figures.newest_us)
         yield from gauge("jetstream_log_writable", "1 while commits succeed.", figures.writable)
-        yield from gauge("jetstream_upstream_seq", "The last seq taken.", upstream.seq)
+        yield from gauge("jetstream_upstream_seq", "The last seq taken.", upstream.taken_seq)
         yield from gauge(
             "jetstream_upstream_lag_seconds",
             "How old upstream's last message was on arrival.",

@@ -14,9 +14,9 @@ from jetstream.events import Event, Key
 from jetstream.firehose.decode import Message, decode
 from jetstream.firehose.sequence import RESTART_FRAMES, Sequence
 
-# Frames in doubt that are looked up together. For three, a day of the log (10,800 blocks) is searched in 1.2 s,
-# for 64 in 4 s. So at first there are as few as show a new sequence, and twice as many each time that all of them
-# were known: those of an overlap are found near each other, and soon.
+# Frames in doubt that are looked up together. For three, a day of the log (10,800 blocks) takes 1.2 s, for 64
+# it takes 4 s. So at first there are as few as show a new sequence, and twice as many each time that all were
+# known: those of an overlap are found near each other, and soon.
 DOUBTS_MIN: Final = RESTART_FRAMES
 DOUBTS_MAX: Final = 64
 

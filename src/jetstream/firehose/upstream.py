@@ -104,8 +104,14 @@ class Upstream:
 
     @property
     def seq(self) -> int | None:
-        """The last `seq` taken."""
+        """The last `seq` taken and confirmed: the cursor."""
         return self._intake.sequence.last
+
+    @property
+    def taken_seq(self) -> int | None:
+        """The last `seq` taken, confirmed or not."""
+        sequence = self._intake.sequence
+        return sequence.last if sequence.provisional is None else sequence.provisional
 
     @property
     def _cursor(self) -> int | None:
@@ -299,6 +305,7 @@ class _Frames(WSListener):
         self._transport: WSTransport | None = None
         self._full = False  # more than BUFFER_BYTES_MAX wait
         self._turn_over = False  # enough was parsed in this turn of the loop
+        self._paused = False  # the socket is not read, for one of these reasons
         self._budgets = {
             kind: TokenBucket(per_s, per_s * BURST_S)
             for kind, per_s in (("control", CONTROL_PER_S), ("tiny", TINY_PER_S), ("text", TEXT_PER_S))
@@ -397,13 +404,13 @@ class _Frames(WSListener):
             self._pause()
 
     def _pause(self) -> None:
-        if self._transport is None or self._over:
+        paused = self._full or self._turn_over
+        if self._transport is None or self._over or self._paused == paused:
             return
         socket = self._transport.underlying_transport
-        if self._full or self._turn_over:
-            socket.pause_reading()
-        else:
-            socket.resume_reading()
+        if not socket.is_closing():
+            self._paused = paused
+            (socket.pause_reading if paused else socket.resume_reading)()
 
 
 class _Slices(asyncio.BufferedProtocol):

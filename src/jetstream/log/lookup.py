@@ -12,13 +12,18 @@ from contextlib import suppress
 from typing import Final
 from zlib import crc32
 
+import structlog
+
 from jetstream.events import Batch, Key
 from jetstream.filters import Filter
 from jetstream.log.block import DID_BITS, decompress, holds_did, unpack_accounts
 from jetstream.log.columns import Damaged
 from jetstream.log.stored import tail_rows
+from jetstream.logs import Throttled
 
 STEP_BLOCKS: Final = 64  # as many as one scan skips: about 5 ms
+
+log = Throttled(structlog.get_logger(__name__))
 
 _HEADS: Final = "SELECT last_us, did_bits FROM block WHERE last_us < ? ORDER BY last_us DESC LIMIT ?"
 _KEYS: Final = "SELECT dids, collections, rkeys, revs, accounts FROM block WHERE last_us = ?"
@@ -40,14 +45,21 @@ def in_batches(batches: Iterable[Batch], keys: Collection[Key]) -> set[Key]:
 
 
 def in_file(connection: sqlite3.Connection, keys: Collection[Key], stop: int) -> set[Key]:
-    """Return the keys of which an event is stored. The tail is read below the position `stop`."""
-    found = in_batches((row.columns.batch() for row in tail_rows(connection, 0, stop)), keys)
-    left = set(keys) - found
-    position: int | None = _FAR_US
-    while left and position is not None:
-        position, here = _step(connection, left, position)
-        found |= here
-        left -= here
+    """Return the keys of which an event is stored. The tail is read below the position `stop`.
+
+    What cannot be read holds nothing: an event that comes twice is better than none that comes.
+    """
+    found: set[Key] = set()
+    try:
+        found |= in_batches((row.columns.batch() for row in tail_rows(connection, 0, stop)), keys)
+        position: int | None = _FAR_US
+        while len(found) < len(set(keys)) and position is not None:
+            position, here = _step(connection, set(keys) - found, position)
+            found |= here
+    except (Damaged, sqlite3.DatabaseError) as error:
+        log.warning(
+            "log: part of it cannot be searched, what is there may be delivered again", error=str(error)
+        )
     return found
 
 
@@ -58,7 +70,7 @@ def _step(connection: sqlite3.Connection, keys: set[Key], below: int) -> tuple[i
     found: set[Key] = set()
     heads = connection.execute(_HEADS, (below, STEP_BLOCKS)).fetchall()
     for last_us, did_bits in heads:
-        with suppress(Damaged):  # what cannot be read is not held; reading it for somebody will tell
+        with suppress(Damaged, sqlite3.DatabaseError):  # a reader who comes there is told
             bitmap = decompress(did_bits)
             if any(bitmap[bit >> 3] >> (bit & 7) & 1 for bit in bits):
                 found |= _in_block(connection, last_us, keys, wanted)

@@ -119,6 +119,16 @@ async def test_a_damaged_block_is_passed_over(tmp_path: Path) -> None:
     await log.close()
 
 
+async def test_what_cannot_be_searched_holds_nothing_and_ends_nothing(tmp_path: Path) -> None:
+    log = await filled(tmp_path)
+    await log.maintain()
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as connection, connection:
+        connection.execute("ALTER TABLE block RENAME TO gone_block")
+    assert await log.holds([EVENTS[0].key, EVENTS[-1].key]) == {EVENTS[-1].key}
+    log._maintaining.cancel()
+    await log.close()
+
+
 async def test_the_provisional_number_is_stored_beside_the_confirmed_one(tmp_path: Path) -> None:
     log = await SqliteLog.open(tmp_path)
     cursor = UpstreamCursor("relay.example:443", 7, 300_007)
