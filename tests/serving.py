@@ -59,7 +59,12 @@ async def published(service: Service, seq: int) -> None:
 
     def is_so() -> bool:
         cursor = service.log.upstream
-        return cursor is not None and cursor.seq >= seq and service.hub.position > service.log.tip
+        # Above a gap, a number becomes the cursor when the next one comes.
+        return (
+            cursor is not None
+            and max(cursor.seq, cursor.provisional or 0) >= seq
+            and service.hub.position > service.log.tip
+        )
 
     await until(is_so)
 

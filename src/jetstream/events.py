@@ -25,6 +25,11 @@ KIND_NAMES: Final = {
 }
 
 
+# What an event is known by, whatever its number: the DID, collection, rkey and rev of a commit's, and in the
+# place of the rev the body of an identity or account event.
+Key = tuple[bytes, bytes, bytes, bytes]
+
+
 class Event(NamedTuple):
     """One record operation, identity change or account change, not yet stamped.
 
@@ -39,6 +44,11 @@ class Event(NamedTuple):
     rev: bytes
     cid: bytes
     body: bytes
+
+    @property
+    def key(self) -> Key:
+        """What tells this event from every other: no commit makes two of one path."""
+        return (self.did, self.collection, self.rkey, self.rev or self.body)
 
 
 class Batch:

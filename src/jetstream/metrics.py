@@ -6,7 +6,7 @@ Labels are bounded: reasons and kinds out of fixed lists, never an address, a DI
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client import (
     CollectorRegistry,
@@ -40,6 +40,7 @@ CLOSE_REASONS: Final = (
     "overtaken",
     "error",
 )
+FLOOD_KINDS: Final = ("control", "tiny", "text", "unreadable")
 WIRES: Final = ("classic", "v1")
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
@@ -58,8 +59,9 @@ class Metrics:
         self.too_big = counter("upstream_too_big", "Commits whose producer left records out.")
         self.reconnects = counter("upstream_reconnects", "Connections to upstream begun again.")
         self.gaps = counter("upstream_gaps", "Places where upstream's sequence skips numbers.")
-        self.jumps = counter("upstream_jumps", "Numbers too far ahead to be believed at once.")
-        self.restarts = counter("upstream_sequence_restarts", "Times upstream's sequence began anew.")
+        self.jumps = counter("upstream_jumps", "Numbers more than 10,000 above the one before.")
+        self.restarts = counter("upstream_sequence_restarts", "Times upstream's sequence restarted.")
+        self.floods = counter("upstream_floods", "Connections given up for a flood, by kind.", "kind")
         self.log_failures = counter("log_write_failures", "Commits that the disk refused.")
         self.subscribers = gauge("subscribers", "Connected subscribers, by wire.", "wire")
         self.messages = counter("messages_sent", "Events sent to subscribers, by wire.", "wire")
@@ -70,6 +72,8 @@ class Metrics:
             "delivery_seconds", "From reading a frame to its events' last live write."
         )
         self.loop_delay = self._histogram("loop_delay_seconds", "How late the event loop runs what is due.")
+        for kind in FLOOD_KINDS:
+            self.floods.labels(kind)
         for kind in KIND_NAMES.values():
             self.events.labels(kind)
         for label in MESSAGE_TYPES:
@@ -91,7 +95,7 @@ class Metrics:
     def _histogram(self, name: str, text: str) -> Histogram:
         return Histogram(f"jetstream_{name}", text, registry=self.registry, buckets=SECONDS)
 
-    def count_frames(self, taken: Taken, sequence: Sequence[Any]) -> None:
+    def count_frames(self, taken: Taken, sequence: Sequence) -> None:
         """Count a run of frames, and what the sequence has noticed since the last one."""
         for name, count in taken.types.items():
             self._types[name].inc(count)

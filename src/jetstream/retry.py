@@ -10,7 +10,7 @@ from typing import Final
 
 BACKOFF_FIRST_S: Final = 1.0
 BACKOFF_MAX_S: Final = 30.0
-RETRY_AFTER_MAX_S: Final = 3600.0  # a server that asks for more is asked again after this
+RETRY_AFTER_MAX_S: Final = 300.0  # a server that asks for more, by mistake or not, is asked again after this
 _DOUBLINGS_MAX: Final = 10  # well past BACKOFF_MAX_S, well before a float overflows
 
 

@@ -112,26 +112,26 @@ class Service:
     def _upstream(self) -> Upstream:
         settings = self.settings
         where = origin(settings.upstream)
-        intake = Intake(Sequence(self._cursor(where)), check_cid=settings.verify == "cid")
+        intake = Intake(self._sequence(where), check_cid=settings.verify == "cid")
         sequencer = Sequencer(self.log.tip, self._clock)
         store = Store(self.log, where, sequencer, self.metrics, self.hub.ready, self.conditions)
-        return Upstream(settings.upstream, intake, store, self.metrics)
+        return Upstream(settings.upstream, intake, store, self.metrics, self.conditions, self.log.holds)
 
-    def _cursor(self, where: str) -> int | None:
-        """Return where to resume: the setting's word, else the log's if it is of the same upstream."""
+    def _sequence(self, where: str) -> Sequence:
+        """Return where to resume: what the setting says, else the log if it is of the same upstream."""
         stored = self.log.upstream
         if self.settings.upstream_cursor is not None:
-            return self.settings.upstream_cursor
+            return Sequence(self.settings.upstream_cursor)
         if stored is None:
-            return None
+            return Sequence(None)
         if stored.origin != where:
             log.warning(
                 "the stored cursor is another upstream's, beginning live",
                 stored=stored.origin,
                 upstream=where,
             )
-            return None
-        return stored.seq
+            return Sequence(None)
+        return Sequence(stored.seq, stored.provisional, resumed=True)
 
     async def _listen(self) -> list[Server]:
         """Open the listeners, and say where everything is."""
@@ -209,7 +209,7 @@ class Service:
         yield from gauge("jetstream_log_oldest_us", "time_us of the oldest event.", figures.oldest_us)
         yield from gauge("jetstream_log_newest_us", "time_us of the newest event.", figures.newest_us)
         yield from gauge("jetstream_log_writable", "1 while commits succeed.", figures.writable)
-        yield from gauge("jetstream_upstream_seq", "The last seq taken.", upstream.seq)
+        yield from gauge("jetstream_upstream_seq", "The last seq taken.", upstream.taken_seq)
         yield from gauge(
             "jetstream_upstream_lag_seconds",
             "How old upstream's last message was on arrival.",
@@ -251,7 +251,9 @@ class Store:
         self._metrics = metrics
         self._ready = ready
 
-    async def __call__(self, events: list[Event], seq: int | None, read_at: float) -> None:
+    async def __call__(
+        self, events: list[Event], seq: int | None, read_at: float, provisional: int | None = None
+    ) -> None:
         """Return once the events and the cursor are on disk, and more may come.
 
         That takes as long as it takes: neither a full disk nor many subscribers are overrun. `read_at` is
@@ -262,7 +264,7 @@ class Store:
         if seq is None:
             assert not events
             return
-        cursor = UpstreamCursor(self._origin, seq)
+        cursor = UpstreamCursor(self._origin, seq, provisional)
         if not events and cursor == self._log.upstream:
             return
         batch = self._sequencer.stamp(events)

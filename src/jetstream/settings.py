@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from cyclopts import Parameter, Token
 
 from jetstream.errors import SettingError
+from jetstream.urls import shown
 
 FIREHOSE_PATH: Final = "/xrpc/com.atproto.sync.subscribeRepos"
 PREFIX: Final = "JETSTREAM_"
@@ -117,7 +118,8 @@ def _convert(parse: Any) -> Any:
         try:
             return parse(value)
         except ValueError as error:
-            raise ValueError(f"{value!r} {error}") from error
+            value = shown(value) if parse is parse_upstream else value
+            raise ValueError(f"{value!r} {error}") from None  # the cause may quote a password
 
     return converter
 

@@ -1,4 +1,4 @@
-"""Taking turns on one event loop, and with threads: how much to do, when to rest, who goes on, who wakes."""
+"""Taking turns on one event loop, and with threads: when to rest, who goes on, who wakes."""
 
 from __future__ import annotations
 
@@ -12,26 +12,8 @@ from typing import Final
 
 TURN_S: Final = 0.004  # nothing should hold the loop for longer
 TIMER_S: Final = 0.001  # uvloop has no finer one
-_GROWTH_MAX: Final = 1.5
 _SWITCH_S: Final = sys.getswitchinterval()
 _SWITCH_HURRIED_S: Final = 20e-6
-
-
-class Portion:
-    """How many things to do in one turn, fitted to the time that they take.
-
-    `size` stays between `least` and `most`.
-    """
-
-    def __init__(self, size: int, least: int, most: int) -> None:
-        self.size = size
-        self._least = least
-        self._most = most
-
-    def fit(self, seconds: float) -> None:
-        """Take note of how long a whole portion took."""
-        ratio = TURN_S / max(seconds, TURN_S / _GROWTH_MAX, 1e-9)
-        self.size = max(self._least, min(self._most, int(self.size * ratio) + (ratio > 1)))
 
 
 class Pulse:

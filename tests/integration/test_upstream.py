@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ from tests.relay import (
 from tests.serving import LOOPBACK, Figures, Start, figures, published, running, until
 from tests.subscriber import subscribe
 
-from jetstream.events import Event
+from jetstream.conditions import Conditions
+from jetstream.events import Event, Key
 from jetstream.firehose import upstream as upstream_module
 from jetstream.firehose.intake import Intake
 from jetstream.firehose.sequence import Sequence
@@ -233,7 +235,7 @@ async def test_a_breach_of_the_protocol_costs_a_connection_at_most(
     assert await seqs(service, 3) == [1, 2, 3]
 
 
-@pytest.mark.parametrize(("header", "at_least", "at_most"), [("2", 2, 2), ("86400", 3600, 3600)])
+@pytest.mark.parametrize(("header", "at_least", "at_most"), [("2", 2, 2), ("86400", 300, 300)])
 async def test_retry_after_is_honoured(
     header: str, at_least: float, at_most: float, relay: Relay, start: Start
 ) -> None:
@@ -299,7 +301,7 @@ async def test_a_frame_that_waits_is_dated_when_it_was_read(relay: Relay) -> Non
     held, both_read, release = asyncio.Event(), asyncio.Event(), asyncio.Event()
     stored: list[tuple[int | None, float]] = []
 
-    async def store(_events: list[Event], seq: int | None, read_at: float) -> None:
+    async def store(_events: list[Event], seq: int | None, read_at: float, _provisional: int | None) -> None:
         stored.append((seq, read_at))
         held.set()
         await release.wait()
@@ -313,7 +315,11 @@ async def test_a_frame_that_waits_is_dated_when_it_was_read(relay: Relay) -> Non
         both_read.set()
 
     relay.script.append(send_the_second_meanwhile)
-    upstream = Upstream(relay.url, Intake(Sequence(0)), store, Metrics())
+
+    async def holds(_keys: Collection[Key]) -> set[Key]:
+        return set()
+
+    upstream = Upstream(relay.url, Intake(Sequence(0)), store, Metrics(), Conditions(), holds)
     reading = asyncio.create_task(upstream.run())
     await both_read.wait()
     read_both_at = time.monotonic()
@@ -405,15 +411,12 @@ async def test_a_relay_that_began_anew_is_followed(relay: Relay, start: Start) -
     assert (await figures(service.port))["jetstream_upstream_sequence_restarts_total"] == 1
 
 
-async def test_a_relay_that_renumbers_in_mid_connection_is_connected_again(
-    relay: Relay, start: Start
-) -> None:
-    relay.script.append(send(identity(5_000_000), *(identity(seq) for seq in range(1, 1_101))))
-    relay.script.append(send(*(identity(seq) for seq in range(1, 1_201))))
+async def test_a_relay_that_renumbers_in_mid_connection_is_followed(relay: Relay, start: Start) -> None:
+    relay.script.append(send(identity(5_000_000), *(identity(seq) for seq in range(1, 1_201))))
     service = await start(upstream_cursor=4_999_999)
     await published_exactly(service, 1_200)
     assert await seqs(service, 1_201) == [5_000_000, *range(1, 1_201)]
-    assert await cursors(relay, 2) == [4_999_999, 5_000_000]
+    assert await cursors(relay, 1) == [4_999_999]
 
 
 async def published_exactly(service: Service, seq: int) -> None:

@@ -196,6 +196,18 @@ def test_bad_values_are_named_with_their_flag_or_variable(
     assert value in line or repr(value) in line
 
 
+@pytest.mark.parametrize(
+    "value",
+    ["wss://me:hunter2@", "http://me:hunter2@a b", "ftp://me:hunter2@a/b?c=hunter2", "hunter2@a:99999"],
+)
+def test_a_bad_upstream_is_named_without_its_password(
+    value: str, fail: Fail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "hunter2" not in fail("--upstream", value)
+    monkeypatch.setenv("JETSTREAM_WS_URL", value)
+    assert "hunter2" not in fail()
+
+
 def test_every_setting_is_tried_with_good_and_with_bad_values() -> None:
     flags = {setting.flag for setting in settings()}
 

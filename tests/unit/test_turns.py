@@ -7,27 +7,8 @@ import sys
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from jetstream.turns import TIMER_S, TURN_S, Line, Portion, Pulse, Rest, hurried
-
-
-@given(st.lists(st.floats(0, 10)), st.integers(1, 1000))
-def test_a_portion_stays_within_its_bounds(seconds: list[float], size: int) -> None:
-    portion = Portion(size, 1, 1000)
-    for each in seconds:
-        portion.fit(each)
-        assert 1 <= portion.size <= 1000
-
-
-@given(st.floats(1e-6, 1e-3), st.integers(1, 4000))
-def test_a_portion_comes_to_fill_a_turn(each_s: float, size: int) -> None:
-    portion = Portion(size, 1, 1_000_000)
-    for _ in range(100):
-        portion.fit(portion.size * each_s)
-    assert (portion.size + 1) * each_s > TURN_S / 2
-    assert portion.size * each_s <= max(TURN_S, each_s) * 1.5
+from jetstream.turns import TIMER_S, Line, Pulse, Rest, hurried
 
 
 async def test_a_pulse_wakes_all_who_wait_and_forgets_them() -> None:

@@ -10,6 +10,7 @@ from typing import Final
 import orjson
 from yarl import URL
 
+from jetstream import urls
 from jetstream.errors import InvalidParameter
 from jetstream.filters import Filter
 
@@ -90,7 +91,7 @@ class Request:
 
 def shown(url: URL) -> str:
     """Return a URL as people are shown it: without a password, and without a filter of 8,000 characters."""
-    return str(url.with_user(None).with_query(None))
+    return urls.shown(str(url))
 
 
 def _cursor(url: str, values: list[str]) -> int | None:

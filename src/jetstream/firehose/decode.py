@@ -50,7 +50,7 @@ DROP_REASONS: Final = {
     "frame_items": "the frame has over 16,000 items",
     "frame_text": "a text message where frames are binary",
     "frame_type": "a message type that is unknown",
-    "repeat": "the seq is not above the last one",
+    "repeat": "the frame was taken before",
     "malformed": "a field that is required is missing or of the wrong type",
     "did": "the DID does not match the DID syntax",
     "rev": "the rev of a commit is no TID",

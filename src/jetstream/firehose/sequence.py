@@ -1,154 +1,184 @@
-"""Which of upstream's numbers to take, which to skip, and which to distrust.
+"""Where upstream's numbers put a frame: next, above a gap, or in doubt.
 
-`seq` rises with every frame of one host; gaps are allowed. From that rule and the ways in which it fails
-in the field (`wire.md`, last table) follows the table below, where `last` is the highest number taken:
+`seq` rises with every frame of one host; gaps are allowed. In the field that rule fails: frames are resent,
+neighbours are swapped, one number is far too high, a relay begins again at 1. So a number alone never decides
+that a frame is dropped. It decides what the cursor is, and which frames are *in doubt*; of those, content
+decides: a frame that the log holds is a repeat, any other is an event (`wire.md`, "Sequence").
 
-    seq                                   then
-    ------------------------------------  -------------------------------------------------------------
-    last < seq <= last + JUMP             take; a gap is counted if it is not last + 1
-    seq > last + JUMP                     take, but distrust: `last` stays until a frame continues it
-    last - ANEW <= seq <= last            a repeat: skip; but right after a gap, what would have been the
-                                          number after next shows that the one between had a flipped
-                                          bit: take, and go on from here
-    seq < last - ANEW                     a repeat, unless the connection has shown nothing else: its
-                                          frames are held, and when ANEW_FRAMES of them rise in a row
-                                          the relay has begun anew: all held are taken, `last` is theirs
+    seq                in doubt                                    then, if it is no repeat
+    -----------------  ------------------------------------------  ------------------------------------------
+    last + 1           only if a frame of that number was taken    taken, `last` moves
+                       and not confirmed
+    above last + 1     the same; and unless the frame before it    taken, and *provisional*: `last` moves to
+                       was taken at or above `last`; and if the    it when the next number is higher, and
+                       gap is over NEAR                            forgets it when the next number is lower
+    at or below last   always                                      taken; when RESTART_FRAMES of them rise in
+                                                                   a row, a new sequence has begun: `last`
+                                                                   moves down to it
 
-The first number of all may be the damaged one: until another continues it, what lies far from it replaces
-it, and what lies below it is held as in the last row.
+A number whose gap is over NEAR is not confirmed by another such jump, for several rogue numbers may follow
+each other; only by a near one, or when CONFIRM_FRAMES have been taken above `last`.
 """
 
 from __future__ import annotations
 
-from typing import Final, Generic, TypeVar
+from typing import Final
 
-JUMP: Final = 10_000_000
-ANEW: Final = 1_000_000
-ANEW_FRAMES: Final = 3  # one far number may be a flipped bit, three that rise are a sequence
-# A relay that renumbers in mid-connection would be silent for ever: after so many, connect again.
-FAR_REPEATS_MAX: Final = 1_000
-
-T = TypeVar("T")
+NEAR: Final = 10_000  # ten seconds of a large relay: what is skipped when frames are lost or filtered out
+CONFIRM_FRAMES: Final = 10  # so many above `last` are a sequence, however far from each other they are
+RESTART_FRAMES: Final = 3  # one number may be damaged, three that rise are a sequence
+ROGUES_MAX: Final = 64  # numbers remembered; of those that are forgotten, a repeat after a gap is not noticed
+_FAR: Final = 1 << 63  # above every number
 
 
-class Sequence(Generic[T]):
+class Sequence:
     """The state of one upstream's numbering, over all its connections.
 
-    `last` is the cursor to store and to resume from; None: nothing known, begin at the live end.
-    `lost` is set when frames go on that can be neither taken nor explained: connect again.
+    `last` is the cursor to store and to resume after; None: nothing known, begin at the live end.
+    `provisional` is a number above it that was taken and is not confirmed. With `resumed`, both come from an
+    earlier process, which may have taken others: every frame is in doubt until one is new. The counters grow
+    until their reader sets them to 0.
     """
 
-    def __init__(self, last: int | None) -> None:
-        self.last = last
-        self.gaps = 0
-        self.jumps = 0
-        self.restarts = 0
-        self.repeats = 0
-        self._first: tuple[T] | None = None  # the first frame of all, until another continues it
-        self._gap: tuple[int, T] | None = None  # just now: the number before it, and the frame after it
-        self._distrusted: int | None = None
-        self._held: list[tuple[int, T]] = []
-        self._only_far = True
-        self._far_repeats = 0
-        self._plain = False  # nothing of the above is at issue: the next number needs no look at it
+    def __init__(self, last: int | None, provisional: int | None = None, *, resumed: bool = False) -> None:
+        self.last = last  # rises with the frames, falls when a sequence restarts
+        self.provisional = None if last is None else provisional  # set by a gap, cleared by the next number
+        self.gaps = 0  # numbers that were skipped, however many at once
+        self.jumps = 0  # gaps over NEAR
+        self.restarts = 0  # sequences that began below the last number
+        self.repeats = 0  # frames that were known
+        self._rogues: dict[int, None] = {}  # numbers taken above `last` and not confirmed, oldest first
+        self._resumed = resumed  # and no frame was taken yet
+        self._in_step = False  # the frame before was taken, on this connection, and not below `last`
+        self._alone = last is None  # `last` rests on one frame: the first of all
+        self._unconfirmed = 0  # frames taken above `last` since it moved
+        self._low = 0  # the number of the frame before, if that was below `last`
+        self._lows = 0  # how many of those have risen in a row
+        self._before = 0  # `follows` takes numbers below this: 0 while anything above is at issue
 
     @property
-    def lost(self) -> bool:
-        """Whether this connection can no longer be followed."""
-        return self._far_repeats >= FAR_REPEATS_MAX
+    def unconfirmed(self) -> int | None:
+        """The number to store beside `last`: of the frames taken above it, the one that came last."""
+        above = (rogue for rogue in reversed(self._rogues) if rogue > (self.last or 0))
+        return next(above, None) if self.provisional is None else self.provisional
 
     def connected(self) -> None:
-        """Begin a new connection: what was held of the old one is given up."""
-        self._give_up_held()
-        self._gap = None
-        self._only_far = True
-        self._far_repeats = 0
-        self._plain = False
+        """Begin a new connection: nothing is in step with it yet."""
+        self._in_step = False
+        self._lows = 0
+        self._before = 0
 
-    def begin_anew(self) -> None:
+    def restart(self) -> None:
         """Forget the cursor: upstream said that it lies in its future."""
         self.restarts += 1
-        self.last = None
-        self._distrusted = None
-        self._plain = False
+        self.last = self.provisional = None
+        self._rogues.clear()
+        self.connected()
 
     def follows(self, seq: int) -> bool:
-        """Take `seq` if it is simply the next number; else leave it to `admit`."""
-        if self._plain and seq - 1 == self.last:
+        """Take `seq` if it is simply the next number; else leave it to the other methods."""
+        if seq - 1 == self.last and seq < self._before:
             self.last = seq
             return True
         return False
 
-    def admit(self, seq: int, item: T) -> list[T]:
-        """Return the items to take now, in order: usually `item` alone, none for a repeat."""
+    def doubts(self, seq: int) -> bool:
+        """Tell whether a frame of this number may have been taken before."""
         last = self.last
-        gap, self._gap = self._gap, None
-        if last is None or (self._first and not last - ANEW <= seq <= last + JUMP):
-            self._give_up_held()
+        if last is None or seq <= last or seq in self._rogues or seq == self.provisional:
+            return True
+        if self._resumed:
+            return True
+        if seq == last + 1:
+            return False
+        return not self._in_step or seq - max(last, self.provisional or 0) > NEAR
+
+    def take(self, seq: int) -> None:
+        """Note that a frame of this number is taken: it was not in doubt, or the log does not hold it."""
+        last = self.last
+        self._resumed = False
+        if last is None:
             self.last = seq
-            self._first = (item,)
-            return [item]
-        if gap is not None and seq == gap[0] + 2 and seq <= last and item != gap[1]:
-            self.last = seq
-            self._plain = True
-            return [item]
-        if self._is_of_another_sequence(last, seq, item):
-            return self._hold(seq, item)
-        self._first = None
-        self._only_far = False
-        self._far_repeats = 0
-        self._give_up_held()
-        if seq <= last or seq == self._distrusted:
-            self.repeats += 1
-            return []
-        if seq > last + JUMP:
-            return self._far_above(seq, item)
-        self._move(last, seq, item)
-        return [item]
-
-    def _move(self, last: int, seq: int, item: T) -> None:
-        self._plain = seq == last + 1
-        if not self._plain:
-            self.gaps += 1
-            self._gap = (last, item)
-        self.last = seq
-        self._distrusted = None
-
-    def _give_up_held(self) -> None:
-        self.repeats += len(self._held)
-        self._held.clear()
-
-    def _far_above(self, seq: int, item: T) -> list[T]:
-        distrusted = self._distrusted
-        if distrusted is not None and distrusted < seq <= distrusted + JUMP:
-            self._move(distrusted, seq, item)
+            self._alone = self._in_step = True
+            self._lows = 0
+        elif seq > last:
+            self._rise(last, seq)
         else:
-            self.jumps += 1
-            self._distrusted = seq
-            self._plain = False
-        return [item]
+            self._fall(seq)
+        self._look_ahead()
 
-    def _is_of_another_sequence(self, last: int, seq: int, item: T) -> bool:
-        if self._first is None:
-            return seq < last - ANEW
-        continues = bool(self._held) and seq == self._held[-1][0] + 1
-        return (seq <= last or continues) and item != self._first[0]
+    def repeat(self, seq: int) -> None:
+        """Note that a frame is left out: its content was taken before."""
+        self.repeats += 1
+        if self.last is not None and seq == self.last + 1:
+            self.last = seq  # it came out of turn, and here is its place
+        else:
+            self._in_step = False
+        self._lows = 0
+        self._look_ahead()
 
-    def _hold(self, seq: int, item: T) -> list[T]:
-        held = self._held
-        self._plain = False
-        if not self._only_far or (held and seq <= held[-1][0]):
+    def pass_over(self, seq: int) -> bool:
+        """Note a frame that holds no event; return whether its number is taken."""
+        if self.last is not None and (seq <= self.last or seq == self.provisional):
             self.repeats += 1
-            self._far_repeats += 1 + len(held)
-            self._give_up_held()
-            self._only_far = False
-            return []
-        held.append((seq, item))
-        if len(held) < ANEW_FRAMES:
-            return []
-        self.restarts += 1
+            return False
+        resumed = self._resumed
+        self.take(seq)
+        self._resumed = resumed  # nothing was new
+        self._look_ahead()
+        return True
+
+    def _rise(self, last: int, seq: int) -> None:
+        provisional, self.provisional = self.provisional, None
+        if provisional is not None and seq != provisional:
+            if seq > provisional and self._confirms(last, provisional, seq):
+                last = self._move(provisional)
+            else:
+                self._dismiss(provisional)
+        if seq == last + 1:
+            self._move(seq)
+        else:
+            self.provisional = seq
+            self._unconfirmed += 1
+            self.gaps += 1
+            self.jumps += seq - last > NEAR
+        self._in_step = True
+        self._alone = False
+        self._lows = 0
+
+    def _confirms(self, last: int, provisional: int, seq: int) -> bool:
+        near = min(seq - provisional, provisional - last) <= NEAR
+        return near or self._unconfirmed >= CONFIRM_FRAMES
+
+    def _move(self, seq: int) -> int:
         self.last = seq
-        self._first = self._distrusted = None
-        items = [item for _, item in held]
-        held.clear()
-        return items
+        self._unconfirmed = 0
+        return seq
+
+    def _dismiss(self, seq: int) -> None:
+        """Remember a number that was taken and not confirmed: its frame may come again."""
+        self._rogues[seq] = None
+        if len(self._rogues) > ROGUES_MAX:
+            del self._rogues[next(iter(self._rogues))]
+
+    def _fall(self, seq: int) -> None:
+        self._lows = self._lows + 1 if self._lows and seq > self._low else 1
+        self._low = seq
+        self._in_step = False
+        if self._alone or self._lows == RESTART_FRAMES:
+            self.restarts += 1
+            self.provisional = None
+            self._move(seq)
+            self._in_step = True
+            self._alone = False
+            self._lows = 0
+
+    def _look_ahead(self) -> None:
+        """Find up to where numbers that follow each other need no closer look."""
+        last = self.last
+        if last is None or not self._in_step or self._resumed or self._alone or self.provisional is not None:
+            self._before = 0
+            return
+        for rogue in [rogue for rogue in self._rogues if rogue <= last]:
+            del self._rogues[rogue]
+        self._before = min(self._rogues, default=_FAR)

@@ -8,18 +8,24 @@ is the affair of the module that stores them (`log.sqlite`).
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from jetstream.events import Batch
+from jetstream.events import Batch, Key
 from jetstream.filters import Filter
 
 
 class UpstreamCursor(NamedTuple):
-    """How far one upstream was read: the `seq` of its last frame that is in the log."""
+    """How far one upstream was read: the `seq` of its last frame that is in the log.
+
+    `provisional` is a number above it whose frame is in the log, too, and may have been damaged: never resume
+    after that one.
+    """
 
     origin: str  # host:port; another upstream's numbers mean nothing
     seq: int
+    provisional: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,12 @@ class Log(Protocol):
         wanted: it is as it was stored, shared with other readers. What it leaves out, before its first event
         and between its events, is not wanted (or is below the floor, or was forgotten). It has an event in
         `[position, stop)`. None: nothing wanted in the whole range.
+        """
+
+    async def holds(self, keys: Collection[Key]) -> set[Key]:
+        """Return those of a few keys of which an event is kept: what was trimmed or forgotten is not found.
+
+        Reads the whole log for a key that is not there, a second for a day of it: ask for a dozen at a time.
         """
 
     async def wait(self, position: int) -> None:

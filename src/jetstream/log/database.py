@@ -18,7 +18,7 @@ DATABASE: Final = "jetstream.db"
 LOCK: Final = "jetstream.lock"
 
 APPLICATION_ID: Final = 0x4A455453  # "JETS", as `file` shows it
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 SCHEMA: Final = """
 CREATE TABLE state (
     id        INTEGER PRIMARY KEY CHECK (id = 1),
@@ -27,9 +27,10 @@ CREATE TABLE state (
     events    INTEGER NOT NULL,
     origin    TEXT,
     seq       INTEGER,
+    provisional INTEGER,
     checkpoints INTEGER NOT NULL
 ) STRICT;
-INSERT INTO state VALUES (1, 0, 0, 0, NULL, NULL, 0);
+INSERT INTO state VALUES (1, 0, 0, 0, NULL, NULL, NULL, 0);
 CREATE TABLE tail (
     last_us   INTEGER PRIMARY KEY,
     first_us  INTEGER NOT NULL,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from jetstream.events import Batch
@@ -49,6 +49,10 @@ class Recent:
         if first is None or first.times[first.index(position)] >= stop:
             return None
         return first
+
+    def newest_first(self) -> Iterator[Batch]:
+        """Return what is here, from the end."""
+        return reversed(self._batches)
 
     def drop_before(self, position: int) -> None:
         """Let go of the batches whose events are all below `position`."""

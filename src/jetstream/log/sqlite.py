@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -26,9 +26,9 @@ import structlog
 
 from jetstream.clock import unix_us
 from jetstream.errors import LogError, LogUnwritable, SettingError
-from jetstream.events import Batch
+from jetstream.events import Batch, Key
 from jetstream.filters import Filter
-from jetstream.log import LogStatistics, UpstreamCursor
+from jetstream.log import LogStatistics, UpstreamCursor, lookup
 from jetstream.log.block import BLOCK_EVENTS, Block
 from jetstream.log.cache import CACHE_BYTES, BlockCache
 from jetstream.log.columns import Columns
@@ -204,7 +204,7 @@ class SqliteLog:
         if gone:
             self._writer.executemany("INSERT OR REPLACE INTO gone VALUES (?, ?)", gone.items())
         self._writer.execute(
-            "UPDATE state SET tip_us = ?, events = events + ?, origin = ?, seq = ?",
+            "UPDATE state SET tip_us = ?, events = events + ?, origin = ?, seq = ?, provisional = ?",
             (tip, len(batch), *upstream),
         )
 
@@ -249,6 +249,15 @@ class SqliteLog:
         if batch is not None and batch.index(position) == batch.index(stop):
             batch = None
         return after, batch
+
+    async def holds(self, keys: Collection[Key]) -> set[Key]:
+        """Return those of a few keys of which an event is kept."""
+        start = self._recent.start
+        found = lookup.in_batches(self._recent.newest_first(), keys)
+        missing = set(keys) - found
+        if missing:
+            found |= await self._in_reader(lambda c: lookup.in_file(c, missing, start))
+        return found
 
     async def _in_reader(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._reader_threads, self._borrow, work)
@@ -433,8 +442,8 @@ def _restore(directory: Path, lock: int) -> Opened:
     """Read the state, and take the tail into memory."""
     path = directory / DATABASE
     writer = open_writer(path)
-    tip, floor, events, origin, seq = writer.execute(
-        "SELECT tip_us, floor_us, events, origin, seq FROM state"
+    tip, floor, events, origin, seq, provisional = writer.execute(
+        "SELECT tip_us, floor_us, events, origin, seq, provisional FROM state"
     ).fetchone()
     restored = restored_tip(directory, tip)
     if restored > tip:
@@ -455,7 +464,7 @@ def _restore(directory: Path, lock: int) -> Opened:
         tip=restored,
         floor=floor,
         events=events,
-        upstream=None if origin is None else UpstreamCursor(origin, seq),
+        upstream=None if origin is None else UpstreamCursor(origin, seq, provisional),
         oldest=oldest,
         tail_events=tail_events,
         recent=recent,

@@ -26,6 +26,7 @@ from jetstream.simulator.network import Network, replay_app
 from jetstream.simulator.record import DIRECTORY, record_firehose
 from jetstream.simulator.stream import Sink
 from jetstream.simulator.world import Population, SteadyClock
+from jetstream.urls import shown
 
 STEP_US: Final = 2500  # a repeatable world lives at 400 happenings a second, whatever --rate is
 _START: Final = "2026-01-01T00:00:00Z"
@@ -146,7 +147,7 @@ def record(
     try:
         url = parse_upstream(upstream)
     except ValueError as error:
-        raise SettingError("--upstream", upstream, str(error)) from error
+        raise SettingError("--upstream", shown(upstream), str(error)) from error
     with _said_plainly():
         run(record_firehose(url, file, frames, cursor, directory if documents else None))
     _log.info("recorded", file=str(file), frames=frames)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jetstream.events import ACCOUNT, CREATE, DELETE, IDENTITY, Batch, Event
+from jetstream.events import ACCOUNT, CREATE, DELETE, IDENTITY, Batch, Event, Key
 from jetstream.filters import EVERYTHING, Filter
 from jetstream.hub import hub as hub_module
 from jetstream.hub import lanes as lanes_module
@@ -66,6 +66,9 @@ class MemoryLog:
         self._grown = asyncio.Event()
 
     async def append(self, batch: Batch, upstream: UpstreamCursor) -> None:
+        raise NotImplementedError
+
+    async def holds(self, keys: Collection[Key]) -> set[Key]:
         raise NotImplementedError
 
     def grow(self, count: int) -> None:
