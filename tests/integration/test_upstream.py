@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
-from tests.builders import LIKE, commit, create, dag_cbor, error, frame, identity, like, nested
+from tests.builders import LIKE, commit, create, dag_cbor, delete, error, frame, identity, like, nested
 from tests.fixtures import captured_frames, json_lines
 from tests.relay import (
     Act,
@@ -447,7 +447,19 @@ BAD: list[tuple[str, str | bytes, int, list[str]]] = [
     ("a bad collection", commit(2, [create("likes/1", {}), GOOD]), 1, ["op_collection"]),
     ("a bad rkey", commit(2, [create(f"{LIKE}/..", {}), GOOD]), 1, ["op_rkey"]),
     ("a record that is none", commit(2, [create(f"{LIKE}/1", []), GOOD]), 1, ["record_type"]),
-    ("a deep record", commit(2, [create(f"{LIKE}/1", nested(10_000)), GOOD]), 1, ["record_depth"]),
+    ("a deep record", commit(2, [create(f"{LIKE}/1", nested(3_000)), GOOD]), 1, ["record_depth"]),
+    ("a record of many items", commit(2, [create(f"{LIKE}/1", nested(10_000)), GOOD]), 1, ["record_items"]),
+    (
+        "a record of much JSON",
+        commit(2, [create(f"{LIKE}/1", {"x": "\0" * 200_000}), GOOD]),
+        1,
+        ["json_size"],
+    ),
+    ("a path that is no text", commit(2, [like(1), GOOD]).replace(b"like/1", b"like/\xff"), 1, ["op_cbor"]),
+    ("too many ops", commit(2, [delete(f"{LIKE}/{n}") for n in range(1_001)]), 0, ["commit_ops"]),
+    ("far too many ops", commit(2, ops=[{}] * 1_000_000), 0, ["frame_items"]),
+    ("too many blocks", commit(2, [GOOD], blocks=b"x" * 2_000_001), 0, ["commit_size"]),
+    ("a large sync", frame("#sync", {"seq": 2, "blocks": b"x" * 10_001}), 0, ["sync_size"]),
     ("a float", commit(2, [create(f"{LIKE}/1", {"n": 1.5}), GOOD]), 1, ["record_float"]),
     ("a large record", commit(2, [create(f"{LIKE}/1", {"x": "y" * MIB}), GOOD]), 1, ["record_size"]),
     ("a bad DID", identity(2, did="did:plc:"), 0, ["did"]),
