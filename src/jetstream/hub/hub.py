@@ -132,8 +132,9 @@ class Hub:
         self._metrics.connected[subscriber.wire.name].dec()
         if subscriber.group is not None:
             subscriber.lane.groups.remove(subscriber)
-        if subscriber.feeder is not None:
-            subscriber.feeder.cancel()
+        feeder, subscriber.feeder = subscriber.feeder, None
+        if feeder is not None:  # it holds the subscriber, as a task its frames: a cycle, were it left there
+            feeder.cancel()
 
     def change(self, subscriber: Subscriber, options: Options) -> None:
         """Judge every event from the subscriber's position on by new options."""
