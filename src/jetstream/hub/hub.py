@@ -51,6 +51,9 @@ FLUSH_EVENTS_MAX: Final = 1_000  # rendered between two turns: about a milliseco
 # The same by bodies, twice what a thousand ordinary events have: for a reader at the tip, so much more than
 # its buffer may wait.
 FLUSH_BYTES_MAX: Final = 1 << 20
+# Feeders that hold a batch while they wait for their turn. An ordinary block is 5 MB and rendered twice that;
+# each of 200 readers may be at another one.
+HOLDERS_MAX: Final = 8
 SLICES_PER_TURN: Final = 5  # of one feeder, as long as its socket takes them
 WATCH_SLICE: Final = 500  # subscribers looked at between two turns
 PING_EVERY_S: Final = 30.0
@@ -85,6 +88,7 @@ class Hub:
         self._storing_s = 0.0  # how long the last turn was that was left for storing
         self._hungry = 0  # feeders that do not wait for their socket, but for the log or their turn
         self._unpublished = deque[tuple[int, float]]()  # positions, and when what is there had been read
+        self._holders = asyncio.Semaphore(HOLDERS_MAX)
         self._slices = Line(1)  # a turn, however many feeders there are
         self._changed = Pulse()  # a lane's position, or `_rested`
         self._tasks: asyncio.TaskGroup | None = None
@@ -300,21 +304,43 @@ class Hub:
             await self._changed.wait()
 
     async def _feed_slice(self, subscriber: Subscriber) -> None:
-        position, stop, options = subscriber.position, subscriber.lane.position, subscriber.options
+        options = subscriber.options
+        batch = await self._read(subscriber, subscriber.position)
+        if batch is not None and self._holders.locked():
+            # It is read again when it may be held, from where it was found: the search is not made twice.
+            found, batch = max(subscriber.position, batch.first), None
+            async with self._holders:
+                if subscriber.options is options:
+                    batch = await self._read(subscriber, found)
+                if batch is not None:
+                    await self._send_slices(subscriber, batch)
+        elif batch is not None:
+            async with self._holders:
+                await self._send_slices(subscriber, batch)
+
+    async def _read(self, subscriber: Subscriber, position: int) -> Batch | None:
+        """Return the batch with the first events from `position` on that a subscriber may want.
+
+        None when the feeder has to look again: there are none up to the boundary, and the subscriber's
+        position is there; or it has other options meanwhile, or is closed.
+        """
+        stop, options = subscriber.lane.position, subscriber.options
         batch = await self._log.read(position, stop, options.wanted)
         if position < self._log.floor:
             subscriber.close(_overtaken(position, self._log.floor))
-            return
         if subscriber.options is not options or subscriber.closed:
-            return  # a new filter judges from this position on
+            return None  # a new filter judges from this position on
         if batch is None:
             subscriber.position = stop
-            return
+        return batch
+
+    async def _send_slices(self, subscriber: Subscriber, batch: Batch) -> None:
+        options = subscriber.options
         await self._slices.turn()
         if subscriber.options is not options or subscriber.closed:
             return
         # The boundary may have moved on while others had their turn, and the batch have grown with it.
-        first, last = batch.index(position), batch.index(subscriber.lane.position)
+        first, last = batch.index(subscriber.position), batch.index(subscriber.lane.position)
         for _ in range(SLICES_PER_TURN):
             first = self._send_slice(subscriber, batch, first, last)
             if subscriber.sink.full or first == last:

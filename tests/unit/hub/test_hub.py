@@ -751,6 +751,10 @@ async def test_a_reader_for_whom_nothing_waits_is_never_put_behind() -> None:
 # Memory
 
 
+class Counted(Batch):
+    """A batch that says when it goes."""
+
+
 @given(st.lists(st.integers(0, 3000), min_size=1, max_size=30), st.data())
 def test_one_flush_is_bounded_by_bytes_and_takes_at_least_one_event(
     sizes: list[int], data: st.DataObject
@@ -772,23 +776,27 @@ def test_one_flush_of_small_events_is_bounded_by_their_number() -> None:
 
 
 async def test_what_is_written_at_once_is_bounded_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = await _writes_of_a_batch()
     monkeypatch.setattr(hub_module, "FLUSH_BYTES_MAX", 100)
-    world, writes = World(), list[int]()
+    assert len(whole) < len(await _writes_of_a_batch()) <= BATCH_EVENTS
+
+
+async def _writes_of_a_batch() -> list[bytes]:
+    world, writes = World(), list[bytes]()
     world.join(Options(), CLASSIC, None, 1 << 40)
     sink = world.members[0].sink
     write = sink.write
 
-    def count(data: bytes) -> None:
-        writes.append(len(data))
+    def note(data: bytes) -> None:
+        writes.append(data)
         write(data)
 
-    monkeypatch.setattr(sink, "write", count)
+    sink.write = note  # type: ignore[method-assign]
     async with running(world.hub):
         world.log.grow(BATCH_EVENTS)
         await world.settle()
-    bodies = [len(body) for body in world.log.batches[-1].bodies]
     assert world.members[0].obeys_the_law(world.log)
-    assert len(writes) > sum(bodies) // 200
+    return writes
 
 
 @pytest.mark.parametrize("limit", [200, 1 << 40])  # a feeder that waits for its socket, one that has arrived
@@ -818,3 +826,33 @@ async def test_nothing_stays_of_a_subscriber_that_left(
             assert not len(world.hub)
     finally:
         gc.enable()
+
+
+async def test_many_readers_at_as_many_places_hold_few_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "HOLDERS_MAX", 3)
+    world = World()
+    world.log.grow(60 * BATCH_EVENTS)
+    world.hub = Hub(world.log, Metrics())
+    world.log.patience = 2
+    held, most = set[int](), 0
+    read = world.log.read
+
+    async def read_a_copy(position: int, stop: int, wanted: Filter) -> Batch | None:
+        """Read as from a disk: each batch is another's, and counted for as long as it is there."""
+        nonlocal most
+        batch = await read(position, stop, wanted)
+        if batch is None or batch is world.log.batches[-1]:
+            return batch
+        copy = Counted.of([batch.event(i) for i in range(len(batch))], batch.times)
+        held.add(id(copy))
+        weakref.finalize(copy, held.discard, id(copy))
+        most = max(most, len(held))
+        return copy
+
+    monkeypatch.setattr(world.log, "read", read_a_copy)
+    async with running(world.hub):
+        for number in range(50):
+            world.join(Options(), CLASSIC, number * BATCH_EVENTS * STEP_US, 1 << 40)
+        await world.settle()
+    assert all(member.obeys_the_law(world.log) for member in world.members)
+    assert most <= 3 + 2  # one that was just read, and one that was just let go of
