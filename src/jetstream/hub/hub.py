@@ -51,9 +51,9 @@ FLUSH_EVENTS_MAX: Final = 1_000  # rendered between two turns: about a milliseco
 # The same by bodies, twice what a thousand ordinary events have: for a reader at the tip, so much more than
 # its buffer may wait.
 FLUSH_BYTES_MAX: Final = 1 << 20
-# Feeders that hold a batch while they wait for their turn. An ordinary block is 5 MB and rendered twice that;
-# each of 200 readers may be at another one.
-HOLDERS_MAX: Final = 8
+# Batches held by feeders that wait for their turn, as many feeders as there are at each. An ordinary block is
+# 5 MB and rendered twice that; each of 200 readers may be at another one.
+HOLDERS_MAX: Final = 12
 SLICES_PER_TURN: Final = 5  # of one feeder, as long as its socket takes them
 WATCH_SLICE: Final = 500  # subscribers looked at between two turns
 PING_EVERY_S: Final = 30.0
@@ -88,6 +88,7 @@ class Hub:
         self._storing_s = 0.0  # how long the last turn was that was left for storing
         self._hungry = 0  # feeders that do not wait for their socket, but for the log or their turn
         self._unpublished = deque[tuple[int, float]]()  # positions, and when what is there had been read
+        self._held = Counter[Batch]()  # by feeders that wait for their turn; each batch counts once
         self._holders = asyncio.Semaphore(HOLDERS_MAX)
         self._slices = Line(1)  # a turn, however many feeders there are
         self._changed = Pulse()  # a lane's position, or `_rested`
@@ -304,19 +305,35 @@ class Hub:
             await self._changed.wait()
 
     async def _feed_slice(self, subscriber: Subscriber) -> None:
-        options = subscriber.options
         batch = await self._read(subscriber, subscriber.position)
-        if batch is not None and self._holders.locked():
-            # It is read again when it may be held, from where it was found: the search is not made twice.
-            found, batch = max(subscriber.position, batch.first), None
-            async with self._holders:
-                if subscriber.options is options:
-                    batch = await self._read(subscriber, found)
-                if batch is not None:
-                    await self._send_slices(subscriber, batch)
-        elif batch is not None:
-            async with self._holders:
-                await self._send_slices(subscriber, batch)
+        if batch is not None and batch not in self._held:
+            if self._holders.locked():
+                found, batch = batch.first, None
+                batch = await self._hold(subscriber, found)
+            else:
+                await self._holders.acquire()  # which does not wait
+        if batch is None:
+            return
+        self._held[batch] += 1
+        try:
+            await self._send_slices(subscriber, batch)
+        finally:
+            self._held[batch] -= 1
+            if not self._held[batch]:
+                del self._held[batch]
+                self._holders.release()
+
+    async def _hold(self, subscriber: Subscriber, found: int) -> Batch | None:
+        """Wait, with no batch in hand, until one more may be held, and read again from where it was found."""
+        options, batch = subscriber.options, None
+        await self._holders.acquire()
+        try:
+            if subscriber.options is options:
+                batch = await self._read(subscriber, max(subscriber.position, found))
+        finally:
+            if batch is None or batch in self._held:  # then it counts already
+                self._holders.release()
+        return batch
 
     async def _read(self, subscriber: Subscriber, position: int) -> Batch | None:
         """Return the batch with the first events from `position` on that a subscriber may want.
