@@ -143,7 +143,7 @@ class Hub:
         if subscriber.group is not None:
             subscriber.lane.groups.remove(subscriber)
         feeder, subscriber.feeder = subscriber.feeder, None
-        if feeder is not None:  # it holds the subscriber, as a task its frames: a cycle, were it left there
+        if feeder is not None:  # a task refers to its subscriber: both would be a reference cycle
             feeder.cancel()
 
     def change(self, subscriber: Subscriber, options: Options) -> None:

@@ -32,8 +32,8 @@ class _Piece:
 class Recent:
     """The newest events as batches of which the last one grows, bounded by count and by memory.
 
-    Every event of the log at or after `start` is here. `start` only rises. The memory is counted as if all
-    were rendered for every wire, for that happens later, and at nobody's word. The newest batch always stays.
+    Every event of the log at or after `start` is here. `start` only rises. The memory is counted as if every
+    wire were rendered, because that happens later. The newest batch always stays.
     """
 
     def __init__(self, start: int) -> None:
