@@ -7,7 +7,7 @@ their syntax (so none needs an escape), bodies are JSON already. Nothing downstr
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 CREATE: Final = b"c"
@@ -23,6 +23,14 @@ KIND_NAMES: Final = {
     IDENTITY: "identity",
     ACCOUNT: "account",
 }
+
+# What CPython takes for one event in a batch, without the text of its long values: its time, and seven values
+# of which a collection is often shared. The same of one rendered form: the frame's head, keys and object.
+EVENT_BYTES: Final = 450
+FORM_BYTES: Final = 300
+# The forms in which the text of an event may be in memory: as it is, and as a frame and in a slice of each of
+# two wires.
+FORMS_MAX: Final = 5
 
 
 # What an event is known by, whatever its number: the DID, collection, rkey and rev of a commit's, and in the
@@ -55,8 +63,8 @@ class Batch:
     """Consecutive events of one log, as columns of equal length; `times` rises strictly.
 
     A batch only ever grows at its end, so a range of it that was seen once stays as it was, and readers
-    may share it. `frames` holds what the hub rendered of it, by wire, and `slices` what it put
-    together of that; both live as long as the batch.
+    may share it. `frames` holds what the hub rendered of it, by wire, and `slices` what it put together of
+    that, by wire and index of the first event; both live as long as the batch, and count as its memory.
     """
 
     __slots__ = (
@@ -92,7 +100,7 @@ class Batch:
         self.cids = list(cids)
         self.bodies = list(bodies)
         self.frames: dict[str, list[bytes]] = {}
-        self.slices: dict[tuple[str, int], bytes] = {}
+        self.slices: dict[str, dict[int, bytes]] = {}
 
     @classmethod
     def of(cls, events: Sequence[Event], times: Iterable[int]) -> Batch:
@@ -114,6 +122,38 @@ class Batch:
     def last(self) -> int:
         """The `time_us` of the last event. Raises IndexError on an empty batch."""
         return self.times[-1]
+
+    @property
+    def forms(self) -> int:
+        """In how many forms the text is in memory: as it is, and in up to two for each wire."""
+        return 1 + len(self.frames) + len(self.slices)
+
+    def text_bytes(self) -> int:
+        """Return the bytes of the values that may be long: DIDs (2,048), rkeys (512) and bodies (990,000)."""
+        return sum(map(len, self.bodies)) + sum(map(len, self.dids)) + sum(map(len, self.rkeys))
+
+    def parts(self, text_bytes_max: int) -> Iterator[Batch]:
+        """Yield the batch in parts of at most `text_bytes_max`, or of one event that is longer."""
+        start = size = 0
+        for i, texts in enumerate(zip(self.dids, self.rkeys, self.bodies, strict=True)):
+            length = sum(map(len, texts))
+            if size + length > text_bytes_max and i > start:
+                yield self._part(start, i)
+                start, size = i, 0
+            size += length
+        yield self._part(start, len(self))
+
+    def _part(self, start: int, stop: int) -> Batch:
+        return Batch(
+            self.times[start:stop],
+            self.kinds[start:stop],
+            self.dids[start:stop],
+            self.collections[start:stop],
+            self.rkeys[start:stop],
+            self.revs[start:stop],
+            self.cids[start:stop],
+            self.bodies[start:stop],
+        )
 
     def index(self, position: int) -> int:
         """Return the index of the first event at or after `position`; the length if there is none."""
@@ -142,3 +182,8 @@ class Batch:
         self.revs += later.revs
         self.cids += later.cids
         self.bodies += later.bodies
+
+
+def memory_bytes(events: int, text_bytes: int, forms: int = FORMS_MAX) -> int:
+    """Return at most how much memory so many events take whose text is there in so many forms."""
+    return events * (EVENT_BYTES + FORM_BYTES * (forms - 1)) + text_bytes * forms

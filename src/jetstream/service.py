@@ -26,16 +26,18 @@ from jetstream.hub.wires import WIRES
 from jetstream.log import Log, UpstreamCursor
 from jetstream.log.sqlite import SqliteLog
 from jetstream.metrics import Metrics, gauge
-from jetstream.running import calm_collector, collect_young
+from jetstream.running import calm_collector, collect_young, release_memory
 from jetstream.sequencer import Sequencer
 from jetstream.settings import Address, Settings, require_data_dir
 from jetstream.web import pages
+from jetstream.web.listener import FILES_KEPT
 from jetstream.web.server import Handler, Server
 from jetstream.web.subscribe import FAILED, SHUTDOWN, Subscribe
 
 GOODBYE_S: Final = 5.0  # for subscribers to take their close frames
 WRITE_AGAIN_S: Final = 1.0
-FILES_BESIDE_SUBSCRIBERS: Final = 200  # log, listeners, upstream, scrapes
+FILES_OF_OUR_OWN: Final = 32  # log, its readers, listeners, upstream
+FILES_BESIDE_SUBSCRIBERS: Final = 200  # the same with scrapes and handshakes, at the most
 
 log = structlog.get_logger(__name__)
 
@@ -306,20 +308,33 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
     await asyncio.wait([task])
 
 
-def raise_file_limit(subscribers_max: int) -> None:
-    """Raise the soft limit of open files to the hard one, and say when that may not be enough."""
+def raise_file_limit(subscribers_max: int) -> int | None:
+    """Raise the soft limit of open files to the hard one; return how many subscribers fit if not all do."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         log.info("raised the limit of open files", soft=soft, hard=hard)
-    needed = subscribers_max + FILES_BESIDE_SUBSCRIBERS
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        log.warning("the limit of open files is below what may be needed", limit=hard, needed=needed)
+    if hard == resource.RLIM_INFINITY or hard >= subscribers_max + FILES_BESIDE_SUBSCRIBERS:
+        return None
+    return max(hard - min(FILES_KEPT, hard // 8) - FILES_OF_OUR_OWN, 0)
+
+
+async def _warn_of_files(service: Service, subscribers: int) -> None:
+    """Say how many subscribers the limit of open files has room for, and what to do, once the server runs."""
+    await service.started.wait()
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = service.settings.max_subscribers + FILES_BESIDE_SUBSCRIBERS
+    text = (
+        f"the limit of open files is below what may be needed: there is room for {subscribers} subscribers."
+        f" Raise it (`ulimit -Hn {needed}`, with systemd LimitNOFILE={needed}, with Docker"
+        f" --ulimit nofile={needed}), or set --max-subscribers {subscribers}"
+    )
+    log.warning(text, limit=limit, needed=needed)
 
 
 async def serve(settings: Settings) -> None:
     """Run a service until SIGTERM or SIGINT; a second signal ends the process at once."""
-    raise_file_limit(settings.max_subscribers)
+    fit = raise_file_limit(settings.max_subscribers)
     gc.collect()  # what the imports left, before it is put out of the collector's sight
     calm_collector()
     service = Service(settings)
@@ -333,8 +348,11 @@ async def serve(settings: Settings) -> None:
 
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop)
-    collecting = loop.create_task(collect_young())
+    upkeep = [loop.create_task(collect_young()), loop.create_task(release_memory())]
+    if fit is not None:
+        upkeep.append(loop.create_task(_warn_of_files(service, fit)))
     try:
         await service.run()
     finally:
-        collecting.cancel()
+        for task in upkeep:
+            task.cancel()

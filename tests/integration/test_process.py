@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import resource
 import signal
 import socket
-from contextlib import ExitStack
+import subprocess
+import sys
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 import pytest
@@ -83,6 +86,55 @@ async def test_the_limit_of_open_files_is_raised_and_said(relay: Relay, tmp_path
         short = await server.says("limit of open files is below")
         assert short["limit"] == 4096
         assert short["needed"] > 20_000
+        room = re.search(r"there is room for (\d+) subscribers", short["event"])
+        assert room is not None
+        assert 4_000 < int(room[1]) < 4_096
+        for remedy in ("ulimit -Hn 20200", "LimitNOFILE=20200", "--ulimit nofile=20200", "--max-subscribers"):
+            assert remedy in short["event"]
+        listening = await server.says("listening")
+        assert server.log.index(listening) < server.log.index(short)
+
+
+@pytest.mark.parametrize("flags", [("--max-subscribers", "100"), ("--max-subscribers", "3896")])
+async def test_nothing_is_said_of_open_files_when_all_fit(
+    relay: Relay, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    limits = {resource.RLIMIT_NOFILE: (4096, 4096)}
+    async with process(relay.url, tmp_path, *flags, limits=limits) as server:
+        await server.says("upstream: connected")
+        assert not [line for line in server.log if "open files" in line["event"]]
+
+
+async def test_as_many_subscribers_fit_as_the_warning_says(relay: Relay, tmp_path: Path) -> None:
+    limits = {resource.RLIMIT_NOFILE: (128, 128)}
+    async with process(relay.url, tmp_path, limits=limits) as server:
+        said = re.search(r"room for (\d+)", (await server.says("open files is below"))["event"])
+        assert said is not None
+        assert int(said[1]) > 64
+        async with AsyncExitStack() as all_of_them:
+            for _ in range(int(said[1])):
+                await all_of_them.enter_async_context(subscribe(server.port))
+        assert not [line for line in server.log if "cannot accept" in line["event"]]
+
+
+def test_a_startup_that_fails_says_only_why(tmp_path: Path) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        flags = ["--data-dir", str(tmp_path), "--upstream", "ws://127.0.0.1:1", "--listen", listen]
+        done = subprocess.run(
+            [sys.executable, "-m", "jetstream", "serve", *flags],
+            check=False,
+            preexec_fn=limit,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 2
+    assert "cannot be listened on" in done.stderr
+    assert "open files" not in done.stderr
 
 
 async def test_without_files_accepting_pauses_and_goes_on_later(relay: Relay, tmp_path: Path) -> None:

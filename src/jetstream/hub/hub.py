@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from bisect import bisect_right
 from collections import Counter, deque
+from itertools import accumulate
 from typing import Final
 
 import structlog
@@ -46,6 +48,12 @@ REST_S_MAX: Final = 0.02  # whatever for
 WORK_RATIO: Final = 0.5
 WRITES_PER_LOOK: Final = 32  # at the clock, whether the turn is over
 FLUSH_EVENTS_MAX: Final = 1_000  # rendered between two turns: about a millisecond
+# The same by bodies, twice what a thousand ordinary events have: for a reader at the tip, so much more than
+# its buffer may wait.
+FLUSH_BYTES_MAX: Final = 1 << 20
+# Batches held by feeders that wait for their turn, as many feeders as there are at each. An ordinary block is
+# 5 MB and rendered twice that; each of 200 readers may be at another one.
+HOLDERS_MAX: Final = 12
 SLICES_PER_TURN: Final = 5  # of one feeder, as long as its socket takes them
 WATCH_SLICE: Final = 500  # subscribers looked at between two turns
 PING_EVERY_S: Final = 30.0
@@ -80,6 +88,8 @@ class Hub:
         self._storing_s = 0.0  # how long the last turn was that was left for storing
         self._hungry = 0  # feeders that do not wait for their socket, but for the log or their turn
         self._unpublished = deque[tuple[int, float]]()  # positions, and when what is there had been read
+        self._held = Counter[Batch]()  # by feeders that wait for their turn; each batch counts once
+        self._holders = asyncio.Semaphore(HOLDERS_MAX)
         self._slices = Line(1)  # a turn, however many feeders there are
         self._changed = Pulse()  # a lane's position, or `_rested`
         self._tasks: asyncio.TaskGroup | None = None
@@ -132,8 +142,9 @@ class Hub:
         self._metrics.connected[subscriber.wire.name].dec()
         if subscriber.group is not None:
             subscriber.lane.groups.remove(subscriber)
-        if subscriber.feeder is not None:
-            subscriber.feeder.cancel()
+        feeder, subscriber.feeder = subscriber.feeder, None
+        if feeder is not None:  # a task refers to its subscriber: both would be a reference cycle
+            feeder.cancel()
 
     def change(self, subscriber: Subscriber, options: Options) -> None:
         """Judge every event from the subscriber's position on by new options."""
@@ -195,7 +206,7 @@ class Hub:
             self._observe_delivery()
             return 0.0
         first = batch.index(lane.position)
-        last = min(batch.index(stop), first + FLUSH_EVENTS_MAX)
+        last = flush_end(batch, first, batch.index(stop))
         self._move(lane, batch.times[last - 1] + 1)
         written, worked_s = await self._deliver(lane, batch, first, last)
         self._observe_delivery()
@@ -294,21 +305,59 @@ class Hub:
             await self._changed.wait()
 
     async def _feed_slice(self, subscriber: Subscriber) -> None:
-        position, stop, options = subscriber.position, subscriber.lane.position, subscriber.options
+        batch = await self._read(subscriber, subscriber.position)
+        if batch is not None and batch not in self._held:
+            if self._holders.locked():
+                found, batch = batch.first, None
+                batch = await self._hold(subscriber, found)
+            else:
+                await self._holders.acquire()  # which does not wait
+        if batch is None:
+            return
+        self._held[batch] += 1
+        try:
+            await self._send_slices(subscriber, batch)
+        finally:
+            self._held[batch] -= 1
+            if not self._held[batch]:
+                del self._held[batch]
+                self._holders.release()
+
+    async def _hold(self, subscriber: Subscriber, found: int) -> Batch | None:
+        """Wait, with no batch in hand, until one more may be held, and read again from where it was found."""
+        options, batch = subscriber.options, None
+        await self._holders.acquire()
+        try:
+            if subscriber.options is options:
+                batch = await self._read(subscriber, max(subscriber.position, found))
+        finally:
+            if batch is None or batch in self._held:  # then it counts already
+                self._holders.release()
+        return batch
+
+    async def _read(self, subscriber: Subscriber, position: int) -> Batch | None:
+        """Return the batch with the first events from `position` on that a subscriber may want.
+
+        None when the feeder has to look again: there are none up to the boundary, and the subscriber's
+        position is there; or it has other options meanwhile, or is closed.
+        """
+        stop, options = subscriber.lane.position, subscriber.options
         batch = await self._log.read(position, stop, options.wanted)
         if position < self._log.floor:
             subscriber.close(_overtaken(position, self._log.floor))
-            return
         if subscriber.options is not options or subscriber.closed:
-            return  # a new filter judges from this position on
+            return None  # a new filter judges from this position on
         if batch is None:
             subscriber.position = stop
-            return
+        return batch
+
+    async def _send_slices(self, subscriber: Subscriber, batch: Batch) -> None:
+        options = subscriber.options
         await self._slices.turn()
         if subscriber.options is not options or subscriber.closed:
             return
         # The boundary may have moved on while others had their turn, and the batch have grown with it.
-        first, last = batch.index(position), batch.index(subscriber.lane.position)
+        first, last = batch.index(subscriber.position), batch.index(subscriber.lane.position)
         for _ in range(SLICES_PER_TURN):
             first = self._send_slice(subscriber, batch, first, last)
             if subscriber.sink.full or first == last:
@@ -381,6 +430,15 @@ def rest_s(events: int, worked_s: float, taken_s: float, written: int, hungry: i
     own_s = 0.0 if events >= FULL_EVENTS else max(REST_S_MIN / lanes, min(REST_RATIO * worked_s, REST_S_MAX))
     theirs_s = HUNGRY_RATIO * taken_s * hungry / (max(written, 1) * lanes)
     return max(own_s, min(theirs_s, REST_S_MAX / lanes))
+
+
+def flush_end(batch: Batch, first: int, stop: int) -> int:
+    """Return the end of what one flush takes of `batch[first:stop]`: at least one event."""
+    last = min(stop, first + FLUSH_EVENTS_MAX)
+    if sum(map(len, batch.bodies[first:last])) <= FLUSH_BYTES_MAX:
+        return last
+    sizes = list(accumulate(map(len, batch.bodies[first:last])))
+    return first + max(1, bisect_right(sizes, FLUSH_BYTES_MAX))
 
 
 def _overtaken(position: int, floor: int) -> Close:

@@ -52,12 +52,12 @@ def cut(batch: Batch, first: int, last: int, wire: Wire, options: Options) -> Sl
 
 def _shared(batch: Batch, first: int, wire: Wire) -> bytes | None:
     """Return a whole slice of everything, put together by the first who asks; None when it is too long."""
-    shared = batch.slices.get((wire.name, first))
+    shared = batch.slices.get(wire.name, {}).get(first)
     if shared is None:
         frames = _frames(batch, range(first, first + SLICE_EVENTS_MAX), wire)
         if sum(map(len, frames)) > SLICE_BYTES_MAX:
             return None
-        shared = batch.slices[wire.name, first] = b"".join(frames)
+        shared = batch.slices.setdefault(wire.name, {})[first] = b"".join(frames)
     return shared
 
 

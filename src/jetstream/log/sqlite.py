@@ -44,7 +44,7 @@ from jetstream.log.database import (
 )
 from jetstream.log.forget import gone_accounts
 from jetstream.log.maintenance import FAR_US, Maintenance, Scrubbed
-from jetstream.log.recent import Recent
+from jetstream.log.recent import BATCH_BYTES, Recent
 from jetstream.log.reservation import AHEAD_US, reserve, restored_tip
 from jetstream.log.stored import load, scan, tail_rows
 from jetstream.turns import Pulse, hurried
@@ -200,7 +200,12 @@ class SqliteLog:
         tip = self._tip
         if len(batch):
             tip = batch.last
-            store_row(self._writer, batch.first, tip, Columns.of(batch))
+            columns = Columns.of(batch)
+            if len(columns.bodies) <= BATCH_BYTES:
+                store_row(self._writer, batch.first, tip, columns)
+            else:  # no reader need take more into memory at once
+                for part in batch.parts(BATCH_BYTES):
+                    store_row(self._writer, part.first, part.last, Columns.of(part))
         if gone:
             self._writer.executemany("INSERT OR REPLACE INTO gone VALUES (?, ?)", gone.items())
         self._writer.execute(

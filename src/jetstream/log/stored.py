@@ -23,6 +23,8 @@ from jetstream.log.columns import Columns, Damaged, read_times
 
 # As many as a batch in memory has: events of the tail, or identity and account events of many blocks.
 READ_EVENTS: Final = 1_000
+# The same by the bodies of the tail: a row has at most as much, or one event.
+READ_BYTES: Final = 1 << 20
 # How many blocks one scan skips before others have their turn: about 5 ms, and as long a snapshot.
 SCAN_BLOCKS: Final = 64
 
@@ -144,11 +146,12 @@ def _scan_tail(connection: sqlite3.Connection, position: int, stop: int, wanted:
 
 def _tail_batch(connection: sqlite3.Connection, position: int, stop: int) -> Batch | None:
     runs: list[Columns] = []
-    count = 0
+    count = size = 0
     for row in tail_rows(connection, position, stop):
         runs.append(row.columns)
         count += row.events
-        if count >= READ_EVENTS:
+        size += len(row.columns.bodies)
+        if count >= READ_EVENTS or size >= READ_BYTES:
             break
     return _batch(runs) if runs else None
 

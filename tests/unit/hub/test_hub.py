@@ -7,8 +7,10 @@ order; and each change of its options has one position, before which the old one
 from __future__ import annotations
 
 import asyncio
+import gc
 import struct
 import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +27,7 @@ from jetstream.filters import EVERYTHING, Filter
 from jetstream.hub import hub as hub_module
 from jetstream.hub import lanes as lanes_module
 from jetstream.hub import slices as slices_module
-from jetstream.hub.hub import Hub, rest_s
+from jetstream.hub.hub import FLUSH_EVENTS_MAX, Hub, flush_end, rest_s
 from jetstream.hub.subscriber import Close, Options, Subscriber
 from jetstream.hub.wires import CLASSIC, PING, V1, Wire
 from jetstream.log import LogStatistics, UpstreamCursor
@@ -747,3 +749,113 @@ async def test_a_reader_for_whom_nothing_waits_is_never_put_behind() -> None:
         await hub._look_at_all(0.0, ping=False)
         assert at_the_tip.group is not None
         assert behind.group is None
+
+
+# Memory
+
+
+class Counted(Batch):
+    """A batch that says when it goes."""
+
+
+@given(st.lists(st.integers(0, 3000), min_size=1, max_size=30), st.data())
+def test_one_flush_is_bounded_by_bytes_and_takes_at_least_one_event(
+    sizes: list[int], data: st.DataObject
+) -> None:
+    events = [Event(CREATE, b"did:plc:a", LIKE, b"k", b"r", b"", b"x" * size) for size in sizes]
+    batch = Batch.of(events, range(len(sizes)))
+    first = data.draw(st.integers(0, len(sizes) - 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hub_module, "FLUSH_BYTES_MAX", 4_000)
+        last = flush_end(batch, first, len(sizes))
+    assert first < last <= len(sizes)
+    assert last == first + 1 or sum(sizes[first:last]) <= 4_000
+    assert last == len(sizes) or sum(sizes[first : last + 1]) > 4_000
+
+
+def test_one_flush_of_small_events_is_bounded_by_their_number() -> None:
+    batch = Batch.of([event(number) for number in range(1, 3000)], range(1, 3000))
+    assert flush_end(batch, 7, len(batch)) == 7 + FLUSH_EVENTS_MAX
+
+
+async def test_what_is_written_at_once_is_bounded_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = await _writes_of_a_batch()
+    monkeypatch.setattr(hub_module, "FLUSH_BYTES_MAX", 100)
+    assert len(whole) < len(await _writes_of_a_batch()) <= BATCH_EVENTS
+
+
+async def _writes_of_a_batch() -> list[bytes]:
+    world, writes = World(), list[bytes]()
+    world.join(Options(), CLASSIC, None, 1 << 40)
+    sink = world.members[0].sink
+    write = sink.write
+
+    def note(data: bytes) -> None:
+        writes.append(data)
+        write(data)
+
+    sink.write = note  # type: ignore[method-assign]
+    async with running(world.hub):
+        world.log.grow(BATCH_EVENTS)
+        await world.settle()
+    assert world.members[0].obeys_the_law(world.log)
+    return writes
+
+
+@pytest.mark.parametrize("limit", [200, 1 << 40])  # a feeder that waits for its socket, one that has arrived
+@pytest.mark.parametrize("turns", [0, 1, 3, 30])
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("cursor", [None, 0, 10**9])
+async def test_nothing_stays_of_a_subscriber_that_left(
+    cursor: int | None, lost: bool, turns: int, limit: int
+) -> None:
+    gc.collect()
+    gc.disable()  # what stays until the collector comes stays for hours: it hardly ever looks at what is old
+    try:
+        world = World()
+        async with running(world.hub):
+            world.join(Options(Filter(dids=frozenset({b"did:plc:repo1"}))), CLASSIC, cursor, limit)
+            await world.turn(turns)
+            member = world.members.pop()
+            member.sink.lost = lost
+            if lost:
+                member.sink.drain()
+                await world.turn(turns)
+            world.hub.remove(member.subscriber)
+            sink = weakref.ref(member.sink)  # which the subscriber holds, and whatever holds that
+            del member
+            await world.turn(5)
+            assert sink() is None
+            assert not len(world.hub)
+    finally:
+        gc.enable()
+
+
+async def test_many_readers_at_as_many_places_hold_few_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "HOLDERS_MAX", 3)
+    world = World()
+    world.log.grow(60 * BATCH_EVENTS)
+    world.hub = Hub(world.log, Metrics())
+    world.log.patience = 2
+    held, most = set[int](), 0
+    read = world.log.read
+
+    async def read_a_copy(position: int, stop: int, wanted: Filter) -> Batch | None:
+        """Read as from a disk: each batch is another's, and counted for as long as it is there."""
+        nonlocal most
+        batch = await read(position, stop, wanted)
+        if batch is None or batch is world.log.batches[-1]:
+            return batch
+        copy = Counted.of([batch.event(i) for i in range(len(batch))], batch.times)
+        held.add(id(copy))
+        weakref.finalize(copy, held.discard, id(copy))
+        most = max(most, len(held))
+        return copy
+
+    monkeypatch.setattr(world.log, "read", read_a_copy)
+    async with running(world.hub):
+        for number in range(50):
+            world.join(Options(), CLASSIC, number * BATCH_EVENTS * STEP_US, 1 << 40)
+        await world.settle()
+    assert all(member.obeys_the_law(world.log) for member in world.members)
+    assert most <= 3 + 2  # one that was just read, and one that was just let go of

@@ -6,10 +6,12 @@ from collections.abc import Callable
 import pytest
 
 from jetstream.errors import LogError
-from jetstream.events import Batch
-from jetstream.log.cache import EVENT_BYTES, BlockCache
+from jetstream.events import Batch, memory_bytes
+from jetstream.log.cache import BlockCache
 
 BatchOf = Callable[[range], Batch]
+
+BLOCK_BYTES = memory_bytes(10, 1500, 1)  # more than a block of these tests takes, less than one and a half
 
 
 class Blocks:
@@ -60,7 +62,7 @@ async def test_who_gives_up_waiting_takes_it_from_nobody(blocks: Blocks) -> None
 
 
 async def test_the_least_used_makes_room(blocks: Blocks) -> None:
-    cache = BlockCache(blocks.load, bytes_max=2 * 11 * EVENT_BYTES)
+    cache = BlockCache(blocks.load, bytes_max=2 * BLOCK_BYTES)
     for last_us in (10, 20, 10, 30, 10, 20):
         await cache.get(last_us)
     assert blocks.loaded == [10, 20, 30, 20]
@@ -97,3 +99,15 @@ async def test_a_block_that_is_gone_or_cannot_be_read_is_not_remembered(
     blocks.failure = None
     assert await cache.get(10) is not None
     assert blocks.loaded == [0, 10, 10]
+
+
+@pytest.mark.parametrize("forms", ["frames", "slices"])
+async def test_what_readers_render_of_a_block_takes_room_too(blocks: Blocks, forms: str) -> None:
+    cache = BlockCache(blocks.load, bytes_max=2 * BLOCK_BYTES)
+    for last_us in (10, 20):
+        batch = await cache.get(last_us)
+        assert batch is not None
+        getattr(batch, forms).update(classic=[], v1=[])
+    await cache.get(20)
+    await cache.get(10)
+    assert blocks.loaded == [10, 20, 10]

@@ -3,8 +3,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from jetstream.events import Batch, Event
+from jetstream.events import FORMS_MAX, Batch, Event, memory_bytes
+from jetstream.hub.slices import cut
+from jetstream.hub.subscriber import Options
+from jetstream.hub.wires import WIRES
 from jetstream.log import recent as recent_module
 from jetstream.log.recent import Recent
 
@@ -75,3 +80,68 @@ def test_batches_below_a_position_are_dropped_whole(batch_of: BatchOf) -> None:
     assert recent.start == 1000
     recent.drop_before(1500)
     assert recent.start == 1000
+
+
+def large(size: int) -> Event:
+    """Return an event whose text takes `size` bytes, all of them in one of three values."""
+    did, rkey, body = [(b"d" * size, b"", b""), (b"", b"k" * size, b""), (b"", b"", b"x" * size)][size % 3]
+    return Event(b"c", did, b"a.b.c", rkey, b"r", b"", body)
+
+
+def test_every_wire_is_counted_in_the_forms_that_text_may_have() -> None:
+    assert 1 + 2 * len(WIRES) == FORMS_MAX
+
+
+def batches_of(recent: Recent, stop: int) -> list[Batch]:
+    """Read all that there is."""
+    batches, position = [], recent.start
+    while (batch := recent.at(position, stop)) is not None:
+        batches.append(batch)
+        position = batch.last + 1
+    return batches
+
+
+@given(st.lists(st.lists(st.integers(0, 3000), min_size=1, max_size=20), min_size=1, max_size=20))
+def test_memory_and_batches_are_bounded_whatever_the_sizes(appended: list[list[int]]) -> None:
+    stop = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recent_module, "BYTES_MAX", 40_000)
+        patch.setattr(recent_module, "BATCH_BYTES", 2_000)
+        recent = Recent(0)
+        for sizes in appended:
+            recent.append(Batch.of(list(map(large, sizes)), range(stop, stop + len(sizes))))
+            stop += len(sizes)
+        batches = batches_of(recent, stop)
+    assert [time for batch in batches for time in batch.times] == list(range(recent.start, stop))
+    text_bytes = sum(batch.text_bytes() for batch in batches)
+    assert recent.memory_bytes == memory_bytes(sum(map(len, batches)), text_bytes)
+    assert len(batches) == 1 or recent.memory_bytes <= 40_000
+    assert all(len(batch) == 1 or batch.text_bytes() <= 2_000 for batch in batches)
+
+
+@pytest.mark.parametrize(("size", "count"), [(100, 9_000), (4_000, 6_000), (60_000, 400), (900_000, 30)])
+def test_all_that_readers_render_is_within_the_bound(size: int, count: int) -> None:
+    recent = Recent(0)
+    event = Event(b"c", b"did:plc:a", b"a.b.c", b"k", b"r", b"", b"x" * size)
+    for start in range(0, count, 10):
+        recent.append(Batch.of([event] * 10, range(start, start + 10)))
+    held = 0
+    for batch in batches_of(recent, count):
+        for wire in WIRES.values():
+            first = 0
+            while first < len(batch):
+                first = cut(batch, first, len(batch), wire, Options()).reached
+        held += batch.text_bytes() + sum(sum(map(len, frames)) for frames in batch.frames.values())
+        held += sum(len(data) for slices in batch.slices.values() for data in slices.values())
+    assert held <= recent.memory_bytes <= recent_module.BYTES_MAX
+
+
+def test_what_is_forgotten_takes_no_room() -> None:
+    recent = Recent(0)
+    for time in range(3):
+        made = Event(b"c", b"did:plc:%d" % time, b"a.b.c", b"k", b"r", b"", b"x" * 600_000)
+        recent.append(Batch.of([made], [time]))
+    before = recent.memory_bytes
+    recent.forget({b"did:plc:1": 10})
+    assert recent.memory_bytes < before * 0.7
+    assert [batch.times for batch in batches_of(recent, 3)] == [[0], [2]]

@@ -18,7 +18,9 @@ from jetstream.log import Log, UpstreamCursor, maintenance, sqlite
 from jetstream.log.block import Block
 from jetstream.log.database import DATABASE
 from jetstream.log.maintenance import Maintenance
+from jetstream.log.recent import BATCH_BYTES
 from jetstream.log.sqlite import SqliteLog
+from jetstream.log.stored import READ_BYTES
 
 BatchOf = Callable[[range], Batch]
 
@@ -362,3 +364,35 @@ async def test_the_write_ahead_log_begins_anew_when_it_is_long(
     assert 10 < checkpoints < 400  # now and then, and not each time
     assert await times_from(log, 0) == list(range(1, 40_001))
     await log.close()
+
+
+async def test_a_large_append_is_whole_yet_no_reader_need_take_all_of_it(
+    tmp_path: Path, cursor: UpstreamCursor
+) -> None:
+    sizes = [900_000, 10, 700_000, 2_000_000, 400_000, 400_000, 1]
+    events = [Event(CREATE, b"did:plc:a", b"a.b.c", b"k", b"r", b"", b"x" * size) for size in sizes]
+    log = await SqliteLog.open(tmp_path)
+    await log.append(Batch.of(events, range(1, 8)), cursor)
+    log._recent.drop_before(8)  # as if more had come since
+    read: list[int] = []
+    while (batch := await log.read(len(read) + 1, 8, EVERYTHING)) is not None:
+        first = batch.index(len(read) + 1)
+        assert batch.text_bytes() < READ_BYTES + max(BATCH_BYTES, *sizes) + 1_000
+        read += map(len, batch.bodies[first:])
+    await log.close()
+    assert read == sizes
+    reopened = await SqliteLog.open(tmp_path)
+    assert (reopened.tip, reopened.statistics().events, reopened.upstream) == (7, 7, cursor)
+    await reopened.close()
+
+
+async def test_small_appends_of_large_events_are_read_a_few_at_a_time(
+    log: SqliteLog, cursor: UpstreamCursor
+) -> None:
+    event = Event(CREATE, b"did:plc:a", b"a.b.c", b"k", b"r", b"", b"x" * 100_000)
+    for time in range(1, 31):
+        await log.append(Batch.of([event], [time]), cursor)
+    log._recent.drop_before(31)
+    batch = await log.read(1, 31, EVERYTHING)
+    assert batch is not None
+    assert len(batch) == READ_BYTES // 100_000 + 1

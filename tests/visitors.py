@@ -1,0 +1,43 @@
+"""Clients of every kind that come and leave at once, over plain sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from typing import Final
+
+_UPGRADE: Final = (
+    "Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+)
+# The request line of each, and what follows it. `%d` is the number of the client.
+KINDS: Final = {
+    "live": ("GET /subscribe", _UPGRADE),
+    "cursor": ("GET /subscribe?cursor=0", _UPGRADE),
+    "v1": ("GET /v1/subscribe?cursor=1", _UPGRADE),
+    "future": ("GET /subscribe?cursor=99999999999999999", _UPGRADE),
+    "dids": ("GET /subscribe?wantedDids=did:plc:x%d", _UPGRADE),
+    "dids behind": ("GET /subscribe?cursor=0&wantedDids=did:plc:x%d", _UPGRADE),
+    "collections": ("GET /subscribe?wantedCollections=com.example.x%d", _UPGRADE),
+    "no hello": ("GET /subscribe?requireHello=true", _UPGRADE),
+    "refused": ("GET /subscribe?cursor=x%d", _UPGRADE),
+    "plain": ("GET /health", "Host: x\r\n"),
+    "unknown": ("GET /nothing/%d", "Host: x\r\n"),
+    "no request": ("\0\1", "\r\n"),
+    "half": ("GET /subscribe", "Host: x\r\nX-Half: "),
+}
+
+
+async def visit(port: int, kind: str, number: int, *, reset: bool) -> None:
+    """Come as one of `KINDS`, wait for the answer if one is due, and leave: by RST with `reset`."""
+    line, headers = KINDS[kind]
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"{line.replace('%d', str(number))} HTTP/1.1\r\n{headers}".encode())
+    if kind != "half":
+        writer.write(b"\r\n")
+        await reader.read(1)
+    if reset:
+        sock = writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
