@@ -77,7 +77,7 @@ class Metrics:
         self.bytes = counter("bytes_sent", "Bytes of events sent to subscribers, by wire.", "wire")
         self.disconnects = counter("disconnects", "Subscribers that left, by reason.", "reason")
         self.refusals = counter("refused", "Requests to subscribe that were refused.")
-        self.bad_requests = counter("bad_requests", "HTTP requests that were not served, by reason.", "reason")
+        self.bad_requests = counter("bad_requests", "HTTP requests that were refused, by reason.", "reason")
         self.evicted = counter("evicted", "Connections without a request that were closed to make room.")
         self.delivery = self._histogram(
             "delivery_seconds", "From reading a frame to its events' last live write."

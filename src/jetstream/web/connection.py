@@ -2,8 +2,8 @@
 
 No route takes a body and every answer is made at once, so a connection is in one of three states: a
 request is *unfinished* (or has not begun, or its answer is not taken), a request is *running*, or it is
-*idle* between two requests. `Connections` bounds how long the first and the last may take, and how much memory
-all of them hold.
+*idle* between two requests. `Connections` bounds how long the first and the last may take, and how much
+memory all of them hold.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ EVICTED_AT_ONCE: Final = 4  # as many as are accepted in a turn
 Upgrade = Callable[[Request, "Connection"], Steps[Response | None]]
 
 _TOO_SLOW: Final = BadRequest(408, "timeout", f"the request was not whole within {REQUEST_S:.0f} s")
-_OVERLOADED: Final = BadRequest(503, "overload", "the server holds too many unfinished requests: try again later")
+_OVERLOADED: Final = BadRequest(503, "overload", "there are too many unfinished requests: try again later")
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +65,7 @@ class Connections:
         return Connection(self)
 
     def add(self, connection: Connection) -> None:
-        """Wait for the first request of a connection; with too many of them, close the one that is waited for longest."""
+        """Wait for the first request of a connection; with too many, close the one that waits the longest."""
         self._all[connection] = None
         self._unfinished.begin(connection, time.monotonic())
         if len(self._all) > CONNECTIONS_MAX:
@@ -148,7 +148,7 @@ class Connections:
         for connection in list(self._all):
             connection.close()
         deadline = time.monotonic() + timeout_s
-        while self._all and time.monotonic() < deadline:
+        while self._all and time.monotonic() < deadline:  # noqa: ASYNC110 - once, at the end
             await asyncio.sleep(0.01)
         for connection in list(self._all):
             connection.cut()

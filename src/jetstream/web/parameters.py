@@ -161,7 +161,11 @@ def _refuse_mistakes(query: Query) -> None:
             continue
         meant = _MEANT.get(_key(name))
         if meant is not None:
-            raise InvalidParameter(name, query.getall(name, [])[0], f"is given to a parameter that is unknown: did you mean {meant}?")
+            raise InvalidParameter(
+                name,
+                query.getall(name, [])[0],
+                f"is given to a parameter that is unknown: did you mean {meant}?",
+            )
 
 
 def _refuse_compression(query: Query, headers: Mapping[str, str]) -> None:

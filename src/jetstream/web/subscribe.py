@@ -103,7 +103,9 @@ class Subscribe:
             text = f"{path} is a WebSocket: connect to ws://{request.host[:HOST_CHARS_SHOWN]}{path}"
             return Response.sentence(426, text, {"Upgrade": "websocket"})
         if len(self) >= self._subscribers_max:
-            text = f"{self._subscribers_max} subscribers are connected, and that is the limit: try again later"
+            text = (
+                f"{self._subscribers_max} subscribers are connected, and that is the limit: try again later"
+            )
             return Response.sentence(503, text, {"Retry-After": str(RETRY_AFTER_S)})
         return None
 
@@ -170,7 +172,9 @@ class _Client:
 
     __slots__ = ("_hello", "_subscribe", "sink", "subscriber", "subscription", "wire")
 
-    def __init__(self, subscribe: Subscribe, sink: SocketSink, wire: Wire, subscription: Subscription) -> None:
+    def __init__(
+        self, subscribe: Subscribe, sink: SocketSink, wire: Wire, subscription: Subscription
+    ) -> None:
         self._subscribe = subscribe
         self.sink = sink
         self.wire = wire
