@@ -63,7 +63,8 @@ class SocketSink(asyncio.Protocol):
     """The transport of one WebSocket, as the hub wants it.
 
     `write` is the transport's own, for nothing is called as often; a close frame puts an end to it.
-    `on_message` is given each message, and works on it in steps; `on_end` is told when the connection is gone.
+    `on_message` is given each message, and works on it in steps; `on_end` is told when the connection is
+    gone.
     """
 
     __slots__ = (
@@ -210,7 +211,7 @@ class SocketSink(asyncio.Protocol):
         """Let the transport close, and do not wait for ever until what waits is sent."""
         self._abort_later()
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, _error: Exception | None) -> None:
         """Stop everything."""
         self._lost = True
         self.write = _nothing

@@ -1,8 +1,8 @@
-"""The server's side of the WebSocket protocol as pure code (RFC 6455): the handshake, and the frames of a client.
+"""The server's side of the WebSocket protocol as pure code (RFC 6455): the handshake, and a client's frames.
 
 `FrameReader` takes bytes as they come and gives messages, pings and closes. It holds no more than one
-message and the bytes that were last fed; what breaks the protocol or a limit raises `Breach`. The server's own
-frames are made in `hub.wires`.
+message and the bytes that were last fed; what breaks the protocol or a limit raises `Breach`. The server's
+own frames are made in `hub.wires`.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ class FrameReader:
 
 
 def _close_data(data: bytes) -> bytes:
-    """Return what a close frame holds. Raises Breach for a code or reason that may not be sent (section 7.4)."""
+    """Return what a close frame holds. Raises Breach for a code or reason that may not be sent."""
     if not data:
         return data
     code = int.from_bytes(data[:2], "big")
