@@ -57,8 +57,10 @@ class Worker:
     def _turn(self) -> None:
         began = time.perf_counter()
         try:
-            while self._jobs and time.perf_counter() - began < self._turn_s:
+            while self._jobs:
                 self._step()
+                if time.perf_counter() - began >= self._turn_s:
+                    break
         finally:
             rest_s = (time.perf_counter() - began) * self._rest_ratio
             self._scheduled = bool(self._jobs) or rest_s > 0

@@ -175,6 +175,6 @@ async def test_a_worker_goes_on_after_a_job_that_fails(caplog: pytest.LogCapture
     worker = Worker(rest_ratio=1.0)
     worker.put(fail())
     worker.put(_job(done, "a", 1))
-    while len(worker):
+    while len(worker):  # noqa: ASYNC110 - it tells nobody
         await asyncio.sleep(0)
     assert done == ["a0"]

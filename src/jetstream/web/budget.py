@@ -16,7 +16,7 @@ class Rate(NamedTuple):
     """How much may come in a second in the long run, and at once."""
 
     per_s: float
-    burst: float
+    burst: int
 
 
 MESSAGES: Final = Rate(40, 200)

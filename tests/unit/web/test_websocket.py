@@ -45,7 +45,9 @@ def read(data: bytes) -> list[Frame]:
 def breach(data: bytes) -> tuple[int, str]:
     with pytest.raises((Breach, Flood)) as caught:
         read(data)
-    return caught.value.close.code, caught.value.close.label
+    error = caught.value
+    assert isinstance(error, Breach | Flood)
+    return error.close.code, error.close.label
 
 
 def request(**headers: str) -> Request:
