@@ -28,7 +28,7 @@ KEEPALIVE_S: Final = 75.0  # between two requests: longer than what proxies keep
 SWEEP_S: Final = 0.5  # between two looks at who is late
 # Without a subscription. Each takes some 3 kB; a storm of as many clients that are slow to ask is served.
 CONNECTIONS_MAX: Final = 10_000
-DISCARDED_BYTES_MAX: Final = 1 << 20  # read after the last answer, so that a reset does not overtake it
+DISCARDED_BYTES_MAX: Final = 4 << 20  # read after the last answer, so that a reset does not overtake it
 EVICTED_AT_ONCE: Final = 4  # as many as are accepted in a turn
 
 # Answers a request whose answer is worked out in steps, or takes the connection over and returns None.

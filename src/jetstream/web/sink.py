@@ -24,7 +24,7 @@ MESSAGE_S: Final = 10.0  # for a whole message
 SWEEP_S: Final = 0.5  # between two looks at who is late
 FRAMES_PER_READ: Final = 4  # read at once; what more has come is read when it is its turn: 2 µs each
 FRAMES_PER_STEP: Final = 32
-DISCARDED_BYTES_MAX: Final = 1 << 20  # read after the end, so that a reset does not overtake the close frame
+DISCARDED_BYTES_MAX: Final = 4 << 20  # read after the end, so that a reset does not overtake the close frame
 
 SLOW_MESSAGE: Final = Close(1008, "slow_message", f"a message was not whole within {MESSAGE_S:.0f} s")
 _TOO_MUCH: Final = Close(1008, "flood", "flood: the server holds too much that clients have begun to send")
