@@ -62,7 +62,7 @@ class Subscribe:
         self._throttled = Throttled(log)
         self._clients: dict[_Client, None] = {}
         self._farewells = Line(FAREWELLS_PER_TURN)
-        self._leaving: set[asyncio.Task[None]] = set()  # those who wait in that line
+        self._leaving: set[asyncio.Task[None]] = set()  # the ends of connections that wait in that line
         self._empty = asyncio.Event()
         self._empty.set()
         self._last_word: Close | None = None  # what newcomers are closed with, once all are
@@ -157,7 +157,7 @@ class Subscribe:
             self._hub.remove(client.subscriber)
         close = client.sink.ended
         self._metrics.ended[close.label].inc()
-        # Those who leave by themselves may be thousands at once; those whom the server cuts are worth a line.
+        # Thousands may leave by themselves at once; one that the server ends is worth a line.
         if close.label not in ("client", "lost") and close != SHUTDOWN:
             seconds = round(time.monotonic() - client.sink.began, 1)
             figures = {"seconds": seconds, "bytes": client.sink.written}
