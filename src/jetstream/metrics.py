@@ -36,11 +36,22 @@ CLOSE_REASONS: Final = (
     "bad_options",
     "message_too_big",
     "no_hello",
+    "flood",
+    "slow_message",
     "slow",
     "overtaken",
     "error",
 )
 FLOOD_KINDS: Final = ("control", "tiny", "text", "unreadable")
+BAD_REQUEST_REASONS: Final = (
+    "malformed",
+    "too_long",
+    "body",
+    "version",
+    "timeout",
+    "overload",
+    "handshake",
+)
 WIRES: Final = ("classic", "v1")
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
@@ -68,6 +79,8 @@ class Metrics:
         self.bytes = counter("bytes_sent", "Bytes of events sent to subscribers, by wire.", "wire")
         self.disconnects = counter("disconnects", "Subscribers that left, by reason.", "reason")
         self.refusals = counter("refused", "Requests to subscribe that were refused.")
+        self.bad_requests = counter("bad_requests", "HTTP requests that were refused, by reason.", "reason")
+        self.evicted = counter("evicted", "Connections without a request that were closed to make room.")
         self.delivery = self._histogram(
             "delivery_seconds", "From reading a frame to its events' last live write."
         )
@@ -80,6 +93,8 @@ class Metrics:
             self.frames.labels(label)
         for reason in DROP_REASONS:
             self.drops.labels(reason)
+        for reason in BAD_REQUEST_REASONS:
+            self.bad_requests.labels(reason)
         self.ended = {reason: self.disconnects.labels(reason) for reason in CLOSE_REASONS}
         self.connected = {wire: self.subscribers.labels(wire) for wire in WIRES}
         self._kinds = {kind: self.events.labels(name) for kind, name in KIND_NAMES.items()}

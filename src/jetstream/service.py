@@ -31,7 +31,7 @@ from jetstream.sequencer import Sequencer
 from jetstream.settings import Address, Settings, require_data_dir
 from jetstream.web import pages
 from jetstream.web.listener import FILES_KEPT
-from jetstream.web.server import Handler, Server
+from jetstream.web.server import Server
 from jetstream.web.subscribe import FAILED, SHUTDOWN, Subscribe
 
 GOODBYE_S: Final = 5.0  # for subscribers to take their close frames
@@ -145,19 +145,16 @@ class Service:
             buffer_bytes=settings.subscriber_buffer,
             subscribers_max=settings.max_subscribers,
         )
-        routes: dict[str, Handler] = {
-            "/": pages.page(settings.wire),
-            "/health": pages.health(self._health),
-            "/subscribe": self.subscribe.on(WIRES[settings.wire]),
-            "/v1/subscribe": self.subscribe.on(WIRES["v1"]),
-        }
+        routes = {"/": pages.page(settings.wire), "/health": pages.health(self._health)}
+        subscribe = self.subscribe.on
+        upgrades = {"/subscribe": subscribe(WIRES[settings.wire]), "/v1/subscribe": subscribe(WIRES["v1"])}
         figures = pages.metrics(self.metrics)
         if settings.metrics_listen is None:
             routes["/metrics"] = figures
-        servers = [Server(routes)]
+        servers = [Server(self.metrics, routes, upgrades)]
         self.port = await _start(servers[0], "--listen", settings.listen)
         if settings.metrics_listen is not None:
-            servers.append(Server({"/metrics": figures}))
+            servers.append(Server(self.metrics, {"/metrics": figures}))
             self.metrics_port = await _start(servers[1], "--metrics-listen", settings.metrics_listen)
         base = f"{settings.listen.host or 'localhost'}:{self.port}"
         log.info(

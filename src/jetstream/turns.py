@@ -6,14 +6,73 @@ import asyncio
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 TURN_S: Final = 0.004  # nothing should hold the loop for longer
 TIMER_S: Final = 0.001  # uvloop has no finer one
 _SWITCH_S: Final = sys.getswitchinterval()
 _SWITCH_HURRIED_S: Final = 20e-6
+
+
+T = TypeVar("T")
+Steps = Generator[None, None, T]  # work that can be interrupted wherever it yields
+
+
+def finish(steps: Steps[T]) -> T:
+    """Do all of the work at once; return its result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
+class Worker:
+    """Does jobs one after another, step by step, for at most `turn_s` in one turn of the loop.
+
+    After each turn it leaves the loop to others for `rest_ratio` times as long as the turn took.
+    """
+
+    def __init__(self, *, turn_s: float = TURN_S / 2, rest_ratio: float = 0.0) -> None:
+        self._turn_s = turn_s
+        self._rest_ratio = rest_ratio
+        self._jobs: deque[Steps[None]] = deque()  # the first one is being done
+        self._scheduled = False  # whether `_turn` is going to be called
+
+    def __len__(self) -> int:
+        """How many jobs are not done."""
+        return len(self._jobs)
+
+    def put(self, job: Steps[None]) -> None:
+        """Add a job at the end of the line."""
+        self._jobs.append(job)
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        began = time.perf_counter()
+        try:
+            while self._jobs:
+                self._step()
+                if time.perf_counter() - began >= self._turn_s:
+                    break
+        finally:
+            rest_s = (time.perf_counter() - began) * self._rest_ratio
+            self._scheduled = bool(self._jobs) or rest_s > 0
+            if self._scheduled:
+                asyncio.get_running_loop().call_later(rest_s, self._turn)
+
+    def _step(self) -> None:
+        try:
+            next(self._jobs[0])
+        except BaseException as error:
+            self._jobs.popleft()
+            if not isinstance(error, StopIteration):
+                raise
 
 
 class Pulse:

@@ -13,7 +13,7 @@ from tests.subscriber import subscribe
 
 from jetstream.conditions import CONDITIONS
 from jetstream.firehose.decode import DROP_REASONS, MESSAGE_TYPES
-from jetstream.metrics import CLOSE_REASONS
+from jetstream.metrics import BAD_REQUEST_REASONS, CLOSE_REASONS
 
 METRICS_PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -61,7 +61,8 @@ async def test_labels_come_out_of_fixed_lists(relay: Relay, start: Start) -> Non
     _, text = await get(service.port, "/metrics")
     found = set(re.findall(r'^jetstream_\w+?\{(\w+)="([^"]*)"\}', text, re.MULTILINE))
     assert {value for label, value in found if label == "type"} == set(MESSAGE_TYPES)
-    assert {value for label, value in found if label == "reason"} == {*DROP_REASONS, *CLOSE_REASONS}
+    reasons = {*DROP_REASONS, *CLOSE_REASONS, *BAD_REQUEST_REASONS}
+    assert {value for label, value in found if label == "reason"} == reasons
     assert {value for label, value in found if label == "condition"} == set(CONDITIONS)
     assert {label for label, _ in found} == {"kind", "type", "reason", "state", "condition", "wire", "le"}
 

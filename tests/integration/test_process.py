@@ -137,6 +137,12 @@ def test_a_startup_that_fails_says_only_why(tmp_path: Path) -> None:
     assert "open files" not in done.stderr
 
 
+HANDSHAKE = (
+    b"GET /subscribe HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
 async def test_without_files_accepting_pauses_and_goes_on_later(relay: Relay, tmp_path: Path) -> None:
     relay.publish(frames(1, 3))
     async with process(relay.url, tmp_path, "--upstream-cursor", "0") as server:
@@ -144,8 +150,9 @@ async def test_without_files_accepting_pauses_and_goes_on_later(relay: Relay, tm
             await early.events(3)
             server.limit(resource.RLIMIT_NOFILE, 60)
             with ExitStack() as crowd:
-                for _ in range(80):
-                    crowd.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+                for _ in range(80):  # subscribers: silent connections would be closed to make room
+                    member = crowd.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+                    member.sendall(HANDSHAKE)
                 await server.says("cannot accept, pausing")
                 # What is left is enough to connect to upstream again, and to read the log.
                 await relay.cut()

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from jetstream.turns import TIMER_S, Line, Pulse, Rest, hurried
+from jetstream.turns import TIMER_S, Line, Pulse, Rest, Steps, Worker, finish, hurried
 
 
 async def test_a_pulse_wakes_all_who_wait_and_forgets_them() -> None:
@@ -115,3 +115,47 @@ def test_threads_are_hurried_only_inside() -> None:
         assert sys.getswitchinterval() < before_s
         raise ZeroDivisionError
     assert sys.getswitchinterval() == before_s
+
+
+def _job(done: list[str], name: str, steps: int) -> Steps[None]:
+    for n in range(steps):
+        done.append(f"{name}{n}")
+        yield
+
+
+def test_finishing_gives_the_result() -> None:
+    def steps() -> Steps[int]:
+        yield
+        yield
+        return 7
+
+    assert finish(steps()) == 7
+
+
+async def test_a_worker_does_one_job_after_another_a_step_in_each_turn_if_it_takes_that_long() -> None:
+    done: list[str] = []
+    worker = Worker(turn_s=1e-9)  # any step is longer
+    worker.put(_job(done, "a", 2))
+    worker.put(_job(done, "b", 1))
+    assert len(worker) == 2
+    others = 0
+    while len(worker):
+        await asyncio.sleep(0)
+        others += 1
+    assert done == ["a0", "a1", "b0"]
+    assert others >= 3
+
+
+async def test_a_worker_goes_on_after_a_job_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> Steps[None]:
+        yield
+        raise ValueError("this one")
+
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    done: list[str] = []
+    worker = Worker(rest_ratio=1.0)
+    worker.put(fail())
+    worker.put(_job(done, "a", 1))
+    while len(worker):  # noqa: ASYNC110 - it tells nobody
+        await asyncio.sleep(0)
+    assert done == ["a0"]

@@ -219,7 +219,7 @@ class Upstream:
         why = ", ".join(sorted(taken.drops)) or ", ".join(sorted(taken.types))
         self._conditions.begin(
             "frames_not_taken",
-            f"frames come from upstream and none was taken for {NOT_TAKEN_S:g} s; the last were dropped for: {why}",
+            f"frames come from upstream; none was taken for {NOT_TAKEN_S:g} s; dropped for: {why}",
         )
 
     def _must_reconnect(self, taken: Taken) -> bool:

@@ -10,8 +10,10 @@ from collections import Counter
 from typing import Final
 
 from jetstream.events import Batch
+from jetstream.filters import DIDS_PER_STEP
 from jetstream.hub.subscriber import Options, Subscriber
 from jetstream.hub.wires import Wire, fitting
+from jetstream.turns import Steps, Worker, finish
 
 # Collections come from upstream: a hostile one may not fill the memory.
 _COLLECTIONS_REMEMBERED: Final = 10_000
@@ -39,17 +41,26 @@ class Groups:
         self._by_collection: dict[Group, None] = {}  # those with collections and no DIDs
         self._by_did: dict[bytes, dict[Group, None]] = {}
         self._resolved: dict[bytes, tuple[Group, ...]] = {}
+        self._worker = Worker(rest_ratio=1.0)  # takes large groups out of the index
 
     def __len__(self) -> int:
         return len(self._groups)
 
-    def add(self, subscriber: Subscriber) -> None:
-        """Put a subscriber into the group of its wire and options."""
+    def takes_steps(self, subscriber: Subscriber) -> bool:
+        """Tell whether the group of a subscriber is to be indexed first, in steps."""
+        large = len(subscriber.options.wanted.dids) > DIDS_PER_STEP
+        return large and (subscriber.wire.name, subscriber.options) not in self._groups
+
+    def add(self, subscriber: Subscriber, indexed: Group | None = None) -> None:
+        """Put a subscriber into the group of its wire and options: `indexed`, unless there is one already."""
         key = (subscriber.wire.name, subscriber.options)
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = Group(subscriber.wire, subscriber.options)
-            self._index(group)
+            group = self._groups[key] = indexed or Group(subscriber.wire, subscriber.options)
+            if indexed is None:
+                finish(self.index(group))
+        elif indexed is not None:
+            self.forget(indexed)
         group.members[subscriber] = None
         subscriber.group = group
 
@@ -61,36 +72,53 @@ class Groups:
         subscriber.group = None
         if not group.members:
             del self._groups[group.wire.name, group.options]
-            self._unindex(group)
+            self.forget(group)
 
-    def _index(self, group: Group) -> None:
+    def forget(self, group: Group) -> None:
+        """Take a group without members out of the index; a large one in steps, as the loop has time."""
+        if len(group.options.wanted.dids) > DIDS_PER_STEP:
+            self._worker.put(self._unindex(group))
+        else:
+            finish(self._unindex(group))
+
+    def index(self, group: Group) -> Steps[None]:
+        """Put a group into the index, in steps of well under a millisecond; no one is in it yet."""
         self._wires[group.wire] += 1
         wanted = group.options.wanted
         if wanted.dids:
-            for did in wanted.dids:
+            for count, did in enumerate(wanted.dids, 1):
                 self._by_did.setdefault(did, {})[group] = None
+                if count % DIDS_PER_STEP == 0:
+                    yield
         elif wanted.everything:
             self._everything[group] = None
         else:
             self._by_collection[group] = None
             self._resolved.clear()
 
-    def _unindex(self, group: Group) -> None:
+    def _unindex(self, group: Group) -> Steps[None]:
+        """Take a group out of the index, one that is not wholly in it, too."""
         self._wires[group.wire] -= 1
         if not self._wires[group.wire]:
             del self._wires[group.wire]
         wanted = group.options.wanted
         if wanted.dids:
-            for did in wanted.dids:
-                groups = self._by_did[did]
-                del groups[group]
-                if not groups:
-                    del self._by_did[did]
+            for count, did in enumerate(wanted.dids, 1):
+                self._unindex_did(did, group)
+                if count % DIDS_PER_STEP == 0:
+                    yield
         elif wanted.everything:
             del self._everything[group]
         else:
             del self._by_collection[group]
             self._resolved.clear()
+
+    def _unindex_did(self, did: bytes, group: Group) -> None:
+        groups = self._by_did.get(did)
+        if groups is not None and group in groups:
+            del groups[group]
+            if not groups:
+                del self._by_did[did]
 
     def deliveries(self, batch: Batch, start: int, stop: int) -> dict[Group, list[bytes]]:
         """Return the frames of `batch[start:stop]` by the group that wants them, if it wants any."""

@@ -157,9 +157,10 @@ class Hub:
         self._place(subscriber)
 
     def _place(self, subscriber: Subscriber) -> None:
-        if subscriber.position == subscriber.lane.position:
-            subscriber.lane.groups.add(subscriber)
-        else:
+        groups = subscriber.lane.groups
+        if subscriber.position == subscriber.lane.position and not groups.takes_steps(subscriber):
+            groups.add(subscriber)
+        else:  # its feeder indexes what it wants, in turns, and brings it to the tip again
             self._fall_behind(subscriber)
 
     def _position_of(self, subscriber: Subscriber) -> int:
@@ -277,13 +278,21 @@ class Hub:
         subscriber.feeder = self._tasks.create_task(self._feed(subscriber))
 
     async def _feed(self, subscriber: Subscriber) -> None:
+        indexed: Group | None = None  # the group of its options, if that is large
         try:
             while not subscriber.closed:
                 await subscriber.sink.writable()
                 if subscriber.position == subscriber.lane.position:
+                    if indexed is not None and indexed.options is not subscriber.options:
+                        subscriber.lane.groups.forget(indexed)  # the options were changed meanwhile
+                        indexed = None
+                    if indexed is None and subscriber.lane.groups.takes_steps(subscriber):
+                        indexed = await self._index(subscriber)
+                        continue  # the lane has moved on
                     subscriber.feeder = None
                     subscriber.sink.squeeze(False)
-                    subscriber.lane.groups.add(subscriber)
+                    ready, indexed = indexed, None
+                    subscriber.lane.groups.add(subscriber, ready)
                     return
                 if subscriber.position > subscriber.lane.position:
                     await self._reached(subscriber.lane, subscriber.position)
@@ -298,6 +307,20 @@ class Hub:
         except Exception:
             log.exception("subscriber: could not be fed")
             subscriber.close(Close(1011, "error", "the server failed to read its log: connect again"))
+        finally:
+            if indexed is not None:
+                subscriber.lane.groups.forget(indexed)
+
+    async def _index(self, subscriber: Subscriber) -> Group:
+        """Index the group of a subscriber's options, a step in each turn."""
+        group, groups = Group(subscriber.wire, subscriber.options), subscriber.lane.groups
+        try:
+            for _ in groups.index(group):
+                await self._slices.turn()
+        except asyncio.CancelledError:
+            groups.forget(group)
+            raise
+        return group
 
     async def _reached(self, lane: Lane, position: int) -> None:
         """Wait until the boundary has reached a cursor among events that are stored but not published."""

@@ -1,7 +1,7 @@
 """A listening socket of our own: many accepts a turn, and none when files run out.
 
 uvloop accepts one connection per turn of the loop; with turns of 10 ms only a hundred newcomers a second
-would get in. So the socket is watched here, and accepted ones are handed to aiohttp's protocol. Newcomers
+would get in. So the socket is watched here, and accepted ones are handed to a protocol. Newcomers
 may not take the last files: without one, upstream could not be connected again, nor the log be read.
 """
 
@@ -17,6 +17,8 @@ from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 import structlog
+
+from jetstream.logs import Throttled
 
 ACCEPTS_PER_TURN: Final = 4  # a handshake takes a quarter of a millisecond; the others wait in the kernel
 BACKLOG: Final = 4096
@@ -34,12 +36,23 @@ log = structlog.get_logger(__name__)
 class Listener:
     """Accepts connections on one address for as long as it is open.
 
+    When files are short, `make_room` is asked to close connections that are waited for in vain, and says
+    whether it has; else accepting pauses.
+
     Raises OSError when the address cannot be bound.
     """
 
-    def __init__(self, host: str, port: int, factory: Callable[[], asyncio.BaseProtocol]) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        factory: Callable[[], asyncio.BaseProtocol],
+        make_room: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._factory = factory
+        self._make_room = make_room
+        self._log = Throttled(log)  # clients may cause it to pause and go on again and again
         self._socket = _bind(host, port)
         # A machine may be set to BBR, which paces: on the way to a proxy beside us, that is for nothing. A
         # connection that has begun with it paces for ever: so all begin without, and others get it back.
@@ -63,7 +76,8 @@ class Listener:
 
     def _accept(self) -> None:
         if _files_are_short(self._socket):
-            self._pause()
+            if not self._make_room():  # what it closes is closed when this turn of the loop ends
+                self._pause()
             return
         for _ in range(ACCEPTS_PER_TURN):
             try:
@@ -77,7 +91,7 @@ class Listener:
                 return
             if self._paused:
                 self._paused = False
-                log.info("listener: accepting again")
+                self._log.info("listener: accepting again")
             self._set_up(connection, address[0])
             task = self._loop.create_task(self._hand_over(connection))
             self._handshakes.add(task)
@@ -99,7 +113,7 @@ class Listener:
         """Leave newcomers in the kernel's queue until files may be there again."""
         if not self._paused:
             self._paused = True
-            log.warning("listener: cannot accept, pausing: all files that may be opened are in use")
+            self._log.warning("listener: cannot accept, pausing: all files that may be opened are in use")
         self._loop.remove_reader(self._socket.fileno())
         self._resume = self._loop.call_later(PAUSE_S, self._go_on)
 

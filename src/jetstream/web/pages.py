@@ -8,11 +8,13 @@ from html import escape
 from typing import Final
 
 import orjson
-from aiohttp import web
 from prometheus_client import exposition
 
 from jetstream.metrics import Metrics
+from jetstream.web.request import Request
+from jetstream.web.response import Response
 
+Page = Callable[[Request], Response]
 Health = Callable[[], tuple[bool, dict[str, object]]]
 
 _ENDPOINTS: Final = (
@@ -36,38 +38,35 @@ _PARAMETERS: Final = (
 )
 
 
-def page(wire: str) -> Callable[[web.Request], object]:
+def page(wire: str) -> Page:
     """Return the handler of `/`: HTML for a browser, text for everyone else."""
 
-    async def handler(request: web.Request) -> web.Response:
+    def handler(request: Request) -> Response:
         rows = _rows(request.host, wire)
         if "text/html" in request.headers.get("Accept", ""):
-            return web.Response(text=_html(rows), content_type="text/html")
-        return web.Response(text=_text(rows))
+            return Response(200, _html(rows).encode(), "text/html; charset=utf-8")
+        return Response(200, _text(rows).encode())
 
     return handler
 
 
-def health(state: Health) -> Callable[[web.Request], object]:
+def health(state: Health) -> Page:
     """Return the handler of `/health`: 200 while events can be stored, else 503."""
 
-    async def handler(_request: web.Request) -> web.Response:
+    def handler(_request: Request) -> Response:
         healthy, body = state()
-        return web.Response(
-            status=200 if healthy else 503,
-            body=orjson.dumps(body, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE),
-            content_type="application/json",
-        )
+        text = orjson.dumps(body, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        return Response(200 if healthy else 503, text, "application/json")
 
     return handler
 
 
-def metrics(figures: Metrics) -> Callable[[web.Request], object]:
+def metrics(figures: Metrics) -> Page:
     """Return the handler of `/metrics`."""
 
-    async def handler(request: web.Request) -> web.Response:
+    def handler(request: Request) -> Response:
         encode, content_type = exposition.choose_encoder(request.headers.get("Accept", ""))
-        return web.Response(body=encode(figures.registry), headers={"Content-Type": content_type})
+        return Response(200, encode(figures.registry), content_type)
 
     return handler
 

@@ -3,28 +3,49 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
+from urllib.parse import unquote_plus
 
 import orjson
 
 from jetstream.errors import InvalidParameter
 from jetstream.filters import Filter
 from jetstream.hub.subscriber import Options
+from jetstream.syntax import DID_CHARS_MAX
+from jetstream.turns import Steps, finish
 
-UPDATE_BYTES_MAX: Final = 10_000_000
-# An update has at most 10,100 entries, and a comma for each. Ten million commas take a second to parse.
+# An update has at most 10,100 entries, and a comma for each. A million take 0.1 s to parse.
 COMMAS_MAX: Final = 20_000
+# A query has at most 10,100 entries, each with its own name or after a comma.
+PARAMETERS_MAX: Final = 20_000
+_PARAMETERS_PER_STEP: Final = 250
+_NAME_CHARS_MAX: Final = 64  # of a parameter: what is longer is none of ours
+_VALUE_CHARS_MAX: Final = 3 * (DID_CHARS_MAX + 1)  # percent-encoded; what is longer is refused all the same
+_LISTS: Final = ("wantedCollections", "wantedDids")
+_KNOWN: Final = (*_LISTS, "cursor", "maxMessageSizeBytes", "compress", "requireHello")
+_COMMA: Final = re.compile(",|%2[cC]")
 _CURSOR: Final = re.compile(r"[0-9]{1,20}", re.ASCII).fullmatch
 _SIZE: Final = re.compile(r"[0-9]{1,20}", re.ASCII).fullmatch
 
 
 class Query(Protocol):
-    """A multi-valued query string, such as aiohttp's `request.query`."""
+    """A multi-valued query string."""
+
+    def __iter__(self) -> Iterator[str]:
+        """Give the names that are in it."""
 
     def getall(self, key: str, default: list[str], /) -> list[str]:
         """Return every value of a key."""
+
+
+class Values(dict[str, list[str]]):
+    """A query string that was read: the values of each name, decoded; of a list, its items."""
+
+    def getall(self, key: str, default: list[str], /) -> list[str]:
+        """Return every value of a key."""
+        return self.get(key, default)
 
 
 class NotJson(Exception):
@@ -43,10 +64,40 @@ class Subscription:
     require_hello: bool
 
 
+def read_query(text: str) -> Steps[Values]:
+    """Decode a query string, in steps of well under a millisecond. Raises InvalidParameter."""
+    if text.count("&") + text.count(",") + text.count("%2C") + text.count("%2c") > PARAMETERS_MAX:
+        raise InvalidParameter("query", text, f"has more than {PARAMETERS_MAX} parameters")
+    values, count = Values(), 0
+    for pair in text.split("&"):
+        name, _, value = pair.partition("=")
+        name = _decoded(name, _NAME_CHARS_MAX)
+        for item in _COMMA.split(value) if name in _LISTS else (value,):
+            values.setdefault(name, []).append(_decoded(item, _VALUE_CHARS_MAX))
+            count += 1
+            if count % _PARAMETERS_PER_STEP == 0:
+                yield
+    values.pop("", None)
+    return values
+
+
+def _decoded(text: str, chars_max: int) -> str:
+    return unquote_plus(text[:chars_max])
+
+
 def parse_query(query: Query, headers: Mapping[str, str]) -> Subscription:
-    """Read the parameters of a request. Raises InvalidParameter; what is unknown is ignored."""
+    """Read the parameters of a request at once; raises as `query_steps` does."""
+    return finish(query_steps(query, headers))
+
+
+def query_steps(query: Query, headers: Mapping[str, str]) -> Steps[Subscription]:
+    """Read the parameters of a request, in steps.
+
+    Raises InvalidParameter; what is unknown is ignored, unless it is surely a mistake.
+    """
+    _refuse_mistakes(query)
     _refuse_compression(query, headers)
-    wanted = Filter.parse(_list(query, "wantedCollections"), _list(query, "wantedDids"))
+    wanted = yield from Filter.parse_steps(_list(query, "wantedCollections"), _list(query, "wantedDids"))
     size = _once(query, "maxMessageSizeBytes")
     if size and not _SIZE(size):
         raise InvalidParameter("maxMessageSizeBytes", size, "is not a number of bytes")
@@ -59,7 +110,12 @@ def parse_query(query: Query, headers: Mapping[str, str]) -> Subscription:
 
 
 def parse_message(text: bytes) -> Options | None:
-    """Read a client's message: the new options, or None for a type that is unknown.
+    """Read a client's message at once; raises as `message_steps` does."""
+    return finish(message_steps(text))
+
+
+def message_steps(text: bytes) -> Steps[Options | None]:
+    """Read a client's message, in steps: the new options, or None for a type that is unknown.
 
     Raises NotJson for what is not JSON and InvalidParameter for a bad update.
     """
@@ -76,13 +132,35 @@ def parse_message(text: bytes) -> Options | None:
     payload = message.get("payload")
     if type(payload) is not dict:
         raise InvalidParameter("payload", _shown(payload), "is not an object of options")
-    wanted = Filter.parse(_strings(payload, "wantedCollections"), _strings(payload, "wantedDids"))
+    yield
+    collections, dids = _strings(payload, "wantedCollections"), _strings(payload, "wantedDids")
+    wanted = yield from Filter.parse_steps(collections, dids)
     size = payload.get("maxMessageSizeBytes")
     if size is None:
         size = 0
     if type(size) is not int or size < 0:
         raise InvalidParameter("maxMessageSizeBytes", _shown(size), "is not a number of bytes")
     return Options(wanted, size)
+
+
+def _key(name: str) -> str:
+    """Return a name without what people get wrong: case, separators, and the plural."""
+    return name.lower().replace("_", "").replace("-", "").removesuffix("s")
+
+
+# Beside those of the v2 endpoint that mean the same.
+_MEANT: Final = {_key(name): name for name in _KNOWN} | {
+    "collection": "wantedCollections",
+    "did": "wantedDids",
+}
+
+
+def _refuse_mistakes(query: Query) -> None:
+    for name in query:
+        meant = _MEANT.get(_key(name))
+        if meant is not None and name not in _KNOWN:
+            text = f"is given to an unknown parameter: did you mean {meant}?"
+            raise InvalidParameter(name, query.getall(name, [])[0], text)
 
 
 def _refuse_compression(query: Query, headers: Mapping[str, str]) -> None:

@@ -2,44 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
-from aiohttp import web
-
+from jetstream.metrics import Metrics
+from jetstream.web.connection import Connections, Upgrade
 from jetstream.web.listener import Listener
+from jetstream.web.pages import Page
 
-REQUEST_LINE_BYTES_MAX: Final = 1 << 20  # 10,000 DIDs fit
-KEEPALIVE_S: Final = 75.0
-SHUTDOWN_S: Final = 1.0  # for answers that are under way
-
-Handler = Callable[[web.Request], Any]
+SHUTDOWN_S: Final = 1.0  # for answers that have not been taken
 
 
 class Server:
-    """Some routes on one address."""
+    """Some routes on one address: pages, and those that become WebSockets."""
 
-    def __init__(self, routes: Mapping[str, Handler]) -> None:
-        app = web.Application()
-        for path, handler in routes.items():
-            app.router.add_get(path, handler)
-        app.on_response_prepare.append(_allow_every_origin)
-        self._runner = web.AppRunner(
-            app,
-            access_log=None,
-            max_line_size=REQUEST_LINE_BYTES_MAX,
-            max_field_size=REQUEST_LINE_BYTES_MAX,
-            keepalive_timeout=KEEPALIVE_S,
-            shutdown_timeout=SHUTDOWN_S,
-        )
+    def __init__(
+        self, metrics: Metrics, pages: Mapping[str, Page], upgrades: Mapping[str, Upgrade] | None = None
+    ) -> None:
+        self._connections = Connections(pages, upgrades or {}, metrics)
         self._listener: Listener | None = None
 
     async def start(self, host: str, port: int) -> int:
         """Listen; return the port. Raises OSError when the address cannot be bound."""
-        await self._runner.setup()
-        server = self._runner.server
-        assert server is not None
-        self._listener = Listener(host, port, server)
+        self._listener = Listener(host, port, self._connections, self._connections.make_room)
         return self._listener.port
 
     def stop_accepting(self) -> None:
@@ -51,8 +36,4 @@ class Server:
     async def close(self) -> None:
         """Accept no more, and end what is left."""
         self.stop_accepting()
-        await self._runner.cleanup()
-
-
-async def _allow_every_origin(_request: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Access-Control-Allow-Origin"] = "*"
+        await self._connections.close(SHUTDOWN_S)

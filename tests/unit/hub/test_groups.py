@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from unittest.mock import create_autospec
 
@@ -9,12 +10,13 @@ from hypothesis import strategies as st
 from tests.builders import event
 
 from jetstream.events import ACCOUNT, CREATE, DELETE, IDENTITY, Batch, Event
-from jetstream.filters import Filter
+from jetstream.filters import DIDS_PER_STEP, Filter
 from jetstream.hub import groups as module
-from jetstream.hub.groups import Groups
+from jetstream.hub.groups import Group, Groups
 from jetstream.hub.lanes import Lane
 from jetstream.hub.subscriber import Options, Sink, Subscriber
 from jetstream.hub.wires import CLASSIC, V1, Wire
+from jetstream.turns import finish
 
 POST, LIKE = "app.bsky.feed.post", "app.bsky.feed.like"
 ANN, BOB = "did:plc:ann", "did:plc:bob"
@@ -197,4 +199,29 @@ def test_the_index_gives_what_asking_everybody_gives(
         assert leaver.group is None
 
     assert groups.deliveries(batch, start, stop) == {}
+    assert is_empty(groups)
+
+
+async def test_a_large_group_goes_into_the_index_and_out_of_it_in_steps() -> None:
+    groups, dids = Groups(), [f"did:plc:{n}" for n in range(5 * DIDS_PER_STEP)]
+    one = subscriber(dids=tuple(dids))
+    assert groups.takes_steps(one)
+    group = Group(one.wire, one.options)
+    assert len(list(groups.index(group))) == 5
+    groups.add(one, group)
+    assert one.group is group
+    assert not groups.takes_steps(one)
+    groups.remove(one)
+    assert len(groups) == 0
+    assert len(groups._by_did) == len(dids)
+    while groups._by_did or groups._wires:  # noqa: ASYNC110 - the worker tells nobody
+        await asyncio.sleep(0.001)
+    assert is_empty(groups)
+
+
+def test_a_group_that_is_partly_indexed_is_forgotten() -> None:
+    groups = Groups()
+    large = Group(CLASSIC, Options(Filter.parse([], [f"did:plc:{n}" for n in range(5 * DIDS_PER_STEP)])))
+    next(groups.index(large))
+    finish(groups._unindex(large))
     assert is_empty(groups)

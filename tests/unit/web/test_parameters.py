@@ -13,7 +13,16 @@ from yarl import URL
 from jetstream.errors import InvalidParameter
 from jetstream.filters import EVERYTHING, Filter
 from jetstream.hub.subscriber import Options
-from jetstream.web.parameters import COMMAS_MAX, NotJson, Subscription, parse_message, parse_query
+from jetstream.turns import finish
+from jetstream.web.parameters import (
+    COMMAS_MAX,
+    PARAMETERS_MAX,
+    NotJson,
+    Subscription,
+    parse_message,
+    parse_query,
+    read_query,
+)
 
 POST, LIKE = "app.bsky.feed.post", "app.bsky.feed.like"
 ANN, BOB = "did:plc:ann", "did:web:bob.example"
@@ -21,7 +30,7 @@ ANN, BOB = "did:plc:ann", "did:web:bob.example"
 
 def parsed(query: str = "", headers: dict[str, str] | None = None) -> Subscription:
     """Read a query string as the server is given it."""
-    return parse_query(URL(f"/subscribe?{query}", encoded=True).query, headers or {})
+    return parse_query(finish(read_query(query)), headers or {})
 
 
 def refused(query: str, headers: dict[str, str] | None = None) -> tuple[str, str]:
@@ -35,7 +44,42 @@ def test_nothing_asked_for_is_everything_from_now_on() -> None:
 
 
 def test_unknown_parameters_are_ignored() -> None:
-    assert parsed("foo=1&wantedcollections=x&Cursor=x&compression=zstd&=") == parsed()
+    assert parsed("foo=1&compression=zstd&kinds=x&wantedCollectionsOf=x&curso=x&=&" + "s" * 99) == parsed()
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("wantedcollections", "wantedCollections"),
+        ("WANTEDDIDS", "wantedDids"),
+        ("wantedCollection", "wantedCollections"),
+        ("wantedDid", "wantedDids"),
+        ("wanted_dids", "wantedDids"),
+        ("wanted-collections", "wantedCollections"),
+        ("collections", "wantedCollections"),
+        ("collection", "wantedCollections"),
+        ("dids", "wantedDids"),
+        ("Cursor", "cursor"),
+        ("cursors", "cursor"),
+        ("requirehello", "requireHello"),
+        ("Compress", "compress"),
+        ("maxMessageSizeByte", "maxMessageSizeBytes"),
+        ("%43ursor", "cursor"),
+    ],
+)
+def test_what_is_surely_a_mistake_is_refused_with_what_was_meant(name: str, meant: str) -> None:
+    with pytest.raises(InvalidParameter, match=f"did you mean {meant}\\?$"):
+        parsed(f"cursor=1&{name}=x")
+
+
+@pytest.mark.parametrize("query", ["&" * PARAMETERS_MAX + "&", "wantedDids=" + "a%2C" * (PARAMETERS_MAX + 1)])
+def test_a_query_of_too_many_parameters_is_refused(query: str) -> None:
+    assert refused(query)[0] == "query"
+
+
+def test_a_query_is_read_in_small_steps() -> None:
+    query = "&".join([f"wantedDids=did%3Aplc%3A{n:024d}" for n in range(10_000)])
+    assert len(list(read_query(query))) == 40
 
 
 # The two lists

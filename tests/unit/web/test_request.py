@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+from contextlib import suppress
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jetstream.metrics import BAD_REQUEST_REASONS
+from jetstream.web.request import (
+    EMPTY_LINES_MAX,
+    FIELD_BYTES_MAX,
+    FIELDS_BYTES_MAX,
+    FIELDS_MAX,
+    REQUEST_LINE_BYTES_MAX,
+    BadRequest,
+    HeadReader,
+    Request,
+)
+
+HEAD = b"GET /subscribe?a=1 HTTP/1.1\r\nHost: here:1\r\nUpgrade: websocket\r\nX:  a, b \r\n\r\n"
+
+
+def read(data: bytes) -> Request:
+    reader = HeadReader()
+    reader.feed(data)
+    request = reader.next()
+    assert request is not None
+    return request
+
+
+def refused(data: bytes) -> tuple[int, str]:
+    with pytest.raises(BadRequest) as caught:
+        read(data)
+    assert len(caught.value.text) < 200
+    assert caught.value.text.isprintable()
+    assert caught.value.reason in BAD_REQUEST_REASONS
+    return caught.value.status, caught.value.reason
+
+
+def with_fields(*fields: bytes, line: bytes = b"GET / HTTP/1.1") -> bytes:
+    return b"\r\n".join([line, b"Host: x", *fields, b"", b""])
+
+
+def test_a_request_is_read() -> None:
+    request = read(HEAD)
+    assert (request.method, request.path, request.query, request.minor) == ("GET", "/subscribe", "a=1", 1)
+    assert (request.host, request.headers["x"], request.headers.get("UPGRADE")) == (
+        "here:1",
+        "a, b",
+        "websocket",
+    )
+    assert request.keep_alive
+
+
+@given(st.lists(st.integers(0, 2 * len(HEAD)), max_size=9))
+def test_chunking_does_not_matter(cuts: list[int]) -> None:
+    data, reader, seen = HEAD * 2, HeadReader(), []
+    places = [0, *sorted(cuts), len(data)]
+    for start, stop in pairwise(places):
+        reader.feed(data[start:stop])
+        while (request := reader.next()) is not None:
+            seen.append(request.path)
+    assert seen == ["/subscribe"] * 2
+    assert not reader.begun
+
+
+def test_one_byte_at_a_time_is_a_request_too() -> None:
+    reader = HeadReader()
+    for byte in HEAD[:-1]:
+        reader.feed(bytes((byte,)))
+        assert reader.next() is None
+    reader.feed(HEAD[-1:])
+    assert reader.next() is not None
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "query"),
+    [
+        (b"http://example.com/health", "/health", ""),
+        (b"HTTPS://example.com:1?a=b", "/", "a=b"),
+        (b"/he%61lth#there", "/health", ""),
+        (b"*", "*", ""),
+        (b"/%ff", "/\ufffd", ""),
+    ],
+)
+def test_targets(target: bytes, path: str, query: str) -> None:
+    request = read(with_fields(line=b"GET " + target + b" HTTP/1.1"))
+    assert (request.path, request.query) == (path, query)
+
+
+@pytest.mark.parametrize(
+    ("version", "connection", "kept"),
+    [(b"1.1", b"", True), (b"1.1", b"Close", False), (b"1.0", b"", False), (b"1.0", b"x, Keep-Alive", True)],
+)
+def test_whether_the_connection_is_kept(version: bytes, connection: bytes, kept: bool) -> None:
+    data = with_fields(b"Connection: " + connection, line=b"GET / HTTP/" + version)
+    assert read(data).keep_alive == kept
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # the beginning of TLS
+        b"A" * 33,
+        b" GET / HTTP/1.1\r\n",
+        b"GET / HTTP/1.1\n",
+        b"GET /\r\n",
+        b"GET  / HTTP/1.1\r\n",
+        b"GET / HTTP/1.1 \r\n",
+        b"GET /\xc3\xa9 HTTP/1.1\r\n",
+        b"GET /\x00 HTTP/1.1\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\n",
+        b"\r\n" * (EMPTY_LINES_MAX + 1),
+        b"\x00",
+        b"\n",
+        with_fields(b" folded: field"),
+        with_fields(b"no colon"),
+        with_fields(b": no name"),
+        with_fields(b"space : before the colon"),
+        with_fields(b"X: \x00"),
+        with_fields(b"X: a\rb"),
+        with_fields(b"X: \x01" + b"c" * 10_000),
+        with_fields(b"Host: y"),
+        with_fields(b"Content-Length: 1", b"Content-Length: 2"),
+        with_fields(b"Content-Length: 0x1"),
+        with_fields(b"Content-Length: "),
+        with_fields(b"Content-Length: -1"),
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: <script>\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: " + b"x" * 256 + b"\r\n\r\n",
+    ],
+)
+def test_what_is_malformed_is_refused(data: bytes) -> None:
+    assert refused(data) == (400, "malformed")
+
+
+@pytest.mark.parametrize("line", [b"PRI * HTTP/2.0", b"GET / HTTP/1.2", b"GET / HTTP/0.9", b"GET / HTTP/3.0"])
+def test_other_versions_are_refused(line: bytes) -> None:
+    assert refused(line + b"\r\n\r\nSM\r\n\r\n") == (505, "version")
+
+
+@pytest.mark.parametrize(
+    "field", [b"Content-Length: 1", b"Content-Length: 0001", b"Transfer-Encoding: chunked"]
+)
+def test_a_body_is_refused(field: bytes) -> None:
+    assert refused(with_fields(field)) == (413, "body")
+
+
+def test_a_body_of_nothing_is_none() -> None:
+    assert read(with_fields(b"Content-Length: 0")).path == "/"
+
+
+def test_the_longest_request_is_read() -> None:
+    start, end = b"GET /?", b" HTTP/1.1"
+    line = start + b"x" * (REQUEST_LINE_BYTES_MAX - len(start + end) - 1) + end
+    fields = [b"X: " + b"y" * (FIELD_BYTES_MAX - 10)] * 3
+    assert len(read(with_fields(*fields, line=line)).query) > 1_000_000
+
+
+def test_a_longer_line_is_refused_before_its_end() -> None:
+    assert refused(b"GET /" + b"x" * REQUEST_LINE_BYTES_MAX) == (414, "too_long")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\nX: " + b"a" * FIELD_BYTES_MAX,
+        with_fields(b"X: " + b"a" * FIELD_BYTES_MAX),
+        with_fields(*[b"X: " + b"a" * 10_000] * (FIELDS_BYTES_MAX // 10_000 + 1)),
+        with_fields(*[b"x:y"] * FIELDS_MAX),
+        b"GET / HTTP/1.1\r\n" + b"x:y\r\n" * (FIELDS_MAX + 1),
+    ],
+)
+def test_too_much_in_the_fields_is_refused(data: bytes) -> None:
+    assert refused(data) == (431, "too_long")
+
+
+@given(st.binary(max_size=300))
+def test_no_input_is_an_error_of_ours(data: bytes) -> None:
+    reader = HeadReader()
+    reader.feed(data)
+    with suppress(BadRequest):
+        while reader.next() is not None:
+            pass
