@@ -88,6 +88,7 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("--metrics-listen", "METRICS_LISTEN_ADDR", ":6009", Address("", 6009)),
     ("--data-dir", "DATA_DIR", "/tmp/a b:c", Path("/tmp/a b:c")),
     ("--retention", "EVENT_TTL", "90m", 5_400.0),
+    ("--clock-settle", "CLOCK_SETTLE", "90s", 90.0),
     ("--retention", "EVENT_TTL", "3d", 259_200.0),
     ("--retention", "EVENT_TTL", "1h30m", 5_400.0),
     ("--retention", "EVENT_TTL", "1.5h", 5_400.0),

@@ -79,6 +79,11 @@ class Block(NamedTuple):
     cids: bytes
     bodies: bytes
 
+    @property
+    def size(self) -> int:
+        """How many bytes it takes."""
+        return sum(map(len, self[3:]))
+
 
 def seal(columns: Columns, last_us: int) -> Block:
     """Compress events that are, in order, the log's next ones up to `last_us`."""
@@ -119,8 +124,10 @@ def unpack_accounts(packed: bytes) -> Columns | None:
     if not data:
         return None
     count = int.from_bytes(data[:4], "little")
-    times, texts = data[4 : 4 + 8 * count], data[4 + 8 * count :]
-    return Columns(times, *texts.split(b"\0"))
+    times, *texts = data[4 : 4 + 8 * count], *data[4 + 8 * count :].split(b"\0")
+    if len(times) != 8 * count or len(texts) != len(NAMES):
+        raise Damaged("its identity and account events are cut")
+    return Columns(times, *texts)
 
 
 def holds_collection(collection_set: bytes, wanted: Filter) -> bool:
@@ -156,7 +163,7 @@ def decompress(data: bytes) -> bytes:
         if zstandard.frame_content_size(data) > COLUMN_BYTES_MAX:
             raise Damaged(f"a column of more than {COLUMN_BYTES_MAX} bytes")
         return _decompressor().decompress(data)
-    except zstandard.ZstdError as error:
+    except (zstandard.ZstdError, TypeError, MemoryError) as error:  # TypeError: not even bytes
         raise Damaged(str(error)) from error
 
 
@@ -191,7 +198,10 @@ def _differences(times: list[int]) -> bytes:
 
 
 def _from_differences(data: bytes) -> list[int]:
-    return list(accumulate(read_times(data)))
+    try:
+        return list(accumulate(read_times(data)))
+    except ValueError as error:
+        raise Damaged(str(error)) from error
 
 
 def _did_bits(dids: Iterable[bytes]) -> bytes:

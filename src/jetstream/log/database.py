@@ -18,7 +18,7 @@ DATABASE: Final = "jetstream.db"
 LOCK: Final = "jetstream.lock"
 
 APPLICATION_ID: Final = 0x4A455453  # "JETS", as `file` shows it
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 SCHEMA: Final = """
 CREATE TABLE state (
     id        INTEGER PRIMARY KEY CHECK (id = 1),
@@ -50,6 +50,15 @@ CREATE TABLE gone (
     did       BLOB PRIMARY KEY,
     before_us INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE stored (
+    last_us   INTEGER PRIMARY KEY,
+    at_us     INTEGER NOT NULL
+) STRICT;
+CREATE TABLE clock (
+    id        INTEGER PRIMARY KEY CHECK (id = 1),
+    boot      TEXT NOT NULL,
+    offset_us INTEGER NOT NULL
+) STRICT;
 """
 
 # Nobody else writes: a lock that is held for longer is a foreign program's.
@@ -175,8 +184,8 @@ def store_block(connection: sqlite3.Connection, block: Block) -> None:
 def oldest(connection: sqlite3.Connection) -> int | None:
     """Return the `time_us` of the oldest event, or None."""
     (oldest_us,) = connection.execute(
-        "SELECT ifnull((SELECT first_us FROM block ORDER BY last_us LIMIT 1),"
-        " (SELECT first_us FROM tail ORDER BY last_us LIMIT 1))"
+        "SELECT ifnull((SELECT first_us FROM block WHERE last_us >= floor_us ORDER BY last_us LIMIT 1),"
+        " (SELECT first_us FROM tail ORDER BY last_us LIMIT 1)) FROM state"
     ).fetchone()
     return None if oldest_us is None else int(oldest_us)
 
