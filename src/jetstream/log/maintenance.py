@@ -201,13 +201,13 @@ class Maintenance:
         """Return before which position everything was stored before `before_us`."""
         return ages.position_stored_before(self._connection, before_us)
 
-    def shrinks(self, bytes_max: int | None, disk_free: int) -> bool:
+    def shrinks(self, bytes_max: int | None, cramped: bool) -> bool:
         """Tell whether the file should get smaller.
 
-        So it is when too much of it is free, when it is above its bound, or when the disk is nearly full.
+        So it is when too much of it is free, when it is above its bound, or when the disk is cramped.
         """
         free, pages = self._pragma("freelist_count"), self._pragma("page_count")
-        if free and disk_free < self._wal_bytes_max:
+        if free and cramped:
             return True
         if bytes_max is not None and free and pages * self._pragma("page_size") + 2 * WAL_BYTES > bytes_max:
             return True

@@ -49,9 +49,16 @@ class Space:
     def room(self) -> int:
         """Return how many bytes may be added to the write-ahead log so that it can be copied in the end.
 
-        Each of them takes a byte from the disk, and may need another one in the database.
+        Each of them takes a byte from the disk, and may need another one in the database. It is the same whether
+        the reserve is held or released; but what is in reserve cannot be written before it is released.
         """
-        return (self.free() + self.held - wal_bytes(self._database)) // 2 - STEP_BYTES
+        free = self.free()
+        return min(free, (free + self.held - wal_bytes(self._database)) // 2 - STEP_BYTES)
+
+    @property
+    def cramped(self) -> bool:
+        """Whether the write-ahead log cannot become as long as it should: what can be freed must be."""
+        return self.room() < self.size
 
     def take(self) -> bool:
         """Put what is missing in reserve; return whether all of it is. Raises nothing when there is no room."""

@@ -242,8 +242,11 @@ class SqliteLog:
             raise LogUnwritable(self._path, "the disk is full")
         self._room -= size
         if self._room < 0:
-            self._room = self._space.room() - size
-            if self._room < 0:
+            room = self._space.room()
+            self._room = room // 2 - size
+            if room < self._space.size:
+                self._due.set()
+            if room < size:
                 raise LogUnwritable(self._path, "the disk is full but for what getting out of that takes")
 
     def _store(
@@ -393,7 +396,7 @@ class SqliteLog:
             await self._exclusively(self._maintenance.empty_wal)
             await self._retain()
             await self._exclusively(self._maintenance.empty_wal)
-            while self._space.free() < 2 * self._space.size and await self._shrink():
+            while self._space.cramped and await self._shrink():
                 await self._exclusively(self._maintenance.empty_wal)
             self._full = False
         finally:
@@ -413,8 +416,8 @@ class SqliteLog:
 
     async def _shrink(self) -> bool:
         """Make the file smaller if it should be; return whether that was so."""
-        free = self._space.free()
-        if not await self._in_maintenance(self._maintenance.shrinks, self._retention_bytes, free):
+        cramped = self._space.cramped
+        if not await self._in_maintenance(self._maintenance.shrinks, self._retention_bytes, cramped):
             return False
         await self._exclusively(self._maintenance.shrink)
         return True
@@ -472,8 +475,7 @@ class SqliteLog:
 
     async def _seal(self) -> None:
         while (block := await self._next_block()) is not None:
-            if self._space.room() < 2 * block.size:
-                raise LogUnwritable(self._path, "the disk is too full for the next block")
+            await self._require_room(2 * block.size)
             lost = await self._exclusively(self._maintenance.store_block, block)
             self._tail_events -= block.events + lost
             self._events -= lost
@@ -483,6 +485,13 @@ class SqliteLog:
         """Compress the oldest of the tail, at the loop's cost when sealing has fallen behind."""
         with hurried() if self._tail_events > BACKLOG_EVENTS else nullcontext():
             return await self._in_maintenance(self._maintenance.next_block)
+
+    async def _require_room(self, size: int) -> None:
+        """Make room for a step that writes so many bytes. Raises LogUnwritable."""
+        if self._space.room() < size:
+            await self._exclusively(self._maintenance.empty_wal)
+            if self._space.room() < size:
+                raise LogUnwritable(self._path, f"the disk has no room for the next block, of {size >> 1} bytes")
 
     async def _forget(self) -> None:
         """Rewrite some of the blocks with records of accounts that are gone, and in the end the tail."""
@@ -500,6 +509,8 @@ class SqliteLog:
                 await self._count_gone(sum(row[1] for row in rows))
                 return
             if isinstance(step, Scrubbed):
+                if step.block is not None:
+                    await self._require_room(3 * step.block.size)  # the old one is overwritten with zeros
                 await self._exclusively(self._maintenance.replace_block, step)
                 self._blocks.drop(step.last_us)
                 await self._count_gone(step.events_gone)
@@ -532,7 +543,7 @@ class SqliteLog:
         self._oldest, self._tail_events = await self._exclusively(self._maintenance.extent)
 
     async def _empty_wal(self) -> None:
-        if await self._in_maintenance(self._maintenance.checkpoint_is_due):
+        if self._space.cramped or await self._in_maintenance(self._maintenance.checkpoint_is_due):
             await self._in_maintenance(self._maintenance.copy_pages)
             await self._exclusively(self._maintenance.restart_wal)
 
