@@ -6,7 +6,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -82,14 +82,22 @@ def take_lock(directory: Path) -> int:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
+        holder = _holder(descriptor)
         os.close(descriptor)
         raise LogLocked(
             path, f"process {holder} writes this log; stop it, or use another directory"
         ) from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+    with suppress(OSError):  # a full disk: the number is for people only
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
     return descriptor
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        return os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
+    except OSError:
+        return "unknown"
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
@@ -123,6 +131,8 @@ def _prepare(path: Path, connection: sqlite3.Connection) -> None:
     # A commit is a write into the page cache; checkpoints, made elsewhere, are what waits for the disk.
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA wal_autocheckpoint = 0")
+    # Where SQLite was built to overwrite what is deleted, trimming would write as much as it frees.
+    connection.execute("PRAGMA secure_delete = OFF")
     if not made:
         connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
 

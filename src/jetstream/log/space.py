@@ -23,6 +23,8 @@ BYTES_MAX: Final = 16 * 1024 * 1024
 SHARE_MAX: Final = 8  # of a small disk no more than an eighth
 # For one step: a transaction that trims or shrinks (1 MiB), and the index of the write-ahead log.
 STEP_BYTES: Final = 1024 * 1024
+# Left by commits for sealing the next block, which frees three quarters of what its events take.
+SEAL_BYTES: Final = 1024 * 1024
 
 
 class Space:
@@ -54,6 +56,10 @@ class Space:
         """
         free = self.free()
         return min(free, (free + self.held - wal_bytes(self._database)) // 2 - STEP_BYTES)
+
+    def room_for_events(self) -> int:
+        """Return how many bytes may be committed so that there is room for sealing."""
+        return self.room() - min(SEAL_BYTES, self.size)
 
     @property
     def cramped(self) -> bool:

@@ -48,7 +48,7 @@ from jetstream.log.database import (
 from jetstream.log.forget import gone_accounts
 from jetstream.log.maintenance import WAL_BYTES, Maintenance, Scrubbed
 from jetstream.log.recent import Recent
-from jetstream.log.reservation import AHEAD_US, reserve, restored_tip
+from jetstream.log.reservation import AHEAD_US, NEW_FILE, reserve, restored_tip
 from jetstream.log.space import Space
 from jetstream.log.stored import load, scan, tail_rows
 from jetstream.turns import Pulse, hurried
@@ -182,7 +182,7 @@ class SqliteLog:
         if retention_bytes is not None and retention_bytes < RETENTION_BYTES_MIN:
             raise SettingError("--retention-bytes", retention_bytes, f"is below {RETENTION_BYTES_MIN}")
         return cls(
-            await asyncio.to_thread(_open, directory),
+            await asyncio.to_thread(_open, directory, clock()),
             retention_s=retention_s,
             retention_bytes=retention_bytes,
             forget=forget,
@@ -242,9 +242,9 @@ class SqliteLog:
             raise LogUnwritable(self._path, "the disk is full")
         self._room -= size
         if self._room < 0:
-            room = self._space.room()
+            room = self._space.room_for_events()
             self._room = room // 2 - size
-            if room < self._space.size:
+            if self._space.cramped:
                 self._due.set()
             if room < size:
                 raise LogUnwritable(self._path, "the disk is full but for what getting out of that takes")
@@ -475,7 +475,7 @@ class SqliteLog:
 
     async def _seal(self) -> None:
         while (block := await self._next_block()) is not None:
-            await self._require_room(2 * block.size)
+            await self._require_room(block.size * 5 // 4)
             lost = await self._exclusively(self._maintenance.store_block, block)
             self._tail_events -= block.events + lost
             self._events -= lost
@@ -491,7 +491,7 @@ class SqliteLog:
         if self._space.room() < size:
             await self._exclusively(self._maintenance.empty_wal)
             if self._space.room() < size:
-                raise LogUnwritable(self._path, f"the disk has no room for the next block, of {size >> 1} bytes")
+                raise LogUnwritable(self._path, f"the disk has no room for rewriting {size} bytes")
 
     async def _forget(self) -> None:
         """Rewrite some of the blocks with records of accounts that are gone, and in the end the tail."""
@@ -581,27 +581,31 @@ class SqliteLog:
         os.close(self._lock)
 
 
-def _open(directory: Path) -> Opened:
+def _open(directory: Path, now_us: int) -> Opened:
     lock = take_lock(directory)
     try:
+        for left in (NEW_FILE, *(f"{DATABASE}.new{suffix}" for suffix in ("", "-wal", "-shm"))):
+            with suppress(OSError):
+                (directory / left).unlink()  # by a process that was killed
         space = Space(directory)
         if space.room() <= 0:
             space.release()  # opening writes
         with explained(directory / DATABASE):
-            return _restore(directory, lock, space)
+            return _restore(directory, lock, space, now_us)
     except BaseException:
         os.close(lock)
         raise
 
 
-def _restore(directory: Path, lock: int, space: Space) -> Opened:
+def _restore(directory: Path, lock: int, space: Space, now_us: int) -> Opened:
     """Read the state, and take the tail into memory."""
     path = directory / DATABASE
+    is_new = not path.exists() or not path.stat().st_size
     writer = open_writer(path)
     tip, floor, events, origin, seq = writer.execute(
         "SELECT tip_us, floor_us, events, origin, seq FROM state"
     ).fetchone()
-    restored = restored_tip(directory, tip)
+    restored = restored_tip(directory, tip, now_us, is_new=is_new)
     if restored > tip:
         # Before a reservation of this boot takes the place of the one that says so.
         writer.execute("UPDATE state SET tip_us = ?", (restored,))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from jetstream.clock import boot_id
 from jetstream.errors import LogCorrupt
 from jetstream.log import reservation
 from jetstream.log.reservation import FILE, read, reserve, restored_tip
@@ -13,7 +14,7 @@ from jetstream.log.reservation import FILE, read, reserve, restored_tip
 def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "boot_id"
     path.write_text("first\n")
-    monkeypatch.setattr(reservation, "_BOOT_ID", path)
+    monkeypatch.setattr(reservation, "boot_id", lambda: boot_id(path))
     return path
 
 
