@@ -63,8 +63,8 @@ class Space:
 
     @property
     def cramped(self) -> bool:
-        """Whether the write-ahead log cannot become as long as it should: what can be freed must be."""
-        return self.room() < self.size
+        """Whether the write-ahead log cannot become as long as it may twice: what can be freed must be."""
+        return self.room() < 2 * self.size
 
     def take(self) -> bool:
         """Put what is missing in reserve; return whether all of it is. Raises nothing when there is no room."""
