@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-# A difference that is larger is a step, and no drift: NTP steps a clock by itself only within seconds of the truth.
+# A difference that is larger is a step, and no drift: NTP steps a clock by itself only within seconds of the
+# truth.
 STEP_US: Final = 60_000_000
 _ELAPSED: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -42,9 +43,9 @@ def boot_id(path: Path = _BOOT_ID) -> str:
 class SteadyClock:
     """The wall clock, but for steps ahead that do not last.
 
-    A step ahead of more than `STEP_US` is ignored until it has lasted for `settle_us`; meanwhile the time goes
-    on as it did. All that lies within a minute of the trusted offset is followed at once, and so is each step
-    back. A step back that is undone within `settle_us` is no step ahead.
+    A step ahead of more than `STEP_US` is ignored until it has lasted for `settle_us`; meanwhile the time
+    goes on as it did. All that lies within a minute of the trusted offset is followed at once, and so is each
+    step back. A step back that is undone within `settle_us` is no step ahead.
 
     `wall` and `elapsed` give microseconds. A step that begins and ends between two calls is not seen.
     """
@@ -68,7 +69,10 @@ class SteadyClock:
 
     def _trust(self, offset: int, elapsed: int) -> None:
         self._trusted = self._given = offset  # has lasted; what the last call answered with
-        self._former, self._former_until = offset, elapsed  # trusted before a step back, and until when it may return
+        self._former, self._former_until = (
+            offset,
+            elapsed,
+        )  # trusted before a step back, and until when it may return
         self._observe(offset, elapsed)
 
     def _observe(self, offset: int, elapsed: int) -> None:
@@ -119,9 +123,9 @@ def clock_reason(tip_us: int, now_us: int, ignored_us: int, settle_s: float) -> 
         )
     if tip_us - now_us > STEP_US:
         return (
-            f"the newest event, of {iso(tip_us)}, is {_seconds(tip_us - now_us)} ahead of the clock, and a cursor by"
-            f" the clock replays too much until the clock has caught up: set the clock right if it is wrong, else"
-            f" stop the server and run `jetstream log rebase-time`"
+            f"the newest event, of {iso(tip_us)}, is {_seconds(tip_us - now_us)} ahead of the clock:"
+            f" a cursor by the clock replays too much until the clock has caught up; set the clock right"
+            f" if it is wrong, else stop the server and run `jetstream log rebase-time`"
         )
     return None
 

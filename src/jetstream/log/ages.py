@@ -1,13 +1,15 @@
 """When events were stored, where their positions do not say it.
 
-A position is the moment at which its event was stored, as long as the clock is right. It is not when the clock
-was wrong: positions go on above the highest one for as long as that is ahead of the clock, and after a clock that was
-behind has been set, older positions are too low. Only then the table `stored` has rows:
+A position is the moment at which its event was stored, as long as the clock is right. It is not when the
+clock was wrong: positions go on above the highest one for as long as that is ahead of the clock, and after a
+clock that was behind has been set, older positions are too low. Only then the table `stored` has rows:
 
-    (last_us, at_us)    what is at or below position `last_us`, and above the row before, was stored by `at_us`
+    (last_us, at_us)    what is at or below position `last_us`, and above the row before, was stored by
+    `at_us`
 
-For an event between two rows its position counts, but not as earlier than the first row's `at_us`, nor as later
-than the second's. `at_us` rises with `last_us`. Retention by time trims by this, not by positions alone.
+For an event between two rows its position counts, but not as earlier than the first row's `at_us`, nor as
+later than the second's. `at_us` rises with `last_us`. Retention by time trims by this, not by positions
+alone.
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ from typing import Final
 
 from jetstream.log.database import oldest
 
-# Rows made at once when the clock has stepped ahead: as finely as retention by a day then trims, a minute and a half.
+# Rows made at once when the clock has stepped ahead: as finely as retention by a day then trims, a minute and
+# a half.
 STEP_ROWS: Final = 1_000
-# Between two rows there is this share of the retention: as many rows there are at most, beside those of a step.
+# Between two rows there is this share of the retention: as many rows there are at most, beside those of a
+# step.
 SHARE: Final = 1_000
 EVERY_US_MIN: Final = 1_000_000
 

@@ -1,7 +1,7 @@
 """What of a log cannot be read, and finding what can be read beyond it.
 
-Every block and every row of the tail has checksums, so damage is met when it is read, and never given to a reader.
-It costs what it is in: readers pass over that range, and the rest is served.
+Every block and every row of the tail has checksums, so damage is met when it is read, and never given to a
+reader. It costs what it is in: readers pass over that range, and the rest is served.
 """
 
 from __future__ import annotations
@@ -92,9 +92,9 @@ class Damages:
         first = min(self.by_end.values())
         self._conditions.begin(
             "damage",
-            f"{self._path} has {len(self.by_end)} damaged part(s), the first from position {first.first_us} to"
-            f" {first.last_us} ({iso(first.first_us)}): {first.problem}; readers pass over them; stop the server"
-            f" and run `jetstream log repair`, or leave it until retention has trimmed them",
+            f"{self._path} has {len(self.by_end)} damaged part(s), the first from position {first.first_us}"
+            f" to {first.last_us} ({iso(first.first_us)}): {first.problem}; readers pass over them;"
+            f" stop the server and run `jetstream log repair`, or wait until retention has trimmed them",
         )
 
 

@@ -18,6 +18,7 @@ from jetstream.filters import Filter
 from jetstream.log import ages
 from jetstream.log.block import BLOCK_BYTES, BLOCK_EVENTS, Block, seal
 from jetstream.log.columns import Columns
+from jetstream.log.damage import FAR_US, Damage, next_block, problem, reachable
 from jetstream.log.database import (
     oldest,
     open_reader,
@@ -27,7 +28,6 @@ from jetstream.log.database import (
     transaction,
     wal_bytes,
 )
-from jetstream.log.damage import FAR_US, Damage, next_block, problem, reachable
 from jetstream.log.forget import without
 from jetstream.log.stored import load, scan, tail_rows
 
@@ -144,7 +144,8 @@ class Maintenance:
         with transaction(self._connection):
             rows = (
                 self._connection.execute(
-                    "SELECT last_us, events FROM block WHERE last_us >= ? AND last_us < ? ORDER BY last_us LIMIT ?",
+                    "SELECT last_us, events FROM block WHERE last_us >= ? AND last_us < ?"
+                    " ORDER BY last_us LIMIT ?",
                     (low, before_us, blocks_max),
                 ).fetchall()
                 or self._connection.execute(
@@ -166,7 +167,9 @@ class Maintenance:
         try:
             key = next_block(self._connection, low)
             floor = before_us if key is None else key + 1
-            (gone,) = self._connection.execute("SELECT events FROM block WHERE last_us = ?", (key,)).fetchone() or (0,)
+            (gone,) = self._connection.execute(
+                "SELECT events FROM block WHERE last_us = ?", (key,)
+            ).fetchone() or (0,)
         except sqlite3.DatabaseError:
             floor = min(reachable(self._connection, low), before_us)
         self.met.append(Damage(low, floor - 1, found))
@@ -194,7 +197,9 @@ class Maintenance:
         except sqlite3.DatabaseError as error:
             if problem(error) is None:
                 raise
-            position = reachable(self._connection, max(position, self._trimmed_to))  # what is between goes too
+            position = reachable(
+                self._connection, max(position, self._trimmed_to)
+            )  # what is between goes too
         return position
 
     def position_stored_before(self, before_us: int) -> int:
@@ -289,7 +294,9 @@ class Maintenance:
 
     def clock(self) -> tuple[str, int] | None:
         """Return the boot and the offset of the clock that were noted last."""
-        noted: tuple[str, int] | None = self._connection.execute("SELECT boot, offset_us FROM clock").fetchone()
+        noted: tuple[str, int] | None = self._connection.execute(
+            "SELECT boot, offset_us FROM clock"
+        ).fetchone()
         return noted
 
     def note_clock(self, boot: str, offset_us: int) -> None:
@@ -343,7 +350,12 @@ class Maintenance:
     def extent(self) -> tuple[int | None, int]:
         """Return the `time_us` of the oldest event, or None, and how many events are not sealed."""
         (unsealed,) = self._connection.execute("SELECT ifnull(sum(events), 0) FROM tail").fetchone()
-        return oldest(self._connection), unsealed
+        try:
+            return oldest(self._connection), unsealed
+        except sqlite3.DatabaseError as error:
+            if problem(error) is None:
+                raise
+            return self._trimmed_to, unsealed
 
     def _used_bytes(self) -> int:
         pages = self._pragma("page_count") - self._pragma("freelist_count")

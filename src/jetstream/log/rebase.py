@@ -1,8 +1,9 @@
 """Moving positions that are ahead of the clock back to where they would be, had it been right: offline.
 
-An event's new position is the moment at which it was stored, as far as that is known (see `ages`), at most now, and
-below the next one's. So the order stays, positions rise strictly, and all that is not ahead stays where it is, unless
-it is in the way. One transaction does it all: a process that is killed half-way leaves the log as it was.
+An event's new position is the moment at which it was stored, as far as that is known (see `ages`), at most
+now, and below the next one's. So the order stays, positions rise strictly, and all that is not ahead stays
+where it is, unless it is in the way. One transaction does it all: a process that is killed half-way leaves
+the log as it was.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ from typing import Final, NamedTuple
 
 from jetstream.log.block import Block, block_times, retimed
 from jetstream.log.columns import read_times, write_times
-from jetstream.log.database import DATABASE, explained, open_writer, store_block, store_row, take_lock, transaction
+from jetstream.log.database import (
+    DATABASE,
+    explained,
+    open_writer,
+    store_block,
+    store_row,
+    take_lock,
+    transaction,
+)
 from jetstream.log.repair import existing
 from jetstream.log.reservation import reserve
 from jetstream.log.space import Space
@@ -60,7 +69,7 @@ class _Piece(NamedTuple):
 
 @dataclass
 class _Moved:
-    """Positions outside the events that refer to them: old ones still to be mapped, rising, and the new ones."""
+    """Positions outside of events: old ones that are still to be mapped, rising, and what others became."""
 
     pending: list[int]
     found: dict[int, int] = field(default_factory=dict)
@@ -100,7 +109,8 @@ def _rebase(directory: Path, connection: sqlite3.Connection, now_us: int) -> Reb
         refer = moved.found | {position: min(position, new_tip_us + 1) for position in moved.pending}
         connection.execute("UPDATE state SET tip_us = ?, floor_us = ?", (new_tip_us, refer[floor_us]))
         connection.executemany(
-            "UPDATE gone SET before_us = ? WHERE before_us = ?", [(refer[old], old) for old in gone if old in refer]
+            "UPDATE gone SET before_us = ? WHERE before_us = ?",
+            [(refer[old], old) for old in gone if old in refer],
         )
         connection.execute("DELETE FROM stored WHERE last_us > ?", (now_us,))
         # Else a log that another boot opens would go on from there.
@@ -137,9 +147,7 @@ def _new_times(old: Sequence[int], ceiling: int, stored: list[tuple[int, int]]) 
     return new
 
 
-def _move(
-    connection: sqlite3.Connection, piece: _Piece, stored: list[tuple[int, int]], moved: _Moved
-) -> int:
+def _move(connection: sqlite3.Connection, piece: _Piece, stored: list[tuple[int, int]], moved: _Moved) -> int:
     """Rewrite a piece; those before it are rewritten already, so that no two have the same key."""
     old = _old_times(connection, piece.table, piece.key)
     new = _new_times(old, piece.ceiling, stored)

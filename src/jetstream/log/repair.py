@@ -93,7 +93,8 @@ def repair(directory: Path) -> tuple[Findings, Path | None]:
     None when the file stayed: nothing is wrong with it, or the disk has no room for another one, and the rows
     that are not whole were deleted from it. The reserve is released; the server takes it back.
 
-    Raises LogLocked while a server runs, LogUnwritable when the disk has no room and the file's pages are damaged.
+    Raises LogLocked while a server runs, LogUnwritable when the disk has no room and the file's pages are
+    damaged.
     """
     path = existing(directory)
     with ExitStack() as stack:
@@ -292,8 +293,12 @@ def _rebuild(directory: Path, new: Path) -> Findings:
                 "UPDATE state SET tip_us = ?, floor_us = ?, events = ?, origin = ?, seq = ?",
                 (tip_us, floor_us, kept.events, origin, seq),
             )
-            writer.executemany("INSERT INTO gone VALUES (?, ?)", _pairs(old, "SELECT did, before_us FROM gone"))
-            writer.executemany("INSERT INTO stored VALUES (?, ?)", _pairs(old, "SELECT last_us, at_us FROM stored"))
+            writer.executemany(
+                "INSERT INTO gone VALUES (?, ?)", _pairs(old, "SELECT did, before_us FROM gone")
+            )
+            writer.executemany(
+                "INSERT INTO stored VALUES (?, ?)", _pairs(old, "SELECT last_us, at_us FROM stored")
+            )
         writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     return kept
 

@@ -21,8 +21,8 @@ from jetstream.log.database import DATABASE, REMEDY
 FILE: Final = "jetstream.reserved"
 NEW_FILE: Final = "jetstream.new"
 AHEAD_US: Final = 30_000_000
-# A reservation is ahead of the newest event or of the clock by AHEAD_US at most; but the clock may be wrong, and
-# after a loss of power the newest event lost. One that is further ahead than this is not believed.
+# A reservation is ahead of the newest event or of the clock by AHEAD_US at most; but the clock may be wrong,
+# and after a loss of power the newest event lost. One that is further ahead than this is not believed.
 BELIEVED_US: Final = 366 * 86_400_000_000
 POSITION_MAX: Final = 1 << 62  # SQLite's integers have 63 bits
 
@@ -32,28 +32,34 @@ log = structlog.get_logger(__name__)
 def restored_tip(directory: Path, tip_us: int, now_us: int = 0, *, is_new: bool = False) -> int:
     """Return the highest position that may have been given out, if `tip_us` is the newest on disk.
 
-    After a mere crash of the process nothing was lost, and that is `tip_us`; of a database that `is_new` where
-    positions were reserved all was. A reservation that cannot be read, or is not to be believed, is made again
-    from the log and the clock, with a warning. Raises OSError.
+    After a mere crash of the process nothing was lost, and that is `tip_us`. A database that `is_new`, although
+    positions were reserved, has lost everything. A reservation that cannot be read or believed is made again from
+    the log and the clock, with a warning. Raises OSError.
     """
     try:
-        boot, reserved = read(directory)
-        if reserved > max(tip_us, now_us) + BELIEVED_US:
-            raise LogCorrupt(directory / FILE, f"reserves positions up to {reserved}, far beyond any event and the clock")
+        boot, reserved = _believed(directory, max(tip_us, now_us))
     except LogCorrupt as error:
         restored = max(tip_us + AHEAD_US, now_us)
-        log.warning("log: the file of reserved positions is made again", problem=error.problem, up_to_us=restored)
+        log.warning("log: the reservation is made again", problem=error.problem, up_to_us=restored)
         restore(directory, restored)
         return restored
     if is_new and reserved:
         log.warning(
-            "log: no events where some were stored, a new log begins: stop the server and put the files back if this"
-            " is not what you want",
+            "log: no events where some were stored, a new log begins",
             missing=str(directory / DATABASE),
             stored_up_to=iso(reserved),
+            remedy="if this is not what you want, stop the server and put the files back",
         )
         return max(tip_us, reserved)
     return tip_us if boot == boot_id() != "unknown" else max(tip_us, reserved)
+
+
+def _believed(directory: Path, newest_us: int) -> tuple[str, int]:
+    boot, reserved = read(directory)
+    if reserved > newest_us + BELIEVED_US:
+        problem = f"reserves positions up to {reserved}, far beyond every event and the clock"
+        raise LogCorrupt(directory / FILE, problem)
+    return boot, reserved
 
 
 def read(directory: Path) -> tuple[str, int]:

@@ -1,11 +1,13 @@
 """Room on the disk for getting out of a full one.
 
-Trimming makes room, but needs some: each transaction is written to the write-ahead log first, and that becomes
-shorter only after it was copied into the database, which may have to grow for it. So
+Trimming makes room, but needs some: each transaction is written to the write-ahead log first, and that
+becomes shorter only after it was copied into the database, which may have to grow for it. So
 
-* a file keeps `size` bytes in reserve, which are released when the disk is full and taken back when it is not.
+* a file keeps `size` bytes in reserve, which are released when the disk is full and taken back when it is
+not.
   It holds off other programs, too;
-* events are refused, while the disk is not quite full yet, from where the write-ahead log could no longer be copied.
+* events are refused, while the disk is not quite full yet, from where the write-ahead log could no longer be
+copied.
 """
 
 from __future__ import annotations
@@ -51,8 +53,9 @@ class Space:
     def room(self) -> int:
         """Return how many bytes may be added to the write-ahead log so that it can be copied in the end.
 
-        Each of them takes a byte from the disk, and may need another one in the database. It is the same whether
-        the reserve is held or released; but what is in reserve cannot be written before it is released.
+        Each of them takes a byte from the disk, and may need another one in the database. It is the same
+        whether the reserve is held or released; but what is in reserve cannot be written before it is
+        released.
         """
         free = self.free()
         return min(free, (free + self.held - wal_bytes(self._database)) // 2 - STEP_BYTES)
@@ -67,7 +70,7 @@ class Space:
         return self.room() < 2 * self.size
 
     def take(self) -> bool:
-        """Put what is missing in reserve; return whether all of it is. Raises nothing when there is no room."""
+        """Put what is missing in reserve, if there is room; return whether all of it is in reserve."""
         if self.held < self.size and self.free() + self.held >= self.size + STEP_BYTES:
             with suppress(OSError):
                 self._allocate()

@@ -141,16 +141,15 @@ class SqliteLog:
         self._damages = Damages(self._path, conditions)
         for damage in opened.damage:
             self._damages.note(damage)
-        # What this boot's clock was trusted to be ahead of `elapsed_us`, as the file has it; None: nothing is known.
+        # What this boot's clock was trusted to be ahead of `elapsed_us`, as the file has it; None: nothing is
+        # known.
         self.clock_offset_us = opened.clock_offset_us
         self._noted_us = (0, 0)  # the position that ages were noted for last, and when
         self._writing = asyncio.Lock()
         self._grown = Pulse()
         self._idle: LifoQueue[sqlite3.Connection] = LifoQueue()
         self._reader_threads = ThreadPoolExecutor(READERS, thread_name_prefix="log-reader")
-        self._blocks = BlockCache(
-            lambda key: self._in_reader(lambda c, met: load(c, key, met)), cache_bytes
-        )
+        self._blocks = BlockCache(lambda key: self._in_reader(lambda c, met: load(c, key, met)), cache_bytes)
         self._maintenance_thread = ThreadPoolExecutor(1, thread_name_prefix="log-maintenance")
         self._upkeep = asyncio.Lock()
         self._forgetting: dict[bytes, int] = {}
@@ -173,8 +172,8 @@ class SqliteLog:
         """Open the log in `directory`, or begin one there.
 
         Events are kept for `retention_s` and while the files take `retention_bytes`, both without limit when
-        None. Accounts that become inactive with a status in `forget` have their records removed. `clock` gives
-        unix microseconds, and does not follow leaps. `conditions` is told of `damage` and `wal`.
+        None. Accounts that become inactive with a status in `forget` have their records removed. `clock`
+        gives unix microseconds, and does not follow leaps. `conditions` is told of `damage` and `wal`.
 
         Raises LogLocked when another process writes it, LogCorrupt when the file is not what was written,
         LogUnwritable when the directory cannot be written, SettingError for a bound that cannot be kept.
@@ -237,7 +236,7 @@ class SqliteLog:
                 self._publish(batch, gone)
 
     def _take_room(self, size: int) -> None:
-        """Count bytes that are about to be committed. Raises LogUnwritable when they are too many for the disk."""
+        """Count bytes that are about to be committed. Raises LogUnwritable when there is no room for them."""
         if self._freeing:
             raise LogUnwritable(self._path, "the disk is full")
         self._room -= size
@@ -312,7 +311,7 @@ class SqliteLog:
         return None if last_us in self._damages.by_end else await self._blocks.get(last_us)
 
     async def _in_reader(self, work: Callable[[sqlite3.Connection, list[Damage]], Result]) -> Result:
-        """Do something with a connection in a reader thread; what is damaged goes to the list, and is noted."""
+        """Do something with a connection in a reader thread, and note the damage that it adds to the list."""
         met: list[Damage] = []
         loop = asyncio.get_running_loop()
         result = await loop.run_in_executor(self._reader_threads, self._borrow, lambda c: work(c, met))
@@ -430,12 +429,13 @@ class SqliteLog:
             return
         self._conditions.begin(
             "wal",
-            f"{self._path}-wal is {size >> 20} MiB, over its bound of {WAL_BYTES_BOUND >> 20} MiB: another program"
-            f" has read the database in one transaction for long; end it (`fuser -v {self._path}` names it)",
+            f"{self._path}-wal is {size >> 20} MiB, over its bound of {WAL_BYTES_BOUND >> 20} MiB:"
+            f" another program has read the database in one transaction for long; end it"
+            f" (`fuser -v {self._path}` names it)",
         )
 
     async def _keep_time(self) -> None:
-        """Note what positions do not say: when events are stored while the clock is behind, and that it was set."""
+        """Note what positions do not say: when events that are ahead were stored, and that the clock was set."""
         now_us = self._clock()
         offset_us = now_us - elapsed_us()
         if self.clock_offset_us is not None and abs(offset_us - self.clock_offset_us) > STEP_US:

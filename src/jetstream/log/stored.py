@@ -67,15 +67,15 @@ class Row(NamedTuple):
     @classmethod
     def read(cls, stored: Sequence[Any]) -> Row:
         """Take a row of the table. Raises Damaged."""
-        last_us, first_us, events, crc, *texts = stored
+        last_us, first_us, _, crc, *texts = stored
         columns = Columns(*texts)
         try:
-            agrees = columns.checksum() == crc and columns.events == events
+            agrees = columns.checksum() == crc
         except TypeError as error:  # not even bytes
             raise Damaged(str(error)) from error
         if not agrees:
             raise Damaged("its checksum does not agree")
-        return cls(last_us, first_us, events, columns)
+        return cls(last_us, first_us, columns.events, columns)
 
 
 def scan(
@@ -108,14 +108,18 @@ def scan(
         except sqlite3.DatabaseError as error:
             if met is None or problem(error) is None:
                 raise
-            return Scan(position, _batch(accounts)) if accounts else _scan_damage(connection, position, stop, met)
+            return (
+                Scan(position, _batch(accounts))
+                if accounts
+                else _scan_damage(connection, position, stop, met)
+            )
         if accounts or seen == SCAN_BLOCKS:
             return Scan(position, _batch(accounts) if accounts else None)
         return _scan_tail(connection, position, stop, wanted, met)
 
 
 def _scan_damage(connection: sqlite3.Connection, position: int, stop: int, met: list[Damage]) -> Scan:
-    """Go on where the head of the next block cannot be read: with the block, or if its key is lost beyond it."""
+    """Go on where the head of the next block cannot be read: with the block, or beyond a lost key."""
     try:
         key = next_block(connection, position)
     except sqlite3.DatabaseError as error:
@@ -126,7 +130,7 @@ def _scan_damage(connection: sqlite3.Connection, position: int, stop: int, met: 
 
 
 def load(connection: sqlite3.Connection, last_us: int, met: list[Damage] | None = None) -> Batch | None:
-    """Read a block's events; None when it has been trimmed since it was found, or is damaged. Raises Damaged."""
+    """Read a block's events; None when it was trimmed since it was found, or is damaged. Raises Damaged."""
     try:
         row = connection.execute(_COLUMNS, (last_us,)).fetchone()
         if row is None:

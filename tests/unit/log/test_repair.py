@@ -136,7 +136,9 @@ def check_fails(directory: Path) -> bool:
         return DATABASE in str(error)
 
 
-async def test_a_damaged_reservation_is_made_again_and_the_events_stay_where_they_are(directory: Path) -> None:
+async def test_a_damaged_reservation_is_made_again_and_the_events_stay_where_they_are(
+    directory: Path,
+) -> None:
     before = (directory / DATABASE).read_bytes()
     (directory / FILE).write_text("nonsense")
     assert [problem for problem in check(directory).problems if FILE in problem or "damaged" in problem]
