@@ -210,6 +210,8 @@ class Service:
             "log": {
                 "events": figures.events,
                 "bytes": figures.bytes_on_disk,
+                "wal_bytes": figures.wal_bytes,
+                "damaged": figures.damaged,
                 "oldest_us": figures.oldest_us,
                 "oldest": pages.iso(figures.oldest_us),
                 "newest_us": newest,
@@ -227,6 +229,13 @@ class Service:
         figures, upstream = self.log.statistics(), self.upstream
         yield from gauge("jetstream_log_events", "Events in the log.", figures.events)
         yield from gauge("jetstream_log_bytes", "Size of the log on disk.", figures.bytes_on_disk)
+        yield from gauge("jetstream_log_wal_bytes", "Size of its write-ahead log.", figures.wal_bytes)
+        yield from gauge("jetstream_log_damaged", "Damaged parts that were met.", figures.damaged)
+        yield from gauge(
+            "jetstream_log_ahead_seconds",
+            "How far the newest event is ahead of the clock.",
+            max(0, self.log.tip - self._clock()) / 1e6,
+        )
         yield from gauge("jetstream_log_oldest_us", "time_us of the oldest event.", figures.oldest_us)
         yield from gauge("jetstream_log_newest_us", "time_us of the newest event.", figures.newest_us)
         yield from gauge("jetstream_log_writable", "1 while commits succeed.", figures.writable)

@@ -32,9 +32,9 @@ log = structlog.get_logger(__name__)
 def restored_tip(directory: Path, tip_us: int, now_us: int = 0, *, is_new: bool = False) -> int:
     """Return the highest position that may have been given out, if `tip_us` is the newest on disk.
 
-    After a mere crash of the process nothing was lost, and that is `tip_us`. A database that `is_new`, although
-    positions were reserved, has lost everything. A reservation that cannot be read or believed is made again from
-    the log and the clock, with a warning. Raises OSError.
+    After a mere crash of the process nothing was lost, and that is `tip_us`. A database that `is_new`,
+    although positions were reserved, has lost everything. A reservation that cannot be read or believed is
+    made again from the log and the clock, with a warning. Raises OSError.
     """
     try:
         boot, reserved = _believed(directory, max(tip_us, now_us))

@@ -368,9 +368,7 @@ class SqliteLog:
         Raises LogUnwritable when the disk refuses; what was not done stays due.
         """
         async with self._upkeep:
-            await self._keep_time()
-            if self._full:
-                await self._free_disk()
+            await (self._free_disk() if self._full else self._keep_time())
             await self._seal()
             for step in (self._forget, self._retain, self._empty_wal, self._shrink):
                 await self._despite_damage(step)
@@ -393,6 +391,7 @@ class SqliteLog:
             async with self._writing:
                 self._space.release()
             await self._exclusively(self._maintenance.empty_wal)
+            await self._keep_time()
             await self._retain()
             await self._exclusively(self._maintenance.empty_wal)
             while self._space.cramped and await self._shrink():
@@ -435,7 +434,7 @@ class SqliteLog:
         )
 
     async def _keep_time(self) -> None:
-        """Note what positions do not say: when events that are ahead were stored, and that the clock was set."""
+        """Note what positions do not say: when events that are ahead were stored, and steps of the clock."""
         now_us = self._clock()
         offset_us = now_us - elapsed_us()
         if self.clock_offset_us is not None and abs(offset_us - self.clock_offset_us) > STEP_US:
