@@ -144,6 +144,8 @@ class SqliteLog:
         # What this boot's clock was trusted to be ahead of `elapsed_us`, as the file has it; None: nothing is
         # known.
         self.clock_offset_us = opened.clock_offset_us
+        # The same as of the last upkeep, or of the start.
+        self._offset_us = clock() - elapsed_us() if self.clock_offset_us is None else self.clock_offset_us
         self._noted_us = (0, 0)  # the position that ages were noted for last, and when
         self._writing = asyncio.Lock()
         self._grown = Pulse()
@@ -437,9 +439,9 @@ class SqliteLog:
         """Note what positions do not say: when events that are ahead were stored, and steps of the clock."""
         now_us = self._clock()
         offset_us = now_us - elapsed_us()
-        if self.clock_offset_us is not None and abs(offset_us - self.clock_offset_us) > STEP_US:
-            shift_us = offset_us - self.clock_offset_us
+        if abs(shift_us := offset_us - self._offset_us) > STEP_US:
             await self._exclusively(self._maintenance.shift_ages, shift_us, self._tip, now_us)
+        self._offset_us = offset_us
         if self.clock_offset_us is None or abs(offset_us - self.clock_offset_us) > CLOCK_DRIFT_US:
             await self._exclusively(self._maintenance.note_clock, boot_id(), offset_us)
             self.clock_offset_us = offset_us

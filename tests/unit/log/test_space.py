@@ -72,9 +72,11 @@ class Writer:
         """Store as the server does: again after upkeep, three times at most."""
         for _ in range(3):
             try:
-                return await self.store()
+                await self.store()
             except LogUnwritable:
                 await self.upkeep()
+            else:
+                return
         await self.store()
 
     async def fill(self) -> None:
