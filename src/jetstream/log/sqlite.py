@@ -394,7 +394,7 @@ class SqliteLog:
                 self._space.release()
             await self._exclusively(self._maintenance.empty_wal)
             await self._keep_time()
-            await self._retain()
+            await self._despite_damage(self._retain)
             await self._exclusively(self._maintenance.empty_wal)
             while self._space.cramped and await self._shrink():
                 await self._exclusively(self._maintenance.empty_wal)
