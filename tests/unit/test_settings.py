@@ -151,6 +151,7 @@ BAD: list[tuple[str, str, list[str]]] = [
             "9" * 400 + "h",
         ],
     ),
+    ("--clock-settle", "CLOCK_SETTLE", ["0s", "5", "soon"]),
     ("--retention-bytes", "RETENTION_BYTES", ["0", "many", "0.4"]),
     ("--forget", "FORGET", ["all", "takendown", "deleted, takendown"]),
     ("--wire", "WIRE", ["v2", "V1", "classic,v1"]),

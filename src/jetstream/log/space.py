@@ -25,6 +25,7 @@ BYTES_MAX: Final = 16 * 1024 * 1024
 SHARE_MAX: Final = 8  # of a small disk no more than an eighth
 # For one step: a transaction that trims or shrinks (1 MiB), and the index of the write-ahead log.
 STEP_BYTES: Final = 1024 * 1024
+UNKNOWN_BYTES: Final = 1 << 60
 # Left by commits for sealing the next block, which frees three quarters of what its events take.
 SEAL_BYTES: Final = 1024 * 1024
 
@@ -46,9 +47,9 @@ class Space:
             self.held = self._file.stat().st_blocks * 512
 
     def free(self) -> int:
-        """Return how many bytes may still be written."""
+        """Return how many bytes may still be written; very many where the file system does not say."""
         disk = os.statvfs(self._directory)
-        return disk.f_bavail * disk.f_frsize
+        return disk.f_bavail * disk.f_frsize if disk.f_blocks else UNKNOWN_BYTES
 
     def room(self) -> int:
         """Return how many bytes may be added to the write-ahead log so that it can be copied in the end.

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -260,6 +261,18 @@ async def test_a_disk_that_is_too_small_for_a_reserve_is_one_warning(disk: Path)
     assert [line["event"] for line in lines if line["log_level"] == "warning"] == [
         "log: no room on the disk to keep a reserve, make some"
     ]
+
+
+async def test_a_file_system_that_does_not_say_what_is_free_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.statvfs", lambda _path: SimpleNamespace(f_blocks=0, f_bavail=0, f_frsize=4096))
+    writer = Writer(tmp_path)
+    await writer.open()
+    await writer.store()
+    await writer.log.maintain()
+    assert await writer.held() == 100
+    await writer.log.close()
 
 
 def test_a_large_disk_has_a_bounded_reserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
