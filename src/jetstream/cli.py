@@ -30,6 +30,7 @@ log = app.command(App(name="log", help="Look into an event log, check it, mend i
 log.command("jetstream.log.cli:stats", help="Say how large the log is and what is in it.")
 log.command("jetstream.log.cli:check", help="Verify every checksum.")
 log.command("jetstream.log.cli:repair", help="Keep every whole block of a damaged log.")
+log.command("jetstream.log.cli:rebase_time", help="Move positions that are ahead of the clock back.")
 log.command("jetstream.log.cli:cat", help="Write events as one JSON object a line, v1 wire.")
 
 EXIT_FAILURE = 1

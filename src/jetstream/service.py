@@ -13,7 +13,7 @@ import structlog
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
 from jetstream import __version__
-from jetstream.clock import unix_us
+from jetstream.clock import SteadyClock, clock_reason, unix_us
 from jetstream.conditions import CONDITIONS, Conditions
 from jetstream.errors import LogUnwritable, SettingError
 from jetstream.events import Event
@@ -36,6 +36,7 @@ from jetstream.web.subscribe import FAILED, SHUTDOWN, Subscribe
 
 GOODBYE_S: Final = 5.0  # for subscribers to take their close frames
 WRITE_AGAIN_S: Final = 1.0
+CLOCK_EVERY_S: Final = 1.0  # how often the clock is looked at, beside at every batch
 FILES_OF_OUR_OWN: Final = 32  # log, its readers, listeners, upstream
 FILES_BESIDE_SUBSCRIBERS: Final = 200  # the same with scrapes and handshakes, at the most
 
@@ -45,7 +46,7 @@ log = structlog.get_logger(__name__)
 class Service:
     """One Jetstream: an upstream, a log, a hub and its routes.
 
-    `clock` gives unix microseconds.
+    `clock` gives unix microseconds, as the machine has them.
     """
 
     def __init__(self, settings: Settings, *, clock: Callable[[], int] = unix_us) -> None:
@@ -55,7 +56,7 @@ class Service:
         self.port = 0
         self.metrics_port: int | None = None
         self.started = asyncio.Event()
-        self._clock = clock
+        self._clock = SteadyClock(int(settings.clock_settle * 1_000_000), clock)
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -75,7 +76,10 @@ class Service:
             retention_bytes=self.settings.retention_bytes,
             forget=frozenset(self.settings.forget.split(",")) - {"none"},
             clock=self._clock,
+            conditions=self.conditions,
         )
+        if self.log.clock_offset_us is not None:
+            self._clock.resume(self.log.clock_offset_us)
         try:
             await self._run()
         finally:
@@ -91,11 +95,13 @@ class Service:
         )
         self.upstream = self._upstream()
         self.metrics.watch(self._families)
+        self._look_at_clock()
         servers = await self._listen()
         try:
             async with asyncio.TaskGroup() as tasks:
                 hub = tasks.create_task(self.hub.run())
                 upstream = tasks.create_task(self.upstream.run())
+                clock = tasks.create_task(self._watch_clock())
                 self.started.set()
                 await self._stopping.wait()
                 log.info("stopping", subscribers=len(self.subscribe))
@@ -104,12 +110,27 @@ class Service:
                 await _cancelled(upstream)
                 await self._say_goodbye(SHUTDOWN)
                 await _cancelled(hub)
+                await _cancelled(clock)
         except BaseExceptionGroup as group:
             await self._say_goodbye(FAILED)
             raise _first(group) from group
         finally:
             for server in servers:
                 await server.close()
+
+    async def _watch_clock(self) -> None:
+        while True:
+            await asyncio.sleep(CLOCK_EVERY_S)
+            self._look_at_clock()
+
+    def _look_at_clock(self) -> None:
+        """Begin or end the condition `clock`."""
+        now_us, clock = self._clock(), self._clock
+        reason = clock_reason(self.log.tip, now_us, clock.ignored_us, self.settings.clock_settle)
+        if reason is None:
+            self.conditions.end("clock")
+        else:
+            self.conditions.begin("clock", reason)
 
     def _upstream(self) -> Upstream:
         settings = self.settings
@@ -188,6 +209,8 @@ class Service:
             "log": {
                 "events": figures.events,
                 "bytes": figures.bytes_on_disk,
+                "wal_bytes": figures.wal_bytes,
+                "damaged": figures.damaged,
                 "oldest_us": figures.oldest_us,
                 "oldest": pages.iso(figures.oldest_us),
                 "newest_us": newest,
@@ -205,6 +228,13 @@ class Service:
         figures, upstream = self.log.statistics(), self.upstream
         yield from gauge("jetstream_log_events", "Events in the log.", figures.events)
         yield from gauge("jetstream_log_bytes", "Size of the log on disk.", figures.bytes_on_disk)
+        yield from gauge("jetstream_log_wal_bytes", "Size of its write-ahead log.", figures.wal_bytes)
+        yield from gauge("jetstream_log_damaged", "Damaged parts that were met.", figures.damaged)
+        yield from gauge(
+            "jetstream_log_ahead_seconds",
+            "How far the newest event is ahead of the clock.",
+            max(0, self.log.tip - self._clock()) / 1e6,
+        )
         yield from gauge("jetstream_log_oldest_us", "time_us of the oldest event.", figures.oldest_us)
         yield from gauge("jetstream_log_newest_us", "time_us of the newest event.", figures.newest_us)
         yield from gauge("jetstream_log_writable", "1 while commits succeed.", figures.writable)

@@ -183,6 +183,14 @@ class Settings:
         int | None,
         _setting("RETENTION_BYTES", "How large the log may become, whichever bound comes first.", parse_size),
     ] = None
+    clock_settle: Annotated[
+        float,
+        _setting(
+            "CLOCK_SETTLE",
+            "How long a step ahead of the clock must last before it is followed.",
+            parse_duration,
+        ),
+    ] = 300.0
     forget: Annotated[
         Literal["none", "deleted", "deleted,takendown"],
         _setting("FORGET", "Accounts whose stored records are scrubbed when they go."),

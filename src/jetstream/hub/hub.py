@@ -24,6 +24,7 @@ from typing import Final
 
 import structlog
 
+from jetstream.errors import LogError
 from jetstream.events import Batch
 from jetstream.filters import EVERYTHING
 from jetstream.hub.groups import Group
@@ -32,6 +33,7 @@ from jetstream.hub.slices import cut
 from jetstream.hub.subscriber import Close, Options, Subscriber
 from jetstream.hub.wires import PING
 from jetstream.log import Log
+from jetstream.logs import Throttled
 from jetstream.metrics import Metrics
 from jetstream.turns import TURN_S, Line, Pulse, Rest
 
@@ -60,6 +62,7 @@ PING_EVERY_S: Final = 30.0
 LOOK_EVERY_S: Final = 0.5
 
 log = structlog.get_logger(__name__)
+throttled = Throttled(log)
 
 
 class Hub:
@@ -304,6 +307,9 @@ class Hub:
                         self._hungry -= 1
         except ConnectionError:
             return  # whoever holds the connection hears of it, too, and removes the subscriber
+        except LogError as error:  # no damage, which the log passes over
+            throttled.warning("subscriber: the log could not be read", error=str(error))
+            subscriber.close(Close(1011, "error", "the server failed to read its log: connect again"))
         except Exception:
             log.exception("subscriber: could not be fed")
             subscriber.close(Close(1011, "error", "the server failed to read its log: connect again"))

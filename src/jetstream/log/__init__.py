@@ -37,6 +37,8 @@ class LogStatistics:
     oldest_us: int | None  # time_us of the oldest readable event
     newest_us: int | None
     writable: bool  # False from a write that failed until one that succeeded
+    wal_bytes: int = 0  # of `bytes_on_disk`, what the write-ahead log takes
+    damaged: int = 0  # different damaged parts that were met since the log was opened
 
 
 class Log(Protocol):

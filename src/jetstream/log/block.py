@@ -79,6 +79,11 @@ class Block(NamedTuple):
     cids: bytes
     bodies: bytes
 
+    @property
+    def size(self) -> int:
+        """How many bytes it takes."""
+        return sum(map(len, self[3:]))
+
 
 def seal(columns: Columns, last_us: int) -> Block:
     """Compress events that are, in order, the log's next ones up to `last_us`."""
@@ -113,14 +118,37 @@ def unseal(events: int, times: bytes, texts: Iterable[bytes]) -> Batch:
     return batch
 
 
+def block_times(packed: bytes) -> list[int]:
+    """Read a block's times alone. Raises Damaged."""
+    return _from_differences(decompress(packed))
+
+
+def retimed(block: Block, times: list[int]) -> Block:
+    """Return a block with other times for its events. Raises Damaged."""
+    accounts = decompress(block.accounts)
+    if accounts:
+        old = dict(zip(block_times(block.times), times, strict=True))
+        count = int.from_bytes(accounts[:4], "little")
+        own = write_times([old[time] for time in read_times(accounts[4 : 4 + 8 * count])])
+        accounts = accounts[:4] + own + accounts[4 + 8 * count :]
+    return block._replace(
+        last_us=times[-1],
+        first_us=times[0],
+        times=compress(_differences(times), _LEVELS["times"]),
+        accounts=compress(accounts, _LEVEL),
+    )
+
+
 def unpack_accounts(packed: bytes) -> Columns | None:
     """Read a block's identity and account events alone; None if it has none."""
     data = decompress(packed)
     if not data:
         return None
     count = int.from_bytes(data[:4], "little")
-    times, texts = data[4 : 4 + 8 * count], data[4 + 8 * count :]
-    return Columns(times, *texts.split(b"\0"))
+    times, *texts = data[4 : 4 + 8 * count], *data[4 + 8 * count :].split(b"\0")
+    if len(times) != 8 * count or len(texts) != len(NAMES):
+        raise Damaged("its identity and account events are cut")
+    return Columns(times, *texts)
 
 
 def holds_collection(collection_set: bytes, wanted: Filter) -> bool:
@@ -156,7 +184,7 @@ def decompress(data: bytes) -> bytes:
         if zstandard.frame_content_size(data) > COLUMN_BYTES_MAX:
             raise Damaged(f"a column of more than {COLUMN_BYTES_MAX} bytes")
         return _decompressor().decompress(data)
-    except zstandard.ZstdError as error:
+    except (zstandard.ZstdError, TypeError, MemoryError) as error:  # TypeError: not even bytes
         raise Damaged(str(error)) from error
 
 
@@ -191,7 +219,10 @@ def _differences(times: list[int]) -> bytes:
 
 
 def _from_differences(data: bytes) -> list[int]:
-    return list(accumulate(read_times(data)))
+    try:
+        return list(accumulate(read_times(data)))
+    except ValueError as error:
+        raise Damaged(str(error)) from error
 
 
 def _did_bits(dids: Iterable[bytes]) -> bytes:

@@ -10,10 +10,12 @@ from typing import Annotated, Final
 
 from cyclopts import Parameter
 
+from jetstream.clock import unix_us
 from jetstream.errors import SettingError
 from jetstream.events import KIND_NAMES, Batch, Event
 from jetstream.filters import Filter
 from jetstream.hub.wires import V1
+from jetstream.log import rebase as rebasing
 from jetstream.log import repair as repairing
 from jetstream.log.reading import Contents, contents, selected
 
@@ -62,7 +64,27 @@ def repair(*, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     for problem in found.problems:
         _say(f"damaged: {problem}")
     _say(f"kept {found.events:,} events in {found.blocks:,} blocks and the tail")
-    _say("nothing is damaged: nothing was changed" if aside is None else f"the damaged file is now {aside}")
+    if aside is not None:
+        _say(f"the damaged file is now {aside}")
+    elif found.problems:
+        _say("mended in place: what is damaged is deleted")
+    else:
+        _say("nothing is damaged: nothing was changed")
+
+
+def rebase_time(*, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Move positions that are ahead of the clock back to the present. No server may be running.
+
+    Cursors that clients have kept from that range mean other events afterwards.
+    """
+    now_us = unix_us()
+    done = rebasing.rebase(data_dir, now_us)
+    if done.tip_before_us == done.tip_us:
+        _say(f"the newest position, {_moment(done.tip_us)}, is not ahead of the clock: nothing was changed")
+        return
+    _say(f"the newest position was {_moment(done.tip_before_us)}, and is {_moment(done.tip_us)} now")
+    _say(f"{done.events:,} events have new positions, in the same order")
+    _say("cursors that clients have kept from before mean other events now: begin again from a time, or live")
 
 
 def cat(

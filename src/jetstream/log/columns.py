@@ -57,6 +57,11 @@ class Columns(NamedTuple):
         """How many events these are."""
         return len(self.times) // 8
 
+    @property
+    def size(self) -> int:
+        """How many bytes these are."""
+        return sum(map(len, self))
+
     def checksum(self) -> int:
         """Return the CRC-32 of all columns, one after the other."""
         # In one go, for each call lets go of the interpreter, and another thread may keep it for a while.

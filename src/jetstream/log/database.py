@@ -6,7 +6,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -51,6 +51,15 @@ CREATE TABLE gone (
     did       BLOB PRIMARY KEY,
     before_us INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE stored (
+    last_us   INTEGER PRIMARY KEY,
+    at_us     INTEGER NOT NULL
+) STRICT;
+CREATE TABLE clock (
+    id        INTEGER PRIMARY KEY CHECK (id = 1),
+    boot      TEXT NOT NULL,
+    offset_us INTEGER NOT NULL
+) STRICT;
 """
 
 # Nobody else writes: a lock that is held for longer is a foreign program's.
@@ -74,14 +83,22 @@ def take_lock(directory: Path) -> int:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
+        holder = _holder(descriptor)
         os.close(descriptor)
         raise LogLocked(
             path, f"process {holder} writes this log; stop it, or use another directory"
         ) from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+    with suppress(OSError):  # a full disk: the number is for people only
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
     return descriptor
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        return os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
+    except OSError:
+        return "unknown"
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
@@ -115,6 +132,8 @@ def _prepare(path: Path, connection: sqlite3.Connection) -> None:
     # A commit is a write into the page cache; checkpoints, made elsewhere, are what waits for the disk.
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA wal_autocheckpoint = 0")
+    # Where SQLite was built to overwrite what is deleted, trimming would write as much as it frees.
+    connection.execute("PRAGMA secure_delete = OFF")
     if not made:
         connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
 
@@ -176,8 +195,8 @@ def store_block(connection: sqlite3.Connection, block: Block) -> None:
 def oldest(connection: sqlite3.Connection) -> int | None:
     """Return the `time_us` of the oldest event, or None."""
     (oldest_us,) = connection.execute(
-        "SELECT ifnull((SELECT first_us FROM block ORDER BY last_us LIMIT 1),"
-        " (SELECT first_us FROM tail ORDER BY last_us LIMIT 1))"
+        "SELECT ifnull((SELECT first_us FROM block WHERE last_us >= floor_us ORDER BY last_us LIMIT 1),"
+        " (SELECT first_us FROM tail ORDER BY last_us LIMIT 1)) FROM state"
     ).fetchone()
     return None if oldest_us is None else int(oldest_us)
 

@@ -8,14 +8,17 @@ compressing, reading and waiting for the disk, is done by a step before it.
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from jetstream.filters import Filter
+from jetstream.log import ages
 from jetstream.log.block import BLOCK_BYTES, BLOCK_EVENTS, Block, seal
 from jetstream.log.columns import Columns
+from jetstream.log.damage import FAR_US, Damage, next_block, problem, reachable
 from jetstream.log.database import (
     oldest,
     open_reader,
@@ -27,8 +30,6 @@ from jetstream.log.database import (
 )
 from jetstream.log.forget import without
 from jetstream.log.stored import load, scan, tail_rows
-
-FAR_US: Final = 2**63 - 1
 
 # The write-ahead log is emptied when it is this long; a busy minute, and a quarter of a second of copying.
 WAL_BYTES: Final = 16 * 1024 * 1024
@@ -43,7 +44,7 @@ VACUUM_PAGES: Final = 256
 _SIZES: Final = (
     "SELECT last_us, length(did_bits) + length(accounts) + length(times) + length(kinds)"
     " + length(dids) + length(collections) + length(rkeys) + length(revs) + length(cids) + length(bodies)"
-    " FROM block ORDER BY last_us"
+    " FROM block WHERE last_us >= ? ORDER BY last_us"
 )
 
 
@@ -63,13 +64,21 @@ class Scrubbed(NamedTuple):
 
 
 class Maintenance:
-    """The background's own connection to the file."""
+    """The background's own connection to the file.
 
-    def __init__(self, path: Path) -> None:
+    `met` is the damage that was met and passed over; who owns this takes it from there.
+    """
+
+    def __init__(self, path: Path, wal_bytes_max: int | None = None) -> None:
         self._path = path
+        # The write-ahead log is emptied when it is this long: shorter on a small disk.
+        self._wal_bytes_max = min(WAL_BYTES, wal_bytes_max or WAL_BYTES)
+        self.met: list[Damage] = []
         self._connection = open_writer(path)
         # Nothing here is worth holding commits for: a checkpoint that meets a reader is tried again later.
         self._connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        # Rows below this were trimmed, or could not be: rises only.
+        (self._trimmed_to,) = self._connection.execute("SELECT floor_us FROM state").fetchone()
         self._pin = open_reader(path)
         # Closing any descriptor of a file gives up the process's POSIX locks on it, and with them SQLite's:
         # this one is opened once, and closed when all connections are.
@@ -88,7 +97,7 @@ class Maintenance:
         """Compress the oldest of the tail, if there is enough for a block."""
         runs: list[Columns] = []
         events = size = 0
-        for row in tail_rows(self._connection, 0, FAR_US):
+        for row in tail_rows(self._connection, 0, FAR_US, self.met):
             runs.append(row.columns)
             events += row.events
             size += len(row.columns.bodies)
@@ -96,21 +105,48 @@ class Maintenance:
                 return seal(Columns.joined(runs), row.last_us)
         return None
 
-    def store_block(self, block: Block) -> None:
-        """Put a block in the place of its rows of the tail. Exclusive."""
+    def store_block(self, block: Block) -> int:
+        """Put a block in the place of its rows of the tail; return how many events were lost. Exclusive.
+
+        Those are the events of rows that are damaged.
+        """
         with transaction(self._connection):
             store_block(self._connection, block)
-            self._connection.execute("DELETE FROM tail WHERE last_us <= ?", (block.last_us,))
+            rows = self._connection.execute(
+                "DELETE FROM tail WHERE last_us <= ? RETURNING events", (block.last_us,)
+            ).fetchall()
+            lost: int = sum(events for (events,) in rows) - block.events
+            if lost:
+                self._count_gone(lost)
+        return lost
 
     # Trimming
 
     def trim(self, before_us: int) -> Trimmed | None:
-        """Delete some of what is older; None when nothing is. Exclusive."""
+        """Delete some of what is older; None when nothing is. Exclusive.
+
+        Blocks that cannot be deleted, for their pages are damaged, are left, and the floor passes them.
+        """
+        try:
+            return self._trim(before_us, TRIM_BLOCKS)
+        except sqlite3.DatabaseError as error:
+            if problem(error) is None:
+                raise
+        try:
+            return self._trim(before_us, 1)
+        except sqlite3.DatabaseError as error:
+            if problem(error) is None:
+                raise
+            return self._pass_over(before_us, str(error))
+
+    def _trim(self, before_us: int, blocks_max: int) -> Trimmed | None:
+        low = self._trimmed_to
         with transaction(self._connection):
             rows = (
                 self._connection.execute(
-                    "SELECT last_us, events FROM block WHERE last_us < ? ORDER BY last_us LIMIT ?",
-                    (before_us, TRIM_BLOCKS),
+                    "SELECT last_us, events FROM block WHERE last_us >= ? AND last_us < ?"
+                    " ORDER BY last_us LIMIT ?",
+                    (low, before_us, blocks_max),
                 ).fetchall()
                 or self._connection.execute(
                     "SELECT last_us, events FROM tail WHERE last_us < ? ORDER BY last_us", (before_us,)
@@ -119,25 +155,65 @@ class Maintenance:
             if not rows:
                 return None
             gone, floor = sum(events for _, events in rows), rows[-1][0] + 1
-            self._connection.execute("DELETE FROM block WHERE last_us < ?", (floor,))
+            self._connection.execute("DELETE FROM block WHERE last_us >= ? AND last_us < ?", (low, floor))
             self._connection.execute("DELETE FROM tail WHERE last_us < ?", (floor,))
-            self._connection.execute("UPDATE state SET floor_us = ?, events = events - ?", (floor, gone))
+            self._move_floor(floor, gone)
+        self._trimmed_to = floor
         return Trimmed(gone, floor)
+
+    def _pass_over(self, before_us: int, found: str) -> Trimmed:
+        """Move the floor over the next block, or over the keys that are lost, and leave what is there."""
+        low, gone = self._trimmed_to, 0
+        try:
+            key = next_block(self._connection, low)
+            floor = before_us if key is None else key + 1
+            (gone,) = self._connection.execute(
+                "SELECT events FROM block WHERE last_us = ?", (key,)
+            ).fetchone() or (0,)
+        except sqlite3.DatabaseError:
+            floor = min(reachable(self._connection, low), before_us)
+        self.met.append(Damage(low, floor - 1, found))
+        with transaction(self._connection):
+            self._move_floor(floor, gone)
+        self._trimmed_to = floor
+        return Trimmed(gone, floor)
+
+    def _move_floor(self, floor: int, gone: int) -> None:
+        self._connection.execute(
+            "UPDATE state SET floor_us = max(floor_us, ?), events = events - ?", (floor, gone)
+        )
+        ages.drop_before(self._connection, floor)
 
     def position_within(self, bytes_max: int) -> int:
         """Return before which position blocks must go for the rest to take `bytes_max`; 0: none."""
         excess = self._used_bytes() + 2 * WAL_BYTES - bytes_max
         position = 0
-        for last_us, size in self._connection.execute(_SIZES):
-            if excess <= 0:
-                break
-            excess -= size
-            position = last_us + 1
+        try:
+            for last_us, size in self._connection.execute(_SIZES, (self._trimmed_to,)):
+                if excess <= 0:
+                    break
+                excess -= size
+                position = last_us + 1
+        except sqlite3.DatabaseError as error:
+            if problem(error) is None:
+                raise
+            position = reachable(
+                self._connection, max(position, self._trimmed_to)
+            )  # what is between goes too
         return position
 
-    def shrinks(self, bytes_max: int | None) -> bool:
-        """Tell whether the file should get smaller: too much of it is free, or it is above its bound."""
+    def position_stored_before(self, before_us: int) -> int:
+        """Return before which position everything was stored before `before_us`."""
+        return ages.position_stored_before(self._connection, before_us)
+
+    def shrinks(self, bytes_max: int | None, cramped: bool) -> bool:
+        """Tell whether the file should get smaller.
+
+        So it is when too much of it is free, when it is above its bound, or when the disk is cramped.
+        """
         free, pages = self._pragma("freelist_count"), self._pragma("page_count")
+        if free and cramped:
+            return True
         if bytes_max is not None and free and pages * self._pragma("page_size") + 2 * WAL_BYTES > bytes_max:
             return True
         return free > max(FREE_PAGES_MIN, FREE_SHARE_MAX * pages)
@@ -158,13 +234,12 @@ class Maintenance:
         Returns where to look on when there is none in a slice, None when there is none at all.
         """
         stop = max(gone.values())
-        found = scan(self._connection, position, stop, Filter(dids=frozenset(gone)))
+        found = scan(self._connection, position, stop, Filter(dids=frozenset(gone)), self.met)
         if not isinstance(found.found, int):
             return None if found.position >= stop else found.position
-        batch = load(self._connection, found.found)
-        assert batch is not None
-        kept = without(batch, gone)
-        if kept is None:
+        batch = load(self._connection, found.found, self.met)
+        kept = None if batch is None else without(batch, gone)
+        if batch is None or kept is None:
             return found.position
         last_us = found.found
         block = seal(Columns.of(kept), last_us) if len(kept) else None
@@ -181,7 +256,7 @@ class Maintenance:
     def scrubbed_tail(self, gone: Mapping[bytes, int]) -> list[tuple[int, int, Columns | None]]:
         """Rewrite what is not sealed yet: rows as `last_us`, events gone, and what is left of them."""
         rows = []
-        for row in tail_rows(self._connection, 0, max(gone.values())):
+        for row in tail_rows(self._connection, 0, max(gone.values()), self.met):
             batch = row.columns.batch()
             kept = without(batch, gone)
             if kept is not None:
@@ -215,11 +290,34 @@ class Maintenance:
         finally:
             self._connection.execute("PRAGMA secure_delete = OFF")
 
+    # Time
+
+    def clock(self) -> tuple[str, int] | None:
+        """Return the boot and the offset of the clock that were noted last."""
+        noted: tuple[str, int] | None = self._connection.execute(
+            "SELECT boot, offset_us FROM clock"
+        ).fetchone()
+        return noted
+
+    def note_clock(self, boot: str, offset_us: int) -> None:
+        """Note what an offset of the clock a later process of the same boot is to trust. Exclusive."""
+        self._connection.execute("INSERT OR REPLACE INTO clock VALUES (1, ?, ?)", (boot, offset_us))
+
+    def note_stored(self, position: int, now_us: int) -> None:
+        """Note that everything up to `position` was stored by now. Exclusive."""
+        with transaction(self._connection):
+            ages.note(self._connection, position, now_us)
+
+    def shift_ages(self, by_us: int, tip_us: int, now_us: int) -> None:
+        """Keep all ages although the clock was set. Exclusive."""
+        with transaction(self._connection):
+            ages.shift(self._connection, by_us, tip_us, now_us)
+
     # Checkpoints
 
     def checkpoint_is_due(self) -> bool:
-        """Tell whether the write-ahead log has grown so long that it should begin anew."""
-        return wal_bytes(self._path) >= WAL_BYTES
+        """Tell whether the write-ahead log has grown so long that it should begin again."""
+        return wal_bytes(self._path) >= self._wal_bytes_max
 
     def copy_pages(self) -> None:
         """Copy the pages of the write-ahead log into the database file, and wait for the disk.
@@ -235,19 +333,29 @@ class Maintenance:
 
     def restart_wal(self) -> None:
         """Copy what was committed since, and begin the write-ahead log anew. Exclusive."""
-        self._pin.execute("ROLLBACK")
-        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self.empty_wal()
         with transaction(self._connection):
             # The first commit of a new write-ahead log waits for the disk: let it be this one. It must change
             # something, for SQLite writes no page that stays as it was.
             self._connection.execute("UPDATE state SET checkpoints = checkpoints + 1")
+
+    def empty_wal(self) -> None:
+        """Copy the write-ahead log and cut it off, as far as readers let it. Exclusive."""
+        if self._pin.in_transaction:
+            self._pin.execute("ROLLBACK")
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     # Sizes
 
     def extent(self) -> tuple[int | None, int]:
         """Return the `time_us` of the oldest event, or None, and how many events are not sealed."""
         (unsealed,) = self._connection.execute("SELECT ifnull(sum(events), 0) FROM tail").fetchone()
-        return oldest(self._connection), unsealed
+        try:
+            return oldest(self._connection), unsealed
+        except sqlite3.DatabaseError as error:
+            if problem(error) is None:
+                raise
+            return self._trimmed_to, unsealed
 
     def _used_bytes(self) -> int:
         pages = self._pragma("page_count") - self._pragma("freelist_count")

@@ -7,6 +7,7 @@ missing from then on: a hole, which the findings name.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -15,12 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from jetstream.errors import LogCorrupt, LogError
+from jetstream.errors import LogCorrupt, LogError, LogUnwritable
 from jetstream.log import reservation
 from jetstream.log.block import Block, verify
 from jetstream.log.columns import Damaged
+from jetstream.log.damage import FAR_US
 from jetstream.log.database import (
     DATABASE,
+    bytes_on_disk,
     check_schema,
     explained,
     open_reader,
@@ -30,12 +33,12 @@ from jetstream.log.database import (
     take_lock,
     transaction,
 )
+from jetstream.log.space import Space
 from jetstream.log.stored import Row
 
 # Beyond a damaged page, rows are looked for in steps of a second, in which there are few blocks.
 GRAIN_US: Final = 1_000_000
 PROBES: Final = 256  # places looked at between two damaged pages
-FAR_US: Final = 2**63 - 1
 # How many of SQLite's own findings are repeated.
 FINDINGS_MAX: Final = 10
 
@@ -44,6 +47,10 @@ _RISING: Final = {
     "tail": "SELECT last_us FROM tail WHERE last_us > ? AND last_us <= ? ORDER BY last_us",
 }
 _FALLING: Final = {table: f"{query} DESC" for table, query in _RISING.items()}
+_DELETE: Final = {
+    "block": "DELETE FROM block WHERE last_us = ?",
+    "tail": "DELETE FROM tail WHERE last_us = ?",
+}
 _ROW: Final = {
     "block": "SELECT * FROM block WHERE last_us = ?",
     "tail": "SELECT * FROM tail WHERE last_us = ?",
@@ -57,6 +64,8 @@ class Findings:
     blocks: int = 0
     events: int = 0
     problems: list[str] = field(default_factory=list)
+    has_whole_pages: bool = False  # whatever the rows on them hold
+    is_whole: bool = False  # the database: a problem is beside it
 
 
 def check(directory: Path) -> Findings:
@@ -66,9 +75,11 @@ def check(directory: Path) -> Findings:
     with explained(path, LogError), closing(open_reader(path)) as connection:
         check_schema(path, connection)
         findings.problems += _check_pages(connection)
+        findings.has_whole_pages = not findings.problems
         for row in _whole_rows(connection, findings):
             findings.events += row.events
             findings.blocks += isinstance(row, Block)
+    findings.is_whole = not findings.problems
     try:
         reservation.read(directory)
     except LogCorrupt as error:
@@ -79,24 +90,88 @@ def check(directory: Path) -> Findings:
 def repair(directory: Path) -> tuple[Findings, Path | None]:
     """Keep every whole row of the log in `directory`; return what was found and where the old file is now.
 
-    None when nothing is wrong, and nothing was done. Raises LogLocked while a server runs, LogUnwritable.
+    None when the file stayed: nothing is wrong with it, or the disk has no room for another one, and the rows
+    that are not whole were deleted from it. The reserve is released; the server takes it back.
+
+    Raises LogLocked while a server runs, LogUnwritable when the disk has no room and the file's pages are
+    damaged.
     """
     path = existing(directory)
     with ExitStack() as stack:
         stack.callback(os.close, take_lock(directory))
+        Space(directory).release()
         try:
-            problems = check(directory).problems
+            found = check(directory)
         except LogError as error:
-            problems = [error.problem]
-        if not problems:
-            return check(directory), None
-        new = path.with_name(f"{DATABASE}.new")
-        new.unlink(missing_ok=True)
+            found = Findings(problems=[error.problem])
+        if not found.problems:
+            return found, None
         with explained(path):
-            kept = _rebuild(directory, new)
-            aside = _swap(path, new)
-        kept.problems = problems
+            kept, aside = _mend(directory, found)
+        kept.problems = found.problems
         return kept, aside
+
+
+def _mend(directory: Path, found: Findings) -> tuple[Findings, Path | None]:
+    path = directory / DATABASE
+    if found.is_whole:
+        _mend_reservation(directory, _tip(path))
+        return found, None
+    new = path.with_name(f"{DATABASE}.new")
+    _remove(new)
+    try:
+        kept = _rebuild(directory, new)
+    except (sqlite3.DatabaseError, OSError) as error:
+        _remove(new)
+        if not _is_full(error):
+            raise
+        if not found.has_whole_pages:
+            raise LogUnwritable(path, f"cannot be repaired: {_missing(path)}") from error
+        return _mend_in_place(directory), None
+    return kept, _swap(path, new)
+
+
+def _is_full(error: Exception) -> bool:
+    return (
+        getattr(error, "errno", 0) == errno.ENOSPC
+        or getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+    )
+
+
+def _missing(path: Path) -> str:
+    disk = os.statvfs(path.parent)
+    free, needed = disk.f_bavail * disk.f_frsize >> 20, bytes_on_disk(path) >> 20
+    return f"its pages are damaged, and a copy takes up to {needed} MiB, of which {free} are free: make room"
+
+
+def _mend_in_place(directory: Path) -> Findings:
+    """Delete the rows that are not whole from a file whose pages are."""
+    path = directory / DATABASE
+    kept = Findings()
+    with closing(open_writer(path)) as writer:
+        whole = {(isinstance(row, Block), row.last_us): row.events for row in _whole_rows(writer, kept)}
+        for table, is_block in (("block", True), ("tail", False)):
+            for key in _keys(writer, table):
+                if (is_block, key) not in whole:
+                    with transaction(writer):
+                        writer.execute(_DELETE[table], (key,))
+        kept.events, kept.blocks = sum(whole.values()), sum(is_block for is_block, _ in whole)
+        with transaction(writer):
+            writer.execute("UPDATE state SET events = ?", (kept.events,))
+        writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        _mend_reservation(directory, writer.execute("SELECT tip_us FROM state").fetchone()[0])
+    return kept
+
+
+def _tip(path: Path) -> int:
+    with closing(open_reader(path)) as connection:
+        tip_us: int = connection.execute("SELECT tip_us FROM state").fetchone()[0]
+        return tip_us
+
+
+def _remove(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def existing(directory: Path) -> Path:
@@ -218,7 +293,12 @@ def _rebuild(directory: Path, new: Path) -> Findings:
                 "UPDATE state SET tip_us = ?, floor_us = ?, events = ?, origin = ?, seq = ?, provisional = ?",
                 (tip_us, floor_us, kept.events, *upstream),
             )
-            writer.executemany("INSERT INTO gone VALUES (?, ?)", _gone(old))
+            writer.executemany(
+                "INSERT INTO gone VALUES (?, ?)", _pairs(old, "SELECT did, before_us FROM gone")
+            )
+            writer.executemany(
+                "INSERT INTO stored VALUES (?, ?)", _pairs(old, "SELECT last_us, at_us FROM stored")
+            )
         writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     return kept
 
@@ -229,7 +309,7 @@ def _mend_reservation(directory: Path, newest_us: int) -> int:
         return reservation.read(directory)[1]
     except LogCorrupt:
         until_us = newest_us + reservation.AHEAD_US
-        reservation.reserve(directory, until_us)
+        reservation.restore(directory, until_us)
         return until_us
 
 
@@ -243,22 +323,21 @@ def _state(old: sqlite3.Connection) -> tuple[int, str | None, int | None, int | 
     return state
 
 
-def _gone(old: sqlite3.Connection) -> list[tuple[bytes, int]]:
+def _pairs(old: sqlite3.Connection, query: str) -> list[tuple[bytes | int, int]]:
     try:
-        return old.execute("SELECT did, before_us FROM gone").fetchall()
+        return old.execute(query).fetchall()
     except sqlite3.DatabaseError:
         return []
 
 
 def _swap(path: Path, new: Path) -> Path:
     """Put the new file in the place of the old one; return where that is now."""
-    number = 1
-    while (aside := path.with_name(f"{DATABASE}.damaged-{number}")).exists():
-        number += 1
+    aside = reservation.unused(path)
     for suffix in ("-wal", "-shm"):
         old = path.with_name(path.name + suffix)
         if old.exists():
             old.rename(aside.with_name(aside.name + suffix))
-    path.rename(aside)
-    new.rename(path)
+    # At no moment is there none: the server would begin a new log.
+    os.link(path, aside)
+    new.replace(path)
     return aside

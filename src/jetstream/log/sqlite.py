@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -24,14 +24,16 @@ from typing import Final, NamedTuple, TypeVar
 
 import structlog
 
-from jetstream.clock import unix_us
-from jetstream.errors import LogError, LogUnwritable, SettingError
+from jetstream.clock import STEP_US, boot_id, elapsed_us, unix_us
+from jetstream.conditions import Conditions
+from jetstream.errors import LogCorrupt, LogError, LogUnwritable, SettingError
 from jetstream.events import Batch, Key
 from jetstream.filters import Filter
-from jetstream.log import LogStatistics, UpstreamCursor, lookup
+from jetstream.log import LogStatistics, UpstreamCursor, ages, lookup
 from jetstream.log.block import BLOCK_EVENTS, Block
 from jetstream.log.cache import CACHE_BYTES, BlockCache
 from jetstream.log.columns import Columns
+from jetstream.log.damage import FAR_US, Damage, Damages
 from jetstream.log.database import (
     DATABASE,
     bytes_on_disk,
@@ -41,11 +43,13 @@ from jetstream.log.database import (
     store_row,
     take_lock,
     transaction,
+    wal_bytes,
 )
 from jetstream.log.forget import gone_accounts
-from jetstream.log.maintenance import FAR_US, Maintenance, Scrubbed
+from jetstream.log.maintenance import WAL_BYTES, Maintenance, Scrubbed
 from jetstream.log.recent import BATCH_BYTES, Recent
-from jetstream.log.reservation import AHEAD_US, reserve, restored_tip
+from jetstream.log.reservation import AHEAD_US, NEW_FILE, reserve, restored_tip
+from jetstream.log.space import Space
 from jetstream.log.stored import load, scan, tail_rows
 from jetstream.turns import Pulse, hurried
 
@@ -57,6 +61,13 @@ MAINTAIN_EVERY_S: Final = 1.0
 BACKLOG_EVENTS: Final = 2 * BLOCK_EVENTS
 # Blocks rewritten before sealing has its turn again.
 FORGET_STEPS: Final = 8
+
+# Above this the write-ahead log is not emptied as it should be: a foreign reader holds on to it.
+WAL_BYTES_BOUND: Final = 2 * WAL_BYTES
+# What a commit writes beside the batch: a few pages of the tables' trees, each as a whole.
+COMMIT_BYTES: Final = 32 * 1024
+# An offset of the clock that has drifted by less is not noted again.
+CLOCK_DRIFT_US: Final = 1_000_000
 
 # The write-ahead log and the tail take up to half of it.
 RETENTION_BYTES_MIN: Final = 64 * 1024 * 1024
@@ -81,6 +92,9 @@ class Opened(NamedTuple):
     oldest: int | None
     tail_events: int
     recent: Recent
+    space: Space
+    damage: list[Damage]
+    clock_offset_us: int | None
 
 
 class SqliteLog:
@@ -95,6 +109,7 @@ class SqliteLog:
         forget: frozenset[str],
         cache_bytes: int,
         clock: Callable[[], int],
+        conditions: Conditions,
     ) -> None:
         self._directory = opened.directory
         self._path = opened.directory / DATABASE
@@ -112,12 +127,31 @@ class SqliteLog:
         self._retention_bytes = retention_bytes
         self._forget_statuses = forget
         self._clock = clock
+        self._conditions = conditions
         self._writable = True
+        self._space = opened.space
+        # True from a write that the disk refused until the background has freed what it can.
+        self._full = self._space.room() <= 0
+        # True while the background does so: the reserve is released, and is not for events.
+        self._freeing = False
+        # False from when there was no room for the reserve until there is.
+        self._reserve_is_whole = True
+        # Bytes that may still be committed before the disk is looked at again.
+        self._room = 0
+        self._damages = Damages(self._path, conditions)
+        for damage in opened.damage:
+            self._damages.note(damage)
+        # What this boot's clock was trusted to be ahead of `elapsed_us`, as the file has it; None: nothing is
+        # known.
+        self.clock_offset_us = opened.clock_offset_us
+        # The same as of the last upkeep, or of the start.
+        self._offset_us = clock() - elapsed_us() if self.clock_offset_us is None else self.clock_offset_us
+        self._noted_us = (0, 0)  # the position that ages were noted for last, and when
         self._writing = asyncio.Lock()
         self._grown = Pulse()
         self._idle: LifoQueue[sqlite3.Connection] = LifoQueue()
         self._reader_threads = ThreadPoolExecutor(READERS, thread_name_prefix="log-reader")
-        self._blocks = BlockCache(lambda key: self._in_reader(lambda c: load(c, key)), cache_bytes)
+        self._blocks = BlockCache(lambda key: self._in_reader(lambda c, met: load(c, key, met)), cache_bytes)
         self._maintenance_thread = ThreadPoolExecutor(1, thread_name_prefix="log-maintenance")
         self._upkeep = asyncio.Lock()
         self._forgetting: dict[bytes, int] = {}
@@ -135,11 +169,13 @@ class SqliteLog:
         forget: frozenset[str] = FORGET_DELETED,
         cache_bytes: int = CACHE_BYTES,
         clock: Callable[[], int] = unix_us,
+        conditions: Conditions | None = None,
     ) -> SqliteLog:
         """Open the log in `directory`, or begin one there.
 
         Events are kept for `retention_s` and while the files take `retention_bytes`, both without limit when
-        None. Accounts that become inactive with a status in `forget` have their records removed.
+        None. Accounts that become inactive with a status in `forget` have their records removed. `clock`
+        gives unix microseconds, and does not follow leaps. `conditions` is told of `damage` and `wal`.
 
         Raises LogLocked when another process writes it, LogCorrupt when the file is not what was written,
         LogUnwritable when the directory cannot be written, SettingError for a bound that cannot be kept.
@@ -147,12 +183,13 @@ class SqliteLog:
         if retention_bytes is not None and retention_bytes < RETENTION_BYTES_MIN:
             raise SettingError("--retention-bytes", retention_bytes, f"is below {RETENTION_BYTES_MIN}")
         return cls(
-            await asyncio.to_thread(_open, directory),
+            await asyncio.to_thread(_open, directory, clock()),
             retention_s=retention_s,
             retention_bytes=retention_bytes,
             forget=forget,
             cache_bytes=cache_bytes,
             clock=clock,
+            conditions=conditions or Conditions(),
         )
 
     # The writer
@@ -183,24 +220,42 @@ class SqliteLog:
         gone = gone_accounts(batch, self._forget_statuses)
         async with self._writing:
             try:
+                columns = Columns.of(batch) if len(batch) else None
+                self._take_room(COMMIT_BYTES + (0 if columns is None else columns.size))
                 if len(batch) and batch.last > self._reserved:
                     with hurried():
                         await asyncio.to_thread(self._reserve, batch.last)
                 with explained(self._path), transaction(self._writer):
-                    self._store(batch, upstream, gone)
+                    self._store(batch, columns, upstream, gone)
             except LogUnwritable:
                 self._writable = False
+                self._full = True
+                self._due.set()
                 raise
             self._writable = True
             self._upstream = upstream
             if len(batch):
                 self._publish(batch, gone)
 
-    def _store(self, batch: Batch, upstream: UpstreamCursor, gone: dict[bytes, int]) -> None:
+    def _take_room(self, size: int) -> None:
+        """Count bytes that are about to be committed. Raises LogUnwritable when there is no room for them."""
+        if self._freeing:
+            raise LogUnwritable(self._path, "the disk is full")
+        self._room -= size
+        if self._room < 0:
+            room = self._space.room_for_events()
+            self._room = room // 2 - size
+            if self._space.cramped:
+                self._due.set()
+            if room < size:
+                raise LogUnwritable(self._path, "the disk is full but for what getting out of that takes")
+
+    def _store(
+        self, batch: Batch, columns: Columns | None, upstream: UpstreamCursor, gone: dict[bytes, int]
+    ) -> None:
         tip = self._tip
-        if len(batch):
+        if columns is not None:
             tip = batch.last
-            columns = Columns.of(batch)
             if len(columns.bodies) <= BATCH_BYTES:
                 store_row(self._writer, batch.first, tip, columns)
             else:  # no reader need take more into memory at once
@@ -248,8 +303,11 @@ class SqliteLog:
 
     async def _read_stored(self, position: int, stop: int, wanted: Filter) -> tuple[int, Batch | None]:
         """Return where to look on, and what was found before that."""
-        after, found = await self._in_reader(lambda c: scan(c, position, stop, wanted))
-        batch = await self._blocks.get(found) if isinstance(found, int) else found
+        beyond = self._damages.beyond(position)
+        if beyond != position:
+            return min(beyond, stop), None
+        after, found = await self._in_reader(lambda c, met: scan(c, position, stop, wanted, met))
+        batch = await self._load(found) if isinstance(found, int) else found
         # A block may be trimmed before it is loaded, or have nothing in this part of its range.
         if batch is not None and batch.index(position) == batch.index(stop):
             batch = None
@@ -261,11 +319,23 @@ class SqliteLog:
         found = lookup.in_batches(self._recent.newest_first(), keys)
         missing = set(keys) - found
         if missing:
-            found |= await self._in_reader(lambda c: lookup.in_file(c, missing, start))
+            found |= await self._in_reader(lambda c, _met: lookup.in_file(c, missing, start))
         return found
 
-    async def _in_reader(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._reader_threads, self._borrow, work)
+    async def _load(self, last_us: int) -> Batch | None:
+        return None if last_us in self._damages.by_end else await self._blocks.get(last_us)
+
+    async def _in_reader(self, work: Callable[[sqlite3.Connection, list[Damage]], Result]) -> Result:
+        """Do something with a connection in a reader thread, and note the damage that it adds to the list."""
+        met: list[Damage] = []
+        loop = asyncio.get_running_loop()
+        result = await loop.run_in_executor(self._reader_threads, self._borrow, lambda c: work(c, met))
+        self._note(met)
+        return result
+
+    def _note(self, met: list[Damage]) -> None:
+        for damage in met:
+            self._damages.note(damage)
 
     def _borrow(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """Do something with a connection that nobody else uses meanwhile."""
@@ -292,6 +362,8 @@ class SqliteLog:
             oldest_us=self._oldest,
             newest_us=None if self._oldest is None else self._tip,
             writable=self._writable,
+            wal_bytes=wal_bytes(self._path),
+            damaged=self._damages.count,
         )
 
     # The background
@@ -311,14 +383,86 @@ class SqliteLog:
         Raises LogUnwritable when the disk refuses; what was not done stays due.
         """
         async with self._upkeep:
+            await (self._free_disk() if self._full else self._keep_time())
             await self._seal()
-            await self._forget()
-            await self._retain()
-            await self._empty_wal()
-            if await self._in_maintenance(self._maintenance.shrinks, self._retention_bytes):
-                await self._exclusively(self._maintenance.shrink)
+            for step in (self._forget, self._retain, self._empty_wal, self._shrink):
+                await self._despite_damage(step)
             if self._tip + AHEAD_US // 2 > self._reserved:
                 await self._in_maintenance(self._reserve, self._tip)
+            self._tell_wal()
+            await self._take_reserve()
+
+    async def _despite_damage(self, step: Callable[[], Awaitable[object]]) -> None:
+        """Do what can wait; damage that it does not get past is noted, and hinders no storing."""
+        try:
+            await step()
+        except LogCorrupt as error:
+            self._note([Damage(self._floor, self._floor, error.problem)])
+
+    async def _free_disk(self) -> None:
+        """Free what the settings let go, and the write-ahead log, with what is in reserve; take that back."""
+        self._freeing = True
+        try:
+            async with self._writing:
+                self._space.release()
+            await self._exclusively(self._maintenance.empty_wal)
+            await self._keep_time()
+            await self._despite_damage(self._retain)
+            await self._exclusively(self._maintenance.empty_wal)
+            while self._space.cramped and await self._shrink():
+                await self._exclusively(self._maintenance.empty_wal)
+            self._full = False
+        finally:
+            await self._take_reserve()
+            self._room = 0
+            self._freeing = False
+
+    async def _take_reserve(self) -> None:
+        whole = await self._in_maintenance(self._space.take)
+        if not whole and self._reserve_is_whole:
+            log.warning(
+                "log: no room on the disk to keep a reserve, make some",
+                bytes_missing=self._space.size - self._space.held,
+                directory=str(self._directory),
+            )
+        self._reserve_is_whole = whole
+
+    async def _shrink(self) -> bool:
+        """Make the file smaller if it should be; return whether that was so."""
+        cramped = self._space.cramped
+        if not await self._in_maintenance(self._maintenance.shrinks, self._retention_bytes, cramped):
+            return False
+        await self._exclusively(self._maintenance.shrink)
+        return True
+
+    def _tell_wal(self) -> None:
+        """Begin or end the condition `wal`."""
+        size = wal_bytes(self._path)
+        if size < WAL_BYTES_BOUND:
+            self._conditions.end("wal")
+            return
+        self._conditions.begin(
+            "wal",
+            f"{self._path}-wal is {size >> 20} MiB, over its bound of {WAL_BYTES_BOUND >> 20} MiB:"
+            f" another program has read the database in one transaction for long; end it"
+            f" (`fuser -v {self._path}` names it)",
+        )
+
+    async def _keep_time(self) -> None:
+        """Note what positions do not say: when events that are ahead were stored, and steps of the clock."""
+        now_us = self._clock()
+        offset_us = now_us - elapsed_us()
+        if abs(shift_us := offset_us - self._offset_us) > STEP_US:
+            await self._exclusively(self._maintenance.shift_ages, shift_us, self._tip, now_us)
+        self._offset_us = offset_us
+        if self.clock_offset_us is None or abs(offset_us - self.clock_offset_us) > CLOCK_DRIFT_US:
+            await self._exclusively(self._maintenance.note_clock, boot_id(), offset_us)
+            self.clock_offset_us = offset_us
+        position, at_us = self._noted_us
+        every_us = max(ages.EVERY_US_MIN, int((self._retention_s or 0) * 1_000_000) // ages.SHARE)
+        if self._tip > now_us + STEP_US and self._tip > position and abs(now_us - at_us) >= every_us:
+            await self._exclusively(self._maintenance.note_stored, self._tip, now_us)
+            self._noted_us = (self._tip, now_us)
 
     async def _maintain_forever(self) -> None:
         failing = False
@@ -330,6 +474,7 @@ class SqliteLog:
             try:
                 await self.maintain()
             except LogUnwritable as error:
+                self._full = True
                 if not failing:
                     log.warning("log: upkeep failed, trying again", error=str(error))
                 failing = True
@@ -344,14 +489,23 @@ class SqliteLog:
 
     async def _seal(self) -> None:
         while (block := await self._next_block()) is not None:
-            await self._exclusively(self._maintenance.store_block, block)
-            self._tail_events -= block.events
+            await self._require_room(block.size * 5 // 4)
+            lost = await self._exclusively(self._maintenance.store_block, block)
+            self._tail_events -= block.events + lost
+            self._events -= lost
             await self._empty_wal()
 
     async def _next_block(self) -> Block | None:
         """Compress the oldest of the tail, at the loop's cost when sealing has fallen behind."""
         with hurried() if self._tail_events > BACKLOG_EVENTS else nullcontext():
             return await self._in_maintenance(self._maintenance.next_block)
+
+    async def _require_room(self, size: int) -> None:
+        """Make room for a step that writes so many bytes. Raises LogUnwritable."""
+        if self._space.room() < size:
+            await self._exclusively(self._maintenance.empty_wal)
+            if self._space.room() < size:
+                raise LogUnwritable(self._path, f"the disk has no room for rewriting {size} bytes")
 
     async def _forget(self) -> None:
         """Rewrite some of the blocks with records of accounts that are gone, and in the end the tail."""
@@ -369,6 +523,8 @@ class SqliteLog:
                 await self._count_gone(sum(row[1] for row in rows))
                 return
             if isinstance(step, Scrubbed):
+                if step.block is not None:
+                    await self._require_room(3 * step.block.size)  # the old one is overwritten with zeros
                 await self._exclusively(self._maintenance.replace_block, step)
                 self._blocks.drop(step.last_us)
                 await self._count_gone(step.events_gone)
@@ -379,7 +535,8 @@ class SqliteLog:
 
     async def _retain(self) -> None:
         if self._retention_s is not None:
-            await self._trim(self._clock() - int(self._retention_s * 1_000_000))
+            before_us = self._clock() - int(self._retention_s * 1_000_000)
+            await self._trim(await self._in_maintenance(self._maintenance.position_stored_before, before_us))
         if self._retention_bytes is not None:
             await self._trim(
                 await self._in_maintenance(self._maintenance.position_within, self._retention_bytes)
@@ -391,6 +548,7 @@ class SqliteLog:
             gone += trimmed.events
             self._floor = trimmed.floor
             self._recent.drop_before(trimmed.floor)
+            self._damages.drop_before(trimmed.floor)
             await self._count_gone(trimmed.events)
         return gone
 
@@ -399,7 +557,7 @@ class SqliteLog:
         self._oldest, self._tail_events = await self._exclusively(self._maintenance.extent)
 
     async def _empty_wal(self) -> None:
-        if await self._in_maintenance(self._maintenance.checkpoint_is_due):
+        if self._space.cramped or await self._in_maintenance(self._maintenance.checkpoint_is_due):
             await self._in_maintenance(self._maintenance.copy_pages)
             await self._exclusively(self._maintenance.restart_wal)
 
@@ -413,7 +571,11 @@ class SqliteLog:
             with explained(self._path):
                 return work(*arguments)
 
-        return await asyncio.get_running_loop().run_in_executor(self._maintenance_thread, run)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._maintenance_thread, run)
+        finally:
+            met, self._maintenance.met = self._maintenance.met, []
+            self._note(met)
 
     async def close(self) -> None:
         """Write what is pending and give the files back."""
@@ -433,34 +595,43 @@ class SqliteLog:
         os.close(self._lock)
 
 
-def _open(directory: Path) -> Opened:
+def _open(directory: Path, now_us: int) -> Opened:
     lock = take_lock(directory)
     try:
+        for left in (NEW_FILE, *(f"{DATABASE}.new{suffix}" for suffix in ("", "-wal", "-shm"))):
+            with suppress(OSError):
+                (directory / left).unlink()  # by a process that was killed
+        space = Space(directory)
+        if space.room() <= 0:
+            space.release()  # opening writes
         with explained(directory / DATABASE):
-            return _restore(directory, lock)
+            return _restore(directory, lock, space, now_us)
     except BaseException:
         os.close(lock)
         raise
 
 
-def _restore(directory: Path, lock: int) -> Opened:
+def _restore(directory: Path, lock: int, space: Space, now_us: int) -> Opened:
     """Read the state, and take the tail into memory."""
     path = directory / DATABASE
+    is_new = not path.exists() or not path.stat().st_size
     writer = open_writer(path)
     tip, floor, events, origin, seq, provisional = writer.execute(
         "SELECT tip_us, floor_us, events, origin, seq, provisional FROM state"
     ).fetchone()
-    restored = restored_tip(directory, tip)
+    restored = restored_tip(directory, tip, now_us, is_new=is_new)
     if restored > tip:
         # Before a reservation of this boot takes the place of the one that says so.
         writer.execute("UPDATE state SET tip_us = ?", (restored,))
     (sealed_us,) = writer.execute("SELECT max(last_us) FROM block").fetchone()
     recent = Recent(floor if sealed_us is None else sealed_us + 1)
-    for row in tail_rows(writer, 0, FAR_US):
+    damage: list[Damage] = []
+    for row in tail_rows(writer, 0, FAR_US, damage):
         recent.append(row.columns.batch())
-    maintenance = Maintenance(path)
+    maintenance = Maintenance(path, space.size)
     recent.forget(maintenance.gone())
     oldest, tail_events = maintenance.extent()
+    boot, offset_us = maintenance.clock() or ("", None)
     return Opened(
         directory=directory,
         lock=lock,
@@ -473,4 +644,7 @@ def _restore(directory: Path, lock: int) -> Opened:
         oldest=oldest,
         tail_events=tail_events,
         recent=recent,
+        space=space,
+        damage=damage,
+        clock_offset_us=offset_us if boot == boot_id() != "unknown" else None,
     )

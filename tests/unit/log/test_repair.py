@@ -136,11 +136,16 @@ def check_fails(directory: Path) -> bool:
         return DATABASE in str(error)
 
 
-async def test_a_damaged_reservation_is_written_anew(directory: Path) -> None:
+async def test_a_damaged_reservation_is_made_again_and_the_events_stay_where_they_are(
+    directory: Path,
+) -> None:
+    before = (directory / DATABASE).read_bytes()
     (directory / FILE).write_text("nonsense")
-    with pytest.raises(LogCorrupt, match=FILE):
-        await SqliteLog.open(directory)
-    repair(directory)
+    assert [problem for problem in check(directory).problems if FILE in problem or "damaged" in problem]
+    _, aside = repair(directory)
+    assert aside is None
+    assert check(directory).problems == []
+    assert (directory / DATABASE).read_bytes() == before
     assert len(await times_in(directory)) == EVENTS
 
 

@@ -16,6 +16,7 @@ from jetstream.events import ACCOUNT, CREATE, Batch, Event
 from jetstream.filters import EVERYTHING, Filter
 from jetstream.log import Log, UpstreamCursor, maintenance, sqlite
 from jetstream.log.block import Block
+from jetstream.log.columns import Damaged
 from jetstream.log.database import DATABASE
 from jetstream.log.maintenance import Maintenance
 from jetstream.log.recent import BATCH_BYTES
@@ -310,15 +311,19 @@ async def test_forgetting_can_be_turned_off(tmp_path: Path, cursor: UpstreamCurs
     await log.close()
 
 
-async def test_a_damaged_block_ends_the_upkeep_and_the_next_append_says_so(
-    tmp_path: Path, batch_of: BatchOf, cursor: UpstreamCursor
+async def test_damage_that_hinders_storing_ends_the_upkeep_and_the_next_append_says_so(
+    tmp_path: Path, batch_of: BatchOf, cursor: UpstreamCursor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = await SqliteLog.open(tmp_path)
     await log.append(batch_of(range(1, 6000)), cursor)
-    log._writer.execute("UPDATE tail SET crc = crc + 1")
+
+    def store_block(_maintenance: Maintenance, _block: Block) -> int:
+        raise Damaged("a page of the tail")
+
+    monkeypatch.setattr(Maintenance, "store_block", store_block)
     log._due.set()
     await asyncio.wait([log._maintaining])
-    with pytest.raises(LogCorrupt, match=r"checksum.*log repair"):
+    with pytest.raises(LogCorrupt, match=r"a page of the tail.*log repair"):
         await log.append(batch_of(range(6000, 6001)), cursor)
     await log.close()
 

@@ -1,0 +1,107 @@
+"""A server on a disk of 24 MB that its log fills, at 4,000 events a second, killed and restarted as well."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import sqlite3
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+import pytest
+from tests.full_disk import small_disk
+from tests.serving import Process, health, process
+
+from jetstream.log.database import DATABASE
+from jetstream.log.repair import check, repair
+
+RATE = 4_000
+PATIENCE_S = 90.0
+KILLS = 15
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[str]:
+    async with simulated() as url:
+        yield url
+
+
+@asynccontextmanager
+async def simulated() -> AsyncIterator[str]:
+    """Run a network as a process of its own, and give the URL of its firehose."""
+    command = [sys.executable, "-m", "jetstream", "simulate", "--rate", str(RATE), "--port", "0"]
+    network = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+    assert network.stderr is not None
+    url = ""
+    while not url:
+        line = await network.stderr.readline()
+        assert line, "the network did not start"
+        with_url = json.loads(line).get("read_it_with")
+        url = with_url.split()[-1] if with_url else ""
+    drain = asyncio.create_task(network.stderr.read())
+    try:
+        yield url
+    finally:
+        network.kill()
+        await network.wait()
+        await drain
+
+
+async def writable(server: Process, seconds: float) -> int:
+    """Return how often in so many half seconds events were stored."""
+    well = 0
+    for _ in range(int(seconds * 2)):
+        await asyncio.sleep(0.5)
+        well += (await health(server.port))[0] == 200
+    return well
+
+
+async def full(server: Process) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while (await health(server.port))[0] == 200:  # noqa: ASYNC110 - what another process says
+            await asyncio.sleep(0.2)
+
+
+async def test_a_log_that_fills_its_disk_goes_on_when_retention_is_due(upstream: str, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "24m") as disk:
+        async with process(upstream, disk / "data", "--retention", "25s") as server:
+            await asyncio.sleep(30.0)
+            assert await writable(server, 30.0) > 45
+        assert check(disk / "data").problems == []
+
+
+async def test_a_restart_with_less_retention_goes_on(upstream: str, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "16m") as disk:
+        async with process(upstream, disk / "data", "--retention", "1h") as server:
+            await full(server)
+            await asyncio.sleep(3.0)
+            server.signal(signal.SIGKILL)
+            await server.ended()
+        assert repair(disk / "data")[0].problems == []
+        assert not (disk / "data" / "jetstream.new").exists()
+        async with process(upstream, disk / "data", "--retention", "5s") as server:
+            await asyncio.sleep(10.0)
+            assert await writable(server, 15.0) > 15
+
+
+async def test_kills_while_the_disk_is_full_leave_a_whole_log(upstream: str, tmp_path: Path) -> None:
+    dice = random.Random(7)
+    with small_disk(tmp_path / "disk", "16m") as disk:
+        for kill in range(KILLS):
+            retention = "1h" if kill % 3 < 2 else "4s"
+            async with process(upstream, disk / "data", "--retention", retention) as server:
+                if kill % 3 == 0:
+                    await full(server)
+                await asyncio.sleep(dice.uniform(0.05, 4.0))
+                server.signal(signal.SIGKILL)
+                await server.ended()
+            found = check(disk / "data")
+            assert found.problems == []
+            with closing(sqlite3.connect(disk / "data" / DATABASE)) as connection:
+                assert connection.execute("SELECT events FROM state").fetchone() == (found.events,)
