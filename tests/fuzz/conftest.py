@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from random import SystemRandom
@@ -45,7 +46,7 @@ def _explore(check: Callable[[Any], None], cases: st.SearchStrategy[Any], second
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         number = SystemRandom().getrandbits(64)
-        print(f"fuzz: seed {number}")
+        sys.stderr.write(f"fuzz: seed {number}\n")
         seed(number)(_settings(ROUND_EXAMPLES)(given(cases)(check)))()
 
 
