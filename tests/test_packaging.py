@@ -34,8 +34,8 @@ LOCKS = {
     ],
 }
 TARGETS = {
-    "help", "setup", "run", "test", "test-integration", "lint", "format", "bench", "attack", "soak", "up", "down",
-    "lock", "clean",
+    "help", "setup", "run", "test", "test-integration", "lint", "format", "bench", "attack", "soak", "up",
+    "down", "lock", "clean",
 }  # fmt: skip
 # Where the image says the server listens and keeps its data is not for the composing operator to move.
 FIXED_BY_IMAGE = {"JETSTREAM_LISTEN_ADDR", "JETSTREAM_METRICS_LISTEN_ADDR", "JETSTREAM_DATA_DIR"}
