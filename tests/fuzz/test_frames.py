@@ -9,6 +9,7 @@ from io import BytesIO
 from typing import Any
 
 import cbor2
+import pytest
 from hypothesis import strategies as st
 from tests.builders import LIKE, Op, account, commit, create, delete, frame, identity, like
 from tests.fixtures import ROOT, captured_frames
@@ -20,6 +21,9 @@ from jetstream.firehose.decode import DROP_REASONS, MESSAGE_TYPES, decode
 from jetstream.firehose.intake import Intake
 from jetstream.firehose.sequence import Sequence
 from jetstream.hub.wires import WIRES
+
+# A failing frame may be long, and is shown whole.
+pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
 
 MESSAGE_BYTES_MAX = 1_000_000
 # A commit of usual size must not cost more; a bound for a machine that is slow, not a goal.
