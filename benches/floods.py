@@ -80,7 +80,7 @@ def floods() -> dict[str, Flood]:
         "updates-fast": Flood(10, body=_update()),
         "updates-backlog": Flood(20, body=_update(), query=backlog),
         "unfinished": Flood(50, _frame(0x01, b"a"), _frame(0x00, b"a" * 1_000_000), times=20),
-        "junk": Flood(20, body=b"\x16\x03\x01 " + b"j" * 3_000 + b"\r\n\r\n", subscribes=False),
+        "junk": Flood(20, body=b"\x16\x03\x01 " + b"j" * 60_000 + b"\r\n\r\n", subscribes=False),
         "leavers": Flood(20, _frame(0x89, b""), leaves=True),
     }
 

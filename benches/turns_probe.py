@@ -26,7 +26,7 @@ LONG_S: Final = 0.020
 LOOK_S: Final = 0.005  # how often the thread looks whether a turn takes long
 WRITE_EVERY_S: Final = 0.5
 WORST_MAX: Final = 10
-STACK_FRAMES: Final = 4
+STACK_FRAMES: Final = 5
 
 
 class Probe:
@@ -38,7 +38,8 @@ class Probe:
         self._main = threading.get_ident()
         self._clock = time.pthread_getcpuclockid(self._main)
         self._last = time.thread_time()  # CPU time at the last tick
-        self._seen = ""  # what ran when the thread last looked during a long turn
+        self._seen = ""  # the deepest stack that the thread has seen in this turn
+        self._depth = 0  # of that stack
         self._next_write = 0.0
         self._turns = 0
         self._max_s = 0.0
@@ -52,7 +53,7 @@ class Probe:
         self._max_s = max(self._max_s, took)
         if took > LONG_S:
             self._note(took)
-        self._seen = ""
+        self._seen, self._depth = "", 0
         if time.monotonic() >= self._next_write:
             self._write()
         self._last = time.thread_time()  # without what writing cost
@@ -76,12 +77,16 @@ class Probe:
         while True:
             time.sleep(LOOK_S)
             if time.clock_gettime(self._clock) - self._last > LONG_S / 2:
-                frame = sys._current_frames().get(self._main)  # noqa: SLF001 - the way to see another thread's stack
+                frame = sys._current_frames().get(self._main)  # noqa: SLF001 - the way to see another thread
                 if frame is not None:
-                    stack = traceback.extract_stack(frame)[-STACK_FRAMES:]
-                    self._seen = " < ".join(
-                        f"{one.name} {Path(one.filename).name}:{one.lineno}" for one in reversed(stack)
-                    )
+                    self._see(traceback.extract_stack(frame))
+
+    def _see(self, stack: traceback.StackSummary) -> None:
+        """Keep a stack if it is deeper than what was seen: between two callbacks there is only the loop."""
+        if len(stack) >= self._depth:
+            self._depth = len(stack)
+            shown = stack[: -STACK_FRAMES - 1 : -1]
+            self._seen = " < ".join(f"{one.name} {Path(one.filename).name}:{one.lineno}" for one in shown)
 
 
 def main(file: str, arguments: list[str]) -> None:

@@ -62,7 +62,12 @@ def _damage(data: bytearray, kind: str, at: int, some: bytes) -> None:
 
 def cbor_values() -> st.SearchStrategy[Any]:
     """Draw values for `builders.dag_cbor`: their ends can be found, though DAG-CBOR may forbid them."""
-    return st.recursive(_scalars, _containers, max_leaves=12) | _costly
+    return cheap_values() | _costly
+
+
+def cheap_values() -> st.SearchStrategy[Any]:
+    """Draw those of them that are short and flat."""
+    return st.recursive(_scalars, _containers, max_leaves=12)
 
 
 def broken_values() -> st.SearchStrategy[Any]:
