@@ -145,3 +145,11 @@ def test_a_damaged_log_is_refused_or_reads_as_it_was_written(fuzz: Fuzz, whole: 
                 asyncio.run(serve(mended, whole.written))
 
     fuzz(check, damages(), 25)
+
+
+def test_a_log_whose_tables_were_only_in_a_damaged_wal_is_not_whole(whole: Copy, tmp_path: Path) -> None:
+    """Found by the fuzzer: the tables of a young log are in the WAL alone, and its header was damaged."""
+    directory = tmp_path / "log"
+    shutil.copytree(whole.directory, directory)
+    apply(Damage("jetstream.db-wal", "set", 0.0, b"\0"), directory)
+    assert not works(lambda: repair.check(directory)) or repair.check(directory).problems
