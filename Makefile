@@ -10,11 +10,11 @@ COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-ha
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format bench soak up down docker-engine lock clean
+.PHONY: help setup run test test-integration lint format bench attack soak up down docker-engine lock clean
 
 help: ## List these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) \
-	  | awk -F ':.*## ' '{ printf "make %-8s %s\n", $$1, $$2 }'
+	  | awk -F ':.*## ' '{ printf "make %-16s %s\n", $$1, $$2 }'
 
 setup: $(READY) ## Make .venv with everything locked, and the project in it (PYTHON=... to choose one)
 	@echo "setup: .venv is up to date"
@@ -26,9 +26,12 @@ $(READY): requirements-dev.lock pyproject.toml scripts/setup
 run: $(READY) ## Start the server: ws://localhost:6008/subscribe
 	@$(BIN)/jetstream serve $(ARGS)
 
-test: $(READY) ## Run the whole test suite
-	@echo "test: running the whole suite with pytest"
+test: $(READY) ## Run the test suite: under four minutes
+	@echo "test: running the suite with pytest"
 	@$(BIN)/pytest $(ARGS)
+
+test-integration: $(READY) ## Run the client libraries of other projects against the server (needs Node)
+	@$(BIN)/pytest tests/foreign $(ARGS)
 
 lint: $(READY) ## Check style, import directions and types
 	$(BIN)/ruff check
@@ -43,8 +46,11 @@ format: $(READY) ## Put the code into the agreed form
 bench: $(READY) ## Run the benchmarks and print their figures
 	@$(BIN)/python -m benches $(ARGS)
 
-soak: $(READY) ## Kill and restart the server 200 times under load, and compare what it kept
-	@$(BIN)/pytest tests/crash --kills=200 --timeout=3600 $(ARGS)
+attack: $(READY) ## Flood a server as clients, accounts and a relay may, and check its limits
+	@$(BIN)/python -m benches.attack $(ARGS)
+
+soak: $(READY) ## Run the long tests: 200 kills under load, memory, and 300 s of each fuzzer
+	@$(BIN)/pytest tests/crash tests/soak tests/fuzz --kills=200 --fuzz-seconds=300 --timeout=3600 $(ARGS)
 
 up: docker-engine ## Build the image and start it with Docker Compose
 	docker compose up --build --detach --wait $(ARGS)

@@ -34,7 +34,8 @@ LOCKS = {
     ],
 }
 TARGETS = {
-    "help", "setup", "run", "test", "lint", "format", "bench", "soak", "up", "down", "lock", "clean",
+    "help", "setup", "run", "test", "test-integration", "lint", "format", "bench", "attack", "soak", "up",
+    "down", "lock", "clean",
 }  # fmt: skip
 # Where the image says the server listens and keeps its data is not for the composing operator to move.
 FIXED_BY_IMAGE = {"JETSTREAM_LISTEN_ADDR", "JETSTREAM_METRICS_LISTEN_ADDR", "JETSTREAM_DATA_DIR"}
@@ -164,10 +165,10 @@ class TestMake:
         assert "tried: no-such-python" in done.stderr
         assert len(done.stderr.splitlines()) == 1
 
-    def test_ci_runs_lint_then_tests(self) -> None:
+    def test_ci_runs_lint_then_both_kinds_of_tests(self) -> None:
         ci = ROOT / ".ci" / "run"
         assert os.access(ci, os.X_OK)
-        assert ci.read_text().splitlines()[-2:] == ["make lint", "make test"]
+        assert ci.read_text().splitlines()[-3:] == ["make lint", "make test", "make test-integration"]
 
 
 class TestDockerfile:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 from tests.builders import DID, LIKE, commit, create, delete, identity
 from tests.fixtures import captured_frames, json_lines
+from tests.foreign.conftest import missing
 from tests.programs import Program, program
 from tests.relay import Relay, numbered
 from tests.serving import LOOPBACK, Start, published, running, until
@@ -21,7 +22,9 @@ from jetstream.service import Service
 from jetstream.settings import Address, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-NODE = ROOT / "tests" / "node"
+NODE = ROOT / "tests" / "foreign" / "node"
+# What npm says when the registry does not answer; everything else is a failure.
+UNREACHABLE = ("ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT", "ERR_SOCKET_TIMEOUT")
 Event = dict[str, Any]
 
 
@@ -43,13 +46,15 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Install the libraries, exactly as locked, beside the programs that use them."""
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
-        pytest.skip("Node and npm are not installed")
+        missing("Node with npm")
     directory = tmp_path_factory.mktemp("node")
     for path in (*NODE.glob("*.mjs"), *NODE.glob("package*.json"), *(ROOT / "examples").glob("*.mjs")):
         shutil.copy(path, directory)
     done = subprocess.run(
         [npm, "ci", "--no-audit", "--no-fund"], cwd=directory, capture_output=True, text=True, check=False
     )
+    if done.returncode and any(code in done.stderr for code in UNREACHABLE):
+        pytest.skip(f"the package registry does not answer: {done.stderr.splitlines()[-1]}")
     assert done.returncode == 0, done.stderr
     return directory
 

@@ -1,0 +1,346 @@
+"""Attack a server as clients, accounts and a relay may, and check what a reader and the server then do.
+
+python -m benches.attack [--seconds S] [--after S] [fragments deep info …]     (no name: all)
+
+Each attack has a server of its own, which reads a relay at 500 events/s and has one live reader, who checks
+every event. After the flood the server is watched for a minute. Exit 1: a limit was missed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
+
+from benches import machine
+from benches.bad_relay import ACCOUNTS, DID, FLOODS
+from benches.floods import floods
+from benches.frames import recorded
+from benches.limits import Limit, number
+from cyclopts import App, Parameter
+
+from jetstream.bench import process
+
+RATE: Final = 500
+SECONDS: Final = 20.0
+AFTER_S: Final = 60.0
+WARM_UP_S: Final = 3.0
+ARRIVES_S: Final = 30.0  # what was sent must be at the reader by then
+FOLLOWED_WAIT_S: Final = 90.0
+STOP_TIMEOUT_S: Final = 20.0
+FILES_FEW: Final = 256
+SAMPLE_S: Final = 0.1
+MIB: Final = 1 << 20
+
+COMMON: Final = (
+    Limit("turn_max_ms", 20),
+    Limit("rss_max_mib", 400),
+    Limit("rss_after_mib", 200),
+    Limit("lost", 0),
+    Limit("wrong", 0),
+    Limit("largest_bytes", 1_000_000),
+    Limit("log_mb", 1),
+)
+LIVE: Final = (Limit("p99_ms", 50), *COMMON)
+# The bad relay itself holds up what it sends: what counts is how soon a good one is followed.
+AS_RELAY: Final = (Limit("followed_s", 10), *COMMON)
+LIMITS: Final[dict[str, tuple[Limit, ...]]] = {
+    **dict.fromkeys((*floods(), *ACCOUNTS), LIVE),
+    **dict.fromkeys(FLOODS, AS_RELAY),
+    "silent": (*LIVE, Limit("let_in_s", 12)),
+}
+
+Figures = dict[str, float]
+
+app = App(name="attack", help="Attack a server, and check its limits.")
+
+
+class Told:
+    """A process that is told things on its standard input, and answers in lines of JSON."""
+
+    def __init__(self, module: str, *arguments: object) -> None:
+        command = [sys.executable, "-m", module, *map(str, arguments)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._lines: queue.Queue[dict[str, Any]] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(json.loads(line))
+
+    def tell(self, **order: object) -> None:
+        """Say what to do."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+
+    def hear(self, key: str, timeout_s: float = 120.0) -> dict[str, Any]:
+        """Return the next answer that has `key`, and not as false. Raises TimeoutError."""
+        end = time.monotonic() + timeout_s
+        while True:
+            try:
+                facts = self._lines.get(timeout=max(end - time.monotonic(), 0.001))
+            except queue.Empty:
+                raise TimeoutError(f"no {key} in {timeout_s:.0f} s") from None
+            if key in facts and facts[key] is not False:
+                return facts
+
+    def ask(self) -> dict[str, Any]:
+        """Ask a reader what it has seen since it was asked last."""
+        self.tell()
+        return self.hear("good")
+
+    def stop(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
+
+
+class Server:
+    """`jetstream serve` with a probe of its turns, a sampled RSS and a log in a file."""
+
+    def __init__(self, upstream: str, directory: Path, files: int | None) -> None:
+        self._turns = directory / "turns.json"
+        self._log = directory / "log.jsonl"
+        command = [sys.executable, "-m", "benches.turns_probe", str(self._turns), "serve"]
+        command += ["--upstream", upstream, "--data-dir", str(directory / "data")]
+        command += ["--listen", "127.0.0.1:0", "--log-format", "json"]
+
+        def set_limit() -> None:
+            if files is not None:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(command, stderr=log, preexec_fn=set_limit)  # noqa: PLW1509 - it only sets a limit
+        self.port = self._listening()
+        self.rss_max = 0
+        self._over = threading.Event()
+        threading.Thread(target=self._sample, daemon=True).start()
+
+    def _listening(self) -> int:
+        while True:
+            for line in self._log.read_bytes().splitlines():
+                facts = json.loads(line)
+                if facts["event"] == "listening":
+                    return urlsplit(str(facts["subscribe"])).port or 0
+            if self._process.poll() is not None:
+                raise RuntimeError(f"the server has ended: {self._log.read_text()[-2000:]}")
+            time.sleep(SAMPLE_S)
+
+    def _sample(self) -> None:
+        while not self._over.wait(SAMPLE_S):
+            self.rss_max = max(self.rss_max, self.rss())
+
+    def rss(self) -> int:
+        """Return its resident memory in bytes; 0 when it is gone."""
+        try:
+            return process.memory_bytes(self._process.pid)
+        except OSError:
+            return 0
+
+    def begin(self) -> None:
+        """Begin to measure turns: what came before was starting."""
+        self._turns.unlink(missing_ok=True)
+        while not self._turns.exists():
+            time.sleep(SAMPLE_S)
+
+    def turns(self) -> dict[str, Any]:
+        """Return what the probe has written."""
+        facts: dict[str, Any] = json.loads(self._turns.read_bytes())
+        return facts
+
+    def log_bytes(self) -> int:
+        """Return the size of its log."""
+        return self._log.stat().st_size
+
+    def worst_lines(self) -> list[str]:
+        """Return the first lines of its log that are errors."""
+        with self._log.open("rb") as lines:
+            return [line.decode()[:300] for line in lines if b'"level": "error"' in line][:3]
+
+    def stop(self) -> None:
+        """End it as an operator would, or by force."""
+        self._over.set()
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+@contextmanager
+def stand(name: str) -> Iterator[tuple[Told, Server, Told]]:
+    """Start a relay, a server and a reader; stop them, and remove what the server stored."""
+    directory = Path(tempfile.mkdtemp(prefix="jetstream-attack-"))
+    relay = Told("benches.bad_relay", recorded())
+    try:
+        url = f"ws://127.0.0.1:{relay.hear('port')['port']}"
+        server = Server(url, directory, FILES_FEW if name == "silent" else None)
+        try:
+            relay.hear("connected")
+            reader = Told("benches.live_reader", server.port, DID)
+            try:
+                reader.hear("subscribed")
+                yield relay, server, reader
+            finally:
+                reader.stop()
+        finally:
+            server.stop()
+    finally:
+        relay.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def measure(name: str, seconds: float, after_s: float) -> Figures:
+    """Run one attack; return its figures."""
+    with stand(name) as (relay, server, reader):
+        relay.tell(rate=RATE, events=RATE * WARM_UP_S, seconds=60)
+        sent = relay.hear("events")["events"]
+        server.begin()
+        reader.ask()
+        if name in FLOODS:
+            figures, more = _as_relay(name, seconds, after_s, relay, reader)
+        else:
+            figures, more = _beside_relay(name, seconds, after_s, relay, server, reader)
+        seen = _arrived(reader, sent + more)
+        turns = server.turns()
+        figures |= {
+            "turn_max_ms": turns["max_ms"],
+            "turns_over_20_ms": turns["turns"],
+            "rss_max_mib": server.rss_max / MIB,
+            "rss_after_mib": server.rss() / MIB or float("inf"),
+            "good": seen["good"],
+            "lost": sent + more - seen["good"],
+            "wrong": seen["wrong"] + bool(seen["closed"]),
+            "attack_events": seen["attacks"],
+            "largest_bytes": seen["largest"],
+            "log_mb": server.log_bytes() / 1e6,
+        }
+        for turn in turns["worst"][:3]:
+            print(f"    {turn['ms']:.0f} ms: {turn['stack']}", flush=True)
+        for line in (*server.worst_lines(), *([f"reader: {seen['closed']}"] if seen["closed"] else [])):
+            print(f"    {line}", flush=True)
+    return figures
+
+
+def _beside_relay(
+    name: str, seconds: float, after_s: float, relay: Told, server: Server, reader: Told
+) -> tuple[Figures, int]:
+    """Flood as clients or as an account while a good relay sends; take the reader's delays meanwhile."""
+    relay.tell(rate=RATE, events=1 << 40, seconds=seconds, account=name if name in ACCOUNTS else "")
+    figures: Figures = {}
+    if name in ACCOUNTS:
+        sent = relay.hear("events", seconds + 120)["events"]
+    else:
+        flood = Told("benches.floods", name, server.port, seconds)
+        if name == "silent":
+            time.sleep(seconds / 4)
+            figures["let_in_s"] = _let_in_s(server.port, seconds)
+        sent = relay.hear("events", seconds + 120)["events"]
+        done = flood.hear("sent", 60)
+        flood.stop()
+        figures |= {"flood_mb": done["sent"] / 1e6, "flood_cut": done["cut"], "flood_opened": done["opened"]}
+    during = reader.ask()
+    figures |= {"p50_ms": during["p50_ms"], "p99_ms": during["p99_ms"], "max_ms": during["max_ms"]}
+    relay.tell(rate=RATE, events=1 << 40, seconds=after_s)
+    return figures, sent + int(relay.hear("events", after_s + 120)["events"])
+
+
+def _as_relay(name: str, seconds: float, after_s: float, relay: Told, reader: Told) -> tuple[Figures, int]:
+    """Flood as the relay, then be a good one at the same address; take how soon that is heard."""
+    relay.tell(rate=0, events=0, seconds=seconds, flood=name)
+    flooded = relay.hear("flooded", seconds + 60)["flooded"]
+    ended, before = time.monotonic(), reader.ask()["good"]
+    figures: Figures = {"flood_mb": flooded / 1e6, "followed_s": float("inf")}
+    try:
+        relay.hear("connected", FOLLOWED_WAIT_S)
+    except TimeoutError:
+        return figures, 0
+    relay.tell(rate=RATE, events=1 << 40, seconds=after_s)
+    while time.monotonic() < ended + FOLLOWED_WAIT_S:
+        if reader.ask()["good"] > before:
+            figures["followed_s"] = time.monotonic() - ended
+            break
+        time.sleep(SAMPLE_S)
+    return figures, int(relay.hear("events", after_s + 120)["events"])
+
+
+def _let_in_s(port: int, most_s: float) -> float:
+    """Return how long a new client waits for an answer; infinity for one that gets none."""
+    began = time.monotonic()
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=most_s) as answer:
+            answer.read()
+    except OSError:
+        return float("inf")
+    return time.monotonic() - began
+
+
+def _arrived(reader: Told, sent: int) -> dict[str, Any]:
+    """Return what the reader has once it has all, or no more will come."""
+    end = time.monotonic() + ARRIVES_S
+    while True:
+        seen = reader.ask()
+        if seen["good"] >= sent or seen["closed"] or time.monotonic() > end:
+            return seen
+        time.sleep(SAMPLE_S)
+
+
+def report(name: str, figures: Figures) -> bool:
+    """Print an attack's figures; tell whether all are within their limits."""
+    limits = LIMITS[name]
+    for limit in limits:
+        word = "met" if limit.holds(figures) else "MISSED"
+        print(f"  {limit.figure:<18} {_number(figures[limit.figure]):>14}  {limit!s:>12}  {word}")
+    known = {limit.figure for limit in limits}
+    rest = (f"{key} {_number(value)}" for key, value in figures.items() if key not in known)
+    print(f"  {', '.join(rest)}", flush=True)
+    return all(limit.holds(figures) for limit in limits)
+
+
+def _number(value: float) -> str:
+    return "never" if value == float("inf") else number(value)
+
+
+@app.default
+def main(
+    *names: str,
+    seconds: Annotated[float, Parameter(help="How long each flood lasts.")] = SECONDS,
+    after: Annotated[float, Parameter(help="How long the server is watched afterwards.")] = AFTER_S,
+) -> None:
+    """Run attacks by name, or all."""
+    unknown = set(names) - set(LIMITS)
+    if unknown:
+        print(
+            f"attack: there is no {', '.join(sorted(unknown))}; there are {', '.join(LIMITS)}",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    facts = machine.describe()
+    print(f"{facts['processor']}, {facts['memory']}, Python {facts['Python']}, commit {facts['commit']}")
+    missed = []
+    for name in names or LIMITS:
+        print(f"{name}: {seconds:g} s, load {os.getloadavg()[0]:.1f}", flush=True)
+        if not report(name, measure(name, seconds, after)):
+            missed.append(name)
+    print(f"{len(names or LIMITS) - len(missed)} held" + (f", MISSED: {', '.join(missed)}" if missed else ""))
+    sys.exit(bool(missed))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,232 @@
+"""A relay with something bad in it: a process that is told what to send, as `jetstream.bench.relay` is.
+
+    python -m benches.bad_relay FRAMES
+
+Beside `rate`, `events` and `seconds`, an order may name an `account` attack: its commits come among the good
+frames, numbered with them. Or it names a `flood`: raw bytes instead of frames, on every connection for so
+many seconds; then the connection is cut, and what comes next is good again.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from jetstream.bench.relay import Relay, say
+from jetstream.bench.ring import FIRST_SEQ, Ring
+from jetstream.simulator import recording
+from jetstream.simulator.cbor import head
+from jetstream.simulator.recording import message_head
+
+DID: Final = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa"  # what the attacker's commits say they are of
+REPOS: Final = 50_000
+_COLLECTION: Final = "app.bsky.feed.post"
+_SEQ: Final = b"\x63seq\x1b" + bytes(8)
+_RECORD_BYTES: Final = 1_040_000  # of CBOR: just below 1 MiB
+_SLICE_BYTES: Final = 1 << 18
+_ACCEPT_S: Final = 0.2
+
+
+class Account(NamedTuple):
+    """Commits that one account makes: `make` gives the number-th as a frame; so many come a second."""
+
+    make: Callable[[int], bytes]
+    rate: float
+    most: int = 1 << 30
+
+
+def _text(value: str) -> bytes:
+    return head(3, len(value)) + value.encode()
+
+
+def _map(*pairs: tuple[str, bytes]) -> bytes:
+    return head(5, len(pairs)) + b"".join(_text(key) + value for key, value in pairs)
+
+
+def _frame(ops: bytes, blocks: bytes) -> bytes:
+    """Write a commit whose `seq` is filled in when it is sent."""
+    link = b"\xd8\x2a\x58\x25\x00\x01\x71\x12\x20" + bytes(32)
+    false, null = b"\xf4", b"\xf6"
+    body = head(5, 10) + _text("ops") + ops + _text("rev") + _text("3l3f6nzhvkl2g") + _SEQ
+    body += _text("repo") + _text(DID) + _text("time") + _text("2026-01-01T00:00:00.000Z")
+    body += _text("since") + null + _text("blocks") + head(2, len(blocks)) + blocks
+    body += _text("commit") + link + _text("rebase") + false + _text("tooBig") + false
+    return _map(("t", _text("#commit")), ("op", b"\x01")) + body
+
+
+def _uvarint(number: int) -> bytes:
+    parts = bytearray()
+    while number > 127:
+        parts.append(number & 127 | 128)
+        number >>= 7
+    return bytes((*parts, number))
+
+
+def _car(*blocks: bytes) -> bytes:
+    root = b"\xd8\x2a\x58\x25\x00\x01\x71\x12\x20" + bytes(32)
+    sections = [_map(("roots", head(4, 1) + root), ("version", b"\x01"))]
+    sections += [_cid(block) + block for block in blocks]
+    return b"".join(_uvarint(len(section)) + section for section in sections)
+
+
+def _cid(block: bytes) -> bytes:
+    return b"\x01\x71\x12\x20" + sha256(block).digest()
+
+
+def _record(number: int, field: bytes) -> bytes:
+    record = _map(("x", field), ("$type", _text(_COLLECTION)))
+    link = b"\xd8\x2a\x58\x25\x00" + _cid(record)
+    path = _text(f"{_COLLECTION}/{number:06}")
+    return _frame(head(4, 1) + _map(("cid", link), ("path", path), ("action", _text("create"))), _car(record))
+
+
+def _deep(number: int) -> bytes:
+    """Write lists within lists, 120 deep, again and again."""
+    one = b"\x81" * 119 + b"\x80"
+    count = _RECORD_BYTES // len(one)
+    return _record(number, head(4, count) + one * count)
+
+
+def _empty_lists(number: int) -> bytes:
+    return _record(number, head(4, _RECORD_BYTES) + b"\x80" * _RECORD_BYTES)
+
+
+def _unsorted(number: int) -> bytes:
+    """Write a map whose keys fall, with lists in it."""
+    count = _RECORD_BYTES // 10
+    pairs = b"".join(_text(f"{count - index:06x}") + b"\x82\x80\x80" for index in range(count))
+    return _record(number, head(5, count) + pairs)
+
+
+def _nuls(number: int) -> bytes:
+    size = 200_000 + number % 5 * 200_000
+    return _record(number, head(3, size) + bytes(size))
+
+
+def _large(number: int) -> bytes:
+    text = f"{number:09}".encode() * 100_000
+    return _record(number, head(3, len(text)) + text)
+
+
+def _bad_ops(_number: int) -> bytes:
+    return _frame(head(4, 1_000_000) + b"\xa0" * 1_000_000, _car())
+
+
+def _deletes(number: int) -> bytes:
+    def op(index: int) -> bytes:
+        pairs = ("cid", b"\xf6"), ("path", _text(f"a.b.c/{number}-{index}")), ("action", _text("delete"))
+        return _map(*pairs)
+
+    return _frame(head(4, 120_000) + b"".join(map(op, range(120_000))), _car())
+
+
+ACCOUNTS: Final = {
+    "deep": Account(_deep, 2),
+    "empty-lists": Account(_empty_lists, 2),
+    "unsorted": Account(_unsorted, 2),
+    "poison": Account(_nuls, 2),
+    "large": Account(_large, 30),
+    "bad-ops": Account(_bad_ops, 0.5),
+    "deletes": Account(_deletes, 0.2),
+}
+
+
+def _info() -> bytes:
+    frame = _map(("t", _text("#info")), ("op", b"\x01")) + _map(("name", _text("OutdatedCursor")))
+    return (message_head(len(frame)) + frame) * 2_000
+
+
+def _lists() -> bytes:
+    frame = _map(("t", _text("#sync")), ("op", b"\x01")) + _map(
+        ("x", head(4, 4_990_000) + b"\x80" * 4_990_000)
+    )
+    return message_head(len(frame)) + frame
+
+
+FLOODS: Final[dict[str, Callable[[], tuple[bytes, bytes]]]] = {
+    # What opens, and what comes again and again.
+    "info": lambda: (b"", _info()),
+    "empty-frames": lambda: (b"", b"\x82\x00" * 50_000),
+    "relay-pings": lambda: (b"", b"\x89\x00" * 50_000),
+    "relay-fragments": lambda: (b"\x02\x01a", b"\x00\x01a" * 50_000),
+    "lists": lambda: (b"", _lists()),
+    "text-frames": lambda: (b"", b"\x81\x02{}" * 50_000),
+}
+
+
+class BadRelay(Relay):
+    """A relay that does as it is told, bad things too."""
+
+    def __init__(self, ring: Ring) -> None:
+        super().__init__(ring, "127.0.0.1", 0)
+        self._account = ""
+        self._made: dict[int, bytes] = {}
+
+    def _send(
+        self, rate: float, events: int, seconds: float, account: str = "", flood: str = "", **_more: Any
+    ) -> None:
+        if flood:
+            self._flood(*FLOODS[flood](), time.monotonic() + seconds)
+            return
+        self._account = account
+        super()._send(rate, events, seconds)
+
+    def _due(
+        self, began: float, rate: float, events: int, seconds: float
+    ) -> Iterator[tuple[memoryview, int, int]]:
+        attack = ACCOUNTS.get(self._account)
+        made = [attack.make(number) for number in range(5)] if attack else []
+        began, sent = time.perf_counter(), 0  # making them took a while
+        for data, gives, count in super()._due(began, rate, events, seconds):
+            yield data, gives, count
+            if attack and (time.perf_counter() - began) * attack.rate >= sent + 1:
+                yield self._numbered(made[sent % len(made)]), 0, 1
+                sent += 1
+
+    def _numbered(self, frame: bytes) -> memoryview:
+        seq = FIRST_SEQ + self._next
+        self._next += 1
+        frame = frame.replace(_SEQ, _SEQ[:5] + seq.to_bytes(8, "big"), 1)
+        return memoryview(message_head(len(frame)) + frame)
+
+    def _flood(self, opening: bytes, body: bytes, end: float) -> None:
+        sent = 0
+        while time.monotonic() < end:
+            if self._server is None:
+                self._listening.settimeout(_ACCEPT_S)
+                try:
+                    self._welcome()
+                except (OSError, ValueError):
+                    continue
+                finally:
+                    self._listening.settimeout(None)
+            if self._server is not None:
+                sent += self._pour(self._server, opening, memoryview(body), end)
+                self._leave()
+        say(events=0, frames=0, seconds=0, cpu_s=0, flooded=sent)
+
+    def _pour(self, server: socket.socket, opening: bytes, body: memoryview, end: float) -> int:
+        sent = 0
+        server.settimeout(_ACCEPT_S)
+        try:
+            server.sendall(opening)
+            while time.monotonic() < end:
+                at = 0
+                while at < len(body) and time.monotonic() < end:
+                    try:
+                        at += server.send(body[at : at + _SLICE_BYTES])
+                    except TimeoutError:
+                        continue
+                sent += at
+        except OSError:
+            pass  # the server has had enough
+        return sent
+
+
+if __name__ == "__main__":
+    BadRelay(Ring(recording.read(Path(sys.argv[1])), REPOS)).run()

@@ -1,0 +1,19 @@
+"""A server and a relay as in the integration tests; and what a missing program means."""
+
+from __future__ import annotations
+
+import os
+from typing import NoReturn
+
+import pytest
+from tests.integration.conftest import _no_backoff, pytest_asyncio_loop_factories, relay, start
+
+__all__ = ["_no_backoff", "missing", "pytest_asyncio_loop_factories", "relay", "start"]
+
+
+def missing(program: str) -> NoReturn:
+    """Skip a test that needs a program; in CI, which installs it, fail instead."""
+    reason = f"{program} is not installed"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)

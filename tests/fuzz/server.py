@@ -1,0 +1,110 @@
+"""A server as a process, with a relay behind it and a neighbour who reads, for fuzzers of its port."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from jetstream.bench import stream
+from jetstream.bench.feed import Feed
+
+RATE = 100.0
+PATIENCE_S = 20.0  # for an answer or an end; the server's own deadlines are shorter
+SECONDS_MAX = 7_200.0
+QUIET = re.compile(rb'"level": "(info|warning)"')  # what anything but an error is logged as
+_READ_BYTES = 1 << 16
+
+
+class Target:
+    """The server under test, whose log is a file."""
+
+    def __init__(self, server: subprocess.Popen[bytes], log: Path) -> None:
+        self._server = server
+        self._log = log
+        self._read = 0  # bytes of the log that were looked at
+        self.port = self._listening()
+
+    def _listening(self) -> int:
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end and self._server.poll() is None:
+            for line in self._new_lines():
+                facts = json.loads(line)
+                if facts["event"] == "listening":
+                    return urlsplit(str(facts["subscribe"])).port or 0
+            time.sleep(0.02)
+        raise AssertionError(f"the server does not listen: {self._log.read_text()}")
+
+    def _new_lines(self) -> list[bytes]:
+        """Return the whole lines of the log since the last call."""
+        with self._log.open("rb") as log:
+            log.seek(self._read)
+            whole = log.read().rpartition(b"\n")[0]
+        self._read += len(whole) + bool(whole)
+        return whole.splitlines()
+
+    def send(self, *parts: bytes) -> bytes:
+        """Send bytes, then nothing more; return all that is answered until the server ends it.
+
+        Raises TimeoutError when it does not.
+        """
+        with socket.create_connection(("127.0.0.1", self.port), PATIENCE_S) as connection:
+            try:
+                for part in parts:
+                    connection.sendall(part)
+                connection.shutdown(socket.SHUT_WR)
+                return b"".join(iter(lambda: connection.recv(_READ_BYTES), b""))
+            except TimeoutError:
+                raise
+            except OSError:
+                return b""  # cut while it was still being told something
+
+    def subscribe(self) -> socket.socket:
+        """Open a subscription."""
+        connection = socket.create_connection(("127.0.0.1", self.port), PATIENCE_S)
+        connection.sendall(stream.request(f"127.0.0.1:{self.port}", "/subscribe", []))
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += connection.recv(_READ_BYTES)
+        assert stream.status(head) == 101
+        return connection
+
+    def check(self) -> None:
+        """It is alive, answers, and has logged no error."""
+        assert self._server.poll() is None
+        url = f"http://127.0.0.1:{self.port}/health"
+        with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
+            assert answer.status == 200
+        assert [line for line in self._new_lines() if not QUIET.search(line)] == []
+
+
+@contextmanager
+def target(directory: Path) -> Iterator[Target]:
+    """Start a relay and a server; stop both."""
+    relay = Feed(None, 50)
+    command = [sys.executable, "-m", "jetstream", "serve", "--upstream", relay.url, "--listen", "127.0.0.1:0"]
+    command += ["--data-dir", str(directory / "data"), "--log-format", "json"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JETSTREAM_")}
+    try:
+        log = directory / "log.jsonl"
+        with log.open("wb") as file:
+            server = subprocess.Popen(command, stderr=file, env=environment)
+        try:
+            found = Target(server, log)
+            relay.wait_connected()
+            relay.begin(rate=RATE, seconds=SECONDS_MAX)
+            yield found
+        finally:
+            server.kill()
+            server.wait()
+    finally:
+        relay.stop()
