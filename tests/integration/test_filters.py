@@ -127,17 +127,25 @@ async def test_an_update_may_name_ten_thousand_repos(live: Service, relay: Relay
 
 async def test_an_update_takes_effect_at_one_position(live: Service, relay: Relay) -> None:
     """Whenever it comes: before it all is judged by the old filter, after it by the new."""
-    count = 600
+    updated = False
 
-    async def publish() -> None:
-        for seq in range(1, count + 1):
+    async def publish() -> int:
+        """Publish until an event has come by the new filter; return the last number, a post's."""
+        seq = 0
+        while not updated or seq % 2:
+            seq += 1
             relay.publish([(seq, commit(seq, [create(f"{LIKE if seq % 2 else POST}/{seq}", {})]))])
             await asyncio.sleep(0)
+        return seq
 
     async with subscribe(live.port, wantedCollections=LIKE) as subscriber, asyncio.TaskGroup() as tasks:
-        tasks.create_task(publish())
+        publishing = tasks.create_task(publish())
         numbers = [number(event) for event in await subscriber.events(20)]
         await subscriber.update(wantedCollections=[POST])
+        while numbers[-1] % 2:
+            numbers.append(number(await subscriber.event()))
+        updated = True
+        count = await publishing
         while numbers[-1] != count:
             numbers.append(number(await subscriber.event()))
     last_like = max(n for n in numbers if n % 2)

@@ -268,6 +268,23 @@ async def test_a_message_that_does_not_end_is_closed(
 FRAGMENT = Frame(Opcode.TEXT, b"{", False).serialize(mask=True)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [message(), update(10), message() * 40, FRAGMENT + Frame(Opcode.CONT, b"}").serialize(mask=True)],
+    ids=["a message", "an update", "many messages", "fragments"],
+)
+async def test_a_client_that_has_sent_whole_messages_may_be_silent(
+    data: bytes, service: Service, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbound, held = service.subscribe._inbound, []
+    hold = inbound.hold
+    monkeypatch.setattr(inbound, "hold", lambda sink, size: (held.append(size), hold(sink, size)))
+    async with subscribe(service.port) as subscriber:
+        subscriber.connection.transport.write(data)
+        await until(lambda: held)
+        await until(lambda: not len(inbound.unfinished))  # nothing is left that a deadline applies to
+
+
 async def test_what_is_held_of_all_messages_is_bounded(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -264,6 +264,8 @@ class SocketSink(asyncio.Protocol):
             self._transport.resume_reading()
         if len(self._reader) or self._reader.in_message:
             self._inbound.hold(self, len(self._reader))
+        else:
+            self._inbound.unfinished.end(self)
 
     def _take(self, frame: Frame) -> None:
         if not self._reader.in_message:
