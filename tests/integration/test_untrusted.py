@@ -9,6 +9,7 @@ import resource
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from tests.builders import identity
@@ -276,12 +277,12 @@ FRAGMENT = Frame(Opcode.TEXT, b"{", False).serialize(mask=True)
 async def test_a_client_that_has_sent_whole_messages_may_be_silent(
     data: bytes, service: Service, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inbound, held = service.subscribe._inbound, []
-    hold = inbound.hold
-    monkeypatch.setattr(inbound, "hold", lambda sink, size: (held.append(size), hold(sink, size)))
+    inbound = service.subscribe._inbound
+    hold = Mock(wraps=inbound.hold)
+    monkeypatch.setattr(inbound, "hold", hold)
     async with subscribe(service.port) as subscriber:
         subscriber.connection.transport.write(data)
-        await until(lambda: held)
+        await until(lambda: hold.called)
         await until(lambda: not len(inbound.unfinished))  # nothing is left that a deadline applies to
 
 

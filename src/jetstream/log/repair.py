@@ -23,6 +23,7 @@ from jetstream.log.columns import Damaged
 from jetstream.log.damage import FAR_US
 from jetstream.log.database import (
     DATABASE,
+    REMEDY,
     bytes_on_disk,
     check_schema,
     explained,
@@ -74,6 +75,7 @@ def check(directory: Path) -> Findings:
     findings = Findings()
     with explained(path, LogError), closing(open_reader(path)) as connection:
         check_schema(path, connection)
+        _require_tables(path, connection)
         findings.problems += _check_pages(connection)
         findings.has_whole_pages = not findings.problems
         for row in _whole_rows(connection, findings):
@@ -180,6 +182,13 @@ def existing(directory: Path) -> Path:
     if not path.exists():
         raise LogError(path, "is not there: no log was written in this directory")
     return path
+
+
+def _require_tables(path: Path, connection: sqlite3.Connection) -> None:
+    """Raise LogCorrupt for a database without our tables: those of a young log may be in the WAL alone."""
+    names = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+    if not {"state", "block", "tail"} <= names:
+        raise LogCorrupt(path, f"has lost its tables; {REMEDY}")
 
 
 def _check_pages(connection: sqlite3.Connection) -> Iterator[str]:
