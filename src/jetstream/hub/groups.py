@@ -15,6 +15,8 @@ from jetstream.hub.subscriber import Options, Subscriber
 from jetstream.hub.wires import Wire, fitting
 from jetstream.turns import Steps, Worker, finish
 
+# The groups of a DID are a tuple up to so many, for most DIDs have one, and a dict is five times as large.
+_TUPLE_GROUPS_MAX: Final = 8
 # Collections come from upstream: a hostile one may not fill the memory.
 _COLLECTIONS_REMEMBERED: Final = 10_000
 
@@ -39,7 +41,7 @@ class Groups:
         self._wires: Counter[Wire] = Counter()  # groups of each wire in use
         self._everything: dict[Group, None] = {}
         self._by_collection: dict[Group, None] = {}  # those with collections and no DIDs
-        self._by_did: dict[bytes, dict[Group, None]] = {}
+        self._by_did: dict[bytes, tuple[Group, ...] | dict[Group, None]] = {}
         self._resolved: dict[bytes, tuple[Group, ...]] = {}
         self._worker = Worker(rest_ratio=1.0)  # takes large groups out of the index
 
@@ -86,8 +88,9 @@ class Groups:
         self._wires[group.wire] += 1
         wanted = group.options.wanted
         if wanted.dids:
+            alone = (group,)  # one tuple for all DIDs that no other group names
             for count, did in enumerate(wanted.dids, 1):
-                self._by_did.setdefault(did, {})[group] = None
+                self._index_did(did, alone)
                 if count % DIDS_PER_STEP == 0:
                     yield
         elif wanted.everything:
@@ -113,12 +116,25 @@ class Groups:
             del self._by_collection[group]
             self._resolved.clear()
 
+    def _index_did(self, did: bytes, alone: tuple[Group]) -> None:
+        groups = self._by_did.get(did, ())
+        if isinstance(groups, dict):
+            groups[alone[0]] = None
+        elif len(groups) < _TUPLE_GROUPS_MAX:
+            self._by_did[did] = groups + alone if groups else alone
+        else:
+            self._by_did[did] = dict.fromkeys(groups + alone)
+
     def _unindex_did(self, did: bytes, group: Group) -> None:
-        groups = self._by_did.get(did)
-        if groups is not None and group in groups:
+        groups = self._by_did.get(did, ())
+        if group not in groups:
+            return
+        if len(groups) == 1:
+            del self._by_did[did]
+        elif isinstance(groups, dict):
             del groups[group]
-            if not groups:
-                del self._by_did[did]
+        else:
+            self._by_did[did] = tuple(each for each in groups if each is not group)
 
     def deliveries(self, batch: Batch, start: int, stop: int) -> dict[Group, list[bytes]]:
         """Return the frames of `batch[start:stop]` by the group that wants them, if it wants any."""

@@ -237,9 +237,14 @@ class SocketSink(asyncio.Protocol):
         self._inbound.hold(self, len(self._reader))
         worker.put(job)
 
+    @property
+    def _over(self) -> bool:
+        """Whether nothing more is read, and nothing that was read is worked on."""
+        return self._lost or self._failed
+
     def _go_on(self) -> Steps[None]:
         self.busy = False
-        while not self._lost and not self._failed and self._read(FRAMES_PER_STEP):
+        while not self._over and self._read(FRAMES_PER_STEP):
             yield
 
     def _read(self, frames: int) -> bool:
@@ -278,8 +283,10 @@ class SocketSink(asyncio.Protocol):
             self._wait(self._inbound.messages, self._work_on(frame.data))
 
     def _work_on(self, message: bytes) -> Steps[None]:
+        if self._over:  # since the message came
+            return
         steps = self.on_message(message)
-        while not self._lost and not self._failed:
+        while not self._over:
             try:
                 next(steps)
             except StopIteration:

@@ -12,7 +12,7 @@ from tests.builders import event
 from jetstream.events import ACCOUNT, CREATE, DELETE, IDENTITY, Batch, Event
 from jetstream.filters import DIDS_PER_STEP, Filter
 from jetstream.hub import groups as module
-from jetstream.hub.groups import Group, Groups
+from jetstream.hub.groups import _TUPLE_GROUPS_MAX, Group, Groups
 from jetstream.hub.lanes import Lane
 from jetstream.hub.subscriber import Options, Sink, Subscriber
 from jetstream.hub.wires import CLASSIC, V1, Wire
@@ -127,7 +127,7 @@ def test_limits_are_on_the_message_and_held_to_the_byte(over: int) -> None:
 
 
 def test_a_wire_that_nobody_reads_is_not_rendered() -> None:
-    groups, batch = Groups(), Batch.of([event()], [1])
+    groups, batch = Groups(), Batch.of([event(did=ANN)], [1])
     reader = subscriber(wire=V1)
     groups.add(reader)
     groups.deliveries(batch, 0, 1)
@@ -199,6 +199,18 @@ def test_the_index_gives_what_asking_everybody_gives(
         assert leaver.group is None
 
     assert groups.deliveries(batch, start, stop) == {}
+    assert is_empty(groups)
+
+
+def test_few_and_many_groups_may_name_one_did() -> None:
+    groups, batch = Groups(), Batch.of([event(did=ANN)], [1])
+    members = [subscriber(dids=(ANN, f"did:plc:other{n}")) for n in range(2 * _TUPLE_GROUPS_MAX)]
+    for count, member in enumerate(members, 1):
+        groups.add(member)
+        assert len(messages(groups, batch, 0, 1)) == count
+    for count, member in enumerate(members, 1):
+        groups.remove(member)
+        assert len(messages(groups, batch, 0, 1)) == len(members) - count
     assert is_empty(groups)
 
 
