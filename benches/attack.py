@@ -170,7 +170,7 @@ class Server:
     def worst_lines(self) -> list[str]:
         """Return the first lines of its log that are errors."""
         with self._log.open("rb") as lines:
-            return [line.decode()[:300] for line in lines if b'"level": "error"' in line][:3]
+            return [line.decode()[-700:] for line in lines if b'"level": "error"' in line][:3]
 
     def stop(self) -> None:
         """End it as an operator would, or by force."""
