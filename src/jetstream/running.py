@@ -21,7 +21,6 @@ YOUNG_MAX: Final = 5_000
 # hundred subscribers has less, and does nothing.
 RELEASE_EVERY_S: Final = 30.0
 RELEASE_ABOVE_BYTES: Final = 112 << 20
-OLD_MAX: Final = 50_000  # objects that the collector looks at in 5 ms
 _STATM: Final = Path("/proc/self/statm")
 
 
@@ -70,14 +69,7 @@ async def release_memory(
     while True:
         await asyncio.sleep(RELEASE_EVERY_S)
         if resident() > RELEASE_ABOVE_BYTES:
-            collect_old()
             await asyncio.to_thread(trim)
-
-
-def collect_old() -> None:
-    """Collect garbage that was old when it became garbage, unless there is too much to look at."""
-    if len(gc.get_objects(generation=2)) <= OLD_MAX:
-        gc.collect()
 
 
 def malloc_trim() -> Callable[[], object] | None:

@@ -9,7 +9,7 @@ import weakref
 import pytest
 
 from jetstream import running
-from jetstream.running import RELEASE_ABOVE_BYTES, YOUNG_MAX, collect_old, collect_young, release_memory
+from jetstream.running import RELEASE_ABOVE_BYTES, YOUNG_MAX, collect_young, release_memory
 
 
 class Node:
@@ -83,23 +83,3 @@ def test_what_a_flood_left_is_given_back() -> None:
     trim()
     assert full - running.resident_bytes() > 60_000_000
     assert len(kept) == 1500
-
-
-@pytest.mark.parametrize(("old_max", "gone"), [(10_000_000, True), (10, False)])
-def test_old_garbage_is_collected_unless_that_takes_long(
-    monkeypatch: pytest.MonkeyPatch, old_max: int, gone: bool
-) -> None:
-    monkeypatch.setattr(running, "OLD_MAX", old_max)
-    node = Node()
-    node.me = node
-    gc.collect()  # it is old now
-    gc.disable()
-    try:
-        left = weakref.ref(node)
-        del node
-        gc.collect(1)
-        assert left() is not None
-        collect_old()
-        assert (left() is None) is gone
-    finally:
-        gc.enable()

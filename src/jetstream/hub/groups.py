@@ -17,6 +17,8 @@ from jetstream.turns import Steps, Worker, finish
 
 # The groups of a DID are a tuple up to so many, for most DIDs have one, and a dict is five times as large.
 _TUPLE_GROUPS_MAX: Final = 8
+# The index of DIDs is this many dicts: when one of half a million entries grows, that takes 20 ms in one go.
+_SHARDS: Final = 64
 # Collections come from upstream: a hostile one may not fill the memory.
 _COLLECTIONS_REMEMBERED: Final = 10_000
 
@@ -41,7 +43,10 @@ class Groups:
         self._wires: Counter[Wire] = Counter()  # groups of each wire in use
         self._everything: dict[Group, None] = {}
         self._by_collection: dict[Group, None] = {}  # those with collections and no DIDs
-        self._by_did: dict[bytes, tuple[Group, ...] | dict[Group, None]] = {}
+        # By hash(DID) % _SHARDS: the groups that name a DID.
+        self._by_did: tuple[dict[bytes, tuple[Group, ...] | dict[Group, None]], ...] = tuple(
+            {} for _ in range(_SHARDS)
+        )
         self._resolved: dict[bytes, tuple[Group, ...]] = {}
         self._worker = Worker(rest_ratio=1.0)  # takes large groups out of the index
 
@@ -117,24 +122,26 @@ class Groups:
             self._resolved.clear()
 
     def _index_did(self, did: bytes, alone: tuple[Group]) -> None:
-        groups = self._by_did.get(did, ())
+        shard = self._by_did[hash(did) % _SHARDS]
+        groups = shard.get(did, ())
         if isinstance(groups, dict):
             groups[alone[0]] = None
         elif len(groups) < _TUPLE_GROUPS_MAX:
-            self._by_did[did] = groups + alone if groups else alone
+            shard[did] = groups + alone if groups else alone
         else:
-            self._by_did[did] = dict.fromkeys(groups + alone)
+            shard[did] = dict.fromkeys(groups + alone)
 
     def _unindex_did(self, did: bytes, group: Group) -> None:
-        groups = self._by_did.get(did, ())
+        shard = self._by_did[hash(did) % _SHARDS]
+        groups = shard.get(did, ())
         if group not in groups:
             return
         if len(groups) == 1:
-            del self._by_did[did]
+            del shard[did]
         elif isinstance(groups, dict):
             del groups[group]
         else:
-            self._by_did[did] = tuple(each for each in groups if each is not group)
+            shard[did] = tuple(each for each in groups if each is not group)
 
     def deliveries(self, batch: Batch, start: int, stop: int) -> dict[Group, list[bytes]]:
         """Return the frames of `batch[start:stop]` by the group that wants them, if it wants any."""
@@ -142,7 +149,7 @@ class Groups:
         picked = {group: frames[group.wire.name][start:stop] for group in self._everything}
         if self._by_collection:
             self._pick_by_collection(batch, start, stop, frames, picked)
-        if self._by_did:
+        if any(self._by_did):
             self._pick_by_did(batch, start, stop, frames, picked)
         for group in [group for group in picked if group.options.message_bytes_max]:
             picked[group] = fitting(picked[group], group.options.message_bytes_max)
@@ -189,7 +196,8 @@ class Groups:
     ) -> None:
         dids, by_did = batch.dids, self._by_did
         for i in range(start, stop):
-            for group in by_did.get(dids[i], ()):
+            did = dids[i]
+            for group in by_did[hash(did) % _SHARDS].get(did, ()):
                 wanted = group.options.wanted
-                if wanted.every_collection or wanted.wants(batch.kinds[i], dids[i], batch.collections[i]):
+                if wanted.every_collection or wanted.wants(batch.kinds[i], did, batch.collections[i]):
                     picked.setdefault(group, []).append(frames[group.wire.name][i])

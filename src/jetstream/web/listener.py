@@ -26,6 +26,9 @@ PAUSE_S: Final = 1.0
 FILES_KEPT: Final = 32  # for upstream, the log's readers and a scrape; less where there are few at all
 # What the kernel takes of a connection beyond what is on its way: 4 MB by itself, for each that reads slowly.
 UNSENT_BYTES_MAX: Final = 256 << 10
+# What the kernel takes in of a connection before we read it; it doubles this. All sockets that are ready are
+# read in one turn of the loop: of 50 clients, each with an update of 10,000 DIDs, that took 22 ms.
+UNREAD_BYTES_MAX: Final = 32 << 10
 LOOPBACK_CONGESTION: Final = b"reno"  # there on every Linux, and does not pace
 _NAME_BYTES_MAX: Final = 16  # of a way to control congestion
 _OUT_OF_FILES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -54,6 +57,7 @@ class Listener:
         self._make_room = make_room
         self._log = Throttled(log)  # clients may cause it to pause and go on again and again
         self._socket = _bind(host, port)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UNREAD_BYTES_MAX)
         # A machine may be set to BBR, which paces: on the way to a proxy beside us, that is for nothing. A
         # connection that has begun with it paces for ever: so all begin without, and others get it back.
         self._congestion = _unpace(self._socket)

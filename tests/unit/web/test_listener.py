@@ -8,7 +8,13 @@ from contextlib import asynccontextmanager
 import pytest
 
 from jetstream.web import listener
-from jetstream.web.listener import LOOPBACK_CONGESTION, UNSENT_BYTES_MAX, Listener, is_loopback
+from jetstream.web.listener import (
+    LOOPBACK_CONGESTION,
+    UNREAD_BYTES_MAX,
+    UNSENT_BYTES_MAX,
+    Listener,
+    is_loopback,
+)
 
 
 class Greeted(asyncio.Protocol):
@@ -72,3 +78,9 @@ def test_an_address_of_this_machine(peer: str) -> None:
 )
 def test_an_address_elsewhere(peer: str) -> None:
     assert not is_loopback(peer)
+
+
+async def test_the_kernel_takes_in_only_so_much_before_it_is_read() -> None:
+    async with accepted("127.0.0.1", "127.0.0.1") as connection:
+        # The kernel doubles what it is asked for, to have room for its own.
+        assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * UNREAD_BYTES_MAX
