@@ -213,7 +213,9 @@ def _parsed(head: bytes) -> Request:
         event = parser.next_event()
     except h11.RemoteProtocolError as error:
         reason = "body" if error.error_status_hint == 501 else "malformed"
-        raise BadRequest(error.error_status_hint, reason, f"HTTP/1.1: {_shown(str(error).encode())}") from None
+        raise BadRequest(
+            error.error_status_hint, reason, f"HTTP/1.1: {_shown(str(error).encode())}"
+        ) from None
     assert isinstance(event, h11.Request)
     return _request(event)
 
@@ -222,7 +224,9 @@ def _request(event: h11.Request) -> Request:
     method, minor = event.method.decode(), int(event.http_version[2:])
     headers = Headers(_joined(event.headers))
     # The answer to another method is 405, which ends the connection and says more.
-    if method in ("GET", "HEAD") and ("Transfer-Encoding" in headers or int(headers.get("Content-Length", 0))):
+    if method in ("GET", "HEAD") and (
+        "Transfer-Encoding" in headers or int(headers.get("Content-Length", 0))
+    ):
         raise BadRequest(413, "body", "a request has no body here: send none")
     if not _HOST(headers.get("Host", "" if minor else "localhost")):
         raise BadRequest(400, "malformed", "the request has no Host field that names a host")
