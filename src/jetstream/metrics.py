@@ -50,6 +50,7 @@ BAD_REQUEST_REASONS: Final = (
     "version",
     "timeout",
     "overload",
+    "flood",
     "handshake",
 )
 WIRES: Final = ("classic", "v1")

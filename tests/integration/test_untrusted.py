@@ -109,6 +109,25 @@ async def test_pipelined_requests_are_answered_in_order(service: Service) -> Non
     assert answer.endswith(b"\r\n\r\n")  # the last one without its body
 
 
+async def test_a_flood_of_requests_on_one_connection_ends_with_429(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "REQUESTS_PER_S", 0)
+    monkeypatch.setattr(connection, "REQUESTS_BURST", 5)
+    answer = await ask(service.port, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 50)
+    assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200"] * 5 + [b"429"]
+    assert (await figures(service.port))['jetstream_bad_requests_total{reason="flood"}'] == 1
+
+
+@pytest.mark.parametrize("accept", [b"text/plain", b"application/openmetrics-text"])
+async def test_no_version_of_a_metrics_format_is_an_error(accept: bytes, service: Service) -> None:
+    request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAccept: %b; version=%b\r\n\r\n"
+    for version in (b"", b"x", b"-1", b"9" * 5_000, b"1.0.0"):
+        answer = await ask(service.port, request % (accept, version))
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b"\r\nContent-Type: " + accept in answer
+
+
 async def test_another_method_is_told_which_to_use(service: Service) -> None:
     answer = await ask(service.port, b"POST /health HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
     assert answer.startswith(b"HTTP/1.1 405 ")

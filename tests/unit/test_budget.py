@@ -2,43 +2,39 @@ from __future__ import annotations
 
 from jetstream.budget import TokenBucket
 
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+NOW = 100.0
 
 
 def test_a_burst_passes_and_no_more() -> None:
-    bucket = TokenBucket(10, 20, clock=Clock())
+    bucket = TokenBucket(10, 20, NOW)
 
-    assert [bucket.spend() for _ in range(22)] == [True] * 20 + [False] * 2
+    assert [bucket.spend(NOW) for _ in range(22)] == [True] * 20 + [False] * 2
 
 
 def test_tokens_come_back_with_time_up_to_the_burst() -> None:
-    clock = Clock()
-    bucket = TokenBucket(10, 20, clock=clock)
-    bucket.spend(20)
-    clock.now += 0.5
-    assert [bucket.spend() for _ in range(6)] == [True] * 5 + [False]
+    bucket = TokenBucket(10, 20, NOW)
+    bucket.spend(NOW, 20)
+    assert [bucket.spend(NOW + 0.5) for _ in range(6)] == [True] * 5 + [False]
 
-    clock.now += 1_000
-    assert [bucket.spend() for _ in range(21)] == [True] * 20 + [False]
+    assert [bucket.spend(NOW + 1_000) for _ in range(21)] == [True] * 20 + [False]
+
+
+def test_what_is_saved_and_not_spent_is_no_more_than_a_burst() -> None:
+    bucket = TokenBucket(10, 20, NOW)
+    bucket.spend(NOW, 10)
+
+    assert [bucket.spend(NOW + 1_000) for _ in range(21)] == [True] * 20 + [False]
 
 
 def test_what_costs_more_takes_more_or_nothing() -> None:
-    clock = Clock()
-    bucket = TokenBucket(1, 10, clock=clock)
+    bucket = TokenBucket(1, 10, NOW)
 
-    assert bucket.spend(8)
-    assert not bucket.spend(3)
-    assert bucket.spend(2)
+    assert bucket.spend(NOW, 8)
+    assert not bucket.spend(NOW, 3)
+    assert bucket.spend(NOW, 2)
 
 
 def test_a_steady_rate_passes_for_ever() -> None:
-    clock = Clock()
-    bucket = TokenBucket(100, 1, clock=clock)
-    for _ in range(1_000):
-        clock.now += 0.0101
-        assert bucket.spend()
+    bucket = TokenBucket(100, 1, NOW)
+    for n in range(1_000):
+        assert bucket.spend(NOW + n * 0.0101)

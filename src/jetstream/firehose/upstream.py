@@ -307,7 +307,7 @@ class _Frames(WSListener):
         self._turn_over = False  # enough was parsed in this turn of the loop
         self._paused = False  # the socket is not read, for one of these reasons
         self._budgets = {
-            kind: TokenBucket(per_s, per_s * BURST_S)
+            kind: TokenBucket(per_s, per_s * BURST_S, time.monotonic())
             for kind, per_s in (("control", CONTROL_PER_S), ("tiny", TINY_PER_S), ("text", TEXT_PER_S))
         }
 
@@ -367,7 +367,7 @@ class _Frames(WSListener):
 
     def _may(self, kind: str) -> bool:
         """Tell whether one more of a kind is within its budget; else cut the connection."""
-        if self._budgets[kind].spend():
+        if self._budgets[kind].spend(time.monotonic()):
             return True
         self._cut = True
         assert self._transport is not None

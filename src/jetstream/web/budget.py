@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from jetstream.budget import TokenBucket
 from jetstream.hub.subscriber import Close
 
 
@@ -36,51 +37,29 @@ class Flood(Exception):
 class Budget:
     """What one client may still send. `now` is in monotonic seconds and never falls."""
 
-    __slots__ = ("_bytes", "_control", "_fragments", "_messages", "_refilled_at")
+    __slots__ = ("_bytes", "_control", "_fragments", "_messages")
 
     def __init__(self, now: float) -> None:
-        # Tokens that are left, up to the burst of each rate; they come back as time passes.
-        self._messages = float(MESSAGES.burst)
-        self._bytes = float(BYTES.burst)
-        self._control = float(CONTROL.burst)
-        self._fragments = float(FRAGMENTS.burst)
-        self._refilled_at = now
+        # One bucket for each rate above; every frame is paid for in bytes, too.
+        self._messages = TokenBucket(*MESSAGES, now)
+        self._bytes = TokenBucket(*BYTES, now)
+        self._control = TokenBucket(*CONTROL, now)
+        self._fragments = TokenBucket(*FRAGMENTS, now)
 
     def take_message(self, size: int, now: float) -> None:
         """Pay for a message of `size` bytes. Raises Flood, as the others do."""
-        self._refill(now)
-        self._messages -= 1
-        self._bytes -= size
-        if self._messages < 0:
-            raise Flood("messages")
-        self._check_bytes()
+        self._take(self._messages, "messages", size, now)
 
     def take_control(self, size: int, now: float) -> None:
         """Pay for a ping, a pong or a close."""
-        self._refill(now)
-        self._control -= 1
-        self._bytes -= size
-        if self._control < 0:
-            raise Flood("control frames")
-        self._check_bytes()
+        self._take(self._control, "control frames", size, now)
 
     def take_fragment(self, size: int, now: float) -> None:
         """Pay for a fragment of a message; the message is paid for when it is whole."""
-        self._refill(now)
-        self._fragments -= 1
-        self._bytes -= size
-        if self._fragments < 0:
-            raise Flood("fragments")
-        self._check_bytes()
+        self._take(self._fragments, "fragments", size, now)
 
-    def _check_bytes(self) -> None:
-        if self._bytes < 0:
+    def _take(self, bucket: TokenBucket, what: str, size: int, now: float) -> None:
+        if not bucket.spend(now):
+            raise Flood(what)
+        if not self._bytes.spend(now, size):
             raise Flood("bytes")
-
-    def _refill(self, now: float) -> None:
-        passed_s = now - self._refilled_at
-        self._refilled_at = now
-        self._messages = min(self._messages + passed_s * MESSAGES.per_s, MESSAGES.burst)
-        self._bytes = min(self._bytes + passed_s * BYTES.per_s, BYTES.burst)
-        self._control = min(self._control + passed_s * CONTROL.per_s, CONTROL.burst)
-        self._fragments = min(self._fragments + passed_s * FRAGMENTS.per_s, FRAGMENTS.burst)

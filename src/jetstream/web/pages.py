@@ -1,4 +1,4 @@
-"""What a person finds at `/`, and what a machine finds at `/health` and `/metrics`."""
+"""The pages: `/` for people, `/health` and `/metrics` for machines."""
 
 from __future__ import annotations
 
@@ -10,12 +10,19 @@ from typing import Final
 import orjson
 from prometheus_client import exposition
 
+from jetstream.budget import TokenBucket
 from jetstream.metrics import Metrics
 from jetstream.web.request import Request
 from jetstream.web.response import Response
 
 Page = Callable[[Request], Response]
 Health = Callable[[], tuple[bool, dict[str, object]]]
+
+# Of the figures, which take 1 ms: a request over this budget gets the last ones, at most a second old.
+RENDERINGS_PER_S: Final = 20
+RENDERINGS_BURST: Final = 100
+RENDERING_KEPT_S: Final = 1.0
+_OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
 
 _ENDPOINTS: Final = (
     ("ws", "{subscribe}", "events as JSON, {wire} wire"),
@@ -39,7 +46,7 @@ _PARAMETERS: Final = (
 
 
 def page(wire: str) -> Page:
-    """Return the handler of `/`: HTML for a browser, text for everyone else."""
+    """Return the handler of `/`: HTML for a browser, text for others."""
 
     def handler(request: Request) -> Response:
         rows = _rows(request.host, wire)
@@ -63,10 +70,20 @@ def health(state: Health) -> Page:
 
 def metrics(figures: Metrics) -> Page:
     """Return the handler of `/metrics`."""
+    budget = TokenBucket(RENDERINGS_PER_S, RENDERINGS_BURST, time.monotonic())
+    rendered: dict[str, tuple[float, Response]] = {}  # when, and what, in each of the two formats
 
     def handler(request: Request) -> Response:
-        encode, content_type = exposition.choose_encoder(request.headers.get("Accept", ""))
-        return Response(200, encode(figures.registry), content_type)
+        # Not the client's own words: the library fails on a version that is none.
+        accept = _OPENMETRICS if "application/openmetrics-text" in request.headers.get("Accept", "") else ""
+        now = time.monotonic()
+        last = rendered.get(accept)
+        if last is not None and now - last[0] < RENDERING_KEPT_S and not budget.spend(now):
+            return last[1]
+        encode, content_type = exposition.choose_encoder(accept)
+        response = Response(200, encode(figures.registry), content_type)
+        rendered[accept] = (now, response)
+        return response
 
     return handler
 

@@ -1,8 +1,9 @@
-"""The head of an HTTP request: pure, bounded, and strict (RFC 9112, sections 2 to 6).
+"""The head of an HTTP request: pure and bounded. h11 parses it; the limits are ours.
 
-`HeadReader` takes bytes as they come and gives whole heads as `Request`s. Each line is judged as soon as it
-is there, so that what is no HTTP is refused at once. Only requests without a body are served: no route has
-a use for one.
+`HeadReader` takes bytes as they come and gives whole heads as `Request`s. Each line is checked for size and
+for control characters as soon as it is there, so that what is no HTTP or too long is refused at once. A head
+that is whole goes to h11, which is strict (RFC 9112, sections 2 to 6). Only requests without a body are
+served: no route has a use for one.
 
 Limits: the request line must hold 10,000 DIDs; header fields have the sizes that `wire.md` gives.
 """
@@ -10,10 +11,12 @@ Limits: the request line must hold 10,000 DIDs; header fields have the sizes tha
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
+
+import h11
 
 REQUEST_LINE_BYTES_MAX: Final = 1 << 20
 FIELD_BYTES_MAX: Final = 16 << 10
@@ -24,9 +27,8 @@ EMPTY_LINES_MAX: Final = 2  # before a request: old clients end a body with one 
 PATH_BYTES_MAX: Final = 1_000  # no route is nearly as long
 
 _METHOD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}( |$)").match
-_REQUEST_LINE: Final = re.compile(rb"([^ ]+) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])").fullmatch
-_FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t\x20-\x7e\x80-\xff]*)").fullmatch
-_DIGITS: Final = re.compile(r"[0-9]+", re.ASCII).fullmatch
+_REQUEST_LINE: Final = re.compile(rb"[^ ]+ [\x21-\x7e]+ HTTP/([0-9]\.[0-9])").fullmatch
+_FIELD: Final = re.compile(rb"[^\s:]+:[\t\x20-\x7e\x80-\xff]*").fullmatch  # h11 takes folds and controls
 _HOST: Final = re.compile(r"[a-zA-Z0-9.:_%\[\]-]{1,255}").fullmatch
 _AUTHORITY: Final = re.compile(r"https?://[^/?#]*", re.IGNORECASE).match
 
@@ -94,15 +96,15 @@ class HeadReader:
     Chunking does not matter. After `BadRequest` the reader is not used any more.
     """
 
-    __slots__ = ("_buffer", "_empty_lines", "_fields", "_line_at", "_line_seen", "_request_line")
+    __slots__ = ("_buffer", "_empty_lines", "_fields", "_fields_at", "_line_at", "_line_seen")
 
     def __init__(self) -> None:
         self._buffer = bytearray()  # all that came and is not of a request that was given
         self._line_at = 0  # where the line begins that is not whole yet
         self._line_seen = 0  # up to where its end has been looked for
-        self._request_line: tuple[str, str, int] | None = None  # of the request under way, once it is whole
-        self._fields: list[tuple[str, str]] = []  # of the request under way
-        self._empty_lines = 0  # before the request under way
+        self._fields_at = 0  # where the fields begin; 0 until the request line is whole
+        self._fields = 0  # how many of them are whole
+        self._empty_lines = 0  # how many came before the request line
 
     def __len__(self) -> int:
         """How many bytes are held."""
@@ -111,7 +113,7 @@ class HeadReader:
     @property
     def begun(self) -> bool:
         """Whether a part of a request is there."""
-        return bool(self._buffer) or self._request_line is not None
+        return bool(self._buffer)
 
     def feed(self, data: bytes) -> None:
         """Take what came."""
@@ -126,12 +128,12 @@ class HeadReader:
     def next(self) -> Request | None:
         """Return the next whole request, None when there is none yet. Raises BadRequest."""
         while (line := self._line()) is not None:
-            if self._request_line is None:
+            if not self._fields_at:
                 self._begin(line)
             elif line:
                 self._field(line)
             else:
-                return self._whole()
+                return _parsed(self._head())
         return None
 
     def _line(self) -> bytes | None:
@@ -149,50 +151,42 @@ class HeadReader:
         return line[:-1]
 
     def _begin(self, line: bytes) -> None:
-        self._drop()
         if line:
-            self._request_line = _request_line(line)
+            _check_request_line(line)
+            self._fields_at = self._line_at
         elif self._empty_lines == EMPTY_LINES_MAX:
             raise BadRequest(400, "malformed", "empty lines are not an HTTP request")
         else:
             self._empty_lines += 1
+            self._head()
 
     def _check_length(self, length: int) -> None:
-        if self._request_line is None:
+        if not self._fields_at:
             _check_method(self._buffer, self._line_at, length)
             if length > REQUEST_LINE_BYTES_MAX:
                 text = f"the request line is longer than {REQUEST_LINE_BYTES_MAX} bytes"
                 raise BadRequest(414, "too_long", text)
         elif length > FIELD_BYTES_MAX:
             raise BadRequest(431, "too_long", f"a header field is longer than {FIELD_BYTES_MAX} bytes")
-        elif self._line_at + length > FIELDS_BYTES_MAX:
+        elif self._line_at - self._fields_at + length > FIELDS_BYTES_MAX:
             text = f"the header fields are longer than {FIELDS_BYTES_MAX} bytes together"
             raise BadRequest(431, "too_long", text)
 
     def _field(self, line: bytes) -> None:
-        found = _FIELD(line)
-        if found is None:
+        if not _FIELD(line):
             raise BadRequest(400, "malformed", f"{_shown(line)} is not a header field")
-        if len(self._fields) == FIELDS_MAX:
+        if self._fields == FIELDS_MAX:
             raise BadRequest(431, "too_long", f"there are more than {FIELDS_MAX} header fields")
-        self._fields.append((found[1].decode().lower(), found[2].decode("latin-1").strip(" \t")))
+        self._fields += 1
 
-    def _whole(self) -> Request:
-        assert self._request_line is not None
-        method, target, minor = self._request_line
-        headers = Headers(_joined(self._fields))
-        self._request_line, self._fields, self._empty_lines = None, [], 0
-        self._drop()
-        _require_no_body(method, headers)
-        if not _HOST(headers.get("Host", "" if minor else "localhost")):
-            raise BadRequest(400, "malformed", "the request has no Host field that names a host")
-        path, query = _split(target)
-        return Request(method, path, query, minor, headers)
-
-    def _drop(self) -> None:
-        """Forget the lines that have been read."""
+    def _head(self) -> bytes:
+        """Take the lines that have been read out of the buffer."""
+        head = bytes(self._buffer[: self._line_at])
         del self._buffer[: self._line_at]
-        self._line_at = self._line_seen = 0
+        if self._fields_at:
+            self._empty_lines = 0
+        self._line_at = self._line_seen = self._fields_at = self._fields = 0
+        return head
 
 
 def _check_method(buffer: bytearray, start: int, length: int) -> None:
@@ -202,37 +196,51 @@ def _check_method(buffer: bytearray, start: int, length: int) -> None:
         raise BadRequest(400, "malformed", f"{_shown(begun)} does not begin an HTTP request")
 
 
-def _request_line(line: bytes) -> tuple[str, str, int]:
-    """Return the method, the target and the minor version. Raises BadRequest."""
+def _check_request_line(line: bytes) -> None:
+    """Refuse a line that is none, and other versions of HTTP, before the fields come."""
     found = _REQUEST_LINE(line)
     if found is None:
         raise BadRequest(400, "malformed", f"{_shown(line)} is not a request line of HTTP/1.1")
-    if found[3] != b"1" or found[4] not in (b"0", b"1"):
-        version = f"HTTP/{found[3].decode()}.{found[4].decode()}"
-        raise BadRequest(505, "version", f"{version} is not spoken here: use HTTP/1.1")
-    return found[1].decode(), found[2].decode(), int(found[4])
+    if found[1] not in (b"1.0", b"1.1"):
+        raise BadRequest(505, "version", f"HTTP/{found[1].decode()} is not spoken here: use HTTP/1.1")
 
 
-def _joined(fields: list[tuple[str, str]]) -> dict[str, str]:
-    """Return the fields by name. Raises BadRequest where one that has one value has two."""
-    values: dict[str, str] = {}
-    for name, value in fields:
-        if name not in values:
-            values[name] = value
-        elif name in ("host", "content-length", "sec-websocket-key", "sec-websocket-version"):
-            raise BadRequest(400, "malformed", f"the header field {name} is given more than once")
-        else:
-            values[name] += f", {value}"
-    return values
+def _parsed(head: bytes) -> Request:
+    """Return the request of a whole head. Raises BadRequest."""
+    parser = h11.Connection(h11.SERVER)  # one for each: no more than a head is ever given to it
+    parser.receive_data(head)
+    try:
+        event = parser.next_event()
+    except h11.RemoteProtocolError as error:
+        reason = "body" if error.error_status_hint == 501 else "malformed"
+        raise BadRequest(
+            error.error_status_hint, reason, f"HTTP/1.1: {_shown(str(error).encode())}"
+        ) from None
+    assert isinstance(event, h11.Request)
+    return _request(event)
 
 
-def _require_no_body(method: str, headers: Headers) -> None:
-    length = headers.get("Content-Length", "0")
-    if not _DIGITS(length):
-        raise BadRequest(400, "malformed", f"Content-Length: {_shown(length.encode())} is not a number")
+def _request(event: h11.Request) -> Request:
+    method, minor = event.method.decode(), int(event.http_version[2:])
+    headers = Headers(_joined(event.headers))
     # The answer to another method is 405, which ends the connection and says more.
-    if method in ("GET", "HEAD") and ("Transfer-Encoding" in headers or length.strip("0")):
+    if method in ("GET", "HEAD") and (
+        "Transfer-Encoding" in headers or int(headers.get("Content-Length", 0))
+    ):
         raise BadRequest(413, "body", "a request has no body here: send none")
+    if not _HOST(headers.get("Host", "" if minor else "localhost")):
+        raise BadRequest(400, "malformed", "the request has no Host field that names a host")
+    path, query = _split(event.target.decode())
+    return Request(method, path, query, minor, headers)
+
+
+def _joined(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Return the fields by name, in lower case; the values of a repeated one are joined."""
+    values: dict[str, str] = {}
+    for each, value in fields:
+        name, text = each.decode(), value.decode("latin-1")
+        values[name] = f"{values[name]}, {text}" if name in values else text
+    return values
 
 
 def _split(target: str) -> tuple[str, str]:

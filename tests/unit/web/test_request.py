@@ -148,6 +148,11 @@ def test_a_body_is_refused(field: bytes) -> None:
     assert refused(with_fields(field)) == (413, "body")
 
 
+@pytest.mark.parametrize("coding", [b"gzip", b"gzip, chunked", b"identity"])
+def test_other_codings_of_a_body_are_not_implemented(coding: bytes) -> None:
+    assert refused(with_fields(b"Transfer-Encoding: " + coding)) == (501, "body")
+
+
 def test_a_body_of_nothing_is_none() -> None:
     assert read(with_fields(b"Content-Length: 0")).path == "/"
 
