@@ -78,18 +78,19 @@ class Intake:
         taken = Taken()
         messages: list[Message] = []
         keys: set[Key] = set()
+        follows, add, append = sequence.follows, taken.add, messages.append
         for frame in frames:
             message = decode(frame, check_cid=check_cid)
             seq = message.seq
             if seq is None:
                 self._note(message, taken)
-            elif sequence.follows(seq):
-                taken.add(message)
+            elif follows(seq):
+                add(message)
             elif not self._admit(seq, message, taken, keys):
                 if not messages:
                     return self._doubt(frames, until, taken)
                 break
-            messages.append(message)
+            append(message)
             if clock() > until:
                 break
         return self._finish(messages, taken)
