@@ -261,7 +261,7 @@ class Connection(asyncio.Protocol):
         except BadRequest as error:
             self.refuse(error)
             return
-        except Exception:
+        except Exception:  # noqa: BLE001 - it is logged, and the client is told
             self._connections.note_failure(self.peer)
             response = Response.sentence(500, "the server failed to answer", closing=True)
         self._running = False

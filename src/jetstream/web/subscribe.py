@@ -203,7 +203,7 @@ class _Client:
             self.sink.close(Close(1007, "bad_json", f"a message is not JSON: {error}"))
         except InvalidParameter as error:
             self.sink.close(Close(1008, "bad_options", str(error)))
-        except Exception:
+        except Exception:  # noqa: BLE001 - it is logged, and the client is told
             self._subscribe.note_failure(self.sink.peer)
             self.sink.close(_OUR_FAULT)
         else:
