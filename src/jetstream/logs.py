@@ -73,6 +73,10 @@ class Throttled:
         """Log at level warning."""
         self._log(self._logger.warning, event, fields)
 
+    def exception(self, event: str, **fields: object) -> None:
+        """Log the error that is being handled, with its traceback."""
+        self._log(self._logger.exception, event, fields)
+
     def _log(self, write: Callable[..., object], event: str, fields: dict[str, object]) -> None:
         now = self._clock()
         at = self._logged_at.get(event)

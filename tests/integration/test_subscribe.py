@@ -501,7 +501,7 @@ async def test_a_client_that_says_goodbye_and_is_gone_is_counted_as_such(service
 async def test_those_who_vanish_together_are_let_go_in_turns(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jetstream.web.subscribe.FAREWELLS_PER_TURN", 1)
+    monkeypatch.setattr("jetstream.web.subscribe.ENDS_PER_TURN", 1)
     waiting, turn = list[int](), Line.turn
 
     async def note(line: Line) -> None:

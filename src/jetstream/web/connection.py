@@ -108,7 +108,7 @@ class Connections:
         self._idle.end(connection)
 
     def put(self, job: Steps[None]) -> None:
-        """Answer a request when it is its turn."""
+        """Answer a request after those that came before it."""
         self._worker.put(job)
 
     def answer(self, request: Request, connection: Connection) -> Steps[Response | None]:
@@ -127,6 +127,10 @@ class Connections:
         """Count and log a request that is not served."""
         self._metrics.bad_requests.labels(error.reason).inc()
         self._log.info(f"request: not served, {error.reason}", problem=error.text, peer=peer)
+
+    def note_failure(self, peer: str) -> None:
+        """Log an error of ours, which clients may cause again and again."""
+        self._log.exception("request: could not be answered", peer=peer)
 
     def make_room(self) -> bool:
         """Close those that have been waited for the longest; return whether there are any."""
@@ -257,8 +261,8 @@ class Connection(asyncio.Protocol):
         except BadRequest as error:
             self.refuse(error)
             return
-        except Exception:
-            log.exception("request: could not be answered")
+        except Exception:  # noqa: BLE001 - it is logged, and the client is told
+            self._connections.note_failure(self.peer)
             response = Response.sentence(500, "the server failed to answer", closing=True)
         self._running = False
         if response is not None and not self._ending:

@@ -39,7 +39,7 @@ log = structlog.get_logger(__name__)
 class Listener:
     """Accepts connections on one address for as long as it is open.
 
-    When files are short, `make_room` is asked to close connections that are waited for in vain, and says
+    When files are short, `make_room` is asked to close connections that have sent no request, and says
     whether it has; else accepting pauses.
 
     Raises OSError when the address cannot be bound.
@@ -111,7 +111,7 @@ class Listener:
         try:
             await self._loop.connect_accepted_socket(self._factory, connection)
         except OSError:
-            connection.close()  # it was gone before it was greeted
+            connection.close()  # the client has closed it already
 
     def _pause(self) -> None:
         """Leave newcomers in the kernel's queue until files may be there again."""

@@ -26,7 +26,7 @@ from jetstream.web.websocket import VERSION, accept, wants_upgrade
 
 HELLO_TIMEOUT_S: Final = 60.0
 RETRY_AFTER_S: Final = 10
-FAREWELLS_PER_TURN: Final = 32  # of thousands whom a network loses at once: a millisecond
+ENDS_PER_TURN: Final = 32  # when a network loses thousands of clients at once: a millisecond
 HOST_CHARS_SHOWN: Final = 100
 
 SHUTDOWN: Final = Close(1001, "shutdown", "the server is shutting down: connect again")
@@ -61,14 +61,14 @@ class Subscribe:
         self._inbound = Inbound()
         self._throttled = Throttled(log)
         self._clients: dict[_Client, None] = {}
-        self._farewells = Line(FAREWELLS_PER_TURN)
+        self._ending = Line(ENDS_PER_TURN)
         self._leaving: set[asyncio.Task[None]] = set()  # the ends of connections that wait in that line
         self._empty = asyncio.Event()
         self._empty.set()
-        self._last_word: Close | None = None  # what newcomers are closed with, once all are
+        self._last_word: Close | None = None  # set by `close_all`: what later connections are closed with
 
     def __len__(self) -> int:
-        """How many are connected, those who have yet to say hello among them."""
+        """How many are connected, with those that have not sent an options_update yet."""
         return len(self._clients)
 
     def on(self, wire: Wire) -> Upgrade:
@@ -145,14 +145,18 @@ class Subscribe:
         """Judge a subscriber's events by new options from now on."""
         self._hub.change(subscriber, options)
 
+    def note_failure(self, peer: str) -> None:
+        """Log an error of ours, which clients may cause again and again."""
+        self._throttled.exception("subscriber: a message could not be read", peer=peer)
+
     def end(self, client: _Client) -> None:
-        """Let a client go whose connection has ended, when it is its turn."""
+        """Forget a client whose connection has ended, a few in one turn of the loop."""
         task = asyncio.get_running_loop().create_task(self._let_go(client))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
     async def _let_go(self, client: _Client) -> None:
-        await self._farewells.turn()
+        await self._ending.turn()
         if client.subscriber is not None:
             self._hub.remove(client.subscriber)
         close = client.sink.ended
@@ -199,8 +203,8 @@ class _Client:
             self.sink.close(Close(1007, "bad_json", f"a message is not JSON: {error}"))
         except InvalidParameter as error:
             self.sink.close(Close(1008, "bad_options", str(error)))
-        except Exception:
-            log.exception("subscriber: a message could not be read")
+        except Exception:  # noqa: BLE001 - it is logged, and the client is told
+            self._subscribe.note_failure(self.sink.peer)
             self.sink.close(_OUR_FAULT)
         else:
             if options is not None and not self.sink.closing:
