@@ -1,9 +1,9 @@
 """What the log keeps from before the numbers fell, as far as history that comes again begins with it.
 
 A relay that ignores cursors sends its history from the start. What the log no longer keeps of it, or never
-had, looks like a new sequence, and is taken as one (`sequence`). But history comes in order: one of the oldest
-kept events comes again before any other does. So their keys are asked for once, when the numbers have fallen,
-and each frame is compared with them, which costs little beside decoding it.
+had, looks like a new sequence, and is taken as one (`sequence`). But history comes in order: one of the
+oldest kept events comes again before any other does. So their keys are read once, when the numbers have
+fallen, and each frame is compared with them, which costs little beside decoding it.
 
 There are three places where history may come upon what is kept:
 

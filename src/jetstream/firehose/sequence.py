@@ -21,8 +21,8 @@ each other; only by a near one, or when CONFIRM_FRAMES have been taken above `la
 
 `last` also moves down when history comes again that begins before the oldest event of the log, for that part
 is unknown. So until the numbers have passed where `last` fell from, no frame is taken by its number alone
-(`may_recur`): one that was taken before the fall shows that this is history (`recur`). Then `last` goes back up
-to what it was, and every frame is in doubt until one is new.
+(`may_recur`): one that was taken before the fall shows that this is history (`recur`). Then `last` goes back
+up to what it was, and every frame is in doubt until one is new.
 """
 
 from __future__ import annotations

@@ -53,8 +53,8 @@ class Upstream:
 
     `store` is given the events of each batch, the cursor after them, when the oldest of its frames was read
     (in monotonic seconds), and the number above the cursor that is provisional. The next batch is not begun
-    before it returns. `store` always gives the loop a turn: with frames waiting, nothing else here does. `kept`
-    is the log, which is asked about frames in doubt.
+    before it returns. `store` always gives the loop a turn: with frames waiting, nothing else here does.
+    `kept` is the log, which is asked about frames in doubt.
     """
 
     def __init__(

@@ -83,9 +83,9 @@ class Log(Protocol):
     async def holds(self, keys: Collection[Key]) -> dict[Key, int]:
         """Return those of a few keys of which an event is kept, each with a position.
 
-        That is the event's own, or a later one of what is stored with it. What was trimmed or forgotten is not
-        found. Reads the whole log for a key that is not there, a second for a day of it: ask for a dozen at a
-        time.
+        That is the event's own, or a later one of what is stored with it. What was trimmed or forgotten is
+        not found. Reads the whole log for a key that is not there, a second for a day of it: ask for a dozen
+        at a time.
         """
 
     async def keys_from(self, position: int, stop: int) -> set[Key]:
