@@ -6,13 +6,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tests.builders import LIKE, account, commit, create, delete, error
+from tests.builders import LIKE, account, commit, delete, error, like
 from tests.relay import Act, Connection, Relay, follow, send
 from tests.serving import LOOPBACK, Start, published, running, until
 from tests.subscriber import subscribe
 
 from jetstream.firehose import upstream
-from jetstream.log import maintenance
+from jetstream.log import maintenance, recent
 from jetstream.service import Service
 from jetstream.settings import Settings
 
@@ -22,6 +22,7 @@ BLOCK = 20  # events
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maintenance, "BLOCK_EVENTS", BLOCK)
+    monkeypatch.setattr(recent, "BATCH_EVENTS", BLOCK // 2)  # so that what is trimmed is not found there
     monkeypatch.setattr(upstream, "BATCH_FRAMES_MAX", BLOCK // 2)
 
 
@@ -209,7 +210,7 @@ async def test_a_true_restart_ends_the_search_once_retention_has_passed_it(
     relay.publish(commits(901, 1_000))
     service = await start(upstream_cursor=900)
     await published(service, 1_000)
-    relay.history = [(seq, commit(seq, [create(f"{LIKE}/{5_000 + seq}")])) for seq in range(1, 101)]
+    relay.history = [(seq, commit(seq, [like(5_000 + seq)])) for seq in range(1, 101)]
     relay.script.append(from_the_start)
     await relay.cut()
     await until(lambda: service.upstream.seq == 100)

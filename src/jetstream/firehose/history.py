@@ -47,7 +47,7 @@ class History:
         self._intake = intake
         self._begun_at = 0  # where in the log the sequence before the last fall began
         self._stop = kept.tip + 1  # where that ended: at the fall, or with the process before
-        self._restarts = intake.sequence.restarts  # of the sequence, when this was noted
+        self._falls = intake.sequence.falls  # of the sequence, when these were noted
         self._floor = -1  # the log's when the landmarks were read; -1: they must be read
 
     async def look(self) -> None:
@@ -56,8 +56,8 @@ class History:
         Call it when all that was taken is stored, and before more is.
         """
         sequence = self._intake.sequence
-        if sequence.restarts != self._restarts:
-            self._restarts = sequence.restarts
+        if sequence.falls != self._falls:
+            self._falls = sequence.falls
             self._begun_at, self._stop = self._stop, self._kept.tip + 1
             self._floor = -1
         if not sequence.may_recur:

@@ -42,7 +42,8 @@ class Sequence:
     `last` is the cursor to store and to resume after; None: nothing known, begin at the live end.
     `provisional` is a number above it that was taken and is not confirmed, or one that `last` fell from. With
     `resumed`, both come from an earlier process, which may have taken others: every frame is in doubt until
-    one is new. The counters grow until their reader sets them to 0.
+    one is new. The four first counters grow until their
+    reader sets them to 0.
     """
 
     def __init__(self, last: int | None, provisional: int | None = None, *, resumed: bool = False) -> None:
@@ -52,6 +53,7 @@ class Sequence:
         self.jumps = 0  # gaps over NEAR
         self.restarts = 0  # sequences that began below the last number
         self.repeats = 0  # frames that were known
+        self.falls = 0  # how often `last` fell, or was forgotten; this counter is never set back
         self._rogues: dict[int, None] = {}  # numbers taken above `last` and not confirmed, oldest first
         # What `last` was before it fell; None once the numbers have passed that, or nothing of then is kept.
         self._fell_from = self.provisional if resumed else None
@@ -202,6 +204,7 @@ class Sequence:
             self._lows = 0
 
     def _fell(self) -> None:
+        self.falls += 1
         if self.last is not None:
             self._fell_from = max(self.last, self._fell_from or 0)
 
