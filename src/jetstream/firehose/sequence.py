@@ -42,8 +42,7 @@ class Sequence:
     `last` is the cursor to store and to resume after; None: nothing known, begin at the live end.
     `provisional` is a number above it that was taken and is not confirmed, or one that `last` fell from. With
     `resumed`, both come from an earlier process, which may have taken others: every frame is in doubt until
-    one is new. The four first counters grow until their
-    reader sets them to 0.
+    one is new. The first four counters grow until their reader sets them to 0.
     """
 
     def __init__(self, last: int | None, provisional: int | None = None, *, resumed: bool = False) -> None:
