@@ -215,7 +215,7 @@ async def test_a_true_restart_ends_the_search_once_retention_has_passed_it(
     await until(lambda: service.upstream.seq == 100)
     sequence = service.upstream._intake.sequence
     assert (sequence.may_recur, len(service.upstream._intake.landmarks) >= 100) == (True, True)
-    assert await trimmed(service, 120) <= 100
+    assert await trimmed(service, 160) <= 80
     relay.publish([(101, commit(101, [delete(f"{LIKE}/1")]))])
     await until(lambda: service.upstream.seq == 101)
     assert not sequence.may_recur
