@@ -171,8 +171,8 @@ class Upstream:
 
     async def _read(self, inbox: Inbox) -> None:
         while frames := await inbox.wait(BATCH_FRAMES_MAX):
-            self._heard_at = time.monotonic()
             await self._history.look()
+            self._heard_at = time.monotonic()
             taken = self._intake.take(frames, self._heard_at + TURN_S)
             if taken.asks:
                 self._intake.settle(taken, await self._kept.holds(taken.asks))

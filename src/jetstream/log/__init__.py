@@ -19,8 +19,8 @@ from jetstream.filters import Filter
 class UpstreamCursor(NamedTuple):
     """How far one upstream was read: the `seq` of its last frame that is in the log.
 
-    `provisional` is a number above it whose frame is in the log, too, and may have been damaged: never resume
-    after that one.
+    `provisional` is a number above it whose frame is in the log, too, and may have been damaged, or the one
+    that upstream's numbers fell from: never resume after that one.
     """
 
     origin: str  # host:port; another upstream's numbers mean nothing
