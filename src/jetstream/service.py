@@ -138,7 +138,7 @@ class Service:
         intake = Intake(self._sequence(where), check_cid=settings.verify == "cid")
         sequencer = Sequencer(self.log.tip, self._clock)
         store = Store(self.log, where, sequencer, self.metrics, self.hub.ready, self.conditions)
-        return Upstream(settings.upstream, intake, store, self.metrics, self.conditions, self.log.holds)
+        return Upstream(settings.upstream, intake, store, self.metrics, self.conditions, self.log)
 
     def _sequence(self, where: str) -> Sequence:
         """Return where to resume: what the setting says, else the log if it is of the same upstream."""

@@ -14,8 +14,9 @@ from tests.relay import Act, Connection, Relay, follow, refuse, send, serve
 from tests.serving import LOOPBACK, Start, figures, health, published, running, until
 from tests.subscriber import subscribe
 
+from jetstream.firehose import inbox
 from jetstream.firehose import upstream as upstream_module
-from jetstream.firehose.upstream import BATCH_FRAMES_MAX, BUFFER_BYTES_MAX, FRAME_COST, READ_BYTES_MAX
+from jetstream.firehose.inbox import READ_BYTES_MAX, Slices
 from jetstream.service import Service
 from jetstream.settings import Settings
 
@@ -149,13 +150,13 @@ async def test_a_read_of_the_socket_is_bounded(
     relay: Relay, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[int] = []
-    updated = upstream_module._Slices.buffer_updated
+    updated = Slices.buffer_updated
 
-    def noted(self: upstream_module._Slices, nbytes: int) -> None:
+    def noted(self: Slices, nbytes: int) -> None:
         reads.append(nbytes)
         updated(self, nbytes)
 
-    monkeypatch.setattr(upstream_module._Slices, "buffer_updated", noted)
+    monkeypatch.setattr(Slices, "buffer_updated", noted)
     relay.publish((seq, commit(seq, padding=b"x" * 300_000)) for seq in range(1, 20))
     service = await start(upstream_cursor=0)
     assert len(await rkeys(service, 19)) == 19
@@ -166,20 +167,10 @@ async def test_a_turn_that_has_parsed_enough_is_followed_by_one_of_others(
     relay: Relay, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upstream_module, "TURN_S", -1.0)
+    monkeypatch.setattr(inbox, "TURN_S", -1.0)
     relay.publish((seq, commit(seq)) for seq in range(1, 301))
     service = await start(upstream_cursor=0)
     assert len(await rkeys(service, 300)) == 300
-
-
-async def test_every_frame_counts_for_what_it_costs(relay: Relay) -> None:
-    frames = upstream_module._Frames(lambda: None, lambda _kind: None)
-    count = BUFFER_BYTES_MAX // FRAME_COST + 1
-    for _ in range(count):
-        frames._append(b"")
-    assert frames._full
-    while frames._frames:
-        frames.drop(len(await frames.wait(BATCH_FRAMES_MAX)))
-    assert (frames._cost, frames._full) == (0, False)
 
 
 # Frames, and none that is taken

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -26,11 +25,13 @@ from tests.serving import LOOPBACK, Figures, Start, figures, published, running,
 from tests.subscriber import subscribe
 
 from jetstream.conditions import Conditions
-from jetstream.events import Event, Key
+from jetstream.events import Event
+from jetstream.firehose import inbox
 from jetstream.firehose import upstream as upstream_module
 from jetstream.firehose.intake import Intake
 from jetstream.firehose.sequence import Sequence
 from jetstream.firehose.upstream import Upstream
+from jetstream.log.sqlite import SqliteLog
 from jetstream.metrics import Metrics
 from jetstream.service import Service
 from jetstream.settings import Settings
@@ -289,7 +290,7 @@ async def test_a_handshake_that_never_ends_is_given_up(
 async def test_a_flood_is_read_at_the_logs_pace(
     relay: Relay, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upstream_module, "BUFFER_BYTES_MAX", 10_000)
+    monkeypatch.setattr(inbox, "BUFFER_BYTES_MAX", 10_000)
     monkeypatch.setattr(upstream_module, "BATCH_FRAMES_MAX", 7)
     count = 3_000
     relay.publish(identities(*range(1, count + 1)))
@@ -297,7 +298,7 @@ async def test_a_flood_is_read_at_the_logs_pace(
     assert await seqs(service, count) == list(range(1, count + 1))
 
 
-async def test_a_frame_that_waits_is_dated_when_it_was_read(relay: Relay) -> None:
+async def test_a_frame_that_waits_is_dated_when_it_was_read(relay: Relay, tmp_path: Path) -> None:
     held, both_read, release = asyncio.Event(), asyncio.Event(), asyncio.Event()
     stored: list[tuple[int | None, float]] = []
 
@@ -316,16 +317,15 @@ async def test_a_frame_that_waits_is_dated_when_it_was_read(relay: Relay) -> Non
 
     relay.script.append(send_the_second_meanwhile)
 
-    async def holds(_keys: Collection[Key]) -> set[Key]:
-        return set()
-
-    upstream = Upstream(relay.url, Intake(Sequence(0)), store, Metrics(), Conditions(), holds)
+    log = await SqliteLog.open(tmp_path)
+    upstream = Upstream(relay.url, Intake(Sequence(0)), store, Metrics(), Conditions(), log)
     reading = asyncio.create_task(upstream.run())
     await both_read.wait()
     read_both_at = time.monotonic()
     release.set()
     await until(lambda: len(stored) == 2)
     reading.cancel()
+    await log.close()
     (first, first_at), (second, second_at) = stored
     assert (first, second) == (1, 2)
     assert first_at < second_at < read_both_at

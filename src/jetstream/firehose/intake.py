@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Several
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -62,6 +62,10 @@ class Intake:
         self, sequence: Sequence, *, check_cid: bool = True, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.sequence = sequence
+        # Keys of events that were taken before the sequence fell, and come first if any come again. Set from
+        # outside (see `history`) while `sequence.may_recur`, else empty.
+        self.landmarks: AbstractSet[Key] = frozenset()
+        self.known_at = 0  # the log's position of the frame that was known last; 0: none was
         self._check_cid = check_cid
         self._clock = clock
         self._repeats = 0  # of the sequence's, those that were counted
@@ -95,9 +99,9 @@ class Intake:
                 break
         return self._finish(messages, taken)
 
-    def settle(self, taken: Taken, known: AbstractSet[Key]) -> None:
-        """Make `taken` whole with the log's answer: those of `taken.asks` that it holds."""
-        all_known = known >= set(taken.asks)
+    def settle(self, taken: Taken, known: Mapping[Key, int]) -> None:
+        """Make `taken` whole with the log's answer: those of `taken.asks` that it holds, and where."""
+        all_known = known.keys() >= set(taken.asks)
         self._together = min(2 * self._together, DOUBTS_MAX) if all_known else DOUBTS_MIN
         taken.asks = []
         seen = set(known)
@@ -108,6 +112,7 @@ class Intake:
                 self._pass_over(message.seq, message, taken)
             elif key in seen:
                 self.sequence.repeat(message.seq)
+                self.known_at = known.get(key, self.known_at)
             else:
                 self.sequence.take(message.seq)
                 taken.add(message)
@@ -119,6 +124,8 @@ class Intake:
     def _admit(self, seq: int, message: Message, taken: Taken, keys: set[Key]) -> bool:
         """Take or leave a frame that is not simply the next; False if only the log can tell."""
         key = _key(message)
+        if key in self.landmarks and self.sequence.may_recur:
+            self.sequence.recur()
         if key is None:
             self._pass_over(seq, message, taken)
         elif not self.sequence.doubts(seq):

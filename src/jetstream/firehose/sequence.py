@@ -18,6 +18,11 @@ decides: a frame that the log holds is a repeat, any other is an event (`wire.md
 
 A number whose gap is over NEAR is not confirmed by another such jump, for several rogue numbers may follow
 each other; only by a near one, or when CONFIRM_FRAMES have been taken above `last`.
+
+`last` also moves down when history comes again that begins before the oldest event of the log, for that part
+is unknown. So until the numbers have passed where `last` fell from, no frame is taken by its number alone
+(`may_recur`): one that was taken before the fall shows that this is history (`recur`). Then `last` goes back
+up to what it was, and every frame is in doubt until one is new.
 """
 
 from __future__ import annotations
@@ -35,9 +40,9 @@ class Sequence:
     """The state of one upstream's numbering, over all its connections.
 
     `last` is the cursor to store and to resume after; None: nothing known, begin at the live end.
-    `provisional` is a number above it that was taken and is not confirmed. With `resumed`, both come from an
-    earlier process, which may have taken others: every frame is in doubt until one is new. The counters grow
-    until their reader sets them to 0.
+    `provisional` is a number above it that was taken and is not confirmed, or one that `last` fell from. With
+    `resumed`, both come from an earlier process, which may have taken others: every frame is in doubt until
+    one is new. The first four counters grow until their reader sets them to 0.
     """
 
     def __init__(self, last: int | None, provisional: int | None = None, *, resumed: bool = False) -> None:
@@ -47,8 +52,11 @@ class Sequence:
         self.jumps = 0  # gaps over NEAR
         self.restarts = 0  # sequences that began below the last number
         self.repeats = 0  # frames that were known
+        self.falls = 0  # how often `last` fell, or was forgotten; this counter is never set back
         self._rogues: dict[int, None] = {}  # numbers taken above `last` and not confirmed, oldest first
-        self._resumed = resumed  # and no frame was taken yet
+        # What `last` was before it fell; None once the numbers have passed that, or nothing of then is kept.
+        self._fell_from = self.provisional if resumed else None
+        self._all_in_doubt = resumed  # until a frame is new: more was taken than the numbers here say
         self._in_step = False  # the frame before was taken, on this connection, and not below `last`
         self._alone = last is None  # `last` rests on one frame: the first of all
         self._unconfirmed = 0  # frames taken above `last` since it moved
@@ -58,9 +66,16 @@ class Sequence:
 
     @property
     def unconfirmed(self) -> int | None:
-        """The number to store beside `last`: of the frames taken above it, the one that came last."""
+        """The number to store beside `last`: where that fell from, or the last one taken above it."""
+        if self._fell_from is not None:
+            return self._fell_from
         above = (rogue for rogue in reversed(self._rogues) if rogue > (self.last or 0))
         return next(above, None) if self.provisional is None else self.provisional
+
+    @property
+    def may_recur(self) -> bool:
+        """Whether a number above `last` may be that of a frame taken before `last` fell."""
+        return self._fell_from is not None
 
     def connected(self) -> None:
         """Begin a new connection: nothing is in step with it yet."""
@@ -71,9 +86,22 @@ class Sequence:
     def restart(self) -> None:
         """Forget the cursor: upstream said that it lies in its future."""
         self.restarts += 1
+        self._fell()
         self.last = self.provisional = None
         self._rogues.clear()
         self.connected()
+
+    def recur(self) -> None:
+        """Note that a frame came which was taken before `last` fell: this is history that comes again."""
+        self.last, self._fell_from = self._fell_from, None
+        self.provisional = None
+        self._all_in_doubt = True
+        self.connected()
+
+    def forget_fall(self) -> None:
+        """Note that the log keeps nothing of before `last` fell: no frame of then can be told any more."""
+        self._fell_from = None
+        self._look_ahead()
 
     def follows(self, seq: int) -> bool:
         """Take `seq` if it is simply the next number; else leave it to the other methods."""
@@ -87,7 +115,7 @@ class Sequence:
         last = self.last
         if last is None or seq <= last or seq in self._rogues or seq == self.provisional:
             return True
-        if self._resumed:
+        if self._all_in_doubt:
             return True
         if seq == last + 1:
             return False
@@ -96,7 +124,7 @@ class Sequence:
     def take(self, seq: int) -> None:
         """Note that a frame of this number is taken: it was not in doubt, or the log does not hold it."""
         last = self.last
-        self._resumed = False
+        self._all_in_doubt = False
         if last is None:
             self.last = seq
             self._alone = self._in_step = True
@@ -122,9 +150,9 @@ class Sequence:
         if self.last is not None and (seq <= self.last or seq == self.provisional):
             self.repeats += 1
             return False
-        resumed = self._resumed
+        all_in_doubt = self._all_in_doubt
         self.take(seq)
-        self._resumed = resumed  # nothing was new
+        self._all_in_doubt = all_in_doubt  # nothing was new
         self._look_ahead()
         return True
 
@@ -167,18 +195,32 @@ class Sequence:
         self._in_step = False
         if self._alone or self._lows == RESTART_FRAMES:
             self.restarts += 1
+            self._fell()
             self.provisional = None
             self._move(seq)
             self._in_step = True
             self._alone = False
             self._lows = 0
 
+    def _fell(self) -> None:
+        self.falls += 1
+        if self.last is not None:
+            self._fell_from = max(self.last, self._fell_from or 0)
+
     def _look_ahead(self) -> None:
         """Find up to where numbers that follow each other need no closer look."""
         last = self.last
-        if last is None or not self._in_step or self._resumed or self._alone or self.provisional is not None:
-            self._before = 0
+        self._before = 0
+        if last is None:
             return
-        for rogue in [rogue for rogue in self._rogues if rogue <= last]:
-            del self._rogues[rogue]
-        self._before = min(self._rogues, default=_FAR)
+        if self._fell_from is not None and last >= self._fell_from:
+            self._fell_from = None
+        if self._is_simple():
+            for rogue in [rogue for rogue in self._rogues if rogue <= last]:
+                del self._rogues[rogue]
+            self._before = min(self._rogues, default=_FAR)
+
+    def _is_simple(self) -> bool:
+        """Tell whether nothing but rogue numbers is at issue."""
+        at_issue = self._all_in_doubt or self._alone or self.provisional is not None
+        return self._in_step and not at_issue and self._fell_from is None

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection
-from collections.abc import Set as AbstractSet
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from functools import partial
-from typing import Final, Literal, cast
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 import picows
 import structlog
-from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
+from picows import WSCloseCode, WSTransport
 
-from jetstream.budget import TokenBucket
 from jetstream.conditions import Conditions
-from jetstream.events import Event, Key
+from jetstream.events import Event
 from jetstream.firehose.decode import Message
+from jetstream.firehose.history import History, Kept
+from jetstream.firehose.inbox import MESSAGE_BYTES_MAX, Inbox
 from jetstream.firehose.intake import Intake, Taken
 from jetstream.logs import Throttled
 from jetstream.metrics import Metrics
@@ -32,14 +32,9 @@ from jetstream.urls import shown, without_secrets
 
 State = Literal["connected", "idle", "reconnecting"]
 
-MESSAGE_BYTES_MAX: Final = 32 << 20  # well above the protocol's 5 MB, which is judged frame by frame
-BUFFER_BYTES_MAX: Final = 8 << 20  # undecoded frames, before the socket is left to the kernel
-FRAME_COST: Final = 200  # bytes that a frame costs beside its own: the objects around it
 # Frames of one commit of the log: as many as are decoded in one turn of the loop. Too few are worse than too
 # many, for those that are left wait for a whole flush.
 BATCH_FRAMES_MAX: Final = 500
-# What is read from the socket is parsed without a pause: 64 KiB are at most 32,768 frames, ms in a flood.
-READ_BYTES_MAX: Final = 64 << 10
 HANDSHAKE_TIMEOUT_S: Final = 20.0
 PING_AFTER_S: Final = 30.0
 PONG_TIMEOUT_S: Final = 20.0
@@ -47,20 +42,8 @@ IDLE_AFTER_S: Final = 60.0
 NOT_TAKEN_S: Final = 10.0  # frames that come for so long, and none is taken, are told of
 UNREADABLE_FRAMES_MAX: Final = 10_000  # in a row: 0.1 s of work, and no firehose
 
-# What a connection may send of what is no frame of a firehose. Control frames: relays ping twice a minute.
-CONTROL_PER_S: Final = 100.0
-# Tiny messages and parts of messages: the smallest frame of a firehose has 18 bytes, and servers that send
-# messages in parts do it by the kilobyte.
-TINY_BYTES: Final = 16
-TINY_PER_S: Final = 1_000.0
-# Text, which no firehose sends. A Jetstream that is taken for one sends some hundred messages a second.
-TEXT_PER_S: Final = 100.0
-BURST_S: Final = 2.0  # each of these may come at once for so many seconds
-
 # `store(events, seq, read_at, provisional)`
 Store = Callable[[list[Event], int | None, float, int | None], Awaitable[None]]
-# Which of these keys the log holds.
-Holds = Callable[[Collection[Key]], Awaitable[AbstractSet[Key]]]
 
 log = structlog.get_logger(__name__)
 
@@ -70,8 +53,8 @@ class Upstream:
 
     `store` is given the events of each batch, the cursor after them, when the oldest of its frames was read
     (in monotonic seconds), and the number above the cursor that is provisional. The next batch is not begun
-    before it returns, and the socket is paused when more than `BUFFER_BYTES_MAX` wait. `store` always gives
-    the loop a turn: with frames waiting, nothing else here does. `holds` is asked about frames in doubt.
+    before it returns. `store` always gives the loop a turn: with frames waiting, nothing else here does.
+    `kept` is the log, which is asked about frames in doubt.
     """
 
     def __init__(
@@ -81,7 +64,7 @@ class Upstream:
         store: Store,
         metrics: Metrics,
         conditions: Conditions,
-        holds: Holds,
+        kept: Kept,
     ) -> None:
         self.url = shown(url)  # as people may see it
         self._url = url
@@ -89,7 +72,8 @@ class Upstream:
         self._store = store
         self._metrics = metrics
         self._conditions = conditions
-        self._holds = holds
+        self._kept = kept
+        self._history = History(kept, intake)
         self._log = Throttled(log)  # upstream, or who is in its place, causes all that is logged here
         self.lag_s: float | None = None  # how old the last message was when it came
         self._attempts = 0  # connections since a frame was taken
@@ -140,8 +124,8 @@ class Upstream:
         self._intake.sequence.connected()
         cursor = self._cursor
         try:
-            transport, listener = await picows.ws_connect(
-                partial(_Frames, self._text_came, self._flooded),
+            transport, inbox = await picows.ws_connect(
+                partial(Inbox, self._text_came, self._flooded),
                 self._url if cursor is None else _with_cursor(self._url, cursor),
                 websocket_handshake_timeout=HANDSHAKE_TIMEOUT_S,
                 enable_auto_ping=True,
@@ -157,18 +141,18 @@ class Upstream:
         except Exception as error:  # noqa: BLE001 - whatever the network and picows make of an answer
             self._cannot_connect(without_secrets(str(error)) or type(error).__name__)
             return None
-        if not isinstance(listener, _Frames):  # picows has none when the other side hung up at once
+        if not isinstance(inbox, Inbox):  # picows has none when the other side hung up at once
             self._cannot_connect("closed before it answered")
             return None
         self._log.info("upstream: connected", url=self.url, cursor=cursor)
         self._connected = True
         self._heard_at = time.monotonic()
         try:
-            await self._read(listener)
+            await self._read(inbox)
         finally:
             self._connected = False
             transport.disconnect(graceful=False)
-        await self._ended(transport, listener)
+        await self._ended(transport, inbox)
         return None
 
     def _refused(self, error: picows.WSHandshakeError) -> float | None:
@@ -185,16 +169,17 @@ class Upstream:
     def _cannot_connect(self, problem: str) -> None:
         self._log.warning("upstream: cannot connect", url=self.url, error=problem)
 
-    async def _read(self, listener: _Frames) -> None:
-        while frames := await listener.wait(BATCH_FRAMES_MAX):
+    async def _read(self, inbox: Inbox) -> None:
+        while frames := await inbox.wait(BATCH_FRAMES_MAX):
+            await self._history.look()
             self._heard_at = time.monotonic()
             taken = self._intake.take(frames, self._heard_at + TURN_S)
             if taken.asks:
-                self._intake.settle(taken, await self._holds(taken.asks))
-            listener.drop(taken.frames)
+                self._intake.settle(taken, await self._kept.holds(taken.asks))
+            inbox.drop(taken.frames)
             self._count(taken)
             over = self._must_reconnect(taken)
-            await self._store(taken.events, taken.seq, listener.read_at, taken.provisional)
+            await self._store(taken.events, taken.seq, inbox.read_at, taken.provisional)
             if over:
                 return
 
@@ -256,16 +241,16 @@ class Upstream:
         self._metrics.floods.labels(kind).inc()
         self._log.warning("upstream: floods, connection given up", url=self.url, kind=kind)
 
-    async def _ended(self, transport: WSTransport, listener: _Frames) -> None:
+    async def _ended(self, transport: WSTransport, inbox: Inbox) -> None:
         try:
             await transport.wait_disconnected()
         except Exception as error:  # noqa: BLE001 - picows hands over whatever ended the connection
-            listener.too_big = listener.too_big or error.args[:1] == (WSCloseCode.MESSAGE_TOO_BIG,)
+            inbox.too_big = inbox.too_big or error.args[:1] == (WSCloseCode.MESSAGE_TOO_BIG,)
             self._log.warning("upstream: connection failed", error=without_secrets(str(error)))
         else:
-            hint = {} if listener.any_came else {"hint": "no frame came: is this the URL of a firehose?"}
-            self._log.info("upstream: connection closed", reason=listener.reason, **hint)
-        if listener.too_big:
+            hint = {} if inbox.any_came else {"hint": "no frame came: is this the URL of a firehose?"}
+            self._log.info("upstream: connection closed", reason=inbox.reason, **hint)
+        if inbox.too_big:
             self._step_over_too_big()
 
     def _step_over_too_big(self) -> None:
@@ -279,171 +264,6 @@ class Upstream:
         else:
             self._steps += 1
             self._log.warning("upstream: stepping over a frame of more than 32 MiB", cursor=self._cursor)
-
-
-class _Frames(WSListener):
-    """Collects the binary messages of one connection, whole, until they are taken.
-
-    Calls `on_text` for each text message, and `on_flood` with what there was too much of before it cuts the
-    connection.
-    """
-
-    def __init__(self, on_text: Callable[[], None], on_flood: Callable[[str], None]) -> None:
-        self._on_text = on_text
-        self._on_flood = on_flood
-        self.too_big = False  # a message was over MESSAGE_BYTES_MAX
-        self.any_came = False  # a message of any kind
-        self.reason = ""  # of the close frame
-        self.read_at = 0.0  # monotonic seconds, of the oldest frame of those dropped last
-        self._frames: list[bytes] = []
-        self._read_at: list[float] = []  # of each frame
-        self._cost = 0  # of all frames, in bytes
-        self._parts: bytearray | None = None  # of a binary message that is not whole yet
-        self._more = asyncio.Event()
-        self._over = False
-        self._cut = False  # given up: what is still parsed is passed over
-        self._transport: WSTransport | None = None
-        self._full = False  # more than BUFFER_BYTES_MAX wait
-        self._turn_over = False  # enough was parsed in this turn of the loop
-        self._paused = False  # the socket is not read, for one of these reasons
-        self._budgets = {
-            kind: TokenBucket(per_s, per_s * BURST_S, time.monotonic())
-            for kind, per_s in (("control", CONTROL_PER_S), ("tiny", TINY_PER_S), ("text", TEXT_PER_S))
-        }
-
-    async def wait(self, count_max: int) -> list[bytes]:
-        """Wait for frames and return at most `count_max`, which stay; none when the connection is over."""
-        if not self._frames and not self._over:
-            self._more.clear()
-            await self._more.wait()
-        return self._frames[:count_max]
-
-    def drop(self, count: int) -> None:
-        """Let go of the oldest frames, which have been read."""
-        if not count:
-            return
-        self.read_at = self._read_at[0]
-        self._cost -= sum(map(len, self._frames[:count])) + count * FRAME_COST
-        del self._frames[:count], self._read_at[:count]
-        if self._full and self._cost < BUFFER_BYTES_MAX // 2:
-            self._full = False
-            self._pause()
-
-    def on_ws_connected(self, transport: WSTransport) -> None:
-        self._transport = transport
-        socket = transport.underlying_transport
-        socket.set_protocol(_Slices(cast(asyncio.BufferedProtocol, socket.get_protocol()), self.on_turn_over))
-
-    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        if self._cut:
-            return
-        kind = frame.msg_type
-        if kind == WSMsgType.BINARY and frame.fin:
-            payload = frame.get_payload_as_bytes()
-            if len(payload) >= TINY_BYTES or self._may("tiny"):
-                self._append(payload)
-        elif kind in (WSMsgType.BINARY, WSMsgType.CONTINUATION):
-            self._assemble(transport, frame)
-        elif kind == WSMsgType.TEXT:
-            self._parts = None
-            self.any_came = True
-            self._on_text()
-            self._may("text")
-        elif kind == WSMsgType.CLOSE:
-            self.reason = f"{frame.get_close_code()} {frame.get_close_reason() or ''}".strip()
-            transport.send_close(WSCloseCode.OK)
-            transport.disconnect()
-        elif self._may("control") and kind == WSMsgType.PING:
-            transport.send_pong(frame.get_payload_as_bytes())
-
-    def on_ws_disconnected(self, _transport: WSTransport) -> None:
-        self._over = True
-        self._more.set()
-
-    def on_turn_over(self, is_over: bool) -> None:
-        """Leave the socket alone for the rest of a turn of the loop, and read on in the next."""
-        self._turn_over = is_over
-        self._pause()
-
-    def _may(self, kind: str) -> bool:
-        """Tell whether one more of a kind is within its budget; else cut the connection."""
-        if self._budgets[kind].spend(time.monotonic()):
-            return True
-        self._cut = True
-        assert self._transport is not None
-        self._transport.send_close(WSCloseCode.POLICY_VIOLATION, b"flood")
-        self._transport.disconnect(graceful=False)
-        self._on_flood(kind)
-        return False
-
-    def _assemble(self, transport: WSTransport, frame: WSFrame) -> None:
-        if frame.msg_type == WSMsgType.BINARY:
-            self._parts = bytearray()
-        payload = frame.get_payload_as_bytes()
-        if len(payload) < TINY_BYTES and not frame.fin and not self._may("tiny"):
-            return
-        if self._parts is None:
-            return  # the rest of a text message
-        self._parts += payload
-        if len(self._parts) > MESSAGE_BYTES_MAX:
-            self.too_big = self._cut = True
-            transport.send_close(WSCloseCode.MESSAGE_TOO_BIG)
-            transport.disconnect()
-        elif frame.fin:
-            self._append(bytes(self._parts))
-            self._parts = None
-
-    def _append(self, payload: bytes) -> None:
-        self._frames.append(payload)
-        self._read_at.append(time.monotonic())
-        self._cost += len(payload) + FRAME_COST
-        self.any_came = True
-        self._more.set()
-        if self._cost > BUFFER_BYTES_MAX and not self._full:
-            self._full = True
-            self._pause()
-
-    def _pause(self) -> None:
-        paused = self._full or self._turn_over
-        if self._transport is None or self._over or self._paused == paused:
-            return
-        socket = self._transport.underlying_transport
-        if not socket.is_closing():
-            self._paused = paused
-            (socket.pause_reading if paused else socket.resume_reading)()
-
-
-class _Slices(asyncio.BufferedProtocol):
-    """Stands between the socket and picows, which parses all it is given in one go.
-
-    Bounds what it is given at once, and calls `on_turn_over` when a turn of the loop has parsed for `TURN_S`,
-    and again when the next has begun: libuv reads a socket up to 32 times in one turn.
-    """
-
-    def __init__(self, parser: asyncio.BufferedProtocol, on_turn_over: Callable[[bool], None]) -> None:
-        self._parser = parser
-        self._on_turn_over = on_turn_over
-        self._until = 0.0  # monotonic: when this turn is over; 0 while nothing was read in it
-        self.connection_lost = parser.connection_lost  # type: ignore[method-assign]
-        self.eof_received = parser.eof_received  # type: ignore[method-assign]
-        self.pause_writing = parser.pause_writing  # type: ignore[method-assign]
-        self.resume_writing = parser.resume_writing  # type: ignore[method-assign]
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return memoryview(self._parser.get_buffer(sizehint))[:READ_BYTES_MAX]
-
-    def buffer_updated(self, nbytes: int) -> None:
-        if not self._until:
-            self._until = time.monotonic() + TURN_S
-            asyncio.get_running_loop().call_soon(self._next_turn)
-        self._parser.buffer_updated(nbytes)
-        if time.monotonic() > self._until:
-            self._on_turn_over(True)
-
-    def _next_turn(self) -> None:
-        if time.monotonic() > self._until:
-            self._on_turn_over(False)
-        self._until = 0.0
 
 
 _HINTS: Final = {

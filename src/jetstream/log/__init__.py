@@ -19,8 +19,8 @@ from jetstream.filters import Filter
 class UpstreamCursor(NamedTuple):
     """How far one upstream was read: the `seq` of its last frame that is in the log.
 
-    `provisional` is a number above it whose frame is in the log, too, and may have been damaged: never resume
-    after that one.
+    `provisional` is a number above it whose frame is in the log, too, and may have been damaged, or the one
+    that upstream's numbers fell from: never resume after that one.
     """
 
     origin: str  # host:port; another upstream's numbers mean nothing
@@ -80,10 +80,18 @@ class Log(Protocol):
         `[position, stop)`. None: nothing wanted in the whole range.
         """
 
-    async def holds(self, keys: Collection[Key]) -> set[Key]:
-        """Return those of a few keys of which an event is kept: what was trimmed or forgotten is not found.
+    async def holds(self, keys: Collection[Key]) -> dict[Key, int]:
+        """Return those of a few keys of which an event is kept, each with a position.
 
-        Reads the whole log for a key that is not there, a second for a day of it: ask for a dozen at a time.
+        That is the event's own, or a later one of what is stored with it. What was trimmed or forgotten is
+        not found. Reads the whole log for a key that is not there, a second for a day of it: ask for a dozen
+        at a time.
+        """
+
+    async def keys_from(self, position: int, stop: int) -> set[Key]:
+        """Return the keys of the oldest events in `[position, stop)`: some thousands, or all there are.
+
+        What is stored with them may be there, too. Damaged parts are passed over.
         """
 
     async def wait(self, position: int) -> None:

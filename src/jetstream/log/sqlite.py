@@ -313,14 +313,19 @@ class SqliteLog:
             batch = None
         return after, batch
 
-    async def holds(self, keys: Collection[Key]) -> set[Key]:
-        """Return those of a few keys of which an event is kept."""
+    async def holds(self, keys: Collection[Key]) -> dict[Key, int]:
+        """Return those of a few keys of which an event is kept, and about where."""
         start = self._recent.start
         found = lookup.in_batches(self._recent.newest_first(), keys)
-        missing = set(keys) - found
+        missing = set(keys) - found.keys()
         if missing:
             found |= await self._in_reader(lambda c, _met: lookup.in_file(c, missing, start))
         return found
+
+    async def keys_from(self, position: int, stop: int) -> set[Key]:
+        """Return the keys of the oldest events in `[position, stop)`."""
+        position = max(position, self._floor)
+        return await self._in_reader(lambda c, _met: lookup.keys_from(c, position, stop))
 
     async def _load(self, last_us: int) -> Batch | None:
         return None if last_us in self._damages.by_end else await self._blocks.get(last_us)

@@ -43,7 +43,7 @@ class Reader:
             part = self.intake.take(left)
             self.asked += part.asks
             if part.asks:
-                self.intake.settle(part, self.log.intersection(part.asks))
+                self.intake.settle(part, dict.fromkeys(self.log.intersection(part.asks), 1))
             self.log.update(event.key for event in part.events)
             parts.append(part)
             del left[: part.frames]
@@ -198,7 +198,7 @@ def test_what_is_before_a_frame_in_doubt_is_handed_over_before_the_log_is_asked(
     assert (first.frames, rkeys(first), first.asks) == (2, [5, 6], [])
     assert (second.frames, rkeys(second)) == (2, [])
     assert [int(key[2]) for key in second.asks] == [3, 7]
-    one.settle(second, {second.asks[0]})
+    one.settle(second, {second.asks[0]: 1})
     assert (rkeys(second), second.admitted, drops(second), second.seq) == ([7], 1, {"repeat": 1}, 7)
 
 
@@ -210,10 +210,10 @@ def test_few_frames_are_looked_up_together_and_more_while_all_are_known() -> Non
     for _ in range(7):
         taken = one.take(frames)
         counts.append(len(taken.asks))
-        one.settle(taken, set(taken.asks))
+        one.settle(taken, dict.fromkeys(taken.asks, 1))
     assert counts == [DOUBTS_MIN, 6, 12, 24, 48, DOUBTS_MAX, DOUBTS_MAX]
 
-    one.settle(one.take(frames), set())
+    one.settle(one.take(frames), {})
     assert len(one.take(frames[:50]).asks) == DOUBTS_MIN
 
 

@@ -275,6 +275,71 @@ def test_a_relay_that_gives_known_frames_other_numbers_is_followed() -> None:
     assert reader.cursor == (149, None)
 
 
+# History that comes again, and begins before what is kept
+
+
+def fallen(last: int = 5_000, *lows: int) -> Reader:
+    return Reader(last).numbers(*(lows or (1, 2, 3)))
+
+
+def test_after_a_fall_no_number_is_taken_without_a_look_until_it_passes_the_old_one() -> None:
+    reader = fallen()
+    assert (reader.cursor, reader.sequence.unconfirmed) == ((3, None), 5_000)
+    for seq in range(4, 5_000):
+        assert reader.sequence.may_recur
+        assert not reader.sequence.follows(seq)
+        reader.numbers(seq)
+    reader.numbers(5_000)
+    assert (reader.sequence.may_recur, reader.sequence.unconfirmed) == (False, None)
+    assert reader.sequence.follows(5_001)
+
+
+def test_a_frame_of_before_the_fall_brings_the_cursor_back_and_puts_all_in_doubt_until_one_is_new() -> None:
+    reader = Reader(None).numbers(*range(4_000, 5_001))
+    reader.log = reader.log[500:]
+    reader.sequence.connected()
+    reader.numbers(*range(4_000, 4_500))
+    assert reader.cursor == (4_499, None)
+
+    reader.sequence.recur()
+    assert (reader.cursor, reader.sequence.may_recur) == ((5_000, None), False)
+    reader.numbers(*range(4_500, 5_011))
+    assert (len(reader.taken), len(set(reader.taken))) == (1_011, 1_011)
+    assert (reader.cursor, reader.sequence.follows(5_011)) == ((5_010, None), True)
+
+
+def test_when_nothing_of_before_the_fall_is_kept_numbers_are_taken_as_ever() -> None:
+    reader = fallen()
+    reader.sequence.forget_fall()
+
+    assert reader.sequence.follows(4)
+    assert reader.sequence.unconfirmed is None
+
+
+def test_the_highest_number_that_was_fallen_from_counts() -> None:
+    reader = fallen(5_000, 2_001, 2_002, 2_003)
+    reader.numbers(1, 2, 3)
+
+    assert reader.sequence.unconfirmed == 5_000
+    assert reader.sequence.falls == 2
+
+
+def test_a_kill_after_a_fall_forgets_neither_number() -> None:
+    reader = fallen().killed()
+    assert (reader.sequence.last, reader.sequence.may_recur) == (3, True)
+
+    reader.numbers(4, 5)
+    assert (reader.sequence.unconfirmed, reader.sequence.follows(6)) == (5_000, False)
+
+
+def test_a_cursor_in_the_future_is_a_fall() -> None:
+    reader = Reader(5_000).numbers(5_001)
+    reader.sequence.restart()
+    reader.numbers(7, 8)
+
+    assert (reader.sequence.may_recur, reader.sequence.unconfirmed) == (True, 5_001)
+
+
 # `kill -9` between any two frames
 
 

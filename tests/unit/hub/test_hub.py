@@ -70,7 +70,10 @@ class MemoryLog:
     async def append(self, batch: Batch, upstream: UpstreamCursor) -> None:
         raise NotImplementedError
 
-    async def holds(self, keys: Collection[Key]) -> set[Key]:
+    async def holds(self, keys: Collection[Key]) -> dict[Key, int]:
+        raise NotImplementedError
+
+    async def keys_from(self, position: int, stop: int) -> set[Key]:
         raise NotImplementedError
 
     def grow(self, count: int) -> None:

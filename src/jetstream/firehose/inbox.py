@@ -1,0 +1,208 @@
+"""The messages of one connection to upstream: whole, bounded, and within budgets.
+
+`Inbox` collects what picows parses until it is taken; `Slices` bounds what picows is given at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final, cast
+
+from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
+
+from jetstream.budget import TokenBucket
+from jetstream.turns import TURN_S
+
+MESSAGE_BYTES_MAX: Final = 32 << 20  # well above the protocol's 5 MB, which is judged frame by frame
+BUFFER_BYTES_MAX: Final = 8 << 20  # undecoded frames, before the socket is left to the kernel
+FRAME_COST: Final = 200  # bytes that a frame costs beside its own: the objects around it
+# What is read from the socket is parsed without a pause: 64 KiB are at most 32,768 frames, ms in a flood.
+READ_BYTES_MAX: Final = 64 << 10
+
+# What a connection may send of what is no frame of a firehose. Control frames: relays ping twice a minute.
+CONTROL_PER_S: Final = 100.0
+# Tiny messages and parts of messages: the smallest frame of a firehose has 18 bytes, and servers that send
+# messages in parts do it by the kilobyte.
+TINY_BYTES: Final = 16
+TINY_PER_S: Final = 1_000.0
+# Text, which no firehose sends. A Jetstream that is taken for one sends some hundred messages a second.
+TEXT_PER_S: Final = 100.0
+BURST_S: Final = 2.0  # each of these may come at once for so many seconds
+
+
+class Inbox(WSListener):
+    """Collects the binary messages of one connection, whole, until they are taken.
+
+    Calls `on_text` for each text message, and `on_flood` with what there was too much of before it cuts the
+    connection.
+    """
+
+    def __init__(
+        self,
+        on_text: Callable[[], None],
+        on_flood: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._on_text = on_text
+        self._on_flood = on_flood
+        self._clock = clock  # in monotonic seconds
+        self.too_big = False  # a message was over MESSAGE_BYTES_MAX
+        self.any_came = False  # a message of any kind
+        self.reason = ""  # of the close frame
+        self.read_at = 0.0  # monotonic seconds, of the oldest frame of those dropped last
+        self._frames: list[bytes] = []
+        self._read_at: list[float] = []  # of each frame
+        self._cost = 0  # of all frames, in bytes
+        self._parts: bytearray | None = None  # of a binary message that is not whole yet
+        self._more = asyncio.Event()
+        self._over = False
+        self._cut = False  # given up: what is still parsed is passed over
+        self._transport: WSTransport | None = None
+        self._full = False  # more than BUFFER_BYTES_MAX wait
+        self._turn_over = False  # enough was parsed in this turn of the loop
+        self._paused = False  # the socket is not read, for one of these reasons
+        self._budgets = {
+            kind: TokenBucket(per_s, per_s * BURST_S, clock())
+            for kind, per_s in (("control", CONTROL_PER_S), ("tiny", TINY_PER_S), ("text", TEXT_PER_S))
+        }
+
+    async def wait(self, count_max: int) -> list[bytes]:
+        """Wait for frames and return at most `count_max`, which stay; none when the connection is over."""
+        if not self._frames and not self._over:
+            self._more.clear()
+            await self._more.wait()
+        return self._frames[:count_max]
+
+    def drop(self, count: int) -> None:
+        """Let go of the oldest frames, which have been read."""
+        if not count:
+            return
+        self.read_at = self._read_at[0]
+        self._cost -= sum(map(len, self._frames[:count])) + count * FRAME_COST
+        del self._frames[:count], self._read_at[:count]
+        if self._full and self._cost < BUFFER_BYTES_MAX // 2:
+            self._full = False
+            self._pause()
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        """Come between the socket and picows."""
+        self._transport = transport
+        socket = transport.underlying_transport
+        socket.set_protocol(Slices(cast(asyncio.BufferedProtocol, socket.get_protocol()), self.on_turn_over))
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        """Take a frame of the WebSocket: a message, a part of one, or a control frame."""
+        if self._cut:
+            return
+        kind = frame.msg_type
+        if kind == WSMsgType.BINARY and frame.fin:
+            payload = frame.get_payload_as_bytes()
+            if len(payload) >= TINY_BYTES or self._may("tiny"):
+                self._append(payload)
+        elif kind in (WSMsgType.BINARY, WSMsgType.CONTINUATION):
+            self._assemble(transport, frame)
+        elif kind == WSMsgType.TEXT:
+            self._parts = None
+            self.any_came = True
+            self._on_text()
+            self._may("text")
+        elif kind == WSMsgType.CLOSE:
+            self.reason = f"{frame.get_close_code()} {frame.get_close_reason() or ''}".strip()
+            transport.send_close(WSCloseCode.OK)
+            transport.disconnect()
+        elif self._may("control") and kind == WSMsgType.PING:
+            transport.send_pong(frame.get_payload_as_bytes())
+
+    def on_ws_disconnected(self, _transport: WSTransport) -> None:
+        """Let `wait` return nothing once all has been taken."""
+        self._over = True
+        self._more.set()
+
+    def on_turn_over(self, is_over: bool) -> None:
+        """Leave the socket alone for the rest of a turn of the loop, and read on in the next."""
+        self._turn_over = is_over
+        self._pause()
+
+    def _may(self, kind: str) -> bool:
+        """Tell whether one more of a kind is within its budget; else cut the connection."""
+        if self._budgets[kind].spend(self._clock()):
+            return True
+        self._cut = True
+        assert self._transport is not None
+        self._transport.send_close(WSCloseCode.POLICY_VIOLATION, b"flood")
+        self._transport.disconnect(graceful=False)
+        self._on_flood(kind)
+        return False
+
+    def _assemble(self, transport: WSTransport, frame: WSFrame) -> None:
+        if frame.msg_type == WSMsgType.BINARY:
+            self._parts = bytearray()
+        payload = frame.get_payload_as_bytes()
+        if len(payload) < TINY_BYTES and not frame.fin and not self._may("tiny"):
+            return
+        if self._parts is None:
+            return  # the rest of a text message
+        self._parts += payload
+        if len(self._parts) > MESSAGE_BYTES_MAX:
+            self.too_big = self._cut = True
+            transport.send_close(WSCloseCode.MESSAGE_TOO_BIG)
+            transport.disconnect()
+        elif frame.fin:
+            self._append(bytes(self._parts))
+            self._parts = None
+
+    def _append(self, payload: bytes) -> None:
+        self._frames.append(payload)
+        self._read_at.append(self._clock())
+        self._cost += len(payload) + FRAME_COST
+        self.any_came = True
+        self._more.set()
+        if self._cost > BUFFER_BYTES_MAX and not self._full:
+            self._full = True
+            self._pause()
+
+    def _pause(self) -> None:
+        paused = self._full or self._turn_over
+        if self._transport is None or self._over or self._paused == paused:
+            return
+        socket = self._transport.underlying_transport
+        if not socket.is_closing():
+            self._paused = paused
+            (socket.pause_reading if paused else socket.resume_reading)()
+
+
+class Slices(asyncio.BufferedProtocol):
+    """Stands between the socket and picows, which parses all it is given in one go.
+
+    Bounds what it is given at once, and calls `on_turn_over` when a turn of the loop has parsed for `TURN_S`,
+    and again when the next has begun: libuv reads a socket up to 32 times in one turn.
+    """
+
+    def __init__(self, parser: asyncio.BufferedProtocol, on_turn_over: Callable[[bool], None]) -> None:
+        self._parser = parser
+        self._on_turn_over = on_turn_over
+        self._until = 0.0  # monotonic: when this turn is over; 0 while nothing was read in it
+        self.connection_lost = parser.connection_lost  # type: ignore[method-assign]
+        self.eof_received = parser.eof_received  # type: ignore[method-assign]
+        self.pause_writing = parser.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = parser.resume_writing  # type: ignore[method-assign]
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where the next read goes: `READ_BYTES_MAX` at most."""
+        return memoryview(self._parser.get_buffer(sizehint))[:READ_BYTES_MAX]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Have picows parse what was read."""
+        if not self._until:
+            self._until = time.monotonic() + TURN_S
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        self._parser.buffer_updated(nbytes)
+        if time.monotonic() > self._until:
+            self._on_turn_over(True)
+
+    def _next_turn(self) -> None:
+        if time.monotonic() > self._until:
+            self._on_turn_over(False)
+        self._until = 0.0

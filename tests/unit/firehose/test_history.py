@@ -1,0 +1,116 @@
+"""Which of the log's events are watched for after a fall, without a log: positions are places in a list."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from tests.builders import commit
+
+from jetstream.events import Key
+from jetstream.firehose.history import History
+from jetstream.firehose.intake import Intake, Taken
+from jetstream.firehose.sequence import Sequence
+
+WINDOW = 5
+
+
+class Kept:
+    """Keys at positions from 1 on, of which those below the floor are gone."""
+
+    def __init__(self) -> None:
+        self.keys: list[Key] = []
+        self.floor = 0
+        self.reads: list[tuple[int, int]] = []
+
+    @property
+    def tip(self) -> int:
+        return len(self.keys)
+
+    async def holds(self, keys: Collection[Key]) -> Mapping[Key, int]:
+        return {key: at for at, key in enumerate(self.keys, 1) if at >= self.floor and key in keys}
+
+    async def keys_from(self, position: int, stop: int) -> set[Key]:
+        self.reads.append((position, stop))
+        first = max(position, 1, self.floor)
+        return set(self.keys[first - 1 : min(stop - 1, first - 1 + WINDOW)])
+
+
+class Reader:
+    """An intake and its history over a stand-in log."""
+
+    def __init__(self, last: int | None) -> None:
+        self.kept = Kept()
+        self.intake = Intake(Sequence(last))
+        self.history = History(self.kept, self.intake)
+
+    async def read(self, *seqs: int, together: int = 7) -> list[int]:
+        """Read frames on a new connection; return the numbers of those that were taken."""
+        self.intake.sequence.connected()
+        left, taken = [commit(seq) for seq in seqs], list[int]()
+        while left:
+            await self.history.look()
+            part = self.intake.take(left[:together])
+            if part.asks:
+                self.intake.settle(part, await self.kept.holds(part.asks))
+            del left[: part.frames]
+            taken += self._store(part)
+        return taken
+
+    def _store(self, part: Taken) -> list[int]:
+        self.kept.keys += [event.key for event in part.events]
+        return [int(event.rkey) for event in part.events]
+
+
+async def test_the_log_is_not_read_while_numbers_rise() -> None:
+    reader = Reader(0)
+    assert await reader.read(*range(1, 50)) == [*range(1, 50)]
+    assert (reader.kept.reads, reader.intake.landmarks) == ([], frozenset())
+
+
+async def test_history_from_before_the_floor_is_taken_up_to_the_floor() -> None:
+    for together in (1, 2, 7, 100):
+        reader = Reader(0)
+        await reader.read(*range(1, 101))
+        reader.kept.floor = 41
+        assert await reader.read(*range(1, 111), together=together) == [*range(1, 41), *range(101, 111)]
+        assert reader.intake.sequence.last == 110
+
+
+async def test_a_relay_that_leaves_frames_out_is_recognised_by_any_of_the_oldest() -> None:
+    reader = Reader(0)
+    await reader.read(*range(1, 101))
+    reader.kept.floor = 41
+    assert await reader.read(*range(1, 101, 4)) == [*range(1, 41, 4)]
+
+
+async def test_what_the_log_forgot_in_the_middle_does_not_end_the_search() -> None:
+    reader = Reader(0)
+    await reader.read(*range(1, 101))
+    reader.kept.keys[30:40] = []
+    assert await reader.read(*range(1, 111)) == [*range(31, 41), *range(101, 111)]
+
+
+async def test_history_from_before_a_live_start_after_other_events_is_recognised() -> None:
+    reader = Reader(None)
+    reader.kept.keys = [(b"did:plc:x", b"a.b.c", b"0", b"%d" % n) for n in range(50)]
+    reader.history = History(reader.kept, reader.intake)
+    await reader.read(*range(51, 101))
+    assert await reader.read(*range(1, 111)) == [*range(1, 51), *range(101, 111)]
+
+
+async def test_the_log_is_read_again_when_its_floor_rises_and_no_more_when_all_of_before_is_gone() -> None:
+    reader = Reader(0)
+    await reader.read(*range(1_001, 1_101))
+    await reader.read(*range(1, 21))
+    reads = len(reader.kept.reads)
+    assert reads
+    await reader.read(*range(21, 41))
+    assert len(reader.kept.reads) == reads
+    reader.kept.floor = 50
+    await reader.read(*range(41, 51))
+    assert len(reader.kept.reads) > reads
+    reader.kept.floor = 110
+    await reader.read(*range(51, 61))
+    assert not reader.intake.sequence.may_recur
+    assert reader.intake.landmarks == frozenset()
+    assert reader.intake.sequence.follows(61)
