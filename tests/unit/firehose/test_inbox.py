@@ -181,17 +181,84 @@ async def test_a_socket_that_is_gone_is_left_alone(socket: Socket) -> None:
     assert socket.under.pause_reading.call_count == 0
 
 
-async def test_slices_bound_a_read_and_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    parser = Mock(spec=asyncio.BufferedProtocol)
-    parser.get_buffer.return_value = bytearray(1 << 20)
-    turns: list[bool] = []
-    slices = Slices(parser, turns.append)
-    assert len(slices.get_buffer(-1)) == module.READ_BYTES_MAX
-    slices.buffer_updated(5)
+class Parser(asyncio.BufferedProtocol):
+    """Notes what it is given, in a buffer that is full after `room` bytes."""
+
+    def __init__(self, room: int = 1 << 20) -> None:
+        self.buffer = bytearray(room)
+        self.given: list[bytes] = []
+        self.lost: list[Exception | None] = []
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        assert sizehint == -1
+        return memoryview(self.buffer)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.given.append(bytes(self.buffer[:nbytes]))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.append(exc)
+
+
+class Reading:
+    """A socket that is read through `Slices`, in turns that `over` ends."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int = 1 << 20) -> None:
+        self.monkeypatch = monkeypatch
+        self.turns: list[bool] = []
+        self.parser = Parser(room)
+        self.slices = Slices(self.parser, self.turns.append)
+
+    def over(self, is_over: bool) -> None:
+        self.monkeypatch.setattr(module, "TURN_S", -1.0 if is_over else 60.0)
+
+    def read(self, raw: bytes) -> None:
+        buffer = self.slices.get_buffer(1 << 16)
+        assert len(buffer) == module.READ_BYTES_MAX
+        buffer[: len(raw)] = raw
+        self.slices.buffer_updated(len(raw))
+
+
+async def test_what_is_read_is_parsed_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = Reading(monkeypatch)
+    reading.over(False)
+    monkeypatch.setattr(module, "SLICE_BYTES_MAX", 4)
+    reading.read(b"abcdefghij")
+    reading.read(b"k")
+    assert reading.parser.given == [b"abcd", b"efgh", b"ij", b"k"]
     await asyncio.sleep(0)
-    monkeypatch.setattr(module, "TURN_S", -1.0)
-    slices.buffer_updated(7)
-    assert turns == [True]
+    assert True not in reading.turns
+
+
+async def test_a_slice_fits_what_the_parser_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = Reading(monkeypatch, room=3)
+    reading.over(False)
+    reading.read(b"abcdefgh")
+    assert reading.parser.given == [b"abc", b"def", b"gh"]
+
+
+async def test_the_socket_is_left_alone_until_what_was_read_is_parsed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reading = Reading(monkeypatch)
+    monkeypatch.setattr(module, "SLICE_BYTES_MAX", 4)
+    reading.over(True)
+    reading.read(b"abcdefghij")
+    assert (reading.parser.given, reading.turns) == ([b"abcd"], [True])
     await asyncio.sleep(0)
-    assert turns == [True, False]
-    assert [call.args for call in parser.buffer_updated.call_args_list] == [(5,), (7,)]
+    assert (reading.parser.given[1:], reading.turns) == ([b"efgh"], [True])
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert (reading.parser.given[2:], reading.turns) == ([b"ij"], [True, False])
+
+
+async def test_what_was_not_parsed_when_the_connection_is_lost_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reading = Reading(monkeypatch)
+    monkeypatch.setattr(module, "SLICE_BYTES_MAX", 4)
+    reading.over(True)
+    reading.read(b"abcdefghij")
+    reading.slices.connection_lost(None)
+    await asyncio.sleep(0)
+    assert (reading.parser.given, reading.parser.lost) == ([b"abcd"], [None])
