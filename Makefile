@@ -29,9 +29,9 @@ $(READY): requirements-dev.lock pyproject.toml scripts/setup
 run: $(READY) ## Start the server: ws://localhost:6008/subscribe
 	@$(BIN)/jetstream serve $(ARGS)
 
-test: $(READY) ## Run the test suite: under four minutes
+test: $(READY) ## Run the test suite on all cores: under four minutes
 	@echo "test: running the suite with pytest"
-	@$(BIN)/pytest --deselect $(IMAGE_TESTS) $(ARGS)
+	@$(BIN)/pytest --numprocesses auto --deselect $(IMAGE_TESTS) $(ARGS)
 
 test-integration: $(READY) ## Run other projects' clients (needs Node), and the image's contents
 	@$(BIN)/pytest tests/foreign $(IMAGE_TESTS) $(ARGS)
@@ -53,7 +53,7 @@ attack: $(READY) ## Flood a server as clients, accounts and a relay may, and che
 	@$(BIN)/python -m benches.attack $(ARGS)
 
 soak: $(READY) ## Run the long tests: 200 kills under load, memory, and 300 s of each fuzzer
-	@$(BIN)/pytest tests/crash tests/soak tests/fuzz --kills=200 --fuzz-seconds=300 --timeout=3600 $(ARGS)
+	@$(BIN)/pytest --numprocesses auto tests/crash tests/soak tests/fuzz --kills=200 --fuzz-seconds=300 --timeout=3600 $(ARGS)
 
 up: docker-engine ## Build the image and start it with Docker Compose
 	docker compose up --build --detach --wait $(ARGS)

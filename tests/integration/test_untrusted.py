@@ -269,7 +269,9 @@ async def test_bytes_have_a_budget_too(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"\x81", message()[:-1], Frame(Opcode.TEXT, b"{", False).serialize(mask=True), update(99)[:-1]]
+    "data",
+    [b"\x81", message()[:-1], Frame(Opcode.TEXT, b"{", False).serialize(mask=True), update(99)[:-1]],
+    ids=["half a head", "a text but its last byte", "the first of several parts", "an update but its last byte"],
 )
 async def test_a_message_that_does_not_end_is_closed(
     data: bytes, service: Service, monkeypatch: pytest.MonkeyPatch
