@@ -53,6 +53,7 @@ BAD_REQUEST_REASONS: Final = (
     "flood",
     "handshake",
 )
+FAILURES: Final = ("request", "message", "feed")  # what the server did when an error of its own came up
 WIRES: Final = ("classic", "v1")
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
@@ -81,6 +82,7 @@ class Metrics:
         self.disconnects = counter("disconnects", "Subscribers that left, by reason.", "reason")
         self.refusals = counter("refused", "Requests to subscribe that were refused.")
         self.bad_requests = counter("bad_requests", "HTTP requests that were refused, by reason.", "reason")
+        self.failures = counter("internal_errors", "Errors of the server itself, by what it did.", "doing")
         self.evicted = counter("evicted", "Connections without a request that were closed to make room.")
         self.delivery = self._histogram(
             "delivery_seconds", "From reading a frame to its events' last live write."
@@ -94,6 +96,8 @@ class Metrics:
             self.frames.labels(label)
         for reason in DROP_REASONS:
             self.drops.labels(reason)
+        for doing in FAILURES:
+            self.failures.labels(doing)
         for reason in BAD_REQUEST_REASONS:
             self.bad_requests.labels(reason)
         self.ended = {reason: self.disconnects.labels(reason) for reason in CLOSE_REASONS}

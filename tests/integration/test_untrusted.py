@@ -12,15 +12,18 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from structlog.testing import capture_logs
 from tests.builders import identity
 from tests.relay import Relay
-from tests.serving import Start, figures, get, process, until
+from tests.serving import Start, figures, get, process, published, until
 from tests.subscriber import subscribe
 from websockets.frames import Frame, Opcode
 
 from jetstream import __version__
+from jetstream.hub import hub
 from jetstream.service import Service
 from jetstream.web import budget, connection, sink, unfinished
+from jetstream.web import subscribe as subscribe_module
 
 HANDSHAKE = (
     b"GET /subscribe HTTP/%b\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -271,7 +274,7 @@ async def test_bytes_have_a_budget_too(service: Service) -> None:
 @pytest.mark.parametrize(
     "data",
     [b"\x81", message()[:-1], Frame(Opcode.TEXT, b"{", False).serialize(mask=True), update(99)[:-1]],
-    ids=["half a head", "a text but its last byte", "the first of several parts", "an update but its last byte"],
+    ids=["half a head", "a text without its end", "the first of several parts", "an update without its end"],
 )
 async def test_a_message_that_does_not_end_is_closed(
     data: bytes, service: Service, monkeypatch: pytest.MonkeyPatch
@@ -404,3 +407,50 @@ def test_what_is_promised_is_in_the_budget() -> None:
     assert budget.CONTROL.per_s >= 10
     assert budget.BYTES.per_s >= 360_000 + 10 * 3_600
     assert len(update(10_000)) < 400_000
+
+
+# Errors of the server itself
+
+
+def broken(*_args: object) -> None:
+    raise ArithmeticError("a fault of ours")
+
+
+async def failures(service: Service, doing: str, event: str, logs: list[Any]) -> None:
+    """Check that ten errors were counted, and one was logged with its traceback."""
+    name = f'jetstream_internal_errors_total{{doing="{doing}"}}'
+    assert (await figures(service.port))[name] == 10
+    lines = [line for line in logs if line["log_level"] == "error"]
+    assert [(line["event"], line["exc_info"]) for line in lines] == [(event, True)]
+
+
+async def test_errors_while_requests_are_answered(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscribe_module.Subscribe, "_refusal", broken)
+    with capture_logs() as logs:
+        for _ in range(10):
+            assert b" 500 " in await ask(service.port, HANDSHAKE % (b"1.1", b"13", KEY))
+        await failures(service, "request", "request: could not be answered", logs)
+
+
+async def test_errors_while_messages_are_read(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscribe_module, "message_steps", broken)
+    with capture_logs() as logs:
+        for _ in range(10):
+            async with subscribe(service.port) as subscriber:
+                subscriber.connection.transport.write(message())
+                assert (await subscriber.ended())[0] == 1011
+        await failures(service, "message", "subscriber: a message could not be read", logs)
+
+
+async def test_errors_while_subscribers_are_fed(
+    relay: Relay, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay.publish([(1, identity(1))])
+    service = await start(upstream_cursor=0)
+    await published(service, 1)
+    monkeypatch.setattr(hub.Hub, "_feed_slice", broken)
+    with capture_logs() as logs:
+        for _ in range(10):
+            async with subscribe(service.port, cursor=1) as subscriber:
+                assert (await subscriber.ended())[0] == 1011
+        await failures(service, "feed", "subscriber: could not be fed", logs)

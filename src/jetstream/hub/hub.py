@@ -277,7 +277,7 @@ class Hub:
     def _fall_behind(self, subscriber: Subscriber) -> None:
         assert self._tasks is not None
         # What waits for those at the tip is one buffer for a whole group; slices are often each reader's own.
-        subscriber.sink.squeeze(True)
+        subscriber.sink.lower_limit(True)
         subscriber.feeder = self._tasks.create_task(self._feed(subscriber))
 
     async def _feed(self, subscriber: Subscriber) -> None:
@@ -293,7 +293,7 @@ class Hub:
                         indexed = await self._index(subscriber)
                         continue  # the lane has moved on
                     subscriber.feeder = None
-                    subscriber.sink.squeeze(False)
+                    subscriber.sink.lower_limit(False)
                     ready, indexed = indexed, None
                     subscriber.lane.groups.add(subscriber, ready)
                     return
@@ -310,8 +310,9 @@ class Hub:
         except LogError as error:  # no damage, which the log passes over
             throttled.warning("subscriber: the log could not be read", error=str(error))
             subscriber.close(Close(1011, "error", "the server failed to read its log: connect again"))
-        except Exception:
-            log.exception("subscriber: could not be fed")
+        except Exception:  # noqa: BLE001 - it is logged, and the client is told
+            self._metrics.failures.labels("feed").inc()
+            throttled.exception("subscriber: could not be fed")
             subscriber.close(Close(1011, "error", "the server failed to read its log: connect again"))
         finally:
             if indexed is not None:

@@ -51,7 +51,7 @@ class Sink(Protocol):
     async def writable(self) -> None:
         """Return once the sink is not full. Raises ConnectionError when the connection is gone."""
 
-    def squeeze(self, squeezed: bool) -> None:
+    def lower_limit(self, lowered: bool) -> None:
         """Lower the buffer's limit for a while, or set it back."""
 
     def close(self, close: Close) -> None:

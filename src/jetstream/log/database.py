@@ -64,6 +64,15 @@ CREATE TABLE clock (
 
 # Nobody else writes: a lock that is held for longer is a foreign program's.
 BUSY_TIMEOUT_S: Final = 0.1
+# Rows by their key, by table.
+ROW: Final = {
+    "block": "SELECT * FROM block WHERE last_us = ?",
+    "tail": "SELECT * FROM tail WHERE last_us = ?",
+}
+DELETE_ROW: Final = {
+    "block": "DELETE FROM block WHERE last_us = ?",
+    "tail": "DELETE FROM tail WHERE last_us = ?",
+}
 REMEDY: Final = "`jetstream log repair` keeps every whole block of it; or move it away to begin anew"
 
 _CORRUPT: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}

@@ -21,6 +21,8 @@ from jetstream.log.block import Block, block_times, retimed
 from jetstream.log.columns import read_times, write_times
 from jetstream.log.database import (
     DATABASE,
+    DELETE_ROW,
+    ROW,
     explained,
     open_writer,
     store_block,
@@ -36,14 +38,6 @@ from jetstream.log.stored import Row
 _KEYS: Final = {
     "block": "SELECT last_us FROM block ORDER BY last_us DESC",
     "tail": "SELECT last_us FROM tail ORDER BY last_us DESC",
-}
-_ROW: Final = {
-    "block": "SELECT * FROM block WHERE last_us = ?",
-    "tail": "SELECT * FROM tail WHERE last_us = ?",
-}
-_DELETE: Final = {
-    "block": "DELETE FROM block WHERE last_us = ?",
-    "tail": "DELETE FROM tail WHERE last_us = ?",
 }
 _TIMES: Final = {
     "block": "SELECT times FROM block WHERE last_us = ?",
@@ -152,8 +146,8 @@ def _move(connection: sqlite3.Connection, piece: _Piece, stored: list[tuple[int,
     old = _old_times(connection, piece.table, piece.key)
     new = _new_times(old, piece.ceiling, stored)
     moved.note(old, new)
-    row = connection.execute(_ROW[piece.table], (piece.key,)).fetchone()
-    connection.execute(_DELETE[piece.table], (piece.key,))
+    row = connection.execute(ROW[piece.table], (piece.key,)).fetchone()
+    connection.execute(DELETE_ROW[piece.table], (piece.key,))
     if piece.table == "block":
         store_block(connection, retimed(Block(*row), new))
     else:

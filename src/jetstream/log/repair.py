@@ -23,7 +23,9 @@ from jetstream.log.columns import Damaged
 from jetstream.log.damage import FAR_US
 from jetstream.log.database import (
     DATABASE,
+    DELETE_ROW,
     REMEDY,
+    ROW,
     bytes_on_disk,
     check_schema,
     explained,
@@ -48,14 +50,6 @@ _RISING: Final = {
     "tail": "SELECT last_us FROM tail WHERE last_us > ? AND last_us <= ? ORDER BY last_us",
 }
 _FALLING: Final = {table: f"{query} DESC" for table, query in _RISING.items()}
-_DELETE: Final = {
-    "block": "DELETE FROM block WHERE last_us = ?",
-    "tail": "DELETE FROM tail WHERE last_us = ?",
-}
-_ROW: Final = {
-    "block": "SELECT * FROM block WHERE last_us = ?",
-    "tail": "SELECT * FROM tail WHERE last_us = ?",
-}
 
 
 @dataclass
@@ -156,7 +150,7 @@ def _mend_in_place(directory: Path) -> Findings:
             for key in _keys(writer, table):
                 if (is_block, key) not in whole:
                     with transaction(writer):
-                        writer.execute(_DELETE[table], (key,))
+                        writer.execute(DELETE_ROW[table], (key,))
         kept.events, kept.blocks = sum(whole.values()), sum(is_block for is_block, _ in whole)
         with transaction(writer):
             writer.execute("UPDATE state SET events = ?", (kept.events,))
@@ -218,7 +212,7 @@ def _whole_rows(connection: sqlite3.Connection, findings: Findings) -> Iterator[
 
 def _read(connection: sqlite3.Connection, table: str, key: int) -> Block | Row | None:
     """Return one row, or None when it has gone since its key was read. Raises Damaged."""
-    stored = connection.execute(_ROW[table], (key,)).fetchone()
+    stored = connection.execute(ROW[table], (key,)).fetchone()
     if stored is None:
         return None
     if table == "tail":

@@ -130,6 +130,7 @@ class Connections:
 
     def note_failure(self, peer: str) -> None:
         """Log an error of ours, which clients may cause again and again."""
+        self._metrics.failures.labels("request").inc()
         self._log.exception("request: could not be answered", peer=peer)
 
     def make_room(self) -> bool:

@@ -114,7 +114,7 @@ class SocketSink(asyncio.Protocol):
         self.write: Callable[[bytes], None] = transport.write
         self.on_message: Callable[[bytes], Steps[None]]
         self.on_end: Callable[[], None]
-        self.squeeze(False)
+        self.lower_limit(False)
 
     # Out
 
@@ -154,10 +154,10 @@ class SocketSink(asyncio.Protocol):
         if self._pong is not None:
             self._send_pong(self._pong)
 
-    def squeeze(self, squeezed: bool) -> None:
+    def lower_limit(self, lowered: bool) -> None:
         """Lower the buffer's limit to an eighth, or set it back."""
         if not self._transport.is_closing():
-            high = self._buffer_bytes // 8 if squeezed else self._buffer_bytes
+            high = self._buffer_bytes // 8 if lowered else self._buffer_bytes
             self._transport.set_write_buffer_limits(high=high, low=high // 4)
 
     def close(self, close: Close) -> None:

@@ -147,6 +147,7 @@ class Subscribe:
 
     def note_failure(self, peer: str) -> None:
         """Log an error of ours, which clients may cause again and again."""
+        self._metrics.failures.labels("message").inc()
         self._throttled.exception("subscriber: a message could not be read", peer=peer)
 
     def end(self, client: _Client) -> None:

@@ -126,7 +126,7 @@ class FakeSink:
         self.written = 0
         self.full = False
         self.closing = False
-        self.squeezed = False
+        self.lowered = False
         self.waiting = bytearray()
         self.sent = bytearray()
         self.close_seen: Close | None = None
@@ -142,7 +142,7 @@ class FakeSink:
             return
         self.waiting += data
         self.sent += data
-        self.full = len(self.waiting) > (self.limit // 8 if self.squeezed else self.limit)
+        self.full = len(self.waiting) > (self.limit // 8 if self.lowered else self.limit)
 
     async def writable(self) -> None:
         while self.full:
@@ -156,8 +156,8 @@ class FakeSink:
         drained, self._drained = self._drained, asyncio.Event()
         drained.set()
 
-    def squeeze(self, squeezed: bool) -> None:
-        self.squeezed = squeezed
+    def lower_limit(self, lowered: bool) -> None:
+        self.lowered = lowered
 
     def close(self, close: Close) -> None:
         if not self.closing:
@@ -736,12 +736,12 @@ async def test_when_too_much_waits_the_fullest_are_put_behind_and_come_back() ->
         behind = [subscriber.group is None for subscriber, _ in members]
         assert behind == [False, False, False, True, False, False]
         (_, fullest) = members[3]
-        assert fullest.squeezed
+        assert fullest.lowered
         fullest.sent.clear()
         fullest.drain()
         log.grow(3)
         await until(lambda: members[3][0].group and len(fullest.messages()) == 3)
-        assert not fullest.squeezed
+        assert not fullest.lowered
 
 
 async def test_a_reader_for_whom_nothing_waits_is_never_put_behind() -> None:
