@@ -16,8 +16,7 @@ from jetstream import __version__
 from jetstream.clock import SteadyClock, clock_reason, unix_us
 from jetstream.conditions import CONDITIONS, Conditions
 from jetstream.errors import LogUnwritable, SettingError
-from jetstream.events import Event
-from jetstream.firehose.intake import Intake
+from jetstream.firehose.intake import Intake, Taken
 from jetstream.firehose.sequence import Sequence
 from jetstream.firehose.upstream import State, Upstream, origin
 from jetstream.hub.hub import Hub
@@ -154,7 +153,7 @@ class Service:
                 upstream=where,
             )
             return Sequence(None)
-        return Sequence(stored.seq, stored.provisional, resumed=True)
+        return Sequence(stored.seq, stored.provisional, stored.fell_from, resumed=True)
 
     async def _listen(self) -> list[Server]:
         """Open the listeners, and say where everything is."""
@@ -280,20 +279,19 @@ class Store:
         self._metrics = metrics
         self._ready = ready
 
-    async def __call__(
-        self, events: list[Event], seq: int | None, read_at: float, provisional: int | None = None
-    ) -> None:
+    async def __call__(self, taken: Taken, read_at: float) -> None:
         """Return once the events and the cursor are on disk, and more may come.
 
         That takes as long as it takes: neither a full disk nor many subscribers are overrun. `read_at` is
         when the oldest of them was read, in monotonic seconds.
         """
+        events = taken.events
         if not events:
             await asyncio.sleep(0)  # a turn for the others, which `ready` gives otherwise
-        if seq is None:
+        if taken.seq is None:
             assert not events
             return
-        cursor = UpstreamCursor(self._origin, seq, provisional)
+        cursor = UpstreamCursor(self._origin, taken.seq, taken.provisional, taken.fell_from)
         if not events and cursor == self._log.upstream:
             return
         batch = self._sequencer.stamp(events)

@@ -334,7 +334,7 @@ async def test_a_number_that_is_stored_as_provisional_is_not_resumed_from(
     async with running(Service(settings)) as service:
         await published(service, 300_000)
         assert service.log.upstream is not None
-        assert service.log.upstream[1:] == (2, 300_000)
+        assert service.log.upstream[1:] == (2, 300_000, None)
     relay.publish([(1, commit(1)), (2, commit(2)), (300_000, rogue), *((n, commit(n)) for n in range(3, 9))])
     service = await start()
     assert await rkeys(service, 9) == ["1", "2", "300000", *"345678"]

@@ -85,7 +85,7 @@ async def test_history_from_before_the_log_is_recognised_where_the_log_begins(
     assert 200 - gone <= left < 200 - gone + BLOCK + FRAMES
     assert found == Counter(range(1, 231))
     assert service.log.upstream is not None
-    assert service.log.upstream[1:] == (230, None)
+    assert service.log.upstream[1:] == (230, None, None)
 
 
 @pytest.mark.parametrize("killed_at", [3, 50, 99, 130])
@@ -221,3 +221,24 @@ async def test_a_true_restart_ends_the_search_once_retention_has_passed_it(
     await until(lambda: service.upstream.seq == 101)
     assert not sequence.may_recur
     assert await counts(service) <= Counter([*range(5_001, 5_101), 1])
+
+
+async def test_a_frame_that_an_inclusive_relay_resends_after_a_restart_brings_no_old_cursor_back(
+    start: Start,
+) -> None:
+    async with Relay(inclusive=True) as relay:
+        relay.publish(commits(901, 1_000))
+        service = await start(upstream=relay.url, upstream_cursor=900)
+        await published(service, 1_000)
+        relay.history = [(seq, commit(seq, [like(5_000 + seq)])) for seq in range(1, 4)]
+        relay.script.append(from_the_start)  # its numbers begin at 1 again
+        await relay.cut()
+        await until(lambda: service.upstream.seq == 3)
+        await relay.cut()
+        await relay.wait_accepted(3)  # from here on it follows cursors
+        relay.history += [(seq, commit(seq, [like(5_000 + seq)])) for seq in range(4, 11)]
+        await relay.cut()
+        relay.publish([(11, commit(11, [like(5_011)]))])
+        await until(lambda: service.upstream.seq == 11)
+        assert await counts(service) == Counter([*range(901, 1_001), *range(5_001, 5_012)])
+        assert [asked.cursor for asked in relay.asked[2:]] == [3, 3]

@@ -25,10 +25,9 @@ from tests.serving import LOOPBACK, Figures, Start, figures, published, running,
 from tests.subscriber import subscribe
 
 from jetstream.conditions import Conditions
-from jetstream.events import Event
 from jetstream.firehose import inbox
 from jetstream.firehose import upstream as upstream_module
-from jetstream.firehose.intake import Intake
+from jetstream.firehose.intake import Intake, Taken
 from jetstream.firehose.sequence import Sequence
 from jetstream.firehose.upstream import Upstream
 from jetstream.log.sqlite import SqliteLog
@@ -302,8 +301,8 @@ async def test_a_frame_that_waits_is_dated_when_it_was_read(relay: Relay, tmp_pa
     held, both_read, release = asyncio.Event(), asyncio.Event(), asyncio.Event()
     stored: list[tuple[int | None, float]] = []
 
-    async def store(_events: list[Event], seq: int | None, read_at: float, _provisional: int | None) -> None:
-        stored.append((seq, read_at))
+    async def store(taken: Taken, read_at: float) -> None:
+        stored.append((taken.seq, read_at))
         held.set()
         await release.wait()
 

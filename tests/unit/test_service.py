@@ -9,6 +9,7 @@ from unittest.mock import AsyncMock
 from jetstream.clock import unix_us
 from jetstream.conditions import Conditions
 from jetstream.events import DELETE, Event
+from jetstream.firehose.intake import Taken
 from jetstream.log import UpstreamCursor
 from jetstream.log.sqlite import SqliteLog
 from jetstream.metrics import Metrics
@@ -24,10 +25,10 @@ async def test_what_is_stored_waits_for_the_hub_and_says_when_it_was_read(tmp_pa
 
     log = await SqliteLog.open(tmp_path)
     store = Store(log, "relay.example:443", Sequencer(log.tip, unix_us), Metrics(), ready, Conditions())
-    await store([Event(DELETE, b"did:plc:a", b"x.y.z", b"1", b"rev", b"", b"")], 1, 10.0)
-    await store([], 2, 11.0)  # nothing to deliver
-    await store([], 2, 12.0)
-    await store([], None, 13.0)
+    await store(Taken([Event(DELETE, b"did:plc:a", b"x.y.z", b"1", b"rev", b"", b"")], 1), 10.0)
+    await store(Taken(seq=2), 11.0)  # nothing to deliver
+    await store(Taken(seq=2), 12.0)
+    await store(Taken(), 13.0)
     await log.close()
     assert log.upstream == UpstreamCursor("relay.example:443", 2)
     assert read == [10.0]
@@ -38,7 +39,7 @@ async def test_storing_gives_the_loop_a_turn_though_there_is_nothing_to_store(tm
     log = await SqliteLog.open(tmp_path)
     store = Store(log, "relay.example:443", Sequencer(log.tip, unix_us), Metrics(), AsyncMock(), Conditions())
     for seq in (1, 1, None):
-        task = asyncio.create_task(store([], seq, 0.0))
+        task = asyncio.create_task(store(Taken(seq=seq), 0.0))
         await asyncio.sleep(0)
         assert not task.done()
         await task

@@ -8,17 +8,19 @@ fallen, and each frame is compared with them, which costs little beside decoding
 There are three places where history may come upon what is kept:
 
     floor       after what was trimmed
-    begun at    after what was never taken: where the sequence before this fall began, at the live end
+    begun at    after what was never taken: where a sequence before a fall began, at the live end
     known at    after records of deleted accounts, which the log has forgotten: where a frame was known last
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 from jetstream.events import Key
 from jetstream.firehose.intake import Intake
+
+FALLS_MAX: Final = 4  # that are remembered, while the server runs
 
 
 class Kept(Protocol):
@@ -40,13 +42,14 @@ class Kept(Protocol):
 
 
 class History:
-    """Keeps `Intake.landmarks` up to date; three times some thousand keys, while numbers are below a fall."""
+    """Keeps `Intake.landmarks` up to date; some thousand keys each, while numbers are below a fall."""
 
     def __init__(self, kept: Kept, intake: Intake) -> None:
         self._kept = kept
         self._intake = intake
-        self._begun_at = 0  # where in the log the sequence before the last fall began
-        self._stop = kept.tip + 1  # where that ended: at the fall, or with the process before
+        self._begun_at: tuple[int, ...] = ()  # where in the log the sequences before the last falls began
+        self._stop = kept.tip + 1  # where the last of them ended: at the fall, or with the process before
+        self._tip = kept.tip  # the log's when it was looked at last
         self._falls = intake.sequence.falls  # of the sequence, when these were noted
         self._floor = -1  # the log's when the landmarks were read; -1: they must be read
 
@@ -58,8 +61,10 @@ class History:
         sequence = self._intake.sequence
         if sequence.falls != self._falls:
             self._falls = sequence.falls
-            self._begun_at, self._stop = self._stop, self._kept.tip + 1
+            # The frames that showed the fall are in the log already, above the tip of before.
+            self._begun_at, self._stop = (*self._begun_at, self._stop)[-FALLS_MAX:], self._tip + 1
             self._floor = -1
+        self._tip = self._kept.tip
         if not sequence.may_recur:
             self._intake.landmarks = frozenset()
         elif self._kept.floor >= self._stop:
@@ -70,6 +75,6 @@ class History:
     async def _read(self) -> None:
         self._floor = self._kept.floor
         landmarks: set[Key] = set()
-        for start in {max(self._floor, at) for at in (0, self._begun_at, self._intake.known_at)}:
+        for start in {max(self._floor, at) for at in (0, *self._begun_at, self._intake.known_at)}:
             landmarks |= await self._kept.keys_from(start, self._stop)
         self._intake.landmarks = landmarks

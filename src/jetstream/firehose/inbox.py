@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final, cast
 
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
@@ -63,9 +64,8 @@ class Inbox(WSListener):
         self._over = False
         self._cut = False  # given up: what is still parsed is passed over
         self._transport: WSTransport | None = None
+        self._slices: Slices | None = None  # between the transport and its socket
         self._full = False  # more than BUFFER_BYTES_MAX wait
-        self._turn_over = False  # enough was parsed in this turn of the loop
-        self._paused = False  # the socket is not read, for one of these reasons
         self._budgets = {
             kind: TokenBucket(per_s, per_s * BURST_S, clock())
             for kind, per_s in (("control", CONTROL_PER_S), ("tiny", TINY_PER_S), ("text", TEXT_PER_S))
@@ -86,14 +86,14 @@ class Inbox(WSListener):
         self._cost -= sum(map(len, self._frames[:count])) + count * FRAME_COST
         del self._frames[:count], self._read_at[:count]
         if self._full and self._cost < BUFFER_BYTES_MAX // 2:
-            self._full = False
-            self._pause()
+            self._hold(False)
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         """Come between the socket and picows."""
         self._transport = transport
         socket = transport.underlying_transport
-        socket.set_protocol(Slices(cast(asyncio.BufferedProtocol, socket.get_protocol()), self.on_turn_over))
+        self._slices = Slices(cast(asyncio.BufferedProtocol, socket.get_protocol()), socket)
+        socket.set_protocol(self._slices)
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """Take a frame of the WebSocket: a message, a part of one, or a control frame."""
@@ -123,16 +123,17 @@ class Inbox(WSListener):
         self._over = True
         self._more.set()
 
-    def on_turn_over(self, is_over: bool) -> None:
-        """Leave the socket alone for the rest of a turn of the loop, and read on in the next."""
-        self._turn_over = is_over
-        self._pause()
+    def close(self) -> None:
+        """Cut the connection, if it is there, and take no more of it."""
+        self._cut_off()
+        if self._transport is not None:
+            self._transport.disconnect(graceful=False)
 
     def _may(self, kind: str) -> bool:
         """Tell whether one more of a kind is within its budget; else cut the connection."""
         if self._budgets[kind].spend(self._clock()):
             return True
-        self._cut = True
+        self._cut_off()
         assert self._transport is not None
         self._transport.send_close(WSCloseCode.POLICY_VIOLATION, b"flood")
         self._transport.disconnect(graceful=False)
@@ -149,7 +150,8 @@ class Inbox(WSListener):
             return  # the rest of a text message
         self._parts += payload
         if len(self._parts) > MESSAGE_BYTES_MAX:
-            self.too_big = self._cut = True
+            self.too_big = True
+            self._cut_off()
             transport.send_close(WSCloseCode.MESSAGE_TOO_BIG)
             transport.disconnect()
         elif frame.fin:
@@ -163,33 +165,37 @@ class Inbox(WSListener):
         self.any_came = True
         self._more.set()
         if self._cost > BUFFER_BYTES_MAX and not self._full:
-            self._full = True
-            self._pause()
+            self._hold(True)
 
-    def _pause(self) -> None:
-        paused = self._full or self._turn_over
-        if self._transport is None or self._over or self._paused == paused:
-            return
-        socket = self._transport.underlying_transport
-        if not socket.is_closing():
-            self._paused = paused
-            (socket.pause_reading if paused else socket.resume_reading)()
+    def _hold(self, held: bool) -> None:
+        self._full = held
+        if self._slices is not None:
+            self._slices.hold(held)
+
+    def _cut_off(self) -> None:
+        """Pass over all that comes, and may have come already."""
+        self._cut = True
+        if self._slices is not None:
+            self._slices.discard()
 
 
 class Slices(asyncio.BufferedProtocol):
     """Stands between the socket and picows, which parses all that it is given in one go.
 
-    Reads much at once, and hands it on in slices. When a turn of the loop has parsed for `TURN_S`, it calls
-    `on_turn_over(True)`, and the rest waits for the next turn: `on_turn_over(False)` when all is parsed.
+    Reads much at once, and hands it on in slices: for `TURN_S` in a turn of the loop, and not while held. The
+    socket is read again once all is parsed, and its end is passed on then.
     """
 
-    def __init__(self, parser: asyncio.BufferedProtocol, on_turn_over: Callable[[bool], None]) -> None:
+    def __init__(self, parser: asyncio.BufferedProtocol, socket: asyncio.Transport) -> None:
         self._parser = parser
-        self._on_turn_over = on_turn_over
+        self._socket = socket
         self._read = memoryview(bytearray(READ_BYTES_MAX))
         self._start = 0  # in `_read`, of what picows was not given yet
         self._stop = 0  # in `_read`, of what came from the socket
         self._until = 0.0  # monotonic, when this turn is over; 0 while nothing was parsed in it
+        self._held = False  # whether nothing may be parsed: see `hold`
+        self._paused = False  # whether the socket is not read
+        self._end: Callable[[], None] | None = None  # tells picows of the end; set while it waits
         self.eof_received = parser.eof_received  # type: ignore[method-assign]
         self.pause_writing = parser.pause_writing  # type: ignore[method-assign]
         self.resume_writing = parser.resume_writing  # type: ignore[method-assign]
@@ -201,30 +207,58 @@ class Slices(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Have picows parse what was read."""
         self._start, self._stop = 0, nbytes
-        if not self._parse():
-            self._on_turn_over(True)
+        self._parse()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Leave what was not parsed: it comes again, from the cursor."""
-        self._start = self._stop
-        self._parser.connection_lost(exc)
+        """Tell picows, once it has parsed what came before."""
+        self._end = partial(self._parser.connection_lost, exc)
+        if self._start == self._stop:
+            self._finish()
 
-    def _parse(self) -> bool:
-        """Hand on what was read; False when the turn is over."""
+    def hold(self, held: bool) -> None:
+        """Stop parsing after this slice, or go on in the next turn."""
+        self._held = held
+        if not held:
+            self._begin_turn()
+
+    def discard(self) -> None:
+        """Drop what was read and not parsed: nobody waits for it any more."""
+        self._start = self._stop
+        self.hold(False)
+
+    def _begin_turn(self) -> None:
         if not self._until:
             self._until = time.monotonic() + TURN_S
             asyncio.get_running_loop().call_soon(self._next_turn)
-        while self._start < self._stop:
+
+    def _next_turn(self) -> None:
+        self._until = 0.0
+        if self._start < self._stop:
+            self._parse()
+        elif self._end is not None:
+            self._finish()
+        else:
+            self._pause(self._held)
+
+    def _parse(self) -> None:
+        if not self._held:
+            self._begin_turn()
+        is_over = False
+        while self._start < self._stop and not self._held and not is_over:
             free = memoryview(self._parser.get_buffer(-1))
             start, size = self._start, min(SLICE_BYTES_MAX, len(free), self._stop - self._start)
             free[:size] = self._read[start : start + size]
             self._start += size
             self._parser.buffer_updated(size)
-            if time.monotonic() > self._until:
-                return False
-        return True
+            is_over = time.monotonic() > self._until
+        self._pause(is_over or self._held)
 
-    def _next_turn(self) -> None:
-        self._until = 0.0
-        if self._start == self._stop or self._parse():
-            self._on_turn_over(False)
+    def _pause(self, paused: bool) -> None:
+        if self._paused != paused and not self._socket.is_closing():
+            self._paused = paused
+            (self._socket.pause_reading if paused else self._socket.resume_reading)()
+
+    def _finish(self) -> None:
+        end, self._end = self._end, None
+        if end is not None:
+            end()

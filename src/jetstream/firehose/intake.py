@@ -26,7 +26,8 @@ class Taken:
     """What a run of frames came to.
 
     `frames` is how many of them were read, `admitted` how many were taken. `seq` is the cursor after them,
-    None while nothing is known, and `provisional` a number above it (see `Sequence`). `asks` is what the log
+    None while nothing is known, `provisional` a number above it, and `fell_from` one that it was (see
+    `Sequence`). `asks` is what the log
     must be asked before this is whole: `Intake.settle` takes the answer. `notices` are the error and info
     frames, in order, `without_seq` counts the frames that have no number. `too_big` counts the commits whose
     producer left records out, `time` is upstream's clock in the last message that shows it.
@@ -35,6 +36,7 @@ class Taken:
     events: list[Event] = field(default_factory=list)
     seq: int | None = None
     provisional: int | None = None
+    fell_from: int | None = None
     frames: int = 0
     admitted: int = 0
     asks: list[Key] = field(default_factory=list)
@@ -124,10 +126,10 @@ class Intake:
     def _admit(self, seq: int, message: Message, taken: Taken, keys: set[Key]) -> bool:
         """Take or leave a frame that is not simply the next; False if only the log can tell."""
         key = _key(message)
-        if key in self.landmarks and self.sequence.may_recur:
-            self.sequence.recur()
         if key is None:
             self._pass_over(seq, message, taken)
+        elif key in self.landmarks:
+            self.sequence.recur(seq)
         elif not self.sequence.doubts(seq):
             self.sequence.take(seq)
             taken.add(message)
@@ -178,6 +180,7 @@ class Intake:
             taken.admitted -= repeats
             self._repeats = sequence.repeats
         taken.seq, taken.provisional = sequence.last, sequence.unconfirmed
+        taken.fell_from = sequence.fell_from
 
 
 def _key(message: Message) -> Key | None:

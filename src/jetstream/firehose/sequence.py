@@ -40,47 +40,54 @@ class Sequence:
     """The state of one upstream's numbering, over all its connections.
 
     `last` is the cursor to store and to resume after; None: nothing known, begin at the live end.
-    `provisional` is a number above it that was taken and is not confirmed, or one that `last` fell from. With
-    `resumed`, both come from an earlier process, which may have taken others: every frame is in doubt until
-    one is new. The first four counters grow until their reader sets them to 0.
+    `provisional` is a number above it that was taken and is not confirmed. `fell_from` is what `last` was
+    before it fell; None once the numbers have passed that, or nothing of then is kept. With `resumed`, all
+    come from an earlier process, which may have taken others: every frame is in doubt until one is new. The
+    first four counters grow until their reader sets them to 0.
     """
 
-    def __init__(self, last: int | None, provisional: int | None = None, *, resumed: bool = False) -> None:
+    def __init__(
+        self,
+        last: int | None,
+        provisional: int | None = None,
+        fell_from: int | None = None,
+        *,
+        resumed: bool = False,
+    ) -> None:
         self.last = last  # rises with the frames, falls when a sequence restarts
         self.provisional = None if last is None else provisional  # set by a gap, cleared by the next number
+        self.fell_from = fell_from  # set when `last` falls
         self.gaps = 0  # numbers that were skipped, however many at once
         self.jumps = 0  # gaps over NEAR
         self.restarts = 0  # sequences that began below the last number
         self.repeats = 0  # frames that were known
         self.falls = 0  # how often `last` fell, or was forgotten; this counter is never set back
         self._rogues: dict[int, None] = {}  # numbers taken above `last` and not confirmed, oldest first
-        # What `last` was before it fell; None once the numbers have passed that, or nothing of then is kept.
-        self._fell_from = self.provisional if resumed else None
         self._all_in_doubt = resumed  # until a frame is new: more was taken than the numbers here say
         self._in_step = False  # the frame before was taken, on this connection, and not below `last`
         self._alone = last is None  # `last` rests on one frame: the first of all
         self._unconfirmed = 0  # frames taken above `last` since it moved
         self._low = 0  # the number of the frame before, if that was below `last`
         self._lows = 0  # how many of those have risen in a row
+        self._recurred = 0  # how many rising frames in a row were taken before `last` fell
+        self._recurred_at = 0  # the number of the last of them
         self._before = 0  # `follows` takes numbers below this: 0 while anything above is at issue
 
     @property
     def unconfirmed(self) -> int | None:
-        """The number to store beside `last`: where that fell from, or the last one taken above it."""
-        if self._fell_from is not None:
-            return self._fell_from
+        """The number to store beside `last`: of the frames taken above it, the one that came last."""
         above = (rogue for rogue in reversed(self._rogues) if rogue > (self.last or 0))
         return next(above, None) if self.provisional is None else self.provisional
 
     @property
     def may_recur(self) -> bool:
         """Whether a number above `last` may be that of a frame taken before `last` fell."""
-        return self._fell_from is not None
+        return self.fell_from is not None
 
     def connected(self) -> None:
         """Begin a new connection: nothing is in step with it yet."""
         self._in_step = False
-        self._lows = 0
+        self._lows = self._recurred = 0
         self._before = 0
 
     def restart(self) -> None:
@@ -91,16 +98,27 @@ class Sequence:
         self._rogues.clear()
         self.connected()
 
-    def recur(self) -> None:
-        """Note that a frame came which was taken before `last` fell: this is history that comes again."""
-        self.last, self._fell_from = self._fell_from, None
-        self.provisional = None
-        self._all_in_doubt = True
-        self.connected()
+    def recur(self, seq: int) -> None:
+        """Note that a frame comes again which the log held when `last` fell.
+
+        When so many of them rise above `last` as make a sequence, this is history: `last` goes back up to
+        where it fell from. One alone may be an old record that a new relay numbers again.
+        """
+        rises = (self.last or 0) < seq
+        self.repeat(seq)
+        if self.fell_from is None or not rises or seq >= self.fell_from:
+            return
+        self._recurred = self._recurred + 1 if seq > self._recurred_at else 1
+        self._recurred_at = seq
+        if self._recurred == RESTART_FRAMES:
+            self.last, self.fell_from = self.fell_from, None
+            self.provisional = None
+            self._all_in_doubt = True
+            self.connected()
 
     def forget_fall(self) -> None:
         """Note that the log keeps nothing of before `last` fell: no frame of then can be told any more."""
-        self._fell_from = None
+        self.fell_from = None
         self._look_ahead()
 
     def follows(self, seq: int) -> bool:
@@ -125,6 +143,7 @@ class Sequence:
         """Note that a frame of this number is taken: it was not in doubt, or the log does not hold it."""
         last = self.last
         self._all_in_doubt = False
+        self._recurred = 0
         if last is None:
             self.last = seq
             self._alone = self._in_step = True
@@ -205,7 +224,7 @@ class Sequence:
     def _fell(self) -> None:
         self.falls += 1
         if self.last is not None:
-            self._fell_from = max(self.last, self._fell_from or 0)
+            self.fell_from = max(self.last, self.fell_from or 0)
 
     def _look_ahead(self) -> None:
         """Find up to where numbers that follow each other need no closer look."""
@@ -213,8 +232,8 @@ class Sequence:
         self._before = 0
         if last is None:
             return
-        if self._fell_from is not None and last >= self._fell_from:
-            self._fell_from = None
+        if self.fell_from is not None and last >= self.fell_from:
+            self.fell_from = None
         if self._is_simple():
             for rogue in [rogue for rogue in self._rogues if rogue <= last]:
                 del self._rogues[rogue]
@@ -223,4 +242,4 @@ class Sequence:
     def _is_simple(self) -> bool:
         """Tell whether nothing but rogue numbers is at issue."""
         at_issue = self._all_in_doubt or self._alone or self.provisional is not None
-        return self._in_step and not at_issue and self._fell_from is None
+        return self._in_step and not at_issue and self.fell_from is None

@@ -19,10 +19,9 @@ import structlog
 from picows import WSCloseCode, WSTransport
 
 from jetstream.conditions import Conditions
-from jetstream.events import Event
 from jetstream.firehose.decode import Message
 from jetstream.firehose.history import History, Kept
-from jetstream.firehose.inbox import MESSAGE_BYTES_MAX, Inbox
+from jetstream.firehose.inbox import MESSAGE_BYTES_MAX, SLICE_BYTES_MAX, Inbox
 from jetstream.firehose.intake import Intake, Taken
 from jetstream.logs import Throttled
 from jetstream.metrics import Metrics
@@ -42,8 +41,7 @@ IDLE_AFTER_S: Final = 60.0
 NOT_TAKEN_S: Final = 10.0  # frames that come for so long, and none is taken, are told of
 UNREADABLE_FRAMES_MAX: Final = 10_000  # in a row: 0.1 s of work, and no firehose
 
-# `store(events, seq, read_at, provisional)`
-Store = Callable[[list[Event], int | None, float, int | None], Awaitable[None]]
+Store = Callable[[Taken, float], Awaitable[None]]
 
 log = structlog.get_logger(__name__)
 
@@ -134,7 +132,7 @@ class Upstream:
                 enable_auto_pong=False,  # pings have a budget
                 max_frame_size=MESSAGE_BYTES_MAX,
                 logger_name="upstream",
-                read_buffer_init_size=256 << 10,
+                read_buffer_init_size=SLICE_BYTES_MAX,
             )
         except picows.WSHandshakeError as error:
             return self._refused(error)
@@ -151,7 +149,7 @@ class Upstream:
             await self._read(inbox)
         finally:
             self._connected = False
-            transport.disconnect(graceful=False)
+            inbox.close()
         await self._ended(transport, inbox)
         return None
 
@@ -179,7 +177,7 @@ class Upstream:
             inbox.drop(taken.frames)
             self._count(taken)
             over = self._must_reconnect(taken)
-            await self._store(taken.events, taken.seq, inbox.read_at, taken.provisional)
+            await self._store(taken, inbox.read_at)
             if over:
                 return
 

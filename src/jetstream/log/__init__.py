@@ -19,13 +19,14 @@ from jetstream.filters import Filter
 class UpstreamCursor(NamedTuple):
     """How far one upstream was read: the `seq` of its last frame that is in the log.
 
-    `provisional` is a number above it whose frame is in the log, too, and may have been damaged, or the one
-    that upstream's numbers fell from: never resume after that one.
+    `provisional` is a number above it whose frame is in the log, too, and may have been damaged: never resume
+    after that one. `fell_from` is what `seq` was before upstream's numbers fell, while some of then is kept.
     """
 
     origin: str  # host:port; another upstream's numbers mean nothing
     seq: int
     provisional: int | None = None
+    fell_from: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,10 @@ CREATE TABLE state (
     origin    TEXT,
     seq       INTEGER,
     provisional INTEGER,
+    fell_from INTEGER,
     checkpoints INTEGER NOT NULL
 ) STRICT;
-INSERT INTO state VALUES (1, 0, 0, 0, NULL, NULL, NULL, 0);
+INSERT INTO state VALUES (1, 0, 0, 0, NULL, NULL, NULL, NULL, 0);
 CREATE TABLE tail (
     last_us   INTEGER PRIMARY KEY,
     first_us  INTEGER NOT NULL,

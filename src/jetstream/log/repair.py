@@ -290,10 +290,11 @@ def _rebuild(directory: Path, new: Path) -> Findings:
             oldest_us = row.first_us if oldest_us is None else oldest_us
             newest_us = row.last_us
         tip_us = max(newest_us, _mend_reservation(directory, newest_us))
-        floor_us, *upstream = _state(old) or (oldest_us or tip_us + 1, None, None, None)
+        floor_us, *upstream = _state(old) or (oldest_us or tip_us + 1, None, None, None, None)
         with transaction(writer):
             writer.execute(
-                "UPDATE state SET tip_us = ?, floor_us = ?, events = ?, origin = ?, seq = ?, provisional = ?",
+                "UPDATE state SET tip_us = ?, floor_us = ?, events = ?,"
+                " origin = ?, seq = ?, provisional = ?, fell_from = ?",
                 (tip_us, floor_us, kept.events, *upstream),
             )
             writer.executemany(
@@ -316,10 +317,10 @@ def _mend_reservation(directory: Path, newest_us: int) -> int:
         return until_us
 
 
-def _state(old: sqlite3.Connection) -> tuple[int, str | None, int | None, int | None] | None:
+def _state(old: sqlite3.Connection) -> tuple[int, str | None, int | None, int | None, int | None] | None:
     try:
-        state: tuple[int, str | None, int | None, int | None] | None = old.execute(
-            "SELECT floor_us, origin, seq, provisional FROM state"
+        state: tuple[int, str | None, int | None, int | None, int | None] | None = old.execute(
+            "SELECT floor_us, origin, seq, provisional, fell_from FROM state"
         ).fetchone()
     except sqlite3.DatabaseError:
         return None

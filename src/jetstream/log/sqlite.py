@@ -264,7 +264,8 @@ class SqliteLog:
         if gone:
             self._writer.executemany("INSERT OR REPLACE INTO gone VALUES (?, ?)", gone.items())
         self._writer.execute(
-            "UPDATE state SET tip_us = ?, events = events + ?, origin = ?, seq = ?, provisional = ?",
+            "UPDATE state SET tip_us = ?, events = events + ?,"
+            " origin = ?, seq = ?, provisional = ?, fell_from = ?",
             (tip, len(batch), *upstream),
         )
 
@@ -621,8 +622,8 @@ def _restore(directory: Path, lock: int, space: Space, now_us: int) -> Opened:
     path = directory / DATABASE
     is_new = not path.exists() or not path.stat().st_size
     writer = open_writer(path)
-    tip, floor, events, origin, seq, provisional = writer.execute(
-        "SELECT tip_us, floor_us, events, origin, seq, provisional FROM state"
+    tip, floor, events, origin, seq, provisional, fell_from = writer.execute(
+        "SELECT tip_us, floor_us, events, origin, seq, provisional, fell_from FROM state"
     ).fetchone()
     restored = restored_tip(directory, tip, now_us, is_new=is_new)
     if restored > tip:
@@ -645,7 +646,7 @@ def _restore(directory: Path, lock: int, space: Space, now_us: int) -> Opened:
         tip=restored,
         floor=floor,
         events=events,
-        upstream=None if origin is None else UpstreamCursor(origin, seq, provisional),
+        upstream=None if origin is None else UpstreamCursor(origin, seq, provisional, fell_from),
         oldest=oldest,
         tail_events=tail_events,
         recent=recent,

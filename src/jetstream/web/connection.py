@@ -19,6 +19,7 @@ from jetstream.budget import TokenBucket
 from jetstream.logs import Throttled
 from jetstream.metrics import Metrics
 from jetstream.turns import Steps, Worker
+from jetstream.web.discard import Discards
 from jetstream.web.pages import Page
 from jetstream.web.request import BadRequest, HeadReader, Request
 from jetstream.web.response import Response
@@ -32,7 +33,6 @@ CONNECTIONS_MAX: Final = 10_000
 # Of one connection, as one behind a proxy may carry many clients. An answer takes 0.1 ms, /metrics 1 ms.
 REQUESTS_PER_S: Final = 100
 REQUESTS_BURST: Final = 200
-DISCARDED_BYTES_MAX: Final = 4 << 20  # read after the last answer, so that a reset does not overtake it
 EVICTED_AT_ONCE: Final = 4  # as many as are accepted in a turn
 
 # Answers a request whose answer is worked out in steps, or takes the connection over and returns None.
@@ -61,6 +61,7 @@ class Connections:
         self._all: dict[Connection, None] = {}
         self._unfinished: Unfinished[Connection] = Unfinished(REQUEST_S)
         self._idle: Unfinished[Connection] = Unfinished(KEEPALIVE_S)
+        self.discards = Discards()
         self._worker = Worker()  # requests are answered one after another
         self._sweep: asyncio.TimerHandle | None = None  # set while there are connections
 
@@ -218,16 +219,12 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take a part of a request, or of several."""
         if self._ending:
-            self._discard(len(data))
+            self._discarded += len(data)
+            self._connections.discards.drop(self.transport, self._discarded)
             return
         self._reader.feed(data)
         if not self._running and not self._full:
             self._next()
-
-    def _discard(self, size: int) -> None:
-        self._discarded += size
-        if self._discarded > DISCARDED_BYTES_MAX and not self.transport.is_closing():
-            self.transport.pause_reading()
 
     def _next(self) -> None:
         """Answer the next request, or wait for the rest of it."""

@@ -16,6 +16,7 @@ from jetstream.hub.subscriber import Close
 from jetstream.hub.wires import close_frame
 from jetstream.turns import Steps, Worker
 from jetstream.web.budget import Budget, Flood
+from jetstream.web.discard import Discards
 from jetstream.web.unfinished import Unfinished
 from jetstream.web.websocket import CLOSE, CONTINUATION, PING, PONG, Breach, Frame, FrameReader, pong_frame
 
@@ -26,7 +27,6 @@ FRAMES_PER_READ: Final = 4  # read at once; what more has come is read when it i
 FRAMES_PER_STEP: Final = 32
 # More than this is read in turns, too: 0.4 MB takes 0.7 ms to unmask, and all sockets are ready at once.
 BYTES_PER_READ: Final = 8 << 10
-DISCARDED_BYTES_MAX: Final = 4 << 20  # read after the end, so that a reset does not overtake the close frame
 
 SLOW_MESSAGE: Final = Close(1008, "slow_message", f"a message was not whole within {MESSAGE_S:.0f} s")
 _TOO_MUCH: Final = Close(1008, "flood", "flood: the server holds too much that clients have begun to send")
@@ -39,6 +39,7 @@ class Inbound:
         self.frames = Worker()
         # Messages are worked on one at a time, in a third of the loop's time at most: live events go first.
         self.messages = Worker(rest_ratio=2.0)
+        self.discards = Discards()
         self.unfinished: Unfinished[SocketSink] = Unfinished(MESSAGE_S)
         self._sweep: asyncio.TimerHandle | None = None  # set while something is unfinished
 
@@ -104,7 +105,7 @@ class SocketSink(asyncio.Protocol):
         self._closed_by_client = False  # whether a close frame has come
         self._failed = False  # whether what comes is not read any more
         self._lost = False  # whether the connection is gone
-        self._discarded = 0  # bytes that came after it had failed
+        self._discarded = 0  # bytes that came after the end
         self._timeout: asyncio.TimerHandle | None = None  # of a close frame
         self._pong: bytes | None = None  # the newest one that waits for the buffer to drain
         self._drained: asyncio.Future[None] | None = None  # what waits for that
@@ -201,7 +202,8 @@ class SocketSink(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Read a few frames; leave more to the line."""
         if self._failed or self._closed_by_client:
-            self._discard(len(data))
+            self._discarded += len(data)
+            self._inbound.discards.drop(self._transport, self._discarded)
             return
         self._reader.feed(data)
         if self.busy:
@@ -225,11 +227,6 @@ class SocketSink(asyncio.Protocol):
             self._drained.set_exception(ConnectionResetError())
         self._drained = None
         self.on_end()
-
-    def _discard(self, size: int) -> None:
-        self._discarded += size
-        if self._discarded > DISCARDED_BYTES_MAX and not self._transport.is_closing():
-            self._transport.pause_reading()
 
     def _wait(self, worker: Worker, job: Steps[None]) -> None:
         """Read nothing more until a job is done."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from tests.builders import commit
+from tests.builders import commit, like
 
 from jetstream.events import Key
 from jetstream.firehose.history import History
@@ -43,10 +43,20 @@ class Reader:
         self.intake = Intake(Sequence(last))
         self.history = History(self.kept, self.intake)
 
+    def restart(self) -> None:
+        """Begin again with the numbers that are stored."""
+        sequence = self.intake.sequence
+        self.intake = Intake(Sequence(sequence.last, sequence.unconfirmed, sequence.fell_from, resumed=True))
+        self.history = History(self.kept, self.intake)
+
     async def read(self, *seqs: int, together: int = 7) -> list[int]:
         """Read frames on a new connection; return the numbers of those that were taken."""
+        return await self.read_frames([commit(seq) for seq in seqs], together)
+
+    async def read_frames(self, left: list[bytes], together: int = 7) -> list[int]:
+        """Read frames on a new connection; return the record keys of the commits that were taken."""
         self.intake.sequence.connected()
-        left, taken = [commit(seq) for seq in seqs], list[int]()
+        taken: list[int] = []
         while left:
             await self.history.look()
             part = self.intake.take(left[:together])
@@ -80,7 +90,7 @@ async def test_a_relay_that_leaves_frames_out_is_recognised_by_any_of_the_oldest
     reader = Reader(0)
     await reader.read(*range(1, 101))
     reader.kept.floor = 41
-    assert await reader.read(*range(1, 101, 4)) == [*range(1, 41, 4)]
+    assert await reader.read(*range(1, 101, 2)) == [*range(1, 41, 2)]
 
 
 async def test_what_the_log_forgot_in_the_middle_does_not_end_the_search() -> None:
@@ -114,3 +124,54 @@ async def test_the_log_is_read_again_when_its_floor_rises_and_no_more_when_all_o
     assert not reader.intake.sequence.may_recur
     assert reader.intake.landmarks == frozenset()
     assert reader.intake.sequence.follows(61)
+
+
+async def test_a_frame_of_the_new_sequence_that_comes_again_does_not_bring_the_old_one_back() -> None:
+    reader = Reader(900)
+    await reader.read(*range(901, 911))
+    new = [commit(seq, [like(5_000 + seq)]) for seq in range(1, 11)]
+    assert await reader.read_frames(new[:3]) == [5_001, 5_002, 5_003]
+    for _ in range(3):  # a relay that resends the frame of the cursor itself
+        assert await reader.read_frames(new[2:3]) == []
+        assert reader.intake.sequence.last == 3
+    assert await reader.read_frames(new[2:]) == [*range(5_004, 5_011)]
+    assert (reader.intake.sequence.last, reader.intake.sequence.fell_from) == (10, 910)
+
+
+async def test_after_a_restart_all_of_the_log_is_watched_for_and_the_new_sequence_goes_on() -> None:
+    reader = Reader(900)
+    await reader.read(*range(901, 911))
+    new = [commit(seq, [like(5_000 + seq)]) for seq in range(1, 11)]
+    await reader.read_frames(new[:3])
+    reader.restart()
+    assert await reader.read_frames(new[1:]) == [*range(5_004, 5_011)]
+    assert reader.intake.sequence.last == 10
+
+
+async def test_old_records_under_new_numbers_do_not_bring_the_old_sequence_back() -> None:
+    reader = Reader(900)
+    await reader.read(*range(901, 911))
+    new = [commit(seq, [like(5_000 + seq if seq % 5 else 900 + seq // 5)]) for seq in range(1, 26)]
+    taken = await reader.read_frames(new)
+    assert taken == [5_000 + seq for seq in range(1, 26) if seq % 5]
+    assert reader.intake.sequence.last == 25
+
+
+async def test_a_number_that_was_not_confirmed_is_never_the_cursor() -> None:
+    reader = Reader(0)
+    await reader.read(*range(1, 11))
+    rogues = [commit(28_000_000_000 + seq, [like(seq)]) for seq in (11, 12, 13)]
+    await reader.read_frames(rogues)
+    reader.restart()
+    assert reader.intake.sequence.fell_from is None
+    assert await reader.read(*range(10, 21)) == [*range(14, 21)]
+    assert reader.intake.sequence.last == 20
+
+
+async def test_history_from_further_back_after_history_is_recognised() -> None:
+    reader = Reader(None)
+    reader.kept.keys = [(b"did:plc:x", b"a.b.c", b"0", b"%d" % n) for n in range(50)]
+    reader.history = History(reader.kept, reader.intake)
+    await reader.read(*range(51, 101))
+    assert await reader.read(*range(21, 31)) == [*range(21, 31)]
+    assert await reader.read(*range(1, 111)) == [*range(1, 21), *range(31, 51), *range(101, 111)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from typing import cast
-from unittest.mock import Mock
+from unittest.mock import Mock, call
 
 import pytest
 from picows import WSCloseCode, WSFrame, WSMsgType, WSTransport
@@ -153,41 +153,41 @@ async def test_every_message_counts_for_what_it_costs(
     socket: Socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BUFFER_BYTES_MAX", 100 * FRAME_COST)
-    for count in range(100):
-        assert socket.under.pause_reading.call_count == 0, count
+    slices = Mock(spec=Slices)
+    monkeypatch.setattr(socket.inbox, "_slices", slices)
+    for _ in range(100):
         socket.send(b"")
-    socket.send(b"")
-    socket.under.pause_reading.assert_called_once_with()
-    while socket.inbox._frames:
-        socket.inbox.drop(len(await socket.frames(10)))
-    socket.under.resume_reading.assert_called_once_with()
+    assert slices.hold.call_args_list == []
+    socket.send(b"").send(b"")
+    assert slices.hold.call_args_list == [call(True)]
+    while frames := socket.inbox._frames:
+        assert (call(False) in slices.hold.call_args_list) == (len(frames) < 50)
+        socket.inbox.drop(1)
+    assert slices.hold.call_args_list == [call(True), call(False)]
     assert socket.inbox._cost == 0
 
 
-async def test_a_socket_is_read_again_when_both_reasons_are_over(
+async def test_what_was_read_of_a_connection_that_is_closed_is_dropped(
     socket: Socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BUFFER_BYTES_MAX", 1_000)
-    socket.send(b"x" * 2_000).inbox.on_turn_over(True)
-    socket.inbox.on_turn_over(False)
-    assert (socket.under.pause_reading.call_count, socket.under.resume_reading.call_count) == (1, 0)
-    socket.inbox.drop(1)
-    assert socket.under.resume_reading.call_count == 1
+    slices = Mock(spec=Slices)
+    monkeypatch.setattr(socket.inbox, "_slices", slices)
+    socket.inbox.close()
+    slices.discard.assert_called_once_with()
+    socket.transport.disconnect.assert_called_once_with(graceful=False)
+    socket.send(b"x" * 100)
+    assert socket.inbox._frames == []
 
 
-async def test_a_socket_that_is_gone_is_left_alone(socket: Socket) -> None:
-    socket.under.is_closing.return_value = True
-    socket.inbox.on_turn_over(True)
-    assert socket.under.pause_reading.call_count == 0
+# Slices
 
 
 class Parser(asyncio.BufferedProtocol):
     """Notes what it is given, in a buffer that is full after `room` bytes."""
 
-    def __init__(self, room: int = 1 << 20) -> None:
+    def __init__(self, room: int) -> None:
         self.buffer = bytearray(room)
-        self.given: list[bytes] = []
-        self.lost: list[Exception | None] = []
+        self.given: list[bytes | str] = []
 
     def get_buffer(self, sizehint: int) -> memoryview:
         assert sizehint == -1
@@ -197,20 +197,20 @@ class Parser(asyncio.BufferedProtocol):
         self.given.append(bytes(self.buffer[:nbytes]))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.lost.append(exc)
+        self.given.append(f"lost: {exc}")
 
 
 class Reading:
-    """A socket that is read through `Slices`, in turns that `over` ends."""
+    """A socket that is read through `Slices` of four bytes."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int = 1 << 20) -> None:
-        self.monkeypatch = monkeypatch
-        self.turns: list[bool] = []
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, over: bool = False, room: int = 1 << 20) -> None:
+        monkeypatch.setattr(module, "SLICE_BYTES_MAX", 4)
+        monkeypatch.setattr(module, "TURN_S", -1.0 if over else 60.0)  # over after each slice, or never
         self.parser = Parser(room)
-        self.slices = Slices(self.parser, self.turns.append)
-
-    def over(self, is_over: bool) -> None:
-        self.monkeypatch.setattr(module, "TURN_S", -1.0 if is_over else 60.0)
+        self.given = self.parser.given
+        self.socket = Mock(spec=asyncio.Transport)
+        self.socket.is_closing.return_value = False
+        self.slices = Slices(self.parser, self.socket)
 
     def read(self, raw: bytes) -> None:
         buffer = self.slices.get_buffer(1 << 16)
@@ -218,47 +218,97 @@ class Reading:
         buffer[: len(raw)] = raw
         self.slices.buffer_updated(len(raw))
 
+    @property
+    def pauses(self) -> list[str]:
+        """How the socket was paused and resumed."""
+        return [each[0] for each in self.socket.method_calls if each[0] != "is_closing"]
+
 
 async def test_what_is_read_is_parsed_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     reading = Reading(monkeypatch)
-    reading.over(False)
-    monkeypatch.setattr(module, "SLICE_BYTES_MAX", 4)
     reading.read(b"abcdefghij")
     reading.read(b"k")
-    assert reading.parser.given == [b"abcd", b"efgh", b"ij", b"k"]
     await asyncio.sleep(0)
-    assert True not in reading.turns
+    assert (reading.given, reading.pauses) == ([b"abcd", b"efgh", b"ij", b"k"], [])
 
 
 async def test_a_slice_fits_what_the_parser_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     reading = Reading(monkeypatch, room=3)
-    reading.over(False)
     reading.read(b"abcdefgh")
-    assert reading.parser.given == [b"abc", b"def", b"gh"]
+    assert reading.given == [b"abc", b"def", b"gh"]
 
 
-async def test_the_socket_is_left_alone_until_what_was_read_is_parsed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    reading = Reading(monkeypatch)
-    monkeypatch.setattr(module, "SLICE_BYTES_MAX", 4)
-    reading.over(True)
+async def test_the_socket_is_not_read_until_what_was_read_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = Reading(monkeypatch, over=True)
     reading.read(b"abcdefghij")
-    assert (reading.parser.given, reading.turns) == ([b"abcd"], [True])
+    assert (reading.given, reading.pauses) == ([b"abcd"], ["pause_reading"])
     await asyncio.sleep(0)
-    assert (reading.parser.given[1:], reading.turns) == ([b"efgh"], [True])
+    assert (reading.given, reading.pauses) == ([b"abcd", b"efgh"], ["pause_reading"])
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert (reading.parser.given[2:], reading.turns) == ([b"ij"], [True, False])
+    assert (reading.given, reading.pauses) == ([b"abcd", b"efgh", b"ij"], ["pause_reading", "resume_reading"])
 
 
-async def test_what_was_not_parsed_when_the_connection_is_lost_is_left(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    reading = Reading(monkeypatch)
-    monkeypatch.setattr(module, "SLICE_BYTES_MAX", 4)
-    reading.over(True)
+@pytest.mark.parametrize("over", [False, True])
+async def test_nothing_is_parsed_while_held(over: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = Reading(monkeypatch, over=over)
+    reading.slices.hold(True)
     reading.read(b"abcdefghij")
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (reading.given, reading.pauses) == ([], ["pause_reading"])
+    reading.slices.hold(False)
+    assert reading.given == []  # not in the turn of who takes the frames
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (reading.given, reading.pauses) == ([b"abcd", b"efgh", b"ij"], ["pause_reading", "resume_reading"])
+
+
+async def test_a_socket_that_is_held_with_all_parsed_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = Reading(monkeypatch)
+    monkeypatch.setattr(
+        reading.parser, "buffer_updated", lambda _nbytes: reading.slices.hold(True)
+    )  # the first slice fills the inbox
+    reading.read(b"abcd")
+    await asyncio.sleep(0)
+    assert reading.pauses == ["pause_reading"]
+    reading.slices.hold(False)
+    await asyncio.sleep(0)
+    assert reading.pauses == ["pause_reading", "resume_reading"]
+
+
+async def test_the_end_of_the_connection_comes_after_what_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = Reading(monkeypatch, over=True)
+    reading.read(b"abcdefgh")
+    reading.socket.is_closing.return_value = True
+    reading.slices.connection_lost(OSError("reset"))
+    assert reading.given == [b"abcd"]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert reading.given == [b"abcd", b"efgh", "lost: reset"]
+    assert reading.pauses == ["pause_reading"]
+
+
+async def test_the_end_is_told_at_once_and_once_when_all_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = Reading(monkeypatch)
+    reading.read(b"abcd")
     reading.slices.connection_lost(None)
+    assert reading.given == [b"abcd", "lost: None"]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert reading.given == [b"abcd", "lost: None"]
+
+
+async def test_the_end_of_a_held_connection_waits_or_comes_when_the_rest_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reading = Reading(monkeypatch)
+    reading.slices.hold(True)
+    reading.read(b"abcd")
+    reading.slices.connection_lost(None)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert reading.given == []
+    reading.slices.discard()
     await asyncio.sleep(0)
-    assert (reading.parser.given, reading.parser.lost) == ([b"abcd"], [None])
+    assert reading.given == ["lost: None"]

@@ -328,9 +328,9 @@ def test_how_frames_are_parted_does_not_matter(cuts: list[int], damaged: int) ->
 def merged(parts: Iterable[Taken]) -> Taken:
     whole = Taken()
     for part in parts:
-        for name in {field.name for field in fields(Taken)} - {"seq", "provisional", "time"}:
+        for name in {field.name for field in fields(Taken)} - {"seq", "provisional", "fell_from", "time"}:
             setattr(whole, name, getattr(whole, name) + getattr(part, name))
-        whole.seq, whole.provisional = part.seq, part.provisional
+        whole.seq, whole.provisional, whole.fell_from = part.seq, part.provisional, part.fell_from
         whole.time = part.time or whole.time
     return whole
 

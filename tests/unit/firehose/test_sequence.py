@@ -44,7 +44,9 @@ class Reader:
     def killed(self) -> Reader:
         """Return the reader after `kill -9`: the log and the two stored numbers stay."""
         other = Reader(None)
-        other.sequence = Sequence(self.sequence.last, self.sequence.unconfirmed, resumed=True)
+        other.sequence = Sequence(
+            self.sequence.last, self.sequence.unconfirmed, self.sequence.fell_from, resumed=True
+        )
         other.log = self.log
         return other
 
@@ -284,13 +286,13 @@ def fallen(last: int = 5_000, *lows: int) -> Reader:
 
 def test_after_a_fall_no_number_is_taken_without_a_look_until_it_passes_the_old_one() -> None:
     reader = fallen()
-    assert (reader.cursor, reader.sequence.unconfirmed) == ((3, None), 5_000)
+    assert (reader.cursor, reader.sequence.fell_from) == ((3, None), 5_000)
     for seq in range(4, 5_000):
         assert reader.sequence.may_recur
         assert not reader.sequence.follows(seq)
         reader.numbers(seq)
     reader.numbers(5_000)
-    assert (reader.sequence.may_recur, reader.sequence.unconfirmed) == (False, None)
+    assert (reader.sequence.may_recur, reader.sequence.fell_from) == (False, None)
     assert reader.sequence.follows(5_001)
 
 
@@ -301,7 +303,10 @@ def test_a_frame_of_before_the_fall_brings_the_cursor_back_and_puts_all_in_doubt
     reader.numbers(*range(4_000, 4_500))
     assert reader.cursor == (4_499, None)
 
-    reader.sequence.recur()
+    for seq in (4_500, 4_501):
+        reader.sequence.recur(seq)
+        assert (reader.cursor, reader.sequence.may_recur) == ((seq, None), True)
+    reader.sequence.recur(4_502)
     assert (reader.cursor, reader.sequence.may_recur) == ((5_000, None), False)
     reader.numbers(*range(4_500, 5_011))
     assert (len(reader.taken), len(set(reader.taken))) == (1_011, 1_011)
@@ -313,14 +318,14 @@ def test_when_nothing_of_before_the_fall_is_kept_numbers_are_taken_as_ever() -> 
     reader.sequence.forget_fall()
 
     assert reader.sequence.follows(4)
-    assert reader.sequence.unconfirmed is None
+    assert reader.sequence.fell_from is None
 
 
 def test_the_highest_number_that_was_fallen_from_counts() -> None:
     reader = fallen(5_000, 2_001, 2_002, 2_003)
     reader.numbers(1, 2, 3)
 
-    assert reader.sequence.unconfirmed == 5_000
+    assert reader.sequence.fell_from == 5_000
     assert reader.sequence.falls == 2
 
 
@@ -329,7 +334,7 @@ def test_a_kill_after_a_fall_forgets_neither_number() -> None:
     assert (reader.sequence.last, reader.sequence.may_recur) == (3, True)
 
     reader.numbers(4, 5)
-    assert (reader.sequence.unconfirmed, reader.sequence.follows(6)) == (5_000, False)
+    assert (reader.sequence.fell_from, reader.sequence.follows(6)) == (5_000, False)
 
 
 def test_a_cursor_in_the_future_is_a_fall() -> None:
@@ -337,7 +342,15 @@ def test_a_cursor_in_the_future_is_a_fall() -> None:
     reader.sequence.restart()
     reader.numbers(7, 8)
 
-    assert (reader.sequence.may_recur, reader.sequence.unconfirmed) == (True, 5_001)
+    assert (reader.sequence.may_recur, reader.sequence.fell_from) == (True, 5_001)
+
+
+@pytest.mark.parametrize("seqs", [(3, 3, 3, 3), (1, 2, 3), (5_000, 5_001, 5_002, 5_003), (9, 8, 7)])
+def test_frames_of_before_the_fall_at_other_numbers_do_not_bring_the_cursor_back(seqs: Iterable[int]) -> None:
+    reader = fallen()
+    for seq in seqs:
+        reader.sequence.recur(seq)
+    assert reader.sequence.last == 3
 
 
 # `kill -9` between any two frames

@@ -129,9 +129,11 @@ async def test_what_cannot_be_searched_holds_nothing_and_ends_nothing(tmp_path: 
     await log.close()
 
 
-async def test_the_provisional_number_is_stored_beside_the_confirmed_one(tmp_path: Path) -> None:
+async def test_the_numbers_beside_the_confirmed_one_are_stored(
+    tmp_path: Path,
+) -> None:
     log = await SqliteLog.open(tmp_path)
-    cursor = UpstreamCursor("relay.example:443", 7, 300_007)
+    cursor = UpstreamCursor("relay.example:443", 7, 300_007, 9_000)
     await log.append(Batch.of([commit(1)], [1]), cursor)
     await log.close()
     log = await SqliteLog.open(tmp_path)
