@@ -64,7 +64,16 @@ async def test_labels_come_out_of_fixed_lists(relay: Relay, start: Start) -> Non
     reasons = {*DROP_REASONS, *CLOSE_REASONS, *BAD_REQUEST_REASONS}
     assert {value for label, value in found if label == "reason"} == reasons
     assert {value for label, value in found if label == "condition"} == set(CONDITIONS)
-    assert {label for label, _ in found} == {"kind", "type", "reason", "state", "condition", "wire", "le"}
+    assert {label for label, _ in found} == {
+        "kind",
+        "type",
+        "reason",
+        "state",
+        "condition",
+        "wire",
+        "doing",
+        "le",
+    }
 
 
 async def test_figures_may_have_an_address_of_their_own(relay: Relay, start: Start) -> None:

@@ -262,6 +262,7 @@ async def test_a_flood_closes_with_1008(cursor: str, service: Service) -> None:
         async with subscribe(service.port, cursor=cursor) as subscriber:
             subscriber.connection.transport.write(data)
             assert await subscriber.ended() == (1008, reason)
+    await until(lambda: not len(service.subscribe))
     assert (await figures(service.port))['jetstream_disconnects_total{reason="flood"}'] == 3
 
 

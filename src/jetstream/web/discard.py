@@ -20,7 +20,7 @@ class Discards:
         self._timer: asyncio.TimerHandle | None = None  # set while one waits
 
     def drop(self, transport: asyncio.Transport, dropped: int) -> None:
-        """Take note of what was read: `dropped` bytes of a connection in all. Let it wait for its next turn."""
+        """Note that `dropped` bytes of a connection were read in all, and let it wait for its next turn."""
         if transport.is_closing() or dropped <= BYTES_AT_ONCE:
             return
         transport.pause_reading()
