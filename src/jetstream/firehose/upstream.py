@@ -49,10 +49,9 @@ log = structlog.get_logger(__name__)
 class Upstream:
     """One upstream, read for as long as `run` runs.
 
-    `store` is given the events of each batch, the cursor after them, when the oldest of its frames was read
-    (in monotonic seconds), and the number above the cursor that is provisional. The next batch is not begun
-    before it returns. `store` always gives the loop a turn: with frames waiting, nothing else here does.
-    `kept` is the log, which is asked about frames in doubt.
+    `store` is given what each batch came to, and when the oldest of its frames was read (in monotonic
+    seconds). The next batch is not begun before it returns. It always gives the loop a turn: with frames
+    waiting, nothing else here does. `kept` is the log, which is asked about frames in doubt.
     """
 
     def __init__(
