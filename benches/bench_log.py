@@ -17,13 +17,13 @@ import uvloop
 from benches.events import Network
 from benches.limits import Limit, number
 
-from jetstream.events import Batch
-from jetstream.filters import EVERYTHING, Filter
-from jetstream.hub.wires import CLASSIC, V1
-from jetstream.log import Log, UpstreamCursor
-from jetstream.log.block import BLOCK_EVENTS
-from jetstream.log.database import DATABASE
-from jetstream.log.sqlite import SqliteLog
+from jetstream.delivery.wires import CLASSIC, V1
+from jetstream.eventlog import Log, UpstreamCursor
+from jetstream.eventlog.segment import BLOCK_EVENTS
+from jetstream.eventlog.sqlite.schema import DATABASE
+from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.model.batch import Batch
+from jetstream.model.filter import EVERYTHING, Filter
 
 EVENTS: Final = 1_000_000
 LARGE: Final = 10  # so many times as many for opening

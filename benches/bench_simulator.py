@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from jetstream.running import calm_collector
+from jetstream.runtime import calm_collector
 from jetstream.simulator import frames, recording, server
 from jetstream.simulator.frames import Commit
 from jetstream.simulator.world import Population, SteadyClock, World

@@ -10,10 +10,11 @@ from typing import Final
 
 from benches.frames import DIRECTORY, START_US, kept, simulated
 
-from jetstream.events import Batch, Event
-from jetstream.firehose.decode import decode
+from jetstream.model.batch import Batch
+from jetstream.model.event import Event
 from jetstream.simulator import recording
 from jetstream.simulator.world import Population
+from jetstream.upstream.decode import decode
 
 FILE: Final = DIRECTORY / "events.bin.zst"
 COUNT: Final = 1_000_000

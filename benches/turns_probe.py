@@ -19,7 +19,8 @@ import traceback
 from pathlib import Path
 from typing import Any, Final
 
-from jetstream import cli, running
+from jetstream import cli
+from jetstream import runtime as running
 
 TICK_S: Final = 0.001
 LONG_S: Final = 0.020

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from jetstream.events import CREATE, Event
+from jetstream.model.event import CREATE, Event
 
 DID = "did:plc:stk5dhwhpcjxtlwnhbknmfgx"
 REV = "3l3f6nzhvkl2g"

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from jetstream.service import Service
+from jetstream.app import Service
 from jetstream.settings import Address
 
 LOOPBACK = Address("127.0.0.1", 0)

@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from jetstream.logs import Throttled
+from jetstream.logging_setup import Throttled
 
 CONDITIONS: Final = {
     "log_unwritable": "the log cannot be written",

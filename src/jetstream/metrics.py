@@ -19,13 +19,13 @@ from prometheus_client import (
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from jetstream.events import KIND_NAMES
-from jetstream.firehose.decode import DROP_REASONS, MESSAGE_TYPES
+from jetstream.model.event import KIND_NAMES
+from jetstream.upstream.decode import DROP_REASONS, MESSAGE_TYPES
 
 if TYPE_CHECKING:
-    from jetstream.events import Batch
-    from jetstream.firehose.intake import Taken
-    from jetstream.firehose.sequence import Sequence
+    from jetstream.model.batch import Batch
+    from jetstream.upstream.intake import Taken
+    from jetstream.upstream.seq_tracker import Sequence
 
 CLOSE_REASONS: Final = (
     "client",

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest_asyncio
 
-from jetstream.service import Service
+from jetstream.app import Service
 from jetstream.settings import Address, Settings
 from jetstream.simulator.faults import Faults
 from jetstream.simulator.server import HOST

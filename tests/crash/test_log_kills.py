@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.unit.log.events import make_event
+from tests.unit.eventlog.events import make_event
 
 from jetstream.errors import LogCorrupt, LogError
-from jetstream.filters import EVERYTHING
-from jetstream.log.database import DATABASE
-from jetstream.log.reservation import FILE
-from jetstream.log.sqlite import SqliteLog
+from jetstream.eventlog.sqlite.reservation import FILE
+from jetstream.eventlog.sqlite.schema import DATABASE
+from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.model.filter import EVERYTHING
 
 # A killed process has sealed a block or two; what is cut is the database, the write-ahead log, or both.
 RUN_S = (0.05, 1.2)

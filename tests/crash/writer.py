@@ -13,11 +13,11 @@ import sys
 import time
 from pathlib import Path
 
-from tests.unit.log.events import make_event
+from tests.unit.eventlog.events import make_event
 
-from jetstream.log import UpstreamCursor
-from jetstream.log.sqlite import SqliteLog
-from jetstream.sequencer import Sequencer
+from jetstream.eventlog import UpstreamCursor
+from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.ingest import Sequencer
 
 RATE = 5_000
 

@@ -18,7 +18,7 @@ from tests.programs import Program, program
 from tests.relay import Relay, numbered
 from tests.serving import LOOPBACK, Start, published, running, until
 
-from jetstream.service import Service
+from jetstream.app import Service
 from jetstream.settings import Address, Settings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,11 +16,12 @@ from tests.fixtures import ROOT, captured_frames
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutations import INTEGERS, broken_values, cbor_values, cheap_values, damaged, plain
 
-from jetstream.events import Batch, Event
-from jetstream.firehose.decode import DROP_REASONS, MESSAGE_TYPES, decode
-from jetstream.firehose.intake import Intake
-from jetstream.firehose.sequence import Sequence
-from jetstream.hub.wires import WIRES
+from jetstream.delivery.wires import WIRES
+from jetstream.model.batch import Batch
+from jetstream.model.event import Event
+from jetstream.upstream.decode import DROP_REASONS, MESSAGE_TYPES, decode
+from jetstream.upstream.intake import Intake
+from jetstream.upstream.seq_tracker import Sequence
 
 # A failing frame may be long, and is shown whole.
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")

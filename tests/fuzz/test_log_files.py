@@ -12,14 +12,16 @@ from typing import NamedTuple
 import pytest
 from hypothesis import strategies as st
 from tests.fuzz.conftest import Fuzz
-from tests.unit.log.events import make_event
+from tests.unit.eventlog.events import make_event
 
 from jetstream.errors import LogError
-from jetstream.events import Batch, Event
-from jetstream.filters import EVERYTHING
-from jetstream.log import UpstreamCursor, repair
-from jetstream.log.reading import contents, selected
-from jetstream.log.sqlite import SqliteLog
+from jetstream.eventlog import UpstreamCursor
+from jetstream.eventlog.sqlite import repair
+from jetstream.eventlog.sqlite.export import contents, selected
+from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.model.batch import Batch
+from jetstream.model.event import Event
+from jetstream.model.filter import EVERYTHING
 
 FILES = ("jetstream.db", "jetstream.db-wal", "jetstream.reserved")
 EVENTS, BATCH = 9_000, 90  # two blocks, and a tail

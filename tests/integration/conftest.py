@@ -13,7 +13,7 @@ import uvloop
 from tests.relay import Relay
 from tests.serving import LOOPBACK, Start, running
 
-from jetstream.service import Service
+from jetstream.app import Service
 from jetstream.settings import Settings
 
 

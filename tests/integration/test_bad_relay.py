@@ -14,11 +14,11 @@ from tests.relay import Act, Connection, Relay, follow, refuse, send, serve
 from tests.serving import LOOPBACK, Start, figures, health, published, running, until
 from tests.subscriber import subscribe
 
-from jetstream.firehose import inbox
-from jetstream.firehose import upstream as upstream_module
-from jetstream.firehose.inbox import READ_BYTES_MAX, Slices
-from jetstream.service import Service
+from jetstream.app import Service
 from jetstream.settings import Settings
+from jetstream.upstream import connection as upstream_module
+from jetstream.upstream import inbox
+from jetstream.upstream.inbox import READ_BYTES_MAX, Slices
 
 INFO = frame("#info", {"name": "OutdatedCursor", "message": "Possibly missing events"})
 

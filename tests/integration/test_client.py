@@ -28,8 +28,8 @@ from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import Event
 
+from jetstream.app import Service
 from jetstream.client import Message, NotJetstream, Refused, subscribe
-from jetstream.service import Service
 from jetstream.settings import Address, Settings
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

@@ -15,12 +15,12 @@ from tests.relay import Relay, numbered
 from tests.serving import LOOPBACK, Start, figures, health, process, published, running, until
 from tests.subscriber import subscribe
 
+from jetstream.app import Service
 from jetstream.clock import unix_us
-from jetstream.log import maintenance
-from jetstream.log.database import DATABASE
-from jetstream.log.rebase import rebase
-from jetstream.log.reservation import FILE
-from jetstream.service import Service
+from jetstream.eventlog.sqlite import upkeep as maintenance
+from jetstream.eventlog.sqlite.rebase import rebase
+from jetstream.eventlog.sqlite.reservation import FILE
+from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.settings import Settings
 
 HOUR_US = 3600 * 1_000_000
@@ -28,7 +28,7 @@ HOUR_US = 3600 * 1_000_000
 
 @pytest.fixture(autouse=True)
 def _look_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jetstream.service.CLOCK_EVERY_S", 0.01)
+    monkeypatch.setattr("jetstream.app.CLOCK_EVERY_S", 0.01)
 
 
 async def stored(

@@ -13,7 +13,7 @@ from tests.relay import Relay
 from tests.serving import Start, published
 from tests.subscriber import Event, subscribe
 
-from jetstream.service import Service
+from jetstream.app import Service
 
 BOB = "did:plc:bobbobbobbobbobbobbobbob"
 CAROL = "did:web:carol.example.com"

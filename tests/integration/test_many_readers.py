@@ -28,9 +28,13 @@ from tests.serving import Start, published
 from tests.subscriber import Event, Subscriber, subscribe
 from websockets.exceptions import ConnectionClosed
 
-from jetstream.hub import hub, lanes, slices
-from jetstream.log import maintenance, recent, sqlite
-from jetstream.service import Service
+from jetstream.app import Service
+from jetstream.delivery import chunks as slices
+from jetstream.delivery import lanes
+from jetstream.delivery import publisher as hub
+from jetstream.eventlog import hot_tail as recent
+from jetstream.eventlog.sqlite import store as sqlite
+from jetstream.eventlog.sqlite import upkeep as maintenance
 from jetstream.web import listener
 
 SEED = int(os.environ.get("READERS_SEED", "1"))

@@ -11,7 +11,7 @@ from tests.relay import Relay, numbered
 from tests.serving import Start, published, until
 from tests.visitors import KINDS, visit
 
-from jetstream.hub.subscriber import Subscriber
+from jetstream.delivery.subscriber import Subscriber
 
 COUNT = 20
 

@@ -12,8 +12,8 @@ from tests.serving import LOOPBACK, Start, figures, get, health, published, unti
 from tests.subscriber import subscribe
 
 from jetstream.conditions import CONDITIONS
-from jetstream.firehose.decode import DROP_REASONS, MESSAGE_TYPES
 from jetstream.metrics import BAD_REQUEST_REASONS, CLOSE_REASONS
+from jetstream.upstream.decode import DROP_REASONS, MESSAGE_TYPES
 
 METRICS_PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -117,7 +117,7 @@ async def test_health_counts_those_without_a_hello_too(relay: Relay, start: Star
 async def test_an_idle_upstream_is_healthy(
     relay: Relay, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jetstream.firehose.upstream.IDLE_AFTER_S", 0.0)
+    monkeypatch.setattr("jetstream.upstream.connection.IDLE_AFTER_S", 0.0)
     relay.script.append(stay_silent)
     service = await start()
     await until(lambda: service.upstream.state == "idle")

@@ -11,10 +11,11 @@ from tests.relay import Act, Connection, Relay, follow, send
 from tests.serving import LOOPBACK, Start, published, running, until
 from tests.subscriber import subscribe
 
-from jetstream.firehose import upstream
-from jetstream.log import maintenance, recent
-from jetstream.service import Service
+from jetstream.app import Service
+from jetstream.eventlog import hot_tail as recent
+from jetstream.eventlog.sqlite import upkeep as maintenance
 from jetstream.settings import Settings
+from jetstream.upstream import connection as upstream
 
 FRAMES = 10  # of one row of the log, at most
 BLOCK = 5  # events at least: with whole rows there are 5 to 14 in a block

@@ -6,7 +6,7 @@ import aiohttp
 import pytest
 from tests.serving import Start, get
 
-from jetstream.service import Service
+from jetstream.app import Service
 
 HANDSHAKE = {
     "Connection": "Upgrade",

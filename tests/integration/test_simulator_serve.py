@@ -34,8 +34,8 @@ def rates(names: tuple[str, ...]) -> Faults:
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stalled upstream is given up at once: the test is of what comes after."""
-    monkeypatch.setattr("jetstream.firehose.upstream.PING_AFTER_S", 0.2)
-    monkeypatch.setattr("jetstream.firehose.upstream.PONG_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("jetstream.upstream.connection.PING_AFTER_S", 0.2)
+    monkeypatch.setattr("jetstream.upstream.connection.PONG_TIMEOUT_S", 0.2)
 
 
 @pytest.fixture

@@ -18,11 +18,11 @@ from tests.subscriber import Event, subscribe
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
-from jetstream.hub import hub as hub_module
-from jetstream.hub.lanes import Lane
-from jetstream.hub.wires import CLASSIC
-from jetstream.service import Service
-from jetstream.turns import Line
+from jetstream.app import Service
+from jetstream.delivery import publisher as hub_module
+from jetstream.delivery.lanes import Lane
+from jetstream.delivery.wires import CLASSIC
+from jetstream.scheduling import Line
 from jetstream.web.server import Server
 from jetstream.web.sink import SocketSink
 from jetstream.web.subscribe import Subscribe

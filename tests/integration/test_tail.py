@@ -19,7 +19,7 @@ from tests.relay import Relay, numbered
 from tests.serving import LOOPBACK, Start, published, running, until
 from tests.subscriber import subscribe
 
-from jetstream.service import Service
+from jetstream.app import Service
 from jetstream.settings import Address, Settings
 from jetstream.web.subscribe import SHUTDOWN
 

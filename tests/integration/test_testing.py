@@ -10,13 +10,7 @@ from pathlib import Path
 import pytest
 from tests import subscriber
 
-from jetstream.testing import (
-    SimulatedNetwork,
-    jetstream,
-    network,
-    serving_jetstream,
-    simulated_network,
-)
+from jetstream.testing import SimulatedNetwork, jetstream, network, serving_jetstream, simulated_network
 
 __all__ = ["jetstream", "network"]
 

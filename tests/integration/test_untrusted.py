@@ -20,8 +20,8 @@ from tests.subscriber import subscribe
 from websockets.frames import Frame, Opcode
 
 from jetstream import __version__
-from jetstream.hub import hub
-from jetstream.service import Service
+from jetstream.app import Service
+from jetstream.delivery import publisher as hub
 from jetstream.web import budget, connection, sink, unfinished
 from jetstream.web import subscribe as subscribe_module
 

@@ -24,16 +24,16 @@ from tests.relay import (
 from tests.serving import LOOPBACK, Figures, Start, figures, published, running, until
 from tests.subscriber import subscribe
 
+from jetstream.app import Service
 from jetstream.conditions import Conditions
-from jetstream.firehose import inbox
-from jetstream.firehose import upstream as upstream_module
-from jetstream.firehose.intake import Intake, Taken
-from jetstream.firehose.sequence import Sequence
-from jetstream.firehose.upstream import Upstream
-from jetstream.log.sqlite import SqliteLog
+from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.metrics import Metrics
-from jetstream.service import Service
 from jetstream.settings import Settings
+from jetstream.upstream import connection as upstream_module
+from jetstream.upstream import inbox
+from jetstream.upstream.connection import Upstream
+from jetstream.upstream.intake import Intake, Taken
+from jetstream.upstream.seq_tracker import Sequence
 
 MIB = 1 << 20
 

@@ -16,8 +16,8 @@ import pytest
 from tests.full_disk import small_disk
 from tests.serving import Process, figures, health, process
 
-from jetstream.log.database import DATABASE
-from jetstream.log.repair import check, repair
+from jetstream.eventlog.sqlite.repair import check, repair
+from jetstream.eventlog.sqlite.schema import DATABASE
 
 RATE = 4_000
 # A disk that is full once is full again as soon as some of it is free, until upstream's backlog is taken: how
@@ -58,10 +58,14 @@ async def simulated() -> AsyncIterator[str]:
         await drain
 
 
+async def total(server: Process, family: str) -> float:
+    return sum(value for name, value in (await figures(server.port)).items() if name.startswith(family))
+
+
 async def stored(server: Process, events: int) -> None:
     """Return once a server has stored so many events since it started."""
     async with asyncio.timeout(PATIENCE_S):
-        while sum(n for name, n in (await figures(server.port)).items() if name.startswith(STORED)) < events:
+        while await total(server, STORED) < events:  # noqa: ASYNC110 - what another process says
             await asyncio.sleep(0.5)
 
 

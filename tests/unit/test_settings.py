@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from jetstream import cli, logs, service
+from jetstream import app as service
+from jetstream import cli
+from jetstream import logging_setup as logs
 from jetstream.errors import SettingError
 from jetstream.settings import (
     FIREHOSE_PATH,

@@ -12,7 +12,7 @@ from yarl import URL
 
 from jetstream import urls
 from jetstream.errors import InvalidParameter
-from jetstream.filters import Filter
+from jetstream.model.filter import Filter
 
 DEFAULT_URL: Final = "ws://localhost:6008/subscribe"
 PATH: Final = "/subscribe"

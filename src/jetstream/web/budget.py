@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from jetstream.budget import TokenBucket
-from jetstream.hub.subscriber import Close
+from jetstream.delivery.subscriber import Close
+from jetstream.token_bucket import TokenBucket
 
 
 class Rate(NamedTuple):

@@ -15,10 +15,10 @@ from typing import Final, cast
 
 import structlog
 
-from jetstream.budget import TokenBucket
-from jetstream.logs import Throttled
+from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
-from jetstream.turns import Steps, Worker
+from jetstream.scheduling import Steps, Worker
+from jetstream.token_bucket import TokenBucket
 from jetstream.web.discard import Discards
 from jetstream.web.pages import Page
 from jetstream.web.request import BadRequest, HeadReader, Request

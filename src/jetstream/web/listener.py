@@ -18,7 +18,7 @@ from typing import Final
 
 import structlog
 
-from jetstream.logs import Throttled
+from jetstream.logging_setup import Throttled
 
 ACCEPTS_PER_TURN: Final = 4  # a handshake takes a quarter of a millisecond; the others wait in the kernel
 BACKLOG: Final = 4096

@@ -10,8 +10,8 @@ from typing import Final
 import orjson
 from prometheus_client import exposition
 
-from jetstream.budget import TokenBucket
 from jetstream.metrics import Metrics
+from jetstream.token_bucket import TokenBucket
 from jetstream.web.request import Request
 from jetstream.web.response import Response
 

@@ -10,11 +10,11 @@ from urllib.parse import unquote_plus
 
 import orjson
 
+from jetstream.delivery.subscriber import Options
 from jetstream.errors import InvalidParameter
-from jetstream.filters import Filter
-from jetstream.hub.subscriber import Options
-from jetstream.syntax import DID_CHARS_MAX
-from jetstream.turns import Steps, finish
+from jetstream.model.filter import Filter
+from jetstream.model.syntax import DID_CHARS_MAX
+from jetstream.scheduling import Steps, finish
 
 # An update has at most 10,100 entries, and a comma for each. A million take 0.1 s to parse.
 COMMAS_MAX: Final = 20_000

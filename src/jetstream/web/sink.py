@@ -12,9 +12,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from jetstream.hub.subscriber import Close
-from jetstream.hub.wires import close_frame
-from jetstream.turns import Steps, Worker
+from jetstream.delivery.subscriber import Close
+from jetstream.delivery.wires import close_frame
+from jetstream.scheduling import Steps, Worker
 from jetstream.web.budget import Budget, Flood
 from jetstream.web.discard import Discards
 from jetstream.web.unfinished import Unfinished

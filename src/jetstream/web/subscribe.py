@@ -9,14 +9,14 @@ from typing import Final
 
 import structlog
 
+from jetstream.delivery.publisher import Hub
+from jetstream.delivery.subscriber import Close, Options, Subscriber
+from jetstream.delivery.wires import Wire
 from jetstream.errors import InvalidParameter
-from jetstream.hub.hub import Hub
-from jetstream.hub.subscriber import Close, Options, Subscriber
-from jetstream.hub.wires import Wire
-from jetstream.log import Log
-from jetstream.logs import Throttled
+from jetstream.eventlog import Log
+from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
-from jetstream.turns import Line, Steps
+from jetstream.scheduling import Line, Steps
 from jetstream.web.connection import Connection, Upgrade
 from jetstream.web.parameters import NotJson, Subscription, message_steps, query_steps, read_query
 from jetstream.web.request import BadRequest, Request

@@ -12,7 +12,7 @@ from hashlib import sha1
 from struct import pack
 from typing import Final, NamedTuple
 
-from jetstream.hub.subscriber import Close
+from jetstream.delivery.subscriber import Close
 from jetstream.web.budget import Budget
 from jetstream.web.request import BadRequest, Request
 from jetstream.web.response import SERVER

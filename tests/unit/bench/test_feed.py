@@ -8,8 +8,8 @@ from websockets.sync.client import connect
 
 from jetstream.bench.feed import Feed, RelayEndedError
 from jetstream.bench.ring import FIRST_SEQ, simulated
-from jetstream.firehose.decode import Message, decode
 from jetstream.simulator import recording
+from jetstream.upstream.decode import Message, decode
 
 
 @pytest.fixture(scope="module")

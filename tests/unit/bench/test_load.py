@@ -16,13 +16,13 @@ from tests.unit.bench.streams import event
 from websockets.sync.server import ServerConnection, serve
 
 from jetstream.bench import mix
-from jetstream.bench.cli import Options, WrongError, bench
 from jetstream.bench.feed import Feed
 from jetstream.bench.load import Load, RefusedError, Target, subscribers
 from jetstream.bench.measure import Meter, table
 from jetstream.bench.ring import accounts
 from jetstream.bench.storm import raise_storm
 from jetstream.bench.subscription import Readings
+from jetstream.cli.bench import Options, WrongError, bench
 from jetstream.errors import SettingError
 
 REPOS = 30
@@ -103,8 +103,8 @@ def test_where_nobody_listens_is_said() -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jetstream.bench.cli.WARM_UP_S", 0.1)
-    monkeypatch.setattr("jetstream.bench.cli.STORM_WATCH_S", 0.5)
+    monkeypatch.setattr("jetstream.cli.bench.WARM_UP_S", 0.1)
+    monkeypatch.setattr("jetstream.cli.bench.STORM_WATCH_S", 0.5)
 
 
 @pytest.mark.usefixtures("impatient")

@@ -6,8 +6,8 @@ from tests.builders import dag_cbor
 from jetstream.bench import stream
 from jetstream.bench.ring import FIRST_SEQ, Ring, accounts, simulated
 from jetstream.bench.subscription import tid_us
-from jetstream.firehose.decode import Message, decode
 from jetstream.simulator.records import datetime_of
+from jetstream.upstream.decode import Message, decode
 
 FRAMES = [frame for frame in simulated(205) if b"factive\xf4" not in frame][:200]
 NOW_US = 1_790_000_000_123_456

@@ -7,8 +7,8 @@ import libipld
 import orjson
 import pytest
 
-from jetstream import syntax
 from jetstream.errors import SettingError
+from jetstream.model import syntax
 from jetstream.simulator import cbor, check, faults, truth
 from jetstream.simulator.faults import Effect, Faults
 from jetstream.simulator.stream import Item, Stream

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from random import Random
 
-from jetstream import syntax
+from jetstream.model import syntax
 from jetstream.simulator import cbor, records, truth
 from jetstream.simulator.cbor import Cid
 from jetstream.simulator.records import Author, Draft

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetstream import syntax
+from jetstream.model import syntax
 from jetstream.simulator.tid import CLOCK_IDS, tid
 
 TIMES = st.integers(min_value=0, max_value=2**53 - 1)

@@ -7,7 +7,7 @@ from typing import cast
 import libipld
 import pytest
 
-from jetstream import syntax
+from jetstream.model import syntax
 from jetstream.simulator import check, frames, world
 from jetstream.simulator.frames import Account, Commit, Identity, Message, Sync
 from jetstream.simulator.world import Population, SteadyClock, World

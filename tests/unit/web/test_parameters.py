@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
+from jetstream.delivery.subscriber import Options
 from jetstream.errors import InvalidParameter
-from jetstream.filters import EVERYTHING, Filter
-from jetstream.hub.subscriber import Options
-from jetstream.turns import finish
+from jetstream.model.filter import EVERYTHING, Filter
+from jetstream.scheduling import finish
 from jetstream.web.parameters import (
     COMMAS_MAX,
     PARAMETERS_MAX,

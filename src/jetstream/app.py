@@ -1,0 +1,383 @@
+"""The server as a whole: builds the parts, starts them in order, and stops them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import resource
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Final, get_args
+
+import structlog
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+
+from jetstream import __version__
+from jetstream.clock import SteadyClock, clock_reason, unix_us
+from jetstream.conditions import CONDITIONS, Conditions
+from jetstream.delivery.publisher import Hub
+from jetstream.delivery.subscriber import Close
+from jetstream.delivery.wires import WIRES
+from jetstream.errors import LogUnwritable, SettingError
+from jetstream.eventlog import Log, UpstreamCursor
+from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.ingest import Sequencer
+from jetstream.metrics import Metrics, gauge
+from jetstream.runtime import calm_collector, collect_young, release_memory
+from jetstream.settings import Address, Settings, require_data_dir
+from jetstream.upstream.connection import State, Upstream, origin
+from jetstream.upstream.intake import Intake, Taken
+from jetstream.upstream.seq_tracker import Sequence
+from jetstream.web import pages
+from jetstream.web.listener import FILES_KEPT
+from jetstream.web.server import Server
+from jetstream.web.subscribe import FAILED, SHUTDOWN, Subscribe
+
+GOODBYE_S: Final = 5.0  # for subscribers to take their close frames
+WRITE_AGAIN_S: Final = 1.0
+CLOCK_EVERY_S: Final = 1.0  # how often the clock is looked at, beside at every batch
+FILES_OF_OUR_OWN: Final = 32  # log, its readers, listeners, upstream
+FILES_BESIDE_SUBSCRIBERS: Final = 200  # the same with scrapes and handshakes, at the most
+
+log = structlog.get_logger(__name__)
+
+
+class Service:
+    """One Jetstream: an upstream, a log, a hub and its routes.
+
+    `clock` gives unix microseconds, as the machine has them.
+    """
+
+    def __init__(self, settings: Settings, *, clock: Callable[[], int] = unix_us) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.conditions = Conditions()
+        self.port = 0
+        self.metrics_port: int | None = None
+        self.started = asyncio.Event()
+        self._clock = SteadyClock(int(settings.clock_settle * 1_000_000), clock)
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Ask `run` to end in good order."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Serve until `stop`.
+
+        Raises SettingError for a directory or an address that cannot be used, LogError for a log that
+        cannot be opened.
+        """
+        require_data_dir(self.settings.data_dir)
+        self.log = await SqliteLog.open(
+            self.settings.data_dir,
+            retention_s=self.settings.retention,
+            retention_bytes=self.settings.retention_bytes,
+            forget=frozenset(self.settings.forget.split(",")) - {"none"},
+            clock=self._clock,
+            conditions=self.conditions,
+        )
+        if self.log.clock_offset_us is not None:
+            self._clock.resume(self.log.clock_offset_us)
+        try:
+            await self._run()
+        finally:
+            await self.log.close()
+            log.info("stopped", tip=self.log.tip)
+
+    async def _run(self) -> None:
+        self.hub = Hub(
+            self.log,
+            self.metrics,
+            slow_timeout_s=self.settings.slow_timeout,
+            buffer_total=self.settings.buffer_total,
+        )
+        self.upstream = self._upstream()
+        self.metrics.watch(self._families)
+        self._look_at_clock()
+        servers = await self._listen()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                hub = tasks.create_task(self.hub.run())
+                upstream = tasks.create_task(self.upstream.run())
+                clock = tasks.create_task(self._watch_clock())
+                self.started.set()
+                await self._stopping.wait()
+                log.info("stopping", subscribers=len(self.subscribe))
+                for server in servers:
+                    server.stop_accepting()
+                await _cancelled(upstream)
+                await self._say_goodbye(SHUTDOWN)
+                await _cancelled(hub)
+                await _cancelled(clock)
+        except BaseExceptionGroup as group:
+            await self._say_goodbye(FAILED)
+            raise _first(group) from group
+        finally:
+            for server in servers:
+                await server.close()
+
+    async def _watch_clock(self) -> None:
+        while True:
+            await asyncio.sleep(CLOCK_EVERY_S)
+            self._look_at_clock()
+
+    def _look_at_clock(self) -> None:
+        """Begin or end the condition `clock`."""
+        now_us, clock = self._clock(), self._clock
+        reason = clock_reason(self.log.tip, now_us, clock.ignored_us, self.settings.clock_settle)
+        if reason is None:
+            self.conditions.end("clock")
+        else:
+            self.conditions.begin("clock", reason)
+
+    def _upstream(self) -> Upstream:
+        settings = self.settings
+        where = origin(settings.upstream)
+        intake = Intake(self._sequence(where), check_cid=settings.verify == "cid")
+        sequencer = Sequencer(self.log.tip, self._clock)
+        store = Store(self.log, where, sequencer, self.metrics, self.hub.ready, self.conditions)
+        return Upstream(settings.upstream, intake, store, self.metrics, self.conditions, self.log)
+
+    def _sequence(self, where: str) -> Sequence:
+        """Return where to resume: what the setting says, else the log if it is of the same upstream."""
+        stored = self.log.upstream
+        if self.settings.upstream_cursor is not None:
+            return Sequence(self.settings.upstream_cursor)
+        if stored is None:
+            return Sequence(None)
+        if stored.origin != where:
+            log.warning(
+                "the stored cursor is another upstream's, beginning live",
+                stored=stored.origin,
+                upstream=where,
+            )
+            return Sequence(None)
+        return Sequence(stored.seq, stored.provisional, stored.fell_from, resumed=True)
+
+    async def _listen(self) -> list[Server]:
+        """Open the listeners, and say where everything is."""
+        settings = self.settings
+        self.subscribe = Subscribe(
+            self.hub,
+            self.log,
+            self.metrics,
+            buffer_bytes=settings.subscriber_buffer,
+            subscribers_max=settings.max_subscribers,
+        )
+        routes = {"/": pages.page(settings.wire), "/health": pages.health(self._health)}
+        subscribe = self.subscribe.on
+        upgrades = {"/subscribe": subscribe(WIRES[settings.wire]), "/v1/subscribe": subscribe(WIRES["v1"])}
+        figures = pages.metrics(self.metrics)
+        if settings.metrics_listen is None:
+            routes["/metrics"] = figures
+        servers = [Server(self.metrics, routes, upgrades)]
+        self.port = await _start(servers[0], "--listen", settings.listen)
+        if settings.metrics_listen is not None:
+            servers.append(Server(self.metrics, {"/metrics": figures}))
+            self.metrics_port = await _start(servers[1], "--metrics-listen", settings.metrics_listen)
+        base = f"{settings.listen.host or 'localhost'}:{self.port}"
+        log.info(
+            "listening",
+            subscribe=f"ws://{base}/subscribe",
+            client_libraries=f"ws://{base}/v1/subscribe",
+            metrics=f"http://{settings.metrics_listen or base}/metrics",
+            upstream=self.upstream.url,
+            cursor=self.upstream.seq,
+        )
+        return servers
+
+    async def _say_goodbye(self, close: Close) -> None:
+        self.subscribe.close_all(close)
+        try:
+            async with asyncio.timeout(GOODBYE_S):
+                await self.subscribe.wait_empty()
+        except TimeoutError:
+            log.warning("subscribers did not go in time", subscribers=len(self.subscribe))
+
+    def _health(self) -> tuple[bool, dict[str, object]]:
+        figures, upstream = self.log.statistics(), self.upstream
+        newest = figures.newest_us
+        age_s = None if newest is None else round((self._clock() - newest) / 1e6, 3)
+        return figures.writable, {
+            "status": self._status(figures.writable),
+            "reasons": list(self.conditions.reasons.values()),
+            "version": __version__,
+            "upstream": {"url": upstream.url, "state": upstream.state, "seq": upstream.seq},
+            "last_event_age_s": age_s,
+            "log": {
+                "events": figures.events,
+                "bytes": figures.bytes_on_disk,
+                "wal_bytes": figures.wal_bytes,
+                "damaged": figures.damaged,
+                "oldest_us": figures.oldest_us,
+                "oldest": pages.iso(figures.oldest_us),
+                "newest_us": newest,
+                "newest": pages.iso(newest),
+            },
+            "subscribers": len(self.subscribe),
+        }
+
+    def _status(self, writable: bool) -> str:
+        if not writable:
+            return "the log cannot be written: is the disk full?"
+        return "degraded" if self.conditions.reasons else "ok"
+
+    def _families(self) -> Iterator[Metric]:
+        figures, upstream = self.log.statistics(), self.upstream
+        yield from gauge("jetstream_log_events", "Events in the log.", figures.events)
+        yield from gauge("jetstream_log_bytes", "Size of the log on disk.", figures.bytes_on_disk)
+        yield from gauge("jetstream_log_wal_bytes", "Size of its write-ahead log.", figures.wal_bytes)
+        yield from gauge("jetstream_log_damaged", "Damaged parts that were met.", figures.damaged)
+        yield from gauge(
+            "jetstream_log_ahead_seconds",
+            "How far the newest event is ahead of the clock.",
+            max(0, self.log.tip - self._clock()) / 1e6,
+        )
+        yield from gauge("jetstream_log_oldest_us", "time_us of the oldest event.", figures.oldest_us)
+        yield from gauge("jetstream_log_newest_us", "time_us of the newest event.", figures.newest_us)
+        yield from gauge("jetstream_log_writable", "1 while commits succeed.", figures.writable)
+        yield from gauge("jetstream_upstream_seq", "The last seq taken.", upstream.taken_seq)
+        yield from gauge(
+            "jetstream_upstream_lag_seconds",
+            "How old upstream's last message was on arrival.",
+            upstream.lag_s,
+        )
+        state = GaugeMetricFamily(
+            "jetstream_upstream_state", "1 for the state upstream is in.", labels=["state"]
+        )
+        for name in get_args(State):
+            state.add_metric([name], upstream.state == name)
+        yield state
+        condition = GaugeMetricFamily(
+            "jetstream_condition", "1 while /health gives this reason.", labels=["condition"]
+        )
+        for name in CONDITIONS:
+            condition.add_metric([name], name in self.conditions.reasons)
+        yield condition
+
+
+class Store:
+    """Stamps events and appends them to the log; while the disk refuses, tries again.
+
+    `ready` is told when the oldest of what was stored had been read, and returns once more may come.
+    """
+
+    def __init__(
+        self,
+        events: Log,
+        origin: str,
+        sequencer: Sequencer,
+        metrics: Metrics,
+        ready: Callable[[float], Awaitable[None]],
+        conditions: Conditions,
+    ) -> None:
+        self._conditions = conditions
+        self._log = events
+        self._origin = origin
+        self._sequencer = sequencer
+        self._metrics = metrics
+        self._ready = ready
+
+    async def __call__(self, taken: Taken, read_at: float) -> None:
+        """Return once the events and the cursor are on disk, and more may come.
+
+        That takes as long as it takes: neither a full disk nor many subscribers are overrun. `read_at` is
+        when the oldest of them was read, in monotonic seconds.
+        """
+        events = taken.events
+        if not events:
+            await asyncio.sleep(0)  # a turn for the others, which `ready` gives otherwise
+        if taken.seq is None:
+            assert not events
+            return
+        cursor = UpstreamCursor(self._origin, taken.seq, taken.provisional, taken.fell_from)
+        if not events and cursor == self._log.upstream:
+            return
+        batch = self._sequencer.stamp(events)
+        while True:
+            try:
+                await self._log.append(batch, cursor)
+            except LogUnwritable as error:
+                self._metrics.log_failures.inc()
+                self._conditions.begin(
+                    "log_unwritable", f"{error}: upstream is held until the log can be written"
+                )
+                await asyncio.sleep(WRITE_AGAIN_S)
+            else:
+                break
+        self._conditions.end("log_unwritable")
+        self._metrics.count_events(batch)
+        if events:
+            await self._ready(read_at)
+
+
+async def _start(server: Server, flag: str, address: Address) -> int:
+    try:
+        return await server.start(*address)
+    except OSError as error:
+        problem = (error.strerror or str(error)).partition(" (while ")[0]  # Python repeats the address
+        raise SettingError(flag, str(address), f"cannot be listened on: {problem}") from error
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return what went wrong first, out of a task group: a person wants to read that, not the group."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def raise_file_limit(subscribers_max: int) -> int | None:
+    """Raise the soft limit of open files to the hard one; return how many subscribers fit if not all do."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        log.info("raised the limit of open files", soft=soft, hard=hard)
+    if hard == resource.RLIM_INFINITY or hard >= subscribers_max + FILES_BESIDE_SUBSCRIBERS:
+        return None
+    return max(hard - min(FILES_KEPT, hard // 8) - FILES_OF_OUR_OWN, 0)
+
+
+async def _warn_of_files(service: Service, subscribers: int) -> None:
+    """Say how many subscribers the limit of open files has room for, and what to do, once the server runs."""
+    await service.started.wait()
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = service.settings.max_subscribers + FILES_BESIDE_SUBSCRIBERS
+    text = (
+        f"the limit of open files is below what may be needed: there is room for {subscribers} subscribers."
+        f" Raise it (`ulimit -Hn {needed}`, with systemd LimitNOFILE={needed}, with Docker"
+        f" --ulimit nofile={needed}), or set --max-subscribers {subscribers}"
+    )
+    log.warning(text, limit=limit, needed=needed)
+
+
+async def serve(settings: Settings) -> None:
+    """Run a service until SIGTERM or SIGINT; a second signal ends the process at once."""
+    fit = raise_file_limit(settings.max_subscribers)
+    gc.collect()  # what the imports left, before it is put out of the collector's sight
+    calm_collector()
+    service = Service(settings)
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(name)
+            signal.signal(name, signal.SIG_DFL)
+        service.stop()
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop)
+    upkeep = [loop.create_task(collect_young()), loop.create_task(release_memory())]
+    if fit is not None:
+        upkeep.append(loop.create_task(_warn_of_files(service, fit)))
+    try:
+        await service.run()
+    finally:
+        for task in upkeep:
+            task.cancel()

@@ -1,0 +1,1 @@
+"""The formats of AT Protocol: DAG-CBOR, CAR. Pure."""

@@ -1,0 +1,92 @@
+"""Reading a whole log at once, beside whoever writes it: for the commands, not for the server."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jetstream.errors import LogError
+from jetstream.eventlog.sqlite.reader import load, scan
+from jetstream.eventlog.sqlite.repair import existing
+from jetstream.eventlog.sqlite.schema import bytes_on_disk, check_schema, explained, open_reader
+from jetstream.model.batch import Batch
+from jetstream.model.filter import EVERYTHING, Filter
+
+
+@dataclass
+class Contents:
+    """What a log holds, counted event by event."""
+
+    bytes_on_disk: int
+    floor: int
+    tip: int
+    origin: str | None
+    seq: int | None
+    blocks: int
+    oldest_us: int | None = None
+    newest_us: int | None = None
+    kinds: Counter[bytes] = field(default_factory=Counter)
+    collections: Counter[bytes] = field(default_factory=Counter)
+    text_bytes: int = 0  # of all values but the times
+
+
+def selected(directory: Path, position: int, stop: int | None, wanted: Filter) -> Iterator[tuple[Batch, int]]:
+    """Yield the wanted events in `[position, stop)`, each as a batch and an index in it; None: up to the tip.
+
+    Raises LogError.
+    """
+    path = existing(directory)
+    with explained(path, LogError), closing(open_reader(path)) as connection:
+        check_schema(path, connection)
+        yield from _selected(connection, position, _tip(connection) + 1 if stop is None else stop, wanted)
+
+
+def contents(directory: Path) -> Contents:
+    """Count what a log holds. Raises LogError."""
+    path = existing(directory)
+    with explained(path, LogError), closing(open_reader(path)) as connection:
+        check_schema(path, connection)
+        floor, tip, origin, seq = connection.execute(
+            "SELECT floor_us, tip_us, origin, seq FROM state"
+        ).fetchone()
+        (blocks,) = connection.execute("SELECT count(*) FROM block").fetchone()
+        counted = Contents(bytes_on_disk(path), floor, tip, origin, seq, blocks)
+        for batch in _batches(connection, floor, tip + 1, EVERYTHING):
+            _count(counted, batch)
+        return counted
+
+
+def _count(counted: Contents, batch: Batch) -> None:
+    if counted.oldest_us is None:
+        counted.oldest_us = batch.first
+    counted.newest_us = batch.last
+    counted.kinds.update(batch.kinds)
+    counted.collections.update(filter(None, batch.collections))
+    for column in (batch.dids, batch.collections, batch.rkeys, batch.revs, batch.cids, batch.bodies):
+        counted.text_bytes += sum(map(len, column))
+
+
+def _selected(
+    connection: sqlite3.Connection, position: int, stop: int, wanted: Filter
+) -> Iterator[tuple[Batch, int]]:
+    for batch in _batches(connection, position, stop, wanted):
+        for index in wanted.select(batch, batch.index(position), batch.index(stop)):
+            yield batch, index
+        position = max(position, batch.last + 1)
+
+
+def _batches(connection: sqlite3.Connection, position: int, stop: int, wanted: Filter) -> Iterator[Batch]:
+    while position < stop:
+        position, found = scan(connection, position, stop, wanted)
+        batch = load(connection, found) if isinstance(found, int) else found
+        if batch is not None:
+            yield batch
+
+
+def _tip(connection: sqlite3.Connection) -> int:
+    tip_us: int = connection.execute("SELECT tip_us FROM state").fetchone()[0]
+    return tip_us

@@ -1,0 +1,130 @@
+"""Which events a reader wants: the pure part of `wantedCollections` and `wantedDids`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from jetstream.errors import InvalidParameter
+from jetstream.model.batch import Batch
+from jetstream.model.event import ACCOUNT, IDENTITY
+from jetstream.model.syntax import is_did, is_nsid, is_nsid_prefix
+from jetstream.scheduling import Steps, finish
+
+COLLECTIONS_MAX: Final = 100
+DIDS_MAX: Final = 10_000
+DIDS_PER_STEP: Final = 500  # a third of a millisecond
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """A set of events, in one spelling: two filters that ask for the same compare equal.
+
+    Empty `collections` and `prefixes` together mean every collection, empty `dids` every repo. A prefix
+    ends in its dot. The collections judge commits only; the DIDs judge every kind of event.
+    """
+
+    collections: frozenset[bytes] = frozenset()
+    prefixes: frozenset[bytes] = frozenset()
+    dids: frozenset[bytes] = frozenset()
+
+    @classmethod
+    def parse(cls, collections: Sequence[str], dids: Sequence[str]) -> Filter:
+        """Read `wantedCollections` and `wantedDids` at once; raises as `parse_steps` does."""
+        return finish(cls.parse_steps(collections, dids))
+
+    @classmethod
+    def parse_steps(cls, collections: Sequence[str], dids: Sequence[str]) -> Steps[Filter]:
+        """Read `wantedCollections` and `wantedDids`, in steps of well under a millisecond.
+
+        Raises InvalidParameter for more than 100 collections or 10,000 DIDs, for a collection that is
+        neither an NSID nor segments followed by `.*`, and for a DID that is none.
+        """
+        if len(collections) > COLLECTIONS_MAX:
+            raise InvalidParameter(
+                "wantedCollections", str(len(collections)), f"are too many: at most {COLLECTIONS_MAX}"
+            )
+        if len(dids) > DIDS_MAX:
+            raise InvalidParameter("wantedDids", str(len(dids)), f"are too many: at most {DIDS_MAX}")
+        named = yield from _dids(dids)
+        full, prefixes = _split(collections)
+        prefixes = {p for p in prefixes if not _starts(p[:-1], prefixes)}
+        return cls(
+            frozenset(name.encode() for name in full if not _starts(name, prefixes)),
+            frozenset(prefix.encode() for prefix in prefixes),
+            frozenset(named),
+        )
+
+    @property
+    def every_collection(self) -> bool:
+        """Whether commits of every collection are wanted."""
+        return not self.collections and not self.prefixes
+
+    @property
+    def everything(self) -> bool:
+        """Whether every event is wanted."""
+        return not self.dids and self.every_collection
+
+    def wants_collection(self, collection: bytes) -> bool:
+        """Tell whether commits to `collection` are wanted, whatever their repo."""
+        return (
+            collection in self.collections
+            or any(map(collection.startswith, self.prefixes))
+            or self.every_collection
+        )
+
+    def wants(self, kind: bytes, did: bytes, collection: bytes) -> bool:
+        """Tell whether one event is wanted."""
+        if self.dids and did not in self.dids:
+            return False
+        return kind == IDENTITY or kind == ACCOUNT or self.wants_collection(collection)
+
+    def select(self, batch: Batch, start: int, stop: int) -> Sequence[int]:
+        """Return the indices of the wanted events of `batch[start:stop]`, rising."""
+        if self.everything:
+            return range(start, stop)
+        if self.dids:
+            dids, named_dids = batch.dids, self.dids
+            named = [i for i in range(start, stop) if dids[i] in named_dids]
+            return [i for i in named if self.wants(batch.kinds[i], dids[i], batch.collections[i])]
+        column = batch.collections[start:stop]
+        # Identity and account events have no collection: the empty name stands for them here.
+        wanted = {name for name in set(column) if not name or self.wants_collection(name)}
+        return [i for i, name in enumerate(column, start) if name in wanted]
+
+
+def _dids(dids: Sequence[str]) -> Steps[set[bytes]]:
+    named: set[bytes] = set()
+    for start in range(0, len(dids), DIDS_PER_STEP):
+        for did in dids[start : start + DIDS_PER_STEP]:
+            if not is_did(did):
+                raise InvalidParameter("wantedDids", did, "is not a DID, such as did:plc:…")
+            named.add(did.encode())
+        yield
+    return named
+
+
+def _split(collections: Iterable[str]) -> tuple[set[str], set[str]]:
+    """Part full NSIDs from prefixes; a prefix keeps its dot and loses its star."""
+    full: set[str] = set()
+    prefixes: set[str] = set()
+    for name in collections:
+        if is_nsid(name):
+            full.add(name)
+        elif name.endswith("*") and is_nsid_prefix(name[:-1]):
+            prefixes.add(name[:-1])
+        else:
+            raise InvalidParameter(
+                "wantedCollections",
+                name,
+                "is neither a collection, such as app.bsky.feed.like, nor a prefix, such as app.bsky.feed.*",
+            )
+    return full, prefixes
+
+
+def _starts(name: str, prefixes: set[str]) -> bool:
+    return any(name.startswith(prefix) for prefix in prefixes)
+
+
+EVERYTHING: Final = Filter()

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.builders import Raw, cbor_map, cid_of, dag_cbor, head, nested
+
+from jetstream.atproto.cbor import Link, Unreadable, decode, decode_lax, decode_pair, depth
+
+LINK = cid_of(b"what is linked to")
+
+
+def test_two_objects_are_a_frame() -> None:
+    assert decode_pair(dag_cbor({"op": 1}) + dag_cbor({"a": LINK})) == ({"op": 1}, {"a": bytes(LINK)})
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        dag_cbor({}),
+        dag_cbor({}) * 3,
+        bytes.fromhex("a2626f700161746723636f6d6d6974") + dag_cbor({}),
+        cbor_map([("op", 1), ("a", 1)]),
+        cbor_map([("op", 1), ("a", 1)]) * 3,
+        dag_cbor({}) + b"\xff",
+        dag_cbor({}) + b"\xa1",
+        b"\xff" + dag_cbor({}),
+        b"\x81" * 10_000,
+        dag_cbor({}) + nested(10_000),
+        dag_cbor({}) + b"\x9b" + b"\xff" * 8,
+    ],
+)
+def test_anything_else_is_no_frame(raw: bytes) -> None:
+    with pytest.raises(Unreadable):
+        decode_pair(raw)
+
+
+def test_one_object_is_one_object() -> None:
+    assert decode(dag_cbor([1, "a", None])) == [1, "a", None]
+    assert decode(cbor_map([("b", 1), ("a", 2)])) == {"b": 1, "a": 2}
+    for raw in (b"", b"\x01\x01", b"\xff"):
+        with pytest.raises(Unreadable):
+            decode(raw)
+
+
+def test_the_lax_way_tells_links_from_byte_strings() -> None:
+    link, other = decode_lax(dag_cbor([LINK, bytes(LINK)]), 1)[0]
+
+    assert (type(link), type(other)) == (Link, bytes)
+    assert link == other == LINK
+
+
+def test_the_lax_way_takes_as_many_objects_as_there_are() -> None:
+    assert decode_lax(b"\x01\x02\x03", 3) == [1, 2, 3]
+    for count in (2, 4):
+        with pytest.raises(Unreadable):
+            decode_lax(b"\x01\x02\x03", count)
+
+
+def test_only_links_are_tagged() -> None:
+    """Left to itself cbor2 makes dates, compiles patterns and shares values."""
+    for tag in (*range(42), *range(43, 300), 1000, 1001, 43000, 55799, 2**32, 2**64 - 1):
+        for value in (0, 1.5, "2024-09-05T06:11:04Z", "a(", b"\x01", [1, 2], {"a": 1}):
+            with pytest.raises(Unreadable):
+                decode(head(6, tag) + dag_cbor(value))
+
+
+@pytest.mark.parametrize("value", [None, 1, "text", [b"\0"], {}, b"", b"\x01" + LINK, Raw(dag_cbor(LINK))])
+def test_a_link_is_a_zero_and_a_cid(value: object) -> None:
+    with pytest.raises(Unreadable):
+        decode_lax(head(6, 42) + dag_cbor(value), 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "levels"),
+    [
+        (1, 0),
+        ({}, 1),
+        ([], 1),
+        ({"a": 1}, 1),
+        ({"a": [1]}, 2),
+        ([[], [[]], {}], 3),
+        ({"a": {"b": {"c": []}}}, 4),
+    ],
+)
+def test_depth_counts_containers(value: object, levels: int) -> None:
+    assert depth(value) == levels
+
+
+def test_depth_needs_no_stack() -> None:
+    value: object = 1
+    for _ in range(100_000):
+        value = [value]
+
+    assert depth(value) == 100_000
+    while isinstance(value, list):  # let go of it level by level: the interpreter's own way recurses
+        value = value.pop()
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**64), 2**64 - 1)
+    | st.text()
+    | st.binary(max_size=20)
+    | st.floats(width=64),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.lists(VALUES, min_size=1, max_size=3))
+def test_what_was_encoded_is_decoded(values: list[object]) -> None:
+    raw = b"".join(map(dag_cbor, values))
+
+    assert [dag_cbor(value) for value in decode_lax(raw, len(values))] == [
+        dag_cbor(value) for value in values
+    ]
+
+
+@given(st.binary(max_size=80))
+@settings(max_examples=200)
+def test_noise_is_unreadable_or_read(noise: bytes) -> None:
+    for read in (decode, decode_pair):
+        try:
+            read(noise)
+        except Unreadable:
+            continue

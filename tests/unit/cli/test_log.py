@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jetstream.cli.log import cat, check, parse_moment, repair, stats
+from jetstream.delivery.wires import V1
+from jetstream.errors import InvalidParameter, LogError, SettingError
+from jetstream.eventlog import UpstreamCursor
+from jetstream.eventlog.sqlite import upkeep as maintenance
+from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.model.batch import Batch
+
+BatchOf = Callable[[range], Batch]
+START = 1_700_000_000_000_000
+
+
+@pytest.fixture
+async def directory(
+    tmp_path: Path, batch_of: BatchOf, cursor: UpstreamCursor, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    monkeypatch.setattr(maintenance, "BLOCK_EVENTS", 300)
+    log = await SqliteLog.open(tmp_path)
+    for start in range(START, START + 1000, 100):
+        await log.append(batch_of(range(start, start + 100)), cursor)
+    await log.maintain()
+    await log.close()
+    return tmp_path
+
+
+def written(capsysbinary: pytest.CaptureFixture[bytes]) -> list[bytes]:
+    return capsysbinary.readouterr().out.splitlines()
+
+
+def test_cat_writes_every_event_as_v1(
+    directory: Path, capsysbinary: pytest.CaptureFixture[bytes], batch_of: BatchOf
+) -> None:
+    cat(data_dir=directory)
+    batch = batch_of(range(START, START + 1000))
+    assert written(capsysbinary) == [V1.message(batch, index) for index in range(1000)]
+
+
+def test_cat_takes_a_range_and_a_filter(directory: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    cat(
+        data_dir=directory,
+        since=str(START + 100),
+        until=str(START + 800),
+        collection=["app.bsky.feed.like"],
+        did=["did:plc:repo3"],
+    )
+    events = [json.loads(line) for line in written(capsysbinary)]
+    assert len(events) > 20
+    assert all(START + 100 <= event["time_us"] < START + 800 for event in events)
+    assert {event["did"] for event in events} == {"did:plc:repo3"}
+    assert {event.get("commit", {}).get("collection") for event in events} == {None, "app.bsky.feed.like"}
+
+
+def test_cat_survives_a_closed_pipe(directory: Path) -> None:
+    command = [sys.executable, "-m", "jetstream", "log", "cat", "--data-dir", str(directory)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read(10) == b'{"did":"di'
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 0
+
+
+async def test_all_but_repair_run_beside_a_writer(
+    directory: Path, capsysbinary: pytest.CaptureFixture[bytes], batch_of: BatchOf, cursor: UpstreamCursor
+) -> None:
+    log = await SqliteLog.open(directory)
+    await log.append(batch_of(range(START + 1000, START + 1010)), cursor)
+    stats(data_dir=directory)
+    assert b"1,010" in written(capsysbinary)[0]
+    check(data_dir=directory)
+    assert b"1,010 events in 3 blocks" in written(capsysbinary)[-1]
+    cat(data_dir=directory)
+    assert len(written(capsysbinary)) == 1010
+    with pytest.raises(LogError, match="writes this log"):
+        repair(data_dir=directory)
+    await log.close()
+
+
+def test_stats_says_what_is_there(directory: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    stats(data_dir=directory)
+    lines = dict(line.split(maxsplit=1) for line in written(capsysbinary))
+    assert lines[b"events"] == b"1,000"
+    assert lines[b"blocks"] == b"3"
+    assert lines[b"upstream"] == b"relay.example:443, seq 7"
+    assert lines[b"oldest"].startswith(b"1700000000000000 (2023-11-14T22:13:20.000+00:00)")
+    assert sum(int(lines[kind].replace(b",", b"")) for kind in (b"create", b"delete", b"account")) == 1000
+
+
+def test_where_no_log_is_the_commands_say_so(tmp_path: Path) -> None:
+    with pytest.raises(LogError, match="no log was written"):
+        stats(data_dir=tmp_path)
+
+
+def test_damage_ends_check_with_1_and_repair_mends_it(
+    directory: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    path = directory / "jetstream.db"
+    with sqlite3.connect(path) as connection:
+        (bodies,) = connection.execute("SELECT bodies FROM block LIMIT 1 OFFSET 1").fetchone()
+    connection.close()
+    data = bytearray(path.read_bytes())
+    data[data.index(bodies[:100]) + 50] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(SystemExit) as ended:
+        check(data_dir=directory)
+    assert ended.value.code == 1
+    assert b"damaged: " in written(capsysbinary)[0]
+    repair(data_dir=directory)
+    assert b"jetstream.db.damaged-1" in written(capsysbinary)[-1]
+    check(data_dir=directory)
+    assert b"are whole" in written(capsysbinary)[-1]
+    repair(data_dir=directory)
+    assert b"nothing was changed" in written(capsysbinary)[-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("1700000000000001", 1_700_000_000_000_001),
+        ("2023-11-14T22:13:20Z", START),
+        ("2023-11-14T22:13:20", START),
+        ("2023-11-15T00:13:20.000007+02:00", START + 7),
+        ("2023-11-14", START - 80_000_000_000),
+    ],
+)
+def test_moments(text: str, moment: int) -> None:
+    assert parse_moment("--since", text) == moment
+
+
+def test_bad_parameters_are_named(directory: Path) -> None:
+    with pytest.raises(SettingError, match=r"--since.*yesterday"):
+        cat(data_dir=directory, since="yesterday")
+    with pytest.raises(InvalidParameter, match="nonsense"):
+        cat(data_dir=directory, collection=["nonsense"])

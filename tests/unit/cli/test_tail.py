@@ -1,0 +1,58 @@
+"""What `jetstream tail` is told on its command line."""
+
+from __future__ import annotations
+
+import pytest
+
+from jetstream import cli
+from jetstream.cli.tail import _start
+from jetstream.errors import SettingError
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--since", "yesterday"], "--since: 'yesterday' is not a duration such as 90m, 24h or 3d"),
+        (["--since", "0s"], "--since: '0s' must be longer than nothing"),
+        (["--since", "10m", "--cursor", "5"], "--since: '10m' cannot be given together with --cursor 5"),
+        (["--cursor", "now"], 'Invalid value for --cursor: unable to convert "now" into int.'),
+        (["--cursor", "-5"], 'Invalid value "-5" for --cursor. Must be >= 0.'),
+        (["--limit", "0"], 'Invalid value "0" for --limit. Must be >= 1.'),
+        (["--limit", "few"], 'Invalid value for --limit: unable to convert "few" into int.'),
+        (["--did", "alice"], "--did: 'alice' is not a DID, such as did:plc:…"),
+        (["--collection", "app"], "--collection: 'app' is neither a collection,"),
+        (["ftp://jetstream.example"], "URL: 'ftp://jetstream.example' is not a host or URL such as"),
+        (["localhost?compress=true"], "URL: 'localhost?compress=true' has compress, but"),
+        (["--wanted", "x"], "Unknown option: --wanted."),
+    ],
+)
+def test_a_bad_value_exits_2_with_one_line_that_names_it(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["tail", *arguments])
+    out, err = capsys.readouterr()
+    assert ended.value.code == 2
+    assert err.startswith(f"jetstream: {said}")
+    assert err.count("\n") == 1
+    assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("since", "cursor", "start"),
+    [
+        (None, None, None),
+        (None, 0, 0),
+        (None, 7, 7),
+        ("10m", None, 1_000_000_000_000_000 - 600_000_000),
+        ("1ms", None, 1_000_000_000_000_000 - 1000),
+        ("99999w", None, 0),
+    ],
+)
+def test_where_to_begin(since: str | None, cursor: int | None, start: int | None) -> None:
+    assert _start(since, cursor, clock=lambda: 1_000_000_000_000_000) == start
+
+
+def test_two_beginnings_are_one_too_many() -> None:
+    with pytest.raises(SettingError):
+        _start("10m", 0)

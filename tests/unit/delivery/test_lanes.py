@@ -1,0 +1,60 @@
+"""How subscribers are spread over lanes. What a hub does with them is in `test_hub`."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jetstream.delivery.lanes import LANE_SUBSCRIBERS, LANES_MAX, Lane, Lanes
+
+
+def fill(lanes: Lanes, count: int) -> list[Lane]:
+    """Let so many subscribers in; return their lanes."""
+    entered = []
+    for _ in range(count):
+        entered.append(lanes.for_newcomer())
+        lanes.enter(entered[-1])
+    return entered
+
+
+@given(st.integers(0, 2 * LANES_MAX * LANE_SUBSCRIBERS))
+def test_lanes_are_as_many_as_there_are_subscribers_for_and_alike(count: int) -> None:
+    lanes = Lanes(1)
+    entered = fill(lanes, count)
+    assert len(lanes) == min(max(-(-count // LANE_SUBSCRIBERS), 1), LANES_MAX)
+    sizes = [lane.subscribers for lane in dict.fromkeys(entered)]
+    assert sum(sizes) == count
+    if count >= LANES_MAX * LANE_SUBSCRIBERS:
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_lane_ends_with_its_last_subscriber_but_one_is_always_there() -> None:
+    lanes = Lanes(1)
+    entered = fill(lanes, 2 * LANE_SUBSCRIBERS)
+    first, second = dict.fromkeys(entered)
+    for lane in entered:
+        if lane is second:
+            lanes.leave(lane)
+    assert len(lanes) == 1
+    for _ in range(first.subscribers):
+        lanes.leave(first)
+    assert len(lanes) == 1
+    assert lanes.for_newcomer() is first
+
+
+def test_a_new_lane_begins_where_the_foremost_is() -> None:
+    lanes = Lanes(1)
+    first = fill(lanes, LANE_SUBSCRIBERS)[0]
+    first.move(10)
+    second = fill(lanes, LANE_SUBSCRIBERS)[0]
+    second.move(20)
+    assert lanes.hindmost is first
+    assert lanes.for_newcomer().position == 20
+    assert (second.flushed_from, second.position) == (10, 20)
+
+
+def test_whoever_is_asked_for_a_lane_and_does_not_enter_leaves_nothing_behind() -> None:
+    lanes = Lanes(1)
+    fill(lanes, LANE_SUBSCRIBERS)
+    lanes.for_newcomer()
+    assert len(lanes) == 1

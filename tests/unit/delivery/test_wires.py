@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.builders import Op, account, cid_of, commit, create, dag_cbor, delete, event, from_json, identity
+from tests.fixtures import captured_frames, json_lines
+from websockets.client import ClientProtocol
+from websockets.frames import Opcode
+from websockets.protocol import State
+from websockets.uri import parse_uri
+
+from jetstream.delivery.wires import CLASSIC, V1, WIRES, Wire, head, message_bytes
+from jetstream.ingest import Sequencer
+from jetstream.model.batch import Batch
+from jetstream.model.event import CREATE, DELETE, Event
+from jetstream.upstream.decode import decode
+
+LIKED = {
+    "$type": "app.bsky.feed.like",
+    "createdAt": "2024-09-05T06:11:06.451Z",
+    "subject": {
+        "cid": "bafyreihdlrrfxc4l5few7lso3u36zf655omeuso3y3dnersr5mm3r7mbyu",
+        "uri": "at://did:plc:ou4u4h3khiaym4a43r7uwp4f/app.bsky.feed.post/3l3e3vz53lu2d",
+    },
+}
+REPO, FOLLOWER, NAMED = (
+    f"did:plc:{name}"
+    for name in ("stk5dhwhpcjxtlwnhbknmfgx", "rfov6bpyztcnedeyyzgfq42k", "ufbl4k27gp6kzas5glhz7fim")
+)
+EXAMPLES = [
+    (
+        1725516666734038,
+        commit(1, [create("app.bsky.feed.like/3l3f6nzhls32g", LIKED)], repo=REPO, rev="3l3f6nzhvkl2g"),
+        (
+            b'{"did":"did:plc:stk5dhwhpcjxtlwnhbknmfgx","time_us":1725516666734038,"type":"com","commit":'
+            b'{"rev":"3l3f6nzhvkl2g","type":"c","collection":"app.bsky.feed.like","rkey":"3l3f6nzhls32g","record":'
+            b'{"$type":"app.bsky.feed.like","createdAt":"2024-09-05T06:11:06.451Z","subject":{"cid":'
+            b'"bafyreihdlrrfxc4l5few7lso3u36zf655omeuso3y3dnersr5mm3r7mbyu","uri":'
+            b'"at://did:plc:ou4u4h3khiaym4a43r7uwp4f/app.bsky.feed.post/3l3e3vz53lu2d"}}}}'
+        ),
+    ),
+    (
+        1725516666833633,
+        commit(2, [delete("app.bsky.graph.follow/3l3dn7tku762u")], repo=FOLLOWER, rev="3l3f6nzl3cv2s"),
+        (
+            b'{"did":"did:plc:rfov6bpyztcnedeyyzgfq42k","time_us":1725516666833633,"type":"com","commit":'
+            b'{"rev":"3l3f6nzl3cv2s","type":"d","collection":"app.bsky.graph.follow","rkey":"3l3dn7tku762u"}}'
+        ),
+    ),
+    (
+        1725516665234703,
+        identity(1409752997, did=NAMED, handle="yohenrique.bsky.social"),
+        (
+            b'{"did":"did:plc:ufbl4k27gp6kzas5glhz7fim","time_us":1725516665234703,"type":"id","identity":'
+            b'{"did":"did:plc:ufbl4k27gp6kzas5glhz7fim","handle":"yohenrique.bsky.social","seq":1409752997,'
+            b'"time":"2024-09-05T06:11:04.870Z"}}'
+        ),
+    ),
+    (
+        1725516665333808,
+        account(1409753013, did=NAMED),
+        (
+            b'{"did":"did:plc:ufbl4k27gp6kzas5glhz7fim","time_us":1725516665333808,"type":"acc","account":'
+            b'{"active":true,"did":"did:plc:ufbl4k27gp6kzas5glhz7fim","seq":1409753013,'
+            b'"time":"2024-09-05T06:11:04.870Z"}}'
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("time", "frame", "expected"), EXAMPLES, ids=["create", "delete", "identity", "account"]
+)
+def test_the_four_examples_byte_for_byte(time: int, frame: bytes, expected: bytes) -> None:
+    batch = Sequencer(0, lambda: time).stamp(decode(frame).events)
+
+    assert CLASSIC.message(batch, 0) == expected
+
+
+def test_the_v1_wire_of_a_create_a_delete_an_identity_and_an_account() -> None:
+    messages = [V1.message(Batch.of(decode(frame).events, [time]), 0) for time, frame, _ in EXAMPLES]
+    cid = cid_of(dag_cbor(LIKED))
+
+    assert messages[0].startswith(
+        b'{"did":"did:plc:stk5dhwhpcjxtlwnhbknmfgx","time_us":1725516666734038,"kind":"commit","commit":'
+        b'{"rev":"3l3f6nzhvkl2g","operation":"create","collection":"app.bsky.feed.like","rkey":"3l3f6nzhls32g","record":{'
+    )
+    assert list(json.loads(messages[0])["commit"]) == [
+        "rev",
+        "operation",
+        "collection",
+        "rkey",
+        "record",
+        "cid",
+    ]
+    assert from_json({"$link": json.loads(messages[0])["commit"]["cid"]}) == cid
+    assert messages[1:] == [
+        EXAMPLES[1][2]
+        .replace(b'"type":"com"', b'"kind":"commit"')
+        .replace(b'"type":"d"', b'"operation":"delete"'),
+        EXAMPLES[2][2].replace(b'"type":"id"', b'"kind":"identity"'),
+        EXAMPLES[3][2].replace(b'"type":"acc"', b'"kind":"account"'),
+    ]
+
+
+# Real events
+
+
+def classic(v1: dict[str, Any]) -> dict[str, Any]:
+    """Spell an event of the v1 wire as the classic one does."""
+    kind = v1["kind"]
+    spelled = {
+        "did": v1["did"],
+        "type": {"commit": "com", "identity": "id", "account": "acc"}[kind],
+        kind: v1[kind],
+    }
+    if kind == "commit":
+        op = {"type" if key == "operation" else key: value for key, value in v1[kind].items() if key != "cid"}
+        spelled[kind] = op | {"type": op["type"][0]}
+    return spelled
+
+
+def untimed(message: bytes) -> dict[str, Any]:
+    return {key: value for key, value in json.loads(message).items() if key != "time_us"}
+
+
+def test_every_event_of_the_captured_frames_in_both_wires() -> None:
+    events = [event for frame in captured_frames() for event in decode(frame).events]
+    expected = json_lines("firehose/events.v1.jsonl")
+    batch = Batch.of(events, range(1, len(events) + 1))
+
+    assert len(events) == len(expected) == 92
+    for index, wanted in enumerate(expected):
+        assert untimed(V1.message(batch, index)) == {key: wanted[key] for key in wanted if key != "time_us"}
+        assert untimed(CLASSIC.message(batch, index)) == classic(wanted)
+
+
+def upstream(v1: dict[str, Any], seq: int) -> bytes:
+    """Make the frame that an event of the v1 wire must have come of."""
+    if v1["kind"] == "identity":
+        return identity(**v1["identity"])
+    if v1["kind"] == "account":
+        return account(**v1["account"])
+    op = v1["commit"]
+    path = f"{op['collection']}/{op['rkey']}"
+    return commit(
+        seq, [Op(op["operation"], path, from_json(op.get("record")))], repo=v1["did"], rev=op["rev"]
+    )
+
+
+def test_golden_events_of_every_kind_come_back_from_their_frames() -> None:
+    golden = json_lines("firehose/golden_v1.jsonl")
+    batches = [Batch.of(decode(upstream(v1, 7)).events, [v1["time_us"]]) for v1 in golden]
+
+    assert {v1["kind"] for v1 in golden} == {"commit", "identity", "account"}
+    assert {v1["commit"]["operation"] for v1 in golden if "commit" in v1} == {"create", "update", "delete"}
+    assert [json.loads(V1.message(batch, 0)) for batch in batches] == golden
+    assert [untimed(CLASSIC.message(batch, 0)) for batch in batches] == [classic(v1) for v1 in golden]
+
+
+# Messages and frames
+
+
+@pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES.keys())
+def test_percent_signs_are_only_that(wire: Wire) -> None:
+    odd = event(did="did:web:a%3A%b%d", body=b'{"text":"100% %b %d %(x)s"}')
+    message = json.loads(wire.message(Batch.of([odd], [1]), 0))
+
+    assert message["did"] == "did:web:a%3A%b%d"
+    assert message["commit"]["record"] == {"text": "100% %b %d %(x)s"}
+
+
+def sized(size: int, wire: Wire = CLASSIC) -> Event:
+    """Make an event whose message has the given number of bytes."""
+    bare = len(wire.message(Batch.of([event(body=b'""')], [1]), 0))
+    return event(body=b'"%b"' % (b"x" * (size - bare)))
+
+
+def received(data: bytes) -> list[bytes]:
+    """Read text messages as a client does that somebody else wrote."""
+    client = ClientProtocol(parse_uri("ws://localhost/"), state=State.OPEN, max_size=None)
+    client.receive_data(data)
+    frames = client.events_received()
+    assert all(frame.opcode is Opcode.TEXT and frame.fin for frame in frames)  # type: ignore[union-attr]
+    return [bytes(frame.data) for frame in frames]  # type: ignore[union-attr]
+
+
+SIZES = [0, 1, 125, 126, 127, 4_095, 4_096, 65_535, 65_536, 2_000_000]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_heads_are_read_by_others(size: int) -> None:
+    assert received(head(size) + b"x" * size) == [b"x" * size]
+    assert message_bytes(len(head(size)) + size) == size
+
+
+@pytest.mark.parametrize("size", [size for size in SIZES if size > 200])
+def test_frames_hold_their_messages_whatever_their_length(size: int) -> None:
+    batch = Batch.of([sized(size), event(DELETE)], [1, 2])
+    messages = [CLASSIC.message(batch, index) for index in range(2)]
+
+    assert len(messages[0]) == size
+    assert received(b"".join(CLASSIC.frames(batch, 2))) == messages
+    assert message_bytes(len(CLASSIC.frames(batch, 2)[0])) == size
+
+
+def test_frames_are_made_once_and_grow_with_the_batch() -> None:
+    batch = Batch.of([event(rkey=str(number)) for number in range(3)], [1, 2, 3])
+    first = list(CLASSIC.frames(batch, 2))
+    batch.extend(Batch.of([event(rkey="3")], [4]))
+    more = CLASSIC.frames(batch, 4)
+
+    assert len(first) == 2
+    assert [ours is theirs for ours, theirs in zip(first, more, strict=False)] == [True, True]
+    assert [json.loads(message)["commit"]["rkey"] for message in received(b"".join(more))] == [
+        "0",
+        "1",
+        "2",
+        "3",
+    ]
+    assert CLASSIC.frames(batch, 1) is more
+    assert V1.frames(batch, 4) != more
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, unique=True), st.integers(0, 10))
+def test_some_frames_are_the_frames_of_some_events(indices: list[int], made: int) -> None:
+    indices.sort()
+    events = [event(CREATE if number % 2 else DELETE, rkey=str(number)) for number in range(10)]
+    batch = Batch.of(events, range(10))
+    CLASSIC.frames(batch, made)
+    some = CLASSIC.some_frames(batch, indices)
+
+    assert len(batch.frames["classic"]) == made
+    assert some == [CLASSIC.frames(batch, 10)[index] for index in indices]

@@ -1,0 +1,31 @@
+"""What the tests of the log share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from tests.unit.eventlog.events import make_event
+
+from jetstream.eventlog import UpstreamCursor
+from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.model.batch import Batch
+
+
+@pytest.fixture
+def batch_of() -> Callable[[range], Batch]:
+    """Make a batch whose events have the given times, and are told by them."""
+    return lambda times: Batch.of([make_event(time) for time in times], times)
+
+
+@pytest.fixture
+def cursor() -> UpstreamCursor:
+    return UpstreamCursor("relay.example:443", 7)
+
+
+@pytest.fixture
+async def log(tmp_path: Path) -> AsyncIterator[SqliteLog]:
+    log = await SqliteLog.open(tmp_path)
+    yield log
+    await log.close()

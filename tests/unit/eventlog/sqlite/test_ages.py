@@ -1,0 +1,219 @@
+"""Retention by time goes by when an event was stored, also where positions do not say it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jetstream.conditions import Conditions
+from jetstream.eventlog import UpstreamCursor
+from jetstream.eventlog.sqlite import store as sqlite
+from jetstream.eventlog.sqlite import upkeep as maintenance
+from jetstream.eventlog.sqlite.ages import STEP_ROWS
+from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.model.batch import Batch
+from jetstream.model.filter import EVERYTHING
+
+BatchOf = Callable[[range], Batch]
+CURSOR = UpstreamCursor("a:1", 7)
+SECOND = 1_000_000
+HOUR = 3600 * SECOND
+YEAR = 365 * 24 * HOUR
+BEGAN = 1_700_000_000 * SECOND
+
+
+class Machine:
+    """A log on a machine whose clock can be set; events are stored as a sequencer stamps them."""
+
+    def __init__(self, directory: Path, batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.directory = directory
+        self.batch_of = batch_of
+        self.elapsed = 0
+        self.offset = BEGAN
+        monkeypatch.setattr(sqlite, "elapsed_us", lambda: self.elapsed)
+        self.log: SqliteLog
+
+    async def open(self, retention_s: float = 60.0) -> None:
+        self.log = await SqliteLog.open(
+            self.directory, retention_s=retention_s, clock=lambda: self.elapsed + self.offset
+        )
+
+    async def run(self, seconds: int, events: int = 10) -> None:
+        """Store some events each second, and do the upkeep."""
+        for _ in range(seconds):
+            self.elapsed += SECOND
+            if events:
+                first = max(self.elapsed + self.offset, self.log.tip + 1)
+                await self.log.append(self.batch_of(range(first, first + events)), CURSOR)
+            await self.log.maintain()
+
+    @property
+    def kept(self) -> int:
+        return self.log.statistics().events
+
+
+@pytest.fixture
+async def machine(tmp_path: Path, batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    monkeypatch.setattr(maintenance, "BLOCK_EVENTS", 20)
+    monkeypatch.setattr(sqlite, "MAINTAIN_EVERY_S", 3600.0)
+    machine = Machine(tmp_path, batch_of, monkeypatch)
+    await machine.open()
+    return machine
+
+
+async def test_with_a_right_clock_nothing_is_noted(machine: Machine) -> None:
+    await machine.run(90)
+    assert 590 <= machine.kept <= 640
+    assert machine.log._writer.execute("SELECT count(*) FROM stored").fetchone() == (0,)
+    await machine.log.close()
+
+
+@pytest.mark.parametrize("step", [2 * HOUR, YEAR, 70 * YEAR])
+async def test_positions_in_the_future_are_trimmed_by_when_they_were_stored(
+    machine: Machine, step: int
+) -> None:
+    """The process began with a wrong clock; then it is set right."""
+    machine.offset += step
+    await machine.run(20)
+    machine.offset -= step
+    await machine.run(50)
+    assert machine.kept >= 600
+    await machine.run(60)
+    assert 590 <= machine.kept <= 640
+    await machine.run(80, events=0)
+    assert machine.kept == 0
+    await machine.log.close()
+
+
+async def test_events_of_before_the_wrong_time_are_not_kept_for_longer(machine: Machine) -> None:
+    await machine.run(50)
+    machine.offset += 2 * HOUR
+    await machine.run(3)
+    machine.offset -= 2 * HOUR
+    await machine.run(30)
+    assert 590 <= machine.kept <= 660
+    await machine.log.close()
+
+
+@pytest.mark.parametrize("step", [90 * SECOND, 2 * HOUR, 54 * YEAR])
+async def test_a_clock_that_is_set_ahead_makes_no_event_older(machine: Machine, step: int) -> None:
+    """The machine booted in 1970, say, and NTP has set its clock since; the clock given has followed."""
+    await machine.run(50)
+    machine.offset += step
+    await machine.run(5)
+    assert machine.kept == 550
+    await machine.run(40)
+    assert 590 <= machine.kept <= 660
+    await machine.log.close()
+
+
+async def test_a_clock_that_is_set_ahead_and_back_changes_no_age(machine: Machine) -> None:
+    for _ in range(3):
+        await machine.run(15)
+        machine.offset += 2 * HOUR
+        await machine.run(5)
+        machine.offset -= 2 * HOUR
+    await machine.run(40)
+    assert 560 <= machine.kept <= 700
+    await machine.run(80, events=0)
+    assert machine.kept == 0
+    await machine.log.close()
+
+
+async def test_ages_survive_a_restart(machine: Machine) -> None:
+    machine.offset += YEAR
+    await machine.run(20)
+    machine.offset -= YEAR
+    await machine.run(20)
+    await machine.log.close()
+    machine.elapsed += 30 * SECOND
+    await machine.open()
+    assert machine.log.clock_offset_us == machine.offset
+    await machine.run(1)
+    assert machine.kept > 200
+    await machine.run(15)
+    assert machine.kept <= 400
+    await machine.log.close()
+
+
+async def test_a_clock_that_is_set_while_no_process_runs_changes_no_age_in_the_same_boot(
+    machine: Machine,
+) -> None:
+    await machine.run(20)
+    await machine.log.close()
+    machine.offset += YEAR
+    await machine.open()
+    await machine.run(1)
+    assert machine.kept == 210
+    await machine.log.close()
+
+
+async def test_another_boot_has_no_offset_to_go_on_with(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await machine.run(3)
+    await machine.log.close()
+    monkeypatch.setattr(sqlite, "boot_id", lambda: "another")
+    await machine.open()
+    assert machine.log.clock_offset_us is None
+    await machine.log.close()
+
+
+async def test_what_is_noted_is_bounded(machine: Machine) -> None:
+    machine.log._retention_s = 10_000.0
+    machine.offset += YEAR
+    await machine.run(3)
+    machine.offset -= YEAR
+    await machine.run(100)
+    (rows,) = machine.log._writer.execute("SELECT count(*) FROM stored").fetchone()
+    assert rows <= 12  # one in ten seconds, a thousandth of the retention
+    machine.log._retention_s = 5.0
+    await machine.run(20)
+    (rows,) = machine.log._writer.execute("SELECT count(*) FROM stored").fetchone()
+    assert rows <= 20
+    machine.offset += YEAR
+    await machine.run(1)
+    assert machine.log._writer.execute("SELECT count(*) FROM stored").fetchone()[0] <= STEP_ROWS
+    await machine.log.close()
+
+
+async def test_everything_that_is_kept_can_be_read(machine: Machine) -> None:
+    machine.offset += YEAR
+    await machine.run(20)
+    machine.offset -= YEAR
+    await machine.run(70)
+    position, times = machine.log.floor, []
+    while (batch := await machine.log.read(position, 1 << 62, EVERYTHING)) is not None:
+        times += batch.times[batch.index(position) :]
+        position = batch.last + 1
+    assert len(times) == machine.kept
+    assert times == sorted(set(times))
+    await machine.log.close()
+
+
+async def test_a_write_ahead_log_that_is_held_is_a_condition_until_it_is_let_go(
+    tmp_path: Path, batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "WAL_BYTES", 100_000)
+    monkeypatch.setattr(sqlite, "WAL_BYTES_BOUND", 200_000)
+    conditions = Conditions()
+    log = await SqliteLog.open(tmp_path, conditions=conditions)
+    await log.append(batch_of(range(1, 10)), CURSOR)
+    other = sqlite3.connect(tmp_path / "jetstream.db", isolation_level=None)
+    other.execute("BEGIN")
+    other.execute("SELECT * FROM state").fetchone()
+    for start in range(10, 3_000, 50):
+        await log.append(batch_of(range(start, start + 50)), CURSOR)
+        await log.maintain()
+    assert log.statistics().wal_bytes > 200_000
+    assert "jetstream.db-wal is" in conditions.reasons["wal"]
+    assert "another program" in conditions.reasons["wal"]
+    other.close()
+    await log.maintain()
+    await log.maintain()
+    assert log.statistics().wal_bytes < 200_000
+    assert not conditions.reasons
+    await log.close()

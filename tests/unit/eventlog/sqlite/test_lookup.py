@@ -1,0 +1,195 @@
+"""Finding events by their content, wherever in the log they are."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from jetstream.eventlog import UpstreamCursor
+from jetstream.eventlog import hot_tail as recent
+from jetstream.eventlog.sqlite import lookup
+from jetstream.eventlog.sqlite import upkeep as maintenance
+from jetstream.eventlog.sqlite.schema import DATABASE
+from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.model.batch import Batch
+from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, Event, Key
+
+CURSOR = UpstreamCursor("relay.example:443", 1)
+
+
+def commit(number: int, did: bytes = b"did:plc:a", kind: bytes = CREATE) -> Event:
+    return Event(
+        kind, did, b"x.y.z", b"%d" % number, b"rev%d" % number, b"", b"" if kind == DELETE else b"{}"
+    )
+
+
+def about(number: int, kind: bytes = IDENTITY) -> Event:
+    return Event(kind, b"did:plc:a", b"", b"", b"", b"", b'{"seq":%d}' % number)
+
+
+EVENTS = [
+    each
+    for number in range(0, 300, 4)
+    for each in (
+        commit(number),
+        commit(number + 1, b"did:plc:%d" % number, DELETE),
+        about(number + 2),
+        about(number + 3, ACCOUNT),
+    )
+]
+ABSENT: set[Key] = {
+    commit(1).key,  # another's
+    commit(7_000).key,
+    (b"did:plc:a", b"x.y.z", b"0", b"rev4"),
+    (b"did:plc:a", b"x.y.w", b"0", b"rev0"),
+    about(7_000).key,
+    commit(1, b"did:plc:nobody").key,
+}
+
+
+async def filled(path: Path) -> SqliteLog:
+    log = await SqliteLog.open(path)
+    for at in range(0, len(EVENTS), 10):
+        events = EVENTS[at : at + 10]
+        await log.append(Batch.of(events, range(at + 1, at + 1 + len(events))), CURSOR)
+    return log
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maintenance, "BLOCK_EVENTS", 20)
+    monkeypatch.setattr(recent, "BATCH_EVENTS", 7)
+    monkeypatch.setattr(recent, "EVENTS_MAX", 40)
+    monkeypatch.setattr(lookup, "STEP_BLOCKS", 2)
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+async def test_every_event_is_found_and_no_other(tmp_path: Path, sealed: bool) -> None:
+    log = await filled(tmp_path)
+    if sealed:
+        await log.maintain()
+    keys = {event.key for event in EVENTS}
+
+    assert (await log.holds(keys | ABSENT)).keys() == keys
+    assert await log.holds(ABSENT) == {}
+    for event in EVENTS[::17]:
+        assert (await log.holds([event.key])).keys() == {event.key}
+    await log.close()
+
+
+async def test_the_newest_are_found_without_the_file(tmp_path: Path) -> None:
+    log = await filled(tmp_path)
+    keys = {event.key for event in EVENTS[-10:]}
+    with patch.object(lookup, "in_file", side_effect=AssertionError):
+        assert (await log.holds(keys)).keys() == keys
+    await log.close()
+
+
+async def test_nothing_is_found_in_an_empty_log_or_of_no_keys(tmp_path: Path) -> None:
+    log = await SqliteLog.open(tmp_path)
+    assert await log.holds(ABSENT) == {}
+    assert await log.holds(()) == {}
+    await log.close()
+
+
+async def test_what_was_trimmed_is_not_found(tmp_path: Path) -> None:
+    log = await filled(tmp_path)
+    await log.maintain()
+    await log.trim(200)
+    kept = {event.key for event in EVENTS[200:]}
+    found = await log.holds({event.key for event in EVENTS})
+    assert kept <= found.keys()
+    assert EVENTS[0].key not in found
+    await log.close()
+
+
+async def test_a_damaged_block_is_passed_over(tmp_path: Path) -> None:
+    log = await filled(tmp_path)
+    await log.maintain()
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as connection, connection:
+        connection.execute(
+            "UPDATE block SET dids = zeroblob(40) WHERE last_us = (SELECT min(last_us) FROM block)"
+        )
+        connection.execute(
+            "UPDATE block SET did_bits = x'00' WHERE last_us = (SELECT max(last_us) FROM block)"
+        )
+    found = await log.holds({event.key for event in EVENTS})
+    assert EVENTS[0].key not in found
+    assert EVENTS[100].key in found
+    await log.close()
+
+
+async def test_what_cannot_be_searched_holds_nothing_and_ends_nothing(tmp_path: Path) -> None:
+    log = await filled(tmp_path)
+    await log.maintain()
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as connection, connection:
+        connection.execute("ALTER TABLE block RENAME TO gone_block")
+    assert (await log.holds([EVENTS[0].key, EVENTS[-1].key])).keys() == {EVENTS[-1].key}
+    log._maintaining.cancel()
+    await log.close()
+
+
+async def test_the_numbers_beside_the_confirmed_one_are_stored(
+    tmp_path: Path,
+) -> None:
+    log = await SqliteLog.open(tmp_path)
+    cursor = UpstreamCursor("relay.example:443", 7, 300_007, 9_000)
+    await log.append(Batch.of([commit(1)], [1]), cursor)
+    await log.close()
+    log = await SqliteLog.open(tmp_path)
+    assert log.upstream == cursor
+    await log.close()
+
+
+# Where an event is, and what comes after it
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+async def test_an_event_is_found_at_its_position_or_at_the_end_of_its_block(
+    tmp_path: Path, sealed: bool
+) -> None:
+    log = await filled(tmp_path)
+    if sealed:
+        await log.maintain()
+    found = await log.holds([event.key for event in EVENTS])
+    assert all(place <= found[event.key] - 1 < place + 20 for place, event in enumerate(EVENTS))
+    assert found[EVENTS[-1].key] == len(EVENTS)
+    await log.close()
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize("start", [0, 1, 30, 151, 295])
+async def test_the_keys_from_a_position_on(
+    tmp_path: Path, start: int, sealed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookup, "KEYS_MAX", 40)
+    log = await filled(tmp_path)
+    if sealed:
+        await log.maintain()
+    keys = await log.keys_from(start, len(EVENTS) + 1)
+    assert {event.key for event in EVENTS[max(start - 1, 0) :][:20]} <= keys
+    assert len({event.key for event in EVENTS} & keys) <= 40 + 20
+    assert await log.keys_from(start, start) <= keys
+    await log.close()
+
+
+async def test_the_oldest_kept_keys_follow_the_floor_and_pass_over_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookup, "KEYS_MAX", 40)
+    monkeypatch.setattr(lookup, "STEP_BLOCKS", 4)
+    log = await filled(tmp_path)
+    await log.maintain()
+    await log.trim(100)
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as connection, connection:
+        connection.execute(
+            "UPDATE block SET dids = zeroblob(40) WHERE last_us = (SELECT min(last_us) FROM block)"
+        )
+    keys = await log.keys_from(0, 1_000)
+    assert EVENTS[50].key not in keys
+    assert len({event.key for event in EVENTS[100:180]} & keys) >= 40
+    await log.close()

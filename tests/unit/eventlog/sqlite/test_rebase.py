@@ -1,0 +1,175 @@
+"""Positions in the future come back to the present, in order, and with all that refers to them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.unit.eventlog.events import make_event
+
+from jetstream.errors import LogLocked
+from jetstream.eventlog import UpstreamCursor
+from jetstream.eventlog.sqlite import reservation
+from jetstream.eventlog.sqlite import upkeep as maintenance
+from jetstream.eventlog.sqlite.rebase import Rebased, rebase
+from jetstream.eventlog.sqlite.repair import check
+from jetstream.eventlog.sqlite.schema import DATABASE
+from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.model.batch import Batch
+from jetstream.model.event import ACCOUNT, CREATE, Event
+from jetstream.model.filter import EVERYTHING, Filter
+
+BatchOf = Callable[[range], Batch]
+NOW = 1_000_000
+FAR = 10**15
+CURSOR = UpstreamCursor("a:1", 7)
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maintenance, "BLOCK_EVENTS", 20)
+
+
+async def stored(directory: Path, *runs: range, now: int = NOW) -> list[Event]:
+    """Store runs of events at these positions, most of them in blocks, and give all in order."""
+    log = await SqliteLog.open(directory, clock=lambda: now)
+    for run in runs:
+        for start in range(run.start, run.stop, 7 * run.step):
+            times = range(start, min(start + 7 * run.step, run.stop), run.step)
+            await log.append(Batch.of([make_event(time) for time in times], times), CURSOR)
+        await log.maintain()
+    await log.close()
+    return [make_event(time) for run in runs for time in run]
+
+
+async def held(directory: Path, wanted: Filter = EVERYTHING) -> tuple[list[int], list[Event]]:
+    log = await SqliteLog.open(directory, clock=lambda: NOW)
+    position, times, events = 0, [], []
+    while (batch := await log.read(position, 1 << 62, wanted)) is not None:
+        for index in wanted.select(batch, batch.index(position), len(batch)):
+            times.append(batch.times[index])
+            events.append(batch.event(index))
+        position = batch.last + 1
+    await log.close()
+    return times, events
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        (range(1, 100), range(FAR, FAR + 100)),
+        (range(FAR, FAR + 100),),
+        (range(NOW - 50, NOW + 51),),
+        (range(NOW - 30, NOW), range(FAR, FAR + 3_000, 3)),  # more than there is room for
+        (range(1, 3), range(FAR, FAR + 1)),
+    ],
+)
+async def test_what_is_ahead_ends_now_in_the_same_order(tmp_path: Path, runs: tuple[range, ...]) -> None:
+    events = await stored(tmp_path, *runs)
+    done = rebase(tmp_path, NOW)
+    times, after = await held(tmp_path)
+    assert after == events
+    assert times[-1] == done.tip_us == NOW
+    assert times == sorted(set(times))
+    assert done.tip_before_us == runs[-1][-1]
+    assert done.events >= sum(time > NOW for run in runs for time in run)
+    assert check(tmp_path).problems == []
+    assert reservation.read(tmp_path)[1] == NOW
+
+
+async def test_what_is_not_ahead_stays_where_it_is(tmp_path: Path) -> None:
+    await stored(tmp_path, range(1, 100), range(FAR, FAR + 100))
+    rebase(tmp_path, NOW)
+    times, _ = await held(tmp_path)
+    assert times[:99] == list(range(1, 100))
+
+
+async def test_filters_find_their_events_at_the_new_positions(tmp_path: Path) -> None:
+    await stored(tmp_path, range(1, 100), range(FAR, FAR + 300))
+    wanted = Filter.parse(["com.example.nothing"], [])
+    _, before = await held(tmp_path, wanted)
+    rebase(tmp_path, NOW)
+    times, after = await held(tmp_path, wanted)
+    assert after == before
+    assert len(after) > 20
+    assert times[-1] <= NOW
+
+
+async def test_nothing_ahead_changes_nothing(tmp_path: Path) -> None:
+    await stored(tmp_path, range(1, 100))
+    before = (tmp_path / DATABASE).read_bytes()
+    assert rebase(tmp_path, NOW) == Rebased(0, 99, 99)
+    assert (tmp_path / DATABASE).read_bytes() == before
+
+
+async def test_an_empty_log_ahead_of_the_clock_comes_back_as_well(tmp_path: Path) -> None:
+    await stored(tmp_path, range(FAR, FAR + 100))
+    log = await SqliteLog.open(tmp_path, clock=lambda: NOW)
+    await log.trim(FAR + 100)
+    await log.close()
+    assert rebase(tmp_path, NOW).tip_us == NOW
+    log = await SqliteLog.open(tmp_path, clock=lambda: NOW)
+    assert (log.tip, log.floor) == (NOW, NOW + 1)
+    await log.append(Batch.of([make_event(1)], [NOW + 5]), CURSOR)
+    assert (await log.read(0, FAR, EVERYTHING)) is not None
+    await log.close()
+
+
+async def test_the_floor_is_that_of_the_same_events(tmp_path: Path) -> None:
+    await stored(tmp_path, range(1, 100), range(FAR, FAR + 100))
+    log = await SqliteLog.open(tmp_path, clock=lambda: NOW)
+    await log.trim(FAR + 50)
+    await log.close()
+    _, before = await held(tmp_path)
+    rebase(tmp_path, NOW)
+    _, after = await held(tmp_path)
+    assert after == before
+
+
+async def test_what_was_to_be_forgotten_still_is(tmp_path: Path) -> None:
+    """An account went among positions that are ahead; its records before that go, and those after it stay."""
+    did = b"did:plc:leaver"
+    said = Event(CREATE, did, b"app.bsky.feed.post", b"k", b"r", b"bafy", b'{"a":1}')
+    left = Event(ACCOUNT, did, b"", b"", b"", b"", b'{"active":false,"status":"deleted"}')
+    log = await SqliteLog.open(tmp_path, clock=lambda: NOW)
+    await log.append(Batch.of([said, left, said], [FAR, FAR + 1, FAR + 2]), CURSOR)
+    await log.close()
+    rebase(tmp_path, NOW)
+    _, events = await held(tmp_path)
+    assert events == [left, said]
+
+
+async def test_events_come_back_to_when_they_were_stored_as_far_as_that_is_known(tmp_path: Path) -> None:
+    await stored(tmp_path, range(FAR, FAR + 100), now=NOW - 1_000)
+    with sqlite3.connect(tmp_path / DATABASE) as connection:
+        connection.execute("INSERT OR REPLACE INTO stored VALUES (?, ?)", (FAR + 49, NOW - 500))
+        connection.execute("INSERT OR REPLACE INTO stored VALUES (?, ?)", (FAR + 99, NOW - 100))
+    connection.close()
+    rebase(tmp_path, NOW)
+    times, _ = await held(tmp_path)
+    assert (times[49], times[99]) == (NOW - 500, NOW - 100)
+
+
+async def test_a_transaction_that_fails_leaves_the_log_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = await stored(tmp_path, range(1, 100), range(FAR, FAR + 100))
+
+    def reserve(_directory: Path, _until: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jetstream.eventlog.sqlite.rebase.reserve", reserve)
+    with pytest.raises(KeyboardInterrupt):
+        rebase(tmp_path, NOW)
+    times, after = await held(tmp_path)
+    assert after == events
+    assert times[-1] == FAR + 99
+
+
+async def test_no_server_may_be_running(tmp_path: Path) -> None:
+    log = await SqliteLog.open(tmp_path)
+    with pytest.raises(LogLocked):
+        rebase(tmp_path, NOW)
+    await log.close()

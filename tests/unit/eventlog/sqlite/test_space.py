@@ -1,0 +1,283 @@
+"""A disk that the log fills, or that another program does, and what gets the log out of that again."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+from tests.full_disk import fill, small_disk
+from tests.unit.eventlog.events import make_event
+
+from jetstream.errors import LogUnwritable
+from jetstream.eventlog import UpstreamCursor
+from jetstream.eventlog.sqlite import store as sqlite
+from jetstream.eventlog.sqlite import upkeep as maintenance
+from jetstream.eventlog.sqlite.repair import check, repair
+from jetstream.eventlog.sqlite.schema import DATABASE, open_writer
+from jetstream.eventlog.sqlite.space import FILE, Space
+from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.model.batch import Batch
+from jetstream.model.filter import EVERYTHING
+
+CURSOR = UpstreamCursor("relay.example:443", 7)
+SECOND = 1_000_000
+
+
+@pytest.fixture(autouse=True)
+def _by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "MAINTAIN_EVERY_S", 3600.0)
+    monkeypatch.setattr(sqlite, "elapsed_us", lambda: Writer.now)
+    monkeypatch.setattr(maintenance, "BLOCK_EVENTS", 200)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "6m") as directory:
+        yield directory
+
+
+class Writer:
+    """Stores a hundred events of 400 random letters each second of a clock of its own."""
+
+    now = 1_700_000_000 * SECOND  # of all
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.dice = random.Random(1)
+        self.stored = 0
+        self.log: SqliteLog
+
+    async def open(self, **options: Any) -> None:
+        self.log = await SqliteLog.open(self.directory, clock=lambda: Writer.now, **options)
+
+    async def store(self) -> None:
+        Writer.now += SECOND
+        bodies = [b'{"x":"%s"}' % self.dice.randbytes(200).hex().encode() for _ in range(100)]
+        events = [make_event(self.stored + n)._replace(body=body) for n, body in enumerate(bodies)]
+        await self.log.append(Batch.of(events, range(self.now, self.now + 100)), CURSOR)
+        self.stored += 100
+
+    async def upkeep(self) -> None:
+        try:
+            await self.log.maintain()
+        except LogUnwritable:
+            self.log._full = True
+
+    async def store_soon(self) -> None:
+        """Store as the server does: again after upkeep, three times at most."""
+        for _ in range(3):
+            try:
+                await self.store()
+            except LogUnwritable:
+                await self.upkeep()
+            else:
+                return
+        await self.store()
+
+    async def fill(self) -> None:
+        for _ in range(2_000):
+            try:
+                await self.store()
+            except LogUnwritable:
+                await self.upkeep()
+                try:
+                    await self.store()
+                except LogUnwritable:
+                    return
+            await self.upkeep()
+        raise AssertionError("the disk is never full")
+
+    async def held(self) -> int:
+        position, held = self.log.floor, 0
+        while (batch := await self.log.read(position, 1 << 62, EVERYTHING)) is not None:
+            held += len(batch) - batch.index(position)
+            position = batch.last + 1
+        assert held == self.log.statistics().events
+        return held
+
+
+@pytest.fixture
+async def writer(disk: Path) -> Writer:
+    writer = Writer(disk)
+    await writer.open(retention_s=3600.0)
+    await writer.fill()
+    return writer
+
+
+async def test_a_log_that_fills_the_disk_recovers_when_retention_is_due(writer: Writer) -> None:
+    held = await writer.held()
+    assert not writer.log.statistics().writable
+    Writer.now += 3600 * SECOND
+    for _ in range(20):
+        await writer.store_soon()
+    assert writer.log.statistics().writable
+    assert 0 < await writer.held() < held
+    await writer.log.close()
+
+
+async def test_a_restart_with_less_retention_frees_the_disk(writer: Writer) -> None:
+    await writer.log.close()
+    await writer.open(retention_s=20.0)
+    await writer.store_soon()
+    await writer.upkeep()
+    assert await writer.held() <= 2_200
+    await writer.log.close()
+    assert check(writer.directory).problems == []
+
+
+async def test_a_process_that_is_killed_on_a_full_disk_comes_back_and_recovers(
+    writer: Writer, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "copy", "6m") as copy:
+        for path in writer.directory.iterdir():
+            if path.name != FILE:
+                shutil.copy(path, copy)
+        fill(copy)
+        (copy / "filler").unlink()
+        again = Writer(copy)
+        await again.open(retention_s=20.0)
+        await again.store_soon()
+        await again.upkeep()
+        assert await again.held() <= 2_200
+        await again.log.close()
+    await writer.log.close()
+
+
+async def test_a_log_on_a_full_disk_is_repaired_in_place(writer: Writer) -> None:
+    await writer.log.close()
+    with closing(open_writer(writer.directory / DATABASE)) as connection:
+        (key,) = connection.execute("SELECT last_us FROM block ORDER BY last_us LIMIT 1 OFFSET 3").fetchone()
+        connection.execute("UPDATE block SET bodies = zeroblob(length(bodies)) WHERE last_us = ?", (key,))
+    before = check(writer.directory)
+    assert before.problems
+    found, aside = repair(writer.directory)
+    assert aside is None
+    assert found.events == before.events
+    assert check(writer.directory).problems == []
+    assert [path.name for path in writer.directory.iterdir() if "new" in path.name] == []
+
+
+async def test_a_whole_log_on_a_full_disk_is_left_alone(writer: Writer) -> None:
+    await writer.log.close()
+    fill(writer.directory)
+    found, aside = repair(writer.directory)
+    assert (found.problems, aside) == ([], None)
+
+
+async def test_a_lost_reservation_is_made_again_on_a_full_disk(writer: Writer) -> None:
+    await writer.log.close()
+    (writer.directory / "jetstream.reserved").write_bytes(b"")
+    fill(writer.directory)
+    found, aside = repair(writer.directory)
+    assert (len(found.problems), aside) == (1, None)
+    assert check(writer.directory).problems == []
+
+
+async def test_pages_that_are_damaged_on_a_full_disk_need_room_and_the_error_says_how_much(
+    writer: Writer,
+) -> None:
+    await writer.log.close()
+    path = writer.directory / DATABASE
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 8192 * 4096)
+        file.write(b"\xff" * 8192)
+    fill(writer.directory)
+    with pytest.raises(LogUnwritable, match=r"takes up to [0-9]+ MiB"):
+        repair(writer.directory)
+    assert [path.name for path in writer.directory.iterdir() if "new" in path.name] == []
+
+
+async def test_another_program_that_fills_the_disk_holds_nothing_back_when_it_is_gone(disk: Path) -> None:
+    writer = Writer(disk)
+    await writer.open(retention_s=3600.0)
+    for _ in range(10):
+        await writer.store()
+        await writer.upkeep()
+    filler = fill(disk)
+    refused = 0
+    for _ in range(200):
+        try:
+            await writer.store()
+        except LogUnwritable:
+            refused += 1
+        await writer.upkeep()
+    assert refused
+    held = await writer.held()
+    filler.unlink()
+    await writer.upkeep()
+    await writer.store()
+    assert await writer.held() == held + 100
+    await writer.log.close()
+
+
+async def test_retention_is_kept_though_another_program_has_filled_the_disk(disk: Path) -> None:
+    writer = Writer(disk)
+    await writer.open(retention_s=10.0)
+    for _ in range(50):
+        await writer.store()
+        await writer.upkeep()
+    fill(disk)
+    for _ in range(100):
+        try:
+            await writer.store()
+        except LogUnwritable:
+            writer.log._full = True
+        await writer.upkeep()
+    assert await writer.held() <= 2_000
+    await writer.log.close()
+
+
+def test_the_reserve_is_taken_released_and_taken_back(disk: Path) -> None:
+    space = Space(disk)
+    assert space.size == (6 << 20) // 8
+    room = space.room()
+    assert space.take()
+    assert (disk / FILE).stat().st_blocks * 512 == space.size
+    assert Space(disk).held == space.size
+    assert abs(space.room() - room) <= 4096
+    filler = fill(disk)
+    assert space.free() == 0
+    space.release()
+    assert space.free() >= space.size
+    assert not (disk / FILE).exists()
+    assert not space.take()
+    filler.unlink()
+    assert space.take()
+
+
+async def test_a_disk_that_is_too_small_for_a_reserve_is_one_warning(disk: Path) -> None:
+    fill(disk, leave=1 << 20)
+    with capture_logs() as lines:
+        log = await SqliteLog.open(disk)
+        await log.maintain()
+        await log.maintain()
+        await log.close()
+    assert [line["event"] for line in lines if line["log_level"] == "warning"] == [
+        "log: no room on the disk to keep a reserve, make some"
+    ]
+
+
+async def test_a_file_system_that_does_not_say_what_is_free_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.statvfs", lambda _path: SimpleNamespace(f_blocks=0, f_bavail=0, f_frsize=4096))
+    writer = Writer(tmp_path)
+    await writer.open()
+    await writer.store()
+    await writer.log.maintain()
+    assert await writer.held() == 100
+    await writer.log.close()
+
+
+def test_a_large_disk_has_a_bounded_reserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = os.statvfs(tmp_path)
+    size = disk.f_blocks * disk.f_frsize
+    assert Space(tmp_path).size == min(16 << 20, size // 8)

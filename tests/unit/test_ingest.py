@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.builders import event
+
+from jetstream.ingest import Sequencer
+
+
+def stamps(last: int, readings: list[int], sizes: list[int]) -> Iterator[list[int]]:
+    clock = iter(readings)
+    sequencer = Sequencer(last, lambda: next(clock))
+    for size in sizes:
+        yield sequencer.stamp([event()] * size).times
+
+
+def test_events_get_the_time_of_the_clock_one_microsecond_apart() -> None:
+    assert list(stamps(0, [1_000, 2_000], [3, 2])) == [[1_000, 1_001, 1_002], [2_000, 2_001]]
+
+
+def test_a_clock_that_steps_back_is_waited_for() -> None:
+    assert list(stamps(0, [1_000, 400, 400, 5_000], [2, 1, 2, 1])) == [
+        [1_000, 1_001],
+        [1_002],
+        [1_003, 1_004],
+        [5_000],
+    ]
+
+
+def test_a_clock_that_stands_still_is_passed() -> None:
+    assert list(stamps(0, [7, 7, 7], [1, 1, 1])) == [[7], [8], [9]]
+
+
+def test_times_go_on_above_those_of_a_former_process() -> None:
+    assert list(stamps(9_000, [1_000, 10_000], [1, 1])) == [[9_001], [10_000]]
+
+
+def test_no_events_use_no_time() -> None:
+    assert list(stamps(9_000, [1_000, 1_000], [0, 1])) == [[], [9_001]]
+
+
+def test_events_keep_their_order() -> None:
+    events = [event(rkey=str(number)) for number in range(5)]
+    batch = Sequencer(0, lambda: 1).stamp(events)
+
+    assert [batch.event(index) for index in range(5)] == events
+
+
+@given(st.integers(0, 1000), st.lists(st.tuples(st.integers(0, 2_000), st.integers(0, 5)), max_size=20))
+def test_times_rise_strictly_and_run_ahead_only_as_far_as_they_must(
+    last: int, steps: list[tuple[int, int]]
+) -> None:
+    expected: list[list[int]] = []
+    newest = last
+    for reading, size in steps:
+        expected.append([])
+        for _ in range(size):
+            newest = max(newest + 1, reading)
+            expected[-1].append(newest)
+
+    assert list(stamps(last, [reading for reading, _ in steps], [size for _, size in steps])) == expected

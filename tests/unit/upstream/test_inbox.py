@@ -1,0 +1,314 @@
+"""What one connection sends, without a socket: whole messages, budgets, pauses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import cast
+from unittest.mock import Mock, call
+
+import pytest
+from picows import WSCloseCode, WSFrame, WSMsgType, WSTransport
+
+from jetstream.upstream import inbox as module
+from jetstream.upstream.inbox import BURST_S, CONTROL_PER_S, FRAME_COST, TINY_PER_S, Inbox, Slices
+
+PARTS = WSMsgType.CONTINUATION
+
+
+class Socket:
+    """A connection that is told what to do, and an inbox that takes what comes."""
+
+    def __init__(self) -> None:
+        self.texts = 0
+        self.floods: list[str] = []
+        self.transport = Mock(spec=WSTransport)
+        self.under = Mock()
+        self.under.is_closing.return_value = False
+        self.transport.underlying_transport = self.under
+        self.now = 1_000.0
+        self.inbox = Inbox(self._text, self.floods.append, lambda: self.now)
+        self.inbox.on_ws_connected(cast(WSTransport, self.transport))
+
+    def _text(self) -> None:
+        self.texts += 1
+
+    def send(self, payload: bytes, kind: WSMsgType = WSMsgType.BINARY, *, fin: bool = True) -> Socket:
+        frame = Mock(spec=WSFrame, msg_type=kind, fin=fin)
+        frame.get_payload_as_bytes.return_value = payload
+        frame.get_close_code.return_value = 1008
+        frame.get_close_reason.return_value = "ConsumerTooSlow"
+        self.inbox.on_ws_frame(cast(WSTransport, self.transport), frame)
+        return self
+
+    def send_parts(self, parts: Iterable[bytes]) -> Socket:
+        *first, last = parts
+        kind = WSMsgType.BINARY
+        for part in first:
+            self.send(part, kind, fin=False)
+            kind = PARTS
+        return self.send(last, PARTS)
+
+    async def frames(self, count: int = 100) -> list[bytes]:
+        return await self.inbox.wait(count)
+
+
+@pytest.fixture
+async def socket() -> Socket:
+    return Socket()
+
+
+# Messages
+
+
+async def test_messages_stay_until_they_are_dropped(socket: Socket) -> None:
+    socket.send(b"a" * 20).send(b"b" * 20).send(b"c" * 20)
+    assert await socket.frames(2) == [b"a" * 20, b"b" * 20]
+    assert await socket.frames(2) == [b"a" * 20, b"b" * 20]
+    socket.inbox.drop(2)
+    assert await socket.frames() == [b"c" * 20]
+
+
+async def test_a_message_in_parts_is_assembled_whatever_the_parts(socket: Socket) -> None:
+    socket.send_parts([b"a" * 20, b"b" * 20, b"c"]).send_parts([b"", b""]).send(b"d" * 20)
+    assert await socket.frames() == [b"a" * 20 + b"b" * 20 + b"c", b"", b"d" * 20]
+
+
+async def test_a_ping_between_two_parts_is_answered(socket: Socket) -> None:
+    socket.send(b"a" * 20, fin=False).send(b"?", WSMsgType.PING).send(b"b", PARTS)
+    assert await socket.frames() == [b"a" * 20 + b"b"]
+    socket.transport.send_pong.assert_called_once_with(b"?")
+
+
+async def test_text_is_told_of_and_the_rest_of_it_passed_over(socket: Socket) -> None:
+    socket.send(b"{", WSMsgType.TEXT, fin=False).send(b"}", PARTS).send(b"a" * 20)
+    assert (socket.texts, await socket.frames()) == (1, [b"a" * 20])
+
+
+async def test_a_close_frame_is_answered_and_its_reason_kept(socket: Socket) -> None:
+    socket.send(b"", WSMsgType.CLOSE)
+    assert socket.inbox.reason == "1008 ConsumerTooSlow"
+    socket.transport.disconnect.assert_called_once_with()
+
+
+async def test_what_came_is_taken_before_the_end_is_told(socket: Socket) -> None:
+    waiting = asyncio.create_task(socket.frames())
+    await asyncio.sleep(0)
+    socket.send(b"a" * 20).inbox.on_ws_disconnected(cast(WSTransport, socket.transport))
+    assert await waiting == [b"a" * 20]
+    socket.inbox.drop(1)
+    assert await socket.frames() == []
+
+
+async def test_parts_that_are_too_big_together_end_the_connection(
+    socket: Socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MESSAGE_BYTES_MAX", 100)
+    socket.send_parts([b"a" * 50] * 2)
+    assert not socket.inbox.too_big
+    socket.send_parts([b"b" * 50] * 3)
+    assert socket.inbox.too_big
+    socket.transport.send_close.assert_called_once_with(WSCloseCode.MESSAGE_TOO_BIG)
+    assert await socket.frames() == [b"a" * 100]
+
+
+# Budgets
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "payload", "fin", "budget"),
+    [
+        ("control", WSMsgType.PING, b"", True, CONTROL_PER_S),
+        ("control", WSMsgType.PONG, b"", True, CONTROL_PER_S),
+        ("tiny", WSMsgType.BINARY, b"", True, TINY_PER_S),
+        ("tiny", WSMsgType.CONTINUATION, b"x", False, TINY_PER_S),
+        ("text", WSMsgType.TEXT, b"{}", True, module.TEXT_PER_S),
+    ],
+)
+async def test_too_much_of_what_is_no_firehose_ends_the_connection(
+    name: str, kind: WSMsgType, payload: bytes, fin: bool, budget: float, socket: Socket
+) -> None:
+    for _ in range(int(budget * BURST_S)):
+        socket.send(payload, kind, fin=fin)
+    socket.now += 1.0  # earns a second's worth
+    for _ in range(int(budget)):
+        socket.send(payload, kind, fin=fin)
+    assert socket.floods == []
+    socket.send(payload, kind, fin=fin)
+    assert socket.floods == [name]
+    socket.transport.disconnect.assert_called_once_with(graceful=False)
+
+
+async def test_large_messages_and_parts_have_no_budget(socket: Socket) -> None:
+    for _ in range(int(TINY_PER_S * BURST_S) * 2):
+        socket.send(b"x" * module.TINY_BYTES)
+    socket.send_parts([b"x" * module.TINY_BYTES] * int(TINY_PER_S * BURST_S) * 2)
+    assert socket.floods == []
+
+
+# Pauses
+
+
+async def test_every_message_counts_for_what_it_costs(
+    socket: Socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BUFFER_BYTES_MAX", 100 * FRAME_COST)
+    slices = Mock(spec=Slices)
+    monkeypatch.setattr(socket.inbox, "_slices", slices)
+    for _ in range(100):
+        socket.send(b"")
+    assert slices.hold.call_args_list == []
+    socket.send(b"").send(b"")
+    assert slices.hold.call_args_list == [call(True)]
+    while frames := socket.inbox._frames:
+        assert (call(False) in slices.hold.call_args_list) == (len(frames) < 50)
+        socket.inbox.drop(1)
+    assert slices.hold.call_args_list == [call(True), call(False)]
+    assert socket.inbox._cost == 0
+
+
+async def test_what_was_read_of_a_connection_that_is_closed_is_dropped(
+    socket: Socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slices = Mock(spec=Slices)
+    monkeypatch.setattr(socket.inbox, "_slices", slices)
+    socket.inbox.close()
+    slices.discard.assert_called_once_with()
+    socket.transport.disconnect.assert_called_once_with(graceful=False)
+    socket.send(b"x" * 100)
+    assert socket.inbox._frames == []
+
+
+# Slices
+
+
+class Parser(asyncio.BufferedProtocol):
+    """Notes what it is given, in a buffer that is full after `room` bytes."""
+
+    def __init__(self, room: int) -> None:
+        self.buffer = bytearray(room)
+        self.given: list[bytes | str] = []
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        assert sizehint == -1
+        return memoryview(self.buffer)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.given.append(bytes(self.buffer[:nbytes]))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.given.append(f"lost: {exc}")
+
+
+class Reading:
+    """A socket that is read through `Slices` of four bytes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, over: bool = False, room: int = 1 << 20) -> None:
+        monkeypatch.setattr(module, "SLICE_BYTES_MAX", 4)
+        monkeypatch.setattr(module, "TURN_S", -1.0 if over else 60.0)  # over after each slice, or never
+        self.parser = Parser(room)
+        self.given = self.parser.given
+        self.socket = Mock(spec=asyncio.Transport)
+        self.socket.is_closing.return_value = False
+        self.slices = Slices(self.parser, self.socket)
+
+    def read(self, raw: bytes) -> None:
+        buffer = self.slices.get_buffer(1 << 16)
+        assert len(buffer) == module.READ_BYTES_MAX
+        buffer[: len(raw)] = raw
+        self.slices.buffer_updated(len(raw))
+
+    @property
+    def pauses(self) -> list[str]:
+        """How the socket was paused and resumed."""
+        return [each[0] for each in self.socket.method_calls if each[0] != "is_closing"]
+
+
+async def test_what_is_read_is_parsed_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = Reading(monkeypatch)
+    reading.read(b"abcdefghij")
+    reading.read(b"k")
+    await asyncio.sleep(0)
+    assert (reading.given, reading.pauses) == ([b"abcd", b"efgh", b"ij", b"k"], [])
+
+
+async def test_a_slice_fits_what_the_parser_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = Reading(monkeypatch, room=3)
+    reading.read(b"abcdefgh")
+    assert reading.given == [b"abc", b"def", b"gh"]
+
+
+async def test_the_socket_is_not_read_until_what_was_read_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = Reading(monkeypatch, over=True)
+    reading.read(b"abcdefghij")
+    assert (reading.given, reading.pauses) == ([b"abcd"], ["pause_reading"])
+    await asyncio.sleep(0)
+    assert (reading.given, reading.pauses) == ([b"abcd", b"efgh"], ["pause_reading"])
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert (reading.given, reading.pauses) == ([b"abcd", b"efgh", b"ij"], ["pause_reading", "resume_reading"])
+
+
+@pytest.mark.parametrize("over", [False, True])
+async def test_nothing_is_parsed_while_held(over: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = Reading(monkeypatch, over=over)
+    reading.slices.hold(True)
+    reading.read(b"abcdefghij")
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (reading.given, reading.pauses) == ([], ["pause_reading"])
+    reading.slices.hold(False)
+    assert reading.given == []  # not in the turn of who takes the frames
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (reading.given, reading.pauses) == ([b"abcd", b"efgh", b"ij"], ["pause_reading", "resume_reading"])
+
+
+async def test_a_socket_that_is_held_with_all_parsed_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = Reading(monkeypatch)
+    monkeypatch.setattr(
+        reading.parser, "buffer_updated", lambda _nbytes: reading.slices.hold(True)
+    )  # the first slice fills the inbox
+    reading.read(b"abcd")
+    await asyncio.sleep(0)
+    assert reading.pauses == ["pause_reading"]
+    reading.slices.hold(False)
+    await asyncio.sleep(0)
+    assert reading.pauses == ["pause_reading", "resume_reading"]
+
+
+async def test_the_end_of_the_connection_comes_after_what_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = Reading(monkeypatch, over=True)
+    reading.read(b"abcdefgh")
+    reading.socket.is_closing.return_value = True
+    reading.slices.connection_lost(OSError("reset"))
+    assert reading.given == [b"abcd"]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert reading.given == [b"abcd", b"efgh", "lost: reset"]
+    assert reading.pauses == ["pause_reading"]
+
+
+async def test_the_end_is_told_at_once_and_once_when_all_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = Reading(monkeypatch)
+    reading.read(b"abcd")
+    reading.slices.connection_lost(None)
+    assert reading.given == [b"abcd", "lost: None"]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert reading.given == [b"abcd", "lost: None"]
+
+
+async def test_the_end_of_a_held_connection_waits_or_comes_when_the_rest_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reading = Reading(monkeypatch)
+    reading.slices.hold(True)
+    reading.read(b"abcd")
+    reading.slices.connection_lost(None)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert reading.given == []
+    reading.slices.discard()
+    await asyncio.sleep(0)
+    assert reading.given == ["lost: None"]
