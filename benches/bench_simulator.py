@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from jetstream.runtime import calm_collector
+from jetstream.runtime import tune_gc
 from jetstream.simulator import frames, recording, server
 from jetstream.simulator.frames import Commit
 from jetstream.simulator.world import Population, SteadyClock, World
@@ -43,7 +43,7 @@ _READ_BYTES: Final = 1 << 20
 def main() -> dict[str, float]:
     """Measure, print and return the figures: the median and the best of several rounds."""
     world = World(Population(repos=REPOS, records=RECORDS), 1, SteadyClock(_START_US, 2500))
-    calm_collector()  # as `jetstream simulate` does
+    tune_gc()  # as `jetstream simulate` does
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "frames.bin.zst"

@@ -23,11 +23,11 @@ from jetstream.eventlog import Log, UpstreamCursor
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.ingest import Sequencer
 from jetstream.metrics import Metrics, gauge
-from jetstream.runtime import calm_collector, collect_young, release_memory
+from jetstream.runtime import collect_young, release_memory, tune_gc
 from jetstream.settings import Address, Settings, require_data_dir
 from jetstream.upstream.connection import State, Upstream, origin
 from jetstream.upstream.intake import Intake, Taken
-from jetstream.upstream.seq_tracker import Sequence
+from jetstream.upstream.seq_tracker import SeqTracker
 from jetstream.web import pages
 from jetstream.web.listener import FILES_KEPT
 from jetstream.web.server import Server
@@ -39,7 +39,7 @@ CLOCK_EVERY_S: Final = 1.0  # how often the clock is looked at, beside at every 
 FILES_OF_OUR_OWN: Final = 32  # log, its readers, listeners, upstream
 FILES_BESIDE_SUBSCRIBERS: Final = 200  # the same with scrapes and handshakes, at the most
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 
 class Service:
@@ -83,7 +83,7 @@ class Service:
             await self._run()
         finally:
             await self.log.close()
-            log.info("stopped", tip=self.log.tip)
+            logger.info("stopped", tip=self.log.tip)
 
     async def _run(self) -> None:
         self.hub = Hub(
@@ -103,7 +103,7 @@ class Service:
                 clock = tasks.create_task(self._watch_clock())
                 self.started.set()
                 await self._stopping.wait()
-                log.info("stopping", subscribers=len(self.subscribe))
+                logger.info("stopping", subscribers=len(self.subscribe))
                 for server in servers:
                     server.stop_accepting()
                 await _cancelled(upstream)
@@ -139,21 +139,21 @@ class Service:
         store = Store(self.log, where, sequencer, self.metrics, self.hub.ready, self.conditions)
         return Upstream(settings.upstream, intake, store, self.metrics, self.conditions, self.log)
 
-    def _sequence(self, where: str) -> Sequence:
+    def _sequence(self, where: str) -> SeqTracker:
         """Return where to resume: what the setting says, else the log if it is of the same upstream."""
         stored = self.log.upstream
         if self.settings.upstream_cursor is not None:
-            return Sequence(self.settings.upstream_cursor)
+            return SeqTracker(self.settings.upstream_cursor)
         if stored is None:
-            return Sequence(None)
+            return SeqTracker(None)
         if stored.origin != where:
-            log.warning(
+            logger.warning(
                 "the stored cursor is another upstream's, beginning live",
                 stored=stored.origin,
                 upstream=where,
             )
-            return Sequence(None)
-        return Sequence(stored.seq, stored.provisional, stored.fell_from, resumed=True)
+            return SeqTracker(None)
+        return SeqTracker(stored.seq, stored.provisional, stored.fell_from, resumed=True)
 
     async def _listen(self) -> list[Server]:
         """Open the listeners, and say where everything is."""
@@ -177,7 +177,7 @@ class Service:
             servers.append(Server(self.metrics, {"/metrics": figures}))
             self.metrics_port = await _start(servers[1], "--metrics-listen", settings.metrics_listen)
         base = f"{settings.listen.host or 'localhost'}:{self.port}"
-        log.info(
+        logger.info(
             "listening",
             subscribe=f"ws://{base}/subscribe",
             client_libraries=f"ws://{base}/v1/subscribe",
@@ -193,7 +193,7 @@ class Service:
             async with asyncio.timeout(GOODBYE_S):
                 await self.subscribe.wait_empty()
         except TimeoutError:
-            log.warning("subscribers did not go in time", subscribers=len(self.subscribe))
+            logger.warning("subscribers did not go in time", subscribers=len(self.subscribe))
 
     def _health(self) -> tuple[bool, dict[str, object]]:
         figures, upstream = self.log.statistics(), self.upstream
@@ -338,7 +338,7 @@ def raise_file_limit(subscribers_max: int) -> int | None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        log.info("raised the limit of open files", soft=soft, hard=hard)
+        logger.info("raised the limit of open files", soft=soft, hard=hard)
     if hard == resource.RLIM_INFINITY or hard >= subscribers_max + FILES_BESIDE_SUBSCRIBERS:
         return None
     return max(hard - min(FILES_KEPT, hard // 8) - FILES_OF_OUR_OWN, 0)
@@ -354,14 +354,14 @@ async def _warn_of_files(service: Service, subscribers: int) -> None:
         f" Raise it (`ulimit -Hn {needed}`, with systemd LimitNOFILE={needed}, with Docker"
         f" --ulimit nofile={needed}), or set --max-subscribers {subscribers}"
     )
-    log.warning(text, limit=limit, needed=needed)
+    logger.warning(text, limit=limit, needed=needed)
 
 
 async def serve(settings: Settings) -> None:
     """Run a service until SIGTERM or SIGINT; a second signal ends the process at once."""
     fit = raise_file_limit(settings.max_subscribers)
     gc.collect()  # what the imports left, before it is put out of the collector's sight
-    calm_collector()
+    tune_gc()
     service = Service(settings)
     loop = asyncio.get_running_loop()
 

@@ -25,7 +25,7 @@ from jetstream.upstream.decode import DROP_REASONS, MESSAGE_TYPES
 if TYPE_CHECKING:
     from jetstream.model.batch import Batch
     from jetstream.upstream.intake import Taken
-    from jetstream.upstream.seq_tracker import Sequence
+    from jetstream.upstream.seq_tracker import SeqTracker
 
 CLOSE_REASONS: Final = (
     "client",
@@ -115,7 +115,7 @@ class Metrics:
     def _histogram(self, name: str, text: str) -> Histogram:
         return Histogram(f"jetstream_{name}", text, registry=self.registry, buckets=SECONDS)
 
-    def count_frames(self, taken: Taken, sequence: Sequence) -> None:
+    def count_frames(self, taken: Taken, sequence: SeqTracker) -> None:
         """Count a run of frames, and what the sequence has noticed since the last one."""
         for name, count in taken.types.items():
             self._types[name].inc(count)

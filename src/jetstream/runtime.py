@@ -35,7 +35,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         uvloop.run(main)
 
 
-def calm_collector() -> None:
+def tune_gc() -> None:
     """Let the garbage collector look seldom, never at everything, and never at what is there already.
 
     What comes later, events, frames and connections, is freed without it: it makes no cycles that last.

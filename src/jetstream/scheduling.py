@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 TURN_S: Final = 0.004  # nothing should hold the loop for longer
 TIMER_S: Final = 0.001  # uvloop has no finer one
 _SWITCH_S: Final = sys.getswitchinterval()
-_SWITCH_HURRIED_S: Final = 20e-6
+_SWITCH_SHORT_S: Final = 20e-6
 
 
 T = TypeVar("T")
@@ -146,13 +146,13 @@ class Rest:
 
 
 @contextmanager
-def hurried() -> Iterator[None]:
+def short_switch_interval() -> Iterator[None]:
     """Let threads have the interpreter at once, while the event loop needs what one of them does.
 
     A thread asks for the interpreter when it has waited for 5 ms, but counts anew each time that it was let
     go of and taken back, and a busy uvloop does so at every callback: four statements of SQL took 0.3 s.
     """
-    sys.setswitchinterval(_SWITCH_HURRIED_S)
+    sys.setswitchinterval(_SWITCH_SHORT_S)
     try:
         yield
     finally:

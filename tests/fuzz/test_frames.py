@@ -21,7 +21,7 @@ from jetstream.model.batch import Batch
 from jetstream.model.event import Event
 from jetstream.upstream.decode import DROP_REASONS, MESSAGE_TYPES, decode
 from jetstream.upstream.intake import Intake
-from jetstream.upstream.seq_tracker import Sequence
+from jetstream.upstream.seq_tracker import SeqTracker
 
 # A failing frame may be long, and is shown whole.
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
@@ -158,7 +158,7 @@ def streams() -> st.SearchStrategy[list[tuple[bool, bytes]]]:
 
 def test_any_numbers_are_taken_without_an_error(fuzz: Fuzz) -> None:
     def check(stream: list[tuple[bool, bytes]]) -> None:
-        intake: Intake = Intake(Sequence(None))
+        intake: Intake = Intake(SeqTracker(None))
         for connects, data in stream:
             if connects:
                 intake.sequence.connected()

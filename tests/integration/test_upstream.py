@@ -33,7 +33,7 @@ from jetstream.upstream import connection as upstream_module
 from jetstream.upstream import inbox
 from jetstream.upstream.connection import Upstream
 from jetstream.upstream.intake import Intake, Taken
-from jetstream.upstream.seq_tracker import Sequence
+from jetstream.upstream.seq_tracker import SeqTracker
 
 MIB = 1 << 20
 
@@ -317,7 +317,7 @@ async def test_a_frame_that_waits_is_dated_when_it_was_read(relay: Relay, tmp_pa
     relay.script.append(send_the_second_meanwhile)
 
     log = await SqliteLog.open(tmp_path)
-    upstream = Upstream(relay.url, Intake(Sequence(0)), store, Metrics(), Conditions(), log)
+    upstream = Upstream(relay.url, Intake(SeqTracker(0)), store, Metrics(), Conditions(), log)
     reading = asyncio.create_task(upstream.run())
     await both_read.wait()
     read_both_at = time.monotonic()

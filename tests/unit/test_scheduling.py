@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from jetstream.scheduling import TIMER_S, Line, Pulse, Rest, Steps, Worker, finish, hurried
+from jetstream.scheduling import TIMER_S, Line, Pulse, Rest, Steps, Worker, finish, short_switch_interval
 
 
 async def test_a_pulse_wakes_all_who_wait_and_forgets_them() -> None:
@@ -111,7 +111,7 @@ async def test_a_line_whose_first_is_cancelled_goes_on() -> None:
 
 def test_threads_are_hurried_only_inside() -> None:
     before_s = sys.getswitchinterval()
-    with suppress(ZeroDivisionError), hurried():
+    with suppress(ZeroDivisionError), short_switch_interval():
         assert sys.getswitchinterval() < before_s
         raise ZeroDivisionError
     assert sys.getswitchinterval() == before_s

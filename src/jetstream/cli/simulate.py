@@ -18,7 +18,7 @@ from cyclopts.validators import Number
 from jetstream import logging_setup as logs
 from jetstream.clock import unix_us
 from jetstream.errors import JetstreamError, SettingError
-from jetstream.runtime import calm_collector, run
+from jetstream.runtime import run, tune_gc
 from jetstream.settings import parse_upstream
 from jetstream.simulator import recording, server
 from jetstream.simulator.faults import Faults
@@ -106,7 +106,7 @@ def simulate(  # noqa: PLR0913 - one argument a flag
             ledger=_lines(files, ledger),
             record=frames,
         )
-        calm_collector()  # a world is large and stays
+        tune_gc()  # a world is large and stays
         if serve:
             run(_live(network, host, port, rate, events))
         else:

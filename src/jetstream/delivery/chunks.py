@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final, NamedTuple
 
-from jetstream.delivery.subscriber import Options
+from jetstream.delivery.subscriber import SubscriberOptions
 from jetstream.delivery.wires import Wire, fitting
 from jetstream.model.batch import Batch
 
@@ -24,7 +24,7 @@ class Slice(NamedTuple):
     reached: int
 
 
-def cut(batch: Batch, first: int, last: int, wire: Wire, options: Options) -> Slice:
+def cut(batch: Batch, first: int, last: int, wire: Wire, options: SubscriberOptions) -> Slice:
     """Return the next slice of what is wanted of `batch[first:last]`.
 
     Slices of everything end at the same places, whoever reads them. So of thousands who come back together,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-from jetstream.delivery.subscriber import Options, Subscriber
+from jetstream.delivery.subscriber import Subscriber, SubscriberOptions
 from jetstream.delivery.wires import Wire, fitting
 from jetstream.model.batch import Batch
 from jetstream.model.filter import DIDS_PER_STEP
@@ -28,7 +28,7 @@ class Group:
 
     __slots__ = ("delivering", "members", "options", "wire")
 
-    def __init__(self, wire: Wire, options: Options) -> None:
+    def __init__(self, wire: Wire, options: SubscriberOptions) -> None:
         self.wire = wire
         self.options = options
         self.members: dict[Subscriber, None] = {}
@@ -39,7 +39,7 @@ class Groups:
     """The groups of one lane, indexed by what they want."""
 
     def __init__(self) -> None:
-        self._groups: dict[tuple[str, Options], Group] = {}
+        self._groups: dict[tuple[str, SubscriberOptions], Group] = {}
         self._wires: Counter[Wire] = Counter()  # groups of each wire in use
         self._everything: dict[Group, None] = {}
         self._by_collection: dict[Group, None] = {}  # those with collections and no DIDs

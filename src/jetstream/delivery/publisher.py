@@ -27,7 +27,7 @@ import structlog
 from jetstream.delivery.chunks import cut
 from jetstream.delivery.index import Group
 from jetstream.delivery.lanes import Lane, Lanes
-from jetstream.delivery.subscriber import Close, Options, Subscriber
+from jetstream.delivery.subscriber import Close, Subscriber, SubscriberOptions
 from jetstream.delivery.wires import PING
 from jetstream.errors import LogError
 from jetstream.eventlog import Log
@@ -61,8 +61,8 @@ WATCH_SLICE: Final = 500  # subscribers looked at between two turns
 PING_EVERY_S: Final = 30.0
 LOOK_EVERY_S: Final = 0.5
 
-log = structlog.get_logger(__name__)
-throttled = Throttled(log)
+logger = structlog.get_logger(__name__)
+throttled = Throttled(logger)
 
 
 class Hub:
@@ -149,7 +149,7 @@ class Hub:
         if feeder is not None:  # a task refers to its subscriber: both would be a reference cycle
             feeder.cancel()
 
-    def change(self, subscriber: Subscriber, options: Options) -> None:
+    def change(self, subscriber: Subscriber, options: SubscriberOptions) -> None:
         """Judge every event from the subscriber's position on by new options."""
         if subscriber.group is None:
             subscriber.options = options  # its feeder looks before every slice

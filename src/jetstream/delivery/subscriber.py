@@ -59,7 +59,7 @@ class Sink(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class SubscriberOptions:
     """What a subscriber asked for, and may change as it goes."""
 
     wanted: Filter = EVERYTHING
@@ -86,7 +86,7 @@ class Subscriber:
     )
 
     def __init__(
-        self, sink: Sink, wire: Wire, options: Options, lane: Lane, position: int, now: float
+        self, sink: Sink, wire: Wire, options: SubscriberOptions, lane: Lane, position: int, now: float
     ) -> None:
         self.sink = sink
         self.wire = wire

@@ -43,7 +43,7 @@ UNREADABLE_FRAMES_MAX: Final = 10_000  # in a row: 0.1 s of work, and no firehos
 
 Store = Callable[[Taken, float], Awaitable[None]]
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 
 class Upstream:
@@ -71,7 +71,7 @@ class Upstream:
         self._conditions = conditions
         self._kept = kept
         self._history = History(kept, intake)
-        self._log = Throttled(log)  # upstream, or who is in its place, causes all that is logged here
+        self._log = Throttled(logger)  # upstream, or who is in its place, causes all that is logged here
         self.lag_s: float | None = None  # how old the last message was when it came
         self._attempts = 0  # connections since a frame was taken
         self._connected = False

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from collections.abc import Sequence as Several
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final
 
 from jetstream.model.event import Event, Key
 from jetstream.upstream.decode import Message, decode
-from jetstream.upstream.seq_tracker import RESTART_FRAMES, Sequence
+from jetstream.upstream.seq_tracker import RESTART_FRAMES, SeqTracker
 
 # Frames in doubt that are looked up together. For three, a day of the log (10,800 blocks) takes 1.2 s, for 64
 # it takes 4 s. So at first there are as few as show a new sequence, and twice as many each time that all were
@@ -27,7 +26,7 @@ class Taken:
 
     `frames` is how many of them were read, `admitted` how many were taken. `seq` is the cursor after them,
     None while nothing is known, `provisional` a number above it, and `fell_from` one that it was (see
-    `Sequence`). `asks` is what the log
+    `SeqTracker`). `asks` is what the log
     must be asked before this is whole: `Intake.settle` takes the answer. `notices` are the error and info
     frames, in order, `without_seq` counts the frames that have no number. `too_big` counts the commits whose
     producer left records out, `time` is upstream's clock in the last message that shows it.
@@ -61,7 +60,7 @@ class Intake:
     """Decodes frames and lets through what the sequence admits. `clock` gives monotonic seconds."""
 
     def __init__(
-        self, sequence: Sequence, *, check_cid: bool = True, clock: Callable[[], float] = time.monotonic
+        self, sequence: SeqTracker, *, check_cid: bool = True, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.sequence = sequence
         # Keys of events that were taken before the sequence fell, and come first if any come again. Set from
@@ -74,7 +73,7 @@ class Intake:
         self._together = DOUBTS_MIN  # frames in doubt that are looked up next
         self._doubted: list[Message] = []  # between `take` and `settle`: frames that wait for the log's word
 
-    def take(self, frames: Several[bytes], until: float = float("inf")) -> Taken:
+    def take(self, frames: Sequence[bytes], until: float = float("inf")) -> Taken:
         """Read frames of one connection, in order. Never raises for what they hold.
 
         Stops when the clock is past `until`, and before a frame in doubt, so that all before it is in the log
@@ -145,7 +144,7 @@ class Intake:
         if self.sequence.pass_over(seq):
             taken.add(message)
 
-    def _doubt(self, frames: Several[bytes], until: float, taken: Taken) -> Taken:
+    def _doubt(self, frames: Sequence[bytes], until: float, taken: Taken) -> Taken:
         messages: list[Message] = []
         for frame in frames[: self._together]:
             message = decode(frame, check_cid=self._check_cid)

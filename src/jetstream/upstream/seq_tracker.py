@@ -36,7 +36,7 @@ ROGUES_MAX: Final = 64  # numbers remembered; of those that are forgotten, a rep
 _FAR: Final = 1 << 63  # above every number
 
 
-class Sequence:
+class SeqTracker:
     """The state of one upstream's numbering, over all its connections.
 
     `last` is the cursor to store and to resume after; None: nothing known, begin at the live end.

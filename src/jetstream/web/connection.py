@@ -44,7 +44,7 @@ _TOO_MANY: Final = BadRequest(
     429, "flood", f"more than {REQUESTS_PER_S} requests a second on one connection: ask less often"
 )
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 
 class Connections:
@@ -57,7 +57,7 @@ class Connections:
         self._pages = pages
         self._upgrades = upgrades
         self._metrics = metrics
-        self._log = Throttled(log)
+        self._log = Throttled(logger)
         self._all: dict[Connection, None] = {}
         self._unfinished: Unfinished[Connection] = Unfinished(REQUEST_S)
         self._idle: Unfinished[Connection] = Unfinished(KEEPALIVE_S)

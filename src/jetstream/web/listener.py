@@ -33,7 +33,7 @@ LOOPBACK_CONGESTION: Final = b"reno"  # there on every Linux, and does not pace
 _NAME_BYTES_MAX: Final = 16  # of a way to control congestion
 _OUT_OF_FILES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 
 class Listener:
@@ -55,7 +55,7 @@ class Listener:
         self._loop = asyncio.get_running_loop()
         self._factory = factory
         self._make_room = make_room
-        self._log = Throttled(log)  # clients may cause it to pause and go on again and again
+        self._log = Throttled(logger)  # clients may cause it to pause and go on again and again
         self._socket = _bind(host, port)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UNREAD_BYTES_MAX)
         # A machine may be set to BBR, which paces: on the way to a proxy beside us, that is for nothing. A

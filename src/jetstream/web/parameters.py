@@ -10,7 +10,7 @@ from urllib.parse import unquote_plus
 
 import orjson
 
-from jetstream.delivery.subscriber import Options
+from jetstream.delivery.subscriber import SubscriberOptions
 from jetstream.errors import InvalidParameter
 from jetstream.model.filter import Filter
 from jetstream.model.syntax import DID_CHARS_MAX
@@ -53,13 +53,13 @@ class NotJson(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Subscription:
+class SubscribeRequest:
     """A request to subscribe: the options to begin with, and where and when to begin.
 
     `cursor` is None where the client gave none.
     """
 
-    options: Options
+    options: SubscriberOptions
     cursor: int | None
     require_hello: bool
 
@@ -85,12 +85,12 @@ def _decoded(text: str, chars_max: int) -> str:
     return unquote_plus(text[:chars_max])
 
 
-def parse_query(query: Query, headers: Mapping[str, str]) -> Subscription:
+def parse_query(query: Query, headers: Mapping[str, str]) -> SubscribeRequest:
     """Read the parameters of a request at once; raises as `query_steps` does."""
     return finish(query_steps(query, headers))
 
 
-def query_steps(query: Query, headers: Mapping[str, str]) -> Steps[Subscription]:
+def query_steps(query: Query, headers: Mapping[str, str]) -> Steps[SubscribeRequest]:
     """Read the parameters of a request, in steps.
 
     Raises InvalidParameter; what is unknown is ignored, unless it is surely a mistake.
@@ -104,17 +104,19 @@ def query_steps(query: Query, headers: Mapping[str, str]) -> Steps[Subscription]
     cursor = _once(query, "cursor")
     if cursor and not _CURSOR(cursor):
         raise InvalidParameter("cursor", cursor, "is not a time in unix microseconds")
-    return Subscription(
-        Options(wanted, int(size or 0)), int(cursor) if cursor else None, _flag(query, "requireHello")
+    return SubscribeRequest(
+        SubscriberOptions(wanted, int(size or 0)),
+        int(cursor) if cursor else None,
+        _flag(query, "requireHello"),
     )
 
 
-def parse_message(text: bytes) -> Options | None:
+def parse_message(text: bytes) -> SubscriberOptions | None:
     """Read a client's message at once; raises as `message_steps` does."""
     return finish(message_steps(text))
 
 
-def message_steps(text: bytes) -> Steps[Options | None]:
+def message_steps(text: bytes) -> Steps[SubscriberOptions | None]:
     """Read a client's message, in steps: the new options, or None for a type that is unknown.
 
     Raises NotJson for what is not JSON and InvalidParameter for a bad update.
@@ -140,7 +142,7 @@ def message_steps(text: bytes) -> Steps[Options | None]:
         size = 0
     if type(size) is not int or size < 0:
         raise InvalidParameter("maxMessageSizeBytes", _shown(size), "is not a number of bytes")
-    return Options(wanted, size)
+    return SubscriberOptions(wanted, size)
 
 
 def _key(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from jetstream.delivery.publisher import Hub
-from jetstream.delivery.subscriber import Close, Options, Subscriber
+from jetstream.delivery.subscriber import Close, Subscriber, SubscriberOptions
 from jetstream.delivery.wires import Wire
 from jetstream.errors import InvalidParameter
 from jetstream.eventlog import Log
@@ -18,7 +18,7 @@ from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
 from jetstream.scheduling import Line, Steps
 from jetstream.web.connection import Connection, Upgrade
-from jetstream.web.parameters import NotJson, Subscription, message_steps, query_steps, read_query
+from jetstream.web.parameters import NotJson, SubscribeRequest, message_steps, query_steps, read_query
 from jetstream.web.request import BadRequest, Request
 from jetstream.web.response import Response
 from jetstream.web.sink import Inbound, SocketSink
@@ -36,7 +36,7 @@ NO_HELLO: Final = Close(
 )
 _OUR_FAULT: Final = Close(1011, "error", "the server failed to read a message: connect again")
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 
 class Subscribe:
@@ -59,7 +59,7 @@ class Subscribe:
         self._subscribers_max = subscribers_max
         self._hello_timeout_s = hello_timeout_s
         self._inbound = Inbound()
-        self._throttled = Throttled(log)
+        self._throttled = Throttled(logger)
         self._clients: dict[_Client, None] = {}
         self._ending = Line(ENDS_PER_TURN)
         self._leaving: set[asyncio.Task[None]] = set()  # the ends of connections that wait in that line
@@ -109,7 +109,9 @@ class Subscribe:
             return Response.sentence(503, text, {"Retry-After": str(RETRY_AFTER_S)})
         return None
 
-    def _begin(self, wire: Wire, connection: Connection, subscription: Subscription, answer: bytes) -> None:
+    def _begin(
+        self, wire: Wire, connection: Connection, subscription: SubscribeRequest, answer: bytes
+    ) -> None:
         sink = SocketSink(connection.transport, self._buffer_bytes, self._inbound)
         client = _Client(self, sink, wire, subscription)
         self._clients[client] = None
@@ -130,7 +132,7 @@ class Subscribe:
         """Return once there is no connection."""
         await self._empty.wait()
 
-    def subscriber(self, client: _Client, options: Options) -> Subscriber:
+    def subscriber(self, client: _Client, options: SubscriberOptions) -> Subscriber:
         """Begin to serve a client from where it asked."""
         lane, cursor = self._hub.lane(), client.subscription.cursor
         # A cursor beyond the tip is the tip's, not the lane's: another lane may have sent what is below it.
@@ -141,7 +143,7 @@ class Subscribe:
         self._hub.add(subscriber)
         return subscriber
 
-    def change(self, subscriber: Subscriber, options: Options) -> None:
+    def change(self, subscriber: Subscriber, options: SubscriberOptions) -> None:
         """Judge a subscriber's events by new options from now on."""
         self._hub.change(subscriber, options)
 
@@ -178,7 +180,7 @@ class _Client:
     __slots__ = ("_hello", "_subscribe", "sink", "subscriber", "subscription", "wire")
 
     def __init__(
-        self, subscribe: Subscribe, sink: SocketSink, wire: Wire, subscription: Subscription
+        self, subscribe: Subscribe, sink: SocketSink, wire: Wire, subscription: SubscribeRequest
     ) -> None:
         self._subscribe = subscribe
         self.sink = sink
@@ -212,7 +214,7 @@ class _Client:
                 yield
                 self._take(options)
 
-    def _take(self, options: Options) -> None:
+    def _take(self, options: SubscriberOptions) -> None:
         if self.sink.closing:
             return
         if self._hello is not None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from jetstream.delivery import chunks as slices
 from jetstream.delivery.chunks import Slice, cut
-from jetstream.delivery.subscriber import Options
+from jetstream.delivery.subscriber import SubscriberOptions
 from jetstream.delivery.wires import CLASSIC, V1, Wire, message_bytes
 from jetstream.model.batch import Batch
 from jetstream.model.event import CREATE, Event
@@ -17,10 +17,10 @@ from jetstream.model.filter import EVERYTHING, Filter
 LIKE, POST = b"app.bsky.feed.like", b"app.bsky.feed.post"
 EVENTS_MAX, BYTES_MAX = 5, 1500
 OPTIONS = [
-    Options(),
-    Options(message_bytes_max=200),
-    Options(Filter(collections=frozenset({LIKE}))),
-    Options(Filter(dids=frozenset({b"did:plc:one"})), message_bytes_max=200),
+    SubscriberOptions(),
+    SubscriberOptions(message_bytes_max=200),
+    SubscriberOptions(Filter(collections=frozenset({LIKE}))),
+    SubscriberOptions(Filter(dids=frozenset({b"did:plc:one"})), message_bytes_max=200),
 ]
 
 
@@ -33,7 +33,7 @@ def batch_of(sizes: list[int]) -> Batch:
     return Batch.of([event(size) for size in sizes], [10 * (n + 1) for n in range(len(sizes))])
 
 
-def pieces(batch: Batch, first: int, last: int, wire: Wire, options: Options) -> list[Slice]:
+def pieces(batch: Batch, first: int, last: int, wire: Wire, options: SubscriberOptions) -> list[Slice]:
     """Cut all there is, as a reader does."""
     made = []
     while first < last:
@@ -50,7 +50,7 @@ def pieces(batch: Batch, first: int, last: int, wire: Wire, options: Options) ->
     st.data(),
 )
 def test_they_are_what_is_wanted_in_bounded_pieces(
-    sizes: list[int], options: Options, wire: Wire, data: st.DataObject
+    sizes: list[int], options: SubscriberOptions, wire: Wire, data: st.DataObject
 ) -> None:
     batch = batch_of(sizes)
     first = data.draw(st.integers(0, len(batch)))
@@ -73,23 +73,23 @@ def test_they_are_what_is_wanted_in_bounded_pieces(
 
 def test_readers_of_everything_come_to_share_their_bytes() -> None:
     batch = batch_of([20] * 1000)
-    one = pieces(batch, 3, 1000, CLASSIC, Options())
-    other = pieces(batch, 150, 1000, CLASSIC, Options())
+    one = pieces(batch, 3, 1000, CLASSIC, SubscriberOptions())
+    other = pieces(batch, 150, 1000, CLASSIC, SubscriberOptions())
     assert [each.reached for each in other] == [200, 400, 600, 800, 1000]
     assert [each.reached for each in one] == [each.reached for each in other]
     assert all(a.data is b.data for a, b in zip(one[1:], other[1:], strict=True))
-    assert pieces(batch, 0, 1000, V1, Options())[1].data is not one[1].data
+    assert pieces(batch, 0, 1000, V1, SubscriberOptions())[1].data is not one[1].data
 
 
 def test_what_is_too_long_for_one_slice_is_not_kept() -> None:
     batch = batch_of([4000] * slices.SLICE_EVENTS_MAX)
-    made = pieces(batch, 0, len(batch), CLASSIC, Options())
+    made = pieces(batch, 0, len(batch), CLASSIC, SubscriberOptions())
     assert len(made) > 1
     assert not batch.slices
 
 
 def test_filters_are_not_mixed_up_with_everything() -> None:
     batch = batch_of([20] * 400)
-    assert cut(batch, 0, 400, CLASSIC, Options(EVERYTHING)).messages == slices.SLICE_EVENTS_MAX
-    limited = cut(batch, 0, 400, CLASSIC, Options(message_bytes_max=1))
+    assert cut(batch, 0, 400, CLASSIC, SubscriberOptions(EVERYTHING)).messages == slices.SLICE_EVENTS_MAX
+    limited = cut(batch, 0, 400, CLASSIC, SubscriberOptions(message_bytes_max=1))
     assert (limited.data, limited.messages) == (b"", 0)

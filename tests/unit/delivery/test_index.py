@@ -12,7 +12,7 @@ from tests.builders import event
 from jetstream.delivery import index as module
 from jetstream.delivery.index import _TUPLE_GROUPS_MAX, Group, Groups
 from jetstream.delivery.lanes import Lane
-from jetstream.delivery.subscriber import Options, Sink, Subscriber
+from jetstream.delivery.subscriber import Sink, Subscriber, SubscriberOptions
 from jetstream.delivery.wires import CLASSIC, V1, Wire
 from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, Event
@@ -27,7 +27,9 @@ NOWHERE = create_autospec(Sink, instance=True)  # groups only say who gets what
 def subscriber(
     *collections: str, dids: tuple[str, ...] = (), limit: int = 0, wire: Wire = CLASSIC
 ) -> Subscriber:
-    return Subscriber(NOWHERE, wire, Options(Filter.parse(collections, dids), limit), Lane(0), 0, 0.0)
+    return Subscriber(
+        NOWHERE, wire, SubscriberOptions(Filter.parse(collections, dids), limit), Lane(0), 0, 0.0
+    )
 
 
 def messages(groups: Groups, batch: Batch, start: int, stop: int) -> dict[Subscriber, list[bytes]]:
@@ -234,7 +236,9 @@ async def test_a_large_group_goes_into_the_index_and_out_of_it_in_steps() -> Non
 
 def test_a_group_that_is_partly_indexed_is_forgotten() -> None:
     groups = Groups()
-    large = Group(CLASSIC, Options(Filter.parse([], [f"did:plc:{n}" for n in range(5 * DIDS_PER_STEP)])))
+    large = Group(
+        CLASSIC, SubscriberOptions(Filter.parse([], [f"did:plc:{n}" for n in range(5 * DIDS_PER_STEP)]))
+    )
     next(groups.index(large))
     finish(groups._unindex(large))
     assert is_empty(groups)

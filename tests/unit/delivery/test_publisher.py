@@ -26,7 +26,7 @@ from jetstream.delivery import chunks as slices_module
 from jetstream.delivery import lanes as lanes_module
 from jetstream.delivery import publisher as hub_module
 from jetstream.delivery.publisher import FLUSH_EVENTS_MAX, Hub, flush_end, rest_s
-from jetstream.delivery.subscriber import Close, Options, Subscriber
+from jetstream.delivery.subscriber import Close, Subscriber, SubscriberOptions
 from jetstream.delivery.wires import CLASSIC, PING, V1, Wire
 from jetstream.eventlog import LogStatistics, UpstreamCursor
 from jetstream.metrics import Metrics
@@ -197,7 +197,9 @@ class Member:
     subscriber: Subscriber
     sink: FakeSink
     first: int  # index of the first event at or after its position
-    segments: list[tuple[Options, int]] = field(default_factory=list)  # options, messages sent before them
+    segments: list[tuple[SubscriberOptions, int]] = field(
+        default_factory=list
+    )  # options, messages sent before them
 
     def obeys_the_law(self, log: MemoryLog) -> bool:
         """Tell whether what it was sent can be cut at its changes so that each part is exactly right."""
@@ -212,7 +214,9 @@ class Member:
         return bool(starts) if self.sink.closing else len(whole) in starts
 
 
-def _stops(whole: Batch, start: int, wire: Wire, options: Options, part: list[bytes]) -> Iterator[int]:
+def _stops(
+    whole: Batch, start: int, wire: Wire, options: SubscriberOptions, part: list[bytes]
+) -> Iterator[int]:
     """Yield each index up to which `part` is exactly what is wanted from `start` on."""
     sent = 0
     for stop in range(start, len(whole) + 1):
@@ -239,7 +243,7 @@ class World:
         self.members: list[Member] = []
         self.left: list[Member] = []
 
-    def join(self, options: Options, wire: Wire, cursor: int | None, limit: int) -> None:
+    def join(self, options: SubscriberOptions, wire: Wire, cursor: int | None, limit: int) -> None:
         lane, sink = self.hub.lane(), FakeSink(limit)
         position = lane.position if cursor is None else max(min(cursor, self.log.tip + 1), self.log.floor)
         subscriber = Subscriber(sink, wire, options, lane, position, 0.0)
@@ -247,7 +251,7 @@ class World:
         self.members.append(Member(subscriber, sink, first, [(options, 0)]))
         self.hub.add(subscriber)
 
-    def change(self, which: int, options: Options) -> None:
+    def change(self, which: int, options: SubscriberOptions) -> None:
         if (member := self._pick(which)) is not None:
             member.segments.append((options, len(member.sink.messages())))
             self.hub.change(member.subscriber, options)
@@ -308,12 +312,12 @@ async def running(hub: Hub) -> AsyncIterator[None]:
 # Few, so that some subscribers are equal; the last ones want little.
 options = st.sampled_from(
     [
-        Options(),
-        Options(message_bytes_max=150),
-        Options(Filter(collections=frozenset({LIKE}))),
-        Options(Filter(prefixes=frozenset({b"app.bsky.feed."})), 180),
-        Options(Filter(dids=frozenset({b"did:plc:repo1"}))),
-        Options(Filter(frozenset({THING}), dids=frozenset({b"did:plc:repo1", b"did:plc:repo2"}))),
+        SubscriberOptions(),
+        SubscriberOptions(message_bytes_max=150),
+        SubscriberOptions(Filter(collections=frozenset({LIKE}))),
+        SubscriberOptions(Filter(prefixes=frozenset({b"app.bsky.feed."})), 180),
+        SubscriberOptions(Filter(dids=frozenset({b"did:plc:repo1"}))),
+        SubscriberOptions(Filter(frozenset({THING}), dids=frozenset({b"did:plc:repo1", b"did:plc:repo2"}))),
     ]
 )
 which = st.integers(0, 5)
@@ -402,7 +406,7 @@ def join(hub: Hub, position: int | None = None, *, limit: int = 1 << 40) -> tupl
     sink = FakeSink(limit)
     lane = hub.lane()
     subscriber = Subscriber(
-        sink, CLASSIC, Options(), lane, lane.position if position is None else position, 0.0
+        sink, CLASSIC, SubscriberOptions(), lane, lane.position if position is None else position, 0.0
     )
     hub.add(subscriber)
     return subscriber, sink
@@ -503,18 +507,18 @@ async def test_a_cursor_among_events_not_published_yet_waits_for_them() -> None:
     assert times(sink) == [230, 240, 250, 260]
 
 
-RARE = Options(Filter(dids=frozenset({b"did:plc:repo0"}), collections=frozenset({THING})))
+RARE = SubscriberOptions(Filter(dids=frozenset({b"did:plc:repo0"}), collections=frozenset({THING})))
 
 
 async def test_options_that_change_during_a_read_judge_what_it_passed_over() -> None:
-    nothing = Options(Filter(dids=frozenset({b"did:plc:nobody"})))
+    nothing = SubscriberOptions(Filter(dids=frozenset({b"did:plc:nobody"})))
     async with served(events=20) as (hub, log):
         log.patience = 5
         sink = FakeSink()
         subscriber = Subscriber(sink, CLASSIC, nothing, hub.lane(), 1, 0.0)
         hub.add(subscriber)
         await until(lambda: log.reads)
-        hub.change(subscriber, Options())
+        hub.change(subscriber, SubscriberOptions())
         await until(lambda: subscriber.group)
     assert times(sink) == [STEP_US * n for n in range(1, 21)]
 
@@ -527,7 +531,7 @@ async def test_options_that_change_while_a_slice_is_due_judge_what_it_passed_ove
         subscriber = Subscriber(sink, CLASSIC, RARE, hub.lane(), 1, 0.0)
         hub.add(subscriber)
         await until(lambda: hub._slices)
-        hub.change(subscriber, Options())
+        hub.change(subscriber, SubscriberOptions())
         await until(lambda: subscriber.group)
     assert times(sink) == [time for batch in log.batches for time in batch.times]
 
@@ -576,7 +580,7 @@ async def test_a_log_that_cannot_be_read_ends_that_reader_alone() -> None:
     async with served(events=20) as (hub, log):
         log.failure = OSError("the disk is on fire")
         sink = FakeSink()
-        wanted = Options(Filter(dids=frozenset({b"did:plc:repo1"})))
+        wanted = SubscriberOptions(Filter(dids=frozenset({b"did:plc:repo1"})))
         hub.add(Subscriber(sink, CLASSIC, wanted, hub.lane(), 1, 0.0))
         _, healthy = join(hub)
         await until(lambda: sink.closing)
@@ -790,7 +794,7 @@ async def test_what_is_written_at_once_is_bounded_by_bytes(monkeypatch: pytest.M
 
 async def _writes_of_a_batch() -> list[bytes]:
     world, writes = World(), list[bytes]()
-    world.join(Options(), CLASSIC, None, 1 << 40)
+    world.join(SubscriberOptions(), CLASSIC, None, 1 << 40)
     sink = world.members[0].sink
     write = sink.write
 
@@ -818,7 +822,7 @@ async def test_nothing_stays_of_a_subscriber_that_left(
     try:
         world = World()
         async with running(world.hub):
-            world.join(Options(Filter(dids=frozenset({b"did:plc:repo1"}))), CLASSIC, cursor, limit)
+            world.join(SubscriberOptions(Filter(dids=frozenset({b"did:plc:repo1"}))), CLASSIC, cursor, limit)
             await world.turn(turns)
             member = world.members.pop()
             member.sink.lost = lost
@@ -859,7 +863,7 @@ async def test_many_readers_at_as_many_places_hold_few_batches(monkeypatch: pyte
     monkeypatch.setattr(world.log, "read", read_a_copy)
     async with running(world.hub):
         for number in range(50):
-            world.join(Options(), CLASSIC, number * BATCH_EVENTS * STEP_US, 1 << 40)
+            world.join(SubscriberOptions(), CLASSIC, number * BATCH_EVENTS * STEP_US, 1 << 40)
         await world.settle()
     assert all(member.obeys_the_law(world.log) for member in world.members)
     assert most <= 3 + 2  # one that was just read, and one that was just let go of

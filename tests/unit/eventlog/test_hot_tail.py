@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jetstream.delivery.chunks import cut
-from jetstream.delivery.subscriber import Options
+from jetstream.delivery.subscriber import SubscriberOptions
 from jetstream.delivery.wires import WIRES
 from jetstream.eventlog import hot_tail as recent_module
 from jetstream.eventlog.hot_tail import Recent
@@ -131,7 +131,7 @@ def test_all_that_readers_render_is_within_the_bound(size: int, count: int) -> N
         for wire in WIRES.values():
             first = 0
             while first < len(batch):
-                first = cut(batch, first, len(batch), wire, Options()).reached
+                first = cut(batch, first, len(batch), wire, SubscriberOptions()).reached
         held += batch.text_bytes() + sum(sum(map(len, frames)) for frames in batch.frames.values())
         held += sum(len(data) for slices in batch.slices.values() for data in slices.values())
     assert held <= recent.memory_bytes <= recent_module.BYTES_MAX

@@ -9,7 +9,7 @@ from tests.builders import commit, like
 from jetstream.model.event import Key
 from jetstream.upstream.history import History
 from jetstream.upstream.intake import Intake, Taken
-from jetstream.upstream.seq_tracker import Sequence
+from jetstream.upstream.seq_tracker import SeqTracker
 
 WINDOW = 5
 
@@ -40,13 +40,15 @@ class Reader:
 
     def __init__(self, last: int | None) -> None:
         self.kept = Kept()
-        self.intake = Intake(Sequence(last))
+        self.intake = Intake(SeqTracker(last))
         self.history = History(self.kept, self.intake)
 
     def restart(self) -> None:
         """Begin again with the numbers that are stored."""
         sequence = self.intake.sequence
-        self.intake = Intake(Sequence(sequence.last, sequence.unconfirmed, sequence.fell_from, resumed=True))
+        self.intake = Intake(
+            SeqTracker(sequence.last, sequence.unconfirmed, sequence.fell_from, resumed=True)
+        )
         self.history = History(self.kept, self.intake)
 
     async def read(self, *seqs: int, together: int = 7) -> list[int]:

@@ -23,13 +23,13 @@ from tests.fixtures import captured_frames, json_of
 
 from jetstream.model.event import Key
 from jetstream.upstream.intake import DOUBTS_MAX, DOUBTS_MIN, Intake, Taken
-from jetstream.upstream.seq_tracker import Sequence
+from jetstream.upstream.seq_tracker import SeqTracker
 
 
 class Reader:
     """An intake, and the log that answers what it asks."""
 
-    def __init__(self, sequence: Sequence, *, check_cid: bool = True) -> None:
+    def __init__(self, sequence: SeqTracker, *, check_cid: bool = True) -> None:
         self.intake = Intake(sequence, check_cid=check_cid)
         self.sequence = sequence
         self.log: set[Key] = set()
@@ -51,7 +51,7 @@ class Reader:
 
 
 def intake(last: int | None = None, *, check_cid: bool = True) -> Reader:
-    made = Reader(Sequence(last), check_cid=check_cid)
+    made = Reader(SeqTracker(last), check_cid=check_cid)
     made.sequence.connected()
     return made
 
@@ -189,7 +189,7 @@ def test_nothing_is_asked_about_frames_in_order_or_above_gaps() -> None:
 
 
 def test_what_is_before_a_frame_in_doubt_is_handed_over_before_the_log_is_asked() -> None:
-    one = Intake(Sequence(4))
+    one = Intake(SeqTracker(4))
     one.sequence.connected()
     frames = [commit(5), commit(6), commit(3), commit(7)]
     first = one.take(frames)
@@ -203,7 +203,7 @@ def test_what_is_before_a_frame_in_doubt_is_handed_over_before_the_log_is_asked(
 
 
 def test_few_frames_are_looked_up_together_and_more_while_all_are_known() -> None:
-    one = Intake(Sequence(5_000))
+    one = Intake(SeqTracker(5_000))
     one.sequence.connected()
     frames = [commit(seq) for seq in range(1, 100)]
     counts = []
@@ -247,7 +247,7 @@ def test_frames_without_a_number_among_those_in_doubt_are_counted() -> None:
 
 def test_decoding_stops_when_its_time_is_over_after_one_frame_at_least() -> None:
     now = iter(range(100))
-    one = Intake(Sequence(4), clock=lambda: next(now))
+    one = Intake(SeqTracker(4), clock=lambda: next(now))
     one.sequence.connected()
     frames = [commit(seq) for seq in range(5, 20)]
     counts = [one.take(frames, 3).frames, one.take(frames[5:], 0).frames, one.take(frames[6:], 8).frames]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jetstream.upstream.seq_tracker import CONFIRM_FRAMES, NEAR, RESTART_FRAMES, ROGUES_MAX, Sequence
+from jetstream.upstream.seq_tracker import CONFIRM_FRAMES, NEAR, RESTART_FRAMES, ROGUES_MAX, SeqTracker
 
 FAR = 50_000_000
 
@@ -19,7 +19,7 @@ class Reader:
     """A sequence, and the log that answers its doubts."""
 
     def __init__(self, last: int | None, provisional: int | None = None) -> None:
-        self.sequence = Sequence(last, provisional)
+        self.sequence = SeqTracker(last, provisional)
         self.sequence.connected()
         self.log: list[str] = []
         self.asked = 0
@@ -44,7 +44,7 @@ class Reader:
     def killed(self) -> Reader:
         """Return the reader after `kill -9`: the log and the two stored numbers stay."""
         other = Reader(None)
-        other.sequence = Sequence(
+        other.sequence = SeqTracker(
             self.sequence.last, self.sequence.unconfirmed, self.sequence.fell_from, resumed=True
         )
         other.log = self.log

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from jetstream.delivery.subscriber import Options
+from jetstream.delivery.subscriber import SubscriberOptions
 from jetstream.errors import InvalidParameter
 from jetstream.model.filter import EVERYTHING, Filter
 from jetstream.scheduling import finish
@@ -18,7 +18,7 @@ from jetstream.web.parameters import (
     COMMAS_MAX,
     PARAMETERS_MAX,
     NotJson,
-    Subscription,
+    SubscribeRequest,
     parse_message,
     parse_query,
     read_query,
@@ -28,7 +28,7 @@ POST, LIKE = "app.bsky.feed.post", "app.bsky.feed.like"
 ANN, BOB = "did:plc:ann", "did:web:bob.example"
 
 
-def parsed(query: str = "", headers: dict[str, str] | None = None) -> Subscription:
+def parsed(query: str = "", headers: dict[str, str] | None = None) -> SubscribeRequest:
     """Read a query string as the server is given it."""
     return parse_query(finish(read_query(query)), headers or {})
 
@@ -40,7 +40,7 @@ def refused(query: str, headers: dict[str, str] | None = None) -> tuple[str, str
 
 
 def test_nothing_asked_for_is_everything_from_now_on() -> None:
-    assert parsed() == Subscription(Options(EVERYTHING, 0), None, require_hello=False)
+    assert parsed() == SubscribeRequest(SubscriberOptions(EVERYTHING, 0), None, require_hello=False)
 
 
 def test_unknown_parameters_are_ignored() -> None:
@@ -155,8 +155,8 @@ def test_the_longest_url_of_all() -> None:
     subscription = parsed(repeated)
 
     assert 400_000 < len(repeated) < 1 << 20
-    assert subscription == Subscription(
-        Options(Filter.parse(collections, dids), 1_000_000), 1725519626134432, require_hello=True
+    assert subscription == SubscribeRequest(
+        SubscriberOptions(Filter.parse(collections, dids), 1_000_000), 1725519626134432, require_hello=True
     )
     assert parsed(listed).options.wanted == subscription.options.wanted
     assert refused(f"{repeated}&wantedDids={ANN}") == ("wantedDids", "10001")
@@ -256,26 +256,26 @@ def test_any_value_is_taken_or_refused(value: str, name: str) -> None:
 # Messages
 
 
-def parse(text: str | bytes) -> Options | None:
+def parse(text: str | bytes) -> SubscriberOptions | None:
     return parse_message(text if isinstance(text, bytes) else text.encode())
 
 
-def update(**payload: Any) -> Options | None:
+def update(**payload: Any) -> SubscriberOptions | None:
     return parse(json.dumps({"type": "options_update", "payload": payload}))
 
 
 def test_an_update_replaces_everything() -> None:
-    assert update() == Options()
-    assert update(wantedCollections=None, wantedDids=None, maxMessageSizeBytes=None) == Options()
-    assert update(wantedCollections=[], wantedDids=[], maxMessageSizeBytes=0) == Options()
+    assert update() == SubscriberOptions()
+    assert update(wantedCollections=None, wantedDids=None, maxMessageSizeBytes=None) == SubscriberOptions()
+    assert update(wantedCollections=[], wantedDids=[], maxMessageSizeBytes=0) == SubscriberOptions()
     assert update(
         wantedCollections=[POST, "app.bsky.graph.*"], wantedDids=[ANN], maxMessageSizeBytes=9
-    ) == Options(Filter.parse([POST, "app.bsky.graph.*"], [ANN]), 9)
-    assert update(other=1) == Options()
+    ) == SubscriberOptions(Filter.parse([POST, "app.bsky.graph.*"], [ANN]), 9)
+    assert update(other=1) == SubscriberOptions()
 
 
 def test_an_update_may_come_as_bytes() -> None:
-    assert parse(b'{"type":"options_update","payload":{"wantedDids":["did:plc:ann"]}}') == Options(
+    assert parse(b'{"type":"options_update","payload":{"wantedDids":["did:plc:ann"]}}') == SubscriberOptions(
         Filter.parse([], [ANN])
     )
 

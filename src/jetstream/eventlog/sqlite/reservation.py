@@ -26,7 +26,7 @@ AHEAD_US: Final = 30_000_000
 BELIEVED_US: Final = 366 * 86_400_000_000
 POSITION_MAX: Final = 1 << 62  # SQLite's integers have 63 bits
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 
 def restored_tip(directory: Path, tip_us: int, now_us: int = 0, *, is_new: bool = False) -> int:
@@ -40,11 +40,11 @@ def restored_tip(directory: Path, tip_us: int, now_us: int = 0, *, is_new: bool 
         boot, reserved = _believed(directory, max(tip_us, now_us))
     except LogCorrupt as error:
         restored = max(tip_us + AHEAD_US, now_us)
-        log.warning("log: the reservation is made again", problem=error.problem, up_to_us=restored)
+        logger.warning("log: the reservation is made again", problem=error.problem, up_to_us=restored)
         restore(directory, restored)
         return restored
     if is_new and reserved:
-        log.warning(
+        logger.warning(
             "log: no events where some were stored, a new log begins",
             missing=str(directory / DATABASE),
             stored_up_to=iso(reserved),

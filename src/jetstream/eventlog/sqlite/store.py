@@ -53,7 +53,7 @@ from jetstream.eventlog.sqlite.upkeep import WAL_BYTES, Maintenance, Scrubbed
 from jetstream.model.batch import Batch
 from jetstream.model.event import Key
 from jetstream.model.filter import Filter
-from jetstream.scheduling import Pulse, hurried
+from jetstream.scheduling import Pulse, short_switch_interval
 
 # Readers wait for the disk and for zstd, both without the interpreter lock; more would only compete for it.
 READERS: Final = 2
@@ -77,7 +77,7 @@ RETENTION_BYTES_MIN: Final = 64 * 1024 * 1024
 FORGET_DELETED: Final = frozenset({"deleted"})
 
 Result = TypeVar("Result")
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 
 class Opened(NamedTuple):
@@ -225,7 +225,7 @@ class SqliteLog:
                 columns = Columns.of(batch) if len(batch) else None
                 self._take_room(COMMIT_BYTES + (0 if columns is None else columns.size))
                 if len(batch) and batch.last > self._reserved:
-                    with hurried():
+                    with short_switch_interval():
                         await asyncio.to_thread(self._reserve, batch.last)
                 with explained(self._path), transaction(self._writer):
                     self._store(batch, columns, upstream, gone)
@@ -428,7 +428,7 @@ class SqliteLog:
     async def _take_reserve(self) -> None:
         whole = await self._in_maintenance(self._space.take)
         if not whole and self._reserve_is_whole:
-            log.warning(
+            logger.warning(
                 "log: no room on the disk to keep a reserve, make some",
                 bytes_missing=self._space.size - self._space.held,
                 directory=str(self._directory),
@@ -484,15 +484,15 @@ class SqliteLog:
             except LogUnwritable as error:
                 self._full = True
                 if not failing:
-                    log.warning("log: upkeep failed, trying again", error=str(error))
+                    logger.warning("log: upkeep failed, trying again", error=str(error))
                 failing = True
                 await asyncio.sleep(MAINTAIN_EVERY_S)
             except LogError:
-                log.exception("log: upkeep stopped, the next commit will fail")
+                logger.exception("log: upkeep stopped, the next commit will fail")
                 raise
             else:
                 if failing:
-                    log.info("log: upkeep works again")
+                    logger.info("log: upkeep works again")
                 failing = False
 
     async def _seal(self) -> None:
@@ -505,7 +505,7 @@ class SqliteLog:
 
     async def _next_block(self) -> Block | None:
         """Compress the oldest of the tail, at the loop's cost when sealing has fallen behind."""
-        with hurried() if self._tail_events > BACKLOG_EVENTS else nullcontext():
+        with short_switch_interval() if self._tail_events > BACKLOG_EVENTS else nullcontext():
             return await self._in_maintenance(self._maintenance.next_block)
 
     async def _require_room(self, size: int) -> None:
@@ -571,7 +571,7 @@ class SqliteLog:
 
     async def _exclusively(self, work: Callable[..., Result], *arguments: object) -> Result:
         async with self._writing:
-            with hurried():
+            with short_switch_interval():
                 return await self._in_maintenance(work, *arguments)
 
     async def _in_maintenance(self, work: Callable[..., Result], *arguments: object) -> Result:

@@ -1,4 +1,4 @@
-"""What the tests of the log share."""
+"""What the tests that write a log share."""
 
 from __future__ import annotations
 
