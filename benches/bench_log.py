@@ -18,7 +18,7 @@ from benches.events import Network
 from benches.limits import Limit, number
 
 from jetstream.delivery.wires import CLASSIC, V1
-from jetstream.eventlog import Log, UpstreamCursor
+from jetstream.eventlog import LogReader, SourceCursor
 from jetstream.eventlog.segment import BLOCK_EVENTS
 from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.store import SqliteLog
@@ -34,7 +34,7 @@ SLICE_EVENTS: Final = 500  # of a reader between two turns of the loop, as the h
 STALL_S: Final = 10.0
 LIVE_S: Final = 5.0
 
-CURSOR: Final = UpstreamCursor("relay.example:443", 1)
+CURSOR: Final = {"relay.example:443": SourceCursor(1)}
 LIMITS: Final = (
     Limit("commit of 1 event, µs", 100),
     Limit("commit of 100 events, µs", 500),
@@ -118,7 +118,7 @@ async def fill(directory: Path, network: Network, events: int) -> int:
     return json_bytes
 
 
-async def replays(log: Log) -> dict[str, float]:
+async def replays(log: LogReader) -> dict[str, float]:
     """Read everything and make frames of it, for one reader and for ten that began at once."""
     one_s = await timed(replay(log))
     ten_s = await timed(together(log, 10))
@@ -129,13 +129,13 @@ async def replays(log: Log) -> dict[str, float]:
     }
 
 
-async def together(log: Log, readers: int) -> None:
+async def together(log: LogReader, readers: int) -> None:
     """Let several readers replay everything at once."""
     turn = asyncio.Lock()
     await asyncio.gather(*(replay(log, EVERYTHING, turn) for _ in range(readers)))
 
 
-async def replay(log: Log, wanted: Filter = EVERYTHING, turn: asyncio.Lock | None = None) -> None:
+async def replay(log: LogReader, wanted: Filter = EVERYTHING, turn: asyncio.Lock | None = None) -> None:
     """Read from the oldest event to the newest as a subscriber of the classic wire: frames, in slices.
 
     As in the hub, readers that share `turn` make one slice in each turn of the loop.
@@ -160,7 +160,7 @@ async def render(batch: Batch, chosen: Sequence[int], turn: asyncio.Lock) -> Non
             await asyncio.sleep(0)
 
 
-async def sparse(log: Log, events: int) -> dict[str, float]:
+async def sparse(log: LogReader, events: int) -> dict[str, float]:
     """Read the little that a filter wants of everything."""
     cases = (
         ("one DID in a tenth of the blocks", Filter(dids=frozenset([RARE_DID]))),
@@ -202,7 +202,7 @@ async def live_delay(log: SqliteLog, network: Network) -> float:
     return percentile(delays, 0.99)
 
 
-async def forever(log: Log, turn: asyncio.Lock) -> None:
+async def forever(log: LogReader, turn: asyncio.Lock) -> None:
     """Replay again and again."""
     while True:
         await replay(log, EVERYTHING, turn)
@@ -273,7 +273,7 @@ def multiply(path: Path) -> None:
                 (shift, shift, last),
             )
         end = last + (LARGE - 1) * (last - first + 1)
-        connection.execute("UPDATE state SET tip_us = ?, events = ?", (end, events * LARGE))
+        connection.execute("UPDATE state SET tip_us = ?, appended = ?", (end, events * LARGE))
     connection.close()
 
 

@@ -18,6 +18,7 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 from jetstream.app import Service
+from jetstream.eventlog import SourceCursor
 from jetstream.settings import Address
 
 LOOPBACK = Address("127.0.0.1", 0)
@@ -54,15 +55,20 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.005)
 
 
+def cursor(service: Service) -> SourceCursor | None:
+    """Return the cursor of the one upstream, as it is stored."""
+    return next(iter(service.log.cursors.values()), None)
+
+
 async def published(service: Service, seq: int) -> None:
     """Return once the frame of `seq` is stored, and is below the hub's position."""
 
     def is_so() -> bool:
-        cursor = service.log.upstream
+        stored = cursor(service)
         # Above a gap, a number becomes the cursor when the next one comes.
         return (
-            cursor is not None
-            and max(cursor.seq, cursor.provisional or 0) >= seq
+            stored is not None
+            and max(stored.seq, stored.provisional or 0) >= seq
             and service.hub.position > service.log.tip
         )
 

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import resource
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, get_args
 
 import structlog
@@ -18,15 +18,14 @@ from jetstream.conditions import CONDITIONS, Conditions
 from jetstream.delivery.publisher import Hub
 from jetstream.delivery.subscriber import Close
 from jetstream.delivery.wires import WIRES
-from jetstream.errors import LogUnwritable, SettingError
-from jetstream.eventlog import Log, UpstreamCursor
+from jetstream.errors import SettingError
 from jetstream.eventlog.sqlite.store import SqliteLog
-from jetstream.ingest import Sequencer
+from jetstream.ingest import Ingest, Stamper
 from jetstream.metrics import Metrics, gauge
 from jetstream.runtime import collect_young, release_memory, tune_gc
 from jetstream.settings import Address, Settings, require_data_dir
 from jetstream.upstream.connection import State, Upstream, origin
-from jetstream.upstream.intake import Intake, Taken
+from jetstream.upstream.intake import Intake
 from jetstream.upstream.seq_tracker import SeqTracker
 from jetstream.web import pages
 from jetstream.web.listener import FILES_KEPT
@@ -34,7 +33,6 @@ from jetstream.web.server import Server
 from jetstream.web.subscribe import FAILED, SHUTDOWN, Subscribe
 
 GOODBYE_S: Final = 5.0  # for subscribers to take their close frames
-WRITE_AGAIN_S: Final = 1.0
 CLOCK_EVERY_S: Final = 1.0  # how often the clock is looked at, beside at every batch
 FILES_OF_OUR_OWN: Final = 32  # log, its readers, listeners, upstream
 FILES_BESIDE_SUBSCRIBERS: Final = 200  # the same with scrapes and handshakes, at the most
@@ -135,25 +133,24 @@ class Service:
         settings = self.settings
         where = origin(settings.upstream)
         intake = Intake(self._sequence(where), check_cid=settings.verify == "cid")
-        sequencer = Sequencer(self.log.tip, self._clock)
-        store = Store(self.log, where, sequencer, self.metrics, self.hub.ready, self.conditions)
-        return Upstream(settings.upstream, intake, store, self.metrics, self.conditions, self.log)
+        stamper = Stamper(self.log.tip, self._clock)
+        ingest = Ingest(self.log, where, stamper, self.metrics, self.conditions)
+        return Upstream(settings.upstream, intake, ingest.store, self.metrics, self.conditions, self.log)
 
     def _sequence(self, where: str) -> SeqTracker:
         """Return where to resume: what the setting says, else the log if it is of the same upstream."""
-        stored = self.log.upstream
         if self.settings.upstream_cursor is not None:
             return SeqTracker(self.settings.upstream_cursor)
-        if stored is None:
-            return SeqTracker(None)
-        if stored.origin != where:
+        stored = self.log.cursors.get(where)
+        if stored is not None:
+            return SeqTracker(*stored, resumed=True)
+        if self.log.cursors:
             logger.warning(
-                "the stored cursor is another upstream's, beginning live",
-                stored=stored.origin,
+                "stored cursor belongs to another upstream; starting at the live end",
+                stored=", ".join(self.log.cursors),
                 upstream=where,
             )
-            return SeqTracker(None)
-        return SeqTracker(stored.seq, stored.provisional, stored.fell_from, resumed=True)
+        return SeqTracker(None)
 
     async def _listen(self) -> list[Server]:
         """Open the listeners, and say where everything is."""
@@ -255,61 +252,6 @@ class Service:
         for name in CONDITIONS:
             condition.add_metric([name], name in self.conditions.reasons)
         yield condition
-
-
-class Store:
-    """Stamps events and appends them to the log; while the disk refuses, tries again.
-
-    `ready` is told when the oldest of what was stored had been read, and returns once more may come.
-    """
-
-    def __init__(
-        self,
-        events: Log,
-        origin: str,
-        sequencer: Sequencer,
-        metrics: Metrics,
-        ready: Callable[[float], Awaitable[None]],
-        conditions: Conditions,
-    ) -> None:
-        self._conditions = conditions
-        self._log = events
-        self._origin = origin
-        self._sequencer = sequencer
-        self._metrics = metrics
-        self._ready = ready
-
-    async def __call__(self, taken: Taken, read_at: float) -> None:
-        """Return once the events and the cursor are on disk, and more may come.
-
-        That takes as long as it takes: neither a full disk nor many subscribers are overrun. `read_at` is
-        when the oldest of them was read, in monotonic seconds.
-        """
-        events = taken.events
-        if not events:
-            await asyncio.sleep(0)  # a turn for the others, which `ready` gives otherwise
-        if taken.seq is None:
-            assert not events
-            return
-        cursor = UpstreamCursor(self._origin, taken.seq, taken.provisional, taken.fell_from)
-        if not events and cursor == self._log.upstream:
-            return
-        batch = self._sequencer.stamp(events)
-        while True:
-            try:
-                await self._log.append(batch, cursor)
-            except LogUnwritable as error:
-                self._metrics.log_failures.inc()
-                self._conditions.begin(
-                    "log_unwritable", f"{error}: upstream is held until the log can be written"
-                )
-                await asyncio.sleep(WRITE_AGAIN_S)
-            else:
-                break
-        self._conditions.end("log_unwritable")
-        self._metrics.count_events(batch)
-        if events:
-            await self._ready(read_at)
 
 
 async def _start(server: Server, flag: str, address: Address) -> int:

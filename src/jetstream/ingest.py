@@ -1,22 +1,36 @@
-"""Gives each event its `time_us`: now, but always above the one before."""
+"""The writer of the log: stamps what upstream delivers, stores it, and waits until more may come.
+
+This is the only place where events enter the log. Each call stores one batch and the cursors that belong to
+it in one transaction. Backpressure ends here: the call returns when the readers that follow the log are ready
+for more, and upstream decodes nothing before it returns.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
+from typing import Final
 
+from jetstream.conditions import Conditions
+from jetstream.errors import LogUnwritable
+from jetstream.eventlog import Cursors, LogWriter, SourceCursor
+from jetstream.metrics import Metrics
 from jetstream.model.batch import Batch
 from jetstream.model.event import Event
+from jetstream.upstream.intake import Taken
+
+RETRY_S: Final = 1.0  # between two attempts while the disk refuses
 
 
-class Sequencer:
-    """Stamps events with unique, strictly rising times in unix microseconds.
+class Stamper:
+    """Gives events unique, strictly rising times in unix microseconds: now, but above the one before.
 
-    `last` is the newest time already given, in this process or a former one: when the clock stands below
-    it, times go on from there, one microsecond apart, until the clock has caught up.
+    While the clock is below the newest time, times continue from there, one microsecond apart, until the
+    clock has caught up. `clock` gives unix microseconds.
     """
 
     def __init__(self, last: int, clock: Callable[[], int]) -> None:
-        self._last = last
+        self._last = last  # the newest time that was given, by this process or an earlier one; only rises
         self._clock = clock
 
     def stamp(self, events: Sequence[Event]) -> Batch:
@@ -26,3 +40,55 @@ class Sequencer:
         if times:
             self._last = times[-1]
         return Batch.of(events, times)
+
+
+class Ingest:
+    """Stores what one source delivers.
+
+    `source` is the name of its cursor, `host:port`. The condition `log_unwritable` holds while the disk
+    refuses a commit.
+    """
+
+    def __init__(
+        self,
+        log: LogWriter,
+        source: str,
+        stamper: Stamper,
+        metrics: Metrics,
+        conditions: Conditions,
+        *,
+        retry_s: float = RETRY_S,
+    ) -> None:
+        self._log = log
+        self._source = source
+        self._stamper = stamper
+        self._metrics = metrics
+        self._conditions = conditions
+        self._retry_s = retry_s
+
+    async def store(self, taken: Taken, received_at: float) -> None:
+        """Return once the events and the cursor are on disk, and more may come.
+
+        There is no deadline: a full disk and slow followers are waited for. `received_at` is when the oldest
+        of the events was received, in monotonic seconds.
+        """
+        if taken.seq is not None:
+            cursors = {self._source: SourceCursor(taken.seq, taken.provisional, taken.fell_from)}
+            if taken.events or cursors != self._log.cursors:
+                await self._append(self._stamper.stamp(taken.events), cursors, received_at)
+        await self._log.followers.wait()
+
+    async def _append(self, batch: Batch, cursors: Cursors, received_at: float) -> None:
+        while True:
+            try:
+                await self._log.append(batch, cursors, received_at)
+            except LogUnwritable as error:
+                self._metrics.log_failures.inc()
+                self._conditions.begin(
+                    "log_unwritable", f"{error}: upstream is held until the log can be written"
+                )
+                await asyncio.sleep(self._retry_s)
+            else:
+                break
+        self._conditions.end("log_unwritable")
+        self._metrics.count_events(batch)

@@ -50,8 +50,8 @@ async def read_all(directory: Path) -> tuple[dict[int, int], int]:
                 times.append(batch.times[index])
                 assert batch.event(index) == make_event(len(times))
             position = batch.last + 1
-        if log.upstream is not None:
-            assert log.upstream.seq == len(times)
+        for cursor in log.cursors.values():
+            assert cursor.seq == len(times)
         assert log.statistics().events == len(times)
     finally:
         await log.close()

@@ -15,23 +15,23 @@ from pathlib import Path
 
 from tests.unit.eventlog.events import make_event
 
-from jetstream.eventlog import UpstreamCursor
+from jetstream.eventlog import SourceCursor
 from jetstream.eventlog.sqlite.store import SqliteLog
-from jetstream.ingest import Sequencer
+from jetstream.ingest import Stamper
 
 RATE = 5_000
 
 
 async def write(directory: Path) -> None:
     log = await SqliteLog.open(directory)
-    sequencer = Sequencer(log.tip, lambda: time.time_ns() // 1000)
-    number = log.upstream.seq if log.upstream is not None else 0
+    stamper = Stamper(log.tip, lambda: time.time_ns() // 1000)
+    number = log.cursors["relay.example:443"].seq if log.cursors else 0
     began, begun = time.monotonic(), number
     while True:
         events = [make_event(number + n) for n in range(1, random.randint(1, 60))]
         number += len(events)
-        batch = sequencer.stamp(events)
-        await log.append(batch, UpstreamCursor("relay.example:443", number))
+        batch = stamper.stamp(events)
+        await log.append(batch, {"relay.example:443": SourceCursor(number)})
         os.write(sys.stdout.fileno(), b"%d %d\n" % (number, log.tip))
         await asyncio.sleep(began + (number - begun) / RATE - time.monotonic())
 

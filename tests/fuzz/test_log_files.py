@@ -15,7 +15,7 @@ from tests.fuzz.conftest import Fuzz
 from tests.unit.eventlog.events import make_event
 
 from jetstream.errors import LogError
-from jetstream.eventlog import UpstreamCursor
+from jetstream.eventlog import SourceCursor
 from jetstream.eventlog.sqlite import repair
 from jetstream.eventlog.sqlite.export import contents, selected
 from jetstream.eventlog.sqlite.store import SqliteLog
@@ -57,7 +57,7 @@ async def write(directory: Path, copy: Path) -> Written:
     written: Written = {}
     for start in range(1, EVENTS + 1, BATCH):
         batch = Batch.of([make_event(n) for n in range(start, start + BATCH)], range(start, start + BATCH))
-        await log.append(batch, UpstreamCursor("relay.example:443", start))
+        await log.append(batch, {"relay.example:443": SourceCursor(start)})
         written |= {batch.times[index]: batch.event(index) for index in range(len(batch))}
     await log.maintain()
     for name in FILES:
@@ -123,7 +123,7 @@ async def serve(directory: Path, written: Written) -> None:
                 assert written.get(batch.times[index]) == batch.event(index)
             position = batch.last + 1
         time_us = log.tip + 1
-        await log.append(Batch.of([make_event(1)], [time_us]), UpstreamCursor("relay.example:443", 1))
+        await log.append(Batch.of([make_event(1)], [time_us]), {"relay.example:443": SourceCursor(1)})
         assert log.tip == time_us
     finally:
         await log.close()

@@ -21,7 +21,7 @@ from tests.relay import (
     refuse,
     send,
 )
-from tests.serving import LOOPBACK, Figures, Start, figures, published, running, until
+from tests.serving import LOOPBACK, Figures, Start, cursor, figures, published, running, until
 from tests.subscriber import subscribe
 
 from jetstream.app import Service
@@ -133,7 +133,7 @@ async def test_another_upstreams_cursor_is_not_used(relay: Relay, tmp_path: Path
     relay.publish(identities(1))
     assert await seqs(service, 3) == [10, 11, 1]
     assert await cursors(relay, 1) == [None]
-    assert "the stored cursor is another upstream's, beginning live" in [line["event"] for line in logs]
+    assert "stored cursor belongs to another upstream; starting at the live end" in [line["event"] for line in logs]
 
 
 async def test_a_cursor_is_added_to_a_query(relay: Relay, start: Start) -> None:
@@ -341,8 +341,9 @@ async def test_a_cursor_in_the_future_begins_anew_at_the_live_end(relay: Relay, 
     await relay.wait_accepted(2)
     relay.publish(identities(3, 4))
     assert await seqs(service, 2) == [3, 4]
-    assert service.log.upstream is not None
-    assert service.log.upstream.seq == 4
+    stored = cursor(service)
+    assert stored is not None
+    assert stored.seq == 4
     found = await figures(service.port)
     assert found["jetstream_upstream_sequence_restarts_total"] == 1
     assert found['jetstream_upstream_frames_total{type="error"}'] == 1
@@ -422,8 +423,8 @@ async def published_exactly(service: Service, seq: int) -> None:
     """Return once the cursor is at `seq`, though it was above."""
 
     def is_so() -> bool:
-        cursor = service.log.upstream
-        return cursor is not None and cursor.seq == seq and service.hub.position > service.log.tip
+        stored = cursor(service)
+        return stored is not None and stored.seq == seq and service.hub.position > service.log.tip
 
     await until(is_so)
 

@@ -109,4 +109,4 @@ async def test_kills_while_the_disk_is_full_leave_a_whole_log(upstream: str, tmp
             found = check(disk / "data")
             assert found.problems == []
             with closing(sqlite3.connect(disk / "data" / DATABASE)) as connection:
-                assert connection.execute("SELECT events FROM state").fetchone() == (found.events,)
+                assert connection.execute("SELECT events FROM extent").fetchone() == (found.events,)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.unit.eventlog.events import make_event
 
-from jetstream.eventlog import UpstreamCursor
+from jetstream.eventlog import Cursors, SourceCursor
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.model.batch import Batch
 
@@ -20,8 +20,8 @@ def batch_of() -> Callable[[range], Batch]:
 
 
 @pytest.fixture
-def cursor() -> UpstreamCursor:
-    return UpstreamCursor("relay.example:443", 7)
+def cursor() -> Cursors:
+    return {"relay.example:443": SourceCursor(7)}
 
 
 @pytest.fixture

@@ -1,19 +1,27 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.builders import event
 
-from jetstream.ingest import Sequencer
+from jetstream.clock import unix_us
+from jetstream.conditions import Conditions
+from jetstream.eventlog import SourceCursor
+from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.ingest import Ingest, Stamper
+from jetstream.metrics import Metrics
+from jetstream.model.batch import Batch
+from jetstream.upstream.intake import Taken
 
 
 def stamps(last: int, readings: list[int], sizes: list[int]) -> Iterator[list[int]]:
     clock = iter(readings)
-    sequencer = Sequencer(last, lambda: next(clock))
+    stamper = Stamper(last, lambda: next(clock))
     for size in sizes:
-        yield sequencer.stamp([event()] * size).times
+        yield stamper.stamp([event()] * size).times
 
 
 def test_events_get_the_time_of_the_clock_one_microsecond_apart() -> None:
@@ -43,7 +51,7 @@ def test_no_events_use_no_time() -> None:
 
 def test_events_keep_their_order() -> None:
     events = [event(rkey=str(number)) for number in range(5)]
-    batch = Sequencer(0, lambda: 1).stamp(events)
+    batch = Stamper(0, lambda: 1).stamp(events)
 
     assert [batch.event(index) for index in range(5)] == events
 
@@ -61,3 +69,39 @@ def test_times_rise_strictly_and_run_ahead_only_as_far_as_they_must(
             expected[-1].append(newest)
 
     assert list(stamps(last, [reading for reading, _ in steps], [size for _, size in steps])) == expected
+
+
+# What is stored
+
+
+async def store(log: SqliteLog, taken: Taken, received_at: float = 0.0) -> None:
+    ingest = Ingest(log, "relay.example:443", Stamper(log.tip, unix_us), Metrics(), Conditions())
+    await ingest.store(taken, received_at)
+
+
+async def test_events_and_cursors_are_stored_and_followers_are_waited_for(log: SqliteLog) -> None:
+    follower = log.followers.join(log.tip + 1)
+    storing = asyncio.create_task(store(log, Taken([event()], 1), 10.0))
+    await log.wait(1)
+    assert not storing.done()
+    follower.advance(log.tip + 1)
+    await storing
+    for taken in (Taken(seq=2), Taken(seq=2), Taken()):
+        await store(log, taken)  # nothing to deliver: nothing to wait for
+    assert log.cursors == {"relay.example:443": SourceCursor(2)}
+    assert list(follower.appended) == [(log.tip, 10.0)]
+
+
+async def test_storing_gives_the_loop_a_turn_though_there_is_nothing_to_store(log: SqliteLog) -> None:
+    """Upstream, with frames waiting that give no events, would have the loop to itself."""
+    for seq in (1, 1, None):
+        task = asyncio.create_task(store(log, Taken(seq=seq)))
+        await asyncio.sleep(0)
+        assert not task.done()
+        await task
+
+
+async def test_the_cursor_of_a_source_that_is_not_in_use_goes(log: SqliteLog) -> None:
+    await log.append(Batch.of((), ()), {"old:443": SourceCursor(9), "older:443": SourceCursor(7)})
+    await store(log, Taken([event()], 1))
+    assert log.cursors == {"relay.example:443": SourceCursor(1)}

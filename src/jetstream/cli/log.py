@@ -39,7 +39,8 @@ def stats(*, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     _say(f"floor        {_moment(held.floor)}")
     _say(f"oldest       {_moment(held.oldest_us)}")
     _say(f"newest       {_moment(held.newest_us)}")
-    _say(f"upstream     {'none' if held.origin is None else f'{held.origin}, seq {held.seq}'}")
+    cursors = [f"{source}, seq {cursor.seq}" for source, cursor in held.cursors.items()]
+    _say(f"upstream     {'; '.join(cursors) or 'none'}")
     for kind, count in sorted(held.kinds.items()):
         _say(f"{KIND_NAMES[kind]:12} {count:,}")
     for collection, count in held.collections.most_common(COLLECTIONS_SHOWN):

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_right
-from collections import Counter, deque
+from collections import Counter
 from itertools import accumulate
 from typing import Final
 
@@ -30,7 +30,7 @@ from jetstream.delivery.lanes import Lane, Lanes
 from jetstream.delivery.subscriber import Close, Subscriber, SubscriberOptions
 from jetstream.delivery.wires import PING
 from jetstream.errors import LogError
-from jetstream.eventlog import Log
+from jetstream.eventlog import LogReader
 from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
 from jetstream.model.batch import Batch
@@ -74,27 +74,26 @@ class Hub:
 
     def __init__(
         self,
-        events: Log,
+        log: LogReader,
         metrics: Metrics,
         *,
         slow_timeout_s: float = 60.0,
         buffer_total: int = 512 << 20,
     ) -> None:
-        self._log = events
+        self._log = log
         self._metrics = metrics
         self._slow_timeout_s = slow_timeout_s
         self._buffer_total = buffer_total
-        self._lanes = Lanes(events.tip + 1)
+        self._lanes = Lanes(log.tip + 1)
         self._subscribers: dict[Subscriber, None] = {}
         self._rest = Rest()
-        self._rested = self.position  # where the foremost lane was after the last rest
+        self._follower = log.followers.join(self.position)  # told where the foremost lane is after each rest
         self._storing_s = 0.0  # how long the last turn was that was left for storing
         self._hungry = 0  # feeders that do not wait for their socket, but for the log or their turn
-        self._unpublished = deque[tuple[int, float]]()  # positions, and when what is there had been read
         self._held = Counter[Batch]()  # by feeders that wait for their turn; each batch counts once
         self._holders = asyncio.Semaphore(HOLDERS_MAX)
         self._slices = Line(1)  # a turn, however many feeders there are
-        self._changed = Pulse()  # a lane's position, or `_rested`
+        self._changed = Pulse()  # a lane's position
         self._tasks: asyncio.TaskGroup | None = None
 
     def __len__(self) -> int:
@@ -111,21 +110,13 @@ class Hub:
 
     async def run(self) -> None:
         """Publish, feed and watch, until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
-            tasks.create_task(self._watch())
-            await self._publish()
-
-    async def ready(self, read_at: float) -> None:
-        """Return once a lane has all that is stored, and the hub has rested.
-
-        Whoever fills the log in the same process waits for this before it stores more: what comes meanwhile
-        is then one commit, and in the flush of the next lane; and nothing is stored faster than it can be
-        published. `read_at` is when the oldest of what was stored last had been read, in monotonic seconds.
-        """
-        self._unpublished.append((self._log.tip, read_at))
-        while self._log.tip >= self._rested:
-            await self._changed.wait()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                tasks.create_task(self._watch())
+                await self._publish()
+        finally:
+            self._follower.leave()
 
     # Coming and going
 
@@ -193,8 +184,7 @@ class Hub:
     async def _let_in(self) -> None:
         """Leave a turn to whoever is to store what came meanwhile, so that it is in the next flush."""
         began = time.monotonic()
-        self._rested = self._lanes.foremost.position
-        self._changed.send()
+        self._follower.advance(self._lanes.foremost.position)
         await asyncio.sleep(0)
         self._storing_s = time.monotonic() - began
 
@@ -225,9 +215,10 @@ class Hub:
     def _observe_delivery(self) -> None:
         """Take note of what all lanes have by now."""
         position, now = self.position, time.monotonic()
-        while self._unpublished and self._unpublished[0][0] < position:
-            _, read_at = self._unpublished.popleft()
-            self._metrics.delivery.observe(now - read_at)
+        appended = self._follower.appended
+        while appended and appended[0][0] < position:
+            _, received_at = appended.popleft()
+            self._metrics.delivery.observe(now - received_at)
 
     async def _deliver(self, lane: Lane, batch: Batch, first: int, last: int) -> tuple[int, float]:
         """Write `batch[first:last]` to all at the tip, in turns; return to how many, in how many seconds."""

@@ -2,32 +2,37 @@
 
 A *position* is a `time_us`: the reader at position p has seen every event below p and none at or
 above it. `floor <= position <= tip + 1`: events below the floor are gone, the tip is the newest
-event. Everything on either side of the log knows only what this module says; how events are stored
-is the affair of the module that stores them (`log.sqlite`).
+event. The rest of the server knows only what this module says. How events are stored is known to the package
+that stores them (`eventlog.sqlite`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from jetstream.eventlog.backpressure import Followers
 from jetstream.model.batch import Batch
 from jetstream.model.event import Key
 from jetstream.model.filter import Filter
 
 
-class UpstreamCursor(NamedTuple):
+class SourceCursor(NamedTuple):
     """How far one upstream was read: the `seq` of its last frame that is in the log.
 
-    `provisional` is a number above it whose frame is in the log, too, and may have been damaged: never resume
-    after that one. `fell_from` is what `seq` was before upstream's numbers fell, while some of then is kept.
+    `provisional` is a higher number whose frame is in the log too. It may have been damaged, so the server
+    never resumes after it. `fell_from` is what `seq` was before the upstream's numbers fell. It is kept while
+    the log holds events from before the fall.
     """
 
-    origin: str  # host:port; another upstream's numbers mean nothing
     seq: int
     provisional: int | None = None
     fell_from: int | None = None
+
+
+# The cursor of each source, by its name: `host:port`.
+Cursors = Mapping[str, SourceCursor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +48,10 @@ class LogStatistics:
     damaged: int = 0  # different damaged parts that were met since the log was opened
 
 
-class Log(Protocol):
-    """An append-only, durable, totally ordered list of events.
+class LogReader(Protocol):
+    """What a reader needs of the log: a durable, totally ordered list of events.
 
-    One writer appends; any number of readers read at positions of their own. Every batch that is
-    returned may be shared and must not be changed by its reader.
+    Any number of readers read at positions of their own. Batches are shared: a reader must not change one.
     """
 
     @property
@@ -58,52 +62,70 @@ class Log(Protocol):
     def tip(self) -> int:
         """The highest position that may ever have been given out; 0 if none was.
 
-        It is the newest event's, but after a loss of power: then events up to it may be gone, and readers
-        may have seen them. A new event's position is above it.
+        It is the position of the newest event, except after a loss of power. Then events up to it may be
+        gone although readers have seen them. A new event's position is above it.
         """
 
     @property
-    def upstream(self) -> UpstreamCursor | None:
-        """The cursor of the last append, as it is on disk."""
-
-    async def append(self, batch: Batch, upstream: UpstreamCursor) -> None:
-        """Store events and the upstream's cursor together, or neither.
-
-        `batch` follows the tip, and may be empty when only the cursor moves. When this returns, both
-        survive the process, and readers see the events. Raises LogUnwritable with nothing stored.
-        """
+    def followers(self) -> Followers:
+        """The readers that the writer waits for."""
 
     async def read(self, position: int, stop: int, wanted: Filter) -> Batch | None:
         """Return the batch with the first events in `[position, stop)` that `wanted` may want.
 
-        The batch may begin before `position` and end after `stop`, and may hold events that are not
-        wanted: it is as it was stored, shared with other readers. What it leaves out, before its first event
-        and between its events, is not wanted (or is below the floor, or was forgotten). It has an event in
+        The batch may begin before `position` and end after `stop`, and may hold events that are not wanted:
+        it is as it was stored, shared with other readers. What it leaves out, before its first event and
+        between its events, is not wanted, is below the floor, or was erased. It has an event in
         `[position, stop)`. None: nothing wanted in the whole range.
-        """
-
-    async def holds(self, keys: Collection[Key]) -> dict[Key, int]:
-        """Return those of a few keys of which an event is kept, each with a position.
-
-        That is the event's own, or a later one of what is stored with it. What was trimmed or forgotten is
-        not found. Reads the whole log for a key that is not there, a second for a day of it: ask for a dozen
-        at a time.
-        """
-
-    async def keys_from(self, position: int, stop: int) -> set[Key]:
-        """Return the keys of the oldest events in `[position, stop)`: some thousands, or all there are.
-
-        What is stored with them may be there, too. Damaged parts are passed over.
         """
 
     async def wait(self, position: int) -> None:
         """Return once an event at or after `position` has been appended."""
 
-    async def trim(self, before_us: int) -> int:
-        """Forget events older than `before_us`, in whole blocks; return how many went."""
-
     def statistics(self) -> LogStatistics:
-        """Say what the log holds, at no cost worth naming."""
+        """Return what the log holds. Cheap enough to call for every request."""
 
-    async def close(self) -> None:
-        """Write what is pending and give the files back."""
+
+class LogWriter(Protocol):
+    """What the one writer needs of the log."""
+
+    @property
+    def floor(self) -> int:
+        """The lowest position from which nothing is missing; rises when events are trimmed."""
+
+    @property
+    def tip(self) -> int:
+        """The highest position that may ever have been given out; 0 if none was. See `LogReader.tip`."""
+
+    @property
+    def cursors(self) -> Cursors:
+        """The cursors as of the last append."""
+
+    @property
+    def followers(self) -> Followers:
+        """The readers that the writer waits for."""
+
+    async def append(self, batch: Batch, cursors: Cursors, received_at: float | None = None) -> None:
+        """Store events and the cursors of all sources together, or neither.
+
+        `batch` follows the tip. It may be empty when only cursors move. `cursors` has every source that is in
+        use; the cursor of any other is removed. `received_at` is when the oldest of the events was received,
+        in monotonic seconds; None when that is unknown. When this returns, all survive the process, and
+        readers see the events.
+
+        Raises LogUnwritable with nothing stored.
+        """
+
+    async def holds(self, keys: Collection[Key]) -> dict[Key, int]:
+        """Return the keys of which an event is kept, each with a position.
+
+        That is the position of the event, or a later one of what is stored with it. Events that were trimmed
+        or erased are not found. A key that is not there costs a search of the whole log, a second for a day
+        of it: ask for a dozen keys at a time.
+        """
+
+    async def keys_from(self, position: int, stop: int) -> set[Key]:
+        """Return the keys of the oldest events in `[position, stop)`: some thousands, or all there are.
+
+        Keys of events that are stored with them may be there too. Damaged parts are skipped.
+        """

@@ -13,7 +13,7 @@ from jetstream.delivery.publisher import Hub
 from jetstream.delivery.subscriber import Close, Subscriber, SubscriberOptions
 from jetstream.delivery.wires import Wire
 from jetstream.errors import InvalidParameter
-from jetstream.eventlog import Log
+from jetstream.eventlog import LogReader
 from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
 from jetstream.scheduling import Line, Steps
@@ -45,7 +45,7 @@ class Subscribe:
     def __init__(
         self,
         hub: Hub,
-        events: Log,
+        log: LogReader,
         metrics: Metrics,
         *,
         buffer_bytes: int,
@@ -53,7 +53,7 @@ class Subscribe:
         hello_timeout_s: float = HELLO_TIMEOUT_S,
     ) -> None:
         self._hub = hub
-        self._log = events
+        self._log = log
         self._metrics = metrics
         self._buffer_bytes = buffer_bytes
         self._subscribers_max = subscribers_max

@@ -12,7 +12,7 @@ import pytest
 from jetstream.cli.log import cat, check, parse_moment, repair, stats
 from jetstream.delivery.wires import V1
 from jetstream.errors import InvalidParameter, LogError, SettingError
-from jetstream.eventlog import UpstreamCursor
+from jetstream.eventlog import Cursors
 from jetstream.eventlog.sqlite import upkeep as maintenance
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.model.batch import Batch
@@ -23,7 +23,7 @@ START = 1_700_000_000_000_000
 
 @pytest.fixture
 async def directory(
-    tmp_path: Path, batch_of: BatchOf, cursor: UpstreamCursor, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, batch_of: BatchOf, cursor: Cursors, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     monkeypatch.setattr(maintenance, "BLOCK_EVENTS", 300)
     log = await SqliteLog.open(tmp_path)
@@ -73,7 +73,7 @@ def test_cat_survives_a_closed_pipe(directory: Path) -> None:
 
 
 async def test_all_but_repair_run_beside_a_writer(
-    directory: Path, capsysbinary: pytest.CaptureFixture[bytes], batch_of: BatchOf, cursor: UpstreamCursor
+    directory: Path, capsysbinary: pytest.CaptureFixture[bytes], batch_of: BatchOf, cursor: Cursors
 ) -> None:
     log = await SqliteLog.open(directory)
     await log.append(batch_of(range(START + 1000, START + 1010)), cursor)

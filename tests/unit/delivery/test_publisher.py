@@ -11,7 +11,7 @@ import gc
 import struct
 import time
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -28,15 +28,15 @@ from jetstream.delivery import publisher as hub_module
 from jetstream.delivery.publisher import FLUSH_EVENTS_MAX, Hub, flush_end, rest_s
 from jetstream.delivery.subscriber import Close, Subscriber, SubscriberOptions
 from jetstream.delivery.wires import CLASSIC, PING, V1, Wire
-from jetstream.eventlog import LogStatistics, UpstreamCursor
+from jetstream.eventlog import LogStatistics
+from jetstream.eventlog.backpressure import Followers
 from jetstream.metrics import Metrics
 from jetstream.model.batch import Batch
-from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, Event, Key
+from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, Event
 from jetstream.model.filter import EVERYTHING, Filter
 
 STEP_US = 10
 BATCH_EVENTS = 16
-CURSOR = UpstreamCursor("relay.example:443", 1)
 LIKE, POST, THING = b"app.bsky.feed.like", b"app.bsky.feed.post", b"com.example.thing"
 
 
@@ -62,22 +62,13 @@ class MemoryLog:
         self.batches: list[Batch] = []
         self.floor = 0
         self.tip = 0
-        self.upstream = CURSOR
+        self.followers = Followers()
         self.patience = 0
         self.reads = 0
         self.failure: Exception | None = None
         self._grown = asyncio.Event()
 
-    async def append(self, batch: Batch, upstream: UpstreamCursor) -> None:
-        raise NotImplementedError
-
-    async def holds(self, keys: Collection[Key]) -> dict[Key, int]:
-        raise NotImplementedError
-
-    async def keys_from(self, position: int, stop: int) -> set[Key]:
-        raise NotImplementedError
-
-    def grow(self, count: int) -> None:
+    def grow(self, count: int, received_at: float = 0.0) -> None:
         """Append events."""
         for _ in range(count):
             number = len(self.times) + 1
@@ -88,6 +79,7 @@ class MemoryLog:
                 self.batches[-1].extend(one)
             self.times.append(number * STEP_US)
         self.tip = self.times[-1]
+        self.followers.append(self.tip, received_at)
         grown, self._grown = self._grown, asyncio.Event()
         grown.set()
 
@@ -113,9 +105,6 @@ class MemoryLog:
         return 0
 
     def statistics(self) -> LogStatistics:
-        raise NotImplementedError
-
-    async def close(self) -> None:
         raise NotImplementedError
 
 
@@ -622,8 +611,8 @@ async def test_it_is_ready_for_more_once_a_lane_has_all_and_it_has_rested(
         read_at = time.monotonic() - 10
         seen = []
         for _ in range(3):
-            log.grow(1)
-            await hub.ready(read_at)
+            log.grow(1, read_at)
+            await log.followers.wait()
             seen.append([len(times(sink)) for sink in sinks])
         assert seen == [[1, 0, 0], [1, 2, 0], [1, 2, 3]]
         assert deliveries(hub) == (1, pytest.approx(10, abs=1))
@@ -636,7 +625,7 @@ async def test_it_is_not_ready_before_it_has_rested() -> None:
         _, sink = join(hub)
         hub._rest.owe(0.05)
         log.grow(1)
-        ready = asyncio.create_task(hub.ready(time.monotonic()))
+        ready = asyncio.create_task(log.followers.wait())
         await until(lambda: times(sink))
         written_at = time.monotonic()
         assert not ready.done()
@@ -652,7 +641,7 @@ async def test_delivery_ends_when_those_who_waited_for_it_leave(monkeypatch: pyt
     async with served() as (hub, log):
         (_, first), (second, _) = (join(hub) for _ in range(2))
         log.grow(1)
-        await hub.ready(time.monotonic())
+        await log.followers.wait()
         assert (len(times(first)), deliveries(hub)[0]) == (1, 0)
         hub.remove(second)
         assert deliveries(hub)[0] == 1
@@ -668,7 +657,7 @@ async def test_lanes_are_flushed_together_while_a_pause_takes_longer_than_a_lane
         await until(lambda: times(sinks[0]) and not subscribers[0].group.delivering)
         time.sleep(0.05)  # noqa: ASYNC251 - somebody has the loop for long
         log.grow(1)
-        await hub.ready(time.monotonic())
+        await log.followers.wait()
         assert [len(times(sink)) for sink in sinks] == [2, 2, 2]
 
 
@@ -679,7 +668,7 @@ async def test_it_is_not_ready_while_more_is_stored_than_a_flush_takes(
     async with served() as (hub, log):
         _, sink = join(hub)
         log.grow(20)
-        await hub.ready(time.monotonic())
+        await log.followers.wait()
         assert times(sink) == [STEP_US * n for n in range(1, 21)]
 
 

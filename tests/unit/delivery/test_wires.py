@@ -14,7 +14,7 @@ from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from jetstream.delivery.wires import CLASSIC, V1, WIRES, Wire, head, message_bytes
-from jetstream.ingest import Sequencer
+from jetstream.ingest import Stamper
 from jetstream.model.batch import Batch
 from jetstream.model.event import CREATE, DELETE, Event
 from jetstream.upstream.decode import decode
@@ -76,7 +76,7 @@ EXAMPLES = [
     ("time", "frame", "expected"), EXAMPLES, ids=["create", "delete", "identity", "account"]
 )
 def test_the_four_examples_byte_for_byte(time: int, frame: bytes, expected: bytes) -> None:
-    batch = Sequencer(0, lambda: time).stamp(decode(frame).events)
+    batch = Stamper(0, lambda: time).stamp(decode(frame).events)
 
     assert CLASSIC.message(batch, 0) == expected
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jetstream.errors import LogError
+from jetstream.eventlog import SourceCursor
 from jetstream.eventlog.sqlite.reader import load, scan
 from jetstream.eventlog.sqlite.repair import existing
-from jetstream.eventlog.sqlite.schema import bytes_on_disk, check_schema, explained, open_reader
+from jetstream.eventlog.sqlite.schema import bytes_on_disk, check_schema, explained, open_reader, read_cursors
 from jetstream.model.batch import Batch
 from jetstream.model.filter import EVERYTHING, Filter
 
@@ -24,8 +25,7 @@ class Contents:
     bytes_on_disk: int
     floor: int
     tip: int
-    origin: str | None
-    seq: int | None
+    cursors: dict[str, SourceCursor]
     blocks: int
     oldest_us: int | None = None
     newest_us: int | None = None
@@ -50,11 +50,9 @@ def contents(directory: Path) -> Contents:
     path = existing(directory)
     with explained(path, LogError), closing(open_reader(path)) as connection:
         check_schema(path, connection)
-        floor, tip, origin, seq = connection.execute(
-            "SELECT floor_us, tip_us, origin, seq FROM state"
-        ).fetchone()
+        floor, tip = connection.execute("SELECT floor_us, tip_us FROM extent").fetchone()
         (blocks,) = connection.execute("SELECT count(*) FROM block").fetchone()
-        counted = Contents(bytes_on_disk(path), floor, tip, origin, seq, blocks)
+        counted = Contents(bytes_on_disk(path), floor, tip, read_cursors(connection), blocks)
         for batch in _batches(connection, floor, tip + 1, EVERYTHING):
             _count(counted, batch)
         return counted
@@ -88,5 +86,5 @@ def _batches(connection: sqlite3.Connection, position: int, stop: int, wanted: F
 
 
 def _tip(connection: sqlite3.Connection) -> int:
-    tip_us: int = connection.execute("SELECT tip_us FROM state").fetchone()[0]
+    tip_us: int = connection.execute("SELECT tip_us FROM extent").fetchone()[0]
     return tip_us

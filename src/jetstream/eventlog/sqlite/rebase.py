@@ -89,7 +89,7 @@ def rebase(directory: Path, now_us: int) -> Rebased:
 
 
 def _rebase(directory: Path, connection: sqlite3.Connection, now_us: int) -> Rebased:
-    tip_us, floor_us = connection.execute("SELECT tip_us, floor_us FROM state").fetchone()
+    tip_us, floor_us = connection.execute("SELECT tip_us, floor_us FROM extent").fetchone()
     if tip_us <= now_us:
         return Rebased(0, tip_us, tip_us)
     gone = [before for (before,) in connection.execute("SELECT before_us FROM gone")]
@@ -102,6 +102,7 @@ def _rebase(directory: Path, connection: sqlite3.Connection, now_us: int) -> Reb
         new_tip_us = min(tip_us, now_us)
         refer = moved.found | {position: min(position, new_tip_us + 1) for position in moved.pending}
         connection.execute("UPDATE state SET tip_us = ?, floor_us = ?", (new_tip_us, refer[floor_us]))
+        connection.execute("UPDATE cursor SET tip_us = min(tip_us, ?)", (new_tip_us,))
         connection.executemany(
             "UPDATE gone SET before_us = ? WHERE before_us = ?",
             [(refer[old], old) for old in gone if old in refer],

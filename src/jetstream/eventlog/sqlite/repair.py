@@ -11,12 +11,13 @@ import errno
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from jetstream.errors import LogCorrupt, LogError, LogUnwritable
+from jetstream.eventlog import SourceCursor
 from jetstream.eventlog.columns import Damaged
 from jetstream.eventlog.segment import Block, verify
 from jetstream.eventlog.sqlite import reservation
@@ -32,7 +33,9 @@ from jetstream.eventlog.sqlite.schema import (
     explained,
     open_reader,
     open_writer,
+    read_cursors,
     store_block,
+    store_cursors,
     store_row,
     take_lock,
     transaction,
@@ -153,15 +156,17 @@ def _mend_in_place(directory: Path) -> Findings:
                         writer.execute(DELETE_ROW[table], (key,))
         kept.events, kept.blocks = sum(whole.values()), sum(is_block for is_block, _ in whole)
         with transaction(writer):
-            writer.execute("UPDATE state SET events = ?", (kept.events,))
+            writer.execute(
+                "UPDATE state SET removed = removed + (SELECT events FROM extent) - ?", (kept.events,)
+            )
         writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        _mend_reservation(directory, writer.execute("SELECT tip_us FROM state").fetchone()[0])
+        _mend_reservation(directory, writer.execute("SELECT tip_us FROM extent").fetchone()[0])
     return kept
 
 
 def _tip(path: Path) -> int:
     with closing(open_reader(path)) as connection:
-        tip_us: int = connection.execute("SELECT tip_us FROM state").fetchone()[0]
+        tip_us: int = connection.execute("SELECT tip_us FROM extent").fetchone()[0]
         return tip_us
 
 
@@ -290,13 +295,13 @@ def _rebuild(directory: Path, new: Path) -> Findings:
             oldest_us = row.first_us if oldest_us is None else oldest_us
             newest_us = row.last_us
         tip_us = max(newest_us, _mend_reservation(directory, newest_us))
-        floor_us, *upstream = _state(old) or (oldest_us or tip_us + 1, None, None, None, None)
+        floor_us = _floor(old)
+        floor_us = (oldest_us or tip_us + 1) if floor_us is None else floor_us
         with transaction(writer):
             writer.execute(
-                "UPDATE state SET tip_us = ?, floor_us = ?, events = ?,"
-                " origin = ?, seq = ?, provisional = ?, fell_from = ?",
-                (tip_us, floor_us, kept.events, *upstream),
+                "UPDATE state SET tip_us = ?, floor_us = ?, appended = ?", (tip_us, floor_us, kept.events)
             )
+            store_cursors(writer, _cursors(old), tip_us, kept.events, same_sources=False)
             writer.executemany(
                 "INSERT INTO gone VALUES (?, ?)", _pairs(old, "SELECT did, before_us FROM gone")
             )
@@ -317,14 +322,17 @@ def _mend_reservation(directory: Path, newest_us: int) -> int:
         return until_us
 
 
-def _state(old: sqlite3.Connection) -> tuple[int, str | None, int | None, int | None, int | None] | None:
-    try:
-        state: tuple[int, str | None, int | None, int | None, int | None] | None = old.execute(
-            "SELECT floor_us, origin, seq, provisional, fell_from FROM state"
-        ).fetchone()
-    except sqlite3.DatabaseError:
-        return None
-    return state
+def _floor(old: sqlite3.Connection) -> int | None:
+    with suppress(sqlite3.DatabaseError):
+        for (floor_us,) in old.execute("SELECT floor_us FROM state"):
+            return int(floor_us)
+    return None
+
+
+def _cursors(old: sqlite3.Connection) -> dict[str, SourceCursor]:
+    with suppress(sqlite3.DatabaseError):
+        return read_cursors(old)
+    return {}
 
 
 def _pairs(old: sqlite3.Connection, query: str) -> list[tuple[bytes | int, int]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from jetstream.errors import LogCorrupt, LogError, LogLocked, LogUnwritable
+from jetstream.eventlog import Cursors, SourceCursor
 from jetstream.eventlog.columns import Columns, Damaged
 from jetstream.eventlog.segment import Block
 
@@ -24,14 +25,24 @@ CREATE TABLE state (
     id        INTEGER PRIMARY KEY CHECK (id = 1),
     tip_us    INTEGER NOT NULL,
     floor_us  INTEGER NOT NULL,
-    events    INTEGER NOT NULL,
-    origin    TEXT,
-    seq       INTEGER,
-    provisional INTEGER,
-    fell_from INTEGER,
+    appended  INTEGER NOT NULL,
+    removed   INTEGER NOT NULL,
     checkpoints INTEGER NOT NULL
 ) STRICT;
-INSERT INTO state VALUES (1, 0, 0, 0, NULL, NULL, NULL, NULL, 0);
+INSERT INTO state VALUES (1, 0, 0, 0, 0, 0);
+CREATE TABLE cursor (
+    source    TEXT PRIMARY KEY,
+    seq       INTEGER NOT NULL,
+    provisional INTEGER,
+    fell_from INTEGER,
+    tip_us    INTEGER NOT NULL,
+    appended  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE VIEW extent AS SELECT
+    floor_us,
+    max(tip_us, ifnull((SELECT max(tip_us) FROM cursor), 0)) AS tip_us,
+    max(appended, ifnull((SELECT max(appended) FROM cursor), 0)) - removed AS events
+FROM state;
 CREATE TABLE tail (
     last_us   INTEGER PRIMARY KEY,
     first_us  INTEGER NOT NULL,
@@ -187,6 +198,42 @@ def explained(path: Path, otherwise: type[LogError] = LogUnwritable) -> Iterator
         raise otherwise(path, str(error)) from error
     except OSError as error:
         raise otherwise(path, str(error)) from error
+
+
+def store_cursors(
+    connection: sqlite3.Connection,
+    cursors: Cursors,
+    tip_us: int,
+    appended: int,
+    *,
+    same_sources: bool,
+) -> None:
+    """Store the cursors of all sources, and what the log is with them.
+
+    The tip and the number of events that were ever appended stand in the rows of the cursors, so that a
+    commit writes one page less. The view `extent` has the greatest of each.
+    """
+    values = [(*cursor, tip_us, appended, source) for source, cursor in cursors.items()]
+    if same_sources and values:
+        connection.executemany(
+            "UPDATE cursor SET seq = ?, provisional = ?, fell_from = ?, tip_us = ?, appended = ?"
+            " WHERE source = ?",
+            values,
+        )
+        return
+    connection.execute("UPDATE state SET tip_us = ?, appended = ?", (tip_us, appended))
+    connection.execute("DELETE FROM cursor")
+    connection.executemany(
+        "INSERT INTO cursor (seq, provisional, fell_from, tip_us, appended, source)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        values,
+    )
+
+
+def read_cursors(connection: sqlite3.Connection) -> dict[str, SourceCursor]:
+    """Return the cursor of each source."""
+    rows = connection.execute("SELECT source, seq, provisional, fell_from FROM cursor")
+    return {source: SourceCursor(*cursor) for source, *cursor in rows}
 
 
 def store_row(connection: sqlite3.Connection, first_us: int, last_us: int, columns: Columns) -> None:

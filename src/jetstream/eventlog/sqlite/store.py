@@ -27,7 +27,8 @@ import structlog
 from jetstream.clock import STEP_US, boot_id, elapsed_us, unix_us
 from jetstream.conditions import Conditions
 from jetstream.errors import LogCorrupt, LogError, LogUnwritable, SettingError
-from jetstream.eventlog import LogStatistics, UpstreamCursor
+from jetstream.eventlog import Cursors, LogStatistics
+from jetstream.eventlog.backpressure import Followers
 from jetstream.eventlog.columns import Columns
 from jetstream.eventlog.erase import gone_accounts
 from jetstream.eventlog.hot_tail import BATCH_BYTES, Recent
@@ -43,6 +44,8 @@ from jetstream.eventlog.sqlite.schema import (
     explained,
     open_reader,
     open_writer,
+    read_cursors,
+    store_cursors,
     store_row,
     take_lock,
     transaction,
@@ -90,7 +93,8 @@ class Opened(NamedTuple):
     tip: int
     floor: int
     events: int
-    upstream: UpstreamCursor | None
+    appended: int
+    cursors: Cursors
     oldest: int | None
     tail_events: int
     recent: Recent
@@ -100,7 +104,7 @@ class Opened(NamedTuple):
 
 
 class SqliteLog:
-    """A `Log` in one directory; see there for what each method promises. `open` makes one."""
+    """A log in one directory. `LogReader` and `LogWriter` say what the methods promise; `open` makes one."""
 
     def __init__(
         self,
@@ -121,7 +125,9 @@ class SqliteLog:
         self._tip = self._reserved = opened.tip
         self._floor = opened.floor
         self._events = opened.events
-        self._upstream = opened.upstream
+        self._appended = opened.appended  # events that were ever appended: rises with each append
+        self.cursors: Cursors = opened.cursors  # as of the last append
+        self.followers = Followers()
         self._oldest = opened.oldest
         self._tail_events = opened.tail_events
         self._recent = opened.recent
@@ -206,13 +212,8 @@ class SqliteLog:
         """The highest position that may have been given out; 0 if none was."""
         return self._tip
 
-    @property
-    def upstream(self) -> UpstreamCursor | None:
-        """The cursor of the last append."""
-        return self._upstream
-
-    async def append(self, batch: Batch, upstream: UpstreamCursor) -> None:
-        """Store events and the upstream's cursor together, or neither.
+    async def append(self, batch: Batch, cursors: Cursors, received_at: float | None = None) -> None:
+        """Store events and the cursors of all sources together, or neither.
 
         Raises LogUnwritable, or LogCorrupt when the background found the file damaged.
         """
@@ -228,16 +229,16 @@ class SqliteLog:
                     with short_switch_interval():
                         await asyncio.to_thread(self._reserve, batch.last)
                 with explained(self._path), transaction(self._writer):
-                    self._store(batch, columns, upstream, gone)
+                    self._store(batch, columns, cursors, gone)
             except LogUnwritable:
                 self._writable = False
                 self._full = True
                 self._due.set()
                 raise
             self._writable = True
-            self._upstream = upstream
+            self.cursors = cursors
             if len(batch):
-                self._publish(batch, gone)
+                self._publish(batch, gone, received_at)
 
     def _take_room(self, size: int) -> None:
         """Count bytes that are about to be committed. Raises LogUnwritable when there is no room for them."""
@@ -253,7 +254,11 @@ class SqliteLog:
                 raise LogUnwritable(self._path, "the disk is full but for what getting out of that takes")
 
     def _store(
-        self, batch: Batch, columns: Columns | None, upstream: UpstreamCursor, gone: dict[bytes, int]
+        self,
+        batch: Batch,
+        columns: Columns | None,
+        cursors: Cursors,
+        gone: dict[bytes, int],
     ) -> None:
         tip = self._tip
         if columns is not None:
@@ -265,14 +270,12 @@ class SqliteLog:
                     store_row(self._writer, part.first, part.last, Columns.of(part))
         if gone:
             self._writer.executemany("INSERT OR REPLACE INTO gone VALUES (?, ?)", gone.items())
-        self._writer.execute(
-            "UPDATE state SET tip_us = ?, events = events + ?,"
-            " origin = ?, seq = ?, provisional = ?, fell_from = ?",
-            (tip, len(batch), *upstream),
-        )
+        same_sources = cursors.keys() == self.cursors.keys()
+        store_cursors(self._writer, cursors, tip, self._appended + len(batch), same_sources=same_sources)
 
-    def _publish(self, batch: Batch, gone: dict[bytes, int]) -> None:
+    def _publish(self, batch: Batch, gone: dict[bytes, int], received_at: float | None) -> None:
         self._tip = batch.last
+        self._appended += len(batch)
         self._events += len(batch)
         self._tail_events += len(batch)
         if self._oldest is None:
@@ -282,6 +285,7 @@ class SqliteLog:
             self._recent.forget(gone)
         if self._tail_events >= BLOCK_EVENTS:
             self._due.set()
+        self.followers.append(self._tip, received_at)
         self._grown.send()
 
     def _reserve(self, position: int) -> None:
@@ -624,8 +628,8 @@ def _restore(directory: Path, lock: int, space: Space, now_us: int) -> Opened:
     path = directory / DATABASE
     is_new = not path.exists() or not path.stat().st_size
     writer = open_writer(path)
-    tip, floor, events, origin, seq, provisional, fell_from = writer.execute(
-        "SELECT tip_us, floor_us, events, origin, seq, provisional, fell_from FROM state"
+    tip, floor, events, removed = writer.execute(
+        "SELECT extent.tip_us, extent.floor_us, events, removed FROM extent, state"
     ).fetchone()
     restored = restored_tip(directory, tip, now_us, is_new=is_new)
     if restored > tip:
@@ -648,7 +652,8 @@ def _restore(directory: Path, lock: int, space: Space, now_us: int) -> Opened:
         tip=restored,
         floor=floor,
         events=events,
-        upstream=None if origin is None else UpstreamCursor(origin, seq, provisional, fell_from),
+        appended=events + removed,
+        cursors=read_cursors(writer),
         oldest=oldest,
         tail_events=tail_events,
         recent=recent,

@@ -180,7 +180,7 @@ class Maintenance:
 
     def _move_floor(self, floor: int, gone: int) -> None:
         self._connection.execute(
-            "UPDATE state SET floor_us = max(floor_us, ?), events = events - ?", (floor, gone)
+            "UPDATE state SET floor_us = max(floor_us, ?), removed = removed + ?", (floor, gone)
         )
         ages.drop_before(self._connection, floor)
 
@@ -279,7 +279,7 @@ class Maintenance:
             self._connection.executemany("DELETE FROM gone WHERE did = ? AND before_us = ?", gone.items())
 
     def _count_gone(self, events: int) -> None:
-        self._connection.execute("UPDATE state SET events = events - ?", (events,))
+        self._connection.execute("UPDATE state SET removed = removed + ?", (events,))
 
     @contextmanager
     def _overwriting(self) -> Iterator[None]:

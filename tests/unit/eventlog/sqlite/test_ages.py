@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jetstream.conditions import Conditions
-from jetstream.eventlog import UpstreamCursor
+from jetstream.eventlog import SourceCursor
 from jetstream.eventlog.sqlite import store as sqlite
 from jetstream.eventlog.sqlite import upkeep as maintenance
 from jetstream.eventlog.sqlite.ages import STEP_ROWS
@@ -18,7 +18,7 @@ from jetstream.model.batch import Batch
 from jetstream.model.filter import EVERYTHING
 
 BatchOf = Callable[[range], Batch]
-CURSOR = UpstreamCursor("a:1", 7)
+CURSOR = {"a:1": SourceCursor(7)}
 SECOND = 1_000_000
 HOUR = 3600 * SECOND
 YEAR = 365 * 24 * HOUR
@@ -26,7 +26,7 @@ BEGAN = 1_700_000_000 * SECOND
 
 
 class Machine:
-    """A log on a machine whose clock can be set; events are stored as a sequencer stamps them."""
+    """A log on a machine whose clock can be set; events are stored as a stamper stamps them."""
 
     def __init__(self, directory: Path, batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch) -> None:
         self.directory = directory

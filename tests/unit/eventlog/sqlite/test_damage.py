@@ -14,7 +14,7 @@ from tests.unit.eventlog.events import make_event
 
 from jetstream.conditions import Conditions
 from jetstream.errors import LogCorrupt
-from jetstream.eventlog import UpstreamCursor
+from jetstream.eventlog import Cursors
 from jetstream.eventlog.sqlite import store as sqlite
 from jetstream.eventlog.sqlite import upkeep as maintenance
 from jetstream.eventlog.sqlite.damage import Damage, Damages
@@ -39,7 +39,7 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def directory(tmp_path: Path, batch_of: BatchOf, cursor: UpstreamCursor) -> Path:
+async def directory(tmp_path: Path, batch_of: BatchOf, cursor: Cursors) -> Path:
     """A closed log of 20 blocks, in runs a second apart, and nothing in the tail."""
     log = await SqliteLog.open(tmp_path)
     for block in range(1, EVENTS // SEALED + 1):
@@ -187,7 +187,7 @@ async def test_every_page_may_be_lost_and_the_rest_is_read_or_the_log_is_refused
 
 @pytest.mark.parametrize("column", ["crc = crc + 1", "bodies = x'00'", "times = x'0102'"])
 async def test_a_damaged_row_of_the_tail_is_passed_over_by_all(
-    tmp_path: Path, batch_of: BatchOf, cursor: UpstreamCursor, column: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, batch_of: BatchOf, cursor: Cursors, column: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(maintenance, "BLOCK_EVENTS", 1_000)
     async with opened(tmp_path) as (log, _):
@@ -218,7 +218,7 @@ async def times(log: SqliteLog) -> list[int]:
 
 @pytest.mark.parametrize("statement", ["bodies = x'00'", "did_bits = x'00'", "dids = x'00'"])
 async def test_upkeep_goes_on_beside_a_damaged_block(
-    directory: Path, cursor: UpstreamCursor, batch_of: BatchOf, statement: str
+    directory: Path, cursor: Cursors, batch_of: BatchOf, statement: str
 ) -> None:
     alter(directory, f"UPDATE block SET {statement} WHERE last_us = ?", key(7))
     async with opened(directory) as (log, conditions):

@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import pytest
 
-from jetstream.eventlog import UpstreamCursor
+from jetstream.eventlog import SourceCursor
 from jetstream.eventlog import hot_tail as recent
 from jetstream.eventlog.sqlite import lookup
 from jetstream.eventlog.sqlite import upkeep as maintenance
@@ -18,7 +18,7 @@ from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, Event, Key
 
-CURSOR = UpstreamCursor("relay.example:443", 1)
+CURSOR = {"relay.example:443": SourceCursor(1)}
 
 
 def commit(number: int, did: bytes = b"did:plc:a", kind: bytes = CREATE) -> Event:
@@ -137,11 +137,11 @@ async def test_the_numbers_beside_the_confirmed_one_are_stored(
     tmp_path: Path,
 ) -> None:
     log = await SqliteLog.open(tmp_path)
-    cursor = UpstreamCursor("relay.example:443", 7, 300_007, 9_000)
+    cursor = {"relay.example:443": SourceCursor(7, 300_007, 9_000)}
     await log.append(Batch.of([commit(1)], [1]), cursor)
     await log.close()
     log = await SqliteLog.open(tmp_path)
-    assert log.upstream == cursor
+    assert log.cursors == cursor
     await log.close()
 
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from jetstream.eventlog import UpstreamCursor
+from jetstream.eventlog import SourceCursor
 from jetstream.eventlog import hot_tail as recent
 from jetstream.eventlog.sqlite import reader as stored
 from jetstream.eventlog.sqlite import store as sqlite
@@ -115,7 +115,7 @@ class LogAgainstList(RuleBasedStateMachine):
         first = self.log.tip + gap
         times = range(first, first + 3 * len(new), 3)
         self.seq += 1
-        self.runner.run(self.log.append(Batch.of(new, times), UpstreamCursor("relay:1", self.seq)))
+        self.runner.run(self.log.append(Batch.of(new, times), {"relay:1": SourceCursor(self.seq)}))
         self.history += zip(times, new, strict=True)
         self.ends.add(self.log.tip)
 

@@ -10,7 +10,7 @@ import pytest
 from tests.unit.eventlog.events import make_event
 
 from jetstream.errors import LogLocked
-from jetstream.eventlog import UpstreamCursor
+from jetstream.eventlog import SourceCursor
 from jetstream.eventlog.sqlite import reservation
 from jetstream.eventlog.sqlite import upkeep as maintenance
 from jetstream.eventlog.sqlite.rebase import Rebased, rebase
@@ -24,7 +24,7 @@ from jetstream.model.filter import EVERYTHING, Filter
 BatchOf = Callable[[range], Batch]
 NOW = 1_000_000
 FAR = 10**15
-CURSOR = UpstreamCursor("a:1", 7)
+CURSOR = {"a:1": SourceCursor(7)}
 
 
 @pytest.fixture(autouse=True)

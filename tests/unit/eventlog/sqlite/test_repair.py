@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jetstream.errors import LogCorrupt, LogError, LogLocked
-from jetstream.eventlog import UpstreamCursor
+from jetstream.eventlog import Cursors
 from jetstream.eventlog.sqlite import upkeep as maintenance
 from jetstream.eventlog.sqlite.repair import check, repair
 from jetstream.eventlog.sqlite.reservation import FILE
@@ -24,7 +24,7 @@ SEALED = 250  # events in a block
 
 @pytest.fixture
 async def directory(
-    tmp_path: Path, batch_of: BatchOf, cursor: UpstreamCursor, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, batch_of: BatchOf, cursor: Cursors, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """A closed log of 79 blocks and a tail of 250 events, in runs a microsecond apart."""
     monkeypatch.setattr(maintenance, "BLOCK_EVENTS", SEALED)
@@ -64,7 +64,7 @@ async def test_a_log_is_checked_beside_its_writer(directory: Path) -> None:
     await log.close()
 
 
-async def test_a_damaged_value_costs_its_block(directory: Path, cursor: UpstreamCursor) -> None:
+async def test_a_damaged_value_costs_its_block(directory: Path, cursor: Cursors) -> None:
     everything = await times_in(directory)
     with sqlite3.connect(directory / DATABASE) as connection:
         (key,) = connection.execute("SELECT last_us FROM block ORDER BY last_us LIMIT 1 OFFSET 7").fetchone()
@@ -78,7 +78,7 @@ async def test_a_damaged_value_costs_its_block(directory: Path, cursor: Upstream
     assert await times_in(directory) == [time for time in everything if not key - SEALED < time <= key]
     assert check(directory).problems == []
     log = await SqliteLog.open(directory)
-    assert (log.tip, log.upstream) == (everything[-1], cursor)
+    assert (log.tip, log.cursors) == (everything[-1], cursor)
     await log.close()
 
 

@@ -17,7 +17,7 @@ from tests.full_disk import fill, small_disk
 from tests.unit.eventlog.events import make_event
 
 from jetstream.errors import LogUnwritable
-from jetstream.eventlog import UpstreamCursor
+from jetstream.eventlog import SourceCursor
 from jetstream.eventlog.sqlite import store as sqlite
 from jetstream.eventlog.sqlite import upkeep as maintenance
 from jetstream.eventlog.sqlite.repair import check, repair
@@ -27,7 +27,7 @@ from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.model.batch import Batch
 from jetstream.model.filter import EVERYTHING
 
-CURSOR = UpstreamCursor("relay.example:443", 7)
+CURSOR = {"relay.example:443": SourceCursor(7)}
 SECOND = 1_000_000
 
 

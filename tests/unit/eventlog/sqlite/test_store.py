@@ -12,7 +12,7 @@ import pytest
 from tests.unit.eventlog.events import make_event
 
 from jetstream.errors import LogCorrupt, LogLocked, LogUnwritable, SettingError
-from jetstream.eventlog import Log, UpstreamCursor
+from jetstream.eventlog import Cursors, LogReader, SourceCursor
 from jetstream.eventlog.columns import Damaged
 from jetstream.eventlog.hot_tail import BATCH_BYTES
 from jetstream.eventlog.segment import Block
@@ -29,7 +29,9 @@ from jetstream.model.filter import EVERYTHING, Filter
 BatchOf = Callable[[range], Batch]
 
 
-async def times_from(log: Log, position: int, wanted: Filter = EVERYTHING, stop: int = 1 << 62) -> list[int]:
+async def times_from(
+    log: LogReader, position: int, wanted: Filter = EVERYTHING, stop: int = 1 << 62
+) -> list[int]:
     """Read to the end as a subscriber does."""
     times: list[int] = []
     while (batch := await log.read(position, stop, wanted)) is not None:
@@ -44,17 +46,17 @@ def wanted_times(wanted: Filter, batch: Batch) -> list[int]:
 
 
 def test_it_is_a_log(log: SqliteLog) -> None:
-    interface: Log = log
+    interface: LogReader = log
     assert interface.tip == 0
 
 
 def test_an_empty_log_has_nothing(log: SqliteLog) -> None:
-    assert (log.floor, log.tip, log.upstream) == (0, 0, None)
+    assert (log.floor, log.tip, log.cursors) == (0, 0, {})
     statistics = log.statistics()
     assert (statistics.events, statistics.oldest_us, statistics.newest_us) == (0, None, None)
 
 
-async def test_what_was_appended_is_read(log: SqliteLog, batch_of: BatchOf, cursor: UpstreamCursor) -> None:
+async def test_what_was_appended_is_read(log: SqliteLog, batch_of: BatchOf, cursor: Cursors) -> None:
     await log.append(batch_of(range(10, 20)), cursor)
     await log.append(batch_of(range(20, 25)), cursor)
     assert await times_from(log, 0) == list(range(10, 25))
@@ -63,9 +65,7 @@ async def test_what_was_appended_is_read(log: SqliteLog, batch_of: BatchOf, curs
     assert log.tip == 24
 
 
-async def test_everything_survives_reopening(
-    tmp_path: Path, batch_of: BatchOf, cursor: UpstreamCursor
-) -> None:
+async def test_everything_survives_reopening(tmp_path: Path, batch_of: BatchOf, cursor: Cursors) -> None:
     first = await SqliteLog.open(tmp_path)
     for start in range(1, 3000, 7):
         await first.append(batch_of(range(start, start + 7)), cursor)
@@ -73,7 +73,7 @@ async def test_everything_survives_reopening(
     await first.close()
     again = await SqliteLog.open(tmp_path)
     after = again.statistics(), await times_from(again, 0)
-    assert (again.tip, again.upstream) == (3003, cursor)
+    assert (again.tip, again.cursors) == (3003, cursor)
     await again.close()
     assert after[1] == before[1] == list(range(1, 3004))
     assert after[0].events == 3003
@@ -81,7 +81,7 @@ async def test_everything_survives_reopening(
 
 
 async def test_a_filter_reads_what_it_wants_from_disk_and_memory(
-    tmp_path: Path, batch_of: BatchOf, cursor: UpstreamCursor
+    tmp_path: Path, batch_of: BatchOf, cursor: Cursors
 ) -> None:
     everything = batch_of(range(1, 5001))
     wanted = Filter.parse(["app.bsky.feed.post"], ["did:plc:repo3", "did:plc:repo4"])
@@ -96,13 +96,13 @@ async def test_a_filter_reads_what_it_wants_from_disk_and_memory(
 
 
 async def test_a_cursor_moves_without_events(log: SqliteLog, batch_of: BatchOf) -> None:
-    await log.append(Batch.of((), ()), UpstreamCursor("a:1", 5))
-    assert log.upstream == UpstreamCursor("a:1", 5)
+    await log.append(Batch.of((), ()), {"a:1": SourceCursor(5)})
+    assert log.cursors == {"a:1": SourceCursor(5)}
     assert log.tip == 0
 
 
 async def test_waiting_ends_when_the_position_is_there(
-    log: SqliteLog, batch_of: BatchOf, cursor: UpstreamCursor
+    log: SqliteLog, batch_of: BatchOf, cursor: Cursors
 ) -> None:
     waiter = asyncio.create_task(log.wait(15))
     await log.append(batch_of(range(10, 12)), cursor)
@@ -115,7 +115,7 @@ async def test_waiting_ends_when_the_position_is_there(
 
 
 async def test_a_waiter_that_is_cancelled_leaves_the_others(
-    log: SqliteLog, batch_of: BatchOf, cursor: UpstreamCursor
+    log: SqliteLog, batch_of: BatchOf, cursor: Cursors
 ) -> None:
     gone, stays = asyncio.create_task(log.wait(1)), asyncio.create_task(log.wait(1))
     await asyncio.sleep(0)
@@ -125,9 +125,7 @@ async def test_a_waiter_that_is_cancelled_leaves_the_others(
     await stays
 
 
-async def test_trimmed_events_are_gone_for_good(
-    tmp_path: Path, batch_of: BatchOf, cursor: UpstreamCursor
-) -> None:
+async def test_trimmed_events_are_gone_for_good(tmp_path: Path, batch_of: BatchOf, cursor: Cursors) -> None:
     log = await SqliteLog.open(tmp_path)
     await log.append(batch_of(range(1, 1001)), cursor)
     await log.append(batch_of(range(1001, 1011)), cursor)
@@ -177,14 +175,14 @@ async def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> Non
 
 
 async def test_a_full_disk_stores_nothing_and_ends_by_itself(
-    log: SqliteLog, batch_of: BatchOf, cursor: UpstreamCursor
+    log: SqliteLog, batch_of: BatchOf, cursor: Cursors
 ) -> None:
     await log.append(batch_of(range(1, 3)), cursor)
     log._writer.execute("PRAGMA max_page_count = 8")
     with pytest.raises(LogUnwritable, match="full"):
-        await log.append(batch_of(range(3, 3000)), UpstreamCursor("a:1", 9))
+        await log.append(batch_of(range(3, 3000)), {"a:1": SourceCursor(9)})
     assert not log.statistics().writable
-    assert (log.tip, log.upstream) == (2, cursor)
+    assert (log.tip, log.cursors) == (2, cursor)
     assert await times_from(log, 0) == [1, 2]
     log._writer.execute("PRAGMA max_page_count = 100000")
     await log.append(batch_of(range(3, 3000)), cursor)
@@ -197,9 +195,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maintenance, "BLOCK_EVENTS", 100)
 
 
-async def filled(
-    directory: Path, batch_of: BatchOf, cursor: UpstreamCursor, last: int, **options: Any
-) -> SqliteLog:
+async def filled(directory: Path, batch_of: BatchOf, cursor: Cursors, last: int, **options: Any) -> SqliteLog:
     """Open a log of events from 1 to `last`, sealed but for the end."""
     log = await SqliteLog.open(directory, **options)
     for start in range(1, last, 50):
@@ -209,7 +205,7 @@ async def filled(
 
 
 async def test_readers_share_a_block(
-    tmp_path: Path, batch_of: BatchOf, cursor: UpstreamCursor, small_blocks: None
+    tmp_path: Path, batch_of: BatchOf, cursor: Cursors, small_blocks: None
 ) -> None:
     await (await filled(tmp_path, batch_of, cursor, 1000)).close()
     log = await SqliteLog.open(tmp_path)
@@ -221,7 +217,7 @@ async def test_readers_share_a_block(
 
 
 async def test_age_trims_by_the_clock_given(
-    tmp_path: Path, batch_of: BatchOf, cursor: UpstreamCursor, small_blocks: None
+    tmp_path: Path, batch_of: BatchOf, cursor: Cursors, small_blocks: None
 ) -> None:
     log = await filled(tmp_path, batch_of, cursor, 1000, retention_s=0.0005, clock=lambda: 1050)
     assert log.floor == 501
@@ -231,7 +227,7 @@ async def test_age_trims_by_the_clock_given(
 
 
 async def test_the_files_stay_within_their_bound(
-    tmp_path: Path, cursor: UpstreamCursor, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cursor: Cursors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(maintenance, "WAL_BYTES", 1 << 20)
     monkeypatch.setattr(maintenance, "BLOCK_EVENTS", 500)
@@ -259,7 +255,7 @@ async def test_a_bound_that_cannot_be_kept_is_refused(tmp_path: Path) -> None:
 
 
 async def test_a_deleted_accounts_records_are_in_no_file_and_no_memory(
-    tmp_path: Path, batch_of: BatchOf, cursor: UpstreamCursor, small_blocks: None
+    tmp_path: Path, batch_of: BatchOf, cursor: Cursors, small_blocks: None
 ) -> None:
     secret, did = b'{"text":"what only this account said"}', b"did:plc:leaver"
     log = await filled(tmp_path, batch_of, cursor, 500)
@@ -288,7 +284,7 @@ async def settled(log: SqliteLog) -> None:
 
 
 async def test_what_was_scrubbed_from_the_tail_is_overwritten_in_the_file(
-    tmp_path: Path, cursor: UpstreamCursor
+    tmp_path: Path, cursor: Cursors
 ) -> None:
     secret, did = b'{"text":"what only this account said"}', b"did:plc:leaver"
     log = await SqliteLog.open(tmp_path)
@@ -302,7 +298,7 @@ async def test_what_was_scrubbed_from_the_tail_is_overwritten_in_the_file(
     assert secret not in stored
 
 
-async def test_forgetting_can_be_turned_off(tmp_path: Path, cursor: UpstreamCursor) -> None:
+async def test_forgetting_can_be_turned_off(tmp_path: Path, cursor: Cursors) -> None:
     log = await SqliteLog.open(tmp_path, forget=frozenset())
     events = [
         make_event(1)._replace(did=b"did:plc:x"),
@@ -315,7 +311,7 @@ async def test_forgetting_can_be_turned_off(tmp_path: Path, cursor: UpstreamCurs
 
 
 async def test_damage_that_hinders_storing_ends_the_upkeep_and_the_next_append_says_so(
-    tmp_path: Path, batch_of: BatchOf, cursor: UpstreamCursor, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, batch_of: BatchOf, cursor: Cursors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = await SqliteLog.open(tmp_path)
     await log.append(batch_of(range(1, 6000)), cursor)
@@ -335,7 +331,7 @@ async def test_damage_that_hinders_storing_ends_the_upkeep_and_the_next_append_s
 async def test_sealing_that_is_behind_does_not_wait_for_a_busy_loop(
     tmp_path: Path,
     batch_of: BatchOf,
-    cursor: UpstreamCursor,
+    cursor: Cursors,
     monkeypatch: pytest.MonkeyPatch,
     backlog_events: int,
     hurries: bool,
@@ -359,7 +355,7 @@ async def test_sealing_that_is_behind_does_not_wait_for_a_busy_loop(
 
 
 async def test_the_write_ahead_log_begins_anew_when_it_is_long(
-    tmp_path: Path, batch_of: BatchOf, cursor: UpstreamCursor, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, batch_of: BatchOf, cursor: Cursors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(maintenance, "WAL_BYTES", 200_000)
     log = await SqliteLog.open(tmp_path)
@@ -375,7 +371,7 @@ async def test_the_write_ahead_log_begins_anew_when_it_is_long(
 
 
 async def test_a_large_append_is_whole_yet_no_reader_need_take_all_of_it(
-    tmp_path: Path, cursor: UpstreamCursor
+    tmp_path: Path, cursor: Cursors
 ) -> None:
     sizes = [900_000, 10, 700_000, 2_000_000, 400_000, 400_000, 1]
     events = [Event(CREATE, b"did:plc:a", b"a.b.c", b"k", b"r", b"", b"x" * size) for size in sizes]
@@ -390,12 +386,12 @@ async def test_a_large_append_is_whole_yet_no_reader_need_take_all_of_it(
     await log.close()
     assert read == sizes
     reopened = await SqliteLog.open(tmp_path)
-    assert (reopened.tip, reopened.statistics().events, reopened.upstream) == (7, 7, cursor)
+    assert (reopened.tip, reopened.statistics().events, reopened.cursors) == (7, 7, cursor)
     await reopened.close()
 
 
 async def test_small_appends_of_large_events_are_read_a_few_at_a_time(
-    log: SqliteLog, cursor: UpstreamCursor
+    log: SqliteLog, cursor: Cursors
 ) -> None:
     event = Event(CREATE, b"did:plc:a", b"a.b.c", b"k", b"r", b"", b"x" * 100_000)
     for time in range(1, 31):

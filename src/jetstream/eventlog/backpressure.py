@@ -1,0 +1,76 @@
+"""Backpressure: the writer of a log waits for the readers that follow it.
+
+A reader that must not be overrun joins `Followers`. It reports each position up to which it has processed the
+log, at the moment at which it is ready for more. The writer appends, then waits until every follower has
+reported a position above the tip. So nothing is stored faster than it can be published, and all that arrives
+meanwhile becomes one commit. Without a follower the writer does not wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from jetstream.scheduling import Pulse
+
+
+class Follower:
+    """One reader that the writer waits for."""
+
+    __slots__ = ("_followers", "appended", "position")
+
+    def __init__(self, followers: Followers, position: int) -> None:
+        self._followers = followers
+        # The follower is ready for more above this position: set by `advance`.
+        self.position = position
+        # Appends that the follower has not processed, oldest first: the tip after each, and when the oldest
+        # of its events was received, in monotonic seconds. The log appends; the follower removes.
+        self.appended: deque[tuple[int, float]] = deque()
+
+    def advance(self, position: int) -> None:
+        """Report that all below `position` is processed, and that more may be appended."""
+        self.position = position
+        self._followers.wake()
+
+    def leave(self) -> None:
+        """Let the writer wait for this reader no longer."""
+        self._followers.remove(self)
+
+
+class Followers:
+    """The readers that the writer of one log waits for."""
+
+    def __init__(self) -> None:
+        self._followers: dict[Follower, None] = {}  # in the order in which they joined
+        self._advanced = Pulse()  # sent when a follower advances or leaves
+        self._tip = 0  # the highest position that was appended while this process ran
+
+    def join(self, position: int) -> Follower:
+        """Add a reader that has processed all below `position`."""
+        follower = Follower(self, position)
+        self._followers[follower] = None
+        return follower
+
+    def remove(self, follower: Follower) -> None:
+        """Remove a reader; see `Follower.leave`."""
+        self._followers.pop(follower, None)
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the writer look at the positions again."""
+        self._advanced.send()
+
+    def append(self, tip: int, received_at: float | None) -> None:
+        """Note that events up to `tip` were appended."""
+        self._tip = tip
+        if received_at is None:
+            return
+        for follower in self._followers:
+            follower.appended.append((tip, received_at))
+
+    async def wait(self) -> None:
+        """Return once every follower is ready for more, after one turn of the event loop at least."""
+        if all(follower.position > self._tip for follower in self._followers):
+            await asyncio.sleep(0)
+        while not all(follower.position > self._tip for follower in self._followers):
+            await self._advanced.wait()
