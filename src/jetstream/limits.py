@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from jetstream.token_bucket import Rate
+
 
 @dataclass(frozen=True, slots=True)
 class UpstreamLimits:
@@ -26,7 +28,96 @@ class DeliveryLimits:
 
 @dataclass(frozen=True, slots=True)
 class WebLimits:
-    """What clients may send over HTTP and WebSocket, and for how long."""
+    """What clients may send over HTTP and WebSocket, how much at once, and how long each step may take.
+
+    The sizes of a request and of a message are promised to clients, and are constants in `web/request.py`
+    and `web/websocket.py`. The buffers and the number of subscribers are settings.
+    """
+
+    # Accepting connections (web/listener.py).
+
+    # In one turn of the event loop. A handshake takes 0.25 ms; the others wait in the kernel.
+    accepts_per_turn: int = 4
+    # Connections that wait in the kernel to be accepted: a storm of clients that reconnect.
+    backlog: int = 4096
+    # Seconds until the next attempt after the process has run out of file descriptors.
+    accept_pause_s: float = 1.0
+    # File descriptors that connections may not take: for upstream, the log's readers and a scrape. Where
+    # the process may open few, an eighth of them.
+    files_reserved: int = 32
+    # Bytes of one connection that the kernel buffers beyond what is in flight. The default is 4 MB, for each
+    # client that reads slowly.
+    unsent_bytes_max: int = 256 << 10
+    # Bytes of one connection that the kernel buffers until they are read; it doubles the value. All sockets
+    # that are ready are read in one turn of the event loop: with 50 clients that each sent an update of
+    # 10,000 DIDs, that turn took 22 ms.
+    unread_bytes_max: int = 32 << 10
+
+    # HTTP (web/connection.py, web/request.py).
+
+    # Connections that are not subscriptions. Each takes 3 kB. As many slow clients as this may reconnect at
+    # once, and all are served.
+    connections_max: int = 10_000
+    # Connections that are closed at once when file descriptors run short: as many as one turn accepts.
+    evictions_per_turn: int = 4
+    # Seconds for a complete request, and again for the client to read the last response.
+    request_timeout_s: float = 10.0
+    # Seconds between two requests: longer than proxies keep an idle connection.
+    keep_alive_s: float = 75.0
+    # Requests on one connection; behind a proxy it may carry many clients. A response takes 0.1 ms of CPU
+    # time, `/metrics` 1 ms.
+    requests: Rate = Rate(100, 200)
+    # Header fields of one request. Browsers and proxies send a few dozen.
+    header_fields_max: int = 100
+    # Seconds that clients have to read their responses when the server stops.
+    shutdown_timeout_s: float = 1.0
+
+    # Of HTTP connections and of subscribers alike.
+
+    # Bytes of incomplete requests, and again of incomplete messages, of all clients: 64 requests of the
+    # greatest length.
+    pending_bytes_max: int = 64 << 20
+    # Seconds between two checks of the timeouts of all connections.
+    deadline_check_s: float = 0.5
+    # Bytes discarded of one connection after its last answer; then it is not read any more.
+    lingering_bytes_max: int = 4 << 20
+    # Of those, bytes that are read without a pause: a close frame, the rest of a request.
+    lingering_bytes_at_once: int = 16 << 10
+    # Seconds between two reads after that, of whichever connection. Without a pause, 50 clients that went on
+    # sending took 25 ms of one turn.
+    lingering_pause_s: float = 0.002
+
+    # WebSocket (web/subscribe.py, web/sink.py, web/rate_limiter.py).
+
+    # Seconds for the first `options_update` of a client with `requireHello`.
+    hello_timeout_s: float = 60.0
+    # Seconds after which a client that was refused with 503 is told to try again.
+    retry_after_s: int = 10
+    # Seconds for a complete message.
+    message_timeout_s: float = 10.0
+    # Seconds for a client to answer a close frame; then the connection is aborted.
+    close_timeout_s: float = 3.0
+    # Messages of one client.
+    messages: Rate = Rate(40, 200)
+    # Bytes of one client, in frames of every kind: 2.9 updates of 10,000 DIDs a second.
+    message_bytes: Rate = Rate(1 << 20, 6 << 20)
+    # Pings, pongs and close frames of one client.
+    control_frames: Rate = Rate(40, 200)
+    # Fragments of messages of one client: 1 MB in pieces as small as a packet.
+    fragments: Rate = Rate(1_000, 4_000)
+    # Frames that are handled at once when data comes in; the rest waits for its turn. Each takes 2 µs.
+    frames_per_read: int = 4
+    # Frames that are handled in each step of such a turn.
+    frames_per_step: int = 32
+    # More bytes than this wait for their turn, too: unmasking 0.4 MB takes 0.7 ms, and every socket may be
+    # ready in the same turn of the event loop.
+    bytes_per_read: int = 8 << 10
+    # The pause after each turn of handling messages, as a multiple of its length. Two leaves two thirds of
+    # the event loop to live events.
+    message_pause_ratio: float = 2.0
+    # Connections that are cleaned up in one turn of the event loop, when a network loses thousands of
+    # clients at once: 1 ms.
+    removals_per_turn: int = 32
 
 
 @dataclass(frozen=True, slots=True)

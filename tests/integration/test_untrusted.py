@@ -140,7 +140,7 @@ async def test_another_method_is_told_which_to_use(service: Service) -> None:
 async def test_unfinished_requests_are_bounded_together(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unfinished.Unfinished.__init__, "__defaults__", (50_000,))
+    monkeypatch.setattr(unfinished.Pending.__init__, "__defaults__", (50_000,))
     service = await start()
     async with AsyncExitStack() as stack:
         readers = []

@@ -1,8 +1,12 @@
-"""A listening socket of our own: many accepts a turn, and none when files run out.
+"""A listening socket that accepts many connections a second, and leaves the last files to the server itself.
 
-uvloop accepts one connection per turn of the loop; with turns of 10 ms only a hundred newcomers a second
-would get in. So the socket is watched here, and accepted ones are handed to a protocol. Newcomers
-may not take the last files: without one, upstream could not be connected again, nor the log be read.
+uvloop's own server accepts one connection in each turn. With turns of 10 ms that is 100 connections a second,
+which is too few when thousands of clients reconnect. So this module watches the listening socket itself
+(`add_reader`), calls `accept` up to `accepts_per_turn` times, and hands each socket to a protocol.
+
+New connections may not take the last file descriptors of the process: without a free one, the server could
+neither reconnect to upstream nor read its log. When few are left, the listener asks its server to close
+connections that have sent no request. If there are none, it pauses, and clients wait in the kernel's queue.
 """
 
 from __future__ import annotations
@@ -18,29 +22,29 @@ from typing import Final
 
 import structlog
 
+from jetstream.limits import WebLimits
 from jetstream.logging_setup import Throttled
 
-ACCEPTS_PER_TURN: Final = 4  # a handshake takes a quarter of a millisecond; the others wait in the kernel
-BACKLOG: Final = 4096
-PAUSE_S: Final = 1.0
-FILES_KEPT: Final = 32  # for upstream, the log's readers and a scrape; less where there are few at all
-# What the kernel takes of a connection beyond what is on its way: 4 MB by itself, for each that reads slowly.
-UNSENT_BYTES_MAX: Final = 256 << 10
-# What the kernel takes in of a connection before we read it; it doubles this. All sockets that are ready are
-# read in one turn of the loop: of 50 clients, each with an update of 10,000 DIDs, that took 22 ms.
-UNREAD_BYTES_MAX: Final = 32 << 10
-LOOPBACK_CONGESTION: Final = b"reno"  # there on every Linux, and does not pace
-_NAME_BYTES_MAX: Final = 16  # of a way to control congestion
+LOOPBACK_CONGESTION: Final = b"reno"  # every Linux kernel has it, and it does not pace
+_NAME_BYTES_MAX: Final = 16  # TCP_CA_NAME_MAX of Linux
 _OUT_OF_FILES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 logger = structlog.get_logger(__name__)
 
 
-class Listener:
-    """Accepts connections on one address for as long as it is open.
+def is_loopback(peer: str) -> bool:
+    """Tell whether an IP address is of this machine; an IPv4 address mapped into IPv6 counts, too."""
+    address = ip_address(peer)
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address).is_loopback
 
-    When files are short, `make_room` is asked to close connections that have sent no request, and says
-    whether it has; else accepting pauses.
+
+class Listener:
+    """Accepts connections on one address until it is closed.
+
+    `factory` returns the protocol of a new connection. `make_room` is called when file descriptors are short:
+    it closes connections that can be spared, and returns whether there were any. `is_local` tells by its
+    address whether a client is on this machine.
 
     Raises OSError when the address cannot be bound.
     """
@@ -51,39 +55,51 @@ class Listener:
         port: int,
         factory: Callable[[], asyncio.BaseProtocol],
         make_room: Callable[[], bool] = lambda: False,
+        limits: WebLimits = WebLimits(),
+        is_local: Callable[[str], bool] = is_loopback,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._factory = factory
         self._make_room = make_room
-        self._log = Throttled(logger)  # clients may cause it to pause and go on again and again
-        self._socket = _bind(host, port)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UNREAD_BYTES_MAX)
-        # A machine may be set to BBR, which paces: on the way to a proxy beside us, that is for nothing. A
-        # connection that has begun with it paces for ever: so all begin without, and others get it back.
-        self._congestion = _unpace(self._socket)
-        self._handshakes: set[asyncio.Task[object]] = set()
-        self._paused = False
-        self._resume: asyncio.TimerHandle | None = None
-        self._loop.add_reader(self._socket.fileno(), self._accept)
+        self._limits = limits
+        self._is_local = is_local
+        # Clients can make the listener pause and resume again and again.
+        self._throttled = Throttled(logger)
+        self._socket = _bind(host, port, limits.backlog)
+        # Accepted sockets inherit this.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, limits.unread_bytes_max)
+        # The congestion control that clients on other machines get; None: they keep what they inherit.
+        self._congestion = _disable_pacing(self._socket)
+        # Connections that were accepted and have no protocol yet: the event loop keeps no reference to tasks.
+        self._handovers: set[asyncio.Task[object]] = set()
+        self._paused = False  # whether it was out of files at the last attempt; cleared by the next accept
+        self._resume: asyncio.TimerHandle | None = (
+            None  # the end of the pause, while the socket is not watched
+        )
+        self._watch()
 
     @property
     def port(self) -> int:
-        """The port that is listened on, also when 0 was asked for."""
+        """The port that it listens on, also when port 0 was asked for."""
         return int(self._socket.getsockname()[1])
 
     def close(self) -> None:
-        """Accept no more; connections that were accepted go on."""
+        """Accept no more connections. Those that were accepted go on."""
         if self._resume is not None:
             self._resume.cancel()
         self._loop.remove_reader(self._socket.fileno())
         self._socket.close()
 
+    def _watch(self) -> None:
+        self._resume = None
+        self._loop.add_reader(self._socket.fileno(), self._accept)
+
     def _accept(self) -> None:
-        if _files_are_short(self._socket):
-            if not self._make_room():  # what it closes is closed when this turn of the loop ends
+        if _files_are_short(self._socket, self._limits.files_reserved):
+            if not self._make_room():  # closed sockets release their files when this turn ends
                 self._pause()
             return
-        for _ in range(ACCEPTS_PER_TURN):
+        for _ in range(self._limits.accepts_per_turn):
             try:
                 connection, address = self._socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -95,16 +111,16 @@ class Listener:
                 return
             if self._paused:
                 self._paused = False
-                self._log.info("listener: accepting again")
-            self._set_up(connection, address[0])
+                self._throttled.info("listener: accepting again")
+            self._configure(connection, address[0])
             task = self._loop.create_task(self._hand_over(connection))
-            self._handshakes.add(task)
-            task.add_done_callback(self._handshakes.discard)
+            self._handovers.add(task)
+            task.add_done_callback(self._handovers.discard)
 
-    def _set_up(self, connection: socket.socket, peer: str) -> None:
+    def _configure(self, connection: socket.socket, peer: str) -> None:
         connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
-        if self._congestion is not None and not is_loopback(peer):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, self._limits.unsent_bytes_max)
+        if self._congestion is not None and not self._is_local(peer):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, self._congestion)
 
     async def _hand_over(self, connection: socket.socket) -> None:
@@ -114,40 +130,41 @@ class Listener:
             connection.close()  # the client has closed it already
 
     def _pause(self) -> None:
-        """Leave newcomers in the kernel's queue until files may be there again."""
+        """Leave new connections in the kernel's queue until files may be free again."""
         if not self._paused:
             self._paused = True
-            self._log.warning("listener: cannot accept, pausing: all files that may be opened are in use")
+            self._throttled.warning(
+                "listener: cannot accept, pausing: all files that may be opened are in use"
+            )
         self._loop.remove_reader(self._socket.fileno())
-        self._resume = self._loop.call_later(PAUSE_S, self._go_on)
-
-    def _go_on(self) -> None:
-        self._resume = None
-        self._loop.add_reader(self._socket.fileno(), self._accept)
+        self._resume = self._loop.call_later(self._limits.accept_pause_s, self._watch)
 
 
-def _unpace(listening: socket.socket) -> bytes | None:
-    """Let connections begin without pacing; return what they would have begun with, None if they still do."""
-    usual = listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _NAME_BYTES_MAX).rstrip(b"\0")
+def _disable_pacing(listening: socket.socket) -> bytes | None:
+    """Let accepted connections start without pacing. Return the system's own congestion control.
+
+    A machine may be set to BBR, which paces what is sent. That only delays what goes to a proxy on the same
+    machine. A connection that has started with pacing keeps it when its congestion control is changed. So all
+    connections start without, and `Listener` gives those of other machines the system's choice. Returns None,
+    and changes nothing, when the process may not set one of the two.
+    """
+    system = listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _NAME_BYTES_MAX).rstrip(b"\0")
     try:
-        with socket.socket(listening.family) as probe:  # either may be forbidden
-            for name in (LOOPBACK_CONGESTION, usual):
+        with socket.socket(listening.family) as probe:
+            for name in (LOOPBACK_CONGESTION, system):
                 probe.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, LOOPBACK_CONGESTION)
     except OSError:
         return None
-    return usual
+    return system
 
 
-def is_loopback(peer: str) -> bool:
-    """Tell whether an IP address is of this machine, in IPv6's spelling of IPv4, too."""
-    address = ip_address(peer)
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return (mapped or address).is_loopback
+def _files_are_short(any_file: socket.socket, reserved: int) -> bool:
+    """Tell whether the next file descriptor would be one of those that are reserved.
 
-
-def _files_are_short(any_file: socket.socket) -> bool:
-    """Tell whether the next file would be one of those that are kept from newcomers."""
+    The kernel gives out the lowest free number. So a duplicate of any file tells how many are open, without
+    a look into `/proc`.
+    """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         return False
@@ -156,17 +173,17 @@ def _files_are_short(any_file: socket.socket) -> bool:
     except OSError:
         return True
     os.close(lowest_free)
-    return lowest_free >= limit - min(FILES_KEPT, limit // 8)
+    return lowest_free >= limit - min(reserved, limit // 8)
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    """Listen on an address; an empty host means every address, IPv6 and IPv4."""
+def _bind(host: str, port: int, backlog: int) -> socket.socket:
+    """Listen on an address. An empty host means every address, IPv6 and IPv4. Raises OSError."""
     if not host and socket.has_dualstack_ipv6():
         listening = socket.create_server(
-            ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG
+            ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=backlog
         )
     else:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host or "0.0.0.0", port), family=family, backlog=BACKLOG)  # noqa: S104 - what an empty host asks for
+        listening = socket.create_server((host or "0.0.0.0", port), family=family, backlog=backlog)  # noqa: S104 - what an empty host asks for
     listening.setblocking(False)
     return listening

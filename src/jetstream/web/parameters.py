@@ -1,4 +1,16 @@
-"""What a subscriber asks for, in its URL and in its messages: pure, and strict (`wire.md`, "Subscribing")."""
+"""What a subscriber asks for, in its URL and in its messages. Pure, and strict.
+
+`read_query` decodes a query string, and `query_steps` makes a `SubscribeRequest` of it. `message_steps` makes
+new options of an `options_update`. A value that cannot be used raises `InvalidParameter` with the name, the
+value and a sentence; so does a name that is surely a mistake. Other unknown names are ignored, as clients of
+other servers send some.
+
+A client may send 10,000 DIDs, which take 10 ms. So the functions called `…_steps` are generators, which yield
+after a fraction of a millisecond each, and the caller decides when to go on (`scheduling.Worker`).
+
+To add a parameter: its name to `_KNOWN`, its value to `query_steps` and, if it may change while connected, to
+`message_steps`.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +28,14 @@ from jetstream.model.filter import Filter
 from jetstream.model.syntax import DID_CHARS_MAX
 from jetstream.scheduling import Steps, finish
 
-# An update has at most 10,100 entries, and a comma for each. A million take 0.1 s to parse.
+# An update has at most 100 collections and 10,000 DIDs, and a comma for each. A million take 0.1 s to parse.
 COMMAS_MAX: Final = 20_000
-# A query has at most 10,100 entries, each with its own name or after a comma.
+# A query has as many entries, each with its own name or after a comma.
 PARAMETERS_MAX: Final = 20_000
-_PARAMETERS_PER_STEP: Final = 250
-_NAME_CHARS_MAX: Final = 64  # of a parameter: what is longer is none of ours
-_VALUE_CHARS_MAX: Final = 3 * (DID_CHARS_MAX + 1)  # percent-encoded; what is longer is refused all the same
+_PARAMETERS_PER_STEP: Final = 250  # decoded between two yields: 0.3 ms
+_NAME_CHARS_MAX: Final = 64  # decoded of a name: no parameter's is nearly as long
+# Decoded of a value, percent-encoded. The rest of a longer one does not matter: it is refused all the same.
+_VALUE_CHARS_MAX: Final = 3 * (DID_CHARS_MAX + 1)
 _LISTS: Final = ("wantedCollections", "wantedDids")
 _KNOWN: Final = (*_LISTS, "cursor", "maxMessageSizeBytes", "compress", "requireHello")
 _COMMA: Final = re.compile(",|%2[cC]")
@@ -31,41 +44,38 @@ _SIZE: Final = re.compile(r"[0-9]{1,20}", re.ASCII).fullmatch
 
 
 class Query(Protocol):
-    """A multi-valued query string."""
+    """A query string that was read: values by name."""
 
     def __iter__(self) -> Iterator[str]:
-        """Give the names that are in it."""
+        """Return the names that are in it."""
 
     def getall(self, key: str, default: list[str], /) -> list[str]:
-        """Return every value of a key."""
+        """Return every value of a name, in the order in which they came."""
 
 
 class Values(dict[str, list[str]]):
-    """A query string that was read: the values of each name, decoded; of a list, its items."""
+    """The decoded values of a query string by name. A list that came with commas is in its items."""
 
     def getall(self, key: str, default: list[str], /) -> list[str]:
-        """Return every value of a key."""
+        """Return every value of a name, in the order in which they came."""
         return self.get(key, default)
 
 
 class NotJson(Exception):
-    """A client's message is not JSON."""
+    """A client's message is not JSON. The text says where."""
 
 
 @dataclass(frozen=True, slots=True)
 class SubscribeRequest:
-    """A request to subscribe: the options to begin with, and where and when to begin.
+    """What a client asked for in its URL."""
 
-    `cursor` is None where the client gave none.
-    """
-
-    options: SubscriberOptions
-    cursor: int | None
-    require_hello: bool
+    options: SubscriberOptions  # until the first `options_update`
+    cursor: int | None  # in unix microseconds, to start at; None: live
+    require_hello: bool  # whether nothing is sent before the first `options_update`
 
 
 def read_query(text: str) -> Steps[Values]:
-    """Decode a query string, in steps of well under a millisecond. Raises InvalidParameter."""
+    """Decode a query string, in steps. Raises InvalidParameter for more than `PARAMETERS_MAX` values."""
     if text.count("&") + text.count(",") + text.count("%2C") + text.count("%2c") > PARAMETERS_MAX:
         raise InvalidParameter("query", text, f"has more than {PARAMETERS_MAX} parameters")
     values, count = Values(), 0
@@ -86,15 +96,12 @@ def _decoded(text: str, chars_max: int) -> str:
 
 
 def parse_query(query: Query, headers: Mapping[str, str]) -> SubscribeRequest:
-    """Read the parameters of a request at once; raises as `query_steps` does."""
+    """Read the parameters of a request at once. Raises what `query_steps` does."""
     return finish(query_steps(query, headers))
 
 
 def query_steps(query: Query, headers: Mapping[str, str]) -> Steps[SubscribeRequest]:
-    """Read the parameters of a request, in steps.
-
-    Raises InvalidParameter; what is unknown is ignored, unless it is surely a mistake.
-    """
+    """Read the parameters of a request, in steps. Raises InvalidParameter."""
     _refuse_mistakes(query)
     _refuse_compression(query, headers)
     wanted = yield from Filter.parse_steps(_list(query, "wantedCollections"), _list(query, "wantedDids"))
@@ -112,14 +119,15 @@ def query_steps(query: Query, headers: Mapping[str, str]) -> Steps[SubscribeRequ
 
 
 def parse_message(text: bytes) -> SubscriberOptions | None:
-    """Read a client's message at once; raises as `message_steps` does."""
+    """Read a client's message at once. Raises what `message_steps` does."""
     return finish(message_steps(text))
 
 
 def message_steps(text: bytes) -> Steps[SubscriberOptions | None]:
-    """Read a client's message, in steps: the new options, or None for a type that is unknown.
+    """Read a client's message, in steps: the new options, or None for an unknown type, which is ignored.
 
-    Raises NotJson for what is not JSON and InvalidParameter for a bad update.
+    An update replaces all options; those that are absent are reset. Raises NotJson for what is not JSON, and
+    InvalidParameter for a bad update.
     """
     if text.count(b",") > COMMAS_MAX:
         raise InvalidParameter("message", f"{len(text)} bytes", f"has more than {COMMAS_MAX} entries")
@@ -146,11 +154,11 @@ def message_steps(text: bytes) -> Steps[SubscriberOptions | None]:
 
 
 def _key(name: str) -> str:
-    """Return a name without what people get wrong: case, separators, and the plural."""
+    """Return a name without what is often wrong in it: case, separators, and the plural."""
     return name.lower().replace("_", "").replace("-", "").removesuffix("s")
 
 
-# Beside those of the v2 endpoint that mean the same.
+# What names mean that are close to a parameter's, and names that other versions of Jetstream have for it.
 _MEANT: Final = {_key(name): name for name in _KNOWN} | {
     "collection": "wantedCollections",
     "did": "wantedDids",
@@ -158,6 +166,7 @@ _MEANT: Final = {_key(name): name for name in _KNOWN} | {
 
 
 def _refuse_mistakes(query: Query) -> None:
+    """Refuse a name that would be ignored although a parameter was meant: the client would get all events."""
     for name in query:
         meant = _MEANT.get(_key(name))
         if meant is not None and name not in _KNOWN:
@@ -166,6 +175,7 @@ def _refuse_mistakes(query: Query) -> None:
 
 
 def _refuse_compression(query: Query, headers: Mapping[str, str]) -> None:
+    """Refuse a client that could not read plain JSON."""
     encoding = headers.get("Socket-Encoding", "")
     if _flag(query, "compress") or encoding.strip().lower() == "zstd":
         raise InvalidParameter(
@@ -181,6 +191,7 @@ def _list(query: Query, name: str) -> list[str]:
 
 
 def _once(query: Query, name: str) -> str:
+    """Return the only value of a parameter; an empty one when it is absent."""
     values = query.getall(name, [])
     if len(values) > 1:
         raise InvalidParameter(name, ", ".join(values), "is given more than once")
@@ -195,6 +206,7 @@ def _flag(query: Query, name: str) -> bool:
 
 
 def _strings(payload: dict[str, Any], name: str) -> list[str]:
+    """Return an option that is a list of strings; an empty one when it is absent or null."""
     items = payload.get(name)
     if items is None:
         return []
@@ -211,7 +223,8 @@ def _require_strings(name: str, items: Iterable[object]) -> None:
 
 
 def _shown(value: object) -> str:
+    """Return a value as JSON, for an error message."""
     try:
         return orjson.dumps(value).decode()
-    except TypeError:  # orjson reads deeper nesting than it writes
+    except TypeError:  # orjson reads deeper nesting than it can write
         return "…"

@@ -1,11 +1,12 @@
-"""The head of an HTTP request: pure and bounded. h11 parses it; the limits are ours.
+"""The head of an HTTP/1.1 request, bounded and strict. Pure: h11 parses, the limits are enforced here.
 
-`HeadReader` takes bytes as they come and gives whole heads as `Request`s. Each line is checked for size and
-for control characters as soon as it is there, so that what is no HTTP or too long is refused at once. A head
-that is whole goes to h11, which is strict (RFC 9112, sections 2 to 6). Only requests without a body are
-served: no route has a use for one.
+`HeadReader` takes bytes as they come and returns a `Request` for each complete head. It looks at each line
+as soon as it is complete, and at an incomplete one for its length and its first bytes. So it refuses what is
+not HTTP, or too long, without waiting for more. A complete head goes to h11, which is strict (RFC 9112,
+sections 2 to 6) and has one limit only, for the head as a whole. Every problem raises `BadRequest`.
 
-Limits: the request line must hold 10,000 DIDs; header fields have the sizes that `wire.md` gives.
+A request with a body is refused: no route takes one, and a body that is not read would be taken for the next
+request.
 """
 
 from __future__ import annotations
@@ -18,23 +19,28 @@ from urllib.parse import unquote
 
 import h11
 
-REQUEST_LINE_BYTES_MAX: Final = 1 << 20
-FIELD_BYTES_MAX: Final = 16 << 10
-FIELDS_BYTES_MAX: Final = 64 << 10
-FIELDS_MAX: Final = 100  # browsers and proxies send some dozens
-METHOD_BYTES_MAX: Final = 32
-EMPTY_LINES_MAX: Final = 2  # before a request: old clients end a body with one (RFC 9112, section 2.2)
-PATH_BYTES_MAX: Final = 1_000  # no route is nearly as long
+from jetstream.limits import WebLimits
 
+# What clients are promised: a request line with 10,000 DIDs fits.
+REQUEST_LINE_BYTES_MAX: Final = 1 << 20
+FIELD_BYTES_MAX: Final = 16 << 10  # of one header field
+FIELDS_BYTES_MAX: Final = 64 << 10  # of all header fields of a request
+METHOD_BYTES_MAX: Final = 32  # twice the length of the longest method that is registered
+EMPTY_LINES_MAX: Final = 2  # before a request: old clients end a body with one (RFC 9112, section 2.2)
+PATH_CHARS_MAX: Final = 1_000  # the rest of a path is ignored: no route is nearly as long
+
+# A method and the space after it, or as much of it as has come.
 _METHOD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}( |$)").match
 _REQUEST_LINE: Final = re.compile(rb"[^ ]+ [\x21-\x7e]+ HTTP/([0-9]\.[0-9])").fullmatch
-_FIELD: Final = re.compile(rb"[^\s:]+:[\t\x20-\x7e\x80-\xff]*").fullmatch  # h11 takes folds and controls
+_FIELD: Final = re.compile(
+    rb"[^\s:]+:[\t\x20-\x7e\x80-\xff]*"
+).fullmatch  # h11 accepts folded lines and control characters
 _HOST: Final = re.compile(r"[a-zA-Z0-9.:_%\[\]-]{1,255}").fullmatch
 _AUTHORITY: Final = re.compile(r"https?://[^/?#]*", re.IGNORECASE).match
 
 
 class BadRequest(Exception):
-    """A request that is not served. The connection ends with the answer: `status` and one sentence.
+    """A request that is refused. The connection ends with the response: `status` and one sentence, `text`.
 
     `reason` is one of `metrics.BAD_REQUEST_REASONS`.
     """
@@ -47,12 +53,15 @@ class BadRequest(Exception):
 
 
 class Headers(Mapping[str, str]):
-    """Header fields by name, in any case. Of a field that is repeated, the values are joined by commas."""
+    """Header fields by name. Case does not matter. The values of a repeated field are joined by commas.
+
+    (RFC 9110, sections 5.1 and 5.2.)
+    """
 
     __slots__ = ("_values",)
 
     def __init__(self, values: dict[str, str] | None = None) -> None:
-        self._values = values or {}
+        self._values = values or {}  # by the name in lower case
 
     def __getitem__(self, name: str) -> str:
         return self._values[name.lower()]
@@ -64,13 +73,17 @@ class Headers(Mapping[str, str]):
         return len(self._values)
 
     def tokens(self, name: str) -> set[str]:
-        """Return the words of a field that is a list of words, in lower case."""
+        """Return the items of a field that is a list of tokens, in lower case."""
         return {word.strip().lower() for word in self.get(name, "").split(",")}
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A whole request. `path` is decoded, `query` is as it came, `minor` is that of HTTP/1.`minor`."""
+    """A complete request.
+
+    `path` is percent-decoded, `query` is as it came. `minor` is the minor version: 0 of HTTP/1.0, 1 of
+    HTTP/1.1.
+    """
 
     method: str
     path: str
@@ -80,7 +93,7 @@ class Request:
 
     @property
     def host(self) -> str:
-        """The host and port that the client connected to, as it says."""
+        """The host and port that the client connected to, by its `Host` field."""
         return self.headers.get("Host", "localhost")
 
     @property
@@ -91,19 +104,24 @@ class Request:
 
 
 class HeadReader:
-    """Takes the bytes of a connection and gives its requests, one after another.
+    """Takes the bytes of a connection, in pieces of any size, and returns its requests one after another.
 
-    Chunking does not matter. After `BadRequest` the reader is not used any more.
+    It must not be used after it has raised `BadRequest`.
     """
 
-    __slots__ = ("_buffer", "_empty_lines", "_fields", "_fields_at", "_line_at", "_line_seen")
+    # The buffer holds one head that is not complete, and what came behind it. Offsets are in the buffer:
+    #
+    #     GET / HTTP/1.1 CRLF  Host: x CRLF  User-Ag
+    #     0                    _fields_at    _line_at … _searched
+    __slots__ = ("_buffer", "_empty_lines", "_fields", "_fields_at", "_fields_max", "_line_at", "_searched")
 
-    def __init__(self) -> None:
-        self._buffer = bytearray()  # all that came and is not of a request that was given
-        self._line_at = 0  # where the line begins that is not whole yet
-        self._line_seen = 0  # up to where its end has been looked for
-        self._fields_at = 0  # where the fields begin; 0 until the request line is whole
-        self._fields = 0  # how many of them are whole
+    def __init__(self, limits: WebLimits = WebLimits()) -> None:
+        self._fields_max = limits.header_fields_max
+        self._buffer = bytearray()  # what came and is not part of a request that was returned
+        self._line_at = 0  # start of the first line that is not complete
+        self._searched = 0  # up to here there is no end of that line
+        self._fields_at = 0  # start of the header fields; 0 until the request line is complete
+        self._fields = 0  # how many header fields are complete
         self._empty_lines = 0  # how many came before the request line
 
     def __len__(self) -> int:
@@ -112,45 +130,45 @@ class HeadReader:
 
     @property
     def begun(self) -> bool:
-        """Whether a part of a request is there."""
+        """Whether any byte of the next request has come."""
         return bool(self._buffer)
 
     def feed(self, data: bytes) -> None:
-        """Take what came."""
+        """Take the next bytes of the connection."""
         self._buffer += data
 
     def rest(self) -> bytes:
-        """Return what came after the last request, and forget it."""
+        """Return what came after the last request, and clear the buffer."""
         rest = bytes(self._buffer)
         self._buffer.clear()
         return rest
 
     def next(self) -> Request | None:
-        """Return the next whole request, None when there is none yet. Raises BadRequest."""
-        while (line := self._line()) is not None:
+        """Return the next request; None when it is not complete. Raises BadRequest."""
+        while (line := self._next_line()) is not None:
             if not self._fields_at:
-                self._begin(line)
+                self._take_request_line(line)
             elif line:
-                self._field(line)
+                self._take_field(line)
             else:
-                return _parsed(self._head())
+                return _parse(self._cut_head())
         return None
 
-    def _line(self) -> bytes | None:
-        """Return the next line without its end; None when it is not whole. Raises BadRequest."""
-        end = self._buffer.find(b"\n", self._line_seen)
+    def _next_line(self) -> bytes | None:
+        """Return the next line without its end; None when it is not complete. Raises BadRequest."""
+        end = self._buffer.find(b"\n", self._searched)
         length = (end if end >= 0 else len(self._buffer)) - self._line_at
         self._check_length(length)
         if end < 0:
-            self._line_seen = len(self._buffer)
+            self._searched = len(self._buffer)
             return None
         line = bytes(self._buffer[self._line_at : end])
         if not line.endswith(b"\r"):
             raise BadRequest(400, "malformed", "a line of the request does not end in CR LF")
-        self._line_at = self._line_seen = end + 1
+        self._line_at = self._searched = end + 1
         return line[:-1]
 
-    def _begin(self, line: bytes) -> None:
+    def _take_request_line(self, line: bytes) -> None:
         if line:
             _check_request_line(line)
             self._fields_at = self._line_at
@@ -158,9 +176,10 @@ class HeadReader:
             raise BadRequest(400, "malformed", "empty lines are not an HTTP request")
         else:
             self._empty_lines += 1
-            self._head()
+            self._cut_head()
 
     def _check_length(self, length: int) -> None:
+        """Check the line at `_line_at`, complete or not, of which `length` bytes have come."""
         if not self._fields_at:
             _check_method(self._buffer, self._line_at, length)
             if length > REQUEST_LINE_BYTES_MAX:
@@ -172,32 +191,32 @@ class HeadReader:
             text = f"the header fields are longer than {FIELDS_BYTES_MAX} bytes together"
             raise BadRequest(431, "too_long", text)
 
-    def _field(self, line: bytes) -> None:
+    def _take_field(self, line: bytes) -> None:
         if not _FIELD(line):
             raise BadRequest(400, "malformed", f"{_shown(line)} is not a header field")
-        if self._fields == FIELDS_MAX:
-            raise BadRequest(431, "too_long", f"there are more than {FIELDS_MAX} header fields")
+        if self._fields == self._fields_max:
+            raise BadRequest(431, "too_long", f"there are more than {self._fields_max} header fields")
         self._fields += 1
 
-    def _head(self) -> bytes:
-        """Take the lines that have been read out of the buffer."""
+    def _cut_head(self) -> bytes:
+        """Remove the lines that were read from the buffer, and return them."""
         head = bytes(self._buffer[: self._line_at])
         del self._buffer[: self._line_at]
         if self._fields_at:
             self._empty_lines = 0
-        self._line_at = self._line_seen = self._fields_at = self._fields = 0
+        self._line_at = self._searched = self._fields_at = self._fields = 0
         return head
 
 
 def _check_method(buffer: bytearray, start: int, length: int) -> None:
-    """Refuse what does not begin as a request does, before its line is whole."""
-    begun = bytes(buffer[start : start + min(length, METHOD_BYTES_MAX + 1)])
-    if begun and begun not in (b"\r", b"\r\n") and not _METHOD(begun):
-        raise BadRequest(400, "malformed", f"{_shown(begun)} does not begin an HTTP request")
+    """Refuse a line that does not start with a method, before it is complete."""
+    first = bytes(buffer[start : start + min(length, METHOD_BYTES_MAX + 1)])
+    if first and first not in (b"\r", b"\r\n") and not _METHOD(first):
+        raise BadRequest(400, "malformed", f"{_shown(first)} does not begin an HTTP request")
 
 
 def _check_request_line(line: bytes) -> None:
-    """Refuse a line that is none, and other versions of HTTP, before the fields come."""
+    """Refuse what is not a request line, and other versions of HTTP, before the header fields come."""
     found = _REQUEST_LINE(line)
     if found is None:
         raise BadRequest(400, "malformed", f"{_shown(line)} is not a request line of HTTP/1.1")
@@ -205,9 +224,9 @@ def _check_request_line(line: bytes) -> None:
         raise BadRequest(505, "version", f"HTTP/{found[1].decode()} is not spoken here: use HTTP/1.1")
 
 
-def _parsed(head: bytes) -> Request:
-    """Return the request of a whole head. Raises BadRequest."""
-    parser = h11.Connection(h11.SERVER)  # one for each: no more than a head is ever given to it
+def _parse(head: bytes) -> Request:
+    """Parse a complete head. Raises BadRequest."""
+    parser = h11.Connection(h11.SERVER)  # a new one for each head, so that it keeps no state between two
     parser.receive_data(head)
     try:
         event = parser.next_event()
@@ -223,7 +242,7 @@ def _parsed(head: bytes) -> Request:
 def _request(event: h11.Request) -> Request:
     method, minor = event.method.decode(), int(event.http_version[2:])
     headers = Headers(_joined(event.headers))
-    # The answer to another method is 405, which ends the connection and says more.
+    # Routes answer other methods with 405, which tells the client more and ends the connection as well.
     if method in ("GET", "HEAD") and (
         "Transfer-Encoding" in headers or int(headers.get("Content-Length", 0))
     ):
@@ -235,7 +254,7 @@ def _request(event: h11.Request) -> Request:
 
 
 def _joined(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Return the fields by name, in lower case; the values of a repeated one are joined."""
+    """Return the header fields by name, in lower case. The values of a repeated field are joined."""
     values: dict[str, str] = {}
     for each, value in fields:
         name, text = each.decode(), value.decode("latin-1")
@@ -244,15 +263,15 @@ def _joined(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 def _split(target: str) -> tuple[str, str]:
-    """Return the path and the query of a target, in absolute form, too (RFC 9112, section 3.2)."""
+    """Return the path, decoded, and the query of a request target in any form (RFC 9112, section 3.2)."""
     authority = _AUTHORITY(target)
     if authority is not None:
         target = target[authority.end() :] or "/"
     path, _, query = target.partition("#")[0].partition("?")
-    return unquote(path[:PATH_BYTES_MAX]) or "/", query
+    return unquote(path[:PATH_CHARS_MAX]) or "/", query
 
 
 def _shown(data: bytes) -> str:
-    """Return the beginning of what a client sent, as a person can read it, in at most 100 characters."""
+    """Return the first bytes that a client sent as printable text of at most 100 characters."""
     text = ascii(data[:40].decode("latin-1"))
     return text[:96] + "…" if len(text) > 97 or len(data) > 40 else text

@@ -1,8 +1,7 @@
-"""The answer to an HTTP request, and its bytes: pure."""
+"""An HTTP response and its bytes. Pure."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -12,37 +11,41 @@ from typing import Final
 from jetstream import __version__
 from jetstream.web.request import BadRequest
 
-SERVER: Final = f"jetstream/{__version__}"
+SERVER: Final = f"jetstream/{__version__}"  # the `Server` field: no other program or library is named
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A whole answer. `closing` ends the connection with it."""
+    """A complete response. `closing`: the connection ends with it, whatever the request asked for."""
 
     status: int
     body: bytes
     content_type: str = "text/plain; charset=utf-8"
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)  # beside those that every response has
     closing: bool = False
 
     @classmethod
     def sentence(
         cls, status: int, text: str, headers: Mapping[str, str] | None = None, *, closing: bool = False
     ) -> Response:
-        """Return an answer of one line of text."""
+        """Return a response of one line of text."""
         return cls(status, f"{text}\n".encode(), headers=headers or {}, closing=closing)
 
     @classmethod
     def refusing(cls, error: BadRequest) -> Response:
-        """Return the answer to a bad request; it ends the connection."""
+        """Return the response to a bad request; it ends the connection."""
         return cls.sentence(error.status, error.text, closing=True)
 
-    def encode(self, *, keep_alive: bool, with_body: bool = True) -> bytes:
-        """Return the bytes of the answer; one to HEAD goes without its body (RFC 9110, section 9.3.2)."""
+    def encode(self, now: float, *, keep_alive: bool, with_body: bool = True) -> bytes:
+        """Return the bytes of the response; `now` is in unix seconds, for its `Date`.
+
+        A response to HEAD has no body, but the header fields of one to GET (RFC 9110, section 9.3.2).
+        Pages in a browser on any site may read it (`Access-Control-Allow-Origin`): all of it is public.
+        """
         fields = {
             "Content-Type": self.content_type,
             "Content-Length": str(len(self.body)),
-            "Date": formatdate(time.time(), usegmt=True),
+            "Date": formatdate(now, usegmt=True),
             "Server": SERVER,
             "Access-Control-Allow-Origin": "*",
             "Connection": "keep-alive" if keep_alive else "close",

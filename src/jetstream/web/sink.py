@@ -1,7 +1,17 @@
-"""The socket of one subscriber: events out, and the client's messages in, metered.
+"""The socket of one subscriber: events out, and the client's messages in.
 
-The hub writes whole frames with the transport's own `write`. What a client sends is read a few frames at a
-time; while a message of its is worked on, nothing more of it is read.
+Out: delivery writes complete WebSocket frames with the transport's own `write`, and this module says when the
+buffer is full (`full`), when it has drained (`writable`), and how a connection ends (`close`).
+
+In: a client may send anything, as fast as it likes, on thousands of connections. So work is done in turns:
+
+    data_received ──▶ up to `frames_per_read` frames, if only few bytes came
+                  ──▶ else `Inbound.frames`: `frames_per_step` at a time, after other clients' turns
+    a message     ──▶ `Inbound.messages`: one at a time for all clients, with pauses
+
+While something of a client waits for its turn (`busy`), reading is paused. What the client goes on sending
+fills its own socket buffers, then it is blocked. `Inbound` also has the deadlines of incomplete messages, and
+limits the memory that all of them take.
 """
 
 from __future__ import annotations
@@ -14,67 +24,70 @@ from typing import Final
 
 from jetstream.delivery.subscriber import Close
 from jetstream.delivery.wires import close_frame
+from jetstream.limits import WebLimits
 from jetstream.scheduling import Steps, Worker
-from jetstream.web.budget import Budget, Flood
-from jetstream.web.discard import Discards
-from jetstream.web.unfinished import Unfinished
+from jetstream.web.lingering import LingeringClose
+from jetstream.web.pending import Pending
+from jetstream.web.rate_limiter import RateLimiter, RateLimitExceeded
 from jetstream.web.websocket import CLOSE, CONTINUATION, PING, PONG, Breach, Frame, FrameReader, pong_frame
 
-CLOSE_TIMEOUT_S: Final = 3.0  # for the other side to answer a close frame
-MESSAGE_S: Final = 10.0  # for a whole message
-SWEEP_S: Final = 0.5  # between two looks at who is late
-FRAMES_PER_READ: Final = 4  # read at once; what more has come is read when it is its turn: 2 µs each
-FRAMES_PER_STEP: Final = 32
-# More than this is read in turns, too: 0.4 MB takes 0.7 ms to unmask, and all sockets are ready at once.
-BYTES_PER_READ: Final = 8 << 10
-
-SLOW_MESSAGE: Final = Close(1008, "slow_message", f"a message was not whole within {MESSAGE_S:.0f} s")
-_TOO_MUCH: Final = Close(1008, "flood", "flood: the server holds too much that clients have begun to send")
+_OVERLOADED: Final = Close(1008, "flood", "flood: the server holds too much that clients have begun to send")
 
 
 class Inbound:
-    """What all subscribers of a server share for reading: whose turn it is, and how much is held."""
+    """What all subscribers of a server share for reading: the turns, the deadlines and the memory limit."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: WebLimits = WebLimits()) -> None:
+        self.limits = limits
+        self.lingering = LingeringClose(limits)
+        # Reads frames of the clients that sent more than a few.
         self.frames = Worker()
-        # Messages are worked on one at a time, in a third of the loop's time at most: live events go first.
-        self.messages = Worker(rest_ratio=2.0)
-        self.discards = Discards()
-        self.unfinished: Unfinished[SocketSink] = Unfinished(MESSAGE_S)
-        self._sweep: asyncio.TimerHandle | None = None  # set while something is unfinished
+        # Handles messages, one at a time. It pauses after each turn, as live events go first.
+        self.messages = Worker(rest_ratio=limits.message_pause_ratio)
+        # Sinks that hold bytes of a frame or message that is not complete, or that are busy.
+        self.pending: Pending[SocketSink] = Pending(limits.message_timeout_s, limits.pending_bytes_max)
+        # The next check of the deadlines; None while nothing is pending.
+        self._check: asyncio.TimerHandle | None = None
+        self._too_slow = Close(
+            1008, "slow_message", f"a message was not whole within {limits.message_timeout_s:g} s"
+        )
 
     def hold(self, sink: SocketSink, size: int) -> None:
-        """Note that a client has begun to send something, of which `size` bytes are held."""
-        self.unfinished.hold(sink, time.monotonic(), size)
-        if (victim := self.unfinished.excess()) is not None:
-            victim.fail(_TOO_MUCH)
-        if self._sweep is None:
-            self._sweep = asyncio.get_running_loop().call_later(SWEEP_S, self._close_late)
+        """Note that `size` bytes of a client are held. Over the memory limit, fail the oldest client."""
+        self.pending.update(sink, time.monotonic(), size)
+        if (victim := self.pending.over_limit()) is not None:
+            victim.fail(_OVERLOADED)
+        if self._check is None:
+            self._schedule_check()
 
-    def _close_late(self) -> None:
+    def _schedule_check(self) -> None:
+        call_later = asyncio.get_running_loop().call_later
+        self._check = call_later(self.limits.deadline_check_s, self._check_deadlines)
+
+    def _check_deadlines(self) -> None:
+        self._check = None
         now = time.monotonic()
-        while (sink := self.unfinished.expired(now)) is not None:
-            if sink.busy:  # it waits for us
-                self.unfinished.begin(sink, now, sink.held)
+        while (sink := self.pending.expired(now)) is not None:
+            if sink.busy:  # the client is not late: it waits for the server
+                self.pending.start(sink, now, sink.held)
             else:
-                sink.fail(SLOW_MESSAGE)
-        again = asyncio.get_running_loop().call_later
-        self._sweep = again(SWEEP_S, self._close_late) if len(self.unfinished) else None
+                sink.fail(self._too_slow)
+        if len(self.pending):
+            self._schedule_check()
 
 
 class SocketSink(asyncio.Protocol):
-    """The transport of one WebSocket, as the hub wants it.
+    """The transport of one WebSocket, as delivery's `Sink`.
 
-    `write` is the transport's own, for nothing is called as often; a close frame puts an end to it.
-    `on_message` is given each message, and works on it in steps; `on_end` is told when the connection is
-    gone.
+    `on_message` is called with each message, and handles it in steps. `on_end` is called when the connection
+    has gone. Both are set by the owner before `start`, and removed by it in `on_end`.
     """
 
     __slots__ = (
-        "_budget",
         "_buffer_bytes",
         "_close",
-        "_closed_by_client",
+        "_close_received",
+        "_close_timeout",
         "_discarded",
         "_drained",
         "_failed",
@@ -82,13 +95,12 @@ class SocketSink(asyncio.Protocol):
         "_lost",
         "_pong",
         "_reader",
-        "_timeout",
         "_transport",
-        "began",
         "busy",
         "full",
         "on_end",
         "on_message",
+        "opened_at",
         "peer",
         "write",
         "written",
@@ -96,22 +108,28 @@ class SocketSink(asyncio.Protocol):
 
     def __init__(self, transport: asyncio.Transport, buffer_bytes: int, inbound: Inbound) -> None:
         self._transport = transport
-        self._buffer_bytes = buffer_bytes
+        self._buffer_bytes = buffer_bytes  # the write buffer is full above this
         self._inbound = inbound
-        self.began = time.monotonic()
+        self.opened_at = time.monotonic()
+        # Address of the client, for the log.
         self.peer: str = (transport.get_extra_info("peername") or ("",))[0]
-        self._reader = FrameReader(Budget(self.began))
-        self._close: Close | None = None  # why the server ends the connection, once its close frame is out
-        self._closed_by_client = False  # whether a close frame has come
-        self._failed = False  # whether what comes is not read any more
-        self._lost = False  # whether the connection is gone
-        self._discarded = 0  # bytes that came after the end
-        self._timeout: asyncio.TimerHandle | None = None  # of a close frame
-        self._pong: bytes | None = None  # the newest one that waits for the buffer to drain
-        self._drained: asyncio.Future[None] | None = None  # what waits for that
-        self.full = False  # whether the buffer is over its limit and has not drained yet
-        self.busy = False  # whether what has come waits for its turn, or is worked on
-        self.written = 0
+        # What was read and not handled. Its memory is released as soon as nothing more is read.
+        self._reader = FrameReader(RateLimiter(self.opened_at, inbound.limits))
+        # Why the server ends the connection. Set once, when its close frame is written.
+        self._close: Close | None = None
+        self._close_received = False  # whether the client has sent a close frame
+        self._failed = False  # whether the server closes and reads nothing more: the input is discarded
+        self._lost = False  # whether the connection has gone
+        self._discarded = 0  # bytes that were read after the end
+        # Aborts the connection when the client does not answer a close frame, or does not read.
+        self._close_timeout: asyncio.TimerHandle | None = None
+        self._pong: bytes | None = None  # payload of the newest ping, until the full buffer has drained
+        # What `writable` waits for. One task at a time may call it.
+        self._drained: asyncio.Future[None] | None = None
+        self.full = False  # whether the buffer went above its limit and has not drained since
+        self.busy = False  # whether a job of this connection is in one of the workers; reading is paused
+        self.written = 0  # bytes given to `write`, counted by those who call it
+        # The transport's own method: no call through Python on the hot path. A no-op after a close frame.
         self.write: Callable[[bytes], None] = transport.write
         self.on_message: Callable[[bytes], Steps[None]]
         self.on_end: Callable[[], None]
@@ -121,13 +139,13 @@ class SocketSink(asyncio.Protocol):
 
     @property
     def buffered(self) -> int:
-        """How many bytes wait in the buffer."""
+        """How many bytes wait in the write buffer."""
         return 0 if self._transport.is_closing() else self._transport.get_write_buffer_size()
 
     @property
     def closing(self) -> bool:
-        """Whether a close frame is out, or the connection is gone."""
-        return self._close is not None or self._closed_by_client or self._lost
+        """Whether a close frame was written or received, or the connection has gone."""
+        return self._close is not None or self._close_received or self._lost
 
     @property
     def held(self) -> int:
@@ -135,7 +153,7 @@ class SocketSink(asyncio.Protocol):
         return len(self._reader)
 
     async def writable(self) -> None:
-        """Return once the buffer has drained. Raises ConnectionError when the connection is gone."""
+        """Return once the write buffer has drained. Raises ConnectionError when the connection has gone."""
         if self._lost:
             raise ConnectionResetError
         if self.full:
@@ -143,11 +161,11 @@ class SocketSink(asyncio.Protocol):
             await self._drained
 
     def pause_writing(self) -> None:
-        """Note that the buffer is full."""
+        """Note that the write buffer is full. Called by the event loop."""
         self.full = True
 
     def resume_writing(self) -> None:
-        """Note that the buffer has drained."""
+        """Note that the write buffer has drained. Called by the event loop."""
         self.full = False
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
@@ -156,133 +174,136 @@ class SocketSink(asyncio.Protocol):
             self._send_pong(self._pong)
 
     def lower_limit(self, lowered: bool) -> None:
-        """Lower the buffer's limit to an eighth, or set it back."""
+        """Lower the limit of the write buffer to an eighth, or set it back. It has drained at a quarter."""
         if not self._transport.is_closing():
             high = self._buffer_bytes // 8 if lowered else self._buffer_bytes
             self._transport.set_write_buffer_limits(high=high, low=high // 4)
 
     def close(self, close: Close) -> None:
-        """Send a close frame behind what waits, give the client a little time to answer, then cut."""
+        """Write a close frame behind what is buffered, and abort when the client does not answer in time."""
         if self.closing:
             return
         self._close = close
-        self._say(close_frame(close.code, close.text))
-        self.write = _nothing
+        self._write_control(close_frame(close.code, close.text))
+        self.write = _discard
         self._abort_later()
 
     def fail(self, close: Close) -> None:
-        """Close, and read nothing more of the client."""
+        """Close, and discard what the client sends from now on."""
         self.close(close)
         self._failed = True
         self._reader.clear()
-        self._inbound.unfinished.end(self)
+        self._inbound.pending.remove(self)
         if not self._transport.is_closing():
-            self._transport.write_eof()  # behind what waits
+            self._transport.write_eof()  # behind what is buffered
             self._transport.resume_reading()
 
-    def _say(self, frame: bytes) -> None:
-        """Send a control frame, unless the connection is gone."""
-        with suppress(RuntimeError):  # uvloop's word for a transport that has closed meanwhile
+    def _write_control(self, frame: bytes) -> None:
+        """Write a control frame, unless the connection has gone."""
+        with suppress(RuntimeError):  # uvloop raises it for a transport that was closed meanwhile
             if not self._transport.is_closing():
                 self._transport.write(frame)
                 self.written += len(frame)
 
     def _abort_later(self) -> None:
-        if self._timeout is None:
-            self._timeout = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, self._transport.abort)
+        if self._close_timeout is None:
+            call_later = asyncio.get_running_loop().call_later
+            self._close_timeout = call_later(self._inbound.limits.close_timeout_s, self._transport.abort)
 
     # In
 
-    def begin(self, data: bytes) -> None:
-        """Begin to read: first what came with the handshake, with reading paused."""
+    def start(self, data: bytes) -> None:
+        """Start to read: first `data`, which came with the handshake. Reading is paused until then."""
         self._transport.resume_reading()
         if data:
             self.data_received(data)
 
     def data_received(self, data: bytes) -> None:
-        """Read a few frames; leave more to the line."""
-        if self._failed or self._closed_by_client:
+        """Handle a few frames. More than that waits for its turn. Called by the event loop."""
+        if self._failed or self._close_received:
             self._discarded += len(data)
-            self._inbound.discards.drop(self._transport, self._discarded)
+            self._inbound.lingering.discard(self._transport, self._discarded)
             return
         self._reader.feed(data)
+        limits = self._inbound.limits
         if self.busy:
             self._inbound.hold(self, len(self._reader))
-        elif len(self._reader) > BYTES_PER_READ or self._read(FRAMES_PER_READ):
-            self._wait(self._inbound.frames, self._go_on())
+        elif len(self._reader) > limits.bytes_per_read or self._read(limits.frames_per_read):
+            self._queue(self._inbound.frames, self._read_on())
 
     def eof_received(self) -> None:
-        """Let the transport close, and do not wait for ever until what waits is sent."""
+        """Let the transport close, but do not wait for ever until the client has read what is buffered."""
         self._abort_later()
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """Stop everything."""
+        """Stop everything. Called by the event loop."""
         self._lost = True
-        self.write = _nothing
-        self._inbound.unfinished.end(self)
+        self.write = _discard
+        self._inbound.pending.remove(self)
         self._reader.clear()
-        if self._timeout is not None:
-            self._timeout.cancel()
+        if self._close_timeout is not None:
+            self._close_timeout.cancel()
         if self._drained is not None and not self._drained.done():
             self._drained.set_exception(ConnectionResetError())
         self._drained = None
         self.on_end()
 
-    def _wait(self, worker: Worker, job: Steps[None]) -> None:
-        """Read nothing more until a job is done."""
+    @property
+    def _over(self) -> bool:
+        """Whether nothing more is read, and no message is handled any more."""
+        return self._lost or self._failed
+
+    def _queue(self, worker: Worker, job: Steps[None]) -> None:
+        """Give a job to a worker, and read nothing more until it is done."""
         self.busy = True
         if not self._transport.is_closing():
             self._transport.pause_reading()
         self._inbound.hold(self, len(self._reader))
         worker.put(job)
 
-    @property
-    def _over(self) -> bool:
-        """Whether nothing more is read, and nothing that was read is worked on."""
-        return self._lost or self._failed
-
-    def _go_on(self) -> Steps[None]:
+    def _read_on(self) -> Steps[None]:
+        """Read the frames that are held. The last step resumes reading, or queues a message."""
         self.busy = False
-        while not self._over and self._read(FRAMES_PER_STEP):
+        while not self._over and self._read(self._inbound.limits.frames_per_step):
             yield
 
-    def _read(self, frames: int) -> bool:
-        """Read up to so many frames; return whether there may be more that can be read at once."""
+    def _read(self, count: int) -> bool:
+        """Read up to `count` frames. Returns whether there may be more that can be read at once."""
         now = time.monotonic()
         try:
-            for _ in range(frames):
+            for _ in range(count):
                 frame = self._reader.next(now)
                 if frame is None:
-                    self._wait_for_more()
+                    self._resume_reading()
                     return False
-                self._take(frame)
-                if self.busy or self._failed or self._closed_by_client:
+                self._handle(frame)
+                if self.busy or self._failed or self._close_received:
                     return False
-        except (Breach, Flood) as breach:
-            self.fail(breach.close)
+        except (Breach, RateLimitExceeded) as error:
+            self.fail(error.close)
             return False
         return True
 
-    def _wait_for_more(self) -> None:
+    def _resume_reading(self) -> None:
         if not self._transport.is_closing():
             self._transport.resume_reading()
         if len(self._reader) or self._reader.in_message:
             self._inbound.hold(self, len(self._reader))
         else:
-            self._inbound.unfinished.end(self)
+            self._inbound.pending.remove(self)
 
-    def _take(self, frame: Frame) -> None:
+    def _handle(self, frame: Frame) -> None:
         if not self._reader.in_message:
-            self._inbound.unfinished.end(self)
+            self._inbound.pending.remove(self)
         if frame.opcode == CLOSE:
-            self._closed(frame.data)
+            self._handle_close(frame.data)
         elif frame.opcode == PING:
             self._send_pong(frame.data)
         elif frame.opcode not in (CONTINUATION, PONG) and self._close is None:
-            self._wait(self._inbound.messages, self._work_on(frame.data))
+            self._queue(self._inbound.messages, self._handle_message(frame.data))
 
-    def _work_on(self, message: bytes) -> Steps[None]:
-        if self._over:  # since the message came
+    def _handle_message(self, message: bytes) -> Steps[None]:
+        if self._over:  # since the message was queued
             return
         steps = self.on_message(message)
         while not self._over:
@@ -291,20 +312,20 @@ class SocketSink(asyncio.Protocol):
             except StopIteration:
                 break
             yield
-        self._wait(self._inbound.frames, self._go_on())
+        self._queue(self._inbound.frames, self._read_on())
 
     def _send_pong(self, data: bytes) -> None:
-        """Answer a ping; while the client does not read, only the newest one."""
+        """Answer a ping. While the buffer is full only the newest is kept (RFC 6455, section 5.5.3)."""
         self._pong = data if self.full else None
         if not self.full and not self.closing:
-            self._say(pong_frame(data))
+            self._write_control(pong_frame(data))
 
-    def _closed(self, data: bytes) -> None:
-        """Answer a close frame, unless it is the answer to ours, and end the connection."""
+    def _handle_close(self, data: bytes) -> None:
+        """End the connection; answer the close frame first, unless it is the answer to the server's own."""
         if self._close is None:
-            self._say(close_frame(int.from_bytes(data[:2], "big"), "") if data else b"\x88\x00")
-        self._closed_by_client = True
-        self.write = _nothing
+            self._write_control(close_frame(int.from_bytes(data[:2], "big"), "") if data else b"\x88\x00")
+        self._close_received = True
+        self.write = _discard
         self._abort_later()
         self._transport.close()
 
@@ -315,8 +336,8 @@ class SocketSink(asyncio.Protocol):
         """Why the connection ended, for the metrics."""
         if self._close is not None:
             return self._close
-        return Close(1000, "client", "") if self._closed_by_client else Close(1006, "lost", "")
+        return Close(1000, "client", "") if self._close_received else Close(1006, "lost", "")
 
 
-def _nothing(_data: bytes) -> None:
-    """Stand in for a write that is over."""
+def _discard(_data: bytes) -> None:
+    """Replace `write` when nothing more may follow."""

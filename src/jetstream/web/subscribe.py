@@ -1,4 +1,15 @@
-"""`/subscribe`: a WebSocket as a subscriber of the hub."""
+"""`/subscribe`: a request becomes a WebSocket, and the WebSocket a subscriber.
+
+    GET /subscribe?… ──▶ checked (parameters, limit of connections, handshake) ──▶ 400, 426 or 503
+                              │
+                              ▼
+                    101, a `SocketSink` and a `_Client` ──▶ waits for a hello, with `requireHello`
+                              │                                 │
+                              ▼                                 ▼
+                    a `Subscriber` in delivery, which each `options_update` changes
+
+Everything is checked before the upgrade, as a browser cannot read the reason of a refusal after it.
+"""
 
 from __future__ import annotations
 
@@ -14,26 +25,21 @@ from jetstream.delivery.subscriber import Close, Subscriber, SubscriberOptions
 from jetstream.delivery.wires import Wire
 from jetstream.errors import InvalidParameter
 from jetstream.eventlog import LogReader
+from jetstream.limits import WebLimits
 from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
 from jetstream.scheduling import Line, Steps
-from jetstream.web.connection import Connection, Upgrade
+from jetstream.web.connection import Connection, Handler
 from jetstream.web.parameters import NotJson, SubscribeRequest, message_steps, query_steps, read_query
 from jetstream.web.request import BadRequest, Request
 from jetstream.web.response import Response
 from jetstream.web.sink import Inbound, SocketSink
 from jetstream.web.websocket import VERSION, accept, wants_upgrade
 
-HELLO_TIMEOUT_S: Final = 60.0
-RETRY_AFTER_S: Final = 10
-ENDS_PER_TURN: Final = 32  # when a network loses thousands of clients at once: a millisecond
-HOST_CHARS_SHOWN: Final = 100
+_HOST_CHARS_SHOWN: Final = 100  # in a refusal
 
 SHUTDOWN: Final = Close(1001, "shutdown", "the server is shutting down: connect again")
 FAILED: Final = Close(1011, "error", "the server has failed and is going down: connect again later")
-NO_HELLO: Final = Close(
-    1008, "no_hello", f"no options_update within {HELLO_TIMEOUT_S:.0f} s, though requireHello"
-)
 _OUR_FAULT: Final = Close(1011, "error", "the server failed to read a message: connect again")
 
 logger = structlog.get_logger(__name__)
@@ -50,33 +56,38 @@ class Subscribe:
         *,
         buffer_bytes: int,
         subscribers_max: int,
-        hello_timeout_s: float = HELLO_TIMEOUT_S,
+        limits: WebLimits = WebLimits(),
     ) -> None:
         self._hub = hub
         self._log = log
         self._metrics = metrics
-        self._buffer_bytes = buffer_bytes
-        self._subscribers_max = subscribers_max
-        self._hello_timeout_s = hello_timeout_s
-        self._inbound = Inbound()
-        self._throttled = Throttled(logger)
+        self._buffer_bytes = buffer_bytes  # of each client; see `SocketSink`
+        self._subscribers_max = subscribers_max  # more are refused with 503
+        self.limits = limits
+        self._inbound = Inbound(limits)
+        self._throttled = Throttled(logger)  # clients can cause its lines again and again
+        # Every connection since its upgrade, in order, until it is cleaned up after its end.
         self._clients: dict[_Client, None] = {}
-        self._ending = Line(ENDS_PER_TURN)
-        self._leaving: set[asyncio.Task[None]] = set()  # the ends of connections that wait in that line
-        self._empty = asyncio.Event()
+        self._removals = Line(limits.removals_per_turn)  # connections that have ended, in a queue
+        # The tasks that wait in that queue: the event loop keeps no reference to them.
+        self._removing: set[asyncio.Task[None]] = set()
+        self._empty = asyncio.Event()  # set while there is no client
         self._empty.set()
-        self._last_word: Close | None = None  # set by `close_all`: what later connections are closed with
+        self._closed: Close | None = None  # set by `close_all`: what new connections are closed with at once
+        self.no_hello = Close(
+            1008, "no_hello", f"no options_update within {limits.hello_timeout_s:g} s, though requireHello"
+        )
 
     def __len__(self) -> int:
-        """How many are connected, with those that have not sent an options_update yet."""
+        """How many clients are connected, also those that still owe an `options_update`."""
         return len(self._clients)
 
-    def on(self, wire: Wire) -> Upgrade:
+    def on(self, wire: Wire) -> Handler:
         """Return the handler of one wire."""
         return partial(self._handle, wire)
 
     def _handle(self, wire: Wire, request: Request, connection: Connection) -> Steps[Response | None]:
-        """Check everything, and upgrade."""
+        """Check a request, and upgrade its connection. A refusal is a response with one sentence."""
         try:
             query = yield from read_query(request.query)
             subscription = yield from query_steps(query, request.headers)
@@ -86,7 +97,7 @@ class Subscribe:
             refusal = Response.sentence(400, str(error))
         except BadRequest as error:
             self._metrics.refusals.inc()
-            connection.note_bad(error)
+            connection.count_refusal(error)
             headers = {"Upgrade": "websocket", "Sec-WebSocket-Version": VERSION}
             more = headers if error.status == 426 else {}
             return Response.sentence(error.status, error.text, more, closing=True)
@@ -98,15 +109,16 @@ class Subscribe:
         return None
 
     def _refusal(self, request: Request) -> Response | None:
+        """Return why a request cannot become a subscription, whatever its parameters."""
         if not wants_upgrade(request):
             path = request.path
-            text = f"{path} is a WebSocket: connect to ws://{request.host[:HOST_CHARS_SHOWN]}{path}"
+            text = f"{path} is a WebSocket: connect to ws://{request.host[:_HOST_CHARS_SHOWN]}{path}"
             return Response.sentence(426, text, {"Upgrade": "websocket"})
         if len(self) >= self._subscribers_max:
             text = (
                 f"{self._subscribers_max} subscribers are connected, and that is the limit: try again later"
             )
-            return Response.sentence(503, text, {"Retry-After": str(RETRY_AFTER_S)})
+            return Response.sentence(503, text, {"Retry-After": str(self.limits.retry_after_s)})
         return None
 
     def _begin(
@@ -117,19 +129,19 @@ class Subscribe:
         self._clients[client] = None
         self._empty.clear()
         rest = connection.upgrade(sink, answer)
-        if self._last_word is not None:
-            sink.close(self._last_word)
-        client.begin(self._hello_timeout_s)
-        sink.begin(rest)
+        if self._closed is not None:
+            sink.close(self._closed)
+        client.start()
+        sink.start(rest)
 
     def close_all(self, close: Close) -> None:
-        """End every connection, those without a hello too, and let none begin."""
-        self._last_word = close
+        """Close every connection, and from now on each new one as soon as it is upgraded."""
+        self._closed = close
         for client in list(self._clients):
             client.sink.close(close)
 
     async def wait_empty(self) -> None:
-        """Return once there is no connection."""
+        """Return once there is no client."""
         await self._empty.wait()
 
     def subscriber(self, client: _Client, options: SubscriberOptions) -> Subscriber:
@@ -147,26 +159,26 @@ class Subscribe:
         """Judge a subscriber's events by new options from now on."""
         self._hub.change(subscriber, options)
 
-    def note_failure(self, peer: str) -> None:
-        """Log an error of ours, which clients may cause again and again."""
+    def count_failure(self, peer: str) -> None:
+        """Count and log the error that is being handled: a fault of the server."""
         self._metrics.failures.labels("message").inc()
         self._throttled.exception("subscriber: a message could not be read", peer=peer)
 
-    def end(self, client: _Client) -> None:
-        """Forget a client whose connection has ended, a few in one turn of the loop."""
-        task = asyncio.get_running_loop().create_task(self._let_go(client))
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
+    def remove(self, client: _Client) -> None:
+        """Remove a client whose connection has ended, at most `removals_per_turn` in a turn of the loop."""
+        task = asyncio.get_running_loop().create_task(self._remove(client))
+        self._removing.add(task)
+        task.add_done_callback(self._removing.discard)
 
-    async def _let_go(self, client: _Client) -> None:
-        await self._ending.turn()
+    async def _remove(self, client: _Client) -> None:
+        await self._removals.turn()
         if client.subscriber is not None:
             self._hub.remove(client.subscriber)
         close = client.sink.ended
         self._metrics.ended[close.label].inc()
-        # Thousands may leave by themselves at once; one that the server ends is worth a line.
+        # A log line for each that the server ends. Thousands may leave by themselves at once.
         if close.label not in ("client", "lost") and close != SHUTDOWN:
-            seconds = round(time.monotonic() - client.sink.began, 1)
+            seconds = round(time.monotonic() - client.sink.opened_at, 1)
             figures = {"seconds": seconds, "bytes": client.sink.written}
             self._throttled.info(f"subscriber: cut, {close.label}", peer=client.sink.peer, **figures)
         del self._clients[client]
@@ -175,9 +187,9 @@ class Subscribe:
 
 
 class _Client:
-    """One connection: its socket, what it asked for, and its place in the hub once it has said hello."""
+    """One connection: its socket, what it asked for, and its subscriber in delivery."""
 
-    __slots__ = ("_hello", "_subscribe", "sink", "subscriber", "subscription", "wire")
+    __slots__ = ("_hello_timeout", "_subscribe", "sink", "subscriber", "subscription", "wire")
 
     def __init__(
         self, subscribe: Subscribe, sink: SocketSink, wire: Wire, subscription: SubscribeRequest
@@ -186,16 +198,19 @@ class _Client:
         self.sink = sink
         self.wire = wire
         self.subscription = subscription
-        self.subscriber: Subscriber | None = None
-        self._hello: asyncio.TimerHandle | None = None  # closes the connection when no hello comes
+        self.subscriber: Subscriber | None = None  # set once, after the hello if one is required
+        # Closes the connection when no hello comes; None when none is awaited.
+        self._hello_timeout: asyncio.TimerHandle | None = None
         sink.on_message = self._on_message
         sink.on_end = self._on_end
 
-    def begin(self, hello_timeout_s: float) -> None:
+    def start(self) -> None:
         """Subscribe, or wait for a hello."""
+        subscribe = self._subscribe
         if self.subscription.require_hello:
-            loop = asyncio.get_running_loop()
-            self._hello = loop.call_later(hello_timeout_s, self.sink.close, NO_HELLO)
+            call_later = asyncio.get_running_loop().call_later
+            timeout_s = subscribe.limits.hello_timeout_s
+            self._hello_timeout = call_later(timeout_s, self.sink.close, subscribe.no_hello)
         else:
             self.subscriber = self._subscribe.subscriber(self, self.subscription.options)
 
@@ -207,27 +222,31 @@ class _Client:
         except InvalidParameter as error:
             self.sink.close(Close(1008, "bad_options", str(error)))
         except Exception:  # noqa: BLE001 - it is logged, and the client is told
-            self._subscribe.note_failure(self.sink.peer)
+            self._subscribe.count_failure(self.sink.peer)
             self.sink.close(_OUR_FAULT)
         else:
             if options is not None and not self.sink.closing:
                 yield
-                self._take(options)
+                self._apply(options)
 
-    def _take(self, options: SubscriberOptions) -> None:
+    def _apply(self, options: SubscriberOptions) -> None:
+        """Start to subscribe with the first options that are awaited; change them with later ones."""
         if self.sink.closing:
             return
-        if self._hello is not None:
-            self._hello.cancel()
-            self._hello = None
+        self._stop_timeout()
         if self.subscriber is None:
             self.subscriber = self._subscribe.subscriber(self, options)
         else:
             self._subscribe.change(self.subscriber, options)
 
     def _on_end(self) -> None:
-        if self._hello is not None:
-            self._hello.cancel()
-        # No cycle of references is left, so that a thousand ended connections are no garbage to collect.
+        self._stop_timeout()
+        # These refer to the client, and the client to the sink. Without the cycle, both are freed at once:
+        # the garbage collector would stop the event loop for half a second after thousands of connections.
         del self.sink.on_message, self.sink.on_end
-        self._subscribe.end(self)
+        self._subscribe.remove(self)
+
+    def _stop_timeout(self) -> None:
+        if self._hello_timeout is not None:
+            self._hello_timeout.cancel()
+            self._hello_timeout = None

@@ -2,19 +2,19 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 
-from jetstream.web import listener
+from jetstream.limits import WebLimits
 from jetstream.web.listener import (
     LOOPBACK_CONGESTION,
-    UNREAD_BYTES_MAX,
-    UNSENT_BYTES_MAX,
     Listener,
     is_loopback,
 )
+
+LIMITS = WebLimits()
 
 
 class Greeted(asyncio.Protocol):
@@ -28,10 +28,12 @@ class Greeted(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def accepted(host: str, to: str) -> AsyncIterator[socket.socket]:
+async def accepted(
+    host: str, to: str, is_local: Callable[[str], bool] = is_loopback
+) -> AsyncIterator[socket.socket]:
     """Listen on `host`, connect to `to`, and give the server's socket."""
     made: asyncio.Future[asyncio.BaseTransport] = asyncio.get_running_loop().create_future()
-    listening = Listener(host, 0, lambda: Greeted(made))
+    listening = Listener(host, 0, lambda: Greeted(made), limits=LIMITS, is_local=is_local)
     _, writer = await asyncio.open_connection(to, listening.port)
     try:
         transport = await made
@@ -54,18 +56,17 @@ async def test_nothing_is_paced_on_the_way_to_a_program_beside_us(host: str, to:
         assert congestion(connection) == LOOPBACK_CONGESTION
 
 
-async def test_all_others_are_sent_to_as_the_machine_is_set_to(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_all_others_are_sent_to_as_the_machine_is_set_to() -> None:
     with socket.create_server(("127.0.0.1", 0)) as any_server:
         usual = congestion(any_server)
-    monkeypatch.setattr(listener, "is_loopback", lambda _peer: False)
-    async with accepted("127.0.0.1", "127.0.0.1") as connection:
+    async with accepted("127.0.0.1", "127.0.0.1", is_local=lambda _peer: False) as connection:
         assert congestion(connection) == usual
 
 
 async def test_the_kernel_takes_only_so_much_for_one_that_reads_slowly() -> None:
     async with accepted("127.0.0.1", "127.0.0.1") as connection:
         unsent = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
-        assert unsent == UNSENT_BYTES_MAX
+        assert unsent == LIMITS.unsent_bytes_max
 
 
 @pytest.mark.parametrize("peer", ["127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.1"])
@@ -83,4 +84,4 @@ def test_an_address_elsewhere(peer: str) -> None:
 async def test_the_kernel_takes_in_only_so_much_before_it_is_read() -> None:
     async with accepted("127.0.0.1", "127.0.0.1") as connection:
         # The kernel doubles what it is asked for, to have room for its own.
-        assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * UNREAD_BYTES_MAX
+        assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * LIMITS.unread_bytes_max

@@ -7,23 +7,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jetstream.limits import WebLimits
 from jetstream.metrics import BAD_REQUEST_REASONS
 from jetstream.web.request import (
     EMPTY_LINES_MAX,
     FIELD_BYTES_MAX,
     FIELDS_BYTES_MAX,
-    FIELDS_MAX,
     REQUEST_LINE_BYTES_MAX,
     BadRequest,
     HeadReader,
     Request,
 )
 
+LIMITS = WebLimits()
 HEAD = b"GET /subscribe?a=1 HTTP/1.1\r\nHost: here:1\r\nUpgrade: websocket\r\nX:  a, b \r\n\r\n"
 
 
 def read(data: bytes) -> Request:
-    reader = HeadReader()
+    reader = HeadReader(LIMITS)
     reader.feed(data)
     request = reader.next()
     assert request is not None
@@ -174,8 +175,8 @@ def test_a_longer_line_is_refused_before_its_end() -> None:
         b"GET / HTTP/1.1\r\nX: " + b"a" * FIELD_BYTES_MAX,
         with_fields(b"X: " + b"a" * FIELD_BYTES_MAX),
         with_fields(*[b"X: " + b"a" * 10_000] * (FIELDS_BYTES_MAX // 10_000 + 1)),
-        with_fields(*[b"x:y"] * FIELDS_MAX),
-        b"GET / HTTP/1.1\r\n" + b"x:y\r\n" * (FIELDS_MAX + 1),
+        with_fields(*[b"x:y"] * LIMITS.header_fields_max),
+        b"GET / HTTP/1.1\r\n" + b"x:y\r\n" * (LIMITS.header_fields_max + 1),
     ],
 )
 def test_too_much_in_the_fields_is_refused(data: bytes) -> None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from websockets.frames import Frame as Sent
 from websockets.frames import Opcode
 
-from jetstream.web.budget import BYTES, CONTROL, FRAGMENTS, MESSAGES, Budget, Flood
+from jetstream.limits import WebLimits
+from jetstream.web.rate_limiter import RateLimiter, RateLimitExceeded
 from jetstream.web.request import BadRequest, Headers, Request
 from jetstream.web.websocket import (
     BINARY,
@@ -27,6 +28,7 @@ from jetstream.web.websocket import (
     wants_upgrade,
 )
 
+LIMITS = WebLimits()
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 
 
@@ -40,7 +42,7 @@ def head(data: bytes) -> str:
 
 
 def read(data: bytes) -> list[Frame]:
-    reader, frames = FrameReader(Budget(0.0)), []
+    reader, frames = FrameReader(RateLimiter(0.0, LIMITS)), []
     reader.feed(data)
     while (frame := reader.next(0.0)) is not None:
         frames.append(frame)
@@ -48,10 +50,10 @@ def read(data: bytes) -> list[Frame]:
 
 
 def breach(data: bytes) -> tuple[int, str]:
-    with pytest.raises((Breach, Flood)) as caught:
+    with pytest.raises((Breach, RateLimitExceeded)) as caught:
         read(data)
     error = caught.value
-    assert isinstance(error, Breach | Flood)
+    assert isinstance(error, Breach | RateLimitExceeded)
     return error.close.code, error.close.label
 
 
@@ -114,7 +116,7 @@ MESSAGES_SENT = [
 @given(st.lists(st.integers(0, 140_000), max_size=9))
 def test_chunking_does_not_matter(cuts: list[int]) -> None:
     data = b"".join(sent(*each) for each in MESSAGES_SENT)
-    reader, seen = FrameReader(Budget(0.0)), []
+    reader, seen = FrameReader(RateLimiter(0.0, LIMITS)), []
     places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     for start, stop in pairwise(places):
         reader.feed(data[start:stop])
@@ -184,15 +186,15 @@ def test_a_longer_one_is_refused_by_its_head(data: bytes) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        sent(TEXT, b"{}") * (MESSAGES.burst + 1),
-        sent(BINARY) * (MESSAGES.burst + 1),
-        sent(PING) * (CONTROL.burst + 1),
-        sent(PONG, b"x" * 125) * (CONTROL.burst + 1),
-        (sent(PING) + sent(PONG)) * (CONTROL.burst // 2 + 1),
-        sent(TEXT, b"x", final=False) + sent(CONTINUATION, b"x", final=False) * FRAGMENTS.burst,
-        sent(TEXT, b"", final=False) + sent(CONTINUATION, b"", final=False) * FRAGMENTS.burst,
-        (sent(TEXT, b"x", final=False) + sent(CONTINUATION)) * (MESSAGES.burst + 1),
-        sent(TEXT, b"x" * 999_999) * (BYTES.burst // 999_999 + 1),
+        sent(TEXT, b"{}") * (LIMITS.messages.burst + 1),
+        sent(BINARY) * (LIMITS.messages.burst + 1),
+        sent(PING) * (LIMITS.control_frames.burst + 1),
+        sent(PONG, b"x" * 125) * (LIMITS.control_frames.burst + 1),
+        (sent(PING) + sent(PONG)) * (LIMITS.control_frames.burst // 2 + 1),
+        sent(TEXT, b"x", final=False) + sent(CONTINUATION, b"x", final=False) * LIMITS.fragments.burst,
+        sent(TEXT, b"", final=False) + sent(CONTINUATION, b"", final=False) * LIMITS.fragments.burst,
+        (sent(TEXT, b"x", final=False) + sent(CONTINUATION)) * (LIMITS.messages.burst + 1),
+        sent(TEXT, b"x" * 999_999) * (LIMITS.message_bytes.burst // 999_999 + 1),
     ],
 )
 def test_more_than_a_client_may_send_at_once(data: bytes) -> None:
@@ -200,24 +202,24 @@ def test_more_than_a_client_may_send_at_once(data: bytes) -> None:
 
 
 def test_what_is_promised_passes_for_minutes() -> None:
-    budget = Budget(0.0)
+    limiter = RateLimiter(0.0, LIMITS)
     for tick in range(10 * 300):
-        budget.take_message(3_600, tick / 10)
-        budget.take_control(125, tick / 10)
+        limiter.take_message(3_600, tick / 10)
+        limiter.take_control(125, tick / 10)
         if tick % 10 == 0:
-            budget.take_message(360_000, tick / 10)
+            limiter.take_message(360_000, tick / 10)
 
 
 def test_what_a_client_saved_is_no_more_than_a_burst() -> None:
-    budget = Budget(0.0)
-    for _ in range(MESSAGES.burst):
-        budget.take_message(1, 1e6)
-    with pytest.raises(Flood):
-        budget.take_message(1, 1e6)
-    budget.take_message(1, 1e6 + 1)
+    limiter = RateLimiter(0.0, LIMITS)
+    for _ in range(LIMITS.messages.burst):
+        limiter.take_message(1, 1e6)
+    with pytest.raises(RateLimitExceeded):
+        limiter.take_message(1, 1e6)
+    limiter.take_message(1, 1e6 + 1)
 
 
 @given(st.binary(max_size=200))
 def test_no_input_is_an_error_of_ours(data: bytes) -> None:
-    with suppress(Breach, Flood):
+    with suppress(Breach, RateLimitExceeded):
         read(data)
