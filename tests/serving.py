@@ -18,7 +18,9 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 from jetstream.app import Service
+from jetstream.clock import unix_us
 from jetstream.eventlog import SourceCursor
+from jetstream.limits import Limits
 from jetstream.settings import Address
 
 LOOPBACK = Address("127.0.0.1", 0)
@@ -26,9 +28,11 @@ PATIENCE_S = 20.0
 
 
 class Start(Protocol):
-    """Start a server that reads the relay; it stops with the test. Arguments are settings, and a `clock`."""
+    """Start a server that reads the relay; it stops with the test. Other arguments are settings."""
 
-    def __call__(self, *, clock: Callable[[], int] | None = None, **settings: Any) -> Awaitable[Service]: ...
+    def __call__(
+        self, *, clock: Callable[[], int] = unix_us, limits: Limits = Limits(), **settings: Any
+    ) -> Awaitable[Service]: ...
 
 
 @asynccontextmanager

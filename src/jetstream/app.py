@@ -21,6 +21,7 @@ from jetstream.delivery.wires import WIRES
 from jetstream.errors import SettingError
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.ingest import Ingest, Stamper
+from jetstream.limits import Limits
 from jetstream.metrics import Metrics, gauge
 from jetstream.runtime import collect_young, release_memory, tune_gc
 from jetstream.settings import Address, Settings, require_data_dir
@@ -28,7 +29,6 @@ from jetstream.upstream.connection import State, Upstream, origin
 from jetstream.upstream.intake import Intake
 from jetstream.upstream.seq_tracker import SeqTracker
 from jetstream.web import pages
-from jetstream.web.listener import FILES_KEPT
 from jetstream.web.server import Server
 from jetstream.web.subscribe import FAILED, SHUTDOWN, Subscribe
 
@@ -46,8 +46,11 @@ class Service:
     `clock` gives unix microseconds, as the machine has them.
     """
 
-    def __init__(self, settings: Settings, *, clock: Callable[[], int] = unix_us) -> None:
+    def __init__(
+        self, settings: Settings, limits: Limits = Limits(), *, clock: Callable[[], int] = unix_us
+    ) -> None:
         self.settings = settings
+        self._limits = limits
         self.metrics = Metrics()
         self.conditions = Conditions()
         self.port = 0
@@ -161,6 +164,7 @@ class Service:
             self.metrics,
             buffer_bytes=settings.subscriber_buffer,
             subscribers_max=settings.max_subscribers,
+            limits=self._limits.web,
         )
         routes = {"/": pages.page(settings.wire), "/health": pages.health(self._health)}
         subscribe = self.subscribe.on
@@ -168,10 +172,10 @@ class Service:
         figures = pages.metrics(self.metrics)
         if settings.metrics_listen is None:
             routes["/metrics"] = figures
-        servers = [Server(self.metrics, routes, upgrades)]
+        servers = [Server(self.metrics, routes, upgrades, self._limits.web)]
         self.port = await _start(servers[0], "--listen", settings.listen)
         if settings.metrics_listen is not None:
-            servers.append(Server(self.metrics, {"/metrics": figures}))
+            servers.append(Server(self.metrics, {"/metrics": figures}, limits=self._limits.web))
             self.metrics_port = await _start(servers[1], "--metrics-listen", settings.metrics_listen)
         base = f"{settings.listen.host or 'localhost'}:{self.port}"
         logger.info(
@@ -275,7 +279,7 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
     await asyncio.wait([task])
 
 
-def raise_file_limit(subscribers_max: int) -> int | None:
+def raise_file_limit(subscribers_max: int, reserved: int) -> int | None:
     """Raise the soft limit of open files to the hard one; return how many subscribers fit if not all do."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
@@ -283,7 +287,7 @@ def raise_file_limit(subscribers_max: int) -> int | None:
         logger.info("raised the limit of open files", soft=soft, hard=hard)
     if hard == resource.RLIM_INFINITY or hard >= subscribers_max + FILES_BESIDE_SUBSCRIBERS:
         return None
-    return max(hard - min(FILES_KEPT, hard // 8) - FILES_OF_OUR_OWN, 0)
+    return max(hard - min(reserved, hard // 8) - FILES_OF_OUR_OWN, 0)
 
 
 async def _warn_of_files(service: Service, subscribers: int) -> None:
@@ -299,12 +303,12 @@ async def _warn_of_files(service: Service, subscribers: int) -> None:
     logger.warning(text, limit=limit, needed=needed)
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings, limits: Limits = Limits()) -> None:
     """Run a service until SIGTERM or SIGINT; a second signal ends the process at once."""
-    fit = raise_file_limit(settings.max_subscribers)
+    fit = raise_file_limit(settings.max_subscribers, limits.web.files_reserved)
     gc.collect()  # what the imports left, before it is put out of the collector's sight
     tune_gc()
-    service = Service(settings)
+    service = Service(settings, limits)
     loop = asyncio.get_running_loop()
 
     def stop() -> None:

@@ -14,6 +14,8 @@ from tests.relay import Relay
 from tests.serving import LOOPBACK, Start, running
 
 from jetstream.app import Service
+from jetstream.clock import unix_us
+from jetstream.limits import Limits
 from jetstream.settings import Settings
 
 
@@ -37,9 +39,11 @@ async def relay() -> AsyncIterator[Relay]:
 async def start(relay: Relay, tmp_path: Path) -> AsyncIterator[Start]:
     async with AsyncExitStack() as servers:
 
-        async def start(*, clock: Callable[[], int] | None = None, **settings: Any) -> Service:
+        async def start(
+            *, clock: Callable[[], int] = unix_us, limits: Limits = Limits(), **settings: Any
+        ) -> Service:
             given: dict[str, Any] = {"upstream": relay.url, "listen": LOOPBACK, "data_dir": tmp_path}
-            more: dict[str, Any] = {} if clock is None else {"clock": clock}
-            return await servers.enter_async_context(running(Service(Settings(**given | settings), **more)))
+            service = Service(Settings(**given | settings), limits, clock=clock)
+            return await servers.enter_async_context(running(service))
 
         yield start

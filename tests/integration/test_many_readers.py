@@ -35,7 +35,7 @@ from jetstream.delivery import publisher as hub
 from jetstream.eventlog import hot_tail as recent
 from jetstream.eventlog.sqlite import store as sqlite
 from jetstream.eventlog.sqlite import upkeep as maintenance
-from jetstream.web import listener
+from jetstream.limits import Limits, WebLimits
 
 SEED = int(os.environ.get("READERS_SEED", "1"))
 READERS = 200
@@ -55,7 +55,6 @@ SMALL = [
     (hub, "WRITES_PER_LOOK", 8),
     (hub, "TURN_S", 0.0),
     (slices, "SLICE_EVENTS_MAX", 100),
-    (listener, "UNSENT_BYTES_MAX", 4096),
     (maintenance, "BLOCK_EVENTS", 300),
     (sqlite, "BLOCK_EVENTS", 300),
     (recent, "BATCH_EVENTS", 50),
@@ -462,7 +461,8 @@ def counts(readers: list[Reader]) -> Counter[str]:
 
 @pytest.mark.usefixtures("_small")
 async def test_each_of_many_readers_sees_what_it_wants_exactly_once(relay: Relay, start: Start) -> None:
-    service = await start(upstream_cursor=0, forget="none", subscriber_buffer=10_000)
+    limits = Limits(web=WebLimits(unsent_bytes_max=4096))
+    service = await start(limits=limits, upstream_cursor=0, forget="none", subscriber_buffer=10_000)
     upstream = Upstream(relay, Random(f"{SEED} upstream"))
     upstream.publish(FRAMES_BEFORE)
     await published(service, FRAMES_BEFORE)

@@ -53,7 +53,7 @@ async def test_nobody_new_is_served_while_it_ends(relay: Relay, start: Start) ->
         writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await reader.readuntil(b"}\n")).startswith(b"HTTP/1.1 200")
         service.stop()
-        await until(lambda: service.subscribe._last_word)
+        await until(lambda: service.subscribe._closed)
         writer.write(HANDSHAKE)
         answer = await reader.read()
         writer.close()

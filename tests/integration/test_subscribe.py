@@ -22,6 +22,7 @@ from jetstream.app import Service
 from jetstream.delivery import publisher as hub_module
 from jetstream.delivery.lanes import Lane
 from jetstream.delivery.wires import CLASSIC
+from jetstream.limits import Limits, WebLimits
 from jetstream.scheduling import Line
 from jetstream.web.server import Server
 from jetstream.web.sink import SocketSink
@@ -273,12 +274,8 @@ async def test_when_all_places_are_taken_a_newcomer_is_asked_to_come_again(start
 
 
 @pytest.mark.parametrize("said", [b"", b"GET /subscribe HT", b"GET /subscribe HTTP/1.1\r\nHost: here\r\n"])
-async def test_who_never_finishes_asking_is_let_go(
-    said: bytes, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("jetstream.web.connection.REQUEST_S", 0.05)
-    monkeypatch.setattr("jetstream.web.connection.SWEEP_S", 0.01)
-    service = await start()
+async def test_a_request_that_does_not_end_is_closed(said: bytes, start: Start) -> None:
+    service = await start(limits=Limits(web=WebLimits(request_timeout_s=0.05, deadline_check_s=0.01)))
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
     writer.write(said)
     async with asyncio.timeout(20):
@@ -322,13 +319,13 @@ async def test_without_a_hello_in_time_the_connection_is_closed(service: Service
         service.metrics,
         buffer_bytes=1 << 20,
         subscribers_max=10,
-        hello_timeout_s=0.01,
+        limits=WebLimits(hello_timeout_s=0.01),
     )
     server = Server(service.metrics, {}, {"/subscribe": subscribe_route.on(CLASSIC)})
     port = await server.start("127.0.0.1", 0)
     try:
         async with subscribe(port, requireHello="true") as subscriber:
-            assert await subscriber.ended() == (1008, "no options_update within 60 s, though requireHello")
+            assert await subscriber.ended() == (1008, "no options_update within 0.01 s, though requireHello")
         await disconnects(service, "no_hello")
     finally:
         await server.close()
@@ -501,7 +498,6 @@ async def test_a_client_that_says_goodbye_and_is_gone_is_counted_as_such(service
 async def test_those_who_vanish_together_are_let_go_in_turns(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jetstream.web.subscribe.ENDS_PER_TURN", 1)
     waiting, turn = list[int](), Line.turn
 
     async def note(line: Line) -> None:
@@ -509,7 +505,7 @@ async def test_those_who_vanish_together_are_let_go_in_turns(
         await turn(line)
 
     monkeypatch.setattr(Line, "turn", note)
-    service = await start()
+    service = await start(limits=Limits(web=WebLimits(removals_per_turn=1)))
     async with AsyncExitStack() as all_of_them:
         subscribers = [await all_of_them.enter_async_context(subscribe(service.port)) for _ in range(20)]
         for subscriber in subscribers:
@@ -701,10 +697,10 @@ async def test_a_slow_reader_gets_what_was_sent_before_the_shutdown(relay: Relay
 @pytest.mark.usefixtures("_watch_often")
 @pytest.mark.parametrize(("slow_timeout", "reason"), [(0.2, "slow"), (600, "client")])
 async def test_a_reader_that_says_goodbye_and_reads_nothing_is_cut(
-    slow_timeout: float, reason: str, relay: Relay, start: Start, monkeypatch: pytest.MonkeyPatch
+    slow_timeout: float, reason: str, relay: Relay, start: Start
 ) -> None:
-    monkeypatch.setattr("jetstream.web.sink.CLOSE_TIMEOUT_S", 0.1)
-    service = await start(subscriber_buffer=100_000, slow_timeout=slow_timeout)
+    limits = Limits(web=WebLimits(close_timeout_s=0.1))
+    service = await start(limits=limits, subscriber_buffer=100_000, slow_timeout=slow_timeout)
     await relay.wait_accepted(1)
     async with subscribe(service.port, receive_buffer=4096) as subscriber:
         transport = subscriber.connection.transport

@@ -9,7 +9,6 @@ import resource
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 from structlog.testing import capture_logs
@@ -22,7 +21,8 @@ from websockets.frames import Frame, Opcode
 from jetstream import __version__
 from jetstream.app import Service
 from jetstream.delivery import publisher as hub
-from jetstream.web import budget, connection, sink, unfinished
+from jetstream.limits import Limits, WebLimits
+from jetstream.token_bucket import Rate
 from jetstream.web import subscribe as subscribe_module
 
 HANDSHAKE = (
@@ -35,6 +35,10 @@ KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 @pytest.fixture
 async def service(start: Start) -> Service:
     return await start()
+
+
+def web(**limits: Any) -> Limits:
+    return Limits(web=WebLimits(**limits))
 
 
 async def ask(port: int, *parts: bytes) -> bytes:
@@ -112,11 +116,8 @@ async def test_pipelined_requests_are_answered_in_order(service: Service) -> Non
     assert answer.endswith(b"\r\n\r\n")  # the last one without its body
 
 
-async def test_a_flood_of_requests_on_one_connection_ends_with_429(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection, "REQUESTS_PER_S", 0)
-    monkeypatch.setattr(connection, "REQUESTS_BURST", 5)
+async def test_a_flood_of_requests_on_one_connection_ends_with_429(start: Start) -> None:
+    service = await start(limits=web(requests=Rate(0, 5)))
     answer = await ask(service.port, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 50)
     assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200"] * 5 + [b"429"]
     assert (await figures(service.port))['jetstream_bad_requests_total{reason="flood"}'] == 1
@@ -137,11 +138,8 @@ async def test_another_method_is_told_which_to_use(service: Service) -> None:
     assert b"\r\nAllow: GET, HEAD\r\n" in answer
 
 
-async def test_unfinished_requests_are_bounded_together(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(unfinished.Pending.__init__, "__defaults__", (50_000,))
-    service = await start()
+async def test_unfinished_requests_are_bounded_together(start: Start) -> None:
+    service = await start(limits=web(pending_bytes_max=50_000))
     async with AsyncExitStack() as stack:
         readers = []
         for _ in range(3):
@@ -154,21 +152,14 @@ async def test_unfinished_requests_are_bounded_together(
     assert (await get(service.port, "/health"))[0] == 200
 
 
-async def test_a_connection_that_asks_again_is_not_evicted_as_unfinished(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection, "KEEPALIVE_S", 0.05)
-    monkeypatch.setattr(connection, "SWEEP_S", 0.01)
-    service = await start()
+async def test_an_idle_connection_is_closed_without_a_response(start: Start) -> None:
+    service = await start(limits=web(keep_alive_s=0.05, deadline_check_s=0.01))
     answer = await ask(service.port, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert answer.count(b"HTTP/1.1") == 1  # and is closed without a word when it is idle for too long
+    assert answer.count(b"HTTP/1.1") == 1
 
 
-async def test_with_too_many_connections_the_longest_waiting_goes(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection, "CONNECTIONS_MAX", 2)
-    service = await start()
+async def test_with_too_many_connections_the_longest_waiting_goes(start: Start) -> None:
+    service = await start(limits=web(connections_max=2))
     async with AsyncExitStack() as stack:
         readers = []
         for _ in range(4):
@@ -277,17 +268,14 @@ async def test_bytes_have_a_budget_too(service: Service) -> None:
     [b"\x81", message()[:-1], Frame(Opcode.TEXT, b"{", False).serialize(mask=True), update(99)[:-1]],
     ids=["half a head", "a text without its end", "the first of several parts", "an update without its end"],
 )
-async def test_a_message_that_does_not_end_is_closed(
-    data: bytes, service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(service.subscribe._inbound.unfinished, "_timeout_s", 0.05)
-    monkeypatch.setattr(sink, "SWEEP_S", 0.01)
+async def test_a_message_that_does_not_end_is_closed(data: bytes, start: Start) -> None:
+    service = await start(limits=web(message_timeout_s=0.05, deadline_check_s=0.01))
     async with subscribe(service.port) as subscriber:
         subscriber.connection.transport.write(data)
         ping = Frame(Opcode.PING, b"").serialize(mask=True)
         if data == FRAGMENT:
             subscriber.connection.transport.write(ping)  # which is no progress of the message
-        assert await subscriber.ended() == (1008, "a message was not whole within 10 s")
+        assert await subscriber.ended() == (1008, "a message was not whole within 0.05 s")
     assert (await figures(service.port))['jetstream_disconnects_total{reason="slow_message"}'] == 1
 
 
@@ -299,25 +287,19 @@ FRAGMENT = Frame(Opcode.TEXT, b"{", False).serialize(mask=True)
     [message(), update(10), message() * 40, FRAGMENT + Frame(Opcode.CONT, b"}").serialize(mask=True)],
     ids=["a message", "an update", "many messages", "fragments"],
 )
-async def test_a_client_that_has_sent_whole_messages_may_be_silent(
-    data: bytes, service: Service, relay: Relay, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inbound = service.subscribe._inbound
-    hold = Mock(wraps=inbound.hold)
-    monkeypatch.setattr(inbound, "hold", hold)
+async def test_a_client_that_has_sent_whole_messages_may_be_silent(data: bytes, service: Service) -> None:
     async with subscribe(service.port) as subscriber:
         subscriber.connection.transport.write(data)
-        await until(lambda: hold.called)
-        await until(lambda: not len(inbound.unfinished))  # nothing is left that a deadline applies to
+        await (await subscriber.connection.ping())  # read behind the messages
+        # Nothing is left that a deadline applies to.
+        await until(lambda: not len(service.subscribe._inbound.pending))
 
 
-async def test_what_is_held_of_all_messages_is_bounded(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(service.subscribe._inbound.unfinished, "_bytes_max", 50_000)
+async def test_what_is_held_of_all_messages_is_bounded(start: Start) -> None:
+    service = await start(limits=web(pending_bytes_max=50_000))
     async with subscribe(service.port) as one, subscribe(service.port) as other:
         one.connection.transport.write(update(1_000)[:-1])
-        await until(lambda: len(service.subscribe._inbound.unfinished) == 1)
+        await until(lambda: len(service.subscribe._inbound.pending) == 1)
         other.connection.transport.write(update(1_000)[:-1])
         code, reason = await one.ended()
         assert (code, reason.startswith("flood: ")) == (1008, True)
@@ -404,9 +386,10 @@ async def test_a_client_that_pings_and_leaves_is_no_error(
 
 
 def test_what_is_promised_is_in_the_budget() -> None:
-    assert budget.MESSAGES.per_s >= 11
-    assert budget.CONTROL.per_s >= 10
-    assert budget.BYTES.per_s >= 360_000 + 10 * 3_600
+    limits = WebLimits()
+    assert limits.messages.per_s >= 11
+    assert limits.control_frames.per_s >= 10
+    assert limits.message_bytes.per_s >= 360_000 + 10 * 3_600
     assert len(update(10_000)) < 400_000
 
 
