@@ -417,7 +417,7 @@ async def test_errors_while_requests_are_answered(service: Service, monkeypatch:
 
 
 async def test_errors_while_messages_are_read(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subscribe_module, "message_steps", broken)
+    monkeypatch.setattr(subscribe_module, "parse_message", broken)
     with capture_logs() as logs:
         for _ in range(10):
             async with subscribe(service.port) as subscriber:

@@ -2,8 +2,8 @@
 
 In the order in which a connection meets them:
 
-- `listener` accepts it, `connection` reads its requests and writes responses, `server` holds both together;
-- `request` and `response` are HTTP/1.1 without I/O; `routes` finds what answers a request;
+- `listener` accepts it, `connection` reads its requests and writes responses, `server` has the routes;
+- `request` and `response` are HTTP/1.1 without I/O;
 - `pages` answers `/`, `/health` and `/metrics`; `subscribe` and `parameters` answer `/subscribe`;
 - `sink` is the socket of a subscriber from then on, and `websocket` the protocol on it (RFC 6455), without
   I/O.

@@ -60,24 +60,9 @@ class Connections:
         # Those that are receiving or draining. A connection may also be running or idle; never both of these.
         self._pending: Pending[Connection] = Pending(limits.request_timeout_s, limits.pending_bytes_max)
         self._idle: Pending[Connection] = Pending(limits.keep_alive_s, limits.pending_bytes_max)
-        self._worker = Worker()  # runs the requests of all connections, in the order in which they came
+        self.worker = Worker()  # answers the requests of all connections, in the order in which they came
         # The next check of the deadlines; None while there are no connections.
         self._check: asyncio.TimerHandle | None = None
-        self.too_slow = BadRequest(
-            408, "timeout", f"the request was not whole within {limits.request_timeout_s:g} s"
-        )
-        self.too_many = BadRequest(
-            429,
-            "flood",
-            f"more than {limits.requests.per_s:g} requests a second on one connection: ask less often",
-        )
-
-    def __len__(self) -> int:
-        return len(self._all)
-
-    def new(self) -> Connection:
-        """Return the protocol of a connection that was accepted."""
-        return Connection(self)
 
     def add(self, connection: Connection) -> None:
         """Wait for the first request of a connection. Over `connections_max`, close the oldest one."""
@@ -114,10 +99,6 @@ class Connections:
         """Wait for a client to read its response."""
         self._idle.remove(connection)
         self._pending.start(connection, time.monotonic())
-
-    def run(self, job: Steps[None]) -> None:
-        """Answer a request, after those that came before it."""
-        self._worker.put(job)
 
     def count_refusal(self, error: BadRequest, peer: str) -> None:
         """Count and log a request that is refused."""
@@ -247,12 +228,14 @@ class Connection(asyncio.Protocol):
 
     def _run(self, request: Request) -> None:
         if not self._requests.spend(time.monotonic()):
-            self.refuse(self._connections.too_many)
+            rate = self._connections.limits.requests.per_s
+            text = f"more than {rate:g} requests a second on one connection: ask less often"
+            self.refuse(BadRequest(429, "flood", text))
             return
         self._running = True
         self._connections.mark_running(self)
         self.transport.pause_reading()
-        self._connections.run(self._answer(request))
+        self._connections.worker.put(self._answer(request))
 
     def _answer(self, request: Request) -> Steps[None]:
         if self._ending:
@@ -296,25 +279,17 @@ class Connection(asyncio.Protocol):
         self.transport.write(answer)
         return self._reader.rest()
 
-    @property
-    def lost(self) -> bool:
-        """Whether the client has gone."""
-        return self.transport.is_closing()
-
-    def count_refusal(self, error: BadRequest) -> None:
-        """Count and log a request of this connection that is refused."""
-        self._connections.count_refusal(error, self.peer)
-
     def refuse(self, error: BadRequest) -> None:
         """Respond with one sentence, count and log the refusal, and end the connection."""
-        self.count_refusal(error)
+        self._connections.count_refusal(error, self.peer)
         self._write(Response.refusing(error).encode(time.time(), keep_alive=False))
         self._end()
 
     def time_out(self) -> None:
         """End a connection whose deadline has passed: with a response, if a part of a request has come."""
         if self._reader.begun and not self._ending and not self._full:
-            self.refuse(self._connections.too_slow)
+            timeout_s = self._connections.limits.request_timeout_s
+            self.refuse(BadRequest(408, "timeout", f"the request was not whole within {timeout_s:g} s"))
         else:
             self.abort()
 

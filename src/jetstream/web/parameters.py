@@ -1,23 +1,22 @@
 """What a subscriber asks for, in its URL and in its messages. Pure, and strict.
 
-`read_query` decodes a query string, and `query_steps` makes a `SubscribeRequest` of it. `message_steps` makes
-new options of an `options_update`. A value that cannot be used raises `InvalidParameter` with the name, the
-value and a sentence; so does a name that is surely a mistake. Other unknown names are ignored, as clients of
-other servers send some.
+`parse_request` reads a URL's query string, and `parse_message` an `options_update`. A value that cannot be
+used raises `InvalidParameter` with the name, the value and a sentence; so does a name that is surely a
+mistake. Other unknown names are ignored, as clients of other servers send some.
 
-A client may send 10,000 DIDs, which take 10 ms. So the functions called `…_steps` are generators, which yield
-after a fraction of a millisecond each, and the caller decides when to go on (`scheduling.Worker`).
+A client may send 10,000 DIDs, which take 10 ms. So both are generators: they yield after a fraction of a
+millisecond, and the caller decides when to go on (`scheduling.Worker`).
 
-To add a parameter: its name to `_KNOWN`, its value to `query_steps` and, if it may change while connected, to
-`message_steps`.
+To add a parameter: its name to `_KNOWN`, its value to `parse_request` and, if it may change while connected,
+to `parse_message`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from urllib.parse import unquote_plus
 
 import orjson
@@ -26,7 +25,7 @@ from jetstream.delivery.subscriber import SubscriberOptions
 from jetstream.errors import InvalidParameter
 from jetstream.model.filter import Filter
 from jetstream.model.syntax import DID_CHARS_MAX
-from jetstream.scheduling import Steps, finish
+from jetstream.scheduling import Steps
 
 # An update has at most 100 collections and 10,000 DIDs, and a comma for each. A million take 0.1 s to parse.
 COMMAS_MAX: Final = 20_000
@@ -39,26 +38,11 @@ _VALUE_CHARS_MAX: Final = 3 * (DID_CHARS_MAX + 1)
 _LISTS: Final = ("wantedCollections", "wantedDids")
 _KNOWN: Final = (*_LISTS, "cursor", "maxMessageSizeBytes", "compress", "requireHello")
 _COMMA: Final = re.compile(",|%2[cC]")
-_CURSOR: Final = re.compile(r"[0-9]{1,20}", re.ASCII).fullmatch
-_SIZE: Final = re.compile(r"[0-9]{1,20}", re.ASCII).fullmatch
+_NUMBER: Final = re.compile(r"[0-9]{1,20}", re.ASCII).fullmatch
 
-
-class Query(Protocol):
-    """A query string that was read: values by name."""
-
-    def __iter__(self) -> Iterator[str]:
-        """Return the names that are in it."""
-
-    def getall(self, key: str, default: list[str], /) -> list[str]:
-        """Return every value of a name, in the order in which they came."""
-
-
-class Values(dict[str, list[str]]):
-    """The decoded values of a query string by name. A list that came with commas is in its items."""
-
-    def getall(self, key: str, default: list[str], /) -> list[str]:
-        """Return every value of a name, in the order in which they came."""
-        return self.get(key, default)
+# The decoded values of a query string by name, in the order in which they came. The items of a list are values
+# of their own, whether they came by repetition, by commas, or both.
+Query = dict[str, list[str]]
 
 
 class NotJson(Exception):
@@ -74,42 +58,39 @@ class SubscribeRequest:
     require_hello: bool  # whether nothing is sent before the first `options_update`
 
 
-def read_query(text: str) -> Steps[Values]:
+def decode_query(text: str) -> Steps[Query]:
     """Decode a query string, in steps. Raises InvalidParameter for more than `PARAMETERS_MAX` values."""
     if text.count("&") + text.count(",") + text.count("%2C") + text.count("%2c") > PARAMETERS_MAX:
         raise InvalidParameter("query", text, f"has more than {PARAMETERS_MAX} parameters")
-    values, count = Values(), 0
+    query: Query = {}
+    count = 0
     for pair in text.split("&"):
         name, _, value = pair.partition("=")
         name = _decoded(name, _NAME_CHARS_MAX)
         for item in _COMMA.split(value) if name in _LISTS else (value,):
-            values.setdefault(name, []).append(_decoded(item, _VALUE_CHARS_MAX))
+            query.setdefault(name, []).append(_decoded(item, _VALUE_CHARS_MAX))
             count += 1
             if count % _PARAMETERS_PER_STEP == 0:
                 yield
-    values.pop("", None)
-    return values
+    query.pop("", None)
+    return query
 
 
 def _decoded(text: str, chars_max: int) -> str:
     return unquote_plus(text[:chars_max])
 
 
-def parse_query(query: Query, headers: Mapping[str, str]) -> SubscribeRequest:
-    """Read the parameters of a request at once. Raises what `query_steps` does."""
-    return finish(query_steps(query, headers))
-
-
-def query_steps(query: Query, headers: Mapping[str, str]) -> Steps[SubscribeRequest]:
-    """Read the parameters of a request, in steps. Raises InvalidParameter."""
+def parse_request(text: str, headers: Mapping[str, str]) -> Steps[SubscribeRequest]:
+    """Read the parameters of a request, in steps: `text` is its query string. Raises InvalidParameter."""
+    query = yield from decode_query(text)
     _refuse_mistakes(query)
     _refuse_compression(query, headers)
-    wanted = yield from Filter.parse_steps(_list(query, "wantedCollections"), _list(query, "wantedDids"))
+    wanted = yield from Filter.parse_steps(query.get("wantedCollections", []), query.get("wantedDids", []))
     size = _once(query, "maxMessageSizeBytes")
-    if size and not _SIZE(size):
+    if size and not _NUMBER(size):
         raise InvalidParameter("maxMessageSizeBytes", size, "is not a number of bytes")
     cursor = _once(query, "cursor")
-    if cursor and not _CURSOR(cursor):
+    if cursor and not _NUMBER(cursor):
         raise InvalidParameter("cursor", cursor, "is not a time in unix microseconds")
     return SubscribeRequest(
         SubscriberOptions(wanted, int(size or 0)),
@@ -118,12 +99,7 @@ def query_steps(query: Query, headers: Mapping[str, str]) -> Steps[SubscribeRequ
     )
 
 
-def parse_message(text: bytes) -> SubscriberOptions | None:
-    """Read a client's message at once. Raises what `message_steps` does."""
-    return finish(message_steps(text))
-
-
-def message_steps(text: bytes) -> Steps[SubscriberOptions | None]:
+def parse_message(text: bytes) -> Steps[SubscriberOptions | None]:
     """Read a client's message, in steps: the new options, or None for an unknown type, which is ignored.
 
     An update replaces all options; those that are absent are reset. Raises NotJson for what is not JSON, and
@@ -171,7 +147,7 @@ def _refuse_mistakes(query: Query) -> None:
         meant = _MEANT.get(_key(name))
         if meant is not None and name not in _KNOWN:
             text = f"is given to an unknown parameter: did you mean {meant}?"
-            raise InvalidParameter(name, query.getall(name, [])[0], text)
+            raise InvalidParameter(name, query[name][0], text)
 
 
 def _refuse_compression(query: Query, headers: Mapping[str, str]) -> None:
@@ -185,14 +161,9 @@ def _refuse_compression(query: Query, headers: Mapping[str, str]) -> None:
         )
 
 
-def _list(query: Query, name: str) -> list[str]:
-    """Return a list given by repetition, by commas, or both."""
-    return [item for value in query.getall(name, []) for item in value.split(",")]
-
-
 def _once(query: Query, name: str) -> str:
     """Return the only value of a parameter; an empty one when it is absent."""
-    values = query.getall(name, [])
+    values = query.get(name, [])
     if len(values) > 1:
         raise InvalidParameter(name, ", ".join(values), "is given more than once")
     return values[0] if values else ""
@@ -212,14 +183,10 @@ def _strings(payload: dict[str, Any], name: str) -> list[str]:
         return []
     if type(items) is not list:
         raise InvalidParameter(name, _shown(items), "is not a list")
-    _require_strings(name, items)
-    return items
-
-
-def _require_strings(name: str, items: Iterable[object]) -> None:
     for item in items:
         if type(item) is not str:
             raise InvalidParameter(name, _shown(item), "is not a string")
+    return items
 
 
 def _shown(value: object) -> str:

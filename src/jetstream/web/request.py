@@ -45,10 +45,11 @@ class BadRequest(Exception):
     `reason` is one of `metrics.BAD_REQUEST_REASONS`.
     """
 
-    def __init__(self, status: int, reason: str, text: str) -> None:
+    def __init__(self, status: int, reason: str, text: str, headers: Mapping[str, str] | None = None) -> None:
         self.status = status
         self.reason = reason
         self.text = text
+        self.headers = headers  # of the response, beside those that every response has
         super().__init__(text)
 
 

@@ -34,7 +34,7 @@ class Response:
     @classmethod
     def refusing(cls, error: BadRequest) -> Response:
         """Return the response to a bad request; it ends the connection."""
-        return cls.sentence(error.status, error.text, closing=True)
+        return cls.sentence(error.status, error.text, error.headers, closing=True)
 
     def encode(self, now: float, *, keep_alive: bool, with_body: bool = True) -> bytes:
         """Return the bytes of the response; `now` is in unix seconds, for its `Date`.

@@ -1,4 +1,4 @@
-"""One address that is served: a listener, its HTTP connections, and the routes that answer them.
+"""The routes, and the address on which they are served.
 
 A connection begins as a `Connection`, which speaks HTTP. It stays one until it ends, or until a request for
 a WebSocket hands its transport over to a `SocketSink`.
@@ -7,17 +7,20 @@ a WebSocket hands its transport over to a `SocketSink`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from jetstream.limits import WebLimits
 from jetstream.metrics import Metrics
-from jetstream.web.connection import Connections, Handler
+from jetstream.scheduling import Steps
+from jetstream.web.connection import Connection, Connections, Handler
 from jetstream.web.listener import Listener
 from jetstream.web.pages import Page
-from jetstream.web.routes import Routes
+from jetstream.web.request import Request
+from jetstream.web.response import Response
 
 
 class Server:
-    """Routes on one address: `pages` by their paths, and `upgrades`, which become WebSockets."""
+    """One address with its routes: `pages` are answered at once, `upgrades` may become WebSockets."""
 
     def __init__(
         self,
@@ -26,15 +29,30 @@ class Server:
         upgrades: Mapping[str, Handler] | None = None,
         limits: WebLimits = WebLimits(),
     ) -> None:
+        self._pages = pages  # by path
+        self._upgrades = upgrades or {}  # by path
         self._limits = limits
-        self._connections = Connections(Routes(pages, upgrades or {}).answer, metrics, limits)
+        self._connections = Connections(self._answer, metrics, limits)
         self._listener: Listener | None = None  # from `start` to `stop_accepting`
 
     async def start(self, host: str, port: int) -> int:
         """Listen; return the port. Raises OSError when the address cannot be bound."""
         connections = self._connections
-        self._listener = Listener(host, port, connections.new, connections.make_room, self._limits)
+        new = partial(Connection, connections)
+        self._listener = Listener(host, port, new, connections.make_room, self._limits)
         return self._listener.port
+
+    def _answer(self, request: Request, connection: Connection) -> Steps[Response | None]:
+        """Answer a request by its path. Returns None when its connection has become a WebSocket."""
+        path = request.path
+        if path not in self._pages and path not in self._upgrades:
+            return Response.sentence(404, "there is nothing here: see / for what there is")
+        if request.method not in ("GET", "HEAD"):
+            text, allow = f"{path} is only read: use GET", {"Allow": "GET, HEAD"}
+            return Response.sentence(405, text, allow, closing=True)
+        if path in self._pages:
+            return self._pages[path](request)
+        return (yield from self._upgrades[path](request, connection))
 
     def stop_accepting(self) -> None:
         """Accept no more connections. Those that are open go on."""

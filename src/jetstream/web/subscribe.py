@@ -30,11 +30,11 @@ from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
 from jetstream.scheduling import Line, Steps
 from jetstream.web.connection import Connection, Handler
-from jetstream.web.parameters import NotJson, SubscribeRequest, message_steps, query_steps, read_query
+from jetstream.web.parameters import NotJson, SubscribeRequest, parse_message, parse_request
 from jetstream.web.request import BadRequest, Request
 from jetstream.web.response import Response
 from jetstream.web.sink import Inbound, SocketSink
-from jetstream.web.websocket import VERSION, accept, wants_upgrade
+from jetstream.web.websocket import accept, wants_upgrade
 
 _HOST_CHARS_SHOWN: Final = 100  # in a refusal
 
@@ -87,24 +87,20 @@ class Subscribe:
         return partial(self._handle, wire)
 
     def _handle(self, wire: Wire, request: Request, connection: Connection) -> Steps[Response | None]:
-        """Check a request, and upgrade its connection. A refusal is a response with one sentence."""
+        """Check a request, and upgrade its connection. A refusal is one sentence. Raises BadRequest."""
         try:
-            query = yield from read_query(request.query)
-            subscription = yield from query_steps(query, request.headers)
+            subscription = yield from parse_request(request.query, request.headers)
             refusal = self._refusal(request)
             answer = b"" if refusal else accept(request)
         except InvalidParameter as error:
             refusal = Response.sentence(400, str(error))
-        except BadRequest as error:
+        except BadRequest:
             self._metrics.refusals.inc()
-            connection.count_refusal(error)
-            headers = {"Upgrade": "websocket", "Sec-WebSocket-Version": VERSION}
-            more = headers if error.status == 426 else {}
-            return Response.sentence(error.status, error.text, more, closing=True)
+            raise
         if refusal is not None:
             self._metrics.refusals.inc()
             return refusal
-        if not connection.lost:
+        if not connection.transport.is_closing():  # else the client has gone meanwhile
             self._begin(wire, connection, subscription, answer)
         return None
 
@@ -216,7 +212,7 @@ class _Client:
 
     def _on_message(self, message: bytes) -> Steps[None]:
         try:
-            options = yield from message_steps(message)
+            options = yield from parse_message(message)
         except NotJson as error:
             self.sink.close(Close(1007, "bad_json", f"a message is not JSON: {error}"))
         except InvalidParameter as error:

@@ -82,7 +82,9 @@ def accept(request: Request) -> bytes:
     if not request.minor:
         raise BadRequest(400, "handshake", "a WebSocket needs HTTP/1.1")
     if request.headers.get("Sec-WebSocket-Version") != VERSION:
-        raise BadRequest(426, "handshake", f"only version {VERSION} of the WebSocket protocol is spoken here")
+        text = f"only version {VERSION} of the WebSocket protocol is spoken here"
+        headers = {"Upgrade": "websocket", "Sec-WebSocket-Version": VERSION}
+        raise BadRequest(426, "handshake", text, headers)
     key = request.headers.get("Sec-WebSocket-Key", "").encode()
     if not _is_key(key):
         raise BadRequest(400, "handshake", "Sec-WebSocket-Key is not 16 bytes in base64")

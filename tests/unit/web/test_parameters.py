@@ -19,9 +19,9 @@ from jetstream.web.parameters import (
     PARAMETERS_MAX,
     NotJson,
     SubscribeRequest,
+    decode_query,
     parse_message,
-    parse_query,
-    read_query,
+    parse_request,
 )
 
 POST, LIKE = "app.bsky.feed.post", "app.bsky.feed.like"
@@ -30,7 +30,7 @@ ANN, BOB = "did:plc:ann", "did:web:bob.example"
 
 def parsed(query: str = "", headers: dict[str, str] | None = None) -> SubscribeRequest:
     """Read a query string as the server is given it."""
-    return parse_query(finish(read_query(query)), headers or {})
+    return finish(parse_request(query, headers or {}))
 
 
 def refused(query: str, headers: dict[str, str] | None = None) -> tuple[str, str]:
@@ -79,7 +79,7 @@ def test_a_query_of_too_many_parameters_is_refused(query: str) -> None:
 
 def test_a_query_is_read_in_small_steps() -> None:
     query = "&".join([f"wantedDids=did%3Aplc%3A{n:024d}" for n in range(10_000)])
-    assert len(list(read_query(query))) == 40
+    assert len(list(decode_query(query))) == 40
 
 
 # The two lists
@@ -257,7 +257,7 @@ def test_any_value_is_taken_or_refused(value: str, name: str) -> None:
 
 
 def parse(text: str | bytes) -> SubscriberOptions | None:
-    return parse_message(text if isinstance(text, bytes) else text.encode())
+    return finish(parse_message(text if isinstance(text, bytes) else text.encode()))
 
 
 def update(**payload: Any) -> SubscriberOptions | None:
