@@ -56,11 +56,13 @@ class Connections:
         self._metrics = metrics
         # Clients can cause any of these log lines again and again.
         self._throttled = Throttled(logger)
-        self._all: dict[Connection, None] = {}  # every connection, whatever its state
+        # Every connection, whatever its state.
+        self._all: dict[Connection, None] = {}
         # Those that are receiving or draining. A connection may also be running or idle; never both of these.
         self._pending: Pending[Connection] = Pending(limits.request_timeout_s, limits.pending_bytes_max)
         self._idle: Pending[Connection] = Pending(limits.keep_alive_s, limits.pending_bytes_max)
-        self.worker = Worker()  # answers the requests of all connections, in the order in which they came
+        # Answers the requests of all connections, in the order in which they came.
+        self.worker = Worker()
         # The next check of the deadlines; None while there are no connections.
         self._check: asyncio.TimerHandle | None = None
 
@@ -115,6 +117,10 @@ class Connections:
         return sum(self._evict() for _ in range(self.limits.evictions_per_turn)) > 0
 
     def _evict(self) -> bool:
+        """Close the connection that is idle the longest, else the one that is pending the longest.
+
+        Returns whether there was one. A request that is running is never cut off.
+        """
         connection = self._idle.oldest() or self._pending.oldest()
         if connection is None:
             return False
@@ -124,10 +130,12 @@ class Connections:
         return True
 
     def _schedule_check(self) -> None:
+        """Check all deadlines in a while: one timer for the server, not one for each connection."""
         call_later = asyncio.get_running_loop().call_later
         self._check = call_later(self.limits.deadline_check_s, self._check_deadlines)
 
     def _check_deadlines(self) -> None:
+        """Close connections whose deadline has passed, and go on checking while there are any."""
         self._check = None
         now = time.monotonic()
         while (connection := self._idle.expired(now)) is not None:
@@ -169,15 +177,21 @@ class Connection(asyncio.Protocol):
         self._connections = connections
         # Holds what came of the next requests. Replaced by an empty one when nothing more is read.
         self._reader = HeadReader(connections.limits)
-        self._requests = TokenBucket(*connections.limits.requests, time.monotonic())  # one token each
-        self._running = False  # whether a request is being answered; reading is paused meanwhile
-        self._full = False  # whether the write buffer is full: no request is answered until it has drained
+        # One token each.
+        self._requests = TokenBucket(*connections.limits.requests, time.monotonic())
+        # Whether a request is being answered; reading is paused meanwhile.
+        self._running = False
+        # Whether the write buffer is full: no request is answered until it has drained.
+        self._full = False
         self._ending = (
             False  # whether no more requests are read: the last response is written, or none will be
         )
-        self._discarded = 0  # bytes that were read after that
-        self.peer = ""  # address of the client, for the log
-        self.transport: asyncio.Transport  # from `connection_made` on
+        # Bytes that were read after that.
+        self._discarded = 0
+        # Address of the client, for the log.
+        self.peer = ""
+        # From `connection_made` on.
+        self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the first request."""
@@ -227,6 +241,7 @@ class Connection(asyncio.Protocol):
             self._connections.mark_receiving(self, len(self._reader))
 
     def _run(self, request: Request) -> None:
+        """Put a request into the queue of all connections, and read nothing more until it is answered."""
         if not self._requests.spend(time.monotonic()):
             rate = self._connections.limits.requests.per_s
             text = f"more than {rate:g} requests a second on one connection: ask less often"
@@ -238,6 +253,7 @@ class Connection(asyncio.Protocol):
         self._connections.worker.put(self._answer(request))
 
     def _answer(self, request: Request) -> Steps[None]:
+        """Answer a request, in steps. An error of the handler is logged, and the client gets a 500."""
         if self._ending:
             return
         try:
@@ -253,6 +269,7 @@ class Connection(asyncio.Protocol):
             self._respond(request, response)
 
     def _respond(self, request: Request, response: Response) -> None:
+        """Write a response. Then go on with the next request, or end the connection."""
         keep_alive = request.keep_alive and not response.closing
         with_body = request.method != "HEAD"
         self._write(response.encode(time.time(), keep_alive=keep_alive, with_body=with_body))
@@ -265,6 +282,7 @@ class Connection(asyncio.Protocol):
             self._next()
 
     def _write(self, data: bytes) -> None:
+        """Write, unless the client has gone: uvloop raises RuntimeError for a transport that is closed."""
         if not self.transport.is_closing():
             self.transport.write(data)
 

@@ -34,7 +34,8 @@ class LingeringClose:
         self._call_later = call_later or asyncio.get_running_loop().call_later
         # Connections whose reading is paused, in the order in which they are read again.
         self._waiting: deque[asyncio.Transport] = deque()
-        self._scheduled = False  # whether `_resume_next` is going to be called; so while one is waiting
+        # Whether `_resume_next` is going to be called; so while one is waiting.
+        self._scheduled = False
 
     def discard(self, transport: asyncio.Transport, discarded: int) -> None:
         """Pause a connection until it is its turn; `discarded` is how many bytes of it were read in all."""

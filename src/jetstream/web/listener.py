@@ -72,7 +72,8 @@ class Listener:
         self._congestion = _disable_pacing(self._socket)
         # Connections that were accepted and have no protocol yet: the event loop keeps no reference to tasks.
         self._handovers: set[asyncio.Task[object]] = set()
-        self._paused = False  # whether it was out of files at the last attempt; cleared by the next accept
+        # Whether it was out of files at the last attempt; cleared by the next accept.
+        self._paused = False
         self._resume: asyncio.TimerHandle | None = (
             None  # the end of the pause, while the socket is not watched
         )
@@ -91,10 +92,12 @@ class Listener:
         self._socket.close()
 
     def _watch(self) -> None:
+        """Have the event loop call `_accept` whenever a connection waits."""
         self._resume = None
         self._loop.add_reader(self._socket.fileno(), self._accept)
 
     def _accept(self) -> None:
+        """Accept some of the connections that wait. The event loop calls again while there are more."""
         if _files_are_short(self._socket, self._limits.files_reserved):
             if not self._make_room():  # closed sockets release their files when this turn ends
                 self._pause()
@@ -118,12 +121,14 @@ class Listener:
             task.add_done_callback(self._handovers.discard)
 
     def _configure(self, connection: socket.socket, peer: str) -> None:
+        """Set the options of an accepted socket that it does not inherit."""
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, self._limits.unsent_bytes_max)
         if self._congestion is not None and not self._is_local(peer):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, self._congestion)
 
     async def _hand_over(self, connection: socket.socket) -> None:
+        """Give an accepted socket a transport and its protocol."""
         try:
             await self._loop.connect_accepted_socket(self._factory, connection)
         except OSError:

@@ -28,7 +28,8 @@ class Pending(Generic[Owner]):
         self._bytes_max = bytes_max
         # By owner: when it started, and how many bytes are held for it. In the order of the start times.
         self._entries: dict[Owner, tuple[float, int]] = {}
-        self._total = 0  # sum of the bytes of all entries
+        # Sum of the bytes of all entries.
+        self._total = 0
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -32,7 +32,8 @@ class RateLimiter:
     def __init__(self, now: float, limits: WebLimits = WebLimits()) -> None:
         # One bucket for each rate of `WebLimits`.
         self._messages = TokenBucket(*limits.messages, now)
-        self._bytes = TokenBucket(*limits.message_bytes, now)  # payload bytes of all frames
+        # Payload bytes of all frames.
+        self._bytes = TokenBucket(*limits.message_bytes, now)
         self._control = TokenBucket(*limits.control_frames, now)
         self._fragments = TokenBucket(*limits.fragments, now)
 

@@ -31,11 +31,14 @@ PATH_CHARS_MAX: Final = 1_000  # the rest of a path is ignored: no route is near
 
 # A method and the space after it, or as much of it as has come.
 _METHOD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}( |$)").match
+# A method, a target without spaces or controls, and a version.
 _REQUEST_LINE: Final = re.compile(rb"[^ ]+ [\x21-\x7e]+ HTTP/([0-9]\.[0-9])").fullmatch
 _FIELD: Final = re.compile(
     rb"[^\s:]+:[\t\x20-\x7e\x80-\xff]*"
 ).fullmatch  # h11 accepts folded lines and control characters
+# A host is repeated in pages and refusals: it may have no other characters.
 _HOST: Final = re.compile(r"[a-zA-Z0-9.:_%\[\]-]{1,255}").fullmatch
+# The first part of a target in absolute form, as proxies send it.
 _AUTHORITY: Final = re.compile(r"https?://[^/?#]*", re.IGNORECASE).match
 
 
@@ -49,7 +52,8 @@ class BadRequest(Exception):
         self.status = status
         self.reason = reason
         self.text = text
-        self.headers = headers  # of the response, beside those that every response has
+        # Of the response, beside those that every response has.
+        self.headers = headers
         super().__init__(text)
 
 
@@ -62,7 +66,8 @@ class Headers(Mapping[str, str]):
     __slots__ = ("_values",)
 
     def __init__(self, values: dict[str, str] | None = None) -> None:
-        self._values = values or {}  # by the name in lower case
+        # By the name in lower case.
+        self._values = values or {}
 
     def __getitem__(self, name: str) -> str:
         return self._values[name.lower()]
@@ -118,12 +123,18 @@ class HeadReader:
 
     def __init__(self, limits: WebLimits = WebLimits()) -> None:
         self._fields_max = limits.header_fields_max
-        self._buffer = bytearray()  # what came and is not part of a request that was returned
-        self._line_at = 0  # start of the first line that is not complete
-        self._searched = 0  # up to here there is no end of that line
-        self._fields_at = 0  # start of the header fields; 0 until the request line is complete
-        self._fields = 0  # how many header fields are complete
-        self._empty_lines = 0  # how many came before the request line
+        # What came and is not part of a request that was returned.
+        self._buffer = bytearray()
+        # Start of the first line that is not complete.
+        self._line_at = 0
+        # Up to here there is no end of that line.
+        self._searched = 0
+        # Start of the header fields; 0 until the request line is complete.
+        self._fields_at = 0
+        # How many header fields are complete.
+        self._fields = 0
+        # How many came before the request line.
+        self._empty_lines = 0
 
     def __len__(self) -> int:
         """How many bytes are held."""
@@ -170,6 +181,7 @@ class HeadReader:
         return line[:-1]
 
     def _take_request_line(self, line: bytes) -> None:
+        """Check a complete request line, or skip an empty line before it. Raises BadRequest."""
         if line:
             _check_request_line(line)
             self._fields_at = self._line_at
@@ -193,6 +205,7 @@ class HeadReader:
             raise BadRequest(431, "too_long", text)
 
     def _take_field(self, line: bytes) -> None:
+        """Check and count a complete header field. Raises BadRequest."""
         if not _FIELD(line):
             raise BadRequest(400, "malformed", f"{_shown(line)} is not a header field")
         if self._fields == self._fields_max:
@@ -241,6 +254,7 @@ def _parse(head: bytes) -> Request:
 
 
 def _request(event: h11.Request) -> Request:
+    """Check what h11 leaves to its user: body, host and target. Raises BadRequest."""
     method, minor = event.method.decode(), int(event.http_version[2:])
     headers = Headers(_joined(event.headers))
     # Routes answer other methods with 405, which tells the client more and ends the connection as well.

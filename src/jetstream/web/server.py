@@ -29,11 +29,14 @@ class Server:
         upgrades: Mapping[str, Handler] | None = None,
         limits: WebLimits = WebLimits(),
     ) -> None:
-        self._pages = pages  # by path
-        self._upgrades = upgrades or {}  # by path
+        # By path.
+        self._pages = pages
+        # By path.
+        self._upgrades = upgrades or {}
         self._limits = limits
         self._connections = Connections(self._answer, metrics, limits)
-        self._listener: Listener | None = None  # from `start` to `stop_accepting`
+        # From `start` to `stop_accepting`.
+        self._listener: Listener | None = None
 
     async def start(self, host: str, port: int) -> int:
         """Listen; return the port. Raises OSError when the address cannot be bound."""

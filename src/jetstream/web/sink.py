@@ -61,10 +61,12 @@ class Inbound:
             self._schedule_check()
 
     def _schedule_check(self) -> None:
+        """Check all deadlines in a while: one timer for the server, not one for each connection."""
         call_later = asyncio.get_running_loop().call_later
         self._check = call_later(self.limits.deadline_check_s, self._check_deadlines)
 
     def _check_deadlines(self) -> None:
+        """Fail clients whose message is late, and go on checking while any message is pending."""
         self._check = None
         now = time.monotonic()
         while (sink := self.pending.expired(now)) is not None:
@@ -108,7 +110,8 @@ class SocketSink(asyncio.Protocol):
 
     def __init__(self, transport: asyncio.Transport, buffer_bytes: int, inbound: Inbound) -> None:
         self._transport = transport
-        self._buffer_bytes = buffer_bytes  # the write buffer is full above this
+        # The write buffer is full above this.
+        self._buffer_bytes = buffer_bytes
         self._inbound = inbound
         self.opened_at = time.monotonic()
         # Address of the client, for the log.
@@ -117,18 +120,26 @@ class SocketSink(asyncio.Protocol):
         self._reader = FrameReader(RateLimiter(self.opened_at, inbound.limits))
         # Why the server ends the connection. Set once, when its close frame is written.
         self._close: Close | None = None
-        self._close_received = False  # whether the client has sent a close frame
-        self._failed = False  # whether the server closes and reads nothing more: the input is discarded
-        self._lost = False  # whether the connection has gone
-        self._discarded = 0  # bytes that were read after the end
+        # Whether the client has sent a close frame.
+        self._close_received = False
+        # Whether the server closes and reads nothing more: the input is discarded.
+        self._failed = False
+        # Whether the connection has gone.
+        self._lost = False
+        # Bytes that were read after the end.
+        self._discarded = 0
         # Aborts the connection when the client does not answer a close frame, or does not read.
         self._close_timeout: asyncio.TimerHandle | None = None
-        self._pong: bytes | None = None  # payload of the newest ping, until the full buffer has drained
+        # Payload of the newest ping, until the full buffer has drained.
+        self._pong: bytes | None = None
         # What `writable` waits for. One task at a time may call it.
         self._drained: asyncio.Future[None] | None = None
-        self.full = False  # whether the buffer went above its limit and has not drained since
-        self.busy = False  # whether a job of this connection is in one of the workers; reading is paused
-        self.written = 0  # bytes given to `write`, counted by those who call it
+        # Whether the buffer went above its limit and has not drained since.
+        self.full = False
+        # Whether a job of this connection is in one of the workers; reading is paused.
+        self.busy = False
+        # Bytes given to `write`, counted by those who call it.
+        self.written = 0
         # The transport's own method: no call through Python on the hot path. A no-op after a close frame.
         self.write: Callable[[bytes], None] = transport.write
         self.on_message: Callable[[bytes], Steps[None]]
@@ -206,6 +217,7 @@ class SocketSink(asyncio.Protocol):
                 self.written += len(frame)
 
     def _abort_later(self) -> None:
+        """Abort the connection after `close_timeout_s`, unless it has ended by then."""
         if self._close_timeout is None:
             call_later = asyncio.get_running_loop().call_later
             self._close_timeout = call_later(self._inbound.limits.close_timeout_s, self._transport.abort)
@@ -285,6 +297,7 @@ class SocketSink(asyncio.Protocol):
         return True
 
     def _resume_reading(self) -> None:
+        """Read more, as no complete frame is held. What is held of an incomplete one has a deadline."""
         if not self._transport.is_closing():
             self._transport.resume_reading()
         if len(self._reader) or self._reader.in_message:
@@ -293,6 +306,11 @@ class SocketSink(asyncio.Protocol):
             self._inbound.pending.remove(self)
 
     def _handle(self, frame: Frame) -> None:
+        """Handle one frame. A complete one ends the deadline, except in the middle of a message.
+
+        So a client that sends pings between two fragments does not get more time for its message. After the
+        server's close frame, messages are ignored, and pings are not answered.
+        """
         if not self._reader.in_message:
             self._inbound.pending.remove(self)
         if frame.opcode == CLOSE:
@@ -303,6 +321,7 @@ class SocketSink(asyncio.Protocol):
             self._queue(self._inbound.messages, self._handle_message(frame.data))
 
     def _handle_message(self, message: bytes) -> Steps[None]:
+        """Run `on_message` in steps until the connection has ended. Then go on with the frames behind it."""
         if self._over:  # since the message was queued
             return
         steps = self.on_message(message)

@@ -8,7 +8,11 @@
                               ▼                                 ▼
                     a `Subscriber` in delivery, which each `options_update` changes
 
-Everything is checked before the upgrade, as a browser cannot read the reason of a refusal after it.
+Everything is checked before the upgrade: a refusal is a plain HTTP response with one sentence that names the
+parameter and its value. After the upgrade, problems close the WebSocket with a code and a reason.
+
+`Subscribe` counts a client until it is cleaned up, so that the limit of connections and the end of the server
+include those whose close frame is not answered yet.
 """
 
 from __future__ import annotations
@@ -46,7 +50,10 @@ logger = structlog.get_logger(__name__)
 
 
 class Subscribe:
-    """The handlers of all wires' routes, which share the limit of connections."""
+    """The handlers of all wires' routes, which share the limit of connections.
+
+    `buffer_bytes` is the write buffer of each client, `subscribers_max` the limit.
+    """
 
     def __init__(
         self,
@@ -58,22 +65,32 @@ class Subscribe:
         subscribers_max: int,
         limits: WebLimits = WebLimits(),
     ) -> None:
+        # What publishes to subscribers, and the log that tells where they may start.
         self._hub = hub
         self._log = log
         self._metrics = metrics
-        self._buffer_bytes = buffer_bytes  # of each client; see `SocketSink`
-        self._subscribers_max = subscribers_max  # more are refused with 503
+        # Of each client; see `SocketSink`.
+        self._buffer_bytes = buffer_bytes
+        # More are refused with 503.
+        self._subscribers_max = subscribers_max
+        # Read by each `_Client`.
         self.limits = limits
+        # Shared by the sockets of all clients.
         self._inbound = Inbound(limits)
-        self._throttled = Throttled(logger)  # clients can cause its lines again and again
+        # Clients can cause its lines again and again.
+        self._throttled = Throttled(logger)
         # Every connection since its upgrade, in order, until it is cleaned up after its end.
         self._clients: dict[_Client, None] = {}
-        self._removals = Line(limits.removals_per_turn)  # connections that have ended, in a queue
+        # Connections that have ended, in a queue.
+        self._removals = Line(limits.removals_per_turn)
         # The tasks that wait in that queue: the event loop keeps no reference to them.
         self._removing: set[asyncio.Task[None]] = set()
-        self._empty = asyncio.Event()  # set while there is no client
+        # Set while there is no client.
+        self._empty = asyncio.Event()
         self._empty.set()
-        self._closed: Close | None = None  # set by `close_all`: what new connections are closed with at once
+        # Set by `close_all`: what new connections are closed with at once.
+        self._closed: Close | None = None
+        # What a client is closed with that owes an `options_update` for too long.
         self.no_hello = Close(
             1008, "no_hello", f"no options_update within {limits.hello_timeout_s:g} s, though requireHello"
         )
@@ -83,7 +100,7 @@ class Subscribe:
         return len(self._clients)
 
     def on(self, wire: Wire) -> Handler:
-        """Return the handler of one wire."""
+        """Return the handler of the route of one wire."""
         return partial(self._handle, wire)
 
     def _handle(self, wire: Wire, request: Request, connection: Connection) -> Steps[Response | None]:
@@ -120,12 +137,13 @@ class Subscribe:
     def _begin(
         self, wire: Wire, connection: Connection, subscription: SubscribeRequest, answer: bytes
     ) -> None:
+        """Upgrade a connection. What the client has sent behind its handshake is read as frames."""
         sink = SocketSink(connection.transport, self._buffer_bytes, self._inbound)
         client = _Client(self, sink, wire, subscription)
         self._clients[client] = None
         self._empty.clear()
         rest = connection.upgrade(sink, answer)
-        if self._closed is not None:
+        if self._closed is not None:  # the server is stopping
             sink.close(self._closed)
         client.start()
         sink.start(rest)
@@ -161,7 +179,11 @@ class Subscribe:
         self._throttled.exception("subscriber: a message could not be read", peer=peer)
 
     def remove(self, client: _Client) -> None:
-        """Remove a client whose connection has ended, at most `removals_per_turn` in a turn of the loop."""
+        """Remove a client whose connection has ended.
+
+        At most `removals_per_turn` are removed in a turn of the event loop: a network may lose thousands of
+        clients at once.
+        """
         task = asyncio.get_running_loop().create_task(self._remove(client))
         self._removing.add(task)
         task.add_done_callback(self._removing.discard)
@@ -172,7 +194,7 @@ class Subscribe:
             self._hub.remove(client.subscriber)
         close = client.sink.ended
         self._metrics.ended[close.label].inc()
-        # A log line for each that the server ends. Thousands may leave by themselves at once.
+        # Clients that leave by themselves get no log line: thousands may do so at once.
         if close.label not in ("client", "lost") and close != SHUTDOWN:
             seconds = round(time.monotonic() - client.sink.opened_at, 1)
             figures = {"seconds": seconds, "bytes": client.sink.written}
@@ -183,7 +205,10 @@ class Subscribe:
 
 
 class _Client:
-    """One connection: its socket, what it asked for, and its subscriber in delivery."""
+    """One connection: its socket, what it asked for, and its subscriber in delivery.
+
+    The sink calls `_on_message` and `_on_end`.
+    """
 
     __slots__ = ("_hello_timeout", "_subscribe", "sink", "subscriber", "subscription", "wire")
 
@@ -192,9 +217,12 @@ class _Client:
     ) -> None:
         self._subscribe = subscribe
         self.sink = sink
+        # How its events are spelled, by the route that it came on.
         self.wire = wire
+        # What its URL asked for. Options may change later, the start does not.
         self.subscription = subscription
-        self.subscriber: Subscriber | None = None  # set once, after the hello if one is required
+        # Set once, after the hello if one is required.
+        self.subscriber: Subscriber | None = None
         # Closes the connection when no hello comes; None when none is awaited.
         self._hello_timeout: asyncio.TimerHandle | None = None
         sink.on_message = self._on_message
@@ -211,6 +239,7 @@ class _Client:
             self.subscriber = self._subscribe.subscriber(self, self.subscription.options)
 
     def _on_message(self, message: bytes) -> Steps[None]:
+        """Handle a message, in steps. A bad one closes the connection, and the client is told why."""
         try:
             options = yield from parse_message(message)
         except NotJson as error:
@@ -236,6 +265,7 @@ class _Client:
             self._subscribe.change(self.subscriber, options)
 
     def _on_end(self) -> None:
+        """Clean up after the connection."""
         self._stop_timeout()
         # These refer to the client, and the client to the sink. Without the cycle, both are freed at once:
         # the garbage collector would stop the event loop for half a second after thousands of connections.
