@@ -1,9 +1,9 @@
-"""Attack a server as clients, accounts and a relay may, and check what a reader and the server then do.
+"""Attack a server as clients, accounts and a relay may. Check a reader and the server meanwhile.
 
 python -m benches.attack [--seconds S] [--after S] [fragments deep info …]     (no name: all)
 
-Each attack has a server of its own, which reads a relay at 500 events/s and has one live reader, who checks
-every event. After the flood the server is watched for a minute. Exit 1: a limit was missed.
+Each attack starts a server of its own, a relay that sends it 500 events/s, and one live reader, which checks
+every event. After the flood the server is watched for a minute. The exit code is 1 when a limit was missed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ RATE: Final = 500
 SECONDS: Final = 20.0
 AFTER_S: Final = 60.0
 WARM_UP_S: Final = 3.0
-ARRIVES_S: Final = 30.0  # what was sent must be at the reader by then
+ARRIVES_S: Final = 30.0  # by then the reader must have received everything
 FOLLOWED_WAIT_S: Final = 90.0
 STOP_TIMEOUT_S: Final = 20.0
 FILES_FEW: Final = 256
@@ -56,8 +56,8 @@ COMMON: Final = (
     Limit("log_mb", 1),
 )
 LIVE: Final = (Limit("p99_ms", 50), *COMMON)
-# The bad relay itself holds up what it sends: what counts is how soon a good one is followed. After many
-# connections that gave nothing, the next one waits for up to 30 s.
+# The bad relay sends no events, so there are no delays. What counts is how soon a good one is followed:
+# after many connections without an event the server waits for up to 30 s.
 AS_RELAY: Final = (Limit("followed_s", BACKOFF_MAX_S + 5), *COMMON)
 LIMITS: Final[dict[str, tuple[Limit, ...]]] = {
     **dict.fromkeys((*floods(), *ACCOUNTS), LIVE),
@@ -70,8 +70,8 @@ Figures = dict[str, float]
 app = App(name="attack", help="Attack a server, and check its limits.")
 
 
-class Told:
-    """A process that is told things on its standard input, and answers in lines of JSON."""
+class Helper:
+    """A process that takes orders on its standard input and answers on its output, as lines of JSON."""
 
     def __init__(self, module: str, *arguments: object) -> None:
         command = [sys.executable, "-m", module, *map(str, arguments)]
@@ -84,14 +84,14 @@ class Told:
         for line in self._process.stdout:
             self._lines.put(json.loads(line))
 
-    def tell(self, **order: object) -> None:
-        """Say what to do."""
+    def send(self, **order: object) -> None:
+        """Send an order."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
 
-    def hear(self, key: str, timeout_s: float = 120.0) -> dict[str, Any]:
-        """Return the next answer that has `key`, and not as false. Raises TimeoutError."""
+    def receive(self, key: str, timeout_s: float = 120.0) -> dict[str, Any]:
+        """Return the next answer in which `key` is there, and not false. Raises TimeoutError."""
         end = time.monotonic() + timeout_s
         while True:
             try:
@@ -102,9 +102,9 @@ class Told:
                 return facts
 
     def ask(self) -> dict[str, Any]:
-        """Ask a reader what it has seen since it was asked last."""
-        self.tell()
-        return self.hear("good")
+        """Ask a reader what it has received since the last call."""
+        self.send()
+        return self.receive("good")
 
     def stop(self) -> None:
         """End the process."""
@@ -113,7 +113,7 @@ class Told:
 
 
 class Server:
-    """`jetstream serve` with a probe of its turns, a sampled RSS and a log in a file."""
+    """`jetstream serve` with a probe in its event loop, its RSS sampled, and its log in a file."""
 
     def __init__(self, upstream: str, directory: Path, files: int | None) -> None:
         self._turns = directory / "turns.json"
@@ -155,13 +155,13 @@ class Server:
             return 0
 
     def begin(self) -> None:
-        """Begin to measure turns: what came before was starting."""
+        """Start to measure turns, without those of the start-up."""
         self._turns.unlink(missing_ok=True)
         while not self._turns.exists():
             time.sleep(SAMPLE_S)
 
     def turns(self) -> dict[str, Any]:
-        """Return what the probe has written."""
+        """Return what the probe has measured."""
         facts: dict[str, Any] = json.loads(self._turns.read_bytes())
         return facts
 
@@ -175,7 +175,7 @@ class Server:
             return [line.decode()[-700:] for line in lines if b'"level": "error"' in line][:3]
 
     def stop(self) -> None:
-        """End it as an operator would, or by force."""
+        """Stop it with SIGTERM; kill it if that takes too long."""
         self._over.set()
         self._process.terminate()
         try:
@@ -186,18 +186,18 @@ class Server:
 
 
 @contextmanager
-def stand(name: str) -> Iterator[tuple[Told, Server, Told]]:
-    """Start a relay, a server and a reader; stop them, and remove what the server stored."""
+def stand(name: str) -> Iterator[tuple[Helper, Server, Helper]]:
+    """Start a relay, a server and a reader. Stop them in the end, and remove the data directory."""
     directory = Path(tempfile.mkdtemp(prefix="jetstream-attack-"))
-    relay = Told("benches.bad_relay", recorded())
+    relay = Helper("benches.bad_relay", recorded())
     try:
-        url = f"ws://127.0.0.1:{relay.hear('port')['port']}"
+        url = f"ws://127.0.0.1:{relay.receive('port')['port']}"
         server = Server(url, directory, FILES_FEW if name == "silent" else None)
         try:
-            relay.hear("connected")
-            reader = Told("benches.live_reader", server.port, DID)
+            relay.receive("connected")
+            reader = Helper("benches.live_reader", server.port, DID)
             try:
-                reader.hear("subscribed")
+                reader.receive("subscribed")
                 yield relay, server, reader
             finally:
                 reader.stop()
@@ -211,8 +211,8 @@ def stand(name: str) -> Iterator[tuple[Told, Server, Told]]:
 def measure(name: str, seconds: float, after_s: float) -> Figures:
     """Run one attack; return its figures."""
     with stand(name) as (relay, server, reader):
-        relay.tell(rate=RATE, events=RATE * WARM_UP_S, seconds=60)
-        sent = relay.hear("events")["events"]
+        relay.send(rate=RATE, events=RATE * WARM_UP_S, seconds=60)
+        sent = relay.receive("events")["events"]
         server.begin()
         reader.ask()
         if name in FLOODS:
@@ -241,49 +241,51 @@ def measure(name: str, seconds: float, after_s: float) -> Figures:
 
 
 def _beside_relay(
-    name: str, seconds: float, after_s: float, relay: Told, server: Server, reader: Told
+    name: str, seconds: float, after_s: float, relay: Helper, server: Server, reader: Helper
 ) -> tuple[Figures, int]:
-    """Flood as clients or as an account while a good relay sends; take the reader's delays meanwhile."""
-    relay.tell(rate=RATE, events=1 << 40, seconds=seconds, account=name if name in ACCOUNTS else "")
+    """Flood as clients or as an account while a good relay sends. Measure the reader's delays meanwhile."""
+    relay.send(rate=RATE, events=1 << 40, seconds=seconds, account=name if name in ACCOUNTS else "")
     figures: Figures = {}
     if name in ACCOUNTS:
-        sent = relay.hear("events", seconds + 120)["events"]
+        sent = relay.receive("events", seconds + 120)["events"]
     else:
-        flood = Told("benches.floods", name, server.port, seconds)
+        flood = Helper("benches.floods", name, server.port, seconds)
         if name == "silent":
             time.sleep(seconds / 4)
             figures["let_in_s"] = _let_in_s(server.port, seconds)
-        sent = relay.hear("events", seconds + 120)["events"]
-        done = flood.hear("sent", 60)
+        sent = relay.receive("events", seconds + 120)["events"]
+        done = flood.receive("sent", 60)
         flood.stop()
         figures |= {"flood_mb": done["sent"] / 1e6, "flood_cut": done["cut"], "flood_opened": done["opened"]}
     during = reader.ask()
     figures |= {"p50_ms": during["p50_ms"], "p99_ms": during["p99_ms"], "max_ms": during["max_ms"]}
-    relay.tell(rate=RATE, events=1 << 40, seconds=after_s)
-    return figures, sent + int(relay.hear("events", after_s + 120)["events"])
+    relay.send(rate=RATE, events=1 << 40, seconds=after_s)
+    return figures, sent + int(relay.receive("events", after_s + 120)["events"])
 
 
-def _as_relay(name: str, seconds: float, after_s: float, relay: Told, reader: Told) -> tuple[Figures, int]:
-    """Flood as the relay, then be a good one at the same address; take how soon that is heard."""
-    relay.tell(rate=0, events=0, seconds=seconds, flood=name)
-    flooded = relay.hear("flooded", seconds + 60)["flooded"]
+def _as_relay(
+    name: str, seconds: float, after_s: float, relay: Helper, reader: Helper
+) -> tuple[Figures, int]:
+    """Flood as the relay, then be a good one at the same address. Measure how soon the server follows it."""
+    relay.send(rate=0, events=0, seconds=seconds, flood=name)
+    flooded = relay.receive("flooded", seconds + 60)["flooded"]
     ended, before = time.monotonic(), reader.ask()["good"]
     figures: Figures = {"flood_mb": flooded / 1e6, "followed_s": float("inf")}
     try:
-        relay.hear("connected", FOLLOWED_WAIT_S)
+        relay.receive("connected", FOLLOWED_WAIT_S)
     except TimeoutError:
         return figures, 0
-    relay.tell(rate=RATE, events=1 << 40, seconds=after_s)
+    relay.send(rate=RATE, events=1 << 40, seconds=after_s)
     while time.monotonic() < ended + FOLLOWED_WAIT_S:
         if reader.ask()["good"] > before:
             figures["followed_s"] = time.monotonic() - ended
             break
         time.sleep(SAMPLE_S)
-    return figures, int(relay.hear("events", after_s + 120)["events"])
+    return figures, int(relay.receive("events", after_s + 120)["events"])
 
 
 def _let_in_s(port: int, most_s: float) -> float:
-    """Return how long a new client waits for an answer; infinity for one that gets none."""
+    """Return how long a new client waits for an answer; infinity if there is none."""
     began = time.monotonic()
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=most_s) as answer:
@@ -293,8 +295,8 @@ def _let_in_s(port: int, most_s: float) -> float:
     return time.monotonic() - began
 
 
-def _arrived(reader: Told, sent: int) -> dict[str, Any]:
-    """Return what the reader has once it has all, or no more will come."""
+def _arrived(reader: Helper, sent: int) -> dict[str, Any]:
+    """Return what the reader has received, once it has everything or nothing more comes."""
     end = time.monotonic() + ARRIVES_S
     while True:
         seen = reader.ask()

@@ -1,10 +1,10 @@
-"""A relay with something bad in it: a process that is told what to send, as `jetstream.bench.relay` is.
+"""A hostile relay: a process that sends what it is ordered to, as `jetstream.bench.relay` does.
 
     python -m benches.bad_relay FRAMES
 
-Beside `rate`, `events` and `seconds`, an order may name an `account` attack: its commits come among the good
-frames, numbered with them. Or it names a `flood`: raw bytes instead of frames, on every connection for so
-many seconds; then the connection is cut, and what comes next is good again.
+Apart from `rate`, `events` and `seconds`, an order may name an `account` attack: its commits come between the
+good frames, with numbers of the same sequence. Or it names a `flood`: raw bytes instead of frames, on every
+connection, for `seconds`. Then the connection is closed, and what comes next is good again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jetstream.simulator import recording
 from jetstream.simulator.cbor import head
 from jetstream.simulator.recording import message_head
 
-DID: Final = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa"  # what the attacker's commits say they are of
+DID: Final = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa"  # the repo of the attacker's commits
 REPOS: Final = 50_000
 _COLLECTION: Final = "app.bsky.feed.post"
 _SEQ: Final = b"\x63seq\x1b" + bytes(8)
@@ -33,11 +33,10 @@ _ACCEPT_S: Final = 0.2
 
 
 class Account(NamedTuple):
-    """Commits that one account makes: `make` gives the number-th as a frame; so many come a second."""
+    """The commits of one account: `make` returns one as a frame, by its number; `rate` come each second."""
 
     make: Callable[[int], bytes]
     rate: float
-    most: int = 1 << 30
 
 
 def _text(value: str) -> bytes:
@@ -149,7 +148,7 @@ def _lists() -> bytes:
 
 
 FLOODS: Final[dict[str, Callable[[], tuple[bytes, bytes]]]] = {
-    # What opens, and what comes again and again.
+    # What comes first on a connection, and what comes again and again.
     "info": lambda: (b"", _info()),
     "empty-frames": lambda: (b"", b"\x82\x00" * 50_000),
     "relay-pings": lambda: (b"", b"\x89\x00" * 50_000),
@@ -160,7 +159,7 @@ FLOODS: Final[dict[str, Callable[[], tuple[bytes, bytes]]]] = {
 
 
 class BadRelay(Relay):
-    """A relay that does as it is told, bad things too."""
+    """A relay that can also send what is bad."""
 
     def __init__(self, ring: Ring) -> None:
         super().__init__(ring, "127.0.0.1", 0)
@@ -181,7 +180,7 @@ class BadRelay(Relay):
     ) -> Iterator[tuple[memoryview, int, int]]:
         attack = ACCOUNTS.get(self._account)
         made = [attack.make(number) for number in range(5)] if attack else []
-        began, sent = time.perf_counter(), 0  # making them took a while
+        began, sent = time.perf_counter(), 0  # without the time that making them took
         for data, gives, count in super()._due(began, rate, events, seconds):
             yield data, gives, count
             if attack and (time.perf_counter() - began) * attack.rate >= sent + 1:
@@ -224,7 +223,7 @@ class BadRelay(Relay):
                         continue
                 sent += at
         except OSError:
-            pass  # the server has had enough
+            pass  # the server has closed the connection
         return sent
 
 

@@ -1,9 +1,10 @@
-"""What clients may send to do harm: a process that opens sockets and writes prepared bytes into them.
+"""What hostile clients may send: a process that opens sockets and writes prepared bytes to them.
 
     python -m benches.floods NAME PORT SECONDS
 
-Loopback only, bounded in time and in bytes. A connection that the server ends is opened again after a while.
-It says at the end what it sent, and how often it was cut off, as a line of JSON.
+It connects to the loopback only, and is bounded in time and in bytes. A connection that the server ends is
+opened again after a while. At the end it prints how much it sent, and how often it was cut off, as a line of
+JSON.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from jetstream.bench import stream
 from jetstream.bench.ring import accounts
 
 BYTES_MAX: Final = 8 << 30  # of one flood
-AGAIN_S: Final = 0.1
+RECONNECT_AFTER_S: Final = 0.1
 _TICK_S: Final = 0.02
 _READ_BYTES: Final = 1 << 18
 _HEAD: Final = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
-_LEAVE: Final = pack("ii", 1, 0)  # SO_LINGER: cut at once
+_LEAVE: Final = pack("ii", 1, 0)  # SO_LINGER: reset on close
 
 
 @dataclass(frozen=True)
 class Flood:
     """What each of the connections sends: `opening` once, then `body` again and again.
 
-    `body` is sent at most `times`, once in `every_s`. `subscribes`: a handshake comes first. `leaves`: the
-    connection is cut when all is sent, and opened again at once.
+    `body` is sent at most `times` times, once in `every_s` seconds. `subscribes`: a handshake comes first.
+    `leaves`: the connection is reset when everything is sent, and opened again at once.
     """
 
     connections: int
@@ -98,7 +99,7 @@ class _Client:
 
 
 class Flooding:
-    """All sockets of one flood."""
+    """All connections of one flood."""
 
     def __init__(self, flood: Flood, port: int) -> None:
         self._flood = flood
@@ -110,7 +111,7 @@ class Flooding:
         self.sent = self.cut = self.opened = 0
 
     def run(self, seconds: float) -> None:
-        """Flood for so long; then cut all."""
+        """Flood for `seconds`, then close all connections."""
         end = time.monotonic() + seconds
         while (now := time.monotonic()) < end:
             for client in self._clients:
@@ -197,7 +198,7 @@ class Flooding:
     def _ended(self, client: _Client) -> None:
         self.cut += 1
         self._close(client)
-        client.next_at = time.monotonic() + AGAIN_S
+        client.next_at = time.monotonic() + RECONNECT_AFTER_S
 
     def _close(self, client: _Client) -> None:
         if client.socket is not None:
@@ -207,7 +208,7 @@ class Flooding:
 
 
 def main(name: str, port: int, seconds: float) -> None:
-    """Run one flood, and say what it came to."""
+    """Run one flood, and print what it came to."""
     flooding = Flooding(floods()[name], port)
     flooding.run(seconds)
     print(json.dumps({"sent": flooding.sent, "cut": flooding.cut, "opened": flooding.opened}), flush=True)

@@ -1,11 +1,11 @@
-"""`jetstream`, with a measure of how much CPU time the turns of its loop take: a program for `make attack`.
+"""`jetstream` with a probe that measures the CPU time of each turn of its event loop, for `make attack`.
 
     python -m benches.turns_probe FILE serve …      (the rest as for `jetstream`)
 
-A timer of the loop fires every millisecond and reads the thread's CPU clock. What passed between two of its
-calls is at most a millisecond and the turns between them, so one that takes 20 ms shows as at least that.
-Time without a core does not count. A thread of the measure's own looks what runs when a turn has taken long.
-FILE is rewritten every half second: a JSON object with `turns` over the limit, `max_ms`, and the `worst`.
+A timer fires every millisecond and reads the CPU clock of the loop's thread. The CPU time between two of its
+calls is that of the turns between them, so a turn of 20 ms shows as at least 20 ms. Time in which the thread
+waits for a core does not count. A second thread records the stack of a turn that takes long. FILE is written
+every half second: a JSON object with the number of `turns` over the limit, `max_ms`, and the `worst` ones.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from jetstream import runtime as running
 
 TICK_S: Final = 0.001
 LONG_S: Final = 0.020
-LOOK_S: Final = 0.005  # how often the thread looks whether a turn takes long
+POLL_S: Final = 0.005  # between two looks of the second thread
 WRITE_EVERY_S: Final = 0.5
 WORST_MAX: Final = 10
 STACK_FRAMES: Final = 5
 
 
 class Probe:
-    """The timer and the thread. `reset` begins a new measure: it is called when FILE has gone."""
+    """The timer and the thread. Measuring starts over when FILE has been removed."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, file: Path) -> None:
         self._loop = loop
@@ -39,7 +39,7 @@ class Probe:
         self._main = threading.get_ident()
         self._clock = time.pthread_getcpuclockid(self._main)
         self._last = time.thread_time()  # CPU time at the last tick
-        self._seen = ""  # the deepest stack that the thread has seen in this turn
+        self._seen = ""  # the deepest stack that the thread has recorded in this turn
         self._depth = 0  # of that stack
         self._next_write = 0.0
         self._turns = 0
@@ -76,14 +76,14 @@ class Probe:
 
     def _watch(self) -> None:
         while True:
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
             if time.clock_gettime(self._clock) - self._last > LONG_S / 2:
                 frame = sys._current_frames().get(self._main)  # noqa: SLF001 - the way to see another thread
                 if frame is not None:
                     self._see(traceback.extract_stack(frame))
 
     def _see(self, stack: traceback.StackSummary) -> None:
-        """Keep a stack if it is deeper than what was seen: between two callbacks there is only the loop."""
+        """Keep the deepest stack of this turn: between two callbacks there is only that of the event loop."""
         if len(stack) >= self._depth:
             self._depth = len(stack)
             shown = stack[: -STACK_FRAMES - 1 : -1]
@@ -91,7 +91,7 @@ class Probe:
 
 
 def main(file: str, arguments: list[str]) -> None:
-    """Run `jetstream` with a probe in its loop."""
+    """Run `jetstream` with a probe in its event loop."""
 
     def probed(coroutine: Any) -> None:
         async def with_probe() -> None:

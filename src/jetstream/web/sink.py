@@ -138,7 +138,7 @@ class SocketSink(asyncio.Protocol):
         self.full = False
         # Whether a job of this connection is in one of the workers; reading is paused.
         self.busy = False
-        # Bytes given to `write`, counted by those who call it.
+        # Bytes given to `write`, counted by its callers.
         self.written = 0
         # The transport's own method: no call through Python on the hot path. A no-op after a close frame.
         self.write: Callable[[bytes], None] = transport.write
