@@ -1,4 +1,4 @@
-"""A server as a process, with a relay behind it and a neighbour who reads, for fuzzers of its port."""
+"""A server in a process of its own, with a relay behind it, for fuzzers of its port."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _READ_BYTES = 1 << 16
 
 
 class Target:
-    """The server under test, whose log is a file."""
+    """The server under test. Its log goes to a file."""
 
     def __init__(self, server: subprocess.Popen[bytes], log: Path) -> None:
         self._server = server
@@ -53,7 +53,7 @@ class Target:
         return whole.splitlines()
 
     def send(self, *parts: bytes) -> bytes:
-        """Send bytes, then nothing more; return all that is answered until the server ends it.
+        """Send bytes, then FIN; return everything until the server closes the connection.
 
         Raises TimeoutError when it does not.
         """
@@ -66,7 +66,7 @@ class Target:
             except TimeoutError:
                 raise
             except OSError:
-                return b""  # cut while it was still being told something
+                return b""  # closed by the server before everything was sent
 
     def subscribe(self) -> socket.socket:
         """Open a subscription."""
@@ -79,7 +79,7 @@ class Target:
         return connection
 
     def check(self) -> None:
-        """It is alive, answers, and has logged no error."""
+        """Assert that it is alive, answers, and has logged no error."""
         assert self._server.poll() is None
         url = f"http://127.0.0.1:{self.port}/health"
         with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:

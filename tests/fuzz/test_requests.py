@@ -1,4 +1,4 @@
-"""Requests that are damaged: each is answered or cut in time, none is an error of the server's."""
+"""Damaged requests: each is answered or closed in time, and none is an error of the server."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 
 
 def heads() -> st.SearchStrategy[bytes]:
-    """Draw requests out of parts, each as it should be or not."""
+    """Draw requests made of parts, each of which may be wrong."""
     lines = st.sampled_from(
         [b"GET / HTTP/1.1", b"GET /subscribe HTTP/1.1", b"get / http/9", b"\x16\x03\x01", b""]
     )
