@@ -133,7 +133,9 @@ async def test_another_upstreams_cursor_is_not_used(relay: Relay, tmp_path: Path
     relay.publish(identities(1))
     assert await seqs(service, 3) == [10, 11, 1]
     assert await cursors(relay, 1) == [None]
-    assert "stored cursor belongs to another upstream; starting at the live end" in [line["event"] for line in logs]
+    assert "stored cursor belongs to another upstream; starting at the live end" in [
+        line["event"] for line in logs
+    ]
 
 
 async def test_a_cursor_is_added_to_a_query(relay: Relay, start: Start) -> None:
