@@ -89,7 +89,10 @@ async def get(port: int, path: str, **headers: str) -> tuple[int, str]:
 
 
 class Figures(dict[str, float]):
-    """What `/metrics` says, such as `figures['jetstream_dropped_total{reason="did"}']`."""
+    """What `/metrics` says, such as `figures['jetstream_dropped_total{reason="did"}']`.
+
+    The label `upstream` is left out, since there is one upstream.
+    """
 
     families: dict[str, str]  # name: type
 
@@ -103,7 +106,8 @@ async def figures(port: int) -> Figures:
     for family in text_string_to_metric_families(text):
         found.families[family.name] = family.type
         for sample in family.samples:
-            labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
+            named = sorted((name, value) for name, value in sample.labels.items() if name != "upstream")
+            labels = ",".join(f'{name}="{value}"' for name, value in named)
             found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
     return found
 

@@ -31,6 +31,13 @@ class Conditions:
         self.reasons: dict[str, str] = {}
         self._log = Throttled(structlog.get_logger(__name__))  # a peer may cause one to come and go
 
+    def set(self, name: str, reason: str | None) -> None:
+        """Begin a condition, or end it if there is no reason for it."""
+        if reason is None:
+            self.end(name)
+        else:
+            self.begin(name, reason)
+
     def begin(self, name: str, reason: str) -> None:
         """Note that a condition holds; `reason` is a sentence with its figures and what to do.
 

@@ -121,6 +121,32 @@ class WebLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class RuntimeLimits:
+    """How the process takes care of its memory, its open files and its clock, and how it stops."""
+
+    # Container objects that are allocated before the garbage collector runs (Python's default is 700; a run
+    # over 10,000 takes 2 ms), and how many runs there are before it looks again at those that survived one.
+    # The third number turns full collections off: they take up to 0.5 s. Nothing that lives long is part of a
+    # cycle when it ends (tests/integration/test_memory.py).
+    gc_thresholds: tuple[int, int, int] = (10_000, 3, 1_000_000_000)
+    # Young objects are counted this often, and collected when there are more than this many.
+    young_every_s: float = 0.02
+    young_max: int = 5_000
+    # Free memory is given back this often, while more than this is in use. A server with a few hundred
+    # subscribers uses less.
+    release_every_s: float = 30.0
+    release_above_bytes: int = 112 << 20
+    # Open files of the server itself: the log, its readers, the listeners and upstream. With scrapes and
+    # handshakes it needs at most `files_needed`. Each subscriber is one more.
+    files_own: int = 32
+    files_needed: int = 200
+    # How often the clock is compared with the log's tip. The log reads the clock at every batch as well.
+    clock_every_s: float = 1.0
+    # How long subscribers may take to answer their close frame when the server stops.
+    close_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """The limits of a whole server."""
 
@@ -128,3 +154,4 @@ class Limits:
     log: LogLimits = field(default_factory=LogLimits)
     delivery: DeliveryLimits = field(default_factory=DeliveryLimits)
     web: WebLimits = field(default_factory=WebLimits)
+    runtime: RuntimeLimits = field(default_factory=RuntimeLimits)

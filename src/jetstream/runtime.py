@@ -1,4 +1,14 @@
-"""How a long-running command runs: on which loop, with a calm garbage collector, and giving memory back."""
+"""What a long-running command needs of its process: event loop, garbage collector, memory, files, signals.
+
+*Garbage collection.* By default CPython's collector runs after every 700 new container objects, and now and
+then over all objects. With thousands of connections such a full run stops the event loop for half a second.
+Events, frames and connections make no cycles that last. So `tune_gc` makes runs rare and turns full runs off,
+and `collect_young` collects young objects before there are very many.
+
+*Memory.* glibc keeps nearly all memory that Python frees. After a flood, `release_memory` gives it back.
+
+*Files.* A subscriber is one open file, so `raise_file_limit` takes all that the system allows.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +16,26 @@ import asyncio
 import ctypes
 import gc
 import os
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+import resource
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-# Container objects made before the collector looks at them (700 by itself; 10,000 take it 2 ms), and how many
-# such looks there are before it looks again at all that survived one. It does not look at all there is, which
-# up to half a second: what lives long is in no cycle when it ends (tests/integration/test_memory.py).
-GC_THRESHOLDS: Final = (10_000, 3, 1_000_000_000)
-YOUNG_EVERY_S: Final = 0.02
-YOUNG_MAX: Final = 5_000
-# Twice a minute, memory that a flood left is given back, in case this much is in use; a server with a few
-# hundred subscribers has less, and does nothing.
-RELEASE_EVERY_S: Final = 30.0
-RELEASE_ABOVE_BYTES: Final = 112 << 20
+import structlog
+
+from jetstream.limits import RuntimeLimits
+
 _STATM: Final = Path("/proc/self/statm")
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+logger = structlog.get_logger(__name__)
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine to its end, on uvloop where there is one."""
+    """Run a coroutine to its end, on uvloop where it is installed."""
     try:
         import uvloop  # noqa: PLC0415 - not on every platform
     except ImportError:
@@ -35,46 +44,73 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         uvloop.run(main)
 
 
-def tune_gc() -> None:
-    """Let the garbage collector look seldom, never at everything, and never at what is there already.
+def stop_on_signals(stop: Callable[[], None]) -> None:
+    """Call `stop` at the first SIGTERM or SIGINT. A second one ends the process at once."""
+    loop = asyncio.get_running_loop()
 
-    What comes later, events, frames and connections, is freed without it: it makes no cycles that last.
-    """
+    def first() -> None:
+        for number in STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+        stop()
+
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, first)
+
+
+def tune_gc(limits: RuntimeLimits = RuntimeLimits()) -> None:
+    """Make garbage collections rare, and exempt what exists already, such as modules, from all of them."""
+    gc.collect()  # garbage of the imports, which would be exempt as well
     gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
+    gc.set_threshold(*limits.gc_thresholds)
 
 
-async def collect_young() -> None:
-    """Collect what is young as soon as it is much, until cancelled.
+async def collect_young(limits: RuntimeLimits = RuntimeLimits()) -> None:
+    """Collect young objects as soon as there are many, until cancelled.
 
-    By itself the collector counts what is made less what is freed. When thousands of connections end while
-    thousands come, hundreds of thousands of new objects gather, and one look at them takes 40 ms and more.
+    The collector counts allocations less deallocations. While thousands of connections end and thousands
+    begin, that is few, although hundreds of thousands of new objects gather. A run over those takes 40 ms
+    and more.
     """
     while True:
-        await asyncio.sleep(YOUNG_EVERY_S)
-        if len(gc.get_objects(generation=0)) > YOUNG_MAX:
+        await asyncio.sleep(limits.young_every_s)
+        if len(gc.get_objects(generation=0)) > limits.young_max:
             gc.collect(1)
 
 
 async def release_memory(
-    trim: Callable[[], object] | None = None, resident: Callable[[], int] | None = None
+    limits: RuntimeLimits = RuntimeLimits(),
+    trim: Callable[[], object] | None = None,
+    resident: Callable[[], int] | None = None,
 ) -> None:
-    """Give memory back to the system now and then, while much is in use, until cancelled.
+    """Give free memory back to the system now and then, while much is in use, until cancelled.
 
-    `trim` gives back what the C library holds, in a thread: of 470 MB that takes it 0.2 s. `resident` returns
-    the bytes that the process has in memory. By default they are glibc's and Linux's; else this returns.
+    `trim` gives back what the C library holds. It runs in a thread, because 470 MB take 0.2 s. `resident`
+    returns how many bytes of the process are in memory. The defaults are for glibc and Linux; elsewhere this
+    returns at once.
     """
     trim, resident = trim or malloc_trim(), resident or (resident_bytes if _STATM.exists() else None)
     if trim is None or resident is None:
         return
     while True:
-        await asyncio.sleep(RELEASE_EVERY_S)
-        if resident() > RELEASE_ABOVE_BYTES:
+        await asyncio.sleep(limits.release_every_s)
+        if resident() > limits.release_above_bytes:
             await asyncio.to_thread(trim)
 
 
+@asynccontextmanager
+async def housekeeping(limits: RuntimeLimits = RuntimeLimits()) -> AsyncIterator[None]:
+    """Collect young objects and release memory while the block runs."""
+    tasks = [asyncio.create_task(collect_young(limits)), asyncio.create_task(release_memory(limits))]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
 def malloc_trim() -> Callable[[], object] | None:
-    """Return what makes glibc give back free memory, of which it keeps nearly all; None elsewhere."""
+    """Return the function of glibc that gives free memory back to the system; None with another C library."""
     with suppress(AttributeError, OSError, TypeError):
         trim = ctypes.CDLL(None).malloc_trim
         trim.argtypes, trim.restype = [ctypes.c_size_t], ctypes.c_int
@@ -85,3 +121,38 @@ def malloc_trim() -> Callable[[], object] | None:
 def resident_bytes() -> int:
     """Return how many bytes of this process are in memory. Linux only."""
     return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class FileShortage(NamedTuple):
+    """The limit of open files has no room for as many subscribers as are allowed."""
+
+    limit: int  # of open files
+    needed: int  # for all subscribers that are allowed
+    subscribers: int  # for whom there is room
+
+    def warn(self) -> None:
+        """Log how many subscribers fit, and what to do."""
+        text = (
+            "the limit of open files is below what may be needed: there is room for"
+            f" {self.subscribers} subscribers. Raise it (`ulimit -Hn {self.needed}`, with systemd"
+            f" LimitNOFILE={self.needed}, with Docker --ulimit nofile={self.needed}),"
+            f" or set --max-subscribers {self.subscribers}"
+        )
+        logger.warning(text, limit=self.limit, needed=self.needed)
+
+
+def raise_file_limit(
+    subscribers_max: int, kept: int, limits: RuntimeLimits = RuntimeLimits()
+) -> FileShortage | None:
+    """Raise the soft limit of open files to the hard one. Return the shortage, if not all subscribers fit.
+
+    `kept` is how many files the listener keeps free, or an eighth of the limit if that is less.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        logger.info("raised the limit of open files", soft=soft, hard=hard)
+    needed = subscribers_max + limits.files_needed
+    if hard == resource.RLIM_INFINITY or hard >= needed:
+        return None
+    return FileShortage(hard, needed, max(hard - min(kept, hard // 8) - limits.files_own, 0))

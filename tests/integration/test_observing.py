@@ -59,13 +59,16 @@ async def test_figures_count_what_happened(relay: Relay, start: Start) -> None:
 async def test_labels_come_out_of_fixed_lists(relay: Relay, start: Start) -> None:
     service = await start()
     _, text = await get(service.port, "/metrics")
-    found = set(re.findall(r'^jetstream_\w+?\{(\w+)="([^"]*)"\}', text, re.MULTILINE))
+    labels = re.findall(r"^jetstream_\w+?\{(.*)\}", text, re.MULTILINE)
+    found = {pair for each in labels for pair in re.findall(r'(\w+)="([^"]*)"', each)}
+    assert {value for label, value in found if label == "upstream"} == {f"127.0.0.1:{relay.port}"}
     assert {value for label, value in found if label == "type"} == set(MESSAGE_TYPES)
     reasons = {*DROP_REASONS, *CLOSE_REASONS, *BAD_REQUEST_REASONS}
     assert {value for label, value in found if label == "reason"} == reasons
     assert {value for label, value in found if label == "condition"} == set(CONDITIONS)
     assert {label for label, _ in found} == {
         "kind",
+        "upstream",
         "type",
         "reason",
         "state",

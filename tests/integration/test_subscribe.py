@@ -59,7 +59,7 @@ def _watch_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def disconnects(service: Service, reason: str, count: int = 1) -> None:
     """Wait until so many connections have ended for a reason."""
-    label = service.metrics.disconnects.labels(reason)
+    label = service.metrics.disconnects[reason]
     await until(lambda: label._value.get() == count)
 
 

@@ -31,7 +31,7 @@ from jetstream.metrics import Metrics
 from jetstream.settings import Settings
 from jetstream.upstream import connection as upstream_module
 from jetstream.upstream import inbox
-from jetstream.upstream.connection import Upstream
+from jetstream.upstream.connection import Upstream, origin
 from jetstream.upstream.intake import Intake, Taken
 from jetstream.upstream.seq_tracker import SeqTracker
 
@@ -319,7 +319,8 @@ async def test_a_frame_that_waits_is_dated_when_it_was_read(relay: Relay, tmp_pa
     relay.script.append(send_the_second_meanwhile)
 
     log = await SqliteLog.open(tmp_path)
-    upstream = Upstream(relay.url, Intake(SeqTracker(0)), store, Metrics(), Conditions(), log)
+    metrics = Metrics().upstream(origin(relay.url))
+    upstream = Upstream(relay.url, Intake(SeqTracker(0)), store, metrics, Conditions(), log)
     reading = asyncio.create_task(upstream.run())
     await both_read.wait()
     read_both_at = time.monotonic()

@@ -1,49 +1,45 @@
-"""What a long-running command asks of the garbage collector."""
+"""What a long-running command asks of its process: garbage collection, memory, signals."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import signal
 import weakref
 
 import pytest
 
-from jetstream import runtime as running
-from jetstream.runtime import RELEASE_ABOVE_BYTES, YOUNG_MAX, collect_young, release_memory
+from jetstream.limits import RuntimeLimits
+from jetstream.runtime import collect_young, malloc_trim, release_memory, resident_bytes, stop_on_signals
 
 
 class Node:
-    """Something that can name itself."""
+    """Something that can refer to itself."""
 
     me: Node
 
 
-async def test_young_garbage_is_collected_once_much_is_young(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jetstream.runtime.YOUNG_EVERY_S", 0.001)
-    gc.disable()  # what collects here is not the collector by itself
+async def test_young_garbage_is_collected_when_many_objects_are_young() -> None:
+    gc.disable()  # the collector does not run by itself
     try:
-        young = [[number] for number in range(YOUNG_MAX)]
+        young = [[number] for number in range(100)]
         node = Node()
         node.me = node
         gone = weakref.ref(node)
         del node
-        collecting = asyncio.create_task(collect_young())
+        collecting = asyncio.create_task(collect_young(RuntimeLimits(young_every_s=0.001, young_max=100)))
         async with asyncio.timeout(20):
             while gone() is not None:  # noqa: ASYNC110 - it tells nobody
                 await asyncio.sleep(0.005)
         collecting.cancel()
-        assert len(young) == YOUNG_MAX
+        assert len(young) == 100
     finally:
         gc.enable()
 
 
-@pytest.mark.parametrize(
-    ("resident", "released"), [(RELEASE_ABOVE_BYTES, False), (RELEASE_ABOVE_BYTES + 1, True)]
-)
-async def test_memory_is_given_back_while_much_is_in_use(
-    monkeypatch: pytest.MonkeyPatch, resident: int, released: bool
-) -> None:
-    monkeypatch.setattr(running, "RELEASE_EVERY_S", 0)
+@pytest.mark.parametrize(("resident", "released"), [(1_000, False), (1_001, True)])
+async def test_memory_is_released_while_much_is_in_use(resident: int, released: bool) -> None:
     looked, trimmed = 0, 0
 
     def look() -> int:
@@ -55,7 +51,8 @@ async def test_memory_is_given_back_while_much_is_in_use(
         nonlocal trimmed
         trimmed += 1
 
-    releasing = asyncio.create_task(release_memory(trim, look))
+    limits = RuntimeLimits(release_every_s=0, release_above_bytes=1_000)
+    releasing = asyncio.create_task(release_memory(limits, trim, look))
     async with asyncio.timeout(20):
         while looked < 3:  # noqa: ASYNC110 - it tells nobody
             await asyncio.sleep(0.001)
@@ -63,23 +60,36 @@ async def test_memory_is_given_back_while_much_is_in_use(
     assert bool(trimmed) is released
 
 
-async def test_where_the_c_library_cannot_give_memory_back_nothing_is_done(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(running, "malloc_trim", lambda: None)
+async def test_nothing_is_released_where_the_c_library_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jetstream.runtime.malloc_trim", lambda: None)
     await release_memory()
 
 
-@pytest.mark.skipif(running.malloc_trim() is None, reason="the C library is not glibc")
-def test_what_a_flood_left_is_given_back() -> None:
+@pytest.mark.skipif(malloc_trim() is None, reason="the C library is not glibc")
+def test_memory_that_a_flood_left_is_released() -> None:
     kept, freed = [], []
     for _ in range(1500):
         kept.append(b"x" * 1000)
         freed.append(b"x" * 60_000)  # each between two that stay: glibc keeps it
-    full = running.resident_bytes()
+    full = resident_bytes()
     freed.clear()
-    trim = running.malloc_trim()
+    trim = malloc_trim()
     assert trim is not None
     trim()
-    assert full - running.resident_bytes() > 60_000_000
+    assert full - resident_bytes() > 60_000_000
     assert len(kept) == 1500
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_the_first_signal_stops_and_the_second_has_its_default_effect(number: signal.Signals) -> None:
+    stopped = asyncio.Event()
+    before = [(each, signal.getsignal(each)) for each in (signal.SIGTERM, signal.SIGINT)]
+    try:
+        stop_on_signals(stopped.set)
+        os.kill(os.getpid(), number)
+        async with asyncio.timeout(20):
+            await stopped.wait()
+        assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+    finally:
+        for each, handler in before:
+            signal.signal(each, handler)

@@ -124,7 +124,7 @@ class Hub:
         """Begin to serve a subscriber from its position."""
         self._subscribers[subscriber] = None
         self._lanes.enter(subscriber.lane)
-        self._metrics.connected[subscriber.wire.name].inc()
+        self._metrics.subscribers[subscriber.wire.name].inc()
         self._place(subscriber)
 
     def remove(self, subscriber: Subscriber) -> None:
@@ -133,7 +133,7 @@ class Hub:
             return
         self._lanes.leave(subscriber.lane)
         self._observe_delivery()  # the lane that all waited for may be gone
-        self._metrics.connected[subscriber.wire.name].dec()
+        self._metrics.subscribers[subscriber.wire.name].dec()
         if subscriber.group is not None:
             subscriber.lane.groups.remove(subscriber)
         feeder, subscriber.feeder = subscriber.feeder, None
@@ -302,7 +302,7 @@ class Hub:
             throttled.warning("subscriber: the log could not be read", error=str(error))
             subscriber.close(Close(1011, "error", "the server failed to read its log: connect again"))
         except Exception:  # noqa: BLE001 - it is logged, and the client is told
-            self._metrics.failures.labels("feed").inc()
+            self._metrics.failures["feed"].inc()
             throttled.exception("subscriber: could not be fed")
             subscriber.close(Close(1011, "error", "the server failed to read its log: connect again"))
         finally:

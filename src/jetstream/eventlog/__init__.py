@@ -9,13 +9,13 @@ that stores them (`eventlog.sqlite`).
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from jetstream.eventlog.backpressure import Followers
 from jetstream.model.batch import Batch
 from jetstream.model.event import Key
 from jetstream.model.filter import Filter
+from jetstream.status import LogStatistics
 
 
 class SourceCursor(NamedTuple):
@@ -33,19 +33,6 @@ class SourceCursor(NamedTuple):
 
 # The cursor of each source, by its name: `host:port`.
 Cursors = Mapping[str, SourceCursor]
-
-
-@dataclass(frozen=True, slots=True)
-class LogStatistics:
-    """What the log holds, for `/metrics`, `/health` and `jetstream log stats`."""
-
-    events: int
-    bytes_on_disk: int
-    oldest_us: int | None  # time_us of the oldest readable event
-    newest_us: int | None
-    writable: bool  # False from a write that failed until one that succeeded
-    wal_bytes: int = 0  # of `bytes_on_disk`, what the write-ahead log takes
-    damaged: int = 0  # different damaged parts that were met since the log was opened
 
 
 class LogReader(Protocol):

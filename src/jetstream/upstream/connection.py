@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from functools import partial
-from typing import Final, Literal
+from typing import Final
 from urllib.parse import urlsplit
 
 import picows
@@ -20,16 +20,15 @@ from picows import WSCloseCode, WSTransport
 
 from jetstream.conditions import Conditions
 from jetstream.logging_setup import Throttled
-from jetstream.metrics import Metrics
+from jetstream.metrics import UpstreamMetrics
 from jetstream.retry import backoff_s, parse_retry_after
 from jetstream.scheduling import TURN_S
+from jetstream.status import UpstreamState, UpstreamStatus
 from jetstream.upstream.decode import Message
 from jetstream.upstream.history import History, Kept
 from jetstream.upstream.inbox import MESSAGE_BYTES_MAX, SLICE_BYTES_MAX, Inbox
 from jetstream.upstream.intake import Intake, Taken
 from jetstream.urls import shown, without_secrets
-
-State = Literal["connected", "idle", "reconnecting"]
 
 # Frames of one commit of the log: as many as are decoded in one turn of the loop. Too few are worse than too
 # many, for those that are left wait for a whole flush.
@@ -59,7 +58,7 @@ class Upstream:
         url: str,
         intake: Intake,
         store: Store,
-        metrics: Metrics,
+        metrics: UpstreamMetrics,
         conditions: Conditions,
         kept: Kept,
     ) -> None:
@@ -100,11 +99,15 @@ class Upstream:
         return self.seq if self.seq is None or self.seq != self._too_big_at else self.seq + self._steps
 
     @property
-    def state(self) -> State:
+    def state(self) -> UpstreamState:
         """Whether frames come, none came for a minute, or there is no connection."""
         if not self._connected:
             return "reconnecting"
         return "idle" if time.monotonic() - self._heard_at > IDLE_AFTER_S else "connected"
+
+    def status(self) -> UpstreamStatus:
+        """Return where the server stands with this upstream."""
+        return UpstreamStatus(origin(self._url), self.url, self.state, self.seq, self.taken_seq, self.lag_s)
 
     async def run(self) -> None:
         """Read upstream until cancelled."""
@@ -181,7 +184,11 @@ class Upstream:
                 return
 
     def _count(self, taken: Taken) -> None:
-        self._metrics.count_frames(taken, self._intake.sequence)
+        self._metrics.count_frames(taken.types, taken.drops, taken.too_big)
+        sequence = self._intake.sequence
+        if sequence.gaps or sequence.jumps or sequence.restarts:
+            self._metrics.count_sequence(sequence.gaps, sequence.jumps, sequence.restarts)
+            sequence.gaps = sequence.jumps = sequence.restarts = 0
         lag_s = _age_s(taken.time)
         self.lag_s = self.lag_s if lag_s is None else lag_s
         if taken.admitted:
@@ -223,7 +230,7 @@ class Upstream:
             self._intake.sequence.restart()
 
     def _text_came(self) -> None:
-        self._metrics.drops.labels("frame_text").inc()
+        self._metrics.drops["frame_text"].inc()
         self._log.warning(
             "upstream: sends text, which no firehose does",
             url=self.url,
@@ -235,7 +242,7 @@ class Upstream:
         )
 
     def _flooded(self, kind: str) -> None:
-        self._metrics.floods.labels(kind).inc()
+        self._metrics.floods[kind].inc()
         self._log.warning("upstream: floods, connection given up", url=self.url, kind=kind)
 
     async def _ended(self, transport: WSTransport, inbox: Inbox) -> None:
@@ -255,7 +262,7 @@ class Upstream:
 
         The last `seq` stays: a relay that sends a cursor's own frame again would have it taken for a repeat.
         """
-        self._metrics.drops.labels("frame_size").inc()
+        self._metrics.drops["frame_size"].inc()
         if self.seq is None or self.seq != self._too_big_at:
             self._too_big_at, self._steps = self.seq, 0
         else:

@@ -104,12 +104,12 @@ class Connections:
 
     def count_refusal(self, error: BadRequest, peer: str) -> None:
         """Count and log a request that is refused."""
-        self._metrics.bad_requests.labels(error.reason).inc()
+        self._metrics.bad_requests[error.reason].inc()
         self._throttled.info(f"request: not served, {error.reason}", problem=error.text, peer=peer)
 
     def count_failure(self, peer: str) -> None:
         """Count and log the error that is being handled: a fault of the server."""
-        self._metrics.failures.labels("request").inc()
+        self._metrics.failures["request"].inc()
         self._throttled.exception("request: could not be answered", peer=peer)
 
     def make_room(self) -> bool:

@@ -11,12 +11,12 @@ import orjson
 from prometheus_client import exposition
 
 from jetstream.metrics import Metrics
+from jetstream.status import Status
 from jetstream.token_bucket import TokenBucket
 from jetstream.web.request import Request
 from jetstream.web.response import Response
 
 Page = Callable[[Request], Response]
-Health = Callable[[], tuple[bool, dict[str, object]]]
 
 # Of the figures, which take 1 ms: a request over this budget gets the last ones, at most a second old.
 RENDERINGS_PER_S: Final = 20
@@ -57,15 +57,38 @@ def page(wire: str) -> Page:
     return handler
 
 
-def health(state: Health) -> Page:
+def health(status: Callable[[], Status]) -> Page:
     """Return the handler of `/health`: 200 while events can be stored, else 503."""
 
     def handler(_request: Request) -> Response:
-        healthy, body = state()
-        text = orjson.dumps(body, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-        return Response(200 if healthy else 503, text, "application/json")
+        now = status()
+        text = orjson.dumps(health_body(now), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        return Response(200 if now.log.writable else 503, text, "application/json")
 
     return handler
+
+
+def health_body(status: Status) -> dict[str, object]:
+    """Return what `/health` shows of a status."""
+    log, upstream, age_s = status.log, status.upstreams[0], status.last_event_age_s
+    return {
+        "status": status.summary,
+        "reasons": list(status.reasons.values()),
+        "version": status.version,
+        "upstream": {"url": upstream.url, "state": upstream.state, "seq": upstream.seq},
+        "last_event_age_s": None if age_s is None else round(age_s, 3),
+        "log": {
+            "events": log.events,
+            "bytes": log.bytes_on_disk,
+            "wal_bytes": log.wal_bytes,
+            "damaged": log.damaged,
+            "oldest_us": log.oldest_us,
+            "oldest": iso(log.oldest_us),
+            "newest_us": log.newest_us,
+            "newest": iso(log.newest_us),
+        },
+        "subscribers": status.subscribers,
+    }
 
 
 def metrics(figures: Metrics) -> Page:

@@ -175,7 +175,7 @@ class Subscribe:
 
     def count_failure(self, peer: str) -> None:
         """Count and log the error that is being handled: a fault of the server."""
-        self._metrics.failures.labels("message").inc()
+        self._metrics.failures["message"].inc()
         self._throttled.exception("subscriber: a message could not be read", peer=peer)
 
     def remove(self, client: _Client) -> None:
@@ -193,7 +193,7 @@ class Subscribe:
         if client.subscriber is not None:
             self._hub.remove(client.subscriber)
         close = client.sink.ended
-        self._metrics.ended[close.label].inc()
+        self._metrics.disconnects[close.label].inc()
         # Clients that leave by themselves get no log line: thousands may do so at once.
         if close.label not in ("client", "lost") and close != SHUTDOWN:
             seconds = round(time.monotonic() - client.sink.opened_at, 1)

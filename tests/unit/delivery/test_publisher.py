@@ -28,12 +28,12 @@ from jetstream.delivery import publisher as hub_module
 from jetstream.delivery.publisher import FLUSH_EVENTS_MAX, Hub, flush_end, rest_s
 from jetstream.delivery.subscriber import Close, Subscriber, SubscriberOptions
 from jetstream.delivery.wires import CLASSIC, PING, V1, Wire
-from jetstream.eventlog import LogStatistics
 from jetstream.eventlog.backpressure import Followers
 from jetstream.metrics import Metrics
 from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, Event
 from jetstream.model.filter import EVERYTHING, Filter
+from jetstream.status import LogStatistics
 
 STEP_US = 10
 BATCH_EVENTS = 16
@@ -556,13 +556,13 @@ async def test_messages_and_bytes_are_counted_for_readers_live_and_behind() -> N
         log.grow(10)
         await until(lambda: hub.position > log.tip and not live.group.delivering)  # type: ignore[union-attr]
         metrics = hub._metrics
-        assert metrics.messages.labels("classic")._value.get() == 30 + 10
+        assert metrics.messages["classic"]._value.get() == 30 + 10
         sent = len(behind_sink.sent) + len(live_sink.sent)
-        assert metrics.bytes.labels("classic")._value.get() == sent
-        assert metrics.subscribers.labels("classic")._value.get() == len(hub) == 2
+        assert metrics.bytes["classic"]._value.get() == sent
+        assert metrics.subscribers["classic"]._value.get() == len(hub) == 2
         hub.remove(behind)
         hub.remove(behind)
-        assert metrics.subscribers.labels("classic")._value.get() == len(hub) == 1
+        assert metrics.subscribers["classic"]._value.get() == len(hub) == 1
 
 
 async def test_a_log_that_cannot_be_read_ends_that_reader_alone() -> None:

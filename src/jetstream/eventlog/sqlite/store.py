@@ -27,7 +27,7 @@ import structlog
 from jetstream.clock import STEP_US, boot_id, elapsed_us, unix_us
 from jetstream.conditions import Conditions
 from jetstream.errors import LogCorrupt, LogError, LogUnwritable, SettingError
-from jetstream.eventlog import Cursors, LogStatistics
+from jetstream.eventlog import Cursors
 from jetstream.eventlog.backpressure import Followers
 from jetstream.eventlog.columns import Columns
 from jetstream.eventlog.erase import gone_accounts
@@ -57,6 +57,7 @@ from jetstream.model.batch import Batch
 from jetstream.model.event import Key
 from jetstream.model.filter import Filter
 from jetstream.scheduling import Pulse, short_switch_interval
+from jetstream.status import LogStatistics
 
 # Readers wait for the disk and for zstd, both without the interpreter lock; more would only compete for it.
 READERS: Final = 2
