@@ -6,28 +6,16 @@ import asyncio
 import sys
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final, TypeVar
+from typing import Final
+
+from jetstream.steps import Steps
 
 TURN_S: Final = 0.004  # nothing should hold the loop for longer
 TIMER_S: Final = 0.001  # uvloop has no finer one
 _SWITCH_S: Final = sys.getswitchinterval()
 _SWITCH_SHORT_S: Final = 20e-6
-
-
-T = TypeVar("T")
-Steps = Generator[None, None, T]  # work that can be interrupted wherever it yields
-
-
-def finish(steps: Steps[T]) -> T:
-    """Do all of the work at once; return its result."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: T = end.value
-            return result
 
 
 class Worker:

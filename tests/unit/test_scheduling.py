@@ -8,7 +8,8 @@ from contextlib import suppress
 
 import pytest
 
-from jetstream.scheduling import TIMER_S, Line, Pulse, Rest, Steps, Worker, finish, short_switch_interval
+from jetstream.scheduling import TIMER_S, Line, Pulse, Rest, Worker, short_switch_interval
+from jetstream.steps import Steps
 
 
 async def test_a_pulse_wakes_all_who_wait_and_forgets_them() -> None:
@@ -121,15 +122,6 @@ def _job(done: list[str], name: str, steps: int) -> Steps[None]:
     for n in range(steps):
         done.append(f"{name}{n}")
         yield
-
-
-def test_finishing_gives_the_result() -> None:
-    def steps() -> Steps[int]:
-        yield
-        yield
-        return 7
-
-    assert finish(steps()) == 7
 
 
 async def test_a_worker_does_one_job_after_another_a_step_in_each_turn_if_it_takes_that_long() -> None:

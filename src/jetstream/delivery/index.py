@@ -13,7 +13,8 @@ from jetstream.delivery.subscriber import Subscriber, SubscriberOptions
 from jetstream.delivery.wires import Wire, fitting
 from jetstream.model.batch import Batch
 from jetstream.model.filter import DIDS_PER_STEP
-from jetstream.scheduling import Steps, Worker, finish
+from jetstream.scheduling import Worker
+from jetstream.steps import Steps, finish
 
 # The groups of a DID are a tuple up to so many, for most DIDs have one, and a dict is five times as large.
 _TUPLE_GROUPS_MAX: Final = 8

@@ -10,7 +10,7 @@ from jetstream.errors import InvalidParameter
 from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, IDENTITY
 from jetstream.model.syntax import is_did, is_nsid, is_nsid_prefix
-from jetstream.scheduling import Steps, finish
+from jetstream.steps import Steps, finish
 
 COLLECTIONS_MAX: Final = 100
 DIDS_MAX: Final = 10_000

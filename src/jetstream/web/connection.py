@@ -28,7 +28,8 @@ import structlog
 from jetstream.limits import WebLimits
 from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
-from jetstream.scheduling import Steps, Worker
+from jetstream.scheduling import Worker
+from jetstream.steps import Steps
 from jetstream.token_bucket import TokenBucket
 from jetstream.web.lingering import LingeringClose
 from jetstream.web.pending import Pending

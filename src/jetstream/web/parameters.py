@@ -25,7 +25,7 @@ from jetstream.delivery.subscriber import SubscriberOptions
 from jetstream.errors import InvalidParameter
 from jetstream.model.filter import Filter
 from jetstream.model.syntax import DID_CHARS_MAX
-from jetstream.scheduling import Steps
+from jetstream.steps import Steps
 
 # An update has at most 100 collections and 10,000 DIDs, and a comma for each. A million take 0.1 s to parse.
 COMMAS_MAX: Final = 20_000

@@ -11,7 +11,7 @@ from functools import partial
 
 from jetstream.limits import WebLimits
 from jetstream.metrics import Metrics
-from jetstream.scheduling import Steps
+from jetstream.steps import Steps
 from jetstream.web.connection import Connection, Connections, Handler
 from jetstream.web.listener import Listener
 from jetstream.web.pages import Page

@@ -25,7 +25,8 @@ from typing import Final
 from jetstream.delivery.subscriber import Close
 from jetstream.delivery.wires import close_frame
 from jetstream.limits import WebLimits
-from jetstream.scheduling import Steps, Worker
+from jetstream.scheduling import Worker
+from jetstream.steps import Steps
 from jetstream.web.lingering import LingeringClose
 from jetstream.web.pending import Pending
 from jetstream.web.rate_limiter import RateLimiter, RateLimitExceeded

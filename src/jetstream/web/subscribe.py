@@ -32,7 +32,8 @@ from jetstream.eventlog import LogReader
 from jetstream.limits import WebLimits
 from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
-from jetstream.scheduling import Line, Steps
+from jetstream.scheduling import Line
+from jetstream.steps import Steps
 from jetstream.web.connection import Connection, Handler
 from jetstream.web.parameters import NotJson, SubscribeRequest, parse_message, parse_request
 from jetstream.web.request import BadRequest, Request

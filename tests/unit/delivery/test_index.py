@@ -17,7 +17,7 @@ from jetstream.delivery.wires import CLASSIC, V1, Wire
 from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, Event
 from jetstream.model.filter import DIDS_PER_STEP, Filter
-from jetstream.scheduling import finish
+from jetstream.steps import finish
 
 POST, LIKE = "app.bsky.feed.post", "app.bsky.feed.like"
 ANN, BOB = "did:plc:ann", "did:plc:bob"

@@ -13,7 +13,7 @@ from yarl import URL
 from jetstream.delivery.subscriber import SubscriberOptions
 from jetstream.errors import InvalidParameter
 from jetstream.model.filter import EVERYTHING, Filter
-from jetstream.scheduling import finish
+from jetstream.steps import finish
 from jetstream.web.parameters import (
     COMMAS_MAX,
     PARAMETERS_MAX,
