@@ -1,8 +1,8 @@
 """Jetstream: the ATProto firehose as light, friendly JSON over WebSocket.
 
-Read the code in the order the data flows: `events` says what an event is; `firehose` makes events of
-upstream's frames; `sequencer` stamps them; `log` keeps them; `hub` brings them to subscribers; `web` is
-where those connect. `service` puts the parts together, `cli` starts it.
+Read the code in the order in which data flows: `model` defines events, `upstream` decodes the firehose into
+events, `ingest` stamps and stores them, `eventlog` keeps them, and `delivery` sends them to subscribers,
+which connect through `web`. `app` starts and stops these parts, and `cli` starts `app`.
 """
 
 from importlib.metadata import version

@@ -1,4 +1,4 @@
-"""`python -m jetstream`."""
+"""The entry point of `python -m jetstream`."""
 
 from jetstream.cli import main
 

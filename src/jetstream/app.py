@@ -179,7 +179,7 @@ class Service:
         routes = {"/": pages.page(settings.wire), "/health": pages.health(self.status)}
         subscribe = self.subscribe.on
         upgrades = {"/subscribe": subscribe(WIRES[settings.wire]), "/v1/subscribe": subscribe(WIRES["v1"])}
-        figures = pages.metrics(self.metrics)
+        figures = pages.metrics(self.metrics, self._limits.web)
         if settings.metrics_listen is None:
             routes["/metrics"] = figures
         servers = [Server(self.metrics, routes, upgrades, self._limits.web)]

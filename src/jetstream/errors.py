@@ -1,15 +1,16 @@
-"""Every error this package raises on purpose.
+"""Every error that this package raises on purpose.
 
     JetstreamError
-    ├── SettingError            a flag, variable or file that cannot be used; exits 2
-    ├── SubscriptionError       the client's: Refused, NotJetstream (`client.errors`)
-    ├── InvalidParameter        a client asked for something that cannot be had; 400 or close 1008
+    ├── SettingError            a flag, variable or file cannot be used: exit code 2
+    ├── SubscriptionError       of the client library: Refused, NotJetstream (`client.errors`)
+    ├── InvalidParameter        a client's parameter cannot be used: HTTP 400, or close code 1008
     └── LogError                the event log
-        ├── LogLocked           another process writes this directory
-        ├── LogCorrupt          the file does not hold what we wrote
-        └── LogUnwritable       the disk refuses; reading goes on
+        ├── LogLocked           another process writes to this directory
+        ├── LogCorrupt          the file does not hold what was written to it
+        └── LogUnwritable       the disk refuses a write; reading goes on
 
-What is wrong with upstream's data is no error here: it is dropped and counted, see `firehose.decode`.
+Errors carry fields, from which they build their text. Bad data from upstream raises none of them: it is
+dropped and counted (`jetstream_dropped`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class JetstreamError(Exception):
 
 
 class SettingError(JetstreamError):
-    """A setting cannot be used."""
+    """A setting cannot be used: `name` is its flag or variable, `problem` says what is wrong."""
 
     def __init__(self, name: str, value: object, problem: str) -> None:
         self.name = name
@@ -34,7 +35,7 @@ class SettingError(JetstreamError):
 class InvalidParameter(JetstreamError):
     """A client's parameter cannot be used."""
 
-    VALUE_CHARS_MAX = 100  # a value of 1 MiB is not repeated to whoever sent it
+    VALUE_CHARS_MAX = 100  # of the value, in the text of the error: a client may send 1 MiB
 
     def __init__(self, name: str, value: str, problem: str) -> None:
         self.name = name
@@ -45,7 +46,7 @@ class InvalidParameter(JetstreamError):
 
 
 class LogError(JetstreamError):
-    """The event log cannot do what was asked."""
+    """The event log cannot do what was asked: `path` is its file, `problem` says what is wrong."""
 
     def __init__(self, path: Path, problem: str) -> None:
         self.path = path
@@ -54,7 +55,7 @@ class LogError(JetstreamError):
 
 
 class LogLocked(LogError):
-    """Another process is writing this log."""
+    """Another process has this log open for writing."""
 
 
 class LogCorrupt(LogError):

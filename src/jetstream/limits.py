@@ -119,6 +119,12 @@ class WebLimits:
     # clients at once: 1 ms.
     removals_per_turn: int = 32
 
+    # `/metrics` is rendered this often; it takes 1 ms. A request over this budget gets the last response, as
+    # long as that is not older than `metrics_kept_s`.
+    metrics_per_s: float = 20
+    metrics_burst: float = 100
+    metrics_kept_s: float = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class RuntimeLimits:

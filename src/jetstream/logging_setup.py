@@ -1,4 +1,8 @@
-"""How this process logs: lines for a person on a terminal, JSON for everything else."""
+"""Logging: text lines on a terminal, JSON elsewhere, and a logger that is throttled.
+
+A log line has an event, which is a literal, and fields, which vary. There is one for each change of state and
+one for the end of each connection, but none for an event of the firehose.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,11 @@ from typing import Any, Final
 
 import structlog
 
-THROTTLE_S: Final = 60.0  # between two lines of one event that another party can cause
+THROTTLE_S: Final = 60.0  # between two lines of the same event
 
 
 def configure(level: str, form: str) -> None:
-    """Send every log line to standard error, as `text` or `json`; `auto` asks the terminal."""
+    """Write log lines to standard error, as `text` or `json`; `auto` is text if that is a terminal."""
     text = form == "text" or (form == "auto" and sys.stderr.isatty())
     stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S" if text else "iso", utc=not text)
     shared: list[Any] = [structlog.stdlib.add_log_level, stamp]
@@ -44,16 +48,16 @@ def configure(level: str, form: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.getLogger("asyncio").setLevel(logging.WARNING)
-    # Every end of a connection is logged once, by us.
+    # It logs the end of each connection, which this package logs as well.
     logging.getLogger("picows").setLevel(logging.CRITICAL)
 
 
 class Throttled:
-    """A logger for what another party can cause: at most one line a minute of each event.
+    """A logger for events that a client or an upstream can cause: at most one line a minute for each.
 
-    `omitted` in a line says how many of its kind were left out since the one before. Events are literals, so
-    there are few; what varies goes into the fields. Whatever is logged here is counted in a metric as well.
-    `clock` gives monotonic seconds.
+    The field `omitted` of a line is the number of lines that were left out since the one before. Events are
+    literals, so the state is bounded. What is logged here is counted in a metric as well. `clock` gives
+    monotonic seconds.
     """
 
     def __init__(
@@ -62,8 +66,8 @@ class Throttled:
         self._logger = logger
         self._every_s = every_s
         self._clock = clock
-        self._logged_at: dict[str, float] = {}  # by event: when its last line was written
-        self._omitted: dict[str, int] = {}  # by event: lines left out since then
+        self._logged_at: dict[str, float] = {}  # when the last line of each event was written
+        self._omitted: dict[str, int] = {}  # lines of each event that were left out since then
 
     def info(self, event: str, **fields: object) -> None:
         """Log at level info."""
@@ -74,7 +78,7 @@ class Throttled:
         self._log(self._logger.warning, event, fields)
 
     def exception(self, event: str, **fields: object) -> None:
-        """Log the error that is being handled, with its traceback."""
+        """Log the exception that is being handled, with its traceback."""
         self._log(self._logger.exception, event, fields)
 
     def _log(self, write: Callable[..., object], event: str, fields: dict[str, object]) -> None:

@@ -1,4 +1,13 @@
-"""Taking turns on one event loop, and with threads: when to rest, who goes on, who wakes."""
+"""Cooperative scheduling on one event loop, and between its thread and others.
+
+The server does its work on one thread, and whatever holds the event loop delays everything else. So long work
+is done in turns of a few milliseconds, with pauses between them:
+
+    Worker   runs jobs in small steps, for a bounded time in each turn of the event loop
+    Pulse    wakes every task that waits for a change
+    Line     lets a bounded number of tasks pass in each turn, first come, first served
+    Rest     sleeps for time that is owed to others, accurate in the long run
+"""
 
 from __future__ import annotations
 
@@ -6,50 +15,58 @@ import asyncio
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
 from jetstream.steps import Steps
 
-TURN_S: Final = 0.004  # nothing should hold the loop for longer
-TIMER_S: Final = 0.001  # uvloop has no finer one
+TURN_S: Final = 0.004  # the longest time for which anything should hold the event loop
+TIMER_S: Final = 0.001  # the resolution of uvloop's timers
 _SWITCH_S: Final = sys.getswitchinterval()
 _SWITCH_SHORT_S: Final = 20e-6
 
 
 class Worker:
-    """Does jobs one after another, step by step, for at most `turn_s` in one turn of the loop.
+    """Runs jobs one after another, in steps, for at most `turn_s` in one turn of the event loop.
 
-    After each turn it leaves the loop to others for `rest_ratio` times as long as the turn took.
+    After each turn it pauses for `rest_ratio` times as long as the turn took. An error of a job goes to the
+    event loop's exception handler, and the next job begins. `clock` gives seconds.
     """
 
-    def __init__(self, *, turn_s: float = TURN_S / 2, rest_ratio: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        turn_s: float = TURN_S / 2,
+        rest_ratio: float = 0.0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._turn_s = turn_s
         self._rest_ratio = rest_ratio
-        self._jobs: deque[Steps[None]] = deque()  # the first one is being done
-        self._scheduled = False  # whether `_turn` is going to be called
+        self._clock = clock
+        self._jobs: deque[Steps[None]] = deque()  # in order; the first one is running
+        self._scheduled = False  # whether the event loop is going to call `_turn`
 
     def __len__(self) -> int:
-        """How many jobs are not done."""
+        """Return the number of jobs that are not done."""
         return len(self._jobs)
 
     def put(self, job: Steps[None]) -> None:
-        """Add a job at the end of the line."""
+        """Add a job at the end of the queue."""
         self._jobs.append(job)
         if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._turn)
 
     def _turn(self) -> None:
-        began = time.perf_counter()
+        began = self._clock()
         try:
             while self._jobs:
                 self._step()
-                if time.perf_counter() - began >= self._turn_s:
+                if self._clock() - began >= self._turn_s:
                     break
         finally:
-            rest_s = (time.perf_counter() - began) * self._rest_ratio
+            rest_s = (self._clock() - began) * self._rest_ratio
             self._scheduled = bool(self._jobs) or rest_s > 0
             if self._scheduled:
                 asyncio.get_running_loop().call_later(rest_s, self._turn)
@@ -64,10 +81,10 @@ class Worker:
 
 
 class Pulse:
-    """Wakes all who wait for something to have changed; they look for themselves what it is."""
+    """Wakes every task that waits for a change. The tasks check for themselves what has changed."""
 
     def __init__(self) -> None:
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: list[asyncio.Future[None]] = []  # one for each `wait` since the last `send`
 
     async def wait(self) -> None:
         """Return after the next `send`."""
@@ -76,7 +93,7 @@ class Pulse:
         await mine
 
     def send(self) -> None:
-        """Wake all who wait now."""
+        """Wake every task that waits now."""
         for each in self._waiting:
             if not each.done():  # else it was cancelled
                 each.set_result(None)
@@ -84,17 +101,19 @@ class Pulse:
 
 
 class Line:
-    """Lets those who wait pass one after another, at most so many in one turn of the loop."""
+    """Lets at most `passing` waiting tasks pass in one turn of the event loop, first come, first served."""
 
     def __init__(self, passing: int) -> None:
         self._passing = passing
+        # One for each task that waits, in order. `_pass` is scheduled while there are any.
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     def __len__(self) -> int:
+        """Return the number of tasks that wait."""
         return len(self._waiting)
 
     async def turn(self) -> None:
-        """Wait in line."""
+        """Wait in line; never return within the same turn of the event loop."""
         loop = asyncio.get_running_loop()
         mine = loop.create_future()
         self._waiting.append(mine)
@@ -114,31 +133,42 @@ class Line:
 
 
 class Rest:
-    """Leaves the loop to others for what is owed to them, exact on the whole although timers are coarse."""
+    """Sleeps for the time that is owed to others.
 
-    def __init__(self) -> None:
-        self._owed_s = 0.0
+    Timers are coarse and fire late. So short times add up until they are worth a timer, and what a sleep took
+    too long is subtracted from the next one, up to one `TIMER_S`. `clock` gives seconds.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.perf_counter,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._clock = clock
+        self._sleep = sleep
+        self._owed_s = 0.0  # negative after a sleep that was too long, never below -TIMER_S
 
     def owe(self, seconds: float) -> None:
-        """Rest for so much longer."""
+        """Sleep for so much longer."""
         self._owed_s += seconds
 
     async def take(self) -> None:
-        """Rest, if what is owed is long enough for a timer; give the loop a turn in any case."""
+        """Sleep, if the time that is owed is worth a timer. Give the event loop one turn in any case."""
         if self._owed_s < TIMER_S:
-            await asyncio.sleep(0)
+            await self._sleep(0)
             return
-        began = time.perf_counter()
-        await asyncio.sleep(self._owed_s)
-        self._owed_s = max(self._owed_s + began - time.perf_counter(), -TIMER_S)
+        began = self._clock()
+        await self._sleep(self._owed_s)
+        self._owed_s = max(self._owed_s + began - self._clock(), -TIMER_S)
 
 
 @contextmanager
 def short_switch_interval() -> Iterator[None]:
-    """Let threads have the interpreter at once, while the event loop needs what one of them does.
+    """Let other threads have the GIL soon, while the event loop waits for what one of them does.
 
-    A thread asks for the interpreter when it has waited for 5 ms, but counts anew each time that it was let
-    go of and taken back, and a busy uvloop does so at every callback: four statements of SQL took 0.3 s.
+    A waiting thread requests the GIL after the switch interval, by default 5 ms. But its timer restarts
+    whenever the GIL is released and retaken, which a busy uvloop does at every callback: four SQL statements
+    took 0.3 s.
     """
     sys.setswitchinterval(_SWITCH_SHORT_S)
     try:

@@ -1,6 +1,8 @@
-"""Every setting of the server: one typed object, from which flags, variables and help are made.
+"""Every setting of the server.
 
-The names of the variables are those of the Go server where it has one.
+Each is declared once, as a field of `Settings`: its flag, environment variable, help text, conversion and
+default follow from that, and a test compares `docs/settings.md` with it. A variable has the same name as that
+of the Go server, where it has one for the same purpose.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from jetstream.urls import shown
 FIREHOSE_PATH: Final = "/xrpc/com.atproto.sync.subscribeRepos"
 PREFIX: Final = "JETSTREAM_"
 
-# Variables of the Go server that mean nothing here: accepted, and named once as unused.
+# Variables of the Go server that have no meaning here: accepted, and logged once as unused.
 UNUSED_VARIABLES: Final = frozenset(
     {
         "JETSTREAM_CLICKHOUSE_DSN",
@@ -35,7 +37,7 @@ UNUSED_VARIABLES: Final = frozenset(
 
 
 class Address(NamedTuple):
-    """Where to listen; an empty host is every address."""
+    """An address to listen on. An empty host means all addresses of the machine."""
 
     host: str
     port: int
@@ -48,7 +50,7 @@ DEFAULT_ADDRESS: Final = Address("", 6008)
 
 
 def parse_address(text: str) -> Address:
-    """Read `:6008`, `127.0.0.1:6008` or `[::1]:6008`. Raises ValueError."""
+    """Parse `:6008`, `127.0.0.1:6008` or `[::1]:6008`. Raises ValueError."""
     found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\[\]:/\s]*)):([0-9]{1,5})", text)
     if found is None or int(found[3]) > 65535:
         raise ValueError("is not an address such as :6008 or 127.0.0.1:6008")
@@ -56,16 +58,16 @@ def parse_address(text: str) -> Address:
 
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_DURATION_MAX_S: Final = 10_000_000 * 86_400.0  # in microseconds it still has but 63 bits
+_DURATION_MAX_S: Final = 10_000_000 * 86_400.0  # fits 63 bits in microseconds
 
 
 def parse_duration(text: str) -> float:
-    """Read `90m`, `24h`, `3d` or `1h30m` as seconds. Raises ValueError."""
+    """Parse `90m`, `24h`, `3d` or `1h30m` as seconds. Raises ValueError."""
     if not re.fullmatch(r"([0-9]+(\.[0-9]+)?(ms|[smhdw]))+", text):
         raise ValueError("is not a duration such as 90m, 24h or 3d")
     seconds = sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([0-9.]+)(ms|[smhdw])", text))
     if seconds <= 0:
-        raise ValueError("must be longer than nothing")
+        raise ValueError("must be greater than 0")
     if seconds > _DURATION_MAX_S:
         raise ValueError("must be at most 10000000d")
     return seconds
@@ -85,7 +87,7 @@ _SIZES: Final = {
 
 
 def parse_size(text: str) -> int:
-    """Read `500000`, `512MiB` or `20GB` as bytes. Raises ValueError."""
+    """Parse `500000`, `512MiB` or `20GB` as bytes. Raises ValueError."""
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?i?)b?", text.strip().lower())
     factor = _SIZES.get(found[2]) if found else None
     size = float(found[1]) * factor if found and factor else 0.0
@@ -98,7 +100,7 @@ _NO_UPSTREAM: Final = "is not a host or URL such as wss://bsky.network"
 
 
 def parse_upstream(text: str) -> str:
-    """Read a relay or PDS: a URL, a base URL or a bare host. Raises ValueError."""
+    """Parse a relay or PDS: a URL, a base URL or a bare host. Return its URL. Raises ValueError."""
     text = text.strip()
     try:
         parts = urlsplit(text if "://" in text else f"wss://{text}")
@@ -137,7 +139,7 @@ def _setting(variable: str, text: str, parse: Any = None, **more: Any) -> Parame
 
 
 def _whole(_type: Any, value: str, **_: Any) -> list[str]:
-    """Take a variable's value as it is; an empty one is as good as none, as composed services set it."""
+    """Take a variable's value unsplit. An empty one counts as unset: Compose files set those."""
     return [value] if value else []
 
 
@@ -154,21 +156,21 @@ def _count(text: str) -> int:
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What `jetstream serve` can be told."""
+    """The settings of `jetstream serve`. Durations are in seconds, sizes in bytes."""
 
     upstream: Annotated[
         str,
-        _setting("WS_URL", "Relay or PDS to read: a URL, or a host.", parse_upstream),
+        _setting("WS_URL", "Relay or PDS to read: a URL or a host.", parse_upstream),
     ] = f"wss://bsky.network{FIREHOSE_PATH}"
     listen: Annotated[
         Address,
-        _setting("LISTEN_ADDR", "Address to serve on.", parse_address, n_tokens=1, accepts_keys=False),
+        _setting("LISTEN_ADDR", "Address to listen on.", parse_address, n_tokens=1, accepts_keys=False),
     ] = DEFAULT_ADDRESS
     metrics_listen: Annotated[
         Address | None,
         _setting(
             "METRICS_LISTEN_ADDR",
-            "Address for /metrics, if not the main one.",
+            "Separate address for /metrics.",
             parse_address,
             n_tokens=1,
             accepts_keys=False,
@@ -177,50 +179,59 @@ class Settings:
     data_dir: Annotated[Path, _setting("DATA_DIR", "Directory of the event log.")] = Path("./data")
     retention: Annotated[
         float,
-        _setting("EVENT_TTL", "How long events are kept: 90m, 24h, 3d.", parse_duration, show_default=_hours),
+        _setting(
+            "EVENT_TTL",
+            "How long events are kept, such as 90m, 24h or 3d.",
+            parse_duration,
+            show_default=_hours,
+        ),
     ] = 24 * 3600.0
     retention_bytes: Annotated[
         int | None,
-        _setting("RETENTION_BYTES", "How large the log may become, whichever bound comes first.", parse_size),
+        _setting("RETENTION_BYTES", "Maximum size of the log; the oldest events are removed.", parse_size),
     ] = None
     clock_settle: Annotated[
         float,
         _setting(
             "CLOCK_SETTLE",
-            "How long a step ahead of the clock must last before it is followed.",
+            "How long a forward step of the clock must last before it is followed.",
             parse_duration,
         ),
     ] = 300.0
     forget: Annotated[
         Literal["none", "deleted", "deleted,takendown"],
-        _setting("FORGET", "Accounts whose stored records are scrubbed when they go."),
+        _setting("FORGET", "Accounts whose records are erased from the log when they end."),
     ] = "deleted"
-    wire: Annotated[Literal["classic", "v1"], _setting("WIRE", "Spelling of events on /subscribe.")] = (
-        "classic"
-    )
+    wire: Annotated[Literal["classic", "v1"], _setting("WIRE", "Wire format of /subscribe.")] = "classic"
     upstream_cursor: Annotated[
         int | None,
-        _setting("OVERRIDE_RELAY_CURSOR", "Upstream seq to begin after, instead of the log's.", _count),
+        _setting(
+            "OVERRIDE_RELAY_CURSOR", "Upstream seq to start after, instead of the one in the log.", _count
+        ),
     ] = None
     verify: Annotated[
         Literal["cid", "off"],
-        _setting("VERIFY", "cid: a record must hash to its CID. off: it need not."),
+        _setting("VERIFY", "cid: drop records that do not match their CID. off: do not check."),
     ] = "cid"
     subscriber_buffer: Annotated[
-        int, _setting("SUBSCRIBER_BUFFER", "Bytes that may wait for one slow reader.", parse_size)
+        int, _setting("SUBSCRIBER_BUFFER", "Bytes that may be buffered for one subscriber.", parse_size)
     ] = 1 << 20
     buffer_total: Annotated[
-        int, _setting("BUFFER_TOTAL", "Bytes that may wait for all readers together.", parse_size)
+        int, _setting("BUFFER_TOTAL", "Bytes that may be buffered for all subscribers together.", parse_size)
     ] = 512 << 20
     slow_timeout: Annotated[
         float,
-        _setting("SLOW_TIMEOUT", "How long a reader may take nothing before it is cut.", parse_duration),
+        _setting(
+            "SLOW_TIMEOUT",
+            "How long a subscriber may read nothing before it is disconnected.",
+            parse_duration,
+        ),
     ] = 60.0
     max_subscribers: Annotated[
-        int, _setting("MAX_SUBSCRIBERS", "Connections served at once; more get 503.", _count)
+        int, _setting("MAX_SUBSCRIBERS", "Maximum number of subscribers; others get 503.", _count)
     ] = 20_000
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], _setting("LOG_LEVEL", "Least level that is logged.")
+        Literal["debug", "info", "warning", "error"], _setting("LOG_LEVEL", "Minimum log level.")
     ] = "info"
     log_format: Annotated[
         Literal["auto", "text", "json"],
@@ -229,7 +240,7 @@ class Settings:
 
 
 class Setting(NamedTuple):
-    """One setting as people meet it."""
+    """One setting as an operator sees it."""
 
     flag: str
     variable: str
@@ -238,7 +249,7 @@ class Setting(NamedTuple):
 
 
 def settings() -> list[Setting]:
-    """Return every setting, in the order of the help."""
+    """Return every setting, in the order of `--help`."""
     hints = get_type_hints(Settings, include_extras=True)
     found = []
     for field in fields(Settings):
@@ -252,8 +263,8 @@ def settings() -> list[Setting]:
     return found
 
 
-def strangers(environment: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """Return the `JETSTREAM_*` variables that have no use here: the Go server's, and the unknown ones."""
+def unused_variables(environment: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Return the `JETSTREAM_*` variables without effect: those of the Go server, and unknown ones."""
     known = {setting.variable for setting in settings()}
     names = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
     unused = [name for name in names if name in UNUSED_VARIABLES]
@@ -261,8 +272,8 @@ def strangers(environment: Mapping[str, str]) -> tuple[list[str], list[str]]:
 
 
 def require_data_dir(directory: Path) -> None:
-    """Make the data directory. Raises SettingError when that cannot be done."""
+    """Create the data directory if needed. Raises SettingError if that fails."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SettingError("--data-dir", str(directory), f"cannot be made: {error.strerror}") from error
+        raise SettingError("--data-dir", str(directory), f"cannot be created: {error.strerror}") from error

@@ -1,7 +1,7 @@
-"""Work in small steps, so that whoever does it can leave the event loop to others between two of them. Pure.
+"""Work in small steps, so that the event loop can do something else between two of them. Pure.
 
 A function whose work may take long is a generator that yields wherever it can be interrupted, and returns its
-result. `scheduling.Worker` does such work on the event loop; `finish` does it at once.
+result. `scheduling.Worker` runs such generators on the event loop; `finish` runs one to its end at once.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Generator
 from typing import TypeVar
 
 T = TypeVar("T")
-Steps = Generator[None, None, T]  # work that can be interrupted wherever it yields
+Steps = Generator[None, None, T]  # work that can be interrupted at each yield
 
 
 def finish(steps: Steps[T]) -> T:

@@ -50,7 +50,7 @@ async def test_a_data_directory_that_cannot_be_made_is_named(relay: Relay, tmp_p
     (tmp_path / "file").touch()
     code, lines = await start_in_vain("--upstream", relay.url, "--data-dir", str(tmp_path / "file" / "data"))
     assert (code, len(lines)) == (2, 1)
-    assert lines[0].startswith(f"jetstream: --data-dir: '{tmp_path}/file/data' cannot be made: ")
+    assert lines[0].startswith(f"jetstream: --data-dir: '{tmp_path}/file/data' cannot be created: ")
 
 
 async def test_a_log_that_another_server_writes_is_left_alone(

@@ -16,7 +16,7 @@ from jetstream.errors import (
 )
 
 
-def test_errors_carry_their_fields_and_say_them() -> None:
+def test_errors_carry_their_fields_and_name_them_in_their_text() -> None:
     setting = SettingError("--wire", "v2", "is neither classic nor v1")
     parameter = InvalidParameter("cursor", "now", "is not a time")
     log = LogCorrupt(Path("/data/log"), "a block does not match its checksum")
@@ -32,7 +32,7 @@ def test_errors_carry_their_fields_and_say_them() -> None:
 @pytest.mark.parametrize(
     ("chars", "shown"), [(100, "x" * 100), (101, "x" * 100 + "…"), (1_000_000, "x" * 100 + "…")]
 )
-def test_a_long_value_is_not_repeated_to_whoever_sent_it(chars: int, shown: str) -> None:
+def test_a_long_value_is_cut_in_the_text(chars: int, shown: str) -> None:
     assert str(InvalidParameter("cursor", "x" * chars, "is too long")) == f"cursor: '{shown}' is too long"
 
 
@@ -40,7 +40,7 @@ def test_lines_stay_lines_whatever_the_value() -> None:
     assert str(InvalidParameter("cursor", "a\r\nb", "is bad")) == r"cursor: 'a\r\nb' is bad"
 
 
-def test_every_error_is_in_the_tree_at_the_head_of_the_module() -> None:
+def test_every_error_is_in_the_tree_of_the_modules_docstring() -> None:
     kinds = {
         name for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, Exception)
     }

@@ -1,10 +1,11 @@
-"""Taking turns: portions that fit a turn, and who is let go on when."""
+"""Cooperative scheduling: what runs, waits and wakes in which turn of the event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 from contextlib import suppress
+from itertools import count
 
 import pytest
 
@@ -27,43 +28,40 @@ async def test_a_pulse_wakes_all_who_wait_and_forgets_them() -> None:
     await late
 
 
-async def test_a_rest_is_taken_once_a_timer_can_and_is_what_was_owed_on_the_whole(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """With a clock of its own, on which each sleep lasts half a timer longer than it was asked for."""
-    now, slept = 0.0, list[float]()
+class Clock:
+    """A clock on which each sleep lasts `late_s` longer than it was asked for."""
 
-    async def sleep(seconds: float) -> None:
-        nonlocal now
-        slept.append(seconds)
-        now += seconds + TIMER_S / 2 if seconds else 0.0
+    def __init__(self, late_s: float) -> None:
+        self.now_s = 0.0
+        self.slept: list[float] = []
+        self._late_s = late_s
 
-    monkeypatch.setattr("jetstream.scheduling.asyncio.sleep", sleep)
-    monkeypatch.setattr("jetstream.scheduling.time.perf_counter", lambda: now)
-    rest = Rest()
+    def __call__(self) -> float:
+        return self.now_s
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now_s += seconds + self._late_s if seconds else 0.0
+
+
+async def test_short_rests_add_up_and_late_timers_are_made_up_for() -> None:
+    clock = Clock(late_s=TIMER_S / 2)
+    rest = Rest(clock, clock.sleep)
     for _ in range(1_000):
         rest.owe(TIMER_S * 0.7)
         await rest.take()
-    assert len(slept) == 1_000
-    assert all(seconds == 0 or seconds >= TIMER_S for seconds in slept)
-    assert now == pytest.approx(700 * TIMER_S, abs=2 * TIMER_S)
+    assert len(clock.slept) == 1_000
+    assert all(seconds == 0 or seconds >= TIMER_S for seconds in clock.slept)
+    assert clock.now_s == pytest.approx(700 * TIMER_S, abs=2 * TIMER_S)
 
 
-async def test_a_rest_that_was_far_too_long_is_not_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, slept = 0.0, list[float]()
-
-    async def sleep(seconds: float) -> None:
-        nonlocal now
-        slept.append(seconds)
-        now += 10
-
-    monkeypatch.setattr("jetstream.scheduling.asyncio.sleep", sleep)
-    monkeypatch.setattr("jetstream.scheduling.time.perf_counter", lambda: now)
-    rest = Rest()
+async def test_of_a_rest_that_was_far_too_long_only_one_timer_is_made_up_for() -> None:
+    clock = Clock(late_s=10)
+    rest = Rest(clock, clock.sleep)
     for _ in range(3):
         rest.owe(2 * TIMER_S)
         await rest.take()
-    assert slept == pytest.approx([2 * TIMER_S, TIMER_S, TIMER_S])
+    assert clock.slept == pytest.approx([2 * TIMER_S, TIMER_S, TIMER_S])
 
 
 async def test_a_rest_gives_the_loop_a_turn_though_nothing_is_owed() -> None:
@@ -94,7 +92,7 @@ async def test_a_line_lets_so_many_go_on_in_each_turn_in_order() -> None:
     assert len(line) == 0
 
 
-async def test_a_line_that_was_empty_begins_anew() -> None:
+async def test_a_line_that_was_empty_lets_the_next_one_pass() -> None:
     line = Line(1)
     for _ in range(3):
         async with asyncio.timeout(20):
@@ -110,7 +108,7 @@ async def test_a_line_whose_first_is_cancelled_goes_on() -> None:
         await line.turn()
 
 
-def test_threads_are_hurried_only_inside() -> None:
+def test_the_switch_interval_is_short_only_inside() -> None:
     before_s = sys.getswitchinterval()
     with suppress(ZeroDivisionError), short_switch_interval():
         assert sys.getswitchinterval() < before_s
@@ -124,9 +122,10 @@ def _job(done: list[str], name: str, steps: int) -> Steps[None]:
         yield
 
 
-async def test_a_worker_does_one_job_after_another_a_step_in_each_turn_if_it_takes_that_long() -> None:
+async def test_a_worker_runs_jobs_in_order_and_ends_its_turn_when_the_time_is_over() -> None:
     done: list[str] = []
-    worker = Worker(turn_s=1e-9)  # any step is longer
+    time_s = count()
+    worker = Worker(turn_s=1, clock=lambda: next(time_s))  # each step takes a second
     worker.put(_job(done, "a", 2))
     worker.put(_job(done, "b", 1))
     assert len(worker) == 2
@@ -138,7 +137,7 @@ async def test_a_worker_does_one_job_after_another_a_step_in_each_turn_if_it_tak
     assert others >= 3
 
 
-async def test_a_worker_goes_on_after_a_job_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_worker_continues_after_a_job_that_fails(caplog: pytest.LogCaptureFixture) -> None:
     def fail() -> Steps[None]:
         yield
         raise ValueError("this one")

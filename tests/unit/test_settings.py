@@ -21,7 +21,7 @@ from jetstream.settings import (
     Settings,
     require_data_dir,
     settings,
-    strangers,
+    unused_variables,
 )
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
@@ -274,13 +274,13 @@ def test_variables_without_use_are_named_once(serve: Serve, monkeypatch: pytest.
     ]
 
 
-def test_strangers_are_told_apart() -> None:
+def test_unused_variables_are_those_of_the_go_server_and_unknown_ones() -> None:
     environment = dict.fromkeys(
         [*UNUSED_VARIABLES, "JETSTREAM_X", "JETSTREAM_WIRE", "PATH", "MY_JETSTREAM_X"], "1"
     )
 
-    assert strangers(environment) == (sorted(UNUSED_VARIABLES), ["JETSTREAM_X"])
-    assert strangers({}) == ([], [])
+    assert unused_variables(environment) == (sorted(UNUSED_VARIABLES), ["JETSTREAM_X"])
+    assert unused_variables({}) == ([], [])
 
 
 def test_settings_have_flags_and_variables_of_their_own() -> None:
@@ -309,7 +309,7 @@ def test_the_data_directory_is_made(tmp_path: Path) -> None:
 def test_a_data_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for directory in (tmp_path / "file", tmp_path / "file" / "a"):
-        with pytest.raises(SettingError, match=r"^--data-dir: .*file.* cannot be made: ") as caught:
+        with pytest.raises(SettingError, match=r"^--data-dir: .*file.* cannot be created: ") as caught:
             require_data_dir(directory)
         assert (caught.value.name, caught.value.value) == ("--data-dir", str(directory))
 

@@ -1,4 +1,8 @@
-"""The commands. Each is a thin door to the module that does the work."""
+"""The command line: one function for each command, which calls the module that does the work.
+
+Commands are imported when they run, so that `--help` is quick. The exit code is 2 for a wrong command line or
+setting, and 1 for what went wrong otherwise; either comes with one line on standard error.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from cyclopts import App, CycloptsError
 from jetstream import __version__
 from jetstream.errors import JetstreamError, SettingError
 from jetstream.runtime import run
-from jetstream.settings import Settings, strangers
+from jetstream.settings import Settings, unused_variables
 
 app = App(
     name="jetstream",
@@ -19,19 +23,19 @@ app = App(
     version=__version__,
 )
 
-# Each with its own line of help, so that `--help` need not import it.
-app.command("jetstream.cli.tail:tail", help="Print the events of a Jetstream, one JSON object a line.")
+# With its help text here, a command is not imported for `--help`.
+app.command("jetstream.cli.tail:tail", help="Print the events of a Jetstream, one JSON object per line.")
+app.command("jetstream.cli.simulate:simulate", help="Simulate an AT Protocol network, offline.")
+app.command("jetstream.cli.simulate:record", help="Record a firehose to a file that `simulate` can replay.")
 app.command(
-    "jetstream.cli.simulate:simulate", help="Be a whole network, offline: firehose, repositories, directory."
+    "jetstream.cli.bench:bench", help="Load a Jetstream with subscribers and measure what they receive."
 )
-app.command("jetstream.cli.simulate:record", help="Record a firehose to a file, to be replayed by simulate.")
-app.command("jetstream.cli.bench:bench", help="Load a Jetstream with subscribers, and measure what they get.")
-log = app.command(App(name="log", help="Look into an event log, check it, mend it."))
-log.command("jetstream.cli.log:stats", help="Say how large the log is and what is in it.")
+log = app.command(App(name="log", help="Inspect, check and repair an event log."))
+log.command("jetstream.cli.log:stats", help="Show the size of the log and what is in it.")
 log.command("jetstream.cli.log:check", help="Verify every checksum.")
-log.command("jetstream.cli.log:repair", help="Keep every whole block of a damaged log.")
-log.command("jetstream.cli.log:rebase_time", help="Move positions that are ahead of the clock back.")
-log.command("jetstream.cli.log:cat", help="Write events as one JSON object a line, v1 wire.")
+log.command("jetstream.cli.log:repair", help="Keep every intact segment of a damaged log.")
+log.command("jetstream.cli.log:rebase_time", help="Move positions that are ahead of the clock back to it.")
+log.command("jetstream.cli.log:cat", help="Write events in the v1 wire format, one JSON object per line.")
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -39,25 +43,25 @@ EXIT_USAGE = 2
 
 @app.command
 def serve(settings: Settings | None = None) -> None:
-    """Read a relay or PDS and serve its events."""
-    # `--help` and the other commands do without these.
+    """Read the firehose of a relay or PDS and serve its events."""
+    # Not needed by `--help` and the other commands.
     from jetstream import app, logging_setup  # noqa: PLC0415
 
     settings = settings or Settings()
     logging_setup.configure(settings.log_level, settings.log_format)
-    _name_strangers()
+    _log_unused_variables()
     run(app.serve(settings))
 
 
-def _name_strangers() -> None:
+def _log_unused_variables() -> None:
     import structlog  # noqa: PLC0415 - as in `serve`
 
     logger = structlog.get_logger(__name__)
-    unused, unknown = strangers(os.environ)
+    unused, unknown = unused_variables(os.environ)
     if unused:
-        logger.info("variables of the Go server that have no use here", names=unused)
+        logger.info("ignoring variables that only the Go server has", names=unused)
     if unknown:
-        logger.warning("unknown variables, ignored", names=unknown)
+        logger.warning("ignoring unknown variables", names=unknown)
 
 
 def _fail(code: int, text: str) -> NoReturn:
@@ -66,7 +70,7 @@ def _fail(code: int, text: str) -> NoReturn:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line: exit 2 for what was asked wrongly, 1 for what could not be done."""
+    """Run a command line, by default that of the process."""
     try:
         app(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:

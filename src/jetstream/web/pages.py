@@ -1,4 +1,8 @@
-"""The pages: `/` for people, `/health` and `/metrics` for machines."""
+"""The pages: `/` for people, `/health` and `/metrics` for machines.
+
+A page is a function from a request to a response. `/health` and the gauges of `/metrics` are made of one
+`Status`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from typing import Final
 import orjson
 from prometheus_client import exposition
 
+from jetstream.limits import WebLimits
 from jetstream.metrics import Metrics
 from jetstream.status import Status
 from jetstream.token_bucket import TokenBucket
@@ -18,17 +23,13 @@ from jetstream.web.response import Response
 
 Page = Callable[[Request], Response]
 
-# Of the figures, which take 1 ms: a request over this budget gets the last ones, at most a second old.
-RENDERINGS_PER_S: Final = 20
-RENDERINGS_BURST: Final = 100
-RENDERING_KEPT_S: Final = 1.0
 _OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
 
 _ENDPOINTS: Final = (
     ("ws", "{subscribe}", "events as JSON, {wire} wire"),
     ("ws", "/v1/subscribe", "events as JSON, v1 wire: for existing client libraries"),
-    ("http", "/health", "whether all is well, as JSON"),
-    ("http", "/metrics", "figures for Prometheus"),
+    ("http", "/health", "the state of the server, as JSON"),
+    ("http", "/metrics", "metrics for Prometheus"),
 )
 _CLIENTS: Final = (
     ("@skyware/jetstream", "endpoint: {v1}"),
@@ -40,13 +41,16 @@ _PARAMETERS: Final = (
     ("wantedCollections", "collections or prefixes, such as app.bsky.feed.post or app.bsky.graph.*"),
     ("wantedDids", "repos, such as did:plc:…"),
     ("cursor", "unix microseconds to play back from; without it, events from now on"),
-    ("maxMessageSizeBytes", "leave out longer events"),
-    ("requireHello", "true: send nothing before an options_update"),
+    ("maxMessageSizeBytes", "skip longer events"),
+    ("requireHello", "true: send nothing until an options_update"),
 )
 
 
 def page(wire: str) -> Page:
-    """Return the handler of `/`: HTML for a browser, text for others."""
+    """Return the page `/`: which client connects where, as HTML for browsers and text for others.
+
+    `wire` is the name of the wire at `/subscribe`.
+    """
 
     def handler(request: Request) -> Response:
         rows = _rows(request.host, wire)
@@ -58,7 +62,7 @@ def page(wire: str) -> Page:
 
 
 def health(status: Callable[[], Status]) -> Page:
-    """Return the handler of `/health`: 200 while events can be stored, else 503."""
+    """Return the page `/health`: 200 while events can be stored, else 503."""
 
     def handler(_request: Request) -> Response:
         now = status()
@@ -91,17 +95,19 @@ def health_body(status: Status) -> dict[str, object]:
     }
 
 
-def metrics(figures: Metrics) -> Page:
-    """Return the handler of `/metrics`."""
-    budget = TokenBucket(RENDERINGS_PER_S, RENDERINGS_BURST, time.monotonic())
-    rendered: dict[str, tuple[float, Response]] = {}  # when, and what, in each of the two formats
+def metrics(
+    figures: Metrics, limits: WebLimits = WebLimits(), clock: Callable[[], float] = time.monotonic
+) -> Page:
+    """Return the page `/metrics`, in Prometheus' text format or in OpenMetrics. `clock` gives seconds."""
+    budget = TokenBucket(limits.metrics_per_s, limits.metrics_burst, clock())
+    rendered: dict[str, tuple[float, Response]] = {}  # the last response in each format, and when it was made
 
     def handler(request: Request) -> Response:
-        # Not the client's own words: the library fails on a version that is none.
+        # The client's own header is not passed on: the library fails on a malformed version.
         accept = _OPENMETRICS if "application/openmetrics-text" in request.headers.get("Accept", "") else ""
-        now = time.monotonic()
+        now = clock()
         last = rendered.get(accept)
-        if last is not None and now - last[0] < RENDERING_KEPT_S and not budget.spend(now):
+        if last is not None and now - last[0] < limits.metrics_kept_s and not budget.spend(now):
             return last[1]
         encode, content_type = exposition.choose_encoder(accept)
         response = Response(200, encode(figures.registry), content_type)
@@ -112,7 +118,7 @@ def metrics(figures: Metrics) -> Page:
 
 
 def iso(time_us: int | None) -> str | None:
-    """Return a position as a date that a person can read."""
+    """Return a time in unix microseconds as a date in ISO 8601, in UTC."""
     if time_us is None:
         return None
     return (

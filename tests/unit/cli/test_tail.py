@@ -13,7 +13,7 @@ from jetstream.errors import SettingError
     ("arguments", "said"),
     [
         (["--since", "yesterday"], "--since: 'yesterday' is not a duration such as 90m, 24h or 3d"),
-        (["--since", "0s"], "--since: '0s' must be longer than nothing"),
+        (["--since", "0s"], "--since: '0s' must be greater than 0"),
         (["--since", "10m", "--cursor", "5"], "--since: '10m' cannot be given together with --cursor 5"),
         (["--cursor", "now"], 'Invalid value for --cursor: unable to convert "now" into int.'),
         (["--cursor", "-5"], 'Invalid value "-5" for --cursor. Must be >= 0.'),
