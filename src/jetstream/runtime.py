@@ -79,19 +79,15 @@ async def collect_young(limits: RuntimeLimits = RuntimeLimits()) -> None:
 
 
 async def release_memory(
+    trim: Callable[[], object],
+    resident: Callable[[], int],
     limits: RuntimeLimits = RuntimeLimits(),
-    trim: Callable[[], object] | None = None,
-    resident: Callable[[], int] | None = None,
 ) -> None:
     """Give free memory back to the system now and then, while much is in use, until cancelled.
 
     `trim` gives back what the C library holds. It runs in a thread, because 470 MB take 0.2 s. `resident`
-    returns how many bytes of the process are in memory. The defaults are for glibc and Linux; elsewhere this
-    returns at once.
+    returns how many bytes of the process are in memory.
     """
-    trim, resident = trim or malloc_trim(), resident or (resident_bytes if _STATM.exists() else None)
-    if trim is None or resident is None:
-        return
     while True:
         await asyncio.sleep(limits.release_every_s)
         if resident() > limits.release_above_bytes:
@@ -100,8 +96,11 @@ async def release_memory(
 
 @asynccontextmanager
 async def housekeeping(limits: RuntimeLimits = RuntimeLimits()) -> AsyncIterator[None]:
-    """Collect young objects and release memory while the block runs."""
-    tasks = [asyncio.create_task(collect_young(limits)), asyncio.create_task(release_memory(limits))]
+    """Collect young objects and, on Linux with glibc, release memory while the block runs."""
+    tasks = [asyncio.create_task(collect_young(limits))]
+    trim = malloc_trim()
+    if trim is not None and _STATM.exists():
+        tasks.append(asyncio.create_task(release_memory(trim, resident_bytes, limits)))
     try:
         yield
     finally:
