@@ -128,6 +128,8 @@ def _convert(parse: Any) -> Any:
 
 def _setting(variable: str, text: str, parse: Any = None, **more: Any) -> Parameter:
     converter = _convert(parse) if parse is not None else None
+    if parse in _SHOWN:
+        more["show_default"] = lambda value: "none" if value is None else _SHOWN[parse](value)
     return Parameter(
         env_var=PREFIX + variable,
         env_var_split=_whole,
@@ -143,8 +145,17 @@ def _whole(_type: Any, value: str, **_: Any) -> list[str]:
     return [value] if value else []
 
 
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:g}h"
+def _duration(seconds: float) -> str:
+    unit = next(unit for unit in ("h", "m", "s", "ms") if seconds % _UNITS[unit] == 0)
+    return f"{seconds / _UNITS[unit]:g}{unit}"
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / (1 << 20):g}MiB"
+
+
+# How `--help` shows the default of a setting, by the function that parses it.
+_SHOWN: Final[dict[Any, Any]] = {parse_address: str, parse_duration: _duration, parse_size: _mebibytes}
 
 
 def _count(text: str) -> int:
@@ -183,7 +194,6 @@ class Settings:
             "EVENT_TTL",
             "How long events are kept, such as 90m, 24h or 3d.",
             parse_duration,
-            show_default=_hours,
         ),
     ] = 24 * 3600.0
     retention_bytes: Annotated[

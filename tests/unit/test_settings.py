@@ -294,6 +294,25 @@ def test_settings_have_flags_and_variables_of_their_own() -> None:
     assert not {setting.variable for setting in listed} & UNUSED_VARIABLES
 
 
+def test_defaults_are_shown_as_they_are_written(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["serve", "--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    shown = re.findall(
+        r"env var: (JETSTREAM_[A-Z_]+)\] \[default: (:6008|24h|5m|1MiB|512MiB|1m|none)\]", text
+    )
+    assert shown == [
+        ("JETSTREAM_LISTEN_ADDR", ":6008"),
+        ("JETSTREAM_METRICS_LISTEN_ADDR", "none"),
+        ("JETSTREAM_EVENT_TTL", "24h"),
+        ("JETSTREAM_RETENTION_BYTES", "none"),
+        ("JETSTREAM_CLOCK_SETTLE", "5m"),
+        ("JETSTREAM_SUBSCRIBER_BUFFER", "1MiB"),
+        ("JETSTREAM_BUFFER_TOTAL", "512MiB"),
+        ("JETSTREAM_SLOW_TIMEOUT", "1m"),
+    ]
+
+
 @pytest.mark.parametrize("text", [":6008", "127.0.0.1:6008", "[::1]:6008", "localhost:1"])
 def test_addresses_are_written_as_they_are_read(serve: Serve, text: str) -> None:
     assert str(serve("--listen", text).listen) == text
