@@ -10,7 +10,7 @@ types, drop reasons) are passed in, so that each of their values is shown, as 0,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -57,7 +57,7 @@ BAD_REQUEST_REASONS: Final = (
     "flood",
     "handshake",
 )
-FAILURES: Final = ("request", "message", "feed")  # what the server was doing when it failed
+FAILURES: Final = ("request", "message", "feed")
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 Family = TypeVar("Family", bound=MetricWrapperBase)
@@ -118,58 +118,38 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         wires = tuple(wires)
-        counter, gauge = self._counter, self._gauge
-        self.events = Children(counter("events", "Events stored, by kind.", "kind"), KIND_NAMES.values())
+        counter, counters, histogram = self._counter, self._counters, self._histogram
+        self.events = counters("events", "Events stored", "kind", KIND_NAMES.values())
         self.log_failures = counter("log_write_failures", "Commits that failed.")
-        # By wire: connected subscribers; messages and bytes written to them.
-        self.subscribers = Children(gauge("subscribers", "Connected subscribers, by wire.", "wire"), wires)
-        self.messages = Children(
-            counter("messages_sent", "Events sent to subscribers, by wire.", "wire"), wires
+        subscribers = Gauge(
+            "jetstream_subscribers", "Connected subscribers, by wire.", ["wire"], registry=self.registry
         )
-        self.bytes = Children(
-            counter("bytes_sent", "Bytes of events sent to subscribers, by wire.", "wire"), wires
-        )
-        # By reason: subscribers whose connection ended; requests that were refused before a route took them.
-        self.disconnects = Children(
-            counter("disconnects", "Subscribers that left, by reason.", "reason"), CLOSE_REASONS
-        )
-        self.bad_requests = Children(
-            counter("bad_requests", "HTTP requests that were refused, by reason.", "reason"),
-            BAD_REQUEST_REASONS,
-        )
-        self.failures = Children(
-            counter("internal_errors", "Errors of the server itself, by what it was doing.", "doing"),
-            FAILURES,
-        )
+        self.subscribers = Children(subscribers, wires)
+        self.messages = counters("messages_sent", "Events sent to subscribers", "wire", wires)
+        self.bytes = counters("bytes_sent", "Bytes of events sent to subscribers", "wire", wires)
+        self.disconnects = counters("disconnects", "Subscribers that left", "reason", CLOSE_REASONS)
         self.refusals = counter("refused", "Requests to subscribe that were refused.")
+        self.bad_requests = counters("bad_requests", "HTTP requests refused", "reason", BAD_REQUEST_REASONS)
         self.evicted = counter("evicted", "Idle connections that were closed to make room.")
-        self.delivery = self._histogram(
-            "delivery_seconds", "Time from reading a frame to the last live write of its events."
-        )
-        self.loop_delay = self._histogram(
-            "loop_delay_seconds", "Delay of the event loop in running what is due."
-        )
-        # The families of upstreams: see `upstream`.
-        self._reconnects = counter("upstream_reconnects", "Reconnections to the upstream.", "upstream")
-        self._too_big = counter(
-            "upstream_too_big", "Commits from which the producer left records out.", "upstream"
-        )
-        self._gaps = counter("upstream_gaps", "Gaps in the upstream's sequence.", "upstream")
+        # What the server was doing when an error of its own occurred.
+        self.failures = counters("internal_errors", "Errors of the server itself", "doing", FAILURES)
+        self.delivery = histogram("delivery_seconds", "From reading a frame to its events' last live write.")
+        self.loop_delay = histogram("loop_delay_seconds", "Delay of the event loop in running what is due.")
+        # The families of upstreams. Each upstream has its own children of them: see `upstream`.
+        self._reconnects = counter("upstream_reconnects", "Reconnections.", "upstream")
+        self._too_big = counter("upstream_too_big", "Commits that lack records for their size.", "upstream")
+        self._gaps = counter("upstream_gaps", "Gaps in the sequence.", "upstream")
         self._jumps = counter("upstream_jumps", "Gaps of more than 10,000 numbers.", "upstream")
-        self._restarts = counter(
-            "upstream_sequence_restarts", "Restarts of the upstream's sequence.", "upstream"
-        )
+        self._restarts = counter("upstream_sequence_restarts", "Restarts of the sequence.", "upstream")
         self._frames = counter("upstream_frames", "Frames received, by type.", "upstream", "type")
-        self._drops = counter("dropped", "Upstream data that was left out, by reason.", "upstream", "reason")
-        self._floods = counter(
-            "upstream_floods", "Connections closed because of a flood, by kind.", "upstream", "kind"
-        )
+        self._drops = counter("dropped", "Data that was left out, by reason.", "upstream", "reason")
+        self._floods = counter("upstream_floods", "Connections closed for a flood.", "upstream", "kind")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"jetstream_{name}", text, labels, registry=self.registry)
 
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(f"jetstream_{name}", text, labels, registry=self.registry)
+    def _counters(self, name: str, text: str, label: str, values: Iterable[str]) -> Children[Counter]:
+        return Children(self._counter(name, f"{text}, by {label}.", label), values)
 
     def _histogram(self, name: str, text: str) -> Histogram:
         return Histogram(f"jetstream_{name}", text, registry=self.registry, buckets=SECONDS)
@@ -218,50 +198,34 @@ class _Gauges(Collector):
 def gauges(status: Status) -> Iterator[Metric]:
     """Yield every gauge that is made of a status. A gauge without any value yet is left out."""
     log, upstreams = status.log, status.upstreams
-    yield from _gauge("log_events", "Events in the log.", {(): log.events})
-    yield from _gauge("log_bytes", "Size of the log on disk.", {(): log.bytes_on_disk})
-    yield from _gauge("log_wal_bytes", "Size of the log's write-ahead log.", {(): log.wal_bytes})
-    yield from _gauge("log_damaged", "Damaged parts of the log that were met.", {(): log.damaged})
-    yield from _gauge(
-        "log_ahead_seconds", "How far the newest event is ahead of the clock.", {(): status.ahead_s}
-    )
-    yield from _gauge("log_oldest_us", "time_us of the oldest event.", {(): log.oldest_us})
-    yield from _gauge("log_newest_us", "time_us of the newest event.", {(): log.newest_us})
-    yield from _gauge("log_writable", "1 while commits succeed.", {(): log.writable})
-    yield from _gauge(
-        "upstream_seq",
-        "The last seq taken.",
-        {(upstream.origin,): upstream.taken_seq for upstream in upstreams},
-        "upstream",
-    )
-    yield from _gauge(
-        "upstream_lag_seconds",
-        "Age of the upstream's last message when it arrived.",
-        {(upstream.origin,): upstream.lag_s for upstream in upstreams},
-        "upstream",
-    )
-    yield from _gauge(
-        "upstream_state",
-        "1 for the state of the connection.",
-        {(each.origin, state): each.state == state for each in upstreams for state in UPSTREAM_STATES},
-        "upstream",
-        "state",
-    )
-    yield from _gauge(
-        "condition",
-        "1 while /health gives this reason.",
-        {(name,): name in status.reasons for name in CONDITIONS},
-        "condition",
-    )
+    for name, text, value in (
+        ("log_events", "Events in the log.", log.events),
+        ("log_bytes", "Size of the log on disk.", log.bytes_on_disk),
+        ("log_wal_bytes", "Size of the log's write-ahead log.", log.wal_bytes),
+        ("log_damaged", "Damaged parts of the log that were met.", log.damaged),
+        ("log_ahead_seconds", "How far the newest event is ahead of the clock.", status.ahead_s),
+        ("log_oldest_us", "time_us of the oldest event.", log.oldest_us),
+        ("log_newest_us", "time_us of the newest event.", log.newest_us),
+        ("log_writable", "1 while commits succeed.", log.writable),
+    ):
+        yield from _gauge(name, text, [((), value)])
+    seqs = [([each.origin], each.taken_seq) for each in upstreams]
+    yield from _gauge("upstream_seq", "The last seq taken.", seqs, "upstream")
+    lags = [([each.origin], each.lag_s) for each in upstreams]
+    yield from _gauge("upstream_lag_seconds", "Age of the last message when it arrived.", lags, "upstream")
+    states = [([each.origin, state], each.state == state) for each in upstreams for state in UPSTREAM_STATES]
+    yield from _gauge("upstream_state", "1 for the state of the connection.", states, "upstream", "state")
+    conditions = [([name], name in status.reasons) for name in CONDITIONS]
+    yield from _gauge("condition", "1 while /health gives this reason.", conditions, "condition")
 
 
 def _gauge(
-    name: str, text: str, values: Mapping[tuple[str, ...], float | None], *labels: str
+    name: str, text: str, samples: Iterable[tuple[Sequence[str], float | None]], *labels: str
 ) -> Iterator[Metric]:
-    """Yield a gauge of the values that are known, each by the values of its labels."""
-    known = {label_values: value for label_values, value in values.items() if value is not None}
-    if known:
-        family = GaugeMetricFamily(f"jetstream_{name}", text, labels=labels)
-        for label_values, value in known.items():
+    """Yield a gauge of the samples whose value is known: each has the values of the labels, and its own."""
+    family = GaugeMetricFamily(f"jetstream_{name}", text, labels=labels)
+    for label_values, value in samples:
+        if value is not None:
             family.add_metric(label_values, value)
+    if family.samples:
         yield family
