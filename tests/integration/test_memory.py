@@ -1,4 +1,4 @@
-"""What stays in memory of clients that came and left; `tests/soak` has twenty thousand of them."""
+"""Clients that left keep no memory; `tests/soak` has twenty thousand of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def left_in_memory() -> int:
 
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-async def test_nothing_stays_of_clients_that_left(relay: Relay, start: Start, kind: str, reset: bool) -> None:
+async def test_clients_that_left_keep_no_objects(relay: Relay, start: Start, kind: str, reset: bool) -> None:
     relay.publish(numbered([commit(seq, [like(seq)]) for seq in range(1, 31)]))
     service = await start(upstream_cursor=0)
     await published(service, 30)

@@ -18,7 +18,7 @@ from jetstream.upstream.decode import DROP_REASONS, MESSAGE_TYPES
 METRICS_PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
-async def test_every_family_is_shown_and_described(relay: Relay, start: Start) -> None:
+async def test_every_family_is_served_and_documented(relay: Relay, start: Start) -> None:
     relay.publish(numbered([commit(1, [like(1)])]))
     service = await start(upstream_cursor=0)
     await published(service, 1)
@@ -30,7 +30,7 @@ async def test_every_family_is_shown_and_described(relay: Relay, start: Start) -
     assert shown == described
 
 
-async def test_figures_count_what_happened(relay: Relay, start: Start) -> None:
+async def test_counters_count_what_happened(relay: Relay, start: Start) -> None:
     good = [like(1), delete("app.bsky.feed.like/2"), create("nonsense/3", {"$type": "x.y.z"})]
     relay.publish(numbered([commit(5, good), identity(6), account(7), commit(9, [like(4)])]))
     service = await start(upstream_cursor=4)
@@ -56,7 +56,7 @@ async def test_figures_count_what_happened(relay: Relay, start: Start) -> None:
     assert seen['jetstream_bytes_sent_total{wire="classic"}'] > 500
 
 
-async def test_labels_come_out_of_fixed_lists(relay: Relay, start: Start) -> None:
+async def test_label_values_come_from_fixed_lists_and_settings(relay: Relay, start: Start) -> None:
     service = await start()
     _, text = await get(service.port, "/metrics")
     labels = re.findall(r"^jetstream_\w+?\{(.*)\}", text, re.MULTILINE)
@@ -79,7 +79,7 @@ async def test_labels_come_out_of_fixed_lists(relay: Relay, start: Start) -> Non
     }
 
 
-async def test_figures_may_have_an_address_of_their_own(relay: Relay, start: Start) -> None:
+async def test_metrics_may_have_an_address_of_their_own(relay: Relay, start: Start) -> None:
     service = await start(metrics_listen=LOOPBACK)
     assert service.metrics_port is not None
     assert (await figures(service.metrics_port))["jetstream_log_writable"] == 1
@@ -87,7 +87,7 @@ async def test_figures_may_have_an_address_of_their_own(relay: Relay, start: Sta
     assert (await get(service.metrics_port, "/subscribe"))[0] == 404
 
 
-async def test_a_condition_is_a_reason_and_a_figure(relay: Relay, start: Start) -> None:
+async def test_a_condition_is_a_reason_and_a_gauge(relay: Relay, start: Start) -> None:
     service = await start()
     service.conditions.begin("clock", "the clock is wrong")
     status, body = await health(service.port)
@@ -111,7 +111,7 @@ async def test_health_while_connected(relay: Relay, start: Start) -> None:
     assert body["last_event_age_s"] >= 0
 
 
-async def test_health_counts_those_without_a_hello_too(relay: Relay, start: Start) -> None:
+async def test_health_counts_subscribers_that_have_not_sent_a_hello(relay: Relay, start: Start) -> None:
     service = await start()
     async with subscribe(service.port), subscribe(service.port, requireHello="true"):
         assert (await health(service.port))[1]["subscribers"] == 2

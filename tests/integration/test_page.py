@@ -1,4 +1,4 @@
-"""What plain HTTP gets: the page at `/`, helpful refusals, and every answer open to any origin."""
+"""Plain HTTP: the page at `/`, helpful refusals, and responses that any origin may read."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ async def test_the_page_says_which_client_connects_where(wire: str, start: Start
             assert text in page
 
 
-async def test_the_page_shows_a_strange_host_as_text(service: Service) -> None:
+async def test_the_page_escapes_the_host(service: Service) -> None:
     status, page = await get(service.port, "/", Accept="text/html", Host="<script>alert(1)</script>")
     assert status in {200, 400}
     assert "<script>" not in page
 
 
 @pytest.mark.parametrize("path", ["/subscribe", "/v1/subscribe"])
-async def test_a_plain_get_is_told_that_this_is_a_websocket(path: str, service: Service) -> None:
+async def test_a_plain_get_is_answered_that_this_is_a_websocket(path: str, service: Service) -> None:
     status, text = await get(service.port, path)
     url = f"ws://127.0.0.1:{service.port}{path}"
     assert (status, text) == (426, f"{path} is a WebSocket: connect to {url}\n")
 
 
-async def test_a_version_of_the_protocol_that_nobody_speaks_is_refused(service: Service) -> None:
+async def test_an_unknown_version_of_the_protocol_is_refused(service: Service) -> None:
     status, _ = await get(service.port, "/subscribe", **(HANDSHAKE | {"Sec-WebSocket-Version": "99"}))
     assert status == 426
 
@@ -75,7 +75,7 @@ async def test_a_version_of_the_protocol_that_nobody_speaks_is_refused(service: 
         ("GET", "/nothing", 404),
     ],
 )
-async def test_every_answer_is_open_to_every_origin(
+async def test_any_origin_may_read_every_response(
     method: str, path: str, status: int, service: Service
 ) -> None:
     url = f"http://127.0.0.1:{service.port}{path}"
@@ -98,7 +98,7 @@ async def test_any_origin_may_subscribe(service: Service) -> None:
 
 
 @pytest.mark.parametrize("value", ["%ff", "%ed%a0%80", "%00", "%F0%9F%92%A9", "%E2%80%AE", "%"])
-async def test_what_is_no_text_is_refused_like_any_other_value(value: str, service: Service) -> None:
+async def test_a_value_that_is_not_text_is_refused_like_any_other(value: str, service: Service) -> None:
     for name in ("cursor", "wantedDids", "wantedCollections", "maxMessageSizeBytes", "requireHello"):
         status, text = await get(service.port, f"/subscribe?{name}={value}", **HANDSHAKE)
         assert (status, text.startswith(f"{name}: '")) == (400, True)

@@ -1,4 +1,4 @@
-"""`jetstream serve` as a process: its signals, its files, a full disk, and its end by force."""
+"""`jetstream serve` as a process: its signals, its files, a full disk, and kill -9."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def frames(first: int, last: int) -> list[tuple[int, bytes]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_closes_subscribers_with_1001_and_ends_in_good_order(
+async def test_a_signal_closes_subscribers_with_1001_and_ends_it_cleanly(
     number: signal.Signals, relay: Relay, tmp_path: Path
 ) -> None:
     relay.publish(frames(1, 3))
@@ -56,7 +56,7 @@ async def test_a_second_signal_ends_it_at_once(relay: Relay, tmp_path: Path) -> 
         assert server.log[-1]["event"] == "stopping"
 
 
-async def test_an_end_by_force_while_events_flow_repeats_and_loses_nothing(
+async def test_a_kill_while_events_flow_repeats_and_loses_nothing(
     relay: Relay, tmp_path: Path
 ) -> None:
     for kill in range(5):
@@ -78,7 +78,7 @@ async def test_an_end_by_force_while_events_flow_repeats_and_loses_nothing(
     ]
 
 
-async def test_the_limit_of_open_files_is_raised_and_said(relay: Relay, tmp_path: Path) -> None:
+async def test_the_limit_of_open_files_is_raised_and_logged(relay: Relay, tmp_path: Path) -> None:
     limits = {resource.RLIMIT_NOFILE: (256, 4096)}
     async with process(relay.url, tmp_path, limits=limits) as server:
         raised = await server.says("raised the limit of open files")
@@ -96,7 +96,7 @@ async def test_the_limit_of_open_files_is_raised_and_said(relay: Relay, tmp_path
 
 
 @pytest.mark.parametrize("flags", [("--max-subscribers", "100"), ("--max-subscribers", "3896")])
-async def test_nothing_is_said_of_open_files_when_all_fit(
+async def test_there_is_no_warning_when_all_subscribers_fit(
     relay: Relay, tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
     limits = {resource.RLIMIT_NOFILE: (4096, 4096)}
@@ -117,7 +117,7 @@ async def test_as_many_subscribers_fit_as_the_warning_says(relay: Relay, tmp_pat
         assert not [line for line in server.log if "cannot accept" in line["event"]]
 
 
-def test_a_startup_that_fails_says_only_why(tmp_path: Path) -> None:
+def test_a_start_that_fails_prints_only_the_reason(tmp_path: Path) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
 
@@ -143,7 +143,7 @@ HANDSHAKE = (
 )
 
 
-async def test_without_files_accepting_pauses_and_goes_on_later(relay: Relay, tmp_path: Path) -> None:
+async def test_without_free_files_accepting_pauses_and_continues_later(relay: Relay, tmp_path: Path) -> None:
     relay.publish(frames(1, 3))
     async with process(relay.url, tmp_path, "--upstream-cursor", "0") as server:
         async with subscribe(server.port, cursor=1) as early:
@@ -163,7 +163,7 @@ async def test_without_files_accepting_pauses_and_goes_on_later(relay: Relay, tm
             assert len(await late.events(6)) == 6
 
 
-async def test_a_full_disk_holds_upstream_serves_readers_and_goes_on_by_itself(
+async def test_a_full_disk_holds_upstream_serves_readers_and_recovers_by_itself(
     relay: Relay, tmp_path: Path
 ) -> None:
     relay.publish(frames(1, 20))

@@ -1,4 +1,4 @@
-"""A server's end in good order, whatever its clients and its disk do."""
+"""A clean shutdown, whatever the clients and the disk do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HANDSHAKE = (
 )
 
 
-async def test_clients_of_every_kind_are_let_go(relay: Relay, tmp_path: Path) -> None:
+async def test_clients_in_every_state_are_closed(relay: Relay, tmp_path: Path) -> None:
     async with process(relay.url, tmp_path) as server:
         address = ("127.0.0.1", server.port)
         with (
@@ -46,7 +46,7 @@ async def test_clients_of_every_kind_are_let_go(relay: Relay, tmp_path: Path) ->
             assert last[2:4] == (1001).to_bytes(2, "big")
 
 
-async def test_nobody_new_is_served_while_it_ends(relay: Relay, start: Start) -> None:
+async def test_no_new_request_is_served_during_shutdown(relay: Relay, start: Start) -> None:
     service = await start()
     async with subscribe(service.port):
         reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
@@ -60,7 +60,7 @@ async def test_nobody_new_is_served_while_it_ends(relay: Relay, start: Start) ->
     assert not answer or b"\r\n\r\n\x88" in answer or answer.startswith(b"HTTP/1.1 503")
 
 
-async def test_a_full_disk_does_not_hold_it_up(relay: Relay, tmp_path: Path) -> None:
+async def test_a_full_disk_does_not_delay_shutdown(relay: Relay, tmp_path: Path) -> None:
     relay.publish([(seq, identity(seq)) for seq in range(1, 11)])
     async with process(relay.url, tmp_path, "--upstream-cursor", "0") as server:
         async with subscribe(server.port, cursor=1) as subscriber:

@@ -1,4 +1,4 @@
-"""Lines that another party can cause are few, however often it does."""
+"""Log lines that another party can cause are throttled."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 from jetstream.logging_setup import Throttled
 
 
-def test_one_line_a_minute_of_each_event_and_how_many_were_left_out() -> None:
+def test_each_event_is_logged_once_a_minute_with_the_number_omitted() -> None:
     now = 0.0
     with capture_logs() as lines:
         log = Throttled(structlog.get_logger(), clock=lambda: now)
@@ -24,7 +24,7 @@ def test_one_line_a_minute_of_each_event_and_how_many_were_left_out() -> None:
     ]
 
 
-def test_the_error_that_is_handled_is_logged_with_its_traceback_once_a_minute() -> None:
+def test_an_exception_is_logged_with_its_traceback_once_a_minute() -> None:
     times = iter((0.0, 1.0, 60.0))
     with capture_logs() as lines:
         log = Throttled(structlog.get_logger(), clock=lambda: next(times))

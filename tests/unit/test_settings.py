@@ -37,7 +37,7 @@ def _nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
-    """Run `jetstream serve` up to the service, and give what it would be told."""
+    """Run `jetstream serve` up to the service, and return its settings."""
     told: list[Settings] = []
 
     monkeypatch.setattr(service, "serve", told.append)
@@ -58,7 +58,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
 
 @pytest.fixture
 def fail(serve: Serve, capsys: pytest.CaptureFixture[str]) -> Fail:
-    """Run `jetstream serve` with what cannot be used, and give its one line."""
+    """Run `jetstream serve` with an invalid command line, and return the one line that it prints."""
 
     def run(*arguments: str) -> str:
         with pytest.raises(SystemExit) as ended:
@@ -212,7 +212,7 @@ def test_a_bad_upstream_is_named_without_its_password(
     assert "hunter2" not in fail()
 
 
-def test_every_setting_is_tried_with_good_and_with_bad_values() -> None:
+def test_every_setting_is_tested_with_good_and_with_bad_values() -> None:
     flags = {setting.flag for setting in settings()}
 
     assert {row[0] for row in GOOD} == flags
@@ -226,7 +226,7 @@ def test_without_anything_the_defaults_are_taken(serve: Serve) -> None:
     assert serve() == Settings()
 
 
-def test_a_flag_wins_over_its_variable(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flag_takes_precedence_over_its_variable(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JETSTREAM_WIRE", "v1")
     monkeypatch.setenv("JETSTREAM_LISTEN_ADDR", ":1")
 
@@ -234,7 +234,7 @@ def test_a_flag_wins_over_its_variable(serve: Serve, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("setting", settings(), ids=[setting.flag for setting in settings()])
-def test_an_empty_variable_is_not_set(
+def test_an_empty_variable_counts_as_unset(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, setting: Setting
 ) -> None:
     monkeypatch.setenv(setting.variable, "")
@@ -256,11 +256,11 @@ def test_an_empty_variable_is_not_set(
         (["--wire", "v1\nlike this"], "--wire"),
     ],
 )
-def test_what_else_is_wrong_with_a_command_line(fail: Fail, arguments: list[str], named: str) -> None:
+def test_other_errors_of_a_command_line(fail: Fail, arguments: list[str], named: str) -> None:
     assert named in fail(*arguments)
 
 
-def test_variables_without_use_are_named_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unused_variables_are_logged_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JETSTREAM_WORKER_COUNT", "100")
     monkeypatch.setenv("JETSTREAM_LIVENESS_TTL", "15s")
     monkeypatch.setenv("JETSTREAM_PORT_6008_TCP", "tcp://10.0.0.1:6008")
@@ -318,14 +318,14 @@ def test_addresses_are_written_as_they_are_read(serve: Serve, text: str) -> None
     assert str(serve("--listen", text).listen) == text
 
 
-def test_the_data_directory_is_made(tmp_path: Path) -> None:
+def test_the_data_directory_is_created(tmp_path: Path) -> None:
     require_data_dir(tmp_path / "a" / "b")
     require_data_dir(tmp_path / "a" / "b")
 
     assert (tmp_path / "a" / "b").is_dir()
 
 
-def test_a_data_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_a_data_directory_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for directory in (tmp_path / "file", tmp_path / "file" / "a"):
         with pytest.raises(SettingError, match=r"^--data-dir: .*file.* cannot be created: ") as caught:
@@ -355,7 +355,7 @@ def test_the_defaults_in_the_document_are_the_defaults(serve: Serve) -> None:
     assert compared == len(fields(Settings))
 
 
-def test_the_document_names_the_variables_without_use() -> None:
+def test_the_document_names_the_unused_variables() -> None:
     text = DOCUMENT.read_text()
 
     assert [variable for variable in UNUSED_VARIABLES if f"`{variable}`" not in text] == []
