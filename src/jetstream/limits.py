@@ -67,6 +67,10 @@ class WebLimits:
     # Requests on one connection; behind a proxy it may carry many clients. A response takes 0.1 ms of CPU
     # time, `/metrics` 1 ms.
     requests: Rate = Rate(100, 200)
+    # Requests for `/metrics` for which it is rendered, which takes 1 ms. Others get the last response, as
+    # long as that is not older than `metrics_kept_s` seconds.
+    metrics_renderings: Rate = Rate(20, 100)
+    metrics_kept_s: float = 1.0
     # Header fields of one request. Browsers and proxies send a few dozen.
     header_fields_max: int = 100
     # Seconds that clients have to read their responses when the server stops.
@@ -118,12 +122,6 @@ class WebLimits:
     # Connections that are cleaned up in one turn of the event loop, when a network loses thousands of
     # clients at once: 1 ms.
     removals_per_turn: int = 32
-
-    # `/metrics` is rendered this often; it takes 1 ms. A request over this budget gets the last response, as
-    # long as that is not older than `metrics_kept_s`.
-    metrics_per_s: float = 20
-    metrics_burst: float = 100
-    metrics_kept_s: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

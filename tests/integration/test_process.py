@@ -56,9 +56,7 @@ async def test_a_second_signal_ends_it_at_once(relay: Relay, tmp_path: Path) -> 
         assert server.log[-1]["event"] == "stopping"
 
 
-async def test_a_kill_while_events_flow_repeats_and_loses_nothing(
-    relay: Relay, tmp_path: Path
-) -> None:
+async def test_a_kill_while_events_flow_repeats_and_loses_nothing(relay: Relay, tmp_path: Path) -> None:
     for kill in range(5):
         flags = () if kill else ("--upstream-cursor", "0")
         async with process(relay.url, tmp_path, *flags) as server:

@@ -99,7 +99,7 @@ def metrics(
     figures: Metrics, limits: WebLimits = WebLimits(), clock: Callable[[], float] = time.monotonic
 ) -> Page:
     """Return the page `/metrics`, in Prometheus' text format or in OpenMetrics. `clock` gives seconds."""
-    budget = TokenBucket(limits.metrics_per_s, limits.metrics_burst, clock())
+    budget = TokenBucket(*limits.metrics_renderings, clock())
     rendered: dict[str, tuple[float, Response]] = {}  # the last response in each format, and when it was made
 
     def handler(request: Request) -> Response:

@@ -10,6 +10,7 @@ import pytest
 from jetstream.limits import WebLimits
 from jetstream.metrics import Metrics
 from jetstream.status import LogStatistics, Status, UpstreamStatus
+from jetstream.token_bucket import Rate
 from jetstream.web import pages
 from jetstream.web.request import Headers, Request
 
@@ -55,7 +56,7 @@ def test_health_fails_while_events_cannot_be_stored(writable: bool, code: int) -
 
 
 def test_metrics_are_rendered_for_each_request_within_the_budget() -> None:
-    limits = WebLimits(metrics_per_s=0, metrics_burst=3)
+    limits = WebLimits(metrics_renderings=Rate(0, 3))
     page = pages.metrics(Metrics(), limits, clock=lambda: 0.0)
 
     answers = [page(ASKED) for _ in range(9)]
@@ -66,7 +67,7 @@ def test_metrics_are_rendered_for_each_request_within_the_budget() -> None:
 
 def test_metrics_that_are_too_old_are_rendered_again_over_the_budget() -> None:
     now_s = 0.0
-    page = pages.metrics(Metrics(), WebLimits(metrics_per_s=0, metrics_burst=0), clock=lambda: now_s)
+    page = pages.metrics(Metrics(), WebLimits(metrics_renderings=Rate(0, 0)), clock=lambda: now_s)
     first = page(ASKED)
     now_s = 0.9
     assert page(ASKED) is first
