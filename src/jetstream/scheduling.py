@@ -3,10 +3,10 @@
 The server does its work on one thread, and whatever holds the event loop delays everything else. So long work
 is done in turns of a few milliseconds, with pauses between them:
 
-    Worker   runs jobs in small steps, for a bounded time in each turn of the event loop
-    Pulse    wakes every task that waits for a change
-    Line     lets a bounded number of tasks pass in each turn, first come, first served
-    Rest     sleeps for time that is owed to others, accurate in the long run
+    Worker     runs jobs in small steps, for a bounded time in each turn of the event loop
+    Notifier   wakes every task that waits for a change
+    TurnQueue  lets a bounded number of tasks pass in each turn, first come, first served
+    Pause      sleeps for time that is owed to others, accurate in the long run
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SWITCH_SHORT_S: Final = 20e-6
 class Worker:
     """Runs jobs one after another, in steps, for at most `turn_s` in one turn of the event loop.
 
-    After each turn it pauses for `rest_ratio` times as long as the turn took. An error of a job goes to the
+    After each turn it pauses for `pause_ratio` times as long as the turn took. An error of a job goes to the
     event loop's exception handler, and the next job begins. `clock` gives seconds.
     """
 
@@ -38,11 +38,11 @@ class Worker:
         self,
         *,
         turn_s: float = TURN_S / 2,
-        rest_ratio: float = 0.0,
+        pause_ratio: float = 0.0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._turn_s = turn_s
-        self._rest_ratio = rest_ratio
+        self._pause_ratio = pause_ratio
         self._clock = clock
         self._jobs: deque[Steps[None]] = deque()  # in order; the first one is running
         self._scheduled = False  # whether the event loop is going to call `_turn`
@@ -66,10 +66,10 @@ class Worker:
                 if self._clock() - began >= self._turn_s:
                     break
         finally:
-            rest_s = (self._clock() - began) * self._rest_ratio
-            self._scheduled = bool(self._jobs) or rest_s > 0
+            pause_s = (self._clock() - began) * self._pause_ratio
+            self._scheduled = bool(self._jobs) or pause_s > 0
             if self._scheduled:
-                asyncio.get_running_loop().call_later(rest_s, self._turn)
+                asyncio.get_running_loop().call_later(pause_s, self._turn)
 
     def _step(self) -> None:
         try:
@@ -80,19 +80,19 @@ class Worker:
                 raise
 
 
-class Pulse:
+class Notifier:
     """Wakes every task that waits for a change. The tasks check for themselves what has changed."""
 
     def __init__(self) -> None:
-        self._waiting: list[asyncio.Future[None]] = []  # one for each `wait` since the last `send`
+        self._waiting: list[asyncio.Future[None]] = []  # one for each `wait` since the last `notify`
 
     async def wait(self) -> None:
-        """Return after the next `send`."""
+        """Return after the next `notify`."""
         mine = asyncio.get_running_loop().create_future()
         self._waiting.append(mine)
         await mine
 
-    def send(self) -> None:
+    def notify(self) -> None:
         """Wake every task that waits now."""
         for each in self._waiting:
             if not each.done():  # else it was cancelled
@@ -100,7 +100,7 @@ class Pulse:
         self._waiting.clear()
 
 
-class Line:
+class TurnQueue:
     """Lets at most `passing` waiting tasks pass in one turn of the event loop, first come, first served."""
 
     def __init__(self, passing: int) -> None:
@@ -112,8 +112,8 @@ class Line:
         """Return the number of tasks that wait."""
         return len(self._waiting)
 
-    async def turn(self) -> None:
-        """Wait in line; never return within the same turn of the event loop."""
+    async def wait(self) -> None:
+        """Wait in the queue; never return within the same turn of the event loop."""
         loop = asyncio.get_running_loop()
         mine = loop.create_future()
         self._waiting.append(mine)
@@ -132,7 +132,7 @@ class Line:
             asyncio.get_running_loop().call_soon(self._pass)
 
 
-class Rest:
+class Pause:
     """Sleeps for the time that is owed to others.
 
     Timers are coarse and fire late. So short times add up until they are worth a timer, and what a sleep took

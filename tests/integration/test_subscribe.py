@@ -23,7 +23,7 @@ from jetstream.delivery import publisher as hub_module
 from jetstream.delivery.lanes import Lane
 from jetstream.delivery.wires import CLASSIC
 from jetstream.limits import Limits, WebLimits
-from jetstream.scheduling import Line
+from jetstream.scheduling import TurnQueue
 from jetstream.web.server import Server
 from jetstream.web.sink import SocketSink
 from jetstream.web.subscribe import Subscribe
@@ -498,13 +498,13 @@ async def test_a_client_that_says_goodbye_and_is_gone_is_counted_as_such(service
 async def test_those_who_vanish_together_are_let_go_in_turns(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waiting, turn = list[int](), Line.turn
+    waiting, turn = list[int](), TurnQueue.wait
 
-    async def note(line: Line) -> None:
+    async def note(line: TurnQueue) -> None:
         waiting.append(len(line))
         await turn(line)
 
-    monkeypatch.setattr(Line, "turn", note)
+    monkeypatch.setattr(TurnQueue, "wait", note)
     service = await start(limits=Limits(web=WebLimits(removals_per_turn=1)))
     async with AsyncExitStack() as all_of_them:
         subscribers = [await all_of_them.enter_async_context(subscribe(service.port)) for _ in range(20)]

@@ -6,25 +6,26 @@ import asyncio
 import sys
 from contextlib import suppress
 from itertools import count
+from unittest.mock import patch
 
 import pytest
 
-from jetstream.scheduling import TIMER_S, Line, Pulse, Rest, Worker, short_switch_interval
+from jetstream.scheduling import TIMER_S, Notifier, Pause, TurnQueue, Worker, short_switch_interval
 from jetstream.steps import Steps
 
 
-async def test_a_pulse_wakes_all_who_wait_and_forgets_them() -> None:
-    pulse = Pulse()
-    waiting = [asyncio.create_task(pulse.wait()) for _ in range(3)]
+async def test_a_notifier_wakes_every_waiting_task_once() -> None:
+    notifier = Notifier()
+    waiting = [asyncio.create_task(notifier.wait()) for _ in range(3)]
     await asyncio.sleep(0)
     waiting[0].cancel()
-    pulse.send()
+    notifier.notify()
     await asyncio.wait(waiting)
     assert [task.cancelled() for task in waiting] == [True, False, False]
-    late = asyncio.create_task(pulse.wait())
+    late = asyncio.create_task(notifier.wait())
     await asyncio.sleep(0)
     assert not late.done()
-    pulse.send()
+    notifier.notify()
     await late
 
 
@@ -44,68 +45,68 @@ class Clock:
         self.now_s += seconds + self._late_s if seconds else 0.0
 
 
-async def test_short_rests_add_up_and_late_timers_are_made_up_for() -> None:
+async def test_short_pauses_add_up_and_late_timers_are_made_up_for() -> None:
     clock = Clock(late_s=TIMER_S / 2)
-    rest = Rest(clock, clock.sleep)
+    pause = Pause(clock, clock.sleep)
     for _ in range(1_000):
-        rest.owe(TIMER_S * 0.7)
-        await rest.take()
+        pause.owe(TIMER_S * 0.7)
+        await pause.take()
     assert len(clock.slept) == 1_000
     assert all(seconds == 0 or seconds >= TIMER_S for seconds in clock.slept)
     assert clock.now_s == pytest.approx(700 * TIMER_S, abs=2 * TIMER_S)
 
 
-async def test_of_a_rest_that_was_far_too_long_only_one_timer_is_made_up_for() -> None:
+async def test_of_a_pause_that_was_far_too_long_only_one_timer_is_made_up_for() -> None:
     clock = Clock(late_s=10)
-    rest = Rest(clock, clock.sleep)
+    pause = Pause(clock, clock.sleep)
     for _ in range(3):
-        rest.owe(2 * TIMER_S)
-        await rest.take()
+        pause.owe(2 * TIMER_S)
+        await pause.take()
     assert clock.slept == pytest.approx([2 * TIMER_S, TIMER_S, TIMER_S])
 
 
-async def test_a_rest_gives_the_loop_a_turn_though_nothing_is_owed() -> None:
-    task = asyncio.create_task(Rest().take())
+async def test_a_pause_gives_the_loop_a_turn_though_nothing_is_owed() -> None:
+    task = asyncio.create_task(Pause().take())
     await asyncio.sleep(0)
     assert not task.done()
     await task
 
 
-async def test_a_line_lets_so_many_go_on_in_each_turn_in_order() -> None:
-    line, turn = Line(2), 0
+async def test_a_turn_queue_lets_so_many_pass_in_each_turn_in_order() -> None:
+    queue, turn = TurnQueue(2), 0
     passed: list[tuple[int, int]] = []  # turn, who
 
     async def wait(who: int) -> None:
-        await line.turn()
+        await queue.wait()
         passed.append((turn, who))
 
     waiting = [asyncio.create_task(wait(who)) for who in range(7)]
     await asyncio.sleep(0)
     waiting[1].cancel()
-    assert len(line) == 7
+    assert len(queue) == 7
     while not all(task.done() for task in waiting):
         turn += 1
         await asyncio.sleep(0)
     assert [who for _, who in passed] == [0, 2, 3, 4, 5, 6]
     turns = [turn for turn, _ in passed]
     assert turns == [turns[0] + place // 2 for place in range(6)]
-    assert len(line) == 0
+    assert len(queue) == 0
 
 
-async def test_a_line_that_was_empty_lets_the_next_one_pass() -> None:
-    line = Line(1)
+async def test_a_turn_queue_that_was_empty_lets_the_next_one_pass() -> None:
+    queue = TurnQueue(1)
     for _ in range(3):
         async with asyncio.timeout(20):
-            await line.turn()
+            await queue.wait()
 
 
-async def test_a_line_whose_first_is_cancelled_goes_on() -> None:
-    line = Line(1)
-    first = asyncio.create_task(line.turn())
+async def test_a_turn_queue_whose_first_task_is_cancelled_continues() -> None:
+    queue = TurnQueue(1)
+    first = asyncio.create_task(queue.wait())
     await asyncio.sleep(0)
     first.cancel()
     async with asyncio.timeout(20):
-        await line.turn()
+        await queue.wait()
 
 
 def test_the_switch_interval_is_short_only_inside() -> None:
@@ -144,9 +145,23 @@ async def test_a_worker_continues_after_a_job_that_fails(caplog: pytest.LogCaptu
 
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
     done: list[str] = []
-    worker = Worker(rest_ratio=1.0)
+    worker = Worker(pause_ratio=1.0)
     worker.put(fail())
     worker.put(_job(done, "a", 1))
     while len(worker):  # noqa: ASYNC110 - it tells nobody
         await asyncio.sleep(0)
     assert done == ["a0"]
+
+
+@pytest.mark.parametrize("ratio", [0, 2])
+async def test_a_worker_pauses_after_each_turn_for_a_multiple_of_it(ratio: float) -> None:
+    time_s = count(step=0.001)
+    worker = Worker(turn_s=0.001, pause_ratio=ratio, clock=lambda: next(time_s))
+    loop = asyncio.get_running_loop()
+    with patch.object(loop, "call_later", wraps=loop.call_later) as scheduled:
+        worker.put(_job([], "a", 2))
+        while len(worker):  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0)
+    # The clock is read when a turn begins, after its step, and when it ends: it took 2 ms.
+    pauses = [call.args[0] for call in scheduled.call_args_list]
+    assert pauses == pytest.approx([0.002 * ratio] * (3 if ratio else 2))

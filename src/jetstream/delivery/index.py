@@ -49,7 +49,7 @@ class Groups:
             {} for _ in range(_SHARDS)
         )
         self._resolved: dict[bytes, tuple[Group, ...]] = {}
-        self._worker = Worker(rest_ratio=1.0)  # takes large groups out of the index
+        self._worker = Worker(pause_ratio=1.0)  # takes large groups out of the index
 
     def __len__(self) -> int:
         return len(self._groups)

@@ -35,7 +35,7 @@ from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
 from jetstream.model.batch import Batch
 from jetstream.model.filter import EVERYTHING
-from jetstream.scheduling import TURN_S, Line, Pulse, Rest
+from jetstream.scheduling import TURN_S, Notifier, Pause, TurnQueue
 
 # After a flush the hub rests for this share of what it took, and after one of each lane for no less than
 # this: batches grow, and with them what one commit and one write carry.
@@ -86,14 +86,14 @@ class Hub:
         self._buffer_total = buffer_total
         self._lanes = Lanes(log.tip + 1)
         self._subscribers: dict[Subscriber, None] = {}
-        self._rest = Rest()
+        self._pause = Pause()
         self._follower = log.followers.join(self.position)  # told where the foremost lane is after each rest
         self._storing_s = 0.0  # how long the last turn was that was left for storing
         self._hungry = 0  # feeders that do not wait for their socket, but for the log or their turn
         self._held = Counter[Batch]()  # by feeders that wait for their turn; each batch counts once
         self._holders = asyncio.Semaphore(HOLDERS_MAX)
-        self._slices = Line(1)  # a turn, however many feeders there are
-        self._changed = Pulse()  # a lane's position
+        self._slices = TurnQueue(1)  # a turn, however many feeders there are
+        self._changed = Notifier()  # a lane's position
         self._tasks: asyncio.TaskGroup | None = None
 
     def __len__(self) -> int:
@@ -177,7 +177,7 @@ class Hub:
                     await asyncio.sleep(0)
                 worked_s += await self._flush(self._lanes.hindmost)
             ended = time.monotonic()
-            await self._rest.take()
+            await self._pause.take()
             await self._let_in()
             pause_s = time.monotonic() - ended
 
@@ -205,12 +205,12 @@ class Hub:
         written, worked_s = await self._deliver(lane, batch, first, last)
         self._observe_delivery()
         taken_s, self._storing_s = self._storing_s + worked_s, 0.0
-        self._rest.owe(rest_s(last - first, worked_s, taken_s, written, self._hungry, len(self._lanes)))
+        self._pause.owe(rest_s(last - first, worked_s, taken_s, written, self._hungry, len(self._lanes)))
         return worked_s
 
     def _move(self, lane: Lane, position: int) -> None:
         lane.move(position)
-        self._changed.send()
+        self._changed.notify()
 
     def _observe_delivery(self) -> None:
         """Take note of what all lanes have by now."""
@@ -314,7 +314,7 @@ class Hub:
         group, groups = Group(subscriber.wire, subscriber.options), subscriber.lane.groups
         try:
             for _ in groups.index(group):
-                await self._slices.turn()
+                await self._slices.wait()
         except asyncio.CancelledError:
             groups.forget(group)
             raise
@@ -374,7 +374,7 @@ class Hub:
 
     async def _send_slices(self, subscriber: Subscriber, batch: Batch) -> None:
         options = subscriber.options
-        await self._slices.turn()
+        await self._slices.wait()
         if subscriber.options is not options or subscriber.closed:
             return
         # The boundary may have moved on while others had their turn, and the batch have grown with it.

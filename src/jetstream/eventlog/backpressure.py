@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from jetstream.scheduling import Pulse
+from jetstream.scheduling import Notifier
 
 
 class Follower:
@@ -42,7 +42,7 @@ class Followers:
 
     def __init__(self) -> None:
         self._followers: dict[Follower, None] = {}  # in the order in which they joined
-        self._advanced = Pulse()  # sent when a follower advances or leaves
+        self._advanced = Notifier()  # sent when a follower advances or leaves
         self._tip = 0  # the highest position that was appended while this process ran
 
     def join(self, position: int) -> Follower:
@@ -58,7 +58,7 @@ class Followers:
 
     def wake(self) -> None:
         """Let the writer look at the positions again."""
-        self._advanced.send()
+        self._advanced.notify()
 
     def append(self, tip: int, received_at: float | None) -> None:
         """Note that events up to `tip` were appended."""

@@ -44,7 +44,7 @@ class Inbound:
         # Reads frames of the clients that sent more than a few.
         self.frames = Worker()
         # Handles messages, one at a time. It pauses after each turn, as live events go first.
-        self.messages = Worker(rest_ratio=limits.message_pause_ratio)
+        self.messages = Worker(pause_ratio=limits.message_pause_ratio)
         # Sinks that hold bytes of a frame or message that is not complete, or that are busy.
         self.pending: Pending[SocketSink] = Pending(limits.message_timeout_s, limits.pending_bytes_max)
         # The next check of the deadlines; None while nothing is pending.

@@ -32,7 +32,7 @@ from jetstream.eventlog import LogReader
 from jetstream.limits import WebLimits
 from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
-from jetstream.scheduling import Line
+from jetstream.scheduling import TurnQueue
 from jetstream.steps import Steps
 from jetstream.web.connection import Connection, Handler
 from jetstream.web.parameters import NotJson, SubscribeRequest, parse_message, parse_request
@@ -83,7 +83,7 @@ class Subscribe:
         # Every connection since its upgrade, in order, until it is cleaned up after its end.
         self._clients: dict[_Client, None] = {}
         # Connections that have ended, in a queue.
-        self._removals = Line(limits.removals_per_turn)
+        self._removals = TurnQueue(limits.removals_per_turn)
         # The tasks that wait in that queue: the event loop keeps no reference to them.
         self._removing: set[asyncio.Task[None]] = set()
         # Set while there is no client.
@@ -190,7 +190,7 @@ class Subscribe:
         task.add_done_callback(self._removing.discard)
 
     async def _remove(self, client: _Client) -> None:
-        await self._removals.turn()
+        await self._removals.wait()
         if client.subscriber is not None:
             self._hub.remove(client.subscriber)
         close = client.sink.ended

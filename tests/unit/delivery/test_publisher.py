@@ -623,7 +623,7 @@ async def test_it_is_ready_for_more_once_a_lane_has_all_and_it_has_rested(
 async def test_it_is_not_ready_before_it_has_rested() -> None:
     async with served() as (hub, log):
         _, sink = join(hub)
-        hub._rest.owe(0.05)
+        hub._pause.owe(0.05)
         log.grow(1)
         ready = asyncio.create_task(log.followers.wait())
         await until(lambda: times(sink))

@@ -56,7 +56,7 @@ from jetstream.eventlog.sqlite.upkeep import WAL_BYTES, Maintenance, Scrubbed
 from jetstream.model.batch import Batch
 from jetstream.model.event import Key
 from jetstream.model.filter import Filter
-from jetstream.scheduling import Pulse, short_switch_interval
+from jetstream.scheduling import Notifier, short_switch_interval
 from jetstream.status import LogStatistics
 
 # Readers wait for the disk and for zstd, both without the interpreter lock; more would only compete for it.
@@ -157,7 +157,7 @@ class SqliteLog:
         self._offset_us = clock() - elapsed_us() if self.clock_offset_us is None else self.clock_offset_us
         self._noted_us = (0, 0)  # the position that ages were noted for last, and when
         self._writing = asyncio.Lock()
-        self._grown = Pulse()
+        self._grown = Notifier()
         self._idle: LifoQueue[sqlite3.Connection] = LifoQueue()
         self._reader_threads = ThreadPoolExecutor(READERS, thread_name_prefix="log-reader")
         self._blocks = BlockCache(lambda key: self._in_reader(lambda c, met: load(c, key, met)), cache_bytes)
@@ -287,7 +287,7 @@ class SqliteLog:
         if self._tail_events >= BLOCK_EVENTS:
             self._due.set()
         self.followers.append(self._tip, received_at)
-        self._grown.send()
+        self._grown.notify()
 
     def _reserve(self, position: int) -> None:
         with explained(self._path):
