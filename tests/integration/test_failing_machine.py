@@ -21,14 +21,11 @@ from jetstream.eventlog.sqlite import upkeep as maintenance
 from jetstream.eventlog.sqlite.rebase import rebase
 from jetstream.eventlog.sqlite.reservation import FILE
 from jetstream.eventlog.sqlite.schema import DATABASE
+from jetstream.limits import Limits, RuntimeLimits
 from jetstream.settings import Settings
 
 HOUR_US = 3600 * 1_000_000
-
-
-@pytest.fixture(autouse=True)
-def _look_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jetstream.app.CLOCK_EVERY_S", 0.01)
+LIMITS = Limits(runtime=RuntimeLimits(clock_every_s=0.01))
 
 
 async def stored(
@@ -36,7 +33,7 @@ async def stored(
 ) -> int:
     """Serve until so many frames are stored, stop in good order, and return the tip."""
     settings = Settings(upstream=relay.url, listen=LOOPBACK, data_dir=data_dir, upstream_cursor=0)
-    async with running(Service(settings, clock=clock)) as service:
+    async with running(Service(settings, LIMITS, clock=clock)) as service:
         for seq in range(1, last + 1, 10):
             relay.publish(frames(seq, min(seq + 9, last)))
             await published(service, min(seq + 9, last))
@@ -53,7 +50,9 @@ def frames(first: int, last: int) -> list[tuple[int, bytes]]:
 async def test_a_step_of_the_clock_is_told_and_changes_no_time(relay: Relay, start: Start, step: int) -> None:
     ahead = [0]
     relay.publish(frames(1, 3))
-    service = await start(upstream_cursor=0, clock=lambda: unix_us() + ahead[0], retention=60.0)
+    service = await start(
+        limits=LIMITS, upstream_cursor=0, clock=lambda: unix_us() + ahead[0], retention=60.0
+    )
     await published(service, 3)
     ahead[0] = step
     relay.publish(frames(4, 6))
@@ -74,7 +73,11 @@ async def test_a_step_that_lasts_is_followed(relay: Relay, start: Start) -> None
     relay.publish(frames(1, 3))
     clock_settle = 0.2
     service = await start(
-        upstream_cursor=0, clock=lambda: unix_us() + ahead[0], clock_settle=clock_settle, retention=60.0
+        limits=LIMITS,
+        upstream_cursor=0,
+        clock=lambda: unix_us() + ahead[0],
+        clock_settle=clock_settle,
+        retention=60.0,
     )
     await published(service, 3)
     ahead[0] = HOUR_US
@@ -90,7 +93,7 @@ async def test_positions_ahead_of_the_clock_are_told_and_come_back(relay: Relay,
     directory = tmp_path / "one"
     await stored(relay, directory, 3, lambda: unix_us() + HOUR_US)
     settings = Settings(upstream=relay.url, listen=LOOPBACK, data_dir=directory)
-    async with running(Service(settings)) as service:
+    async with running(Service(settings, LIMITS)) as service:
         status, body = await health(service.port)
         assert (status, body["status"]) == (200, "degraded")
         assert "jetstream log rebase-time" in body["reasons"][0]
@@ -98,7 +101,7 @@ async def test_positions_ahead_of_the_clock_are_told_and_come_back(relay: Relay,
         assert seen['jetstream_condition{condition="clock"}'] == 1
         assert 3_500 < seen["jetstream_log_ahead_seconds"] < 3_700
     assert rebase(directory, unix_us()).events == 3
-    async with running(Service(settings)) as service:
+    async with running(Service(settings, LIMITS)) as service:
         assert (await health(service.port))[1]["status"] == "ok"
         async with subscribe(service.port, cursor=1) as subscriber:
             assert [event["commit"]["rkey"] for event in await subscriber.events(3)] == ["1", "2", "3"]
@@ -114,7 +117,7 @@ async def test_a_reader_passes_over_damage_and_health_says_so(
             "SELECT first_us, last_us, events FROM block ORDER BY last_us LIMIT 1"
         ).fetchone()
         connection.execute("UPDATE block SET bodies = zeroblob(9) WHERE last_us = ?", (last,))
-    service = await start(data_dir=tmp_path / "one")
+    service = await start(limits=LIMITS, data_dir=tmp_path / "one")
     for _ in range(3):
         async with subscribe(service.port, cursor=1) as subscriber:
             times = [event["time_us"] for event in await subscriber.events(100 - events)]
@@ -132,7 +135,7 @@ async def test_a_server_starts_without_its_reservation(
     tip = await stored(relay, tmp_path / "one", 3)
     (tmp_path / "one" / FILE).write_bytes(content)
     with capture_logs() as lines:
-        service = await start(data_dir=tmp_path / "one")
+        service = await start(limits=LIMITS, data_dir=tmp_path / "one")
     assert "log: the reservation is made again" in [line["event"] for line in lines]
     assert tip < service.log.tip <= unix_us() + 31_000_000
     async with subscribe(service.port, cursor=1) as subscriber:
@@ -146,7 +149,7 @@ async def test_a_lost_database_is_a_warning(relay: Relay, tmp_path: Path, start:
     if lost == "empty":
         (tmp_path / "one" / DATABASE).touch()
     with capture_logs() as lines:
-        service = await start(data_dir=tmp_path / "one")
+        service = await start(limits=LIMITS, data_dir=tmp_path / "one")
     (line,) = [line for line in lines if "a new log begins" in line["event"]]
     assert line["log_level"] == "warning"
     assert service.log.tip >= tip
