@@ -17,10 +17,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from jetstream.atproto.cbor_encoder import cbor_head as head
 from jetstream.bench.relay import Relay, say
 from jetstream.bench.ring import FIRST_SEQ, Ring
 from jetstream.simulator import recording
-from jetstream.simulator.cbor import head
 from jetstream.simulator.recording import message_head
 
 DID: Final = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa"  # the repo of the attacker's commits

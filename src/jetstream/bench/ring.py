@@ -15,11 +15,11 @@ from typing import Any, Final, NamedTuple
 
 import libipld
 
+from jetstream.atproto.cbor_encoder import cbor_head
+from jetstream.atproto.tid import CLOCK_IDS, tid
 from jetstream.simulator import frames
-from jetstream.simulator.cbor import head
 from jetstream.simulator.recording import message_head
 from jetstream.simulator.records import datetime_of, plc_did
-from jetstream.simulator.tid import CLOCK_IDS, tid
 from jetstream.simulator.world import Population, SteadyClock, World
 
 # A number this high takes eight bytes, as those of today's relays do: it can be written over in place.
@@ -99,7 +99,7 @@ class Ring:
 
 def _append(data: bytearray, frame: bytes, body: dict[str, Any]) -> Slot:
     """Append a frame as a WebSocket message, with room for a `seq` of eight bytes."""
-    old = _SEQ + head(0, body["seq"])
+    old = _SEQ + cbor_head(0, body["seq"])
     at = frame.index(old)
     frame = frame[:at] + _SEQ + _UINT64.pack(_UINT64_HEAD, body["seq"]) + frame[at + len(old) :]
     start = len(data)

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import libipld
 
-from jetstream.simulator import keys, mst
-from jetstream.simulator.cbor import Cid
+from jetstream.atproto import keys, mst
+from jetstream.atproto.cid import Cid
 
 _SIGNATURE_FIELD: Final = b"\x63sig\x58\x40"
 
@@ -94,13 +94,13 @@ def _check_signed(block: bytes, body: Mapping[str, Any], multibase: str) -> Cid:
 
 def _check_tree(root: mst.Root) -> None:
     """Check the layers, the order of the keys, and that every loaded node is written in the one valid way."""
-    if not isinstance(root, mst.Node) or (not root.keys and root.subs != [None]):
+    if not isinstance(root, mst.Node) or (not root.keys and root.subtrees != [None]):
         raise BadCommitError("the root of the tree is missing, or has a subtree but no key")
     last = b""
     for node in _loaded_nodes(root):
         if mst.encode_node(node) != node.block:
             raise BadCommitError(f"the tree node {node.cid} is not written canonically")
-        if any(mst.height(key) != node.height for key in node.keys):
+        if any(mst.layer_of(key) != node.layer for key in node.keys):
             raise BadCommitError(f"a key of {node.cid} lies in the wrong layer")
     for key in _loaded_keys(root):
         if key <= last:
@@ -111,14 +111,14 @@ def _check_tree(root: mst.Root) -> None:
 def _loaded_nodes(node: mst.Subtree) -> Iterator[mst.Node]:
     if isinstance(node, mst.Node):
         yield node
-        for sub in node.subs:
+        for sub in node.subtrees:
             yield from _loaded_nodes(sub)
 
 
 def _loaded_keys(node: mst.Subtree) -> Iterator[bytes]:
     if isinstance(node, mst.Node):
-        yield from _loaded_keys(node.subs[0])
-        for key, sub in zip(node.keys, node.subs[1:], strict=True):
+        yield from _loaded_keys(node.subtrees[0])
+        for key, sub in zip(node.keys, node.subtrees[1:], strict=True):
             yield key
             yield from _loaded_keys(sub)
 
@@ -135,6 +135,6 @@ def _change(op: Mapping[str, Any], blocks: Mapping[bytes, bytes]) -> mst.Change:
 
 def _root_cid(root: mst.Root) -> Cid:
     if isinstance(root, mst.Node):
-        mst.seal(root)
+        mst.encode_changed(root)
         return root.cid
     return root

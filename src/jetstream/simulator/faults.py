@@ -18,13 +18,17 @@ from enum import Enum
 from random import Random
 from typing import Final, NamedTuple
 
+from jetstream.atproto import keys
+from jetstream.atproto.car_writer import Block
+from jetstream.atproto.cbor_encoder import LINK_HEAD, cbor_head, encode_cbor
+from jetstream.atproto.cid import Cid, cid_of
+from jetstream.atproto.keys import SigningKey
+from jetstream.atproto.repo import sign_commit
+from jetstream.atproto.tid import tid, tid_us
 from jetstream.errors import SettingError
-from jetstream.simulator import cbor, frames, keys, repo
-from jetstream.simulator.cbor import Cid
+from jetstream.simulator import frames
 from jetstream.simulator.frames import Commit, Message
-from jetstream.simulator.keys import SigningKey
-from jetstream.simulator.repo import Block, Revision
-from jetstream.simulator.tid import tid
+from jetstream.simulator.repo import Revision
 
 FRAME_BYTES_MAX: Final = 5_000_000  # what the protocol allows
 _DEPTH: Final = 10_000
@@ -166,20 +170,20 @@ def garbage(rng: Random) -> bytes:
 
     None has a `seq`, so none can move a cursor.
     """
-    body = cbor.encode({"did": "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa", "time": "2026-01-01T00:00:00.000Z"})
+    body = encode_cbor({"did": "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa", "time": "2026-01-01T00:00:00.000Z"})
     return rng.choice(
         (
             b"",
             b"\xff" + rng.randbytes(rng.randrange(2000)),
-            cbor.encode({"op": 1, "t": "#commit"}),
-            cbor.encode({"op": 1, "t": "#commit"}) + cbor.encode({}),
-            cbor.encode({"op": 1, "t": "#commit"}) + body + body,
-            cbor.encode({"op": 1, "t": "#unheard"}) + body,
-            cbor.encode({"op": 1, "t": "#handle"}) + body,
-            cbor.encode({"op": 1, "t": "#tombstone"}) + body,
-            cbor.encode({"op": 1}) + body,
-            cbor.encode({"op": 7, "t": "#commit"}) + body,
-            cbor.encode(1) + cbor.encode("#commit"),
+            encode_cbor({"op": 1, "t": "#commit"}),
+            encode_cbor({"op": 1, "t": "#commit"}) + encode_cbor({}),
+            encode_cbor({"op": 1, "t": "#commit"}) + body + body,
+            encode_cbor({"op": 1, "t": "#unheard"}) + body,
+            encode_cbor({"op": 1, "t": "#handle"}) + body,
+            encode_cbor({"op": 1, "t": "#tombstone"}) + body,
+            encode_cbor({"op": 1}) + body,
+            encode_cbor({"op": 7, "t": "#commit"}) + body,
+            encode_cbor(1) + encode_cbor("#commit"),
             frames.encode_info("OutdatedCursor", "said in the middle of the stream"),
         )
     )
@@ -221,7 +225,7 @@ def _bit_flipped(around: Surroundings) -> list[tuple[Effect, bytes]]:
     the missing frame with a changed number, and no consumer could tell.
     """
     seq, frame = around.earlier[-2]
-    number = b"\x63seq" + cbor.head(0, seq)
+    number = b"\x63seq" + cbor_head(0, seq)
     at = frame.index(number)
     after = at + len(number)
     if around.rng.randrange(len(frame)) < at:
@@ -247,7 +251,7 @@ def _stall(_: Surroundings) -> list[tuple[Effect, bytes]]:
 
 
 # One object for all: a window full of them must not fill the memory.
-_OVERSIZED: Final = frames.header("#commit") + cbor.encode({"blocks": bytes(FRAME_BYTES_MAX + 1)})
+_OVERSIZED: Final = frames.header("#commit") + encode_cbor({"blocks": bytes(FRAME_BYTES_MAX + 1)})
 
 ADDED: Final[dict[str, Add]] = {
     "drop": _drop,
@@ -275,7 +279,7 @@ def _signed(message: Commit, change: Callable[[bytes], bytes]) -> Commit:
     at = data.index(b"\x63sig\x58\x40") + 6
     end = at + keys.SIGNATURE_BYTES
     block = data[:at] + change(data[at:end]) + data[end:]
-    return _revised(message, commit=Block(cbor.cid_of(block), block))
+    return _revised(message, commit=Block(cid_of(block), block))
 
 
 def _too_big(message: Commit, _key: SigningKey, _rng: Random) -> Commit:
@@ -292,26 +296,19 @@ def _high_s(message: Commit, key: SigningKey, _rng: Random) -> Commit:
 
 def _broken_chain(message: Commit, _key: SigningKey, rng: Random) -> Commit:
     """Let the commit come after one that never was."""
-    return _revised(message, prev_data=cbor.cid_of(rng.randbytes(8)), since=tid(rng.getrandbits(50), 0))
+    return _revised(message, prev_data=cid_of(rng.randbytes(8)), since=tid(rng.getrandbits(50), 0))
 
 
 def _rev_back(message: Commit, key: SigningKey, _rng: Random) -> Commit:
     """Sign the same tree under a revision of an hour before."""
-    rev = tid(_tid_time(message.revision.rev) - 3_600_000_000, 0)
+    rev = tid(tid_us(message.revision.rev) - 3_600_000_000, 0)
     data = _data_of(message.revision.commit.data)
-    return _revised(message, rev=rev, commit=repo.commit_block(message.did, rev, data, key))
-
-
-def _tid_time(text: str) -> int:
-    number = 0
-    for character in text:
-        number = number << 5 | "234567abcdefghijklmnopqrstuvwxyz".index(character)
-    return number >> 10
+    return _revised(message, rev=rev, commit=sign_commit(message.did, rev, data, key))
 
 
 def _data_of(commit: bytes) -> Cid:
     """Cut the tree's CID out of a commit block."""
-    at = commit.index(b"\x64data" + cbor.LINK_HEAD) + 5 + len(cbor.LINK_HEAD)
+    at = commit.index(b"\x64data" + LINK_HEAD) + 5 + len(LINK_HEAD)
     return Cid(commit[at : at + 36])
 
 
@@ -373,7 +370,7 @@ def _wrong_cid(message: Message, seq: int, rng: Random) -> Spoilt:
     """Call a record something else, in its operation and in the CAR alike: only hashing it can tell."""
     assert isinstance(message, Commit), "suits() said so"
     revision = message.revision
-    cid, wrong = rng.choice(revision.records).cid, cbor.cid_of(rng.randbytes(8))
+    cid, wrong = rng.choice(revision.records).cid, cid_of(rng.randbytes(8))
     ops = tuple(op._replace(cid=wrong) if op.cid == cid else op for op in revision.ops)
     blocks = tuple(Block(wrong, block.data) if block.cid == cid else block for block in revision.records)
     frame = frames.encode(_revised(message, ops=ops, records=blocks), seq)

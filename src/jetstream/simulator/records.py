@@ -18,9 +18,9 @@ from typing import Final, NamedTuple
 
 import libipld
 
-from jetstream.simulator import cbor
-from jetstream.simulator.cbor import Cid
-from jetstream.simulator.tid import tid
+from jetstream.atproto import cid
+from jetstream.atproto.cid import Cid
+from jetstream.atproto.tid import tid
 
 Record = dict[str, object]
 
@@ -179,9 +179,9 @@ class Author:
         record: Record = {
             "$type": "net.example.vault.note",
             "cipher": rng.randbytes(rng.randrange(200)),
-            "cidLike": bytes(cbor.raw_cid(rng.randbytes(32))),
-            "parent": cbor.cid_of(rng.randbytes(8)),
-            "legacyBlob": {"cid": str(cbor.raw_cid(rng.randbytes(32))), "mimeType": "image/png"},
+            "cidLike": bytes(cid.raw_cid(rng.randbytes(32))),
+            "parent": cid.cid_of(rng.randbytes(8)),
+            "legacyBlob": {"cid": str(cid.raw_cid(rng.randbytes(32))), "mimeType": "image/png"},
             "tags": {"é": 1, "zz": [], "a": {}, "B": [[1], [-1, 0]], "a b": "<&>", "日本": "\u2029"},
             "updatedAt": self._created(now_us),
             "depth": _nested(rng.randrange(30)),
@@ -234,7 +234,7 @@ class Author:
     def _blob(self, mime_type: str) -> Record:
         return {
             "$type": "blob",
-            "ref": cbor.raw_cid(self._rng.randbytes(32)),
+            "ref": cid.raw_cid(self._rng.randbytes(32)),
             "mimeType": mime_type,
             "size": self._rng.randrange(10_000, 1_000_000),
         }

@@ -10,9 +10,10 @@ import base64
 
 import orjson
 
-from jetstream.simulator.cbor import Cid
+from jetstream.atproto.cid import Cid
+from jetstream.atproto.repo import DELETE
 from jetstream.simulator.frames import Account, Commit, Identity, Message, Sync
-from jetstream.simulator.repo import DELETE, Op
+from jetstream.simulator.repo import Op
 
 Event = dict[str, object]
 

@@ -16,16 +16,17 @@ from typing import Final
 
 import libipld
 
-from jetstream.simulator import cbor, records
+from jetstream.atproto.cbor_encoder import encode_cbor
+from jetstream.atproto.keys import K256Key, P256Key, SigningKey
+from jetstream.atproto.repo import CREATE, DELETE, OPS_MAX, UPDATE
+from jetstream.atproto.tid import CLOCK_IDS, tid
+from jetstream.simulator import records
 from jetstream.simulator.frames import Account, Commit, Identity, Message, Sync
-from jetstream.simulator.keys import K256Key, P256Key, SigningKey
 from jetstream.simulator.records import Author, Draft, Record
-from jetstream.simulator.repo import CREATE, DELETE, UPDATE, Repo, Write
-from jetstream.simulator.tid import CLOCK_IDS, tid
+from jetstream.simulator.repo import Repo, Write
 
 Clock = Callable[[], int]
 
-OPS_MAX: Final = 200  # a commit may have no more (the lexicon's limit)
 RECORDS_MAX: Final = 1_000_000  # in all repositories together: about 700 MB
 _INACTIVE: Final = ("takendown", "suspended", "deactivated")
 _NOTICES: Final = ("desynchronized", "throttled")  # states in which an account is still active
@@ -124,7 +125,7 @@ class World:
         """
         person = self._person(did)
         made = [
-            Write(action, f"{collection}/{rkey}", record, b"" if record is None else cbor.encode(record))
+            Write(action, f"{collection}/{rkey}", record, b"" if record is None else encode_cbor(record))
             for action, collection, rkey, record in writes
         ]
         _check_writes(person, made)
@@ -347,7 +348,7 @@ def _created(person: Person, draft: Draft, now_us: int) -> Write:
     """Make a draft a write: a create, or an update of what is there under its key."""
     path = f"{draft.collection}/{draft.rkey or person.tid(now_us)}"
     action = UPDATE if path in person.repo.records else CREATE
-    return Write(action, path, draft.record, cbor.encode(draft.record))
+    return Write(action, path, draft.record, encode_cbor(draft.record))
 
 
 def _check_writes(person: Person, writes: list[Write]) -> None:

@@ -7,9 +7,10 @@ import libipld
 import orjson
 import pytest
 
+from jetstream.atproto import cid
 from jetstream.errors import SettingError
 from jetstream.model import syntax
-from jetstream.simulator import cbor, check, faults, truth
+from jetstream.simulator import check, faults, truth
 from jetstream.simulator.faults import Effect, Faults
 from jetstream.simulator.stream import Item, Stream
 from jetstream.simulator.world import Population, SteadyClock, World
@@ -205,7 +206,7 @@ def test_a_record_of_ten_thousand_levels_is_whole_and_named_rightly() -> None:
         _, body = libipld.decode_dag_cbor_multi(item.frame)
         if deep in body.get("blocks", b""):
             carrying += 1
-            assert body["ops"][0]["cid"] == cbor.cid_of(deep)
+            assert body["ops"][0]["cid"] == cid.cid_of(deep)
             document: Any = script.world.document(body["repo"], "")
             check.check_commit(body, document["verificationMethod"][0]["publicKeyMultibase"])
     assert carrying == len(script.ledger)

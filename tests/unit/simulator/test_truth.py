@@ -5,9 +5,10 @@ import json
 
 import pytest
 
-from jetstream.simulator import cbor, truth
+from jetstream.atproto import cid
+from jetstream.atproto.car_writer import Block
+from jetstream.simulator import truth
 from jetstream.simulator.frames import Account, Identity, Sync
-from jetstream.simulator.repo import Block
 from jetstream.simulator.world import Population, SteadyClock, World
 
 DID = "did:plc:" + "a" * 24
@@ -49,7 +50,7 @@ def test_each_write_of_a_commit_is_an_event_in_order() -> None:
 
 
 def test_links_and_bytes_of_a_record_are_tagged() -> None:
-    link = cbor.cid_of(b"\xa0")
+    link = cid.cid_of(b"\xa0")
     record: truth.Event = {"link": link, "same": bytes(link), "none": b"", "nested": [{"b": b"\x01"}]}
     assert told(record) == {
         "link": {"$link": str(link)},
@@ -87,7 +88,7 @@ def test_identities_and_accounts_say_what_is_known(
 
 
 def test_a_sync_is_no_event() -> None:
-    sync = Sync(DID, TIME, "3kwemukb2222b", Block(cbor.cid_of(b"\xa0"), b"\xa0"))
+    sync = Sync(DID, TIME, "3kwemukb2222b", Block(cid.cid_of(b"\xa0"), b"\xa0"))
     assert truth.events_of(sync, 9) == []
 
 

@@ -7,6 +7,7 @@ from typing import cast
 import libipld
 import pytest
 
+from jetstream.atproto.repo import OPS_MAX
 from jetstream.model import syntax
 from jetstream.simulator import check, frames, world
 from jetstream.simulator.frames import Account, Commit, Identity, Message, Sync
@@ -80,7 +81,7 @@ def test_commits_have_no_operation_one_or_as_many_as_are_allowed() -> None:
     messages = islice(make(multiple=0.3).messages(), 2000)
     sizes = {len(message.revision.ops) for message in messages if isinstance(message, Commit)}
     assert {0, 1, 2, 3, 4, 5} <= sizes
-    assert 100 < max(sizes) <= world.OPS_MAX
+    assert 100 < max(sizes) <= OPS_MAX
 
 
 def test_accounts_come_change_and_go() -> None:
@@ -177,7 +178,7 @@ def test_a_world_that_grows_too_large_loses_its_largest_account(monkeypatch: pyt
     held = [
         sum(len(person.paths) for person in somewhere.present) for _ in islice(somewhere.messages(), 5000)
     ]
-    assert max(held) < 700 + 2 * world.OPS_MAX
+    assert max(held) < 700 + 2 * OPS_MAX
     assert min(held[1000:]) > 300
 
 

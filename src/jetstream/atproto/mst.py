@@ -1,12 +1,19 @@
-"""The Merkle search tree of a repository, changed in place, so that a write costs only its own path.
+"""The Merkle search tree (MST) of a repository: keys are record paths, values are record CIDs.
 
-Source: the repository page of the ATProto specification, "MST structure". A key lies in the layer that
-its hash names (`height`); all keys of a node share one layer; the subtree between two keys lies one layer
-below, and a node without keys stands in wherever that layer is empty. `put` and `remove` change the tree and
-return its root, which may be another node than before; `seal` writes the blocks of what has changed.
+The hash of a key determines its layer (`layer_of`). All keys of a node are in one layer. Between two keys
+there may be a subtree, whose root is one layer below; where that layer has no keys, a node without keys takes
+its place. So a tree depends only on its contents, not on the order of writes.
 
-A subtree that is known only by its CID is a `Cid`: that is how a consumer holds the few nodes that a commit
-carries, and how `invert` undoes a commit. After a PartialTreeError a tree is not to be used any more.
+The tree is changed in place, so that a write costs only its own path: `put` and `remove` change it and return
+the root, which may be another node than before; `encode_changed` then encodes the blocks of the changed
+nodes.
+
+A subtree may be a `Cid` instead of a node: its block is not loaded. So a consumer holds the few nodes that a
+commit carries, and `invert` undoes the commit. After a PartialTreeError, discard the tree: it may be half
+changed.
+
+Source: the repository page of the AT Protocol specification, "MST structure", and the sync page, "Inductive
+firehose".
 """
 
 from __future__ import annotations
@@ -19,36 +26,36 @@ from typing import Final, NamedTuple, TypeAlias
 
 import libipld
 
-from jetstream.simulator.cbor import LINK_HEAD, Cid, cid_of, head
+from jetstream.atproto.cbor_encoder import LINK_HEAD, cbor_head
+from jetstream.atproto.cid import Cid, cid_of
 
 KEY_BYTES_MAX: Final = 1024  # the reference implementations refuse longer ones
 
 
 class PartialTreeError(Exception):
-    """The change needs a node that is known only by its CID."""
+    """The operation needs a node whose block is not loaded."""
 
 
 class Node:
-    """One node: its layer, keys, values and the `len(keys) + 1` subtrees around them.
+    """One node of the tree. Only this module changes it."""
 
-    `cid` is empty where the node has changed since it was sealed. Its `block` is then empty as well, or can
-    still be had by replacing 36 bytes, which is several times faster than encoding and nearly always the
-    case: `patch` is the subtree that has changed, with the CID that it has in the block.
-    """
+    __slots__ = ("block", "cid", "keys", "layer", "patch", "subtrees", "values")
 
-    __slots__ = ("block", "cid", "height", "keys", "patch", "subs", "values")
-
-    def __init__(self, height: int, keys: list[bytes], values: list[Cid], subs: list[Subtree]) -> None:
-        self.height = height
-        self.keys = keys
-        self.values = values
-        self.subs = subs
+    def __init__(self, layer: int, keys: list[bytes], values: list[Cid], subtrees: list[Subtree]) -> None:
+        self.layer = layer  # of all its keys
+        self.keys = keys  # in order
+        self.values = values  # one for each key
+        self.subtrees = subtrees  # `len(keys) + 1`: before, between and after the keys
+        # The encoded node. While `cid` is empty, it is empty or outdated.
         self.block = b""
+        # The CID of `block`; empty after a change, until `encode_changed`.
         self.cid = _NO_CID
+        # The one subtree that has changed since `block` was encoded, with the CID that it has in `block`. If
+        # this is the only change, 36 bytes are replaced, which is several times as fast as encoding.
         self.patch: tuple[Cid, Node] | None = None
 
-    def rewrite(self) -> None:
-        """Have the block written anew when the node is sealed."""
+    def mark_changed(self) -> None:
+        """Discard the block, so that `encode_changed` encodes the node."""
         self.block = b""
         self.cid = _NO_CID
         self.patch = None
@@ -62,95 +69,95 @@ EMPTY_CID: Final = cid_of(EMPTY_BLOCK)
 
 
 class Change(NamedTuple):
-    """One operation, as the tree sees it: the value before and the value after, None where there is none."""
+    """One operation on the tree: the value of a key before and after it; None where the key is absent."""
 
     key: bytes
     before: Cid | None
     after: Cid | None
 
 
-def height(key: bytes) -> int:
-    """Tell the layer of a key: the leading zero bits of its SHA-256, counted in pairs."""
+def layer_of(key: bytes) -> int:
+    """Return the layer of a key: half the number of leading zero bits of its SHA-256, rounded down."""
     return (256 - int.from_bytes(sha256(key).digest(), "big").bit_length()) // 2
 
 
 def shared_prefix(left: bytes, right: bytes) -> int:
-    """Count the bytes that two keys begin with alike."""
+    """Return the length of the common prefix of two keys."""
     size = min(len(left), len(right))
     differing = int.from_bytes(left[:size], "big") ^ int.from_bytes(right[:size], "big")
     return size - (differing.bit_length() + 7) // 8
 
 
 def get(root: Subtree, key: bytes) -> Cid | None:
-    """Look up the value of a key. Raises PartialTreeError where the path is not loaded."""
+    """Return the value of a key, or None. Raises PartialTreeError if its path is not loaded."""
     node = root
     while node is not None:
         node = _loaded(node)
         i = bisect_left(node.keys, key)
         if i < len(node.keys) and node.keys[i] == key:
             return node.values[i]
-        node = node.subs[i]
+        node = node.subtrees[i]
     return None
 
 
 def empty() -> Node:
-    """Make a tree without keys."""
+    """Return a tree without keys."""
     node = Node(0, [], [], [None])
     node.block, node.cid = EMPTY_BLOCK, EMPTY_CID
     return node
 
 
 def put(root: Root, key: bytes, value: Cid) -> tuple[Node, Cid | None]:
-    """Set a key. Return the root and the value before."""
-    layer, top = height(key), _loaded(root)
-    if layer > top.height:
+    """Set a key. Return the root and the previous value, None if the key was absent."""
+    layer, top = layer_of(key), _loaded(root)
+    if layer > top.layer:
         return _put_above(top, key, value, layer), None
     path, node = _descend(top, key, layer)
     if node is None:
         above, i = path[-1]
-        above.subs[i], node = _chain(above.height - 1, layer)
-        above.rewrite()
+        above.subtrees[i], node = _chain(above.layer - 1, layer)
+        above.mark_changed()
     return top, _put_into(node, key, value)
 
 
 def remove(root: Root, key: bytes) -> tuple[Root, Cid | None]:
-    """Take a key out. Return the root and the value before, None where the key was absent."""
-    layer, top = height(key), _loaded(root)
-    if layer > top.height or get(top, key) is None:
+    """Remove a key. Return the root and the previous value, None if the key was absent."""
+    layer, top = layer_of(key), _loaded(root)
+    if layer > top.layer or get(top, key) is None:
         return top, None
     path, node = _descend(top, key, layer)
     assert node is not None, "the key was found on this path"
     i = bisect_left(node.keys, key)
     before = node.values.pop(i)
     del node.keys[i]
-    node.subs[i : i + 2] = [_merge(node.subs[i], node.subs[i + 1])]
-    node.rewrite()
+    node.subtrees[i : i + 2] = [_merge(node.subtrees[i], node.subtrees[i + 1])]
+    node.mark_changed()
     while path and _is_empty(node):
         node, i = path.pop()
-        node.subs[i] = None
-        node.rewrite()
+        node.subtrees[i] = None
+        node.mark_changed()
     return _lowered(top), before
 
 
 def build(items: Sequence[tuple[bytes, Cid]]) -> Node:
-    """Make the tree of many items at once, which must come sorted by key and without repeats."""
+    """Return the tree of many items, which must be sorted by key and have no duplicates."""
     if not items:
         return empty()
-    heights = [height(key) for key, _ in items]
-    return _build(items, heights, max(heights), 0, len(items))
+    layers = [layer_of(key) for key, _ in items]
+    return _build(items, layers, max(layers), 0, len(items))
 
 
-def seal(root: Node) -> list[Node]:
-    """Encode every new node below and including the root. Return them, children before parents."""
+def encode_changed(root: Node) -> list[Node]:
+    """Encode every changed node of a tree. Return these nodes, children before parents."""
     fresh: list[Node] = []
-    _seal(root, fresh)
+    _encode_changed(root, fresh)
     return fresh
 
 
-def cover(root: Node, key: bytes) -> list[Node]:
-    """List the nodes on the lookup paths of a key and of its two neighbours, as inversion needs them.
+def covering_proof(root: Node, key: bytes) -> list[Node]:
+    """Return the nodes on the paths to a key and to its two neighbours, which `invert` needs.
 
-    An absent key's neighbours lie on its own path.
+    The neighbours of an absent key are on its own path.
     """
     path: list[Node] = []
     node: Subtree = root
@@ -158,46 +165,46 @@ def cover(root: Node, key: bytes) -> list[Node]:
         path.append(node)
         i = bisect_left(node.keys, key)
         if i < len(node.keys) and node.keys[i] == key:
-            return path + _edge(node.subs[i], -1) + _edge(node.subs[i + 1], 0)
-        node = node.subs[i]
+            return path + _edge(node.subtrees[i], -1) + _edge(node.subtrees[i + 1], 0)
+        node = node.subtrees[i]
     return path
 
 
 def items(root: Subtree) -> Iterator[tuple[bytes, Cid]]:
-    """List the keys and values of a loaded tree, in order."""
+    """Yield the keys and values of a loaded tree, in order. Raises PartialTreeError."""
     if root is None:
         return
     node = _loaded(root)
     for i, key in enumerate(node.keys):
-        yield from items(node.subs[i])
+        yield from items(node.subtrees[i])
         yield key, node.values[i]
-    yield from items(node.subs[-1])
+    yield from items(node.subtrees[-1])
 
 
 def nodes(root: Subtree) -> Iterator[Node]:
-    """List the nodes of a loaded tree, parents first."""
+    """Yield the nodes of a loaded tree, parents first. Raises PartialTreeError."""
     if root is None:
         return
     node = _loaded(root)
     yield node
-    for sub in node.subs:
+    for sub in node.subtrees:
         yield from nodes(sub)
 
 
 def load(blocks: Mapping[bytes, bytes], root: Cid) -> Root:
-    """Read a tree from the blocks at hand; what is not among them stays a `Cid`.
+    """Return the tree of a root CID. Subtrees whose block is not in `blocks` stay a `Cid`.
 
-    Raises ValueError for a block that is no node, or whose keys do not ascend.
+    Raises ValueError for a block that is not a node, or whose keys are not in order.
     """
     return _load(blocks, root, None)
 
 
 def invert(root: Root, changes: Iterable[Change]) -> Root:
-    """Undo the operations of a commit and return the root before it.
+    """Undo the operations of a commit. Return the root of the tree before it.
 
-    They are undone from the last key to the first: of the orders in use, the only one for which the
-    producer's minimal set of nodes always suffices. Raises ValueError where the tree does not hold what
-    an operation says, PartialTreeError where nodes are missing.
+    Operations are undone from the last key to the first: of the orders in use, only this one always manages
+    with the minimal set of nodes that producers send. Raises ValueError if the tree contradicts an operation,
+    and PartialTreeError if nodes are missing.
     """
     for change in sorted(changes, reverse=True):
         if change.before is None:
@@ -216,14 +223,14 @@ def _loaded(node: Root) -> Node:
 
 
 def _is_empty(node: Node) -> bool:
-    return not node.keys and node.subs[0] is None
+    return not node.keys and node.subtrees[0] is None
 
 
 def _lowered(top: Node) -> Root:
-    """Take away nodes without keys at the top."""
+    """Remove nodes without keys from the top."""
     root: Root = top
     while isinstance(root, Node) and not root.keys:
-        below = root.subs[0]
+        below = root.subtrees[0]
         if below is None:
             return empty()
         root = below
@@ -231,13 +238,13 @@ def _lowered(top: Node) -> Root:
 
 
 def _descend(top: Node, key: bytes, layer: int) -> tuple[list[tuple[Node, int]], Node | None]:
-    """Go down to a layer, and mark the way as changed. Return the way, and the node if there is one."""
+    """Descend to a layer and mark the path as changed. Return the path, and the node if there is one."""
     path: list[tuple[Node, int]] = []
     node = top
-    while node.height > layer:
+    while node.layer > layer:
         i = bisect_left(node.keys, key)
         path.append((node, i))
-        below = node.subs[i]
+        below = node.subtrees[i]
         if below is None:
             return path, None
         below = _loaded(below)
@@ -245,13 +252,13 @@ def _descend(top: Node, key: bytes, layer: int) -> tuple[list[tuple[Node, int]],
             node.patch = (below.cid, below)
             node.cid = _NO_CID
         else:
-            node.rewrite()
+            node.mark_changed()
         node = below
     return path, node
 
 
 def _chain(top: int, bottom: int) -> tuple[Node, Node]:
-    """Make nodes without keys from one layer down to another. Return the first and the last."""
+    """Return the first and the last of a chain of nodes without keys, from layer `top` to layer `bottom`."""
     first = last = Node(bottom, [], [], [None])
     for layer in range(bottom + 1, top + 1):
         first = Node(layer, [], [], [first])
@@ -259,30 +266,30 @@ def _chain(top: int, bottom: int) -> tuple[Node, Node]:
 
 
 def _put_into(node: Node, key: bytes, value: Cid) -> Cid | None:
-    """Set a key in the node of its layer."""
+    """Set a key in the node of its layer. Return the previous value."""
     i = bisect_left(node.keys, key)
     if i < len(node.keys) and node.keys[i] == key:
         before, node.values[i] = node.values[i], value
-        node.rewrite()
+        node.mark_changed()
         return before
-    sub = node.subs[i]
+    sub = node.subtrees[i]
     if sub is None and node.block and node.patch is None:
         node.block = _insert(node, i, key, value)
         node.cid = _NO_CID
     else:
-        node.rewrite()
+        node.mark_changed()
     node.keys.insert(i, key)
     node.values.insert(i, value)
-    node.subs[i : i + 1] = _split(sub, key)
+    node.subtrees[i : i + 1] = _split(sub, key)
     return None
 
 
 def _put_above(node: Node, key: bytes, value: Cid, layer: int) -> Node:
-    """Set a key above the root."""
+    """Set a key whose layer is above the root. Return the new root."""
     if _is_empty(node):
         return Node(layer, [key], [value], [None, None])
-    while node.height < layer - 1:
-        node = Node(node.height + 1, [], [], [node])
+    while node.layer < layer - 1:
+        node = Node(node.layer + 1, [], [], [node])
     return Node(layer, [key], [value], list(_split(node, key)))
 
 
@@ -291,15 +298,15 @@ def _split(node: Subtree, key: bytes) -> tuple[Subtree, Subtree]:
         return None, None
     node = _loaded(node)
     i = bisect_left(node.keys, key)
-    sub = node.subs[i]
+    sub = node.subtrees[i]
     left, right = _split(sub, key)
-    # A side that keeps the whole node keeps the same object: it stays sealed.
+    # If one side is the whole node, return the same object: its block is still valid.
     if right is None and i == len(node.keys) and left is sub:
         return node, None
     if left is None and i == 0 and right is sub:
         return None, node
-    before = Node(node.height, node.keys[:i], node.values[:i], [*node.subs[:i], left])
-    after = Node(node.height, node.keys[i:], node.values[i:], [right, *node.subs[i + 1 :]])
+    before = Node(node.layer, node.keys[:i], node.values[:i], [*node.subtrees[:i], left])
+    after = Node(node.layer, node.keys[i:], node.values[i:], [right, *node.subtrees[i + 1 :]])
     return None if _is_empty(before) else before, None if _is_empty(after) else after
 
 
@@ -309,83 +316,84 @@ def _merge(left: Subtree, right: Subtree) -> Subtree:
     if right is None:
         return left
     left, right = _loaded(left), _loaded(right)
-    seam = _merge(left.subs[-1], right.subs[0])
+    seam = _merge(left.subtrees[-1], right.subtrees[0])
     return Node(
-        left.height,
+        left.layer,
         left.keys + right.keys,
         left.values + right.values,
-        [*left.subs[:-1], seam, *right.subs[1:]],
+        [*left.subtrees[:-1], seam, *right.subtrees[1:]],
     )
 
 
 def _build(
-    sorted_items: Sequence[tuple[bytes, Cid]], heights: Sequence[int], layer: int, start: int, end: int
+    sorted_items: Sequence[tuple[bytes, Cid]], layers: Sequence[int], layer: int, start: int, end: int
 ) -> Node:
-    mine = [i for i in range(start, end) if heights[i] == layer]
+    mine = [i for i in range(start, end) if layers[i] == layer]
     bounds = [start - 1, *mine, end]
-    subs: list[Subtree] = [
-        _build(sorted_items, heights, layer - 1, left + 1, right) if right - left > 1 else None
+    subtrees: list[Subtree] = [
+        _build(sorted_items, layers, layer - 1, left + 1, right) if right - left > 1 else None
         for left, right in pairwise(bounds)
     ]
-    return Node(layer, [sorted_items[i][0] for i in mine], [sorted_items[i][1] for i in mine], subs)
+    return Node(layer, [sorted_items[i][0] for i in mine], [sorted_items[i][1] for i in mine], subtrees)
 
 
 def _edge(node: Subtree, side: int) -> list[Node]:
     edge: list[Node] = []
     while isinstance(node, Node):
         edge.append(node)
-        node = node.subs[side]
+        node = node.subtrees[side]
     return edge
 
 
-def _seal(node: Node, fresh: list[Node]) -> None:
+def _encode_changed(node: Node, fresh: list[Node]) -> None:
     if node.cid:
         return
     if node.patch is not None:
         link, changed = node.patch
-        _seal(changed, fresh)
+        _encode_changed(changed, fresh)
         node.block = node.block.replace(link, changed.cid, 1)
         node.patch = None
     else:
-        for sub in node.subs:
+        for sub in node.subtrees:
             if isinstance(sub, Node):
-                _seal(sub, fresh)
+                _encode_changed(sub, fresh)
         node.block = node.block or encode_node(node)
     node.cid = cid_of(node.block)
     fresh.append(node)
 
 
 _BEGIN: Final = b"\xa2\x61e"
-_KEY_HEADS: Final = tuple(b"\xa4\x61k" + head(2, size) for size in range(KEY_BYTES_MAX + 1))
-_PREFIXES: Final = tuple(b"\x61p" + head(0, size) + b"\x61t" for size in range(KEY_BYTES_MAX + 1))
+_KEY_HEADS: Final = tuple(b"\xa4\x61k" + cbor_head(2, size) for size in range(KEY_BYTES_MAX + 1))
+_PREFIXES: Final = tuple(b"\x61p" + cbor_head(0, size) + b"\x61t" for size in range(KEY_BYTES_MAX + 1))
 _VALUE: Final = b"\x61v" + LINK_HEAD
 
 
 def encode_node(node: Node) -> bytes:
-    """Write `{"e": [{"k": suffix, "p": prefix, "t": link, "v": link}, …], "l": link}`."""
-    parts = [_BEGIN, head(4, len(node.keys))]
+    """Encode a node: `{"e": [{"k": suffix, "p": prefix, "t": link, "v": link}, …], "l": link}`."""
+    parts = [_BEGIN, cbor_head(4, len(node.keys))]
     before = b""
-    for key, value, sub in zip(node.keys, node.values, node.subs[1:], strict=True):
+    for key, value, sub in zip(node.keys, node.values, node.subtrees[1:], strict=True):
         parts += _entry(before, key, value, sub)
         before = key
-    parts += (b"\x61l", _link(node.subs[0]))
+    parts += (b"\x61l", _link(node.subtrees[0]))
     return b"".join(parts)
 
 
 def _insert(node: Node, i: int, key: bytes, value: Cid) -> bytes:
-    """Write the block of a node with one more key, at a place where there is no subtree, out of its block.
+    """Return the block of a node with one more key, made from its present block.
 
-    Most new keys come to such a place. An entry ends with its value, so that is where the next one begins.
+    There must be no subtree at the place of the key, as for most new keys. An entry ends with its value, so
+    the values mark where entries end.
     """
     block, keys, values = node.block, node.keys, node.values
-    start = at = len(_BEGIN) + len(head(4, len(keys)))
+    start = at = len(_BEGIN) + len(cbor_head(4, len(keys)))
     for before in values[:i]:
         at = block.index(before, at) + len(before)
-    parts = [_BEGIN, head(4, len(keys) + 1), block[start:at]]
+    parts = [_BEGIN, cbor_head(4, len(keys) + 1), block[start:at]]
     parts += _entry(keys[i - 1] if i else b"", key, value, None)
     if i < len(keys):
         at = block.index(values[i], at) + len(value)
-        parts += _entry(key, keys[i], values[i], node.subs[i + 1])
+        parts += _entry(key, keys[i], values[i], node.subtrees[i + 1])
     parts.append(block[at:])
     return b"".join(parts)
 
@@ -407,10 +415,10 @@ def _load(blocks: Mapping[bytes, bytes], cid: Cid, layer: int | None) -> Root:
         return cid
     keys, values, links = _decode(block)
     if keys:
-        layer = height(keys[0])
+        layer = layer_of(keys[0])
     below = None if layer is None else layer - 1
-    subs = [None if link is None else _load(blocks, link, below) for link in links]
-    node = Node(layer or 0, keys, values, subs)
+    subtrees = [None if link is None else _load(blocks, link, below) for link in links]
+    node = Node(layer or 0, keys, values, subtrees)
     node.block, node.cid = block, cid
     return node
 
