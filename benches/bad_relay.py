@@ -1,4 +1,4 @@
-"""A hostile relay: a process that sends what it is ordered to, as `jetstream.bench.relay` does.
+"""A hostile relay: a process that sends what it is ordered to, as `benches.relay` does.
 
     python -m benches.bad_relay FRAMES
 
@@ -17,9 +17,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from benches.relay import Relay, say
+from benches.ring import FIRST_SEQ, Ring
+
 from jetstream.atproto.cbor_encoder import cbor_head as head
-from jetstream.bench.relay import Relay, say
-from jetstream.bench.ring import FIRST_SEQ, Ring
 from jetstream.simulator import recording
 from jetstream.simulator.recording import message_head
 

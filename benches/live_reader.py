@@ -18,10 +18,10 @@ from typing import Any, Final
 
 import orjson
 from benches.counter import connect
+from benches.relay_delays import cached_tid_us
 
 from jetstream.bench import stream
 from jetstream.bench.delays import Delays
-from jetstream.bench.subscription import close_words, tid_us
 
 KNOWN_MAX: Final = 20_000  # of the newest events, among which a repeat is looked for
 _READ_BYTES: Final = 1 << 20
@@ -54,7 +54,7 @@ class Reader:
         self.heard_at = now_us / 1e6
         commit = event.get("commit")
         if commit is not None:
-            self.delays.add(now_us - tid_us(commit["rev"]))
+            self.delays.add(now_us - cached_tid_us(commit["rev"]))
             self._know((event["did"], commit["rev"], f"{commit['collection']}/{commit['rkey']}"))
 
     def _know(self, key: tuple[str, str, str]) -> None:
@@ -94,9 +94,9 @@ def main(port: int, attacker: str) -> None:
                 if frame.opcode == stream.TEXT:
                     reader.take(frame, now_us)
                 elif frame.opcode == stream.PING:
-                    connection.sendall(stream.control(stream.PONG, frame.payload, masked=True))
+                    connection.sendall(stream.control(stream.PONG, frame.payload))
                 elif frame.opcode == stream.CLOSE:
-                    reader.closed = close_words(frame.payload)
+                    reader.closed = stream.close_words(frame.payload)
         if 0 in ready:
             if not os.read(0, 4096):
                 return

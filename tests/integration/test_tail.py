@@ -96,7 +96,7 @@ async def test_a_cursor_is_where_it_begins(service: Service) -> None:
 
 async def test_without_a_cursor_it_prints_what_comes(service: Service, relay: Relay) -> None:
     async with tail(host(service), "--limit", "1") as running_tail:
-        assert "connected" in await running_tail.word()
+        assert "connected" in await running_tail.error_line()
         relay.publish(numbered([identity(4, did=BOB)]))
         code, out, _ = await running_tail.ended()
     assert (code, json.loads(out)["did"]) == (0, BOB)
@@ -145,7 +145,7 @@ async def test_a_server_that_is_not_there_is_named_once_and_waited_for(relay: Re
         url = f"ws://{host(service)}/subscribe"
     relay.publish(numbered([identity(1)]))
     async with tail(url, "--cursor", "0", "--limit", "1") as running_tail:
-        assert await running_tail.word() == (
+        assert await running_tail.error_line() == (
             f"jetstream tail: cannot connect to {url}: Connection refused; trying again\n"
         )
         async with running(Service(replace(settings, listen=Address("127.0.0.1", service.port)))):
@@ -211,7 +211,7 @@ async def test_ctrl_c_ends_it_in_silence(service: Service) -> None:
 
 async def test_ctrl_c_ends_it_while_nobody_is_there() -> None:
     async with tail(NOBODY) as running_tail:
-        said = await running_tail.word()
+        said = await running_tail.error_line()
         running_tail.interrupt()
         code, out, err = await running_tail.ended()
     assert said == f"jetstream tail: cannot connect to {NOBODY}: Connection refused; trying again\n"
