@@ -1,6 +1,6 @@
 """Test your own consumer of a Jetstream, offline: nothing here needs a network, and nothing waits for luck.
 
-pip install jetstream-server pytest pytest-asyncio
+pip install 'jetstream-server[testing]'
 pytest examples/test_my_consumer.py
 """
 

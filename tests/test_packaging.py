@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shlex
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -24,11 +26,13 @@ from jetstream.settings import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
 LOCKS = {
     "requirements.lock": PROJECT["project"]["dependencies"],
     "requirements-build.lock": PROJECT["dependency-groups"]["build"],
     "requirements-dev.lock": [
         *PROJECT["project"]["dependencies"],
+        *(one for extra in EXTRAS.values() for one in extra if not one.startswith("jetstream-server")),
         *PROJECT["dependency-groups"]["build"],
         *(one for one in PROJECT["dependency-groups"]["dev"] if isinstance(one, str)),
     ],
@@ -138,6 +142,74 @@ class TestLocks:
 
     def test_tools_of_development_stay_out_of_the_image(self) -> None:
         assert not {"pytest", "mypy", "ruff", "hatchling"} & locked("requirements.lock").keys()
+
+
+def imported(*paths: Path) -> set[str]:
+    """Return the third-party packages that Python files import, by their name in the registry."""
+    distributions = packages_distributions()
+    ours = {"jetstream", "benches", "tests"}
+    modules = {module for path in paths for module in imported_modules(ast.parse(path.read_text()))}
+    return {
+        canonicalize_name(distributions[module][0]) for module in modules - ours - sys.stdlib_module_names
+    }
+
+
+def imported_modules(tree: ast.Module) -> set[str]:
+    """Return the top-level modules that a file imports, at any place in it."""
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.append(node.module)
+    return {name.partition(".")[0] for name in names}
+
+
+def declared(*requirements: str) -> set[str]:
+    return {canonicalize_name(Requirement(one).name) for one in requirements}
+
+
+class TestDependencies:
+    PACKAGE = ROOT / "src" / "jetstream"
+    TESTING = PACKAGE / "testing.py"
+
+    def test_every_import_of_the_package_is_declared_and_nothing_else(self) -> None:
+        files = [path for path in self.PACKAGE.rglob("*.py") if path != self.TESTING]
+        assert imported(*files) == declared(*PROJECT["project"]["dependencies"])
+
+    def test_every_import_of_the_extras_is_declared(self) -> None:
+        simulator = imported(*(self.PACKAGE / "simulator").rglob("*.py"))
+        base = declared(*PROJECT["project"]["dependencies"])
+        assert simulator <= base | declared(*EXTRAS["simulator"])
+        assert imported(self.TESTING) <= base | declared(*EXTRAS["testing"])
+
+    def test_every_import_of_the_tests_is_declared(self) -> None:
+        files = [path for folder in ("tests", "benches") for path in (ROOT / folder).rglob("*.py")]
+        assert imported(*files) <= declared(*LOCKS["requirements-dev.lock"])
+
+    @pytest.mark.parametrize(
+        ("module", "statement", "extra"),
+        [
+            ("aiohttp", "import jetstream.cli.simulate", "simulator"),
+            ("coincurve", "import jetstream.cli.simulate", "simulator"),
+            ("pytest_asyncio", "import jetstream.testing", "testing"),
+        ],
+    )
+    def test_a_missing_package_is_reported_with_the_extra_that_has_it(
+        self, module: str, statement: str, extra: str
+    ) -> None:
+        done = run([sys.executable, "-c", f"import sys; sys.modules[{module!r}] = None; {statement}"])
+        needs = f"needs {module}: pip install 'jetstream-server[{extra}]'"
+        assert done.stderr.splitlines()[-1].endswith(needs)
+
+    def test_the_command_line_reports_a_missing_package_in_one_line(self) -> None:
+        program = (
+            "import sys; sys.modules['aiohttp'] = None; from jetstream import cli; cli.main(['simulate'])"
+        )
+        done = run([sys.executable, "-c", program])
+        assert done.returncode == 1
+        assert done.stderr.startswith("jetstream: the simulator needs aiohttp")
+        assert len(done.stderr.splitlines()) == 1
 
 
 class TestMake:

@@ -16,13 +16,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest_asyncio
-
 from jetstream.app import Service
 from jetstream.settings import Address, Settings
-from jetstream.simulator.faults import Faults
-from jetstream.simulator.server import HOST
-from jetstream.simulator.stage import SimulatedNetwork, simulated_network
+from jetstream.simulator.errors import MissingExtra
+
+try:
+    import pytest_asyncio
+
+    from jetstream.simulator.faults import Faults
+    from jetstream.simulator.server import HOST
+    from jetstream.simulator.stage import SimulatedNetwork, simulated_network
+except ModuleNotFoundError as error:
+    raise MissingExtra("jetstream.testing", "testing", error.name) from error
 
 __all__ = [
     "Faults",

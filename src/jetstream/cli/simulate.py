@@ -20,13 +20,18 @@ from jetstream.clock import unix_us
 from jetstream.errors import JetstreamError, SettingError
 from jetstream.runtime import run, tune_gc
 from jetstream.settings import parse_upstream
-from jetstream.simulator import recording, server
-from jetstream.simulator.faults import Faults
-from jetstream.simulator.network import Network, replay_app
-from jetstream.simulator.record import DIRECTORY, record_firehose
-from jetstream.simulator.stream import Sink
-from jetstream.simulator.world import Population, SteadyClock
+from jetstream.simulator.errors import MissingExtra
 from jetstream.urls import shown
+
+try:
+    from jetstream.simulator import recording, server
+    from jetstream.simulator.faults import Faults
+    from jetstream.simulator.network import Network, replay_app
+    from jetstream.simulator.record import DIRECTORY, record_firehose
+    from jetstream.simulator.stream import Sink
+    from jetstream.simulator.world import Population, SteadyClock
+except ModuleNotFoundError as error:
+    raise MissingExtra("the simulator", "simulator", error.name) from error
 
 STEP_US: Final = 2500  # a repeatable world lives at 400 happenings a second, whatever --rate is
 _START: Final = "2026-01-01T00:00:00Z"
