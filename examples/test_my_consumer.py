@@ -52,7 +52,7 @@ async def test_one_post_is_liked_by_two(network: SimulatedNetwork, jetstream: st
     world = network.world
     post = {"uri": "at://did:plc:somebody/app.bsky.feed.post/1", "cid": "bafyreib2rxk3rw6cvdmxz"}
     like = {"$type": "app.bsky.feed.like", "subject": post, "createdAt": "2026-01-01T00:00:00.000Z"}
-    first, second = world.present[:2]
+    first, second = world.accounts[:2]
     network.publish(
         world.create_record(first.did, "app.bsky.feed.like", like),
         world.identify(first.did, "new-name.example.com"),

@@ -105,5 +105,5 @@ def _log_line(lines: Iterable[str], awaited: str) -> dict[str, Any]:
 @contextmanager
 def simulated_relay(*arguments: str | Path) -> Iterator[str]:
     """Run `jetstream simulate` on a free port. Yield its URL."""
-    with jetstream("simulate", "--port", "0", *arguments, awaited="a network is up") as (_, facts):
-        yield facts["read_it_with"].split()[-1]
+    with jetstream("simulate", "--port", "0", *arguments, awaited="network is running") as (_, facts):
+        yield facts["read_with"].split()[-1]

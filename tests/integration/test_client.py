@@ -257,7 +257,7 @@ class TestOverOurServer:
         assert before + after == kept
         assert sleeps
 
-    async def test_a_refusal_carries_the_servers_sentence(self, start: Start) -> None:
+    async def test_a_refusal_has_the_servers_message(self, start: Start) -> None:
         service = await start()
         url = f"ws://127.0.0.1:{service.port}/subscribe"
         with pytest.raises(Refused) as raised:
@@ -277,7 +277,7 @@ class TestOverAnyServer:
         assert raws(events) == EVENTS
         assert len(sleeps) == 8
 
-    async def test_the_back_off_grows_and_begins_anew_with_an_event(
+    async def test_the_backoff_grows_until_an_event_is_received(
         self, jetstream: Jetstream, sleeps: Sleeps, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("jetstream.client.subscription.backoff_s", float)
@@ -285,7 +285,7 @@ class TestOverAnyServer:
         await take(subscribe(jetstream.url, cursor=0, sleep=sleeps), 2)
         assert sleeps == [0, 1, 0, 1, 2]
 
-    async def test_without_a_cursor_a_live_stream_is_asked_for(self, jetstream: Jetstream) -> None:
+    async def test_without_a_cursor_the_stream_is_live(self, jetstream: Jetstream) -> None:
         await take(subscribe(jetstream.url), 1)
         assert jetstream.queries == [{}]
 
@@ -299,7 +299,7 @@ class TestOverAnyServer:
         assert [event.time_us for event in events] == [120, 130, 140]
 
     @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
-    async def test_a_passing_refusal_is_waited_out_for_as_long_as_it_says(
+    async def test_after_a_temporary_refusal_it_waits_as_long_as_retry_after_says(
         self, status: int, jetstream: Jetstream, sleeps: Sleeps
     ) -> None:
         jetstream.script.extend([refusal(status, "later", Retry_After="7"), refusal(status, "later")])
@@ -309,7 +309,7 @@ class TestOverAnyServer:
         assert 0 <= sleeps[1] <= 2
 
     @pytest.mark.parametrize("status", [200, 400, 401, 403, 404, 426])
-    async def test_a_lasting_refusal_ends_it_with_the_servers_sentence(
+    async def test_a_permanent_refusal_raises_the_servers_message(
         self, status: int, jetstream: Jetstream
     ) -> None:
         jetstream.script.append(refusal(status, "not\n here\n"))
@@ -318,7 +318,7 @@ class TestOverAnyServer:
         assert str(raised.value) == f"{jetstream.url}: refused, HTTP {status}: not here"
         assert (raised.value.url, raised.value.status) == (jetstream.url, status)
 
-    async def test_a_refusal_without_a_sentence_says_what_its_status_means(
+    async def test_a_refusal_without_a_body_raises_the_reason_of_its_status(
         self, jetstream: Jetstream
     ) -> None:
         jetstream.script.append(refusal(403, ""))
@@ -326,12 +326,14 @@ class TestOverAnyServer:
             await take(subscribe(jetstream.url), 1)
 
     @pytest.mark.parametrize("message", [b"\xa1\x61t\x67#commit", "hello", "[]", "{}"])
-    async def test_what_is_no_jetstream_ends_it(self, message: str | bytes, jetstream: Jetstream) -> None:
+    async def test_a_server_that_is_not_a_jetstream_raises(
+        self, message: str | bytes, jetstream: Jetstream
+    ) -> None:
         jetstream.script.append(send_just(message))
         with pytest.raises(NotJetstream, match="is it a Jetstream"):
             await take(subscribe(jetstream.url), 1)
 
-    async def test_a_server_that_is_not_there_is_tried_until_it_is(
+    async def test_a_server_that_does_not_listen_is_tried_until_it_does(
         self, jetstream: Jetstream, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO, "jetstream.client")
@@ -351,7 +353,7 @@ class TestOverAnyServer:
             f"connected to {jetstream.url}",
         ]
 
-    async def test_an_outage_is_said_once_and_its_end_once(
+    async def test_an_outage_is_logged_once_and_its_end_once(
         self, jetstream: Jetstream, sleeps: Sleeps, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO, "jetstream.client")
@@ -380,7 +382,7 @@ class TestOverAnyServer:
         assert raws(await take(subscribe(jetstream.url), 1)) == EVENTS[:1]
         assert len(jetstream.queries) == 1
 
-    async def test_a_deaf_server_is_left(
+    async def test_a_server_that_does_not_answer_a_ping_is_disconnected(
         self,
         jetstream: Jetstream,
         sleeps: Sleeps,
@@ -400,7 +402,7 @@ class TestOverAnyServer:
         assert raws(events) == EVENTS[:1]
         assert "connection lost: no answer to a ping; connecting again from cursor 0" in caplog.messages
 
-    async def test_a_loop_that_pauses_is_waited_for(
+    async def test_a_loop_that_pauses_keeps_its_connection(
         self, jetstream: Jetstream, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for name in ("PING_AFTER_S", "PONG_TIMEOUT_S"):
@@ -427,7 +429,7 @@ class TestOverAnyServer:
         await until(lambda: jetstream.closed)
         assert jetstream.closed == [1000]
 
-    async def test_an_error_within_the_loop_is_not_taken_for_a_lost_connection(
+    async def test_an_error_in_the_loop_is_not_mistaken_for_a_lost_connection(
         self, jetstream: Jetstream
     ) -> None:
         async def fail() -> None:
@@ -449,7 +451,7 @@ class TestExamples:
         async with program(sys.executable, EXAMPLES / "print_posts.py", url) as printing:
             assert await printing.line() == f"at://{ALICE}/{POST}/one 'grüß dich\\n'\n"
 
-    async def test_a_count_goes_on_where_it_stopped(self, relay: Relay, start: Start, tmp_path: Path) -> None:
+    async def test_a_count_resumes_where_it_stopped(self, relay: Relay, start: Start, tmp_path: Path) -> None:
         relay.publish(numbered([commit(1), commit(2)]))
         service = await start(upstream_cursor=0)
         arguments: list[str | Path] = [tmp_path / "likes.json", f"127.0.0.1:{service.port}?cursor=0"]

@@ -21,11 +21,9 @@ app = App(
 
 # Each with its own line of help, so that `--help` need not import it.
 app.command("jetstream.cli.tail:tail", help="Print the events of a Jetstream, one JSON object a line.")
-app.command(
-    "jetstream.cli.simulate:simulate", help="Be a whole network, offline: firehose, repositories, directory."
-)
-app.command("jetstream.cli.simulate:record", help="Record a firehose to a file, to be replayed by simulate.")
-app.command("jetstream.cli.bench:bench", help="Load a Jetstream with subscribers, and measure what they get.")
+app.command("jetstream.cli.simulate:simulate", help="Simulate an AT Protocol network, offline.")
+app.command("jetstream.cli.simulate:record", help="Record a firehose to a file, for `simulate --replay`.")
+app.command("jetstream.cli.bench:bench", help="Load a Jetstream with subscribers, and measure the delay.")
 log = app.command(App(name="log", help="Look into an event log, check it, mend it."))
 log.command("jetstream.cli.log:stats", help="Say how large the log is and what is in it.")
 log.command("jetstream.cli.log:check", help="Verify every checksum.")

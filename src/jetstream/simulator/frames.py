@@ -1,7 +1,7 @@
-"""What the firehose says, and how: messages of `com.atproto.sync.subscribeRepos` as bytes.
+"""The messages of `com.atproto.sync.subscribeRepos`, and their encoding as frames.
 
-Source: the event stream page of the ATProto specification, "wire protocol v0", and the lexicon. One frame is
-two DAG-CBOR objects, header and body, in one binary WebSocket message.
+A frame is two DAG-CBOR objects, header and body, in one binary WebSocket message. Source: the event stream
+page of the AT Protocol specification, "Wire protocol (v0)", and the lexicon.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from jetstream.simulator.repo import Op, Revision
 
 
 class Commit(NamedTuple):
-    """A repository changed. `car` is what stands in `blocks` where that is not what the revision gives."""
+    """A repository has changed."""
 
     did: str
     time: str
     revision: Revision
     too_big: bool = False
-    car: bytes | None = None
+    car: bytes | None = None  # for `blocks`, instead of the CAR of the revision
 
 
 class Sync(NamedTuple):
-    """A repository is now at this commit, whatever was known of it."""
+    """The present commit of a repository, whatever was announced before."""
 
     did: str
     time: str
@@ -33,7 +33,7 @@ class Sync(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """Something about an account's identity may have changed."""
+    """The identity of an account may have changed."""
 
     did: str
     time: str
@@ -41,7 +41,7 @@ class Identity(NamedTuple):
 
 
 class Account(NamedTuple):
-    """An account's hosting changed, or is confirmed."""
+    """The hosting status of an account has changed, or is confirmed."""
 
     did: str
     time: str
@@ -53,7 +53,7 @@ Message: TypeAlias = Commit | Sync | Identity | Account
 
 
 def encode(message: Message, seq: int) -> bytes:
-    """Write the frame of a message under its number."""
+    """Return the frame of a message with its number."""
     match message:
         case Commit():
             return _encode_commit(message, seq)
@@ -71,17 +71,17 @@ def encode(message: Message, seq: int) -> bytes:
 
 
 def encode_error(name: str, message: str) -> bytes:
-    """Write an error frame, which is the last one of a connection."""
+    """Return an error frame, which is the last frame of a connection."""
     return encode_cbor({"op": -1}) + encode_cbor({"error": name, "message": message})
 
 
 def encode_info(name: str, message: str) -> bytes:
-    """Write an `#info` frame, which has no number."""
+    """Return an `#info` frame, which has no number."""
     return header("#info") + encode_cbor({"name": name, "message": message})
 
 
 def header(kind: str) -> bytes:
-    """Write the header of a message of a kind, such as `#commit`."""
+    """Return the header of a message type, such as `#commit`."""
     return encode_cbor({"op": 1, "t": kind})
 
 
@@ -92,12 +92,12 @@ _ACCOUNT: Final = header("#account")
 
 
 def commit_car(revision: Revision) -> bytes:
-    """Write the CAR slice of a commit: nodes, records, and the commit last, as the network mostly does."""
+    """Return the CAR of a commit: nodes, records, and last the commit, as most of the network does."""
     return write_car(revision.commit.cid, (*revision.nodes, *revision.records, revision.commit))
 
 
 def commit_body(message: Commit, seq: int) -> dict[str, object]:
-    """Tell what the body of a `#commit` holds."""
+    """Return the body of a `#commit`."""
     revision = message.revision
     body: dict[str, object] = {
         "ops": [_op_body(op) for op in revision.ops],
@@ -125,7 +125,7 @@ def _car(message: Commit) -> bytes:
 
 
 def _encode_commit(message: Commit, seq: int) -> bytes:
-    """Write what `encode_cbor(commit_body(…))` gives, by hand: a third of the time."""
+    """Return the frame with the body `commit_body`, assembled by hand in a third of the time."""
     revision = message.revision
     car = _car(message)
     parts = [

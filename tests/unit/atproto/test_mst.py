@@ -93,7 +93,9 @@ def test_a_tree_is_a_sorted_dictionary(
 
 @settings(max_examples=300)
 @given(TREES, TREES)
-def test_the_blocks_of_a_commit_suffice_to_undo_it(before: dict[bytes, Cid], after: dict[bytes, Cid]) -> None:
+def test_the_blocks_of_a_commit_suffice_to_invert_it(
+    before: dict[bytes, Cid], after: dict[bytes, Cid]
+) -> None:
     changes = [
         Change(key, before.get(key), after.get(key))
         for key in sorted(before | after)
@@ -108,7 +110,9 @@ def test_the_blocks_of_a_commit_suffice_to_undo_it(before: dict[bytes, Cid], aft
 
 
 @given(TREES, st.lists(st.tuples(KEYS, VALUES), min_size=1, max_size=5))
-def test_only_new_nodes_are_sealed_again(contents: dict[bytes, Cid], added: list[tuple[bytes, Cid]]) -> None:
+def test_only_changed_nodes_are_encoded_again(
+    contents: dict[bytes, Cid], added: list[tuple[bytes, Cid]]
+) -> None:
     root = tree_of(contents)
     old = names(root)
     for key, value in added:
@@ -132,12 +136,12 @@ def test_an_operation_that_the_tree_does_not_hold_is_refused() -> None:
         mst.invert(root, [Change(b"k/1", None, cid_of(b"other"))])
 
 
-def test_the_empty_tree_is_the_one_that_everybody_has() -> None:
+def test_the_empty_tree_has_its_known_cid() -> None:
     assert mst.empty().block == mst.encode_node(mst.empty()) == bytes.fromhex("a2616580616cf6")
     assert str(mst.empty().cid) == "bafyreie5737gdxlw5i64vzichcalba3z2v5n6icifvx5xytvske7mr3hpm"
 
 
-def test_heights_are_those_of_the_published_vectors() -> None:
+def test_layers_are_those_of_the_published_vectors() -> None:
     cases = json_of("interop/mst/key_heights.json")
     assert cases
     for case in cases:
@@ -158,7 +162,7 @@ def test_prefixes_are_those_of_the_published_vectors() -> None:
         assert mst.shared_prefix(left, right) == case["len"], (left, right)
 
 
-def test_the_published_commit_proofs_are_carried_and_undone() -> None:
+def test_the_published_commit_proofs_are_covered_and_inverted() -> None:
     cases = json_of("interop/firehose/commit-proof-fixtures.json")
     assert len(cases) == 6
     for case in cases:
@@ -198,7 +202,7 @@ class Suite:
                 yield member.name.removeprefix("./"), file.read()
 
 
-def test_every_case_of_the_public_test_suite_is_carried_and_undone() -> None:
+def test_every_case_of_the_public_test_suite_is_covered_and_inverted() -> None:
     suite = Suite(fixture("mst-test-suite.tar.zst"))
     for case in suite.cases:
         side_a, side_b = (case["inputs"][side].removeprefix("./") for side in ("mst_a", "mst_b"))

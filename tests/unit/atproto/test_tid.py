@@ -18,6 +18,6 @@ def test_tids_sort_as_their_times_do(time: int, clock: int, other_time: int, oth
     assert (left < right) == ((time, clock) < (other_time, other_clock))
 
 
-def test_known_moments_have_their_known_names() -> None:
+def test_known_times_have_their_known_tids() -> None:
     assert tid(0, 0) == "2222222222222"
     assert tid(1_720_000_000_000_000, 7) == "3kwemukb2222b"

@@ -49,10 +49,10 @@ def test_a_bad_value_exits_2_with_one_line_that_names_it(
         ("99999w", None, 0),
     ],
 )
-def test_where_to_begin(since: str | None, cursor: int | None, start: int | None) -> None:
+def test_the_start_is_a_cursor_or_an_age(since: str | None, cursor: int | None, start: int | None) -> None:
     assert _start(since, cursor, clock=lambda: 1_000_000_000_000_000) == start
 
 
-def test_two_beginnings_are_one_too_many() -> None:
+def test_an_age_and_a_cursor_exclude_each_other() -> None:
     with pytest.raises(SettingError):
         _start("10m", 0)

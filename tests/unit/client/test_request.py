@@ -35,7 +35,7 @@ BOB = "did:web:bob.example"
         ("wss://jetstream.example/subscribe#here", "wss://jetstream.example/subscribe"),
     ],
 )  # fmt: skip
-def test_a_url_is_read_as_people_write_it(text: str, url: str) -> None:
+def test_a_url_may_be_abbreviated(text: str, url: str) -> None:
     assert str(parse_url(text)) == url
 
 
@@ -56,7 +56,7 @@ def test_a_url_is_read_as_people_write_it(text: str, url: str) -> None:
         ("localhost?cursor=1&cursor=2", "has a cursor that is not one"),
     ],
 )
-def test_what_is_no_url_is_named(text: str, said: str) -> None:
+def test_a_value_that_is_not_a_url_is_named(text: str, said: str) -> None:
     with pytest.raises(InvalidParameter) as raised:
         Request.parse(text)
     assert raised.value.value == text
@@ -75,7 +75,7 @@ def test_a_filter_goes_into_the_url_beside_what_is_there() -> None:
     assert request.hello == ""
 
 
-def test_a_filter_too_long_for_a_url_is_said_once_connected() -> None:
+def test_a_filter_too_long_for_a_url_is_sent_once_connected() -> None:
     dids = [f"did:plc:{n:024}" for n in range(10_000)]
     request = Request.parse("localhost", ["app.bsky.feed.*"], dids)
     assert str(request.at(5)) == "ws://localhost/subscribe?requireHello=true&cursor=5"
@@ -119,7 +119,7 @@ def test_a_cursor_is_where_to_begin_and_later_where_to_resume() -> None:
         ([], [], -1, "cursor: '-1' is before 1970"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_asked_is_named(
+def test_an_invalid_argument_is_named(
     collections: list[str], dids: list[str], cursor: int | None, said: str
 ) -> None:
     with pytest.raises(InvalidParameter) as raised:
@@ -127,7 +127,7 @@ def test_what_cannot_be_asked_is_named(
     assert str(raised.value).startswith(said)
 
 
-def test_people_are_shown_neither_passwords_nor_filters() -> None:
+def test_a_shown_url_has_neither_password_nor_filter() -> None:
     assert (
         shown(URL("wss://me:secret@jetstream.example/subscribe?wantedDids=x"))
         == "wss://jetstream.example/subscribe"

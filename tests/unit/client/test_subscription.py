@@ -30,6 +30,6 @@ def test_a_message_is_a_dict_with_its_bytes() -> None:
         b'{"time_us":true}',
     ],
 )
-def test_what_is_no_event_is_an_error(raw: bytes) -> None:
+def test_a_message_that_is_not_an_event_is_an_error(raw: bytes) -> None:
     with pytest.raises((ValueError, TypeError)):
         Message.parse(raw)

@@ -36,7 +36,7 @@ def test_commits_written_by_hand_are_what_the_encoder_writes() -> None:
 
 
 def test_a_commit_has_the_fields_of_the_lexicon_in_the_networks_order() -> None:
-    commit = world().create_record(next(iter(world().people)), "app.test.note", {"text": "hello"}, "1")
+    commit = world().create_record(next(iter(world().all_accounts)), "app.test.note", {"text": "hello"}, "1")
     header, body = libipld.decode_dag_cbor_multi(frames.encode(commit, 7))
     assert header == {"t": "#commit", "op": 1}
     assert list(body) == COMMIT_FIELDS

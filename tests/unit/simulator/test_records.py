@@ -46,7 +46,7 @@ def test_the_same_randomness_writes_the_same_records() -> None:
     assert list(drafts(500)) != list(drafts(500, seed=2))
 
 
-def test_every_record_is_named_encoded_and_told_as_the_protocol_wants() -> None:
+def test_every_record_has_a_valid_path_encoding_and_json() -> None:
     for draft in drafts(5000):
         assert draft.record["$type"] == draft.collection
         assert syntax.is_nsid(draft.collection)
@@ -66,7 +66,7 @@ def test_the_mix_is_that_of_the_network() -> None:
     assert len(shares) >= 9
 
 
-def test_what_breaks_careless_readers_is_among_them() -> None:
+def test_some_records_break_careless_parsers() -> None:
     made = [draft.record for draft in drafts(20_000)]
     text = "".join(string for record in made for string in strings(record))
     for wanted in (
@@ -109,7 +109,7 @@ def test_references_are_fresh_and_so_compress_no_better_than_real_ones() -> None
     assert len(set(cids)) == 1000
 
 
-def test_posts_of_the_world_are_answered_in_it() -> None:
+def test_some_posts_reply_to_posts_of_the_world() -> None:
     author = Author(Random(1))
     author.remember("at://did:plc:me/app.bsky.feed.post/1", cid_of(b"\xa0"))
     uris = [author.like(NOW_US).record["subject"]["uri"] for _ in range(200)]  # type: ignore[index]
