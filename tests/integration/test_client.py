@@ -1,4 +1,4 @@
-"""The Python client: over a server of ours, and over one that does all that can go wrong."""
+"""The Python client: with this server, and with one that fails in every way."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from websockets.http11 import Request, Response
 from websockets.protocol import Event
 
 from jetstream.app import Service
-from jetstream.client import Message, NotJetstream, Refused, subscribe
+from jetstream.client import ClientLimits, Message, NotJetstream, Refused, subscribe
 from jetstream.settings import Address, Settings
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -56,7 +56,7 @@ Act = Callable[[ServerConnection, "Jetstream"], Awaitable[None]]
 
 
 class Jetstream:
-    """A stand-in that does one act of its script for each connection, then serves `events` from a cursor."""
+    """A server that does one act of its script for each connection, then serves `events` from a cursor."""
 
     def __init__(self) -> None:
         self.events = list(EVENTS)
@@ -134,7 +134,7 @@ def cut_after(count: int) -> Act:
 
 
 def cut_within(count: int) -> Act:
-    """Cut amid the frame after so many events."""
+    """Cut the connection inside the frame after `count` events."""
 
     async def act(connection: ServerConnection, jetstream: Jetstream) -> None:
         await send(connection, jetstream, count)
@@ -162,7 +162,7 @@ def send_just(*messages: str | bytes) -> Act:
 
 
 class Sleeps(list[float]):
-    """A `sleep` that takes no time, and what it was asked for."""
+    """A `sleep` that returns at once, and the seconds it was called with."""
 
     async def __call__(self, seconds: float) -> None:
         self.append(seconds)
@@ -196,7 +196,7 @@ def raws(events: Iterable[Message]) -> list[str]:
     return [event.raw.decode() for event in events]
 
 
-class TestOverOurServer:
+class TestOverThisServer:
     @pytest.fixture(autouse=True)
     def _published(self, relay: Relay) -> None:
         relay.publish(
@@ -263,8 +263,8 @@ class TestOverOurServer:
         with pytest.raises(Refused) as raised:
             await take(subscribe(f"{url}?maxMessageSizeBytes=some"), 1)
         assert raised.value.status == 400
-        assert raised.value.sentence == "maxMessageSizeBytes: 'some' is not a number of bytes"
-        assert str(raised.value) == f"{url}: refused, HTTP 400: {raised.value.sentence}"
+        assert raised.value.message == "maxMessageSizeBytes: 'some' is not a number of bytes"
+        assert str(raised.value) == f"{url}: refused, HTTP 400: {raised.value.message}"
 
 
 class TestOverAnyServer:
@@ -278,11 +278,10 @@ class TestOverAnyServer:
         assert len(sleeps) == 8
 
     async def test_the_backoff_grows_until_an_event_is_received(
-        self, jetstream: Jetstream, sleeps: Sleeps, monkeypatch: pytest.MonkeyPatch
+        self, jetstream: Jetstream, sleeps: Sleeps
     ) -> None:
-        monkeypatch.setattr("jetstream.client.subscription.backoff_s", float)
         jetstream.script.extend(map(close_after, (0, 0, 1, 0, 0)))
-        await take(subscribe(jetstream.url, cursor=0, sleep=sleeps), 2)
+        await take(subscribe(jetstream.url, cursor=0, sleep=sleeps, backoff=float), 2)
         assert sleeps == [0, 1, 0, 1, 2]
 
     async def test_without_a_cursor_the_stream_is_live(self, jetstream: Jetstream) -> None:
@@ -330,7 +329,7 @@ class TestOverAnyServer:
         self, message: str | bytes, jetstream: Jetstream
     ) -> None:
         jetstream.script.append(send_just(message))
-        with pytest.raises(NotJetstream, match="is it a Jetstream"):
+        with pytest.raises(NotJetstream, match=r"is not an event .* is it a Jetstream"):
             await take(subscribe(jetstream.url), 1)
 
     async def test_a_server_that_does_not_listen_is_tried_until_it_does(
@@ -361,17 +360,14 @@ class TestOverAnyServer:
         await take(subscribe(jetstream.url, cursor=0, sleep=sleeps), 3)
         assert caplog.messages == [
             f"connected to {jetstream.url}",
-            f"connection lost: closed by the server, 1001 {SHUTDOWN}; connecting again from cursor 11",
-            f"connected again to {jetstream.url}",
-            "connection lost: cut off; connecting again from cursor 21",
-            f"connected again to {jetstream.url}",
+            f"connection lost: closed by the server, 1001 {SHUTDOWN}; reconnecting at cursor 11",
+            f"reconnected to {jetstream.url}",
+            "connection lost: closed without a close frame; reconnecting at cursor 21",
+            f"reconnected to {jetstream.url}",
         ]
 
-    async def test_a_silent_server_that_answers_pings_is_kept(
-        self, jetstream: Jetstream, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("jetstream.client.subscription.PING_AFTER_S", 0.001)
-        monkeypatch.setattr("jetstream.client.subscription.PONG_TIMEOUT_S", 0.5)
+    async def test_a_silent_server_that_answers_pings_is_kept(self, jetstream: Jetstream) -> None:
+        limits = ClientLimits(ping_after_s=0.001, pong_timeout_s=0.5)
 
         async def speak_when_pinged_twice(connection: ServerConnection, jetstream: Jetstream) -> None:
             assert isinstance(connection, Connection)
@@ -379,40 +375,23 @@ class TestOverAnyServer:
             await follow(connection, jetstream)
 
         jetstream.script.append(speak_when_pinged_twice)
-        assert raws(await take(subscribe(jetstream.url), 1)) == EVENTS[:1]
+        assert raws(await take(subscribe(jetstream.url, limits=limits), 1)) == EVENTS[:1]
         assert len(jetstream.queries) == 1
 
     async def test_a_server_that_does_not_answer_a_ping_is_disconnected(
-        self,
-        jetstream: Jetstream,
-        sleeps: Sleeps,
-        monkeypatch: pytest.MonkeyPatch,
-        caplog: pytest.LogCaptureFixture,
+        self, jetstream: Jetstream, sleeps: Sleeps, caplog: pytest.LogCaptureFixture
     ) -> None:
-        for name in ("PING_AFTER_S", "PONG_TIMEOUT_S", "CLOSE_TIMEOUT_S"):
-            monkeypatch.setattr(f"jetstream.client.subscription.{name}", 0.01)
+        limits = ClientLimits(ping_after_s=0.01, pong_timeout_s=0.01, close_timeout_s=0.01)
 
-        async def go_deaf(connection: ServerConnection, jetstream: Jetstream) -> None:
+        async def hang(connection: ServerConnection, jetstream: Jetstream) -> None:
             connection.transport.pause_reading()
             await until(lambda: len(jetstream.queries) == 2)
             connection.transport.abort()
 
-        jetstream.script.append(go_deaf)
-        events = await take(subscribe(jetstream.url, cursor=0, sleep=sleeps), 1)
+        jetstream.script.append(hang)
+        events = await take(subscribe(jetstream.url, cursor=0, limits=limits, sleep=sleeps), 1)
         assert raws(events) == EVENTS[:1]
-        assert "connection lost: no answer to a ping; connecting again from cursor 0" in caplog.messages
-
-    async def test_a_loop_that_pauses_keeps_its_connection(
-        self, jetstream: Jetstream, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        for name in ("PING_AFTER_S", "PONG_TIMEOUT_S"):
-            monkeypatch.setattr(f"jetstream.client.subscription.{name}", 0.01)
-        events = subscribe(jetstream.url, cursor=0)
-        first = await anext(events)
-        await asyncio.sleep(0.1)  # several times what a deaf server is given
-        rest = await take(events, len(EVENTS) - 1)
-        assert raws([first, *rest]) == EVENTS
-        assert len(jetstream.queries) == 1
+        assert "connection lost: no answer to a ping; reconnecting at cursor 0" in caplog.messages
 
     async def test_a_servers_ping_is_answered(self, jetstream: Jetstream) -> None:
         async def ping(connection: ServerConnection, jetstream: Jetstream) -> None:

@@ -133,8 +133,8 @@ async def test_a_restart_of_the_server_is_reported_and_nothing_lost_or_repeated(
     after = json.loads(lines[-1])["time_us"] + 1
     assert [line.removeprefix("jetstream tail: ") for line in err.splitlines()] == [
         f"connected to ws://{host(first)}/subscribe",
-        f"connection lost: closed by the server, 1001 {SHUTDOWN.text}; connecting again from cursor {after}",
-        f"connected again to ws://{host(first)}/subscribe",
+        f"connection lost: closed by the server, 1001 {SHUTDOWN.text}; reconnecting at cursor {after}",
+        f"reconnected to ws://{host(first)}/subscribe",
     ]
     assert code == 0
 
@@ -199,7 +199,7 @@ async def test_a_full_disk_is_reported(service: Service) -> None:
     async with tail(host(service), "--cursor", "0", shell="> /dev/full") as running_tail:
         code, _, err = await running_tail.ended()
     assert code == 1
-    assert err.splitlines()[1:] == ["jetstream: standard output cannot be written: No space left on device"]
+    assert err.splitlines()[1:] == ["jetstream: cannot write to standard output: No space left on device"]
 
 
 async def test_ctrl_c_ends_it_silently(service: Service) -> None:
@@ -213,10 +213,10 @@ async def test_ctrl_c_ends_it_silently(service: Service) -> None:
 
 async def test_ctrl_c_ends_it_while_it_cannot_connect() -> None:
     async with tail(NOBODY) as running_tail:
-        said = await running_tail.error_line()
+        line = await running_tail.error_line()
         running_tail.interrupt()
         code, out, err = await running_tail.ended()
-    assert said == f"jetstream tail: cannot connect to {NOBODY}: Connection refused; trying again\n"
+    assert line == f"jetstream tail: cannot connect to {NOBODY}: Connection refused; trying again\n"
     assert (code, out, err) == (130, "", "")
 
 

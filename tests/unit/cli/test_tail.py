@@ -1,5 +1,3 @@
-"""What `jetstream tail` is told on its command line."""
-
 from __future__ import annotations
 
 import pytest
@@ -10,7 +8,7 @@ from jetstream.errors import SettingError
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "error"),
     [
         (["--since", "yesterday"], "--since: 'yesterday' is not a duration such as 90m, 24h or 3d"),
         (["--since", "0s"], "--since: '0s' must be longer than nothing"),
@@ -27,13 +25,13 @@ from jetstream.errors import SettingError
     ],
 )
 def test_a_bad_value_exits_2_with_one_line_that_names_it(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], error: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["tail", *arguments])
     out, err = capsys.readouterr()
     assert ended.value.code == 2
-    assert err.startswith(f"jetstream: {said}")
+    assert err.startswith(f"jetstream: {error}")
     assert err.count("\n") == 1
     assert out == ""
 
