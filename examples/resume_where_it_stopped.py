@@ -2,7 +2,7 @@
 
     python examples/resume_where_it_stopped.py FILE [URL]
 
-FILE has the count and the cursor. Both are replaced at once, so that after a crash no like is lost or counted twice.
+FILE has the count and the cursor. Both are replaced at once: after a crash, no like is lost or counted twice.
 """
 
 import asyncio
