@@ -1,4 +1,4 @@
-"""Servers under test, in this process or in one of their own, and what they say of themselves."""
+"""Servers under test, in this process or in one of their own, and their metrics, health and logs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Start(Protocol):
 
 @asynccontextmanager
 async def running(service: Service) -> AsyncIterator[Service]:
-    """Run a server; stop it at the end, and let its errors out."""
+    """Run a server. Stop it at the end; its errors are raised."""
     task = asyncio.create_task(service.run())
     started = asyncio.create_task(service.started.wait())
     await asyncio.wait({task, started}, return_when=asyncio.FIRST_COMPLETED)
@@ -53,9 +53,9 @@ async def running(service: Service) -> AsyncIterator[Service]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Return once something that cannot be waited for is so."""
+    """Return once a condition holds of which there is no notification."""
     async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - it tells nobody when it becomes so
+        while not condition():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.005)
 
 
@@ -89,7 +89,7 @@ async def get(port: int, path: str, **headers: str) -> tuple[int, str]:
 
 
 class Figures(dict[str, float]):
-    """What `/metrics` says, such as `figures['jetstream_dropped_total{reason="did"}']`."""
+    """The samples of `/metrics`, such as `figures['jetstream_dropped_total{reason="did"}']`."""
 
     families: dict[str, str]  # name: type
 
@@ -148,7 +148,7 @@ class Process:
         self.process.send_signal(number)
 
     async def ended(self) -> int:
-        """Wait for its end; return its exit code."""
+        """Wait for its end. Return the exit code."""
         async with asyncio.timeout(PATIENCE_S):
             code = await self.process.wait()
             await self._reading
