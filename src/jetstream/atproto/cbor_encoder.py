@@ -26,6 +26,7 @@ LINK_HEAD: Final = bytes.fromhex("d82a582500")
 
 
 def _long_head(major: int, number: int) -> bytes:
+    """Return the shortest head: the number is in the first byte, or in 1, 2, 4 or 8 bytes after it."""
     kind = major << 5
     if number < 24:
         return bytes((kind | number,))
@@ -72,8 +73,10 @@ class _Layout(NamedTuple):
     keys: tuple[tuple[bytes, str], ...]  # each encoded key and the key, in the order of DAG-CBOR
 
 
+# Records of one collection have few different sequences of keys.
 @lru_cache(maxsize=4096)
 def _layout(keys: tuple[str, ...]) -> _Layout:
+    """Return how a map with these keys is encoded, whatever their order."""
     encoded = []
     for key in keys:
         text = key.encode()
@@ -82,6 +85,7 @@ def _layout(keys: tuple[str, ...]) -> _Layout:
 
 
 def _emit(value: object, emit: Emit) -> None:
+    """Emit the encoding of a value in parts. The exact type decides: a subclass of `str` is not text."""
     writer = _WRITERS.get(type(value))
     if writer is None:
         raise TypeError(f"{type(value).__name__} has no DAG-CBOR encoding: {value!r}")

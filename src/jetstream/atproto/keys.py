@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+# The orders of the curves: r and s of a signature are below it.
 K256_ORDER: Final = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 P256_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 SIGNATURE_BYTES: Final = 64
@@ -93,6 +94,7 @@ def verify(multibase: str, message: bytes, signature: bytes) -> bool:
 
 
 def _verify_k256(point: bytes, message: bytes, signature: bytes) -> bool:
+    """Verify with libsecp256k1, in about 30 µs. It releases the GIL."""
     r, s = _scalars(signature)
     if not 0 < s <= K256_ORDER // 2:
         return False
@@ -101,6 +103,7 @@ def _verify_k256(point: bytes, message: bytes, signature: bytes) -> bool:
 
 
 def _verify_p256(point: bytes, message: bytes, signature: bytes) -> bool:
+    """Verify with OpenSSL."""
     r, s = _scalars(signature)
     if not 0 < s <= P256_ORDER // 2:
         return False
@@ -113,12 +116,15 @@ def _verify_p256(point: bytes, message: bytes, signature: bytes) -> bool:
 
 
 def _scalars(signature: bytes) -> tuple[int, int]:
+    """Return r and s."""
     return int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
 
 
 def _compact(r: int, s: int) -> bytes:
+    """Return the 64 bytes of a signature. The libraries use DER, which the protocol does not."""
     return r.to_bytes(32, "big") + s.to_bytes(32, "big")
 
 
 def _multibase(encoded: bytes) -> str:
+    """Return bytes in base58btc, which multibase names `z`."""
     return libipld.encode_multibase("z", encoded)

@@ -8,6 +8,16 @@ The tree is changed in place, so that a write costs only its own path: `put` and
 the root, which may be another node than before; `encode_changed` then encodes the blocks of the changed
 nodes.
 
+A node is encoded as a list of entries. An entry has the length `p` of the prefix that its key shares with the
+key before it, the rest `k` of the key, the CID `v` of the record, and the CID `t` of the subtree after the
+key, which may be null. `l` is the CID of the subtree before the first key:
+
+    {"l": link, "e": [{"p": 0, "k": "app.bsky.feed.like/3k…", "v": link, "t": null}, {"p": 22, …}, …]}
+
+So a write changes the block of the node with the key, and the blocks of all nodes above it, since each of
+them has the CID of the one below. Nearly always that is one new entry in one node, and a replaced CID in each
+of the others: `_insert` and `Node.patch` handle these two without encoding the node again.
+
 A subtree may be a `Cid` instead of a node: its block is not loaded. So a consumer holds the few nodes that a
 commit carries, and `invert` undoes the commit. After a PartialTreeError, discard the tree: it may be half
 changed.
@@ -29,7 +39,8 @@ import libipld
 from jetstream.atproto.cbor_encoder import LINK_HEAD, cbor_head
 from jetstream.atproto.cid import Cid, cid_of
 
-KEY_BYTES_MAX: Final = 1024  # the reference implementations refuse longer ones
+# Bytes of a key, which is `collection/rkey`. The reference implementations refuse longer ones.
+KEY_BYTES_MAX: Final = 1024
 
 
 class PartialTreeError(Exception):
@@ -62,8 +73,9 @@ class Node:
 
 
 _NO_CID: Final = Cid()
-Subtree: TypeAlias = Node | Cid | None
+Subtree: TypeAlias = Node | Cid | None  # loaded, not loaded, absent
 Root: TypeAlias = Node | Cid
+# The tree without keys: `{"e": [], "l": null}`.
 EMPTY_BLOCK: Final = b"\xa2\x61e\x80\x61l\xf6"
 EMPTY_CID: Final = cid_of(EMPTY_BLOCK)
 
@@ -217,12 +229,14 @@ def invert(root: Root, changes: Iterable[Change]) -> Root:
 
 
 def _loaded(node: Root) -> Node:
+    """Return the node, or raise PartialTreeError if its block is not loaded."""
     if not isinstance(node, Node):
         raise PartialTreeError(str(node))
     return node
 
 
 def _is_empty(node: Node) -> bool:
+    """Return whether a node has neither a key nor a subtree. Only the empty tree keeps such a node."""
     return not node.keys and node.subtrees[0] is None
 
 
@@ -294,6 +308,11 @@ def _put_above(node: Node, key: bytes, value: Cid, layer: int) -> Node:
 
 
 def _split(node: Subtree, key: bytes) -> tuple[Subtree, Subtree]:
+    """Split a subtree into the part before an absent key and the part after it. Either may be None.
+
+    A key that is inserted above a subtree separates it. The nodes on the path of the key are split in two,
+    down to the lowest layer; all others are kept.
+    """
     if node is None:
         return None, None
     node = _loaded(node)
@@ -311,6 +330,7 @@ def _split(node: Subtree, key: bytes) -> tuple[Subtree, Subtree]:
 
 
 def _merge(left: Subtree, right: Subtree) -> Subtree:
+    """Join two subtrees of one layer, between which a key was removed. This is the inverse of `_split`."""
     if left is None:
         return right
     if right is None:
@@ -328,6 +348,10 @@ def _merge(left: Subtree, right: Subtree) -> Subtree:
 def _build(
     sorted_items: Sequence[tuple[bytes, Cid]], layers: Sequence[int], layer: int, start: int, end: int
 ) -> Node:
+    """Return the node of one layer for `sorted_items[start:end]`, with its subtrees.
+
+    The keys of its layer are its own. The runs of items between them become the subtrees.
+    """
     mine = [i for i in range(start, end) if layers[i] == layer]
     bounds = [start - 1, *mine, end]
     subtrees: list[Subtree] = [
@@ -338,6 +362,7 @@ def _build(
 
 
 def _edge(node: Subtree, side: int) -> list[Node]:
+    """Return the nodes on the left (`side` 0) or right (-1) edge of a subtree, from its root down."""
     edge: list[Node] = []
     while isinstance(node, Node):
         edge.append(node)
@@ -346,6 +371,7 @@ def _edge(node: Subtree, side: int) -> list[Node]:
 
 
 def _encode_changed(node: Node, fresh: list[Node]) -> None:
+    """Encode a node and the changed nodes below it; append them to `fresh`."""
     if node.cid:
         return
     if node.patch is not None:
@@ -362,6 +388,7 @@ def _encode_changed(node: Node, fresh: list[Node]) -> None:
     fresh.append(node)
 
 
+# The parts of an encoded node. Heads of every possible length are looked up, since computing them is slow.
 _BEGIN: Final = b"\xa2\x61e"
 _KEY_HEADS: Final = tuple(b"\xa4\x61k" + cbor_head(2, size) for size in range(KEY_BYTES_MAX + 1))
 _PREFIXES: Final = tuple(b"\x61p" + cbor_head(0, size) + b"\x61t" for size in range(KEY_BYTES_MAX + 1))
@@ -399,17 +426,20 @@ def _insert(node: Node, i: int, key: bytes, value: Cid) -> bytes:
 
 
 def _entry(before: bytes, key: bytes, value: Cid, sub: Subtree) -> tuple[bytes, ...]:
+    """Return the parts of an entry: its key after the key `before`, its value, and the subtree after it."""
     shared = shared_prefix(before, key) if before else 0
     return _KEY_HEADS[len(key) - shared], key[shared:], _PREFIXES[shared], _link(sub), _VALUE, value
 
 
 def _link(sub: Subtree) -> bytes:
+    """Return the encoded link to a subtree, or null."""
     if sub is None:
         return b"\xf6"
     return LINK_HEAD + (sub.cid if isinstance(sub, Node) else sub)
 
 
 def _load(blocks: Mapping[bytes, bytes], cid: Cid, layer: int | None) -> Root:
+    """Return a subtree. `layer` is one below the node above it; None if that is not known."""
     block = blocks.get(cid)
     if block is None:
         return cid
@@ -424,6 +454,7 @@ def _load(blocks: Mapping[bytes, bytes], cid: Cid, layer: int | None) -> Root:
 
 
 def _decode(block: bytes) -> tuple[list[bytes], list[Cid], list[Cid | None]]:
+    """Return the keys, values and links of a node. Raises ValueError."""
     fields = libipld.decode_dag_cbor(block)
     keys: list[bytes] = []
     values: list[Cid] = []
