@@ -1,4 +1,4 @@
-"""A hostile relay: a process that sends what it is ordered to, as `jetstream.bench.relay` does.
+"""A hostile relay: a process that sends what it is ordered to, as `benches.relay` does.
 
     python -m benches.bad_relay FRAMES
 
@@ -13,20 +13,25 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from jetstream.bench.relay import Relay, say
-from jetstream.bench.ring import FIRST_SEQ, Ring
+from benches.relay import Relay, say
+from benches.ring import FIRST_SEQ, Ring
+
+from jetstream.atproto.car_writer import write_car
+from jetstream.atproto.cbor_encoder import LINK_HEAD, cbor_head
+from jetstream.atproto.cbor_encoder import encode_text as text
+from jetstream.atproto.cid import Cid, cid_of
 from jetstream.simulator import recording
-from jetstream.simulator.cbor import head
 from jetstream.simulator.recording import message_head
 
 DID: Final = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa"  # the repo of the attacker's commits
 REPOS: Final = 50_000
 _COLLECTION: Final = "app.bsky.feed.post"
-_SEQ: Final = b"\x63seq\x1b" + bytes(8)
+_NO_COMMIT: Final = Cid(b"\x01\x71\x12\x20" + bytes(32))  # the commit, whose block is not in the CAR
+_SEQ_KEY: Final = b"\x63seq"
+_SEQ: Final = _SEQ_KEY + b"\x1b" + bytes(8)
 _RECORD_BYTES: Final = 1_040_000  # of CBOR: just below 1 MiB
 _SLICE_BYTES: Final = 1 << 18
 _ACCEPT_S: Final = 0.2
@@ -39,89 +44,84 @@ class Account(NamedTuple):
     rate: float
 
 
-def _text(value: str) -> bytes:
-    return head(3, len(value)) + value.encode()
-
-
 def _map(*pairs: tuple[str, bytes]) -> bytes:
-    return head(5, len(pairs)) + b"".join(_text(key) + value for key, value in pairs)
+    return cbor_head(5, len(pairs)) + b"".join(text(key) + value for key, value in pairs)
 
 
 def _frame(ops: bytes, blocks: bytes) -> bytes:
     """Write a commit whose `seq` is filled in when it is sent."""
-    link = b"\xd8\x2a\x58\x25\x00\x01\x71\x12\x20" + bytes(32)
     false, null = b"\xf4", b"\xf6"
-    body = head(5, 10) + _text("ops") + ops + _text("rev") + _text("3l3f6nzhvkl2g") + _SEQ
-    body += _text("repo") + _text(DID) + _text("time") + _text("2026-01-01T00:00:00.000Z")
-    body += _text("since") + null + _text("blocks") + head(2, len(blocks)) + blocks
-    body += _text("commit") + link + _text("rebase") + false + _text("tooBig") + false
-    return _map(("t", _text("#commit")), ("op", b"\x01")) + body
-
-
-def _uvarint(number: int) -> bytes:
-    parts = bytearray()
-    while number > 127:
-        parts.append(number & 127 | 128)
-        number >>= 7
-    return bytes((*parts, number))
+    body = _map(
+        ("ops", ops),
+        ("rev", text("3l3f6nzhvkl2g")),
+        ("seq", _SEQ.removeprefix(_SEQ_KEY)),
+        ("repo", text(DID)),
+        ("time", text("2026-01-01T00:00:00.000Z")),
+        ("since", null),
+        ("blocks", cbor_head(2, len(blocks)) + blocks),
+        ("commit", LINK_HEAD + _NO_COMMIT),
+        ("rebase", false),
+        ("tooBig", false),
+    )
+    return _map(("t", text("#commit")), ("op", b"\x01")) + body
 
 
 def _car(*blocks: bytes) -> bytes:
-    root = b"\xd8\x2a\x58\x25\x00\x01\x71\x12\x20" + bytes(32)
-    sections = [_map(("roots", head(4, 1) + root), ("version", b"\x01"))]
-    sections += [_cid(block) + block for block in blocks]
-    return b"".join(_uvarint(len(section)) + section for section in sections)
-
-
-def _cid(block: bytes) -> bytes:
-    return b"\x01\x71\x12\x20" + sha256(block).digest()
+    return write_car(_NO_COMMIT, [(cid_of(block), block) for block in blocks])
 
 
 def _record(number: int, field: bytes) -> bytes:
-    record = _map(("x", field), ("$type", _text(_COLLECTION)))
-    link = b"\xd8\x2a\x58\x25\x00" + _cid(record)
-    path = _text(f"{_COLLECTION}/{number:06}")
-    return _frame(head(4, 1) + _map(("cid", link), ("path", path), ("action", _text("create"))), _car(record))
+    record = _map(("x", field), ("$type", text(_COLLECTION)))
+    path = text(f"{_COLLECTION}/{number:06}")
+    return _frame(
+        cbor_head(4, 1)
+        + _map(("cid", LINK_HEAD + cid_of(record)), ("path", path), ("action", text("create"))),
+        _car(record),
+    )
 
 
 def _deep(number: int) -> bytes:
     """Write lists within lists, 120 deep, again and again."""
     one = b"\x81" * 119 + b"\x80"
     count = _RECORD_BYTES // len(one)
-    return _record(number, head(4, count) + one * count)
+    return _record(number, cbor_head(4, count) + one * count)
 
 
 def _empty_lists(number: int) -> bytes:
-    return _record(number, head(4, _RECORD_BYTES) + b"\x80" * _RECORD_BYTES)
+    return _record(number, cbor_head(4, _RECORD_BYTES) + b"\x80" * _RECORD_BYTES)
 
 
 def _unsorted(number: int) -> bytes:
     """Write a map whose keys fall, with lists in it."""
     count = _RECORD_BYTES // 10
-    pairs = b"".join(_text(f"{count - index:06x}") + b"\x82\x80\x80" for index in range(count))
-    return _record(number, head(5, count) + pairs)
+    pairs = b"".join(text(f"{count - index:06x}") + b"\x82\x80\x80" for index in range(count))
+    return _record(number, cbor_head(5, count) + pairs)
 
 
 def _nuls(number: int) -> bytes:
     size = 200_000 + number % 5 * 200_000
-    return _record(number, head(3, size) + bytes(size))
+    return _record(number, cbor_head(3, size) + bytes(size))
 
 
 def _large(number: int) -> bytes:
     text = f"{number:09}".encode() * 100_000
-    return _record(number, head(3, len(text)) + text)
+    return _record(number, cbor_head(3, len(text)) + text)
 
 
 def _bad_ops(_number: int) -> bytes:
-    return _frame(head(4, 1_000_000) + b"\xa0" * 1_000_000, _car())
+    return _frame(cbor_head(4, 1_000_000) + b"\xa0" * 1_000_000, _car())
 
 
 def _deletes(number: int) -> bytes:
     def op(index: int) -> bytes:
-        pairs = ("cid", b"\xf6"), ("path", _text(f"a.b.c/{number}-{index}")), ("action", _text("delete"))
+        pairs = (
+            ("cid", b"\xf6"),
+            ("path", text(f"a.b.c/{number}-{index}")),
+            ("action", text("delete")),
+        )
         return _map(*pairs)
 
-    return _frame(head(4, 120_000) + b"".join(map(op, range(120_000))), _car())
+    return _frame(cbor_head(4, 120_000) + b"".join(map(op, range(120_000))), _car())
 
 
 ACCOUNTS: Final = {
@@ -136,13 +136,13 @@ ACCOUNTS: Final = {
 
 
 def _info() -> bytes:
-    frame = _map(("t", _text("#info")), ("op", b"\x01")) + _map(("name", _text("OutdatedCursor")))
+    frame = _map(("t", text("#info")), ("op", b"\x01")) + _map(("name", text("OutdatedCursor")))
     return (message_head(len(frame)) + frame) * 2_000
 
 
 def _lists() -> bytes:
-    frame = _map(("t", _text("#sync")), ("op", b"\x01")) + _map(
-        ("x", head(4, 4_990_000) + b"\x80" * 4_990_000)
+    frame = _map(("t", text("#sync")), ("op", b"\x01")) + _map(
+        ("x", cbor_head(4, 4_990_000) + b"\x80" * 4_990_000)
     )
     return message_head(len(frame)) + frame
 

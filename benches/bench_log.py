@@ -1,4 +1,4 @@
-"""The log by itself: commits, size, replay, sparse filters, opening, and what the loop feels of sealing."""
+"""The log by itself: commits, size, replay, sparse filters, opening, and delays of the loop while sealing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from jetstream.model.batch import Batch
 from jetstream.model.filter import EVERYTHING, Filter
 
 EVENTS: Final = 1_000_000
-LARGE: Final = 10  # so many times as many for opening
+LARGE: Final = 10  # for opening: the log is multiplied by it
 RARE_EVERY: Final = 10 * BLOCK_EVENTS
 RARE_DID: Final = b"did:plc:raretrararerarerarerare"
 RARE_COLLECTION: Final = b"com.example.rare"
@@ -51,7 +51,7 @@ LIMITS: Final = (
 
 
 def main(events: int = EVENTS) -> dict[str, float]:
-    """Run all, print a table, and return the figures by name."""
+    """Measure, print a table, and return the figures by name."""
     directory = Path(tempfile.mkdtemp(prefix="jetstream-bench-log-"))
     try:
         figures = uvloop.run(measure(directory, events))
@@ -84,7 +84,7 @@ async def measure(directory: Path, events: int) -> dict[str, float]:
 
 
 async def commits(directory: Path, network: Network) -> dict[str, float]:
-    """Commit batches of several sizes, and take the median."""
+    """Commit batches of several sizes. Return the medians."""
     figures: dict[str, float] = {}
     for size, name in ((1, "1 event"), (20, "20 events"), (100, "100 events")):
         log = await SqliteLog.open(directory / str(size))
@@ -102,7 +102,7 @@ async def timed(action: Awaitable[None]) -> float:
 
 
 async def fill(directory: Path, network: Network, events: int) -> int:
-    """Append and seal all; return what the same events take as v1 JSON."""
+    """Append and seal everything. Return the bytes of the same events as v1 JSON."""
     log = await SqliteLog.open(directory, forget=frozenset())
     json_bytes = count = 0
     for batch in network.batches(events, 100):
@@ -119,7 +119,7 @@ async def fill(directory: Path, network: Network, events: int) -> int:
 
 
 async def replays(log: LogReader) -> dict[str, float]:
-    """Read everything and make frames of it, for one reader and for ten that began at once."""
+    """Read and render everything, for one reader and for ten that start together."""
     one_s = await timed(replay(log))
     ten_s = await timed(together(log, 10))
     events = log.statistics().events
@@ -130,7 +130,7 @@ async def replays(log: LogReader) -> dict[str, float]:
 
 
 async def together(log: LogReader, readers: int) -> None:
-    """Let several readers replay everything at once."""
+    """Replay everything with several readers at once."""
     turn = asyncio.Lock()
     await asyncio.gather(*(replay(log, EVERYTHING, turn) for _ in range(readers)))
 
@@ -149,7 +149,7 @@ async def replay(log: LogReader, wanted: Filter = EVERYTHING, turn: asyncio.Lock
 
 
 async def render(batch: Batch, chosen: Sequence[int], turn: asyncio.Lock) -> None:
-    """Make the bytes for the socket, a slice a turn."""
+    """Make the bytes for the socket, one slice in a turn of the loop."""
     for start in range(0, len(chosen), SLICE_EVENTS):
         some = chosen[start : start + SLICE_EVENTS]
         async with turn:
@@ -161,7 +161,7 @@ async def render(batch: Batch, chosen: Sequence[int], turn: asyncio.Lock) -> Non
 
 
 async def sparse(log: LogReader, events: int) -> dict[str, float]:
-    """Read the little that a filter wants of everything."""
+    """Replay with filters that match few events."""
     cases = (
         ("one DID in a tenth of the blocks", Filter(dids=frozenset([RARE_DID]))),
         ("one DID that is absent", Filter(dids=frozenset([b"did:plc:absent"]))),
@@ -172,7 +172,7 @@ async def sparse(log: LogReader, events: int) -> dict[str, float]:
 
 
 async def live_delay(log: SqliteLog, network: Network) -> float:
-    """Return the 99th percentile of what lies between an append and its frames, beside ten replays."""
+    """Return the 99th percentile of the delay from an append to its frames, during ten replays."""
     delays: list[float] = []
     turn = asyncio.Lock()
     readers = [asyncio.create_task(forever(log, turn)) for _ in range(10)]
@@ -193,7 +193,7 @@ async def live_delay(log: SqliteLog, network: Network) -> float:
     for count, batch in enumerate(network.batches(int(LIVE_S * 1000), 5)):
         due = began + count * 0.005
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        # From when it was due: an append that comes late because the loop was busy is late for its readers.
+        # Since it was due: if the loop is busy, a late append is a delay for readers.
         appended[batch.last] = due
         await log.append(batch, CURSOR)
     for task in (live, *readers):
@@ -209,7 +209,7 @@ async def forever(log: LogReader, turn: asyncio.Lock) -> None:
 
 
 async def stalls(directory: Path, network: Network) -> dict[str, float]:
-    """Append 5,000 events a second, and watch how late the loop is with and without."""
+    """Measure how late the loop is, idle and while 5,000 events a second are appended."""
     log = await SqliteLog.open(directory)
     batches = list(network.batches(int(5_000 * STALL_S), 50))
     idle = await lateness(asyncio.sleep(STALL_S / 2))
@@ -233,7 +233,7 @@ async def stalls(directory: Path, network: Network) -> dict[str, float]:
 
 
 async def lateness(work: Awaitable[None]) -> list[float]:
-    """Return how late each millisecond's timer was while something ran."""
+    """Return how late a timer of each millisecond was while something ran."""
     late: list[float] = []
     running = asyncio.ensure_future(work)
     while not running.done():
@@ -245,7 +245,7 @@ async def lateness(work: Awaitable[None]) -> list[float]:
 
 
 async def opening(directory: Path, events: int) -> dict[str, float]:
-    """Open a log ten times as large: the same blocks again and again, further on in time."""
+    """Open a log ten times as large, with the same blocks again and again at later times."""
     before = resident_bytes()
     multiply(directory / DATABASE)
     began = time.perf_counter()
@@ -258,7 +258,7 @@ async def opening(directory: Path, events: int) -> dict[str, float]:
 
 
 def multiply(path: Path) -> None:
-    """Store every block again, further on in time; what is inside is not looked at when a log is opened."""
+    """Store every block again at later times. Opening a log does not look inside blocks."""
     with sqlite3.connect(path) as connection:
         first, last, events = connection.execute(
             "SELECT min(first_us), max(last_us), sum(events) FROM block"
@@ -278,14 +278,14 @@ def multiply(path: Path) -> None:
 
 
 def resident_bytes() -> int:
-    """Return the memory this process has."""
+    """Return the resident memory of this process, in bytes."""
     if sys.platform != "linux":
         return 0
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return the value below which a share of all are."""
+    """Return the value that `share` of the values do not exceed."""
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 

@@ -1,4 +1,4 @@
-"""The simulator: signed commits a second, and frames a second out of a recording.
+"""The simulator: signed commits a second, and frames a second from a recording.
 
 python -m benches.bench_simulator
 
@@ -41,7 +41,7 @@ _READ_BYTES: Final = 1 << 20
 
 
 def main() -> dict[str, float]:
-    """Measure, print and return the figures: the median and the best of several rounds."""
+    """Measure, print and return the figures: the median and the maximum of several rounds."""
     world = World(Population(repos=REPOS, records=RECORDS), 1, SteadyClock(_START_US, 2500))
     tune_gc()  # as `jetstream simulate` does
     figures: dict[str, float] = {}
@@ -60,7 +60,7 @@ def _report(figures: dict[str, float], name: str, rates: list[float]) -> None:
 
 
 def _commit_rates(world: World) -> list[float]:
-    """Time the making of commits, from the record's text to the frame, in seconds of one core."""
+    """Return commits a second of CPU time, from the text of the record to the frame."""
     messages = world.messages()
     rates = []
     for _ in range(ROUNDS):
@@ -74,7 +74,7 @@ def _commit_rates(world: World) -> list[float]:
 
 
 def _record(world: World, path: Path) -> int:
-    """Record the world, and return how many bytes of messages a reader gets."""
+    """Record the world. Return the bytes of messages that a subscriber gets."""
     size = 0
     with recording.writing(path) as add:
         for seq, message in zip(range(1, RECORDED + 1), world.messages(), strict=False):
@@ -91,7 +91,7 @@ def _replay_rates(path: Path, size: int, *, in_memory: bool) -> list[float]:
 
 @contextmanager
 def _serving(path: Path, *, in_memory: bool) -> Iterator[int]:
-    """Run `jetstream simulate --replay` as a user does, and give its port once it listens."""
+    """Run `jetstream simulate --replay`, and yield its port once it listens."""
     with socket.socket() as free:
         free.bind((server.HOST, 0))
         port = free.getsockname()[1]
@@ -99,7 +99,7 @@ def _serving(path: Path, *, in_memory: bool) -> Iterator[int]:
     command += ["--replay", str(path), *(["--in-memory"] if in_memory else [])]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
-        process.stderr.readline()  # says that it listens
+        process.stderr.readline()  # logs that it listens
         try:
             yield port
         finally:

@@ -1,4 +1,4 @@
-"""A subscriber as a process of its own, that counts events and says when the last one came.
+"""A subscriber in a process of its own, which counts events and reports when the last one was received.
 
 python -m benches.counter HOST PORT EVENTS
 """
@@ -16,7 +16,7 @@ BUFFER_BYTES = 1 << 20
 
 
 def connect(host: str, port: int) -> tuple[socket.socket, bytes]:
-    """Subscribe to everything; return the socket, and what came after the answer."""
+    """Subscribe to everything. Return the socket, and what was received after the response."""
     connection = socket.create_connection((host, port))
     connection.sendall(stream.request(f"{host}:{port}", "/subscribe", []))
     head = b""
@@ -28,7 +28,7 @@ def connect(host: str, port: int) -> tuple[socket.socket, bytes]:
 
 
 def count(data: bytearray) -> int:
-    """Remove whole frames from the head of `data`, and return how many were events."""
+    """Remove complete frames from the start of `data`. Return how many of them were events."""
     events = position = 0
     size = len(data)
     while position + 4 <= size:
@@ -48,7 +48,7 @@ def count(data: bytearray) -> int:
 
 
 def main(host: str, port: int, events: int) -> None:
-    """Subscribe, say so, count, and say when the last event came, in unix seconds."""
+    """Subscribe, report it, count, and report when the last event was received, in unix seconds."""
     connection, rest = connect(host, port)
     print(json.dumps({"subscribed": True}), flush=True)
     data, seen = bytearray(rest), 0

@@ -1,4 +1,4 @@
-"""A million events for the benchmarks of the log: out of the simulator, recorded once into build/."""
+"""A million events for the benchmarks of the log: from the simulator, recorded once and kept in build/."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ POPULATION: Final = Population(repos=10_000, records=10)
 
 
 class Network:
-    """The recorded events in order, again and again; `rate` is how many come in a second of `time_us`."""
+    """The recorded events in order, again and again, at `rate` events a second of `time_us`."""
 
     def __init__(self, rate: int = 1_000) -> None:
         self._random = random.Random(1)
@@ -42,7 +42,7 @@ class Network:
 
 
 def recorded() -> Path:
-    """Return the file, made first where it is not there yet: two minutes."""
+    """Return the recording. Make it first if there is none, in two minutes."""
     return kept(FILE, _enough())
 
 

@@ -1,4 +1,4 @@
-"""Many subscribers: each scenario starts a relay, a server and a load, and holds the figures against limits.
+"""Many subscribers: each scenario starts a relay, a server and a load, and compares the figures with limits.
 
 python -m benches.fanout [--seconds S] [fan5000 lat800 …]     (no name: all of them)
 """
@@ -12,48 +12,45 @@ from random import Random
 from typing import Annotated, Final
 
 from benches.limits import Limit, number
+from benches.relay_delays import RelayReadings
+from benches.relay_process import RelayProcess
+from benches.ring import accounts
 from benches.stand import Server, stand
+from benches.storm import CUT, WATCH_S, StormLoad, raise_storm
 from cyclopts import App, Parameter
 
 from jetstream.bench import mix
-from jetstream.bench.delays import Delays
-from jetstream.bench.feed import Feed
-from jetstream.bench.load import Load, Target, subscribers
-from jetstream.bench.measure import Figures, Meter, table
-from jetstream.bench.ring import accounts
-from jetstream.bench.storm import WATCH_S, raise_storm
-from jetstream.bench.subscription import Readings
+from jetstream.bench.load import Connection, Load, Target, subscribers
+from jetstream.bench.measure import Figures, Meter, percentiles_ms, spread, table
 
 REPOS: Final = 50_000
-WARM_UP_S: Final = 10.0  # the kernel's memory for thousands of sockets is new until then, and slow
+WARM_UP_S: Final = (
+    10.0  # until then the kernel allocates memory for thousands of sockets, and writes are slower
+)
 AFTER_STORM_S: Final = 3.0
 CONNECT_TIMEOUT_S: Final = 60.0
 CONNECT_RATE: Final = 1_000
 CATCH_UP_MAX_S: Final = 15.0
 CAUGHT_UP_S: Final = 0.1
 STORM_AGE_S: Final = 2.0
-SLOW_SHARE: Final = 0.1  # a slow reader's part of the stream
+SLOW_SHARE: Final = 0.1  # of the stream, that a slow reader reads
 
 app = App(name="fanout", help="Many subscribers of one server.")
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """So many subscribers at so many events a second (0: as fast as the server reads).
-
-    `slow` of the subscribers read a tenth of the stream; `storm` of them are cut off and come back.
-    `checked` is how many of each kind of filter are read message by message.
-    """
+    """One benchmark with many subscribers."""
 
     title: str
     subscribers: int
-    rate: float
+    rate: float  # events a second; 0: as fast as the server reads
     limits: tuple[Limit, ...]
     filter_mix: str = "unfiltered"
-    slow: int = 0
-    storm: int = 0
-    checked: int = 16
-    seconds: float = 60
+    slow: int = 0  # subscribers that read only a tenth of the stream
+    storm: int = 0  # subscribers that are cut and come back
+    checked: int = 16  # subscribers of each kind of filter that are checked message by message, at least
+    seconds: float = 60  # to measure
 
 
 SCENARIOS: Final = {
@@ -128,19 +125,19 @@ SCENARIOS: Final = {
 
 
 def run(name: str, seconds: float | None = None) -> dict[str, float]:
-    """Run one scenario once, for so many seconds or as long as it says, and print its figures."""
+    """Run a scenario once, measure for `seconds` or as long as it says, and print its figures."""
     scenario = SCENARIOS[name]
     scenario = scenario if seconds is None else replace(scenario, seconds=seconds)
     print(f"{name}: {scenario.title}", flush=True)
-    figures = _against_none_slow(scenario) if scenario.slow else _measure(scenario)
+    figures = _with_and_without_slow(scenario) if scenario.slow else _measure(scenario)
     for limit in scenario.limits:
         word = "met" if limit.holds(figures) else "MISSED"
         print(f"  {limit.figure:<18} {number(figures[limit.figure]):>14}  {limit!s:>12}  {word}", flush=True)
     return figures
 
 
-def _against_none_slow(scenario: Scenario) -> dict[str, float]:
-    """Measure without the slow readers, then with them."""
+def _with_and_without_slow(scenario: Scenario) -> dict[str, float]:
+    """Measure without slow readers, then with them."""
     without = _measure(replace(scenario, subscribers=scenario.subscribers - scenario.slow, slow=0))
     figures = _measure(scenario)
     p99_ms = without["relay_p99_ms"]
@@ -149,48 +146,55 @@ def _against_none_slow(scenario: Scenario) -> dict[str, float]:
 
 def _measure(scenario: Scenario) -> dict[str, float]:
     with stand(repos=REPOS) as (relay, server):
-        load = Load(Target("127.0.0.1", server.port), Readings(fed=True), slow_share=SLOW_SHARE)
+        readings = RelayReadings()
+        kind = StormLoad if scenario.storm else Load
+        load = kind(Target("127.0.0.1", server.port), readings, slow_share=SLOW_SHARE)
         try:
-            return _under_load(scenario, relay, server, load)
+            return _under_load(scenario, relay, server, load, readings)
         finally:
             load.close()
 
 
-def _under_load(scenario: Scenario, relay: Feed, server: Server, load: Load) -> dict[str, float]:
+def _under_load(
+    scenario: Scenario, relay: RelayProcess, server: Server, load: Load, readings: RelayReadings
+) -> dict[str, float]:
     rng = Random(1)
     wanted = mix.filters(mix.parse(scenario.filter_mix), scenario.subscribers, accounts(REPOS), rng)
-    made = subscribers(
-        wanted, load.readings, rng, check=scenario.checked, slow=scenario.slow, storm=scenario.storm
-    )
-    meter = Meter(load, server.pid, lambda words: print(f"  {words}", flush=True))
+    steady = scenario.subscribers - scenario.storm
+    connections = subscribers(wanted[:steady], readings, rng, check=scenario.checked, slow=scenario.slow)
+    victims = subscribers(wanted[steady:], readings, rng, check=scenario.checked, name="victim")
+    meter = Meter(load, server.pid, lambda line: print(f"  {line}", flush=True))
     load.begin()
     relay.begin(rate=scenario.rate)
-    last_accepted_s = load.connect(made, CONNECT_RATE, CONNECT_TIMEOUT_S)
+    last_accepted_s = load.connect(connections + victims, CONNECT_RATE, CONNECT_TIMEOUT_S)
     caught_up_s = _catch_up(load) if scenario.rate else 0.0
     load.run(WARM_UP_S)
     figures = meter.measure(scenario.seconds, last_accepted_s)
-    flat = _flat(figures) | {"caught_up_s": caught_up_s}
-    if scenario.storm:
-        flat |= _storm(scenario, load, meter, rng) | {"relay_p99_ms_before": flat["relay_p99_ms"]}
+    flat = _flat(figures, readings) | {"caught_up_s": caught_up_s}
+    if isinstance(load, StormLoad):
+        flat |= _storm(load, readings, meter, victims, rng) | {"relay_p99_ms_before": flat["relay_p99_ms"]}
         flat["p99_ratio"] = flat["relay_p99_ms"] / flat["relay_p99_ms_before"]
     return flat
 
 
 def _catch_up(load: Load) -> float:
-    """Let the server work off what has gathered while all connected; return how long that took."""
+    """Wait until the server has worked off what arrived while all connected. Return the seconds that took."""
     began = time.monotonic()
-    load.run_until(lambda: load.behind_s() < CAUGHT_UP_S, CATCH_UP_MAX_S)
+    newest = load.truth.everything
+    load.run_until(lambda: time.time() - newest.last_us / 1e6 < CAUGHT_UP_S, CATCH_UP_MAX_S)
     return time.monotonic() - began
 
 
-def _storm(scenario: Scenario, load: Load, meter: Meter, rng: Random) -> dict[str, float]:
-    """Let all but the steady ones come back at once, and take the delays of those that stayed meanwhile."""
-    steady = scenario.subscribers - scenario.storm
-    load.readings.relay_delays, load.readings.timed = Delays(), True
-    storm = raise_storm(load, load.connections[steady:], STORM_AGE_S, rng)
-    p99_ms = load.readings.relay_delays.percentile_us(99) / 1000
+def _storm(
+    load: StormLoad, readings: RelayReadings, meter: Meter, victims: list[Connection], rng: Random
+) -> dict[str, float]:
+    """Let the victims come back at once, and measure the delays of the others meanwhile."""
+    readings.reset_delays()
+    readings.timed = True
+    storm = raise_storm(load, victims, STORM_AGE_S, rng)
+    p99_ms = readings.relay_delays.percentile_us(99) / 1000
     load.run(WATCH_S - storm.seconds)
-    after = _flat(meter.measure(AFTER_STORM_S, 0))
+    after = _flat(meter.measure(AFTER_STORM_S, 0), readings)
     return {
         "relay_p99_ms": p99_ms,
         "relay_p99_ms_after": after["relay_p99_ms"],
@@ -201,9 +205,10 @@ def _storm(scenario: Scenario, load: Load, meter: Meter, rng: Random) -> dict[st
     }
 
 
-def _flat(figures: Figures) -> dict[str, float]:
-    """Print figures, and return those that are kept by name."""
-    for row, value in table(figures):
+def _flat(figures: Figures, readings: RelayReadings) -> dict[str, float]:
+    """Print figures. Return those that are kept, by name."""
+    relay_ms = percentiles_ms(readings.relay_delays)
+    for row, value in [*table(figures), ("delay, relay to reader", spread(relay_ms))]:
         print(f"    {row:<28} {value}", flush=True)
     for example in figures.examples:
         print(f"    {example}")
@@ -220,15 +225,15 @@ def _flat(figures: Figures) -> dict[str, float]:
         "p50_ms": figures.delay_ms[0],
         "p99_ms": figures.delay_ms[1],
         "max_ms": figures.delay_ms[2],
-        "relay_p50_ms": figures.relay_ms[0],
-        "relay_p99_ms": figures.relay_ms[1],
+        "relay_p50_ms": relay_ms[0],
+        "relay_p99_ms": relay_ms[1],
         "lag_ms": figures.lag_ms,
         "server_cores": figures.server_cores,
         "server_waited": figures.server_waited,
         "rss_mib": figures.server_rss_mib,
         "load_cores": figures.load_cores,
         "load_waited": figures.load_waited,
-        "cut": sum(count for why, count in figures.ends.items() if why != "cut by the bench"),
+        "cut": sum(count for why, count in figures.ends.items() if why != CUT),
         "wrong": sum(figures.wrong.values()),
     }
 

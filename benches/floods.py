@@ -19,9 +19,9 @@ from struct import pack
 from typing import Final
 
 import orjson
+from benches.ring import accounts
 
 from jetstream.bench import stream
-from jetstream.bench.ring import accounts
 
 BYTES_MAX: Final = 8 << 30  # of one flood
 RECONNECT_AFTER_S: Final = 0.1

@@ -1,4 +1,4 @@
-"""The frames that the benchmarks feed: a recording of the simulator, made once and kept in build/."""
+"""The frames that the relay sends: a recording of the simulator, made once and kept in build/."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from jetstream.simulator.world import Population, SteadyClock, World
 DIRECTORY: Final = Path(__file__).parent.parent / "build" / "benches"
 FILE: Final = DIRECTORY / "frames.bin.zst"
 COUNT: Final = 20_000
-# Few accounts with much each: their trees are as deep, and frames as long (5 kB), as those of real ones.
+# Few accounts with many records each, so that trees are as deep and frames as long (5 kB) as real ones.
 POPULATION: Final = Population(repos=40, records=8_000)
 START_US: Final = 1_780_000_000_000_000
 _STEP_US: Final = 500
 
 
 def recorded() -> Path:
-    """Return the file, made first where it is not there yet: half a minute."""
+    """Return the recording. Make it first if there is none, in half a minute."""
     return kept(FILE, islice(simulated(POPULATION, _STEP_US), COUNT))
 
 
 def simulated(population: Population, step_us: int) -> Iterator[bytes]:
-    """Yield the frames of a world of its own, without end; it is made when the first is asked for."""
+    """Yield the frames of a new world, without end. It is made when the first frame is requested."""
     world = World(population, 1, SteadyClock(START_US, step_us))
     for seq, message in enumerate(world.messages(), 1):
         yield frames.encode(message, seq)
 
 
 def kept(file: Path, made: Iterable[bytes]) -> Path:
-    """Return a recording, made first of these frames where it is not there yet."""
+    """Return a recording. Make it first of these frames if there is none."""
     if not file.exists():
         print(f"benches: simulating into {file}", flush=True)
         file.parent.mkdir(parents=True, exist_ok=True)

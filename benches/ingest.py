@@ -8,9 +8,8 @@ import sys
 import time
 
 from benches.limits import Limit
+from benches.relay_process import RelayProcess
 from benches.stand import Server, settle, stand
-
-from jetstream.bench.feed import Feed
 
 TITLE = "From a relay's socket to a committed log and one reader"
 EVENTS = 200_000
@@ -18,7 +17,7 @@ LIMITS = (Limit("events_per_s", 50_000, least=True),)
 
 
 def main(events: int = EVENTS) -> dict[str, float]:
-    """Run once: events a second from the first frame sent to the last event read, and CPU an event."""
+    """Run once. Return events a second, from the first frame sent to the last event read, and CPU time."""
     with stand() as (relay, server):
         figures = measure(relay, server, events)
     print(
@@ -30,8 +29,8 @@ def main(events: int = EVENTS) -> dict[str, float]:
     return figures
 
 
-def measure(relay: Feed, server: Server, events: int) -> dict[str, float]:
-    """Send at full speed, and wait for the subscriber to have it all."""
+def measure(relay: RelayProcess, server: Server, events: int) -> dict[str, float]:
+    """Send at full speed, and wait until the subscriber has received everything."""
     command = [sys.executable, "-m", "benches.counter", "127.0.0.1", str(server.port), str(events)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
         assert reader.stdout is not None
@@ -42,7 +41,7 @@ def measure(relay: Feed, server: Server, events: int) -> dict[str, float]:
         sent = relay.wait_sent()
         seen = json.loads(reader.stdout.readline())
         cpu_s = server.cpu_s() - cpu_s
-    if seen["events"] < events:  # the last frames may bring some more than it waits for
+    if seen["events"] < events:  # the last frames may contain some more
         raise RuntimeError(f"the subscriber saw {seen['events']} of {events} events")
     took_s = seen["at"] - began
     return {

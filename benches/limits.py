@@ -1,4 +1,4 @@
-"""What a figure is measured against."""
+"""The targets of figures."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What a figure must not be above or, with `least`, not below."""
+    """The highest allowed value of a figure or, with `least`, the lowest."""
 
     figure: str
     value: float
     least: bool = False
 
     def holds(self, figures: Mapping[str, float]) -> bool:
-        """Tell whether the figure is within the limit."""
+        """Return whether the figure is within the limit."""
         value = figures[self.figure]
         return value >= self.value if self.least else value <= self.value
 
@@ -24,7 +24,7 @@ class Limit:
 
 
 def number(value: float) -> str:
-    """Write a number with as many places as say something."""
+    """Return a number with only significant decimal places."""
     if value == int(value) or abs(value) >= 1_000:
         return f"{value:,.0f}"
     if abs(value) < 1:

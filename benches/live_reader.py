@@ -1,9 +1,10 @@
-"""A live reader that checks every event: a process that subscribes, and says at its end what it saw.
+"""A live subscriber that checks every event, in a process of its own.
 
     python -m benches.live_reader PORT ATTACKER_DID
 
-It reads until its standard input ends. Told a line, it answers with what it saw so far, and begins to take
-delays afresh. Events of the attacker are counted apart. An event is known by (did, rev, path).
+It reads until its standard input ends. For each line of it, it prints the totals so far and the delays since
+the last line, as JSON. Events of the attacker are counted separately. An event is identified by its DID, rev
+and path.
 """
 
 from __future__ import annotations
@@ -18,28 +19,28 @@ from typing import Any, Final
 
 import orjson
 from benches.counter import connect
+from benches.relay_delays import cached_tid_us
 
 from jetstream.bench import stream
 from jetstream.bench.delays import Delays
-from jetstream.bench.subscription import close_words, tid_us
 
-KNOWN_MAX: Final = 20_000  # of the newest events, among which a repeat is looked for
+KNOWN_MAX: Final = 20_000  # the newest events, among which repeats are searched
 _READ_BYTES: Final = 1 << 20
 
 
 class Reader:
-    """What was seen."""
+    """Checks and counts the events of one subscription."""
 
     def __init__(self, attacker: str) -> None:
-        self._attacker = attacker
-        self._known: set[tuple[str, str, str]] = set()
-        self._order: deque[tuple[str, str, str]] = deque()
-        self._last_us = 0
-        self.good = self.attacks = self.wrong = 0
+        self._attacker = attacker  # its DID
+        self._known: set[tuple[str, str, str]] = set()  # the newest commits
+        self._order: deque[tuple[str, str, str]] = deque()  # the same, the oldest first
+        self._last_us = 0  # `time_us` of the newest event
+        self.good = self.attacks = self.wrong = 0  # events; wrong: repeated, or out of order
         self.largest = 0  # bytes of a message
-        self.heard_at = 0.0  # the newest good event, unix seconds
-        self.closed = ""
-        self.delays = Delays()
+        self.heard_at = 0.0  # when the newest good event was received, unix seconds
+        self.closed = ""  # why the connection ended
+        self.delays = Delays()  # since `rev`, of good commits since the last report
 
     def take(self, frame: stream.Frame, now_us: int) -> None:
         """Check one message."""
@@ -54,7 +55,7 @@ class Reader:
         self.heard_at = now_us / 1e6
         commit = event.get("commit")
         if commit is not None:
-            self.delays.add(now_us - tid_us(commit["rev"]))
+            self.delays.add(now_us - cached_tid_us(commit["rev"]))
             self._know((event["did"], commit["rev"], f"{commit['collection']}/{commit['rkey']}"))
 
     def _know(self, key: tuple[str, str, str]) -> None:
@@ -67,7 +68,7 @@ class Reader:
             self._known.discard(self._order.popleft())
 
     def say(self) -> None:
-        """Write what was seen, and begin to take delays afresh."""
+        """Print the totals and delays, and reset the delays."""
         delays, self.delays = self.delays, Delays()
         facts = {"good": self.good, "attacks": self.attacks, "wrong": self.wrong, "closed": self.closed}
         facts |= {"largest": self.largest, "heard_at": self.heard_at, "timed": delays.count}
@@ -76,7 +77,7 @@ class Reader:
 
 
 def main(port: int, attacker: str) -> None:
-    """Subscribe to everything, say so, and read."""
+    """Subscribe to everything, report it, and read."""
     connection, rest = connect("127.0.0.1", port)
     reader, data = Reader(attacker), bytearray(rest)
     print(json.dumps({"subscribed": True}), flush=True)
@@ -94,9 +95,9 @@ def main(port: int, attacker: str) -> None:
                 if frame.opcode == stream.TEXT:
                     reader.take(frame, now_us)
                 elif frame.opcode == stream.PING:
-                    connection.sendall(stream.control(stream.PONG, frame.payload, masked=True))
+                    connection.sendall(stream.control(stream.PONG, frame.payload))
                 elif frame.opcode == stream.CLOSE:
-                    reader.closed = close_words(frame.payload)
+                    reader.closed = stream.close_words(frame.payload)
         if 0 in ready:
             if not os.read(0, 4096):
                 return

@@ -1,4 +1,4 @@
-"""What the figures were taken on, and how fast it was at that moment."""
+"""The machine on which figures were measured, and how fast it was at that time."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from benches.frames import recorded
 from jetstream.simulator import recording
 
 LIBRARIES: Final = ("aiohttp", "cbor2", "libipld", "orjson", "picows", "uvloop", "zstandard")
-FRAME_BYTES: Final = range(4_500, 5_500)  # of a usual commit
+FRAME_BYTES: Final = range(4_500, 5_500)  # of a typical commit
 _CONGESTION: Final = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 _DECODES: Final = 50_000
 
 
 def describe() -> dict[str, str]:
-    """Return the machine and the versions of what runs on it, by name."""
+    """Return facts about the machine and the versions of software, by name."""
     facts = {
         "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores",
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
@@ -39,8 +39,8 @@ def describe() -> dict[str, str]:
 def decode_us() -> float:
     """Return how long it takes at present to decode the CBOR of one commit frame.
 
-    It is 1 µs on a quiet machine of 2024, more when others have the cores: in a virtual machine nothing else
-    shows that.
+    It is 1 µs on an idle machine of 2024, and more if other guests of the same host use the cores. In a
+    virtual machine there is no other way to see that.
     """
     frame = next(frame for frame in recording.read(recorded()) if len(frame) in FRAME_BYTES)
     began = time.perf_counter()

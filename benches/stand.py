@@ -1,4 +1,4 @@
-"""What a benchmark of the whole path stands on: a relay and a server, each a process, gone afterwards."""
+"""A relay and a server for benchmarks of the whole path, each a process, stopped and removed afterwards."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from typing import IO, Final
 from urllib.parse import urlsplit
 
 from benches.frames import recorded
+from benches.relay_process import RelayProcess
 
 from jetstream.bench import process
-from jetstream.bench.feed import Feed
 
 STOP_TIMEOUT_S: Final = 20.0
 
@@ -31,24 +31,25 @@ class Server:
         command += ["--listen", "127.0.0.1:0", "--data-dir", str(data_dir), "--log-format", "json", *options]
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self.pid = self._process.pid
-        self.warnings: list[str] = []
+        self.warnings: list[str] = []  # lines of its log above the level `info`, without their newline
         assert self._process.stderr is not None
-        address = urlsplit(self._listening(self._process.stderr)).netloc
+        address = urlsplit(self._wait_listening(self._process.stderr)).netloc
         self.url = f"ws://{address}"
         self.port = int(address.rpartition(":")[2])
-        threading.Thread(target=self._listen_on, args=[self._process.stderr], daemon=True).start()
+        self._reader = threading.Thread(target=self._read_log, args=[self._process.stderr], daemon=True)
+        self._reader.start()
 
     def cpu_s(self) -> float:
-        """Return the CPU seconds that it has used."""
+        """Return the CPU seconds of the process."""
         return process.cpu_s(self.pid)
 
     def stop(self) -> None:
-        """End it as an operator would; by force when it takes longer than it may.
+        """Terminate the process, or kill it if that takes too long.
 
-        Raises RuntimeError when it has ended before.
+        Raises RuntimeError if it has ended before.
         """
         if self._process.poll() is not None:
-            raise RuntimeError("the server has ended by itself:\n" + "\n".join(self.warnings))
+            raise RuntimeError("the server ended by itself:\n" + "\n".join(self.warnings))
         self._process.terminate()
         try:
             self._process.wait(STOP_TIMEOUT_S)
@@ -56,25 +57,27 @@ class Server:
             self.warnings.append(f"the server did not stop within {STOP_TIMEOUT_S:.0f} s")
             self._process.kill()
             self._process.wait()
+        self._reader.join()
 
-    def _listening(self, lines: IO[str]) -> str:
+    def _wait_listening(self, lines: IO[str]) -> str:
         for line in lines:
             facts = json.loads(line)
             if facts["event"] == "listening":
                 return str(facts["subscribe"])
-        raise RuntimeError("the server has ended before it listened")
+        raise RuntimeError("the server ended before it listened")
 
-    def _listen_on(self, lines: IO[str]) -> None:
-        for line in lines:
-            if '"level": "info"' not in line:
-                self.warnings.append(line.strip())
+    def _read_log(self, lines: IO[str]) -> None:
+        with lines:
+            for line in lines:
+                if '"level": "info"' not in line:
+                    self.warnings.append(line.strip())
 
 
 @contextmanager
-def stand(*options: str, repos: int = 50_000) -> Iterator[tuple[Feed, Server]]:
-    """Start a relay and a server that reads it; stop both, and remove what the server stored."""
+def stand(*options: str, repos: int = 50_000) -> Iterator[tuple[RelayProcess, Server]]:
+    """Start a relay and a server that reads it. At the end stop both, and remove the server's data."""
     directory = Path(tempfile.mkdtemp(prefix="jetstream-bench-"))
-    relay = Feed(recorded(), repos)
+    relay = RelayProcess(recorded(), repos)
     try:
         server = Server(relay.url, directory / "data", list(options))
         try:
@@ -90,5 +93,5 @@ def stand(*options: str, repos: int = 50_000) -> Iterator[tuple[Feed, Server]]:
 
 
 def settle(seconds: float = 0.5) -> None:
-    """Let the server finish what it began with: imports, the first connections."""
+    """Give the server time to finish starting."""
     time.sleep(seconds)

@@ -1,4 +1,4 @@
-// Print new posts without any library: in a browser, or with Node 22 (20: --experimental-websocket).
+// Print new posts without any library, in a browser or with Node 22 (20: --experimental-websocket).
 // node print_posts.mjs [URL]
 const url = new URL(globalThis.process?.argv[2] ?? "ws://localhost:6008/subscribe");
 url.searchParams.append("wantedCollections", "app.bsky.feed.post");
@@ -7,7 +7,7 @@ function connect() {
 	const socket = new WebSocket(url);
 	socket.onmessage = ({ data }) => {
 		const event = JSON.parse(data);
-		// The position to resume at, should the connection be lost: nothing is lost or comes twice.
+		// Where to resume after a lost connection, so that no event is lost or repeated.
 		url.searchParams.set("cursor", event.time_us + 1);
 		const text = event.commit?.record?.text;
 		if (text !== undefined) console.log(event.did, JSON.stringify(text));

@@ -10,7 +10,7 @@ from jetstream.client import DEFAULT_URL, subscribe
 
 
 async def print_posts(url: str = DEFAULT_URL) -> None:
-    """Print each post's URI and text, for ever."""
+    """Print the URI and text of each new post, without end."""
     async for event in subscribe(url, collections=["app.bsky.feed.post"]):
         commit = event.get("commit", {})  # identity and account events come too
         record = commit.get("record")  # a delete has none

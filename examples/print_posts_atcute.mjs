@@ -1,5 +1,5 @@
-// Print new posts with @atcute/jetstream, which asks for /subscribe whatever URL it is given. So run the
-// server with --wire v1: print_posts_atcute.mjs [URL]
+// Print new posts with @atcute/jetstream. It always connects to /subscribe, so run the server with --wire v1.
+// node print_posts_atcute.mjs [URL]
 // npm install @atcute/jetstream ws
 import { JetstreamSubscription } from "@atcute/jetstream";
 import WebSocket from "ws";

@@ -1,4 +1,5 @@
-// Print new posts with @skyware/jetstream, which reads the v1 wire: print_posts_skyware.mjs [ENDPOINT]
+// Print new posts with @skyware/jetstream, which reads the v1 wire.
+// node print_posts_skyware.mjs [ENDPOINT]
 // npm install @skyware/jetstream ws
 import { Jetstream } from "@skyware/jetstream";
 import WebSocket from "ws";

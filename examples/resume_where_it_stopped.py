@@ -1,9 +1,8 @@
-"""Count likes, and go on where it stopped when it is started again.
+"""Count likes, and resume after a restart.
 
     python examples/resume_where_it_stopped.py FILE [URL]
 
-FILE holds the count and the cursor, and both are replaced at once: after a crash, no like is lost or
-counted twice.
+FILE has the count and the cursor. Both are replaced at once: after a crash, no like is lost or counted twice.
 """
 
 import asyncio
@@ -17,26 +16,26 @@ from jetstream.client import DEFAULT_URL, subscribe
 
 @dataclass
 class State:
-    """How many likes there were before `cursor`, in unix microseconds."""
+    """The number of likes before `cursor`, which is in unix microseconds."""
 
     likes: int = 0
     cursor: int | None = None
 
 
 def load(path: Path) -> State:
-    """Read the state, or begin."""
+    """Read the state; without a file, start live."""
     return State(**json.loads(path.read_text())) if path.exists() else State()
 
 
 def save(path: Path, state: State) -> None:
-    """Replace the state: whoever reads it finds the old one or the new one, whole."""
+    """Replace the state atomically: a crash leaves the old file or the new one."""
     fresh = path.with_suffix(".new")
     fresh.write_text(json.dumps(asdict(state)))
     fresh.replace(path)
 
 
 async def count_likes(path: Path, url: str = DEFAULT_URL) -> None:
-    """Count new likes, for ever."""
+    """Count new likes, without end."""
     state = load(path)
     async for event in subscribe(url, collections=["app.bsky.feed.like"], cursor=state.cursor):
         if "record" in event.get("commit", {}):

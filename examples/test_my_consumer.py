@@ -1,6 +1,6 @@
-"""Test your own consumer of a Jetstream, offline: nothing here needs a network, and nothing waits for luck.
+"""Test your own consumer of a Jetstream, offline and without waiting.
 
-pip install jetstream-server pytest pytest-asyncio
+pip install 'jetstream-server[testing]'
 pytest examples/test_my_consumer.py
 """
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.asyncio
 
 
 async def count_likes(url: str, events: int) -> Counter[str]:
-    """Count the likes of each post in so many events: the consumer to be tested."""
+    """Count the likes of each post in the next events. This is the consumer to test."""
     likes: Counter[str] = Counter()
     async for event in subscribe(url, cursor=0):
         commit = event.get("commit", {})
@@ -30,7 +30,7 @@ async def count_likes(url: str, events: int) -> Counter[str]:
 
 
 def likes_in(truth: list[dict]) -> Counter[str]:
-    """Count the same in what the network says has happened."""
+    """Count the same in the events that the network has announced."""
     likes = [event["commit"] for event in truth if event["kind"] == "commit"]
     return Counter(
         commit["record"]["subject"]["uri"]
@@ -40,7 +40,7 @@ def likes_in(truth: list[dict]) -> Counter[str]:
 
 
 async def test_likes_are_counted(network: SimulatedNetwork, jetstream: str) -> None:
-    """Let a hundred things happen, as they do."""
+    """Publish a hundred random messages."""
     truth = network.emit(100)
     likes = await count_likes(jetstream, len(truth))
     assert likes == likes_in(truth)
@@ -48,11 +48,11 @@ async def test_likes_are_counted(network: SimulatedNetwork, jetstream: str) -> N
 
 
 async def test_one_post_is_liked_by_two(network: SimulatedNetwork, jetstream: str) -> None:
-    """Make happen exactly what the test is about."""
+    """Publish exactly what the test is about."""
     world = network.world
     post = {"uri": "at://did:plc:somebody/app.bsky.feed.post/1", "cid": "bafyreib2rxk3rw6cvdmxz"}
     like = {"$type": "app.bsky.feed.like", "subject": post, "createdAt": "2026-01-01T00:00:00.000Z"}
-    first, second = world.present[:2]
+    first, second = world.accounts[:2]
     network.publish(
         world.create_record(first.did, "app.bsky.feed.like", like),
         world.identify(first.did, "new-name.example.com"),
@@ -61,8 +61,8 @@ async def test_one_post_is_liked_by_two(network: SimulatedNetwork, jetstream: st
     assert await count_likes(jetstream, 3) == {post["uri"]: 2}
 
 
-async def test_a_bad_day_of_the_relay_changes_nothing(network: SimulatedNetwork, jetstream: str) -> None:
-    """Let the relay send garbage, repeat itself and drop the connection."""
+async def test_faults_of_the_relay_change_nothing(network: SimulatedNetwork, jetstream: str) -> None:
+    """Let the relay send garbage, repeat frames and drop the connection."""
     truth = network.emit(20)
     truth += network.emit(20, faults=["garbage", "repeat", "bit_flipped", "drop"])
     assert await count_likes(jetstream, len(truth)) == likes_in(truth)

@@ -1,6 +1,7 @@
-"""Frames as relays send them, and as they should not: DAG-CBOR, CARs and messages, byte for byte.
+"""Frames as relays send them, valid or not: DAG-CBOR, CARs and messages.
 
-The encoder here shares no code with what it tests, and can be made to write what DAG-CBOR forbids.
+This is a second implementation of the encoders in `jetstream.atproto`: it shares no code with what it tests,
+and can also encode what DAG-CBOR forbids.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Raw(bytes):
 
 
 def head(major: int, number: int, width: int | None = None) -> bytes:
-    """Write the head of a CBOR item, minimal unless `width` says how many bytes the number takes."""
+    """Return the head of a CBOR item, minimal unless `width` gives the bytes of the number."""
     if width is None:
         width = next(w for w in (0, 1, 2, 4, 8) if number < (24 if w == 0 else 1 << (8 * w)))
     if width == 0:
@@ -67,13 +68,13 @@ def _scalar(value: object) -> bytes:
 
 
 def cbor_map(items: Iterable[tuple[object, object]]) -> Raw:
-    """Encode a map with its keys as they come: unsorted, repeated, of any type."""
+    """Encode a map with its keys in the given order: unsorted, repeated, of any type."""
     items = list(items)
     return Raw(head(5, len(items)) + b"".join(dag_cbor(key) + dag_cbor(value) for key, value in items))
 
 
 def from_json(value: Any) -> Any:
-    """Read `{"$link"}` and `{"$bytes"}` as what they stand for."""
+    """Convert `{"$link"}` and `{"$bytes"}` into what they stand for."""
     match value:
         case {"$bytes": str(text), **more} if not more:
             return base64.b64decode(text + "==")
@@ -87,17 +88,17 @@ def from_json(value: Any) -> Any:
 
 
 def nested(levels: int) -> Raw:
-    """Encode maps within maps, `levels` deep."""
+    """Encode nested maps, `levels` deep."""
     return Raw(b"\xa1\x61a" * (levels - 1) + b"\xa0")
 
 
 def cid_of(block: bytes, codec: int = 0x71) -> Cid:
-    """Name a block: version 1, DAG-CBOR unless told otherwise, SHA-256."""
+    """Return the CID of a block: version 1, SHA-256."""
     return Cid(bytes((1, codec, 0x12, 0x20)) + sha256(block).digest())
 
 
 def uvarint(number: int) -> bytes:
-    """Write an unsigned varint."""
+    """Encode an unsigned varint."""
     parts = bytearray()
     while number > 127:
         parts.append(number & 127 | 128)
@@ -109,14 +110,14 @@ ROOT = cid_of(b"the commit")
 
 
 def car(blocks: Iterable[tuple[bytes, bytes]], header: object = None) -> bytes:
-    """Write a CAR of version 1 with blocks under the given CIDs."""
+    """Return a CAR of version 1, with blocks under the given CIDs."""
     start = dag_cbor({"roots": [ROOT], "version": 1} if header is None else header)
     sections = [start, *(cid + data for cid, data in blocks)]
     return b"".join(uvarint(len(section)) + section for section in sections)
 
 
 class Op(NamedTuple):
-    """An op with the record that goes into the CAR; a record in `Raw` is taken as it is."""
+    """An op with its record for the CAR. A record in `Raw` is used as it is."""
 
     action: str
     path: str
@@ -133,7 +134,7 @@ def create(path: str, record: object) -> Op:
 
 
 def like(number: int = 0) -> Op:
-    """Create a like, told from others by its number."""
+    """Create a like, identified by a number."""
     return create(f"{LIKE}/{number}", {"$type": LIKE, "n": number})
 
 
@@ -149,7 +150,7 @@ def op_body(op: Op) -> dict[str, Any]:
 
 
 def commit_body(seq: object, writes: Sequence[Op], /, **fields: object) -> dict[str, Any]:
-    """Return the body of a commit whose CAR holds the records of its ops, and a tree node to pass over."""
+    """Return the body of a commit whose CAR has the records of its ops, and a tree node to skip."""
     blocks = [(cid_of(op.block), op.block) for op in writes if op.action != "delete"]
     node = dag_cbor({"e": [{"k": op.path.encode(), "v": cid_of(op.block)} for op in writes], "l": None})
     return {
@@ -169,35 +170,35 @@ def commit_body(seq: object, writes: Sequence[Op], /, **fields: object) -> dict[
 
 
 def frame(kind: str, body: object) -> bytes:
-    """Write a frame as relays do: `t` before `op`."""
+    """Return a frame as relays send it: `t` before `op`."""
     return dag_cbor({"t": kind, "op": 1}) + dag_cbor(body)
 
 
 def commit(seq: object, writes: Sequence[Op] | None = None, /, **fields: object) -> bytes:
-    """Write a commit's frame: one like, unless told otherwise."""
+    """Return the frame of a commit: of one like by default."""
     writes = [like(seq if isinstance(seq, int) else 0)] if writes is None else writes
     return frame("#commit", commit_body(seq, writes, **fields))
 
 
 def identity(seq: object, **fields: object) -> bytes:
-    """Write an identity's frame."""
+    """Return the frame of an identity."""
     return frame("#identity", {"seq": seq, "did": DID, "time": TIME, **fields})
 
 
 def account(seq: object, **fields: object) -> bytes:
-    """Write an account's frame."""
+    """Return the frame of an account."""
     return frame("#account", {"seq": seq, "did": DID, "time": TIME, "active": True, **fields})
 
 
 def error(name: object, **fields: object) -> bytes:
-    """Write an error's frame."""
+    """Return an error frame."""
     return dag_cbor({"op": -1}) + dag_cbor({"error": name, **fields})
 
 
 def event(
     kind: bytes = CREATE, did: str = DID, collection: str = LIKE, rkey: str = "1", body: bytes = b"{}"
 ) -> Event:
-    """Make an event with what its kind has; whatever its kind has not is left empty."""
+    """Return an event. Fields that its kind does not have are empty."""
     if kind in {b"i", b"a"}:
         return Event(kind, did.encode(), b"", b"", b"", b"", body)
     cid, body = (b"", b"") if kind == b"d" else (b"bafyrei", body)

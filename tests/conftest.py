@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from hypothesis import settings
 
-# The same examples each time: whoever finds a failure can show it. No deadline: machines are shared.
+# The same examples every time, so that a failure can be reproduced. No deadline: machines are shared.
 settings.register_profile("project", deadline=None, derandomize=True)
 settings.load_profile("project")

@@ -1,4 +1,4 @@
-"""The protocol's own vectors and captured frames, which lie beside the project and are not part of it."""
+"""The protocol's test vectors and captured frames. They are beside the project and not part of it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ ROOT = Path(__file__).resolve().parents[2] / "shared" / "fixtures"
 
 
 def fixture(name: str) -> Path:
-    """Return the path of one file, or skip the test that needs it."""
+    """Return the path of a file, or skip the test if there is none."""
     path = ROOT / name
     if not path.exists():
-        pytest.skip(f"{name} is not here: the vectors are kept beside the project, in {ROOT}")
+        pytest.skip(f"{name} is not in {ROOT}: the vectors are kept beside the project")
     return path
 
 
 def json_of(name: str) -> Any:
-    """Return what a JSON file holds."""
+    """Return the contents of a JSON file."""
     return json.loads(fixture(name).read_bytes())
 
 
@@ -35,7 +35,7 @@ def json_lines(name: str) -> list[dict[str, Any]]:
 
 
 def vector_lines(name: str) -> list[str]:
-    """Return the vectors of a text file as they stand, spaces and all; `#` begins a remark."""
+    """Return the lines of a text file, with their spaces; `#` begins a comment."""
     lines = fixture(name).read_bytes().decode().split("\n")
     vectors = [line for line in lines if line and not line.startswith("#")]
     assert vectors

@@ -1,4 +1,4 @@
-"""A small disk of our own: a tmpfs. Tests are skipped where none may be mounted."""
+"""A small disk: a tmpfs. Tests are skipped where it cannot be mounted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 @contextmanager
 def small_disk(directory: Path, size: str) -> Iterator[Path]:
-    """Mount a disk of this size, such as `24m`, at a directory that is made."""
+    """Mount a disk of a size such as `24m` at a new directory."""
     directory.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(directory)]
     try:
@@ -26,7 +26,7 @@ def small_disk(directory: Path, size: str) -> Iterator[Path]:
 
 
 def fill(directory: Path, leave: int = 0) -> Path:
-    """Fill the disk but for some bytes, as another program would; return the file that does."""
+    """Fill the disk except for some bytes, like another program. Return the file that fills it."""
     path = directory / "filler"
     with path.open("wb", buffering=0) as file:
         try:

@@ -1,13 +1,18 @@
-"""Programs under test: what they print, what they say, and how they end."""
+"""Programs under test: starting them, reading their output, and waiting for their end."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 PATIENCE_S = 30.0
 LINE_BYTES_MAX = 1 << 20
@@ -20,7 +25,7 @@ class Program:
         self._process = process
 
     async def line(self) -> str:
-        """Return the next line that it prints, with its end."""
+        """Return the next line of its standard output, with its newline."""
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         async with asyncio.timeout(PATIENCE_S):
@@ -29,21 +34,21 @@ class Program:
         return line.decode()
 
     async def lines(self, count: int) -> list[str]:
-        """Return the next lines that it prints."""
+        """Return the next lines of its standard output."""
         return [await self.line() for _ in range(count)]
 
-    async def word(self) -> str:
-        """Return the next line that it says, on standard error."""
+    async def error_line(self) -> str:
+        """Return the next line of its standard error."""
         assert self._process.stderr is not None
         async with asyncio.timeout(PATIENCE_S):
             return (await self._process.stderr.readline()).decode()
 
     def interrupt(self) -> None:
-        """Send what Ctrl-C sends."""
+        """Send the signal of Ctrl-C."""
         self._process.send_signal(signal.SIGINT)
 
     async def ended(self) -> tuple[int, str, str]:
-        """Wait for its end; return its exit code, and what it still printed and said."""
+        """Wait for its end. Return the exit code and the rest of standard output and standard error."""
         async with asyncio.timeout(PATIENCE_S):
             out, err = await self._process.communicate()
         assert self._process.returncode is not None
@@ -54,7 +59,7 @@ class Program:
 async def program(
     *command: str | Path, cwd: Path | None = None, stdout: int = asyncio.subprocess.PIPE
 ) -> AsyncIterator[Program]:
-    """Start a program; kill it and what it has started at the end."""
+    """Start a program. At the end kill it and everything that it started."""
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=cwd,
@@ -69,3 +74,36 @@ async def program(
         if process.returncode is None:
             os.killpg(process.pid, signal.SIGKILL)
         await process.communicate()
+
+
+@contextmanager
+def jetstream(*arguments: str | Path, awaited: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    """Run a command of `jetstream`, and kill it at the end. Yield it with its log line `awaited`."""
+    command = [sys.executable, "-m", "jetstream", *map(str, arguments)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JETSTREAM_")}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        facts = _log_line(process.stderr, awaited)
+        # The pipe must not fill.
+        drain = threading.Thread(target=process.stderr.read)
+        drain.start()
+        try:
+            yield process, facts
+        finally:
+            process.kill()
+            drain.join()
+
+
+def _log_line(lines: Iterable[str], awaited: str) -> dict[str, Any]:
+    for line in lines:
+        facts: dict[str, Any] = json.loads(line)
+        if facts["event"] == awaited:
+            return facts
+    raise AssertionError(f"it ended without logging {awaited!r}")
+
+
+@contextmanager
+def simulated_relay(*arguments: str | Path) -> Iterator[str]:
+    """Run `jetstream simulate` on a free port. Yield its URL."""
+    with jetstream("simulate", "--port", "0", *arguments, awaited="network is running") as (_, facts):
+        yield facts["read_with"].split()[-1]

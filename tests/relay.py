@@ -1,7 +1,7 @@
-"""A stand-in relay over a real socket: it serves the frames it is given, and does what a test's script says.
+"""A scripted relay on a real socket. It serves the frames that a test publishes, or does what the test says.
 
-Each connection does the next *act* of `Relay.script`, and `serve` when there is none. An act is a coroutine
-that drives one connection; when it returns, the connection is cut.
+Each connection performs the next *act* of `Relay.script`, or `serve` if there is none. An act is a coroutine
+that drives one connection. When it returns, the connection is aborted.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ Act = Callable[["Connection"], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Asked:
-    """What one request asked for."""
+    """The path and cursor of one request."""
 
     path: str
     cursor: int | None
 
 
 class Relay:
-    """Serves numbered frames. `inclusive`: a cursor's own frame comes again, as some relays do it."""
+    """Serves numbered frames. With `inclusive`, the frame at the cursor is sent again, as some relays do."""
 
     def __init__(self, *, inclusive: bool = False) -> None:
         self.inclusive = inclusive
-        self.history: list[tuple[int, bytes]] = []
-        self.script: deque[Act] = deque()
-        self.asked: list[Asked] = []
-        self.accepted = 0
-        self.pings = 0
-        self.port = 0
+        self.history: list[tuple[int, bytes]] = []  # the published frames, each with its seq
+        self.script: deque[Act] = deque()  # the acts of the next connections
+        self.asked: list[Asked] = []  # every request so far
+        self.accepted = 0  # upgraded connections so far
+        self.pings = 0  # received from clients
+        self.port = 0  # once entered
         self._changed = asyncio.Event()
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -65,25 +65,25 @@ class Relay:
         return f"ws://127.0.0.1:{self.port}{PATH}"
 
     def publish(self, frames: Iterable[tuple[int, bytes]]) -> None:
-        """Add frames, each with its seq, to what `serve` serves."""
+        """Append frames, each with its seq, to the history."""
         self.history += frames
         self._notify()
 
     async def cut(self) -> None:
-        """Cut every connection, as a relay does that restarts."""
+        """Abort every connection, like a relay that restarts."""
         connections = set(self._connections)
         for task in connections:
             task.cancel()
         await asyncio.wait(connections)
 
     async def wait_accepted(self, count: int) -> None:
-        """Return once so many connections have been accepted."""
+        """Return once `count` connections have been accepted."""
         async with asyncio.timeout(30):
             while self.accepted < count:
                 await self.changed()
 
     async def wait_asked(self, count: int) -> None:
-        """Return once so many connections have been asked for."""
+        """Return once `count` requests have been received."""
         async with asyncio.timeout(30):
             while len(self.asked) < count:
                 await self.changed()
@@ -97,7 +97,7 @@ class Relay:
         changed.set()
 
     async def wait_pings(self, count: int) -> None:
-        """Return once clients have pinged so many times."""
+        """Return once `count` pings have been received."""
         async with asyncio.timeout(30):
             while self.pings < count:
                 await self.changed()
@@ -127,11 +127,11 @@ class Relay:
 
 
 class Connection:
-    """One client of the relay, as an act drives it."""
+    """One connection of the relay, driven by an act."""
 
     def __init__(self, relay: Relay, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.relay = relay
-        self.answers = True  # pings, and everything else that the client says
+        self.answers = True  # whether pings and close frames are answered
         self.over = asyncio.Event()
         self.cursor: int | None = None
         self._reader = reader
@@ -140,11 +140,11 @@ class Connection:
         self._request: Request
 
     async def request(self) -> Asked:
-        """Read the request. Raises ConnectionError for a client that goes away."""
+        """Read the request. Raises ConnectionError if the client disconnects."""
         while not (events := self._protocol.events_received()):
             data = await self._reader.read(65536)
             if not data:
-                raise ConnectionResetError("gone before it asked")
+                raise ConnectionResetError("disconnected before its request")
             self._protocol.receive_data(data)
         request = events[0]
         assert isinstance(request, Request)
@@ -154,7 +154,7 @@ class Connection:
         return Asked(urlsplit(request.path).path, self.cursor)
 
     async def perform(self, act: Act) -> None:
-        """Do an act, until it returns or the client is gone."""
+        """Perform an act until it returns or the client disconnects."""
         acting = asyncio.ensure_future(act(self))
         listening = asyncio.create_task(self._listen())
         try:
@@ -197,7 +197,7 @@ class Connection:
         await self._flush()
 
     async def send_raw(self, data: bytes) -> None:
-        """Send bytes as they are, whatever they break."""
+        """Send bytes as they are, valid or not."""
         self._writer.write(data)
         await self._writer.drain()
 
@@ -226,13 +226,13 @@ class Connection:
 
 
 async def serve(connection: Connection) -> None:
-    """Serve what the relay has after the cursor, then what it gets; without a cursor, only the latter."""
+    """Serve the history after the cursor, then new frames; without a cursor, only new frames."""
     await connection.accept()
     await follow(connection)
 
 
 async def follow(connection: Connection, stop: int | None = None) -> None:
-    """Send what is asked for, up to `stop` frames."""
+    """Send the frames that were requested, up to `stop` of them."""
     relay, cursor = connection.relay, connection.cursor
     first = len(relay.history)
     if cursor is not None:
@@ -247,7 +247,7 @@ async def follow(connection: Connection, stop: int | None = None) -> None:
 
 
 def refuse(status: int, **headers: str) -> Act:
-    """Answer with a status; `Retry_After` becomes the header `Retry-After`."""
+    """Respond with a status. `Retry_After` becomes the header `Retry-After`."""
 
     async def act(connection: Connection) -> None:
         await connection.refuse(status, {name.replace("_", "-"): value for name, value in headers.items()})
@@ -256,7 +256,7 @@ def refuse(status: int, **headers: str) -> Act:
 
 
 def drop_after(count: int) -> Act:
-    """Serve so many frames, then cut the connection."""
+    """Serve `count` frames, then abort the connection."""
 
     async def act(connection: Connection) -> None:
         await connection.accept()
@@ -266,7 +266,7 @@ def drop_after(count: int) -> Act:
 
 
 def send(*frames: bytes, wait: bool = True) -> Act:
-    """Send just these frames, whatever is asked for; then `wait` for the client, or cut."""
+    """Send these frames, whatever was requested. Then `wait` for the client to disconnect, or abort."""
 
     async def act(connection: Connection) -> None:
         await connection.accept()
@@ -285,7 +285,7 @@ async def stay_silent(connection: Connection) -> None:
 
 
 async def go_deaf(connection: Connection) -> None:
-    """Accept, and answer nothing, pings neither."""
+    """Accept, and answer nothing, not even pings."""
     connection.answers = False
     await connection.accept()
     await connection.over.wait()

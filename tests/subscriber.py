@@ -1,4 +1,4 @@
-"""A client of the server under test: it reads events, says things, and knows how the connection ended."""
+"""A client of the server under test: it reads events, sends messages, and knows how the connection ended."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Subscriber:
         self.connection = connection
 
     async def event(self) -> Event:
-        """Return the next event. Raises ConnectionClosed when there will be none."""
+        """Return the next event. Raises ConnectionClosed when the connection has ended."""
         async with asyncio.timeout(PATIENCE_S):
             message = await self.connection.recv()
         assert isinstance(message, str)
@@ -72,7 +72,7 @@ async def subscribe(
     receive_buffer: int | None = None,
     **query: Any,
 ) -> AsyncIterator[Subscriber]:
-    """Connect to `path` with a query; with `receive_buffer`, over a socket that takes little unread."""
+    """Connect to `path` with a query. `receive_buffer` limits the unread bytes of the socket."""
     sock = socket.socket()
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)

@@ -1,7 +1,8 @@
-"""What a fresh clone, an image and a composed service are made from, held against each other."""
+"""The package, its lock files, make, the image and the compose file: they must agree with each other."""
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shlex
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -24,11 +26,13 @@ from jetstream.settings import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
 LOCKS = {
     "requirements.lock": PROJECT["project"]["dependencies"],
     "requirements-build.lock": PROJECT["dependency-groups"]["build"],
     "requirements-dev.lock": [
         *PROJECT["project"]["dependencies"],
+        *(one for extra in EXTRAS.values() for one in extra if not one.startswith("jetstream-server")),
         *PROJECT["dependency-groups"]["build"],
         *(one for one in PROJECT["dependency-groups"]["dev"] if isinstance(one, str)),
     ],
@@ -37,19 +41,19 @@ TARGETS = {
     "help", "setup", "run", "test", "test-integration", "lint", "format", "bench", "attack", "soak", "up",
     "down", "lock", "clean",
 }  # fmt: skip
-# Where the image says the server listens and keeps its data is not for the composing operator to move.
+# The image fixes where the server listens and keeps its data.
 FIXED_BY_IMAGE = {"JETSTREAM_LISTEN_ADDR", "JETSTREAM_METRICS_LISTEN_ADDR", "JETSTREAM_DATA_DIR"}
 
 
 class Instruction(NamedTuple):
-    """One step of a Dockerfile: its keyword, and the rest of its line."""
+    """One instruction of a Dockerfile: its keyword, and the rest of the line."""
 
     keyword: str
     text: str
 
 
 def dockerfile() -> list[list[Instruction]]:
-    """Read the Dockerfile as stages of instructions, each beginning with its FROM."""
+    """Return the stages of the Dockerfile, each a list of instructions that begins with FROM."""
     text = (ROOT / "Dockerfile").read_text()
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     stages: list[list[Instruction]] = []
@@ -86,7 +90,7 @@ def compose_file() -> dict[str, Any]:
 
 
 def locked(name: str) -> dict[str, tuple[Requirement, int]]:
-    """Read a lock file: each package's pin, and how many hashes it may have."""
+    """Read a lock file: the pin of each package, and the number of its hashes."""
     entries = (ROOT / name).read_text().replace("\\\n", " ").splitlines()
     found: dict[str, tuple[Requirement, int]] = {}
     for entry in entries:
@@ -110,7 +114,7 @@ def must(command: list[str] | str, **options: Any) -> str:
 
 
 def outside_make() -> dict[str, str]:
-    """Give the environment without what a `make test` around the suite hands down to an inner make."""
+    """Return the environment without the variables that `make test` passes on to an inner make."""
     return {name: value for name, value in os.environ.items() if "MAKE" not in name and name != "MFLAGS"}
 
 
@@ -140,6 +144,74 @@ class TestLocks:
         assert not {"pytest", "mypy", "ruff", "hatchling"} & locked("requirements.lock").keys()
 
 
+def imported(*paths: Path) -> set[str]:
+    """Return the third-party packages that Python files import, by their name in the registry."""
+    distributions = packages_distributions()
+    ours = {"jetstream", "benches", "tests"}
+    modules = {module for path in paths for module in imported_modules(ast.parse(path.read_text()))}
+    return {
+        canonicalize_name(distributions[module][0]) for module in modules - ours - sys.stdlib_module_names
+    }
+
+
+def imported_modules(tree: ast.Module) -> set[str]:
+    """Return the top-level modules that a file imports, at any place in it."""
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.append(node.module)
+    return {name.partition(".")[0] for name in names}
+
+
+def declared(*requirements: str) -> set[str]:
+    return {canonicalize_name(Requirement(one).name) for one in requirements}
+
+
+class TestDependencies:
+    PACKAGE = ROOT / "src" / "jetstream"
+    TESTING = PACKAGE / "testing.py"
+
+    def test_every_import_of_the_package_is_declared_and_nothing_else(self) -> None:
+        files = [path for path in self.PACKAGE.rglob("*.py") if path != self.TESTING]
+        assert imported(*files) == declared(*PROJECT["project"]["dependencies"])
+
+    def test_every_import_of_the_extras_is_declared(self) -> None:
+        simulator = imported(*(self.PACKAGE / "simulator").rglob("*.py"))
+        base = declared(*PROJECT["project"]["dependencies"])
+        assert simulator <= base | declared(*EXTRAS["simulator"])
+        assert imported(self.TESTING) <= base | declared(*EXTRAS["testing"])
+
+    def test_every_import_of_the_tests_is_declared(self) -> None:
+        files = [path for folder in ("tests", "benches") for path in (ROOT / folder).rglob("*.py")]
+        assert imported(*files) <= declared(*LOCKS["requirements-dev.lock"])
+
+    @pytest.mark.parametrize(
+        ("module", "statement", "extra"),
+        [
+            ("aiohttp", "import jetstream.cli.simulate", "simulator"),
+            ("coincurve", "import jetstream.cli.simulate", "simulator"),
+            ("pytest_asyncio", "import jetstream.testing", "testing"),
+        ],
+    )
+    def test_a_missing_package_is_reported_with_the_extra_that_has_it(
+        self, module: str, statement: str, extra: str
+    ) -> None:
+        done = run([sys.executable, "-c", f"import sys; sys.modules[{module!r}] = None; {statement}"])
+        needs = f"needs {module}: pip install 'jetstream-server[{extra}]'"
+        assert done.stderr.splitlines()[-1].endswith(needs)
+
+    def test_the_command_line_reports_a_missing_package_in_one_line(self) -> None:
+        program = (
+            "import sys; sys.modules['aiohttp'] = None; from jetstream import cli; cli.main(['simulate'])"
+        )
+        done = run([sys.executable, "-c", program])
+        assert done.returncode == 1
+        assert done.stderr.startswith("jetstream: the simulator needs aiohttp")
+        assert len(done.stderr.splitlines()) == 1
+
+
 class TestMake:
     def test_help_is_the_default_and_lists_every_target(self) -> None:
         listed = must(["make"], cwd=ROOT, env=outside_make()).splitlines()
@@ -150,13 +222,13 @@ class TestMake:
         assert "jetstream serve --wire v1" in steps
 
     @pytest.mark.parametrize("target", ["up", "down"])
-    def test_without_an_engine_it_says_so(self, target: str, tmp_path: Path) -> None:
+    def test_without_an_engine_it_fails_with_a_message(self, target: str, tmp_path: Path) -> None:
         nowhere = {**outside_make(), "DOCKER_HOST": f"unix://{tmp_path}/none.sock"}
         done = run(["make", target], cwd=ROOT, env=nowhere)
         assert done.returncode != 0
         assert f"{target}: no Docker engine answers" in done.stderr
 
-    def test_setup_without_a_fitting_python_names_what_it_tried(self, tmp_path: Path) -> None:
+    def test_setup_without_a_suitable_python_names_those_it_tried(self, tmp_path: Path) -> None:
         # A copy without its venv, so that there is something to set up.
         (tmp_path / "scripts").mkdir()
         shutil.copy(ROOT / "scripts" / "setup", tmp_path / "scripts")
@@ -172,7 +244,7 @@ class TestMake:
 
 
 class TestDockerfile:
-    def test_what_it_copies_is_there_and_is_all_that_the_engine_is_sent(self) -> None:
+    def test_everything_it_copies_exists_and_nothing_else_is_sent_to_the_engine(self) -> None:
         sources = {source for source, _ in copied(dockerfile()[0])}
         rules = (ROOT / ".dockerignore").read_text().splitlines()
         assert rules[1] == "*"
@@ -180,7 +252,7 @@ class TestDockerfile:
         for source in sources:
             assert (ROOT / source).exists(), source
 
-    def test_it_runs_as_nobody_in_particular(self) -> None:
+    def test_it_does_not_run_as_root(self) -> None:
         [made] = [step.text for step in dockerfile()[-1] if "useradd" in step.text]
         uid, gid = only(dockerfile()[-1], "USER").split(":")
         assert int(uid) >= 10_000
@@ -210,7 +282,7 @@ class TestCompose:
         assert known > FIXED_BY_IMAGE
         assert set(composed()["environment"]) == known - FIXED_BY_IMAGE
 
-    def test_it_outwaits_a_shutdown_and_lets_many_connect(self) -> None:
+    def test_it_waits_for_a_shutdown_and_allows_many_connections(self) -> None:
         assert composed()["build"] == "."
         assert composed()["restart"] == "unless-stopped"
         assert int(composed()["stop_grace_period"].removesuffix("s")) >= 15
@@ -218,7 +290,7 @@ class TestCompose:
 
 
 def copied(stage: list[Instruction]) -> list[tuple[str, str]]:
-    """List what a stage copies out of the checkout, as pairs of source and destination."""
+    """Return what a stage copies from the checkout, as pairs of source and destination."""
     pairs = []
     for step in stage:
         if step.keyword == "COPY" and not step.text.startswith("--from"):
@@ -229,7 +301,7 @@ def copied(stage: list[Instruction]) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Replay the Dockerfile's build stage in clean venvs, and give the venv it leaves."""
+    """Run the build stage of the Dockerfile in new venvs. Return the venv that it makes."""
     room = tmp_path_factory.mktemp("image")
     (room / "build").mkdir()
     make_base(room / "base")
@@ -250,7 +322,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_base(path: Path) -> None:
-    """Stand in for the base image: a Python with nothing but pip."""
+    """Make a stand-in for the base image: a Python with only pip."""
     if shutil.which("uv") and run(["uv", "--version"]).returncode == 0:
         must(["uv", "venv", "--quiet", "--seed", "--python", sys.executable, str(path)])
     else:
@@ -292,11 +364,11 @@ class TestImage:
         assert server.returncode == 0
         assert run(check, env=environment).returncode == 1
 
-    def test_it_carries_every_file_of_the_package(self, image: Path) -> None:
+    def test_it_has_every_file_of_the_package(self, image: Path) -> None:
         [installed] = (image / "lib").glob("python*/site-packages/jetstream")
         assert package_files(installed) == package_files(Path(jetstream.__file__).parent)
 
-    def test_it_carries_only_what_runs(self, image: Path) -> None:
+    def test_it_has_only_runtime_dependencies(self, image: Path) -> None:
         [packages] = (image / "lib").glob("python*/site-packages")
         installed = {canonicalize_name(p.name.split("-")[0]) for p in packages.glob("*.dist-info")}
         assert installed - {"jetstream-server"} <= locked("requirements.lock").keys()
@@ -304,13 +376,13 @@ class TestImage:
 
 
 def start_command() -> list[str]:
-    """Join what the image runs: its entry point and its command."""
+    """Return the command that the image runs: entry point and command."""
     last = dockerfile()[-1]
     return [*json.loads(only(last, "ENTRYPOINT")), *json.loads(only(last, "CMD"))]
 
 
 def image_outside_docker(image: Path, room: Path) -> dict[str, str]:
-    """Give the image's environment, moved to a free port of this host, with no relay behind it."""
+    """Return the environment of the image, with a free port of this host and no relay."""
     return {
         **image_environment(),
         "PATH": f"{image / 'bin'}:{os.environ['PATH']}",
@@ -321,7 +393,7 @@ def image_outside_docker(image: Path, room: Path) -> dict[str, str]:
 
 
 def listening_port(server: subprocess.Popen[bytes]) -> int:
-    """Read a server's log up to the line that says where it listens."""
+    """Read the log of a server until it listens. Return the port."""
     assert server.stderr
     lines = []
     for line in server.stderr:

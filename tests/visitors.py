@@ -1,4 +1,4 @@
-"""Clients of every kind that come and leave at once, over plain sockets."""
+"""Clients of every kind that connect and disconnect at once, over plain sockets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KINDS: Final = {
 
 
 async def visit(port: int, kind: str, number: int, *, reset: bool) -> None:
-    """Come as one of `KINDS`, wait for the answer if one is due, and leave: by RST with `reset`."""
+    """Connect as one of `KINDS`, wait for the response if there is one, and disconnect; `reset`: with RST."""
     line, headers = KINDS[kind]
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(f"{line.replace('%d', str(number))} HTTP/1.1\r\n{headers}".encode())

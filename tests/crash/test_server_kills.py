@@ -7,46 +7,19 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import pytest
+from tests.programs import jetstream, simulated_relay
 from websockets.sync.client import connect
 
 RATE: Final = 5_000
 RUN_S: Final = (0.02, 0.7)
 FRAMES_EACH: Final = 1_500  # so many more than are sent between two kills that the stream does not run dry
 QUIET_S: Final = 60.0  # for the last server to catch up
-
-
-@contextmanager
-def jetstream(*arguments: str | Path, awaited: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
-    """Start a command, and give it with the facts of the line of its log that names `awaited`."""
-    command = [sys.executable, "-m", "jetstream", *map(str, arguments)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        facts = listening(process.stderr, awaited)
-        # What it says later must not fill the pipe.
-        drain = threading.Thread(target=process.stderr.read)
-        drain.start()
-        try:
-            yield process, facts
-        finally:
-            process.kill()
-            drain.join()
-
-
-def listening(lines: Any, awaited: str) -> dict[str, Any]:
-    for line in lines:
-        facts: dict[str, Any] = json.loads(line)
-        if facts["event"] == awaited:
-            return facts
-    raise AssertionError(f"it ended without saying {awaited!r}")
 
 
 @pytest.fixture
@@ -64,9 +37,7 @@ def test_a_killed_server_serves_each_event_once(
 ) -> None:
     frames, truth = recording
     dice = random.Random(kills)
-    relay_arguments: list[str | Path] = ["simulate", "--replay", frames, "--rate", str(RATE), "--port", "0"]
-    with jetstream(*relay_arguments, awaited="a network is up") as (_, relay):
-        upstream = relay["read_it_with"].split()[-1]
+    with simulated_relay("--replay", frames, "--rate", str(RATE)) as upstream:
         serve: list[str | Path] = ["serve", "--upstream", upstream, "--listen", "127.0.0.1:0"]
         serve += ["--data-dir", tmp_path / "data", "--forget", "none", "--log-format", "json"]
         for _ in range(kills):

@@ -1,4 +1,4 @@
-"""A server and a relay as in the integration tests; and what a missing program means."""
+"""The fixtures of the integration tests, and how a missing program is handled."""
 
 from __future__ import annotations
 

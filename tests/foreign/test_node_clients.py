@@ -1,4 +1,4 @@
-"""The client libraries of other people, unmodified from their registry, on captured frames."""
+"""Client libraries of other projects, unmodified, with captured frames."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Event = dict[str, Any]
 
 
 class Library(NamedTuple):
-    """A client library: the program that uses it, and the path that it is given."""
+    """A client library: the program that uses it, and the path of its URL."""
 
     program: str
     path: str
@@ -37,13 +37,15 @@ class Library(NamedTuple):
 
 LIBRARIES = [
     pytest.param(Library("skyware.mjs", "/v1/subscribe"), id="skyware"),
-    pytest.param(Library("atcute.mjs", ""), id="atcute"),  # it fixes its path to /subscribe, and says hello
+    pytest.param(
+        Library("atcute.mjs", ""), id="atcute"
+    ),  # it always uses /subscribe, and sends an options_update
 ]
 
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Install the libraries, exactly as locked, beside the programs that use them."""
+    """Install the locked libraries beside the programs that use them."""
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
         missing("Node with npm")
@@ -67,7 +69,7 @@ def pairs() -> list[tuple[int, bytes]]:
 
 @pytest.fixture(scope="session")
 def expected() -> list[Event]:
-    """Return what production served for them, without its time_us."""
+    """Return the events that production served for them, without time_us."""
     events = [without_time(event) for event in json_lines("firehose/events.v1.jsonl")]
     assert len(events) == 92
     return events
@@ -76,7 +78,7 @@ def expected() -> list[Event]:
 def client(
     programs: Path, library: Library, port: int, cursor: int | None = None
 ) -> AbstractAsyncContextManager[Program]:
-    """Start a library's program."""
+    """Start the program of a library."""
     url = f"ws://127.0.0.1:{port}{library.path}"
     return program("node", library.program, url, *([] if cursor is None else [str(cursor)]), cwd=programs)
 
@@ -95,7 +97,7 @@ def times(events: list[Event]) -> list[int]:
 
 
 async def is_next(seeing: Program, relay: Relay) -> bool:
-    """Tell whether a new commit is the next thing that the client sees: nothing else was to come."""
+    """Return whether a new commit is the next event of the client, so that it had received all others."""
     rkey = "after-all"
     relay.publish(numbered([commit(relay.history[-1][0] + 1, [delete(f"{LIKE}/{rkey}")])]))
     [event] = await events(seeing, 1)
@@ -152,7 +154,7 @@ async def test_across_a_restart_it_sees_every_commit_and_its_last_one_again(
     relay: Relay,
     tmp_path: Path,
 ) -> None:
-    """Both libraries resume at the last event's `time_us`, and a cursor includes the event at it."""
+    """Both libraries resume at the `time_us` of the last event, which a cursor includes."""
     settings = Settings(upstream=relay.url, listen=LOOPBACK, data_dir=tmp_path, wire="v1", upstream_cursor=0)
     relay.publish(pairs[:45])
     async with AsyncExitStack() as clients:

@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from jetstream.bench import stream
-from jetstream.bench.feed import Feed
+from tests.programs import simulated_relay
 
-RATE = 100.0
+from jetstream.bench import stream
+
+RATE = 100  # events a second
 PATIENCE_S = 20.0  # for an answer or an end; the server's own deadlines are shorter
-SECONDS_MAX = 7_200.0
 QUIET = re.compile(rb'"level": "(info|warning)"')  # what anything but an error is logged as
 _READ_BYTES = 1 << 16
 
@@ -90,21 +90,15 @@ class Target:
 @contextmanager
 def target(directory: Path) -> Iterator[Target]:
     """Start a relay and a server; stop both."""
-    relay = Feed(None, 50)
-    command = [sys.executable, "-m", "jetstream", "serve", "--upstream", relay.url, "--listen", "127.0.0.1:0"]
-    command += ["--data-dir", str(directory / "data"), "--log-format", "json"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("JETSTREAM_")}
-    try:
+    with simulated_relay("--rate", str(RATE), "--repos", "50", "--seed", "1") as upstream:
+        command = [sys.executable, "-m", "jetstream", "serve", "--upstream", upstream]
+        command += ["--listen", "127.0.0.1:0", "--data-dir", str(directory / "data"), "--log-format", "json"]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("JETSTREAM_")}
         log = directory / "log.jsonl"
         with log.open("wb") as file:
             server = subprocess.Popen(command, stderr=file, env=environment)
         try:
-            found = Target(server, log)
-            relay.wait_connected()
-            relay.begin(rate=RATE, seconds=SECONDS_MAX)
-            yield found
+            yield Target(server, log)
         finally:
             server.kill()
             server.wait()
-    finally:
-        relay.stop()

@@ -1,4 +1,4 @@
-"""The Python client: over a server of ours, and over one that does all that can go wrong."""
+"""The Python client: with this server, and with one that fails in every way."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from websockets.http11 import Request, Response
 from websockets.protocol import Event
 
 from jetstream.app import Service
-from jetstream.client import Message, NotJetstream, Refused, subscribe
+from jetstream.client import ClientLimits, Message, NotJetstream, Refused, subscribe
 from jetstream.settings import Address, Settings
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -56,7 +56,7 @@ Act = Callable[[ServerConnection, "Jetstream"], Awaitable[None]]
 
 
 class Jetstream:
-    """A stand-in that does one act of its script for each connection, then serves `events` from a cursor."""
+    """A server that does one act of its script for each connection, then serves `events` from a cursor."""
 
     def __init__(self) -> None:
         self.events = list(EVENTS)
@@ -134,7 +134,7 @@ def cut_after(count: int) -> Act:
 
 
 def cut_within(count: int) -> Act:
-    """Cut amid the frame after so many events."""
+    """Cut the connection inside the frame after `count` events."""
 
     async def act(connection: ServerConnection, jetstream: Jetstream) -> None:
         await send(connection, jetstream, count)
@@ -162,7 +162,7 @@ def send_just(*messages: str | bytes) -> Act:
 
 
 class Sleeps(list[float]):
-    """A `sleep` that takes no time, and what it was asked for."""
+    """A `sleep` that returns at once, and the seconds it was called with."""
 
     async def __call__(self, seconds: float) -> None:
         self.append(seconds)
@@ -196,7 +196,7 @@ def raws(events: Iterable[Message]) -> list[str]:
     return [event.raw.decode() for event in events]
 
 
-class TestOverOurServer:
+class TestOverThisServer:
     @pytest.fixture(autouse=True)
     def _published(self, relay: Relay) -> None:
         relay.publish(
@@ -257,14 +257,14 @@ class TestOverOurServer:
         assert before + after == kept
         assert sleeps
 
-    async def test_a_refusal_carries_the_servers_sentence(self, start: Start) -> None:
+    async def test_a_refusal_has_the_servers_message(self, start: Start) -> None:
         service = await start()
         url = f"ws://127.0.0.1:{service.port}/subscribe"
         with pytest.raises(Refused) as raised:
             await take(subscribe(f"{url}?maxMessageSizeBytes=some"), 1)
         assert raised.value.status == 400
-        assert raised.value.sentence == "maxMessageSizeBytes: 'some' is not a number of bytes"
-        assert str(raised.value) == f"{url}: refused, HTTP 400: {raised.value.sentence}"
+        assert raised.value.message == "maxMessageSizeBytes: 'some' is not a number of bytes"
+        assert str(raised.value) == f"{url}: refused, HTTP 400: {raised.value.message}"
 
 
 class TestOverAnyServer:
@@ -277,15 +277,14 @@ class TestOverAnyServer:
         assert raws(events) == EVENTS
         assert len(sleeps) == 8
 
-    async def test_the_back_off_grows_and_begins_anew_with_an_event(
-        self, jetstream: Jetstream, sleeps: Sleeps, monkeypatch: pytest.MonkeyPatch
+    async def test_the_backoff_grows_until_an_event_is_received(
+        self, jetstream: Jetstream, sleeps: Sleeps
     ) -> None:
-        monkeypatch.setattr("jetstream.client.subscription.backoff_s", float)
         jetstream.script.extend(map(close_after, (0, 0, 1, 0, 0)))
-        await take(subscribe(jetstream.url, cursor=0, sleep=sleeps), 2)
+        await take(subscribe(jetstream.url, cursor=0, sleep=sleeps, backoff=float), 2)
         assert sleeps == [0, 1, 0, 1, 2]
 
-    async def test_without_a_cursor_a_live_stream_is_asked_for(self, jetstream: Jetstream) -> None:
+    async def test_without_a_cursor_the_stream_is_live(self, jetstream: Jetstream) -> None:
         await take(subscribe(jetstream.url), 1)
         assert jetstream.queries == [{}]
 
@@ -299,7 +298,7 @@ class TestOverAnyServer:
         assert [event.time_us for event in events] == [120, 130, 140]
 
     @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
-    async def test_a_passing_refusal_is_waited_out_for_as_long_as_it_says(
+    async def test_after_a_temporary_refusal_it_waits_as_long_as_retry_after_says(
         self, status: int, jetstream: Jetstream, sleeps: Sleeps
     ) -> None:
         jetstream.script.extend([refusal(status, "later", Retry_After="7"), refusal(status, "later")])
@@ -309,7 +308,7 @@ class TestOverAnyServer:
         assert 0 <= sleeps[1] <= 2
 
     @pytest.mark.parametrize("status", [200, 400, 401, 403, 404, 426])
-    async def test_a_lasting_refusal_ends_it_with_the_servers_sentence(
+    async def test_a_permanent_refusal_raises_the_servers_message(
         self, status: int, jetstream: Jetstream
     ) -> None:
         jetstream.script.append(refusal(status, "not\n here\n"))
@@ -318,7 +317,7 @@ class TestOverAnyServer:
         assert str(raised.value) == f"{jetstream.url}: refused, HTTP {status}: not here"
         assert (raised.value.url, raised.value.status) == (jetstream.url, status)
 
-    async def test_a_refusal_without_a_sentence_says_what_its_status_means(
+    async def test_a_refusal_without_a_body_raises_the_reason_of_its_status(
         self, jetstream: Jetstream
     ) -> None:
         jetstream.script.append(refusal(403, ""))
@@ -326,12 +325,14 @@ class TestOverAnyServer:
             await take(subscribe(jetstream.url), 1)
 
     @pytest.mark.parametrize("message", [b"\xa1\x61t\x67#commit", "hello", "[]", "{}"])
-    async def test_what_is_no_jetstream_ends_it(self, message: str | bytes, jetstream: Jetstream) -> None:
+    async def test_a_server_that_is_not_a_jetstream_raises(
+        self, message: str | bytes, jetstream: Jetstream
+    ) -> None:
         jetstream.script.append(send_just(message))
-        with pytest.raises(NotJetstream, match="is it a Jetstream"):
+        with pytest.raises(NotJetstream, match=r"is not an event .* is it a Jetstream"):
             await take(subscribe(jetstream.url), 1)
 
-    async def test_a_server_that_is_not_there_is_tried_until_it_is(
+    async def test_a_server_that_does_not_listen_is_tried_until_it_does(
         self, jetstream: Jetstream, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO, "jetstream.client")
@@ -351,7 +352,7 @@ class TestOverAnyServer:
             f"connected to {jetstream.url}",
         ]
 
-    async def test_an_outage_is_said_once_and_its_end_once(
+    async def test_an_outage_is_logged_once_and_its_end_once(
         self, jetstream: Jetstream, sleeps: Sleeps, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO, "jetstream.client")
@@ -359,17 +360,14 @@ class TestOverAnyServer:
         await take(subscribe(jetstream.url, cursor=0, sleep=sleeps), 3)
         assert caplog.messages == [
             f"connected to {jetstream.url}",
-            f"connection lost: closed by the server, 1001 {SHUTDOWN}; connecting again from cursor 11",
-            f"connected again to {jetstream.url}",
-            "connection lost: cut off; connecting again from cursor 21",
-            f"connected again to {jetstream.url}",
+            f"connection lost: closed by the server, 1001 {SHUTDOWN}; reconnecting at cursor 11",
+            f"reconnected to {jetstream.url}",
+            "connection lost: closed without a close frame; reconnecting at cursor 21",
+            f"reconnected to {jetstream.url}",
         ]
 
-    async def test_a_silent_server_that_answers_pings_is_kept(
-        self, jetstream: Jetstream, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("jetstream.client.subscription.PING_AFTER_S", 0.001)
-        monkeypatch.setattr("jetstream.client.subscription.PONG_TIMEOUT_S", 0.5)
+    async def test_a_silent_server_that_answers_pings_is_kept(self, jetstream: Jetstream) -> None:
+        limits = ClientLimits(ping_after_s=0.001, pong_timeout_s=0.5)
 
         async def speak_when_pinged_twice(connection: ServerConnection, jetstream: Jetstream) -> None:
             assert isinstance(connection, Connection)
@@ -377,40 +375,23 @@ class TestOverAnyServer:
             await follow(connection, jetstream)
 
         jetstream.script.append(speak_when_pinged_twice)
-        assert raws(await take(subscribe(jetstream.url), 1)) == EVENTS[:1]
+        assert raws(await take(subscribe(jetstream.url, limits=limits), 1)) == EVENTS[:1]
         assert len(jetstream.queries) == 1
 
-    async def test_a_deaf_server_is_left(
-        self,
-        jetstream: Jetstream,
-        sleeps: Sleeps,
-        monkeypatch: pytest.MonkeyPatch,
-        caplog: pytest.LogCaptureFixture,
+    async def test_a_server_that_does_not_answer_a_ping_is_disconnected(
+        self, jetstream: Jetstream, sleeps: Sleeps, caplog: pytest.LogCaptureFixture
     ) -> None:
-        for name in ("PING_AFTER_S", "PONG_TIMEOUT_S", "CLOSE_TIMEOUT_S"):
-            monkeypatch.setattr(f"jetstream.client.subscription.{name}", 0.01)
+        limits = ClientLimits(ping_after_s=0.01, pong_timeout_s=0.01, close_timeout_s=0.01)
 
-        async def go_deaf(connection: ServerConnection, jetstream: Jetstream) -> None:
+        async def hang(connection: ServerConnection, jetstream: Jetstream) -> None:
             connection.transport.pause_reading()
             await until(lambda: len(jetstream.queries) == 2)
             connection.transport.abort()
 
-        jetstream.script.append(go_deaf)
-        events = await take(subscribe(jetstream.url, cursor=0, sleep=sleeps), 1)
+        jetstream.script.append(hang)
+        events = await take(subscribe(jetstream.url, cursor=0, limits=limits, sleep=sleeps), 1)
         assert raws(events) == EVENTS[:1]
-        assert "connection lost: no answer to a ping; connecting again from cursor 0" in caplog.messages
-
-    async def test_a_loop_that_pauses_is_waited_for(
-        self, jetstream: Jetstream, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        for name in ("PING_AFTER_S", "PONG_TIMEOUT_S"):
-            monkeypatch.setattr(f"jetstream.client.subscription.{name}", 0.01)
-        events = subscribe(jetstream.url, cursor=0)
-        first = await anext(events)
-        await asyncio.sleep(0.1)  # several times what a deaf server is given
-        rest = await take(events, len(EVENTS) - 1)
-        assert raws([first, *rest]) == EVENTS
-        assert len(jetstream.queries) == 1
+        assert "connection lost: no answer to a ping; reconnecting at cursor 0" in caplog.messages
 
     async def test_a_servers_ping_is_answered(self, jetstream: Jetstream) -> None:
         async def ping(connection: ServerConnection, jetstream: Jetstream) -> None:
@@ -427,7 +408,7 @@ class TestOverAnyServer:
         await until(lambda: jetstream.closed)
         assert jetstream.closed == [1000]
 
-    async def test_an_error_within_the_loop_is_not_taken_for_a_lost_connection(
+    async def test_an_error_in_the_loop_is_not_mistaken_for_a_lost_connection(
         self, jetstream: Jetstream
     ) -> None:
         async def fail() -> None:
@@ -449,7 +430,7 @@ class TestExamples:
         async with program(sys.executable, EXAMPLES / "print_posts.py", url) as printing:
             assert await printing.line() == f"at://{ALICE}/{POST}/one 'grüß dich\\n'\n"
 
-    async def test_a_count_goes_on_where_it_stopped(self, relay: Relay, start: Start, tmp_path: Path) -> None:
+    async def test_a_count_resumes_where_it_stopped(self, relay: Relay, start: Start, tmp_path: Path) -> None:
         relay.publish(numbered([commit(1), commit(2)]))
         service = await start(upstream_cursor=0)
         arguments: list[str | Path] = [tmp_path / "likes.json", f"127.0.0.1:{service.port}?cursor=0"]

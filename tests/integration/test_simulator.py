@@ -14,7 +14,6 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from jetstream.simulator import check, server
-from jetstream.simulator.directory import Directory
 from jetstream.simulator.firehose import LiveFirehose
 from jetstream.simulator.stream import Stream
 from jetstream.simulator.world import Population, SteadyClock, World
@@ -52,7 +51,7 @@ async def closing(ws: ClientConnection) -> tuple[int | None, list[bytes]]:
     return ws.close_code if ws.close_code != 1006 else None, received
 
 
-async def test_a_subscriber_hears_what_is_said_from_now_on(network: SimulatedNetwork) -> None:
+async def test_without_a_cursor_a_subscriber_gets_new_messages(network: SimulatedNetwork) -> None:
     network.emit(5)
     async with subscribe(network) as ws:
         await network.wait_subscribed()
@@ -78,7 +77,7 @@ async def test_a_cursor_in_the_future_is_refused_with_an_error_frame(network: Si
 
 
 @pytest.mark.parametrize("cursor", ["-1", "x", "1.5", "9" * 17])
-async def test_a_cursor_that_is_no_number_is_refused_before_the_upgrade(
+async def test_a_cursor_that_is_not_a_number_is_refused_before_the_upgrade(
     network: SimulatedNetwork, http: aiohttp.ClientSession, cursor: str
 ) -> None:
     async with http.get(f"{network.url}{server.SUBSCRIBE}?cursor={cursor}") as answer:
@@ -137,7 +136,9 @@ async def test_pings_are_answered_and_messages_of_clients_ignored(network: Simul
         assert len(await frames(ws, 1)) == 1
 
 
-async def test_a_dropped_connection_ends_without_a_word_and_can_be_resumed(network: SimulatedNetwork) -> None:
+async def test_a_dropped_connection_ends_without_a_close_frame_and_can_be_resumed(
+    network: SimulatedNetwork,
+) -> None:
     async with subscribe(network) as ws:
         await network.wait_subscribed()
         network.emit(3, faults=["drop"])
@@ -148,7 +149,7 @@ async def test_a_dropped_connection_ends_without_a_word_and_can_be_resumed(netwo
         assert [body["seq"] for body in await frames(ws, 2)] == [2, 3]
 
 
-async def test_an_error_frame_is_the_last_thing_said(network: SimulatedNetwork) -> None:
+async def test_an_error_frame_is_the_last_frame(network: SimulatedNetwork) -> None:
     async with subscribe(network) as ws:
         await network.wait_subscribed()
         network.emit(3, faults=["error_frame"])
@@ -156,7 +157,7 @@ async def test_an_error_frame_is_the_last_thing_said(network: SimulatedNetwork) 
     assert (code, len(received), libipld.decode_dag_cbor_multi(received[-1])[0]) == (1008, 2, {"op": -1})
 
 
-async def test_a_stalled_connection_answers_nothing_while_others_hear_on(network: SimulatedNetwork) -> None:
+async def test_a_stalled_connection_is_silent_and_others_are_not(network: SimulatedNetwork) -> None:
     async with subscribe(network) as stalled:
         await network.wait_subscribed()
         network.emit(1, faults=["stall"])
@@ -171,16 +172,16 @@ async def test_a_stalled_connection_answers_nothing_while_others_hear_on(network
         stalled.transport.abort()
 
 
-async def test_all_who_listen_get_the_same_bytes(network: SimulatedNetwork) -> None:
+async def test_all_subscribers_get_the_same_bytes(network: SimulatedNetwork) -> None:
     async with contextlib.AsyncExitStack() as stack:
         readers = [await stack.enter_async_context(subscribe(network)) for _ in range(5)]
         await network.wait_subscribed(5)
         network.emit(100)
-        heard = [[await ws.recv() for _ in range(100)] for ws in readers]
-    assert all(each == heard[0] for each in heard)
+        received = [[await ws.recv() for _ in range(100)] for ws in readers]
+    assert all(each == received[0] for each in received)
 
 
-async def test_at_rate_zero_the_world_waits_for_its_slowest_reader(network: SimulatedNetwork) -> None:
+async def test_at_rate_zero_the_world_waits_for_its_slowest_subscriber(network: SimulatedNetwork) -> None:
     network.resume(rate=0)
     for _ in range(10):
         await asyncio.sleep(0)
@@ -191,20 +192,20 @@ async def test_at_rate_zero_the_world_waits_for_its_slowest_reader(network: Simu
     assert numbers == list(range(1, 1001))
 
 
-async def test_a_paused_network_is_silent_and_goes_on_where_it_was(network: SimulatedNetwork) -> None:
+async def test_a_paused_network_is_silent_and_continues_where_it_was(network: SimulatedNetwork) -> None:
     async with subscribe(network) as ws:
         await network.wait_subscribed()
         network.resume(rate=1000)
         await frames(ws, 20)
         network.pause()
-        await network.wait_taken()
+        await network.wait_written()
         last = network.seq
         network.emit(1)
         bodies = await frames(ws, last + 1 - 20)
         assert bodies[-1]["seq"] == last + 1
 
 
-async def test_a_network_that_stops_says_so_and_serves_again() -> None:
+async def test_a_network_that_stops_sends_a_close_frame_and_may_be_served_again() -> None:
     network = simulated_network()
     async with network.serving():
         ws = await subscribe(network)
@@ -217,10 +218,10 @@ async def test_a_network_that_stops_says_so_and_serves_again() -> None:
         assert [body["seq"] for body in await frames(ws, 1)] == [2]
 
 
-async def test_the_directory_knows_every_account_and_no_stranger(
+async def test_the_directory_has_every_account_and_no_other(
     network: SimulatedNetwork, http: aiohttp.ClientSession
 ) -> None:
-    for did in network.world.people:
+    for did in network.world.all_accounts:
         async with http.get(f"{network.url}/{did}") as answer:
             document = await answer.json(content_type="application/did+ld+json")
         assert document["id"] == did
@@ -229,7 +230,7 @@ async def test_the_directory_knows_every_account_and_no_stranger(
         assert answer.status == 404
 
 
-async def test_the_directory_gives_the_key_that_signed(
+async def test_the_directory_has_the_key_that_signed(
     network: SimulatedNetwork, http: aiohttp.ClientSession
 ) -> None:
     async with subscribe(network) as ws:
@@ -245,7 +246,7 @@ async def test_the_directory_gives_the_key_that_signed(
 
 async def test_a_did_web_is_served_by_its_own_host(http: aiohttp.ClientSession) -> None:
     network = simulated_network(repos=300, records=1)
-    (did, *_) = [did for did in network.world.people if did.startswith("did:web:")]
+    (did, *_) = [did for did in network.world.all_accounts if did.startswith("did:web:")]
     async with network.serving():
         headers = {"Host": did.removeprefix("did:web:")}
         async with http.get(f"{network.url}/.well-known/did.json", headers=headers) as answer:
@@ -257,10 +258,10 @@ async def test_a_did_web_is_served_by_its_own_host(http: aiohttp.ClientSession) 
 @pytest.mark.parametrize(
     ("fault", "status"), [("directory_404", 404), ("directory_429", 429), ("directory_500", 500)]
 )
-async def test_the_directory_has_bad_days(
+async def test_requests_to_the_directory_can_fail(
     network: SimulatedNetwork, http: aiohttp.ClientSession, fault: str, status: int
 ) -> None:
-    did = next(iter(network.world.people))
+    did = next(iter(network.world.all_accounts))
     network.inject(fault)
     statuses = []
     for _ in range(2):
@@ -270,18 +271,16 @@ async def test_the_directory_has_bad_days(
     assert [(line["fault"], line["did"]) for line in network.ledger] == [(fault, did)]
 
 
-async def test_the_directory_can_be_slow(
-    network: SimulatedNetwork, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_directory_can_be_slow(http: aiohttp.ClientSession) -> None:
     waited: list[float] = []
 
-    async def wait(seconds: float) -> None:
+    async def sleep(seconds: float) -> None:
         waited.append(seconds)
 
-    monkeypatch.setattr(Directory, "_wait", staticmethod(wait))
-    network.inject("directory_slow")
-    async with http.get(f"{network.url}/{next(iter(network.world.people))}") as answer:
-        assert answer.status == 200
+    async with simulated_network(sleep=sleep).serving() as network:
+        network.inject("directory_slow")
+        async with http.get(f"{network.url}/{network.world.accounts[0].did}") as answer:
+            assert answer.status == 200
     assert waited == [5.0]
 
 
@@ -301,17 +300,17 @@ async def test_repositories_are_listed_page_by_page(
         if "cursor" not in page:
             break
         cursor = {"cursor": page["cursor"]}
-    assert [entry["did"] for entry in listed] == list(network.world.people)
+    assert [entry["did"] for entry in listed] == list(network.world.all_accounts)
     for entry in listed:
         latest = await get(http, network, "getLatestCommit", did=entry["did"])
         assert latest == {"cid": entry["head"], "rev": entry["rev"]}
     assert await get(http, network, "listRepos", limit=0) == (400, "InvalidRequest")
 
 
-async def test_repositories_are_found_by_what_is_in_them(
+async def test_repositories_are_listed_by_collection(
     network: SimulatedNetwork, http: aiohttp.ClientSession
 ) -> None:
-    did = network.world.present[4].did
+    did = network.world.accounts[4].did
     network.publish(network.world.create_record(did, "app.test.note", {"text": "hello"}))
     found = await get(http, network, "listReposByCollection", collection="app.test.note")
     assert found == {"repos": [{"did": did}]}
@@ -322,7 +321,7 @@ async def test_repositories_are_found_by_what_is_in_them(
 async def test_an_inactive_account_has_a_status_and_no_repository(
     network: SimulatedNetwork, http: aiohttp.ClientSession
 ) -> None:
-    did = network.world.present[0].did
+    did = network.world.accounts[0].did
     assert (await get(http, network, "getRepoStatus", did=did))["active"] is True
     network.publish(*network.world.set_status(did, active=False, status="suspended"))
     assert await get(http, network, "getRepoStatus", did=did) == {
@@ -348,19 +347,19 @@ async def test_a_repository_is_exported_whole(
     network: SimulatedNetwork, http: aiohttp.ClientSession, fault: str | None
 ) -> None:
     network.emit(50)
-    did = network.world.present[0].did
+    did = network.world.accounts[0].did
     network.inject(*[fault] if fault else [])
     async with http.get(f"{network.url}/xrpc/com.atproto.sync.getRepo?did={did}") as answer:
         assert len(answer.history) == (1 if fault else 0)
         assert answer.content_type == "application/vnd.ipld.car"
         (root,), blocks = check.read_car(await answer.read())
-    repo = network.world.people[did].repo
+    repo = network.world.all_accounts[did].repo
     assert repo.head is not None
     assert root == repo.head.cid
     assert set(repo.records.values()) <= set(blocks.values())
 
 
-async def test_a_repository_can_fail_to_come(network: SimulatedNetwork, http: aiohttp.ClientSession) -> None:
+async def test_an_export_can_fail(network: SimulatedNetwork, http: aiohttp.ClientSession) -> None:
     network.inject("repo_fails")
-    did = network.world.present[0].did
+    did = network.world.accounts[0].did
     assert await get(http, network, "getRepo", did=did) == (500, "InternalServerError")

@@ -24,13 +24,13 @@ SMALL = ["--repos", "10", "--records", "5"]
 
 
 async def run(*arguments: str) -> tuple[int, str]:
-    """Run a command to its end. Return its exit code and what it said to people."""
+    """Run a command to its end. Return its exit code and its standard error."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "jetstream", *arguments, stderr=asyncio.subprocess.PIPE
     )
-    _, said = await process.communicate()
+    _, output = await process.communicate()
     assert process.returncode is not None
-    return process.returncode, said.decode()
+    return process.returncode, output.decode()
 
 
 @asynccontextmanager
@@ -43,7 +43,7 @@ async def simulating(*arguments: str) -> AsyncIterator[str]:
     )
     assert process.stderr is not None
     up = json.loads(await process.stderr.readline())
-    yield up["read_it_with"].rpartition(" ")[2] + server.SUBSCRIBE
+    yield up["read_with"].rpartition(" ")[2] + server.SUBSCRIBE
     process.send_signal(signal.SIGTERM)
     await process.communicate()
     assert process.returncode == 0
@@ -56,11 +56,11 @@ async def test_the_same_seed_writes_the_same_files(tmp_path: Path) -> None:
         folder.mkdir()
         files = {kind: folder / kind for kind in ("record", "truth", "ledger")}
         flags = [text for kind, path in files.items() for text in (f"--{kind}", str(path))]
-        code, said = await run(
+        code, output = await run(
             *("simulate", "--no-serve", "--seed", "7", "--events", "300", *SMALL, *flags),
             *("--fault.skip", "0.1", "--fault.garbage", "0.1"),
         )
-        assert code == 0, said
+        assert code == 0, output
         written.append({path.name: path.read_bytes() for path in folder.iterdir()})
     first, second = written
     assert first == second
@@ -71,10 +71,10 @@ async def test_the_same_seed_writes_the_same_files(tmp_path: Path) -> None:
 
 async def test_a_recording_is_replayed_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "frames.bin.zst"
-    code, said = await run(
+    code, output = await run(
         "simulate", "--no-serve", "--seed", "7", "--events", "2000", "--record", str(path), *SMALL
     )
-    assert code == 0, said
+    assert code == 0, output
     recorded = list(recording.read(path))
     assert len(recorded) == 2000
     for flags in (["--rate", "0"], ["--rate", "0", "--in-memory"], ["--rate", "20000"]):
@@ -92,7 +92,7 @@ async def test_a_world_without_a_seed_is_a_new_one_each_time() -> None:
     assert firsts[0] != firsts[1]
 
 
-async def test_it_says_so_much_and_is_silent_then() -> None:
+async def test_it_sends_as_many_messages_as_asked_for_and_then_is_silent() -> None:
     async with simulating("--rate", "0", "--events", "20", *SMALL) as url, connect(url) as ws:
         numbers = [libipld.decode_dag_cbor_multi(await ws.recv(decode=False))[1]["seq"] for _ in range(20)]
         await (await ws.ping())  # whatever is sent after the last frame has come before the pong
@@ -107,32 +107,32 @@ async def test_a_running_firehose_is_recorded_with_its_documents(tmp_path: Path)
     async with network.serving():
         network.emit(60)
         upstream = network.firehose_url.removesuffix(server.SUBSCRIBE)
-        code, said = await run(
+        code, output = await run(
             *("record", str(path), "--upstream", upstream, "--frames", "50", "--cursor", "0"),
             *("--directory", network.url),
         )
-    assert code == 0, said
+    assert code == 0, output
     recorded = list(recording.read(path))
-    assert [recording.number_of(frame) for frame in recorded] == list(range(1, 51))
+    assert [recording.seq_of(frame) for frame in recorded] == list(range(1, 51))
     documents = recording.read_documents(path)
     wanted = {did for did in recording.dids_of(recorded) if did.startswith("did:plc:")}
     assert wanted
     assert wanted <= set(documents)
 
 
-async def test_a_firehose_that_ends_too_soon_leaves_what_came_and_says_so(tmp_path: Path) -> None:
+async def test_a_firehose_that_ends_too_soon_is_reported_and_its_frames_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "frames.bin.zst"
     network = simulated_network()
     async with network.serving():
         network.emit(5, faults=["error_frame"])
-        code, said = await run("record", str(path), "--upstream", network.firehose_url, "--cursor", "0")
+        code, output = await run("record", str(path), "--upstream", network.firehose_url, "--cursor", "0")
     assert code == 1
-    assert "ended after 2 of 10000 frames" in said
+    assert "ended after 2 of 10000 frames" in output
     assert len(list(recording.read(path))) == 2
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "output"),
     [
         (["simulate", "--no-serve"], 2, "needs --events"),
         (["simulate", "--repos", "0"], 2, "--repos"),
@@ -145,7 +145,7 @@ async def test_a_firehose_that_ends_too_soon_leaves_what_came_and_says_so(tmp_pa
         (["record", "/nowhere/at/all", "--upstream", "localhost"], 1, "/nowhere/at/all"),
     ],
 )
-async def test_what_cannot_be_done_is_said_in_one_line(arguments: list[str], code: int, said: str) -> None:
+async def test_an_error_is_one_line(arguments: list[str], code: int, output: str) -> None:
     got, line = await run(*arguments)
     assert (got, line.count("\n")) == (code, 1), line
-    assert said in line
+    assert output in line

@@ -19,7 +19,7 @@ from jetstream.testing import Faults, SimulatedNetwork, simulated_network
 
 MESSAGES = int(os.environ.get("SIMULATED_MESSAGES", "2500"))
 CONNECTIONS_LOST = 10  # by each of the faults that end one
-HARMLESS = (*faults.ADDED, *faults.MESSAGES, *faults.TWISTED)
+HARMLESS = (*faults.ADDED, *faults.ADDED_MESSAGES, *faults.FORGED)
 ENDING = ("drop", "stall", "error_frame", "oversized")
 
 Event = dict[str, Any]
@@ -49,8 +49,8 @@ def serve(start: Start) -> Callable[[SimulatedNetwork], Awaitable[list[Event]]]:
                 events: list[Event] = []
                 reading = asyncio.create_task(_read(reader, events))
                 await network.run(MESSAGES)
-                network.calm()
-                last = network.publish(network.world.identify(network.world.present[0].did))[-1]
+                network.clear_faults()
+                last = network.publish(network.world.identify(network.world.accounts[0].did))[-1]
                 await until(lambda: events[-1:] == [last])
                 reading.cancel()
                 return events
@@ -77,10 +77,10 @@ async def test_under_every_harmless_fault_exactly_the_truth_is_served(serve: Any
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", [3, 4])
-async def test_of_what_is_spoilt_exactly_the_events_named_are_missing(serve: Any, seed: int) -> None:
-    network = simulated_network(repos=50, seed=seed, faults=rates(faults.STREAMED))
+async def test_of_corrupted_frames_exactly_the_events_named_are_missing(serve: Any, seed: int) -> None:
+    network = simulated_network(repos=50, seed=seed, faults=rates(faults.STREAM_FAULTS))
     events = await serve(network)
-    assert {line["fault"] for line in network.ledger} == set(faults.STREAMED)
+    assert {line["fault"] for line in network.ledger} == set(faults.STREAM_FAULTS)
     lost = {
         event["index"]
         for line in network.ledger

@@ -78,7 +78,7 @@ async def test_events_are_printed_as_they_were_received(service: Service) -> Non
         (["--since", "1h"], ["id", "one", "two", "three", "four"]),
     ],
 )
-async def test_flags_choose(flags: list[str], expected: list[str], service: Service) -> None:
+async def test_flags_filter(flags: list[str], expected: list[str], service: Service) -> None:
     begin = [] if "--since" in flags else ["--cursor", "0"]
     async with tail(host(service), *begin, *flags, "--limit", str(len(expected))) as running_tail:
         code, out, _ = await running_tail.ended()
@@ -96,13 +96,13 @@ async def test_a_cursor_is_where_it_begins(service: Service) -> None:
 
 async def test_without_a_cursor_it_prints_what_comes(service: Service, relay: Relay) -> None:
     async with tail(host(service), "--limit", "1") as running_tail:
-        assert "connected" in await running_tail.word()
+        assert "connected" in await running_tail.error_line()
         relay.publish(numbered([identity(4, did=BOB)]))
         code, out, _ = await running_tail.ended()
     assert (code, json.loads(out)["did"]) == (0, BOB)
 
 
-async def test_the_v1_wire_is_a_path_away(service: Service) -> None:
+async def test_a_path_selects_the_v1_wire(service: Service) -> None:
     async with tail(f"http://{host(service)}/v1/subscribe?cursor=0", "--limit", "1") as running_tail:
         code, out, _ = await running_tail.ended()
     assert (code, json.loads(out)["kind"]) == (0, "identity")
@@ -116,7 +116,7 @@ async def test_each_event_is_printed_at_once(service: Service, relay: Relay) -> 
     assert lines == await sent(service, 6)
 
 
-async def test_a_restart_of_the_server_is_told_and_nothing_lost_or_repeated(
+async def test_a_restart_of_the_server_is_reported_and_nothing_lost_or_repeated(
     relay: Relay, tmp_path: Path
 ) -> None:
     settings = Settings(upstream=relay.url, listen=LOOPBACK, data_dir=tmp_path, upstream_cursor=0)
@@ -133,19 +133,21 @@ async def test_a_restart_of_the_server_is_told_and_nothing_lost_or_repeated(
     after = json.loads(lines[-1])["time_us"] + 1
     assert [line.removeprefix("jetstream tail: ") for line in err.splitlines()] == [
         f"connected to ws://{host(first)}/subscribe",
-        f"connection lost: closed by the server, 1001 {SHUTDOWN.text}; connecting again from cursor {after}",
-        f"connected again to ws://{host(first)}/subscribe",
+        f"connection lost: closed by the server, 1001 {SHUTDOWN.text}; reconnecting at cursor {after}",
+        f"reconnected to ws://{host(first)}/subscribe",
     ]
     assert code == 0
 
 
-async def test_a_server_that_is_not_there_is_named_once_and_waited_for(relay: Relay, tmp_path: Path) -> None:
+async def test_a_server_that_does_not_listen_is_reported_once_and_tried_again(
+    relay: Relay, tmp_path: Path
+) -> None:
     settings = Settings(upstream=relay.url, listen=LOOPBACK, data_dir=tmp_path, upstream_cursor=0)
     async with running(Service(settings)) as service:
         url = f"ws://{host(service)}/subscribe"
     relay.publish(numbered([identity(1)]))
     async with tail(url, "--cursor", "0", "--limit", "1") as running_tail:
-        assert await running_tail.word() == (
+        assert await running_tail.error_line() == (
             f"jetstream tail: cannot connect to {url}: Connection refused; trying again\n"
         )
         async with running(Service(replace(settings, listen=Address("127.0.0.1", service.port)))):
@@ -154,7 +156,7 @@ async def test_a_server_that_is_not_there_is_named_once_and_waited_for(relay: Re
     assert json.loads(out)["did"] == ALICE
 
 
-async def test_a_refusal_ends_it_with_the_servers_sentence(service: Service) -> None:
+async def test_a_refusal_ends_it_with_the_servers_message(service: Service) -> None:
     async with tail(f"{host(service)}?maxMessageSizeBytes=some") as running_tail:
         code, out, err = await running_tail.ended()
     assert (code, out) == (1, "")
@@ -164,7 +166,7 @@ async def test_a_refusal_ends_it_with_the_servers_sentence(service: Service) -> 
     )
 
 
-async def test_a_page_that_is_no_jetstream_ends_it(service: Service) -> None:
+async def test_a_server_that_is_not_a_jetstream_ends_it(service: Service) -> None:
     async with tail(f"{host(service)}/metrics") as running_tail:
         code, _, err = await running_tail.ended()
     assert code == 1
@@ -173,7 +175,7 @@ async def test_a_page_that_is_no_jetstream_ends_it(service: Service) -> None:
 
 
 @pytest.mark.parametrize("flags", [["--cursor", "0"], ["--cursor", "0", "--did", ALICE]])
-async def test_a_closed_pipe_ends_it_in_silence_and_at_once(flags: list[str], service: Service) -> None:
+async def test_a_closed_pipe_ends_it_silently_and_at_once(flags: list[str], service: Service) -> None:
     """Nothing more will be sent, so only the pipe itself can tell."""
     async with tail(host(service), *flags, shell="| head -n 2; echo ${PIPESTATUS[0]}") as running_tail:
         code, out, err = await running_tail.ended()
@@ -184,7 +186,7 @@ async def test_a_closed_pipe_ends_it_in_silence_and_at_once(flags: list[str], se
     assert code == 0
 
 
-async def test_a_pipe_closed_while_events_flow_ends_it_in_silence(service: Service, relay: Relay) -> None:
+async def test_a_pipe_closed_while_events_flow_ends_it_silently(service: Service, relay: Relay) -> None:
     async with tail(host(service), "--cursor", "0", shell="| head -n 500 >/dev/null") as running_tail:
         relay.publish(numbered(identity(seq) for seq in range(4, 3000)))
         code, _, err = await running_tail.ended()
@@ -193,14 +195,14 @@ async def test_a_pipe_closed_while_events_flow_ends_it_in_silence(service: Servi
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is not on this system")
-async def test_a_full_disk_is_named(service: Service) -> None:
+async def test_a_full_disk_is_reported(service: Service) -> None:
     async with tail(host(service), "--cursor", "0", shell="> /dev/full") as running_tail:
         code, _, err = await running_tail.ended()
     assert code == 1
-    assert err.splitlines()[1:] == ["jetstream: standard output cannot be written: No space left on device"]
+    assert err.splitlines()[1:] == ["jetstream: cannot write to standard output: No space left on device"]
 
 
-async def test_ctrl_c_ends_it_in_silence(service: Service) -> None:
+async def test_ctrl_c_ends_it_silently(service: Service) -> None:
     async with tail(host(service), "--cursor", "0") as running_tail:
         await running_tail.lines(5)
         running_tail.interrupt()
@@ -209,12 +211,12 @@ async def test_ctrl_c_ends_it_in_silence(service: Service) -> None:
     assert err == f"jetstream tail: connected to ws://{host(service)}/subscribe\n"
 
 
-async def test_ctrl_c_ends_it_while_nobody_is_there() -> None:
+async def test_ctrl_c_ends_it_while_it_cannot_connect() -> None:
     async with tail(NOBODY) as running_tail:
-        said = await running_tail.word()
+        line = await running_tail.error_line()
         running_tail.interrupt()
         code, out, err = await running_tail.ended()
-    assert said == f"jetstream tail: cannot connect to {NOBODY}: Connection refused; trying again\n"
+    assert line == f"jetstream tail: cannot connect to {NOBODY}: Connection refused; trying again\n"
     assert (code, out, err) == (130, "", "")
 
 

@@ -24,12 +24,14 @@ async def test_the_example_passes() -> None:
         stdout=asyncio.subprocess.PIPE,
         env=os.environ | {"NO_COLOR": "1"},
     )
-    said, _ = await process.communicate()
-    assert process.returncode == 0, said.decode()
-    assert b"3 passed" in said
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    assert b"3 passed" in output
 
 
-async def test_a_jetstream_serves_what_the_network_says(network: SimulatedNetwork, jetstream: str) -> None:
+async def test_a_jetstream_serves_the_events_of_the_network(
+    network: SimulatedNetwork, jetstream: str
+) -> None:
     port = int(jetstream.rpartition(":")[2])
     truth = network.emit(30)
     async with subscriber.subscribe(port, "/v1/subscribe", cursor=0) as reader:
@@ -39,7 +41,7 @@ async def test_a_jetstream_serves_what_the_network_says(network: SimulatedNetwor
     assert events == truth
 
 
-async def test_a_jetstream_begins_with_what_was_said_before_it(tmp_path: Path) -> None:
+async def test_a_jetstream_begins_with_messages_published_before_it(tmp_path: Path) -> None:
     network = simulated_network(repos=3, records=1)
     truth = network.emit(10)
     async with network.serving(), serving_jetstream(network, tmp_path, wire="v1") as url:
@@ -49,7 +51,7 @@ async def test_a_jetstream_begins_with_what_was_said_before_it(tmp_path: Path) -
     assert kinds == [event["kind"] for event in truth]
 
 
-async def test_what_a_jetstream_would_end_with_ends_the_block(tmp_path: Path) -> None:
+async def test_an_error_of_the_server_ends_the_block(tmp_path: Path) -> None:
     network = simulated_network(repos=3, records=1)
     blocked = tmp_path / "file"
     blocked.write_text("not a directory")
@@ -71,14 +73,14 @@ def test_the_same_arguments_make_the_same_network() -> None:
     assert simulated_network(seed=3).emit(50) != simulated_network(seed=4).emit(50)
 
 
-def test_faults_that_nobody_knows_are_refused() -> None:
+def test_an_unknown_fault_is_refused() -> None:
     with pytest.raises(ValueError, match="earthquake is not one of"):
         simulated_network().emit(1, faults=["earthquake"])
 
 
-def test_a_calm_network_forgets_the_faults_that_did_not_happen() -> None:
+def test_cleared_faults_do_not_occur() -> None:
     network = simulated_network()
     network.inject("wrong_cid", "drop")
-    network.calm()
+    network.clear_faults()
     network.emit(20)
     assert network.ledger == []

@@ -47,7 +47,7 @@ async def simulated() -> AsyncIterator[str]:
     while not url:
         line = await network.stderr.readline()
         assert line, "the network did not start"
-        with_url = json.loads(line).get("read_it_with")
+        with_url = json.loads(line).get("read_with")
         url = with_url.split()[-1] if with_url else ""
     drain = asyncio.create_task(network.stderr.read())
     try:

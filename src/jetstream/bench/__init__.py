@@ -1,6 +1,7 @@
-"""Load for any Jetstream: many subscribers from one process, and an upstream to feed the server under test.
+"""A load generator for any Jetstream: thousands of subscribers in one process, which check what they receive.
 
-Read `ring` (frames that carry their send time) and `relay` (the upstream, a process of its own) for the way
-in; `mix` (who subscribes to what), `stream` (WebSocket bytes to messages), `check` (what a subscriber must
-get) and `load` (all the sockets) for the way out; `report` for what is said of it.
+`mix` decides who subscribes to what, `stream` turns WebSocket bytes into frames and back, `subscription`
+checks the bytes of one connection, `check` says what a subscriber must have received, `load` drives all
+sockets, and `measure` takes the figures. `process` reads the server's CPU time and memory, `delays` is a
+histogram.
 """

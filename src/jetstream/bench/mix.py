@@ -1,4 +1,4 @@
-"""Who subscribes to what: filters as real subscribers have them, out of a description such as `dids:20`."""
+"""Who subscribes to what: realistic filters, made from a description such as `unfiltered=9,dids:20=1`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import pairwise
 from random import Random
 from typing import Final, NamedTuple
 
-# What there is on the network; the first two thirds are what most of it is.
+# Collections and prefixes of the real network, the most frequent first.
 COLLECTIONS: Final = (
     "app.bsky.feed.like",
     "app.bsky.feed.post",
@@ -26,34 +26,34 @@ COLLECTIONS: Final = (
 )
 _COLLECTIONS_EACH_MAX: Final = 4
 COLLECTION_FILTERS_MAX: Final = 1_000
-DIDS_EACH_MAX: Final = 10_000  # a server's limit for one subscriber
+DIDS_EACH_MAX: Final = 10_000  # the limit of servers for one subscriber
 
 
 class Wanted(NamedTuple):
-    """A filter; an empty set is no limit."""
+    """A filter. An empty set does not filter."""
 
     collections: frozenset[str] = frozenset()
     dids: frozenset[str] = frozenset()
 
     @property
     def kind(self) -> str:
-        """What sort of filter it is, as a description names it."""
+        """The kind of filter, as a description names it."""
         return "dids" if self.dids else "collections" if self.collections else "unfiltered"
 
     def query(self) -> list[tuple[str, str]]:
-        """Write it as the parameters of a URL."""
+        """Return it as query parameters."""
         return [("wantedCollections", name) for name in sorted(self.collections)] + [
             ("wantedDids", did) for did in sorted(self.dids)
         ]
 
     def wants(self, did: str, collection: str) -> bool:
-        """Tell whether an event is wanted; identity and account events have an empty collection."""
+        """Return whether an event passes; identity and account events have an empty collection."""
         if self.dids and did not in self.dids:
             return False
         return not (collection and self.collections) or self.wants_collection(collection)
 
     def wants_collection(self, collection: str) -> bool:
-        """Tell whether one of the names, or of the prefixes such as `app.bsky.*`, is the collection's."""
+        """Return whether a name, or a prefix such as `app.bsky.*`, matches the collection."""
         return any(
             collection.startswith(name[:-1]) if name.endswith(".*") else collection == name
             for name in self.collections
@@ -64,23 +64,25 @@ EVERYTHING: Final = Wanted()
 
 
 class Part(NamedTuple):
-    """One kind of subscriber: `number` is the DIDs of each, or how many collection filters there are."""
+    """One kind of subscriber in a mix."""
 
-    kind: str
-    number: int
-    share: float
+    kind: str  # unfiltered, dids or collections
+    number: int  # DIDs for each subscriber, or collection filters in all
+    share: float  # of the subscribers, relative to the other parts
 
 
 def parse(text: str) -> list[Part]:
-    """Read `unfiltered`, `dids:20`, `collections:50`, or several with shares: `unfiltered=9,dids:20=1`.
+    """Parse `unfiltered`, `dids:20`, `collections:50`, or several with shares: `unfiltered=9,dids:20=1`.
 
-    Raises ValueError with a sentence for a person.
+    Raises ValueError with a sentence for the user.
     """
     parts = []
     for item in text.split(","):
         found = re.fullmatch(r"(unfiltered|dids:(\d+)|collections:(\d+))(?:=(\d+(?:\.\d+)?))?", item.strip())
         if found is None:
-            raise ValueError(f"{item.strip()!r} is none of unfiltered, dids:N and collections:N, or N=share")
+            raise ValueError(
+                f"{item.strip()!r} is not one of unfiltered, dids:N, collections:N, with or without =SHARE"
+            )
         kind, number = found[1].partition(":")[0], int(found[2] or found[3] or 0)
         most = {"unfiltered": 0, "dids": DIDS_EACH_MAX, "collections": COLLECTION_FILTERS_MAX}[kind]
         if number > most or (most and not number):
@@ -94,7 +96,7 @@ def parse(text: str) -> list[Part]:
 def filters(parts: Sequence[Part], subscribers: int, dids: Sequence[str], rng: Random) -> list[Wanted]:
     """Return a filter for each subscriber. `dids` are the accounts to choose from.
 
-    Raises ValueError where there are fewer than one subscriber names.
+    Raises ValueError if there are fewer accounts than one subscriber wants.
     """
     collections = {
         part: _collection_filters(part.number, rng) for part in parts if part.kind == "collections"
@@ -112,7 +114,7 @@ def _filter(part: Part, collections: dict[Part, list[Wanted]], dids: Sequence[st
 
 
 def _collection_filters(count: int, rng: Random) -> list[Wanted]:
-    """Return so many different filters of one to four collections or prefixes."""
+    """Return `count` different filters, each of one to four collections or prefixes."""
     made: dict[Wanted, None] = {}
     while len(made) < count:
         names = rng.sample(COLLECTIONS, rng.randint(1, _COLLECTIONS_EACH_MAX))
@@ -121,9 +123,10 @@ def _collection_filters(count: int, rng: Random) -> list[Wanted]:
 
 
 def choose_checked(wanted: Sequence[Wanted], each: int, most: int, rng: Random) -> set[int]:
-    """Return which subscribers to check message by message, spread over the order of connecting.
+    """Return the indexes of the subscribers to check message by message, spread over the order of connecting.
 
-    Of each kind at least `each`, and up to `most` where its filters differ; all with DIDs, who get little.
+    These are at least `each` of every kind, and up to `most` if their filters differ. All subscribers with
+    DIDs are checked, because they receive little.
     """
     chosen: set[int] = set()
     for kind in {one.kind for one in wanted}:

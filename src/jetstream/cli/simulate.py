@@ -15,22 +15,27 @@ import structlog
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from jetstream import logging_setup as logs
+from jetstream import logging_setup
 from jetstream.clock import unix_us
 from jetstream.errors import JetstreamError, SettingError
 from jetstream.runtime import run, tune_gc
 from jetstream.settings import parse_upstream
-from jetstream.simulator import recording, server
-from jetstream.simulator.faults import Faults
-from jetstream.simulator.network import Network, replay_app
-from jetstream.simulator.record import DIRECTORY, record_firehose
-from jetstream.simulator.stream import Sink
-from jetstream.simulator.world import Population, SteadyClock
+from jetstream.simulator.errors import MissingExtra
 from jetstream.urls import shown
 
-STEP_US: Final = 2500  # a repeatable world lives at 400 happenings a second, whatever --rate is
+try:
+    from jetstream.simulator import recording, server
+    from jetstream.simulator.faults import Faults
+    from jetstream.simulator.network import Network, replay_app
+    from jetstream.simulator.recorder import DIRECTORY, record_firehose
+    from jetstream.simulator.stream import Sink
+    from jetstream.simulator.world import Population, SteadyClock
+except ModuleNotFoundError as error:
+    raise MissingExtra("the simulator", "simulator", error.name) from error
+
+STEP_US: Final = 2500  # of the clock of a repeatable world: 400 messages a second, whatever --rate is
 _START: Final = "2026-01-01T00:00:00Z"
-_log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 Flag = Parameter(negative=())
 
@@ -53,49 +58,49 @@ def simulate(  # noqa: PLR0913 - one argument a flag
     in_memory: Annotated[bool, Flag] = False,
     fault: Annotated[Faults | None, Parameter(name="--fault")] = None,
 ) -> None:
-    """Be a whole network: a firehose, its repositories and its directory, on one port and offline.
+    """Simulate an AT Protocol network, offline: a firehose, its repositories and its directory, on one port.
 
     Parameters
     ----------
     repos
         Accounts, each with a signed repository.
     records
-        Records that each repository begins with.
+        Records of each repository at the beginning.
     rate
-        Events a second; 0: as fast as the slowest reader takes them.
+        Messages a second; 0: as fast as the slowest subscriber reads.
     events
-        Stop after so many events and stay there, silent. Default: go on for ever.
+        Stop after this many messages, and stay connected. Default: no limit.
     seed
-        The same seed gives the same bytes. Default: a new world on the clock on the wall.
+        The same seed makes the same bytes. Default: a random world that uses the wall clock.
     start
-        When the clock of a world with a seed begins.
+        Start time of the clock of a world with a seed.
     host
-        Address to listen at.
+        Address to listen on.
     port
-        Port to listen at; 0 takes a free one.
+        Port to listen on; 0 takes a free one.
     serve
-        With --no-serve: only write the files, --events long, and end.
+        With --no-serve: only write the files, of --events messages, and exit.
     record
         Write the frames to this file, and the DID documents beside it.
     truth
         Write the events that a correct Jetstream must emit to this file: v1 wire, without time_us.
     ledger
-        Write what was injected to this file, one JSON object a line.
+        Write the injected faults to this file, one JSON object a line.
     replay
-        Serve this recording and make no world.
+        Serve this recording instead of a world.
     in_memory
         Read the recording into memory first: faster, for benchmarks.
     fault
-        How often things go wrong, from 0 to 1.
+        Rate of each fault, from 0 to 1.
     """
-    logs.configure("info", "auto")
+    logging_setup.configure("info", "auto")
     if replay is not None:
-        with _said_plainly():
+        with _os_errors():
             run(_replay(replay, host, port, rate, in_memory=in_memory))
         return
     if not serve and events is None:
-        raise SettingError("--no-serve", "", "needs --events: without readers there must be an end")
-    with _said_plainly(), ExitStack() as files:
+        raise SettingError("--no-serve", "", "needs --events: without a server there must be an end")
+    with _os_errors(), ExitStack() as files:
         frames = None if record is None else files.enter_context(recording.writing(record))
         network = Network(
             Population(repos=repos, records=records),
@@ -106,7 +111,7 @@ def simulate(  # noqa: PLR0913 - one argument a flag
             ledger=_lines(files, ledger),
             record=frames,
         )
-        tune_gc()  # a world is large and stays
+        tune_gc()  # a world is large and permanent
         if serve:
             run(_live(network, host, port, rate, events))
         else:
@@ -126,61 +131,63 @@ def record(
     directory: str = DIRECTORY,
     documents: bool = True,
 ) -> None:
-    """Record the frames of a relay or PDS as they are, to be served again by `simulate --replay`.
+    """Record the frames of a relay or PDS, unchanged, for `simulate --replay`.
 
     Parameters
     ----------
     file
-        The recording: frames with their lengths, under zstd. DID documents are written beside it.
+        The recording: frames with their lengths, compressed with zstd. DID documents are written beside it.
     upstream
-        A relay or PDS: a host, a base URL, or the whole URL.
+        A relay or PDS: a host, a base URL, or a full URL.
     frames
-        End after so many frames.
+        Frames to record.
     cursor
-        Begin after this sequence number. Default: now.
+        Start after this sequence number. Default: live.
     directory
-        Where did:plc documents are asked for.
+        Where to request the documents of did:plc accounts.
     documents
-        With --no-documents: ask for none.
+        With --no-documents: request no DID documents.
     """
-    logs.configure("info", "auto")
+    logging_setup.configure("info", "auto")
     try:
         url = parse_upstream(upstream)
     except ValueError as error:
         raise SettingError("--upstream", shown(upstream), str(error)) from error
-    with _said_plainly():
+    with _os_errors():
         run(record_firehose(url, file, frames, cursor, directory if documents else None))
-    _log.info("recorded", file=str(file), frames=frames)
+    logger.info("recorded", file=str(file), frames=frames)
 
 
 async def _live(network: Network, host: str, port: int, rate: float, events: int | None) -> None:
     async with server.serving(network.app(), host, port) as bound:
         network.url = f"http://{host}:{bound}"
-        _announce(host, bound, repos=len(network.world.present), rate=rate or "as fast as it is read")
-        stopped = _stopped()
-        living = asyncio.create_task(network.firehose.run(rate, events))
-        living.add_done_callback(lambda task: None if task.cancelled() else _log.info("all is said; idle"))
-        await asyncio.wait((stopped, living), return_when=asyncio.FIRST_COMPLETED)
-        if living.done():
-            await living
+        _announce(host, bound, repos=len(network.world.accounts), rate=rate or "as fast as it is read")
+        stopped = _stop_signal()
+        running = asyncio.create_task(network.firehose.run(rate, events))
+        running.add_done_callback(
+            lambda task: None if task.cancelled() else logger.info("all messages are sent; idle")
+        )
+        await asyncio.wait((stopped, running), return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            await running
         await stopped
-        living.cancel()
-    _log.info("stopped", events=network.stream.seq)
+        running.cancel()
+    logger.info("stopped", events=network.stream.seq)
 
 
 async def _replay(path: Path, host: str, port: int, rate: float, *, in_memory: bool) -> None:
     async with server.serving(replay_app(path, rate, in_memory=in_memory), host, port) as bound:
         _announce(host, bound, replay=str(path), rate=rate or "as fast as it is read")
-        await _stopped()
+        await _stop_signal()
 
 
-def _announce(host: str, port: int, **what: object) -> None:
+def _announce(host: str, port: int, **fields: object) -> None:
     url = f"ws://{host}:{port}"
-    _log.info("a network is up", **what, read_it_with=f"jetstream serve --upstream {url}")
+    logger.info("network is running", **fields, read_with=f"jetstream serve --upstream {url}")
 
 
-def _stopped() -> asyncio.Future[None]:
-    """Give what is done once somebody asks this process to stop."""
+def _stop_signal() -> asyncio.Future[None]:
+    """Return a future that is done when SIGINT or SIGTERM is received."""
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[None] = loop.create_future()
 
@@ -202,7 +209,7 @@ def _microseconds(start: str) -> int:
 
 
 def _lines(files: ExitStack, path: Path | None) -> Sink | None:
-    """Open a file for lines that others may read as they come."""
+    """Open a file for lines, unbuffered, so that others can read them at once."""
     if path is None:
         return None
     file = files.enter_context(path.open("wb", buffering=0))
@@ -214,8 +221,8 @@ def _lines(files: ExitStack, path: Path | None) -> Sink | None:
 
 
 @contextmanager
-def _said_plainly() -> Iterator[None]:
-    """Turn what the system refuses into one line for a person."""
+def _os_errors() -> Iterator[None]:
+    """Report an OSError in one line."""
     try:
         yield
     except OSError as error:

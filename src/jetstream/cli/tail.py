@@ -1,4 +1,4 @@
-"""`jetstream tail`: events on standard output, words for people on standard error."""
+"""`jetstream tail`: events on standard output, messages on standard error."""
 
 from __future__ import annotations
 
@@ -35,37 +35,37 @@ def tail(
     cursor: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
     limit: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
 ) -> None:
-    """Print the events of a Jetstream, one JSON object a line, as they were received.
+    """Print the events of a Jetstream as they are received, one JSON object a line.
 
-    A lost connection is made again and resumed, so that no event is lost or printed twice. Ctrl-C ends it
-    with 130; a reader that has seen enough, such as `| head`, ends it with 0.
+    After a lost connection it reconnects and resumes: no event is lost or printed twice. It exits with 130 on
+    Ctrl-C, and with 0 when the pipe that it writes to is closed, for example by `head`.
 
     Parameters
     ----------
     url
-        A host, a base URL, or the whole URL.
+        A host, a base URL, or a full URL.
     collection
-        Only commits to this collection, or to these: app.bsky.graph.*. May be repeated.
+        Only commits to this collection, or to a prefix: app.bsky.graph.*. May be repeated.
     did
-        Only events of this repo. May be repeated.
+        Only events of this account. May be repeated.
     since
-        Begin this long ago: 90s, 10m, 24h.
+        Start this long ago: 90s, 10m, 24h.
     cursor
-        Begin at this time, in unix microseconds.
+        Start at this time, in unix microseconds.
     limit
-        End after this many events.
+        Exit after this many events.
     """
     events = _subscribe(url, collection or [], did or [], _start(since, cursor))
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="jetstream tail: %(message)s")
-    # Python's own handler would wait for a write that blocks: `| less` reads no more than a screen.
+    # Python's own handler would wait for a blocked write; `less` reads no more than one screen.
     signal.signal(signal.SIGINT, lambda *_: sys.exit(EXIT_INTERRUPTED))
     try:
         asyncio.run(_print(events, limit, sys.stdout.buffer))
     except (BrokenPipeError, asyncio.CancelledError):
-        _forget_output()
+        _discard_output()
     except OSError as error:
-        _forget_output()
-        raise JetstreamError(f"standard output cannot be written: {error.strerror}") from error
+        _discard_output()
+        raise JetstreamError(f"cannot write to standard output: {error.strerror}") from error
 
 
 def _start(since: str | None, cursor: int | None, clock: Callable[[], int] = unix_us) -> int | None:
@@ -90,8 +90,8 @@ def _subscribe(
 
 
 async def _print(events: AsyncGenerator[Message, None], limit: int | None, out: BinaryIO) -> None:
-    """Write events until `limit`. Raises OSError, and is cancelled when a pipe's reader has gone."""
-    _cancel_when_unread(out)
+    """Write events until `limit`. Raises OSError. Is cancelled when the other end of a pipe is closed."""
+    _cancel_when_closed(out)
     async with aclosing(events):
         async for event in events:
             out.write(event.raw + b"\n")
@@ -102,22 +102,22 @@ async def _print(events: AsyncGenerator[Message, None], limit: int | None, out: 
                     return
 
 
-def _cancel_when_unread(out: BinaryIO) -> None:
-    """End this task as soon as nobody reads the pipe `out`, however long the next event takes to come."""
+def _cancel_when_closed(out: BinaryIO) -> None:
+    """Cancel this task as soon as the other end of the pipe `out` is closed, without waiting for an event."""
     fd = out.fileno()
     if not stat.S_ISFIFO(os.fstat(fd).st_mode):
         return
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
 
-    def unread() -> None:
+    def cancel() -> None:
         loop.remove_reader(fd)
         task.cancel()
 
-    # The writing end of a pipe never becomes readable, but wakes its watchers when the other end closes.
-    loop.add_reader(fd, unread)
+    # The write end of a pipe is never readable, but its watchers are notified when the read end is closed.
+    loop.add_reader(fd, cancel)
 
 
-def _forget_output() -> None:
-    """Drop what is still buffered: writing it at the interpreter's end would fail with a traceback."""
+def _discard_output() -> None:
+    """Discard buffered output. Python would write it at exit, and fail with a traceback."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""A client of this and any other Jetstream.
+"""A client for this and any other Jetstream.
 
     import asyncio
     from jetstream.client import subscribe
@@ -9,11 +9,20 @@
 
     asyncio.run(main())
 
-`request` is what is asked, `subscription` the connection that is held, `cli` the command `jetstream tail`.
+`subscribe` is the whole interface; `Message` is what it yields, and `errors` has what it raises. `request`
+makes the URL of a subscription, and `subscription` keeps it connected.
 """
 
 from jetstream.client.errors import NotJetstream, Refused, SubscriptionError
 from jetstream.client.request import DEFAULT_URL
-from jetstream.client.subscription import Message, subscribe
+from jetstream.client.subscription import ClientLimits, Message, subscribe
 
-__all__ = ["DEFAULT_URL", "Message", "NotJetstream", "Refused", "SubscriptionError", "subscribe"]
+__all__ = [
+    "DEFAULT_URL",
+    "ClientLimits",
+    "Message",
+    "NotJetstream",
+    "Refused",
+    "SubscriptionError",
+    "subscribe",
+]

@@ -1,12 +1,12 @@
-"""What ends a subscription.
+"""The errors that end a subscription.
 
     jetstream.errors.JetstreamError
-    └── SubscriptionError       asking again would not help
-        ├── Refused             the server will not serve it, such as with HTTP 400
-        └── NotJetstream        what was received is no event
+    └── SubscriptionError       trying again would not help
+        ├── Refused             the server refused it permanently, for example with HTTP 400
+        └── NotJetstream        the server sent a message that is not an event
 
-A connection that is lost or cannot be made is no error here: it is made again. A URL, collection or DID
-that cannot be used raises `jetstream.errors.InvalidParameter` before anything is sent.
+Not an error: a connection that is lost or cannot be made. It is made again. A URL, collection, DID or cursor
+that is invalid raises `jetstream.errors.InvalidParameter` before a connection is made.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from jetstream.errors import JetstreamError
 
 
 class SubscriptionError(JetstreamError):
-    """A subscription that cannot go on."""
+    """A subscription has failed permanently.
+
+    `url` is the URL without password and query; `problem` says why.
+    """
 
     def __init__(self, url: str, problem: str) -> None:
         self.url = url
@@ -24,13 +27,17 @@ class SubscriptionError(JetstreamError):
 
 
 class Refused(SubscriptionError):
-    """The server will not serve this subscription; `sentence` is its own word for why."""
+    """The server refused the subscription.
 
-    def __init__(self, url: str, status: int, sentence: str) -> None:
+    `status` is the HTTP status; `message` is the body of the response in one line, or the reason of the
+    status.
+    """
+
+    def __init__(self, url: str, status: int, message: str) -> None:
         self.status = status
-        self.sentence = sentence
-        super().__init__(url, f"refused, HTTP {status}: {sentence}")
+        self.message = message
+        super().__init__(url, f"refused, HTTP {status}: {message}")
 
 
 class NotJetstream(SubscriptionError):
-    """The server sends something else than events as JSON."""
+    """The server sent a message that is not a Jetstream event as JSON."""

@@ -1,4 +1,4 @@
-"""What a subscription asks of a server: the pure part of connecting."""
+"""The request of a subscription: URL, filter and cursor. Pure."""
 
 from __future__ import annotations
 
@@ -16,21 +16,20 @@ from jetstream.model.filter import Filter
 
 DEFAULT_URL: Final = "ws://localhost:6008/subscribe"
 PATH: Final = "/subscribe"
-# What proxies in common use take in a request line (nginx: 8 KiB). A longer filter goes in a message.
+# What common proxies accept as a request line (nginx: 8 KiB). A longer filter is sent as a message.
 URL_CHARS_MAX: Final = 8000
 _SCHEMES: Final = {"ws": "ws", "http": "ws", "wss": "wss", "https": "wss"}
-_NOT_HERE: Final = {
-    "compress": "this client reads plain messages only: leave it out",
-    "requireHello": "this client sets it where it is needed: leave it out",
+_UNSUPPORTED: Final = {
+    "compress": "this client reads uncompressed messages only: leave it out",
+    "requireHello": "this client sets it when needed: leave it out",
 }
 
 
 def parse_url(text: str) -> URL:
-    """Read a host, a base URL or a full URL as the WebSocket URL to subscribe at.
+    """Parse a host, a base URL or a full URL. Return the WebSocket URL.
 
-    `http` and `https` stand for `ws` and `wss`, and no path for `/subscribe`. Without a scheme, a host is
-    taken as `ws` when it is local, an address, or has a port other than 443; else as `wss`. Raises
-    InvalidParameter.
+    `http` and `https` mean `ws` and `wss`; without a path it is `/subscribe`. Without a scheme, it is `ws`
+    for a local host, an IP address, or a port other than 443, else `wss`. Raises InvalidParameter.
     """
     try:
         url = URL(text if "://" in text else f"ws://{text}")
@@ -41,7 +40,7 @@ def parse_url(text: str) -> URL:
         raise InvalidParameter("url", text, "is not a host or URL such as ws://localhost:6008/subscribe")
     if "://" not in text and port in {None, 443} and not _is_local(url.host):
         url = url.with_scheme("wss")
-    for name, problem in _NOT_HERE.items():
+    for name, problem in _UNSUPPORTED.items():
         if name in url.query:
             raise InvalidParameter("url", text, f"has {name}, but {problem}")
     if url.path in {"", "/"}:
@@ -51,26 +50,23 @@ def parse_url(text: str) -> URL:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Where to connect, and what to say once connected.
+    """Where to connect, and what to send first."""
 
-    `hello` is the filter as an `options_update`, for one that is too long for a URL; else it is empty.
-    """
-
-    url: URL
-    hello: str
-    cursor: int | None
+    url: URL  # without a cursor
+    hello: str  # the filter as an `options_update` message, if it is too long for a URL; else empty
+    cursor: int | None  # where to start; None: live
 
     @classmethod
     def parse(
         cls, url: str, collections: Sequence[str] = (), dids: Sequence[str] = (), cursor: int | None = None
     ) -> Request:
-        """Read what the user of a subscription gives. Raises InvalidParameter.
+        """Check the arguments of a subscription. Raises InvalidParameter.
 
-        A cursor in the URL is taken where no other is given.
+        A cursor in the URL is used if `cursor` is None.
         """
         for name, items in (("collections", collections), ("dids", dids)):
             if isinstance(items, str):
-                raise InvalidParameter(name, items, "is one string: give a list of them")
+                raise InvalidParameter(name, items, "is a string: give a list of strings")
         Filter.parse(collections, dids)
         target = parse_url(url)
         start = _cursor(url, target.query.getall("cursor", [])) if cursor is None else cursor
@@ -85,12 +81,12 @@ class Request:
         return cls(target.update_query(requireHello="true"), hello, start)
 
     def at(self, cursor: int | None) -> URL:
-        """Return the URL to resume at a cursor with, or to begin now."""
+        """Return the URL to start at a cursor; None: live."""
         return self.url if cursor is None else self.url.update_query(cursor=str(cursor))
 
 
 def shown(url: URL) -> str:
-    """Return a URL as people are shown it: without a password, and without a filter of 8,000 characters."""
+    """Return a URL for logs and errors: without password and query."""
     return urls.shown(str(url))
 
 

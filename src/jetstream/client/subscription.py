@@ -1,4 +1,4 @@
-"""One subscription, held for as long as somebody reads it: connect, read, resume."""
+"""Keep one subscription connected: connect, read, reconnect where it was."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import socket
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import aiohttp
@@ -21,39 +22,46 @@ from jetstream.client.request import DEFAULT_URL, Request, shown
 from jetstream.clock import unix_us
 from jetstream.retry import backoff_s, parse_retry_after
 
-CONNECT_TIMEOUT_S: Final = 20.0
-PING_AFTER_S: Final = 30.0
-PONG_TIMEOUT_S: Final = 20.0
-CLOSE_TIMEOUT_S: Final = 1.0  # for the server to answer our close frame
-MESSAGE_BYTES_MAX: Final = 16 << 20  # ours are under a megabyte; other servers' may have 6 MiB of JSON
-SENTENCE_CHARS_MAX: Final = 500
-# Refusals that may be otherwise in a moment: Request Timeout, Too Early, Too Many Requests.
+REFUSAL_CHARS_MAX: Final = 500  # of a refusal's body, that are shown
+# 4xx statuses after which the request is repeated: Request Timeout, Too Early, Too Many Requests.
 _TRANSIENT: Final = frozenset({408, 425, 429})
 
 Sleep = Callable[[float], Awaitable[None]]
 
-log = logging.getLogger("jetstream.client")
+logger = logging.getLogger("jetstream.client")
+
+
+@dataclass(frozen=True, slots=True)
+class ClientLimits:
+    """The timeouts and limits of a subscription. Times are in seconds."""
+
+    connect_timeout_s: float = 20.0  # for the TCP connection, TLS and the WebSocket handshake together
+    ping_after_s: float = 30.0  # a server that has been silent for so long is pinged
+    pong_timeout_s: float = 20.0  # for its answer; then the connection is closed
+    close_timeout_s: float = 1.0  # for the server to answer a close frame
+    message_bytes_max: int = 16 << 20  # this server sends under 1 MB; others may send 6 MiB of JSON
 
 
 class Message(dict[str, Any]):
-    """One event as a dict, with the message's bytes as they were received in `raw`."""
+    """One event: the decoded JSON as a dict."""
 
     __slots__ = ("raw",)
 
     raw: bytes
+    """The bytes of the message, as they were received."""
 
     @classmethod
     def parse(cls, raw: bytes) -> Message:
-        """Read a message. Raises ValueError for one that is not a JSON object with a `time_us`."""
+        """Parse a message. Raises ValueError or TypeError if it is not a JSON object with a `time_us`."""
         message = cls(orjson.loads(raw))
         if type(message.get("time_us")) is not int:
-            raise ValueError("without a time_us")
+            raise ValueError("no time_us")
         message.raw = raw
         return message
 
     @property
     def time_us(self) -> int:
-        """When the server took the event in, in unix microseconds: the position to resume after."""
+        """The time of the event in unix microseconds: its position on this server."""
         time_us: int = self["time_us"]
         return time_us
 
@@ -64,31 +72,43 @@ def subscribe(
     collections: Sequence[str] = (),
     dids: Sequence[str] = (),
     cursor: int | None = None,
+    limits: ClientLimits = ClientLimits(),
     sleep: Sleep = asyncio.sleep,
+    backoff: Callable[[int], float] = backoff_s,
     clock: Callable[[], int] = unix_us,
 ) -> AsyncGenerator[Message, None]:
-    """Yield the events of a Jetstream in order, for ever.
+    """Yield the events of a Jetstream in order, without end.
 
-    `url` is a host, a base URL, or the whole URL of either wire. `collections` are NSIDs or prefixes such as
-    `app.bsky.graph.*` (at most 100), `dids` repos (at most 10,000); none means all. `cursor`, in unix
-    microseconds, is where playback begins; without it, events from now on are yielded.
+    `url` is a host, a base URL, or a full URL of either wire. `collections` are NSIDs, or prefixes such as
+    `app.bsky.graph.*` (at most 100); `dids` are accounts (at most 10,000); empty means all. `cursor` is the
+    time at which playback starts, in unix microseconds; without it, only new events are yielded.
 
-    A lost connection is made again after a back-off of up to 30 s with full jitter, or after what
-    Retry-After says if that is longer, and resumed from the last `time_us` + 1, so that nothing is lost or
-    repeated. Where nothing had come yet, it is resumed from when it was made, by `clock` in microseconds.
-    To resume in another process, store `event.time_us + 1` and give it as `cursor`. A loop that is slower
-    than the stream is waited for.
+    After a lost connection it reconnects, with exponential backoff and full jitter up to 30 s, or after the
+    time in Retry-After if that is longer. It resumes at the last `time_us` + 1, so no event is lost or
+    repeated. If no event had been received, it resumes at the time at which it connected. To resume in
+    another process, store `event.time_us + 1` and pass it as `cursor`.
 
-    Changes of the connection are logged to `jetstream.client`.
+    A slow loop applies backpressure: what it has not taken stays on the server. Changes of the connection are
+    logged to the logger `jetstream.client`.
 
-    Raises InvalidParameter at once for arguments that cannot be used; Refused when the server answers with
-    anything but a WebSocket, a 5xx, 408, 425 or 429; NotJetstream when what it sends is no event.
+    `sleep`, `backoff` (seconds to wait after a number of failures in a row) and `clock` (unix microseconds)
+    are for tests.
+
+    Raises InvalidParameter at once for invalid arguments. While iterating, raises Refused if the server
+    answers the request with anything but a WebSocket, a 5xx, 408, 425 or 429, and NotJetstream if it sends a
+    message that is not an event.
     """
-    return _events(Request.parse(url, collections, dids, cursor), _Outage(), sleep, clock)
+    request = Request.parse(url, collections, dids, cursor)
+    return _events(request, _Outages(request), limits, sleep, backoff, clock)
 
 
 async def _events(
-    request: Request, outage: _Outage, sleep: Sleep, clock: Callable[[], int]
+    request: Request,
+    outages: _Outages,
+    limits: ClientLimits,
+    sleep: Sleep,
+    backoff: Callable[[int], float],
+    clock: Callable[[], int],
 ) -> AsyncGenerator[Message, None]:
     cursor = request.cursor
     headers = {"User-Agent": f"jetstream-python/{__version__}"}
@@ -96,67 +116,68 @@ async def _events(
         while True:
             began = clock()
             try:
-                async with _connection(session, request, cursor) as connection:
-                    outage.over(request)
+                async with _connection(session, request, cursor, limits) as connection:
+                    outages.connected()
                     cursor = began if cursor is None else cursor
                     while True:
                         message = _parse(request, await connection.receive())
-                        outage.failures = 0
+                        outages.failures = 0
                         cursor = message.time_us + 1
                         yield message
-            except (_Lost, aiohttp.ClientError, OSError, TimeoutError) as error:
-                delay = max(backoff_s(outage.failures), getattr(error, "retry_after", 0.0))
-                outage.failed(request, _reason(error), cursor)
+            except (_ConnectionLost, aiohttp.ClientError, OSError, TimeoutError) as error:
+                delay = max(backoff(outages.failures), getattr(error, "retry_after", 0.0))
+                outages.failed(_reason(error, limits), cursor)
             await sleep(delay)
 
 
-class _Lost(Exception):
-    """The connection ended, or was refused for now."""
+class _ConnectionLost(Exception):
+    """The connection has ended, or was refused temporarily."""
 
     def __init__(self, reason: str, retry_after: float | None = None) -> None:
-        self.retry_after = retry_after or 0.0
+        self.retry_after = retry_after or 0.0  # seconds
         super().__init__(reason)
 
 
-class _Outage:
-    """What is said of a time without connection: once when it begins, and once when it is over."""
+class _Outages:
+    """Logs when the connection is lost and when it is back, once each."""
 
-    def __init__(self) -> None:
-        self.failures = 0  # in a row: since the last event
-        self._connected_before = False
-        self._said = False
+    def __init__(self, request: Request) -> None:
+        self.failures = 0  # since the last event; reset by `_events`
+        self._url = shown(request.url)
+        self._connected_before = False  # whether there has ever been a connection
+        self._logged = False  # whether the present outage has been logged
 
-    def over(self, request: Request) -> None:
-        log.info("connected%s to %s", " again" if self._connected_before else "", shown(request.url))
+    def connected(self) -> None:
+        logger.info("%s to %s", "reconnected" if self._connected_before else "connected", self._url)
         self._connected_before = True
-        self._said = False
+        self._logged = False
 
-    def failed(self, request: Request, reason: str, cursor: int | None) -> None:
+    def failed(self, reason: str, cursor: int | None) -> None:
         self.failures += 1
-        level = logging.DEBUG if self._said else logging.WARNING
-        self._said = True
+        level = logging.DEBUG if self._logged else logging.WARNING
+        self._logged = True
         if not self._connected_before:
-            log.log(level, "cannot connect to %s: %s; trying again", shown(request.url), reason)
+            logger.log(level, "cannot connect to %s: %s; trying again", self._url, reason)
         else:
-            log.log(level, "connection lost: %s; connecting again from cursor %s", reason, cursor)
+            logger.log(level, "connection lost: %s; reconnecting at cursor %s", reason, cursor)
 
 
 @asynccontextmanager
 async def _connection(
-    session: aiohttp.ClientSession, request: Request, cursor: int | None
-) -> AsyncGenerator[_Connection, None]:
-    async with asyncio.timeout(CONNECT_TIMEOUT_S):
+    session: aiohttp.ClientSession, request: Request, cursor: int | None, limits: ClientLimits
+) -> AsyncGenerator[Connection, None]:
+    async with asyncio.timeout(limits.connect_timeout_s):
         socket = await session.ws_connect(
             request.at(cursor),
             autoping=False,
-            max_msg_size=MESSAGE_BYTES_MAX,
-            timeout=ClientWSTimeout(ws_close=CLOSE_TIMEOUT_S),
+            max_msg_size=limits.message_bytes_max,
+            timeout=ClientWSTimeout(ws_close=limits.close_timeout_s),
             decode_text=False,
         )
     async with socket:
         if request.hello:
             await socket.send_str(request.hello)
-        connection = _Connection(socket)
+        connection = Connection(socket, limits)
         watching = asyncio.create_task(connection.watch())
         try:
             yield connection
@@ -165,37 +186,45 @@ async def _connection(
 
 
 async def _require_upgrade(response: aiohttp.ClientResponse) -> None:
-    """Turn a refusal into an error with the server's own sentence, which aiohttp would throw away."""
+    """Raise the body of a refusal as an error. aiohttp would discard it."""
     status = response.status
     if status == 101:
         return
-    body = await response.content.read(4 * SENTENCE_CHARS_MAX)
-    sentence = " ".join(body.decode(errors="replace").split())[:SENTENCE_CHARS_MAX] or response.reason or ""
+    body = await response.content.read(4 * REFUSAL_CHARS_MAX)
+    message = " ".join(body.decode(errors="replace").split())[:REFUSAL_CHARS_MAX] or response.reason or ""
     if status < 500 and status not in _TRANSIENT:
-        raise Refused(shown(response.url), status, sentence)
-    raise _Lost(f"HTTP {status}: {sentence}", parse_retry_after(response.headers.get("Retry-After")))
+        raise Refused(shown(response.url), status, message)
+    raise _ConnectionLost(f"HTTP {status}: {message}", parse_retry_after(response.headers.get("Retry-After")))
 
 
-class _Connection:
-    """One WebSocket, whose server must answer a ping when it has been silent for long.
+class Connection:
+    """One WebSocket. `watch` closes it when the server no longer answers pings.
 
-    Only what is waited for is timed: a reader that pauses, whose pong lies behind unread data, is not cut.
-    (aiohttp's `heartbeat` cuts it; a timeout at each `receive` costs more than all the rest.)
+    Only time in which `receive` waits counts as silence. While the reader pauses, a pong may be behind unread
+    messages, so the connection must not be closed. (aiohttp's `heartbeat` would close it, and a timeout for
+    each `receive` costs more than everything else.)
     """
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse[Literal[False]]) -> None:
+    def __init__(
+        self,
+        socket: aiohttp.ClientWebSocketResponse[Literal[False]],
+        limits: ClientLimits,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
         self._socket = socket
-        self._heard = 0
-        self._waiting = False
-        self._deaf = False
+        self._limits = limits
+        self._sleep = sleep  # used by `watch`
+        self._received = 0  # frames so far
+        self._waiting = False  # whether `receive` waits for a frame at present
+        self._unanswered = False  # whether the last ping was not answered in time
 
     async def receive(self) -> bytes:
-        """Return the next data message. Raises _Lost when the connection is over."""
+        """Return the next data message. Raises _ConnectionLost when the connection has ended."""
         while True:
             self._waiting = True
             message = await self._socket.receive()
             self._waiting = False
-            self._heard += 1
+            self._received += 1
             if message.type is WSMsgType.TEXT or message.type is WSMsgType.BINARY:
                 data: bytes = message.data
                 return data
@@ -203,46 +232,48 @@ class _Connection:
                 await self._socket.pong(message.data)
             elif message.type is not WSMsgType.PONG:
                 ending = _ending(message.type, message.data, message.extra)
-                raise _Lost("no answer to a ping" if self._deaf else ending)
+                raise _ConnectionLost("no answer to a ping" if self._unanswered else ending)
 
     async def watch(self) -> None:
-        """Ping a silent server, and close the connection when it does not answer."""
-        with suppress(aiohttp.ClientError):  # the connection is over, as `receive` will find
-            while not self._deaf:
-                if await self._silent_for(PING_AFTER_S):
+        """Ping a silent server. Close the connection if it does not answer."""
+        with suppress(aiohttp.ClientError):  # the connection has ended; `receive` raises that
+            while not self._unanswered:
+                if await self._silent_for(self._limits.ping_after_s):
                     await self._socket.ping()
-                    self._deaf = await self._silent_for(PONG_TIMEOUT_S)
+                    self._unanswered = await self._silent_for(self._limits.pong_timeout_s)
             await self._socket.close()
 
     async def _silent_for(self, seconds: float) -> bool:
-        heard = self._heard
-        await asyncio.sleep(seconds)
-        return self._waiting and self._heard == heard
+        """Wait. Return whether nothing was received, although `receive` waits for it."""
+        received = self._received
+        await self._sleep(seconds)
+        return self._waiting and self._received == received
 
 
 def _parse(request: Request, raw: bytes) -> Message:
     try:
         return Message.parse(raw)
     except (ValueError, TypeError) as error:
-        problem = f"sent a message that is no event ({error}): is it a Jetstream? It begins {raw[:40]!r}"
+        problem = f"sent a message that is not an event ({error}); is it a Jetstream? It begins {raw[:40]!r}"
         raise NotJetstream(shown(request.url), problem) from error
 
 
 def _ending(kind: WSMsgType, data: object, extra: str | None) -> str:
+    """Return why a connection has ended, from the last message that aiohttp reports."""
     if kind is WSMsgType.CLOSE:
         return f"closed by the server, {data} {extra or ''}".strip()
-    return str(data) if kind is WSMsgType.ERROR else "cut off"
+    return str(data) if kind is WSMsgType.ERROR else "closed without a close frame"
 
 
-def _reason(error: BaseException) -> str:
-    """Return in one line what a person is told of an error."""
+def _reason(error: BaseException, limits: ClientLimits) -> str:
+    """Return an error in one line, for the log."""
     if isinstance(error, aiohttp.ClientConnectorError):
         error = error.os_error
     if isinstance(error, socket.gaierror | ssl.SSLError) and error.strerror:
         return error.strerror
     if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno)  # asyncio's own text is `Connect call failed (...)`
+        return os.strerror(error.errno)  # the text of asyncio is `Connect call failed (...)`
     if isinstance(error, TimeoutError):
-        return f"no answer within {CONNECT_TIMEOUT_S:.0f} s"
+        return f"no response within {limits.connect_timeout_s:g} s"
     text = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
     return " ".join(text.split()) or type(error).__name__

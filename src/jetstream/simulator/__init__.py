@@ -1,7 +1,11 @@
-"""A relay, a directory and a network of signed repositories, for use with no network at all.
+"""A simulated AT Protocol network, offline: a relay, a directory, and accounts with signed repositories.
 
-Nothing here is shared with `jetstream.upstream`: what the simulator says is true is a second opinion.
-Reading order: `cbor`, `keys`, `mst`, `repo` make a repository; `records` and `world` let accounts live in it;
-`frames`, `faults`, `truth` say what goes over the wire and what must come of it; `stream`, `recording` and
-`server` send it; `check` judges a commit.
+It shares the encoders of `jetstream.atproto` with the server, but none of its decoders: what the simulator
+says is true is a second opinion.
+
+Reading order: `repo` is the repository of an account, `records` makes records, and `world` has the accounts.
+`frames` encodes messages, `truth` says which events must come of them, and `faults` damages them. `stream`
+puts all of it in order; `firehose`, `xrpc` and `directory` serve it, on the `server`; `network` puts these
+parts together. `recording` reads and writes recordings, `recorder` makes one of a real relay. `check`
+verifies a commit.
 """

@@ -1,6 +1,6 @@
-"""Answer subscriptions to the firehose: of a living world, and of a recording.
+"""Serve subscriptions to the firehose: of a world, or of a recording.
 
-Source: the event stream page of the ATProto specification; the reference PDS for the words it uses.
+Source: the event stream page of the AT Protocol specification; the reference PDS for the texts of errors.
 """
 
 from __future__ import annotations
@@ -15,63 +15,63 @@ from aiohttp import WSCloseCode, web
 
 from jetstream.simulator import frames, recording
 from jetstream.simulator.faults import Effect
-from jetstream.simulator.flow import Flow
-from jetstream.simulator.pace import Signal, beats, turns
+from jetstream.simulator.flow_control import FlowControl
+from jetstream.simulator.pacing import Signal, at_rate, on_demand
 from jetstream.simulator.recording import Messages
 from jetstream.simulator.stream import Stream
 
 _AT_ONCE: Final = 200  # items in one write: about 700 kB
-_BEHIND_MAX: Final = 1000  # items that the slowest reader may be behind before the world waits for it
+_BEHIND_MAX: Final = 1000  # at rate 0, the world waits for a subscriber that is further behind
 _OUTDATED: Final = "Requested cursor exceeded limit. Possibly missing events"
 
 
 class Firehose(Protocol):
-    """What answers a subscription."""
+    """What serves a subscription."""
 
-    async def feed(self, flow: Flow, ws: web.WebSocketResponse, cursor: int | None) -> None:
-        """Send everything from a cursor on; return when the connection is ended from this side.
+    async def feed(self, flow: FlowControl, ws: web.WebSocketResponse, cursor: int | None) -> None:
+        """Send everything after a cursor. Return when this side has ended the connection.
 
-        Raises ConnectionResetError when it ended from the other.
+        Raises ConnectionResetError when the other side has.
         """
         ...
 
 
 class Subscriber:
-    """One reader of a stream: a position in it, and whether it still hears anything."""
+    """One subscriber: a position in the stream."""
 
     def __init__(self, position: int) -> None:
-        self.position = position
-        self.stalled = False
+        self.position = position  # of the next item to send
+        self.stalled = False  # whether the fault `stall` has silenced it
 
 
 class LiveFirehose:
-    """Serves a stream as it is made. A reader that the window overtakes is cut off, as `ConsumerTooSlow`."""
+    """Serves a stream while it grows. A subscriber that the window overtakes gets `ConsumerTooSlow`."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
         self._subscribers: set[Subscriber] = set()
-        self._said = Signal()
-        self._moved = Signal()
+        self._grown = Signal()  # the stream has new items
+        self._moved = Signal()  # a subscriber came, went or was written to
 
     def publish(self) -> None:
-        """Tell the subscribers that the stream has grown."""
-        self._said.give()
+        """Notify the subscribers that the stream has grown."""
+        self._grown.notify()
 
     async def wait_subscribed(self, count: int = 1) -> None:
-        """Wait until at least so many subscribers listen."""
-        await self._moved.wait_until(lambda: len(self._listening()) >= count)
+        """Wait until there are at least `count` subscribers."""
+        await self._moved.wait_until(lambda: len(self._active()) >= count)
 
-    async def wait_taken(self) -> None:
-        """Wait until every subscriber that listens has taken all there is."""
+    async def wait_written(self) -> None:
+        """Wait until everything has been written to every subscriber."""
         await self._moved.wait_until(lambda: self._behind() == 0)
 
     async def run(self, rate: float, count: int | None = None) -> None:
-        """Let the world go on, `rate` messages a second, `count` of them or for ever.
+        """Let the world make messages, `rate` a second, `count` of them or without end.
 
-        At rate 0 it goes as fast as the slowest reader takes them, and waits while there is none.
+        At rate 0 it makes them as fast as the slowest subscriber reads, and waits while there is none.
         """
         left = count
-        async for due in beats(rate) if rate else turns(_AT_ONCE, self._wait_wanted):
+        async for due in at_rate(rate) if rate else on_demand(_AT_ONCE, self._wait_wanted):
             made = due if left is None else min(due, left)
             for _ in range(made):
                 self.stream.advance()
@@ -81,8 +81,8 @@ class LiveFirehose:
                 if not left:
                     return
 
-    async def feed(self, flow: Flow, ws: web.WebSocketResponse, cursor: int | None) -> None:
-        """Send everything from a cursor on."""
+    async def feed(self, flow: FlowControl, ws: web.WebSocketResponse, cursor: int | None) -> None:
+        """Send everything after a cursor."""
         stream = self.stream
         if cursor is not None and cursor > stream.seq:
             await _end(flow, ws, "FutureCursor", "Cursor in the future.")
@@ -91,16 +91,16 @@ class LiveFirehose:
             await flow.write(_message(frames.encode_info("OutdatedCursor", _OUTDATED)))
         subscriber = Subscriber(stream.end if cursor is None else stream.position_after(cursor))
         self._subscribers.add(subscriber)
-        self._moved.give()
+        self._moved.notify()
         try:
             await self._feed(flow, ws, subscriber)
         finally:
             self._subscribers.discard(subscriber)
-            self._moved.give()
+            self._moved.notify()
 
-    async def _feed(self, flow: Flow, ws: web.WebSocketResponse, subscriber: Subscriber) -> None:
+    async def _feed(self, flow: FlowControl, ws: web.WebSocketResponse, subscriber: Subscriber) -> None:
         while True:
-            await self._said.wait_until(lambda: subscriber.position < self.stream.end)
+            await self._grown.wait_until(lambda: subscriber.position < self.stream.end)
             if subscriber.position < self.stream.first:
                 await _end(flow, ws, "ConsumerTooSlow", "Stream consumer too slow")
                 return
@@ -115,39 +115,39 @@ class LiveFirehose:
                 await ws.close(code=WSCloseCode.POLICY_VIOLATION)
                 return
             subscriber.stalled = last is Effect.STALL
-            self._moved.give()
+            self._moved.notify()
             if subscriber.stalled:
-                flow.deafen()
+                flow.ignore_input()
                 await flow.wait_closed()
                 return
 
-    def _listening(self) -> list[Subscriber]:
+    def _active(self) -> list[Subscriber]:
         return [subscriber for subscriber in self._subscribers if not subscriber.stalled]
 
     def _behind(self) -> int:
-        return max((self.stream.end - subscriber.position for subscriber in self._listening()), default=0)
+        return max((self.stream.end - subscriber.position for subscriber in self._active()), default=0)
 
     async def _wait_wanted(self) -> None:
-        await self._moved.wait_until(lambda: bool(self._listening()) and self._behind() < _BEHIND_MAX)
+        await self._moved.wait_until(lambda: bool(self._active()) and self._behind() < _BEHIND_MAX)
 
 
 class Replay:
-    """Serves a recording to each subscriber from its beginning, or from a cursor; then it is silent.
+    """Serves a recording to each subscriber, from its beginning or a cursor. Then it is silent.
 
-    Without a rate it goes as fast as the reader takes it, from the file or, `in_memory`, from there.
-    Raises OSError or RecordingError for a file that cannot be read.
+    `rate` is in frames a second; 0: as fast as the subscriber reads. With `in_memory`, and without a rate,
+    the recording is read into memory first. Raises OSError or RecordingError for a file that cannot be read.
     """
 
     def __init__(self, path: Path, rate: float, *, in_memory: bool = False) -> None:
         self._path = path
         self._rate = rate
-        next(recording.messages(path, 1), None)  # a wrong file is to be told now, not to the first reader
-        self._pieces: list[Messages] | None = None
+        next(recording.messages(path, 1), None)  # report a wrong file now, not to the first subscriber
+        self._pieces: list[Messages] | None = None  # the whole recording, if it is in memory
         if in_memory and not rate:
             self._pieces = list(recording.messages(path))
 
-    async def feed(self, flow: Flow, ws: web.WebSocketResponse, cursor: int | None) -> None:  # noqa: ARG002 - as every Firehose
-        """Send the recording from a cursor on, and then nothing more."""
+    async def feed(self, flow: FlowControl, ws: web.WebSocketResponse, cursor: int | None) -> None:  # noqa: ARG002 - part of the interface
+        """Send the recording after a cursor, and then nothing."""
         if self._rate:
             await self._feed_paced(flow, cursor or 0)
         else:
@@ -162,11 +162,11 @@ class Replay:
         else:
             for piece in self._pieces:
                 yield piece
-                await asyncio.sleep(0)  # a reader that keeps up must not starve the others
+                await asyncio.sleep(0)  # a fast subscriber must not starve the others
 
-    async def _feed_paced(self, flow: Flow, after: int) -> None:
+    async def _feed_paced(self, flow: FlowControl, after: int) -> None:
         single = recording.messages(self._path, 1, after)
-        async for due in beats(self._rate):
+        async for due in at_rate(self._rate):
             some = [message.data for message in islice(single, due)]
             if not some:
                 return
@@ -174,10 +174,10 @@ class Replay:
 
 
 async def _read_ahead(pieces: Iterator[Messages]) -> AsyncIterator[Messages]:
-    """Read one piece in a thread while the one before is sent: most of reading is decompression."""
-    coming = asyncio.create_task(asyncio.to_thread(next, pieces, None))
-    while (piece := await coming) is not None:
-        coming = asyncio.create_task(asyncio.to_thread(next, pieces, None))
+    """Read the next piece in a thread while one is sent: most of the time goes into decompression."""
+    reading = asyncio.create_task(asyncio.to_thread(next, pieces, None))
+    while (piece := await reading) is not None:
+        reading = asyncio.create_task(asyncio.to_thread(next, pieces, None))
         yield piece
 
 
@@ -189,7 +189,7 @@ def _parts(frame: bytes) -> tuple[bytes, bytes]:
     return recording.message_head(len(frame)), frame
 
 
-async def _end(flow: Flow, ws: web.WebSocketResponse, name: str, message: str) -> None:
+async def _end(flow: FlowControl, ws: web.WebSocketResponse, name: str, message: str) -> None:
     """Send an error frame, and close as the reference PDS does."""
     await flow.write(_message(frames.encode_error(name, message)))
     await ws.close(code=WSCloseCode.POLICY_VIOLATION, message=name.encode())

@@ -1,29 +1,30 @@
-"""What the firehose says, and how: messages of `com.atproto.sync.subscribeRepos` as bytes.
+"""The messages of `com.atproto.sync.subscribeRepos`, and their encoding as frames.
 
-Source: the event stream page of the ATProto specification, "wire protocol v0", and the lexicon. One frame is
-two DAG-CBOR objects, header and body, in one binary WebSocket message.
+A frame is two DAG-CBOR objects, header and body, in one binary WebSocket message. Source: the event stream
+page of the AT Protocol specification, "Wire protocol (v0)", and the lexicon.
 """
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple, TypeAlias
 
-from jetstream.simulator import cbor, repo
-from jetstream.simulator.repo import Block, Op, Revision
+from jetstream.atproto.car_writer import Block, write_car
+from jetstream.atproto.cbor_encoder import LINK_HEAD, cbor_head, encode_cbor, encode_text
+from jetstream.simulator.repo import Op, Revision
 
 
 class Commit(NamedTuple):
-    """A repository changed. `car` is what stands in `blocks` where that is not what the revision gives."""
+    """A repository has changed."""
 
     did: str
     time: str
     revision: Revision
     too_big: bool = False
-    car: bytes | None = None
+    car: bytes | None = None  # for `blocks`, instead of the CAR of the revision
 
 
 class Sync(NamedTuple):
-    """A repository is now at this commit, whatever was known of it."""
+    """The present commit of a repository, whatever was announced before."""
 
     did: str
     time: str
@@ -32,7 +33,7 @@ class Sync(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """Something about an account's identity may have changed."""
+    """The identity of an account may have changed."""
 
     did: str
     time: str
@@ -40,7 +41,7 @@ class Identity(NamedTuple):
 
 
 class Account(NamedTuple):
-    """An account's hosting changed, or is confirmed."""
+    """The hosting status of an account has changed, or is confirmed."""
 
     did: str
     time: str
@@ -52,36 +53,36 @@ Message: TypeAlias = Commit | Sync | Identity | Account
 
 
 def encode(message: Message, seq: int) -> bytes:
-    """Write the frame of a message under its number."""
+    """Return the frame of a message with its number."""
     match message:
         case Commit():
             return _encode_commit(message, seq)
         case Sync(did, time, rev, commit):
-            blocks = repo.car(commit.cid, (commit,))
-            return _SYNC + cbor.encode(
+            blocks = write_car(commit.cid, (commit,))
+            return _SYNC + encode_cbor(
                 {"seq": seq, "did": did, "rev": rev, "time": time, "blocks": blocks},
             )
         case Identity(did, time, handle):
             body = {"seq": seq, "did": did, "time": time}
-            return _IDENTITY + cbor.encode(body if handle is None else body | {"handle": handle})
+            return _IDENTITY + encode_cbor(body if handle is None else body | {"handle": handle})
         case Account(did, time, active, status):
             body = {"seq": seq, "did": did, "time": time, "active": active}
-            return _ACCOUNT + cbor.encode(body if status is None else body | {"status": status})
+            return _ACCOUNT + encode_cbor(body if status is None else body | {"status": status})
 
 
 def encode_error(name: str, message: str) -> bytes:
-    """Write an error frame, which is the last one of a connection."""
-    return cbor.encode({"op": -1}) + cbor.encode({"error": name, "message": message})
+    """Return an error frame, which is the last frame of a connection."""
+    return encode_cbor({"op": -1}) + encode_cbor({"error": name, "message": message})
 
 
 def encode_info(name: str, message: str) -> bytes:
-    """Write an `#info` frame, which has no number."""
-    return header("#info") + cbor.encode({"name": name, "message": message})
+    """Return an `#info` frame, which has no number."""
+    return header("#info") + encode_cbor({"name": name, "message": message})
 
 
 def header(kind: str) -> bytes:
-    """Write the header of a message of a kind, such as `#commit`."""
-    return cbor.encode({"op": 1, "t": kind})
+    """Return the header of a message type, such as `#commit`."""
+    return encode_cbor({"op": 1, "t": kind})
 
 
 _COMMIT: Final = header("#commit")
@@ -91,12 +92,12 @@ _ACCOUNT: Final = header("#account")
 
 
 def commit_car(revision: Revision) -> bytes:
-    """Write the CAR slice of a commit: nodes, records, and the commit last, as the network mostly does."""
-    return repo.car(revision.commit.cid, (*revision.nodes, *revision.records, revision.commit))
+    """Return the CAR of a commit: nodes, records, and last the commit, as most of the network does."""
+    return write_car(revision.commit.cid, (*revision.nodes, *revision.records, revision.commit))
 
 
 def commit_body(message: Commit, seq: int) -> dict[str, object]:
-    """Tell what the body of a `#commit` holds."""
+    """Return the body of a `#commit`."""
     revision = message.revision
     body: dict[str, object] = {
         "ops": [_op_body(op) for op in revision.ops],
@@ -124,46 +125,46 @@ def _car(message: Commit) -> bytes:
 
 
 def _encode_commit(message: Commit, seq: int) -> bytes:
-    """Write what `cbor.encode(commit_body(…))` gives, by hand: a third of the time."""
+    """Return the frame with the body `commit_body`, assembled by hand in a third of the time."""
     revision = message.revision
     car = _car(message)
     parts = [
         _COMMIT,
         b"\xab\x63ops" if revision.prev_data is None else b"\xac\x63ops",
-        cbor.head(4, len(revision.ops)),
+        cbor_head(4, len(revision.ops)),
     ]
     for op in revision.ops:
         parts += _op_parts(op)
     parts += (
         b"\x63rev",
-        cbor.text(revision.rev),
+        encode_text(revision.rev),
         b"\x63seq",
-        cbor.head(0, seq),
+        cbor_head(0, seq),
         b"\x64repo",
-        cbor.text(message.did),
+        encode_text(message.did),
         b"\x64time",
-        cbor.text(message.time),
+        encode_text(message.time),
         b"\x65blobs\x80\x65since",
-        b"\xf6" if revision.since is None else cbor.text(revision.since),
+        b"\xf6" if revision.since is None else encode_text(revision.since),
         b"\x66blocks",
-        cbor.head(2, len(car)),
+        cbor_head(2, len(car)),
         car,
-        b"\x66commit" + cbor.LINK_HEAD,
+        b"\x66commit" + LINK_HEAD,
         revision.commit.cid,
         b"\x66rebase\xf4\x66tooBig\xf5" if message.too_big else b"\x66rebase\xf4\x66tooBig\xf4",
     )
     if revision.prev_data is not None:
-        parts += (b"\x68prevData" + cbor.LINK_HEAD, revision.prev_data)
+        parts += (b"\x68prevData" + LINK_HEAD, revision.prev_data)
     return b"".join(parts)
 
 
 def _op_parts(op: Op) -> tuple[bytes, ...]:
     return (
         b"\xa3\x63cid" if op.prev is None else b"\xa4\x63cid",
-        b"\xf6" if op.cid is None else cbor.LINK_HEAD + op.cid,
+        b"\xf6" if op.cid is None else LINK_HEAD + op.cid,
         b"\x64path",
-        cbor.text(op.path),
-        b"" if op.prev is None else b"\x64prev" + cbor.LINK_HEAD + op.prev,
+        encode_text(op.path),
+        b"" if op.prev is None else b"\x64prev" + LINK_HEAD + op.prev,
         b"\x66action",
-        cbor.text(op.action),
+        encode_text(op.action),
     )

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Final
 
 from aiohttp import web
 
 from jetstream.simulator import recording, server
-from jetstream.simulator.directory import Directory
+from jetstream.simulator.directory import Directory, Sleep
 from jetstream.simulator.faults import Faults
 from jetstream.simulator.firehose import LiveFirehose, Replay
-from jetstream.simulator.mishaps import Mishaps
+from jetstream.simulator.request_faults import RequestFaults
 from jetstream.simulator.stream import Sink, Stream
 from jetstream.simulator.world import Clock, Population, World
 from jetstream.simulator.xrpc import Repositories
 
-_PDS = "http://127.0.0.1:7777"
+_URL: Final = "http://127.0.0.1:7777"
 
 
 class Network:
-    """Puts the parts together. `url` is where the accounts' documents say that their server is.
+    """The parts of a network, connected.
 
-    `truth` and `ledger` take lines, `record` takes frames, see `Stream`.
+    `truth` and `ledger` take lines and `record` takes frames, see `Stream`. `sleep` delays slow responses.
     """
 
     def __init__(
@@ -34,36 +36,38 @@ class Network:
         truth: Sink | None = None,
         ledger: Sink | None = None,
         record: Sink | None = None,
+        sleep: Sleep = asyncio.sleep,
     ) -> None:
         rates = rates or Faults()
-        self.url = _PDS
+        self.url = _URL  # of the PDS in DID documents; set it to where the network is served
         self.world = World(population, seed, clock)
         self.stream = Stream(self.world, rates, seed, truth=truth, ledger=ledger, record=record)
         self.firehose = LiveFirehose(self.stream)
-        self.mishaps = Mishaps(rates, seed, self.stream.note)
+        self.request_faults = RequestFaults(rates, seed, self.stream.log_fault)
+        self._sleep = sleep
 
     def app(self) -> web.Application:
-        """Build the server."""
-        directory = Directory(self.document, self.mishaps)
-        repositories = Repositories(self.stream, self.mishaps)
+        """Return a new application that serves the network."""
+        directory = Directory(self.document, self.request_faults, self._sleep)
+        repositories = Repositories(self.stream, self.request_faults)
         return server.build(self.firehose, [*repositories.routes(), *directory.routes()])
 
     def document(self, did: str) -> dict[str, object] | None:
-        """Write the DID document of an account, None of a stranger."""
+        """Return the DID document of an account, None for an unknown DID."""
         return self.world.document(did, self.url)
 
     def documents(self) -> dict[str, object]:
-        """Write the DID documents of all accounts, the departed too."""
-        return {did: self.document(did) for did in self.world.people}
+        """Return the DID documents of all accounts, including deleted ones."""
+        return {did: self.document(did) for did in self.world.all_accounts}
 
 
 def replay_app(path: Path, rate: float, *, in_memory: bool) -> web.Application:
-    """Build the server of a recording, with the directory of the documents beside it."""
+    """Return an application that serves a recording, with the DID documents beside it."""
     documents = recording.read_documents(path)
-    quiet = Mishaps(Faults(), 0, lambda *_, **__: None)
+    no_faults = RequestFaults(Faults(), 0, lambda *_, **__: None)
 
     def find(did: str) -> dict[str, object] | None:
         found = documents.get(did)
         return found if isinstance(found, dict) else None
 
-    return server.build(Replay(path, rate, in_memory=in_memory), Directory(find, quiet).routes())
+    return server.build(Replay(path, rate, in_memory=in_memory), Directory(find, no_faults).routes())

@@ -1,8 +1,8 @@
-"""Make records as people make them: the collections, shapes, sizes and entropy of the real network.
+"""Make random records with the collections, shapes, sizes and entropy of the real network.
 
-Sizes and shares are those of production traffic (a like is 263 bytes of JSON, a post about 530). References
-mostly lead out of the simulated world, as a part of a network sees them, so DIDs and CIDs are fresh random
-ones and compress no better than real ones. Everything comes from the `Random` that is passed in.
+Sizes and shares are those of production traffic (a like is 263 bytes of JSON, a post about 530). Most
+references point outside the simulated world, with random DIDs and CIDs, which compress no better than real
+ones. All randomness comes from the `Random` that is passed in.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import Final, NamedTuple
 
 import libipld
 
-from jetstream.simulator import cbor
-from jetstream.simulator.cbor import Cid
-from jetstream.simulator.tid import tid
+from jetstream.atproto import cid
+from jetstream.atproto.cid import Cid
+from jetstream.atproto.tid import tid
 
 Record = dict[str, object]
 
 _DAY_US: Final = 86_400_000_000
-_RECENT_POSTS: Final = 2048  # how far back in this world's own posts replies and likes reach
-_OWN_SHARE: Final = 0.15  # of references that stay within the world
+_RECENT_POSTS: Final = 2048  # of the world, to which replies and likes may refer
+_OWN_SHARE: Final = 0.15  # of references, that point to such a post
 
 LIKE: Final = "app.bsky.feed.like"
 POST: Final = "app.bsky.feed.post"
@@ -36,20 +36,20 @@ ORIGIN: Final = "org.example.broadcast.origin"
 
 
 class Draft(NamedTuple):
-    """A record that is about to be written; `rkey` is None where the key is the time of writing."""
+    """A record to be written."""
 
     collection: str
-    rkey: str | None
+    rkey: str | None  # None: a TID of the time of writing
     record: Record
 
 
 def plc_did(rng: Random) -> str:
-    """Make up the DID of somebody outside the world."""
+    """Return the random DID of an account outside the world."""
     return "did:plc:" + libipld.encode_multibase("b", rng.randbytes(15))[1:]
 
 
 def datetime_of(time_us: int) -> str:
-    """Write a moment as the network does: UTC, milliseconds, `Z`."""
+    """Return a time as the network writes it: UTC, milliseconds, `Z`."""
     return f"{_second(time_us // 1_000_000)}.{time_us // 1000 % 1000:03d}Z"
 
 
@@ -59,23 +59,23 @@ def _second(time_s: int) -> str:
 
 
 class Author:
-    """Writes records with one source of randomness, and remembers the world's recent posts to refer to."""
+    """Makes random records. Some refer to recent posts of the world."""
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
-        self._posts: deque[tuple[str, str]] = deque(maxlen=_RECENT_POSTS)
+        self._posts: deque[tuple[str, str]] = deque(maxlen=_RECENT_POSTS)  # URI and CID of recent posts
 
     def remember(self, uri: str, cid: Cid) -> None:
-        """Take note of a post, so that others may like and answer it."""
+        """Add a post to the recent ones."""
         self._posts.append((uri, str(cid)))
 
     def new(self, now_us: int) -> Draft:
-        """Write a new record of a usual kind."""
-        place = bisect(_MIX_WEIGHTS, self._rng.random() * _MIX_WEIGHTS[-1])
-        return _MIX[place][0](self, now_us)
+        """Return a new record, in the proportions of the real network."""
+        index = bisect(_MIX_WEIGHTS, self._rng.random() * _MIX_WEIGHTS[-1])
+        return _MIX[index][0](self, now_us)
 
     def singleton(self, did: str, now_us: int) -> Draft:
-        """Write a record of the kind that an account has one of, and so changes later."""
+        """Return a record of a kind of which an account has only one, so that it is updated later."""
         pick = self._rng.random()
         if pick < 0.6:
             return self.profile(now_us)
@@ -84,35 +84,35 @@ class Author:
         return Draft(ORIGIN, f"{did}::did:web:stream.example.com", self._origin(did, now_us))
 
     def like(self, now_us: int) -> Draft:
-        """Like a post, now and then by way of somebody's repost."""
+        """Return a like, sometimes via a repost."""
         record = self._about_post(LIKE, now_us)
         if self._rng.random() < 0.2:
             record["via"] = self._reference("app.bsky.feed.repost", now_us)
         return Draft(LIKE, None, record)
 
     def repost(self, now_us: int) -> Draft:
-        """Repost a post, now and then by way of somebody else's repost."""
+        """Return a repost, sometimes via another repost."""
         record = self._about_post("app.bsky.feed.repost", now_us)
         if self._rng.random() < 0.4:
             record["via"] = self._reference("app.bsky.feed.repost", now_us)
         return Draft("app.bsky.feed.repost", None, record)
 
     def follow(self, now_us: int) -> Draft:
-        """Follow somebody."""
+        """Return a follow."""
         return self._about_account("app.bsky.graph.follow", now_us)
 
     def block(self, now_us: int) -> Draft:
-        """Block somebody."""
+        """Return a block of an account."""
         return self._about_account("app.bsky.graph.block", now_us)
 
     def list_item(self, now_us: int) -> Draft:
-        """Put somebody on a list."""
+        """Return an item of a list."""
         draft = self._about_account("app.bsky.graph.listitem", now_us)
         draft.record["list"] = f"at://{plc_did(self._rng)}/app.bsky.graph.list/{self._past_tid(now_us)}"
         return draft
 
     def post(self, now_us: int) -> Draft:
-        """Write a post, with what posts have: languages, a reply, facets, an embed."""
+        """Return a post: with a language, and perhaps a reply, a facet and an embed."""
         rng = self._rng
         language, text = _text(rng)
         record: Record = {
@@ -132,7 +132,7 @@ class Author:
         return Draft(POST, None, record)
 
     def profile(self, now_us: int) -> Draft:
-        """Write a profile, with pictures."""
+        """Return a profile with images."""
         record: Record = {
             "$type": PROFILE,
             "avatar": self._blob("image/jpeg"),
@@ -147,7 +147,7 @@ class Author:
         return Draft(PROFILE, "self", record)
 
     def gate(self, now_us: int) -> Draft:
-        """Say who may answer a thread."""
+        """Return a thread gate: who may reply."""
         rkey = self._past_tid(now_us)
         record: Record = {
             "$type": "app.bsky.feed.threadgate",
@@ -159,7 +159,7 @@ class Author:
         return Draft("app.bsky.feed.threadgate", rkey, record)
 
     def scrobble(self, now_us: int) -> Draft:
-        """Write a record of some other app: plain fields, large integers."""
+        """Return a record of another app: plain fields, large integers."""
         rng = self._rng
         record: Record = {
             "$type": "com.example.music.play",
@@ -174,14 +174,14 @@ class Author:
         return Draft("com.example.music.play", None, record)
 
     def sealed_note(self, now_us: int) -> Draft:
-        """Write a record with byte strings (one of them looks like a CID), links, and odd keys."""
+        """Return a record with byte strings (one of which looks like a CID), links, and unusual keys."""
         rng = self._rng
         record: Record = {
             "$type": "net.example.vault.note",
             "cipher": rng.randbytes(rng.randrange(200)),
-            "cidLike": bytes(cbor.raw_cid(rng.randbytes(32))),
-            "parent": cbor.cid_of(rng.randbytes(8)),
-            "legacyBlob": {"cid": str(cbor.raw_cid(rng.randbytes(32))), "mimeType": "image/png"},
+            "cidLike": bytes(cid.raw_cid(rng.randbytes(32))),
+            "parent": cid.cid_of(rng.randbytes(8)),
+            "legacyBlob": {"cid": str(cid.raw_cid(rng.randbytes(32))), "mimeType": "image/png"},
             "tags": {"é": 1, "zz": [], "a": {}, "B": [[1], [-1, 0]], "a b": "<&>", "日本": "\u2029"},
             "updatedAt": self._created(now_us),
             "depth": _nested(rng.randrange(30)),
@@ -234,13 +234,13 @@ class Author:
     def _blob(self, mime_type: str) -> Record:
         return {
             "$type": "blob",
-            "ref": cbor.raw_cid(self._rng.randbytes(32)),
+            "ref": cid.raw_cid(self._rng.randbytes(32)),
             "mimeType": mime_type,
             "size": self._rng.randrange(10_000, 1_000_000),
         }
 
     def _add_facet(self, record: Record, text: str) -> None:
-        """Append a tag, a link or a mention to the text, with the facet that marks its UTF-8 range."""
+        """Append a tag, a link or a mention to the text, with the facet for its UTF-8 range."""
         word, feature = self._rng.choice(_FACETS)
         before = f"{text} "
         record["text"] = before + word
@@ -289,7 +289,7 @@ _FACETS: Final[tuple[tuple[str, Record], ...]] = (
     ),
 )
 
-# In thousandths of all new records. A profile is changed far more often than made, see `Author.singleton`.
+# In thousandths of all new records. A profile is updated far more often than created, see `Author.singleton`.
 _MIX: Final[tuple[tuple[Callable[[Author, int], Draft], int], ...]] = (
     (Author.like, 652),
     (Author.post, 132),
@@ -335,19 +335,19 @@ _LANGUAGES: Final = (
     _Language("he", _words(" ".join("אבגדהוזחטיכלמנסעפצקרשת"), 2000, 6), " "),
 )
 _LANGUAGE_SHARES: Final = list(accumulate((45, 12, 7, 24, 6, 4, 2)))
-_SPRINKLES: Final = (
+_SPECIAL_ENDS: Final = (
     *("😂", "🥹", "👨‍👩‍👧‍👧", "🏳️‍🌈", "💦", "❤️", "!!", "…", "\n\n", "\n", '"', "'", "\\"),
     *(" <b>&amp;</b> ", " a < b && c > d ", "\u2028", "\t", "\u200f", "\u0001", "\x7f", "e\u0301", "\ufeff"),
 )
 
 
 def _text(rng: Random) -> tuple[str, str]:
-    """Write what somebody might say: the language, and 1 to 60 words, mostly few; half end in a sprinkle."""
+    """Return a language and a text of 1 to 60 words, mostly few; half of them end in special characters."""
     (language,) = rng.choices(_LANGUAGES, cum_weights=_LANGUAGE_SHARES)
     count = 1 + int(60 * rng.random() ** 2.2)
     text = language.gap.join(rng.choices(language.words, k=count))
     if rng.random() < 0.5:
-        text += rng.choice(_SPRINKLES)
+        text += rng.choice(_SPECIAL_ENDS)
     return language.code, text
 
 

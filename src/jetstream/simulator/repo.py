@@ -1,31 +1,25 @@
-"""A repository: records in a Merkle search tree under signed commits, and the CAR files that carry them.
+"""The repository of a simulated account: records in a Merkle search tree, under a signed commit.
 
-Source: the repository and sync pages of the ATProto specification (commit v3, CAR v1, "Sync 1.1").
+Source: the repository and sync pages of the AT Protocol specification ("Sync 1.1").
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from jetstream.simulator import cbor, mst
-from jetstream.simulator.cbor import Cid
-from jetstream.simulator.keys import SigningKey
-
-CREATE: Final = "create"
-UPDATE: Final = "update"
-DELETE: Final = "delete"
-
-
-class Block(NamedTuple):
-    """One block of a CAR file: what it is called and what it holds."""
-
-    cid: Cid
-    data: bytes
+from jetstream.atproto import mst
+from jetstream.atproto.car_writer import Block, write_car
+from jetstream.atproto.cid import Cid, cid_of
+from jetstream.atproto.keys import SigningKey
+from jetstream.atproto.repo import DELETE, sign_commit
 
 
 class Write(NamedTuple):
-    """A change that an account makes to its repository; a delete has no record."""
+    """A change to make: an action, the path of the record, and the record, also as DAG-CBOR.
+
+    `record` is None for a delete and for a record that is given as `block` only.
+    """
 
     action: str
     path: str
@@ -34,7 +28,7 @@ class Write(NamedTuple):
 
 
 class Op(NamedTuple):
-    """A change as the commit tells it: with the record's CID after and before."""
+    """A change that was made, as a commit lists it: with the record's CID after and before."""
 
     action: str
     path: str
@@ -44,14 +38,14 @@ class Op(NamedTuple):
 
 
 class Revision(NamedTuple):
-    """What one commit did to a repository, and every block that a consumer needs to check and undo it."""
+    """One commit, with every block that a consumer needs to verify and invert it."""
 
     rev: str
-    since: str | None
+    since: str | None  # the rev before; None for the first commit
     commit: Block
-    prev_data: Cid | None
+    prev_data: Cid | None  # the root of the tree before; None for the first commit
     ops: tuple[Op, ...]
-    nodes: tuple[tuple[Cid, bytes], ...]
+    nodes: tuple[tuple[Cid, bytes], ...]  # tree nodes, parents first
     records: tuple[Block, ...]
 
 
@@ -60,57 +54,58 @@ class Repo:
 
     def __init__(self, did: str, key: SigningKey) -> None:
         self.did = did
-        self.key = key
-        self.tree = mst.empty()
-        self.records: dict[str, bytes] = {}
-        self.rev: str | None = None
-        self.head: Block | None = None
+        self.key = key  # signs the next commit; changed by `resign`
+        self.tree = mst.empty()  # the root; encoded whenever no method runs
+        self.records: dict[str, bytes] = {}  # DAG-CBOR by path
+        self.rev: str | None = None  # of `head`
+        self.head: Block | None = None  # the newest commit
 
     def fill(self, records: Iterable[tuple[str, bytes]], rev: str) -> None:
-        """Give an empty repository its records in one commit that nobody is told of."""
+        """Give an empty repository its records, in one commit that is not announced."""
         self.records = dict(records)
-        named = sorted((path.encode(), cbor.cid_of(block)) for path, block in self.records.items())
+        named = sorted((path.encode(), cid_of(block)) for path, block in self.records.items())
         self.tree = mst.build(named)
-        mst.seal(self.tree)
+        mst.encode_changed(self.tree)
         self._commit(rev)
 
     def apply(self, writes: Sequence[Write], rev: str) -> Revision:
-        """Make a commit of at most 200 writes to distinct paths. `rev` must be above the last one.
+        """Make a commit of at most 200 writes to distinct paths. `rev` must be above the previous one.
 
-        Creates must be of absent paths, updates and deletes of present ones: the world sees to that.
+        Creates must be of absent paths, updates and deletes of present ones; `World` makes sure of it.
         """
         before = None if self.head is None else self.tree.cid
         since = self.rev
         records: list[Block] = []
         ops = [self._write(write, records) for write in writes]
-        nodes = [*mst.seal(self.tree), self.tree]
+        nodes = [*mst.encode_changed(self.tree), self.tree]
         nodes.reverse()
         for write in writes:
-            nodes += mst.cover(self.tree, write.path.encode())
+            nodes += mst.covering_proof(self.tree, write.path.encode())
         blocks = tuple([(node.cid, node.block) for node in dict.fromkeys(nodes)])
         return Revision(rev, since, self._commit(rev), before, tuple(ops), blocks, tuple(records))
 
     def resign(self, key: SigningKey, rev: str) -> Block:
-        """Change the signing key, and sign what is there anew."""
+        """Replace the signing key, and sign the present tree with it. Return the new commit."""
         self.key = key
         return self._commit(rev)
 
     def export(self) -> bytes:
-        """Write the whole repository as a CAR file: the commit, every tree node, every record."""
-        assert self.head is not None, "an account has a commit before anybody can ask for it"
+        """Return the whole repository as a CAR file: the commit, every tree node, every record."""
+        assert self.head is not None, "an account has a commit before it can be asked for"
         nodes = ((node.cid, node.block) for node in mst.nodes(self.tree))
         records = {cid: self.records[key.decode()] for key, cid in mst.items(self.tree)}
-        return car(self.head.cid, (self.head, *nodes, *records.items()))
+        return write_car(self.head.cid, (self.head, *nodes, *records.items()))
 
     def _write(self, write: Write, records: list[Block]) -> Op:
+        """Apply one write to the tree; append its record, if any, to `records`."""
         key = write.path.encode()
         if write.action == DELETE:
             root, prev = mst.remove(self.tree, key)
-            assert isinstance(root, mst.Node), "a repository's own tree is whole"
+            assert isinstance(root, mst.Node), "all nodes of a repository are loaded"
             self.tree = root
             del self.records[write.path]
             return Op(DELETE, write.path, None, prev, None)
-        cid = cbor.cid_of(write.block)
+        cid = cid_of(write.block)
         self.tree, prev = mst.put(self.tree, key, cid)
         self.records[write.path] = write.block
         records.append(Block(cid, write.block))
@@ -118,43 +113,5 @@ class Repo:
 
     def _commit(self, rev: str) -> Block:
         self.rev = rev
-        self.head = commit_block(self.did, rev, self.tree.cid, self.key)
+        self.head = sign_commit(self.did, rev, self.tree.cid, self.key)
         return self.head
-
-
-def commit_block(did: str, rev: str, data: Cid, key: SigningKey) -> Block:
-    """Sign the commit of a tree: `{"did", "rev", "sig", "data", "prev": null, "version": 3}`.
-
-    What is signed is the same map without `sig`, so both are put together from the same parts.
-    """
-    before = b"\x63did" + cbor.text(did) + b"\x63rev" + cbor.text(rev)
-    after = b"\x64data" + cbor.LINK_HEAD + data + b"\x64prev\xf6\x67version\x03"
-    signature = key.sign(b"\xa5" + before + after)
-    block = b"\xa6" + before + b"\x63sig\x58\x40" + signature + after
-    return Block(cbor.cid_of(block), block)
-
-
-def car(root: Cid, blocks: Iterable[tuple[Cid, bytes]]) -> bytes:
-    """Write a CAR v1 file."""
-    parts = [_CAR_HEAD, root, _CAR_VERSION]
-    for cid, data in blocks:
-        size = len(cid) + len(data)
-        parts += (_UVARINTS[size] if size < len(_UVARINTS) else _uvarint(size), cid, data)
-    return b"".join(parts)
-
-
-# `{"roots": [root], "version": 1}` in 58 bytes, before and after the root's 36.
-_CAR_HEAD: Final = b"\x3a\xa2\x65roots\x81" + cbor.LINK_HEAD
-_CAR_VERSION: Final = b"\x67version\x01"
-
-
-def _uvarint(number: int) -> bytes:
-    parts = bytearray()
-    while number >= 0x80:
-        parts.append(number & 0x7F | 0x80)
-        number >>= 7
-    parts.append(number)
-    return bytes(parts)
-
-
-_UVARINTS: Final = tuple(_uvarint(number) for number in range(4096))  # the sizes of nearly all blocks

@@ -1,6 +1,6 @@
-"""Serve a network on one port: its firehose, its repositories, and its directory.
+"""The HTTP server of a simulated network: firehose, repositories and directory on one port.
 
-A server is built from parts that know nothing of each other; `serving` starts and stops it.
+`build` makes an application of independent parts; `serving` runs it.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from aiohttp import WSCloseCode, web
 from jetstream.errors import JetstreamError
 from jetstream.simulator import xrpc
 from jetstream.simulator.firehose import Firehose
-from jetstream.simulator.flow import Flow
-from jetstream.simulator.xrpc import Refusal
+from jetstream.simulator.flow_control import FlowControl
+from jetstream.simulator.xrpc import XrpcError
 
 SUBSCRIBE: Final = "/xrpc/com.atproto.sync.subscribeRepos"
 HOST: Final = "127.0.0.1"
 PORT: Final = 7777
 _CURSOR_DIGITS_MAX: Final = 16  # 2^53 has no more
 _SHUTDOWN_S: Final = 2.0
-_CLOSE_S: Final = 1.0  # how long a subscriber is given to answer a close
+_CLOSE_S: Final = 1.0  # for a subscriber to answer a close frame
 _SOCKETS: Final[web.AppKey[set[web.WebSocketResponse]]] = web.AppKey("sockets")
 
 
 def build(firehose: Firehose, routes: Iterable[web.RouteDef]) -> web.Application:
-    """Put an application together: the firehose, and the other routes."""
-    app = web.Application(middlewares=[xrpc.refuse])
+    """Return an application that serves the firehose and the other routes."""
+    app = web.Application(middlewares=[xrpc.xrpc_errors])
     app[_SOCKETS] = set()
     app.on_shutdown.append(_close_sockets)
 
@@ -42,9 +42,9 @@ def build(firehose: Firehose, routes: Iterable[web.RouteDef]) -> web.Application
 
 @asynccontextmanager
 async def serving(app: web.Application, host: str = HOST, port: int = 0) -> AsyncIterator[int]:
-    """Serve an application while the block runs, and give the port; 0 takes a free one.
+    """Serve an application while the block runs, and yield the port; 0 takes a free one.
 
-    Raises JetstreamError where the port cannot be had.
+    Raises JetstreamError if it cannot listen on the port.
     """
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
     await runner.setup()
@@ -60,7 +60,7 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
         await web.TCPSite(runner, host, port).start()
     except OSError as error:
         problem = error.strerror or str(error)
-        raise JetstreamError(f"{host}:{port} cannot be listened at: {problem}") from error
+        raise JetstreamError(f"cannot listen on {host}:{port}: {problem}") from error
 
 
 async def _subscribe(firehose: Firehose, request: web.Request) -> web.WebSocketResponse:
@@ -70,16 +70,18 @@ async def _subscribe(firehose: Firehose, request: web.Request) -> web.WebSocketR
     sockets = request.app[_SOCKETS]
     sockets.add(ws)
     try:
-        await _exchange(firehose, Flow(request), ws, cursor)
+        await _exchange(firehose, FlowControl(request), ws, cursor)
     except ConnectionResetError:
-        pass  # the subscriber has gone, as subscribers do
+        pass  # the subscriber has disconnected
     finally:
         sockets.discard(ws)
     return ws
 
 
-async def _exchange(firehose: Firehose, flow: Flow, ws: web.WebSocketResponse, cursor: int | None) -> None:
-    """Feed a subscriber until either side ends it; its own messages are read, and ignored."""
+async def _exchange(
+    firehose: Firehose, flow: FlowControl, ws: web.WebSocketResponse, cursor: int | None
+) -> None:
+    """Feed a subscriber until either side ends the connection. Its messages are read and ignored."""
     feeding = asyncio.create_task(firehose.feed(flow, ws, cursor))
     reading = asyncio.create_task(_read(ws))
     try:
@@ -95,13 +97,15 @@ async def _exchange(firehose: Firehose, flow: Flow, ws: web.WebSocketResponse, c
 
 
 async def _read(ws: web.WebSocketResponse) -> None:
-    """Read on, so that pings and closes are answered."""
+    """Read everything, so that pings and close frames are answered."""
     async for _ in ws:
         pass
 
 
 async def _close_sockets(app: web.Application) -> None:
-    closing = [ws.close(code=WSCloseCode.GOING_AWAY, message=b"the simulator stops") for ws in app[_SOCKETS]]
+    closing = [
+        ws.close(code=WSCloseCode.GOING_AWAY, message=b"the simulator is stopping") for ws in app[_SOCKETS]
+    ]
     await asyncio.gather(*closing)
 
 
@@ -110,5 +114,5 @@ def _cursor(request: web.Request) -> int | None:
     if not text:
         return None
     if not (text.isascii() and text.isdigit() and len(text) <= _CURSOR_DIGITS_MAX):
-        raise Refusal(400, "InvalidRequest", f"cursor: {text[:100]!r} is not a sequence number")
+        raise XrpcError(400, "InvalidRequest", f"cursor: {text[:100]!r} is not a sequence number")
     return int(text)

@@ -1,7 +1,7 @@
-"""The firehose as one ordered script: what is said, in which order, with every fault at its place.
+"""The firehose as one sequence of items: every frame, in order, and every fault at its place.
 
-The script is made without looking at who reads it, so the same seed gives the same script. A subscriber is a
-position in it, as in a relay's replay window.
+The sequence does not depend on its readers, so the same seed makes the same sequence. A subscriber is a
+position in it, as in the replay window of a relay.
 """
 
 from __future__ import annotations
@@ -23,23 +23,26 @@ from jetstream.simulator.truth import Event
 from jetstream.simulator.world import World
 
 WINDOW_FRAMES: Final = 20_000  # about 70 MB
-_LAST: Final = frozenset((Effect.ERROR, Effect.DROP, Effect.STALL))
-_EARLIER: Final = 1000  # how far back repeated frames reach
+_LAST: Final = frozenset(
+    (Effect.ERROR, Effect.DROP, Effect.STALL)
+)  # after these a connection gets nothing more
+_RECENT_FRAMES: Final = 1000  # how far back the faults `repeat` and `go_back` reach
 Sink = Callable[[bytes], None]
 
 
 class Item(NamedTuple):
-    """One thing in the script: the number of the last frame so far, what happens, and the bytes to send."""
+    """One item of the stream."""
 
-    seq: int
+    seq: int  # of the last frame so far
     effect: Effect
-    frame: bytes
+    frame: bytes  # empty for effects without a frame
 
 
 class Stream:
-    """The script so far, as far back as the window reaches.
+    """The items so far, as far back as the window reaches.
 
-    `truth` and `ledger` take lines of JSON, `record` takes frames, each as it becomes part of the script.
+    `truth` and `ledger` are called with a line of JSON for each event and each fault, `record` with each
+    frame, when it becomes part of the stream.
     """
 
     def __init__(
@@ -53,162 +56,167 @@ class Stream:
         ledger: Sink | None = None,
         record: Sink | None = None,
     ) -> None:
+        rates = rates or Faults()
         self.world = world
-        self.seq = 0
-        self.first = 0
-        self._items: list[Item] = []
-        self._window = window
+        self.seq = 0  # of the newest frame
+        self.first = 0  # the position of the oldest item in the window
+        self._items: list[Item] = []  # the window
+        self._window = window  # its size in items, to within a quarter
         self._messages = world.messages()
-        self._rates = rates or Faults()
-        self._active = [
-            (field.name, getattr(self._rates, field.name))
+        # The faults of the firehose that occur by chance, with their rates.
+        self._rates = [
+            (field.name, getattr(rates, field.name))
             for field in fields(Faults)
-            if field.name in faults.STREAMED and getattr(self._rates, field.name)
+            if field.name in faults.STREAM_FAULTS and getattr(rates, field.name)
         ]
-        self._rng = Random(f"faults {seed}")  # noqa: S311 - repeatable is what it must be
-        self._due: list[str] = []
-        self._earlier: deque[tuple[int, bytes]] = deque(maxlen=_EARLIER)
-        self._fired: set[int] = set()
-        self._events = 0
+        self._rng = Random(f"faults {seed}")  # noqa: S311 - it must be repeatable
+        self._pending: list[str] = []  # faults that have not found a message to which they apply
+        self._recent: deque[tuple[int, bytes]] = deque(
+            maxlen=_RECENT_FRAMES
+        )  # intact frames with their number
+        self._done: set[int] = set()  # positions of items that only one subscriber gets, and has got
+        self._events = 0  # how many the truth has
         self._truth, self._ledger, self._record = truth, ledger, record
 
     @property
     def end(self) -> int:
-        """The position behind the newest item."""
+        """The position after the newest item."""
         return self.first + len(self._items)
 
     @property
     def oldest_seq(self) -> int:
-        """The number of the oldest frame in the window, 0 where nothing was said yet."""
+        """The number of the oldest frame in the window, 0 before the first frame."""
         return self._items[0].seq if self._items else 0
 
     def advance(self) -> list[Event]:
-        """Let the world say one more thing, with faults by chance. Return the events that it must give."""
-        return self.say(next(self._messages))
+        """Append a random message of the world. Return the events that must result."""
+        return self.append(next(self._messages))
 
-    def say(self, message: Message) -> list[Event]:
-        """Say this next. Return the events it must give."""
-        for name, rate in self._active:
+    def append(self, message: Message) -> list[Event]:
+        """Append a message, with faults by chance. Return the events that must result."""
+        for name, rate in self._rates:
             if self._rng.random() < rate:
-                self._due.append(name)
-        events = self._tell(message)
-        if self._due:
+                self._pending.append(name)
+        events = self._append_message(message)
+        if self._pending:
             self._add_faults()
         self._trim()
         return events
 
     def inject(self, name: str) -> None:
-        """Make a fault happen at the next message that it suits. Raises ValueError for an unknown one."""
-        if name not in faults.STREAMED:
-            raise ValueError(f"{name} is not one of {', '.join(faults.STREAMED)}")
-        self._due.append(name)
+        """Let a fault occur at the next message to which it applies. Raises ValueError if it is unknown."""
+        if name not in faults.STREAM_FAULTS:
+            raise ValueError(f"{name} is not one of {', '.join(faults.STREAM_FAULTS)}")
+        self._pending.append(name)
 
-    def calm(self) -> None:
-        """Let nothing go wrong by chance any more, and forget the faults that have not happened yet."""
-        self._active.clear()
-        self._due.clear()
+    def clear_faults(self) -> None:
+        """Let no more faults occur by chance, and forget those that have not occurred yet."""
+        self._rates.clear()
+        self._pending.clear()
 
-    def note(self, fault: str, **what: object) -> None:
-        """Write a line into the ledger about a fault that took no event away."""
+    def log_fault(self, fault: str, **details: object) -> None:
+        """Log a fault by which no event is lost to the ledger."""
         if self._ledger is not None:
-            self._ledger(orjson.dumps({"seq": self.seq, "fault": fault, **what, "level": None, "events": []}))
+            line = {"seq": self.seq, "fault": fault, **details, "level": None, "events": []}
+            self._ledger(orjson.dumps(line))
 
     def take(self, position: int, count: int) -> tuple[list[Item], int]:
-        """Take up to `count` items from a position on, for one reader. Return them and the position behind.
+        """Return up to `count` items from a position for one subscriber, and the position after them.
 
-        What is meant for one reader only is left out once it was taken. An item that ends or silences the
-        connection is the last one.
+        An item for one subscriber only is left out if another has got it. An item that ends or silences the
+        connection is the last one returned.
         """
         taken: list[Item] = []
         start = position - self.first
         for item in islice(self._items, start, start + count):
             place, position = position, position + 1
             if item.effect is not Effect.SEND:
-                if place in self._fired:
+                if place in self._done:
                     continue
-                self._fired.add(place)
+                self._done.add(place)
             taken.append(item)
             if item.effect in _LAST:
                 break
         return taken, position
 
     def position_after(self, seq: int) -> int:
-        """Find the position behind everything that was said up to a number."""
+        """Return the position after the items up to a number."""
         return self.first + bisect_right(self._items, seq, key=lambda item: item.seq)
 
-    def _tell(self, message: Message) -> list[Event]:
-        """Give a message its number and its place, twisted or spoilt where that is due."""
-        name = self._take_due(message)
-        if name in faults.SPOILT:
-            return self._tell_spoilt(name, message)
-        if name in faults.TWISTED:
-            assert isinstance(message, Commit), "suits() said so"
-            key = self.world.people[message.did].repo.key
-            message = faults.TWISTED[name](message, key, self._rng)
+    def _append_message(self, message: Message) -> list[Event]:
+        """Append a message with the next number, forged or corrupted if such a fault is pending."""
+        name = self._take_pending(message)
+        if name in faults.CORRUPTED:
+            return self._append_corrupted(name, message)
+        if name in faults.FORGED:
+            assert isinstance(message, Commit), "applies_to() checks it"
+            key = self.world.all_accounts[message.did].repo.key
+            message = faults.FORGED[name](message, key, self._rng)
         events = truth.events_of(message, self.seq + 1)
-        self._tell_plainly(message)
+        self._append_intact(message)
         if name:
             level = None if name == "too_big" else "full"
-            self._enter(name, level, events, range(len(events)) if level else ())
-        self._count(events)
+            self._log_loss(name, level, events, range(len(events)) if level else ())
+        self._add_truth(events)
         return events
 
-    def _tell_spoilt(self, name: str, message: Message) -> list[Event]:
+    def _append_corrupted(self, name: str, message: Message) -> list[Event]:
         self.seq += 1
         events = truth.events_of(message, self.seq)
-        spoilt = faults.SPOILT[name](message, self.seq, self._rng)
-        if spoilt.frame is not None:
-            self._append(Effect.SEND, spoilt.frame)
-        self._enter(name, spoilt.level, events, spoilt.lost)
-        self._count(events)
+        corrupted = faults.CORRUPTED[name](message, self.seq, self._rng)
+        if corrupted.frame is not None:
+            self._append_item(Effect.SEND, corrupted.frame)
+        self._log_loss(name, corrupted.level, events, corrupted.lost)
+        self._add_truth(events)
         return events
 
-    def _tell_plainly(self, message: Message) -> None:
+    def _append_intact(self, message: Message) -> None:
         self.seq += 1
         frame = frames.encode(message, self.seq)
-        self._append(Effect.SEND, frame)
-        self._earlier.append((self.seq, frame))
+        self._append_item(Effect.SEND, frame)
+        self._recent.append((self.seq, frame))
 
-    def _take_due(self, message: Message) -> str:
-        for at, name in enumerate(self._due):
-            if faults.suits(name, message):
-                return self._due.pop(at)
+    def _take_pending(self, message: Message) -> str:
+        """Return the first pending fault that changes this message, or an empty string."""
+        for at, name in enumerate(self._pending):
+            if faults.applies_to(name, message):
+                return self._pending.pop(at)
         return ""
 
     def _add_faults(self) -> None:
-        """Put what is due beside the message just told."""
-        due, self._due = self._due, []
-        for name in due:
-            if name in faults.MESSAGES:
-                self._tell_plainly(self._extra_message(name))
-                self.note(name)
-            elif faults.can_be_added(name, self._earlier):
-                for effect, frame in faults.ADDED[name](faults.Surroundings(self._earlier, self._rng)):
-                    self._append(effect, frame)
-                self.note(name)
+        """Append the pending faults that add something beside the newest message."""
+        pending, self._pending = self._pending, []
+        for name in pending:
+            if name in faults.ADDED_MESSAGES:
+                self._append_intact(self._extra_message(name))
+                self.log_fault(name)
+            elif faults.can_be_added(name, self._recent):
+                for effect, frame in faults.ADDED[name](faults.Context(self._recent, self._rng)):
+                    self._append_item(effect, frame)
+                self.log_fault(name)
             else:
-                self._due.append(name)
+                self._pending.append(name)
 
     def _extra_message(self, name: str) -> Message:
-        """Make a message of which nothing may come: it has a number, but no correct consumer takes it."""
-        did = self._rng.choice(self.world.present).did
+        """Return a message from which no event may result: a correct consumer drops it."""
+        did = self._rng.choice(self.world.accounts).did
         if name == "malformed_did":
             return self.world.identify(did)._replace(did=faults.malformed_did(self._rng))
         return self.world.write_block(did, "com.example.deep", faults.deep_record())
 
-    def _append(self, effect: Effect, frame: bytes) -> None:
+    def _append_item(self, effect: Effect, frame: bytes) -> None:
         self._items.append(Item(self.seq, effect, frame))
         if self._record is not None and frame:
             self._record(frame)
 
-    def _count(self, events: list[Event]) -> None:
+    def _add_truth(self, events: list[Event]) -> None:
         self._events += len(events)
         if self._truth is not None:
             for event in events:
                 self._truth(truth.to_json(event))
 
-    def _enter(self, fault: str, level: str | None, events: list[Event], lost: Iterable[int]) -> None:
-        """Write a line into the ledger. The events are named by their place in the truth, counted from 0."""
+    def _log_loss(self, fault: str, level: str | None, events: list[Event], lost: Iterable[int]) -> None:
+        """Log a fault to the ledger, with the events that are lost by their index in the truth."""
         if self._ledger is None:
             return
         named = [
@@ -223,4 +231,4 @@ class Stream:
         if excess > self._window // 4:
             del self._items[:excess]
             self.first += excess
-            self._fired = {place for place in self._fired if place >= self.first}
+            self._done = {place for place in self._done if place >= self.first}

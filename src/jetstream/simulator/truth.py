@@ -1,7 +1,7 @@
-"""What a correct Jetstream must emit, told from the world's own model and not from any decoder.
+"""The events that a correct Jetstream must emit, made from the world and not by a decoder.
 
-Source: the v1 wire, without `time_us`: one event per operation, identity change and account change; `#sync`
-gives none. A record is JSON with `$link` and `$bytes`.
+They are in the format of the v1 wire, without `time_us`: one event for each operation, identity change and
+account change, none for a `#sync`. Records are JSON with `$link` and `$bytes`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ import base64
 
 import orjson
 
-from jetstream.simulator.cbor import Cid
+from jetstream.atproto.cid import Cid
+from jetstream.atproto.repo import DELETE
 from jetstream.simulator.frames import Account, Commit, Identity, Message, Sync
-from jetstream.simulator.repo import DELETE, Op
+from jetstream.simulator.repo import Op
 
 Event = dict[str, object]
 
 
 def events_of(message: Message, seq: int) -> list[Event]:
-    """List the events that a message must give, in order."""
+    """Return the events that must result from a message, in order."""
     match message:
         case Commit(did, _, revision):
             return [_commit_event(did, revision.rev, op) for op in revision.ops]
@@ -32,7 +33,7 @@ def events_of(message: Message, seq: int) -> list[Event]:
 
 
 def to_json(event: Event) -> bytes:
-    """Write an event as one line of JSON, without the newline. Raises TypeError for what JSON lacks."""
+    """Return an event as a line of JSON, without the newline. Raises TypeError for what JSON lacks."""
     return orjson.dumps(event, default=_tagged)
 
 

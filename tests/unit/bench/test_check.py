@@ -49,7 +49,7 @@ def test_a_filter_is_resolved_anew_when_a_collection_appears() -> None:
 def test_findings_are_all_counted_and_the_first_ones_kept() -> None:
     findings = Findings()
     for number in range(10):
-        findings.note("lost", f"number {number}")
-    findings.note("late", "by a day")
+        findings.add("lost", f"number {number}")
+    findings.add("late", "by a day")
     assert findings.counts == {"lost": 10, "late": 1}
     assert findings.examples == [*(f"lost: number {n}" for n in range(EXAMPLES_MAX)), "late: by a day"]

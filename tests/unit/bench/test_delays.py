@@ -6,12 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetstream.bench import delays as module
-from jetstream.bench.delays import LARGEST_US, Delays
+from jetstream.bench.delays import LARGEST_US, PENDING_MAX, Delays
 
 
-def delays_of(values: list[int]) -> Delays:
-    delays = Delays()
+def delays_of(values: list[int], pending_max: int = PENDING_MAX) -> Delays:
+    delays = Delays(pending_max)
     for value in values:
         delays.add(value)
     return delays
@@ -25,9 +24,7 @@ def test_a_percentile_is_that_of_the_sorted_list_to_within_a_64th(values: list[i
 
 @given(st.lists(st.integers(-10, 10**13), max_size=40), st.integers(1, 5))
 def test_how_many_are_counted_at_once_makes_no_difference(values: list[int], at_once: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_NOTED_MAX", at_once)
-        some = delays_of(values)
+    some = delays_of(values, pending_max=at_once)
     assert (some.count, some.max_us) == (len(values), max([0, *values]))
     for percent in (0, 1, 50, 99, 100):
         assert some.percentile_us(percent) == delays_of(values).percentile_us(percent)

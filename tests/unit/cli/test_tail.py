@@ -1,5 +1,3 @@
-"""What `jetstream tail` is told on its command line."""
-
 from __future__ import annotations
 
 import pytest
@@ -10,7 +8,7 @@ from jetstream.errors import SettingError
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "error"),
     [
         (["--since", "yesterday"], "--since: 'yesterday' is not a duration such as 90m, 24h or 3d"),
         (["--since", "0s"], "--since: '0s' must be greater than 0"),
@@ -27,13 +25,13 @@ from jetstream.errors import SettingError
     ],
 )
 def test_a_bad_value_exits_2_with_one_line_that_names_it(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], error: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["tail", *arguments])
     out, err = capsys.readouterr()
     assert ended.value.code == 2
-    assert err.startswith(f"jetstream: {said}")
+    assert err.startswith(f"jetstream: {error}")
     assert err.count("\n") == 1
     assert out == ""
 
@@ -49,10 +47,10 @@ def test_a_bad_value_exits_2_with_one_line_that_names_it(
         ("99999w", None, 0),
     ],
 )
-def test_where_to_begin(since: str | None, cursor: int | None, start: int | None) -> None:
+def test_the_start_is_a_cursor_or_an_age(since: str | None, cursor: int | None, start: int | None) -> None:
     assert _start(since, cursor, clock=lambda: 1_000_000_000_000_000) == start
 
 
-def test_two_beginnings_are_one_too_many() -> None:
+def test_an_age_and_a_cursor_exclude_each_other() -> None:
     with pytest.raises(SettingError):
         _start("10m", 0)

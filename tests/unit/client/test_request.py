@@ -1,5 +1,3 @@
-"""What a subscription asks: URLs as people write them, filters, and where to resume."""
-
 from __future__ import annotations
 
 import json
@@ -35,12 +33,12 @@ BOB = "did:web:bob.example"
         ("wss://jetstream.example/subscribe#here", "wss://jetstream.example/subscribe"),
     ],
 )  # fmt: skip
-def test_a_url_is_read_as_people_write_it(text: str, url: str) -> None:
+def test_a_url_may_be_abbreviated(text: str, url: str) -> None:
     assert str(parse_url(text)) == url
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "problem"),
     [
         ("", "is not a host or URL such as ws://localhost:6008/subscribe"),
         ("ftp://jetstream.example", "is not a host or URL"),
@@ -49,18 +47,21 @@ def test_a_url_is_read_as_people_write_it(text: str, url: str) -> None:
         ("http://[::1", "is not a URL"),
         ("localhost:port", "is not a URL"),
         ("localhost:99999", "is not a URL"),
-        ("localhost?compress=true", "has compress, but this client reads plain messages only: leave it out"),
+        (
+            "localhost?compress=true",
+            "has compress, but this client reads uncompressed messages only: leave it out",
+        ),
         ("localhost?requireHello=true", "has requireHello, but this client sets it"),
         ("localhost?cursor=yesterday", "has a cursor that is not one time in unix microseconds"),
         ("localhost?cursor=-1", "has a cursor that is not one"),
         ("localhost?cursor=1&cursor=2", "has a cursor that is not one"),
     ],
 )
-def test_what_is_no_url_is_named(text: str, said: str) -> None:
+def test_a_value_that_is_not_a_url_is_named(text: str, problem: str) -> None:
     with pytest.raises(InvalidParameter) as raised:
         Request.parse(text)
     assert raised.value.value == text
-    assert raised.value.problem.startswith(said)
+    assert raised.value.problem.startswith(problem)
 
 
 def test_a_filter_goes_into_the_url_beside_what_is_there() -> None:
@@ -75,7 +76,7 @@ def test_a_filter_goes_into_the_url_beside_what_is_there() -> None:
     assert request.hello == ""
 
 
-def test_a_filter_too_long_for_a_url_is_said_once_connected() -> None:
+def test_a_filter_too_long_for_a_url_is_sent_once_connected() -> None:
     dids = [f"did:plc:{n:024}" for n in range(10_000)]
     request = Request.parse("localhost", ["app.bsky.feed.*"], dids)
     assert str(request.at(5)) == "ws://localhost/subscribe?requireHello=true&cursor=5"
@@ -109,25 +110,25 @@ def test_a_cursor_is_where_to_begin_and_later_where_to_resume() -> None:
 
 
 @pytest.mark.parametrize(
-    ("collections", "dids", "cursor", "said"),
+    ("collections", "dids", "cursor", "problem"),
     [
         (["app"], [], None, "wantedCollections: 'app' is neither"),
         ([], ["alice"], None, "wantedDids: 'alice' is not a DID"),
         (["app.bsky.feed.post"] * 101, [], None, "wantedCollections: '101' are too many: at most 100"),
-        ("app.bsky.feed.post", [], None, "collections: 'app.bsky.feed.post' is one string: give a list"),
-        ([], ALICE, None, f"dids: '{ALICE}' is one string"),
+        ("app.bsky.feed.post", [], None, "collections: 'app.bsky.feed.post' is a string: give a list"),
+        ([], ALICE, None, f"dids: '{ALICE}' is a string"),
         ([], [], -1, "cursor: '-1' is before 1970"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_asked_is_named(
-    collections: list[str], dids: list[str], cursor: int | None, said: str
+def test_an_invalid_argument_is_named(
+    collections: list[str], dids: list[str], cursor: int | None, problem: str
 ) -> None:
     with pytest.raises(InvalidParameter) as raised:
         Request.parse("localhost", collections, dids, cursor)
-    assert str(raised.value).startswith(said)
+    assert str(raised.value).startswith(problem)
 
 
-def test_people_are_shown_neither_passwords_nor_filters() -> None:
+def test_a_shown_url_has_neither_password_nor_filter() -> None:
     assert (
         shown(URL("wss://me:secret@jetstream.example/subscribe?wantedDids=x"))
         == "wss://jetstream.example/subscribe"

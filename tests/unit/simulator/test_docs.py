@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from jetstream.simulator.faults import Faults
-from jetstream.simulator.stage import SimulatedNetwork
+from jetstream.simulator.simulated_network import SimulatedNetwork
 
 PAGE = (Path(__file__).parents[3] / "docs" / "simulator.md").read_text()
 

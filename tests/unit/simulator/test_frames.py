@@ -5,9 +5,11 @@ from itertools import islice
 import libipld
 import pytest
 
-from jetstream.simulator import cbor, frames
+from jetstream.atproto.car_writer import Block
+from jetstream.atproto.cbor_encoder import encode_cbor
+from jetstream.atproto.cid import cid_of
+from jetstream.simulator import frames
 from jetstream.simulator.frames import Account, Commit, Identity, Sync
-from jetstream.simulator.repo import Block
 from jetstream.simulator.world import Population, SteadyClock, World
 
 DID = "did:plc:" + "a" * 24
@@ -29,12 +31,12 @@ def test_commits_written_by_hand_are_what_the_encoder_writes() -> None:
     commits = [message for message in islice(world().messages(), 500) if isinstance(message, Commit)]
     assert len(commits) > 400
     for seq, commit in enumerate(commits, 1_000_000_000):
-        body = cbor.encode(frames.commit_body(commit, seq))
+        body = encode_cbor(frames.commit_body(commit, seq))
         assert frames.encode(commit, seq) == frames.header("#commit") + body
 
 
 def test_a_commit_has_the_fields_of_the_lexicon_in_the_networks_order() -> None:
-    commit = world().create_record(next(iter(world().people)), "app.test.note", {"text": "hello"}, "1")
+    commit = world().create_record(next(iter(world().all_accounts)), "app.test.note", {"text": "hello"}, "1")
     header, body = libipld.decode_dag_cbor_multi(frames.encode(commit, 7))
     assert header == {"t": "#commit", "op": 1}
     assert list(body) == COMMIT_FIELDS
@@ -70,7 +72,7 @@ def test_what_is_not_known_is_left_out(
 
 
 def test_a_sync_carries_the_commit_alone() -> None:
-    commit = Block(cbor.cid_of(b"\xa0"), b"\xa0")
+    commit = Block(cid_of(b"\xa0"), b"\xa0")
     header, body = libipld.decode_dag_cbor_multi(frames.encode(Sync(DID, TIME, "3kwemukb2222b", commit), 5))
     car_header, blocks = libipld.decode_car(body["blocks"])
     assert (header["t"], body["rev"], len(body["blocks"]) < 10_000) == ("#sync", "3kwemukb2222b", True)

@@ -41,7 +41,7 @@ def unframed(data: bytes) -> list[bytes]:
 
 
 @given(made=FRAMES, count=st.integers(min_value=1, max_value=30))
-def test_what_is_written_is_read_again(
+def test_a_recording_is_read_as_it_was_written(
     tmp_path_factory: pytest.TempPathFactory, made: list[bytes], count: int
 ) -> None:
     path = write(tmp_path_factory.mktemp("recording") / "frames.bin.zst", made)
@@ -65,10 +65,10 @@ def test_a_cursor_leaves_out_what_came_before(tmp_path: Path) -> None:
         assert unframed(data) == made[after:]
 
 
-def test_other_files_and_broken_ones_are_told_apart_from_recordings(tmp_path: Path) -> None:
+def test_other_files_and_truncated_recordings_are_refused(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_bytes(b"plain text, and quite a lot of it" * 9)
-    with pytest.raises(RecordingError, match="is no recording"):
+    with pytest.raises(RecordingError, match="is not a recording"):
         list(recording.read(other))
     with zstandard.open(other, "wb") as file:
         file.write(b"\xff" * 100)
@@ -76,18 +76,18 @@ def test_other_files_and_broken_ones_are_told_apart_from_recordings(tmp_path: Pa
         list(recording.read(other))
     with zstandard.open(other, "wb") as file:
         file.write(b"\x08\x00\x00\x00half")
-    with pytest.raises(RecordingError, match="ends 8 bytes into a frame"):
+    with pytest.raises(RecordingError, match="ends inside a frame, after 8 bytes"):
         list(recording.read(other))
 
 
-def test_documents_lie_beside_the_recording(tmp_path: Path) -> None:
+def test_documents_are_beside_the_recording(tmp_path: Path) -> None:
     path = tmp_path / "frames.bin.zst"
     assert recording.read_documents(path) == {}
     recording.write_documents(path, {"did:plc:a": {"id": "did:plc:a"}})
     assert recording.read_documents(path) == {"did:plc:a": {"id": "did:plc:a"}}
 
 
-def test_accounts_are_found_in_frames_of_every_kind_and_garbage_is_passed_over() -> None:
+def test_accounts_are_found_in_frames_of_every_type_and_garbage_is_ignored() -> None:
     assert recording.dids_of([numbered(1), b"", b"\xff", frames.encode_info("x", "y")]) == {
         "did:plc:" + "a" * 24
     }

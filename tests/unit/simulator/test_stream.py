@@ -14,21 +14,21 @@ def stream(rates: Faults | None = None, seed: int = 1, *, window: int = 1000, **
     return Stream(world, rates, seed, window=window, **sinks)  # type: ignore[arg-type]
 
 
-def said(script: Stream, count: int) -> list[Item]:
+def appended(firehose: Stream, count: int) -> list[Item]:
     for _ in range(count):
-        script.advance()
-    items, _ = script.take(script.first, 10**6)
+        firehose.advance()
+    items, _ = firehose.take(firehose.first, 10**6)
     return items
 
 
 def test_numbers_rise_by_one() -> None:
-    items = said(stream(), 100)
+    items = appended(stream(), 100)
     assert [item.seq for item in items] == list(range(1, 101))
-    assert [recording.number_of(item.frame) for item in items] == list(range(1, 101))
+    assert [recording.seq_of(item.frame) for item in items] == list(range(1, 101))
 
 
-def test_the_script_does_not_depend_on_who_reads_it() -> None:
-    rates = Faults(**dict.fromkeys(faults.STREAMED, 0.02))
+def test_the_stream_does_not_depend_on_its_readers() -> None:
+    rates = Faults(**dict.fromkeys(faults.STREAM_FAULTS, 0.02))
     alone, watched = stream(rates), stream(rates)
     seen: list[Item] = []
     position = 0
@@ -49,48 +49,48 @@ def test_the_script_does_not_depend_on_who_reads_it() -> None:
     assert seen == unread
 
 
-def test_what_is_for_one_reader_is_taken_once() -> None:
-    script = stream()
-    script.advance()
-    script.inject("garbage")
-    script.advance()
-    first, end = script.take(0, 100)
-    second, same_end = script.take(0, 100)
+def test_an_item_for_one_subscriber_is_taken_once() -> None:
+    firehose = stream()
+    firehose.advance()
+    firehose.inject("garbage")
+    firehose.advance()
+    first, end = firehose.take(0, 100)
+    second, same_end = firehose.take(0, 100)
     assert [item.effect for item in first] == [Effect.SEND, Effect.SEND, Effect.ONCE]
     assert [item.effect for item in second] == [Effect.SEND, Effect.SEND]
-    assert end == same_end == script.end == 3
+    assert end == same_end == firehose.end == 3
 
 
 @pytest.mark.parametrize(
     ("fault", "effect"), [("drop", Effect.DROP), ("stall", Effect.STALL), ("error_frame", Effect.ERROR)]
 )
-def test_a_reader_takes_nothing_beyond_the_end_of_its_connection(fault: str, effect: Effect) -> None:
-    script = stream()
-    script.inject(fault)
-    script.advance()
-    script.advance()
-    items, position = script.take(0, 100)
+def test_a_subscriber_takes_nothing_after_the_end_of_its_connection(fault: str, effect: Effect) -> None:
+    firehose = stream()
+    firehose.inject(fault)
+    firehose.advance()
+    firehose.advance()
+    items, position = firehose.take(0, 100)
     assert ([item.effect for item in items], position) == ([Effect.SEND, effect], 2)
-    rest, _ = script.take(script.position_after(1), 100)
+    rest, _ = firehose.take(firehose.position_after(1), 100)
     assert [item.seq for item in rest] == [2]
 
 
-def test_a_cursor_leads_to_what_was_said_after_it() -> None:
-    script = stream(Faults(repeat=0.1, skip=0.1))
-    said(script, 200)
+def test_a_cursor_leads_to_the_items_after_it() -> None:
+    firehose = stream(Faults(repeat=0.1, skip=0.1))
+    appended(firehose, 200)
     for cursor in (0, 1, 57, 199, 200):
-        items, _ = script.take(script.position_after(cursor), 10**6)
+        items, _ = firehose.take(firehose.position_after(cursor), 10**6)
         assert [item.seq for item in items if item.seq <= cursor] == []
         sent = [item.seq for item in items if item.effect is Effect.SEND]
         assert sent == sorted(set(sent))
 
 
 def test_the_window_keeps_the_newest() -> None:
-    script = stream(window=100)
-    said(script, 1000)
-    assert 100 <= script.end - script.first <= 125
-    assert script.oldest_seq > 870
-    items, _ = script.take(script.first, 10**6)
+    firehose = stream(window=100)
+    appended(firehose, 1000)
+    assert 100 <= firehose.end - firehose.first <= 125
+    assert firehose.oldest_seq > 870
+    items, _ = firehose.take(firehose.first, 10**6)
     assert items[-1].seq == 1000
 
 
@@ -98,10 +98,10 @@ def test_the_sinks_get_everything_in_order() -> None:
     truth: list[bytes] = []
     frames: list[bytes] = []
     ledger: list[bytes] = []
-    script = stream(truth=truth.append, record=frames.append, ledger=ledger.append)
-    returned = [event for _ in range(50) for event in script.advance()]
-    script.inject("skip")
-    lost = script.advance()
+    firehose = stream(truth=truth.append, record=frames.append, ledger=ledger.append)
+    returned = [event for _ in range(50) for event in firehose.advance()]
+    firehose.inject("skip")
+    lost = firehose.advance()
     assert len(truth) == len(returned) + len(lost)
     assert len(frames) == 50
     (line,) = map(orjson.loads, ledger)
@@ -109,14 +109,14 @@ def test_the_sinks_get_everything_in_order() -> None:
     assert [event["index"] for event in line["events"]] == list(range(len(returned), len(truth)))
 
 
-def test_a_fault_waits_for_a_message_that_it_suits() -> None:
+def test_a_fault_waits_for_a_message_to_which_it_applies() -> None:
     ledger: list[bytes] = []
-    script = stream(ledger=ledger.append)
-    did = script.world.present[0].did
-    script.inject("missing_record")
-    script.say(script.world.identify(did))
+    firehose = stream(ledger=ledger.append)
+    did = firehose.world.accounts[0].did
+    firehose.inject("missing_record")
+    firehose.append(firehose.world.identify(did))
     assert ledger == []
-    script.say(script.world.create_record(did, "app.test.note", {"text": "hello"}))
+    firehose.append(firehose.world.create_record(did, "app.test.note", {"text": "hello"}))
     assert orjson.loads(ledger[0])["fault"] == "missing_record"
 
 

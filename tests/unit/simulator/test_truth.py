@@ -5,29 +5,30 @@ import json
 
 import pytest
 
-from jetstream.simulator import cbor, truth
+from jetstream.atproto import cid
+from jetstream.atproto.car_writer import Block
+from jetstream.simulator import truth
 from jetstream.simulator.frames import Account, Identity, Sync
-from jetstream.simulator.repo import Block
 from jetstream.simulator.world import Population, SteadyClock, World
 
 DID = "did:plc:" + "a" * 24
 TIME = "2026-01-01T00:00:00.000Z"
 
 
-def told(event: truth.Event) -> dict[str, object]:
+def as_json(event: truth.Event) -> dict[str, object]:
     return dict(json.loads(truth.to_json(event)))
 
 
 def test_each_write_of_a_commit_is_an_event_in_order() -> None:
     world = World(Population(repos=1, records=1), 0, SteadyClock(1_767_225_600_000_000, 2500))
-    (did,) = world.people
+    (did,) = world.all_accounts
     world.create_record(did, "app.test.note", {"n": 1}, "old")
     commit = world.write(
         did,
         [("create", "app.test.note", "new", {"n": 2**60}), ("delete", "app.test.note", "old", None)],
     )
     rev = commit.revision.rev
-    assert [told(event) for event in truth.events_of(commit, 9)] == [
+    assert [as_json(event) for event in truth.events_of(commit, 9)] == [
         {
             "did": did,
             "kind": "commit",
@@ -49,9 +50,9 @@ def test_each_write_of_a_commit_is_an_event_in_order() -> None:
 
 
 def test_links_and_bytes_of_a_record_are_tagged() -> None:
-    link = cbor.cid_of(b"\xa0")
+    link = cid.cid_of(b"\xa0")
     record: truth.Event = {"link": link, "same": bytes(link), "none": b"", "nested": [{"b": b"\x01"}]}
-    assert told(record) == {
+    assert as_json(record) == {
         "link": {"$link": str(link)},
         "same": {"$bytes": base64.b64encode(link).decode()},
         "none": {"$bytes": ""},
@@ -83,11 +84,11 @@ def test_links_and_bytes_of_a_record_are_tagged() -> None:
 def test_identities_and_accounts_say_what_is_known(
     message: Identity | Account, event: dict[str, object]
 ) -> None:
-    assert [told(made) for made in truth.events_of(message, 9)] == [{"did": DID} | event]
+    assert [as_json(made) for made in truth.events_of(message, 9)] == [{"did": DID} | event]
 
 
 def test_a_sync_is_no_event() -> None:
-    sync = Sync(DID, TIME, "3kwemukb2222b", Block(cbor.cid_of(b"\xa0"), b"\xa0"))
+    sync = Sync(DID, TIME, "3kwemukb2222b", Block(cid.cid_of(b"\xa0"), b"\xa0"))
     assert truth.events_of(sync, 9) == []
 
 

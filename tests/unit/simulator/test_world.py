@@ -7,8 +7,9 @@ from typing import cast
 import libipld
 import pytest
 
+from jetstream.atproto.repo import OPS_MAX
 from jetstream.model import syntax
-from jetstream.simulator import check, frames, world
+from jetstream.simulator import check, frames
 from jetstream.simulator.frames import Account, Commit, Identity, Message, Sync
 from jetstream.simulator.world import Population, SteadyClock, World
 
@@ -54,16 +55,16 @@ def test_every_commit_passes_the_check_of_a_strict_consumer(seed: int) -> None:
                 assert (body["since"], body["prevData"]) == (revs[message.did], trees[message.did])
                 assert body["rev"] > body["since"]
             revs[message.did] = body["rev"]
-            trees[message.did] = somewhere.people[message.did].repo.tree.cid
+            trees[message.did] = somewhere.all_accounts[message.did].repo.tree.cid
             checked += 1
         elif isinstance(message, Sync):
             revs[message.did] = message.rev
-            trees[message.did] = somewhere.people[message.did].repo.tree.cid
+            trees[message.did] = somewhere.all_accounts[message.did].repo.tree.cid
         if checked == 7000:
             break
 
 
-def test_life_is_as_lively_as_a_relay_shows_it() -> None:
+def test_messages_have_the_proportions_of_a_relay() -> None:
     messages = list(islice(make().messages(), 10_000))
     kinds = Counter(type(message) for message in messages)
     assert 0.98 < kinds[Commit] / len(messages) < 0.995
@@ -80,7 +81,7 @@ def test_commits_have_no_operation_one_or_as_many_as_are_allowed() -> None:
     messages = islice(make(multiple=0.3).messages(), 2000)
     sizes = {len(message.revision.ops) for message in messages if isinstance(message, Commit)}
     assert {0, 1, 2, 3, 4, 5} <= sizes
-    assert 100 < max(sizes) <= world.OPS_MAX
+    assert 100 < max(sizes) <= OPS_MAX
 
 
 def test_accounts_come_change_and_go() -> None:
@@ -100,7 +101,7 @@ def test_accounts_come_change_and_go() -> None:
     assert any(isinstance(message, Sync) for message in messages)
 
 
-def test_nobody_writes_while_the_account_is_not_active() -> None:
+def test_an_inactive_account_does_not_write() -> None:
     active: dict[str, bool] = {}
     for message in islice(make(lifecycle=0.5).messages(), 3000):
         if isinstance(message, Account):
@@ -118,20 +119,20 @@ def test_a_few_write_much() -> None:
     assert len(writers) > 80
 
 
-def test_names_are_what_the_protocol_calls_names() -> None:
+def test_dids_handles_and_paths_have_valid_syntax() -> None:
     somewhere = make(repos=300)
-    assert all(syntax.is_did(did) for did in somewhere.people)
-    methods = Counter(did.split(":")[1] for did in somewhere.people)
+    assert all(syntax.is_did(did) for did in somewhere.all_accounts)
+    methods = Counter(did.split(":")[1] for did in somewhere.all_accounts)
     assert methods["plc"] > 280
     assert methods["web"] > 0
-    keys = [key_of(somewhere, did) for did in somewhere.people]
+    keys = [key_of(somewhere, did) for did in somewhere.all_accounts]
     assert {key[:4] for key in keys} == {"zQ3s", "zDna"}
-    assert all(len(did) == 32 for did in somewhere.people if did.startswith("did:plc:"))
+    assert all(len(did) == 32 for did in somewhere.all_accounts if did.startswith("did:plc:"))
 
 
 def test_a_new_key_signs_what_follows() -> None:
     somewhere = make()
-    did = next(iter(somewhere.people))
+    did = next(iter(somewhere.all_accounts))
     before = key_of(somewhere, did)
     identity, sync = somewhere.rotate_key(did)
     after = key_of(somewhere, did)
@@ -147,37 +148,36 @@ def test_a_new_key_signs_what_follows() -> None:
     )
 
 
-def test_who_leaves_makes_room_for_somebody_new() -> None:
+def test_a_deleted_account_is_replaced_by_a_new_one() -> None:
     somewhere = make()
-    leaving = somewhere.present[3].did
+    leaving = somewhere.accounts[3].did
     deleted, identity, account, commit, sync = somewhere.replace(leaving)
     assert isinstance(deleted, Account)
     assert (deleted.did, deleted.active, deleted.status) == (leaving, False, "deleted")
-    coming = somewhere.present[3].did
+    coming = somewhere.accounts[3].did
     assert {identity.did, account.did, commit.did, sync.did} == {coming}
     assert isinstance(commit, Commit)
     assert (commit.revision.since, commit.revision.prev_data) == (None, None)
     assert somewhere.document(leaving, "") is not None
-    with pytest.raises(ValueError, match="does not live"):
+    with pytest.raises(ValueError, match="is not an account"):
         somewhere.sync(leaving)
 
 
-def test_who_becomes_active_again_is_introduced_again() -> None:
+def test_an_account_that_becomes_active_again_is_announced_again() -> None:
     somewhere = make()
-    did = somewhere.present[0].did
+    did = somewhere.accounts[0].did
     (gone,) = somewhere.set_status(did, active=False, status="deactivated")
     assert gone == Account(did, gone.time, active=False, status="deactivated")
     back = somewhere.set_status(did, active=True, status=None)
     assert [type(message) for message in back] == [Account, Identity, Sync]
 
 
-def test_a_world_that_grows_too_large_loses_its_largest_account(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(world, "RECORDS_MAX", 700)
-    somewhere = make(lifecycle=0)
+def test_a_world_that_grows_too_large_loses_its_largest_account() -> None:
+    somewhere = make(lifecycle=0, records_max=700)
     held = [
-        sum(len(person.paths) for person in somewhere.present) for _ in islice(somewhere.messages(), 5000)
+        sum(len(account.paths) for account in somewhere.accounts) for _ in islice(somewhere.messages(), 5000)
     ]
-    assert max(held) < 700 + 2 * world.OPS_MAX
+    assert max(held) < 700 + 2 * OPS_MAX
     assert min(held[1000:]) > 300
 
 
@@ -195,13 +195,13 @@ def test_writes_that_do_not_fit_the_repository_are_refused(
     writes: list[tuple[str, str, str, dict[str, object] | None]],
 ) -> None:
     somewhere = make()
-    did = somewhere.present[0].did
-    before = somewhere.people[did].repo.head
+    did = somewhere.accounts[0].did
+    before = somewhere.all_accounts[did].repo.head
     with pytest.raises(ValueError, match=r"does not fit|at most 200"):
         somewhere.write(did, writes)
-    assert somewhere.people[did].repo.head == before
+    assert somewhere.all_accounts[did].repo.head == before
 
 
-def test_a_world_of_nobody_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one repo, not 0"):
+def test_a_world_without_accounts_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one account, not 0"):
         make(repos=0)

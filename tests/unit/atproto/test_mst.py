@@ -12,17 +12,19 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.fixtures import fixture, json_of
 
-from jetstream.simulator import cbor, check, mst
-from jetstream.simulator.cbor import Cid
-from jetstream.simulator.mst import Change
+from jetstream.atproto import mst
+from jetstream.atproto.cid import Cid, cid_of
+from jetstream.atproto.mst import Change
+from jetstream.simulator import check
 
 KEYS = st.text("ab/0", min_size=1, max_size=6).map(str.encode)
-VALUES = st.binary(max_size=2).map(cbor.cid_of)
+VALUES = st.binary(max_size=2).map(cid_of)
 TREES = st.dictionaries(KEYS, VALUES, max_size=60)
 
 
-def cid(text: str) -> Cid:
+def parse_cid(text: str) -> Cid:
     return Cid(libipld.decode_multibase(text)[1])
 
 
@@ -30,7 +32,7 @@ def tree_of(contents: dict[bytes, Cid]) -> mst.Node:
     root = mst.empty()
     for key, value in contents.items():
         root, _ = mst.put(root, key, value)
-    mst.seal(root)
+    mst.encode_changed(root)
     return root
 
 
@@ -43,7 +45,7 @@ def apply(root: mst.Node, changes: Iterable[Change]) -> mst.Node:
             top, before = mst.put(top, change.key, change.after)
         assert before == change.before
     assert isinstance(top, mst.Node)
-    mst.seal(top)
+    mst.encode_changed(top)
     return top
 
 
@@ -54,14 +56,14 @@ def names(root: mst.Node) -> set[Cid]:
 def carried(old: set[Cid], after: mst.Node, changes: Iterable[Change]) -> dict[bytes, bytes]:
     """Give the blocks that a commit carries: what is new, and the cover of every changed key."""
     sent = [node for node in mst.nodes(after) if node.cid not in old]
-    sent += [node for change in changes for node in mst.cover(after, change.key)]
+    sent += [node for change in changes for node in mst.covering_proof(after, change.key)]
     return {node.cid: node.block for node in sent}
 
 
 def root_cid(root: mst.Root) -> Cid:
     if isinstance(root, Cid):
         return root
-    mst.seal(root)
+    mst.encode_changed(root)
     return root.cid
 
 
@@ -69,7 +71,7 @@ def root_cid(root: mst.Root) -> Cid:
 def test_a_tree_depends_on_its_contents_and_not_on_their_order(contents: dict[bytes, Cid]) -> None:
     backwards = dict(reversed(contents.items()))
     built = mst.build(sorted(contents.items()))
-    mst.seal(built)
+    mst.encode_changed(built)
     assert tree_of(contents).cid == tree_of(backwards).cid == built.cid
     assert list(mst.items(built)) == sorted(contents.items())
 
@@ -91,7 +93,9 @@ def test_a_tree_is_a_sorted_dictionary(
 
 @settings(max_examples=300)
 @given(TREES, TREES)
-def test_the_blocks_of_a_commit_suffice_to_undo_it(before: dict[bytes, Cid], after: dict[bytes, Cid]) -> None:
+def test_the_blocks_of_a_commit_suffice_to_invert_it(
+    before: dict[bytes, Cid], after: dict[bytes, Cid]
+) -> None:
     changes = [
         Change(key, before.get(key), after.get(key))
         for key in sorted(before | after)
@@ -106,61 +110,63 @@ def test_the_blocks_of_a_commit_suffice_to_undo_it(before: dict[bytes, Cid], aft
 
 
 @given(TREES, st.lists(st.tuples(KEYS, VALUES), min_size=1, max_size=5))
-def test_only_new_nodes_are_sealed_again(contents: dict[bytes, Cid], added: list[tuple[bytes, Cid]]) -> None:
+def test_only_changed_nodes_are_encoded_again(
+    contents: dict[bytes, Cid], added: list[tuple[bytes, Cid]]
+) -> None:
     root = tree_of(contents)
     old = names(root)
     for key, value in added:
         root, _ = mst.put(root, key, value)
-    fresh = {node.cid for node in mst.seal(root)}
+    fresh = {node.cid for node in mst.encode_changed(root)}
     assert names(root) <= old | fresh
     assert root.cid in fresh or root.cid in old
-    assert mst.seal(root) == []
+    assert mst.encode_changed(root) == []
 
 
 def test_a_change_behind_an_unknown_node_is_refused() -> None:
-    root = tree_of({f"k/{n}".encode(): cbor.cid_of(b"") for n in range(50)})
+    root = tree_of({f"k/{n}".encode(): cid_of(b"") for n in range(50)})
     partial = mst.load({root.cid: root.block}, root.cid)
     with pytest.raises(mst.PartialTreeError):
-        mst.invert(partial, [Change(f"k/{n}".encode(), None, cbor.cid_of(b"")) for n in range(50)])
+        mst.invert(partial, [Change(f"k/{n}".encode(), None, cid_of(b"")) for n in range(50)])
 
 
 def test_an_operation_that_the_tree_does_not_hold_is_refused() -> None:
-    root = tree_of({b"k/1": cbor.cid_of(b"")})
+    root = tree_of({b"k/1": cid_of(b"")})
     with pytest.raises(ValueError, match="the operation says"):
-        mst.invert(root, [Change(b"k/1", None, cbor.cid_of(b"other"))])
+        mst.invert(root, [Change(b"k/1", None, cid_of(b"other"))])
 
 
-def test_the_empty_tree_is_the_one_that_everybody_has() -> None:
+def test_the_empty_tree_has_its_known_cid() -> None:
     assert mst.empty().block == mst.encode_node(mst.empty()) == bytes.fromhex("a2616580616cf6")
     assert str(mst.empty().cid) == "bafyreie5737gdxlw5i64vzichcalba3z2v5n6icifvx5xytvske7mr3hpm"
 
 
-def test_heights_are_those_of_the_published_vectors(fixtures: Path) -> None:
-    cases = json.loads((fixtures / "interop/mst/key_heights.json").read_text())
+def test_layers_are_those_of_the_published_vectors() -> None:
+    cases = json_of("interop/mst/key_heights.json")
     assert cases
     for case in cases:
-        assert mst.height(case["key"].encode()) == case["height"], case["key"]
+        assert mst.layer_of(case["key"].encode()) == case["height"], case["key"]
 
 
-def test_the_published_keys_lie_in_the_layer_that_they_name(fixtures: Path) -> None:
-    lines = (fixtures / "interop/mst/example_keys.txt").read_text().split()
+def test_the_published_keys_lie_in_the_layer_that_they_name() -> None:
+    lines = fixture("interop/mst/example_keys.txt").read_text().split()
     assert len(lines) > 100
-    assert [key for key in lines if mst.height(key.encode()) != int(key[1 : key.index("/")])] == []
+    assert [key for key in lines if mst.layer_of(key.encode()) != int(key[1 : key.index("/")])] == []
 
 
-def test_prefixes_are_those_of_the_published_vectors(fixtures: Path) -> None:
-    cases = json.loads((fixtures / "interop/mst/common_prefix.json").read_text())
+def test_prefixes_are_those_of_the_published_vectors() -> None:
+    cases = json_of("interop/mst/common_prefix.json")
     assert cases
     for case in cases:
         left, right = case["left"].encode(), case["right"].encode()
         assert mst.shared_prefix(left, right) == case["len"], (left, right)
 
 
-def test_the_published_commit_proofs_are_carried_and_undone(fixtures: Path) -> None:
-    cases = json.loads((fixtures / "interop/firehose/commit-proof-fixtures.json").read_text())
+def test_the_published_commit_proofs_are_covered_and_inverted() -> None:
+    cases = json_of("interop/firehose/commit-proof-fixtures.json")
     assert len(cases) == 6
     for case in cases:
-        leaf = cid(case["leafValue"])
+        leaf = parse_cid(case["leafValue"])
         before = tree_of({key.encode(): leaf for key in case["keys"]})
         changes = [Change(key.encode(), None, leaf) for key in case["adds"]]
         changes += [Change(key.encode(), leaf, None) for key in case["dels"]]
@@ -196,8 +202,8 @@ class Suite:
                 yield member.name.removeprefix("./"), file.read()
 
 
-def test_every_case_of_the_public_test_suite_is_carried_and_undone(fixtures: Path) -> None:
-    suite = Suite(fixtures / "mst-test-suite.tar.zst")
+def test_every_case_of_the_public_test_suite_is_covered_and_inverted() -> None:
+    suite = Suite(fixture("mst-test-suite.tar.zst"))
     for case in suite.cases:
         side_a, side_b = (case["inputs"][side].removeprefix("./") for side in ("mst_a", "mst_b"))
         before = mst.load(suite.trees[side_a], suite.roots[side_a])
@@ -207,14 +213,14 @@ def test_every_case_of_the_public_test_suite_is_carried_and_undone(fixtures: Pat
         changes = [
             Change(
                 op["rpath"].encode(),
-                op["old_value"] and cid(op["old_value"]),
-                op["new_value"] and cid(op["new_value"]),
+                op["old_value"] and parse_cid(op["old_value"]),
+                op["new_value"] and parse_cid(op["new_value"]),
             )
             for op in case["results"]["record_ops"]
         ]
         before_names, before_cid = names(before), before.cid
         assert apply(before, changes).cid == after.cid, case["description"]
-        known = {cid(name) for name in case["results"]["inductive_proof_nodes"]}
+        known = {parse_cid(name) for name in case["results"]["inductive_proof_nodes"]}
         published = {name: block for name, block in suite.trees[side_b].items() if name in known}
         for blocks in (published, carried(before_names, after, changes)):
             undone = mst.invert(mst.load(blocks, after.cid), changes) if changes else after

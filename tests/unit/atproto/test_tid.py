@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jetstream.atproto.tid import CLOCK_IDS, tid, tid_us
 from jetstream.model import syntax
-from jetstream.simulator.tid import CLOCK_IDS, tid
 
 TIMES = st.integers(min_value=0, max_value=2**53 - 1)
 CLOCKS = st.integers(min_value=0, max_value=CLOCK_IDS - 1)
@@ -14,9 +14,10 @@ CLOCKS = st.integers(min_value=0, max_value=CLOCK_IDS - 1)
 def test_tids_sort_as_their_times_do(time: int, clock: int, other_time: int, other_clock: int) -> None:
     left, right = tid(time, clock), tid(other_time, other_clock)
     assert syntax.is_tid(left)
+    assert tid_us(left) == time
     assert (left < right) == ((time, clock) < (other_time, other_clock))
 
 
-def test_known_moments_have_their_known_names() -> None:
+def test_known_times_have_their_known_tids() -> None:
     assert tid(0, 0) == "2222222222222"
     assert tid(1_720_000_000_000_000, 7) == "3kwemukb2222b"

@@ -1,16 +1,19 @@
-"""An upstream of our own: a process that writes frames from memory to whoever subscribes to it.
+"""A relay that writes frames from memory as fast as a server can read: a process for benchmarks.
 
-    python -m jetstream.bench.relay [--frames FILE] --repos N
+    python -m benches.relay FILE REPOS
 
-It is spoken to over its standard input and output, a line of JSON each. It says `{"port": …}` once it
-listens, `{"connected": true}` when a server has come and `{"connected": false}` when that has left. Told
-`{"rate": r, "events": n, "seconds": s}`, it sends n events at r a second (0: as fast as the socket takes
-them), for s seconds at most, and says what it sent. It serves one connection at a time, and goes on with the
-next number whatever cursor is asked for.
+It serves the frames of a recording, from REPOS accounts, on a free port, to one connection at a time. It
+continues with the next number, whatever cursor is requested.
+
+It takes orders on standard input and reports on standard output, one JSON object a line. It reports `{"port":
+…}` when it listens, `{"connected": true}` when a server has connected and `{"connected": false}` when that is
+gone. On the order `{"rate": r, "events": n, "seconds": s}` it sends n events at r a second (0: as fast as the
+socket takes them), for at most s seconds, and reports what it sent.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import select
@@ -18,34 +21,33 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from hashlib import sha1
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
-from cyclopts import App, Parameter
+from benches.ring import Ring
 
 from jetstream.bench import stream
-from jetstream.bench.ring import Ring, simulated
 from jetstream.simulator import recording
 
-RUN_FRAMES_MAX: Final = 64  # written with one system call where nothing limits the rate: 300 kB
+RUN_FRAMES_MAX: Final = 64  # in one system call if the rate is not limited: 300 kB
 STDIN: Final = 0
 _READ_BYTES: Final = 65536
-
-app = App(name="relay", help="An upstream that writes frames from memory.")
+_MAGIC: Final = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 
 
 class Relay:
-    """A listening socket, at most one server on it, and the number of the next frame."""
+    """A listening socket with at most one connection."""
 
     def __init__(self, ring: Ring, host: str, port: int) -> None:
         self._ring = ring
         self._listening = socket.create_server((host, port))
-        self._server: socket.socket | None = None
-        self._next = 0
-        self._orders = b""
+        self._server: socket.socket | None = None  # the connected server
+        self._next = 0  # the number of the next frame
+        self._orders = b""  # the incomplete last line of standard input
 
     def run(self) -> None:
-        """Serve, and do what standard input says, until it ends."""
+        """Serve and follow orders until standard input ends."""
         say(port=self._listening.getsockname()[1])
         while True:
             watched: list[int | socket.socket] = [STDIN, self._server or self._listening]
@@ -79,9 +81,9 @@ class Relay:
     def _due(
         self, began: float, rate: float, events: int, seconds: float
     ) -> Iterator[tuple[memoryview, int, int]]:
-        """Yield what is to be written, when it is due: bytes, and how many events and frames end with them.
+        """Yield bytes to write when they are due, with the number of events and frames that end with them.
 
-        A frame says when it was due, not when the socket took it: waiting for the server counts.
+        A frame contains the time at which it was due, so the delay includes waiting for the server to read.
         """
         offset_us = time.time_ns() / 1000 - began * 1e6
         whole = memoryview(self._ring.data)
@@ -108,21 +110,21 @@ class Relay:
                 return
             head += received
         server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        server.sendall(stream.response(parts[0]))
+        server.sendall(upgrade_response(parts[0]))
         self._server = server
         say(connected=True)
 
     def _answer(self, server: socket.socket) -> None:
-        """Answer a ping or a close; the server says nothing else."""
+        """Answer a ping or a close frame; the server sends nothing else."""
         try:
             received = server.recv(_READ_BYTES)
         except OSError:
             received = b""
-        frame = stream.unmask(received)
+        frame = unmask(received)
         if frame is None or frame[0] == stream.CLOSE:
             self._leave()
         elif frame[0] == stream.PING:
-            server.sendall(stream.control(stream.PONG, frame[1], masked=False))
+            server.sendall(bytes((0x80 | stream.PONG, len(frame[1]))) + frame[1])
 
     def _leave(self) -> None:
         if self._server is not None:
@@ -132,21 +134,35 @@ class Relay:
 
 
 def say(**facts: object) -> None:
-    """Write a line of JSON to whoever started this process."""
-    print(json.dumps(facts), flush=True)  # noqa: T201 - the protocol of this process
+    """Report facts as a line of JSON."""
+    print(json.dumps(facts), flush=True)
 
 
-@app.default
-def main(
-    *,
-    frames: Annotated[Path | None, Parameter(help="Recording to send; else frames are simulated.")] = None,
-    repos: Annotated[int, Parameter(help="Accounts that the frames are said to come from.")] = 50_000,
-    host: Annotated[str, Parameter(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, Parameter(help="Port to listen on; 0: any.")] = 0,
-) -> None:
+def upgrade_response(head: bytes) -> bytes:
+    """Return the response to a request to upgrade. Raises ValueError if it has no key."""
+    for line in head.decode("latin-1").split("\r\n")[1:]:
+        name, _, value = line.partition(":")
+        if name.strip().lower() == "sec-websocket-key":
+            accept = base64.b64encode(sha1((value.strip() + _MAGIC).encode()).digest()).decode()
+            return (
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                f"Sec-WebSocket-Accept: {accept}\r\n\r\n"
+            ).encode()
+    raise ValueError("no Sec-WebSocket-Key in the request")
+
+
+def unmask(data: bytes) -> tuple[int, bytes] | None:
+    """Return opcode and payload of a client's short frame at the start of `data`; None if incomplete."""
+    if len(data) < 6 or len(data) < 6 + (data[1] & 127):
+        return None
+    mask, payload = data[2:6], data[6 : 6 + (data[1] & 127)]
+    return data[0] & 15, bytes(byte ^ mask[i & 3] for i, byte in enumerate(payload))
+
+
+def main(frames: Path, repos: int) -> None:
     """Load the frames, and serve them until standard input ends."""
-    Relay(Ring(recording.read(frames) if frames else simulated(), repos), host, port).run()
+    Relay(Ring(recording.read(frames), repos), "127.0.0.1", 0).run()
 
 
 if __name__ == "__main__":
-    sys.exit(app())
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,4 +1,4 @@
-"""Record a real firehose: its frames as they come, and the DID documents of everybody in them."""
+"""Record a real firehose: its frames, and the DID documents of all accounts in them."""
 
 from __future__ import annotations
 
@@ -14,28 +14,30 @@ from jetstream.simulator import recording
 from jetstream.simulator.recording import RecordingError
 
 DIRECTORY: Final = "https://plc.directory"
-_MESSAGE_BYTES_MAX: Final = 32 << 20  # well above what a relay may send
-_SILENCE_S: Final = 60.0
-_ASKED_AT_ONCE: Final = 8  # a directory that everybody shares is not to be pressed
-_ANSWER_S: Final = 30.0
-_log = structlog.get_logger(__name__)
+_MESSAGE_BYTES_MAX: Final = 32 << 20  # well above the limit of the protocol
+_SILENCE_S: Final = 60.0  # without a frame, after which the recording ends
+_REQUESTS_MAX: Final = 8  # to the directory at the same time: it is a shared service
+_RESPONSE_S: Final = 30.0
+
+logger = structlog.get_logger(__name__)
 
 
 async def record_firehose(
     url: str, path: Path, count: int, cursor: int | None, directory: str | None
 ) -> None:
-    """Write `count` frames from `url` to a new recording, and the documents from `directory` beside it.
+    """Write `count` frames of a firehose to a new recording, and DID documents beside it.
 
-    Raises RecordingError where the firehose cannot be reached, ends or falls silent before that, with what
-    came until then in the file.
+    `directory` is where the documents of `did:plc` accounts are requested; None: no documents. Raises
+    RecordingError if the firehose cannot be reached, ends or is silent for too long; the file then has the
+    frames received so far.
     """
-    timeout = aiohttp.ClientTimeout(total=_ANSWER_S)
+    timeout = aiohttp.ClientTimeout(total=_RESPONSE_S)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         with recording.writing(path) as add:
             await _copy(session, url, count, cursor, add)
         if directory is not None:
             dids = recording.dids_of(recording.read(path))
-            recording.write_documents(path, await _ask(session, directory, dids))
+            recording.write_documents(path, await _request_documents(session, directory, dids))
 
 
 async def _copy(
@@ -56,19 +58,21 @@ async def _copy(
         raise RecordingError(f"{url}: {problem}, after {done} of {count} frames") from error
 
 
-async def _ask(session: aiohttp.ClientSession, directory: str, dids: Iterable[str]) -> dict[str, object]:
-    """Collect the documents of DIDs; one that cannot be had is left out, and told of."""
-    gate = asyncio.Semaphore(_ASKED_AT_ONCE)
+async def _request_documents(
+    session: aiohttp.ClientSession, directory: str, dids: Iterable[str]
+) -> dict[str, object]:
+    """Return the documents of DIDs. Those that cannot be read are left out, and a warning is logged."""
+    limit = asyncio.Semaphore(_REQUESTS_MAX)
 
-    async def ask(did: str) -> tuple[str, object]:
-        async with gate, session.get(_document_url(directory, did)) as answer:
-            answer.raise_for_status()
-            return did, await answer.json(content_type=None)
+    async def request(did: str) -> tuple[str, object]:
+        async with limit, session.get(_document_url(directory, did)) as response:
+            response.raise_for_status()
+            return did, await response.json(content_type=None)
 
-    answers = await asyncio.gather(*map(ask, sorted(dids)), return_exceptions=True)
-    found = [answer for answer in answers if isinstance(answer, tuple)]
-    if len(found) < len(answers):
-        _log.warning("some DID documents could not be had", missing=len(answers) - len(found))
+    results = await asyncio.gather(*map(request, sorted(dids)), return_exceptions=True)
+    found = [result for result in results if isinstance(result, tuple)]
+    if len(found) < len(results):
+        logger.warning("some DID documents could not be read", missing=len(results) - len(found))
     return dict(found)
 
 

@@ -1,52 +1,32 @@
-"""Encode DAG-CBOR, strictly: one value has one encoding.
+"""Encode DAG-CBOR. Every value has exactly one encoding.
 
-Source: the DRISL / DAG-CBOR profile that the ATProto data model names. Map keys are sorted by their
-encoded bytes (so the shorter first), lengths are minimal, tag 42 is the only tag, floats do not exist.
-A link is a `Cid`, never plain `bytes`: an encoder that guesses turns a byte string that looks like a CID
-into a link.
+Map keys are sorted by their encoded bytes, so shorter keys come first; lengths are minimal; tag 42 is the
+only tag; there are no floats. A link is a `Cid`, and plain `bytes` are a byte string: an encoder that guessed
+would turn a byte string that looks like a CID into a link.
+
+`cbor` decodes; the two share no code. Source: the data model page of the AT Protocol specification, and the
+DAG-CBOR (DRISL) profile that it names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
-import libipld
+from jetstream.atproto.cid import Cid
 
 Emit = Callable[[bytes], None]
 
-_DAG_CBOR_SHA256: Final = bytes.fromhex("01711220")
-_RAW_SHA256: Final = bytes.fromhex("01551220")
-_UINT, _NEGATIVE, _BYTES, _TEXT, _ARRAY, _MAP = 0, 1, 2, 3, 4, 5
+_UINT, _NEGATIVE, _BYTES, _TEXT, _ARRAY, _MAP = 0, 1, 2, 3, 4, 5  # major types
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 
-# Tag 42, a byte string of 37, and the multibase prefix 00 that the data model demands before the CID.
+# What precedes the 36 bytes of a CID: tag 42, a byte string of 37 bytes, and the multibase prefix 00.
 LINK_HEAD: Final = bytes.fromhex("d82a582500")
 
 
-class Cid(bytes):
-    """The 36 bytes of a CIDv1 over SHA-256: a link, where plain `bytes` are a byte string."""
-
-    __slots__ = ()
-
-    def __str__(self) -> str:
-        """Write the CID as text: base32, lower case."""
-        return libipld.encode_cid(bytes(self))
-
-
-def cid_of(block: bytes) -> Cid:
-    """Name a DAG-CBOR block: a record, a tree node or a commit."""
-    return Cid(_DAG_CBOR_SHA256 + sha256(block).digest())
-
-
-def raw_cid(digest: bytes) -> Cid:
-    """Name a blob by the SHA-256 of its bytes."""
-    return Cid(_RAW_SHA256 + digest)
-
-
 def _long_head(major: int, number: int) -> bytes:
+    """Return the shortest head: the number is in the first byte, or in 1, 2, 4 or 8 bytes after it."""
     kind = major << 5
     if number < 24:
         return bytes((kind | number,))
@@ -59,50 +39,53 @@ def _long_head(major: int, number: int) -> bytes:
     return bytes((kind | 27,)) + number.to_bytes(8, "big")
 
 
-# Heads are looked up, not computed: computing them was a third of the time that a record took.
+# Heads are looked up in a table: computing them took a third of the time of encoding a record.
 _HEADS: Final = tuple(tuple(_long_head(major, number) for number in range(1024)) for major in range(6))
 _TEXT_HEADS: Final = _HEADS[_TEXT]
 
 
-def head(major: int, number: int) -> bytes:
-    """Write the shortest head of a CBOR item: its major type with a length or value below 2^64."""
+def cbor_head(major: int, number: int) -> bytes:
+    """Return the shortest head of a CBOR item: a major type with a length or value below 2^64."""
     return _HEADS[major][number] if number < 1024 else _long_head(major, number)
 
 
-def encode(value: object) -> bytes:
-    """Encode a value: null, bool, int of 64 bits, str, bytes, `Cid`, list, or dict with str keys.
+def encode_cbor(value: object) -> bytes:
+    """Encode None, a bool, an int of 64 bits, str, bytes, `Cid`, a list, or a dict with str keys.
 
-    Raises TypeError for any other type, floats among them, and ValueError for an integer out of range.
-    Nesting is bounded by Python's own recursion limit, far above the 32 levels that records may have.
+    Raises TypeError for any other type, including float, and ValueError for an integer out of range. Nesting
+    is limited by Python's recursion limit, far above the 32 levels that records may have.
     """
     parts: list[bytes] = []
     _emit(value, parts.append)
     return b"".join(parts)
 
 
-def text(value: str) -> bytes:
+def encode_text(value: str) -> bytes:
     """Encode a string."""
     encoded = value.encode()
-    return head(_TEXT, len(encoded)) + encoded
+    return cbor_head(_TEXT, len(encoded)) + encoded
 
 
 class _Layout(NamedTuple):
-    """How the maps with one set of keys are written: the head, then every encoded key in order."""
+    """How maps with one sequence of keys are encoded."""
 
-    head: bytes
-    keys: tuple[tuple[bytes, str], ...]
+    head: bytes  # of the map
+    keys: tuple[tuple[bytes, str], ...]  # each encoded key and the key, in the order of DAG-CBOR
 
 
+# Records of one collection have few different sequences of keys.
 @lru_cache(maxsize=4096)
 def _layout(keys: tuple[str, ...]) -> _Layout:
+    """Return how a map with these keys is encoded, whatever their order."""
     encoded = []
     for key in keys:
         text = key.encode()
-        encoded.append((head(_TEXT, len(text)) + text, key))
-    return _Layout(head(_MAP, len(keys)), tuple(sorted(encoded)))
+        encoded.append((cbor_head(_TEXT, len(text)) + text, key))
+    return _Layout(cbor_head(_MAP, len(keys)), tuple(sorted(encoded)))
 
 
 def _emit(value: object, emit: Emit) -> None:
+    """Emit the encoding of a value in parts. The exact type decides: a subclass of `str` is not text."""
     writer = _WRITERS.get(type(value))
     if writer is None:
         raise TypeError(f"{type(value).__name__} has no DAG-CBOR encoding: {value!r}")
@@ -120,18 +103,18 @@ def _emit_bool(value: bool, emit: Emit) -> None:
 def _emit_int(value: int, emit: Emit) -> None:
     if not _INT_MIN <= value <= _INT_MAX:
         raise ValueError(f"{value} is outside the 64-bit integers of the data model")
-    emit(head(_UINT, value) if value >= 0 else head(_NEGATIVE, -1 - value))
+    emit(cbor_head(_UINT, value) if value >= 0 else cbor_head(_NEGATIVE, -1 - value))
 
 
 def _emit_text(value: str, emit: Emit) -> None:
     text = value.encode()
     size = len(text)
-    emit(_TEXT_HEADS[size] if size < 1024 else head(_TEXT, size))
+    emit(_TEXT_HEADS[size] if size < 1024 else cbor_head(_TEXT, size))
     emit(text)
 
 
 def _emit_bytes(value: bytes, emit: Emit) -> None:
-    emit(head(_BYTES, len(value)))
+    emit(cbor_head(_BYTES, len(value)))
     emit(value)
 
 
@@ -141,7 +124,7 @@ def _emit_link(value: Cid, emit: Emit) -> None:
 
 
 def _emit_list(value: list[object], emit: Emit) -> None:
-    emit(head(_ARRAY, len(value)))
+    emit(cbor_head(_ARRAY, len(value)))
     for item in value:
         _emit(item, emit)
 
@@ -152,7 +135,7 @@ def _emit_map(value: Mapping[str, object], emit: Emit) -> None:
     for key_bytes, key in layout.keys:
         emit(key_bytes)
         item = value[key]
-        if type(item) is str:  # most values are: 20 % less time for a record
+        if type(item) is str:  # most values are strings; this saves 20 % of a record's time
             _emit_text(item, emit)
         else:
             _emit(item, emit)

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
+from benches.frames import simulated
+from benches.ring import FIRST_SEQ, Ring, accounts
 from tests.builders import dag_cbor
 
+from jetstream.atproto.tid import tid_us
 from jetstream.bench import stream
-from jetstream.bench.ring import FIRST_SEQ, Ring, accounts, simulated
-from jetstream.bench.subscription import tid_us
 from jetstream.simulator.records import datetime_of
+from jetstream.simulator.world import Population
 from jetstream.upstream.decode import Message, decode
 
-FRAMES = [frame for frame in simulated(205) if b"factive\xf4" not in frame][:200]
+FRAMES = [frame for frame in islice(simulated(Population(), 500), 205) if b"factive\xf4" not in frame][:200]
 NOW_US = 1_790_000_000_123_456
 
 

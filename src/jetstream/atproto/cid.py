@@ -1,0 +1,35 @@
+"""Content identifiers: CIDv1 over SHA-256, the only ones that repositories use.
+
+A binary CID has 36 bytes: version (1), codec, hash function (0x12, SHA-256), hash length (0x20) and the hash.
+Source: the data model page of the AT Protocol specification, "Link and CID formats".
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Final
+
+import libipld
+
+_DAG_CBOR_SHA256: Final = bytes.fromhex("01711220")
+_RAW_SHA256: Final = bytes.fromhex("01551220")
+
+
+class Cid(bytes):
+    """The 36 bytes of a CID. In a value to encode, a `Cid` is a link and plain `bytes` are a byte string."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        """Return the CID as text: multibase `b`, which is base32 in lower case."""
+        return libipld.encode_cid(bytes(self))
+
+
+def cid_of(block: bytes) -> Cid:
+    """Return the CID of a DAG-CBOR block: a record, a tree node or a commit."""
+    return Cid(_DAG_CBOR_SHA256 + sha256(block).digest())
+
+
+def raw_cid(digest: bytes) -> Cid:
+    """Return the CID of a blob (codec `raw`), given the SHA-256 of its bytes."""
+    return Cid(_RAW_SHA256 + digest)
