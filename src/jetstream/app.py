@@ -15,9 +15,11 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from jetstream import __version__
 from jetstream.clock import SteadyClock, clock_reason, unix_us
 from jetstream.conditions import CONDITIONS, Conditions
+from jetstream.delivery.encoding import Encoding
+from jetstream.delivery.framing.websocket import WEBSOCKET
 from jetstream.delivery.publisher import Hub
+from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.subscriber import Close
-from jetstream.delivery.wires import WIRES
 from jetstream.errors import SettingError
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.ingest import Ingest, Stamper
@@ -167,8 +169,10 @@ class Service:
             limits=self._limits.web,
         )
         routes = {"/": pages.page(settings.wire), "/health": pages.health(self._health)}
-        subscribe = self.subscribe.on
-        upgrades = {"/subscribe": subscribe(WIRES[settings.wire]), "/v1/subscribe": subscribe(WIRES["v1"])}
+        wires = {"/subscribe": settings.wire, "/v1/subscribe": "v1"}
+        upgrades = {
+            path: self.subscribe.on(Encoding(RENDERERS[wire], WEBSOCKET)) for path, wire in wires.items()
+        }
         figures = pages.metrics(self.metrics)
         if settings.metrics_listen is None:
             routes["/metrics"] = figures

@@ -25,6 +25,16 @@ class LogLimits:
 class DeliveryLimits:
     """How events are written to subscribers: sizes of writes, pauses, and what may wait."""
 
+    # A chunk is what one write carries to a reader that catches up. 200 events take 0.1 ms to render.
+    chunk_events: int = 200
+    # Events that are tested against a filter for one chunk: 0.2 ms with 10,000 DIDs.
+    judged_events: int = 1_000
+    # Bytes of a chunk's frames. A slow reader may have this much more waiting than its buffer holds.
+    chunk_bytes: int = 128 << 10
+    # Bytes of rendered events that are kept for other readers. The 8,000 newest events take 5 MiB in a wire,
+    # a sealed segment of which all is read 5 MiB. With the log's hot tail and segment cache that is 96 MiB.
+    render_cache_bytes: int = 52 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class WebLimits:

@@ -27,10 +27,11 @@ import structlog
 from jetstream.delivery.chunks import cut
 from jetstream.delivery.index import Group
 from jetstream.delivery.lanes import Lane, Lanes
+from jetstream.delivery.render_cache import RenderCache
 from jetstream.delivery.subscriber import Close, Subscriber, SubscriberOptions
-from jetstream.delivery.wires import PING
 from jetstream.errors import LogError
 from jetstream.eventlog import LogReader
+from jetstream.limits import DeliveryLimits
 from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
 from jetstream.model.batch import Batch
@@ -79,11 +80,14 @@ class Hub:
         *,
         slow_timeout_s: float = 60.0,
         buffer_total: int = 512 << 20,
+        limits: DeliveryLimits = DeliveryLimits(),
     ) -> None:
         self._log = log
         self._metrics = metrics
         self._slow_timeout_s = slow_timeout_s
         self._buffer_total = buffer_total
+        self._limits = limits
+        self._rendered = RenderCache(limits.render_cache_bytes)
         self._lanes = Lanes(log.tip + 1)
         self._subscribers: dict[Subscriber, None] = {}
         self._rest = Rest()
@@ -124,7 +128,7 @@ class Hub:
         """Begin to serve a subscriber from its position."""
         self._subscribers[subscriber] = None
         self._lanes.enter(subscriber.lane)
-        self._metrics.connected[subscriber.wire.name].inc()
+        self._metrics.connected[subscriber.encoding.wire].inc()
         self._place(subscriber)
 
     def remove(self, subscriber: Subscriber) -> None:
@@ -133,7 +137,7 @@ class Hub:
             return
         self._lanes.leave(subscriber.lane)
         self._observe_delivery()  # the lane that all waited for may be gone
-        self._metrics.connected[subscriber.wire.name].dec()
+        self._metrics.connected[subscriber.encoding.wire].dec()
         if subscriber.group is not None:
             subscriber.lane.groups.remove(subscriber)
         feeder, subscriber.feeder = subscriber.feeder, None
@@ -224,12 +228,15 @@ class Hub:
         """Write `batch[first:last]` to all at the tip, in turns; return to how many, in how many seconds."""
         began, worked_s, reached = time.perf_counter(), 0.0, 0
         messages, sizes = Counter[str](), Counter[str]()
-        deliveries = lane.groups.deliveries(batch, first, last)
-        for group in deliveries:
+        encodings = lane.groups.encodings()
+        rendered = {each: self._rendered.render(batch, range(first, last), each) for each in encodings}
+        wanted = lane.groups.wanted(batch, first, last)
+        for group in wanted:
             group.delivering = True
-        for group, frames in deliveries.items():
+        for group, indices in wanted.items():
+            frames = rendered[group.encoding].frames(indices, group.options.message_bytes_max)
             data = frames[0] if len(frames) == 1 else b"".join(frames)
-            members, written = list(group.members), 0
+            members, written = list(group.members) if data else [], 0
             for start in range(0, len(members), WRITES_PER_LOOK):
                 written += self._write(lane, group, members[start : start + WRITES_PER_LOOK], data)
                 turn_s = time.perf_counter() - began
@@ -239,8 +246,8 @@ class Hub:
                     began = time.perf_counter()
             group.delivering = False
             reached += written
-            messages[group.wire.name] += written * len(frames)
-            sizes[group.wire.name] += written * len(data)
+            messages[group.encoding.wire] += written * len(frames)
+            sizes[group.encoding.wire] += written * len(data)
         for wire, size in sizes.items():
             self._metrics.count_sent(wire, messages[wire], size)
         return reached, worked_s + time.perf_counter() - began
@@ -311,7 +318,7 @@ class Hub:
 
     async def _index(self, subscriber: Subscriber) -> Group:
         """Index the group of a subscriber's options, a step in each turn."""
-        group, groups = Group(subscriber.wire, subscriber.options), subscriber.lane.groups
+        group, groups = Group(subscriber.encoding, subscriber.options), subscriber.lane.groups
         try:
             for _ in groups.index(group):
                 await self._slices.turn()
@@ -389,10 +396,12 @@ class Hub:
 
         Returns the index up to which the batch has been judged.
         """
-        data, messages, reached = cut(batch, first, last, subscriber.wire, subscriber.options)
+        data, messages, reached = cut(
+            batch, first, last, subscriber.encoding, subscriber.options, self._rendered, self._limits
+        )
         if data:
             subscriber.write(data)
-            self._metrics.count_sent(subscriber.wire.name, messages, len(data))
+            self._metrics.count_sent(subscriber.encoding.wire, messages, len(data))
         # An empty range would mean that nothing stands between the position and the boundary.
         subscriber.position = batch.times[reached - 1] + 1 if reached > first else subscriber.lane.position
         return reached
@@ -422,7 +431,7 @@ class Hub:
             if stalled_s >= self._slow_timeout_s:
                 subscriber.close(Close(1008, "slow", f"read nothing for {stalled_s:.0f} s: read faster"))
             elif ping and not buffered:
-                subscriber.write(PING)
+                subscriber.write(subscriber.encoding.framing.keep_alive)
             if count % WATCH_SLICE == 0:
                 await asyncio.sleep(0)
         if waiting > self._buffer_total:

@@ -1,4 +1,4 @@
-"""A subscriber: a filter, a wire, and a position in the log."""
+"""A subscriber: a filter, an encoding, and a position in the log."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from jetstream.delivery.wires import Wire
+from jetstream.delivery.encoding import Encoding
 from jetstream.model.filter import EVERYTHING, Filter
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ class Subscriber:
 
     __slots__ = (
         "drained",
+        "encoding",
         "feeder",
         "group",
         "lane",
@@ -82,14 +83,19 @@ class Subscriber:
         "position",
         "progress_at",
         "sink",
-        "wire",
     )
 
     def __init__(
-        self, sink: Sink, wire: Wire, options: SubscriberOptions, lane: Lane, position: int, now: float
+        self,
+        sink: Sink,
+        encoding: Encoding,
+        options: SubscriberOptions,
+        lane: Lane,
+        position: int,
+        now: float,
     ) -> None:
         self.sink = sink
-        self.wire = wire
+        self.encoding = encoding
         self.options = options
         self.lane = lane
         self.position = position

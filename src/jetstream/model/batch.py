@@ -9,32 +9,26 @@ from typing import Final
 from jetstream.model.event import Event
 
 # What CPython takes for one event in a batch, without the text of its long values: its time, and seven values
-# of which a collection is often shared. The same of one rendered form: the frame's head, keys and object.
+# of which a collection is often shared.
 EVENT_BYTES: Final = 450
-FORM_BYTES: Final = 300
-# The forms in which the text of an event may be in memory: as it is, and as a frame and in a slice of each of
-# two wires.
-FORMS_MAX: Final = 5
 
 
 class Batch:
     """Consecutive events of one log, as columns of equal length; `times` rises strictly.
 
-    A batch only ever grows at its end, so a range of it that was seen once stays as it was, and readers
-    may share it. `frames` holds what the hub rendered of it, by wire, and `slices` what it put together of
-    that, by wire and index of the first event; both live as long as the batch, and count as its memory.
+    A batch only ever grows at its end. So a range that was seen once stays as it was, and readers may share
+    it.
     """
 
     __slots__ = (
+        "__weakref__",  # for what is rendered of a batch, which is to go with it
         "bodies",
         "cids",
         "collections",
         "dids",
-        "frames",
         "kinds",
         "revs",
         "rkeys",
-        "slices",
         "times",
     )
 
@@ -57,8 +51,6 @@ class Batch:
         self.revs = list(revs)
         self.cids = list(cids)
         self.bodies = list(bodies)
-        self.frames: dict[str, list[bytes]] = {}
-        self.slices: dict[str, dict[int, bytes]] = {}
 
     @classmethod
     def of(cls, events: Sequence[Event], times: Iterable[int]) -> Batch:
@@ -80,11 +72,6 @@ class Batch:
     def last(self) -> int:
         """The `time_us` of the last event. Raises IndexError on an empty batch."""
         return self.times[-1]
-
-    @property
-    def forms(self) -> int:
-        """In how many forms the text is in memory: as it is, and in up to two for each wire."""
-        return 1 + len(self.frames) + len(self.slices)
 
     def text_bytes(self) -> int:
         """Return the bytes of the values that may be long: DIDs (2,048), rkeys (512) and bodies (990,000)."""
@@ -142,6 +129,6 @@ class Batch:
         self.bodies += later.bodies
 
 
-def memory_bytes(events: int, text_bytes: int, forms: int = FORMS_MAX) -> int:
-    """Return at most how much memory so many events take whose text is there in so many forms."""
-    return events * (EVENT_BYTES + FORM_BYTES * (forms - 1)) + text_bytes * forms
+def memory_bytes(events: int, text_bytes: int) -> int:
+    """Return about how much memory so many events take, with the bytes of their long values."""
+    return events * EVENT_BYTES + text_bytes

@@ -24,9 +24,9 @@ from typing import Final
 
 import structlog
 
+from jetstream.delivery.encoding import Encoding
 from jetstream.delivery.publisher import Hub
 from jetstream.delivery.subscriber import Close, Subscriber, SubscriberOptions
-from jetstream.delivery.wires import Wire
 from jetstream.errors import InvalidParameter
 from jetstream.eventlog import LogReader
 from jetstream.limits import WebLimits
@@ -50,7 +50,7 @@ logger = structlog.get_logger(__name__)
 
 
 class Subscribe:
-    """The handlers of all wires' routes, which share the limit of connections.
+    """The handlers of the routes to subscribe, which share the limit of connections.
 
     `buffer_bytes` is the write buffer of each client, `subscribers_max` the limit.
     """
@@ -99,11 +99,11 @@ class Subscribe:
         """How many clients are connected, also those that still owe an `options_update`."""
         return len(self._clients)
 
-    def on(self, wire: Wire) -> Handler:
-        """Return the handler of the route of one wire."""
-        return partial(self._handle, wire)
+    def on(self, encoding: Encoding) -> Handler:
+        """Return the handler of the route of one encoding."""
+        return partial(self._handle, encoding)
 
-    def _handle(self, wire: Wire, request: Request, connection: Connection) -> Steps[Response | None]:
+    def _handle(self, encoding: Encoding, request: Request, connection: Connection) -> Steps[Response | None]:
         """Check a request, and upgrade its connection. A refusal is one sentence. Raises BadRequest."""
         try:
             subscription = yield from parse_request(request.query, request.headers)
@@ -118,7 +118,7 @@ class Subscribe:
             self._metrics.refusals.inc()
             return refusal
         if not connection.transport.is_closing():  # else the client has gone meanwhile
-            self._begin(wire, connection, subscription, answer)
+            self._begin(encoding, connection, subscription, answer)
         return None
 
     def _refusal(self, request: Request) -> Response | None:
@@ -135,11 +135,11 @@ class Subscribe:
         return None
 
     def _begin(
-        self, wire: Wire, connection: Connection, subscription: SubscribeRequest, answer: bytes
+        self, encoding: Encoding, connection: Connection, subscription: SubscribeRequest, answer: bytes
     ) -> None:
         """Upgrade a connection. What the client has sent behind its handshake is read as frames."""
         sink = SocketSink(connection.transport, self._buffer_bytes, self._inbound)
-        client = _Client(self, sink, wire, subscription)
+        client = _Client(self, sink, encoding, subscription)
         self._clients[client] = None
         self._empty.clear()
         rest = connection.upgrade(sink, answer)
@@ -165,7 +165,7 @@ class Subscribe:
         position = lane.position if cursor is None else min(cursor, self._log.tip + 1)
         position = max(position, self._log.floor)
         now = asyncio.get_running_loop().time()
-        subscriber = Subscriber(client.sink, client.wire, options, lane, position, now)
+        subscriber = Subscriber(client.sink, client.encoding, options, lane, position, now)
         self._hub.add(subscriber)
         return subscriber
 
@@ -210,15 +210,15 @@ class _Client:
     The sink calls `_on_message` and `_on_end`.
     """
 
-    __slots__ = ("_hello_timeout", "_subscribe", "sink", "subscriber", "subscription", "wire")
+    __slots__ = ("_hello_timeout", "_subscribe", "encoding", "sink", "subscriber", "subscription")
 
     def __init__(
-        self, subscribe: Subscribe, sink: SocketSink, wire: Wire, subscription: SubscribeRequest
+        self, subscribe: Subscribe, sink: SocketSink, encoding: Encoding, subscription: SubscribeRequest
     ) -> None:
         self._subscribe = subscribe
         self.sink = sink
-        # How its events are spelled, by the route that it came on.
-        self.wire = wire
+        # How its events become bytes, by the route that it came on.
+        self.encoding = encoding
         # What its URL asked for. Options may change later, the start does not.
         self.subscription = subscription
         # Set once, after the hello if one is required.
