@@ -17,11 +17,16 @@ import uvloop
 from benches.events import Network
 from benches.limits import Limit, number
 
-from jetstream.delivery.wires import CLASSIC, V1
+from jetstream.delivery.encoding import Encoding
+from jetstream.delivery.framing.websocket import WEBSOCKET
+from jetstream.delivery.render_cache import RenderCache
+from jetstream.delivery.renderers.classic import CLASSIC
+from jetstream.delivery.renderers.v1 import V1
 from jetstream.eventlog import LogReader, SourceCursor
 from jetstream.eventlog.segment import BLOCK_EVENTS
 from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.limits import DeliveryLimits
 from jetstream.model.batch import Batch
 from jetstream.model.filter import EVERYTHING, Filter
 
@@ -30,10 +35,11 @@ LARGE: Final = 10  # so many times as many for opening
 RARE_EVERY: Final = 10 * BLOCK_EVENTS
 RARE_DID: Final = b"did:plc:raretrararerarerarerare"
 RARE_COLLECTION: Final = b"com.example.rare"
-SLICE_EVENTS: Final = 500  # of a reader between two turns of the loop, as the hub's
+CHUNK_EVENTS: Final = 500  # of a reader between two turns of the loop
 STALL_S: Final = 10.0
 LIVE_S: Final = 5.0
 
+ENCODING: Final = Encoding(CLASSIC, WEBSOCKET)
 CURSOR: Final = {"relay.example:443": SourceCursor(1)}
 LIMITS: Final = (
     Limit("commit of 1 event, µs", 100),
@@ -109,7 +115,7 @@ async def fill(directory: Path, network: Network, events: int) -> int:
         if count % RARE_EVERY == 0:
             batch.dids[0], batch.dids[1] = RARE_DID, RARE_DID
             batch.collections[2] = RARE_COLLECTION
-        json_bytes += sum(len(V1.message(batch, index)) for index in range(len(batch)))
+        json_bytes += sum(map(len, V1.render(batch, range(len(batch)))))
         await log.append(batch, CURSOR)
         count += len(batch)
         if count % BLOCK_EVENTS == 0:
@@ -131,33 +137,36 @@ async def replays(log: LogReader) -> dict[str, float]:
 
 async def together(log: LogReader, readers: int) -> None:
     """Let several readers replay everything at once."""
-    turn = asyncio.Lock()
-    await asyncio.gather(*(replay(log, EVERYTHING, turn) for _ in range(readers)))
+    shared = Shared()
+    await asyncio.gather(*(replay(log, EVERYTHING, shared) for _ in range(readers)))
 
 
-async def replay(log: LogReader, wanted: Filter = EVERYTHING, turn: asyncio.Lock | None = None) -> None:
-    """Read from the oldest event to the newest as a subscriber of the classic wire: frames, in slices.
+class Shared:
+    """What readers share in the server: turns of the event loop, and what is rendered."""
 
-    As in the hub, readers that share `turn` make one slice in each turn of the loop.
+    def __init__(self) -> None:
+        self.turn = asyncio.Lock()
+        self.cache = RenderCache(DeliveryLimits().render_cache_bytes)
+
+    def frames(self, batch: Batch, indices: Sequence[int]) -> bytes:
+        """Return the bytes for the socket."""
+        return b"".join(self.cache.render(batch, indices, ENCODING).frames(indices))
+
+
+async def replay(log: LogReader, wanted: Filter = EVERYTHING, shared: Shared | None = None) -> None:
+    """Read from the oldest event to the newest as a subscriber of the classic wire: frames, in chunks.
+
+    As in the server, readers make one chunk in each turn of the event loop.
     """
-    turn = turn or asyncio.Lock()
+    shared = shared or Shared()
     position, stop = log.floor, log.tip + 1
     while (batch := await log.read(position, stop, wanted)) is not None:
         chosen = wanted.select(batch, batch.index(position), batch.index(stop))
         position = batch.last + 1
-        await render(batch, chosen, turn)
-
-
-async def render(batch: Batch, chosen: Sequence[int], turn: asyncio.Lock) -> None:
-    """Make the bytes for the socket, a slice a turn."""
-    for start in range(0, len(chosen), SLICE_EVENTS):
-        some = chosen[start : start + SLICE_EVENTS]
-        async with turn:
-            if isinstance(some, range):
-                b"".join(CLASSIC.frames(batch, some.stop)[some.start : some.stop])
-            else:
-                b"".join(CLASSIC.some_frames(batch, some))
-            await asyncio.sleep(0)
+        for start in range(0, len(chosen), CHUNK_EVENTS):
+            async with shared.turn:
+                shared.frames(batch, chosen[start : start + CHUNK_EVENTS])
+                await asyncio.sleep(0)
 
 
 async def sparse(log: LogReader, events: int) -> dict[str, float]:
@@ -174,8 +183,8 @@ async def sparse(log: LogReader, events: int) -> dict[str, float]:
 async def live_delay(log: SqliteLog, network: Network) -> float:
     """Return the 99th percentile of what lies between an append and its frames, beside ten replays."""
     delays: list[float] = []
-    turn = asyncio.Lock()
-    readers = [asyncio.create_task(forever(log, turn)) for _ in range(10)]
+    shared = Shared()
+    readers = [asyncio.create_task(forever(log, shared)) for _ in range(10)]
     appended: dict[int, float] = {}
 
     async def deliver() -> None:
@@ -184,7 +193,7 @@ async def live_delay(log: SqliteLog, network: Network) -> float:
             await log.wait(position)
             batch = await log.read(position, log.tip + 1, EVERYTHING)
             assert batch is not None
-            CLASSIC.frames(batch, len(batch))
+            shared.frames(batch, range(batch.index(position), len(batch)))
             position = batch.last + 1
             delays.append(time.perf_counter() - appended[batch.last])
 
@@ -202,10 +211,10 @@ async def live_delay(log: SqliteLog, network: Network) -> float:
     return percentile(delays, 0.99)
 
 
-async def forever(log: LogReader, turn: asyncio.Lock) -> None:
+async def forever(log: LogReader, shared: Shared) -> None:
     """Replay again and again."""
     while True:
-        await replay(log, EVERYTHING, turn)
+        await replay(log, EVERYTHING, shared)
 
 
 async def stalls(directory: Path, network: Network) -> dict[str, float]:

@@ -20,8 +20,10 @@ from websockets.frames import Frame, Opcode
 
 from jetstream.app import Service
 from jetstream.delivery import publisher as hub_module
+from jetstream.delivery.encoding import Encoding
+from jetstream.delivery.framing.websocket import WEBSOCKET
 from jetstream.delivery.lanes import Lane
-from jetstream.delivery.wires import CLASSIC
+from jetstream.delivery.renderers.classic import CLASSIC
 from jetstream.limits import Limits, WebLimits
 from jetstream.scheduling import Line
 from jetstream.web.server import Server
@@ -321,7 +323,7 @@ async def test_without_a_hello_in_time_the_connection_is_closed(service: Service
         subscribers_max=10,
         limits=WebLimits(hello_timeout_s=0.01),
     )
-    server = Server(service.metrics, {}, {"/subscribe": subscribe_route.on(CLASSIC)})
+    server = Server(service.metrics, {}, {"/subscribe": subscribe_route.on(Encoding(CLASSIC, WEBSOCKET))})
     port = await server.start("127.0.0.1", 0)
     try:
         async with subscribe(port, requireHello="true") as subscriber:

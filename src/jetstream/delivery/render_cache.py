@@ -83,12 +83,12 @@ class Rendered:
     def add(self, batch: Batch, indices: Sequence[int]) -> None:
         """Render those of `indices` that are not rendered yet."""
         frames, lengths = self._frames, self._lengths
-        short = indices[-1] + 1 - len(frames)
-        if short > 0:
+        known = len(frames)
+        if (short := indices[-1] + 1 - known) > 0:
             frames += [_NOT_MADE] * short
             lengths.extend([0] * short)
             self.size += short * _SLOT_BYTES
-        if short < len(indices):
+        if indices[0] < known:
             indices = _run([i for i in indices if frames[i] is _NOT_MADE])
             if not indices:
                 return
@@ -148,8 +148,14 @@ class RenderCache:
 
     def _make_room(self) -> None:
         excess = self.size - self._bytes_max
-        while excess > 0 and len(self._entries) > 1:
-            excess -= self._entries.pop(next(iter(self._entries))).size
+        if excess <= 0:
+            return
+        for key in list(self._entries)[:-1]:
+            dropped = self._entries.pop(key, None)
+            if dropped is not None:
+                excess -= dropped.size
+            if excess <= 0:
+                return
 
 
 def _run(indices: list[int]) -> Sequence[int]:

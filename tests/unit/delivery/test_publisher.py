@@ -21,21 +21,23 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.delivery.encodings import CLASSIC, CREATES, V1, message
 
-from jetstream.delivery import chunks as slices_module
 from jetstream.delivery import lanes as lanes_module
 from jetstream.delivery import publisher as hub_module
+from jetstream.delivery.encoding import Encoding
 from jetstream.delivery.publisher import FLUSH_EVENTS_MAX, Hub, flush_end, rest_s
 from jetstream.delivery.subscriber import Close, Subscriber, SubscriberOptions
-from jetstream.delivery.wires import CLASSIC, PING, V1, Wire
 from jetstream.eventlog import LogStatistics
 from jetstream.eventlog.backpressure import Followers
+from jetstream.limits import DeliveryLimits
 from jetstream.metrics import Metrics
 from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, Event
 from jetstream.model.filter import EVERYTHING, Filter
 
 STEP_US = 10
+SMALL = DeliveryLimits(chunk_events=5, chunk_bytes=600, render_cache_bytes=10_000)
 BATCH_EVENTS = 16
 LIKE, POST, THING = b"app.bsky.feed.like", b"app.bsky.feed.post", b"com.example.thing"
 
@@ -193,18 +195,18 @@ class Member:
     def obeys_the_law(self, log: MemoryLog) -> bool:
         """Tell whether what it was sent can be cut at its changes so that each part is exactly right."""
         messages = self.sink.messages()
-        wire = self.subscriber.wire
+        encoding = self.subscriber.encoding
         whole = Batch.of([event(time // STEP_US) for time in log.times], log.times)
         ends = [count for _, count in self.segments[1:]] + [len(messages)]
         starts = {self.first}
         for (options, begin), end in zip(self.segments, ends, strict=True):
             part = messages[begin:end]
-            starts = {stop for start in starts for stop in _stops(whole, start, wire, options, part)}
+            starts = {stop for start in starts for stop in _stops(whole, start, encoding, options, part)}
         return bool(starts) if self.sink.closing else len(whole) in starts
 
 
 def _stops(
-    whole: Batch, start: int, wire: Wire, options: SubscriberOptions, part: list[bytes]
+    whole: Batch, start: int, encoding: Encoding, options: SubscriberOptions, part: list[bytes]
 ) -> Iterator[int]:
     """Yield each index up to which `part` is exactly what is wanted from `start` on."""
     sent = 0
@@ -213,11 +215,13 @@ def _stops(
             yield stop
         if stop == len(whole):
             return
-        message = wire.message(whole, stop)
-        if options.wanted.select(whole, stop, stop + 1) and (
-            not options.message_bytes_max or len(message) <= options.message_bytes_max
+        json = message(encoding, whole, stop)
+        if (
+            json
+            and options.wanted.select(whole, stop, stop + 1)
+            and (not options.message_bytes_max or len(json) <= options.message_bytes_max)
         ):
-            if sent == len(part) or part[sent] != message:
+            if sent == len(part) or part[sent] != json:
                 return
             sent += 1
 
@@ -228,14 +232,14 @@ class World:
     def __init__(self) -> None:
         self.log = MemoryLog()
         self.log.grow(40)
-        self.hub = Hub(self.log, Metrics())
+        self.hub = Hub(self.log, Metrics(), limits=SMALL)
         self.members: list[Member] = []
         self.left: list[Member] = []
 
-    def join(self, options: SubscriberOptions, wire: Wire, cursor: int | None, limit: int) -> None:
+    def join(self, options: SubscriberOptions, encoding: Encoding, cursor: int | None, limit: int) -> None:
         lane, sink = self.hub.lane(), FakeSink(limit)
         position = lane.position if cursor is None else max(min(cursor, self.log.tip + 1), self.log.floor)
-        subscriber = Subscriber(sink, wire, options, lane, position, 0.0)
+        subscriber = Subscriber(sink, encoding, options, lane, position, 0.0)
         first = sum(time < position for time in self.log.times)
         self.members.append(Member(subscriber, sink, first, [(options, 0)]))
         self.hub.add(subscriber)
@@ -312,7 +316,11 @@ options = st.sampled_from(
 which = st.integers(0, 5)
 cursors = st.one_of(st.none(), st.none(), st.integers(0, 1_000))
 joins = st.tuples(
-    st.just("join"), options, st.sampled_from([CLASSIC, V1]), cursors, st.sampled_from([200, 2_000, 1 << 40])
+    st.just("join"),
+    options,
+    st.sampled_from([CLASSIC, V1, CREATES]),
+    cursors,
+    st.sampled_from([200, 2_000, 1 << 40]),
 )
 turns = st.tuples(st.just("turn"), st.integers(1, 3))
 steps = st.one_of(
@@ -336,8 +344,7 @@ def small_turns() -> Iterator[pytest.MonkeyPatch]:
     """Make each step of the hub small, so that a test's steps fall between them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hub_module, "FLUSH_EVENTS_MAX", 7)
-        patch.setattr(slices_module, "SLICE_EVENTS_MAX", 5)
-        patch.setattr(slices_module, "SLICE_BYTES_MAX", 600)
+
         patch.setattr(hub_module, "TURN_S", 0.0)
         patch.setattr(hub_module, "WRITES_PER_LOOK", 1)
         yield patch
@@ -445,7 +452,7 @@ async def test_a_reader_behind_has_no_more_slices_once_its_socket_is_full() -> N
         for _ in range(20):
             await asyncio.sleep(0)
         assert sink.full
-        assert len(sink.messages()) <= slices_module.SLICE_EVENTS_MAX
+        assert len(sink.messages()) <= DeliveryLimits().chunk_events
 
 
 @given(
@@ -563,6 +570,27 @@ async def test_messages_and_bytes_are_counted_for_readers_live_and_behind() -> N
         hub.remove(behind)
         hub.remove(behind)
         assert metrics.subscribers.labels("classic")._value.get() == len(hub) == 1
+
+
+async def test_kinds_that_a_wire_declines_are_left_out_for_its_readers_alone() -> None:
+    async with served(events=30) as (hub, log):
+        members = []
+        for encoding, position in ((CREATES, 1), (CREATES, None), (CLASSIC, None)):
+            sink, lane = FakeSink(), hub.lane()
+            start = lane.position if position is None else position
+            members.append(Subscriber(sink, encoding, SubscriberOptions(), lane, start, 0.0))
+            hub.add(members[-1])
+        await until(lambda: members[0].group)
+        log.grow(30)
+        await until(lambda: hub.position > log.tip and not members[2].group.delivering)  # type: ignore[union-attr]
+        creates = [STEP_US * n for n in range(1, 61) if event(n).kind == CREATE]
+        live = [time for time in creates if time > 30 * STEP_US]
+        assert [times(member.sink) for member in members] == [  # type: ignore[arg-type]
+            creates,
+            live,
+            [STEP_US * n for n in range(31, 61)],
+        ]
+        assert hub._metrics.messages.labels("v1")._value.get() == len(creates) + len(live)
 
 
 async def test_a_log_that_cannot_be_read_ends_that_reader_alone() -> None:
@@ -717,7 +745,7 @@ async def test_an_idle_reader_is_pinged_and_never_cut() -> None:
         for minute in range(100):
             await hub._look_at_all(60.0 * minute, ping=minute % 2 == 0)
             sink.drain()
-    assert sink.sent == PING * 50
+    assert sink.sent == CLASSIC.framing.keep_alive * 50
     assert not sink.closing
 
 
