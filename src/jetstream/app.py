@@ -15,9 +15,9 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from jetstream import __version__
 from jetstream.clock import SteadyClock, clock_reason, unix_us
 from jetstream.conditions import CONDITIONS, Conditions
+from jetstream.delivery.delivery import Delivery
 from jetstream.delivery.encoding import Encoding
 from jetstream.delivery.framing.websocket import WEBSOCKET
-from jetstream.delivery.publisher import Hub
 from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.subscriber import Close
 from jetstream.errors import SettingError
@@ -89,9 +89,10 @@ class Service:
             logger.info("stopped", tip=self.log.tip)
 
     async def _run(self) -> None:
-        self.hub = Hub(
+        self.delivery = Delivery(
             self.log,
             self.metrics,
+            self._limits.delivery,
             slow_timeout_s=self.settings.slow_timeout,
             buffer_total=self.settings.buffer_total,
         )
@@ -101,7 +102,7 @@ class Service:
         servers = await self._listen()
         try:
             async with asyncio.TaskGroup() as tasks:
-                hub = tasks.create_task(self.hub.run())
+                delivery = tasks.create_task(self.delivery.run())
                 upstream = tasks.create_task(self.upstream.run())
                 clock = tasks.create_task(self._watch_clock())
                 self.started.set()
@@ -111,7 +112,7 @@ class Service:
                     server.stop_accepting()
                 await _cancelled(upstream)
                 await self._say_goodbye(SHUTDOWN)
-                await _cancelled(hub)
+                await _cancelled(delivery)
                 await _cancelled(clock)
         except BaseExceptionGroup as group:
             await self._say_goodbye(FAILED)
@@ -161,8 +162,7 @@ class Service:
         """Open the listeners, and say where everything is."""
         settings = self.settings
         self.subscribe = Subscribe(
-            self.hub,
-            self.log,
+            self.delivery,
             self.metrics,
             buffer_bytes=settings.subscriber_buffer,
             subscribers_max=settings.max_subscribers,

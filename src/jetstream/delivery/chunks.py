@@ -1,6 +1,9 @@
-"""Cutting the log into chunks: what one write carries to a reader that catches up. Pure."""
+"""Cutting the log: what one flush takes, and what one write carries to a reader that catches up. Pure."""
 
 from __future__ import annotations
+
+from bisect import bisect_right
+from itertools import accumulate
 
 from jetstream.delivery.encoding import Encoding
 from jetstream.delivery.render_cache import Chunk, RenderCache
@@ -40,3 +43,12 @@ def cut(
     if shared and reached == first + whole:
         rendered.keep(first, chunk)
     return chunk
+
+
+def flush_end(batch: Batch, first: int, stop: int, limits: DeliveryLimits) -> int:
+    """Return where a flush that begins at `first` ends: at `stop`, or where a limit is met; never empty."""
+    last = min(stop, first + limits.flush_events)
+    if sum(map(len, batch.bodies[first:last])) <= limits.flush_bytes:
+        return last
+    sizes = list(accumulate(map(len, batch.bodies[first:last])))
+    return first + bisect_right(sizes, limits.flush_bytes, lo=1)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from jetstream.delivery.encoding import Encoding
-from jetstream.delivery.subscriber import Subscriber, SubscriberOptions
+from jetstream.delivery.subscriber import Group, Subscriber, SubscriberOptions
 from jetstream.model.batch import Batch
 from jetstream.model.filter import DIDS_PER_STEP
 from jetstream.scheduling import Steps, Worker, finish
@@ -20,26 +20,13 @@ from jetstream.scheduling import Steps, Worker, finish
 _TUPLE_GROUPS_MAX: Final = 8
 # The index of DIDs is this many dicts: when one of half a million entries grows, that takes 20 ms in one go.
 _SHARDS: Final = 64
-# Collections come from upstream: a hostile one may not fill the memory.
-_COLLECTIONS_REMEMBERED: Final = 10_000
-
-
-class Group:
-    """Subscribers at the tip who get the same bytes: equal encoding, equal options."""
-
-    __slots__ = ("delivering", "encoding", "members", "options")
-
-    def __init__(self, encoding: Encoding, options: SubscriberOptions) -> None:
-        self.encoding = encoding
-        self.options = options
-        self.members: dict[Subscriber, None] = {}
-        self.delivering = False
 
 
 class Groups:
     """The groups of one lane, indexed by what they want."""
 
-    def __init__(self) -> None:
+    def __init__(self, collections_remembered: int) -> None:
+        self._collections_remembered = collections_remembered
         self._groups: dict[tuple[Encoding, SubscriberOptions], Group] = {}
         self._encodings = Counter[Encoding]()  # groups of each encoding in use
         self._everything: dict[Group, None] = {}
@@ -173,7 +160,7 @@ class Groups:
 
     def _resolve(self, collection: bytes) -> tuple[Group, ...]:
         """Return the groups without DIDs that want a collection; identity and account events have none."""
-        if len(self._resolved) >= _COLLECTIONS_REMEMBERED:
+        if len(self._resolved) >= self._collections_remembered:
             self._resolved.clear()
         groups = tuple(
             group

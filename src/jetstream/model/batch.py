@@ -1,10 +1,16 @@
-"""`Batch`: a run of stamped events as columns."""
+"""`Batch`: a run of stamped events as columns.
+
+Events are single values only while a frame is decoded. From the stamp on they are columns: a filter is one
+pass over one column, rendering is one `zip` of all, storing is one `join` for each. A batch is shared by
+everyone who reads that part of the log.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 from jetstream.model.event import Event
 
@@ -13,52 +19,28 @@ from jetstream.model.event import Event
 EVENT_BYTES: Final = 450
 
 
+@dataclass(slots=True, weakref_slot=True, eq=False, repr=False)
 class Batch:
     """Consecutive events of one log, as columns of equal length; `times` rises strictly.
 
     A batch only ever grows at its end. So a range that was seen once stays as it was, and readers may share
-    it.
+    it. The columns are those of `Event`; the batch owns the lists.
     """
 
-    __slots__ = (
-        "__weakref__",  # for what is rendered of a batch, which is to go with it
-        "bodies",
-        "cids",
-        "collections",
-        "dids",
-        "kinds",
-        "revs",
-        "rkeys",
-        "times",
-    )
-
-    def __init__(
-        self,
-        times: Sequence[int],
-        kinds: Sequence[bytes],
-        dids: Sequence[bytes],
-        collections: Sequence[bytes],
-        rkeys: Sequence[bytes],
-        revs: Sequence[bytes],
-        cids: Sequence[bytes],
-        bodies: Sequence[bytes],
-    ) -> None:
-        self.times = list(times)
-        self.kinds = list(kinds)
-        self.dids = list(dids)
-        self.collections = list(collections)
-        self.rkeys = list(rkeys)
-        self.revs = list(revs)
-        self.cids = list(cids)
-        self.bodies = list(bodies)
+    times: list[int]  # `time_us` of each event
+    kinds: list[bytes]
+    dids: list[bytes]
+    collections: list[bytes]
+    rkeys: list[bytes]
+    revs: list[bytes]
+    cids: list[bytes]
+    bodies: list[bytes]
 
     @classmethod
     def of(cls, events: Sequence[Event], times: Iterable[int]) -> Batch:
         """Give each event its time, in order."""
-        kinds, dids, collections, rkeys, revs, cids, bodies = (
-            zip(*events, strict=True) if events else ((),) * 7
-        )
-        return cls(list(times), kinds, dids, collections, rkeys, revs, cids, bodies)
+        columns = zip(*events, strict=True) if events else ((),) * 7
+        return cls(list(times), *map(list, columns))
 
     def __len__(self) -> int:
         return len(self.times)
@@ -88,45 +70,29 @@ class Batch:
             size += length
         yield self._part(start, len(self))
 
-    def _part(self, start: int, stop: int) -> Batch:
-        return Batch(
-            self.times[start:stop],
-            self.kinds[start:stop],
-            self.dids[start:stop],
-            self.collections[start:stop],
-            self.rkeys[start:stop],
-            self.revs[start:stop],
-            self.cids[start:stop],
-            self.bodies[start:stop],
-        )
-
     def index(self, position: int) -> int:
         """Return the index of the first event at or after `position`; the length if there is none."""
         return bisect_left(self.times, position)
 
     def event(self, index: int) -> Event:
         """Return one event as a value."""
-        return Event(
-            self.kinds[index],
-            self.dids[index],
-            self.collections[index],
-            self.rkeys[index],
-            self.revs[index],
-            self.cids[index],
-            self.bodies[index],
-        )
+        _, *columns = self._columns()
+        return Event(*(column[index] for column in columns))
 
     def extend(self, later: Batch) -> None:
         """Append events that follow this batch's."""
         assert not self.times or not later.times or later.first > self.last
-        self.times += later.times
-        self.kinds += later.kinds
-        self.dids += later.dids
-        self.collections += later.collections
-        self.rkeys += later.rkeys
-        self.revs += later.revs
-        self.cids += later.cids
-        self.bodies += later.bodies
+        for mine, theirs in zip(self._columns(), later._columns(), strict=True):
+            mine.extend(theirs)
+
+    def _part(self, start: int, stop: int) -> Batch:
+        return Batch(*(column[start:stop] for column in self._columns()))
+
+    def _columns(self) -> tuple[list[Any], ...]:
+        return (
+            *(self.times, self.kinds, self.dids, self.collections),
+            *(self.rkeys, self.revs, self.cids, self.bodies),
+        )
 
 
 def memory_bytes(events: int, text_bytes: int) -> int:

@@ -24,11 +24,10 @@ from typing import Final
 
 import structlog
 
+from jetstream.delivery.delivery import Delivery
 from jetstream.delivery.encoding import Encoding
-from jetstream.delivery.publisher import Hub
 from jetstream.delivery.subscriber import Close, Subscriber, SubscriberOptions
 from jetstream.errors import InvalidParameter
-from jetstream.eventlog import LogReader
 from jetstream.limits import WebLimits
 from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
@@ -57,17 +56,15 @@ class Subscribe:
 
     def __init__(
         self,
-        hub: Hub,
-        log: LogReader,
+        delivery: Delivery,
         metrics: Metrics,
         *,
         buffer_bytes: int,
         subscribers_max: int,
         limits: WebLimits = WebLimits(),
     ) -> None:
-        # What publishes to subscribers, and the log that tells where they may start.
-        self._hub = hub
-        self._log = log
+        # Where each `_Client` subscribes.
+        self.delivery = delivery
         self._metrics = metrics
         # Of each client; see `SocketSink`.
         self._buffer_bytes = buffer_bytes
@@ -158,21 +155,6 @@ class Subscribe:
         """Return once there is no client."""
         await self._empty.wait()
 
-    def subscriber(self, client: _Client, options: SubscriberOptions) -> Subscriber:
-        """Begin to serve a client from where it asked."""
-        lane, cursor = self._hub.lane(), client.subscription.cursor
-        # A cursor beyond the tip is the tip's, not the lane's: another lane may have sent what is below it.
-        position = lane.position if cursor is None else min(cursor, self._log.tip + 1)
-        position = max(position, self._log.floor)
-        now = asyncio.get_running_loop().time()
-        subscriber = Subscriber(client.sink, client.encoding, options, lane, position, now)
-        self._hub.add(subscriber)
-        return subscriber
-
-    def change(self, subscriber: Subscriber, options: SubscriberOptions) -> None:
-        """Judge a subscriber's events by new options from now on."""
-        self._hub.change(subscriber, options)
-
     def count_failure(self, peer: str) -> None:
         """Count and log the error that is being handled: a fault of the server."""
         self._metrics.failures.labels("message").inc()
@@ -191,7 +173,7 @@ class Subscribe:
     async def _remove(self, client: _Client) -> None:
         await self._removals.turn()
         if client.subscriber is not None:
-            self._hub.remove(client.subscriber)
+            self.delivery.remove(client.subscriber)
         close = client.sink.ended
         self._metrics.ended[close.label].inc()
         # Clients that leave by themselves get no log line: thousands may do so at once.
@@ -236,7 +218,7 @@ class _Client:
             timeout_s = subscribe.limits.hello_timeout_s
             self._hello_timeout = call_later(timeout_s, self.sink.close, subscribe.no_hello)
         else:
-            self.subscriber = self._subscribe.subscriber(self, self.subscription.options)
+            self._start(self.subscription.options)
 
     def _on_message(self, message: bytes) -> Steps[None]:
         """Handle a message, in steps. A bad one closes the connection, and the client is told why."""
@@ -260,9 +242,13 @@ class _Client:
             return
         self._stop_timeout()
         if self.subscriber is None:
-            self.subscriber = self._subscribe.subscriber(self, options)
+            self._start(options)
         else:
-            self._subscribe.change(self.subscriber, options)
+            self._subscribe.delivery.change(self.subscriber, options)
+
+    def _start(self, options: SubscriberOptions) -> None:
+        delivery, cursor = self._subscribe.delivery, self.subscription.cursor
+        self.subscriber = delivery.subscribe(self.sink, self.encoding, options, cursor)
 
     def _on_end(self) -> None:
         """Clean up after the connection."""
