@@ -43,7 +43,7 @@ logger = structlog.get_logger(__name__)
 
 
 class Service:
-    """One Jetstream: an upstream, a log, a hub and its routes.
+    """One Jetstream: an upstream, a log, a delivery and its routes.
 
     `clock` gives unix microseconds, as the machine has them.
     """

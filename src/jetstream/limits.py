@@ -25,12 +25,12 @@ class LogLimits:
 class DeliveryLimits:
     """How events are written to subscribers: sizes of writes, pauses, and what may wait."""
 
-    # The longest time for which a flush holds the event loop, in seconds, and how many writes it makes between
-    # two looks at the clock.
+    # The longest time for which a flush holds the event loop, in seconds. It looks at the clock once for so
+    # many writes.
     turn_s: float = 0.004
     writes_per_look: int = 32
-    # A flush: at most so many events, a millisecond to render, and so many bytes of their records, twice what a
-    # thousand ordinary events have. A reader at the tip may have this much more waiting than its buffer holds.
+    # A flush: at most so many events, a millisecond to render, and so many bytes of their records, twice what
+    # that many ordinary events have. A reader at the tip may have so much more waiting than its buffer holds.
     flush_events: int = 1_000
     flush_bytes: int = 1 << 20
     # Subscribers of a lane before there is another one: a millisecond to write to. With eight lanes instead
@@ -70,8 +70,7 @@ class DeliveryLimits:
     # Bytes of rendered events that are kept for other readers. The 8,000 newest events take 5 MiB in a wire,
     # a sealed segment of which all is read 5 MiB. With the log's hot tail and segment cache that is 96 MiB.
     render_cache_bytes: int = 52 << 20
-    # Collections whose groups are remembered. Collections come from upstream: hostile ones must not fill
-    # memory.
+    # Collections whose groups are remembered. Hostile ones, which come from upstream, must not fill memory.
     collections_remembered: int = 10_000
 
     # Every subscriber is checked this often, so many of them in a turn of the event loop, and idle ones are

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from jetstream.delivery.catch_up import CatchUp
 from jetstream.delivery.encoding import Encoding
@@ -38,7 +38,8 @@ class Delivery:
 
     `slow_timeout_s` is how long a socket may take nothing although something waits for it: then it is closed.
     When more than `buffer_total` bytes wait for all subscribers together, those with the most are put behind:
-    what they have not been sent waits in the log. `clock` gives monotonic seconds.
+    what they have not been sent waits in the log. `clock` gives monotonic seconds;
+    the publisher pauses by `sleep`.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Delivery:
         slow_timeout_s: float = 60.0,
         buffer_total: int = 512 << 20,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._log = log
         self._metrics = metrics
@@ -62,7 +64,9 @@ class Delivery:
         self._lanes = Lanes(log.tip + 1, limits)
         cache = RenderCache(limits.render_cache_bytes)
         self._catch_up = CatchUp(log, cache, metrics, limits)
-        self._publisher = Publisher(log, self._lanes, self._catch_up, cache, metrics, limits, clock=clock)
+        self._publisher = Publisher(
+            log, self._lanes, self._catch_up, cache, metrics, limits, clock=clock, sleep=sleep
+        )
 
     def __len__(self) -> int:
         return len(self._subscribers)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from jetstream.delivery.catch_up import CatchUp
 from jetstream.delivery.chunks import flush_end
@@ -34,7 +34,10 @@ from jetstream.model.filter import EVERYTHING
 
 
 class Publisher:
-    """Keeps the lanes at the tip of the log. `clock` gives monotonic seconds."""
+    """Keeps the lanes at the tip of the log.
+
+    `clock` gives monotonic seconds, `sleep` waits for seconds and at least for a turn of the event loop.
+    """
 
     def __init__(
         self,
@@ -46,6 +49,7 @@ class Publisher:
         limits: DeliveryLimits = DeliveryLimits(),
         *,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._log = log
         self._lanes = lanes
@@ -54,6 +58,7 @@ class Publisher:
         self._metrics = metrics
         self._limits = limits
         self._clock = clock
+        self._sleep = sleep
         self._pacer = Pacer(limits)
         # Holds the writer of the log back; told after each sleep how far the highest lane is.
         self._follower = log.followers.join(lanes.lowest.position)
@@ -82,7 +87,7 @@ class Publisher:
 
     async def _pause(self) -> None:
         began = self._clock()
-        await asyncio.sleep(self._pacer.due_s)
+        await self._sleep(self._pacer.due_s)
         slept = self._clock()
         self._follower.advance(self._lanes.highest.position)
         await asyncio.sleep(0)  # ingest stores what has arrived, so that it is part of the next flush

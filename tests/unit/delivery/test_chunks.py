@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.delivery.encodings import CLASSIC, V1, message
 
-from jetstream.delivery.chunks import cut
+from jetstream.delivery.chunks import cut, flush_end
 from jetstream.delivery.encoding import Encoding
 from jetstream.delivery.render_cache import Chunk, RenderCache
 from jetstream.delivery.subscriber import SubscriberOptions
@@ -99,3 +99,24 @@ def test_filters_are_not_mixed_up_with_everything() -> None:
     assert everything.messages == LIMITS.chunk_events
     limited = cut(batch, 0, 400, CLASSIC, SubscriberOptions(message_bytes_max=1), cache, LIMITS)
     assert (limited.data, limited.messages) == (b"", 0)
+
+
+# What a flush takes
+
+
+@given(st.lists(st.integers(0, 3000), min_size=1, max_size=30), st.data())
+def test_one_flush_is_bounded_by_bytes_and_takes_at_least_one_event(
+    sizes: list[int], data: st.DataObject
+) -> None:
+    events = [event(size)._replace(body=b"x" * size) for size in sizes]
+    batch = Batch.of(events, range(len(sizes)))
+    first = data.draw(st.integers(0, len(sizes) - 1))
+    last = flush_end(batch, first, len(sizes), DeliveryLimits(flush_bytes=4_000))
+    assert first < last <= len(sizes)
+    assert last == first + 1 or sum(sizes[first:last]) <= 4_000
+    assert last == len(sizes) or sum(sizes[first : last + 1]) > 4_000
+
+
+def test_one_flush_of_small_events_is_bounded_by_their_number() -> None:
+    batch = batch_of([1] * 3_000)
+    assert flush_end(batch, 7, len(batch), LIMITS) == 7 + LIMITS.flush_events

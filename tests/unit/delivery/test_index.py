@@ -3,17 +3,14 @@ from __future__ import annotations
 import asyncio
 from unittest.mock import create_autospec
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.builders import event
 from tests.unit.delivery.encodings import CLASSIC, V1
 
-from jetstream.delivery import index as module
 from jetstream.delivery.encoding import Encoding
-from jetstream.delivery.index import _TUPLE_GROUPS_MAX, Group, Groups
-from jetstream.delivery.lanes import Lane
-from jetstream.delivery.subscriber import Sink, Subscriber, SubscriberOptions
+from jetstream.delivery.index import _TUPLE_GROUPS_MAX, Groups
+from jetstream.delivery.subscriber import Group, Sink, Subscriber, SubscriberOptions
 from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, Event
 from jetstream.model.filter import DIDS_PER_STEP, Filter
@@ -21,6 +18,7 @@ from jetstream.scheduling import finish
 
 POST, LIKE = "app.bsky.feed.post", "app.bsky.feed.like"
 ANN, BOB = "did:plc:ann", "did:plc:bob"
+REMEMBERED = 1_000
 NOWHERE = create_autospec(Sink, instance=True)  # groups only say who gets what
 
 
@@ -28,7 +26,7 @@ def subscriber(
     *collections: str, dids: tuple[str, ...] = (), limit: int = 0, encoding: Encoding = CLASSIC
 ) -> Subscriber:
     options = SubscriberOptions(Filter.parse(collections, dids), limit)
-    return Subscriber(NOWHERE, encoding, options, Lane(0), 0, 0.0)
+    return Subscriber(NOWHERE, encoding, options, 0, 0.0)
 
 
 def wanted(groups: Groups, batch: Batch, start: int, stop: int) -> dict[Subscriber, list[int]]:
@@ -52,7 +50,7 @@ def is_empty(groups: Groups) -> bool:
 
 
 def test_equal_subscribers_share_a_group_and_its_bytes() -> None:
-    groups = Groups()
+    groups = Groups(REMEMBERED)
     one, other = subscriber(POST, "app.bsky.graph.*"), subscriber("app.bsky.graph.*", POST, POST)
     groups.add(one)
     groups.add(other)
@@ -64,7 +62,7 @@ def test_equal_subscribers_share_a_group_and_its_bytes() -> None:
 
 
 def test_unequal_subscribers_do_not() -> None:
-    groups = Groups()
+    groups = Groups(REMEMBERED)
     for each in (
         subscriber(),
         subscriber(encoding=V1),
@@ -79,7 +77,7 @@ def test_unequal_subscribers_do_not() -> None:
 
 
 def test_each_gets_what_it_asked_for() -> None:
-    groups = Groups()
+    groups = Groups(REMEMBERED)
     everyone, posts, ann = subscriber(), subscriber(POST), subscriber(dids=(ANN,))
     for each in (everyone, posts, ann):
         groups.add(each)
@@ -89,7 +87,7 @@ def test_each_gets_what_it_asked_for() -> None:
 
 
 def test_a_group_that_wants_nothing_is_not_named() -> None:
-    groups = Groups()
+    groups = Groups(REMEMBERED)
     for each in (subscriber(POST), subscriber(dids=(BOB,)), subscriber(LIKE, dids=(ANN,))):
         groups.add(each)
 
@@ -97,7 +95,7 @@ def test_a_group_that_wants_nothing_is_not_named() -> None:
 
 
 def test_the_encodings_are_those_of_the_groups() -> None:
-    groups = Groups()
+    groups = Groups(REMEMBERED)
     one, other = subscriber(encoding=V1), subscriber(POST, encoding=V1)
     groups.add(one)
     groups.add(other)
@@ -109,7 +107,7 @@ def test_the_encodings_are_those_of_the_groups() -> None:
 
 
 def test_a_newcomer_is_seen_by_collections_that_were_seen_before() -> None:
-    groups, batch = Groups(), Batch.of([event(collection=POST)], [1])
+    groups, batch = Groups(REMEMBERED), Batch.of([event(collection=POST)], [1])
     first, second = subscriber(POST), subscriber("app.bsky.*")
     groups.add(first)
     groups.wanted(batch, 0, 1)
@@ -120,9 +118,8 @@ def test_a_newcomer_is_seen_by_collections_that_were_seen_before() -> None:
     assert set(wanted(groups, batch, 0, 1)) == {second}
 
 
-def test_hostile_collections_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_COLLECTIONS_REMEMBERED", 10)
-    groups = Groups()
+def test_hostile_collections_do_not_fill_the_memory() -> None:
+    groups = Groups(10)
     reader = subscriber("com.*")
     groups.add(reader)
     batch = Batch.of([event(collection=f"com.example.c{number}") for number in range(100)], range(100))
@@ -154,7 +151,7 @@ def test_the_index_gives_what_asking_everybody_gives(
     events: list[Event],
     data: st.DataObject,
 ) -> None:
-    groups = Groups()
+    groups = Groups(REMEMBERED)
     batch = Batch.of(events, range(1, len(events) + 1))
     start = data.draw(st.integers(0, len(events) - 1))
     stop = data.draw(st.integers(start + 1, len(events)))
@@ -175,7 +172,7 @@ def test_the_index_gives_what_asking_everybody_gives(
 
 
 def test_few_and_many_groups_may_name_one_did() -> None:
-    groups, batch = Groups(), Batch.of([event(did=ANN)], [1])
+    groups, batch = Groups(REMEMBERED), Batch.of([event(did=ANN)], [1])
     members = [subscriber(dids=(ANN, f"did:plc:other{n}")) for n in range(2 * _TUPLE_GROUPS_MAX)]
     for count, member in enumerate(members, 1):
         groups.add(member)
@@ -187,7 +184,7 @@ def test_few_and_many_groups_may_name_one_did() -> None:
 
 
 async def test_a_large_group_goes_into_the_index_and_out_of_it_in_steps() -> None:
-    groups, dids = Groups(), [f"did:plc:{n}" for n in range(5 * DIDS_PER_STEP)]
+    groups, dids = Groups(REMEMBERED), [f"did:plc:{n}" for n in range(5 * DIDS_PER_STEP)]
     one = subscriber(dids=tuple(dids))
     assert groups.takes_steps(one)
     group = Group(one.encoding, one.options)
@@ -204,7 +201,7 @@ async def test_a_large_group_goes_into_the_index_and_out_of_it_in_steps() -> Non
 
 
 def test_a_group_that_is_partly_indexed_is_forgotten() -> None:
-    groups = Groups()
+    groups = Groups(REMEMBERED)
     large = Group(
         CLASSIC, SubscriberOptions(Filter.parse([], [f"did:plc:{n}" for n in range(5 * DIDS_PER_STEP)]))
     )

@@ -1,25 +1,16 @@
 from __future__ import annotations
 
 import pytest
-from websockets.client import ClientProtocol
-from websockets.frames import Frame, Opcode
-from websockets.protocol import State
-from websockets.uri import parse_uri
+from tests.unit.delivery.encodings import frames_of
+from websockets.frames import Opcode
 
 from jetstream.delivery.framing.websocket import WEBSOCKET, head
 
 SIZES = [0, 1, 125, 126, 127, 4_095, 4_096, 65_535, 65_536, 2_000_000]
 
 
-def received(data: bytes) -> list[Frame]:
-    """Read frames as a client does that somebody else wrote."""
-    client = ClientProtocol(parse_uri("ws://localhost/"), state=State.OPEN, max_size=None)
-    client.receive_data(data)
-    return [frame for frame in client.events_received() if isinstance(frame, Frame)]
-
-
 def texts(data: bytes) -> list[bytes]:
-    frames = received(data)
+    frames = frames_of(data)
     assert all(frame.opcode is Opcode.TEXT and frame.fin for frame in frames)
     return [bytes(frame.data) for frame in frames]
 
@@ -40,13 +31,13 @@ def test_there_is_no_frame_for_an_event_that_was_declined() -> None:
 
 
 def test_a_ping_keeps_the_connection_alive() -> None:
-    (ping,) = received(WEBSOCKET.keep_alive)
+    (ping,) = frames_of(WEBSOCKET.keep_alive)
     assert (ping.opcode, bytes(ping.data)) == (Opcode.PING, b"")
 
 
 @pytest.mark.parametrize("reason", ["", "slow", "é" * 61, "x" + "é" * 61, "é" * 200])
 def test_the_end_is_a_close_frame_with_as_much_of_the_reason_as_fits(reason: str) -> None:
-    (close,) = received(WEBSOCKET.end(1008, reason))
+    (close,) = frames_of(WEBSOCKET.end(1008, reason))
     text = bytes(close.data[2:]).decode()
 
     assert (close.opcode, close.data[:2]) == (Opcode.CLOSE, b"\x03\xf0")
