@@ -1,4 +1,4 @@
-"""The log by itself: commits, size, replay, sparse filters, opening, and delays of the loop while sealing."""
+"""The log by itself: commits, size, replay, sparse filters, opening, and what the loop feels of sealing."""
 
 from __future__ import annotations
 
@@ -17,23 +17,29 @@ import uvloop
 from benches.events import Network
 from benches.limits import Limit, number
 
-from jetstream.delivery.wires import CLASSIC, V1
+from jetstream.delivery.encoding import Encoding
+from jetstream.delivery.framing.websocket import WEBSOCKET
+from jetstream.delivery.render_cache import RenderCache
+from jetstream.delivery.renderers.classic import CLASSIC
+from jetstream.delivery.renderers.v1 import V1
 from jetstream.eventlog import LogReader, SourceCursor
 from jetstream.eventlog.segment import BLOCK_EVENTS
 from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.limits import DeliveryLimits
 from jetstream.model.batch import Batch
 from jetstream.model.filter import EVERYTHING, Filter
 
 EVENTS: Final = 1_000_000
-LARGE: Final = 10  # for opening: the log is multiplied by it
+LARGE: Final = 10  # so many times as many for opening
 RARE_EVERY: Final = 10 * BLOCK_EVENTS
 RARE_DID: Final = b"did:plc:raretrararerarerarerare"
 RARE_COLLECTION: Final = b"com.example.rare"
-SLICE_EVENTS: Final = 500  # of a reader between two turns of the loop, as the hub's
+CHUNK_EVENTS: Final = 500  # of a reader between two turns of the loop
 STALL_S: Final = 10.0
 LIVE_S: Final = 5.0
 
+ENCODING: Final = Encoding(CLASSIC, WEBSOCKET)
 CURSOR: Final = {"relay.example:443": SourceCursor(1)}
 LIMITS: Final = (
     Limit("commit of 1 event, µs", 100),
@@ -51,7 +57,7 @@ LIMITS: Final = (
 
 
 def main(events: int = EVENTS) -> dict[str, float]:
-    """Measure, print a table, and return the figures by name."""
+    """Run all, print a table, and return the figures by name."""
     directory = Path(tempfile.mkdtemp(prefix="jetstream-bench-log-"))
     try:
         figures = uvloop.run(measure(directory, events))
@@ -84,7 +90,7 @@ async def measure(directory: Path, events: int) -> dict[str, float]:
 
 
 async def commits(directory: Path, network: Network) -> dict[str, float]:
-    """Commit batches of several sizes. Return the medians."""
+    """Commit batches of several sizes, and take the median."""
     figures: dict[str, float] = {}
     for size, name in ((1, "1 event"), (20, "20 events"), (100, "100 events")):
         log = await SqliteLog.open(directory / str(size))
@@ -102,14 +108,14 @@ async def timed(action: Awaitable[None]) -> float:
 
 
 async def fill(directory: Path, network: Network, events: int) -> int:
-    """Append and seal everything. Return the bytes of the same events as v1 JSON."""
+    """Append and seal all; return what the same events take as v1 JSON."""
     log = await SqliteLog.open(directory, forget=frozenset())
     json_bytes = count = 0
     for batch in network.batches(events, 100):
         if count % RARE_EVERY == 0:
             batch.dids[0], batch.dids[1] = RARE_DID, RARE_DID
             batch.collections[2] = RARE_COLLECTION
-        json_bytes += sum(len(V1.message(batch, index)) for index in range(len(batch)))
+        json_bytes += sum(map(len, V1.render(batch, range(len(batch)))))
         await log.append(batch, CURSOR)
         count += len(batch)
         if count % BLOCK_EVENTS == 0:
@@ -119,7 +125,7 @@ async def fill(directory: Path, network: Network, events: int) -> int:
 
 
 async def replays(log: LogReader) -> dict[str, float]:
-    """Read and render everything, for one reader and for ten that start together."""
+    """Read everything and make frames of it, for one reader and for ten that began at once."""
     one_s = await timed(replay(log))
     ten_s = await timed(together(log, 10))
     events = log.statistics().events
@@ -130,38 +136,41 @@ async def replays(log: LogReader) -> dict[str, float]:
 
 
 async def together(log: LogReader, readers: int) -> None:
-    """Replay everything with several readers at once."""
-    turn = asyncio.Lock()
-    await asyncio.gather(*(replay(log, EVERYTHING, turn) for _ in range(readers)))
+    """Let several readers replay everything at once."""
+    shared = Shared()
+    await asyncio.gather(*(replay(log, EVERYTHING, shared) for _ in range(readers)))
 
 
-async def replay(log: LogReader, wanted: Filter = EVERYTHING, turn: asyncio.Lock | None = None) -> None:
-    """Read from the oldest event to the newest as a subscriber of the classic wire: frames, in slices.
+class Shared:
+    """What readers share in the server: turns of the event loop, and what is rendered."""
 
-    As in the hub, readers that share `turn` make one slice in each turn of the loop.
+    def __init__(self) -> None:
+        self.turn = asyncio.Lock()
+        self.cache = RenderCache(DeliveryLimits().render_cache_bytes)
+
+    def frames(self, batch: Batch, indices: Sequence[int]) -> bytes:
+        """Return the bytes for the socket."""
+        return b"".join(self.cache.render(batch, indices, ENCODING).frames(indices))
+
+
+async def replay(log: LogReader, wanted: Filter = EVERYTHING, shared: Shared | None = None) -> None:
+    """Read from the oldest event to the newest as a subscriber of the classic wire: frames, in chunks.
+
+    As in the server, readers make one chunk in each turn of the event loop.
     """
-    turn = turn or asyncio.Lock()
+    shared = shared or Shared()
     position, stop = log.floor, log.tip + 1
     while (batch := await log.read(position, stop, wanted)) is not None:
         chosen = wanted.select(batch, batch.index(position), batch.index(stop))
         position = batch.last + 1
-        await render(batch, chosen, turn)
-
-
-async def render(batch: Batch, chosen: Sequence[int], turn: asyncio.Lock) -> None:
-    """Make the bytes for the socket, one slice in a turn of the loop."""
-    for start in range(0, len(chosen), SLICE_EVENTS):
-        some = chosen[start : start + SLICE_EVENTS]
-        async with turn:
-            if isinstance(some, range):
-                b"".join(CLASSIC.frames(batch, some.stop)[some.start : some.stop])
-            else:
-                b"".join(CLASSIC.some_frames(batch, some))
-            await asyncio.sleep(0)
+        for start in range(0, len(chosen), CHUNK_EVENTS):
+            async with shared.turn:
+                shared.frames(batch, chosen[start : start + CHUNK_EVENTS])
+                await asyncio.sleep(0)
 
 
 async def sparse(log: LogReader, events: int) -> dict[str, float]:
-    """Replay with filters that match few events."""
+    """Read the little that a filter wants of everything."""
     cases = (
         ("one DID in a tenth of the blocks", Filter(dids=frozenset([RARE_DID]))),
         ("one DID that is absent", Filter(dids=frozenset([b"did:plc:absent"]))),
@@ -172,10 +181,10 @@ async def sparse(log: LogReader, events: int) -> dict[str, float]:
 
 
 async def live_delay(log: SqliteLog, network: Network) -> float:
-    """Return the 99th percentile of the delay from an append to its frames, during ten replays."""
+    """Return the 99th percentile of what lies between an append and its frames, beside ten replays."""
     delays: list[float] = []
-    turn = asyncio.Lock()
-    readers = [asyncio.create_task(forever(log, turn)) for _ in range(10)]
+    shared = Shared()
+    readers = [asyncio.create_task(forever(log, shared)) for _ in range(10)]
     appended: dict[int, float] = {}
 
     async def deliver() -> None:
@@ -184,7 +193,7 @@ async def live_delay(log: SqliteLog, network: Network) -> float:
             await log.wait(position)
             batch = await log.read(position, log.tip + 1, EVERYTHING)
             assert batch is not None
-            CLASSIC.frames(batch, len(batch))
+            shared.frames(batch, range(batch.index(position), len(batch)))
             position = batch.last + 1
             delays.append(time.perf_counter() - appended[batch.last])
 
@@ -193,7 +202,7 @@ async def live_delay(log: SqliteLog, network: Network) -> float:
     for count, batch in enumerate(network.batches(int(LIVE_S * 1000), 5)):
         due = began + count * 0.005
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        # Since it was due: if the loop is busy, a late append is a delay for readers.
+        # From when it was due: an append that comes late because the loop was busy is late for its readers.
         appended[batch.last] = due
         await log.append(batch, CURSOR)
     for task in (live, *readers):
@@ -202,14 +211,14 @@ async def live_delay(log: SqliteLog, network: Network) -> float:
     return percentile(delays, 0.99)
 
 
-async def forever(log: LogReader, turn: asyncio.Lock) -> None:
+async def forever(log: LogReader, shared: Shared) -> None:
     """Replay again and again."""
     while True:
-        await replay(log, EVERYTHING, turn)
+        await replay(log, EVERYTHING, shared)
 
 
 async def stalls(directory: Path, network: Network) -> dict[str, float]:
-    """Measure how late the loop is, idle and while 5,000 events a second are appended."""
+    """Append 5,000 events a second, and watch how late the loop is with and without."""
     log = await SqliteLog.open(directory)
     batches = list(network.batches(int(5_000 * STALL_S), 50))
     idle = await lateness(asyncio.sleep(STALL_S / 2))
@@ -233,7 +242,7 @@ async def stalls(directory: Path, network: Network) -> dict[str, float]:
 
 
 async def lateness(work: Awaitable[None]) -> list[float]:
-    """Return how late a timer of each millisecond was while something ran."""
+    """Return how late each millisecond's timer was while something ran."""
     late: list[float] = []
     running = asyncio.ensure_future(work)
     while not running.done():
@@ -245,7 +254,7 @@ async def lateness(work: Awaitable[None]) -> list[float]:
 
 
 async def opening(directory: Path, events: int) -> dict[str, float]:
-    """Open a log ten times as large, with the same blocks again and again at later times."""
+    """Open a log ten times as large: the same blocks again and again, further on in time."""
     before = resident_bytes()
     multiply(directory / DATABASE)
     began = time.perf_counter()
@@ -258,7 +267,7 @@ async def opening(directory: Path, events: int) -> dict[str, float]:
 
 
 def multiply(path: Path) -> None:
-    """Store every block again at later times. Opening a log does not look inside blocks."""
+    """Store every block again, further on in time; what is inside is not looked at when a log is opened."""
     with sqlite3.connect(path) as connection:
         first, last, events = connection.execute(
             "SELECT min(first_us), max(last_us), sum(events) FROM block"
@@ -278,14 +287,14 @@ def multiply(path: Path) -> None:
 
 
 def resident_bytes() -> int:
-    """Return the resident memory of this process, in bytes."""
+    """Return the memory this process has."""
     if sys.platform != "linux":
         return 0
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return the value that `share` of the values do not exceed."""
+    """Return the value below which a share of all are."""
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 

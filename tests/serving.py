@@ -65,7 +65,7 @@ def cursor(service: Service) -> SourceCursor | None:
 
 
 async def published(service: Service, seq: int) -> None:
-    """Return once the frame of `seq` is stored, and is below the hub's position."""
+    """Return once the frame of `seq` is stored, and has been published."""
 
     def is_so() -> bool:
         stored = cursor(service)
@@ -73,7 +73,7 @@ async def published(service: Service, seq: int) -> None:
         return (
             stored is not None
             and max(stored.seq, stored.provisional or 0) >= seq
-            and service.hub.position > service.log.tip
+            and service.delivery.position > service.log.tip
         )
 
     await until(is_so)

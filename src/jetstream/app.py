@@ -18,9 +18,11 @@ import structlog
 from jetstream import __version__
 from jetstream.clock import SteadyClock, clock_reason, unix_us
 from jetstream.conditions import Conditions
-from jetstream.delivery.publisher import Hub
+from jetstream.delivery.delivery import Delivery
+from jetstream.delivery.encoding import Encoding
+from jetstream.delivery.framing.websocket import WEBSOCKET
+from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.subscriber import Close
-from jetstream.delivery.wires import WIRES
 from jetstream.errors import SettingError
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.ingest import Ingest, Stamper
@@ -61,7 +63,7 @@ class Service:
         self, settings: Settings, limits: Limits = Limits(), *, clock: Callable[[], int] = unix_us
     ) -> None:
         self.settings = settings
-        self.metrics = Metrics(WIRES)
+        self.metrics = Metrics(RENDERERS)
         self.conditions = Conditions()
         self.port = 0  # of the main listener, once it is open
         self.metrics_port: int | None = None  # of the second listener, if there is one
@@ -98,9 +100,10 @@ class Service:
             logger.info("stopped", tip=self.log.tip)
 
     async def _run(self, shortage: FileShortage | None) -> None:
-        self.hub = Hub(
+        self.delivery = Delivery(
             self.log,
             self.metrics,
+            self._limits.delivery,
             slow_timeout_s=self.settings.slow_timeout,
             buffer_total=self.settings.buffer_total,
         )
@@ -112,7 +115,7 @@ class Service:
             shortage.warn()
         try:
             async with asyncio.TaskGroup() as tasks:
-                hub = tasks.create_task(self.hub.run())
+                delivery = tasks.create_task(self.delivery.run())
                 upstream = tasks.create_task(self.upstream.run())
                 clock = tasks.create_task(self._watch_clock())
                 self.started.set()
@@ -122,7 +125,7 @@ class Service:
                     server.stop_accepting()
                 await _cancelled(upstream)
                 await self._close_subscribers(SHUTDOWN)
-                await _cancelled(hub)
+                await _cancelled(delivery)
                 await _cancelled(clock)
         except BaseExceptionGroup as group:
             await self._close_subscribers(FAILED)
@@ -169,16 +172,17 @@ class Service:
         """Open the listeners, and say where everything is."""
         settings = self.settings
         self.subscribe = Subscribe(
-            self.hub,
-            self.log,
+            self.delivery,
             self.metrics,
             buffer_bytes=settings.subscriber_buffer,
             subscribers_max=settings.max_subscribers,
             limits=self._limits.web,
         )
         routes = {"/": pages.page(settings.wire), "/health": pages.health(self.status)}
-        subscribe = self.subscribe.on
-        upgrades = {"/subscribe": subscribe(WIRES[settings.wire]), "/v1/subscribe": subscribe(WIRES["v1"])}
+        wires = {"/subscribe": settings.wire, "/v1/subscribe": "v1"}
+        upgrades = {
+            path: self.subscribe.on(Encoding(RENDERERS[wire], WEBSOCKET)) for path, wire in wires.items()
+        }
         figures = pages.metrics(self.metrics, self._limits.web)
         if settings.metrics_listen is None:
             routes["/metrics"] = figures

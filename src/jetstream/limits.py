@@ -25,6 +25,60 @@ class LogLimits:
 class DeliveryLimits:
     """How events are written to subscribers: sizes of writes, pauses, and what may wait."""
 
+    # The longest time for which a flush holds the event loop, in seconds. It looks at the clock once for so
+    # many writes.
+    turn_s: float = 0.004
+    writes_per_look: int = 32
+    # A flush: at most so many events, a millisecond to render, and so many bytes of their records, twice what
+    # that many ordinary events have. A reader at the tip may have so much more waiting than its buffer holds.
+    flush_events: int = 1_000
+    flush_bytes: int = 1 << 20
+    # Subscribers of a lane before there is another one: a millisecond to write to. With eight lanes instead
+    # of four, delays were no shorter, and each has its own commit.
+    lane_subscribers: int = 200
+    lanes_max: int = 4
+
+    # The resolution of uvloop's timers in seconds: nothing shorter is slept.
+    timer_s: float = 0.001
+    # A pause after a flush: this share of the time that the flush took. In a round of one flush of each lane
+    # the pauses take `pause_min_s` or more: it halves the flushes where each is light and events are many.
+    pause_ratio: float = 0.36
+    pause_min_s: float = 0.001
+    # A flush of so many events pauses for catching up only. It would not get cheaper by waiting.
+    full_flush_events: int = 200
+    # For readers that catch up, pause longer: so many times the loop time per reader that the flush used.
+    # With 1, thousands of returning readers kept their distance.
+    catch_up_ratio: float = 2.0
+    # No pause is longer, in seconds.
+    pause_max_s: float = 0.02
+    # Lanes are flushed without a pause until they took this share of the last pause. Else a pause and a
+    # commit for each would be most of the work, where lanes are light or the event loop is busy.
+    work_ratio: float = 0.5
+
+    # A chunk is what one write carries to a reader that catches up: so many events, 0.1 ms to render, and
+    # bytes of frames. A slow reader may have this much more waiting than its buffer holds.
+    chunk_events: int = 200
+    chunk_bytes: int = 128 << 10
+    # Events that are tested against a filter for one chunk: 0.2 ms with 10,000 DIDs.
+    judged_events: int = 1_000
+    # Chunks of one reader in a turn of the event loop. With one, 5,000 returning readers took 8 s instead of
+    # 6.
+    chunks_per_turn: int = 5
+    # Different batches that are held by feeders waiting for their turn: 5 MB for an ordinary segment, and
+    # each of 200 readers may be at another one.
+    held_batches: int = 12
+    # Bytes of rendered events that are kept for other readers. The 8,000 newest events take 5 MiB in a wire,
+    # a sealed segment of which all is read 5 MiB. With the log's hot tail and segment cache that is 96 MiB.
+    render_cache_bytes: int = 52 << 20
+    # Collections whose groups are remembered. Hostile ones, which come from upstream, must not fill memory.
+    collections_remembered: int = 10_000
+
+    # Every subscriber is checked this often, so many of them in a turn of the event loop, and idle ones are
+    # sent a keep-alive this often. In seconds.
+    watch_interval_s: float = 0.5
+    checks_per_turn: int = 500
+    ping_interval_s: float = 30.0
+
 
 @dataclass(frozen=True, slots=True)
 class WebLimits:

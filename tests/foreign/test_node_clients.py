@@ -137,7 +137,7 @@ async def test_live_it_sees_every_commit(
     await published(service, pairs[19][0])
     missed = service.log.statistics().events
     async with client(programs, library, service.port) as seeing:
-        await until(lambda: len(service.hub) == 1)
+        await until(lambda: len(service.delivery) == 1)
         relay.publish(pairs[20:])
         seen = await events(seeing, len(expected) - missed)
         assert await is_next(seeing, relay)
@@ -189,7 +189,7 @@ async def test_an_example_prints_posts(
     service = await start(upstream_cursor=0, wire=wire)
     url = f"ws://127.0.0.1:{service.port}{path}"
     async with program("node", "--experimental-websocket", example, url, cwd=programs) as printing:
-        await until(lambda: len(service.hub) == 1)
+        await until(lambda: len(service.delivery) == 1)
         post = create("app.bsky.feed.post/one", {"text": "grüß dich\n"})
         relay.publish(numbered([identity(1), commit(2, [delete(post.path)]), commit(3, [post])]))
         assert await printing.line() == f'{DID} "grüß dich\\n"\n'

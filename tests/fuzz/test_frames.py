@@ -16,7 +16,7 @@ from tests.fixtures import ROOT, captured_frames
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutations import INTEGERS, broken_values, cbor_values, cheap_values, damaged, plain
 
-from jetstream.delivery.wires import WIRES
+from jetstream.delivery.renderers import RENDERERS
 from jetstream.model.batch import Batch
 from jetstream.model.event import Event
 from jetstream.upstream.decode import DROP_REASONS, MESSAGE_TYPES, decode
@@ -57,9 +57,8 @@ def whole_bodies() -> list[tuple[str, dict[str, Any]]]:
 def check_events(events: list[Event] | tuple[Event, ...]) -> None:
     """Every event is JSON in each spelling, and no message is longer than clients take."""
     batch = Batch.of(events, range(1, len(events) + 1))
-    for wire in WIRES.values():
-        for index in range(len(batch)):
-            message = wire.message(batch, index)
+    for renderer in RENDERERS.values():
+        for message in renderer.render(batch, range(len(batch))):
             assert len(message) <= MESSAGE_BYTES_MAX
             json.loads(message)
 

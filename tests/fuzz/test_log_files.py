@@ -109,8 +109,9 @@ def works(action: Callable[[], object]) -> bool:
 
 
 def equals(directory: Path, written: Written) -> None:
-    for batch, index in selected(directory, 0, None, EVERYTHING):
-        assert written.get(batch.times[index]) == batch.event(index)
+    for batch, indices in selected(directory, 0, None, EVERYTHING):
+        for index in indices:
+            assert written.get(batch.times[index]) == batch.event(index)
 
 
 async def serve(directory: Path, written: Written) -> None:

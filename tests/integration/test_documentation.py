@@ -57,7 +57,7 @@ async def test_a_program_prints_posts_of_every_size(
     posts = [create(f"{POST}/{n}", {"text": text}) for n, text in enumerate(["hello", LARGE, "bye"])]
     async with program(sys.executable, tmp_path / "example.py") as printing:
         await until(lambda: len(service.subscribe))
-        await until(lambda: len(service.hub))
+        await until(lambda: len(service.delivery))
         relay.publish(numbered([commit(seq, [post]) for seq, post in enumerate(posts, 1)]))
         lines = await printing.lines(3)
     assert [line.startswith(DID) for line in lines] == [True] * 3

@@ -29,13 +29,10 @@ from tests.subscriber import Event, Subscriber, subscribe
 from websockets.exceptions import ConnectionClosed
 
 from jetstream.app import Service
-from jetstream.delivery import chunks as slices
-from jetstream.delivery import lanes
-from jetstream.delivery import publisher as hub
 from jetstream.eventlog import hot_tail as recent
 from jetstream.eventlog.sqlite import store as sqlite
 from jetstream.eventlog.sqlite import upkeep as maintenance
-from jetstream.limits import Limits, WebLimits
+from jetstream.limits import DeliveryLimits, Limits, WebLimits
 
 SEED = int(os.environ.get("READERS_SEED", "1"))
 READERS = 200
@@ -48,13 +45,13 @@ TICK_FRAMES = 50  # about 80 events: bursts, so that those who are behind reach 
 TICK_S = 0.05
 JOIN_FRAMES = 1_000  # within so many frames the readers join, one by one
 
-# Small enough for filters to change in the middle of a flush or a slice, for sockets to be full soon, and for
-# the past to be read from the file: from blocks, and from what is not sealed yet.
+# Small enough for filters to change in the middle of a flush or a chunk, and for sockets to be full soon.
+LIMITS = Limits(
+    delivery=DeliveryLimits(lane_subscribers=10, writes_per_look=8, turn_s=0.0, chunk_events=100),
+    web=WebLimits(unsent_bytes_max=4096),
+)
+# Small enough for the past to be read from the file: from blocks, and from what is not sealed yet.
 SMALL = [
-    (lanes, "LANE_SUBSCRIBERS", 10),
-    (hub, "WRITES_PER_LOOK", 8),
-    (hub, "TURN_S", 0.0),
-    (slices, "SLICE_EVENTS_MAX", 100),
     (maintenance, "BLOCK_EVENTS", 300),
     (sqlite, "BLOCK_EVENTS", 300),
     (recent, "BATCH_EVENTS", 50),
@@ -309,7 +306,7 @@ class Reader:
 
     @asynccontextmanager
     async def _connect(self, cursor: int | None) -> AsyncIterator[Connection]:
-        position = self._service.hub.position
+        position = self._service.delivery.position
         query = self._filter.payload if cursor is None else {"cursor": cursor, **self._filter.payload}
         async with subscribe(self._service.port, receive_buffer=self._receive_buffer, **query) as subscriber:
             if cursor is None:  # before the server has begun, nothing is wanted
@@ -336,7 +333,7 @@ class Reader:
 
         def note_taken(pong: asyncio.Future[float]) -> None:
             if pong.exception() is None:  # else the connection ended before
-                stretch.latest = self._service.hub._lanes.foremost.position
+                stretch.latest = self._service.delivery._lanes.highest.position
 
         pong = await connection.subscriber.connection.ping()
         asyncio.ensure_future(pong).add_done_callback(note_taken)
@@ -461,8 +458,7 @@ def counts(readers: list[Reader]) -> Counter[str]:
 
 @pytest.mark.usefixtures("_small")
 async def test_each_of_many_readers_sees_what_it_wants_exactly_once(relay: Relay, start: Start) -> None:
-    limits = Limits(web=WebLimits(unsent_bytes_max=4096))
-    service = await start(limits=limits, upstream_cursor=0, forget="none", subscriber_buffer=10_000)
+    service = await start(limits=LIMITS, upstream_cursor=0, forget="none", subscriber_buffer=10_000)
     upstream = Upstream(relay, Random(f"{SEED} upstream"))
     upstream.publish(FRAMES_BEFORE)
     await published(service, FRAMES_BEFORE)

@@ -33,6 +33,6 @@ async def test_clients_that_left_keep_no_objects(relay: Relay, start: Start, kin
         before = left_in_memory()
         await asyncio.gather(*(visit(service.port, kind, n, reset=reset) for n in range(1, COUNT)))
         await until(lambda: left_in_memory() <= before)
-        assert not len(service.hub)
+        assert not len(service.delivery)
     finally:
         gc.enable()

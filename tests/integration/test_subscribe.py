@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from operator import methodcaller
 from typing import Any
 
@@ -19,10 +20,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
 from jetstream.app import Service
-from jetstream.delivery import publisher as hub_module
-from jetstream.delivery.lanes import Lane
-from jetstream.delivery.wires import CLASSIC
-from jetstream.limits import Limits, WebLimits
+from jetstream.delivery.encoding import Encoding
+from jetstream.delivery.framing.websocket import WEBSOCKET
+from jetstream.delivery.renderers.classic import CLASSIC
+from jetstream.limits import DeliveryLimits, Limits, WebLimits
 from jetstream.scheduling import TurnQueue
 from jetstream.web.server import Server
 from jetstream.web.sink import SocketSink
@@ -32,6 +33,7 @@ BOB = "did:plc:bobbobbobbobbobbobbobbob"
 POST = "app.bsky.feed.post"
 FUTURE = 32503680000000000  # the year 3000
 UPDATE_BYTES_MAX = 1_000_000
+WATCHED = DeliveryLimits(watch_interval_s=0.01)
 
 
 def numbers(events: list[Event]) -> list[int]:
@@ -50,11 +52,6 @@ async def service(relay: Relay, start: Start) -> Service:
     service = await start(upstream_cursor=0)
     await published(service, 3)
     return service
-
-
-@pytest.fixture
-def _watch_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "LOOK_EVERY_S", 0.01)
 
 
 async def disconnects(service: Service, reason: str, count: int = 1) -> None:
@@ -97,19 +94,6 @@ async def test_a_cursor_after_the_last_event_of_a_quiet_stream_waits_for_the_nex
     service: Service, relay: Relay
 ) -> None:
     async with subscribe(service.port, cursor=service.log.tip + 1) as subscriber:
-        relay.publish(identities(4))
-        assert numbers(await subscriber.events(1)) == [4]
-
-
-@pytest.mark.parametrize("beyond", [1, FUTURE])
-async def test_a_cursor_after_the_last_event_repeats_nothing_that_its_lane_is_yet_to_be_sent(
-    service: Service, relay: Relay, monkeypatch: pytest.MonkeyPatch, beyond: int
-) -> None:
-    """Whoever asks with it has read the last event: in another lane, which was first."""
-    tip = service.log.tip
-    behind = Lane(tip)
-    monkeypatch.setattr(service.hub, "lane", lambda: behind)
-    async with subscribe(service.port, cursor=tip + beyond) as subscriber:
         relay.publish(identities(4))
         assert numbers(await subscriber.events(1)) == [4]
 
@@ -293,7 +277,7 @@ async def test_before_a_hello_nothing_is_sent(service: Service, relay: Relay) ->
         await published(service, 5)
         await subscriber.say({"type": "something else"})
         await subscriber.update()
-        await until(lambda: len(service.hub) == 1)
+        await until(lambda: len(service.delivery) == 1)
         relay.publish(identities(6))
         assert numbers(await subscriber.events(1)) == [6]
 
@@ -314,14 +298,13 @@ async def test_a_hello_brings_the_filter(service: Service, relay: Relay) -> None
 
 async def test_without_a_hello_in_time_the_connection_is_closed(service: Service) -> None:
     subscribe_route = Subscribe(
-        service.hub,
-        service.log,
+        service.delivery,
         service.metrics,
         buffer_bytes=1 << 20,
         subscribers_max=10,
         limits=WebLimits(hello_timeout_s=0.01),
     )
-    server = Server(service.metrics, {}, {"/subscribe": subscribe_route.on(CLASSIC)})
+    server = Server(service.metrics, {}, {"/subscribe": subscribe_route.on(Encoding(CLASSIC, WEBSOCKET))})
     port = await server.start("127.0.0.1", 0)
     try:
         async with subscribe(port, requireHello="true") as subscriber:
@@ -444,10 +427,8 @@ async def test_pings_are_answered(service: Service) -> None:
         await (await subscriber.connection.ping())
 
 
-@pytest.mark.usefixtures("_watch_often")
 async def test_the_server_pings(relay: Relay, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "PING_EVERY_S", 0.05)
-    service = await start()
+    service = await start(limits=Limits(delivery=replace(WATCHED, ping_interval_s=0.05)))
     pings: list[Frame] = []
     async with subscribe(service.port) as subscriber:
         protocol = subscriber.connection.protocol
@@ -474,7 +455,7 @@ async def test_a_client_that_says_goodbye_is_counted_as_such(service: Service) -
     async with subscribe(service.port):
         pass
     await disconnects(service, "client")
-    assert len(service.hub) == 0
+    assert len(service.delivery) == 0
 
 
 @pytest.mark.parametrize("hello", ["false", "true"])
@@ -483,7 +464,7 @@ async def test_a_client_that_vanishes_is_counted_as_lost(how: str, hello: str, s
     async with subscribe(service.port, requireHello=hello) as subscriber:
         methodcaller(how)(subscriber.connection.transport)
         await disconnects(service, "lost")
-    assert len(service.hub) == 0
+    assert len(service.delivery) == 0
 
 
 async def test_a_client_that_says_goodbye_and_is_gone_is_counted_as_such(service: Service) -> None:
@@ -554,7 +535,7 @@ async def test_a_client_that_vanishes_in_its_handshake_leaves_nothing_behind(
         writer.transport.abort()
     async with subscribe(service.port, cursor=1) as subscriber:
         await subscriber.events(3)
-        await until(lambda: len(service.hub) == len(service.subscribe) == 1)
+        await until(lambda: len(service.delivery) == len(service.subscribe) == 1)
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
@@ -594,7 +575,7 @@ async def test_a_message_in_parts_is_one_message(service: Service, relay: Relay)
 async def test_a_shutdown_closes_with_1001(query: dict[str, Any], service: Service) -> None:
     async with subscribe(service.port, **query) as subscriber:
         if "requireHello" not in query:
-            await until(lambda: len(service.hub) == 1)
+            await until(lambda: len(service.delivery) == 1)
         service.stop()
         assert await subscriber.ended() == (1001, "the server is shutting down: connect again")
     await disconnects(service, "shutdown")
@@ -638,15 +619,14 @@ async def test_a_slow_reader_misses_nothing(relay: Relay, start: Start) -> None:
         assert rkeys(await subscriber.events(1)) == [BIG_COUNT + 1]
 
 
-@pytest.mark.usefixtures("_watch_often")
 async def test_a_reader_that_reads_nothing_is_closed_with_1008_and_gets_what_was_sent(
     relay: Relay, start: Start
 ) -> None:
-    service = await start(subscriber_buffer=100_000, slow_timeout=0.2)
+    service = await start(limits=Limits(delivery=WATCHED), subscriber_buffer=100_000, slow_timeout=0.2)
     await relay.wait_accepted(1)
     async with subscribe(service.port, receive_buffer=4096) as subscriber:
-        await until(lambda: len(service.hub) == 1)
-        (member,) = service.hub._subscribers
+        await until(lambda: len(service.delivery) == 1)
+        (member,) = service.delivery._subscribers
         relay.publish(big(1))
         await until(lambda: member.closed)
         events = await subscriber.rest()
@@ -664,7 +644,7 @@ async def test_a_reader_that_the_retention_overtakes_is_closed_with_1008(relay: 
     async with subscribe(service.port, receive_buffer=4096) as subscriber:
         relay.publish(big(1))
         await published(service, BIG_COUNT)
-        await until(lambda: next(iter(service.hub._subscribers)).sink.full)
+        await until(lambda: next(iter(service.delivery._subscribers)).sink.full)
         await service.log.trim(service.log.tip + 1)
         events = await subscriber.rest()
         assert 0 < len(events) < BIG_COUNT
@@ -684,8 +664,8 @@ async def test_a_slow_reader_gets_what_was_sent_before_the_shutdown(relay: Relay
     await relay.wait_accepted(1)
     async with subscribe(service.port, receive_buffer=4096) as subscriber:
         relay.publish(big(1))
-        await until(lambda: next(iter(service.hub._subscribers)).sink.full)
-        (member,) = service.hub._subscribers
+        await until(lambda: next(iter(service.delivery._subscribers)).sink.full)
+        (member,) = service.delivery._subscribers
         service.stop()
         await until(lambda: member.closed)
         events = await subscriber.rest()
@@ -694,19 +674,18 @@ async def test_a_slow_reader_gets_what_was_sent_before_the_shutdown(relay: Relay
         assert subscriber.connection.close_code == 1001
 
 
-@pytest.mark.usefixtures("_watch_often")
 @pytest.mark.parametrize(("slow_timeout", "reason"), [(0.2, "slow"), (600, "client")])
 async def test_a_reader_that_says_goodbye_and_reads_nothing_is_cut(
     slow_timeout: float, reason: str, relay: Relay, start: Start
 ) -> None:
-    limits = Limits(web=WebLimits(close_timeout_s=0.1))
+    limits = Limits(delivery=WATCHED, web=WebLimits(close_timeout_s=0.1))
     service = await start(limits=limits, subscriber_buffer=100_000, slow_timeout=slow_timeout)
     await relay.wait_accepted(1)
     async with subscribe(service.port, receive_buffer=4096) as subscriber:
         transport = subscriber.connection.transport
         relay.publish(big(1))
-        await until(lambda: next(iter(service.hub._subscribers)).sink.full)
-        (member,) = service.hub._subscribers
+        await until(lambda: next(iter(service.delivery._subscribers)).sink.full)
+        (member,) = service.delivery._subscribers
         transport.pause_reading()
         if reason == "slow":
             await until(lambda: member.closed)
@@ -725,7 +704,7 @@ async def test_a_slow_reader_that_vanishes_is_lost_and_not_our_fault(relay: Rela
     await relay.wait_accepted(1)
     async with subscribe(service.port, receive_buffer=4096) as subscriber:
         relay.publish(big(1))
-        await until(lambda: next(iter(service.hub._subscribers)).sink.full)
+        await until(lambda: next(iter(service.delivery._subscribers)).sink.full)
         subscriber.connection.transport.abort()
         await disconnects(service, "lost")
     assert (await figures(service.port))['jetstream_disconnects_total{reason="error"}'] == 0

@@ -20,7 +20,7 @@ from websockets.frames import Frame, Opcode
 
 from jetstream import __version__
 from jetstream.app import Service
-from jetstream.delivery import publisher as hub
+from jetstream.delivery.catch_up import CatchUp
 from jetstream.limits import Limits, WebLimits
 from jetstream.token_bucket import Rate
 from jetstream.web import subscribe as subscribe_module
@@ -310,10 +310,10 @@ async def test_what_a_client_sent_before_it_left_is_not_worked_on(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes: list[object] = []
-    monkeypatch.setattr(service.hub, "change", lambda *change: changes.append(change))
+    monkeypatch.setattr(service.delivery, "change", lambda *change: changes.append(change))
     async with subscribe(service.port):
-        await until(lambda: len(service.hub) == 1)
-        (member,) = service.hub._subscribers
+        await until(lambda: len(service.delivery) == 1)
+        (member,) = service.delivery._subscribers
         socket: Any = member.sink
         socket.data_received(update(10_000) * 5)
         socket._transport.abort()
@@ -360,8 +360,8 @@ async def test_updates_of_ten_thousand_dids_take_effect_one_after_another(
 
 async def test_a_client_that_does_not_read_is_kept_one_pong(service: Service) -> None:
     async with subscribe(service.port) as subscriber:
-        await until(lambda: len(service.hub) == 1)
-        (member,) = service.hub._subscribers
+        await until(lambda: len(service.delivery) == 1)
+        (member,) = service.delivery._subscribers
         socket: Any = member.sink
         socket.pause_writing()
         for n in range(50):
@@ -432,7 +432,7 @@ async def test_errors_while_subscribers_are_fed(
     relay.publish([(1, identity(1))])
     service = await start(upstream_cursor=0)
     await published(service, 1)
-    monkeypatch.setattr(hub.Hub, "_feed_slice", broken)
+    monkeypatch.setattr(CatchUp, "_advance", broken)
     with capture_logs() as logs:
         for _ in range(10):
             async with subscribe(service.port, cursor=1) as subscriber:

@@ -427,7 +427,7 @@ async def published_exactly(service: Service, seq: int) -> None:
 
     def is_so() -> bool:
         stored = cursor(service)
-        return stored is not None and stored.seq == seq and service.hub.position > service.log.tip
+        return stored is not None and stored.seq == seq and service.delivery.position > service.log.tip
 
     await until(is_so)
 

@@ -11,7 +11,7 @@ from typing import Annotated, Final
 from cyclopts import Parameter
 
 from jetstream.clock import unix_us
-from jetstream.delivery.wires import V1
+from jetstream.delivery.renderers.v1 import V1
 from jetstream.errors import SettingError
 from jetstream.eventlog.sqlite import rebase as rebasing
 from jetstream.eventlog.sqlite import repair as repairing
@@ -105,8 +105,8 @@ def cat(
     stop = None if until is None else parse_moment("--until", until)
     out = sys.stdout.buffer
     try:
-        for batch, index in selected(data_dir, start, stop, wanted):
-            out.write(V1.message(batch, index) + b"\n")
+        for batch, indices in selected(data_dir, start, stop, wanted):
+            out.writelines(message + b"\n" for message in V1.render(batch, indices) if message)
         out.flush()
     except BrokenPipeError:
         # Whoever read has seen enough. Python would complain once more when it flushes at exit.
@@ -136,7 +136,7 @@ def _ratio(held: Contents) -> float:
 
 def _around(kind: bytes) -> int:
     """Return how many bytes v1 JSON puts around an event's values."""
-    return len(V1.message(Batch.of([Event(kind, *[b""] * 6)], [10**15]), 0))
+    return len(V1.render(Batch.of([Event(kind, *[b""] * 6)], [10**15]), [0])[0])
 
 
 def _moment(time_us: int | None) -> str:

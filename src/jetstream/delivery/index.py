@@ -7,10 +7,11 @@ it, a collection to the groups without DIDs that want it.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Final
 
-from jetstream.delivery.subscriber import Subscriber, SubscriberOptions
-from jetstream.delivery.wires import Wire, fitting
+from jetstream.delivery.encoding import Encoding
+from jetstream.delivery.subscriber import Group, Subscriber, SubscriberOptions
 from jetstream.model.batch import Batch
 from jetstream.model.filter import DIDS_PER_STEP
 from jetstream.scheduling import Worker
@@ -20,28 +21,15 @@ from jetstream.steps import Steps, finish
 _TUPLE_GROUPS_MAX: Final = 8
 # The index of DIDs is this many dicts: when one of half a million entries grows, that takes 20 ms in one go.
 _SHARDS: Final = 64
-# Collections come from upstream: a hostile one may not fill the memory.
-_COLLECTIONS_REMEMBERED: Final = 10_000
-
-
-class Group:
-    """Subscribers at the tip who get the same bytes: equal wire, equal options."""
-
-    __slots__ = ("delivering", "members", "options", "wire")
-
-    def __init__(self, wire: Wire, options: SubscriberOptions) -> None:
-        self.wire = wire
-        self.options = options
-        self.members: dict[Subscriber, None] = {}
-        self.delivering = False
 
 
 class Groups:
     """The groups of one lane, indexed by what they want."""
 
-    def __init__(self) -> None:
-        self._groups: dict[tuple[str, SubscriberOptions], Group] = {}
-        self._wires: Counter[Wire] = Counter()  # groups of each wire in use
+    def __init__(self, collections_remembered: int) -> None:
+        self._collections_remembered = collections_remembered
+        self._groups: dict[tuple[Encoding, SubscriberOptions], Group] = {}
+        self._encodings = Counter[Encoding]()  # groups of each encoding in use
         self._everything: dict[Group, None] = {}
         self._by_collection: dict[Group, None] = {}  # those with collections and no DIDs
         # By hash(DID) % _SHARDS: the groups that name a DID.
@@ -57,14 +45,14 @@ class Groups:
     def takes_steps(self, subscriber: Subscriber) -> bool:
         """Tell whether the group of a subscriber is to be indexed first, in steps."""
         large = len(subscriber.options.wanted.dids) > DIDS_PER_STEP
-        return large and (subscriber.wire.name, subscriber.options) not in self._groups
+        return large and (subscriber.encoding, subscriber.options) not in self._groups
 
     def add(self, subscriber: Subscriber, indexed: Group | None = None) -> None:
-        """Put a subscriber into the group of its wire and options: `indexed`, unless there is one already."""
-        key = (subscriber.wire.name, subscriber.options)
+        """Put a subscriber into the group of its encoding and options: `indexed`, unless there is one."""
+        key = (subscriber.encoding, subscriber.options)
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = indexed or Group(subscriber.wire, subscriber.options)
+            group = self._groups[key] = indexed or Group(subscriber.encoding, subscriber.options)
             if indexed is None:
                 finish(self.index(group))
         elif indexed is not None:
@@ -79,7 +67,7 @@ class Groups:
         del group.members[subscriber]
         subscriber.group = None
         if not group.members:
-            del self._groups[group.wire.name, group.options]
+            del self._groups[group.encoding, group.options]
             self.forget(group)
 
     def forget(self, group: Group) -> None:
@@ -91,7 +79,7 @@ class Groups:
 
     def index(self, group: Group) -> Steps[None]:
         """Put a group into the index, in steps of well under a millisecond; no one is in it yet."""
-        self._wires[group.wire] += 1
+        self._encodings[group.encoding] += 1
         wanted = group.options.wanted
         if wanted.dids:
             alone = (group,)  # one tuple for all DIDs that no other group names
@@ -107,9 +95,9 @@ class Groups:
 
     def _unindex(self, group: Group) -> Steps[None]:
         """Take a group out of the index, one that is not wholly in it, too."""
-        self._wires[group.wire] -= 1
-        if not self._wires[group.wire]:
-            del self._wires[group.wire]
+        self._encodings[group.encoding] -= 1
+        if not self._encodings[group.encoding]:
+            del self._encodings[group.encoding]
         wanted = group.options.wanted
         if wanted.dids:
             for count, did in enumerate(wanted.dids, 1):
@@ -144,27 +132,23 @@ class Groups:
         else:
             shard[did] = tuple(each for each in groups if each is not group)
 
-    def deliveries(self, batch: Batch, start: int, stop: int) -> dict[Group, list[bytes]]:
-        """Return the frames of `batch[start:stop]` by the group that wants them, if it wants any."""
-        frames = {wire.name: wire.frames(batch, stop) for wire in self._wires}
-        picked = {group: frames[group.wire.name][start:stop] for group in self._everything}
+    def encodings(self) -> list[Encoding]:
+        """Return the encodings that the groups use."""
+        return list(self._encodings)
+
+    def wanted(self, batch: Batch, start: int, stop: int) -> dict[Group, Sequence[int]]:
+        """Return the indices of `batch[start:stop]` that each group wants, without groups that want none."""
+        picked: dict[Group, Sequence[int]] = dict.fromkeys(self._everything, range(start, stop))
+        some: dict[Group, list[int]] = {}
         if self._by_collection:
-            self._pick_by_collection(batch, start, stop, frames, picked)
+            self._pick_by_collection(batch, start, stop, some)
         if any(self._by_did):
-            self._pick_by_did(batch, start, stop, frames, picked)
-        for group in [group for group in picked if group.options.message_bytes_max]:
-            picked[group] = fitting(picked[group], group.options.message_bytes_max)
-            if not picked[group]:
-                del picked[group]
+            self._pick_by_did(batch, start, stop, some)
+        picked.update(some)
         return picked
 
     def _pick_by_collection(
-        self,
-        batch: Batch,
-        start: int,
-        stop: int,
-        frames: dict[str, list[bytes]],
-        picked: dict[Group, list[bytes]],
+        self, batch: Batch, start: int, stop: int, picked: dict[Group, list[int]]
     ) -> None:
         collections, resolved = batch.collections, self._resolved
         for i in range(start, stop):
@@ -173,11 +157,11 @@ class Groups:
             if groups is None:
                 groups = self._resolve(collection)
             for group in groups:
-                picked.setdefault(group, []).append(frames[group.wire.name][i])
+                picked.setdefault(group, []).append(i)
 
     def _resolve(self, collection: bytes) -> tuple[Group, ...]:
         """Return the groups without DIDs that want a collection; identity and account events have none."""
-        if len(self._resolved) >= _COLLECTIONS_REMEMBERED:
+        if len(self._resolved) >= self._collections_remembered:
             self._resolved.clear()
         groups = tuple(
             group
@@ -187,18 +171,11 @@ class Groups:
         self._resolved[collection] = groups
         return groups
 
-    def _pick_by_did(
-        self,
-        batch: Batch,
-        start: int,
-        stop: int,
-        frames: dict[str, list[bytes]],
-        picked: dict[Group, list[bytes]],
-    ) -> None:
+    def _pick_by_did(self, batch: Batch, start: int, stop: int, picked: dict[Group, list[int]]) -> None:
         dids, by_did = batch.dids, self._by_did
         for i in range(start, stop):
             did = dids[i]
             for group in by_did[hash(did) % _SHARDS].get(did, ()):
                 wanted = group.options.wanted
                 if wanted.every_collection or wanted.wants(batch.kinds[i], did, batch.collections[i]):
-                    picked.setdefault(group, []).append(frames[group.wire.name][i])
+                    picked.setdefault(group, []).append(i)

@@ -1,60 +1,80 @@
-"""Lanes: those at the tip are written to in a few parts, one after another, each up to the newest event.
+"""Lanes: the subscribers at the tip are flushed in up to four parts, one after another. Pure.
 
-Were all written to in one go, an event would wait for that to end, and then for its place in the next one.
-So it waits for its reader's lane to come, and what is stored meanwhile is with whichever lane is next.
+With one part, an event would wait for the flush in progress to end, and then for its reader's turn in the
+next one. With lanes it waits for the flush of its reader's lane only. Each flush goes up to the newest event,
+so what is stored during one flush is part of the next.
 """
 
 from __future__ import annotations
 
-from typing import Final
-
 from jetstream.delivery.index import Groups
-
-LANES_MAX: Final = 4
-LANE_SUBSCRIBERS: Final = 200  # before there is another lane: about a millisecond to write to
+from jetstream.delivery.subscriber import Subscriber
+from jetstream.limits import DeliveryLimits
 
 
 class Lane:
-    """A part of the subscribers. All below `position` has been published to those who are at the tip."""
+    """Some of the subscribers, and the position up to which those at the tip have been flushed."""
 
     __slots__ = ("flushed_from", "groups", "position", "subscribers")
 
-    def __init__(self, position: int) -> None:
+    def __init__(self, position: int, limits: DeliveryLimits = DeliveryLimits()) -> None:
+        # All below has been published to the subscribers at the tip, or is being written by the flush in
+        # progress. Only rises; moved by the publisher.
         self.position = position
-        self.flushed_from = position  # where the position was before it last moved
-        self.groups = Groups()
-        self.subscribers = 0  # at the tip or behind
+        # The position before the last move: where the flush in progress begins.
+        self.flushed_from = position
+        # The subscribers at the tip.
+        self.groups = Groups(limits.collections_remembered)
+        # How many subscribers there are, at the tip or behind; counted by `Lanes`.
+        self.subscribers = 0
 
     def move(self, position: int) -> None:
-        """Move the boundary."""
+        """Move the position, as a flush does before it writes."""
         self.flushed_from, self.position = self.position, position
+
+    def position_of(self, subscriber: Subscriber) -> int:
+        """Return the position of a member of a group, also in the middle of a flush."""
+        group = subscriber.group
+        assert group is not None
+        unwritten = group.flushing and subscriber.position != self.position
+        return self.flushed_from if unwritten else self.position
+
+    def detach(self, subscriber: Subscriber) -> None:
+        """Take a subscriber out of its group, with its position."""
+        subscriber.position = self.position_of(subscriber)
+        self.groups.remove(subscriber)
 
 
 class Lanes:
-    """As many lanes as there are subscribers for, and one when there are none."""
+    """One lane for every `lane_subscribers` subscribers, up to `lanes_max`; at least one."""
 
-    def __init__(self, position: int) -> None:
-        self._lanes = [Lane(position)]
+    def __init__(self, position: int, limits: DeliveryLimits = DeliveryLimits()) -> None:
+        self._limits = limits
+        self._lanes = [Lane(position, limits)]
 
     def __len__(self) -> int:
         return len(self._lanes)
 
     @property
-    def hindmost(self) -> Lane:
-        """The lane with the lowest position."""
+    def lowest(self) -> Lane:
+        """The lane with the lowest position, which is flushed next."""
         return min(self._lanes, key=lambda lane: lane.position)
 
     @property
-    def foremost(self) -> Lane:
+    def highest(self) -> Lane:
         """The lane with the highest position."""
         return max(self._lanes, key=lambda lane: lane.position)
 
     def for_newcomer(self) -> Lane:
-        """Return the emptiest lane, or a new one where all have enough subscribers."""
+        """Return the lane with the fewest subscribers, or a new one where all are full.
+
+        A new lane does not count before a subscriber enters it. It begins at the highest position: nobody in
+        it is owed anything.
+        """
         emptiest = min(self._lanes, key=lambda lane: lane.subscribers)
-        if emptiest.subscribers < LANE_SUBSCRIBERS or len(self._lanes) >= LANES_MAX:
+        if emptiest.subscribers < self._limits.lane_subscribers or len(self._lanes) >= self._limits.lanes_max:
             return emptiest
-        return Lane(self.foremost.position)
+        return Lane(self.highest.position, self._limits)
 
     def enter(self, lane: Lane) -> None:
         """Count a subscriber, whose lane was just chosen."""
@@ -63,7 +83,7 @@ class Lanes:
         lane.subscribers += 1
 
     def leave(self, lane: Lane) -> None:
-        """Count a subscriber no more; a lane ends with its last, unless it is the only one."""
+        """Count one subscriber less; remove a lane with its last one, unless it is the only lane."""
         lane.subscribers -= 1
         if not lane.subscribers and len(self._lanes) > 1:
             self._lanes.remove(lane)

@@ -1,23 +1,20 @@
-"""A subscriber: a filter, a wire, and a position in the log."""
+"""A subscriber: a sink, an encoding, options, and a position in the log. A group: subscribers that are alike.
+
+These are values that other modules change; each attribute says who may. Nothing here waits or reads a clock.
+"""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-from jetstream.delivery.wires import Wire
+from jetstream.delivery.encoding import Encoding
 from jetstream.model.filter import EVERYTHING, Filter
-
-if TYPE_CHECKING:
-    import asyncio
-
-    from jetstream.delivery.index import Group
-    from jetstream.delivery.lanes import Lane
 
 
 class Close(NamedTuple):
-    """Why a connection ends: the code and text that go over the wire, and the label for the metrics."""
+    """Why a connection ends: the code and text that the client is sent, and the label for the metrics."""
 
     code: int
     label: str
@@ -25,14 +22,14 @@ class Close(NamedTuple):
 
 
 class Sink(Protocol):
-    """Where a subscriber's bytes go: a socket, with a bounded buffer before it."""
+    """Where a subscriber's bytes go: a socket with a bounded buffer."""
 
     written: int
-    """How many bytes were given to `write`, ever; whoever calls it counts."""
+    """How many bytes have been passed to `write`. The caller of `write` adds them."""
 
     @property
     def full(self) -> bool:
-        """Whether the buffer is over its limit and has not drained yet."""
+        """Whether the buffer has exceeded its limit and has not drained since."""
 
     @property
     def buffered(self) -> int:
@@ -40,10 +37,10 @@ class Sink(Protocol):
 
     @property
     def closing(self) -> bool:
-        """Whether the connection is to end: nothing more is sent."""
+        """Whether the connection is about to end: nothing more is sent."""
 
     def write(self, data: bytes, /) -> None:
-        """Append whole frames to the buffer, unless it is closing.
+        """Append whole frames to the buffer, unless the connection is closing.
 
         Raises RuntimeError when the connection is gone.
         """
@@ -55,47 +52,53 @@ class Sink(Protocol):
         """Lower the buffer's limit for a while, or set it back."""
 
     def close(self, close: Close) -> None:
-        """End the connection with a close frame, at once and only once."""
+        """Close the connection and tell the client why; later calls do nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class SubscriberOptions:
-    """What a subscriber asked for, and may change as it goes."""
+    """What a subscriber asked for, and may change while it is connected."""
 
     wanted: Filter = EVERYTHING
-    message_bytes_max: int = 0  # 0: no limit
+    message_bytes_max: int = 0  # longer messages, as JSON, are left out; 0 is no limit
+
+
+class Group:
+    """Subscribers at the tip of one lane that receive the same bytes: equal encoding, equal options."""
+
+    __slots__ = ("encoding", "flushing", "members", "options")
+
+    def __init__(self, encoding: Encoding, options: SubscriberOptions) -> None:
+        self.encoding = encoding
+        self.options = options
+        # A set, in the order in which they joined; changed by `Groups`.
+        self.members: dict[Subscriber, None] = {}
+        # Whether the flush in progress has bytes for this group and has not written them to all members. Set
+        # by the publisher.
+        self.flushing = False
 
 
 class Subscriber:
-    """One connection's place in the log, kept by the hub.
+    """One connection's place in the log."""
 
-    Every event below `position` has been judged by this subscriber's options; while it is a member of a
-    group, the lane's position stands for its own (see `Hub`).
-    """
-
-    __slots__ = (
-        "drained",
-        "feeder",
-        "group",
-        "lane",
-        "options",
-        "position",
-        "progress_at",
-        "sink",
-        "wire",
-    )
+    __slots__ = ("drained", "encoding", "group", "options", "position", "progress_at", "sink")
 
     def __init__(
-        self, sink: Sink, wire: Wire, options: SubscriberOptions, lane: Lane, position: int, now: float
+        self, sink: Sink, encoding: Encoding, options: SubscriberOptions, position: int, now: float
     ) -> None:
         self.sink = sink
-        self.wire = wire
+        self.encoding = encoding
+        # By which events are judged from the position on; replaced by `Delivery.change`.
         self.options = options
-        self.lane = lane
+        # All events below have been judged. While the subscriber is behind, its feeder moves it. While it is
+        # in a group, its lane's position counts, and this is where the lane was at the last write to this
+        # subscriber: see `Lane.position_of`.
         self.position = position
+        # Set while the subscriber is at the tip; by `Groups`.
         self.group: Group | None = None
-        self.feeder: asyncio.Task[None] | None = None
-        self.drained = 0  # bytes that had left the buffer when it was last looked at
+        # How many bytes had left the buffer when the socket was last seen to make progress, and when that
+        # was; by `stalled_s`.
+        self.drained = 0
         self.progress_at = now
 
     @property
@@ -104,10 +107,10 @@ class Subscriber:
         return self.sink.closing
 
     def write(self, data: bytes) -> None:
-        """Send whole frames; none to a connection that is gone."""
+        """Send whole frames. Does nothing when the connection is gone."""
         sink = self.sink
         sink.written += len(data)
-        with suppress(RuntimeError):  # gone, and about to be removed
+        with suppress(RuntimeError):  # the connection is gone, and the subscriber about to be removed
             sink.write(data)
 
     def close(self, close: Close) -> None:

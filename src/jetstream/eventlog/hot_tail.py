@@ -16,9 +16,8 @@ BATCH_EVENTS: Final = 1_000
 BATCH_BYTES: Final = 1 << 20
 # Some seconds of an ordinary day: a reader that is a little late is still served from here.
 EVENTS_MAX: Final = 8_000
-# Of memory, with all that may be rendered of the events. So many ordinary events take half of it; of records
-# of 900 kB it has room for the newest 14.
-BYTES_MAX: Final = 64 << 20
+# Of memory. So many ordinary events take a third of it; of records of 900 kB it has room for the newest 26.
+BYTES_MAX: Final = 24 << 20
 
 
 @dataclass(slots=True)
@@ -32,8 +31,7 @@ class _Piece:
 class Recent:
     """The newest events as batches of which the last one grows, bounded by count and by memory.
 
-    Every event of the log at or after `start` is here. `start` only rises. The memory is counted as if every
-    wire were rendered, because that happens later. The newest batch always stays.
+    Every event of the log at or after `start` is here. `start` only rises. The newest batch always stays.
     """
 
     def __init__(self, start: int) -> None:
@@ -44,7 +42,7 @@ class Recent:
 
     @property
     def memory_bytes(self) -> int:
-        """About how much memory the window takes at most, whatever is rendered of it."""
+        """About how much memory the window takes."""
         return memory_bytes(self._events, self._text_bytes)
 
     def append(self, batch: Batch) -> None:

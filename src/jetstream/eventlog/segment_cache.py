@@ -9,22 +9,19 @@ from typing import Final
 
 from jetstream.model.batch import Batch, memory_bytes
 
-# Three ordinary blocks that one wire's readers of everything read, two when both wires' do.
-CACHE_BYTES: Final = 32 * 1024 * 1024
+# Five ordinary blocks.
+CACHE_BYTES: Final = 20 << 20
 
 Load = Callable[[int], Awaitable[Batch | None]]
 
 
 class BlockCache:
-    """The blocks read last, by an estimate of the memory they take; each is loaded once, however many ask.
-
-    What readers render of a block counts as well, from the next time that anybody asks for a block.
-    """
+    """The blocks read last, by an estimate of the memory they take; each is loaded once, however many ask."""
 
     def __init__(self, load: Load, bytes_max: int = CACHE_BYTES) -> None:
         self._load = load
         self._bytes_max = bytes_max
-        self._loaded_blocks: dict[int, tuple[Batch, int]] = {}  # with the bytes of the text
+        self._loaded_blocks: dict[int, int] = {}  # the bytes that each takes
         self._blocks: dict[int, asyncio.Future[Batch | None]] = {}  # the last used is last
 
     async def get(self, last_us: int) -> Batch | None:
@@ -49,15 +46,10 @@ class BlockCache:
         if batch is None:
             self.drop(last_us)
             return
-        self._loaded_blocks[last_us] = batch, batch.text_bytes()
+        self._loaded_blocks[last_us] = memory_bytes(len(batch), batch.text_bytes())
         self._make_room()
 
     def _make_room(self) -> None:
         """Drop the blocks used least lately, but for one, until the others fit."""
-        while len(self._loaded_blocks) > 1 and self._memory_bytes() > self._bytes_max:
+        while len(self._loaded_blocks) > 1 and sum(self._loaded_blocks.values()) > self._bytes_max:
             self.drop(next(key for key in self._blocks if key in self._loaded_blocks))
-
-    def _memory_bytes(self) -> int:
-        return sum(
-            memory_bytes(len(batch), size, batch.forms) for batch, size in self._loaded_blocks.values()
-        )

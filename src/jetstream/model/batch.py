@@ -1,72 +1,46 @@
-"""`Batch`: a run of stamped events as columns."""
+"""`Batch`: a run of stamped events as columns.
+
+Events are single values only while a frame is decoded. From the stamp on they are columns: a filter is one
+pass over one column, rendering is one `zip` of all, storing is one `join` for each. A batch is shared by
+everyone who reads that part of the log.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 from jetstream.model.event import Event
 
 # What CPython takes for one event in a batch, without the text of its long values: its time, and seven values
-# of which a collection is often shared. The same of one rendered form: the frame's head, keys and object.
+# of which a collection is often shared.
 EVENT_BYTES: Final = 450
-FORM_BYTES: Final = 300
-# The forms in which the text of an event may be in memory: as it is, and as a frame and in a slice of each of
-# two wires.
-FORMS_MAX: Final = 5
 
 
+@dataclass(slots=True, weakref_slot=True, eq=False, repr=False)
 class Batch:
     """Consecutive events of one log, as columns of equal length; `times` rises strictly.
 
-    A batch only ever grows at its end, so a range of it that was seen once stays as it was, and readers
-    may share it. `frames` holds what the hub rendered of it, by wire, and `slices` what it put together of
-    that, by wire and index of the first event; both live as long as the batch, and count as its memory.
+    A batch only ever grows at its end. So a range that was seen once stays as it was, and readers may share
+    it. The columns are those of `Event`; the batch owns the lists.
     """
 
-    __slots__ = (
-        "bodies",
-        "cids",
-        "collections",
-        "dids",
-        "frames",
-        "kinds",
-        "revs",
-        "rkeys",
-        "slices",
-        "times",
-    )
-
-    def __init__(
-        self,
-        times: Sequence[int],
-        kinds: Sequence[bytes],
-        dids: Sequence[bytes],
-        collections: Sequence[bytes],
-        rkeys: Sequence[bytes],
-        revs: Sequence[bytes],
-        cids: Sequence[bytes],
-        bodies: Sequence[bytes],
-    ) -> None:
-        self.times = list(times)
-        self.kinds = list(kinds)
-        self.dids = list(dids)
-        self.collections = list(collections)
-        self.rkeys = list(rkeys)
-        self.revs = list(revs)
-        self.cids = list(cids)
-        self.bodies = list(bodies)
-        self.frames: dict[str, list[bytes]] = {}
-        self.slices: dict[str, dict[int, bytes]] = {}
+    times: list[int]  # `time_us` of each event
+    kinds: list[bytes]
+    dids: list[bytes]
+    collections: list[bytes]
+    rkeys: list[bytes]
+    revs: list[bytes]
+    cids: list[bytes]
+    bodies: list[bytes]
 
     @classmethod
     def of(cls, events: Sequence[Event], times: Iterable[int]) -> Batch:
         """Give each event its time, in order."""
-        kinds, dids, collections, rkeys, revs, cids, bodies = (
-            zip(*events, strict=True) if events else ((),) * 7
-        )
-        return cls(list(times), kinds, dids, collections, rkeys, revs, cids, bodies)
+        columns = zip(*events, strict=True) if events else ((),) * 7
+        return cls(list(times), *map(list, columns))
 
     def __len__(self) -> int:
         return len(self.times)
@@ -80,11 +54,6 @@ class Batch:
     def last(self) -> int:
         """The `time_us` of the last event. Raises IndexError on an empty batch."""
         return self.times[-1]
-
-    @property
-    def forms(self) -> int:
-        """In how many forms the text is in memory: as it is, and in up to two for each wire."""
-        return 1 + len(self.frames) + len(self.slices)
 
     def text_bytes(self) -> int:
         """Return the bytes of the values that may be long: DIDs (2,048), rkeys (512) and bodies (990,000)."""
@@ -101,47 +70,31 @@ class Batch:
             size += length
         yield self._part(start, len(self))
 
-    def _part(self, start: int, stop: int) -> Batch:
-        return Batch(
-            self.times[start:stop],
-            self.kinds[start:stop],
-            self.dids[start:stop],
-            self.collections[start:stop],
-            self.rkeys[start:stop],
-            self.revs[start:stop],
-            self.cids[start:stop],
-            self.bodies[start:stop],
-        )
-
     def index(self, position: int) -> int:
         """Return the index of the first event at or after `position`; the length if there is none."""
         return bisect_left(self.times, position)
 
     def event(self, index: int) -> Event:
         """Return one event as a value."""
-        return Event(
-            self.kinds[index],
-            self.dids[index],
-            self.collections[index],
-            self.rkeys[index],
-            self.revs[index],
-            self.cids[index],
-            self.bodies[index],
-        )
+        _, *columns = self._columns()
+        return Event(*(column[index] for column in columns))
 
     def extend(self, later: Batch) -> None:
         """Append events that follow this batch's."""
         assert not self.times or not later.times or later.first > self.last
-        self.times += later.times
-        self.kinds += later.kinds
-        self.dids += later.dids
-        self.collections += later.collections
-        self.rkeys += later.rkeys
-        self.revs += later.revs
-        self.cids += later.cids
-        self.bodies += later.bodies
+        for mine, theirs in zip(self._columns(), later._columns(), strict=True):
+            mine.extend(theirs)
+
+    def _part(self, start: int, stop: int) -> Batch:
+        return Batch(*(column[start:stop] for column in self._columns()))
+
+    def _columns(self) -> tuple[list[Any], ...]:
+        return (
+            *(self.times, self.kinds, self.dids, self.collections),
+            *(self.rkeys, self.revs, self.cids, self.bodies),
+        )
 
 
-def memory_bytes(events: int, text_bytes: int, forms: int = FORMS_MAX) -> int:
-    """Return at most how much memory so many events take whose text is there in so many forms."""
-    return events * (EVENT_BYTES + FORM_BYTES * (forms - 1)) + text_bytes * forms
+def memory_bytes(events: int, text_bytes: int) -> int:
+    """Return about how much memory so many events take, with the bytes of their long values."""
+    return events * EVENT_BYTES + text_bytes

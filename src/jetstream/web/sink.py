@@ -22,8 +22,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+from jetstream.delivery.framing.websocket import close_frame
 from jetstream.delivery.subscriber import Close
-from jetstream.delivery.wires import close_frame
 from jetstream.limits import WebLimits
 from jetstream.scheduling import Worker
 from jetstream.steps import Steps

@@ -24,11 +24,10 @@ from typing import Final
 
 import structlog
 
-from jetstream.delivery.publisher import Hub
+from jetstream.delivery.delivery import Delivery
+from jetstream.delivery.encoding import Encoding
 from jetstream.delivery.subscriber import Close, Subscriber, SubscriberOptions
-from jetstream.delivery.wires import Wire
 from jetstream.errors import InvalidParameter
-from jetstream.eventlog import LogReader
 from jetstream.limits import WebLimits
 from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
@@ -51,24 +50,22 @@ logger = structlog.get_logger(__name__)
 
 
 class Subscribe:
-    """The handlers of all wires' routes, which share the limit of connections.
+    """The handlers of the routes to subscribe, which share the limit of connections.
 
     `buffer_bytes` is the write buffer of each client, `subscribers_max` the limit.
     """
 
     def __init__(
         self,
-        hub: Hub,
-        log: LogReader,
+        delivery: Delivery,
         metrics: Metrics,
         *,
         buffer_bytes: int,
         subscribers_max: int,
         limits: WebLimits = WebLimits(),
     ) -> None:
-        # What publishes to subscribers, and the log that tells where they may start.
-        self._hub = hub
-        self._log = log
+        # Where each `_Client` subscribes.
+        self.delivery = delivery
         self._metrics = metrics
         # Of each client; see `SocketSink`.
         self._buffer_bytes = buffer_bytes
@@ -100,11 +97,11 @@ class Subscribe:
         """How many clients are connected, also those that still owe an `options_update`."""
         return len(self._clients)
 
-    def on(self, wire: Wire) -> Handler:
-        """Return the handler of the route of one wire."""
-        return partial(self._handle, wire)
+    def on(self, encoding: Encoding) -> Handler:
+        """Return the handler of the route of one encoding."""
+        return partial(self._handle, encoding)
 
-    def _handle(self, wire: Wire, request: Request, connection: Connection) -> Steps[Response | None]:
+    def _handle(self, encoding: Encoding, request: Request, connection: Connection) -> Steps[Response | None]:
         """Check a request, and upgrade its connection. A refusal is one sentence. Raises BadRequest."""
         try:
             subscription = yield from parse_request(request.query, request.headers)
@@ -119,7 +116,7 @@ class Subscribe:
             self._metrics.refusals.inc()
             return refusal
         if not connection.transport.is_closing():  # else the client has gone meanwhile
-            self._begin(wire, connection, subscription, answer)
+            self._begin(encoding, connection, subscription, answer)
         return None
 
     def _refusal(self, request: Request) -> Response | None:
@@ -136,11 +133,11 @@ class Subscribe:
         return None
 
     def _begin(
-        self, wire: Wire, connection: Connection, subscription: SubscribeRequest, answer: bytes
+        self, encoding: Encoding, connection: Connection, subscription: SubscribeRequest, answer: bytes
     ) -> None:
         """Upgrade a connection. What the client has sent behind its handshake is read as frames."""
         sink = SocketSink(connection.transport, self._buffer_bytes, self._inbound)
-        client = _Client(self, sink, wire, subscription)
+        client = _Client(self, sink, encoding, subscription)
         self._clients[client] = None
         self._empty.clear()
         rest = connection.upgrade(sink, answer)
@@ -158,21 +155,6 @@ class Subscribe:
     async def wait_empty(self) -> None:
         """Return once there is no client."""
         await self._empty.wait()
-
-    def subscriber(self, client: _Client, options: SubscriberOptions) -> Subscriber:
-        """Begin to serve a client from where it asked."""
-        lane, cursor = self._hub.lane(), client.subscription.cursor
-        # A cursor beyond the tip is the tip's, not the lane's: another lane may have sent what is below it.
-        position = lane.position if cursor is None else min(cursor, self._log.tip + 1)
-        position = max(position, self._log.floor)
-        now = asyncio.get_running_loop().time()
-        subscriber = Subscriber(client.sink, client.wire, options, lane, position, now)
-        self._hub.add(subscriber)
-        return subscriber
-
-    def change(self, subscriber: Subscriber, options: SubscriberOptions) -> None:
-        """Judge a subscriber's events by new options from now on."""
-        self._hub.change(subscriber, options)
 
     def count_failure(self, peer: str) -> None:
         """Count and log the error that is being handled: a fault of the server."""
@@ -192,7 +174,7 @@ class Subscribe:
     async def _remove(self, client: _Client) -> None:
         await self._removals.wait()
         if client.subscriber is not None:
-            self._hub.remove(client.subscriber)
+            self.delivery.remove(client.subscriber)
         close = client.sink.ended
         self._metrics.disconnects[close.label].inc()
         # Clients that leave by themselves get no log line: thousands may do so at once.
@@ -211,15 +193,15 @@ class _Client:
     The sink calls `_on_message` and `_on_end`.
     """
 
-    __slots__ = ("_hello_timeout", "_subscribe", "sink", "subscriber", "subscription", "wire")
+    __slots__ = ("_hello_timeout", "_subscribe", "encoding", "sink", "subscriber", "subscription")
 
     def __init__(
-        self, subscribe: Subscribe, sink: SocketSink, wire: Wire, subscription: SubscribeRequest
+        self, subscribe: Subscribe, sink: SocketSink, encoding: Encoding, subscription: SubscribeRequest
     ) -> None:
         self._subscribe = subscribe
         self.sink = sink
-        # How its events are spelled, by the route that it came on.
-        self.wire = wire
+        # How its events become bytes, by the route that it came on.
+        self.encoding = encoding
         # What its URL asked for. Options may change later, the start does not.
         self.subscription = subscription
         # Set once, after the hello if one is required.
@@ -237,7 +219,7 @@ class _Client:
             timeout_s = subscribe.limits.hello_timeout_s
             self._hello_timeout = call_later(timeout_s, self.sink.close, subscribe.no_hello)
         else:
-            self.subscriber = self._subscribe.subscriber(self, self.subscription.options)
+            self._start(self.subscription.options)
 
     def _on_message(self, message: bytes) -> Steps[None]:
         """Handle a message, in steps. A bad one closes the connection, and the client is told why."""
@@ -261,9 +243,13 @@ class _Client:
             return
         self._stop_timeout()
         if self.subscriber is None:
-            self.subscriber = self._subscribe.subscriber(self, options)
+            self._start(options)
         else:
-            self._subscribe.change(self.subscriber, options)
+            self._subscribe.delivery.change(self.subscriber, options)
+
+    def _start(self, options: SubscriberOptions) -> None:
+        delivery, cursor = self._subscribe.delivery, self.subscription.cursor
+        self.subscriber = delivery.subscribe(self.sink, self.encoding, options, cursor)
 
     def _on_end(self) -> None:
         """Clean up after the connection."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jetstream.cli.log import cat, check, parse_moment, repair, stats
-from jetstream.delivery.wires import V1
+from jetstream.delivery.renderers.v1 import V1
 from jetstream.errors import InvalidParameter, LogError, SettingError
 from jetstream.eventlog import Cursors
 from jetstream.eventlog.sqlite import upkeep as maintenance
@@ -43,7 +43,7 @@ def test_cat_writes_every_event_as_v1(
 ) -> None:
     cat(data_dir=directory)
     batch = batch_of(range(START, START + 1000))
-    assert written(capsysbinary) == [V1.message(batch, index) for index in range(1000)]
+    assert written(capsysbinary) == V1.render(batch, range(1000))
 
 
 def test_cat_takes_a_range_and_a_filter(directory: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:

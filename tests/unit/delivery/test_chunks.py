@@ -1,21 +1,23 @@
-"""Slices: all that is wanted, once, in order, in bounded pieces that readers share."""
+"""Chunks: all that is wanted, once, in order, in bounded pieces that readers share."""
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.delivery.encodings import CLASSIC, V1, message
 
-from jetstream.delivery import chunks as slices
-from jetstream.delivery.chunks import Slice, cut
+from jetstream.delivery.chunks import cut, flush_end
+from jetstream.delivery.encoding import Encoding
+from jetstream.delivery.render_cache import Chunk, RenderCache
 from jetstream.delivery.subscriber import SubscriberOptions
-from jetstream.delivery.wires import CLASSIC, V1, Wire, message_bytes
+from jetstream.limits import DeliveryLimits
 from jetstream.model.batch import Batch
 from jetstream.model.event import CREATE, Event
 from jetstream.model.filter import EVERYTHING, Filter
 
 LIKE, POST = b"app.bsky.feed.like", b"app.bsky.feed.post"
-EVENTS_MAX, BYTES_MAX = 5, 1500
+LIMITS = DeliveryLimits()
+SMALL = DeliveryLimits(chunk_events=5, chunk_bytes=1500, judged_events=7)
 OPTIONS = [
     SubscriberOptions(),
     SubscriberOptions(message_bytes_max=200),
@@ -33,11 +35,19 @@ def batch_of(sizes: list[int]) -> Batch:
     return Batch.of([event(size) for size in sizes], [10 * (n + 1) for n in range(len(sizes))])
 
 
-def pieces(batch: Batch, first: int, last: int, wire: Wire, options: SubscriberOptions) -> list[Slice]:
+def pieces(
+    batch: Batch,
+    first: int,
+    last: int,
+    encoding: Encoding,
+    options: SubscriberOptions,
+    cache: RenderCache,
+    limits: DeliveryLimits = LIMITS,
+) -> list[Chunk]:
     """Cut all there is, as a reader does."""
     made = []
     while first < last:
-        made.append(cut(batch, first, last, wire, options))
+        made.append(cut(batch, first, last, encoding, options, cache, limits))
         assert first < made[-1].reached <= last
         first = made[-1].reached
     return made
@@ -45,51 +55,68 @@ def pieces(batch: Batch, first: int, last: int, wire: Wire, options: SubscriberO
 
 @given(
     st.lists(st.one_of(st.integers(0, 90), st.integers(0, 4000)), min_size=1, max_size=40),
-    st.sampled_from(OPTIONS),
+    st.lists(st.tuples(st.sampled_from(OPTIONS), st.integers(0, 40), st.integers(0, 40)), min_size=1),
     st.sampled_from([CLASSIC, V1]),
-    st.data(),
 )
 def test_they_are_what_is_wanted_in_bounded_pieces(
-    sizes: list[int], options: SubscriberOptions, wire: Wire, data: st.DataObject
+    sizes: list[int], readers: list[tuple[SubscriberOptions, int, int]], encoding: Encoding
 ) -> None:
-    batch = batch_of(sizes)
-    first = data.draw(st.integers(0, len(batch)))
-    last = data.draw(st.integers(first, len(batch)))
-    every = wire.frames(batch_of(sizes), len(batch))
-    wanted = [every[i] for i in options.wanted.select(batch, first, last)]
-    limit = options.message_bytes_max
-    wanted = [frame for frame in wanted if not limit or message_bytes(len(frame)) <= limit]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slices, "SLICE_EVENTS_MAX", EVENTS_MAX)
-        patch.setattr(slices, "SLICE_BYTES_MAX", BYTES_MAX)
-        patch.setattr(slices, "JUDGED_EVENTS_MAX", 7)
-        made = pieces(batch, first, last, wire, options)
-    assert b"".join(one.data for one in made) == b"".join(wanted)
-    assert sum(one.messages for one in made) == len(wanted)
-    for one in made:
-        assert one.messages <= EVENTS_MAX
-        assert one.messages <= 1 or len(one.data) <= BYTES_MAX
+    """Whatever other readers of the batch there were before."""
+    batch, cache = batch_of(sizes), RenderCache(20_000)
+    for options, start, end in readers:
+        first, last = sorted((min(start, len(batch)), min(end, len(batch))))
+        limit = options.message_bytes_max
+        messages = [message(encoding, batch, i) for i in options.wanted.select(batch, first, last)]
+        wanted = encoding.framing.frames([each for each in messages if not limit or len(each) <= limit])
+        made = pieces(batch, first, last, encoding, options, cache, SMALL)
+        assert b"".join(one.data for one in made) == b"".join(wanted)
+        assert sum(one.messages for one in made) == len(wanted)
+        for one in made:
+            assert one.messages <= SMALL.chunk_events
+            assert one.messages <= 1 or len(one.data) <= SMALL.chunk_bytes
 
 
 def test_readers_of_everything_come_to_share_their_bytes() -> None:
-    batch = batch_of([20] * 1000)
-    one = pieces(batch, 3, 1000, CLASSIC, SubscriberOptions())
-    other = pieces(batch, 150, 1000, CLASSIC, SubscriberOptions())
+    batch, cache = batch_of([20] * 1000), RenderCache(LIMITS.render_cache_bytes)
+    one = pieces(batch, 3, 1000, CLASSIC, SubscriberOptions(), cache)
+    other = pieces(batch, 150, 1000, CLASSIC, SubscriberOptions(), cache)
     assert [each.reached for each in other] == [200, 400, 600, 800, 1000]
     assert [each.reached for each in one] == [each.reached for each in other]
     assert all(a.data is b.data for a, b in zip(one[1:], other[1:], strict=True))
-    assert pieces(batch, 0, 1000, V1, SubscriberOptions())[1].data is not one[1].data
+    assert pieces(batch, 0, 1000, V1, SubscriberOptions(), cache)[1].data is not one[1].data
 
 
-def test_what_is_too_long_for_one_slice_is_not_kept() -> None:
-    batch = batch_of([4000] * slices.SLICE_EVENTS_MAX)
-    made = pieces(batch, 0, len(batch), CLASSIC, SubscriberOptions())
+def test_what_is_too_long_for_one_chunk_is_not_kept() -> None:
+    batch, cache = batch_of([4000] * LIMITS.chunk_events), RenderCache(LIMITS.render_cache_bytes)
+    made = pieces(batch, 0, len(batch), CLASSIC, SubscriberOptions(), cache)
     assert len(made) > 1
-    assert not batch.slices
+    assert cache.get(batch, CLASSIC).chunk(0) is None
 
 
 def test_filters_are_not_mixed_up_with_everything() -> None:
-    batch = batch_of([20] * 400)
-    assert cut(batch, 0, 400, CLASSIC, SubscriberOptions(EVERYTHING)).messages == slices.SLICE_EVENTS_MAX
-    limited = cut(batch, 0, 400, CLASSIC, SubscriberOptions(message_bytes_max=1))
+    batch, cache = batch_of([20] * 400), RenderCache(LIMITS.render_cache_bytes)
+    everything = cut(batch, 0, 400, CLASSIC, SubscriberOptions(EVERYTHING), cache, LIMITS)
+    assert everything.messages == LIMITS.chunk_events
+    limited = cut(batch, 0, 400, CLASSIC, SubscriberOptions(message_bytes_max=1), cache, LIMITS)
     assert (limited.data, limited.messages) == (b"", 0)
+
+
+# What a flush takes
+
+
+@given(st.lists(st.integers(0, 3000), min_size=1, max_size=30), st.data())
+def test_one_flush_is_bounded_by_bytes_and_takes_at_least_one_event(
+    sizes: list[int], data: st.DataObject
+) -> None:
+    events = [event(size)._replace(body=b"x" * size) for size in sizes]
+    batch = Batch.of(events, range(len(sizes)))
+    first = data.draw(st.integers(0, len(sizes) - 1))
+    last = flush_end(batch, first, len(sizes), DeliveryLimits(flush_bytes=4_000))
+    assert first < last <= len(sizes)
+    assert last == first + 1 or sum(sizes[first:last]) <= 4_000
+    assert last == len(sizes) or sum(sizes[first : last + 1]) > 4_000
+
+
+def test_one_flush_of_small_events_is_bounded_by_their_number() -> None:
+    batch = batch_of([1] * 3_000)
+    assert flush_end(batch, 7, len(batch), LIMITS) == 7 + LIMITS.flush_events

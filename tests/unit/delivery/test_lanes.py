@@ -1,11 +1,14 @@
-"""How subscribers are spread over lanes. What a hub does with them is in `test_hub`."""
+"""How subscribers are spread over lanes. What is done with them is in `test_delivery`."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetstream.delivery.lanes import LANE_SUBSCRIBERS, LANES_MAX, Lane, Lanes
+from jetstream.delivery.lanes import Lane, Lanes
+from jetstream.limits import DeliveryLimits
+
+LANES_MAX, LANE_SUBSCRIBERS = DeliveryLimits().lanes_max, DeliveryLimits().lane_subscribers
 
 
 def fill(lanes: Lanes, count: int) -> list[Lane]:
@@ -48,12 +51,12 @@ def test_a_new_lane_begins_where_the_foremost_is() -> None:
     first.move(10)
     second = fill(lanes, LANE_SUBSCRIBERS)[0]
     second.move(20)
-    assert lanes.hindmost is first
+    assert lanes.lowest is first
     assert lanes.for_newcomer().position == 20
     assert (second.flushed_from, second.position) == (10, 20)
 
 
-def test_whoever_is_asked_for_a_lane_and_does_not_enter_leaves_nothing_behind() -> None:
+def test_a_lane_that_nobody_enters_does_not_count() -> None:
     lanes = Lanes(1)
     fill(lanes, LANE_SUBSCRIBERS)
     lanes.for_newcomer()

@@ -6,12 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetstream.delivery.chunks import cut
-from jetstream.delivery.subscriber import SubscriberOptions
-from jetstream.delivery.wires import WIRES
 from jetstream.eventlog import hot_tail as recent_module
 from jetstream.eventlog.hot_tail import Recent
-from jetstream.model.batch import FORMS_MAX, Batch, memory_bytes
+from jetstream.model.batch import Batch, memory_bytes
 from jetstream.model.event import Event
 
 BatchOf = Callable[[range], Batch]
@@ -89,10 +86,6 @@ def large(size: int) -> Event:
     return Event(b"c", did, b"a.b.c", rkey, b"r", b"", body)
 
 
-def test_every_wire_is_counted_in_the_forms_that_text_may_have() -> None:
-    assert 1 + 2 * len(WIRES) == FORMS_MAX
-
-
 def batches_of(recent: Recent, stop: int) -> list[Batch]:
     """Read all that there is."""
     batches, position = [], recent.start
@@ -118,23 +111,6 @@ def test_memory_and_batches_are_bounded_whatever_the_sizes(appended: list[list[i
     assert recent.memory_bytes == memory_bytes(sum(map(len, batches)), text_bytes)
     assert len(batches) == 1 or recent.memory_bytes <= 40_000
     assert all(len(batch) == 1 or batch.text_bytes() <= 2_000 for batch in batches)
-
-
-@pytest.mark.parametrize(("size", "count"), [(100, 9_000), (4_000, 6_000), (60_000, 400), (900_000, 30)])
-def test_all_that_readers_render_is_within_the_bound(size: int, count: int) -> None:
-    recent = Recent(0)
-    event = Event(b"c", b"did:plc:a", b"a.b.c", b"k", b"r", b"", b"x" * size)
-    for start in range(0, count, 10):
-        recent.append(Batch.of([event] * 10, range(start, start + 10)))
-    held = 0
-    for batch in batches_of(recent, count):
-        for wire in WIRES.values():
-            first = 0
-            while first < len(batch):
-                first = cut(batch, first, len(batch), wire, SubscriberOptions()).reached
-        held += batch.text_bytes() + sum(sum(map(len, frames)) for frames in batch.frames.values())
-        held += sum(len(data) for slices in batch.slices.values() for data in slices.values())
-    assert held <= recent.memory_bytes <= recent_module.BYTES_MAX
 
 
 def test_what_is_forgotten_takes_no_room() -> None:

@@ -11,7 +11,7 @@ from jetstream.model.batch import Batch, memory_bytes
 
 BatchOf = Callable[[range], Batch]
 
-BLOCK_BYTES = memory_bytes(10, 1500, 1)  # more than a block of these tests takes, less than one and a half
+BLOCK_BYTES = memory_bytes(10, 1500)  # more than a block of these tests takes, less than one and a half
 
 
 class Blocks:
@@ -99,15 +99,3 @@ async def test_a_block_that_is_gone_or_cannot_be_read_is_not_remembered(
     blocks.failure = None
     assert await cache.get(10) is not None
     assert blocks.loaded == [0, 10, 10]
-
-
-@pytest.mark.parametrize("forms", ["frames", "slices"])
-async def test_what_readers_render_of_a_block_takes_room_too(blocks: Blocks, forms: str) -> None:
-    cache = BlockCache(blocks.load, bytes_max=2 * BLOCK_BYTES)
-    for last_us in (10, 20):
-        batch = await cache.get(last_us)
-        assert batch is not None
-        getattr(batch, forms).update(classic=[], v1=[])
-    await cache.get(20)
-    await cache.get(10)
-    assert blocks.loaded == [10, 20, 10]

@@ -36,7 +36,7 @@ from tests.builders import (
 )
 from tests.fixtures import captured_frames, json_lines, json_of
 
-from jetstream.delivery.wires import WIRES
+from jetstream.delivery.renderers import RENDERERS
 from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, UPDATE
 from jetstream.upstream.decode import (
@@ -60,9 +60,8 @@ def bodies(message: Message) -> list[Any]:
 def rendered(message: Message) -> Iterator[dict[str, Any]]:
     """Spell the events in both wires, and read them: they must be JSON whatever they hold."""
     batch = Batch.of(message.events, range(1, len(message.events) + 1))
-    for wire in WIRES.values():
-        for index in range(len(batch)):
-            yield json.loads(wire.message(batch, index))
+    for renderer in RENDERERS.values():
+        yield from map(json.loads, renderer.render(batch, range(len(batch))))
 
 
 # What the four kinds of event are made of
@@ -701,8 +700,8 @@ def test_no_message_is_over_a_million_bytes() -> None:
     assert len(decode(raw).events) == len(decode(other).events) == 1
     for message in (decode(raw), decode(other)):
         batch = Batch.of(message.events, [2**63 - 1])
-        for wire in WIRES.values():
-            assert len(wire.message(batch, 0)) <= 1_000_000
+        for renderer in RENDERERS.values():
+            assert len(renderer.render(batch, range(1))[0]) <= 1_000_000
 
 
 # Parts that are no DAG-CBOR

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,8 +34,10 @@ class Contents:
     text_bytes: int = 0  # of all values but the times
 
 
-def selected(directory: Path, position: int, stop: int | None, wanted: Filter) -> Iterator[tuple[Batch, int]]:
-    """Yield the wanted events in `[position, stop)`, each as a batch and an index in it; None: up to the tip.
+def selected(
+    directory: Path, position: int, stop: int | None, wanted: Filter
+) -> Iterator[tuple[Batch, Sequence[int]]]:
+    """Yield the wanted events in `[position, stop)`, as a batch and their indices in it; None: up to the tip.
 
     Raises LogError.
     """
@@ -70,10 +72,9 @@ def _count(counted: Contents, batch: Batch) -> None:
 
 def _selected(
     connection: sqlite3.Connection, position: int, stop: int, wanted: Filter
-) -> Iterator[tuple[Batch, int]]:
+) -> Iterator[tuple[Batch, Sequence[int]]]:
     for batch in _batches(connection, position, stop, wanted):
-        for index in wanted.select(batch, batch.index(position), batch.index(stop)):
-            yield batch, index
+        yield batch, wanted.select(batch, batch.index(position), batch.index(stop))
         position = max(position, batch.last + 1)
 
 

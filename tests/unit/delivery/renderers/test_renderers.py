@@ -8,15 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.builders import Op, account, cid_of, commit, create, dag_cbor, delete, event, from_json, identity
 from tests.fixtures import captured_frames, json_lines
-from websockets.client import ClientProtocol
-from websockets.frames import Opcode
-from websockets.protocol import State
-from websockets.uri import parse_uri
 
-from jetstream.delivery.wires import CLASSIC, V1, WIRES, Wire, head, message_bytes
+from jetstream.delivery.renderers import RENDERERS, Renderer
+from jetstream.delivery.renderers.classic import CLASSIC
+from jetstream.delivery.renderers.template import TemplateRenderer, notice
+from jetstream.delivery.renderers.v1 import V1
 from jetstream.ingest import Stamper
 from jetstream.model.batch import Batch
-from jetstream.model.event import CREATE, DELETE, Event
+from jetstream.model.event import KIND_NAMES
 from jetstream.upstream.decode import decode
 
 LIKED = {
@@ -72,17 +71,21 @@ EXAMPLES = [
 ]
 
 
+def rendered(renderer: Renderer, batch: Batch) -> list[bytes]:
+    return renderer.render(batch, range(len(batch)))
+
+
 @pytest.mark.parametrize(
     ("time", "frame", "expected"), EXAMPLES, ids=["create", "delete", "identity", "account"]
 )
 def test_the_four_examples_byte_for_byte(time: int, frame: bytes, expected: bytes) -> None:
     batch = Stamper(0, lambda: time).stamp(decode(frame).events)
 
-    assert CLASSIC.message(batch, 0) == expected
+    assert rendered(CLASSIC, batch) == [expected]
 
 
 def test_the_v1_wire_of_a_create_a_delete_an_identity_and_an_account() -> None:
-    messages = [V1.message(Batch.of(decode(frame).events, [time]), 0) for time, frame, _ in EXAMPLES]
+    messages = [rendered(V1, Batch.of(decode(frame).events, [time]))[0] for time, frame, _ in EXAMPLES]
     cid = cid_of(dag_cbor(LIKED))
 
     assert messages[0].startswith(
@@ -134,9 +137,9 @@ def test_every_event_of_the_captured_frames_in_both_wires() -> None:
     batch = Batch.of(events, range(1, len(events) + 1))
 
     assert len(events) == len(expected) == 92
-    for index, wanted in enumerate(expected):
-        assert untimed(V1.message(batch, index)) == {key: wanted[key] for key in wanted if key != "time_us"}
-        assert untimed(CLASSIC.message(batch, index)) == classic(wanted)
+    for wanted, v1, other in zip(expected, rendered(V1, batch), rendered(CLASSIC, batch), strict=True):
+        assert untimed(v1) == {key: wanted[key] for key in wanted if key != "time_us"}
+        assert untimed(other) == classic(wanted)
 
 
 def upstream(v1: dict[str, Any], seq: int) -> bytes:
@@ -158,81 +161,38 @@ def test_golden_events_of_every_kind_come_back_from_their_frames() -> None:
 
     assert {v1["kind"] for v1 in golden} == {"commit", "identity", "account"}
     assert {v1["commit"]["operation"] for v1 in golden if "commit" in v1} == {"create", "update", "delete"}
-    assert [json.loads(V1.message(batch, 0)) for batch in batches] == golden
-    assert [untimed(CLASSIC.message(batch, 0)) for batch in batches] == [classic(v1) for v1 in golden]
+    assert [json.loads(rendered(V1, batch)[0]) for batch in batches] == golden
+    assert [untimed(rendered(CLASSIC, batch)[0]) for batch in batches] == [classic(v1) for v1 in golden]
 
 
-# Messages and frames
+# Any event
 
 
-@pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES.keys())
-def test_percent_signs_are_only_that(wire: Wire) -> None:
+@pytest.mark.parametrize("renderer", RENDERERS.values(), ids=RENDERERS.keys())
+def test_percent_signs_are_only_that(renderer: Renderer) -> None:
     odd = event(did="did:web:a%3A%b%d", body=b'{"text":"100% %b %d %(x)s"}')
-    message = json.loads(wire.message(Batch.of([odd], [1]), 0))
+    message = json.loads(rendered(renderer, Batch.of([odd], [1]))[0])
 
     assert message["did"] == "did:web:a%3A%b%d"
     assert message["commit"]["record"] == {"text": "100% %b %d %(x)s"}
 
 
-def sized(size: int, wire: Wire = CLASSIC) -> Event:
-    """Make an event whose message has the given number of bytes."""
-    bare = len(wire.message(Batch.of([event(body=b'""')], [1]), 0))
-    return event(body=b'"%b"' % (b"x" * (size - bare)))
+KINDS = [event(kind, rkey=str(number)) for number, kind in enumerate([*KIND_NAMES] * 2)]
 
 
-def received(data: bytes) -> list[bytes]:
-    """Read text messages as a client does that somebody else wrote."""
-    client = ClientProtocol(parse_uri("ws://localhost/"), state=State.OPEN, max_size=None)
-    client.receive_data(data)
-    frames = client.events_received()
-    assert all(frame.opcode is Opcode.TEXT and frame.fin for frame in frames)  # type: ignore[union-attr]
-    return [bytes(frame.data) for frame in frames]  # type: ignore[union-attr]
+@pytest.mark.parametrize("renderer", RENDERERS.values(), ids=RENDERERS.keys())
+@given(indices=st.lists(st.integers(0, 9), unique=True).map(sorted))
+def test_some_events_are_rendered_as_in_a_run(renderer: Renderer, indices: list[int]) -> None:
+    batch = Batch.of(KINDS, range(10))
+    run = renderer.render(batch, range(10))
+
+    assert all(run)
+    assert renderer.render(batch, indices) == [run[index] for index in indices]
 
 
-SIZES = [0, 1, 125, 126, 127, 4_095, 4_096, 65_535, 65_536, 2_000_000]
+@given(st.sets(st.sampled_from([*KIND_NAMES])), st.sampled_from([range(10), range(3, 8), [0, 4, 9]]))
+def test_a_kind_without_a_template_is_declined(known: set[bytes], indices: range | list[int]) -> None:
+    renderer = TemplateRenderer("few", {kind: notice(b'"kind":"x"', b"x") for kind in known})
+    messages = renderer.render(Batch.of(KINDS, range(10)), indices)
 
-
-@pytest.mark.parametrize("size", SIZES)
-def test_heads_are_read_by_others(size: int) -> None:
-    assert received(head(size) + b"x" * size) == [b"x" * size]
-    assert message_bytes(len(head(size)) + size) == size
-
-
-@pytest.mark.parametrize("size", [size for size in SIZES if size > 200])
-def test_frames_hold_their_messages_whatever_their_length(size: int) -> None:
-    batch = Batch.of([sized(size), event(DELETE)], [1, 2])
-    messages = [CLASSIC.message(batch, index) for index in range(2)]
-
-    assert len(messages[0]) == size
-    assert received(b"".join(CLASSIC.frames(batch, 2))) == messages
-    assert message_bytes(len(CLASSIC.frames(batch, 2)[0])) == size
-
-
-def test_frames_are_made_once_and_grow_with_the_batch() -> None:
-    batch = Batch.of([event(rkey=str(number)) for number in range(3)], [1, 2, 3])
-    first = list(CLASSIC.frames(batch, 2))
-    batch.extend(Batch.of([event(rkey="3")], [4]))
-    more = CLASSIC.frames(batch, 4)
-
-    assert len(first) == 2
-    assert [ours is theirs for ours, theirs in zip(first, more, strict=False)] == [True, True]
-    assert [json.loads(message)["commit"]["rkey"] for message in received(b"".join(more))] == [
-        "0",
-        "1",
-        "2",
-        "3",
-    ]
-    assert CLASSIC.frames(batch, 1) is more
-    assert V1.frames(batch, 4) != more
-
-
-@given(st.lists(st.integers(0, 9), min_size=1, unique=True), st.integers(0, 10))
-def test_some_frames_are_the_frames_of_some_events(indices: list[int], made: int) -> None:
-    indices.sort()
-    events = [event(CREATE if number % 2 else DELETE, rkey=str(number)) for number in range(10)]
-    batch = Batch.of(events, range(10))
-    CLASSIC.frames(batch, made)
-    some = CLASSIC.some_frames(batch, indices)
-
-    assert len(batch.frames["classic"]) == made
-    assert some == [CLASSIC.frames(batch, 10)[index] for index in indices]
+    assert [bool(message) for message in messages] == [KINDS[index].kind in known for index in indices]

@@ -1,0 +1,221 @@
+"""Catching up: a subscriber behind the tip is served by a task of its own, its feeder.
+
+Behind are those who connected with a cursor, those whose socket was full, and those with a large new filter
+that is not in the index yet. A feeder reads the log from its subscriber's position up to the lane's, and
+writes chunk by chunk while the socket takes them. When it arrives at the lane's position, it puts the
+subscriber into its group and ends.
+
+Any number of feeders share the event loop: one of them has `chunks_per_turn` chunks in each turn. A feeder
+that waits for its turn holds the batch that it has read. All feeders together hold at most `held_batches`
+different batches: the others wait with nothing in hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Final
+
+import structlog
+
+from jetstream.delivery.chunks import cut
+from jetstream.delivery.lanes import Lane
+from jetstream.delivery.render_cache import RenderCache
+from jetstream.delivery.subscriber import Close, Group, Subscriber
+from jetstream.errors import LogError
+from jetstream.eventlog import LogReader
+from jetstream.limits import DeliveryLimits
+from jetstream.logging_setup import Throttled
+from jetstream.metrics import Metrics
+from jetstream.model.batch import Batch
+from jetstream.scheduling import Notifier, TurnQueue
+
+_FAILED: Final = Close(1011, "error", "the server failed to read its log: connect again")
+
+logger = structlog.get_logger(__name__)
+
+
+class CatchUp:
+    """Serves the subscribers that are behind. `run` must be active before the first one starts."""
+
+    def __init__(
+        self,
+        log: LogReader,
+        cache: RenderCache,
+        metrics: Metrics,
+        limits: DeliveryLimits = DeliveryLimits(),
+    ) -> None:
+        self._log = log
+        self._cache = cache
+        self._metrics = metrics
+        self._limits = limits
+        # How many feeders wait for the log or for their turn, and not for their socket: read by the
+        # publisher, which pauses longer for them.
+        self.active = 0
+        # Sent by the publisher when a lane's position has moved.
+        self.moved = Notifier()
+        # Where feeders run; set by `Delivery.run`.
+        self.tasks: asyncio.TaskGroup | None = None
+        # Of each subscriber that is behind. A task refers to its subscriber: it is removed here when either
+        # ends, so that no cycle of references is left.
+        self._feeders: dict[Subscriber, asyncio.Task[None]] = {}
+        # One feeder passes in each turn of the event loop.
+        self._turns = TurnQueue(1)
+        # How many feeders hold each batch, and room for more batches.
+        self._held = Counter[Batch]()
+        self._free = asyncio.Semaphore(limits.held_batches)
+        # A broken disk fails every feeder, so its log lines are throttled.
+        self._throttled = Throttled(logger)
+
+    def start(self, subscriber: Subscriber, lane: Lane) -> None:
+        """Serve a subscriber that is in no group, until it is in one of `lane`."""
+        assert self.tasks is not None
+        # At the tip a group shares the bytes that wait in the buffers. Chunks are often the reader's own.
+        subscriber.sink.lower_limit(True)
+        self._feeders[subscriber] = self.tasks.create_task(self._feed(subscriber, lane))
+
+    def stop(self, subscriber: Subscriber) -> None:
+        """Serve a subscriber no more."""
+        feeder = self._feeders.pop(subscriber, None)
+        if feeder is not None:
+            feeder.cancel()
+
+    async def _feed(self, subscriber: Subscriber, lane: Lane) -> None:
+        try:
+            await self._catch_up(subscriber, lane)
+        except ConnectionError:
+            return  # the owner of the connection hears of it too, and removes the subscriber
+        except LogError as error:  # not a damaged segment, which the log skips
+            self._throttled.warning("subscriber: the log could not be read", error=str(error))
+            subscriber.close(_FAILED)
+        except Exception:  # noqa: BLE001 - it is logged, and the client is told
+            self._metrics.failures["feed"].inc()
+            self._throttled.exception("subscriber: could not be fed")
+            subscriber.close(_FAILED)
+
+    async def _catch_up(self, subscriber: Subscriber, lane: Lane) -> None:
+        indexed: Group | None = None  # the group of the subscriber's options, if it is large and indexed
+        try:
+            while not subscriber.closed:
+                await subscriber.sink.writable()
+                if subscriber.position < lane.position:
+                    await self._advance(subscriber, lane)
+                elif subscriber.position > lane.position:
+                    await self._wait_for_lane(lane, subscriber.position)
+                else:
+                    if indexed is not None and indexed.options is not subscriber.options:
+                        lane.groups.forget(indexed)
+                        indexed = None
+                    if indexed is not None or not lane.groups.takes_steps(subscriber):
+                        ready, indexed = indexed, None
+                        self._join(subscriber, lane, ready)
+                        return
+                    indexed = await self._index(subscriber, lane)  # meanwhile the lane may move on
+        finally:
+            if indexed is not None:
+                lane.groups.forget(indexed)
+
+    def _join(self, subscriber: Subscriber, lane: Lane, indexed: Group | None) -> None:
+        """Put a subscriber that has caught up into its group."""
+        del self._feeders[subscriber]
+        subscriber.sink.lower_limit(False)
+        lane.groups.add(subscriber, indexed)
+
+    async def _index(self, subscriber: Subscriber, lane: Lane) -> Group:
+        """Index the group of a subscriber's options, a step in each turn."""
+        group = Group(subscriber.encoding, subscriber.options)
+        try:
+            for _ in lane.groups.index(group):
+                await self._turns.wait()
+        except asyncio.CancelledError:
+            lane.groups.forget(group)
+            raise
+        return group
+
+    async def _wait_for_lane(self, lane: Lane, position: int) -> None:
+        """Wait until a lane has reached a cursor among events that are stored but not published."""
+        while lane.position < position:
+            await self.moved.wait()
+
+    # One step
+
+    async def _advance(self, subscriber: Subscriber, lane: Lane) -> None:
+        """Move a subscriber's position by some chunks, or over all that it does not want."""
+        self.active += 1
+        try:
+            batch = await self._read(subscriber, lane, subscriber.position)
+            if batch is not None and batch not in self._held:
+                if self._free.locked():
+                    found, batch = batch.first, None  # let go of it: it is what is scarce
+                    batch = await self._read_later(subscriber, lane, found)
+                else:
+                    await self._free.acquire()  # does not wait
+            if batch is not None:
+                await self._send_chunks(subscriber, lane, batch)
+        finally:
+            self.active -= 1
+
+    async def _read(self, subscriber: Subscriber, lane: Lane, position: int) -> Batch | None:
+        """Return the batch with the first events from `position` on that a subscriber may want.
+
+        None when the feeder must look again. Either there are none up to the lane's position, to which the
+        subscriber has been moved. Or its options have changed meanwhile, or it is closed.
+        """
+        stop, options = lane.position, subscriber.options
+        batch = await self._log.read(position, stop, options.wanted)
+        if position < self._log.floor:
+            subscriber.close(_overtaken(position, self._log.floor))
+        if subscriber.options is not options or subscriber.closed:
+            return None  # the new options judge from this position on
+        if batch is None:
+            subscriber.position = stop
+        return batch
+
+    async def _read_later(self, subscriber: Subscriber, lane: Lane, found: int) -> Batch | None:
+        """Wait until another batch may be held, and read again from where one was found."""
+        options, batch = subscriber.options, None
+        await self._free.acquire()
+        try:
+            if subscriber.options is options:
+                batch = await self._read(subscriber, lane, max(subscriber.position, found))
+        finally:
+            if batch is None or batch in self._held:  # then it is counted already
+                self._free.release()
+        return batch
+
+    async def _send_chunks(self, subscriber: Subscriber, lane: Lane, batch: Batch) -> None:
+        """Wait for a turn with a batch in hand, and write some chunks of it."""
+        options = subscriber.options
+        self._held[batch] += 1
+        try:
+            await self._turns.wait()
+            if subscriber.options is options and not subscriber.closed:
+                # The lane may have moved on while others had their turn, and the batch have grown with it.
+                first, last = batch.index(subscriber.position), batch.index(lane.position)
+                self._write(subscriber, lane, batch, first, last)
+        finally:
+            self._held[batch] -= 1
+            if not self._held[batch]:
+                del self._held[batch]
+                self._free.release()
+
+    def _write(self, subscriber: Subscriber, lane: Lane, batch: Batch, first: int, last: int) -> None:
+        """Write chunks of `batch[first:last]`, as many as one turn and the socket allow."""
+        for _ in range(self._limits.chunks_per_turn):
+            chunk = cut(
+                batch, first, last, subscriber.encoding, subscriber.options, self._cache, self._limits
+            )
+            if chunk.data:
+                subscriber.write(chunk.data)
+                self._metrics.count_sent(subscriber.encoding.wire, chunk.messages, len(chunk.data))
+            # An empty range means that nothing is between the subscriber's position and the lane's.
+            reached = chunk.reached
+            subscriber.position = batch.times[reached - 1] + 1 if reached > first else lane.position
+            first = reached
+            if subscriber.sink.full or first == last:
+                return
+
+
+def _overtaken(position: int, floor: int) -> Close:
+    text = f"position {position} is no longer kept, the oldest is {floor}: connect with a later cursor"
+    return Close(1008, "overtaken", text)

@@ -1,0 +1,176 @@
+"""`Delivery`: brings every subscriber from its position to the tip of the log, and keeps it there.
+
+A subscriber belongs to a lane (see `lanes`) and is either
+
+* *at the tip*: in the group of its encoding and options. Its position is the lane's, and the `publisher`
+writes to
+  it whatever is new; or
+* *behind*: it has a position of its own, and a feeder of `catch_up` brings it to the lane's position.
+
+                 cursor, or a large filter
+      subscribe ───────────────────────────▶ behind ◀──────────────┐
+          │                                    │ caught up         │ the socket is full, too much waits,
+          │ no cursor                          ▼                   │ or a large new filter
+          └────────────────────────────────▶ at the tip ───────────┘
+
+The log keeps what a subscriber has not been sent. So a slow one needs no queue here and delays nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from jetstream.delivery.catch_up import CatchUp
+from jetstream.delivery.encoding import Encoding
+from jetstream.delivery.lanes import Lane, Lanes
+from jetstream.delivery.publisher import Publisher
+from jetstream.delivery.render_cache import RenderCache
+from jetstream.delivery.subscriber import Close, Sink, Subscriber, SubscriberOptions
+from jetstream.eventlog import LogReader
+from jetstream.limits import DeliveryLimits
+from jetstream.metrics import Metrics
+
+
+class Delivery:
+    """All subscribers of one server.
+
+    `slow_timeout_s` is how long a socket may take nothing although something waits for it: then it is closed.
+    When more than `buffer_total` bytes wait for all subscribers together, those with the most are put behind:
+    what they have not been sent waits in the log. `clock` gives monotonic seconds;
+    the publisher pauses by `sleep`.
+    """
+
+    def __init__(
+        self,
+        log: LogReader,
+        metrics: Metrics,
+        limits: DeliveryLimits = DeliveryLimits(),
+        *,
+        slow_timeout_s: float = 60.0,
+        buffer_total: int = 512 << 20,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._log = log
+        self._metrics = metrics
+        self._limits = limits
+        self._slow_timeout_s = slow_timeout_s
+        self._buffer_total = buffer_total
+        self._clock = clock
+        # Every subscriber from `subscribe` to `remove`, with its lane.
+        self._subscribers: dict[Subscriber, Lane] = {}
+        self._lanes = Lanes(log.tip + 1, limits)
+        cache = RenderCache(limits.render_cache_bytes)
+        self._catch_up = CatchUp(log, cache, metrics, limits)
+        self._publisher = Publisher(
+            log, self._lanes, self._catch_up, cache, metrics, limits, clock=clock, sleep=sleep
+        )
+
+    def __len__(self) -> int:
+        return len(self._subscribers)
+
+    @property
+    def position(self) -> int:
+        """The position of the lowest lane: all below has been published to every subscriber at the tip."""
+        return self._lanes.lowest.position
+
+    async def run(self) -> None:
+        """Deliver until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            self._catch_up.tasks = tasks
+            tasks.create_task(self._watch())
+            await self._publisher.run()
+
+    def subscribe(
+        self, sink: Sink, encoding: Encoding, options: SubscriberOptions, cursor: int | None
+    ) -> Subscriber:
+        """Start to deliver to a sink, from `cursor` on or, without one, from the next event on.
+
+        A cursor below the oldest event starts at that event. One beyond the newest event starts with the
+        next: from the tip, not from the lane's position, for the client may have read up to the tip in
+        another lane.
+        """
+        lane = self._lanes.for_newcomer()
+        position = lane.position if cursor is None else min(cursor, self._log.tip + 1)
+        subscriber = Subscriber(sink, encoding, options, max(position, self._log.floor), self._clock())
+        self._subscribers[subscriber] = lane
+        self._lanes.enter(lane)
+        self._metrics.subscribers[encoding.wire].inc()
+        self._place(subscriber, lane)
+        return subscriber
+
+    def remove(self, subscriber: Subscriber) -> None:
+        """Deliver nothing more to a subscriber. Does nothing for one that was removed before."""
+        lane = self._subscribers.pop(subscriber, None)
+        if lane is None:
+            return
+        self._lanes.leave(lane)
+        self._publisher.observe_delivery()  # this lane may have been the lowest
+        self._metrics.subscribers[subscriber.encoding.wire].dec()
+        if subscriber.group is not None:
+            lane.groups.remove(subscriber)
+        self._catch_up.stop(subscriber)
+
+    def change(self, subscriber: Subscriber, options: SubscriberOptions) -> None:
+        """Judge every event from the subscriber's position on by new options."""
+        if subscriber.group is None:
+            subscriber.options = options  # its feeder checks before every chunk
+            return
+        lane = self._subscribers[subscriber]
+        lane.detach(subscriber)
+        subscriber.options = options
+        self._place(subscriber, lane)
+
+    def _place(self, subscriber: Subscriber, lane: Lane) -> None:
+        """Put a subscriber into its group if it is at the tip; else let it catch up.
+
+        A feeder indexes a large filter, too: in steps, while the lane moves on.
+        """
+        if subscriber.position == lane.position and not lane.groups.takes_steps(subscriber):
+            lane.groups.add(subscriber)
+        else:
+            self._catch_up.start(subscriber, lane)
+
+    # Watching
+
+    async def _watch(self) -> None:
+        """Check all subscribers from time to time; observe how late the event loop is."""
+        ping_at = self._clock() + self._limits.ping_interval_s
+        while True:
+            due = self._clock() + self._limits.watch_interval_s
+            await asyncio.sleep(self._limits.watch_interval_s)
+            now = self._clock()
+            self._metrics.loop_delay.observe(max(0.0, now - due))
+            ping = now >= ping_at
+            if ping:
+                ping_at = now + self._limits.ping_interval_s
+            await self.check(now, ping=ping)
+
+    async def check(self, now: float, *, ping: bool) -> None:
+        """Check every subscriber once, some in each turn of the event loop; `ping` those that are idle."""
+        waiting = 0
+        for count, subscriber in enumerate(list(self._subscribers), 1):
+            buffered = subscriber.sink.buffered
+            waiting += buffered
+            stalled_s = subscriber.stalled_s(buffered, now)
+            if stalled_s >= self._slow_timeout_s:
+                subscriber.close(Close(1008, "slow", f"read nothing for {stalled_s:.0f} s: read faster"))
+            elif ping and not buffered:
+                subscriber.write(subscriber.encoding.framing.keep_alive)
+            if count % self._limits.checks_per_turn == 0:
+                await asyncio.sleep(0)
+        if waiting > self._buffer_total:
+            self.relieve(waiting - self._buffer_total)
+
+    def relieve(self, excess: int) -> None:
+        """Put subscribers at the tip with the fullest buffers behind, until `excess` bytes fewer wait."""
+        at_tip = [each for each in self._subscribers if each.group is not None and each.sink.buffered]
+        for subscriber in sorted(at_tip, key=lambda subscriber: -subscriber.sink.buffered):
+            if excess <= 0:
+                break
+            excess -= subscriber.sink.buffered
+            lane = self._subscribers[subscriber]
+            lane.detach(subscriber)
+            self._catch_up.start(subscriber, lane)

@@ -1,0 +1,27 @@
+"""Framings: how messages are put on a transport, kept alive and ended, one module per transport.
+
+A framing takes the JSON of events and knows nothing of what it says. The frame of an event is the same bytes
+for all readers of one encoding, so it is made once. A compressed form is made here, too: as a framing that
+compresses each message before it frames it.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Framing(Protocol):
+    """One way to put messages on a transport."""
+
+    @property
+    def keep_alive(self) -> bytes:
+        """What is sent to a subscriber now and then, so that a dead connection is noticed."""
+
+    def frames(self, messages: list[bytes]) -> list[bytes]:
+        """Return the bytes on the transport of each message.
+
+        An empty message stands for an event that is not sent, and its frame is empty.
+        """
+
+    def end(self, code: int, reason: str) -> bytes:
+        """Return what tells the client that the server ends the connection, and why."""

@@ -1,0 +1,165 @@
+"""`RenderCache`: each event is rendered and framed once per encoding, for all readers.
+
+What is rendered of a batch is kept per encoding, as one `Rendered`: a frame per event, and the chunks that
+readers share while they catch up. It is made when a reader first needs it, live or in replay, for the events
+that this reader needs.
+
+The cache measures what it holds and has a bound in bytes. When it is full, it drops the batch and encoding
+that were used least recently; they are rendered again for the next reader that needs them. The cache does not
+keep a batch alive, and drops what is rendered of it when the batch ends. So a record that is erased from the
+log's batches is gone from here, too.
+"""
+
+from __future__ import annotations
+
+import weakref
+from array import array
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Final, NamedTuple
+
+from jetstream.delivery.encoding import Encoding
+from jetstream.model.batch import Batch
+
+# In CPython a `bytes` takes 33 bytes and is rounded up to 16; a list takes 8 for each item,
+# an array of "I" 4.
+_FRAME_BYTES: Final = 33 + 8
+_SLOT_BYTES: Final = 8 + 4
+_CHUNK_BYTES: Final = 400  # of the chunk's tuple, its integers, and its place in a dict
+_NOT_MADE: Final = b"not made"  # compared by identity
+
+
+class Chunk(NamedTuple):
+    """What one write carries to a reader that catches up."""
+
+    data: bytes  # whole frames
+    messages: int
+    reached: int  # the index up to which the batch has been judged
+
+
+class Rendered:
+    """What is rendered of one batch in one encoding. Only `RenderCache` adds to it."""
+
+    __slots__ = ("_chunks", "_declined", "_encoding", "_frames", "_lengths", "_watch", "size")
+
+    def __init__(self, encoding: Encoding, watch: weakref.ref[Batch]) -> None:
+        self._encoding = encoding
+        self._watch = watch  # calls the cache back when the batch is gone
+        self._frames: list[bytes] = []  # by index in the batch; `_NOT_MADE`, or empty when declined
+        self._lengths = array("I")  # of the JSON, by index
+        self._declined = False  # whether the renderer has declined any event
+        self._chunks: dict[int, Chunk] = {}  # by index of their first event
+        self.size = 0  # bytes of memory, measured when forms are added
+
+    def frames(self, indices: Sequence[int], message_bytes_max: int = 0) -> list[bytes]:
+        """Return the frames of events that have been rendered.
+
+        Leaves out events that the renderer declined, and those whose JSON is longer than `message_bytes_max`;
+        0 is no limit.
+        """
+        if message_bytes_max:
+            lengths = self._lengths
+            indices = [i for i in indices if lengths[i] <= message_bytes_max]
+        frames = self._pick(indices)
+        return [frame for frame in frames if frame] if self._declined else frames
+
+    def fit(self, indices: Sequence[int], bytes_max: int) -> Sequence[int]:
+        """Return the first of `indices` whose frames have at most `bytes_max` together, but at least one."""
+        sizes = list(map(len, self._pick(indices)))
+        if sum(sizes) <= bytes_max:
+            return indices
+        return indices[: bisect_right(list(accumulate(sizes)), bytes_max, lo=1)]
+
+    def chunk(self, first: int) -> Chunk | None:
+        """Return the shared chunk that begins at an index, if one is kept."""
+        return self._chunks.get(first)
+
+    def keep(self, first: int, chunk: Chunk) -> None:
+        """Keep a chunk for the next reader that comes to its first event."""
+        self._chunks[first] = chunk
+        self.size += len(chunk.data) + _CHUNK_BYTES
+
+    def add(self, batch: Batch, indices: Sequence[int]) -> None:
+        """Render those of `indices` that are not rendered yet."""
+        frames, lengths = self._frames, self._lengths
+        known = len(frames)
+        if (short := indices[-1] + 1 - known) > 0:
+            frames += [_NOT_MADE] * short
+            lengths.extend([0] * short)
+            self.size += short * _SLOT_BYTES
+        if indices[0] < known:
+            indices = _run([i for i in indices if frames[i] is _NOT_MADE])
+            if not indices:
+                return
+        messages = self._encoding.renderer.render(batch, indices)
+        made = self._encoding.framing.frames(messages)
+        if isinstance(indices, range):
+            frames[indices.start : indices.stop] = made
+            lengths[indices.start : indices.stop] = array("I", map(len, messages))
+        else:
+            for i, frame, message in zip(indices, made, messages, strict=True):
+                frames[i] = frame
+                lengths[i] = len(message)
+        self._declined = self._declined or not all(messages)
+        self.size += sum(map(len, made)) + len(made) * _FRAME_BYTES
+
+    def _pick(self, indices: Sequence[int]) -> list[bytes]:
+        frames = self._frames
+        if isinstance(indices, range):
+            return frames[indices.start : indices.stop]
+        return [frames[i] for i in indices]
+
+
+class RenderCache:
+    """What is rendered of all batches, at most about `bytes_max` bytes of it. The last used always stays."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        # By the id of the batch and the encoding; the last used is last. An entry is dropped when its batch
+        # ends, before another object can have the id. That may be in another thread, which calls nothing but
+        # `pop`.
+        self._entries: dict[tuple[int, Encoding], Rendered] = {}
+
+    @property
+    def size(self) -> int:
+        """How many bytes are held."""
+        return sum(rendered.size for rendered in list(self._entries.values()))
+
+    def get(self, batch: Batch, encoding: Encoding) -> Rendered:
+        """Return what there is of a batch, as the last used."""
+        key = id(batch), encoding
+        rendered = self._entries.pop(key, None)
+        if rendered is None:
+            rendered = Rendered(encoding, self._watch(batch, key))
+        self._entries[key] = rendered
+        return rendered
+
+    def render(self, batch: Batch, indices: Sequence[int], encoding: Encoding) -> Rendered:
+        """Return what there is of a batch, with the events that `indices` names: rising, and at least one."""
+        rendered = self.get(batch, encoding)
+        rendered.add(batch, indices)
+        self._make_room()
+        return rendered
+
+    def _watch(self, batch: Batch, key: tuple[int, Encoding]) -> weakref.ref[Batch]:
+        entries = self._entries
+        return weakref.ref(batch, lambda _: entries.pop(key, None))
+
+    def _make_room(self) -> None:
+        excess = self.size - self._bytes_max
+        if excess <= 0:
+            return
+        for key in list(self._entries)[:-1]:
+            dropped = self._entries.pop(key, None)
+            if dropped is not None:
+                excess -= dropped.size
+            if excess <= 0:
+                return
+
+
+def _run(indices: list[int]) -> Sequence[int]:
+    """Return indices without holes as a range, which is faster to render."""
+    if indices and indices[-1] - indices[0] + 1 == len(indices):
+        return range(indices[0], indices[-1] + 1)
+    return indices

@@ -1,0 +1,21 @@
+"""The classic wire: `"type":"com"`, `"id"` and `"acc"`, operations as one letter, no CID (`wire.md`)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from jetstream.delivery.renderers.template import NO_RECORD, RECORD, TemplateRenderer, commit, notice
+from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, UPDATE
+
+_COMMIT: Final = b'"type":"com"'
+
+CLASSIC: Final = TemplateRenderer(
+    "classic",
+    {
+        CREATE: commit(_COMMIT, b'"type":"c"', RECORD),
+        UPDATE: commit(_COMMIT, b'"type":"u"', RECORD),
+        DELETE: commit(_COMMIT, b'"type":"d"', NO_RECORD),
+        IDENTITY: notice(b'"type":"id"', b"identity"),
+        ACCOUNT: notice(b'"type":"acc"', b"account"),
+    },
+)

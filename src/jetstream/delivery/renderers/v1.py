@@ -1,0 +1,21 @@
+"""The v1 wire, which client libraries read: `"kind":"commit"`, operations in full, the CID (`wire.md`)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from jetstream.delivery.renderers.template import NO_RECORD, RECORD_AND_CID, TemplateRenderer, commit, notice
+from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, UPDATE
+
+_COMMIT: Final = b'"kind":"commit"'
+
+V1: Final = TemplateRenderer(
+    "v1",
+    {
+        CREATE: commit(_COMMIT, b'"operation":"create"', RECORD_AND_CID),
+        UPDATE: commit(_COMMIT, b'"operation":"update"', RECORD_AND_CID),
+        DELETE: commit(_COMMIT, b'"operation":"delete"', NO_RECORD),
+        IDENTITY: notice(b'"kind":"identity"', b"identity"),
+        ACCOUNT: notice(b'"kind":"account"', b"account"),
+    },
+)
