@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.decoding import Message, decode
 from websockets.sync.client import connect
 
 from jetstream.bench.feed import Feed, RelayEndedError
 from jetstream.bench.ring import FIRST_SEQ, simulated
 from jetstream.simulator import recording
-from jetstream.upstream.decode import Message, decode
 
 
 @pytest.fixture(scope="module")

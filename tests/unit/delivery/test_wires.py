@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.builders import Op, account, cid_of, commit, create, dag_cbor, delete, event, from_json, identity
+from tests.decoding import decode
 from tests.fixtures import captured_frames, json_lines
 from websockets.client import ClientProtocol
 from websockets.frames import Opcode
@@ -17,7 +18,6 @@ from jetstream.delivery.wires import CLASSIC, V1, WIRES, Wire, head, message_byt
 from jetstream.ingest import Stamper
 from jetstream.model.batch import Batch
 from jetstream.model.event import CREATE, DELETE, Event
-from jetstream.upstream.decode import decode
 
 LIKED = {
     "$type": "app.bsky.feed.like",
