@@ -33,7 +33,7 @@ from benches.limits import Limit, number
 from cyclopts import App, Parameter
 
 from jetstream.bench import process
-from jetstream.retry import BACKOFF_MAX_S
+from jetstream.limits import UpstreamLimits
 
 RATE: Final = 500
 SECONDS: Final = 20.0
@@ -58,7 +58,7 @@ COMMON: Final = (
 LIVE: Final = (Limit("p99_ms", 50), *COMMON)
 # The bad relay sends no events, so there are no delays. What counts is how soon a good one is followed:
 # after many connections without an event the server waits for up to 30 s.
-AS_RELAY: Final = (Limit("followed_s", BACKOFF_MAX_S + 5), *COMMON)
+AS_RELAY: Final = (Limit("followed_s", UpstreamLimits().backoff_max_s + 5), *COMMON)
 LIMITS: Final[dict[str, tuple[Limit, ...]]] = {
     **dict.fromkeys((*floods(), *ACCOUNTS), LIVE),
     **dict.fromkeys(FLOODS, AS_RELAY),

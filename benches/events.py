@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Final
 
 from benches.frames import DIRECTORY, START_US, kept, simulated
+from tests.decoding import decode
 
 from jetstream.model.batch import Batch
 from jetstream.model.event import Event
 from jetstream.simulator import recording
 from jetstream.simulator.world import Population
-from jetstream.upstream.decode import decode
 
 FILE: Final = DIRECTORY / "events.bin.zst"
 COUNT: Final = 1_000_000

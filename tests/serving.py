@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,10 +21,22 @@ from prometheus_client.parser import text_string_to_metric_families
 from jetstream.app import Service
 from jetstream.clock import unix_us
 from jetstream.eventlog import SourceCursor
-from jetstream.limits import Limits
+from jetstream.limits import Limits, UpstreamLimits
 from jetstream.settings import Address
 
 LOOPBACK = Address("127.0.0.1", 0)
+
+
+def quick(**limits: Any) -> Limits:
+    """Return limits of upstream under which a server also connects again at once."""
+    return reconnecting_at_once(Limits(upstream=UpstreamLimits(**limits)))
+
+
+def reconnecting_at_once(limits: Limits) -> Limits:
+    """Return limits under which nothing waits before it connects to upstream again."""
+    return replace(limits, upstream=replace(limits.upstream, backoff_first_s=0.001))
+
+
 PATIENCE_S = 20.0
 
 

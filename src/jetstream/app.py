@@ -11,6 +11,7 @@ part fails, the subscribers are closed and the error ends the server.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import structlog
@@ -31,10 +32,12 @@ from jetstream.metrics import Metrics
 from jetstream.runtime import FileShortage, housekeeping, raise_file_limit, stop_on_signals, tune_gc
 from jetstream.settings import Address, Settings, require_data_dir
 from jetstream.status import Status
-from jetstream.upstream.connection import Upstream, origin
-from jetstream.upstream.decode import DROP_REASONS, MESSAGE_TYPES
-from jetstream.upstream.intake import Intake
+from jetstream.upstream.connection import origin
+from jetstream.upstream.drops import DROP_REASONS
+from jetstream.upstream.envelope import MESSAGE_TYPES
+from jetstream.upstream.pipeline import Pipeline
 from jetstream.upstream.seq_tracker import SeqTracker
+from jetstream.upstream.source import Source
 from jetstream.web import pages
 from jetstream.web.server import Server
 from jetstream.web.subscribe import FAILED, SHUTDOWN, Subscribe
@@ -144,29 +147,32 @@ class Service:
         reason = clock_reason(self.log.tip, now_us, clock.ignored_us, self.settings.clock_settle)
         self.conditions.set("clock", reason)
 
-    def _upstream(self) -> Upstream:
+    def _upstream(self) -> Source:
         settings = self.settings
         where = origin(settings.upstream)
-        intake = Intake(self._sequence(where), check_cid=settings.verify == "cid")
+        limits = self._limits.upstream
+        tracker = self._tracker(where)
+        pipeline = Pipeline(tracker, time.monotonic, check_cid=settings.verify == "cid", limits=limits)
         stamper = Stamper(self.log.tip, self._clock)
         ingest = Ingest(self.log, where, stamper, self.metrics, self.conditions)
         metrics = self.metrics.upstream(where, MESSAGE_TYPES, DROP_REASONS)
-        return Upstream(settings.upstream, intake, ingest.store, metrics, self.conditions, self.log)
+        return Source(settings.upstream, pipeline, ingest.store, metrics, self.conditions, self.log, limits)
 
-    def _sequence(self, where: str) -> SeqTracker:
+    def _tracker(self, where: str) -> SeqTracker:
         """Return where to resume: what the setting says, else the log if it is of the same upstream."""
+        limits = self._limits.upstream
         if self.settings.upstream_cursor is not None:
-            return SeqTracker(self.settings.upstream_cursor)
+            return SeqTracker(self.settings.upstream_cursor, limits=limits)
         stored = self.log.cursors.get(where)
         if stored is not None:
-            return SeqTracker(*stored, resumed=True)
+            return SeqTracker(*stored, resumed=True, limits=limits)
         if self.log.cursors:
             logger.warning(
                 "stored cursor belongs to another upstream; starting at the live end",
                 stored=", ".join(self.log.cursors),
                 upstream=where,
             )
-        return SeqTracker(None)
+        return SeqTracker(None, limits=limits)
 
     async def _listen(self) -> list[Server]:
         """Open the listeners, and say where everything is."""

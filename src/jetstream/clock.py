@@ -1,10 +1,12 @@
-"""The time: the clock on the wall in the unit of a position, and a clock that does not follow its leaps.
+"""The time in unix microseconds, and a clock that does not follow every step of the wall clock.
 
-    wall    what the machine believes: may be set, wrongly too, at any moment
-    elapsed since boot, suspension included: never set
-    offset  wall - elapsed: stays as it is, but for drift, until somebody sets the wall clock
+    wall      the machine's clock; it may be set at any moment, also to a wrong time
+    elapsed   time since boot, suspension included; it is never set
+    offset    wall - elapsed; constant except for drift, until the wall clock is set
 
-`SteadyClock` gives `elapsed` plus the newest offset that it trusts.
+Events are stamped with the time, and a stamp never falls. So a step ahead that is a mistake would have
+lasting effects: all later stamps would be in the future. `SteadyClock` returns `elapsed` plus the newest
+offset that it trusts.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-# A difference that is larger is a step, and no drift: NTP steps a clock by itself only within seconds of the
-# truth.
+# A larger difference is a step and no drift. NTP by itself steps a clock only within seconds of the right
+# time.
 STEP_US: Final = 60_000_000
 _ELAPSED: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -28,12 +30,12 @@ def unix_us() -> int:
 
 
 def elapsed_us() -> int:
-    """Return the microseconds since boot, those in which the machine was suspended included."""
+    """Return the microseconds since boot, suspension included."""
     return time.clock_gettime_ns(_ELAPSED) // 1000
 
 
 def boot_id(path: Path = _BOOT_ID) -> str:
-    """Return which boot of the machine this is; `unknown` where the system does not say."""
+    """Return an identifier of this boot of the machine; `unknown` where the system has none."""
     try:
         return path.read_text().strip()
     except OSError:
@@ -41,13 +43,13 @@ def boot_id(path: Path = _BOOT_ID) -> str:
 
 
 class SteadyClock:
-    """The wall clock, but for steps ahead that do not last.
+    """The wall clock without steps ahead that do not last.
 
-    A step ahead of more than `STEP_US` is ignored until it has lasted for `settle_us`; meanwhile the time
-    goes on as it did. All that lies within a minute of the trusted offset is followed at once, and so is each
-    step back. A step back that is undone within `settle_us` is no step ahead.
+    A step ahead of more than `STEP_US` is ignored until it has lasted for `settle_us`: meanwhile the time
+    runs on from before it. Smaller differences from the trusted offset are followed at once, and so is every
+    step back. A step back that is undone within `settle_us` does not count as a step ahead.
 
-    `wall` and `elapsed` give microseconds. A step that begins and ends between two calls is not seen.
+    `wall` and `elapsed` return microseconds. A step that begins and ends between two calls goes unnoticed.
     """
 
     def __init__(
@@ -56,38 +58,39 @@ class SteadyClock:
         wall: Callable[[], int] = unix_us,
         elapsed: Callable[[], int] = elapsed_us,
     ) -> None:
+        # How far the wall clock is ahead of the returned time while a step is ignored, else 0. Set by each
+        # call.
+        self.ignored_us = 0
         self._settle_us = settle_us
         self._wall = wall
         self._elapsed = elapsed
-        # By how far the wall clock is ahead of the time given, while a step is ignored; else 0.
-        self.ignored_us = 0
         self._trust(wall() - elapsed(), elapsed())
 
     def resume(self, offset_us: int) -> None:
-        """Trust the offset that an earlier process of the same boot trusted last."""
+        """Trust the offset that an earlier process trusted last, in the same boot."""
         self._trust(offset_us, self._elapsed())
 
     def _trust(self, offset: int, elapsed: int) -> None:
-        self._trusted = self._given = offset  # has lasted; what the last call answered with
-        self._former, self._former_until = (
-            offset,
-            elapsed,
-        )  # trusted before a step back, and until when it may return
+        # The offset that has lasted, and the one that the last call used.
+        self._trusted = self._used = offset
+        # The offset that was trusted before a step back, and until when the wall clock may return to it.
+        self._former, self._former_until = offset, elapsed
         self._observe(offset, elapsed)
 
     def _observe(self, offset: int, elapsed: int) -> None:
-        self._lowest, self._since = offset, elapsed  # the lowest offset seen since then: so much has lasted
+        # The lowest offset since a moment: once `settle_us` have passed, so much of a step has lasted.
+        self._lowest, self._since = offset, elapsed
 
     def __call__(self) -> int:
         """Return the time in unix microseconds."""
         elapsed = self._elapsed()
         offset = self._wall() - elapsed
-        self._given = self._followed(offset, elapsed)
-        self.ignored_us = max(0, offset - self._given)
-        return elapsed + self._given
+        self._used = self._follow(offset, elapsed)
+        self.ignored_us = max(0, offset - self._used)
+        return elapsed + self._used
 
-    def _followed(self, offset: int, elapsed: int) -> int:
-        """Return the offset to answer with, which is the one given or the last one."""
+    def _follow(self, offset: int, elapsed: int) -> int:
+        """Return the offset to use: this one, or the last one while this is ignored."""
         if offset <= self._trusted:
             self._step_back(offset, elapsed)
             return offset
@@ -97,7 +100,7 @@ class SteadyClock:
         if elapsed - self._since >= self._settle_us:
             self._trusted = self._lowest
             self._observe(offset, elapsed)
-        return offset if offset <= self._limit(elapsed) else self._given
+        return offset if offset <= self._limit(elapsed) else self._used
 
     def _step_back(self, offset: int, elapsed: int) -> None:
         if offset < self._trusted - STEP_US and elapsed >= self._former_until:
@@ -106,15 +109,15 @@ class SteadyClock:
         self._observe(offset, elapsed)
 
     def _limit(self, elapsed: int) -> int:
-        """Return the highest offset that is followed at once."""
+        """Return the highest offset that is no step ahead."""
         former = self._former if elapsed < self._former_until else self._trusted
         return max(self._trusted, former) + STEP_US
 
 
 def clock_reason(tip_us: int, now_us: int, ignored_us: int, settle_s: float) -> str | None:
-    """Say in a sentence what is wrong with the clock, or with the newest position by it; None: nothing.
+    """Return a sentence about what is wrong with the clock, or with the tip compared to it; None: nothing.
 
-    `ignored_us` is `SteadyClock.ignored_us`.
+    `ignored_us` is `SteadyClock.ignored_us`, `settle_s` the setting `--clock-settle`.
     """
     if ignored_us:
         return (
@@ -131,7 +134,7 @@ def clock_reason(tip_us: int, now_us: int, ignored_us: int, settle_s: float) -> 
 
 
 def iso(time_us: int) -> str:
-    """Return a time as a date that a person can read; as a number beyond the year 9999."""
+    """Return a time as an ISO 8601 date; beyond the year 9999 as a number."""
     try:
         return datetime.fromtimestamp(time_us / 1e6, UTC).isoformat(timespec="seconds")
     except (ValueError, OverflowError, OSError):

@@ -1,6 +1,8 @@
-"""Lasting states that an operator must know of: each is one log line, a gauge, and a reason in `/health`.
+"""Conditions: lasting states of the server that an operator must know about.
 
-A condition is named in `CONDITIONS`, begins once and ends once. While one holds, `/health` says `degraded`.
+A condition begins and ends. Each change is one log line. While it holds, it is 1 in the gauge
+`jetstream_condition`, its reason is in `/health`, and the status there is `degraded`. A new condition needs a
+name in `CONDITIONS`, and a part of the server that begins and ends it.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import structlog
 
 from jetstream.logging_setup import Throttled
 
+# What each condition means, for the log lines.
 CONDITIONS: Final = {
     "log_unwritable": "the log cannot be written",
     "clock": "the newest event is ahead of the clock, or the clock has stepped",
@@ -22,14 +25,14 @@ CONDITIONS: Final = {
 
 
 class Conditions:
-    """The conditions that hold now.
-
-    `reasons` has a sentence for each of them, by its name in `CONDITIONS`; `begin` and `end` change it.
-    """
+    """The conditions of one server."""
 
     def __init__(self) -> None:
+        # The conditions that hold now: a sentence for each, by its name in `CONDITIONS`. Read it anywhere;
+        # only the methods below change it.
         self.reasons: dict[str, str] = {}
-        self._log = Throttled(structlog.get_logger(__name__))  # a peer may cause one to come and go
+        # Throttled, because a peer may cause a condition to begin and end all the time.
+        self._logger = Throttled(structlog.get_logger(__name__))
 
     def set(self, name: str, reason: str | None) -> None:
         """Begin a condition, or end it if there is no reason for it."""
@@ -39,18 +42,18 @@ class Conditions:
             self.begin(name, reason)
 
     def begin(self, name: str, reason: str) -> None:
-        """Note that a condition holds; `reason` is a sentence with its figures and what to do.
+        """Begin a condition. `reason` is a sentence with the figures and with what the operator can do.
 
-        The first call of many logs a warning; later ones only renew the sentence.
+        The first call logs a warning. While the condition holds, further calls only replace the reason.
         """
         assert name in CONDITIONS
         if name not in self.reasons:
             event = f"degraded: {CONDITIONS[name]}"
-            self._log.warning(event, condition=name, reason=reason)
+            self._logger.warning(event, condition=name, reason=reason)
         self.reasons[name] = reason
 
     def end(self, name: str) -> None:
-        """Note that a condition no longer holds."""
+        """End a condition, and log that; does nothing if it does not hold."""
         if self.reasons.pop(name, None) is not None:
             event = f"recovered: {CONDITIONS[name]}"
-            self._log.info(event, condition=name)
+            self._logger.info(event, condition=name)

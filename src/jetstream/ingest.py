@@ -17,7 +17,7 @@ from jetstream.eventlog import Cursors, LogWriter, SourceCursor
 from jetstream.metrics import Metrics
 from jetstream.model.batch import Batch
 from jetstream.model.event import Event
-from jetstream.upstream.intake import Taken
+from jetstream.upstream.pipeline import DecodedBatch
 
 RETRY_S: Final = 1.0  # between two attempts while the disk refuses
 
@@ -66,16 +66,16 @@ class Ingest:
         self._conditions = conditions
         self._retry_s = retry_s
 
-    async def store(self, taken: Taken, received_at: float) -> None:
+    async def store(self, decoded: DecodedBatch, received_at: float) -> None:
         """Return once the events and the cursor are on disk, and more may come.
 
         There is no deadline: a full disk and slow followers are waited for. `received_at` is when the oldest
         of the events was received, in monotonic seconds.
         """
-        if taken.seq is not None:
-            cursors = {self._source: SourceCursor(taken.seq, taken.provisional, taken.fell_from)}
-            if taken.events or cursors != self._log.cursors:
-                await self._append(self._stamper.stamp(taken.events), cursors, received_at)
+        if decoded.seq is not None:
+            cursors = {self._source: SourceCursor(decoded.seq, decoded.provisional, decoded.fell_from)}
+            if decoded.events or cursors != self._log.cursors:
+                await self._append(self._stamper.stamp(decoded.events), cursors, received_at)
         await self._log.followers.wait()
 
     async def _append(self, batch: Batch, cursors: Cursors, received_at: float) -> None:

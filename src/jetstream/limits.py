@@ -15,6 +15,85 @@ from jetstream.token_bucket import Rate
 class UpstreamLimits:
     """What one upstream may send, and how long the server waits for it."""
 
+    # --- the connection ---
+    # Seconds to wait before connecting again: the bound of the random delay after the first failure, which
+    # doubles with each failure, and its maximum.
+    backoff_first_s: float = 1.0
+    backoff_max_s: float = 30.0
+    # Seconds until the WebSocket handshake must be complete.
+    handshake_timeout_s: float = 20.0
+    # Seconds of silence before a ping is sent, and then until its pong. Relays are silent for minutes only
+    # when the network is; a PDS may be silent for days, which is healthy.
+    ping_after_s: float = 30.0
+    pong_timeout_s: float = 20.0
+    # Seconds without a frame after which the state is `idle`.
+    idle_after_s: float = 60.0
+    # Seconds in which frames arrive and none is accepted until the condition `frames_not_taken` begins.
+    none_accepted_s: float = 10.0
+    # Frames in a row that have no number. So many take 0.1 s, and no firehose sends them.
+    unreadable_frames_max: int = 10_000
+
+    # --- batches ---
+    # Frames of one batch, and seconds until it ends even if it has fewer. Frames that are left over wait for
+    # a whole commit and flush, so a batch that is too small costs more than one that is too large.
+    batch_frames_max: int = 500
+    turn_s: float = 0.004
+
+    # --- what is received ---
+    # Bytes of a message that can be received at all. The protocol's 5 MB are checked frame by frame.
+    message_bytes_max: int = 32 << 20
+    # Bytes of frames that wait to be decoded. Above it the socket is not read, and TCP slows the sender down.
+    # Each frame counts with `frame_overhead_bytes` more, for the objects around it: 8 MiB are then 42,000
+    # empty frames, and not 1.4 million.
+    buffer_bytes_max: int = 8 << 20
+    frame_overhead_bytes: int = 200
+    # Bytes that one read of the socket takes. With 64 KiB the sender's window is nearly shut all the time; on
+    # one machine the kernel then sends in the reader's time, and catching up costs 5 % more CPU an event.
+    read_bytes_max: int = 4 << 20
+    # Bytes that are parsed without a pause: at most 32,768 WebSocket frames, some ms.
+    slice_bytes_max: int = 64 << 10
+    # Control frames. Relays send two pings a minute.
+    control: Rate = Rate(100.0, 200)
+    # Messages, and fragments of messages, of fewer than `tiny_bytes` bytes. The smallest frame of a firehose
+    # has 18 bytes, and servers that fragment messages do so by the kilobyte.
+    tiny: Rate = Rate(1_000.0, 2_000)
+    tiny_bytes: int = 16
+    # Text messages, which no firehose sends. A Jetstream that is taken for one sends some hundreds a second.
+    text: Rate = Rate(100.0, 200)
+
+    # --- sequence numbers ---
+    # The largest gap that is not suspicious. A large relay sends 10,000 frames in ten seconds: so many are
+    # skipped where frames are lost or filtered out.
+    near_gap: int = 10_000
+    # Frames above the cursor that confirm a number even though gaps are large: damaged numbers come in rows,
+    # but not in rows of ten.
+    confirm_frames: int = 10
+    # Frames below the cursor that rise one after another until they are a new sequence. One number may be
+    # damaged; three that rise are a sequence.
+    restart_frames: int = 3
+    # Unconfirmed numbers that are remembered. A repeat of one that is forgotten may pass unnoticed.
+    outliers_max: int = 64
+    # Frames in doubt for which the log is asked at once. Three take 1.2 s in a day of the log (10,800
+    # segments), 64 take 4 s. So the first lookup is for as few as show a new sequence, and each one in which
+    # all frames were known is followed by one for twice as many: those of an overlap are found near each
+    # other, and soon.
+    lookup_frames_min: int = 3
+    lookup_frames_max: int = 64
+    # Earlier sequences whose beginnings in the log are remembered while the server runs.
+    falls_max: int = 4
+
+    # --- work per frame ---
+    # CBOR items of a frame: each list, each map, each string, each number. A commit of 1,000 ops has 11,000,
+    # which take 5 ms.
+    frame_items_max: int = 16_000
+    # Items of a record: 2.5 ms. Real records have dozens.
+    record_items_max: int = 8_000
+    # Bytes of a record that is not measured, since its cost is within the limit whatever it holds. A quarter
+    # of `record_items_max`: it may have an item a byte, and take the exact way (`record.EXACT_FACTOR`).
+    unmeasured_record_bytes_max: int = 2_000
+    # Items of all records of a commit: 15 ms. A thousand posts have as many.
+    commit_items_max: int = 48_000
+
 
 @dataclass(frozen=True, slots=True)
 class LogLimits:

@@ -1,29 +1,38 @@
-"""When to try again: exponential back-off with full jitter, and what a server says in Retry-After."""
+"""When to try again: exponential backoff with full jitter, and what a server asks for in Retry-After."""
 
 from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-BACKOFF_FIRST_S: Final = 1.0
-BACKOFF_MAX_S: Final = 30.0
-RETRY_AFTER_MAX_S: Final = 300.0  # a server that asks for more, by mistake or not, is asked again after this
-_DOUBLINGS_MAX: Final = 10  # well past BACKOFF_MAX_S, well before a float overflows
+# Seconds. A server that asks for a longer pause, by mistake or not, is asked again after this.
+RETRY_AFTER_MAX_S: Final = 300.0
+_DOUBLINGS_MAX: Final = 10  # 1,024 times the first delay; a float overflows after 1,023 doublings
 
 
-def backoff_s(failures: int) -> float:
-    """Return a delay in seconds after `failures` earlier ones: exponential from 1 to 30, with full jitter."""
-    longest = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures, _DOUBLINGS_MAX))
-    return random.uniform(0, longest)  # noqa: S311 - spreads load, keeps no secret
+def backoff_s(
+    failures: int,
+    first_s: float = 1.0,
+    max_s: float = 30.0,
+    jitter: Callable[[float, float], float] = random.uniform,
+) -> float:
+    """Return how many seconds to wait after `failures` earlier failures.
+
+    The bound is `first_s`, doubled with each failure up to `max_s`. `jitter` returns a number between 0 and
+    it: any of them is as likely, so that many clients that lost one server do not return together.
+    """
+    return jitter(0, min(max_s, first_s * 2.0 ** min(failures, _DOUBLINGS_MAX)))
 
 
 def parse_retry_after(header: str | None, now: datetime | None = None) -> float | None:
-    """Read a Retry-After header, seconds or a date, as seconds from now; None for none that can be read.
+    """Read a Retry-After header, which is a number of seconds or a date (RFC 9110, section 10.2.3).
 
-    Source: RFC 9110, section 10.2.3.
+    Returns seconds from now, between 0 and `RETRY_AFTER_MAX_S`; None for no header, and for one that is
+    neither.
     """
     if header is None:
         return None

@@ -1,4 +1,8 @@
-"""Token buckets: a rate in the long run, with bursts. Pure."""
+"""Token buckets: a rate in the long run, with bursts. Pure.
+
+A bucket holds up to `burst` tokens and gains `per_s` of them each second. Each use takes some; when there are
+too few, the sender is over its budget.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""URLs as people are shown them: without what may be secret."""
+"""URLs as they may be shown in logs and pages: without what may be secret."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S*")
 def shown(url: str) -> str:
     """Return a URL, or a host, without user, password, query and fragment.
 
-    A password may hold any character, also in what is no URL. So all up to the last `@` is left out, and
-    nothing is shown of what may be either a password with a `?` in it or a query with an `@`.
+    A password may hold any character, even in what is no valid URL. So everything up to the last `@` is
+    removed. If an `@` follows a `?` or a `#`, those may be part of a password or of a query: then only the
+    scheme is left.
     """
     scheme, separator, rest = url.rpartition("://") if url.count("://") == 1 else ("", "", url)
     before, *query = re.split(r"[?#]", rest, maxsplit=1)
@@ -22,5 +23,5 @@ def shown(url: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Return a sentence with each URL in it as it may be shown."""
+    """Return a text with each URL in it as `shown` returns it: for error messages of libraries."""
     return _URL.sub(lambda found: shown(found[0]), text)

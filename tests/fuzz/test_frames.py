@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from functools import cache
 from io import BytesIO
 from typing import Any
@@ -12,6 +13,7 @@ import cbor2
 import pytest
 from hypothesis import strategies as st
 from tests.builders import LIKE, Op, account, commit, create, delete, frame, identity, like
+from tests.decoding import decode
 from tests.fixtures import ROOT, captured_frames
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutations import INTEGERS, broken_values, cbor_values, cheap_values, damaged, plain
@@ -19,8 +21,9 @@ from tests.fuzz.mutations import INTEGERS, broken_values, cbor_values, cheap_val
 from jetstream.delivery.renderers import RENDERERS
 from jetstream.model.batch import Batch
 from jetstream.model.event import Event
-from jetstream.upstream.decode import DROP_REASONS, MESSAGE_TYPES, decode
-from jetstream.upstream.intake import Intake
+from jetstream.upstream.drops import DROP_REASONS
+from jetstream.upstream.envelope import MESSAGE_TYPES
+from jetstream.upstream.pipeline import Pipeline
 from jetstream.upstream.seq_tracker import SeqTracker
 
 # A failing frame may be long, and is shown whole.
@@ -54,7 +57,7 @@ def whole_bodies() -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-def check_events(events: list[Event] | tuple[Event, ...]) -> None:
+def check_events(events: Sequence[Event]) -> None:
     """Every event is JSON in each spelling, and no message is longer than clients take."""
     batch = Batch.of(events, range(1, len(events) + 1))
     for renderer in RENDERERS.values():
@@ -157,12 +160,12 @@ def streams() -> st.SearchStrategy[list[tuple[bool, bytes]]]:
 
 def test_any_numbers_are_taken_without_an_error(fuzz: Fuzz) -> None:
     def check(stream: list[tuple[bool, bytes]]) -> None:
-        intake: Intake = Intake(SeqTracker(None))
+        pipeline = Pipeline(SeqTracker(None), time.monotonic)
         for connects, data in stream:
             if connects:
-                intake.sequence.connected()
-            taken = intake.take([data])
-            check_events(taken.events)
-            assert set(taken.drops) <= set(DROP_REASONS)
+                pipeline.tracker.connected()
+            batch = pipeline.read([data])
+            check_events(batch.events)
+            assert set(batch.drops) <= set(DROP_REASONS)
 
     fuzz(check, streams(), 150)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
 from tests.relay import Relay
-from tests.serving import LOOPBACK, Start, running
+from tests.serving import LOOPBACK, Start, reconnecting_at_once, running
 
 from jetstream.app import Service
 from jetstream.clock import unix_us
 from jetstream.limits import Limits
+from jetstream.retry import backoff_s
 from jetstream.settings import Settings
 
 
@@ -26,7 +28,7 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
 
 @pytest.fixture(autouse=True)
 def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jetstream.retry.BACKOFF_FIRST_S", 0.001)
+    monkeypatch.setattr("jetstream.client.subscription.backoff_s", partial(backoff_s, first_s=0.001))
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ async def start(relay: Relay, tmp_path: Path) -> AsyncIterator[Start]:
             *, clock: Callable[[], int] = unix_us, limits: Limits = Limits(), **settings: Any
         ) -> Service:
             given: dict[str, Any] = {"upstream": relay.url, "listen": LOOPBACK, "data_dir": tmp_path}
-            service = Service(Settings(**given | settings), limits, clock=clock)
+            service = Service(Settings(**given | settings), reconnecting_at_once(limits), clock=clock)
             return await servers.enter_async_context(running(service))
 
         yield start

@@ -11,14 +11,12 @@ import pytest
 from structlog.testing import capture_logs
 from tests.builders import account, commit, error, frame, identity
 from tests.relay import Act, Connection, Relay, follow, refuse, send, serve
-from tests.serving import LOOPBACK, Start, cursor, figures, health, published, running, until
+from tests.serving import LOOPBACK, Start, cursor, figures, health, published, quick, running, until
 from tests.subscriber import subscribe
 
 from jetstream.app import Service
 from jetstream.settings import Settings
-from jetstream.upstream import connection as upstream_module
-from jetstream.upstream import inbox
-from jetstream.upstream.inbox import READ_BYTES_MAX, Slices
+from jetstream.upstream.inbox import ReadThrottle
 
 INFO = frame("#info", {"name": "OutdatedCursor", "message": "Possibly missing events"})
 
@@ -84,7 +82,7 @@ async def test_a_flood_ends_its_connection_and_the_next_is_followed(
     with capture_logs() as logs:
         service = await start(upstream_cursor=0)
         assert await rkeys(service, 2) == ["1", "2"]
-    assert [line["kind"] for line in logs if line["event"].startswith("upstream: floods")] == [kind]
+    assert [line["kind"] for line in logs if line["event"].startswith("upstream: flood")] == [kind]
     assert (await figures(service.port))[f'jetstream_upstream_floods_total{{kind="{kind}"}}'] == 1
     assert len(relay.asked) == 2
     assert len([line for line in logs if line["event"].startswith("upstream:")]) < 10
@@ -150,26 +148,22 @@ async def test_a_read_of_the_socket_is_bounded(
     relay: Relay, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[int] = []
-    updated = Slices.buffer_updated
+    updated = ReadThrottle.buffer_updated
 
-    def noted(self: Slices, nbytes: int) -> None:
+    def noted(self: ReadThrottle, nbytes: int) -> None:
         reads.append(nbytes)
         updated(self, nbytes)
 
-    monkeypatch.setattr(Slices, "buffer_updated", noted)
+    monkeypatch.setattr(ReadThrottle, "buffer_updated", noted)
     relay.publish((seq, commit(seq, padding=b"x" * 300_000)) for seq in range(1, 20))
-    service = await start(upstream_cursor=0)
+    service = await start(limits=quick(read_bytes_max=50_000), upstream_cursor=0)
     assert len(await rkeys(service, 19)) == 19
-    assert max(reads) <= READ_BYTES_MAX
+    assert max(reads) == 50_000
 
 
-async def test_a_turn_that_has_parsed_enough_is_followed_by_one_of_others(
-    relay: Relay, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(upstream_module, "TURN_S", -1.0)
-    monkeypatch.setattr(inbox, "TURN_S", -1.0)
+async def test_a_turn_that_has_parsed_enough_is_followed_by_one_of_others(relay: Relay, start: Start) -> None:
     relay.publish((seq, commit(seq)) for seq in range(1, 301))
-    service = await start(upstream_cursor=0)
+    service = await start(limits=quick(turn_s=-1.0), upstream_cursor=0)
     assert len(await rkeys(service, 300)) == 300
 
 
@@ -186,9 +180,8 @@ GARBAGE: list[tuple[str, Callable[[int], bytes]]] = [
 
 @pytest.mark.parametrize(("reason", "garbage"), GARBAGE)
 async def test_an_operator_is_told_when_nothing_is_taken(
-    reason: str, garbage: Callable[[int], bytes], relay: Relay, start: Start, monkeypatch: pytest.MonkeyPatch
+    reason: str, garbage: Callable[[int], bytes], relay: Relay, start: Start
 ) -> None:
-    monkeypatch.setattr(upstream_module, "NOT_TAKEN_S", 0.0)
     told = asyncio.Event()
 
     async def act(connection: Connection) -> None:
@@ -201,7 +194,7 @@ async def test_an_operator_is_told_when_nothing_is_taken(
         await connection.over.wait()
 
     relay.script.append(act)
-    service = await start(upstream_cursor=0)
+    service = await start(limits=quick(none_accepted_s=0.0), upstream_cursor=0)
     await until(lambda: "frames_not_taken" in service.conditions.reasons)
     assert await conditions(service) == ["frames_not_taken"]
     assert reason in service.conditions.reasons["frames_not_taken"]
@@ -277,7 +270,7 @@ async def test_a_jetstream_in_the_place_of_a_relay_is_named(relay: Relay, start:
         (401, "credentials"),
         (404, "no firehose"),
         (426, "protocol"),
-        (503, "away"),
+        (503, "unavailable"),
     ],
 )
 async def test_an_answer_that_is_no_firehose_is_explained_once(
@@ -328,13 +321,15 @@ async def test_neither_password_nor_query_is_shown_anywhere(relay: Relay, start:
 async def test_a_number_that_is_stored_as_provisional_is_not_resumed_from(
     relay: Relay, tmp_path: Path, start: Start
 ) -> None:
-    rogue = commit(300_000)
-    relay.script.append(send(commit(1), commit(2), rogue))
+    outlier = commit(300_000)
+    relay.script.append(send(commit(1), commit(2), outlier))
     settings = Settings(upstream=relay.url, listen=LOOPBACK, data_dir=tmp_path, upstream_cursor=0)
-    async with running(Service(settings)) as service:
+    async with running(Service(settings, quick())) as service:
         await published(service, 300_000)
         assert cursor(service) == (2, 300_000, None)
-    relay.publish([(1, commit(1)), (2, commit(2)), (300_000, rogue), *((n, commit(n)) for n in range(3, 9))])
+    relay.publish(
+        [(1, commit(1)), (2, commit(2)), (300_000, outlier), *((n, commit(n)) for n in range(3, 9))]
+    )
     service = await start()
     assert await rkeys(service, 9) == ["1", "2", "300000", *"345678"]
     assert [asked.cursor for asked in relay.asked] == [0, 2]

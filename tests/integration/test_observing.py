@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
 from tests.builders import account, commit, create, delete, identity, like
 from tests.relay import Relay, numbered, refuse, stay_silent
-from tests.serving import LOOPBACK, Start, figures, get, health, published, until
+from tests.serving import LOOPBACK, Start, figures, get, health, published, quick, until
 from tests.subscriber import subscribe
 
 from jetstream.conditions import CONDITIONS
 from jetstream.metrics import BAD_REQUEST_REASONS, CLOSE_REASONS
-from jetstream.upstream.decode import DROP_REASONS, MESSAGE_TYPES
+from jetstream.upstream.drops import DROP_REASONS
+from jetstream.upstream.envelope import MESSAGE_TYPES
 
 METRICS_PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -117,12 +117,9 @@ async def test_health_counts_subscribers_that_have_not_sent_a_hello(relay: Relay
         assert (await health(service.port))[1]["subscribers"] == 2
 
 
-async def test_an_idle_upstream_is_healthy(
-    relay: Relay, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("jetstream.upstream.connection.IDLE_AFTER_S", 0.0)
+async def test_an_idle_upstream_is_healthy(relay: Relay, start: Start) -> None:
     relay.script.append(stay_silent)
-    service = await start()
+    service = await start(limits=quick(idle_after_s=0.0))
     await until(lambda: service.upstream.state == "idle")
     status, body = await health(service.port)
     assert (status, body["upstream"]["state"], body["last_event_age_s"]) == (200, "idle", None)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
 from tests.builders import LIKE, account, commit, delete, error, like
 from tests.relay import Act, Connection, Relay, follow, send
-from tests.serving import LOOPBACK, Start, cursor, published, running, until
+from tests.serving import LOOPBACK, Start, cursor, published, quick, running, until
 from tests.subscriber import subscribe
 
 from jetstream.app import Service
 from jetstream.eventlog import hot_tail as recent
 from jetstream.eventlog.sqlite import upkeep as maintenance
 from jetstream.settings import Settings
-from jetstream.upstream import connection as upstream
 
 FRAMES = 10  # of one row of the log, at most
 BLOCK = 5  # events at least: with whole rows there are 5 to 14 in a block
@@ -25,7 +25,11 @@ BLOCK = 5  # events at least: with whole rows there are 5 to 14 in a block
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maintenance, "BLOCK_EVENTS", BLOCK)
     monkeypatch.setattr(recent, "BATCH_EVENTS", FRAMES)  # so that what is trimmed is not found there
-    monkeypatch.setattr(upstream, "BATCH_FRAMES_MAX", FRAMES)
+
+
+@pytest.fixture
+def start(start: Start) -> Start:
+    return partial(start, limits=quick(batch_frames_max=FRAMES))
 
 
 def commits(first: int, last: int) -> list[tuple[int, bytes]]:
@@ -94,7 +98,7 @@ async def test_a_restart_of_the_server_amid_such_history_changes_nothing(
 ) -> None:
     relay.publish(commits(1, 200))
     settings = Settings(upstream=relay.url, listen=LOOPBACK, data_dir=tmp_path, upstream_cursor=0)
-    async with running(Service(settings)) as service:
+    async with running(Service(settings, quick(batch_frames_max=FRAMES))) as service:
         await published(service, 200)
         await trimmed(service, 100)
         relay.script += [the_start_and_no_more(killed_at)]
@@ -130,7 +134,7 @@ async def test_history_from_before_a_live_start_in_a_log_of_another_upstream(
     async with Relay() as other:
         other.publish(commits(9_001, 9_050))
         settings = Settings(upstream=other.url, listen=LOOPBACK, data_dir=tmp_path, upstream_cursor=9_000)
-        async with running(Service(settings)) as service:
+        async with running(Service(settings, quick(batch_frames_max=FRAMES))) as service:
             await published(service, 9_050)
     relay.publish(commits(1, 100))
     service = await start()
@@ -214,12 +218,12 @@ async def test_a_true_restart_ends_the_search_once_retention_has_passed_it(
     relay.script.append(from_the_start)
     await relay.cut()
     await until(lambda: service.upstream.seq == 100)
-    sequence = service.upstream._intake.sequence
-    assert (sequence.may_recur, len(service.upstream._intake.landmarks) >= 100) == (True, True)
+    tracker = service.upstream._pipeline.tracker
+    assert (tracker.may_recur, len(service.upstream._pipeline.history_keys) >= 100) == (True, True)
     assert await trimmed(service, 160) <= 80
     relay.publish([(101, commit(101, [delete(f"{LIKE}/1")]))])
     await until(lambda: service.upstream.seq == 101)
-    assert not sequence.may_recur
+    assert not tracker.may_recur
     assert await counts(service) <= Counter([*range(5_001, 5_101), 1])
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from tests import subscriber
-from tests.serving import Start, until
+from tests.serving import Start, quick, until
 
 from jetstream.simulator import faults
 from jetstream.testing import Faults, SimulatedNetwork, simulated_network
@@ -31,11 +31,8 @@ def rates(names: tuple[str, ...]) -> Faults:
     return Faults(**{name: seldom if name in ENDING else 0.01 for name in names})
 
 
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stalled upstream is given up at once: the test is of what comes after."""
-    monkeypatch.setattr("jetstream.upstream.connection.PING_AFTER_S", 0.2)
-    monkeypatch.setattr("jetstream.upstream.connection.PONG_TIMEOUT_S", 0.2)
+# A stalled upstream is given up at once: these tests are of what comes after.
+LIMITS = quick(ping_after_s=0.2, pong_timeout_s=0.2)
 
 
 @pytest.fixture
@@ -44,7 +41,9 @@ def serve(start: Start) -> Callable[[SimulatedNetwork], Awaitable[list[Event]]]:
 
     async def serve(network: SimulatedNetwork) -> list[Event]:
         async with network.serving():
-            service = await start(upstream=network.firehose_url, upstream_cursor=0, forget="none")
+            service = await start(
+                limits=LIMITS, upstream=network.firehose_url, upstream_cursor=0, forget="none"
+            )
             async with subscriber.subscribe(service.port, "/v1/subscribe") as reader:
                 events: list[Event] = []
                 reading = asyncio.create_task(_read(reader, events))

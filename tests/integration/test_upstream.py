@@ -21,7 +21,7 @@ from tests.relay import (
     refuse,
     send,
 )
-from tests.serving import LOOPBACK, Figures, Start, cursor, figures, published, running, until
+from tests.serving import LOOPBACK, Figures, Start, cursor, figures, published, quick, running, until
 from tests.subscriber import subscribe
 
 from jetstream.app import Service
@@ -29,11 +29,10 @@ from jetstream.conditions import Conditions
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.metrics import Metrics
 from jetstream.settings import Settings
-from jetstream.upstream import connection as upstream_module
-from jetstream.upstream import inbox
-from jetstream.upstream.connection import Upstream, origin
-from jetstream.upstream.intake import Intake, Taken
+from jetstream.upstream.connection import origin
+from jetstream.upstream.pipeline import DecodedBatch, Pipeline
 from jetstream.upstream.seq_tracker import SeqTracker
+from jetstream.upstream.source import Source
 
 MIB = 1 << 20
 
@@ -102,7 +101,7 @@ async def test_a_closed_connection_is_resumed_too(relay: Relay, start: Start) ->
 async def test_a_restart_resumes_from_the_log(relay: Relay, tmp_path: Path, start: Start) -> None:
     relay.publish(identities(1, 2, 3))
     settings = Settings(upstream=relay.url, listen=LOOPBACK, data_dir=tmp_path, upstream_cursor=0)
-    async with running(Service(settings)) as service:
+    async with running(Service(settings, quick())) as service:
         await published(service, 3)
     relay.publish(identities(4))
     service = await start()
@@ -115,7 +114,7 @@ async def test_a_cursor_that_was_given_is_put_before_the_stored_one(
 ) -> None:
     relay.publish(identities(1, 2, 3))
     settings = Settings(upstream=relay.url, listen=LOOPBACK, data_dir=tmp_path, upstream_cursor=1)
-    async with running(Service(settings)) as service:
+    async with running(Service(settings, quick())) as service:
         await published(service, 3)
     service = await start(upstream_cursor=2)
     assert await seqs(service, 3) == [2, 3, 3]
@@ -125,7 +124,7 @@ async def test_another_upstreams_cursor_is_not_used(relay: Relay, tmp_path: Path
     async with Relay() as other:
         other.publish(identities(10, 11))
         settings = Settings(upstream=other.url, listen=LOOPBACK, data_dir=tmp_path, upstream_cursor=0)
-        async with running(Service(settings)) as service:
+        async with running(Service(settings, quick())) as service:
             await published(service, 11)
     with capture_logs() as logs:
         service = await start()
@@ -251,51 +250,36 @@ async def test_retry_after_is_honoured(
     assert refused["status"] == 429
 
 
-async def test_an_idle_upstream_is_pinged_and_kept(
-    relay: Relay, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(upstream_module, "PING_AFTER_S", 0.05)
-    monkeypatch.setattr(upstream_module, "PONG_TIMEOUT_S", 0.05)
-    service = await start()
+async def test_an_idle_upstream_is_pinged_and_kept(relay: Relay, start: Start) -> None:
+    service = await start(limits=quick(ping_after_s=0.05, pong_timeout_s=0.05))
     await relay.wait_pings(5)
     relay.publish(identities(1))
     assert await seqs(service, 1) == [1]
     assert len(relay.asked) == 1
 
 
-async def test_an_upstream_that_answers_no_ping_is_connected_again(
-    relay: Relay, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(upstream_module, "PING_AFTER_S", 0.05)
-    monkeypatch.setattr(upstream_module, "PONG_TIMEOUT_S", 0.05)
+async def test_an_upstream_that_answers_no_ping_is_connected_again(relay: Relay, start: Start) -> None:
     relay.publish(identities(1))
     relay.script.append(go_deaf)
-    service = await start(upstream_cursor=0)
+    service = await start(limits=quick(ping_after_s=0.05, pong_timeout_s=0.05), upstream_cursor=0)
     assert await seqs(service, 1) == [1]
     assert await cursors(relay, 2) == [0, 0]
 
 
-async def test_a_handshake_that_never_ends_is_given_up(
-    relay: Relay, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_handshake_that_never_ends_is_given_up(relay: Relay, start: Start) -> None:
     async def say_nothing(connection: Connection) -> None:
         await connection.over.wait()
 
-    monkeypatch.setattr(upstream_module, "HANDSHAKE_TIMEOUT_S", 0.05)
     relay.publish(identities(1))
     relay.script.append(say_nothing)
-    service = await start(upstream_cursor=0)
+    service = await start(limits=quick(handshake_timeout_s=0.05), upstream_cursor=0)
     assert await seqs(service, 1) == [1]
 
 
-async def test_a_flood_is_read_at_the_logs_pace(
-    relay: Relay, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(inbox, "BUFFER_BYTES_MAX", 10_000)
-    monkeypatch.setattr(upstream_module, "BATCH_FRAMES_MAX", 7)
+async def test_a_flood_is_read_at_the_logs_pace(relay: Relay, start: Start) -> None:
     count = 3_000
     relay.publish(identities(*range(1, count + 1)))
-    service = await start(upstream_cursor=0)
+    service = await start(limits=quick(buffer_bytes_max=10_000, batch_frames_max=7), upstream_cursor=0)
     assert await seqs(service, count) == list(range(1, count + 1))
 
 
@@ -303,8 +287,8 @@ async def test_a_frame_that_waits_is_dated_when_it_was_read(relay: Relay, tmp_pa
     held, both_read, release = asyncio.Event(), asyncio.Event(), asyncio.Event()
     stored: list[tuple[int | None, float]] = []
 
-    async def store(taken: Taken, read_at: float) -> None:
-        stored.append((taken.seq, read_at))
+    async def store(batch: DecodedBatch, received_at: float) -> None:
+        stored.append((batch.seq, received_at))
         held.set()
         await release.wait()
 
@@ -320,8 +304,8 @@ async def test_a_frame_that_waits_is_dated_when_it_was_read(relay: Relay, tmp_pa
 
     log = await SqliteLog.open(tmp_path)
     metrics = Metrics().upstream(origin(relay.url))
-    upstream = Upstream(relay.url, Intake(SeqTracker(0)), store, metrics, Conditions(), log)
-    reading = asyncio.create_task(upstream.run())
+    source = Source(relay.url, Pipeline(SeqTracker(0), time.monotonic), store, metrics, Conditions(), log)
+    reading = asyncio.create_task(source.run())
     await both_read.wait()
     read_both_at = time.monotonic()
     release.set()
@@ -336,7 +320,7 @@ async def test_a_frame_that_waits_is_dated_when_it_was_read(relay: Relay, tmp_pa
 # What upstream says of itself
 
 
-async def test_a_cursor_in_the_future_begins_anew_at_the_live_end(relay: Relay, start: Start) -> None:
+async def test_a_cursor_in_the_future_starts_at_the_live_end(relay: Relay, start: Start) -> None:
     relay.publish(identities(1, 2))
     relay.script.append(send(error("FutureCursor", message="Cursor in the future.")))
     service = await start(upstream_cursor=1_000_000)
@@ -377,7 +361,7 @@ async def test_an_info_is_logged_and_counted(relay: Relay, start: Start) -> None
     with capture_logs() as logs:
         service = await start(upstream_cursor=0)
         assert await seqs(service, 1) == [5]
-    assert [line["name"] for line in logs if line["event"] == "upstream: says"] == ["OutdatedCursor"]
+    assert [line["name"] for line in logs if line["event"] == "upstream: notice"] == ["OutdatedCursor"]
     assert (await figures(service.port))['jetstream_upstream_frames_total{type="info"}'] == 1
 
 
@@ -401,7 +385,7 @@ async def test_one_poisoned_number_does_not_become_the_cursor(relay: Relay, star
     assert (await figures(service.port))["jetstream_upstream_jumps_total"] == 1
 
 
-async def test_a_relay_that_began_anew_is_followed(relay: Relay, start: Start) -> None:
+async def test_a_relay_that_restarted_its_numbers_is_followed(relay: Relay, start: Start) -> None:
     relay.publish(identities(5_000_000))
     service = await start(upstream_cursor=4_999_999)
     await published(service, 5_000_000)

@@ -14,7 +14,7 @@ from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.ingest import Ingest, Stamper
 from jetstream.metrics import Metrics
 from jetstream.model.batch import Batch
-from jetstream.upstream.intake import Taken
+from jetstream.upstream.pipeline import DecodedBatch
 
 
 def stamps(last: int, readings: list[int], sizes: list[int]) -> Iterator[list[int]]:
@@ -74,19 +74,19 @@ def test_times_rise_strictly_and_run_ahead_only_as_far_as_they_must(
 # What is stored
 
 
-async def store(log: SqliteLog, taken: Taken, received_at: float = 0.0) -> None:
+async def store(log: SqliteLog, taken: DecodedBatch, received_at: float = 0.0) -> None:
     ingest = Ingest(log, "relay.example:443", Stamper(log.tip, unix_us), Metrics(), Conditions())
     await ingest.store(taken, received_at)
 
 
 async def test_events_and_cursors_are_stored_and_followers_are_waited_for(log: SqliteLog) -> None:
     follower = log.followers.join(log.tip + 1)
-    storing = asyncio.create_task(store(log, Taken([event()], 1), 10.0))
+    storing = asyncio.create_task(store(log, DecodedBatch([event()], 1), 10.0))
     await log.wait(1)
     assert not storing.done()
     follower.advance(log.tip + 1)
     await storing
-    for taken in (Taken(seq=2), Taken(seq=2), Taken()):
+    for taken in (DecodedBatch(seq=2), DecodedBatch(seq=2), DecodedBatch()):
         await store(log, taken)  # nothing to deliver: nothing to wait for
     assert log.cursors == {"relay.example:443": SourceCursor(2)}
     assert list(follower.appended) == [(log.tip, 10.0)]
@@ -95,7 +95,7 @@ async def test_events_and_cursors_are_stored_and_followers_are_waited_for(log: S
 async def test_storing_gives_the_loop_a_turn_though_there_is_nothing_to_store(log: SqliteLog) -> None:
     """Upstream, with frames waiting that give no events, would have the loop to itself."""
     for seq in (1, 1, None):
-        task = asyncio.create_task(store(log, Taken(seq=seq)))
+        task = asyncio.create_task(store(log, DecodedBatch(seq=seq)))
         await asyncio.sleep(0)
         assert not task.done()
         await task
@@ -103,5 +103,5 @@ async def test_storing_gives_the_loop_a_turn_though_there_is_nothing_to_store(lo
 
 async def test_the_cursor_of_a_source_that_is_not_in_use_goes(log: SqliteLog) -> None:
     await log.append(Batch.of((), ()), {"old:443": SourceCursor(9), "older:443": SourceCursor(7)})
-    await store(log, Taken([event()], 1))
+    await store(log, DecodedBatch([event()], 1))
     assert log.cursors == {"relay.example:443": SourceCursor(1)}

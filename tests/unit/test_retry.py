@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import random
 from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetstream.retry import BACKOFF_MAX_S, RETRY_AFTER_MAX_S, backoff_s, parse_retry_after
+from jetstream.retry import RETRY_AFTER_MAX_S, backoff_s, parse_retry_after
 
 NOW = datetime(2026, 7, 4, 12, 0, 0, tzinfo=UTC)
 
 
 @given(st.integers(0, 10**9))
 def test_a_delay_is_never_above_its_step_nor_above_half_a_minute(failures: int) -> None:
-    assert 0 <= backoff_s(failures) <= min(2 ** min(failures, 10), BACKOFF_MAX_S)
+    assert 0 <= backoff_s(failures) <= min(2 ** min(failures, 10), 30)
 
 
-def test_the_jitter_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_delay_is_anything_up_to_its_bound_which_doubles() -> None:
     def longest(low: float, high: float) -> float:
         assert low == 0
         return high
 
-    monkeypatch.setattr(random, "uniform", longest)
-    assert [backoff_s(failures) for failures in range(7)] == [1, 2, 4, 8, 16, 30, 30]
+    assert [backoff_s(failures, jitter=longest) for failures in range(7)] == [1, 2, 4, 8, 16, 30, 30]
+    assert [backoff_s(failures, 0.25, 0.75, longest) for failures in range(4)] == [0.25, 0.5, 0.75, 0.75]
 
 
 @pytest.mark.parametrize(

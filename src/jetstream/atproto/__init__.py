@@ -1,1 +1,1 @@
-"""The formats of AT Protocol: DAG-CBOR, CAR. Pure."""
+"""The formats of AT Protocol: DAG-CBOR and CAR, as they are on the wire. Pure: no I/O, no clock."""

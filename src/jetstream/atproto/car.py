@@ -1,10 +1,12 @@
-"""The CAR file of a commit: where each block's bytes are.
+"""Find blocks in the CAR of a commit (CARv1 specification), without decoding any.
 
-    uvarint(n) ‖ DAG-CBOR {"roots": [CID], "version": 1}        n bytes
-    uvarint(n) ‖ CID (36 bytes) ‖ block                          n bytes, again and again
+    uvarint(n) ‖ DAG-CBOR {"roots": [CID], "version": 1}        n bytes: the header
+    uvarint(n) ‖ CID (36 bytes) ‖ block                          n bytes: a section, repeated to the end
 
-Tree nodes are never decoded (libipld's `decode_car` decodes all, 20 µs a frame). `proven` finds one record
-and lets its hash vouch for it; `Blocks` walks over the lengths of all blocks. Source: CARv1 specification.
+Most of a commit's blocks are nodes of the repository's tree; a decoder that decodes all of them, as libipld's
+`decode_car` does, takes 20 µs a frame. There are two ways to a record instead. `proven` searches for its CID
+and checks the hash, which costs the same however many blocks there are. `Blocks` scans the lengths of all
+sections.
 """
 
 from __future__ import annotations
@@ -14,31 +16,33 @@ from typing import Final
 
 from jetstream.atproto.cbor import Unreadable, decode
 
-CID_BYTES: Final = 36  # version 1, one-byte codec, sha-256: all that repositories use
-# The header that every relay writes: one root, version 1.
+CID_BYTES: Final = 36  # version 1, a codec of one byte, SHA-256: the only CIDs in repositories
+# The header that every relay writes, around the CID of its one root. Any other is decoded.
 _HEADER_HEAD: Final = bytes.fromhex("3aa265726f6f747381d82a58250001711220")
 _HEADER_TAIL: Final = bytes.fromhex("6776657273696f6e01")
 _HEADER_BYTES: Final = 59
 _HEADER_TAIL_AT: Final = _HEADER_BYTES - len(_HEADER_TAIL)
-_VARINT_BYTES_MAX: Final = 9
-# A record's CID: version 1, dag-cbor, sha-256 of 32 bytes.
+_VARINT_BYTES_MAX: Final = 9  # the multiformats specification's limit
+# What a record's CID begins with: version 1, dag-cbor, SHA-256, 32 bytes.
 RECORD_CID_HEAD: Final = b"\x01\x71\x12\x20"
-# Of one commit, at 0.25 µs each: a thousand ops in the largest repository need nine thousand tree nodes.
+# Blocks of one CAR, at 0.25 µs each. A thousand ops in the largest repository need nine thousand tree nodes.
 BLOCKS_MAX: Final = 10_000
-_HEADER_BYTES_MAX: Final = 1_024  # it is decoded; ten roots are half of it
-# In a longer CAR a search from the end could take milliseconds, for it may compare a whole CID at each place.
+_HEADER_BYTES_MAX: Final = 1_024  # a header is decoded; ten roots take half of it
+# Bytes of a CAR that is searched for a CID. A search may compare a whole CID at each place: in a longer one
+# that could take milliseconds.
 _SEARCHED_BYTES_MAX: Final = 16_384
 
 
 def proven(car: bytes, cid: bytes) -> bytes | None:
-    """Return the record that stands behind its CID and hashes to it; None where only a walk can tell.
+    """Return the record that follows its CID and hashes to it; None where only `Blocks` can tell.
 
-    Nothing else of the CAR is looked at, so this costs the same however many blocks there are. The length
-    before the CID is a guess until the hash has shown it to be right.
+    The bytes before the CID are taken for a length of one or two bytes. Only the hash shows that this is
+    right.
     """
     if len(cid) != CID_BYTES or len(car) > _SEARCHED_BYTES_MAX:
         return None
-    # The CID stands before its block, and in the tree's nodes, which come first as a rule.
+    # The CID stands before its record, and in the tree's nodes. Those usually come first, so search from the
+    # end.
     start = car.rfind(cid)
     if start < 2:
         return None
@@ -51,19 +55,20 @@ def proven(car: bytes, cid: bytes) -> bytes | None:
 class Blocks:
     """The blocks of one CAR, by their binary CID.
 
-    Raises Unreadable for a bad header, for a block that runs past the end, for more than `BLOCKS_MAX` blocks,
-    and for anything else that is not a CAR of version 1.
+    Raises Unreadable for a bad header, a block that runs past the end, more than `BLOCKS_MAX` blocks, and
+    anything else that is not a CAR of version 1.
     """
 
     __slots__ = ("_car", "_starts", "_stops")
 
     def __init__(self, car: bytes) -> None:
         self._car = car
+        # Where each section ends, by where its CID starts; and where each CID starts.
         self._stops = _stops(car)
         self._starts = {car[start : start + CID_BYTES]: start for start in self._stops}
 
     def get(self, cid: bytes) -> bytes | None:
-        """Return a block's bytes, unverified; None if it is not here. Only CIDs of 36 bytes are found."""
+        """Return a block's bytes, unchecked; None if there is none. Only CIDs of 36 bytes are found."""
         start = self._starts.get(cid)
         if start is None:
             return None
@@ -71,7 +76,7 @@ class Blocks:
 
 
 def _stops(car: bytes) -> dict[int, int]:
-    """Return where each block ends, by where its CID starts. What is too short for a CID is passed over."""
+    """Return where each section ends, by where its CID starts. A section too short for a CID is skipped."""
     stops = {}
     end = len(car)
     usual = car.startswith(_HEADER_HEAD) and car.startswith(_HEADER_TAIL, _HEADER_TAIL_AT)
@@ -100,6 +105,7 @@ def _stops(car: bytes) -> dict[int, int]:
 
 
 def _after_header(car: bytes) -> int:
+    """Return where the header ends. Raises Unreadable."""
     try:
         size, position = _uvarint(car, 0)
     except IndexError as error:
@@ -114,7 +120,7 @@ def _after_header(car: bytes) -> int:
 
 
 def _uvarint(data: bytes, position: int) -> tuple[int, int]:
-    """Return an unsigned varint and the position after it. Raises IndexError, Unreadable."""
+    """Return an unsigned varint and the position after it. Raises IndexError at the end, and Unreadable."""
     value = 0
     for shift in range(0, 7 * _VARINT_BYTES_MAX, 7):
         byte = data[position]

@@ -1,8 +1,11 @@
-"""DAG-CBOR as it is and as lax producers write it.
+"""Decode DAG-CBOR, as it should be and as lax producers write it.
 
-`libipld` reads what is canonical, in about a microsecond. What it refuses and real producers still send
-(unsorted keys, half floats) goes once to `cbor2`, which is kept strict in everything else. Frames that
-libipld refuses are read by `skim`.
+`libipld` decodes what is canonical, in about a microsecond. It refuses what some real producers send:
+unsorted keys, half floats. Such an object is decoded once more by `cbor2`, which is kept strict in everything
+else: by itself it would make dates, compile patterns and expand references. A frame that libipld refuses is
+read by `jetstream.upstream.lenient`.
+
+libipld returns CID links as plain `bytes`, like byte strings. `decode_lax` tells them apart.
 """
 
 from __future__ import annotations
@@ -14,26 +17,26 @@ from typing import Any, Final, NoReturn
 import cbor2
 from libipld import decode_dag_cbor, decode_dag_cbor_multi
 
-DEPTH_MAX: Final = 128
-LINK_TAG: Final = 42
+DEPTH_MAX: Final = 128  # levels of lists and maps in a record that is passed on
+LINK_TAG: Final = 42  # the only tag of DAG-CBOR
 
 
 class Unreadable(Exception):
-    """These bytes are not the DAG-CBOR that was expected."""
+    """These bytes are not what their format says: DAG-CBOR or a CAR."""
 
 
 class Link(bytes):
-    """The binary CID of a link; what tells it from a byte string after `decode_lax`."""
+    """The binary CID of a link, as `decode_lax` returns it."""
 
     __slots__ = ()
 
 
 def decode(raw: bytes) -> Any:
-    """Decode one object. CID links come as `bytes`, like byte strings. Raises Unreadable."""
+    """Decode one object. Links are `bytes`, like byte strings. Raises Unreadable."""
     try:
         return decode_dag_cbor(raw)
     except (ValueError, RecursionError):
-        return decode_lax(raw, 1)[0]
+        return decode_lax(raw)
 
 
 def decode_pair(raw: bytes) -> tuple[Any, Any]:
@@ -47,11 +50,11 @@ def decode_pair(raw: bytes) -> tuple[Any, Any]:
     return objects[0], objects[1]
 
 
-def decode_lax(raw: bytes, count: int) -> list[Any]:
-    """Decode `count` objects that need not be canonical; links come as `Link`.
+def decode_lax(raw: bytes) -> Any:
+    """Decode one object that need not be canonical. Links are `Link`, byte strings `bytes`.
 
-    Refused all the same, with Unreadable: anything after the last object, repeated keys, keys that are
-    neither text nor bytes, indefinite lengths, every tag but 42, bad UTF-8, and nesting deeper than
+    Raises Unreadable for what is no DAG-CBOR all the same: bytes after the object, repeated keys, keys that
+    are neither text nor bytes, indefinite lengths, every tag but 42, bad UTF-8, and nesting deeper than
     cbor2's 400.
     """
     stream = io.BytesIO(raw)
@@ -63,16 +66,16 @@ def decode_lax(raw: bytes, count: int) -> list[Any]:
         strict_hashable_types=True,
     )
     try:
-        objects = [decoder.decode() for _ in range(count)]
+        value = decoder.decode()
     except (cbor2.CBORDecodeError, ValueError, RecursionError, MemoryError, OverflowError) as error:
         raise Unreadable(str(error)) from error
     if stream.tell() != len(raw):
-        raise Unreadable(f"{len(raw) - stream.tell()} bytes after the last CBOR object")
-    return objects
+        raise Unreadable(f"{len(raw) - stream.tell()} bytes after the CBOR object")
+    return value
 
 
 def depth(value: object) -> int:
-    """Return how deep maps and lists nest: 0 for a scalar, 1 for a map of scalars. Never recurses."""
+    """Return how deep maps and lists nest: 0 for a scalar, 1 for a map of scalars. Does not recurse."""
     deepest = 0
     level = _containers([value])
     while level:
@@ -90,6 +93,7 @@ def _containers(values: Iterable[object]) -> list[dict[str, object] | list[objec
 
 
 def _link(value: object, _immutable: bool) -> Link:
+    # In DAG-CBOR a zero byte stands before the CID: the multibase prefix of binary.
     if not isinstance(value, bytes) or not value.startswith(b"\0"):
         raise ValueError("tag 42 on what is no binary CID")
     return Link(value[1:])
@@ -100,7 +104,7 @@ def _refuse(_value: object, _immutable: bool) -> NoReturn:
 
 
 class _OnlyLinks(dict[int, Callable[[Any, bool], Any]]):
-    """Every tag's decoder: cbor2's own would make dates, compile patterns and expand references."""
+    """cbor2's decoder for each tag: none has one but links."""
 
     def __missing__(self, tag: int) -> Callable[[Any, bool], Any]:
         return _refuse

@@ -1,8 +1,13 @@
-"""Upstream: from the frames of a relay or PDS to events.
+"""Upstream: from the bytes of a relay or PDS to events.
 
-Reading order: `cbor`, `walk` and `record` (DAG-CBOR, how much of it there is, and a record as JSON), `car`
-(the blocks of a commit), `skim` (a frame that cannot be decoded whole), `decode` (one frame to its events),
-`sequence` (which `seq` to take), `intake` (frames to events and a cursor, with the counts), all pure; then
-`history` (which events of the log are watched for), `inbox` (the messages of a connection) and `upstream`,
-the connection.
+    relay ──▶ connection, inbox ──frames──▶ envelope ──▶ seq_tracker ──▶ extract ──events──▶ ingest
+              one WebSocket                 fields       accept, drop,    records as JSON
+                                                         or ask the log
+
+`source` holds the connections of one upstream and runs the loop; `pipeline` drives the stages. Reading order:
+`source`, `pipeline`, `envelope` (with `lenient`, for frames that no decoder reads), `seq_tracker`, `history`
+(the events of the log that show that history is sent again), `extract` and `record`, then `connection` and
+`inbox`. `drops` names every reason to leave something out.
+
+Everything but `source`, `connection`, `inbox` and `history` is pure.
 """

@@ -1,30 +1,31 @@
-"""What the log keeps from before the numbers fell, as far as history that comes again begins with it.
+"""Recognises history that begins before what the log keeps, by the oldest events that it does keep.
 
-A relay that ignores cursors sends its history from the start. What the log no longer keeps of it, or never
-had, looks like a new sequence, and is taken as one (`sequence`). But history comes in order: one of the
-oldest kept events comes again before any other does. So their keys are read once, when the numbers have
-fallen, and each frame is compared with them, which costs little beside decoding it.
+A relay that ignores cursors sends its history from the start. The part that the log no longer keeps, or never
+had, looks like a new sequence and is accepted as one (`seq_tracker`). But history comes in order: one of the
+oldest events that are kept comes again before any other of them. So when the numbers have fallen, the keys of
+those events are read once, and each frame is compared with them. That costs little beside decoding it.
 
-There are three places where history may come upon what is kept:
+There are three places where history can run into what is kept:
 
-    floor       after what was trimmed
-    begun at    after what was never taken: where a sequence before a fall began, at the live end
-    known at    after records of deleted accounts, which the log has forgotten: where a frame was known last
+    the floor           after what was trimmed
+    where a sequence    after what was never received: the sequence before a fall began here, at the
+    began               live end
+    where a frame was   after records of deleted accounts, which the log has erased
+    last recognised
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Final, Protocol
+from typing import Protocol
 
+from jetstream.limits import UpstreamLimits
 from jetstream.model.event import Key
-from jetstream.upstream.intake import Intake
-
-FALLS_MAX: Final = 4  # that are remembered, while the server runs
+from jetstream.upstream.pipeline import Pipeline
 
 
-class Kept(Protocol):
-    """What is asked of the log. See `jetstream.eventlog.Log`."""
+class KeyLookup(Protocol):
+    """What upstream asks of the log: a part of `jetstream.eventlog.LogWriter`."""
 
     @property
     def floor(self) -> int:
@@ -35,46 +36,55 @@ class Kept(Protocol):
         """The newest position."""
 
     async def holds(self, keys: Collection[Key]) -> Mapping[Key, int]:
-        """Return those of the keys of which an event is kept, each with a position."""
+        """Return the keys of which an event is kept, each with a position."""
 
     async def keys_from(self, position: int, stop: int) -> set[Key]:
         """Return the keys of the oldest events in `[position, stop)`."""
 
 
 class History:
-    """Keeps `Intake.landmarks` up to date; some thousand keys each, while numbers are below a fall."""
+    """Keeps `Pipeline.history_keys` up to date.
 
-    def __init__(self, kept: Kept, intake: Intake) -> None:
-        self._kept = kept
-        self._intake = intake
-        self._begun_at: tuple[int, ...] = ()  # where in the log the sequences before the last falls began
-        self._stop = kept.tip + 1  # where the last of them ended: at the fall, or with the process before
-        self._tip = kept.tip  # the log's when it was looked at last
-        self._falls = intake.sequence.falls  # of the sequence, when these were noted
-        self._floor = -1  # the log's when the landmarks were read; -1: they must be read
+    There are some thousand keys for each place, and none while numbers are not below a fall.
+    """
 
-    async def look(self) -> None:
-        """Read the landmarks if the sequence has fallen, and again when the log's floor has risen.
+    def __init__(self, log: KeyLookup, pipeline: Pipeline, limits: UpstreamLimits = UpstreamLimits()) -> None:
+        self._log = log
+        self._pipeline = pipeline
+        self._falls_max = limits.falls_max
+        # Positions at which the sequences before the last falls began, oldest first; `falls_max` at most.
+        self._began_at: tuple[int, ...] = ()
+        # The position at which the last of them ended: at the fall, or with the process before this one.
+        self._stop = log.tip + 1
+        # The log's tip at the last `update`.
+        self._tip = log.tip
+        # The tracker's count of falls that `_began_at` and `_stop` are of.
+        self._falls = pipeline.tracker.falls
+        # The log's floor when the keys were read; -1: they must be read.
+        self._floor = -1
 
-        Call it when all that was taken is stored, and before more is.
+    async def update(self) -> None:
+        """Read the keys if the numbers have fallen, and again whenever the log's floor has risen.
+
+        Call it when all that was accepted is stored, and before more is.
         """
-        sequence = self._intake.sequence
-        if sequence.falls != self._falls:
-            self._falls = sequence.falls
-            # The frames that showed the fall are in the log already, above the tip of before.
-            self._begun_at, self._stop = (*self._begun_at, self._stop)[-FALLS_MAX:], self._tip + 1
+        tracker = self._pipeline.tracker
+        if tracker.falls != self._falls:
+            self._falls = tracker.falls
+            # The frames that showed the fall are in the log already, above the tip of the last call.
+            self._began_at, self._stop = (*self._began_at, self._stop)[-self._falls_max :], self._tip + 1
             self._floor = -1
-        self._tip = self._kept.tip
-        if not sequence.may_recur:
-            self._intake.landmarks = frozenset()
-        elif self._kept.floor >= self._stop:
-            sequence.forget_fall()
-        elif self._kept.floor != self._floor:
+        self._tip = self._log.tip
+        if not tracker.may_recur:
+            self._pipeline.history_keys = frozenset()
+        elif self._log.floor >= self._stop:
+            tracker.forget_fall()
+        elif self._log.floor != self._floor:
             await self._read()
 
     async def _read(self) -> None:
-        self._floor = self._kept.floor
-        landmarks: set[Key] = set()
-        for start in {max(self._floor, at) for at in (0, *self._begun_at, self._intake.known_at)}:
-            landmarks |= await self._kept.keys_from(start, self._stop)
-        self._intake.landmarks = landmarks
+        self._floor = self._log.floor
+        keys: set[Key] = set()
+        for start in {max(self._floor, at) for at in (0, *self._began_at, self._pipeline.known_at)}:
+            keys |= await self._log.keys_from(start, self._stop)
+        self._pipeline.history_keys = keys

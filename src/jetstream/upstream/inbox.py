@@ -1,6 +1,13 @@
-"""The messages of one connection to upstream: whole, bounded, and within budgets.
+"""The messages that one upstream connection receives: complete, bounded, and within budgets.
 
-`Inbox` collects what picows parses until it is taken; `Slices` bounds what picows is given at once.
+    socket ──read──▶ ReadThrottle ──slices──▶ picows ──WebSocket frames──▶ Inbox ──messages──▶ the reader
+
+picows parses all that it is given in one call, whatever its listener does meanwhile. So `ReadThrottle` stands
+between the socket and picows. It gives picows a slice at a time, and stops when a turn of the event loop is
+used up or the inbox is full. Then the socket is not read either, and TCP slows the sender down.
+
+A peer can send much that is no frame of a firehose, and costs more than its bytes: pings, empty messages,
+messages in tiny fragments, text. Each kind has a budget, a token bucket. A peer that exceeds one is cut off.
 """
 
 from __future__ import annotations
@@ -9,100 +16,94 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Final, cast
+from typing import cast
 
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
 
-from jetstream.scheduling import TURN_S
+from jetstream.limits import UpstreamLimits
 from jetstream.token_bucket import TokenBucket
-
-MESSAGE_BYTES_MAX: Final = 32 << 20  # well above the protocol's 5 MB, which is judged frame by frame
-BUFFER_BYTES_MAX: Final = 8 << 20  # undecoded frames, before the socket is left to the kernel
-FRAME_COST: Final = 200  # bytes that a frame costs beside its own: the objects around it
-# Of the socket at once. While frames are behind, a read wakes the sender and makes it send, in this process's
-# time on the same machine: reads of 64 KiB cost 5 % of the CPU of a catch-up.
-READ_BYTES_MAX: Final = 4 << 20
-# What is parsed without a pause: 64 KiB are at most 32,768 frames, ms in a flood.
-SLICE_BYTES_MAX: Final = 64 << 10
-
-# What a connection may send of what is no frame of a firehose. Control frames: relays ping twice a minute.
-CONTROL_PER_S: Final = 100.0
-# Tiny messages and parts of messages: the smallest frame of a firehose has 18 bytes, and servers that send
-# messages in parts do it by the kilobyte.
-TINY_BYTES: Final = 16
-TINY_PER_S: Final = 1_000.0
-# Text, which no firehose sends. A Jetstream that is taken for one sends some hundred messages a second.
-TEXT_PER_S: Final = 100.0
-BURST_S: Final = 2.0  # each of these may come at once for so many seconds
+from jetstream.urls import without_secrets
 
 
 class Inbox(WSListener):
-    """Collects the binary messages of one connection, whole, until they are taken.
+    """Collects the binary messages of one connection until they are read and dropped.
 
-    Calls `on_text` for each text message, and `on_flood` with what there was too much of before it cuts the
-    connection.
+    Calls `on_text` for each text message, and `on_flood` with the kind of what there was too much of, after
+    it has cut the connection. `clock` gives monotonic seconds.
     """
 
     def __init__(
         self,
         on_text: Callable[[], None],
         on_flood: Callable[[str], None],
+        limits: UpstreamLimits = UpstreamLimits(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._on_text = on_text
         self._on_flood = on_flood
-        self._clock = clock  # in monotonic seconds
-        self.too_big = False  # a message was over MESSAGE_BYTES_MAX
-        self.any_came = False  # a message of any kind
-        self.reason = ""  # of the close frame
-        self.read_at = 0.0  # monotonic seconds, of the oldest frame of those dropped last
-        self._frames: list[bytes] = []
-        self._read_at: list[float] = []  # of each frame
-        self._cost = 0  # of all frames, in bytes
-        self._parts: bytearray | None = None  # of a binary message that is not whole yet
-        self._more = asyncio.Event()
+        self._limits = limits
+        self._clock = clock
+        # Whether a message was over `message_bytes_max`. Set once, and the connection is cut.
+        self.too_big = False
+        # Whether a message of any kind has come.
+        self.any_came = False
+        # Code and reason of the close frame; empty until one comes.
+        self.reason = ""
+        # When the oldest of the messages dropped last was received, in monotonic seconds.
+        self.received_at = 0.0
+        # Complete messages that were not dropped yet, oldest first; when each was received; what all cost, in
+        # bytes.
+        self._messages: list[bytes] = []
+        self._times: list[float] = []
+        self._cost = 0
+        # What has come of a fragmented binary message; None between two of them.
+        self._parts: bytearray | None = None
+        # Set when a message comes, and when the connection is over.
+        self._changed = asyncio.Event()
         self._over = False
-        self._cut = False  # given up: what is still parsed is passed over
+        # Whether the connection was cut: what is still parsed is ignored.
+        self._cut = False
+        # Both are set by picows when the handshake is complete.
         self._transport: WSTransport | None = None
-        self._slices: Slices | None = None  # between the transport and its socket
-        self._full = False  # more than BUFFER_BYTES_MAX wait
-        self._budgets = {
-            kind: TokenBucket(per_s, per_s * BURST_S, clock())
-            for kind, per_s in (("control", CONTROL_PER_S), ("tiny", TINY_PER_S), ("text", TEXT_PER_S))
-        }
+        self._throttle: ReadThrottle | None = None
+        # Whether the messages cost more than `buffer_bytes_max`. Cleared when half of that is left.
+        self._full = False
+        rates = {"control": limits.control, "tiny": limits.tiny, "text": limits.text}
+        self._budgets = {kind: TokenBucket(*rate, clock()) for kind, rate in rates.items()}
 
     async def wait(self, count_max: int) -> list[bytes]:
-        """Wait for frames and return at most `count_max`, which stay; none when the connection is over."""
-        if not self._frames and not self._over:
-            self._more.clear()
-            await self._more.wait()
-        return self._frames[:count_max]
+        """Wait for messages; return the oldest `count_max`, which stay. Empty: the connection is over."""
+        if not self._messages and not self._over:
+            self._changed.clear()
+            await self._changed.wait()
+        return self._messages[:count_max]
 
     def drop(self, count: int) -> None:
-        """Let go of the oldest frames, which have been read."""
+        """Drop the oldest messages, which have been read."""
         if not count:
             return
-        self.read_at = self._read_at[0]
-        self._cost -= sum(map(len, self._frames[:count])) + count * FRAME_COST
-        del self._frames[:count], self._read_at[:count]
-        if self._full and self._cost < BUFFER_BYTES_MAX // 2:
-            self._hold(False)
+        self.received_at = self._times[0]
+        self._cost -= sum(map(len, self._messages[:count])) + count * self._limits.frame_overhead_bytes
+        del self._messages[:count], self._times[:count]
+        if self._full and self._cost < self._limits.buffer_bytes_max // 2:
+            self._pause(False)  # not at the limit itself: the socket would be paused for each message
 
     def on_ws_connected(self, transport: WSTransport) -> None:
-        """Come between the socket and picows."""
+        """Put the throttle between the socket and picows."""
         self._transport = transport
         socket = transport.underlying_transport
-        self._slices = Slices(cast(asyncio.BufferedProtocol, socket.get_protocol()), socket)
-        socket.set_protocol(self._slices)
+        parser = cast(asyncio.BufferedProtocol, socket.get_protocol())
+        self._throttle = ReadThrottle(parser, socket, self._limits)
+        socket.set_protocol(self._throttle)
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        """Take a frame of the WebSocket: a message, a part of one, or a control frame."""
+        """Handle a WebSocket frame: a message, a fragment of one, or a control frame."""
         if self._cut:
             return
         kind = frame.msg_type
         if kind == WSMsgType.BINARY and frame.fin:
             payload = frame.get_payload_as_bytes()
-            if len(payload) >= TINY_BYTES or self._may("tiny"):
+            if len(payload) >= self._limits.tiny_bytes or self._spend("tiny"):
                 self._append(payload)
         elif kind in (WSMsgType.BINARY, WSMsgType.CONTINUATION):
             self._assemble(transport, frame)
@@ -110,30 +111,40 @@ class Inbox(WSListener):
             self._parts = None
             self.any_came = True
             self._on_text()
-            self._may("text")
+            self._spend("text")
         elif kind == WSMsgType.CLOSE:
             self.reason = f"{frame.get_close_code()} {frame.get_close_reason() or ''}".strip()
             transport.send_close(WSCloseCode.OK)
             transport.disconnect()
-        elif self._may("control") and kind == WSMsgType.PING:
+        elif self._spend("control") and kind == WSMsgType.PING:
             transport.send_pong(frame.get_payload_as_bytes())
 
     def on_ws_disconnected(self, _transport: WSTransport) -> None:
-        """Let `wait` return nothing once all has been taken."""
+        """Let `wait` return nothing once all messages are dropped."""
         self._over = True
-        self._more.set()
+        self._changed.set()
+
+    async def ended(self) -> str | None:
+        """Wait for the end of the connection; return the error that caused it. None: it was closed."""
+        assert self._transport is not None
+        try:
+            await self._transport.wait_disconnected()
+        except Exception as error:  # noqa: BLE001 - picows raises whatever ended the connection
+            self.too_big = self.too_big or error.args[:1] == (WSCloseCode.MESSAGE_TOO_BIG,)
+            return without_secrets(str(error)) or type(error).__name__
+        return None
 
     def close(self) -> None:
-        """Cut the connection, if it is there, and take no more of it."""
-        self._cut_off()
+        """Cut the connection, if it is there, and ignore what is still parsed."""
+        self._stop_parsing()
         if self._transport is not None:
             self._transport.disconnect(graceful=False)
 
-    def _may(self, kind: str) -> bool:
-        """Tell whether one more of a kind is within its budget; else cut the connection."""
+    def _spend(self, kind: str) -> bool:
+        """Return whether one more of a kind is within its budget; cut the connection if it is not."""
         if self._budgets[kind].spend(self._clock()):
             return True
-        self._cut_off()
+        self._stop_parsing()
         assert self._transport is not None
         self._transport.send_close(WSCloseCode.POLICY_VIOLATION, b"flood")
         self._transport.disconnect(graceful=False)
@@ -141,17 +152,18 @@ class Inbox(WSListener):
         return False
 
     def _assemble(self, transport: WSTransport, frame: WSFrame) -> None:
+        """Add a fragment to a binary message; skip it if it belongs to a text message."""
         if frame.msg_type == WSMsgType.BINARY:
             self._parts = bytearray()
         payload = frame.get_payload_as_bytes()
-        if len(payload) < TINY_BYTES and not frame.fin and not self._may("tiny"):
+        if len(payload) < self._limits.tiny_bytes and not frame.fin and not self._spend("tiny"):
             return
         if self._parts is None:
             return  # the rest of a text message
         self._parts += payload
-        if len(self._parts) > MESSAGE_BYTES_MAX:
+        if len(self._parts) > self._limits.message_bytes_max:
             self.too_big = True
-            self._cut_off()
+            self._stop_parsing()
             transport.send_close(WSCloseCode.MESSAGE_TOO_BIG)
             transport.disconnect()
         elif frame.fin:
@@ -159,76 +171,90 @@ class Inbox(WSListener):
             self._parts = None
 
     def _append(self, payload: bytes) -> None:
-        self._frames.append(payload)
-        self._read_at.append(self._clock())
-        self._cost += len(payload) + FRAME_COST
+        self._messages.append(payload)
+        self._times.append(self._clock())
+        self._cost += len(payload) + self._limits.frame_overhead_bytes
         self.any_came = True
-        self._more.set()
-        if self._cost > BUFFER_BYTES_MAX and not self._full:
-            self._hold(True)
+        self._changed.set()
+        if self._cost > self._limits.buffer_bytes_max and not self._full:
+            self._pause(True)
 
-    def _hold(self, held: bool) -> None:
-        self._full = held
-        if self._slices is not None:
-            self._slices.hold(held)
+    def _pause(self, paused: bool) -> None:
+        """Stop reading because the inbox is full, or resume."""
+        self._full = paused
+        if self._throttle is not None:
+            self._throttle.pause(paused)
 
-    def _cut_off(self) -> None:
-        """Pass over all that comes, and may have come already."""
+    def _stop_parsing(self) -> None:
+        """Ignore all that is received from now on, and what is received and not parsed."""
         self._cut = True
-        if self._slices is not None:
-            self._slices.discard()
+        if self._throttle is not None:
+            self._throttle.discard()
 
 
-class Slices(asyncio.BufferedProtocol):
-    """Stands between the socket and picows, which parses all that it is given in one go.
+class ReadThrottle(asyncio.BufferedProtocol):
+    """The protocol of the socket: reads much at once, and gives it to picows in slices.
 
-    Reads much at once, and hands it on in slices: for `TURN_S` in a turn of the loop, and not while held. The
-    socket is read again once all is parsed, and its end is passed on then.
+    Slices are given for `turn_s` in a turn of the event loop, and not while paused. The socket is read again
+    once all is parsed. Its end is reported to picows after that, too.
     """
 
-    def __init__(self, parser: asyncio.BufferedProtocol, socket: asyncio.Transport) -> None:
+    def __init__(
+        self,
+        parser: asyncio.BufferedProtocol,
+        socket: asyncio.Transport,
+        limits: UpstreamLimits = UpstreamLimits(),
+    ) -> None:
         self._parser = parser
         self._socket = socket
-        self._read = memoryview(bytearray(READ_BYTES_MAX))
-        self._start = 0  # in `_read`, of what picows was not given yet
-        self._stop = 0  # in `_read`, of what came from the socket
-        self._until = 0.0  # monotonic, when this turn is over; 0 while nothing was parsed in it
-        self._held = False  # whether nothing may be parsed: see `hold`
-        self._paused = False  # whether the socket is not read
-        self._end: Callable[[], None] | None = None  # tells picows of the end; set while it waits
+        self._slice_bytes_max = limits.slice_bytes_max
+        self._turn_s = limits.turn_s
+        # What the last read brought, and the part of it that picows was not given yet.
+        self._buffer = memoryview(bytearray(limits.read_bytes_max))
+        self._start = 0
+        self._stop = 0
+        # When this turn is used up, in monotonic seconds. 0 while nothing was parsed in it.
+        self._until = 0.0
+        # Whether nothing may be parsed: see `pause`.
+        self._paused = False
+        # Whether the socket is not read. Follows from the rest; see `_pause_socket`.
+        self._socket_paused = False
+        # Reports the end of the connection to picows. Set while that waits for the rest to be parsed.
+        self._end: Callable[[], None] | None = None
         self.eof_received = parser.eof_received  # type: ignore[method-assign]
         self.pause_writing = parser.pause_writing  # type: ignore[method-assign]
         self.resume_writing = parser.resume_writing  # type: ignore[method-assign]
 
     def get_buffer(self, _sizehint: int) -> memoryview:
-        """Return where the next read goes: `READ_BYTES_MAX` at most."""
-        return self._read
+        """Return where the next read goes: `read_bytes_max` at most."""
+        return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Have picows parse what was read."""
+        """Give picows what was read."""
         self._start, self._stop = 0, nbytes
         self._parse()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell picows, once it has parsed what came before."""
+        """Report the end to picows, once it has parsed what came before."""
         self._end = partial(self._parser.connection_lost, exc)
         if self._start == self._stop:
             self._finish()
 
-    def hold(self, held: bool) -> None:
-        """Stop parsing after this slice, or go on in the next turn."""
-        self._held = held
-        if not held:
+    def pause(self, paused: bool) -> None:
+        """Stop parsing after this slice, or resume in the next turn."""
+        self._paused = paused
+        if not paused:
             self._begin_turn()
 
     def discard(self) -> None:
-        """Drop what was read and not parsed: nobody waits for it any more."""
+        """Drop what was read and not parsed: the connection is given up."""
         self._start = self._stop
-        self.hold(False)
+        self.pause(False)
 
     def _begin_turn(self) -> None:
+        """Give this turn of the event loop `turn_s`, and go on in the next one."""
         if not self._until:
-            self._until = time.monotonic() + TURN_S
+            self._until = time.monotonic() + self._turn_s
             asyncio.get_running_loop().call_soon(self._next_turn)
 
     def _next_turn(self) -> None:
@@ -238,24 +264,25 @@ class Slices(asyncio.BufferedProtocol):
         elif self._end is not None:
             self._finish()
         else:
-            self._pause(self._held)
+            self._pause_socket(self._paused)
 
     def _parse(self) -> None:
-        if not self._held:
+        """Give picows slices until all is parsed, the turn is used up, or the inbox is full."""
+        if not self._paused:
             self._begin_turn()
         is_over = False
-        while self._start < self._stop and not self._held and not is_over:
+        while self._start < self._stop and not self._paused and not is_over:
             free = memoryview(self._parser.get_buffer(-1))
-            start, size = self._start, min(SLICE_BYTES_MAX, len(free), self._stop - self._start)
-            free[:size] = self._read[start : start + size]
+            start, size = self._start, min(self._slice_bytes_max, len(free), self._stop - self._start)
+            free[:size] = self._buffer[start : start + size]
             self._start += size
             self._parser.buffer_updated(size)
             is_over = time.monotonic() > self._until
-        self._pause(is_over or self._held)
+        self._pause_socket(is_over or self._paused)
 
-    def _pause(self, paused: bool) -> None:
-        if self._paused != paused and not self._socket.is_closing():
-            self._paused = paused
+    def _pause_socket(self, paused: bool) -> None:
+        if self._socket_paused != paused and not self._socket.is_closing():
+            self._socket_paused = paused
             (self._socket.pause_reading if paused else self._socket.resume_reading)()
 
     def _finish(self) -> None:

@@ -1,8 +1,11 @@
-"""What a frame says, as far as it can be read: for frames that cannot be decoded whole, or must not be.
+"""Read the known fields of a frame that a decoder refuses, or that is too large to decode.
 
-A decoder refuses a frame for one bad byte anywhere in it, and makes objects of all that is in it. This
-reads the fields that we know and passes over the others, so that one bad field or op costs only itself,
-and the `seq` of a frame is found whatever the rest of it is.
+A decoder refuses a frame for one bad byte anywhere in it, and makes objects of all that is in it. This reader
+takes only the fields that the envelope needs and skips the others. So one bad field or op costs only itself,
+and the `seq` of a frame is found whatever else it holds.
+
+The work is bounded twice. From the front, at most `items_max` items are read. If the `seq` is not among them,
+it is searched for from the end, in what can be the last fields of a body.
 """
 
 from __future__ import annotations
@@ -10,11 +13,11 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from jetstream.atproto.cbor import LINK_TAG, Unreadable
-from jetstream.upstream.walk import BYTES, LIST, MAP, NEGATIVE, SIMPLE, TAG, TEXT, UNSIGNED, Reader
+from jetstream.atproto.cbor_scan import BYTES, LIST, MAP, NEGATIVE, SIMPLE, TAG, TEXT, UNSIGNED, Scanner
 
-# Heads that are read from the front of a frame that is too large to be decoded: its fields are dozens.
+# Items that are read from the front of a frame that is too large to decode. Its own fields are a few dozen.
 ITEMS_MAX: Final = 2_000
-# What stands behind the `seq` of such a frame: ten short fields, and blocks of two megabytes.
+# What may follow the `seq` of such a frame: ten short fields, and two megabytes of blocks.
 _TAIL_BYTES_MAX: Final = 2_100_000
 _TAIL_ITEMS_MAX: Final = 200
 _TAIL_TRIES_MAX: Final = 16  # places that may be the `seq`; records may hold the same bytes
@@ -22,121 +25,129 @@ _SEQ_KEY: Final = b"\x63seq"
 
 _HEADER_KEYS: Final = frozenset({b"op", b"t"})
 _BODY_KEYS: Final = frozenset(
-    b"seq repo did rev ops blocks time tooBig handle active status name message error".split()
+    b"seq repo did rev since prevData commit ops blocks time tooBig".split()
+    + b"handle active status name message error".split()
 )
 _OP_KEYS: Final = frozenset({b"action", b"path", b"cid"})
 _SIMPLE: Final = {0xF4: False, 0xF5: True, 0xF6: None}
 
 
-DAMAGED: Final = object()  # a value that is there and cannot be read: bad UTF-8, a kind that no field has
+# A value that is there and cannot be read: text that is not UTF-8, or a type that no known field has.
+DAMAGED: Final = object()
 
 
-class Skimmed(NamedTuple):
-    """The known fields of a frame's two maps; `whole` if these are two maps and nothing after them."""
+class LenientFields(NamedTuple):
+    """The known fields of a frame's two maps, as far as they could be read.
+
+    `complete` if the frame is two maps and nothing more, each read to its end.
+    """
 
     header: dict[str, Any]
     body: dict[str, Any]
-    whole: bool
+    complete: bool
 
 
-def skim(frame: bytes, items_max: int = ITEMS_MAX) -> Skimmed:
-    """Return the fields that are known, and pass over the others. Never raises.
+def read_lenient(frame: bytes, items_max: int = ITEMS_MAX) -> LenientFields:
+    """Return the known fields of a frame. Never raises.
 
     Of a repeated key the first counts. What cannot be read is `DAMAGED`. Reading stops after `items_max`
-    items and where the bytes make no sense; a `seq` that lies behind that is looked for from the end.
+    items and where the bytes make no sense. A `seq` that lies behind that point is searched for from the end.
     """
-    reader = Reader(frame, items_max)
+    scanner = Scanner(frame, items_max)
     header: dict[str, Any] = {}
     body: dict[str, Any] = {}
     try:
-        _fill(header, reader, _HEADER_KEYS)
-        _fill(body, reader, _BODY_KEYS)
-        whole = reader.position == len(frame)
+        _read_map(header, scanner, _HEADER_KEYS)
+        _read_map(body, scanner, _BODY_KEYS)
+        complete = scanner.position == len(frame)
     except Unreadable:
-        whole = False
-    if not whole and "seq" not in body:
-        body |= _tail(frame)
-    return Skimmed(header, body, whole)
+        complete = False
+    if not complete and "seq" not in body:
+        body |= _fields_at_end(frame)
+    return LenientFields(header, body, complete)
 
 
-def _fill(fields: dict[str, Any], reader: Reader, keys: frozenset[bytes]) -> None:
+def _read_map(fields: dict[str, Any], scanner: Scanner, keys: frozenset[bytes]) -> None:
     """Read a map into `fields`, as far as it goes."""
-    kind, size = reader.head()
+    kind, size = scanner.head()
     if kind != MAP:
         raise Unreadable("not a map")
     for _ in range(size):
-        _entry(fields, reader, keys)
+        _read_entry(fields, scanner, keys)
 
 
-def _entry(fields: dict[str, Any], reader: Reader, keys: frozenset[bytes]) -> bool:
-    """Read one entry of a map; tell whether it repeats a known key, and is left out for that."""
-    kind, size = reader.head()
+def _read_entry(fields: dict[str, Any], scanner: Scanner, keys: frozenset[bytes]) -> bool:
+    """Read one entry of a map; return whether it repeats a known key, and is left out for that."""
+    kind, size = scanner.head()
     if kind != TEXT:
-        reader.skip_rest(kind, size)
-        reader.skip()
+        scanner.skip_rest(kind, size)
+        scanner.skip()
         return False
-    key = reader.take(size)
+    key = scanner.take(size)
     if key not in keys or (name := key.decode()) in fields:
-        reader.skip()
+        scanner.skip()
         return key in keys
-    fields[name] = _ops(reader) if name == "ops" else _value(reader)
+    fields[name] = _ops(scanner) if name == "ops" else _value(scanner)
     return False
 
 
-def _value(reader: Reader) -> Any:
-    """Read a scalar or a link; anything else is passed over."""
-    first = reader.position
-    kind, number = reader.head()
+def _value(scanner: Scanner) -> Any:
+    """Read a scalar or a link; skip anything else."""
+    first = scanner.position
+    kind, number = scanner.head()
     if kind == UNSIGNED or kind == NEGATIVE:
         return -1 - number if kind else number
     if kind == BYTES:
-        return reader.take(number)
+        return scanner.take(number)
     if kind == TEXT:
-        return _text(reader.take(number))
+        return _text(scanner.take(number))
     if kind == SIMPLE:
-        return _SIMPLE.get(reader.raw[first], DAMAGED)
+        return _SIMPLE.get(scanner.raw[first], DAMAGED)
     if kind == TAG and number == LINK_TAG:
-        return _link(reader)
-    reader.skip_rest(kind, number)
+        return _link(scanner)
+    scanner.skip_rest(kind, number)
     return DAMAGED
 
 
 def _text(raw: bytes) -> Any:
+    """Decode UTF-8."""
     try:
         return raw.decode()
     except UnicodeDecodeError:
         return DAMAGED
 
 
-def _link(reader: Reader) -> Any:
-    cid = _value(reader)
+def _link(scanner: Scanner) -> Any:
+    """Read what tag 42 stands before: a zero byte, and the CID."""
+    cid = _value(scanner)
     return cid[1:] if type(cid) is bytes and cid.startswith(b"\0") else DAMAGED
 
 
-def _ops(reader: Reader) -> Any:
-    kind, size = reader.head()
+def _ops(scanner: Scanner) -> Any:
+    """Read a list of ops, each by itself: a bad one costs no other."""
+    kind, size = scanner.head()
     if kind != LIST:
-        reader.skip_rest(kind, size)
+        scanner.skip_rest(kind, size)
         return DAMAGED
-    return [_op(reader) for _ in range(size)]
+    return [_op(scanner) for _ in range(size)]
 
 
-def _op(reader: Reader) -> Any:
-    """Read an op. One that repeats a field, or has one that cannot be read, is damaged."""
-    kind, size = reader.head()
+def _op(scanner: Scanner) -> Any:
+    """Read an op. One that repeats a field, or has one that cannot be read, is `DAMAGED`."""
+    kind, size = scanner.head()
     if kind != MAP:
-        reader.skip_rest(kind, size)
+        scanner.skip_rest(kind, size)
         return None
     op: dict[str, Any] = {}
-    repeats = sum([_entry(op, reader, _OP_KEYS) for _ in range(size)])
+    repeats = sum([_read_entry(op, scanner, _OP_KEYS) for _ in range(size)])
     return DAMAGED if repeats or DAMAGED in op.values() else op
 
 
-def _tail(frame: bytes) -> dict[str, Any]:
+def _fields_at_end(frame: bytes) -> dict[str, Any]:
     """Return the fields from `seq` on, if entries of a map stand there up to the end of the frame.
 
-    Of several places that might be it the first counts: what follows it, in the blocks, is an account's to
-    write.
+    Of several places that may be it, the first counts, because an account can write what follows it, in the
+    blocks.
     """
     fields: dict[str, Any] = {}
     start = max(0, len(frame) - _TAIL_BYTES_MAX)
@@ -151,14 +162,14 @@ def _tail(frame: bytes) -> dict[str, Any]:
 
 
 def _entries_to_end(frame: bytes, place: int) -> dict[str, Any]:
-    """Return what the entries at a place say; nothing if it is no place of entries."""
-    reader = Reader(frame, _TAIL_ITEMS_MAX, place)
+    """Return the entries from a place to the end; nothing if anything else stands there."""
+    scanner = Scanner(frame, _TAIL_ITEMS_MAX, place)
     fields: dict[str, Any] = {}
     try:
-        while reader.position < len(frame):
-            if frame[reader.position] >> 5 != TEXT:
+        while scanner.position < len(frame):
+            if frame[scanner.position] >> 5 != TEXT:
                 return {}
-            _entry(fields, reader, _BODY_KEYS)
+            _read_entry(fields, scanner, _BODY_KEYS)
     except Unreadable:
         return {}
     return fields

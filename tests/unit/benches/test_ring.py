@@ -6,23 +6,31 @@ import pytest
 from benches.frames import simulated
 from benches.ring import FIRST_SEQ, Ring, accounts
 from tests.builders import dag_cbor
+from tests.decoding import Message, decode
 
 from jetstream.atproto.tid import tid_us
 from jetstream.bench import stream
 from jetstream.simulator.records import datetime_of
 from jetstream.simulator.world import Population
-from jetstream.upstream.decode import Message, decode
+from jetstream.upstream.envelope import read_envelope
+from jetstream.upstream.extract import extract
 
 FRAMES = [frame for frame in islice(simulated(Population(), 500), 205) if b"factive\xf4" not in frame][:200]
 NOW_US = 1_790_000_000_123_456
 
 
-def sent(ring: Ring, first: int, stop: int, now_us: int = NOW_US) -> tuple[list[Message], int]:
-    """Write frames, and read them as a server does: with the CIDs of their records checked."""
+def written(ring: Ring, first: int, stop: int, now_us: int = NOW_US) -> tuple[list[bytes], int]:
+    """Write frames; return them, and how many events are in them."""
     spans, events = ring.write(first, stop, now_us)
     frames, used = stream.frames(data := b"".join(ring.data[start:end] for start, end in spans))
     assert used == len(data)
-    return [decode(frame.payload) for frame in frames], events
+    return [frame.payload for frame in frames], events
+
+
+def sent(ring: Ring, first: int, stop: int, now_us: int = NOW_US) -> tuple[list[Message], int]:
+    """Write frames, and read them as a server does: with the CIDs of their records checked."""
+    frames, events = written(ring, first, stop, now_us)
+    return [decode(frame) for frame in frames], events
 
 
 def test_frames_are_numbered_on_and_on_and_nothing_of_them_is_dropped() -> None:
@@ -35,10 +43,10 @@ def test_frames_are_numbered_on_and_on_and_nothing_of_them_is_dropped() -> None:
 
 
 def test_frames_say_who_and_when() -> None:
-    messages, _ = sent(Ring(FRAMES, repos=7), 0, 200)
-    commits = [message for message in messages if message.type == "commit"]
-    assert {message.time for message in commits} == {datetime_of(NOW_US)}
-    events = [event for message in commits for event in message.events]
+    frames, _ = written(Ring(FRAMES, repos=7), 0, 200)
+    commits = [envelope for envelope in map(read_envelope, frames) if envelope.type == "commit"]
+    assert {envelope.fields["time"] for envelope in commits} == {datetime_of(NOW_US)}
+    events = [event for envelope in commits for event in extract(envelope)[0]]
     assert len(events) > 150
     assert {tid_us(event.rev.decode()) for event in events} == {NOW_US}
     own = [event.did.decode() for event in events if event.did.startswith(b"did:plc:")]

@@ -10,16 +10,18 @@ from unittest.mock import Mock, call
 import pytest
 from picows import WSCloseCode, WSFrame, WSMsgType, WSTransport
 
-from jetstream.upstream import inbox as module
-from jetstream.upstream.inbox import BURST_S, CONTROL_PER_S, FRAME_COST, TINY_PER_S, Inbox, Slices
+from jetstream.limits import UpstreamLimits
+from jetstream.token_bucket import Rate
+from jetstream.upstream.inbox import Inbox, ReadThrottle
 
 PARTS = WSMsgType.CONTINUATION
+LIMITS = UpstreamLimits()
 
 
 class Socket:
     """A connection that is told what to do, and an inbox that takes what comes."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: UpstreamLimits = LIMITS) -> None:
         self.texts = 0
         self.floods: list[str] = []
         self.transport = Mock(spec=WSTransport)
@@ -27,7 +29,7 @@ class Socket:
         self.under.is_closing.return_value = False
         self.transport.underlying_transport = self.under
         self.now = 1_000.0
-        self.inbox = Inbox(self._text, self.floods.append, lambda: self.now)
+        self.inbox = Inbox(self._text, self.floods.append, limits, lambda: self.now)
         self.inbox.on_ws_connected(cast(WSTransport, self.transport))
 
     def _text(self) -> None:
@@ -51,6 +53,11 @@ class Socket:
 
     async def frames(self, count: int = 100) -> list[bytes]:
         return await self.inbox.wait(count)
+
+    async def waiting(self) -> list[bytes]:
+        """Return all that waits, without waiting for more."""
+        self.inbox.on_ws_disconnected(cast(WSTransport, self.transport))
+        return await self.inbox.wait(1_000)
 
 
 @pytest.fixture
@@ -100,10 +107,8 @@ async def test_what_came_is_taken_before_the_end_is_told(socket: Socket) -> None
     assert await socket.frames() == []
 
 
-async def test_parts_that_are_too_big_together_end_the_connection(
-    socket: Socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "MESSAGE_BYTES_MAX", 100)
+async def test_parts_that_are_too_big_together_end_the_connection() -> None:
+    socket = Socket(UpstreamLimits(message_bytes_max=100))
     socket.send_parts([b"a" * 50] * 2)
     assert not socket.inbox.too_big
     socket.send_parts([b"b" * 50] * 3)
@@ -116,22 +121,22 @@ async def test_parts_that_are_too_big_together_end_the_connection(
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "payload", "fin", "budget"),
+    ("name", "kind", "payload", "fin", "rate"),
     [
-        ("control", WSMsgType.PING, b"", True, CONTROL_PER_S),
-        ("control", WSMsgType.PONG, b"", True, CONTROL_PER_S),
-        ("tiny", WSMsgType.BINARY, b"", True, TINY_PER_S),
-        ("tiny", WSMsgType.CONTINUATION, b"x", False, TINY_PER_S),
-        ("text", WSMsgType.TEXT, b"{}", True, module.TEXT_PER_S),
+        ("control", WSMsgType.PING, b"", True, LIMITS.control),
+        ("control", WSMsgType.PONG, b"", True, LIMITS.control),
+        ("tiny", WSMsgType.BINARY, b"", True, LIMITS.tiny),
+        ("tiny", WSMsgType.CONTINUATION, b"x", False, LIMITS.tiny),
+        ("text", WSMsgType.TEXT, b"{}", True, LIMITS.text),
     ],
 )
 async def test_too_much_of_what_is_no_firehose_ends_the_connection(
-    name: str, kind: WSMsgType, payload: bytes, fin: bool, budget: float, socket: Socket
+    name: str, kind: WSMsgType, payload: bytes, fin: bool, rate: Rate, socket: Socket
 ) -> None:
-    for _ in range(int(budget * BURST_S)):
+    for _ in range(rate.burst):
         socket.send(payload, kind, fin=fin)
     socket.now += 1.0  # earns a second's worth
-    for _ in range(int(budget)):
+    for _ in range(int(rate.per_s)):
         socket.send(payload, kind, fin=fin)
     assert socket.floods == []
     socket.send(payload, kind, fin=fin)
@@ -140,46 +145,44 @@ async def test_too_much_of_what_is_no_firehose_ends_the_connection(
 
 
 async def test_large_messages_and_parts_have_no_budget(socket: Socket) -> None:
-    for _ in range(int(TINY_PER_S * BURST_S) * 2):
-        socket.send(b"x" * module.TINY_BYTES)
-    socket.send_parts([b"x" * module.TINY_BYTES] * int(TINY_PER_S * BURST_S) * 2)
+    for _ in range(LIMITS.tiny.burst * 2):
+        socket.send(b"x" * LIMITS.tiny_bytes)
+    socket.send_parts([b"x" * LIMITS.tiny_bytes] * LIMITS.tiny.burst * 2)
     assert socket.floods == []
 
 
 # Pauses
 
 
-async def test_every_message_counts_for_what_it_costs(
-    socket: Socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "BUFFER_BYTES_MAX", 100 * FRAME_COST)
-    slices = Mock(spec=Slices)
-    monkeypatch.setattr(socket.inbox, "_slices", slices)
+async def test_every_message_counts_for_what_it_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    socket = Socket(UpstreamLimits(buffer_bytes_max=1_000, frame_overhead_bytes=10))
+    throttle = Mock(spec=ReadThrottle)
+    monkeypatch.setattr(socket.inbox, "_throttle", throttle)
     for _ in range(100):
         socket.send(b"")
-    assert slices.hold.call_args_list == []
+    assert throttle.pause.call_args_list == []
     socket.send(b"").send(b"")
-    assert slices.hold.call_args_list == [call(True)]
-    while frames := socket.inbox._frames:
-        assert (call(False) in slices.hold.call_args_list) == (len(frames) < 50)
+    assert throttle.pause.call_args_list == [call(True)]
+    while messages := await socket.waiting():
+        assert (call(False) in throttle.pause.call_args_list) == (len(messages) < 50)
         socket.inbox.drop(1)
-    assert slices.hold.call_args_list == [call(True), call(False)]
+    assert throttle.pause.call_args_list == [call(True), call(False)]
     assert socket.inbox._cost == 0
 
 
 async def test_what_was_read_of_a_connection_that_is_closed_is_dropped(
     socket: Socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slices = Mock(spec=Slices)
-    monkeypatch.setattr(socket.inbox, "_slices", slices)
+    throttle = Mock(spec=ReadThrottle)
+    monkeypatch.setattr(socket.inbox, "_throttle", throttle)
     socket.inbox.close()
-    slices.discard.assert_called_once_with()
+    throttle.discard.assert_called_once_with()
     socket.transport.disconnect.assert_called_once_with(graceful=False)
     socket.send(b"x" * 100)
-    assert socket.inbox._frames == []
+    assert await socket.waiting() == []
 
 
-# Slices
+# Reading in slices
 
 
 class Parser(asyncio.BufferedProtocol):
@@ -201,22 +204,21 @@ class Parser(asyncio.BufferedProtocol):
 
 
 class Reading:
-    """A socket that is read through `Slices` of four bytes."""
+    """A socket that is read in slices of four bytes; a turn is used up after each of them, or never."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, over: bool = False, room: int = 1 << 20) -> None:
-        monkeypatch.setattr(module, "SLICE_BYTES_MAX", 4)
-        monkeypatch.setattr(module, "TURN_S", -1.0 if over else 60.0)  # over after each slice, or never
+    def __init__(self, *, over: bool = False, room: int = 1 << 20) -> None:
+        limits = UpstreamLimits(slice_bytes_max=4, read_bytes_max=1_000, turn_s=-1.0 if over else 60.0)
         self.parser = Parser(room)
         self.given = self.parser.given
         self.socket = Mock(spec=asyncio.Transport)
         self.socket.is_closing.return_value = False
-        self.slices = Slices(self.parser, self.socket)
+        self.throttle = ReadThrottle(self.parser, self.socket, limits)
 
     def read(self, raw: bytes) -> None:
-        buffer = self.slices.get_buffer(1 << 16)
-        assert len(buffer) == module.READ_BYTES_MAX
+        buffer = self.throttle.get_buffer(1 << 16)
+        assert len(buffer) == 1_000
         buffer[: len(raw)] = raw
-        self.slices.buffer_updated(len(raw))
+        self.throttle.buffer_updated(len(raw))
 
     @property
     def pauses(self) -> list[str]:
@@ -224,22 +226,22 @@ class Reading:
         return [each[0] for each in self.socket.method_calls if each[0] != "is_closing"]
 
 
-async def test_what_is_read_is_parsed_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    reading = Reading(monkeypatch)
+async def test_what_is_read_is_parsed_in_slices() -> None:
+    reading = Reading()
     reading.read(b"abcdefghij")
     reading.read(b"k")
     await asyncio.sleep(0)
     assert (reading.given, reading.pauses) == ([b"abcd", b"efgh", b"ij", b"k"], [])
 
 
-async def test_a_slice_fits_what_the_parser_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    reading = Reading(monkeypatch, room=3)
+async def test_a_slice_fits_what_the_parser_has_room_for() -> None:
+    reading = Reading(room=3)
     reading.read(b"abcdefgh")
     assert reading.given == [b"abc", b"def", b"gh"]
 
 
-async def test_the_socket_is_not_read_until_what_was_read_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    reading = Reading(monkeypatch, over=True)
+async def test_the_socket_is_not_read_until_what_was_read_is_parsed() -> None:
+    reading = Reading(over=True)
     reading.read(b"abcdefghij")
     assert (reading.given, reading.pauses) == ([b"abcd"], ["pause_reading"])
     await asyncio.sleep(0)
@@ -250,14 +252,14 @@ async def test_the_socket_is_not_read_until_what_was_read_is_parsed(monkeypatch:
 
 
 @pytest.mark.parametrize("over", [False, True])
-async def test_nothing_is_parsed_while_held(over: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    reading = Reading(monkeypatch, over=over)
-    reading.slices.hold(True)
+async def test_nothing_is_parsed_while_held(over: bool) -> None:
+    reading = Reading(over=over)
+    reading.throttle.pause(True)
     reading.read(b"abcdefghij")
     for _ in range(5):
         await asyncio.sleep(0)
     assert (reading.given, reading.pauses) == ([], ["pause_reading"])
-    reading.slices.hold(False)
+    reading.throttle.pause(False)
     assert reading.given == []  # not in the turn of who takes the frames
     for _ in range(5):
         await asyncio.sleep(0)
@@ -265,23 +267,23 @@ async def test_nothing_is_parsed_while_held(over: bool, monkeypatch: pytest.Monk
 
 
 async def test_a_socket_that_is_held_with_all_parsed_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    reading = Reading(monkeypatch)
+    reading = Reading()
     monkeypatch.setattr(
-        reading.parser, "buffer_updated", lambda _nbytes: reading.slices.hold(True)
+        reading.parser, "buffer_updated", lambda _nbytes: reading.throttle.pause(True)
     )  # the first slice fills the inbox
     reading.read(b"abcd")
     await asyncio.sleep(0)
     assert reading.pauses == ["pause_reading"]
-    reading.slices.hold(False)
+    reading.throttle.pause(False)
     await asyncio.sleep(0)
     assert reading.pauses == ["pause_reading", "resume_reading"]
 
 
-async def test_the_end_of_the_connection_comes_after_what_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    reading = Reading(monkeypatch, over=True)
+async def test_the_end_of_the_connection_comes_after_what_was_read() -> None:
+    reading = Reading(over=True)
     reading.read(b"abcdefgh")
     reading.socket.is_closing.return_value = True
-    reading.slices.connection_lost(OSError("reset"))
+    reading.throttle.connection_lost(OSError("reset"))
     assert reading.given == [b"abcd"]
     for _ in range(5):
         await asyncio.sleep(0)
@@ -289,26 +291,24 @@ async def test_the_end_of_the_connection_comes_after_what_was_read(monkeypatch: 
     assert reading.pauses == ["pause_reading"]
 
 
-async def test_the_end_is_told_at_once_and_once_when_all_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    reading = Reading(monkeypatch)
+async def test_the_end_is_told_at_once_and_once_when_all_is_parsed() -> None:
+    reading = Reading()
     reading.read(b"abcd")
-    reading.slices.connection_lost(None)
+    reading.throttle.connection_lost(None)
     assert reading.given == [b"abcd", "lost: None"]
     for _ in range(5):
         await asyncio.sleep(0)
     assert reading.given == [b"abcd", "lost: None"]
 
 
-async def test_the_end_of_a_held_connection_waits_or_comes_when_the_rest_is_dropped(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    reading = Reading(monkeypatch)
-    reading.slices.hold(True)
+async def test_the_end_of_a_held_connection_waits_or_comes_when_the_rest_is_dropped() -> None:
+    reading = Reading()
+    reading.throttle.pause(True)
     reading.read(b"abcd")
-    reading.slices.connection_lost(None)
+    reading.throttle.connection_lost(None)
     for _ in range(5):
         await asyncio.sleep(0)
     assert reading.given == []
-    reading.slices.discard()
+    reading.throttle.discard()
     await asyncio.sleep(0)
     assert reading.given == ["lost: None"]

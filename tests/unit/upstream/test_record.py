@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from tests.builders import Cid, Raw, cbor_map, cid_of, dag_cbor, head, nested
 from tests.fixtures import json_of
 
+from jetstream.atproto.cbor_scan import item_heads
+from jetstream.limits import UpstreamLimits
+from jetstream.upstream.drops import Dropped
 from jetstream.upstream.record import (
-    COMMIT_ITEMS_MAX,
     JSON_BYTES_MAX,
     RECORD_BYTES_MAX,
-    RECORD_ITEMS_MAX,
-    UNMEASURED_BYTES_MAX,
     Budget,
-    Refused,
     to_json,
 )
-from jetstream.upstream.walk import heads
+
+LIMITS = UpstreamLimits()
 
 LINK = cid_of(b"what is linked to")
 LINK_JSON = {"$link": "bafyreic7dmhzkofxak6wq4tvtfgigfapswbn55d2ckkuzyya6i3v57ixoe"}
@@ -67,7 +67,7 @@ def json_of_record(value: object) -> Any:
 
 
 def reason(raw: bytes) -> str:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(Dropped) as refused:
         to_json(raw)
     return refused.value.reason
 
@@ -474,7 +474,7 @@ def test_the_spelling_does_not_matter(record: dict[str, object], data: st.DataOb
 def test_noise_is_refused_or_read_but_never_raises(raw: bytes) -> None:
     try:
         text = to_json(raw)
-    except Refused:
+    except Dropped:
         return
     assert isinstance(json.loads(text), dict)
 
@@ -530,13 +530,13 @@ def test_no_record_costs_more_than_five_milliseconds(unit: str, unsorted: bool) 
     """The costliest that pass, on either way, and what just does not; with a margin of ten."""
     raw = UNITS[unit]
     for items in (1_900, 2_100, 7_900, 8_100):
-        record = listed([raw] * (items // len(heads(raw, 1_000))), unsorted)
+        record = listed([raw] * (items // len(item_heads(raw, 1_000))), unsorted)
         assert min(cpu_s(record) for _ in range(3)) < 0.050
 
 
 def cpu_s(raw: bytes) -> float:
     before = time.thread_time()
-    with suppress(Refused):
+    with suppress(Dropped):
         to_json(raw)
     return time.thread_time() - before
 
@@ -564,10 +564,10 @@ def test_the_most_items(unit: bytes, unsorted: bool, items_max: int) -> None:
 
 def test_short_records_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nearly all records are: what is measured costs nothing for them."""
-    monkeypatch.setattr("jetstream.upstream.record.heads", None)
-    record = {"text": "x" * (UNMEASURED_BYTES_MAX - 9)}
+    monkeypatch.setattr("jetstream.upstream.record.item_heads", None)
+    record = {"text": "x" * (LIMITS.unmeasured_record_bytes_max - 9)}
 
-    assert len(dag_cbor(record)) == UNMEASURED_BYTES_MAX
+    assert len(dag_cbor(record)) == LIMITS.unmeasured_record_bytes_max
     assert json.loads(to_json(dag_cbor(record))) == record
 
 
@@ -662,32 +662,32 @@ def test_text_that_json_escapes_slowly_counts_as_items(count: int) -> None:
 
 
 def test_a_budget_is_spent_by_what_is_passed_on_and_by_what_is_not() -> None:
-    budget = Budget()
+    budget = Budget(LIMITS)
     good, bad = listed([b"\x80"] * 7_000), listed([b"\x80"] * 9_000)
     to_json(good, budget)
     left = budget.left
-    with pytest.raises(Refused, match="record_items"):
+    with pytest.raises(Dropped, match="record_items"):
         to_json(bad, budget)
 
-    assert COMMIT_ITEMS_MAX - 7_100 < left < COMMIT_ITEMS_MAX - 7_000
-    assert left - budget.left == RECORD_ITEMS_MAX + 1
+    assert LIMITS.commit_items_max - 7_100 < left < LIMITS.commit_items_max - 7_000
+    assert left - budget.left == LIMITS.record_items_max + 1
 
 
 def test_nothing_more_is_read_when_the_budget_is_spent() -> None:
-    budget = Budget()
+    budget = Budget(LIMITS)
     record = listed([b"\x80"] * 7_000)
-    for _ in range(COMMIT_ITEMS_MAX // 7_005):
+    for _ in range(LIMITS.commit_items_max // 7_005):
         to_json(record, budget)
 
     for raw in (record, record, dag_cbor({})):
-        with pytest.raises(Refused, match="commit_items"):
+        with pytest.raises(Dropped, match="commit_items"):
             to_json(raw, budget)
 
 
 def test_the_exact_way_costs_four_times_as_much() -> None:
-    budgets = [Budget(), Budget()]
+    budgets = [Budget(LIMITS), Budget(LIMITS)]
     for budget, unsorted in zip(budgets, (False, True), strict=True):
         to_json(listed([b"\x80"] * 1_000, unsorted), budget)
 
-    fast, exact = (COMMIT_ITEMS_MAX - budget.left for budget in budgets)
+    fast, exact = (LIMITS.commit_items_max - budget.left for budget in budgets)
     assert exact == 4 * fast == 4 * 1_005

@@ -1,4 +1,4 @@
-"""Numbers alone: what they put in doubt, and where the cursor goes. Content is a name here, the log a set."""
+"""Numbers alone: which frames are in doubt, and where the cursor goes. Content is a name, the log a list."""
 
 from __future__ import annotations
 
@@ -8,32 +8,35 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jetstream.upstream.seq_tracker import CONFIRM_FRAMES, NEAR, RESTART_FRAMES, ROGUES_MAX, SeqTracker
+from jetstream.limits import UpstreamLimits
+from jetstream.upstream.seq_tracker import SeqTracker
 
+LIMITS = UpstreamLimits()
+NEAR = LIMITS.near_gap
 FAR = 50_000_000
 
 Frame = tuple[int, str]  # number and content; no content: it holds no event
 
 
 class Reader:
-    """A sequence, and the log that answers its doubts."""
+    """A tracker, and the log that is asked about frames in doubt."""
 
     def __init__(self, last: int | None, provisional: int | None = None) -> None:
-        self.sequence = SeqTracker(last, provisional)
-        self.sequence.connected()
+        self.tracker = SeqTracker(last, provisional)
+        self.tracker.connected()
         self.log: list[str] = []
         self.asked = 0
 
     def read(self, frames: Iterable[Frame]) -> Reader:
         for seq, content in frames:
-            if self.sequence.follows(seq):
+            if self.tracker.advance(seq):
                 self.log += [content] if content else []
             elif not content:
-                self.sequence.pass_over(seq)
+                self.tracker.skip(seq)
             elif self._known(seq, content):
-                self.sequence.repeat(seq)
+                self.tracker.repeat(seq)
             else:
-                self.sequence.take(seq)
+                self.tracker.accept(seq)
                 self.log.append(content)
         return self
 
@@ -44,14 +47,14 @@ class Reader:
     def killed(self) -> Reader:
         """Return the reader after `kill -9`: the log and the two stored numbers stay."""
         other = Reader(None)
-        other.sequence = SeqTracker(
-            self.sequence.last, self.sequence.unconfirmed, self.sequence.fell_from, resumed=True
+        other.tracker = SeqTracker(
+            self.tracker.last, self.tracker.unconfirmed, self.tracker.fell_from, resumed=True
         )
         other.log = self.log
         return other
 
     def _known(self, seq: int, content: str) -> bool:
-        if not self.sequence.doubts(seq):
+        if not self.tracker.in_doubt(seq):
             return False
         self.asked += 1
         return content in self.log
@@ -62,7 +65,7 @@ class Reader:
 
     @property
     def cursor(self) -> tuple[int | None, int | None]:
-        return self.sequence.last, self.sequence.provisional
+        return self.tracker.last, self.tracker.provisional
 
 
 # One by one
@@ -72,7 +75,7 @@ def test_numbers_that_follow_each_other_are_taken_without_a_question() -> None:
     reader = Reader(100).numbers(101, 102, 103)
 
     assert (reader.taken, reader.cursor, reader.asked) == ([101, 102, 103], (103, None), 0)
-    assert (reader.sequence.gaps, reader.sequence.jumps, reader.sequence.repeats) == (0, 0, 0)
+    assert (reader.tracker.gaps, reader.tracker.jumps, reader.tracker.repeats) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("first", [1, 7_000_000_000, 2**63 - 10])
@@ -80,7 +83,7 @@ def test_without_a_cursor_any_number_begins(first: int) -> None:
     reader = Reader(None).numbers(first, first + 1, first + 2)
 
     assert (reader.taken, reader.cursor) == ([first, first + 1, first + 2], (first + 2, None))
-    assert reader.sequence.gaps == 0
+    assert reader.tracker.gaps == 0
 
 
 @pytest.mark.parametrize("gap", [2, 5, 1_000, NEAR, NEAR + 1, 300_000, FAR, 2**62])
@@ -89,11 +92,11 @@ def test_a_number_above_a_gap_is_provisional_until_a_higher_one_comes(gap: int) 
     assert (reader.taken, reader.cursor) == ([101, 101 + gap], (101, 101 + gap))
 
     assert reader.numbers(102 + gap).cursor == (102 + gap, None)
-    assert (reader.sequence.gaps, reader.sequence.jumps) == (1, gap > NEAR)
+    assert (reader.tracker.gaps, reader.tracker.jumps) == (1, gap > NEAR)
 
 
 @pytest.mark.parametrize("gap", [2, 5, 1_000, NEAR, 300_000, FAR, 2**62])
-def test_a_rogue_number_costs_no_other_frame(gap: int) -> None:
+def test_an_outlier_costs_no_other_frame(gap: int) -> None:
     reader = Reader(100).numbers(101, 101 + gap, *range(102, 110))
 
     wanted = [101, 101 + gap, *range(102, 110)]
@@ -104,7 +107,7 @@ def test_a_rogue_number_costs_no_other_frame(gap: int) -> None:
 def test_gaps_one_after_the_other_confirm_each_other() -> None:
     reader = Reader(100).numbers(110, 120, 130)
 
-    assert (reader.taken, reader.cursor, reader.sequence.gaps) == ([110, 120, 130], (120, 130), 3)
+    assert (reader.taken, reader.cursor, reader.tracker.gaps) == ([110, 120, 130], (120, 130), 3)
 
 
 def test_the_first_frame_of_a_connection_is_in_doubt_when_it_leaves_a_gap() -> None:
@@ -114,27 +117,27 @@ def test_the_first_frame_of_a_connection_is_in_doubt_when_it_leaves_a_gap() -> N
 
 
 @pytest.mark.parametrize(
-    "rogues", [(300_000,), (300_000, 400_000), (300_000, 300_001, 300_002), (9, 300_000, 5)]
+    "outliers", [(300_000,), (300_000, 400_000), (300_000, 300_001, 300_002), (9, 300_000, 5)]
 )
 @pytest.mark.parametrize("base", [100, 30_000_000])
-def test_after_several_rogue_numbers_the_old_sequence_goes_on(rogues: tuple[int, ...], base: int) -> None:
-    rogues = tuple(base + rogue if rogue > 10 else base - 20 - rogue for rogue in rogues)
-    reader = Reader(base).numbers(base + 1, *rogues, *range(base + 2, base + 12))
+def test_after_several_outliers_the_old_sequence_goes_on(outliers: tuple[int, ...], base: int) -> None:
+    outliers = tuple(base + outlier if outlier > 10 else base - 20 - outlier for outlier in outliers)
+    reader = Reader(base).numbers(base + 1, *outliers, *range(base + 2, base + 12))
 
-    assert reader.taken == [base + 1, *rogues, *range(base + 2, base + 12)]
+    assert reader.taken == [base + 1, *outliers, *range(base + 2, base + 12)]
     assert reader.cursor == (base + 11, None)
 
 
-@pytest.mark.parametrize("rogues", [range(300_000, 300_012), range(300_000, 200_000, -9_000), range(5, 17)])
-def test_many_rogue_numbers_cost_no_other_frame(rogues: range) -> None:
-    reader = Reader(1_000).numbers(1_001, *rogues, *range(1_002, 1_012))
+@pytest.mark.parametrize("outliers", [range(300_000, 300_012), range(300_000, 200_000, -9_000), range(5, 17)])
+def test_many_outliers_cost_no_other_frame(outliers: range) -> None:
+    reader = Reader(1_000).numbers(1_001, *outliers, *range(1_002, 1_012))
 
-    assert reader.taken == [1_001, *rogues, *range(1_002, 1_012)]
+    assert reader.taken == [1_001, *outliers, *range(1_002, 1_012)]
     assert reader.cursor[0] == 1_011
 
 
 def test_jumps_are_believed_when_they_go_on() -> None:
-    seqs = [100 + FAR * n for n in range(1, CONFIRM_FRAMES + 2)]
+    seqs = [100 + FAR * n for n in range(1, LIMITS.confirm_frames + 2)]
     reader = Reader(100).numbers(*seqs)
 
     assert reader.taken == seqs
@@ -156,39 +159,39 @@ def test_repeats_are_left_out_and_counted() -> None:
     reader = Reader(100).numbers(101, 101, 100, 101, 102, 101, 102, 103)
 
     assert reader.taken == [101, 100, 102, 103]  # 100 is new to this log
-    assert reader.sequence.repeats == 4
+    assert reader.tracker.repeats == 4
 
 
-def test_every_frame_twice_is_taken_once_rogue_ones_too() -> None:
+def test_every_frame_twice_is_taken_once_outliers_too() -> None:
     seqs = [101, 101 + 7, 102, 300_000, 103, 105, 104, 106, 107, 108, 109]
     reader = Reader(100).numbers(*(seq for seq in seqs for _ in range(2)))
 
     assert reader.taken == list(dict.fromkeys(seqs))
 
 
-@pytest.mark.parametrize("rogue", [5, 300_000])
-def test_a_rogue_number_that_comes_again_later_is_a_repeat(rogue: int) -> None:
-    reader = Reader(100).numbers(101, 101 + rogue, 102, 103, 101 + rogue, 104, 105)
-    assert reader.taken == [101, 101 + rogue, 102, 103, 104, 105]
+@pytest.mark.parametrize("outlier", [5, 300_000])
+def test_an_outlier_that_comes_again_later_is_a_repeat(outlier: int) -> None:
+    reader = Reader(100).numbers(101, 101 + outlier, 102, 103, 101 + outlier, 104, 105)
+    assert reader.taken == [101, 101 + outlier, 102, 103, 104, 105]
 
-    reader.numbers(101 + rogue)
-    assert reader.sequence.repeats == 2
+    reader.numbers(101 + outlier)
+    assert reader.tracker.repeats == 2
 
 
-def test_the_frame_that_bears_a_rogue_number_by_right_is_taken() -> None:
+def test_the_frame_that_has_the_number_of_an_outlier_by_right_is_taken() -> None:
     reader = Reader(100).read([(101, "101"), (104, "9")]).numbers(102, 103, 104, 105)
 
     assert reader.taken == [101, 9, 102, 103, 104, 105]
     assert reader.cursor == (105, None)
 
 
-def test_no_more_rogue_numbers_are_remembered_than_the_bound() -> None:
+def test_no_more_outliers_are_remembered_than_the_bound() -> None:
     reader = Reader(100)
-    for n in range(1, 2 * ROGUES_MAX):
+    for n in range(1, 2 * LIMITS.outliers_max):
         reader.numbers(100 + n, FAR + n)
 
-    assert len(reader.sequence._rogues) <= ROGUES_MAX
-    assert reader.cursor[0] == 100 + 2 * ROGUES_MAX - 1
+    assert len(reader.tracker._outliers) <= LIMITS.outliers_max
+    assert reader.cursor[0] == 100 + 2 * LIMITS.outliers_max - 1
 
 
 # Restarts
@@ -199,20 +202,20 @@ def test_no_more_rogue_numbers_are_remembered_than_the_bound() -> None:
 )
 def test_a_sequence_that_restarted_is_followed_from_its_first_frame(last: int, first: int) -> None:
     reader = Reader(last).numbers(last + 1)
-    reader.sequence.connected()
+    reader.tracker.connected()
     reader.read((seq, f"-{seq}") for seq in range(first, first + 50))
 
     assert reader.taken == [last + 1, *(-seq for seq in range(first, first + 50))]
     assert reader.cursor == (first + 49, None)
-    assert (reader.sequence.restarts, reader.sequence.repeats) == (1, 0)
-    assert reader.asked <= RESTART_FRAMES + 1
+    assert (reader.tracker.restarts, reader.tracker.repeats) == (1, 0)
+    assert reader.asked <= LIMITS.restart_frames + 1
 
 
 def test_a_sequence_may_restart_in_the_middle_of_a_connection() -> None:
     reader = Reader(FAR).numbers(FAR + 1, *range(1, 2_000))
 
     assert reader.taken == [FAR + 1, *range(1, 2_000)]
-    assert (reader.cursor, reader.sequence.restarts) == ((1_999, None), 1)
+    assert (reader.cursor, reader.tracker.restarts) == ((1_999, None), 1)
 
 
 def test_a_restart_with_gaps_is_one() -> None:
@@ -233,7 +236,7 @@ def test_frames_without_events_neither_are_a_restart_nor_prevent_one() -> None:
 def test_frames_without_events_move_the_cursor_on() -> None:
     assert Reader(5).read([(6, ""), (9, ""), (10, "")]).cursor == (10, None)
     assert Reader(None).read([(6, ""), (7, "")]).cursor == (7, None)
-    assert Reader(5).read([(5, ""), (4, "")]).sequence.repeats == 2
+    assert Reader(5).read([(5, ""), (4, "")]).tracker.repeats == 2
 
 
 def test_frames_without_events_do_not_end_the_doubts_after_a_kill() -> None:
@@ -245,10 +248,10 @@ def test_frames_without_events_do_not_end_the_doubts_after_a_kill() -> None:
 
 def test_a_cursor_in_the_future_begins_with_whatever_comes() -> None:
     reader = Reader(FAR).numbers(FAR + 1)
-    reader.sequence.restart()
+    reader.tracker.restart()
 
     assert reader.numbers(3, 4, 5).taken == [FAR + 1, 3, 4, 5]
-    assert (reader.cursor, reader.sequence.restarts) == ((5, None), 1)
+    assert (reader.cursor, reader.tracker.restarts) == ((5, None), 1)
 
 
 @pytest.mark.parametrize("damaged", [2**62, 700 + FAR, 104, 164])
@@ -261,16 +264,16 @@ def test_the_first_number_of_all_may_be_the_damaged_one(damaged: int) -> None:
 
 def test_a_relay_that_ignores_cursors_is_followed_once_it_is_live() -> None:
     reader = Reader(None).numbers(*range(1, 3_001))
-    reader.sequence.connected()
+    reader.tracker.connected()
     reader.numbers(*range(1, 3_051))
 
     assert reader.taken == list(range(1, 3_051))
-    assert (reader.cursor, reader.sequence.repeats) == ((3_050, None), 3_000)
+    assert (reader.cursor, reader.tracker.repeats) == ((3_050, None), 3_000)
 
 
 def test_a_relay_that_gives_known_frames_other_numbers_is_followed() -> None:
     reader = Reader(None).numbers(*range(9_000, 9_100))
-    reader.sequence.connected()
+    reader.tracker.connected()
     reader.read((seq, str(9_000 + seq)) for seq in range(50, 150))
 
     assert reader.taken == list(range(9_000, 9_150))
@@ -286,71 +289,71 @@ def fallen(last: int = 5_000, *lows: int) -> Reader:
 
 def test_after_a_fall_no_number_is_taken_without_a_look_until_it_passes_the_old_one() -> None:
     reader = fallen()
-    assert (reader.cursor, reader.sequence.fell_from) == ((3, None), 5_000)
+    assert (reader.cursor, reader.tracker.fell_from) == ((3, None), 5_000)
     for seq in range(4, 5_000):
-        assert reader.sequence.may_recur
-        assert not reader.sequence.follows(seq)
+        assert reader.tracker.may_recur
+        assert not reader.tracker.advance(seq)
         reader.numbers(seq)
     reader.numbers(5_000)
-    assert (reader.sequence.may_recur, reader.sequence.fell_from) == (False, None)
-    assert reader.sequence.follows(5_001)
+    assert (reader.tracker.may_recur, reader.tracker.fell_from) == (False, None)
+    assert reader.tracker.advance(5_001)
 
 
 def test_a_frame_of_before_the_fall_brings_the_cursor_back_and_puts_all_in_doubt_until_one_is_new() -> None:
     reader = Reader(None).numbers(*range(4_000, 5_001))
     reader.log = reader.log[500:]
-    reader.sequence.connected()
+    reader.tracker.connected()
     reader.numbers(*range(4_000, 4_500))
     assert reader.cursor == (4_499, None)
 
     for seq in (4_500, 4_501):
-        reader.sequence.recur(seq)
-        assert (reader.cursor, reader.sequence.may_recur) == ((seq, None), True)
-    reader.sequence.recur(4_502)
-    assert (reader.cursor, reader.sequence.may_recur) == ((5_000, None), False)
+        reader.tracker.recur(seq)
+        assert (reader.cursor, reader.tracker.may_recur) == ((seq, None), True)
+    reader.tracker.recur(4_502)
+    assert (reader.cursor, reader.tracker.may_recur) == ((5_000, None), False)
     reader.numbers(*range(4_500, 5_011))
     assert (len(reader.taken), len(set(reader.taken))) == (1_011, 1_011)
-    assert (reader.cursor, reader.sequence.follows(5_011)) == ((5_010, None), True)
+    assert (reader.cursor, reader.tracker.advance(5_011)) == ((5_010, None), True)
 
 
 def test_when_nothing_of_before_the_fall_is_kept_numbers_are_taken_as_ever() -> None:
     reader = fallen()
-    reader.sequence.forget_fall()
+    reader.tracker.forget_fall()
 
-    assert reader.sequence.follows(4)
-    assert reader.sequence.fell_from is None
+    assert reader.tracker.advance(4)
+    assert reader.tracker.fell_from is None
 
 
 def test_the_highest_number_that_was_fallen_from_counts() -> None:
     reader = fallen(5_000, 2_001, 2_002, 2_003)
     reader.numbers(1, 2, 3)
 
-    assert reader.sequence.fell_from == 5_000
-    assert reader.sequence.falls == 2
+    assert reader.tracker.fell_from == 5_000
+    assert reader.tracker.falls == 2
 
 
 def test_a_kill_after_a_fall_forgets_neither_number() -> None:
     reader = fallen().killed()
-    assert (reader.sequence.last, reader.sequence.may_recur) == (3, True)
+    assert (reader.tracker.last, reader.tracker.may_recur) == (3, True)
 
     reader.numbers(4, 5)
-    assert (reader.sequence.fell_from, reader.sequence.follows(6)) == (5_000, False)
+    assert (reader.tracker.fell_from, reader.tracker.advance(6)) == (5_000, False)
 
 
 def test_a_cursor_in_the_future_is_a_fall() -> None:
     reader = Reader(5_000).numbers(5_001)
-    reader.sequence.restart()
+    reader.tracker.restart()
     reader.numbers(7, 8)
 
-    assert (reader.sequence.may_recur, reader.sequence.fell_from) == (True, 5_001)
+    assert (reader.tracker.may_recur, reader.tracker.fell_from) == (True, 5_001)
 
 
 @pytest.mark.parametrize("seqs", [(3, 3, 3, 3), (1, 2, 3), (5_000, 5_001, 5_002, 5_003), (9, 8, 7)])
 def test_frames_of_before_the_fall_at_other_numbers_do_not_bring_the_cursor_back(seqs: Iterable[int]) -> None:
     reader = fallen()
     for seq in seqs:
-        reader.sequence.recur(seq)
-    assert reader.sequence.last == 3
+        reader.tracker.recur(seq)
+    assert reader.tracker.last == 3
 
 
 # `kill -9` between any two frames
@@ -383,8 +386,8 @@ def test_a_kill_anywhere_repeats_and_loses_nothing(seqs: list[int]) -> None:
 def test_a_kill_while_neighbours_are_swapped_repeats_nothing_when_they_come_in_order(seqs: list[int]) -> None:
     for cut in range(1, len(seqs) + 1):
         reader = Reader(0).numbers(*seqs[:cut]).killed()
-        assert reader.sequence.last is not None
-        reader.numbers(*range(reader.sequence.last + 1, 8))
+        assert reader.tracker.last is not None
+        reader.numbers(*range(reader.tracker.last + 1, 8))
 
         assert sorted(reader.taken) == list(range(1, 8))
 
@@ -398,7 +401,7 @@ def test_whatever_rises_is_taken(start: int, steps: list[int]) -> None:
     reader = Reader(seqs[0] - steps[0]).numbers(*seqs)
 
     assert reader.taken == seqs
-    assert reader.sequence.gaps == sum(step > 1 for step in steps)
+    assert reader.tracker.gaps == sum(step > 1 for step in steps)
 
 
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=12))
@@ -415,14 +418,14 @@ def test_replays_of_any_part_give_each_number_once(replays: list[tuple[int, int]
 @given(st.integers(1, 2**40), st.integers(0, 19), st.integers(0, 62), st.booleans())
 @settings(max_examples=400)
 def test_one_flipped_bit_costs_no_frame(start: int, place: int, bit: int, is_resumed: bool) -> None:
-    seqs = list(range(start, start + 20 + RESTART_FRAMES))
+    seqs = list(range(start, start + 20 + LIMITS.restart_frames))
     damaged = list(seqs)
     damaged[place] = max(1, seqs[place] ^ 1 << bit)
     reader = Reader(start - 1 if is_resumed else None)
     reader.read(zip(damaged, map(str, seqs), strict=True))
 
     assert reader.taken == seqs
-    assert reader.sequence.last == seqs[-1]
+    assert reader.tracker.last == seqs[-1]
 
 
 @given(
@@ -434,7 +437,7 @@ def test_no_frame_with_new_content_is_ever_lost(last: int | None, seqs: list[int
     reader = Reader(last).read((seq, str(place)) for place, seq in enumerate(seqs))
 
     assert reader.taken == list(range(len(seqs)))
-    assert reader.sequence.repeats == 0
+    assert reader.tracker.repeats == 0
 
 
 @given(
@@ -451,9 +454,9 @@ def test_resent_after_a_new_connection_or_a_kill_nothing_is_taken_twice(
         reader.numbers(seq)
         if place in cuts:
             reader = reader.killed()
-            assert reader.sequence.last is None or reader.sequence.last in {*seqs, last}
+            assert reader.tracker.last is None or reader.tracker.last in {*seqs, last}
 
-    reader.sequence.connected()
-    above = reader.sequence.last or 0
+    reader.tracker.connected()
+    above = reader.tracker.last or 0
     reader.numbers(*(seq for seq in seqs if seq > above + 1), *seqs)
     assert set(reader.taken) == set(seqs)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.builders import Op, account, cid_of, commit, create, dag_cbor, delete, event, from_json, identity
+from tests.decoding import decode
 from tests.fixtures import captured_frames, json_lines
 
 from jetstream.delivery.renderers import RENDERERS, Renderer
@@ -16,7 +17,7 @@ from jetstream.delivery.renderers.v1 import V1
 from jetstream.ingest import Stamper
 from jetstream.model.batch import Batch
 from jetstream.model.event import KIND_NAMES
-from jetstream.upstream.decode import decode
+from jetstream.model.event import CREATE, DELETE, Event
 
 LIKED = {
     "$type": "app.bsky.feed.like",

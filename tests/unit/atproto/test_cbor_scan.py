@@ -10,7 +10,7 @@ from tests.builders import Cid, Raw, cid_of, commit, dag_cbor, frame, head, nest
 from tests.fixtures import captured_frames
 
 from jetstream.atproto.cbor import Unreadable, decode, decode_lax
-from jetstream.upstream.walk import BYTES, MAP, TEXT, Reader, heads, texts
+from jetstream.atproto.cbor_scan import BYTES, MAP, TEXT, Scanner, item_heads, text_strings
 
 LINK = cid_of(b"what is linked to")
 
@@ -57,31 +57,31 @@ VALUES = st.recursive(
 def test_heads_are_the_items(value: Any) -> None:
     raw = dag_cbor(value)
 
-    assert len(heads(raw, len(raw))) == items(value) <= len(raw)
-    assert heads(raw, len(raw))[0] == raw[0]
+    assert len(item_heads(raw, len(raw))) == items(value) <= len(raw)
+    assert item_heads(raw, len(raw))[0] == raw[0]
 
 
 @given(VALUES, st.integers(0, 100))
 def test_no_more_heads_are_read_than_asked_for(value: Any, limit: int) -> None:
     raw = dag_cbor(value)
 
-    assert heads(raw, limit) == heads(raw, len(raw))[:limit]
+    assert item_heads(raw, limit) == item_heads(raw, len(raw))[:limit]
 
 
 @given(VALUES)
 def test_texts_are_the_texts(value: Any) -> None:
-    assert list(texts(dag_cbor(value))) == [text.encode() for text in all_texts(value)]
+    assert list(text_strings(dag_cbor(value))) == [text.encode() for text in all_texts(value)]
 
 
 @given(st.binary(max_size=200))
 def test_a_decoder_makes_no_more_items_than_are_counted(noise: bytes) -> None:
-    assert len(heads(noise, len(noise))) <= len(noise)
-    assert all(type(text) is bytes for text in texts(noise))
+    assert len(item_heads(noise, len(noise))) <= len(noise)
+    assert all(type(text) is bytes for text in text_strings(noise))
     try:
         value = decode(noise)
     except Unreadable:
         return
-    assert sum(1 for _ in _values(value)) <= len(heads(noise, len(noise)))
+    assert sum(1 for _ in _values(value)) <= len(item_heads(noise, len(noise)))
 
 
 def _values(value: object) -> Iterator[object]:
@@ -96,75 +96,77 @@ def _values(value: object) -> Iterator[object]:
 def test_a_string_is_one_step_however_long_its_length_is(major: int, width: int) -> None:
     raw = head(4, 2) + head(major, 200, width) + b"\x80" * 200 + b"\xf6"
 
-    assert heads(raw, 9) == bytes((0x82, raw[1], 0xF6))
-    assert list(texts(raw)) == ([b"\x80" * 200] if major == 3 else [])
+    assert item_heads(raw, 9) == bytes((0x82, raw[1], 0xF6))
+    assert list(text_strings(raw)) == ([b"\x80" * 200] if major == 3 else [])
 
 
 @pytest.mark.parametrize("raw", [b"\x5b" + b"\xff" * 8, b"\x7a\xff", b"\x78", b"\x63ab", b"\x9b\xff"])
 def test_what_ends_too_soon_is_counted_all_the_same(raw: bytes) -> None:
-    assert len(heads(raw, 9)) == 1
+    assert len(item_heads(raw, 9)) == 1
     with pytest.raises(Unreadable):
-        Reader(raw, 9).skip()
+        Scanner(raw, 9).skip()
 
 
 def test_heads_of_captured_frames() -> None:
     for raw in captured_frames():
-        header, body = decode_lax(raw, 2)
+        split = Scanner(raw, 1_000)
+        split.skip()
+        header, body = decode_lax(raw[: split.position]), decode_lax(raw[split.position :])
         links = sum(1 for value in _values(body) if isinstance(value, bytes) and type(value) is not bytes)
         keys = sum(len(value) for value in _values([header, body]) if isinstance(value, dict))
         values = sum(1 for _ in _values([header, body])) - 1
-        assert len(heads(raw, 1_000)) == values + keys + links
+        assert len(item_heads(raw, 1_000)) == values + keys + links
 
 
-# Reader
+# Scanner
 
 
 @given(VALUES, VALUES)
 def test_skipping_ends_where_the_item_ends(value: Any, after: Any) -> None:
     raw = dag_cbor(value)
-    reader = Reader(raw + dag_cbor(after), 1_000_000)
-    reader.skip()
+    scanner = Scanner(raw + dag_cbor(after), 1_000_000)
+    scanner.skip()
 
-    assert reader.position == len(raw)
+    assert scanner.position == len(raw)
 
 
-def test_a_reader_reads_heads_and_bytes() -> None:
-    reader = Reader(b"\xff" + head(3, 300) + b"x" * 300 + head(5, 2), 2, position=1)
+def test_a_scanner_reads_heads_and_bytes() -> None:
+    scanner = Scanner(b"\xff" + head(3, 300) + b"x" * 300 + head(5, 2), 2, position=1)
 
-    assert (reader.head(), reader.take(300), reader.head()) == ((TEXT, 300), b"x" * 300, (MAP, 2))
-    with pytest.raises(Unreadable, match="more items"):
-        reader.head()
+    assert (scanner.head(), scanner.take(300), scanner.head()) == ((TEXT, 300), b"x" * 300, (MAP, 2))
+    with pytest.raises(Unreadable, match="too many items"):
+        scanner.head()
 
 
 @pytest.mark.parametrize("raw", [b"", b"\x58", b"\x59\0", b"\x9f", b"\x1c", b"\x82\0", b"\xa1\0", b"\xc1"])
-def test_a_reader_stops_where_bytes_make_no_sense(raw: bytes) -> None:
+def test_a_scanner_stops_where_bytes_make_no_sense(raw: bytes) -> None:
     with pytest.raises(Unreadable):
-        Reader(raw, 99).skip()
+        Scanner(raw, 99).skip()
 
 
 @pytest.mark.parametrize("raw", [nested(100_000), dag_cbor([0] * 100_000), b"\xc1" * 100_000])
-def test_a_reader_reads_no_more_items_than_it_may(raw: bytes) -> None:
+def test_a_scanner_reads_no_more_items_than_it_may(raw: bytes) -> None:
     """And needs no stack for what is deep."""
-    reader = Reader(raw, 50)
-    with pytest.raises(Unreadable, match="more items"):
-        reader.skip()
+    scanner = Scanner(raw, 50)
+    with pytest.raises(Unreadable, match="too many items"):
+        scanner.skip()
 
-    assert reader.position <= 200
+    assert scanner.position <= 200
 
 
 def test_skipping_what_a_head_began() -> None:
     raw = dag_cbor([b"abc", {"a": [1, 2]}, 7])
-    reader = Reader(raw, 99, position=1)
-    kind, size = reader.head()
+    scanner = Scanner(raw, 99, position=1)
+    kind, size = scanner.head()
     assert kind == BYTES
-    reader.skip_rest(kind, size)
-    reader.skip()
+    scanner.skip_rest(kind, size)
+    scanner.skip()
 
-    assert raw[reader.position :] == b"\x07"
+    assert raw[scanner.position :] == b"\x07"
 
 
 def test_a_frame_of_strings_has_few_items() -> None:
     raw = commit(7, more=["x" * 1_000_000, Raw(head(2, 1_000_000) + b"\x80" * 1_000_000)])
 
-    assert len(heads(raw, 1_000)) < 60
-    assert len(heads(frame("#commit", {"a": [[]] * 10_000}), 100_000)) == 10_008
+    assert len(item_heads(raw, 1_000)) < 60
+    assert len(item_heads(frame("#commit", {"a": [[]] * 10_000}), 100_000)) == 10_008

@@ -1,0 +1,211 @@
+"""The last stage: an `Envelope` to the events that it holds, and what was left out of it.
+
+Each op of a commit is one event: its record is found among the blocks by its CID, checked against it, and put
+into JSON. An op or record that cannot be passed on costs no other op of its commit. Identity and account
+messages are one event each, whose body has the fields that readers get.
+
+No commit holds the event loop for more than about 20 ms: its records share a `Budget`.
+
+The sequence stage asks for `possible_keys` only: what a frame that may be a repeat would be known by in the
+log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from hashlib import sha256
+from typing import Any, Final
+
+import orjson
+from libipld import encode_cid
+
+from jetstream.atproto import car
+from jetstream.atproto.cbor import Unreadable
+from jetstream.limits import UpstreamLimits
+from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, UPDATE, Event, Key
+from jetstream.model.syntax import is_record_key, nsid_bytes
+from jetstream.upstream.drops import Dropped
+from jetstream.upstream.envelope import Envelope
+from jetstream.upstream.lenient import DAMAGED
+from jetstream.upstream.record import Budget, to_json
+
+# Of the texts in identity and account messages (`wire.md`): a handle is a domain name; the lexicon bounds a
+# time.
+HANDLE_BYTES_MAX: Final = 253
+STATUS_BYTES_MAX: Final = 64
+TIME_BYTES_MAX: Final = 64
+# Records of so few ops are bounded by what one may cost.
+_OPS_WITHOUT_BUDGET: Final = 4
+# Most commits have one op. Up to here, searching for each block is cheaper than listing all of them.
+_SEARCHES_MAX: Final = 2
+_ACTIONS: Final = {"create": CREATE, "update": UPDATE, "delete": DELETE}
+
+# Events in the order of their ops, and the reasons for what was left out.
+Extracted = tuple[Sequence[Event], Sequence[str]]
+
+_LIMITS: Final = UpstreamLimits()
+
+
+def extract(envelope: Envelope, check_cid: bool = True, limits: UpstreamLimits = _LIMITS) -> Extracted:
+    """Return the events of one frame, and a reason for each part that was left out.
+
+    With `check_cid`, a record is an event only if its block hashes to the CID of its op.
+    """
+    if envelope.drop:
+        return (), (envelope.drop,)
+    if envelope.type == "commit":
+        return _commit(envelope, check_cid, limits)
+    if envelope.type == "identity":
+        return _identity(envelope)
+    return _account(envelope) if envelope.type == "account" else ((), ())
+
+
+def possible_keys(envelope: Envelope) -> list[Key]:
+    """Return the keys of all events that a frame may hold, without looking at its records.
+
+    An event whose record is dropped is among them, although the log never has it. So a frame was taken before
+    if the log has *any* of these: no commit makes two events of one path, and no two commits have one rev.
+    """
+    if envelope.drop or envelope.type != "commit":
+        return [event.key for event in extract(envelope)[0]]
+    keys: list[Key] = []
+    fields = envelope.fields
+    did, rev = fields["repo"].encode(), fields["rev"].encode()
+    for op in fields["ops"]:
+        with suppress(Dropped):
+            _, collection, rkey = _target(op)
+            keys.append((did, collection, rkey, rev))
+    return keys
+
+
+def _commit(envelope: Envelope, check_cid: bool, limits: UpstreamLimits) -> Extracted:
+    """Return the events of a commit. This is the hot path: 99 % of frames are commits, of one op mostly."""
+    fields = envelope.fields
+    ops, did, rev = fields["ops"], fields["repo"].encode(), fields["rev"].encode()
+    blocks: Any = fields.get("blocks")
+    budget = Budget(limits) if len(ops) > _OPS_WITHOUT_BUDGET else None
+    search = check_cid and len(ops) <= _SEARCHES_MAX and type(blocks) is bytes
+    records: _Records | None = None
+    events: list[Event] = []
+    drops: list[str] = []
+    for op in ops:
+        try:
+            kind, collection, rkey = _target(op)
+            if kind is DELETE:
+                cid_text = body = b""
+            else:
+                cid = op.get("cid")
+                raw = car.proven(blocks, cid) if search and type(cid) is bytes else None
+                if raw is None:
+                    records = records or _Records(blocks, check_cid, budget)
+                    raw = records.get(cid)
+                cid_text = encode_cid(cid).encode()
+                body = to_json(raw, budget, limits)
+        except Dropped as dropped:
+            drops.append(dropped.reason)
+        else:
+            events.append(Event(kind, did, collection, rkey, rev, cid_text, body))
+    return events, drops
+
+
+def _target(op: Any) -> tuple[bytes, bytes, bytes]:
+    """Return what an op does, and to which path: kind, collection and rkey. Raises Dropped."""
+    if type(op) is not dict:
+        raise Dropped("op_cbor" if op is DAMAGED else "malformed")
+    action, path = op.get("action"), op.get("path")
+    if type(action) is not str or type(path) is not str:
+        raise Dropped("malformed")
+    kind = _ACTIONS.get(action)
+    if kind is None:
+        raise Dropped("op_action")
+    collection_text, _, rkey = path.partition("/")
+    collection = nsid_bytes(collection_text)
+    if collection is None:
+        raise Dropped("op_collection")
+    if not is_record_key(rkey):
+        raise Dropped("op_rkey")
+    return kind, collection, rkey.encode()
+
+
+class _Records:
+    """The records of one commit, by their CID.
+
+    Made when a record was not found by searching: because there are many ops, its CAR is long or unusual, it
+    is not there, or hashes are not checked.
+    """
+
+    __slots__ = ("_blocks", "_budget", "_check_cid")
+
+    def __init__(self, blocks: object, check_cid: bool, budget: Budget | None) -> None:
+        # What the records may cost together; None for a commit of a few ops.
+        self._budget = budget
+        self._check_cid = check_cid
+        # None if they are no CAR that can be read.
+        self._blocks: car.Blocks | None = None
+        if type(blocks) is bytes:
+            with suppress(Unreadable):
+                self._blocks = car.Blocks(blocks)
+
+    def get(self, cid: object) -> bytes:
+        """Return a record's DAG-CBOR. Raises Dropped."""
+        budget = self._budget
+        if budget is not None:
+            budget.spend(0)  # raises when nothing is left
+        if self._blocks is None:
+            raise Dropped("car")
+        if not isinstance(cid, bytes) or (raw := self._blocks.get(cid)) is None:
+            raise Dropped("block_missing")
+        if budget is not None:
+            budget.spend_on_bytes(len(raw))
+        if self._check_cid and cid != car.RECORD_CID_HEAD + sha256(raw).digest():
+            raise Dropped("block_hash")
+        if not self._check_cid:
+            _require_cid(cid)
+        return raw
+
+
+def _require_cid(cid: bytes) -> None:
+    """Raise Dropped for bytes that are no CID, and so have no text."""
+    try:
+        encode_cid(cid)
+    except ValueError as error:
+        raise Dropped("block_hash") from error
+
+
+def _identity(envelope: Envelope) -> Extracted:
+    """Return an identity event. Its body has its keys in alphabetical order (`wire.md`)."""
+    identity: dict[str, object] = {"did": envelope.fields["did"]}
+    drops = _add(identity, "handle", envelope, HANDLE_BYTES_MAX)
+    identity["seq"] = envelope.seq
+    drops += _add(identity, "time", envelope, TIME_BYTES_MAX)
+    return _event(IDENTITY, identity), drops
+
+
+def _account(envelope: Envelope) -> Extracted:
+    """Return an account event. Its body has its keys in alphabetical order (`wire.md`)."""
+    account: dict[str, object] = {
+        "active": envelope.fields["active"],
+        "did": envelope.fields["did"],
+        "seq": envelope.seq,
+    }
+    drops = _add(account, "status", envelope, STATUS_BYTES_MAX)
+    drops += _add(account, "time", envelope, TIME_BYTES_MAX)
+    return _event(ACCOUNT, account), drops
+
+
+def _add(body: dict[str, object], name: str, envelope: Envelope, bytes_max: int) -> tuple[str, ...]:
+    """Add a text field to a body if the message has it; return the reason if it cannot be passed on."""
+    value = envelope.fields.get(name)
+    if value is DAMAGED:
+        return ("field_cbor",)
+    if type(value) is str:
+        if len(value) > bytes_max or len(value.encode()) > bytes_max:
+            return ("field_size",)
+        body[name] = value
+    return ()
+
+
+def _event(kind: bytes, body: dict[str, Any]) -> Sequence[Event]:
+    """Return the one event of an identity or account message."""
+    return (Event(kind, body["did"].encode(), b"", b"", b"", b"", orjson.dumps(body)),)

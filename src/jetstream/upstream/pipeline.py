@@ -1,0 +1,237 @@
+"""The stages that turn the frames of one upstream into events, driven one after another. Pure.
+
+    frame ──envelope──▶ fields ──sequence──▶ accepted ──(verify)──▶ authentic ──extract──▶ events, drops
+                                    │
+                                    ├──▶ repeat: counted, and not extracted
+                                    └──▶ in doubt: the log is asked for its keys
+
+`Pipeline.read` takes a run of frames and returns a `DecodedBatch`: their events, the cursor after them, and
+all counts. Most frames carry the next number and go straight through. The sequence stage may answer *in
+doubt* (see `seq_tracker`): then only the log can tell a repeat from an event. So the batch ends before such a
+frame, for what precedes it must be stored when the log is asked. The next batch begins with it, and names the
+keys to look up; `Pipeline.resolve` takes the answer and finishes the batch. A frame in doubt costs what its
+keys need: its records are decoded only if the log does not have it.
+
+Verification belongs before each call of `extract`: an envelope has all that it needs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+
+from jetstream.limits import UpstreamLimits
+from jetstream.model.event import Event, Key
+from jetstream.upstream.envelope import Envelope, read_envelope
+from jetstream.upstream.extract import Extracted, extract, possible_keys
+from jetstream.upstream.seq_tracker import SeqTracker
+
+
+@dataclass(slots=True)
+class DecodedBatch:
+    """What a run of frames came to: events and a cursor to store, and counts.
+
+    While `lookups` is not empty, it waits for `Pipeline.resolve`, and has nothing else yet.
+    """
+
+    # In the order of the frames, and of the ops in each.
+    events: list[Event] = field(default_factory=list)
+    # The cursor after these frames: see `SeqTracker`. `seq` is None while nothing is known.
+    seq: int | None = None
+    provisional: int | None = None
+    fell_from: int | None = None
+    # How many frames were read, how many of them were accepted, and how many have no number.
+    frames: int = 0
+    accepted: int = 0
+    without_seq: int = 0
+    # Keys that the log must be asked for.
+    lookups: list[Key] = field(default_factory=list)
+    # Frames by type, and drops by reason.
+    types: Counter[str] = field(default_factory=Counter)
+    drops: Counter[str] = field(default_factory=Counter)
+    # The error and info frames, in order.
+    notices: list[Envelope] = field(default_factory=list)
+    # Commits whose producer left records out.
+    too_big: int = 0
+    # Upstream's clock in the last accepted frame that shows it.
+    time: str = ""
+
+    def add(self, envelope: Envelope, events: Sequence[Event], drops: Sequence[str]) -> None:
+        """Add what was extracted from an accepted frame."""
+        self.events += events
+        if drops:
+            self.drops.update(drops)
+        fields = envelope.fields
+        if fields.get("tooBig") is True and not envelope.drop:
+            self.too_big += 1
+        time = fields.get("time")
+        if type(time) is str:
+            self.time = time
+
+
+class Pipeline:
+    """The stages of one upstream, over all its connections.
+
+    `clock` returns monotonic seconds. Without `check_cid`, a record is passed on whatever it hashes to.
+    """
+
+    def __init__(
+        self,
+        tracker: SeqTracker,
+        clock: Callable[[], float],
+        *,
+        check_cid: bool = True,
+        limits: UpstreamLimits = UpstreamLimits(),
+    ) -> None:
+        # The sequence stage. Its owner tells it of connections; only the methods here give it numbers.
+        self.tracker = tracker
+        # Keys of the oldest events in the log, which come first when history is sent again. `History` sets
+        # them while `tracker.may_recur`; else empty.
+        self.history_keys: AbstractSet[Key] = frozenset()
+        # The log's position of the frame that was recognised last by a lookup; 0 before the first.
+        self.known_at = 0
+        self._check_cid = check_cid
+        self._limits = limits
+        self._clock = clock
+        # How many of the tracker's repeats have been counted in a batch.
+        self._repeats = 0
+        # How many frames in doubt the next lookup is for. Doubles while all of them turn out to be known.
+        self._lookup_frames = limits.lookup_frames_min
+        # Frames that wait for `resolve`, each with its keys. Empty between two batches.
+        self._deferred: list[tuple[Envelope, list[Key]]] = []
+
+    def read(self, frames: Sequence[bytes], until: float = float("inf")) -> DecodedBatch:
+        """Read frames of one connection, in order. Never raises for what they hold.
+
+        Stops after the frame at which the clock passes `until`, and before a frame in doubt. If the first
+        frame is in doubt, the batch has only `lookups`, for it and a few frames after it.
+        """
+        advance, clock = self.tracker.advance, self._clock
+        check_cid, limits = self._check_cid, self._limits
+        items_max = limits.frame_items_max
+        batch = DecodedBatch()
+        add = batch.add
+        types: list[str] = []
+        batch_keys: set[Key] = set()
+        for frame in frames:
+            envelope = read_envelope(frame, items_max)
+            seq = envelope.seq
+            if seq is None:
+                _note_without_seq(envelope, batch)
+            elif advance(seq):
+                events, drops = extract(envelope, check_cid, limits)
+                add(envelope, events, drops)
+            elif not self._sequence(seq, envelope, batch, batch_keys):
+                if not types:
+                    return self._defer(frames, until, batch)
+                break
+            types.append(envelope.type)
+            if clock() > until:
+                break
+        return self._finish(types, batch)
+
+    def resolve(self, batch: DecodedBatch, known: Mapping[Key, int], until: float = float("inf")) -> None:
+        """Finish a batch that has `lookups`: `known` are those that the log holds, each with a position.
+
+        Stops after the frame at which the clock passes `until`. The frames after it are in doubt still, and
+        belong to the next batch.
+        """
+        tracker = self.tracker
+        batch.lookups = []
+        seen = dict(known)
+        all_known = True
+        types: list[str] = []
+        for envelope, keys in self._deferred:
+            seq = envelope.seq
+            found = next((key for key in keys if key in seen), None)
+            if seq is None:
+                _note_without_seq(envelope, batch)
+            elif found is not None:
+                tracker.repeat(seq)
+                self.known_at = known.get(found, self.known_at)
+            else:
+                events, drops = self._extract(envelope)
+                if not events:
+                    self._skip(seq, envelope, drops, batch)
+                else:
+                    tracker.accept(seq)
+                    batch.add(envelope, events, drops)
+                    seen.update((event.key, 0) for event in events)
+                    all_known = False
+            types.append(envelope.type)
+            if self._clock() > until:
+                break
+        self._deferred = []
+        limits, twice = self._limits, 2 * self._lookup_frames
+        more = min(twice, limits.lookup_frames_max)
+        self._lookup_frames = more if all_known else limits.lookup_frames_min
+        self._finish(types, batch)
+
+    def _sequence(self, seq: int, envelope: Envelope, batch: DecodedBatch, batch_keys: set[Key]) -> bool:
+        """Accept or drop a frame that is not simply the next one; return False if only the log can tell.
+
+        `batch_keys` are the keys of the batch's events, which are not in the log yet. It is updated here.
+        """
+        tracker = self.tracker
+        in_doubt = tracker.in_doubt(seq)
+        if in_doubt or self.history_keys:
+            keys = possible_keys(envelope)
+            if not keys:
+                self._skip(seq, envelope, self._extract(envelope)[1], batch)
+                return True
+            if not self.history_keys.isdisjoint(keys):
+                tracker.recur(seq)
+                return True
+            if in_doubt:
+                batch_keys.update(event.key for event in batch.events[len(batch_keys) :])
+                if batch_keys.isdisjoint(keys):
+                    return False
+                tracker.repeat(seq)
+                return True
+        tracker.accept(seq)
+        batch.add(envelope, *self._extract(envelope))
+        return True
+
+    def _extract(self, envelope: Envelope) -> Extracted:
+        return extract(envelope, self._check_cid, self._limits)
+
+    def _skip(self, seq: int, envelope: Envelope, drops: Sequence[str], batch: DecodedBatch) -> None:
+        """Judge a frame without events by its number, because the log cannot know it."""
+        if self.tracker.skip(seq):
+            batch.add(envelope, (), drops)
+
+    def _defer(self, frames: Sequence[bytes], until: float, batch: DecodedBatch) -> DecodedBatch:
+        """Keep the first frames for `resolve`, and name the keys that tell which of them are known."""
+        for frame in frames[: self._lookup_frames]:
+            envelope = read_envelope(frame, self._limits.frame_items_max)
+            keys = possible_keys(envelope)
+            self._deferred.append((envelope, keys))
+            batch.lookups += keys
+            if self._clock() > until:
+                break
+        return batch
+
+    def _finish(self, types: list[str], batch: DecodedBatch) -> DecodedBatch:
+        """Set the counts and the cursor of a batch, as the tracker has them after its last frame."""
+        tracker = self.tracker
+        repeats = tracker.repeats - self._repeats
+        self._repeats = tracker.repeats
+        if repeats:
+            batch.drops["repeat"] += repeats
+        batch.frames = len(types)
+        batch.types.update(types)
+        batch.accepted = batch.frames - batch.without_seq - repeats
+        batch.seq, batch.provisional = tracker.last, tracker.unconfirmed
+        batch.fell_from = tracker.fell_from
+        return batch
+
+
+def _note_without_seq(envelope: Envelope, batch: DecodedBatch) -> None:
+    """Count a frame that has no number, which is never an event."""
+    batch.without_seq += 1
+    if envelope.drop:
+        batch.drops[envelope.drop] += 1
+    elif envelope.type == "error" or envelope.type == "info":
+        batch.notices.append(envelope)

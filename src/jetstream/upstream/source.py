@@ -1,0 +1,280 @@
+"""One upstream: connect, read, resume, for as long as the server runs.
+
+    connection ──frames──▶ Pipeline ──DecodedBatch──▶ store
+                            │    ▲
+               keys in doubt▼    │which of them are known
+                            the log
+
+One batch is decoded, then stored, then the next one is read. Frames that arrive meanwhile wait undecoded in
+the connection's inbox, which is bounded, and become the next batch. So what the log is asked about frames in
+doubt takes in all that was accepted, and a batch grows with what the server is busy with
+(docs/decisions/2026-11-27-one-batch-at-a-time.md). Several sources may store at the same time: each waits for
+its own batch.
+
+The cursor to resume after is the tracker's, which `store` has on disk with the events. An idle upstream is
+healthy. Whatever goes wrong ends in the same place, the loop in `run`, which waits and connects again from
+the cursor. The delay grows as long as no frame is accepted.
+
+Everything that is logged here can be caused by upstream, or by whatever is in its place, as often as it
+likes. So all of it is throttled, and counted in a metric. Two conditions tell an operator what a metric would
+hide: frames come and none is accepted (`frames_not_taken`), and upstream is no firehose (`not_a_firehose`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+
+import structlog
+
+from jetstream.conditions import Conditions
+from jetstream.limits import UpstreamLimits
+from jetstream.logging_setup import Throttled
+from jetstream.metrics import UpstreamMetrics
+from jetstream.retry import backoff_s
+from jetstream.status import UpstreamState, UpstreamStatus
+from jetstream.upstream.connection import ConnectError, connect, hint, origin, with_cursor
+from jetstream.upstream.envelope import Envelope
+from jetstream.upstream.history import History, KeyLookup
+from jetstream.upstream.inbox import Inbox
+from jetstream.upstream.pipeline import DecodedBatch, Pipeline
+from jetstream.urls import shown
+
+# Takes a batch, and when the oldest of its frames was received, in monotonic seconds. Returns once it is
+# stored, and more may come. It must give the event loop a turn: with frames waiting, nothing here does.
+Store = Callable[[DecodedBatch, float], Awaitable[None]]
+
+logger = structlog.get_logger(__name__)
+
+
+class Source:
+    """A relay or PDS whose firehose is read.
+
+    `pipeline` decodes its frames and has its cursor. `log` is asked about frames in doubt.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        pipeline: Pipeline,
+        store: Store,
+        metrics: UpstreamMetrics,
+        conditions: Conditions,
+        log: KeyLookup,
+        limits: UpstreamLimits = UpstreamLimits(),
+    ) -> None:
+        # `host:port`: names this source in the log's cursors.
+        self.origin = origin(url)
+        # The URL without user, password and query, for people to see.
+        self.url = shown(url)
+        # How old the last message with a time was when it arrived, in seconds; None before the first.
+        self.lag_s: float | None = None
+        self._url = url
+        self._pipeline = pipeline
+        self._store = store
+        self._metrics = metrics
+        self._conditions = conditions
+        self._log = log
+        self._limits = limits
+        self._history = History(log, pipeline, limits)
+        self._logger = Throttled(logger)
+        # Connections, and attempts at one, since a frame was accepted.
+        self._attempts = 0
+        # Whether there is a connection, and when it was opened or frames came last, in monotonic seconds.
+        self._connected = False
+        self._heard_at = time.monotonic()
+        # When the first frame came after the last one that was accepted; None: none has come since.
+        self._none_accepted_since: float | None = None
+        # Frames without a number that came in a row.
+        self._unreadable = 0
+        # The cursor after which a message came that is too large to be received, and how many frames beyond
+        # it to resume.
+        self._too_big_after: int | None = None
+        self._skipped = 0
+
+    @property
+    def seq(self) -> int | None:
+        """The last `seq` that was accepted and confirmed: the cursor."""
+        return self._pipeline.tracker.last
+
+    @property
+    def taken_seq(self) -> int | None:
+        """The last `seq` that was accepted, confirmed or not."""
+        tracker = self._pipeline.tracker
+        return tracker.last if tracker.provisional is None else tracker.provisional
+
+    @property
+    def _resume_after(self) -> int | None:
+        """What to resume after: the cursor, or beyond it where a message cannot be received."""
+        return self.seq if self.seq is None or self.seq != self._too_big_after else self.seq + self._skipped
+
+    @property
+    def state(self) -> UpstreamState:
+        """Whether frames come, none has come for `idle_after_s`, or there is no connection."""
+        if not self._connected:
+            return "reconnecting"
+        is_idle = time.monotonic() - self._heard_at > self._limits.idle_after_s
+        return "idle" if is_idle else "connected"
+
+    def status(self) -> UpstreamStatus:
+        """Return where the server stands with this upstream."""
+        return UpstreamStatus(self.origin, self.url, self.state, self.seq, self.taken_seq, self.lag_s)
+
+    async def run(self) -> None:
+        """Read upstream until cancelled."""
+        limits = self._limits
+        while True:
+            retry_after_s = await self._connect_and_read() or 0.0
+            pause_s = max(
+                retry_after_s, backoff_s(self._attempts, limits.backoff_first_s, limits.backoff_max_s)
+            )
+            self._attempts += 1
+            self._metrics.reconnects.inc()
+            in_s = round(pause_s, 1)
+            self._logger.info("upstream: connecting again", url=self.url, in_s=in_s, cursor=self.seq)
+            await asyncio.sleep(pause_s)
+
+    async def _connect_and_read(self) -> float | None:
+        """Hold one connection to its end; return how many seconds upstream asks to wait, if it does."""
+        self._pipeline.tracker.connected()
+        cursor = self._resume_after
+        try:
+            inbox = await connect(with_cursor(self._url, cursor), self._on_text, self._on_flood, self._limits)
+        except ConnectError as error:
+            self._log_no_connection(error)
+            return error.retry_after_s
+        self._logger.info("upstream: connected", url=self.url, cursor=cursor)
+        self._connected = True
+        self._heard_at = time.monotonic()
+        try:
+            await self._read(inbox)
+        finally:
+            self._connected = False
+            inbox.close()
+        await self._end(inbox)
+        return None
+
+    def _log_no_connection(self, error: ConnectError) -> None:
+        if error.status is None:
+            self._logger.warning("upstream: cannot connect", url=self.url, error=str(error))
+        else:
+            more = {"status": error.status, **hint(error.status)}
+            self._logger.warning("upstream: refused", url=self.url, error=str(error), **more)
+
+    async def _read(self, inbox: Inbox) -> None:
+        """Read a connection until it is over, or must be."""
+        limits, pipeline = self._limits, self._pipeline
+        while frames := await inbox.wait(limits.batch_frames_max):
+            # All that was accepted is stored by now, so the log may be asked.
+            await self._history.update()
+            self._heard_at = time.monotonic()
+            batch = pipeline.read(frames, self._heard_at + limits.turn_s)
+            if batch.lookups:
+                known = await self._log.holds(batch.lookups)
+                pipeline.resolve(batch, known, time.monotonic() + limits.turn_s)
+            inbox.drop(batch.frames)
+            self._count(batch)
+            must_reconnect = self._must_reconnect(batch)
+            await self._store(batch, inbox.received_at)
+            if must_reconnect:
+                return
+
+    def _count(self, batch: DecodedBatch) -> None:
+        """Count a batch, and note whether upstream sends anything of use."""
+        self._metrics.count_frames(batch.types, batch.drops, batch.too_big)
+        tracker = self._pipeline.tracker
+        if tracker.gaps or tracker.jumps or tracker.restarts:
+            self._metrics.count_sequence(tracker.gaps, tracker.jumps, tracker.restarts)
+            tracker.gaps = tracker.jumps = tracker.restarts = 0
+        lag_s = _age_s(batch.time)
+        self.lag_s = self.lag_s if lag_s is None else lag_s
+        if batch.accepted:
+            self._attempts = 0
+            self._none_accepted_since = None
+            self._conditions.end("frames_not_taken")
+            self._conditions.end("not_a_firehose")
+        else:
+            self._note_none_accepted(batch)
+        self._unreadable = self._unreadable + batch.frames if batch.without_seq == batch.frames else 0
+
+    def _note_none_accepted(self, batch: DecodedBatch) -> None:
+        """Begin `frames_not_taken` once that has gone on for `none_accepted_s`."""
+        if self._none_accepted_since is None:
+            self._none_accepted_since = self._heard_at
+        limit_s = self._limits.none_accepted_s
+        if self._heard_at - self._none_accepted_since < limit_s:
+            return
+        reasons = ", ".join(sorted(batch.drops)) or ", ".join(sorted(batch.types))
+        self._conditions.begin(
+            "frames_not_taken",
+            f"frames come from upstream; none was taken for {limit_s:g} s; dropped for: {reasons}",
+        )
+
+    def _must_reconnect(self, batch: DecodedBatch) -> bool:
+        """Log what upstream says of itself; return whether this connection must be ended."""
+        for notice in batch.notices:
+            if notice.type == "error":
+                self._on_error(notice)
+                return True
+            self._logger.warning("upstream: notice", type=notice.type, name=notice.name, message=notice.text)
+        if self._unreadable > self._limits.unreadable_frames_max:
+            self._on_flood("unreadable")
+            return True
+        return False
+
+    def _on_error(self, error: Envelope) -> None:
+        self._logger.warning("upstream: error", name=error.name, message=error.text)
+        if error.name == "FutureCursor":
+            event = "upstream: cursor is in its future; starting at the live end"
+            self._logger.warning(event, cursor=self.seq)
+            self._pipeline.tracker.restart()
+
+    def _on_text(self) -> None:
+        self._metrics.drops["frame_text"].inc()
+        self._logger.warning(
+            "upstream: sends text, which no firehose does",
+            url=self.url,
+            hint="is it a Jetstream? --upstream takes a relay or a PDS",
+        )
+        self._conditions.begin(
+            "not_a_firehose",
+            f"{self.url} sends text messages, as a Jetstream does: --upstream takes a relay or a PDS",
+        )
+
+    def _on_flood(self, kind: str) -> None:
+        self._metrics.floods[kind].inc()
+        self._logger.warning("upstream: flood, connection closed", url=self.url, kind=kind)
+
+    async def _end(self, inbox: Inbox) -> None:
+        """Log the end of a connection."""
+        if error := await inbox.ended():
+            self._logger.warning("upstream: connection failed", error=error)
+        else:
+            more = {} if inbox.any_came else {"hint": "no frame came: is this the URL of a firehose?"}
+            self._logger.info("upstream: connection closed", reason=inbox.reason, **more)
+        if inbox.too_big:
+            self._skip_too_big()
+
+    def _skip_too_big(self) -> None:
+        """Resume one frame further each time, from the second time that the same cursor has failed.
+
+        The cursor itself stays. A relay that sends the cursor's own frame again would else have it taken for
+        a repeat.
+        """
+        self._metrics.drops["frame_size"].inc()
+        if self.seq is None or self.seq != self._too_big_after:
+            self._too_big_after, self._skipped = self.seq, 0
+        else:
+            self._skipped += 1
+            self._logger.warning("upstream: skipping a frame that is too large", cursor=self._resume_after)
+
+
+def _age_s(stamp: str) -> float | None:
+    """Return how many seconds ago a message's time was; None for what is no time, or has no time zone."""
+    try:
+        sent = datetime.fromisoformat(stamp)
+    except ValueError:
+        return None
+    return None if sent.tzinfo is None else time.time() - sent.timestamp()
