@@ -19,7 +19,7 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) \
 	  | awk -F ':.*## ' '{ printf "make %-16s %s\n", $$1, $$2 }'
 
-setup: $(READY) ## Create .venv from the lock file (PYTHON=... chooses the interpreter)
+setup: $(READY) ## Create .venv from the lock file (PYTHON=... chooses another Python)
 	@echo "setup: .venv is up to date"
 
 $(READY): requirements-dev.lock pyproject.toml scripts/setup
