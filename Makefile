@@ -1,5 +1,5 @@
-# Every target works on a fresh clone: what it needs is set up first, and only when it changed.
-# Pass flags on with ARGS:  make run ARGS="--retention 3d"   make test ARGS="-k filters -x"
+# Every target works on a fresh clone: it sets up what it needs first, and only if that changed.
+# Pass flags with ARGS:  make run ARGS="--retention 3d"   make test ARGS="-k filters -x"
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -9,17 +9,17 @@ COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-ha
 
 export PYTHON
 
-# Installed from the registries as the image is: 13 s, and a part of what runs apart from the suite.
+# Installs the package from the registries, as the image does: 13 s. So it is not a part of `make test`.
 IMAGE_TESTS := tests/test_packaging.py::TestImage
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test test-integration lint format bench attack soak up down docker-engine lock clean
 
-help: ## List these targets
+help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) \
 	  | awk -F ':.*## ' '{ printf "make %-16s %s\n", $$1, $$2 }'
 
-setup: $(READY) ## Make .venv with everything locked, and the project in it (PYTHON=... to choose one)
+setup: $(READY) ## Create .venv from the lock file (PYTHON=... chooses another Python)
 	@echo "setup: .venv is up to date"
 
 $(READY): requirements-dev.lock pyproject.toml scripts/setup
@@ -33,7 +33,7 @@ test: $(READY) ## Run the test suite on all cores: under four minutes
 	@echo "test: running the suite with pytest"
 	@$(BIN)/pytest --numprocesses auto --deselect $(IMAGE_TESTS) $(ARGS)
 
-test-integration: $(READY) ## Run other projects' clients (needs Node), and the image's contents
+test-integration: $(READY) ## Test with clients of other projects (needs Node), and test the image's contents
 	@$(BIN)/pytest tests/foreign $(IMAGE_TESTS) $(ARGS)
 
 lint: $(READY) ## Check style, import directions and types
@@ -42,14 +42,14 @@ lint: $(READY) ## Check style, import directions and types
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-format: $(READY) ## Put the code into the agreed form
+format: $(READY) ## Format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 bench: $(READY) ## Run the benchmarks and print their figures
 	@$(BIN)/python -m benches $(ARGS)
 
-attack: $(READY) ## Flood a server as clients, accounts and a relay may, and check its limits
+attack: $(READY) ## Flood a server as clients, accounts and a relay can, and check its limits
 	@$(BIN)/python -m benches.attack $(ARGS)
 
 soak: $(READY) ## Run the long tests: 200 kills under load, memory, and 300 s of each fuzzer
@@ -60,21 +60,21 @@ up: docker-engine ## Build the image and start it with Docker Compose
 	docker compose up --build --detach --wait $(ARGS)
 	@echo "up: http://localhost:6008  ws://localhost:6008/subscribe  http://localhost:6008/metrics"
 
-down: docker-engine ## Stop what `make up` started; the data volume stays
+down: docker-engine ## Stop what `make up` started; keep the data volume
 	docker compose down $(ARGS)
 
 docker-engine:
-	@docker info >/dev/null 2>&1 || { echo "$(MAKECMDGOALS): no Docker engine answers." \
+	@docker info >/dev/null 2>&1 || { echo "$(MAKECMDGOALS): cannot connect to a Docker engine." \
 	  "Start Docker, or point DOCKER_HOST at one. Without Docker: make run" >&2; exit 1; }
 	@docker compose version >/dev/null 2>&1 || { echo "$(MAKECMDGOALS): Docker has no compose" \
 	  "command. Install its plugin (Debian, Ubuntu: docker-compose-plugin)" >&2; exit 1; }
 
-lock: ## Remake the lock files (needs uv; ARGS=--upgrade takes newer versions)
+lock: ## Update the lock files (needs uv; ARGS=--upgrade takes newer versions)
 	@uv --version >/dev/null 2>&1 || { echo "lock: needs uv (pip install uv)" >&2; exit 1; }
 	$(COMPILE) pyproject.toml --group dev --output-file requirements-dev.lock
 	$(COMPILE) pyproject.toml --constraint requirements-dev.lock --output-file requirements.lock
 	$(COMPILE) --group build --constraint requirements-dev.lock --output-file requirements-build.lock
 
-clean: ## Remove .venv, caches and builds; data/ stays
+clean: ## Remove .venv, caches and builds; keep data/
 	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -226,7 +226,7 @@ class TestMake:
         nowhere = {**outside_make(), "DOCKER_HOST": f"unix://{tmp_path}/none.sock"}
         done = run(["make", target], cwd=ROOT, env=nowhere)
         assert done.returncode != 0
-        assert f"{target}: no Docker engine answers" in done.stderr
+        assert f"{target}: cannot connect to a Docker engine" in done.stderr
 
     def test_setup_without_a_suitable_python_names_those_it_tried(self, tmp_path: Path) -> None:
         # A copy without its venv, so that there is something to set up.

@@ -8,10 +8,10 @@ import pytest
 from benches.frames import kept, simulated
 from benches.relay_process import RelayEndedError, RelayProcess
 from benches.ring import FIRST_SEQ
+from tests.decoding import Message, decode
 from websockets.sync.client import connect
 
 from jetstream.simulator.world import Population
-from jetstream.upstream.decode import Message, decode
 
 
 @pytest.fixture(scope="module")

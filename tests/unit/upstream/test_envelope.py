@@ -32,7 +32,7 @@ from tests.builders import (
 from tests.decoding import Message, decode
 from tests.fixtures import captured_frames
 
-from jetstream.delivery.wires import WIRES
+from jetstream.delivery.renderers import RENDERERS
 from jetstream.model.batch import Batch
 from jetstream.model.event import DELETE
 from jetstream.upstream.drops import DROP_REASONS
@@ -49,9 +49,9 @@ def bodies(message: Message) -> list[Any]:
 def rendered(message: Message) -> Iterator[dict[str, Any]]:
     """Spell the events in both wires, and read them: they must be JSON whatever they hold."""
     batch = Batch.of(message.events, range(1, len(message.events) + 1))
-    for wire in WIRES.values():
-        for index in range(len(batch)):
-            yield json.loads(wire.message(batch, index))
+    for renderer in RENDERERS.values():
+        for text in renderer.render(batch, range(len(batch))):
+            yield json.loads(text)
 
 
 # What is kept

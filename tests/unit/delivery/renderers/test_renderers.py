@@ -17,7 +17,6 @@ from jetstream.delivery.renderers.v1 import V1
 from jetstream.ingest import Stamper
 from jetstream.model.batch import Batch
 from jetstream.model.event import KIND_NAMES
-from jetstream.model.event import CREATE, DELETE, Event
 
 LIKED = {
     "$type": "app.bsky.feed.like",
