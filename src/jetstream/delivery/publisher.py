@@ -136,8 +136,9 @@ class Publisher:
                     began = self._clock()
             group.flushing = False
             written += reached
-            messages[group.encoding.wire] += reached * len(frames)
-            sizes[group.encoding.wire] += reached * len(data)
+            wire = group.encoding.renderer.name
+            messages[wire] += reached * len(frames)
+            sizes[wire] += reached * len(data)
         for wire, size in sizes.items():
             self._metrics.count_sent(wire, messages[wire], size)
         return written, worked_s + self._clock() - began

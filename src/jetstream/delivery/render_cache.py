@@ -12,6 +12,7 @@ log's batches is gone from here, too.
 
 from __future__ import annotations
 
+import sys
 import weakref
 from array import array
 from bisect import bisect_right
@@ -47,7 +48,7 @@ class Rendered:
         self._encoding = encoding
         self._watch = watch  # calls the cache back when the batch is gone
         self._frames: list[bytes] = []  # by index in the batch; `_NOT_MADE`, or empty when declined
-        self._lengths = array("I")  # of the JSON, by index
+        self._lengths = array("I")  # of the JSON, by index; 0 when declined or not made
         self._declined = False  # whether the renderer has declined any event
         self._chunks: dict[int, Chunk] = {}  # by index of their first event
         self.size = 0  # bytes of memory, measured when forms are added
@@ -58,15 +59,18 @@ class Rendered:
         Leaves out events that the renderer declined, and those whose JSON is longer than `message_bytes_max`;
         0 is no limit.
         """
-        if message_bytes_max:
-            lengths = self._lengths
-            indices = [i for i in indices if lengths[i] <= message_bytes_max]
-        frames = self._pick(indices)
-        return [frame for frame in frames if frame] if self._declined else frames
+        frames = self._frames
+        if message_bytes_max or self._declined:
+            lengths, most = self._lengths, message_bytes_max or sys.maxsize
+            indices = [i for i in indices if 0 < lengths[i] <= most]
+        if isinstance(indices, range):
+            return frames[indices.start : indices.stop]
+        return [frames[i] for i in indices]
 
     def fit(self, indices: Sequence[int], bytes_max: int) -> Sequence[int]:
         """Return the first of `indices` whose frames have at most `bytes_max` together, but at least one."""
-        sizes = list(map(len, self._pick(indices)))
+        frames = self._frames
+        sizes = [len(frames[i]) for i in indices]
         if sum(sizes) <= bytes_max:
             return indices
         return indices[: bisect_right(list(accumulate(sizes)), bytes_max, lo=1)]
@@ -84,31 +88,25 @@ class Rendered:
         """Render those of `indices` that are not rendered yet."""
         frames, lengths = self._frames, self._lengths
         known = len(frames)
-        if (short := indices[-1] + 1 - known) > 0:
-            frames += [_NOT_MADE] * short
-            lengths.extend([0] * short)
-            self.size += short * _SLOT_BYTES
         if indices[0] < known:
-            indices = _run([i for i in indices if frames[i] is _NOT_MADE])
+            indices = _run([i for i in indices if i >= known or frames[i] is _NOT_MADE])
             if not indices:
                 return
         messages = self._encoding.renderer.render(batch, indices)
         made = self._encoding.framing.frames(messages)
-        if isinstance(indices, range):
-            frames[indices.start : indices.stop] = made
-            lengths[indices.start : indices.stop] = array("I", map(len, messages))
+        run = isinstance(indices, range)
+        if (short := (indices[0] if run else indices[-1] + 1) - known) > 0:
+            frames += [_NOT_MADE] * short
+            lengths.extend([0] * short)
+        if run:  # which may go beyond the end
+            frames[indices[0] : indices[-1] + 1] = made
+            lengths[indices[0] : indices[-1] + 1] = array("I", map(len, messages))
         else:
             for i, frame, message in zip(indices, made, messages, strict=True):
                 frames[i] = frame
                 lengths[i] = len(message)
         self._declined = self._declined or not all(messages)
-        self.size += sum(map(len, made)) + len(made) * _FRAME_BYTES
-
-    def _pick(self, indices: Sequence[int]) -> list[bytes]:
-        frames = self._frames
-        if isinstance(indices, range):
-            return frames[indices.start : indices.stop]
-        return [frames[i] for i in indices]
+        self.size += sum(map(len, made)) + len(made) * _FRAME_BYTES + (len(frames) - known) * _SLOT_BYTES
 
 
 class RenderCache:

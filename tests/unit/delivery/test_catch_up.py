@@ -6,6 +6,7 @@ import asyncio
 import weakref
 from dataclasses import replace
 
+import pytest
 from tests.unit.delivery.fakes import (
     BATCH_EVENTS,
     LIMITS,
@@ -175,3 +176,17 @@ async def test_many_readers_at_as_many_places_hold_few_batches() -> None:
     for number, (_, sink) in enumerate(readers):
         assert sink.times() == steps(number * BATCH_EVENTS + 1, 60 * BATCH_EVENTS + 1)
     assert most <= 3 + 2  # one that was just read, and one that was just let go of
+
+
+@pytest.mark.parametrize("places", [1, 10])
+async def test_readers_of_one_batch_hold_it_once(places: int) -> None:
+    """Else there would be less room after them, and in the end none."""
+    async with served(10 * BATCH_EVENTS, replace(LIMITS, held_batches=2)) as (delivery, log):
+        log.patience = 2
+        starts = [number % places * BATCH_EVENTS + 1 for number in range(60)]
+        readers = [join(delivery, start * STEP_US) for start in starts]
+        await until(lambda: all(subscriber.group for subscriber, _ in readers))
+        assert not delivery._catch_up._held
+        assert delivery._catch_up._free._value == 2
+    for start, (_, sink) in zip(starts, readers, strict=True):
+        assert sink.times() == steps(start, 10 * BATCH_EVENTS + 1)

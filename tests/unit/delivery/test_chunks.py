@@ -86,6 +86,12 @@ def test_readers_of_everything_come_to_share_their_bytes() -> None:
     assert pieces(batch, 0, 1000, V1, SubscriberOptions(), cache)[1].data is not one[1].data
 
 
+def test_a_shared_chunk_that_goes_too_far_is_cut_again() -> None:
+    batch, cache = batch_of([20] * 1000), RenderCache(LIMITS.render_cache_bytes)
+    assert cut(batch, 0, 1000, CLASSIC, SubscriberOptions(), cache, LIMITS).reached == 200
+    assert cut(batch, 0, 150, CLASSIC, SubscriberOptions(), cache, LIMITS).reached == 150
+
+
 def test_what_is_too_long_for_one_chunk_is_not_kept() -> None:
     batch, cache = batch_of([4000] * LIMITS.chunk_events), RenderCache(LIMITS.render_cache_bytes)
     made = pieces(batch, 0, len(batch), CLASSIC, SubscriberOptions(), cache)
