@@ -23,16 +23,16 @@ from jetstream.delivery.render_cache import RenderCache
 from jetstream.delivery.renderers.classic import CLASSIC
 from jetstream.delivery.renderers.v1 import V1
 from jetstream.eventlog import LogReader, SourceCursor
-from jetstream.eventlog.segment import BLOCK_EVENTS
 from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.store import SqliteLog
-from jetstream.limits import DeliveryLimits
+from jetstream.limits import DeliveryLimits, LogLimits
 from jetstream.model.batch import Batch
 from jetstream.model.filter import EVERYTHING, Filter
 
 EVENTS: Final = 1_000_000
 LARGE: Final = 10  # so many times as many for opening
-RARE_EVERY: Final = 10 * BLOCK_EVENTS
+SEGMENT_EVENTS: Final = LogLimits().segment_events
+RARE_EVERY: Final = 10 * SEGMENT_EVENTS
 RARE_DID: Final = b"did:plc:raretrararerarerarerare"
 RARE_COLLECTION: Final = b"com.example.rare"
 CHUNK_EVENTS: Final = 500  # of a reader between two turns of the loop
@@ -79,7 +79,7 @@ async def measure(directory: Path, events: int) -> dict[str, float]:
     stored = (filled / DATABASE).stat().st_size
     figures["bytes on disk an event"] = stored / events
     figures["bytes on disk over bytes of v1 JSON"] = stored / json_bytes
-    log = await SqliteLog.open(filled, forget=frozenset())
+    log = await SqliteLog.open(filled, erase=frozenset())
     figures |= await replays(log)
     figures |= await sparse(log, events)
     figures["live p99 while ten readers replay, ms"] = await live_delay(log, network) * 1e3
@@ -109,7 +109,7 @@ async def timed(action: Awaitable[None]) -> float:
 
 async def fill(directory: Path, network: Network, events: int) -> int:
     """Append and seal all; return what the same events take as v1 JSON."""
-    log = await SqliteLog.open(directory, forget=frozenset())
+    log = await SqliteLog.open(directory, erase=frozenset())
     json_bytes = count = 0
     for batch in network.batches(events, 100):
         if count % RARE_EVERY == 0:
@@ -118,7 +118,7 @@ async def fill(directory: Path, network: Network, events: int) -> int:
         json_bytes += sum(map(len, V1.render(batch, range(len(batch)))))
         await log.append(batch, CURSOR)
         count += len(batch)
-        if count % BLOCK_EVENTS == 0:
+        if count % SEGMENT_EVENTS == 0:
             await log.maintain()
     await log.close()
     return json_bytes
@@ -254,7 +254,7 @@ async def lateness(work: Awaitable[None]) -> list[float]:
 
 
 async def opening(directory: Path, events: int) -> dict[str, float]:
-    """Open a log ten times as large: the same blocks again and again, further on in time."""
+    """Open a log ten times as large: the same segments again and again, further on in time."""
     before = resident_bytes()
     multiply(directory / DATABASE)
     began = time.perf_counter()
@@ -267,17 +267,17 @@ async def opening(directory: Path, events: int) -> dict[str, float]:
 
 
 def multiply(path: Path) -> None:
-    """Store every block again, further on in time; what is inside is not looked at when a log is opened."""
+    """Store every segment again, further on in time; what is inside is not looked at when a log is opened."""
     with sqlite3.connect(path) as connection:
         first, last, events = connection.execute(
-            "SELECT min(first_us), max(last_us), sum(events) FROM block"
+            "SELECT min(first_us), max(last_us), sum(events) FROM segment"
         ).fetchone()
         connection.execute("DELETE FROM tail")
         for number in range(1, LARGE):
             shift = number * (last - first + 1)
             connection.execute(
-                "INSERT INTO block SELECT last_us + ?, first_us + ?, events, collection_set, did_bits,"
-                " accounts, times, kinds, dids, collections, rkeys, revs, cids, bodies FROM block"
+                "INSERT INTO segment SELECT last_us + ?, first_us + ?, events, collection_set, did_bits,"
+                " accounts, times, kinds, dids, collections, rkeys, revs, cids, bodies FROM segment"
                 " WHERE last_us <= ?",
                 (shift, shift, last),
             )

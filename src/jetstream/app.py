@@ -90,9 +90,10 @@ class Service:
             self.settings.data_dir,
             retention_s=self.settings.retention,
             retention_bytes=self.settings.retention_bytes,
-            forget=frozenset(self.settings.forget.split(",")) - {"none"},
+            erase=frozenset(self.settings.forget.split(",")) - {"none"},
             clock=self._clock,
             conditions=self.conditions,
+            limits=self._limits.log,
         )
         if self.log.clock_offset_us is not None:
             self._clock.resume(self.log.clock_offset_us)

@@ -18,7 +18,7 @@ CONDITIONS: Final = {
     "log_unwritable": "the log cannot be written",
     "clock": "the newest event is ahead of the clock, or the clock has stepped",
     "wal": "the write-ahead log is over its bound",
-    "damage": "the log has a damaged block",
+    "damage": "the log has a damaged part",
     "frames_not_taken": "frames come from upstream, and none of them is taken",
     "not_a_firehose": "upstream sends text, as a Jetstream does, and not the frames of a firehose",
 }

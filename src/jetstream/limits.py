@@ -99,6 +99,61 @@ class UpstreamLimits:
 class LogLimits:
     """What the event log keeps in memory, and how its upkeep is paced."""
 
+    # Events of a sealed segment, to the end of the last append. Segments of twice the size are 2 % smaller,
+    # and take twice the time for a reader of one event.
+    segment_events: int = 4_000
+    # The same by bytes of bodies, so that a segment is decompressed in bounded memory. Ordinary ones have
+    # 2 MiB.
+    segment_bytes: int = 8 << 20
+    # Events of a batch in memory: readers get it as a whole. It is also what one read of the tail, or of the
+    # identity and account events of many segments, returns.
+    batch_events: int = 1_000
+    # The same by bytes of text (see `Batch.text_bytes`). A thousand ordinary events have half of it.
+    batch_bytes: int = 1 << 20
+    # The newest events in memory: seconds of an ordinary day. A slightly late reader is served from it.
+    hot_tail_events: int = 8_000
+    # The same by bytes of memory. 8,000 ordinary events take a third of it; it has room for 26 records of
+    # 900 kB.
+    hot_tail_bytes: int = 24 << 20
+    # Memory of segments that were read, shared by all readers: five ordinary ones.
+    segment_cache_bytes: int = 20 << 20
+    # Readers wait for the disk and for zstd, both without the GIL. More threads would only compete for it.
+    reader_threads: int = 2
+    # Segments whose index one scan reads: about 5 ms, in one snapshot.
+    scan_segments: int = 64
+    # Keys that `LogWriter.keys_from` returns: two segments, since most of the first may lie before what is
+    # asked for. 2 MB of ordinary keys, 24 MB of the longest.
+    lookup_keys: int = 8_000
+    # Damaged ranges that are remembered. Any more are read again for each reader.
+    damage_ranges: int = 1_000
+    # Seconds between two runs of upkeep, beside those that are due at once.
+    upkeep_interval_s: float = 1.0
+    # Events that are not sealed. Above this, sealing takes time from the event loop. Waiting for the loop, it
+    # manages ten segments a second.
+    seal_backlog_events: int = 8_000
+    # Segments that one transaction deletes: it puts about 2,000 pages on the list of free ones.
+    trim_segments: int = 16
+    # Segments in which upkeep looks for erased records before it seals again.
+    erase_segments: int = 8
+    # The write-ahead log is copied and restarted at this size: a busy minute, and a quarter of a second of
+    # copying. On a small disk it is `reserve_share`.
+    wal_bytes: int = 16 << 20
+    # The condition `wal` holds above this: another program keeps the write-ahead log from restarting.
+    wal_bytes_alarm: int = 32 << 20
+    # Milliseconds for which a checkpoint waits for a reader before it is tried again later.
+    checkpoint_wait_ms: int = 10
+    # The file shrinks while more than this share of its pages is free, and more than this number.
+    free_share: float = 0.25
+    free_pages: int = 4_096
+    # Pages that one step of shrinking frees: 1 MiB.
+    shrink_pages: int = 256
+    # The lowest accepted `--retention-bytes`. The write-ahead log and the tail take up to half of it.
+    retention_bytes_min: int = 64 << 20
+    # Bytes in reserve for a full disk: the size of the write-ahead log, so that it can always be copied.
+    reserve_bytes: int = 16 << 20
+    # On a small disk the reserve is no more than this share of it.
+    reserve_share: float = 1 / 8
+
 
 @dataclass(frozen=True, slots=True)
 class DeliveryLimits:

@@ -18,7 +18,7 @@ from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.model.filter import EVERYTHING
 
-# A killed process has sealed a block or two; what is cut is the database, the write-ahead log, or both.
+# A killed process has sealed a segment or two; what is cut is the database, the write-ahead log, or both.
 RUN_S = (0.05, 1.2)
 END = 1 << 62
 

@@ -16,15 +16,16 @@ from tests.unit.eventlog.events import make_event
 
 from jetstream.errors import LogError
 from jetstream.eventlog import SourceCursor
-from jetstream.eventlog.sqlite import repair
+from jetstream.eventlog.sqlite.check import check
 from jetstream.eventlog.sqlite.export import contents, selected
+from jetstream.eventlog.sqlite.repair import repair
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.model.batch import Batch
 from jetstream.model.event import Event
 from jetstream.model.filter import EVERYTHING
 
 FILES = ("jetstream.db", "jetstream.db-wal", "jetstream.reserved")
-EVENTS, BATCH = 9_000, 90  # two blocks, and a tail
+EVENTS, BATCH = 9_000, 90  # two segments, and a tail
 STOP = 1 << 62
 
 Written = dict[int, Event]
@@ -131,23 +132,23 @@ async def serve(directory: Path, written: Written) -> None:
 
 
 def test_a_damaged_log_is_refused_or_reads_as_it_was_written(fuzz: Fuzz, whole: Copy) -> None:
-    def check(some: list[Damage]) -> None:
+    def damaged(some: list[Damage]) -> None:
         with TemporaryDirectory() as parent:
             directory, mended = Path(parent) / "served", Path(parent) / "mended"
             shutil.copytree(whole.directory, directory)
             for damage in some:
                 apply(damage, directory)
             shutil.copytree(directory, mended)
-            works(lambda: repair.check(directory))
+            works(lambda: check(directory))
             works(lambda: contents(directory))
             works(lambda: equals(directory, whole.written))
             works(lambda: asyncio.run(serve(directory, whole.written)))
-            if works(lambda: repair.repair(mended)):
+            if works(lambda: repair(mended)):
                 equals(mended, whole.written)
-                assert not repair.check(mended).problems
+                assert not check(mended).problems
                 asyncio.run(serve(mended, whole.written))
 
-    fuzz(check, damages(), 25)
+    fuzz(damaged, damages(), 25)
 
 
 def test_a_log_whose_tables_were_only_in_a_damaged_wal_is_not_whole(whole: Copy, tmp_path: Path) -> None:
@@ -155,4 +156,4 @@ def test_a_log_whose_tables_were_only_in_a_damaged_wal_is_not_whole(whole: Copy,
     directory = tmp_path / "log"
     shutil.copytree(whole.directory, directory)
     apply(Damage("jetstream.db-wal", "set", 0.0, b"\0"), directory)
-    assert not works(lambda: repair.check(directory)) or repair.check(directory).problems
+    assert not works(lambda: check(directory)) or check(directory).problems

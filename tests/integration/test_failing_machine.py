@@ -17,11 +17,10 @@ from tests.subscriber import subscribe
 
 from jetstream.app import Service
 from jetstream.clock import unix_us
-from jetstream.eventlog.sqlite import upkeep as maintenance
 from jetstream.eventlog.sqlite.rebase import rebase
 from jetstream.eventlog.sqlite.reservation import FILE
 from jetstream.eventlog.sqlite.schema import DATABASE
-from jetstream.limits import Limits, RuntimeLimits
+from jetstream.limits import Limits, LogLimits, RuntimeLimits
 from jetstream.settings import Settings
 
 HOUR_US = 3600 * 1_000_000
@@ -29,16 +28,19 @@ LIMITS = Limits(runtime=RuntimeLimits(clock_every_s=0.01))
 
 
 async def stored(
-    relay: Relay, data_dir: Path, last: int, clock: Callable[[], int] = unix_us, *, seal: bool = False
+    relay: Relay,
+    data_dir: Path,
+    last: int,
+    clock: Callable[[], int] = unix_us,
+    limits: Limits = LIMITS,
 ) -> int:
-    """Serve until so many frames are stored, stop in good order, and return the tip."""
+    """Serve until so many frames are stored, ten at a time; stop in good order, and return the tip."""
     settings = Settings(upstream=relay.url, listen=LOOPBACK, data_dir=data_dir, upstream_cursor=0)
-    async with running(Service(settings, LIMITS, clock=clock)) as service:
+    async with running(Service(settings, limits, clock=clock)) as service:
         for seq in range(1, last + 1, 10):
             relay.publish(frames(seq, min(seq + 9, last)))
             await published(service, min(seq + 9, last))
-            if seal:
-                await service.log.maintain()
+            await service.log.maintain()
         return service.log.tip
 
 
@@ -108,15 +110,14 @@ async def test_positions_ahead_of_the_clock_are_told_and_come_back(relay: Relay,
 
 
 async def test_a_reader_passes_over_damage_and_health_says_so(
-    relay: Relay, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    relay: Relay, start: Start, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(maintenance, "BLOCK_EVENTS", 10)
-    await stored(relay, tmp_path / "one", 100, seal=True)
+    await stored(relay, tmp_path / "one", 100, limits=Limits(log=LogLimits(segment_events=10)))
     with closing(sqlite3.connect(tmp_path / "one" / DATABASE)) as connection, connection:
         first, last, events = connection.execute(
-            "SELECT first_us, last_us, events FROM block ORDER BY last_us LIMIT 1"
+            "SELECT first_us, last_us, events FROM segment ORDER BY last_us LIMIT 1"
         ).fetchone()
-        connection.execute("UPDATE block SET bodies = zeroblob(9) WHERE last_us = ?", (last,))
+        connection.execute("UPDATE segment SET bodies = zeroblob(9) WHERE last_us = ?", (last,))
     service = await start(limits=LIMITS, data_dir=tmp_path / "one")
     for _ in range(3):
         async with subscribe(service.port, cursor=1) as subscriber:
@@ -136,7 +137,7 @@ async def test_a_server_starts_without_its_reservation(
     (tmp_path / "one" / FILE).write_bytes(content)
     with capture_logs() as lines:
         service = await start(limits=LIMITS, data_dir=tmp_path / "one")
-    assert "log: the reservation is made again" in [line["event"] for line in lines]
+    assert "log: the reservation is damaged and written again" in [line["event"] for line in lines]
     assert tip < service.log.tip <= unix_us() + 31_000_000
     async with subscribe(service.port, cursor=1) as subscriber:
         assert len(await subscriber.events(3)) == 3
@@ -150,7 +151,7 @@ async def test_a_lost_database_is_a_warning(relay: Relay, tmp_path: Path, start:
         (tmp_path / "one" / DATABASE).touch()
     with capture_logs() as lines:
         service = await start(limits=LIMITS, data_dir=tmp_path / "one")
-    (line,) = [line for line in lines if "a new log begins" in line["event"]]
+    (line,) = [line for line in lines if "starting a new one" in line["event"]]
     assert line["log_level"] == "warning"
     assert service.log.tip >= tip
 

@@ -21,7 +21,6 @@ from operator import methodcaller
 from random import Random
 from typing import Any, NamedTuple
 
-import pytest
 from tests.builders import REV, TIME, Op, account, commit, identity
 from tests.relay import Relay
 from tests.serving import Start, published
@@ -29,10 +28,7 @@ from tests.subscriber import Event, Subscriber, subscribe
 from websockets.exceptions import ConnectionClosed
 
 from jetstream.app import Service
-from jetstream.eventlog import hot_tail as recent
-from jetstream.eventlog.sqlite import store as sqlite
-from jetstream.eventlog.sqlite import upkeep as maintenance
-from jetstream.limits import DeliveryLimits, Limits, WebLimits
+from jetstream.limits import DeliveryLimits, Limits, LogLimits, WebLimits
 
 SEED = int(os.environ.get("READERS_SEED", "1"))
 READERS = 200
@@ -45,20 +41,15 @@ TICK_FRAMES = 50  # about 80 events: bursts, so that those who are behind reach 
 TICK_S = 0.05
 JOIN_FRAMES = 1_000  # within so many frames the readers join, one by one
 
-# Small enough for filters to change in the middle of a flush or a chunk, and for sockets to be full soon.
+# Small enough for filters to change in the middle of a flush or a chunk, for sockets to be full soon, and for
+# the past to be read from the file: from segments, and from what is not sealed yet.
 LIMITS = Limits(
     delivery=DeliveryLimits(lane_subscribers=10, writes_per_look=8, turn_s=0.0, chunk_events=100),
+    log=LogLimits(segment_events=300, batch_events=50, hot_tail_events=500),
     web=WebLimits(unsent_bytes_max=4096),
 )
-# Small enough for the past to be read from the file: from blocks, and from what is not sealed yet.
-SMALL = [
-    (maintenance, "BLOCK_EVENTS", 300),
-    (sqlite, "BLOCK_EVENTS", 300),
-    (recent, "BATCH_EVENTS", 50),
-    (recent, "EVENTS_MAX", 500),
-]
 
-RARE = "com.example.rare"  # what some blocks do not have
+RARE = "com.example.rare"  # what some segments do not have
 COLLECTIONS = (
     "app.bsky.feed.like",
     "app.bsky.feed.post",
@@ -424,12 +415,6 @@ def breaches(reader: Reader, truth: Truth, numbers: dict[str, int]) -> Iterable[
 # The run
 
 
-@pytest.fixture
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, name, value in SMALL:
-        monkeypatch.setattr(module, name, value)
-
-
 async def run_readers(readers: list[Reader], upstream: Upstream) -> None:
     """Publish until all readers have done what they will, and return once each has read the last event."""
     with suppress(TimeoutError):
@@ -456,7 +441,6 @@ def counts(readers: list[Reader]) -> Counter[str]:
     )
 
 
-@pytest.mark.usefixtures("_small")
 async def test_each_of_many_readers_sees_what_it_wants_exactly_once(relay: Relay, start: Start) -> None:
     service = await start(limits=LIMITS, upstream_cursor=0, forget="none", subscriber_buffer=10_000)
     upstream = Upstream(relay, Random(f"{SEED} upstream"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,23 +14,18 @@ from tests.serving import LOOPBACK, Start, cursor, published, quick, running, un
 from tests.subscriber import subscribe
 
 from jetstream.app import Service
-from jetstream.eventlog import hot_tail as recent
-from jetstream.eventlog.sqlite import upkeep as maintenance
+from jetstream.limits import LogLimits
 from jetstream.settings import Settings
 
 FRAMES = 10  # of one row of the log, at most
-BLOCK = 5  # events at least: with whole rows there are 5 to 14 in a block
-
-
-@pytest.fixture(autouse=True)
-def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maintenance, "BLOCK_EVENTS", BLOCK)
-    monkeypatch.setattr(recent, "BATCH_EVENTS", FRAMES)  # so that what is trimmed is not found there
+SEGMENT = 5  # events at least: with whole rows there are 5 to 14 in a segment
+# Batches in memory are short, so that what is trimmed is not found there.
+LIMITS = replace(quick(batch_frames_max=FRAMES), log=LogLimits(segment_events=SEGMENT, batch_events=FRAMES))
 
 
 @pytest.fixture
 def start(start: Start) -> Start:
-    return partial(start, limits=quick(batch_frames_max=FRAMES))
+    return partial(start, limits=LIMITS)
 
 
 def commits(first: int, last: int) -> list[tuple[int, bytes]]:
@@ -53,7 +49,7 @@ def the_start_and_no_more(count: int) -> Act:
 
 
 async def trimmed(service: Service, count: int) -> int:
-    """Seal all blocks, and forget so many events, or up to 14 fewer; return how many are left."""
+    """Seal all, and trim so many events, or up to 14 fewer; return how many are left."""
     await service.log.maintain()
     await service.log.trim((await times(service))[count])
     return service.log.statistics().events
@@ -87,7 +83,7 @@ async def test_history_from_before_the_log_is_recognised_where_the_log_begins(
     await published(service, 230)
     await until(lambda: service.log.statistics().events == 230)
     found = await counts(service)
-    assert 200 - gone <= left < 200 - gone + BLOCK + FRAMES
+    assert 200 - gone <= left < 200 - gone + SEGMENT + FRAMES
     assert found == Counter(range(1, 231))
     assert cursor(service) == (230, None, None)
 
@@ -98,7 +94,7 @@ async def test_a_restart_of_the_server_amid_such_history_changes_nothing(
 ) -> None:
     relay.publish(commits(1, 200))
     settings = Settings(upstream=relay.url, listen=LOOPBACK, data_dir=tmp_path, upstream_cursor=0)
-    async with running(Service(settings, quick(batch_frames_max=FRAMES))) as service:
+    async with running(Service(settings, LIMITS)) as service:
         await published(service, 200)
         await trimmed(service, 100)
         relay.script += [the_start_and_no_more(killed_at)]
@@ -134,7 +130,7 @@ async def test_history_from_before_a_live_start_in_a_log_of_another_upstream(
     async with Relay() as other:
         other.publish(commits(9_001, 9_050))
         settings = Settings(upstream=other.url, listen=LOOPBACK, data_dir=tmp_path, upstream_cursor=9_000)
-        async with running(Service(settings, quick(batch_frames_max=FRAMES))) as service:
+        async with running(Service(settings, LIMITS)) as service:
             await published(service, 9_050)
     relay.publish(commits(1, 100))
     service = await start()

@@ -16,7 +16,8 @@ import pytest
 from tests.full_disk import small_disk
 from tests.serving import Process, figures, health, process
 
-from jetstream.eventlog.sqlite.repair import check, repair
+from jetstream.eventlog.sqlite.check import check
+from jetstream.eventlog.sqlite.repair import repair
 from jetstream.eventlog.sqlite.schema import DATABASE
 
 RATE = 4_000

@@ -1,10 +1,13 @@
-"""A batch as columns of bytes: what is stored, before and after it is sealed.
+"""Events as columns of bytes: the form in which the log stores them, before and after compression.
 
     times        8 bytes each, signed, little-endian: microseconds since 1970
-    the others   the values with a newline between any two
+    the others   the values, separated by newlines
 
-No value holds a newline: identifiers are checked against their syntax, bodies are compact JSON. So runs of
-columns are put together by joining them, and taken apart by one `split`, without a loop over events.
+No value contains a newline: identifiers were checked against their syntax, and bodies are compact JSON. So
+runs of columns are concatenated by joining their bytes, and read back by one `split` per column, without a
+Python loop over events. `docs/log-format.md` has the byte diagram.
+
+Pure: this module knows nothing of files or SQLite, so another store can share the format.
 """
 
 from __future__ import annotations
@@ -17,15 +20,16 @@ from zlib import crc32
 
 from jetstream.model.batch import Batch
 
+# The text columns, in the order in which they are stored. They are attributes of `Batch` as well.
 NAMES: Final = ("kinds", "dids", "collections", "rkeys", "revs", "cids", "bodies")
 
 
 class Damaged(Exception):
-    """Stored bytes are not what was stored."""
+    """Stored bytes are not the bytes that were written. The text says what is wrong with them."""
 
 
 class Columns(NamedTuple):
-    """The columns of one or more events, as bytes."""
+    """The columns of one or more consecutive events, uncompressed."""
 
     times: bytes
     kinds: bytes
@@ -43,7 +47,7 @@ class Columns(NamedTuple):
 
     @classmethod
     def joined(cls, runs: Iterable[Columns]) -> Columns:
-        """Put at least one run of columns together, in order."""
+        """Concatenate at least one run of columns, in order."""
         times, *texts = zip(*runs, strict=True)
         return cls(b"".join(times), *map(b"\n".join, texts))
 
@@ -54,17 +58,17 @@ class Columns(NamedTuple):
 
     @property
     def events(self) -> int:
-        """How many events these are."""
+        """The number of events."""
         return len(self.times) // 8
 
     @property
     def size(self) -> int:
-        """How many bytes these are."""
+        """The size of all columns in bytes."""
         return sum(map(len, self))
 
     def checksum(self) -> int:
-        """Return the CRC-32 of all columns, one after the other."""
-        # In one go, for each call lets go of the interpreter, and another thread may keep it for a while.
+        """Return the CRC-32 of the concatenated columns."""
+        # One call for all columns: each call releases the GIL, and another thread may hold it for a while.
         return crc32(b"".join(self))
 
 
@@ -74,13 +78,14 @@ def write_times(times: Sequence[int]) -> bytes:
 
 
 def read_times(data: bytes) -> list[int]:
-    """Read what `write_times` wrote. Raises ValueError when the length is no multiple of 8."""
+    """Read what `write_times` wrote. Raises ValueError if the length is not a multiple of 8."""
     times = array("q")
     times.frombytes(data)
     return _little_endian(times).tolist()
 
 
 def _little_endian(numbers: array[int]) -> array[int]:
+    """Swap the bytes of each number in place where the machine is big-endian; return the same array."""
     if sys.byteorder == "big":
         numbers.byteswap()
     return numbers

@@ -1,4 +1,11 @@
-"""Which records must go when an account goes: pure, over batches."""
+"""Which records are erased when an account is deleted or taken down.
+
+Pure: these functions take and return batches. The store and the hot tail call them; `sqlite/erase.py`
+rewrites the file.
+
+A *tombstone* is a DID and a position: records that the DID created or updated before that position are
+erased. Deletes (which hold no record), identity events and account events stay.
+"""
 
 from __future__ import annotations
 
@@ -9,33 +16,35 @@ import orjson
 from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, CREATE, UPDATE
 
+Tombstones = Mapping[bytes, int]  # by DID: the position of the account event, in microseconds
 
-def gone_accounts(batch: Batch, statuses: Collection[str]) -> dict[bytes, int]:
-    """Return the repos whose account became inactive with one of `statuses`, and when (`time_us`)."""
+
+def find_tombstones(batch: Batch, statuses: Collection[str]) -> dict[bytes, int]:
+    """Return a tombstone for each account that became inactive with one of `statuses`."""
     if not statuses or ACCOUNT not in batch.kinds:
         return {}
     return {
         batch.dids[i]: batch.times[i]
         for i, kind in enumerate(batch.kinds)
-        if kind == ACCOUNT and _is_gone(batch.bodies[i], statuses)
+        if kind == ACCOUNT and _ends_account(batch.bodies[i], statuses)
     }
 
 
-def without(batch: Batch, gone: Mapping[bytes, int]) -> Batch | None:
-    """Return the batch without the records these repos made before they went; None if it has none."""
-    if gone.keys().isdisjoint(batch.dids):
+def without_erased(batch: Batch, tombstones: Tombstones) -> Batch | None:
+    """Return a copy of the batch without erased records, which may be empty; None if none is erased."""
+    if tombstones.keys().isdisjoint(batch.dids):
         return None
-    kept = [i for i in range(len(batch)) if not _is_forgotten(batch, i, gone)]
+    kept = [i for i in range(len(batch)) if not _is_erased(batch, i, tombstones)]
     if len(kept) == len(batch):
         return None
     return Batch.of([batch.event(i) for i in kept], [batch.times[i] for i in kept])
 
 
-def _is_gone(body: bytes, statuses: Collection[str]) -> bool:
+def _ends_account(body: bytes, statuses: Collection[str]) -> bool:
     account = orjson.loads(body)
     return account.get("active") is False and account.get("status") in statuses
 
 
-def _is_forgotten(batch: Batch, index: int, gone: Mapping[bytes, int]) -> bool:
+def _is_erased(batch: Batch, index: int, tombstones: Tombstones) -> bool:
     kind = batch.kinds[index]
-    return (kind == CREATE or kind == UPDATE) and batch.times[index] < gone.get(batch.dids[index], 0)
+    return (kind == CREATE or kind == UPDATE) and batch.times[index] < tombstones.get(batch.dids[index], 0)

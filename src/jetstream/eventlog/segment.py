@@ -1,15 +1,21 @@
-"""A sealed block: some thousand events as compressed columns, with what is needed to skip it unread.
+"""A sealed segment: some thousand events as compressed columns, with an index that lets a reader skip it.
 
-    times                            differences as 8 bytes each; the first is the first event's time   zstd
-    kinds … bodies                   the values with a newline between any two, see `columns`           zstd
-    collection_set                   the block's collections, sorted, a newline between any two         zstd
-    did_bits                         2^18 bits; bit crc32(DID) mod 2^18 is set for each of its DIDs     zstd
-    accounts                         its identity and account events once more: their number as 4
-                                     bytes, then their columns as in the tail, with a NUL between texts  zstd
+    times            differences, 8 bytes each; the first is the first event's time                zstd
+    kinds … bodies   the values, separated by newlines; see `columns`                              zstd
+    collection_set   the collections of the segment, sorted, separated by newlines                 zstd
+    did_bits         a Bloom filter of 2^18 bits with one hash: bit crc32(DID) mod 2^18 is set     zstd
+                     for each DID of the segment
+    accounts         copies of the identity and account events: their number as 4 bytes, then      zstd
+                     their columns as in the tail, separated by NULs
 
-Every zstd frame carries a checksum: nothing damaged is taken for an event, or for a reason to skip one.
-Identity and account events are wanted whatever the collections of a filter are, and nearly every block has
-some: their copies, under 1 % of the bytes, save reading whole blocks for a collection that is not there.
+Each column is one zstd frame with a checksum. So a damaged column is never read as events, and never taken
+as a reason to skip some.
+
+Identity and account events pass every filter of collections, and nearly every segment has some. Their copies
+take under 1 % of the bytes, and spare a reader of a rare collection from loading whole segments.
+
+Pure: bytes in, values out. What the format fixes stands here; the sizes at which events are sealed are in
+`LogLimits`. A change of this format also changes `docs/log-format.md` and `schema.SCHEMA_VERSION`.
 """
 
 from __future__ import annotations
@@ -30,42 +36,39 @@ from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, IDENTITY
 from jetstream.model.filter import Filter
 
-# Larger blocks take 2 % less room and twice the time for one event of one of them.
-BLOCK_EVENTS: Final = 4_000
-# Ordinary bodies take 2 MiB; large records make smaller blocks, so that one is decoded in bounded memory.
-BLOCK_BYTES: Final = 8 * 1024 * 1024
-# Far above what one append can hold: a damaged length must not become an allocation.
+# Decompressed. Far above what one append can hold: a damaged length must not become an allocation.
 COLUMN_BYTES_MAX: Final = 1024 * 1024 * 1024
 
-# 2,500 of 2^18 bits are set: one DID in a hundred is looked for in a block in vain.
+# A segment sets 2,500 of 2^18 bits: one DID in a hundred is a false positive.
 DID_BITS: Final = 1 << 18
-FILTERS_REMEMBERED: Final = 64  # of 32 KiB each
+FILTERS_REMEMBERED: Final = 64  # DID filters of subscribers, as 32 KiB of bits each
 
-# Random text only takes longer and more room at a higher level: there are no true matches to be found. Keys
-# that count up in time take a quarter less at a level whose parser looks far.
+# zstd levels. Random text has no real matches: a higher level takes longer and makes it larger. Keys that
+# count up in time become a quarter smaller at a level whose parser looks far.
 _LEVELS: Final = {"times": 1, "dids": 1, "cids": 1, "rkeys": 15, "revs": 15}
 _LEVEL: Final = 9
-# A block that filled this fast is one of a backlog: a quarter of the time, for 7 % more room.
+# A segment that filled this fast belongs to a backlog. It is sealed in a quarter of the time, and is 7 %
+# larger.
 SURGE_US: Final = 500_000
 _SURGE_LEVEL: Final = 2
 
 _ACCOUNT_KINDS: Final = re.compile(b"[%b%b]" % (IDENTITY, ACCOUNT))
 
-_thread: Final = threading.local()
+_thread: Final = threading.local()  # holds each thread's decompressor
 
 
-class Index(NamedTuple):
-    """What lets a reader skip a block, uncompressed."""
+class SkipIndex(NamedTuple):
+    """What lets a reader skip a segment, uncompressed."""
 
     collection_set: bytes
     did_bits: bytes
     accounts: bytes
 
 
-class Block(NamedTuple):
-    """A block as it is stored."""
+class Segment(NamedTuple):
+    """A segment as it is stored: its range, its index and its columns, all compressed."""
 
-    last_us: int
+    last_us: int  # at or above the last event's time: events at the end may have been erased
     first_us: int
     events: int
     collection_set: bytes
@@ -82,17 +85,17 @@ class Block(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many bytes it takes."""
+        """The compressed size in bytes."""
         return sum(map(len, self[3:]))
 
 
-def seal(columns: Columns, last_us: int) -> Block:
-    """Compress events that are, in order, the log's next ones up to `last_us`."""
+def seal(columns: Columns, last_us: int) -> Segment:
+    """Compress the log's next events, up to position `last_us`, into a segment."""
     times = read_times(columns.times)
     parts = {**_index(columns)._asdict(), **columns._asdict(), "times": _differences(times)}
     surge = times[-1] - times[0] < SURGE_US
     packed = {name: compress(part, _level(name, surge)) for name, part in parts.items()}
-    return Block(last_us, times[0], len(times), **packed)
+    return Segment(last_us, times[0], len(times), **packed)
 
 
 def _level(name: str, surge: bool) -> int:
@@ -100,18 +103,18 @@ def _level(name: str, surge: bool) -> int:
     return min(level, _SURGE_LEVEL) if surge else level
 
 
-def verify(block: Block) -> None:
-    """Raise Damaged unless a block is, in all its parts, what its events make it."""
-    batch = unseal(block.events, block.times, [getattr(block, name) for name in NAMES])
-    if not block.first_us <= batch.first <= batch.last <= block.last_us:
+def verify(segment: Segment) -> None:
+    """Raise Damaged unless the range and the index of a segment are those of its events."""
+    batch = unseal(segment.events, segment.times, [getattr(segment, name) for name in NAMES])
+    if not segment.first_us <= batch.first <= batch.last <= segment.last_us:
         raise Damaged(f"events from {batch.first} to {batch.last} are outside its range")
-    stored = Index(*map(decompress, (block.collection_set, block.did_bits, block.accounts)))
+    stored = SkipIndex(*map(decompress, (segment.collection_set, segment.did_bits, segment.accounts)))
     if stored != _index(Columns.of(batch)):
-        raise Damaged("what it says of its collections, DIDs or accounts is not so")
+        raise Damaged("its index of collections, DIDs or accounts is not that of its events")
 
 
 def unseal(events: int, times: bytes, texts: Iterable[bytes]) -> Batch:
-    """Read a block's columns. Raises Damaged."""
+    """Decompress the columns of a segment with this number of events. Raises Damaged."""
     columns = [decompress(text).split(b"\n") for text in texts]
     batch = Batch(_from_differences(decompress(times)), *columns)
     if {len(batch), *map(len, columns)} != {events}:
@@ -119,20 +122,20 @@ def unseal(events: int, times: bytes, texts: Iterable[bytes]) -> Batch:
     return batch
 
 
-def block_times(packed: bytes) -> list[int]:
-    """Read a block's times alone. Raises Damaged."""
+def unpack_times(packed: bytes) -> list[int]:
+    """Decompress the times of a segment alone. Raises Damaged."""
     return _from_differences(decompress(packed))
 
 
-def retimed(block: Block, times: list[int]) -> Block:
-    """Return a block with other times for its events. Raises Damaged."""
-    accounts = decompress(block.accounts)
+def with_times(segment: Segment, times: list[int]) -> Segment:
+    """Return the segment with other times for its events. Raises Damaged."""
+    accounts = decompress(segment.accounts)
     if accounts:
-        old = dict(zip(block_times(block.times), times, strict=True))
+        new = dict(zip(unpack_times(segment.times), times, strict=True))
         count = int.from_bytes(accounts[:4], "little")
-        own = write_times([old[time] for time in read_times(accounts[4 : 4 + 8 * count])])
+        own = write_times([new[time] for time in read_times(accounts[4 : 4 + 8 * count])])
         accounts = accounts[:4] + own + accounts[4 + 8 * count :]
-    return block._replace(
+    return segment._replace(
         last_us=times[-1],
         first_us=times[0],
         times=compress(_differences(times), _LEVELS["times"]),
@@ -141,23 +144,23 @@ def retimed(block: Block, times: list[int]) -> Block:
 
 
 def unpack_accounts(packed: bytes) -> Columns | None:
-    """Read a block's identity and account events alone; None if it has none."""
+    """Decompress the identity and account events alone; None if the segment has none. Raises Damaged."""
     data = decompress(packed)
     if not data:
         return None
     count = int.from_bytes(data[:4], "little")
     times, *texts = data[4 : 4 + 8 * count], *data[4 + 8 * count :].split(b"\0")
     if len(times) != 8 * count or len(texts) != len(NAMES):
-        raise Damaged("its identity and account events are cut")
+        raise Damaged("its identity and account events are cut off")
     return Columns(times, *texts)
 
 
 def holds_collection(collection_set: bytes, wanted: Filter) -> bool:
-    """Tell whether a block has commits to a collection that `wanted` names."""
+    """Tell whether a segment has commits to a collection that `wanted` names. Raises Damaged."""
     if wanted.every_collection:
         return True
     names = decompress(collection_set).split(b"\n")
-    # Names by themselves are looked up, not compared: a block has some hundred.
+    # Full names are looked up in the filter's set; a segment has about a hundred.
     if not wanted.collections.isdisjoint(names):
         return True
     prefixes = tuple(wanted.prefixes)
@@ -165,46 +168,53 @@ def holds_collection(collection_set: bytes, wanted: Filter) -> bool:
 
 
 def may_hold_did(did_bits: bytes, wanted: Filter) -> bool:
-    """Tell whether a block may have events of the DIDs that `wanted` names. No is certain."""
+    """Tell whether a segment may have events of the DIDs that `wanted` names. False is certain.
+
+    Raises Damaged.
+    """
     return bool(int.from_bytes(decompress(did_bits), "little") & _wanted_bits(wanted.dids))
 
 
 def holds_did(dids: bytes, wanted: Filter) -> bool:
-    """Tell whether a block has events of the DIDs that `wanted` names, from its column of DIDs."""
+    """Tell from its DID column whether a segment has events of the DIDs that `wanted` names.
+
+    Raises Damaged.
+    """
     return not wanted.dids.isdisjoint(decompress(dids).split(b"\n"))
 
 
 def compress(data: bytes, level: int = _LEVEL) -> bytes:
-    """Compress one part of a block."""
+    """Compress one column, with a checksum."""
     return zstandard.ZstdCompressor(level=level, write_checksum=True).compress(data)
 
 
-def decompress(data: bytes) -> bytes:
-    """Give back what was compressed. Raises Damaged when it is not that."""
+def decompress(data: bytes, bytes_max: int = COLUMN_BYTES_MAX) -> bytes:
+    """Decompress one column. Raises Damaged if it is not a whole zstd frame, or a longer one."""
     try:
-        if zstandard.frame_content_size(data) > COLUMN_BYTES_MAX:
-            raise Damaged(f"a column of more than {COLUMN_BYTES_MAX} bytes")
+        if zstandard.frame_content_size(data) > bytes_max:
+            raise Damaged(f"a column of more than {bytes_max} bytes")
         return _decompressor().decompress(data)
     except (zstandard.ZstdError, TypeError, MemoryError) as error:  # TypeError: not even bytes
         raise Damaged(str(error)) from error
 
 
 def _decompressor() -> zstandard.ZstdDecompressor:
-    """Return this thread's own: making one takes longer than a small frame does."""
+    """Return this thread's decompressor. Creating one takes longer than decompressing a small column."""
     made: zstandard.ZstdDecompressor | None = getattr(_thread, "decompressor", None)
     if made is None:
         made = _thread.decompressor = zstandard.ZstdDecompressor()
     return made
 
 
-def _index(columns: Columns) -> Index:
-    # Sealing shares the interpreter with the event loop: no column is taken apart that need not be.
+def _index(columns: Columns) -> SkipIndex:
+    # Sealing shares the GIL with the event loop, so only the columns that the index needs are split.
     dids, collections = columns.dids.split(b"\n"), columns.collections.split(b"\n")
-    return Index(b"\n".join(sorted(set(collections) - {b""})), _did_bits(set(dids)), _accounts(columns, dids))
+    names = b"\n".join(sorted(set(collections) - {b""}))
+    return SkipIndex(names, _did_bits(set(dids)), _accounts(columns, dids))
 
 
 def _accounts(columns: Columns, dids: list[bytes]) -> bytes:
-    """Pack the identity and account events, which have no collection, rkey, rev or CID."""
+    """Pack copies of the identity and account events, which have no collection, rkey, rev or CID."""
     indices = [match.start() // 2 for match in _ACCOUNT_KINDS.finditer(columns.kinds)]
     if not indices:
         return b""
@@ -235,4 +245,5 @@ def _did_bits(dids: Iterable[bytes]) -> bytes:
 
 @lru_cache(FILTERS_REMEMBERED)
 def _wanted_bits(dids: frozenset[bytes]) -> int:
+    """Return the Bloom filter of a subscriber's DIDs as one number, so that one `&` tests all of them."""
     return int.from_bytes(_did_bits(dids), "little")

@@ -1,55 +1,56 @@
-"""Blocks that were read from the file, shared between readers of the same range."""
+"""Segments that were read from the file, decompressed, and shared by readers of the same range."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final
 
 from jetstream.model.batch import Batch, memory_bytes
-
-# Five ordinary blocks.
-CACHE_BYTES: Final = 20 << 20
 
 Load = Callable[[int], Awaitable[Batch | None]]
 
 
-class BlockCache:
-    """The blocks read last, by an estimate of the memory they take; each is loaded once, however many ask."""
+class SegmentCache:
+    """The least recently used segments are dropped when all take more than `bytes_max` of memory.
 
-    def __init__(self, load: Load, bytes_max: int = CACHE_BYTES) -> None:
+    `load` reads the segment with a key. It runs once for all readers that ask at the same time. Used by the
+    event loop's thread only.
+    """
+
+    def __init__(self, load: Load, bytes_max: int) -> None:
         self._load = load
         self._bytes_max = bytes_max
-        self._loaded_blocks: dict[int, int] = {}  # the bytes that each takes
-        self._blocks: dict[int, asyncio.Future[Batch | None]] = {}  # the last used is last
+        # Each segment that is loaded or being loaded, by its key; the least recently used first.
+        self._segments: dict[int, asyncio.Future[Batch | None]] = {}
+        # The memory that each loaded one takes; the keys are a subset of those above.
+        self._memory: dict[int, int] = {}
 
     async def get(self, last_us: int) -> Batch | None:
-        """Return a block's events; None when it is no longer stored."""
-        future = self._blocks.pop(last_us, None)
+        """Return the events of the segment with this key; None if it is no longer stored."""
+        future = self._segments.pop(last_us, None)
         if future is None:
             future = asyncio.ensure_future(self._load(last_us))
             future.add_done_callback(partial(self._loaded, last_us))
-        self._blocks[last_us] = future
+        self._segments[last_us] = future
         self._make_room()
-        return await asyncio.shield(future)
+        return await asyncio.shield(future)  # other readers wait for it too
 
     def drop(self, last_us: int) -> None:
-        """Forget a block that was changed; who reads it at this moment may still see it as it was."""
-        self._blocks.pop(last_us, None)
-        self._loaded_blocks.pop(last_us, None)
+        """Drop a segment that was changed. Readers that are at it may still read the old events."""
+        self._segments.pop(last_us, None)
+        self._memory.pop(last_us, None)
 
     def _loaded(self, last_us: int, future: asyncio.Future[Batch | None]) -> None:
-        if self._blocks.get(last_us) is not future:
+        if self._segments.get(last_us) is not future:  # dropped, or loaded again
             return
         batch = None if future.cancelled() or future.exception() is not None else future.result()
         if batch is None:
             self.drop(last_us)
             return
-        self._loaded_blocks[last_us] = memory_bytes(len(batch), batch.text_bytes())
+        self._memory[last_us] = memory_bytes(len(batch), batch.text_bytes())
         self._make_room()
 
     def _make_room(self) -> None:
-        """Drop the blocks used least lately, but for one, until the others fit."""
-        while len(self._loaded_blocks) > 1 and sum(self._loaded_blocks.values()) > self._bytes_max:
-            self.drop(next(key for key in self._blocks if key in self._loaded_blocks))
+        while len(self._memory) > 1 and sum(self._memory.values()) > self._bytes_max:
+            self.drop(next(key for key in self._segments if key in self._memory))

@@ -13,8 +13,8 @@ from jetstream.cli.log import cat, check, parse_moment, repair, stats
 from jetstream.delivery.renderers.v1 import V1
 from jetstream.errors import InvalidParameter, LogError, SettingError
 from jetstream.eventlog import Cursors
-from jetstream.eventlog.sqlite import upkeep as maintenance
 from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
 
 BatchOf = Callable[[range], Batch]
@@ -22,11 +22,8 @@ START = 1_700_000_000_000_000
 
 
 @pytest.fixture
-async def directory(
-    tmp_path: Path, batch_of: BatchOf, cursor: Cursors, monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    monkeypatch.setattr(maintenance, "BLOCK_EVENTS", 300)
-    log = await SqliteLog.open(tmp_path)
+async def directory(tmp_path: Path, batch_of: BatchOf, cursor: Cursors) -> Path:
+    log = await SqliteLog.open(tmp_path, limits=LogLimits(segment_events=300))
     for start in range(START, START + 1000, 100):
         await log.append(batch_of(range(start, start + 100)), cursor)
     await log.maintain()
@@ -80,7 +77,7 @@ async def test_all_but_repair_run_beside_a_writer(
     stats(data_dir=directory)
     assert b"1,010" in written(capsysbinary)[0]
     check(data_dir=directory)
-    assert b"1,010 events in 3 blocks" in written(capsysbinary)[-1]
+    assert b"1,010 events in 3 segments" in written(capsysbinary)[-1]
     cat(data_dir=directory)
     assert len(written(capsysbinary)) == 1010
     with pytest.raises(LogError, match="writes this log"):
@@ -92,7 +89,7 @@ def test_stats_says_what_is_there(directory: Path, capsysbinary: pytest.CaptureF
     stats(data_dir=directory)
     lines = dict(line.split(maxsplit=1) for line in written(capsysbinary))
     assert lines[b"events"] == b"1,000"
-    assert lines[b"blocks"] == b"3"
+    assert lines[b"segments"] == b"3"
     assert lines[b"upstream"] == b"relay.example:443, seq 7"
     assert lines[b"oldest"].startswith(b"1700000000000000 (2023-11-14T22:13:20.000+00:00)")
     assert sum(int(lines[kind].replace(b",", b"")) for kind in (b"create", b"delete", b"account")) == 1000
@@ -108,7 +105,7 @@ def test_damage_ends_check_with_1_and_repair_mends_it(
 ) -> None:
     path = directory / "jetstream.db"
     with sqlite3.connect(path) as connection:
-        (bodies,) = connection.execute("SELECT bodies FROM block LIMIT 1 OFFSET 1").fetchone()
+        (bodies,) = connection.execute("SELECT bodies FROM segment LIMIT 1 OFFSET 1").fetchone()
     connection.close()
     data = bytearray(path.read_bytes())
     data[data.index(bodies[:100]) + 50] ^= 1
@@ -120,7 +117,7 @@ def test_damage_ends_check_with_1_and_repair_mends_it(
     repair(data_dir=directory)
     assert b"jetstream.db.damaged-1" in written(capsysbinary)[-1]
     check(data_dir=directory)
-    assert b"are whole" in written(capsysbinary)[-1]
+    assert b"are undamaged" in written(capsysbinary)[-1]
     repair(data_dir=directory)
     assert b"nothing was changed" in written(capsysbinary)[-1]
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from jetstream.eventlog.erase import gone_accounts, without
+from jetstream.eventlog.erase import find_tombstones, without_erased
 from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, Event
 
@@ -24,15 +24,15 @@ def test_only_an_inactive_account_of_a_given_status_is_gone() -> None:
         ],
         range(10, 15),
     )
-    assert gone_accounts(batch, {"deleted"}) == {b"did:a:1": 10}
-    assert gone_accounts(batch, {"deleted", "takendown"}) == {b"did:a:1": 10, b"did:a:2": 11}
-    assert gone_accounts(batch, frozenset()) == {}
+    assert find_tombstones(batch, {"deleted"}) == {b"did:a:1": 10}
+    assert find_tombstones(batch, {"deleted", "takendown"}) == {b"did:a:1": 10, b"did:a:2": 11}
+    assert find_tombstones(batch, frozenset()) == {}
 
 
 def test_the_last_deletion_counts() -> None:
     body = b'{"active":false,"status":"deleted"}'
     batch = Batch.of([account(b"did:a:1", body), of(b"did:a:1"), account(b"did:a:1", body)], [1, 2, 3])
-    assert gone_accounts(batch, {"deleted"}) == {b"did:a:1": 3}
+    assert find_tombstones(batch, {"deleted"}) == {b"did:a:1": 3}
 
 
 def test_records_before_the_deletion_go_and_all_else_stays() -> None:
@@ -41,12 +41,12 @@ def test_records_before_the_deletion_go_and_all_else_stays() -> None:
     batch = Batch.of(
         [of(did), of(other), of(did, DELETE), identity, account(did, b"{}"), of(did)], [1, 2, 3, 4, 5, 6]
     )
-    kept = without(batch, {did: 5})
+    kept = without_erased(batch, {did: 5})
     assert kept is not None
     assert kept.times == [2, 3, 4, 5, 6]
     assert kept.event(0) == of(other)
 
 
 def test_a_batch_that_loses_nothing_is_left_as_it_is() -> None:
-    assert without(Batch.of([of(b"did:a:1")], [7]), {b"did:a:2": 9}) is None
-    assert without(Batch.of([of(b"did:a:1")], [7]), {b"did:a:1": 7}) is None
+    assert without_erased(Batch.of([of(b"did:a:1")], [7]), {b"did:a:2": 9}) is None
+    assert without_erased(Batch.of([of(b"did:a:1")], [7]), {b"did:a:1": 7}) is None

@@ -1,15 +1,17 @@
-"""When events were stored, where their positions do not say it.
+"""When events were stored, where their positions do not tell.
 
-A position is the moment at which its event was stored, as long as the clock is right. It is not when the
-clock was wrong: positions go on above the highest one for as long as that is ahead of the clock, and after a
-clock that was behind has been set, older positions are too low. Only then the table `stored` has rows:
+A position is the time at which its event was stored, as long as the clock is right. It is not when the clock
+was wrong: while the highest position is ahead of the clock, positions continue above it; and after a clock
+that was behind has been set, older positions are too low. Only then the table `stored` has rows:
 
-    (last_us, at_us)    what is at or below position `last_us`, and above the row before, was stored by
+    (last_us, at_us)    events at or below position `last_us`, and above the row before, were stored by
     `at_us`
 
-For an event between two rows its position counts, but not as earlier than the first row's `at_us`, nor as
-later than the second's. `at_us` rises with `last_us`. Retention by time trims by this, not by positions
-alone.
+For an event between two rows its position counts, but as no earlier than the first row's `at_us` and no later
+than the second's. `at_us` rises with `last_us`. Retention by time goes by this, not by positions alone.
+
+The table `clock` has the offset between the wall clock and the time since boot. A later process of the same
+boot compares it with its own, and so notices that the clock was set while no process ran.
 """
 
 from __future__ import annotations
@@ -17,52 +19,100 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-from jetstream.eventlog.sqlite.schema import oldest
+from jetstream.clock import STEP_US
+from jetstream.eventlog.sqlite.connection import transaction
+from jetstream.eventlog.sqlite.machine import Machine
+from jetstream.eventlog.sqlite.schema import oldest_us
 
-# Rows made at once when the clock has stepped ahead: as finely as retention by a day then trims, a minute and
-# a half.
+# Rows that are written at once when the clock has stepped ahead. Retention by a day is then exact to a minute
+# and a half.
 STEP_ROWS: Final = 1_000
-# Between two rows there is this share of the retention: as many rows there are at most, beside those of a
-# step.
-SHARE: Final = 1_000
-EVERY_US_MIN: Final = 1_000_000
+# Beside those of a step there are at most this many rows: each covers one part in so many of the retention.
+ROWS_MAX: Final = 1_000
+INTERVAL_US_MIN: Final = 1_000_000  # between two rows
+DRIFT_US: Final = 1_000_000  # an offset that changed by less is not stored again
+
+
+class Ages:
+    """Watches the clock, and writes what keeps the ages of events right.
+
+    `stored_offset_us` is what `read_offset` returned, `offset_us` the offset now.
+    """
+
+    def __init__(
+        self, boot: str, stored_offset_us: int | None, offset_us: int, retention_s: float | None
+    ) -> None:
+        self._boot = boot
+        self._interval_us = max(INTERVAL_US_MIN, int((retention_s or 0) * 1_000_000) // ROWS_MAX)
+        # The offset in the table `clock`, if this boot wrote it; None until it has.
+        self.stored_offset_us = stored_offset_us
+        # The offset of the last write, or of the start: a step of the clock is a difference from it.
+        self._offset_us = offset_us if stored_offset_us is None else stored_offset_us
+        # The last row that was written because positions were ahead of the clock: its position and its time.
+        self._row = (0, 0)
+
+    def is_due(self, now_us: int, offset_us: int, tip_us: int) -> bool:
+        """Tell whether the clock was set or has drifted, or positions are ahead of it."""
+        return (
+            self.stored_offset_us is None
+            or abs(offset_us - self._offset_us) > DRIFT_US
+            or self._is_ahead(now_us, tip_us)
+        )
+
+    def _is_ahead(self, now_us: int, tip_us: int) -> bool:
+        position, at_us = self._row
+        return tip_us > now_us + STEP_US and tip_us > position and abs(now_us - at_us) >= self._interval_us
+
+    def write(self, connection: sqlite3.Connection, now_us: int, offset_us: int, tip_us: int) -> None:
+        """Write what is due, in one transaction."""
+        step_us, is_ahead = offset_us - self._offset_us, self._is_ahead(now_us, tip_us)
+        with transaction(connection):
+            if abs(step_us) > STEP_US:
+                _shift(connection, step_us, tip_us, now_us)
+            connection.execute("INSERT OR REPLACE INTO clock VALUES (1, ?, ?)", (self._boot, offset_us))
+            if is_ahead:
+                connection.execute("UPDATE stored SET at_us = ?1 WHERE at_us > ?1", (now_us,))
+                connection.execute("INSERT OR REPLACE INTO stored VALUES (?, ?)", (tip_us, now_us))
+        self.stored_offset_us = self._offset_us = offset_us
+        if is_ahead:
+            self._row = (tip_us, now_us)
+
+
+def read_offset(connection: sqlite3.Connection, machine: Machine) -> int | None:
+    """Return the offset of the clock that this boot stored last, None if it stored none."""
+    boot, offset_us = connection.execute("SELECT boot, offset_us FROM clock").fetchone() or ("", None)
+    return None if offset_us is None or machine.has_booted_since(boot) else int(offset_us)
 
 
 def position_stored_before(connection: sqlite3.Connection, before_us: int) -> int:
-    """Return the position up to which, exclusively, every event was stored before `before_us`."""
+    """Return the position below which every event was stored before `before_us`."""
     (passed,) = connection.execute("SELECT max(last_us) FROM stored WHERE at_us < ?", (before_us,)).fetchone()
     (later,) = connection.execute("SELECT min(last_us) FROM stored WHERE at_us >= ?", (before_us,)).fetchone()
     by_position = before_us if later is None else min(before_us, later + 1)
     return by_position if passed is None else max(passed + 1, by_position)
 
 
-def note(connection: sqlite3.Connection, position: int, now_us: int) -> None:
-    """Note that everything up to `position` was stored by now."""
-    connection.execute("UPDATE stored SET at_us = ?1 WHERE at_us > ?1", (now_us,))
-    connection.execute("INSERT OR REPLACE INTO stored VALUES (?, ?)", (position, now_us))
+def drop_before(connection: sqlite3.Connection, floor: int) -> None:
+    """Delete the rows that concern no event at or above `floor`: all below it but the last."""
+    connection.execute(
+        "DELETE FROM stored WHERE last_us < (SELECT max(last_us) FROM stored WHERE last_us < ?)", (floor,)
+    )
 
 
-def shift(connection: sqlite3.Connection, by_us: int, tip_us: int, now_us: int) -> None:
-    """Keep every event's age although the clock was set, by more than it drifts."""
+def _shift(connection: sqlite3.Connection, by_us: int, tip_us: int, now_us: int) -> None:
+    """Keep the age of every event although the clock was set."""
     connection.execute("UPDATE stored SET at_us = min(at_us + ?, ?)", (by_us, now_us))
     if by_us > 0:
-        _note_all(connection, by_us, tip_us, now_us)
+        _add_rows(connection, by_us, tip_us, now_us)
 
 
-def _note_all(connection: sqlite3.Connection, by_us: int, tip_us: int, now_us: int) -> None:
-    """Note of all events above the rows there are that they were stored later than their positions say."""
+def _add_rows(connection: sqlite3.Connection, by_us: int, tip_us: int, now_us: int) -> None:
+    """Store of all events above the existing rows that they are younger than their positions say."""
     (above,) = connection.execute("SELECT ifnull(max(last_us), -1) FROM stored").fetchone()
-    ends = [end for (end,) in connection.execute("SELECT last_us FROM block WHERE last_us > ?", (above,))]
-    first = oldest(connection)
+    ends = [end for (end,) in connection.execute("SELECT last_us FROM segment WHERE last_us > ?", (above,))]
+    first = oldest_us(connection)
     if first is not None and above < 0:
         ends.insert(0, first - 1)
     every = max(1, len(ends) // STEP_ROWS)
     rows = {end: min(end + by_us, now_us) for end in [*ends[::every], *ends[-1:], tip_us] if end > above}
     connection.executemany("INSERT OR REPLACE INTO stored VALUES (?, ?)", sorted(rows.items()))
-
-
-def drop_before(connection: sqlite3.Connection, floor: int) -> None:
-    """Delete the rows that matter to no event at or above `floor`: all below it but the last."""
-    connection.execute(
-        "DELETE FROM stored WHERE last_us < (SELECT max(last_us) FROM stored WHERE last_us < ?)", (floor,)
-    )

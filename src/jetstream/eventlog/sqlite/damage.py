@@ -1,7 +1,11 @@
-"""What of a log cannot be read, and finding what can be read beyond it.
+"""Damaged parts of the file: recognising them, remembering them, and finding what is readable behind them.
 
-Every block and every row of the tail has checksums, so damage is met when it is read, and never given to a
-reader. It costs what it is in: readers pass over that range, and the rest is served.
+Every segment and every row of the tail has checksums, so damage is found when it is read, and never reaches a
+reader. It costs only the range of positions that it affects: readers skip that range, and everything else is
+served.
+
+Functions that read take an optional list `damage`. With a list, they add what is damaged to it and skip it;
+without one, they raise.
 """
 
 from __future__ import annotations
@@ -15,77 +19,80 @@ import structlog
 from jetstream.clock import iso
 from jetstream.conditions import Conditions
 from jetstream.eventlog.columns import Damaged
+from jetstream.eventlog.sqlite.schema import POSITION_MAX
 from jetstream.logging_setup import Throttled
 
-FAR_US: Final = 2**63 - 1
-# Ranges remembered, so that none is read again for each reader; beyond that they are read again.
-REMEMBERED_MAX: Final = 1_000
-# Beyond a damaged page the next key is looked for in steps of a second, in which there are few blocks.
+# Behind a damaged page, keys are searched for in steps of a second, which has few segments.
 GRAIN_US: Final = 1_000_000
 
-# The file is not what was written, or the disk gives it back no more. Errors such as a lack of memory pass.
+# The file was changed, or the disk no longer returns it. Other errors, such as a lack of memory, are passing.
 _UNREADABLE: Final = {
     sqlite3.SQLITE_IOERR_READ,
     sqlite3.SQLITE_IOERR_SHORT_READ,
     sqlite3.SQLITE_IOERR_CORRUPTFS,
 }
-_NEXT_KEY: Final = "SELECT last_us FROM block WHERE last_us >= ? ORDER BY last_us LIMIT 1"
+_NEXT_KEY: Final = "SELECT last_us FROM segment WHERE last_us >= ? ORDER BY last_us LIMIT 1"
 
 
 class Damage(NamedTuple):
-    """Positions from `first_us` to `last_us` of which nothing can be read, and why."""
+    """A range of positions, both ends included, of which nothing can be read, and the reason."""
 
     first_us: int
     last_us: int
     problem: str
 
 
-class Damages:
-    """The damage that was met since the log was opened.
+class DamageRecord:
+    """The damage that was found since the log was opened.
 
-    `by_end` has each range by its `last_us`; a range goes when the floor has passed it. `count` is how many
-    different ones were met. While there is one, the condition `damage` holds.
+    While it is not empty, the condition `damage` holds. Used by the event loop's thread only.
     """
 
-    def __init__(self, path: Path, conditions: Conditions) -> None:
-        self._path = path
+    def __init__(self, path: Path, conditions: Conditions, ranges_max: int) -> None:
+        self._path = path  # of the database, for messages
         self._conditions = conditions
-        self._log = Throttled(structlog.get_logger(__name__))
+        self._ranges_max = ranges_max
+        self._logger = Throttled(structlog.get_logger(__name__))
+        # Each range by its `last_us`, oldest finding first. A range is dropped when the floor has passed it.
         self.by_end: dict[int, Damage] = {}
+        # Different ranges found so far; never falls.
         self.count = 0
 
-    def note(self, damage: Damage) -> None:
-        """Remember a range that cannot be read."""
-        if damage.last_us in self.by_end:
-            return
+    def add(self, found: list[Damage]) -> None:
+        """Remember ranges that cannot be read, and log those that are new."""
+        for damage in found:
+            if damage.last_us not in self.by_end:
+                self._add(damage)
+
+    def _add(self, damage: Damage) -> None:
         self.count += 1
-        if len(self.by_end) >= REMEMBERED_MAX:
+        if len(self.by_end) >= self._ranges_max:
             del self.by_end[next(iter(self.by_end))]
         self.by_end[damage.last_us] = damage
-        self._log.warning(
-            "log: damaged, passed over",
+        self._logger.warning(
+            "log: skipped a damaged part",
             first_us=damage.first_us,
             last_us=damage.last_us,
             problem=damage.problem,
         )
-        self._tell()
+        self._update_condition()
 
-    def beyond(self, position: int) -> int:
-        """Return the first position at or after this one that is in no damaged range."""
+    def skip(self, position: int) -> int:
+        """Return `position`, or the first one behind the damaged range that it is in."""
         for damage in self.by_end.values():
             if damage.first_us <= position <= damage.last_us:
                 return damage.last_us + 1
         return position
 
     def drop_before(self, floor: int) -> None:
-        """Let go of what was trimmed."""
-        passed = [end for end in self.by_end if end < floor]
-        for end in passed:
+        """Drop the ranges that were trimmed."""
+        trimmed = [end for end in self.by_end if end < floor]
+        for end in trimmed:
             del self.by_end[end]
-        if passed:
-            self._tell()
+        if trimmed:
+            self._update_condition()
 
-    def _tell(self) -> None:
+    def _update_condition(self) -> None:
         if not self.by_end:
             self._conditions.end("damage")
             return
@@ -93,13 +100,13 @@ class Damages:
         self._conditions.begin(
             "damage",
             f"{self._path} has {len(self.by_end)} damaged part(s), the first from position {first.first_us}"
-            f" to {first.last_us} ({iso(first.first_us)}): {first.problem}; readers pass over them;"
+            f" to {first.last_us} ({iso(first.first_us)}): {first.problem}; readers skip them;"
             f" stop the server and run `jetstream log repair`, or wait until retention has trimmed them",
         )
 
 
-def problem(error: Exception) -> str | None:
-    """Say what is damaged, if an error means damage; None for any other error."""
+def damage_problem(error: Exception) -> str | None:
+    """Return what is damaged if an error means damage, None for any other error."""
     if isinstance(error, Damaged):
         return str(error)
     code = getattr(error, "sqlite_errorcode", 0)
@@ -108,8 +115,8 @@ def problem(error: Exception) -> str | None:
     return None
 
 
-def next_block(connection: sqlite3.Connection, position: int) -> int | None:
-    """Return the key of the first block that ends at or after a position, None for none.
+def next_segment_key(connection: sqlite3.Connection, position: int) -> int | None:
+    """Return the key of the first segment that ends at or after `position`, None if there is none.
 
     Raises sqlite3.DatabaseError where the keys themselves are damaged.
     """
@@ -117,21 +124,24 @@ def next_block(connection: sqlite3.Connection, position: int) -> int | None:
     return None if row is None else int(row[0])
 
 
-def reachable(connection: sqlite3.Connection, position: int) -> int:
-    """Return a position, to the second, from which keys can be read again; `FAR_US` if there is none."""
+def next_readable(connection: sqlite3.Connection, position: int) -> int:
+    """Return a position behind damaged keys from which keys can be read, exact to `GRAIN_US`.
+
+    A galloping search, then a binary one. Returns POSITION_MAX if no later key can be read.
+    """
     step = GRAIN_US
-    while position + step < FAR_US and not _reads(connection, position + step):
+    while position + step < POSITION_MAX and not _is_readable(connection, position + step):
         step *= 2
-    low, high = position, min(position + step, FAR_US)
+    low, high = position, min(position + step, POSITION_MAX)
     while high - low > GRAIN_US:
         middle = (low + high) // 2
-        low, high = (low, middle) if _reads(connection, middle) else (middle, high)
+        low, high = (low, middle) if _is_readable(connection, middle) else (middle, high)
     return high
 
 
-def _reads(connection: sqlite3.Connection, position: int) -> bool:
+def _is_readable(connection: sqlite3.Connection, position: int) -> bool:
     try:
-        next_block(connection, position)
+        next_segment_key(connection, position)
     except sqlite3.DatabaseError:
         return False
     return True

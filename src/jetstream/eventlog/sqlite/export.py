@@ -1,4 +1,4 @@
-"""Reading a whole log at once, beside whoever writes it: for the commands, not for the server."""
+"""Reading a whole log at once, while a server may write it: for the commands `stats` and `cat`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,15 @@ from pathlib import Path
 
 from jetstream.errors import LogError
 from jetstream.eventlog import SourceCursor
+from jetstream.eventlog.sqlite.connection import (
+    bytes_on_disk,
+    existing_database,
+    open_reader,
+    translated_errors,
+)
 from jetstream.eventlog.sqlite.reader import load, scan
-from jetstream.eventlog.sqlite.repair import existing
-from jetstream.eventlog.sqlite.schema import bytes_on_disk, check_schema, explained, open_reader, read_cursors
+from jetstream.eventlog.sqlite.schema import check_schema, read_cursors, read_tip
+from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
 from jetstream.model.filter import EVERYTHING, Filter
 
@@ -26,7 +32,7 @@ class Contents:
     floor: int
     tip: int
     cursors: dict[str, SourceCursor]
-    blocks: int
+    segments: int
     oldest_us: int | None = None
     newest_us: int | None = None
     kinds: Counter[bytes] = field(default_factory=Counter)
@@ -37,24 +43,24 @@ class Contents:
 def selected(
     directory: Path, position: int, stop: int | None, wanted: Filter
 ) -> Iterator[tuple[Batch, Sequence[int]]]:
-    """Yield the wanted events in `[position, stop)`, as a batch and their indices in it; None: up to the tip.
+    """Yield the wanted events in `[position, stop)`, as batches and the indices of the wanted events.
 
-    Raises LogError.
+    `stop` None means up to the tip. Raises LogError.
     """
-    path = existing(directory)
-    with explained(path, LogError), closing(open_reader(path)) as connection:
+    path = existing_database(directory)
+    with translated_errors(path, LogError), closing(open_reader(path)) as connection:
         check_schema(path, connection)
-        yield from _selected(connection, position, _tip(connection) + 1 if stop is None else stop, wanted)
+        yield from _selected(connection, position, read_tip(connection) + 1 if stop is None else stop, wanted)
 
 
 def contents(directory: Path) -> Contents:
     """Count what a log holds. Raises LogError."""
-    path = existing(directory)
-    with explained(path, LogError), closing(open_reader(path)) as connection:
+    path = existing_database(directory)
+    with translated_errors(path, LogError), closing(open_reader(path)) as connection:
         check_schema(path, connection)
         floor, tip = connection.execute("SELECT floor_us, tip_us FROM extent").fetchone()
-        (blocks,) = connection.execute("SELECT count(*) FROM block").fetchone()
-        counted = Contents(bytes_on_disk(path), floor, tip, read_cursors(connection), blocks)
+        (segments,) = connection.execute("SELECT count(*) FROM segment").fetchone()
+        counted = Contents(bytes_on_disk(path), floor, tip, read_cursors(connection), segments)
         for batch in _batches(connection, floor, tip + 1, EVERYTHING):
             _count(counted, batch)
         return counted
@@ -79,13 +85,9 @@ def _selected(
 
 
 def _batches(connection: sqlite3.Connection, position: int, stop: int, wanted: Filter) -> Iterator[Batch]:
+    limits = LogLimits()
     while position < stop:
-        position, found = scan(connection, position, stop, wanted)
+        position, found = scan(connection, position, stop, wanted, limits)
         batch = load(connection, found) if isinstance(found, int) else found
         if batch is not None:
             yield batch
-
-
-def _tip(connection: sqlite3.Connection) -> int:
-    tip_us: int = connection.execute("SELECT tip_us FROM extent").fetchone()[0]
-    return tip_us

@@ -1,40 +1,39 @@
-"""Reading the file: which block or which part of the tail a reader needs next, and its events.
+"""Reading the file for one reader: which segment or which rows of the tail come next, and their events.
 
-Everything here is synchronous, and takes a connection that no other thread uses meanwhile. Where damage is
-met it is raised; with a list `met`, it is added to that instead, and passed over.
+A reader alternates two calls. `scan` reads the indexes of the next segments, and finds the first one that may
+have wanted events; `load` reads that one's events. They are apart so that a loaded segment can come from the
+cache, which all readers share.
+
+Everything here is synchronous, and takes a connection that no other thread uses at the same time. For the
+parameter `damage` see `damage`.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 from jetstream.eventlog.columns import Columns, Damaged, read_times
 from jetstream.eventlog.segment import holds_collection, holds_did, may_hold_did, unpack_accounts, unseal
-from jetstream.eventlog.sqlite.damage import Damage, next_block, problem, reachable
+from jetstream.eventlog.sqlite.connection import snapshot
+from jetstream.eventlog.sqlite.damage import Damage, damage_problem, next_readable, next_segment_key
+from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
 from jetstream.model.filter import Filter
 
-# As many as a batch in memory has: events of the tail, or identity and account events of many blocks.
-READ_EVENTS: Final = 1_000
-# The same by the bodies of the tail: a row has at most as much, or one event.
-READ_BYTES: Final = 1 << 20
-# How many blocks one scan skips before others have their turn: about 5 ms, and as long a snapshot.
-SCAN_BLOCKS: Final = 64
 _NOTHING: Final = Columns(*[b""] * 8)
 
-# The bits are most of a head: they are read only for who asks for DIDs.
-_HEADS: Final = (
-    "SELECT last_us, first_us, collection_set, CASE WHEN ? THEN did_bits END FROM block"
+# `did_bits` is most of an index, and is read only for a filter with DIDs.
+_INDEXES: Final = (
+    "SELECT last_us, first_us, collection_set, CASE WHEN ? THEN did_bits END FROM segment"
     " WHERE last_us >= ? ORDER BY last_us LIMIT ?"
 )
-_FIRST: Final = "SELECT first_us FROM block WHERE last_us = ?"
-_DIDS: Final = "SELECT dids FROM block WHERE last_us = ?"
-_ACCOUNTS: Final = "SELECT accounts FROM block WHERE last_us = ?"
+_FIRST: Final = "SELECT first_us FROM segment WHERE last_us = ?"
+_DIDS: Final = "SELECT dids FROM segment WHERE last_us = ?"
+_ACCOUNTS: Final = "SELECT accounts FROM segment WHERE last_us = ?"
 _COLUMNS: Final = (
-    "SELECT events, times, kinds, dids, collections, rkeys, revs, cids, bodies FROM block WHERE last_us = ?"
+    "SELECT events, times, kinds, dids, collections, rkeys, revs, cids, bodies FROM segment WHERE last_us = ?"
 )
 _TAIL: Final = (
     "SELECT last_us, first_us, events, crc, times, kinds, dids, collections, rkeys, revs, cids, bodies"
@@ -43,9 +42,10 @@ _TAIL: Final = (
 
 
 class Scan(NamedTuple):
-    """What a look at the file found: the key of a block to load, a batch, or nothing.
+    """The result of a scan.
 
-    Below `position` nothing is wanted but what was found.
+    `found` is the key of a segment to load, a batch, or None. Below `position`, nothing but `found` is
+    wanted: the next scan starts there.
     """
 
     position: int
@@ -53,7 +53,7 @@ class Scan(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One batch as it was committed."""
+    """One row of the tail: a batch as it was committed."""
 
     last_us: int
     first_us: int
@@ -62,32 +62,39 @@ class Row(NamedTuple):
 
     @classmethod
     def read(cls, stored: Sequence[Any]) -> Row:
-        """Take a row of the table. Raises Damaged."""
+        """Take the values of a row of the table. Raises Damaged."""
         last_us, first_us, _, crc, *texts = stored
         columns = Columns(*texts)
         try:
-            agrees = columns.checksum() == crc
+            matches = columns.checksum() == crc
         except TypeError as error:  # not even bytes
             raise Damaged(str(error)) from error
-        if not agrees:
-            raise Damaged("its checksum does not agree")
+        if not matches:
+            raise Damaged("its checksum does not match")
         return cls(last_us, first_us, columns.events, columns)
 
 
 def scan(
-    connection: sqlite3.Connection, position: int, stop: int, wanted: Filter, met: list[Damage] | None = None
+    connection: sqlite3.Connection,
+    position: int,
+    stop: int,
+    wanted: Filter,
+    limits: LogLimits,
+    damage: list[Damage] | None = None,
 ) -> Scan:
-    """Find the first stored events in `[position, stop)` that `wanted` may want; or stop half-way.
+    """Find the first stored events in `[position, stop)` that `wanted` may want.
 
-    A block of which it cannot be told whether it has such events is one to load.
+    Gives up after `limits.scan_segments` segments without any. Identity and account events of segments that
+    have no other wanted events are collected into one batch. A segment whose index is damaged is found as one
+    to load.
     """
     with snapshot(connection):
         seen = count = 0
         start = position
-        accounts: list[Columns] = []  # of the blocks so far that have no wanted commits
+        accounts: list[Columns] = []  # of the segments so far that have no wanted commits
         try:
             for last_us, first_us, collection_set, did_bits in connection.execute(
-                _HEADS, (bool(wanted.dids), position, SCAN_BLOCKS)
+                _INDEXES, (bool(wanted.dids), position, limits.scan_segments)
             ):
                 if isinstance(first_us, int) and stop <= first_us <= last_us:
                     break
@@ -99,34 +106,32 @@ def scan(
                     accounts.append(run)
                     count += run.events
                 position = last_us + 1
-                if count >= READ_EVENTS:
+                if count >= limits.batch_events:
                     break
         except sqlite3.DatabaseError as error:
-            if met is None or problem(error) is None:
+            if damage is None or damage_problem(error) is None:
                 raise
-            return (
-                Scan(position, _batch(accounts))
-                if accounts
-                else _scan_damage(connection, position, stop, met)
-            )
-        if accounts or seen == SCAN_BLOCKS:
+            if accounts:
+                return Scan(position, _batch(accounts))
+            return _scan_damage(connection, position, stop, damage)
+        if accounts or seen == limits.scan_segments:
             return Scan(position, _batch(accounts) if accounts else None)
-        return _scan_tail(connection, position, stop, wanted, met)
+        return _scan_tail(connection, position, stop, wanted, limits, damage)
 
 
-def _scan_damage(connection: sqlite3.Connection, position: int, stop: int, met: list[Damage]) -> Scan:
-    """Go on where the head of the next block cannot be read: with the block, or beyond a lost key."""
+def _scan_damage(connection: sqlite3.Connection, position: int, stop: int, damage: list[Damage]) -> Scan:
+    """Continue where the index of the next segment cannot be read: at that segment, or behind lost keys."""
     try:
-        key = next_block(connection, position)
+        key = next_segment_key(connection, position)
     except sqlite3.DatabaseError as error:
-        beyond = min(reachable(connection, position), stop)
-        met.append(Damage(position, beyond - 1, str(error)))
-        return Scan(beyond, None)
+        behind = min(next_readable(connection, position), stop)
+        damage.append(Damage(position, behind - 1, str(error)))
+        return Scan(behind, None)
     return Scan(stop, None) if key is None else Scan(key + 1, key)
 
 
-def load(connection: sqlite3.Connection, last_us: int, met: list[Damage] | None = None) -> Batch | None:
-    """Read a block's events; None when it was trimmed since it was found, or is damaged. Raises Damaged."""
+def load(connection: sqlite3.Connection, last_us: int, damage: list[Damage] | None = None) -> Batch | None:
+    """Read the events of a segment; None if it was trimmed since the scan, or is damaged."""
     try:
         row = connection.execute(_COLUMNS, (last_us,)).fetchone()
         if row is None:
@@ -134,15 +139,15 @@ def load(connection: sqlite3.Connection, last_us: int, met: list[Damage] | None 
         events, times, *texts = row
         return unseal(events, times, texts)
     except (Damaged, sqlite3.DatabaseError) as error:
-        found = problem(error)
-        if met is None or found is None:
+        problem = damage_problem(error)
+        if damage is None or problem is None:
             raise
-        met.append(Damage(_first(connection, last_us), last_us, found))
+        damage.append(Damage(_first_us(connection, last_us), last_us, problem))
         return None
 
 
-def _first(connection: sqlite3.Connection, last_us: int) -> int:
-    """Return where a damaged block begins, as far as it says so."""
+def _first_us(connection: sqlite3.Connection, last_us: int) -> int:
+    """Return where a damaged segment starts, or its end if its row does not tell."""
     try:
         (first_us,) = connection.execute(_FIRST, (last_us,)).fetchone() or (last_us,)
     except sqlite3.DatabaseError:
@@ -151,33 +156,23 @@ def _first(connection: sqlite3.Connection, last_us: int) -> int:
 
 
 def tail_rows(
-    connection: sqlite3.Connection, position: int, stop: int, met: list[Damage] | None = None
+    connection: sqlite3.Connection, position: int, stop: int, damage: list[Damage] | None = None
 ) -> Iterator[Row]:
-    """Return the batches with events in `[position, stop)` that are not sealed. Raises Damaged."""
+    """Yield the rows of the tail with events in `[position, stop)`, in order."""
     for stored in connection.execute(_TAIL, (position, stop)):
         try:
             yield Row.read(stored)
         except Damaged as error:
-            if met is None:
+            if damage is None:
                 raise
             last_us, first_us, *_ = stored
-            met.append(Damage(min(first_us, last_us), last_us, str(error)))
-
-
-@contextmanager
-def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
-    """Show one state of the file to all statements inside: sealing moves events from one table to another."""
-    connection.execute("BEGIN")
-    try:
-        yield
-    finally:
-        connection.execute("ROLLBACK")
+            damage.append(Damage(min(first_us, last_us), last_us, str(error)))
 
 
 def _accounts_unless_wanted(
     connection: sqlite3.Connection, last_us: int, collection_set: bytes, did_bits: bytes, wanted: Filter
 ) -> Columns | None:
-    """Return a block's identity and account events, as far as wanted, if nothing else of it is; else None."""
+    """Return None for a segment to load, else its identity and account events as far as they are wanted."""
     try:
         if wanted.dids and not _holds_did(connection, last_us, did_bits, wanted):
             return _NOTHING
@@ -186,9 +181,9 @@ def _accounts_unless_wanted(
         (packed,) = connection.execute(_ACCOUNTS, (last_us,)).fetchone()
         return unpack_accounts(packed) or _NOTHING
     except (Damaged, sqlite3.DatabaseError) as error:
-        if problem(error) is None:
+        if damage_problem(error) is None:
             raise
-        return None  # the events are stored apart from what it says of them, and may be whole
+        return None  # the events are stored apart from the index, and may be undamaged
 
 
 def _holds_did(connection: sqlite3.Connection, last_us: int, did_bits: bytes, wanted: Filter) -> bool:
@@ -199,9 +194,14 @@ def _holds_did(connection: sqlite3.Connection, last_us: int, did_bits: bytes, wa
 
 
 def _scan_tail(
-    connection: sqlite3.Connection, position: int, stop: int, wanted: Filter, met: list[Damage] | None
+    connection: sqlite3.Connection,
+    position: int,
+    stop: int,
+    wanted: Filter,
+    limits: LogLimits,
+    damage: list[Damage] | None,
 ) -> Scan:
-    while (batch := _tail_batch(connection, position, stop, met)) is not None:
+    while (batch := _tail_batch(connection, position, stop, limits, damage)) is not None:
         if wanted.select(batch, batch.index(position), batch.index(stop)):
             return Scan(batch.last + 1, batch)
         position = batch.last + 1
@@ -209,15 +209,16 @@ def _scan_tail(
 
 
 def _tail_batch(
-    connection: sqlite3.Connection, position: int, stop: int, met: list[Damage] | None
+    connection: sqlite3.Connection, position: int, stop: int, limits: LogLimits, damage: list[Damage] | None
 ) -> Batch | None:
+    """Read rows of the tail until they are as long as a batch in memory."""
     runs: list[Columns] = []
     count = size = 0
-    for row in tail_rows(connection, position, stop, met):
+    for row in tail_rows(connection, position, stop, damage):
         runs.append(row.columns)
         count += row.events
         size += len(row.columns.bodies)
-        if count >= READ_EVENTS or size >= READ_BYTES:
+        if count >= limits.batch_events or size >= limits.batch_bytes:
             break
     return _batch(runs) if runs else None
 

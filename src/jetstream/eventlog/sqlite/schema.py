@@ -1,25 +1,25 @@
-"""The SQLite file: its schema, its connections, its lock, and what its errors mean."""
+"""The tables of the SQLite file, and the statements that several modules share.
+
+`docs/log-format.md` explains the tables. A change of them also changes SCHEMA_VERSION: a file of another
+version is refused.
+"""
 
 from __future__ import annotations
 
-import fcntl
-import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from jetstream.errors import LogCorrupt, LogError, LogLocked, LogUnwritable
+from jetstream.errors import LogCorrupt
 from jetstream.eventlog import Cursors, SourceCursor
-from jetstream.eventlog.columns import Columns, Damaged
-from jetstream.eventlog.segment import Block
+from jetstream.eventlog.columns import Columns
+from jetstream.eventlog.segment import Segment
 
 DATABASE: Final = "jetstream.db"
-LOCK: Final = "jetstream.lock"
+POSITION_MAX: Final = (1 << 63) - 1  # an upper bound of every position: SQLite's integers are signed, 64 bits
 
 APPLICATION_ID: Final = 0x4A455453  # "JETS", as `file` shows it
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 SCHEMA: Final = """
 CREATE TABLE state (
     id        INTEGER PRIMARY KEY CHECK (id = 1),
@@ -51,7 +51,7 @@ CREATE TABLE tail (
     times BLOB NOT NULL, kinds BLOB NOT NULL, dids BLOB NOT NULL, collections BLOB NOT NULL,
     rkeys BLOB NOT NULL, revs BLOB NOT NULL, cids BLOB NOT NULL, bodies BLOB NOT NULL
 ) STRICT;
-CREATE TABLE block (
+CREATE TABLE segment (
     last_us   INTEGER PRIMARY KEY,
     first_us  INTEGER NOT NULL,
     events    INTEGER NOT NULL,
@@ -59,7 +59,7 @@ CREATE TABLE block (
     times BLOB NOT NULL, kinds BLOB NOT NULL, dids BLOB NOT NULL, collections BLOB NOT NULL,
     rkeys BLOB NOT NULL, revs BLOB NOT NULL, cids BLOB NOT NULL, bodies BLOB NOT NULL
 ) STRICT;
-CREATE TABLE gone (
+CREATE TABLE tombstone (
     did       BLOB PRIMARY KEY,
     before_us INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
@@ -74,88 +74,36 @@ CREATE TABLE clock (
 ) STRICT;
 """
 
-# Nobody else writes: a lock that is held for longer is a foreign program's.
-BUSY_TIMEOUT_S: Final = 0.1
-# Rows by their key, by table.
+# A row by its key, by table.
 ROW: Final = {
-    "block": "SELECT * FROM block WHERE last_us = ?",
+    "segment": "SELECT * FROM segment WHERE last_us = ?",
     "tail": "SELECT * FROM tail WHERE last_us = ?",
 }
 DELETE_ROW: Final = {
-    "block": "DELETE FROM block WHERE last_us = ?",
+    "segment": "DELETE FROM segment WHERE last_us = ?",
     "tail": "DELETE FROM tail WHERE last_us = ?",
 }
-REMEDY: Final = "`jetstream log repair` keeps every whole block of it; or move it away to begin anew"
-
-_CORRUPT: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
+REMEDY: Final = "`jetstream log repair` keeps every undamaged segment; or move it away to start a new log"
 
 
-def take_lock(directory: Path) -> int:
-    """Become the one writer of `directory`, which is made if need be; return the lock's descriptor.
+def create_or_check(path: Path, connection: sqlite3.Connection) -> None:
+    """Create the tables in an empty file, refuse a file of another kind, and set up a writing connection.
 
-    The lock goes with the process, however that ends. Raises LogLocked or LogUnwritable.
+    Raises LogCorrupt or sqlite3.DatabaseError.
     """
-    path = directory / LOCK
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise LogUnwritable(path, str(error)) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        holder = _holder(descriptor)
-        os.close(descriptor)
-        raise LogLocked(
-            path, f"process {holder} writes this log; stop it, or use another directory"
-        ) from error
-    with suppress(OSError):  # a full disk: the number is for people only
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
-    return descriptor
-
-
-def _holder(descriptor: int) -> str:
-    try:
-        return os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
-    except OSError:
-        return "unknown"
-
-
-def open_writer(path: Path) -> sqlite3.Connection:
-    """Connect for writing; a file that is not there is made. The caller holds the lock."""
-    connection = sqlite3.connect(
-        path, isolation_level=None, timeout=BUSY_TIMEOUT_S, check_same_thread=False, cached_statements=32
-    )
-    try:
-        _prepare(path, connection)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def open_reader(path: Path) -> sqlite3.Connection:
-    """Connect for reading only, beside whoever writes."""
-    return sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
-    )
-
-
-def _prepare(path: Path, connection: sqlite3.Connection) -> None:
-    (made,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if not made:
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if not tables:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     check_schema(path, connection)
     connection.execute("PRAGMA journal_mode = WAL")
-    # A commit is a write into the page cache; checkpoints, made elsewhere, are what waits for the disk.
+    # A commit is a write into the page cache. Checkpoints wait for the disk, and run in the upkeep thread.
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA wal_autocheckpoint = 0")
-    # Where SQLite was built to overwrite what is deleted, trimming would write as much as it frees.
+    # A SQLite that was built to overwrite deleted data would make trimming write as much as it frees.
     connection.execute("PRAGMA secure_delete = OFF")
-    if not made:
+    if not tables:
         connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
 
 
@@ -171,33 +119,17 @@ def check_schema(path: Path, connection: sqlite3.Connection) -> None:
         )
 
 
-@contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Commit what happens inside, or nothing of it."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
+def insert_row(connection: sqlite3.Connection, first_us: int, last_us: int, columns: Columns) -> None:
+    """Add a batch to the tail."""
+    connection.execute(
+        "INSERT INTO tail VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+        (last_us, first_us, columns.events, columns.checksum(), *columns),
+    )
 
 
-@contextmanager
-def explained(path: Path, otherwise: type[LogError] = LogUnwritable) -> Iterator[None]:
-    """Turn errors of the file into ours: LogCorrupt if it is not what was written, else `otherwise`."""
-    try:
-        yield
-    except Damaged as error:
-        raise LogCorrupt(path, f"is damaged ({error}); {REMEDY}") from error
-    except sqlite3.DatabaseError as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in _CORRUPT:
-            raise LogCorrupt(path, f"is damaged ({error}); {REMEDY}") from error
-        raise otherwise(path, str(error)) from error
-    except OSError as error:
-        raise otherwise(path, str(error)) from error
+def insert_segment(connection: sqlite3.Connection, segment: Segment) -> None:
+    """Add a segment, or replace the one with the same key."""
+    connection.execute("INSERT OR REPLACE INTO segment VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)", segment)
 
 
 def store_cursors(
@@ -208,10 +140,10 @@ def store_cursors(
     *,
     same_sources: bool,
 ) -> None:
-    """Store the cursors of all sources, and what the log is with them.
+    """Store the cursors of all sources, with the tip and the number of events ever appended.
 
-    The tip and the number of events that were ever appended stand in the rows of the cursors, so that a
-    commit writes one page less. The view `extent` has the greatest of each.
+    Those two stand in the rows of the cursors, so that a commit writes one page less; the view `extent` takes
+    the highest of each. `same_sources` tells that the table has rows for exactly these sources.
     """
     values = [(*cursor, tip_us, appended, source) for source, cursor in cursors.items()]
     if same_sources and values:
@@ -236,40 +168,21 @@ def read_cursors(connection: sqlite3.Connection) -> dict[str, SourceCursor]:
     return {source: SourceCursor(*cursor) for source, *cursor in rows}
 
 
-def store_row(connection: sqlite3.Connection, first_us: int, last_us: int, columns: Columns) -> None:
-    """Add a batch to the tail."""
-    connection.execute(
-        "INSERT INTO tail VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
-        (last_us, first_us, columns.events, columns.checksum(), *columns),
-    )
+def read_tip(connection: sqlite3.Connection) -> int:
+    """Return the position of the newest event that was stored, 0 for none."""
+    tip_us: int = connection.execute("SELECT tip_us FROM extent").fetchone()[0]
+    return tip_us
 
 
-def store_block(connection: sqlite3.Connection, block: Block) -> None:
-    """Add a block, or put it in the place of one with the same key."""
-    connection.execute("INSERT OR REPLACE INTO block VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)", block)
+def count_removed(connection: sqlite3.Connection, events: int) -> None:
+    """Count events that are no longer stored."""
+    connection.execute("UPDATE state SET removed = removed + ?", (events,))
 
 
-def oldest(connection: sqlite3.Connection) -> int | None:
-    """Return the `time_us` of the oldest event, or None."""
-    (oldest_us,) = connection.execute(
-        "SELECT ifnull((SELECT first_us FROM block WHERE last_us >= floor_us ORDER BY last_us LIMIT 1),"
+def oldest_us(connection: sqlite3.Connection) -> int | None:
+    """Return the `time_us` of the oldest event, or None in an empty log."""
+    (found,) = connection.execute(
+        "SELECT ifnull((SELECT first_us FROM segment WHERE last_us >= floor_us ORDER BY last_us LIMIT 1),"
         " (SELECT first_us FROM tail ORDER BY last_us LIMIT 1)) FROM state"
     ).fetchone()
-    return None if oldest_us is None else int(oldest_us)
-
-
-def wal_bytes(path: Path) -> int:
-    """Return the length of the write-ahead log."""
-    return _size(path.with_name(path.name + "-wal"))
-
-
-def bytes_on_disk(path: Path) -> int:
-    """Return what the database takes on disk, its write-ahead log included."""
-    return sum(_size(path.with_name(path.name + suffix)) for suffix in ("", "-wal", "-shm"))
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
+    return None if found is None else int(found)

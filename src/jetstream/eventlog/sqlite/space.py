@@ -1,13 +1,11 @@
 """Room on the disk for getting out of a full one.
 
-Trimming makes room, but needs some: each transaction is written to the write-ahead log first, and that
-becomes shorter only after it was copied into the database, which may have to grow for it. So
+Trimming makes room, but takes some first: each transaction is written to the write-ahead log, which shrinks
+only after it was copied into the database, and the database may have to grow for that. So
 
-* a file keeps `size` bytes in reserve, which are released when the disk is full and taken back when it is
-not.
-  It holds off other programs, too;
-* events are refused, while the disk is not quite full yet, from where the write-ahead log could no longer be
-copied.
+* a file of `reserve_size` bytes is kept in reserve. It is deleted when the disk is full, and written again
+  when it is not. It also keeps other programs from using the last bytes;
+* commits of events are refused while the disk still has so much room that the write-ahead log can be copied.
 """
 
 from __future__ import annotations
@@ -17,79 +15,109 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from jetstream.eventlog.sqlite.schema import DATABASE, wal_bytes
+from jetstream.errors import LogUnwritable
+from jetstream.eventlog.sqlite.connection import wal_bytes
+from jetstream.eventlog.sqlite.schema import DATABASE
+from jetstream.limits import LogLimits
 
 FILE: Final = "jetstream.reserve"
-# As long as the write-ahead log becomes by itself, so that this much can always be copied.
-BYTES_MAX: Final = 16 * 1024 * 1024
-SHARE_MAX: Final = 8  # of a small disk no more than an eighth
-# For one step: a transaction that trims or shrinks (1 MiB), and the index of the write-ahead log.
-STEP_BYTES: Final = 1024 * 1024
-UNKNOWN_BYTES: Final = 1 << 60
-# Left by commits for sealing the next block, which frees three quarters of what its events take.
-SEAL_BYTES: Final = 1024 * 1024
+UNKNOWN_BYTES: Final = 1 << 60  # free, where the file system does not say
+# What one transaction of upkeep writes at most: it trims or shrinks by 1 MiB; and the index of the
+# write-ahead log.
+STEP_BYTES: Final = 1 << 20
+# Commits leave this much for sealing the next segment, which frees three quarters of what its events take.
+SEAL_BYTES: Final = 1 << 20
+# What a commit writes beside the batch: a few pages of the tables' trees, each as a whole.
+COMMIT_BYTES: Final = 32 << 10
 
 
 class Space:
-    """The disk under a log's directory: what is free, and what is in reserve.
+    """The disk under a log's directory: how much may be written, and the reserve."""
 
-    `size` is how much should be in reserve, in bytes; `held` is how much is.
-    """
-
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, limits: LogLimits = LogLimits()) -> None:
         self._directory = directory
         self._file = directory / FILE
         self._database = directory / DATABASE
         disk = os.statvfs(directory)
-        self.size = min(BYTES_MAX, disk.f_blocks * disk.f_frsize // SHARE_MAX)
-        self.held = 0
+        # Bytes that should be in reserve; fixed.
+        self.reserve_size = min(
+            limits.reserve_bytes, int(disk.f_blocks * disk.f_frsize * limits.reserve_share)
+        )
+        # Bytes that are in reserve; changed by `take_reserve` and `release_reserve`.
+        self.reserve_held = 0
         with suppress(OSError):
-            self.held = self._file.stat().st_blocks * 512
+            self.reserve_held = self._file.stat().st_blocks * 512
+        # Whether the disk has refused a write since upkeep last freed what it can. Set by the writer and by
+        # upkeep, reset by upkeep.
+        self.full = False
+        # Whether upkeep is freeing room with the reserve, which commits must not use up. Set by upkeep.
+        self.freeing = False
+        # Bytes that may be committed before the file system is asked again; used up by `spend`.
+        self._allowance = 0
 
     def free(self) -> int:
-        """Return how many bytes may still be written; very many where the file system does not say."""
+        """Return how many bytes the file system has free, UNKNOWN_BYTES if it does not say."""
         disk = os.statvfs(self._directory)
         return disk.f_bavail * disk.f_frsize if disk.f_blocks else UNKNOWN_BYTES
 
     def room(self) -> int:
-        """Return how many bytes may be added to the write-ahead log so that it can be copied in the end.
+        """Return how many bytes can be added to the write-ahead log so that all of it can still be copied.
 
-        Each of them takes a byte from the disk, and may need another one in the database. It is the same
-        whether the reserve is held or released; but what is in reserve cannot be written before it is
-        released.
+        Each of them takes a byte now, and may take another one in the database. The result is the same
+        whether the reserve is held or released, but bytes in reserve cannot be written before it is released.
         """
         free = self.free()
-        return min(free, (free + self.held - wal_bytes(self._database)) // 2 - STEP_BYTES)
-
-    def room_for_events(self) -> int:
-        """Return how many bytes may be committed so that there is room for sealing."""
-        return self.room() - min(SEAL_BYTES, self.size)
+        return min(free, (free + self.reserve_held - wal_bytes(self._database)) // 2 - STEP_BYTES)
 
     @property
-    def cramped(self) -> bool:
-        """Whether the write-ahead log cannot become as long as it may twice: what can be freed must be."""
-        return self.room() < 2 * self.size
+    def low(self) -> bool:
+        """Whether the write-ahead log cannot grow to twice its bound: all that can be freed must be."""
+        return self.room() < 2 * self.reserve_size
 
-    def take(self) -> bool:
-        """Put what is missing in reserve, if there is room; return whether all of it is in reserve."""
-        if self.held < self.size and self.free() + self.held >= self.size + STEP_BYTES:
+    def spend(self, size: int) -> bool:
+        """Take room for a commit of an event batch of `size` bytes; return whether upkeep should free room.
+
+        Leaves room for sealing. Raises LogUnwritable if there is not enough.
+        """
+        if self.freeing:
+            raise LogUnwritable(self._database, "the disk is full")
+        size += COMMIT_BYTES
+        self._allowance -= size
+        if self._allowance >= 0:
+            return False
+        room = self.room() - min(SEAL_BYTES, self.reserve_size)
+        self._allowance = room // 2 - size
+        if room < size:
+            raise LogUnwritable(self._database, "the disk is full; the rest is reserved for freeing space")
+        return self.low
+
+    def forget_allowance(self) -> None:
+        """Ask the file system before the next commit."""
+        self._allowance = 0
+
+    def take_reserve(self) -> bool:
+        """Write what is missing of the reserve, if there is room; return whether all of it is there."""
+        if (
+            self.reserve_held < self.reserve_size
+            and self.free() + self.reserve_held >= self.reserve_size + STEP_BYTES
+        ):
             with suppress(OSError):
                 self._allocate()
-        return self.held >= self.size
+        return self.reserve_held >= self.reserve_size
 
     def _allocate(self) -> None:
         descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            os.posix_fallocate(descriptor, 0, self.size)
-            self.held = self.size
+            os.posix_fallocate(descriptor, 0, self.reserve_size)
+            self.reserve_held = self.reserve_size
         except OSError:
-            os.ftruncate(descriptor, self.held)
+            os.ftruncate(descriptor, self.reserve_held)
             raise
         finally:
             os.close(descriptor)
 
-    def release(self) -> None:
-        """Give the reserve to the disk."""
+    def release_reserve(self) -> None:
+        """Delete the reserve, so that its bytes are free."""
         with suppress(OSError):
             self._file.unlink(missing_ok=True)
-            self.held = 0
+            self.reserve_held = 0

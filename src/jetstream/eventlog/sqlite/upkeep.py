@@ -1,366 +1,360 @@
-"""What is done to the file in the background: sealing, trimming, forgetting, checkpoints.
+"""Upkeep: what is done to the file in the background, beside appends and readers.
 
-Each step is synchronous and runs in the one maintenance thread. Steps that write are marked *exclusive*:
-while one runs, nobody else may write, so it is short and does nothing but write. What takes long, such as
-compressing, reading and waiting for the disk, is done by a step before it.
+    seal         compress the oldest rows of the tail into segments
+    erase        rewrite segments that have records of deleted accounts
+    trim         delete what is past retention
+    checkpoint   copy the write-ahead log into the database, and restart it
+    shrink       give free pages back to the file system
+    reserve      reserve positions ahead of the tip, and room on the disk
+
+All of it runs in one thread with one connection, as short synchronous steps. A step that writes is
+*exclusive*: while it runs, no append may. So it does nothing but write. What takes long (reading,
+compressing, waiting for the disk) is done by a step before it, beside appends.
+
+Upkeep runs once a second, and at once when there is enough for a segment, when the disk is low, or while
+erasing is not finished. A refused write is tried again a second later. Damage that does not concern sealing
+is noted and skipped. Damage in what is to be sealed ends upkeep, and the next append raises its error: the
+log must not grow behind a tail that cannot be sealed.
 """
 
 from __future__ import annotations
 
-import os
-import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Final, NamedTuple
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
+from typing import NamedTuple, TypeVar
 
-from jetstream.eventlog.columns import Columns
-from jetstream.eventlog.erase import without
-from jetstream.eventlog.segment import BLOCK_BYTES, BLOCK_EVENTS, Block, seal
-from jetstream.eventlog.sqlite import ages
-from jetstream.eventlog.sqlite.damage import FAR_US, Damage, next_block, problem, reachable
-from jetstream.eventlog.sqlite.reader import load, scan, tail_rows
-from jetstream.eventlog.sqlite.schema import (
-    oldest,
-    open_reader,
-    open_writer,
-    store_block,
-    store_row,
-    transaction,
-    wal_bytes,
-)
-from jetstream.model.filter import Filter
+import structlog
 
-# The write-ahead log is emptied when it is this long; a busy minute, and a quarter of a second of copying.
-WAL_BYTES: Final = 16 * 1024 * 1024
-BUSY_TIMEOUT_MS: Final = 10
-# Blocks deleted in one transaction: about 2,000 pages put on the list of free ones.
-TRIM_BLOCKS: Final = 16
-# The file shrinks when this share of it has been free, in steps of 1 MiB.
-FREE_SHARE_MAX: Final = 0.25
-FREE_PAGES_MIN: Final = 4096
-VACUUM_PAGES: Final = 256
+from jetstream.conditions import Conditions
+from jetstream.errors import LogCorrupt, LogError, LogUnwritable
+from jetstream.eventlog.segment import Segment
+from jetstream.eventlog.sqlite import erase, seal
+from jetstream.eventlog.sqlite.ages import Ages
+from jetstream.eventlog.sqlite.connection import translated_errors, wal_bytes
+from jetstream.eventlog.sqlite.damage import Damage, DamageRecord
+from jetstream.eventlog.sqlite.machine import Machine
+from jetstream.eventlog.sqlite.recovery import Opened, read_extent
+from jetstream.eventlog.sqlite.reservation import AHEAD_US
+from jetstream.eventlog.sqlite.trim import Trimmer
+from jetstream.limits import LogLimits
+from jetstream.scheduling import short_switch_interval
 
-_SIZES: Final = (
-    "SELECT last_us, length(did_bits) + length(accounts) + length(times) + length(kinds)"
-    " + length(dids) + length(collections) + length(rkeys) + length(revs) + length(cids) + length(bodies)"
-    " FROM block WHERE last_us >= ? ORDER BY last_us"
-)
+Result = TypeVar("Result")
+logger = structlog.get_logger(__name__)
 
 
-class Trimmed(NamedTuple):
-    """What one step took away."""
+class Retention(NamedTuple):
+    """How long events are kept; None is without limit."""
 
-    events: int
-    floor: int
-
-
-class Scrubbed(NamedTuple):
-    """A block that must be replaced: by what, if anything is left of it."""
-
-    last_us: int
-    events_gone: int
-    block: Block | None
+    seconds: float | None
+    bytes: int | None  # of the files
 
 
-class Maintenance:
-    """The background's own connection to the file.
+class Upkeep:
+    """Keeps one open log in order. Its methods belong to the event loop's thread.
 
-    `met` is the damage that was met and passed over; who owns this takes it from there.
+    `clock` gives unix microseconds. `drop_segment` is called with the key of each segment that was rewritten.
     """
 
-    def __init__(self, path: Path, wal_bytes_max: int | None = None) -> None:
-        self._path = path
-        # The write-ahead log is emptied when it is this long: shorter on a small disk.
-        self._wal_bytes_max = min(WAL_BYTES, wal_bytes_max or WAL_BYTES)
-        self.met: list[Damage] = []
-        self._connection = open_writer(path)
-        # Nothing here is worth holding commits for: a checkpoint that meets a reader is tried again later.
-        self._connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-        # Rows below this were trimmed, or could not be: rises only.
-        (self._trimmed_to,) = self._connection.execute("SELECT floor_us FROM state").fetchone()
-        self._pin = open_reader(path)
-        # Closing any descriptor of a file gives up the process's POSIX locks on it, and with them SQLite's:
-        # this one is opened once, and closed when all connections are.
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    def __init__(
+        self,
+        opened: Opened,
+        retention: Retention,
+        machine: Machine,
+        *,
+        clock: Callable[[], int],
+        conditions: Conditions,
+        damages: DamageRecord,
+        drop_segment: Callable[[int], None],
+        limits: LogLimits,
+    ) -> None:
+        self._state = opened.state
+        self._retention = retention
+        self._machine = machine
+        self._clock = clock
+        offset_us = clock() - machine.elapsed_us()
+        self.ages = Ages(machine.boot, opened.stored_offset_us, offset_us, retention.seconds)
+        self._conditions = conditions
+        self._damages = damages
+        self._drop_segment = drop_segment
+        self._limits = limits
+        # The connection and what uses it belong to the thread while a step runs.
+        self._connection = opened.upkeep
+        self._checkpointer = opened.checkpointer
+        # Damage that the step has found; handed to `damages` after it.
+        self._found: list[Damage] = []
+        self._trimmer = Trimmer(opened.upkeep, limits, self._found)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="log-upkeep")
+        # The tombstones of the current pass over the segments, and the position that it has reached. Empty
+        # between two passes.
+        self._tombstones: dict[bytes, int] = {}
+        self._erased_to = 0
+        # Whether all of the reserve was there after the last run: a warning is logged when it no longer is.
+        self._has_reserve = True
+        # Held during a run.
+        self._running = asyncio.Lock()
+        # Set when there is something to do before the next second.
+        self._due = asyncio.Event()
+        self._task = asyncio.get_running_loop().create_task(self._run_forever())
 
-    def close(self) -> None:
-        """Copy all into the database file, durably, and let go of it. All others have."""
-        self._pin.close()
-        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self._connection.close()
-        os.close(self._descriptor)
+    def wake(self) -> None:
+        """Run soon."""
+        self._due.set()
+
+    def raise_failure(self) -> None:
+        """Raise the error that has ended upkeep, if one has."""
+        if self._task.done():
+            self._task.result()
+
+    async def trim(self, before_us: int) -> int:
+        """Delete events older than `before_us`, in whole segments; return how many were deleted."""
+        # The state in memory must follow the file, so a step that has begun ends even if the caller is
+        # cancelled.
+        return await asyncio.shield(asyncio.ensure_future(self._trim_alone(before_us)))
+
+    async def _trim_alone(self, before_us: int) -> int:
+        async with self._running:
+            return await self._trim(before_us)
+
+    async def run(self) -> None:
+        """Do all that is due now.
+
+        Raises LogUnwritable if the disk refuses: what was not done stays due. Raises LogCorrupt if the tail
+        cannot be sealed.
+        """
+        state = self._state
+        async with self._running:
+            await (self._free_disk() if state.space.full else self._keep_time())
+            await self._seal()
+            for step in (self._erase, self._retain, self._checkpoint, self._shrink):
+                await self._despite_damage(step)
+            if state.tip + AHEAD_US // 2 > state.reservation.until_us:
+                await self._in_thread(state.reservation.extend, state.tip)
+            self._update_wal_condition()
+            await self._take_reserve()
+
+    async def close(self) -> None:
+        """Stop, and wait until the step that runs has ended."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await asyncio.to_thread(self._thread.shutdown)
+
+    async def _run_forever(self) -> None:
+        failing = False
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._limits.upkeep_interval_s):
+                    await self._due.wait()
+            self._due.clear()
+            try:
+                await self.run()
+            except LogUnwritable as error:
+                self._state.space.full = True
+                if not failing:
+                    logger.warning("log: upkeep failed, trying again", error=str(error))
+                failing = True
+                await asyncio.sleep(self._limits.upkeep_interval_s)
+            except LogError:
+                logger.exception("log: upkeep stopped, the next commit will fail")
+                raise
+            else:
+                if failing:
+                    logger.info("log: upkeep works again")
+                failing = False
+
+    # Running a step
+
+    async def _exclusively(self, work: Callable[..., Result], *arguments: object) -> Result:
+        """Run a step in the thread while nobody else writes.
+
+        Appends wait for it, so the thread gets the GIL quickly.
+        """
+        async with self._state.writing:
+            with short_switch_interval():
+                return await self._in_thread(work, *arguments)
+
+    async def _in_thread(self, work: Callable[..., Result], *arguments: object) -> Result:
+        """Run a step in the thread. Raises LogUnwritable or LogCorrupt."""
+
+        def run() -> Result:
+            with translated_errors(self._state.path):
+                return work(*arguments)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, run)
+        finally:
+            self._damages.add(self._found)
+            self._found.clear()
+
+    async def _despite_damage(self, step: Callable[[], Awaitable[object]]) -> None:
+        """Do a step that may be left undone: damage that stops it is noted."""
+        try:
+            await step()
+        except LogCorrupt as error:
+            self._damages.add([Damage(self._state.floor, self._state.floor, error.problem)])
+
+    # The clock
+
+    async def _keep_time(self) -> None:
+        """Write what keeps the ages of events right, if the clock was set or is behind the tip."""
+        now_us = self._clock()
+        reading = (now_us, now_us - self._machine.elapsed_us(), self._state.tip)
+        if self.ages.is_due(*reading):
+            await self._exclusively(self.ages.write, self._connection, *reading)
 
     # Sealing
 
-    def next_block(self) -> Block | None:
-        """Compress the oldest of the tail, if there is enough for a block."""
-        runs: list[Columns] = []
-        events = size = 0
-        for row in tail_rows(self._connection, 0, FAR_US, self.met):
-            runs.append(row.columns)
-            events += row.events
-            size += len(row.columns.bodies)
-            if events >= BLOCK_EVENTS or size >= BLOCK_BYTES:
-                return seal(Columns.joined(runs), row.last_us)
-        return None
+    async def _seal(self) -> None:
+        while (segment := await self._next_segment()) is not None:
+            await self._require_room(segment.size * 5 // 4)
+            lost = await self._exclusively(seal.replace_rows, self._connection, segment)
+            self._state.tail_events -= segment.events + lost
+            self._state.events -= lost
+            await self._checkpoint()
 
-    def store_block(self, block: Block) -> int:
-        """Put a block in the place of its rows of the tail; return how many events were lost. Exclusive.
+    async def _next_segment(self) -> Segment | None:
+        """Compress the next segment; at the expense of the event loop if sealing has fallen behind."""
+        behind = self._state.tail_events > self._limits.seal_backlog_events
+        with short_switch_interval() if behind else nullcontext():
+            return await self._in_thread(seal.next_segment, self._connection, self._limits, self._found)
 
-        Those are the events of rows that are damaged.
+    # Erasing
+
+    async def _erase(self) -> None:
+        """Rewrite some segments that have erased records, and at the end of a pass the tail.
+
+        A tombstone that comes during a pass has the next one, since this pass is beyond its first segments.
         """
-        with transaction(self._connection):
-            store_block(self._connection, block)
-            rows = self._connection.execute(
-                "DELETE FROM tail WHERE last_us <= ? RETURNING events", (block.last_us,)
-            ).fetchall()
-            lost: int = sum(events for (events,) in rows) - block.events
-            if lost:
-                self._count_gone(lost)
-        return lost
-
-    # Trimming
-
-    def trim(self, before_us: int) -> Trimmed | None:
-        """Delete some of what is older; None when nothing is. Exclusive.
-
-        Blocks that cannot be deleted, for their pages are damaged, are left, and the floor passes them.
-        """
-        try:
-            return self._trim(before_us, TRIM_BLOCKS)
-        except sqlite3.DatabaseError as error:
-            if problem(error) is None:
-                raise
-        try:
-            return self._trim(before_us, 1)
-        except sqlite3.DatabaseError as error:
-            if problem(error) is None:
-                raise
-            return self._pass_over(before_us, str(error))
-
-    def _trim(self, before_us: int, blocks_max: int) -> Trimmed | None:
-        low = self._trimmed_to
-        with transaction(self._connection):
-            rows = (
-                self._connection.execute(
-                    "SELECT last_us, events FROM block WHERE last_us >= ? AND last_us < ?"
-                    " ORDER BY last_us LIMIT ?",
-                    (low, before_us, blocks_max),
-                ).fetchall()
-                or self._connection.execute(
-                    "SELECT last_us, events FROM tail WHERE last_us < ? ORDER BY last_us", (before_us,)
-                ).fetchall()
+        self._tombstones = self._tombstones or await self._in_thread(erase.read_tombstones, self._connection)
+        if not self._tombstones:
+            return
+        for _ in range(self._limits.erase_segments):
+            rewritten = await self._in_thread(
+                erase.next_rewritten,
+                self._connection,
+                self._tombstones,
+                self._erased_to,
+                self._limits,
+                self._found,
             )
-            if not rows:
-                return None
-            gone, floor = sum(events for _, events in rows), rows[-1][0] + 1
-            self._connection.execute("DELETE FROM block WHERE last_us >= ? AND last_us < ?", (low, floor))
-            self._connection.execute("DELETE FROM tail WHERE last_us < ?", (floor,))
-            self._move_floor(floor, gone)
-        self._trimmed_to = floor
-        return Trimmed(gone, floor)
+            if rewritten is None:
+                await self._erase_tail()
+                return
+            if isinstance(rewritten, int):
+                self._erased_to = rewritten
+            else:
+                await self._replace_segment(rewritten)
+        self.wake()
 
-    def _pass_over(self, before_us: int, found: str) -> Trimmed:
-        """Move the floor over the next block, or over the keys that are lost, and leave what is there."""
-        low, gone = self._trimmed_to, 0
-        try:
-            key = next_block(self._connection, low)
-            floor = before_us if key is None else key + 1
-            (gone,) = self._connection.execute(
-                "SELECT events FROM block WHERE last_us = ?", (key,)
-            ).fetchone() or (0,)
-        except sqlite3.DatabaseError:
-            floor = min(reachable(self._connection, low), before_us)
-        self.met.append(Damage(low, floor - 1, found))
-        with transaction(self._connection):
-            self._move_floor(floor, gone)
-        self._trimmed_to = floor
-        return Trimmed(gone, floor)
+    async def _replace_segment(self, rewritten: erase.RewrittenSegment) -> None:
+        if rewritten.segment is not None:
+            # The old one is overwritten with zeros, which is written as well.
+            await self._require_room(3 * rewritten.segment.size)
+        await self._exclusively(erase.replace_segment, self._connection, rewritten)
+        self._drop_segment(rewritten.last_us)
+        await self._count_removed(rewritten.erased)
+        self._erased_to = rewritten.last_us + 1
 
-    def _move_floor(self, floor: int, gone: int) -> None:
-        self._connection.execute(
-            "UPDATE state SET floor_us = max(floor_us, ?), removed = removed + ?", (floor, gone)
+    async def _erase_tail(self) -> None:
+        rows = await self._in_thread(erase.rewritten_rows, self._connection, self._tombstones, self._found)
+        await self._exclusively(erase.replace_rows, self._connection, rows, self._tombstones)
+        self._tombstones, self._erased_to = {}, 0
+        await self._count_removed(sum(row.erased for row in rows))
+
+    # Retention
+
+    async def _retain(self) -> None:
+        """Trim what is past retention, by age and by the size of the files."""
+        seconds, size = self._retention
+        if seconds is not None:
+            before_us = self._clock() - int(seconds * 1_000_000)
+            await self._trim(await self._in_thread(self._trimmer.position_stored_before, before_us))
+        if size is not None:
+            await self._trim(await self._in_thread(self._trimmer.position_within, size))
+
+    async def _trim(self, before_us: int) -> int:
+        removed = 0
+        while (trimmed := await self._exclusively(self._trimmer.trim, before_us)) is not None:
+            removed += trimmed.events
+            self._state.floor = trimmed.floor
+            self._state.hot_tail.drop_before(trimmed.floor)
+            self._damages.drop_before(trimmed.floor)
+            await self._count_removed(trimmed.events)
+        return removed
+
+    async def _count_removed(self, events: int) -> None:
+        self._state.events -= events
+        self._state.oldest_us, self._state.tail_events = await self._exclusively(
+            read_extent, self._connection, self._trimmer.trimmed_to
         )
-        ages.drop_before(self._connection, floor)
 
-    def position_within(self, bytes_max: int) -> int:
-        """Return before which position blocks must go for the rest to take `bytes_max`; 0: none."""
-        excess = self._used_bytes() + 2 * WAL_BYTES - bytes_max
-        position = 0
+    # The write-ahead log
+
+    async def _checkpoint(self) -> None:
+        if self._state.space.low or await self._in_thread(self._checkpointer.is_due):
+            await self._in_thread(self._checkpointer.copy_pages)
+            await self._exclusively(self._checkpointer.restart_wal)
+
+    def _update_wal_condition(self) -> None:
+        """Begin or end the condition `wal`. Only a foreign transaction lets the WAL grow above its bound."""
+        path, bound = self._state.path, self._limits.wal_bytes_alarm
+        size = wal_bytes(path)
+        if size < bound:
+            self._conditions.end("wal")
+            return
+        self._conditions.begin(
+            "wal",
+            f"{path}-wal is {size >> 20} MiB, over its bound of {bound >> 20} MiB:"
+            f" another program has read the database in one transaction for long; end it"
+            f" (`fuser -v {path}` names it)",
+        )
+
+    # The disk
+
+    async def _free_disk(self) -> None:
+        """Free what the settings allow, and the write-ahead log, with the help of the reserve."""
+        space = self._state.space
+        space.freeing = True
         try:
-            for last_us, size in self._connection.execute(_SIZES, (self._trimmed_to,)):
-                if excess <= 0:
-                    break
-                excess -= size
-                position = last_us + 1
-        except sqlite3.DatabaseError as error:
-            if problem(error) is None:
-                raise
-            position = reachable(
-                self._connection, max(position, self._trimmed_to)
-            )  # what is between goes too
-        return position
-
-    def position_stored_before(self, before_us: int) -> int:
-        """Return before which position everything was stored before `before_us`."""
-        return ages.position_stored_before(self._connection, before_us)
-
-    def shrinks(self, bytes_max: int | None, cramped: bool) -> bool:
-        """Tell whether the file should get smaller.
-
-        So it is when too much of it is free, when it is above its bound, or when the disk is cramped.
-        """
-        free, pages = self._pragma("freelist_count"), self._pragma("page_count")
-        if free and cramped:
-            return True
-        if bytes_max is not None and free and pages * self._pragma("page_size") + 2 * WAL_BYTES > bytes_max:
-            return True
-        return free > max(FREE_PAGES_MIN, FREE_SHARE_MAX * pages)
-
-    def shrink(self) -> None:
-        """Give some free pages back to the file system. Exclusive."""
-        self._connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
-
-    # Forgetting
-
-    def gone(self) -> dict[bytes, int]:
-        """Return the repos whose records must go, and up to when."""
-        return dict(self._connection.execute("SELECT did, before_us FROM gone"))
-
-    def next_scrubbed(self, gone: Mapping[bytes, int], position: int) -> Scrubbed | int | None:
-        """Rewrite the next block that has such records.
-
-        Returns where to look on when there is none in a slice, None when there is none at all.
-        """
-        stop = max(gone.values())
-        found = scan(self._connection, position, stop, Filter(dids=frozenset(gone)), self.met)
-        if not isinstance(found.found, int):
-            return None if found.position >= stop else found.position
-        batch = load(self._connection, found.found, self.met)
-        kept = None if batch is None else without(batch, gone)
-        if batch is None or kept is None:
-            return found.position
-        last_us = found.found
-        block = seal(Columns.of(kept), last_us) if len(kept) else None
-        return Scrubbed(last_us, len(batch) - len(kept), block)
-
-    def replace_block(self, scrubbed: Scrubbed) -> None:
-        """Put a rewritten block in the place of the old one, of which nothing stays. Exclusive."""
-        with self._overwriting(), transaction(self._connection):
-            self._connection.execute("DELETE FROM block WHERE last_us = ?", (scrubbed.last_us,))
-            if scrubbed.block is not None:
-                store_block(self._connection, scrubbed.block)
-            self._count_gone(scrubbed.events_gone)
-
-    def scrubbed_tail(self, gone: Mapping[bytes, int]) -> list[tuple[int, int, Columns | None]]:
-        """Rewrite what is not sealed yet: rows as `last_us`, events gone, and what is left of them."""
-        rows = []
-        for row in tail_rows(self._connection, 0, max(gone.values()), self.met):
-            batch = row.columns.batch()
-            kept = without(batch, gone)
-            if kept is not None:
-                left = Columns.of(kept) if len(kept) else None
-                rows.append((row.last_us, len(batch) - len(kept), left))
-        return rows
-
-    def replace_tail(
-        self, rows: Iterable[tuple[int, int, Columns | None]], gone: Mapping[bytes, int]
-    ) -> None:
-        """Put rewritten rows in the place of the old ones, which ends the forgetting of `gone`. Exclusive."""
-        with self._overwriting(), transaction(self._connection):
-            for last_us, events_gone, left in rows:
-                first_us = self._connection.execute(
-                    "DELETE FROM tail WHERE last_us = ? RETURNING first_us", (last_us,)
-                ).fetchone()[0]
-                if left is not None:
-                    store_row(self._connection, first_us, last_us, left)
-                self._count_gone(events_gone)
-            self._connection.executemany("DELETE FROM gone WHERE did = ? AND before_us = ?", gone.items())
-
-    def _count_gone(self, events: int) -> None:
-        self._connection.execute("UPDATE state SET removed = removed + ?", (events,))
-
-    @contextmanager
-    def _overwriting(self) -> Iterator[None]:
-        """Overwrite with zeros what is deleted inside."""
-        self._connection.execute("PRAGMA secure_delete = ON")
-        try:
-            yield
+            async with self._state.writing:
+                space.release_reserve()
+            await self._exclusively(self._checkpointer.empty_wal)
+            await self._keep_time()
+            await self._despite_damage(self._retain)
+            await self._exclusively(self._checkpointer.empty_wal)
+            while space.low and await self._shrink():
+                await self._exclusively(self._checkpointer.empty_wal)
+            space.full = False
         finally:
-            self._connection.execute("PRAGMA secure_delete = OFF")
+            await self._take_reserve()
+            space.forget_allowance()
+            space.freeing = False
 
-    # Time
+    async def _require_room(self, size: int) -> None:
+        """Make room for a step that writes so many bytes. Raises LogUnwritable."""
+        if self._state.space.room() < size:
+            await self._exclusively(self._checkpointer.empty_wal)
+            if self._state.space.room() < size:
+                raise LogUnwritable(self._state.path, f"the disk has no room for rewriting {size} bytes")
 
-    def clock(self) -> tuple[str, int] | None:
-        """Return the boot and the offset of the clock that were noted last."""
-        noted: tuple[str, int] | None = self._connection.execute(
-            "SELECT boot, offset_us FROM clock"
-        ).fetchone()
-        return noted
+    async def _shrink(self) -> bool:
+        """Make the file smaller if it should be; return whether that was so."""
+        if not await self._in_thread(
+            self._trimmer.should_shrink, self._retention.bytes, self._state.space.low
+        ):
+            return False
+        await self._exclusively(self._trimmer.shrink)
+        return True
 
-    def note_clock(self, boot: str, offset_us: int) -> None:
-        """Note what an offset of the clock a later process of the same boot is to trust. Exclusive."""
-        self._connection.execute("INSERT OR REPLACE INTO clock VALUES (1, ?, ?)", (boot, offset_us))
-
-    def note_stored(self, position: int, now_us: int) -> None:
-        """Note that everything up to `position` was stored by now. Exclusive."""
-        with transaction(self._connection):
-            ages.note(self._connection, position, now_us)
-
-    def shift_ages(self, by_us: int, tip_us: int, now_us: int) -> None:
-        """Keep all ages although the clock was set. Exclusive."""
-        with transaction(self._connection):
-            ages.shift(self._connection, by_us, tip_us, now_us)
-
-    # Checkpoints
-
-    def checkpoint_is_due(self) -> bool:
-        """Tell whether the write-ahead log has grown so long that it should begin again."""
-        return wal_bytes(self._path) >= self._wal_bytes_max
-
-    def copy_pages(self) -> None:
-        """Copy the pages of the write-ahead log into the database file, and wait for the disk.
-
-        A reader is held open meanwhile, and until `restart_wal`: else a commit that finds everything copied
-        would begin the write-ahead log anew by itself, and wait for the disk on the event loop.
-        """
-        if not self._pin.in_transaction:
-            self._pin.execute("BEGIN")
-        self._pin.execute("SELECT 1 FROM state").fetchone()
-        self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        os.fsync(self._descriptor)
-
-    def restart_wal(self) -> None:
-        """Copy what was committed since, and begin the write-ahead log anew. Exclusive."""
-        self.empty_wal()
-        with transaction(self._connection):
-            # The first commit of a new write-ahead log waits for the disk: let it be this one. It must change
-            # something, for SQLite writes no page that stays as it was.
-            self._connection.execute("UPDATE state SET checkpoints = checkpoints + 1")
-
-    def empty_wal(self) -> None:
-        """Copy the write-ahead log and cut it off, as far as readers let it. Exclusive."""
-        if self._pin.in_transaction:
-            self._pin.execute("ROLLBACK")
-        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
-    # Sizes
-
-    def extent(self) -> tuple[int | None, int]:
-        """Return the `time_us` of the oldest event, or None, and how many events are not sealed."""
-        (unsealed,) = self._connection.execute("SELECT ifnull(sum(events), 0) FROM tail").fetchone()
-        try:
-            return oldest(self._connection), unsealed
-        except sqlite3.DatabaseError as error:
-            if problem(error) is None:
-                raise
-            return self._trimmed_to, unsealed
-
-    def _used_bytes(self) -> int:
-        pages = self._pragma("page_count") - self._pragma("freelist_count")
-        return pages * self._pragma("page_size")
-
-    def _pragma(self, name: str) -> int:
-        value: int = self._connection.execute(f"PRAGMA {name}").fetchone()[0]
-        return value
+    async def _take_reserve(self) -> None:
+        space = self._state.space
+        whole = await self._in_thread(space.take_reserve)
+        if not whole and self._has_reserve:
+            logger.warning(
+                "log: the disk has no room for the reserve; free some",
+                bytes_missing=space.reserve_size - space.reserve_held,
+                directory=str(self._state.path.parent),
+            )
+        self._has_reserve = whole

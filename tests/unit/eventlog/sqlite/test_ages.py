@@ -10,10 +10,10 @@ import pytest
 
 from jetstream.conditions import Conditions
 from jetstream.eventlog import SourceCursor
-from jetstream.eventlog.sqlite import store as sqlite
-from jetstream.eventlog.sqlite import upkeep as maintenance
 from jetstream.eventlog.sqlite.ages import STEP_ROWS
+from jetstream.eventlog.sqlite.machine import Machine
 from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
 from jetstream.model.filter import EVERYTHING
 
@@ -25,21 +25,29 @@ YEAR = 365 * 24 * HOUR
 BEGAN = 1_700_000_000 * SECOND
 
 
-class Machine:
+class WrongClock:
     """A log on a machine whose clock can be set; events are stored as a stamper stamps them."""
 
-    def __init__(self, directory: Path, batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, directory: Path, batch_of: BatchOf) -> None:
         self.directory = directory
         self.batch_of = batch_of
         self.elapsed = 0
         self.offset = BEGAN
-        monkeypatch.setattr(sqlite, "elapsed_us", lambda: self.elapsed)
+        self.boot = "this-boot"
         self.log: SqliteLog
 
     async def open(self, retention_s: float = 60.0) -> None:
         self.log = await SqliteLog.open(
-            self.directory, retention_s=retention_s, clock=lambda: self.elapsed + self.offset
+            self.directory,
+            retention_s=retention_s,
+            clock=lambda: self.elapsed + self.offset,
+            machine=Machine(self.boot, lambda: self.elapsed),
+            limits=LogLimits(segment_events=20, upkeep_interval_s=3600.0),
         )
+
+    async def open_again(self, retention_s: float = 60.0) -> None:
+        await self.log.close()
+        await self.open(retention_s)
 
     async def run(self, seconds: int, events: int = 10) -> None:
         """Store some events each second, and do the upkeep."""
@@ -56,15 +64,13 @@ class Machine:
 
 
 @pytest.fixture
-async def machine(tmp_path: Path, batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    monkeypatch.setattr(maintenance, "BLOCK_EVENTS", 20)
-    monkeypatch.setattr(sqlite, "MAINTAIN_EVERY_S", 3600.0)
-    machine = Machine(tmp_path, batch_of, monkeypatch)
+async def machine(tmp_path: Path, batch_of: BatchOf) -> WrongClock:
+    machine = WrongClock(tmp_path, batch_of)
     await machine.open()
     return machine
 
 
-async def test_with_a_right_clock_nothing_is_noted(machine: Machine) -> None:
+async def test_with_a_right_clock_nothing_is_noted(machine: WrongClock) -> None:
     await machine.run(90)
     assert 590 <= machine.kept <= 640
     assert machine.log._writer.execute("SELECT count(*) FROM stored").fetchone() == (0,)
@@ -73,7 +79,7 @@ async def test_with_a_right_clock_nothing_is_noted(machine: Machine) -> None:
 
 @pytest.mark.parametrize("step", [2 * HOUR, YEAR, 70 * YEAR])
 async def test_positions_in_the_future_are_trimmed_by_when_they_were_stored(
-    machine: Machine, step: int
+    machine: WrongClock, step: int
 ) -> None:
     """The process began with a wrong clock; then it is set right."""
     machine.offset += step
@@ -88,7 +94,7 @@ async def test_positions_in_the_future_are_trimmed_by_when_they_were_stored(
     await machine.log.close()
 
 
-async def test_events_of_before_the_wrong_time_are_not_kept_for_longer(machine: Machine) -> None:
+async def test_events_of_before_the_wrong_time_are_not_kept_for_longer(machine: WrongClock) -> None:
     await machine.run(50)
     machine.offset += 2 * HOUR
     await machine.run(3)
@@ -99,7 +105,7 @@ async def test_events_of_before_the_wrong_time_are_not_kept_for_longer(machine: 
 
 
 @pytest.mark.parametrize("step", [90 * SECOND, 2 * HOUR, 54 * YEAR])
-async def test_a_clock_that_is_set_ahead_makes_no_event_older(machine: Machine, step: int) -> None:
+async def test_a_clock_that_is_set_ahead_makes_no_event_older(machine: WrongClock, step: int) -> None:
     """The machine booted in 1970, say, and NTP has set its clock since; the clock given has followed."""
     await machine.run(50)
     machine.offset += step
@@ -110,7 +116,7 @@ async def test_a_clock_that_is_set_ahead_makes_no_event_older(machine: Machine, 
     await machine.log.close()
 
 
-async def test_a_clock_that_is_set_ahead_and_back_changes_no_age(machine: Machine) -> None:
+async def test_a_clock_that_is_set_ahead_and_back_changes_no_age(machine: WrongClock) -> None:
     for _ in range(3):
         await machine.run(15)
         machine.offset += 2 * HOUR
@@ -123,7 +129,7 @@ async def test_a_clock_that_is_set_ahead_and_back_changes_no_age(machine: Machin
     await machine.log.close()
 
 
-async def test_ages_survive_a_restart(machine: Machine) -> None:
+async def test_ages_survive_a_restart(machine: WrongClock) -> None:
     machine.offset += YEAR
     await machine.run(20)
     machine.offset -= YEAR
@@ -140,7 +146,7 @@ async def test_ages_survive_a_restart(machine: Machine) -> None:
 
 
 async def test_a_clock_that_is_set_while_no_process_runs_changes_no_age_in_the_same_boot(
-    machine: Machine,
+    machine: WrongClock,
 ) -> None:
     await machine.run(20)
     await machine.log.close()
@@ -151,26 +157,24 @@ async def test_a_clock_that_is_set_while_no_process_runs_changes_no_age_in_the_s
     await machine.log.close()
 
 
-async def test_another_boot_has_no_offset_to_go_on_with(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_another_boot_has_no_offset_to_go_on_with(machine: WrongClock) -> None:
     await machine.run(3)
     await machine.log.close()
-    monkeypatch.setattr(sqlite, "boot_id", lambda: "another")
+    machine.boot = "another"
     await machine.open()
     assert machine.log.clock_offset_us is None
     await machine.log.close()
 
 
-async def test_what_is_noted_is_bounded(machine: Machine) -> None:
-    machine.log._retention_s = 10_000.0
+async def test_what_is_noted_is_bounded(machine: WrongClock) -> None:
+    await machine.open_again(retention_s=10_000.0)
     machine.offset += YEAR
     await machine.run(3)
     machine.offset -= YEAR
     await machine.run(100)
     (rows,) = machine.log._writer.execute("SELECT count(*) FROM stored").fetchone()
     assert rows <= 12  # one in ten seconds, a thousandth of the retention
-    machine.log._retention_s = 5.0
+    await machine.open_again(retention_s=5.0)
     await machine.run(20)
     (rows,) = machine.log._writer.execute("SELECT count(*) FROM stored").fetchone()
     assert rows <= 20
@@ -180,7 +184,7 @@ async def test_what_is_noted_is_bounded(machine: Machine) -> None:
     await machine.log.close()
 
 
-async def test_everything_that_is_kept_can_be_read(machine: Machine) -> None:
+async def test_everything_that_is_kept_can_be_read(machine: WrongClock) -> None:
     machine.offset += YEAR
     await machine.run(20)
     machine.offset -= YEAR
@@ -195,12 +199,11 @@ async def test_everything_that_is_kept_can_be_read(machine: Machine) -> None:
 
 
 async def test_a_write_ahead_log_that_is_held_is_a_condition_until_it_is_let_go(
-    tmp_path: Path, batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, batch_of: BatchOf
 ) -> None:
-    monkeypatch.setattr(maintenance, "WAL_BYTES", 100_000)
-    monkeypatch.setattr(sqlite, "WAL_BYTES_BOUND", 200_000)
+    limits = LogLimits(wal_bytes=100_000, wal_bytes_alarm=200_000)
     conditions = Conditions()
-    log = await SqliteLog.open(tmp_path, conditions=conditions)
+    log = await SqliteLog.open(tmp_path, conditions=conditions, limits=limits)
     await log.append(batch_of(range(1, 10)), CURSOR)
     other = sqlite3.connect(tmp_path / "jetstream.db", isolation_level=None)
     other.execute("BEGIN")

@@ -5,45 +5,42 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 from tests.unit.eventlog.events import make_event
+from tests.unit.eventlog.reading import times_from
 
 from jetstream.conditions import Conditions
 from jetstream.errors import LogCorrupt
 from jetstream.eventlog import Cursors
-from jetstream.eventlog.sqlite import store as sqlite
-from jetstream.eventlog.sqlite import upkeep as maintenance
-from jetstream.eventlog.sqlite.damage import Damage, Damages
+from jetstream.eventlog.sqlite.damage import Damage, DamageRecord
+from jetstream.eventlog.sqlite.erase import read_tombstones
 from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, Event
 from jetstream.model.filter import EVERYTHING, Filter
 
 BatchOf = Callable[[range], Batch]
 SEALED = 100
-EVENTS = 2_000  # 20 blocks, a second apart
+LIMITS = LogLimits(segment_events=SEALED, upkeep_interval_s=3600.0)
+EVENTS = 2_000  # 20 segments, a second apart
 STEP = 1_000_000
 LIKES = Filter.parse(["app.bsky.feed.like"], [])
 DELETED = b'{"active":false,"status":"deleted"}'
 
 
-@pytest.fixture(autouse=True)
-def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maintenance, "BLOCK_EVENTS", SEALED)
-    monkeypatch.setattr(sqlite, "MAINTAIN_EVERY_S", 3600.0)
-
-
 @pytest.fixture
 async def directory(tmp_path: Path, batch_of: BatchOf, cursor: Cursors) -> Path:
-    """A closed log of 20 blocks, in runs a second apart, and nothing in the tail."""
-    log = await SqliteLog.open(tmp_path)
-    for block in range(1, EVENTS // SEALED + 1):
-        await log.append(batch_of(range(block * STEP, block * STEP + SEALED)), cursor)
+    """A closed log of 20 segments, in runs a second apart, and nothing in the tail."""
+    log = await SqliteLog.open(tmp_path, limits=LIMITS)
+    for segment in range(1, EVENTS // SEALED + 1):
+        await log.append(batch_of(range(segment * STEP, segment * STEP + SEALED)), cursor)
         await log.maintain()
     await log.close()
     return tmp_path
@@ -52,15 +49,15 @@ async def directory(tmp_path: Path, batch_of: BatchOf, cursor: Cursors) -> Path:
 @asynccontextmanager
 async def opened(directory: Path, **options: Any) -> AsyncIterator[tuple[SqliteLog, Conditions]]:
     conditions = Conditions()
-    log = await SqliteLog.open(directory, conditions=conditions, **options)
+    log = await SqliteLog.open(directory, conditions=conditions, **{"limits": LIMITS} | options)
     try:
         yield log, conditions
     finally:
         await log.close()
 
 
-async def blocks_read(log: SqliteLog, wanted: Filter = EVERYTHING) -> list[int]:
-    """Return the numbers of the blocks of which events are read, each as often as its first is."""
+async def segments_read(log: SqliteLog, wanted: Filter = EVERYTHING) -> list[int]:
+    """Return the numbers of the segments of which events are read, each as often as its first is."""
     position, seen = 0, []
     while (batch := await log.read(position, 1 << 62, wanted)) is not None:
         seen += sorted(
@@ -75,18 +72,18 @@ def alter(directory: Path, statement: str, *values: object) -> None:
         connection.execute(statement, values)
 
 
-def page_of(directory: Path, block: int) -> int:
-    """Return the number of a page of the middle of a block, which is an overflow page of its bodies."""
-    needle = b'{"n":%d}' % (block * STEP + 1)
+def page_of(directory: Path, segment: int) -> int:
+    """Return the number of a page of the middle of a segment, which is an overflow page of its bodies."""
+    needle = b'{"n":%d}' % (segment * STEP + 1)
     with closing(sqlite3.connect(directory / DATABASE)) as connection:
-        row = connection.execute("SELECT bodies FROM block WHERE last_us = ?", (key(block),)).fetchone()
+        row = connection.execute("SELECT bodies FROM segment WHERE last_us = ?", (key(segment),)).fetchone()
     data = (directory / DATABASE).read_bytes()
     assert needle not in data  # compressed
     return data.index(row[0][:64]) // 4096
 
 
-def key(block: int) -> int:
-    return block * STEP + SEALED - 1
+def key(segment: int) -> int:
+    return segment * STEP + SEALED - 1
 
 
 ALL = list(range(1, EVENTS // SEALED + 1))
@@ -96,60 +93,60 @@ ALL = list(range(1, EVENTS // SEALED + 1))
 @pytest.mark.parametrize(
     "value", ["zeroblob(length(bodies))", "x''", "substr(bodies, 1, length(bodies) / 2)"]
 )
-@pytest.mark.parametrize("block", [1, 7, 20])
-async def test_a_reader_passes_over_a_damaged_block(
-    directory: Path, column: str, value: str, block: int
+@pytest.mark.parametrize("segment", [1, 7, 20])
+async def test_a_reader_passes_over_a_damaged_segment(
+    directory: Path, column: str, value: str, segment: int
 ) -> None:
-    alter(directory, f"UPDATE block SET {column} = {value} WHERE last_us = ?", key(block))
+    alter(directory, f"UPDATE segment SET {column} = {value} WHERE last_us = ?", key(segment))
     async with opened(directory) as (log, conditions):
-        assert await blocks_read(log) == [each for each in ALL if each != block]
+        assert await segments_read(log) == [each for each in ALL if each != segment]
         assert log.statistics().damaged == 1
         assert str(directory / DATABASE) in conditions.reasons["damage"]
-        assert f"from position {block * STEP} to {key(block)}" in conditions.reasons["damage"]
+        assert f"from position {segment * STEP} to {key(segment)}" in conditions.reasons["damage"]
         assert "jetstream log repair" in conditions.reasons["damage"]
 
 
-async def test_the_log_says_so_once_and_the_block_is_not_read_again(
+async def test_the_log_says_so_once_and_the_segment_is_not_read_again(
     directory: Path,
 ) -> None:
-    alter(directory, "UPDATE block SET bodies = x'00' WHERE last_us = ?", key(7))
+    alter(directory, "UPDATE segment SET bodies = x'00' WHERE last_us = ?", key(7))
     async with opened(directory) as (log, _):
         with capture_logs() as lines:
             for _again in range(5):
-                await blocks_read(log)
+                await segments_read(log)
         assert log.statistics().damaged == 1
     assert [line["event"] for line in lines if line["log_level"] == "warning"] == [
-        "log: damaged, passed over",
-        "degraded: the log has a damaged block",
+        "log: skipped a damaged part",
+        "degraded: the log has a damaged part",
     ]
 
 
 @pytest.mark.parametrize("column", ["collection_set", "accounts", "did_bits"])
-async def test_what_a_block_says_of_itself_may_be_damaged_and_its_events_are_whole(
+async def test_what_a_segment_says_of_itself_may_be_damaged_and_its_events_are_whole(
     directory: Path, column: str
 ) -> None:
-    alter(directory, f"UPDATE block SET {column} = x'1234' WHERE last_us = ?", key(7))
+    alter(directory, f"UPDATE segment SET {column} = x'1234' WHERE last_us = ?", key(7))
     everyone = Filter(collections=LIKES.collections, dids=frozenset(b"did:plc:repo%d" % n for n in range(7)))
     async with opened(directory) as (log, _):
         for wanted in (EVERYTHING, LIKES, everyone):
-            assert sorted(set(await blocks_read(log, wanted))) == ALL
+            assert sorted(set(await segments_read(log, wanted))) == ALL
 
 
 @pytest.mark.parametrize("value", ["9e18", "0", "'text'"])
-async def test_a_block_that_says_it_begins_elsewhere_is_read(directory: Path, value: str) -> None:
+async def test_a_segment_that_says_it_begins_elsewhere_is_read(directory: Path, value: str) -> None:
     with closing(sqlite3.connect(directory / DATABASE)) as connection, connection:
         connection.execute("PRAGMA writable_schema = ON")
         connection.execute(
-            f"UPDATE block SET first_us = CAST({value} AS INTEGER) WHERE last_us = ?", (key(7),)
+            f"UPDATE segment SET first_us = CAST({value} AS INTEGER) WHERE last_us = ?", (key(7),)
         )
     async with opened(directory) as (log, _):
-        assert await blocks_read(log) == ALL
+        assert await segments_read(log) == ALL
 
 
-async def test_a_filter_that_wants_nothing_of_a_damaged_block_never_meets_it(directory: Path) -> None:
-    alter(directory, "UPDATE block SET bodies = x'00' WHERE last_us = ?", key(7))
+async def test_a_filter_that_wants_nothing_of_a_damaged_segment_never_meets_it(directory: Path) -> None:
+    alter(directory, "UPDATE segment SET bodies = x'00' WHERE last_us = ?", key(7))
     async with opened(directory) as (log, conditions):
-        await blocks_read(log, Filter.parse(["com.example.nothing"], []))
+        await segments_read(log, Filter.parse(["com.example.nothing"], []))
         assert not conditions.reasons
 
 
@@ -160,7 +157,7 @@ async def test_a_lost_page_costs_what_was_on_it(directory: Path, junk: bytes) ->
     data[page * 4096 : page * 4096 + 4096] = junk
     (directory / DATABASE).write_bytes(data)
     async with opened(directory) as (log, conditions):
-        seen = await blocks_read(log)
+        seen = await segments_read(log)
         assert seen == sorted(set(seen))
         assert 7 not in seen
         assert len(seen) >= len(ALL) - 3
@@ -175,7 +172,7 @@ async def test_every_page_may_be_lost_and_the_rest_is_read_or_the_log_is_refused
         (directory / DATABASE).write_bytes(data[: page * 4096] + b"\xa5" * 4096 + data[page * 4096 + 4096 :])
         try:
             async with opened(directory) as (log, _):
-                seen = await blocks_read(log)
+                seen = await segments_read(log)
         except LogCorrupt as error:
             assert "jetstream log repair" in str(error)  # noqa: PT017 - some are refused, and some not
             continue
@@ -187,52 +184,45 @@ async def test_every_page_may_be_lost_and_the_rest_is_read_or_the_log_is_refused
 
 @pytest.mark.parametrize("column", ["crc = crc + 1", "bodies = x'00'", "times = x'0102'"])
 async def test_a_damaged_row_of_the_tail_is_passed_over_by_all(
-    tmp_path: Path, batch_of: BatchOf, cursor: Cursors, column: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, batch_of: BatchOf, cursor: Cursors, column: str
 ) -> None:
-    monkeypatch.setattr(maintenance, "BLOCK_EVENTS", 1_000)
-    async with opened(tmp_path) as (log, _):
+    unsealed = replace(LIMITS, segment_events=1_000)
+    async with opened(tmp_path, limits=unsealed) as (log, _):
         for start in range(1, 500, 100):
             await log.append(batch_of(range(start, start + 100)), cursor)
     alter(tmp_path, f"UPDATE tail SET {column} WHERE last_us = 200")
     rest = [*range(1, 101), *range(201, 501)]
+    async with opened(tmp_path, limits=unsealed) as (log, conditions):
+        assert "from position 101 to 200" in conditions.reasons["damage"]
+        assert await times_from(log) == rest
     async with opened(tmp_path) as (log, conditions):
         assert "from position 101 to 200" in conditions.reasons["damage"]
-        assert [time for time in await times(log) if time <= 500] == rest
-        monkeypatch.setattr(maintenance, "BLOCK_EVENTS", SEALED)
+        assert await times_from(log) == rest
         await log.append(batch_of(range(501, 701)), cursor)
         await log.maintain()
-        assert len(await times(log)) == 600
+        assert len(await times_from(log)) == 600
     async with opened(tmp_path) as (log, conditions):
-        assert await times(log) == [*rest, *range(501, 701)]
+        assert await times_from(log) == [*rest, *range(501, 701)]
         assert not conditions.reasons
 
 
-async def times(log: SqliteLog) -> list[int]:
-    found: list[int] = []
-    position = 0
-    while (batch := await log.read(position, 1 << 62, EVERYTHING)) is not None:
-        found += batch.times[batch.index(position) :]
-        position = batch.last + 1
-    return found
-
-
 @pytest.mark.parametrize("statement", ["bodies = x'00'", "did_bits = x'00'", "dids = x'00'"])
-async def test_upkeep_goes_on_beside_a_damaged_block(
+async def test_upkeep_goes_on_beside_a_damaged_segment(
     directory: Path, cursor: Cursors, batch_of: BatchOf, statement: str
 ) -> None:
-    alter(directory, f"UPDATE block SET {statement} WHERE last_us = ?", key(7))
+    alter(directory, f"UPDATE segment SET {statement} WHERE last_us = ?", key(7))
     async with opened(directory) as (log, conditions):
         gone = Event(ACCOUNT, b"did:plc:repo3", b"", b"", b"", b"", DELETED)
         await log.append(Batch.of([gone], [100 * STEP]), cursor)
         for _ in range(10):
             await log.maintain()
-        assert not await log._in_maintenance(log._maintenance.gone)
+        assert not read_tombstones(log._writer)
         await log.append(batch_of(range(101 * STEP, 101 * STEP + 2 * SEALED)), cursor)
         await log.maintain()
-        assert not log._maintaining.done()
+        assert not log._upkeep._task.done()
         assert log.statistics().writable
         await log.trim(8 * STEP)
-        assert await blocks_read(log) == [*ALL[7:], 100, 101]
+        assert await segments_read(log) == [*ALL[7:], 100, 101]
         assert "damage" not in conditions.reasons  # it was trimmed
 
 
@@ -244,23 +234,21 @@ async def test_retention_passes_what_cannot_be_deleted(directory: Path) -> None:
     async with opened(directory, retention_bytes=1 << 30) as (log, _):
         assert await log.trim(15 * STEP) > 0
         assert log.floor > key(13)
-        assert await blocks_read(log) == ALL[14:]
+        assert await segments_read(log) == ALL[14:]
         await log.maintain()
     async with opened(directory) as (log, _):
         assert log.floor > key(13)
-        assert await blocks_read(log) == ALL[14:]
+        assert await segments_read(log) == ALL[14:]
 
 
-def test_what_is_remembered_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jetstream.eventlog.sqlite.damage.REMEMBERED_MAX", 3)
+def test_what_is_remembered_is_bounded(tmp_path: Path) -> None:
     conditions = Conditions()
-    damages = Damages(tmp_path, conditions)
+    damages = DamageRecord(tmp_path, conditions, 3)
     for n in range(10):
-        damages.note(Damage(10 * n, 10 * n + 5, "lost"))
-        damages.note(Damage(10 * n, 10 * n + 5, "lost"))
+        damages.add([Damage(10 * n, 10 * n + 5, "lost")] * 2)
     assert (len(damages.by_end), damages.count) == (3, 10)
-    assert damages.beyond(92) == 96
-    assert damages.beyond(96) == 96
+    assert damages.skip(92) == 96
+    assert damages.skip(96) == 96
     damages.drop_before(1_000)
     assert not damages.by_end
     assert not conditions.reasons

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 
 from jetstream.eventlog import SourceCursor
-from jetstream.eventlog import hot_tail as recent
-from jetstream.eventlog.sqlite import lookup
-from jetstream.eventlog.sqlite import upkeep as maintenance
 from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, Event, Key
 
 CURSOR = {"relay.example:443": SourceCursor(1)}
+SMALL = LogLimits(segment_events=20, batch_events=7, hot_tail_events=40, scan_segments=2, lookup_keys=40)
 
 
 def commit(number: int, did: bytes = b"did:plc:a", kind: bytes = CREATE) -> Event:
@@ -51,20 +50,12 @@ ABSENT: set[Key] = {
 }
 
 
-async def filled(path: Path) -> SqliteLog:
-    log = await SqliteLog.open(path)
+async def filled(path: Path, limits: LogLimits = SMALL) -> SqliteLog:
+    log = await SqliteLog.open(path, limits=limits)
     for at in range(0, len(EVENTS), 10):
         events = EVENTS[at : at + 10]
         await log.append(Batch.of(events, range(at + 1, at + 1 + len(events))), CURSOR)
     return log
-
-
-@pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maintenance, "BLOCK_EVENTS", 20)
-    monkeypatch.setattr(recent, "BATCH_EVENTS", 7)
-    monkeypatch.setattr(recent, "EVENTS_MAX", 40)
-    monkeypatch.setattr(lookup, "STEP_BLOCKS", 2)
 
 
 @pytest.mark.parametrize("sealed", [False, True])
@@ -84,8 +75,8 @@ async def test_every_event_is_found_and_no_other(tmp_path: Path, sealed: bool) -
 async def test_the_newest_are_found_without_the_file(tmp_path: Path) -> None:
     log = await filled(tmp_path)
     keys = {event.key for event in EVENTS[-10:]}
-    with patch.object(lookup, "in_file", side_effect=AssertionError):
-        assert (await log.holds(keys)).keys() == keys
+    log._readers.close()  # no thread can read the file
+    assert (await log.holds(keys)).keys() == keys
     await log.close()
 
 
@@ -107,15 +98,15 @@ async def test_what_was_trimmed_is_not_found(tmp_path: Path) -> None:
     await log.close()
 
 
-async def test_a_damaged_block_is_passed_over(tmp_path: Path) -> None:
+async def test_a_damaged_segment_is_passed_over(tmp_path: Path) -> None:
     log = await filled(tmp_path)
     await log.maintain()
     with closing(sqlite3.connect(tmp_path / DATABASE)) as connection, connection:
         connection.execute(
-            "UPDATE block SET dids = zeroblob(40) WHERE last_us = (SELECT min(last_us) FROM block)"
+            "UPDATE segment SET dids = zeroblob(40) WHERE last_us = (SELECT min(last_us) FROM segment)"
         )
         connection.execute(
-            "UPDATE block SET did_bits = x'00' WHERE last_us = (SELECT max(last_us) FROM block)"
+            "UPDATE segment SET did_bits = x'00' WHERE last_us = (SELECT max(last_us) FROM segment)"
         )
     found = await log.holds({event.key for event in EVENTS})
     assert EVENTS[0].key not in found
@@ -127,9 +118,9 @@ async def test_what_cannot_be_searched_holds_nothing_and_ends_nothing(tmp_path: 
     log = await filled(tmp_path)
     await log.maintain()
     with closing(sqlite3.connect(tmp_path / DATABASE)) as connection, connection:
-        connection.execute("ALTER TABLE block RENAME TO gone_block")
+        connection.execute("ALTER TABLE segment RENAME TO lost")
     assert (await log.holds([EVENTS[0].key, EVENTS[-1].key])).keys() == {EVENTS[-1].key}
-    log._maintaining.cancel()
+    log._upkeep._task.cancel()
     await log.close()
 
 
@@ -149,7 +140,7 @@ async def test_the_numbers_beside_the_confirmed_one_are_stored(
 
 
 @pytest.mark.parametrize("sealed", [False, True])
-async def test_an_event_is_found_at_its_position_or_at_the_end_of_its_block(
+async def test_an_event_is_found_at_its_position_or_at_the_end_of_its_segment(
     tmp_path: Path, sealed: bool
 ) -> None:
     log = await filled(tmp_path)
@@ -163,10 +154,7 @@ async def test_an_event_is_found_at_its_position_or_at_the_end_of_its_block(
 
 @pytest.mark.parametrize("sealed", [False, True])
 @pytest.mark.parametrize("start", [0, 1, 30, 151, 295])
-async def test_the_keys_from_a_position_on(
-    tmp_path: Path, start: int, sealed: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lookup, "KEYS_MAX", 40)
+async def test_the_keys_from_a_position_on(tmp_path: Path, start: int, sealed: bool) -> None:
     log = await filled(tmp_path)
     if sealed:
         await log.maintain()
@@ -178,16 +166,14 @@ async def test_the_keys_from_a_position_on(
 
 
 async def test_the_oldest_kept_keys_follow_the_floor_and_pass_over_damage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(lookup, "KEYS_MAX", 40)
-    monkeypatch.setattr(lookup, "STEP_BLOCKS", 4)
-    log = await filled(tmp_path)
+    log = await filled(tmp_path, replace(SMALL, scan_segments=4))
     await log.maintain()
     await log.trim(100)
     with closing(sqlite3.connect(tmp_path / DATABASE)) as connection, connection:
         connection.execute(
-            "UPDATE block SET dids = zeroblob(40) WHERE last_us = (SELECT min(last_us) FROM block)"
+            "UPDATE segment SET dids = zeroblob(40) WHERE last_us = (SELECT min(last_us) FROM segment)"
         )
     keys = await log.keys_from(0, 1_000)
     assert EVENTS[50].key not in keys

@@ -7,42 +7,35 @@ import shutil
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from unittest.mock import patch
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.unit.eventlog.reading import END, Stamped, read_all
 
 from jetstream.eventlog import SourceCursor
-from jetstream.eventlog import hot_tail as recent
-from jetstream.eventlog.sqlite import reader as stored
-from jetstream.eventlog.sqlite import store as sqlite
-from jetstream.eventlog.sqlite import upkeep as maintenance
+from jetstream.eventlog.sqlite.erase import read_tombstones
 from jetstream.eventlog.sqlite.reservation import FILE
 from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, UPDATE, Event
-from jetstream.model.filter import EVERYTHING, Filter
+from jetstream.model.filter import Filter
 
-# Small enough for blocks, batches, scans and checkpoints to end where a few hundred events have many ends.
-SMALL = [
-    (maintenance, "BLOCK_EVENTS", 12),
-    (maintenance, "TRIM_BLOCKS", 2),
-    (maintenance, "WAL_BYTES", 100_000),
-    (recent, "BATCH_EVENTS", 5),
-    (recent, "EVENTS_MAX", 20),
-    (sqlite, "FORGET_STEPS", 2),
-    (stored, "SCAN_BLOCKS", 2),
-    (stored, "READ_EVENTS", 7),
-]
+# Small enough for segments, batches, scans and checkpoints to end where a few hundred events have many ends.
+SMALL = LogLimits(
+    segment_events=12,
+    trim_segments=2,
+    wal_bytes=100_000,
+    batch_events=5,
+    hot_tail_events=20,
+    erase_segments=2,
+    scan_segments=2,
+)
 DIDS = [b"did:plc:a", b"did:plc:b", b"did:plc:c", b"did:web:d.example"]
 COLLECTIONS = [b"app.bsky.feed.like", b"app.bsky.feed.post", b"com.example.rare"]
 DELETED = b'{"active":false,"status":"deleted"}'
-END = 1 << 62
-
-Stamped = tuple[int, Event]
-
 dids = st.sampled_from(DIDS)
 collections = st.sampled_from(COLLECTIONS)
 events = st.one_of(
@@ -68,7 +61,7 @@ filters = st.builds(
 
 
 def remembered(history: list[Stamped]) -> list[Stamped]:
-    """Leave out what was to be forgotten."""
+    """Leave out what was to be erased."""
     gone = {event.did: time for time, event in history if event.body == DELETED}
     return [
         (time, event)
@@ -82,23 +75,10 @@ def held(history: list[Stamped], floor: int) -> list[Stamped]:
     return [stamped for stamped in remembered(history) if stamped[0] >= floor]
 
 
-async def read_all(log: SqliteLog, position: int, stop: int, wanted: Filter) -> list[Stamped]:
-    """Read as a subscriber does, and hold the log to what it promises of each batch."""
-    seen: list[Stamped] = []
-    while (batch := await log.read(position, stop, wanted)) is not None:
-        first, last = batch.index(position), batch.index(stop)
-        assert first < last
-        seen += [(batch.times[i], batch.event(i)) for i in wanted.select(batch, first, last)]
-        position = batch.times[last - 1] + 1
-    return seen
-
-
 class LogAgainstList(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.stack = ExitStack()
-        for module, name, value in SMALL:
-            self.stack.enter_context(patch.object(module, name, value))
         self.directory = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
         self.runner = self.stack.enter_context(asyncio.Runner())
         self.history: list[Stamped] = []
@@ -109,7 +89,7 @@ class LogAgainstList(RuleBasedStateMachine):
         self.open()
 
     def open(self) -> None:
-        self.log = self.runner.run(SqliteLog.open(self.directory / str(self.generation)))
+        self.log = self.runner.run(SqliteLog.open(self.directory / str(self.generation), limits=SMALL))
 
     def append_events(self, new: list[Event], gap: int) -> None:
         first = self.log.tip + gap
@@ -141,9 +121,9 @@ class LogAgainstList(RuleBasedStateMachine):
         self.settle()
 
     def settle(self) -> None:
-        """Let the background forget all that is to be forgotten."""
+        """Let upkeep erase all that is to be erased."""
         self.runner.run(self.log.maintain())
-        while self.runner.run(self.log._in_maintenance(self.log._maintenance.gone)):
+        while read_tombstones(self.log._writer):
             self.runner.run(self.log.maintain())
 
     @precondition(lambda self: self.history)
@@ -176,7 +156,7 @@ class LogAgainstList(RuleBasedStateMachine):
         assert self.log.tip >= given_out
         self.settle()
         self.floor = self.log.floor
-        kept = self.runner.run(read_all(self.log, 0, END, EVERYTHING))
+        kept = self.runner.run(read_all(self.log))
         self.history = next(
             history
             for end in sorted(self.ends, reverse=True)
@@ -199,7 +179,7 @@ class LogAgainstList(RuleBasedStateMachine):
 
     async def copy_files(self, old: Path, new: Path) -> None:
         """Copy while no checkpoint is under way: what it has copied is on the disk, and cannot be cut off."""
-        async with self.log._upkeep, self.log._writing:
+        async with self.log._upkeep._running, self.log._state.writing:
             shutil.copytree(old, new, ignore=shutil.ignore_patterns("*-shm"))
 
     @rule(wanted=filters, data=st.data())

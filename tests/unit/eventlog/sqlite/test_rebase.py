@@ -8,33 +8,31 @@ from pathlib import Path
 
 import pytest
 from tests.unit.eventlog.events import make_event
+from tests.unit.eventlog.reading import read_all
 
 from jetstream.errors import LogLocked
 from jetstream.eventlog import SourceCursor
-from jetstream.eventlog.sqlite import reservation
-from jetstream.eventlog.sqlite import upkeep as maintenance
+from jetstream.eventlog.sqlite.check import check
+from jetstream.eventlog.sqlite.machine import Machine
 from jetstream.eventlog.sqlite.rebase import Rebased, rebase
-from jetstream.eventlog.sqlite.repair import check
+from jetstream.eventlog.sqlite.reservation import Reservation
 from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, CREATE, Event
 from jetstream.model.filter import EVERYTHING, Filter
 
 BatchOf = Callable[[range], Batch]
 NOW = 1_000_000
+LIMITS = LogLimits(segment_events=20)
 FAR = 10**15
 CURSOR = {"a:1": SourceCursor(7)}
 
 
-@pytest.fixture(autouse=True)
-def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maintenance, "BLOCK_EVENTS", 20)
-
-
 async def stored(directory: Path, *runs: range, now: int = NOW) -> list[Event]:
-    """Store runs of events at these positions, most of them in blocks, and give all in order."""
-    log = await SqliteLog.open(directory, clock=lambda: now)
+    """Store runs of events at these positions, most of them in segments, and give all in order."""
+    log = await SqliteLog.open(directory, clock=lambda: now, limits=LIMITS)
     for run in runs:
         for start in range(run.start, run.stop, 7 * run.step):
             times = range(start, min(start + 7 * run.step, run.stop), run.step)
@@ -45,15 +43,10 @@ async def stored(directory: Path, *runs: range, now: int = NOW) -> list[Event]:
 
 
 async def held(directory: Path, wanted: Filter = EVERYTHING) -> tuple[list[int], list[Event]]:
-    log = await SqliteLog.open(directory, clock=lambda: NOW)
-    position, times, events = 0, [], []
-    while (batch := await log.read(position, 1 << 62, wanted)) is not None:
-        for index in wanted.select(batch, batch.index(position), len(batch)):
-            times.append(batch.times[index])
-            events.append(batch.event(index))
-        position = batch.last + 1
+    log = await SqliteLog.open(directory, clock=lambda: NOW, limits=LIMITS)
+    stamped = await read_all(log, log.floor, wanted=wanted)
     await log.close()
-    return times, events
+    return [time for time, _ in stamped], [event for _, event in stamped]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +69,7 @@ async def test_what_is_ahead_ends_now_in_the_same_order(tmp_path: Path, runs: tu
     assert done.tip_before_us == runs[-1][-1]
     assert done.events >= sum(time > NOW for run in runs for time in run)
     assert check(tmp_path).problems == []
-    assert reservation.read(tmp_path)[1] == NOW
+    assert Reservation(tmp_path).read()[1] == NOW
 
 
 async def test_what_is_not_ahead_stays_where_it_is(tmp_path: Path) -> None:
@@ -128,7 +121,7 @@ async def test_the_floor_is_that_of_the_same_events(tmp_path: Path) -> None:
     assert after == before
 
 
-async def test_what_was_to_be_forgotten_still_is(tmp_path: Path) -> None:
+async def test_what_was_to_be_erased_still_is(tmp_path: Path) -> None:
     """An account went among positions that are ahead; its records before that go, and those after it stay."""
     did = b"did:plc:leaver"
     said = Event(CREATE, did, b"app.bsky.feed.post", b"k", b"r", b"bafy", b'{"a":1}')
@@ -139,6 +132,26 @@ async def test_what_was_to_be_forgotten_still_is(tmp_path: Path) -> None:
     rebase(tmp_path, NOW)
     _, events = await held(tmp_path)
     assert events == [left, said]
+
+
+async def test_each_account_keeps_its_own_erasure_though_one_moves_to_where_another_was(
+    tmp_path: Path,
+) -> None:
+    """All positions move by 20: the end of the first account to that of the second."""
+    moved, first, second = 20, b"did:plc:a", b"did:plc:b"
+    times = range(NOW - 29, NOW + moved + 1)
+    events = [make_event(time) for time in times]
+    ended = Event(ACCOUNT, first, b"", b"", b"", b"", b'{"active":false,"status":"deleted"}')
+    said = Event(CREATE, first, b"app.bsky.feed.post", b"k", b"r", b"bafy", b'{"a":1}')
+    events[times.index(NOW + 5)] = said
+    events[times.index(NOW + 10)] = ended
+    events[times.index(NOW - 10)] = ended._replace(did=second)
+    log = await SqliteLog.open(tmp_path, clock=lambda: NOW)
+    await log.append(Batch.of(events, times), CURSOR)
+    await log.close()
+    rebase(tmp_path, NOW)
+    _, after = await held(tmp_path)
+    assert after == [event for event in events if event != said]
 
 
 async def test_events_come_back_to_when_they_were_stored_as_far_as_that_is_known(tmp_path: Path) -> None:
@@ -153,16 +166,15 @@ async def test_events_come_back_to_when_they_were_stored_as_far_as_that_is_known
 
 
 async def test_a_transaction_that_fails_leaves_the_log_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     events = await stored(tmp_path, range(1, 100), range(FAR, FAR + 100))
 
-    def reserve(_directory: Path, _until: int) -> None:
+    def sync(_descriptor: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jetstream.eventlog.sqlite.rebase.reserve", reserve)
     with pytest.raises(KeyboardInterrupt):
-        rebase(tmp_path, NOW)
+        rebase(tmp_path, NOW, Reservation(tmp_path, Machine("this-boot", sync=sync)))
     times, after = await held(tmp_path)
     assert after == events
     assert times[-1] == FAR + 99

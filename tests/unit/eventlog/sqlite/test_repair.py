@@ -6,29 +6,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.unit.eventlog.reading import times_from
 
 from jetstream.errors import LogCorrupt, LogError, LogLocked
 from jetstream.eventlog import Cursors
-from jetstream.eventlog.sqlite import upkeep as maintenance
-from jetstream.eventlog.sqlite.repair import check, repair
+from jetstream.eventlog.sqlite.check import check
+from jetstream.eventlog.sqlite.repair import repair
 from jetstream.eventlog.sqlite.reservation import FILE
 from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
-from jetstream.model.filter import EVERYTHING
 
 BatchOf = Callable[[range], Batch]
 EVENTS = 20_000
-SEALED = 250  # events in a block
+SEALED = 250  # events in a segment
 
 
 @pytest.fixture
-async def directory(
-    tmp_path: Path, batch_of: BatchOf, cursor: Cursors, monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    """A closed log of 79 blocks and a tail of 250 events, in runs a microsecond apart."""
-    monkeypatch.setattr(maintenance, "BLOCK_EVENTS", SEALED)
-    log = await SqliteLog.open(tmp_path)
+async def directory(tmp_path: Path, batch_of: BatchOf, cursor: Cursors) -> Path:
+    """A closed log of 79 segments and a tail of 250 events, in runs a microsecond apart."""
+    log = await SqliteLog.open(tmp_path, limits=LogLimits(segment_events=SEALED))
     for start in range(1, EVENTS, SEALED):
         times = range(1_000_000 * start, 1_000_000 * start + SEALED)
         await log.append(batch_of(times), cursor)
@@ -40,11 +38,7 @@ async def directory(
 
 async def times_in(directory: Path) -> list[int]:
     log = await SqliteLog.open(directory)
-    times: list[int] = []
-    position = 0
-    while (batch := await log.read(position, 1 << 62, EVERYTHING)) is not None:
-        times += batch.times[batch.index(position) :]
-        position = batch.last + 1
+    times = await times_from(log)
     await log.close()
     return times
 
@@ -64,11 +58,13 @@ async def test_a_log_is_checked_beside_its_writer(directory: Path) -> None:
     await log.close()
 
 
-async def test_a_damaged_value_costs_its_block(directory: Path, cursor: Cursors) -> None:
+async def test_a_damaged_value_costs_its_segment(directory: Path, cursor: Cursors) -> None:
     everything = await times_in(directory)
     with sqlite3.connect(directory / DATABASE) as connection:
-        (key,) = connection.execute("SELECT last_us FROM block ORDER BY last_us LIMIT 1 OFFSET 7").fetchone()
-        connection.execute("UPDATE block SET bodies = zeroblob(length(bodies)) WHERE last_us = ?", (key,))
+        (key,) = connection.execute(
+            "SELECT last_us FROM segment ORDER BY last_us LIMIT 1 OFFSET 7"
+        ).fetchone()
+        connection.execute("UPDATE segment SET bodies = zeroblob(length(bodies)) WHERE last_us = ?", (key,))
     connection.close()
     assert any(str(key) in problem for problem in check(directory).problems)
     found, aside = repair(directory)
@@ -97,7 +93,7 @@ async def test_pages_lost_anywhere_cost_only_what_was_on_them(directory: Path, s
     kept = await times_in(directory)
     assert len(kept) == found.events
     assert set(kept) <= set(everything)
-    # A page of the tree has the keys of some tens of blocks at most.
+    # A page of the tree has the keys of some tens of segments at most.
     assert len(kept) >= EVENTS * 0.5
     assert check(directory).problems == []
 
@@ -110,7 +106,7 @@ async def test_a_file_that_is_no_database_is_put_aside_and_positions_go_on(direc
     with pytest.raises(LogCorrupt, match="log repair"):
         await SqliteLog.open(directory)
     found, aside = repair(directory)
-    assert (found.events, found.blocks) == (0, 0)
+    assert (found.events, found.segments) == (0, 0)
     assert aside is not None
     log = await SqliteLog.open(directory)
     assert log.tip >= tip

@@ -18,24 +18,20 @@ from tests.unit.eventlog.events import make_event
 
 from jetstream.errors import LogUnwritable
 from jetstream.eventlog import SourceCursor
-from jetstream.eventlog.sqlite import store as sqlite
-from jetstream.eventlog.sqlite import upkeep as maintenance
-from jetstream.eventlog.sqlite.repair import check, repair
-from jetstream.eventlog.sqlite.schema import DATABASE, open_writer
+from jetstream.eventlog.sqlite.check import check
+from jetstream.eventlog.sqlite.connection import open_writer
+from jetstream.eventlog.sqlite.machine import Machine
+from jetstream.eventlog.sqlite.repair import repair
+from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.space import FILE, Space
 from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
 from jetstream.model.filter import EVERYTHING
 
 CURSOR = {"relay.example:443": SourceCursor(7)}
 SECOND = 1_000_000
-
-
-@pytest.fixture(autouse=True)
-def _by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "MAINTAIN_EVERY_S", 3600.0)
-    monkeypatch.setattr(sqlite, "elapsed_us", lambda: Writer.now)
-    monkeypatch.setattr(maintenance, "BLOCK_EVENTS", 200)
+BY_HAND = LogLimits(segment_events=200, upkeep_interval_s=3600.0)
 
 
 @pytest.fixture
@@ -56,7 +52,13 @@ class Writer:
         self.log: SqliteLog
 
     async def open(self, **options: Any) -> None:
-        self.log = await SqliteLog.open(self.directory, clock=lambda: Writer.now, **options)
+        self.log = await SqliteLog.open(
+            self.directory,
+            clock=lambda: Writer.now,
+            machine=Machine("this-boot", lambda: Writer.now),
+            limits=BY_HAND,
+            **options,
+        )
 
     async def store(self) -> None:
         Writer.now += SECOND
@@ -69,7 +71,7 @@ class Writer:
         try:
             await self.log.maintain()
         except LogUnwritable:
-            self.log._full = True
+            self.log._state.space.full = True
 
     async def store_soon(self) -> None:
         """Store as the server does: again after upkeep, three times at most."""
@@ -154,8 +156,10 @@ async def test_a_process_that_is_killed_on_a_full_disk_comes_back_and_recovers(
 async def test_a_log_on_a_full_disk_is_repaired_in_place(writer: Writer) -> None:
     await writer.log.close()
     with closing(open_writer(writer.directory / DATABASE)) as connection:
-        (key,) = connection.execute("SELECT last_us FROM block ORDER BY last_us LIMIT 1 OFFSET 3").fetchone()
-        connection.execute("UPDATE block SET bodies = zeroblob(length(bodies)) WHERE last_us = ?", (key,))
+        (key,) = connection.execute(
+            "SELECT last_us FROM segment ORDER BY last_us LIMIT 1 OFFSET 3"
+        ).fetchone()
+        connection.execute("UPDATE segment SET bodies = zeroblob(length(bodies)) WHERE last_us = ?", (key,))
     before = check(writer.directory)
     assert before.problems
     found, aside = repair(writer.directory)
@@ -229,7 +233,7 @@ async def test_retention_is_kept_though_another_program_has_filled_the_disk(disk
         try:
             await writer.store()
         except LogUnwritable:
-            writer.log._full = True
+            writer.log._state.space.full = True
         await writer.upkeep()
     assert await writer.held() <= 2_000
     await writer.log.close()
@@ -237,20 +241,20 @@ async def test_retention_is_kept_though_another_program_has_filled_the_disk(disk
 
 def test_the_reserve_is_taken_released_and_taken_back(disk: Path) -> None:
     space = Space(disk)
-    assert space.size == (6 << 20) // 8
+    assert space.reserve_size == (6 << 20) // 8
     room = space.room()
-    assert space.take()
-    assert (disk / FILE).stat().st_blocks * 512 == space.size
-    assert Space(disk).held == space.size
+    assert space.take_reserve()
+    assert (disk / FILE).stat().st_blocks * 512 == space.reserve_size
+    assert Space(disk).reserve_held == space.reserve_size
     assert abs(space.room() - room) <= 4096
     filler = fill(disk)
     assert space.free() == 0
-    space.release()
-    assert space.free() >= space.size
+    space.release_reserve()
+    assert space.free() >= space.reserve_size
     assert not (disk / FILE).exists()
-    assert not space.take()
+    assert not space.take_reserve()
     filler.unlink()
-    assert space.take()
+    assert space.take_reserve()
 
 
 async def test_a_disk_that_is_too_small_for_a_reserve_is_one_warning(disk: Path) -> None:
@@ -261,7 +265,7 @@ async def test_a_disk_that_is_too_small_for_a_reserve_is_one_warning(disk: Path)
         await log.maintain()
         await log.close()
     assert [line["event"] for line in lines if line["log_level"] == "warning"] == [
-        "log: no room on the disk to keep a reserve, make some"
+        "log: the disk has no room for the reserve; free some"
     ]
 
 
@@ -277,7 +281,7 @@ async def test_a_file_system_that_does_not_say_what_is_free_is_written_to(
     await writer.log.close()
 
 
-def test_a_large_disk_has_a_bounded_reserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_disk_has_a_bounded_reserve(tmp_path: Path) -> None:
     disk = os.statvfs(tmp_path)
     size = disk.f_blocks * disk.f_frsize
-    assert Space(tmp_path).size == min(16 << 20, size // 8)
+    assert Space(tmp_path).reserve_size == min(16 << 20, size // 8)

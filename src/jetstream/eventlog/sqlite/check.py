@@ -1,0 +1,154 @@
+"""Checking a log that may be damaged, while a server may write it; and reading every row that is undamaged.
+
+A check reads one row at a time, compares it with its checksums, and changes nothing. Where pages are damaged,
+SQLite cannot walk a table from one end to the other. `row_keys` then approaches each damaged page from both
+sides, and probes the range between.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from jetstream.errors import LogCorrupt, LogError
+from jetstream.eventlog.columns import Damaged
+from jetstream.eventlog.segment import Segment, verify
+from jetstream.eventlog.sqlite.connection import existing_database, open_reader, translated_errors
+from jetstream.eventlog.sqlite.damage import GRAIN_US
+from jetstream.eventlog.sqlite.reader import Row
+from jetstream.eventlog.sqlite.reservation import Reservation
+from jetstream.eventlog.sqlite.schema import POSITION_MAX, REMEDY, ROW, check_schema
+
+PROBES: Final = 256  # places that are tried between two damaged pages
+FINDINGS_MAX: Final = 10  # of SQLite's own messages
+
+_RISING: Final = {
+    "segment": "SELECT last_us FROM segment WHERE last_us > ? AND last_us <= ? ORDER BY last_us",
+    "tail": "SELECT last_us FROM tail WHERE last_us > ? AND last_us <= ? ORDER BY last_us",
+}
+_FALLING: Final = {table: f"{query} DESC" for table, query in _RISING.items()}
+
+
+@dataclass
+class Findings:
+    """What a check or a repair found."""
+
+    segments: int = 0  # undamaged ones
+    events: int = 0  # in undamaged segments and rows
+    problems: list[str] = field(default_factory=list)  # sentences for people
+    has_whole_pages: bool = False  # SQLite's structure is undamaged, whatever the rows hold
+    is_whole: bool = False  # the database is undamaged: any problem is beside it
+
+
+def check(directory: Path) -> Findings:
+    """Read everything and compare it with its checksums. Raises LogError if there is nothing to read."""
+    path = existing_database(directory)
+    findings = Findings()
+    with translated_errors(path, LogError), closing(open_reader(path)) as connection:
+        check_schema(path, connection)
+        _require_tables(path, connection)
+        findings.problems += _check_pages(connection)
+        findings.has_whole_pages = not findings.problems
+        for row in whole_rows(connection, findings):
+            findings.events += row.events
+            findings.segments += isinstance(row, Segment)
+    findings.is_whole = not findings.problems
+    try:
+        Reservation(directory).read()
+    except LogCorrupt as error:
+        findings.problems.append(str(error))
+    return findings
+
+
+def _require_tables(path: Path, connection: sqlite3.Connection) -> None:
+    """Raise LogCorrupt if the tables are missing: those of a young log may be in a lost WAL alone."""
+    names = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+    if not {"state", "cursor", "extent", "segment", "tail"} <= names:
+        raise LogCorrupt(path, f"has lost its tables; {REMEDY}")
+
+
+def _check_pages(connection: sqlite3.Connection) -> Iterator[str]:
+    try:
+        for (finding,) in connection.execute(f"PRAGMA integrity_check({FINDINGS_MAX})"):
+            if finding != "ok":
+                yield from str(finding).splitlines()
+    except sqlite3.DatabaseError as error:
+        yield str(error)
+
+
+def whole_rows(connection: sqlite3.Connection, findings: Findings) -> Iterator[Segment | Row]:
+    """Yield every undamaged row of both tables, in order, and note the others in `findings`."""
+    end_us = -1
+    for table in ("segment", "tail"):
+        for key in row_keys(connection, table):
+            try:
+                row = _read(connection, table, key)
+                if row is not None and row.first_us <= end_us:
+                    raise Damaged("it starts before the end of the one before")  # noqa: TRY301
+            except (Damaged, sqlite3.DatabaseError) as error:
+                findings.problems.append(f"the {table} that ends at {key} is lost: {error}")
+                continue
+            if row is not None:
+                end_us = row.last_us
+                yield row
+
+
+def _read(connection: sqlite3.Connection, table: str, key: int) -> Segment | Row | None:
+    """Return one row, or None if it was deleted since its key was read. Raises Damaged."""
+    stored = connection.execute(ROW[table], (key,)).fetchone()
+    if stored is None:
+        return None
+    if table == "tail":
+        return Row.read(stored)
+    segment = Segment(*stored)
+    verify(segment)
+    return segment
+
+
+def row_keys(connection: sqlite3.Connection, table: str) -> list[int]:
+    """Return the keys of all rows that can be reached, rising, whatever pages between them are damaged."""
+    rising, falling = _RISING[table], _FALLING[table]
+    reached: set[int] = set()
+    position = -1
+    while position < POSITION_MAX:
+        keys, whole = _walk(connection, rising, position, POSITION_MAX)
+        reached.update(keys)
+        if whole:
+            break
+        position = keys[-1] if keys else position
+        behind = _gallop(connection, rising, position)
+        back, _ = _walk(connection, falling, position, behind)
+        reached.update(back)
+        lowest = back[-1] if back else behind
+        step = max(GRAIN_US, (lowest - position) // PROBES)
+        for probe in range(position + step, lowest, step):
+            reached.update(_walk(connection, rising, probe, lowest)[0])
+        position = behind
+    return sorted(reached)
+
+
+def _gallop(connection: sqlite3.Connection, rising: str, position: int) -> int:
+    """Return the first key that is found behind the damage after `position`, in steps that double."""
+    step = GRAIN_US
+    while position + step < POSITION_MAX:
+        keys, whole = _walk(connection, rising, position + step, POSITION_MAX)
+        if keys:
+            return keys[0]
+        if whole:
+            break
+        step *= 2
+    return POSITION_MAX
+
+
+def _walk(connection: sqlite3.Connection, query: str, low: int, high: int) -> tuple[list[int], bool]:
+    """Return the keys in a range up to the first damage, and whether there was none."""
+    keys: list[int] = []
+    try:
+        keys.extend(key for (key,) in connection.execute(query, (low, high)))
+    except sqlite3.DatabaseError:
+        return keys, False
+    return keys, True

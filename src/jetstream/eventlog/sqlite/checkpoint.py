@@ -1,0 +1,69 @@
+"""Checkpoints: copying the write-ahead log into the database, without making a commit wait for the disk.
+
+SQLite would do this inside some commit, on the event loop. Here it takes two steps in the upkeep thread:
+
+1. `copy_pages` copies the pages and flushes the database, while commits go on. SQLite flushes by itself only
+   if no commit came meanwhile, and at the rate of a busy server one always does.
+2. `restart_wal` copies the little that was committed since, and empties the write-ahead log, while no commit
+   runs. It is short, because step 1 has flushed nearly all.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+from jetstream.eventlog.sqlite.connection import open_reader, transaction, wal_bytes
+from jetstream.eventlog.sqlite.machine import Machine
+
+
+class Checkpointer:
+    """Makes the checkpoints of one file through the upkeep connection, which it closes at the end."""
+
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, machine: Machine, wal_bytes_max: int
+    ) -> None:
+        self._path = path
+        self._connection = connection
+        self._machine = machine
+        self._wal_bytes_max = wal_bytes_max
+        # Reads while pages are copied. A commit that found everything copied, and no reader, would restart
+        # the write-ahead log itself, and wait for the disk on the event loop.
+        self._pin = open_reader(path)
+        # Opened once and closed after all connections: closing any descriptor of a file releases the POSIX
+        # locks of the whole process on it, and SQLite's are such locks.
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def is_due(self) -> bool:
+        """Tell whether the write-ahead log has reached its bound."""
+        return wal_bytes(self._path) >= self._wal_bytes_max
+
+    def copy_pages(self) -> None:
+        """Copy pages into the database and wait for the disk, beside commits."""
+        if not self._pin.in_transaction:
+            self._pin.execute("BEGIN")
+        self._pin.execute("SELECT 1 FROM state").fetchone()
+        self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        self._machine.sync(self._descriptor)
+
+    def restart_wal(self) -> None:
+        """Copy what was committed since, and restart the write-ahead log. Nobody else may write."""
+        self.empty_wal()
+        with transaction(self._connection):
+            # The first commit to a restarted write-ahead log waits for the disk, so it is made here. It must
+            # change something: SQLite does not write a page that stays as it was.
+            self._connection.execute("UPDATE state SET checkpoints = checkpoints + 1")
+
+    def empty_wal(self) -> None:
+        """Copy the write-ahead log and truncate it, as far as readers allow. Nobody else may write."""
+        if self._pin.in_transaction:
+            self._pin.execute("ROLLBACK")
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def close(self) -> None:
+        """Copy everything into the database, and close. All other connections are closed already."""
+        self._pin.close()
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._connection.close()
+        os.close(self._descriptor)

@@ -1,0 +1,110 @@
+"""Connections to the SQLite file, their transactions, and what SQLite's errors mean.
+
+Every connection is in autocommit mode (`isolation_level=None`), and may be used by any thread, but by one at
+a time. A process has one *writer* on the event loop, one *upkeep* connection in the upkeep thread, and one
+*reader* for each reader thread. The file is in WAL mode: readers see the last commit and block nobody.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from jetstream.errors import LogCorrupt, LogError, LogUnwritable
+from jetstream.eventlog.columns import Damaged
+from jetstream.eventlog.sqlite.schema import DATABASE, REMEDY, create_or_check
+
+# No other process writes. A lock that is held for longer belongs to a foreign program.
+BUSY_TIMEOUT_S: Final = 0.1
+
+_CORRUPT: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
+
+
+def existing_database(directory: Path) -> Path:
+    """Return the path of the database in `directory`. Raises LogError if there is none."""
+    path = directory / DATABASE
+    if not path.exists():
+        raise LogError(path, "does not exist: no log was written in this directory")
+    return path
+
+
+def open_writer(path: Path) -> sqlite3.Connection:
+    """Connect for writing, and create the file if it is missing. The caller holds the lock of the directory.
+
+    Raises LogCorrupt or sqlite3.DatabaseError.
+    """
+    connection = sqlite3.connect(
+        path, isolation_level=None, timeout=BUSY_TIMEOUT_S, check_same_thread=False, cached_statements=32
+    )
+    try:
+        create_or_check(path, connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """Connect for reading only, while another connection or process may write."""
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
+    )
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Commit all statements inside, or none of them if one raises."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+    """Let all statements inside read the same commit. Without it, sealing could move events between two."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")
+
+
+@contextmanager
+def translated_errors(path: Path, otherwise: type[LogError] = LogUnwritable) -> Iterator[None]:
+    """Raise LogCorrupt for an error that means damage, and `otherwise` for other errors of the file."""
+    try:
+        yield
+    except Damaged as error:
+        raise LogCorrupt(path, f"is damaged ({error}); {REMEDY}") from error
+    except sqlite3.DatabaseError as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in _CORRUPT:
+            raise LogCorrupt(path, f"is damaged ({error}); {REMEDY}") from error
+        raise otherwise(path, str(error)) from error
+    except OSError as error:
+        raise otherwise(path, str(error)) from error
+
+
+def wal_bytes(path: Path) -> int:
+    """Return the size of the write-ahead log of a database."""
+    return _size(path.with_name(path.name + "-wal"))
+
+
+def bytes_on_disk(path: Path) -> int:
+    """Return the size of a database with its write-ahead log and that one's index."""
+    return sum(_size(path.with_name(path.name + suffix)) for suffix in ("", "-wal", "-shm"))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

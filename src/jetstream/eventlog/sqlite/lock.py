@@ -1,0 +1,65 @@
+"""The lock file that makes one process the writer of a log's directory."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from jetstream.errors import LogLocked, LogUnwritable
+from jetstream.eventlog.sqlite.connection import existing_database
+from jetstream.eventlog.sqlite.space import Space
+
+LOCK: Final = "jetstream.lock"
+
+
+@contextmanager
+def offline(directory: Path) -> Iterator[Path]:
+    """Lock an existing log for a command that changes it; give the path of the database.
+
+    The reserve is released: the server takes it back. Raises LogLocked while a server runs, LogError without
+    a log.
+    """
+    path = existing_database(directory)
+    lock = take_lock(directory)
+    try:
+        Space(directory).release_reserve()
+        yield path
+    finally:
+        os.close(lock)
+
+
+def take_lock(directory: Path) -> int:
+    """Lock `directory`, which is created if it is missing; return the descriptor that holds the lock.
+
+    The kernel releases the lock when the descriptor is closed or the process ends, however it ends. The file
+    holds the number of the process, for error messages. Raises LogLocked or LogUnwritable.
+    """
+    path = directory / LOCK
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise LogUnwritable(path, str(error)) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = _holder(descriptor)
+        os.close(descriptor)
+        raise LogLocked(
+            path, f"process {holder} writes this log; stop it, or use another directory"
+        ) from error
+    with suppress(OSError):  # on a full disk: only error messages need the number
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+    return descriptor
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        return os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
+    except OSError:
+        return "unknown"

@@ -1,0 +1,153 @@
+"""Opening a log. After a clean end, a crash and a loss of power, the steps are the same.
+
+1. Take the lock. It shows that no other process writes.
+2. Delete files that a killed process left half-written. On a full disk, release the reserve.
+3. Open the database. SQLite replays the write-ahead log up to its last whole commit.
+4. Read the state. The tip is the highest position that may have been given out: that of the last commit, or
+   after another boot the reserved one.
+5. Read the tail into memory, without records for which there is a tombstone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from jetstream.eventlog import Cursors
+from jetstream.eventlog.hot_tail import HotTail
+from jetstream.eventlog.sqlite import ages, erase
+from jetstream.eventlog.sqlite.checkpoint import Checkpointer
+from jetstream.eventlog.sqlite.connection import open_writer, translated_errors
+from jetstream.eventlog.sqlite.damage import Damage, damage_problem
+from jetstream.eventlog.sqlite.lock import take_lock
+from jetstream.eventlog.sqlite.machine import Machine
+from jetstream.eventlog.sqlite.reader import tail_rows
+from jetstream.eventlog.sqlite.reservation import NEW_FILE, Reservation
+from jetstream.eventlog.sqlite.schema import DATABASE, POSITION_MAX, oldest_us, read_cursors
+from jetstream.eventlog.sqlite.space import Space
+from jetstream.limits import LogLimits
+
+
+@dataclass(slots=True)
+class LogState:
+    """The state of an open log in memory. Only the event loop's thread changes it.
+
+    It follows the file: `SqliteLog` changes it after each commit, `Upkeep` after each of its steps.
+    """
+
+    # The database.
+    path: Path
+    # The highest position that may have been given out, 0 for none. Rises with each append.
+    tip: int
+    # The lowest position from which nothing is missing. Rises when events are trimmed.
+    floor: int
+    # Events that were ever appended. Rises with each append.
+    appended: int
+    # Events that are stored, and of those the ones that are not sealed.
+    events: int
+    tail_events: int
+    # The position of the oldest event, None in an empty log.
+    oldest_us: int | None
+    # The cursor of each source, as of the last append.
+    cursors: Cursors
+    hot_tail: HotTail
+    reservation: Reservation
+    space: Space
+    # False from an append that failed until one that succeeded.
+    writable: bool = True
+    # Held for one short transaction by whoever writes to the file: an append, or an exclusive step of upkeep.
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Opened(NamedTuple):
+    """An open log: its descriptors and connections, and what the files hold."""
+
+    lock: int  # the descriptor that holds it
+    writer: sqlite3.Connection
+    upkeep: sqlite3.Connection
+    checkpointer: Checkpointer
+    state: LogState
+    damage: list[Damage]  # found in the tail
+    stored_offset_us: int | None  # see `ages.read_offset`
+
+
+def open_log(directory: Path, machine: Machine, now_us: int, limits: LogLimits) -> Opened:
+    """Open the log in `directory`, or create one. Raises LogLocked, LogCorrupt or LogUnwritable."""
+    lock = take_lock(directory)
+    try:
+        for name in (NEW_FILE, *(f"{DATABASE}.new{suffix}" for suffix in ("", "-wal", "-shm"))):
+            with suppress(OSError):
+                (directory / name).unlink()
+        with translated_errors(directory / DATABASE):
+            space = Space(directory, limits)
+            if space.room() <= 0:
+                space.release_reserve()  # opening writes
+            return _open(directory, lock, space, machine, now_us, limits)
+    except BaseException:
+        os.close(lock)
+        raise
+
+
+def _open(
+    directory: Path, lock: int, space: Space, machine: Machine, now_us: int, limits: LogLimits
+) -> Opened:
+    path = directory / DATABASE
+    is_new = not path.exists() or not path.stat().st_size
+    writer = open_writer(path)
+    tip, floor, events, removed = writer.execute(
+        "SELECT extent.tip_us, extent.floor_us, events, removed FROM extent, state"
+    ).fetchone()
+    reservation = Reservation(directory, machine)
+    restored = reservation.restored_tip(tip, now_us, is_new=is_new)
+    if restored > tip:
+        # Stored before a reservation of this boot replaces the one that tells.
+        writer.execute("UPDATE state SET tip_us = ?", (restored,))
+    upkeep = open_writer(path)
+    # Upkeep makes no commit wait: a checkpoint that finds the file busy is tried again later.
+    upkeep.execute(f"PRAGMA busy_timeout = {limits.checkpoint_wait_ms}")
+    checkpointer = Checkpointer(path, upkeep, machine, min(limits.wal_bytes, space.reserve_size or 1 << 62))
+    damage: list[Damage] = []
+    oldest, tail_events = read_extent(upkeep, floor)
+    state = LogState(
+        path,
+        tip=restored,
+        floor=floor,
+        appended=events + removed,
+        events=events,
+        tail_events=tail_events,
+        oldest_us=oldest,
+        cursors=read_cursors(writer),
+        hot_tail=_hot_tail(writer, floor, limits, damage),
+        reservation=reservation,
+        space=space,
+    )
+    space.full = space.room() <= 0
+    return Opened(lock, writer, upkeep, checkpointer, state, damage, ages.read_offset(upkeep, machine))
+
+
+def _hot_tail(connection: sqlite3.Connection, floor: int, limits: LogLimits, damage: list[Damage]) -> HotTail:
+    (sealed_us,) = connection.execute("SELECT max(last_us) FROM segment").fetchone()
+    hot_tail = HotTail(floor if sealed_us is None else sealed_us + 1, limits)
+    for row in tail_rows(connection, 0, POSITION_MAX, damage):
+        hot_tail.append(row.columns.batch())
+    hot_tail.erase(erase.read_tombstones(connection))
+    return hot_tail
+
+
+def read_extent(connection: sqlite3.Connection, floor: int) -> tuple[int | None, int]:
+    """Return the position of the oldest event, None in an empty log, and how many events are not sealed.
+
+    Where the oldest event cannot be read, its position counts as the floor.
+    """
+    (tail_events,) = connection.execute("SELECT ifnull(sum(events), 0) FROM tail").fetchone()
+    try:
+        return oldest_us(connection), tail_events
+    except sqlite3.DatabaseError as error:
+        if damage_problem(error) is None:
+            raise
+        return floor, tail_events

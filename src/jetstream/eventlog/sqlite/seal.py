@@ -1,0 +1,39 @@
+"""Sealing: compressing the oldest rows of the tail into a segment."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from jetstream.eventlog.columns import Columns
+from jetstream.eventlog.segment import Segment, seal
+from jetstream.eventlog.sqlite.connection import transaction
+from jetstream.eventlog.sqlite.damage import Damage
+from jetstream.eventlog.sqlite.reader import tail_rows
+from jetstream.eventlog.sqlite.schema import POSITION_MAX, count_removed, insert_segment
+from jetstream.limits import LogLimits
+
+
+def next_segment(connection: sqlite3.Connection, limits: LogLimits, damage: list[Damage]) -> Segment | None:
+    """Compress the oldest rows of the tail; None if they are not enough for a segment."""
+    runs: list[Columns] = []
+    events = size = 0
+    for row in tail_rows(connection, 0, POSITION_MAX, damage):
+        runs.append(row.columns)
+        events += row.events
+        size += len(row.columns.bodies)
+        if events >= limits.segment_events or size >= limits.segment_bytes:
+            return seal(Columns.joined(runs), row.last_us)
+    return None
+
+
+def replace_rows(connection: sqlite3.Connection, segment: Segment) -> int:
+    """Put a segment in the place of its rows of the tail; return how many events of damaged rows are lost."""
+    with transaction(connection):
+        insert_segment(connection, segment)
+        rows = connection.execute(
+            "DELETE FROM tail WHERE last_us <= ? RETURNING events", (segment.last_us,)
+        ).fetchall()
+        lost: int = sum(events for (events,) in rows) - segment.events
+        if lost:
+            count_removed(connection, lost)
+    return lost

@@ -1,0 +1,137 @@
+"""Trimming: deleting the oldest events, and giving free pages back to the file system."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final, NamedTuple
+
+from jetstream.eventlog.sqlite import ages
+from jetstream.eventlog.sqlite.connection import transaction
+from jetstream.eventlog.sqlite.damage import Damage, damage_problem, next_readable, next_segment_key
+from jetstream.limits import LogLimits
+
+_SIZES: Final = (
+    "SELECT last_us, length(did_bits) + length(accounts) + length(times) + length(kinds)"
+    " + length(dids) + length(collections) + length(rkeys) + length(revs) + length(cids) + length(bodies)"
+    " FROM segment WHERE last_us >= ? ORDER BY last_us"
+)
+
+
+class Trimmed(NamedTuple):
+    """The result of one step."""
+
+    events: int  # that were deleted
+    floor: int  # the new one
+
+
+class Trimmer:
+    """Trims and shrinks the file through the upkeep connection, in short steps."""
+
+    def __init__(self, connection: sqlite3.Connection, limits: LogLimits, damage: list[Damage]) -> None:
+        self._connection = connection
+        self._limits = limits
+        self._damage = damage  # what is found is added
+        # Segments below this position were deleted, or cannot be. Only rises.
+        (self.trimmed_to,) = connection.execute("SELECT floor_us FROM state").fetchone()
+
+    def trim(self, before_us: int) -> Trimmed | None:
+        """Delete some segments, or rows of the tail, that end before a position; None if there are none.
+
+        A segment that cannot be deleted, because its pages are damaged, stays, and the floor moves over it.
+        """
+        for segments in (self._limits.trim_segments, 1):
+            try:
+                return self._trim(before_us, segments)
+            except sqlite3.DatabaseError as error:
+                if damage_problem(error) is None:
+                    raise
+                problem = str(error)
+        return self._skip(before_us, problem)
+
+    def _trim(self, before_us: int, segments_max: int) -> Trimmed | None:
+        low = self.trimmed_to
+        with transaction(self._connection):
+            rows = (
+                self._connection.execute(
+                    "SELECT last_us, events FROM segment WHERE last_us >= ? AND last_us < ?"
+                    " ORDER BY last_us LIMIT ?",
+                    (low, before_us, segments_max),
+                ).fetchall()
+                or self._connection.execute(
+                    "SELECT last_us, events FROM tail WHERE last_us < ? ORDER BY last_us", (before_us,)
+                ).fetchall()
+            )
+            if not rows:
+                return None
+            removed, floor = sum(events for _, events in rows), rows[-1][0] + 1
+            self._connection.execute("DELETE FROM segment WHERE last_us >= ? AND last_us < ?", (low, floor))
+            self._connection.execute("DELETE FROM tail WHERE last_us < ?", (floor,))
+            self._move_floor(floor, removed)
+        self.trimmed_to = floor
+        return Trimmed(removed, floor)
+
+    def _skip(self, before_us: int, problem: str) -> Trimmed:
+        """Move the floor over the next segment, or over keys that are lost, without deleting anything."""
+        low, removed = self.trimmed_to, 0
+        try:
+            key = next_segment_key(self._connection, low)
+            floor = before_us if key is None else key + 1
+            (removed,) = self._connection.execute(
+                "SELECT events FROM segment WHERE last_us = ?", (key,)
+            ).fetchone() or (0,)
+        except sqlite3.DatabaseError:
+            floor = min(next_readable(self._connection, low), before_us)
+        self._damage.append(Damage(low, floor - 1, problem))
+        with transaction(self._connection):
+            self._move_floor(floor, removed)
+        self.trimmed_to = floor
+        return Trimmed(removed, floor)
+
+    def _move_floor(self, floor: int, removed: int) -> None:
+        self._connection.execute(
+            "UPDATE state SET floor_us = max(floor_us, ?), removed = removed + ?", (floor, removed)
+        )
+        ages.drop_before(self._connection, floor)
+
+    def position_within(self, bytes_max: int) -> int:
+        """Return the position below which segments must go for the files to take `bytes_max`; 0 for none."""
+        excess = self._used_bytes() + 2 * self._limits.wal_bytes - bytes_max
+        position = 0
+        try:
+            for last_us, size in self._connection.execute(_SIZES, (self.trimmed_to,)):
+                if excess <= 0:
+                    break
+                excess -= size
+                position = last_us + 1
+        except sqlite3.DatabaseError as error:
+            if damage_problem(error) is None:
+                raise
+            # What cannot be measured goes too.
+            position = next_readable(self._connection, max(position, self.trimmed_to))
+        return position
+
+    def position_stored_before(self, before_us: int) -> int:
+        """Return the position below which every event was stored before `before_us`."""
+        return ages.position_stored_before(self._connection, before_us)
+
+    def should_shrink(self, bytes_max: int | None, low_on_space: bool) -> bool:
+        """Tell whether free pages should go: too many, a file that is too large, or a disk that is low."""
+        free, pages = self._pragma("freelist_count"), self._pragma("page_count")
+        if free and low_on_space:
+            return True
+        size = pages * self._pragma("page_size") + 2 * self._limits.wal_bytes
+        if bytes_max is not None and free and size > bytes_max:
+            return True
+        return free > max(self._limits.free_pages, self._limits.free_share * pages)
+
+    def shrink(self) -> None:
+        """Give some free pages back to the file system."""
+        self._connection.execute(f"PRAGMA incremental_vacuum({self._limits.shrink_pages})").fetchall()
+
+    def _used_bytes(self) -> int:
+        pages = self._pragma("page_count") - self._pragma("freelist_count")
+        return pages * self._pragma("page_size")
+
+    def _pragma(self, name: str) -> int:
+        value: int = self._connection.execute(f"PRAGMA {name}").fetchone()[0]
+        return value

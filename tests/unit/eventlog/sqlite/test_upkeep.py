@@ -1,0 +1,305 @@
+"""Upkeep seals, trims, erases and checkpoints, and an append waits for none of what takes long."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sqlite3
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.eventlog.events import make_event
+from tests.unit.eventlog.reading import times_from
+
+from jetstream.errors import LogCorrupt
+from jetstream.eventlog import Cursors
+from jetstream.eventlog.columns import Damaged
+from jetstream.eventlog.segment import Segment
+from jetstream.eventlog.sqlite import seal
+from jetstream.eventlog.sqlite.erase import read_tombstones
+from jetstream.eventlog.sqlite.machine import Machine
+from jetstream.eventlog.sqlite.reservation import FILE
+from jetstream.eventlog.sqlite.schema import DATABASE
+from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.limits import LogLimits
+from jetstream.model.batch import Batch
+from jetstream.model.event import ACCOUNT, CREATE, Event
+from jetstream.model.filter import EVERYTHING, Filter
+
+BatchOf = Callable[[range], Batch]
+SMALL = LogLimits(segment_events=100)
+BY_HAND = LogLimits(segment_events=100, upkeep_interval_s=3600.0)
+LEAVER = b"did:plc:leaver"
+ALL_OF_LEAVER = Filter(dids=frozenset({LEAVER}))
+SECRET = b'{"text":"what only this account said"}'
+DELETED = b'{"active":false,"status":"deleted"}'
+
+
+def account_deleted() -> Event:
+    return Event(ACCOUNT, LEAVER, b"", b"", b"", b"", DELETED)
+
+
+async def filled(
+    directory: Path,
+    batch_of: BatchOf,
+    cursor: Cursors,
+    last: int,
+    limits: LogLimits = SMALL,
+    **options: Any,
+) -> SqliteLog:
+    """Open a log of events from 1 to `last`, sealed but for the end."""
+    log = await SqliteLog.open(directory, limits=limits, **options)
+    for start in range(1, last, 50):
+        await log.append(batch_of(range(start, start + 50)), cursor)
+    await log.maintain()
+    return log
+
+
+async def erased(log: SqliteLog) -> None:
+    """Let upkeep erase all that is to be erased."""
+    await log.maintain()
+    while read_tombstones(log._writer):
+        await log.maintain()
+
+
+# Trimming
+
+
+async def test_trimmed_events_are_gone_for_good(tmp_path: Path, batch_of: BatchOf, cursor: Cursors) -> None:
+    log = await SqliteLog.open(tmp_path)
+    await log.append(batch_of(range(1, 1001)), cursor)
+    await log.append(batch_of(range(1001, 1011)), cursor)
+    assert await log.trim(1005) == 1000
+    assert (log.floor, log.statistics().events, log.statistics().oldest_us) == (1001, 10, 1001)
+    assert await times_from(log) == list(range(1001, 1011))
+    assert await log.trim(5000) == 10
+    await log.close()
+    log = await SqliteLog.open(tmp_path)
+    assert (log.floor, log.tip, log.statistics().events) == (1011, 1010, 0)
+    assert await log.read(0, 5000, EVERYTHING) is None
+    await log.close()
+
+
+async def test_a_trim_whose_caller_is_cancelled_is_finished(
+    tmp_path: Path, batch_of: BatchOf, cursor: Cursors
+) -> None:
+    """What is trimmed in the file and not in memory would be read as missing events."""
+    log = await filled(tmp_path, batch_of, cursor, 1000, BY_HAND)
+    loop, cancelled = asyncio.get_running_loop(), threading.Event()
+    trimming = asyncio.create_task(log.trim(500))
+
+    def cancel() -> None:
+        trimming.cancel()
+        cancelled.set()
+
+    def in_the_thread(statement: str) -> None:
+        if statement.startswith("DELETE FROM segment") and not cancelled.is_set():
+            loop.call_soon_threadsafe(cancel)
+            assert cancelled.wait(10)
+
+    log._upkeep._connection.set_trace_callback(in_the_thread)
+    await asyncio.wait([trimming])
+    assert trimming.cancelled()
+    await log.maintain()  # waits for the trim
+    assert log._writer.execute("SELECT floor_us FROM extent").fetchone() == (log.floor,)
+    assert log.floor > 1
+    assert await times_from(log, log.floor) == list(range(log.floor, 1001))
+    assert log.statistics().events == 1001 - log.floor
+    await log.close()
+
+
+async def test_age_trims_by_the_clock_given(tmp_path: Path, batch_of: BatchOf, cursor: Cursors) -> None:
+    log = await filled(tmp_path, batch_of, cursor, 1000, retention_s=0.0005, clock=lambda: 1050)
+    assert log.floor == 501
+    assert await times_from(log, log.floor) == list(range(501, 1001))
+    assert log.statistics().oldest_us == 501
+    await log.close()
+
+
+async def test_the_files_stay_within_their_bound(tmp_path: Path, cursor: Cursors) -> None:
+    limits = LogLimits(wal_bytes=1 << 20, segment_events=500, retention_bytes_min=0)
+    bound = 8 << 20
+    dice = random.Random(3)
+    log = await SqliteLog.open(tmp_path, retention_bytes=bound, limits=limits)
+    largest = 0
+    for start in range(1, 60_000, 1000):
+        bodies = [b'{"x":"%s"}' % dice.randbytes(150).hex().encode() for _ in range(1000)]
+        events = [make_event(start + n)._replace(body=body) for n, body in enumerate(bodies)]
+        await log.append(Batch.of(events, range(start, start + 1000)), cursor)
+        await log.maintain()
+        largest = max(largest, log.statistics().bytes_on_disk)
+    held = await times_from(log, log.floor)
+    await log.close()
+    assert bound * 0.7 < largest <= bound
+    assert held == list(range(log.floor, 60_001))
+    assert len(held) > 5_000
+
+
+# Erasing
+
+
+async def test_a_deleted_accounts_records_are_in_no_file_and_no_memory(
+    tmp_path: Path, batch_of: BatchOf, cursor: Cursors
+) -> None:
+    log = await filled(tmp_path, batch_of, cursor, 500)
+    said = Event(CREATE, LEAVER, b"app.bsky.feed.post", b"k", b"r", b"bafy", SECRET)
+    for time in range(1001, 1300):
+        await log.append(Batch.of([said, make_event(time)], [2 * time, 2 * time + 1]), cursor)
+    await log.maintain()
+    assert await log.read(0, log.tip + 1, ALL_OF_LEAVER) is not None
+    await log.append(Batch.of([account_deleted(), said], [3000, 3001]), cursor)
+    assert await times_from(log, log._state.hot_tail.start, wanted=ALL_OF_LEAVER) == [3000, 3001]
+    await erased(log)
+    assert await times_from(log, wanted=ALL_OF_LEAVER) == [3000, 3001]
+    assert len(await times_from(log)) == log.statistics().events == 500 + 299 + 2
+    await log.close()
+    again = await SqliteLog.open(tmp_path)
+    assert len(await times_from(again)) == again.statistics().events == 500 + 299 + 2
+    await again.close()
+
+
+async def test_what_was_erased_from_the_tail_is_overwritten_in_the_file(
+    tmp_path: Path, cursor: Cursors
+) -> None:
+    log = await SqliteLog.open(tmp_path)
+    await log.append(Batch.of([Event(CREATE, LEAVER, b"a.b.c", b"k", b"r", b"bafy", SECRET)], [1]), cursor)
+    await log.append(Batch.of([account_deleted()], [2]), cursor)
+    await erased(log)
+    await log.close()
+    stored = (tmp_path / DATABASE).read_bytes()
+    assert DELETED in stored
+    assert SECRET not in stored
+
+
+async def test_erasing_can_be_turned_off(tmp_path: Path, cursor: Cursors) -> None:
+    log = await SqliteLog.open(tmp_path, erase=frozenset())
+    await log.append(Batch.of([make_event(1)._replace(did=LEAVER), account_deleted()], [1, 2]), cursor)
+    await log.maintain()
+    assert await times_from(log) == [1, 2]
+    await log.close()
+
+
+# Failing
+
+
+async def test_damage_that_hinders_sealing_ends_upkeep_and_the_next_append_says_so(
+    tmp_path: Path, batch_of: BatchOf, cursor: Cursors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replace_rows(_connection: sqlite3.Connection, _segment: Segment) -> int:
+        raise Damaged("a page of the tail")
+
+    monkeypatch.setattr(seal, "replace_rows", replace_rows)
+    log = await SqliteLog.open(tmp_path, limits=BY_HAND)
+    await log.append(batch_of(range(1, 200)), cursor)
+    await asyncio.wait([log._upkeep._task])
+    with pytest.raises(LogCorrupt, match=r"a page of the tail.*log repair"):
+        await log.append(batch_of(range(6000, 6001)), cursor)
+    await log.close()
+
+
+# What an append waits for
+
+
+READING = ["SELECT last_us, first_us, events, crc"]
+
+
+class Statements:
+    """The statements of a connection, and whether threads got the GIL quickly while each ran."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._usual_s = sys.getswitchinterval()
+        self._seen: list[tuple[str, bool]] = []
+        connection.set_trace_callback(
+            lambda statement: self._seen.append((statement, sys.getswitchinterval() < self._usual_s))
+        )
+
+    def quick(self, *starts: str) -> list[bool]:
+        return [quick for statement, quick in self._seen if statement.startswith(starts)]
+
+
+async def test_a_step_that_appends_wait_for_gets_the_gil_quickly_and_others_leave_it_to_the_loop(
+    tmp_path: Path, batch_of: BatchOf, cursor: Cursors
+) -> None:
+    log = await SqliteLog.open(tmp_path, limits=BY_HAND)
+    statements = Statements(log._upkeep._connection)
+    await log.append(batch_of(range(1, 100)), cursor)
+    await log.append(batch_of(range(100, 200)), cursor)
+    await log.maintain()
+    await log.trim(150)
+    await log.close()
+    writes = statements.quick("BEGIN", "INSERT", "DELETE", "COMMIT")
+    assert len(writes) > 8
+    assert all(writes)
+    assert not any(statements.quick(*READING))
+
+
+@pytest.mark.parametrize(("backlog_events", "quick"), [(150, True), (200, False)])
+async def test_sealing_that_has_fallen_behind_gets_the_gil_quickly(
+    tmp_path: Path, batch_of: BatchOf, cursor: Cursors, backlog_events: int, quick: bool
+) -> None:
+    limits = LogLimits(segment_events=100, upkeep_interval_s=3600.0, seal_backlog_events=backlog_events)
+    log = await SqliteLog.open(tmp_path, limits=limits)
+    statements = Statements(log._upkeep._connection)
+    await log.append(batch_of(range(1, 200)), cursor)
+    await log.maintain()
+    await log.close()
+    first, *others = statements.quick(*READING)
+    assert first is quick
+    assert others
+    assert not any(others)  # nothing is left to seal
+
+
+async def test_an_append_that_must_reserve_positions_gets_the_gil_quickly(
+    tmp_path: Path, batch_of: BatchOf, cursor: Cursors
+) -> None:
+    usual_s = sys.getswitchinterval()
+    quick: list[bool] = []
+    machine = Machine("this-boot", sync=lambda _: quick.append(sys.getswitchinterval() < usual_s))
+    log = await SqliteLog.open(tmp_path, limits=BY_HAND, machine=machine)
+    await log.append(batch_of(range(1, 10)), cursor)
+    assert (tmp_path / FILE).exists()
+    assert quick == [True, True]
+    await log.close()
+
+
+async def test_the_write_ahead_log_is_restarted_when_it_is_long(
+    tmp_path: Path, batch_of: BatchOf, cursor: Cursors
+) -> None:
+    log = await SqliteLog.open(tmp_path, limits=LogLimits(wal_bytes=200_000))
+    wal = tmp_path / f"{DATABASE}-wal"
+    for start in range(1, 40_000, 100):
+        await log.append(batch_of(range(start, start + 100)), cursor)
+        await log.maintain()
+    assert wal.stat().st_size < 300_000
+    (checkpoints,) = log._writer.execute("SELECT checkpoints FROM state").fetchone()
+    assert 10 < checkpoints < 400  # now and then, and not each time
+    assert await times_from(log) == list(range(1, 40_001))
+    await log.close()
+
+
+async def test_a_checkpoint_flushes_what_it_has_copied_while_appends_go_on(
+    tmp_path: Path, batch_of: BatchOf, cursor: Cursors
+) -> None:
+    """SQLite flushes before the write-ahead log is truncated, with appends waiting, if this has not."""
+    appends_went_on: list[bool] = []
+
+    def sync(descriptor: int) -> None:
+        flushed = os.fstat(descriptor)
+        if flushed.st_ino == (tmp_path / DATABASE).stat().st_ino:
+            assert flushed.st_size > 100_000  # what the write-ahead log held
+            appends_went_on.append(not log._state.writing.locked())
+
+    limits = LogLimits(wal_bytes=200_000, upkeep_interval_s=3600.0)
+    log = await SqliteLog.open(tmp_path, limits=limits, machine=Machine("this-boot", sync=sync))
+    for start in range(1, 2_000, 100):
+        await log.append(batch_of(range(start, start + 100)), cursor)
+    assert log.statistics().wal_bytes > 200_000
+    await log.maintain()
+    assert appends_went_on == [True]
+    assert log.statistics().wal_bytes < 200_000
+    await log.close()
