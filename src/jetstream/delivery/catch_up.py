@@ -202,9 +202,7 @@ class CatchUp:
     def _write(self, subscriber: Subscriber, lane: Lane, batch: Batch, first: int, last: int) -> None:
         """Write chunks of `batch[first:last]`, as many as one turn and the socket allow."""
         for _ in range(self._limits.chunks_per_turn):
-            chunk = cut(
-                batch, first, last, subscriber.encoding, subscriber.options, self._cache, self._limits
-            )
+            chunk = cut(batch, first, last, subscriber, self._cache, self._limits)
             if chunk.data:
                 subscriber.write(chunk.data)
                 self._metrics.count_sent(subscriber.encoding.wire, chunk.messages, len(chunk.data))

@@ -5,27 +5,21 @@ from __future__ import annotations
 from bisect import bisect_right
 from itertools import accumulate
 
-from jetstream.delivery.encoding import Encoding
 from jetstream.delivery.render_cache import Chunk, RenderCache
-from jetstream.delivery.subscriber import SubscriberOptions
+from jetstream.delivery.subscriber import Subscriber
 from jetstream.limits import DeliveryLimits
 from jetstream.model.batch import Batch
 
 
 def cut(
-    batch: Batch,
-    first: int,
-    last: int,
-    encoding: Encoding,
-    options: SubscriberOptions,
-    cache: RenderCache,
-    limits: DeliveryLimits,
+    batch: Batch, first: int, last: int, reader: Subscriber, cache: RenderCache, limits: DeliveryLimits
 ) -> Chunk:
-    """Return the next chunk of what is wanted of `batch[first:last]`.
+    """Return the next chunk of what a subscriber wants of `batch[first:last]`.
 
     Chunks of everything end at the same places, whoever reads them: at multiples of `chunk_events`. So when
     thousands of readers come back together, all their chunks but the first are the same bytes, made once.
     """
+    encoding, options = reader.encoding, reader.options
     last = min(last, first + limits.judged_events)
     chosen = options.wanted.select(batch, first, last)
     if not chosen:

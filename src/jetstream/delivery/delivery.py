@@ -31,6 +31,7 @@ from jetstream.delivery.subscriber import Close, Sink, Subscriber, SubscriberOpt
 from jetstream.eventlog import LogReader
 from jetstream.limits import DeliveryLimits
 from jetstream.metrics import Metrics
+from jetstream.scheduling import Worker
 
 
 class Delivery:
@@ -61,7 +62,7 @@ class Delivery:
         self._clock = clock
         # Every subscriber from `subscribe` to `remove`, with its lane.
         self._subscribers: dict[Subscriber, Lane] = {}
-        self._lanes = Lanes(log.tip + 1, limits)
+        self._lanes = Lanes(log.tip + 1, Worker(pause_ratio=1.0).put, limits)
         cache = RenderCache(limits.render_cache_bytes)
         self._catch_up = CatchUp(log, cache, metrics, limits)
         self._publisher = Publisher(
