@@ -205,7 +205,7 @@ class CatchUp:
             chunk = cut(batch, first, last, subscriber, self._cache, self._limits)
             if chunk.data:
                 subscriber.write(chunk.data)
-                self._metrics.count_sent(subscriber.encoding.wire, chunk.messages, len(chunk.data))
+                self._metrics.count_sent(subscriber.encoding.renderer.name, chunk.messages, len(chunk.data))
             # An empty range means that nothing is between the subscriber's position and the lane's.
             reached = chunk.reached
             subscriber.position = batch.times[reached - 1] + 1 if reached > first else lane.position

@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 from jetstream.delivery.encoding import Encoding
 from jetstream.model.batch import Batch
 
-# In CPython a `bytes` takes 33 bytes and is rounded up to 16; a list takes 8 for each item,
+# Memory in CPython: a `bytes` takes 33 bytes and is rounded up to 16, an item of a list takes 8, an item of
 # an array of "I" 4.
 _FRAME_BYTES: Final = 33 + 8
 _SLOT_BYTES: Final = 8 + 4
@@ -46,12 +46,20 @@ class Rendered:
 
     def __init__(self, encoding: Encoding, watch: weakref.ref[Batch]) -> None:
         self._encoding = encoding
-        self._watch = watch  # calls the cache back when the batch is gone
-        self._frames: list[bytes] = []  # by index in the batch; `_NOT_MADE`, or empty when declined
-        self._lengths = array("I")  # of the JSON, by index; 0 when declined or not made
-        self._declined = False  # whether the renderer has declined any event
-        self._chunks: dict[int, Chunk] = {}  # by index of their first event
-        self.size = 0  # bytes of memory, measured when forms are added
+        # Calls the cache back when the batch ends; kept here so that it lives as long as the entry.
+        self._watch = watch
+        # The frame of each event, by its index in the batch, up to the last one that was needed: `_NOT_MADE`
+        # if it is not rendered, empty if the renderer declined the event.
+        self._frames: list[bytes] = []
+        # The length of each event's JSON, which limits of messages are compared with. 0 if not rendered or
+        # declined.
+        self._lengths = array("I")
+        # Whether the renderer has declined any of the events.
+        self._declined = False
+        # Shared chunks, by the index of their first event; see `chunks.cut`.
+        self._chunks: dict[int, Chunk] = {}
+        # Bytes of memory of all this, measured when something is added.
+        self.size = 0
 
     def frames(self, indices: Sequence[int], message_bytes_max: int = 0) -> list[bytes]:
         """Return the frames of events that have been rendered.
@@ -88,6 +96,7 @@ class Rendered:
         """Render those of `indices` that are not rendered yet."""
         frames, lengths = self._frames, self._lengths
         known = len(frames)
+        # At the tip, all of them are new and follow the last one. That way is kept short.
         if indices[0] < known:
             indices = _run([i for i in indices if i >= known or frames[i] is _NOT_MADE])
             if not indices:
@@ -110,13 +119,16 @@ class Rendered:
 
 
 class RenderCache:
-    """What is rendered of all batches, at most about `bytes_max` bytes of it. The last used always stays."""
+    """What is rendered of all batches, at most `bytes_max` bytes of it, or one batch in one encoding.
+
+    A shared chunk counts from the next call of `render` on.
+    """
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
-        # By the id of the batch and the encoding; the last used is last. An entry is dropped when its batch
-        # ends, before another object can have the id. That may be in another thread, which calls nothing but
-        # `pop`.
+        # By the id of the batch, and the encoding; the last used is last. An entry is dropped when its batch
+        # ends, before another object can have the id. That may happen in another thread, so nothing but `pop`
+        # is done there, and everything here works on a copy.
         self._entries: dict[tuple[int, Encoding], Rendered] = {}
 
     @property
@@ -141,10 +153,12 @@ class RenderCache:
         return rendered
 
     def _watch(self, batch: Batch, key: tuple[int, Encoding]) -> weakref.ref[Batch]:
+        """Let an entry be dropped when its batch ends."""
         entries = self._entries
         return weakref.ref(batch, lambda _: entries.pop(key, None))
 
     def _make_room(self) -> None:
+        """Drop what was used least recently until the rest is within the bound."""
         excess = self.size - self._bytes_max
         if excess <= 0:
             return
