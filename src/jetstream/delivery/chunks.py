@@ -32,7 +32,7 @@ def cut(
         return Chunk(b"", 0, last)
     rendered, whole = cache.get(batch, encoding), limits.chunk_events
     shared = isinstance(chosen, range) and not options.message_bytes_max and first % whole == 0
-    if shared and (kept := rendered.chunk(first)) is not None and kept.reached <= last:
+    if shared and (kept := rendered.chunks.get(first)) is not None and kept.reached <= last:
         return kept
     # The first chunk of a reader of everything ends where the next shared one begins.
     some = chosen[: whole - first % whole if isinstance(chosen, range) else whole]

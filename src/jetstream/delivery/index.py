@@ -1,4 +1,4 @@
-"""`Groups`: the subscribers at the tip of one lane, and the index from an event to those who want it. Pure.
+"""`Groups`: the subscribers at the tip of a lane, and which of them want an event. Pure.
 
 Subscribers with equal encoding and options are one group: their bytes are the same, so they are put together
 once. The work for an event grows with the groups that want it, never with all there are:

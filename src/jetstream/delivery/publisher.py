@@ -152,7 +152,7 @@ class Publisher:
         return written, worked_s + self._clock() - began
 
     def _write(self, lane: Lane, group: Group, members: list[Subscriber], data: bytes) -> int:
-        """Write to those who are still in the group and have not been written to; return how many."""
+        """Write to members that are still in the group and were not written to; return how many."""
         position, size, written = lane.position, len(data), 0
         for subscriber in members:
             if subscriber.group is group and subscriber.position != position:

@@ -42,7 +42,7 @@ class Chunk(NamedTuple):
 class Rendered:
     """What is rendered of one batch in one encoding. Only `RenderCache` adds to it."""
 
-    __slots__ = ("_chunks", "_declined", "_encoding", "_frames", "_lengths", "_watch", "size")
+    __slots__ = ("_declined", "_encoding", "_frames", "_lengths", "_watch", "chunks", "size")
 
     def __init__(self, encoding: Encoding, watch: weakref.ref[Batch]) -> None:
         self._encoding = encoding
@@ -57,15 +57,15 @@ class Rendered:
         # Whether the renderer has declined any of the events.
         self._declined = False
         # Shared chunks, by the index of their first event; see `chunks.cut`.
-        self._chunks: dict[int, Chunk] = {}
+        self.chunks: dict[int, Chunk] = {}
         # Bytes of memory of all this, measured when something is added.
         self.size = 0
 
     def frames(self, indices: Sequence[int], message_bytes_max: int = 0) -> list[bytes]:
         """Return the frames of events that have been rendered.
 
-        Leaves out events that the renderer declined, and those whose JSON is longer than `message_bytes_max`;
-        0 is no limit.
+        Leaves out events that the renderer declined or whose JSON is longer than `message_bytes_max`; 0 is no
+        limit.
         """
         frames = self._frames
         if message_bytes_max or self._declined:
@@ -83,13 +83,9 @@ class Rendered:
             return indices
         return indices[: bisect_right(list(accumulate(sizes)), bytes_max, lo=1)]
 
-    def chunk(self, first: int) -> Chunk | None:
-        """Return the shared chunk that begins at an index, if one is kept."""
-        return self._chunks.get(first)
-
     def keep(self, first: int, chunk: Chunk) -> None:
         """Keep a chunk for the next reader that comes to its first event."""
-        self._chunks[first] = chunk
+        self.chunks[first] = chunk
         self.size += len(chunk.data) + _CHUNK_BYTES
 
     def add(self, batch: Batch, indices: Sequence[int]) -> None:
@@ -138,11 +134,11 @@ class RenderCache:
 
     def get(self, batch: Batch, encoding: Encoding) -> Rendered:
         """Return what there is of a batch, as the last used."""
-        key = id(batch), encoding
-        rendered = self._entries.pop(key, None)
+        entries, key = self._entries, (id(batch), encoding)
+        rendered = entries.pop(key, None)
         if rendered is None:
-            rendered = Rendered(encoding, self._watch(batch, key))
-        self._entries[key] = rendered
+            rendered = Rendered(encoding, weakref.ref(batch, lambda _: entries.pop(key, None)))
+        entries[key] = rendered
         return rendered
 
     def render(self, batch: Batch, indices: Sequence[int], encoding: Encoding) -> Rendered:
@@ -152,22 +148,12 @@ class RenderCache:
         self._make_room()
         return rendered
 
-    def _watch(self, batch: Batch, key: tuple[int, Encoding]) -> weakref.ref[Batch]:
-        """Let an entry be dropped when its batch ends."""
-        entries = self._entries
-        return weakref.ref(batch, lambda _: entries.pop(key, None))
-
     def _make_room(self) -> None:
         """Drop what was used least recently until the rest is within the bound."""
         excess = self.size - self._bytes_max
-        if excess <= 0:
-            return
-        for key in list(self._entries)[:-1]:
-            dropped = self._entries.pop(key, None)
-            if dropped is not None:
-                excess -= dropped.size
-            if excess <= 0:
-                return
+        for key in list(self._entries)[:-1] if excess > 0 else ():
+            dropped = self._entries.pop(key, None) if excess > 0 else None
+            excess -= dropped.size if dropped is not None else 0
 
 
 def _run(indices: list[int]) -> Sequence[int]:

@@ -64,7 +64,7 @@ def pieces(
     st.lists(st.tuples(st.sampled_from(OPTIONS), st.integers(0, 40), st.integers(0, 40)), min_size=1),
     st.sampled_from([CLASSIC, V1]),
 )
-def test_they_are_what_is_wanted_in_bounded_pieces(
+def test_chunks_are_what_is_wanted_in_bounded_pieces(
     sizes: list[int], readers: list[tuple[SubscriberOptions, int, int]], encoding: Encoding
 ) -> None:
     """Whatever other readers of the batch there were before."""
@@ -102,7 +102,7 @@ def test_what_is_too_long_for_one_chunk_is_not_kept() -> None:
     batch, cache = batch_of([4000] * LIMITS.chunk_events), RenderCache(LIMITS.render_cache_bytes)
     made = pieces(batch, 0, len(batch), CLASSIC, SubscriberOptions(), cache)
     assert len(made) > 1
-    assert cache.get(batch, CLASSIC).chunk(0) is None
+    assert not cache.get(batch, CLASSIC).chunks
 
 
 def test_filters_are_not_mixed_up_with_everything() -> None:
