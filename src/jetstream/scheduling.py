@@ -6,7 +6,6 @@ is done in turns of a few milliseconds, with pauses between them:
     Worker     runs jobs in small steps, for a bounded time in each turn of the event loop
     Notifier   wakes every task that waits for a change
     TurnQueue  lets a bounded number of tasks pass in each turn, first come, first served
-    Pause      sleeps for time that is owed to others, accurate in the long run
 """
 
 from __future__ import annotations
@@ -15,14 +14,13 @@ import asyncio
 import sys
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
 from jetstream.steps import Steps
 
 TURN_S: Final = 0.004  # the longest time for which anything should hold the event loop
-TIMER_S: Final = 0.001  # the resolution of uvloop's timers
 _SWITCH_S: Final = sys.getswitchinterval()
 _SWITCH_SHORT_S: Final = 20e-6
 
@@ -130,36 +128,6 @@ class TurnQueue:
                 left -= 1
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._pass)
-
-
-class Pause:
-    """Sleeps for the time that is owed to others.
-
-    Timers are coarse and fire late. So short times add up until they are worth a timer, and what a sleep took
-    too long is subtracted from the next one, up to one `TIMER_S`. `clock` gives seconds.
-    """
-
-    def __init__(
-        self,
-        clock: Callable[[], float] = time.perf_counter,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
-        self._clock = clock
-        self._sleep = sleep
-        self._owed_s = 0.0  # negative after a sleep that was too long, never below -TIMER_S
-
-    def owe(self, seconds: float) -> None:
-        """Sleep for so much longer."""
-        self._owed_s += seconds
-
-    async def take(self) -> None:
-        """Sleep, if the time that is owed is worth a timer. Give the event loop one turn in any case."""
-        if self._owed_s < TIMER_S:
-            await self._sleep(0)
-            return
-        began = self._clock()
-        await self._sleep(self._owed_s)
-        self._owed_s = max(self._owed_s + began - self._clock(), -TIMER_S)
 
 
 @contextmanager

@@ -37,7 +37,7 @@ PATIENCE_S = 50.0
 FRAMES_BEFORE = 200  # a past for the first readers to begin in
 FRAMES_MIN = 3_000  # while the readers do what they do; as many more as they need for it
 FRAMES_AFTER = 100  # after the last filter change: here the new filter must judge
-TICK_FRAMES = 50  # about 80 events: bursts, so that those who are behind reach the tip before the next one
+TICK_FRAMES = 50  # about 80 events: bursts, so that readers behind reach the tip before the next one
 TICK_S = 0.05
 JOIN_FRAMES = 1_000  # within so many frames the readers join, one by one
 

@@ -476,7 +476,7 @@ async def test_a_client_that_says_goodbye_and_is_gone_is_counted_as_such(service
         await disconnects(service, "client", 20)
 
 
-async def test_those_who_vanish_together_are_let_go_in_turns(
+async def test_clients_that_vanish_together_are_removed_in_turns(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waiting, turn = list[int](), TurnQueue.wait

@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import pytest
 
-from jetstream.scheduling import TIMER_S, Notifier, Pause, TurnQueue, Worker, short_switch_interval
+from jetstream.scheduling import Notifier, TurnQueue, Worker, short_switch_interval
 from jetstream.steps import Steps
 
 
@@ -27,49 +27,6 @@ async def test_a_notifier_wakes_every_waiting_task_once() -> None:
     assert not late.done()
     notifier.notify()
     await late
-
-
-class Clock:
-    """A clock on which each sleep lasts `late_s` longer than it was asked for."""
-
-    def __init__(self, late_s: float) -> None:
-        self.now_s = 0.0
-        self.slept: list[float] = []
-        self._late_s = late_s
-
-    def __call__(self) -> float:
-        return self.now_s
-
-    async def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.now_s += seconds + self._late_s if seconds else 0.0
-
-
-async def test_short_pauses_add_up_and_late_timers_are_made_up_for() -> None:
-    clock = Clock(late_s=TIMER_S / 2)
-    pause = Pause(clock, clock.sleep)
-    for _ in range(1_000):
-        pause.owe(TIMER_S * 0.7)
-        await pause.take()
-    assert len(clock.slept) == 1_000
-    assert all(seconds == 0 or seconds >= TIMER_S for seconds in clock.slept)
-    assert clock.now_s == pytest.approx(700 * TIMER_S, abs=2 * TIMER_S)
-
-
-async def test_of_a_pause_that_was_far_too_long_only_one_timer_is_made_up_for() -> None:
-    clock = Clock(late_s=10)
-    pause = Pause(clock, clock.sleep)
-    for _ in range(3):
-        pause.owe(2 * TIMER_S)
-        await pause.take()
-    assert clock.slept == pytest.approx([2 * TIMER_S, TIMER_S, TIMER_S])
-
-
-async def test_a_pause_gives_the_loop_a_turn_though_nothing_is_owed() -> None:
-    task = asyncio.create_task(Pause().take())
-    await asyncio.sleep(0)
-    assert not task.done()
-    await task
 
 
 async def test_a_turn_queue_lets_so_many_pass_in_each_turn_in_order() -> None:

@@ -1,1 +1,6 @@
-"""From the log to the subscribers: the wires, and who is where in the log."""
+"""Delivery: from the log to the bytes that each subscriber receives.
+
+Read `delivery.delivery` first; then `subscriber`, `lanes` and `index` for who is where, `publisher` and
+`pacer` for the tip, `catch_up` and `chunks` for readers behind, and `encoding`, `renderers`, `framing` and
+`render_cache` for the bytes.
+"""

@@ -1,13 +1,18 @@
 """Catching up: a subscriber behind the tip is served by a task of its own, its feeder.
 
-Behind are those who connected with a cursor, those whose socket was full, and those with a large new filter
-that is not in the index yet. A feeder reads the log from its subscriber's position up to the lane's, and
-writes chunk by chunk while the socket takes them. When it arrives at the lane's position, it puts the
-subscriber into its group and ends.
+A subscriber is behind when it connects with a cursor, when its socket is full, and when it has a large new
+filter that is not in the index yet. Its feeder repeats:
+
+    wait until the socket takes more
+    read the next batch of the log that may have something for it
+    wait for a turn, and write a few chunks of that batch
+
+When it arrives at the lane's position, it puts the subscriber into its group and ends. The lane may move on
+at any `await`, options may change, and the subscriber may be closed. So a feeder checks again after each.
 
 Any number of feeders share the event loop: one of them has `chunks_per_turn` chunks in each turn. A feeder
 that waits for its turn holds the batch that it has read. All feeders together hold at most `held_batches`
-different batches: the others wait with nothing in hand.
+different batches: the others wait with nothing in hand, and read again.
 """
 
 from __future__ import annotations
@@ -36,7 +41,7 @@ logger = structlog.get_logger(__name__)
 
 
 class CatchUp:
-    """Serves the subscribers that are behind. `run` must be active before the first one starts."""
+    """Serves the subscribers that are behind."""
 
     def __init__(
         self,
@@ -46,6 +51,7 @@ class CatchUp:
         limits: DeliveryLimits = DeliveryLimits(),
     ) -> None:
         self._log = log
+        # Shared with the publisher, and by all feeders: many readers return with the same cursor.
         self._cache = cache
         self._metrics = metrics
         self._limits = limits
@@ -81,6 +87,7 @@ class CatchUp:
             feeder.cancel()
 
     async def _feed(self, subscriber: Subscriber, lane: Lane) -> None:
+        """Run a feeder. It raises nothing: one subscriber must not end the others."""
         try:
             await self._catch_up(subscriber, lane)
         except ConnectionError:
@@ -94,23 +101,29 @@ class CatchUp:
             subscriber.close(_FAILED)
 
     async def _catch_up(self, subscriber: Subscriber, lane: Lane) -> None:
-        indexed: Group | None = None  # the group of the subscriber's options, if it is large and indexed
+        """Bring a subscriber to the lane's position and into its group, or return when it is closed.
+
+        Raises ConnectionError when the connection is gone, LogError when the log cannot be read.
+        """
+        indexed: Group | None = None  # the group of the subscriber's options, if it is large
         try:
             while not subscriber.closed:
                 await subscriber.sink.writable()
                 if subscriber.position < lane.position:
                     await self._advance(subscriber, lane)
-                elif subscriber.position > lane.position:
-                    await self._wait_for_lane(lane, subscriber.position)
+                elif subscriber.position > lane.position:  # its cursor is among events not published yet
+                    await self.moved.wait()
+                elif indexed is not None and indexed.options is not subscriber.options:
+                    lane.groups.forget(indexed)
+                    indexed = None
+                elif indexed is None and lane.groups.takes_steps(subscriber):
+                    indexed = Group(subscriber.encoding, subscriber.options)
+                    for _ in lane.groups.index(indexed):
+                        await self._turns.wait()
                 else:
-                    if indexed is not None and indexed.options is not subscriber.options:
-                        lane.groups.forget(indexed)
-                        indexed = None
-                    if indexed is not None or not lane.groups.takes_steps(subscriber):
-                        ready, indexed = indexed, None
-                        self._join(subscriber, lane, ready)
-                        return
-                    indexed = await self._index(subscriber, lane)  # meanwhile the lane may move on
+                    ready, indexed = indexed, None
+                    self._join(subscriber, lane, ready)
+                    return
         finally:
             if indexed is not None:
                 lane.groups.forget(indexed)
@@ -120,24 +133,6 @@ class CatchUp:
         del self._feeders[subscriber]
         subscriber.sink.lower_limit(False)
         lane.groups.add(subscriber, indexed)
-
-    async def _index(self, subscriber: Subscriber, lane: Lane) -> Group:
-        """Index the group of a subscriber's options, a step in each turn."""
-        group = Group(subscriber.encoding, subscriber.options)
-        try:
-            for _ in lane.groups.index(group):
-                await self._turns.wait()
-        except asyncio.CancelledError:
-            lane.groups.forget(group)
-            raise
-        return group
-
-    async def _wait_for_lane(self, lane: Lane, position: int) -> None:
-        """Wait until a lane has reached a cursor among events that are stored but not published."""
-        while lane.position < position:
-            await self.moved.wait()
-
-    # One step
 
     async def _advance(self, subscriber: Subscriber, lane: Lane) -> None:
         """Move a subscriber's position by some chunks, or over all that it does not want."""
@@ -202,12 +197,10 @@ class CatchUp:
     def _write(self, subscriber: Subscriber, lane: Lane, batch: Batch, first: int, last: int) -> None:
         """Write chunks of `batch[first:last]`, as many as one turn and the socket allow."""
         for _ in range(self._limits.chunks_per_turn):
-            chunk = cut(
-                batch, first, last, subscriber.encoding, subscriber.options, self._cache, self._limits
-            )
+            chunk = cut(batch, first, last, subscriber, self._cache, self._limits)
             if chunk.data:
                 subscriber.write(chunk.data)
-                self._metrics.count_sent(subscriber.encoding.wire, chunk.messages, len(chunk.data))
+                self._metrics.count_sent(subscriber.encoding.renderer.name, chunk.messages, len(chunk.data))
             # An empty range means that nothing is between the subscriber's position and the lane's.
             reached = chunk.reached
             subscriber.position = batch.times[reached - 1] + 1 if reached > first else lane.position

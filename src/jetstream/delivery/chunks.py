@@ -1,52 +1,57 @@
-"""Cutting the log: what one flush takes, and what one write carries to a reader that catches up. Pure."""
+"""Cutting the log: what one flush takes, and what one write carries to a reader that catches up. Pure.
+
+Both are bounded by a number of events, for the time they take, and by bytes, for the memory in which they
+wait when a socket is slow. One event is always taken, however large it is, so that every reader makes
+progress.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from itertools import accumulate
 
-from jetstream.delivery.encoding import Encoding
 from jetstream.delivery.render_cache import Chunk, RenderCache
-from jetstream.delivery.subscriber import SubscriberOptions
+from jetstream.delivery.subscriber import Subscriber
 from jetstream.limits import DeliveryLimits
 from jetstream.model.batch import Batch
 
 
 def cut(
-    batch: Batch,
-    first: int,
-    last: int,
-    encoding: Encoding,
-    options: SubscriberOptions,
-    cache: RenderCache,
-    limits: DeliveryLimits,
+    batch: Batch, first: int, last: int, reader: Subscriber, cache: RenderCache, limits: DeliveryLimits
 ) -> Chunk:
-    """Return the next chunk of what is wanted of `batch[first:last]`.
+    """Return the next chunk of what a subscriber wants of `batch[first:last]`.
 
-    Chunks of everything end at the same places, whoever reads them: at multiples of `chunk_events`. So when
-    thousands of readers come back together, all their chunks but the first are the same bytes, made once.
+    A chunk may be empty although it has judged events: none of them was wanted. Readers of everything share
+    chunks, which begin and end at multiples of `chunk_events`. So when thousands of readers return together,
+    all their chunks but the first are the same bytes, made once.
     """
+    encoding, options = reader.encoding, reader.options
     last = min(last, first + limits.judged_events)
     chosen = options.wanted.select(batch, first, last)
     if not chosen:
         return Chunk(b"", 0, last)
     rendered, whole = cache.get(batch, encoding), limits.chunk_events
     shared = isinstance(chosen, range) and not options.message_bytes_max and first % whole == 0
-    if shared and (kept := rendered.chunk(first)) is not None and kept.reached <= last:
+    if shared and (kept := rendered.chunks.get(first)) is not None and kept.reached <= last:
         return kept
+    # The first chunk of a reader of everything ends where the next shared one begins.
     some = chosen[: whole - first % whole if isinstance(chosen, range) else whole]
     rendered = cache.render(batch, some, encoding)
+    # Bytes are counted before long messages are left out: simpler, and the next chunk takes what is left.
     some = rendered.fit(some, limits.chunk_bytes)
     frames = rendered.frames(some, options.message_bytes_max)
     reached = last if len(some) == len(chosen) else some[-1] + 1
     chunk = Chunk(b"".join(frames), len(frames), reached)
-    if shared and reached == first + whole:
+    if shared and reached == first + whole:  # else it was cut short, by `last` or by bytes
         rendered.keep(first, chunk)
     return chunk
 
 
 def flush_end(batch: Batch, first: int, stop: int, limits: DeliveryLimits) -> int:
-    """Return where a flush that begins at `first` ends: at `stop`, or where a limit is met; never empty."""
+    """Return where a flush that begins at `first` ends: at `stop`, or earlier at a limit.
+
+    Bytes are counted as bodies, which are nearly all of a large message.
+    """
     last = min(stop, first + limits.flush_events)
     if sum(map(len, batch.bodies[first:last])) <= limits.flush_bytes:
         return last

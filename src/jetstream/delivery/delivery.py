@@ -3,8 +3,7 @@
 A subscriber belongs to a lane (see `lanes`) and is either
 
 * *at the tip*: in the group of its encoding and options. Its position is the lane's, and the `publisher`
-writes to
-  it whatever is new; or
+  writes new events to it; or
 * *behind*: it has a position of its own, and a feeder of `catch_up` brings it to the lane's position.
 
                  cursor, or a large filter
@@ -13,7 +12,15 @@ writes to
           │ no cursor                          ▼                   │ or a large new filter
           └────────────────────────────────▶ at the tip ───────────┘
 
-The log keeps what a subscriber has not been sent. So a slow one needs no queue here and delays nobody.
+What a subscriber has not been sent is kept by the log, and nowhere else. So a slow subscriber needs no queue
+and delays nobody. It is closed in two cases: its socket takes nothing for `slow_timeout_s` (`check`), or the
+log no longer keeps its position (`catch_up`).
+
+The parts share one event loop, and each holds it for a bounded time:
+
+    publisher   flushes of 4 ms, and pauses as the pacer says
+    catch_up    a few chunks of one reader in each turn of the event loop
+    check       500 subscribers in a turn, twice a second
 """
 
 from __future__ import annotations
@@ -31,15 +38,15 @@ from jetstream.delivery.subscriber import Close, Sink, Subscriber, SubscriberOpt
 from jetstream.eventlog import LogReader
 from jetstream.limits import DeliveryLimits
 from jetstream.metrics import Metrics
+from jetstream.scheduling import Worker
 
 
 class Delivery:
-    """All subscribers of one server.
+    """All subscribers of one server. Needs `run` before the first one.
 
-    `slow_timeout_s` is how long a socket may take nothing although something waits for it: then it is closed.
-    When more than `buffer_total` bytes wait for all subscribers together, those with the most are put behind:
-    what they have not been sent waits in the log. `clock` gives monotonic seconds;
-    the publisher pauses by `sleep`.
+    `slow_timeout_s` is how long a socket may take nothing although something waits for it. `buffer_total` is
+    how many bytes may wait for all subscribers together before those with the most are put behind. `clock`
+    gives monotonic seconds, `sleep` is what the publisher pauses with.
     """
 
     def __init__(
@@ -61,7 +68,8 @@ class Delivery:
         self._clock = clock
         # Every subscriber from `subscribe` to `remove`, with its lane.
         self._subscribers: dict[Subscriber, Lane] = {}
-        self._lanes = Lanes(log.tip + 1, limits)
+        # The worker takes large filters out of the index, in half of the loop's time at most.
+        self._lanes = Lanes(log.tip + 1, Worker(pause_ratio=1.0).put, limits)
         cache = RenderCache(limits.render_cache_bytes)
         self._catch_up = CatchUp(log, cache, metrics, limits)
         self._publisher = Publisher(
@@ -69,6 +77,7 @@ class Delivery:
         )
 
     def __len__(self) -> int:
+        """Return the number of subscribers."""
         return len(self._subscribers)
 
     @property
@@ -88,16 +97,16 @@ class Delivery:
     ) -> Subscriber:
         """Start to deliver to a sink, from `cursor` on or, without one, from the next event on.
 
-        A cursor below the oldest event starts at that event. One beyond the newest event starts with the
-        next: from the tip, not from the lane's position, for the client may have read up to the tip in
-        another lane.
+        A cursor below the oldest event starts at that event, one beyond the newest event with the next.
         """
         lane = self._lanes.for_newcomer()
+        # A cursor is compared with the tip, not with the lane's position. The client may have read up to the
+        # tip in another lane, which was flushed first.
         position = lane.position if cursor is None else min(cursor, self._log.tip + 1)
         subscriber = Subscriber(sink, encoding, options, max(position, self._log.floor), self._clock())
         self._subscribers[subscriber] = lane
         self._lanes.enter(lane)
-        self._metrics.subscribers[encoding.wire].inc()
+        self._metrics.subscribers[encoding.renderer.name].inc()
         self._place(subscriber, lane)
         return subscriber
 
@@ -108,13 +117,13 @@ class Delivery:
             return
         self._lanes.leave(lane)
         self._publisher.observe_delivery()  # this lane may have been the lowest
-        self._metrics.subscribers[subscriber.encoding.wire].dec()
+        self._metrics.subscribers[subscriber.encoding.renderer.name].dec()
         if subscriber.group is not None:
             lane.groups.remove(subscriber)
         self._catch_up.stop(subscriber)
 
     def change(self, subscriber: Subscriber, options: SubscriberOptions) -> None:
-        """Judge every event from the subscriber's position on by new options."""
+        """Judge every event from the subscriber's position on by new options, and none before."""
         if subscriber.group is None:
             subscriber.options = options  # its feeder checks before every chunk
             return
@@ -132,8 +141,6 @@ class Delivery:
             lane.groups.add(subscriber)
         else:
             self._catch_up.start(subscriber, lane)
-
-    # Watching
 
     async def _watch(self) -> None:
         """Check all subscribers from time to time; observe how late the event loop is."""

@@ -1,58 +1,77 @@
-"""Who wants an event: groups of equal subscribers, and the index from an event to its groups.
+"""`Groups`: the subscribers at the tip of a lane, and which of them want an event. Pure.
 
-Work grows with the groups that match, never with all there are: a DID leads to the groups that name
-it, a collection to the groups without DIDs that want it.
+Subscribers with equal encoding and options are one group: their bytes are the same, so they are put together
+once. The work for an event grows with the groups that want it, never with all there are:
+
+    an event ─▶ all groups that want everything
+             ─▶ its DID         ─▶ the groups that name this DID; their collections are tested one by one
+             ─▶ its collection  ─▶ the groups without DIDs that want it; remembered, collections are few
+
+A filter may name 10,000 DIDs. Putting it into the index takes 5 ms, so that is a generator of steps, and its
+owner runs it in turns of the event loop (`takes_steps`, `index`). Taking it out is deferred in the same way.
+Until then the group stays in the index without members, and is written to nobody.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from jetstream.delivery.encoding import Encoding
 from jetstream.delivery.subscriber import Group, Subscriber, SubscriberOptions
 from jetstream.model.batch import Batch
 from jetstream.model.filter import DIDS_PER_STEP
-from jetstream.scheduling import Worker
 from jetstream.steps import Steps, finish
 
-# The groups of a DID are a tuple up to so many, for most DIDs have one, and a dict is five times as large.
+# The groups of a DID are a tuple up to this size, and a dict above. Most DIDs have one group, and a dict
+# takes five times the memory.
 _TUPLE_GROUPS_MAX: Final = 8
-# The index of DIDs is this many dicts: when one of half a million entries grows, that takes 20 ms in one go.
+# The index of DIDs is split into this many dicts: a dict of half a million entries takes 20 ms when it grows.
 _SHARDS: Final = 64
+
+Defer = Callable[[Steps[None]], None]  # runs work in steps, some time later
+Picked = dict[Group, list[int]]
 
 
 class Groups:
-    """The groups of one lane, indexed by what they want."""
+    """The groups of one lane, indexed by what they want.
 
-    def __init__(self, collections_remembered: int) -> None:
+    `collections_remembered` bounds the memory for collections, `defer` runs what takes long.
+    """
+
+    def __init__(self, collections_remembered: int, defer: Defer) -> None:
         self._collections_remembered = collections_remembered
+        self._defer = defer
+        # Every group with members.
         self._groups: dict[tuple[Encoding, SubscriberOptions], Group] = {}
-        self._encodings = Counter[Encoding]()  # groups of each encoding in use
+        # How many groups in the index have each encoding.
+        self._encodings = Counter[Encoding]()
+        # The index: each group is in one of these. A dict without values is a set that keeps its order.
         self._everything: dict[Group, None] = {}
-        self._by_collection: dict[Group, None] = {}  # those with collections and no DIDs
-        # By hash(DID) % _SHARDS: the groups that name a DID.
+        self._by_collection: dict[Group, None] = {}  # the groups with collections and no DIDs
+        # The groups that name a DID, in the shard of the DID's hash.
         self._by_did: tuple[dict[bytes, tuple[Group, ...] | dict[Group, None]], ...] = tuple(
             {} for _ in range(_SHARDS)
         )
+        # Of collections that events had: the groups of `_by_collection` that want it. Cleared when these
+        # change, and when it is full.
         self._resolved: dict[bytes, tuple[Group, ...]] = {}
-        self._worker = Worker(pause_ratio=1.0)  # takes large groups out of the index
 
     def __len__(self) -> int:
         return len(self._groups)
 
     def takes_steps(self, subscriber: Subscriber) -> bool:
-        """Tell whether the group of a subscriber is to be indexed first, in steps."""
+        """Tell whether the group of a subscriber is large and must be indexed first, in steps."""
         large = len(subscriber.options.wanted.dids) > DIDS_PER_STEP
         return large and (subscriber.encoding, subscriber.options) not in self._groups
 
     def add(self, subscriber: Subscriber, indexed: Group | None = None) -> None:
-        """Put a subscriber into the group of its encoding and options: `indexed`, unless there is one."""
+        """Put a subscriber into its group: the one there is, else `indexed`, else a new one."""
         key = (subscriber.encoding, subscriber.options)
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = indexed or Group(subscriber.encoding, subscriber.options)
+            group = self._groups[key] = indexed or Group(*key)
             if indexed is None:
                 finish(self.index(group))
         elif indexed is not None:
@@ -61,7 +80,7 @@ class Groups:
         subscriber.group = group
 
     def remove(self, subscriber: Subscriber) -> None:
-        """Take a subscriber out of its group, and the group away with its last member."""
+        """Take a subscriber out of its group, and remove the group with its last member."""
         group = subscriber.group
         assert group is not None
         del group.members[subscriber]
@@ -71,14 +90,12 @@ class Groups:
             self.forget(group)
 
     def forget(self, group: Group) -> None:
-        """Take a group without members out of the index; a large one in steps, as the loop has time."""
-        if len(group.options.wanted.dids) > DIDS_PER_STEP:
-            self._worker.put(self._unindex(group))
-        else:
-            finish(self._unindex(group))
+        """Take a group without members out of the index; a large one later, in steps."""
+        large = len(group.options.wanted.dids) > DIDS_PER_STEP
+        (self._defer if large else finish)(self._unindex(group))
 
     def index(self, group: Group) -> Steps[None]:
-        """Put a group into the index, in steps of well under a millisecond; no one is in it yet."""
+        """Put a group without members into the index, in steps of well under a millisecond."""
         self._encodings[group.encoding] += 1
         wanted = group.options.wanted
         if wanted.dids:
@@ -94,7 +111,7 @@ class Groups:
             self._resolved.clear()
 
     def _unindex(self, group: Group) -> Steps[None]:
-        """Take a group out of the index, one that is not wholly in it, too."""
+        """Take a group out of the index, also one that was indexed in part."""
         self._encodings[group.encoding] -= 1
         if not self._encodings[group.encoding]:
             del self._encodings[group.encoding]
@@ -138,40 +155,36 @@ class Groups:
 
     def wanted(self, batch: Batch, start: int, stop: int) -> dict[Group, Sequence[int]]:
         """Return the indices of `batch[start:stop]` that each group wants, without groups that want none."""
-        picked: dict[Group, Sequence[int]] = dict.fromkeys(self._everything, range(start, stop))
-        some: dict[Group, list[int]] = {}
+        picked: Picked = {}
         if self._by_collection:
-            self._pick_by_collection(batch, start, stop, some)
+            self._pick_by_collection(batch, start, stop, picked)
         if any(self._by_did):
-            self._pick_by_did(batch, start, stop, some)
-        picked.update(some)
-        return picked
+            self._pick_by_did(batch, start, stop, picked)
+        return {**dict.fromkeys(self._everything, range(start, stop)), **picked}
 
-    def _pick_by_collection(
-        self, batch: Batch, start: int, stop: int, picked: dict[Group, list[int]]
-    ) -> None:
+    def _pick_by_collection(self, batch: Batch, start: int, stop: int, picked: Picked) -> None:
         collections, resolved = batch.collections, self._resolved
         for i in range(start, stop):
-            collection = collections[i]
-            groups = resolved.get(collection)
+            groups = resolved.get(collections[i])
             if groups is None:
-                groups = self._resolve(collection)
+                groups = self._resolve(collections[i])
             for group in groups:
                 picked.setdefault(group, []).append(i)
 
     def _resolve(self, collection: bytes) -> tuple[Group, ...]:
-        """Return the groups without DIDs that want a collection; identity and account events have none."""
+        """Return the groups without DIDs that want a collection.
+
+        Identity and account events have no collection. They pass every filter of collections.
+        """
         if len(self._resolved) >= self._collections_remembered:
             self._resolved.clear()
-        groups = tuple(
-            group
-            for group in self._by_collection
-            if not collection or group.options.wanted.wants_collection(collection)
-        )
-        self._resolved[collection] = groups
-        return groups
+        groups = self._by_collection
+        if collection:
+            groups = {group: None for group in groups if group.options.wanted.wants_collection(collection)}
+        self._resolved[collection] = tuple(groups)
+        return self._resolved[collection]
 
-    def _pick_by_did(self, batch: Batch, start: int, stop: int, picked: dict[Group, list[int]]) -> None:
+    def _pick_by_did(self, batch: Batch, start: int, stop: int, picked: Picked) -> None:
         dids, by_did = batch.dids, self._by_did
         for i in range(start, stop):
             did = dids[i]

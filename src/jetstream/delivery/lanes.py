@@ -7,7 +7,7 @@ so what is stored during one flush is part of the next.
 
 from __future__ import annotations
 
-from jetstream.delivery.index import Groups
+from jetstream.delivery.index import Defer, Groups
 from jetstream.delivery.subscriber import Subscriber
 from jetstream.limits import DeliveryLimits
 
@@ -17,14 +17,14 @@ class Lane:
 
     __slots__ = ("flushed_from", "groups", "position", "subscribers")
 
-    def __init__(self, position: int, limits: DeliveryLimits = DeliveryLimits()) -> None:
+    def __init__(self, position: int, groups: Groups) -> None:
         # All below has been published to the subscribers at the tip, or is being written by the flush in
         # progress. Only rises; moved by the publisher.
         self.position = position
         # The position before the last move: where the flush in progress begins.
         self.flushed_from = position
         # The subscribers at the tip.
-        self.groups = Groups(limits.collections_remembered)
+        self.groups = groups
         # How many subscribers there are, at the tip or behind; counted by `Lanes`.
         self.subscribers = 0
 
@@ -48,9 +48,10 @@ class Lane:
 class Lanes:
     """One lane for every `lane_subscribers` subscribers, up to `lanes_max`; at least one."""
 
-    def __init__(self, position: int, limits: DeliveryLimits = DeliveryLimits()) -> None:
+    def __init__(self, position: int, defer: Defer, limits: DeliveryLimits = DeliveryLimits()) -> None:
         self._limits = limits
-        self._lanes = [Lane(position, limits)]
+        self._defer = defer  # see `Groups`
+        self._lanes = [self._new(position)]  # never empty
 
     def __len__(self) -> int:
         return len(self._lanes)
@@ -74,7 +75,7 @@ class Lanes:
         emptiest = min(self._lanes, key=lambda lane: lane.subscribers)
         if emptiest.subscribers < self._limits.lane_subscribers or len(self._lanes) >= self._limits.lanes_max:
             return emptiest
-        return Lane(self.highest.position, self._limits)
+        return self._new(self.highest.position)
 
     def enter(self, lane: Lane) -> None:
         """Count a subscriber, whose lane was just chosen."""
@@ -87,3 +88,6 @@ class Lanes:
         lane.subscribers -= 1
         if not lane.subscribers and len(self._lanes) > 1:
             self._lanes.remove(lane)
+
+    def _new(self, position: int) -> Lane:
+        return Lane(position, Groups(self._limits.collections_remembered, self._defer))

@@ -52,15 +52,20 @@ class Publisher:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._log = log
+        # All lanes; moved here, and nowhere else.
         self._lanes = lanes
-        self._catch_up = catch_up  # serves members whose socket is full
+        # Serves members whose socket is full, and tells the pacer how many readers are catching up.
+        self._catch_up = catch_up
+        # Shared with `catch_up`: what is flushed first is often replayed a second later.
         self._cache = cache
         self._metrics = metrics
         self._limits = limits
         self._clock = clock
         self._sleep = sleep
+        # Told what each flush and pause took, asked what to do next.
         self._pacer = Pacer(limits)
-        # Holds the writer of the log back; told after each sleep how far the highest lane is.
+        # Holds the writer of the log back until a lane has all that is stored and the pause is over. Then
+        # what is stored next is one commit, and part of the flush of the next lane.
         self._follower = log.followers.join(lanes.lowest.position)
 
     async def run(self) -> None:
@@ -86,11 +91,12 @@ class Publisher:
             self._metrics.delivery.observe(now - received_at)
 
     async def _pause(self) -> None:
+        """Sleep, then let the writer of the log append what has arrived."""
         began = self._clock()
         await self._sleep(self._pacer.due_s)
         slept = self._clock()
         self._follower.advance(self._lanes.highest.position)
-        await asyncio.sleep(0)  # ingest stores what has arrived, so that it is part of the next flush
+        await asyncio.sleep(0)  # ingest appends, so that it is part of the next flush
         self._pacer.paused(slept - began, self._clock() - slept)
 
     async def _flush(self, lane: Lane) -> None:
@@ -108,6 +114,7 @@ class Publisher:
         self.observe_delivery()
 
     def _move(self, lane: Lane, position: int) -> None:
+        """Move a lane's position; feeders may wait for it."""
         lane.move(position)
         self._catch_up.moved.notify()
 
@@ -117,11 +124,12 @@ class Publisher:
         The time is without the turns of others in between, in seconds.
         """
         began, worked_s, written = self._clock(), 0.0, 0
+        # By wire, for the metrics: added up here, because counters take a lock.
         messages, sizes = Counter[str](), Counter[str]()
         encodings, per_look = lane.groups.encodings(), self._limits.writes_per_look
         rendered = {each: self._cache.render(batch, range(first, last), each) for each in encodings}
         wanted = lane.groups.wanted(batch, first, last)
-        for group in wanted:
+        for group in wanted:  # before the first turn of others: see `Lane.position_of`
             group.flushing = True
         for group, indices in wanted.items():
             frames = rendered[group.encoding].frames(indices, group.options.message_bytes_max)
@@ -144,7 +152,7 @@ class Publisher:
         return written, worked_s + self._clock() - began
 
     def _write(self, lane: Lane, group: Group, members: list[Subscriber], data: bytes) -> int:
-        """Write to those who are still in the group and have not been written to; return how many."""
+        """Write to members that are still in the group and were not written to; return how many."""
         position, size, written = lane.position, len(data), 0
         for subscriber in members:
             if subscriber.group is group and subscriber.position != position:

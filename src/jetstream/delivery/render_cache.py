@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 from jetstream.delivery.encoding import Encoding
 from jetstream.model.batch import Batch
 
-# In CPython a `bytes` takes 33 bytes and is rounded up to 16; a list takes 8 for each item,
+# Memory in CPython: a `bytes` takes 33 bytes and is rounded up to 16, an item of a list takes 8, an item of
 # an array of "I" 4.
 _FRAME_BYTES: Final = 33 + 8
 _SLOT_BYTES: Final = 8 + 4
@@ -42,22 +42,30 @@ class Chunk(NamedTuple):
 class Rendered:
     """What is rendered of one batch in one encoding. Only `RenderCache` adds to it."""
 
-    __slots__ = ("_chunks", "_declined", "_encoding", "_frames", "_lengths", "_watch", "size")
+    __slots__ = ("_declined", "_encoding", "_frames", "_lengths", "_watch", "chunks", "size")
 
     def __init__(self, encoding: Encoding, watch: weakref.ref[Batch]) -> None:
         self._encoding = encoding
-        self._watch = watch  # calls the cache back when the batch is gone
-        self._frames: list[bytes] = []  # by index in the batch; `_NOT_MADE`, or empty when declined
-        self._lengths = array("I")  # of the JSON, by index; 0 when declined or not made
-        self._declined = False  # whether the renderer has declined any event
-        self._chunks: dict[int, Chunk] = {}  # by index of their first event
-        self.size = 0  # bytes of memory, measured when forms are added
+        # Calls the cache back when the batch ends; kept here so that it lives as long as the entry.
+        self._watch = watch
+        # The frame of each event, by its index in the batch, up to the last one that was needed: `_NOT_MADE`
+        # if it is not rendered, empty if the renderer declined the event.
+        self._frames: list[bytes] = []
+        # The length of each event's JSON, which limits of messages are compared with. 0 if not rendered or
+        # declined.
+        self._lengths = array("I")
+        # Whether the renderer has declined any of the events.
+        self._declined = False
+        # Shared chunks, by the index of their first event; see `chunks.cut`.
+        self.chunks: dict[int, Chunk] = {}
+        # Bytes of memory of all this, measured when something is added.
+        self.size = 0
 
     def frames(self, indices: Sequence[int], message_bytes_max: int = 0) -> list[bytes]:
         """Return the frames of events that have been rendered.
 
-        Leaves out events that the renderer declined, and those whose JSON is longer than `message_bytes_max`;
-        0 is no limit.
+        Leaves out events that the renderer declined or whose JSON is longer than `message_bytes_max`; 0 is no
+        limit.
         """
         frames = self._frames
         if message_bytes_max or self._declined:
@@ -75,19 +83,16 @@ class Rendered:
             return indices
         return indices[: bisect_right(list(accumulate(sizes)), bytes_max, lo=1)]
 
-    def chunk(self, first: int) -> Chunk | None:
-        """Return the shared chunk that begins at an index, if one is kept."""
-        return self._chunks.get(first)
-
     def keep(self, first: int, chunk: Chunk) -> None:
         """Keep a chunk for the next reader that comes to its first event."""
-        self._chunks[first] = chunk
+        self.chunks[first] = chunk
         self.size += len(chunk.data) + _CHUNK_BYTES
 
     def add(self, batch: Batch, indices: Sequence[int]) -> None:
         """Render those of `indices` that are not rendered yet."""
         frames, lengths = self._frames, self._lengths
         known = len(frames)
+        # At the tip, all of them are new and follow the last one. That way is kept short.
         if indices[0] < known:
             indices = _run([i for i in indices if i >= known or frames[i] is _NOT_MADE])
             if not indices:
@@ -110,13 +115,16 @@ class Rendered:
 
 
 class RenderCache:
-    """What is rendered of all batches, at most about `bytes_max` bytes of it. The last used always stays."""
+    """What is rendered of all batches, at most `bytes_max` bytes of it, or one batch in one encoding.
+
+    A shared chunk counts from the next call of `render` on.
+    """
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
-        # By the id of the batch and the encoding; the last used is last. An entry is dropped when its batch
-        # ends, before another object can have the id. That may be in another thread, which calls nothing but
-        # `pop`.
+        # By the id of the batch, and the encoding; the last used is last. An entry is dropped when its batch
+        # ends, before another object can have the id. That may happen in another thread, so nothing but `pop`
+        # is done there, and everything here works on a copy.
         self._entries: dict[tuple[int, Encoding], Rendered] = {}
 
     @property
@@ -126,11 +134,11 @@ class RenderCache:
 
     def get(self, batch: Batch, encoding: Encoding) -> Rendered:
         """Return what there is of a batch, as the last used."""
-        key = id(batch), encoding
-        rendered = self._entries.pop(key, None)
+        entries, key = self._entries, (id(batch), encoding)
+        rendered = entries.pop(key, None)
         if rendered is None:
-            rendered = Rendered(encoding, self._watch(batch, key))
-        self._entries[key] = rendered
+            rendered = Rendered(encoding, weakref.ref(batch, lambda _: entries.pop(key, None)))
+        entries[key] = rendered
         return rendered
 
     def render(self, batch: Batch, indices: Sequence[int], encoding: Encoding) -> Rendered:
@@ -140,20 +148,12 @@ class RenderCache:
         self._make_room()
         return rendered
 
-    def _watch(self, batch: Batch, key: tuple[int, Encoding]) -> weakref.ref[Batch]:
-        entries = self._entries
-        return weakref.ref(batch, lambda _: entries.pop(key, None))
-
     def _make_room(self) -> None:
+        """Drop what was used least recently until the rest is within the bound."""
         excess = self.size - self._bytes_max
-        if excess <= 0:
-            return
-        for key in list(self._entries)[:-1]:
-            dropped = self._entries.pop(key, None)
-            if dropped is not None:
-                excess -= dropped.size
-            if excess <= 0:
-                return
+        for key in list(self._entries)[:-1] if excess > 0 else ():
+            dropped = self._entries.pop(key, None) if excess > 0 else None
+            excess -= dropped.size if dropped is not None else 0
 
 
 def _run(indices: list[int]) -> Sequence[int]:

@@ -1,1 +1,4 @@
-"""Values: an event, a batch of them, a filter, and the syntax of identifiers. Pure."""
+"""Values that the whole server shares: event, batch, filter, and the syntax of identifiers. Pure.
+
+Nothing here knows where events come from or go to.
+"""

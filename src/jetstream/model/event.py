@@ -1,7 +1,7 @@
-"""What the network did: one `Event`.
+"""`Event`: one thing that happened in the network. Pure.
 
-Everything here is text that is ready to be put into JSON: identifiers have been checked against
-their syntax (so none needs an escape), bodies are JSON already. Nothing downstream parses them again.
+All values are text that is ready for JSON. Identifiers have been checked against their syntax, so none needs
+an escape. Bodies are JSON already. Nothing downstream parses or checks them again.
 """
 
 from __future__ import annotations
@@ -22,27 +22,26 @@ KIND_NAMES: Final = {
     ACCOUNT: "account",
 }
 
-# What an event is known by, whatever its number: the DID, collection, rkey and rev of a commit's, and in the
-# place of the rev the body of an identity or account event.
+# What identifies an event, whatever its number upstream: the DID, collection, rkey and rev of a record
+# operation, and the DID and the body of an identity or account event.
 Key = tuple[bytes, bytes, bytes, bytes]
 
 
 class Event(NamedTuple):
     """One record operation, identity change or account change, not yet stamped.
 
-    `collection`, `rkey` and `rev` are empty for identity and account events, `cid` for everything but
-    creates and updates. `body` is JSON: the record, or the identity or account object; empty for deletes.
+    What an event does not have is empty: identity and account events have no collection, rkey and rev.
     """
 
-    kind: bytes
-    did: bytes
+    kind: bytes  # one of `KIND_NAMES`
+    did: bytes  # the repo
     collection: bytes
     rkey: bytes
-    rev: bytes
-    cid: bytes
-    body: bytes
+    rev: bytes  # of the commit
+    cid: bytes  # of the record; creates and updates only
+    body: bytes  # JSON: the record, or the identity or account object; empty for deletes
 
     @property
     def key(self) -> Key:
-        """What tells this event from every other: no commit makes two of one path."""
+        """What identifies this event: a commit changes a path once at most."""
         return (self.did, self.collection, self.rkey, self.rev or self.body)

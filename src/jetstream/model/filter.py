@@ -1,4 +1,11 @@
-"""Which events a reader wants: the pure part of `wantedCollections` and `wantedDids`."""
+"""`Filter`: which events a reader wants, by collection and by repo. Pure.
+
+A filter is used in three places, each with its own question:
+
+    parsing a request        `Filter.parse_steps`: are these names and DIDs valid, and at most so many?
+    delivery, at the tip     equal filters are one group; `wants_collection` and `wants` fill its index
+    delivery, and the log    `select`: which events of a batch are wanted?
+"""
 
 from __future__ import annotations
 
@@ -12,34 +19,39 @@ from jetstream.model.event import ACCOUNT, IDENTITY
 from jetstream.model.syntax import is_did, is_nsid, is_nsid_prefix
 from jetstream.steps import Steps, finish
 
+# What `wire.md` allows in one filter.
 COLLECTIONS_MAX: Final = 100
 DIDS_MAX: Final = 10_000
-DIDS_PER_STEP: Final = 500  # a third of a millisecond
+# How many DIDs are parsed, or put into an index, between two turns of the event loop: 0.3 ms.
+DIDS_PER_STEP: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """A set of events, in one spelling: two filters that ask for the same compare equal.
+    """A set of events, in normal form: two filters that ask for the same compare equal.
 
-    Empty `collections` and `prefixes` together mean every collection, empty `dids` every repo. A prefix
-    ends in its dot. The collections judge commits only; the DIDs judge every kind of event.
+    An event must pass both the collections and the DIDs. Identity and account events have no collection and
+    pass any.
     """
 
+    # Full NSIDs, without those that a prefix covers; empty together with `prefixes`: every collection.
     collections: frozenset[bytes] = frozenset()
+    # Each ends in its dot and is covered by no other.
     prefixes: frozenset[bytes] = frozenset()
+    # Empty: every repo.
     dids: frozenset[bytes] = frozenset()
 
     @classmethod
     def parse(cls, collections: Sequence[str], dids: Sequence[str]) -> Filter:
-        """Read `wantedCollections` and `wantedDids` at once; raises as `parse_steps` does."""
+        """Do all of `parse_steps` at once."""
         return finish(cls.parse_steps(collections, dids))
 
     @classmethod
     def parse_steps(cls, collections: Sequence[str], dids: Sequence[str]) -> Steps[Filter]:
-        """Read `wantedCollections` and `wantedDids`, in steps of well under a millisecond.
+        """Parse `wantedCollections` and `wantedDids`, in steps of well under a millisecond.
 
-        Raises InvalidParameter for more than 100 collections or 10,000 DIDs, for a collection that is
-        neither an NSID nor segments followed by `.*`, and for a DID that is none.
+        Raises InvalidParameter for more than 100 collections or 10,000 DIDs, for a collection that is neither
+        an NSID nor NSID segments followed by `.*`, and for what is not a DID.
         """
         if len(collections) > COLLECTIONS_MAX:
             raise InvalidParameter(
@@ -67,7 +79,7 @@ class Filter:
         return not self.dids and self.every_collection
 
     def wants_collection(self, collection: bytes) -> bool:
-        """Tell whether commits to `collection` are wanted, whatever their repo."""
+        """Tell whether commits to `collection` pass the collections."""
         return (
             collection in self.collections
             or any(map(collection.startswith, self.prefixes))
@@ -81,7 +93,10 @@ class Filter:
         return kind == IDENTITY or kind == ACCOUNT or self.wants_collection(collection)
 
     def select(self, batch: Batch, start: int, stop: int) -> Sequence[int]:
-        """Return the indices of the wanted events of `batch[start:stop]`, rising."""
+        """Return the indices of the wanted events of `batch[start:stop]`, rising; a range if all are wanted.
+
+        One pass over the column that leaves out most: the DIDs, or else the distinct collections.
+        """
         if self.everything:
             return range(start, stop)
         if self.dids:
@@ -89,7 +104,7 @@ class Filter:
             named = [i for i in range(start, stop) if dids[i] in named_dids]
             return [i for i in named if self.wants(batch.kinds[i], dids[i], batch.collections[i])]
         column = batch.collections[start:stop]
-        # Identity and account events have no collection: the empty name stands for them here.
+        # An empty name is that of identity and account events.
         wanted = {name for name in set(column) if not name or self.wants_collection(name)}
         return [i for i, name in enumerate(column, start) if name in wanted]
 
@@ -106,7 +121,7 @@ def _dids(dids: Sequence[str]) -> Steps[set[bytes]]:
 
 
 def _split(collections: Iterable[str]) -> tuple[set[str], set[str]]:
-    """Part full NSIDs from prefixes; a prefix keeps its dot and loses its star."""
+    """Separate full NSIDs from prefixes. A prefix keeps its dot and loses its star."""
     full: set[str] = set()
     prefixes: set[str] = set()
     for name in collections:

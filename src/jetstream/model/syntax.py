@@ -1,7 +1,8 @@
-"""The protocol's identifiers, judged by their published grammar.
+"""Syntax of the protocol's identifiers. Pure.
 
-Source: the DID, NSID, record key, TID and datetime pages of the ATProto specification. Each function
-takes the text as it came and says whether it is one. None trims, folds case or guesses.
+Source: the DID, NSID, record key, TID and datetime pages of the AT Protocol specification, with its public
+test vectors. Each function takes text as it was received and tells whether it is valid. None trims, folds
+case or corrects. Valid text needs no escape in JSON, which is why renderers insert it as it is.
 """
 
 from __future__ import annotations
@@ -24,16 +25,17 @@ _DATETIME: Final = re.compile(
     r"(Z|[+-][0-2][0-9]:[0-5][0-9])"
 ).fullmatch
 
+# The upper limits of the specification, in characters. It has none for a datetime; real ones have 30.
 DID_CHARS_MAX: Final = 2048
 NSID_CHARS_MAX: Final = 317
 DATETIME_CHARS_MAX: Final = 64
 
-# Collections are few and each one comes with nearly every event; hostile ones push out others at worst.
+# Nearly every event has a collection, and there are few: parse each once. Hostile ones only push out others.
 _NSIDS_REMEMBERED: Final = 4096
 
 
 def is_did(text: str) -> bool:
-    """Tell whether `text` is a DID, of whatever method."""
+    """Tell whether `text` is a DID of any method."""
     return len(text) <= DID_CHARS_MAX and _DID(text) is not None
 
 

@@ -13,15 +13,17 @@ from tests.unit.delivery.fakes import (
     STEP_US,
     THING,
     FakeSink,
+    flushed,
     join,
     served,
     steps,
     until,
 )
 
+from jetstream.delivery.delivery import Delivery
 from jetstream.delivery.subscriber import Close, SubscriberOptions
 from jetstream.model.batch import Batch
-from jetstream.model.filter import Filter
+from jetstream.model.filter import DIDS_PER_STEP, Filter
 
 NOBODY = SubscriberOptions(Filter(dids=frozenset({b"did:plc:nobody"})))
 ONE_REPO = SubscriberOptions(Filter(dids=frozenset({b"did:plc:repo1"})))
@@ -190,3 +192,53 @@ async def test_readers_of_one_batch_hold_it_once(places: int) -> None:
         assert delivery._catch_up._free._value == 2
     for start, (_, sink) in zip(starts, readers, strict=True):
         assert sink.times() == steps(start, 10 * BATCH_EVENTS + 1)
+
+
+# Large filters
+
+
+def large(repo: bytes) -> SubscriberOptions:
+    """Return options that want one repo of those there are, and thousands of others."""
+    others = {b"did:plc:other%d" % n for n in range(5 * DIDS_PER_STEP)}
+    return SubscriberOptions(Filter(dids=frozenset({repo} | others)))
+
+
+def indexed(delivery: Delivery) -> int:
+    """Return how many groups are in the index, wholly or in part."""
+    return sum(delivery._lanes.lowest.groups._encodings.values())
+
+
+async def test_a_large_filter_is_indexed_in_turns_and_misses_nothing() -> None:
+    async with served(events=20) as (delivery, log):
+        subscriber, sink = join(delivery, options=large(b"did:plc:repo1"))
+        await until(lambda: indexed(delivery))
+        log.grow(10)
+        assert not subscriber.group
+        await until(lambda: subscriber.group)
+        log.grow(10)
+        await until(lambda: len(sink.messages()) == 4)
+        assert indexed(delivery) == 1
+    assert sink.times() == [STEP_US * number for number in (21, 26, 31, 36)]
+
+
+@pytest.mark.parametrize("other", [SubscriberOptions(), large(b"did:plc:repo2")])
+async def test_a_filter_that_changes_while_it_is_indexed_leaves_nothing_behind(
+    other: SubscriberOptions,
+) -> None:
+    async with served(events=20) as (delivery, log):
+        subscriber, sink = join(delivery, options=large(b"did:plc:repo1"))
+        await until(lambda: indexed(delivery))
+        delivery.change(subscriber, other)
+        await until(lambda: subscriber.group)
+        log.grow(10)
+        await flushed(delivery, log, subscriber)
+        await until(lambda: indexed(delivery) == 1)
+    assert sink.times() == (steps(21, 31) if other == SubscriberOptions() else steps(22, 31)[::5])
+
+
+async def test_a_subscriber_that_leaves_while_its_filter_is_indexed_leaves_nothing_behind() -> None:
+    async with served(events=20) as (delivery, _):
+        subscriber, _ = join(delivery, options=large(b"did:plc:repo1"))
+        await until(lambda: indexed(delivery))
+        delivery.remove(subscriber)
+        await until(lambda: not indexed(delivery))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import create_autospec
+
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.delivery.encodings import CLASSIC, V1, message
@@ -9,11 +11,11 @@ from tests.unit.delivery.encodings import CLASSIC, V1, message
 from jetstream.delivery.chunks import cut, flush_end
 from jetstream.delivery.encoding import Encoding
 from jetstream.delivery.render_cache import Chunk, RenderCache
-from jetstream.delivery.subscriber import SubscriberOptions
+from jetstream.delivery.subscriber import Sink, Subscriber, SubscriberOptions
 from jetstream.limits import DeliveryLimits
 from jetstream.model.batch import Batch
 from jetstream.model.event import CREATE, Event
-from jetstream.model.filter import EVERYTHING, Filter
+from jetstream.model.filter import Filter
 
 LIKE, POST = b"app.bsky.feed.like", b"app.bsky.feed.post"
 LIMITS = DeliveryLimits()
@@ -35,6 +37,10 @@ def batch_of(sizes: list[int]) -> Batch:
     return Batch.of([event(size) for size in sizes], [10 * (n + 1) for n in range(len(sizes))])
 
 
+def reader(encoding: Encoding = CLASSIC, options: SubscriberOptions = OPTIONS[0]) -> Subscriber:
+    return Subscriber(create_autospec(Sink, instance=True), encoding, options, 0, 0.0)
+
+
 def pieces(
     batch: Batch,
     first: int,
@@ -47,7 +53,7 @@ def pieces(
     """Cut all there is, as a reader does."""
     made = []
     while first < last:
-        made.append(cut(batch, first, last, encoding, options, cache, limits))
+        made.append(cut(batch, first, last, reader(encoding, options), cache, limits))
         assert first < made[-1].reached <= last
         first = made[-1].reached
     return made
@@ -58,7 +64,7 @@ def pieces(
     st.lists(st.tuples(st.sampled_from(OPTIONS), st.integers(0, 40), st.integers(0, 40)), min_size=1),
     st.sampled_from([CLASSIC, V1]),
 )
-def test_they_are_what_is_wanted_in_bounded_pieces(
+def test_chunks_are_what_is_wanted_in_bounded_pieces(
     sizes: list[int], readers: list[tuple[SubscriberOptions, int, int]], encoding: Encoding
 ) -> None:
     """Whatever other readers of the batch there were before."""
@@ -88,22 +94,22 @@ def test_readers_of_everything_come_to_share_their_bytes() -> None:
 
 def test_a_shared_chunk_that_goes_too_far_is_cut_again() -> None:
     batch, cache = batch_of([20] * 1000), RenderCache(LIMITS.render_cache_bytes)
-    assert cut(batch, 0, 1000, CLASSIC, SubscriberOptions(), cache, LIMITS).reached == 200
-    assert cut(batch, 0, 150, CLASSIC, SubscriberOptions(), cache, LIMITS).reached == 150
+    assert cut(batch, 0, 1000, reader(), cache, LIMITS).reached == 200
+    assert cut(batch, 0, 150, reader(), cache, LIMITS).reached == 150
 
 
 def test_what_is_too_long_for_one_chunk_is_not_kept() -> None:
     batch, cache = batch_of([4000] * LIMITS.chunk_events), RenderCache(LIMITS.render_cache_bytes)
     made = pieces(batch, 0, len(batch), CLASSIC, SubscriberOptions(), cache)
     assert len(made) > 1
-    assert cache.get(batch, CLASSIC).chunk(0) is None
+    assert not cache.get(batch, CLASSIC).chunks
 
 
 def test_filters_are_not_mixed_up_with_everything() -> None:
     batch, cache = batch_of([20] * 400), RenderCache(LIMITS.render_cache_bytes)
-    everything = cut(batch, 0, 400, CLASSIC, SubscriberOptions(EVERYTHING), cache, LIMITS)
+    everything = cut(batch, 0, 400, reader(), cache, LIMITS)
     assert everything.messages == LIMITS.chunk_events
-    limited = cut(batch, 0, 400, CLASSIC, SubscriberOptions(message_bytes_max=1), cache, LIMITS)
+    limited = cut(batch, 0, 400, reader(options=SubscriberOptions(message_bytes_max=1)), cache, LIMITS)
     assert (limited.data, limited.messages) == (b"", 0)
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 from unittest.mock import create_autospec
 
 from hypothesis import given, settings
@@ -14,7 +13,7 @@ from jetstream.delivery.subscriber import Group, Sink, Subscriber, SubscriberOpt
 from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, Event
 from jetstream.model.filter import DIDS_PER_STEP, Filter
-from jetstream.steps import finish
+from jetstream.steps import Steps, finish
 
 POST, LIKE = "app.bsky.feed.post", "app.bsky.feed.like"
 ANN, BOB = "did:plc:ann", "did:plc:bob"
@@ -50,7 +49,7 @@ def is_empty(groups: Groups) -> bool:
 
 
 def test_equal_subscribers_share_a_group_and_its_bytes() -> None:
-    groups = Groups(REMEMBERED)
+    groups = Groups(REMEMBERED, finish)
     one, other = subscriber(POST, "app.bsky.graph.*"), subscriber("app.bsky.graph.*", POST, POST)
     groups.add(one)
     groups.add(other)
@@ -62,7 +61,7 @@ def test_equal_subscribers_share_a_group_and_its_bytes() -> None:
 
 
 def test_unequal_subscribers_do_not() -> None:
-    groups = Groups(REMEMBERED)
+    groups = Groups(REMEMBERED, finish)
     for each in (
         subscriber(),
         subscriber(encoding=V1),
@@ -77,7 +76,7 @@ def test_unequal_subscribers_do_not() -> None:
 
 
 def test_each_gets_what_it_asked_for() -> None:
-    groups = Groups(REMEMBERED)
+    groups = Groups(REMEMBERED, finish)
     everyone, posts, ann = subscriber(), subscriber(POST), subscriber(dids=(ANN,))
     for each in (everyone, posts, ann):
         groups.add(each)
@@ -87,7 +86,7 @@ def test_each_gets_what_it_asked_for() -> None:
 
 
 def test_a_group_that_wants_nothing_is_not_named() -> None:
-    groups = Groups(REMEMBERED)
+    groups = Groups(REMEMBERED, finish)
     for each in (subscriber(POST), subscriber(dids=(BOB,)), subscriber(LIKE, dids=(ANN,))):
         groups.add(each)
 
@@ -95,7 +94,7 @@ def test_a_group_that_wants_nothing_is_not_named() -> None:
 
 
 def test_the_encodings_are_those_of_the_groups() -> None:
-    groups = Groups(REMEMBERED)
+    groups = Groups(REMEMBERED, finish)
     one, other = subscriber(encoding=V1), subscriber(POST, encoding=V1)
     groups.add(one)
     groups.add(other)
@@ -107,7 +106,7 @@ def test_the_encodings_are_those_of_the_groups() -> None:
 
 
 def test_a_newcomer_is_seen_by_collections_that_were_seen_before() -> None:
-    groups, batch = Groups(REMEMBERED), Batch.of([event(collection=POST)], [1])
+    groups, batch = Groups(REMEMBERED, finish), Batch.of([event(collection=POST)], [1])
     first, second = subscriber(POST), subscriber("app.bsky.*")
     groups.add(first)
     groups.wanted(batch, 0, 1)
@@ -119,7 +118,7 @@ def test_a_newcomer_is_seen_by_collections_that_were_seen_before() -> None:
 
 
 def test_hostile_collections_do_not_fill_the_memory() -> None:
-    groups = Groups(10)
+    groups = Groups(10, finish)
     reader = subscriber("com.*")
     groups.add(reader)
     batch = Batch.of([event(collection=f"com.example.c{number}") for number in range(100)], range(100))
@@ -151,7 +150,7 @@ def test_the_index_gives_what_asking_everybody_gives(
     events: list[Event],
     data: st.DataObject,
 ) -> None:
-    groups = Groups(REMEMBERED)
+    groups = Groups(REMEMBERED, finish)
     batch = Batch.of(events, range(1, len(events) + 1))
     start = data.draw(st.integers(0, len(events) - 1))
     stop = data.draw(st.integers(start + 1, len(events)))
@@ -172,7 +171,7 @@ def test_the_index_gives_what_asking_everybody_gives(
 
 
 def test_few_and_many_groups_may_name_one_did() -> None:
-    groups, batch = Groups(REMEMBERED), Batch.of([event(did=ANN)], [1])
+    groups, batch = Groups(REMEMBERED, finish), Batch.of([event(did=ANN)], [1])
     members = [subscriber(dids=(ANN, f"did:plc:other{n}")) for n in range(2 * _TUPLE_GROUPS_MAX)]
     for count, member in enumerate(members, 1):
         groups.add(member)
@@ -183,8 +182,9 @@ def test_few_and_many_groups_may_name_one_did() -> None:
     assert is_empty(groups)
 
 
-async def test_a_large_group_goes_into_the_index_and_out_of_it_in_steps() -> None:
-    groups, dids = Groups(REMEMBERED), [f"did:plc:{n}" for n in range(5 * DIDS_PER_STEP)]
+def test_a_large_group_goes_into_the_index_and_out_of_it_in_steps() -> None:
+    deferred = list[Steps[None]]()
+    groups, dids = Groups(REMEMBERED, deferred.append), [f"did:plc:{n}" for n in range(5 * DIDS_PER_STEP)]
     one = subscriber(dids=tuple(dids))
     assert groups.takes_steps(one)
     group = Group(one.encoding, one.options)
@@ -195,13 +195,13 @@ async def test_a_large_group_goes_into_the_index_and_out_of_it_in_steps() -> Non
     groups.remove(one)
     assert len(groups) == 0
     assert sum(map(len, groups._by_did)) == len(dids)
-    while any(groups._by_did) or groups._encodings:  # noqa: ASYNC110 - the worker tells nobody
-        await asyncio.sleep(0.001)
+    (steps,) = deferred
+    assert len(list(steps)) == 5
     assert is_empty(groups)
 
 
 def test_a_group_that_is_partly_indexed_is_forgotten() -> None:
-    groups = Groups(REMEMBERED)
+    groups = Groups(REMEMBERED, finish)
     large = Group(
         CLASSIC, SubscriberOptions(Filter.parse([], [f"did:plc:{n}" for n in range(5 * DIDS_PER_STEP)]))
     )

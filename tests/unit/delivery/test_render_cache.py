@@ -109,8 +109,8 @@ def held_bytes(cache: RenderCache) -> int:
     total = 0
     for rendered in cache._entries.values():
         kept = [frame for frame in rendered._frames if frame != b"not made"]
-        total += sum(map(sys.getsizeof, [rendered._frames, rendered._lengths, rendered._chunks, *kept]))
-        for chunk in rendered._chunks.values():
+        total += sum(map(sys.getsizeof, [rendered._frames, rendered._lengths, rendered.chunks, *kept]))
+        for chunk in rendered.chunks.values():
             total += sum(map(sys.getsizeof, [chunk, *chunk]))
     return total
 
