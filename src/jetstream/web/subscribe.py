@@ -12,7 +12,7 @@ Everything is checked before the upgrade: a refusal is a plain HTTP response wit
 parameter and its value. After the upgrade, problems close the WebSocket with a code and a reason.
 
 `Subscribe` counts a client until it is cleaned up, so that the limit of connections and the end of the server
-include those whose close frame is not answered yet.
+include clients that have not answered the close frame yet.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class LogState:
     space: Space
     # False from an append that failed until one that succeeded.
     writable: bool = True
-    # Held for one short transaction by whoever writes to the file: an append, or an exclusive step of upkeep.
+    # Held for one short transaction by each write to the file: an append, or an exclusive step of upkeep.
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 

@@ -6,7 +6,7 @@
 A batch is committed as one row of `tail`, in the transaction that moves the cursors, on the event loop's
 thread: a commit writes 30 to 170 us into the page cache, less than handing it to a thread costs. Everything
 that waits for the disk happens elsewhere: reading in the threads of `reader_pool`, and everything else in the
-thread of `upkeep`. Whoever writes holds `LogState.writing`, for no longer than one short transaction takes.
+thread of `upkeep`. A write holds `LogState.writing`, for no longer than one short transaction takes.
 """
 
 from __future__ import annotations
