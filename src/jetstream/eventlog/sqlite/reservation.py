@@ -42,7 +42,7 @@ class Reservation:
         self._directory = directory
         self._path = directory / FILE
         self._machine = machine or Machine.current()
-        # Positions up to this one are reserved on disk. Set when the file is written; `extend` only raises it.
+        # Positions up to this one are reserved on disk. Set when it is written; `extend` only raises it.
         self.until_us = 0
         # Held while the file is written: the event loop and upkeep extend it from threads of their own.
         self._writing = threading.Lock()
