@@ -16,6 +16,7 @@ from jetstream.delivery.encoding import Encoding
 from jetstream.delivery.framing.websocket import WEBSOCKET
 from jetstream.delivery.render_cache import Chunk, RenderCache
 from jetstream.delivery.renderers import RENDERERS
+from jetstream.limits import Limits
 from jetstream.model.batch import Batch
 from jetstream.model.event import CREATE, DELETE, IDENTITY
 
@@ -125,6 +126,12 @@ def test_it_measures_what_it_holds(size: int, count: int, indices: Sequence[int]
         rendered = cache.render(batch, indices, encoding)
         rendered.keep(0, Chunk(b"".join(rendered.frames(indices)), len(indices), count))
     assert cache.size == pytest.approx(held_bytes(cache), rel=0.1, abs=4_000)
+
+
+def test_events_in_memory_take_96_mib_with_all_that_is_rendered_of_them() -> None:
+    limits = Limits()
+    kept = limits.log.hot_tail_bytes + limits.log.segment_cache_bytes
+    assert kept + limits.delivery.render_cache_bytes <= 96 << 20
 
 
 def test_the_least_recently_used_makes_room() -> None:
