@@ -24,10 +24,8 @@ from jetstream.eventlog.sqlite.connection import transaction
 from jetstream.eventlog.sqlite.machine import Machine
 from jetstream.eventlog.sqlite.schema import oldest_us
 
-# Rows that are written at once when the clock has stepped ahead. Retention by a day is then exact to a minute
-# and a half.
-STEP_ROWS: Final = 1_000
-# Beside those of a step there are at most this many rows: each covers one part in so many of the retention.
+# Rows that a step of the clock writes, and rows beside those: each covers one part in so many of the
+# retention, so that retention by a day is exact to a minute and a half.
 ROWS_MAX: Final = 1_000
 INTERVAL_US_MIN: Final = 1_000_000  # between two rows
 DRIFT_US: Final = 1_000_000  # an offset that changed by less is not stored again
@@ -113,6 +111,6 @@ def _add_rows(connection: sqlite3.Connection, by_us: int, tip_us: int, now_us: i
     first = oldest_us(connection)
     if first is not None and above < 0:
         ends.insert(0, first - 1)
-    every = max(1, len(ends) // STEP_ROWS)
+    every = max(1, len(ends) // ROWS_MAX)
     rows = {end: min(end + by_us, now_us) for end in [*ends[::every], *ends[-1:], tip_us] if end > above}
     connection.executemany("INSERT OR REPLACE INTO stored VALUES (?, ?)", sorted(rows.items()))

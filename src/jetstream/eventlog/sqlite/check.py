@@ -18,7 +18,7 @@ from jetstream.errors import LogCorrupt, LogError
 from jetstream.eventlog.columns import Damaged
 from jetstream.eventlog.segment import Segment, verify
 from jetstream.eventlog.sqlite.connection import existing_database, open_reader, translated_errors
-from jetstream.eventlog.sqlite.damage import GRAIN_US
+from jetstream.eventlog.sqlite.damage import GRAIN_US, next_readable
 from jetstream.eventlog.sqlite.reader import Row
 from jetstream.eventlog.sqlite.reservation import Reservation
 from jetstream.eventlog.sqlite.schema import POSITION_MAX, REMEDY, ROW, check_schema
@@ -120,7 +120,7 @@ def row_keys(connection: sqlite3.Connection, table: str) -> list[int]:
         if whole:
             break
         position = keys[-1] if keys else position
-        behind = _gallop(connection, rising, position)
+        behind = next_readable(connection, position + 1, table)
         back, _ = _walk(connection, falling, position, behind)
         reached.update(back)
         lowest = back[-1] if back else behind
@@ -129,19 +129,6 @@ def row_keys(connection: sqlite3.Connection, table: str) -> list[int]:
             reached.update(_walk(connection, rising, probe, lowest)[0])
         position = behind
     return sorted(reached)
-
-
-def _gallop(connection: sqlite3.Connection, rising: str, position: int) -> int:
-    """Return the first key that is found behind the damage after `position`, in steps that double."""
-    step = GRAIN_US
-    while position + step < POSITION_MAX:
-        keys, whole = _walk(connection, rising, position + step, POSITION_MAX)
-        if keys:
-            return keys[0]
-        if whole:
-            break
-        step *= 2
-    return POSITION_MAX
 
 
 def _walk(connection: sqlite3.Connection, query: str, low: int, high: int) -> tuple[list[int], bool]:

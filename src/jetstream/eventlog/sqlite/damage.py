@@ -31,7 +31,10 @@ _UNREADABLE: Final = {
     sqlite3.SQLITE_IOERR_SHORT_READ,
     sqlite3.SQLITE_IOERR_CORRUPTFS,
 }
-_NEXT_KEY: Final = "SELECT last_us FROM segment WHERE last_us >= ? ORDER BY last_us LIMIT 1"
+_NEXT_KEY: Final = {
+    "segment": "SELECT last_us FROM segment WHERE last_us >= ? ORDER BY last_us LIMIT 1",
+    "tail": "SELECT last_us FROM tail WHERE last_us >= ? ORDER BY last_us LIMIT 1",
+}
 
 
 class Damage(NamedTuple):
@@ -115,33 +118,33 @@ def damage_problem(error: Exception) -> str | None:
     return None
 
 
-def next_segment_key(connection: sqlite3.Connection, position: int) -> int | None:
-    """Return the key of the first segment that ends at or after `position`, None if there is none.
+def next_key(connection: sqlite3.Connection, position: int, table: str = "segment") -> int | None:
+    """Return the key of the first row of a table that ends at or after `position`, None if there is none.
 
     Raises sqlite3.DatabaseError where the keys themselves are damaged.
     """
-    row = connection.execute(_NEXT_KEY, (position,)).fetchone()
+    row = connection.execute(_NEXT_KEY[table], (position,)).fetchone()
     return None if row is None else int(row[0])
 
 
-def next_readable(connection: sqlite3.Connection, position: int) -> int:
+def next_readable(connection: sqlite3.Connection, position: int, table: str = "segment") -> int:
     """Return a position behind damaged keys from which keys can be read, exact to `GRAIN_US`.
 
     A galloping search, then a binary one. Returns POSITION_MAX if no later key can be read.
     """
     step = GRAIN_US
-    while position + step < POSITION_MAX and not _is_readable(connection, position + step):
+    while position + step < POSITION_MAX and not _is_readable(connection, position + step, table):
         step *= 2
     low, high = position, min(position + step, POSITION_MAX)
     while high - low > GRAIN_US:
         middle = (low + high) // 2
-        low, high = (low, middle) if _is_readable(connection, middle) else (middle, high)
+        low, high = (low, middle) if _is_readable(connection, middle, table) else (middle, high)
     return high
 
 
-def _is_readable(connection: sqlite3.Connection, position: int) -> bool:
+def _is_readable(connection: sqlite3.Connection, position: int, table: str) -> bool:
     try:
-        next_segment_key(connection, position)
+        next_key(connection, position, table)
     except sqlite3.DatabaseError:
         return False
     return True

@@ -15,27 +15,17 @@ from jetstream.eventlog.columns import Columns
 from jetstream.eventlog.erase import Tombstones, without_erased
 from jetstream.eventlog.segment import Segment, seal
 from jetstream.eventlog.sqlite.connection import transaction
-from jetstream.eventlog.sqlite.damage import Damage
-from jetstream.eventlog.sqlite.reader import load, scan, tail_rows
-from jetstream.eventlog.sqlite.schema import count_removed, insert_row, insert_segment
-from jetstream.limits import LogLimits
+from jetstream.eventlog.sqlite.reader import FileReader
+from jetstream.eventlog.sqlite.schema import DELETE_ROW, count_removed, insert_row, insert_segment
 from jetstream.model.filter import Filter
 
 
-class RewrittenSegment(NamedTuple):
-    """A segment without the erased records; `segment` is None if no event is left."""
+class Rewritten(NamedTuple):
+    """A segment or a row of the tail without the erased records; `left` is None if no event is left."""
 
     last_us: int
     erased: int  # events
-    segment: Segment | None
-
-
-class RewrittenRow(NamedTuple):
-    """A row of the tail without the erased records; `columns` is None if no event is left."""
-
-    last_us: int
-    erased: int  # events
-    columns: Columns | None
+    left: Segment | Columns | None
 
 
 def read_tombstones(connection: sqlite3.Connection) -> dict[bytes, int]:
@@ -43,63 +33,51 @@ def read_tombstones(connection: sqlite3.Connection) -> dict[bytes, int]:
     return dict(connection.execute("SELECT did, before_us FROM tombstone"))
 
 
-def next_rewritten(
-    connection: sqlite3.Connection,
-    tombstones: Tombstones,
-    position: int,
-    limits: LogLimits,
-    damage: list[Damage],
-) -> RewrittenSegment | int | None:
+def next_rewritten(reader: FileReader, tombstones: Tombstones, position: int) -> Rewritten | int | None:
     """Rewrite, in memory, the next segment from `position` on that has erased records.
 
     Returns the position at which to continue if one scan finds none, and None at the end of the segments.
     """
     stop = max(tombstones.values())
-    found = scan(connection, position, stop, Filter(dids=frozenset(tombstones)), limits, damage)
-    if not isinstance(found.found, int):
-        return None if found.position >= stop else found.position
-    batch = load(connection, found.found, damage)
+    after, key = reader.scan(position, stop, Filter(dids=frozenset(tombstones)))
+    if not isinstance(key, int):
+        return None if after >= stop else after
+    batch = reader.load(key)
     kept = None if batch is None else without_erased(batch, tombstones)
     if batch is None or kept is None:
-        return found.position
-    last_us = found.found
-    segment = seal(Columns.of(kept), last_us) if len(kept) else None
-    return RewrittenSegment(last_us, len(batch) - len(kept), segment)
+        return after
+    return Rewritten(key, len(batch) - len(kept), seal(Columns.of(kept), key) if len(kept) else None)
 
 
-def replace_segment(connection: sqlite3.Connection, rewritten: RewrittenSegment) -> None:
+def replace_segment(connection: sqlite3.Connection, rewritten: Rewritten) -> None:
     """Put a rewritten segment in the place of the old one."""
     with _overwriting(connection), transaction(connection):
-        connection.execute("DELETE FROM segment WHERE last_us = ?", (rewritten.last_us,))
-        if rewritten.segment is not None:
-            insert_segment(connection, rewritten.segment)
+        connection.execute(DELETE_ROW["segment"], (rewritten.last_us,))
+        if isinstance(rewritten.left, Segment):
+            insert_segment(connection, rewritten.left)
         count_removed(connection, rewritten.erased)
 
 
-def rewritten_rows(
-    connection: sqlite3.Connection, tombstones: Tombstones, damage: list[Damage]
-) -> list[RewrittenRow]:
+def rewritten_rows(reader: FileReader, tombstones: Tombstones) -> list[Rewritten]:
     """Rewrite, in memory, the rows of the tail that have erased records."""
     rows = []
-    for row in tail_rows(connection, 0, max(tombstones.values()), damage):
+    for row in reader.tail_rows(0, max(tombstones.values())):
         batch = row.columns.batch()
         kept = without_erased(batch, tombstones)
         if kept is not None:
             left = Columns.of(kept) if len(kept) else None
-            rows.append(RewrittenRow(row.last_us, len(batch) - len(kept), left))
+            rows.append(Rewritten(row.last_us, len(batch) - len(kept), left))
     return rows
 
 
-def replace_rows(
-    connection: sqlite3.Connection, rows: Iterable[RewrittenRow], tombstones: Tombstones
-) -> None:
+def replace_rows(connection: sqlite3.Connection, rows: Iterable[Rewritten], tombstones: Tombstones) -> None:
     """Put rewritten rows in the place of the old ones, and delete the tombstones: all is erased."""
     with _overwriting(connection), transaction(connection):
         for last_us, erased, left in rows:
             first_us = connection.execute(
                 "DELETE FROM tail WHERE last_us = ? RETURNING first_us", (last_us,)
             ).fetchone()[0]
-            if left is not None:
+            if isinstance(left, Columns):
                 insert_row(connection, first_us, last_us, left)
             count_removed(connection, erased)
         # A later account event may have moved a tombstone meanwhile: that one stays.

@@ -17,7 +17,7 @@ from jetstream.eventlog.sqlite.connection import (
     open_reader,
     translated_errors,
 )
-from jetstream.eventlog.sqlite.reader import load, scan
+from jetstream.eventlog.sqlite.reader import FileReader
 from jetstream.eventlog.sqlite.schema import check_schema, read_cursors, read_tip
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
@@ -85,9 +85,9 @@ def _selected(
 
 
 def _batches(connection: sqlite3.Connection, position: int, stop: int, wanted: Filter) -> Iterator[Batch]:
-    limits = LogLimits()
+    reader = FileReader(connection, LogLimits())
     while position < stop:
-        position, found = scan(connection, position, stop, wanted, limits)
-        batch = load(connection, found) if isinstance(found, int) else found
+        position, found = reader.scan(position, stop, wanted)
+        batch = reader.load(found) if isinstance(found, int) else found
         if batch is not None:
             yield batch

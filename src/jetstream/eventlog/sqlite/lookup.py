@@ -16,12 +16,11 @@ from zlib import crc32
 from jetstream.eventlog.columns import Damaged
 from jetstream.eventlog.segment import DID_BITS, decompress, holds_did, unpack_accounts
 from jetstream.eventlog.sqlite.connection import snapshot
-from jetstream.eventlog.sqlite.reader import tail_rows
+from jetstream.eventlog.sqlite.reader import FileReader
 from jetstream.eventlog.sqlite.schema import POSITION_MAX
-from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
 from jetstream.model.event import Key
-from jetstream.model.filter import Filter
+from jetstream.model.filter import EVERYTHING, Filter
 
 _INDEXES: Final = "SELECT last_us, did_bits FROM segment WHERE last_us < ? ORDER BY last_us DESC LIMIT ?"
 _OLDEST: Final = "SELECT last_us FROM segment WHERE last_us >= ? AND first_us < ? ORDER BY last_us LIMIT ?"
@@ -42,9 +41,7 @@ def in_batches(batches: Iterable[Batch], keys: Collection[Key]) -> dict[Key, int
     return found
 
 
-def in_file(
-    connection: sqlite3.Connection, keys: Collection[Key], stop: int, limits: LogLimits
-) -> tuple[dict[Key, int], str | None]:
+def in_file(reader: FileReader, keys: Collection[Key], stop: int) -> tuple[dict[Key, int], str | None]:
     """Return which of the keys have a stored event, and the damage that has ended the search, if any.
 
     Each key has the position of its event or the last one of its segment. The tail is searched below position
@@ -53,67 +50,58 @@ def in_file(
     """
     found: dict[Key, int] = {}
     try:
-        found |= in_batches((row.columns.batch() for row in tail_rows(connection, 0, stop)), keys)
+        found |= in_batches((row.columns.batch() for row in reader.tail_rows(0, stop)), keys)
         position: int | None = POSITION_MAX
         while len(found) < len(set(keys)) and position is not None:
-            position, here = _step(connection, set(keys) - found.keys(), position, limits.scan_segments)
+            position, here = _step(reader, set(keys) - found.keys(), position)
             found |= here
     except (Damaged, sqlite3.DatabaseError) as error:
         return found, str(error)
     return found, None
 
 
-def keys_from(connection: sqlite3.Connection, position: int, stop: int, limits: LogLimits) -> set[Key]:
+def keys_from(reader: FileReader, position: int, stop: int) -> set[Key]:
     """Return the keys of the oldest events in `[position, stop)`, to the end of a segment or row.
 
-    These are `limits.lookup_keys` or slightly more. Damaged parts are skipped, and their keys are missing.
+    These are `LogLimits.lookup_keys` or slightly more. Damaged parts are skipped, and their keys are missing.
     """
     found: set[Key] = set()
-    with snapshot(connection):
-        segments = connection.execute(_OLDEST, (position, stop, limits.scan_segments)).fetchall()
-        for (last_us,) in segments:
+    enough, limits = reader.limits.lookup_keys, (position, stop, reader.limits.scan_segments)
+    with snapshot(reader.connection):
+        for (last_us,) in reader.connection.execute(_OLDEST, limits).fetchall():
             with suppress(Damaged, sqlite3.DatabaseError):
-                found |= _all_in_segment(connection, last_us)
-            if len(found) >= limits.lookup_keys:
+                found |= _in_segment(reader, last_us)
+            if len(found) >= enough:
                 return found
-        for row in tail_rows(connection, position, stop, []):
+        for row in reader.tail_rows(position, stop):
             found.update(_keys(row.columns.batch()))
-            if len(found) >= limits.lookup_keys:
+            if len(found) >= enough:
                 break
     return found
 
 
-def _step(
-    connection: sqlite3.Connection, keys: set[Key], below: int, segments: int
-) -> tuple[int | None, dict[Key, int]]:
+def _step(reader: FileReader, keys: set[Key], below: int) -> tuple[int | None, dict[Key, int]]:
     """Search the next segments below a key; return where to continue, None at the end, and what was found."""
     wanted = Filter(dids=frozenset(key[0] for key in keys))
     bits = [crc32(did) % DID_BITS for did in wanted.dids]
     found: dict[Key, int] = {}
-    indexes = connection.execute(_INDEXES, (below, segments)).fetchall()
+    segments = reader.limits.scan_segments
+    indexes = reader.connection.execute(_INDEXES, (below, segments)).fetchall()
     for last_us, did_bits in indexes:
         with suppress(Damaged, sqlite3.DatabaseError):  # reported when a reader gets there
             bitmap = decompress(did_bits)
             if any(bitmap[bit >> 3] >> (bit & 7) & 1 for bit in bits):
-                here = _in_segment(connection, last_us, keys, wanted) - found.keys()
+                here = (_in_segment(reader, last_us, wanted) & keys) - found.keys()
                 found |= dict.fromkeys(here, last_us)
         if found.keys() == keys:
             break
     return (indexes[-1][0] if len(indexes) == segments else None), found
 
 
-def _in_segment(connection: sqlite3.Connection, last_us: int, keys: set[Key], wanted: Filter) -> set[Key]:
-    row = connection.execute(_KEYS, (last_us,)).fetchone()
-    if row is None or not holds_did(row[0], wanted):
-        return set()
-    commits, accounts = _commits(row), unpack_accounts(row[-1])
-    found = {commit for commit in commits if commit[0] in wanted.dids} & keys
-    return found if accounts is None else found.union(in_batches([accounts.batch()], keys))
-
-
-def _all_in_segment(connection: sqlite3.Connection, last_us: int) -> set[Key]:
-    row = connection.execute(_KEYS, (last_us,)).fetchone()
-    if row is None:
+def _in_segment(reader: FileReader, last_us: int, wanted: Filter = EVERYTHING) -> set[Key]:
+    """Return the keys of a segment, unless it has none of the DIDs that `wanted` names. Raises Damaged."""
+    row = reader.connection.execute(_KEYS, (last_us,)).fetchone()
+    if row is None or (wanted.dids and not holds_did(row[0], wanted)):
         return set()
     found, accounts = set(_commits(row)), unpack_accounts(row[-1])
     return found if accounts is None else found.union(_keys(accounts.batch()))

@@ -13,6 +13,8 @@ from typing import TypeVar
 from jetstream.errors import LogError
 from jetstream.eventlog.sqlite.connection import open_reader, translated_errors
 from jetstream.eventlog.sqlite.damage import Damage, DamageRecord
+from jetstream.eventlog.sqlite.reader import FileReader
+from jetstream.limits import LogLimits
 
 Result = TypeVar("Result")
 
@@ -20,32 +22,31 @@ Result = TypeVar("Result")
 class ReaderPool:
     """Runs work that reads the database in threads, so that the event loop does not wait for disk or zstd."""
 
-    def __init__(self, path: Path, threads: int, damages: DamageRecord) -> None:
+    def __init__(self, path: Path, damages: DamageRecord, limits: LogLimits) -> None:
         self._path = path
+        self._limits = limits
         self._damages = damages  # damage that the work finds is added, on the event loop's thread
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="log-reader")
+        self._threads = ThreadPoolExecutor(limits.reader_threads, thread_name_prefix="log-reader")
         # Connections that no thread uses, at most one for each thread. The last one used is taken first: its
         # page cache is warm.
         self._idle: LifoQueue[sqlite3.Connection] = LifoQueue()
 
-    async def run(self, work: Callable[[sqlite3.Connection, list[Damage]], Result]) -> Result:
-        """Call `work` in a thread, with a connection and a list to which it adds damage. Raises LogError."""
+    async def run(self, work: Callable[[FileReader], Result]) -> Result:
+        """Call `work` in a thread, with a reader of the file. Raises LogError."""
         found: list[Damage] = []
         loop = asyncio.get_running_loop()
         result = await loop.run_in_executor(self._threads, self._work, work, found)
         self._damages.add(found)
         return result
 
-    def _work(
-        self, work: Callable[[sqlite3.Connection, list[Damage]], Result], found: list[Damage]
-    ) -> Result:
+    def _work(self, work: Callable[[FileReader], Result], found: list[Damage]) -> Result:
         with translated_errors(self._path, LogError):
             try:
                 connection = self._idle.get_nowait()
             except Empty:
                 connection = open_reader(self._path)
             try:
-                return work(connection, found)
+                return work(FileReader(connection, self._limits, found))
             finally:
                 self._idle.put(connection)
 

@@ -16,17 +16,18 @@ import sqlite3
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
+from jetstream.conditions import Conditions
 from jetstream.eventlog import Cursors
 from jetstream.eventlog.hot_tail import HotTail
-from jetstream.eventlog.sqlite import ages, erase
+from jetstream.eventlog.sqlite import erase
+from jetstream.eventlog.sqlite.ages import read_offset
 from jetstream.eventlog.sqlite.checkpoint import Checkpointer
 from jetstream.eventlog.sqlite.connection import open_writer, translated_errors
-from jetstream.eventlog.sqlite.damage import Damage, damage_problem
+from jetstream.eventlog.sqlite.damage import Damage, DamageRecord, damage_problem
 from jetstream.eventlog.sqlite.lock import take_lock
 from jetstream.eventlog.sqlite.machine import Machine
-from jetstream.eventlog.sqlite.reader import tail_rows
+from jetstream.eventlog.sqlite.reader import FileReader
 from jetstream.eventlog.sqlite.reservation import NEW_FILE, Reservation
 from jetstream.eventlog.sqlite.schema import DATABASE, POSITION_MAX, oldest_us, read_cursors
 from jetstream.eventlog.sqlite.space import Space
@@ -35,13 +36,25 @@ from jetstream.limits import LogLimits
 
 @dataclass(slots=True)
 class LogState:
-    """The state of an open log in memory. Only the event loop's thread changes it.
+    """An open log: its files, and what the event loop knows of what they hold.
 
-    It follows the file: `SqliteLog` changes it after each commit, `Upkeep` after each of its steps.
+    Only the event loop's thread changes it. `SqliteLog` does after each commit, `Upkeep` after each of its
+    steps.
     """
 
     # The database.
     path: Path
+    # The descriptor that holds the lock. Closed last.
+    lock: int
+    # The connection that appends: for the event loop's thread, with `writing` held.
+    writer: sqlite3.Connection
+    # The connection of upkeep, and what makes its checkpoints: for the upkeep thread.
+    upkeep: sqlite3.Connection
+    checkpointer: Checkpointer
+    reservation: Reservation
+    space: Space
+    damages: DamageRecord
+    limits: LogLimits
     # The highest position that may have been given out, 0 for none. Rises with each append.
     tip: int
     # The lowest position from which nothing is missing. Rises when events are trimmed.
@@ -56,27 +69,17 @@ class LogState:
     # The cursor of each source, as of the last append.
     cursors: Cursors
     hot_tail: HotTail
-    reservation: Reservation
-    space: Space
+    # The offset of the clock that this boot has stored, see `ages`; None if it has stored none.
+    stored_offset_us: int | None
     # False from an append that failed until one that succeeded.
     writable: bool = True
-    # Held for one short transaction by each write to the file: an append, or an exclusive step of upkeep.
+    # Held for one short transaction by each write to the database: an append, or an exclusive step of upkeep.
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-class Opened(NamedTuple):
-    """An open log: its descriptors and connections, and what the files hold."""
-
-    lock: int  # the descriptor that holds it
-    writer: sqlite3.Connection
-    upkeep: sqlite3.Connection
-    checkpointer: Checkpointer
-    state: LogState
-    damage: list[Damage]  # found in the tail
-    stored_offset_us: int | None  # see `ages.read_offset`
-
-
-def open_log(directory: Path, machine: Machine, now_us: int, limits: LogLimits) -> Opened:
+def open_log(
+    directory: Path, machine: Machine, now_us: int, conditions: Conditions, limits: LogLimits
+) -> LogState:
     """Open the log in `directory`, or create one. Raises LogLocked, LogCorrupt or LogUnwritable."""
     lock = take_lock(directory)
     try:
@@ -87,15 +90,21 @@ def open_log(directory: Path, machine: Machine, now_us: int, limits: LogLimits) 
             space = Space(directory, limits)
             if space.room() <= 0:
                 space.release_reserve()  # opening writes
-            return _open(directory, lock, space, machine, now_us, limits)
+            return _open(directory, lock, space, machine, now_us, conditions, limits)
     except BaseException:
         os.close(lock)
         raise
 
 
 def _open(
-    directory: Path, lock: int, space: Space, machine: Machine, now_us: int, limits: LogLimits
-) -> Opened:
+    directory: Path,
+    lock: int,
+    space: Space,
+    machine: Machine,
+    now_us: int,
+    conditions: Conditions,
+    limits: LogLimits,
+) -> LogState:
     path = directory / DATABASE
     is_new = not path.exists() or not path.stat().st_size
     writer = open_writer(path)
@@ -110,11 +119,23 @@ def _open(
     upkeep = open_writer(path)
     # Upkeep makes no commit wait: a checkpoint that finds the file busy is tried again later.
     upkeep.execute(f"PRAGMA busy_timeout = {limits.checkpoint_wait_ms}")
-    checkpointer = Checkpointer(path, upkeep, machine, min(limits.wal_bytes, space.reserve_size or 1 << 62))
+    wal_bytes_max = min(limits.wal_bytes, space.reserve_size or limits.wal_bytes)
     damage: list[Damage] = []
+    hot_tail = _hot_tail(FileReader(writer, limits, damage), floor)
+    damages = DamageRecord(path, conditions, limits.damage_ranges)
+    damages.add(damage)
     oldest, tail_events = read_extent(upkeep, floor)
-    state = LogState(
+    space.full = space.room() <= 0
+    return LogState(
         path,
+        lock,
+        writer,
+        upkeep,
+        Checkpointer(path, upkeep, machine, wal_bytes_max),
+        reservation,
+        space,
+        damages,
+        limits,
         tip=restored,
         floor=floor,
         appended=events + removed,
@@ -122,20 +143,17 @@ def _open(
         tail_events=tail_events,
         oldest_us=oldest,
         cursors=read_cursors(writer),
-        hot_tail=_hot_tail(writer, floor, limits, damage),
-        reservation=reservation,
-        space=space,
+        hot_tail=hot_tail,
+        stored_offset_us=read_offset(upkeep, machine),
     )
-    space.full = space.room() <= 0
-    return Opened(lock, writer, upkeep, checkpointer, state, damage, ages.read_offset(upkeep, machine))
 
 
-def _hot_tail(connection: sqlite3.Connection, floor: int, limits: LogLimits, damage: list[Damage]) -> HotTail:
-    (sealed_us,) = connection.execute("SELECT max(last_us) FROM segment").fetchone()
-    hot_tail = HotTail(floor if sealed_us is None else sealed_us + 1, limits)
-    for row in tail_rows(connection, 0, POSITION_MAX, damage):
+def _hot_tail(reader: FileReader, floor: int) -> HotTail:
+    (sealed_us,) = reader.connection.execute("SELECT max(last_us) FROM segment").fetchone()
+    hot_tail = HotTail(floor if sealed_us is None else sealed_us + 1, reader.limits)
+    for row in reader.tail_rows(0, POSITION_MAX):
         hot_tail.append(row.columns.batch())
-    hot_tail.erase(erase.read_tombstones(connection))
+    hot_tail.erase(erase.read_tombstones(reader.connection))
     return hot_tail
 
 

@@ -17,7 +17,7 @@ from typing import Final
 
 import structlog
 
-from jetstream.clock import iso
+from jetstream.clock import boot_id, iso
 from jetstream.errors import LogCorrupt
 from jetstream.eventlog.sqlite.machine import Machine
 from jetstream.eventlog.sqlite.schema import DATABASE, REMEDY
@@ -41,7 +41,7 @@ class Reservation:
     def __init__(self, directory: Path, machine: Machine | None = None) -> None:
         self._directory = directory
         self._path = directory / FILE
-        self._machine = machine or Machine.current()
+        self._machine = machine or Machine(boot_id())
         # Positions up to this one are reserved on disk. Set when it is written; `extend` only raises it.
         self.until_us = 0
         # Held while the file is written: the event loop and upkeep extend it from threads of their own.

@@ -7,21 +7,19 @@ import sqlite3
 from jetstream.eventlog.columns import Columns
 from jetstream.eventlog.segment import Segment, seal
 from jetstream.eventlog.sqlite.connection import transaction
-from jetstream.eventlog.sqlite.damage import Damage
-from jetstream.eventlog.sqlite.reader import tail_rows
+from jetstream.eventlog.sqlite.reader import FileReader
 from jetstream.eventlog.sqlite.schema import POSITION_MAX, count_removed, insert_segment
-from jetstream.limits import LogLimits
 
 
-def next_segment(connection: sqlite3.Connection, limits: LogLimits, damage: list[Damage]) -> Segment | None:
+def next_segment(reader: FileReader) -> Segment | None:
     """Compress the oldest rows of the tail; None if they are not enough for a segment."""
     runs: list[Columns] = []
     events = size = 0
-    for row in tail_rows(connection, 0, POSITION_MAX, damage):
+    for row in reader.tail_rows(0, POSITION_MAX):
         runs.append(row.columns)
         events += row.events
         size += len(row.columns.bodies)
-        if events >= limits.segment_events or size >= limits.segment_bytes:
+        if events >= reader.limits.segment_events or size >= reader.limits.segment_bytes:
             return seal(Columns.joined(runs), row.last_us)
     return None
 

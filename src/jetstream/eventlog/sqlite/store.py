@@ -15,12 +15,13 @@ import asyncio
 import os
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import structlog
 
-from jetstream.clock import unix_us
+from jetstream.clock import boot_id, unix_us
 from jetstream.conditions import Conditions
 from jetstream.errors import LogError, LogUnwritable, SettingError
 from jetstream.eventlog import Cursors
@@ -30,11 +31,9 @@ from jetstream.eventlog.erase import Tombstones, find_tombstones
 from jetstream.eventlog.segment_cache import SegmentCache
 from jetstream.eventlog.sqlite import lookup
 from jetstream.eventlog.sqlite.connection import bytes_on_disk, transaction, translated_errors, wal_bytes
-from jetstream.eventlog.sqlite.damage import DamageRecord
 from jetstream.eventlog.sqlite.machine import Machine
-from jetstream.eventlog.sqlite.reader import load, scan
 from jetstream.eventlog.sqlite.reader_pool import ReaderPool
-from jetstream.eventlog.sqlite.recovery import Opened, open_log
+from jetstream.eventlog.sqlite.recovery import LogState, open_log
 from jetstream.eventlog.sqlite.schema import insert_row, store_cursors
 from jetstream.eventlog.sqlite.upkeep import Retention, Upkeep
 from jetstream.limits import LogLimits
@@ -52,45 +51,20 @@ class SqliteLog:
     """A log in one directory. `LogReader` and `LogWriter` say what the methods promise; `open` makes one."""
 
     def __init__(
-        self,
-        opened: Opened,
-        retention: Retention,
-        machine: Machine,
-        *,
-        erase: frozenset[str],
-        clock: Callable[[], int],
-        conditions: Conditions,
-        limits: LogLimits,
+        self, state: LogState, erase: frozenset[str], upkeep: Callable[[Callable[[int], None]], Upkeep]
     ) -> None:
-        self._limits = limits
-        self._logger = Throttled(structlog.get_logger(__name__))
-        # The descriptor that holds the lock; closed last.
-        self._lock = opened.lock
-        # The connection that appends. Used by the event loop's thread, with `LogState.writing` held.
-        self._writer = opened.writer
-        self._checkpointer = opened.checkpointer
-        # What is in the file. Upkeep changes it as well.
-        self._state = opened.state
+        # The open files, and what is in them. Upkeep changes it as well.
+        self._state = state
         # Statuses of account events that erase the account's records.
         self._erase_statuses = erase
         # The readers that the writer waits for.
         self.followers = Followers()
         # Wakes those in `wait` after each append.
         self._appended = Notifier()
-        self._damages = DamageRecord(self._state.path, conditions, limits.damage_ranges)
-        self._damages.add(opened.damage)
-        self._readers = ReaderPool(self._state.path, limits.reader_threads, self._damages)
-        self._segments = SegmentCache(self._load, limits.segment_cache_bytes)
-        self._upkeep = Upkeep(
-            opened,
-            retention,
-            machine,
-            clock=clock,
-            conditions=conditions,
-            damages=self._damages,
-            drop_segment=self._segments.drop,
-            limits=limits,
-        )
+        self._readers = ReaderPool(state.path, state.damages, state.limits)
+        self._segments = SegmentCache(self._load, state.limits.segment_cache_bytes)
+        self._upkeep = upkeep(self._segments.drop)
+        self._logger = Throttled(structlog.get_logger(__name__))
 
     @classmethod
     async def open(
@@ -117,17 +91,10 @@ class SqliteLog:
         """
         if retention_bytes is not None and retention_bytes < limits.retention_bytes_min:
             raise SettingError("--retention-bytes", retention_bytes, f"is below {limits.retention_bytes_min}")
-        machine = machine or Machine.current()
-        opened = await asyncio.to_thread(open_log, directory, machine, clock(), limits)
-        return cls(
-            opened,
-            Retention(retention_s, retention_bytes),
-            machine,
-            erase=erase,
-            clock=clock,
-            conditions=conditions or Conditions(),
-            limits=limits,
-        )
+        machine, conditions = machine or Machine(boot_id()), conditions or Conditions()
+        state = await asyncio.to_thread(open_log, directory, machine, clock(), conditions, limits)
+        retention = Retention(retention_s, retention_bytes)
+        return cls(state, erase, partial(Upkeep, state, retention, clock, machine, conditions))
 
     @property
     def clock_offset_us(self) -> int | None:
@@ -167,7 +134,7 @@ class SqliteLog:
                     self._upkeep.wake()
                 if len(batch) and batch.last > state.reservation.until_us:
                     await self._reserve(batch.last)
-                with translated_errors(state.path), transaction(self._writer):
+                with translated_errors(state.path), transaction(self._state.writer):
                     self._store(batch, columns, cursors, tombstones)
             except LogUnwritable:
                 state.writable = False
@@ -186,14 +153,14 @@ class SqliteLog:
 
     def _store(self, batch: Batch, columns: Columns | None, cursors: Cursors, tombstones: Tombstones) -> None:
         """Write one append, inside a transaction."""
-        writer, state = self._writer, self._state
+        writer, state = self._state.writer, self._state
         tip = state.tip
         if columns is not None:
             tip = batch.last
-            if len(columns.bodies) <= self._limits.batch_bytes:
+            if len(columns.bodies) <= self._state.limits.batch_bytes:
                 insert_row(writer, batch.first, tip, columns)
             else:  # in parts, so that no reader must take more into memory at once
-                for part in batch.parts(self._limits.batch_bytes):
+                for part in batch.parts(self._state.limits.batch_bytes):
                     insert_row(writer, part.first, part.last, Columns.of(part))
         if tombstones:
             writer.executemany("INSERT OR REPLACE INTO tombstone VALUES (?, ?)", tombstones.items())
@@ -212,7 +179,7 @@ class SqliteLog:
         state.hot_tail.append(batch)
         if tombstones:
             state.hot_tail.erase(tombstones)
-        if state.tail_events >= self._limits.segment_events:
+        if state.tail_events >= self._state.limits.segment_events:
             self._upkeep.wake()
         self.followers.append(state.tip, received_at)
         self._appended.notify()
@@ -235,14 +202,12 @@ class SqliteLog:
 
     async def _read_stored(self, position: int, stop: int, wanted: Filter) -> tuple[int, Batch | None]:
         """Return the position at which to continue, and what was found below it."""
-        behind = self._damages.skip(position)
+        behind = self._state.damages.skip(position)
         if behind != position:
             return min(behind, stop), None
-        after, found = await self._readers.run(
-            lambda c, damage: scan(c, position, stop, wanted, self._limits, damage)
-        )
+        after, found = await self._readers.run(lambda reader: reader.scan(position, stop, wanted))
         if isinstance(found, int):
-            batch = None if found in self._damages.by_end else await self._segments.get(found)
+            batch = None if found in self._state.damages.by_end else await self._segments.get(found)
         else:
             batch = found
         # A segment may be trimmed before it is loaded, or have nothing in this part of its range.
@@ -251,7 +216,7 @@ class SqliteLog:
         return after, batch
 
     async def _load(self, last_us: int) -> Batch | None:
-        return await self._readers.run(lambda c, damage: load(c, last_us, damage))
+        return await self._readers.run(lambda reader: reader.load(last_us))
 
     async def holds(self, keys: Collection[Key]) -> dict[Key, int]:
         """Return the keys of which an event is kept, each with a position."""
@@ -259,9 +224,7 @@ class SqliteLog:
         found = lookup.in_batches(self._state.hot_tail.newest_first(), keys)
         missing = set(keys) - found.keys()
         if missing:
-            stored, problem = await self._readers.run(
-                lambda c, _: lookup.in_file(c, missing, start, self._limits)
-            )
+            stored, problem = await self._readers.run(lambda reader: lookup.in_file(reader, missing, start))
             found |= stored
             if problem is not None:
                 self._logger.warning(
@@ -272,7 +235,7 @@ class SqliteLog:
     async def keys_from(self, position: int, stop: int) -> set[Key]:
         """Return the keys of the oldest events in `[position, stop)`."""
         position = max(position, self._state.floor)
-        return await self._readers.run(lambda c, _: lookup.keys_from(c, position, stop, self._limits))
+        return await self._readers.run(lambda reader: lookup.keys_from(reader, position, stop))
 
     async def wait(self, position: int) -> None:
         """Return once an event at or after `position` has been appended."""
@@ -289,7 +252,7 @@ class SqliteLog:
             newest_us=None if state.oldest_us is None else state.tip,
             writable=state.writable,
             wal_bytes=wal_bytes(state.path),
-            damaged=self._damages.count,
+            damaged=self._state.damages.count,
         )
 
     # Upkeep
@@ -309,8 +272,8 @@ class SqliteLog:
 
     def _close(self) -> None:
         self._readers.close()
-        self._writer.close()
+        self._state.writer.close()
         with suppress(LogError), translated_errors(self._state.path):
-            self._checkpointer.close()
+            self._state.checkpointer.close()
             self._state.reservation.write(self._state.tip)
-        os.close(self._lock)
+        os.close(self._state.lock)

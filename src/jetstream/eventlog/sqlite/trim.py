@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from jetstream.eventlog.sqlite import ages
 from jetstream.eventlog.sqlite.connection import transaction
-from jetstream.eventlog.sqlite.damage import Damage, damage_problem, next_readable, next_segment_key
+from jetstream.eventlog.sqlite.damage import Damage, damage_problem, next_key, next_readable
 from jetstream.limits import LogLimits
 
 _SIZES: Final = (
@@ -27,12 +27,14 @@ class Trimmed(NamedTuple):
 class Trimmer:
     """Trims and shrinks the file through the upkeep connection, in short steps."""
 
-    def __init__(self, connection: sqlite3.Connection, limits: LogLimits, damage: list[Damage]) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, floor: int, limits: LogLimits, damage: list[Damage]
+    ) -> None:
         self._connection = connection
         self._limits = limits
         self._damage = damage  # what is found is added
         # Segments below this position were deleted, or cannot be. Only rises.
-        (self.trimmed_to,) = connection.execute("SELECT floor_us FROM state").fetchone()
+        self.trimmed_to = floor
 
     def trim(self, before_us: int) -> Trimmed | None:
         """Delete some segments, or rows of the tail, that end before a position; None if there are none.
@@ -74,7 +76,7 @@ class Trimmer:
         """Move the floor over the next segment, or over keys that are lost, without deleting anything."""
         low, removed = self.trimmed_to, 0
         try:
-            key = next_segment_key(self._connection, low)
+            key = next_key(self._connection, low)
             floor = before_us if key is None else key + 1
             (removed,) = self._connection.execute(
                 "SELECT events FROM segment WHERE last_us = ?", (key,)
@@ -109,10 +111,6 @@ class Trimmer:
             # What cannot be measured goes too.
             position = next_readable(self._connection, max(position, self.trimmed_to))
         return position
-
-    def position_stored_before(self, before_us: int) -> int:
-        """Return the position below which every event was stored before `before_us`."""
-        return ages.position_stored_before(self._connection, before_us)
 
     def should_shrink(self, bytes_max: int | None, low_on_space: bool) -> bool:
         """Tell whether free pages should go: too many, a file that is too large, or a disk that is low."""

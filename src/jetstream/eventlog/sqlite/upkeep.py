@@ -31,14 +31,14 @@ from jetstream.conditions import Conditions
 from jetstream.errors import LogCorrupt, LogError, LogUnwritable
 from jetstream.eventlog.segment import Segment
 from jetstream.eventlog.sqlite import erase, seal
-from jetstream.eventlog.sqlite.ages import Ages
+from jetstream.eventlog.sqlite.ages import Ages, position_stored_before
 from jetstream.eventlog.sqlite.connection import translated_errors, wal_bytes
-from jetstream.eventlog.sqlite.damage import Damage, DamageRecord
+from jetstream.eventlog.sqlite.damage import Damage
 from jetstream.eventlog.sqlite.machine import Machine
-from jetstream.eventlog.sqlite.recovery import Opened, read_extent
+from jetstream.eventlog.sqlite.reader import FileReader
+from jetstream.eventlog.sqlite.recovery import LogState, read_extent
 from jetstream.eventlog.sqlite.reservation import AHEAD_US
 from jetstream.eventlog.sqlite.trim import Trimmer
-from jetstream.limits import LogLimits
 from jetstream.scheduling import short_switch_interval
 
 Result = TypeVar("Result")
@@ -60,32 +60,29 @@ class Upkeep:
 
     def __init__(
         self,
-        opened: Opened,
+        state: LogState,
         retention: Retention,
-        machine: Machine,
-        *,
         clock: Callable[[], int],
+        machine: Machine,
         conditions: Conditions,
-        damages: DamageRecord,
         drop_segment: Callable[[int], None],
-        limits: LogLimits,
     ) -> None:
-        self._state = opened.state
+        self._state = state
+        self._limits = state.limits
         self._retention = retention
-        self._machine = machine
         self._clock = clock
-        offset_us = clock() - machine.elapsed_us()
-        self.ages = Ages(machine.boot, opened.stored_offset_us, offset_us, retention.seconds)
+        self._machine = machine
         self._conditions = conditions
-        self._damages = damages
         self._drop_segment = drop_segment
-        self._limits = limits
-        # The connection and what uses it belong to the thread while a step runs.
-        self._connection = opened.upkeep
-        self._checkpointer = opened.checkpointer
-        # Damage that the step has found; handed to `damages` after it.
+        self._checkpointer = state.checkpointer
+        offset_us = clock() - machine.elapsed_us()
+        self.ages = Ages(machine.boot, state.stored_offset_us, offset_us, retention.seconds)
+        # The connection, and these that use it, belong to the thread while a step runs.
+        self._connection = state.upkeep
+        # Damage that the step has found; handed on after it.
         self._found: list[Damage] = []
-        self._trimmer = Trimmer(opened.upkeep, limits, self._found)
+        self._reader = FileReader(state.upkeep, state.limits, self._found)
+        self._trimmer = Trimmer(state.upkeep, state.floor, state.limits, self._found)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="log-upkeep")
         # The tombstones of the current pass over the segments, and the position that it has reached. Empty
         # between two passes.
@@ -185,7 +182,7 @@ class Upkeep:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, run)
         finally:
-            self._damages.add(self._found)
+            self._state.damages.add(self._found)
             self._found.clear()
 
     async def _despite_damage(self, step: Callable[[], Awaitable[object]]) -> None:
@@ -193,7 +190,7 @@ class Upkeep:
         try:
             await step()
         except LogCorrupt as error:
-            self._damages.add([Damage(self._state.floor, self._state.floor, error.problem)])
+            self._state.damages.add([Damage(self._state.floor, self._state.floor, error.problem)])
 
     # The clock
 
@@ -218,7 +215,7 @@ class Upkeep:
         """Compress the next segment; at the expense of the event loop if sealing has fallen behind."""
         behind = self._state.tail_events > self._limits.seal_backlog_events
         with short_switch_interval() if behind else nullcontext():
-            return await self._in_thread(seal.next_segment, self._connection, self._limits, self._found)
+            return await self._in_thread(seal.next_segment, self._reader)
 
     # Erasing
 
@@ -232,12 +229,7 @@ class Upkeep:
             return
         for _ in range(self._limits.erase_segments):
             rewritten = await self._in_thread(
-                erase.next_rewritten,
-                self._connection,
-                self._tombstones,
-                self._erased_to,
-                self._limits,
-                self._found,
+                erase.next_rewritten, self._reader, self._tombstones, self._erased_to
             )
             if rewritten is None:
                 await self._erase_tail()
@@ -248,17 +240,17 @@ class Upkeep:
                 await self._replace_segment(rewritten)
         self.wake()
 
-    async def _replace_segment(self, rewritten: erase.RewrittenSegment) -> None:
-        if rewritten.segment is not None:
+    async def _replace_segment(self, rewritten: erase.Rewritten) -> None:
+        if rewritten.left is not None:
             # The old one is overwritten with zeros, which is written as well.
-            await self._require_room(3 * rewritten.segment.size)
+            await self._require_room(3 * rewritten.left.size)
         await self._exclusively(erase.replace_segment, self._connection, rewritten)
         self._drop_segment(rewritten.last_us)
         await self._count_removed(rewritten.erased)
         self._erased_to = rewritten.last_us + 1
 
     async def _erase_tail(self) -> None:
-        rows = await self._in_thread(erase.rewritten_rows, self._connection, self._tombstones, self._found)
+        rows = await self._in_thread(erase.rewritten_rows, self._reader, self._tombstones)
         await self._exclusively(erase.replace_rows, self._connection, rows, self._tombstones)
         self._tombstones, self._erased_to = {}, 0
         await self._count_removed(sum(row.erased for row in rows))
@@ -270,7 +262,7 @@ class Upkeep:
         seconds, size = self._retention
         if seconds is not None:
             before_us = self._clock() - int(seconds * 1_000_000)
-            await self._trim(await self._in_thread(self._trimmer.position_stored_before, before_us))
+            await self._trim(await self._in_thread(position_stored_before, self._connection, before_us))
         if size is not None:
             await self._trim(await self._in_thread(self._trimmer.position_within, size))
 
@@ -280,7 +272,7 @@ class Upkeep:
             removed += trimmed.events
             self._state.floor = trimmed.floor
             self._state.hot_tail.drop_before(trimmed.floor)
-            self._damages.drop_before(trimmed.floor)
+            self._state.damages.drop_before(trimmed.floor)
             await self._count_removed(trimmed.events)
         return removed
 

@@ -10,7 +10,7 @@ import pytest
 
 from jetstream.conditions import Conditions
 from jetstream.eventlog import SourceCursor
-from jetstream.eventlog.sqlite.ages import STEP_ROWS
+from jetstream.eventlog.sqlite.ages import ROWS_MAX
 from jetstream.eventlog.sqlite.machine import Machine
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.limits import LogLimits
@@ -73,7 +73,7 @@ async def machine(tmp_path: Path, batch_of: BatchOf) -> WrongClock:
 async def test_with_a_right_clock_nothing_is_noted(machine: WrongClock) -> None:
     await machine.run(90)
     assert 590 <= machine.kept <= 640
-    assert machine.log._writer.execute("SELECT count(*) FROM stored").fetchone() == (0,)
+    assert machine.log._state.writer.execute("SELECT count(*) FROM stored").fetchone() == (0,)
     await machine.log.close()
 
 
@@ -172,15 +172,15 @@ async def test_what_is_noted_is_bounded(machine: WrongClock) -> None:
     await machine.run(3)
     machine.offset -= YEAR
     await machine.run(100)
-    (rows,) = machine.log._writer.execute("SELECT count(*) FROM stored").fetchone()
+    (rows,) = machine.log._state.writer.execute("SELECT count(*) FROM stored").fetchone()
     assert rows <= 12  # one in ten seconds, a thousandth of the retention
     await machine.open_again(retention_s=5.0)
     await machine.run(20)
-    (rows,) = machine.log._writer.execute("SELECT count(*) FROM stored").fetchone()
+    (rows,) = machine.log._state.writer.execute("SELECT count(*) FROM stored").fetchone()
     assert rows <= 20
     machine.offset += YEAR
     await machine.run(1)
-    assert machine.log._writer.execute("SELECT count(*) FROM stored").fetchone()[0] <= STEP_ROWS
+    assert machine.log._state.writer.execute("SELECT count(*) FROM stored").fetchone()[0] <= ROWS_MAX
     await machine.log.close()
 
 

@@ -216,7 +216,7 @@ async def test_upkeep_goes_on_beside_a_damaged_segment(
         await log.append(Batch.of([gone], [100 * STEP]), cursor)
         for _ in range(10):
             await log.maintain()
-        assert not read_tombstones(log._writer)
+        assert not read_tombstones(log._state.writer)
         await log.append(batch_of(range(101 * STEP, 101 * STEP + 2 * SEALED)), cursor)
         await log.maintain()
         assert not log._upkeep._task.done()

@@ -123,7 +123,7 @@ class LogAgainstList(RuleBasedStateMachine):
     def settle(self) -> None:
         """Let upkeep erase all that is to be erased."""
         self.runner.run(self.log.maintain())
-        while read_tombstones(self.log._writer):
+        while read_tombstones(self.log._state.writer):
             self.runner.run(self.log.maintain())
 
     @precondition(lambda self: self.history)

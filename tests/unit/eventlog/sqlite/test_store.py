@@ -142,13 +142,13 @@ async def test_a_full_disk_stores_nothing_and_ends_by_itself(
     log: SqliteLog, batch_of: BatchOf, cursor: Cursors
 ) -> None:
     await log.append(batch_of(range(1, 3)), cursor)
-    log._writer.execute("PRAGMA max_page_count = 8")
+    log._state.writer.execute("PRAGMA max_page_count = 8")
     with pytest.raises(LogUnwritable, match="full"):
         await log.append(batch_of(range(3, 3000)), {"a:1": SourceCursor(9)})
     assert not log.statistics().writable
     assert (log.tip, log.cursors) == (2, cursor)
     assert await times_from(log) == [1, 2]
-    log._writer.execute("PRAGMA max_page_count = 100000")
+    log._state.writer.execute("PRAGMA max_page_count = 100000")
     await log.append(batch_of(range(3, 3000)), cursor)
     assert log.statistics().writable
     assert await times_from(log) == list(range(1, 3000))

@@ -63,7 +63,7 @@ async def filled(
 async def erased(log: SqliteLog) -> None:
     """Let upkeep erase all that is to be erased."""
     await log.maintain()
-    while read_tombstones(log._writer):
+    while read_tombstones(log._state.writer):
         await log.maintain()
 
 
@@ -106,7 +106,7 @@ async def test_a_trim_whose_caller_is_cancelled_is_finished(
     await asyncio.wait([trimming])
     assert trimming.cancelled()
     await log.maintain()  # waits for the trim
-    assert log._writer.execute("SELECT floor_us FROM extent").fetchone() == (log.floor,)
+    assert log._state.writer.execute("SELECT floor_us FROM extent").fetchone() == (log.floor,)
     assert log.floor > 1
     assert await times_from(log, log.floor) == list(range(log.floor, 1001))
     assert log.statistics().events == 1001 - log.floor
@@ -276,7 +276,7 @@ async def test_the_write_ahead_log_is_restarted_when_it_is_long(
         await log.append(batch_of(range(start, start + 100)), cursor)
         await log.maintain()
     assert wal.stat().st_size < 300_000
-    (checkpoints,) = log._writer.execute("SELECT checkpoints FROM state").fetchone()
+    (checkpoints,) = log._state.writer.execute("SELECT checkpoints FROM state").fetchone()
     assert 10 < checkpoints < 400  # now and then, and not each time
     assert await times_from(log) == list(range(1, 40_001))
     await log.close()
