@@ -41,6 +41,7 @@ def without_erased(batch: Batch, tombstones: Tombstones) -> Batch | None:
 
 
 def _ends_account(body: bytes, statuses: Collection[str]) -> bool:
+    """Tell from the JSON of an account event whether it ends the account with one of these statuses."""
     account = orjson.loads(body)
     return account.get("active") is False and account.get("status") in statuses
 

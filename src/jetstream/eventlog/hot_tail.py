@@ -2,6 +2,11 @@
 
 It holds batches; new events are added to the last one until it is full. A reader at the tip is given that
 growing batch, so that readers share it, and what is rendered of it, whatever sizes the appends had.
+
+    file     … segments │ rows of the tail ──────────────────▶│
+    memory          start ▶│ full batch │ full batch │ growing │◀ tip
+
+The hot tail is independent of sealing: its events may be in the tail or already in a segment.
 """
 
 from __future__ import annotations
@@ -90,6 +95,7 @@ class HotTail:
         self._pieces = deque(piece for piece in self._pieces if len(piece.batch))
 
     def _append(self, batch: Batch, text_bytes: int) -> None:
+        """Add events to the growing batch, or to a new one if that is full."""
         if not self._pieces or not self._has_room(self._pieces[-1], text_bytes):
             self._pieces.append(_Piece())
         piece = self._pieces[-1]
@@ -105,6 +111,7 @@ class HotTail:
         )
 
     def _drop_oldest(self) -> None:
+        """Drop the oldest batch, and raise `start` above it."""
         piece = self._pieces.popleft()
         self.start = piece.batch.last + 1
         self._events -= len(piece.batch)

@@ -99,6 +99,7 @@ def seal(columns: Columns, last_us: int) -> Segment:
 
 
 def _level(name: str, surge: bool) -> int:
+    """Return the zstd level of a column."""
     level = _LEVELS.get(name, _LEVEL)
     return min(level, _SURGE_LEVEL) if surge else level
 
@@ -207,6 +208,7 @@ def _decompressor() -> zstandard.ZstdDecompressor:
 
 
 def _index(columns: Columns) -> SkipIndex:
+    """Make the index of a segment from its events."""
     # Sealing shares the GIL with the event loop, so only the columns that the index needs are split.
     dids, collections = columns.dids.split(b"\n"), columns.collections.split(b"\n")
     names = b"\n".join(sorted(set(collections) - {b""}))
@@ -226,6 +228,7 @@ def _accounts(columns: Columns, dids: list[bytes]) -> bytes:
 
 
 def _differences(times: list[int]) -> bytes:
+    """Write each time as the difference from the one before: small numbers compress well."""
     return write_times([times[0], *map(sub, times[1:], times)])
 
 
@@ -237,6 +240,7 @@ def _from_differences(data: bytes) -> list[int]:
 
 
 def _did_bits(dids: Iterable[bytes]) -> bytes:
+    """Make a Bloom filter of some DIDs; see the head of this module."""
     bits = bytearray(DID_BITS // 8)
     for number in map(crc32, dids):
         bits[number % DID_BITS >> 3] |= 1 << (number & 7)

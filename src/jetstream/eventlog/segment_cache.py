@@ -1,4 +1,8 @@
-"""Segments that were read from the file, decompressed, and shared by readers of the same range."""
+"""Segments that were read from the file, decompressed, and shared by readers of the same range.
+
+Readers that catch up together ask for the same segments at about the same time. Loading one takes some
+milliseconds of disk and zstd in a reader thread, so it is done once for all of them.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,7 @@ class SegmentCache:
 
     def __init__(self, load: Load, bytes_max: int) -> None:
         self._load = load
+        # The bound of all loaded segments. The most recently used one may exceed it alone.
         self._bytes_max = bytes_max
         # Each segment that is loaded or being loaded, by its key; the least recently used first.
         self._segments: dict[int, asyncio.Future[Batch | None]] = {}
@@ -42,6 +47,7 @@ class SegmentCache:
         self._memory.pop(last_us, None)
 
     def _loaded(self, last_us: int, future: asyncio.Future[Batch | None]) -> None:
+        """Count the memory of a segment; one that could not be loaded is asked for again."""
         if self._segments.get(last_us) is not future:  # dropped, or loaded again
             return
         batch = None if future.cancelled() or future.exception() is not None else future.result()
@@ -52,5 +58,6 @@ class SegmentCache:
         self._make_room()
 
     def _make_room(self) -> None:
+        """Drop the least recently used segments until the others fit, or one is left."""
         while len(self._memory) > 1 and sum(self._memory.values()) > self._bytes_max:
             self.drop(next(key for key in self._segments if key in self._memory))

@@ -1,8 +1,18 @@
 """Checking a log that may be damaged, while a server may write it; and reading every row that is undamaged.
 
-A check reads one row at a time, compares it with its checksums, and changes nothing. Where pages are damaged,
-SQLite cannot walk a table from one end to the other. `row_keys` then approaches each damaged page from both
-sides, and probes the range between.
+A check reads one row at a time, compares it with its checksums, and changes nothing. It looks for damage on
+three levels:
+
+    pages     SQLite's own structure: PRAGMA integrity_check
+    rows      the checksums of each segment and each row of the tail, the order of their ranges, and for a
+              segment that its index is that of its events
+    files     the reservation beside the database
+
+Where pages are damaged, SQLite cannot walk a table from one end to the other. `row_keys` then approaches each
+damaged page from both sides, and probes the range between:
+
+    keys that can be read ──▶ xxx damaged xxx ? xxx damaged xxx ◀── keys that can be read ──▶ …
+                              position        probes            behind
 """
 
 from __future__ import annotations
@@ -26,6 +36,8 @@ from jetstream.eventlog.sqlite.schema import POSITION_MAX, REMEDY, ROW, check_sc
 PROBES: Final = 256  # places that are tried between two damaged pages
 FINDINGS_MAX: Final = 10  # of SQLite's own messages
 
+# The keys of a table in a range, in both directions. SQLite walks them page by page: each query ends with an
+# error at the first damaged page.
 _RISING: Final = {
     "segment": "SELECT last_us FROM segment WHERE last_us > ? AND last_us <= ? ORDER BY last_us",
     "tail": "SELECT last_us FROM tail WHERE last_us > ? AND last_us <= ? ORDER BY last_us",
@@ -35,17 +47,24 @@ _FALLING: Final = {table: f"{query} DESC" for table, query in _RISING.items()}
 
 @dataclass
 class Findings:
-    """What a check or a repair found."""
+    """What a check has found, or what a repair has kept."""
 
-    segments: int = 0  # undamaged ones
-    events: int = 0  # in undamaged segments and rows
-    problems: list[str] = field(default_factory=list)  # sentences for people
-    has_whole_pages: bool = False  # SQLite's structure is undamaged, whatever the rows hold
-    is_whole: bool = False  # the database is undamaged: any problem is beside it
+    # Undamaged segments, and the events in them and in undamaged rows of the tail.
+    segments: int = 0
+    events: int = 0
+    # What is damaged, as sentences for people. Empty if nothing is.
+    problems: list[str] = field(default_factory=list)
+    # Whether SQLite's structure is undamaged, whatever the rows hold. Then damaged rows can be deleted.
+    has_whole_pages: bool = False
+    # Whether the database is undamaged. Any problem is then with the reservation.
+    is_whole: bool = False
 
 
 def check(directory: Path) -> Findings:
-    """Read everything and compare it with its checksums. Raises LogError if there is nothing to read."""
+    """Read everything and compare it with its checksums.
+
+    Raises LogError if there is nothing to read: no file, another program's file, or one without tables.
+    """
     path = existing_database(directory)
     findings = Findings()
     with translated_errors(path, LogError), closing(open_reader(path)) as connection:
@@ -72,6 +91,7 @@ def _require_tables(path: Path, connection: sqlite3.Connection) -> None:
 
 
 def _check_pages(connection: sqlite3.Connection) -> Iterator[str]:
+    """Yield what SQLite finds wrong with its pages and indexes: some messages, not all."""
     try:
         for (finding,) in connection.execute(f"PRAGMA integrity_check({FINDINGS_MAX})"):
             if finding != "ok":
@@ -81,7 +101,11 @@ def _check_pages(connection: sqlite3.Connection) -> Iterator[str]:
 
 
 def whole_rows(connection: sqlite3.Connection, findings: Findings) -> Iterator[Segment | Row]:
-    """Yield every undamaged row of both tables, in order, and note the others in `findings`."""
+    """Yield every undamaged row of both tables, in order, and note the others in `findings`.
+
+    A server may seal and trim meanwhile. Rows that it deletes are not damaged, and the tail is read last, so
+    that no event is missed.
+    """
     end_us = -1
     for table in ("segment", "tail"):
         for key in row_keys(connection, table):
@@ -110,7 +134,11 @@ def _read(connection: sqlite3.Connection, table: str, key: int) -> Segment | Row
 
 
 def row_keys(connection: sqlite3.Connection, table: str) -> list[int]:
-    """Return the keys of all rows that can be reached, rising, whatever pages between them are damaged."""
+    """Return the keys of all rows that can be reached, rising, whatever pages between them are damaged.
+
+    Each turn of the loop gets past one damaged range: up to it, down to it from behind, and by probes into
+    what is left between. A page of the tree can hide pages that are undamaged; probes find some of them.
+    """
     rising, falling = _RISING[table], _FALLING[table]
     reached: set[int] = set()
     position = -1

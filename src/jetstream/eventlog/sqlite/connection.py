@@ -17,9 +17,11 @@ from jetstream.errors import LogCorrupt, LogError, LogUnwritable
 from jetstream.eventlog.columns import Damaged
 from jetstream.eventlog.sqlite.schema import DATABASE, REMEDY, create_or_check
 
-# No other process writes. A lock that is held for longer belongs to a foreign program.
+# SQLite waits this long for a lock. No other server writes, so a lock that is held for longer belongs to a
+# foreign program.
 BUSY_TIMEOUT_S: Final = 0.1
 
+# Errors that mean that the file is not what was written. The low byte of a code is its class.
 _CORRUPT: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
 
 
@@ -56,7 +58,10 @@ def open_reader(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Commit all statements inside, or none of them if one raises."""
+    """Commit all statements inside, or none of them if one raises.
+
+    IMMEDIATE takes the lock for writing at once, so no statement inside can fail because of another writer.
+    """
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -79,7 +84,10 @@ def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
 
 @contextmanager
 def translated_errors(path: Path, otherwise: type[LogError] = LogUnwritable) -> Iterator[None]:
-    """Raise LogCorrupt for an error that means damage, and `otherwise` for other errors of the file."""
+    """Raise LogCorrupt for an error that means damage, and `otherwise` for other errors of the file.
+
+    `otherwise` is LogUnwritable for a connection that writes, and LogError for one that only reads.
+    """
     try:
         yield
     except Damaged as error:

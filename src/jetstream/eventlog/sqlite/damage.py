@@ -2,7 +2,11 @@
 
 Every segment and every row of the tail has checksums, so damage is found when it is read, and never reaches a
 reader. It costs only the range of positions that it affects: readers skip that range, and everything else is
-served.
+served. There are two kinds:
+
+    a value   does not match its checksum: its row is lost, and the next row is read as usual
+    a page    of SQLite's tree is unreadable: all keys on it are lost, and `next_readable` searches for the
+              first position behind them
 
 Functions that read take an optional list `damage`. With a list, they add what is damaged to it and skip it;
 without one, they raise.
@@ -31,6 +35,7 @@ _UNREADABLE: Final = {
     sqlite3.SQLITE_IOERR_SHORT_READ,
     sqlite3.SQLITE_IOERR_CORRUPTFS,
 }
+# The first row of a table that ends at or after a position.
 _NEXT_KEY: Final = {
     "segment": "SELECT last_us FROM segment WHERE last_us >= ? ORDER BY last_us LIMIT 1",
     "tail": "SELECT last_us FROM tail WHERE last_us >= ? ORDER BY last_us LIMIT 1",
@@ -52,10 +57,13 @@ class DamageRecord:
     """
 
     def __init__(self, path: Path, conditions: Conditions, ranges_max: int) -> None:
-        self._path = path  # of the database, for messages
+        # Where to report: the database, for messages; the conditions; the log lines, throttled because a bad
+        # disk may damage many ranges.
+        self._path = path
         self._conditions = conditions
-        self._ranges_max = ranges_max
         self._logger = Throttled(structlog.get_logger(__name__))
+        # Ranges that are remembered at most; a forgotten one is found again by the next reader.
+        self._ranges_max = ranges_max
         # Each range by its `last_us`, oldest finding first. A range is dropped when the floor has passed it.
         self.by_end: dict[int, Damage] = {}
         # Different ranges found so far; never falls.
@@ -96,6 +104,7 @@ class DamageRecord:
             self._update_condition()
 
     def _update_condition(self) -> None:
+        """Begin, renew or end the condition `damage`."""
         if not self.by_end:
             self._conditions.end("damage")
             return
@@ -130,7 +139,8 @@ def next_key(connection: sqlite3.Connection, position: int, table: str = "segmen
 def next_readable(connection: sqlite3.Connection, position: int, table: str = "segment") -> int:
     """Return a position behind damaged keys from which keys can be read, exact to `GRAIN_US`.
 
-    A galloping search, then a binary one. Returns POSITION_MAX if no later key can be read.
+    A galloping search, in steps that double, then a binary one. Returns POSITION_MAX if no later key can be
+    read.
     """
     step = GRAIN_US
     while position + step < POSITION_MAX and not _is_readable(connection, position + step, table):

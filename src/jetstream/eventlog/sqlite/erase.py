@@ -1,7 +1,13 @@
 """Erasing the records of deleted accounts from the file, by rewriting what holds some.
 
-A tombstone is committed with the account event that causes it. It stays until all segments and the tail were
-rewritten, so an interrupted pass is repeated after a restart. Rewritten data is overwritten with zeros.
+1. A tombstone is committed with the account event that causes it. The hot tail is cleaned at once.
+2. Upkeep passes over the segments, with the tombstones that exist at the start. The Bloom filter of each
+   segment tells which ones to load; those that have erased records are rewritten.
+3. At the end of the segments, rows of the tail are rewritten, and the tombstones of this pass are deleted in
+   the same transaction. So an interrupted pass is repeated after a restart.
+
+Each is read and compressed beside appends, and then replaced in one short transaction. The old data is
+overwritten with zeros.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Reading a whole log at once, while a server may write it: for the commands `stats` and `cat`."""
+"""Reading a whole log at once, while a server may write it: for the commands `stats` and `cat`.
+
+Each scan and each load is a short snapshot, so a long export does not keep the server from restarting its
+write-ahead log. Events that are trimmed meanwhile are left out; damage ends the export with an error.
+"""
 
 from __future__ import annotations
 
@@ -28,16 +32,19 @@ from jetstream.model.filter import EVERYTHING, Filter
 class Contents:
     """What a log holds, counted event by event."""
 
-    bytes_on_disk: int
+    bytes_on_disk: int  # of the database and its write-ahead log
     floor: int
     tip: int
-    cursors: dict[str, SourceCursor]
+    cursors: dict[str, SourceCursor]  # by source
     segments: int
+    # The positions of the oldest and the newest event, None in an empty log.
     oldest_us: int | None = None
     newest_us: int | None = None
+    # Events by kind, and commits by collection.
     kinds: Counter[bytes] = field(default_factory=Counter)
     collections: Counter[bytes] = field(default_factory=Counter)
-    text_bytes: int = 0  # of all values but the times
+    # Uncompressed bytes of all values but the times.
+    text_bytes: int = 0
 
 
 def selected(
@@ -45,6 +52,7 @@ def selected(
 ) -> Iterator[tuple[Batch, Sequence[int]]]:
     """Yield the wanted events in `[position, stop)`, as batches and the indices of the wanted events.
 
+    The batches are as they are stored, and may exceed the range; the indices do not.
     `stop` None means up to the tip. Raises LogError.
     """
     path = existing_database(directory)
@@ -67,6 +75,7 @@ def contents(directory: Path) -> Contents:
 
 
 def _count(counted: Contents, batch: Batch) -> None:
+    """Add the events of one batch."""
     if counted.oldest_us is None:
         counted.oldest_us = batch.first
     counted.newest_us = batch.last
@@ -85,6 +94,7 @@ def _selected(
 
 
 def _batches(connection: sqlite3.Connection, position: int, stop: int, wanted: Filter) -> Iterator[Batch]:
+    """Yield the batches that may have wanted events, as they are stored: a batch may exceed the range."""
     reader = FileReader(connection, LogLimits())
     while position < stop:
         position, found = reader.scan(position, stop, wanted)

@@ -1,4 +1,8 @@
-"""The lock file that makes one process the writer of a log's directory."""
+"""The lock file that makes one process the writer of a log's directory.
+
+SQLite's own locks are not enough: they last for one transaction, and a second server would only notice that
+another one appends in between. Commands that only read need no lock.
+"""
 
 from __future__ import annotations
 
@@ -59,6 +63,7 @@ def take_lock(directory: Path) -> int:
 
 
 def _holder(descriptor: int) -> str:
+    """Return the number of the process that holds the lock, as it has written it."""
     try:
         return os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
     except OSError:

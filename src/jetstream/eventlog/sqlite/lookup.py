@@ -1,5 +1,10 @@
 """Looking up events by content: whether and where the log holds them. For a dozen keys at a time.
 
+Upstream asks when numbers of frames are in doubt: a frame whose events are stored is a repeat. A key is DID,
+collection, rkey and rev, which no two events share. Look-ups are rare, so there is no index of keys, which
+would take more room than all other indexes. A key that is stored is usually found near the tip. One that is
+not costs a search of all Bloom filters, a second for a day of events.
+
 The search goes from the newest event to the oldest, in steps. Each step is a short snapshot, so that a long
 search does not hold back checkpoints. The tail is searched before the segments: sealing moves events in that
 direction, so none is missed between two steps.
@@ -22,6 +27,8 @@ from jetstream.model.batch import Batch
 from jetstream.model.event import Key
 from jetstream.model.filter import EVERYTHING, Filter
 
+# Segments, newest first, with their Bloom filters; segments in a range, oldest first; the parts of a segment
+# that make its keys.
 _INDEXES: Final = "SELECT last_us, did_bits FROM segment WHERE last_us < ? ORDER BY last_us DESC LIMIT ?"
 _OLDEST: Final = "SELECT last_us FROM segment WHERE last_us >= ? AND first_us < ? ORDER BY last_us LIMIT ?"
 _KEYS: Final = "SELECT dids, collections, rkeys, revs, accounts FROM segment WHERE last_us = ?"

@@ -4,6 +4,11 @@ A reader alternates two calls. `scan` reads the indexes of the next segments, an
 have wanted events; `load` reads that one's events. They are apart so that a loaded segment can come from the
 cache, which all readers share.
 
+A scan skips a segment by its index: the set of its collections, a Bloom filter of its DIDs, and copies of its
+identity and account events. So a reader of a rare collection reads a few kilobytes of each segment, and no
+events. A scan is bounded, and is a snapshot of its own, so that a reader who wants little does not hold back
+checkpoints.
+
 Everything here is synchronous, and takes a connection that no other thread uses at the same time. Without a
 list for damage, damage raises Damaged or sqlite3.DatabaseError. With one, it is added and skipped.
 """
@@ -29,12 +34,14 @@ _INDEXES: Final = (
     "SELECT last_us, first_us, collection_set, CASE WHEN ? THEN did_bits END FROM segment"
     " WHERE last_us >= ? ORDER BY last_us LIMIT ?"
 )
+# Columns of one segment: its first position, its exact DIDs, its identity and account events, all its events.
 _FIRST: Final = "SELECT first_us FROM segment WHERE last_us = ?"
 _DIDS: Final = "SELECT dids FROM segment WHERE last_us = ?"
 _ACCOUNTS: Final = "SELECT accounts FROM segment WHERE last_us = ?"
 _COLUMNS: Final = (
     "SELECT events, times, kinds, dids, collections, rkeys, revs, cids, bodies FROM segment WHERE last_us = ?"
 )
+# Rows of the tail that overlap a range.
 _TAIL: Final = (
     "SELECT last_us, first_us, events, crc, times, kinds, dids, collections, rkeys, revs, cids, bodies"
     " FROM tail WHERE last_us >= ? AND first_us < ? ORDER BY last_us"
@@ -42,7 +49,7 @@ _TAIL: Final = (
 
 
 class Scan(NamedTuple):
-    """The result of a scan.
+    """The result of a scan: what comes next, and where to scan after that.
 
     `found` is the key of a segment to load, a batch, or None. Below `position`, nothing but `found` is
     wanted: the next scan starts there.
@@ -80,8 +87,10 @@ class FileReader:
     def __init__(
         self, connection: sqlite3.Connection, limits: LogLimits, damage: list[Damage] | None = None
     ) -> None:
+        # For the modules that read in their own way; used by one thread at a time.
         self.connection = connection
         self.limits = limits
+        # None: damage is raised.
         self._damage = damage
 
     def scan(self, position: int, stop: int, wanted: Filter) -> Scan:
@@ -121,7 +130,10 @@ class FileReader:
             return self._scan_tail(position, stop, wanted)
 
     def load(self, last_us: int) -> Batch | None:
-        """Read the events of a segment; None if it was trimmed since the scan, or is damaged."""
+        """Read the events of a segment, all of them, whatever the scan wanted.
+
+        Returns None if it was trimmed since the scan, or is damaged.
+        """
         try:
             row = self.connection.execute(_COLUMNS, (last_us,)).fetchone()
             if row is None:
@@ -188,6 +200,7 @@ class FileReader:
         return holds_did(dids, wanted)
 
     def _scan_tail(self, position: int, stop: int, wanted: Filter) -> Scan:
+        """Find the first batch of the tail that has wanted events."""
         while (batch := self._tail_batch(position, stop)) is not None:
             if wanted.select(batch, batch.index(position), batch.index(stop)):
                 return Scan(batch.last + 1, batch)

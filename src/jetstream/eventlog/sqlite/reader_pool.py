@@ -1,4 +1,8 @@
-"""The threads that read the file, each with a connection of its own."""
+"""The threads that read the file, each with a connection of its own.
+
+Reading waits for the disk and for zstd, so it does not run on the event loop. In WAL mode, readers see the
+last commit and block nobody. A connection is used by one thread at a time, for one short piece of work.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +27,11 @@ class ReaderPool:
     """Runs work that reads the database in threads, so that the event loop does not wait for disk or zstd."""
 
     def __init__(self, path: Path, damages: DamageRecord, limits: LogLimits) -> None:
+        # The database, the limits of reading, and the record of damage: what a thread finds is added to it
+        # afterwards, on the event loop's thread.
         self._path = path
         self._limits = limits
-        self._damages = damages  # damage that the work finds is added, on the event loop's thread
+        self._damages = damages
         self._threads = ThreadPoolExecutor(limits.reader_threads, thread_name_prefix="log-reader")
         # Connections that no thread uses, at most one for each thread. The last one used is taken first: its
         # page cache is warm.
@@ -40,6 +46,7 @@ class ReaderPool:
         return result
 
     def _work(self, work: Callable[[FileReader], Result], found: list[Damage]) -> Result:
+        """Do the work, in a thread."""
         with translated_errors(self._path, LogError):
             try:
                 connection = self._idle.get_nowait()

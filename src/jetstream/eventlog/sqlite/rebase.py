@@ -2,8 +2,15 @@
 
 The new position of an event is the time at which it was stored, as far as that is known (see `ages`), at most
 now, and below the next event's. So the order stays, positions rise strictly, and events that are not ahead
-keep their positions unless others need the room. All happens in one transaction: a process that is killed
-leaves the log as it was.
+keep their positions unless others need the room:
+
+    before   ── a ── b ── c ─────────┼──────── d ── e ── f ──▶      now: ┼
+    after    ── a ── b ── c ── d e f ┼
+                               the highest positions that rise strictly up to now
+
+Segments and rows of the tail are rewritten from the oldest to the newest, so that no two have the same key at
+any time. The floor and the tombstones refer to events by position, and move with them. All happens in one
+transaction: a process that is killed leaves the log as it was.
 """
 
 from __future__ import annotations
@@ -18,16 +25,13 @@ from typing import Final, NamedTuple
 
 from jetstream.eventlog.columns import read_times, write_times
 from jetstream.eventlog.segment import Segment, unpack_times, with_times
-from jetstream.eventlog.sqlite.connection import (
-    open_writer,
-    transaction,
-    translated_errors,
-)
+from jetstream.eventlog.sqlite.connection import open_writer, transaction, translated_errors
 from jetstream.eventlog.sqlite.lock import offline
 from jetstream.eventlog.sqlite.reader import Row
 from jetstream.eventlog.sqlite.reservation import Reservation
 from jetstream.eventlog.sqlite.schema import DELETE_ROW, ROW, insert_row, insert_segment
 
+# The keys of a table, newest first, and the times of one row.
 _KEYS: Final = {
     "segment": "SELECT last_us FROM segment ORDER BY last_us DESC",
     "tail": "SELECT last_us FROM tail ORDER BY last_us DESC",
@@ -58,8 +62,10 @@ class _Piece(NamedTuple):
 class _References:
     """Positions that refer to events: the floor and the tombstones."""
 
-    pending: list[int]  # old positions that are not mapped yet, rising
-    found: dict[int, int] = field(default_factory=dict)  # the new position of each that is
+    # Old positions that are not mapped yet, rising. `map` removes them.
+    pending: list[int]
+    # The new position of each that is.
+    found: dict[int, int] = field(default_factory=dict)
 
     def map(self, old: Sequence[int], new: Sequence[int]) -> None:
         """Map the positions at or below the last of some events: each to the first event at or above it."""
@@ -73,11 +79,7 @@ def rebase(directory: Path, now_us: int, reservation: Reservation | None = None)
 
     Raises LogLocked while a server runs, LogCorrupt if the log is damaged, LogUnwritable.
     """
-    with (
-        offline(directory) as path,
-        translated_errors(path),
-        closing(open_writer(path)) as connection,
-    ):
+    with offline(directory) as path, translated_errors(path), closing(open_writer(path)) as connection:
         return _rebase(reservation or Reservation(directory), connection, now_us)
 
 
@@ -119,12 +121,16 @@ def _pieces(connection: sqlite3.Connection, stored: list[tuple[int, int]], now_u
 
 
 def _old_times(connection: sqlite3.Connection, table: str, key: int) -> list[int]:
+    """Read the positions of a segment or of a row of the tail. Raises Damaged for a segment."""
     (times,) = connection.execute(_TIMES[table], (key,)).fetchone()
     return read_times(times) if table == "tail" else unpack_times(times)
 
 
 def _new_times(old: Sequence[int], ceiling: int, stored: list[tuple[int, int]]) -> list[int]:
-    """Return the new positions of events: the highest that rise strictly and are below `ceiling`."""
+    """Return the new positions of events: the highest that rise strictly and are below `ceiling`.
+
+    Each is at most the old one, and at most the time in the first row of `stored` at or above it.
+    """
     new, above = [], ceiling
     for time in reversed(old):
         at = bisect_left(stored, (time, 0))
@@ -138,7 +144,11 @@ def _new_times(old: Sequence[int], ceiling: int, stored: list[tuple[int, int]]) 
 def _move(
     connection: sqlite3.Connection, piece: _Piece, stored: list[tuple[int, int]], references: _References
 ) -> int:
-    """Rewrite a piece; return its events. Older pieces come first, so that no two have the same key."""
+    """Rewrite a piece; return how many events it has.
+
+    Older pieces come first, so that no two have the same key. Only the times change: with the compressed times
+    of a segment, its copies of account events are written again, with those of a row its checksum.
+    """
     old = _old_times(connection, piece.table, piece.key)
     new = _new_times(old, piece.ceiling, stored)
     references.map(old, new)

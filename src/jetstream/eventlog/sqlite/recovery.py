@@ -5,7 +5,11 @@
 3. Open the database. SQLite replays the write-ahead log up to its last whole commit.
 4. Read the state. The tip is the highest position that may have been given out: that of the last commit, or
    after another boot the reserved one.
-5. Read the tail into memory, without records for which there is a tombstone.
+5. Read the tail into memory, without records for which there is a tombstone. What is damaged in it is noted.
+
+The segments are not read, so opening takes about the same time whatever the log holds. A restart after a
+crash needs no more than this: events and cursors were committed together, and upstream is asked for what
+follows the cursors.
 """
 
 from __future__ import annotations
@@ -51,6 +55,7 @@ class LogState:
     # The connection of upkeep, and what makes its checkpoints: for the upkeep thread.
     upkeep: sqlite3.Connection
     checkpointer: Checkpointer
+    # Positions that are reserved on disk, room on the disk, and damage that was found.
     reservation: Reservation
     space: Space
     damages: DamageRecord
@@ -68,6 +73,7 @@ class LogState:
     oldest_us: int | None
     # The cursor of each source, as of the last append.
     cursors: Cursors
+    # The newest events in memory.
     hot_tail: HotTail
     # The offset of the clock that this boot has stored, see `ages`; None if it has stored none.
     stored_offset_us: int | None
@@ -149,6 +155,7 @@ def _open(
 
 
 def _hot_tail(reader: FileReader, floor: int) -> HotTail:
+    """Read all rows of the tail: they follow the last segment, or the floor if there is none."""
     (sealed_us,) = reader.connection.execute("SELECT max(last_us) FROM segment").fetchone()
     hot_tail = HotTail(floor if sealed_us is None else sealed_us + 1, reader.limits)
     for row in reader.tail_rows(0, POSITION_MAX):

@@ -16,8 +16,9 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from jetstream.errors import LogCorrupt, LogError, LogUnwritable
 from jetstream.eventlog import SourceCursor
@@ -33,11 +34,11 @@ from jetstream.eventlog.sqlite.connection import (
 from jetstream.eventlog.sqlite.lock import offline
 from jetstream.eventlog.sqlite.reservation import AHEAD_US, Reservation, unused_name
 from jetstream.eventlog.sqlite.schema import (
+    CURSORS,
     DATABASE,
     DELETE_ROW,
     insert_row,
     insert_segment,
-    read_cursors,
     read_tip,
     store_cursors,
 )
@@ -66,6 +67,7 @@ def repair(directory: Path) -> tuple[Findings, Path | None]:
 
 
 def _repair(directory: Path, found: Findings) -> tuple[Findings, Path | None]:
+    """Do what the findings need; return what was kept, and the old file's new path."""
     path = directory / DATABASE
     if found.is_whole:
         with closing(open_reader(path)) as connection:
@@ -86,6 +88,7 @@ def _repair(directory: Path, found: Findings) -> tuple[Findings, Path | None]:
 
 
 def _is_full(error: Exception) -> bool:
+    """Tell whether an error of SQLite or of the system means that the disk is full."""
     return (
         getattr(error, "errno", 0) == errno.ENOSPC
         or getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
@@ -93,14 +96,16 @@ def _is_full(error: Exception) -> bool:
 
 
 def _missing_room(path: Path) -> str:
+    """Say how much room a repair needs, and how much there is."""
     disk = os.statvfs(path.parent)
     free, needed = disk.f_bavail * disk.f_frsize >> 20, bytes_on_disk(path) >> 20
     return f"its pages are damaged, and a copy takes up to {needed} MiB, of which {free} are free: make room"
 
 
 def _delete_damaged_rows(directory: Path) -> Findings:
-    """Repair a file in place whose pages are undamaged."""
+    """Repair a file in place whose pages are undamaged: delete each row that is not whole."""
     kept = Findings()
+    # `open_writer` uses the old file as it is: its tables are there, since its pages are undamaged.
     with closing(open_writer(directory / DATABASE)) as writer:
         whole = {(isinstance(row, Segment), row.last_us): row.events for row in whole_rows(writer, kept)}
         for table, is_segment in (("segment", True), ("tail", False)):
@@ -119,12 +124,17 @@ def _delete_damaged_rows(directory: Path) -> Findings:
 
 
 def _remove(path: Path) -> None:
+    """Delete a database with the files that SQLite keeps beside it."""
     for suffix in ("", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def _rebuild(directory: Path, new: Path) -> Findings:
-    """Write every undamaged row of the log to a new file."""
+    """Write every undamaged row of the log to a new file, and what else of the old one can be read.
+
+    The new tip is above every position that may have been given out, so that the positions of lost events are
+    not used again.
+    """
     kept = Findings()
     with closing(open_writer(new)) as writer, closing(open_reader(directory / DATABASE)) as old:
         # Without this, SQLite reads nothing of a file that was cut off.
@@ -141,17 +151,16 @@ def _rebuild(directory: Path, new: Path) -> Findings:
             oldest_us = row.first_us if oldest_us is None else oldest_us
             newest_us = row.last_us
         tip_us = max(newest_us, _repair_reservation(directory, newest_us))
-        floor_us = _floor(old)
-        floor_us = (oldest_us or tip_us + 1) if floor_us is None else floor_us
+        # Without a floor, the oldest event is it.
+        floor = _rows(old, "SELECT floor_us FROM state") or [(oldest_us or tip_us + 1,)]
+        cursors = {source: SourceCursor(*cursor) for source, *cursor in _rows(old, CURSORS)}
+        tombstones = _rows(old, "SELECT * FROM tombstone")
+        stored = _rows(old, "SELECT * FROM stored")
         with transaction(writer):
-            writer.execute("UPDATE state SET floor_us = ?", (floor_us,))
-            store_cursors(writer, _cursors(old), tip_us, kept.events, same_sources=False)
-            writer.executemany(
-                "INSERT INTO tombstone VALUES (?, ?)", _pairs(old, "SELECT did, before_us FROM tombstone")
-            )
-            writer.executemany(
-                "INSERT INTO stored VALUES (?, ?)", _pairs(old, "SELECT last_us, at_us FROM stored")
-            )
+            writer.execute("UPDATE state SET floor_us = ?", floor[0])
+            store_cursors(writer, cursors, tip_us, kept.events, same_sources=False)
+            writer.executemany("INSERT INTO tombstone VALUES (?, ?)", tombstones)
+            writer.executemany("INSERT INTO stored VALUES (?, ?)", stored)
         writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     return kept
 
@@ -166,21 +175,8 @@ def _repair_reservation(directory: Path, newest_us: int) -> int:
         return reservation.until_us
 
 
-def _floor(old: sqlite3.Connection) -> int | None:
-    with suppress(sqlite3.DatabaseError):
-        for (floor_us,) in old.execute("SELECT floor_us FROM state"):
-            return int(floor_us)
-    return None
-
-
-def _cursors(old: sqlite3.Connection) -> dict[str, SourceCursor]:
-    with suppress(sqlite3.DatabaseError):
-        return read_cursors(old)
-    return {}
-
-
-def _pairs(old: sqlite3.Connection, query: str) -> list[tuple[bytes | int, int]]:
-    """Return the rows of a small table, none if it cannot be read."""
+def _rows(old: sqlite3.Connection, query: str) -> list[tuple[Any, ...]]:
+    """Return the rows of a small table, none if it is damaged."""
     try:
         return old.execute(query).fetchall()
     except sqlite3.DatabaseError:

@@ -5,6 +5,13 @@ seen their positions. So a small file says, durably and ahead of time, up to whe
 given out. A log that is opened after another boot continues above that.
 
     jetstream.reserved      <boot id> <position>
+
+                     tip       reserved up to here
+    ─── given out ────┼──────────────┼────────────────▶ position
+                      └── AHEAD_US ──┘
+
+A process that crashes loses no commit, so the next process of the same boot continues at the tip. That is why
+the file has the id of the boot.
 """
 
 from __future__ import annotations
@@ -39,6 +46,7 @@ class Reservation:
     """The reservation of one log's directory."""
 
     def __init__(self, directory: Path, machine: Machine | None = None) -> None:
+        # The directory of the log, the file in it, and the machine, whose boot is written.
         self._directory = directory
         self._path = directory / FILE
         self._machine = machine or Machine(boot_id())
@@ -78,6 +86,7 @@ class Reservation:
         return max(tip_us, reserved) if self._machine.has_booted_since(boot) else tip_us
 
     def _believed(self, newest_us: int) -> tuple[str, int]:
+        """Read the file. Raises LogCorrupt also for a position that no right clock can have reserved."""
         boot, reserved = self.read()
         if reserved > newest_us + BELIEVED_US:
             problem = f"reserves positions up to {reserved}, far beyond every event and the clock"

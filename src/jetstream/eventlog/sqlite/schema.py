@@ -1,7 +1,17 @@
 """The tables of the SQLite file, and the statements that several modules share.
 
-`docs/log-format.md` explains the tables. A change of them also changes SCHEMA_VERSION: a file of another
-version is refused.
+    state       the whole log, in one row: the floor, counters, the tip as far as no cursor has a higher one
+    cursor      how far each upstream was read, with the tip of the commit that stored it
+    extent      a view of both: floor, tip, number of events
+    tail        batches as they were committed
+    segment     sealed segments
+    tombstone   accounts whose records are still to be erased
+    stored      when events were stored, where positions do not tell
+    clock       the offset of the clock that this boot trusts
+
+`docs/log-format.md` explains them. Rows of `tail` and `segment` have the position of their last event as key,
+since that stays when events before it are erased. A change of a table also changes SCHEMA_VERSION: a file of
+another version is refused.
 """
 
 from __future__ import annotations
@@ -18,8 +28,11 @@ from jetstream.eventlog.segment import Segment
 DATABASE: Final = "jetstream.db"
 POSITION_MAX: Final = (1 << 63) - 1  # an upper bound of every position: SQLite's integers are signed, 64 bits
 
-APPLICATION_ID: Final = 0x4A455453  # "JETS", as `file` shows it
+# In the header of the file, where `file` and other programs look: "JETS", and the version of the tables.
+APPLICATION_ID: Final = 0x4A455453
 SCHEMA_VERSION: Final = 3
+# Executed in an empty file. Integers are positions in microseconds, or counts. The columns of events are blobs,
+# as `columns` writes them for the tail and `segment` for segments.
 SCHEMA: Final = """
 CREATE TABLE state (
     id        INTEGER PRIMARY KEY CHECK (id = 1),
@@ -74,7 +87,7 @@ CREATE TABLE clock (
 ) STRICT;
 """
 
-# A row by its key, by table.
+# A row by its key, for each table that has events.
 ROW: Final = {
     "segment": "SELECT * FROM segment WHERE last_us = ?",
     "tail": "SELECT * FROM tail WHERE last_us = ?",
@@ -83,6 +96,8 @@ DELETE_ROW: Final = {
     "segment": "DELETE FROM segment WHERE last_us = ?",
     "tail": "DELETE FROM tail WHERE last_us = ?",
 }
+CURSORS: Final = "SELECT source, seq, provisional, fell_from FROM cursor"
+# What an operator can do about damage: the end of each such message.
 REMEDY: Final = "`jetstream log repair` keeps every undamaged segment; or move it away to start a new log"
 
 
@@ -120,7 +135,7 @@ def check_schema(path: Path, connection: sqlite3.Connection) -> None:
 
 
 def insert_row(connection: sqlite3.Connection, first_us: int, last_us: int, columns: Columns) -> None:
-    """Add a batch to the tail."""
+    """Add a batch to the tail, with its checksum. Its range ends at `last_us`."""
     connection.execute(
         "INSERT INTO tail VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
         (last_us, first_us, columns.events, columns.checksum(), *columns),
@@ -133,12 +148,7 @@ def insert_segment(connection: sqlite3.Connection, segment: Segment) -> None:
 
 
 def store_cursors(
-    connection: sqlite3.Connection,
-    cursors: Cursors,
-    tip_us: int,
-    appended: int,
-    *,
-    same_sources: bool,
+    connection: sqlite3.Connection, cursors: Cursors, tip_us: int, appended: int, *, same_sources: bool
 ) -> None:
     """Store the cursors of all sources, with the tip and the number of events ever appended.
 
@@ -164,8 +174,7 @@ def store_cursors(
 
 def read_cursors(connection: sqlite3.Connection) -> dict[str, SourceCursor]:
     """Return the cursor of each source."""
-    rows = connection.execute("SELECT source, seq, provisional, fell_from FROM cursor")
-    return {source: SourceCursor(*cursor) for source, *cursor in rows}
+    return {source: SourceCursor(*cursor) for source, *cursor in connection.execute(CURSORS)}
 
 
 def read_tip(connection: sqlite3.Connection) -> int:

@@ -1,4 +1,9 @@
-"""Sealing: compressing the oldest rows of the tail into a segment."""
+"""Sealing: compressing the oldest rows of the tail into a segment.
+
+It takes two steps. `next_segment` reads and compresses, beside appends; that takes about 20 ms. Then
+`replace_rows` writes the segment and deletes its rows in one transaction, for which appends wait. Only upkeep
+deletes rows of the tail, so the rows are the same in both steps.
+"""
 
 from __future__ import annotations
 

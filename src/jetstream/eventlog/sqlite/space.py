@@ -6,6 +6,12 @@ only after it was copied into the database, and the database may have to grow fo
 * a file of `reserve_size` bytes is kept in reserve. It is deleted when the disk is full, and written again
   when it is not. It also keeps other programs from using the last bytes;
 * commits of events are refused while the disk still has so much room that the write-ahead log can be copied.
+
+    free on the disk      what happens
+    ─────────────────     ─────────────────────────────────────────────────────────
+    much                  the file system is asked again after half of it is used
+    `low`                 upkeep checkpoints and shrinks each time that it runs
+    no `room`             appends are refused; upkeep releases the reserve, trims, and takes it back
 """
 
 from __future__ import annotations
@@ -35,6 +41,7 @@ class Space:
     """The disk under a log's directory: how much may be written, and the reserve."""
 
     def __init__(self, directory: Path, limits: LogLimits = LogLimits()) -> None:
+        # The directory of the log, the reserve, and the database, whose write-ahead log takes room.
         self._directory = directory
         self._file = directory / FILE
         self._database = directory / DATABASE
@@ -106,6 +113,7 @@ class Space:
         return self.reserve_held >= self.reserve_size
 
     def _allocate(self) -> None:
+        """Let the file system allocate the whole reserve, or leave what there was. Raises OSError."""
         descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             os.posix_fallocate(descriptor, 0, self.reserve_size)

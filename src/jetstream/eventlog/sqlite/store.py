@@ -6,7 +6,16 @@
 A batch is committed as one row of `tail`, in the transaction that moves the cursors, on the event loop's
 thread: a commit writes 30 to 170 us into the page cache, less than handing it to a thread costs. Everything
 that waits for the disk happens elsewhere: reading in the threads of `reader_pool`, and everything else in the
-thread of `upkeep`. A write holds `LogState.writing`, for no longer than one short transaction takes.
+thread of `upkeep`. Each write holds `LogState.writing`, for no longer than one short transaction takes.
+
+A reader gives a position and gets the batch that follows:
+
+    floor                              start of the hot tail         tip
+      │ segment │ segment │ … │ rows of the tail │ batches in memory │
+      └───── scan and load, in a reader thread ──┴─ returned at once ┘
+
+Batches are shared. The hot tail hands out the batch that is still growing, and the segment cache hands out
+each loaded segment to all readers that ask for it.
 """
 
 from __future__ import annotations
@@ -57,12 +66,14 @@ class SqliteLog:
         self._state = state
         # Statuses of account events that erase the account's records.
         self._erase_statuses = erase
-        # The readers that the writer waits for.
+        # The readers that the writer waits for. They join and leave by themselves.
         self.followers = Followers()
         # Wakes those in `wait` after each append.
         self._appended = Notifier()
+        # Where events that are not in the hot tail are read, and those that were.
         self._readers = ReaderPool(state.path, state.damages, state.limits)
         self._segments = SegmentCache(self._load, state.limits.segment_cache_bytes)
+        # What seals, trims and checkpoints in the background.
         self._upkeep = upkeep(self._segments.drop)
         self._logger = Throttled(structlog.get_logger(__name__))
 
@@ -152,7 +163,7 @@ class SqliteLog:
             await asyncio.to_thread(self._state.reservation.extend, position)
 
     def _store(self, batch: Batch, columns: Columns | None, cursors: Cursors, tombstones: Tombstones) -> None:
-        """Write one append, inside a transaction."""
+        """Write one append, inside a transaction: rows of the tail, tombstones, cursors."""
         writer, state = self._state.writer, self._state
         tip = state.tip
         if columns is not None:
@@ -168,7 +179,7 @@ class SqliteLog:
         store_cursors(writer, cursors, tip, state.appended + len(batch), same_sources=same_sources)
 
     def _publish(self, batch: Batch, tombstones: Tombstones, received_at: float | None) -> None:
-        """Let readers see what was committed."""
+        """Let memory follow what was committed, and wake readers and, if there is a segment, upkeep."""
         state = self._state
         state.tip = batch.last
         state.appended += len(batch)
@@ -216,6 +227,7 @@ class SqliteLog:
         return after, batch
 
     async def _load(self, last_us: int) -> Batch | None:
+        """Read a segment for the cache."""
         return await self._readers.run(lambda reader: reader.load(last_us))
 
     async def holds(self, keys: Collection[Key]) -> dict[Key, int]:
@@ -271,6 +283,7 @@ class SqliteLog:
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
+        """Close the connections, the last one with a checkpoint, and reserve no more than was given out."""
         self._readers.close()
         self._state.writer.close()
         with suppress(LogError), translated_errors(self._state.path):

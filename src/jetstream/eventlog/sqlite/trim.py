@@ -1,4 +1,12 @@
-"""Trimming: deleting the oldest events, and giving free pages back to the file system."""
+"""Trimming: deleting the oldest events, and giving free pages back to the file system.
+
+Whole segments are deleted, in transactions that are short enough for an append to wait for. When all segments
+that end before a position are deleted, rows of the tail that do are next. The floor moves in the same
+transaction, so a reader that the floor admits never misses an event.
+
+A deleted page joins SQLite's list of free pages, and is used again. The file becomes smaller only when pages
+at its end are freed (PRAGMA incremental_vacuum), a MiB at a time.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +18,7 @@ from jetstream.eventlog.sqlite.connection import transaction
 from jetstream.eventlog.sqlite.damage import Damage, damage_problem, next_key, next_readable
 from jetstream.limits import LogLimits
 
+# The compressed size of each segment, without reading it: SQLite knows the length of a value from its header.
 _SIZES: Final = (
     "SELECT last_us, length(did_bits) + length(accounts) + length(times) + length(kinds)"
     " + length(dids) + length(collections) + length(rkeys) + length(revs) + length(cids) + length(bodies)"
@@ -25,14 +34,19 @@ class Trimmed(NamedTuple):
 
 
 class Trimmer:
-    """Trims and shrinks the file through the upkeep connection, in short steps."""
+    """Trims and shrinks the file through the upkeep connection, in short steps.
+
+    Each step returns before an append has waited for long; the caller repeats it while there is more to do.
+    """
 
     def __init__(
         self, connection: sqlite3.Connection, floor: int, limits: LogLimits, damage: list[Damage]
     ) -> None:
+        # Upkeep's connection, used by its thread.
         self._connection = connection
         self._limits = limits
-        self._damage = damage  # what is found is added
+        # Damage that is found is added; the owner of the list takes it from there.
+        self._damage = damage
         # Segments below this position were deleted, or cannot be. Only rises.
         self.trimmed_to = floor
 
@@ -51,6 +65,7 @@ class Trimmer:
         return self._skip(before_us, problem)
 
     def _trim(self, before_us: int, segments_max: int) -> Trimmed | None:
+        """Delete up to so many segments, or all rows of the tail that are old enough, and move the floor."""
         low = self.trimmed_to
         with transaction(self._connection):
             rows = (
@@ -90,13 +105,17 @@ class Trimmer:
         return Trimmed(removed, floor)
 
     def _move_floor(self, floor: int, removed: int) -> None:
+        """Raise the floor, inside a transaction, and delete what only concerns events below it."""
         self._connection.execute(
             "UPDATE state SET floor_us = max(floor_us, ?), removed = removed + ?", (floor, removed)
         )
         ages.drop_before(self._connection, floor)
 
     def position_within(self, bytes_max: int) -> int:
-        """Return the position below which segments must go for the files to take `bytes_max`; 0 for none."""
+        """Return the position below which segments must go for the files to take `bytes_max`; 0 for none.
+
+        Room for two write-ahead logs is left: for the write-ahead log, and for the tail.
+        """
         excess = self._used_bytes() + 2 * self._limits.wal_bytes - bytes_max
         position = 0
         try:
@@ -123,10 +142,11 @@ class Trimmer:
         return free > max(self._limits.free_pages, self._limits.free_share * pages)
 
     def shrink(self) -> None:
-        """Give some free pages back to the file system."""
+        """Give `shrink_pages` free pages back to the file system."""
         self._connection.execute(f"PRAGMA incremental_vacuum({self._limits.shrink_pages})").fetchall()
 
     def _used_bytes(self) -> int:
+        """Return the size of the database without its free pages."""
         pages = self._pragma("page_count") - self._pragma("freelist_count")
         return pages * self._pragma("page_size")
 

@@ -12,9 +12,15 @@ All of it runs in one thread with one connection, as short synchronous steps. A 
 compressing, waiting for the disk) is done by a step before it, beside appends.
 
 Upkeep runs once a second, and at once when there is enough for a segment, when the disk is low, or while
-erasing is not finished. A refused write is tried again a second later. Damage that does not concern sealing
-is noted and skipped. Damage in what is to be sealed ends upkeep, and the next append raises its error: the
-log must not grow behind a tail that cannot be sealed.
+erasing is not finished.
+
+    event loop         append   append  append          append        append
+    upkeep thread   [compress a segment] [write it] [copy pages, flush] [restart the WAL]
+                     beside appends       exclusive  beside appends      exclusive
+
+A refused write is tried again a second later: with the reserve released, see `space`. Damaged events are
+skipped, and so is what stops any step but sealing. A page that sealing cannot write ends upkeep, and the next
+append raises its error: the log must not grow behind a tail that is never sealed.
 """
 
 from __future__ import annotations
@@ -67,6 +73,7 @@ class Upkeep:
         conditions: Conditions,
         drop_segment: Callable[[int], None],
     ) -> None:
+        # What the event loop knows of the log. It follows the file: changed after each step.
         self._state = state
         self._limits = state.limits
         self._retention = retention
@@ -75,6 +82,7 @@ class Upkeep:
         self._conditions = conditions
         self._drop_segment = drop_segment
         self._checkpointer = state.checkpointer
+        # Keeps the ages of events right when the clock is set.
         offset_us = clock() - machine.elapsed_us()
         self.ages = Ages(machine.boot, state.stored_offset_us, offset_us, retention.seconds)
         # The connection, and these that use it, belong to the thread while a step runs.
@@ -94,6 +102,7 @@ class Upkeep:
         self._running = asyncio.Lock()
         # Set when there is something to do before the next second.
         self._due = asyncio.Event()
+        # Runs until `close`, or until an error that cannot be tried again.
         self._task = asyncio.get_running_loop().create_task(self._run_forever())
 
     def wake(self) -> None:
@@ -139,6 +148,7 @@ class Upkeep:
         await asyncio.to_thread(self._thread.shutdown)
 
     async def _run_forever(self) -> None:
+        """Run once a second, and whenever `wake` was called."""
         failing = False
         while True:
             with suppress(TimeoutError):
@@ -204,6 +214,7 @@ class Upkeep:
     # Sealing
 
     async def _seal(self) -> None:
+        """Seal while there is enough for a segment. A backlog can fill the write-ahead log meanwhile."""
         while (segment := await self._next_segment()) is not None:
             await self._require_room(segment.size * 5 // 4)
             lost = await self._exclusively(seal.replace_rows, self._connection, segment)
@@ -250,6 +261,7 @@ class Upkeep:
         self._erased_to = rewritten.last_us + 1
 
     async def _erase_tail(self) -> None:
+        """Rewrite the tail, which ends the pass: its tombstones are deleted in the same transaction."""
         rows = await self._in_thread(erase.rewritten_rows, self._reader, self._tombstones)
         await self._exclusively(erase.replace_rows, self._connection, rows, self._tombstones)
         self._tombstones, self._erased_to = {}, 0
@@ -267,6 +279,7 @@ class Upkeep:
             await self._trim(await self._in_thread(self._trimmer.position_within, size))
 
     async def _trim(self, before_us: int) -> int:
+        """Delete step by step what ends before a position, and let memory follow after each step."""
         removed = 0
         while (trimmed := await self._exclusively(self._trimmer.trim, before_us)) is not None:
             removed += trimmed.events
@@ -277,6 +290,7 @@ class Upkeep:
         return removed
 
     async def _count_removed(self, events: int) -> None:
+        """Subtract deleted events, and read again what remains: exclusively, so that no append is missed."""
         self._state.events -= events
         self._state.oldest_us, self._state.tail_events = await self._exclusively(
             read_extent, self._connection, self._trimmer.trimmed_to
@@ -285,6 +299,7 @@ class Upkeep:
     # The write-ahead log
 
     async def _checkpoint(self) -> None:
+        """Copy and restart the write-ahead log when it is long, and always while the disk is low."""
         if self._state.space.low or await self._in_thread(self._checkpointer.is_due):
             await self._in_thread(self._checkpointer.copy_pages)
             await self._exclusively(self._checkpointer.restart_wal)
@@ -306,7 +321,11 @@ class Upkeep:
     # The disk
 
     async def _free_disk(self) -> None:
-        """Free what the settings allow, and the write-ahead log, with the help of the reserve."""
+        """Free what the settings allow, and the write-ahead log, with the help of the reserve.
+
+        Appends are refused meanwhile, since they would use up the reserve. Afterwards the disk counts as no
+        longer full; if nothing could be freed, the next append finds that out.
+        """
         space = self._state.space
         space.freeing = True
         try:
@@ -341,6 +360,7 @@ class Upkeep:
         return True
 
     async def _take_reserve(self) -> None:
+        """Complete the reserve; log a warning when there is no longer room for all of it."""
         space = self._state.space
         whole = await self._in_thread(space.take_reserve)
         if not whole and self._has_reserve:
