@@ -31,8 +31,8 @@ POSITION_MAX: Final = (1 << 63) - 1  # an upper bound of every position: SQLite'
 # In the header of the file, where `file` and other programs look: "JETS", and the version of the tables.
 APPLICATION_ID: Final = 0x4A455453
 SCHEMA_VERSION: Final = 3
-# Executed in an empty file. Integers are positions in microseconds, or counts. The columns of events are blobs,
-# as `columns` writes them for the tail and `segment` for segments.
+# Executed in an empty file. Integers are positions in microseconds, or counts. The columns of events are
+# blobs, as `columns` writes them for the tail, and `segment` for segments.
 SCHEMA: Final = """
 CREATE TABLE state (
     id        INTEGER PRIMARY KEY CHECK (id = 1),
