@@ -146,8 +146,8 @@ def _move(
 ) -> int:
     """Rewrite a piece; return how many events it has.
 
-    Older pieces come first, so that no two have the same key. Only the times change, and what depends on them:
-    the copies of account events in a segment, the checksum of a row.
+    Older pieces come first, so that no two have the same key. Only the times change, and what depends on
+    them: the copies of account events in a segment, the checksum of a row.
     """
     old = _old_times(connection, piece.table, piece.key)
     new = _new_times(old, piece.ceiling, stored)
