@@ -18,6 +18,8 @@ from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, Event, Key
 
 CURSOR = {"relay.example:443": SourceCursor(1)}
 SMALL = LogLimits(segment_events=20, batch_events=7, hot_tail_events=40, scan_segments=2, lookup_keys=40)
+# No segment is ever full, so the background seals nothing while a test looks at the tail.
+UNSEALED = replace(SMALL, segment_events=10_000)
 
 
 def commit(number: int, did: bytes = b"did:plc:a", kind: bytes = CREATE) -> Event:
@@ -143,7 +145,7 @@ async def test_the_numbers_beside_the_confirmed_one_are_stored(
 async def test_an_event_is_found_at_its_position_or_at_the_end_of_its_segment(
     tmp_path: Path, sealed: bool
 ) -> None:
-    log = await filled(tmp_path)
+    log = await filled(tmp_path, SMALL if sealed else UNSEALED)
     if sealed:
         await log.maintain()
     found = await log.holds([event.key for event in EVENTS])
@@ -155,7 +157,7 @@ async def test_an_event_is_found_at_its_position_or_at_the_end_of_its_segment(
 @pytest.mark.parametrize("sealed", [False, True])
 @pytest.mark.parametrize("start", [0, 1, 30, 151, 295])
 async def test_the_keys_from_a_position_on(tmp_path: Path, start: int, sealed: bool) -> None:
-    log = await filled(tmp_path)
+    log = await filled(tmp_path, SMALL if sealed else UNSEALED)
     if sealed:
         await log.maintain()
     keys = await log.keys_from(start, len(EVENTS) + 1)
