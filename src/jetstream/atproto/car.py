@@ -15,6 +15,7 @@ from hashlib import sha256
 from typing import Final
 
 from jetstream.atproto.cbor import Unreadable, decode
+from jetstream.atproto.cid import DAG_CBOR_SHA256
 
 CID_BYTES: Final = 36  # version 1, a codec of one byte, SHA-256: the only CIDs in repositories
 # The header that every relay writes, around the CID of its one root. Any other is decoded.
@@ -23,8 +24,6 @@ _HEADER_TAIL: Final = bytes.fromhex("6776657273696f6e01")
 _HEADER_BYTES: Final = 59
 _HEADER_TAIL_AT: Final = _HEADER_BYTES - len(_HEADER_TAIL)
 _VARINT_BYTES_MAX: Final = 9  # the multiformats specification's limit
-# What a record's CID begins with: version 1, dag-cbor, SHA-256, 32 bytes.
-RECORD_CID_HEAD: Final = b"\x01\x71\x12\x20"
 # Blocks of one CAR, at 0.25 µs each. A thousand ops in the largest repository need nine thousand tree nodes.
 BLOCKS_MAX: Final = 10_000
 _HEADER_BYTES_MAX: Final = 1_024  # a header is decoded; ten roots take half of it
@@ -49,7 +48,7 @@ def proven(car: bytes, cid: bytes) -> bytes | None:
     low, high = car[start - 2], car[start - 1]
     size = (low & 127) | high << 7 if low > 127 else high
     record = car[start + CID_BYTES : start + size]
-    return record if cid == RECORD_CID_HEAD + sha256(record).digest() else None
+    return record if cid == DAG_CBOR_SHA256 + sha256(record).digest() else None
 
 
 class Blocks:

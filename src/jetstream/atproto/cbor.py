@@ -17,18 +17,14 @@ from typing import Any, Final, NoReturn
 import cbor2
 from libipld import decode_dag_cbor, decode_dag_cbor_multi
 
+from jetstream.atproto.cid import Cid
+
 DEPTH_MAX: Final = 128  # levels of lists and maps in a record that is passed on
 LINK_TAG: Final = 42  # the only tag of DAG-CBOR
 
 
 class Unreadable(Exception):
     """These bytes are not what their format says: DAG-CBOR or a CAR."""
-
-
-class Link(bytes):
-    """The binary CID of a link, as `decode_lax` returns it."""
-
-    __slots__ = ()
 
 
 def decode(raw: bytes) -> Any:
@@ -51,7 +47,7 @@ def decode_pair(raw: bytes) -> tuple[Any, Any]:
 
 
 def decode_lax(raw: bytes) -> Any:
-    """Decode one object that need not be canonical. Links are `Link`, byte strings `bytes`.
+    """Decode one object that need not be canonical. Links are `Cid`, byte strings `bytes`.
 
     Raises Unreadable for what is no DAG-CBOR all the same: bytes after the object, repeated keys, keys that
     are neither text nor bytes, indefinite lengths, every tag but 42, bad UTF-8, and nesting deeper than
@@ -92,11 +88,11 @@ def _containers(values: Iterable[object]) -> list[dict[str, object] | list[objec
     return [value for value in values if type(value) is dict or type(value) is list]
 
 
-def _link(value: object, _immutable: bool) -> Link:
+def _link(value: object, _immutable: bool) -> Cid:
     # In DAG-CBOR a zero byte stands before the CID: the multibase prefix of binary.
     if not isinstance(value, bytes) or not value.startswith(b"\0"):
         raise ValueError("tag 42 on what is no binary CID")
-    return Link(value[1:])
+    return Cid(value[1:])
 
 
 def _refuse(_value: object, _immutable: bool) -> NoReturn:

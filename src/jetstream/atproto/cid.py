@@ -11,7 +11,8 @@ from typing import Final
 
 import libipld
 
-_DAG_CBOR_SHA256: Final = bytes.fromhex("01711220")
+# What the CID of a DAG-CBOR block begins with: version 1, dag-cbor, SHA-256, 32 bytes.
+DAG_CBOR_SHA256: Final = bytes.fromhex("01711220")
 _RAW_SHA256: Final = bytes.fromhex("01551220")
 
 
@@ -27,7 +28,7 @@ class Cid(bytes):
 
 def cid_of(block: bytes) -> Cid:
     """Return the CID of a DAG-CBOR block: a record, a tree node or a commit."""
-    return Cid(_DAG_CBOR_SHA256 + sha256(block).digest())
+    return Cid(DAG_CBOR_SHA256 + sha256(block).digest())
 
 
 def raw_cid(digest: bytes) -> Cid:

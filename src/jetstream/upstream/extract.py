@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from hashlib import sha256
 from typing import Any, Final
 
 import orjson
@@ -22,6 +21,7 @@ from libipld import encode_cid
 
 from jetstream.atproto import car
 from jetstream.atproto.cbor import Unreadable
+from jetstream.atproto.cid import cid_of
 from jetstream.limits import UpstreamLimits
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, UPDATE, Event, Key
 from jetstream.model.syntax import is_record_key, nsid_bytes
@@ -44,10 +44,10 @@ _ACTIONS: Final = {"create": CREATE, "update": UPDATE, "delete": DELETE}
 # Events in the order of their ops, and the reasons for what was left out.
 Extracted = tuple[Sequence[Event], Sequence[str]]
 
-_LIMITS: Final = UpstreamLimits()
 
-
-def extract(envelope: Envelope, check_cid: bool = True, limits: UpstreamLimits = _LIMITS) -> Extracted:
+def extract(
+    envelope: Envelope, check_cid: bool = True, limits: UpstreamLimits = UpstreamLimits()
+) -> Extracted:
     """Return the events of one frame, and a reason for each part that was left out.
 
     With `check_cid`, a record is an event only if its block hashes to the CID of its op.
@@ -158,7 +158,7 @@ class _Records:
             raise Dropped("block_missing")
         if budget is not None:
             budget.spend_on_bytes(len(raw))
-        if self._check_cid and cid != car.RECORD_CID_HEAD + sha256(raw).digest():
+        if self._check_cid and cid != cid_of(raw):
             raise Dropped("block_hash")
         if not self._check_cid:
             _require_cid(cid)

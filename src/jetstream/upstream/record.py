@@ -25,8 +25,9 @@ import orjson
 from libipld import decode_dag_cbor, encode_cid
 
 from jetstream.atproto.car import CID_BYTES
-from jetstream.atproto.cbor import DEPTH_MAX, Link, Unreadable, decode_lax, depth
+from jetstream.atproto.cbor import DEPTH_MAX, Unreadable, decode_lax, depth
 from jetstream.atproto.cbor_scan import item_heads, text_strings
+from jetstream.atproto.cid import Cid
 from jetstream.limits import UpstreamLimits
 from jetstream.upstream.drops import Dropped
 
@@ -214,7 +215,7 @@ def _link_or_bytes(value: object) -> dict[str, str]:
     """Return the JSON of a link or a byte string out of `decode_lax`. Raises Dropped for all else."""
     if type(value) is bytes:
         return _bytes(value)
-    if type(value) is not Link:
+    if type(value) is not Cid:
         raise Dropped("record_cbor")  # undefined and the other simple values
     try:
         return {"$link": encode_cid(bytes(value))}
