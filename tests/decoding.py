@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
+from tests.builders import LIKE, Op, delete, like
+
+from jetstream.delivery.renderers import RENDERERS
+from jetstream.model.batch import Batch
 from jetstream.model.event import Event
 from jetstream.upstream.envelope import read_envelope
 from jetstream.upstream.extract import extract
+
+UNSORTED_HEADER = bytes.fromhex("a2626f700161746723636f6d6d6974")
+OPS = [like(1), delete(f"{LIKE}/2"), Op("update", f"{LIKE}/3", {"$type": LIKE, "text": "<&>"})]
 
 
 class Message(NamedTuple):
@@ -27,3 +35,14 @@ def decode(frame: bytes, *, check_cid: bool = True) -> Message:
     events, drops = extract(envelope, check_cid)
     assert not (events and envelope.seq is None)
     return Message(envelope.type, envelope.seq, events, drops, envelope.name, envelope.text)
+
+
+def bodies(message: Message) -> list[Any]:
+    return [json.loads(event.body) for event in message.events]
+
+
+def rendered(message: Message) -> Iterator[dict[str, Any]]:
+    """Spell the events in both wires, and read them: they must be JSON whatever they hold."""
+    batch = Batch.of(message.events, range(1, len(message.events) + 1))
+    for renderer in RENDERERS.values():
+        yield from map(json.loads, renderer.render(batch, range(len(batch))))

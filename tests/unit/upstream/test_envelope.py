@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -29,30 +27,12 @@ from tests.builders import (
     op_body,
     uvarint,
 )
-from tests.decoding import Message, decode
+from tests.decoding import OPS, UNSORTED_HEADER, Message, bodies, decode
 from tests.fixtures import captured_frames
 
-from jetstream.delivery.renderers import RENDERERS
-from jetstream.model.batch import Batch
 from jetstream.model.event import DELETE
 from jetstream.upstream.drops import DROP_REASONS
 from jetstream.upstream.envelope import COMMIT_BLOCKS_BYTES_MAX, FRAME_BYTES_MAX, OPS_MAX, read_envelope
-
-UNSORTED_HEADER = bytes.fromhex("a2626f700161746723636f6d6d6974")
-OPS = [like(1), delete(f"{LIKE}/2"), Op("update", f"{LIKE}/3", {"$type": LIKE, "text": "<&>"})]
-
-
-def bodies(message: Message) -> list[Any]:
-    return [json.loads(event.body) for event in message.events]
-
-
-def rendered(message: Message) -> Iterator[dict[str, Any]]:
-    """Spell the events in both wires, and read them: they must be JSON whatever they hold."""
-    batch = Batch.of(message.events, range(1, len(message.events) + 1))
-    for renderer in RENDERERS.values():
-        for text in renderer.render(batch, range(len(batch))):
-            yield json.loads(text)
-
 
 # What is kept
 

@@ -33,7 +33,7 @@ from tests.builders import (
     nested,
     op_body,
 )
-from tests.decoding import Message, decode
+from tests.decoding import OPS, UNSORTED_HEADER, Message, bodies, decode, rendered
 from tests.fixtures import captured_frames, json_lines, json_of
 
 from jetstream.delivery.renderers import RENDERERS
@@ -42,21 +42,6 @@ from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, UPDATE
 from jetstream.upstream.drops import DROP_REASONS
 from jetstream.upstream.envelope import MESSAGE_TYPES, OPS_MAX, read_envelope
 from jetstream.upstream.extract import possible_keys
-
-UNSORTED_HEADER = bytes.fromhex("a2626f700161746723636f6d6d6974")
-OPS = [like(1), delete(f"{LIKE}/2"), Op("update", f"{LIKE}/3", {"$type": LIKE, "text": "<&>"})]
-
-
-def bodies(message: Message) -> list[Any]:
-    return [json.loads(event.body) for event in message.events]
-
-
-def rendered(message: Message) -> Iterator[dict[str, Any]]:
-    """Spell the events in both wires, and read them: they must be JSON whatever they hold."""
-    batch = Batch.of(message.events, range(1, len(message.events) + 1))
-    for renderer in RENDERERS.values():
-        yield from map(json.loads, renderer.render(batch, range(len(batch))))
-
 
 # What the four kinds of event are made of
 
