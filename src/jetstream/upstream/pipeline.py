@@ -164,9 +164,8 @@ class Pipeline:
             if self._clock() > until:
                 break
         self._deferred = []
-        limits, twice = self._limits, 2 * self._lookup_frames
-        more = min(twice, limits.lookup_frames_max)
-        self._lookup_frames = more if all_known else limits.lookup_frames_min
+        limits, more = self._limits, 2 * self._lookup_frames
+        self._lookup_frames = min(more, limits.lookup_frames_max) if all_known else limits.lookup_frames_min
         self._finish(types, batch)
 
     def _sequence(self, seq: int, envelope: Envelope, batch: DecodedBatch, batch_keys: set[Key]) -> bool:

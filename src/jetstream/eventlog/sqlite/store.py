@@ -145,7 +145,7 @@ class SqliteLog:
                     self._upkeep.wake()
                 if len(batch) and batch.last > state.reservation.until_us:
                     await self._reserve(batch.last)
-                with translated_errors(state.path), transaction(self._state.writer):
+                with translated_errors(state.path), transaction(state.writer):
                     self._store(batch, columns, cursors, tombstones)
             except LogUnwritable:
                 state.writable = False
@@ -164,14 +164,14 @@ class SqliteLog:
 
     def _store(self, batch: Batch, columns: Columns | None, cursors: Cursors, tombstones: Tombstones) -> None:
         """Write one append, inside a transaction: rows of the tail, tombstones, cursors."""
-        writer, state = self._state.writer, self._state
-        tip = state.tip
+        state = self._state
+        writer, batch_bytes, tip = state.writer, state.limits.batch_bytes, state.tip
         if columns is not None:
             tip = batch.last
-            if len(columns.bodies) <= self._state.limits.batch_bytes:
+            if len(columns.bodies) <= batch_bytes:
                 insert_row(writer, batch.first, tip, columns)
             else:  # in parts, so that no reader must take more into memory at once
-                for part in batch.parts(self._state.limits.batch_bytes):
+                for part in batch.parts(batch_bytes):
                     insert_row(writer, part.first, part.last, Columns.of(part))
         if tombstones:
             writer.executemany("INSERT OR REPLACE INTO tombstone VALUES (?, ?)", tombstones.items())
@@ -190,7 +190,7 @@ class SqliteLog:
         state.hot_tail.append(batch)
         if tombstones:
             state.hot_tail.erase(tombstones)
-        if state.tail_events >= self._state.limits.segment_events:
+        if state.tail_events >= state.limits.segment_events:
             self._upkeep.wake()
         self.followers.append(state.tip, received_at)
         self._appended.notify()
@@ -232,8 +232,9 @@ class SqliteLog:
 
     async def holds(self, keys: Collection[Key]) -> dict[Key, int]:
         """Return the keys of which an event is kept, each with a position."""
-        start = self._state.hot_tail.start
-        found = lookup.in_batches(self._state.hot_tail.newest_first(), keys)
+        hot_tail = self._state.hot_tail
+        start = hot_tail.start
+        found = lookup.in_batches(hot_tail.newest_first(), keys)
         missing = set(keys) - found.keys()
         if missing:
             stored, problem = await self._readers.run(lambda reader: lookup.in_file(reader, missing, start))
@@ -264,7 +265,7 @@ class SqliteLog:
             newest_us=None if state.oldest_us is None else state.tip,
             writable=state.writable,
             wal_bytes=wal_bytes(state.path),
-            damaged=self._state.damages.count,
+            damaged=state.damages.count,
         )
 
     # Upkeep

@@ -308,15 +308,12 @@ class Upkeep:
         """Begin or end the condition `wal`. Only a foreign transaction lets the WAL grow above its bound."""
         path, bound = self._state.path, self._limits.wal_bytes_alarm
         size = wal_bytes(path)
-        if size < bound:
-            self._conditions.end("wal")
-            return
-        self._conditions.begin(
-            "wal",
+        reason = (
             f"{path}-wal is {size >> 20} MiB, over its bound of {bound >> 20} MiB:"
             f" another program has read the database in one transaction for long; end it"
-            f" (`fuser -v {path}` names it)",
+            f" (`fuser -v {path}` names it)"
         )
+        self._conditions.set("wal", None if size < bound else reason)
 
     # The disk
 
