@@ -58,8 +58,8 @@ async def serve(settings: Settings, limits: Limits = Limits()) -> None:
 class Service:
     """One server: an upstream, a log, the delivery to subscribers, and the routes.
 
-    `clock` gives unix microseconds, as the machine has them. `log`, `hub`, `upstream` and `subscribe` are
-    built by `run`, and exist from `started` on.
+    `clock` gives unix microseconds, as the machine has them. `log`, `delivery`, `upstream` and `subscribe`
+    are built by `run`, and exist from `started` on.
     """
 
     def __init__(

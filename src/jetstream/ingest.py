@@ -43,7 +43,7 @@ class Stamper:
 
 
 class Ingest:
-    """Stores what one source delivers.
+    """Stores what one source delivers. The log then has the cursor of this source, and of no other.
 
     `source` is the name of its cursor, `host:port`. The condition `log_unwritable` holds while the disk
     refuses a commit.

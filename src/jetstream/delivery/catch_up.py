@@ -12,7 +12,7 @@ at any `await`, options may change, and the subscriber may be closed. So a feede
 
 Any number of feeders share the event loop: one of them has `chunks_per_turn` chunks in each turn. A feeder
 that waits for its turn holds the batch that it has read. All feeders together hold at most `held_batches`
-different batches: the others wait with nothing in hand, and read again.
+different batches: the others wait without one, and read again.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class CatchUp:
             batch = await self._read(subscriber, lane, subscriber.position)
             if batch is not None and batch not in self._held:
                 if self._free.locked():
-                    found, batch = batch.first, None  # let go of it: it is what is scarce
+                    found, batch = batch.first, None  # release it: held batches are bounded
                     batch = await self._read_later(subscriber, lane, found)
                 else:
                     await self._free.acquire()  # does not wait
@@ -179,7 +179,7 @@ class CatchUp:
         return batch
 
     async def _send_chunks(self, subscriber: Subscriber, lane: Lane, batch: Batch) -> None:
-        """Wait for a turn with a batch in hand, and write some chunks of it."""
+        """Hold a batch, wait for a turn, and write some chunks of the batch."""
         options = subscriber.options
         self._held[batch] += 1
         try:

@@ -12,9 +12,9 @@ A subscriber belongs to a lane (see `lanes`) and is either
           │ no cursor                          ▼                   │ or a large new filter
           └────────────────────────────────▶ at the tip ───────────┘
 
-What a subscriber has not been sent is kept by the log, and nowhere else. So a slow subscriber needs no queue
-and delays nobody. It is closed in two cases: its socket takes nothing for `slow_timeout_s` (`check`), or the
-log no longer keeps its position (`catch_up`).
+The log keeps what a subscriber has not been sent; nothing else does. So a slow subscriber needs no queue and
+does not delay others. It is closed in two cases: its socket takes nothing for `slow_timeout_s` (`check`), or
+the log no longer keeps its position (`catch_up`).
 
 The parts share one event loop, and each holds it for a bounded time:
 

@@ -69,8 +69,8 @@ class Lanes:
     def for_newcomer(self) -> Lane:
         """Return the lane with the fewest subscribers, or a new one where all are full.
 
-        A new lane does not count before a subscriber enters it. It begins at the highest position: nobody in
-        it is owed anything.
+        A new lane does not count before a subscriber enters it. It starts at the highest position, because it
+        has no subscriber that has missed an event.
         """
         emptiest = min(self._lanes, key=lambda lane: lane.subscribers)
         if emptiest.subscribers < self._limits.lane_subscribers or len(self._lanes) >= self._limits.lanes_max:

@@ -24,8 +24,9 @@ class Pacer:
         self._limits = limits
         # How long flushes have worked since the last pause.
         self._worked_s = 0.0
-        # How long to pause: what flushes add, less what pauses took. Negative after one that was too long.
-        self._owed_s = 0.0
+        # The pending pause: the sum of the pauses that flushes asked for, less the time slept. Negative after
+        # a pause that was too long.
+        self._pending_s = 0.0
         # How long the last pause took.
         self._paused_s = 0.0
         # How long ingest's turn in the last pause took; part of what the next flush takes from other readers.
@@ -45,7 +46,7 @@ class Pacer:
             own_s = max(limits.pause_min_s / lanes, min(limits.pause_ratio * worked_s, limits.pause_max_s))
         theirs_s = limits.catch_up_ratio * taken_s * behind / (max(written, 1) * lanes)
         self._worked_s += worked_s
-        self._owed_s += max(own_s, min(theirs_s, limits.pause_max_s / lanes))
+        self._pending_s += max(own_s, min(theirs_s, limits.pause_max_s / lanes))
 
     @property
     def flush_more(self) -> bool:
@@ -59,15 +60,15 @@ class Pacer:
 
     @property
     def due_s(self) -> float:
-        """How long to sleep now: what is owed, or 0 when that is too short for a timer."""
-        return self._owed_s if self._owed_s >= self._limits.timer_s else 0.0
+        """How long to sleep now, in seconds; 0 while the pending pause is shorter than a timer can be."""
+        return self._pending_s if self._pending_s >= self._limits.timer_s else 0.0
 
     def paused(self, slept_s: float, storing_s: float) -> None:
         """Account for a pause: the sleep, and the turn for ingest after it.
 
-        What was slept too long is owed less the next time, up to the resolution of a timer. So short pauses
-        are right on average, although timers are coarse.
+        A timer may fire late. The next pause is shorter by the excess, at most by the resolution of a timer.
+        So short pauses have the right length on average.
         """
         if self.due_s:
-            self._owed_s = max(self._owed_s - slept_s, -self._limits.timer_s)
+            self._pending_s = max(self._pending_s - slept_s, -self._limits.timer_s)
         self._worked_s, self._paused_s, self._storing_s = 0.0, slept_s + storing_s, storing_s

@@ -8,8 +8,8 @@
 One batch is decoded, then stored, then the next one is read. Frames that arrive meanwhile wait undecoded in
 the connection's inbox, which is bounded, and become the next batch. So what the log is asked about frames in
 doubt takes in all that was accepted, and a batch grows with what the server is busy with
-(docs/decisions/2026-11-27-one-batch-at-a-time.md). Several sources may store at the same time: each waits for
-its own batch.
+(docs/decisions/2026-11-27-one-batch-at-a-time.md). A source waits for its own batch only, and knows of no
+other source.
 
 The cursor to resume after is the tracker's, which `store` has on disk with the events. An idle upstream is
 healthy. Whatever goes wrong ends in the same place, the loop in `run`, which waits and connects again from
