@@ -20,7 +20,7 @@ import sqlite3
 from typing import Final
 
 from jetstream.clock import STEP_US
-from jetstream.eventlog.sqlite.connection import transaction
+from jetstream.eventlog.sqlite.connection import Transaction
 from jetstream.eventlog.sqlite.machine import Machine
 from jetstream.eventlog.sqlite.schema import oldest_us
 
@@ -64,7 +64,7 @@ class Ages:
     def write(self, connection: sqlite3.Connection, now_us: int, offset_us: int, tip_us: int) -> None:
         """Write what is due, in one transaction."""
         step_us, is_ahead = offset_us - self._offset_us, self._is_ahead(now_us, tip_us)
-        with transaction(connection):
+        with Transaction(connection):
             if abs(step_us) > STEP_US:
                 _shift(connection, step_us, tip_us, now_us)
             connection.execute("INSERT OR REPLACE INTO clock VALUES (1, ?, ?)", (self._boot, offset_us))

@@ -27,7 +27,7 @@ from typing import Final
 from jetstream.errors import LogCorrupt, LogError
 from jetstream.eventlog.columns import Damaged
 from jetstream.eventlog.segment import Segment, verify
-from jetstream.eventlog.sqlite.connection import existing_database, open_reader, translated_errors
+from jetstream.eventlog.sqlite.connection import TranslatedErrors, existing_database, open_reader
 from jetstream.eventlog.sqlite.damage import GRAIN_US, next_readable
 from jetstream.eventlog.sqlite.reader import Row
 from jetstream.eventlog.sqlite.reservation import Reservation
@@ -67,7 +67,7 @@ def check(directory: Path) -> Findings:
     """
     path = existing_database(directory)
     findings = Findings()
-    with translated_errors(path, LogError), closing(open_reader(path)) as connection:
+    with TranslatedErrors(path, LogError), closing(open_reader(path)) as connection:
         check_schema(path, connection)
         _require_tables(path, connection)
         findings.problems += _check_pages(connection)

@@ -14,7 +14,7 @@ import os
 import sqlite3
 from pathlib import Path
 
-from jetstream.eventlog.sqlite.connection import open_reader, transaction, wal_bytes
+from jetstream.eventlog.sqlite.connection import Transaction, open_reader, wal_bytes
 from jetstream.eventlog.sqlite.machine import Machine
 
 
@@ -53,7 +53,7 @@ class Checkpointer:
     def restart_wal(self) -> None:
         """Copy what was committed since, and restart the write-ahead log. Nobody else may write."""
         self.empty_wal()
-        with transaction(self._connection):
+        with Transaction(self._connection):
             # The first commit to a restarted write-ahead log waits for the disk, so it is made here. It must
             # change something: SQLite does not write a page that stays as it was.
             self._connection.execute("UPDATE state SET checkpoints = checkpoints + 1")

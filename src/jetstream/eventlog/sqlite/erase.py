@@ -20,7 +20,7 @@ from typing import NamedTuple
 from jetstream.eventlog.columns import Columns
 from jetstream.eventlog.erase import Tombstones, without_erased
 from jetstream.eventlog.segment import Segment, seal
-from jetstream.eventlog.sqlite.connection import transaction
+from jetstream.eventlog.sqlite.connection import Transaction
 from jetstream.eventlog.sqlite.reader import FileReader
 from jetstream.eventlog.sqlite.schema import DELETE_ROW, count_removed, insert_row, insert_segment
 from jetstream.model.filter import Filter
@@ -57,7 +57,7 @@ def next_rewritten(reader: FileReader, tombstones: Tombstones, position: int) ->
 
 def replace_segment(connection: sqlite3.Connection, rewritten: Rewritten) -> None:
     """Put a rewritten segment in the place of the old one."""
-    with _overwriting(connection), transaction(connection):
+    with _overwriting(connection), Transaction(connection):
         connection.execute(DELETE_ROW["segment"], (rewritten.last_us,))
         if isinstance(rewritten.left, Segment):
             insert_segment(connection, rewritten.left)
@@ -78,7 +78,7 @@ def rewritten_rows(reader: FileReader, tombstones: Tombstones) -> list[Rewritten
 
 def replace_rows(connection: sqlite3.Connection, rows: Iterable[Rewritten], tombstones: Tombstones) -> None:
     """Put rewritten rows in the place of the old ones, and delete the tombstones: all is erased."""
-    with _overwriting(connection), transaction(connection):
+    with _overwriting(connection), Transaction(connection):
         for last_us, erased, left in rows:
             first_us = connection.execute(
                 "DELETE FROM tail WHERE last_us = ? RETURNING first_us", (last_us,)

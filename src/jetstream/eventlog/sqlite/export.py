@@ -16,10 +16,10 @@ from pathlib import Path
 from jetstream.errors import LogError
 from jetstream.eventlog import SourceCursor
 from jetstream.eventlog.sqlite.connection import (
+    TranslatedErrors,
     bytes_on_disk,
     existing_database,
     open_reader,
-    translated_errors,
 )
 from jetstream.eventlog.sqlite.reader import FileReader
 from jetstream.eventlog.sqlite.schema import check_schema, read_cursors, read_tip
@@ -56,7 +56,7 @@ def selected(
     `stop` None means up to the tip. Raises LogError.
     """
     path = existing_database(directory)
-    with translated_errors(path, LogError), closing(open_reader(path)) as connection:
+    with TranslatedErrors(path, LogError), closing(open_reader(path)) as connection:
         check_schema(path, connection)
         yield from _selected(connection, position, read_tip(connection) + 1 if stop is None else stop, wanted)
 
@@ -64,7 +64,7 @@ def selected(
 def contents(directory: Path) -> Contents:
     """Count what a log holds. Raises LogError."""
     path = existing_database(directory)
-    with translated_errors(path, LogError), closing(open_reader(path)) as connection:
+    with TranslatedErrors(path, LogError), closing(open_reader(path)) as connection:
         check_schema(path, connection)
         floor, tip = connection.execute("SELECT floor_us, tip_us FROM extent").fetchone()
         (segments,) = connection.execute("SELECT count(*) FROM segment").fetchone()

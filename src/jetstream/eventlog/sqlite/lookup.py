@@ -121,4 +121,5 @@ def _commits(row: Sequence[bytes]) -> Iterator[Key]:
 
 
 def _keys(batch: Batch) -> Iterator[Key]:
+    """Return the key of each event of a batch."""
     return (batch.event(i).key for i in range(len(batch)))

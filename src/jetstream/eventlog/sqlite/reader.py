@@ -221,4 +221,5 @@ class FileReader:
 
 
 def _batch(runs: Iterable[Columns]) -> Batch:
+    """Make one batch of runs of columns that follow each other."""
     return Columns.joined(runs).batch()

@@ -15,7 +15,7 @@ from queue import Empty, LifoQueue
 from typing import TypeVar
 
 from jetstream.errors import LogError
-from jetstream.eventlog.sqlite.connection import open_reader, translated_errors
+from jetstream.eventlog.sqlite.connection import TranslatedErrors, open_reader
 from jetstream.eventlog.sqlite.damage import Damage, DamageRecord
 from jetstream.eventlog.sqlite.reader import FileReader
 from jetstream.limits import LogLimits
@@ -47,7 +47,7 @@ class ReaderPool:
 
     def _work(self, work: Callable[[FileReader], Result], found: list[Damage]) -> Result:
         """Do the work, in a thread."""
-        with translated_errors(self._path, LogError):
+        with TranslatedErrors(self._path, LogError):
             try:
                 connection = self._idle.get_nowait()
             except Empty:

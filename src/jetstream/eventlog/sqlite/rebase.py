@@ -25,7 +25,7 @@ from typing import Final, NamedTuple
 
 from jetstream.eventlog.columns import read_times, write_times
 from jetstream.eventlog.segment import Segment, unpack_times, with_times
-from jetstream.eventlog.sqlite.connection import open_writer, transaction, translated_errors
+from jetstream.eventlog.sqlite.connection import Transaction, TranslatedErrors, open_writer
 from jetstream.eventlog.sqlite.lock import offline
 from jetstream.eventlog.sqlite.reader import Row
 from jetstream.eventlog.sqlite.reservation import Reservation
@@ -79,7 +79,7 @@ def rebase(directory: Path, now_us: int, reservation: Reservation | None = None)
 
     Raises LogLocked while a server runs, LogCorrupt if the log is damaged, LogUnwritable.
     """
-    with offline(directory) as path, translated_errors(path), closing(open_writer(path)) as connection:
+    with offline(directory) as path, TranslatedErrors(path), closing(open_writer(path)) as connection:
         return _rebase(reservation or Reservation(directory), connection, now_us)
 
 
@@ -90,7 +90,7 @@ def _rebase(reservation: Reservation, connection: sqlite3.Connection, now_us: in
     tombstones = dict(connection.execute("SELECT did, before_us FROM tombstone"))
     references = _References(sorted({floor_us, *tombstones.values()}))
     events = 0
-    with transaction(connection):
+    with Transaction(connection):
         stored = connection.execute("SELECT last_us, at_us FROM stored ORDER BY last_us").fetchall()
         for piece in reversed(list(_pieces(connection, stored, now_us))):
             events += _move(connection, piece, stored, references)

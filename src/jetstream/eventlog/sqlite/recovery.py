@@ -27,7 +27,7 @@ from jetstream.eventlog.hot_tail import HotTail
 from jetstream.eventlog.sqlite import erase
 from jetstream.eventlog.sqlite.ages import read_offset
 from jetstream.eventlog.sqlite.checkpoint import Checkpointer
-from jetstream.eventlog.sqlite.connection import open_writer, translated_errors
+from jetstream.eventlog.sqlite.connection import TranslatedErrors, open_writer
 from jetstream.eventlog.sqlite.damage import Damage, DamageRecord, damage_problem
 from jetstream.eventlog.sqlite.lock import take_lock
 from jetstream.eventlog.sqlite.machine import Machine
@@ -92,7 +92,7 @@ def open_log(
         for name in (NEW_FILE, *(f"{DATABASE}.new{suffix}" for suffix in ("", "-wal", "-shm"))):
             with suppress(OSError):
                 (directory / name).unlink()
-        with translated_errors(directory / DATABASE):
+        with TranslatedErrors(directory / DATABASE):
             space = Space(directory, limits)
             if space.room() <= 0:
                 space.release_reserve()  # opening writes

@@ -25,11 +25,11 @@ from jetstream.eventlog import SourceCursor
 from jetstream.eventlog.segment import Segment
 from jetstream.eventlog.sqlite.check import Findings, check, row_keys, whole_rows
 from jetstream.eventlog.sqlite.connection import (
+    Transaction,
+    TranslatedErrors,
     bytes_on_disk,
     open_reader,
     open_writer,
-    transaction,
-    translated_errors,
 )
 from jetstream.eventlog.sqlite.lock import offline
 from jetstream.eventlog.sqlite.reservation import AHEAD_US, Reservation, unused_name
@@ -60,7 +60,7 @@ def repair(directory: Path) -> tuple[Findings, Path | None]:
             found = Findings(problems=[error.problem])
         if not found.problems:
             return found, None
-        with translated_errors(path):
+        with TranslatedErrors(path):
             kept, aside = _repair(directory, found)
         kept.problems = found.problems
         return kept, aside
@@ -111,10 +111,10 @@ def _delete_damaged_rows(directory: Path) -> Findings:
         for table, is_segment in (("segment", True), ("tail", False)):
             for key in row_keys(writer, table):
                 if (is_segment, key) not in whole:
-                    with transaction(writer):
+                    with Transaction(writer):
                         writer.execute(DELETE_ROW[table], (key,))
         kept.events, kept.segments = sum(whole.values()), sum(is_segment for is_segment, _ in whole)
-        with transaction(writer):
+        with Transaction(writer):
             writer.execute(
                 "UPDATE state SET removed = removed + (SELECT events FROM extent) - ?", (kept.events,)
             )
@@ -141,7 +141,7 @@ def _rebuild(directory: Path, new: Path) -> Findings:
         old.execute("PRAGMA writable_schema = ON")
         oldest_us, newest_us = None, 0
         for row in whole_rows(old, Findings()):
-            with transaction(writer):
+            with Transaction(writer):
                 if isinstance(row, Segment):
                     insert_segment(writer, row)
                     kept.segments += 1
@@ -156,7 +156,7 @@ def _rebuild(directory: Path, new: Path) -> Findings:
         cursors = {source: SourceCursor(*cursor) for source, *cursor in _rows(old, CURSORS)}
         tombstones = _rows(old, "SELECT * FROM tombstone")
         stored = _rows(old, "SELECT * FROM stored")
-        with transaction(writer):
+        with Transaction(writer):
             writer.execute("UPDATE state SET floor_us = ?", floor[0])
             store_cursors(writer, cursors, tip_us, kept.events, same_sources=False)
             writer.executemany("INSERT INTO tombstone VALUES (?, ?)", tombstones)

@@ -11,7 +11,7 @@ import sqlite3
 
 from jetstream.eventlog.columns import Columns
 from jetstream.eventlog.segment import Segment, seal
-from jetstream.eventlog.sqlite.connection import transaction
+from jetstream.eventlog.sqlite.connection import Transaction
 from jetstream.eventlog.sqlite.reader import FileReader
 from jetstream.eventlog.sqlite.schema import POSITION_MAX, count_removed, insert_segment
 
@@ -31,7 +31,7 @@ def next_segment(reader: FileReader) -> Segment | None:
 
 def replace_rows(connection: sqlite3.Connection, segment: Segment) -> int:
     """Put a segment in the place of its rows of the tail; return how many events of damaged rows are lost."""
-    with transaction(connection):
+    with Transaction(connection):
         insert_segment(connection, segment)
         rows = connection.execute(
             "DELETE FROM tail WHERE last_us <= ? RETURNING events", (segment.last_us,)

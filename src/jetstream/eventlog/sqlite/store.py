@@ -39,7 +39,7 @@ from jetstream.eventlog.columns import Columns
 from jetstream.eventlog.erase import Tombstones, find_tombstones
 from jetstream.eventlog.segment_cache import SegmentCache
 from jetstream.eventlog.sqlite import lookup
-from jetstream.eventlog.sqlite.connection import bytes_on_disk, transaction, translated_errors, wal_bytes
+from jetstream.eventlog.sqlite.connection import Transaction, TranslatedErrors, bytes_on_disk, wal_bytes
 from jetstream.eventlog.sqlite.machine import Machine
 from jetstream.eventlog.sqlite.reader_pool import ReaderPool
 from jetstream.eventlog.sqlite.recovery import LogState, open_log
@@ -145,7 +145,7 @@ class SqliteLog:
                     self._upkeep.wake()
                 if len(batch) and batch.last > state.reservation.until_us:
                     await self._reserve(batch.last)
-                with translated_errors(state.path), transaction(state.writer):
+                with TranslatedErrors(state.path), Transaction(state.writer):
                     self._store(batch, columns, cursors, tombstones)
             except LogUnwritable:
                 state.writable = False
@@ -159,7 +159,7 @@ class SqliteLog:
 
     async def _reserve(self, position: int) -> None:
         """Reserve positions above `position`. The append waits for it, so the thread gets the GIL quickly."""
-        with short_switch_interval(), translated_errors(self._state.path):
+        with short_switch_interval(), TranslatedErrors(self._state.path):
             await asyncio.to_thread(self._state.reservation.extend, position)
 
     def _store(self, batch: Batch, columns: Columns | None, cursors: Cursors, tombstones: Tombstones) -> None:
@@ -287,7 +287,7 @@ class SqliteLog:
         """Close the connections, the last one with a checkpoint, and reserve no more than was given out."""
         self._readers.close()
         self._state.writer.close()
-        with suppress(LogError), translated_errors(self._state.path):
+        with suppress(LogError), TranslatedErrors(self._state.path):
             self._state.checkpointer.close()
             self._state.reservation.write(self._state.tip)
         os.close(self._state.lock)

@@ -14,7 +14,7 @@ import sqlite3
 from typing import Final, NamedTuple
 
 from jetstream.eventlog.sqlite import ages
-from jetstream.eventlog.sqlite.connection import transaction
+from jetstream.eventlog.sqlite.connection import Transaction
 from jetstream.eventlog.sqlite.damage import Damage, damage_problem, next_key, next_readable
 from jetstream.limits import LogLimits
 
@@ -67,7 +67,7 @@ class Trimmer:
     def _trim(self, before_us: int, segments_max: int) -> Trimmed | None:
         """Delete up to so many segments, or all rows of the tail that are old enough, and move the floor."""
         low = self.trimmed_to
-        with transaction(self._connection):
+        with Transaction(self._connection):
             rows = (
                 self._connection.execute(
                     "SELECT last_us, events FROM segment WHERE last_us >= ? AND last_us < ?"
@@ -99,7 +99,7 @@ class Trimmer:
         except sqlite3.DatabaseError:
             floor = min(next_readable(self._connection, low), before_us)
         self._damage.append(Damage(low, floor - 1, problem))
-        with transaction(self._connection):
+        with Transaction(self._connection):
             self._move_floor(floor, removed)
         self.trimmed_to = floor
         return Trimmed(removed, floor)
@@ -151,5 +151,6 @@ class Trimmer:
         return pages * self._pragma("page_size")
 
     def _pragma(self, name: str) -> int:
+        """Read one of SQLite's settings or counters that is a number."""
         value: int = self._connection.execute(f"PRAGMA {name}").fetchone()[0]
         return value

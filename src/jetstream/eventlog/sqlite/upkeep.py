@@ -38,7 +38,7 @@ from jetstream.errors import LogCorrupt, LogError, LogUnwritable
 from jetstream.eventlog.segment import Segment
 from jetstream.eventlog.sqlite import erase, seal
 from jetstream.eventlog.sqlite.ages import Ages, position_stored_before
-from jetstream.eventlog.sqlite.connection import translated_errors, wal_bytes
+from jetstream.eventlog.sqlite.connection import TranslatedErrors, wal_bytes
 from jetstream.eventlog.sqlite.damage import Damage
 from jetstream.eventlog.sqlite.machine import Machine
 from jetstream.eventlog.sqlite.reader import FileReader
@@ -52,7 +52,7 @@ logger = structlog.get_logger(__name__)
 
 
 class Retention(NamedTuple):
-    """How long events are kept; None is without limit."""
+    """How long events are kept: as long as both allow. None is without limit."""
 
     seconds: float | None
     bytes: int | None  # of the files
@@ -186,7 +186,7 @@ class Upkeep:
         """Run a step in the thread. Raises LogUnwritable or LogCorrupt."""
 
         def run() -> Result:
-            with translated_errors(self._state.path):
+            with TranslatedErrors(self._state.path):
                 return work(*arguments)
 
         try:
