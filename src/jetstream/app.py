@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
@@ -20,10 +21,9 @@ from jetstream import __version__
 from jetstream.clock import SteadyClock, clock_reason, unix_us
 from jetstream.conditions import Conditions
 from jetstream.delivery.delivery import Delivery
-from jetstream.delivery.encoding import Encoding
-from jetstream.delivery.framing.websocket import WEBSOCKET
 from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.subscriber import Close
+from jetstream.dictionary.public import PublicDictionary, fetch_in_process
 from jetstream.errors import SettingError
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.ingest import Ingest, Stamper
@@ -86,6 +86,7 @@ class Service:
         cannot be opened.
         """
         require_data_dir(self.settings.data_dir)
+        self._dictionary = self._open_dictionary()
         self.log = await SqliteLog.open(
             self.settings.data_dir,
             retention_s=self.settings.retention,
@@ -100,8 +101,18 @@ class Service:
         try:
             await self._run(shortage)
         finally:
+            if self._dictionary is not None:
+                await self._dictionary.close()
             await self.log.close()
             logger.info("stopped", tip=self.log.tip)
+
+    def _open_dictionary(self) -> PublicDictionary | None:
+        """Return the dictionary of compressed messages; None where they are not offered."""
+        settings = self.settings
+        if settings.zstd_dictionary == "none":
+            return None
+        fetch = partial(fetch_in_process, settings.data_dir, settings.zstd_dictionary_url)
+        return PublicDictionary(settings.zstd_dictionary, settings.data_dir, fetch)
 
     async def _run(self, shortage: FileShortage | None) -> None:
         self.delivery = Delivery(
@@ -183,13 +194,12 @@ class Service:
             self.metrics,
             buffer_bytes=settings.subscriber_buffer,
             subscribers_max=settings.max_subscribers,
+            compressed=None if self._dictionary is None else self._dictionary.framing,
             limits=self._limits.web,
         )
         routes = {"/": pages.page(settings.wire), "/health": pages.health(self.status)}
         wires = {"/subscribe": settings.wire, "/v1/subscribe": "v1"}
-        upgrades = {
-            path: self.subscribe.on(Encoding(RENDERERS[wire], WEBSOCKET)) for path, wire in wires.items()
-        }
+        upgrades = {path: self.subscribe.on(wire) for path, wire in wires.items()}
         figures = pages.metrics(self.metrics, self._limits.web)
         if settings.metrics_listen is None:
             routes["/metrics"] = figures

@@ -3,6 +3,7 @@
     JetstreamError
     ├── SettingError            a flag, variable or file cannot be used: exit code 2
     ├── SubscriptionError       of the client library: Refused, NotJetstream (`client.errors`)
+    ├── DictionaryError         the public zstd dictionary cannot be fetched or stored
     ├── InvalidParameter        a client's parameter cannot be used: HTTP 400, or close code 1008
     └── LogError                the event log
         ├── LogLocked           another process writes to this directory
@@ -43,6 +44,10 @@ class InvalidParameter(JetstreamError):
         self.problem = problem
         shown = value if len(value) <= self.VALUE_CHARS_MAX else value[: self.VALUE_CHARS_MAX] + "…"
         super().__init__(f"{name}: {shown!r} {problem}")
+
+
+class DictionaryError(JetstreamError):
+    """The public zstd dictionary cannot be fetched, or not be stored."""
 
 
 class LogError(JetstreamError):

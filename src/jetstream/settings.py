@@ -21,6 +21,11 @@ from jetstream.errors import SettingError
 from jetstream.urls import shown
 
 FIREHOSE_PATH: Final = "/xrpc/com.atproto.sync.subscribeRepos"
+# The Go server's copy of the public dictionary (see `dictionary`).
+DICTIONARY_URL: Final = (
+    "https://raw.githubusercontent.com/bluesky-social/jetstream/3fa54fdbb0f47ad3aa43de78a6fbbd8dc362f81d"
+    "/internal/subscribe/dictionaries/legacy_subscribe.zdict"
+)
 PREFIX: Final = "JETSTREAM_"
 
 # Variables of the Go server that have no meaning here: accepted, and logged once as unused.
@@ -177,6 +182,16 @@ class Settings:
         _setting("FORGET", "Accounts whose records are erased from the log when they end."),
     ] = "deleted"
     wire: Annotated[Literal["classic", "v1"], _setting("WIRE", "Wire format of /subscribe.")] = "classic"
+    zstd_dictionary: Annotated[
+        str,
+        _setting(
+            "ZSTD_DICTIONARY",
+            "Dictionary of compressed messages: auto fetches the public one, none, or a file.",
+        ),
+    ] = "auto"
+    zstd_dictionary_url: Annotated[
+        str, _setting("ZSTD_DICTIONARY_URL", "Where the public dictionary is fetched from.")
+    ] = DICTIONARY_URL
     upstream_cursor: Annotated[
         int | None,
         _setting(

@@ -37,6 +37,8 @@ log.command("jetstream.cli.log:repair", help="Keep every intact segment of a dam
 log.command("jetstream.cli.log:rebase_time", help="Move positions that are ahead of the clock back to it.")
 log.command("jetstream.cli.log:cat", help="Write events in the v1 wire format, one JSON object per line.")
 
+dictionary = app.command(App(name="dictionary", help="Get the public dictionary for compressed messages."))
+dictionary.command("jetstream.cli.dictionary:fetch", help="Fetch it into the data directory.")
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 

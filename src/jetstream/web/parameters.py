@@ -14,18 +14,20 @@ to `parse_message`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote_plus
 
 import orjson
 
+from jetstream.delivery.renderers import RENDERERS
+from jetstream.delivery.renderers.v1 import V1
 from jetstream.delivery.subscriber import SubscriberOptions
 from jetstream.errors import InvalidParameter
 from jetstream.model.filter import Filter
 from jetstream.model.syntax import DID_CHARS_MAX
 from jetstream.steps import Steps
+from jetstream.web.request import Headers
 
 # An update has at most 100 collections and 10,000 DIDs, and a comma for each. A million take 0.1 s to parse.
 COMMAS_MAX: Final = 20_000
@@ -37,7 +39,9 @@ _NAME_CHARS_MAX: Final = 64  # decoded of a name: no parameter's is nearly as lo
 _VALUE_CHARS_MAX: Final = 3 * (DID_CHARS_MAX + 1)
 # Parameters that are lists, and all parameters.
 _LISTS: Final = ("wantedCollections", "wantedDids")
-_KNOWN: Final = (*_LISTS, "cursor", "maxMessageSizeBytes", "compress", "requireHello")
+# Names that came with the v1 wire. `maxSize` is what the Go client sends for `maxMessageSizeBytes`.
+_V1: Final = ("compress", "requireHello", "maxMessageSizeBytes", "maxSize")
+_KNOWN: Final = (*_LISTS, "cursor", "wire", *_V1)
 _COMMA: Final = re.compile(",|%2[cC]")
 # A cursor or a size. Twenty digits are more than 64 bits; Python's integers have no limit.
 _NUMBER: Final = re.compile(r"[0-9]{1,20}", re.ASCII).fullmatch
@@ -58,6 +62,8 @@ class SubscribeRequest:
     options: SubscriberOptions  # until the first `options_update`
     cursor: int | None  # in unix microseconds, to start at; None: live
     require_hello: bool  # whether nothing is sent before the first `options_update`
+    wire: str | None  # the name of the wire; None: that of the path
+    compress: bool  # whether messages are compressed with the public dictionary
 
 
 def decode_query(text: str) -> Steps[Query]:
@@ -86,18 +92,18 @@ def _decoded(text: str, chars_max: int) -> str:
     return unquote_plus(text[:chars_max])
 
 
-def parse_request(text: str, headers: Mapping[str, str]) -> Steps[SubscribeRequest]:
+def parse_request(text: str, headers: Headers) -> Steps[SubscribeRequest]:
     """Read the parameters of a request, in steps.
 
     `text` is its query string, `headers` are its header fields. Raises InvalidParameter.
     """
     query = yield from decode_query(text)
     _refuse_mistakes(query)
-    _refuse_compression(query, headers)
     wanted = yield from Filter.parse_steps(query.get("wantedCollections", []), query.get("wantedDids", []))
-    size = _once(query, "maxMessageSizeBytes")
+    size_name = "maxSize" if "maxSize" in query else "maxMessageSizeBytes"
+    size = _once(query, size_name)
     if size and not _NUMBER(size):
-        raise InvalidParameter("maxMessageSizeBytes", size, "is not a number of bytes")
+        raise InvalidParameter(size_name, size, "is not a number of bytes")
     cursor = _once(query, "cursor")
     if cursor and not _NUMBER(cursor):
         raise InvalidParameter("cursor", cursor, "is not a time in unix microseconds")
@@ -105,6 +111,8 @@ def parse_request(text: str, headers: Mapping[str, str]) -> Steps[SubscribeReque
         SubscriberOptions(wanted, int(size or 0)),
         int(cursor) if cursor else None,
         _flag(query, "requireHello"),
+        _wire(query, headers),
+        _flag(query, "compress") or "zstd" in headers.tokens("Socket-Encoding"),
     )
 
 
@@ -160,15 +168,14 @@ def _refuse_mistakes(query: Query) -> None:
             raise InvalidParameter(name, query[name][0], text)
 
 
-def _refuse_compression(query: Query, headers: Mapping[str, str]) -> None:
-    """Refuse a client that expects compressed messages: it could not read plain JSON."""
-    encoding = headers.get("Socket-Encoding", "")
-    if _flag(query, "compress") or encoding.strip().lower() == "zstd":
-        raise InvalidParameter(
-            "compress",
-            encoding or "true",
-            "is not offered yet: leave it out for plain JSON",
-        )
+def _wire(query: Query, headers: Headers) -> str | None:
+    """Return the wire that a request selects: by name, or v1 by a name that came with it; else None."""
+    wire = _once(query, "wire")
+    if wire and wire not in RENDERERS:
+        raise InvalidParameter("wire", wire, f"is not a wire: there are {' and '.join(RENDERERS)}")
+    if not wire and ("Socket-Encoding" in headers or any(name in query for name in _V1)):
+        return V1.name
+    return wire or None
 
 
 def _once(query: Query, name: str) -> str:

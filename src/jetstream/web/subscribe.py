@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -26,6 +27,9 @@ import structlog
 
 from jetstream.delivery.delivery import Delivery
 from jetstream.delivery.encoding import Encoding
+from jetstream.delivery.framing import Framing
+from jetstream.delivery.framing.websocket import WEBSOCKET
+from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.subscriber import Close, Subscriber, SubscriberOptions
 from jetstream.errors import InvalidParameter
 from jetstream.limits import WebLimits
@@ -49,6 +53,10 @@ _OUR_FAULT: Final = Close(1011, "error", "the server failed to read a message: c
 logger = structlog.get_logger(__name__)
 
 
+class _Unavailable(Exception):
+    """A request cannot be served now. The text is for the client."""
+
+
 class Subscribe:
     """The handlers of the routes to subscribe, which share the limit of connections.
 
@@ -62,6 +70,7 @@ class Subscribe:
         *,
         buffer_bytes: int,
         subscribers_max: int,
+        compressed: Callable[[], Framing | None] | None = None,
         limits: WebLimits = WebLimits(),
     ) -> None:
         # Where each `_Client` subscribes.
@@ -71,6 +80,9 @@ class Subscribe:
         self._buffer_bytes = buffer_bytes
         # More are refused with 503.
         self._subscribers_max = subscribers_max
+        # Returns the framing of compressed messages, or None while the dictionary is missing. None: they are
+        # not offered.
+        self._compressed = compressed
         # Read by each `_Client`.
         self.limits = limits
         # Shared by the sockets of all clients.
@@ -97,18 +109,22 @@ class Subscribe:
         """How many clients are connected, also those that still owe an `options_update`."""
         return len(self._clients)
 
-    def on(self, encoding: Encoding) -> Handler:
-        """Return the handler of the route of one encoding."""
-        return partial(self._handle, encoding)
+    def on(self, wire: str) -> Handler:
+        """Return the handler of a route. `wire` is the wire of requests that select none."""
+        return partial(self._handle, wire)
 
-    def _handle(self, encoding: Encoding, request: Request, connection: Connection) -> Steps[Response | None]:
+    def _handle(self, wire: str, request: Request, connection: Connection) -> Steps[Response | None]:
         """Check a request, and upgrade its connection. A refusal is one sentence. Raises BadRequest."""
         try:
             subscription = yield from parse_request(request.query, request.headers)
             refusal = self._refusal(request)
-            answer = b"" if refusal else accept(request)
+            framing = WEBSOCKET if refusal else self._framing(subscription)
+            encoding = Encoding(RENDERERS[subscription.wire or wire], framing)
+            answer = b"" if refusal else accept(request, {"Jetstream-Wire": encoding.renderer.name})
         except InvalidParameter as error:
             refusal = Response.sentence(400, str(error))
+        except _Unavailable as error:
+            refusal = self._unavailable(str(error))
         except BadRequest:
             self._metrics.refusals.inc()
             raise
@@ -119,6 +135,21 @@ class Subscribe:
             self._begin(encoding, connection, subscription, answer)
         return None
 
+    def _framing(self, subscription: SubscribeRequest) -> Framing:
+        """Return the framing that a request selects. Raises InvalidParameter or _Unavailable."""
+        if not subscription.compress:
+            return WEBSOCKET
+        if self._compressed is None:
+            raise InvalidParameter("compress", "true", "is not offered here: leave it out for plain JSON")
+        framing = self._compressed()
+        if framing is None:
+            raise _Unavailable("the server is fetching the dictionary for compression: try again later")
+        return framing
+
+    def _unavailable(self, text: str) -> Response:
+        """Return a response that asks a client to try again."""
+        return Response.sentence(503, text, {"Retry-After": str(self.limits.retry_after_s)})
+
     def _refusal(self, request: Request) -> Response | None:
         """Return why a request cannot become a subscription, whatever its parameters."""
         if not wants_upgrade(request):
@@ -126,10 +157,9 @@ class Subscribe:
             text = f"{path} is a WebSocket: connect to ws://{request.host[:_HOST_CHARS_SHOWN]}{path}"
             return Response.sentence(426, text, {"Upgrade": "websocket"})
         if len(self) >= self._subscribers_max:
-            text = (
+            return self._unavailable(
                 f"{self._subscribers_max} subscribers are connected, and that is the limit: try again later"
             )
-            return Response.sentence(503, text, {"Retry-After": str(self.limits.retry_after_s)})
         return None
 
     def _begin(
@@ -200,7 +230,7 @@ class _Client:
     ) -> None:
         self._subscribe = subscribe
         self.sink = sink
-        # How its events become bytes, by the route that it came on.
+        # How its events become bytes, by its route and its parameters.
         self.encoding = encoding
         # What its URL asked for. Options may change later, the start does not.
         self.subscription = subscription

@@ -18,6 +18,7 @@ The server's own frames are made in delivery, apart from the pong.
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
+from collections.abc import Mapping
 from hashlib import sha1
 from struct import pack
 from typing import Final, NamedTuple
@@ -74,8 +75,8 @@ def wants_upgrade(request: Request) -> bool:
     return request.method == "GET" and upgrades
 
 
-def accept(request: Request) -> bytes:
-    """Return the response that accepts a handshake (RFC 6455, section 4.2).
+def accept(request: Request, fields: Mapping[str, str]) -> bytes:
+    """Return the response that accepts a handshake (RFC 6455, section 4.2), with more header fields.
 
     Raises BadRequest: 426 for another version of the protocol, 400 for HTTP/1.0 and for a bad key.
     """
@@ -89,9 +90,10 @@ def accept(request: Request) -> bytes:
     if not _is_key(key):
         raise BadRequest(400, "handshake", "Sec-WebSocket-Key is not 16 bytes in base64")
     digest = b64encode(sha1(key + _GUID).digest())  # noqa: S324 - required by the protocol, and not a secret
+    more = "".join(f"{name}: {value}\r\n" for name, value in {"Server": SERVER, **fields}.items())
     return (
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Accept: " + digest + b"\r\nServer: " + SERVER.encode() + b"\r\n\r\n"
+        b"Sec-WebSocket-Accept: " + digest + b"\r\n" + more.encode() + b"\r\n"
     )
 
 

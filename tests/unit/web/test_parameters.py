@@ -23,6 +23,7 @@ from jetstream.web.parameters import (
     parse_message,
     parse_request,
 )
+from jetstream.web.request import Headers
 
 POST, LIKE = "app.bsky.feed.post", "app.bsky.feed.like"
 ANN, BOB = "did:plc:ann", "did:web:bob.example"
@@ -30,7 +31,8 @@ ANN, BOB = "did:plc:ann", "did:web:bob.example"
 
 def parsed(query: str = "", headers: dict[str, str] | None = None) -> SubscribeRequest:
     """Read a query string as the server is given it."""
-    return finish(parse_request(query, headers or {}))
+    fields = {name.lower(): value for name, value in (headers or {}).items()}
+    return finish(parse_request(query, Headers(fields)))
 
 
 def refused(query: str, headers: dict[str, str] | None = None) -> tuple[str, str]:
@@ -40,7 +42,9 @@ def refused(query: str, headers: dict[str, str] | None = None) -> tuple[str, str
 
 
 def test_nothing_asked_for_is_everything_from_now_on() -> None:
-    assert parsed() == SubscribeRequest(SubscriberOptions(EVERYTHING, 0), None, require_hello=False)
+    assert parsed() == SubscribeRequest(
+        SubscriberOptions(EVERYTHING, 0), None, require_hello=False, wire=None, compress=False
+    )
 
 
 def test_unknown_parameters_are_ignored() -> None:
@@ -156,11 +160,76 @@ def test_the_longest_url_of_all() -> None:
 
     assert 400_000 < len(repeated) < 1 << 20
     assert subscription == SubscribeRequest(
-        SubscriberOptions(Filter.parse(collections, dids), 1_000_000), 1725519626134432, require_hello=True
+        SubscriberOptions(Filter.parse(collections, dids), 1_000_000),
+        1725519626134432,
+        require_hello=True,
+        wire="v1",
+        compress=False,
     )
     assert parsed(listed).options.wanted == subscription.options.wanted
     assert refused(f"{repeated}&wantedDids={ANN}") == ("wantedDids", "10001")
     assert refused(f"{repeated}&wantedCollections={POST}") == ("wantedCollections", "101")
+
+
+# Wire and compression
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "wire"),
+    [
+        ("", {}, None),
+        ("wire=", {}, None),
+        ("wire=classic", {}, "classic"),
+        ("wire=v1", {}, "v1"),
+        ("wantedCollections=app.*&wantedDids=did:plc:ann&cursor=1&unknown=1", {}, None),
+        *((f"compress={value}", {}, "v1") for value in ("", "true", "false")),
+        *((f"requireHello={value}", {}, "v1") for value in ("", "true", "false")),
+        *((f"maxMessageSizeBytes={value}", {}, "v1") for value in ("", "0", "1")),
+        *((f"maxSize={value}", {}, "v1") for value in ("", "0", "1")),
+        ("", {"Socket-Encoding": "zstd"}, "v1"),
+        ("", {"socket-encoding": ""}, "v1"),
+        ("", {"Socket-Encoding": "identity"}, "v1"),
+        ("wire=classic&compress=true&requireHello=true", {"Socket-Encoding": "zstd"}, "classic"),
+        ("maxMessageSizeBytes=1&maxSize=1&wire=classic", {}, "classic"),
+        ("wire=&compress=false", {}, "v1"),
+    ],
+)  # fmt: skip
+def test_the_wire_is_named_or_v1_for_what_came_with_it(
+    query: str, headers: dict[str, str], wire: str | None
+) -> None:
+    assert parsed(query, headers).wire == wire
+
+
+@pytest.mark.parametrize("value", ["v2", "V1", "Classic", "classic,v1"])
+def test_an_unknown_wire_is_refused(value: str) -> None:
+    assert refused(f"wire={value}") == ("wire", value)
+    assert refused(f"wire={value}&compress=true") == ("wire", value)
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "compress"),
+    [
+        ("compress=true", {}, True),
+        ("compress=false", {}, False),
+        ("compress=", {}, False),
+        ("", {"Socket-Encoding": "zstd"}, True),
+        ("", {"SOCKET-ENCODING": "gzip, ZSTD"}, True),
+        ("compress=false", {"Socket-Encoding": "zstd"}, True),
+        ("", {"Socket-Encoding": "zstandard"}, False),
+        ("", {"Socket-Encoding": ""}, False),
+        ("", {"Accept-Encoding": "zstd"}, False),
+    ],
+)
+def test_compression_is_asked_for_by_parameter_or_header(
+    query: str, headers: dict[str, str], compress: bool
+) -> None:
+    assert parsed(query, headers).compress is compress
+
+
+def test_the_size_has_the_name_of_the_go_client_too() -> None:
+    assert parsed("maxSize=7").options.message_bytes_max == 7
+    assert refused("maxSize=x") == ("maxSize", "x")
+    assert refused("maxSize=1&maxSize=2") == ("maxSize", "1, 2")
 
 
 # Cursor, size, flags

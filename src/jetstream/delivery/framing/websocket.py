@@ -9,7 +9,9 @@ from struct import pack
 from typing import Final
 
 # Section 5.2: FIN and the opcode, then the length in 7 bits, or 126 and 16 bits, or 127 and 64 bits.
-_TEXT: Final = 0x81
+_FIN: Final = 0x80
+TEXT: Final = 1
+BINARY: Final = 2
 _CLOSE: Final = 0x88
 _PING: Final = b"\x89\x00"
 _SHORT_MAX: Final = 125
@@ -17,13 +19,14 @@ _MEDIUM_MAX: Final = 0xFFFF
 _REASON_BYTES_MAX: Final = 123  # section 5.5: a control frame has 125 bytes at most; the code takes two
 
 
-def head(size: int) -> bytes:
-    """Return the head of a whole text message of `size` bytes."""
+def head(size: int, opcode: int = TEXT) -> bytes:
+    """Return the head of a whole message of `size` bytes."""
+    first = _FIN | opcode
     if size <= _SHORT_MAX:
-        return bytes((_TEXT, size))
+        return bytes((first, size))
     if size <= _MEDIUM_MAX:
-        return pack(">BBH", _TEXT, 126, size)
-    return pack(">BBQ", _TEXT, 127, size)
+        return pack(">BBH", first, 126, size)
+    return pack(">BBQ", first, 127, size)
 
 
 def close_frame(code: int, reason: str) -> bytes:
@@ -32,20 +35,23 @@ def close_frame(code: int, reason: str) -> bytes:
     return pack(">BBH", _CLOSE, 2 + len(text), code) + text
 
 
-# The heads of nearly all events: to look one up is faster than to make it. Nothing is sent for an event that
-# the renderer declined, so there is no head before an empty message.
-_HEADS: Final = [b"", *(head(size) for size in range(1, 4096))]
-
-
 class WebSocketFraming:
-    """One text message per event; pings keep the connection alive."""
+    """One message per event, text or binary; pings keep the connection alive."""
 
     keep_alive: Final = _PING
 
+    def __init__(self, opcode: int = TEXT) -> None:
+        self._opcode = opcode
+        # The heads of nearly all events: to look one up is faster than to make it. Nothing is sent for an
+        # event that the renderer declined, so there is no head before an empty message.
+        self._heads = [b"", *(head(size, opcode) for size in range(1, 4096))]
+
     def frames(self, messages: list[bytes]) -> list[bytes]:
         """Return each message with its head."""
-        heads, known = _HEADS, len(_HEADS)
-        return [(heads[n] if (n := len(message)) < known else head(n)) + message for message in messages]
+        heads, known, opcode = self._heads, len(self._heads), self._opcode
+        return [
+            (heads[n] if (n := len(message)) < known else head(n, opcode)) + message for message in messages
+        ]
 
     def end(self, code: int, reason: str) -> bytes:
         """Return a close frame."""

@@ -1,0 +1,30 @@
+"""`jetstream dictionary`: get the public zstd dictionary for compressed messages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+from cyclopts import Parameter
+
+from jetstream.dictionary.fetch import fetch as fetch_dictionary
+from jetstream.settings import DICTIONARY_URL
+
+DEFAULT_DATA_DIR: Final = Path("./data")
+
+
+def fetch(
+    *,
+    data_dir: Annotated[
+        Path, Parameter(env_var="JETSTREAM_DATA_DIR", help="Directory of the event log, where it is kept.")
+    ] = DEFAULT_DATA_DIR,
+    url: Annotated[
+        str,
+        Parameter(env_var="JETSTREAM_ZSTD_DICTIONARY_URL", help="Where to fetch it from; pip is tried next."),
+    ] = DICTIONARY_URL,
+) -> None:
+    """Fetch the dictionary with which clients of the public Jetstream read compressed messages.
+
+    Does nothing if the directory has it. A server that runs uses it within minutes, when a client asks for it.
+    """
+    print(f"the public zstd dictionary is in {fetch_dictionary(data_dir, url)}")  # noqa: T201 - the output

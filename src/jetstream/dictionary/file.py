@@ -1,0 +1,15 @@
+"""The file that has the dictionary, and what is accepted as it: the bytes with one SHA-256. Pure."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Final
+
+FILE: Final = "jetstream.zdict"  # in the data directory
+BYTES: Final = 112_640
+SHA256: Final = "b8d77b46933aceecbdd5275a01241efc985c970c78162b8150cf67a26522f70c"
+
+
+def is_public(data: bytes) -> bool:
+    """Tell whether bytes are the public dictionary."""
+    return sha256(data).hexdigest() == SHA256

@@ -1,0 +1,147 @@
+"""The public dictionary of a running server.
+
+When a client first asks for compression and the dictionary is missing, the server runs `jetstream dictionary
+fetch` as a process, and refuses such clients until that is done. So the libraries for downloading take no
+memory of the server, and its start waits for nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from jetstream.delivery.framing.zstd import ZstdFraming
+from jetstream.dictionary.file import FILE, is_public
+from jetstream.errors import DictionaryError, SettingError
+
+RETRY_S: Final = 300.0  # between the beginnings of two attempts
+ATTEMPT_S: Final = 180.0  # the longest time for one
+
+logger = structlog.get_logger(__name__)
+
+
+class PublicDictionary:
+    """The public dictionary as a framing, once it is there.
+
+    `source` is `auto`, or the path of a file; `directory` is where `auto` keeps the dictionary. `fetch` puts
+    it there, or raises DictionaryError. `clock` gives monotonic seconds. Raises SettingError for a file that
+    cannot be used.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        directory: Path,
+        fetch: Callable[[], Awaitable[None]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._path = directory / FILE
+        self._fetch = fetch
+        self._clock = clock
+        # Set once, when the dictionary is there.
+        self._framing: ZstdFraming | None = None
+        # The attempt to fetch it that runs now, and when the next one may begin.
+        self._attempt: asyncio.Task[None] | None = None
+        self._next_at = clock()
+        if source != "auto":
+            self._framing = _framing_of(Path(source))
+        else:
+            with suppress(DictionaryError):
+                self._load()
+
+    def framing(self) -> ZstdFraming | None:
+        """Return the framing of compressed messages; None while the dictionary is missing.
+
+        Then it is fetched in the background, at most one time in `RETRY_S`.
+        """
+        if self._framing is None and self._attempt is None and self._clock() >= self._next_at:
+            self._next_at = self._clock() + RETRY_S
+            self._attempt = asyncio.get_running_loop().create_task(self._try())
+        return self._framing
+
+    async def close(self) -> None:
+        """Stop to fetch the dictionary."""
+        if self._attempt is not None:
+            self._attempt.cancel()
+            await asyncio.wait([self._attempt])
+
+    async def _try(self) -> None:
+        logger.info("a client asks for compression: fetching the public zstd dictionary")
+        try:
+            await self._fetch()
+            self._load()
+        except DictionaryError as error:
+            logger.warning(
+                "the public zstd dictionary is missing, so clients that ask for compression are refused:"
+                " run `jetstream dictionary fetch`, or give a copy of it with --zstd-dictionary",
+                problem=str(error),
+                next_attempt_s=round(RETRY_S),
+            )
+        else:
+            logger.info("the public zstd dictionary is there", file=str(self._path))
+        finally:
+            self._attempt = None
+
+    def _load(self) -> None:
+        """Use the dictionary in the directory. Raises DictionaryError if it is not there."""
+        try:
+            data = self._path.read_bytes()
+        except OSError as error:
+            raise DictionaryError(f"{self._path} cannot be read: {error.strerror}") from error
+        if not is_public(data):
+            raise DictionaryError(f"{self._path} is not the public dictionary: delete it")
+        self._framing = ZstdFraming(data)
+
+
+def _framing_of(path: Path) -> ZstdFraming:
+    """Return the framing with the dictionary in a file. Raises SettingError."""
+    try:
+        data = path.read_bytes()
+        framing = ZstdFraming(data)
+    except OSError as error:
+        raise SettingError("--zstd-dictionary", str(path), f"cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise SettingError("--zstd-dictionary", str(path), str(error)) from error
+    if not is_public(data):
+        logger.warning(
+            "the zstd dictionary is not the public one: only clients that have it can read compressed events",
+            file=str(path),
+            id=framing.dictionary_id,
+        )
+    return framing
+
+
+async def fetch_in_process(directory: Path, url: str, attempt_s: float = ATTEMPT_S) -> None:
+    """Run `jetstream dictionary fetch`. Raises DictionaryError with the last line that it writes."""
+    arguments = ("-m", "jetstream", "dictionary", "fetch", "--data-dir", str(directory), "--url", url)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *arguments,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # so that it can be killed with pip, which it runs
+    )
+    try:
+        async with asyncio.timeout(attempt_s):
+            _, said = await process.communicate()
+    except TimeoutError as error:
+        raise DictionaryError(f"it was not there after {attempt_s:g} s") from error
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+    if process.returncode:
+        lines = said.decode(errors="replace").strip().splitlines()
+        raise DictionaryError(lines[-1] if lines else f"the process ended with status {process.returncode}")
