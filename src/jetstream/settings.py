@@ -112,6 +112,18 @@ def parse_upstream(text: str) -> str:
     return parts._replace(scheme=scheme, path=path, fragment="").geturl()
 
 
+def parse_web_url(text: str) -> str:
+    """Parse an http or https URL. Raises ValueError."""
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or re.search(r"\s", text):
+        raise ValueError("is not an http or https URL")
+    return text
+
+
 def _count(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,18}", text):
         raise ValueError("is not a whole number")
@@ -133,7 +145,7 @@ def _setting(
         try:
             return parse(value)
         except ValueError as error:
-            value = shown(value) if parse is parse_upstream else value
+            value = shown(value) if parse in {parse_upstream, parse_web_url} else value
             raise ValueError(f"{value!r} {error}") from None  # the cause may quote a password
 
     if show is not None:
@@ -190,7 +202,7 @@ class Settings:
         ),
     ] = "auto"
     zstd_dictionary_url: Annotated[
-        str, _setting("ZSTD_DICTIONARY_URL", "Where the public dictionary is fetched from.")
+        str, _setting("ZSTD_DICTIONARY_URL", "Where the public dictionary is fetched from.", parse_web_url)
     ] = DICTIONARY_URL
     upstream_cursor: Annotated[
         int | None,

@@ -20,7 +20,7 @@ def fetch(
     ] = DEFAULT_DATA_DIR,
     url: Annotated[
         str,
-        Parameter(env_var="JETSTREAM_ZSTD_DICTIONARY_URL", help="Where to fetch it from; pip is tried next."),
+        Parameter(env_var="JETSTREAM_ZSTD_DICTIONARY_URL", help="Where to fetch it from, before pip."),
     ] = DICTIONARY_URL,
 ) -> None:
     """Fetch the dictionary with which clients of the public Jetstream read compressed messages.

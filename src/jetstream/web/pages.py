@@ -34,7 +34,10 @@ _ENDPOINTS: Final = (
 _CLIENTS: Final = (
     ("@skyware/jetstream", "endpoint: {v1}"),
     ("@atcute/jetstream", "fixes its path to /subscribe: run the server with --wire v1, then url: {base}"),
-    ("Go client, Rust crates, others for the public Jetstream", "{v1}, with compression off"),
+    (
+        "Go client, Rust crates, others for the public Jetstream",
+        "{v1}, or {classic} if they ask for compression",
+    ),
     ("jetstream tail, your own code", "{classic}"),
 )
 _PARAMETERS: Final = (
@@ -43,6 +46,12 @@ _PARAMETERS: Final = (
     ("cursor", "unix microseconds to play back from; without it, events from now on"),
     ("maxMessageSizeBytes", "skip longer events"),
     ("requireHello", "true: send nothing until an options_update"),
+    ("compress", "true: each message is a zstd frame against the public dictionary"),
+    (
+        "wire",
+        "classic or v1; without it, v1 for a request with compress, Socket-Encoding, requireHello,"
+        " maxMessageSizeBytes or maxSize, else that of the path",
+    ),
 )
 
 
