@@ -25,6 +25,6 @@ def fetch(
 ) -> None:
     """Fetch the dictionary with which clients of the public Jetstream read compressed messages.
 
-    Does nothing if the directory has it. A server that runs uses it within minutes, when a client asks for it.
+    Does nothing if the directory has it. A running server uses it within minutes, when a client asks for it.
     """
     print(f"the public zstd dictionary is in {fetch_dictionary(data_dir, url)}")  # noqa: T201 - the output

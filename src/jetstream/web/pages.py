@@ -47,11 +47,7 @@ _PARAMETERS: Final = (
     ("maxMessageSizeBytes", "skip longer events"),
     ("requireHello", "true: send nothing until an options_update"),
     ("compress", "true: each message is a zstd frame against the public dictionary"),
-    (
-        "wire",
-        "classic or v1; without it, v1 for a request with compress, Socket-Encoding, requireHello,"
-        " maxMessageSizeBytes or maxSize, else that of the path",
-    ),
+    ("wire", "classic or v1; without it, a request with a parameter that came with v1 gets v1"),
 )
 
 
