@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 from cyclopts import Parameter
 
+from jetstream.cli.log import DEFAULT_DATA_DIR, DataDir
 from jetstream.dictionary.fetch import fetch as fetch_dictionary
 from jetstream.settings import DICTIONARY_URL
-
-DEFAULT_DATA_DIR: Final = Path("./data")
 
 
 def fetch(
     *,
-    data_dir: Annotated[
-        Path, Parameter(env_var="JETSTREAM_DATA_DIR", help="Directory of the event log, where it is kept.")
-    ] = DEFAULT_DATA_DIR,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
     url: Annotated[
         str,
         Parameter(env_var="JETSTREAM_ZSTD_DICTIONARY_URL", help="Where to fetch it from, before pip."),

@@ -85,7 +85,11 @@ class Request:
         if size.isascii() and size.isdigit():
             payload["maxMessageSizeBytes"] = int(size)
         hello = orjson.dumps({"type": "options_update", "payload": payload}).decode()
-        return cls(target.without_query_params(*payload).update_query(requireHello="true"), hello, start)
+        target = target.without_query_params(*payload).update_query(requireHello="true")
+        if target.path == PATH and "wire" not in target.query:
+            # Else `requireHello` would select v1 there, and a long filter would change the spelling.
+            target = target.update_query(wire="classic")
+        return cls(target, hello, start)
 
     def at(self, cursor: int | None) -> URL:
         """Return the URL to start at a cursor; None: live."""

@@ -79,7 +79,7 @@ def test_a_filter_goes_into_the_url_beside_what_is_there() -> None:
 def test_a_filter_too_long_for_a_url_is_sent_once_connected() -> None:
     dids = [f"did:plc:{n:024}" for n in range(10_000)]
     request = Request.parse("localhost", ["app.bsky.feed.*"], dids)
-    assert str(request.at(5)) == "ws://localhost/subscribe?requireHello=true&cursor=5"
+    assert str(request.at(5)) == "ws://localhost/subscribe?requireHello=true&wire=classic&cursor=5"
     assert json.loads(request.hello) == {
         "type": "options_update",
         "payload": {"wantedCollections": ["app.bsky.feed.*"], "wantedDids": dids},
@@ -91,12 +91,27 @@ def test_options_in_the_url_are_sent_with_a_long_filter() -> None:
     dids = [f"did:plc:{n:024}" for n in range(10_000)]
     url = f"localhost?maxMessageSizeBytes=500&wantedCollections=app.bsky.*,chat.*&wantedDids={ALICE}&x=1"
     request = Request.parse(url, ["app.bsky.feed.*"], dids)
-    assert str(request.url) == "ws://localhost/subscribe?x=1&requireHello=true"
+    assert str(request.url) == "ws://localhost/subscribe?x=1&requireHello=true&wire=classic"
     assert json.loads(request.hello)["payload"] == {
         "wantedCollections": ["app.bsky.*", "chat.*", "app.bsky.feed.*"],
         "wantedDids": [ALICE, *dids],
         "maxMessageSizeBytes": 500,
     }
+
+
+@pytest.mark.parametrize(
+    ("url", "wire"),
+    [
+        ("localhost", "classic"),
+        ("localhost/subscribe?wire=v1", "v1"),
+        ("localhost/v1/subscribe", None),
+        ("localhost/other", None),
+    ],
+)
+def test_a_long_filter_does_not_change_the_wire(url: str, wire: str | None) -> None:
+    request = Request.parse(url, dids=["did:web:" + "x" * 1000] * 10)
+    assert request.hello
+    assert request.url.query.get("wire") == wire
 
 
 def test_a_size_that_is_no_number_is_left_to_the_server_to_refuse() -> None:
