@@ -2,12 +2,12 @@
 
     client.py LIBRARY URL COMPRESS CURSOR [COLLECTION…]
 
-LIBRARY is the directory into which the library is installed. COMPRESS is true or false; a CURSOR of 0 means live.
-The library does not reconnect by itself, so this program does, one microsecond after the last event.
+LIBRARY is the directory into which the library is installed. COMPRESS is true or false; a CURSOR of 0 means
+live. The library does not reconnect by itself, so this program does, one microsecond after the last event.
 
 The library needs Python 3.14: for `compression.zstd`, and because it names classes in annotations before they
-exist. On an older Python, `backports.zstd` stands for the one, and postponed annotations for the other. Its source
-is used as it is.
+exist. On an older Python, `backports.zstd` stands for the one, and postponed annotations for the other. Its
+source is used as it is.
 """
 
 from __future__ import annotations

@@ -65,7 +65,13 @@ def request(**headers: str) -> Request:
 
 def test_the_handshake_of_the_specification() -> None:
     assert wants_upgrade(request())
-    assert b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in accept(request())
+    assert b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in accept(request(), {})
+
+
+def test_the_response_to_a_handshake_has_more_fields_where_given() -> None:
+    head, _, rest = accept(request(), {"Jetstream-Wire": "v1"}).partition(b"\r\n\r\n")
+    assert (head.split(b"\r\n")[0], rest) == (b"HTTP/1.1 101 Switching Protocols", b"")
+    assert b"Jetstream-Wire: v1" in head.split(b"\r\n")
 
 
 @pytest.mark.parametrize("headers", [{"upgrade": "h2c"}, {"connection": "close"}, {"upgrade": ""}])
@@ -85,14 +91,14 @@ def test_other_requests_want_no_websocket(headers: dict[str, str]) -> None:
 )
 def test_a_bad_handshake_is_refused(header: str, value: str, status: int) -> None:
     with pytest.raises(BadRequest) as caught:
-        accept(request(**{header: value}))
+        accept(request(**{header: value}), {})
     assert (caught.value.status, caught.value.reason) == (status, "handshake")
 
 
 def test_a_handshake_in_http_1_0_is_refused() -> None:
     good = request()
     with pytest.raises(BadRequest) as caught:
-        accept(Request("GET", "/", "", 0, good.headers))
+        accept(Request("GET", "/", "", 0, good.headers), {})
     assert caught.value.status == 400
 
 
