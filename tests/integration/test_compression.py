@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,7 +29,7 @@ from jetstream.errors import DictionaryError, SettingError
 from jetstream.settings import Settings
 
 SAMPLES = [json.dumps({"did": f"did:plc:{n:024}", "kind": "commit", "n": n}).encode() for n in range(2_000)]
-DICTIONARY = zstandard.train_dictionary(4096, SAMPLES, dict_id=40_000).as_bytes()
+DICTIONARY = zstandard.train_dictionary(4096, [*SAMPLES], dict_id=40_000).as_bytes()
 UPGRADE = {"Upgrade": "websocket", "Connection": "upgrade"}
 HANDSHAKE = UPGRADE | {"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
 FETCHING = "the server is fetching the dictionary for compression: try again later\n"
@@ -254,19 +255,19 @@ async def test_a_failure_is_logged_and_plain_clients_do_not_notice(source: Sourc
 
 async def test_a_stop_does_not_wait_for_the_dictionary(relay: Relay, tmp_path: Path) -> None:
     """The source never answers. The process that waits for it is killed."""
-    asked = asyncio.Event()
-
-    async def never(*_: object) -> None:
-        asked.set()
-        await asyncio.Event().wait()
-
-    server = await asyncio.start_server(never, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-    settings = Settings(upstream=relay.url, listen=LOOPBACK, data_dir=tmp_path, zstd_dictionary_url=url)
-    async with asyncio.timeout(PATIENCE_S), running(Service(settings)) as service:
-        await get(service.port, "/subscribe?compress=true", **UPGRADE)
-        await asked.wait()
-    server.close()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.setblocking(False)
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        settings = Settings(upstream=relay.url, listen=LOOPBACK, data_dir=tmp_path, zstd_dictionary_url=url)
+        async with asyncio.timeout(PATIENCE_S):
+            async with running(Service(settings)) as service:
+                await get(service.port, "/subscribe?compress=true", **UPGRADE)
+                asking, _ = await asyncio.get_running_loop().sock_accept(silent)
+            with asking:
+                asking.setblocking(True)
+                asking.settimeout(PATIENCE_S)
+                while asking.recv(4096):  # until the process has ended
+                    pass
 
 
 # Fetching

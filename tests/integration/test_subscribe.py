@@ -20,9 +20,6 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
 from jetstream.app import Service
-from jetstream.delivery.encoding import Encoding
-from jetstream.delivery.framing.websocket import WEBSOCKET
-from jetstream.delivery.renderers.classic import CLASSIC
 from jetstream.limits import DeliveryLimits, Limits, WebLimits
 from jetstream.scheduling import TurnQueue
 from jetstream.web.server import Server
@@ -305,7 +302,7 @@ async def test_without_a_hello_in_time_the_connection_is_closed(service: Service
         subscribers_max=10,
         limits=WebLimits(hello_timeout_s=0.01),
     )
-    server = Server(service.metrics, {}, {"/subscribe": subscribe_route.on(Encoding(CLASSIC, WEBSOCKET))})
+    server = Server(service.metrics, {}, {"/subscribe": subscribe_route.on("classic")})
     port = await server.start("127.0.0.1", 0)
     try:
         async with subscribe(port, requireHello="true") as subscriber:

