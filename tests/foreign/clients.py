@@ -45,8 +45,11 @@ class Client:
     def command(
         self, built: list[str | Path], port: int, cursor: int, collections: Iterable[str], *, compress: bool
     ) -> list[str | Path]:
-        """Return the command to run it. A cursor of 0 means live."""
-        url = f"ws://127.0.0.1:{port}{self.path}"
+        """Return the command to run it. A cursor of 0 means live.
+
+        A client that asks for compression gets the v1 wire at `/subscribe` too.
+        """
+        url = f"ws://127.0.0.1:{port}{'/subscribe' if compress else self.path}"
         mode = [str(compress).lower()] if self.compresses else []
         return [*built, url, *mode, str(cursor), *collections]
 
@@ -90,13 +93,14 @@ def rust(directory: Path) -> list[str | Path]:
 
 
 def python(directory: Path) -> list[str | Path]:
-    """Install the library for its own Python, 3.14, and read it with this one."""
+    """Unpack the wheel of the library, which only its own Python, 3.14, would install."""
     library = directory / "library"
-    options = ("--quiet", "--no-deps", "--only-binary=:all:", "--target", library)
-    pip = (sys.executable, "-m", "pip", "install", *options)
-    run(*pip, "--python-version", "3.14", "--implementation", "py", "atproto-jetstream==0.3.0", cwd=directory)
+    pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:")
+    run(*pip, "--python-version", "3.14", "atproto-jetstream==0.3.0", cwd=directory)
     if sys.version_info < (3, 14):
         run(*pip, "backports.zstd==1.8.0", cwd=directory)
+    for wheel in directory.glob("*.whl"):
+        shutil.unpack_archive(wheel, library, "zip")
     return [sys.executable, HERE / "python" / "client.py", library]
 
 
@@ -113,7 +117,7 @@ CLIENTS = [
     # It always uses /subscribe, and sends an options_update.
     Client("@atcute/jetstream 2.0.0", node("atcute.mjs"), path="", repeats="last"),
     Client("Go pkg/client of 2024-10-31", go("2024-10-31"), compresses=True),
-    Client("Go pkg/client of 2025-10-09", go("2025-10-09"), compresses=True, path="/subscribe"),
+    Client("Go pkg/client of 2025-10-09", go("2025-10-09"), compresses=True),
     Client("jetstream-oxide 0.1.2", rust, compresses=True, repeats="all", shows=without_record),
-    Client("atproto-jetstream 0.3.0", python, compresses=True, path="/subscribe"),
+    Client("atproto-jetstream 0.3.0", python, compresses=True),
 ]
