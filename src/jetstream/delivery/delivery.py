@@ -99,13 +99,12 @@ class Delivery:
 
         A cursor below the oldest event starts at that event, one beyond the newest event with the next.
         """
-        lane = self._lanes.for_newcomer()
+        lane = self._lanes.enter()
         # A cursor is compared with the tip, not with the lane's position. The client may have read up to the
         # tip in another lane, which was flushed first.
         position = lane.position if cursor is None else min(cursor, self._log.tip + 1)
         subscriber = Subscriber(sink, encoding, options, max(position, self._log.floor), self._clock())
         self._subscribers[subscriber] = lane
-        self._lanes.enter(lane)
         self._metrics.subscribers[encoding.renderer.name].inc()
         self._place(subscriber, lane)
         return subscriber
