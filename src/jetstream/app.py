@@ -20,10 +20,9 @@ from jetstream import __version__
 from jetstream.clock import SteadyClock, clock_reason, unix_us
 from jetstream.conditions import Conditions
 from jetstream.delivery.delivery import Delivery
-from jetstream.delivery.encoding import Encoding
 from jetstream.delivery.framing.websocket import WEBSOCKET
 from jetstream.delivery.renderers import RENDERERS
-from jetstream.delivery.subscriber import Close
+from jetstream.delivery.subscriber import Close, Encoding
 from jetstream.errors import SettingError
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.ingest import Ingest, Stamper

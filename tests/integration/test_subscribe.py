@@ -20,9 +20,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
 from jetstream.app import Service
-from jetstream.delivery.encoding import Encoding
 from jetstream.delivery.framing.websocket import WEBSOCKET
 from jetstream.delivery.renderers.classic import CLASSIC
+from jetstream.delivery.subscriber import Encoding
 from jetstream.limits import DeliveryLimits, Limits, WebLimits
 from jetstream.scheduling import TurnQueue
 from jetstream.web.server import Server
@@ -628,7 +628,7 @@ async def test_a_reader_that_reads_nothing_is_closed_with_1008_and_gets_what_was
         await until(lambda: len(service.delivery) == 1)
         (member,) = service.delivery._subscribers
         relay.publish(big(1))
-        await until(lambda: member.closed)
+        await until(lambda: member.sink.closing)
         events = await subscriber.rest()
         assert 0 < len(events) < BIG_COUNT
         assert rkeys(events) == list(range(1, len(events) + 1))
@@ -667,7 +667,7 @@ async def test_a_slow_reader_gets_what_was_sent_before_the_shutdown(relay: Relay
         await until(lambda: next(iter(service.delivery._subscribers)).sink.full)
         (member,) = service.delivery._subscribers
         service.stop()
-        await until(lambda: member.closed)
+        await until(lambda: member.sink.closing)
         events = await subscriber.rest()
         assert rkeys(events) == list(range(1, len(events) + 1))
         assert events[-1]["time_us"] + 1 == member.position
@@ -688,7 +688,7 @@ async def test_a_reader_that_says_goodbye_and_reads_nothing_is_cut(
         (member,) = service.delivery._subscribers
         transport.pause_reading()
         if reason == "slow":
-            await until(lambda: member.closed)
+            await until(lambda: member.sink.closing)
         transport.write(GOODBYE)
         await disconnects(service, reason)
 

@@ -30,11 +30,10 @@ import time
 from collections.abc import Awaitable, Callable
 
 from jetstream.delivery.catch_up import CatchUp
-from jetstream.delivery.encoding import Encoding
 from jetstream.delivery.lanes import Lane, Lanes
 from jetstream.delivery.publisher import Publisher
 from jetstream.delivery.render_cache import RenderCache
-from jetstream.delivery.subscriber import Close, Sink, Subscriber, SubscriberOptions
+from jetstream.delivery.subscriber import Close, Encoding, Sink, Subscriber, SubscriberOptions
 from jetstream.eventlog import LogReader
 from jetstream.limits import DeliveryLimits
 from jetstream.metrics import Metrics
@@ -162,7 +161,7 @@ class Delivery:
             waiting += buffered
             stalled_s = subscriber.stalled_s(buffered, now)
             if stalled_s >= self._slow_timeout_s:
-                subscriber.close(Close(1008, "slow", f"read nothing for {stalled_s:.0f} s: read faster"))
+                subscriber.sink.close(Close(1008, "slow", f"read nothing for {stalled_s:.0f} s: read faster"))
             elif ping and not buffered:
                 subscriber.write(subscriber.encoding.framing.keep_alive)
             if count % self._limits.checks_per_turn == 0:

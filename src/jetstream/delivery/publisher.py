@@ -16,7 +16,6 @@ leaves its group in the middle of a flush takes along the position that says whe
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
@@ -46,10 +45,10 @@ class Publisher:
         catch_up: CatchUp,
         cache: RenderCache,
         metrics: Metrics,
-        limits: DeliveryLimits = DeliveryLimits(),
+        limits: DeliveryLimits,
         *,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]],
     ) -> None:
         self._log = log
         # All lanes; moved here, and nowhere else.
@@ -126,9 +125,9 @@ class Publisher:
         began, worked_s, written = self._clock(), 0.0, 0
         # By wire, for the metrics: added up here, because counters take a lock.
         messages, sizes = Counter[str](), Counter[str]()
-        encodings, per_look = lane.groups.encodings(), self._limits.writes_per_look
+        wanted, per_look = lane.groups.wanted(batch, first, last), self._limits.writes_per_look
+        encodings = {group.encoding for group in wanted}
         rendered = {each: self._cache.render(batch, range(first, last), each) for each in encodings}
-        wanted = lane.groups.wanted(batch, first, last)
         for group in wanted:  # before the first turn of others: see `Lane.position_of`
             group.flushing = True
         for group, indices in wanted.items():

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from jetstream.delivery.framing.websocket import close_frame
+from jetstream.delivery.framing.websocket import WEBSOCKET
 from jetstream.delivery.subscriber import Close
 from jetstream.limits import WebLimits
 from jetstream.scheduling import Worker
@@ -196,7 +196,7 @@ class SocketSink(asyncio.Protocol):
         if self.closing:
             return
         self._close = close
-        self._write_control(close_frame(close.code, close.text))
+        self._write_control(WEBSOCKET.end(close.code, close.text))
         self.write = _discard
         self._abort_later()
 
@@ -343,7 +343,7 @@ class SocketSink(asyncio.Protocol):
     def _handle_close(self, data: bytes) -> None:
         """End the connection; answer the close frame first, unless it is the answer to the server's own."""
         if self._close is None:
-            self._write_control(close_frame(int.from_bytes(data[:2], "big"), "") if data else b"\x88\x00")
+            self._write_control(WEBSOCKET.end(int.from_bytes(data[:2], "big"), "") if data else b"\x88\x00")
         self._close_received = True
         self.write = _discard
         self._abort_later()

@@ -25,8 +25,7 @@ from typing import Final
 import structlog
 
 from jetstream.delivery.delivery import Delivery
-from jetstream.delivery.encoding import Encoding
-from jetstream.delivery.subscriber import Close, Subscriber, SubscriberOptions
+from jetstream.delivery.subscriber import Close, Encoding, Subscriber, SubscriberOptions
 from jetstream.errors import InvalidParameter
 from jetstream.limits import WebLimits
 from jetstream.logging_setup import Throttled

@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 from tests.builders import event
 from tests.unit.delivery.encodings import CLASSIC, V1
 
-from jetstream.delivery.encoding import Encoding
 from jetstream.delivery.index import _TUPLE_GROUPS_MAX, Groups
-from jetstream.delivery.subscriber import Group, Sink, Subscriber, SubscriberOptions
+from jetstream.delivery.subscriber import Encoding, Group, Sink, Subscriber, SubscriberOptions
 from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, Event
 from jetstream.model.filter import DIDS_PER_STEP, Filter
@@ -44,7 +43,7 @@ def slowly(members: list[Subscriber], batch: Batch, start: int, stop: int) -> di
 
 
 def is_empty(groups: Groups) -> bool:
-    indices = (groups._groups, groups._encodings, groups._everything, groups._by_collection, *groups._by_did)
+    indices = (groups._groups, groups._everything, groups._by_collection, *groups._by_did)
     return len(groups) == 0 and not any(indices) and not groups._resolved
 
 
@@ -91,18 +90,6 @@ def test_a_group_that_wants_nothing_is_not_named() -> None:
         groups.add(each)
 
     assert wanted(groups, Batch.of([event(collection="com.example.a", did=ANN)], [1]), 0, 1) == {}
-
-
-def test_the_encodings_are_those_of_the_groups() -> None:
-    groups = Groups(REMEMBERED, finish)
-    one, other = subscriber(encoding=V1), subscriber(POST, encoding=V1)
-    groups.add(one)
-    groups.add(other)
-    assert groups.encodings() == [V1]
-    groups.remove(one)
-    assert groups.encodings() == [V1]
-    groups.remove(other)
-    assert groups.encodings() == []
 
 
 def test_a_newcomer_is_seen_by_collections_that_were_seen_before() -> None:

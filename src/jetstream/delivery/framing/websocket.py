@@ -26,12 +26,6 @@ def head(size: int) -> bytes:
     return pack(">BBQ", _TEXT, 127, size)
 
 
-def close_frame(code: int, reason: str) -> bytes:
-    """Return a close frame. A long reason is cut to 123 bytes, between two characters."""
-    text = reason.encode()[:_REASON_BYTES_MAX].decode(errors="ignore").encode()
-    return pack(">BBH", _CLOSE, 2 + len(text), code) + text
-
-
 # The heads of nearly all events: to look one up is faster than to make it. Nothing is sent for an event that
 # the renderer declined, so there is no head before an empty message.
 _HEADS: Final = [b"", *(head(size) for size in range(1, 4096))]
@@ -48,8 +42,9 @@ class WebSocketFraming:
         return [(heads[n] if (n := len(message)) < known else head(n)) + message for message in messages]
 
     def end(self, code: int, reason: str) -> bytes:
-        """Return a close frame."""
-        return close_frame(code, reason)
+        """Return a close frame. A long reason is cut to 123 bytes, between two characters."""
+        text = reason.encode()[:_REASON_BYTES_MAX].decode(errors="ignore").encode()
+        return pack(">BBH", _CLOSE, 2 + len(text), code) + text
 
 
 WEBSOCKET: Final = WebSocketFraming()
