@@ -54,9 +54,6 @@ class Groups:
         # without DIDs comes or goes, and when it is full.
         self._resolved: dict[bytes, tuple[Group, ...]] = {}
 
-    def __len__(self) -> int:
-        return len(self._groups)
-
     def takes_steps(self, subscriber: Subscriber) -> bool:
         """Tell whether the group of a subscriber is large and must be indexed first, in steps."""
         large = len(subscriber.options.wanted.dids) > DIDS_PER_STEP

@@ -32,16 +32,12 @@ class Lane:
         """Move the position, as a flush does before it writes."""
         self.flushed_from, self.position = self.position, position
 
-    def position_of(self, subscriber: Subscriber) -> int:
-        """Return the position of a member of a group, also in the middle of a flush."""
+    def detach(self, subscriber: Subscriber) -> None:
+        """Take a subscriber out of its group, with its position, also in the middle of a flush."""
         group = subscriber.group
         assert group is not None
         unwritten = group.flushing and subscriber.position != self.position
-        return self.flushed_from if unwritten else self.position
-
-    def detach(self, subscriber: Subscriber) -> None:
-        """Take a subscriber out of its group, with its position."""
-        subscriber.position = self.position_of(subscriber)
+        subscriber.position = self.flushed_from if unwritten else self.position
         self.groups.remove(subscriber)
 
 

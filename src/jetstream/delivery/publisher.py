@@ -10,7 +10,7 @@ A flush moves the lane's position first and writes after, so that the event loop
 no number of sockets holds it for long. Meanwhile subscribers come and go and change options. The flush writes
 to those that were in a group when it began, are still in it and have not been written to. A subscriber that
 leaves its group in the middle of a flush takes along the position that says whether it was written to (see
-`Lane.position_of`). One that joins is at the lane's new position already. So nothing is lost or repeated.
+`Lane.detach`). One that joins is at the lane's new position already. So nothing is lost or repeated.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Publisher:
         wanted, per_look = lane.groups.wanted(batch, first, last), self._limits.writes_per_look
         encodings = {group.encoding for group in wanted}
         rendered = {each: self._cache.render(batch, range(first, last), each) for each in encodings}
-        for group in wanted:  # before the first turn of others: see `Lane.position_of`
+        for group in wanted:  # before the first turn of others: see `Lane.detach`
             group.flushing = True
         for group, indices in wanted.items():
             frames = rendered[group.encoding].frames(indices, group.options.message_bytes_max)

@@ -105,7 +105,7 @@ class Subscriber:
         self.options = options
         # All events below have been judged. While the subscriber is behind, its feeder moves it. While it is
         # in a group, its lane's position counts, and this is where the lane was at the last write to this
-        # subscriber: see `Lane.position_of`.
+        # subscriber: see `Lane.detach`.
         self.position = position
         # Set while the subscriber is at the tip; by `Groups`.
         self.group: Group | None = None

@@ -11,7 +11,6 @@ from typing import Final
 # Section 5.2: FIN and the opcode, then the length in 7 bits, or 126 and 16 bits, or 127 and 64 bits.
 _TEXT: Final = 0x81
 _CLOSE: Final = 0x88
-_PING: Final = b"\x89\x00"
 _SHORT_MAX: Final = 125
 _MEDIUM_MAX: Final = 0xFFFF
 _REASON_BYTES_MAX: Final = 123  # section 5.5: a control frame has 125 bytes at most; the code takes two
@@ -34,7 +33,7 @@ _HEADS: Final = [b"", *(head(size) for size in range(1, 4096))]
 class WebSocketFraming:
     """One text message per event; pings keep the connection alive."""
 
-    keep_alive: Final = _PING
+    keep_alive: Final = b"\x89\x00"  # a ping without payload
 
     def frames(self, messages: list[bytes]) -> list[bytes]:
         """Return each message with its head."""
