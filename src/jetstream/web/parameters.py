@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import unquote_plus
 
 import orjson
@@ -51,8 +50,7 @@ class NotJson(Exception):
     """A client's message is not JSON. The text says where."""
 
 
-@dataclass(frozen=True, slots=True)
-class SubscribeRequest:
+class SubscribeRequest(NamedTuple):
     """What a client asked for in its URL."""
 
     options: SubscriberOptions  # until the first `options_update`
@@ -71,19 +69,14 @@ def decode_query(text: str) -> Steps[Query]:
     count = 0
     for pair in text.split("&"):
         name, _, value = pair.partition("=")
-        name = _decoded(name, _NAME_CHARS_MAX)
+        name = unquote_plus(name[:_NAME_CHARS_MAX])
         for item in _COMMA.split(value) if name in _LISTS else (value,):
-            query.setdefault(name, []).append(_decoded(item, _VALUE_CHARS_MAX))
+            query.setdefault(name, []).append(unquote_plus(item[:_VALUE_CHARS_MAX]))
             count += 1
             if count % _PARAMETERS_PER_STEP == 0:
                 yield
     query.pop("", None)
     return query
-
-
-def _decoded(text: str, chars_max: int) -> str:
-    """Return percent-encoded text decoded, but for what is after the first `chars_max` characters."""
-    return unquote_plus(text[:chars_max])
 
 
 def parse_request(text: str, headers: Mapping[str, str]) -> Steps[SubscribeRequest]:
@@ -95,17 +88,9 @@ def parse_request(text: str, headers: Mapping[str, str]) -> Steps[SubscribeReque
     _refuse_mistakes(query)
     _refuse_compression(query, headers)
     wanted = yield from Filter.parse_steps(query.get("wantedCollections", []), query.get("wantedDids", []))
-    size = _once(query, "maxMessageSizeBytes")
-    if size and not _NUMBER(size):
-        raise InvalidParameter("maxMessageSizeBytes", size, "is not a number of bytes")
-    cursor = _once(query, "cursor")
-    if cursor and not _NUMBER(cursor):
-        raise InvalidParameter("cursor", cursor, "is not a time in unix microseconds")
-    return SubscribeRequest(
-        SubscriberOptions(wanted, int(size or 0)),
-        int(cursor) if cursor else None,
-        _flag(query, "requireHello"),
-    )
+    size = _number(query, "maxMessageSizeBytes", "is not a number of bytes")
+    cursor = _number(query, "cursor", "is not a time in unix microseconds")
+    return SubscribeRequest(SubscriberOptions(wanted, size or 0), cursor, _flag(query, "requireHello"))
 
 
 def parse_message(text: bytes) -> Steps[SubscriberOptions | None]:
@@ -145,10 +130,7 @@ def _key(name: str) -> str:
 
 
 # What names mean that are close to a parameter's, and names that other versions of Jetstream have for it.
-_MEANT: Final = {_key(name): name for name in _KNOWN} | {
-    "collection": "wantedCollections",
-    "did": "wantedDids",
-}
+_MEANT: Final = {_key(k): k for k in _KNOWN} | {"collection": "wantedCollections", "did": "wantedDids"}
 
 
 def _refuse_mistakes(query: Query) -> None:
@@ -162,13 +144,10 @@ def _refuse_mistakes(query: Query) -> None:
 
 def _refuse_compression(query: Query, headers: Mapping[str, str]) -> None:
     """Refuse a client that expects compressed messages: it could not read plain JSON."""
-    encoding = headers.get("Socket-Encoding", "")
+    encoding = headers.get("socket-encoding", "")
     if _flag(query, "compress") or encoding.strip().lower() == "zstd":
-        raise InvalidParameter(
-            "compress",
-            encoding or "true",
-            "is not offered yet: leave it out for plain JSON",
-        )
+        text = "is not offered yet: leave it out for plain JSON"
+        raise InvalidParameter("compress", encoding or "true", text)
 
 
 def _once(query: Query, name: str) -> str:
@@ -177,6 +156,14 @@ def _once(query: Query, name: str) -> str:
     if len(values) > 1:
         raise InvalidParameter(name, ", ".join(values), "is given more than once")
     return values[0] if values else ""
+
+
+def _number(query: Query, name: str, problem: str) -> int | None:
+    """Return a parameter that is a number; None when it is absent or empty. Raises InvalidParameter."""
+    value = _once(query, name)
+    if value and not _NUMBER(value):
+        raise InvalidParameter(name, value, problem)
+    return int(value) if value else None
 
 
 def _flag(query: Query, name: str) -> bool:

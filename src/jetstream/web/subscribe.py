@@ -33,9 +33,8 @@ from jetstream.metrics import Metrics
 from jetstream.scheduling import TurnQueue
 from jetstream.steps import Steps
 from jetstream.web.connection import Connection, Handler
+from jetstream.web.http import BadRequest, Request, Response
 from jetstream.web.parameters import NotJson, SubscribeRequest, parse_message, parse_request
-from jetstream.web.request import BadRequest, Request
-from jetstream.web.response import Response
 from jetstream.web.sink import Inbound, SocketSink
 from jetstream.web.websocket import accept, wants_upgrade
 
@@ -66,14 +65,12 @@ class Subscribe:
         # Where each `_Client` subscribes.
         self.delivery = delivery
         self._metrics = metrics
-        # Of each client; see `SocketSink`.
-        self._buffer_bytes = buffer_bytes
         # More are refused with 503.
         self._subscribers_max = subscribers_max
         # Read by each `_Client`.
         self.limits = limits
         # Shared by the sockets of all clients.
-        self._inbound = Inbound(limits)
+        self._inbound = Inbound(buffer_bytes, limits)
         # Clients can cause its lines again and again.
         self._throttled = Throttled(logger)
         # Every connection since its upgrade, in order, until it is cleaned up after its end.
@@ -83,14 +80,10 @@ class Subscribe:
         # The tasks that wait in that queue: the event loop keeps no reference to them.
         self._removing: set[asyncio.Task[None]] = set()
         # Set while there is no client.
-        self._empty = asyncio.Event()
-        self._empty.set()
+        self.empty = asyncio.Event()
+        self.empty.set()
         # Set by `close_all`: what new connections are closed with at once.
         self._closed: Close | None = None
-        # What a client is closed with that owes an `options_update` for too long.
-        self.no_hello = Close(
-            1008, "no_hello", f"no options_update within {limits.hello_timeout_s:g} s, though requireHello"
-        )
 
     def __len__(self) -> int:
         """How many clients are connected, also those that still owe an `options_update`."""
@@ -124,10 +117,8 @@ class Subscribe:
             path = request.path
             text = f"{path} is a WebSocket: connect to ws://{request.host[:_HOST_CHARS_SHOWN]}{path}"
             return Response.sentence(426, text, {"Upgrade": "websocket"})
-        if len(self) >= self._subscribers_max:
-            text = (
-                f"{self._subscribers_max} subscribers are connected, and that is the limit: try again later"
-            )
+        if len(self) >= (most := self._subscribers_max):
+            text = f"{most} subscribers are connected, and that is the limit: try again later"
             return Response.sentence(503, text, {"Retry-After": str(self.limits.retry_after_s)})
         return None
 
@@ -135,10 +126,10 @@ class Subscribe:
         self, encoding: Encoding, connection: Connection, subscription: SubscribeRequest, answer: bytes
     ) -> None:
         """Upgrade a connection. What the client has sent behind its handshake is read as frames."""
-        sink = SocketSink(connection.transport, self._buffer_bytes, self._inbound)
+        sink = SocketSink(connection.transport, self._inbound)
         client = _Client(self, sink, encoding, subscription)
         self._clients[client] = None
-        self._empty.clear()
+        self.empty.clear()
         rest = connection.upgrade(sink, answer)
         if self._closed is not None:  # the server is stopping
             sink.close(self._closed)
@@ -150,10 +141,6 @@ class Subscribe:
         self._closed = close
         for client in list(self._clients):
             client.sink.close(close)
-
-    async def wait_empty(self) -> None:
-        """Return once there is no client."""
-        await self._empty.wait()
 
     def count_failure(self, peer: str) -> None:
         """Count and log the error that is being handled: a fault of the server."""
@@ -183,7 +170,7 @@ class Subscribe:
             self._throttled.info(f"subscriber: cut, {close.label}", peer=client.sink.peer, **figures)
         del self._clients[client]
         if not self._clients:
-            self._empty.set()
+            self.empty.set()
 
 
 class _Client:
@@ -212,13 +199,12 @@ class _Client:
 
     def start(self) -> None:
         """Subscribe, or wait for a hello."""
-        subscribe = self._subscribe
         if self.subscription.require_hello:
-            call_later = asyncio.get_running_loop().call_later
-            timeout_s = subscribe.limits.hello_timeout_s
-            self._hello_timeout = call_later(timeout_s, self.sink.close, subscribe.no_hello)
+            timeout_s = self._subscribe.limits.hello_timeout_s
+            close = Close(1008, "no_hello", f"no options_update within {timeout_s:g} s, though requireHello")
+            self._hello_timeout = asyncio.get_running_loop().call_later(timeout_s, self.sink.close, close)
         else:
-            self._start(self.subscription.options)
+            self._apply(self.subscription.options)
 
     def _on_message(self, message: bytes) -> Steps[None]:
         """Handle a message, in steps. A bad one closes the connection, and the client is told why."""
@@ -232,23 +218,18 @@ class _Client:
             self._subscribe.count_failure(self.sink.peer)
             self.sink.close(_OUR_FAULT)
         else:
+            yield
             if options is not None and not self.sink.closing:
-                yield
+                self._stop_timeout()
                 self._apply(options)
 
     def _apply(self, options: SubscriberOptions) -> None:
         """Start to subscribe with the first options that are awaited; change them with later ones."""
-        if self.sink.closing:
-            return
-        self._stop_timeout()
-        if self.subscriber is None:
-            self._start(options)
-        else:
-            self._subscribe.delivery.change(self.subscriber, options)
-
-    def _start(self, options: SubscriberOptions) -> None:
         delivery, cursor = self._subscribe.delivery, self.subscription.cursor
-        self.subscriber = delivery.subscribe(self.sink, self.encoding, options, cursor)
+        if self.subscriber is None:
+            self.subscriber = delivery.subscribe(self.sink, self.encoding, options, cursor)
+        else:
+            delivery.change(self.subscriber, options)
 
     def _on_end(self) -> None:
         """Clean up after the connection."""
