@@ -37,8 +37,6 @@ from jetstream.scheduling import Notifier, TurnQueue
 
 _FAILED: Final = Close(1011, "error", "the server failed to read its log: connect again")
 
-logger = structlog.get_logger(__name__)
-
 
 class CatchUp:
     """Serves the subscribers that are behind."""
@@ -65,7 +63,7 @@ class CatchUp:
         self._held = Counter[Batch]()
         self._free = asyncio.Semaphore(limits.held_batches)
         # A broken disk fails every feeder, so its log lines are throttled.
-        self._throttled = Throttled(logger)
+        self._throttled = Throttled(structlog.get_logger(__name__))
 
     def start(self, subscriber: Subscriber, lane: Lane) -> None:
         """Serve a subscriber that is in no group, until it is in one of `lane`."""

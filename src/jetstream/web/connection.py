@@ -39,8 +39,6 @@ Handler = Callable[[Request, "Connection"], Steps[Response | None]]
 
 _OVERLOADED: Final = BadRequest(503, "overload", "there are too many unfinished requests: try again later")
 
-logger = structlog.get_logger(__name__)
-
 
 class Connections:
     """All connections of one server that are not subscriptions.
@@ -54,7 +52,7 @@ class Connections:
         self.lingering = LingeringClose(limits)
         self._metrics = metrics
         # Clients can cause any of these log lines again and again.
-        self._throttled = Throttled(logger)
+        self._throttled = Throttled(structlog.get_logger(__name__))
         # Every connection, whatever its state.
         self._all: dict[Connection, None] = {}
         # Those that are receiving or draining. A connection may also be running or idle; never both of these.

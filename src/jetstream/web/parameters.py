@@ -46,10 +46,6 @@ _NUMBER: Final = re.compile(r"[0-9]{1,20}", re.ASCII).fullmatch
 Query = dict[str, list[str]]
 
 
-class NotJson(Exception):
-    """A client's message is not JSON. The text says where."""
-
-
 class SubscribeRequest(NamedTuple):
     """What a client asked for in its URL."""
 
@@ -96,16 +92,13 @@ def parse_request(text: str, headers: Mapping[str, str]) -> Steps[SubscribeReque
 def parse_message(text: bytes) -> Steps[SubscriberOptions | None]:
     """Read a client's message, in steps: the new options, or None for an unknown type, which is ignored.
 
-    An update replaces all options; those that are absent are reset. Raises NotJson for what is not JSON, and
-    InvalidParameter for a bad update.
+    An update replaces all options; those that are absent are reset. Raises JSONDecodeError for what is not
+    JSON, and InvalidParameter for a bad update.
     """
     # Before parsing, which is one step: `orjson` cannot be interrupted.
     if text.count(b",") > COMMAS_MAX:
         raise InvalidParameter("message", f"{len(text)} bytes", f"has more than {COMMAS_MAX} entries")
-    try:
-        message = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise NotJson(str(error)) from error
+    message = orjson.loads(text)
     if type(message) is not dict:
         raise InvalidParameter("message", _shown(message), "is not an object with a type")
     if message.get("type") != "options_update":

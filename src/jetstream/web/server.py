@@ -30,8 +30,6 @@ LOOPBACK_CONGESTION: Final = b"reno"  # every Linux kernel has it, and it does n
 _NAME_BYTES_MAX: Final = 16  # TCP_CA_NAME_MAX of Linux
 _OUT_OF_FILES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
-logger = structlog.get_logger(__name__)
-
 
 class Server:
     """One address with its routes: `pages` are answered at once, `upgrades` may become WebSockets."""
@@ -125,7 +123,7 @@ class Listener:
         self._limits = limits
         self._is_local = is_local
         # Clients can make the listener pause and resume again and again.
-        self._throttled = Throttled(logger)
+        self._throttled = Throttled(structlog.get_logger(__name__))
         self._socket = _bind(host, port, limits.backlog)
         # Also when port 0 was asked for.
         self.port: int = self._socket.getsockname()[1]

@@ -23,6 +23,7 @@ from functools import partial
 from typing import Final
 
 import structlog
+from orjson import JSONDecodeError
 
 from jetstream.delivery.delivery import Delivery
 from jetstream.delivery.subscriber import Close, Encoding, Subscriber, SubscriberOptions
@@ -34,7 +35,7 @@ from jetstream.scheduling import TurnQueue
 from jetstream.steps import Steps
 from jetstream.web.connection import Connection, Handler
 from jetstream.web.http import BadRequest, Request, Response
-from jetstream.web.parameters import NotJson, SubscribeRequest, parse_message, parse_request
+from jetstream.web.parameters import SubscribeRequest, parse_message, parse_request
 from jetstream.web.sink import Inbound, SocketSink
 from jetstream.web.websocket import accept, wants_upgrade
 
@@ -43,8 +44,6 @@ _HOST_CHARS_SHOWN: Final = 100  # in a refusal
 SHUTDOWN: Final = Close(1001, "shutdown", "the server is shutting down: connect again")
 FAILED: Final = Close(1011, "error", "the server has failed and is going down: connect again later")
 _OUR_FAULT: Final = Close(1011, "error", "the server failed to read a message: connect again")
-
-logger = structlog.get_logger(__name__)
 
 
 class Subscribe:
@@ -72,7 +71,7 @@ class Subscribe:
         # Shared by the sockets of all clients.
         self._inbound = Inbound(buffer_bytes, limits)
         # Clients can cause its lines again and again.
-        self._throttled = Throttled(logger)
+        self._throttled = Throttled(structlog.get_logger(__name__))
         # Every connection since its upgrade, in order, until it is cleaned up after its end.
         self._clients: dict[_Client, None] = {}
         # Connections that have ended, in a queue.
@@ -210,7 +209,7 @@ class _Client:
         """Handle a message, in steps. A bad one closes the connection, and the client is told why."""
         try:
             options = yield from parse_message(message)
-        except NotJson as error:
+        except JSONDecodeError as error:
             self.sink.close(Close(1007, "bad_json", f"a message is not JSON: {error}"))
         except InvalidParameter as error:
             self.sink.close(Close(1008, "bad_options", str(error)))

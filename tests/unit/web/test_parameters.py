@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from orjson import JSONDecodeError
 from yarl import URL
 
 from jetstream.delivery.subscriber import SubscriberOptions
@@ -17,7 +18,6 @@ from jetstream.steps import finish
 from jetstream.web.parameters import (
     COMMAS_MAX,
     PARAMETERS_MAX,
-    NotJson,
     SubscribeRequest,
     decode_query,
     parse_message,
@@ -324,7 +324,7 @@ def test_unknown_types_are_ignored(text: str) -> None:
     ],
 )
 def test_what_is_no_json(text: str | bytes) -> None:
-    with pytest.raises(NotJson):
+    with pytest.raises(JSONDecodeError):
         parse(text)
 
 
@@ -403,5 +403,5 @@ JSON = st.recursive(
 @given(JSON)
 def test_any_json_is_taken_or_refused(value: object) -> None:
     for message in (value, {"type": "options_update", "payload": value}):
-        with suppress(InvalidParameter, NotJson):
+        with suppress(InvalidParameter, JSONDecodeError):
             parse(json.dumps(message))
