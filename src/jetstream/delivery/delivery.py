@@ -71,9 +71,7 @@ class Delivery:
         self._lanes = Lanes(log.tip + 1, Worker(pause_ratio=1.0).put, limits)
         cache = RenderCache(limits.render_cache_bytes)
         self._catch_up = CatchUp(log, cache, metrics, limits)
-        self._publisher = Publisher(
-            log, self._lanes, self._catch_up, cache, metrics, limits, clock=clock, sleep=sleep
-        )
+        self._publisher = Publisher(log, self._lanes, self._catch_up, cache, metrics, limits, clock, sleep)
 
     def __len__(self) -> int:
         """Return the number of subscribers."""

@@ -47,9 +47,7 @@ class Groups:
         self._everything: dict[Group, None] = {}
         self._by_collection: dict[Group, None] = {}  # the groups with collections and no DIDs
         # The groups that name a DID, in the shard of the DID's hash.
-        self._by_did: tuple[dict[bytes, tuple[Group, ...] | dict[Group, None]], ...] = tuple(
-            {} for _ in range(_SHARDS)
-        )
+        self._by_did: list[dict[bytes, tuple[Group, ...] | dict[Group, None]]] = [{} for _ in range(_SHARDS)]
         # Of collections that events had: the groups of `_by_collection` that want it. Cleared when a group
         # without DIDs comes or goes, and when it is full.
         self._resolved: dict[bytes, tuple[Group, ...]] = {}

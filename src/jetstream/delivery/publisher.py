@@ -46,7 +46,6 @@ class Publisher:
         cache: RenderCache,
         metrics: Metrics,
         limits: DeliveryLimits,
-        *,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:

@@ -108,9 +108,7 @@ class LingeringClose:
     """
 
     def __init__(
-        self,
-        limits: WebLimits = WebLimits(),
-        call_later: Callable[[float, Callable[[], None]], object] | None = None,
+        self, limits: WebLimits, call_later: Callable[[float, Callable[[], None]], object] | None = None
     ) -> None:
         self._limits = limits
         self._call_later = call_later or asyncio.get_running_loop().call_later
