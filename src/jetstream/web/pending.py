@@ -73,12 +73,14 @@ class Pending(Generic[Owner]):
         return next(iter(self._entries), None)
 
     def _hold(self, owner: Owner, size: int) -> None:
+        """Set the bytes of an owner. One that is new is pending from now on."""
         since, before = self._entries.get(owner) or (self._clock(), 0)
         self._entries[owner] = (since, size)
         self._total += size - before
         self._schedule()
 
     def _schedule(self) -> None:
+        """Check all deadlines in a while, unless nothing is pending or that is going to happen anyway."""
         if self._entries and not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_later(self._limits.deadline_check_s, self._check)
@@ -127,6 +129,7 @@ class LingeringClose:
                 self._call_later(self._limits.lingering_pause_s, self._resume_next)
 
     def _resume_next(self) -> None:
+        """Read the connection that has waited the longest once more."""
         transport = self._waiting.popleft()
         if self._waiting:
             self._call_later(self._limits.lingering_pause_s, self._resume_next)

@@ -280,13 +280,10 @@ class SocketSink(asyncio.Protocol):
         """Run `on_message` in steps until the connection has ended. Then go on with the frames behind it."""
         if self._over:  # since the message was queued
             return
-        steps = self.on_message(message)
-        while not self._over:
-            try:
-                next(steps)
-            except StopIteration:
-                break
+        for _ in self.on_message(message):
             yield
+            if self._over:
+                break
         self._queue(self._inbound.frames, self._read_on())
 
     def _send_pong(self, data: bytes) -> None:

@@ -151,6 +151,7 @@ class RateLimiter:
         self._take(self._fragments, "fragments", size, now)
 
     def _take(self, bucket: TokenBucket, what: str, size: int, now: float) -> None:
+        """Take one token of a bucket, and one for each byte."""
         if not bucket.spend(now):
             raise _flood(what)
         if not self._bytes.spend(now, size):
