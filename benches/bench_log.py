@@ -47,9 +47,9 @@ LIMITS: Final = (
     Limit("bytes on disk over bytes of v1 JSON", 0.25),
     Limit("replay to one reader, events/s", 350_000, least=True),
     Limit("replay to ten readers together, events/s", 800_000, least=True),
-    Limit("scan for one DID in a tenth of the blocks, events/s", 5e6, least=True),
+    Limit("scan for one DID in a tenth of the segments, events/s", 5e6, least=True),
     Limit("scan for one DID that is absent, events/s", 20e6, least=True),
-    Limit("scan for one collection in a tenth of the blocks, events/s", 5e6, least=True),
+    Limit("scan for one collection in a tenth of the segments, events/s", 5e6, least=True),
     Limit("scan for one collection that is absent, events/s", 20e6, least=True),
     Limit("live p99 while ten readers replay, ms", 25),
     Limit("opening ten million events, s", 1),
@@ -172,9 +172,9 @@ async def replay(log: LogReader, wanted: Filter = EVERYTHING, shared: Shared | N
 async def sparse(log: LogReader, events: int) -> dict[str, float]:
     """Read the little that a filter wants of everything."""
     cases = (
-        ("one DID in a tenth of the blocks", Filter(dids=frozenset([RARE_DID]))),
+        ("one DID in a tenth of the segments", Filter(dids=frozenset([RARE_DID]))),
         ("one DID that is absent", Filter(dids=frozenset([b"did:plc:absent"]))),
-        ("one collection in a tenth of the blocks", Filter(collections=frozenset([RARE_COLLECTION]))),
+        ("one collection in a tenth of the segments", Filter(collections=frozenset([RARE_COLLECTION]))),
         ("one collection that is absent", Filter(collections=frozenset([b"com.example.absent"]))),
     )
     return {f"scan for {name}, events/s": events / await timed(replay(log, wanted)) for name, wanted in cases}

@@ -8,8 +8,9 @@ of the Go server, where it has one for the same purpose.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, get_type_hints
 from urllib.parse import urlsplit
@@ -106,8 +107,23 @@ def parse_upstream(text: str) -> str:
     return parts._replace(scheme=scheme, path=path, fragment="").geturl()
 
 
-def _convert(parse: Any) -> Any:
-    def converter(_type: Any, tokens: list[Token]) -> Any:
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise ValueError("is not a whole number")
+    return int(text)
+
+
+def _show_duration(seconds: float) -> str:
+    unit = next(unit for unit in ("h", "m", "s", "ms") if seconds % _UNITS[unit] == 0)
+    return f"{seconds / _UNITS[unit]:g}{unit}"
+
+
+def _setting(
+    variable: str, text: str, parse: Any = None, show: Callable[[Any], str] | None = None, **more: Any
+) -> Parameter:
+    """Declare a setting. `show` writes its default in `--help`, where the default is not what one types."""
+
+    def convert(_type: Any, tokens: list[Token]) -> Any:
         value = tokens[0].value
         try:
             return parse(value)
@@ -115,45 +131,22 @@ def _convert(parse: Any) -> Any:
             value = shown(value) if parse is parse_upstream else value
             raise ValueError(f"{value!r} {error}") from None  # the cause may quote a password
 
-    return converter
-
-
-def _setting(variable: str, text: str, parse: Any = None, **more: Any) -> Parameter:
-    converter = _convert(parse) if parse is not None else None
-    if parse in _SHOWN:
-        more["show_default"] = lambda value: "none" if value is None else _SHOWN[parse](value)
+    if show is not None:
+        more["show_default"] = lambda value: "none" if value is None else show(value)
     return Parameter(
         env_var=PREFIX + variable,
-        env_var_split=_whole,
+        # An empty variable counts as unset: Compose files set those. Others are taken unsplit.
+        env_var_split=lambda _type, value, **_: [value] if value else [],
         help=text,
-        converter=converter,
+        converter=convert if parse is not None else None,
         negative=(),
         **more,
     )
 
 
-def _whole(_type: Any, value: str, **_: Any) -> list[str]:
-    """Take a variable's value unsplit. An empty one counts as unset: Compose files set those."""
-    return [value] if value else []
-
-
-def _duration(seconds: float) -> str:
-    unit = next(unit for unit in ("h", "m", "s", "ms") if seconds % _UNITS[unit] == 0)
-    return f"{seconds / _UNITS[unit]:g}{unit}"
-
-
-def _mebibytes(size: int) -> str:
-    return f"{size / (1 << 20):g}MiB"
-
-
-# How `--help` shows the default of a setting, by the function that parses it.
-_SHOWN: Final[dict[Any, Any]] = {parse_address: str, parse_duration: _duration, parse_size: _mebibytes}
-
-
-def _count(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise ValueError("is not a whole number")
-    return int(text)
+_address = partial(_setting, parse=parse_address, show=str, n_tokens=1, accepts_keys=False)
+_duration = partial(_setting, parse=parse_duration, show=_show_duration)
+_size = partial(_setting, parse=parse_size, show=lambda size: f"{size / (1 << 20):g}MiB")
 
 
 @Parameter(name="*")
@@ -161,44 +154,23 @@ def _count(text: str) -> int:
 class Settings:
     """The settings of `jetstream serve`. Durations are in seconds, sizes in bytes."""
 
-    upstream: Annotated[
-        str,
-        _setting("WS_URL", "Relay or PDS to read: a URL or a host.", parse_upstream),
-    ] = f"wss://bsky.network{FIREHOSE_PATH}"
-    listen: Annotated[
-        Address,
-        _setting("LISTEN_ADDR", "Address to listen on.", parse_address, n_tokens=1, accepts_keys=False),
-    ] = DEFAULT_ADDRESS
+    upstream: Annotated[str, _setting("WS_URL", "Relay or PDS to read: a URL or a host.", parse_upstream)] = (
+        f"wss://bsky.network{FIREHOSE_PATH}"
+    )
+    listen: Annotated[Address, _address("LISTEN_ADDR", "Address to listen on.")] = DEFAULT_ADDRESS
     metrics_listen: Annotated[
-        Address | None,
-        _setting(
-            "METRICS_LISTEN_ADDR",
-            "Separate address for /metrics.",
-            parse_address,
-            n_tokens=1,
-            accepts_keys=False,
-        ),
+        Address | None, _address("METRICS_LISTEN_ADDR", "Separate address for /metrics.")
     ] = None
     data_dir: Annotated[Path, _setting("DATA_DIR", "Directory of the event log.")] = Path("./data")
     retention: Annotated[
-        float,
-        _setting(
-            "EVENT_TTL",
-            "How long events are kept, such as 90m, 24h or 3d.",
-            parse_duration,
-        ),
+        float, _duration("EVENT_TTL", "How long events are kept, such as 90m, 24h or 3d.")
     ] = 24 * 3600.0
     retention_bytes: Annotated[
-        int | None,
-        _setting("RETENTION_BYTES", "Maximum size of the log; the oldest events are removed.", parse_size),
+        int | None, _size("RETENTION_BYTES", "Maximum size of the log; the oldest events are removed.")
     ] = None
     clock_settle: Annotated[
         float,
-        _setting(
-            "CLOCK_SETTLE",
-            "How long a forward step of the clock must last before it is followed.",
-            parse_duration,
-        ),
+        _duration("CLOCK_SETTLE", "How long a forward step of the clock must last before it is followed."),
     ] = 300.0
     forget: Annotated[
         Literal["none", "deleted", "deleted,takendown"],
@@ -216,18 +188,14 @@ class Settings:
         _setting("VERIFY", "cid: drop records that do not match their CID. off: do not check."),
     ] = "cid"
     subscriber_buffer: Annotated[
-        int, _setting("SUBSCRIBER_BUFFER", "Bytes that may be buffered for one subscriber.", parse_size)
+        int, _size("SUBSCRIBER_BUFFER", "Bytes that may be buffered for one subscriber.")
     ] = 1 << 20
     buffer_total: Annotated[
-        int, _setting("BUFFER_TOTAL", "Bytes that may be buffered for all subscribers together.", parse_size)
+        int, _size("BUFFER_TOTAL", "Bytes that may be buffered for all subscribers together.")
     ] = 512 << 20
     slow_timeout: Annotated[
         float,
-        _setting(
-            "SLOW_TIMEOUT",
-            "How long a subscriber may read nothing before it is disconnected.",
-            parse_duration,
-        ),
+        _duration("SLOW_TIMEOUT", "How long a subscriber may read nothing before it is disconnected."),
     ] = 60.0
     max_subscribers: Annotated[
         int, _setting("MAX_SUBSCRIBERS", "Maximum number of subscribers; others get 503.", _count)
@@ -236,8 +204,7 @@ class Settings:
         Literal["debug", "info", "warning", "error"], _setting("LOG_LEVEL", "Minimum log level.")
     ] = "info"
     log_format: Annotated[
-        Literal["auto", "text", "json"],
-        _setting("LOG_FORMAT", "auto: text on a terminal, JSON elsewhere."),
+        Literal["auto", "text", "json"], _setting("LOG_FORMAT", "auto: text on a terminal, JSON elsewhere.")
     ] = "auto"
 
 
@@ -255,13 +222,9 @@ def settings() -> list[Setting]:
     hints = get_type_hints(Settings, include_extras=True)
     found = []
     for field in fields(Settings):
-        parameter = next(item for item in hints[field.name].__metadata__ if isinstance(item, Parameter))
-        assert isinstance(parameter.env_var, tuple)
-        found.append(
-            Setting(
-                "--" + field.name.replace("_", "-"), parameter.env_var[0], field.default, parameter.help or ""
-            )
-        )
+        (parameter,) = hints[field.name].__metadata__
+        flag = "--" + field.name.replace("_", "-")
+        found.append(Setting(flag, parameter.env_var[0], field.default, parameter.help))
     return found
 
 

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from jetstream.upstream.drops import DROP_REASONS
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "jetstream"
 DOCS = ROOT / "docs"
 ARCHITECTURE = DOCS / "architecture.md"
 DECISIONS = DOCS / "decisions"
+METRICS = DOCS / "metrics.md"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 # Words that only we use, or that hide who does what. CONTRIBUTING asks for the standard terms.
 UNCLEAR = re.compile(r"the interpreter|those who|whoever|head for head|\banew\b", re.IGNORECASE)
@@ -98,6 +101,12 @@ class TestEveryPage:
 
     def test_words_are_clear(self, page: Path) -> None:
         assert UNCLEAR.findall(page.read_text()) == []
+
+
+def test_every_reason_to_drop_data_is_described() -> None:
+    table = section(METRICS.read_text(), "Reasons of `jetstream_dropped`")
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", table, re.MULTILINE)
+    assert dict(rows) == DROP_REASONS
 
 
 def test_source_words_are_clear() -> None:

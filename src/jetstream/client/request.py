@@ -77,8 +77,15 @@ class Request:
         full = target.extend_query(wanted)
         if len(str(full)) <= URL_CHARS_MAX:
             return cls(full, "", start)
-        hello = orjson.dumps({"type": "options_update", "payload": wanted}).decode()
-        return cls(target.update_query(requireHello="true"), hello, start)
+        # The server resets the options that an update lacks. So those in the URL are moved into it.
+        payload: dict[str, object] = {
+            name: [*_items(target.query.getall(name, [])), *items] for name, items in wanted.items()
+        }
+        size = target.query.get("maxMessageSizeBytes", "")
+        if size.isascii() and size.isdigit():
+            payload["maxMessageSizeBytes"] = int(size)
+        hello = orjson.dumps({"type": "options_update", "payload": payload}).decode()
+        return cls(target.without_query_params(*payload).update_query(requireHello="true"), hello, start)
 
     def at(self, cursor: int | None) -> URL:
         """Return the URL to start at a cursor; None: live."""
@@ -88,6 +95,11 @@ class Request:
 def shown(url: URL) -> str:
     """Return a URL for logs and errors: without password and query."""
     return urls.shown(str(url))
+
+
+def _items(values: Sequence[str]) -> list[str]:
+    """Return the items of a list parameter: a value may have several, separated by commas."""
+    return [item for value in values for item in value.split(",")]
 
 
 def _cursor(url: str, values: list[str]) -> int | None:

@@ -86,6 +86,25 @@ def test_a_filter_too_long_for_a_url_is_sent_once_connected() -> None:
     }
 
 
+def test_options_in_the_url_are_sent_with_a_long_filter() -> None:
+    """An update replaces all options, so those that stayed in the URL would be reset."""
+    dids = [f"did:plc:{n:024}" for n in range(10_000)]
+    url = f"localhost?maxMessageSizeBytes=500&wantedCollections=app.bsky.*,chat.*&wantedDids={ALICE}&x=1"
+    request = Request.parse(url, ["app.bsky.feed.*"], dids)
+    assert str(request.url) == "ws://localhost/subscribe?x=1&requireHello=true"
+    assert json.loads(request.hello)["payload"] == {
+        "wantedCollections": ["app.bsky.*", "chat.*", "app.bsky.feed.*"],
+        "wantedDids": [ALICE, *dids],
+        "maxMessageSizeBytes": 500,
+    }
+
+
+def test_a_size_that_is_no_number_is_left_to_the_server_to_refuse() -> None:
+    request = Request.parse("localhost?maxMessageSizeBytes=x", dids=["did:web:" + "x" * 1000] * 10)
+    assert request.url.query["maxMessageSizeBytes"] == "x"
+    assert "maxMessageSizeBytes" not in json.loads(request.hello)["payload"]
+
+
 @pytest.mark.parametrize(("over", "by_url"), [(0, True), (1, False)])
 def test_a_url_is_used_up_to_its_limit(over: int, by_url: bool) -> None:
     shortest = len(str(Request.parse("localhost", dids=["did:web:x"]).url)) - 1
