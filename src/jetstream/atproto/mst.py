@@ -125,7 +125,8 @@ def put(root: Root, key: bytes, value: Cid) -> tuple[Node, Cid | None]:
     path, node = _descend(top, key, layer)
     if node is None:
         above, i = path[-1]
-        above.subtrees[i], node = _chain(above.layer - 1, layer)
+        node = Node(layer, [], [], [None])
+        above.subtrees[i] = _raised(node, above.layer - 1)
         above.mark_changed()
     return top, _put_into(node, key, value)
 
@@ -265,12 +266,11 @@ def _descend(top: Node, key: bytes, layer: int) -> tuple[list[tuple[Node, int]],
     return path, node
 
 
-def _chain(top: int, bottom: int) -> tuple[Node, Node]:
-    """Return the first and the last of a chain of nodes without keys, from layer `top` to layer `bottom`."""
-    first = last = Node(bottom, [], [], [None])
-    for layer in range(bottom + 1, top + 1):
-        first = Node(layer, [], [], [first])
-    return first, last
+def _raised(node: Node, layer: int) -> Node:
+    """Return a node in a layer: this one, or the top of nodes without keys above it."""
+    while node.layer < layer:
+        node = Node(node.layer + 1, [], [], [node])
+    return node
 
 
 def _put_into(node: Node, key: bytes, value: Cid) -> Cid | None:
@@ -296,9 +296,7 @@ def _put_above(node: Node, key: bytes, value: Cid, layer: int) -> Node:
     """Set a key whose layer is above the root. Return the new root."""
     if _is_empty(node):
         return Node(layer, [key], [value], [None, None])
-    while node.layer < layer - 1:
-        node = Node(node.layer + 1, [], [], [node])
-    return Node(layer, [key], [value], list(_split(node, key)))
+    return Node(layer, [key], [value], list(_split(_raised(node, layer - 1), key)))
 
 
 def _split(node: Subtree, key: bytes) -> tuple[Subtree, Subtree]:

@@ -175,7 +175,7 @@ def _require_cid(cid: bytes) -> None:
 
 
 def _message(envelope: Envelope) -> Extracted:
-    """Return the event of an identity or account message, and a reason for each text that it lacks."""
+    """Return the event of an identity or account message, and a reason for each text that was left out."""
     kind, names = _MESSAGES[envelope.type]
     fields = envelope.fields
     body: dict[str, object] = {}
