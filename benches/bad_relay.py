@@ -19,10 +19,10 @@ from typing import Any, Final, NamedTuple
 from benches.relay import Relay, say
 from benches.ring import FIRST_SEQ, Ring
 
-from jetstream.atproto.car_writer import write_car
-from jetstream.atproto.cbor_encoder import LINK_HEAD, cbor_head
+from jetstream.atproto.car import write_car
+from jetstream.atproto.cbor_encoder import cbor_head
 from jetstream.atproto.cbor_encoder import encode_text as text
-from jetstream.atproto.cid import Cid, cid_of
+from jetstream.atproto.cid import LINK_HEAD, Cid, cid_of
 from jetstream.simulator import recording
 from jetstream.simulator.recording import message_head
 

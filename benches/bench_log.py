@@ -17,11 +17,11 @@ import uvloop
 from benches.events import Network
 from benches.limits import Limit, number
 
-from jetstream.delivery.encoding import Encoding
 from jetstream.delivery.framing.websocket import WEBSOCKET
 from jetstream.delivery.render_cache import RenderCache
 from jetstream.delivery.renderers.classic import CLASSIC
 from jetstream.delivery.renderers.v1 import V1
+from jetstream.delivery.subscriber import Encoding
 from jetstream.eventlog import LogReader, SourceCursor
 from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.store import SqliteLog

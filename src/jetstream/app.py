@@ -223,7 +223,7 @@ class Service:
         self.subscribe.close_all(close)
         try:
             async with asyncio.timeout(self._limits.runtime.close_s):
-                await self.subscribe.wait_empty()
+                await self.subscribe.empty.wait()
         except TimeoutError:
             logger.warning("subscribers did not close in time", subscribers=len(self.subscribe))
 

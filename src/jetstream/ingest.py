@@ -50,21 +50,13 @@ class Ingest:
     """
 
     def __init__(
-        self,
-        log: LogWriter,
-        source: str,
-        stamper: Stamper,
-        metrics: Metrics,
-        conditions: Conditions,
-        *,
-        retry_s: float = RETRY_S,
+        self, log: LogWriter, source: str, stamper: Stamper, metrics: Metrics, conditions: Conditions
     ) -> None:
         self._log = log
         self._source = source
         self._stamper = stamper
         self._metrics = metrics
         self._conditions = conditions
-        self._retry_s = retry_s
 
     async def store(self, decoded: DecodedBatch, received_at: float) -> None:
         """Return once the events and the cursor are on disk, and more may come.
@@ -87,7 +79,7 @@ class Ingest:
                 self._conditions.begin(
                     "log_unwritable", f"{error}: upstream is held until the log can be written"
                 )
-                await asyncio.sleep(self._retry_s)
+                await asyncio.sleep(RETRY_S)
             else:
                 break
         self._conditions.end("log_unwritable")

@@ -218,11 +218,11 @@ class DeliveryLimits:
 class WebLimits:
     """What clients may send over HTTP and WebSocket, how much at once, and how long each step may take.
 
-    The sizes of a request and of a message are promised to clients, and are constants in `web/request.py`
+    The sizes of a request and of a message are promised to clients, and are constants in `web/http.py`
     and `web/websocket.py`. The buffers and the number of subscribers are settings.
     """
 
-    # Accepting connections (web/listener.py).
+    # Accepting connections (web/server.py).
 
     # In one turn of the event loop. A handshake takes 0.25 ms; the others wait in the kernel.
     accepts_per_turn: int = 4
@@ -241,7 +241,7 @@ class WebLimits:
     # 10,000 DIDs, that turn took 22 ms.
     unread_bytes_max: int = 32 << 10
 
-    # HTTP (web/connection.py, web/request.py).
+    # HTTP (web/connection.py, web/http.py).
 
     # Connections that are not subscriptions. Each takes 3 kB. As many slow clients as this may reconnect at
     # once, and all are served.
@@ -279,7 +279,7 @@ class WebLimits:
     # sending took 25 ms of one turn.
     lingering_pause_s: float = 0.002
 
-    # WebSocket (web/subscribe.py, web/sink.py, web/rate_limiter.py).
+    # WebSocket (web/subscribe.py, web/sink.py, web/websocket.py).
 
     # Seconds for the first `options_update` of a client with `requireHello`.
     hello_timeout_s: float = 60.0

@@ -20,6 +20,9 @@ from tests.serving import LOOPBACK, Start, published, running, until
 from jetstream.app import Service
 from jetstream.settings import Address, Settings
 
+# A build takes minutes: that of the Rust client includes OpenSSL.
+pytestmark = pytest.mark.timeout(1200)
+
 Built = Callable[[Client], list[str | Path]]
 
 

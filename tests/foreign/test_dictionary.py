@@ -1,4 +1,4 @@
-"""The public dictionary from the second of its sources: the wheel of a client library, from a real registry."""
+"""The public dictionary from its second source: the wheel of a client library, from a real registry."""
 
 from __future__ import annotations
 

@@ -626,7 +626,7 @@ async def test_a_reader_that_reads_nothing_is_closed_with_1008_and_gets_what_was
         await until(lambda: len(service.delivery) == 1)
         (member,) = service.delivery._subscribers
         relay.publish(big(1))
-        await until(lambda: member.closed)
+        await until(lambda: member.sink.closing)
         events = await subscriber.rest()
         assert 0 < len(events) < BIG_COUNT
         assert rkeys(events) == list(range(1, len(events) + 1))
@@ -665,7 +665,7 @@ async def test_a_slow_reader_gets_what_was_sent_before_the_shutdown(relay: Relay
         await until(lambda: next(iter(service.delivery._subscribers)).sink.full)
         (member,) = service.delivery._subscribers
         service.stop()
-        await until(lambda: member.closed)
+        await until(lambda: member.sink.closing)
         events = await subscriber.rest()
         assert rkeys(events) == list(range(1, len(events) + 1))
         assert events[-1]["time_us"] + 1 == member.position
@@ -686,7 +686,7 @@ async def test_a_reader_that_says_goodbye_and_reads_nothing_is_cut(
         (member,) = service.delivery._subscribers
         transport.pause_reading()
         if reason == "slow":
-            await until(lambda: member.closed)
+            await until(lambda: member.sink.closing)
         transport.write(GOODBYE)
         await disconnects(service, reason)
 

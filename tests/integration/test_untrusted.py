@@ -292,14 +292,14 @@ async def test_a_client_that_has_sent_whole_messages_may_be_silent(data: bytes, 
         subscriber.connection.transport.write(data)
         await (await subscriber.connection.ping())  # read behind the messages
         # Nothing is left that a deadline applies to.
-        await until(lambda: not len(service.subscribe._inbound.pending))
+        await until(lambda: not service.subscribe._inbound.pending._entries)
 
 
 async def test_what_is_held_of_all_messages_is_bounded(start: Start) -> None:
     service = await start(limits=web(pending_bytes_max=50_000))
     async with subscribe(service.port) as one, subscribe(service.port) as other:
         one.connection.transport.write(update(1_000)[:-1])
-        await until(lambda: len(service.subscribe._inbound.pending) == 1)
+        await until(lambda: len(service.subscribe._inbound.pending._entries) == 1)
         other.connection.transport.write(update(1_000)[:-1])
         code, reason = await one.ended()
         assert (code, reason.startswith("flood: ")) == (1008, True)

@@ -1,4 +1,4 @@
-"""Find blocks in the CAR of a commit (CARv1 specification), without decoding any.
+"""Find blocks in the CAR of a commit, without decoding any; and write CAR files (CARv1 specification).
 
     uvarint(n) ‖ DAG-CBOR {"roots": [CID], "version": 1}        n bytes: the header
     uvarint(n) ‖ CID (36 bytes) ‖ block                          n bytes: a section, repeated to the end
@@ -11,18 +11,19 @@ sections.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple
 
 from jetstream.atproto.cbor import Unreadable, decode
-from jetstream.atproto.cid import DAG_CBOR_SHA256
+from jetstream.atproto.cid import CID_BYTES, DAG_CBOR_SHA256, LINK_HEAD, Cid
 
-CID_BYTES: Final = 36  # version 1, a codec of one byte, SHA-256: the only CIDs in repositories
 # The header that every relay writes, around the CID of its one root. Any other is decoded.
-_HEADER_HEAD: Final = bytes.fromhex("3aa265726f6f747381d82a58250001711220")
-_HEADER_TAIL: Final = bytes.fromhex("6776657273696f6e01")
-_HEADER_BYTES: Final = 59
-_HEADER_TAIL_AT: Final = _HEADER_BYTES - len(_HEADER_TAIL)
+_HEADER_HEAD: Final = b"\x3a\xa2\x65roots\x81" + LINK_HEAD
+_HEADER_TAIL: Final = b"\x67version\x01"
+_USUAL_HEAD: Final = _HEADER_HEAD + DAG_CBOR_SHA256
+_HEADER_TAIL_AT: Final = len(_HEADER_HEAD) + CID_BYTES
+_HEADER_BYTES: Final = _HEADER_TAIL_AT + len(_HEADER_TAIL)
 _VARINT_BYTES_MAX: Final = 9  # the multiformats specification's limit
 # Blocks of one CAR, at 0.25 µs each. A thousand ops in the largest repository need nine thousand tree nodes.
 BLOCKS_MAX: Final = 10_000
@@ -78,7 +79,7 @@ def _stops(car: bytes) -> dict[int, int]:
     """Return where each section ends, by where its CID starts. A section too short for a CID is skipped."""
     stops = {}
     end = len(car)
-    usual = car.startswith(_HEADER_HEAD) and car.startswith(_HEADER_TAIL, _HEADER_TAIL_AT)
+    usual = car.startswith(_USUAL_HEAD) and car.startswith(_HEADER_TAIL, _HEADER_TAIL_AT)
     position = _HEADER_BYTES if usual else _after_header(car)
     try:
         for _ in range(BLOCKS_MAX):
@@ -128,3 +129,32 @@ def _uvarint(data: bytes, position: int) -> tuple[int, int]:
         if byte < 128:
             return value, position
     raise Unreadable("a length of more than nine bytes in the CAR")
+
+
+class Block(NamedTuple):
+    """One block of a CAR file, with its CID."""
+
+    cid: Cid
+    data: bytes
+
+
+def write_car(root: Cid, blocks: Iterable[tuple[Cid, bytes]]) -> bytes:
+    """Return a CAR file with one root. The blocks are written in the order given."""
+    parts = [_HEADER_HEAD, root, _HEADER_TAIL]
+    for cid, data in blocks:
+        size = len(cid) + len(data)
+        parts += (_UVARINTS[size] if size < len(_UVARINTS) else uvarint(size), cid, data)
+    return b"".join(parts)
+
+
+def uvarint(number: int) -> bytes:
+    """Encode an unsigned varint: seven bits a byte, lowest first; the high bit means that more follow."""
+    parts = bytearray()
+    while number >= 0x80:
+        parts.append(number & 0x7F | 0x80)
+        number >>= 7
+    parts.append(number)
+    return bytes(parts)
+
+
+_UVARINTS: Final = tuple(uvarint(number) for number in range(4096))  # covers the sizes of nearly all blocks

@@ -11,7 +11,7 @@ libipld returns CID links as plain `bytes`, like byte strings. `decode_lax` tell
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 import cbor2
@@ -70,22 +70,18 @@ def decode_lax(raw: bytes) -> Any:
     return value
 
 
-def depth(value: object) -> int:
+def depth(value: Any) -> int:
     """Return how deep maps and lists nest: 0 for a scalar, 1 for a map of scalars. Does not recurse."""
     deepest = 0
-    level = _containers([value])
-    while level:
+    level: list[Any] = [[value]]
+    while level := [
+        inner
+        for outer in level
+        for inner in (outer.values() if type(outer) is dict else outer)
+        if type(inner) is dict or type(inner) is list
+    ]:
         deepest += 1
-        level = [
-            inner
-            for container in level
-            for inner in _containers(container.values() if isinstance(container, dict) else container)
-        ]
     return deepest
-
-
-def _containers(values: Iterable[object]) -> list[dict[str, object] | list[object]]:
-    return [value for value in values if type(value) is dict or type(value) is list]
 
 
 def _link(value: object, _immutable: bool) -> Cid:
@@ -95,15 +91,11 @@ def _link(value: object, _immutable: bool) -> Cid:
     return Cid(value[1:])
 
 
-def _refuse(_value: object, _immutable: bool) -> NoReturn:
-    raise ValueError("a tag that DAG-CBOR does not have")
-
-
 class _OnlyLinks(dict[int, Callable[[Any, bool], Any]]):
     """cbor2's decoder for each tag: none has one but links."""
 
-    def __missing__(self, tag: int) -> Callable[[Any, bool], Any]:
-        return _refuse
+    def __missing__(self, tag: int) -> NoReturn:
+        raise ValueError(f"tag {tag}, which DAG-CBOR does not have")
 
 
 _ONLY_LINKS: Final = _OnlyLinks({LINK_TAG: _link})

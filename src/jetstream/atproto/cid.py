@@ -11,6 +11,9 @@ from typing import Final
 
 import libipld
 
+CID_BYTES: Final = 36
+# What precedes a CID in DAG-CBOR: tag 42, a byte string of 37 bytes, and the multibase prefix 00.
+LINK_HEAD: Final = bytes.fromhex("d82a582500")
 # What the CID of a DAG-CBOR block begins with: version 1, dag-cbor, SHA-256, 32 bytes.
 DAG_CBOR_SHA256: Final = bytes.fromhex("01711220")
 _RAW_SHA256: Final = bytes.fromhex("01551220")

@@ -29,15 +29,15 @@ firehose".
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from hashlib import sha256
-from itertools import pairwise
 from typing import Final, NamedTuple, TypeAlias
 
 import libipld
 
-from jetstream.atproto.cbor_encoder import LINK_HEAD, cbor_head
-from jetstream.atproto.cid import Cid, cid_of
+from jetstream.atproto.cbor_encoder import cbor_head
+from jetstream.atproto.cid import LINK_HEAD, Cid, cid_of
 
 # Bytes of a key, which is `collection/rkey`. The reference implementations refuse longer ones.
 KEY_BYTES_MAX: Final = 1024
@@ -47,23 +47,24 @@ class PartialTreeError(Exception):
     """The operation needs a node whose block is not loaded."""
 
 
+_NO_CID: Final = Cid()
+
+
+@dataclass(slots=True, eq=False, repr=False)
 class Node:
     """One node of the tree. Only this module changes it."""
 
-    __slots__ = ("block", "cid", "keys", "layer", "patch", "subtrees", "values")
-
-    def __init__(self, layer: int, keys: list[bytes], values: list[Cid], subtrees: list[Subtree]) -> None:
-        self.layer = layer  # of all its keys
-        self.keys = keys  # in order
-        self.values = values  # one for each key
-        self.subtrees = subtrees  # `len(keys) + 1`: before, between and after the keys
-        # The encoded node. While `cid` is empty, it is empty or outdated.
-        self.block = b""
-        # The CID of `block`; empty after a change, until `encode_changed`.
-        self.cid = _NO_CID
-        # The one subtree that has changed since `block` was encoded, with the CID that it has in `block`. If
-        # this is the only change, 36 bytes are replaced, which is several times as fast as encoding.
-        self.patch: tuple[Cid, Node] | None = None
+    layer: int  # of all its keys
+    keys: list[bytes]  # in order
+    values: list[Cid]  # one for each key
+    subtrees: list[Subtree]  # `len(keys) + 1`: before, between and after the keys
+    # The encoded node. While `cid` is empty, it is empty or outdated.
+    block: bytes = b""
+    # The CID of `block`; empty after a change, until `encode_changed`.
+    cid: Cid = _NO_CID
+    # The one subtree that has changed since `block` was encoded, with the CID that it has in `block`. If this
+    # is the only change, 36 bytes are replaced, which is several times as fast as encoding.
+    patch: tuple[Cid, Node] | None = None
 
     def mark_changed(self) -> None:
         """Discard the block, so that `encode_changed` encodes the node."""
@@ -72,7 +73,6 @@ class Node:
         self.patch = None
 
 
-_NO_CID: Final = Cid()
 Subtree: TypeAlias = Node | Cid | None  # loaded, not loaded, absent
 Root: TypeAlias = Node | Cid
 # The tree without keys: `{"e": [], "l": null}`.
@@ -114,9 +114,7 @@ def get(root: Subtree, key: bytes) -> Cid | None:
 
 def empty() -> Node:
     """Return a tree without keys."""
-    node = Node(0, [], [], [None])
-    node.block, node.cid = EMPTY_BLOCK, EMPTY_CID
-    return node
+    return Node(0, [], [], [None], EMPTY_BLOCK, EMPTY_CID)
 
 
 def put(root: Root, key: bytes, value: Cid) -> tuple[Node, Cid | None]:
@@ -127,7 +125,8 @@ def put(root: Root, key: bytes, value: Cid) -> tuple[Node, Cid | None]:
     path, node = _descend(top, key, layer)
     if node is None:
         above, i = path[-1]
-        above.subtrees[i], node = _chain(above.layer - 1, layer)
+        node = Node(layer, [], [], [None])
+        above.subtrees[i] = _raised(node, above.layer - 1)
         above.mark_changed()
     return top, _put_into(node, key, value)
 
@@ -151,35 +150,23 @@ def remove(root: Root, key: bytes) -> tuple[Root, Cid | None]:
     return _lowered(top), before
 
 
-def build(items: Sequence[tuple[bytes, Cid]]) -> Node:
-    """Return the tree of many items, which must be sorted by key and have no duplicates."""
-    if not items:
-        return empty()
-    layers = [layer_of(key) for key, _ in items]
-    return _build(items, layers, max(layers), 0, len(items))
-
-
 def encode_changed(root: Node) -> list[Node]:
     """Encode every changed node of a tree. Return these nodes, children before parents."""
+    if root.cid:
+        return []
     fresh: list[Node] = []
-    _encode_changed(root, fresh)
-    return fresh
-
-
-def covering_proof(root: Node, key: bytes) -> list[Node]:
-    """Return the nodes on the paths to a key and to its two neighbours, which `invert` needs.
-
-    The neighbours of an absent key are on its own path.
-    """
-    path: list[Node] = []
-    node: Subtree = root
-    while isinstance(node, Node):
-        path.append(node)
-        i = bisect_left(node.keys, key)
-        if i < len(node.keys) and node.keys[i] == key:
-            return path + _edge(node.subtrees[i], -1) + _edge(node.subtrees[i + 1], 0)
-        node = node.subtrees[i]
-    return path
+    if root.patch is not None:
+        link, changed = root.patch
+        fresh += encode_changed(changed)
+        root.block = root.block.replace(link, changed.cid, 1)
+        root.patch = None
+    else:
+        for sub in root.subtrees:
+            if isinstance(sub, Node):
+                fresh += encode_changed(sub)
+        root.block = root.block or encode_node(root)
+    root.cid = cid_of(root.block)
+    return [*fresh, root]
 
 
 def items(root: Subtree) -> Iterator[tuple[bytes, Cid]]:
@@ -203,12 +190,20 @@ def nodes(root: Subtree) -> Iterator[Node]:
         yield from nodes(sub)
 
 
-def load(blocks: Mapping[bytes, bytes], root: Cid) -> Root:
+def load(blocks: Mapping[bytes, bytes], root: Cid, layer: int = 0) -> Root:
     """Return the tree of a root CID. Subtrees whose block is not in `blocks` stay a `Cid`.
 
-    Raises ValueError for a block that is not a node, or whose keys are not in order.
+    `layer` is that of a root without keys. Raises ValueError for a block that is not a node, or whose keys
+    are not in order.
     """
-    return _load(blocks, root, None)
+    block = blocks.get(root)
+    if block is None:
+        return root
+    keys, values, links = _decode(block)
+    if keys:
+        layer = layer_of(keys[0])
+    subtrees = [None if link is None else load(blocks, link, layer - 1) for link in links]
+    return Node(layer, keys, values, subtrees, block, root)
 
 
 def invert(root: Root, changes: Iterable[Change]) -> Root:
@@ -271,12 +266,11 @@ def _descend(top: Node, key: bytes, layer: int) -> tuple[list[tuple[Node, int]],
     return path, node
 
 
-def _chain(top: int, bottom: int) -> tuple[Node, Node]:
-    """Return the first and the last of a chain of nodes without keys, from layer `top` to layer `bottom`."""
-    first = last = Node(bottom, [], [], [None])
-    for layer in range(bottom + 1, top + 1):
-        first = Node(layer, [], [], [first])
-    return first, last
+def _raised(node: Node, layer: int) -> Node:
+    """Return a node in a layer: this one, or the top of nodes without keys above it."""
+    while node.layer < layer:
+        node = Node(node.layer + 1, [], [], [node])
+    return node
 
 
 def _put_into(node: Node, key: bytes, value: Cid) -> Cid | None:
@@ -302,9 +296,7 @@ def _put_above(node: Node, key: bytes, value: Cid, layer: int) -> Node:
     """Set a key whose layer is above the root. Return the new root."""
     if _is_empty(node):
         return Node(layer, [key], [value], [None, None])
-    while node.layer < layer - 1:
-        node = Node(node.layer + 1, [], [], [node])
-    return Node(layer, [key], [value], list(_split(node, key)))
+    return Node(layer, [key], [value], list(_split(_raised(node, layer - 1), key)))
 
 
 def _split(node: Subtree, key: bytes) -> tuple[Subtree, Subtree]:
@@ -331,10 +323,8 @@ def _split(node: Subtree, key: bytes) -> tuple[Subtree, Subtree]:
 
 def _merge(left: Subtree, right: Subtree) -> Subtree:
     """Join two subtrees of one layer, between which a key was removed. This is the inverse of `_split`."""
-    if left is None:
-        return right
-    if right is None:
-        return left
+    if left is None or right is None:
+        return left or right
     left, right = _loaded(left), _loaded(right)
     seam = _merge(left.subtrees[-1], right.subtrees[0])
     return Node(
@@ -343,49 +333,6 @@ def _merge(left: Subtree, right: Subtree) -> Subtree:
         left.values + right.values,
         [*left.subtrees[:-1], seam, *right.subtrees[1:]],
     )
-
-
-def _build(
-    sorted_items: Sequence[tuple[bytes, Cid]], layers: Sequence[int], layer: int, start: int, end: int
-) -> Node:
-    """Return the node of one layer for `sorted_items[start:end]`, with its subtrees.
-
-    The keys of its layer are its own. The runs of items between them become the subtrees.
-    """
-    mine = [i for i in range(start, end) if layers[i] == layer]
-    bounds = [start - 1, *mine, end]
-    subtrees: list[Subtree] = [
-        _build(sorted_items, layers, layer - 1, left + 1, right) if right - left > 1 else None
-        for left, right in pairwise(bounds)
-    ]
-    return Node(layer, [sorted_items[i][0] for i in mine], [sorted_items[i][1] for i in mine], subtrees)
-
-
-def _edge(node: Subtree, side: int) -> list[Node]:
-    """Return the nodes on the left (`side` 0) or right (-1) edge of a subtree, from its root down."""
-    edge: list[Node] = []
-    while isinstance(node, Node):
-        edge.append(node)
-        node = node.subtrees[side]
-    return edge
-
-
-def _encode_changed(node: Node, fresh: list[Node]) -> None:
-    """Encode a node and the changed nodes below it; append them to `fresh`."""
-    if node.cid:
-        return
-    if node.patch is not None:
-        link, changed = node.patch
-        _encode_changed(changed, fresh)
-        node.block = node.block.replace(link, changed.cid, 1)
-        node.patch = None
-    else:
-        for sub in node.subtrees:
-            if isinstance(sub, Node):
-                _encode_changed(sub, fresh)
-        node.block = node.block or encode_node(node)
-    node.cid = cid_of(node.block)
-    fresh.append(node)
 
 
 # The parts of an encoded node. Heads of every possible length are looked up, since computing them is slow.
@@ -438,27 +385,12 @@ def _link(sub: Subtree) -> bytes:
     return LINK_HEAD + (sub.cid if isinstance(sub, Node) else sub)
 
 
-def _load(blocks: Mapping[bytes, bytes], cid: Cid, layer: int | None) -> Root:
-    """Return a subtree. `layer` is one below the node above it; None if that is not known."""
-    block = blocks.get(cid)
-    if block is None:
-        return cid
-    keys, values, links = _decode(block)
-    if keys:
-        layer = layer_of(keys[0])
-    below = None if layer is None else layer - 1
-    subtrees = [None if link is None else _load(blocks, link, below) for link in links]
-    node = Node(layer or 0, keys, values, subtrees)
-    node.block, node.cid = block, cid
-    return node
-
-
 def _decode(block: bytes) -> tuple[list[bytes], list[Cid], list[Cid | None]]:
     """Return the keys, values and links of a node. Raises ValueError."""
     fields = libipld.decode_dag_cbor(block)
     keys: list[bytes] = []
     values: list[Cid] = []
-    links = [_cid(fields["l"])]
+    links = [fields["l"]]
     for entry in fields["e"]:
         before = keys[-1] if keys else b""
         key = before[: entry["p"]] + entry["k"]
@@ -466,9 +398,5 @@ def _decode(block: bytes) -> tuple[list[bytes], list[Cid], list[Cid | None]]:
             raise ValueError(f"{key!r} comes after {before!r} in a tree node")
         keys.append(key)
         values.append(Cid(entry["v"]))
-        links.append(_cid(entry["t"]))
-    return keys, values, links
-
-
-def _cid(link: bytes | None) -> Cid | None:
-    return None if link is None else Cid(link)
+        links.append(entry["t"])
+    return keys, values, [link and Cid(link) for link in links]

@@ -37,19 +37,11 @@ from jetstream.scheduling import Notifier, TurnQueue
 
 _FAILED: Final = Close(1011, "error", "the server failed to read its log: connect again")
 
-logger = structlog.get_logger(__name__)
-
 
 class CatchUp:
     """Serves the subscribers that are behind."""
 
-    def __init__(
-        self,
-        log: LogReader,
-        cache: RenderCache,
-        metrics: Metrics,
-        limits: DeliveryLimits = DeliveryLimits(),
-    ) -> None:
+    def __init__(self, log: LogReader, cache: RenderCache, metrics: Metrics, limits: DeliveryLimits) -> None:
         self._log = log
         # Shared with the publisher, and by all feeders: many readers return with the same cursor.
         self._cache = cache
@@ -71,7 +63,7 @@ class CatchUp:
         self._held = Counter[Batch]()
         self._free = asyncio.Semaphore(limits.held_batches)
         # A broken disk fails every feeder, so its log lines are throttled.
-        self._throttled = Throttled(logger)
+        self._throttled = Throttled(structlog.get_logger(__name__))
 
     def start(self, subscriber: Subscriber, lane: Lane) -> None:
         """Serve a subscriber that is in no group, until it is in one of `lane`."""
@@ -94,11 +86,11 @@ class CatchUp:
             return  # the owner of the connection hears of it too, and removes the subscriber
         except LogError as error:  # not a damaged segment, which the log skips
             self._throttled.warning("subscriber: the log could not be read", error=str(error))
-            subscriber.close(_FAILED)
+            subscriber.sink.close(_FAILED)
         except Exception:  # noqa: BLE001 - it is logged, and the client is told
             self._metrics.failures["feed"].inc()
             self._throttled.exception("subscriber: could not be fed")
-            subscriber.close(_FAILED)
+            subscriber.sink.close(_FAILED)
 
     async def _catch_up(self, subscriber: Subscriber, lane: Lane) -> None:
         """Bring a subscriber to the lane's position and into its group, or return when it is closed.
@@ -107,7 +99,7 @@ class CatchUp:
         """
         indexed: Group | None = None  # the group of the subscriber's options, if it is large
         try:
-            while not subscriber.closed:
+            while not subscriber.sink.closing:
                 await subscriber.sink.writable()
                 if subscriber.position < lane.position:
                     await self._advance(subscriber, lane)
@@ -122,17 +114,13 @@ class CatchUp:
                         await self._turns.wait()
                 else:
                     ready, indexed = indexed, None
-                    self._join(subscriber, lane, ready)
+                    del self._feeders[subscriber]
+                    subscriber.sink.lower_limit(False)
+                    lane.groups.add(subscriber, ready)
                     return
         finally:
             if indexed is not None:
                 lane.groups.forget(indexed)
-
-    def _join(self, subscriber: Subscriber, lane: Lane, indexed: Group | None) -> None:
-        """Put a subscriber that has caught up into its group."""
-        del self._feeders[subscriber]
-        subscriber.sink.lower_limit(False)
-        lane.groups.add(subscriber, indexed)
 
     async def _advance(self, subscriber: Subscriber, lane: Lane) -> None:
         """Move a subscriber's position by some chunks, or over all that it does not want."""
@@ -158,9 +146,10 @@ class CatchUp:
         """
         stop, options = lane.position, subscriber.options
         batch = await self._log.read(position, stop, options.wanted)
-        if position < self._log.floor:
-            subscriber.close(_overtaken(position, self._log.floor))
-        if subscriber.options is not options or subscriber.closed:
+        if position < (floor := self._log.floor):
+            text = f"position {position} is no longer kept, the oldest is {floor}"
+            subscriber.sink.close(Close(1008, "overtaken", f"{text}: connect with a later cursor"))
+        if subscriber.options is not options or subscriber.sink.closing:
             return None  # the new options judge from this position on
         if batch is None:
             subscriber.position = stop
@@ -184,7 +173,7 @@ class CatchUp:
         self._held[batch] += 1
         try:
             await self._turns.wait()
-            if subscriber.options is options and not subscriber.closed:
+            if subscriber.options is options and not subscriber.sink.closing:
                 # The lane may have moved on while others had their turn, and the batch have grown with it.
                 first, last = batch.index(subscriber.position), batch.index(lane.position)
                 self._write(subscriber, lane, batch, first, last)
@@ -207,8 +196,3 @@ class CatchUp:
             first = reached
             if subscriber.sink.full or first == last:
                 return
-
-
-def _overtaken(position: int, floor: int) -> Close:
-    text = f"position {position} is no longer kept, the oldest is {floor}: connect with a later cursor"
-    return Close(1008, "overtaken", text)

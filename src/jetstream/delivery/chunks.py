@@ -7,10 +7,7 @@ progress.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from itertools import accumulate
-
-from jetstream.delivery.render_cache import Chunk, RenderCache
+from jetstream.delivery.render_cache import Chunk, RenderCache, fitting
 from jetstream.delivery.subscriber import Subscriber
 from jetstream.limits import DeliveryLimits
 from jetstream.model.batch import Batch
@@ -53,7 +50,4 @@ def flush_end(batch: Batch, first: int, stop: int, limits: DeliveryLimits) -> in
     Bytes are counted as bodies, which are nearly all of a large message.
     """
     last = min(stop, first + limits.flush_events)
-    if sum(map(len, batch.bodies[first:last])) <= limits.flush_bytes:
-        return last
-    sizes = list(accumulate(map(len, batch.bodies[first:last])))
-    return first + bisect_right(sizes, limits.flush_bytes, lo=1)
+    return first + fitting(batch.bodies[first:last], limits.flush_bytes)

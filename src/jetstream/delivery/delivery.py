@@ -30,11 +30,10 @@ import time
 from collections.abc import Awaitable, Callable
 
 from jetstream.delivery.catch_up import CatchUp
-from jetstream.delivery.encoding import Encoding
 from jetstream.delivery.lanes import Lane, Lanes
 from jetstream.delivery.publisher import Publisher
 from jetstream.delivery.render_cache import RenderCache
-from jetstream.delivery.subscriber import Close, Sink, Subscriber, SubscriberOptions
+from jetstream.delivery.subscriber import Close, Encoding, Sink, Subscriber, SubscriberOptions
 from jetstream.eventlog import LogReader
 from jetstream.limits import DeliveryLimits
 from jetstream.metrics import Metrics
@@ -72,9 +71,7 @@ class Delivery:
         self._lanes = Lanes(log.tip + 1, Worker(pause_ratio=1.0).put, limits)
         cache = RenderCache(limits.render_cache_bytes)
         self._catch_up = CatchUp(log, cache, metrics, limits)
-        self._publisher = Publisher(
-            log, self._lanes, self._catch_up, cache, metrics, limits, clock=clock, sleep=sleep
-        )
+        self._publisher = Publisher(log, self._lanes, self._catch_up, cache, metrics, limits, clock, sleep)
 
     def __len__(self) -> int:
         """Return the number of subscribers."""
@@ -99,13 +96,12 @@ class Delivery:
 
         A cursor below the oldest event starts at that event, one beyond the newest event with the next.
         """
-        lane = self._lanes.for_newcomer()
+        lane = self._lanes.enter()
         # A cursor is compared with the tip, not with the lane's position. The client may have read up to the
         # tip in another lane, which was flushed first.
         position = lane.position if cursor is None else min(cursor, self._log.tip + 1)
         subscriber = Subscriber(sink, encoding, options, max(position, self._log.floor), self._clock())
         self._subscribers[subscriber] = lane
-        self._lanes.enter(lane)
         self._metrics.subscribers[encoding.renderer.name].inc()
         self._place(subscriber, lane)
         return subscriber
@@ -163,7 +159,7 @@ class Delivery:
             waiting += buffered
             stalled_s = subscriber.stalled_s(buffered, now)
             if stalled_s >= self._slow_timeout_s:
-                subscriber.close(Close(1008, "slow", f"read nothing for {stalled_s:.0f} s: read faster"))
+                subscriber.sink.close(Close(1008, "slow", f"read nothing for {stalled_s:.0f} s: read faster"))
             elif ping and not buffered:
                 subscriber.write(subscriber.encoding.framing.keep_alive)
             if count % self._limits.checks_per_turn == 0:

@@ -14,12 +14,10 @@ Until then the group stays in the index without members, and is written to nobod
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from jetstream.delivery.encoding import Encoding
-from jetstream.delivery.subscriber import Group, Subscriber, SubscriberOptions
+from jetstream.delivery.subscriber import Encoding, Group, Subscriber, SubscriberOptions
 from jetstream.model.batch import Batch
 from jetstream.model.filter import DIDS_PER_STEP
 from jetstream.steps import Steps, finish
@@ -45,21 +43,14 @@ class Groups:
         self._defer = defer
         # Every group with members.
         self._groups: dict[tuple[Encoding, SubscriberOptions], Group] = {}
-        # How many groups in the index have each encoding.
-        self._encodings = Counter[Encoding]()
         # The index: each group is in one of these. A dict without values is a set that keeps its order.
         self._everything: dict[Group, None] = {}
         self._by_collection: dict[Group, None] = {}  # the groups with collections and no DIDs
         # The groups that name a DID, in the shard of the DID's hash.
-        self._by_did: tuple[dict[bytes, tuple[Group, ...] | dict[Group, None]], ...] = tuple(
-            {} for _ in range(_SHARDS)
-        )
-        # Of collections that events had: the groups of `_by_collection` that want it. Cleared when these
-        # change, and when it is full.
+        self._by_did: list[dict[bytes, tuple[Group, ...] | dict[Group, None]]] = [{} for _ in range(_SHARDS)]
+        # Of collections that events had: the groups of `_by_collection` that want it. Cleared when a group
+        # without DIDs comes or goes, and when it is full.
         self._resolved: dict[bytes, tuple[Group, ...]] = {}
-
-    def __len__(self) -> int:
-        return len(self._groups)
 
     def takes_steps(self, subscriber: Subscriber) -> bool:
         """Tell whether the group of a subscriber is large and must be indexed first, in steps."""
@@ -96,7 +87,6 @@ class Groups:
 
     def index(self, group: Group) -> Steps[None]:
         """Put a group without members into the index, in steps of well under a millisecond."""
-        self._encodings[group.encoding] += 1
         wanted = group.options.wanted
         if wanted.dids:
             alone = (group,)  # one tuple for all DIDs that no other group names
@@ -104,27 +94,20 @@ class Groups:
                 self._index_did(did, alone)
                 if count % DIDS_PER_STEP == 0:
                     yield
-        elif wanted.everything:
-            self._everything[group] = None
         else:
-            self._by_collection[group] = None
+            (self._everything if wanted.everything else self._by_collection)[group] = None
             self._resolved.clear()
 
     def _unindex(self, group: Group) -> Steps[None]:
         """Take a group out of the index, also one that was indexed in part."""
-        self._encodings[group.encoding] -= 1
-        if not self._encodings[group.encoding]:
-            del self._encodings[group.encoding]
         wanted = group.options.wanted
         if wanted.dids:
             for count, did in enumerate(wanted.dids, 1):
                 self._unindex_did(did, group)
                 if count % DIDS_PER_STEP == 0:
                     yield
-        elif wanted.everything:
-            del self._everything[group]
         else:
-            del self._by_collection[group]
+            del (self._everything if wanted.everything else self._by_collection)[group]
             self._resolved.clear()
 
     def _index_did(self, did: bytes, alone: tuple[Group]) -> None:
@@ -148,10 +131,6 @@ class Groups:
             del groups[group]
         else:
             shard[did] = tuple(each for each in groups if each is not group)
-
-    def encodings(self) -> list[Encoding]:
-        """Return the encodings that the groups use."""
-        return list(self._encodings)
 
     def wanted(self, batch: Batch, start: int, stop: int) -> dict[Group, Sequence[int]]:
         """Return the indices of `batch[start:stop]` that each group wants, without groups that want none."""

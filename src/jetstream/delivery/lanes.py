@@ -32,16 +32,12 @@ class Lane:
         """Move the position, as a flush does before it writes."""
         self.flushed_from, self.position = self.position, position
 
-    def position_of(self, subscriber: Subscriber) -> int:
-        """Return the position of a member of a group, also in the middle of a flush."""
+    def detach(self, subscriber: Subscriber) -> None:
+        """Take a subscriber out of its group, with its position, also in the middle of a flush."""
         group = subscriber.group
         assert group is not None
         unwritten = group.flushing and subscriber.position != self.position
-        return self.flushed_from if unwritten else self.position
-
-    def detach(self, subscriber: Subscriber) -> None:
-        """Take a subscriber out of its group, with its position."""
-        subscriber.position = self.position_of(subscriber)
+        subscriber.position = self.flushed_from if unwritten else self.position
         self.groups.remove(subscriber)
 
 
@@ -66,22 +62,17 @@ class Lanes:
         """The lane with the highest position."""
         return max(self._lanes, key=lambda lane: lane.position)
 
-    def for_newcomer(self) -> Lane:
-        """Return the lane with the fewest subscribers, or a new one where all are full.
+    def enter(self) -> Lane:
+        """Count a subscriber. Return its lane: the one with the fewest, or a new one where all are full.
 
-        A new lane does not count before a subscriber enters it. It starts at the highest position, because it
-        has no subscriber that has missed an event.
+        A new lane starts at the highest position, because it has no subscriber that has missed an event.
         """
-        emptiest = min(self._lanes, key=lambda lane: lane.subscribers)
-        if emptiest.subscribers < self._limits.lane_subscribers or len(self._lanes) >= self._limits.lanes_max:
-            return emptiest
-        return self._new(self.highest.position)
-
-    def enter(self, lane: Lane) -> None:
-        """Count a subscriber, whose lane was just chosen."""
-        if lane not in self._lanes:
+        lane = min(self._lanes, key=lambda lane: lane.subscribers)
+        if lane.subscribers >= self._limits.lane_subscribers and len(self._lanes) < self._limits.lanes_max:
+            lane = self._new(self.highest.position)
             self._lanes.append(lane)
         lane.subscribers += 1
+        return lane
 
     def leave(self, lane: Lane) -> None:
         """Count one subscriber less; remove a lane with its last one, unless it is the only lane."""

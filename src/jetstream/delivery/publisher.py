@@ -10,13 +10,12 @@ A flush moves the lane's position first and writes after, so that the event loop
 no number of sockets holds it for long. Meanwhile subscribers come and go and change options. The flush writes
 to those that were in a group when it began, are still in it and have not been written to. A subscriber that
 leaves its group in the middle of a flush takes along the position that says whether it was written to (see
-`Lane.position_of`). One that joins is at the lane's new position already. So nothing is lost or repeated.
+`Lane.detach`). One that joins is at the lane's new position already. So nothing is lost or repeated.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
@@ -46,10 +45,9 @@ class Publisher:
         catch_up: CatchUp,
         cache: RenderCache,
         metrics: Metrics,
-        limits: DeliveryLimits = DeliveryLimits(),
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        limits: DeliveryLimits,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]],
     ) -> None:
         self._log = log
         # All lanes; moved here, and nowhere else.
@@ -126,10 +124,10 @@ class Publisher:
         began, worked_s, written = self._clock(), 0.0, 0
         # By wire, for the metrics: added up here, because counters take a lock.
         messages, sizes = Counter[str](), Counter[str]()
-        encodings, per_look = lane.groups.encodings(), self._limits.writes_per_look
+        wanted, per_look = lane.groups.wanted(batch, first, last), self._limits.writes_per_look
+        encodings = {group.encoding for group in wanted}
         rendered = {each: self._cache.render(batch, range(first, last), each) for each in encodings}
-        wanted = lane.groups.wanted(batch, first, last)
-        for group in wanted:  # before the first turn of others: see `Lane.position_of`
+        for group in wanted:  # before the first turn of others: see `Lane.detach`
             group.flushing = True
         for group, indices in wanted.items():
             frames = rendered[group.encoding].frames(indices, group.options.message_bytes_max)

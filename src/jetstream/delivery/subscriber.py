@@ -6,11 +6,25 @@ These are values that other modules change; each attribute says who may. Nothing
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from jetstream.delivery.encoding import Encoding
+from jetstream.delivery.framing import Framing
+from jetstream.delivery.renderers import Renderer
 from jetstream.model.filter import EVERYTHING, Filter
+
+
+class Encoding(NamedTuple):
+    """How events become bytes on one kind of connection.
+
+        event ──▶ renderer ──▶ JSON ──▶ framing ──▶ bytes on the transport
+
+    The two know nothing of each other: each wire works on each transport. What a subscriber may choose is
+    decided where its request is read (`web.subscribe`). Subscribers with equal encodings share what is
+    rendered. So there is one object of each renderer and framing.
+    """
+
+    renderer: Renderer
+    framing: Framing
 
 
 class Close(NamedTuple):
@@ -55,8 +69,7 @@ class Sink(Protocol):
         """Close the connection and tell the client why; later calls do nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class SubscriberOptions:
+class SubscriberOptions(NamedTuple):
     """What a subscriber asked for, and may change while it is connected."""
 
     wanted: Filter = EVERYTHING
@@ -92,7 +105,7 @@ class Subscriber:
         self.options = options
         # All events below have been judged. While the subscriber is behind, its feeder moves it. While it is
         # in a group, its lane's position counts, and this is where the lane was at the last write to this
-        # subscriber: see `Lane.position_of`.
+        # subscriber: see `Lane.detach`.
         self.position = position
         # Set while the subscriber is at the tip; by `Groups`.
         self.group: Group | None = None
@@ -101,21 +114,12 @@ class Subscriber:
         self.drained = 0
         self.progress_at = now
 
-    @property
-    def closed(self) -> bool:
-        """Whether nothing more is sent."""
-        return self.sink.closing
-
     def write(self, data: bytes) -> None:
         """Send whole frames. Does nothing when the connection is gone."""
         sink = self.sink
         sink.written += len(data)
         with suppress(RuntimeError):  # the connection is gone, and the subscriber about to be removed
             sink.write(data)
-
-    def close(self, close: Close) -> None:
-        """End the connection; nothing is sent after this."""
-        self.sink.close(close)
 
     def stalled_s(self, buffered: int, now: float) -> float:
         """Return for how long the socket has taken nothing although `buffered` bytes wait for it."""

@@ -59,12 +59,17 @@ class Filter:
             )
         if len(dids) > DIDS_MAX:
             raise InvalidParameter("wantedDids", str(len(dids)), f"are too many: at most {DIDS_MAX}")
-        named = yield from _dids(dids)
+        named: set[bytes] = set()
+        for start in range(0, len(dids), DIDS_PER_STEP):
+            for did in dids[start : start + DIDS_PER_STEP]:
+                if not is_did(did):
+                    raise InvalidParameter("wantedDids", did, "is not a DID, such as did:plc:…")
+                named.add(did.encode())
+            yield
         full, prefixes = _split(collections)
-        prefixes = {p for p in prefixes if not _starts(p[:-1], prefixes)}
         return cls(
-            frozenset(name.encode() for name in full if not _starts(name, prefixes)),
-            frozenset(prefix.encode() for prefix in prefixes),
+            frozenset(name.encode() for name in full if not name.startswith(prefixes)),
+            frozenset(prefix.encode() for prefix in prefixes if not prefix[:-1].startswith(prefixes)),
             frozenset(named),
         )
 
@@ -109,37 +114,22 @@ class Filter:
         return [i for i, name in enumerate(column, start) if name in wanted]
 
 
-def _dids(dids: Sequence[str]) -> Steps[set[bytes]]:
-    named: set[bytes] = set()
-    for start in range(0, len(dids), DIDS_PER_STEP):
-        for did in dids[start : start + DIDS_PER_STEP]:
-            if not is_did(did):
-                raise InvalidParameter("wantedDids", did, "is not a DID, such as did:plc:…")
-            named.add(did.encode())
-        yield
-    return named
-
-
-def _split(collections: Iterable[str]) -> tuple[set[str], set[str]]:
+def _split(collections: Iterable[str]) -> tuple[list[str], tuple[str, ...]]:
     """Separate full NSIDs from prefixes. A prefix keeps its dot and loses its star."""
-    full: set[str] = set()
-    prefixes: set[str] = set()
+    full: list[str] = []
+    prefixes: list[str] = []
     for name in collections:
         if is_nsid(name):
-            full.add(name)
+            full.append(name)
         elif name.endswith("*") and is_nsid_prefix(name[:-1]):
-            prefixes.add(name[:-1])
+            prefixes.append(name[:-1])
         else:
             raise InvalidParameter(
                 "wantedCollections",
                 name,
                 "is neither a collection, such as app.bsky.feed.like, nor a prefix, such as app.bsky.feed.*",
             )
-    return full, prefixes
-
-
-def _starts(name: str, prefixes: set[str]) -> bool:
-    return any(name.startswith(prefix) for prefix in prefixes)
+    return full, tuple(prefixes)
 
 
 EVERYTHING: Final = Filter()

@@ -1,14 +1,13 @@
 """Syntax of the protocol's identifiers. Pure.
 
-Source: the DID, NSID, record key, TID and datetime pages of the AT Protocol specification, with its public
-test vectors. Each function takes text as it was received and tells whether it is valid. None trims, folds
-case or corrects. Valid text needs no escape in JSON, which is why renderers insert it as it is.
+Source: the DID, NSID, record key and TID pages of the AT Protocol specification, with its public test
+vectors. Each function takes text as it was received and tells whether it is valid. None trims, folds case or
+corrects. Valid text needs no escape in JSON, which is why renderers insert it as it is.
 """
 
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
 
@@ -20,15 +19,10 @@ _NSID: Final = re.compile(rf"{_FIRST_LABEL}(?:\.{_LABEL})+\.[a-zA-Z][a-zA-Z0-9]{
 _NSID_PREFIX: Final = re.compile(rf"{_FIRST_LABEL}(?:\.{_LABEL})*\.").fullmatch
 _RECORD_KEY: Final = re.compile(r"[a-zA-Z0-9_~.:-]{1,512}").fullmatch
 _TID: Final = re.compile(r"[234567abcdefghij][234567abcdefghijklmnopqrstuvwxyz]{12}").fullmatch
-_DATETIME: Final = re.compile(
-    r"([0-9]{4})(-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-6][0-9]:[0-6][0-9])(?:\.[0-9]{1,20})?"
-    r"(Z|[+-][0-2][0-9]:[0-5][0-9])"
-).fullmatch
 
-# The upper limits of the specification, in characters. It has none for a datetime; real ones have 30.
+# The upper limits of the specification, in characters.
 DID_CHARS_MAX: Final = 2048
 NSID_CHARS_MAX: Final = 317
-DATETIME_CHARS_MAX: Final = 64
 
 # Nearly every event has a collection, and there are few: parse each once. Hostile ones only push out others.
 _NSIDS_REMEMBERED: Final = 4096
@@ -67,17 +61,3 @@ def is_record_key(text: str) -> bool:
 def is_tid(text: str) -> bool:
     """Tell whether `text` is a timestamp identifier of 13 characters."""
     return _TID(text) is not None
-
-
-def is_datetime(text: str) -> bool:
-    """Tell whether `text` is a datetime with a time zone that also exists in the calendar."""
-    found = _DATETIME(text) if len(text) <= DATETIME_CHARS_MAX else None
-    if found is None or found[3] == "-00:00":
-        return False
-    # Python's calendar begins with the year 1, the protocol's with 0, which is as long as 2000.
-    year = "2000" if found[1] == "0000" else found[1]
-    try:
-        moment = datetime.fromisoformat(year + found[2] + found[3])
-    except ValueError:
-        return False
-    return found[1] != "0000" or moment.astimezone(UTC).year == 2000

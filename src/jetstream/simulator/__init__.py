@@ -3,9 +3,9 @@
 It shares the encoders of `jetstream.atproto` with the server, but none of its decoders: what the simulator
 says is true is a second opinion.
 
-Reading order: `repo` is the repository of an account, `records` makes records, and `world` has the accounts.
-`frames` encodes messages, `truth` says which events must come of them, and `faults` damages them. `stream`
-puts all of it in order; `firehose`, `xrpc` and `directory` serve it, on the `server`; `network` puts these
-parts together. `recording` reads and writes recordings, `recorder` makes one of a real relay. `check`
-verifies a commit.
+Reading order: `repo` is the repository of an account, `signing` signs its commits, `records` makes records,
+and `world` has the accounts. `frames` encodes messages, `truth` says which events must come of them, and
+`faults` damages them. `stream` puts all of it in order; `firehose`, `xrpc` and `directory` serve it, on the
+`server`; `network` puts these parts together. `recording` reads and writes recordings, `recorder` makes one
+of a real relay. `check` verifies a commit.
 """

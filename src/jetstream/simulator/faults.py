@@ -18,17 +18,16 @@ from enum import Enum
 from random import Random
 from typing import Final, NamedTuple
 
-from jetstream.atproto import keys
-from jetstream.atproto.car_writer import Block
-from jetstream.atproto.cbor_encoder import LINK_HEAD, cbor_head, encode_cbor
-from jetstream.atproto.cid import Cid, cid_of
-from jetstream.atproto.keys import SigningKey
-from jetstream.atproto.repo import sign_commit
+from jetstream.atproto.car import Block
+from jetstream.atproto.cbor_encoder import cbor_head, encode_cbor
+from jetstream.atproto.cid import LINK_HEAD, Cid, cid_of
+from jetstream.atproto.keys import SIGNATURE_BYTES
 from jetstream.atproto.tid import tid, tid_us
 from jetstream.errors import SettingError
 from jetstream.simulator import frames
 from jetstream.simulator.frames import Commit, Message
 from jetstream.simulator.repo import Revision
+from jetstream.simulator.signing import SIGNATURE_FIELD, SigningKey, high_s, sign_commit
 
 FRAME_BYTES_MAX: Final = 5_000_000  # the limit of the protocol
 _DEPTH: Final = 10_000
@@ -276,8 +275,8 @@ def _revised(message: Commit, **changes: object) -> Commit:
 def _signed(message: Commit, change: Callable[[bytes], bytes]) -> Commit:
     """Replace the signature in the commit block, and its CID."""
     data = message.revision.commit.data
-    at = data.index(b"\x63sig\x58\x40") + 6
-    end = at + keys.SIGNATURE_BYTES
+    at = data.index(SIGNATURE_FIELD) + len(SIGNATURE_FIELD)
+    end = at + SIGNATURE_BYTES
     block = data[:at] + change(data[at:end]) + data[end:]
     return _revised(message, commit=Block(cid_of(block), block))
 
@@ -291,7 +290,7 @@ def _bad_signature(message: Commit, _key: SigningKey, rng: Random) -> Commit:
 
 
 def _high_s(message: Commit, key: SigningKey, _rng: Random) -> Commit:
-    return _signed(message, lambda signature: keys.high_s(signature, key.order))
+    return _signed(message, lambda signature: high_s(signature, key.order))
 
 
 def _broken_chain(message: Commit, _key: SigningKey, rng: Random) -> Commit:

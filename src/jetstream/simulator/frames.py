@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple, TypeAlias
 
-from jetstream.atproto.car_writer import Block, write_car
-from jetstream.atproto.cbor_encoder import LINK_HEAD, cbor_head, encode_cbor, encode_text
+from jetstream.atproto.car import Block, write_car
+from jetstream.atproto.cbor_encoder import cbor_head, encode_cbor, encode_text
+from jetstream.atproto.cid import LINK_HEAD
 from jetstream.simulator.repo import Op, Revision
 
 

@@ -5,14 +5,21 @@ Source: the repository and sync pages of the AT Protocol specification ("Sync 1.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Final, NamedTuple
 
 from jetstream.atproto import mst
-from jetstream.atproto.car_writer import Block, write_car
+from jetstream.atproto.car import Block, write_car
 from jetstream.atproto.cid import Cid, cid_of
-from jetstream.atproto.keys import SigningKey
-from jetstream.atproto.repo import DELETE, sign_commit
+from jetstream.simulator.signing import SigningKey, sign_commit
+
+# The `action` of an operation in a `#commit` message.
+CREATE: Final = "create"
+UPDATE: Final = "update"
+DELETE: Final = "delete"
+OPS_MAX: Final = 200  # operations in one commit; the limit of the lexicon
 
 
 class Write(NamedTuple):
@@ -64,7 +71,7 @@ class Repo:
         """Give an empty repository its records, in one commit that is not announced."""
         self.records = dict(records)
         named = sorted((path.encode(), cid_of(block)) for path, block in self.records.items())
-        self.tree = mst.build(named)
+        self.tree = build(named)
         mst.encode_changed(self.tree)
         self._commit(rev)
 
@@ -80,7 +87,7 @@ class Repo:
         nodes = [*mst.encode_changed(self.tree), self.tree]
         nodes.reverse()
         for write in writes:
-            nodes += mst.covering_proof(self.tree, write.path.encode())
+            nodes += covering_proof(self.tree, write.path.encode())
         blocks = tuple([(node.cid, node.block) for node in dict.fromkeys(nodes)])
         return Revision(rev, since, self._commit(rev), before, tuple(ops), blocks, tuple(records))
 
@@ -115,3 +122,52 @@ class Repo:
         self.rev = rev
         self.head = sign_commit(self.did, rev, self.tree.cid, self.key)
         return self.head
+
+
+def build(items: Sequence[tuple[bytes, Cid]]) -> mst.Node:
+    """Return the tree of many items, which must be sorted by key and have no duplicates."""
+    if not items:
+        return mst.empty()
+    layers = [mst.layer_of(key) for key, _ in items]
+    return _build(items, layers, max(layers), 0, len(items))
+
+
+def _build(
+    sorted_items: Sequence[tuple[bytes, Cid]], layers: Sequence[int], layer: int, start: int, end: int
+) -> mst.Node:
+    """Return the node of one layer for `sorted_items[start:end]`, with its subtrees.
+
+    The keys of its layer are its own. The runs of items between them become the subtrees.
+    """
+    mine = [i for i in range(start, end) if layers[i] == layer]
+    bounds = [start - 1, *mine, end]
+    subtrees: list[mst.Subtree] = [
+        _build(sorted_items, layers, layer - 1, left + 1, right) if right - left > 1 else None
+        for left, right in pairwise(bounds)
+    ]
+    return mst.Node(layer, [sorted_items[i][0] for i in mine], [sorted_items[i][1] for i in mine], subtrees)
+
+
+def covering_proof(root: mst.Node, key: bytes) -> list[mst.Node]:
+    """Return the nodes on the paths to a key and to its two neighbours, which `mst.invert` needs.
+
+    The neighbours of an absent key are on its own path.
+    """
+    path: list[mst.Node] = []
+    node: mst.Subtree = root
+    while isinstance(node, mst.Node):
+        path.append(node)
+        i = bisect_left(node.keys, key)
+        if i < len(node.keys) and node.keys[i] == key:
+            return path + _edge(node.subtrees[i], -1) + _edge(node.subtrees[i + 1], 0)
+        node = node.subtrees[i]
+    return path
+
+
+def _edge(node: mst.Subtree, side: int) -> list[mst.Node]:
+    """Return the nodes on the left (`side` 0) or right (-1) edge of a subtree, from its root down."""
+    edge: list[mst.Node] = []
+    while isinstance(node, mst.Node):
+        edge.append(node)
+        node = node.subtrees[side]
+    return edge

@@ -11,9 +11,8 @@ import base64
 import orjson
 
 from jetstream.atproto.cid import Cid
-from jetstream.atproto.repo import DELETE
 from jetstream.simulator.frames import Account, Commit, Identity, Message, Sync
-from jetstream.simulator.repo import Op
+from jetstream.simulator.repo import DELETE, Op
 
 Event = dict[str, object]
 

@@ -17,13 +17,12 @@ from typing import Final
 import libipld
 
 from jetstream.atproto.cbor_encoder import encode_cbor
-from jetstream.atproto.keys import K256Key, P256Key, SigningKey
-from jetstream.atproto.repo import CREATE, DELETE, OPS_MAX, UPDATE
 from jetstream.atproto.tid import CLOCK_IDS, tid
 from jetstream.simulator import records
 from jetstream.simulator.frames import Account, Commit, Identity, Message, Sync
 from jetstream.simulator.records import Author, Draft, Record
-from jetstream.simulator.repo import Repo, Write
+from jetstream.simulator.repo import CREATE, DELETE, OPS_MAX, UPDATE, Repo, Write
+from jetstream.simulator.signing import K256Key, P256Key, SigningKey
 
 Clock = Callable[[], int]
 

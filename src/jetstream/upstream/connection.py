@@ -78,13 +78,15 @@ _HINTS: Final = {
     502: "the server behind a proxy is unavailable",
     503: "the server is unavailable or full",
 }
+_MOVED: Final = "the server has moved, and redirects are not followed: set the new URL"
 
 
-def hint(status: int) -> dict[str, str]:
-    """Return what a response other than a WebSocket handshake means, as a field for the log; else nothing."""
-    if 300 <= status < 400:
-        return {"hint": "the server has moved, and redirects are not followed: set the new URL"}
-    return {"hint": _HINTS[status]} if status in _HINTS else {}
+def response_fields(status: int | None) -> dict[str, object]:
+    """Return the status of a response that is no WebSocket handshake, and a hint, as fields for the log."""
+    if status is None:
+        return {}
+    hint = _MOVED if 300 <= status < 400 else _HINTS.get(status)
+    return {"status": status, "hint": hint} if hint else {"status": status}
 
 
 def origin(url: str) -> str:

@@ -43,7 +43,6 @@ MESSAGE_TYPES: Final = (
     "unknown",
 )
 _TYPES: Final = {f"#{name}": name for name in MESSAGE_TYPES if name not in {"error", "unknown"}}
-_ITEMS_MAX: Final = UpstreamLimits().frame_items_max
 _NO_FIELDS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -83,7 +82,7 @@ class Envelope(NamedTuple):
         return _shortened(self.fields.get("message"))
 
 
-def read_envelope(frame: bytes, items_max: int = _ITEMS_MAX) -> Envelope:
+def read_envelope(frame: bytes, items_max: int = UpstreamLimits().frame_items_max) -> Envelope:
     """Read one frame as far as its fields. `items_max` is `UpstreamLimits.frame_items_max`."""
     # A frame of fewer bytes cannot have more items: 99 % of real frames are not measured.
     if len(frame) > items_max and (reason := _too_costly(frame, items_max)):
@@ -132,26 +131,21 @@ def _commit(fields: dict[str, Any]) -> Envelope:
 
 def _message(kind: str, fields: dict[str, Any]) -> Envelope:
     """Judge the fields of a message that is no commit."""
-    drop = ""
-    if kind == "identity" or kind == "account":
-        drop = _account_drop(kind, fields)
+    seq, drop = None if kind == "info" else _seq(fields), ""
+    if kind == "unknown":
+        drop = "frame_type"
     elif kind == "sync":
         blocks = fields.get("blocks")
         drop = "sync_size" if type(blocks) is bytes and len(blocks) > SYNC_BLOCKS_BYTES_MAX else ""
-    elif kind == "unknown":
-        drop = "frame_type"
-    elif kind == "info":
-        return Envelope(kind, None, fields)
-    return Envelope(kind, _seq(fields), fields, drop)
-
-
-def _account_drop(kind: str, fields: dict[str, Any]) -> str:
-    did, time = fields.get("did"), fields.get("time")
-    if _seq(fields) is None or type(did) is not str or not (type(time) is str or time is DAMAGED):
-        return "malformed"
-    if kind == "account" and type(fields.get("active")) is not bool:
-        return "malformed"
-    return "" if is_did(did) else "did"
+    elif kind == "identity" or kind == "account":
+        did, time = fields.get("did"), fields.get("time")
+        has_active = kind == "identity" or type(fields.get("active")) is bool
+        has_time = type(time) is str or time is DAMAGED
+        if seq is None or type(did) is not str or not has_active or not has_time:
+            drop = "malformed"
+        elif not is_did(did):
+            drop = "did"
+    return Envelope(kind, seq, fields, drop)
 
 
 def _type(t: object) -> str:

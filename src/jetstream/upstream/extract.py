@@ -31,10 +31,13 @@ from jetstream.upstream.lenient import DAMAGED
 from jetstream.upstream.record import Budget, to_json
 
 # Of the texts in identity and account messages (`wire.md`): a handle is a domain name; the lexicon bounds a
-# time.
-HANDLE_BYTES_MAX: Final = 253
-STATUS_BYTES_MAX: Final = 64
-TIME_BYTES_MAX: Final = 64
+# time. A text that is missing, longer or no text is left out.
+_TEXT_BYTES_MAX: Final = {"handle": 253, "status": 64, "time": 64}
+# The messages that are one event each: its kind, and the keys of its body, in alphabetical order (`wire.md`).
+_MESSAGES: Final = {
+    "identity": (IDENTITY, ("did", "handle", "seq", "time")),
+    "account": (ACCOUNT, ("active", "did", "seq", "status", "time")),
+}
 # Records of so few ops are bounded by what one may cost.
 _OPS_WITHOUT_BUDGET: Final = 4
 # Most commits have one op. Up to here, searching for each block is cheaper than listing all of them.
@@ -56,9 +59,7 @@ def extract(
         return (), (envelope.drop,)
     if envelope.type == "commit":
         return _commit(envelope, check_cid, limits)
-    if envelope.type == "identity":
-        return _identity(envelope)
-    return _account(envelope) if envelope.type == "account" else ((), ())
+    return _message(envelope) if envelope.type in _MESSAGES else ((), ())
 
 
 def possible_keys(envelope: Envelope) -> list[Key]:
@@ -173,39 +174,21 @@ def _require_cid(cid: bytes) -> None:
         raise Dropped("block_hash") from error
 
 
-def _identity(envelope: Envelope) -> Extracted:
-    """Return an identity event. Its body has its keys in alphabetical order (`wire.md`)."""
-    identity: dict[str, object] = {"did": envelope.fields["did"]}
-    drops = _add(identity, "handle", envelope, HANDLE_BYTES_MAX)
-    identity["seq"] = envelope.seq
-    drops += _add(identity, "time", envelope, TIME_BYTES_MAX)
-    return _event(IDENTITY, identity), drops
-
-
-def _account(envelope: Envelope) -> Extracted:
-    """Return an account event. Its body has its keys in alphabetical order (`wire.md`)."""
-    account: dict[str, object] = {
-        "active": envelope.fields["active"],
-        "did": envelope.fields["did"],
-        "seq": envelope.seq,
-    }
-    drops = _add(account, "status", envelope, STATUS_BYTES_MAX)
-    drops += _add(account, "time", envelope, TIME_BYTES_MAX)
-    return _event(ACCOUNT, account), drops
-
-
-def _add(body: dict[str, object], name: str, envelope: Envelope, bytes_max: int) -> tuple[str, ...]:
-    """Add a text field to a body if the message has it; return the reason if it cannot be passed on."""
-    value = envelope.fields.get(name)
-    if value is DAMAGED:
-        return ("field_cbor",)
-    if type(value) is str:
-        if len(value) > bytes_max or len(value.encode()) > bytes_max:
-            return ("field_size",)
-        body[name] = value
-    return ()
-
-
-def _event(kind: bytes, body: dict[str, Any]) -> Sequence[Event]:
-    """Return the one event of an identity or account message."""
-    return (Event(kind, body["did"].encode(), b"", b"", b"", b"", orjson.dumps(body)),)
+def _message(envelope: Envelope) -> Extracted:
+    """Return the event of an identity or account message, and a reason for each text that was left out."""
+    kind, names = _MESSAGES[envelope.type]
+    fields = envelope.fields
+    body: dict[str, object] = {}
+    drops: tuple[str, ...] = ()
+    for name in names:
+        value, bytes_max = fields.get(name), _TEXT_BYTES_MAX.get(name)
+        if bytes_max is None:
+            body[name] = value
+        elif value is DAMAGED:
+            drops += ("field_cbor",)
+        elif type(value) is str:
+            if len(value) > bytes_max or len(value.encode()) > bytes_max:
+                drops += ("field_size",)
+            else:
+                body[name] = value
+    return (Event(kind, fields["did"].encode(), b"", b"", b"", b"", orjson.dumps(body)),), drops

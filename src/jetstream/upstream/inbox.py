@@ -63,9 +63,9 @@ class Inbox(WSListener):
         self._over = False
         # Whether the connection was cut: what is still parsed is ignored.
         self._cut = False
-        # Both are set by picows when the handshake is complete.
-        self._transport: WSTransport | None = None
-        self._throttle: ReadThrottle | None = None
+        # Both are set when the handshake is complete, which is before anything else is called.
+        self._transport: WSTransport
+        self._throttle: ReadThrottle
         # Whether the messages cost more than `buffer_bytes_max`. Cleared when half of that is left.
         self._full = False
         rates = {"control": limits.control, "tiny": limits.tiny, "text": limits.text}
@@ -126,7 +126,6 @@ class Inbox(WSListener):
 
     async def ended(self) -> str | None:
         """Wait for the end of the connection; return the error that caused it. None: it was closed."""
-        assert self._transport is not None
         try:
             await self._transport.wait_disconnected()
         except Exception as error:  # noqa: BLE001 - picows raises whatever ended the connection
@@ -135,17 +134,15 @@ class Inbox(WSListener):
         return None
 
     def close(self) -> None:
-        """Cut the connection, if it is there, and ignore what is still parsed."""
+        """Cut the connection, and ignore what is still parsed."""
         self._stop_parsing()
-        if self._transport is not None:
-            self._transport.disconnect(graceful=False)
+        self._transport.disconnect(graceful=False)
 
     def _spend(self, kind: str) -> bool:
         """Return whether one more of a kind is within its budget; cut the connection if it is not."""
         if self._budgets[kind].spend(self._clock()):
             return True
         self._stop_parsing()
-        assert self._transport is not None
         self._transport.send_close(WSCloseCode.POLICY_VIOLATION, b"flood")
         self._transport.disconnect(graceful=False)
         self._on_flood(kind)
@@ -182,14 +179,12 @@ class Inbox(WSListener):
     def _pause(self, paused: bool) -> None:
         """Stop reading because the inbox is full, or resume."""
         self._full = paused
-        if self._throttle is not None:
-            self._throttle.pause(paused)
+        self._throttle.pause(paused)
 
     def _stop_parsing(self) -> None:
         """Ignore all that is received from now on, and what is received and not parsed."""
         self._cut = True
-        if self._throttle is not None:
-            self._throttle.discard()
+        self._throttle.discard()
 
 
 class ReadThrottle(asyncio.BufferedProtocol):
@@ -200,15 +195,11 @@ class ReadThrottle(asyncio.BufferedProtocol):
     """
 
     def __init__(
-        self,
-        parser: asyncio.BufferedProtocol,
-        socket: asyncio.Transport,
-        limits: UpstreamLimits = UpstreamLimits(),
+        self, parser: asyncio.BufferedProtocol, socket: asyncio.Transport, limits: UpstreamLimits
     ) -> None:
         self._parser = parser
         self._socket = socket
-        self._slice_bytes_max = limits.slice_bytes_max
-        self._turn_s = limits.turn_s
+        self._limits = limits
         # What the last read brought, and the part of it that picows was not given yet.
         self._buffer = memoryview(bytearray(limits.read_bytes_max))
         self._start = 0
@@ -254,7 +245,7 @@ class ReadThrottle(asyncio.BufferedProtocol):
     def _begin_turn(self) -> None:
         """Give this turn of the event loop `turn_s`, and go on in the next one."""
         if not self._until:
-            self._until = time.monotonic() + self._turn_s
+            self._until = time.monotonic() + self._limits.turn_s
             asyncio.get_running_loop().call_soon(self._next_turn)
 
     def _next_turn(self) -> None:
@@ -273,7 +264,8 @@ class ReadThrottle(asyncio.BufferedProtocol):
         is_over = False
         while self._start < self._stop and not self._paused and not is_over:
             free = memoryview(self._parser.get_buffer(-1))
-            start, size = self._start, min(self._slice_bytes_max, len(free), self._stop - self._start)
+            start = self._start
+            size = min(self._limits.slice_bytes_max, len(free), self._stop - start)
             free[:size] = self._buffer[start : start + size]
             self._start += size
             self._parser.buffer_updated(size)

@@ -10,7 +10,7 @@ it is searched for from the end, in what can be the last fields of a body.
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from jetstream.atproto.cbor import LINK_TAG, Unreadable
 from jetstream.atproto.cbor_scan import BYTES, LIST, MAP, NEGATIVE, SIMPLE, TAG, TEXT, UNSIGNED, Scanner
@@ -36,22 +36,12 @@ _SIMPLE: Final = {0xF4: False, 0xF5: True, 0xF6: None}
 DAMAGED: Final = object()
 
 
-class LenientFields(NamedTuple):
-    """The known fields of a frame's two maps, as far as they could be read.
+def read_lenient(frame: bytes, items_max: int = ITEMS_MAX) -> tuple[dict[str, Any], dict[str, Any], bool]:
+    """Return the known fields of a frame's header and of its body. Never raises.
 
-    `complete` if the frame is two maps and nothing more, each read to its end.
-    """
-
-    header: dict[str, Any]
-    body: dict[str, Any]
-    complete: bool
-
-
-def read_lenient(frame: bytes, items_max: int = ITEMS_MAX) -> LenientFields:
-    """Return the known fields of a frame. Never raises.
-
-    Of a repeated key the first counts. What cannot be read is `DAMAGED`. Reading stops after `items_max`
-    items and where the bytes make no sense. A `seq` that lies behind that point is searched for from the end.
+    The third value tells whether the frame is two maps and nothing more, each read to its end. Of a repeated
+    key the first counts. What cannot be read is `DAMAGED`. Reading stops after `items_max` items and where
+    the bytes make no sense. A `seq` that lies behind that point is searched for from the end.
     """
     scanner = Scanner(frame, items_max)
     header: dict[str, Any] = {}
@@ -64,7 +54,7 @@ def read_lenient(frame: bytes, items_max: int = ITEMS_MAX) -> LenientFields:
         complete = False
     if not complete and "seq" not in body:
         body |= _fields_at_end(frame)
-    return LenientFields(header, body, complete)
+    return header, body, complete
 
 
 def _read_map(fields: dict[str, Any], scanner: Scanner, keys: frozenset[bytes]) -> None:

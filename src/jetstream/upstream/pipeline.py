@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from jetstream.limits import UpstreamLimits
 from jetstream.model.event import Event, Key
 from jetstream.upstream.envelope import Envelope, read_envelope
-from jetstream.upstream.extract import Extracted, extract, possible_keys
+from jetstream.upstream.extract import extract, possible_keys
 from jetstream.upstream.seq_tracker import SeqTracker
 
 
@@ -95,8 +95,6 @@ class Pipeline:
         self._check_cid = check_cid
         self._limits = limits
         self._clock = clock
-        # How many of the tracker's repeats have been counted in a batch.
-        self._repeats = 0
         # How many frames in doubt the next lookup is for. Doubles while all of them turn out to be known.
         self._lookup_frames = limits.lookup_frames_min
         # Frames that wait for `resolve`, each with its keys. Empty between two batches.
@@ -151,15 +149,9 @@ class Pipeline:
             elif found is not None:
                 tracker.repeat(seq)
                 self.known_at = known.get(found, self.known_at)
-            else:
-                events, drops = self._extract(envelope)
-                if not events:
-                    self._skip(seq, envelope, drops, batch)
-                else:
-                    tracker.accept(seq)
-                    batch.add(envelope, events, drops)
-                    seen.update((event.key, 0) for event in events)
-                    all_known = False
+            elif events := self._take(seq, envelope, batch):
+                seen.update((event.key, 0) for event in events)
+                all_known = False
             types.append(envelope.type)
             if self._clock() > until:
                 break
@@ -177,29 +169,30 @@ class Pipeline:
         in_doubt = tracker.in_doubt(seq)
         if in_doubt or self.history_keys:
             keys = possible_keys(envelope)
-            if not keys:
-                self._skip(seq, envelope, self._extract(envelope)[1], batch)
-                return True
             if not self.history_keys.isdisjoint(keys):
                 tracker.recur(seq)
                 return True
-            if in_doubt:
+            if in_doubt and keys:
                 batch_keys.update(event.key for event in batch.events[len(batch_keys) :])
                 if batch_keys.isdisjoint(keys):
                     return False
                 tracker.repeat(seq)
                 return True
-        tracker.accept(seq)
-        batch.add(envelope, *self._extract(envelope))
+        self._take(seq, envelope, batch)
         return True
 
-    def _extract(self, envelope: Envelope) -> Extracted:
-        return extract(envelope, self._check_cid, self._limits)
+    def _take(self, seq: int, envelope: Envelope, batch: DecodedBatch) -> Sequence[Event]:
+        """Accept a frame that is no repeat; return its events.
 
-    def _skip(self, seq: int, envelope: Envelope, drops: Sequence[str], batch: DecodedBatch) -> None:
-        """Judge a frame without events by its number, because the log cannot know it."""
-        if self.tracker.skip(seq):
-            batch.add(envelope, (), drops)
+        One without events is judged by its number, because the log cannot know it.
+        """
+        events, drops = extract(envelope, self._check_cid, self._limits)
+        if events:
+            self.tracker.accept(seq)
+        elif not self.tracker.skip(seq):
+            return ()
+        batch.add(envelope, events, drops)
+        return events
 
     def _defer(self, frames: Sequence[bytes], until: float, batch: DecodedBatch) -> DecodedBatch:
         """Keep the first frames for `resolve`, and name the keys that tell which of them are known."""
@@ -215,8 +208,7 @@ class Pipeline:
     def _finish(self, types: list[str], batch: DecodedBatch) -> DecodedBatch:
         """Set the counts and the cursor of a batch, as the tracker has them after its last frame."""
         tracker = self.tracker
-        repeats = tracker.repeats - self._repeats
-        self._repeats = tracker.repeats
+        repeats, tracker.repeats = tracker.repeats, 0
         if repeats:
             batch.drops["repeat"] += repeats
         batch.frames = len(types)

@@ -24,10 +24,9 @@ from typing import Any, Final
 import orjson
 from libipld import decode_dag_cbor, encode_cid
 
-from jetstream.atproto.car import CID_BYTES
 from jetstream.atproto.cbor import DEPTH_MAX, Unreadable, decode_lax, depth
 from jetstream.atproto.cbor_scan import item_heads, text_strings
-from jetstream.atproto.cid import Cid
+from jetstream.atproto.cid import CID_BYTES, LINK_HEAD, Cid
 from jetstream.limits import UpstreamLimits
 from jetstream.upstream.drops import Dropped
 
@@ -45,8 +44,6 @@ _BYTES_PER_ITEM: Final = 128
 _ESCAPES_MIN: Final = 100_000
 _CONTROLS: Final = bytes(set(range(0x20)) - set(b"\b\t\n\f\r"))  # six bytes of JSON each
 _ESCAPED: Final = bytes(range(0x20)) + b'"\\'  # two bytes at least
-# What stands before the 36 bytes of a CID in a canonical link: tag 42, and 37 bytes of which the first is 0.
-_LINK_HEAD: Final = b"\xd8\x2a\x58\x25\0"
 # First bytes of floats of 32 and 64 bits, as numbers: `in` is then a memchr, ten times as fast.
 _FLOAT32: Final = 0xFA
 _FLOAT64: Final = 0xFB
@@ -55,8 +52,6 @@ _FLOAT64: Final = 0xFB
 _COMPARISONS_MAX: Final = 1_000_000
 # Each level takes two characters of JSON at least, so a shorter text cannot be nested too deep.
 _DEEP_TEXT_BYTES_MIN: Final = 2 * (DEPTH_MAX + 1)
-
-_LIMITS: Final = UpstreamLimits()
 
 
 class Budget:
@@ -88,7 +83,7 @@ class Budget:
         self.left -= size // _BYTES_PER_ITEM
 
 
-def to_json(raw: bytes, budget: Budget | None = None, limits: UpstreamLimits = _LIMITS) -> bytes:
+def to_json(raw: bytes, budget: Budget | None = None, limits: UpstreamLimits = UpstreamLimits()) -> bytes:
     """Return the JSON text of one record. `budget` is that of its commit, if there are others in it.
 
     Raises Dropped with reason `record_size` (over 1 MiB), `record_cbor` (not DAG-CBOR), `record_type` (not a
@@ -243,7 +238,7 @@ def _bytes_hook(raw: bytes) -> Callable[[Any], dict[str, str]]:
             raise TypeError("too many links and byte strings to look for")
         at = raw.find(value)
         if raw.find(value, at + 1) < 0:
-            if size == CID_BYTES and raw.startswith(_LINK_HEAD, at - len(_LINK_HEAD)):
+            if size == CID_BYTES and raw.startswith(LINK_HEAD, at - len(LINK_HEAD)):
                 return {"$link": encode_cid(value)}
             if raw[at - 1] == (size if size > 23 else 0x40 + size) and size < 256:
                 return _bytes(value)

@@ -60,12 +60,12 @@ class SeqTracker:
         # What `last` was before it fell. None once the numbers have passed it, or nothing of then is kept.
         self.fell_from = fell_from
         # Counters for the metrics, which their reader sets to 0: gaps, whatever their size; gaps over
-        # `near_gap`; sequences that began below the last number.
+        # `near_gap`; sequences that began below the last number; frames that were known.
         self.gaps = 0
         self.jumps = 0
         self.restarts = 0
-        # Counters that only grow: frames that were known, and falls of `last`.
         self.repeats = 0
+        # How often `last` fell.
         self.falls = 0
         self._limits = limits
         # Numbers accepted above `last` and not confirmed, oldest first. Removed when `last` passes them.
@@ -136,14 +136,16 @@ class SeqTracker:
         last = self.last
         self._all_in_doubt = False
         self._recurred_run = 0
+        self._in_step = True
         if last is None:
             self.last = seq
-            self._is_first = self._in_step = True
-            self._low_run = 0
         elif seq > last:
             self._rise(last, seq)
         else:
-            self._accept_below(seq)
+            self._in_step = self._falls_to(seq)
+        if self._in_step:
+            self._is_first = last is None
+            self._low_run = 0
         self._update_fast_path()
 
     def skip(self, seq: int) -> bool:
@@ -205,9 +207,6 @@ class SeqTracker:
             self._above_last += 1
             self.gaps += 1
             self.jumps += seq - last > self._limits.near_gap
-        self._in_step = True
-        self._is_first = False
-        self._low_run = 0
 
     def _confirms(self, last: int, provisional: int, seq: int) -> bool:
         is_near = min(seq - provisional, provisional - last) <= self._limits.near_gap
@@ -224,19 +223,17 @@ class SeqTracker:
         if len(self._outliers) > self._limits.outliers_max:
             del self._outliers[next(iter(self._outliers))]
 
-    def _accept_below(self, seq: int) -> None:
-        """Accept a number at or below `last`. `last` falls if that makes a new sequence."""
+    def _falls_to(self, seq: int) -> bool:
+        """Accept a number at or below `last`; return whether it begins a new sequence: `last` falls to it."""
         self._low_run = self._low_run + 1 if self._low_run and seq > self._low_seq else 1
         self._low_seq = seq
-        self._in_step = False
-        if self._is_first or self._low_run == self._limits.restart_frames:
-            self.restarts += 1
-            self._note_fall()
-            self.provisional = None
-            self._move(seq)
-            self._in_step = True
-            self._is_first = False
-            self._low_run = 0
+        if not self._is_first and self._low_run < self._limits.restart_frames:
+            return False
+        self.restarts += 1
+        self._note_fall()
+        self.provisional = None
+        self._move(seq)
+        return True
 
     def _note_fall(self) -> None:
         self.falls += 1
@@ -251,12 +248,8 @@ class SeqTracker:
             return
         if self.fell_from is not None and last >= self.fell_from:
             self.fell_from = None
-        if self._is_simple():
-            for outlier in [outlier for outlier in self._outliers if outlier <= last]:
-                del self._outliers[outlier]
+        unsettled = self.provisional is not None or self.fell_from is not None
+        if self._in_step and not (unsettled or self._all_in_doubt or self._is_first):
+            # Nothing but an outlier can put the next number in doubt.
+            self._outliers = {outlier: None for outlier in self._outliers if outlier > last}
             self._fast_below = min(self._outliers, default=_ABOVE_ALL)
-
-    def _is_simple(self) -> bool:
-        """Tell whether nothing but an outlier can put the next number in doubt."""
-        needs_a_look = self._all_in_doubt or self._is_first or self.provisional is not None
-        return self._in_step and not needs_a_look and self.fell_from is None

@@ -35,8 +35,7 @@ from jetstream.logging_setup import Throttled
 from jetstream.metrics import UpstreamMetrics
 from jetstream.retry import backoff_s
 from jetstream.status import UpstreamState, UpstreamStatus
-from jetstream.upstream.connection import ConnectError, connect, hint, origin, with_cursor
-from jetstream.upstream.envelope import Envelope
+from jetstream.upstream.connection import ConnectError, connect, origin, response_fields, with_cursor
 from jetstream.upstream.history import History, KeyLookup
 from jetstream.upstream.inbox import Inbox
 from jetstream.upstream.pipeline import DecodedBatch, Pipeline
@@ -100,12 +99,6 @@ class Source:
         return self._pipeline.tracker.last
 
     @property
-    def taken_seq(self) -> int | None:
-        """The last `seq` that was accepted, confirmed or not."""
-        tracker = self._pipeline.tracker
-        return tracker.last if tracker.provisional is None else tracker.provisional
-
-    @property
     def _resume_after(self) -> int | None:
         """What to resume after: the cursor, or beyond it where a message cannot be received."""
         return self.seq if self.seq is None or self.seq != self._too_big_after else self.seq + self._skipped
@@ -120,7 +113,9 @@ class Source:
 
     def status(self) -> UpstreamStatus:
         """Return where the server stands with this upstream."""
-        return UpstreamStatus(self.origin, self.url, self.state, self.seq, self.taken_seq, self.lag_s)
+        tracker = self._pipeline.tracker
+        taken_seq = tracker.last if tracker.provisional is None else tracker.provisional
+        return UpstreamStatus(self.origin, self.url, self.state, self.seq, taken_seq, self.lag_s)
 
     async def run(self) -> None:
         """Read upstream until cancelled."""
@@ -143,7 +138,8 @@ class Source:
         try:
             inbox = await connect(with_cursor(self._url, cursor), self._on_text, self._on_flood, self._limits)
         except ConnectError as error:
-            self._log_no_connection(error)
+            event = "upstream: cannot connect" if error.status is None else "upstream: refused"
+            self._logger.warning(event, url=self.url, error=str(error), **response_fields(error.status))
             return error.retry_after_s
         self._logger.info("upstream: connected", url=self.url, cursor=cursor)
         self._connected = True
@@ -155,13 +151,6 @@ class Source:
             inbox.close()
         await self._end(inbox)
         return None
-
-    def _log_no_connection(self, error: ConnectError) -> None:
-        if error.status is None:
-            self._logger.warning("upstream: cannot connect", url=self.url, error=str(error))
-        else:
-            more = {"status": error.status, **hint(error.status)}
-            self._logger.warning("upstream: refused", url=self.url, error=str(error), **more)
 
     async def _read(self, inbox: Inbox) -> None:
         """Read a connection until it is over, or must be."""
@@ -216,20 +205,17 @@ class Source:
         """Log what upstream says of itself; return whether this connection must be ended."""
         for notice in batch.notices:
             if notice.type == "error":
-                self._on_error(notice)
+                self._logger.warning("upstream: error", name=notice.name, message=notice.text)
+                if notice.name == "FutureCursor":
+                    event = "upstream: cursor is in its future; starting at the live end"
+                    self._logger.warning(event, cursor=self.seq)
+                    self._pipeline.tracker.restart()
                 return True
             self._logger.warning("upstream: notice", type=notice.type, name=notice.name, message=notice.text)
         if self._unreadable > self._limits.unreadable_frames_max:
             self._on_flood("unreadable")
             return True
         return False
-
-    def _on_error(self, error: Envelope) -> None:
-        self._logger.warning("upstream: error", name=error.name, message=error.text)
-        if error.name == "FutureCursor":
-            event = "upstream: cursor is in its future; starting at the live end"
-            self._logger.warning(event, cursor=self.seq)
-            self._pipeline.tracker.restart()
 
     def _on_text(self) -> None:
         self._metrics.drops["frame_text"].inc()

@@ -31,17 +31,13 @@ from jetstream.metrics import Metrics
 from jetstream.scheduling import Worker
 from jetstream.steps import Steps
 from jetstream.token_bucket import TokenBucket
-from jetstream.web.lingering import LingeringClose
-from jetstream.web.pending import Pending
-from jetstream.web.request import BadRequest, HeadReader, Request
-from jetstream.web.response import Response
+from jetstream.web.http import BadRequest, HeadReader, Request, Response
+from jetstream.web.pending import LingeringClose, Pending
 
 # Answers a request in steps. Returns None when it has taken the connection over (`Connection.upgrade`).
 Handler = Callable[[Request, "Connection"], Steps[Response | None]]
 
 _OVERLOADED: Final = BadRequest(503, "overload", "there are too many unfinished requests: try again later")
-
-logger = structlog.get_logger(__name__)
 
 
 class Connections:
@@ -56,25 +52,23 @@ class Connections:
         self.lingering = LingeringClose(limits)
         self._metrics = metrics
         # Clients can cause any of these log lines again and again.
-        self._throttled = Throttled(logger)
+        self._throttled = Throttled(structlog.get_logger(__name__))
         # Every connection, whatever its state.
         self._all: dict[Connection, None] = {}
         # Those that are receiving or draining. A connection may also be running or idle; never both of these.
-        self._pending: Pending[Connection] = Pending(limits.request_timeout_s, limits.pending_bytes_max)
-        self._idle: Pending[Connection] = Pending(limits.keep_alive_s, limits.pending_bytes_max)
+        self._pending = Pending(
+            limits.request_timeout_s, Connection.time_out, lambda one: one.refuse(_OVERLOADED), limits
+        )
+        self._idle = Pending(limits.keep_alive_s, Connection.abort, Connection.abort, limits)
         # Answers the requests of all connections, in the order in which they came.
         self.worker = Worker()
-        # The next check of the deadlines; None while there are no connections.
-        self._check: asyncio.TimerHandle | None = None
 
     def add(self, connection: Connection) -> None:
         """Wait for the first request of a connection. Over `connections_max`, close the oldest one."""
         self._all[connection] = None
-        self._pending.start(connection, time.monotonic())
+        self._pending.start(connection)
         if len(self._all) > self.limits.connections_max:
             self._evict()
-        if self._check is None:
-            self._schedule_check()
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection that has ended, or is a subscription now."""
@@ -84,9 +78,7 @@ class Connections:
     def mark_receiving(self, connection: Connection, size: int) -> None:
         """Wait for the rest of a request, of which `size` bytes are held."""
         self._idle.remove(connection)
-        self._pending.update(connection, time.monotonic(), size)
-        if (victim := self._pending.over_limit()) is not None:
-            victim.refuse(_OVERLOADED)
+        self._pending.update(connection, size)
 
     def mark_running(self, connection: Connection) -> None:
         """Stop the timeouts of a connection: its request is complete."""
@@ -96,12 +88,12 @@ class Connections:
     def mark_idle(self, connection: Connection) -> None:
         """Wait for the next request of a connection."""
         self._pending.remove(connection)
-        self._idle.start(connection, time.monotonic())
+        self._idle.start(connection)
 
     def mark_draining(self, connection: Connection) -> None:
         """Wait for a client to read its response."""
         self._idle.remove(connection)
-        self._pending.start(connection, time.monotonic())
+        self._pending.start(connection)
 
     def count_refusal(self, error: BadRequest, peer: str) -> None:
         """Count and log a request that is refused."""
@@ -130,22 +122,6 @@ class Connections:
         connection.abort()
         return True
 
-    def _schedule_check(self) -> None:
-        """Check all deadlines in a while: one timer for the server, not one for each connection."""
-        call_later = asyncio.get_running_loop().call_later
-        self._check = call_later(self.limits.deadline_check_s, self._check_deadlines)
-
-    def _check_deadlines(self) -> None:
-        """Close connections whose deadline has passed, and go on checking while there are any."""
-        self._check = None
-        now = time.monotonic()
-        while (connection := self._idle.expired(now)) is not None:
-            connection.abort()
-        while (connection := self._pending.expired(now)) is not None:
-            connection.time_out()
-        if self._all:
-            self._schedule_check()
-
     async def close(self) -> None:
         """Close all connections. Clients have `shutdown_timeout_s` to read their last response."""
         for connection in list(self._all):
@@ -155,24 +131,10 @@ class Connections:
             await asyncio.sleep(0.01)
         for connection in list(self._all):
             connection.abort()
-        if self._check is not None:
-            self._check.cancel()
 
 
 class Connection(asyncio.Protocol):
     """One connection. The event loop calls its methods without a leading underscore up to `data_received`."""
-
-    __slots__ = (
-        "_connections",
-        "_discarded",
-        "_ending",
-        "_full",
-        "_reader",
-        "_requests",
-        "_running",
-        "peer",
-        "transport",
-    )
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
@@ -184,9 +146,8 @@ class Connection(asyncio.Protocol):
         self._running = False
         # Whether the write buffer is full: no request is answered until it has drained.
         self._full = False
-        self._ending = (
-            False  # whether no more requests are read: the last response is written, or none will be
-        )
+        # Whether no more requests are read: the last response is written, or none will be.
+        self._ending = False
         # Bytes that were read after that.
         self._discarded = 0
         # Address of the client, for the log.
@@ -238,7 +199,7 @@ class Connection(asyncio.Protocol):
             self._run(request)
             return
         self.transport.resume_reading()
-        if self._reader.begun:
+        if len(self._reader):
             self._connections.mark_receiving(self, len(self._reader))
 
     def _run(self, request: Request) -> None:
@@ -301,19 +262,20 @@ class Connection(asyncio.Protocol):
     def refuse(self, error: BadRequest) -> None:
         """Respond with one sentence, count and log the refusal, and end the connection."""
         self._connections.count_refusal(error, self.peer)
-        self._write(Response.refusing(error).encode(time.time(), keep_alive=False))
+        response = Response.sentence(error.status, error.text, error.headers)
+        self._write(response.encode(time.time(), keep_alive=False))
         self._end()
 
     def time_out(self) -> None:
         """End a connection whose deadline has passed: with a response, if a part of a request has come."""
-        if self._reader.begun and not self._ending and not self._full:
+        if len(self._reader) and not self._ending and not self._full:
             timeout_s = self._connections.limits.request_timeout_s
             self.refuse(BadRequest(408, "timeout", f"the request was not whole within {timeout_s:g} s"))
         else:
             self.abort()
 
     def _end(self) -> None:
-        """Send FIN after the last response. Discard what the client still sends (see `lingering`)."""
+        """Send FIN after the last response. Discard what the client still sends (see `LingeringClose`)."""
         self._ending = True
         self._reader = HeadReader()
         self._connections.mark_draining(self)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from html import escape
 from typing import Final
 
@@ -18,37 +19,41 @@ from jetstream.limits import WebLimits
 from jetstream.metrics import Metrics
 from jetstream.status import Status
 from jetstream.token_bucket import TokenBucket
-from jetstream.web.request import Request
-from jetstream.web.response import Response
+from jetstream.web.http import Request, Response
 
 Page = Callable[[Request], Response]
 
 _OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
 
-_ENDPOINTS: Final = (
-    ("ws", "{subscribe}", "events as JSON, {wire} wire"),
-    ("ws", "/v1/subscribe", "events as JSON, v1 wire: for existing client libraries"),
-    ("http", "/health", "the state of the server, as JSON"),
-    ("http", "/metrics", "metrics for Prometheus"),
-)
-_CLIENTS: Final = (
-    ("@skyware/jetstream", "endpoint: {v1}"),
-    ("@atcute/jetstream", "fixes its path to /subscribe: run the server with --wire v1, then url: {base}"),
-    (
-        "Go client, Rust crates, others for the public Jetstream",
-        "{v1}, or {classic} if they ask for compression",
-    ),
-    ("jetstream tail, your own code", "{classic}"),
-)
-_PARAMETERS: Final = (
-    ("wantedCollections", "collections or prefixes, such as app.bsky.feed.post or app.bsky.graph.*"),
-    ("wantedDids", "repos, such as did:plc:…"),
-    ("cursor", "unix microseconds to play back from; without it, events from now on"),
-    ("maxMessageSizeBytes", "skip longer events"),
-    ("requireHello", "true: send nothing until an options_update"),
-    ("compress", "true: each message is a zstd frame against the public dictionary"),
-    ("wire", "classic or v1; without it, a request with a parameter that came with v1 gets v1"),
-)
+_ABOUT: Final = "The ATProto firehose as light, friendly JSON over WebSocket."
+# The sections of `/`, with what depends on the server in braces.
+_SECTIONS: Final = {
+    "Endpoints": {
+        "{ws}/subscribe": "events as JSON, {wire} wire",
+        "{ws}/v1/subscribe": "events as JSON, v1 wire: for existing client libraries",
+        "http://{host}/health": "the state of the server, as JSON",
+        "http://{host}/metrics": "metrics for Prometheus",
+    },
+    "Which client connects where": {
+        "@skyware/jetstream": "endpoint: {ws}/v1/subscribe",
+        "@atcute/jetstream": "url: {ws}",
+        "Go client, Rust crates, others for the public Jetstream": "{ws}/v1/subscribe",
+        "jetstream tail, your own code": "{ws}/subscribe",
+    },
+    "Parameters of a subscription": {
+        "wantedCollections": "collections or prefixes, such as app.bsky.feed.post or app.bsky.graph.*",
+        "wantedDids": "repos, such as did:plc:…",
+        "cursor": "unix microseconds to play back from; without it, events from now on",
+        "maxMessageSizeBytes": "skip longer events",
+        "requireHello": "true: send nothing until an options_update",
+        "compress": "true: each message is a zstd frame against the public dictionary",
+        "wire": "classic or v1; without it, a request with a parameter that came with v1 gets v1",
+    },
+    "Try": {
+        "jetstream tail --limit 10": "in a terminal",
+        "websocat '{ws}/subscribe?wantedCollections=app.bsky.feed.post'": "new posts",
+    },
+}
 
 
 def page(wire: str) -> Page:
@@ -58,10 +63,10 @@ def page(wire: str) -> Page:
     """
 
     def handler(request: Request) -> Response:
-        rows = _rows(request.host, wire)
-        if "text/html" in request.headers.get("Accept", ""):
-            return Response(200, _html(rows).encode(), "text/html; charset=utf-8")
-        return Response(200, _text(rows).encode())
+        sections = _sections(request.host, wire)
+        if "text/html" in request.headers.get("accept", ""):
+            return Response(200, _html(sections).encode(), "text/html; charset=utf-8")
+        return Response(200, _text(sections).encode())
 
     return handler
 
@@ -109,7 +114,7 @@ def metrics(
 
     def handler(request: Request) -> Response:
         # The client's own header is not passed on: the library fails on a malformed version.
-        accept = _OPENMETRICS if "application/openmetrics-text" in request.headers.get("Accept", "") else ""
+        accept = _OPENMETRICS if "application/openmetrics-text" in request.headers.get("accept", "") else ""
         now = clock()
         last = rendered.get(accept)
         if last is not None and now - last[0] < limits.metrics_kept_s and not budget.spend(now):
@@ -126,40 +131,24 @@ def iso(time_us: int | None) -> str | None:
     """Return a time in unix microseconds as a date in ISO 8601, in UTC."""
     if time_us is None:
         return None
-    return (
-        time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time_us // 1_000_000)) + f".{time_us % 1_000_000:06}Z"
-    )
+    seconds, micros = divmod(time_us, 1_000_000)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{micros:06}Z"
 
 
-Rows = list[tuple[str, list[tuple[str, str]]]]
+Sections = dict[str, dict[str, str]]
 
 
-def _rows(host: str, wire: str) -> Rows:
-    """Return the page's sections, each with its lines."""
-    base = f"ws://{host}"
-    urls = {"base": base, "v1": f"{base}/v1/subscribe", "classic": f"{base}/subscribe"}
-    endpoints = [
-        (f"{scheme}://{host}{path.format(subscribe='/subscribe')}", text.format(wire=wire))
-        for scheme, path, text in _ENDPOINTS
-    ]
-    clients = [(name, how.format(**urls)) for name, how in _CLIENTS]
-    example = f"{base}/subscribe?wantedCollections=app.bsky.feed.post"
-    return [
-        ("Endpoints", endpoints),
-        ("Which client connects where", clients),
-        ("Parameters of a subscription", list(_PARAMETERS)),
-        ("Try", [("jetstream tail --limit 10", "in a terminal"), (f"websocat '{example}'", "new posts")]),
-    ]
+def _sections(host: str, wire: str) -> Sections:
+    """Return the page's sections, each with its rows."""
+    fill = partial(str.format, host=host, ws=f"ws://{host}", wire=wire)
+    return {title: {fill(k): fill(v) for k, v in rows.items()} for title, rows in _SECTIONS.items()}
 
 
-_ABOUT: Final = "The ATProto firehose as light, friendly JSON over WebSocket."
-
-
-def _text(rows: Rows) -> str:
+def _text(sections: Sections) -> str:
     lines = ["Jetstream", _ABOUT]
-    for title, pairs in rows:
-        width = max(len(left) for left, _ in pairs)
-        lines += ["", title, *(f"  {left:<{width}}  {right}" for left, right in pairs)]
+    for title, rows in sections.items():
+        width = max(map(len, rows))
+        lines += ["", title, *(f"  {left:<{width}}  {right}" for left, right in rows.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -173,17 +162,17 @@ td:first-child { width: 45%; overflow-wrap: anywhere; font: .875rem ui-monospace
 """
 
 
-def _html(rows: Rows) -> str:
-    sections = "".join(
+def _html(sections: Sections) -> str:
+    body = "".join(
         f"<h2>{escape(title)}</h2><table>"
-        + "".join(f"<tr><td>{_linked(left)}</td><td>{escape(right)}</td></tr>" for left, right in pairs)
+        + "".join(f"<tr><td>{_linked(k)}</td><td>{escape(v)}</td></tr>" for k, v in rows.items())
         + "</table>"
-        for title, pairs in rows
+        for title, rows in sections.items()
     )
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Jetstream</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{_STYLE}</style><h1>Jetstream</h1><p>{_ABOUT}</p>{sections}</html>"
+        f"<style>{_STYLE}</style><h1>Jetstream</h1><p>{_ABOUT}</p>{body}</html>"
     )
 
 

@@ -14,8 +14,8 @@ to `parse_message`.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 from urllib.parse import unquote_plus
 
 import orjson
@@ -27,7 +27,7 @@ from jetstream.errors import InvalidParameter
 from jetstream.model.filter import Filter
 from jetstream.model.syntax import DID_CHARS_MAX
 from jetstream.steps import Steps
-from jetstream.web.request import Headers
+from jetstream.web.http import Request
 
 # An update has at most 100 collections and 10,000 DIDs, and a comma for each. A million take 0.1 s to parse.
 COMMAS_MAX: Final = 20_000
@@ -51,12 +51,7 @@ _NUMBER: Final = re.compile(r"[0-9]{1,20}", re.ASCII).fullmatch
 Query = dict[str, list[str]]
 
 
-class NotJson(Exception):
-    """A client's message is not JSON. The text says where."""
-
-
-@dataclass(frozen=True, slots=True)
-class SubscribeRequest:
+class SubscribeRequest(NamedTuple):
     """What a client asked for in its URL."""
 
     options: SubscriberOptions  # until the first `options_update`
@@ -77,9 +72,9 @@ def decode_query(text: str) -> Steps[Query]:
     count = 0
     for pair in text.split("&"):
         name, _, value = pair.partition("=")
-        name = _decoded(name, _NAME_CHARS_MAX)
+        name = unquote_plus(name[:_NAME_CHARS_MAX])
         for item in _COMMA.split(value) if name in _LISTS else (value,):
-            query.setdefault(name, []).append(_decoded(item, _VALUE_CHARS_MAX))
+            query.setdefault(name, []).append(unquote_plus(item[:_VALUE_CHARS_MAX]))
             count += 1
             if count % _PARAMETERS_PER_STEP == 0:
                 yield
@@ -87,48 +82,33 @@ def decode_query(text: str) -> Steps[Query]:
     return query
 
 
-def _decoded(text: str, chars_max: int) -> str:
-    """Return percent-encoded text decoded, but for what is after the first `chars_max` characters."""
-    return unquote_plus(text[:chars_max])
-
-
-def parse_request(text: str, headers: Headers) -> Steps[SubscribeRequest]:
-    """Read the parameters of a request, in steps.
-
-    `text` is its query string, `headers` are its header fields. Raises InvalidParameter.
-    """
-    query = yield from decode_query(text)
+def parse_request(request: Request) -> Steps[SubscribeRequest]:
+    """Read the parameters of a request, in steps. Raises InvalidParameter."""
+    query = yield from decode_query(request.query)
     _refuse_mistakes(query)
     wanted = yield from Filter.parse_steps(query.get("wantedCollections", []), query.get("wantedDids", []))
     size_name = "maxSize" if "maxSize" in query else "maxMessageSizeBytes"
-    size = _once(query, size_name)
-    if size and not _NUMBER(size):
-        raise InvalidParameter(size_name, size, "is not a number of bytes")
-    cursor = _once(query, "cursor")
-    if cursor and not _NUMBER(cursor):
-        raise InvalidParameter("cursor", cursor, "is not a time in unix microseconds")
+    size = _number(query, size_name, "is not a number of bytes")
+    cursor = _number(query, "cursor", "is not a time in unix microseconds")
     return SubscribeRequest(
-        SubscriberOptions(wanted, int(size or 0)),
-        int(cursor) if cursor else None,
+        SubscriberOptions(wanted, size or 0),
+        cursor,
         _flag(query, "requireHello"),
-        _wire(query, headers),
-        _flag(query, "compress") or "zstd" in headers.tokens("Socket-Encoding"),
+        _wire(query, request.headers),
+        _flag(query, "compress") or "zstd" in request.tokens("socket-encoding"),
     )
 
 
 def parse_message(text: bytes) -> Steps[SubscriberOptions | None]:
     """Read a client's message, in steps: the new options, or None for an unknown type, which is ignored.
 
-    An update replaces all options; those that are absent are reset. Raises NotJson for what is not JSON, and
-    InvalidParameter for a bad update.
+    An update replaces all options; those that are absent are reset. Raises JSONDecodeError for what is not
+    JSON, and InvalidParameter for a bad update.
     """
     # Before parsing, which is one step: `orjson` cannot be interrupted.
     if text.count(b",") > COMMAS_MAX:
         raise InvalidParameter("message", f"{len(text)} bytes", f"has more than {COMMAS_MAX} entries")
-    try:
-        message = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise NotJson(str(error)) from error
+    message = orjson.loads(text)
     if type(message) is not dict:
         raise InvalidParameter("message", _shown(message), "is not an object with a type")
     if message.get("type") != "options_update":
@@ -153,10 +133,7 @@ def _key(name: str) -> str:
 
 
 # What names mean that are close to a parameter's, and names that other versions of Jetstream have for it.
-_MEANT: Final = {_key(name): name for name in _KNOWN} | {
-    "collection": "wantedCollections",
-    "did": "wantedDids",
-}
+_MEANT: Final = {_key(k): k for k in _KNOWN} | {"collection": "wantedCollections", "did": "wantedDids"}
 
 
 def _refuse_mistakes(query: Query) -> None:
@@ -168,12 +145,12 @@ def _refuse_mistakes(query: Query) -> None:
             raise InvalidParameter(name, query[name][0], text)
 
 
-def _wire(query: Query, headers: Headers) -> str | None:
+def _wire(query: Query, headers: Mapping[str, str]) -> str | None:
     """Return the wire that a request selects: by name, or v1 by a name that came with it; else None."""
     wire = _once(query, "wire")
     if wire and wire not in RENDERERS:
         raise InvalidParameter("wire", wire, f"is not a wire: there are {' and '.join(RENDERERS)}")
-    if not wire and ("Socket-Encoding" in headers or any(name in query for name in _V1)):
+    if not wire and ("socket-encoding" in headers or any(name in query for name in _V1)):
         return V1.name
     return wire or None
 
@@ -184,6 +161,14 @@ def _once(query: Query, name: str) -> str:
     if len(values) > 1:
         raise InvalidParameter(name, ", ".join(values), "is given more than once")
     return values[0] if values else ""
+
+
+def _number(query: Query, name: str, problem: str) -> int | None:
+    """Return a parameter that is a number; None when it is absent or empty. Raises InvalidParameter."""
+    value = _once(query, name)
+    if value and not _NUMBER(value):
+        raise InvalidParameter(name, value, problem)
+    return int(value) if value else None
 
 
 def _flag(query: Query, name: str) -> bool:

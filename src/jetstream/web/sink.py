@@ -22,23 +22,25 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from jetstream.delivery.framing.websocket import close_frame
+from jetstream.delivery.framing.websocket import WEBSOCKET
 from jetstream.delivery.subscriber import Close
 from jetstream.limits import WebLimits
 from jetstream.scheduling import Worker
 from jetstream.steps import Steps
-from jetstream.web.lingering import LingeringClose
-from jetstream.web.pending import Pending
-from jetstream.web.rate_limiter import RateLimiter, RateLimitExceeded
+from jetstream.web.pending import LingeringClose, Pending
 from jetstream.web.websocket import CLOSE, CONTINUATION, PING, PONG, Breach, Frame, FrameReader, pong_frame
 
 _OVERLOADED: Final = Close(1008, "flood", "flood: the server holds too much that clients have begun to send")
 
 
 class Inbound:
-    """What all subscribers of a server share for reading: the turns, the deadlines and the memory limit."""
+    """What all subscribers of a server share for reading: the turns, the deadlines and the memory limit.
 
-    def __init__(self, limits: WebLimits = WebLimits()) -> None:
+    And one thing for writing: a write buffer is full above `buffer_bytes`.
+    """
+
+    def __init__(self, buffer_bytes: int, limits: WebLimits = WebLimits()) -> None:
+        self.buffer_bytes = buffer_bytes
         self.limits = limits
         self.lingering = LingeringClose(limits)
         # Reads frames of the clients that sent more than a few.
@@ -46,37 +48,9 @@ class Inbound:
         # Handles messages, one at a time. It pauses after each turn, as live events go first.
         self.messages = Worker(pause_ratio=limits.message_pause_ratio)
         # Sinks that hold bytes of a frame or message that is not complete, or that are busy.
-        self.pending: Pending[SocketSink] = Pending(limits.message_timeout_s, limits.pending_bytes_max)
-        # The next check of the deadlines; None while nothing is pending.
-        self._check: asyncio.TimerHandle | None = None
-        self._too_slow = Close(
-            1008, "slow_message", f"a message was not whole within {limits.message_timeout_s:g} s"
+        self.pending = Pending(
+            limits.message_timeout_s, SocketSink.time_out, lambda sink: sink.fail(_OVERLOADED), limits
         )
-
-    def hold(self, sink: SocketSink, size: int) -> None:
-        """Note that `size` bytes of a client are held. Over the memory limit, fail the oldest client."""
-        self.pending.update(sink, time.monotonic(), size)
-        if (victim := self.pending.over_limit()) is not None:
-            victim.fail(_OVERLOADED)
-        if self._check is None:
-            self._schedule_check()
-
-    def _schedule_check(self) -> None:
-        """Check all deadlines in a while: one timer for the server, not one for each connection."""
-        call_later = asyncio.get_running_loop().call_later
-        self._check = call_later(self.limits.deadline_check_s, self._check_deadlines)
-
-    def _check_deadlines(self) -> None:
-        """Fail clients whose message is late, and go on checking while any message is pending."""
-        self._check = None
-        now = time.monotonic()
-        while (sink := self.pending.expired(now)) is not None:
-            if sink.busy:  # the client is not late: it waits for the server
-                self.pending.start(sink, now, sink.held)
-            else:
-                sink.fail(self._too_slow)
-        if len(self.pending):
-            self._schedule_check()
 
 
 class SocketSink(asyncio.Protocol):
@@ -86,39 +60,14 @@ class SocketSink(asyncio.Protocol):
     has gone. Both are set by the owner before `start`, and removed by it in `on_end`.
     """
 
-    __slots__ = (
-        "_buffer_bytes",
-        "_close",
-        "_close_received",
-        "_close_timeout",
-        "_discarded",
-        "_drained",
-        "_failed",
-        "_inbound",
-        "_lost",
-        "_pong",
-        "_reader",
-        "_transport",
-        "busy",
-        "full",
-        "on_end",
-        "on_message",
-        "opened_at",
-        "peer",
-        "write",
-        "written",
-    )
-
-    def __init__(self, transport: asyncio.Transport, buffer_bytes: int, inbound: Inbound) -> None:
+    def __init__(self, transport: asyncio.Transport, inbound: Inbound) -> None:
         self._transport = transport
-        # The write buffer is full above this.
-        self._buffer_bytes = buffer_bytes
         self._inbound = inbound
         self.opened_at = time.monotonic()
         # Address of the client, for the log.
         self.peer: str = (transport.get_extra_info("peername") or ("",))[0]
         # What was read and not handled. Its memory is released as soon as nothing more is read.
-        self._reader = FrameReader(RateLimiter(self.opened_at, inbound.limits))
+        self._reader = FrameReader(self.opened_at, inbound.limits)
         # Why the server ends the connection. Set once, when its close frame is written.
         self._close: Close | None = None
         # Whether the client has sent a close frame.
@@ -188,7 +137,7 @@ class SocketSink(asyncio.Protocol):
     def lower_limit(self, lowered: bool) -> None:
         """Lower the limit of the write buffer to an eighth, or set it back. It has drained at a quarter."""
         if not self._transport.is_closing():
-            high = self._buffer_bytes // 8 if lowered else self._buffer_bytes
+            high = self._inbound.buffer_bytes // (8 if lowered else 1)
             self._transport.set_write_buffer_limits(high=high, low=high // 4)
 
     def close(self, close: Close) -> None:
@@ -196,7 +145,7 @@ class SocketSink(asyncio.Protocol):
         if self.closing:
             return
         self._close = close
-        self._write_control(close_frame(close.code, close.text))
+        self._write_control(WEBSOCKET.end(close.code, close.text))
         self.write = _discard
         self._abort_later()
 
@@ -209,6 +158,14 @@ class SocketSink(asyncio.Protocol):
         if not self._transport.is_closing():
             self._transport.write_eof()  # behind what is buffered
             self._transport.resume_reading()
+
+    def time_out(self) -> None:
+        """Fail a client whose message is late, unless it waits for the server."""
+        if self.busy:
+            self._inbound.pending.start(self, self.held)
+        else:
+            timeout_s = self._inbound.limits.message_timeout_s
+            self.fail(Close(1008, "slow_message", f"a message was not whole within {timeout_s:g} s"))
 
     def _write_control(self, frame: bytes) -> None:
         """Write a control frame, unless the connection has gone."""
@@ -240,7 +197,7 @@ class SocketSink(asyncio.Protocol):
         self._reader.feed(data)
         limits = self._inbound.limits
         if self.busy:
-            self._inbound.hold(self, len(self._reader))
+            self._inbound.pending.update(self, self.held)
         elif len(self._reader) > limits.bytes_per_read or self._read(limits.frames_per_read):
             self._queue(self._inbound.frames, self._read_on())
 
@@ -271,7 +228,7 @@ class SocketSink(asyncio.Protocol):
         self.busy = True
         if not self._transport.is_closing():
             self._transport.pause_reading()
-        self._inbound.hold(self, len(self._reader))
+        self._inbound.pending.update(self, self.held)
         worker.put(job)
 
     def _read_on(self) -> Steps[None]:
@@ -285,24 +242,22 @@ class SocketSink(asyncio.Protocol):
         now = time.monotonic()
         try:
             for _ in range(count):
-                frame = self._reader.next(now)
-                if frame is None:
+                if (frame := self._reader.next(now)) is None:
                     self._resume_reading()
                     return False
                 self._handle(frame)
                 if self.busy or self._failed or self._close_received:
                     return False
-        except (Breach, RateLimitExceeded) as error:
+        except Breach as error:
             self.fail(error.close)
-            return False
-        return True
+        return not self._failed
 
     def _resume_reading(self) -> None:
         """Read more, as no complete frame is held. What is held of an incomplete one has a deadline."""
         if not self._transport.is_closing():
             self._transport.resume_reading()
         if len(self._reader) or self._reader.in_message:
-            self._inbound.hold(self, len(self._reader))
+            self._inbound.pending.update(self, self.held)
         else:
             self._inbound.pending.remove(self)
 
@@ -325,13 +280,10 @@ class SocketSink(asyncio.Protocol):
         """Run `on_message` in steps until the connection has ended. Then go on with the frames behind it."""
         if self._over:  # since the message was queued
             return
-        steps = self.on_message(message)
-        while not self._over:
-            try:
-                next(steps)
-            except StopIteration:
-                break
+        for _ in self.on_message(message):
             yield
+            if self._over:
+                break
         self._queue(self._inbound.frames, self._read_on())
 
     def _send_pong(self, data: bytes) -> None:
@@ -343,7 +295,7 @@ class SocketSink(asyncio.Protocol):
     def _handle_close(self, data: bytes) -> None:
         """End the connection; answer the close frame first, unless it is the answer to the server's own."""
         if self._close is None:
-            self._write_control(close_frame(int.from_bytes(data[:2], "big"), "") if data else b"\x88\x00")
+            self._write_control(WEBSOCKET.end(int.from_bytes(data[:2], "big"), "") if data else b"\x88\x00")
         self._close_received = True
         self.write = _discard
         self._abort_later()

@@ -24,13 +24,13 @@ from functools import partial
 from typing import Final
 
 import structlog
+from orjson import JSONDecodeError
 
 from jetstream.delivery.delivery import Delivery
-from jetstream.delivery.encoding import Encoding
 from jetstream.delivery.framing import Framing
 from jetstream.delivery.framing.websocket import WEBSOCKET
 from jetstream.delivery.renderers import RENDERERS
-from jetstream.delivery.subscriber import Close, Subscriber, SubscriberOptions
+from jetstream.delivery.subscriber import Close, Encoding, Subscriber, SubscriberOptions
 from jetstream.errors import InvalidParameter
 from jetstream.limits import WebLimits
 from jetstream.logging_setup import Throttled
@@ -38,9 +38,8 @@ from jetstream.metrics import Metrics
 from jetstream.scheduling import TurnQueue
 from jetstream.steps import Steps
 from jetstream.web.connection import Connection, Handler
-from jetstream.web.parameters import NotJson, SubscribeRequest, parse_message, parse_request
-from jetstream.web.request import BadRequest, Request
-from jetstream.web.response import Response
+from jetstream.web.http import BadRequest, Request, Response
+from jetstream.web.parameters import SubscribeRequest, parse_message, parse_request
 from jetstream.web.sink import Inbound, SocketSink
 from jetstream.web.websocket import accept, wants_upgrade
 
@@ -49,8 +48,6 @@ _HOST_CHARS_SHOWN: Final = 100  # in a refusal
 SHUTDOWN: Final = Close(1001, "shutdown", "the server is shutting down: connect again")
 FAILED: Final = Close(1011, "error", "the server has failed and is going down: connect again later")
 _OUR_FAULT: Final = Close(1011, "error", "the server failed to read a message: connect again")
-
-logger = structlog.get_logger(__name__)
 
 
 class _Unavailable(Exception):
@@ -76,8 +73,6 @@ class Subscribe:
         # Where each `_Client` subscribes.
         self.delivery = delivery
         self._metrics = metrics
-        # Of each client; see `SocketSink`.
-        self._buffer_bytes = buffer_bytes
         # More are refused with 503.
         self._subscribers_max = subscribers_max
         # Returns the framing of compressed messages, or None while the dictionary is missing. None: they are
@@ -86,9 +81,9 @@ class Subscribe:
         # Read by each `_Client`.
         self.limits = limits
         # Shared by the sockets of all clients.
-        self._inbound = Inbound(limits)
+        self._inbound = Inbound(buffer_bytes, limits)
         # Clients can cause its lines again and again.
-        self._throttled = Throttled(logger)
+        self._throttled = Throttled(structlog.get_logger(__name__))
         # Every connection since its upgrade, in order, until it is cleaned up after its end.
         self._clients: dict[_Client, None] = {}
         # Connections that have ended, in a queue.
@@ -96,14 +91,10 @@ class Subscribe:
         # The tasks that wait in that queue: the event loop keeps no reference to them.
         self._removing: set[asyncio.Task[None]] = set()
         # Set while there is no client.
-        self._empty = asyncio.Event()
-        self._empty.set()
+        self.empty = asyncio.Event()
+        self.empty.set()
         # Set by `close_all`: what new connections are closed with at once.
         self._closed: Close | None = None
-        # What a client is closed with that owes an `options_update` for too long.
-        self.no_hello = Close(
-            1008, "no_hello", f"no options_update within {limits.hello_timeout_s:g} s, though requireHello"
-        )
 
     def __len__(self) -> int:
         """How many clients are connected, also those that still owe an `options_update`."""
@@ -116,7 +107,7 @@ class Subscribe:
     def _handle(self, wire: str, request: Request, connection: Connection) -> Steps[Response | None]:
         """Check a request, and upgrade its connection. A refusal is one sentence. Raises BadRequest."""
         try:
-            subscription = yield from parse_request(request.query, request.headers)
+            subscription = yield from parse_request(request)
             refusal = self._refusal(request)
             framing = WEBSOCKET if refusal else self._framing(subscription)
             encoding = Encoding(RENDERERS[subscription.wire or wire], framing)
@@ -156,9 +147,9 @@ class Subscribe:
             path = request.path
             text = f"{path} is a WebSocket: connect to ws://{request.host[:_HOST_CHARS_SHOWN]}{path}"
             return Response.sentence(426, text, {"Upgrade": "websocket"})
-        if len(self) >= self._subscribers_max:
+        if len(self) >= (most := self._subscribers_max):
             return self._unavailable(
-                f"{self._subscribers_max} subscribers are connected, and that is the limit: try again later"
+                f"{most} subscribers are connected, and that is the limit: try again later"
             )
         return None
 
@@ -166,10 +157,10 @@ class Subscribe:
         self, encoding: Encoding, connection: Connection, subscription: SubscribeRequest, answer: bytes
     ) -> None:
         """Upgrade a connection. What the client has sent behind its handshake is read as frames."""
-        sink = SocketSink(connection.transport, self._buffer_bytes, self._inbound)
+        sink = SocketSink(connection.transport, self._inbound)
         client = _Client(self, sink, encoding, subscription)
         self._clients[client] = None
-        self._empty.clear()
+        self.empty.clear()
         rest = connection.upgrade(sink, answer)
         if self._closed is not None:  # the server is stopping
             sink.close(self._closed)
@@ -181,10 +172,6 @@ class Subscribe:
         self._closed = close
         for client in list(self._clients):
             client.sink.close(close)
-
-    async def wait_empty(self) -> None:
-        """Return once there is no client."""
-        await self._empty.wait()
 
     def count_failure(self, peer: str) -> None:
         """Count and log the error that is being handled: a fault of the server."""
@@ -214,7 +201,7 @@ class Subscribe:
             self._throttled.info(f"subscriber: cut, {close.label}", peer=client.sink.peer, **figures)
         del self._clients[client]
         if not self._clients:
-            self._empty.set()
+            self.empty.set()
 
 
 class _Client:
@@ -243,19 +230,18 @@ class _Client:
 
     def start(self) -> None:
         """Subscribe, or wait for a hello."""
-        subscribe = self._subscribe
         if self.subscription.require_hello:
-            call_later = asyncio.get_running_loop().call_later
-            timeout_s = subscribe.limits.hello_timeout_s
-            self._hello_timeout = call_later(timeout_s, self.sink.close, subscribe.no_hello)
+            timeout_s = self._subscribe.limits.hello_timeout_s
+            close = Close(1008, "no_hello", f"no options_update within {timeout_s:g} s, though requireHello")
+            self._hello_timeout = asyncio.get_running_loop().call_later(timeout_s, self.sink.close, close)
         else:
-            self._start(self.subscription.options)
+            self._apply(self.subscription.options)
 
     def _on_message(self, message: bytes) -> Steps[None]:
         """Handle a message, in steps. A bad one closes the connection, and the client is told why."""
         try:
             options = yield from parse_message(message)
-        except NotJson as error:
+        except JSONDecodeError as error:
             self.sink.close(Close(1007, "bad_json", f"a message is not JSON: {error}"))
         except InvalidParameter as error:
             self.sink.close(Close(1008, "bad_options", str(error)))
@@ -263,23 +249,18 @@ class _Client:
             self._subscribe.count_failure(self.sink.peer)
             self.sink.close(_OUR_FAULT)
         else:
+            yield
             if options is not None and not self.sink.closing:
-                yield
+                self._stop_timeout()
                 self._apply(options)
 
     def _apply(self, options: SubscriberOptions) -> None:
         """Start to subscribe with the first options that are awaited; change them with later ones."""
-        if self.sink.closing:
-            return
-        self._stop_timeout()
-        if self.subscriber is None:
-            self._start(options)
-        else:
-            self._subscribe.delivery.change(self.subscriber, options)
-
-    def _start(self, options: SubscriberOptions) -> None:
         delivery, cursor = self._subscribe.delivery, self.subscription.cursor
-        self.subscriber = delivery.subscribe(self.sink, self.encoding, options, cursor)
+        if self.subscriber is None:
+            self.subscriber = delivery.subscribe(self.sink, self.encoding, options, cursor)
+        else:
+            delivery.change(self.subscriber, options)
 
     def _on_end(self) -> None:
         """Clean up after the connection."""

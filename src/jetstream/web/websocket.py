@@ -2,7 +2,7 @@
 
 `FrameReader` takes bytes as they come and returns messages, pings and close frames. It holds no more than one
 message and the bytes that were last fed. What breaks the protocol or a size limit raises `Breach`, as soon as
-the head of the frame has come; what breaks a rate limit raises `RateLimitExceeded`.
+the head of the frame has come; so does what breaks a rate limit (`RateLimiter`), once the frame is complete.
 
 A client's frame (section 5.2), always masked:
 
@@ -17,22 +17,23 @@ The server's own frames are made in delivery, apart from the pong.
 
 from __future__ import annotations
 
-from base64 import b64decode, b64encode
+import re
+from base64 import b64encode
 from collections.abc import Mapping
 from hashlib import sha1
 from struct import pack
 from typing import Final, NamedTuple
 
 from jetstream.delivery.subscriber import Close
-from jetstream.web.rate_limiter import RateLimiter
-from jetstream.web.request import BadRequest, Request
-from jetstream.web.response import SERVER
+from jetstream.limits import WebLimits
+from jetstream.token_bucket import TokenBucket
+from jetstream.web.http import SERVER, BadRequest, Request
 
 # What clients are promised: an update of 10,000 DIDs has 360,000 bytes.
 MESSAGE_BYTES_MAX: Final = 1_000_000
 # The numbers of RFC 6455: sections 1.3, 4.1, 5.2, 5.5, and 7.4 with the registry of close codes.
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-_KEY_BYTES: Final = 16
+_KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==").fullmatch  # 16 bytes in base64
 VERSION: Final = "13"
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
@@ -48,7 +49,7 @@ TOO_BIG: Final = Close(1009, "message_too_big", f"a message is longer than {MESS
 
 
 class Breach(Exception):
-    """A client broke the protocol or a size limit; `close` is what its connection is closed with.
+    """A client broke the protocol, a size or a rate limit; `close` is what its connection is closed with.
 
     The reader must not be used after it.
     """
@@ -70,8 +71,7 @@ class Frame(NamedTuple):
 
 def wants_upgrade(request: Request) -> bool:
     """Tell whether a request asks for a WebSocket, in whatever version of the protocol."""
-    headers = request.headers
-    upgrades = "websocket" in headers.tokens("Upgrade") and "upgrade" in headers.tokens("Connection")
+    upgrades = "websocket" in request.tokens("upgrade") and "upgrade" in request.tokens("connection")
     return request.method == "GET" and upgrades
 
 
@@ -82,12 +82,12 @@ def accept(request: Request, fields: Mapping[str, str]) -> bytes:
     """
     if not request.minor:
         raise BadRequest(400, "handshake", "a WebSocket needs HTTP/1.1")
-    if request.headers.get("Sec-WebSocket-Version") != VERSION:
+    if request.headers.get("sec-websocket-version") != VERSION:
         text = f"only version {VERSION} of the WebSocket protocol is spoken here"
         headers = {"Upgrade": "websocket", "Sec-WebSocket-Version": VERSION}
         raise BadRequest(426, "handshake", text, headers)
-    key = request.headers.get("Sec-WebSocket-Key", "").encode()
-    if not _is_key(key):
+    key = request.headers.get("sec-websocket-key", "").encode()
+    if not _KEY(key):
         raise BadRequest(400, "handshake", "Sec-WebSocket-Key is not 16 bytes in base64")
     digest = b64encode(sha1(key + _GUID).digest())  # noqa: S324 - required by the protocol, and not a secret
     more = "".join(f"{name}: {value}\r\n" for name, value in {"Server": SERVER, **fields}.items())
@@ -95,13 +95,6 @@ def accept(request: Request, fields: Mapping[str, str]) -> bytes:
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Accept: " + digest + b"\r\n" + more.encode() + b"\r\n"
     )
-
-
-def _is_key(key: bytes) -> bool:
-    try:
-        return len(b64decode(key, validate=True)) == _KEY_BYTES
-    except ValueError:
-        return False
 
 
 def pong_frame(data: bytes) -> bytes:
@@ -125,16 +118,62 @@ def unmask(data: bytes, mask: bytes) -> bytes:
     return bytes(plain)
 
 
+class RateLimiter:
+    """What one client may still send: a token bucket for each kind of thing.
+
+    A client sends pongs, pings and updates of its options. The server promises to take 10 updates a second
+    with 100 DIDs each, one a second with 10,000 DIDs, and 10 pings a second. The rates in `WebLimits` are a
+    few times that. A burst is what a client may have sent while its network, or the server, did not move for
+    some seconds.
+
+    Each frame takes a token of its kind, and its size in bytes. Each method raises Breach when there are too
+    few. `now` is in monotonic seconds and never falls.
+    """
+
+    __slots__ = ("_bytes", "_control", "_fragments", "_messages")
+
+    def __init__(self, now: float, limits: WebLimits = WebLimits()) -> None:
+        # One bucket for each rate of `WebLimits`.
+        self._messages = TokenBucket(*limits.messages, now)
+        # Payload bytes of all frames.
+        self._bytes = TokenBucket(*limits.message_bytes, now)
+        self._control = TokenBucket(*limits.control_frames, now)
+        self._fragments = TokenBucket(*limits.fragments, now)
+
+    def take_message(self, size: int, now: float) -> None:
+        """Take a message whose last frame has `size` bytes."""
+        self._take(self._messages, "messages", size, now)
+
+    def take_control(self, size: int, now: float) -> None:
+        """Take a ping, a pong or a close frame."""
+        self._take(self._control, "control frames", size, now)
+
+    def take_fragment(self, size: int, now: float) -> None:
+        """Take a fragment of a message. The message itself is taken when it is complete."""
+        self._take(self._fragments, "fragments", size, now)
+
+    def _take(self, bucket: TokenBucket, what: str, size: int, now: float) -> None:
+        """Take one token of a bucket, and one for each byte."""
+        if not bucket.spend(now):
+            raise _flood(what)
+        if not self._bytes.spend(now, size):
+            raise _flood("bytes")
+
+
+def _flood(what: str) -> Breach:
+    return Breach(Close(1008, "flood", f"flood: more {what} than a client may send"))
+
+
 class FrameReader:
     """Takes the bytes of a client, in pieces of any size, and returns its messages and control frames.
 
-    Each frame takes tokens of `rate_limiter`.
+    Each frame takes tokens of a `RateLimiter`, which is full at `now`.
     """
 
     __slots__ = ("_at", "_buffer", "_message", "_opcode", "_rate_limiter")
 
-    def __init__(self, rate_limiter: RateLimiter) -> None:
-        self._rate_limiter = rate_limiter
+    def __init__(self, now: float, limits: WebLimits = WebLimits()) -> None:
+        self._rate_limiter = RateLimiter(now, limits)
         # What came, from a frame's start on; frames that were read go with `feed`.
         self._buffer = bytearray()
         # Start of the next frame in the buffer.
@@ -169,7 +208,7 @@ class FrameReader:
     def next(self, now: float) -> Frame | None:
         """Return the next frame; None when it is not complete. `now` is in monotonic seconds.
 
-        Raises Breach and RateLimitExceeded.
+        Raises Breach.
         """
         buffer, at = self._buffer, self._at
         have = len(buffer) - at
@@ -206,7 +245,7 @@ class FrameReader:
             raise Breach(NOT_WEBSOCKET)
 
     def _take(self, first: int, data: bytes, now: float) -> Frame:
-        """Take the tokens of a frame, and return what it is. Raises RateLimitExceeded and Breach."""
+        """Take the tokens of a frame, and return what it is. Raises Breach."""
         opcode, final = first & 15, first & 0x80
         if opcode >= CLOSE:
             self._rate_limiter.take_control(len(data), now)
@@ -215,9 +254,6 @@ class FrameReader:
             self._rate_limiter.take_message(len(data), now)
             return Frame(opcode, data)
         self._rate_limiter.take_fragment(len(data), now)
-        return self._take_fragment(opcode, data, now, final=bool(final))
-
-    def _take_fragment(self, opcode: int, data: bytes, now: float, *, final: bool) -> Frame:
         if opcode != CONTINUATION:
             self._opcode = opcode
         self._message += data

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from tests.builders import ROOT, Cid, Raw, car, cbor_map, cid_of, dag_cbor, uvarint
 from tests.fixtures import captured_frames, fixture
 
-from jetstream.atproto.car import BLOCKS_MAX, Blocks, proven
+from jetstream.atproto import car as cars
+from jetstream.atproto import cid as cids
+from jetstream.atproto.car import BLOCKS_MAX, Block, Blocks, proven, write_car
 from jetstream.atproto.cbor import Unreadable, decode
 
 SMALL, LARGE = dag_cbor({"n": 1}), dag_cbor({"text": "x" * 20_000})
@@ -207,3 +209,26 @@ def test_every_block_of_the_captured_commits() -> None:
             compared += 1
 
     assert compared > 900
+
+
+# Writing
+
+DATA = st.lists(st.binary(max_size=5_000), max_size=5)
+
+
+@given(DATA)
+def test_a_reader_finds_every_block_that_was_written(data: list[bytes]) -> None:
+    blocks = [Block(cids.cid_of(one), one) for one in data]
+    found = Blocks(write_car(cids.cid_of(b"root"), blocks))
+    assert [found.get(block.cid) for block in blocks] == data
+
+
+@given(DATA)
+def test_the_bytes_written_are_those_of_an_independent_writer(data: list[bytes]) -> None:
+    blocks = [Block(cids.cid_of(one), one) for one in data]
+    assert write_car(cids.Cid(ROOT), blocks) == car(blocks)
+
+
+@pytest.mark.parametrize(("number", "encoded"), [(0, "00"), (127, "7f"), (128, "8001"), (300, "ac02")])
+def test_varints_have_their_known_bytes(number: int, encoded: str) -> None:
+    assert cars.uvarint(number).hex() == encoded

@@ -18,6 +18,7 @@ from jetstream.atproto import mst
 from jetstream.atproto.cid import Cid, cid_of
 from jetstream.atproto.mst import Change
 from jetstream.simulator import check
+from jetstream.simulator.repo import build, covering_proof
 
 KEYS = st.text("ab/0", min_size=1, max_size=6).map(str.encode)
 VALUES = st.binary(max_size=2).map(cid_of)
@@ -56,7 +57,7 @@ def names(root: mst.Node) -> set[Cid]:
 def carried(old: set[Cid], after: mst.Node, changes: Iterable[Change]) -> dict[bytes, bytes]:
     """Give the blocks that a commit carries: what is new, and the cover of every changed key."""
     sent = [node for node in mst.nodes(after) if node.cid not in old]
-    sent += [node for change in changes for node in mst.covering_proof(after, change.key)]
+    sent += [node for change in changes for node in covering_proof(after, change.key)]
     return {node.cid: node.block for node in sent}
 
 
@@ -70,7 +71,7 @@ def root_cid(root: mst.Root) -> Cid:
 @given(TREES)
 def test_a_tree_depends_on_its_contents_and_not_on_their_order(contents: dict[bytes, Cid]) -> None:
     backwards = dict(reversed(contents.items()))
-    built = mst.build(sorted(contents.items()))
+    built = build(sorted(contents.items()))
     mst.encode_changed(built)
     assert tree_of(contents).cid == tree_of(backwards).cid == built.cid
     assert list(mst.items(built)) == sorted(contents.items())

@@ -7,10 +7,10 @@ from websockets.frames import Frame
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from jetstream.delivery.encoding import Encoding
 from jetstream.delivery.framing.websocket import WEBSOCKET
 from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.renderers.template import RECORD, TemplateRenderer, commit
+from jetstream.delivery.subscriber import Encoding
 from jetstream.model.batch import Batch
 from jetstream.model.event import CREATE
 

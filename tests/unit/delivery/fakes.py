@@ -13,8 +13,7 @@ from tests.unit.delivery.encodings import CLASSIC, frames_of
 from websockets.frames import Opcode
 
 from jetstream.delivery.delivery import Delivery
-from jetstream.delivery.encoding import Encoding
-from jetstream.delivery.subscriber import Close, Subscriber, SubscriberOptions
+from jetstream.delivery.subscriber import Close, Encoding, Subscriber, SubscriberOptions
 from jetstream.eventlog.backpressure import Followers
 from jetstream.limits import DeliveryLimits
 from jetstream.metrics import Metrics

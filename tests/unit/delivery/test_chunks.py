@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from tests.unit.delivery.encodings import CLASSIC, V1, message
 
 from jetstream.delivery.chunks import cut, flush_end
-from jetstream.delivery.encoding import Encoding
 from jetstream.delivery.render_cache import Chunk, RenderCache
-from jetstream.delivery.subscriber import Sink, Subscriber, SubscriberOptions
+from jetstream.delivery.subscriber import Encoding, Sink, Subscriber, SubscriberOptions
 from jetstream.limits import DeliveryLimits
 from jetstream.model.batch import Batch
 from jetstream.model.event import CREATE, Event

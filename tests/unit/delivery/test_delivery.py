@@ -37,8 +37,7 @@ from tests.unit.delivery.fakes import (
 )
 
 from jetstream.delivery.delivery import Delivery
-from jetstream.delivery.encoding import Encoding
-from jetstream.delivery.subscriber import Close, Subscriber, SubscriberOptions
+from jetstream.delivery.subscriber import Close, Encoding, Subscriber, SubscriberOptions
 from jetstream.limits import DeliveryLimits
 from jetstream.metrics import Metrics
 from jetstream.model.batch import Batch

@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 from tests.builders import event
 from tests.unit.delivery.encodings import CLASSIC, V1
 
-from jetstream.delivery.encoding import Encoding
 from jetstream.delivery.index import _TUPLE_GROUPS_MAX, Groups
-from jetstream.delivery.subscriber import Group, Sink, Subscriber, SubscriberOptions
+from jetstream.delivery.subscriber import Encoding, Group, Sink, Subscriber, SubscriberOptions
 from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, Event
 from jetstream.model.filter import DIDS_PER_STEP, Filter
@@ -44,8 +43,8 @@ def slowly(members: list[Subscriber], batch: Batch, start: int, stop: int) -> di
 
 
 def is_empty(groups: Groups) -> bool:
-    indices = (groups._groups, groups._encodings, groups._everything, groups._by_collection, *groups._by_did)
-    return len(groups) == 0 and not any(indices) and not groups._resolved
+    indices = (groups._groups, groups._everything, groups._by_collection, *groups._by_did)
+    return not any(indices) and not groups._resolved
 
 
 def test_equal_subscribers_share_a_group_and_its_bytes() -> None:
@@ -54,7 +53,7 @@ def test_equal_subscribers_share_a_group_and_its_bytes() -> None:
     groups.add(one)
     groups.add(other)
 
-    assert len(groups) == 1
+    assert len(groups._groups) == 1
     assert one.group is other.group
     assert one.group is not None
     assert list(one.group.members) == [one, other]
@@ -72,7 +71,7 @@ def test_unequal_subscribers_do_not() -> None:
     ):
         groups.add(each)
 
-    assert len(groups) == 6
+    assert len(groups._groups) == 6
 
 
 def test_each_gets_what_it_asked_for() -> None:
@@ -91,18 +90,6 @@ def test_a_group_that_wants_nothing_is_not_named() -> None:
         groups.add(each)
 
     assert wanted(groups, Batch.of([event(collection="com.example.a", did=ANN)], [1]), 0, 1) == {}
-
-
-def test_the_encodings_are_those_of_the_groups() -> None:
-    groups = Groups(REMEMBERED, finish)
-    one, other = subscriber(encoding=V1), subscriber(POST, encoding=V1)
-    groups.add(one)
-    groups.add(other)
-    assert groups.encodings() == [V1]
-    groups.remove(one)
-    assert groups.encodings() == [V1]
-    groups.remove(other)
-    assert groups.encodings() == []
 
 
 def test_a_newcomer_is_seen_by_collections_that_were_seen_before() -> None:
@@ -193,7 +180,7 @@ def test_a_large_group_goes_into_the_index_and_out_of_it_in_steps() -> None:
     assert one.group is group
     assert not groups.takes_steps(one)
     groups.remove(one)
-    assert len(groups) == 0
+    assert len(groups._groups) == 0
     assert sum(map(len, groups._by_did)) == len(dids)
     (steps,) = deferred
     assert len(list(steps)) == 5

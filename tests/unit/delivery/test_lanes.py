@@ -14,11 +14,7 @@ LANES_MAX, LANE_SUBSCRIBERS = DeliveryLimits().lanes_max, DeliveryLimits().lane_
 
 def fill(lanes: Lanes, count: int) -> list[Lane]:
     """Let so many subscribers in; return their lanes."""
-    entered = []
-    for _ in range(count):
-        entered.append(lanes.for_newcomer())
-        lanes.enter(entered[-1])
-    return entered
+    return [lanes.enter() for _ in range(count)]
 
 
 @given(st.integers(0, 2 * LANES_MAX * LANE_SUBSCRIBERS))
@@ -43,7 +39,7 @@ def test_a_lane_ends_with_its_last_subscriber_but_one_is_always_there() -> None:
     for _ in range(first.subscribers):
         lanes.leave(first)
     assert len(lanes) == 1
-    assert lanes.for_newcomer() is first
+    assert lanes.enter() is first
 
 
 def test_a_new_lane_begins_where_the_foremost_is() -> None:
@@ -53,12 +49,5 @@ def test_a_new_lane_begins_where_the_foremost_is() -> None:
     second = fill(lanes, LANE_SUBSCRIBERS)[0]
     second.move(20)
     assert lanes.lowest is first
-    assert lanes.for_newcomer().position == 20
+    assert lanes.enter().position == 20
     assert (second.flushed_from, second.position) == (10, 20)
-
-
-def test_a_lane_that_nobody_enters_does_not_count() -> None:
-    lanes = Lanes(1, finish)
-    fill(lanes, LANE_SUBSCRIBERS)
-    lanes.for_newcomer()
-    assert len(lanes) == 1

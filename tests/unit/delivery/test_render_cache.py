@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from tests.builders import event
 from tests.unit.delivery.encodings import CLASSIC, V1, message
 
-from jetstream.delivery.encoding import Encoding
 from jetstream.delivery.framing.websocket import WEBSOCKET
 from jetstream.delivery.render_cache import Chunk, RenderCache
 from jetstream.delivery.renderers import RENDERERS
+from jetstream.delivery.subscriber import Encoding
 from jetstream.limits import Limits
 from jetstream.model.batch import Batch
 from jetstream.model.event import CREATE, DELETE, IDENTITY

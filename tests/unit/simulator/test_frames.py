@@ -5,7 +5,7 @@ from itertools import islice
 import libipld
 import pytest
 
-from jetstream.atproto.car_writer import Block
+from jetstream.atproto.car import Block
 from jetstream.atproto.cbor_encoder import encode_cbor
 from jetstream.atproto.cid import cid_of
 from jetstream.simulator import frames

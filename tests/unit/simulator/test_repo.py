@@ -7,13 +7,12 @@ import pytest
 from tests.fixtures import captured_frames, json_of
 
 from jetstream.atproto import mst
-from jetstream.atproto.car_writer import Block, write_car
+from jetstream.atproto.car import Block, write_car
 from jetstream.atproto.cbor_encoder import encode_cbor
 from jetstream.atproto.cid import cid_of
-from jetstream.atproto.keys import K256Key, P256Key
-from jetstream.atproto.repo import DELETE
 from jetstream.simulator import check, frames
-from jetstream.simulator.repo import Repo, Revision, Write
+from jetstream.simulator.repo import DELETE, Repo, Revision, Write
+from jetstream.simulator.signing import K256Key, P256Key
 
 DID = "did:plc:" + "a" * 24
 

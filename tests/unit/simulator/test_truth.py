@@ -6,7 +6,7 @@ import json
 import pytest
 
 from jetstream.atproto import cid
-from jetstream.atproto.car_writer import Block
+from jetstream.atproto.car import Block
 from jetstream.simulator import truth
 from jetstream.simulator.frames import Account, Identity, Sync
 from jetstream.simulator.world import Population, SteadyClock, World

@@ -7,10 +7,10 @@ from typing import cast
 import libipld
 import pytest
 
-from jetstream.atproto.repo import OPS_MAX
 from jetstream.model import syntax
 from jetstream.simulator import check, frames
 from jetstream.simulator.frames import Account, Commit, Identity, Message, Sync
+from jetstream.simulator.repo import OPS_MAX
 from jetstream.simulator.world import Population, SteadyClock, World
 
 START_US = 1_767_225_600_000_000

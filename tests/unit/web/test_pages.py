@@ -12,9 +12,9 @@ from jetstream.metrics import Metrics
 from jetstream.status import LogStatistics, Status, UpstreamStatus
 from jetstream.token_bucket import Rate
 from jetstream.web import pages
-from jetstream.web.request import Headers, Request
+from jetstream.web.http import Request
 
-ASKED = Request("GET", "/metrics", "", 1, Headers())
+ASKED = Request("GET", "/metrics", "", 1, {})
 STATUS = Status(
     version="1.2",
     now_us=5_500_000,

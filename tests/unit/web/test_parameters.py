@@ -8,22 +8,22 @@ from urllib.parse import urlencode
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from orjson import JSONDecodeError
 from yarl import URL
 
 from jetstream.delivery.subscriber import SubscriberOptions
 from jetstream.errors import InvalidParameter
 from jetstream.model.filter import EVERYTHING, Filter
 from jetstream.steps import finish
+from jetstream.web.http import Request
 from jetstream.web.parameters import (
     COMMAS_MAX,
     PARAMETERS_MAX,
-    NotJson,
     SubscribeRequest,
     decode_query,
     parse_message,
     parse_request,
 )
-from jetstream.web.request import Headers
 
 POST, LIKE = "app.bsky.feed.post", "app.bsky.feed.like"
 ANN, BOB = "did:plc:ann", "did:web:bob.example"
@@ -32,7 +32,7 @@ ANN, BOB = "did:plc:ann", "did:web:bob.example"
 def parsed(query: str = "", headers: dict[str, str] | None = None) -> SubscribeRequest:
     """Read a query string as the server is given it."""
     fields = {name.lower(): value for name, value in (headers or {}).items()}
-    return finish(parse_request(query, Headers(fields)))
+    return finish(parse_request(Request("GET", "/subscribe", query, 1, fields)))
 
 
 def refused(query: str, headers: dict[str, str] | None = None) -> tuple[str, str]:
@@ -393,7 +393,7 @@ def test_unknown_types_are_ignored(text: str) -> None:
     ],
 )
 def test_what_is_no_json(text: str | bytes) -> None:
-    with pytest.raises(NotJson):
+    with pytest.raises(JSONDecodeError):
         parse(text)
 
 
@@ -472,5 +472,5 @@ JSON = st.recursive(
 @given(JSON)
 def test_any_json_is_taken_or_refused(value: object) -> None:
     for message in (value, {"type": "options_update", "payload": value}):
-        with suppress(InvalidParameter, NotJson):
+        with suppress(InvalidParameter, JSONDecodeError):
             parse(json.dumps(message))

@@ -13,7 +13,6 @@ _FIN: Final = 0x80
 TEXT: Final = 1
 BINARY: Final = 2
 _CLOSE: Final = 0x88
-_PING: Final = b"\x89\x00"
 _SHORT_MAX: Final = 125
 _MEDIUM_MAX: Final = 0xFFFF
 _REASON_BYTES_MAX: Final = 123  # section 5.5: a control frame has 125 bytes at most; the code takes two
@@ -29,16 +28,10 @@ def head(size: int, opcode: int = TEXT) -> bytes:
     return pack(">BBQ", first, 127, size)
 
 
-def close_frame(code: int, reason: str) -> bytes:
-    """Return a close frame. A long reason is cut to 123 bytes, between two characters."""
-    text = reason.encode()[:_REASON_BYTES_MAX].decode(errors="ignore").encode()
-    return pack(">BBH", _CLOSE, 2 + len(text), code) + text
-
-
 class WebSocketFraming:
     """One message per event, text or binary; pings keep the connection alive."""
 
-    keep_alive: Final = _PING
+    keep_alive: Final = b"\x89\x00"  # a ping without payload
 
     def __init__(self, opcode: int = TEXT) -> None:
         self._opcode = opcode
@@ -54,8 +47,9 @@ class WebSocketFraming:
         ]
 
     def end(self, code: int, reason: str) -> bytes:
-        """Return a close frame."""
-        return close_frame(code, reason)
+        """Return a close frame. A long reason is cut to 123 bytes, between two characters."""
+        text = reason.encode()[:_REASON_BYTES_MAX].decode(errors="ignore").encode()
+        return pack(">BBH", _CLOSE, 2 + len(text), code) + text
 
 
 WEBSOCKET: Final = WebSocketFraming()

@@ -7,11 +7,13 @@ Values are passed by position. By name the same takes three times as long.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from operator import attrgetter
+from typing import Final
 
 from jetstream.model.batch import Batch
 from jetstream.model.event import KIND_NAMES
 
+_COLUMNS: Final = attrgetter("kinds", "dids", "times", "revs", "collections", "rkeys", "bodies", "cids")
 # `%.0b` and `%.0a` take a value and write nothing, so that templates of all kinds take the same seven values.
 _DECLINED: Final = b"%.0b%.0a%.0b%.0b%.0b%.0b%.0b"
 _START: Final = b'{"did":"%b","time_us":%d,'
@@ -36,22 +38,10 @@ class TemplateRenderer:
         # By kind, with every kind that there is; never changed.
         self._templates = {kind: templates.get(kind, _DECLINED) for kind in KIND_NAMES}
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name}>"
-
     def render(self, batch: Batch, indices: Sequence[int]) -> list[bytes]:
         """Return the JSON of each event that `indices` names; empty where the kind has no template."""
         templates = self._templates
-        columns: tuple[list[Any], ...] = (
-            batch.kinds,
-            batch.dids,
-            batch.times,
-            batch.revs,
-            batch.collections,
-            batch.rkeys,
-            batch.bodies,
-            batch.cids,
-        )
+        columns = _COLUMNS(batch)
         if isinstance(indices, range):
             kinds, *values = (column[indices.start : indices.stop] for column in columns)
         else:

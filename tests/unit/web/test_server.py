@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from jetstream.limits import WebLimits
-from jetstream.web.listener import (
+from jetstream.web.server import (
     LOOPBACK_CONGESTION,
     Listener,
     is_loopback,

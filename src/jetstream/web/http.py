@@ -1,9 +1,10 @@
-"""The head of an HTTP/1.1 request, bounded and strict. Pure: h11 parses, the limits are enforced here.
+"""HTTP/1.1 without I/O: bytes to requests, bounded and strict, and responses to bytes. Pure.
 
-`HeadReader` takes bytes as they come and returns a `Request` for each complete head. It looks at each line
-as soon as it is complete, and at an incomplete one for its length and its first bytes. So it refuses what is
-not HTTP, or too long, without waiting for more. A complete head goes to h11, which is strict (RFC 9112,
-sections 2 to 6) and has one limit only, for the head as a whole. Every problem raises `BadRequest`.
+h11 parses, the limits are enforced here. `HeadReader` takes bytes as they come and returns a `Request` for
+each complete head. It looks at each line as soon as it is complete, and at an incomplete one for its length
+and its first bytes. So it refuses what is not HTTP, or too long, without waiting for more. A complete head
+goes to h11, which is strict (RFC 9112, sections 2 to 6) and has one limit only, for the head as a whole.
+Every problem raises `BadRequest`.
 
 A request with a body is refused: no route takes one, and a body that is not read would be taken for the next
 request.
@@ -12,13 +13,15 @@ request.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Iterable, Mapping
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 import h11
 
+from jetstream import __version__
 from jetstream.limits import WebLimits
 
 # What clients are promised: a request line with 10,000 DIDs fits.
@@ -29,13 +32,14 @@ METHOD_BYTES_MAX: Final = 32  # twice the length of the longest method that is r
 EMPTY_LINES_MAX: Final = 2  # before a request: old clients end a body with one (RFC 9112, section 2.2)
 PATH_CHARS_MAX: Final = 1_000  # the rest of a path is ignored: no route is nearly as long
 
+SERVER: Final = f"jetstream/{__version__}"  # the `Server` field: no other program or library is named
+
 # A method and the space after it, or as much of it as has come.
 _METHOD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}( |$)").match
 # A method, a target without spaces or controls, and a version.
 _REQUEST_LINE: Final = re.compile(rb"[^ ]+ [\x21-\x7e]+ HTTP/([0-9]\.[0-9])").fullmatch
-_FIELD: Final = re.compile(
-    rb"[^\s:]+:[\t\x20-\x7e\x80-\xff]*"
-).fullmatch  # h11 accepts folded lines and control characters
+# h11 accepts folded lines and control characters.
+_FIELD: Final = re.compile(rb"[^\s:]+:[\t\x20-\x7e\x80-\xff]*").fullmatch
 # A host is repeated in pages and refusals: it may have no other characters.
 _HOST: Final = re.compile(r"[a-zA-Z0-9.:_%\[\]-]{1,255}").fullmatch
 # The first part of a target in absolute form, as proxies send it.
@@ -57,56 +61,70 @@ class BadRequest(Exception):
         super().__init__(text)
 
 
-class Headers(Mapping[str, str]):
-    """Header fields by name. Case does not matter. The values of a repeated field are joined by commas.
-
-    (RFC 9110, sections 5.1 and 5.2.)
-    """
-
-    __slots__ = ("_values",)
-
-    def __init__(self, values: dict[str, str] | None = None) -> None:
-        # By the name in lower case.
-        self._values = values or {}
-
-    def __getitem__(self, name: str) -> str:
-        return self._values[name.lower()]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def tokens(self, name: str) -> set[str]:
-        """Return the items of a field that is a list of tokens, in lower case."""
-        return {word.strip().lower() for word in self.get(name, "").split(",")}
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A complete request.
 
     `path` is percent-decoded, `query` is as it came. `minor` is the minor version: 0 of HTTP/1.0, 1 of
-    HTTP/1.1.
+    HTTP/1.1. `headers` are by name in lower case, where the values of a repeated field are joined by commas
+    (RFC 9110, sections 5.1 and 5.2).
     """
 
     method: str
     path: str
     query: str
     minor: int
-    headers: Headers
+    headers: Mapping[str, str]
 
     @property
     def host(self) -> str:
         """The host and port that the client connected to, by its `Host` field."""
-        return self.headers.get("Host", "localhost")
+        return self.headers.get("host", "localhost")
 
     @property
     def keep_alive(self) -> bool:
         """Whether the connection may serve another request (RFC 9112, section 9.3)."""
-        connection = self.headers.tokens("Connection")
+        connection = self.tokens("connection")
         return "close" not in connection if self.minor else "keep-alive" in connection
+
+    def tokens(self, name: str) -> set[str]:
+        """Return the items of a header field that is a list of tokens, in lower case."""
+        return {word.strip().lower() for word in self.headers.get(name, "").split(",")}
+
+
+class Response(NamedTuple):
+    """A complete response. `closing`: the connection ends with it, whatever the request asked for."""
+
+    status: int
+    body: bytes
+    content_type: str = "text/plain; charset=utf-8"
+    headers: Mapping[str, str] | None = None  # beside those that every response has
+    closing: bool = False
+
+    @classmethod
+    def sentence(
+        cls, status: int, text: str, headers: Mapping[str, str] | None = None, *, closing: bool = False
+    ) -> Response:
+        """Return a response of one line of text."""
+        return cls(status, f"{text}\n".encode(), headers=headers, closing=closing)
+
+    def encode(self, now: float, *, keep_alive: bool, with_body: bool = True) -> bytes:
+        """Return the bytes of the response; `now` is in unix seconds, for its `Date`.
+
+        A response to HEAD has no body, but the header fields of one to GET (RFC 9110, section 9.3.2).
+        Pages in a browser on any site may read it (`Access-Control-Allow-Origin`): all of it is public.
+        """
+        fields = {
+            "Content-Type": self.content_type,
+            "Content-Length": str(len(self.body)),
+            "Date": formatdate(now, usegmt=True),
+            "Server": SERVER,
+            "Access-Control-Allow-Origin": "*",
+            "Connection": "keep-alive" if keep_alive else "close",
+            **(self.headers or {}),
+        }
+        lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
+        lines += [f"{name}: {value}" for name, value in fields.items()]
+        return "\r\n".join([*lines, "", ""]).encode() + (self.body if with_body else b"")
 
 
 class HeadReader:
@@ -140,20 +158,13 @@ class HeadReader:
         """How many bytes are held."""
         return len(self._buffer)
 
-    @property
-    def begun(self) -> bool:
-        """Whether any byte of the next request has come."""
-        return bool(self._buffer)
-
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the connection."""
         self._buffer += data
 
     def rest(self) -> bytes:
-        """Return what came after the last request, and clear the buffer."""
-        rest = bytes(self._buffer)
-        self._buffer.clear()
-        return rest
+        """Return what came after the last request."""
+        return bytes(self._buffer)
 
     def next(self) -> Request | None:
         """Return the next request; None when it is not complete. Raises BadRequest."""
@@ -194,7 +205,9 @@ class HeadReader:
     def _check_length(self, length: int) -> None:
         """Check the line at `_line_at`, complete or not, of which `length` bytes have come."""
         if not self._fields_at:
-            _check_method(self._buffer, self._line_at, length)
+            first = bytes(self._buffer[self._line_at : self._line_at + min(length, METHOD_BYTES_MAX + 1)])
+            if first and first not in (b"\r", b"\r\n") and not _METHOD(first):
+                raise BadRequest(400, "malformed", f"{_shown(first)} does not begin an HTTP request")
             if length > REQUEST_LINE_BYTES_MAX:
                 text = f"the request line is longer than {REQUEST_LINE_BYTES_MAX} bytes"
                 raise BadRequest(414, "too_long", text)
@@ -222,13 +235,6 @@ class HeadReader:
         return head
 
 
-def _check_method(buffer: bytearray, start: int, length: int) -> None:
-    """Refuse a line that does not start with a method, before it is complete."""
-    first = bytes(buffer[start : start + min(length, METHOD_BYTES_MAX + 1)])
-    if first and first not in (b"\r", b"\r\n") and not _METHOD(first):
-        raise BadRequest(400, "malformed", f"{_shown(first)} does not begin an HTTP request")
-
-
 def _check_request_line(line: bytes) -> None:
     """Refuse what is not a request line, and other versions of HTTP, before the header fields come."""
     found = _REQUEST_LINE(line)
@@ -239,30 +245,23 @@ def _check_request_line(line: bytes) -> None:
 
 
 def _parse(head: bytes) -> Request:
-    """Parse a complete head. Raises BadRequest."""
+    """Parse a complete head, and check what h11 leaves to its user: body, host, target. Raises BadRequest."""
     parser = h11.Connection(h11.SERVER)  # a new one for each head, so that it keeps no state between two
     parser.receive_data(head)
     try:
         event = parser.next_event()
     except h11.RemoteProtocolError as error:
-        reason = "body" if error.error_status_hint == 501 else "malformed"
-        raise BadRequest(
-            error.error_status_hint, reason, f"HTTP/1.1: {_shown(str(error).encode())}"
-        ) from None
+        status = error.error_status_hint
+        reason = "body" if status == 501 else "malformed"
+        raise BadRequest(status, reason, f"HTTP/1.1: {_shown(str(error).encode())}") from None
     assert isinstance(event, h11.Request)
-    return _request(event)
-
-
-def _request(event: h11.Request) -> Request:
-    """Check what h11 leaves to its user: body, host and target. Raises BadRequest."""
     method, minor = event.method.decode(), int(event.http_version[2:])
-    headers = Headers(_joined(event.headers))
+    headers = _joined(event.headers)
+    has_body = "transfer-encoding" in headers or int(headers.get("content-length", 0)) > 0
     # Routes answer other methods with 405, which tells the client more and ends the connection as well.
-    if method in ("GET", "HEAD") and (
-        "Transfer-Encoding" in headers or int(headers.get("Content-Length", 0))
-    ):
+    if has_body and method in ("GET", "HEAD"):
         raise BadRequest(413, "body", "a request has no body here: send none")
-    if not _HOST(headers.get("Host", "" if minor else "localhost")):
+    if not _HOST(headers.get("host", "" if minor else "localhost")):
         raise BadRequest(400, "malformed", "the request has no Host field that names a host")
     path, query = _split(event.target.decode())
     return Request(method, path, query, minor, headers)
