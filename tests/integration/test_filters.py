@@ -156,7 +156,7 @@ async def test_an_update_takes_effect_at_one_position(live: Service, relay: Rela
     assert numbers in splits
 
 
-@pytest.mark.parametrize("path", ["/subscribe", "/v1/subscribe"])
+@pytest.mark.parametrize("path", ["/subscribe?wire=classic", "/subscribe?wire=v1", "/v1/subscribe?wire="])
 async def test_messages_longer_than_the_limit_are_left_out(path: str, live: Service, relay: Relay) -> None:
     def post(seq: int, text: str) -> tuple[int, bytes]:
         return seq, commit(seq, [create(f"{POST}/{seq}", {"text": text})])
@@ -165,10 +165,10 @@ async def test_messages_longer_than_the_limit_are_left_out(path: str, live: Serv
         relay.publish([post(1, "é" * 100)])
         size = len(await sample.connection.recv(decode=False))
     async with (
-        subscribe(live.port, path, maxMessageSizeBytes=size) as fits,
-        subscribe(live.port, path, maxMessageSizeBytes=size - 1) as too_long,
+        subscribe(live.port, f"{path}&maxMessageSizeBytes={size}") as fits,
+        subscribe(live.port, f"{path}&maxMessageSizeBytes={size - 1}") as too_long,
         subscribe(live.port, path) as updated,
-        subscribe(live.port, path, requireHello="true") as hello,
+        subscribe(live.port, f"{path}&requireHello=true") as hello,
     ):
         await updated.update(maxMessageSizeBytes=size)
         await hello.update(maxMessageSizeBytes=size)
@@ -178,5 +178,5 @@ async def test_messages_longer_than_the_limit_are_left_out(path: str, live: Serv
         for subscriber in (fits, updated, hello):
             assert [number(event) for event in await subscriber.events(2)] == [2, 4]
         assert number(await too_long.event()) == 4
-    async with subscribe(live.port, path, maxMessageSizeBytes=size, cursor=1) as behind:
+    async with subscribe(live.port, f"{path}&maxMessageSizeBytes={size}&cursor=1") as behind:
         assert [number(event) for event in await behind.events(3)] == [1, 2, 4]
