@@ -109,6 +109,14 @@ def test_every_reason_to_drop_data_is_described() -> None:
     assert dict(rows) == DROP_REASONS
 
 
+def test_pages_that_the_source_refers_to_exist() -> None:
+    named = {
+        page for module in SOURCE.rglob("*.py") for page in re.findall(r"[\w./-]+\.md\b", module.read_text())
+    }
+    assert named
+    assert [page for page in sorted(named) if not (ROOT / page).exists()] == []
+
+
 def test_source_words_are_clear() -> None:
     found = {name(file): UNCLEAR.findall(file.read_text()) for file in SOURCE.rglob("*.py")}
     assert {file: words for file, words in found.items() if words} == {}

@@ -19,7 +19,7 @@ from jetstream.model.event import ACCOUNT, IDENTITY
 from jetstream.model.syntax import is_did, is_nsid, is_nsid_prefix
 from jetstream.steps import Steps, finish
 
-# What `wire.md` allows in one filter.
+# What `docs/api.md` allows in one filter.
 COLLECTIONS_MAX: Final = 100
 DIDS_MAX: Final = 10_000
 # How many DIDs are parsed, or put into an index, between two turns of the event loop: 0.3 ms.

@@ -4,8 +4,8 @@ To add a reason, name it here and raise `Dropped`, or set it as an envelope's `d
 keys are values of a metric's label and stay as they are; `docs/metrics.md` lists them.
 
 Bad data is no error of the server: the smallest part that cannot be passed on is dropped and counted, and the
-stream goes on (`wire.md`, last table). A whole frame is judged in `envelope`, its ops and fields in
-`extract`, its records in `record`, its number in `seq_tracker`.
+stream goes on (`docs/api.md`, "Bad data from upstream"). A whole frame is judged in `envelope`, its ops and
+fields in `extract`, its records in `record`, its number in `seq_tracker`.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ from jetstream.limits import UpstreamLimits
 from jetstream.model.syntax import is_did, is_tid
 from jetstream.upstream.lenient import DAMAGED, read_lenient
 
-# Limits that `wire.md` and the protocol set: of a frame, of the ops and blocks of a commit, of the blocks of
-# a #sync. The protocol allows 200 ops.
+# Limits that `docs/api.md` and the protocol set: of a frame, of the ops and blocks of a commit, of the blocks
+# of a #sync. The protocol allows 200 ops.
 FRAME_BYTES_MAX: Final = 5_000_000
 OPS_MAX: Final = 1_000
 COMMIT_BLOCKS_BYTES_MAX: Final = 2_000_000

@@ -30,10 +30,10 @@ from jetstream.upstream.envelope import Envelope
 from jetstream.upstream.lenient import DAMAGED
 from jetstream.upstream.record import Budget, to_json
 
-# Of the texts in identity and account messages (`wire.md`): a handle is a domain name; the lexicon bounds a
-# time. A text that is missing, longer or no text is left out.
+# Of the texts in identity and account messages (`docs/api.md`): a handle is a domain name; the lexicon bounds
+# a time. A text that is missing, longer or no text is left out.
 _TEXT_BYTES_MAX: Final = {"handle": 253, "status": 64, "time": 64}
-# The messages that are one event each: its kind, and the keys of its body, in alphabetical order (`wire.md`).
+# The messages that are one event each: its kind, and the keys of its body, in order (`docs/api.md`).
 _MESSAGES: Final = {
     "identity": (IDENTITY, ("did", "handle", "seq", "time")),
     "account": (ACCOUNT, ("active", "did", "seq", "status", "time")),

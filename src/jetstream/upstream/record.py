@@ -1,4 +1,4 @@
-"""Put a record's DAG-CBOR into JSON (`wire.md`, "Records as JSON").
+"""Put a record's DAG-CBOR into JSON (`docs/api.md`, "Records as JSON").
 
 Links become `{"$link": …}`, byte strings `{"$bytes": …}`. Keys are sorted by their UTF-8 bytes. Whole floats
 become integers.
@@ -31,7 +31,7 @@ from jetstream.limits import UpstreamLimits
 from jetstream.upstream.drops import Dropped
 
 # Of a record's CBOR: the reference relay's limit. Of its JSON: what stands around a record in a message takes
-# less than 10,000 bytes, and clients accept messages of a megabyte (`wire.md`).
+# less than 10,000 bytes, and clients accept messages of a megabyte (`docs/api.md`).
 RECORD_BYTES_MAX: Final = 1 << 20
 JSON_BYTES_MAX: Final = 990_000
 

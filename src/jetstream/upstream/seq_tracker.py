@@ -3,7 +3,7 @@
 `seq` rises with every frame of one host, and gaps are allowed. In the field that rule is broken: frames are
 resent, neighbours are swapped, one number is far too high, a relay starts again at 1. So a number alone never
 drops a frame. It decides what the cursor is, and which frames are *in doubt*. Those are decided by content: a
-frame whose events the log holds is a repeat, any other is accepted (`wire.md`, "Sequence").
+frame whose events the log holds is a repeat, any other is accepted (`docs/api.md`, "Sequence").
 
     seq                in doubt                                   if it is no repeat
     -----------------  -----------------------------------------  ------------------------------------------

@@ -1,4 +1,4 @@
-"""The classic wire: `"type":"com"`, `"id"` and `"acc"`, operations as one letter, no CID (`wire.md`)."""
+"""The classic wire: `"type":"com"`, `"id"` and `"acc"`, operations as one letter, no CID (`docs/api.md`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The v1 wire, which client libraries read: `"kind":"commit"`, operations in full, the CID (`wire.md`)."""
+"""The v1 wire, which libraries read: `"kind":"commit"`, operations in full, the CID (`docs/api.md`)."""
 
 from __future__ import annotations
 
