@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import aiohttp
 import pytest
-from tests.serving import Start, get
+from tests.serving import Start, get, until
+from tests.subscriber import subscribe
 
 from jetstream.app import Service
 
@@ -72,6 +73,11 @@ async def test_an_unknown_version_of_the_protocol_is_refused(service: Service) -
         ("GET", "/subscribe?cursor=x", 400),
         ("GET", "/v1/subscribe?compress=1", 400),
         ("GET", "/v1/subscribe?compress=true", 426),
+        ("GET", "/subscribe/", 426),
+        ("GET", "/health/", 200),
+        ("OPTIONS", "/", 200),
+        ("OPTIONS", "/subscribe", 200),
+        ("OPTIONS", "/nothing", 404),
         ("POST", "/subscribe", 405),
         ("GET", "/nothing", 404),
     ],
@@ -86,6 +92,27 @@ async def test_any_origin_may_read_every_response(
     ):
         assert response.status == status
         assert response.headers["Access-Control-Allow-Origin"] == "*"
+
+
+async def test_a_browser_that_asks_first_may_send_any_header(service: Service) -> None:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.options(f"http://127.0.0.1:{service.port}/health") as response,
+    ):
+        assert await response.read() == b""
+        assert response.headers["Access-Control-Allow-Methods"] == "GET, HEAD"
+        assert response.headers["Access-Control-Allow-Headers"] == "*"
+
+
+async def test_what_is_not_there_is_answered_with_what_is(service: Service) -> None:
+    _, text = await get(service.port, "/nothing")
+    assert text == "there is nothing here: there are /, /health, /metrics, /subscribe, /v1/subscribe\n"
+
+
+@pytest.mark.parametrize("path", ["/subscribe/", "/v1/subscribe/", "/subscribe//"])
+async def test_a_slash_at_the_end_of_a_path_does_not_matter(path: str, service: Service) -> None:
+    async with subscribe(service.port, path):
+        await until(lambda: len(service.delivery) == 1)
 
 
 async def test_any_origin_may_subscribe(service: Service) -> None:

@@ -31,6 +31,15 @@ _NAME_BYTES_MAX: Final = 16  # TCP_CA_NAME_MAX of Linux
 _OUT_OF_FILES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
+# What a page of another site may do, for a browser that asks first (the Fetch standard, "CORS preflight").
+_PREFLIGHT: Final = {
+    "Allow": "GET, HEAD, OPTIONS",
+    "Access-Control-Allow-Methods": "GET, HEAD",
+    "Access-Control-Allow-Headers": "*",
+    "Access-Control-Max-Age": "86400",
+}
+
+
 class Server:
     """One address with its routes: `pages` are answered at once, `upgrades` may become WebSockets."""
 
@@ -57,12 +66,15 @@ class Server:
 
     def _answer(self, request: Request, connection: Connection) -> Steps[Response | None]:
         """Answer a request by its path. Returns None when its connection has become a WebSocket."""
-        path = request.path
+        path = request.path.rstrip("/") or "/"
         if path not in self._pages and path not in self._upgrades:
-            return Response.sentence(404, "there is nothing here: see / for what there is")
+            there = ", ".join(sorted({*self._pages, *self._upgrades}))
+            return Response.sentence(404, f"there is nothing here: there are {there}")
+        if request.method == "OPTIONS":
+            return Response(200, b"", headers=_PREFLIGHT)
         if request.method not in ("GET", "HEAD"):
-            text, allow = f"{path} is only read: use GET", {"Allow": "GET, HEAD"}
-            return Response.sentence(405, text, allow, closing=True)
+            allow = {"Allow": _PREFLIGHT["Allow"]}
+            return Response.sentence(405, f"{path} is only read: use GET", allow, closing=True)
         if path in self._pages:
             return self._pages[path](request)
         return (yield from self._upgrades[path](request, connection))
