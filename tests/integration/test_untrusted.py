@@ -135,7 +135,7 @@ async def test_no_version_of_a_metrics_format_is_an_error(accept: bytes, service
 async def test_another_method_is_told_which_to_use(service: Service) -> None:
     answer = await ask(service.port, b"POST /health HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
     assert answer.startswith(b"HTTP/1.1 405 ")
-    assert b"\r\nAllow: GET, HEAD\r\n" in answer
+    assert b"\r\nAllow: GET, HEAD, OPTIONS\r\n" in answer
 
 
 async def test_unfinished_requests_are_bounded_together(start: Start) -> None:
