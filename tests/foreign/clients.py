@@ -107,7 +107,7 @@ def python(directory: Path) -> list[str | Path]:
 def without_record(event: Event) -> Event:
     """Return what the Rust program shows of an event."""
     kind = event["kind"]
-    names = {"commit": ("cid", "collection", "operation", "rev", "rkey")}.get(kind, ("seq",))
+    names = {"commit": ("collection", "operation", "rev", "rkey")}.get(kind, ("seq",))
     part = {name: value for name, value in event[kind].items() if name in names}
     return {name: event[name] for name in ("did", "time_us", "kind") if name in event} | {kind: part}
 

@@ -3,7 +3,8 @@
 //!     client URL COMPRESS CURSOR [COLLECTION…]
 //!
 //! COMPRESS is true or false; a CURSOR of 0 means live. The library reconnects by itself, at the same cursor. It reads
-//! records into types of its own, so what is printed has no record.
+//! records into types of its own, and a commit with any other record as one without record and CID. So neither is
+//! printed.
 
 use std::env;
 
@@ -40,20 +41,13 @@ async fn main() {
 fn shown(event: JetstreamEvent) -> Value {
     match event {
         JetstreamEvent::Commit(commit) => {
-            let (info, operation, data) = match commit {
-                CommitEvent::Create { info, commit } | CommitEvent::Update { info, commit } => {
-                    let operation = format!("{:?}", commit.info.operation);
-                    (info, operation, json!({"cid": commit.cid, "collection": commit.info.collection,
-                        "rev": commit.info.rev, "rkey": commit.info.rkey}))
-                }
-                CommitEvent::Delete { info, commit } => {
-                    let operation = format!("{:?}", commit.operation);
-                    (info, operation, json!({"collection": commit.collection, "rev": commit.rev, "rkey": commit.rkey}))
-                }
+            let (info, commit) = match commit {
+                CommitEvent::Create { info, commit } | CommitEvent::Update { info, commit } => (info, commit.info),
+                CommitEvent::Delete { info, commit } => (info, commit),
             };
-            let mut shown = with(info, "commit", data);
-            shown["commit"]["operation"] = json!(operation.to_lowercase());
-            shown
+            let operation = format!("{:?}", commit.operation).to_lowercase();
+            with(info, "commit", json!({"collection": commit.collection, "operation": operation,
+                "rev": commit.rev, "rkey": commit.rkey}))
         }
         JetstreamEvent::Identity(event) => with(event.info, "identity", json!({"seq": event.identity.seq})),
         JetstreamEvent::Account(event) => with(event.info, "account", json!({"seq": event.account.seq})),
