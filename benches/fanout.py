@@ -8,9 +8,12 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Annotated, Final
 
+from benches.dictionary import trained_dictionary
 from benches.limits import Limit, number
 from benches.relay_delays import RelayReadings
 from benches.relay_process import RelayProcess
@@ -20,6 +23,7 @@ from benches.storm import CUT, WATCH_S, StormLoad, raise_storm
 from cyclopts import App, Parameter
 
 from jetstream.bench import mix
+from jetstream.bench.compression import decompressor
 from jetstream.bench.load import Connection, Load, Target, subscribers
 from jetstream.bench.measure import Figures, Meter, percentiles_ms, spread, table
 
@@ -49,6 +53,7 @@ class Scenario:
     filter_mix: str = "unfiltered"
     slow: int = 0  # subscribers that read only a tenth of the stream
     storm: int = 0  # subscribers that are cut and come back
+    compressed: bool = False  # whether all of them ask for compressed messages
     checked: int = 16  # subscribers of each kind of filter that are checked message by message, at least
     seconds: float = 60  # to measure
 
@@ -77,6 +82,13 @@ SCENARIOS: Final = {
         1_000,
         2_000,
         (Limit("relay_p50_ms", 8), Limit("relay_p99_ms", 24), Limit("server_cores", 0.9)),
+    ),
+    "zstd1000": Scenario(
+        "The same with 1,000 subscribers that all ask for compressed messages",
+        1_000,
+        2_000,
+        (Limit("relay_p50_ms", 8), Limit("relay_p99_ms", 24)),
+        compressed=True,
     ),
     "lat10": Scenario(
         "Latency of 10 unfiltered subscribers at 500 events/s", 10, 500, (Limit("relay_p50_ms", 1),)
@@ -145,14 +157,24 @@ def _with_and_without_slow(scenario: Scenario) -> dict[str, float]:
 
 
 def _measure(scenario: Scenario) -> dict[str, float]:
-    with stand(repos=REPOS) as (relay, server):
+    with TemporaryDirectory() as directory:
+        dictionary = Path(directory) / "dictionary"
         readings = RelayReadings()
-        kind = StormLoad if scenario.storm else Load
-        load = kind(Target("127.0.0.1", server.port), readings, slow_share=SLOW_SHARE)
-        try:
-            return _under_load(scenario, relay, server, load, readings)
-        finally:
-            load.close()
+        options: list[str] = []
+        query: tuple[tuple[str, str], ...] = ()
+        if scenario.compressed:
+            dictionary.write_bytes(trained_dictionary())
+            options = ["--zstd-dictionary", str(dictionary)]
+            query = (("compress", "true"), ("wire", "classic"))
+            readings.decompress = decompressor(dictionary.read_bytes())
+        with stand(*options, repos=REPOS) as (relay, server):
+            kind = StormLoad if scenario.storm else Load
+            target = Target("127.0.0.1", server.port, query=query)
+            load = kind(target, readings, slow_share=SLOW_SHARE)
+            try:
+                return _under_load(scenario, relay, server, load, readings)
+            finally:
+                load.close()
 
 
 def _under_load(

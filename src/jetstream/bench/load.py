@@ -64,6 +64,7 @@ class Target:
     host: str
     port: int
     path: str = "/subscribe"
+    query: tuple[tuple[str, str], ...] = ()  # of every subscription, beside its filter
 
     def __str__(self) -> str:
         return f"ws://{self.host}:{self.port}{self.path}"
@@ -166,7 +167,7 @@ class Load:
             self._close(one, f"cannot connect: {os.strerror(error)}")
             return
         wanted = one.subscription
-        query = wanted.wanted.query()
+        query = [*self.target.query, *wanted.wanted.query()]
         if wanted.cursor is not None:
             query.append(("cursor", str(wanted.cursor)))
         one.socket.send(stream.request(f"{self.target.host}:{self.target.port}", self.target.path, query))

@@ -7,6 +7,7 @@ there.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from jetstream.bench.check import Findings, Truth
 from jetstream.bench.delays import Delays
 from jetstream.bench.mix import Wanted
 
-_TEXT_HEAD: Final = 0x80 | stream.TEXT
+_FIN: Final = 0x80
 CONTROL_BYTES: Final = 2  # of a ping without payload
 IN_FLIGHT_US: Final = 1_000_000  # an event of the last second may not have arrived yet
 
@@ -31,6 +32,17 @@ class Readings:
     )  # from `time_us` to the reader, of all events while `timed`
     findings: Findings = field(default_factory=Findings)  # what was received and must not be, or was not
     timed: bool = False  # whether delays are measured at present; set by `Meter`
+    # Decompresses a message, which is binary then; raises ValueError for other bytes. None: they are text.
+    decompress: Callable[[bytes], bytes] | None = None
+
+    @property
+    def opcode(self) -> int:
+        """The opcode of messages."""
+        return stream.TEXT if self.decompress is None else stream.BINARY
+
+    def event(self, payload: bytes) -> Any:
+        """Return the JSON value of a message. Raises ValueError."""
+        return orjson.loads(payload if self.decompress is None else self.decompress(payload))
 
     def reset_delays(self) -> None:
         """Discard the delays so far."""
@@ -66,7 +78,7 @@ class Subscription:
         self.rest = data[used:]
         answer = b""
         for frame in frames:
-            if frame.opcode == stream.TEXT:
+            if frame.opcode == self.readings.opcode:
                 self._message(frame, now_us)
                 if not self.checked:
                     # From here on bytes are counted, including the rest of these.
@@ -86,7 +98,7 @@ class Subscription:
         """Check one message, and count it."""
         readings = self.readings
         try:
-            event = orjson.loads(frame.payload)
+            event = readings.event(frame.payload)
             time_us, did = event["time_us"], event["did"]
         except (ValueError, TypeError, KeyError):
             readings.findings.add("not an event", f"{self.name} received {frame.payload[:80]!r}")
@@ -140,12 +152,13 @@ class Position:
 def find_position(one: Subscription, data: bytes) -> Position | None:
     """Find the last complete event in the next bytes of a counted connection. They begin and end anywhere."""
     start = len(data)
-    while (start := data.rfind(_TEXT_HEAD, 0, start)) >= 0:
+    readings = one.readings
+    while (start := data.rfind(_FIN | readings.opcode, 0, start)) >= 0:
         frame = stream.frame_at(data, start)
-        if frame is None or not frame.payload.startswith(b"{"):
+        if frame is None:
             continue
         try:
-            event = orjson.loads(frame.payload)
+            event = readings.event(frame.payload)
         except ValueError:
             continue
         if isinstance(event, dict) and isinstance(event.get("time_us"), int):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import resource
 import socket
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Annotated, Final, Literal
@@ -15,6 +16,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from jetstream.bench import mix
+from jetstream.bench.compression import decompressor
 from jetstream.bench.load import Load, Target, subscribers
 from jetstream.bench.measure import Meter, table
 from jetstream.bench.subscription import Readings
@@ -45,6 +47,8 @@ class Options:
     """Seconds to measure."""
     wire: Literal["classic", "v1"] = "classic"
     """Format of the events."""
+    zstd_dictionary: Path | None = None
+    """Ask for compressed events, and read them with the dictionary in this file."""
     connect_rate: Annotated[float, _Positive] = 1_000.0
     """New connections a second."""
     check: Annotated[int, Parameter(validator=Number(gte=1))] = 8
@@ -79,13 +83,17 @@ def bench(url: str = "ws://127.0.0.1:6008", /, options: Options | None = None) -
     """
     options = options or Options()
     target = _target(url, _PATHS[options.wire])
+    readings = Readings()
+    if options.zstd_dictionary is not None:
+        readings.decompress = _decompressor(options.zstd_dictionary)
+        target = replace(target, query=(("compress", "true"), ("wire", options.wire)))
     parts = _parse_mix(options.filter_mix)
     if options.slow > options.subscribers:
         raise SettingError(
             "--subscribers", options.subscribers, f"is fewer than the {options.slow} slow ones"
         )
     _raise_file_limit(options.subscribers)
-    load = Load(target, Readings(), slow_share=options.slow_share)
+    load = Load(target, readings, slow_share=options.slow_share)
     try:
         _run(options, parts, load)
     finally:
@@ -132,6 +140,15 @@ def _target(url: str, path: str) -> Target:
     except (ValueError, OSError) as error:
         raise SettingError("URL", url, f"cannot be resolved: {error}") from error
     return Target(str(host), port, parts.path if parts.path not in {"", "/"} else path)
+
+
+def _decompressor(path: Path) -> Callable[[bytes], bytes]:
+    try:
+        return decompressor(path.read_bytes())
+    except OSError as error:
+        raise SettingError("--zstd-dictionary", str(path), f"cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise SettingError("--zstd-dictionary", str(path), f"is not a dictionary: {error}") from error
 
 
 def _parse_mix(text: str) -> list[mix.Part]:

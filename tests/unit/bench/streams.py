@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import orjson
+import zstandard
 
 from jetstream.bench.check import Truth
 
 LIKE = "app.bsky.feed.like"
 POST = "app.bsky.feed.post"
+DICTIONARY = zstandard.train_dictionary(
+    4096, [f'{{"did":"did:plc:{n:024}","time_us":{n},"type":"com"}}'.encode() for n in range(2_000)]
+).as_bytes()
 
 
 class Sent(NamedTuple):
@@ -21,10 +25,16 @@ class Sent(NamedTuple):
     frame: bytes
 
 
-def text(payload: bytes) -> bytes:
-    """Write a text frame of less than 64 KiB."""
+def text(payload: bytes, first: bytes = b"\x81") -> bytes:
+    """Write a frame of less than 64 KiB, by default of text."""
     head = bytes((len(payload),)) if len(payload) < 126 else b"\x7e" + len(payload).to_bytes(2, "big")
-    return b"\x81" + head + payload
+    return first + head + payload
+
+
+def compressed(payload: bytes) -> bytes:
+    """Write a binary frame with a compressed message."""
+    dictionary = zstandard.ZstdCompressionDict(DICTIONARY)
+    return text(zstandard.ZstdCompressor(1, dict_data=dictionary).compress(payload), b"\x82")
 
 
 def event(time_us: int, did: str = "did:plc:a", collection: str = LIKE, *, padding: int = 0) -> Sent:

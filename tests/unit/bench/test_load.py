@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from threading import Thread
@@ -11,10 +12,11 @@ from urllib.parse import urlsplit
 
 import pytest
 from tests.programs import jetstream, simulated_relay
-from tests.unit.bench.streams import event
+from tests.unit.bench.streams import DICTIONARY, event
 from websockets.sync.server import ServerConnection, serve
 
 from jetstream.bench import mix
+from jetstream.bench.compression import decompressor
 from jetstream.bench.load import Load, RefusedError, Target, subscribers
 from jetstream.bench.measure import Meter, table
 from jetstream.bench.subscription import Readings
@@ -28,11 +30,13 @@ TIMEOUT_S = 30
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Target, int]]:
     """Run a server that reads a simulated network; give its address and process."""
     data = tmp_path_factory.mktemp("data")
+    dictionary = data / "dictionary"
+    dictionary.write_bytes(DICTIONARY)
     with (
         simulated_relay("--rate", "400", "--repos", "30", "--seed", "1") as upstream,
         jetstream(
             *("serve", "--upstream", upstream, "--data-dir", data),
-            *("--listen", "127.0.0.1:0", "--log-format", "json"),
+            *("--listen", "127.0.0.1:0", "--log-format", "json", "--zstd-dictionary", dictionary),
             awaited="listening",
         ) as (process, facts),
     ):
@@ -46,8 +50,20 @@ def load(server: tuple[Target, int]) -> Iterator[Load]:
     load.close()
 
 
-def test_all_get_what_they_asked_for(server: tuple[Target, int], load: Load) -> None:
+@pytest.fixture
+def compressed(server: tuple[Target, int]) -> Iterator[Load]:
+    target = replace(server[0], query=(("compress", "true"), ("wire", "classic")))
+    load = Load(target, Readings(decompress=decompressor(DICTIONARY)))
+    yield load
+    load.close()
+
+
+@pytest.mark.parametrize("kind", ["load", "compressed"])
+def test_all_get_what_they_asked_for(
+    kind: str, server: tuple[Target, int], request: pytest.FixtureRequest
+) -> None:
     rng = Random(1)
+    load: Load = request.getfixturevalue(kind)
     load.begin()
     load.run_until(lambda: len(load.truth.dids) >= 10, TIMEOUT_S)
     parts = mix.parse("unfiltered=2,dids:3=1,collections:4=1")

@@ -5,9 +5,19 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.bench.streams import POST, Sent, event, stream_of, text, truth_of
+from tests.unit.bench.streams import (
+    DICTIONARY,
+    POST,
+    Sent,
+    compressed,
+    event,
+    stream_of,
+    text,
+    truth_of,
+)
 
 from jetstream.bench import stream
+from jetstream.bench.compression import decompressor
 from jetstream.bench.mix import EVERYTHING, Wanted
 from jetstream.bench.subscription import (
     Position,
@@ -42,6 +52,21 @@ def test_a_checked_stream_is_the_same_in_any_pieces(sizes: list[int]) -> None:
     check_all(one, TRUTH)
     assert (one.events, one.size) == (len(EVENTS), len(stream_of(EVENTS)))
     assert counts(one) == {}
+
+
+def test_a_compressed_stream_is_read_with_its_dictionary() -> None:
+    messages = [sent.frame[2:] if sent.frame[1] < 126 else sent.frame[4:] for sent in EVENTS]
+    frames = [compressed(message) for message in messages]
+    readings = Readings(decompress=decompressor(DICTIONARY))
+    one = Subscription("somebody", EVERYTHING, readings)
+    one.receive(b"".join(frames), 0)
+    counted = Subscription("somebody", EVERYTHING, readings, checked=False, size=7)
+
+    assert (one.events, one.size) == (len(EVENTS), sum(map(len, frames)))
+    assert find_position(counted, b"".join(frames[:9])) == Position(1_008, 7 + len(b"".join(frames[:8])))
+    assert counts(one) == {}
+    one.receive(b"\x82\x02{}" + b"\x81\x02{}", 0)
+    assert counts(one) == {"not an event": 1, "frame": 1}
 
 
 def lost(events: list[Sent]) -> list[Sent]:
