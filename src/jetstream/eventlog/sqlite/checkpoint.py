@@ -15,7 +15,7 @@ import sqlite3
 from pathlib import Path
 
 from jetstream.eventlog.sqlite.connection import Transaction, open_reader, wal_bytes
-from jetstream.eventlog.sqlite.machine import Machine
+from jetstream.eventlog.sqlite.reservation import Machine
 
 
 class Checkpointer:

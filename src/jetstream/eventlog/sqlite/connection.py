@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
 from jetstream.errors import LogCorrupt, LogError, LogUnwritable
 from jetstream.eventlog.columns import Damaged
-from jetstream.eventlog.sqlite.schema import DATABASE, REMEDY, create_or_check
+from jetstream.eventlog.sqlite.schema import DATABASE, REMEDY, check_schema, create_or_check
 
 # SQLite waits this long for a lock. No other server writes, so a lock that is held for longer belongs to a
 # foreign program.
@@ -54,6 +54,15 @@ def open_reader(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
     )
+
+
+@contextmanager
+def reading(directory: Path) -> Iterator[sqlite3.Connection]:
+    """Connect to an existing log for reading, while a server may write it. Raises LogError."""
+    path = existing_database(directory)
+    with TranslatedErrors(path, LogError), closing(open_reader(path)) as connection:
+        check_schema(path, connection)
+        yield connection
 
 
 class Transaction:
@@ -114,6 +123,11 @@ class TranslatedErrors:
             raise self._otherwise(self._path, str(error)) from error
 
 
+def database_files(path: Path) -> list[Path]:
+    """Return the path of a database, and those of its write-ahead log and of that one's index."""
+    return [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm")]
+
+
 def wal_bytes(path: Path) -> int:
     """Return the size of the write-ahead log of a database."""
     return _size(path.with_name(path.name + "-wal"))
@@ -121,7 +135,7 @@ def wal_bytes(path: Path) -> int:
 
 def bytes_on_disk(path: Path) -> int:
     """Return the size of a database with its write-ahead log and that one's index."""
-    return sum(_size(path.with_name(path.name + suffix)) for suffix in ("", "-wal", "-shm"))
+    return sum(map(_size, database_files(path)))
 
 
 def _size(path: Path) -> int:
