@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from jetstream.errors import LogCorrupt, LogError, LogUnwritable
 from jetstream.eventlog.columns import Damaged
@@ -80,13 +80,8 @@ class Transaction:
     def __enter__(self) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self._connection.execute("COMMIT")
-        finally:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+    def __exit__(self, *error: Any) -> None:  # noqa: PYI036 - the types are those of the call below
+        self._connection.__exit__(*error)  # commits, or rolls back after an error inside or of the commit
 
 
 @contextmanager

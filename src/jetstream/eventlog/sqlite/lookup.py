@@ -98,8 +98,7 @@ def _step(reader: FileReader, keys: set[Key], below: int) -> tuple[int | None, d
         with suppress(Damaged, sqlite3.DatabaseError):  # reported when a reader gets there
             bitmap = decompress(did_bits)
             if any(bitmap[bit >> 3] >> (bit & 7) & 1 for bit in bits):
-                here = (_in_segment(reader, last_us, wanted) & keys) - found.keys()
-                found |= dict.fromkeys(here, last_us)
+                found = dict.fromkeys(_in_segment(reader, last_us, wanted) & keys, last_us) | found
         if found.keys() == keys:
             break
     return (indexes[-1][0] if len(indexes) == segments else None), found

@@ -61,8 +61,7 @@ class Reservation:
     """The reservation of one log's directory."""
 
     def __init__(self, directory: Path, machine: Machine | None = None) -> None:
-        # The directory of the log, the file in it, and the machine, whose boot is written.
-        self._directory = directory
+        # The file in the directory of the log, and the machine, whose boot is written.
         self._path = directory / FILE
         self._machine = machine or Machine(boot_id())
         # Positions up to this one are reserved on disk. Set when it is written; `extend` only raises it.
@@ -89,7 +88,7 @@ class Reservation:
         if is_new and reserved:
             logger.warning(
                 "log: the database with the stored events is missing, starting a new one",
-                missing=str(self._directory / DATABASE),
+                missing=str(self._path.with_name(DATABASE)),
                 stored_up_to=iso(reserved),
                 remedy="if this is not what you want, stop the server and put the files back",
             )
@@ -130,7 +129,7 @@ class Reservation:
 
     def write(self, until_us: int) -> None:
         """Replace the reservation, durably: a crash leaves the old or the new one. Raises OSError."""
-        new = self._directory / NEW_FILE
+        new = self._path.with_name(NEW_FILE)
         try:
             with new.open("w") as file:
                 file.write(f"{self._machine.boot} {until_us}\n")
@@ -141,7 +140,7 @@ class Reservation:
             with suppress(OSError):
                 new.unlink()
             raise
-        descriptor = os.open(self._directory, os.O_RDONLY)
+        descriptor = os.open(self._path.parent, os.O_RDONLY)
         try:
             self._machine.sync(descriptor)
         finally:

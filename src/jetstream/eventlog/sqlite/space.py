@@ -114,7 +114,6 @@ class Space:
             self.reserve_held = self.reserve_size
         except OSError:
             os.ftruncate(descriptor, self.reserve_held)
-            raise
         finally:
             os.close(descriptor)
 

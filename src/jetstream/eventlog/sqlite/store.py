@@ -226,11 +226,9 @@ class SqliteLog:
 
     async def holds(self, keys: Collection[Key]) -> dict[Key, int]:
         """Return the keys of which an event is kept, each with a position."""
-        hot_tail = self._state.hot_tail
-        start = hot_tail.start
+        hot_tail, start = self._state.hot_tail, self._state.hot_tail.start
         found = lookup.in_batches(hot_tail.newest_first(), keys)
-        missing = set(keys) - found.keys()
-        if missing:
+        if missing := set(keys) - found.keys():
             stored, problem = await self._readers.run(lambda reader: lookup.in_file(reader, missing, start))
             found |= stored
             if problem is not None:
