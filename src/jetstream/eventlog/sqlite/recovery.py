@@ -99,8 +99,7 @@ class LogState:
         self.oldest_us, self.tail_events = read_extent(self.upkeep, floor)
         self.space.full = self.space.room() <= 0
         # What makes checkpoints and what watches the clock, through the connection of upkeep.
-        wal_bytes_max = min(limits.wal_bytes, self.space.reserve_size or limits.wal_bytes)
-        self.checkpointer = Checkpointer(self.path, self.upkeep, options.machine, wal_bytes_max)
+        self.checkpointer = Checkpointer(self.path, self.upkeep, options.machine)
         self.ages = Ages(self.upkeep, options.machine, options.clock(), options.retention_s)
         # The cursor of each source, as of the last append.
         self.cursors: Cursors = read_cursors(self.writer)

@@ -253,8 +253,10 @@ class Upkeep:
 
     async def _checkpoint(self) -> None:
         """Copy and restart the write-ahead log when it is long, and always while the disk is low."""
-        checkpointer = self._state.checkpointer
-        if self._state.space.low or await self._in_thread(checkpointer.is_due):
+        space, checkpointer = self._state.space, self._state.checkpointer
+        bytes_max = self._state.limits.wal_bytes
+        bytes_max = min(bytes_max, space.reserve_size or bytes_max)
+        if space.low or wal_bytes(self._state.path) >= bytes_max:
             await self._in_thread(checkpointer.copy_pages)
             await self._exclusively(checkpointer.restart_wal)
 
