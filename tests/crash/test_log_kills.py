@@ -64,6 +64,7 @@ async def test_a_killed_log_holds_each_event_once(tmp_path: Path, kills: int) ->
     said: dict[int, int] = {}
     for _ in range(kills):
         said.update(run_and_kill(tmp_path, dice))
+    said.pop(0, None)  # said if the first batch of all is empty
     stored, _ = await read_all(tmp_path)
     assert max(said) <= len(stored)
     assert said.items() <= stored.items()

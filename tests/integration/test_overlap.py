@@ -12,6 +12,7 @@ from tests.builders import LIKE, account, commit, delete, error, like
 from tests.relay import Act, Connection, Relay, follow, send
 from tests.serving import LOOPBACK, Start, cursor, published, quick, running, until
 from tests.subscriber import subscribe
+from tests.unit.eventlog.trimming import trim
 
 from jetstream.app import Service
 from jetstream.limits import LogLimits
@@ -51,7 +52,7 @@ def the_start_and_no_more(count: int) -> Act:
 async def trimmed(service: Service, count: int) -> int:
     """Seal all, and trim so many events, or up to 14 fewer; return how many are left."""
     await service.log.maintain()
-    await service.log.trim((await times(service))[count])
+    await trim(service.log, (await times(service))[count])
     return service.log.statistics().events
 
 

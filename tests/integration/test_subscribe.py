@@ -16,6 +16,7 @@ from tests.builders import LIKE, commit, create, identity, like
 from tests.relay import Relay
 from tests.serving import Start, figures, get, published, until
 from tests.subscriber import Event, subscribe
+from tests.unit.eventlog.trimming import trim
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
@@ -110,7 +111,7 @@ async def test_a_cursor_after_the_last_event_misses_nothing_when_the_clock_steps
 
 
 async def test_what_is_no_longer_kept_is_passed_over(service: Service, relay: Relay) -> None:
-    await service.log.trim(service.log.tip + 1)
+    await trim(service.log, service.log.tip + 1)
     relay.publish(identities(4))
     async with subscribe(service.port, cursor=1) as subscriber:
         assert numbers(await subscriber.events(1)) == [4]
@@ -643,7 +644,7 @@ async def test_a_reader_that_the_retention_overtakes_is_closed_with_1008(relay: 
         relay.publish(big(1))
         await published(service, BIG_COUNT)
         await until(lambda: next(iter(service.delivery._subscribers)).sink.full)
-        await service.log.trim(service.log.tip + 1)
+        await trim(service.log, service.log.tip + 1)
         events = await subscriber.rest()
         assert 0 < len(events) < BIG_COUNT
         assert rkeys(events) == list(range(1, len(events) + 1))

@@ -35,11 +35,8 @@ class SourceCursor(NamedTuple):
 Cursors = Mapping[str, SourceCursor]
 
 
-class LogReader(Protocol):
-    """What a reader needs of the log: a durable, totally ordered list of events.
-
-    Any number of readers read at positions of their own. Batches are shared: a reader must not change one.
-    """
+class Log(Protocol):
+    """A durable, totally ordered list of events."""
 
     @property
     def floor(self) -> int:
@@ -57,6 +54,13 @@ class LogReader(Protocol):
     def followers(self) -> Followers:
         """The readers that the writer waits for."""
 
+
+class LogReader(Log, Protocol):
+    """What a reader needs of the log.
+
+    Any number of readers read at positions of their own. Batches are shared: a reader must not change one.
+    """
+
     async def read(self, position: int, stop: int, wanted: Filter) -> Batch | None:
         """Return the batch with the first events in `[position, stop)` that `wanted` may want.
 
@@ -73,24 +77,12 @@ class LogReader(Protocol):
         """Return what the log holds. Cheap enough to call for every request."""
 
 
-class LogWriter(Protocol):
+class LogWriter(Log, Protocol):
     """What the one writer needs of the log."""
-
-    @property
-    def floor(self) -> int:
-        """The lowest position from which nothing is missing; rises when events are trimmed."""
-
-    @property
-    def tip(self) -> int:
-        """The highest position that may ever have been given out; 0 if none was. See `LogReader.tip`."""
 
     @property
     def cursors(self) -> Cursors:
         """The cursors as of the last append."""
-
-    @property
-    def followers(self) -> Followers:
-        """The readers that the writer waits for."""
 
     async def append(self, batch: Batch, cursors: Cursors, received_at: float | None = None) -> None:
         """Store events and the cursors of all sources together, or neither.

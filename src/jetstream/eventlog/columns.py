@@ -12,8 +12,7 @@ Pure: this module knows nothing of files or SQLite, so another store can share t
 
 from __future__ import annotations
 
-import sys
-from array import array
+import struct
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 from zlib import crc32
@@ -74,18 +73,9 @@ class Columns(NamedTuple):
 
 def write_times(times: Sequence[int]) -> bytes:
     """Write times as 8 little-endian bytes each."""
-    return _little_endian(array("q", times)).tobytes()
+    return struct.pack(f"<{len(times)}q", *times)
 
 
 def read_times(data: bytes) -> list[int]:
-    """Read what `write_times` wrote. Raises ValueError if the length is not a multiple of 8."""
-    times = array("q")
-    times.frombytes(data)
-    return _little_endian(times).tolist()
-
-
-def _little_endian(numbers: array[int]) -> array[int]:
-    """Swap the bytes of each number in place where the machine is big-endian; return the same array."""
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return numbers
+    """Read what `write_times` wrote. Raises struct.error if the length is not a multiple of 8."""
+    return list(struct.unpack(f"<{len(data) // 8}q", data))

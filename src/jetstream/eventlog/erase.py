@@ -1,6 +1,6 @@
 """Which records are erased when an account is deleted or taken down.
 
-Pure: these functions take and return batches. The store and the hot tail call them; `sqlite/erase.py`
+Pure: these functions take and return batches. The store and the hot tail call them; `sqlite/rewrite.py`
 rewrites the file.
 
 A *tombstone* is a DID and a position: records that the DID created or updated before that position are

@@ -88,27 +88,24 @@ class HotTail:
         for piece in self._pieces:
             kept = without_erased(piece.batch, tombstones)
             if kept is not None:
-                self._events += len(kept) - len(piece.batch)
-                self._text_bytes -= piece.text_bytes
                 piece.batch, piece.text_bytes = kept, kept.text_bytes()
-                self._text_bytes += piece.text_bytes
         self._pieces = deque(piece for piece in self._pieces if len(piece.batch))
+        self._events = sum(len(piece.batch) for piece in self._pieces)
+        self._text_bytes = sum(piece.text_bytes for piece in self._pieces)
 
     def _append(self, batch: Batch, text_bytes: int) -> None:
         """Add events to the growing batch, or to a new one if that is full."""
-        if not self._pieces or not self._has_room(self._pieces[-1], text_bytes):
-            self._pieces.append(_Piece())
-        piece = self._pieces[-1]
+        piece = self._pieces[-1] if self._pieces else None
+        if (
+            piece is None
+            or len(piece.batch) >= self._limits.batch_events
+            or piece.text_bytes + text_bytes > self._limits.batch_bytes
+        ):
+            self._pieces.append(piece := _Piece())
         piece.batch.extend(batch)
         piece.text_bytes += text_bytes
         self._events += len(batch)
         self._text_bytes += text_bytes
-
-    def _has_room(self, piece: _Piece, text_bytes: int) -> bool:
-        return (
-            len(piece.batch) < self._limits.batch_events
-            and piece.text_bytes + text_bytes <= self._limits.batch_bytes
-        )
 
     def _drop_oldest(self) -> None:
         """Drop the oldest batch, and raise `start` above it."""

@@ -21,6 +21,7 @@ Pure: bytes in, values out. What the format fixes stands here; the sizes at whic
 from __future__ import annotations
 
 import re
+import struct
 import threading
 from collections.abc import Iterable
 from functools import lru_cache
@@ -54,15 +55,15 @@ _SURGE_LEVEL: Final = 2
 
 _ACCOUNT_KINDS: Final = re.compile(b"[%b%b]" % (IDENTITY, ACCOUNT))
 
-_thread: Final = threading.local()  # holds each thread's decompressor
+
+class _Thread(threading.local):
+    """What each thread has for itself: creating a decompressor takes longer than using it."""
+
+    def __init__(self) -> None:
+        self.decompressor = zstandard.ZstdDecompressor()
 
 
-class SkipIndex(NamedTuple):
-    """What lets a reader skip a segment, uncompressed."""
-
-    collection_set: bytes
-    did_bits: bytes
-    accounts: bytes
+_thread: Final = _Thread()
 
 
 class Segment(NamedTuple):
@@ -92,16 +93,10 @@ class Segment(NamedTuple):
 def seal(columns: Columns, last_us: int) -> Segment:
     """Compress the log's next events, up to position `last_us`, into a segment."""
     times = read_times(columns.times)
-    parts = {**_index(columns)._asdict(), **columns._asdict(), "times": _differences(times)}
-    surge = times[-1] - times[0] < SURGE_US
-    packed = {name: compress(part, _level(name, surge)) for name, part in parts.items()}
-    return Segment(last_us, times[0], len(times), **packed)
-
-
-def _level(name: str, surge: bool) -> int:
-    """Return the zstd level of a column."""
-    level = _LEVELS.get(name, _LEVEL)
-    return min(level, _SURGE_LEVEL) if surge else level
+    parts = (*_index(columns), _differences(times), *columns[1:])
+    highest = _SURGE_LEVEL if times[-1] - times[0] < SURGE_US else zstandard.MAX_COMPRESSION_LEVEL
+    levels = [min(_LEVELS.get(name, _LEVEL), highest) for name in Segment._fields[3:]]
+    return Segment(last_us, times[0], len(times), *map(compress, parts, levels))
 
 
 def verify(segment: Segment) -> None:
@@ -109,15 +104,15 @@ def verify(segment: Segment) -> None:
     batch = unseal(segment.events, segment.times, [getattr(segment, name) for name in NAMES])
     if not segment.first_us <= batch.first <= batch.last <= segment.last_us:
         raise Damaged(f"events from {batch.first} to {batch.last} are outside its range")
-    stored = SkipIndex(*map(decompress, (segment.collection_set, segment.did_bits, segment.accounts)))
-    if stored != _index(Columns.of(batch)):
+    index = tuple(map(decompress, (segment.collection_set, segment.did_bits, segment.accounts)))
+    if index != _index(Columns.of(batch)):
         raise Damaged("its index of collections, DIDs or accounts is not that of its events")
 
 
 def unseal(events: int, times: bytes, texts: Iterable[bytes]) -> Batch:
     """Decompress the columns of a segment with this number of events. Raises Damaged."""
     columns = [decompress(text).split(b"\n") for text in texts]
-    batch = Batch(_from_differences(decompress(times)), *columns)
+    batch = Batch(unpack_times(times), *columns)
     if {len(batch), *map(len, columns)} != {events}:
         raise Damaged(f"columns of other lengths than {events} events")
     return batch
@@ -125,7 +120,10 @@ def unseal(events: int, times: bytes, texts: Iterable[bytes]) -> Batch:
 
 def unpack_times(packed: bytes) -> list[int]:
     """Decompress the times of a segment alone. Raises Damaged."""
-    return _from_differences(decompress(packed))
+    try:
+        return list(accumulate(read_times(decompress(packed))))
+    except struct.error as error:
+        raise Damaged(str(error)) from error
 
 
 def with_times(segment: Segment, times: list[int]) -> Segment:
@@ -194,25 +192,17 @@ def decompress(data: bytes, bytes_max: int = COLUMN_BYTES_MAX) -> bytes:
     try:
         if zstandard.frame_content_size(data) > bytes_max:
             raise Damaged(f"a column of more than {bytes_max} bytes")
-        return _decompressor().decompress(data)
+        return _thread.decompressor.decompress(data)
     except (zstandard.ZstdError, TypeError, MemoryError) as error:  # TypeError: not even bytes
         raise Damaged(str(error)) from error
 
 
-def _decompressor() -> zstandard.ZstdDecompressor:
-    """Return this thread's decompressor. Creating one takes longer than decompressing a small column."""
-    made: zstandard.ZstdDecompressor | None = getattr(_thread, "decompressor", None)
-    if made is None:
-        made = _thread.decompressor = zstandard.ZstdDecompressor()
-    return made
-
-
-def _index(columns: Columns) -> SkipIndex:
-    """Make the index of a segment from its events."""
+def _index(columns: Columns) -> tuple[bytes, bytes, bytes]:
+    """Make the index of a segment from its events: its collections, DIDs and accounts."""
     # Sealing shares the GIL with the event loop, so only the columns that the index needs are split.
     dids, collections = columns.dids.split(b"\n"), columns.collections.split(b"\n")
     names = b"\n".join(sorted(set(collections) - {b""}))
-    return SkipIndex(names, _did_bits(set(dids)), _accounts(columns, dids))
+    return names, _did_bits(set(dids)), _accounts(columns, dids)
 
 
 def _accounts(columns: Columns, dids: list[bytes]) -> bytes:
@@ -230,13 +220,6 @@ def _accounts(columns: Columns, dids: list[bytes]) -> bytes:
 def _differences(times: list[int]) -> bytes:
     """Write each time as the difference from the one before: small numbers compress well."""
     return write_times([times[0], *map(sub, times[1:], times)])
-
-
-def _from_differences(data: bytes) -> list[int]:
-    try:
-        return list(accumulate(read_times(data)))
-    except ValueError as error:
-        raise Damaged(str(error)) from error
 
 
 def _did_bits(dids: Iterable[bytes]) -> bytes:

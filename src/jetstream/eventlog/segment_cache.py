@@ -38,7 +38,6 @@ class SegmentCache:
             future = asyncio.ensure_future(self._load(last_us))
             future.add_done_callback(partial(self._loaded, last_us))
         self._segments[last_us] = future
-        self._make_room()
         return await asyncio.shield(future)  # other readers wait for it too
 
     def drop(self, last_us: int) -> None:
@@ -55,9 +54,6 @@ class SegmentCache:
             self.drop(last_us)
             return
         self._memory[last_us] = memory_bytes(len(batch), batch.text_bytes())
-        self._make_room()
-
-    def _make_room(self) -> None:
-        """Drop the least recently used segments until the others fit, or one is left."""
+        # Drop the least recently used ones until the others fit, or one is left.
         while len(self._memory) > 1 and sum(self._memory.values()) > self._bytes_max:
             self.drop(next(key for key in self._segments if key in self._memory))

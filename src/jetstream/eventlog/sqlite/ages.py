@@ -21,7 +21,7 @@ from typing import Final
 
 from jetstream.clock import STEP_US
 from jetstream.eventlog.sqlite.connection import Transaction
-from jetstream.eventlog.sqlite.machine import Machine
+from jetstream.eventlog.sqlite.reservation import Machine
 from jetstream.eventlog.sqlite.schema import oldest_us
 
 # Rows that a step of the clock writes, and rows beside those: each covers one part in so many of the
@@ -32,20 +32,22 @@ DRIFT_US: Final = 1_000_000  # an offset that changed by less is not stored agai
 
 
 class Ages:
-    """Watches the clock, and writes what keeps the ages of events right.
-
-    `stored_offset_us` is what `read_offset` returned, `offset_us` the offset now.
-    """
+    """Watches the clock, and writes what keeps the ages of events right, through upkeep's connection."""
 
     def __init__(
-        self, boot: str, stored_offset_us: int | None, offset_us: int, retention_s: float | None
+        self, connection: sqlite3.Connection, machine: Machine, now_us: int, retention_s: float | None
     ) -> None:
-        self._boot = boot
+        # Upkeep's connection, and the boot that is written beside the offset.
+        self._connection = connection
+        self._boot = machine.boot
         self._interval_us = max(INTERVAL_US_MIN, int((retention_s or 0) * 1_000_000) // ROWS_MAX)
         # The offset in the table `clock`, if this boot wrote it; None until it has.
-        self.stored_offset_us = stored_offset_us
+        self.stored_offset_us: int | None = None
         # The offset of the last write, or of the start: a step of the clock is a difference from it.
-        self._offset_us = offset_us if stored_offset_us is None else stored_offset_us
+        self._offset_us = now_us - machine.elapsed_us()
+        for boot, offset_us in connection.execute("SELECT boot, offset_us FROM clock"):  # one row at most
+            if not machine.has_booted_since(boot):
+                self.stored_offset_us = self._offset_us = offset_us
         # The last row that was written because positions were ahead of the clock: its position and its time.
         self._row = (0, 0)
 
@@ -61,8 +63,9 @@ class Ages:
         position, at_us = self._row
         return tip_us > now_us + STEP_US and tip_us > position and abs(now_us - at_us) >= self._interval_us
 
-    def write(self, connection: sqlite3.Connection, now_us: int, offset_us: int, tip_us: int) -> None:
+    def write(self, now_us: int, offset_us: int, tip_us: int) -> None:
         """Write what is due, in one transaction."""
+        connection = self._connection
         step_us, is_ahead = offset_us - self._offset_us, self._is_ahead(now_us, tip_us)
         with Transaction(connection):
             if abs(step_us) > STEP_US:
@@ -74,12 +77,6 @@ class Ages:
         self.stored_offset_us = self._offset_us = offset_us
         if is_ahead:
             self._row = (tip_us, now_us)
-
-
-def read_offset(connection: sqlite3.Connection, machine: Machine) -> int | None:
-    """Return the offset of the clock that this boot stored last, None if it stored none."""
-    boot, offset_us = connection.execute("SELECT boot, offset_us FROM clock").fetchone() or ("", None)
-    return None if offset_us is None or machine.has_booted_since(boot) else int(offset_us)
 
 
 def position_stored_before(connection: sqlite3.Connection, before_us: int) -> int:
@@ -100,12 +97,9 @@ def drop_before(connection: sqlite3.Connection, floor: int) -> None:
 def _shift(connection: sqlite3.Connection, by_us: int, tip_us: int, now_us: int) -> None:
     """Keep the age of every event although the clock was set."""
     connection.execute("UPDATE stored SET at_us = min(at_us + ?, ?)", (by_us, now_us))
-    if by_us > 0:
-        _add_rows(connection, by_us, tip_us, now_us)
-
-
-def _add_rows(connection: sqlite3.Connection, by_us: int, tip_us: int, now_us: int) -> None:
-    """Store of all events above the existing rows that they are younger than their positions say."""
+    if by_us <= 0:
+        return
+    # All events above the existing rows are younger than their positions say.
     (above,) = connection.execute("SELECT ifnull(max(last_us), -1) FROM stored").fetchone()
     ends = [end for (end,) in connection.execute("SELECT last_us FROM segment WHERE last_us > ?", (above,))]
     first = oldest_us(connection)

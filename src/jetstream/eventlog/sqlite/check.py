@@ -19,29 +19,24 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from jetstream.errors import LogCorrupt, LogError
+from jetstream.errors import LogCorrupt
 from jetstream.eventlog.columns import Damaged
 from jetstream.eventlog.segment import Segment, verify
-from jetstream.eventlog.sqlite.connection import TranslatedErrors, existing_database, open_reader
+from jetstream.eventlog.sqlite.connection import reading
 from jetstream.eventlog.sqlite.damage import GRAIN_US, next_readable
-from jetstream.eventlog.sqlite.reader import Row
 from jetstream.eventlog.sqlite.reservation import Reservation
-from jetstream.eventlog.sqlite.schema import POSITION_MAX, REMEDY, ROW, check_schema
+from jetstream.eventlog.sqlite.schema import DATABASE, POSITION_MAX, REMEDY, ROW, Row, for_each_table
 
 PROBES: Final = 256  # places that are tried between two damaged pages
 FINDINGS_MAX: Final = 10  # of SQLite's own messages
 
 # The keys of a table in a range, in both directions. SQLite walks them page by page: each query ends with an
 # error at the first damaged page.
-_RISING: Final = {
-    "segment": "SELECT last_us FROM segment WHERE last_us > ? AND last_us <= ? ORDER BY last_us",
-    "tail": "SELECT last_us FROM tail WHERE last_us > ? AND last_us <= ? ORDER BY last_us",
-}
+_RISING: Final = for_each_table("SELECT last_us FROM %s WHERE last_us > ? AND last_us <= ? ORDER BY last_us")
 _FALLING: Final = {table: f"{query} DESC" for table, query in _RISING.items()}
 
 
@@ -54,6 +49,8 @@ class Findings:
     events: int = 0
     # What is damaged, as sentences for people. Empty if nothing is.
     problems: list[str] = field(default_factory=list)
+    # The damaged rows: of each its table and its key.
+    lost: list[tuple[str, int]] = field(default_factory=list)
     # Whether SQLite's structure is undamaged, whatever the rows hold. Then damaged rows can be deleted.
     has_whole_pages: bool = False
     # Whether the database is undamaged. Any problem is then with the reservation.
@@ -65,16 +62,13 @@ def check(directory: Path) -> Findings:
 
     Raises LogError if there is nothing to read: no file, another program's file, or one without tables.
     """
-    path = existing_database(directory)
     findings = Findings()
-    with TranslatedErrors(path, LogError), closing(open_reader(path)) as connection:
-        check_schema(path, connection)
-        _require_tables(path, connection)
+    with reading(directory) as connection:
+        _require_tables(directory / DATABASE, connection)
         findings.problems += _check_pages(connection)
         findings.has_whole_pages = not findings.problems
-        for row in whole_rows(connection, findings):
-            findings.events += row.events
-            findings.segments += isinstance(row, Segment)
+        for _ in whole_rows(connection, findings):
+            pass
     findings.is_whole = not findings.problems
     try:
         Reservation(directory).read()
@@ -101,7 +95,7 @@ def _check_pages(connection: sqlite3.Connection) -> Iterator[str]:
 
 
 def whole_rows(connection: sqlite3.Connection, findings: Findings) -> Iterator[Segment | Row]:
-    """Yield every undamaged row of both tables, in order, and note the others in `findings`.
+    """Yield every undamaged row of both tables, in order. Counts them in `findings`, and notes the others.
 
     A server may seal and trim meanwhile. Rows that it deletes are not damaged, and the tail is read last, so
     that no event is missed.
@@ -115,9 +109,12 @@ def whole_rows(connection: sqlite3.Connection, findings: Findings) -> Iterator[S
                     raise Damaged("it starts before the end of the one before")  # noqa: TRY301
             except (Damaged, sqlite3.DatabaseError) as error:
                 findings.problems.append(f"the {table} that ends at {key} is lost: {error}")
+                findings.lost.append((table, key))
                 continue
             if row is not None:
                 end_us = row.last_us
+                findings.events += row.events
+                findings.segments += isinstance(row, Segment)
                 yield row
 
 

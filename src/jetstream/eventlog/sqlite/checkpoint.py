@@ -14,33 +14,24 @@ import os
 import sqlite3
 from pathlib import Path
 
-from jetstream.eventlog.sqlite.connection import Transaction, open_reader, wal_bytes
-from jetstream.eventlog.sqlite.machine import Machine
+from jetstream.eventlog.sqlite.connection import Transaction, open_reader
+from jetstream.eventlog.sqlite.reservation import Machine
 
 
 class Checkpointer:
     """Makes the checkpoints of one file through the upkeep connection, which it closes at the end."""
 
-    def __init__(
-        self, path: Path, connection: sqlite3.Connection, machine: Machine, wal_bytes_max: int
-    ) -> None:
-        # The database, and upkeep's connection to it.
-        self._path = path
+    def __init__(self, path: Path, connection: sqlite3.Connection, machine: Machine) -> None:
+        # Upkeep's connection to the database.
         self._connection = connection
         # Flushes the database.
         self._machine = machine
-        # The size of the write-ahead log at which a checkpoint is due.
-        self._wal_bytes_max = wal_bytes_max
         # Reads while pages are copied. A commit that found everything copied, and no reader, would restart
         # the write-ahead log itself, and wait for the disk on the event loop.
         self._pin = open_reader(path)
         # Opened once and closed after all connections: closing any descriptor of a file releases the POSIX
         # locks of the whole process on it, and SQLite's are such locks.
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def is_due(self) -> bool:
-        """Tell whether the write-ahead log has reached its bound."""
-        return wal_bytes(self._path) >= self._wal_bytes_max
 
     def copy_pages(self) -> None:
         """Copy pages into the database and wait for the disk, beside commits."""
@@ -60,8 +51,7 @@ class Checkpointer:
 
     def empty_wal(self) -> None:
         """Copy the write-ahead log and truncate it, as far as readers allow. Nobody else may write."""
-        if self._pin.in_transaction:
-            self._pin.execute("ROLLBACK")
+        self._pin.rollback()  # if it reads
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:

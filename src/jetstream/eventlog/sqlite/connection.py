@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from jetstream.errors import LogCorrupt, LogError, LogUnwritable
 from jetstream.eventlog.columns import Damaged
-from jetstream.eventlog.sqlite.schema import DATABASE, REMEDY, create_or_check
+from jetstream.eventlog.sqlite.schema import DATABASE, REMEDY, check_schema, create_or_check
 
 # SQLite waits this long for a lock. No other server writes, so a lock that is held for longer belongs to a
 # foreign program.
@@ -56,6 +56,15 @@ def open_reader(path: Path) -> sqlite3.Connection:
     )
 
 
+@contextmanager
+def reading(directory: Path) -> Iterator[sqlite3.Connection]:
+    """Connect to an existing log for reading, while a server may write it. Raises LogError."""
+    path = existing_database(directory)
+    with TranslatedErrors(path, LogError), closing(open_reader(path)) as connection:
+        check_schema(path, connection)
+        yield connection
+
+
 class Transaction:
     """Commits all statements inside, or none of them if one raises.
 
@@ -71,13 +80,8 @@ class Transaction:
     def __enter__(self) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self._connection.execute("COMMIT")
-        finally:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+    def __exit__(self, *error: Any) -> None:  # noqa: PYI036 - the types are those of the call below
+        self._connection.__exit__(*error)  # commits, or rolls back after an error inside or of the commit
 
 
 @contextmanager
@@ -114,6 +118,11 @@ class TranslatedErrors:
             raise self._otherwise(self._path, str(error)) from error
 
 
+def database_files(path: Path) -> list[Path]:
+    """Return the path of a database, and those of its write-ahead log and of that one's index."""
+    return [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm")]
+
+
 def wal_bytes(path: Path) -> int:
     """Return the size of the write-ahead log of a database."""
     return _size(path.with_name(path.name + "-wal"))
@@ -121,7 +130,7 @@ def wal_bytes(path: Path) -> int:
 
 def bytes_on_disk(path: Path) -> int:
     """Return the size of a database with its write-ahead log and that one's index."""
-    return sum(_size(path.with_name(path.name + suffix)) for suffix in ("", "-wal", "-shm"))
+    return sum(map(_size, database_files(path)))
 
 
 def _size(path: Path) -> int:

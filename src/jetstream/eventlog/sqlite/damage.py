@@ -8,8 +8,7 @@ served. There are two kinds:
     a page    of SQLite's tree is unreadable: all keys on it are lost, and `next_readable` searches for the
               first position behind them
 
-Functions that read take an optional list `damage`. With a list, they add what is damaged to it and skip it;
-without one, they raise.
+A `FileReader` collects what is damaged and skips it, unless it is strict. Then it raises.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import structlog
 from jetstream.clock import iso
 from jetstream.conditions import Conditions
 from jetstream.eventlog.columns import Damaged
-from jetstream.eventlog.sqlite.schema import POSITION_MAX
+from jetstream.eventlog.sqlite.schema import POSITION_MAX, for_each_table
 from jetstream.logging_setup import Throttled
 
 # Behind a damaged page, keys are searched for in steps of a second, which has few segments.
@@ -36,10 +35,7 @@ _UNREADABLE: Final = {
     sqlite3.SQLITE_IOERR_CORRUPTFS,
 }
 # The first row of a table that ends at or after a position.
-_NEXT_KEY: Final = {
-    "segment": "SELECT last_us FROM segment WHERE last_us >= ? ORDER BY last_us LIMIT 1",
-    "tail": "SELECT last_us FROM tail WHERE last_us >= ? ORDER BY last_us LIMIT 1",
-}
+_NEXT_KEY: Final = for_each_table("SELECT last_us FROM %s WHERE last_us >= ? ORDER BY last_us LIMIT 1")
 
 
 class Damage(NamedTuple):
@@ -72,21 +68,14 @@ class DamageRecord:
     def add(self, found: list[Damage]) -> None:
         """Remember ranges that cannot be read, and log those that are new."""
         for damage in found:
-            if damage.last_us not in self.by_end:
-                self._add(damage)
-
-    def _add(self, damage: Damage) -> None:
-        self.count += 1
-        if len(self.by_end) >= self._ranges_max:
-            del self.by_end[next(iter(self.by_end))]
-        self.by_end[damage.last_us] = damage
-        self._logger.warning(
-            "log: skipped a damaged part",
-            first_us=damage.first_us,
-            last_us=damage.last_us,
-            problem=damage.problem,
-        )
-        self._update_condition()
+            if damage.last_us in self.by_end:
+                continue
+            self.count += 1
+            if len(self.by_end) >= self._ranges_max:
+                del self.by_end[next(iter(self.by_end))]
+            self.by_end[damage.last_us] = damage
+            self._logger.warning("log: skipped a damaged part", **damage._asdict())
+            self._update_condition()
 
     def skip(self, position: int) -> int:
         """Return `position`, or the first one behind the damaged range that it is in."""
@@ -97,11 +86,8 @@ class DamageRecord:
 
     def drop_before(self, floor: int) -> None:
         """Drop the ranges that were trimmed."""
-        trimmed = [end for end in self.by_end if end < floor]
-        for end in trimmed:
-            del self.by_end[end]
-        if trimmed:
-            self._update_condition()
+        self.by_end = {end: damage for end, damage in self.by_end.items() if end >= floor}
+        self._update_condition()
 
     def _update_condition(self) -> None:
         """Begin, renew or end the condition `damage`."""
@@ -117,14 +103,10 @@ class DamageRecord:
         )
 
 
-def damage_problem(error: Exception) -> str | None:
-    """Return what is damaged if an error means damage, None for any other error."""
-    if isinstance(error, Damaged):
-        return str(error)
+def is_damage(error: Exception) -> bool:
+    """Tell whether an error means that something is damaged."""
     code = getattr(error, "sqlite_errorcode", 0)
-    if code & 0xFF == sqlite3.SQLITE_CORRUPT or code in _UNREADABLE:
-        return str(error)
-    return None
+    return isinstance(error, Damaged) or code & 0xFF == sqlite3.SQLITE_CORRUPT or code in _UNREADABLE
 
 
 def next_key(connection: sqlite3.Connection, position: int, table: str = "segment") -> int | None:

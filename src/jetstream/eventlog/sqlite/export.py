@@ -6,23 +6,15 @@ write-ahead log. Events that are trimmed meanwhile are left out; damage ends the
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jetstream.errors import LogError
 from jetstream.eventlog import SourceCursor
-from jetstream.eventlog.sqlite.connection import (
-    TranslatedErrors,
-    bytes_on_disk,
-    existing_database,
-    open_reader,
-)
+from jetstream.eventlog.sqlite.connection import bytes_on_disk, reading
 from jetstream.eventlog.sqlite.reader import FileReader
-from jetstream.eventlog.sqlite.schema import check_schema, read_cursors, read_tip
+from jetstream.eventlog.sqlite.schema import DATABASE, read_cursors, read_tip
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
 from jetstream.model.filter import EVERYTHING, Filter
@@ -46,6 +38,16 @@ class Contents:
     # Uncompressed bytes of all values but the times.
     text_bytes: int = 0
 
+    def add(self, batch: Batch) -> None:
+        """Count the events of one batch."""
+        if self.oldest_us is None:
+            self.oldest_us = batch.first
+        self.newest_us = batch.last
+        self.kinds.update(batch.kinds)
+        self.collections.update(filter(None, batch.collections))
+        for column in (batch.dids, batch.collections, batch.rkeys, batch.revs, batch.cids, batch.bodies):
+            self.text_bytes += sum(map(len, column))
+
 
 def selected(
     directory: Path, position: int, stop: int | None, wanted: Filter
@@ -55,49 +57,24 @@ def selected(
     The batches are as they are stored, and may exceed the range; the indices do not.
     `stop` None means up to the tip. Raises LogError.
     """
-    path = existing_database(directory)
-    with TranslatedErrors(path, LogError), closing(open_reader(path)) as connection:
-        check_schema(path, connection)
-        yield from _selected(connection, position, read_tip(connection) + 1 if stop is None else stop, wanted)
+    with reading(directory) as connection:
+        reader = FileReader(connection, LogLimits(), strict=True)
+        stop = read_tip(connection) + 1 if stop is None else stop
+        while position < stop:
+            after, found = reader.scan(position, stop, wanted)
+            batch = reader.load(found) if isinstance(found, int) else found
+            if batch is not None:
+                yield batch, wanted.select(batch, batch.index(position), batch.index(stop))
+            position = after
 
 
 def contents(directory: Path) -> Contents:
     """Count what a log holds. Raises LogError."""
-    path = existing_database(directory)
-    with TranslatedErrors(path, LogError), closing(open_reader(path)) as connection:
-        check_schema(path, connection)
+    with reading(directory) as connection:
         floor, tip = connection.execute("SELECT floor_us, tip_us FROM extent").fetchone()
         (segments,) = connection.execute("SELECT count(*) FROM segment").fetchone()
-        counted = Contents(bytes_on_disk(path), floor, tip, read_cursors(connection), segments)
-        for batch in _batches(connection, floor, tip + 1, EVERYTHING):
-            _count(counted, batch)
-        return counted
-
-
-def _count(counted: Contents, batch: Batch) -> None:
-    """Add the events of one batch."""
-    if counted.oldest_us is None:
-        counted.oldest_us = batch.first
-    counted.newest_us = batch.last
-    counted.kinds.update(batch.kinds)
-    counted.collections.update(filter(None, batch.collections))
-    for column in (batch.dids, batch.collections, batch.rkeys, batch.revs, batch.cids, batch.bodies):
-        counted.text_bytes += sum(map(len, column))
-
-
-def _selected(
-    connection: sqlite3.Connection, position: int, stop: int, wanted: Filter
-) -> Iterator[tuple[Batch, Sequence[int]]]:
-    for batch in _batches(connection, position, stop, wanted):
-        yield batch, wanted.select(batch, batch.index(position), batch.index(stop))
-        position = max(position, batch.last + 1)
-
-
-def _batches(connection: sqlite3.Connection, position: int, stop: int, wanted: Filter) -> Iterator[Batch]:
-    """Yield the batches that may have wanted events, as they are stored: a batch may exceed the range."""
-    reader = FileReader(connection, LogLimits())
-    while position < stop:
-        position, found = reader.scan(position, stop, wanted)
-        batch = reader.load(found) if isinstance(found, int) else found
-        if batch is not None:
-            yield batch
+        size = bytes_on_disk(directory / DATABASE)
+        counted = Contents(size, floor, tip, read_cursors(connection), segments)
+    for batch, _ in selected(directory, floor, tip + 1, EVERYTHING):
+        counted.add(batch)
+    return counted

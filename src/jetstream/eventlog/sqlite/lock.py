@@ -51,7 +51,9 @@ def take_lock(directory: Path) -> int:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        holder = _holder(descriptor)
+        holder = "unknown"
+        with suppress(OSError):
+            holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or holder
         os.close(descriptor)
         raise LogLocked(
             path, f"process {holder} writes this log; stop it, or use another directory"
@@ -60,11 +62,3 @@ def take_lock(directory: Path) -> int:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
     return descriptor
-
-
-def _holder(descriptor: int) -> str:
-    """Return the number of the process that holds the lock, as it has written it."""
-    try:
-        return os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
-    except OSError:
-        return "unknown"

@@ -13,7 +13,7 @@ direction, so none is missed between two steps.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from typing import Final
 from zlib import crc32
@@ -48,7 +48,7 @@ def in_batches(batches: Iterable[Batch], keys: Collection[Key]) -> dict[Key, int
     return found
 
 
-def in_file(reader: FileReader, keys: Collection[Key], stop: int) -> tuple[dict[Key, int], str | None]:
+def in_file(reader: FileReader, keys: set[Key], stop: int) -> tuple[dict[Key, int], str | None]:
     """Return which of the keys have a stored event, and the damage that has ended the search, if any.
 
     Each key has the position of its event or the last one of its segment. The tail is searched below position
@@ -59,8 +59,8 @@ def in_file(reader: FileReader, keys: Collection[Key], stop: int) -> tuple[dict[
     try:
         found |= in_batches((row.columns.batch() for row in reader.tail_rows(0, stop)), keys)
         position: int | None = POSITION_MAX
-        while len(found) < len(set(keys)) and position is not None:
-            position, here = _step(reader, set(keys) - found.keys(), position)
+        while found.keys() != keys and position is not None:
+            position, here = _step(reader, keys - found.keys(), position)
             found |= here
     except (Damaged, sqlite3.DatabaseError) as error:
         return found, str(error)
@@ -98,8 +98,7 @@ def _step(reader: FileReader, keys: set[Key], below: int) -> tuple[int | None, d
         with suppress(Damaged, sqlite3.DatabaseError):  # reported when a reader gets there
             bitmap = decompress(did_bits)
             if any(bitmap[bit >> 3] >> (bit & 7) & 1 for bit in bits):
-                here = (_in_segment(reader, last_us, wanted) & keys) - found.keys()
-                found |= dict.fromkeys(here, last_us)
+                found = dict.fromkeys(_in_segment(reader, last_us, wanted) & keys, last_us) | found
         if found.keys() == keys:
             break
     return (indexes[-1][0] if len(indexes) == segments else None), found
@@ -110,14 +109,9 @@ def _in_segment(reader: FileReader, last_us: int, wanted: Filter = EVERYTHING) -
     row = reader.connection.execute(_KEYS, (last_us,)).fetchone()
     if row is None or (wanted.dids and not holds_did(row[0], wanted)):
         return set()
-    found, accounts = set(_commits(row)), unpack_accounts(row[-1])
-    return found if accounts is None else found.union(_keys(accounts.batch()))
-
-
-def _commits(row: Sequence[bytes]) -> Iterator[Key]:
-    """Return the keys of a segment's commits, from what `_KEYS` selects. Raises Damaged."""
     dids, collections, rkeys, revs = (decompress(text).split(b"\n") for text in row[:-1])
-    return zip(dids, collections, rkeys, revs, strict=True)
+    commits, accounts = zip(dids, collections, rkeys, revs, strict=True), unpack_accounts(row[-1])
+    return set(commits).union(() if accounts is None else _keys(accounts.batch()))
 
 
 def _keys(batch: Batch) -> Iterator[Key]:

@@ -9,23 +9,33 @@ identity and account events. So a reader of a rare collection reads a few kiloby
 events. A scan is bounded, and is a snapshot of its own, so that a reader who wants little does not hold back
 checkpoints.
 
-Everything here is synchronous, and takes a connection that no other thread uses at the same time. Without a
-list for damage, damage raises Damaged or sqlite3.DatabaseError. With one, it is added and skipped.
+A `FileReader` is synchronous, and has a connection that no other thread uses at the same time. Damage is
+collected and skipped. A strict reader raises Damaged or sqlite3.DatabaseError instead.
+
+Reading waits for the disk and for zstd, so the event loop leaves it to the threads of a `ReaderPool`. In WAL
+mode, readers see the last commit and block nobody.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, TypeVar
 
+from jetstream.errors import LogError
 from jetstream.eventlog.columns import Columns, Damaged, read_times
 from jetstream.eventlog.segment import holds_collection, holds_did, may_hold_did, unpack_accounts, unseal
-from jetstream.eventlog.sqlite.connection import snapshot
-from jetstream.eventlog.sqlite.damage import Damage, damage_problem, next_key, next_readable
+from jetstream.eventlog.sqlite.connection import TranslatedErrors, open_reader, snapshot
+from jetstream.eventlog.sqlite.damage import Damage, DamageRecord, is_damage, next_key, next_readable
+from jetstream.eventlog.sqlite.schema import Row
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
 from jetstream.model.filter import Filter
+
+Result = TypeVar("Result")
 
 _NOTHING: Final = Columns(*[b""] * 8)
 
@@ -42,56 +52,24 @@ _COLUMNS: Final = (
     "SELECT events, times, kinds, dids, collections, rkeys, revs, cids, bodies FROM segment WHERE last_us = ?"
 )
 # Rows of the tail that overlap a range.
-_TAIL: Final = (
-    "SELECT last_us, first_us, events, crc, times, kinds, dids, collections, rkeys, revs, cids, bodies"
-    " FROM tail WHERE last_us >= ? AND first_us < ? ORDER BY last_us"
-)
+_TAIL: Final = "SELECT * FROM tail WHERE last_us >= ? AND first_us < ? ORDER BY last_us"
 
 
-class Scan(NamedTuple):
-    """The result of a scan: what comes next, and where to scan after that.
-
-    `found` is the key of a segment to load, a batch, or None. Below `position`, nothing but `found` is
-    wanted: the next scan starts there.
-    """
-
-    position: int
-    found: int | Batch | None
-
-
-class Row(NamedTuple):
-    """One row of the tail: a batch as it was committed."""
-
-    last_us: int
-    first_us: int
-    events: int
-    columns: Columns
-
-    @classmethod
-    def read(cls, stored: Sequence[Any]) -> Row:
-        """Take the values of a row of the table. Raises Damaged."""
-        last_us, first_us, _, crc, *texts = stored
-        columns = Columns(*texts)
-        try:
-            matches = columns.checksum() == crc
-        except TypeError as error:  # not even bytes
-            raise Damaged(str(error)) from error
-        if not matches:
-            raise Damaged("its checksum does not match")
-        return cls(last_us, first_us, columns.events, columns)
+# The result of a scan: where to scan next, and the only thing below that which may be wanted: the key of a
+# segment to load, a batch, or None.
+Scan = tuple[int, int | Batch | None]
 
 
 class FileReader:
-    """Reads through one connection. `damage` is the list to which damaged parts are added."""
+    """Reads through one connection. If it is `strict`, damage is raised and not skipped."""
 
-    def __init__(
-        self, connection: sqlite3.Connection, limits: LogLimits, damage: list[Damage] | None = None
-    ) -> None:
+    def __init__(self, connection: sqlite3.Connection, limits: LogLimits, *, strict: bool = False) -> None:
         # For the modules that read in their own way; used by one thread at a time.
         self.connection = connection
         self.limits = limits
-        # None: damage is raised.
-        self._damage = damage
+        # What was skipped. The owner of the reader takes it from here.
+        self.damage: list[Damage] = []
+        self._strict = strict
 
     def scan(self, position: int, stop: int, wanted: Filter) -> Scan:
         """Find the first stored events in `[position, stop)` that `wanted` may want.
@@ -113,7 +91,7 @@ class FileReader:
                     seen += 1
                     run = self._accounts_unless_wanted(last_us, collection_set, did_bits, wanted)
                     if run is None:
-                        return Scan(position, _batch(accounts)) if accounts else Scan(last_us + 1, last_us)
+                        return (position, _batch(accounts)) if accounts else (last_us + 1, last_us)
                     if run.times and any(start <= time < stop for time in read_times(run.times)):
                         accounts.append(run)
                         count += run.events
@@ -121,13 +99,19 @@ class FileReader:
                     if count >= self.limits.batch_events:
                         break
             except sqlite3.DatabaseError as error:
-                if self._damage is None or damage_problem(error) is None:
+                if self._strict or not is_damage(error):
                     raise
                 if not accounts:
-                    return self._scan_damage(position, stop, self._damage)
+                    return self._scan_damage(position, stop)
             if accounts or seen == self.limits.scan_segments:
-                return Scan(position, _batch(accounts) if accounts else None)
+                return position, _batch(accounts) if accounts else None
             return self._scan_tail(position, stop, wanted)
+
+    def note_damage(self, first_us: int, last_us: int, error: Exception) -> None:
+        """Note a range that cannot be read. Raises the error again if it is no damage, or if strict."""
+        if self._strict or not is_damage(error):
+            raise error
+        self.damage.append(Damage(first_us, last_us, str(error)))
 
     def load(self, last_us: int) -> Batch | None:
         """Read the events of a segment, all of them, whatever the scan wanted.
@@ -141,10 +125,7 @@ class FileReader:
             events, times, *texts = row
             return unseal(events, times, texts)
         except (Damaged, sqlite3.DatabaseError) as error:
-            problem = damage_problem(error)
-            if self._damage is None or problem is None:
-                raise
-            self._damage.append(Damage(self._first_us(last_us), last_us, problem))
+            self.note_damage(self._first_us(last_us), last_us, error)
             return None
 
     def tail_rows(self, position: int, stop: int) -> Iterator[Row]:
@@ -153,20 +134,29 @@ class FileReader:
             try:
                 yield Row.read(stored)
             except Damaged as error:
-                if self._damage is None:
-                    raise
                 last_us, first_us, *_ = stored
-                self._damage.append(Damage(min(first_us, last_us), last_us, str(error)))
+                self.note_damage(min(first_us, last_us), last_us, error)
 
-    def _scan_damage(self, position: int, stop: int, damage: list[Damage]) -> Scan:
+    def tail_run(self, position: int, stop: int, events: int, body_bytes: int) -> tuple[list[Row], bool]:
+        """Read rows of the tail in a range until they have so many events or bytes; tell if they have."""
+        rows: list[Row] = []
+        for row in self.tail_rows(position, stop):
+            rows.append(row)
+            events -= row.events
+            body_bytes -= len(row.columns.bodies)
+            if events <= 0 or body_bytes <= 0:
+                return rows, True
+        return rows, False
+
+    def _scan_damage(self, position: int, stop: int) -> Scan:
         """Continue where the index of the next segment cannot be read: with that one, or behind lost keys."""
         try:
             key = next_key(self.connection, position)
         except sqlite3.DatabaseError as error:
             behind = min(next_readable(self.connection, position), stop)
-            damage.append(Damage(position, behind - 1, str(error)))
-            return Scan(behind, None)
-        return Scan(stop, None) if key is None else Scan(key + 1, key)
+            self.note_damage(position, behind - 1, error)
+            return behind, None
+        return (stop, None) if key is None else (key + 1, key)
 
     def _first_us(self, last_us: int) -> int:
         """Return where a damaged segment starts, or its end if its row does not tell."""
@@ -188,7 +178,7 @@ class FileReader:
             (packed,) = self.connection.execute(_ACCOUNTS, (last_us,)).fetchone()
             return unpack_accounts(packed) or _NOTHING
         except (Damaged, sqlite3.DatabaseError) as error:
-            if damage_problem(error) is None:
+            if not is_damage(error):
                 raise
             return None  # the events are stored apart from the index, and may be undamaged
 
@@ -201,23 +191,53 @@ class FileReader:
 
     def _scan_tail(self, position: int, stop: int, wanted: Filter) -> Scan:
         """Find the first batch of the tail that has wanted events."""
-        while (batch := self._tail_batch(position, stop)) is not None:
+        limits = self.limits
+        while rows := self.tail_run(position, stop, limits.batch_events, limits.batch_bytes)[0]:
+            batch = _batch(row.columns for row in rows)
             if wanted.select(batch, batch.index(position), batch.index(stop)):
-                return Scan(batch.last + 1, batch)
+                return batch.last + 1, batch
             position = batch.last + 1
-        return Scan(stop, None)
+        return stop, None
 
-    def _tail_batch(self, position: int, stop: int) -> Batch | None:
-        """Read rows of the tail until they are as long as a batch in memory."""
-        runs: list[Columns] = []
-        count = size = 0
-        for row in self.tail_rows(position, stop):
-            runs.append(row.columns)
-            count += row.events
-            size += len(row.columns.bodies)
-            if count >= self.limits.batch_events or size >= self.limits.batch_bytes:
-                break
-        return _batch(runs) if runs else None
+
+class ReaderPool:
+    """Runs work that reads the database in threads, so that the event loop does not wait for disk or zstd."""
+
+    def __init__(self, path: Path, damages: DamageRecord, limits: LogLimits) -> None:
+        # The database, the limits of reading, and the record of damage: what a thread finds is added to it
+        # afterwards, on the event loop's thread.
+        self._path = path
+        self._limits = limits
+        self._damages = damages
+        self._threads = ThreadPoolExecutor(limits.reader_threads, thread_name_prefix="log-reader")
+        # Connections that no thread uses, at most one for each thread. The last one used is taken first: its
+        # page cache is warm.
+        self._idle: list[sqlite3.Connection] = []
+
+    async def run(self, work: Callable[[FileReader], Result]) -> Result:
+        """Call `work` in a thread, with a reader of the file. Raises LogError."""
+        with TranslatedErrors(self._path, LogError):
+            result, damage = await asyncio.get_running_loop().run_in_executor(self._threads, self._work, work)
+        self._damages.add(damage)
+        return result
+
+    def _work(self, work: Callable[[FileReader], Result]) -> tuple[Result, list[Damage]]:
+        """Do the work, in a thread. Returns the damage that was found as well."""
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = open_reader(self._path)
+        reader = FileReader(connection, self._limits)
+        try:
+            return work(reader), reader.damage
+        finally:
+            self._idle.append(connection)
+
+    def close(self) -> None:
+        """Wait for the threads, and close their connections."""
+        self._threads.shutdown()
+        for connection in self._idle:
+            connection.close()
 
 
 def _batch(runs: Iterable[Columns]) -> Batch:

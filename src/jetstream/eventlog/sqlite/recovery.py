@@ -17,28 +17,38 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from jetstream.conditions import Conditions
 from jetstream.eventlog import Cursors
 from jetstream.eventlog.hot_tail import HotTail
-from jetstream.eventlog.sqlite import erase
-from jetstream.eventlog.sqlite.ages import read_offset
+from jetstream.eventlog.sqlite.ages import Ages
 from jetstream.eventlog.sqlite.checkpoint import Checkpointer
-from jetstream.eventlog.sqlite.connection import TranslatedErrors, open_writer
-from jetstream.eventlog.sqlite.damage import Damage, DamageRecord, damage_problem
+from jetstream.eventlog.sqlite.connection import TranslatedErrors, database_files, open_writer
+from jetstream.eventlog.sqlite.damage import DamageRecord, is_damage
 from jetstream.eventlog.sqlite.lock import take_lock
-from jetstream.eventlog.sqlite.machine import Machine
 from jetstream.eventlog.sqlite.reader import FileReader
-from jetstream.eventlog.sqlite.reservation import NEW_FILE, Reservation
+from jetstream.eventlog.sqlite.reservation import NEW_FILE, Machine, Reservation
+from jetstream.eventlog.sqlite.rewrite import read_tombstones
 from jetstream.eventlog.sqlite.schema import DATABASE, POSITION_MAX, oldest_us, read_cursors
 from jetstream.eventlog.sqlite.space import Space
 from jetstream.limits import LogLimits
 
 
-@dataclass(slots=True)
+class Options(NamedTuple):
+    """What a log is opened with: see `SqliteLog.open`."""
+
+    retention_s: float | None
+    retention_bytes: int | None
+    clock: Callable[[], int]
+    conditions: Conditions
+    limits: LogLimits
+    machine: Machine
+
+
 class LogState:
     """An open log: its files, and what the event loop knows of what they hold.
 
@@ -46,112 +56,72 @@ class LogState:
     steps.
     """
 
-    # The database.
-    path: Path
-    # The descriptor that holds the lock. Closed last.
-    lock: int
-    # The connection that appends: for the event loop's thread, with `writing` held.
-    writer: sqlite3.Connection
-    # The connection of upkeep, and what makes its checkpoints: for the upkeep thread.
-    upkeep: sqlite3.Connection
-    checkpointer: Checkpointer
-    # Positions that are reserved on disk, room on the disk, and damage that was found.
-    reservation: Reservation
-    space: Space
-    damages: DamageRecord
-    limits: LogLimits
-    # The highest position that may have been given out, 0 for none. Rises with each append.
-    tip: int
-    # The lowest position from which nothing is missing. Rises when events are trimmed.
-    floor: int
-    # Events that were ever appended. Rises with each append.
-    appended: int
-    # Events that are stored, and of those the ones that are not sealed.
-    events: int
-    tail_events: int
-    # The position of the oldest event, None in an empty log.
-    oldest_us: int | None
-    # The cursor of each source, as of the last append.
-    cursors: Cursors
-    # The newest events in memory.
-    hot_tail: HotTail
-    # The offset of the clock that this boot has stored, see `ages`; None if it has stored none.
-    stored_offset_us: int | None
-    # False from an append that failed until one that succeeded.
-    writable: bool = True
-    # Held for one short transaction by each write to the database: an append, or an exclusive step of upkeep.
-    writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    def __init__(self, directory: Path, lock: int, options: Options) -> None:
+        # What the log was opened with.
+        self.options = options
+        self.limits = limits = options.limits
+        # The database, and the descriptor that holds the lock. Closed last.
+        self.path = directory / DATABASE
+        self.lock = lock
+        # Room on the disk.
+        self.space = Space(directory, limits)
+        if self.space.room() <= 0:
+            self.space.release_reserve()  # opening writes
+        is_new = not self.path.exists() or not self.path.stat().st_size
+        # The connection that appends: for the event loop's thread, with `writing` held.
+        self.writer = open_writer(self.path)
+        tip, floor, events, removed = self.writer.execute(
+            "SELECT extent.tip_us, extent.floor_us, events, removed FROM extent, state"
+        ).fetchone()
+        # Positions that are reserved on disk.
+        self.reservation = Reservation(directory, options.machine)
+        # The highest position that may have been given out, 0 for none. Rises with each append.
+        self.tip = self.reservation.restored_tip(tip, options.clock(), is_new=is_new)
+        if self.tip > tip:
+            # Stored before a reservation of this boot replaces the one that tells.
+            self.writer.execute("UPDATE state SET tip_us = ?", (self.tip,))
+        # The lowest position from which nothing is missing. Rises when events are trimmed.
+        self.floor: int = floor
+        # Events that were ever appended, and those that are stored.
+        self.appended: int = events + removed
+        self.events: int = events
+        # The connection of upkeep, for its thread.
+        self.upkeep = open_writer(self.path)
+        # Upkeep makes no commit wait: a checkpoint that finds the file busy is tried again later.
+        self.upkeep.execute(f"PRAGMA busy_timeout = {limits.checkpoint_wait_ms}")
+        # The newest events in memory.
+        reader = FileReader(self.writer, limits)
+        self.hot_tail = _hot_tail(reader, floor)
+        # Damage that was found.
+        self.damages = DamageRecord(self.path, options.conditions, limits.damage_ranges)
+        self.damages.add(reader.damage)
+        # The position of the oldest event, None in an empty log; how many events are not sealed.
+        self.oldest_us, self.tail_events = read_extent(self.upkeep, floor)
+        self.space.full = self.space.room() <= 0
+        # What makes checkpoints and what watches the clock, through the connection of upkeep.
+        self.checkpointer = Checkpointer(self.path, self.upkeep, options.machine)
+        self.ages = Ages(self.upkeep, options.machine, options.clock(), options.retention_s)
+        # The cursor of each source, as of the last append.
+        self.cursors: Cursors = read_cursors(self.writer)
+        # False from an append that failed until one that succeeded.
+        self.writable = True
+        # Held for one short transaction by each write to the database: an append, or an exclusive step of
+        # upkeep.
+        self.writing = asyncio.Lock()
 
 
-def open_log(
-    directory: Path, machine: Machine, now_us: int, conditions: Conditions, limits: LogLimits
-) -> LogState:
+def open_log(directory: Path, options: Options) -> LogState:
     """Open the log in `directory`, or create one. Raises LogLocked, LogCorrupt or LogUnwritable."""
     lock = take_lock(directory)
     try:
-        for name in (NEW_FILE, *(f"{DATABASE}.new{suffix}" for suffix in ("", "-wal", "-shm"))):
+        for path in (directory / NEW_FILE, *database_files(directory / f"{DATABASE}.new")):
             with suppress(OSError):
-                (directory / name).unlink()
+                path.unlink()
         with TranslatedErrors(directory / DATABASE):
-            space = Space(directory, limits)
-            if space.room() <= 0:
-                space.release_reserve()  # opening writes
-            return _open(directory, lock, space, machine, now_us, conditions, limits)
+            return LogState(directory, lock, options)
     except BaseException:
         os.close(lock)
         raise
-
-
-def _open(
-    directory: Path,
-    lock: int,
-    space: Space,
-    machine: Machine,
-    now_us: int,
-    conditions: Conditions,
-    limits: LogLimits,
-) -> LogState:
-    path = directory / DATABASE
-    is_new = not path.exists() or not path.stat().st_size
-    writer = open_writer(path)
-    tip, floor, events, removed = writer.execute(
-        "SELECT extent.tip_us, extent.floor_us, events, removed FROM extent, state"
-    ).fetchone()
-    reservation = Reservation(directory, machine)
-    restored = reservation.restored_tip(tip, now_us, is_new=is_new)
-    if restored > tip:
-        # Stored before a reservation of this boot replaces the one that tells.
-        writer.execute("UPDATE state SET tip_us = ?", (restored,))
-    upkeep = open_writer(path)
-    # Upkeep makes no commit wait: a checkpoint that finds the file busy is tried again later.
-    upkeep.execute(f"PRAGMA busy_timeout = {limits.checkpoint_wait_ms}")
-    wal_bytes_max = min(limits.wal_bytes, space.reserve_size or limits.wal_bytes)
-    damage: list[Damage] = []
-    hot_tail = _hot_tail(FileReader(writer, limits, damage), floor)
-    damages = DamageRecord(path, conditions, limits.damage_ranges)
-    damages.add(damage)
-    oldest, tail_events = read_extent(upkeep, floor)
-    space.full = space.room() <= 0
-    return LogState(
-        path,
-        lock,
-        writer,
-        upkeep,
-        Checkpointer(path, upkeep, machine, wal_bytes_max),
-        reservation,
-        space,
-        damages,
-        limits,
-        tip=restored,
-        floor=floor,
-        appended=events + removed,
-        events=events,
-        tail_events=tail_events,
-        oldest_us=oldest,
-        cursors=read_cursors(writer),
-        hot_tail=hot_tail,
-        stored_offset_us=read_offset(upkeep, machine),
-    )
 
 
 def _hot_tail(reader: FileReader, floor: int) -> HotTail:
@@ -160,7 +130,7 @@ def _hot_tail(reader: FileReader, floor: int) -> HotTail:
     hot_tail = HotTail(floor if sealed_us is None else sealed_us + 1, reader.limits)
     for row in reader.tail_rows(0, POSITION_MAX):
         hot_tail.append(row.columns.batch())
-    hot_tail.erase(erase.read_tombstones(reader.connection))
+    hot_tail.erase(read_tombstones(reader.connection))
     return hot_tail
 
 
@@ -173,6 +143,6 @@ def read_extent(connection: sqlite3.Connection, floor: int) -> tuple[int | None,
     try:
         return oldest_us(connection), tail_events
     except sqlite3.DatabaseError as error:
-        if damage_problem(error) is None:
+        if not is_damage(error):
             raise
         return floor, tail_events

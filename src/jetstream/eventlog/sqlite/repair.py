@@ -22,26 +22,18 @@ from typing import Any
 
 from jetstream.errors import LogCorrupt, LogError, LogUnwritable
 from jetstream.eventlog import SourceCursor
-from jetstream.eventlog.segment import Segment
-from jetstream.eventlog.sqlite.check import Findings, check, row_keys, whole_rows
+from jetstream.eventlog.sqlite import schema
+from jetstream.eventlog.sqlite.check import Findings, check, whole_rows
 from jetstream.eventlog.sqlite.connection import (
     Transaction,
     TranslatedErrors,
     bytes_on_disk,
+    database_files,
     open_reader,
     open_writer,
 )
 from jetstream.eventlog.sqlite.lock import offline
 from jetstream.eventlog.sqlite.reservation import AHEAD_US, Reservation, unused_name
-from jetstream.eventlog.sqlite.schema import (
-    CURSORS,
-    DATABASE,
-    DELETE_ROW,
-    insert_row,
-    insert_segment,
-    read_tip,
-    store_cursors,
-)
 
 
 def repair(directory: Path) -> tuple[Findings, Path | None]:
@@ -68,12 +60,12 @@ def repair(directory: Path) -> tuple[Findings, Path | None]:
 
 def _repair(directory: Path, found: Findings) -> tuple[Findings, Path | None]:
     """Do what the findings need; return what was kept, and the old file's new path."""
-    path = directory / DATABASE
+    path = directory / schema.DATABASE
     if found.is_whole:
         with closing(open_reader(path)) as connection:
-            _repair_reservation(directory, read_tip(connection))
+            _repair_reservation(directory, schema.read_tip(connection))
         return found, None
-    new = path.with_name(f"{DATABASE}.new")
+    new = path.with_name(f"{schema.DATABASE}.new")
     _remove(new)
     try:
         kept = _rebuild(directory, new)
@@ -83,16 +75,15 @@ def _repair(directory: Path, found: Findings) -> tuple[Findings, Path | None]:
             raise
         if not found.has_whole_pages:
             raise LogUnwritable(path, f"cannot be repaired: {_missing_room(path)}") from error
-        return _delete_damaged_rows(directory), None
+        _delete_damaged_rows(directory, found)
+        return found, None
     return kept, _swap(path, new)
 
 
 def _is_full(error: Exception) -> bool:
     """Tell whether an error of SQLite or of the system means that the disk is full."""
-    return (
-        getattr(error, "errno", 0) == errno.ENOSPC
-        or getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
-    )
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code == sqlite3.SQLITE_FULL or getattr(error, "errno", 0) == errno.ENOSPC
 
 
 def _missing_room(path: Path) -> str:
@@ -102,31 +93,25 @@ def _missing_room(path: Path) -> str:
     return f"its pages are damaged, and a copy takes up to {needed} MiB, of which {free} are free: make room"
 
 
-def _delete_damaged_rows(directory: Path) -> Findings:
+def _delete_damaged_rows(directory: Path, found: Findings) -> None:
     """Repair a file in place whose pages are undamaged: delete each row that is not whole."""
-    kept = Findings()
     # `open_writer` uses the old file as it is: its tables are there, since its pages are undamaged.
-    with closing(open_writer(directory / DATABASE)) as writer:
-        whole = {(isinstance(row, Segment), row.last_us): row.events for row in whole_rows(writer, kept)}
-        for table, is_segment in (("segment", True), ("tail", False)):
-            for key in row_keys(writer, table):
-                if (is_segment, key) not in whole:
-                    with Transaction(writer):
-                        writer.execute(DELETE_ROW[table], (key,))
-        kept.events, kept.segments = sum(whole.values()), sum(is_segment for is_segment, _ in whole)
+    with closing(open_writer(directory / schema.DATABASE)) as writer:
+        for table, key in found.lost:
+            with Transaction(writer):
+                writer.execute(schema.DELETE_ROW[table], (key,))
         with Transaction(writer):
             writer.execute(
-                "UPDATE state SET removed = removed + (SELECT events FROM extent) - ?", (kept.events,)
+                "UPDATE state SET removed = removed + (SELECT events FROM extent) - ?", (found.events,)
             )
         writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        _repair_reservation(directory, read_tip(writer))
-    return kept
+        _repair_reservation(directory, schema.read_tip(writer))
 
 
 def _remove(path: Path) -> None:
     """Delete a database with the files that SQLite keeps beside it."""
-    for suffix in ("", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    for file in database_files(path):
+        file.unlink(missing_ok=True)
 
 
 def _rebuild(directory: Path, new: Path) -> Findings:
@@ -136,29 +121,23 @@ def _rebuild(directory: Path, new: Path) -> Findings:
     not used again.
     """
     kept = Findings()
-    with closing(open_writer(new)) as writer, closing(open_reader(directory / DATABASE)) as old:
+    with closing(open_writer(new)) as writer, closing(open_reader(directory / schema.DATABASE)) as old:
         # Without this, SQLite reads nothing of a file that was cut off.
         old.execute("PRAGMA writable_schema = ON")
-        oldest_us, newest_us = None, 0
-        for row in whole_rows(old, Findings()):
+        newest_us = 0
+        for row in whole_rows(old, kept):
             with Transaction(writer):
-                if isinstance(row, Segment):
-                    insert_segment(writer, row)
-                    kept.segments += 1
-                else:
-                    insert_row(writer, row.first_us, row.last_us, row.columns)
-            kept.events += row.events
-            oldest_us = row.first_us if oldest_us is None else oldest_us
+                schema.insert(writer, row)
             newest_us = row.last_us
         tip_us = max(newest_us, _repair_reservation(directory, newest_us))
         # Without a floor, the oldest event is it.
-        floor = _rows(old, "SELECT floor_us FROM state") or [(oldest_us or tip_us + 1,)]
-        cursors = {source: SourceCursor(*cursor) for source, *cursor in _rows(old, CURSORS)}
+        floor = _rows(old, "SELECT floor_us FROM state") or [(schema.oldest_us(writer) or tip_us + 1,)]
+        cursors = {source: SourceCursor(*cursor) for source, *cursor in _rows(old, schema.CURSORS)}
         tombstones = _rows(old, "SELECT * FROM tombstone")
         stored = _rows(old, "SELECT * FROM stored")
         with Transaction(writer):
             writer.execute("UPDATE state SET floor_us = ?", floor[0])
-            store_cursors(writer, cursors, tip_us, kept.events, same_sources=False)
+            schema.store_cursors(writer, cursors, tip_us, kept.events, same_sources=False)
             writer.executemany("INSERT INTO tombstone VALUES (?, ?)", tombstones)
             writer.executemany("INSERT INTO stored VALUES (?, ?)", stored)
         writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -186,10 +165,9 @@ def _rows(old: sqlite3.Connection, query: str) -> list[tuple[Any, ...]]:
 def _swap(path: Path, new: Path) -> Path:
     """Put the new file in the place of the old one; return where the old one is."""
     aside = unused_name(path)
-    for suffix in ("-wal", "-shm"):
-        old = path.with_name(path.name + suffix)
+    for old, kept in zip(database_files(path)[1:], database_files(aside)[1:], strict=True):
         if old.exists():
-            old.rename(aside.with_name(aside.name + suffix))
+            old.rename(kept)
     # A hard link and a rename: at no moment is there no file, else a server would start a new log.
     os.link(path, aside)
     new.replace(path)

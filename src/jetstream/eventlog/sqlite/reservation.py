@@ -18,15 +18,15 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
-from jetstream.clock import boot_id, iso
+from jetstream.clock import boot_id, elapsed_us, iso
 from jetstream.errors import LogCorrupt
-from jetstream.eventlog.sqlite.machine import Machine
 from jetstream.eventlog.sqlite.schema import DATABASE, REMEDY
 
 FILE: Final = "jetstream.reserved"
@@ -42,12 +42,26 @@ _POSITION_LIMIT: Final = 1 << 62  # leaves room for sums: SQLite's integers are 
 logger = structlog.get_logger(__name__)
 
 
+class Machine(NamedTuple):
+    """What the log asks of the machine beside its files. Tests pass others."""
+
+    # Differs from boot to boot; `unknown` where the system does not tell. See `clock.boot_id`.
+    boot: str
+    # Microseconds since the boot, suspension included.
+    elapsed_us: Callable[[], int] = elapsed_us
+    # Waits until what was written to a descriptor is on the disk. Raises OSError.
+    sync: Callable[[int], None] = os.fsync
+
+    def has_booted_since(self, boot: str) -> bool:
+        """Tell whether commits since another time may be lost: that boot was not certainly this one."""
+        return boot != self.boot or boot == "unknown"
+
+
 class Reservation:
     """The reservation of one log's directory."""
 
     def __init__(self, directory: Path, machine: Machine | None = None) -> None:
-        # The directory of the log, the file in it, and the machine, whose boot is written.
-        self._directory = directory
+        # The file in the directory of the log, and the machine, whose boot is written.
         self._path = directory / FILE
         self._machine = machine or Machine(boot_id())
         # Positions up to this one are reserved on disk. Set when it is written; `extend` only raises it.
@@ -62,12 +76,8 @@ class Reservation:
         although positions were reserved, has lost everything. A reservation that is damaged is written again,
         above the log and the clock, with a warning. Raises OSError.
         """
-        self.until_us = self._restored_tip(tip_us, now_us, is_new=is_new)
-        return self.until_us
-
-    def _restored_tip(self, tip_us: int, now_us: int, *, is_new: bool) -> int:
         try:
-            boot, reserved = self._believed(max(tip_us, now_us))
+            boot, reserved = self.read(max(tip_us, now_us) + BELIEVED_US)
         except LogCorrupt as error:
             restored = max(tip_us + AHEAD_US, now_us)
             logger.warning(
@@ -78,25 +88,18 @@ class Reservation:
         if is_new and reserved:
             logger.warning(
                 "log: the database with the stored events is missing, starting a new one",
-                missing=str(self._directory / DATABASE),
+                missing=str(self._path.with_name(DATABASE)),
                 stored_up_to=iso(reserved),
                 remedy="if this is not what you want, stop the server and put the files back",
             )
-            return max(tip_us, reserved)
-        return max(tip_us, reserved) if self._machine.has_booted_since(boot) else tip_us
+        may_have_lost = is_new or self._machine.has_booted_since(boot)
+        self.until_us = max(tip_us, reserved) if may_have_lost else tip_us
+        return self.until_us
 
-    def _believed(self, newest_us: int) -> tuple[str, int]:
-        """Read the file. Raises LogCorrupt also for a position that no right clock can have reserved."""
-        boot, reserved = self.read()
-        if reserved > newest_us + BELIEVED_US:
-            problem = f"reserves positions up to {reserved}, far beyond every event and the clock"
-            raise LogCorrupt(self._path, problem)
-        return boot, reserved
-
-    def read(self) -> tuple[str, int]:
+    def read(self, believed_us: int = _POSITION_LIMIT) -> tuple[str, int]:
         """Return the id of the boot that wrote the file, and the position; "" and 0 without a file.
 
-        Raises LogCorrupt.
+        Raises LogCorrupt, also for a position above `believed_us`, which no right clock can have reserved.
         """
         try:
             boot, until = self._path.read_text().split()
@@ -107,6 +110,9 @@ class Reservation:
             raise LogCorrupt(self._path, f"is damaged ({error}); {REMEDY}") from error
         if not 0 <= until_us < _POSITION_LIMIT:
             raise LogCorrupt(self._path, f"is damaged ({until_us} is no position); {REMEDY}")
+        if until_us > believed_us:
+            problem = f"reserves positions up to {until_us}, far beyond every event and the clock"
+            raise LogCorrupt(self._path, problem)
         return boot, until_us
 
     def extend(self, position: int) -> None:
@@ -123,7 +129,7 @@ class Reservation:
 
     def write(self, until_us: int) -> None:
         """Replace the reservation, durably: a crash leaves the old or the new one. Raises OSError."""
-        new = self._directory / NEW_FILE
+        new = self._path.with_name(NEW_FILE)
         try:
             with new.open("w") as file:
                 file.write(f"{self._machine.boot} {until_us}\n")
@@ -134,7 +140,7 @@ class Reservation:
             with suppress(OSError):
                 new.unlink()
             raise
-        descriptor = os.open(self._directory, os.O_RDONLY)
+        descriptor = os.open(self._path.parent, os.O_RDONLY)
         try:
             self._machine.sync(descriptor)
         finally:

@@ -17,12 +17,13 @@ another version is refused.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from jetstream.errors import LogCorrupt
 from jetstream.eventlog import Cursors, SourceCursor
-from jetstream.eventlog.columns import Columns
+from jetstream.eventlog.columns import Columns, Damaged
 from jetstream.eventlog.segment import Segment
 
 DATABASE: Final = "jetstream.db"
@@ -87,18 +88,40 @@ CREATE TABLE clock (
 ) STRICT;
 """
 
-# A row by its key, for each table that has events.
-ROW: Final = {
-    "segment": "SELECT * FROM segment WHERE last_us = ?",
-    "tail": "SELECT * FROM tail WHERE last_us = ?",
-}
-DELETE_ROW: Final = {
-    "segment": "DELETE FROM segment WHERE last_us = ?",
-    "tail": "DELETE FROM tail WHERE last_us = ?",
-}
+
+def for_each_table(statement: str) -> dict[str, str]:
+    """Return a statement about `%s` for each table that has events, by the name of the table."""
+    return {table: statement % table for table in ("segment", "tail")}
+
+
+# A row by its key.
+ROW: Final = for_each_table("SELECT * FROM %s WHERE last_us = ?")
+DELETE_ROW: Final = for_each_table("DELETE FROM %s WHERE last_us = ?")
 CURSORS: Final = "SELECT source, seq, provisional, fell_from FROM cursor"
 # What an operator can do about damage: the end of each such message.
 REMEDY: Final = "`jetstream log repair` keeps every undamaged segment; or move it away to start a new log"
+
+
+class Row(NamedTuple):
+    """One row of the tail: a batch as it was committed."""
+
+    last_us: int
+    first_us: int
+    events: int
+    columns: Columns
+
+    @classmethod
+    def read(cls, stored: Sequence[Any]) -> Row:
+        """Take the values of a row of the table. Raises Damaged."""
+        last_us, first_us, _, crc, *texts = stored
+        columns = Columns(*texts)
+        try:
+            matches = columns.checksum() == crc
+        except TypeError as error:  # not even bytes
+            raise Damaged(str(error)) from error
+        if not matches:
+            raise Damaged("its checksum does not match")
+        return cls(last_us, first_us, columns.events, columns)
 
 
 def create_or_check(path: Path, connection: sqlite3.Connection) -> None:
@@ -142,9 +165,12 @@ def insert_row(connection: sqlite3.Connection, first_us: int, last_us: int, colu
     )
 
 
-def insert_segment(connection: sqlite3.Connection, segment: Segment) -> None:
-    """Add a segment, or replace the one with the same key."""
-    connection.execute("INSERT OR REPLACE INTO segment VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)", segment)
+def insert(connection: sqlite3.Connection, stored: Segment | Row) -> None:
+    """Add a row to its table. A segment replaces the one with the same key."""
+    if isinstance(stored, Row):
+        insert_row(connection, stored.first_us, stored.last_us, stored.columns)
+    else:
+        connection.execute("INSERT OR REPLACE INTO segment VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)", stored)
 
 
 def store_cursors(
@@ -179,8 +205,7 @@ def read_cursors(connection: sqlite3.Connection) -> dict[str, SourceCursor]:
 
 def read_tip(connection: sqlite3.Connection) -> int:
     """Return the position of the newest event that was stored, 0 for none."""
-    tip_us: int = connection.execute("SELECT tip_us FROM extent").fetchone()[0]
-    return tip_us
+    return int(connection.execute("SELECT tip_us FROM extent").fetchone()[0])
 
 
 def count_removed(connection: sqlite3.Connection, events: int) -> None:
@@ -190,8 +215,8 @@ def count_removed(connection: sqlite3.Connection, events: int) -> None:
 
 def oldest_us(connection: sqlite3.Connection) -> int | None:
     """Return the `time_us` of the oldest event, or None in an empty log."""
-    (found,) = connection.execute(
+    found: int | None = connection.execute(
         "SELECT ifnull((SELECT first_us FROM segment WHERE last_us >= floor_us ORDER BY last_us LIMIT 1),"
         " (SELECT first_us FROM tail ORDER BY last_us LIMIT 1)) FROM state"
-    ).fetchone()
-    return None if found is None else int(found)
+    ).fetchone()[0]
+    return found

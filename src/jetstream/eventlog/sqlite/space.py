@@ -47,9 +47,8 @@ class Space:
         self._database = directory / DATABASE
         disk = os.statvfs(directory)
         # Bytes that should be in reserve; fixed.
-        self.reserve_size = min(
-            limits.reserve_bytes, int(disk.f_blocks * disk.f_frsize * limits.reserve_share)
-        )
+        share = int(disk.f_blocks * disk.f_frsize * limits.reserve_share)
+        self.reserve_size = min(limits.reserve_bytes, share)
         # Bytes that are in reserve; changed by `take_reserve` and `release_reserve`.
         self.reserve_held = 0
         with suppress(OSError):
@@ -59,8 +58,9 @@ class Space:
         self.full = False
         # Whether upkeep is freeing room with the reserve, which commits must not use up. Set by upkeep.
         self.freeing = False
-        # Bytes that may be committed before the file system is asked again; used up by `spend`.
-        self._allowance = 0
+        # Bytes that may be committed before the file system is asked again; used up by `spend`. Upkeep resets
+        # it when it has freed room.
+        self.allowance = 0
 
     def free(self) -> int:
         """Return how many bytes the file system has free, UNKNOWN_BYTES if it does not say."""
@@ -89,25 +89,19 @@ class Space:
         if self.freeing:
             raise LogUnwritable(self._database, "the disk is full")
         size += COMMIT_BYTES
-        self._allowance -= size
-        if self._allowance >= 0:
+        self.allowance -= size
+        if self.allowance >= 0:
             return False
         room = self.room() - min(SEAL_BYTES, self.reserve_size)
-        self._allowance = room // 2 - size
+        self.allowance = room // 2 - size
         if room < size:
             raise LogUnwritable(self._database, "the disk is full; the rest is reserved for freeing space")
         return self.low
 
-    def forget_allowance(self) -> None:
-        """Ask the file system before the next commit."""
-        self._allowance = 0
-
     def take_reserve(self) -> bool:
         """Write what is missing of the reserve, if there is room; return whether all of it is there."""
-        if (
-            self.reserve_held < self.reserve_size
-            and self.free() + self.reserve_held >= self.reserve_size + STEP_BYTES
-        ):
+        missing = self.reserve_size - self.reserve_held
+        if missing > 0 and self.free() >= missing + STEP_BYTES:
             with suppress(OSError):
                 self._allocate()
         return self.reserve_held >= self.reserve_size
@@ -120,7 +114,6 @@ class Space:
             self.reserve_held = self.reserve_size
         except OSError:
             os.ftruncate(descriptor, self.reserve_held)
-            raise
         finally:
             os.close(descriptor)
 

@@ -5,7 +5,7 @@
 
 A batch is committed as one row of `tail`, in the transaction that moves the cursors, on the event loop's
 thread: a commit writes 30 to 170 us into the page cache, less than handing it to a thread costs. Everything
-that waits for the disk happens elsewhere: reading in the threads of `reader_pool`, and everything else in the
+that waits for the disk happens elsewhere: reading in the threads of `ReaderPool`, and everything else in the
 thread of `upkeep`. Each write holds `LogState.writing`, for no longer than one short transaction takes.
 
 A reader gives a position and gets the batch that follows:
@@ -24,7 +24,6 @@ import asyncio
 import os
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -40,11 +39,11 @@ from jetstream.eventlog.erase import Tombstones, find_tombstones
 from jetstream.eventlog.segment_cache import SegmentCache
 from jetstream.eventlog.sqlite import lookup
 from jetstream.eventlog.sqlite.connection import Transaction, TranslatedErrors, bytes_on_disk, wal_bytes
-from jetstream.eventlog.sqlite.machine import Machine
-from jetstream.eventlog.sqlite.reader_pool import ReaderPool
-from jetstream.eventlog.sqlite.recovery import LogState, open_log
+from jetstream.eventlog.sqlite.reader import ReaderPool
+from jetstream.eventlog.sqlite.recovery import LogState, Options, open_log
+from jetstream.eventlog.sqlite.reservation import Machine
 from jetstream.eventlog.sqlite.schema import insert_row, store_cursors
-from jetstream.eventlog.sqlite.upkeep import Retention, Upkeep
+from jetstream.eventlog.sqlite.upkeep import Upkeep
 from jetstream.limits import LogLimits
 from jetstream.logging_setup import Throttled
 from jetstream.model.batch import Batch
@@ -59,9 +58,7 @@ ERASE_DELETED: Final = frozenset({"deleted"})
 class SqliteLog:
     """A log in one directory. `LogReader` and `LogWriter` say what the methods promise; `open` makes one."""
 
-    def __init__(
-        self, state: LogState, erase: frozenset[str], upkeep: Callable[[Callable[[int], None]], Upkeep]
-    ) -> None:
+    def __init__(self, state: LogState, erase: frozenset[str]) -> None:
         # The open files, and what is in them. Upkeep changes it as well.
         self._state = state
         # Statuses of account events that erase the account's records.
@@ -74,7 +71,7 @@ class SqliteLog:
         self._readers = ReaderPool(state.path, state.damages, state.limits)
         self._segments = SegmentCache(self._load, state.limits.segment_cache_bytes)
         # What seals, trims and checkpoints in the background.
-        self._upkeep = upkeep(self._segments.drop)
+        self._upkeep = Upkeep(state, self._segments.drop)
         self._logger = Throttled(structlog.get_logger(__name__))
 
     @classmethod
@@ -103,14 +100,13 @@ class SqliteLog:
         if retention_bytes is not None and retention_bytes < limits.retention_bytes_min:
             raise SettingError("--retention-bytes", retention_bytes, f"is below {limits.retention_bytes_min}")
         machine, conditions = machine or Machine(boot_id()), conditions or Conditions()
-        state = await asyncio.to_thread(open_log, directory, machine, clock(), conditions, limits)
-        retention = Retention(retention_s, retention_bytes)
-        return cls(state, erase, partial(Upkeep, state, retention, clock, machine, conditions))
+        options = Options(retention_s, retention_bytes, clock, conditions, limits, machine)
+        return cls(await asyncio.to_thread(open_log, directory, options), erase)
 
     @property
     def clock_offset_us(self) -> int | None:
         """By how much this boot's clock was trusted to be ahead of the time since boot; None if unknown."""
-        return self._upkeep.ages.stored_offset_us
+        return self._state.ages.stored_offset_us
 
     # Writing
 
@@ -218,13 +214,11 @@ class SqliteLog:
             return min(behind, stop), None
         after, found = await self._readers.run(lambda reader: reader.scan(position, stop, wanted))
         if isinstance(found, int):
-            batch = None if found in self._state.damages.by_end else await self._segments.get(found)
-        else:
-            batch = found
+            found = None if found in self._state.damages.by_end else await self._segments.get(found)
         # A segment may be trimmed before it is loaded, or have nothing in this part of its range.
-        if batch is not None and batch.index(position) == batch.index(stop):
-            batch = None
-        return after, batch
+        if found is not None and found.index(position) == found.index(stop):
+            found = None
+        return after, found
 
     async def _load(self, last_us: int) -> Batch | None:
         """Read a segment for the cache."""
@@ -232,11 +226,9 @@ class SqliteLog:
 
     async def holds(self, keys: Collection[Key]) -> dict[Key, int]:
         """Return the keys of which an event is kept, each with a position."""
-        hot_tail = self._state.hot_tail
-        start = hot_tail.start
+        hot_tail, start = self._state.hot_tail, self._state.hot_tail.start
         found = lookup.in_batches(hot_tail.newest_first(), keys)
-        missing = set(keys) - found.keys()
-        if missing:
+        if missing := set(keys) - found.keys():
             stored, problem = await self._readers.run(lambda reader: lookup.in_file(reader, missing, start))
             found |= stored
             if problem is not None:
@@ -269,10 +261,6 @@ class SqliteLog:
         )
 
     # Upkeep
-
-    async def trim(self, before_us: int) -> int:
-        """Delete events older than `before_us`, in whole segments; return how many were deleted."""
-        return await self._upkeep.trim(before_us)
 
     async def maintain(self) -> None:
         """Do all upkeep that is due now, which otherwise happens within a second. See `Upkeep.run`."""

@@ -29,68 +29,38 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import structlog
 
-from jetstream.conditions import Conditions
 from jetstream.errors import LogCorrupt, LogError, LogUnwritable
+from jetstream.eventlog.erase import Tombstones
 from jetstream.eventlog.segment import Segment
-from jetstream.eventlog.sqlite import erase, seal
-from jetstream.eventlog.sqlite.ages import Ages, position_stored_before
+from jetstream.eventlog.sqlite import rewrite, trim
+from jetstream.eventlog.sqlite.ages import position_stored_before
 from jetstream.eventlog.sqlite.connection import TranslatedErrors, wal_bytes
 from jetstream.eventlog.sqlite.damage import Damage
-from jetstream.eventlog.sqlite.machine import Machine
 from jetstream.eventlog.sqlite.reader import FileReader
 from jetstream.eventlog.sqlite.recovery import LogState, read_extent
 from jetstream.eventlog.sqlite.reservation import AHEAD_US
-from jetstream.eventlog.sqlite.trim import Trimmer
 from jetstream.scheduling import short_switch_interval
 
 Result = TypeVar("Result")
 logger = structlog.get_logger(__name__)
 
 
-class Retention(NamedTuple):
-    """How long events are kept: as long as both allow. None is without limit."""
-
-    seconds: float | None
-    bytes: int | None  # of the files
-
-
 class Upkeep:
     """Keeps one open log in order. Its methods belong to the event loop's thread.
 
-    `clock` gives unix microseconds. `drop_segment` is called with the key of each segment that was rewritten.
+    `drop_segment` is called with the key of each segment that was rewritten.
     """
 
-    def __init__(
-        self,
-        state: LogState,
-        retention: Retention,
-        clock: Callable[[], int],
-        machine: Machine,
-        conditions: Conditions,
-        drop_segment: Callable[[int], None],
-    ) -> None:
+    def __init__(self, state: LogState, drop_segment: Callable[[int], None]) -> None:
         # What the event loop knows of the log. It follows the file: changed after each step.
         self._state = state
-        self._limits = state.limits
-        self._retention = retention
-        self._clock = clock
-        self._machine = machine
-        self._conditions = conditions
         self._drop_segment = drop_segment
-        self._checkpointer = state.checkpointer
-        # Keeps the ages of events right when the clock is set.
-        offset_us = clock() - machine.elapsed_us()
-        self.ages = Ages(machine.boot, state.stored_offset_us, offset_us, retention.seconds)
-        # The connection, and these that use it, belong to the thread while a step runs.
-        self._connection = state.upkeep
-        # Damage that the step has found; handed on after it.
-        self._found: list[Damage] = []
-        self._reader = FileReader(state.upkeep, state.limits, self._found)
-        self._trimmer = Trimmer(state.upkeep, state.floor, state.limits, self._found)
+        # Reads through upkeep's connection. Both belong to the thread while a step runs.
+        self._reader = FileReader(state.upkeep, state.limits)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="log-upkeep")
         # The tombstones of the current pass over the segments, and the position that it has reached. Empty
         # between two passes.
@@ -113,16 +83,6 @@ class Upkeep:
         """Raise the error that has ended upkeep, if one has."""
         if self._task.done():
             self._task.result()
-
-    async def trim(self, before_us: int) -> int:
-        """Delete events older than `before_us`, in whole segments; return how many were deleted."""
-        # The state in memory must follow the file, so a step that has begun ends even if the caller is
-        # cancelled.
-        return await asyncio.shield(asyncio.ensure_future(self._trim_alone(before_us)))
-
-    async def _trim_alone(self, before_us: int) -> int:
-        async with self._running:
-            return await self._trim(before_us)
 
     async def run(self) -> None:
         """Do all that is due now.
@@ -152,7 +112,7 @@ class Upkeep:
         failing = False
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._limits.upkeep_interval_s):
+                async with asyncio.timeout(self._state.limits.upkeep_interval_s):
                     await self._due.wait()
             self._due.clear()
             try:
@@ -162,7 +122,7 @@ class Upkeep:
                 if not failing:
                     logger.warning("log: upkeep failed, trying again", error=str(error))
                 failing = True
-                await asyncio.sleep(self._limits.upkeep_interval_s)
+                await asyncio.sleep(self._state.limits.upkeep_interval_s)
             except LogError:
                 logger.exception("log: upkeep stopped, the next commit will fail")
                 raise
@@ -184,16 +144,12 @@ class Upkeep:
 
     async def _in_thread(self, work: Callable[..., Result], *arguments: object) -> Result:
         """Run a step in the thread. Raises LogUnwritable or LogCorrupt."""
-
-        def run() -> Result:
-            with TranslatedErrors(self._state.path):
-                return work(*arguments)
-
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, run)
+            with TranslatedErrors(self._state.path):
+                return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
         finally:
-            self._state.damages.add(self._found)
-            self._found.clear()
+            self._state.damages.add(self._reader.damage)
+            self._reader.damage.clear()
 
     async def _despite_damage(self, step: Callable[[], Awaitable[object]]) -> None:
         """Do a step that may be left undone: damage that stops it is noted."""
@@ -206,10 +162,11 @@ class Upkeep:
 
     async def _keep_time(self) -> None:
         """Write what keeps the ages of events right, if the clock was set or is behind the tip."""
-        now_us = self._clock()
-        reading = (now_us, now_us - self._machine.elapsed_us(), self._state.tip)
-        if self.ages.is_due(*reading):
-            await self._exclusively(self.ages.write, self._connection, *reading)
+        ages, options = self._state.ages, self._state.options
+        now_us = options.clock()
+        reading = (now_us, now_us - options.machine.elapsed_us(), self._state.tip)
+        if ages.is_due(*reading):
+            await self._exclusively(ages.write, *reading)
 
     # Sealing
 
@@ -217,16 +174,16 @@ class Upkeep:
         """Seal while there is enough for a segment. A backlog can fill the write-ahead log meanwhile."""
         while (segment := await self._next_segment()) is not None:
             await self._require_room(segment.size * 5 // 4)
-            lost = await self._exclusively(seal.replace_rows, self._connection, segment)
+            lost = await self._exclusively(rewrite.store_segment, self._state.upkeep, segment)
             self._state.tail_events -= segment.events + lost
             self._state.events -= lost
             await self._checkpoint()
 
     async def _next_segment(self) -> Segment | None:
         """Compress the next segment; at the expense of the event loop if sealing has fallen behind."""
-        behind = self._state.tail_events > self._limits.seal_backlog_events
+        behind = self._state.tail_events > self._state.limits.seal_backlog_events
         with short_switch_interval() if behind else nullcontext():
-            return await self._in_thread(seal.next_segment, self._reader)
+            return await self._in_thread(rewrite.next_segment, self._reader)
 
     # Erasing
 
@@ -235,85 +192,84 @@ class Upkeep:
 
         A tombstone that comes during a pass has the next one, since this pass is beyond its first segments.
         """
-        self._tombstones = self._tombstones or await self._in_thread(erase.read_tombstones, self._connection)
+        self._tombstones = self._tombstones or await self._in_thread(
+            rewrite.read_tombstones, self._state.upkeep
+        )
         if not self._tombstones:
             return
-        for _ in range(self._limits.erase_segments):
-            rewritten = await self._in_thread(
-                erase.next_rewritten, self._reader, self._tombstones, self._erased_to
+        for _ in range(self._state.limits.erase_segments):
+            after, rewritten = await self._in_thread(
+                rewrite.next_rewritten, self._reader, self._tombstones, self._erased_to
             )
-            if rewritten is None:
-                await self._erase_tail()
+            if after is None:  # the tail ends the pass: its tombstones are deleted in the same transaction
+                await self._replace(rewritten, self._tombstones)
+                self._tombstones, self._erased_to = {}, 0
                 return
-            if isinstance(rewritten, int):
-                self._erased_to = rewritten
-            else:
-                await self._replace_segment(rewritten)
+            if rewritten:
+                await self._replace(rewritten, {})
+            self._erased_to = after
         self.wake()
 
-    async def _replace_segment(self, rewritten: erase.Rewritten) -> None:
-        if rewritten.left is not None:
-            # The old one is overwritten with zeros, which is written as well.
-            await self._require_room(3 * rewritten.left.size)
-        await self._exclusively(erase.replace_segment, self._connection, rewritten)
-        self._drop_segment(rewritten.last_us)
-        await self._count_removed(rewritten.erased)
-        self._erased_to = rewritten.last_us + 1
-
-    async def _erase_tail(self) -> None:
-        """Rewrite the tail, which ends the pass: its tombstones are deleted in the same transaction."""
-        rows = await self._in_thread(erase.rewritten_rows, self._reader, self._tombstones)
-        await self._exclusively(erase.replace_rows, self._connection, rows, self._tombstones)
-        self._tombstones, self._erased_to = {}, 0
-        await self._count_removed(sum(row.erased for row in rows))
+    async def _replace(self, rewritten: list[rewrite.Rewritten], done: Tombstones) -> None:
+        """Put what was rewritten in the place of the old."""
+        for each in rewritten:
+            if isinstance(each.left, Segment):
+                # The old one is overwritten with zeros, which is written as well.
+                await self._require_room(3 * each.left.size)
+        await self._exclusively(rewrite.replace, self._state.upkeep, rewritten, done)
+        for each in rewritten:
+            self._drop_segment(each.last_us)
+        await self._count_removed(sum(each.erased for each in rewritten))
 
     # Retention
 
     async def _retain(self) -> None:
         """Trim what is past retention, by age and by the size of the files."""
-        seconds, size = self._retention
-        if seconds is not None:
-            before_us = self._clock() - int(seconds * 1_000_000)
-            await self._trim(await self._in_thread(position_stored_before, self._connection, before_us))
-        if size is not None:
-            await self._trim(await self._in_thread(self._trimmer.position_within, size))
+        options = self._state.options
+        if options.retention_s is not None:
+            before_us = options.clock() - int(options.retention_s * 1_000_000)
+            await self._trim(await self._in_thread(position_stored_before, self._state.upkeep, before_us))
+        if (size := options.retention_bytes) is not None:
+            await self._trim(
+                await self._in_thread(trim.position_within, self._reader, self._state.floor, size)
+            )
 
-    async def _trim(self, before_us: int) -> int:
+    async def _trim(self, before_us: int) -> None:
         """Delete step by step what ends before a position, and let memory follow after each step."""
-        removed = 0
-        while (trimmed := await self._exclusively(self._trimmer.trim, before_us)) is not None:
-            removed += trimmed.events
-            self._state.floor = trimmed.floor
-            self._state.hot_tail.drop_before(trimmed.floor)
-            self._state.damages.drop_before(trimmed.floor)
-            await self._count_removed(trimmed.events)
-        return removed
+        state = self._state
+        while (done := await self._exclusively(trim.trim, self._reader, state.floor, before_us)) is not None:
+            events, state.floor = done
+            state.hot_tail.drop_before(state.floor)
+            state.damages.drop_before(state.floor)
+            await self._count_removed(events)
 
     async def _count_removed(self, events: int) -> None:
         """Subtract deleted events, and read again what remains: exclusively, so that no append is missed."""
-        self._state.events -= events
-        self._state.oldest_us, self._state.tail_events = await self._exclusively(
-            read_extent, self._connection, self._trimmer.trimmed_to
-        )
+        state = self._state
+        state.events -= events
+        state.oldest_us, state.tail_events = await self._exclusively(read_extent, state.upkeep, state.floor)
 
     # The write-ahead log
 
     async def _checkpoint(self) -> None:
         """Copy and restart the write-ahead log when it is long, and always while the disk is low."""
-        if self._state.space.low or await self._in_thread(self._checkpointer.is_due):
-            await self._in_thread(self._checkpointer.copy_pages)
-            await self._exclusively(self._checkpointer.restart_wal)
+        space, checkpointer = self._state.space, self._state.checkpointer
+        bytes_max = self._state.limits.wal_bytes
+        bytes_max = min(bytes_max, space.reserve_size or bytes_max)
+        if space.low or wal_bytes(self._state.path) >= bytes_max:
+            await self._in_thread(checkpointer.copy_pages)
+            await self._exclusively(checkpointer.restart_wal)
 
     def _update_wal_condition(self) -> None:
         """Begin or end the condition `wal`. Only a foreign transaction lets the WAL grow above its bound."""
-        path, bound = self._state.path, self._limits.wal_bytes_alarm
+        path, bound = self._state.path, self._state.limits.wal_bytes_alarm
         size = wal_bytes(path)
         reason = (
             f"{path}-wal is {size >> 20} MiB, over its bound of {bound >> 20} MiB:"
             f" another program has read the database in one transaction for long; end it"
             f" (`fuser -v {path}` names it)"
         )
-        self._conditions.set("wal", None if size < bound else reason)
+        self._state.options.conditions.set("wal", None if size < bound else reason)
 
     # The disk
 
@@ -323,38 +279,37 @@ class Upkeep:
         Appends are refused meanwhile, since they would use up the reserve. Afterwards the disk counts as no
         longer full; if nothing could be freed, the next append finds that out.
         """
-        space = self._state.space
+        space, empty_wal = self._state.space, self._state.checkpointer.empty_wal
         space.freeing = True
         try:
             async with self._state.writing:
                 space.release_reserve()
-            await self._exclusively(self._checkpointer.empty_wal)
+            await self._exclusively(empty_wal)
             await self._keep_time()
             await self._despite_damage(self._retain)
-            await self._exclusively(self._checkpointer.empty_wal)
+            await self._exclusively(empty_wal)
             while space.low and await self._shrink():
-                await self._exclusively(self._checkpointer.empty_wal)
+                await self._exclusively(empty_wal)
             space.full = False
         finally:
             await self._take_reserve()
-            space.forget_allowance()
+            space.allowance = 0
             space.freeing = False
 
     async def _require_room(self, size: int) -> None:
         """Make room for a step that writes so many bytes. Raises LogUnwritable."""
         if self._state.space.room() < size:
-            await self._exclusively(self._checkpointer.empty_wal)
+            await self._exclusively(self._state.checkpointer.empty_wal)
             if self._state.space.room() < size:
                 raise LogUnwritable(self._state.path, f"the disk has no room for rewriting {size} bytes")
 
     async def _shrink(self) -> bool:
         """Make the file smaller if it should be; return whether that was so."""
-        if not await self._in_thread(
-            self._trimmer.should_shrink, self._retention.bytes, self._state.space.low
-        ):
-            return False
-        await self._exclusively(self._trimmer.shrink)
-        return True
+        bytes_max, low = self._state.options.retention_bytes, self._state.space.low
+        is_due = await self._in_thread(trim.should_shrink, self._reader, bytes_max, low)
+        if is_due:
+            await self._exclusively(trim.shrink, self._reader)
+        return is_due
 
     async def _take_reserve(self) -> None:
         """Complete the reserve; log a warning when there is no longer room for all of it."""

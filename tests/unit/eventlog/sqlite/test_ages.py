@@ -11,7 +11,7 @@ import pytest
 from jetstream.conditions import Conditions
 from jetstream.eventlog import SourceCursor
 from jetstream.eventlog.sqlite.ages import ROWS_MAX
-from jetstream.eventlog.sqlite.machine import Machine
+from jetstream.eventlog.sqlite.reservation import Machine
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch

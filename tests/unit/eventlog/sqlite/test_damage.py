@@ -13,12 +13,13 @@ import pytest
 from structlog.testing import capture_logs
 from tests.unit.eventlog.events import make_event
 from tests.unit.eventlog.reading import times_from
+from tests.unit.eventlog.trimming import trim
 
 from jetstream.conditions import Conditions
 from jetstream.errors import LogCorrupt
 from jetstream.eventlog import Cursors
 from jetstream.eventlog.sqlite.damage import Damage, DamageRecord
-from jetstream.eventlog.sqlite.erase import read_tombstones
+from jetstream.eventlog.sqlite.rewrite import read_tombstones
 from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.limits import LogLimits
@@ -221,7 +222,7 @@ async def test_upkeep_goes_on_beside_a_damaged_segment(
         await log.maintain()
         assert not log._upkeep._task.done()
         assert log.statistics().writable
-        await log.trim(8 * STEP)
+        await trim(log, 8 * STEP)
         assert await segments_read(log) == [*ALL[7:], 100, 101]
         assert "damage" not in conditions.reasons  # it was trimmed
 
@@ -232,7 +233,7 @@ async def test_retention_passes_what_cannot_be_deleted(directory: Path) -> None:
     data[page * 4096 : page * 4096 + 4] = b"\xff\xff\xff\xf0"  # the next page of the chain is nowhere
     (directory / DATABASE).write_bytes(data)
     async with opened(directory, retention_bytes=1 << 30) as (log, _):
-        assert await log.trim(15 * STEP) > 0
+        assert await trim(log, 15 * STEP) > 0
         assert log.floor > key(13)
         assert await segments_read(log) == ALL[14:]
         await log.maintain()

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.unit.eventlog.trimming import trim
 
 from jetstream.eventlog import SourceCursor
 from jetstream.eventlog.sqlite.schema import DATABASE
@@ -92,7 +93,7 @@ async def test_nothing_is_found_in_an_empty_log_or_of_no_keys(tmp_path: Path) ->
 async def test_what_was_trimmed_is_not_found(tmp_path: Path) -> None:
     log = await filled(tmp_path)
     await log.maintain()
-    await log.trim(200)
+    await trim(log, 200)
     kept = {event.key for event in EVENTS[200:]}
     found = await log.holds({event.key for event in EVENTS})
     assert kept <= found.keys()
@@ -172,7 +173,7 @@ async def test_the_oldest_kept_keys_follow_the_floor_and_pass_over_damage(
 ) -> None:
     log = await filled(tmp_path, replace(SMALL, scan_segments=4))
     await log.maintain()
-    await log.trim(100)
+    await trim(log, 100)
     with closing(sqlite3.connect(tmp_path / DATABASE)) as connection, connection:
         connection.execute(
             "UPDATE segment SET dids = zeroblob(40) WHERE last_us = (SELECT min(last_us) FROM segment)"

@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tests.unit.eventlog.reading import END, Stamped, read_all
+from tests.unit.eventlog.trimming import trim
 
 from jetstream.eventlog import SourceCursor
-from jetstream.eventlog.sqlite.erase import read_tombstones
 from jetstream.eventlog.sqlite.reservation import FILE
+from jetstream.eventlog.sqlite.rewrite import read_tombstones
 from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.limits import LogLimits
@@ -131,7 +132,7 @@ class LogAgainstList(RuleBasedStateMachine):
     def trim(self, data: st.DataObject) -> None:
         before = data.draw(st.integers(0, self.log.tip + 2))
         before_trim = held(self.history, self.floor)
-        gone = self.runner.run(self.log.trim(before))
+        gone = self.runner.run(trim(self.log, before))
         assert gone == sum(time < self.log.floor for time, _ in before_trim)
         assert self.floor <= self.log.floor <= max(before, self.floor)
         self.floor = self.log.floor

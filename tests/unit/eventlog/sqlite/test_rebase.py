@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from tests.unit.eventlog.events import make_event
 from tests.unit.eventlog.reading import read_all
+from tests.unit.eventlog.trimming import trim
 
 from jetstream.errors import LogLocked
 from jetstream.eventlog import SourceCursor
 from jetstream.eventlog.sqlite.check import check
-from jetstream.eventlog.sqlite.machine import Machine
 from jetstream.eventlog.sqlite.rebase import Rebased, rebase
-from jetstream.eventlog.sqlite.reservation import Reservation
+from jetstream.eventlog.sqlite.reservation import Machine, Reservation
 from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.limits import LogLimits
@@ -100,7 +100,7 @@ async def test_nothing_ahead_changes_nothing(tmp_path: Path) -> None:
 async def test_an_empty_log_ahead_of_the_clock_comes_back_as_well(tmp_path: Path) -> None:
     await stored(tmp_path, range(FAR, FAR + 100))
     log = await SqliteLog.open(tmp_path, clock=lambda: NOW)
-    await log.trim(FAR + 100)
+    await trim(log, FAR + 100)
     await log.close()
     assert rebase(tmp_path, NOW).tip_us == NOW
     log = await SqliteLog.open(tmp_path, clock=lambda: NOW)
@@ -113,7 +113,7 @@ async def test_an_empty_log_ahead_of_the_clock_comes_back_as_well(tmp_path: Path
 async def test_the_floor_is_that_of_the_same_events(tmp_path: Path) -> None:
     await stored(tmp_path, range(1, 100), range(FAR, FAR + 100))
     log = await SqliteLog.open(tmp_path, clock=lambda: NOW)
-    await log.trim(FAR + 50)
+    await trim(log, FAR + 50)
     await log.close()
     _, before = await held(tmp_path)
     rebase(tmp_path, NOW)

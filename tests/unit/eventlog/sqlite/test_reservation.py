@@ -9,8 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from jetstream.errors import LogCorrupt
-from jetstream.eventlog.sqlite.machine import Machine
-from jetstream.eventlog.sqlite.reservation import AHEAD_US, FILE, Reservation
+from jetstream.eventlog.sqlite.reservation import AHEAD_US, FILE, Machine, Reservation
 
 FIRST, SECOND, UNKNOWN = Machine("first"), Machine("second"), Machine("unknown")
 

@@ -20,8 +20,8 @@ from jetstream.errors import LogUnwritable
 from jetstream.eventlog import SourceCursor
 from jetstream.eventlog.sqlite.check import check
 from jetstream.eventlog.sqlite.connection import open_writer
-from jetstream.eventlog.sqlite.machine import Machine
 from jetstream.eventlog.sqlite.repair import repair
+from jetstream.eventlog.sqlite.reservation import Machine
 from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.space import FILE, Space
 from jetstream.eventlog.sqlite.store import SqliteLog

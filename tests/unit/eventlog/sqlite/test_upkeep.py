@@ -7,7 +7,6 @@ import os
 import random
 import sqlite3
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,15 @@ from typing import Any
 import pytest
 from tests.unit.eventlog.events import make_event
 from tests.unit.eventlog.reading import times_from
+from tests.unit.eventlog.trimming import trim
 
 from jetstream.errors import LogCorrupt
 from jetstream.eventlog import Cursors
 from jetstream.eventlog.columns import Damaged
 from jetstream.eventlog.segment import Segment
-from jetstream.eventlog.sqlite import seal
-from jetstream.eventlog.sqlite.erase import read_tombstones
-from jetstream.eventlog.sqlite.machine import Machine
-from jetstream.eventlog.sqlite.reservation import FILE
+from jetstream.eventlog.sqlite import rewrite
+from jetstream.eventlog.sqlite.reservation import FILE, Machine
+from jetstream.eventlog.sqlite.rewrite import read_tombstones
 from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.limits import LogLimits
@@ -74,42 +73,14 @@ async def test_trimmed_events_are_gone_for_good(tmp_path: Path, batch_of: BatchO
     log = await SqliteLog.open(tmp_path)
     await log.append(batch_of(range(1, 1001)), cursor)
     await log.append(batch_of(range(1001, 1011)), cursor)
-    assert await log.trim(1005) == 1000
+    assert await trim(log, 1005) == 1000
     assert (log.floor, log.statistics().events, log.statistics().oldest_us) == (1001, 10, 1001)
     assert await times_from(log) == list(range(1001, 1011))
-    assert await log.trim(5000) == 10
+    assert await trim(log, 5000) == 10
     await log.close()
     log = await SqliteLog.open(tmp_path)
     assert (log.floor, log.tip, log.statistics().events) == (1011, 1010, 0)
     assert await log.read(0, 5000, EVERYTHING) is None
-    await log.close()
-
-
-async def test_a_trim_whose_caller_is_cancelled_is_finished(
-    tmp_path: Path, batch_of: BatchOf, cursor: Cursors
-) -> None:
-    """What is trimmed in the file and not in memory would be read as missing events."""
-    log = await filled(tmp_path, batch_of, cursor, 1000, BY_HAND)
-    loop, cancelled = asyncio.get_running_loop(), threading.Event()
-    trimming = asyncio.create_task(log.trim(500))
-
-    def cancel() -> None:
-        trimming.cancel()
-        cancelled.set()
-
-    def in_the_thread(statement: str) -> None:
-        if statement.startswith("DELETE FROM segment") and not cancelled.is_set():
-            loop.call_soon_threadsafe(cancel)
-            assert cancelled.wait(10)
-
-    log._upkeep._connection.set_trace_callback(in_the_thread)
-    await asyncio.wait([trimming])
-    assert trimming.cancelled()
-    await log.maintain()  # waits for the trim
-    assert log._state.writer.execute("SELECT floor_us FROM extent").fetchone() == (log.floor,)
-    assert log.floor > 1
-    assert await times_from(log, log.floor) == list(range(log.floor, 1001))
-    assert log.statistics().events == 1001 - log.floor
     await log.close()
 
 
@@ -190,10 +161,10 @@ async def test_erasing_can_be_turned_off(tmp_path: Path, cursor: Cursors) -> Non
 async def test_damage_that_hinders_sealing_ends_upkeep_and_the_next_append_says_so(
     tmp_path: Path, batch_of: BatchOf, cursor: Cursors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def replace_rows(_connection: sqlite3.Connection, _segment: Segment) -> int:
+    def store_segment(_connection: sqlite3.Connection, _segment: Segment) -> int:
         raise Damaged("a page of the tail")
 
-    monkeypatch.setattr(seal, "replace_rows", replace_rows)
+    monkeypatch.setattr(rewrite, "store_segment", store_segment)
     log = await SqliteLog.open(tmp_path, limits=BY_HAND)
     await log.append(batch_of(range(1, 200)), cursor)
     await asyncio.wait([log._upkeep._task])
@@ -205,7 +176,7 @@ async def test_damage_that_hinders_sealing_ends_upkeep_and_the_next_append_says_
 # What an append waits for
 
 
-READING = ["SELECT last_us, first_us, events, crc"]
+READING = ["SELECT * FROM tail"]
 
 
 class Statements:
@@ -226,11 +197,11 @@ async def test_a_step_that_appends_wait_for_gets_the_gil_quickly_and_others_leav
     tmp_path: Path, batch_of: BatchOf, cursor: Cursors
 ) -> None:
     log = await SqliteLog.open(tmp_path, limits=BY_HAND)
-    statements = Statements(log._upkeep._connection)
+    statements = Statements(log._state.upkeep)
     await log.append(batch_of(range(1, 100)), cursor)
     await log.append(batch_of(range(100, 200)), cursor)
     await log.maintain()
-    await log.trim(150)
+    await trim(log, 150)
     await log.close()
     writes = statements.quick("BEGIN", "INSERT", "DELETE", "COMMIT")
     assert len(writes) > 8
@@ -244,7 +215,7 @@ async def test_sealing_that_has_fallen_behind_gets_the_gil_quickly(
 ) -> None:
     limits = LogLimits(segment_events=100, upkeep_interval_s=3600.0, seal_backlog_events=backlog_events)
     log = await SqliteLog.open(tmp_path, limits=limits)
-    statements = Statements(log._upkeep._connection)
+    statements = Statements(log._state.upkeep)
     await log.append(batch_of(range(1, 200)), cursor)
     await log.maintain()
     await log.close()
