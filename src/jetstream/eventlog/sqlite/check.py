@@ -53,8 +53,6 @@ class Findings:
     lost: list[tuple[str, int]] = field(default_factory=list)
     # Whether SQLite's structure is undamaged, whatever the rows hold. Then damaged rows can be deleted.
     has_whole_pages: bool = False
-    # Whether the database is undamaged. Any problem is then with the reservation.
-    is_whole: bool = False
 
 
 def check(directory: Path) -> Findings:
@@ -69,7 +67,6 @@ def check(directory: Path) -> Findings:
         findings.has_whole_pages = not findings.problems
         for _ in whole_rows(connection, findings):
             pass
-    findings.is_whole = not findings.problems
     try:
         Reservation(directory).read()
     except LogCorrupt as error:

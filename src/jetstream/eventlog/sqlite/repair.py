@@ -61,7 +61,7 @@ def repair(directory: Path) -> tuple[Findings, Path | None]:
 def _repair(directory: Path, found: Findings) -> tuple[Findings, Path | None]:
     """Do what the findings need; return what was kept, and the old file's new path."""
     path = directory / schema.DATABASE
-    if found.is_whole:
+    if found.has_whole_pages and not found.lost:  # so the problem is with the reservation
         with closing(open_reader(path)) as connection:
             _repair_reservation(directory, schema.read_tip(connection))
         return found, None
