@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from functools import partial
 
 import structlog
@@ -98,13 +99,15 @@ class Service:
         )
         if self.log.clock_offset_us is not None:
             self._clock.resume(self.log.clock_offset_us)
-        try:
-            await self._run(shortage)
-        finally:
+        async with AsyncExitStack() as ending:
+            ending.push_async_callback(self._close_log)
             if self._dictionary is not None:
-                await self._dictionary.close()
-            await self.log.close()
-            logger.info("stopped", tip=self.log.tip)
+                ending.push_async_callback(self._dictionary.close)
+            await self._run(shortage)
+
+    async def _close_log(self) -> None:
+        await self.log.close()
+        logger.info("stopped", tip=self.log.tip)
 
     def _open_dictionary(self) -> PublicDictionary | None:
         """Return the dictionary of compressed messages; None where they are not offered."""

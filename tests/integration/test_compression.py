@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import aiohttp
@@ -25,6 +25,7 @@ from tests.subscriber import PATIENCE_S, Subscriber, subscribe
 from jetstream.app import Service
 from jetstream.dictionary.fetch import fetch
 from jetstream.dictionary.file import FILE, is_public
+from jetstream.dictionary.public import PublicDictionary
 from jetstream.errors import DictionaryError, SettingError
 from jetstream.settings import Settings
 
@@ -32,7 +33,7 @@ SAMPLES = [json.dumps({"did": f"did:plc:{n:024}", "kind": "commit", "n": n}).enc
 DICTIONARY = zstandard.train_dictionary(4096, [*SAMPLES], dict_id=40_000).as_bytes()
 UPGRADE = {"Upgrade": "websocket", "Connection": "upgrade"}
 HANDSHAKE = UPGRADE | {"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
-FETCHING = "the server is fetching the dictionary for compression: try again later\n"
+FETCHING = "compression is not available yet: try again later, or leave it out\n"
 ASKING = [("?compress=true", {}), ("", {"Socket-Encoding": "zstd"})]
 NO_WHEEL = "no-such-package-exists==0"
 
@@ -57,6 +58,8 @@ class Source:
     def __init__(self) -> None:
         self.status, self.body = 200, b""
         self.requests = 0
+        self.drips = False  # whether it sends a byte each tenth of a second, until the test ends
+        self.ended = Event()
         source = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -64,6 +67,8 @@ class Source:
                 source.requests += 1
                 self.send_response(source.status)
                 self.end_headers()
+                while source.drips and not source.ended.wait(0.1):
+                    self.wfile.write(b"x")
                 self.wfile.write(source.body)
 
             def log_message(self, *_: object) -> None:
@@ -78,6 +83,7 @@ def source() -> Iterator[Source]:
     source = Source()
     Thread(target=source.server.serve_forever, args=(0.01,), daemon=True).start()
     yield source
+    source.ended.set()
     source.server.shutdown()
     source.server.server_close()
 
@@ -246,11 +252,27 @@ async def test_a_failure_is_logged_and_plain_clients_do_not_notice(source: Sourc
         async with subscribe(service.port):
             pass
     [line] = [line for line in logs if line["log_level"] == "warning"]
-    assert "run `jetstream dictionary fetch`" in line["event"]
+    assert "run the command" in line["event"]
+    assert line["command"].startswith("jetstream dictionary fetch --data-dir /")
     assert source.url in line["problem"]
     assert "404" in line["problem"]
     assert "; pip: " in line["problem"]
     assert source.requests == 1
+
+
+async def test_a_process_that_cannot_be_started_is_a_reason(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.executable", "/nothing/is/here")
+    with capture_logs() as logs:
+        service = await start()
+        status, _ = await get(service.port, "/subscribe?compress=true", **UPGRADE)
+        await until(lambda: any(line["log_level"] == "warning" for line in logs))
+    [line] = [line for line in logs if line["log_level"] == "warning"]
+    assert (status, line["problem"]) == (
+        503,
+        "no process can be started: [Errno 2] No such file or directory: '/nothing/is/here'",
+    )
 
 
 async def test_a_stop_does_not_wait_for_the_dictionary(relay: Relay, tmp_path: Path) -> None:
@@ -306,6 +328,32 @@ def test_a_bad_url_is_a_failure_with_a_reason(url: str, tmp_path: Path) -> None:
     with pytest.raises(DictionaryError) as caught:
         fetch(tmp_path, url, NO_WHEEL)
     assert url in str(caught.value)
+
+
+@pytest.mark.usefixtures("_no_pip")
+def test_a_source_that_never_ends_is_given_up(source: Source, tmp_path: Path) -> None:
+    """It sends a byte now and then, so no single read takes long."""
+    source.drips = True
+    with pytest.raises(DictionaryError, match=r"was not there after 0\.3 s; pip: "):
+        fetch(tmp_path, source.url, NO_WHEEL, download_s=0.3)
+
+
+async def test_a_file_that_the_operator_puts_there_is_used_without_fetching(
+    public: bytes, source: Source, tmp_path: Path
+) -> None:
+    now = 0.0
+
+    async def fails() -> None:
+        raise DictionaryError("the network is down")
+
+    dictionary = PublicDictionary("auto", tmp_path, fails, lambda: now)
+    assert dictionary.framing() is None
+    await asyncio.sleep(0)
+    (tmp_path / FILE).write_bytes(public)
+    now = 9.0
+    assert dictionary.framing() is None
+    now = 11.0
+    assert dictionary.framing() is not None
 
 
 def test_a_broken_file_is_replaced(public: bytes, source: Source, tmp_path: Path) -> None:

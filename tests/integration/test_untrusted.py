@@ -132,6 +132,21 @@ async def test_no_version_of_a_metrics_format_is_an_error(accept: bytes, service
         assert b"\r\nContent-Type: " + accept in answer
 
 
+@pytest.mark.parametrize("path", [b"/", b"/health", b"/metrics", b"/subscribe", b"/nothing", b"*"])
+async def test_a_body_is_never_taken_for_a_request(path: bytes, service: Service) -> None:
+    """Behind a proxy that reuses connections, its answer would go to another client."""
+    body = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    bodies = [
+        b"Content-Length: %d\r\n\r\n%b" % (len(body), body),
+        b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body),
+    ]
+    for method in (b"GET", b"HEAD", b"OPTIONS", b"POST", b"PUT", b"DELETE", b"TRACE", b"ANY"):
+        for rest in bodies:
+            answer = await ask(service.port, b"%b %b HTTP/1.1\r\nHost: x\r\n%b" % (method, path, rest))
+            assert answer.count(b"HTTP/1.1 ") == 1, (method, path)
+            assert b"\r\nConnection: close\r\n" in answer
+
+
 async def test_another_method_is_told_which_to_use(service: Service) -> None:
     answer = await ask(service.port, b"POST /health HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
     assert answer.startswith(b"HTTP/1.1 405 ")

@@ -19,6 +19,7 @@ PATH: Final = "/subscribe"
 # What common proxies accept as a request line (nginx: 8 KiB). A longer filter is sent as a message.
 URL_CHARS_MAX: Final = 8000
 _SCHEMES: Final = {"ws": "ws", "http": "ws", "wss": "wss", "https": "wss"}
+_SIZES: Final = ("maxMessageSizeBytes", "maxSize")  # two names of one parameter
 _UNSUPPORTED: Final = {
     "compress": "this client reads uncompressed messages only: leave it out",
     "requireHello": "this client sets it when needed: leave it out",
@@ -81,14 +82,19 @@ class Request:
         payload: dict[str, object] = {
             name: [*_items(target.query.getall(name, [])), *items] for name, items in wanted.items()
         }
-        size = target.query.get("maxMessageSizeBytes", "")
-        if size.isascii() and size.isdigit():
-            payload["maxMessageSizeBytes"] = int(size)
+        wire = "classic"
+        for name in _SIZES:
+            size = target.query.get(name, "")
+            if size.isascii() and size.isdigit():
+                payload["maxMessageSizeBytes"] = int(size)
+                target = target.without_query_params(name)
+                wire = "v1"  # which the name selects, for it came with v1
         hello = orjson.dumps({"type": "options_update", "payload": payload}).decode()
-        target = target.without_query_params(*payload).update_query(requireHello="true")
-        if target.path == PATH and "wire" not in target.query:
+        target = target.without_query_params(*wanted).update_query(requireHello="true")
+        path = target.path.rstrip("/")
+        if path.endswith(PATH) and not path.endswith("/v1" + PATH) and not target.query.get("wire"):
             # Else `requireHello` would select v1 there, and a long filter would change the spelling.
-            target = target.update_query(wire="classic")
+            target = target.update_query(wire=wire)
         return cls(target, hello, start)
 
     def at(self, cursor: int | None) -> URL:

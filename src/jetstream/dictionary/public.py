@@ -21,11 +21,13 @@ from typing import Final
 import structlog
 
 from jetstream.delivery.framing.zstd import ZstdFraming
-from jetstream.dictionary.file import FILE, is_public
+from jetstream.dictionary.file import FILE, URL_VARIABLE, is_public
 from jetstream.errors import DictionaryError, SettingError
 
-RETRY_S: Final = 300.0  # between the beginnings of two attempts
+RETRY_S: Final = 300.0  # between the end of an attempt and the next one
 ATTEMPT_S: Final = 180.0  # the longest time for one
+LOOK_S: Final = 10.0  # between two looks for a file that somebody else may have put there
+_END_S: Final = 2.0  # for the process to remove its temporary files, once it is told to stop
 
 logger = structlog.get_logger(__name__)
 
@@ -48,25 +50,22 @@ class PublicDictionary:
         self._path = directory / FILE
         self._fetch = fetch
         self._clock = clock
-        # Set once, when the dictionary is there.
-        self._framing: ZstdFraming | None = None
-        # The attempt to fetch it that runs now, and when the next one may begin.
+        # The attempt to fetch it that runs now.
         self._attempt: asyncio.Task[None] | None = None
-        self._next_at = clock()
-        if source != "auto":
-            self._framing = _framing_of(Path(source))
-        else:
-            with suppress(DictionaryError):
-                self._load()
+        # When the next attempt, and the next look for the file, may be made.
+        self._attempt_at = self._look_at = clock()
+        # Set once, when the dictionary is there.
+        self._framing = self._look() if source == "auto" else _framing_of(Path(source))
 
     def framing(self) -> ZstdFraming | None:
         """Return the framing of compressed messages; None while the dictionary is missing.
 
-        Then it is fetched in the background, at most one time in `RETRY_S`.
+        Then it is fetched in the background, again some minutes after each failure.
         """
-        if self._framing is None and self._attempt is None and self._clock() >= self._next_at:
-            self._next_at = self._clock() + RETRY_S
-            self._attempt = asyncio.get_running_loop().create_task(self._try())
+        if self._framing is None and self._attempt is None:
+            self._framing = self._look()
+            if self._framing is None and self._clock() >= self._attempt_at:
+                self._attempt = asyncio.get_running_loop().create_task(self._try())
         return self._framing
 
     async def close(self) -> None:
@@ -79,28 +78,38 @@ class PublicDictionary:
         logger.info("a client asks for compression: fetching the public zstd dictionary")
         try:
             await self._fetch()
-            self._load()
+            self._framing = self._load()
         except DictionaryError as error:
             logger.warning(
                 "the public zstd dictionary is missing, so clients that ask for compression are refused:"
-                " run `jetstream dictionary fetch`, or give a copy of it with --zstd-dictionary",
+                " run the command, or give a copy of it with --zstd-dictionary",
+                command=f"jetstream dictionary fetch --data-dir {self._path.parent}",
                 problem=str(error),
                 next_attempt_s=round(RETRY_S),
             )
         else:
             logger.info("the public zstd dictionary is there", file=str(self._path))
         finally:
+            self._attempt_at = self._clock() + RETRY_S
             self._attempt = None
 
-    def _load(self) -> None:
-        """Use the dictionary in the directory. Raises DictionaryError if it is not there."""
+    def _look(self) -> ZstdFraming | None:
+        """Return the framing if the dictionary is in the directory. Looks at most once in `LOOK_S`."""
+        if self._clock() >= self._look_at:
+            self._look_at = self._clock() + LOOK_S
+            with suppress(DictionaryError):
+                return self._load()
+        return None
+
+    def _load(self) -> ZstdFraming:
+        """Return the framing with the dictionary of the directory. Raises DictionaryError if it has none."""
         try:
             data = self._path.read_bytes()
         except OSError as error:
             raise DictionaryError(f"{self._path} cannot be read: {error.strerror}") from error
         if not is_public(data):
             raise DictionaryError(f"{self._path} is not the public dictionary: delete it")
-        self._framing = ZstdFraming(data)
+        return ZstdFraming(data)
 
 
 def _framing_of(path: Path) -> ZstdFraming:
@@ -122,26 +131,42 @@ def _framing_of(path: Path) -> ZstdFraming:
 
 
 async def fetch_in_process(directory: Path, url: str, attempt_s: float = ATTEMPT_S) -> None:
-    """Run `jetstream dictionary fetch`. Raises DictionaryError with the last line that it writes."""
-    arguments = ("-m", "jetstream", "dictionary", "fetch", "--data-dir", str(directory), "--url", url)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *arguments,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,  # so that it can be killed with pip, which it runs
-    )
+    """Run `jetstream dictionary fetch`. Raises DictionaryError with the last line that it writes.
+
+    `Popen` starts it with `vfork`. The event loop's own function copies the page tables of a large process,
+    which takes up to 50 ms. `-P` keeps Python from importing what lies in the working directory.
+    """
+    command = (sys.executable, "-P", "-m", "jetstream", "dictionary", "fetch", "--data-dir", str(directory))
+    try:
+        process = subprocess.Popen(  # noqa: S603, ASYNC220 - our own command; see above
+            command,
+            env=os.environ | {URL_VARIABLE: url},  # not an argument: it may have a password
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # so that it can be stopped with pip, which it runs
+        )
+    except (OSError, TypeError) as error:  # too many processes or files; no known path of Python
+        raise DictionaryError(f"no process can be started: {error}") from error
     try:
         async with asyncio.timeout(attempt_s):
-            _, said = await process.communicate()
+            _, said = await asyncio.to_thread(process.communicate)
     except TimeoutError as error:
         raise DictionaryError(f"it was not there after {attempt_s:g} s") from error
     finally:
-        if process.returncode is None:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+        if process.poll() is None:
+            await asyncio.to_thread(_stop, process)
     if process.returncode:
         lines = said.decode(errors="replace").strip().splitlines()
         raise DictionaryError(lines[-1] if lines else f"the process ended with status {process.returncode}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Interrupt a process and what it runs, as Ctrl-C would; kill it if it does not end."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
+        try:
+            process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -258,8 +258,8 @@ def _parse(head: bytes) -> Request:
     method, minor = event.method.decode(), int(event.http_version[2:])
     headers = _joined(event.headers)
     has_body = "transfer-encoding" in headers or int(headers.get("content-length", 0)) > 0
-    # Routes answer other methods with 405, which tells the client more and ends the connection as well.
-    if has_body and method in ("GET", "HEAD"):
+    # The answer to any other method ends the connection, and tells the client more.
+    if has_body and method in ("GET", "HEAD", "OPTIONS"):
         raise BadRequest(413, "body", "a request has no body here: send none")
     if not _HOST(headers.get("host", "" if minor else "localhost")):
         raise BadRequest(400, "malformed", "the request has no Host field that names a host")

@@ -88,6 +88,10 @@ def parse_request(request: Request) -> Steps[SubscribeRequest]:
     _refuse_mistakes(query)
     wanted = yield from Filter.parse_steps(query.get("wantedCollections", []), query.get("wantedDids", []))
     size_name = "maxSize" if "maxSize" in query else "maxMessageSizeBytes"
+    if "maxSize" in query and "maxMessageSizeBytes" in query:
+        raise InvalidParameter(
+            "maxSize", query["maxSize"][0], "is given beside maxMessageSizeBytes, its other name"
+        )
     size = _number(query, size_name, "is not a number of bytes")
     cursor = _number(query, "cursor", "is not a time in unix microseconds")
     return SubscribeRequest(

@@ -69,7 +69,9 @@ class Server:
         path = request.path.rstrip("/") or "/"
         if path not in self._pages and path not in self._upgrades:
             there = ", ".join(sorted({*self._pages, *self._upgrades}))
-            return Response.sentence(404, f"there is nothing here: there are {there}")
+            # A body, which another method may have, is not read: it must not be taken for the next request.
+            closing = request.method not in ("GET", "HEAD", "OPTIONS")
+            return Response.sentence(404, f"there is nothing here: there are {there}", closing=closing)
         if request.method == "OPTIONS":
             return Response(200, b"", headers=_PREFLIGHT)
         if request.method not in ("GET", "HEAD"):

@@ -134,7 +134,7 @@ class Subscribe:
             raise InvalidParameter("compress", "true", "is not offered here: leave it out for plain JSON")
         framing = self._compressed()
         if framing is None:
-            raise _Unavailable("the server is fetching the dictionary for compression: try again later")
+            raise _Unavailable("compression is not available yet: try again later, or leave it out")
         return framing
 
     def _unavailable(self, text: str) -> Response:

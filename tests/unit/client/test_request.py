@@ -86,12 +86,13 @@ def test_a_filter_too_long_for_a_url_is_sent_once_connected() -> None:
     }
 
 
-def test_options_in_the_url_are_sent_with_a_long_filter() -> None:
+@pytest.mark.parametrize("name", ["maxMessageSizeBytes", "maxSize"])
+def test_options_in_the_url_are_sent_with_a_long_filter(name: str) -> None:
     """An update replaces all options, so those that stayed in the URL would be reset."""
     dids = [f"did:plc:{n:024}" for n in range(10_000)]
-    url = f"localhost?maxMessageSizeBytes=500&wantedCollections=app.bsky.*,chat.*&wantedDids={ALICE}&x=1"
+    url = f"localhost?{name}=500&wantedCollections=app.bsky.*,chat.*&wantedDids={ALICE}&x=1"
     request = Request.parse(url, ["app.bsky.feed.*"], dids)
-    assert str(request.url) == "ws://localhost/subscribe?x=1&requireHello=true&wire=classic"
+    assert str(request.url) == "ws://localhost/subscribe?x=1&requireHello=true&wire=v1"
     assert json.loads(request.hello)["payload"] == {
         "wantedCollections": ["app.bsky.*", "chat.*", "app.bsky.feed.*"],
         "wantedDids": [ALICE, *dids],
@@ -104,7 +105,12 @@ def test_options_in_the_url_are_sent_with_a_long_filter() -> None:
     [
         ("localhost", "classic"),
         ("localhost/subscribe?wire=v1", "v1"),
+        ("localhost/subscribe?maxSize=9&wire=classic", "classic"),
+        ("localhost/subscribe?maxSize=9", "v1"),
+        ("localhost/subscribe/?wire=", "classic"),
+        ("localhost/proxied/subscribe", "classic"),
         ("localhost/v1/subscribe", None),
+        ("localhost/v1/subscribe/", None),
         ("localhost/other", None),
     ],
 )

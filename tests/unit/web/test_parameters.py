@@ -190,7 +190,7 @@ def test_the_longest_url_of_all() -> None:
         ("", {"socket-encoding": ""}, "v1"),
         ("", {"Socket-Encoding": "identity"}, "v1"),
         ("wire=classic&compress=true&requireHello=true", {"Socket-Encoding": "zstd"}, "classic"),
-        ("maxMessageSizeBytes=1&maxSize=1&wire=classic", {}, "classic"),
+        ("maxMessageSizeBytes=1&wire=classic", {}, "classic"),
         ("wire=&compress=false", {}, "v1"),
     ],
 )  # fmt: skip
@@ -230,6 +230,7 @@ def test_the_size_has_the_name_of_the_go_client_too() -> None:
     assert parsed("maxSize=7").options.message_bytes_max == 7
     assert refused("maxSize=x") == ("maxSize", "x")
     assert refused("maxSize=1&maxSize=2") == ("maxSize", "1, 2")
+    assert refused("maxSize=1&maxMessageSizeBytes=") == ("maxSize", "1")
 
 
 # Cursor, size, flags

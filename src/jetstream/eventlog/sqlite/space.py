@@ -107,7 +107,10 @@ class Space:
         return self.reserve_held >= self.reserve_size
 
     def _allocate(self) -> None:
-        """Let the file system allocate the whole reserve, or leave what there was. Raises OSError."""
+        """Let the file system allocate the whole reserve, or leave what there was.
+
+        Raises OSError if the file cannot be opened.
+        """
         descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             os.posix_fallocate(descriptor, 0, self.reserve_size)

@@ -41,7 +41,7 @@ def trim(reader: FileReader, floor: int, before_us: int) -> tuple[int, int] | No
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
                 raise
-            damage = error
+            damage = error.with_traceback(None)  # whose frames refer to it: a cycle
     return _skip(reader, floor, before_us, damage)
 
 
