@@ -91,9 +91,10 @@ class Rendered:
         known = len(frames)
         # At the tip, all of them are new and follow the last one. That way is kept short.
         if indices[0] < known:
-            indices = _run([i for i in indices if i >= known or frames[i] is _NOT_MADE])
+            indices = [i for i in indices if i >= known or frames[i] is _NOT_MADE]
             if not indices:
                 return
+        indices = _run(indices)
         messages = self._encoding.renderer.render(batch, indices)
         made = self._encoding.framing.frames(messages)
         run = isinstance(indices, range)
@@ -160,8 +161,8 @@ def fitting(pieces: Sequence[bytes], bytes_max: int) -> int:
     return bisect_right(list(accumulate(map(len, pieces))), bytes_max, lo=1)
 
 
-def _run(indices: list[int]) -> Sequence[int]:
+def _run(indices: Sequence[int]) -> Sequence[int]:
     """Return indices without holes as a range, which is faster to render."""
-    if indices and indices[-1] - indices[0] + 1 == len(indices):
+    if indices[-1] - indices[0] + 1 == len(indices):
         return range(indices[0], indices[-1] + 1)
     return indices

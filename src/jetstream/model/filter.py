@@ -110,7 +110,10 @@ class Filter:
             return [i for i in named if self.wants(batch.kinds[i], dids[i], batch.collections[i])]
         column = batch.collections[start:stop]
         # An empty name is that of identity and account events.
-        wanted = {name for name in set(column) if not name or self.wants_collection(name)}
+        names = set(column)
+        wanted = {name for name in names if not name or self.wants_collection(name)}
+        if len(wanted) == len(names):
+            return range(start, stop)
         return [i for i, name in enumerate(column, start) if name in wanted]
 
 
