@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,10 +101,13 @@ def rust(directory: Path) -> list[str | Path]:
 def python(directory: Path) -> list[str | Path]:
     """Unpack the wheel of the library, which only its own Python, 3.14, would install."""
     library = directory / "library"
-    pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:")
-    run(*pip, "--python-version", "3.14", "atproto-jetstream==0.3.0", cwd=directory)
+    # A venv that uv made has no pip of its own.
+    pip = (sys.executable, "-m", "pip") if find_spec("pip") else ("pip3",)
+    options = ("download", "--quiet", "--no-deps", "--only-binary=:all:", "--python-version")
+    run(*pip, *options, "3.14", "atproto-jetstream==0.3.0", cwd=directory)
     if sys.version_info < (3, 14):
-        run(*pip, "backports.zstd==1.8.0", cwd=directory)
+        own = f"{sys.version_info.major}.{sys.version_info.minor}"
+        run(*pip, *options, own, "backports.zstd==1.8.0", cwd=directory)
     for wheel in directory.glob("*.whl"):
         shutil.unpack_archive(wheel, library, "zip")
     return [sys.executable, HERE / "python" / "client.py", library]

