@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -24,4 +25,6 @@ def fetch(
 
     Does nothing if the directory has it. A running server uses it within minutes, when a client asks for it.
     """
+    # A server in the background of a shell ignores this signal, and what it starts would too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     print(f"the public zstd dictionary is in {fetch_dictionary(data_dir, url)}")  # noqa: T201 - the output
