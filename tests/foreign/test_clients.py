@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,7 +39,14 @@ USES = [
     for client in CLIENTS
     for compress in ([False, True] if client.compresses else [False])
 ]
-every_use = pytest.mark.parametrize("use", USES)
+Run = Callable[..., AbstractAsyncContextManager[Program]]
+
+
+@pytest.fixture(params=USES)
+def use(request: pytest.FixtureRequest) -> Use:
+    """Return each use of each client, in turn."""
+    chosen: Use = request.param
+    return chosen
 
 
 @pytest.fixture(scope="session")
@@ -60,12 +68,12 @@ def pairs() -> list[tuple[int, bytes]]:
     return numbered(captured_frames())
 
 
-@pytest.fixture(scope="session")
-def expected() -> list[Event]:
-    """Return the events that production served for them, without time_us."""
+@pytest.fixture
+def expected(use: Use) -> list[Event]:
+    """Return what the client shows of the events that production served for them, without time_us."""
     events = [without_time(event) for event in json_lines("firehose/events.v1.jsonl")]
     assert len(events) == 92
-    return events
+    return [use.client.shows(event) for event in events]
 
 
 @pytest.fixture
@@ -74,12 +82,23 @@ def dictionary() -> str:
     return str(fixture("firehose/legacy_subscribe.zdict"))
 
 
-def running_client(
-    use: Use, built: Built, port: int, cursor: int = 0, collections: Sequence[str] = ()
-) -> AbstractAsyncContextManager[Program]:
-    """Start the program of a client."""
-    command = use.client.command(built(use.client), port, cursor, collections, compress=use.compress)
-    return program(*command)
+@pytest.fixture
+def serve(start: Start, dictionary: str) -> Start:
+    """Return a function that starts a server with the dictionary, from the oldest frame on."""
+    return partial(start, upstream_cursor=0, zstd_dictionary=dictionary)
+
+
+@pytest.fixture
+def run(use: Use, built: Built) -> Run:
+    """Return a function that starts the program of the client. A cursor of 0 means live."""
+
+    def run(
+        port: int, cursor: int = 0, collections: Sequence[str] = ()
+    ) -> AbstractAsyncContextManager[Program]:
+        command = use.client.command(built(use.client), port, cursor, collections, compress=use.compress)
+        return program(*command)
+
+    return run
 
 
 async def events(seeing: Program, count: int) -> list[Event]:
@@ -103,74 +122,52 @@ async def is_next(seeing: Program, relay: Relay) -> bool:
     return bool(event["commit"]["rkey"] == rkey)
 
 
-@every_use
 async def test_from_a_cursor_it_sees_every_commit(
-    use: Use,
-    built: Built,
-    pairs: list[tuple[int, bytes]],
-    expected: list[Event],
-    dictionary: str,
-    relay: Relay,
-    start: Start,
+    run: Run, pairs: list[tuple[int, bytes]], expected: list[Event], relay: Relay, serve: Start
 ) -> None:
     relay.publish(pairs)
-    service = await start(upstream_cursor=0, zstd_dictionary=dictionary)
+    service = await serve()
     await published(service, pairs[-1][0])
-    async with running_client(use, built, service.port, cursor=1) as seeing:
+    async with run(service.port, cursor=1) as seeing:
         seen = await events(seeing, len(expected))
         assert await is_next(seeing, relay)
-    assert [without_time(event) for event in seen] == [use.client.shows(event) for event in expected]
+    assert [without_time(event) for event in seen] == expected
     assert times(seen) == sorted(set(times(seen)))
 
 
-@every_use
 async def test_live_it_sees_every_commit(
-    use: Use,
-    built: Built,
-    pairs: list[tuple[int, bytes]],
-    expected: list[Event],
-    dictionary: str,
-    relay: Relay,
-    start: Start,
+    run: Run, pairs: list[tuple[int, bytes]], expected: list[Event], relay: Relay, serve: Start
 ) -> None:
-    service = await start(upstream_cursor=0, zstd_dictionary=dictionary)
+    service = await serve()
     relay.publish(pairs[:20])
     await published(service, pairs[19][0])
     missed = service.log.statistics().events
-    async with running_client(use, built, service.port) as seeing:
+    async with run(service.port) as seeing:
         await until(lambda: len(service.delivery) == 1)
         relay.publish(pairs[20:])
         seen = await events(seeing, len(expected) - missed)
         assert await is_next(seeing, relay)
     assert 0 < missed < len(expected)
-    assert [without_time(event) for event in seen] == [use.client.shows(event) for event in expected[missed:]]
+    assert [without_time(event) for event in seen] == expected[missed:]
 
 
-@every_use
 async def test_filtered_it_sees_the_commits_that_it_wants(
-    use: Use,
-    built: Built,
-    pairs: list[tuple[int, bytes]],
-    expected: list[Event],
-    dictionary: str,
-    relay: Relay,
-    start: Start,
+    run: Run, pairs: list[tuple[int, bytes]], expected: list[Event], relay: Relay, serve: Start
 ) -> None:
     wanted = [event for event in expected if "commit" not in event or event["commit"]["collection"] == LIKE]
     relay.publish(pairs)
-    service = await start(upstream_cursor=0, zstd_dictionary=dictionary)
+    service = await serve()
     await published(service, pairs[-1][0])
-    async with running_client(use, built, service.port, 1, [LIKE]) as seeing:
+    async with run(service.port, 1, [LIKE]) as seeing:
         seen = await events(seeing, len(wanted))
         assert await is_next(seeing, relay)
     assert 0 < len(wanted) < len(expected)
-    assert [without_time(event) for event in seen] == [use.client.shows(event) for event in wanted]
+    assert [without_time(event) for event in seen] == wanted
 
 
-@every_use
 async def test_across_a_restart_it_sees_every_commit(
     use: Use,
-    built: Built,
+    run: Run,
     pairs: list[tuple[int, bytes]],
     expected: list[Event],
     dictionary: str,
@@ -190,7 +187,7 @@ async def test_across_a_restart_it_sees_every_commit(
         async with running(Service(settings)) as first:
             await published(first, pairs[44][0])
             count = first.log.statistics().events
-            seeing = await clients.enter_async_context(running_client(use, built, first.port, cursor=1))
+            seeing = await clients.enter_async_context(run(first.port, cursor=1))
             before = await events(seeing, count)
         relay.publish(pairs[45:])
         listen = Address("127.0.0.1", first.port)
@@ -201,5 +198,5 @@ async def test_across_a_restart_it_sees_every_commit(
     assert 0 < count < len(expected)
     assert after[: len(again)] == again
     seen = before + after[len(again) :]
-    assert [without_time(event) for event in seen] == [use.client.shows(event) for event in expected]
+    assert [without_time(event) for event in seen] == expected
     assert times(seen) == sorted(set(times(seen)))
