@@ -50,8 +50,12 @@ FAILED: Final = Close(1011, "error", "the server has failed and is going down: c
 _OUR_FAULT: Final = Close(1011, "error", "the server failed to read a message: connect again")
 
 
-class _Unavailable(Exception):
-    """A request cannot be served now. The text is for the client."""
+class _Refused(Exception):
+    """A request cannot become a subscription, whatever its parameters; `response` says why."""
+
+    def __init__(self, response: Response) -> None:
+        self.response = response
+        super().__init__()
 
 
 class Subscribe:
@@ -108,50 +112,47 @@ class Subscribe:
         """Check a request, and upgrade its connection. A refusal is one sentence. Raises BadRequest."""
         try:
             subscription = yield from parse_request(request)
-            refusal = self._refusal(request)
-            framing = WEBSOCKET if refusal else self._framing(subscription)
-            encoding = Encoding(RENDERERS[subscription.wire or wire], framing)
-            answer = b"" if refusal else accept(request, {"Jetstream-Wire": encoding.renderer.name})
+            self._check(request)
+            encoding = Encoding(RENDERERS[subscription.wire or wire], self._framing(subscription))
+            answer = accept(request, {"Jetstream-Wire": encoding.renderer.name})
         except InvalidParameter as error:
-            refusal = Response.sentence(400, str(error))
-        except _Unavailable as error:
-            refusal = self._unavailable(str(error))
+            self._metrics.refusals.inc()
+            return Response.sentence(400, str(error))
+        except _Refused as refused:
+            self._metrics.refusals.inc()
+            return refused.response
         except BadRequest:
             self._metrics.refusals.inc()
             raise
-        if refusal is not None:
-            self._metrics.refusals.inc()
-            return refusal
         if not connection.transport.is_closing():  # else the client has gone meanwhile
             self._begin(encoding, connection, subscription, answer)
         return None
 
     def _framing(self, subscription: SubscribeRequest) -> Framing:
-        """Return the framing that a request selects. Raises InvalidParameter or _Unavailable."""
+        """Return the framing that a request selects. Raises InvalidParameter or _Refused."""
         if not subscription.compress:
             return WEBSOCKET
         if self._compressed is None:
             raise InvalidParameter("compress", "true", "is not offered here: leave it out for plain JSON")
         framing = self._compressed()
         if framing is None:
-            raise _Unavailable("compression is not available yet: try again later, or leave it out")
+            raise self._unavailable("compression is not available yet: try again later, or leave it out")
         return framing
 
-    def _unavailable(self, text: str) -> Response:
-        """Return a response that asks a client to try again."""
-        return Response.sentence(503, text, {"Retry-After": str(self.limits.retry_after_s)})
+    def _unavailable(self, text: str) -> _Refused:
+        """Return the refusal that asks a client to try again."""
+        return _Refused(Response.sentence(503, text, {"Retry-After": str(self.limits.retry_after_s)}))
 
-    def _refusal(self, request: Request) -> Response | None:
-        """Return why a request cannot become a subscription, whatever its parameters."""
+    def _check(self, request: Request) -> None:
+        """Raise _Refused for a request that asks for no WebSocket, or comes when there is no room."""
         if not wants_upgrade(request):
             path = request.path
             text = f"{path} is a WebSocket: connect to ws://{request.host[:_HOST_CHARS_SHOWN]}{path}"
-            return Response.sentence(426, text, {"Upgrade": "websocket"})
+            raise _Refused(Response.sentence(426, text, {"Upgrade": "websocket"}))
         if len(self) >= (most := self._subscribers_max):
-            return self._unavailable(
+            raise self._unavailable(
                 f"{most} subscribers are connected, and that is the limit: try again later"
             )
-        return None
 
     def _begin(
         self, encoding: Encoding, connection: Connection, subscription: SubscribeRequest, answer: bytes

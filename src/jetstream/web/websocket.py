@@ -24,6 +24,7 @@ from hashlib import sha1
 from struct import pack
 from typing import Final, NamedTuple
 
+from jetstream.delivery.framing.websocket import BINARY, TEXT
 from jetstream.delivery.subscriber import Close
 from jetstream.limits import WebLimits
 from jetstream.token_bucket import TokenBucket
@@ -36,7 +37,7 @@ _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==").fullmatch  # 16 bytes in base64
 VERSION: Final = "13"
 
-CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
+CONTINUATION, CLOSE, PING, PONG = 0, 8, 9, 10  # TEXT and BINARY are also what the server sends
 _CONTROL_BYTES_MAX: Final = 125
 _CLOSE_CODES: Final = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014})
 _SHORT_BYTES: Final = 256  # up to here, exclusive-or of two integers is the fastest way to unmask

@@ -9,16 +9,15 @@ from hypothesis import strategies as st
 from websockets.frames import Frame as Sent
 from websockets.frames import Opcode
 
+from jetstream.delivery.framing.websocket import BINARY, TEXT
 from jetstream.limits import WebLimits
 from jetstream.web.http import BadRequest, Request
 from jetstream.web.websocket import (
-    BINARY,
     CLOSE,
     CONTINUATION,
     MESSAGE_BYTES_MAX,
     PING,
     PONG,
-    TEXT,
     Breach,
     Frame,
     FrameReader,
