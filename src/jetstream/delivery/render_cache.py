@@ -105,7 +105,8 @@ class Rendered:
                 return
         indices = _run(indices)
         messages = self._encoding.renderer.render(batch, indices)
-        made = self._encoding.framing.frames(messages)
+        # An iterator: nothing is looked up for framings without times.
+        made = self._encoding.framing.frames(messages, map(batch.times.__getitem__, indices))
         run = isinstance(indices, range)
         if (short := (indices[0] if run else indices[-1] + 1) - known) > 0:
             frames += [_NOT_MADE] * short

@@ -1,0 +1,43 @@
+"""Messages as Server-Sent Events (the HTML standard, section 9.2), which browsers read with `EventSource`.
+
+    retry: 2000                                     at the start: milliseconds until a client connects again
+
+    id: 1725516666833633                            an event; a client sends the last ID when it comes back
+    data: {"did":"did:plc:…","time_us":…}
+
+    :                                               a comment, which keeps the connection alive
+
+    event: close                                    at the end
+    data: {"code":1001,"reason":"the server …"}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import orjson
+
+
+class SseFraming:
+    """One event of the stream per event, with its position as ID."""
+
+    media_type: Final = "text/event-stream"
+    start: Final = b"retry: 2000\n\n"  # what goes before all events
+    keep_alive: Final = b":\n\n"
+
+    def frames(self, messages: list[bytes], times: Iterable[int] | None = None) -> list[bytes]:
+        """Return each message as the data of an event. What is no event of ours has no ID."""
+        if times is None:
+            return [b"data: %b\n\n" % message if message else b"" for message in messages]
+        return [
+            b"id: %d\ndata: %b\n\n" % (time_us, message) if message else b""
+            for time_us, message in zip(times, messages, strict=True)
+        ]
+
+    def end(self, code: int, reason: str) -> bytes:
+        """Return an event of the type `close`."""
+        return b"event: close\ndata: %b\n\n" % orjson.dumps({"code": code, "reason": reason})
+
+
+SSE: Final = SseFraming()
