@@ -23,6 +23,7 @@ from jetstream.delivery.renderers.template import NO_VALUE, TemplateRenderer
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, SYNC, UPDATE
 
 _SECOND_US: Final = 1_000_000
+_SECOND_MAX: Final = 253_402_300_799  # the last of the year 9999: dates end there
 _SECONDS_REMEMBERED: Final = 256  # as text; neighbouring events share one
 
 # The keys are sorted, so the body of an event has one of three places.
@@ -75,7 +76,7 @@ def dates(times: list[int]) -> list[bytes]:
 @lru_cache(_SECONDS_REMEMBERED)
 def _date(second: int) -> bytes:
     """Return the date of a second, as a template that takes the microseconds."""
-    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.").encode() + b"%06dZ"
+    return datetime.fromtimestamp(min(second, _SECOND_MAX), UTC).strftime("%Y-%m-%dT%H:%M:%S.").encode() + b"%06dZ"
 
 
 def info(name: str, message: str) -> bytes:
