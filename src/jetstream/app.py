@@ -24,6 +24,8 @@ from jetstream.conditions import Conditions
 from jetstream.delivery.delivery import Delivery
 from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.subscriber import Close
+from jetstream.dictionary.choice import Dictionaries
+from jetstream.dictionary.own import OWN
 from jetstream.dictionary.public import PublicDictionary, fetch_in_process
 from jetstream.errors import SettingError
 from jetstream.eventlog.sqlite.store import SqliteLog
@@ -39,7 +41,7 @@ from jetstream.upstream.envelope import MESSAGE_TYPES
 from jetstream.upstream.pipeline import Pipeline
 from jetstream.upstream.seq_tracker import SeqTracker
 from jetstream.upstream.source import Source
-from jetstream.web import pages
+from jetstream.web import dictionary, pages
 from jetstream.web.server import Server
 from jetstream.web.subscribe import FAILED, SHUTDOWN, Subscribe
 
@@ -197,10 +199,12 @@ class Service:
             self.metrics,
             buffer_bytes=settings.subscriber_buffer,
             subscribers_max=settings.max_subscribers,
-            compressed=None if self._dictionary is None else self._dictionary.framing,
+            compressed=Dictionaries(self._dictionary).framing,
             limits=self._limits.web,
         )
+        own = dictionary.page(lambda: OWN.data)
         routes = {"/": pages.page(settings.wire), "/health": pages.health(self.status)}
+        routes |= {"/zstd-dictionary": own, "/xrpc/network.bsky.jetstream.getZstdDictionary": own}
         wires = {"/subscribe": settings.wire, "/v1/subscribe": "v1"}
         upgrades = {path: self.subscribe.on(wire) for path, wire in wires.items()}
         figures = pages.metrics(self.metrics, self._limits.web)

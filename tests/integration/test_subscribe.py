@@ -21,6 +21,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
 from jetstream.app import Service
+from jetstream.dictionary.choice import Dictionaries
 from jetstream.limits import DeliveryLimits, Limits, WebLimits
 from jetstream.scheduling import TurnQueue
 from jetstream.web.server import Server
@@ -301,6 +302,7 @@ async def test_without_a_hello_in_time_the_connection_is_closed(service: Service
         service.metrics,
         buffer_bytes=1 << 20,
         subscribers_max=10,
+        compressed=Dictionaries(None).framing,
         limits=WebLimits(hello_timeout_s=0.01),
     )
     server = Server(service.metrics, {}, {"/subscribe": subscribe_route.on("classic")})

@@ -71,7 +71,7 @@ class Subscribe:
         *,
         buffer_bytes: int,
         subscribers_max: int,
-        compressed: Callable[[], Framing | None] | None = None,
+        compressed: Callable[[int | None, bool], Framing | None],
         limits: WebLimits = WebLimits(),
     ) -> None:
         # Where each `_Client` subscribes.
@@ -79,8 +79,8 @@ class Subscribe:
         self._metrics = metrics
         # More are refused with 503.
         self._subscribers_max = subscribers_max
-        # Returns the framing of compressed messages, or None while the dictionary is missing. None: they are
-        # not offered.
+        # Returns the framing of compressed messages for the ID of a dictionary and `compress`, or None while
+        # the dictionary is missing. Raises InvalidParameter.
         self._compressed = compressed
         # Read by each `_Client`.
         self.limits = limits
@@ -130,11 +130,9 @@ class Subscribe:
 
     def _framing(self, subscription: SubscribeRequest) -> Framing:
         """Return the framing that a request selects. Raises InvalidParameter or _Refused."""
-        if not subscription.compress:
+        if not subscription.compress and subscription.dictionary_id is None:
             return WEBSOCKET
-        if self._compressed is None:
-            raise InvalidParameter("compress", "true", "is not offered here: leave it out for plain JSON")
-        framing = self._compressed()
+        framing = self._compressed(subscription.dictionary_id, subscription.compress)
         if framing is None:
             raise self._unavailable("compression is not available yet: try again later, or leave it out")
         return framing
