@@ -41,9 +41,10 @@ from jetstream.upstream.envelope import MESSAGE_TYPES
 from jetstream.upstream.pipeline import Pipeline
 from jetstream.upstream.seq_tracker import SeqTracker
 from jetstream.upstream.source import Source
-from jetstream.web import dictionary, pages
+from jetstream.web import dictionary, pages, xrpc
+from jetstream.web.dialect import SHUTDOWN, SubscribeDialect
 from jetstream.web.server import Server
-from jetstream.web.subscribe import FAILED, SHUTDOWN, Subscribe
+from jetstream.web.subscribe import FAILED, Subscribe
 
 logger = structlog.get_logger(__name__)
 
@@ -199,18 +200,24 @@ class Service:
             self.metrics,
             buffer_bytes=settings.subscriber_buffer,
             subscribers_max=settings.max_subscribers,
-            compressed=Dictionaries(self._dictionary).framing,
             limits=self._limits.web,
         )
         own = dictionary.page(lambda: OWN.data)
         routes = {"/": pages.page(settings.wire), "/health": pages.health(self.status)}
-        routes |= {"/zstd-dictionary": own, "/xrpc/network.bsky.jetstream.getZstdDictionary": own}
+        routes["/zstd-dictionary"] = own
         wires = {"/subscribe": settings.wire, "/v1/subscribe": "v1"}
-        upgrades = {path: self.subscribe.on(wire) for path, wire in wires.items()}
+        compressed = Dictionaries(self._dictionary).framing
+        dialects = {path: SubscribeDialect(wire, compressed, self._limits.web) for path, wire in wires.items()}
+        upgrades = {path: self.subscribe.on(dialect) for path, dialect in dialects.items()}
+        events = xrpc.EventsDialect(self._oldest_us, compressed, self._limits.web)
+        methods = xrpc.Xrpc(
+            {xrpc.SUBSCRIBE_EVENTS: self.subscribe.on(events)}, {xrpc.GET_ZSTD_DICTIONARY: own}
+        )
+        trees = {xrpc.PREFIX: methods.answer}
         figures = pages.metrics(self.metrics, self._limits.web)
         if settings.metrics_listen is None:
             routes["/metrics"] = figures
-        servers = [Server(self.metrics, routes, upgrades, self._limits.web)]
+        servers = [Server(self.metrics, routes, upgrades, self._limits.web, trees)]
         self.port = await _start(servers[0], "--listen", settings.listen)
         if settings.metrics_listen is not None:
             servers.append(Server(self.metrics, {"/metrics": figures}, limits=self._limits.web))
@@ -225,6 +232,9 @@ class Service:
             cursor=self.upstream.seq,
         )
         return servers
+
+    def _oldest_us(self) -> int | None:
+        return self.log.statistics().oldest_us
 
     async def _close_subscribers(self, close: Close) -> None:
         self.subscribe.close_all(close)

@@ -106,7 +106,7 @@ class LogLimits:
     # 2 MiB.
     segment_bytes: int = 8 << 20
     # Events of a batch in memory: readers get it as a whole. It is also what one read of the tail, or of the
-    # identity and account events of many segments, returns.
+    # events without a collection of many segments, returns.
     batch_events: int = 1_000
     # The same by bytes of text (see `Batch.text_bytes`). A thousand ordinary events have half of it.
     batch_bytes: int = 1 << 20

@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 import weakref
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final, NamedTuple
@@ -55,8 +55,9 @@ class Rendered:
         # The length of each event's JSON, which limits on messages are compared with. 0 if not rendered or
         # declined.
         self._lengths = array("I")
-        # Whether the renderer has declined any of the events.
-        self._declined = False
+        # The indices of the events that the renderer has declined, rising. There are few: the classic and
+        # the v1 wire have no syncs, of which there is one in some thousand events.
+        self._declined: list[int] = []
         # Shared chunks, by the index of their first event; see `chunks.cut`.
         self.chunks: dict[int, Chunk] = {}
         # Bytes of memory of all this, measured when something is added.
@@ -69,12 +70,20 @@ class Rendered:
         limit.
         """
         frames = self._frames
-        if message_bytes_max or self._declined:
+        if message_bytes_max or self._has_declined(indices):
             lengths, most = self._lengths, message_bytes_max or sys.maxsize
             indices = [i for i in indices if 0 < lengths[i] <= most]
         if isinstance(indices, range):
             return frames[indices.start : indices.stop]
         return [frames[i] for i in indices]
+
+    def _has_declined(self, indices: Sequence[int]) -> bool:
+        """Tell whether an event was declined between the first and the last of `indices`."""
+        declined = self._declined
+        if not declined or not indices:
+            return False
+        at = bisect_left(declined, indices[0])
+        return at < len(declined) and declined[at] <= indices[-1]
 
     def fit(self, indices: Sequence[int], bytes_max: int) -> Sequence[int]:
         """Return the first of `indices` whose frames have at most `bytes_max` together, but at least one."""
@@ -112,7 +121,9 @@ class Rendered:
             for i, frame, message in zip(indices, made, messages, strict=True):
                 frames[i] = frame
                 lengths[i] = len(message)
-        self._declined = self._declined or not all(messages)
+        if not all(messages):
+            declined = [i for i, message in zip(indices, messages, strict=True) if not message]
+            self._declined = sorted({*self._declined, *declined})
         self.size += sum(map(len, made)) + len(made) * _FRAME_BYTES + (len(frames) - known) * _SLOT_BYTES
 
 

@@ -23,7 +23,7 @@ class Dictionaries:
         self._public = public
         self._own = own
 
-    def framing(self, dictionary_id: int | None, compress: bool) -> ZstdFraming | None:
+    def framing(self, dictionary_id: int | None, compress: bool = False) -> ZstdFraming | None:
         """Return the framing that a request selects, or None while its dictionary is being fetched.
 
         `dictionary_id` is its `zstdDictionary`, `compress` whether it asks for compression as v1 clients do.

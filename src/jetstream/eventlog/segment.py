@@ -5,14 +5,14 @@
     collection_set   the collections of the segment, sorted, separated by newlines                 zstd
     did_bits         a Bloom filter of 2^18 bits with one hash: bit crc32(DID) mod 2^18 is set     zstd
                      for each DID of the segment
-    accounts         copies of the identity and account events: their number as 4 bytes, then      zstd
+    accounts         copies of the events without a collection: their number as 4 bytes, then      zstd
                      their columns as in the tail, separated by NULs
 
 Each column is one zstd frame with a checksum. So a damaged column is never read as events, and never taken
 as a reason to skip some.
 
-Identity and account events pass every filter of collections, and nearly every segment has some. Their copies
-take under 1 % of the bytes, and spare a reader of a rare collection from loading whole segments.
+Identity, account and sync events pass every filter of collections, and nearly every segment has some. Their
+copies take under 1 % of the bytes, and spare a reader of a rare collection from loading whole segments.
 
 Pure: bytes in, values out. What the format fixes stands here; the sizes at which events are sealed are in
 `LogLimits`. A change of this format also changes `docs/log-format.md` and `schema.SCHEMA_VERSION`.
@@ -34,7 +34,7 @@ import zstandard
 
 from jetstream.eventlog.columns import NAMES, Columns, Damaged, read_times, write_times
 from jetstream.model.batch import Batch
-from jetstream.model.event import ACCOUNT, IDENTITY
+from jetstream.model.event import ACCOUNT, IDENTITY, SYNC
 from jetstream.model.filter import Filter
 
 # Decompressed. Far above what one append can hold: a damaged length must not become an allocation.
@@ -53,7 +53,7 @@ _LEVEL: Final = 9
 SURGE_US: Final = 500_000
 _SURGE_LEVEL: Final = 2
 
-_ACCOUNT_KINDS: Final = re.compile(b"[%b%b]" % (IDENTITY, ACCOUNT))
+_ACCOUNT_KINDS: Final = re.compile(b"[%b%b%b]" % (IDENTITY, ACCOUNT, SYNC))
 
 
 class _Thread(threading.local):
@@ -143,14 +143,14 @@ def with_times(segment: Segment, times: list[int]) -> Segment:
 
 
 def unpack_accounts(packed: bytes) -> Columns | None:
-    """Decompress the identity and account events alone; None if the segment has none. Raises Damaged."""
+    """Decompress the events without a collection alone; None if the segment has none. Raises Damaged."""
     data = decompress(packed)
     if not data:
         return None
     count = int.from_bytes(data[:4], "little")
     times, *texts = data[4 : 4 + 8 * count], *data[4 + 8 * count :].split(b"\0")
     if len(times) != 8 * count or len(texts) != len(NAMES):
-        raise Damaged("its identity and account events are cut off")
+        raise Damaged("its copies of events without a collection are cut off")
     return Columns(times, *texts)
 
 
@@ -206,7 +206,7 @@ def _index(columns: Columns) -> tuple[bytes, bytes, bytes]:
 
 
 def _accounts(columns: Columns, dids: list[bytes]) -> bytes:
-    """Pack copies of the identity and account events, which have no collection, rkey, rev or CID."""
+    """Pack copies of the events that have no collection, and no rkey, rev or CID either."""
     indices = [match.start() // 2 for match in _ACCOUNT_KINDS.finditer(columns.kinds)]
     if not indices:
         return b""

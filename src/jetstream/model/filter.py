@@ -40,6 +40,7 @@ class Filter:
     prefixes: frozenset[bytes] = frozenset()
     # Empty: every repo.
     dids: frozenset[bytes] = frozenset()
+    kinds: frozenset[bytes] = frozenset()
 
     @classmethod
     def parse(cls, collections: Sequence[str], dids: Sequence[str]) -> Filter:

@@ -14,13 +14,13 @@ to `parse_message`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote_plus
 
 import orjson
 
-from jetstream.delivery.renderers import RENDERERS
+from jetstream.delivery.renderers.classic import CLASSIC
 from jetstream.delivery.renderers.v1 import V1
 from jetstream.delivery.subscriber import SubscriberOptions
 from jetstream.errors import InvalidParameter
@@ -41,6 +41,7 @@ _VALUE_CHARS_MAX: Final = 3 * (DID_CHARS_MAX + 1)
 _LISTS: Final = ("wantedCollections", "wantedDids")
 # Names that came with the v1 wire. `maxSize` is what the Go client sends for `maxMessageSizeBytes`.
 _V1: Final = ("compress", "requireHello", "maxMessageSizeBytes", "maxSize")
+WIRES: Final = (CLASSIC.name, V1.name)  # v2 has an endpoint of its own
 _KNOWN: Final = (*_LISTS, "cursor", "wire", "zstdDictionary", *_V1)
 _COMMA: Final = re.compile(",|%2[cC]")
 # A cursor or a size. Twenty digits are more than 64 bits; Python's integers have no limit.
@@ -62,10 +63,10 @@ class SubscribeRequest(NamedTuple):
     dictionary_id: int | None = None  # of the dictionary that a request names to compress them with
 
 
-def decode_query(text: str) -> Steps[Query]:
+def decode_query(text: str, lists: Sequence[str] = _LISTS) -> Steps[Query]:
     """Decode a query string, in steps. Raises InvalidParameter for more than `PARAMETERS_MAX` values.
 
-    Only commas that separate the items of a list are separators, percent-encoded or not. `+` means a space.
+    Commas, percent-encoded or not, separate the items of `lists`, and nothing else. `+` means a space.
     """
     if text.count("&") + text.count(",") + text.count("%2C") + text.count("%2c") > PARAMETERS_MAX:
         raise InvalidParameter("query", text, f"has more than {PARAMETERS_MAX} parameters")
@@ -74,7 +75,7 @@ def decode_query(text: str) -> Steps[Query]:
     for pair in text.split("&"):
         name, _, value = pair.partition("=")
         name = unquote_plus(name[:_NAME_CHARS_MAX])
-        for item in _COMMA.split(value) if name in _LISTS else (value,):
+        for item in _COMMA.split(value) if name in lists else (value,):
             query.setdefault(name, []).append(unquote_plus(item[:_VALUE_CHARS_MAX]))
             count += 1
             if count % _PARAMETERS_PER_STEP == 0:
@@ -154,8 +155,8 @@ def _refuse_mistakes(query: Query) -> None:
 def _wire(query: Query, headers: Mapping[str, str]) -> str | None:
     """Return the wire that a request selects: by name, or v1 by a name that came with it; else None."""
     wire = _once(query, "wire")
-    if wire and wire not in RENDERERS:
-        raise InvalidParameter("wire", wire, f"is not a wire: there are {' and '.join(RENDERERS)}")
+    if wire and wire not in WIRES:
+        raise InvalidParameter("wire", wire, f"is not a wire here: there are {' and '.join(WIRES)}")
     if not wire and ("socket-encoding" in headers or any(name in query for name in _V1)):
         return V1.name
     return wire or None

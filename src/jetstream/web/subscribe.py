@@ -1,4 +1,4 @@
-"""`/subscribe`: a request becomes a WebSocket, and the WebSocket a subscriber.
+"""Subscriptions: a request becomes a WebSocket, and the WebSocket a subscriber.
 
     GET /subscribe?… ──▶ checked (parameters, limit of connections, handshake) ──▶ 400, 426 or 503
                               │
@@ -8,8 +8,9 @@
                               ▼                                 ▼
                     a `Subscriber` in delivery, which each `options_update` changes
 
-Everything is checked before the upgrade: a refusal is a plain HTTP response with one sentence that names the
-parameter and its value. After the upgrade, problems close the WebSocket with a code and a reason.
+Everything is checked before the upgrade: a refusal is an HTTP response with one sentence that names the
+parameter and its value. After the upgrade, problems close the WebSocket with a code and a reason. What
+depends on the endpoint is left to its `Dialect`.
 
 `Subscribe` counts a client until it is cleaned up, so that the limit of connections and the end of the server
 include clients that have not answered the close frame yet.
@@ -19,18 +20,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Final
 
 import structlog
-from orjson import JSONDecodeError
 
 from jetstream.delivery.delivery import Delivery
-from jetstream.delivery.framing import Framing
-from jetstream.delivery.framing.websocket import WEBSOCKET
-from jetstream.delivery.renderers import RENDERERS
-from jetstream.delivery.subscriber import Close, Encoding, Subscriber, SubscriberOptions
+from jetstream.delivery.subscriber import Close, Subscriber, SubscriberOptions
 from jetstream.errors import InvalidParameter
 from jetstream.limits import WebLimits
 from jetstream.logging_setup import Throttled
@@ -38,24 +34,15 @@ from jetstream.metrics import Metrics
 from jetstream.scheduling import TurnQueue
 from jetstream.steps import Steps
 from jetstream.web.connection import Connection, Handler
+from jetstream.web.dialect import SHUTDOWN, Dialect, Refused, Subscription, unavailable
 from jetstream.web.http import BadRequest, Request, Response
-from jetstream.web.parameters import SubscribeRequest, parse_message, parse_request
 from jetstream.web.sink import Inbound, SocketSink
-from jetstream.web.websocket import accept, wants_upgrade
+from jetstream.web.websocket import Breach, accept, wants_upgrade
 
 _HOST_CHARS_SHOWN: Final = 100  # in a refusal
 
-SHUTDOWN: Final = Close(1001, "shutdown", "the server is shutting down: connect again")
 FAILED: Final = Close(1011, "error", "the server has failed and is going down: connect again later")
 _OUR_FAULT: Final = Close(1011, "error", "the server failed to read a message: connect again")
-
-
-class _Refused(Exception):
-    """A request cannot become a subscription, whatever its parameters; `response` says why."""
-
-    def __init__(self, response: Response) -> None:
-        self.response = response
-        super().__init__()
 
 
 class Subscribe:
@@ -71,7 +58,6 @@ class Subscribe:
         *,
         buffer_bytes: int,
         subscribers_max: int,
-        compressed: Callable[[int | None, bool], Framing | None],
         limits: WebLimits = WebLimits(),
     ) -> None:
         # Where each `_Client` subscribes.
@@ -79,9 +65,6 @@ class Subscribe:
         self._metrics = metrics
         # More are refused with 503.
         self._subscribers_max = subscribers_max
-        # Returns the framing of compressed messages for the ID of a dictionary and `compress`, or None while
-        # the dictionary is missing. Raises InvalidParameter.
-        self._compressed = compressed
         # Read by each `_Client`.
         self.limits = limits
         # Shared by the sockets of all clients.
@@ -97,72 +80,62 @@ class Subscribe:
         # Set while there is no client.
         self.empty = asyncio.Event()
         self.empty.set()
-        # Set by `close_all`: what new connections are closed with at once.
+        # Set by `close_all`: what new connections are closed with at once, instead of being served.
         self._closed: Close | None = None
 
     def __len__(self) -> int:
         """How many clients are connected, also those that still owe an `options_update`."""
         return len(self._clients)
 
-    def on(self, wire: str) -> Handler:
-        """Return the handler of a route. `wire` is the wire of requests that select none."""
-        return partial(self._handle, wire)
+    def on(self, dialect: Dialect) -> Handler:
+        """Return the handler of a route that is subscribed to in this dialect."""
+        return partial(self._handle, dialect)
 
-    def _handle(self, wire: str, request: Request, connection: Connection) -> Steps[Response | None]:
+    def _handle(
+        self, dialect: Dialect, request: Request, connection: Connection
+    ) -> Steps[Response | None]:
         """Check a request, and upgrade its connection. A refusal is one sentence. Raises BadRequest."""
         try:
-            subscription = yield from parse_request(request)
+            subscription = yield from dialect.parse_request(request)
             self._check(request)
-            encoding = Encoding(RENDERERS[subscription.wire or wire], self._framing(subscription))
-            answer = accept(request, {"Jetstream-Wire": encoding.renderer.name})
+            answer = accept(request, subscription.fields)
         except InvalidParameter as error:
-            self._metrics.refusals.inc()
-            return Response.sentence(400, str(error))
-        except _Refused as refused:
-            self._metrics.refusals.inc()
-            return refused.response
+            return self._refuse(dialect, Refused(400, "InvalidRequest", str(error)))
+        except Refused as refused:
+            return self._refuse(dialect, refused)
         except BadRequest:
             self._metrics.refusals.inc()
             raise
         if not connection.transport.is_closing():  # else the client has gone meanwhile
-            self._begin(encoding, connection, subscription, answer)
+            self._begin(dialect, connection, subscription, answer)
         return None
 
-    def _framing(self, subscription: SubscribeRequest) -> Framing:
-        """Return the framing that a request selects. Raises InvalidParameter or _Refused."""
-        if not subscription.compress and subscription.dictionary_id is None:
-            return WEBSOCKET
-        framing = self._compressed(subscription.dictionary_id, subscription.compress)
-        if framing is None:
-            raise self._unavailable("compression is not available yet: try again later, or leave it out")
-        return framing
-
-    def _unavailable(self, text: str) -> _Refused:
-        """Return the refusal that asks a client to try again."""
-        return _Refused(Response.sentence(503, text, {"Retry-After": str(self.limits.retry_after_s)}))
+    def _refuse(self, dialect: Dialect, refused: Refused) -> Response:
+        """Count a refusal, and return the response."""
+        self._metrics.refusals.inc()
+        return dialect.refusal(refused)
 
     def _check(self, request: Request) -> None:
-        """Raise _Refused for a request that asks for no WebSocket, or comes when there is no room."""
+        """Raise Refused for a request that asks for no WebSocket, or comes when there is no room."""
         if not wants_upgrade(request):
             path = request.path
             text = f"{path} is a WebSocket: connect to ws://{request.host[:_HOST_CHARS_SHOWN]}{path}"
-            raise _Refused(Response.sentence(426, text, {"Upgrade": "websocket"}))
+            raise Refused(426, "", text, {"Upgrade": "websocket"})
         if len(self) >= (most := self._subscribers_max):
-            raise self._unavailable(
-                f"{most} subscribers are connected, and that is the limit: try again later"
-            )
+            text = f"{most} subscribers are connected, and that is the limit: try again later"
+            raise unavailable(text, self.limits)
 
     def _begin(
-        self, encoding: Encoding, connection: Connection, subscription: SubscribeRequest, answer: bytes
+        self, dialect: Dialect, connection: Connection, subscription: Subscription, answer: bytes
     ) -> None:
         """Upgrade a connection. What the client has sent behind its handshake is read as frames."""
         sink = SocketSink(connection.transport, self._inbound)
-        client = _Client(self, sink, encoding, subscription)
+        client = _Client(self, sink, dialect, subscription)
         self._clients[client] = None
         self.empty.clear()
         rest = connection.upgrade(sink, answer)
         if self._closed is not None:  # the server is stopping
-            sink.close(self._closed)
+            client.close(self._closed)
         client.start()
         sink.start(rest)
 
@@ -170,7 +143,7 @@ class Subscribe:
         """Close every connection, and from now on each new one as soon as it is upgraded."""
         self._closed = close
         for client in list(self._clients):
-            client.sink.close(close)
+            client.close(close)
 
     def count_failure(self, peer: str) -> None:
         """Count and log the error that is being handled: a fault of the server."""
@@ -194,7 +167,7 @@ class Subscribe:
         close = client.sink.ended
         self._metrics.disconnects[close.label].inc()
         # Clients that leave by themselves get no log line: thousands may do so at once.
-        if close.label not in ("client", "lost") and close != SHUTDOWN:
+        if close.label not in ("client", "lost", SHUTDOWN.label):
             seconds = round(time.monotonic() - client.sink.opened_at, 1)
             figures = {"seconds": seconds, "bytes": client.sink.written}
             self._throttled.info(f"subscriber: cut, {close.label}", peer=client.sink.peer, **figures)
@@ -209,16 +182,16 @@ class _Client:
     The sink calls `_on_message` and `_on_end`.
     """
 
-    __slots__ = ("_hello_timeout", "_subscribe", "encoding", "sink", "subscriber", "subscription")
+    __slots__ = ("_dialect", "_hello_timeout", "_subscribe", "sink", "subscriber", "subscription")
 
     def __init__(
-        self, subscribe: Subscribe, sink: SocketSink, encoding: Encoding, subscription: SubscribeRequest
+        self, subscribe: Subscribe, sink: SocketSink, dialect: Dialect, subscription: Subscription
     ) -> None:
         self._subscribe = subscribe
         self.sink = sink
-        # How its events become bytes, by its route and its parameters.
-        self.encoding = encoding
-        # What its URL asked for. Options may change later, the start does not.
+        # Reads its messages, and says how it is closed.
+        self._dialect = dialect
+        # What its URL asked for. Options may change later, the rest does not.
         self.subscription = subscription
         # Set once, after the hello if one is required.
         self.subscriber: Subscriber | None = None
@@ -229,6 +202,9 @@ class _Client:
 
     def start(self) -> None:
         """Subscribe, or wait for a hello."""
+        if greeting := self.subscription.greeting:
+            self.sink.written += len(greeting)
+            self.sink.write(greeting)
         if self.subscription.require_hello:
             timeout_s = self._subscribe.limits.hello_timeout_s
             close = Close(1008, "no_hello", f"no options_update within {timeout_s:g} s, though requireHello")
@@ -236,14 +212,16 @@ class _Client:
         else:
             self._apply(self.subscription.options)
 
+    def close(self, close: Close) -> None:
+        """Close the connection, in the words of its dialect."""
+        self.sink.close(self._dialect.shutdown if close == SHUTDOWN else close)
+
     def _on_message(self, message: bytes) -> Steps[None]:
         """Handle a message, in steps. A bad one closes the connection, and the client is told why."""
         try:
-            options = yield from parse_message(message)
-        except JSONDecodeError as error:
-            self.sink.close(Close(1007, "bad_json", f"a message is not JSON: {error}"))
-        except InvalidParameter as error:
-            self.sink.close(Close(1008, "bad_options", str(error)))
+            options = yield from self._dialect.parse_message(message)
+        except Breach as breach:
+            self.sink.close(breach.close)
         except Exception:  # noqa: BLE001 - it is logged, and the client is told
             self._subscribe.count_failure(self.sink.peer)
             self.sink.close(_OUR_FAULT)
@@ -257,7 +235,8 @@ class _Client:
         """Start to subscribe with the first options that are awaited; change them with later ones."""
         delivery, cursor = self._subscribe.delivery, self.subscription.cursor
         if self.subscriber is None:
-            self.subscriber = delivery.subscribe(self.sink, self.encoding, options, cursor)
+            encoding = self.subscription.encoding
+            self.subscriber = delivery.subscribe(self.sink, encoding, options, cursor)
         else:
             delivery.change(self.subscriber, options)
 
