@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -39,14 +40,22 @@ _FAILED: Final = Close(1011, "error", "the server failed to read its log: connec
 
 
 class CatchUp:
-    """Serves the subscribers that are behind."""
+    """Serves the subscribers that are behind. `clock` gives monotonic seconds."""
 
-    def __init__(self, log: LogReader, cache: RenderCache, metrics: Metrics, limits: DeliveryLimits) -> None:
+    def __init__(
+        self,
+        log: LogReader,
+        cache: RenderCache,
+        metrics: Metrics,
+        limits: DeliveryLimits,
+        clock: Callable[[], float],
+    ) -> None:
         self._log = log
         # Shared with the publisher, and by all feeders: many readers return with the same cursor.
         self._cache = cache
         self._metrics = metrics
         self._limits = limits
+        self._clock = clock
         # How many feeders wait for the log or for their turn, and not for their socket: read by the
         # publisher, which pauses longer for them.
         self.active = 0
@@ -185,6 +194,7 @@ class CatchUp:
 
     def _write(self, subscriber: Subscriber, lane: Lane, batch: Batch, first: int, last: int) -> None:
         """Write chunks of `batch[first:last]`, as many as one turn and the socket allow."""
+        until = self._clock() + self._limits.chunks_s
         for _ in range(self._limits.chunks_per_turn):
             chunk = cut(batch, first, last, subscriber, self._cache, self._limits)
             if chunk.data:
@@ -194,5 +204,5 @@ class CatchUp:
             reached = chunk.reached
             subscriber.position = batch.times[reached - 1] + 1 if reached > first else lane.position
             first = reached
-            if subscriber.sink.full or first == last:
+            if subscriber.sink.full or first == last or self._clock() >= until:
                 return

@@ -70,7 +70,7 @@ class Delivery:
         # The worker takes large filters out of the index, in half of the loop's time at most.
         self._lanes = Lanes(log.tip + 1, Worker(pause_ratio=1.0).put, limits)
         cache = RenderCache(limits.render_cache_bytes)
-        self._catch_up = CatchUp(log, cache, metrics, limits)
+        self._catch_up = CatchUp(log, cache, metrics, limits, clock)
         self._publisher = Publisher(log, self._lanes, self._catch_up, cache, metrics, limits, clock, sleep)
 
     def __len__(self) -> int:

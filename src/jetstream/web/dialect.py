@@ -22,7 +22,7 @@ from jetstream.errors import InvalidParameter
 from jetstream.limits import WebLimits
 from jetstream.steps import Steps
 from jetstream.web.http import Request, Response
-from jetstream.web.parameters import parse_message, parse_request
+from jetstream.web.parameters import SubscribeRequest, parse_message, parse_request
 from jetstream.web.websocket import Breach
 
 SHUTDOWN: Final = Close(1001, "shutdown", "the server is shutting down: connect again")
@@ -82,8 +82,8 @@ class Dialect(Protocol):
 class SubscribeDialect:
     """The dialect of `/subscribe` and `/v1/subscribe`. `wire` is the wire of requests that select none.
 
-    `compressed` returns the framing of compressed messages, or None while their dictionary is missing. If
-    there is no such function, they are not offered.
+    `compressed` returns the framing of compressed messages, for the ID of a dictionary and for whether the
+    request has `compress`; None while the dictionary is missing. It raises InvalidParameter.
     """
 
     shutdown: Final = SHUTDOWN
@@ -91,7 +91,7 @@ class SubscribeDialect:
     def __init__(
         self,
         wire: str,
-        compressed: Callable[[], Framing | None] | None = None,
+        compressed: Callable[[int | None, bool], Framing | None],
         limits: WebLimits = WebLimits(),
     ) -> None:
         self._wire = wire
@@ -103,20 +103,18 @@ class SubscribeDialect:
         asked = yield from parse_request(request)
         wire = asked.wire or self._wire
         return Subscription(
-            Encoding(RENDERERS[wire], self._framing(compress=asked.compress)),
+            Encoding(RENDERERS[wire], self._framing(asked)),
             asked.options,
             asked.cursor,
             asked.require_hello,
             fields={"Jetstream-Wire": wire},
         )
 
-    def _framing(self, *, compress: bool) -> Framing:
+    def _framing(self, asked: SubscribeRequest) -> Framing:
         """Return the framing that a request selects. Raises InvalidParameter or Refused."""
-        if not compress:
+        if not asked.compress and asked.dictionary_id is None:
             return WEBSOCKET
-        if self._compressed is None:
-            raise InvalidParameter("compress", "true", "is not offered here: leave it out for plain JSON")
-        framing = self._compressed()
+        framing = self._compressed(asked.dictionary_id, asked.compress)
         if framing is None:
             text = "compression is not available yet: try again later, or leave it out"
             raise unavailable(text, self._limits)

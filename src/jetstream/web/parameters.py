@@ -42,7 +42,7 @@ _LISTS: Final = ("wantedCollections", "wantedDids")
 # Names that came with the v1 wire. `maxSize` is what the Go client sends for `maxMessageSizeBytes`.
 _V1: Final = ("compress", "requireHello", "maxMessageSizeBytes", "maxSize")
 WIRES: Final = (CLASSIC.name, V1.name)  # v2 has an endpoint of its own
-_KNOWN: Final = (*_LISTS, "cursor", "wire", *_V1)
+_KNOWN: Final = (*_LISTS, "cursor", "wire", "zstdDictionary", *_V1)
 _COMMA: Final = re.compile(",|%2[cC]")
 # A cursor or a size. Twenty digits are more than 64 bits; Python's integers have no limit.
 _NUMBER: Final = re.compile(r"[0-9]{1,20}", re.ASCII).fullmatch
@@ -59,7 +59,8 @@ class SubscribeRequest(NamedTuple):
     cursor: int | None  # in unix microseconds, to start at; None: live
     require_hello: bool  # whether nothing is sent before the first `options_update`
     wire: str | None  # the name of the wire; None: that of the path
-    compress: bool  # whether messages are compressed with the public dictionary
+    compress: bool  # whether messages are compressed with the dictionary of v1 clients
+    dictionary_id: int | None = None  # of the dictionary that a request names to compress them with
 
 
 def decode_query(text: str, lists: Sequence[str] = _LISTS) -> Steps[Query]:
@@ -101,6 +102,7 @@ def parse_request(request: Request) -> Steps[SubscribeRequest]:
         _flag(query, "requireHello"),
         _wire(query, request.headers),
         _flag(query, "compress") or "zstd" in request.tokens("socket-encoding"),
+        _number(query, "zstdDictionary", "is not the ID of a dictionary, which is a number"),
     )
 
 
