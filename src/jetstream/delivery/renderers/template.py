@@ -33,8 +33,13 @@ class TemplateRenderer:
     A template takes these values in this order: did, time_us, rev, collection, rkey, body, cid.
     """
 
-    def __init__(self, name: str, templates: Mapping[bytes, bytes]) -> None:
+    def __init__(
+        self, name: str, templates: Mapping[bytes, bytes], *, heartbeat: bytes = b"", heartbeat_s: int = 0
+    ) -> None:
         self.name = name
+        self.heartbeat_s = heartbeat_s
+        # Takes a time and a flag.
+        self._heartbeat = heartbeat
         # By kind, with every kind that there is; never changed.
         self._templates = {kind: templates.get(kind, _DECLINED) for kind in KIND_NAMES}
 
@@ -49,6 +54,11 @@ class TemplateRenderer:
         # `zip` makes the tuple that `%` takes: nothing is unpacked for each event.
         return [templates[kind] % value for kind, value in zip(kinds, zip(*values, strict=True), strict=True)]
 
+    def heartbeat(self, position: int, live: bool) -> bytes:
+        """Return the JSON of a heartbeat; empty if the wire has none."""
+        values = (max(position - 1, 0), b"true" if live else b"false")
+        return self._heartbeat % values if self._heartbeat else b""
+
 
 def commit(kind: bytes, operation: bytes, rest: bytes) -> bytes:
     """Return the template of a commit, where `kind` and `operation` are a key with its value each."""
@@ -58,3 +68,8 @@ def commit(kind: bytes, operation: bytes, rest: bytes) -> bytes:
 def notice(kind: bytes, name: bytes) -> bytes:
     """Return the template of an identity or account event, whose body is the value of the key `name`."""
     return _START + kind + b"," + _NO_PATH + b'"' + name + b'":%b}' + _NO_VALUE
+
+
+def heartbeat(kind: bytes) -> bytes:
+    """Return the template of a heartbeat, where `kind` is a key with its value."""
+    return b'{"time_us":%d,' + kind + b',"live":%b}'
