@@ -40,6 +40,7 @@ from jetstream.upstream.pipeline import Pipeline
 from jetstream.upstream.seq_tracker import SeqTracker
 from jetstream.upstream.source import Source
 from jetstream.web import pages
+from jetstream.web.positions import cursors
 from jetstream.web.server import Server
 from jetstream.web.subscribe import FAILED, SHUTDOWN, Subscribe
 
@@ -124,6 +125,7 @@ class Service:
             self._limits.delivery,
             slow_timeout_s=self.settings.slow_timeout,
             buffer_total=self.settings.buffer_total,
+            now_us=self._clock,
         )
         self.upstream = self._upstream()
         self.metrics.watch(self.status)
@@ -199,8 +201,13 @@ class Service:
             subscribers_max=settings.max_subscribers,
             compressed=None if self._dictionary is None else self._dictionary.framing,
             limits=self._limits.web,
+            now_us=self._clock,
         )
-        routes = {"/": pages.page(settings.wire), "/health": pages.health(self.status)}
+        routes = {
+            "/": pages.page(settings.wire),
+            "/health": pages.health(self.status),
+            "/cursors": cursors(self.delivery.positions, self._clock),
+        }
         wires = {"/subscribe": settings.wire, "/v1/subscribe": "v1"}
         upgrades = {path: self.subscribe.on(wire) for path, wire in wires.items()}
         figures = pages.metrics(self.metrics, self._limits.web)

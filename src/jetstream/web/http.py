@@ -111,7 +111,7 @@ class Response(NamedTuple):
         """Return the bytes of the response; `now` is in unix seconds, for its `Date`.
 
         A response to HEAD has no body, but the header fields of one to GET (RFC 9110, section 9.3.2).
-        Pages in a browser on any site may read it (`Access-Control-Allow-Origin`): all of it is public.
+        Pages in a browser on any site may read it, with its header (`Access-Control-…`): all of it is public.
         """
         fields = {
             "Content-Type": self.content_type,
@@ -119,6 +119,7 @@ class Response(NamedTuple):
             "Date": formatdate(now, usegmt=True),
             "Server": SERVER,
             "Access-Control-Allow-Origin": "*",
+            "Access-Control-Expose-Headers": "*",
             "Connection": "keep-alive" if keep_alive else "close",
             **(self.headers or {}),
         }

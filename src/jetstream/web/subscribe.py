@@ -26,11 +26,12 @@ from typing import Final
 import structlog
 from orjson import JSONDecodeError
 
+from jetstream.clock import unix_us
 from jetstream.delivery.delivery import Delivery
 from jetstream.delivery.framing import Framing
 from jetstream.delivery.framing.websocket import WEBSOCKET
 from jetstream.delivery.renderers import RENDERERS
-from jetstream.delivery.subscriber import Close, Encoding, Subscriber, SubscriberOptions
+from jetstream.delivery.subscriber import Close, Encoding, Subscriber
 from jetstream.errors import InvalidParameter
 from jetstream.limits import WebLimits
 from jetstream.logging_setup import Throttled
@@ -39,7 +40,8 @@ from jetstream.scheduling import TurnQueue
 from jetstream.steps import Steps
 from jetstream.web.connection import Connection, Handler
 from jetstream.web.http import BadRequest, Request, Response
-from jetstream.web.parameters import SubscribeRequest, parse_message, parse_request
+from jetstream.web.parameters import OptionsUpdate, SubscribeRequest, parse_message, parse_request
+from jetstream.web.positions import position_headers
 from jetstream.web.sink import Inbound, SocketSink
 from jetstream.web.websocket import accept, wants_upgrade
 
@@ -61,7 +63,8 @@ class _Refused(Exception):
 class Subscribe:
     """The handlers of the routes to subscribe, which share the limit of connections.
 
-    `buffer_bytes` is the write buffer of each client, `subscribers_max` the limit.
+    `buffer_bytes` is the write buffer of each client, `subscribers_max` the limit. `now_us` gives unix
+    microseconds, from which ages in parameters count.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Subscribe:
         subscribers_max: int,
         compressed: Callable[[], Framing | None] | None = None,
         limits: WebLimits = WebLimits(),
+        now_us: Callable[[], int] = unix_us,
     ) -> None:
         # Where each `_Client` subscribes.
         self.delivery = delivery
@@ -84,6 +88,7 @@ class Subscribe:
         self._compressed = compressed
         # Read by each `_Client`.
         self.limits = limits
+        self._now_us = now_us
         # Shared by the sockets of all clients.
         self._inbound = Inbound(buffer_bytes, limits)
         # Clients can cause its lines again and again.
@@ -111,10 +116,12 @@ class Subscribe:
     def _handle(self, wire: str, request: Request, connection: Connection) -> Steps[Response | None]:
         """Check a request, and upgrade its connection. A refusal is one sentence. Raises BadRequest."""
         try:
-            subscription = yield from parse_request(request)
+            subscription = yield from parse_request(request, now_us=self._now_us())
             self._check(request)
             encoding = Encoding(RENDERERS[subscription.wire or wire], self._framing(subscription))
-            answer = accept(request, {"Jetstream-Wire": encoding.renderer.name})
+            positions = self.delivery.positions(subscription.cursor)
+            fields = {"Jetstream-Wire": encoding.renderer.name, **position_headers(positions)}
+            answer = accept(request, fields)
         except InvalidParameter as error:
             self._metrics.refusals.inc()
             return Response.sentence(400, str(error))
@@ -196,7 +203,7 @@ class Subscribe:
         close = client.sink.ended
         self._metrics.disconnects[close.label].inc()
         # Clients that leave by themselves get no log line: thousands may do so at once.
-        if close.label not in ("client", "lost") and close != SHUTDOWN:
+        if close.label not in ("client", "lost", "done") and close != SHUTDOWN:
             seconds = round(time.monotonic() - client.sink.opened_at, 1)
             figures = {"seconds": seconds, "bytes": client.sink.written}
             self._throttled.info(f"subscriber: cut, {close.label}", peer=client.sink.peer, **figures)
@@ -208,7 +215,7 @@ class Subscribe:
 class _Client:
     """One connection: its socket, what it asked for, and its subscriber in delivery.
 
-    The sink calls `_on_message` and `_on_end`.
+    The sink calls `_on_message`, `_on_end` and `_resume_at`.
     """
 
     __slots__ = ("_hello_timeout", "_subscribe", "encoding", "sink", "subscriber", "subscription")
@@ -228,22 +235,24 @@ class _Client:
         self._hello_timeout: asyncio.TimerHandle | None = None
         sink.on_message = self._on_message
         sink.on_end = self._on_end
+        sink.resume_at = self._resume_at
 
     def start(self) -> None:
         """Subscribe, or wait for a hello."""
         if self.subscription.require_hello:
             timeout_s = self._subscribe.limits.hello_timeout_s
-            close = Close(1008, "no_hello", f"no options_update within {timeout_s:g} s, though requireHello")
+            text = f"no options_update within {timeout_s:g} s: send one, or leave requireHello out"
+            close = Close(1008, "no_hello", text)
             self._hello_timeout = asyncio.get_running_loop().call_later(timeout_s, self.sink.close, close)
         else:
-            self._apply(self.subscription.options)
+            self._apply(OptionsUpdate(self.subscription.options, None))
 
     def _on_message(self, message: bytes) -> Steps[None]:
         """Handle a message, in steps. A bad one closes the connection, and the client is told why."""
         try:
-            options = yield from parse_message(message)
+            update = yield from parse_message(message)
         except JSONDecodeError as error:
-            self.sink.close(Close(1007, "bad_json", f"a message is not JSON: {error}"))
+            self.sink.close(Close(1007, "bad_json", f"a message is not JSON: {error}: send an options_update"))
         except InvalidParameter as error:
             self.sink.close(Close(1008, "bad_options", str(error)))
         except Exception:  # noqa: BLE001 - it is logged, and the client is told
@@ -251,24 +260,36 @@ class _Client:
             self.sink.close(_OUR_FAULT)
         else:
             yield
-            if options is not None and not self.sink.closing:
+            if update is not None and not self.sink.closing:
                 self._stop_timeout()
-                self._apply(options)
+                self._apply(update)
 
-    def _apply(self, options: SubscriberOptions) -> None:
+    def _apply(self, update: OptionsUpdate) -> None:
         """Start to subscribe with the first options that are awaited; change them with later ones."""
-        delivery, cursor = self._subscribe.delivery, self.subscription.cursor
+        delivery, asked = self._subscribe.delivery, self.subscription
+        heartbeat_s = update.heartbeat_s or asked.heartbeat_s
         if self.subscriber is None:
-            self.subscriber = delivery.subscribe(self.sink, self.encoding, options, cursor)
+            self.subscriber = delivery.subscribe(
+                self.sink,
+                self.encoding,
+                update.options,
+                asked.cursor,
+                bounds=asked.bounds,
+                heartbeat_s=heartbeat_s,
+            )
         else:
-            delivery.change(self.subscriber, options)
+            delivery.change(self.subscriber, update.options, heartbeat_s)
+
+    def _resume_at(self) -> int | None:
+        """Return the cursor with which the client goes on elsewhere; None before it has begun."""
+        return None if self.subscriber is None else self._subscribe.delivery.resume_at(self.subscriber)
 
     def _on_end(self) -> None:
         """Clean up after the connection."""
         self._stop_timeout()
         # These refer to the client, and the client to the sink. Without the cycle, both are freed at once:
         # the garbage collector would stop the event loop for half a second after thousands of connections.
-        del self.sink.on_message, self.sink.on_end
+        del self.sink.on_message, self.sink.on_end, self.sink.resume_at
         self._subscribe.remove(self)
 
     def _stop_timeout(self) -> None:
