@@ -15,17 +15,18 @@ from jetstream.web.parameters import PARAMETERS_MAX
 
 POST, LIKE = "app.bsky.feed.post", "app.bsky.feed.like"
 ANN, BOB = "did:plc:ann", "did:web:bob.example"
+NOW_US = 1796054400000000
 COMMIT = {CREATE, UPDATE, DELETE}
 DIDS = [f"did:plc:{number}" for number in range(10_000)]
 
 
 def parsed(query: str = "", headers: dict[str, str] | None = None) -> EventsRequest:
     """Read a query string as the server is given it."""
-    return finish(parse_events_request(Request("GET", "/xrpc/x", query, 1, headers or {})))
+    return finish(parse_events_request(Request("GET", "/xrpc/x", query, 1, headers or {}), now_us=NOW_US))
 
 
 def wanting(size: int = 0, **fields: frozenset[bytes]) -> EventsRequest:
-    return EventsRequest(SubscriberOptions(Filter(**fields), size), None, None)
+    return EventsRequest(SubscriberOptions(Filter(**fields), size), None)
 
 
 def names(*texts: str) -> frozenset[bytes]:
@@ -57,6 +58,7 @@ VALID = [
     ("collections=app.bsky.feed.%2A", wanting(prefixes=names("app.bsky.feed."))),
     ("&".join(f"collections=a.b.c{n}" for n in range(100)), wanting(collections=names(*(f"a.b.c{n}" for n in range(100))))),
     (f"collections={POST}&kinds=commit&kinds=sync", wanting(collections=names(POST), kinds=frozenset({*COMMIT, SYNC}))),
+    ("heartbeat=5", EVERYTHING._replace(heartbeat_s=5)),
     ("maxMessageSizeBytes=0", EVERYTHING),
     ("maxMessageSizeBytes=4294967295", wanting(4294967295)),
     ("zstdDictionary=", EVERYTHING),
@@ -73,6 +75,12 @@ VALID = [
 @pytest.mark.parametrize(("query", "expected"), VALID, ids=[query[:60] for query, _ in VALID])
 def test_what_is_asked_for(query: str, expected: EventsRequest) -> None:
     assert parsed(query) == expected
+
+
+def test_where_it_ends() -> None:
+    bounds = parsed("limit=5&until=2026-12-01T00:00:00Z").bounds
+    assert bounds is not None
+    assert (bounds.left, bounds.until) == (5, 1796083200000000)
 
 
 INVALID = [
@@ -114,6 +122,10 @@ INVALID = [
     ("zstdDictionary=0", "zstdDictionary", "0"),
     ("zstdDictionary=-1", "zstdDictionary", "-1"),
     ("zstdDictionary=4294967296", "zstdDictionary", "4294967296"),
+    ("until=-1h", "until", "-1h"),
+    ("limit=0", "limit", "0"),
+    ("heartbeat=0", "heartbeat", "0"),
+    ("heartbeat=301", "heartbeat", "301"),
     ("compress=true", "compress", "true"),
     ("compress=false&compress=true", "compress", "true"),
     (f"wantedCollections={POST}", "wantedCollections", POST),
@@ -164,7 +176,7 @@ def test_a_query_of_too_many_parameters_is_refused() -> None:
 
 def test_ten_thousand_dids_are_read_in_steps() -> None:
     query = "&".join(f"dids={did}" for did in DIDS)
-    assert len(list(parse_events_request(Request("GET", "/xrpc/x", query, 1, {})))) > 20
+    assert len(list(parse_events_request(Request("GET", "/xrpc/x", query, 1, {}), now_us=NOW_US))) > 20
 
 
 @given(st.text(st.sampled_from("cursorkindsdidscollections=&%,*.:0123456789abc"), max_size=60))

@@ -24,6 +24,7 @@ from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, SYNC, UPDAT
 
 _SECOND_US: Final = 1_000_000
 _SECOND_MAX: Final = 253_402_300_799  # the last of the year 9999: dates end there
+_HEARTBEAT_S: Final = 45  # two official clients reconnect after 60 s without a message
 _SECONDS_REMEMBERED: Final = 256  # as text; neighbouring events share one
 
 # The keys are sorted, so the body of an event has one of three places.
@@ -85,12 +86,6 @@ def info(name: str, message: str) -> bytes:
     return orjson.dumps({"$type": "message", "payload": payload})
 
 
-def heartbeat(position: int, live: bool) -> bytes:
-    """Return the message to a quiet subscriber: everything below `position` has been judged."""
-    state = "live" if live else "catching up"
-    return info("Heartbeat", f"{state}; every event before seq {position} has been considered")
-
-
 V2: Final = TemplateRenderer(
     "v2",
     {
@@ -103,4 +98,6 @@ V2: Final = TemplateRenderer(
     },
     _COLUMNS,
     dates,
+    heartbeat=info("Heartbeat", "every event up to seq %d has been considered; live: %b"),
+    heartbeat_s=_HEARTBEAT_S,
 )
