@@ -22,11 +22,12 @@ from jetstream import __version__
 from jetstream.clock import SteadyClock, clock_reason, unix_us
 from jetstream.conditions import Conditions
 from jetstream.delivery.delivery import Delivery
-from jetstream.delivery.framing import Framing
 from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.subscriber import Close
+from jetstream.dictionary.choice import Dictionaries
+from jetstream.dictionary.own import OWN
 from jetstream.dictionary.public import PublicDictionary, fetch_in_process
-from jetstream.errors import InvalidParameter, SettingError
+from jetstream.errors import SettingError
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.ingest import Ingest, Stamper
 from jetstream.limits import Limits
@@ -40,8 +41,9 @@ from jetstream.upstream.envelope import MESSAGE_TYPES
 from jetstream.upstream.pipeline import Pipeline
 from jetstream.upstream.seq_tracker import SeqTracker
 from jetstream.upstream.source import Source
-from jetstream.web import pages, xrpc
+from jetstream.web import dictionary, pages, xrpc
 from jetstream.web.dialect import SHUTDOWN, SubscribeDialect
+from jetstream.web.positions import cursors
 from jetstream.web.server import Server
 from jetstream.web.subscribe import FAILED, Subscribe
 
@@ -126,6 +128,7 @@ class Service:
             self._limits.delivery,
             slow_timeout_s=self.settings.slow_timeout,
             buffer_total=self.settings.buffer_total,
+            now_us=self._clock,
         )
         self.upstream = self._upstream()
         self.metrics.watch(self.status)
@@ -201,12 +204,22 @@ class Service:
             subscribers_max=settings.max_subscribers,
             limits=self._limits.web,
         )
-        compressed = None if self._dictionary is None else self._dictionary.framing
-        routes = {"/": pages.page(settings.wire), "/health": pages.health(self.status)}
+        own = dictionary.page(lambda: OWN.data)
+        routes = {
+            "/": pages.page(settings.wire),
+            "/health": pages.health(self.status),
+            "/cursors": cursors(self.delivery.positions, self._clock),
+            "/zstd-dictionary": own,
+        }
         wires = {"/subscribe": settings.wire, "/v1/subscribe": "v1"}
-        dialects = {path: SubscribeDialect(wire, compressed, self._limits.web) for path, wire in wires.items()}
+        compressed = Dictionaries(self._dictionary).framing
+        dialects = {path: SubscribeDialect(wire, compressed, self._limits.web, self._clock) for path, wire in wires.items()}
         upgrades = {path: self.subscribe.on(dialect) for path, dialect in dialects.items()}
-        trees = {xrpc.PREFIX: self._xrpc().answer}
+        events = xrpc.EventsDialect(self._oldest_us, compressed, self._limits.web, self._clock)
+        methods = xrpc.Xrpc(
+            {xrpc.SUBSCRIBE_EVENTS: self.subscribe.on(events)}, {xrpc.GET_ZSTD_DICTIONARY: own}
+        )
+        trees = {xrpc.PREFIX: methods.answer}
         figures = pages.metrics(self.metrics, self._limits.web)
         if settings.metrics_listen is None:
             routes["/metrics"] = figures
@@ -226,16 +239,8 @@ class Service:
         )
         return servers
 
-    def _xrpc(self) -> xrpc.Xrpc:
-        """Return the methods below `/xrpc/`."""
-        events = xrpc.EventsDialect(self._oldest_us, self._own_framing, self._limits.web)
-        return xrpc.Xrpc({xrpc.SUBSCRIBE_EVENTS: self.subscribe.on(events)}, {})
-
     def _oldest_us(self) -> int | None:
-        return self.log.statistics().oldest_us
-
-    def _own_framing(self, dictionary_id: int) -> Framing | None:
-        raise InvalidParameter("zstdDictionary", str(dictionary_id), "is the ID of no dictionary")
+        return self.log.oldest_us
 
     async def _close_subscribers(self, close: Close) -> None:
         self.subscribe.close_all(close)

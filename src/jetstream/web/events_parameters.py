@@ -3,7 +3,7 @@
 They have other names than those of `/subscribe` and rules of their own, which clients rely on: lists are
 repeated and never separated by commas, and an empty value is a mistake. They are checked in the order of the
 lexicon: compression, filters, cursor. A name of `/subscribe` is refused with the right one. Any other unknown
-name is ignored.
+name is ignored. `until`, `limit` and `heartbeat` are ours, and the same as at `/subscribe`.
 
 `cursor` is a position, whether the client took it for a `seq` or for a time: one number is both.
 """
@@ -14,14 +14,14 @@ import re
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from jetstream.delivery.subscriber import SubscriberOptions
+from jetstream.delivery.subscriber import Bounds, SubscriberOptions
 from jetstream.errors import InvalidParameter
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, SYNC, UPDATE
 from jetstream.model.filter import COLLECTIONS_MAX, DIDS_MAX, Filter
 from jetstream.model.syntax import is_nsid
 from jetstream.steps import Steps
 from jetstream.web.http import Request
-from jetstream.web.parameters import Query, decode_query
+from jetstream.web.parameters import Query, decode_query, read_heartbeat, read_limit, read_until
 
 KINDS: Final = {
     "commit": frozenset({CREATE, UPDATE, DELETE}),
@@ -48,11 +48,16 @@ class EventsRequest(NamedTuple):
 
     options: SubscriberOptions
     cursor: int | None  # None: live
-    dictionary_id: int | None  # of the dictionary to compress messages with; None: plain text
+    dictionary_id: int | None = None  # of the dictionary to compress messages with; None: plain text
+    bounds: Bounds | None = None  # where the subscription ends by itself
+    heartbeat_s: int | None = None  # seconds without an event until there is a heartbeat; None: the wire's
 
 
-def parse_events_request(request: Request) -> Steps[EventsRequest]:
-    """Read the parameters of a request, in steps. Raises InvalidParameter."""
+def parse_events_request(request: Request, *, now_us: int) -> Steps[EventsRequest]:
+    """Read the parameters of a request, in steps. `now_us` is what ages in `until` count from.
+
+    Raises InvalidParameter.
+    """
     if bad := _BAD_ESCAPE(request.query):
         raise InvalidParameter("query", bad[0], "is no percent-encoding")
     query = yield from decode_query(request.query, lists=())
@@ -65,8 +70,10 @@ def parse_events_request(request: Request) -> Steps[EventsRequest]:
     if kinds and "collections" in query and CREATE not in kinds:
         text = "never apply: kinds leaves out commit, and nothing else has a collection"
         raise InvalidParameter("collections", query["collections"][0], text)
-    options = SubscriberOptions(replace(wanted, kinds=kinds), _size(query))
-    return EventsRequest(options, _cursor(query), dictionary_id)
+    options, cursor = SubscriberOptions(replace(wanted, kinds=kinds), _size(query)), _cursor(query)
+    until, limit = read_until(query, cursor, now_us), read_limit(query)
+    bounds = None if until is None and limit is None else Bounds(until, limit)
+    return EventsRequest(options, cursor, dictionary_id, bounds, read_heartbeat(query))
 
 
 def _dictionary_id(query: Query, request: Request) -> int | None:

@@ -32,6 +32,7 @@ _SECTIONS: Final = {
         "{ws}/subscribe": "events as JSON, {wire} wire",
         "{ws}/v1/subscribe": "events as JSON, v1 wire: for existing client libraries",
         "http://{host}/health": "the state of the server, as JSON",
+        "http://{host}/cursors": "the oldest and the newest position, as JSON",
         "http://{host}/metrics": "metrics for Prometheus",
     },
     "Which client connects where": {
@@ -43,7 +44,10 @@ _SECTIONS: Final = {
     "Parameters of a subscription": {
         "wantedCollections": "collections or prefixes, such as app.bsky.feed.post or app.bsky.graph.*",
         "wantedDids": "repos, such as did:plc:…",
-        "cursor": "unix microseconds to play back from; without it, events from now on",
+        "cursor": "where to begin: unix microseconds, 2026-07-04T14:30:00Z or -10m; without it, now",
+        "until": "where to end, written as cursor is; the server closes with 1000",
+        "limit": "how many events to send; then the server closes with 1000",
+        "heartbeat": "1 to 300: after so many seconds without an event, say how far the stream has come",
         "maxMessageSizeBytes": "skip longer events",
         "requireHello": "true: send nothing until an options_update",
         "compress": "true: each message is a zstd frame against the public dictionary",

@@ -22,10 +22,11 @@ import orjson
 
 from jetstream.delivery.renderers.classic import CLASSIC
 from jetstream.delivery.renderers.v1 import V1
-from jetstream.delivery.subscriber import SubscriberOptions
+from jetstream.delivery.subscriber import Bounds, SubscriberOptions
 from jetstream.errors import InvalidParameter
 from jetstream.model.filter import Filter
 from jetstream.model.syntax import DID_CHARS_MAX
+from jetstream.model.timestamp import parse_time
 from jetstream.steps import Steps
 from jetstream.web.http import Request
 
@@ -42,10 +43,14 @@ _LISTS: Final = ("wantedCollections", "wantedDids")
 # Names that came with the v1 wire. `maxSize` is what the Go client sends for `maxMessageSizeBytes`.
 _V1: Final = ("compress", "requireHello", "maxMessageSizeBytes", "maxSize")
 WIRES: Final = (CLASSIC.name, V1.name)  # v2 has an endpoint of its own
-_KNOWN: Final = (*_LISTS, "cursor", "wire", *_V1)
+_KNOWN: Final = (*_LISTS, "cursor", "until", "limit", "heartbeat", "wire", "zstdDictionary", *_V1)
 _COMMA: Final = re.compile(",|%2[cC]")
-# A cursor or a size. Twenty digits are more than 64 bits; Python's integers have no limit.
+# A number. Twenty digits are more than 64 bits; Python's integers have no limit.
 _NUMBER: Final = re.compile(r"[0-9]{1,20}", re.ASCII).fullmatch
+
+# Seconds of `heartbeat`. A client that waits longer takes the connection for dead.
+_HEARTBEAT_S: Final = range(1, 301)
+_NO_HEARTBEAT: Final = "is not a whole number of seconds from 1 to 300"
 
 # The decoded values of a query string by name, in the order in which they came. Each item of a list is a
 # value, whether it came by repetition or after a comma.
@@ -59,7 +64,23 @@ class SubscribeRequest(NamedTuple):
     cursor: int | None  # in unix microseconds, to start at; None: live
     require_hello: bool  # whether nothing is sent before the first `options_update`
     wire: str | None  # the name of the wire; None: that of the path
-    compress: bool  # whether messages are compressed with the public dictionary
+    compress: bool  # whether messages are compressed with the dictionary of v1 clients
+    dictionary_id: int | None = None  # of the dictionary that a request names to compress them with
+    until: int | None = None  # in unix microseconds: no event from here on is sent
+    limit: int | None = None  # so many events are sent at most
+    heartbeat_s: int | None = None  # seconds without an event until there is a heartbeat; None: the wire's
+
+    @property
+    def bounds(self) -> Bounds | None:
+        """Where the subscription ends by itself, for one subscriber."""
+        return None if self.until is None and self.limit is None else Bounds(self.until, self.limit)
+
+
+class OptionsUpdate(NamedTuple):
+    """What a client asked for in an `options_update`."""
+
+    options: SubscriberOptions
+    heartbeat_s: int | None  # None: that of the URL
 
 
 def decode_query(text: str, lists: Sequence[str] = _LISTS) -> Steps[Query]:
@@ -83,8 +104,11 @@ def decode_query(text: str, lists: Sequence[str] = _LISTS) -> Steps[Query]:
     return query
 
 
-def parse_request(request: Request) -> Steps[SubscribeRequest]:
-    """Read the parameters of a request, in steps. Raises InvalidParameter."""
+def parse_request(request: Request, *, now_us: int) -> Steps[SubscribeRequest]:
+    """Read the parameters of a request, in steps. `now_us` is what ages count from.
+
+    Raises InvalidParameter.
+    """
     query = yield from decode_query(request.query)
     _refuse_mistakes(query)
     wanted = yield from Filter.parse_steps(query.get("wantedCollections", []), query.get("wantedDids", []))
@@ -94,20 +118,24 @@ def parse_request(request: Request) -> Steps[SubscribeRequest]:
             "maxSize", query["maxSize"][0], "is given beside maxMessageSizeBytes, its other name"
         )
     size = _number(query, size_name, "is not a number of bytes")
-    cursor = _number(query, "cursor", "is not a time in unix microseconds")
+    cursor = _time(query, "cursor", now_us)
     return SubscribeRequest(
         SubscriberOptions(wanted, size or 0),
         cursor,
         _flag(query, "requireHello"),
         _wire(query, request.headers),
         _flag(query, "compress") or "zstd" in request.tokens("socket-encoding"),
+        _number(query, "zstdDictionary", "is not the ID of a dictionary, which is a number"),
+        until=read_until(query, cursor, now_us),
+        limit=read_limit(query),
+        heartbeat_s=read_heartbeat(query),
     )
 
 
-def parse_message(text: bytes) -> Steps[SubscriberOptions | None]:
+def parse_message(text: bytes) -> Steps[OptionsUpdate | None]:
     """Read a client's message, in steps: the new options, or None for an unknown type, which is ignored.
 
-    An update replaces all options; those that are absent are reset. Raises JSONDecodeError for what is not
+    An update replaces all options; those that are absent are reset, `heartbeat` to that of the URL. Raises JSONDecodeError for what is not
     JSON, and InvalidParameter for a bad update.
     """
     # Before parsing, which is one step: `orjson` cannot be interrupted.
@@ -129,7 +157,10 @@ def parse_message(text: bytes) -> Steps[SubscriberOptions | None]:
         size = 0
     if type(size) is not int or size < 0:
         raise InvalidParameter("maxMessageSizeBytes", _shown(size), "is not a number of bytes")
-    return SubscriberOptions(wanted, size)
+    heartbeat_s = payload.get("heartbeat")
+    if heartbeat_s is not None and (type(heartbeat_s) is not int or heartbeat_s not in _HEARTBEAT_S):
+        raise InvalidParameter("heartbeat", _shown(heartbeat_s), _NO_HEARTBEAT)
+    return OptionsUpdate(SubscriberOptions(wanted, size), heartbeat_s)
 
 
 def _key(name: str) -> str:
@@ -174,6 +205,40 @@ def _number(query: Query, name: str, problem: str) -> int | None:
     if value and not _NUMBER(value):
         raise InvalidParameter(name, value, problem)
     return int(value) if value else None
+
+
+def _time(query: Query, name: str, now_us: int) -> int | None:
+    """Return a parameter that is a time; None when it is absent or empty. Raises InvalidParameter."""
+    value = _once(query, name)
+    try:
+        return parse_time(value, now_us) if value else None
+    except ValueError as error:
+        raise InvalidParameter(name, value, str(error)) from error
+
+
+def read_until(query: Query, cursor: int | None, now_us: int) -> int | None:
+    """Return where the subscription ends, which is not before it starts. Raises InvalidParameter."""
+    until = _time(query, "until", now_us)
+    if until is not None and until < (now_us if cursor is None else cursor):
+        start = "the present, where it starts: give a cursor" if cursor is None else f"the cursor, {cursor}"
+        raise InvalidParameter("until", _once(query, "until"), f"is before {start}")
+    return until
+
+
+def read_limit(query: Query) -> int | None:
+    """Return how many events are sent. Raises InvalidParameter."""
+    limit = _number(query, "limit", problem := "is not a number of events from 1 on")
+    if limit == 0:
+        raise InvalidParameter("limit", _once(query, "limit"), problem)
+    return limit
+
+
+def read_heartbeat(query: Query) -> int | None:
+    """Return the seconds between heartbeats. Raises InvalidParameter."""
+    seconds = _number(query, "heartbeat", _NO_HEARTBEAT)
+    if seconds is not None and seconds not in _HEARTBEAT_S:
+        raise InvalidParameter("heartbeat", _once(query, "heartbeat"), _NO_HEARTBEAT)
+    return seconds
 
 
 def _flag(query: Query, name: str) -> bool:

@@ -41,11 +41,12 @@ class ChunkedFraming:
         self.media_type = body.media_type
         self.start = chunk(body.start)
         self.keep_alive = chunk(body.keep_alive)
+        self.costly = body.costly
 
     def frames(self, messages: list[bytes], times: Iterable[int] | None = None) -> list[bytes]:
         """Return each frame as a chunk."""
         return [chunk(frame) for frame in self._body.frames(messages, times)]
 
-    def end(self, code: int, reason: str) -> bytes:
+    def end(self, code: int, reason: str, cursor: int | None = None) -> bytes:
         """Return the end, with the last chunk if the body is complete."""
-        return chunk(self._body.end(code, reason)) + (LAST_CHUNK if code in COMPLETE else b"")
+        return chunk(self._body.end(code, reason, cursor)) + (LAST_CHUNK if code in COMPLETE else b"")

@@ -13,6 +13,7 @@ class NdjsonFraming:
     start: Final = b""  # what goes before all events
     # White space before the JSON of the next line. An empty line would be a record to many programs.
     keep_alive: Final = b" "
+    costly: Final = False
 
     def frames(
         self,
@@ -22,7 +23,7 @@ class NdjsonFraming:
         """Return each message with a newline."""
         return [message + b"\n" if message else b"" for message in messages]
 
-    def end(self, code: int, reason: str) -> bytes:  # noqa: ARG002 - part of the protocol
+    def end(self, code: int, reason: str, cursor: int | None = None) -> bytes:  # noqa: ARG002 - as above
         """Return nothing: each line is an event."""
         return b""
 

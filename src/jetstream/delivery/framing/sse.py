@@ -8,7 +8,7 @@
     :                                               a comment, which keeps the connection alive
 
     event: close                                    at the end
-    data: {"code":1001,"reason":"the server …"}
+    data: {"code":1001,"reason":"the server is …; cursor=1725516666833634"}
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class SseFraming:
     media_type: Final = "text/event-stream"
     start: Final = b"retry: 2000\n\n"  # what goes before all events
     keep_alive: Final = b":\n\n"
+    costly: Final = False
 
     def frames(self, messages: list[bytes], times: Iterable[int] | None = None) -> list[bytes]:
         """Return each message as the data of an event. What is no event of ours has no ID."""
@@ -35,9 +36,10 @@ class SseFraming:
             for time_us, message in zip(times, messages, strict=True)
         ]
 
-    def end(self, code: int, reason: str) -> bytes:
-        """Return an event of the type `close`."""
-        return b"event: close\ndata: %b\n\n" % orjson.dumps({"code": code, "reason": reason})
+    def end(self, code: int, reason: str, cursor: int | None = None) -> bytes:
+        """Return an event of the type `close`, whose reason ends with `cursor`."""
+        text = reason if cursor is None else f"{reason}; cursor={cursor}"
+        return b"event: close\ndata: %b\n\n" % orjson.dumps({"code": code, "reason": text})
 
 
 SSE: Final = SseFraming()
