@@ -43,6 +43,7 @@ from jetstream.upstream.seq_tracker import SeqTracker
 from jetstream.upstream.source import Source
 from jetstream.web import dictionary, pages, xrpc
 from jetstream.web.dialect import SHUTDOWN, SubscribeDialect
+from jetstream.web.event_stream import StreamDialect
 from jetstream.web.positions import cursors
 from jetstream.web.server import Server
 from jetstream.web.subscribe import FAILED, Subscribe
@@ -215,6 +216,8 @@ class Service:
         compressed = Dictionaries(self._dictionary).framing
         dialects = {path: SubscribeDialect(wire, compressed, self._limits.web, self._clock) for path, wire in wires.items()}
         upgrades = {path: self.subscribe.on(dialect) for path, dialect in dialects.items()}
+        stream = StreamDialect(self.metrics, self._limits.web, self._clock)
+        upgrades["/events"] = self.subscribe.on(stream)
         events = xrpc.EventsDialect(self._oldest_us, compressed, self._limits.web, self._clock)
         methods = xrpc.Xrpc(
             {xrpc.SUBSCRIBE_EVENTS: self.subscribe.on(events)}, {xrpc.GET_ZSTD_DICTIONARY: own}

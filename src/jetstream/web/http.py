@@ -92,10 +92,13 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """A complete response. `closing`: the connection ends with it, whatever the request asked for."""
+    """A complete response. `closing`: the connection ends with it, whatever the request asked for.
+
+    The body is None where there is none, or where it follows and its length is not known.
+    """
 
     status: int
-    body: bytes
+    body: bytes | None
     content_type: str = "text/plain; charset=utf-8"
     headers: Mapping[str, str] | None = None  # beside those that every response has
     closing: bool = False
@@ -114,9 +117,9 @@ class Response(NamedTuple):
         a 304 (section 15.4.5).
         Pages in a browser on any site may read it, with its header (`Access-Control-…`): all of it is public.
         """
-        fields = {
+        fields = {} if self.body is None else {"Content-Length": str(len(self.body))}
+        fields |= {
             "Content-Type": self.content_type,
-            "Content-Length": str(len(self.body)),
             "Date": formatdate(now, usegmt=True),
             "Server": SERVER,
             "Access-Control-Allow-Origin": "*",
@@ -126,7 +129,7 @@ class Response(NamedTuple):
         }
         lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
         lines += [f"{name}: {value}" for name, value in fields.items()]
-        body = self.body if with_body and self.status != HTTPStatus.NOT_MODIFIED else b""
+        body = self.body if self.body and with_body and self.status != HTTPStatus.NOT_MODIFIED else b""
         return "\r\n".join([*lines, "", ""]).encode() + body
 
 

@@ -104,10 +104,12 @@ def decode_query(text: str, lists: Sequence[str] = _LISTS) -> Steps[Query]:
     return query
 
 
-def parse_request(request: Request, *, now_us: int) -> Steps[SubscribeRequest]:
+def parse_request(
+    request: Request, *, now_us: int, wires: Sequence[str] = WIRES
+) -> Steps[SubscribeRequest]:
     """Read the parameters of a request, in steps. `now_us` is what ages count from.
 
-    Raises InvalidParameter.
+    `wires` are those of the endpoint. Raises InvalidParameter.
     """
     query = yield from decode_query(request.query)
     _refuse_mistakes(query)
@@ -123,7 +125,7 @@ def parse_request(request: Request, *, now_us: int) -> Steps[SubscribeRequest]:
         SubscriberOptions(wanted, size or 0),
         cursor,
         _flag(query, "requireHello"),
-        _wire(query, request.headers),
+        _wire(query, request.headers, wires),
         _flag(query, "compress") or "zstd" in request.tokens("socket-encoding"),
         _number(query, "zstdDictionary", "is not the ID of a dictionary, which is a number"),
         until=read_until(query, cursor, now_us),
@@ -181,11 +183,11 @@ def _refuse_mistakes(query: Query) -> None:
             raise InvalidParameter(name, query[name][0], text)
 
 
-def _wire(query: Query, headers: Mapping[str, str]) -> str | None:
+def _wire(query: Query, headers: Mapping[str, str], wires: Sequence[str]) -> str | None:
     """Return the wire that a request selects: by name, or v1 by a name that came with it; else None."""
     wire = _once(query, "wire")
-    if wire and wire not in WIRES:
-        raise InvalidParameter("wire", wire, f"is not a wire here: there are {' and '.join(WIRES)}")
+    if wire and wire not in wires:
+        raise InvalidParameter("wire", wire, f"is not a wire here: there are {' and '.join(wires)}")
     if not wire and ("socket-encoding" in headers or any(name in query for name in _V1)):
         return V1.name
     return wire or None
