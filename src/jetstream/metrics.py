@@ -117,7 +117,10 @@ class Metrics:
         )
         self.subscribers = Children(subscribers, wires)
         streams = Gauge(
-            "jetstream_event_streams", "Subscribers of /events, by coding.", ["coding"], registry=self.registry
+            "jetstream_event_streams",
+            "Subscribers of /events, by coding.",
+            ["coding"],
+            registry=self.registry,
         )
         self.event_streams = Children(streams, STREAM_CODINGS)
         self.messages = counters("messages_sent", "Events sent to subscribers", "wire", wires)

@@ -183,9 +183,7 @@ def fitting(pieces: Sequence[bytes], bytes_max: int) -> int:
     return bisect_right(list(accumulate(map(len, pieces))), bytes_max, lo=1)
 
 
-def _short_frames(
-    framing: Framing, messages: list[bytes], times: Iterable[int], most: int
-) -> list[bytes]:
+def _short_frames(framing: Framing, messages: list[bytes], times: Iterable[int], most: int) -> list[bytes]:
     """Return the frames of messages; that of one that is longer than `most` is not made."""
     if most == sys.maxsize:
         return framing.frames(messages, times)

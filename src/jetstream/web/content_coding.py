@@ -1,4 +1,4 @@
-"""The content coding of a body that has no end: which one a client accepts, and its compressor. Pure.
+"""Content codings of a body without an end: which one a client accepts, and its compressor. Pure.
 
 A body is one gzip stream or one zstd frame, with a history, so each connection has a compressor of its own. It
 is flushed after each write: a client can read all that has been written. Shared pieces would cost less, but
@@ -50,9 +50,7 @@ class GzipCompressor:
     """A body in gzip."""
 
     def __init__(self) -> None:
-        self._stream = zlib.compressobj(
-            _GZIP_LEVEL, zlib.DEFLATED, _GZIP_FORMAT + _GZIP_WINDOW, _GZIP_MEMORY
-        )
+        self._stream = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_FORMAT + _GZIP_WINDOW, _GZIP_MEMORY)
 
     def write(self, data: bytes) -> bytes:
         """Return compressed data, up to the last byte of `data`."""

@@ -5,8 +5,8 @@
                           ▼
                 200, an `EventStreamSink` ──▶ a `Subscriber` in delivery
 
-    Accept             what a body is made of: lines of JSON, or Server-Sent Events
-    Accept-Encoding    whether it is compressed: a compressor for each connection, as many as there is room for
+    Accept             what the body is made of: lines of JSON, or Server-Sent Events
+    Accept-Encoding    whether it is compressed, by a compressor of each connection, up to a number of them
     HTTP/1.1           chunks, so that a client knows whether a body was complete; HTTP/1.0 has none
 
 A client cannot say anything after its request, so there are no `options_update`s. What it sends all the same
@@ -85,7 +85,9 @@ class StreamDialect:
             bounds=asked.bounds,
             heartbeat_s=asked.heartbeat_s,
             greeting=framing.start,
-            opening=_Over() if _is_over(asked, last_us) else _Stream(self, framing, coding, request.minor > 0),
+            opening=_OVER
+            if _is_over(asked, last_us)
+            else _Stream(self, framing, coding, chunked is not body),
         )
 
     def _coding(self, accepted: str) -> str:
@@ -136,7 +138,7 @@ def _last_event(headers: Mapping[str, str]) -> int | None:
     """Return the position of the last event that a client has, if it comes back. Raises InvalidParameter."""
     value = headers.get("last-event-id", "").strip()
     if value and not _POSITION(value):
-        raise InvalidParameter("Last-Event-ID", value, "is not the ID of an event, a time in unix microseconds")
+        raise InvalidParameter("Last-Event-ID", value, "is not the ID of an event: it is a number")
     return int(value) if value else None
 
 
@@ -162,6 +164,9 @@ class _Over:
     def open(self, transport: asyncio.Transport, inbound: Sockets) -> Outbound:
         """Do nothing: nothing follows."""
         raise NotImplementedError
+
+
+_OVER: Final = _Over()
 
 
 class _Stream(NamedTuple):

@@ -8,9 +8,9 @@
                               ▼                                 ▼
                     a `Subscriber` in delivery, which each `options_update` changes
 
-(Or a response without an end: `event_stream`.) Everything is checked before the upgrade: a refusal is an HTTP response with one sentence that names the
+Everything is checked before the upgrade: a refusal is an HTTP response with one sentence that names the
 parameter and its value. After the upgrade, problems close the WebSocket with a code and a reason. What
-depends on the endpoint is left to its `Dialect`.
+depends on the endpoint is left to its `Dialect`. At `/events` there is no upgrade: see `event_stream`.
 
 `Subscribe` counts a client until it is cleaned up, so that the limit of connections and the end of the server
 include clients that have not answered the close frame yet.
@@ -96,9 +96,7 @@ class Subscribe:
         """Return the handler of a route that is subscribed to in this dialect."""
         return partial(self._handle, dialect)
 
-    def _handle(
-        self, dialect: Dialect, request: Request, connection: Connection
-    ) -> Steps[Response | None]:
+    def _handle(self, dialect: Dialect, request: Request, connection: Connection) -> Steps[Response | None]:
         """Check a request, and upgrade its connection. A refusal is one sentence. Raises BadRequest."""
         try:
             subscription = yield from dialect.parse_request(request)
@@ -187,7 +185,7 @@ class _Upgrade:
         if wants_upgrade(request):
             return accept(request, fields)
         path, host = request.path, request.host[:_HOST_CHARS_SHOWN]
-        text = f"{path} is a WebSocket: connect to ws://{host}{path}, or read http://{host}/events without one"
+        text = f"{path} is a WebSocket: connect to ws://{host}{path}, or read http://{host}/events"
         raise Refused(426, "", text, {"Upgrade": "websocket"})
 
     def open(self, transport: asyncio.Transport, inbound: Inbound) -> Outbound:

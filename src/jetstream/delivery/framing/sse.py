@@ -1,13 +1,17 @@
 """Messages as Server-Sent Events (the HTML standard, section 9.2), which browsers read with `EventSource`.
 
-    retry: 2000                                     at the start: milliseconds until a client connects again
+A stream begins with the time after which a client connects again, in milliseconds. Each event has its
+position as ID, and a client that comes back sends the last one. A comment, which clients ignore, keeps the
+connection alive. The last event says why the stream ends:
 
-    id: 1725516666833633                            an event; a client sends the last ID when it comes back
+    retry: 2000
+
+    id: 1725516666833633
     data: {"did":"did:plc:…","time_us":…}
 
-    :                                               a comment, which keeps the connection alive
+    :
 
-    event: close                                    at the end
+    event: close
     data: {"code":1001,"reason":"the server is …; cursor=1725516666833634"}
 """
 
