@@ -13,6 +13,8 @@ UPDATE: Final = b"u"
 DELETE: Final = b"d"
 IDENTITY: Final = b"i"
 ACCOUNT: Final = b"a"
+# Filters can name it. No event has it yet.
+SYNC: Final = b"s"
 
 KIND_NAMES: Final = {
     CREATE: "create",
