@@ -31,6 +31,7 @@ _SECTIONS: Final = {
     "Endpoints": {
         "{ws}/subscribe": "events as JSON, {wire} wire",
         "{ws}/v1/subscribe": "events as JSON, v1 wire: for existing client libraries",
+        "{ws}/xrpc/network.bsky.jetstream.subscribeEvents": "events as JSON, v2 wire",
         "http://{host}/health": "the state of the server, as JSON",
         "http://{host}/cursors": "the oldest and the newest position, as JSON",
         "http://{host}/metrics": "metrics for Prometheus",
@@ -39,6 +40,7 @@ _SECTIONS: Final = {
         "@skyware/jetstream": "endpoint: {ws}/v1/subscribe",
         "@atcute/jetstream": "url: {ws}",
         "Go client, Rust crates, others for the public Jetstream": "{ws}/v1/subscribe",
+        "atproto (Python)": "base_uri: {ws}/xrpc",
         "jetstream tail, your own code": "{ws}/subscribe",
     },
     "Parameters of a subscription": {
