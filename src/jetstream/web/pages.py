@@ -31,6 +31,7 @@ _SECTIONS: Final = {
     "Endpoints": {
         "{ws}/subscribe": "events as JSON, {wire} wire",
         "{ws}/v1/subscribe": "events as JSON, v1 wire: for existing client libraries",
+        "http://{host}/zstd-dictionary": "the dictionary for compressed messages",
         "http://{host}/health": "the state of the server, as JSON",
         "http://{host}/metrics": "metrics for Prometheus",
     },
@@ -47,6 +48,7 @@ _SECTIONS: Final = {
         "maxMessageSizeBytes": "skip longer events",
         "requireHello": "true: send nothing until an options_update",
         "compress": "true: each message is a zstd frame against the public dictionary",
+        "zstdDictionary": "the ID of a dictionary: each message is a zstd frame against it",
         "wire": "classic or v1; without it, a request with a parameter that came with v1 gets v1",
     },
     "Try": {
