@@ -32,6 +32,7 @@ _SECTIONS: Final = {
         "{ws}/subscribe": "events as JSON, {wire} wire",
         "{ws}/v1/subscribe": "events as JSON, v1 wire: for existing client libraries",
         "{ws}/xrpc/network.bsky.jetstream.subscribeEvents": "events as JSON, v2 wire",
+        "http://{host}/zstd-dictionary": "the dictionary for compressed messages",
         "http://{host}/health": "the state of the server, as JSON",
         "http://{host}/cursors": "the oldest and the newest position, as JSON",
         "http://{host}/metrics": "metrics for Prometheus",
@@ -53,6 +54,7 @@ _SECTIONS: Final = {
         "maxMessageSizeBytes": "skip longer events",
         "requireHello": "true: send nothing until an options_update",
         "compress": "true: each message is a zstd frame against the public dictionary",
+        "zstdDictionary": "the ID of a dictionary: each message is a zstd frame against it",
         "wire": "classic or v1; without it, a request with a parameter that came with v1 gets v1",
     },
     "Try": {
