@@ -43,6 +43,9 @@ _SECTIONS: Final = {
     "Parameters of a subscription": {
         "wantedCollections": "collections or prefixes, such as app.bsky.feed.post or app.bsky.graph.*",
         "wantedDids": "repos, such as did:plc:…",
+        "kinds": "commit, identity, account",
+        "operations": "create, update, delete",
+        "excludeCollections, excludeDids": "leave these out",
         "cursor": "unix microseconds to play back from; without it, events from now on",
         "maxMessageSizeBytes": "skip longer events",
         "requireHello": "true: send nothing until an options_update",
