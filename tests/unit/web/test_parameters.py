@@ -205,8 +205,10 @@ def test_the_other_lists_of_a_filter(query: str) -> None:
         ("operations=put", "operations: 'put' is none of create, update, delete"),
         (
             "kinds=identity&operations=create",
-            "operations: 'create' applies to commits, and kinds leaves them out: "
-            "add commit to kinds, or leave this out",
+            (
+                "operations: 'create' applies to commits, and kinds leaves them out: "
+                "add commit to kinds, or leave this out"
+            ),
         ),
         (
             f"wantedCollections={LIKE}&excludeCollections={POST}",
