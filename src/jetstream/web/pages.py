@@ -47,6 +47,9 @@ _SECTIONS: Final = {
     "Parameters of a subscription": {
         "wantedCollections": "collections or prefixes, such as app.bsky.feed.post or app.bsky.graph.*",
         "wantedDids": "repos, such as did:plc:…",
+        "kinds": "commit, identity, account",
+        "operations": "create, update, delete",
+        "excludeCollections, excludeDids": "leave these out",
         "cursor": "where to begin: unix microseconds, 2026-07-04T14:30:00Z or -10m; without it, now",
         "until": "where to end, written as cursor is; the server closes with 1000",
         "limit": "how many events to send; then the server closes with 1000",
