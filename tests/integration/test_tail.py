@@ -75,6 +75,8 @@ async def test_events_are_printed_as_they_were_received(service: Service) -> Non
     [
         (["--collection", LIKE, "--collection", "app.bsky.graph.*"], ["id", "two", "four"]),
         (["--did", BOB, "--did", "did:web:nobody.example", "--collection", POST], ["three"]),
+        (["--since", "1970-01-01T00:00:00Z"], ["id", "one", "two", "three", "four"]),
+        (["--since", "-1h"], ["id", "one", "two", "three", "four"]),
         (["--since", "1h"], ["id", "one", "two", "three", "four"]),
     ],
 )
