@@ -74,7 +74,7 @@ def _start(since: str | None, cursor: int | None, clock: Callable[[], int] = uni
     if cursor is not None:
         raise SettingError("--since", since, f"cannot be given together with --cursor {cursor}")
     # Here an age needs no sign.
-    text = f"-{since}" if since[-1:].islower() and since[:1].isdigit() else since
+    text = f"-{since}" if since[:1].isdigit() and since[-1:] in tuple("smhdw") else since
     try:
         return parse_time(text, clock())
     except ValueError as error:

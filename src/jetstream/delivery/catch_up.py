@@ -182,9 +182,9 @@ class CatchUp:
         """
         stop, options = _stop(subscriber, lane), subscriber.options
         batch = await self._log.read(position, stop, options.wanted)
-        if position < (floor := self._log.floor):
-            text = f"position {position} is no longer kept, the oldest is {floor}"
-            subscriber.sink.close(Close(1008, "overtaken", f"{text}: connect with a later cursor"))
+        if position < self._log.floor:
+            text = f"position {position} is no longer kept: go on at the oldest, and read faster"
+            subscriber.sink.close(Close(1008, "overtaken", text))
         if subscriber.options is not options or subscriber.sink.closing:
             return None  # the new options judge from this position on
         if batch is None:

@@ -31,6 +31,8 @@ _SECTIONS: Final = {
     "Endpoints": {
         "{ws}/subscribe": "events as JSON, {wire} wire",
         "{ws}/v1/subscribe": "events as JSON, v1 wire: for existing client libraries",
+        "{ws}/xrpc/network.bsky.jetstream.subscribeEvents": "events as JSON, v2 wire",
+        "http://{host}/zstd-dictionary": "the dictionary for compressed messages",
         "http://{host}/health": "the state of the server, as JSON",
         "http://{host}/cursors": "the oldest and the newest position, as JSON",
         "http://{host}/metrics": "metrics for Prometheus",
@@ -39,11 +41,15 @@ _SECTIONS: Final = {
         "@skyware/jetstream": "endpoint: {ws}/v1/subscribe",
         "@atcute/jetstream": "url: {ws}",
         "Go client, Rust crates, others for the public Jetstream": "{ws}/v1/subscribe",
+        "atproto (Python)": "base_uri: {ws}/xrpc",
         "jetstream tail, your own code": "{ws}/subscribe",
     },
     "Parameters of a subscription": {
         "wantedCollections": "collections or prefixes, such as app.bsky.feed.post or app.bsky.graph.*",
         "wantedDids": "repos, such as did:plc:…",
+        "kinds": "commit, identity, account",
+        "operations": "create, update, delete",
+        "excludeCollections, excludeDids": "leave these out",
         "cursor": "where to begin: unix microseconds, 2026-07-04T14:30:00Z or -10m; without it, now",
         "until": "where to end, written as cursor is; the server closes with 1000",
         "limit": "how many events to send; then the server closes with 1000",
@@ -51,6 +57,7 @@ _SECTIONS: Final = {
         "maxMessageSizeBytes": "skip longer events",
         "requireHello": "true: send nothing until an options_update",
         "compress": "true: each message is a zstd frame against the public dictionary",
+        "zstdDictionary": "the ID of a dictionary: each message is a zstd frame against it",
         "wire": "classic or v1; without it, a request with a parameter that came with v1 gets v1",
     },
     "Try": {

@@ -8,13 +8,14 @@ A client may send 10,000 DIDs, which take 30 ms. So both are generators: they yi
 millisecond, and the caller decides when to go on (`scheduling.Worker`).
 
 To add a parameter: its name to `_KNOWN`, its value to `parse_request` and, if it may change while connected,
-to `parse_message`.
+to `_OPTIONS` and `parse_message`. For a list of the filter, `_FILTER` is enough.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote_plus
 
@@ -30,19 +31,30 @@ from jetstream.model.timestamp import parse_time
 from jetstream.steps import Steps
 from jetstream.web.http import Request
 
-# An update has at most 100 collections and 10,000 DIDs, and a comma for each. A million take 0.1 s to parse.
-COMMAS_MAX: Final = 20_000
+# An update has at most 10,000 wanted and 10,000 excluded DIDs, some hundred other names, and a comma for
+# each. A million take 0.1 s to parse.
+COMMAS_MAX: Final = 24_000
 # A query has as many entries, each with its own name or after a comma.
-PARAMETERS_MAX: Final = 20_000
+PARAMETERS_MAX: Final = 24_000
 _PARAMETERS_PER_STEP: Final = 250  # decoded between two yields: 0.7 ms
 _NAME_CHARS_MAX: Final = 64  # decoded of a name: no parameter's is nearly as long
 # Decoded of a value, percent-encoded. The rest of a longer one does not matter: it is refused all the same.
 _VALUE_CHARS_MAX: Final = 3 * (DID_CHARS_MAX + 1)
-# Parameters that are lists, and all parameters.
-_LISTS: Final = ("wantedCollections", "wantedDids")
+# Lists of a filter, by the argument of `Filter.parse_steps` that each is.
+_FILTER: Final = {
+    "collections": "wantedCollections",
+    "dids": "wantedDids",
+    "kinds": "kinds",
+    "operations": "operations",
+    "exclude_collections": "excludeCollections",
+    "exclude_dids": "excludeDids",
+}
+# Parameters that are lists, those that can change while connected, and all of them.
+_LISTS: Final = frozenset(_FILTER.values())
 # Names that came with the v1 wire. `maxSize` is what the Go client sends for `maxMessageSizeBytes`.
 _V1: Final = ("compress", "requireHello", "maxMessageSizeBytes", "maxSize")
 WIRES: Final = (CLASSIC.name, V1.name)  # v2 has an endpoint of its own
+_OPTIONS: Final = (*_LISTS, "maxMessageSizeBytes", "maxSize", "heartbeat")
 _KNOWN: Final = (*_LISTS, "cursor", "until", "limit", "heartbeat", "wire", "zstdDictionary", *_V1)
 _COMMA: Final = re.compile(",|%2[cC]")
 # A number. Twenty digits are more than 64 bits; Python's integers have no limit.
@@ -83,7 +95,7 @@ class OptionsUpdate(NamedTuple):
     heartbeat_s: int | None  # None: that of the URL
 
 
-def decode_query(text: str, lists: Sequence[str] = _LISTS) -> Steps[Query]:
+def decode_query(text: str, lists: Collection[str] = _LISTS) -> Steps[Query]:
     """Decode a query string, in steps. Raises InvalidParameter for more than `PARAMETERS_MAX` values.
 
     Commas, percent-encoded or not, separate the items of `lists`, and nothing else. `+` means a space.
@@ -112,14 +124,10 @@ def parse_request(
     `wires` are those of the endpoint. Raises InvalidParameter.
     """
     query = yield from decode_query(request.query)
-    _refuse_mistakes(query)
-    wanted = yield from Filter.parse_steps(query.get("wantedCollections", []), query.get("wantedDids", []))
-    size_name = "maxSize" if "maxSize" in query else "maxMessageSizeBytes"
-    if "maxSize" in query and "maxMessageSizeBytes" in query:
-        raise InvalidParameter(
-            "maxSize", query["maxSize"][0], "is given beside maxMessageSizeBytes, its other name"
-        )
-    size = _number(query, size_name, "is not a number of bytes")
+    first = {name: values[0] for name, values in query.items()}
+    yield from _refuse_mistakes(first, _KNOWN)
+    wanted = yield from _filter(lambda name: query.get(name, []))
+    size = _number(query, _size_name(first), "is not a number of bytes")
     cursor = _time(query, "cursor", now_us)
     return SubscribeRequest(
         SubscriberOptions(wanted, size or 0),
@@ -152,17 +160,34 @@ def parse_message(text: bytes) -> Steps[OptionsUpdate | None]:
     if type(payload) is not dict:
         raise InvalidParameter("payload", _shown(payload), "is not an object of options")
     yield
-    collections, dids = _strings(payload, "wantedCollections"), _strings(payload, "wantedDids")
-    wanted = yield from Filter.parse_steps(collections, dids)
-    size = payload.get("maxMessageSizeBytes")
+    yield from _refuse_mistakes(payload, _OPTIONS)
+    wanted = yield from _filter(partial(_strings, payload))
+    size_name = _size_name(payload)
+    size = payload.get(size_name)
     if size is None:
         size = 0
     if type(size) is not int or size < 0:
-        raise InvalidParameter("maxMessageSizeBytes", _shown(size), "is not a number of bytes")
+        raise InvalidParameter(size_name, _shown(size), "is not a number of bytes")
     heartbeat_s = payload.get("heartbeat")
     if heartbeat_s is not None and (type(heartbeat_s) is not int or heartbeat_s not in _HEARTBEAT_S):
         raise InvalidParameter("heartbeat", _shown(heartbeat_s), _NO_HEARTBEAT)
     return OptionsUpdate(SubscriberOptions(wanted, size), heartbeat_s)
+
+
+def _filter(values: Callable[[str], Sequence[str]]) -> Steps[Filter]:
+    """Parse a filter, in steps. `values` returns a list of the request by its name; empty when absent."""
+    return Filter.parse_steps(**{argument: values(name) for argument, name in _FILTER.items()})
+
+
+def _size_name(given: Mapping[str, object]) -> str:
+    """Return by which of its two names the limit of messages is given. Raises InvalidParameter for both."""
+    if "maxSize" not in given:
+        return "maxMessageSizeBytes"
+    if "maxMessageSizeBytes" in given:
+        raise InvalidParameter(
+            "maxSize", _shown(given["maxSize"]), "is given beside maxMessageSizeBytes, its other name"
+        )
+    return "maxSize"
 
 
 def _key(name: str) -> str:
@@ -171,16 +196,26 @@ def _key(name: str) -> str:
 
 
 # What names mean that are close to a parameter's, and names that other versions of Jetstream have for it.
-_MEANT: Final = {_key(k): k for k in _KNOWN} | {"collection": "wantedCollections", "did": "wantedDids"}
+_MEANT: Final = {_key(k): k for k in _KNOWN} | {
+    "collection": "wantedCollections",
+    "did": "wantedDids",
+    "excludedcollection": "excludeCollections",
+    "excludeddid": "excludeDids",
+}
 
 
-def _refuse_mistakes(query: Query) -> None:
-    """Refuse a name that would be ignored although a parameter was meant: the client would get all events."""
-    for name in query:
-        meant = _MEANT.get(_key(name))
-        if meant is not None and name not in _KNOWN:
+def _refuse_mistakes(given: Mapping[str, object], known: Collection[str]) -> Steps[None]:
+    """Refuse, in steps, a name that would be ignored although a known one was meant.
+
+    The client would get all events. Raises InvalidParameter.
+    """
+    for count, (name, value) in enumerate(given.items(), 1):
+        meant = _MEANT.get(_key(name[:_NAME_CHARS_MAX]))
+        if meant in known and name not in known:
             text = f"is given to an unknown parameter: did you mean {meant}?"
-            raise InvalidParameter(name, query[name][0], text)
+            raise InvalidParameter(name, _shown(value), text)
+        if count % _PARAMETERS_PER_STEP == 0:
+            yield
 
 
 def _wire(query: Query, headers: Mapping[str, str], wires: Sequence[str]) -> str | None:
@@ -265,7 +300,9 @@ def _strings(payload: dict[str, Any], name: str) -> list[str]:
 
 
 def _shown(value: object) -> str:
-    """Return a value as JSON, for an error message."""
+    """Return a value for an error message: text as it is, else JSON."""
+    if type(value) is str:
+        return value
     try:
         return orjson.dumps(value).decode()
     except TypeError:  # orjson reads deeper nesting than it can write
