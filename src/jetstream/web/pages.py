@@ -32,6 +32,7 @@ _SECTIONS: Final = {
         "{ws}/subscribe": "events as JSON, {wire} wire",
         "{ws}/v1/subscribe": "events as JSON, v1 wire: for existing client libraries",
         "{ws}/xrpc/network.bsky.jetstream.subscribeEvents": "events as JSON, v2 wire",
+        "http://{host}/events": "events without a WebSocket: lines of JSON, or Server-Sent Events",
         "http://{host}/zstd-dictionary": "the dictionary for compressed messages",
         "http://{host}/health": "the state of the server, as JSON",
         "http://{host}/cursors": "the oldest and the newest position, as JSON",
@@ -43,6 +44,7 @@ _SECTIONS: Final = {
         "Go client, Rust crates, others for the public Jetstream": "{ws}/v1/subscribe",
         "atproto (Python)": "base_uri: {ws}/xrpc",
         "jetstream tail, your own code": "{ws}/subscribe",
+        "curl, EventSource in a browser": "http://{host}/events",
     },
     "Parameters of a subscription": {
         "wantedCollections": "collections or prefixes, such as app.bsky.feed.post or app.bsky.graph.*",
@@ -62,6 +64,7 @@ _SECTIONS: Final = {
     },
     "Try": {
         "jetstream tail --limit 10": "in a terminal",
+        "curl -N '{host}/events?wantedCollections=app.bsky.feed.post' | jq .commit.record": "new posts",
         "websocat '{ws}/subscribe?wantedCollections=app.bsky.feed.post'": "new posts",
     },
 }
