@@ -1,4 +1,4 @@
-"""A client of `/events` that is not ours: chunks, content codings and Server-Sent Events, read as they come."""
+"""A client of `/events` that shares no code with the server: chunks, content codings, Server-Sent Events."""
 
 from __future__ import annotations
 

@@ -50,6 +50,7 @@ _FIELDS: Final = {
 }
 _USE_HEADER: Final = "is for WebSockets: send the header Accept-Encoding, with zstd or gzip"
 _NO_CODING: Final = f"Accept-Encoding: accept {', '.join(COMPRESSORS)} or {IDENTITY}"
+_FLOOD: Final = Close(1008, "flood", "flood: nothing may follow the request: send no more")
 _HOST_CHARS_SHOWN: Final = 100  # in a refusal
 
 
@@ -238,8 +239,10 @@ class EventStreamSink(Outbound):
         return self._eof
 
     def data_received(self, data: bytes) -> None:
-        """Discard what the client sends. Called by the event loop."""
+        """Discard what the client sends, up to a limit. Called by the event loop."""
         self._discard_input(data)
+        if self._discarded >= self._sockets.limits.lingering_bytes_max:
+            self.close(_FLOOD)
 
     def eof_received(self) -> None:
         """End the connection: a client that closes its side does not read any more."""
