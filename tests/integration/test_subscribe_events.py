@@ -1,4 +1,4 @@
-"""`network.bsky.jetstream.subscribeEvents` over real sockets: the v2 wire, live and replayed, and its own rules."""
+"""`subscribeEvents` over real sockets: the v2 wire, live and replayed, and its own rules."""
 
 from __future__ import annotations
 

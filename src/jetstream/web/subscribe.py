@@ -94,9 +94,7 @@ class Subscribe:
         """Return the handler of a route that is subscribed to in this dialect."""
         return partial(self._handle, dialect)
 
-    def _handle(
-        self, dialect: Dialect, request: Request, connection: Connection
-    ) -> Steps[Response | None]:
+    def _handle(self, dialect: Dialect, request: Request, connection: Connection) -> Steps[Response | None]:
         """Check a request, and upgrade its connection. A refusal is one sentence. Raises BadRequest."""
         try:
             subscription = yield from dialect.parse_request(request)

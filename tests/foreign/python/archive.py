@@ -1,6 +1,6 @@
-"""Asks a Jetstream for its archive, and prints what a library says to that: the name of its error, and the text.
+"""Asks a Jetstream for its archive, and prints what a library says to that: its error, by name and text.
 
-    archive.py atproto|jetstream-lakehouse ORIGIN
+archive.py atproto|jetstream-lakehouse ORIGIN
 """
 
 from __future__ import annotations
@@ -28,5 +28,5 @@ def jetstream_lakehouse(origin: str) -> Iterator[Any]:
 LIBRARIES = {"atproto": atproto, "jetstream-lakehouse": jetstream_lakehouse}
 try:
     print(next(LIBRARIES[sys.argv[1]](sys.argv[2])))
-except Exception as error:
+except Exception as error:  # noqa: BLE001 - each library has its own
     print(f"{type(error).__name__}: {error!r}")

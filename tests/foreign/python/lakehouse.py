@@ -1,6 +1,6 @@
 """Prints the `seq` and the kind of live events from the oldest one on, with `jetstream-lakehouse` 0.1.0.
 
-    lakehouse.py ORIGIN
+lakehouse.py ORIGIN
 """
 
 from __future__ import annotations
