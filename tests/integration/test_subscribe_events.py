@@ -84,7 +84,7 @@ async def test_no_other_wire_has_syncs(path: str, service: Service, relay: Relay
         replayed = await subscriber.events(4)
         relay.publish([(6, sync(6)), (7, identity(7))])
         live = await subscriber.events(1)
-    assert [event.get("kind", event.get("type"))[:2] for event in replayed] == ["co", "id", "co", "co"]
+    assert [str(event.get("kind", event.get("type")))[:2] for event in replayed] == ["co", "id", "co", "co"]
     assert live[0]["identity"]["seq"] == 7
     assert (await figures(service.port))['jetstream_events_total{kind="sync"}'] == 2
 

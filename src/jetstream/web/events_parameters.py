@@ -3,8 +3,8 @@
 They have other names than those of `/subscribe` and rules of their own, which clients rely on: lists are
 repeated and never separated by commas, and an empty value is a mistake. They are checked in the order of the
 lexicon: compression, filters, cursor. A name of `/subscribe` is refused with the right one, and any other
-unknown name is ignored. `operations`, `excludeCollections`, `excludeDids`, `until`, `limit` and `heartbeat` are
-ours, as at `/subscribe`.
+unknown name is ignored. `operations`, `excludeCollections`, `excludeDids`, `until`, `limit` and `heartbeat`
+are ours, as at `/subscribe`.
 
 `cursor` is a position, whether the client took it for a `seq` or for a time: one number is both.
 """

@@ -12,17 +12,17 @@ from typing import Any
 
 def atproto(origin: str) -> Iterator[Any]:
     """Replay with `atproto`."""
-    from atproto_jetstream import JetstreamClient
+    from atproto_jetstream import JetstreamClient  # type: ignore[import-not-found]
 
     url = origin.replace("http", "ws", 1) + "/xrpc"
-    return JetstreamClient(base_uri=url, api_key="any").replay()
+    yield from JetstreamClient(base_uri=url, api_key="any").replay()
 
 
 def jetstream_lakehouse(origin: str) -> Iterator[Any]:
     """Replay with `jetstream-lakehouse`."""
-    from jetstream_lakehouse import Client, Config
+    from jetstream_lakehouse import Client, Config  # type: ignore[import-not-found]
 
-    return Client(Config(endpoint=origin, api_key="any", max_retries=0)).replay(0)
+    yield from Client(Config(endpoint=origin, api_key="any", max_retries=0)).replay(0)
 
 
 LIBRARIES = {"atproto": atproto, "jetstream-lakehouse": jetstream_lakehouse}

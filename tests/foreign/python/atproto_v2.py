@@ -15,8 +15,8 @@ import json
 import sys
 from typing import Any
 
-from atproto_client.models.utils import get_model_as_json
-from atproto_jetstream import JetstreamClient
+from atproto_client.models.utils import get_model_as_json  # type: ignore[import-not-found]
+from atproto_jetstream import JetstreamClient  # type: ignore[import-not-found]
 
 
 def v1(payload: dict[str, Any]) -> dict[str, Any]:
