@@ -214,7 +214,10 @@ class Service:
         }
         wires = {"/subscribe": settings.wire, "/v1/subscribe": "v1"}
         compressed = Dictionaries(self._dictionary).framing
-        dialects = {path: SubscribeDialect(wire, compressed, self._limits.web, self._clock) for path, wire in wires.items()}
+        dialects = {
+            path: SubscribeDialect(wire, compressed, self._limits.web, self._clock)
+            for path, wire in wires.items()
+        }
         upgrades = {path: self.subscribe.on(dialect) for path, dialect in dialects.items()}
         stream = StreamDialect(self.metrics, self._limits.web, self._clock)
         upgrades["/events"] = self.subscribe.on(stream)

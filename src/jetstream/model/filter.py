@@ -6,8 +6,8 @@ A filter is used in three places, each with its own question:
     delivery, at the tip     equal filters are one group; `wants_collection` and `wants` fill its index
     delivery, and the log    `select`: which events of a batch are wanted?
 
-Identity, account and sync events have no collection. They pass a filter by collection, unless `kinds` leaves them
-out. Only `Filter.wants_collection` knows this: everything else asks it, with an empty name.
+Identity, account and sync events have no collection. They pass a filter by collection, unless `kinds` leaves
+them out. Only `Filter.wants_collection` knows this: everything else asks it, with an empty name.
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ class SubscribeDialect:
         return Response.sentence(refused.status, refused.text, refused.fields)
 
     def parse_message(self, message: bytes) -> Steps[OptionsUpdate | None]:
-        """Read a client's message, in steps. A bad one is told why its connection is closed. Raises Breach."""
+        """Read a client's message, in steps. Raises Breach, which tells a bad one why it is closed."""
         try:
             return (yield from parse_message(message))
         except JSONDecodeError as error:

@@ -2,9 +2,9 @@
 
 They have other names than those of `/subscribe` and rules of their own, which clients rely on: lists are
 repeated and never separated by commas, and an empty value is a mistake. They are checked in the order of the
-lexicon: compression, filters, cursor. A name of `/subscribe` is refused with the right one. Any other unknown
-name is ignored. `operations`, `excludeCollections`, `excludeDids`, `until`, `limit` and `heartbeat` are ours, as at
-`/subscribe`.
+lexicon: compression, filters, cursor. A name of `/subscribe` is refused with the right one, and any other
+unknown name is ignored. `operations`, `excludeCollections`, `excludeDids`, `until`, `limit` and `heartbeat`
+are ours, as at `/subscribe`.
 
 `cursor` is a position, whether the client took it for a `seq` or for a time: one number is both.
 """
@@ -31,7 +31,9 @@ _ELSEWHERE: Final = {
     "wantedCollections": "use collections",
     "requireHello": "the options of a connection cannot change here",
 }
-_USE_DICTIONARY: Final = "is of /subscribe: use zstdDictionary with the ID of the dictionary of getZstdDictionary"
+_USE_DICTIONARY: Final = (
+    "is of /subscribe: use zstdDictionary with the ID of the dictionary of getZstdDictionary"
+)
 _BAD_ESCAPE: Final = re.compile("%(?![0-9a-fA-F]{2}).{0,2}").search
 _NUMBER: Final = re.compile(r"[0-9]{1,40}", re.ASCII).fullmatch
 _SIZE_MAX: Final = (1 << 32) - 1

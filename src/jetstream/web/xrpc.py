@@ -41,7 +41,9 @@ _ARCHIVE: Final = (
 )
 _POSTED: Final = frozenset({f"{_NSID}planSnapshot", f"{_NSID}importTimestamps"})
 _METHODS: Final = frozenset({SUBSCRIBE_EVENTS, GET_ZSTD_DICTIONARY, *(f"{_NSID}{name}" for name in _ARCHIVE)})
-_NO_ARCHIVE: Final = "this server keeps no archive: use subscribeEvents, where cursor=0 begins with what is kept"
+_NO_ARCHIVE: Final = (
+    "this server keeps no archive: use subscribeEvents, where cursor=0 begins with what is kept"
+)
 _NSID_CHARS_SHOWN: Final = 100
 
 # The only subprotocol. Clients that offer others do not expect to see them again.
@@ -109,7 +111,9 @@ class EventsDialect:
         oldest_us = self._oldest_us()
         if not cursor or (cursor >= POSITION_MIN and cursor >= (oldest_us or 0)):
             return b""
-        where = "no event is kept" if oldest_us is None else f"the oldest event is {oldest_us}, {iso(oldest_us)}"
+        where = (
+            "no event is kept" if oldest_us is None else f"the oldest event is {oldest_us}, {iso(oldest_us)}"
+        )
         if cursor < POSITION_MIN:
             text = f"cursor: {cursor} is a seq of another server; {where}: use that, 0, or a time"
             raise Refused(400, "CursorTooOld", text)
@@ -121,7 +125,7 @@ class EventsDialect:
             return Response.sentence(refused.status, refused.text, refused.fields)
         return _error(refused.status, refused.name, refused.text, refused.fields)
 
-    def parse_message(self, message: bytes) -> NoReturn:
+    def parse_message(self, message: bytes) -> NoReturn:  # noqa: ARG002 - whatever it says
         """Refuse a client's message. Raises Breach."""
         raise Breach(_DATA)
 

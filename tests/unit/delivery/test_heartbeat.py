@@ -192,6 +192,11 @@ async def test_a_wire_may_have_an_interval_of_its_own() -> None:
         subscriber, sink = join(delivery, encoding=encoding)
         assert subscriber.heartbeat is not None
         assert subscriber.heartbeat.interval_s == 45
+        assert sink.heartbeats() == []  # not at once: it did not ask
+        for now in (0.0, 44.0):
+            await delivery.check(now, ping=False)
+        assert sink.heartbeats() == []
+        await delivery.check(45.0, ping=False)
         assert sink.heartbeats() == [(200, True)]
 
 
@@ -245,7 +250,9 @@ class World:
         self.now = 0.0
         self.log = MemoryLog()
         self.log.grow(40)
-        self.delivery = Delivery(self.log, Metrics(("classic", "v1")), replace(SMALL, lane_subscribers=1, watch_interval_s=3_600.0))
+        self.delivery = Delivery(
+            self.log, Metrics(("classic", "v1")), replace(SMALL, lane_subscribers=1, watch_interval_s=3_600.0)
+        )
         self.clients: list[Client] = []
 
     def join(self, options: SubscriberOptions, encoding: Encoding, cursor: int, limit: int) -> None:

@@ -18,7 +18,7 @@ from jetstream.dictionary.own import OWN, OwnDictionary
 from jetstream.model.batch import Batch
 
 # Clients keep a dictionary by its ID for ever. With other bytes it must have another ID.
-KNOWN = {20261127: "sha256"}
+KNOWN = {20261127: "08ad7e356d6aedcfa4e37400ad8fe51bd1660525ff3418d1a977f409c479d3c9"}
 V2_DICTIONARY = 20260811  # the ID of the dictionary of the public Jetstream for the v2 wire
 
 
@@ -32,7 +32,7 @@ def ratio(messages: list[bytes], dictionary: bytes) -> float:
 def captured(wire: str) -> list[bytes]:
     """Return the events of a production relay."""
     events = [event for frame in captured_frames() for event in decode(frame).events]
-    batch = Batch.of(events, range(1_796_000_000_000_000, 1_796_000_000_000_000 + len(events)))
+    batch = Batch.of(events, range(1_783_175_888_000_000, 1_783_175_888_000_000 + len(events)))
     return [message for message in RENDERERS[wire].render(batch, range(len(events))) if message]
 
 
