@@ -11,7 +11,7 @@ import socket
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -165,10 +165,10 @@ class Timed(ZstdFraming):
 
     seconds = 0.0
 
-    def frames(self, messages: list[bytes]) -> list[bytes]:
+    def frames(self, messages: list[bytes], times: Iterable[int] | None = None) -> list[bytes]:
         """Return the frames."""
         began = time.perf_counter()
-        made = super().frames(messages)
+        made = super().frames(messages, times)
         self.seconds += time.perf_counter() - began
         return made
 

@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import aiohttp
 import pytest
@@ -57,10 +58,8 @@ async def seqs(stream: EventStream, count: int) -> list[int]:
 
 async def texts(service: Service, count: int, wire: str) -> list[str]:
     """Return the events as a WebSocket gets them."""
-    if wire == "v2":
-        path, query = "/xrpc/network.bsky.jetstream.subscribeEvents", {"cursor": "0"}
-    else:
-        path, query = "/subscribe", {"cursor": "1", "wire": wire}
+    query: dict[str, Any] = {"cursor": 0} if wire == "v2" else {"cursor": 1, "wire": wire}
+    path = "/xrpc/network.bsky.jetstream.subscribeEvents" if wire == "v2" else "/subscribe"
     async with subscribe(service.port, path, **query) as subscriber, asyncio.timeout(PATIENCE_S):
         found = [await subscriber.connection.recv() for _ in range(count)]
     return [message for message in found if isinstance(message, str)]
@@ -91,7 +90,7 @@ async def test_real_events_are_the_same_bytes_as_over_a_websocket(
     service = await start(upstream_cursor=0)
     async with AsyncExitStack() as streams:
 
-        async def opened(**query: str) -> list[EventStream]:
+        async def opened(**query: Any) -> list[EventStream]:
             return [
                 await streams.enter_async_context(
                     event_stream(service.port, sse=sse, coding=coding, wire=wire, **query)
@@ -130,7 +129,7 @@ async def test_filters_and_sizes_are_those_of_a_subscription(relay: Relay, start
     relay.publish(numbered([commit(1, [create(f"{LIKE}/1", {}), *posts]), identity(2)]))
     service = await start(upstream_cursor=0)
     await published(service, 2)
-    query = {"wantedCollections": POST, "maxMessageSizeBytes": 700, "wire": "classic", "cursor": 1}
+    query: dict[str, Any] = {"wantedCollections": POST, "maxMessageSizeBytes": 700, "wire": "classic", "cursor": 1}
     async with event_stream(service.port, **query) as stream:
         found = [json.loads(message) for message in await stream.messages(4)]
     assert [event["type"] for event in found] == ["com", "com", "com", "id"]

@@ -32,7 +32,9 @@ def subscription(name: str, *, checked: bool = True) -> Subscription:
 
 @pytest.mark.parametrize(("name", "framing"), STREAMS)
 @given(sizes=st.lists(st.integers(1, 400), min_size=1))
-def test_a_checked_stream_is_the_same_in_any_pieces(name: str, framing: BodyFraming, sizes: list[int]) -> None:
+def test_a_checked_stream_is_the_same_in_any_pieces(
+    name: str, framing: BodyFraming, sizes: list[int]
+) -> None:
     one, data = subscription(name), b"".join(body(framing))
     for size in sizes:
         one.receive(data[:size], 0)
@@ -75,7 +77,9 @@ def test_another_library_accepts_our_request(transport: Transport) -> None:
     assert request.target == b"/x?cursor=1&a=b+c"
 
 
-@pytest.mark.parametrize("data", [b"", b"5", b"5\r\n", b"zz\r\nabc", b"123456789\r\n", b"5\r\nabcd\r\n", b"\r\n"])
+@pytest.mark.parametrize(
+    "data", [b"", b"5", b"5\r\n", b"zz\r\nabc", b"123456789\r\n", b"5\r\nabcd\r\n", b"\r\n"]
+)
 def test_what_is_no_complete_chunk_is_none(data: bytes) -> None:
     transport = TRANSPORTS["sse"]
     assert isinstance(transport, EventStream)
