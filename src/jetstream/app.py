@@ -206,7 +206,8 @@ class Service:
         figures = pages.metrics(self.metrics, self._limits.web)
         if settings.metrics_listen is None:
             routes["/metrics"] = figures
-        servers = [Server(self.metrics, routes, upgrades, self._limits.web)]
+        trusted = settings.trusted_proxies
+        servers = [Server(self.metrics, routes, upgrades, self._limits.web, trusted)]
         self.port = await _start(servers[0], "--listen", settings.listen)
         if settings.metrics_listen is not None:
             servers.append(Server(self.metrics, {"/metrics": figures}, limits=self._limits.web))
