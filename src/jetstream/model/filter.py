@@ -15,6 +15,7 @@ from typing import Final
 
 from jetstream.errors import InvalidParameter
 from jetstream.model.batch import Batch
+from jetstream.model.did_set import NO_DIDS, DidSet
 from jetstream.model.event import ACCOUNT, IDENTITY
 from jetstream.model.syntax import is_did, is_nsid, is_nsid_prefix
 from jetstream.steps import Steps, finish
@@ -39,7 +40,7 @@ class Filter:
     # Each ends in its dot and is covered by no other.
     prefixes: frozenset[bytes] = frozenset()
     # Empty: every repo.
-    dids: frozenset[bytes] = frozenset()
+    dids: DidSet = NO_DIDS
 
     @classmethod
     def parse(cls, collections: Sequence[str], dids: Sequence[str]) -> Filter:
@@ -59,18 +60,18 @@ class Filter:
             )
         if len(dids) > DIDS_MAX:
             raise InvalidParameter("wantedDids", str(len(dids)), f"are too many: at most {DIDS_MAX}")
-        named: set[bytes] = set()
+        named: dict[bytes, None] = {}
         for start in range(0, len(dids), DIDS_PER_STEP):
             for did in dids[start : start + DIDS_PER_STEP]:
                 if not is_did(did):
                     raise InvalidParameter("wantedDids", did, "is not a DID, such as did:plc:…")
-                named.add(did.encode())
+                named[did.encode()] = None
             yield
         full, prefixes = _split(collections)
         return cls(
             frozenset(name.encode() for name in full if not name.startswith(prefixes)),
             frozenset(prefix.encode() for prefix in prefixes if not prefix[:-1].startswith(prefixes)),
-            frozenset(named),
+            DidSet(named),
         )
 
     @property
@@ -93,7 +94,7 @@ class Filter:
 
     def wants(self, kind: bytes, did: bytes, collection: bytes) -> bool:
         """Tell whether one event is wanted."""
-        if self.dids and did not in self.dids:
+        if self.dids and did not in self.dids.members:
             return False
         return kind == IDENTITY or kind == ACCOUNT or self.wants_collection(collection)
 
@@ -105,7 +106,7 @@ class Filter:
         if self.everything:
             return range(start, stop)
         if self.dids:
-            dids, named_dids = batch.dids, self.dids
+            dids, named_dids = batch.dids, self.dids.members
             named = [i for i in range(start, stop) if dids[i] in named_dids]
             return [i for i in named if self.wants(batch.kinds[i], dids[i], batch.collections[i])]
         column = batch.collections[start:stop]

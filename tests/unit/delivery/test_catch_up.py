@@ -23,11 +23,12 @@ from tests.unit.delivery.fakes import (
 from jetstream.delivery.delivery import Delivery
 from jetstream.delivery.subscriber import Close, SubscriberOptions
 from jetstream.model.batch import Batch
+from jetstream.model.did_set import DidSet
 from jetstream.model.filter import DIDS_PER_STEP, Filter
 
-NOBODY = SubscriberOptions(Filter(dids=frozenset({b"did:plc:nobody"})))
-ONE_REPO = SubscriberOptions(Filter(dids=frozenset({b"did:plc:repo1"})))
-RARE = SubscriberOptions(Filter(dids=frozenset({b"did:plc:repo0"}), collections=frozenset({THING})))
+NOBODY = SubscriberOptions(Filter(dids=DidSet({b"did:plc:nobody"})))
+ONE_REPO = SubscriberOptions(Filter(dids=DidSet({b"did:plc:repo1"})))
+RARE = SubscriberOptions(Filter(dids=DidSet({b"did:plc:repo0"}), collections=frozenset({THING})))
 
 
 async def test_one_reader_that_is_behind_has_chunks_in_a_turn() -> None:
@@ -200,7 +201,7 @@ async def test_readers_of_one_batch_hold_it_once(places: int) -> None:
 def large(repo: bytes) -> SubscriberOptions:
     """Return options that want one repo of those there are, and thousands of others."""
     others = {b"did:plc:other%d" % n for n in range(5 * DIDS_PER_STEP)}
-    return SubscriberOptions(Filter(dids=frozenset({repo} | others)))
+    return SubscriberOptions(Filter(dids=DidSet({repo} | others)))
 
 
 def indexed(delivery: Delivery) -> int:
