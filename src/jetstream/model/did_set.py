@@ -42,6 +42,9 @@ class DidSet(AbstractSet[bytes]):
             )
         return NotImplemented
 
+    def __sub__(self, other: AbstractSet[object]) -> DidSet:
+        return DidSet(self.members.keys() - other)
+
     def isdisjoint(self, other: Iterable[object]) -> bool:
         """Tell whether none of `other` is in the set."""
         return self.members.keys().isdisjoint(other)

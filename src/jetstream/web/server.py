@@ -46,7 +46,8 @@ class Upload(NamedTuple):
 class Server:
     """One address with its routes.
 
-    `pages` are answered at once, `upgrades` may become WebSockets, `uploads` take a body.
+    `pages` are answered at once, `upgrades` may become WebSockets, `uploads` take a body. `trees` answer all
+    requests below a path, of any method; their names end in a slash.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Server:
         metrics: Metrics,
         pages: Mapping[str, Page],
         upgrades: Mapping[str, Handler] | None = None,
+        trees: Mapping[str, Handler] | None = None,
         uploads: Mapping[str, Upload] | None = None,
         limits: WebLimits = WebLimits(),
         trusted_proxies: Sequence[Network] = (),
@@ -62,6 +64,8 @@ class Server:
         self._pages = pages
         # By path.
         self._upgrades = upgrades or {}
+        # By the start of a path.
+        self._trees = trees or {}
         # By path.
         self._uploads = uploads or {}
         # Every path, with the methods that it is for.
@@ -80,9 +84,12 @@ class Server:
     def _answer(self, request: Request, connection: Connection) -> Steps[Response | None]:
         """Answer a request by its path. Returns None when its connection has become a WebSocket."""
         path, method = request.route, request.method
+        for start, tree in self._trees.items():
+            if path.startswith(start):
+                return (yield from tree(request, connection))
         methods = self._methods.get(path)
         if methods is None:
-            there = ", ".join(sorted(self._methods))
+            there = ", ".join(sorted({*self._methods, *self._trees}))
             # A body, which another method may have, is not read: it must not be taken for the next request.
             closing = method not in (*_READ, "OPTIONS")
             return Response.sentence(404, f"there is nothing here: there are {there}", closing=closing)
