@@ -62,7 +62,6 @@ class Subscriber:
         assert reason is not None
         return code, reason
 
-
     async def ended_at(self) -> tuple[int, str, int]:
         """Wait as `ended`; return the code, and the reason in two parts: the text, and the cursor after it."""
         code, reason = await self.ended()

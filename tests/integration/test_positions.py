@@ -294,7 +294,11 @@ def _breach(_service: Service, subscriber: Subscriber) -> Any:
 )
 @pytest.mark.parametrize("query", [{}, {"cursor": 0}, {"limit": 1_000}])
 async def test_every_close_ends_with_the_cursor_to_resume_at(
-    act: Callable[[Service, Subscriber], Any], code: int, query: dict[str, Any], service: Service, relay: Relay
+    act: Callable[[Service, Subscriber], Any],
+    code: int,
+    query: dict[str, Any],
+    service: Service,
+    relay: Relay,
 ) -> None:
     """A client that comes back with it gets what they have not been sent, and nothing else."""
     async with subscribe(service.port, **query) as subscriber:

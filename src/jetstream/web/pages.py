@@ -32,10 +32,10 @@ _SECTIONS: Final = {
         "{ws}/subscribe": "events as JSON, {wire} wire",
         "{ws}/v1/subscribe": "events as JSON, v1 wire: for existing client libraries",
         "{ws}/xrpc/network.bsky.jetstream.subscribeEvents": "events as JSON, v2 wire",
-        "http://{host}/zstd-dictionary": "the dictionary for compressed messages",
-        "http://{host}/health": "the state of the server, as JSON",
-        "http://{host}/cursors": "the oldest and the newest position, as JSON",
-        "http://{host}/metrics": "metrics for Prometheus",
+        "{base}/zstd-dictionary": "the dictionary for compressed messages",
+        "{base}/health": "the state of the server, as JSON",
+        "{base}/cursors": "the oldest and the newest position, as JSON",
+        "{base}/metrics": "metrics for Prometheus",
     },
     "Which client connects where": {
         "@skyware/jetstream": "endpoint: {ws}/v1/subscribe",
@@ -74,7 +74,7 @@ def page(wire: str) -> Page:
     """
 
     def handler(request: Request) -> Response:
-        sections = _sections(request.host, wire)
+        sections = _sections(request, wire)
         if "text/html" in request.headers.get("accept", ""):
             return Response(200, _html(sections).encode(), "text/html; charset=utf-8")
         return Response(200, _text(sections).encode())
@@ -149,9 +149,10 @@ def iso(time_us: int | None) -> str | None:
 Sections = dict[str, dict[str, str]]
 
 
-def _sections(host: str, wire: str) -> Sections:
+def _sections(request: Request, wire: str) -> Sections:
     """Return the page's sections, each with its rows."""
-    fill = partial(str.format, host=host, ws=f"ws://{host}", wire=wire)
+    base = f"{request.scheme}://{request.host}"
+    fill = partial(str.format, base=base, ws=request.websocket_base, wire=wire)
     return {title: {fill(k): fill(v) for k, v in rows.items()} for title, rows in _SECTIONS.items()}
 
 
@@ -189,4 +190,4 @@ def _html(sections: Sections) -> str:
 
 def _linked(text: str) -> str:
     shown = escape(text)
-    return f'<a href="{shown}">{shown}</a>' if text.startswith("http://") else shown
+    return f'<a href="{shown}">{shown}</a>' if text.startswith("http") else shown

@@ -63,12 +63,12 @@ class SocketSink(asyncio.Protocol):
     owner before `start`, and removed by it in `on_end`.
     """
 
-    def __init__(self, transport: asyncio.Transport, inbound: Inbound) -> None:
+    def __init__(self, transport: asyncio.Transport, inbound: Inbound, peer: str) -> None:
         self._transport = transport
         self._inbound = inbound
         self.opened_at = time.monotonic()
         # Address of the client, for the log.
-        self.peer: str = (transport.get_extra_info("peername") or ("",))[0]
+        self.peer = peer
         # What was read and not handled. Its memory is released as soon as nothing more is read.
         self._reader = FrameReader(self.opened_at, inbound.limits)
         # Why the server ends the connection. Set once, when its close frame is written.

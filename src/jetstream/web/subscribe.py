@@ -121,8 +121,8 @@ class Subscribe:
     def _check(self, request: Request) -> None:
         """Raise Refused for a request that asks for no WebSocket, or comes when there is no room."""
         if not wants_upgrade(request):
-            path = request.path
-            text = f"{path} is a WebSocket: connect to ws://{request.host[:_HOST_CHARS_SHOWN]}{path}"
+            path, host = request.path, request.websocket_base[:_HOST_CHARS_SHOWN]
+            text = f"{path} is a WebSocket: connect to {host}{path}"
             raise Refused(426, "", text, {"Upgrade": "websocket"})
         if len(self) >= (most := self._subscribers_max):
             text = f"{most} subscribers are connected, and that is the limit: try again later"
@@ -132,7 +132,7 @@ class Subscribe:
         self, dialect: Dialect, connection: Connection, subscription: Subscription, answer: bytes
     ) -> None:
         """Upgrade a connection. What the client has sent behind its handshake is read as frames."""
-        sink = SocketSink(connection.transport, self._inbound)
+        sink = SocketSink(connection.transport, self._inbound, connection.peer)
         client = _Client(self, sink, dialect, subscription)
         self._clients[client] = None
         self.empty.clear()

@@ -33,11 +33,12 @@ from jetstream.delivery.catch_up import LIMIT_REACHED, UNTIL_REACHED
 from jetstream.delivery.delivery import Delivery
 from jetstream.delivery.subscriber import Bounds, Close, Encoding, SubscriberOptions
 from jetstream.model.batch import Batch
+from jetstream.model.did_set import DidSet
 from jetstream.model.filter import DIDS_PER_STEP, Filter
 
-NOBODY = SubscriberOptions(Filter(dids=frozenset({b"did:plc:nobody"})))
-ONE_REPO = SubscriberOptions(Filter(dids=frozenset({b"did:plc:repo1"})))
-RARE = SubscriberOptions(Filter(dids=frozenset({b"did:plc:repo0"}), collections=frozenset({THING})))
+NOBODY = SubscriberOptions(Filter(dids=DidSet({b"did:plc:nobody"})))
+ONE_REPO = SubscriberOptions(Filter(dids=DidSet({b"did:plc:repo1"})))
+RARE = SubscriberOptions(Filter(dids=DidSet({b"did:plc:repo0"}), collections=frozenset({THING})))
 
 
 async def test_one_reader_that_is_behind_has_chunks_in_a_turn() -> None:
@@ -354,9 +355,7 @@ def test_what_is_between_the_bounds_comes_once_and_the_rest_from_the_cursor_of_t
     asyncio.run(play())
 
 
-def _wanted(
-    whole: Batch, options: SubscriberOptions, encoding: Encoding, start: int, stop: int
-) -> list[int]:
+def _wanted(whole: Batch, options: SubscriberOptions, encoding: Encoding, start: int, stop: int) -> list[int]:
     chosen = options.wanted.select(whole, whole.index(start), whole.index(stop))
     sizes = {i: len(message(encoding, whole, i)) for i in chosen}
     most = options.message_bytes_max or sys.maxsize
@@ -369,7 +368,7 @@ def _wanted(
 def large(repo: bytes) -> SubscriberOptions:
     """Return options that want one repo of those there are, and thousands of others."""
     others = {b"did:plc:other%d" % n for n in range(5 * DIDS_PER_STEP)}
-    return SubscriberOptions(Filter(dids=frozenset({repo} | others)))
+    return SubscriberOptions(Filter(dids=DidSet({repo} | others)))
 
 
 def indexed(delivery: Delivery) -> int:

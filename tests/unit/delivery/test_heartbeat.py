@@ -33,11 +33,12 @@ from jetstream.delivery.heartbeat import Heartbeat
 from jetstream.delivery.subscriber import Encoding, Subscriber, SubscriberOptions
 from jetstream.metrics import Metrics
 from jetstream.model.batch import Batch
+from jetstream.model.did_set import DidSet
 from jetstream.model.filter import DIDS_PER_STEP, Filter
 
 # Only the tests check.
 UNWATCHED = replace(LIMITS, watch_interval_s=3_600.0)
-NOBODY = SubscriberOptions(Filter(dids=frozenset({b"did:plc:nobody"})))
+NOBODY = SubscriberOptions(Filter(dids=DidSet({b"did:plc:nobody"})))
 
 
 # When one is due
@@ -137,7 +138,7 @@ async def test_one_comes_at_once_when_a_replay_has_caught_up() -> None:
 
 
 async def test_one_comes_at_once_when_a_large_filter_is_indexed() -> None:
-    large = Filter(dids=frozenset(b"did:plc:other%d" % n for n in range(3 * DIDS_PER_STEP)))
+    large = Filter(dids=DidSet(b"did:plc:other%d" % n for n in range(3 * DIDS_PER_STEP)))
     async with served(events=20, limits=UNWATCHED) as (delivery, _):
         subscriber, sink = join(delivery, options=SubscriberOptions(large), heartbeat_s=5)
         assert not sink.messages()
@@ -324,8 +325,8 @@ FILTERS = st.sampled_from(
         NOBODY,
         SubscriberOptions(message_bytes_max=150),
         SubscriberOptions(Filter(collections=frozenset({LIKE}))),
-        SubscriberOptions(Filter(dids=frozenset({b"did:plc:repo1"}))),
-        SubscriberOptions(Filter(frozenset({THING}), dids=frozenset({b"did:plc:repo1"}))),
+        SubscriberOptions(Filter(dids=DidSet({b"did:plc:repo1"}))),
+        SubscriberOptions(Filter(frozenset({THING}), dids=DidSet({b"did:plc:repo1"}))),
     ]
 )
 WHICH = st.integers(0, 3)
