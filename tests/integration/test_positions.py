@@ -131,7 +131,7 @@ async def test_a_replay_ends_before_until(service: Service) -> None:
 async def test_a_limit_counts_what_is_sent_and_the_cursor_goes_on(service: Service, relay: Relay) -> None:
     relay.publish(identities(4, did=BOB) + identities(5) + identities(6, did=BOB))
     await published(service, 6)
-    cursor, seen = 0, []
+    cursor, seen = 0, list[int]()
     while len(seen) < 4:
         async with subscribe(
             service.port, "/v1/subscribe", cursor=cursor, limit=2, wantedDids=ALICE
@@ -294,7 +294,11 @@ def _breach(_service: Service, subscriber: Subscriber) -> Any:
 )
 @pytest.mark.parametrize("query", [{}, {"cursor": 0}, {"limit": 1_000}])
 async def test_every_close_ends_with_the_cursor_to_resume_at(
-    act: Callable[[Service, Subscriber], Any], code: int, query: dict[str, Any], service: Service, relay: Relay
+    act: Callable[[Service, Subscriber], Any],
+    code: int,
+    query: dict[str, Any],
+    service: Service,
+    relay: Relay,
 ) -> None:
     """A client that comes back with it gets what they have not been sent, and nothing else."""
     async with subscribe(service.port, **query) as subscriber:

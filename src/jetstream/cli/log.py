@@ -103,9 +103,7 @@ def cat(
             help="Start time: unix microseconds, 2026-07-04T14:30:00Z or -10m.", allow_leading_hyphen=True
         ),
     ] = None,
-    until: Annotated[
-        str | None, Parameter(help="End time, not included.", allow_leading_hyphen=True)
-    ] = None,
+    until: Annotated[str | None, Parameter(help="End time, not included.", allow_leading_hyphen=True)] = None,
     collection: Annotated[
         list[str] | None, Parameter(help="Only commits to it; may end in .*; repeatable.")
     ] = None,

@@ -252,7 +252,9 @@ class _Client:
         try:
             update = yield from parse_message(message)
         except JSONDecodeError as error:
-            self.sink.close(Close(1007, "bad_json", f"a message is not JSON: {error}: send an options_update"))
+            self.sink.close(
+                Close(1007, "bad_json", f"a message is not JSON: {error}: send an options_update")
+            )
         except InvalidParameter as error:
             self.sink.close(Close(1008, "bad_options", str(error)))
         except Exception:  # noqa: BLE001 - it is logged, and the client is told

@@ -23,6 +23,7 @@ from tests.unit.delivery.fakes import (
     event,
     flushed,
     join,
+    reading,
     running,
     served,
     until,
@@ -151,8 +152,7 @@ async def test_a_subscriber_that_fell_behind_is_told_of_it_once_at_most() -> Non
         for _ in range(3):
             log.grow(5)
             await until(lambda: sink.full)
-            sink.drain()
-            await until(lambda: subscriber.group)
+            await reading(lambda: subscriber.group, sink)
     assert sink.heartbeats() == [(200, True)]
 
 
@@ -245,7 +245,9 @@ class World:
         self.now = 0.0
         self.log = MemoryLog()
         self.log.grow(40)
-        self.delivery = Delivery(self.log, Metrics(("classic", "v1")), replace(SMALL, lane_subscribers=1, watch_interval_s=3_600.0))
+        self.delivery = Delivery(
+            self.log, Metrics(("classic", "v1")), replace(SMALL, lane_subscribers=1, watch_interval_s=3_600.0)
+        )
         self.clients: list[Client] = []
 
     def join(self, options: SubscriberOptions, encoding: Encoding, cursor: int, limit: int) -> None:
