@@ -8,9 +8,10 @@ from typing import Any
 
 import orjson
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.delivery.encodings import CLASSIC, CREATES, V1, message
+from tests.unit.delivery.encodings import CLASSIC, CREATES, V1, frames_of, message
 from tests.unit.delivery.fakes import (
     LIKE,
     LIMITS,
@@ -30,6 +31,7 @@ from tests.unit.delivery.fakes import (
 )
 
 from jetstream.delivery.delivery import Delivery
+from jetstream.delivery.framing.zstd import ZstdFraming
 from jetstream.delivery.heartbeat import Heartbeat
 from jetstream.delivery.subscriber import Encoding, Subscriber, SubscriberOptions
 from jetstream.metrics import Metrics
@@ -38,6 +40,9 @@ from jetstream.model.filter import DIDS_PER_STEP, Filter
 
 # Only the tests check.
 UNWATCHED = replace(LIMITS, watch_interval_s=3_600.0)
+DICTIONARY = zstandard.train_dictionary(
+    4096, [b'{"time_us":%d,"kind":"commit"}' % n for n in range(2_000)], dict_id=40_000
+).as_bytes()
 NOBODY = SubscriberOptions(Filter(dids=frozenset({b"did:plc:nobody"})))
 
 
@@ -66,6 +71,16 @@ async def test_v1_has_another_spelling() -> None:
     async with served(events=20, limits=UNWATCHED) as (delivery, _):
         _, sink = join(delivery, encoding=V1, heartbeat_s=5)
     assert sink.messages() == [b'{"time_us":200,"kind":"heartbeat","live":true}']
+
+
+async def test_a_compressed_subscriber_gets_a_compressed_one() -> None:
+    encoding = Encoding(V1.renderer, ZstdFraming(DICTIONARY))
+    async with served(events=20, limits=UNWATCHED) as (delivery, _):
+        _, sink = join(delivery, encoding=encoding, heartbeat_s=5)
+    (frame,) = frames_of(bytes(sink.sent))
+    dictionary = zstandard.ZstdCompressionDict(DICTIONARY)
+    message = zstandard.ZstdDecompressor(dictionary).decompress(bytes(frame.data))
+    assert message == b'{"time_us":200,"kind":"heartbeat","live":true}'
 
 
 async def test_an_empty_log_begins_at_0() -> None:
