@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,7 +34,7 @@ from tests.unit.delivery.fakes import (
 from jetstream.delivery.delivery import Delivery
 from jetstream.delivery.framing.zstd import ZstdFraming
 from jetstream.delivery.heartbeat import Heartbeat
-from jetstream.delivery.subscriber import Encoding, Subscriber, SubscriberOptions
+from jetstream.delivery.subscriber import Bounds, Encoding, Subscriber, SubscriberOptions
 from jetstream.metrics import Metrics
 from jetstream.model.batch import Batch
 from jetstream.model.filter import DIDS_PER_STEP, Filter
@@ -266,6 +267,7 @@ class World:
         self.clients: list[Client] = []
 
     def join(self, options: SubscriberOptions, encoding: Encoding, cursor: int, limit: int) -> None:
+        cursor = self.delivery.positions(cursor).cursor  # as the handshake says
         subscriber, sink = join(
             self.delivery, cursor, limit=limit, encoding=encoding, options=options, heartbeat_s=1
         )
@@ -375,16 +377,57 @@ def test_a_client_that_resumes_at_any_position_loses_and_repeats_nothing(
         whole = Batch.of([event(time // STEP_US) for time in world.log.times], world.log.times)
         for client, start in zip(world.clients, starts, strict=True):
             got = client.events + [each["time_us"] for each in client.received() if "live" not in each]
-            assert got == _wanted(whole, client, start)
+            assert got == _wanted(whole, client.options, client.encoding, start, sys.maxsize)
             _check_order(client)
 
     asyncio.run(play())
 
 
-def _wanted(whole: Batch, client: Client, start: int) -> list[int]:
-    limit = client.options.message_bytes_max
-    wanted = client.options.wanted.select(whole, whole.index(start), len(whole))
-    sizes = {i: len(message(client.encoding, whole, i)) for i in wanted}
+@settings(max_examples=100)
+@given(
+    st.one_of(st.none(), st.integers(0, 450)),
+    st.lists(st.tuples(FILTERS, st.integers(0, 20), st.integers(0, 6)), min_size=1, max_size=8),
+    st.integers(0, 3),
+    st.booleans(),
+)
+def test_the_answer_to_a_change_is_where_the_new_options_begin(
+    cursor: int | None, changes: list[tuple[SubscriberOptions, int, int]], patience: int, bounded: bool
+) -> None:
+    """Also behind, in the middle of a flush, and for a subscriber with bounds."""
+
+    async def play() -> None:
+        world = World()
+        world.log.patience = patience
+        bounds = Bounds(None, 10_000) if bounded else None
+        async with running(world.delivery):
+            begin = world.delivery.positions(cursor).cursor
+            subscriber, sink = join(world.delivery, cursor, bounds=bounds, heartbeat_s=300)
+            stretches, since = [], (begin, SubscriberOptions(), 0)
+            for options, grown, turns in changes:
+                if grown:
+                    world.log.grow(grown)
+                await world.turn(turns)
+                before = len(sink.messages())
+                world.delivery.change(subscriber, options, 300)
+                answer = orjson.loads(sink.messages()[before])
+                assert "live" in answer
+                stretches.append((*since, answer["time_us"] + 1, before))
+                since = (answer["time_us"] + 1, options, before)
+            await until(lambda: subscriber.live and world.delivery.resume_at(subscriber) > world.log.tip)
+            stretches.append((*since, world.log.tip + 1, len(sink.messages())))
+        received = [orjson.loads(each) for each in sink.messages()]
+        whole = Batch.of([event(time // STEP_US) for time in world.log.times], world.log.times)
+        for start, options, first, stop, last in stretches:
+            got = [each["time_us"] for each in received[first:last] if "live" not in each]
+            assert got == _wanted(whole, options, CLASSIC, start, stop)
+
+    asyncio.run(play())
+
+
+def _wanted(whole: Batch, options: SubscriberOptions, encoding: Encoding, start: int, stop: int) -> list[int]:
+    limit = options.message_bytes_max
+    wanted = options.wanted.select(whole, whole.index(start), whole.index(max(start, stop)))
+    sizes = {i: len(message(encoding, whole, i)) for i in wanted}
     return [whole.times[i] for i in wanted if sizes[i] and (not limit or sizes[i] <= limit)]
 
 
