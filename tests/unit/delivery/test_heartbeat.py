@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -257,12 +258,14 @@ class Client:
 class World:
     """Clients of one delivery that come back after every loss."""
 
-    def __init__(self) -> None:
+    def __init__(self, lanes: int = 1) -> None:
         self.now = 0.0
         self.log = MemoryLog()
         self.log.grow(40)
         self.delivery = Delivery(
-            self.log, Metrics(("classic", "v1")), replace(SMALL, lane_subscribers=1, watch_interval_s=3_600.0)
+            self.log,
+            Metrics(("classic", "v1")),
+            replace(SMALL, lane_subscribers=1, lanes_max=lanes, watch_interval_s=3_600.0),
         )
         self.clients: list[Client] = []
 
@@ -348,9 +351,9 @@ JOINS = st.tuples(
     st.integers(0, 450),
     st.sampled_from([200, 2_000, UNBOUNDED]),
 )
+TURNS = st.tuples(st.just("turn"), st.integers(0, 5))
 ACTIONS = st.one_of(
     st.tuples(st.just("grow"), st.integers(1, 20)),
-    st.tuples(st.just("turn"), st.integers(1, 5)),
     st.tuples(st.just("check"), st.sampled_from([0.5, 1.0, 3.0])),
     st.tuples(st.just("drain"), WHICH),
     st.tuples(st.just("lose"), WHICH, st.floats(0, 1)),
@@ -359,18 +362,33 @@ ACTIONS = st.one_of(
 
 
 @settings(max_examples=200)
-@given(st.lists(JOINS, min_size=1, max_size=4), st.lists(ACTIONS, max_size=40), st.integers(0, 4))
+@given(
+    st.lists(JOINS, min_size=1, max_size=4),
+    st.lists(st.tuples(ACTIONS, TURNS), min_size=5, max_size=30),
+    st.integers(0, 4),
+    st.integers(1, 2),
+    st.booleans(),
+)
 def test_a_client_that_resumes_at_any_position_loses_and_repeats_nothing(
-    joins: list[tuple[Any, ...]], actions: list[tuple[Any, ...]], patience: int
+    joins: list[tuple[Any, ...]],
+    actions: list[tuple[tuple[Any, ...], ...]],
+    patience: int,
+    lanes: int,
+    alike: bool,
 ) -> None:
-    """At the last event or heartbeat that it has received, or at the cursor of a close."""
+    """At the last event or heartbeat that it has received, or at the cursor of a close.
+
+    `alike`: all are in one group at the tip at first, which is flushed member by member.
+    """
+    if alike:
+        joins = [("join", *joins[0][1:3], cursor, UNBOUNDED) for *_, cursor, _ in joins] * 2
 
     async def play() -> None:
-        world = World()
+        world = World(lanes)
         world.log.patience = patience
         async with running(world.delivery):
             starts = [world.delivery.positions(cursor).cursor for *_, cursor, _ in joins]
-            for name, *arguments in [*joins, *actions]:
+            for name, *arguments in [*joins, *([("settle",)] if alike else ()), *chain(*actions)]:
                 if (waiting := getattr(world, name)(*arguments)) is not None:
                     await waiting
             await world.settle()
@@ -401,6 +419,8 @@ def test_the_answer_to_a_change_is_where_the_new_options_begin(
         bounds = Bounds(None, 10_000) if bounded else None
         async with running(world.delivery):
             begin = world.delivery.positions(cursor).cursor
+            for _ in range(2):  # more members of its first group
+                join(world.delivery)
             subscriber, sink = join(world.delivery, cursor, bounds=bounds, heartbeat_s=300)
             stretches, since = [], (begin, SubscriberOptions(), 0)
             for options, grown, turns in changes:
