@@ -179,7 +179,9 @@ def test_moments(text: str, moment: int) -> None:
 def test_cat_takes_times_in_every_form(
     flags: list[str], count: int, directory: Path, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    main(["log", "cat", "--data-dir", str(directory), *flags])
+    with pytest.raises(SystemExit) as ended:
+        main(["log", "cat", "--data-dir", str(directory), *flags])
+    assert not ended.value.code
     assert len(written(capsysbinary)) == count
 
 
