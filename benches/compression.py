@@ -151,7 +151,9 @@ def replay(server: Server, name: str, size: int, readers: int) -> tuple[float, f
 def connect(port: int, name: str) -> socket.socket:
     """Subscribe from the first event on."""
     connection = socket.create_connection(("127.0.0.1", port))
-    connection.sendall(stream.request(f"127.0.0.1:{port}", "/v1/subscribe", [("cursor", "0"), *QUERIES[name]]))
+    connection.sendall(
+        stream.request(f"127.0.0.1:{port}", "/v1/subscribe", [("cursor", "0"), *QUERIES[name]])
+    )
     head = b""
     while not head.endswith(b"\r\n\r\n"):  # nothing of the events
         head += connection.recv(1)

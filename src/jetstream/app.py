@@ -229,7 +229,18 @@ class Service:
         figures = pages.metrics(self.metrics, self._limits.web)
         if settings.metrics_listen is None:
             routes["/metrics"] = figures
-        servers = [Server(self.metrics, routes, upgrades, self._limits.web, trees)]
+        uploads = {"/filters": Upload(did_lists.handle, BODY_BYTES_MAX)}
+        servers = [
+            Server(
+                self.metrics,
+                routes,
+                upgrades,
+                trees,
+                uploads,
+                self._limits.web,
+                settings.trusted_proxies,
+            )
+        ]
         self.port = await _start(servers[0], "--listen", settings.listen)
         if settings.metrics_listen is not None:
             servers.append(Server(self.metrics, {"/metrics": figures}, limits=self._limits.web))

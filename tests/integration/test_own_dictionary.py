@@ -82,7 +82,8 @@ async def test_a_connection_goes_on_after_a_304(start: Start) -> None:
 
 @pytest.mark.parametrize("kept", ["none", "auto", "file"])
 @pytest.mark.parametrize(
-    ("path", "wire"), [("/subscribe", "classic"), ("/v1/subscribe", "v1"), ("/subscribe?wire=v1", "v1"), (V2, "v2")]
+    ("path", "wire"),
+    [("/subscribe", "classic"), ("/v1/subscribe", "v1"), ("/subscribe?wire=v1", "v1"), (V2, "v2")],
 )
 async def test_captured_events_are_the_same_compressed_live_and_replayed(
     path: str, wire: str, kept: str, relay: Relay, start: Start, tmp_path: Path
@@ -131,7 +132,8 @@ async def test_an_unknown_id_has_a_name_on_the_v2_wire(start: Start) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "headers"), [("compress=true&", {}), ("", {"Socket-Encoding": "zstd"}), ("compress=true&", UPGRADE)]
+    ("query", "headers"),
+    [("compress=true&", {}), ("", {"Socket-Encoding": "zstd"}), ("compress=true&", UPGRADE)],
 )
 async def test_ours_contradicts_compress(query: str, headers: dict[str, str], start: Start) -> None:
     service = await start()

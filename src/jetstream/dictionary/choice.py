@@ -1,11 +1,11 @@
 """Which dictionary a request for compressed messages selects.
 
-    zstdDictionary     compress=true    dictionary
-    none               yes              that of v1 clients: the public one, or the one of `--zstd-dictionary`
-    the ID of ours     no               ours
-    the ID of ours     yes              refused: clients that send `compress` have the public one built in
-    the ID of theirs   either           that of v1 clients
-    another            either           refused
+zstdDictionary     compress=true    dictionary
+none               yes              that of v1 clients: the public one, or the one of `--zstd-dictionary`
+the ID of ours     no               ours
+the ID of ours     yes              refused: clients that send `compress` have the public one built in
+the ID of theirs   either           that of v1 clients
+another            either           refused
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ from jetstream.limits import WebLimits
 from jetstream.metrics import Metrics
 from jetstream.steps import Steps
 from jetstream.web.content_coding import COMPRESSORS, IDENTITY, Compressor, choose, qualities
+from jetstream.web.connection import Connection
 from jetstream.web.dialect import SHUTDOWN, Refused, Subscription, unavailable
 from jetstream.web.http import Request, Response
 from jetstream.web.outbound import Outbound, Sockets
@@ -124,7 +125,8 @@ class StreamDialect:
 def _check(request: Request, asked: SubscribeRequest) -> None:
     """Refuse what only a WebSocket can do. Raises InvalidParameter or Refused."""
     if wants_upgrade(request):
-        text = f"{request.path} is no WebSocket: connect to ws://{request.host[:_HOST_CHARS_SHOWN]}/subscribe"
+        host = request.websocket_base[:_HOST_CHARS_SHOWN]
+        text = f"{request.path} is no WebSocket: connect to {host}/subscribe"
         raise Refused(400, "", text)
     if asked.require_hello:
         raise InvalidParameter("requireHello", "true", "needs a WebSocket, for the hello: leave it out")
@@ -162,7 +164,7 @@ class _Over:
         """Return the response."""
         return Response(204, None, headers={**_FIELDS, **fields})
 
-    def open(self, transport: asyncio.Transport, inbound: Sockets) -> Outbound:
+    def open(self, connection: Connection, inbound: Sockets) -> Outbound:
         """Do nothing: nothing follows."""
         raise NotImplementedError
 
@@ -188,17 +190,17 @@ class _Stream(NamedTuple):
         response = Response(200, None, self.framing.media_type, headers, closing=True)
         return response if request.method == "HEAD" else response.encode(time.time(), keep_alive=False)
 
-    def open(self, transport: asyncio.Transport, inbound: Sockets) -> Outbound:
+    def open(self, connection: Connection, inbound: Sockets) -> Outbound:
         """Return the socket of the connection."""
         self.dialect.began(self.coding)
-        return EventStreamSink(transport, inbound, self)
+        return EventStreamSink(connection.transport, inbound, connection.peer, self)
 
 
 class EventStreamSink(Outbound):
     """The socket of one event stream."""
 
-    def __init__(self, transport: asyncio.Transport, sockets: Sockets, stream: _Stream) -> None:
-        super().__init__(transport, sockets)
+    def __init__(self, transport: asyncio.Transport, sockets: Sockets, peer: str, stream: _Stream) -> None:
+        super().__init__(transport, sockets, peer)
         self._stream = stream
         # Whether the client has closed its side.
         self._eof = False

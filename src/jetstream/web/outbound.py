@@ -36,12 +36,12 @@ class Outbound(asyncio.Protocol):
     at the end.
     """
 
-    def __init__(self, transport: asyncio.Transport, sockets: Sockets) -> None:
+    def __init__(self, transport: asyncio.Transport, sockets: Sockets, peer: str) -> None:
         self._transport = transport
         self._sockets = sockets
         self.opened_at = time.monotonic()
         # Address of the client, for the log.
-        self.peer: str = (transport.get_extra_info("peername") or ("",))[0]
+        self.peer = peer
         # Why the server ends the connection. Set once, when the client is told.
         self._close: Close | None = None
         # Whether the connection has gone.

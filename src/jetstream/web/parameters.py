@@ -145,8 +145,8 @@ def parse_request(
 def parse_message(text: bytes) -> Steps[OptionsUpdate | None]:
     """Read a client's message, in steps: the new options, or None for an unknown type, which is ignored.
 
-    An update replaces all options; those that are absent are reset, `heartbeat` to that of the URL. Raises JSONDecodeError for what is not
-    JSON, and InvalidParameter for a bad update.
+    An update replaces all options; those that are absent are reset, `heartbeat` to that of the URL. Raises
+    JSONDecodeError for what is not JSON, and InvalidParameter for a bad update.
     """
     # Before parsing, which is one step: `orjson` cannot be interrupted.
     if text.count(b",") > COMMAS_MAX:

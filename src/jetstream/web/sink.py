@@ -49,8 +49,8 @@ class Inbound(Sockets):
 class SocketSink(Outbound):
     """The socket of one WebSocket, both ways."""
 
-    def __init__(self, transport: asyncio.Transport, inbound: Inbound) -> None:
-        super().__init__(transport, inbound)
+    def __init__(self, transport: asyncio.Transport, inbound: Inbound, peer: str) -> None:
+        super().__init__(transport, inbound, peer)
         self._inbound = inbound
         # What was read and not handled. Its memory is released as soon as nothing more is read.
         self._reader = FrameReader(self.opened_at, inbound.limits)

@@ -115,7 +115,7 @@ class Subscribe:
             self._metrics.refusals.inc()
             raise
         if not connection.transport.is_closing():  # else the client has gone meanwhile
-            sink = opening.open(connection.transport, self._inbound)
+            sink = opening.open(connection, self._inbound)
             self._begin(_Client(self, sink, dialect, subscription), connection, answer)
         return None
 
@@ -184,13 +184,13 @@ class _Upgrade:
         """Accept a handshake. Raises Refused or BadRequest."""
         if wants_upgrade(request):
             return accept(request, fields)
-        path, host = request.path, request.host[:_HOST_CHARS_SHOWN]
-        text = f"{path} is a WebSocket: connect to ws://{host}{path}, or read http://{host}/events"
+        host, path = request.websocket_base[:_HOST_CHARS_SHOWN], request.path
+        text = f"{path} is a WebSocket: connect to {host}{path}, or read {request.base[:_HOST_CHARS_SHOWN]}/events"
         raise Refused(426, "", text, {"Upgrade": "websocket"})
 
-    def open(self, transport: asyncio.Transport, inbound: Inbound) -> Outbound:
+    def open(self, connection: Connection, inbound: Inbound) -> Outbound:
         """Return the socket of the connection."""
-        return SocketSink(transport, inbound)
+        return SocketSink(connection.transport, inbound, connection.peer)
 
 
 _UPGRADE: Final = _Upgrade()

@@ -29,6 +29,7 @@ from websockets.frames import Opcode
 from jetstream.delivery.framing.zstd import ZstdFraming
 from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.subscriber import Encoding, SubscriberOptions
+from jetstream.model.did_set import DidSet
 from jetstream.model.filter import Filter
 
 DIDS = [b"did:plc:repo%d" % number for number in range(5)]
@@ -36,9 +37,9 @@ SUBSCRIBERS = 1_000
 # Ten filters that want neither creates of things by most repos, nor long messages of repo 4.
 FILTERS = [
     *(SubscriberOptions(Filter(collections=frozenset(names))) for names in ({LIKE}, {POST}, {LIKE, POST})),
-    *(SubscriberOptions(Filter(dids=frozenset({did}), collections=frozenset({LIKE}))) for did in DIDS),
-    SubscriberOptions(Filter(dids=frozenset({DIDS[1], DIDS[2]}), collections=frozenset({THING}))),
-    SubscriberOptions(Filter(dids=frozenset({DIDS[4]})), message_bytes_max=150),
+    *(SubscriberOptions(Filter(dids=DidSet({did}), collections=frozenset({LIKE}))) for did in DIDS),
+    SubscriberOptions(Filter(dids=DidSet({DIDS[1], DIDS[2]}), collections=frozenset({THING}))),
+    SubscriberOptions(Filter(dids=DidSet({DIDS[4]})), message_bytes_max=150),
 ]
 
 
