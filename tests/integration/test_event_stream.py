@@ -129,7 +129,12 @@ async def test_filters_and_sizes_are_those_of_a_subscription(relay: Relay, start
     relay.publish(numbered([commit(1, [create(f"{LIKE}/1", {}), *posts]), identity(2)]))
     service = await start(upstream_cursor=0)
     await published(service, 2)
-    query: dict[str, Any] = {"wantedCollections": POST, "maxMessageSizeBytes": 700, "wire": "classic", "cursor": 1}
+    query: dict[str, Any] = {
+        "wantedCollections": POST,
+        "maxMessageSizeBytes": 700,
+        "wire": "classic",
+        "cursor": 1,
+    }
     async with event_stream(service.port, **query) as stream:
         found = [json.loads(message) for message in await stream.messages(4)]
     assert [event["type"] for event in found] == ["com", "com", "com", "id"]

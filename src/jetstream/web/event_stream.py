@@ -32,8 +32,8 @@ from jetstream.errors import InvalidParameter
 from jetstream.limits import WebLimits
 from jetstream.metrics import Metrics
 from jetstream.steps import Steps
-from jetstream.web.content_coding import COMPRESSORS, IDENTITY, Compressor, choose, qualities
 from jetstream.web.connection import Connection
+from jetstream.web.content_coding import COMPRESSORS, IDENTITY, Compressor, choose, qualities
 from jetstream.web.dialect import SHUTDOWN, Refused, Subscription, unavailable
 from jetstream.web.http import Request, Response
 from jetstream.web.outbound import Outbound, Sockets
@@ -162,7 +162,7 @@ class _Over:
 
     def accept(self, request: Request, fields: Mapping[str, str]) -> Response:  # noqa: ARG002 - as below
         """Return the response."""
-        return Response(204, None, headers={**_FIELDS, **fields})
+        return Response(204, b"", headers={**_FIELDS, **fields}, endless=True)
 
     def open(self, connection: Connection, inbound: Sockets) -> Outbound:
         """Do nothing: nothing follows."""
@@ -187,7 +187,7 @@ class _Stream(NamedTuple):
             headers["Transfer-Encoding"] = "chunked"
         if self.coding != IDENTITY:
             headers["Content-Encoding"] = self.coding
-        response = Response(200, None, self.framing.media_type, headers, closing=True)
+        response = Response(200, b"", self.framing.media_type, headers, closing=True, endless=True)
         return response if request.method == "HEAD" else response.encode(time.time(), keep_alive=False)
 
     def open(self, connection: Connection, inbound: Sockets) -> Outbound:

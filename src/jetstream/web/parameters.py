@@ -116,9 +116,7 @@ def decode_query(text: str, lists: Collection[str] = _LISTS) -> Steps[Query]:
     return query
 
 
-def parse_request(
-    request: Request, *, now_us: int, wires: Sequence[str] = WIRES
-) -> Steps[SubscribeRequest]:
+def parse_request(request: Request, *, now_us: int, wires: Sequence[str] = WIRES) -> Steps[SubscribeRequest]:
     """Read the parameters of a request, in steps. `now_us` is what ages count from.
 
     `wires` are those of the endpoint. Raises InvalidParameter.

@@ -184,8 +184,9 @@ class _Upgrade:
         """Accept a handshake. Raises Refused or BadRequest."""
         if wants_upgrade(request):
             return accept(request, fields)
-        host, path = request.websocket_base[:_HOST_CHARS_SHOWN], request.path
-        text = f"{path} is a WebSocket: connect to {host}{path}, or read {request.base[:_HOST_CHARS_SHOWN]}/events"
+        socket, http = request.websocket_base[:_HOST_CHARS_SHOWN], request.base[:_HOST_CHARS_SHOWN]
+        path = request.path
+        text = f"{path} is a WebSocket: connect to {socket}{path}, or read {http}/events"
         raise Refused(426, "", text, {"Upgrade": "websocket"})
 
     def open(self, connection: Connection, inbound: Inbound) -> Outbound:
