@@ -140,7 +140,7 @@ async def test_a_browser_that_asks_first_may_send_any_header(service: Service) -
 async def test_what_is_not_there_is_answered_with_what_is(service: Service) -> None:
     _, text = await get(service.port, "/nothing")
     assert (
-        text == "there is nothing here: there are /, /cursors, /health, /metrics, /subscribe, /v1/subscribe\n"
+        text == "there is nothing here: there are /, /cursors, /filters, /health, /metrics, /subscribe, /v1/subscribe\n"
     )
 
 

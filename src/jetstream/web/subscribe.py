@@ -35,6 +35,7 @@ from jetstream.scheduling import TurnQueue
 from jetstream.steps import Steps
 from jetstream.web.connection import Connection, Handler
 from jetstream.web.dialect import SHUTDOWN, Dialect, Refused, Subscription, unavailable
+from jetstream.web.did_lists import DidList, DidLists
 from jetstream.web.http import BadRequest, Request, Response
 from jetstream.web.parameters import OptionsUpdate
 from jetstream.web.positions import position_headers
@@ -61,11 +62,14 @@ class Subscribe:
         *,
         buffer_bytes: int,
         subscribers_max: int,
+        did_lists: DidLists | None = None,
         limits: WebLimits = WebLimits(),
     ) -> None:
         # Where each `_Client` subscribes.
         self.delivery = delivery
         self._metrics = metrics
+        # Told when a client uses its list no more.
+        self.did_lists = did_lists or DidLists(limits)
         # More are refused with 503.
         self._subscribers_max = subscribers_max
         # Read by each `_Client`.
@@ -185,7 +189,15 @@ class _Client:
     The sink calls `_on_message`, `_on_end` and `_resume_at`.
     """
 
-    __slots__ = ("_dialect", "_hello_timeout", "_subscribe", "sink", "subscriber", "subscription")
+    __slots__ = (
+        "_dialect",
+        "_did_list",
+        "_hello_timeout",
+        "_subscribe",
+        "sink",
+        "subscriber",
+        "subscription",
+    )
 
     def __init__(
         self, subscribe: Subscribe, sink: SocketSink, dialect: Dialect, subscription: Subscription
@@ -196,6 +208,8 @@ class _Client:
         self._dialect = dialect
         # What its URL asked for. Options may change later, the rest does not.
         self.subscription = subscription
+        # The uploaded list that its options use; set with them.
+        self._did_list: DidList | None = None
         # Set once, after the hello if one is required.
         self.subscriber: Subscriber | None = None
         # Closes the connection when no hello comes; None when none is awaited.
@@ -215,7 +229,8 @@ class _Client:
             close = Close(1008, "no_hello", text)
             self._hello_timeout = asyncio.get_running_loop().call_later(timeout_s, self.sink.close, close)
         else:
-            self._apply(OptionsUpdate(self.subscription.options, None))
+            asked = self.subscription
+            self._apply(OptionsUpdate(asked.options, None, asked.did_list))
 
     def close(self, close: Close) -> None:
         """Close the connection, in the words of its dialect."""
@@ -239,6 +254,7 @@ class _Client:
     def _apply(self, update: OptionsUpdate) -> None:
         """Start to subscribe with the first options that are awaited; change them with later ones."""
         delivery, asked = self._subscribe.delivery, self.subscription
+        self._use_list(update.did_list)
         heartbeat_s = update.heartbeat_s or asked.heartbeat_s
         if self.subscriber is None:
             self.subscriber = delivery.subscribe(
@@ -252,6 +268,12 @@ class _Client:
         else:
             delivery.change(self.subscriber, update.options, heartbeat_s)
 
+    def _use_list(self, did_list: DidList | None) -> None:
+        """Use another list, or none. The one before is kept for a while, for a client that comes back."""
+        if self._did_list is not None:
+            self._subscribe.did_lists.keep(self._did_list)
+        self._did_list = did_list
+
     def _resume_at(self) -> int | None:
         """Return the cursor with which the client goes on elsewhere; None before it has begun."""
         return None if self.subscriber is None else self._subscribe.delivery.resume_at(self.subscriber)
@@ -259,6 +281,7 @@ class _Client:
     def _on_end(self) -> None:
         """Clean up after the connection."""
         self._stop_timeout()
+        self._use_list(None)
         # These refer to the client, and the client to the sink. Without the cycle, both are freed at once:
         # the garbage collector would stop the event loop for half a second after thousands of connections.
         del self.sink.on_message, self.sink.on_end, self.sink.resume_at
