@@ -137,8 +137,8 @@ class Subscriber:
         self.position = position
         # Set while the subscriber is at the tip; by `Groups`.
         self.group: Group | None = None
-        # None for a subscription without an end; set by `Delivery.subscribe`. A subscriber with bounds is in no
-        # group: its feeder serves it also at the tip, so that flushes need not look for the end.
+        # None for a subscription without an end; set by `Delivery.subscribe`. A subscriber with bounds is in
+        # no group: its feeder serves it also at the tip, so that flushes need not look for the end.
         self.bounds: Bounds | None = None
         # None for a subscriber without heartbeats; set by `Delivery`.
         self.heartbeat: Heartbeat | None = None

@@ -256,12 +256,15 @@ class HeadReader:
             if first and first not in (b"\r", b"\r\n") and not _METHOD(first):
                 raise BadRequest(400, "malformed", f"{_shown(first)} does not begin an HTTP request")
             if length > REQUEST_LINE_BYTES_MAX:
-                text = f"the request line is longer than {REQUEST_LINE_BYTES_MAX} bytes"
+                most = f"the request line is longer than {REQUEST_LINE_BYTES_MAX} bytes"
+                text = f"{most}: send a long filter as an options_update"
                 raise BadRequest(414, "too_long", text)
         elif length > FIELD_BYTES_MAX:
-            raise BadRequest(431, "too_long", f"a header field is longer than {FIELD_BYTES_MAX} bytes")
+            raise BadRequest(
+                431, "too_long", f"a header field is longer than {FIELD_BYTES_MAX} bytes: shorten it"
+            )
         elif self._line_at - self._fields_at + length > FIELDS_BYTES_MAX:
-            text = f"the header fields are longer than {FIELDS_BYTES_MAX} bytes together"
+            text = f"the header fields are longer than {FIELDS_BYTES_MAX} bytes together: send fewer"
             raise BadRequest(431, "too_long", text)
 
     def _take_field(self, line: bytes) -> None:

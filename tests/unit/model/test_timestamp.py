@@ -77,7 +77,7 @@ def test_times_that_are_read(text: str, time_us: int) -> None:
     ],
 )
 def test_what_is_no_time_is_refused_with_the_three_forms(text: str) -> None:
-    with pytest.raises(ValueError, match="^is not a time: ") as caught:
+    with pytest.raises(ValueError, match=r"^is not a time: ") as caught:
         parse_time(text, NOW)
     assert str(caught.value) == NOT_A_TIME
 
