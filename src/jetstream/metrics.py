@@ -35,6 +35,7 @@ _BAD_MESSAGES: Final = (
     *("bad_json", "bad_options", "message_too_big", "no_hello", "slow_message", "unexpected_data"),
 )
 _ENDED: Final = ("client", "lost", "done", "shutdown", "slow", "overtaken", "error")
+STREAM_CODINGS: Final = ("identity", "gzip", "zstd")
 CLOSE_REASONS: Final = (*_ENDED, "protocol", "flood", *_BAD_MESSAGES)
 FLOOD_KINDS: Final = ("control", "tiny", "text", "unreadable")
 BAD_REQUEST_REASONS: Final = (
@@ -115,6 +116,13 @@ class Metrics:
             "jetstream_subscribers", "Connected subscribers, by wire.", ["wire"], registry=self.registry
         )
         self.subscribers = Children(subscribers, wires)
+        streams = Gauge(
+            "jetstream_event_streams",
+            "Subscribers of /events, by coding.",
+            ["coding"],
+            registry=self.registry,
+        )
+        self.event_streams = Children(streams, STREAM_CODINGS)
         self.messages = counters("messages_sent", "Events sent to subscribers", "wire", wires)
         self.bytes = counters("bytes_sent", "Bytes of events sent to subscribers", "wire", wires)
         self.disconnects = counters("disconnects", "Subscribers that left", "reason", CLOSE_REASONS)

@@ -428,7 +428,7 @@ async def failures(service: Service, doing: str, event: str, logs: list[Any]) ->
 
 
 async def test_errors_while_requests_are_answered(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subscribe_module.Subscribe, "_check", broken)
+    monkeypatch.setattr(subscribe_module.Subscribe, "_check_room", broken)
     with capture_logs() as logs:
         for _ in range(10):
             assert b" 500 " in await ask(service.port, HANDSHAKE % (b"1.1", b"13", KEY))
