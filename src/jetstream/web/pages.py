@@ -45,7 +45,7 @@ _SECTIONS: Final = {
         "Go client, Rust crates, others for the public Jetstream": "{ws}/v1/subscribe",
         "atproto (Python)": "base_uri: {ws}/xrpc",
         "jetstream tail, your own code": "{ws}/subscribe",
-        "curl, EventSource in a browser": "http://{host}/events",
+        "curl, EventSource in a browser": "{base}/events",
     },
     "Parameters of a subscription": {
         "wantedCollections": "collections or prefixes, such as app.bsky.feed.post or app.bsky.graph.*",
@@ -66,7 +66,7 @@ _SECTIONS: Final = {
     },
     "Try": {
         "jetstream tail --limit 10": "in a terminal",
-        "curl -N '{host}/events?wantedCollections=app.bsky.feed.post' | jq .commit.record": "new posts",
+        "curl -N '{base}/events?wantedCollections=app.bsky.feed.post' | jq .commit.record": "new posts",
         "websocat '{ws}/subscribe?wantedCollections=app.bsky.feed.post'": "new posts",
     },
 }
