@@ -43,9 +43,10 @@ from jetstream.upstream.seq_tracker import SeqTracker
 from jetstream.upstream.source import Source
 from jetstream.web import dictionary, pages, xrpc
 from jetstream.web.dialect import SHUTDOWN, SubscribeDialect
+from jetstream.web.did_lists import BODY_BYTES_MAX, DidLists
 from jetstream.web.event_stream import StreamDialect
 from jetstream.web.positions import cursors
-from jetstream.web.server import Server
+from jetstream.web.server import Server, Upload
 from jetstream.web.subscribe import FAILED, Subscribe
 
 logger = structlog.get_logger(__name__)
@@ -198,11 +199,13 @@ class Service:
     async def _listen(self) -> list[Server]:
         """Open the listeners, and say where everything is."""
         settings = self.settings
+        did_lists = DidLists(self._limits.web)
         self.subscribe = Subscribe(
             self.delivery,
             self.metrics,
             buffer_bytes=settings.subscriber_buffer,
             subscribers_max=settings.max_subscribers,
+            did_lists=did_lists,
             limits=self._limits.web,
         )
         own = dictionary.page(lambda: OWN.data)
@@ -215,13 +218,15 @@ class Service:
         wires = {"/subscribe": settings.wire, "/v1/subscribe": "v1"}
         compressed = Dictionaries(self._dictionary).framing
         dialects = {
-            path: SubscribeDialect(wire, compressed, self._limits.web, self._clock)
+            path: SubscribeDialect(wire, compressed, self._limits.web, self._clock, did_lists.find)
             for path, wire in wires.items()
         }
         upgrades = {path: self.subscribe.on(dialect) for path, dialect in dialects.items()}
-        stream = StreamDialect(self.metrics, self._limits.web, self._clock)
+        stream = StreamDialect(self.metrics, self._limits.web, self._clock, did_lists.find)
         upgrades["/events"] = self.subscribe.on(stream)
-        events = xrpc.EventsDialect(self._oldest_us, compressed, self._limits.web, self._clock)
+        events = xrpc.EventsDialect(
+            self._oldest_us, compressed, self._limits.web, self._clock, did_lists.find
+        )
         methods = xrpc.Xrpc(
             {xrpc.SUBSCRIBE_EVENTS: self.subscribe.on(events)}, {xrpc.GET_ZSTD_DICTIONARY: own}
         )

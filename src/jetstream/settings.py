@@ -129,7 +129,9 @@ Network = IPv4Network | IPv6Network
 
 
 def parse_networks(text: str) -> tuple[Network, ...]:
-    """Parse addresses and networks, separated by commas. Raises ValueError."""
+    """Parse addresses and networks, separated by commas, or `none`. Raises ValueError."""
+    if text == "none":
+        return ()
     try:
         return tuple(ip_network(item.strip()) for item in text.split(","))
     except ValueError:

@@ -116,6 +116,7 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("--buffer-total", "BUFFER_TOTAL", "1GiB", 1 << 30),
     ("--slow-timeout", "SLOW_TIMEOUT", "5s", 5.0),
     ("--max-subscribers", "MAX_SUBSCRIBERS", "10", 10),
+    ("--trusted-proxies", "TRUSTED_PROXIES", "none", ()),
     ("--trusted-proxies", "TRUSTED_PROXIES", "127.0.0.1", (ip_network("127.0.0.1"),)),
     (
         "--trusted-proxies",
@@ -327,6 +328,7 @@ def test_defaults_are_shown_as_they_are_written(capsys: pytest.CaptureFixture[st
         ("JETSTREAM_SUBSCRIBER_BUFFER", "1MiB"),
         ("JETSTREAM_BUFFER_TOTAL", "512MiB"),
         ("JETSTREAM_SLOW_TIMEOUT", "1m"),
+        ("JETSTREAM_TRUSTED_PROXIES", "none"),
     ]
 
 

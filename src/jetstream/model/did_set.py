@@ -13,7 +13,7 @@ from typing import Final
 
 
 class DidSet(AbstractSet[bytes]):
-    """An immutable set of DIDs. Two that are equal have the same hash, which is computed once."""
+    """An immutable set of DIDs. Its hash is that of an equal `frozenset`, and computed once."""
 
     __slots__ = ("_hashed", "members")
 
@@ -40,7 +40,7 @@ class DidSet(AbstractSet[bytes]):
             return self is other or (
                 self._hashed == other._hashed and self.members.keys() == other.members.keys()
             )
-        return NotImplemented
+        return super().__eq__(other)
 
     def __sub__(self, other: AbstractSet[object]) -> DidSet:
         return DidSet(self.members.keys() - other)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final, NamedTuple
 
 from jetstream.errors import InvalidParameter
@@ -86,7 +87,7 @@ class Filter:
     @classmethod
     def parse(cls, collections: Sequence[str], dids: Sequence[str], **more: Sequence[str]) -> Filter:
         """Do all of `parse_steps` at once."""
-        return finish(cls.parse_steps(collections, dids, **more))
+        return finish(cls.parse_steps(collections, dids, **more))  # type: ignore[arg-type]
 
     @classmethod
     def parse_steps(
@@ -98,8 +99,11 @@ class Filter:
         operations: Sequence[str] = (),
         exclude_collections: Sequence[str] = (),
         exclude_dids: Sequence[str] = (),
+        listed: DidSet = NO_DIDS,
     ) -> Steps[Filter]:
         """Parse the parameters of a filter, in steps of well under a millisecond.
+
+        `listed` are more DIDs that are wanted, which may be many (`web.did_lists`).
 
         Raises InvalidParameter for more than 100 collections or 10,000 DIDs in a list; for a collection that
         is neither an NSID nor NSID segments followed by `.*`; for what is not a DID, a kind or an operation;
@@ -111,7 +115,7 @@ class Filter:
         _refuse_without_commits("excludeCollections", exclude_collections, wanted_kinds)
         wanted = _names("wantedCollections", collections)
         wanted, excluded = _subtract(wanted, _names("excludeCollections", exclude_collections))
-        named = yield from _dids("wantedDids", dids)
+        named = yield from _union((yield from _dids("wantedDids", dids)), listed)
         named, excluded_dids = _subtract_dids(named, (yield from _dids("excludeDids", exclude_dids)))
         return cls(*wanted, named, wanted_kinds, *excluded, excluded_dids)
 
@@ -252,6 +256,18 @@ def _dids(parameter: str, dids: Sequence[str]) -> Steps[DidSet]:
             named[did.encode()] = None
         yield
     return DidSet(named)
+
+
+def _union(dids: DidSet, listed: DidSet) -> Steps[DidSet]:
+    """Return all of both, in steps. A set that is all of it is returned as it is."""
+    if not dids or not listed:
+        return dids or listed
+    union = dict(dids.members)
+    rest = iter(listed)
+    while some := dict.fromkeys(islice(rest, DIDS_PER_STEP)):
+        union |= some
+        yield
+    return DidSet(union)
 
 
 def _kinds(kinds: Sequence[str], operations: Sequence[str]) -> frozenset[bytes]:

@@ -25,9 +25,10 @@ from jetstream.errors import InvalidParameter
 from jetstream.limits import WebLimits
 from jetstream.steps import Steps
 from jetstream.web.connection import Connection
+from jetstream.web.did_lists import DidList, no_list
 from jetstream.web.http import Request, Response
 from jetstream.web.outbound import Outbound
-from jetstream.web.parameters import OptionsUpdate, SubscribeRequest, parse_message, parse_request
+from jetstream.web.parameters import FindList, OptionsUpdate, SubscribeRequest, parse_message, parse_request
 from jetstream.web.sink import Inbound
 from jetstream.web.websocket import Breach
 
@@ -56,6 +57,7 @@ class Subscription(NamedTuple):
     require_hello: bool = False  # whether nothing is sent before the client's first message
     bounds: Bounds | None = None  # where it ends by itself
     heartbeat_s: int | None = None  # seconds without an event until there is a heartbeat; None: the wire's
+    did_list: DidList | None = None  # the uploaded list whose DIDs are part of the options
     greeting: bytes = b""  # frames that go before all events
     fields: Mapping[str, str] = MappingProxyType({})  # more header fields of the response
     opening: Opening | None = None  # how the connection begins; None: with an upgrade to a WebSocket
@@ -105,7 +107,8 @@ class SubscribeDialect:
     """The dialect of `/subscribe` and `/v1/subscribe`. `wire` is the wire of requests that select none.
 
     `compressed` returns the framing of compressed messages, for the ID of a dictionary and for whether the
-    request has `compress`; None while the dictionary is missing. It raises InvalidParameter.
+    request has `compress`; None while the dictionary is missing. `find_list` returns an uploaded list by its
+    ID. Both raise InvalidParameter.
     """
 
     shutdown: Final = SHUTDOWN
@@ -116,15 +119,17 @@ class SubscribeDialect:
         compressed: Callable[[int | None, bool], Framing | None],
         limits: WebLimits = WebLimits(),
         now_us: Callable[[], int] = unix_us,
+        find_list: FindList = no_list,
     ) -> None:
         self._wire = wire
         self._compressed = compressed
+        self._find_list = find_list
         self._limits = limits
         self._now_us = now_us
 
     def parse_request(self, request: Request) -> Steps[Subscription]:
         """Read a request, in steps. Raises InvalidParameter or Refused."""
-        asked = yield from parse_request(request, now_us=self._now_us())
+        asked = yield from parse_request(request, self._find_list, now_us=self._now_us())
         wire = asked.wire or self._wire
         return Subscription(
             Encoding(RENDERERS[wire], self._framing(asked)),
@@ -133,6 +138,7 @@ class SubscribeDialect:
             asked.require_hello,
             bounds=asked.bounds,
             heartbeat_s=asked.heartbeat_s,
+            did_list=asked.did_list,
         )
 
     def _framing(self, asked: SubscribeRequest) -> Framing:
@@ -152,7 +158,7 @@ class SubscribeDialect:
     def parse_message(self, message: bytes) -> Steps[OptionsUpdate | None]:
         """Read a client's message, in steps. Raises Breach, which tells a bad one why it is closed."""
         try:
-            return (yield from parse_message(message))
+            return (yield from parse_message(message, self._find_list))
         except JSONDecodeError as error:
             text = f"a message is not JSON: {error}: send an options_update"
             raise Breach(Close(1007, "bad_json", text)) from error

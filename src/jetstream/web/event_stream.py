@@ -35,9 +35,10 @@ from jetstream.steps import Steps
 from jetstream.web.connection import Connection
 from jetstream.web.content_coding import COMPRESSORS, IDENTITY, Compressor, choose, qualities
 from jetstream.web.dialect import SHUTDOWN, Refused, Subscription, unavailable
+from jetstream.web.did_lists import no_list
 from jetstream.web.http import Request, Response
 from jetstream.web.outbound import Outbound, Sockets
-from jetstream.web.parameters import SubscribeRequest, parse_request
+from jetstream.web.parameters import FindList, SubscribeRequest, parse_request
 from jetstream.web.websocket import wants_upgrade
 
 _POSITION: Final = re.compile(r"[0-9]{1,20}", re.ASCII).fullmatch
@@ -52,26 +53,35 @@ _FIELDS: Final = {
 _USE_HEADER: Final = "is for WebSockets: send the header Accept-Encoding, with zstd or gzip"
 _NO_CODING: Final = f"Accept-Encoding: accept {', '.join(COMPRESSORS)} or {IDENTITY}"
 _FLOOD: Final = Close(1008, "flood", "flood: nothing may follow the request: send no more")
-_HOST_CHARS_SHOWN: Final = 100  # in a refusal
 
 
 class StreamDialect:
-    """How `/events` is subscribed to. `now_us` gives unix microseconds, from which ages count."""
+    """How `/events` is subscribed to. `now_us` gives unix microseconds, from which ages count.
+
+    `find_list` returns an uploaded list by its ID, or raises InvalidParameter.
+    """
 
     shutdown: Final = SHUTDOWN
 
     def __init__(
-        self, metrics: Metrics, limits: WebLimits = WebLimits(), now_us: Callable[[], int] = unix_us
+        self,
+        metrics: Metrics,
+        limits: WebLimits = WebLimits(),
+        now_us: Callable[[], int] = unix_us,
+        find_list: FindList = no_list,
     ) -> None:
         self._metrics = metrics
         self._limits = limits
         self._now_us = now_us
+        self._find_list = find_list
         # How many connections have a compressor.
         self._compressed = 0
 
     def parse_request(self, request: Request) -> Steps[Subscription]:
         """Read a request, in steps. Raises InvalidParameter or Refused."""
-        asked = yield from parse_request(request, now_us=self._now_us(), wires=tuple(RENDERERS))
+        asked = yield from parse_request(
+            request, self._find_list, now_us=self._now_us(), wires=tuple(RENDERERS)
+        )
         _check(request, asked)
         last_us = _last_event(request.headers)
         cursor = asked.cursor if last_us is None else last_us + 1
@@ -86,6 +96,7 @@ class StreamDialect:
             cursor,
             bounds=asked.bounds,
             heartbeat_s=asked.heartbeat_s,
+            did_list=asked.did_list,
             greeting=framing.start,
             opening=_OVER
             if _is_over(asked, last_us)
@@ -125,8 +136,7 @@ class StreamDialect:
 def _check(request: Request, asked: SubscribeRequest) -> None:
     """Refuse what only a WebSocket can do. Raises InvalidParameter or Refused."""
     if wants_upgrade(request):
-        host = request.websocket_base[:_HOST_CHARS_SHOWN]
-        text = f"{request.path} is no WebSocket: connect to {host}/subscribe"
+        text = f"{request.path} is no WebSocket: connect to {request.websocket_base}/subscribe"
         raise Refused(400, "", text)
     if asked.require_hello:
         raise InvalidParameter("requireHello", "true", "needs a WebSocket, for the hello: leave it out")
@@ -162,7 +172,7 @@ class _Over:
 
     def accept(self, request: Request, fields: Mapping[str, str]) -> Response:  # noqa: ARG002 - as below
         """Return the response."""
-        return Response(204, b"", headers={**_FIELDS, **fields}, endless=True)
+        return Response(204, b"", headers={**_FIELDS, **fields}, unsized=True)
 
     def open(self, connection: Connection, inbound: Sockets) -> Outbound:
         """Do nothing: nothing follows."""
@@ -187,7 +197,7 @@ class _Stream(NamedTuple):
             headers["Transfer-Encoding"] = "chunked"
         if self.coding != IDENTITY:
             headers["Content-Encoding"] = self.coding
-        response = Response(200, b"", self.framing.media_type, headers, closing=True, endless=True)
+        response = Response(200, b"", self.framing.media_type, headers, closing=True, unsized=True)
         return response if request.method == "HEAD" else response.encode(time.time(), keep_alive=False)
 
     def open(self, connection: Connection, inbound: Sockets) -> Outbound:

@@ -32,6 +32,7 @@ METHOD_BYTES_MAX: Final = 32  # twice the length of the longest method that is r
 EMPTY_LINES_MAX: Final = 2  # before a request: old clients end a body with one (RFC 9112, section 2.2)
 PATH_CHARS_MAX: Final = 1_000  # the rest of a path is ignored: no route is nearly as long
 
+_HOST_CHARS_SHOWN: Final = 100  # in a URL that a page or a refusal shows
 NO_BODIES: Final[Mapping[str, int]] = {}
 SERVER: Final = f"jetstream/{__version__}"  # the `Server` field: no other program or library is named
 
@@ -90,13 +91,13 @@ class Request(NamedTuple):
 
     @property
     def base(self) -> str:
-        """The URL of this server, up to a path."""
-        return f"{self.scheme}://{self.host}"
+        """The URL of this server, up to its path."""
+        return f"{self.scheme}://{self.host[:_HOST_CHARS_SHOWN]}"
 
     @property
     def websocket_base(self) -> str:
         """The URL of a WebSocket on this server, up to its path."""
-        return f"{'wss' if self.scheme == 'https' else 'ws'}://{self.host}"
+        return f"{'wss' if self.scheme == 'https' else 'ws'}://{self.host[:_HOST_CHARS_SHOWN]}"
 
     @property
     def keep_alive(self) -> bool:
@@ -112,7 +113,7 @@ class Request(NamedTuple):
 class Response(NamedTuple):
     """A complete response. `closing`: the connection ends with it, whatever the request asked for.
 
-    `endless`: there is no body, or it follows and its length is not known.
+    `unsized`: there is no body, or it follows and its length is not known.
     """
 
     status: int
@@ -120,7 +121,7 @@ class Response(NamedTuple):
     content_type: str = "text/plain; charset=utf-8"
     headers: Mapping[str, str] | None = None  # beside those that every response has
     closing: bool = False
-    endless: bool = False
+    unsized: bool = False
 
     @classmethod
     def sentence(
@@ -136,7 +137,7 @@ class Response(NamedTuple):
         a 304 (section 15.4.5).
         Pages in a browser on any site may read it, with its header (`Access-Control-…`): all of it is public.
         """
-        fields = {} if self.endless else {"Content-Length": str(len(self.body))}
+        fields = {} if self.unsized else {"Content-Length": str(len(self.body))}
         fields |= {
             "Content-Type": self.content_type,
             "Date": formatdate(now, usegmt=True),

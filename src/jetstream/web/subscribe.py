@@ -36,14 +36,13 @@ from jetstream.scheduling import TurnQueue
 from jetstream.steps import Steps
 from jetstream.web.connection import Connection, Handler
 from jetstream.web.dialect import SHUTDOWN, Dialect, Refused, Subscription, unavailable
+from jetstream.web.did_lists import DidList, DidLists
 from jetstream.web.http import BadRequest, Request, Response
 from jetstream.web.outbound import Outbound
 from jetstream.web.parameters import OptionsUpdate
 from jetstream.web.positions import position_headers
 from jetstream.web.sink import Inbound, SocketSink
 from jetstream.web.websocket import Breach, accept, wants_upgrade
-
-_HOST_CHARS_SHOWN: Final = 100  # in a refusal
 
 FAILED: Final = Close(1011, "error", "the server has failed and is going down: connect again later")
 _OUR_FAULT: Final = Close(1011, "error", "the server failed to read a message: connect again")
@@ -63,11 +62,14 @@ class Subscribe:
         *,
         buffer_bytes: int,
         subscribers_max: int,
+        did_lists: DidLists | None = None,
         limits: WebLimits = WebLimits(),
     ) -> None:
         # Where each `_Client` subscribes.
         self.delivery = delivery
         self._metrics = metrics
+        # Told when a client uses its list no more.
+        self.did_lists = did_lists or DidLists(limits)
         # More are refused with 503.
         self._subscribers_max = subscribers_max
         # Read by each `_Client`.
@@ -184,9 +186,10 @@ class _Upgrade:
         """Accept a handshake. Raises Refused or BadRequest."""
         if wants_upgrade(request):
             return accept(request, fields)
-        socket, http = request.websocket_base[:_HOST_CHARS_SHOWN], request.base[:_HOST_CHARS_SHOWN]
         path = request.path
-        text = f"{path} is a WebSocket: connect to {socket}{path}, or read {http}/events"
+        text = (
+            f"{path} is a WebSocket: connect to {request.websocket_base}{path}, or read {request.base}/events"
+        )
         raise Refused(426, "", text, {"Upgrade": "websocket"})
 
     def open(self, connection: Connection, inbound: Inbound) -> Outbound:
@@ -203,7 +206,15 @@ class _Client:
     The sink calls `_on_message`, `_on_end` and `_resume_at`.
     """
 
-    __slots__ = ("_dialect", "_hello_timeout", "_subscribe", "sink", "subscriber", "subscription")
+    __slots__ = (
+        "_dialect",
+        "_did_list",
+        "_hello_timeout",
+        "_subscribe",
+        "sink",
+        "subscriber",
+        "subscription",
+    )
 
     def __init__(
         self, subscribe: Subscribe, sink: Outbound, dialect: Dialect, subscription: Subscription
@@ -214,6 +225,8 @@ class _Client:
         self._dialect = dialect
         # What its URL asked for. Options may change later, the rest does not.
         self.subscription = subscription
+        # The uploaded list that its options use; set with them.
+        self._did_list: DidList | None = None
         # Set once, after the hello if one is required.
         self.subscriber: Subscriber | None = None
         # Closes the connection when no hello comes; None when none is awaited.
@@ -233,7 +246,8 @@ class _Client:
             close = Close(1008, "no_hello", text)
             self._hello_timeout = asyncio.get_running_loop().call_later(timeout_s, self.sink.close, close)
         else:
-            self._apply(OptionsUpdate(self.subscription.options, None))
+            asked = self.subscription
+            self._apply(OptionsUpdate(asked.options, None, asked.did_list))
 
     def close(self, close: Close) -> None:
         """Close the connection, in the words of its dialect."""
@@ -257,6 +271,7 @@ class _Client:
     def _apply(self, update: OptionsUpdate) -> None:
         """Start to subscribe with the first options that are awaited; change them with later ones."""
         delivery, asked = self._subscribe.delivery, self.subscription
+        self._use_list(update.did_list)
         heartbeat_s = update.heartbeat_s or asked.heartbeat_s
         if self.subscriber is None:
             self.subscriber = delivery.subscribe(
@@ -270,6 +285,12 @@ class _Client:
         else:
             delivery.change(self.subscriber, update.options, heartbeat_s)
 
+    def _use_list(self, did_list: DidList | None) -> None:
+        """Use another list, or none. The one before is kept for a while, for a client that comes back."""
+        if self._did_list is not None:
+            self._subscribe.did_lists.keep(self._did_list)
+        self._did_list = did_list
+
     def _resume_at(self) -> int | None:
         """Return the cursor with which the client goes on elsewhere; None before it has begun."""
         return None if self.subscriber is None else self._subscribe.delivery.resume_at(self.subscriber)
@@ -277,6 +298,7 @@ class _Client:
     def _on_end(self) -> None:
         """Clean up after the connection."""
         self._stop_timeout()
+        self._use_list(None)
         self._subscribe.remove(self)
 
     def _stop_timeout(self) -> None:

@@ -26,9 +26,11 @@ from jetstream.limits import WebLimits
 from jetstream.steps import Steps
 from jetstream.web.connection import Connection, Handler
 from jetstream.web.dialect import SHUTDOWN, Refused, Subscription, unavailable
+from jetstream.web.did_lists import no_list
 from jetstream.web.events_parameters import parse_events_request
 from jetstream.web.http import Request, Response
 from jetstream.web.pages import Page, iso
+from jetstream.web.parameters import FindList
 from jetstream.web.websocket import Breach
 
 PREFIX: Final = "/xrpc/"
@@ -71,15 +73,17 @@ class EventsDialect:
         framing: Callable[[int], Framing | None],
         limits: WebLimits = WebLimits(),
         now_us: Callable[[], int] = unix_us,
+        find_list: FindList = no_list,
     ) -> None:
         self._oldest_us = oldest_us
         self._framing_of = framing
+        self._find_list = find_list
         self._limits = limits
         self._now_us = now_us
 
     def parse_request(self, request: Request) -> Steps[Subscription]:
         """Read a request, in steps. Raises InvalidParameter or Refused."""
-        asked = yield from parse_events_request(request, now_us=self._now_us())
+        asked = yield from parse_events_request(request, self._find_list, now_us=self._now_us())
         framing = self._framing(asked.dictionary_id)
         greeting = self._greeting(asked.cursor)
         return Subscription(
@@ -88,6 +92,7 @@ class EventsDialect:
             asked.cursor,
             bounds=asked.bounds,
             heartbeat_s=asked.heartbeat_s,
+            did_list=asked.did_list,
             greeting=b"".join(framing.frames([greeting])),
             fields=_subprotocol(request),
         )

@@ -138,7 +138,7 @@ def test_lists_in_use_are_not_dropped(lists: DidLists) -> None:
 
 
 def test_the_memory_of_all_lists_is_bounded(clock: Clock) -> None:
-    lists = DidLists(WebLimits(did_lists_bytes_max=400), clock)
+    lists = DidLists(WebLimits(did_lists_bytes_max=300), clock)
     first = added(lists, "did:plc:a").id
     second = added(lists, "did:plc:b", "did:plc:c").id
     assert is_known(lists, first)
