@@ -423,7 +423,10 @@ async def test_a_refusal_is_one_sentence(start: Start) -> None:
         assert second.headers["retry-after"] == "10"
     async with event_stream(service.port, headers=UPGRADE) as stream:
         assert stream.status == 400
-    assert (await figures(service.port))["jetstream_refused_total"] == 6
+    seen = await figures(service.port)
+    assert seen['jetstream_refused_total{reason="parameter"}'] == 4
+    assert seen['jetstream_refused_total{reason="full"}'] == 1
+    assert seen['jetstream_refused_total{reason="transport"}'] == 1
 
 
 async def test_all_subscribers_share_one_limit(start: Start) -> None:

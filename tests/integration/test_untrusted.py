@@ -225,7 +225,7 @@ async def test_a_bad_handshake_is_refused(data: bytes, status: int, service: Ser
     assert (b"\r\nSec-WebSocket-Version: 13\r\n" in answer) == (status == 426)
     seen = await figures(service.port)
     assert seen['jetstream_bad_requests_total{reason="handshake"}'] == 1
-    assert seen["jetstream_refused_total"] == 1
+    assert seen['jetstream_refused_total{reason="handshake"}'] == 1
 
 
 async def test_only_our_own_name_is_told(service: Service) -> None:

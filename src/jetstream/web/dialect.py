@@ -66,10 +66,14 @@ class Subscription(NamedTuple):
 class Refused(Exception):
     """A request cannot become a subscription. The client gets a response with one sentence, `text`.
 
-    `name` is what the lexicon of an XRPC method calls the error; empty where it has no name.
+    `reason` is one of `metrics.REFUSAL_REASONS`. `name` is what the lexicon of an XRPC method calls the
+    error; empty where it has no name.
     """
 
-    def __init__(self, status: int, name: str, text: str, fields: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, reason: str, status: int, name: str, text: str, fields: Mapping[str, str] | None = None
+    ) -> None:
+        self.reason = reason
         self.status = status
         self.name = name
         self.text = text
@@ -78,9 +82,9 @@ class Refused(Exception):
         super().__init__(text)
 
 
-def unavailable(text: str, limits: WebLimits) -> Refused:
+def unavailable(reason: str, text: str, limits: WebLimits) -> Refused:
     """Return the refusal that asks a client to try again."""
-    return Refused(503, "ServiceUnavailable", text, {"Retry-After": str(limits.retry_after_s)})
+    return Refused(reason, 503, "ServiceUnavailable", text, {"Retry-After": str(limits.retry_after_s)})
 
 
 class Dialect(Protocol):
@@ -148,7 +152,7 @@ class SubscribeDialect:
         framing = self._compressed(asked.dictionary_id, asked.compress)
         if framing is None:
             text = "compression is not available yet: try again later, or leave it out"
-            raise unavailable(text, self._limits)
+            raise unavailable("no_dictionary", text, self._limits)
         return framing
 
     def refusal(self, refused: Refused) -> Response:

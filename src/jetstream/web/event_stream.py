@@ -110,9 +110,9 @@ class StreamDialect:
         if coding is not None:
             return coding
         if room:
-            raise Refused(406, "", _NO_CODING)
+            raise Refused("coding", 406, "", _NO_CODING)
         text = f"{self._compressed} event streams are compressed, and that is the limit"
-        raise unavailable(f"{text}: accept identity, or try again later", self._limits)
+        raise unavailable("coding", f"{text}: accept identity, or try again later", self._limits)
 
     def began(self, coding: str) -> None:
         """Count a stream."""
@@ -137,7 +137,7 @@ def _check(request: Request, asked: SubscribeRequest) -> None:
     """Refuse what only a WebSocket can do. Raises InvalidParameter or Refused."""
     if wants_upgrade(request):
         text = f"{request.path} is no WebSocket: connect to {request.websocket_base}/subscribe"
-        raise Refused(400, "", text)
+        raise Refused("transport", 400, "", text)
     if asked.require_hello:
         raise InvalidParameter("requireHello", "true", "needs a WebSocket, for the hello: leave it out")
     if asked.dictionary_id is not None:

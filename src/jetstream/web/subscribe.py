@@ -44,6 +44,8 @@ from jetstream.web.positions import position_headers
 from jetstream.web.sink import Inbound, SocketSink
 from jetstream.web.websocket import Breach, accept, wants_upgrade
 
+_EXAMPLE_CHARS: Final = 200  # of a request that is logged
+
 FAILED: Final = Close(1011, "error", "the server has failed and is going down: connect again later")
 _OUR_FAULT: Final = Close(1011, "error", "the server failed to read a message: connect again")
 
@@ -110,27 +112,37 @@ class Subscribe:
                 return answer
             self._check_room()
         except InvalidParameter as error:
-            return self._refuse(dialect, Refused(400, "InvalidRequest", str(error)))
+            refused = Refused("parameter", 400, "InvalidRequest", str(error))
+            return self._refuse(dialect, refused, request, connection)
         except Refused as refused:
-            return self._refuse(dialect, refused)
+            return self._refuse(dialect, refused, request, connection)
         except BadRequest:
-            self._metrics.refusals.inc()
+            self._metrics.refusals["handshake"].inc()  # logged where it is answered
             raise
         if not connection.transport.is_closing():  # else the client has gone meanwhile
             sink = opening.open(connection, self._inbound)
             self._begin(_Client(self, sink, dialect, subscription), connection, answer)
         return None
 
-    def _refuse(self, dialect: Dialect, refused: Refused) -> Response:
-        """Count a refusal, and return the response."""
-        self._metrics.refusals.inc()
+    def _refuse(
+        self, dialect: Dialect, refused: Refused, request: Request, connection: Connection
+    ) -> Response:
+        """Count and log a refusal, and return the response."""
+        self._metrics.refusals[refused.reason].inc()
+        example = f"{request.path}?{request.query}"[:_EXAMPLE_CHARS]
+        self._throttled.info(
+            f"subscription: refused, {refused.reason}",
+            problem=refused.text,
+            example=example,
+            peer=connection.peer,
+        )
         return dialect.refusal(refused)
 
     def _check_room(self) -> None:
         """Raise Refused when there is no room for another subscriber."""
         if len(self) >= (most := self._subscribers_max):
             text = f"{most} subscribers are connected, and that is the limit: try again later"
-            raise unavailable(text, self.limits)
+            raise unavailable("full", text, self.limits)
 
     def _begin(self, client: _Client, connection: Connection, answer: bytes) -> None:
         """Hand a connection over to a client. What the client has sent behind its request is read there."""
@@ -190,7 +202,7 @@ class _Upgrade:
         text = (
             f"{path} is a WebSocket: connect to {request.websocket_base}{path}, or read {request.base}/events"
         )
-        raise Refused(426, "", text, {"Upgrade": "websocket"})
+        raise Refused("transport", 426, "", text, {"Upgrade": "websocket"})
 
     def open(self, connection: Connection, inbound: Inbound) -> Outbound:
         """Return the socket of the connection."""
