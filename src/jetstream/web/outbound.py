@@ -125,12 +125,12 @@ class Outbound(asyncio.Protocol):
         if self.closing:
             return
         self._close = close
-        self._write_control(self._farewell(close))
         self.write = discard
+        self._end(close)
         self._abort_later()
 
-    def _farewell(self, close: Close) -> bytes:
-        """Return what tells the client why the connection ends."""
+    def _end(self, close: Close) -> None:
+        """Write what tells the client why the connection ends."""
         raise NotImplementedError
 
     def _write_control(self, data: bytes) -> None:
