@@ -83,7 +83,7 @@ class Stream:
             "192.0.2.1",
             SSE if sse else NDJSON,
             self._count,
-            Compression(COMPRESSORS[coding](), chunked, worker or Worker()),
+            Compression(COMPRESSORS[coding](), chunked, Worker() if worker is None else worker),
         )
         self.transport.protocol = self.sink
         self.sink.on_message = lambda _: iter(())  # type: ignore[assignment,return-value]
