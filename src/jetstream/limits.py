@@ -323,6 +323,12 @@ class WebLimits:
     did_lists_kept_s: float = 3600.0
     # Uploads that are read, of all clients: one of 100,000 DIDs takes 60 ms of CPU time, in steps.
     did_lists_read: Rate = Rate(1, 20)
+    # Requests for `/explain` that are answered, of all clients. Each judges and compresses a minute of events,
+    # which takes 0.1 s of CPU time: so many events and bytes at a time, with a pause after each.
+    explanations: Rate = Rate(0.5, 5)
+    explained_per_turn: int = 200
+    explained_bytes_per_turn: int = 256 << 10
+    explained_pause_s: float = 0.001
     # Connections that are cleaned up in one turn of the event loop, when a network loses thousands of
     # clients at once: 1 ms.
     removals_per_turn: int = 32
