@@ -87,7 +87,7 @@ def decode_query(text: str) -> Steps[Query]:
     Only commas that separate the items of a list are separators, percent-encoded or not. `+` means a space.
     """
     if text.count("&") + text.count(",") + text.count("%2C") + text.count("%2c") > PARAMETERS_MAX:
-        raise InvalidParameter("query", text, f"has more than {PARAMETERS_MAX} parameters")
+        raise InvalidParameter("query", text, f"has more than {PARAMETERS_MAX} parameters: send fewer")
     query: Query = {}
     count = 0
     for pair in text.split("&"):
@@ -113,7 +113,9 @@ def parse_request(request: Request, *, now_us: int) -> Steps[SubscribeRequest]:
     size_name = "maxSize" if "maxSize" in query else "maxMessageSizeBytes"
     if "maxSize" in query and "maxMessageSizeBytes" in query:
         raise InvalidParameter(
-            "maxSize", query["maxSize"][0], "is given beside maxMessageSizeBytes, its other name"
+            "maxSize",
+            query["maxSize"][0],
+            "is given beside maxMessageSizeBytes, its other name: leave one out",
         )
     size = _number(query, size_name, "is not a number of bytes")
     cursor = _time(query, "cursor", now_us)
@@ -137,7 +139,9 @@ def parse_message(text: bytes) -> Steps[OptionsUpdate | None]:
     """
     # Before parsing, which is one step: `orjson` cannot be interrupted.
     if text.count(b",") > COMMAS_MAX:
-        raise InvalidParameter("message", f"{len(text)} bytes", f"has more than {COMMAS_MAX} entries")
+        raise InvalidParameter(
+            "message", f"{len(text)} bytes", f"has more than {COMMAS_MAX} entries: send fewer"
+        )
     message = orjson.loads(text)
     if type(message) is not dict:
         raise InvalidParameter("message", _shown(message), "is not an object with a type")
@@ -192,7 +196,7 @@ def _once(query: Query, name: str) -> str:
     """Return the only value of a parameter; an empty one when it is absent."""
     values = query.get(name, [])
     if len(values) > 1:
-        raise InvalidParameter(name, ", ".join(values), "is given more than once")
+        raise InvalidParameter(name, ", ".join(values), "is given more than once: give it once")
     return values[0] if values else ""
 
 
