@@ -21,8 +21,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
 from jetstream.app import Service
+from jetstream.dictionary.choice import Dictionaries
 from jetstream.limits import DeliveryLimits, Limits, WebLimits
 from jetstream.scheduling import TurnQueue
+from jetstream.web.dialect import SubscribeDialect
 from jetstream.web.server import Server
 from jetstream.web.sink import SocketSink
 from jetstream.web.subscribe import Subscribe
@@ -207,7 +209,7 @@ async def test_a_bad_parameter_is_refused_by_name_and_value(path: str, service: 
         assert (status, text.startswith(f"{name}: {value} ")) == (400, True), (query, text)
         assert text.endswith("\n")
         assert len(text) < 300
-    assert (await figures(service.port))["jetstream_refused_total"] == len(BAD)
+    assert (await figures(service.port))['jetstream_refused_total{reason="parameter"}'] == len(BAD)
 
 
 async def test_the_longest_request_is_served(relay: Relay, start: Start) -> None:
@@ -303,7 +305,8 @@ async def test_without_a_hello_in_time_the_connection_is_closed(service: Service
         subscribers_max=10,
         limits=WebLimits(hello_timeout_s=0.01),
     )
-    server = Server(service.metrics, {}, {"/subscribe": subscribe_route.on("classic")})
+    dialect = SubscribeDialect("classic", Dictionaries(None).framing)
+    server = Server(service.metrics, {}, {"/subscribe": subscribe_route.on(dialect)})
     port = await server.start("127.0.0.1", 0)
     try:
         async with subscribe(port, requireHello="true") as subscriber:

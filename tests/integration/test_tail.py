@@ -21,7 +21,7 @@ from tests.subscriber import subscribe
 
 from jetstream.app import Service
 from jetstream.settings import Address, Settings
-from jetstream.web.subscribe import SHUTDOWN
+from jetstream.web.dialect import SHUTDOWN
 
 TAIL = [sys.executable, "-m", "jetstream", "tail"]
 BOB = "did:web:bob.example"

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -44,14 +45,22 @@ _FAILED: Final = Close(1011, "error", "the server failed to read its log: connec
 
 
 class CatchUp:
-    """Serves the subscribers that are behind."""
+    """Serves the subscribers that are behind. `clock` gives monotonic seconds."""
 
-    def __init__(self, log: LogReader, cache: RenderCache, metrics: Metrics, limits: DeliveryLimits) -> None:
+    def __init__(
+        self,
+        log: LogReader,
+        cache: RenderCache,
+        metrics: Metrics,
+        limits: DeliveryLimits,
+        clock: Callable[[], float],
+    ) -> None:
         self._log = log
         # Shared with the publisher, and by all feeders: many readers return with the same cursor.
         self._cache = cache
         self._metrics = metrics
         self._limits = limits
+        self._clock = clock
         # How many feeders wait for the log or for their turn, and not for their socket: read by the
         # publisher, which pauses longer for them.
         self.active = 0
@@ -212,6 +221,7 @@ class CatchUp:
     def _write(self, subscriber: Subscriber, batch: Batch, stop: int) -> None:
         """Write chunks of a batch up to the position `stop`, as many as one turn and the socket allow."""
         first, last, bounds = batch.index(subscriber.position), batch.index(stop), subscriber.bounds
+        until = self._clock() + self._limits.chunks_s
         for _ in range(self._limits.chunks_per_turn):
             chunk = cut(batch, first, last, subscriber, self._cache, self._limits)
             if chunk.data:
@@ -225,7 +235,7 @@ class CatchUp:
                 bounds.left -= chunk.messages
                 if not bounds.left:
                     return
-            if subscriber.sink.full or first == last:
+            if subscriber.sink.full or first == last or self._clock() >= until:
                 return
 
 

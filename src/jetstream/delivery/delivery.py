@@ -86,7 +86,7 @@ class Delivery:
         # The worker takes large filters out of the index, in half of the loop's time at most.
         self._lanes = Lanes(log.tip + 1, Worker(pause_ratio=1.0).put, limits)
         cache = RenderCache(limits.render_cache_bytes)
-        self._catch_up = CatchUp(log, cache, metrics, limits)
+        self._catch_up = CatchUp(log, cache, metrics, limits, clock)
         self._publisher = Publisher(log, self._lanes, self._catch_up, cache, metrics, limits, clock, sleep)
 
     def __len__(self) -> int:
@@ -180,9 +180,9 @@ class Delivery:
             self._place(subscriber, lane)
 
     def _set_heartbeat(self, subscriber: Subscriber, interval_s: int | None) -> None:
-        if interval_s is None:
-            interval_s = subscriber.encoding.renderer.heartbeat_s
-        subscriber.heartbeat = Heartbeat(interval_s) if interval_s else None
+        asked = interval_s is not None
+        interval_s = subscriber.encoding.renderer.heartbeat_s if interval_s is None else interval_s
+        subscriber.heartbeat = Heartbeat(interval_s, asked=asked) if interval_s else None
 
     def _place(self, subscriber: Subscriber, lane: Lane) -> None:
         """Put a subscriber into its group if it is at the tip; else let it catch up.

@@ -108,6 +108,15 @@ class MemoryLog:
             else:
                 self.batches[-1].extend(one)
             self.times.append(number * STEP_US)
+        self._announce(received_at)
+
+    def put(self, batch: Batch) -> None:
+        """Append a batch of other events."""
+        self.batches.append(batch)
+        self.times += batch.times
+        self._announce(0.0)
+
+    def _announce(self, received_at: float) -> None:
         self.tip = self.times[-1]
         self.followers.append(self.tip, received_at)
         grown, self._grown = self._grown, asyncio.Event()

@@ -38,6 +38,7 @@ from jetstream.delivery.heartbeat import Heartbeat
 from jetstream.delivery.subscriber import Bounds, Encoding, Subscriber, SubscriberOptions
 from jetstream.metrics import Metrics
 from jetstream.model.batch import Batch
+from jetstream.model.did_set import DidSet
 from jetstream.model.filter import DIDS_PER_STEP, Filter
 
 # Only the tests check.
@@ -45,7 +46,7 @@ UNWATCHED = replace(LIMITS, watch_interval_s=3_600.0)
 DICTIONARY = zstandard.train_dictionary(
     4096, [b'{"time_us":%d,"kind":"commit"}' % n for n in range(2_000)], dict_id=40_000
 ).as_bytes()
-NOBODY = SubscriberOptions(Filter(dids=frozenset({b"did:plc:nobody"})))
+NOBODY = SubscriberOptions(Filter(dids=DidSet({b"did:plc:nobody"})))
 
 
 # When one is due
@@ -155,7 +156,7 @@ async def test_one_comes_at_once_when_a_replay_has_caught_up() -> None:
 
 
 async def test_one_comes_at_once_when_a_large_filter_is_indexed() -> None:
-    large = Filter(dids=frozenset(b"did:plc:other%d" % n for n in range(3 * DIDS_PER_STEP)))
+    large = Filter(dids=DidSet(b"did:plc:other%d" % n for n in range(3 * DIDS_PER_STEP)))
     async with served(events=20, limits=UNWATCHED) as (delivery, _):
         subscriber, sink = join(delivery, options=SubscriberOptions(large), heartbeat_s=5)
         assert not sink.messages()
@@ -209,6 +210,11 @@ async def test_a_wire_may_have_an_interval_of_its_own() -> None:
         subscriber, sink = join(delivery, encoding=encoding)
         assert subscriber.heartbeat is not None
         assert subscriber.heartbeat.interval_s == 45
+        assert sink.heartbeats() == []  # not at once: it did not ask
+        for now in (0.0, 44.0):
+            await delivery.check(now, ping=False)
+        assert sink.heartbeats() == []
+        await delivery.check(45.0, ping=False)
         assert sink.heartbeats() == [(200, True)]
 
 
@@ -339,8 +345,8 @@ FILTERS = st.sampled_from(
         NOBODY,
         SubscriberOptions(message_bytes_max=150),
         SubscriberOptions(Filter(collections=frozenset({LIKE}))),
-        SubscriberOptions(Filter(dids=frozenset({b"did:plc:repo1"}))),
-        SubscriberOptions(Filter(frozenset({THING}), dids=frozenset({b"did:plc:repo1"}))),
+        SubscriberOptions(Filter(dids=DidSet({b"did:plc:repo1"}))),
+        SubscriberOptions(Filter(frozenset({THING}), dids=DidSet({b"did:plc:repo1"}))),
     ]
 )
 WHICH = st.integers(0, 3)

@@ -51,7 +51,7 @@ def test_nothing_asked_for_is_everything_from_now_on() -> None:
 
 
 def test_unknown_parameters_are_ignored() -> None:
-    assert parsed("foo=1&compression=zstd&kinds=x&wantedCollectionsOf=x&curso=x&=&" + "s" * 99) == parsed()
+    assert parsed("foo=1&compression=zstd&kindsOf=x&wantedCollectionsOf=x&curso=x&=&" + "s" * 99) == parsed()
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,13 @@ def test_unknown_parameters_are_ignored() -> None:
         ("collections", "wantedCollections"),
         ("collection", "wantedCollections"),
         ("dids", "wantedDids"),
+        ("kind", "kinds"),
+        ("Kinds", "kinds"),
+        ("operation", "operations"),
+        ("excludeCollection", "excludeCollections"),
+        ("excludedCollections", "excludeCollections"),
+        ("excludedids", "excludeDids"),
+        ("excluded_dids", "excludeDids"),
         ("Cursor", "cursor"),
         ("cursors", "cursor"),
         ("limits", "limit"),
@@ -175,6 +182,54 @@ def test_the_longest_url_of_all() -> None:
     assert parsed(listed).options.wanted == subscription.options.wanted
     assert refused(f"{repeated}&wantedDids={ANN}") == ("wantedDids", "10001")
     assert refused(f"{repeated}&wantedCollections={POST}") == ("wantedCollections", "101")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        f"kinds=commit&kinds=account&operations=create&excludeCollections={POST}&excludeDids={ANN}&excludeDids={BOB}",
+        f"kinds=account,commit&operations=create,create&excludeCollections={POST},{POST}&excludeDids={BOB}%2C{ANN}",
+    ],
+)
+def test_the_other_lists_of_a_filter(query: str) -> None:
+    assert parsed(query).options.wanted == Filter.parse(
+        [],
+        [],
+        kinds=["commit", "account"],
+        operations=["create"],
+        exclude_collections=[POST],
+        exclude_dids=[ANN, BOB],
+    )
+
+
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ("kinds=", "kinds: '' is none of commit, identity, account, sync"),
+        ("kinds=commit,", "kinds: '' is none of commit, identity, account, sync"),
+        ("kinds=Commit", "kinds: 'Commit' is none of commit, identity, account, sync"),
+        ("operations=put", "operations: 'put' is none of create, update, delete"),
+        (
+            "kinds=identity&operations=create",
+            (
+                "operations: 'create' applies to commits, and kinds leaves them out: "
+                "add commit to kinds, or leave this out"
+            ),
+        ),
+        (
+            f"wantedCollections={LIKE}&excludeCollections={POST}",
+            f"excludeCollections: '{POST}' excludes nothing: it is not in wantedCollections",
+        ),
+        (
+            f"wantedDids={ANN}&excludeDids={ANN}",
+            f"excludeDids: '{ANN}' leaves none of wantedDids",
+        ),
+    ],
+)
+def test_a_filter_that_cannot_be_meant_is_refused_with_the_reason(query: str, sentence: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        parsed(query)
+    assert str(caught.value) == sentence
 
 
 # Wire and compression
@@ -438,6 +493,52 @@ def test_an_update_replaces_everything() -> None:
     assert update(other=1) == SubscriberOptions()
 
 
+def test_an_update_has_all_lists_of_a_filter() -> None:
+    lists = {
+        "kinds": ["commit"],
+        "operations": ["delete", "create"],
+        "excludeCollections": ["app.bsky.graph.*"],
+        "excludeDids": [ANN],
+    }
+    query = urlencode(lists, doseq=True)
+    assert update(**lists) == parsed(query).options != SubscriberOptions()
+    assert update(**{name: [] for name in lists}) == SubscriberOptions()
+    assert update(maxSize=9) == SubscriberOptions(message_bytes_max=9)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("wantedcollections", "wantedCollections"),
+        ("wanted_dids", "wantedDids"),
+        ("wantedDid", "wantedDids"),
+        ("collections", "wantedCollections"),
+        ("dids", "wantedDids"),
+        ("kind", "kinds"),
+        ("Operations", "operations"),
+        ("excludedCollection", "excludeCollections"),
+        ("excludedids", "excludeDids"),
+        ("maxmessagesizebytes", "maxMessageSizeBytes"),
+        ("MaxSize", "maxSize"),
+    ],
+)
+@pytest.mark.parametrize("value", [None, [], ["x"], 1])
+def test_a_mistaken_name_in_an_update_is_refused_with_what_was_meant(
+    name: str, meant: str, value: object
+) -> None:
+    with pytest.raises(InvalidParameter, match=f"did you mean {meant}\\?$"):
+        update(**{name: value})
+
+
+def test_parameters_that_cannot_change_are_ignored_in_an_update() -> None:
+    assert update(cursor=1, Cursors=1, Wire="x", compress=True, requirehello=1) == SubscriberOptions()
+
+
+def test_an_update_of_many_unknown_names_is_read_in_small_steps() -> None:
+    text = json.dumps({"type": "options_update", "payload": dict.fromkeys(map(str, range(10_000)))})
+    assert len(list(parse_message(text.encode()))) > 40
+
+
 @pytest.mark.parametrize(("value", "seconds"), [(None, None), (1, 1), (300, 300)])
 def test_an_update_may_change_the_heartbeat(value: int | None, seconds: int | None) -> None:
     message = json.dumps({"type": "options_update", "payload": {"heartbeat": value}})
@@ -546,6 +647,13 @@ def test_an_update_has_a_payload() -> None:
         ("wantedDids", [False]),
         ("wantedDids", [""]),
         ("wantedDids", ["alice.example"]),
+        ("kinds", "commit"),
+        ("kinds", ["commits"]),
+        ("kinds", [None]),
+        ("operations", ["create,update"]),
+        ("excludeCollections", ["*"]),
+        ("excludeDids", [1]),
+        ("maxSize", "1"),
         ("maxMessageSizeBytes", -1),
         ("maxMessageSizeBytes", 1.0),
         ("maxMessageSizeBytes", 10**30),

@@ -7,6 +7,7 @@ compresses each message before it frames it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 
@@ -17,10 +18,19 @@ class Framing(Protocol):
     def keep_alive(self) -> bytes:
         """What is sent to a subscriber now and then, so that a dead connection is noticed."""
 
-    def frames(self, messages: list[bytes]) -> list[bytes]:
+    @property
+    def costly(self) -> bool:
+        """Whether a frame takes much longer to make than its message.
+
+        Costly frames are made only of events that a reader wants. Others are made of whole runs, which is
+        faster than to find out which are wanted.
+        """
+
+    def frames(self, messages: list[bytes], times: Iterable[int] | None = None) -> list[bytes]:
         """Return the bytes on the transport of each message.
 
-        An empty message stands for an event that is not sent, and its frame is empty.
+        An empty message stands for an event that is not sent, and its frame is empty. `times` are the
+        positions of the events, in the same order; None: the messages are no events.
         """
 
     def end(self, code: int, reason: str, cursor: int | None = None) -> bytes:

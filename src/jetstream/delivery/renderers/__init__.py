@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from jetstream.delivery.renderers.classic import CLASSIC
 from jetstream.delivery.renderers.v1 import V1
+from jetstream.delivery.renderers.v2 import V2
 from jetstream.model.batch import Batch
 
 
@@ -41,4 +42,4 @@ class Renderer(Protocol):
         """
 
 
-RENDERERS: Final[Mapping[str, Renderer]] = {renderer.name: renderer for renderer in (CLASSIC, V1)}
+RENDERERS: Final[Mapping[str, Renderer]] = {renderer.name: renderer for renderer in (CLASSIC, V1, V2)}
