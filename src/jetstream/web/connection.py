@@ -315,7 +315,11 @@ class Connection(asyncio.Protocol):
         """End a connection whose deadline has passed: with a response, if a part of a request has come."""
         if self._reader.in_request and not self._ending and not self._full:
             timeout_s = self._connections.limits.request_timeout_s
-            self.refuse(BadRequest(408, "timeout", f"the request was not whole within {timeout_s:g} s"))
+            self.refuse(
+                BadRequest(
+                    408, "timeout", f"the request was not whole within {timeout_s:g} s: send it faster"
+                )
+            )
         else:
             self.abort()
 
