@@ -5,7 +5,6 @@ python -m benches.compression
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import socket
 import statistics
@@ -21,7 +20,7 @@ from benches.bench_log import CURSOR, SEGMENT_EVENTS
 from benches.events import Network
 from benches.limits import Limit, number
 from benches.stand import Server
-from tests.unit.delivery.fakes import FakeSink, MemoryLog, running
+from tests.unit.delivery.fakes import FakeSink, MemoryLog, running, until
 
 from jetstream.bench import stream
 from jetstream.delivery.delivery import Delivery
@@ -151,7 +150,9 @@ def replay(server: Server, name: str, size: int, readers: int) -> tuple[float, f
 def connect(port: int, name: str) -> socket.socket:
     """Subscribe from the first event on."""
     connection = socket.create_connection(("127.0.0.1", port))
-    connection.sendall(stream.request(f"127.0.0.1:{port}", "/v1/subscribe", [("cursor", "0"), *QUERIES[name]]))
+    connection.sendall(
+        stream.request(f"127.0.0.1:{port}", "/v1/subscribe", [("cursor", "0"), *QUERIES[name]])
+    )
     head = b""
     while not head.endswith(b"\r\n\r\n"):  # nothing of the events
         head += connection.recv(1)
@@ -196,8 +197,7 @@ async def publish(batches: list[Batch], subscribers: int) -> float:
             delivery.subscribe(Discarding(), encoding, SubscriberOptions(), None)
         for batch in batches:
             log.put(batch)
-            while delivery.position <= log.tip:
-                await asyncio.sleep(0)
+            await until(lambda: delivery.position > log.tip)
     return framing.seconds
 
 

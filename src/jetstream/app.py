@@ -207,7 +207,9 @@ class Service:
         routes["/zstd-dictionary"] = own
         wires = {"/subscribe": settings.wire, "/v1/subscribe": "v1"}
         compressed = Dictionaries(self._dictionary).framing
-        dialects = {path: SubscribeDialect(wire, compressed, self._limits.web) for path, wire in wires.items()}
+        dialects = {
+            path: SubscribeDialect(wire, compressed, self._limits.web) for path, wire in wires.items()
+        }
         upgrades = {path: self.subscribe.on(dialect) for path, dialect in dialects.items()}
         events = xrpc.EventsDialect(self._oldest_us, compressed, self._limits.web)
         methods = xrpc.Xrpc(

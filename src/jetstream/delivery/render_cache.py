@@ -101,7 +101,7 @@ class Rendered:
         Where frames are costly, none is made of a message that is longer than `message_bytes_max`.
         """
         frames, lengths, framing = self._frames, self._lengths, self._encoding.framing
-        known, most = len(frames), framing.costly and message_bytes_max or sys.maxsize
+        known, most = len(frames), (framing.costly and message_bytes_max) or sys.maxsize
         # At the tip, all of them are new and follow the last one. That way is kept short.
         if indices[0] < known:
             indices = [i for i in indices if i >= known or (frames[i] is _NOT_MADE and lengths[i] <= most)]

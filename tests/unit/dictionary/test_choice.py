@@ -89,8 +89,7 @@ def test_ours_contradicts_compress(own: OwnDictionary, given_file: PublicDiction
 def test_where_that_of_v1_clients_is_not_offered_the_refusal_names_ours(own: OwnDictionary) -> None:
     text = refused(Dictionaries(None, own), None, True)
     assert text == (
-        "compress: 'true' is not offered here: leave it out for plain JSON, "
-        f"or use zstdDictionary={OWN_ID}"
+        f"compress: 'true' is not offered here: leave it out for plain JSON, or use zstdDictionary={OWN_ID}"
     )
 
 
