@@ -43,6 +43,7 @@ from jetstream.upstream.seq_tracker import SeqTracker
 from jetstream.upstream.source import Source
 from jetstream.web import dictionary, pages, xrpc
 from jetstream.web.dialect import SHUTDOWN, SubscribeDialect
+from jetstream.web.positions import cursors
 from jetstream.web.server import Server
 from jetstream.web.subscribe import FAILED, Subscribe
 
@@ -127,6 +128,7 @@ class Service:
             self._limits.delivery,
             slow_timeout_s=self.settings.slow_timeout,
             buffer_total=self.settings.buffer_total,
+            now_us=self._clock,
         )
         self.upstream = self._upstream()
         self.metrics.watch(self.status)
@@ -203,15 +205,18 @@ class Service:
             limits=self._limits.web,
         )
         own = dictionary.page(lambda: OWN.data)
-        routes = {"/": pages.page(settings.wire), "/health": pages.health(self.status)}
-        routes["/zstd-dictionary"] = own
+        routes = {
+            "/": pages.page(settings.wire),
+            "/health": pages.health(self.status),
+            "/cursors": cursors(self.delivery.positions, self._clock),
+            "/zstd-dictionary": own,
+        }
         wires = {"/subscribe": settings.wire, "/v1/subscribe": "v1"}
         compressed = Dictionaries(self._dictionary).framing
-        dialects = {
-            path: SubscribeDialect(wire, compressed, self._limits.web) for path, wire in wires.items()
-        }
+        web = self._limits.web
+        dialects = {p: SubscribeDialect(wire, compressed, web, self._clock) for p, wire in wires.items()}
         upgrades = {path: self.subscribe.on(dialect) for path, dialect in dialects.items()}
-        events = xrpc.EventsDialect(self._oldest_us, compressed, self._limits.web)
+        events = xrpc.EventsDialect(self._oldest_us, compressed, web, self._clock)
         methods = xrpc.Xrpc(
             {xrpc.SUBSCRIBE_EVENTS: self.subscribe.on(events)}, {xrpc.GET_ZSTD_DICTIONARY: own}
         )
@@ -236,7 +241,7 @@ class Service:
         return servers
 
     def _oldest_us(self) -> int | None:
-        return self.log.statistics().oldest_us
+        return self.log.oldest_us
 
     async def _close_subscribers(self, close: Close) -> None:
         self.subscribe.close_all(close)

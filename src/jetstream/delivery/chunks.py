@@ -7,6 +7,7 @@ progress.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 
 from jetstream.delivery.render_cache import Chunk, RenderCache, fitting
@@ -22,7 +23,8 @@ def cut(
 
     A chunk may be empty although it has judged events: none of them was wanted. Readers of everything share
     chunks, which begin and end at multiples of `chunk_events`. So when thousands of readers return together,
-    all their chunks but the first are the same bytes, made once.
+    all their chunks but the first are the same bytes, made once. A reader with a limit of events gets no
+    more than are left.
     """
     encoding, options = reader.encoding, reader.options
     last = min(last, first + limits.judged_events)
@@ -30,11 +32,13 @@ def cut(
     if not chosen:
         return Chunk(b"", 0, last)
     rendered, whole = cache.get(batch, encoding), limits.chunk_events
+    left = sys.maxsize if reader.bounds is None else reader.bounds.left
     shared = isinstance(chosen, range) and not options.message_bytes_max and first % whole == 0
+    shared = shared and left >= whole
     if shared and (kept := rendered.chunks.get(first)) is not None and kept.reached <= last:
         return kept
     # The first chunk of a reader of everything ends where the next shared one begins.
-    some = chosen[: whole - first % whole if isinstance(chosen, range) else whole]
+    some = chosen[: min(left, whole - first % whole if isinstance(chosen, range) else whole)]
     # Large records are left to the next chunk before they are rendered: compressing 8 MiB takes 20 ms.
     bodies = batch.bodies
     pieces = bodies[some[0] : some[-1] + 1] if isinstance(some, range) else [bodies[i] for i in some]

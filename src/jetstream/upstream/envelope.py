@@ -141,23 +141,22 @@ def _message(kind: str, fields: dict[str, Any]) -> Envelope:
     if kind == "unknown":
         drop = "frame_type"
     elif kind in _REQUIRED:
-        did, time = fields.get("did"), fields.get("time")
-        complete = all(type(fields.get(name)) is wanted for name, wanted in _REQUIRED[kind].items())
-        has_time = type(time) is str or time is DAMAGED
-        if seq is None or type(did) is not str or not complete or not has_time:
-            drop = "malformed"
-        elif not is_did(did):
-            drop = "did"
-        elif kind == "sync":
-            drop = _sync_drop(fields["rev"], fields["blocks"])
+        drop = _event_drop(kind, seq, fields)
     return Envelope(kind, seq, fields, drop)
 
 
-def _sync_drop(rev: str, blocks: bytes) -> str:
-    """Judge what only a sync has."""
-    if not is_tid(rev):
-        return "rev"
-    return "sync_size" if len(blocks) > SYNC_BLOCKS_BYTES_MAX else ""
+def _event_drop(kind: str, seq: int | None, fields: dict[str, Any]) -> str:
+    """Judge the fields of a message that is one event."""
+    did, time, blocks = fields.get("did"), fields.get("time"), fields.get("blocks")
+    if kind == "sync" and type(blocks) is bytes and len(blocks) > SYNC_BLOCKS_BYTES_MAX:
+        return "sync_size"
+    complete = all(type(fields.get(name)) is wanted for name, wanted in _REQUIRED[kind].items())
+    has_time = type(time) is str or time is DAMAGED
+    if seq is None or type(did) is not str or not complete or not has_time:
+        return "malformed"
+    if not is_did(did):
+        return "did"
+    return "rev" if kind == "sync" and not is_tid(fields["rev"]) else ""
 
 
 def _type(t: object) -> str:

@@ -10,19 +10,21 @@ server says goodbye there. `subscribe` does the rest: the limit of subscribers, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
 
 from orjson import JSONDecodeError
 
+from jetstream.clock import unix_us
 from jetstream.delivery.framing import Framing
 from jetstream.delivery.framing.websocket import WEBSOCKET
 from jetstream.delivery.renderers import RENDERERS
-from jetstream.delivery.subscriber import Close, Encoding, SubscriberOptions
+from jetstream.delivery.subscriber import Bounds, Close, Encoding, SubscriberOptions
 from jetstream.errors import InvalidParameter
 from jetstream.limits import WebLimits
 from jetstream.steps import Steps
 from jetstream.web.http import Request, Response
-from jetstream.web.parameters import SubscribeRequest, parse_message, parse_request
+from jetstream.web.parameters import OptionsUpdate, SubscribeRequest, parse_message, parse_request
 from jetstream.web.websocket import Breach
 
 SHUTDOWN: Final = Close(1001, "shutdown", "the server is shutting down: connect again")
@@ -35,8 +37,10 @@ class Subscription(NamedTuple):
     options: SubscriberOptions  # until the first message that changes them
     cursor: int | None = None  # the position to start at; None: live
     require_hello: bool = False  # whether nothing is sent before the client's first message
+    bounds: Bounds | None = None  # where it ends by itself
+    heartbeat_s: int | None = None  # seconds without an event until there is a heartbeat; None: the wire's
     greeting: bytes = b""  # frames that go before all events
-    fields: Mapping[str, str] = {}  # more header fields of the response to the handshake
+    fields: Mapping[str, str] = MappingProxyType({})  # more header fields of the response
 
 
 class Refused(Exception):
@@ -72,7 +76,7 @@ class Dialect(Protocol):
     def refusal(self, refused: Refused) -> Response:
         """Return the response to a request that is refused."""
 
-    def parse_message(self, message: bytes) -> Steps[SubscriberOptions | None]:
+    def parse_message(self, message: bytes) -> Steps[OptionsUpdate | None]:
         """Read a client's message, in steps: its new options, or None if it changes nothing.
 
         Raises Breach.
@@ -93,21 +97,24 @@ class SubscribeDialect:
         wire: str,
         compressed: Callable[[int | None, bool], Framing | None],
         limits: WebLimits = WebLimits(),
+        now_us: Callable[[], int] = unix_us,
     ) -> None:
         self._wire = wire
         self._compressed = compressed
         self._limits = limits
+        self._now_us = now_us
 
     def parse_request(self, request: Request) -> Steps[Subscription]:
         """Read a request, in steps. Raises InvalidParameter or Refused."""
-        asked = yield from parse_request(request)
+        asked = yield from parse_request(request, now_us=self._now_us())
         wire = asked.wire or self._wire
         return Subscription(
             Encoding(RENDERERS[wire], self._framing(asked)),
             asked.options,
             asked.cursor,
             asked.require_hello,
-            fields={"Jetstream-Wire": wire},
+            bounds=asked.bounds,
+            heartbeat_s=asked.heartbeat_s,
         )
 
     def _framing(self, asked: SubscribeRequest) -> Framing:
@@ -124,11 +131,12 @@ class SubscribeDialect:
         """Return a response of one sentence."""
         return Response.sentence(refused.status, refused.text, refused.fields)
 
-    def parse_message(self, message: bytes) -> Steps[SubscriberOptions | None]:
+    def parse_message(self, message: bytes) -> Steps[OptionsUpdate | None]:
         """Read a client's message, in steps. A bad one is told why its connection is closed. Raises Breach."""
         try:
             return (yield from parse_message(message))
         except JSONDecodeError as error:
-            raise Breach(Close(1007, "bad_json", f"a message is not JSON: {error}")) from error
+            text = f"a message is not JSON: {error}: send an options_update"
+            raise Breach(Close(1007, "bad_json", text)) from error
         except InvalidParameter as error:
             raise Breach(Close(1008, "bad_options", str(error))) from error

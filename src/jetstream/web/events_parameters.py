@@ -3,7 +3,8 @@
 They have other names than those of `/subscribe` and rules of their own, which clients rely on: lists are
 repeated and never separated by commas, and an empty value is a mistake. They are checked in the order of the
 lexicon: compression, filters, cursor. A name of `/subscribe` is refused with the right one. Any other unknown
-name is ignored.
+name is ignored. `operations`, `excludeCollections`, `excludeDids`, `until`, `limit` and `heartbeat` are ours, as at
+`/subscribe`.
 
 `cursor` is a position, whether the client took it for a `seq` or for a time: one number is both.
 """
@@ -11,25 +12,19 @@ name is ignored.
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Final, NamedTuple
 
-from jetstream.delivery.subscriber import SubscriberOptions
+from jetstream.delivery.subscriber import Bounds, SubscriberOptions
 from jetstream.errors import InvalidParameter
-from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, SYNC, UPDATE
-from jetstream.model.filter import COLLECTIONS_MAX, DIDS_MAX, Filter
+from jetstream.model.filter import Filter
 from jetstream.model.syntax import is_nsid
 from jetstream.steps import Steps
 from jetstream.web.http import Request
-from jetstream.web.parameters import Query, decode_query
+from jetstream.web.parameters import Query, decode_query, read_heartbeat, read_limit, read_until
 
-KINDS: Final = {
-    "commit": frozenset({CREATE, UPDATE, DELETE}),
-    "identity": frozenset({IDENTITY}),
-    "account": frozenset({ACCOUNT}),
-    "sync": frozenset({SYNC}),
-}
 KINDS_MAX: Final = 4  # values, also repeated ones
+# The names here of parameters of `/subscribe`.
+_NAMES: Final = {"wantedCollections": "collections", "wantedDids": "dids"}
 # Names of `/subscribe`, and what is meant here.
 _ELSEWHERE: Final = {
     "wantedDids": "use dids",
@@ -48,11 +43,16 @@ class EventsRequest(NamedTuple):
 
     options: SubscriberOptions
     cursor: int | None  # None: live
-    dictionary_id: int | None  # of the dictionary to compress messages with; None: plain text
+    dictionary_id: int | None = None  # of the dictionary to compress messages with; None: plain text
+    bounds: Bounds | None = None  # where the subscription ends by itself
+    heartbeat_s: int | None = None  # seconds without an event until there is a heartbeat; None: the wire's
 
 
-def parse_events_request(request: Request) -> Steps[EventsRequest]:
-    """Read the parameters of a request, in steps. Raises InvalidParameter."""
+def parse_events_request(request: Request, *, now_us: int) -> Steps[EventsRequest]:
+    """Read the parameters of a request, in steps. `now_us` is what ages in `until` count from.
+
+    Raises InvalidParameter.
+    """
     if bad := _BAD_ESCAPE(request.query):
         raise InvalidParameter("query", bad[0], "is no percent-encoding")
     query = yield from decode_query(request.query, lists=())
@@ -60,13 +60,11 @@ def parse_events_request(request: Request) -> Steps[EventsRequest]:
     for name, meant in _ELSEWHERE.items():
         if name in query:
             raise InvalidParameter(name, query[name][0], f"is given to a parameter of /subscribe: {meant}")
-    kinds = _kinds(query)
     wanted = yield from _wanted(query)
-    if kinds and "collections" in query and CREATE not in kinds:
-        text = "never apply: kinds leaves out commit, and nothing else has a collection"
-        raise InvalidParameter("collections", query["collections"][0], text)
-    options = SubscriberOptions(replace(wanted, kinds=kinds), _size(query))
-    return EventsRequest(options, _cursor(query), dictionary_id)
+    options, cursor = SubscriberOptions(wanted, _size(query)), _cursor(query)
+    until, limit = read_until(query, cursor, now_us), read_limit(query)
+    bounds = None if until is None and limit is None else Bounds(until, limit)
+    return EventsRequest(options, cursor, dictionary_id, bounds, read_heartbeat(query))
 
 
 def _dictionary_id(query: Query, request: Request) -> int | None:
@@ -82,34 +80,28 @@ def _dictionary_id(query: Query, request: Request) -> int | None:
     return int(text) if text else None
 
 
-def _kinds(query: Query) -> frozenset[bytes]:
-    """Return the kinds of events that a request names; empty if it names none."""
-    names = _limited(query, "kinds", KINDS_MAX)
-    for name in names:
-        if name not in KINDS:
-            raise InvalidParameter("kinds", name, f"is not a kind: there are {', '.join(KINDS)}")
-    return frozenset().union(*(KINDS[name] for name in names))
-
-
 def _wanted(query: Query) -> Steps[Filter]:
-    """Return the filter by collections and DIDs."""
-    dids, collections = _limited(query, "dids", DIDS_MAX), _limited(query, "collections", COLLECTIONS_MAX)
+    """Return the filter that a request asks for, in steps."""
+    collections, kinds = query.get("collections", []), query.get("kinds", [])
     for name in collections:
         if not is_nsid(name) and not (name.endswith(".*") and is_nsid(name[:-1] + "x")):
             text = "is neither a collection nor a prefix of two names or more, such as app.bsky.*"
             raise InvalidParameter("collections", name, text)
+    if len(kinds) > KINDS_MAX:
+        raise InvalidParameter("kinds", str(len(kinds)), f"are too many: at most {KINDS_MAX}")
     try:
-        return (yield from Filter.parse_steps(collections, dids))
-    except InvalidParameter as error:  # which has the name that is right at `/subscribe`
-        raise InvalidParameter("dids", error.value, error.problem) from None
-
-
-def _limited(query: Query, name: str, most: int) -> list[str]:
-    """Return the values of a list, repeated ones as well. Raises InvalidParameter for too many."""
-    values = query.get(name, [])
-    if len(values) > most:
-        raise InvalidParameter(name, str(len(values)), f"are too many: at most {most}")
-    return values
+        return (
+            yield from Filter.parse_steps(
+                collections,
+                query.get("dids", []),
+                kinds=kinds,
+                operations=query.get("operations", []),
+                exclude_collections=query.get("excludeCollections", []),
+                exclude_dids=query.get("excludeDids", []),
+            )
+        )
+    except InvalidParameter as error:
+        raise InvalidParameter(_NAMES.get(error.name, error.name), error.value, error.problem) from None
 
 
 def _size(query: Query) -> int:

@@ -112,7 +112,7 @@ class Response(NamedTuple):
 
         A response to HEAD has no body, but the header fields of one to GET (RFC 9110, section 9.3.2). So has
         a 304 (section 15.4.5).
-        Pages in a browser on any site may read it (`Access-Control-Allow-Origin`): all of it is public.
+        Pages in a browser on any site may read it, with its header (`Access-Control-…`): all of it is public.
         """
         fields = {
             "Content-Type": self.content_type,
@@ -120,6 +120,7 @@ class Response(NamedTuple):
             "Date": formatdate(now, usegmt=True),
             "Server": SERVER,
             "Access-Control-Allow-Origin": "*",
+            "Access-Control-Expose-Headers": "*",
             "Connection": "keep-alive" if keep_alive else "close",
             **(self.headers or {}),
         }

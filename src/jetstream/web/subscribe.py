@@ -26,7 +26,7 @@ from typing import Final
 import structlog
 
 from jetstream.delivery.delivery import Delivery
-from jetstream.delivery.subscriber import Close, Subscriber, SubscriberOptions
+from jetstream.delivery.subscriber import Close, Subscriber
 from jetstream.errors import InvalidParameter
 from jetstream.limits import WebLimits
 from jetstream.logging_setup import Throttled
@@ -36,6 +36,8 @@ from jetstream.steps import Steps
 from jetstream.web.connection import Connection, Handler
 from jetstream.web.dialect import SHUTDOWN, Dialect, Refused, Subscription, unavailable
 from jetstream.web.http import BadRequest, Request, Response
+from jetstream.web.parameters import OptionsUpdate
+from jetstream.web.positions import position_headers
 from jetstream.web.sink import Inbound, SocketSink
 from jetstream.web.websocket import Breach, accept, wants_upgrade
 
@@ -48,7 +50,8 @@ _OUR_FAULT: Final = Close(1011, "error", "the server failed to read a message: c
 class Subscribe:
     """The handlers of the routes to subscribe, which share the limit of connections.
 
-    `buffer_bytes` is the write buffer of each client, `subscribers_max` the limit.
+    `buffer_bytes` is the write buffer of each client, `subscribers_max` the limit. `now_us` gives unix
+    microseconds, from which ages in parameters count.
     """
 
     def __init__(
@@ -98,7 +101,9 @@ class Subscribe:
         try:
             subscription = yield from dialect.parse_request(request)
             self._check(request)
-            answer = accept(request, subscription.fields)
+            positions = self.delivery.positions(subscription.cursor)
+            fields = {"Jetstream-Wire": subscription.encoding.renderer.name, **position_headers(positions)}
+            answer = accept(request, {**subscription.fields, **fields})
         except InvalidParameter as error:
             return self._refuse(dialect, Refused(400, "InvalidRequest", str(error)))
         except Refused as refused:
@@ -167,7 +172,7 @@ class Subscribe:
         close = client.sink.ended
         self._metrics.disconnects[close.label].inc()
         # Clients that leave by themselves get no log line: thousands may do so at once.
-        if close.label not in ("client", "lost", SHUTDOWN.label):
+        if close.label not in ("client", "lost", "done", SHUTDOWN.label):
             seconds = round(time.monotonic() - client.sink.opened_at, 1)
             figures = {"seconds": seconds, "bytes": client.sink.written}
             self._throttled.info(f"subscriber: cut, {close.label}", peer=client.sink.peer, **figures)
@@ -179,7 +184,7 @@ class Subscribe:
 class _Client:
     """One connection: its socket, what it asked for, and its subscriber in delivery.
 
-    The sink calls `_on_message` and `_on_end`.
+    The sink calls `_on_message`, `_on_end` and `_resume_at`.
     """
 
     __slots__ = ("_dialect", "_hello_timeout", "_subscribe", "sink", "subscriber", "subscription")
@@ -199,18 +204,20 @@ class _Client:
         self._hello_timeout: asyncio.TimerHandle | None = None
         sink.on_message = self._on_message
         sink.on_end = self._on_end
+        sink.resume_at = self._resume_at
 
     def start(self) -> None:
         """Subscribe, or wait for a hello."""
         if greeting := self.subscription.greeting:
-            self.sink.written += len(greeting)
+            self.sink.controls += len(greeting)
             self.sink.write(greeting)
         if self.subscription.require_hello:
             timeout_s = self._subscribe.limits.hello_timeout_s
-            close = Close(1008, "no_hello", f"no options_update within {timeout_s:g} s, though requireHello")
+            text = f"no options_update within {timeout_s:g} s: send one, or leave requireHello out"
+            close = Close(1008, "no_hello", text)
             self._hello_timeout = asyncio.get_running_loop().call_later(timeout_s, self.sink.close, close)
         else:
-            self._apply(self.subscription.options)
+            self._apply(OptionsUpdate(self.subscription.options, None))
 
     def close(self, close: Close) -> None:
         """Close the connection, in the words of its dialect."""
@@ -219,7 +226,7 @@ class _Client:
     def _on_message(self, message: bytes) -> Steps[None]:
         """Handle a message, in steps. A bad one closes the connection, and the client is told why."""
         try:
-            options = yield from self._dialect.parse_message(message)
+            update = yield from self._dialect.parse_message(message)
         except Breach as breach:
             self.sink.close(breach.close)
         except Exception:  # noqa: BLE001 - it is logged, and the client is told
@@ -227,25 +234,36 @@ class _Client:
             self.sink.close(_OUR_FAULT)
         else:
             yield
-            if options is not None and not self.sink.closing:
+            if update is not None and not self.sink.closing:
                 self._stop_timeout()
-                self._apply(options)
+                self._apply(update)
 
-    def _apply(self, options: SubscriberOptions) -> None:
+    def _apply(self, update: OptionsUpdate) -> None:
         """Start to subscribe with the first options that are awaited; change them with later ones."""
-        delivery, cursor = self._subscribe.delivery, self.subscription.cursor
+        delivery, asked = self._subscribe.delivery, self.subscription
+        heartbeat_s = update.heartbeat_s or asked.heartbeat_s
         if self.subscriber is None:
-            encoding = self.subscription.encoding
-            self.subscriber = delivery.subscribe(self.sink, encoding, options, cursor)
+            self.subscriber = delivery.subscribe(
+                self.sink,
+                asked.encoding,
+                update.options,
+                asked.cursor,
+                bounds=asked.bounds,
+                heartbeat_s=heartbeat_s,
+            )
         else:
-            delivery.change(self.subscriber, options)
+            delivery.change(self.subscriber, update.options, heartbeat_s)
+
+    def _resume_at(self) -> int | None:
+        """Return the cursor with which the client goes on elsewhere; None before it has begun."""
+        return None if self.subscriber is None else self._subscribe.delivery.resume_at(self.subscriber)
 
     def _on_end(self) -> None:
         """Clean up after the connection."""
         self._stop_timeout()
         # These refer to the client, and the client to the sink. Without the cycle, both are freed at once:
         # the garbage collector would stop the event loop for half a second after thousands of connections.
-        del self.sink.on_message, self.sink.on_end
+        del self.sink.on_message, self.sink.on_end, self.sink.resume_at
         self._subscribe.remove(self)
 
     def _stop_timeout(self) -> None:

@@ -16,6 +16,7 @@ from typing import Final, NoReturn
 
 import orjson
 
+from jetstream.clock import unix_us
 from jetstream.delivery.framing import Framing
 from jetstream.delivery.framing.websocket import WEBSOCKET
 from jetstream.delivery.renderers.v2 import V2, info
@@ -67,22 +68,26 @@ class EventsDialect:
         oldest_us: Callable[[], int | None],
         framing: Callable[[int], Framing | None],
         limits: WebLimits = WebLimits(),
+        now_us: Callable[[], int] = unix_us,
     ) -> None:
         self._oldest_us = oldest_us
         self._framing_of = framing
         self._limits = limits
+        self._now_us = now_us
 
     def parse_request(self, request: Request) -> Steps[Subscription]:
         """Read a request, in steps. Raises InvalidParameter or Refused."""
-        asked = yield from parse_events_request(request)
+        asked = yield from parse_events_request(request, now_us=self._now_us())
         framing = self._framing(asked.dictionary_id)
         greeting = self._greeting(asked.cursor)
         return Subscription(
             Encoding(V2, framing),
             asked.options,
             asked.cursor,
+            bounds=asked.bounds,
+            heartbeat_s=asked.heartbeat_s,
             greeting=b"".join(framing.frames([greeting])),
-            fields={"Jetstream-Wire": V2.name, **_subprotocol(request)},
+            fields=_subprotocol(request),
         )
 
     def _framing(self, dictionary_id: int | None) -> Framing:

@@ -31,5 +31,5 @@ class Framing(Protocol):
         An empty message stands for an event that is not sent, and its frame is empty.
         """
 
-    def end(self, code: int, reason: str) -> bytes:
-        """Return what tells the client that the server ends the connection, and why."""
+    def end(self, code: int, reason: str, cursor: int | None = None) -> bytes:
+        """Return what tells the client that the server ends the connection, why, and where to resume."""

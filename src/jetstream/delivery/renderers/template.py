@@ -43,8 +43,14 @@ class TemplateRenderer:
         templates: Mapping[bytes, bytes],
         columns: Sequence[str] = COLUMNS,
         last: Callable[[list[Any]], list[Any]] | None = None,
+        *,
+        heartbeat: bytes = b"",
+        heartbeat_s: int = 0,
     ) -> None:
         self.name = name
+        self.heartbeat_s = heartbeat_s
+        # Takes a time and a flag.
+        self._heartbeat = heartbeat
         declined = b"".join(_NO_NUMBER if column == "times" else NO_VALUE for column in columns)
         # By kind, with every kind that there is; never changed.
         self._templates = {kind: templates.get(kind, declined) for kind in KIND_NAMES}
@@ -65,6 +71,11 @@ class TemplateRenderer:
         # `zip` makes the tuple that `%` takes: nothing is unpacked for each event.
         return [templates[kind] % value for kind, value in zip(kinds, zip(*values, strict=True), strict=True)]
 
+    def heartbeat(self, position: int, live: bool) -> bytes:
+        """Return the JSON of a heartbeat; empty if the wire has none."""
+        values = (max(position - 1, 0), b"true" if live else b"false")
+        return self._heartbeat % values if self._heartbeat else b""
+
 
 def commit(kind: bytes, operation: bytes, rest: bytes) -> bytes:
     """Return the template of a commit, where `kind` and `operation` are a key with its value each."""
@@ -74,3 +85,8 @@ def commit(kind: bytes, operation: bytes, rest: bytes) -> bytes:
 def notice(kind: bytes, name: bytes) -> bytes:
     """Return the template of an identity or account event, whose body is the value of the key `name`."""
     return _START + kind + b"," + _NO_PATH + b'"' + name + b'":%b}' + NO_VALUE
+
+
+def heartbeat(kind: bytes) -> bytes:
+    """Return the template of a heartbeat, where `kind` is a key with its value."""
+    return b'{"time_us":%d,' + kind + b',"live":%b}'

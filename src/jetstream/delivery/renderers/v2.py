@@ -23,6 +23,8 @@ from jetstream.delivery.renderers.template import NO_VALUE, TemplateRenderer
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, SYNC, UPDATE
 
 _SECOND_US: Final = 1_000_000
+_SECOND_MAX: Final = 253_402_300_799  # the last of the year 9999: dates end there
+_HEARTBEAT_S: Final = 45  # two official clients reconnect after 60 s without a message
 _SECONDS_REMEMBERED: Final = 256  # as text; neighbouring events share one
 
 # The keys are sorted, so the body of an event has one of three places.
@@ -75,19 +77,13 @@ def dates(times: list[int]) -> list[bytes]:
 @lru_cache(_SECONDS_REMEMBERED)
 def _date(second: int) -> bytes:
     """Return the date of a second, as a template that takes the microseconds."""
-    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.").encode() + b"%06dZ"
+    return datetime.fromtimestamp(min(second, _SECOND_MAX), UTC).strftime("%Y-%m-%dT%H:%M:%S.").encode() + b"%06dZ"
 
 
 def info(name: str, message: str) -> bytes:
     """Return the message that tells a client something about its stream. It moves no cursor."""
     payload = {"$type": "network.bsky.jetstream.subscribeEvents#info", "message": message, "name": name}
     return orjson.dumps({"$type": "message", "payload": payload})
-
-
-def heartbeat(position: int, live: bool) -> bytes:
-    """Return the message to a quiet subscriber: everything below `position` has been judged."""
-    state = "live" if live else "catching up"
-    return info("Heartbeat", f"{state}; every event before seq {position} has been considered")
 
 
 V2: Final = TemplateRenderer(
@@ -102,4 +98,6 @@ V2: Final = TemplateRenderer(
     },
     _COLUMNS,
     dates,
+    heartbeat=info("Heartbeat", "every event up to seq %d has been considered; live: %b"),
+    heartbeat_s=_HEARTBEAT_S,
 )
