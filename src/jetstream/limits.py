@@ -199,8 +199,8 @@ class DeliveryLimits:
     # 6.
     chunks_per_turn: int = 5
     # Seconds after which it has no more chunks in this turn. To compress 200 ordinary events takes 0.3 ms, one
-    # record of 990 kB 2.5 ms.
-    chunks_s: float = 0.002
+    # record of 990 kB 3 ms.
+    chunks_s: float = 0.0015
     # Different batches that are held by feeders waiting for their turn: 5 MB for an ordinary segment, and
     # each of 200 readers may be at another one.
     held_batches: int = 12
