@@ -184,7 +184,7 @@ async def test_a_turn_of_a_reader_that_is_behind_ends_when_its_chunks_took_long(
     clock = Clock()
 
     def take_long(_: FakeSink) -> None:
-        clock.now += 0.4 * LIMITS.chunks_s
+        clock.now += 0.4 * LIMITS.costly_s
 
     limits = replace(LIMITS, chunk_events=2, chunks_per_turn=100)
     async with served(events=100, limits=limits, clock=clock, sleep=clock.sleep) as (delivery, _):
@@ -198,7 +198,7 @@ async def test_a_flush_leaves_the_loop_a_turn_between_two_costly_encodings() -> 
 
     class Slow(Counting):
         def frames(self, messages: list[bytes]) -> list[bytes]:
-            clock.now += LIMITS.turn_s
+            clock.now += 1.1 * LIMITS.costly_s
             return super().frames(messages)
 
     async with served(clock=clock, sleep=clock.sleep) as (delivery, log):
