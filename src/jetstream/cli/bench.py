@@ -6,10 +6,12 @@ import resource
 import socket
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from http.client import HTTPException
 from pathlib import Path
 from random import Random
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import orjson
 from cyclopts import Parameter
@@ -25,6 +27,8 @@ from jetstream.errors import JetstreamError, SettingError
 SUBSCRIBERS_MAX: Final = 100_000
 FILES_BESIDE: Final = 50  # files besides subscribers: epoll, standard streams, modules being imported
 CONNECT_TIMEOUT_S: Final = 120.0
+FETCH_TIMEOUT_S: Final = 10.0
+DICTIONARY_BYTES_MAX: Final = 1 << 20
 _PATHS: Final = {"classic": "/subscribe", "v1": "/v1/subscribe"}
 
 _Positive = Parameter(validator=Number(gt=0))
@@ -47,8 +51,10 @@ class Options:
     """Seconds to measure."""
     wire: Literal["classic", "v1"] = "classic"
     """Format of the events."""
+    compress: bool = False
+    """Ask for events that are compressed with the server's own dictionary, which is fetched first."""
     zstd_dictionary: Path | None = None
-    """Ask for compressed events, and read them with the dictionary in this file."""
+    """Ask for compressed events as v1 clients do, and read them with the dictionary in this file."""
     connect_rate: Annotated[float, _Positive] = 1_000.0
     """New connections a second."""
     check: Annotated[int, Parameter(validator=Number(gte=1))] = 8
@@ -84,7 +90,10 @@ def bench(url: str = "ws://127.0.0.1:6008", /, options: Options | None = None) -
     options = options or Options()
     target = _target(url, _PATHS[options.wire])
     readings = Readings()
-    if options.zstd_dictionary is not None:
+    if options.compress:
+        dictionary_id, readings.decompress = _own_dictionary(target)
+        target = replace(target, query=(("zstdDictionary", str(dictionary_id)),))
+    elif options.zstd_dictionary is not None:
         readings.decompress = _decompressor(options.zstd_dictionary)
         target = replace(target, query=(("compress", "true"), ("wire", options.wire)))
     parts = _parse_mix(options.filter_mix)
@@ -149,6 +158,17 @@ def _decompressor(path: Path) -> Callable[[bytes], bytes]:
         raise SettingError("--zstd-dictionary", str(path), f"cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise SettingError("--zstd-dictionary", str(path), f"is not a dictionary: {error}") from error
+
+
+def _own_dictionary(target: Target) -> tuple[int, Callable[[bytes], bytes]]:
+    """Return the ID of a server's own dictionary, and what decompresses a message."""
+    url = f"http://{target.host}:{target.port}/zstd-dictionary"
+    try:
+        with urlopen(url, timeout=FETCH_TIMEOUT_S) as response:
+            data = response.read(DICTIONARY_BYTES_MAX)
+        return int.from_bytes(data[4:8], "little"), decompressor(data)
+    except (OSError, HTTPException, ValueError) as error:
+        raise SettingError("--compress", url, f"is not a dictionary: {error}") from error
 
 
 def _parse_mix(text: str) -> list[mix.Part]:

@@ -10,7 +10,8 @@ take more time for 2 %.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Final, cast
 
 import zstandard
 
@@ -46,7 +47,8 @@ class ZstdFraming(WebSocketFraming):
         if not self.dictionary_id:
             raise ValueError("is not a zstd dictionary: it has no ID")
         self._compress = compressor.compress
-        self._compress_all = compressor.multi_compress_to_buffer
+        # It returns views of one buffer, which can be joined to `bytes` as `bytes` can.
+        self._compress_all = cast("Callable[[list[bytes]], list[bytes]]", compressor.multi_compress_to_buffer)
 
     def frames(self, messages: list[bytes]) -> list[bytes]:
         """Return each message compressed and with its head; the frame of a declined event is empty."""
