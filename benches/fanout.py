@@ -23,6 +23,7 @@ from jetstream.bench import mix
 from jetstream.bench.compression import decompressor
 from jetstream.bench.load import Connection, Load, Target, subscribers
 from jetstream.bench.measure import Figures, Meter, percentiles_ms, spread, table
+from jetstream.bench.transport import TRANSPORTS
 from jetstream.dictionary.own import OWN
 
 REPOS: Final = 50_000
@@ -52,6 +53,7 @@ class Scenario:
     slow: int = 0  # subscribers that read only a tenth of the stream
     storm: int = 0  # subscribers that are cut and come back
     compressed: bool = False  # whether all of them ask for compressed messages
+    transport: str = "websocket"  # how they subscribe; others are compared with it
     checked: int = 16  # subscribers of each kind of filter that are checked message by message, at least
     seconds: float = 60  # to measure
 
@@ -67,6 +69,14 @@ SCENARIOS: Final = {
             Limit("server_cores", 1),
             Limit("last_accepted_s", 10),
         ),
+        seconds=30,
+    ),
+    "sse5000": Scenario(
+        "The same with Server-Sent Events, and the CPU of a message as a multiple of that over WebSockets",
+        5_000,
+        1_000,
+        (Limit("messages_per_s", 4_900_000, least=True), Limit("cpu_ratio", 1.2), Limit("relay_p99_ms", 250)),
+        transport="sse",
         seconds=30,
     ),
     "lat800": Scenario(
@@ -139,16 +149,35 @@ def run(name: str, seconds: float | None = None) -> dict[str, float]:
     scenario = SCENARIOS[name]
     scenario = scenario if seconds is None else replace(scenario, seconds=seconds)
     print(f"{name}: {scenario.title}", flush=True)
-    if scenario.slow:
-        figures = _with_and_without_slow(scenario)
-    elif scenario.compressed:
-        figures = _plain_and_compressed(scenario)
-    else:
-        figures = _measure(scenario)
+    figures = _compared(scenario)
     for limit in scenario.limits:
         word = "met" if limit.holds(figures) else "MISSED"
         print(f"  {limit.figure:<18} {number(figures[limit.figure]):>14}  {limit!s:>12}  {word}", flush=True)
     return figures
+
+
+def _compared(scenario: Scenario) -> dict[str, float]:
+    """Measure a scenario and, where it is compared with another, that one too."""
+    if scenario.slow:
+        return _with_and_without_slow(scenario)
+    if scenario.transport != "websocket":
+        return _with_and_without_http(scenario)
+    if scenario.compressed:
+        return _plain_and_compressed(scenario)
+    return _measure(scenario)
+
+
+def _with_and_without_http(scenario: Scenario) -> dict[str, float]:
+    """Measure WebSockets, then event streams."""
+    sockets = _measure(replace(scenario, transport="websocket"))
+    figures = _measure(scenario)
+    ratio = _cpu_us(figures) / _cpu_us(sockets)
+    return figures | {"cpu_ratio": ratio, "server_cores_websocket": sockets["server_cores"]}
+
+
+def _cpu_us(figures: dict[str, float]) -> float:
+    """Return the CPU time of a message, in microseconds."""
+    return figures["server_cores"] / figures["messages_per_s"] * 1e6
 
 
 def _with_and_without_slow(scenario: Scenario) -> dict[str, float]:
@@ -169,14 +198,14 @@ def _plain_and_compressed(scenario: Scenario) -> dict[str, float]:
 
 
 def _measure(scenario: Scenario) -> dict[str, float]:
-    readings = RelayReadings()
-    query: tuple[tuple[str, str], ...] = ()
+    readings = RelayReadings(transport=TRANSPORTS[scenario.transport])
+    path, query = readings.transport.path or "/subscribe", [("wire", "classic")]
     if scenario.compressed:
-        query = (("zstdDictionary", str(OWN.dictionary_id)),)
+        query.append(("zstdDictionary", str(OWN.dictionary_id)))
         readings.decompress = decompressor(OWN.data)
     with stand(repos=REPOS) as (relay, server):
         kind = StormLoad if scenario.storm else Load
-        load = kind(Target("127.0.0.1", server.port, query=query), readings, slow_share=SLOW_SHARE)
+        load = kind(Target("127.0.0.1", server.port, path, tuple(query)), readings, slow_share=SLOW_SHARE)
         try:
             return _under_load(scenario, relay, server, load, readings)
         finally:

@@ -295,6 +295,9 @@ class WebLimits:
     message_timeout_s: float = 10.0
     # Seconds for a client to answer a close frame; then the connection is aborted.
     close_timeout_s: float = 3.0
+    # Event streams with a compressor (web/event_stream.py). Any more are not compressed. So many, each of all
+    # events at 1,000 a second, take a quarter of a core with gzip.
+    compressed_streams_max: int = 32
     # Messages of one client.
     messages: Rate = Rate(40, 200)
     # Bytes of one client, in frames of every kind: 2.9 updates of 10,000 DIDs a second.
@@ -313,6 +316,13 @@ class WebLimits:
     # The pause after each turn of handling messages, as a multiple of its length. Two leaves two thirds of
     # the event loop to live events.
     message_pause_ratio: float = 2.0
+    # Lists of DIDs that clients may upload (web/did_lists.py): how many, and their bytes of memory. A list of
+    # 100,000 takes 15 MB. Each is kept for so many seconds after its upload, and after its last use.
+    did_lists_max: int = 1_000
+    did_lists_bytes_max: int = 256 << 20
+    did_lists_kept_s: float = 3600.0
+    # Uploads that are read, of all clients: one of 100,000 DIDs takes 60 ms of CPU time, in steps.
+    did_lists_read: Rate = Rate(1, 20)
     # Connections that are cleaned up in one turn of the event loop, when a network loses thousands of
     # clients at once: 1 ms.
     removals_per_turn: int = 32

@@ -22,6 +22,7 @@ from jetstream.bench.compression import decompressor
 from jetstream.bench.load import Load, Target, subscribers
 from jetstream.bench.measure import Meter, table
 from jetstream.bench.subscription import Readings
+from jetstream.bench.transport import TRANSPORTS
 from jetstream.errors import JetstreamError, SettingError
 
 SUBSCRIBERS_MAX: Final = 100_000
@@ -53,6 +54,8 @@ class Options:
     """Format of the events."""
     compress: bool = False
     """Ask for events that are compressed with the server's own dictionary, which is fetched first."""
+    transport: Literal["websocket", "ndjson", "sse"] = "websocket"
+    """How to subscribe. The last two are event streams over HTTP, which only this server has."""
     zstd_dictionary: Path | None = None
     """Ask for compressed events as v1 clients do, and read them with the dictionary in this file."""
     connect_rate: Annotated[float, _Positive] = 1_000.0
@@ -88,8 +91,12 @@ def bench(url: str = "ws://127.0.0.1:6008", /, options: Options | None = None) -
         The Jetstream, over ws://. A path in it is used as it is, whatever --wire says.
     """
     options = options or Options()
-    target = _target(url, _PATHS[options.wire])
-    readings = Readings()
+    readings = Readings(transport=TRANSPORTS[options.transport])
+    target = _target(url, readings.transport.path or _PATHS[options.wire])
+    if readings.transport.path:
+        target = replace(target, query=(("wire", options.wire),))
+        if options.compress or options.zstd_dictionary is not None:
+            raise SettingError("--transport", options.transport, "is never compressed: use WebSockets")
     if options.compress:
         dictionary_id, readings.decompress = _own_dictionary(target)
         target = replace(target, query=(("zstdDictionary", str(dictionary_id)),))
