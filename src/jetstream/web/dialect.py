@@ -30,7 +30,7 @@ from jetstream.web.http import Request, Response
 from jetstream.web.outbound import Outbound
 from jetstream.web.parameters import FindList, OptionsUpdate, SubscribeRequest, parse_message, parse_request
 from jetstream.web.sink import Inbound
-from jetstream.web.websocket import Breach
+from jetstream.web.websocket import Breach, wants_upgrade
 
 SHUTDOWN: Final = Close(1001, "shutdown", "the server is shutting down: connect again")
 
@@ -135,8 +135,10 @@ class SubscribeDialect:
         """Read a request, in steps. Raises InvalidParameter or Refused."""
         asked = yield from parse_request(request, self._find_list, now_us=self._now_us())
         wire = asked.wire or self._wire
+        # Nothing is compressed for a request that gets no WebSocket, and no dictionary is fetched.
+        framing = self._framing(asked) if wants_upgrade(request) else WEBSOCKET
         return Subscription(
-            Encoding(RENDERERS[wire], self._framing(asked)),
+            Encoding(RENDERERS[wire], framing),
             asked.options,
             asked.cursor,
             asked.require_hello,
