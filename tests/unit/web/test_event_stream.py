@@ -209,5 +209,5 @@ def test_a_client_that_accepts_nothing_gets_a_406() -> None:
 
 def test_the_end_of_the_server_is_that_of_other_subscriptions() -> None:
     assert dialect().shutdown == SHUTDOWN
-    refusal = dialect().refusal(Refused(503, "", "full", {"Retry-After": "10"}))
+    refusal = dialect().refusal(Refused("full", 503, "", "full", {"Retry-After": "10"}))
     assert (refusal.status, refusal.body, refusal.headers) == (503, b"full\n", {"Retry-After": "10"})
