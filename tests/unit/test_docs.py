@@ -111,15 +111,8 @@ def test_every_reason_to_drop_data_is_described() -> None:
 
 
 def test_every_reason_to_refuse_a_subscription_is_described() -> None:
-<<<<<<< HEAD
     table = section(METRICS.read_text(), "Reasons of `jetstream_refused`")
     assert dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", table, re.MULTILINE)) == REFUSAL_REASONS
-=======
-    rows = re.findall(
-        r"^\| `(\w+)` \| (.+) \|$", section(METRICS.read_text(), "Reasons of `jetstream_refused`"), re.M
-    )
-    assert dict(rows) == REFUSAL_REASONS
->>>>>>> v2-14
 
 
 def test_pages_that_the_source_refers_to_exist() -> None:

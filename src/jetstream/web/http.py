@@ -113,14 +113,15 @@ class Request(NamedTuple):
 class Response(NamedTuple):
     """A complete response. `closing`: the connection ends with it, whatever the request asked for.
 
-    The body is None where there is none, or where it follows and its length is not known.
+    `unsized`: there is no body, or it follows and its length is not known.
     """
 
     status: int
-    body: bytes | None
+    body: bytes
     content_type: str = "text/plain; charset=utf-8"
     headers: Mapping[str, str] | None = None  # beside those that every response has
     closing: bool = False
+    unsized: bool = False
 
     @classmethod
     def sentence(
@@ -136,7 +137,7 @@ class Response(NamedTuple):
         a 304 (section 15.4.5).
         Pages in a browser on any site may read it, with its header (`Access-Control-…`): all of it is public.
         """
-        fields = {} if self.body is None else {"Content-Length": str(len(self.body))}
+        fields = {} if self.unsized else {"Content-Length": str(len(self.body))}
         fields |= {
             "Content-Type": self.content_type,
             "Date": formatdate(now, usegmt=True),
@@ -148,7 +149,7 @@ class Response(NamedTuple):
         }
         lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
         lines += [f"{name}: {value}" for name, value in fields.items()]
-        body = self.body if self.body and with_body and self.status != HTTPStatus.NOT_MODIFIED else b""
+        body = self.body if with_body and self.status != HTTPStatus.NOT_MODIFIED else b""
         return "\r\n".join([*lines, "", ""]).encode() + body
 
 

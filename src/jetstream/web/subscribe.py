@@ -120,7 +120,7 @@ class Subscribe:
             self._metrics.refusals["handshake"].inc()  # logged where it is answered
             raise
         if not connection.transport.is_closing():  # else the client has gone meanwhile
-            sink = opening.open(connection.transport, self._inbound)
+            sink = opening.open(connection, self._inbound)
             self._begin(_Client(self, sink, dialect, subscription), connection, answer)
         return None
 
@@ -148,7 +148,6 @@ class Subscribe:
         """Hand a connection over to a client. What the client has sent behind its request is read there."""
         self._clients[client] = None
         self.empty.clear()
-        client.sink.peer = connection.peer
         rest = connection.upgrade(client.sink, answer)
         if self._closed is not None:  # the server is stopping
             client.close(self._closed)
@@ -199,9 +198,9 @@ class _Upgrade:
         """Accept a handshake. Raises BadRequest."""
         return accept(request, fields)
 
-    def open(self, transport: asyncio.Transport, inbound: Inbound) -> Outbound:
+    def open(self, connection: Connection, inbound: Inbound) -> Outbound:
         """Return the socket of the connection."""
-        return SocketSink(transport, inbound)
+        return SocketSink(connection.transport, inbound, connection.peer)
 
 
 _UPGRADE: Final = _Upgrade()

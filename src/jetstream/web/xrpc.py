@@ -24,13 +24,8 @@ from jetstream.delivery.subscriber import Close, Encoding
 from jetstream.errors import InvalidParameter
 from jetstream.limits import WebLimits
 from jetstream.steps import Steps
-<<<<<<< HEAD
 from jetstream.web.connection import Answer, Connection, Handler
-from jetstream.web.dialect import SHUTDOWN, Refused, Subscription, unavailable
-=======
-from jetstream.web.connection import Connection, Handler
 from jetstream.web.dialect import SHUTDOWN, Refused, Subscription, require_upgrade, unavailable
->>>>>>> v2-14
 from jetstream.web.did_lists import no_list
 from jetstream.web.events_parameters import parse_events_request
 from jetstream.web.http import Request, Response
