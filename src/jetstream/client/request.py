@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, get_args
 
 import orjson
 from yarl import URL
@@ -20,10 +20,20 @@ PATH: Final = "/subscribe"
 URL_CHARS_MAX: Final = 8000
 _SCHEMES: Final = {"ws": "ws", "http": "ws", "wss": "wss", "https": "wss"}
 _SIZES: Final = ("maxMessageSizeBytes", "maxSize")  # two names of one parameter
+# Parameters that this client must know of, so that it can do its part.
 _UNSUPPORTED: Final = {
-    "compress": "this client reads uncompressed messages only: leave it out",
+    "compress": "give compress=True instead: this client has no public dictionary",
+    "zstdDictionary": "give compress=True instead",
     "requireHello": "this client sets it when needed: leave it out",
+    "heartbeat": "give it as an argument instead",
+    "until": "give it as an argument instead",
+    "limit": "give it as an argument instead",
 }
+HEARTBEAT_MAX_S: Final = 300
+
+Wire = Literal["classic", "v1"]
+Kind = Literal["commit", "identity", "account"]
+Operation = Literal["create", "update", "delete"]
 
 
 def parse_url(text: str) -> URL:
@@ -50,38 +60,81 @@ def parse_url(text: str) -> URL:
 
 
 @dataclass(frozen=True, slots=True)
+class Options:
+    """What a subscription asks for, wherever it connects. Raises InvalidParameter."""
+
+    collections: Sequence[str] = ()
+    dids: Sequence[str] = ()
+    kinds: Sequence[Kind] = ()
+    operations: Sequence[Operation] = ()
+    wire: Wire | None = None  # None: what the URL selects
+    heartbeat: int | None = None  # seconds; None: no heartbeats
+    until: int | None = None  # the position at which the stream ends
+
+    def __post_init__(self) -> None:
+        for name, items in self.lists.items():
+            if isinstance(items, str):
+                raise InvalidParameter(name, items, "is a string: give a list of strings")
+        Filter.parse(self.collections, self.dids)
+        _check_names("kinds", self.kinds, get_args(Kind))
+        _check_names("operations", self.operations, get_args(Operation))
+        _check_names("wire", [] if self.wire is None else [self.wire], get_args(Wire))
+        if self.heartbeat is not None and not 1 <= self.heartbeat <= HEARTBEAT_MAX_S:
+            raise InvalidParameter(
+                "heartbeat", str(self.heartbeat), f"is not a number of seconds from 1 to {HEARTBEAT_MAX_S}"
+            )
+        _check_time("until", self.until)
+
+    @property
+    def lists(self) -> Mapping[str, Sequence[str]]:
+        """The lists by the names of their arguments."""
+        return {
+            "collections": self.collections,
+            "dids": self.dids,
+            "kinds": self.kinds,
+            "operations": self.operations,
+        }
+
+    @property
+    def filter(self) -> Mapping[str, list[str]]:
+        """The filter as parameters, which are the same in a query and in a message."""
+        more = {"kinds": self.kinds, "operations": self.operations}
+        return {
+            "wantedCollections": list(self.collections),
+            "wantedDids": list(self.dids),
+            **{name: list(values) for name, values in more.items() if values},
+        }
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        """The parameters beside the filter."""
+        values = {"wire": self.wire, "heartbeat": self.heartbeat, "until": self.until}
+        return {name: str(value) for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """Where to connect, and what to send first."""
 
     url: URL  # without a cursor
     hello: str  # the filter as an `options_update` message, if it is too long for a URL; else empty
-    cursor: int | None  # where to start; None: live
+    cursor: int | None  # where to start, as the URL says; None: live
 
     @classmethod
-    def parse(
-        cls, url: str, collections: Sequence[str] = (), dids: Sequence[str] = (), cursor: int | None = None
-    ) -> Request:
-        """Check the arguments of a subscription. Raises InvalidParameter.
-
-        A cursor in the URL is used if `cursor` is None.
-        """
-        for name, items in (("collections", collections), ("dids", dids)):
-            if isinstance(items, str):
-                raise InvalidParameter(name, items, "is a string: give a list of strings")
-        Filter.parse(collections, dids)
+    def parse(cls, url: str, options: Options) -> Request:
+        """Make the request for one URL. Raises InvalidParameter."""
         target = parse_url(url)
-        start = _cursor(url, target.query.getall("cursor", [])) if cursor is None else cursor
-        if start is not None and start < 0:
-            raise InvalidParameter("cursor", str(start), "is before 1970: give unix microseconds")
-        target = target.without_query_params("cursor")
-        wanted = {"wantedCollections": list(collections), "wantedDids": list(dids)}
-        full = target.extend_query(wanted)
+        start = _cursor(url, target.query.getall("cursor", []))
+        target = target.without_query_params("cursor").update_query(options.query)
+        full = target.extend_query(options.filter)
         if len(str(full)) <= URL_CHARS_MAX:
             return cls(full, "", start)
         # The server resets the options that an update lacks. So those in the URL are moved into it.
         payload: dict[str, object] = {
-            name: [*_items(target.query.getall(name, [])), *items] for name, items in wanted.items()
+            name: [*_items(target.query.getall(name, [])), *items] for name, items in options.filter.items()
         }
+        if options.heartbeat is not None:
+            payload["heartbeat"] = options.heartbeat
         wire = "classic"
         for name in _SIZES:
             size = target.query.get(name, "")
@@ -90,21 +143,51 @@ class Request:
                 target = target.without_query_params(name)
                 wire = "v1"  # which the name selects, for it came with v1
         hello = orjson.dumps({"type": "options_update", "payload": payload}).decode()
-        target = target.without_query_params(*wanted).update_query(requireHello="true")
+        target = target.without_query_params(*options.filter).update_query(requireHello="true")
         path = target.path.rstrip("/")
         if path.endswith(PATH) and not path.endswith("/v1" + PATH) and not target.query.get("wire"):
             # Else `requireHello` would select v1 there, and a long filter would change the spelling.
             target = target.update_query(wire=wire)
         return cls(target, hello, start)
 
-    def at(self, cursor: int | None) -> URL:
-        """Return the URL to start at a cursor; None: live."""
-        return self.url if cursor is None else self.url.update_query(cursor=str(cursor))
+    def at(self, cursor: int | None, *, limit: int | None = None, dictionary: int | None = None) -> URL:
+        """Return the URL to start at a cursor; None: live. `dictionary` is the ID for compressed messages."""
+        values = {"cursor": cursor, "limit": limit, "zstdDictionary": dictionary}
+        return self.url.update_query({name: str(value) for name, value in values.items() if value is not None})
+
+    @property
+    def dictionary_url(self) -> URL:
+        """Where the server has its own zstd dictionary: beside the path of the subscription."""
+        path = self.url.path.rstrip("/")
+        for end in ("/v1" + PATH, PATH):
+            if path.endswith(end):
+                path = path.removesuffix(end)
+                break
+        scheme = {"ws": "http", "wss": "https"}[self.url.scheme]
+        return self.url.with_scheme(scheme).with_path(path + "/zstd-dictionary")
+
+
+def start_of(requests: Sequence[Request], cursor: int | None) -> int | None:
+    """Return where a subscription starts: at a cursor, or where the first URL with a cursor says."""
+    _check_time("cursor", cursor)
+    starts = (cursor, *(request.cursor for request in requests))
+    return next((start for start in starts if start is not None), None)
 
 
 def shown(url: URL) -> str:
     """Return a URL for logs and errors: without password and query."""
     return urls.shown(str(url))
+
+
+def _check_names(name: str, values: Collection[str], known: Sequence[str]) -> None:
+    for value in values:
+        if value not in known:
+            raise InvalidParameter(name, value, f"is not one of {', '.join(known)}")
+
+
+def _check_time(name: str, time: int | None) -> None:
+    if time is not None and time < 0:
+        raise InvalidParameter(name, str(time), "is before 1970: give unix microseconds")
 
 
 def _items(values: Sequence[str]) -> list[str]:
