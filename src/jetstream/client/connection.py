@@ -11,9 +11,9 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 import aiohttp
 from aiohttp import ClientWSTimeout, WSMsgType
@@ -74,16 +74,14 @@ class Server:
         headers = {"User-Agent": f"jetstream-python/{__version__}"}
         self._session = aiohttp.ClientSession(headers=headers, raise_for_status=self._check_handshake)
 
-    async def __aenter__(self) -> Server:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
     @asynccontextmanager
-    async def connected(
-        self, cursor: int | None, limit: int | None
-    ) -> AsyncGenerator[Connection, None]:
+    async def connected(self, cursor: int | None, limit: int | None) -> AsyncGenerator[Connection, None]:
         """Connect, and close the connection at the end. Raises Refused, and what is in `LOST`."""
         async with asyncio.timeout(self.limits.connect_timeout_s):
             socket = await self._open(cursor, limit)
@@ -91,7 +89,7 @@ class Server:
             if self.request.hello:
                 await socket.send_str(self.request.hello)
             connection = Connection(socket, self, self._dictionary)
-            watching = [asyncio.create_task(watch) for watch in connection.watches()]
+            watching = [asyncio.create_task(watch) for watch in connection.watches]
             try:
                 yield connection
             finally:
@@ -214,7 +212,7 @@ class Connection:
             if message.type is WSMsgType.PING:
                 await self._socket.pong(message.data)
             elif message.type is not WSMsgType.PONG:
-                raise self._ended(message)
+                raise self._ended(message.type, message.data, message.extra)
 
     def _decompressed(self, data: bytes) -> bytes:
         assert self._decompress is not None
@@ -227,15 +225,18 @@ class Connection:
         problem = f"sent a message that is not an event ({error}); is it a Jetstream? It begins {data[:40]!r}"
         return NotJetstream(shown(self._server.request.url), problem)
 
-    def _ended(self, message: aiohttp.WSMessage) -> ConnectionLost:
-        if message.type is WSMsgType.CLOSE and not self._problem:
-            reason = f"closed by the server, {message.data} {message.extra or ''}".strip()
-            return ConnectionLost(reason, code=message.data)
-        ending = str(message.data) if message.type is WSMsgType.ERROR else "closed without a close frame"
-        return ConnectionLost(self._problem or ending)
+    def _ended(self, kind: WSMsgType, data: object, extra: str | None) -> ConnectionLost:
+        """Return why the connection has ended, from the last message that aiohttp reports."""
+        if self._problem:
+            return ConnectionLost(self._problem)
+        if kind is WSMsgType.CLOSE:
+            code = data if isinstance(data, int) else None
+            return ConnectionLost(f"closed by the server, {data} {extra or ''}".strip(), code=code)
+        return ConnectionLost(str(data) if kind is WSMsgType.ERROR else "closed without a close frame")
 
-    def watches(self) -> list[Awaitable[None]]:
-        """Return what must run beside `receive`."""
+    @property
+    def watches(self) -> list[Coroutine[None, None, None]]:
+        """What must run beside `receive`."""
         watches = [self.watch_pings()]
         if self._server.heartbeat_s is not None:
             watches.append(self.watch_heartbeats(self._server.heartbeat_s))

@@ -17,4 +17,6 @@ class ClientLimits:
     close_timeout_s: float = 0.25  # for the server to answer a close frame
     message_bytes_max: int = 16 << 20  # this server sends under 1 MB; others may send 6 MiB of JSON
     save_every_s: float = 1.0  # a cursor is saved no more often, and no later while the body runs
-    queue_bytes_max: int = 1 << 20  # `subscribe_sync`: of JSON that waits for the loop; one message may be longer
+    queue_bytes_max: int = (
+        1 << 20
+    )  # `subscribe_sync`: of JSON that waits for the loop; one message may be longer

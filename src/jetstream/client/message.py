@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 class Message(dict[str, Any]):
-    """One event: the decoded JSON as a dict. `v1` and `classic` are the same dict with the types of a wire."""
+    """One event: the decoded JSON as a dict.
+
+    `v1` and `classic` are the same dict for type checkers, with the types of a wire.
+    """
 
     __slots__ = ("raw",)
 

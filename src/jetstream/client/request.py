@@ -153,7 +153,9 @@ class Request:
     def at(self, cursor: int | None, *, limit: int | None = None, dictionary: int | None = None) -> URL:
         """Return the URL to start at a cursor; None: live. `dictionary` is the ID for compressed messages."""
         values = {"cursor": cursor, "limit": limit, "zstdDictionary": dictionary}
-        return self.url.update_query({name: str(value) for name, value in values.items() if value is not None})
+        return self.url.update_query(
+            {name: str(value) for name, value in values.items() if value is not None}
+        )
 
     @property
     def dictionary_url(self) -> URL:

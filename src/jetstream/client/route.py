@@ -21,8 +21,6 @@ import orjson
 from jetstream.client.message import Mark, Message
 
 _OF_SERVER: Final = frozenset({"seq", "time_us"})
-_ANY: Final = -1  # owner of a cursor that the user gave: it is right on whichever server answers first
-_UNKNOWN: Final = -2  # owner of a cursor from a store
 RECENT_MAX: Final = 100_000  # events that are remembered, of 150 bytes each
 
 
@@ -53,48 +51,61 @@ class Recent:
 
 
 class Route:
-    """The server that is connected to next, and the position there. One for a subscription."""
+    """The server that is connected to next, and the position there. One for a subscription.
+
+    What has not come yet is at or above the cursor on each server that has sent something, and so at or above
+    that cursor minus the rewind on every other one. The highest of these is where a server starts.
+    """
 
     def __init__(self, servers: int, cursor: int | None, rewind_us: int, *, elsewhere: bool = False) -> None:
         """`elsewhere`: the cursor may be of any of the servers, so the first one starts below it too."""
         # The number of the server that is connected to, or is next.
         self.server = 0
-        # Where to resume, on the server `_owner`; None: live.
-        self.cursor = cursor
-        self._servers = servers
-        self._rewind_us = rewind_us
-        # The server whose position the cursor is; set with the first message of each connection.
-        self._owner = _UNKNOWN if elsewhere and servers > 1 else _ANY
         # Whether the server has sent anything since `start`.
         self.heard = False
-        # Up to which position events may be repetitions.
+        self._servers = servers
+        self._rewind_us = rewind_us
+        # Where to start while nothing has come from any server; None: live.
+        self._first = cursor
+        if elsewhere and servers > 1 and cursor is not None:
+            self._first = max(0, cursor - rewind_us)
+        # By server: where to resume there.
+        self._cursors: dict[int, int] = {}
+        # Up to which position events may be repetitions; set with the first message of a connection.
         self._compare_to = -1
-        # Twice the rewind: the server that takes over may be ahead by as much as it may be behind.
+        # Twice the rewind: one server may be ahead of a second, and that ahead of a third.
         self._recent = Recent(2 * rewind_us) if servers > 1 else None
+
+    @property
+    def cursor(self) -> int | None:
+        """Where to start on the server; None: live."""
+        if not self._cursors:
+            return self._first
+        return max(self._cursors.get(self.server, 0), self._highest_elsewhere - self._rewind_us)
+
+    @property
+    def _highest_elsewhere(self) -> int:
+        return max((cursor for server, cursor in self._cursors.items() if server != self.server), default=0)
 
     def start(self) -> int | None:
         """Return the cursor with which to connect to the server."""
         self.heard = False
-        return None if self.cursor is None else self._start_of(self.cursor)
-
-    def _start_of(self, cursor: int) -> int:
-        return cursor if self._owner in {self.server, _ANY} else max(0, cursor - self._rewind_us)
+        return self.cursor
 
     def begin(self, live: int) -> int:
         """Note that the server is connected to, at `live` if there is no cursor. Return where it begins."""
         if self.cursor is None:
-            self.cursor, self._owner = live, self.server
-        return self._start_of(self.cursor)
+            self._cursors[self.server] = live
+            return live
+        return self.cursor
 
     def received(self, item: Message | Mark) -> bool:
         """Move on to what the server has sent. Return whether it is new."""
+        position = item.cursor if isinstance(item, Mark) else item.time_us + 1
         if not self.heard:
-            self._arrive()
-        if isinstance(item, Mark):
-            self.cursor = item.cursor
-            return True
-        self.cursor = item.time_us + 1
-        return self._recent is None or self._is_new(item, self._recent)
+            self._arrive(position)
+        self._cursors[self.server] = position
+        return isinstance(item, Mark) or self._recent is None or self._is_new(item, self._recent)
 
     def lost(self) -> None:
         """Choose the next server: the same after a connection on which something was received."""
@@ -105,12 +116,13 @@ class Route:
         """Choose the next server."""
         self.server = (self.server + 1) % self._servers
 
-    def _arrive(self) -> None:
-        """Note that the server has sent something: from now on the cursor is its own."""
+    def _arrive(self, position: int) -> None:
+        """Take the first message of a connection."""
         self.heard = True
-        if self._owner not in {self.server, _ANY} and self.cursor is not None:
-            self._compare_to = max(self._compare_to, self.cursor + self._rewind_us)
-        self._owner = self.server
+        self._compare_to = self._highest_elsewhere + self._rewind_us
+        if position < (self.cursor or 0):
+            # It is far behind the others, by its clock. So their cursors say nothing of it or of a third.
+            self._cursors.clear()
 
     def _is_new(self, event: Message, recent: Recent) -> bool:
         key = key_of(event)
@@ -131,5 +143,7 @@ def key_of(event: Message) -> bytes:
         path = (commit.get("rev"), commit.get("collection"), commit.get("rkey"))
         return orjson.dumps((event.get("did"), *path))
     said = event.get("identity") or event.get("account") or event
-    without = {name: said[name] for name in said if name not in _OF_SERVER} if isinstance(said, dict) else said
+    without = (
+        {name: said[name] for name in said if name not in _OF_SERVER} if isinstance(said, dict) else said
+    )
     return orjson.dumps((event.get("did"), without), option=orjson.OPT_SORT_KEYS)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Final
+from typing import Final, Self
 
 from jetstream.client.limits import ClientLimits
 from jetstream.client.message import Mark, Message
@@ -52,7 +52,7 @@ class Subscription(AsyncIterator[Message]):
         """Whether playback had caught up with the stream at the last heartbeat of this connection."""
         return self.progress.live
 
-    def __aiter__(self) -> Subscription:
+    def __aiter__(self) -> Self:
         return self
 
     def __anext__(self) -> Awaitable[Message]:
@@ -62,7 +62,7 @@ class Subscription(AsyncIterator[Message]):
         """Close the connection, and save the position. The last event is not counted as done."""
         await self._events.aclose()
 
-    async def __aenter__(self) -> Subscription:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -124,9 +124,9 @@ def subscribe(  # noqa: PLR0913 - all but the first are named, and have defaults
 ) -> Subscription:
     """Return the events of a Jetstream, in order, as an asynchronous iterator.
 
-    `url` is a host, a base URL, or a full URL. A list of them is several servers with the same events: after a
-    connection that brought nothing, the next one is tried. `wire` is the spelling of events; without it, the
-    URL selects it.
+    `url` is a host, a base URL, or a full URL. A list of them is several servers with the same events: after
+    a connection that brought nothing, the next one is tried. `wire` is the spelling of events; without it,
+    the URL selects it.
 
     What to read: `collections` are NSIDs, or prefixes such as `app.bsky.graph.*` (at most 100), and apply to
     commits only; `dids` are accounts (at most 10,000); `kinds` and `operations` select commits, identity and
@@ -159,10 +159,10 @@ def subscribe(  # noqa: PLR0913 - all but the first are named, and have defaults
     `sleep`, `backoff` (seconds to wait after a number of failures in a row) and `clock` (unix microseconds)
     are for tests.
 
-    Raises InvalidParameter at once for invalid arguments, and StoreError for a file of `FileCursor` that cannot
-    be used. While iterating, raises Refused if the server answers the request with anything but a WebSocket,
-    a 5xx, 408, 425 or 429, and NotJetstream if it sends a message that is not an event; with several servers,
-    when all of them have.
+    Raises InvalidParameter at once for invalid arguments, and StoreError for a file of `FileCursor` that
+    cannot be used. While iterating, raises Refused if the server answers the request with anything but a
+    WebSocket, a 5xx, 408, 425 or 429, and NotJetstream if it sends a message that is not an event; with
+    several servers, when all of them have.
     """
     options = Options(collections, dids, kinds, operations, wire, heartbeat, until)
     requests = [Request.parse(each, options) for each in ([url] if isinstance(url, str) else url)]

@@ -20,7 +20,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, suppress
 from functools import update_wrapper
 from types import TracebackType
-from typing import Any, Final, ParamSpec, cast
+from typing import Any, Final, NamedTuple, ParamSpec, Self, cast
 
 from jetstream.client.limits import ClientLimits
 from jetstream.client.message import Mark, Message
@@ -33,11 +33,10 @@ P = ParamSpec("P")
 Item = Message | Mark
 
 
-class _End(Exception):
-    """The subscription has ended: `error` is why, None at `until` and `limit`."""
+class _End(NamedTuple):
+    """The subscription has ended."""
 
-    def __init__(self, error: BaseException | None) -> None:
-        self.error = error
+    error: BaseException | None  # why; None at `until` and `limit`
 
 
 class Channel:
@@ -197,7 +196,7 @@ class SyncSubscription(Iterator[Message]):
         """Close the connection, and save the position. The last event is not counted as done."""
         self._close()
 
-    def __enter__(self) -> SyncSubscription:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
