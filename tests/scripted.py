@@ -23,7 +23,9 @@ from jetstream.client import Message
 
 PATIENCE_S = 20.0
 SHUTDOWN = "the server is shutting down: connect again"
-EVENTS = [f'{{"did":"{ALICE}","time_us":{n * 10},"type":"com","commit":{{"rev":"r{n}"}}}}' for n in range(1, 31)]
+EVENTS = [
+    f'{{"did":"{ALICE}","time_us":{n * 10},"type":"com","commit":{{"rev":"r{n}"}}}}' for n in range(1, 31)
+]
 
 
 class Connection(ServerConnection):

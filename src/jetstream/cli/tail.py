@@ -24,7 +24,7 @@ EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
 _FLAGS: Final = {"url": "URL", "wantedCollections": "--collection", "wantedDids": "--did"}
 
 
-def tail(
+def tail(  # noqa: PLR0913 - each is a flag
     url: str = DEFAULT_URL,
     /,
     *,

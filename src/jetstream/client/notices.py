@@ -1,7 +1,5 @@
 """The types of what both wires have alike: the bodies of identity and account events."""
 
-from __future__ import annotations
-
 from typing import NotRequired, TypedDict
 
 

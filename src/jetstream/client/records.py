@@ -7,8 +7,6 @@ Unions may have more members in the future. `createdAt` is a time in RFC 3339 th
 Source: the lexicons app.bsky.* and chat.bsky.*.
 """
 
-from __future__ import annotations
-
 from typing import Literal, NotRequired, TypeAlias, TypedDict
 
 _BlobRef = TypedDict("_BlobRef", {"$link": str})
@@ -368,11 +366,11 @@ class StarterPack(_StarterPack):
     """Accounts and feeds for new users."""
 
     name: str
-    list: str
     createdAt: str
     description: NotRequired[str]
     descriptionFacets: NotRequired[list[Facet]]
     feeds: NotRequired[list[FeedItem]]
+    list: str
 
 
 _Verification = TypedDict("_Verification", {"$type": Literal["app.bsky.graph.verification"]})

@@ -119,7 +119,9 @@ class Route:
     def _arrive(self, position: int) -> None:
         """Take the first message of a connection."""
         self.heard = True
-        self._compare_to = self._highest_elsewhere + self._rewind_us if self._cursors.keys() - {self.server} else -1
+        self._compare_to = (
+            self._highest_elsewhere + self._rewind_us if self._cursors.keys() - {self.server} else -1
+        )
         if position < (self.cursor or 0):
             # It is far behind the others, by its clock. So their cursors say nothing of it or of a third.
             self._cursors.clear()

@@ -9,8 +9,6 @@
 A type checker knows the type of `commit` and of the post.
 """
 
-from __future__ import annotations
-
 from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar
 
 from jetstream.client import records
