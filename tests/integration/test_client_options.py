@@ -48,7 +48,7 @@ class TestHeartbeat:
             for _ in range(2):
                 event = await anext(events)
                 seen.append((event.time_us, events.position, events.live))
-            reading = asyncio.create_task(anext(events))  # type: ignore[arg-type]
+            reading = asyncio.create_task(take(events, 1))
             await until(lambda: events.live)
             assert events.position == 996
             reading.cancel()
@@ -135,7 +135,9 @@ async def test_kinds_operations_and_the_wire_are_asked_for(jetstream: Jetstream)
 
 
 def dictionary(number: int) -> bytes:
-    samples = [f'{{"did":"did:web:{n}","time_us":{n * number}}}'.encode() for n in range(1000)]
+    samples: list[bytes | bytearray | memoryview[int]] = [
+        f'{{"did":"did:web:{n}","time_us":{n * number}}}'.encode() for n in range(1000)
+    ]
     return zstandard.train_dictionary(2048, samples, dict_id=number).as_bytes()
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,11 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
+def works_until(work: Path, goal: int) -> bool:
+    """Tell whether a consumer has done so many events."""
+    return len(set(work.read_text().splitlines()[:-1])) >= goal - 1
+
+
 class MemoryStore:
     """A store that a user has written."""
 
@@ -77,7 +83,7 @@ class TestStore:
         work.touch()
         for goal in (2, 30, 60, 90, 120, 200):
             async with program(sys.executable, "-c", CONSUMER, jetstream.url, store, work):
-                await until(lambda goal=goal: len(set(work.read_text().splitlines()[:-1])) >= goal - 1)
+                await until(partial(works_until, work, goal))
                 # At the end of this block it is killed, while it reads, works and saves.
             done = [int(line) for line in work.read_text().splitlines()]
             assert set(done) == set(range(10, max(done) + 1, 10))
@@ -127,7 +133,7 @@ class TestStore:
         store = MemoryStore()
         jetstream.script.append(send_just())
         async with subscribe(jetstream.url, store=store, clock=lambda: 1000, limits=ALWAYS) as events:
-            reading = asyncio.create_task(anext(events))  # type: ignore[arg-type]
+            reading = asyncio.create_task(take(events, 1))
             await until(lambda: store.saved)
             reading.cancel()
             await asyncio.wait([reading])
@@ -138,7 +144,7 @@ class TestStore:
         jetstream.events = EVENTS[:5]
         limits = ClientLimits(save_every_s=0.02)
         async with subscribe(jetstream.url, cursor=0, store=store, limits=limits) as events:
-            reading = asyncio.create_task(read_all(events))
+            reading = asyncio.create_task(take(events, 6))
             await until(lambda: store.saved and store.saved[-1] == 51)
             reading.cancel()
             await asyncio.wait([reading])
@@ -164,11 +170,6 @@ class TestStore:
         with pytest.raises(StoreError, match="cannot be written"):
             await take(subscribe(jetstream.url, cursor=0, store=store), 2)
         await until(lambda: jetstream.closed)
-
-
-async def read_all(events: object) -> None:
-    async for _ in events:  # type: ignore[attr-defined]
-        pass
 
 
 def commits(shift: int) -> list[str]:

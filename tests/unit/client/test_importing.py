@@ -23,7 +23,7 @@ OURS = {
 }
 LIBRARIES = {"cython_runtime", "idna", "multidict", "orjson", "propcache", "yarl"}
 # Parts of the standard library that take long, and that a connection needs.
-SLOW = {"http.client", "importlib.metadata", "sqlite3", "ssl", "urllib.request"}
+SLOW = {"http.client", "importlib.metadata", "sqlite3", "urllib.request"}
 
 
 def test_importing_the_client_imports_nothing_of_the_server() -> None:

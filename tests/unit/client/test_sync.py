@@ -16,7 +16,7 @@ def event(size: int) -> Message:
 
 async def test_items_come_in_order_and_then_the_end() -> None:
     channel = Channel(1000)
-    items = [event(1), Mark(5, live=True), event(2)]
+    items: list[Message | Mark] = [event(1), Mark(5, live=True), event(2)]
     for item in items:
         await channel.put(item)
     error = ValueError()
