@@ -63,6 +63,14 @@ class Subscriber:
         return code, reason
 
 
+    async def ended_at(self) -> tuple[int, str, int]:
+        """Wait as `ended`; return the code, and the reason in two parts: the text, and the cursor after it."""
+        code, reason = await self.ended()
+        text, found, cursor = reason.rpartition("; cursor=")
+        assert found, reason
+        return code, text, int(cursor)
+
+
 @asynccontextmanager
 async def subscribe(
     port: int,

@@ -38,8 +38,8 @@ LOCKS = {
     ],
 }
 TARGETS = {
-    "help", "setup", "run", "test", "test-integration", "lint", "format", "bench", "attack", "soak", "up",
-    "down", "lock", "clean",
+    "help", "setup", "run", "test", "test-integration", "lint", "format", "bench", "dictionary", "attack",
+    "soak", "up", "down", "lock", "clean",
 }  # fmt: skip
 # The image fixes where the server listens and keeps its data.
 FIXED_BY_IMAGE = {"JETSTREAM_LISTEN_ADDR", "JETSTREAM_METRICS_LISTEN_ADDR", "JETSTREAM_DATA_DIR"}

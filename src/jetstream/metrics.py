@@ -31,8 +31,10 @@ from jetstream.model.batch import Batch
 from jetstream.model.event import KIND_NAMES
 from jetstream.status import UPSTREAM_STATES, Status
 
-_BAD_MESSAGES: Final = ("bad_json", "bad_options", "message_too_big", "no_hello", "slow_message")
-_ENDED: Final = ("client", "lost", "shutdown", "slow", "overtaken", "error")
+_BAD_MESSAGES: Final = (
+    *("bad_json", "bad_options", "message_too_big", "no_hello", "slow_message", "unexpected_data"),
+)
+_ENDED: Final = ("client", "lost", "done", "shutdown", "slow", "overtaken", "error")
 CLOSE_REASONS: Final = (*_ENDED, "protocol", "flood", *_BAD_MESSAGES)
 FLOOD_KINDS: Final = ("control", "tiny", "text", "unreadable")
 BAD_REQUEST_REASONS: Final = (

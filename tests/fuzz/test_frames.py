@@ -61,7 +61,7 @@ def check_events(events: Sequence[Event]) -> None:
     """Every event is JSON in each spelling, and no message is longer than clients take."""
     batch = Batch.of(events, range(1, len(events) + 1))
     for renderer in RENDERERS.values():
-        for message in renderer.render(batch, range(len(batch))):
+        for message in filter(None, renderer.render(batch, range(len(batch)))):
             assert len(message) <= MESSAGE_BYTES_MAX
             json.loads(message)
 

@@ -35,11 +35,14 @@ async def test_the_page_says_which_client_connects_where(wire: str, start: Start
             f"ws://{base}/v1/subscribe",
             f"http://{base}/metrics",
             f"http://{base}/health",
+            f"http://{base}/cursors",
             f"events as JSON, {wire} wire",
             "@skyware/jetstream",
             "@atcute/jetstream",
             "wantedCollections",
             "requireHello",
+            "until",
+            "heartbeat",
         ):
             assert text in page
 
@@ -69,6 +72,8 @@ async def test_an_unknown_version_of_the_protocol_is_refused(service: Service) -
         ("HEAD", "/", 200),
         ("GET", "/health", 200),
         ("GET", "/metrics", 200),
+        ("GET", "/cursors", 200),
+        ("HEAD", "/cursors/", 200),
         ("GET", "/subscribe", 426),
         ("GET", "/subscribe?cursor=x", 400),
         ("GET", "/v1/subscribe?compress=1", 400),
@@ -92,6 +97,7 @@ async def test_any_origin_may_read_every_response(
     ):
         assert response.status == status
         assert response.headers["Access-Control-Allow-Origin"] == "*"
+        assert response.headers["Access-Control-Expose-Headers"] == "*"
 
 
 async def test_a_browser_that_asks_first_may_send_any_header(service: Service) -> None:
@@ -106,7 +112,7 @@ async def test_a_browser_that_asks_first_may_send_any_header(service: Service) -
 
 async def test_what_is_not_there_is_answered_with_what_is(service: Service) -> None:
     _, text = await get(service.port, "/nothing")
-    assert text == "there is nothing here: there are /, /health, /metrics, /subscribe, /v1/subscribe\n"
+    assert text == "there is nothing here: there are /, /cursors, /health, /metrics, /subscribe, /v1/subscribe\n"
 
 
 @pytest.mark.parametrize("path", ["/subscribe/", "/v1/subscribe/", "/subscribe//"])

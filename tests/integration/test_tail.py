@@ -21,7 +21,7 @@ from tests.subscriber import subscribe
 
 from jetstream.app import Service
 from jetstream.settings import Address, Settings
-from jetstream.web.subscribe import SHUTDOWN
+from jetstream.web.dialect import SHUTDOWN
 
 TAIL = [sys.executable, "-m", "jetstream", "tail"]
 BOB = "did:web:bob.example"
@@ -75,6 +75,8 @@ async def test_events_are_printed_as_they_were_received(service: Service) -> Non
     [
         (["--collection", LIKE, "--collection", "app.bsky.graph.*"], ["id", "two", "four"]),
         (["--did", BOB, "--did", "did:web:nobody.example", "--collection", POST], ["three"]),
+        (["--since", "1970-01-01T00:00:00Z"], ["id", "one", "two", "three", "four"]),
+        (["--since", "-1h"], ["id", "one", "two", "three", "four"]),
         (["--since", "1h"], ["id", "one", "two", "three", "four"]),
     ],
 )
@@ -133,7 +135,8 @@ async def test_a_restart_of_the_server_is_reported_and_nothing_lost_or_repeated(
     after = json.loads(lines[-1])["time_us"] + 1
     assert [line.removeprefix("jetstream tail: ") for line in err.splitlines()] == [
         f"connected to ws://{host(first)}/subscribe",
-        f"connection lost: closed by the server, 1001 {SHUTDOWN.text}; reconnecting at cursor {after}",
+        f"connection lost: closed by the server, 1001 {SHUTDOWN.text}; cursor={after};"
+        f" reconnecting at cursor {after}",
         f"reconnected to ws://{host(first)}/subscribe",
     ]
     assert code == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
-from tests.builders import LIKE, commit, create, dag_cbor, delete, error, frame, identity, like, nested
+from tests.builders import LIKE, commit, create, dag_cbor, delete, error, frame, identity, like, nested, sync
 from tests.fixtures import captured_frames, json_lines
 from tests.relay import (
     Act,
@@ -454,7 +454,8 @@ BAD: list[tuple[str, str | bytes, int, list[str]]] = [
     ("a bad rev", commit(2, [GOOD], rev="1"), 0, ["rev"]),
     ("no seq", identity(None), 0, ["malformed"]),
     ("an old seq", identity(1), 0, ["repeat"]),
-    ("sync", frame("#sync", {"seq": 2, "did": "did:plc:x", "rev": "r", "blocks": b""}), 0, []),
+    ("a bad rev of a sync", sync(2, rev="r"), 0, ["rev"]),
+    ("a sync", sync(2), 0, []),
     ("tombstone", frame("#tombstone", {"seq": 2, "did": "did:plc:x"}), 0, []),
 ]
 

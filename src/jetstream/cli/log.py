@@ -20,6 +20,7 @@ from jetstream.eventlog.sqlite.repair import repair as repair_log
 from jetstream.model.batch import Batch
 from jetstream.model.event import KIND_NAMES, Event
 from jetstream.model.filter import Filter
+from jetstream.model.timestamp import parse_time
 
 EXIT_DAMAGED: Final = 1
 COLLECTIONS_SHOWN: Final = 20
@@ -96,8 +97,15 @@ def rebase_time(*, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 def cat(
     *,
     data_dir: DataDir = DEFAULT_DATA_DIR,
-    since: Annotated[str | None, Parameter(help="Start time: ISO 8601 or unix microseconds.")] = None,
-    until: Annotated[str | None, Parameter(help="End time, not included.")] = None,
+    since: Annotated[
+        str | None,
+        Parameter(
+            help="Start time: unix microseconds, 2026-07-04T14:30:00Z or -10m.", allow_leading_hyphen=True
+        ),
+    ] = None,
+    until: Annotated[
+        str | None, Parameter(help="End time, not included.", allow_leading_hyphen=True)
+    ] = None,
     collection: Annotated[
         list[str] | None, Parameter(help="Only commits to it; may end in .*; repeatable.")
     ] = None,
@@ -105,8 +113,9 @@ def cat(
 ) -> None:
     """Write events as JSON lines, in the format of /v1/subscribe. A server may be running."""
     wanted = Filter.parse(collection or [], did or [])
-    start = 0 if since is None else parse_moment("--since", since)
-    stop = None if until is None else parse_moment("--until", until)
+    now_us = unix_us()
+    start = 0 if since is None else parse_moment("--since", since, now_us)
+    stop = None if until is None else parse_moment("--until", until, now_us)
     out = sys.stdout.buffer
     try:
         for batch, indices in selected(data_dir, start, stop, wanted):
@@ -117,19 +126,12 @@ def cat(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def parse_moment(flag: str, text: str) -> int:
-    """Parse a time as unix microseconds; without a zone it is UTC. Raises SettingError."""
-    if text.isascii() and text.isdigit():
-        return int(text)
+def parse_moment(flag: str, text: str, now_us: int) -> int:
+    """Parse the time that a flag gives, in unix microseconds. Raises SettingError."""
     try:
-        moment = datetime.fromisoformat(text)
+        return parse_time(text, now_us)
     except ValueError as error:
-        raise SettingError(
-            flag, text, "is neither unix microseconds nor a time such as 2026-07-04T14:30:00Z"
-        ) from error
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return round(moment.timestamp() * 1_000_000)
+        raise SettingError(flag, text, str(error)) from error
 
 
 def _ratio(held: Contents) -> float:

@@ -18,7 +18,7 @@ from jetstream.client.request import DEFAULT_URL, Kind, Operation
 from jetstream.client.subscription import Subscription, subscribe
 from jetstream.clock import unix_us
 from jetstream.errors import InvalidParameter, JetstreamError, SettingError
-from jetstream.settings import parse_duration
+from jetstream.model.timestamp import parse_time
 
 EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
 _FLAGS: Final = {"url": "URL", "wantedCollections": "--collection", "wantedDids": "--did"}
@@ -30,7 +30,7 @@ def tail(  # noqa: PLR0913 - each is a flag
     *,
     collection: Annotated[list[str] | None, Parameter(negative=())] = None,
     did: Annotated[list[str] | None, Parameter(negative=())] = None,
-    since: str | None = None,
+    since: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     cursor: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
     limit: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     kind: Annotated[list[Kind] | None, Parameter(negative=())] = None,
@@ -51,7 +51,7 @@ def tail(  # noqa: PLR0913 - each is a flag
     did
         Only events of this account. May be repeated.
     since
-        Start this long ago: 90s, 10m, 24h.
+        Start at this time, 2026-07-04T14:30:00Z, or this long ago: 90s, -10m, 24h.
     cursor
         Start at this time, in unix microseconds.
     limit
@@ -93,11 +93,12 @@ def _start(since: str | None, cursor: int | None, clock: Callable[[], int] = uni
         return cursor
     if cursor is not None:
         raise SettingError("--since", since, f"cannot be given together with --cursor {cursor}")
+    # Here an age needs no sign.
+    text = f"-{since}" if since[:1].isdigit() and since[-1:] in tuple("smhdw") else since
     try:
-        age_s = parse_duration(since)
+        return parse_time(text, clock())
     except ValueError as error:
         raise SettingError("--since", since, str(error)) from error
-    return max(0, clock() - int(age_s * 1_000_000))
 
 
 async def _print(events: Subscription, out: BinaryIO) -> None:

@@ -1,4 +1,4 @@
-"""Cutting the log: what one flush takes, and what one write carries to a reader that catches up. Pure.
+"""Cutting the log: what a flush takes and renders, and what one write carries to a reader behind. Pure.
 
 Both are bounded by a number of events, for the time they take, and by bytes, for the memory in which they
 wait when a socket is slow. One event is always taken, however large it is, so that every reader makes
@@ -7,8 +7,11 @@ progress.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping, Sequence
+
 from jetstream.delivery.render_cache import Chunk, RenderCache, fitting
-from jetstream.delivery.subscriber import Subscriber
+from jetstream.delivery.subscriber import Encoding, Group, Subscriber
 from jetstream.limits import DeliveryLimits
 from jetstream.model.batch import Batch
 
@@ -20,7 +23,8 @@ def cut(
 
     A chunk may be empty although it has judged events: none of them was wanted. Readers of everything share
     chunks, which begin and end at multiples of `chunk_events`. So when thousands of readers return together,
-    all their chunks but the first are the same bytes, made once.
+    all their chunks but the first are the same bytes, made once. A reader with a limit of events gets no
+    more than are left.
     """
     encoding, options = reader.encoding, reader.options
     last = min(last, first + limits.judged_events)
@@ -28,16 +32,18 @@ def cut(
     if not chosen:
         return Chunk(b"", 0, last)
     rendered, whole = cache.get(batch, encoding), limits.chunk_events
+    left = sys.maxsize if reader.bounds is None else reader.bounds.left
     shared = isinstance(chosen, range) and not options.message_bytes_max and first % whole == 0
+    shared = shared and left >= whole
     if shared and (kept := rendered.chunks.get(first)) is not None and kept.reached <= last:
         return kept
     # The first chunk of a reader of everything ends where the next shared one begins.
-    some = chosen[: whole - first % whole if isinstance(chosen, range) else whole]
+    some = chosen[: min(left, whole - first % whole if isinstance(chosen, range) else whole)]
     # Large records are left to the next chunk before they are rendered: compressing 8 MiB takes 20 ms.
     bodies = batch.bodies
     pieces = bodies[some[0] : some[-1] + 1] if isinstance(some, range) else [bodies[i] for i in some]
     some = some[: fitting(pieces, limits.chunk_bytes)]
-    rendered = cache.render(batch, some, encoding)
+    rendered = cache.render(batch, some, encoding, options.message_bytes_max)
     # Bytes are counted before long messages are left out: simpler, and the next chunk takes what is left.
     some = rendered.fit(some, limits.chunk_bytes)
     frames = rendered.frames(some, options.message_bytes_max)
@@ -55,3 +61,12 @@ def flush_end(batch: Batch, first: int, stop: int, limits: DeliveryLimits) -> in
     """
     last = min(stop, first + limits.flush_events)
     return first + fitting(batch.bodies[first:last], limits.flush_bytes)
+
+
+def demand(encoding: Encoding, wanted: Mapping[Group, Sequence[int]]) -> dict[int, Sequence[int]]:
+    """Return which events the groups of an encoding want, by the groups' limits on messages."""
+    events: dict[int, set[int]] = {}
+    for group, indices in wanted.items():
+        if group.encoding == encoding:
+            events.setdefault(group.options.message_bytes_max, set()).update(indices)
+    return {message_bytes_max: sorted(indices) for message_bytes_max, indices in events.items()}

@@ -4,8 +4,11 @@ Subscribers with equal encoding and options are one group: their bytes are the s
 once. The work for an event grows with the groups that want it, never with all there are:
 
     an event ─▶ all groups that want everything
-             ─▶ its DID         ─▶ the groups that name this DID; their collections are tested one by one
+             ─▶ its DID         ─▶ the groups that name this DID; the rest of each filter is tested
              ─▶ its collection  ─▶ the groups without DIDs that want it; remembered, collections are few
+             ─▶ its kind        ─▶ the groups without DIDs that name this kind; then by collection, as above
+
+A group that excludes DIDs is indexed as if it did not. They are taken out of what it was given.
 
 A filter may name 10,000 DIDs. Putting it into the index takes 5 ms, so that is a generator of steps, and its
 owner runs it in turns of the event loop (`takes_steps`, `index`). Taking it out is deferred in the same way.
@@ -19,7 +22,7 @@ from typing import Final
 
 from jetstream.delivery.subscriber import Encoding, Group, Subscriber, SubscriberOptions
 from jetstream.model.batch import Batch
-from jetstream.model.filter import DIDS_PER_STEP
+from jetstream.model.filter import ALL_KINDS, DIDS_PER_STEP, Filter
 from jetstream.steps import Steps, finish
 
 # The groups of a DID are a tuple up to this size, and a dict above. Most DIDs have one group, and a dict
@@ -32,6 +35,39 @@ Defer = Callable[[Steps[None]], None]  # runs work in steps, some time later
 Picked = dict[Group, list[int]]
 
 
+class _ByCollection:
+    """Some groups, and which of them want an event by its collection.
+
+    That is remembered for `remembered_max` collections.
+    """
+
+    __slots__ = ("_remembered_max", "groups", "remembered")
+
+    def __init__(self, remembered_max: int) -> None:
+        self._remembered_max = remembered_max
+        # A dict without values is a set that keeps its order.
+        self.groups: dict[Group, None] = {}
+        # Of collections that events had: the groups that want it. Cleared when a group comes or goes, and
+        # when it is full.
+        self.remembered: dict[bytes, tuple[Group, ...]] = {}
+
+    def add(self, group: Group) -> None:
+        self.groups[group] = None
+        self.remembered.clear()
+
+    def remove(self, group: Group) -> None:
+        del self.groups[group]
+        self.remembered.clear()
+
+    def find(self, collection: bytes) -> tuple[Group, ...]:
+        """Return the groups that want a collection, empty for events that are no commits; remember them."""
+        if len(self.remembered) >= self._remembered_max:
+            self.remembered.clear()
+        groups = tuple(group for group in self.groups if group.options.wanted.wants_collection(collection))
+        self.remembered[collection] = groups
+        return groups
+
+
 class Groups:
     """The groups of one lane, indexed by what they want.
 
@@ -39,18 +75,19 @@ class Groups:
     """
 
     def __init__(self, collections_remembered: int, defer: Defer) -> None:
-        self._collections_remembered = collections_remembered
         self._defer = defer
         # Every group with members.
         self._groups: dict[tuple[Encoding, SubscriberOptions], Group] = {}
-        # The index: each group is in one of these. A dict without values is a set that keeps its order.
-        self._everything: dict[Group, None] = {}
-        self._by_collection: dict[Group, None] = {}  # the groups with collections and no DIDs
-        # The groups that name a DID, in the shard of the DID's hash.
+        # The index. Groups without DIDs that want every collection and kind:
+        self._everything = _ByCollection(collections_remembered)
+        # Others without DIDs, and without kinds:
+        self._by_collection = _ByCollection(collections_remembered)
+        # Those with kinds, under each of them:
+        self._by_kind = {kind: _ByCollection(collections_remembered) for kind in ALL_KINDS}
+        # Groups with DIDs, under each of them, in the shard of the DID's hash.
         self._by_did: list[dict[bytes, tuple[Group, ...] | dict[Group, None]]] = [{} for _ in range(_SHARDS)]
-        # Of collections that events had: the groups of `_by_collection` that want it. Cleared when a group
-        # without DIDs comes or goes, and when it is full.
-        self._resolved: dict[bytes, tuple[Group, ...]] = {}
+        # Those among all these that exclude DIDs.
+        self._excluding: dict[Group, None] = {}
 
     def takes_steps(self, subscriber: Subscriber) -> bool:
         """Tell whether the group of a subscriber is large and must be indexed first, in steps."""
@@ -95,8 +132,10 @@ class Groups:
                 if count % DIDS_PER_STEP == 0:
                     yield
         else:
-            (self._everything if wanted.everything else self._by_collection)[group] = None
-            self._resolved.clear()
+            for part in self._parts(wanted):
+                part.add(group)
+            if wanted.excluded_dids:
+                self._excluding[group] = None
 
     def _unindex(self, group: Group) -> Steps[None]:
         """Take a group out of the index, also one that was indexed in part."""
@@ -107,8 +146,9 @@ class Groups:
                 if count % DIDS_PER_STEP == 0:
                     yield
         else:
-            del (self._everything if wanted.everything else self._by_collection)[group]
-            self._resolved.clear()
+            for part in self._parts(wanted):
+                part.remove(group)
+            self._excluding.pop(group, None)
 
     def _index_did(self, did: bytes, alone: tuple[Group]) -> None:
         shard = self._by_did[hash(did) % _SHARDS]
@@ -135,33 +175,39 @@ class Groups:
     def wanted(self, batch: Batch, start: int, stop: int) -> dict[Group, Sequence[int]]:
         """Return the indices of `batch[start:stop]` that each group wants, without groups that want none."""
         picked: Picked = {}
-        if self._by_collection:
+        if self._by_collection.groups:
             self._pick_by_collection(batch, start, stop, picked)
+        if any(part.groups for part in self._by_kind.values()):
+            self._pick_by_kind(batch, start, stop, picked)
         if any(self._by_did):
             self._pick_by_did(batch, start, stop, picked)
-        return {**dict.fromkeys(self._everything, range(start, stop)), **picked}
+        found = {**dict.fromkeys(self._everything.groups, range(start, stop)), **picked}
+        return self._without_excluded(batch, found) if self._excluding else found
+
+    def _parts(self, wanted: Filter) -> list[_ByCollection]:
+        """Return where a group without DIDs is indexed."""
+        if wanted.kinds:
+            return [self._by_kind[kind] for kind in wanted.kinds]
+        return [self._everything if wanted.dids_only else self._by_collection]
 
     def _pick_by_collection(self, batch: Batch, start: int, stop: int, picked: Picked) -> None:
-        collections, resolved = batch.collections, self._resolved
+        collections, part = batch.collections, self._by_collection
+        remembered = part.remembered
         for i in range(start, stop):
-            groups = resolved.get(collections[i])
+            groups = remembered.get(collections[i])
             if groups is None:
-                groups = self._resolve(collections[i])
+                groups = part.find(collections[i])
             for group in groups:
                 picked.setdefault(group, []).append(i)
 
-    def _resolve(self, collection: bytes) -> tuple[Group, ...]:
-        """Return the groups without DIDs that want a collection.
-
-        Identity and account events have no collection. They pass every filter of collections.
-        """
-        if len(self._resolved) >= self._collections_remembered:
-            self._resolved.clear()
-        groups = self._by_collection
-        if collection:
-            groups = {group: None for group in groups if group.options.wanted.wants_collection(collection)}
-        self._resolved[collection] = tuple(groups)
-        return self._resolved[collection]
+    def _pick_by_kind(self, batch: Batch, start: int, stop: int, picked: Picked) -> None:
+        kinds, collections, parts = batch.kinds, batch.collections, self._by_kind
+        for i in range(start, stop):
+            part = parts[kinds[i]]
+            if part.groups:
+                groups = part.remembered.get(collections[i])
+                for group in part.find(collections[i]) if groups is None else groups:
+                    picked.setdefault(group, []).append(i)
 
     def _pick_by_did(self, batch: Batch, start: int, stop: int, picked: Picked) -> None:
         dids, by_did = batch.dids, self._by_did
@@ -169,5 +215,13 @@ class Groups:
             did = dids[i]
             for group in by_did[hash(did) % _SHARDS].get(did, ()):
                 wanted = group.options.wanted
-                if wanted.every_collection or wanted.wants(batch.kinds[i], did, batch.collections[i]):
+                if wanted.dids_only or wanted.wants(batch.kinds[i], did, batch.collections[i]):
                     picked.setdefault(group, []).append(i)
+
+    def _without_excluded(
+        self, batch: Batch, found: dict[Group, Sequence[int]]
+    ) -> dict[Group, Sequence[int]]:
+        """Take the events of excluded DIDs out of what was found, and groups that want nothing else."""
+        for group in self._excluding.keys() & found.keys():
+            found[group] = group.options.wanted.without_excluded_dids(batch, found[group])
+        return {group: indices for group, indices in found.items() if indices}

@@ -1,138 +1,315 @@
-"""`Filter`: which events a reader wants, by collection and by repo. Pure.
+"""`Filter`: which events a reader wants, by kind, by collection and by repo. Pure.
 
 A filter is used in three places, each with its own question:
 
     parsing a request        `Filter.parse_steps`: are these names and DIDs valid, and at most so many?
     delivery, at the tip     equal filters are one group; `wants_collection` and `wants` fill its index
     delivery, and the log    `select`: which events of a batch are wanted?
+
+Identity, account and sync events have no collection. They pass a filter by collection, unless `kinds` leaves them
+out. Only `Filter.wants_collection` knows this: everything else asks it, with an empty name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 from jetstream.errors import InvalidParameter
 from jetstream.model.batch import Batch
-from jetstream.model.event import ACCOUNT, IDENTITY
+from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, SYNC, UPDATE
 from jetstream.model.syntax import is_did, is_nsid, is_nsid_prefix
 from jetstream.steps import Steps, finish
 
-# What `docs/api.md` allows in one filter.
+# What `docs/api.md` allows in one list.
 COLLECTIONS_MAX: Final = 100
 DIDS_MAX: Final = 10_000
 # How many DIDs are parsed, or put into an index, between two turns of the event loop: 0.3 ms.
 DIDS_PER_STEP: Final = 500
+
+# Kinds of `model.event` by the names that clients use.
+OPERATIONS: Final = {"create": CREATE, "update": UPDATE, "delete": DELETE}
+COMMITS: Final = frozenset(OPERATIONS.values())
+KINDS: Final = {
+    "commit": COMMITS,
+    "identity": frozenset({IDENTITY}),
+    "account": frozenset({ACCOUNT}),
+    "sync": frozenset({SYNC}),
+}
+ALL_KINDS: Final = frozenset(kind for kinds in KINDS.values() for kind in kinds)
+# Kinds of events without a collection.
+NO_COMMITS: Final = ALL_KINDS - COMMITS
+
+_NONE: Final = frozenset[bytes]()
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
     """A set of events, in normal form: two filters that ask for the same compare equal.
 
-    An event must pass both the collections and the DIDs. Identity and account events have no collection and
-    pass any.
+    An event must pass the kinds, the collections and the DIDs. `parse_steps` makes the normal form; a filter
+    that is made otherwise must be as the comments say.
     """
 
     # Full NSIDs, without those that a prefix covers; empty together with `prefixes`: every collection.
-    collections: frozenset[bytes] = frozenset()
+    collections: frozenset[bytes] = _NONE
     # Each ends in its dot and is covered by no other.
-    prefixes: frozenset[bytes] = frozenset()
+    prefixes: frozenset[bytes] = _NONE
     # Empty: every repo.
-    dids: frozenset[bytes] = frozenset()
+    dids: frozenset[bytes] = _NONE
+    # Kinds of `model.event`. Empty: every kind. If none of them is of commits, no collection is named.
+    kinds: frozenset[bytes] = _NONE
+    # Exceptions from the prefixes, or from every collection. Exceptions from `collections` have been
+    # subtracted. None is covered by an excluded prefix.
+    excluded_collections: frozenset[bytes] = _NONE
+    excluded_prefixes: frozenset[bytes] = _NONE
+    # Exceptions from every repo. Empty if `dids` is not: they have been subtracted.
+    excluded_dids: frozenset[bytes] = _NONE
+    # Whether commits of every collection are wanted, as far as the kinds and the repo allow.
+    every_collection: bool = field(init=False, repr=False, compare=False)
+    # Whether the DIDs decide alone.
+    dids_only: bool = field(init=False, repr=False, compare=False)
+    # Whether every event is wanted.
+    everything: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Computed once: they are asked for each event.
+        excluded = self.excluded_collections or self.excluded_prefixes
+        every_collection = not (self.collections or self.prefixes or excluded)
+        dids_only = every_collection and not self.kinds
+        object.__setattr__(self, "every_collection", every_collection)
+        object.__setattr__(self, "dids_only", dids_only)
+        object.__setattr__(self, "everything", dids_only and not self.dids and not self.excluded_dids)
 
     @classmethod
-    def parse(cls, collections: Sequence[str], dids: Sequence[str]) -> Filter:
+    def parse(cls, collections: Sequence[str], dids: Sequence[str], **more: Sequence[str]) -> Filter:
         """Do all of `parse_steps` at once."""
-        return finish(cls.parse_steps(collections, dids))
+        return finish(cls.parse_steps(collections, dids, **more))
 
     @classmethod
-    def parse_steps(cls, collections: Sequence[str], dids: Sequence[str]) -> Steps[Filter]:
-        """Parse `wantedCollections` and `wantedDids`, in steps of well under a millisecond.
+    def parse_steps(
+        cls,
+        collections: Sequence[str],
+        dids: Sequence[str],
+        *,
+        kinds: Sequence[str] = (),
+        operations: Sequence[str] = (),
+        exclude_collections: Sequence[str] = (),
+        exclude_dids: Sequence[str] = (),
+    ) -> Steps[Filter]:
+        """Parse the parameters of a filter, in steps of well under a millisecond.
 
-        Raises InvalidParameter for more than 100 collections or 10,000 DIDs, for a collection that is neither
-        an NSID nor NSID segments followed by `.*`, and for what is not a DID.
+        Raises InvalidParameter for more than 100 collections or 10,000 DIDs in a list; for a collection that
+        is neither an NSID nor NSID segments followed by `.*`; for what is not a DID, a kind or an operation;
+        for an exception from what is not wanted, or from all that is wanted; and for collections and
+        operations if the kinds leave commits out.
         """
-        if len(collections) > COLLECTIONS_MAX:
-            raise InvalidParameter(
-                "wantedCollections", str(len(collections)), f"are too many: at most {COLLECTIONS_MAX}"
-            )
-        if len(dids) > DIDS_MAX:
-            raise InvalidParameter("wantedDids", str(len(dids)), f"are too many: at most {DIDS_MAX}")
-        named: set[bytes] = set()
-        for start in range(0, len(dids), DIDS_PER_STEP):
-            for did in dids[start : start + DIDS_PER_STEP]:
-                if not is_did(did):
-                    raise InvalidParameter("wantedDids", did, "is not a DID, such as did:plc:…")
-                named.add(did.encode())
-            yield
-        full, prefixes = _split(collections)
-        return cls(
-            frozenset(name.encode() for name in full if not name.startswith(prefixes)),
-            frozenset(prefix.encode() for prefix in prefixes if not prefix[:-1].startswith(prefixes)),
-            frozenset(named),
-        )
-
-    @property
-    def every_collection(self) -> bool:
-        """Whether commits of every collection are wanted."""
-        return not self.collections and not self.prefixes
-
-    @property
-    def everything(self) -> bool:
-        """Whether every event is wanted."""
-        return not self.dids and self.every_collection
+        wanted_kinds = _kinds(kinds, operations)
+        _refuse_without_commits("wantedCollections", collections, wanted_kinds)
+        _refuse_without_commits("excludeCollections", exclude_collections, wanted_kinds)
+        wanted = _names("wantedCollections", collections)
+        wanted, excluded = _subtract(wanted, _names("excludeCollections", exclude_collections))
+        named = yield from _dids("wantedDids", dids)
+        named, excluded_dids = _subtract_dids(named, (yield from _dids("excludeDids", exclude_dids)))
+        return cls(*wanted, named, wanted_kinds, *excluded, excluded_dids)
 
     def wants_collection(self, collection: bytes) -> bool:
-        """Tell whether commits to `collection` pass the collections."""
-        return (
+        """Tell whether events of `collection` are wanted, as far as their kind and repo allow.
+
+        Identity and account events have no collection, which is an empty name. They pass any collections, and
+        only the kinds can leave them out.
+        """
+        if self.kinds and self.kinds.isdisjoint(COMMITS if collection else NO_COMMITS):
+            return False
+        if not collection or self.every_collection:
+            return True
+        named = (
             collection in self.collections
             or any(map(collection.startswith, self.prefixes))
-            or self.every_collection
+            or not (self.collections or self.prefixes)
+        )
+        return named and not (
+            collection in self.excluded_collections or any(map(collection.startswith, self.excluded_prefixes))
         )
 
     def wants(self, kind: bytes, did: bytes, collection: bytes) -> bool:
         """Tell whether one event is wanted."""
         if self.dids and did not in self.dids:
             return False
-        return kind == IDENTITY or kind == ACCOUNT or self.wants_collection(collection)
+        if self.kinds and kind not in self.kinds:
+            return False
+        return did not in self.excluded_dids and self.wants_collection(collection)
 
     def select(self, batch: Batch, start: int, stop: int) -> Sequence[int]:
         """Return the indices of the wanted events of `batch[start:stop]`, rising; a range if all are wanted.
 
-        One pass over the column that leaves out most: the DIDs, or else the distinct collections.
+        One pass over the column that leaves out most: the DIDs, or else the distinct collections. Kinds and
+        exceptions judge what it leaves.
         """
         if self.everything:
             return range(start, stop)
         if self.dids:
             dids, named_dids = batch.dids, self.dids
             named = [i for i in range(start, stop) if dids[i] in named_dids]
+            if self.dids_only:
+                return named
             return [i for i in named if self.wants(batch.kinds[i], dids[i], batch.collections[i])]
+        chosen = self._of_collections(batch, start, stop)
+        if self.kinds:
+            chosen = _whole_if_all(chosen, [i for i in chosen if batch.kinds[i] in self.kinds])
+        return self.without_excluded_dids(batch, chosen)
+
+    def without_excluded_dids(self, batch: Batch, chosen: Sequence[int]) -> Sequence[int]:
+        """Return those of `chosen` whose repo is not excluded; the same sequence if none is."""
+        excluded, dids = self.excluded_dids, batch.dids
+        return _whole_if_all(chosen, [i for i in chosen if dids[i] not in excluded]) if excluded else chosen
+
+    def _of_collections(self, batch: Batch, start: int, stop: int) -> Sequence[int]:
+        """Return the indices of `batch[start:stop]` whose collection is wanted; a range if all are."""
+        if self.every_collection:
+            return range(start, stop)
         column = batch.collections[start:stop]
-        # An empty name is that of identity and account events.
         names = set(column)
-        wanted = {name for name in names if not name or self.wants_collection(name)}
+        wanted = {name for name in names if self.wants_collection(name)}
         if len(wanted) == len(names):
             return range(start, stop)
         return [i for i, name in enumerate(column, start) if name in wanted]
 
 
-def _split(collections: Iterable[str]) -> tuple[list[str], tuple[str, ...]]:
-    """Separate full NSIDs from prefixes. A prefix keeps its dot and loses its star."""
-    full: list[str] = []
-    prefixes: list[str] = []
+EVERYTHING: Final = Filter()
+
+
+def _whole_if_all(whole: Sequence[int], part: list[int]) -> Sequence[int]:
+    """Return `whole`, which may be a range, if `part` has all of it."""
+    return whole if len(part) == len(whole) else part
+
+
+# Parsing
+
+
+class _Names(NamedTuple):
+    """Collections as a client lists them. A prefix keeps its dot and loses its star."""
+
+    full: frozenset[bytes]
+    prefixes: frozenset[bytes]
+
+    def covers(self, name: bytes) -> bool:
+        """Tell whether all of a full name or of a prefix is listed."""
+        return name in self.full or name.startswith(tuple(self.prefixes))
+
+    def meets(self, name: bytes) -> bool:
+        """Tell whether any of a full name or of a prefix is listed."""
+        inside = name.endswith(b".") and any(each.startswith(name) for each in self.full | self.prefixes)
+        return inside or self.covers(name)
+
+    def without(self, other: _Names) -> _Names:
+        """Leave out what `other` covers."""
+        return _Names(*(frozenset(each for each in part if not other.covers(each)) for part in self))
+
+    def within(self, prefixes: frozenset[bytes]) -> _Names:
+        """Keep what lies in one of `prefixes`."""
+        return _Names(
+            *(frozenset(each for each in part if each.startswith(tuple(prefixes))) for part in self)
+        )
+
+    def normal(self) -> _Names:
+        """Leave out what a listed prefix covers."""
+        prefixes = tuple(self.prefixes)
+        return _Names(
+            frozenset(name for name in self.full if not name.startswith(prefixes)),
+            frozenset(prefix for prefix in prefixes if not prefix[:-1].startswith(prefixes)),
+        )
+
+
+def _names(parameter: str, collections: Sequence[str]) -> _Names:
+    """Parse a list of collections. Raises InvalidParameter."""
+    _refuse_many(parameter, collections, COLLECTIONS_MAX)
+    full, prefixes = set(), set()
     for name in collections:
         if is_nsid(name):
-            full.append(name)
+            full.add(name.encode())
         elif name.endswith("*") and is_nsid_prefix(name[:-1]):
-            prefixes.append(name[:-1])
+            prefixes.add(name[:-1].encode())
         else:
             raise InvalidParameter(
-                "wantedCollections",
+                parameter,
                 name,
                 "is neither a collection, such as app.bsky.feed.like, nor a prefix, such as app.bsky.feed.*",
             )
-    return full, tuple(prefixes)
+    return _Names(frozenset(full), frozenset(prefixes)).normal()
 
 
-EVERYTHING: Final = Filter()
+def _dids(parameter: str, dids: Sequence[str]) -> Steps[frozenset[bytes]]:
+    """Parse a list of DIDs, in steps. Raises InvalidParameter."""
+    _refuse_many(parameter, dids, DIDS_MAX)
+    named: set[bytes] = set()
+    for start in range(0, len(dids), DIDS_PER_STEP):
+        for did in dids[start : start + DIDS_PER_STEP]:
+            if not is_did(did):
+                raise InvalidParameter(parameter, did, "is not a DID, such as did:plc:…")
+            named.add(did.encode())
+        yield
+    return frozenset(named)
+
+
+def _kinds(kinds: Sequence[str], operations: Sequence[str]) -> frozenset[bytes]:
+    """Return the kinds of events that both select; none for all of them. Raises InvalidParameter."""
+    _refuse_unknown("kinds", kinds, KINDS)
+    _refuse_unknown("operations", operations, OPERATIONS)
+    wanted = _NONE.union(*(KINDS[name] for name in kinds or KINDS))
+    if operations:
+        _refuse_without_commits("operations", operations, wanted)
+        wanted -= COMMITS - {OPERATIONS[name] for name in operations}
+    return _NONE if wanted == ALL_KINDS else wanted
+
+
+def _subtract(wanted: _Names, excluded: _Names) -> tuple[_Names, _Names]:
+    """Return what is left of `wanted`, and the exceptions from that. Raises InvalidParameter."""
+    if not any(wanted):
+        return wanted, excluded
+    shown = [*sorted(excluded.full), *(prefix + b"*" for prefix in sorted(excluded.prefixes))]
+    for name in shown:
+        if not wanted.meets(name.removesuffix(b"*")):
+            raise InvalidParameter(
+                "excludeCollections", name.decode(), "excludes nothing: it is not in wantedCollections"
+            )
+    left = wanted.without(excluded)
+    if not any(left):
+        raise InvalidParameter(
+            "excludeCollections",
+            b", ".join(shown).decode(),
+            "leaves none of wantedCollections: for other events alone, use kinds=identity,account",
+        )
+    return left, excluded.within(left.prefixes)
+
+
+def _subtract_dids(
+    wanted: frozenset[bytes], excluded: frozenset[bytes]
+) -> tuple[frozenset[bytes], frozenset[bytes]]:
+    """Return what is left of `wanted`, and the exceptions from every repo. Raises InvalidParameter."""
+    if not wanted:
+        return wanted, excluded
+    for did in excluded - wanted:
+        raise InvalidParameter("excludeDids", did.decode(), "excludes nothing: it is not in wantedDids")
+    if wanted == excluded:
+        raise InvalidParameter("excludeDids", min(excluded).decode(), "leaves none of wantedDids")
+    return wanted - excluded, _NONE
+
+
+def _refuse_many(parameter: str, values: Sequence[str], most: int) -> None:
+    if len(values) > most:
+        raise InvalidParameter(parameter, str(len(values)), f"are too many: at most {most}")
+
+
+def _refuse_unknown(parameter: str, values: Sequence[str], known: Iterable[str]) -> None:
+    for value in values:
+        if value not in known:
+            raise InvalidParameter(parameter, value, f"is none of {', '.join(known)}")
+
+
+def _refuse_without_commits(parameter: str, values: Sequence[str], kinds: frozenset[bytes]) -> None:
+    """Refuse values that apply to commits where the kinds leave commits out."""
+    if values and kinds and kinds.isdisjoint(COMMITS):
+        text = "applies to commits, and kinds leaves them out: add commit to kinds, or leave this out"
+        raise InvalidParameter(parameter, values[0], text)

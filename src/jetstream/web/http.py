@@ -110,8 +110,9 @@ class Response(NamedTuple):
     def encode(self, now: float, *, keep_alive: bool, with_body: bool = True) -> bytes:
         """Return the bytes of the response; `now` is in unix seconds, for its `Date`.
 
-        A response to HEAD has no body, but the header fields of one to GET (RFC 9110, section 9.3.2).
-        Pages in a browser on any site may read it (`Access-Control-Allow-Origin`): all of it is public.
+        A response to HEAD has no body, but the header fields of one to GET (RFC 9110, section 9.3.2). So has
+        a 304 (section 15.4.5).
+        Pages in a browser on any site may read it, with its header (`Access-Control-…`): all of it is public.
         """
         fields = {
             "Content-Type": self.content_type,
@@ -119,12 +120,14 @@ class Response(NamedTuple):
             "Date": formatdate(now, usegmt=True),
             "Server": SERVER,
             "Access-Control-Allow-Origin": "*",
+            "Access-Control-Expose-Headers": "*",
             "Connection": "keep-alive" if keep_alive else "close",
             **(self.headers or {}),
         }
         lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
         lines += [f"{name}: {value}" for name, value in fields.items()]
-        return "\r\n".join([*lines, "", ""]).encode() + (self.body if with_body else b"")
+        body = self.body if with_body and self.status != HTTPStatus.NOT_MODIFIED else b""
+        return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 class HeadReader:

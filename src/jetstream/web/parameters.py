@@ -8,43 +8,61 @@ A client may send 10,000 DIDs, which take 30 ms. So both are generators: they yi
 millisecond, and the caller decides when to go on (`scheduling.Worker`).
 
 To add a parameter: its name to `_KNOWN`, its value to `parse_request` and, if it may change while connected,
-to `parse_message`.
+to `_OPTIONS` and `parse_message`. For a list of the filter, `_FILTER` is enough.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote_plus
 
 import orjson
 
-from jetstream.delivery.renderers import RENDERERS
+from jetstream.delivery.renderers.classic import CLASSIC
 from jetstream.delivery.renderers.v1 import V1
-from jetstream.delivery.subscriber import SubscriberOptions
+from jetstream.delivery.subscriber import Bounds, SubscriberOptions
 from jetstream.errors import InvalidParameter
 from jetstream.model.filter import Filter
 from jetstream.model.syntax import DID_CHARS_MAX
+from jetstream.model.timestamp import parse_time
 from jetstream.steps import Steps
 from jetstream.web.http import Request
 
-# An update has at most 100 collections and 10,000 DIDs, and a comma for each. A million take 0.1 s to parse.
-COMMAS_MAX: Final = 20_000
+# An update has at most 10,000 wanted and 10,000 excluded DIDs, some hundred other names, and a comma for
+# each. A million take 0.1 s to parse.
+COMMAS_MAX: Final = 24_000
 # A query has as many entries, each with its own name or after a comma.
-PARAMETERS_MAX: Final = 20_000
+PARAMETERS_MAX: Final = 24_000
 _PARAMETERS_PER_STEP: Final = 250  # decoded between two yields: 0.7 ms
 _NAME_CHARS_MAX: Final = 64  # decoded of a name: no parameter's is nearly as long
 # Decoded of a value, percent-encoded. The rest of a longer one does not matter: it is refused all the same.
 _VALUE_CHARS_MAX: Final = 3 * (DID_CHARS_MAX + 1)
-# Parameters that are lists, and all parameters.
-_LISTS: Final = ("wantedCollections", "wantedDids")
+# Lists of a filter, by the argument of `Filter.parse_steps` that each is.
+_FILTER: Final = {
+    "collections": "wantedCollections",
+    "dids": "wantedDids",
+    "kinds": "kinds",
+    "operations": "operations",
+    "exclude_collections": "excludeCollections",
+    "exclude_dids": "excludeDids",
+}
+# Parameters that are lists, those that can change while connected, and all of them.
+_LISTS: Final = frozenset(_FILTER.values())
 # Names that came with the v1 wire. `maxSize` is what the Go client sends for `maxMessageSizeBytes`.
 _V1: Final = ("compress", "requireHello", "maxMessageSizeBytes", "maxSize")
-_KNOWN: Final = (*_LISTS, "cursor", "wire", *_V1)
+WIRES: Final = (CLASSIC.name, V1.name)  # v2 has an endpoint of its own
+_OPTIONS: Final = (*_LISTS, "maxMessageSizeBytes", "maxSize", "heartbeat")
+_KNOWN: Final = (*_LISTS, "cursor", "until", "limit", "heartbeat", "wire", "zstdDictionary", *_V1)
 _COMMA: Final = re.compile(",|%2[cC]")
-# A cursor or a size. Twenty digits are more than 64 bits; Python's integers have no limit.
+# A number. Twenty digits are more than 64 bits; Python's integers have no limit.
 _NUMBER: Final = re.compile(r"[0-9]{1,20}", re.ASCII).fullmatch
+
+# Seconds of `heartbeat`. A client that waits longer takes the connection for dead.
+_HEARTBEAT_S: Final = range(1, 301)
+_NO_HEARTBEAT: Final = "is not a whole number of seconds from 1 to 300"
 
 # The decoded values of a query string by name, in the order in which they came. Each item of a list is a
 # value, whether it came by repetition or after a comma.
@@ -58,13 +76,29 @@ class SubscribeRequest(NamedTuple):
     cursor: int | None  # in unix microseconds, to start at; None: live
     require_hello: bool  # whether nothing is sent before the first `options_update`
     wire: str | None  # the name of the wire; None: that of the path
-    compress: bool  # whether messages are compressed with the public dictionary
+    compress: bool  # whether messages are compressed with the dictionary of v1 clients
+    dictionary_id: int | None = None  # of the dictionary that a request names to compress them with
+    until: int | None = None  # in unix microseconds: no event from here on is sent
+    limit: int | None = None  # so many events are sent at most
+    heartbeat_s: int | None = None  # seconds without an event until there is a heartbeat; None: the wire's
+
+    @property
+    def bounds(self) -> Bounds | None:
+        """Where the subscription ends by itself, for one subscriber."""
+        return None if self.until is None and self.limit is None else Bounds(self.until, self.limit)
 
 
-def decode_query(text: str) -> Steps[Query]:
+class OptionsUpdate(NamedTuple):
+    """What a client asked for in an `options_update`."""
+
+    options: SubscriberOptions
+    heartbeat_s: int | None  # None: that of the URL
+
+
+def decode_query(text: str, lists: Collection[str] = _LISTS) -> Steps[Query]:
     """Decode a query string, in steps. Raises InvalidParameter for more than `PARAMETERS_MAX` values.
 
-    Only commas that separate the items of a list are separators, percent-encoded or not. `+` means a space.
+    Commas, percent-encoded or not, separate the items of `lists`, and nothing else. `+` means a space.
     """
     if text.count("&") + text.count(",") + text.count("%2C") + text.count("%2c") > PARAMETERS_MAX:
         raise InvalidParameter("query", text, f"has more than {PARAMETERS_MAX} parameters")
@@ -73,7 +107,7 @@ def decode_query(text: str) -> Steps[Query]:
     for pair in text.split("&"):
         name, _, value = pair.partition("=")
         name = unquote_plus(name[:_NAME_CHARS_MAX])
-        for item in _COMMA.split(value) if name in _LISTS else (value,):
+        for item in _COMMA.split(value) if name in lists else (value,):
             query.setdefault(name, []).append(unquote_plus(item[:_VALUE_CHARS_MAX]))
             count += 1
             if count % _PARAMETERS_PER_STEP == 0:
@@ -82,31 +116,34 @@ def decode_query(text: str) -> Steps[Query]:
     return query
 
 
-def parse_request(request: Request) -> Steps[SubscribeRequest]:
-    """Read the parameters of a request, in steps. Raises InvalidParameter."""
+def parse_request(request: Request, *, now_us: int) -> Steps[SubscribeRequest]:
+    """Read the parameters of a request, in steps. `now_us` is what ages count from.
+
+    Raises InvalidParameter.
+    """
     query = yield from decode_query(request.query)
-    _refuse_mistakes(query)
-    wanted = yield from Filter.parse_steps(query.get("wantedCollections", []), query.get("wantedDids", []))
-    size_name = "maxSize" if "maxSize" in query else "maxMessageSizeBytes"
-    if "maxSize" in query and "maxMessageSizeBytes" in query:
-        raise InvalidParameter(
-            "maxSize", query["maxSize"][0], "is given beside maxMessageSizeBytes, its other name"
-        )
-    size = _number(query, size_name, "is not a number of bytes")
-    cursor = _number(query, "cursor", "is not a time in unix microseconds")
+    first = {name: values[0] for name, values in query.items()}
+    yield from _refuse_mistakes(first, _KNOWN)
+    wanted = yield from _filter(lambda name: query.get(name, []))
+    size = _number(query, _size_name(first), "is not a number of bytes")
+    cursor = _time(query, "cursor", now_us)
     return SubscribeRequest(
         SubscriberOptions(wanted, size or 0),
         cursor,
         _flag(query, "requireHello"),
         _wire(query, request.headers),
         _flag(query, "compress") or "zstd" in request.tokens("socket-encoding"),
+        _number(query, "zstdDictionary", "is not the ID of a dictionary, which is a number"),
+        until=read_until(query, cursor, now_us),
+        limit=read_limit(query),
+        heartbeat_s=read_heartbeat(query),
     )
 
 
-def parse_message(text: bytes) -> Steps[SubscriberOptions | None]:
+def parse_message(text: bytes) -> Steps[OptionsUpdate | None]:
     """Read a client's message, in steps: the new options, or None for an unknown type, which is ignored.
 
-    An update replaces all options; those that are absent are reset. Raises JSONDecodeError for what is not
+    An update replaces all options; those that are absent are reset, `heartbeat` to that of the URL. Raises JSONDecodeError for what is not
     JSON, and InvalidParameter for a bad update.
     """
     # Before parsing, which is one step: `orjson` cannot be interrupted.
@@ -121,14 +158,34 @@ def parse_message(text: bytes) -> Steps[SubscriberOptions | None]:
     if type(payload) is not dict:
         raise InvalidParameter("payload", _shown(payload), "is not an object of options")
     yield
-    collections, dids = _strings(payload, "wantedCollections"), _strings(payload, "wantedDids")
-    wanted = yield from Filter.parse_steps(collections, dids)
-    size = payload.get("maxMessageSizeBytes")
+    yield from _refuse_mistakes(payload, _OPTIONS)
+    wanted = yield from _filter(partial(_strings, payload))
+    size_name = _size_name(payload)
+    size = payload.get(size_name)
     if size is None:
         size = 0
     if type(size) is not int or size < 0:
-        raise InvalidParameter("maxMessageSizeBytes", _shown(size), "is not a number of bytes")
-    return SubscriberOptions(wanted, size)
+        raise InvalidParameter(size_name, _shown(size), "is not a number of bytes")
+    heartbeat_s = payload.get("heartbeat")
+    if heartbeat_s is not None and (type(heartbeat_s) is not int or heartbeat_s not in _HEARTBEAT_S):
+        raise InvalidParameter("heartbeat", _shown(heartbeat_s), _NO_HEARTBEAT)
+    return OptionsUpdate(SubscriberOptions(wanted, size), heartbeat_s)
+
+
+def _filter(values: Callable[[str], Sequence[str]]) -> Steps[Filter]:
+    """Parse a filter, in steps. `values` returns a list of the request by its name; empty when absent."""
+    return Filter.parse_steps(**{argument: values(name) for argument, name in _FILTER.items()})
+
+
+def _size_name(given: Mapping[str, object]) -> str:
+    """Return by which of its two names the limit of messages is given. Raises InvalidParameter for both."""
+    if "maxSize" not in given:
+        return "maxMessageSizeBytes"
+    if "maxMessageSizeBytes" in given:
+        raise InvalidParameter(
+            "maxSize", _shown(given["maxSize"]), "is given beside maxMessageSizeBytes, its other name"
+        )
+    return "maxSize"
 
 
 def _key(name: str) -> str:
@@ -137,23 +194,33 @@ def _key(name: str) -> str:
 
 
 # What names mean that are close to a parameter's, and names that other versions of Jetstream have for it.
-_MEANT: Final = {_key(k): k for k in _KNOWN} | {"collection": "wantedCollections", "did": "wantedDids"}
+_MEANT: Final = {_key(k): k for k in _KNOWN} | {
+    "collection": "wantedCollections",
+    "did": "wantedDids",
+    "excludedcollection": "excludeCollections",
+    "excludeddid": "excludeDids",
+}
 
 
-def _refuse_mistakes(query: Query) -> None:
-    """Refuse a name that would be ignored although a parameter was meant: the client would get all events."""
-    for name in query:
-        meant = _MEANT.get(_key(name))
-        if meant is not None and name not in _KNOWN:
+def _refuse_mistakes(given: Mapping[str, object], known: Collection[str]) -> Steps[None]:
+    """Refuse, in steps, a name that would be ignored although a known one was meant.
+
+    The client would get all events. Raises InvalidParameter.
+    """
+    for count, (name, value) in enumerate(given.items(), 1):
+        meant = _MEANT.get(_key(name[:_NAME_CHARS_MAX]))
+        if meant in known and name not in known:
             text = f"is given to an unknown parameter: did you mean {meant}?"
-            raise InvalidParameter(name, query[name][0], text)
+            raise InvalidParameter(name, _shown(value), text)
+        if count % _PARAMETERS_PER_STEP == 0:
+            yield
 
 
 def _wire(query: Query, headers: Mapping[str, str]) -> str | None:
     """Return the wire that a request selects: by name, or v1 by a name that came with it; else None."""
     wire = _once(query, "wire")
-    if wire and wire not in RENDERERS:
-        raise InvalidParameter("wire", wire, f"is not a wire: there are {' and '.join(RENDERERS)}")
+    if wire and wire not in WIRES:
+        raise InvalidParameter("wire", wire, f"is not a wire here: there are {' and '.join(WIRES)}")
     if not wire and ("socket-encoding" in headers or any(name in query for name in _V1)):
         return V1.name
     return wire or None
@@ -173,6 +240,40 @@ def _number(query: Query, name: str, problem: str) -> int | None:
     if value and not _NUMBER(value):
         raise InvalidParameter(name, value, problem)
     return int(value) if value else None
+
+
+def _time(query: Query, name: str, now_us: int) -> int | None:
+    """Return a parameter that is a time; None when it is absent or empty. Raises InvalidParameter."""
+    value = _once(query, name)
+    try:
+        return parse_time(value, now_us) if value else None
+    except ValueError as error:
+        raise InvalidParameter(name, value, str(error)) from error
+
+
+def read_until(query: Query, cursor: int | None, now_us: int) -> int | None:
+    """Return where the subscription ends, which is not before it starts. Raises InvalidParameter."""
+    until = _time(query, "until", now_us)
+    if until is not None and until < (now_us if cursor is None else cursor):
+        start = "the present, where it starts: give a cursor" if cursor is None else f"the cursor, {cursor}"
+        raise InvalidParameter("until", _once(query, "until"), f"is before {start}")
+    return until
+
+
+def read_limit(query: Query) -> int | None:
+    """Return how many events are sent. Raises InvalidParameter."""
+    limit = _number(query, "limit", problem := "is not a number of events from 1 on")
+    if limit == 0:
+        raise InvalidParameter("limit", _once(query, "limit"), problem)
+    return limit
+
+
+def read_heartbeat(query: Query) -> int | None:
+    """Return the seconds between heartbeats. Raises InvalidParameter."""
+    seconds = _number(query, "heartbeat", _NO_HEARTBEAT)
+    if seconds is not None and seconds not in _HEARTBEAT_S:
+        raise InvalidParameter("heartbeat", _once(query, "heartbeat"), _NO_HEARTBEAT)
+    return seconds
 
 
 def _flag(query: Query, name: str) -> bool:
@@ -197,7 +298,9 @@ def _strings(payload: dict[str, Any], name: str) -> list[str]:
 
 
 def _shown(value: object) -> str:
-    """Return a value as JSON, for an error message."""
+    """Return a value for an error message: text as it is, else JSON."""
+    if type(value) is str:
+        return value
     try:
         return orjson.dumps(value).decode()
     except TypeError:  # orjson reads deeper nesting than it can write

@@ -41,7 +41,10 @@ _PREFLIGHT: Final = {
 
 
 class Server:
-    """One address with its routes: `pages` are answered at once, `upgrades` may become WebSockets."""
+    """One address with its routes: `pages` are answered at once, `upgrades` may become WebSockets.
+
+    `trees` answer all requests below a path, of any method; their names end in a slash.
+    """
 
     def __init__(
         self,
@@ -49,11 +52,14 @@ class Server:
         pages: Mapping[str, Page],
         upgrades: Mapping[str, Handler] | None = None,
         limits: WebLimits = WebLimits(),
+        trees: Mapping[str, Handler] | None = None,
     ) -> None:
         # By path.
         self._pages = pages
         # By path.
         self._upgrades = upgrades or {}
+        # By the start of a path.
+        self._trees = trees or {}
         self._connections = Connections(self._answer, metrics, limits)
         # From `start` to `stop_accepting`.
         self._listener: Listener | None = None
@@ -67,8 +73,11 @@ class Server:
     def _answer(self, request: Request, connection: Connection) -> Steps[Response | None]:
         """Answer a request by its path. Returns None when its connection has become a WebSocket."""
         path = request.path.rstrip("/") or "/"
+        for start, tree in self._trees.items():
+            if path.startswith(start):
+                return (yield from tree(request, connection))
         if path not in self._pages and path not in self._upgrades:
-            there = ", ".join(sorted({*self._pages, *self._upgrades}))
+            there = ", ".join(sorted({*self._pages, *self._upgrades, *self._trees}))
             # A body, which another method may have, is not read: it must not be taken for the next request.
             closing = request.method not in ("GET", "HEAD", "OPTIONS")
             return Response.sentence(404, f"there is nothing here: there are {there}", closing=closing)

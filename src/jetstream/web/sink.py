@@ -30,7 +30,9 @@ from jetstream.steps import Steps
 from jetstream.web.pending import LingeringClose, Pending
 from jetstream.web.websocket import CLOSE, CONTINUATION, PING, PONG, Breach, Frame, FrameReader, pong_frame
 
-_OVERLOADED: Final = Close(1008, "flood", "flood: the server holds too much that clients have begun to send")
+_OVERLOADED: Final = Close(
+    1008, "flood", "flood: the server holds too much that clients have begun to send: connect again later"
+)
 
 
 class Inbound:
@@ -57,7 +59,8 @@ class SocketSink(asyncio.Protocol):
     """The transport of one WebSocket, as delivery's `Sink`.
 
     `on_message` is called with each message, and handles it in steps. `on_end` is called when the connection
-    has gone. Both are set by the owner before `start`, and removed by it in `on_end`.
+    has gone. `resume_at` returns the cursor that a close frame ends with, if there is one. All are set by the
+    owner before `start`, and removed by it in `on_end`.
     """
 
     def __init__(self, transport: asyncio.Transport, inbound: Inbound) -> None:
@@ -88,12 +91,14 @@ class SocketSink(asyncio.Protocol):
         self.full = False
         # Whether a job of this connection is in one of the workers; reading is paused.
         self.busy = False
-        # Bytes given to `write`, counted by its callers.
+        # Bytes of events, and of everything else: counted by who writes them.
         self.written = 0
+        self.controls = 0
         # The transport's own method: no call through Python on the hot path. A no-op after a close frame.
         self.write: Callable[[bytes], None] = transport.write
         self.on_message: Callable[[bytes], Steps[None]]
         self.on_end: Callable[[], None]
+        self.resume_at: Callable[[], int | None]
         self.lower_limit(False)
 
     # Out
@@ -145,7 +150,7 @@ class SocketSink(asyncio.Protocol):
         if self.closing:
             return
         self._close = close
-        self._write_control(WEBSOCKET.end(close.code, close.text))
+        self._write_control(WEBSOCKET.end(close.code, close.text, self.resume_at()))
         self.write = _discard
         self._abort_later()
 
@@ -165,14 +170,15 @@ class SocketSink(asyncio.Protocol):
             self._inbound.pending.start(self, self.held)
         else:
             timeout_s = self._inbound.limits.message_timeout_s
-            self.fail(Close(1008, "slow_message", f"a message was not whole within {timeout_s:g} s"))
+            text = f"a message was not whole within {timeout_s:g} s: send it faster"
+            self.fail(Close(1008, "slow_message", text))
 
     def _write_control(self, frame: bytes) -> None:
         """Write a control frame, unless the connection has gone."""
         with suppress(RuntimeError):  # uvloop raises it for a transport that was closed meanwhile
             if not self._transport.is_closing():
                 self._transport.write(frame)
-                self.written += len(frame)
+                self.controls += len(frame)
 
     def _abort_later(self) -> None:
         """Abort the connection after `close_timeout_s`, unless it has ended by then."""

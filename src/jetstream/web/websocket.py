@@ -44,9 +44,9 @@ _SHORT_BYTES: Final = 256  # up to here, exclusive-or of two integers is the fas
 # Of each byte of a masking key: what it makes of every byte, for `bytes.translate`.
 _TABLES: Final = [bytes(byte ^ mask for byte in range(256)) for mask in range(256)]
 
-NOT_WEBSOCKET: Final = Close(1002, "protocol", "not the WebSocket protocol")
-UNMASKED: Final = Close(1002, "protocol", "a frame of the client is not masked")
-TOO_BIG: Final = Close(1009, "message_too_big", f"a message is longer than {MESSAGE_BYTES_MAX} bytes")
+NOT_WEBSOCKET: Final = Close(1002, "protocol", "not the WebSocket protocol: use a WebSocket client")
+UNMASKED: Final = Close(1002, "protocol", "a frame of the client is not masked: mask every frame")
+TOO_BIG: Final = Close(1009, "message_too_big", f"a message is longer than {MESSAGE_BYTES_MAX} bytes: send less")
 
 
 class Breach(Exception):
@@ -162,7 +162,7 @@ class RateLimiter:
 
 
 def _flood(what: str) -> Breach:
-    return Breach(Close(1008, "flood", f"flood: more {what} than a client may send"))
+    return Breach(Close(1008, "flood", f"flood: more {what} than a client may send: send less"))
 
 
 class FrameReader:

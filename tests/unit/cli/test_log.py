@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from jetstream.cli import main
 from jetstream.cli.log import cat, check, parse_moment, repair, stats
 from jetstream.delivery.renderers.v1 import V1
 from jetstream.errors import InvalidParameter, LogError, SettingError
@@ -127,13 +128,30 @@ def test_damage_ends_check_with_1_and_repair_mends_it(
     [
         ("1700000000000001", 1_700_000_000_000_001),
         ("2023-11-14T22:13:20Z", START),
-        ("2023-11-14T22:13:20", START),
         ("2023-11-15T00:13:20.000007+02:00", START + 7),
-        ("2023-11-14", START - 80_000_000_000),
+        ("-10m", START - 600_000_000),
     ],
 )
 def test_moments(text: str, moment: int) -> None:
-    assert parse_moment("--since", text) == moment
+    assert parse_moment("--since", text, START) == moment
+
+
+@pytest.mark.parametrize(
+    ("flags", "count"),
+    [
+        (["--since", "-1h"], 0),
+        (["--since=-99999d"], 1000),
+        (["--until", "-1h"], 1000),
+        (["--until", "9" * 20], 1000),
+        (["--since", "2023-11-14T22:13:20.000100Z"], 900),
+        (["--since", "9" * 20], 0),
+    ],
+)
+def test_cat_takes_times_in_every_form(
+    flags: list[str], count: int, directory: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    main(["log", "cat", "--data-dir", str(directory), *flags])
+    assert len(written(capsysbinary)) == count
 
 
 def test_bad_parameters_are_named(directory: Path) -> None:

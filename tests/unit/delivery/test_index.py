@@ -6,11 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.builders import event
 from tests.unit.delivery.encodings import CLASSIC, V1
+from tests.unit.model.asking import EVENTS, GOOD, Asked
 
 from jetstream.delivery.index import _TUPLE_GROUPS_MAX, Groups
 from jetstream.delivery.subscriber import Encoding, Group, Sink, Subscriber, SubscriberOptions
 from jetstream.model.batch import Batch
-from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, Event
+from jetstream.model.event import IDENTITY, Event
 from jetstream.model.filter import DIDS_PER_STEP, Filter
 from jetstream.steps import Steps, finish
 
@@ -43,8 +44,9 @@ def slowly(members: list[Subscriber], batch: Batch, start: int, stop: int) -> di
 
 
 def is_empty(groups: Groups) -> bool:
-    indices = (groups._groups, groups._everything, groups._by_collection, *groups._by_did)
-    return not any(indices) and not groups._resolved
+    parts = (groups._everything, groups._by_collection, *groups._by_kind.values())
+    indices = (groups._groups, groups._excluding, *groups._by_did)
+    return not any(indices) and not any(part.groups or part.remembered for part in parts)
 
 
 def test_equal_subscribers_share_a_group_and_its_bytes() -> None:
@@ -111,39 +113,24 @@ def test_hostile_collections_do_not_fill_the_memory() -> None:
     batch = Batch.of([event(collection=f"com.example.c{number}") for number in range(100)], range(100))
 
     assert len(wanted(groups, batch, 0, 100)[reader]) == 100
-    assert len(groups._resolved) <= 10
+    assert len(groups._by_collection.remembered) <= 10
 
 
-POOL = st.builds(
-    lambda collections, dids, limit, encoding: (tuple(collections), tuple(dids), limit, encoding),
-    st.lists(st.sampled_from([POST, LIKE, "app.bsky.*", "com.*"]), max_size=2),
-    st.lists(st.sampled_from([ANN, BOB, "did:plc:eve"]), max_size=2),
-    st.sampled_from([0, 0, 120, 200]),
-    st.sampled_from([CLASSIC, V1]),
-)
-EVENTS = st.builds(
-    event,
-    st.sampled_from([CREATE, DELETE, IDENTITY, ACCOUNT]),
-    st.sampled_from([ANN, BOB, "did:plc:dan"]),
-    st.sampled_from([POST, LIKE, "com.example.a"]),
-    body=st.sampled_from([b"{}", b'{"a":"' + b"x" * 60 + b'"}']),
-)
+POOL = st.tuples(GOOD, st.sampled_from([0, 0, 120, 200]), st.sampled_from([CLASSIC, V1]))
 
 
 @given(st.lists(POOL, max_size=8), st.lists(EVENTS, min_size=1, max_size=12), st.data())
 @settings(max_examples=200)
 def test_the_index_gives_what_asking_everybody_gives(
-    pool: list[tuple[tuple[str, ...], tuple[str, ...], int, Encoding]],
-    events: list[Event],
-    data: st.DataObject,
+    pool: list[tuple[Asked, int, Encoding]], events: list[Event], data: st.DataObject
 ) -> None:
     groups = Groups(REMEMBERED, finish)
     batch = Batch.of(events, range(1, len(events) + 1))
     start = data.draw(st.integers(0, len(events) - 1))
     stop = data.draw(st.integers(start + 1, len(events)))
     members = [
-        subscriber(*collections, dids=dids, limit=limit, encoding=encoding)
-        for collections, dids, limit, encoding in pool
+        Subscriber(NOWHERE, encoding, SubscriberOptions(asked.parse(), limit), 0, 0.0)
+        for asked, limit, encoding in pool
     ]
     for member in members:
         groups.add(member)

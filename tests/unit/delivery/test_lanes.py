@@ -28,6 +28,17 @@ def test_lanes_are_as_many_as_there_are_subscribers_for_and_alike(count: int) ->
         assert max(sizes) - min(sizes) <= 1
 
 
+@given(st.lists(st.integers(0, 3), max_size=30))
+def test_the_next_position_is_that_of_the_lane_that_is_entered(moves: list[int]) -> None:
+    lanes, position = Lanes(1, finish, DeliveryLimits(lane_subscribers=1)), 1
+    for move in moves:
+        if move:
+            position += move
+            lanes.lowest.move(position)
+        next_position = lanes.next_position
+        assert lanes.enter().position == next_position
+
+
 def test_a_lane_ends_with_its_last_subscriber_but_one_is_always_there() -> None:
     lanes = Lanes(1, finish)
     entered = fill(lanes, 2 * LANE_SUBSCRIBERS)

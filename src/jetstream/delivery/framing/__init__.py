@@ -17,11 +17,19 @@ class Framing(Protocol):
     def keep_alive(self) -> bytes:
         """What is sent to a subscriber now and then, so that a dead connection is noticed."""
 
+    @property
+    def costly(self) -> bool:
+        """Whether a frame takes much longer to make than its message.
+
+        Costly frames are made only of events that a reader wants. Others are made of whole runs, which is
+        faster than to find out which are wanted.
+        """
+
     def frames(self, messages: list[bytes]) -> list[bytes]:
         """Return the bytes on the transport of each message.
 
         An empty message stands for an event that is not sent, and its frame is empty.
         """
 
-    def end(self, code: int, reason: str) -> bytes:
-        """Return what tells the client that the server ends the connection, and why."""
+    def end(self, code: int, reason: str, cursor: int | None = None) -> bytes:
+        """Return what tells the client that the server ends the connection, why, and where to resume."""

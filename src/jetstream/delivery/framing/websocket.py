@@ -32,6 +32,7 @@ class WebSocketFraming:
     """One message per event, text or binary; pings keep the connection alive."""
 
     keep_alive: Final = b"\x89\x00"  # a ping without payload
+    costly: bool = False
 
     def __init__(self, opcode: int = TEXT) -> None:
         self._opcode = opcode
@@ -46,9 +47,13 @@ class WebSocketFraming:
             (heads[n] if (n := len(message)) < known else head(n, opcode)) + message for message in messages
         ]
 
-    def end(self, code: int, reason: str) -> bytes:
-        """Return a close frame. A long reason is cut to 123 bytes, between two characters."""
-        text = reason.encode()[:_REASON_BYTES_MAX].decode(errors="ignore").encode()
+    def end(self, code: int, reason: str, cursor: int | None = None) -> bytes:
+        """Return a close frame, whose reason ends with `cursor`.
+
+        A long reason is cut before that, between two characters: there are 123 bytes.
+        """
+        tail = b"" if cursor is None else b"; cursor=%d" % cursor
+        text = reason.encode()[: _REASON_BYTES_MAX - len(tail)].decode(errors="ignore").encode() + tail
         return pack(">BBH", _CLOSE, 2 + len(text), code) + text
 
 

@@ -54,10 +54,11 @@ events = st.one_of(
     st.builds(lambda did: Event(ACCOUNT, did, b"", b"", b"", b"", b'{"active":true}'), dids),
 )
 filters = st.builds(
-    lambda names, prefixes, repos: Filter(frozenset(names), frozenset(prefixes), frozenset(repos)),
+    lambda names, prefixes, repos, kinds: Filter(*map(frozenset, (names, prefixes, repos, kinds))),
     st.lists(collections, max_size=2),
     st.lists(st.sampled_from([b"app.bsky.", b"com.nobody."]), max_size=1),
     st.lists(dids | st.just(b"did:plc:nobody"), max_size=2),
+    st.lists(st.sampled_from([CREATE, DELETE, ACCOUNT]), max_size=2),
 )
 
 

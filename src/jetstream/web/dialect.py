@@ -1,0 +1,142 @@
+"""Dialects: what differs between the endpoints to subscribe, whose connections are otherwise alike.
+
+A dialect reads a request, and a client's messages. It knows how its endpoint refuses a request and how the
+server says goodbye there. `subscribe` does the rest: the limit of subscribers, the upgrade, the client.
+
+    `/subscribe`, `/v1/subscribe`    `SubscribeDialect`, here
+    `/xrpc/…subscribeEvents`         `xrpc.EventsDialect`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final, NamedTuple, Protocol
+
+from orjson import JSONDecodeError
+
+from jetstream.clock import unix_us
+from jetstream.delivery.framing import Framing
+from jetstream.delivery.framing.websocket import WEBSOCKET
+from jetstream.delivery.renderers import RENDERERS
+from jetstream.delivery.subscriber import Bounds, Close, Encoding, SubscriberOptions
+from jetstream.errors import InvalidParameter
+from jetstream.limits import WebLimits
+from jetstream.steps import Steps
+from jetstream.web.http import Request, Response
+from jetstream.web.parameters import OptionsUpdate, SubscribeRequest, parse_message, parse_request
+from jetstream.web.websocket import Breach
+
+SHUTDOWN: Final = Close(1001, "shutdown", "the server is shutting down: connect again")
+
+
+class Subscription(NamedTuple):
+    """What a request asks for, checked: all that its connection needs to know."""
+
+    encoding: Encoding
+    options: SubscriberOptions  # until the first message that changes them
+    cursor: int | None = None  # the position to start at; None: live
+    require_hello: bool = False  # whether nothing is sent before the client's first message
+    bounds: Bounds | None = None  # where it ends by itself
+    heartbeat_s: int | None = None  # seconds without an event until there is a heartbeat; None: the wire's
+    greeting: bytes = b""  # frames that go before all events
+    fields: Mapping[str, str] = MappingProxyType({})  # more header fields of the response
+
+
+class Refused(Exception):
+    """A request cannot become a subscription. The client gets a response with one sentence, `text`.
+
+    `name` is what the lexicon of an XRPC method calls the error; empty where it has no name.
+    """
+
+    def __init__(self, status: int, name: str, text: str, fields: Mapping[str, str] | None = None) -> None:
+        self.status = status
+        self.name = name
+        self.text = text
+        # More header fields of the response.
+        self.fields = fields
+        super().__init__(text)
+
+
+def unavailable(text: str, limits: WebLimits) -> Refused:
+    """Return the refusal that asks a client to try again."""
+    return Refused(503, "ServiceUnavailable", text, {"Retry-After": str(limits.retry_after_s)})
+
+
+class Dialect(Protocol):
+    """How one endpoint is subscribed to."""
+
+    @property
+    def shutdown(self) -> Close:
+        """What connections are closed with when the server stops."""
+
+    def parse_request(self, request: Request) -> Steps[Subscription]:
+        """Read a request, in steps. Raises InvalidParameter or Refused."""
+
+    def refusal(self, refused: Refused) -> Response:
+        """Return the response to a request that is refused."""
+
+    def parse_message(self, message: bytes) -> Steps[OptionsUpdate | None]:
+        """Read a client's message, in steps: its new options, or None if it changes nothing.
+
+        Raises Breach.
+        """
+
+
+class SubscribeDialect:
+    """The dialect of `/subscribe` and `/v1/subscribe`. `wire` is the wire of requests that select none.
+
+    `compressed` returns the framing of compressed messages, for the ID of a dictionary and for whether the
+    request has `compress`; None while the dictionary is missing. It raises InvalidParameter.
+    """
+
+    shutdown: Final = SHUTDOWN
+
+    def __init__(
+        self,
+        wire: str,
+        compressed: Callable[[int | None, bool], Framing | None],
+        limits: WebLimits = WebLimits(),
+        now_us: Callable[[], int] = unix_us,
+    ) -> None:
+        self._wire = wire
+        self._compressed = compressed
+        self._limits = limits
+        self._now_us = now_us
+
+    def parse_request(self, request: Request) -> Steps[Subscription]:
+        """Read a request, in steps. Raises InvalidParameter or Refused."""
+        asked = yield from parse_request(request, now_us=self._now_us())
+        wire = asked.wire or self._wire
+        return Subscription(
+            Encoding(RENDERERS[wire], self._framing(asked)),
+            asked.options,
+            asked.cursor,
+            asked.require_hello,
+            bounds=asked.bounds,
+            heartbeat_s=asked.heartbeat_s,
+        )
+
+    def _framing(self, asked: SubscribeRequest) -> Framing:
+        """Return the framing that a request selects. Raises InvalidParameter or Refused."""
+        if not asked.compress and asked.dictionary_id is None:
+            return WEBSOCKET
+        framing = self._compressed(asked.dictionary_id, asked.compress)
+        if framing is None:
+            text = "compression is not available yet: try again later, or leave it out"
+            raise unavailable(text, self._limits)
+        return framing
+
+    def refusal(self, refused: Refused) -> Response:
+        """Return a response of one sentence."""
+        return Response.sentence(refused.status, refused.text, refused.fields)
+
+    def parse_message(self, message: bytes) -> Steps[OptionsUpdate | None]:
+        """Read a client's message, in steps. A bad one is told why its connection is closed. Raises Breach."""
+        try:
+            return (yield from parse_message(message))
+        except JSONDecodeError as error:
+            text = f"a message is not JSON: {error}: send an options_update"
+            raise Breach(Close(1007, "bad_json", text)) from error
+        except InvalidParameter as error:
+            raise Breach(Close(1008, "bad_options", str(error))) from error
