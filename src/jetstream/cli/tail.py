@@ -33,6 +33,7 @@ def tail(  # noqa: PLR0913 - each is a flag
     since: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     cursor: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
     limit: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    until: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     kind: Annotated[list[Kind] | None, Parameter(negative=())] = None,
     operation: Annotated[list[Operation] | None, Parameter(negative=())] = None,
     compress: Annotated[bool, Parameter(negative=())] = False,
@@ -56,6 +57,8 @@ def tail(  # noqa: PLR0913 - each is a flag
         Start at this time, in unix microseconds.
     limit
         Exit after this many events.
+    until
+        Exit before the first event at this time, or when the stream has reached it. Like --since.
     kind
         Only events of this kind. May be repeated.
     operation
@@ -71,6 +74,7 @@ def tail(  # noqa: PLR0913 - each is a flag
             kinds=kind or [],
             operations=operation or [],
             cursor=_start(since, cursor),
+            until=None if until is None else _time("--until", until),
             limit=limit,
             compress=compress,
         )
@@ -89,16 +93,21 @@ def tail(  # noqa: PLR0913 - each is a flag
 
 
 def _start(since: str | None, cursor: int | None, clock: Callable[[], int] = unix_us) -> int | None:
+    """Return where to start; None: live. Raises SettingError."""
     if since is None:
         return cursor
     if cursor is not None:
         raise SettingError("--since", since, f"cannot be given together with --cursor {cursor}")
+    return _time("--since", since, clock)
+
+
+def _time(flag: str, text: str, clock: Callable[[], int] = unix_us) -> int:
     # Here an age needs no sign.
-    text = f"-{since}" if since[:1].isdigit() and since[-1:] in tuple("smhdw") else since
+    signed = f"-{text}" if text[:1].isdigit() and text[-1:] in tuple("smhdw") else text
     try:
-        return parse_time(text, clock())
+        return parse_time(signed, clock())
     except ValueError as error:
-        raise SettingError("--since", since, str(error)) from error
+        raise SettingError(flag, text, str(error)) from error
 
 
 async def _print(events: Subscription, out: BinaryIO) -> None:

@@ -13,6 +13,7 @@ from yarl import URL
 from jetstream import urls
 from jetstream.errors import InvalidParameter
 from jetstream.model.filter import Filter
+from jetstream.model.timestamp import parse_time
 
 DEFAULT_URL: Final = "ws://localhost:6008/subscribe"
 PATH: Final = "/subscribe"
@@ -83,7 +84,6 @@ class Options:
             raise InvalidParameter(
                 "heartbeat", str(self.heartbeat), f"is not a number of seconds from 1 to {HEARTBEAT_MAX_S}"
             )
-        _check_time("until", self.until)
 
     @property
     def lists(self) -> Mapping[str, Sequence[str]]:
@@ -133,8 +133,6 @@ class Request:
         payload: dict[str, object] = {
             name: [*_items(target.query.getall(name, [])), *items] for name, items in options.filter.items()
         }
-        if options.heartbeat is not None:
-            payload["heartbeat"] = options.heartbeat
         wire = "classic"
         for name in _SIZES:
             size = target.query.get(name, "")
@@ -171,7 +169,6 @@ class Request:
 
 def start_of(requests: Sequence[Request], cursor: int | None) -> int | None:
     """Return where a subscription starts: at a cursor, or where the first URL with a cursor says."""
-    _check_time("cursor", cursor)
     starts = (cursor, *(request.cursor for request in requests))
     return next((start for start in starts if start is not None), None)
 
@@ -187,9 +184,16 @@ def _check_names(name: str, values: Collection[str], known: Sequence[str]) -> No
             raise InvalidParameter(name, value, f"is not one of {', '.join(known)}")
 
 
-def _check_time(name: str, time: int | None) -> None:
+def parse_position(name: str, time: int | str | None, now_us: int) -> int | None:
+    """Parse a time: unix microseconds, or a text for `parse_time`. Raises InvalidParameter."""
+    if isinstance(time, str):
+        try:
+            return parse_time(time, now_us)
+        except ValueError as error:
+            raise InvalidParameter(name, time, str(error)) from error
     if time is not None and time < 0:
         raise InvalidParameter(name, str(time), "is before 1970: give unix microseconds")
+    return time
 
 
 def _items(values: Sequence[str]) -> list[str]:

@@ -12,7 +12,16 @@ from typing import Final, Self
 from jetstream.client.limits import ClientLimits
 from jetstream.client.message import Mark, Message
 from jetstream.client.progress import Progress
-from jetstream.client.request import DEFAULT_URL, Kind, Operation, Options, Request, Wire, start_of
+from jetstream.client.request import (
+    DEFAULT_URL,
+    Kind,
+    Operation,
+    Options,
+    Request,
+    Wire,
+    parse_position,
+    start_of,
+)
 from jetstream.client.route import Route
 from jetstream.client.store import CursorStore
 from jetstream.client.stream import Stream, Timing
@@ -110,8 +119,8 @@ def subscribe(  # noqa: PLR0913 - all but the first are named, and have defaults
     kinds: Sequence[Kind] = (),
     operations: Sequence[Operation] = (),
     wire: Wire | None = None,
-    cursor: int | None = None,
-    until: int | None = None,
+    cursor: int | str | None = None,
+    until: int | str | None = None,
     limit: int | None = None,
     store: CursorStore | None = None,
     heartbeat: int | None = None,
@@ -133,9 +142,10 @@ def subscribe(  # noqa: PLR0913 - all but the first are named, and have defaults
     account events, and creates, updates and deletes. Empty means all. The last two need a server that has
     these parameters, as this one does.
 
-    Where to begin: at `cursor`, a time in unix microseconds; without it, only new events come. `store` keeps
-    the position, and takes precedence over `cursor` once it has one (`FileCursor`). Where to end: before the
-    time `until`, in unix microseconds, or after `limit` events; without them there is no end.
+    Where to begin: at the time `cursor`; without it, only new events come. `store` keeps the position, and
+    takes precedence over `cursor` once it has one (`FileCursor`). Where to end: before the time `until`, or
+    after `limit` events; without them there is no end. A time is a number of unix microseconds, or a text:
+    `2026-07-04T14:30:00Z`, or an age such as `-10m`.
 
     After a lost connection it reconnects, with exponential backoff and full jitter up to 30 s, or after the
     time in Retry-After if that is longer. It resumes at the last `time_us` + 1, so no event is lost or
@@ -164,18 +174,20 @@ def subscribe(  # noqa: PLR0913 - all but the first are named, and have defaults
     WebSocket, a 5xx, 408, 425 or 429, and NotJetstream if it sends a message that is not an event; with
     several servers, when all of them have.
     """
-    options = Options(collections, dids, kinds, operations, wire, heartbeat, until)
+    now = clock() if isinstance(cursor, str) or isinstance(until, str) else 0
+    first, end = parse_position("cursor", cursor, now), parse_position("until", until, now)
+    options = Options(collections, dids, kinds, operations, wire, heartbeat, end)
     requests = [Request.parse(each, options) for each in ([url] if isinstance(url, str) else url)]
     _check(requests, limit, rewind_s)
     stored = None if store is None else store.load()
-    start = start_of(requests, cursor) if stored is None else stored
+    start = start_of(requests, first) if stored is None else stored
     route = Route(len(requests), start, round(rewind_s * 1_000_000), elsewhere=stored is not None)
     stream = Stream(
         requests,
         route,
         compress=compress,
         heartbeat_s=heartbeat,
-        until=until,
+        until=end,
         limit=limit,
         limits=limits,
         timing=Timing(sleep, backoff, clock),

@@ -48,7 +48,7 @@ def test_what_is_no_dictionary_is_an_error(data: bytes, problem: str) -> None:
 def test_a_message_of_another_dictionary_or_none_is_an_error(data: bytes) -> None:
     decompress = Dictionary.parse(data, 1000).decompress
     other = zstandard.train_dictionary(2048, SAMPLES[1000:], dict_id=7).as_bytes()
-    for message in (b"", b"{}", SAMPLES[0], compressor(other).compress(SAMPLES[0])):
+    for message in (b"", b"{}", bytes(SAMPLES[0]), compressor(other).compress(SAMPLES[0])):
         with pytest.raises(ValueError, match="a message cannot be decompressed"):
             decompress(message)
 

@@ -17,6 +17,7 @@ OURS = {
     "jetstream.model.event",
     "jetstream.model.filter",
     "jetstream.model.syntax",
+    "jetstream.model.timestamp",
     "jetstream.retry",
     "jetstream.steps",
     "jetstream.urls",

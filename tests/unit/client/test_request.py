@@ -6,7 +6,16 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from jetstream.client.request import DEFAULT_URL, URL_CHARS_MAX, Options, Request, parse_url, shown, start_of
+from jetstream.client.request import (
+    DEFAULT_URL,
+    URL_CHARS_MAX,
+    Options,
+    Request,
+    parse_position,
+    parse_url,
+    shown,
+    start_of,
+)
 from jetstream.errors import InvalidParameter
 
 ALICE = "did:plc:alicealicealicealicealic"
@@ -192,7 +201,6 @@ def test_kinds_operations_and_heartbeats_are_sent_with_a_long_filter() -> None:
         "wantedDids": dids,
         "kinds": ["identity", "commit"],
         "operations": ["create"],
-        "heartbeat": 5,
     }
     assert str(asked.url) == "ws://localhost/subscribe?heartbeat=5&requireHello=true&wire=classic"
 
@@ -224,7 +232,6 @@ def test_the_dictionary_is_beside_the_subscription(url: str, dictionary: str) ->
         ({"wire": "v3"}, "wire: 'v3' is not one of classic, v1"),
         ({"heartbeat": 0}, "heartbeat: '0' is not a number of seconds from 1 to 300"),
         ({"heartbeat": 301}, "heartbeat: '301' is not"),
-        ({"until": -1}, "until: '-1' is before 1970"),
     ],
 )
 def test_an_invalid_option_is_named(options: dict[str, Any], problem: str) -> None:
@@ -233,9 +240,21 @@ def test_an_invalid_option_is_named(options: dict[str, Any], problem: str) -> No
     assert str(raised.value).startswith(problem)
 
 
-def test_a_cursor_before_1970_is_invalid() -> None:
-    with pytest.raises(InvalidParameter, match="cursor: '-1' is before 1970"):
-        start_of([request("localhost")], -1)
+@pytest.mark.parametrize(
+    ("time", "position"),
+    [(None, None), (0, 0), (7, 7), ("7", 7), ("-2s", 8_000_000), ("1970-01-01T00:00:01Z", 1_000_000)],
+)
+def test_a_time_is_a_number_or_a_text(time: int | str | None, position: int | None) -> None:
+    assert parse_position("cursor", time, 10_000_000) == position
+
+
+@pytest.mark.parametrize(
+    ("time", "problem"), [(-1, "until: '-1' is before 1970"), ("soon", "until: 'soon' is not a time")]
+)
+def test_what_is_no_time_is_named(time: int | str, problem: str) -> None:
+    with pytest.raises(InvalidParameter) as raised:
+        parse_position("until", time, 0)
+    assert str(raised.value).startswith(problem)
 
 
 def test_a_shown_url_has_neither_password_nor_filter() -> None:
