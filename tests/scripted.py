@@ -52,7 +52,7 @@ class Jetstream:
         self.closed: list[int | None] = []
         # What is at `/zstd-dictionary`: a dictionary, or another response.
         self.dictionary: bytes | Response | None = None
-        self.dictionary_requests = 0
+        self.dictionary_requests: list[str] = []  # the query of each
         # Of each handshake.
         self.headers = Headers()
         self.port = 0
@@ -85,8 +85,8 @@ class Jetstream:
             await self._server.wait_closed()
 
     def _check(self, _connection: ServerConnection, request: Request) -> Response | None:
-        if request.path == "/zstd-dictionary":
-            self.dictionary_requests += 1
+        if request.path.startswith("/zstd-dictionary"):
+            self.dictionary_requests.append(request.path.removeprefix("/zstd-dictionary"))
             return self._dictionary()
         self.queries.append(parse_qs(urlsplit(request.path).query))
         if self.script and isinstance(self.script[0], Response):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 import zstandard
+from tests.builders import DID as ALICE
+from tests.builders import LIKE, Op, account, commit, create, delete, identity
+from tests.relay import Relay, numbered
 from tests.scripted import (
     EVENTS,
     Act,
@@ -21,13 +25,17 @@ from tests.scripted import (
     send_just,
     take,
 )
-from tests.serving import until
+from tests.serving import Start, published, until
 from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
 from websockets.http11 import Response
 
-from jetstream.client import ClientLimits, NotJetstream, Refused, subscribe
+from jetstream.app import Service
+from jetstream.client import ClientLimits, Message, NotJetstream, Refused, subscribe
+from jetstream.clock import unix_us
 from jetstream.errors import InvalidParameter
+
+POST = "app.bsky.feed.post"
 
 
 def heartbeat(time_us: int, *, live: bool, wire: str = "v1") -> str:
@@ -142,7 +150,9 @@ def dictionary(number: int) -> bytes:
 
 
 def refuse(number: int) -> Response:
-    return refusal(400, f"zstdDictionary: '{number}' is not the ID of a dictionary: the current one is 9")
+    return refusal(
+        400, f"zstdDictionary: '{number}' is not a dictionary here: the current one is 9, at /zstd-dictionary"
+    )
 
 
 class TestCompression:
@@ -156,7 +166,7 @@ class TestCompression:
         jetstream.script.extend([cut_after(3), close_after(4)])
         events = await take(subscribe(jetstream.url, cursor=0, compress=True, sleep=sleeps), 10)
         assert raws(events) == EVENTS[:10]
-        assert jetstream.dictionary_requests == 1
+        assert jetstream.dictionary_requests == [""]
         assert [query["zstdDictionary"] for query in jetstream.queries] == [["7"]] * 3
 
     async def test_plain_messages_among_them_are_read(self, jetstream: Jetstream) -> None:
@@ -180,20 +190,20 @@ class TestCompression:
         jetstream.script.append(change)
         events = await take(subscribe(jetstream.url, cursor=0, compress=True, sleep=sleeps), 4)
         assert raws(events) == EVENTS[:4]
-        assert jetstream.dictionary_requests == 2
+        assert jetstream.dictionary_requests == ["", "?id=9"]
         assert [query["zstdDictionary"] for query in jetstream.queries] == [["7"], ["7"], ["9"]]
 
     async def test_a_server_that_refuses_its_own_dictionary_is_an_error(self, jetstream: Jetstream) -> None:
         jetstream.script.extend([refuse(7)] * 2)
         with pytest.raises(Refused, match="the current one is 9"):
             await take(subscribe(jetstream.url, compress=True), 1)
-        assert (len(jetstream.queries), jetstream.dictionary_requests) == (1, 2)
+        assert (len(jetstream.queries), jetstream.dictionary_requests) == (1, ["", "?id=9"])
 
     async def test_another_refusal_is_not_about_the_dictionary(self, jetstream: Jetstream) -> None:
         jetstream.script.append(refusal(400, "wantedDids: 'x' is not a DID"))
         with pytest.raises(Refused, match="is not a DID"):
             await take(subscribe(jetstream.url, compress=True), 1)
-        assert jetstream.dictionary_requests == 1
+        assert jetstream.dictionary_requests == [""]
 
     @pytest.mark.parametrize(
         ("answer", "reason"),
@@ -215,7 +225,7 @@ class TestCompression:
         jetstream.script.append(cut_after(1))
         events = await take(subscribe(jetstream.url, cursor=0, compress=True, sleep=sleeps), 2)
         assert raws(events) == EVENTS[:2]
-        assert jetstream.dictionary_requests == 1
+        assert jetstream.dictionary_requests == [""]
         [said] = [line for line in caplog.messages if "without compression" in line]
         assert f"{jetstream.url.replace('ws', 'http').replace('/subscribe', '/zstd-dictionary')}" in said
         assert reason in said
@@ -271,3 +281,85 @@ async def test_leaving_the_block_closes_the_connection_at_once(act: Act, jetstre
         await anext(events)
     await until(lambda: jetstream.closed)
     assert jetstream.closed[0] in {1000, 1006}
+
+
+class TestOverThisServer:
+    """Everything that the client can ask for, of a server that has it."""
+
+    @pytest.fixture
+    async def service(self, relay: Relay, start: Start) -> Service:
+        """Serve seven events: an identity, two posts, a like, a delete, an update, an account."""
+        relay.publish(
+            numbered(
+                [
+                    identity(1),
+                    commit(2, [create(f"{POST}/one", {"text": "eins"}), create(f"{LIKE}/two", {})]),
+                    commit(3, [create(f"{POST}/three", {"text": "drei"}), delete(f"{POST}/four")]),
+                    commit(4, [Op("update", f"{POST}/one", {"text": "uno"})]),
+                    account(5, active=False, status="deactivated"),
+                ]
+            )
+        )
+        service = await start(upstream_cursor=0)
+        await published(service, 5)
+        return service
+
+    async def all_of(self, service: Service, **options: Any) -> list[Message]:
+        until_now = options.pop("until", unix_us() - 1)
+        async with asyncio.timeout(20):
+            return [
+                event
+                async for event in subscribe(
+                    f"127.0.0.1:{service.port}", cursor=0, until=until_now, **options
+                )
+            ]
+
+    @pytest.mark.parametrize("wire", [None, "classic", "v1"])
+    async def test_compressed_events_are_the_same(self, wire: Any, service: Service) -> None:
+        plain = await self.all_of(service, wire=wire)
+        compressed = await self.all_of(service, wire=wire, compress=True)
+        assert raws(compressed) == raws(plain)
+        assert len(plain) == 7
+
+    async def test_kinds_and_operations_are_selected(self, service: Service) -> None:
+        events = await self.all_of(service, kinds=["commit", "account"], operations=["update"], wire="v1")
+        assert [event["kind"] for event in events] == ["commit", "account"]
+        posts = await self.all_of(service, kinds=["commit"], operations=["create"], collections=[POST])
+        assert [event["commit"]["rkey"] for event in posts] == ["one", "three"]
+
+    async def test_a_long_filter_has_kinds_too(self, service: Service) -> None:
+        dids = [ALICE, *(f"did:plc:{n:024}" for n in range(1000))]
+        events = await self.all_of(service, kinds=["identity"], dids=dids, compress=True, heartbeat=5)
+        assert [event["type"] for event in events] == ["id"]
+
+    async def test_an_end_in_the_future_is_waited_for(self, service: Service) -> None:
+        events = await self.all_of(service, until=unix_us() + 300_000, heartbeat=1)
+        assert len(events) == 7
+
+    async def test_times_are_texts_too(self, service: Service) -> None:
+        events = await self.all_of(service, until="2100-01-01T00:00:00Z", limit=3)
+        assert len(events) == 3
+
+    async def test_a_narrow_filter_is_told_its_position_and_when_it_is_live(
+        self, service: Service, relay: Relay
+    ) -> None:
+        url = f"127.0.0.1:{service.port}"
+        async with subscribe(url, dids=["did:web:nobody"], cursor=0, heartbeat=1, compress=True) as events:
+            reading = asyncio.create_task(take(events, 1))
+            await until(lambda: events.live)
+            before = service.log.tip
+            assert events.position == before + 1
+            relay.publish(numbered([identity(6)]))
+            await published(service, 6)
+            await until(lambda: (events.position or 0) > before + 1)
+            assert events.position == service.log.tip + 1
+            reading.cancel()
+            await asyncio.wait([reading])
+
+    async def test_a_live_stream_begins_where_the_server_says(self, service: Service) -> None:
+        async with subscribe(f"127.0.0.1:{service.port}", clock=lambda: 1) as events:
+            reading = asyncio.create_task(take(events, 1))
+            await until(lambda: events.position)
+            assert events.position == service.log.tip + 1
+            reading.cancel()
+            await asyncio.wait([reading])

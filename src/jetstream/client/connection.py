@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import socket
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
@@ -29,6 +30,8 @@ from jetstream.retry import parse_retry_after
 REFUSAL_CHARS_MAX: Final = 500  # of a refusal's body, that are shown
 # 4xx statuses after which the request is repeated: Request Timeout, Too Early, Too Many Requests.
 _TRANSIENT: Final = frozenset({408, 425, 429})
+
+_ID: Final = re.compile(r"\b[0-9]{1,10}\b", re.ASCII).findall
 
 Sleep = Callable[[float], Awaitable[None]]
 Socket = aiohttp.ClientWebSocketResponse[Literal[False]]
@@ -107,7 +110,7 @@ class Server:
             if old is None or refused.status != 400 or "zstdDictionary" not in refused.message:
                 raise
             self._dictionary = None
-            await self._fetch()
+            await self._fetch(_other_id(refused.message, old.id))
             if self._dictionary is not None and self._dictionary.id == old.id:
                 raise
         return await self._upgrade(cursor, limit)
@@ -134,9 +137,11 @@ class Server:
             raise Refused(shown(response.url), response.status, message)
         raise _temporary(response, message)
 
-    async def _fetch(self) -> None:
-        """Fetch the dictionary. A server that has none is read without compression."""
+    async def _fetch(self, wanted: int | None = None) -> None:
+        """Fetch the dictionary, or the one with an ID. A server that has none is read without compression."""
         url = self.request.dictionary_url
+        if wanted is not None:  # else a cache might return the old one
+            url = url.with_query(id=str(wanted))
         async with self._session.get(url, raise_for_status=False) as response:
             if response.status != 200:
                 if not _is_permanent(response.status):
@@ -270,6 +275,11 @@ class Connection:
     async def _close(self, problem: str) -> None:
         self._problem = problem
         await self._socket.close()
+
+
+def _other_id(refusal: str, dictionary_id: int) -> int | None:
+    """Return the ID of a dictionary that a refusal names beside the one that was asked for."""
+    return next((named for named in map(int, _ID(refusal)) if named != dictionary_id), None)
 
 
 def _is_permanent(status: int) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final, Literal, cast, get_args
 
 import orjson
 from yarl import URL
@@ -20,7 +21,14 @@ PATH: Final = "/subscribe"
 # What common proxies accept as a request line (nginx: 8 KiB). A longer filter is sent as a message.
 URL_CHARS_MAX: Final = 8000
 _SCHEMES: Final = {"ws": "ws", "http": "ws", "wss": "wss", "https": "wss"}
-_SIZES: Final = ("maxMessageSizeBytes", "maxSize")  # two names of one parameter
+_SIZES: Final = frozenset({"maxMessageSizeBytes", "maxSize"})  # two names of one parameter
+# Parameters that are lists of strings in a message.
+_LISTS: Final = frozenset(
+    {
+        *("wantedCollections", "wantedDids", "kinds", "operations", "excludeCollections", "excludeDids"),
+        *("lang", "mentions", "replyTo", "subject", "text"),
+    }
+)
 # Parameters that this client must know of, so that it can do its part.
 _UNSUPPORTED: Final = {
     "compress": "give compress=True instead: this client has no public dictionary",
@@ -43,14 +51,15 @@ def parse_url(text: str) -> URL:
     `http` and `https` mean `ws` and `wss`; without a path it is `/subscribe`. Without a scheme, it is `ws`
     for a local host, an IP address, or a port other than 443, else `wss`. Raises InvalidParameter.
     """
+    has_scheme = "://" in text.partition("?")[0]  # a value in the query may have one too
     try:
-        url = URL(text if "://" in text else f"ws://{text}")
+        url = URL(text if has_scheme else f"ws://{text}")
         port = url.explicit_port
     except ValueError as error:
         raise InvalidParameter("url", text, f"is not a URL: {error}") from error
     if url.scheme not in _SCHEMES or not url.host or any(map(str.isspace, text)):
         raise InvalidParameter("url", text, "is not a host or URL such as ws://localhost:6008/subscribe")
-    if "://" not in text and port in {None, 443} and not _is_local(url.host):
+    if not has_scheme and port in {None, 443} and not _is_local(url.host):
         url = url.with_scheme("wss")
     for name, problem in _UNSUPPORTED.items():
         if name in url.query:
@@ -130,18 +139,14 @@ class Request:
         if len(str(full)) <= URL_CHARS_MAX:
             return cls(full, "", start)
         # The server resets the options that an update lacks. So those in the URL are moved into it.
-        payload: dict[str, object] = {
-            name: [*_items(target.query.getall(name, [])), *items] for name, items in options.filter.items()
-        }
-        wire = "classic"
-        for name in _SIZES:
-            size = target.query.get(name, "")
-            if size.isascii() and size.isdigit():
-                payload["maxMessageSizeBytes"] = int(size)
-                target = target.without_query_params(name)
-                wire = "v1"  # which the name selects, for it came with v1
+        payload: dict[str, object] = dict(_moved(target))
+        for name, items in options.filter.items():
+            payload[name] = [*cast("list[str]", payload.get(name, [])), *items]
         hello = orjson.dumps({"type": "options_update", "payload": payload}).decode()
-        target = target.without_query_params(*options.filter).update_query(requireHello="true")
+        # The size selects v1, since its name came with v1.
+        wire = "v1" if payload.keys() & _SIZES else "classic"
+        moved = {*payload, *(_SIZES if payload.keys() & _SIZES else ())}
+        target = target.without_query_params(*moved).update_query(requireHello="true")
         path = target.path.rstrip("/")
         if path.endswith(PATH) and not path.endswith("/v1" + PATH) and not target.query.get("wire"):
             # Else `requireHello` would select v1 there, and a long filter would change the spelling.
@@ -196,9 +201,22 @@ def parse_position(name: str, time: int | str | None, now_us: int) -> int | None
     return time
 
 
-def _items(values: Sequence[str]) -> list[str]:
-    """Return the items of a list parameter: a value may have several, separated by commas."""
-    return [item for value in values for item in value.split(",")]
+def _moved(url: URL) -> Iterator[tuple[str, object]]:
+    """Return the options of a URL as they are in a message, without those that a server will refuse."""
+    for name in dict.fromkeys(url.query):
+        values = url.query.getall(name)
+        first = values[0]
+        if name == "text":
+            yield name, values
+        elif name in _LISTS:
+            yield name, [item for value in values for item in value.split(",")]
+        elif name in _SIZES and first.isascii() and first.isdigit():
+            yield "maxMessageSizeBytes", int(first)
+        elif name == "hasMedia" and first in {"", "true"}:
+            yield name, True
+        elif name == "sample":
+            with suppress(ValueError):
+                yield name, float(first)
 
 
 def _cursor(url: str, values: list[str]) -> int | None:

@@ -191,6 +191,31 @@ def test_what_is_asked_for_beside_the_filter_is_in_the_query() -> None:
     )
 
 
+def test_content_filters_in_the_url_are_sent_with_a_long_filter() -> None:
+    dids = ["did:web:" + "x" * 1000] * 10
+    query = (
+        "lang=en,de&lang=pt&text=a,b&hasMedia&sample=2.5&subject=at://x&excludeDids=did:web:y&heartbeats=1"
+    )
+    asked = request(f"localhost?{query}", dids=dids)
+    assert json.loads(asked.hello)["payload"] == {
+        "lang": ["en", "de", "pt"],
+        "text": ["a,b"],
+        "hasMedia": True,
+        "sample": 2.5,
+        "subject": ["at://x"],
+        "excludeDids": ["did:web:y"],
+        "wantedCollections": [],
+        "wantedDids": dids,
+    }
+    assert str(asked.url) == "ws://localhost/subscribe?heartbeats=1&requireHello=true&wire=classic"
+
+
+@pytest.mark.parametrize("odd", ["sample=much", "hasMedia=some"])
+def test_an_invalid_content_filter_is_left_to_the_server_to_refuse(odd: str) -> None:
+    asked = request(f"localhost?{odd}", dids=["did:web:" + "x" * 1000] * 10)
+    assert odd in str(asked.url)
+
+
 def test_kinds_operations_and_heartbeats_are_sent_with_a_long_filter() -> None:
     dids = ["did:web:" + "x" * 1000] * 10
     asked = request(
