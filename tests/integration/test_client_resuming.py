@@ -52,6 +52,16 @@ async def main(url, store, work):
 
 asyncio.run(main(*sys.argv[1:]))
 """
+SYNC_CONSUMER = """
+import os, sys, time
+from jetstream.client import ClientLimits, FileCursor, subscribe_sync
+
+url, store, work = sys.argv[1:]
+done = os.open(work, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+for event in subscribe_sync(url, cursor=0, store=FileCursor(store), limits=ClientLimits(save_every_s=0.02)):
+    os.write(done, b"%d\\n" % event.time_us)
+    time.sleep(0.002)
+"""
 
 
 def works_until(work: Path, goal: int) -> bool:
@@ -77,12 +87,15 @@ ALWAYS = ClientLimits(save_every_s=0.0)
 
 
 class TestStore:
-    async def test_after_kills_no_event_is_missed(self, jetstream: Jetstream, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("consumer", [CONSUMER, SYNC_CONSUMER], ids=["async", "sync"])
+    async def test_after_kills_no_event_is_missed(
+        self, consumer: str, jetstream: Jetstream, tmp_path: Path
+    ) -> None:
         jetstream.events = [f'{{"did":"{ALICE}","time_us":{n * 10}}}' for n in range(1, 201)]
         store, work = tmp_path / "x.cursor", tmp_path / "work"
         work.touch()
         for goal in (2, 30, 60, 90, 120, 200):
-            async with program(sys.executable, "-c", CONSUMER, jetstream.url, store, work):
+            async with program(sys.executable, "-c", consumer, jetstream.url, store, work):
                 await until(partial(works_until, work, goal))
                 # At the end of this block it is killed, while it reads, works and saves.
             done = [int(line) for line in work.read_text().splitlines()]
@@ -217,8 +230,12 @@ class TestServers:
     ) -> None:
         urls = [jetstream.url, another.url]
         jetstream.events = commits(0)
-        await take(subscribe(urls, store=MemoryStore(1_010_000_000), rewind_s=7), 1)
+        store = MemoryStore(1_010_000_000)
+        await take(subscribe(urls, store=store, rewind_s=7, limits=ALWAYS), 5)
         assert jetstream.cursors == [1_003_000_000]
+        assert store.saved == []  # a crash now would begin there again, and not another rewind earlier
+        await take(subscribe(urls, store=store, rewind_s=7, limits=ALWAYS), 10)
+        assert store.saved == [1_010_000_001, 1_011_000_001]
 
     async def test_the_position_is_that_of_the_server_that_is_read(
         self, jetstream: Jetstream, another: Jetstream, sleeps: Sleeps

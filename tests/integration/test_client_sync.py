@@ -196,18 +196,6 @@ async def test_a_script_that_ends_closes_its_connection(jetstream: Jetstream) ->
     assert jetstream.closed == [1000]
 
 
-async def test_after_kills_no_event_is_missed(jetstream: Jetstream, tmp_path: Path) -> None:
-    store = tmp_path / "x.cursor"
-    for goal in (3, 8, 30):
-        async with program(sys.executable, "-c", SCRIPT, jetstream.url, store) as script:
-            lines = await script.lines(goal)
-        expected = range(10, 310, 10)
-        first = expected.index(int(lines[0]))
-        assert [int(line) for line in lines] == list(expected[first : first + goal])
-        if first + goal == 30:
-            break
-
-
 def test_arguments_are_checked_at_once_and_nothing_is_started(tmp_path: Path) -> None:
     with pytest.raises(InvalidParameter):
         subscribe_sync("ftp://x")

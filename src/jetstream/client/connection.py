@@ -88,16 +88,16 @@ class Server:
         """Connect, and close the connection at the end. Raises Refused, and what is in `LOST`."""
         async with asyncio.timeout(self.limits.connect_timeout_s):
             socket = await self._open(cursor, limit)
-        async with socket:
+        connection = Connection(socket, self, self._dictionary)
+        watching = [asyncio.create_task(watch) for watch in connection.watches]
+        try:
             if self.request.hello:
                 await socket.send_str(self.request.hello)
-            connection = Connection(socket, self, self._dictionary)
-            watching = [asyncio.create_task(watch) for watch in connection.watches]
-            try:
-                yield connection
-            finally:
-                for task in watching:
-                    task.cancel()
+            yield connection
+        finally:
+            for task in watching:
+                task.cancel()
+            await connection.close()
 
     async def _open(self, cursor: int | None, limit: int | None) -> Socket:
         """Connect. The server may have another dictionary than before: then it is fetched again, once."""
@@ -254,7 +254,8 @@ class Connection:
                 if await self._silent_for(self._limits.ping_after_s):
                     await self._socket.ping()
                     if await self._silent_for(self._limits.pong_timeout_s):
-                        return await self._close("no answer to a ping")
+                        self._problem = "no answer to a ping"
+                        return await self.close()
 
     async def watch_heartbeats(self, interval_s: float) -> None:
         """Close the connection when neither events nor heartbeats come, though the server has heartbeats."""
@@ -264,7 +265,8 @@ class Connection:
             await self._sleep(interval_s)
             silent = self._waiting and self._messages == messages and self._server.beats
             missed = missed + 1 if silent else 0
-        await self._close(f"no heartbeat for {missed} intervals of {interval_s:g} s")
+        self._problem = f"no heartbeat for {missed} intervals of {interval_s:g} s"
+        await self.close()
 
     async def _silent_for(self, seconds: float) -> bool:
         """Wait. Return whether nothing was received, although `receive` waits for it."""
@@ -272,9 +274,14 @@ class Connection:
         await self._sleep(seconds)
         return self._waiting and self._frames == frames
 
-    async def _close(self, problem: str) -> None:
-        self._problem = problem
-        await self._socket.close()
+    async def close(self) -> None:
+        """Close the connection, whether or not the server answers.
+
+        (aiohttp alone waits for that as long as messages come.)
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.close_timeout_s):
+                await self._socket.close()
 
 
 def _other_id(refusal: str, dictionary_id: int) -> int | None:

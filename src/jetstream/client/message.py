@@ -56,7 +56,7 @@ class Message(dict[str, Any]):
 class Mark:
     """How far the server is, where no event says so."""
 
-    cursor: int  # everything below it has been sent, or is not wanted
+    cursor: int | None  # everything below it has been sent, or is not wanted; None: no news of that
     live: bool  # whether playback has caught up with the stream
 
 

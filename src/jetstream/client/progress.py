@@ -21,6 +21,8 @@ class Progress:
         store: CursorStore | None = None,
         position: int | None = None,
         *,
+        stored: int | None = None,
+        rewind_us: int = 0,
         save_every_s: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -33,8 +35,10 @@ class Progress:
         self._current: Message | None = None
         self.save_every_s = save_every_s
         self._store = store
-        # What the store has; None: what it had before.
-        self._saved: int | None = None
+        # What the store has.
+        self._saved = stored
+        # How far below the position in the store the next process will begin.
+        self._rewind_us = rewind_us
         # In monotonic seconds.
         self._clock = clock
         # The earliest time of the next save.
@@ -49,7 +53,8 @@ class Progress:
         """Take what the server has sent. Return it if it is an event: then the reader has it."""
         if isinstance(item, Mark):
             self.live = item.live
-            self.position = item.cursor
+            if item.cursor is not None:
+                self.position = item.cursor
             return None
         self._current = item
         return item
@@ -68,7 +73,7 @@ class Progress:
 
     def save(self) -> None:
         """Save the position unless that has been done. Raises what the store raises."""
-        if self._store is None or self.position is None or self.position == self._saved:
+        if self._store is None or self.position is None or self._is_saved(self.position):
             return
         self._store.save(self.position)
         self._saved = self.position
@@ -77,6 +82,14 @@ class Progress:
     @property
     def unsaved_s(self) -> float | None:
         """In how many seconds the position must be saved; None: it is."""
-        if self._store is None or self.position is None or self.position == self._saved:
+        if self._store is None or self.position is None or self._is_saved(self.position):
             return None
         return max(0.0, self._save_at - self._clock())
+
+    def _is_saved(self, position: int) -> bool:
+        """Tell whether another process would begin no later than at a position.
+
+        One that is only a rewind lower, as after a change of server, is not saved: else each restart would
+        begin a rewind earlier than the one before it.
+        """
+        return self._saved is not None and self._saved - self._rewind_us <= position <= self._saved

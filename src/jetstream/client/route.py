@@ -92,16 +92,17 @@ class Route:
         self.heard = False
         return self.cursor
 
-    def begin(self, live: int) -> int:
-        """Note that the server is connected to, at `live` if there is no cursor. Return where it begins."""
-        if self.cursor is None:
-            self._cursors[self.server] = live
-            return live
-        return self.cursor
+    def begin(self, live: int) -> int | None:
+        """Note that the server is connected to. Return where it begins if it had no cursor: at `live`."""
+        if self.cursor is not None:
+            return None
+        self._cursors[self.server] = live
+        return live
 
     def received(self, item: Message | Mark) -> bool:
         """Move on to what the server has sent. Return whether it is new."""
         position = item.cursor if isinstance(item, Mark) else item.time_us + 1
+        assert position is not None  # a heartbeat says it
         if not self.heard:
             self._arrive(position)
         self._cursors[self.server] = position

@@ -74,7 +74,7 @@ class Stream:
             while True:
                 began, server = self._timing.clock(), servers[self._route.server]
                 try:
-                    async with server.connected(self._route.start(), self._left) as connection:
+                    async with server.connected(self._route.start(), self._limit) as connection:
                         yield self._connected(began if server.begins is None else server.begins)
                         while True:
                             item = await connection.receive()
@@ -95,6 +95,11 @@ class Stream:
                     delay = self._lose(reason_of(error, self._limits), getattr(error, "retry_after", 0.0))
                 await self._timing.sleep(delay)
 
+    @property
+    def _limit(self) -> int | None:
+        """How many events to ask a server for. One of several may repeat some, which do not count here."""
+        return self._left if len(self._requests) == 1 else None
+
     def _connected(self, live: int) -> Mark:
         """Log a connection. Without a cursor, it begins at `live`."""
         self._outages.connected(self._shown)
@@ -103,7 +108,8 @@ class Stream:
     def _is_past_end(self, item: Message | Mark) -> bool:
         if self._until is None:
             return False
-        return (item.cursor if isinstance(item, Mark) else item.time_us) >= self._until
+        reached = item.cursor if isinstance(item, Mark) else item.time_us
+        return reached is not None and reached >= self._until
 
     def _end(self) -> Mark:
         assert self._until is not None

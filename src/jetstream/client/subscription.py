@@ -181,7 +181,8 @@ def subscribe(  # noqa: PLR0913 - all but the first are named, and have defaults
     _check(requests, limit, rewind_s)
     stored = None if store is None else store.load()
     start = start_of(requests, first) if stored is None else stored
-    route = Route(len(requests), start, round(rewind_s * 1_000_000), elsewhere=stored is not None)
+    rewind_us = round(rewind_s * 1_000_000) if len(requests) > 1 else 0
+    route = Route(len(requests), start, rewind_us, elsewhere=stored is not None)
     stream = Stream(
         requests,
         route,
@@ -192,7 +193,8 @@ def subscribe(  # noqa: PLR0913 - all but the first are named, and have defaults
         limits=limits,
         timing=Timing(sleep, backoff, clock),
     )
-    return Subscription(stream.items(), Progress(store, start, save_every_s=limits.save_every_s))
+    progress = Progress(store, start, stored=stored, rewind_us=rewind_us, save_every_s=limits.save_every_s)
+    return Subscription(stream.items(), progress)
 
 
 def _check(requests: Sequence[Request], limit: int | None, rewind_s: float) -> None:

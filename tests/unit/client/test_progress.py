@@ -106,6 +106,15 @@ def test_a_save_that_fails_is_tried_again_at_once(progress: Progress, store: Sto
     assert store.saved == [2]
 
 
+def test_a_position_that_a_restart_would_reach_by_its_rewind_is_not_saved(store: Store, clock: Clock) -> None:
+    progress = Progress(store, 100, stored=100, rewind_us=30, clock=clock)
+    for time_us in (69, 99, 100, 80, 110, 70):
+        progress.take(event(time_us))
+        progress.done()
+        progress.save()
+    assert store.saved == [101, 111, 71]
+
+
 def test_without_a_store_it_has_a_position_only() -> None:
     progress = Progress(position=5)
     assert (progress.position, progress.saves, progress.unsaved_s) == (5, False, None)

@@ -23,6 +23,7 @@ def test_one_server_is_resumed_after_its_last_event() -> None:
     assert route.start() is None
     assert route.begin(live=50) == 50
     assert route.start() == 50
+    assert route.begin(live=60) is None
     assert route.received(event(1, 60))
     assert route.received(event(1, 70))  # nothing is compared
     route.lost()
