@@ -34,7 +34,7 @@ class FileCursor:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()  # the working directory may change
 
     def load(self) -> int | None:
         """Return the cursor; None if there is no file."""
