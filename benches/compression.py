@@ -43,7 +43,7 @@ LIVE_BATCH: Final = 20
 LIMITS: Final = (
     Limit("replay, compressed over plain", 0.45, least=True),
     Limit(f"CPU of replay, {READERS} compressed readers over one", READERS / 5),
-    Limit("CPU of compression, 1,000 subscribers over one", 1.2),
+    Limit("CPU of compression, 1,000 subscribers over one", 1.3),
 )
 QUERIES: Final = {"plain": [], "compressed": [("zstdDictionary", str(OWN.dictionary_id))]}
 _READ_BYTES: Final = 1 << 20
@@ -88,9 +88,9 @@ def ratios() -> dict[str, float]:
     figures = {}
     for name, renderer in RENDERERS.items():
         messages = renderer.render(batch, range(len(batch)))
-        began = time.perf_counter()
+        began = time.thread_time()
         frames = OWN.framing.frames(messages)
-        figures[f"µs to compress an event, {name}"] = (time.perf_counter() - began) / len(frames) * 1e6
+        figures[f"µs to compress an event, {name}"] = (time.thread_time() - began) / len(frames) * 1e6
         figures[f"times smaller, {name}"] = sum(map(len, messages)) / sum(map(len, frames))
     return figures
 
@@ -162,15 +162,15 @@ def connect(port: int, name: str) -> socket.socket:
 
 
 class Timed(ZstdFraming):
-    """Knows how long it has compressed."""
+    """Knows for how long it has compressed, in CPU seconds."""
 
     seconds = 0.0
 
     def frames(self, messages: list[bytes]) -> list[bytes]:
         """Return the frames."""
-        began = time.perf_counter()
+        began = time.thread_time()
         made = super().frames(messages)
-        self.seconds += time.perf_counter() - began
+        self.seconds += time.thread_time() - began
         return made
 
 
@@ -188,7 +188,7 @@ async def live() -> dict[str, float]:
 
 
 async def publish(batches: list[Batch], subscribers: int) -> float:
-    """Publish to subscribers. Return for how long events were compressed, in seconds."""
+    """Publish to subscribers. Return how long events were compressed, in CPU seconds."""
     log, framing = MemoryLog(), Timed(OWN.data)
     delivery = Delivery(log, Metrics(RENDERERS))
     encoding = Encoding(V1, framing)

@@ -43,8 +43,10 @@ from jetstream.upstream.seq_tracker import SeqTracker
 from jetstream.upstream.source import Source
 from jetstream.web import dictionary, pages, xrpc
 from jetstream.web.dialect import SHUTDOWN, SubscribeDialect
+from jetstream.web.did_lists import BODY_BYTES_MAX, DidLists
+from jetstream.web.event_stream import StreamDialect
 from jetstream.web.positions import cursors
-from jetstream.web.server import Server
+from jetstream.web.server import Server, Upload
 from jetstream.web.subscribe import FAILED, Subscribe
 
 logger = structlog.get_logger(__name__)
@@ -197,11 +199,13 @@ class Service:
     async def _listen(self) -> list[Server]:
         """Open the listeners, and say where everything is."""
         settings = self.settings
+        did_lists = DidLists(self._limits.web)
         self.subscribe = Subscribe(
             self.delivery,
             self.metrics,
             buffer_bytes=settings.subscriber_buffer,
             subscribers_max=settings.max_subscribers,
+            did_lists=did_lists,
             limits=self._limits.web,
         )
         own = dictionary.page(lambda: OWN.data)
@@ -213,10 +217,16 @@ class Service:
         }
         wires = {"/subscribe": settings.wire, "/v1/subscribe": "v1"}
         compressed = Dictionaries(self._dictionary).framing
-        web = self._limits.web
-        dialects = {p: SubscribeDialect(wire, compressed, web, self._clock) for p, wire in wires.items()}
+        dialects = {
+            path: SubscribeDialect(wire, compressed, self._limits.web, self._clock, did_lists.find)
+            for path, wire in wires.items()
+        }
         upgrades = {path: self.subscribe.on(dialect) for path, dialect in dialects.items()}
-        events = xrpc.EventsDialect(self._oldest_us, compressed, web, self._clock)
+        stream = StreamDialect(self.metrics, self._limits.web, self._clock, did_lists.find)
+        upgrades["/events"] = self.subscribe.on(stream)
+        events = xrpc.EventsDialect(
+            self._oldest_us, compressed, self._limits.web, self._clock, did_lists.find
+        )
         methods = xrpc.Xrpc(
             {xrpc.SUBSCRIBE_EVENTS: self.subscribe.on(events)}, {xrpc.GET_ZSTD_DICTIONARY: own}
         )
@@ -224,7 +234,18 @@ class Service:
         figures = pages.metrics(self.metrics, self._limits.web)
         if settings.metrics_listen is None:
             routes["/metrics"] = figures
-        servers = [Server(self.metrics, routes, upgrades, self._limits.web, trees)]
+        uploads = {"/filters": Upload(did_lists.handle, BODY_BYTES_MAX)}
+        servers = [
+            Server(
+                self.metrics,
+                routes,
+                upgrades,
+                trees,
+                uploads,
+                self._limits.web,
+                settings.trusted_proxies,
+            )
+        ]
         self.port = await _start(servers[0], "--listen", settings.listen)
         if settings.metrics_listen is not None:
             servers.append(Server(self.metrics, {"/metrics": figures}, limits=self._limits.web))

@@ -198,9 +198,9 @@ class DeliveryLimits:
     # Chunks of one reader in a turn of the event loop. With one, 5,000 returning readers took 8 s instead of
     # 6.
     chunks_per_turn: int = 5
-    # Seconds after which it has no more chunks in this turn. To compress 200 ordinary events takes 0.3 ms, one
-    # record of 990 kB 3 ms.
-    chunks_s: float = 0.0015
+    # Seconds after which nothing is begun in a turn that may take long: a reader has no more chunks, a flush
+    # compresses for no other encoding. 200 ordinary events are compressed in 0.3 ms, a record of 990 kB in 3.
+    costly_s: float = 0.0015
     # Different batches that are held by feeders waiting for their turn: 5 MB for an ordinary segment, and
     # each of 200 readers may be at another one.
     held_batches: int = 12
@@ -295,6 +295,9 @@ class WebLimits:
     message_timeout_s: float = 10.0
     # Seconds for a client to answer a close frame; then the connection is aborted.
     close_timeout_s: float = 3.0
+    # Event streams with a compressor (web/event_stream.py). Any more are not compressed. So many, each of all
+    # events at 1,000 a second, take a quarter of a core with gzip.
+    compressed_streams_max: int = 32
     # Messages of one client.
     messages: Rate = Rate(40, 200)
     # Bytes of one client, in frames of every kind: 2.9 updates of 10,000 DIDs a second.
@@ -313,6 +316,13 @@ class WebLimits:
     # The pause after each turn of handling messages, as a multiple of its length. Two leaves two thirds of
     # the event loop to live events.
     message_pause_ratio: float = 2.0
+    # Lists of DIDs that clients may upload (web/did_lists.py): how many, and their bytes of memory. A list of
+    # 100,000 takes 15 MB. Each is kept for so many seconds after its upload, and after its last use.
+    did_lists_max: int = 1_000
+    did_lists_bytes_max: int = 256 << 20
+    did_lists_kept_s: float = 3600.0
+    # Uploads that are read, of all clients: one of 100,000 DIDs takes 60 ms of CPU time, in steps.
+    did_lists_read: Rate = Rate(1, 20)
     # Connections that are cleaned up in one turn of the event loop, when a network loses thousands of
     # clients at once: 1 ms.
     removals_per_turn: int = 32

@@ -149,7 +149,5 @@ CLIENTS = [
     Client("Go pkg/client of 2025-10-09", go("2025-10-09"), compresses=True),
     Client("jetstream-oxide 0.1.2", rust, compresses=True, repeats="all", shows=without_record),
     Client("atproto-jetstream 0.3.0", python, compresses=True),
-    Client(
-        "atproto 0.0.73", atproto, compresses=True, path="/xrpc", compressed_path="/xrpc", shows=with_cid
-    ),
+    Client("atproto 0.0.73", atproto, compresses=True, path="/xrpc", compressed_path="/xrpc", shows=with_cid),
 ]

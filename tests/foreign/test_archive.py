@@ -61,9 +61,11 @@ async def test_a_replay_with_lakehouse_shows_the_status(
     lakehouse: Path, authority: Path, relay: Relay, start: Start
 ) -> None:
     service = await start()
-    async with origin(service.port, authority) as where:
-        async with program(lakehouse, PYTHON / "archive.py", "jetstream-lakehouse", where) as asking:
-            line = await asking.line()
+    async with (
+        origin(service.port, authority) as where,
+        program(lakehouse, PYTHON / "archive.py", "jetstream-lakehouse", where) as asking,
+    ):
+        line = await asking.line()
     assert line.startswith("JetstreamError")
     assert "HTTP 501" in line
 

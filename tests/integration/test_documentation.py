@@ -19,12 +19,13 @@ LARGE = "x" * 980_000  # nearly as long as a record may be
 
 # Of each program: where it is, and what it imports beside the standard library.
 PROGRAMS = [
-    ("README.md", 0, {"jetstream"}),
-    ("README.md", 1, {"websockets"}),
-    ("docs/clients.md", 0, {"websockets", "zstandard"}),
-    ("docs/clients.md", 1, {"jetstream"}),
-    ("docs/clients.md", 2, {"jetstream"}),
-    ("docs/clients.md", 3, {"jetstream"}),
+    ("README.md", 0, "jetstream"),
+    ("README.md", 1, "websockets"),
+    ("docs/clients.md", 0, ""),
+    ("docs/clients.md", 1, "websockets zstandard"),
+    ("docs/clients.md", 2, "jetstream"),
+    ("docs/clients.md", 3, "jetstream"),
+    ("docs/clients.md", 4, "jetstream"),
 ]
 
 
@@ -49,12 +50,12 @@ def test_every_program_is_run_here() -> None:
     assert found == {(page, number) for page, number, _ in PROGRAMS}
 
 
-@pytest.mark.parametrize(("page", "number", "packages"), PROGRAMS)
+@pytest.mark.parametrize(("page", "number", "package"), PROGRAMS)
 async def test_a_program_prints_posts_of_every_size(
-    page: str, number: int, packages: set[str], relay: Relay, start: Start, tmp_path: Path
+    page: str, number: int, package: str, relay: Relay, start: Start, tmp_path: Path
 ) -> None:
     code = python_blocks(page)[number]
-    assert imported(code) == packages
+    assert imported(code) == set(package.split())
     service = await start(upstream_cursor=0)
     (tmp_path / "example.py").write_text(code.replace("localhost:6008", f"127.0.0.1:{service.port}"))
     posts = [create(f"{POST}/{n}", {"text": text}) for n, text in enumerate(["hello", LARGE, "bye"])]

@@ -160,10 +160,10 @@ async def test_a_restart_of_the_server_is_reported_and_nothing_lost_or_repeated(
             code, out, err = await running_tail.ended()
             assert lines + out.splitlines(keepends=True) == await sent(second, 4)
     after = json.loads(lines[-1])["time_us"] + 1
+    reason = f"{SHUTDOWN.text}; cursor={after}"
     assert [line.removeprefix("jetstream tail: ") for line in err.splitlines()] == [
         f"connected to ws://{host(first)}/subscribe",
-        f"connection lost: closed by the server, 1001 {SHUTDOWN.text}; cursor={after};"
-        f" reconnecting at cursor {after}",
+        f"connection lost: closed by the server, 1001 {reason}; reconnecting at cursor {after}",
         f"reconnected to ws://{host(first)}/subscribe",
     ]
     assert code == 0

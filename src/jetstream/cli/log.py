@@ -6,11 +6,12 @@ import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from cyclopts import Parameter
 
 from jetstream.clock import unix_us
+from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.renderers.v1 import V1
 from jetstream.errors import SettingError
 from jetstream.eventlog.sqlite.check import check as check_log
@@ -103,15 +104,14 @@ def cat(
             help="Start time: unix microseconds, 2026-07-04T14:30:00Z or -10m.", allow_leading_hyphen=True
         ),
     ] = None,
-    until: Annotated[
-        str | None, Parameter(help="End time, not included.", allow_leading_hyphen=True)
-    ] = None,
+    until: Annotated[str | None, Parameter(help="End time, not included.", allow_leading_hyphen=True)] = None,
     collection: Annotated[
         list[str] | None, Parameter(help="Only commits to it; may end in .*; repeatable.")
     ] = None,
     did: Annotated[list[str] | None, Parameter(help="Only events of this repo; repeatable.")] = None,
+    wire: Annotated[Literal["classic", "v1", "v2"], Parameter(help="Wire format; v2 has syncs.")] = "v1",
 ) -> None:
-    """Write events as JSON lines, in the format of /v1/subscribe. A server may be running."""
+    """Write events as JSON lines, in the v1 wire or another. A server may be running."""
     wanted = Filter.parse(collection or [], did or [])
     now_us = unix_us()
     start = 0 if since is None else parse_moment("--since", since, now_us)
@@ -119,7 +119,7 @@ def cat(
     out = sys.stdout.buffer
     try:
         for batch, indices in selected(data_dir, start, stop, wanted):
-            out.writelines(message + b"\n" for message in V1.render(batch, indices) if message)
+            out.writelines(message + b"\n" for message in RENDERERS[wire].render(batch, indices) if message)
         out.flush()
     except BrokenPipeError:
         # The reader has seen enough. Python would raise again when it flushes at exit.

@@ -180,9 +180,9 @@ class Delivery:
             self._place(subscriber, lane)
 
     def _set_heartbeat(self, subscriber: Subscriber, interval_s: int | None) -> None:
-        if interval_s is None:
-            interval_s = subscriber.encoding.renderer.heartbeat_s
-        subscriber.heartbeat = Heartbeat(interval_s) if interval_s else None
+        asked = interval_s is not None
+        interval_s = subscriber.encoding.renderer.heartbeat_s if interval_s is None else interval_s
+        subscriber.heartbeat = Heartbeat(interval_s, asked=asked) if interval_s else None
 
     def _place(self, subscriber: Subscriber, lane: Lane) -> None:
         """Put a subscriber into its group if it is at the tip; else let it catch up.

@@ -137,8 +137,8 @@ class Subscriber:
         self.position = position
         # Set while the subscriber is at the tip; by `Groups`.
         self.group: Group | None = None
-        # None for a subscription without an end; set by `Delivery.subscribe`. A subscriber with bounds is in no
-        # group: its feeder serves it also at the tip, so that flushes need not look for the end.
+        # None for a subscription without an end; set by `Delivery.subscribe`. A subscriber with bounds is in
+        # no group: its feeder serves it also at the tip, so that flushes need not look for the end.
         self.bounds: Bounds | None = None
         # None for a subscriber without heartbeats; set by `Delivery`.
         self.heartbeat: Heartbeat | None = None
@@ -175,7 +175,8 @@ class Subscriber:
         heartbeat.restart()
         message = self.encoding.renderer.heartbeat(position, self.live)
         if message:
-            self.write_control(self.encoding.framing.frames([message])[0])
+            # A client that resumes after it as after an event loses nothing.
+            self.write_control(self.encoding.framing.frames([message], [max(position - 1, 0)])[0])
 
     def reach_tip(self, position: int) -> None:
         """Note that the subscriber is at the tip, and tell it so, unless it has been told."""

@@ -6,18 +6,20 @@ A filter is used in three places, each with its own question:
     delivery, at the tip     equal filters are one group; `wants_collection` and `wants` fill its index
     delivery, and the log    `select`: which events of a batch are wanted?
 
-Identity, account and sync events have no collection. They pass a filter by collection, unless `kinds` leaves them
-out. Only `Filter.wants_collection` knows this: everything else asks it, with an empty name.
+Identity, account and sync events have no collection. They pass a filter by collection, unless `kinds` leaves
+them out. Only `Filter.wants_collection` knows this: everything else asks it, with an empty name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final, NamedTuple
 
 from jetstream.errors import InvalidParameter
 from jetstream.model.batch import Batch
+from jetstream.model.did_set import NO_DIDS, DidSet
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, SYNC, UPDATE
 from jetstream.model.syntax import is_did, is_nsid, is_nsid_prefix
 from jetstream.steps import Steps, finish
@@ -57,7 +59,7 @@ class Filter:
     # Each ends in its dot and is covered by no other.
     prefixes: frozenset[bytes] = _NONE
     # Empty: every repo.
-    dids: frozenset[bytes] = _NONE
+    dids: DidSet = NO_DIDS
     # Kinds of `model.event`. Empty: every kind. If none of them is of commits, no collection is named.
     kinds: frozenset[bytes] = _NONE
     # Exceptions from the prefixes, or from every collection. Exceptions from `collections` have been
@@ -65,7 +67,7 @@ class Filter:
     excluded_collections: frozenset[bytes] = _NONE
     excluded_prefixes: frozenset[bytes] = _NONE
     # Exceptions from every repo. Empty if `dids` is not: they have been subtracted.
-    excluded_dids: frozenset[bytes] = _NONE
+    excluded_dids: DidSet = NO_DIDS
     # Whether commits of every collection are wanted, as far as the kinds and the repo allow.
     every_collection: bool = field(init=False, repr=False, compare=False)
     # Whether the DIDs decide alone.
@@ -85,7 +87,7 @@ class Filter:
     @classmethod
     def parse(cls, collections: Sequence[str], dids: Sequence[str], **more: Sequence[str]) -> Filter:
         """Do all of `parse_steps` at once."""
-        return finish(cls.parse_steps(collections, dids, **more))
+        return finish(cls.parse_steps(collections, dids, **more))  # type: ignore[arg-type]
 
     @classmethod
     def parse_steps(
@@ -97,8 +99,11 @@ class Filter:
         operations: Sequence[str] = (),
         exclude_collections: Sequence[str] = (),
         exclude_dids: Sequence[str] = (),
+        listed: DidSet = NO_DIDS,
     ) -> Steps[Filter]:
         """Parse the parameters of a filter, in steps of well under a millisecond.
+
+        `listed` are more DIDs that are wanted, which may be many (`web.did_lists`).
 
         Raises InvalidParameter for more than 100 collections or 10,000 DIDs in a list; for a collection that
         is neither an NSID nor NSID segments followed by `.*`; for what is not a DID, a kind or an operation;
@@ -110,7 +115,7 @@ class Filter:
         _refuse_without_commits("excludeCollections", exclude_collections, wanted_kinds)
         wanted = _names("wantedCollections", collections)
         wanted, excluded = _subtract(wanted, _names("excludeCollections", exclude_collections))
-        named = yield from _dids("wantedDids", dids)
+        named = yield from _union((yield from _dids("wantedDids", dids)), listed)
         named, excluded_dids = _subtract_dids(named, (yield from _dids("excludeDids", exclude_dids)))
         return cls(*wanted, named, wanted_kinds, *excluded, excluded_dids)
 
@@ -135,11 +140,11 @@ class Filter:
 
     def wants(self, kind: bytes, did: bytes, collection: bytes) -> bool:
         """Tell whether one event is wanted."""
-        if self.dids and did not in self.dids:
+        if self.dids and did not in self.dids.members:
             return False
         if self.kinds and kind not in self.kinds:
             return False
-        return did not in self.excluded_dids and self.wants_collection(collection)
+        return did not in self.excluded_dids.members and self.wants_collection(collection)
 
     def select(self, batch: Batch, start: int, stop: int) -> Sequence[int]:
         """Return the indices of the wanted events of `batch[start:stop]`, rising; a range if all are wanted.
@@ -150,7 +155,7 @@ class Filter:
         if self.everything:
             return range(start, stop)
         if self.dids:
-            dids, named_dids = batch.dids, self.dids
+            dids, named_dids = batch.dids, self.dids.members
             named = [i for i in range(start, stop) if dids[i] in named_dids]
             if self.dids_only:
                 return named
@@ -162,7 +167,7 @@ class Filter:
 
     def without_excluded_dids(self, batch: Batch, chosen: Sequence[int]) -> Sequence[int]:
         """Return those of `chosen` whose repo is not excluded; the same sequence if none is."""
-        excluded, dids = self.excluded_dids, batch.dids
+        excluded, dids = self.excluded_dids.members, batch.dids
         return _whole_if_all(chosen, [i for i in chosen if dids[i] not in excluded]) if excluded else chosen
 
     def _of_collections(self, batch: Batch, start: int, stop: int) -> Sequence[int]:
@@ -240,17 +245,29 @@ def _names(parameter: str, collections: Sequence[str]) -> _Names:
     return _Names(frozenset(full), frozenset(prefixes)).normal()
 
 
-def _dids(parameter: str, dids: Sequence[str]) -> Steps[frozenset[bytes]]:
+def _dids(parameter: str, dids: Sequence[str]) -> Steps[DidSet]:
     """Parse a list of DIDs, in steps. Raises InvalidParameter."""
     _refuse_many(parameter, dids, DIDS_MAX)
-    named: set[bytes] = set()
+    named: dict[bytes, None] = {}
     for start in range(0, len(dids), DIDS_PER_STEP):
         for did in dids[start : start + DIDS_PER_STEP]:
             if not is_did(did):
                 raise InvalidParameter(parameter, did, "is not a DID, such as did:plc:…")
-            named.add(did.encode())
+            named[did.encode()] = None
         yield
-    return frozenset(named)
+    return DidSet(named)
+
+
+def _union(dids: DidSet, listed: DidSet) -> Steps[DidSet]:
+    """Return all of both, in steps. A set that is all of it is returned as it is."""
+    if not dids or not listed:
+        return dids or listed
+    union = dict(dids.members)
+    rest = iter(listed)
+    while some := dict.fromkeys(islice(rest, DIDS_PER_STEP)):
+        union |= some
+        yield
+    return DidSet(union)
 
 
 def _kinds(kinds: Sequence[str], operations: Sequence[str]) -> frozenset[bytes]:
@@ -284,17 +301,17 @@ def _subtract(wanted: _Names, excluded: _Names) -> tuple[_Names, _Names]:
     return left, excluded.within(left.prefixes)
 
 
-def _subtract_dids(
-    wanted: frozenset[bytes], excluded: frozenset[bytes]
-) -> tuple[frozenset[bytes], frozenset[bytes]]:
+def _subtract_dids(wanted: DidSet, excluded: DidSet) -> tuple[DidSet, DidSet]:
     """Return what is left of `wanted`, and the exceptions from every repo. Raises InvalidParameter."""
     if not wanted:
         return wanted, excluded
-    for did in excluded - wanted:
-        raise InvalidParameter("excludeDids", did.decode(), "excludes nothing: it is not in wantedDids")
+    if strange := excluded - wanted:
+        raise InvalidParameter(
+            "excludeDids", min(strange).decode(), "excludes nothing: it is not in wantedDids"
+        )
     if wanted == excluded:
         raise InvalidParameter("excludeDids", min(excluded).decode(), "leaves none of wantedDids")
-    return wanted - excluded, _NONE
+    return wanted - excluded, NO_DIDS
 
 
 def _refuse_many(parameter: str, values: Sequence[str], most: int) -> None:

@@ -5,10 +5,12 @@ server says goodbye there. `subscribe` does the rest: the limit of subscribers, 
 
     `/subscribe`, `/v1/subscribe`    `SubscribeDialect`, here
     `/xrpc/…subscribeEvents`         `xrpc.EventsDialect`
+    `/events`                        `event_stream.StreamDialect`
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
@@ -23,11 +25,27 @@ from jetstream.delivery.subscriber import Bounds, Close, Encoding, SubscriberOpt
 from jetstream.errors import InvalidParameter
 from jetstream.limits import WebLimits
 from jetstream.steps import Steps
+from jetstream.web.did_lists import DidList, no_list
 from jetstream.web.http import Request, Response
-from jetstream.web.parameters import OptionsUpdate, SubscribeRequest, parse_message, parse_request
+from jetstream.web.outbound import Outbound
+from jetstream.web.parameters import FindList, OptionsUpdate, SubscribeRequest, parse_message, parse_request
+from jetstream.web.sink import Inbound
 from jetstream.web.websocket import Breach
 
 SHUTDOWN: Final = Close(1001, "shutdown", "the server is shutting down: connect again")
+
+
+class Opening(Protocol):
+    """How a request becomes the connection of a subscriber."""
+
+    def accept(self, request: Request, fields: Mapping[str, str]) -> bytes | Response:
+        """Return the head of the response, with more header fields. Raises Refused or BadRequest.
+
+        Or a whole response, if there is nothing to open.
+        """
+
+    def open(self, transport: asyncio.Transport, inbound: Inbound) -> Outbound:
+        """Return the socket of the connection."""
 
 
 class Subscription(NamedTuple):
@@ -39,17 +57,23 @@ class Subscription(NamedTuple):
     require_hello: bool = False  # whether nothing is sent before the client's first message
     bounds: Bounds | None = None  # where it ends by itself
     heartbeat_s: int | None = None  # seconds without an event until there is a heartbeat; None: the wire's
+    did_list: DidList | None = None  # the uploaded list whose DIDs are part of the options
     greeting: bytes = b""  # frames that go before all events
     fields: Mapping[str, str] = MappingProxyType({})  # more header fields of the response
+    opening: Opening | None = None  # how the connection begins; None: with an upgrade to a WebSocket
 
 
 class Refused(Exception):
     """A request cannot become a subscription. The client gets a response with one sentence, `text`.
 
-    `name` is what the lexicon of an XRPC method calls the error; empty where it has no name.
+    `reason` is one of `metrics.REFUSAL_REASONS`. `name` is what the lexicon of an XRPC method calls the
+    error; empty where it has no name.
     """
 
-    def __init__(self, status: int, name: str, text: str, fields: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, reason: str, status: int, name: str, text: str, fields: Mapping[str, str] | None = None
+    ) -> None:
+        self.reason = reason
         self.status = status
         self.name = name
         self.text = text
@@ -58,9 +82,9 @@ class Refused(Exception):
         super().__init__(text)
 
 
-def unavailable(text: str, limits: WebLimits) -> Refused:
+def unavailable(reason: str, text: str, limits: WebLimits) -> Refused:
     """Return the refusal that asks a client to try again."""
-    return Refused(503, "ServiceUnavailable", text, {"Retry-After": str(limits.retry_after_s)})
+    return Refused(reason, 503, "ServiceUnavailable", text, {"Retry-After": str(limits.retry_after_s)})
 
 
 class Dialect(Protocol):
@@ -87,7 +111,8 @@ class SubscribeDialect:
     """The dialect of `/subscribe` and `/v1/subscribe`. `wire` is the wire of requests that select none.
 
     `compressed` returns the framing of compressed messages, for the ID of a dictionary and for whether the
-    request has `compress`; None while the dictionary is missing. It raises InvalidParameter.
+    request has `compress`; None while the dictionary is missing. `find_list` returns an uploaded list by its
+    ID. Both raise InvalidParameter.
     """
 
     shutdown: Final = SHUTDOWN
@@ -98,15 +123,17 @@ class SubscribeDialect:
         compressed: Callable[[int | None, bool], Framing | None],
         limits: WebLimits = WebLimits(),
         now_us: Callable[[], int] = unix_us,
+        find_list: FindList = no_list,
     ) -> None:
         self._wire = wire
         self._compressed = compressed
+        self._find_list = find_list
         self._limits = limits
         self._now_us = now_us
 
     def parse_request(self, request: Request) -> Steps[Subscription]:
         """Read a request, in steps. Raises InvalidParameter or Refused."""
-        asked = yield from parse_request(request, now_us=self._now_us())
+        asked = yield from parse_request(request, self._find_list, now_us=self._now_us())
         wire = asked.wire or self._wire
         return Subscription(
             Encoding(RENDERERS[wire], self._framing(asked)),
@@ -115,6 +142,7 @@ class SubscribeDialect:
             asked.require_hello,
             bounds=asked.bounds,
             heartbeat_s=asked.heartbeat_s,
+            did_list=asked.did_list,
         )
 
     def _framing(self, asked: SubscribeRequest) -> Framing:
@@ -124,7 +152,7 @@ class SubscribeDialect:
         framing = self._compressed(asked.dictionary_id, asked.compress)
         if framing is None:
             text = "compression is not available yet: try again later, or leave it out"
-            raise unavailable(text, self._limits)
+            raise unavailable("no_dictionary", text, self._limits)
         return framing
 
     def refusal(self, refused: Refused) -> Response:
@@ -132,9 +160,9 @@ class SubscribeDialect:
         return Response.sentence(refused.status, refused.text, refused.fields)
 
     def parse_message(self, message: bytes) -> Steps[OptionsUpdate | None]:
-        """Read a client's message, in steps. A bad one is told why its connection is closed. Raises Breach."""
+        """Read a client's message, in steps. Raises Breach, which tells a bad one why it is closed."""
         try:
-            return (yield from parse_message(message))
+            return (yield from parse_message(message, self._find_list))
         except JSONDecodeError as error:
             text = f"a message is not JSON: {error}: send an options_update"
             raise Breach(Close(1007, "bad_json", text)) from error

@@ -2,9 +2,9 @@
 
 They have other names than those of `/subscribe` and rules of their own, which clients rely on: lists are
 repeated and never separated by commas, and an empty value is a mistake. They are checked in the order of the
-lexicon: compression, filters, cursor. A name of `/subscribe` is refused with the right one. Any other unknown
-name is ignored. `operations`, `excludeCollections`, `excludeDids`, `until`, `limit` and `heartbeat` are ours, as at
-`/subscribe`.
+lexicon: compression, filters, cursor. A name of `/subscribe` is refused with the right one, and any other
+unknown name is ignored. `operations`, `excludeCollections`, `excludeDids`, `filter`, `until`, `limit` and
+`heartbeat` are ours, as at `/subscribe`.
 
 `cursor` is a position, whether the client took it for a `seq` or for a time: one number is both.
 """
@@ -16,11 +16,21 @@ from typing import Final, NamedTuple
 
 from jetstream.delivery.subscriber import Bounds, SubscriberOptions
 from jetstream.errors import InvalidParameter
+from jetstream.model.did_set import NO_DIDS
 from jetstream.model.filter import Filter
 from jetstream.model.syntax import is_nsid
 from jetstream.steps import Steps
+from jetstream.web.did_lists import DidList, no_list
 from jetstream.web.http import Request
-from jetstream.web.parameters import Query, decode_query, read_heartbeat, read_limit, read_until
+from jetstream.web.parameters import (
+    FindList,
+    Query,
+    decode_query,
+    read_heartbeat,
+    read_limit,
+    read_list,
+    read_until,
+)
 
 KINDS_MAX: Final = 4  # values, also repeated ones
 # The names here of parameters of `/subscribe`.
@@ -31,7 +41,9 @@ _ELSEWHERE: Final = {
     "wantedCollections": "use collections",
     "requireHello": "the options of a connection cannot change here",
 }
-_USE_DICTIONARY: Final = "is of /subscribe: use zstdDictionary with the ID of the dictionary of getZstdDictionary"
+_USE_DICTIONARY: Final = (
+    "is of /subscribe: use zstdDictionary with the ID of the dictionary of getZstdDictionary"
+)
 _BAD_ESCAPE: Final = re.compile("%(?![0-9a-fA-F]{2}).{0,2}").search
 _NUMBER: Final = re.compile(r"[0-9]{1,40}", re.ASCII).fullmatch
 _SIZE_MAX: Final = (1 << 32) - 1
@@ -46,12 +58,15 @@ class EventsRequest(NamedTuple):
     dictionary_id: int | None = None  # of the dictionary to compress messages with; None: plain text
     bounds: Bounds | None = None  # where the subscription ends by itself
     heartbeat_s: int | None = None  # seconds without an event until there is a heartbeat; None: the wire's
+    did_list: DidList | None = None  # the uploaded list whose DIDs are part of the filter
 
 
-def parse_events_request(request: Request, *, now_us: int) -> Steps[EventsRequest]:
+def parse_events_request(
+    request: Request, find_list: FindList = no_list, *, now_us: int
+) -> Steps[EventsRequest]:
     """Read the parameters of a request, in steps. `now_us` is what ages in `until` count from.
 
-    Raises InvalidParameter.
+    `find_list` returns an uploaded list by its ID, or raises InvalidParameter. Raises InvalidParameter.
     """
     if bad := _BAD_ESCAPE(request.query):
         raise InvalidParameter("query", bad[0], "is no percent-encoding")
@@ -60,11 +75,12 @@ def parse_events_request(request: Request, *, now_us: int) -> Steps[EventsReques
     for name, meant in _ELSEWHERE.items():
         if name in query:
             raise InvalidParameter(name, query[name][0], f"is given to a parameter of /subscribe: {meant}")
-    wanted = yield from _wanted(query)
+    did_list = read_list(query, find_list)
+    wanted = yield from _wanted(query, did_list)
     options, cursor = SubscriberOptions(wanted, _size(query)), _cursor(query)
     until, limit = read_until(query, cursor, now_us), read_limit(query)
     bounds = None if until is None and limit is None else Bounds(until, limit)
-    return EventsRequest(options, cursor, dictionary_id, bounds, read_heartbeat(query))
+    return EventsRequest(options, cursor, dictionary_id, bounds, read_heartbeat(query), did_list)
 
 
 def _dictionary_id(query: Query, request: Request) -> int | None:
@@ -80,7 +96,7 @@ def _dictionary_id(query: Query, request: Request) -> int | None:
     return int(text) if text else None
 
 
-def _wanted(query: Query) -> Steps[Filter]:
+def _wanted(query: Query, did_list: DidList | None) -> Steps[Filter]:
     """Return the filter that a request asks for, in steps."""
     collections, kinds = query.get("collections", []), query.get("kinds", [])
     for name in collections:
@@ -98,6 +114,7 @@ def _wanted(query: Query) -> Steps[Filter]:
                 operations=query.get("operations", []),
                 exclude_collections=query.get("excludeCollections", []),
                 exclude_dids=query.get("excludeDids", []),
+                listed=did_list.dids if did_list else NO_DIDS,
             )
         )
     except InvalidParameter as error:

@@ -32,10 +32,12 @@ _SECTIONS: Final = {
         "{ws}/subscribe": "events as JSON, {wire} wire",
         "{ws}/v1/subscribe": "events as JSON, v1 wire: for existing client libraries",
         "{ws}/xrpc/network.bsky.jetstream.subscribeEvents": "events as JSON, v2 wire",
-        "http://{host}/zstd-dictionary": "the dictionary for compressed messages",
-        "http://{host}/health": "the state of the server, as JSON",
-        "http://{host}/cursors": "the oldest and the newest position, as JSON",
-        "http://{host}/metrics": "metrics for Prometheus",
+        "{base}/events": "events without a WebSocket: lines of JSON, or Server-Sent Events",
+        "{base}/zstd-dictionary": "the dictionary for compressed messages",
+        "{base}/filters": "POST a list of DIDs here, for filter",
+        "{base}/health": "the state of the server, as JSON",
+        "{base}/cursors": "the oldest and the newest position, as JSON",
+        "{base}/metrics": "metrics for Prometheus",
     },
     "Which client connects where": {
         "@skyware/jetstream": "endpoint: {ws}/v1/subscribe",
@@ -43,12 +45,14 @@ _SECTIONS: Final = {
         "Go client, Rust crates, others for the public Jetstream": "{ws}/v1/subscribe",
         "atproto (Python)": "base_uri: {ws}/xrpc",
         "jetstream tail, your own code": "{ws}/subscribe",
+        "curl, EventSource in a browser": "{base}/events",
     },
     "Parameters of a subscription": {
         "wantedCollections": "collections or prefixes, such as app.bsky.feed.post or app.bsky.graph.*",
         "wantedDids": "repos, such as did:plc:…",
         "kinds": "commit, identity, account",
         "operations": "create, update, delete",
+        "filter": "the ID of a list of up to 100,000 DIDs, which POST {base}/filters has returned",
         "excludeCollections, excludeDids": "leave these out",
         "cursor": "where to begin: unix microseconds, 2026-07-04T14:30:00Z or -10m; without it, now",
         "until": "where to end, written as cursor is; the server closes with 1000",
@@ -62,6 +66,7 @@ _SECTIONS: Final = {
     },
     "Try": {
         "jetstream tail --limit 10": "in a terminal",
+        "curl -N '{base}/events?wantedCollections=app.bsky.feed.post' | jq .commit.record": "new posts",
         "websocat '{ws}/subscribe?wantedCollections=app.bsky.feed.post'": "new posts",
     },
 }
@@ -74,7 +79,7 @@ def page(wire: str) -> Page:
     """
 
     def handler(request: Request) -> Response:
-        sections = _sections(request.host, wire)
+        sections = _sections(request, wire)
         if "text/html" in request.headers.get("accept", ""):
             return Response(200, _html(sections).encode(), "text/html; charset=utf-8")
         return Response(200, _text(sections).encode())
@@ -149,9 +154,9 @@ def iso(time_us: int | None) -> str | None:
 Sections = dict[str, dict[str, str]]
 
 
-def _sections(host: str, wire: str) -> Sections:
+def _sections(request: Request, wire: str) -> Sections:
     """Return the page's sections, each with its rows."""
-    fill = partial(str.format, host=host, ws=f"ws://{host}", wire=wire)
+    fill = partial(str.format, base=request.base, ws=request.websocket_base, wire=wire)
     return {title: {fill(k): fill(v) for k, v in rows.items()} for title, rows in _SECTIONS.items()}
 
 
@@ -189,4 +194,4 @@ def _html(sections: Sections) -> str:
 
 def _linked(text: str) -> str:
     shown = escape(text)
-    return f'<a href="{shown}">{shown}</a>' if text.startswith("http://") else shown
+    return f'<a href="{shown}">{shown}</a>' if text.startswith("http") else shown

@@ -25,10 +25,12 @@ from jetstream.delivery.renderers.classic import CLASSIC
 from jetstream.delivery.renderers.v1 import V1
 from jetstream.delivery.subscriber import Bounds, SubscriberOptions
 from jetstream.errors import InvalidParameter
+from jetstream.model.did_set import NO_DIDS
 from jetstream.model.filter import Filter
 from jetstream.model.syntax import DID_CHARS_MAX
 from jetstream.model.timestamp import parse_time
 from jetstream.steps import Steps
+from jetstream.web.did_lists import DidList, no_list
 from jetstream.web.http import Request
 
 # An update has at most 10,000 wanted and 10,000 excluded DIDs, some hundred other names, and a comma for
@@ -54,8 +56,8 @@ _LISTS: Final = frozenset(_FILTER.values())
 # Names that came with the v1 wire. `maxSize` is what the Go client sends for `maxMessageSizeBytes`.
 _V1: Final = ("compress", "requireHello", "maxMessageSizeBytes", "maxSize")
 WIRES: Final = (CLASSIC.name, V1.name)  # v2 has an endpoint of its own
-_OPTIONS: Final = (*_LISTS, "maxMessageSizeBytes", "maxSize", "heartbeat")
-_KNOWN: Final = (*_LISTS, "cursor", "until", "limit", "heartbeat", "wire", "zstdDictionary", *_V1)
+_OPTIONS: Final = (*_LISTS, "filter", "maxMessageSizeBytes", "maxSize", "heartbeat")
+_KNOWN: Final = (*_LISTS, "filter", "cursor", "until", "limit", "heartbeat", "wire", "zstdDictionary", *_V1)
 _COMMA: Final = re.compile(",|%2[cC]")
 # A number. Twenty digits are more than 64 bits; Python's integers have no limit.
 _NUMBER: Final = re.compile(r"[0-9]{1,20}", re.ASCII).fullmatch
@@ -63,6 +65,9 @@ _NUMBER: Final = re.compile(r"[0-9]{1,20}", re.ASCII).fullmatch
 # Seconds of `heartbeat`. A client that waits longer takes the connection for dead.
 _HEARTBEAT_S: Final = range(1, 301)
 _NO_HEARTBEAT: Final = "is not a whole number of seconds from 1 to 300"
+
+# Returns an uploaded list by its ID. Raises InvalidParameter if there is none.
+FindList = Callable[[str], DidList]
 
 # The decoded values of a query string by name, in the order in which they came. Each item of a list is a
 # value, whether it came by repetition or after a comma.
@@ -81,6 +86,7 @@ class SubscribeRequest(NamedTuple):
     until: int | None = None  # in unix microseconds: no event from here on is sent
     limit: int | None = None  # so many events are sent at most
     heartbeat_s: int | None = None  # seconds without an event until there is a heartbeat; None: the wire's
+    did_list: DidList | None = None  # the uploaded list whose DIDs are part of the filter
 
     @property
     def bounds(self) -> Bounds | None:
@@ -93,6 +99,7 @@ class OptionsUpdate(NamedTuple):
 
     options: SubscriberOptions
     heartbeat_s: int | None  # None: that of the URL
+    did_list: DidList | None = None  # the uploaded list whose DIDs are part of the filter
 
 
 def decode_query(text: str, lists: Collection[str] = _LISTS) -> Steps[Query]:
@@ -116,35 +123,41 @@ def decode_query(text: str, lists: Collection[str] = _LISTS) -> Steps[Query]:
     return query
 
 
-def parse_request(request: Request, *, now_us: int) -> Steps[SubscribeRequest]:
-    """Read the parameters of a request, in steps. `now_us` is what ages count from.
+def parse_request(
+    request: Request, find_list: FindList = no_list, *, now_us: int, wires: Sequence[str] = WIRES
+) -> Steps[SubscribeRequest]:
+    """Read the parameters of a request, in steps. `now_us` is what ages in times count from.
 
-    Raises InvalidParameter.
+    `find_list` returns an uploaded list by its ID, or raises InvalidParameter. `wires` are those of the
+    endpoint. Raises InvalidParameter.
     """
     query = yield from decode_query(request.query)
     first = {name: values[0] for name, values in query.items()}
     yield from _refuse_mistakes(first, _KNOWN)
-    wanted = yield from _filter(lambda name: query.get(name, []))
+    did_list = read_list(query, find_list)
+    wanted = yield from _filter(lambda name: query.get(name, []), did_list)
     size = _number(query, _size_name(first), "is not a number of bytes")
     cursor = _time(query, "cursor", now_us)
     return SubscribeRequest(
         SubscriberOptions(wanted, size or 0),
         cursor,
         _flag(query, "requireHello"),
-        _wire(query, request.headers),
+        _wire(query, request.headers, wires),
         _flag(query, "compress") or "zstd" in request.tokens("socket-encoding"),
         _number(query, "zstdDictionary", "is not the ID of a dictionary, which is a number"),
         until=read_until(query, cursor, now_us),
         limit=read_limit(query),
         heartbeat_s=read_heartbeat(query),
+        did_list=did_list,
     )
 
 
-def parse_message(text: bytes) -> Steps[OptionsUpdate | None]:
+def parse_message(text: bytes, find_list: FindList = no_list) -> Steps[OptionsUpdate | None]:
     """Read a client's message, in steps: the new options, or None for an unknown type, which is ignored.
 
-    An update replaces all options; those that are absent are reset, `heartbeat` to that of the URL. Raises JSONDecodeError for what is not
-    JSON, and InvalidParameter for a bad update.
+    An update replaces all options; those that are absent are reset, `heartbeat` to that of the URL.
+    `find_list` is that of `parse_request`. Raises JSONDecodeError for what is not JSON, and InvalidParameter
+    for a bad update.
     """
     # Before parsing, which is one step: `orjson` cannot be interrupted.
     if text.count(b",") > COMMAS_MAX:
@@ -159,7 +172,11 @@ def parse_message(text: bytes) -> Steps[OptionsUpdate | None]:
         raise InvalidParameter("payload", _shown(payload), "is not an object of options")
     yield
     yield from _refuse_mistakes(payload, _OPTIONS)
-    wanted = yield from _filter(partial(_strings, payload))
+    list_id = payload.get("filter")
+    if list_id is not None and type(list_id) is not str:
+        raise InvalidParameter("filter", _shown(list_id), "is not the ID of an uploaded list")
+    did_list = find_list(list_id) if list_id else None
+    wanted = yield from _filter(partial(_strings, payload), did_list)
     size_name = _size_name(payload)
     size = payload.get(size_name)
     if size is None:
@@ -169,12 +186,13 @@ def parse_message(text: bytes) -> Steps[OptionsUpdate | None]:
     heartbeat_s = payload.get("heartbeat")
     if heartbeat_s is not None and (type(heartbeat_s) is not int or heartbeat_s not in _HEARTBEAT_S):
         raise InvalidParameter("heartbeat", _shown(heartbeat_s), _NO_HEARTBEAT)
-    return OptionsUpdate(SubscriberOptions(wanted, size), heartbeat_s)
+    return OptionsUpdate(SubscriberOptions(wanted, size), heartbeat_s, did_list)
 
 
-def _filter(values: Callable[[str], Sequence[str]]) -> Steps[Filter]:
+def _filter(values: Callable[[str], Sequence[str]], did_list: DidList | None) -> Steps[Filter]:
     """Parse a filter, in steps. `values` returns a list of the request by its name; empty when absent."""
-    return Filter.parse_steps(**{argument: values(name) for argument, name in _FILTER.items()})
+    lists = {argument: values(name) for argument, name in _FILTER.items()}
+    return Filter.parse_steps(**lists, listed=did_list.dids if did_list else NO_DIDS)
 
 
 def _size_name(given: Mapping[str, object]) -> str:
@@ -216,11 +234,11 @@ def _refuse_mistakes(given: Mapping[str, object], known: Collection[str]) -> Ste
             yield
 
 
-def _wire(query: Query, headers: Mapping[str, str]) -> str | None:
+def _wire(query: Query, headers: Mapping[str, str], wires: Sequence[str]) -> str | None:
     """Return the wire that a request selects: by name, or v1 by a name that came with it; else None."""
     wire = _once(query, "wire")
-    if wire and wire not in WIRES:
-        raise InvalidParameter("wire", wire, f"is not a wire here: there are {' and '.join(WIRES)}")
+    if wire and wire not in wires:
+        raise InvalidParameter("wire", wire, f"is not a wire here: there are {' and '.join(wires)}")
     if not wire and ("socket-encoding" in headers or any(name in query for name in _V1)):
         return V1.name
     return wire or None
@@ -258,6 +276,12 @@ def read_until(query: Query, cursor: int | None, now_us: int) -> int | None:
         start = "the present, where it starts: give a cursor" if cursor is None else f"the cursor, {cursor}"
         raise InvalidParameter("until", _once(query, "until"), f"is before {start}")
     return until
+
+
+def read_list(query: Query, find_list: FindList) -> DidList | None:
+    """Return the uploaded list that a request names. Raises InvalidParameter."""
+    list_id = _once(query, "filter")
+    return find_list(list_id) if list_id else None
 
 
 def read_limit(query: Query) -> int | None:

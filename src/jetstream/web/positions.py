@@ -23,7 +23,9 @@ def cursors(positions: Callable[[], Positions], now_us: Callable[[], int]) -> Pa
     def handler(_request: Request) -> Response:
         now = positions()
         times = {"cursor": now.cursor, "oldest": now.oldest, "latest": now.latest, "now": now_us()}
-        body = {key: value for name, us in times.items() for key, value in ((f"{name}_us", us), (name, iso(us)))}
+        body = {
+            key: value for name, us in times.items() for key, value in ((f"{name}_us", us), (name, iso(us)))
+        }
         text = orjson.dumps(body, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
         return Response(200, text, "application/json", position_headers(now))
 

@@ -1,6 +1,6 @@
 """Subscriptions: a request becomes a WebSocket, and the WebSocket a subscriber.
 
-    GET /subscribe?… ──▶ checked (parameters, limit of connections, handshake) ──▶ 400, 426 or 503
+    GET /subscribe?… ──▶ checked (parameters, handshake, limit of connections) ──▶ 400, 426 or 503
                               │
                               ▼
                     101, a `SocketSink` and a `_Client` ──▶ waits for a hello, with `requireHello`
@@ -10,7 +10,7 @@
 
 Everything is checked before the upgrade: a refusal is an HTTP response with one sentence that names the
 parameter and its value. After the upgrade, problems close the WebSocket with a code and a reason. What
-depends on the endpoint is left to its `Dialect`.
+depends on the endpoint is left to its `Dialect`. At `/events` there is no upgrade: see `event_stream`.
 
 `Subscribe` counts a client until it is cleaned up, so that the limit of connections and the end of the server
 include clients that have not answered the close frame yet.
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
@@ -35,13 +36,15 @@ from jetstream.scheduling import TurnQueue
 from jetstream.steps import Steps
 from jetstream.web.connection import Connection, Handler
 from jetstream.web.dialect import SHUTDOWN, Dialect, Refused, Subscription, unavailable
+from jetstream.web.did_lists import DidList, DidLists
 from jetstream.web.http import BadRequest, Request, Response
+from jetstream.web.outbound import Outbound
 from jetstream.web.parameters import OptionsUpdate
 from jetstream.web.positions import position_headers
 from jetstream.web.sink import Inbound, SocketSink
 from jetstream.web.websocket import Breach, accept, wants_upgrade
 
-_HOST_CHARS_SHOWN: Final = 100  # in a refusal
+_EXAMPLE_CHARS: Final = 200  # of a request that is logged
 
 FAILED: Final = Close(1011, "error", "the server has failed and is going down: connect again later")
 _OUR_FAULT: Final = Close(1011, "error", "the server failed to read a message: connect again")
@@ -61,11 +64,14 @@ class Subscribe:
         *,
         buffer_bytes: int,
         subscribers_max: int,
+        did_lists: DidLists | None = None,
         limits: WebLimits = WebLimits(),
     ) -> None:
         # Where each `_Client` subscribes.
         self.delivery = delivery
         self._metrics = metrics
+        # Told when a client uses its list no more.
+        self.did_lists = did_lists or DidLists(limits)
         # More are refused with 503.
         self._subscribers_max = subscribers_max
         # Read by each `_Client`.
@@ -94,55 +100,60 @@ class Subscribe:
         """Return the handler of a route that is subscribed to in this dialect."""
         return partial(self._handle, dialect)
 
-    def _handle(
-        self, dialect: Dialect, request: Request, connection: Connection
-    ) -> Steps[Response | None]:
+    def _handle(self, dialect: Dialect, request: Request, connection: Connection) -> Steps[Response | None]:
         """Check a request, and upgrade its connection. A refusal is one sentence. Raises BadRequest."""
         try:
             subscription = yield from dialect.parse_request(request)
-            self._check(request)
             positions = self.delivery.positions(subscription.cursor)
             fields = {"Jetstream-Wire": subscription.encoding.renderer.name, **position_headers(positions)}
-            answer = accept(request, {**subscription.fields, **fields})
+            opening = subscription.opening or _UPGRADE
+            answer = opening.accept(request, {**subscription.fields, **fields})
+            if isinstance(answer, Response):
+                return answer
+            self._check_room()
         except InvalidParameter as error:
-            return self._refuse(dialect, Refused(400, "InvalidRequest", str(error)))
+            refused = Refused("parameter", 400, "InvalidRequest", str(error))
+            return self._refuse(dialect, refused, request, connection)
         except Refused as refused:
-            return self._refuse(dialect, refused)
+            return self._refuse(dialect, refused, request, connection)
         except BadRequest:
-            self._metrics.refusals.inc()
+            self._metrics.refusals["handshake"].inc()  # logged where it is answered
             raise
         if not connection.transport.is_closing():  # else the client has gone meanwhile
-            self._begin(dialect, connection, subscription, answer)
+            sink = opening.open(connection.transport, self._inbound)
+            self._begin(_Client(self, sink, dialect, subscription), connection, answer)
         return None
 
-    def _refuse(self, dialect: Dialect, refused: Refused) -> Response:
-        """Count a refusal, and return the response."""
-        self._metrics.refusals.inc()
+    def _refuse(
+        self, dialect: Dialect, refused: Refused, request: Request, connection: Connection
+    ) -> Response:
+        """Count and log a refusal, and return the response."""
+        self._metrics.refusals[refused.reason].inc()
+        example = f"{request.path}?{request.query}"[:_EXAMPLE_CHARS]
+        self._throttled.info(
+            f"subscription: refused, {refused.reason}",
+            problem=refused.text,
+            example=example,
+            peer=connection.peer,
+        )
         return dialect.refusal(refused)
 
-    def _check(self, request: Request) -> None:
-        """Raise Refused for a request that asks for no WebSocket, or comes when there is no room."""
-        if not wants_upgrade(request):
-            path = request.path
-            text = f"{path} is a WebSocket: connect to ws://{request.host[:_HOST_CHARS_SHOWN]}{path}"
-            raise Refused(426, "", text, {"Upgrade": "websocket"})
+    def _check_room(self) -> None:
+        """Raise Refused when there is no room for another subscriber."""
         if len(self) >= (most := self._subscribers_max):
             text = f"{most} subscribers are connected, and that is the limit: try again later"
-            raise unavailable(text, self.limits)
+            raise unavailable("full", text, self.limits)
 
-    def _begin(
-        self, dialect: Dialect, connection: Connection, subscription: Subscription, answer: bytes
-    ) -> None:
-        """Upgrade a connection. What the client has sent behind its handshake is read as frames."""
-        sink = SocketSink(connection.transport, self._inbound)
-        client = _Client(self, sink, dialect, subscription)
+    def _begin(self, client: _Client, connection: Connection, answer: bytes) -> None:
+        """Hand a connection over to a client. What the client has sent behind its request is read there."""
         self._clients[client] = None
         self.empty.clear()
-        rest = connection.upgrade(sink, answer)
+        client.sink.peer = connection.peer
+        rest = connection.upgrade(client.sink, answer)
         if self._closed is not None:  # the server is stopping
             client.close(self._closed)
         client.start()
-        sink.start(rest)
+        client.sink.start(rest)
 
     def close_all(self, close: Close) -> None:
         """Close every connection, and from now on each new one as soon as it is upgraded."""
@@ -181,16 +192,45 @@ class Subscribe:
             self.empty.set()
 
 
+class _Upgrade:
+    """The upgrade of a connection to a WebSocket."""
+
+    def accept(self, request: Request, fields: Mapping[str, str]) -> bytes:
+        """Accept a handshake. Raises Refused or BadRequest."""
+        if wants_upgrade(request):
+            return accept(request, fields)
+        path = request.path
+        text = (
+            f"{path} is a WebSocket: connect to {request.websocket_base}{path}, or read {request.base}/events"
+        )
+        raise Refused("transport", 426, "", text, {"Upgrade": "websocket"})
+
+    def open(self, transport: asyncio.Transport, inbound: Inbound) -> Outbound:
+        """Return the socket of the connection."""
+        return SocketSink(transport, inbound)
+
+
+_UPGRADE: Final = _Upgrade()
+
+
 class _Client:
     """One connection: its socket, what it asked for, and its subscriber in delivery.
 
     The sink calls `_on_message`, `_on_end` and `_resume_at`.
     """
 
-    __slots__ = ("_dialect", "_hello_timeout", "_subscribe", "sink", "subscriber", "subscription")
+    __slots__ = (
+        "_dialect",
+        "_did_list",
+        "_hello_timeout",
+        "_subscribe",
+        "sink",
+        "subscriber",
+        "subscription",
+    )
 
     def __init__(
-        self, subscribe: Subscribe, sink: SocketSink, dialect: Dialect, subscription: Subscription
+        self, subscribe: Subscribe, sink: Outbound, dialect: Dialect, subscription: Subscription
     ) -> None:
         self._subscribe = subscribe
         self.sink = sink
@@ -198,6 +238,8 @@ class _Client:
         self._dialect = dialect
         # What its URL asked for. Options may change later, the rest does not.
         self.subscription = subscription
+        # The uploaded list that its options use; set with them.
+        self._did_list: DidList | None = None
         # Set once, after the hello if one is required.
         self.subscriber: Subscriber | None = None
         # Closes the connection when no hello comes; None when none is awaited.
@@ -217,7 +259,8 @@ class _Client:
             close = Close(1008, "no_hello", text)
             self._hello_timeout = asyncio.get_running_loop().call_later(timeout_s, self.sink.close, close)
         else:
-            self._apply(OptionsUpdate(self.subscription.options, None))
+            asked = self.subscription
+            self._apply(OptionsUpdate(asked.options, None, asked.did_list))
 
     def close(self, close: Close) -> None:
         """Close the connection, in the words of its dialect."""
@@ -241,6 +284,7 @@ class _Client:
     def _apply(self, update: OptionsUpdate) -> None:
         """Start to subscribe with the first options that are awaited; change them with later ones."""
         delivery, asked = self._subscribe.delivery, self.subscription
+        self._use_list(update.did_list)
         heartbeat_s = update.heartbeat_s or asked.heartbeat_s
         if self.subscriber is None:
             self.subscriber = delivery.subscribe(
@@ -254,6 +298,12 @@ class _Client:
         else:
             delivery.change(self.subscriber, update.options, heartbeat_s)
 
+    def _use_list(self, did_list: DidList | None) -> None:
+        """Use another list, or none. The one before is kept for a while, for a client that comes back."""
+        if self._did_list is not None:
+            self._subscribe.did_lists.keep(self._did_list)
+        self._did_list = did_list
+
     def _resume_at(self) -> int | None:
         """Return the cursor with which the client goes on elsewhere; None before it has begun."""
         return None if self.subscriber is None else self._subscribe.delivery.resume_at(self.subscriber)
@@ -261,9 +311,7 @@ class _Client:
     def _on_end(self) -> None:
         """Clean up after the connection."""
         self._stop_timeout()
-        # These refer to the client, and the client to the sink. Without the cycle, both are freed at once:
-        # the garbage collector would stop the event loop for half a second after thousands of connections.
-        del self.sink.on_message, self.sink.on_end, self.sink.resume_at
+        self._use_list(None)
         self._subscribe.remove(self)
 
     def _stop_timeout(self) -> None:

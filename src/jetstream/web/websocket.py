@@ -46,7 +46,9 @@ _TABLES: Final = [bytes(byte ^ mask for byte in range(256)) for mask in range(25
 
 NOT_WEBSOCKET: Final = Close(1002, "protocol", "not the WebSocket protocol: use a WebSocket client")
 UNMASKED: Final = Close(1002, "protocol", "a frame of the client is not masked: mask every frame")
-TOO_BIG: Final = Close(1009, "message_too_big", f"a message is longer than {MESSAGE_BYTES_MAX} bytes: send less")
+TOO_BIG: Final = Close(
+    1009, "message_too_big", f"a message is longer than {MESSAGE_BYTES_MAX} bytes: send less"
+)
 
 
 class Breach(Exception):

@@ -26,9 +26,11 @@ from jetstream.limits import WebLimits
 from jetstream.steps import Steps
 from jetstream.web.connection import Connection, Handler
 from jetstream.web.dialect import SHUTDOWN, Refused, Subscription, unavailable
+from jetstream.web.did_lists import no_list
 from jetstream.web.events_parameters import parse_events_request
 from jetstream.web.http import Request, Response
 from jetstream.web.pages import Page, iso
+from jetstream.web.parameters import FindList
 from jetstream.web.websocket import Breach
 
 PREFIX: Final = "/xrpc/"
@@ -41,7 +43,9 @@ _ARCHIVE: Final = (
 )
 _POSTED: Final = frozenset({f"{_NSID}planSnapshot", f"{_NSID}importTimestamps"})
 _METHODS: Final = frozenset({SUBSCRIBE_EVENTS, GET_ZSTD_DICTIONARY, *(f"{_NSID}{name}" for name in _ARCHIVE)})
-_NO_ARCHIVE: Final = "this server keeps no archive: use subscribeEvents, where cursor=0 begins with what is kept"
+_NO_ARCHIVE: Final = (
+    "this server keeps no archive: use subscribeEvents, where cursor=0 begins with what is kept"
+)
 _NSID_CHARS_SHOWN: Final = 100
 
 # The only subprotocol. Clients that offer others do not expect to see them again.
@@ -69,15 +73,17 @@ class EventsDialect:
         framing: Callable[[int], Framing | None],
         limits: WebLimits = WebLimits(),
         now_us: Callable[[], int] = unix_us,
+        find_list: FindList = no_list,
     ) -> None:
         self._oldest_us = oldest_us
         self._framing_of = framing
+        self._find_list = find_list
         self._limits = limits
         self._now_us = now_us
 
     def parse_request(self, request: Request) -> Steps[Subscription]:
         """Read a request, in steps. Raises InvalidParameter or Refused."""
-        asked = yield from parse_events_request(request, now_us=self._now_us())
+        asked = yield from parse_events_request(request, self._find_list, now_us=self._now_us())
         framing = self._framing(asked.dictionary_id)
         greeting = self._greeting(asked.cursor)
         return Subscription(
@@ -86,6 +92,7 @@ class EventsDialect:
             asked.cursor,
             bounds=asked.bounds,
             heartbeat_s=asked.heartbeat_s,
+            did_list=asked.did_list,
             greeting=b"".join(framing.frames([greeting])),
             fields=_subprotocol(request),
         )
@@ -96,9 +103,10 @@ class EventsDialect:
         try:
             framing = self._framing_of(dictionary_id)
         except InvalidParameter as error:
-            raise Refused(400, "UnknownZstdDictionary", str(error)) from error
+            raise Refused("unknown_dictionary", 400, "UnknownZstdDictionary", str(error)) from error
         if framing is None:
-            raise unavailable("compression is not available yet: leave zstdDictionary out", self._limits)
+            text = "compression is not available yet: leave zstdDictionary out"
+            raise unavailable("no_dictionary", text, self._limits)
         return framing
 
     def _greeting(self, cursor: int | None) -> bytes:
@@ -109,10 +117,12 @@ class EventsDialect:
         oldest_us = self._oldest_us()
         if not cursor or (cursor >= POSITION_MIN and cursor >= (oldest_us or 0)):
             return b""
-        where = "no event is kept" if oldest_us is None else f"the oldest event is {oldest_us}, {iso(oldest_us)}"
+        where = (
+            "no event is kept" if oldest_us is None else f"the oldest event is {oldest_us}, {iso(oldest_us)}"
+        )
         if cursor < POSITION_MIN:
             text = f"cursor: {cursor} is a seq of another server; {where}: use that, 0, or a time"
-            raise Refused(400, "CursorTooOld", text)
+            raise Refused("cursor_too_old", 400, "CursorTooOld", text)
         return info("OutdatedCursor", f"cursor {cursor} is older than what is kept; {where}")
 
     def refusal(self, refused: Refused) -> Response:
@@ -121,7 +131,7 @@ class EventsDialect:
             return Response.sentence(refused.status, refused.text, refused.fields)
         return _error(refused.status, refused.name, refused.text, refused.fields)
 
-    def parse_message(self, message: bytes) -> NoReturn:
+    def parse_message(self, message: bytes) -> NoReturn:  # noqa: ARG002 - whatever it says
         """Refuse a client's message. Raises Breach."""
         raise Breach(_DATA)
 

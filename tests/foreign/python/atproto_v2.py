@@ -1,9 +1,9 @@
-"""Prints the events of a Jetstream, one JSON object a line, with `atproto` 0.0.73, which knows only the v2 wire.
+"""Prints the events of a Jetstream, one JSON object a line, with `atproto` 0.0.73. It knows only the v2 wire.
 
     atproto_v2.py URL COMPRESS CURSOR [COLLECTION…]
 
-COMPRESS is true or false. A CURSOR of 0 means live, and 1 the oldest event. The library reconnects and resumes
-by itself.
+COMPRESS is true or false. A CURSOR of 0 means live, and 1 the oldest event. The library reconnects and
+resumes by itself.
 
 An event is printed as the v1 wire has it, without its record: the library turns records into models, which
 have more keys than the records.
@@ -15,8 +15,8 @@ import json
 import sys
 from typing import Any
 
-from atproto_client.models.utils import get_model_as_json
-from atproto_jetstream import JetstreamClient
+from atproto_client.models.utils import get_model_as_json  # type: ignore[import-not-found]
+from atproto_jetstream import JetstreamClient  # type: ignore[import-not-found]
 
 
 def v1(payload: dict[str, Any]) -> dict[str, Any]:

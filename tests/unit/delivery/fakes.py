@@ -260,6 +260,17 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0)
 
 
+async def reading(condition: Callable[[], object], *sinks: FakeSink) -> None:
+    """Return as `until`; meanwhile all that is written to these sinks is read."""
+
+    def holds() -> object:
+        for sink in sinks:
+            sink.drain()
+        return condition()
+
+    await until(holds)
+
+
 async def flushed(delivery: Delivery, log: MemoryLog, *subscribers: Subscriber) -> None:
     """Return once all that is stored has been written to these subscribers, at the tip."""
     await until(

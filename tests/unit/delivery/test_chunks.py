@@ -13,6 +13,7 @@ from jetstream.delivery.render_cache import Chunk, RenderCache
 from jetstream.delivery.subscriber import Encoding, Sink, Subscriber, SubscriberOptions
 from jetstream.limits import DeliveryLimits
 from jetstream.model.batch import Batch
+from jetstream.model.did_set import DidSet
 from jetstream.model.event import CREATE, Event
 from jetstream.model.filter import Filter
 
@@ -23,7 +24,7 @@ OPTIONS = [
     SubscriberOptions(),
     SubscriberOptions(message_bytes_max=200),
     SubscriberOptions(Filter(collections=frozenset({LIKE}))),
-    SubscriberOptions(Filter(dids=frozenset({b"did:plc:one"})), message_bytes_max=200),
+    SubscriberOptions(Filter(dids=DidSet({b"did:plc:one"})), message_bytes_max=200),
 ]
 
 

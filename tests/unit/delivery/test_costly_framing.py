@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import cycle, islice
 
@@ -29,6 +29,7 @@ from websockets.frames import Opcode
 from jetstream.delivery.framing.zstd import ZstdFraming
 from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.subscriber import Encoding, Subscriber, SubscriberOptions
+from jetstream.model.did_set import DidSet
 from jetstream.model.filter import Filter
 
 DIDS = [b"did:plc:repo%d" % number for number in range(5)]
@@ -36,9 +37,9 @@ SUBSCRIBERS = 1_000
 # Ten filters that want neither creates of things by most repos, nor long messages of repo 4.
 FILTERS = [
     *(SubscriberOptions(Filter(collections=frozenset(names))) for names in ({LIKE}, {POST}, {LIKE, POST})),
-    *(SubscriberOptions(Filter(dids=frozenset({did}), collections=frozenset({LIKE}))) for did in DIDS),
-    SubscriberOptions(Filter(dids=frozenset({DIDS[1], DIDS[2]}), collections=frozenset({THING}))),
-    SubscriberOptions(Filter(dids=frozenset({DIDS[4]})), message_bytes_max=150),
+    *(SubscriberOptions(Filter(dids=DidSet({did}), collections=frozenset({LIKE}))) for did in DIDS),
+    SubscriberOptions(Filter(dids=DidSet({DIDS[1], DIDS[2]}), collections=frozenset({THING}))),
+    SubscriberOptions(Filter(dids=DidSet({DIDS[4]})), message_bytes_max=150),
 ]
 
 
@@ -49,9 +50,9 @@ class Counting(ZstdFraming):
         super().__init__(DICTIONARY)
         self.compressed = Counter[bytes]()
 
-    def frames(self, messages: list[bytes]) -> list[bytes]:
+    def frames(self, messages: list[bytes], times: Iterable[int] | None = None) -> list[bytes]:
         self.compressed.update(each for each in messages if each)
-        return super().frames(messages)
+        return super().frames(messages, times)
 
 
 def encoding(wire: str = "classic") -> tuple[Encoding, Counting]:
@@ -184,7 +185,7 @@ async def test_a_turn_of_a_reader_that_is_behind_ends_when_its_chunks_took_long(
     clock = Clock()
 
     def take_long(_: FakeSink) -> None:
-        clock.now += 0.4 * LIMITS.chunks_s
+        clock.now += 0.4 * LIMITS.costly_s
 
     limits = replace(LIMITS, chunk_events=2, chunks_per_turn=100)
     async with served(events=100, limits=limits, clock=clock, sleep=clock.sleep) as (delivery, _):
@@ -197,9 +198,9 @@ async def test_a_flush_leaves_the_loop_a_turn_between_two_costly_encodings() -> 
     clock = Clock()
 
     class Slow(Counting):
-        def frames(self, messages: list[bytes]) -> list[bytes]:
-            clock.now += LIMITS.turn_s
-            return super().frames(messages)
+        def frames(self, messages: list[bytes], times: Iterable[int] | None = None) -> list[bytes]:
+            clock.now += 1.1 * LIMITS.costly_s
+            return super().frames(messages, times)
 
     async with served(clock=clock, sleep=clock.sleep) as (delivery, log):
         sinks = [join(delivery, encoding=Encoding(RENDERERS["v1"], Slow()))[1] for _ in range(3)]

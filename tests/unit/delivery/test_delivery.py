@@ -41,6 +41,7 @@ from jetstream.delivery.subscriber import Close, Encoding, Subscriber, Subscribe
 from jetstream.limits import DeliveryLimits
 from jetstream.metrics import Metrics
 from jetstream.model.batch import Batch
+from jetstream.model.did_set import DidSet
 from jetstream.model.filter import Filter
 
 # The law
@@ -161,8 +162,8 @@ options = st.sampled_from(
         SubscriberOptions(message_bytes_max=150),
         SubscriberOptions(Filter(collections=frozenset({LIKE}))),
         SubscriberOptions(Filter(prefixes=frozenset({b"app.bsky.feed."})), 180),
-        SubscriberOptions(Filter(dids=frozenset({b"did:plc:repo1"}))),
-        SubscriberOptions(Filter(frozenset({THING}), dids=frozenset({b"did:plc:repo1", b"did:plc:repo2"}))),
+        SubscriberOptions(Filter(dids=DidSet({b"did:plc:repo1"}))),
+        SubscriberOptions(Filter(frozenset({THING}), dids=DidSet({b"did:plc:repo1", b"did:plc:repo2"}))),
     ]
 )
 which = st.integers(0, 5)
@@ -399,7 +400,7 @@ async def test_nothing_stays_of_a_subscriber_that_left(
     try:
         world = World(LIMITS)
         async with running(world.delivery):
-            world.join(SubscriberOptions(Filter(dids=frozenset({b"did:plc:repo1"}))), CLASSIC, cursor, limit)
+            world.join(SubscriberOptions(Filter(dids=DidSet({b"did:plc:repo1"}))), CLASSIC, cursor, limit)
             await world.turn(turns)
             member = world.members.pop()
             member.sink.lost = lost

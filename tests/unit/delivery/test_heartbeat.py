@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import orjson
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.delivery.encodings import CLASSIC, CREATES, V1, message
+from tests.unit.delivery.encodings import CLASSIC, CREATES, V1, frames_of, message
 from tests.unit.delivery.fakes import (
     LIKE,
     LIMITS,
@@ -23,21 +26,27 @@ from tests.unit.delivery.fakes import (
     event,
     flushed,
     join,
+    reading,
     running,
     served,
     until,
 )
 
 from jetstream.delivery.delivery import Delivery
+from jetstream.delivery.framing.zstd import ZstdFraming
 from jetstream.delivery.heartbeat import Heartbeat
-from jetstream.delivery.subscriber import Encoding, Subscriber, SubscriberOptions
+from jetstream.delivery.subscriber import Bounds, Encoding, Subscriber, SubscriberOptions
 from jetstream.metrics import Metrics
 from jetstream.model.batch import Batch
+from jetstream.model.did_set import DidSet
 from jetstream.model.filter import DIDS_PER_STEP, Filter
 
 # Only the tests check.
 UNWATCHED = replace(LIMITS, watch_interval_s=3_600.0)
-NOBODY = SubscriberOptions(Filter(dids=frozenset({b"did:plc:nobody"})))
+DICTIONARY = zstandard.train_dictionary(
+    4096, [b'{"time_us":%d,"kind":"commit"}' % n for n in range(2_000)], dict_id=40_000
+).as_bytes()
+NOBODY = SubscriberOptions(Filter(dids=DidSet({b"did:plc:nobody"})))
 
 
 # When one is due
@@ -65,6 +74,16 @@ async def test_v1_has_another_spelling() -> None:
     async with served(events=20, limits=UNWATCHED) as (delivery, _):
         _, sink = join(delivery, encoding=V1, heartbeat_s=5)
     assert sink.messages() == [b'{"time_us":200,"kind":"heartbeat","live":true}']
+
+
+async def test_a_compressed_subscriber_gets_a_compressed_one() -> None:
+    encoding = Encoding(V1.renderer, ZstdFraming(DICTIONARY))
+    async with served(events=20, limits=UNWATCHED) as (delivery, _):
+        _, sink = join(delivery, encoding=encoding, heartbeat_s=5)
+    (frame,) = frames_of(bytes(sink.sent))
+    dictionary = zstandard.ZstdCompressionDict(DICTIONARY)
+    message = zstandard.ZstdDecompressor(dictionary).decompress(bytes(frame.data))
+    assert message == b'{"time_us":200,"kind":"heartbeat","live":true}'
 
 
 async def test_an_empty_log_begins_at_0() -> None:
@@ -137,7 +156,7 @@ async def test_one_comes_at_once_when_a_replay_has_caught_up() -> None:
 
 
 async def test_one_comes_at_once_when_a_large_filter_is_indexed() -> None:
-    large = Filter(dids=frozenset(b"did:plc:other%d" % n for n in range(3 * DIDS_PER_STEP)))
+    large = Filter(dids=DidSet(b"did:plc:other%d" % n for n in range(3 * DIDS_PER_STEP)))
     async with served(events=20, limits=UNWATCHED) as (delivery, _):
         subscriber, sink = join(delivery, options=SubscriberOptions(large), heartbeat_s=5)
         assert not sink.messages()
@@ -151,8 +170,7 @@ async def test_a_subscriber_that_fell_behind_is_told_of_it_once_at_most() -> Non
         for _ in range(3):
             log.grow(5)
             await until(lambda: sink.full)
-            sink.drain()
-            await until(lambda: subscriber.group)
+            await reading(lambda: subscriber.group, sink)
     assert sink.heartbeats() == [(200, True)]
 
 
@@ -192,6 +210,11 @@ async def test_a_wire_may_have_an_interval_of_its_own() -> None:
         subscriber, sink = join(delivery, encoding=encoding)
         assert subscriber.heartbeat is not None
         assert subscriber.heartbeat.interval_s == 45
+        assert sink.heartbeats() == []  # not at once: it did not ask
+        for now in (0.0, 44.0):
+            await delivery.check(now, ping=False)
+        assert sink.heartbeats() == []
+        await delivery.check(45.0, ping=False)
         assert sink.heartbeats() == [(200, True)]
 
 
@@ -241,14 +264,19 @@ class Client:
 class World:
     """Clients of one delivery that come back after every loss."""
 
-    def __init__(self) -> None:
+    def __init__(self, lanes: int = 1) -> None:
         self.now = 0.0
         self.log = MemoryLog()
         self.log.grow(40)
-        self.delivery = Delivery(self.log, Metrics(("classic", "v1")), replace(SMALL, lane_subscribers=1, watch_interval_s=3_600.0))
+        self.delivery = Delivery(
+            self.log,
+            Metrics(("classic", "v1")),
+            replace(SMALL, lane_subscribers=1, lanes_max=lanes, watch_interval_s=3_600.0),
+        )
         self.clients: list[Client] = []
 
     def join(self, options: SubscriberOptions, encoding: Encoding, cursor: int, limit: int) -> None:
+        cursor = self.delivery.positions(cursor).cursor  # as the handshake says
         subscriber, sink = join(
             self.delivery, cursor, limit=limit, encoding=encoding, options=options, heartbeat_s=1
         )
@@ -317,8 +345,8 @@ FILTERS = st.sampled_from(
         NOBODY,
         SubscriberOptions(message_bytes_max=150),
         SubscriberOptions(Filter(collections=frozenset({LIKE}))),
-        SubscriberOptions(Filter(dids=frozenset({b"did:plc:repo1"}))),
-        SubscriberOptions(Filter(frozenset({THING}), dids=frozenset({b"did:plc:repo1"}))),
+        SubscriberOptions(Filter(dids=DidSet({b"did:plc:repo1"}))),
+        SubscriberOptions(Filter(frozenset({THING}), dids=DidSet({b"did:plc:repo1"}))),
     ]
 )
 WHICH = st.integers(0, 3)
@@ -329,9 +357,9 @@ JOINS = st.tuples(
     st.integers(0, 450),
     st.sampled_from([200, 2_000, UNBOUNDED]),
 )
+TURNS = st.tuples(st.just("turn"), st.integers(0, 5))
 ACTIONS = st.one_of(
     st.tuples(st.just("grow"), st.integers(1, 20)),
-    st.tuples(st.just("turn"), st.integers(1, 5)),
     st.tuples(st.just("check"), st.sampled_from([0.5, 1.0, 3.0])),
     st.tuples(st.just("drain"), WHICH),
     st.tuples(st.just("lose"), WHICH, st.floats(0, 1)),
@@ -340,34 +368,92 @@ ACTIONS = st.one_of(
 
 
 @settings(max_examples=200)
-@given(st.lists(JOINS, min_size=1, max_size=4), st.lists(ACTIONS, max_size=40), st.integers(0, 4))
+@given(
+    st.lists(JOINS, min_size=1, max_size=4),
+    st.lists(st.tuples(ACTIONS, TURNS), min_size=5, max_size=30),
+    st.integers(0, 4),
+    st.integers(1, 2),
+    st.booleans(),
+)
 def test_a_client_that_resumes_at_any_position_loses_and_repeats_nothing(
-    joins: list[tuple[Any, ...]], actions: list[tuple[Any, ...]], patience: int
+    joins: list[tuple[Any, ...]],
+    actions: list[tuple[tuple[Any, ...], ...]],
+    patience: int,
+    lanes: int,
+    alike: bool,
 ) -> None:
-    """At the last event or heartbeat that it has received, or at the cursor of a close."""
+    """At the last event or heartbeat that it has received, or at the cursor of a close.
+
+    `alike`: all are in one group at the tip at first, which is flushed member by member.
+    """
+    if alike:
+        joins = [("join", *joins[0][1:3], cursor, UNBOUNDED) for *_, cursor, _ in joins] * 2
 
     async def play() -> None:
-        world = World()
+        world = World(lanes)
         world.log.patience = patience
         async with running(world.delivery):
             starts = [world.delivery.positions(cursor).cursor for *_, cursor, _ in joins]
-            for name, *arguments in [*joins, *actions]:
+            for name, *arguments in [*joins, *([("settle",)] if alike else ()), *chain(*actions)]:
                 if (waiting := getattr(world, name)(*arguments)) is not None:
                     await waiting
             await world.settle()
         whole = Batch.of([event(time // STEP_US) for time in world.log.times], world.log.times)
         for client, start in zip(world.clients, starts, strict=True):
             got = client.events + [each["time_us"] for each in client.received() if "live" not in each]
-            assert got == _wanted(whole, client, start)
+            assert got == _wanted(whole, client.options, client.encoding, start, sys.maxsize)
             _check_order(client)
 
     asyncio.run(play())
 
 
-def _wanted(whole: Batch, client: Client, start: int) -> list[int]:
-    limit = client.options.message_bytes_max
-    wanted = client.options.wanted.select(whole, whole.index(start), len(whole))
-    sizes = {i: len(message(client.encoding, whole, i)) for i in wanted}
+@settings(max_examples=100)
+@given(
+    st.one_of(st.none(), st.integers(0, 450)),
+    st.lists(st.tuples(FILTERS, st.integers(0, 20), st.integers(0, 6)), min_size=1, max_size=8),
+    st.integers(0, 3),
+    st.booleans(),
+)
+def test_the_answer_to_a_change_is_where_the_new_options_begin(
+    cursor: int | None, changes: list[tuple[SubscriberOptions, int, int]], patience: int, bounded: bool
+) -> None:
+    """Also behind, in the middle of a flush, and for a subscriber with bounds."""
+
+    async def play() -> None:
+        world = World()
+        world.log.patience = patience
+        bounds = Bounds(None, 10_000) if bounded else None
+        async with running(world.delivery):
+            begin = world.delivery.positions(cursor).cursor
+            for _ in range(2):  # more members of its first group
+                join(world.delivery)
+            subscriber, sink = join(world.delivery, cursor, bounds=bounds, heartbeat_s=300)
+            stretches, since = [], (begin, SubscriberOptions(), 0)
+            for options, grown, turns in changes:
+                if grown:
+                    world.log.grow(grown)
+                await world.turn(turns)
+                before = len(sink.messages())
+                world.delivery.change(subscriber, options, 300)
+                answer = orjson.loads(sink.messages()[before])
+                assert "live" in answer
+                stretches.append((*since, answer["time_us"] + 1, before))
+                since = (answer["time_us"] + 1, options, before)
+            await until(lambda: subscriber.live and world.delivery.resume_at(subscriber) > world.log.tip)
+            stretches.append((*since, world.log.tip + 1, len(sink.messages())))
+        received = [orjson.loads(each) for each in sink.messages()]
+        whole = Batch.of([event(time // STEP_US) for time in world.log.times], world.log.times)
+        for start, options, first, stop, last in stretches:
+            got = [each["time_us"] for each in received[first:last] if "live" not in each]
+            assert got == _wanted(whole, options, CLASSIC, start, stop)
+
+    asyncio.run(play())
+
+
+def _wanted(whole: Batch, options: SubscriberOptions, encoding: Encoding, start: int, stop: int) -> list[int]:
+    limit = options.message_bytes_max
+    wanted = options.wanted.select(whole, whole.index(start), whole.index(max(start, stop)))
+    sizes = {i: len(message(encoding, whole, i)) for i in wanted}
     return [whole.times[i] for i in wanted if sizes[i] and (not limit or sizes[i] <= limit)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jetstream.model.event import ACCOUNT, CREATE, DELETE, SYNC, Event
+from jetstream.model.event import ACCOUNT, CREATE, DELETE, Event
 
 LIKE = b"app.bsky.feed.like"
 POST = b"app.bsky.feed.post"
@@ -13,8 +13,6 @@ def make_event(number: int) -> Event:
     rkey = b"3l3f6nz%06d" % number
     if number % 11 == 0:
         return Event(ACCOUNT, did, b"", b"", b"", b"", b'{"active":true,"did":"%s","seq":%d}' % (did, number))
-    if number % 17 == 0:
-        return Event(SYNC, did, b"", b"", b"", b"", b'{"blocks":{"$bytes":""},"seq":%d}' % number)
     if number % 5 == 0:
         return Event(DELETE, did, POST, rkey, rkey, b"", b"")
     return Event(

@@ -542,7 +542,11 @@ def assert_damage_is_counted(message: Message, ops: int) -> None:
     """Every op is an event or counted, or else the whole frame is counted; and what comes out is JSON."""
     assert message.type in MESSAGE_TYPES
     assert set(message.drops) <= set(DROP_REASONS)
-    assert message.drops or message.type not in {"commit", "identity", "account", "sync", "unknown"} or message.events
+    assert (
+        message.drops
+        or message.type not in {"commit", "identity", "account", "sync", "unknown"}
+        or message.events
+    )
     if message.type == "commit" and type(message.events) is list:
         assert len(message.events) + len(message.drops) == ops
     assert len(list(rendered(message))) == spellings(message)

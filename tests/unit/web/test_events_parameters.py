@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +19,7 @@ POST, LIKE = "app.bsky.feed.post", "app.bsky.feed.like"
 ANN, BOB = "did:plc:ann", "did:web:bob.example"
 NOW_US = 1796054400000000
 COMMIT = {CREATE, UPDATE, DELETE}
+COLLECTIONS = [f"a.b.c{number}" for number in range(100)]
 DIDS = [f"did:plc:{number}" for number in range(10_000)]
 
 
@@ -56,8 +59,11 @@ VALID = [
     (f"collections={POST}&collections={LIKE}", wanting(collections=names(POST, LIKE))),
     ("collections=app.bsky.*", wanting(prefixes=names("app.bsky."))),
     ("collections=app.bsky.feed.%2A", wanting(prefixes=names("app.bsky.feed."))),
-    ("&".join(f"collections=a.b.c{n}" for n in range(100)), wanting(collections=names(*(f"a.b.c{n}" for n in range(100))))),
-    (f"collections={POST}&kinds=commit&kinds=sync", wanting(collections=names(POST), kinds=frozenset({*COMMIT, SYNC}))),
+    ("&".join(f"collections={name}" for name in COLLECTIONS), wanting(collections=names(*COLLECTIONS))),
+    (
+        f"collections={POST}&kinds=commit&kinds=sync",
+        wanting(collections=names(POST), kinds=frozenset({*COMMIT, SYNC})),
+    ),
     ("heartbeat=5", EVERYTHING._replace(heartbeat_s=5)),
     ("maxMessageSizeBytes=0", EVERYTHING),
     ("maxMessageSizeBytes=4294967295", wanting(4294967295)),
@@ -90,7 +96,7 @@ INVALID = [
     ("cursor=1.5", "cursor", "1.5"),
     ("cursor=-10m", "cursor", "-10m"),
     ("cursor=2026-11-30T16:00:00Z", "cursor", "2026-11-30T16:00:00Z"),
-    ("cursor=%D9%A1", "cursor", "١"),
+    ("cursor=%D9%A1", "cursor", "\u0661"),
     (f"cursor={2**63}", "cursor", str(2**63)),
     ("cursor=" + "9" * 5_000, "cursor", "9" * 5_000),
     ("cursor=%zz", "query", "%zz"),
@@ -135,9 +141,7 @@ INVALID = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("query", "name", "value"), INVALID, ids=[query[:60] for query, _, _ in INVALID]
-)
+@pytest.mark.parametrize(("query", "name", "value"), INVALID, ids=[query[:60] for query, _, _ in INVALID])
 def test_what_is_refused(query: str, name: str, value: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
         parsed(query)
@@ -181,7 +185,5 @@ def test_ten_thousand_dids_are_read_in_steps() -> None:
 
 @given(st.text(st.sampled_from("cursorkindsdidscollections=&%,*.:0123456789abc"), max_size=60))
 def test_any_query_is_read_or_refused(query: str) -> None:
-    try:
-        parsed(query)
-    except InvalidParameter as error:
-        assert str(error)
+    with suppress(InvalidParameter):
+        assert parsed(query).options.message_bytes_max >= 0

@@ -32,9 +32,7 @@ def test_what_an_empty_log_does_not_have_is_absent() -> None:
         (EMPTY, (None, None), (None, None)),
     ],
 )
-def test_the_page_has_dates(
-    positions: Positions, oldest: tuple[int, str], latest: tuple[int, str]
-) -> None:
+def test_the_page_has_dates(positions: Positions, oldest: tuple[int, str], latest: tuple[int, str]) -> None:
     answer = cursors(lambda: positions, lambda: 5_500_000)(Request("GET", "/cursors", "", 1, {}))
     body = orjson.loads(answer.body)
     assert (answer.status, answer.content_type) == (200, "application/json")
@@ -43,4 +41,13 @@ def test_the_page_has_dates(
     assert (body["oldest_us"], body["oldest"]) == oldest
     assert (body["latest_us"], body["latest"]) == latest
     assert (body["now_us"], body["now"]) == (5_500_000, "1970-01-01T00:00:05.500000Z")
-    assert list(body) == ["cursor_us", "cursor", "oldest_us", "oldest", "latest_us", "latest", "now_us", "now"]
+    assert list(body) == [
+        "cursor_us",
+        "cursor",
+        "oldest_us",
+        "oldest",
+        "latest_us",
+        "latest",
+        "now_us",
+        "now",
+    ]

@@ -175,7 +175,9 @@ def test_another_verb_is_not_allowed(method: str, nsid: str, allowed: str) -> No
 
 
 @pytest.mark.parametrize("nsid", [f"{NSID}planSnapshot", f"{NSID}nope", GET_ZSTD_DICTIONARY])
-@pytest.mark.parametrize(("method", "closing"), [("GET", False), ("OPTIONS", False), ("POST", True), ("PUT", True)])
+@pytest.mark.parametrize(
+    ("method", "closing"), [("GET", False), ("OPTIONS", False), ("POST", True), ("PUT", True)]
+)
 def test_what_may_have_a_body_ends_the_connection(method: str, closing: bool, nsid: str) -> None:
     assert answered(method, nsid).closing == closing
 

@@ -10,7 +10,8 @@ take more time for 2 %.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Final, cast
 
 import zstandard
 
@@ -46,11 +47,12 @@ class ZstdFraming(WebSocketFraming):
         if not self.dictionary_id:
             raise ValueError("is not a zstd dictionary: it has no ID")
         self._compress = compressor.compress
-        self._compress_all = compressor.multi_compress_to_buffer
+        # It returns views of one buffer, which can be joined to `bytes` as `bytes` can.
+        self._compress_all = cast("Callable[[list[bytes]], list[bytes]]", compressor.multi_compress_to_buffer)
 
-    def frames(self, messages: list[bytes]) -> list[bytes]:
+    def frames(self, messages: list[bytes], times: Iterable[int] | None = None) -> list[bytes]:
         """Return each message compressed and with its head; the frame of a declined event is empty."""
         if len(messages) >= _MANY and all(messages):
-            return super().frames(self._compress_all(messages))
+            return super().frames(self._compress_all(messages), times)
         compress = self._compress
-        return super().frames([compress(message) if message else b"" for message in messages])
+        return super().frames([compress(message) if message else b"" for message in messages], times)

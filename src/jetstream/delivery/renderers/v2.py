@@ -77,7 +77,10 @@ def dates(times: list[int]) -> list[bytes]:
 @lru_cache(_SECONDS_REMEMBERED)
 def _date(second: int) -> bytes:
     """Return the date of a second, as a template that takes the microseconds."""
-    return datetime.fromtimestamp(min(second, _SECOND_MAX), UTC).strftime("%Y-%m-%dT%H:%M:%S.").encode() + b"%06dZ"
+    return (
+        datetime.fromtimestamp(min(second, _SECOND_MAX), UTC).strftime("%Y-%m-%dT%H:%M:%S.").encode()
+        + b"%06dZ"
+    )
 
 
 def info(name: str, message: str) -> bytes:

@@ -5,9 +5,9 @@ have wanted events; `load` reads that one's events. They are apart so that a loa
 cache, which all readers share.
 
 A scan skips a segment by its index: the set of its collections, a Bloom filter of its DIDs, and copies of its
-events without a collection. So a reader of a rare collection, or of these kinds alone, reads a few kilobytes of
-each segment, and no other events. A scan is bounded, and is a snapshot of its own, so that a reader who wants
-little does not hold back checkpoints.
+events without a collection. So a reader of a rare collection, or of these kinds alone, reads a few kilobytes
+of each segment, and no other events. A scan is bounded, and is a snapshot of its own, so that a reader who
+wants little does not hold back checkpoints.
 
 A `FileReader` is synchronous, and has a connection that no other thread uses at the same time. Damage is
 collected and skipped. A strict reader raises Damaged or sqlite3.DatabaseError instead.

@@ -44,8 +44,9 @@ def upstream(payload: dict[str, Any]) -> bytes:
 def test_each_kind_byte_for_byte() -> None:
     did, time_us = b"did:plc:abc", 1796054400000123
     path = (b"app.bsky.feed.like", b"3k", b"3mbd3542mi6yx")
-    start, end = '{"$type":"message","payload":{"$type":"network.bsky.jetstream.subscribeEvents#', (
-        '"seq":1796054400000123,"time":"2026-11-30T16:00:00.000123Z"}}'
+    start, end = (
+        '{"$type":"message","payload":{"$type":"network.bsky.jetstream.subscribeEvents#',
+        ('"seq":1796054400000123,"time":"2026-11-30T16:00:00.000123Z"}}'),
     )
     commit_end = f'"rev":"3mbd3542mi6yx","rkey":"3k",{end}'
     expected = {
