@@ -198,9 +198,9 @@ class DeliveryLimits:
     # Chunks of one reader in a turn of the event loop. With one, 5,000 returning readers took 8 s instead of
     # 6.
     chunks_per_turn: int = 5
-    # Seconds after which it has no more chunks in this turn. Compressing 200 ordinary events takes 0.3 ms, one
-    # record of 990 kB 2.5 ms.
-    chunks_s: float = 0.002
+    # Seconds after which nothing is begun in a turn that may take long: a reader has no more chunks, a flush
+    # compresses for no other encoding. 200 ordinary events are compressed in 0.3 ms, a record of 990 kB in 3.
+    costly_s: float = 0.0015
     # Different batches that are held by feeders waiting for their turn: 5 MB for an ordinary segment, and
     # each of 200 readers may be at another one.
     held_batches: int = 12
@@ -323,6 +323,12 @@ class WebLimits:
     did_lists_kept_s: float = 3600.0
     # Uploads that are read, of all clients: one of 100,000 DIDs takes 60 ms of CPU time, in steps.
     did_lists_read: Rate = Rate(1, 20)
+    # Requests for `/explain` that are answered, of all clients. Each judges and compresses a minute of events,
+    # which takes 0.1 s of CPU time: so many events and bytes at a time, with a pause after each.
+    explanations: Rate = Rate(0.5, 5)
+    explained_per_turn: int = 200
+    explained_bytes_per_turn: int = 256 << 10
+    explained_pause_s: float = 0.001
     # Connections that are cleaned up in one turn of the event loop, when a network loses thousands of
     # clients at once: 1 ms.
     removals_per_turn: int = 32

@@ -221,7 +221,7 @@ class CatchUp:
     def _write(self, subscriber: Subscriber, batch: Batch, stop: int) -> None:
         """Write chunks of a batch up to the position `stop`, as many as one turn and the socket allow."""
         first, last, bounds = batch.index(subscriber.position), batch.index(stop), subscriber.bounds
-        until = self._clock() + self._limits.chunks_s
+        until = self._clock() + self._limits.costly_s
         for _ in range(self._limits.chunks_per_turn):
             chunk = cut(batch, first, last, subscriber, self._cache, self._limits)
             if chunk.data:

@@ -1,4 +1,4 @@
-"""Cutting the log: what a flush takes and renders, and what one write carries to a reader that is behind. Pure.
+"""Cutting the log: what a flush takes and renders, and what one write carries to a reader behind. Pure.
 
 Both are bounded by a number of events, for the time they take, and by bytes, for the memory in which they
 wait when a socket is slow. One event is always taken, however large it is, so that every reader makes

@@ -30,7 +30,7 @@ from jetstream.web.http import Request, Response
 from jetstream.web.outbound import Outbound
 from jetstream.web.parameters import FindList, OptionsUpdate, SubscribeRequest, parse_message, parse_request
 from jetstream.web.sink import Inbound
-from jetstream.web.websocket import Breach
+from jetstream.web.websocket import Breach, wants_upgrade
 
 SHUTDOWN: Final = Close(1001, "shutdown", "the server is shutting down: connect again")
 
@@ -87,6 +87,14 @@ def unavailable(reason: str, text: str, limits: WebLimits) -> Refused:
     return Refused(reason, 503, "ServiceUnavailable", text, {"Retry-After": str(limits.retry_after_s)})
 
 
+def require_upgrade(request: Request) -> None:
+    """Raise Refused for a request that asks for no WebSocket."""
+    if not wants_upgrade(request):
+        path, events = request.path, f"{request.base}/events"
+        text = f"{path} is a WebSocket: connect to {request.websocket_base}{path}, or read {events}"
+        raise Refused("transport", 426, "", text, {"Upgrade": "websocket"})
+
+
 class Dialect(Protocol):
     """How one endpoint is subscribed to."""
 
@@ -134,6 +142,7 @@ class SubscribeDialect:
     def parse_request(self, request: Request) -> Steps[Subscription]:
         """Read a request, in steps. Raises InvalidParameter or Refused."""
         asked = yield from parse_request(request, self._find_list, now_us=self._now_us())
+        require_upgrade(request)  # before the dictionary, which is fetched when it is first asked for
         wire = asked.wire or self._wire
         return Subscription(
             Encoding(RENDERERS[wire], self._framing(asked)),

@@ -282,7 +282,9 @@ class HeadReader:
         if not _FIELD(line):
             raise BadRequest(400, "malformed", f"{_shown(line)} is not a header field")
         if self._fields == self._fields_max:
-            raise BadRequest(431, "too_long", f"there are more than {self._fields_max} header fields")
+            raise BadRequest(
+                431, "too_long", f"there are more than {self._fields_max} header fields: send fewer"
+            )
         self._fields += 1
 
     def _cut_head(self) -> bytes:

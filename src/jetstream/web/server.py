@@ -23,7 +23,7 @@ from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
 from jetstream.settings import Network
 from jetstream.steps import Steps
-from jetstream.web.connection import Connection, Connections, Handler
+from jetstream.web.connection import Answer, Connection, Connections, Handler
 from jetstream.web.http import Request, Response
 from jetstream.web.pages import Page
 
@@ -81,7 +81,7 @@ class Server:
         self._listener = Listener(host, port, new, make_room, self._connections.limits)
         return self._listener.port
 
-    def _answer(self, request: Request, connection: Connection) -> Steps[Response | None]:
+    def _answer(self, request: Request, connection: Connection) -> Steps[Answer]:
         """Answer a request by its path. Returns None when its connection has become a WebSocket."""
         path, method = request.route, request.method
         for start, tree in self._trees.items():

@@ -42,7 +42,7 @@ from jetstream.web.outbound import Outbound
 from jetstream.web.parameters import OptionsUpdate
 from jetstream.web.positions import position_headers
 from jetstream.web.sink import Inbound, SocketSink
-from jetstream.web.websocket import Breach, accept, wants_upgrade
+from jetstream.web.websocket import Breach, accept
 
 _EXAMPLE_CHARS: Final = 200  # of a request that is logged
 
@@ -195,14 +195,8 @@ class _Upgrade:
     """The upgrade of a connection to a WebSocket."""
 
     def accept(self, request: Request, fields: Mapping[str, str]) -> bytes:
-        """Accept a handshake. Raises Refused or BadRequest."""
-        if wants_upgrade(request):
-            return accept(request, fields)
-        path = request.path
-        text = (
-            f"{path} is a WebSocket: connect to {request.websocket_base}{path}, or read {request.base}/events"
-        )
-        raise Refused("transport", 426, "", text, {"Upgrade": "websocket"})
+        """Accept a handshake. Raises BadRequest."""
+        return accept(request, fields)
 
     def open(self, connection: Connection, inbound: Inbound) -> Outbound:
         """Return the socket of the connection."""

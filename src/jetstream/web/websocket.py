@@ -84,7 +84,7 @@ def accept(request: Request, fields: Mapping[str, str]) -> bytes:
     Raises BadRequest: 426 for another version of the protocol, 400 for HTTP/1.0 and for a bad key.
     """
     if not request.minor:
-        raise BadRequest(400, "handshake", "a WebSocket needs HTTP/1.1")
+        raise BadRequest(400, "handshake", "a WebSocket needs HTTP/1.1: connect with it")
     if request.headers.get("sec-websocket-version") != VERSION:
         text = f"only version {VERSION} of the WebSocket protocol is spoken here"
         headers = {"Upgrade": "websocket", "Sec-WebSocket-Version": VERSION}

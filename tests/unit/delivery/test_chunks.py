@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from unittest.mock import create_autospec
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.delivery.encodings import CLASSIC, V1, message
 
 from jetstream.delivery.chunks import cut, flush_end
 from jetstream.delivery.render_cache import Chunk, RenderCache
-from jetstream.delivery.subscriber import Encoding, Sink, Subscriber, SubscriberOptions
+from jetstream.delivery.subscriber import Bounds, Encoding, Sink, Subscriber, SubscriberOptions
 from jetstream.limits import DeliveryLimits
 from jetstream.model.batch import Batch
 from jetstream.model.did_set import DidSet
@@ -96,6 +97,26 @@ def test_a_shared_chunk_that_goes_too_far_is_cut_again() -> None:
     batch, cache = batch_of([20] * 1000), RenderCache(LIMITS.render_cache_bytes)
     assert cut(batch, 0, 1000, reader(), cache, LIMITS).reached == 200
     assert cut(batch, 0, 150, reader(), cache, LIMITS).reached == 150
+
+
+@pytest.mark.parametrize("left", [1, 50, 199, 200, 201, 1_000])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_limit_of_events_cuts_also_what_others_share(left: int, options: SubscriberOptions) -> None:
+    batch, cache = batch_of([20] * 1000), RenderCache(LIMITS.render_cache_bytes)
+    whole = pieces(batch, 0, 1000, CLASSIC, options, cache)
+    limited = reader(options=options)
+    limited.bounds = Bounds(None, left)
+    first, sent = 0, []
+    while first < 1000 and limited.bounds.left:
+        chunk = cut(batch, first, 1000, limited, cache, LIMITS)
+        limited.bounds.left -= chunk.messages
+        assert limited.bounds.left >= 0
+        assert chunk.reached > first
+        first = chunk.reached
+        sent.append(chunk)
+    most = sum(each.messages for each in whole)
+    assert sum(each.messages for each in sent) == min(left, most)
+    assert b"".join(each.data for each in whole).startswith(b"".join(each.data for each in sent))
 
 
 def test_what_is_too_long_for_one_chunk_is_not_kept() -> None:
