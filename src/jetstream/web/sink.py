@@ -67,7 +67,7 @@ class SocketSink(asyncio.Protocol):
         # Address of the client, for the log.
         self.peer: str = (transport.get_extra_info("peername") or ("",))[0]
         # What was read and not handled. Its memory is released as soon as nothing more is read.
-        self._reader = FrameReader(self.opened_at, inbound.limits)
+        self._reader = FrameReader(inbound.limits)
         # Why the server ends the connection. Set once, when its close frame is written.
         self._close: Close | None = None
         # Whether the client has sent a close frame.
