@@ -37,14 +37,21 @@ def cut(
     bodies = batch.bodies
     pieces = bodies[some[0] : some[-1] + 1] if isinstance(some, range) else [bodies[i] for i in some]
     some = some[: fitting(pieces, limits.chunk_bytes)]
-    rendered = cache.render(batch, some, encoding)
     # Bytes are counted before long messages are left out: simpler, and the next chunk takes what is left.
-    some = rendered.fit(some, limits.chunk_bytes)
-    frames = rendered.frames(some, options.message_bytes_max)
+    if shared and not encoding.framing.costly and not rendered.has(first):
+        # Frames of their own, which are not kept: whoever comes next takes the chunk. That is a third faster.
+        frames = encoding.framing.frames(encoding.renderer.render(batch, some))
+        frames = frames[: fitting(frames, limits.chunk_bytes)]
+        some = some[: len(frames)]
+        frames = frames if all(frames) else [frame for frame in frames if frame]
+    else:
+        rendered = cache.render(batch, some, encoding)
+        some = rendered.fit(some, limits.chunk_bytes)
+        frames = rendered.frames(some, options.message_bytes_max)
     reached = last if len(some) == len(chosen) else some[-1] + 1
     chunk = Chunk(b"".join(frames), len(frames), reached)
     if shared and reached == first + whole:  # else it was cut short, by `last` or by bytes
-        rendered.keep(first, chunk)
+        cache.keep(rendered, first, chunk)
     return chunk
 
 

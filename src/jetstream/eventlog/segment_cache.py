@@ -40,6 +40,17 @@ class SegmentCache:
         self._segments[last_us] = future
         return await asyncio.shield(future)  # other readers wait for it too
 
+    def at(self, position: int) -> Batch | None:
+        """Return the loaded segment that has events on both sides of a position, or an event at it.
+
+        So a reader in the middle of a segment does not search the file for it again.
+        """
+        for last_us in self._memory:
+            batch = self._segments[last_us].result()
+            if batch is not None and batch.first <= position <= batch.last:
+                return batch
+        return None
+
     def drop(self, last_us: int) -> None:
         """Drop a segment that was changed. Readers that are at it may still read the old events."""
         self._segments.pop(last_us, None)

@@ -17,6 +17,14 @@ class Framing(Protocol):
     def keep_alive(self) -> bytes:
         """What is sent to a subscriber now and then, so that a dead connection is noticed."""
 
+    @property
+    def costly(self) -> bool:
+        """Whether a frame takes much longer to make than its message.
+
+        Costly frames are made only of events that a reader wants. Others are made of whole runs, which is
+        faster than to find out which are wanted.
+        """
+
     def frames(self, messages: list[bytes]) -> list[bytes]:
         """Return the bytes on the transport of each message.
 

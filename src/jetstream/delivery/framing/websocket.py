@@ -32,6 +32,7 @@ class WebSocketFraming:
     """One message per event, text or binary; pings keep the connection alive."""
 
     keep_alive: Final = b"\x89\x00"  # a ping without payload
+    costly: bool = False
 
     def __init__(self, opcode: int = TEXT) -> None:
         self._opcode = opcode

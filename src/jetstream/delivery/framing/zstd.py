@@ -26,6 +26,8 @@ class ZstdFraming(WebSocketFraming):
     cannot be used.
     """
 
+    costly = True
+
     def __init__(self, dictionary: bytes) -> None:
         super().__init__(BINARY)
         try:

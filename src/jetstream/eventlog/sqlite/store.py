@@ -209,6 +209,9 @@ class SqliteLog:
 
     async def _read_stored(self, position: int, stop: int, wanted: Filter) -> tuple[int, Batch | None]:
         """Return the position at which to continue, and what was found below it."""
+        loaded = self._segments.at(position)
+        if loaded is not None:
+            return min(loaded.last + 1, stop), loaded if loaded.index(position) < loaded.index(stop) else None
         behind = self._state.damages.skip(position)
         if behind != position:
             return min(behind, stop), None
