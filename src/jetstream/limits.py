@@ -119,6 +119,9 @@ class LogLimits:
     segment_cache_bytes: int = 20 << 20
     # Readers wait for the disk and for zstd, both without the GIL. More threads would only compete for it.
     reader_threads: int = 2
+    # Readers for whom the next segment is loaded while they have the one before. More readers keep the threads
+    # busy anyway, and would drop each other's segments from the cache.
+    reads_ahead: int = 2
     # Segments whose index one scan reads: about 5 ms, in one snapshot.
     scan_segments: int = 64
     # Keys that `LogWriter.keys_from` returns: two segments, since most of the first may lie before what is
@@ -201,6 +204,7 @@ class DeliveryLimits:
     # Different batches that are held by feeders waiting for their turn: 5 MB for an ordinary segment, and
     # each of 200 readers may be at another one.
     held_batches: int = 12
+    readers_ahead: int = 2
     # Bytes of rendered events that are kept for other readers. The 8,000 newest events take 5 MiB in a wire,
     # a sealed segment of which all is read 5 MiB. With the log's hot tail and segment cache that is 96 MiB.
     render_cache_bytes: int = 52 << 20
