@@ -119,9 +119,9 @@ class LogLimits:
     segment_cache_bytes: int = 20 << 20
     # Readers wait for the disk and for zstd, both without the GIL. More threads would only compete for it.
     reader_threads: int = 2
-    # Readers for whom the next segment is loaded while they have the one before. More readers keep the threads
-    # busy anyway, and would drop each other's segments from the cache.
-    reads_ahead: int = 2
+    # What readers are about to ask for and is loaded already; twice `readers_ahead` of `DeliveryLimits`, as a
+    # reader may go away.
+    reads_ahead: int = 4
     # Segments whose index one scan reads: about 5 ms, in one snapshot.
     scan_segments: int = 64
     # Keys that `LogWriter.keys_from` returns: two segments, since most of the first may lie before what is
@@ -204,6 +204,8 @@ class DeliveryLimits:
     # Different batches that are held by feeders waiting for their turn: 5 MB for an ordinary segment, and
     # each of 200 readers may be at another one.
     held_batches: int = 12
+    # Readers that are served at a time for whom the log reads ahead. More keep its threads busy anyway, and
+    # would drop each other's segments from its cache.
     readers_ahead: int = 2
     # Bytes of rendered events that are kept for other readers. The 8,000 newest events take 5 MiB in a wire,
     # a sealed segment of which all is read 5 MiB. With the log's hot tail and segment cache that is 96 MiB.
@@ -311,9 +313,9 @@ class WebLimits:
     # The pause after each turn of handling messages, as a multiple of its length. Two leaves two thirds of
     # the event loop to live events.
     message_pause_ratio: float = 2.0
-    # Connections that are cleaned up in one turn of the event loop, when a network loses thousands of
-    # clients at once: 1 ms.
-    removals_per_turn: int = 32
+    # Seconds of one turn of the event loop in which connections are cleaned up, when a network loses thousands
+    # of clients at once: some dozens.
+    removals_turn_s: float = 0.001
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,10 @@ progress.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from jetstream.delivery.render_cache import Chunk, RenderCache, fitting
-from jetstream.delivery.subscriber import Subscriber
+from jetstream.delivery.subscriber import Encoding, Subscriber
 from jetstream.limits import DeliveryLimits
 from jetstream.model.batch import Batch
 
@@ -39,9 +41,7 @@ def cut(
     some = some[: fitting(pieces, limits.chunk_bytes)]
     # Bytes are counted before long messages are left out: simpler, and the next chunk takes what is left.
     if shared and not encoding.framing.costly and not rendered.has(first):
-        # Frames of their own, which are not kept: whoever comes next takes the chunk. That is a third faster.
-        frames = encoding.framing.frames(encoding.renderer.render(batch, some))
-        frames = frames[: fitting(frames, limits.chunk_bytes)]
+        frames = _made_for_once(batch, some, encoding, limits.chunk_bytes)
         some = some[: len(frames)]
         frames = frames if all(frames) else [frame for frame in frames if frame]
     else:
@@ -53,6 +53,16 @@ def cut(
     if shared and reached == first + whole:  # else it was cut short, by `last` or by bytes
         cache.keep(rendered, first, chunk)
     return chunk
+
+
+def _made_for_once(batch: Batch, some: Sequence[int], encoding: Encoding, bytes_max: int) -> list[bytes]:
+    """Return the frames of events, as many as have at most `bytes_max` together, but at least one.
+
+    They are not kept: who comes next takes the chunk that is made of them. That takes a third less time, as
+    the memory of one chunk's frames is used again for the next one's.
+    """
+    frames = encoding.framing.frames(encoding.renderer.render(batch, some))
+    return frames[: fitting(frames, bytes_max)]
 
 
 def flush_end(batch: Batch, first: int, stop: int, limits: DeliveryLimits) -> int:

@@ -44,6 +44,8 @@ class SegmentCache:
         self._segments: dict[int, asyncio.Future[Loaded | None]] = {}
         # Those that are loaded; the keys are a subset of those above.
         self._loaded: dict[int, Loaded] = {}
+        # How many segments were changed so far: one that was loaded before a change may have the old events.
+        self.changes = 0
 
     def __contains__(self, last_us: int) -> bool:
         """Tell whether a segment is loaded or being loaded. May be called in any thread."""
@@ -59,9 +61,12 @@ class SegmentCache:
         loaded = await asyncio.shield(future)  # other readers wait for it too
         return None if loaded is None else loaded.batch
 
-    def put(self, last_us: int, loaded: Loaded) -> None:
-        """Add a segment that was loaded before anybody asked for it."""
-        if last_us not in self._segments:
+    def put(self, last_us: int, loaded: Loaded, changes: int) -> None:
+        """Add a segment that was loaded before anybody asked for it.
+
+        `changes` is what it was when loading began. If a segment was changed since, this one is loaded again.
+        """
+        if last_us not in self._segments and changes == self.changes:
             future = self._segments[last_us] = asyncio.get_running_loop().create_future()
             future.set_result(loaded)
             self._note(last_us, future)
@@ -78,6 +83,10 @@ class SegmentCache:
 
     def drop(self, last_us: int) -> None:
         """Drop a segment that was changed. Readers that are at it may still read the old events."""
+        self.changes += 1
+        self._forget(last_us)
+
+    def _forget(self, last_us: int) -> None:
         self._segments.pop(last_us, None)
         self._loaded.pop(last_us, None)
 
@@ -87,12 +96,12 @@ class SegmentCache:
             return
         loaded = None if future.cancelled() or future.exception() is not None else future.result()
         if loaded is None:
-            self.drop(last_us)
+            self._forget(last_us)
             return
         self._loaded[last_us] = loaded
         # Drop the least recently used ones until the others fit, or one is left.
         while len(self._loaded) > 1 and self._memory() > self._bytes_max:
-            self.drop(next(key for key in self._segments if key in self._loaded))
+            self._forget(next(key for key in self._segments if key in self._loaded))
 
     def _memory(self) -> int:
         return sum(loaded.memory for loaded in self._loaded.values())

@@ -243,13 +243,13 @@ class SqliteLog:
         if position >= stop or key in self._ahead or self._state.damages.skip(position) != position:
             return
         if len(self._ahead) >= self._state.limits.reads_ahead:
-            self._ahead.pop(next(iter(self._ahead))).cancel()
+            del self._ahead[next(iter(self._ahead))]  # not cancelled: a reader may wait for it
         self._ahead[key] = asyncio.create_task(self._read_ahead(position, stop, wanted))
         self._ahead[key].add_done_callback(_retrieve)
 
     async def _read_ahead(self, position: int, stop: int, wanted: Filter) -> Scan:
         """Find the next segment, and load it into the cache. Nothing else is held: it might be erased."""
-        known = self._segments, self._state.damages.by_end
+        known, changes = (self._segments, self._state.damages.by_end), self._segments.changes
         with short_switch_interval():
             after, found, loaded = await self._readers.run(
                 lambda reader: reader.scan_and_load(position, stop, wanted, known)
@@ -257,7 +257,7 @@ class SqliteLog:
         if isinstance(found, Batch):
             return position, None
         if found is not None and loaded is not None:
-            self._segments.put(found, loaded)
+            self._segments.put(found, loaded, changes)
         return after, found
 
     async def _load(self, last_us: int) -> Loaded | None:
@@ -308,8 +308,7 @@ class SqliteLog:
 
     async def close(self) -> None:
         """Copy everything into the database, durably, and close it."""
-        for search in self._ahead.values():
-            search.cancel()
+        await asyncio.gather(*self._ahead.values(), return_exceptions=True)
         await self._upkeep.close()
         await asyncio.to_thread(self._close)
 
