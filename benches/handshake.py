@@ -1,4 +1,4 @@
-"""What a handshake takes of the server's CPU: accept, HTTP, parameters, upgrade, and its place in delivery."""
+"""What a handshake takes of the server's CPU: accept, HTTP, parameters, upgrade, subscriber."""
 
 from __future__ import annotations
 

@@ -313,8 +313,8 @@ class WebLimits:
     # The pause after each turn of handling messages, as a multiple of its length. Two leaves two thirds of
     # the event loop to live events.
     message_pause_ratio: float = 2.0
-    # Seconds of one turn of the event loop in which connections are cleaned up, when a network loses thousands
-    # of clients at once: some dozens.
+    # Seconds for which connections are cleaned up in one turn of the event loop, when a network loses
+    # thousands of clients at once: some dozens.
     removals_turn_s: float = 0.001
 
 

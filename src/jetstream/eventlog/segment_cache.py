@@ -47,7 +47,7 @@ class SegmentCache:
         # How many segments were changed so far: one that was loaded before a change may have the old events.
         self.changes = 0
 
-    def __contains__(self, last_us: int) -> bool:
+    def __contains__(self, last_us: object) -> bool:
         """Tell whether a segment is loaded or being loaded. May be called in any thread."""
         return last_us in self._segments
 

@@ -1,10 +1,9 @@
 """HTTP/1.1 without I/O: bytes to requests, bounded and strict, and responses to bytes. Pure.
 
 `HeadReader` takes bytes as they come and returns a `Request` for each complete head (RFC 9112, sections 2 to
-6). It checks each line as soon as it is complete, and an incomplete one for its length and its first bytes. So
-it refuses what is not HTTP, or too long, without waiting for more. A complete head is checked for what its
-fields say together. Every problem raises `BadRequest`. Nothing that h11 refuses is accepted: a test compares
-the two.
+6). It checks each line as soon as it is complete, and an incomplete one for its length and its first bytes.
+So it refuses what is not HTTP, or too long, without waiting for more. A complete head is checked for what its
+fields say together. Every problem raises `BadRequest`. A test compares it with h11, which is strict.
 
 A request with a body is refused: no route takes one, and a body that is not read would be taken for the next
 request.

@@ -109,7 +109,7 @@ def test_a_shared_chunk_has_no_frames_beside_it() -> None:
     made = pieces(batch, 0, 1000, CLASSIC, SubscriberOptions(), cache)
     size = sum(len(one.data) for one in made)
     assert size <= cache.size < 1.1 * size
-    some = cut(batch, 0, 1000, reader(options=OPTIONS[2]), cache, LIMITS)
+    some = cut(batch, 0, 1000, reader(options=OPTIONS[3]), cache, LIMITS)
     assert some.messages
     assert cache.size > 1.1 * size
 
@@ -128,7 +128,7 @@ def test_costly_frames_are_kept_for_readers_with_filters() -> None:
     costly = Encoding(CLASSIC.renderer, framing)
     batch, cache = batch_of([20] * 200), RenderCache(LIMITS.render_cache_bytes)
     assert cut(batch, 0, 200, reader(costly), cache, LIMITS).messages == 200
-    assert cut(batch, 0, 200, reader(costly, OPTIONS[2]), cache, LIMITS).messages
+    assert cut(batch, 0, 200, reader(costly, OPTIONS[3]), cache, LIMITS).messages
     assert framing.made == 200
 
 

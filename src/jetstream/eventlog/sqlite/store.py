@@ -323,6 +323,6 @@ class SqliteLog:
 
 
 def _retrieve(search: asyncio.Task[Scan]) -> None:
-    """Take the error of a search that nobody waits for any more. The reader that needs the part will see it."""
+    """Take the error of a search that nobody waits for. The reader that needs that part will see it."""
     if not search.cancelled():
         search.exception()
