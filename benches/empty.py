@@ -1,4 +1,4 @@
-"""What a server takes that has nothing to do: an empty log, no upstream, no subscriber."""
+"""What a server takes that has nothing to do: an empty log, a relay that says nothing, no subscriber."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from benches.limits import Limit
-from benches.stand import alone, settle
+from benches.stand import settle, stand
 
 TITLE: Final = "Memory of an empty server"
 SETTLE_S: Final = 3.0
@@ -16,7 +16,7 @@ _FIELDS: Final = {"rss_mib": "Rss", "pss_mib": "Pss", "anonymous_mib": "Anonymou
 
 def main() -> dict[str, float]:
     """Run once. Return its memory in MiB: resident, with shared pages in part, and what is no file."""
-    with alone() as server:
+    with stand() as (_, server):
         settle(SETTLE_S)
         figures = _memory_mib(server.pid)
     print(f"empty: {figures['rss_mib']:.1f} MiB ({LIMITS[0]}), Pss {figures['pss_mib']:.1f} MiB", flush=True)

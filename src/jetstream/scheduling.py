@@ -131,14 +131,14 @@ class TurnQueue:
 
 
 @contextmanager
-def short_switch_interval() -> Iterator[None]:
-    """Let other threads have the GIL soon, while the event loop waits for what one of them does.
+def short_switch_interval(seconds: float = _SWITCH_SHORT_S) -> Iterator[None]:
+    """Let other threads have the GIL after so many seconds, while the event loop waits for one of them.
 
     A waiting thread requests the GIL after the switch interval, by default 5 ms. But its timer restarts
     whenever the GIL is released and retaken, which a busy uvloop does at every callback: four SQL statements
     took 0.3 s.
     """
-    sys.setswitchinterval(_SWITCH_SHORT_S)
+    sys.setswitchinterval(seconds)
     try:
         yield
     finally:
