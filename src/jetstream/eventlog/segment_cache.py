@@ -7,6 +7,7 @@ milliseconds of disk and zstd in a reader thread, so it is done once for all of 
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left, insort
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import NamedTuple
@@ -42,8 +43,9 @@ class SegmentCache:
         self._bytes_max = bytes_max
         # Each segment that is loaded or being loaded, by its key; the least recently used first.
         self._segments: dict[int, asyncio.Future[Loaded | None]] = {}
-        # Those that are loaded; the keys are a subset of those above.
+        # Those that are loaded; the keys are a subset of those above. And these keys, rising.
         self._loaded: dict[int, Loaded] = {}
+        self._keys: list[int] = []
         # How many segments were changed so far: one that was loaded before a change may have the old events.
         self.changes = 0
 
@@ -76,10 +78,11 @@ class SegmentCache:
 
         So a reader in the middle of a segment does not search the file for it again.
         """
-        for batch, _ in self._loaded.values():
-            if batch.first <= position <= batch.last:
-                return batch
-        return None
+        at = bisect_left(self._keys, position)
+        if at == len(self._keys):
+            return None
+        batch = self._loaded[self._keys[at]].batch
+        return batch if batch.first <= position <= batch.last else None
 
     def drop(self, last_us: int) -> None:
         """Drop a segment that was changed. Readers that are at it may still read the old events."""
@@ -88,7 +91,8 @@ class SegmentCache:
 
     def _forget(self, last_us: int) -> None:
         self._segments.pop(last_us, None)
-        self._loaded.pop(last_us, None)
+        if self._loaded.pop(last_us, None) is not None:
+            self._keys.remove(last_us)
 
     def _note(self, last_us: int, future: asyncio.Future[Loaded | None]) -> None:
         """Count the memory of a segment; one that could not be loaded is asked for again."""
@@ -99,6 +103,7 @@ class SegmentCache:
             self._forget(last_us)
             return
         self._loaded[last_us] = loaded
+        insort(self._keys, last_us)
         # Drop the least recently used ones until the others fit, or one is left.
         while len(self._loaded) > 1 and self._memory() > self._bytes_max:
             self._forget(next(key for key in self._segments if key in self._loaded))
