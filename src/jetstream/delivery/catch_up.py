@@ -153,7 +153,7 @@ class CatchUp:
             return None  # the new options judge from this position on
         if batch is None:
             subscriber.position = stop
-        elif self.active <= self._limits.readers_ahead:
+        elif len(self._feeders) <= self._limits.readers_ahead:
             self._log.read_ahead(batch.last + 1, stop, options.wanted)
         return batch
 
