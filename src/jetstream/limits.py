@@ -204,8 +204,8 @@ class DeliveryLimits:
     # Different batches that are held by feeders waiting for their turn: 5 MB for an ordinary segment, and
     # each of 200 readers may be at another one.
     held_batches: int = 12
-    # Readers that catch up for whom the log reads ahead. More keep its threads busy anyway, and would drop each
-    # other's segments from its cache.
+    # Readers that catch up for whom the log reads ahead. More keep its threads busy anyway, and would drop
+    # each other's segments from its cache.
     readers_ahead: int = 2
     # Bytes of rendered events that are kept for other readers. The 8,000 newest events take 5 MiB in a wire,
     # a sealed segment of which all is read 5 MiB. With the log's hot tail and segment cache that is 96 MiB.
