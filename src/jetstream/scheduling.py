@@ -137,7 +137,7 @@ def short_switch_interval(seconds: float = _SWITCH_SHORT_S) -> Iterator[None]:
 
     A waiting thread requests the GIL after the switch interval, by default 5 ms. But its timer restarts
     whenever the GIL is released and retaken, which a busy uvloop does at every callback: four SQL statements
-    took 0.3 s. Of several blocks at a time the shortest interval counts. Used in the event loop's thread only.
+    took 0.3 s. Of several blocks at a time the shortest interval counts. Used in the event loop's thread.
     """
     _intervals.append(seconds)
     sys.setswitchinterval(min(_intervals))
