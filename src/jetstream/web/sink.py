@@ -53,7 +53,7 @@ class SocketSink(Outbound):
         super().__init__(transport, inbound, peer)
         self._inbound = inbound
         # What was read and not handled. Its memory is released as soon as nothing more is read.
-        self._reader = FrameReader(self.opened_at, inbound.limits)
+        self._reader = FrameReader(inbound.limits)
         # Whether the client has sent a close frame.
         self._close_received = False
         # Whether the server closes and reads nothing more: the input is discarded.
