@@ -24,6 +24,7 @@ from typing import Final
 import structlog
 
 from jetstream.delivery.chunks import cut
+from jetstream.delivery.feature_cache import FeatureCache
 from jetstream.delivery.lanes import Lane
 from jetstream.delivery.render_cache import RenderCache
 from jetstream.delivery.subscriber import Close, Group, Subscriber
@@ -41,10 +42,18 @@ _FAILED: Final = Close(1011, "error", "the server failed to read its log: connec
 class CatchUp:
     """Serves the subscribers that are behind."""
 
-    def __init__(self, log: LogReader, cache: RenderCache, metrics: Metrics, limits: DeliveryLimits) -> None:
+    def __init__(
+        self,
+        log: LogReader,
+        cache: RenderCache,
+        features: FeatureCache,
+        metrics: Metrics,
+        limits: DeliveryLimits,
+    ) -> None:
         self._log = log
         # Shared with the publisher, and by all feeders: many readers return with the same cursor.
         self._cache = cache
+        self._features = features
         self._metrics = metrics
         self._limits = limits
         # How many feeders wait for the log or for their turn, and not for their socket: read by the
@@ -186,7 +195,7 @@ class CatchUp:
     def _write(self, subscriber: Subscriber, lane: Lane, batch: Batch, first: int, last: int) -> None:
         """Write chunks of `batch[first:last]`, as many as one turn and the socket allow."""
         for _ in range(self._limits.chunks_per_turn):
-            chunk = cut(batch, first, last, subscriber, self._cache, self._limits)
+            chunk = cut(batch, first, last, subscriber, self._cache, self._features, self._limits)
             if chunk.data:
                 subscriber.write(chunk.data)
                 self._metrics.count_sent(subscriber.encoding.renderer.name, chunk.messages, len(chunk.data))

@@ -30,6 +30,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from jetstream.delivery.catch_up import CatchUp
+from jetstream.delivery.feature_cache import FeatureCache
 from jetstream.delivery.lanes import Lane, Lanes
 from jetstream.delivery.publisher import Publisher
 from jetstream.delivery.render_cache import RenderCache
@@ -68,9 +69,9 @@ class Delivery:
         # Every subscriber from `subscribe` to `remove`, with its lane.
         self._subscribers: dict[Subscriber, Lane] = {}
         # The worker takes large filters out of the index, in half of the loop's time at most.
-        self._lanes = Lanes(log.tip + 1, Worker(pause_ratio=1.0).put, limits)
-        cache = RenderCache(limits.render_cache_bytes)
-        self._catch_up = CatchUp(log, cache, metrics, limits)
+        cache, features = RenderCache(limits.render_cache_bytes), FeatureCache(limits.feature_cache_bytes)
+        self._lanes = Lanes(log.tip + 1, Worker(pause_ratio=1.0).put, features, limits)
+        self._catch_up = CatchUp(log, cache, features, metrics, limits)
         self._publisher = Publisher(log, self._lanes, self._catch_up, cache, metrics, limits, clock, sleep)
 
     def __len__(self) -> int:

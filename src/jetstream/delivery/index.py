@@ -7,8 +7,9 @@ once. The work for an event grows with the groups that want it, never with all t
              ─▶ its DID         ─▶ the groups that name this DID; the rest of each filter is tested
              ─▶ its collection  ─▶ the groups without DIDs that want it; remembered, collections are few
              ─▶ its kind        ─▶ the groups without DIDs that name this kind; then by collection, as above
+             ─▶ its record      ─▶ the groups with a content filter that one of its terms meets
 
-A group that excludes DIDs is indexed as if it did not. They are taken out of what it was given.
+A group that leaves out DIDs is indexed as if it did not. They are taken out of what it was given.
 
 A filter may name 10,000 DIDs. Putting it into the index takes 5 ms, so that is a generator of steps, and its
 owner runs it in turns of the event loop (`takes_steps`, `index`). Taking it out is deferred in the same way.
@@ -20,6 +21,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from jetstream.delivery.feature_cache import FeatureCache
+from jetstream.delivery.index_parts import ByCollection, ByContent, Picked
 from jetstream.delivery.subscriber import Encoding, Group, Subscriber, SubscriberOptions
 from jetstream.model.batch import Batch
 from jetstream.model.filter import ALL_KINDS, DIDS_PER_STEP, Filter
@@ -32,67 +35,35 @@ _TUPLE_GROUPS_MAX: Final = 8
 _SHARDS: Final = 64
 
 Defer = Callable[[Steps[None]], None]  # runs work in steps, some time later
-Picked = dict[Group, list[int]]
-
-
-class _ByCollection:
-    """Some groups, and which of them want an event by its collection.
-
-    That is remembered for `remembered_max` collections.
-    """
-
-    __slots__ = ("_remembered_max", "groups", "remembered")
-
-    def __init__(self, remembered_max: int) -> None:
-        self._remembered_max = remembered_max
-        # A dict without values is a set that keeps its order.
-        self.groups: dict[Group, None] = {}
-        # Of collections that events had: the groups that want it. Cleared when a group comes or goes, and
-        # when it is full.
-        self.remembered: dict[bytes, tuple[Group, ...]] = {}
-
-    def add(self, group: Group) -> None:
-        self.groups[group] = None
-        self.remembered.clear()
-
-    def remove(self, group: Group) -> None:
-        del self.groups[group]
-        self.remembered.clear()
-
-    def find(self, collection: bytes) -> tuple[Group, ...]:
-        """Return the groups that want a collection, empty for events that are no commits; remember them."""
-        if len(self.remembered) >= self._remembered_max:
-            self.remembered.clear()
-        groups = tuple(group for group in self.groups if group.options.wanted.wants_collection(collection))
-        self.remembered[collection] = groups
-        return groups
 
 
 class Groups:
     """The groups of one lane, indexed by what they want.
 
-    `collections_remembered` bounds the memory for collections, `defer` runs what takes long.
+    `collections_remembered` bounds the memory for collections, `defer` runs what takes long, `features`
+    parses records for content filters.
     """
 
-    def __init__(self, collections_remembered: int, defer: Defer) -> None:
+    def __init__(self, collections_remembered: int, defer: Defer, features: FeatureCache) -> None:
         self._defer = defer
         # Every group with members.
         self._groups: dict[tuple[Encoding, SubscriberOptions], Group] = {}
         # The index. Groups without DIDs that want every collection and kind:
-        self._everything = _ByCollection(collections_remembered)
+        self._everything = ByCollection(collections_remembered)
         # Others without DIDs, and without kinds:
-        self._by_collection = _ByCollection(collections_remembered)
+        self._by_collection = ByCollection(collections_remembered)
         # Those with kinds, under each of them:
-        self._by_kind = {kind: _ByCollection(collections_remembered) for kind in ALL_KINDS}
-        # Groups with DIDs, under each of them, in the shard of the DID's hash.
+        self._by_kind = {kind: ByCollection(collections_remembered) for kind in ALL_KINDS}
+        # Groups with a content filter, with and without DIDs:
+        self._by_content = ByContent(collections_remembered, features)
+        # Other groups with DIDs, under each of them, in the shard of the DID's hash.
         self._by_did: list[dict[bytes, tuple[Group, ...] | dict[Group, None]]] = [{} for _ in range(_SHARDS)]
-        # Those among all these that exclude DIDs.
-        self._excluding: dict[Group, None] = {}
+        # Those without DIDs and content filter that leave out some DIDs.
+        self._leaving_out: dict[Group, None] = {}
 
     def takes_steps(self, subscriber: Subscriber) -> bool:
         """Tell whether the group of a subscriber is large and must be indexed first, in steps."""
-        large = len(subscriber.options.wanted.dids) > DIDS_PER_STEP
-        return large and (subscriber.encoding, subscriber.options) not in self._groups
+        return _is_large(subscriber.options) and (subscriber.encoding, subscriber.options) not in self._groups
 
     def add(self, subscriber: Subscriber, indexed: Group | None = None) -> None:
         """Put a subscriber into its group: the one there is, else `indexed`, else a new one."""
@@ -119,13 +90,14 @@ class Groups:
 
     def forget(self, group: Group) -> None:
         """Take a group without members out of the index; a large one later, in steps."""
-        large = len(group.options.wanted.dids) > DIDS_PER_STEP
-        (self._defer if large else finish)(self._unindex(group))
+        (self._defer if _is_large(group.options) else finish)(self._unindex(group))
 
     def index(self, group: Group) -> Steps[None]:
         """Put a group without members into the index, in steps of well under a millisecond."""
         wanted = group.options.wanted
-        if wanted.dids:
+        if group.options.content is not None:
+            self._by_content.add(group)
+        elif wanted.dids:
             alone = (group,)  # one tuple for all DIDs that no other group names
             for count, did in enumerate(wanted.dids, 1):
                 self._index_did(did, alone)
@@ -134,13 +106,15 @@ class Groups:
         else:
             for part in self._parts(wanted):
                 part.add(group)
-            if wanted.excluded_dids:
-                self._excluding[group] = None
+            if wanted.leaves_out_dids:
+                self._leaving_out[group] = None
 
     def _unindex(self, group: Group) -> Steps[None]:
         """Take a group out of the index, also one that was indexed in part."""
         wanted = group.options.wanted
-        if wanted.dids:
+        if group.options.content is not None:
+            self._by_content.remove(group)
+        elif wanted.dids:
             for count, did in enumerate(wanted.dids, 1):
                 self._unindex_did(did, group)
                 if count % DIDS_PER_STEP == 0:
@@ -148,7 +122,7 @@ class Groups:
         else:
             for part in self._parts(wanted):
                 part.remove(group)
-            self._excluding.pop(group, None)
+            self._leaving_out.pop(group, None)
 
     def _index_did(self, did: bytes, alone: tuple[Group]) -> None:
         shard = self._by_did[hash(did) % _SHARDS]
@@ -181,10 +155,12 @@ class Groups:
             self._pick_by_kind(batch, start, stop, picked)
         if any(self._by_did):
             self._pick_by_did(batch, start, stop, picked)
+        if self._by_content.groups:
+            self._by_content.pick(batch, start, stop, picked)
         found = {**dict.fromkeys(self._everything.groups, range(start, stop)), **picked}
-        return self._without_excluded(batch, found) if self._excluding else found
+        return self._leave_out(batch, found) if self._leaving_out else found
 
-    def _parts(self, wanted: Filter) -> list[_ByCollection]:
+    def _parts(self, wanted: Filter) -> list[ByCollection]:
         """Return where a group without DIDs is indexed."""
         if wanted.kinds:
             return [self._by_kind[kind] for kind in wanted.kinds]
@@ -218,10 +194,13 @@ class Groups:
                 if wanted.dids_only or wanted.wants(batch.kinds[i], did, batch.collections[i]):
                     picked.setdefault(group, []).append(i)
 
-    def _without_excluded(
-        self, batch: Batch, found: dict[Group, Sequence[int]]
-    ) -> dict[Group, Sequence[int]]:
+    def _leave_out(self, batch: Batch, found: dict[Group, Sequence[int]]) -> dict[Group, Sequence[int]]:
         """Take the events of excluded DIDs out of what was found, and groups that want nothing else."""
-        for group in self._excluding.keys() & found.keys():
-            found[group] = group.options.wanted.without_excluded_dids(batch, found[group])
+        for group in self._leaving_out.keys() & found.keys():
+            found[group] = group.options.wanted.leave_out_dids(batch, found[group])
         return {group: indices for group, indices in found.items() if indices}
+
+
+def _is_large(options: SubscriberOptions) -> bool:
+    """Tell whether a group is indexed by so many DIDs that it takes steps."""
+    return len(options.wanted.dids) > DIDS_PER_STEP and options.content is None

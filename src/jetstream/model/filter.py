@@ -12,9 +12,11 @@ out. Only `Filter.wants_collection` knows this: everything else asks it, with an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
+from zlib import crc32
 
 from jetstream.errors import InvalidParameter
 from jetstream.model.batch import Batch
@@ -31,6 +33,7 @@ DIDS_PER_STEP: Final = 500
 # Kinds of `model.event` by the names that clients use.
 OPERATIONS: Final = {"create": CREATE, "update": UPDATE, "delete": DELETE}
 COMMITS: Final = frozenset(OPERATIONS.values())
+RECORDS: Final = COMMITS - {DELETE}  # of commits that carry one
 KINDS: Final = {
     "commit": COMMITS,
     "identity": frozenset({IDENTITY}),
@@ -40,6 +43,10 @@ KINDS: Final = {
 ALL_KINDS: Final = frozenset(kind for kinds in KINDS.values() for kind in kinds)
 # Kinds of events without a collection.
 NO_COMMITS: Final = ALL_KINDS - COMMITS
+
+# A sample is a number of ten-thousandths of all repos.
+SAMPLE_WHOLE: Final = 10_000
+_PERCENT: Final = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,2}))?", re.ASCII).fullmatch
 
 _NONE: Final = frozenset[bytes]()
 
@@ -66,10 +73,15 @@ class Filter:
     excluded_prefixes: frozenset[bytes] = _NONE
     # Exceptions from every repo. Empty if `dids` is not: they have been subtracted.
     excluded_dids: frozenset[bytes] = _NONE
+    # Ten-thousandths of all repos: see `in_sample`. The whole if `dids` are named: those outside the sample
+    # have been subtracted, as have exceptions outside it.
+    sample: int = SAMPLE_WHOLE
     # Whether commits of every collection are wanted, as far as the kinds and the repo allow.
     every_collection: bool = field(init=False, repr=False, compare=False)
     # Whether the DIDs decide alone.
     dids_only: bool = field(init=False, repr=False, compare=False)
+    # Whether some repos are left out, and none are named.
+    leaves_out_dids: bool = field(init=False, repr=False, compare=False)
     # Whether every event is wanted.
     everything: bool = field(init=False, repr=False, compare=False)
 
@@ -80,10 +92,12 @@ class Filter:
         dids_only = every_collection and not self.kinds
         object.__setattr__(self, "every_collection", every_collection)
         object.__setattr__(self, "dids_only", dids_only)
-        object.__setattr__(self, "everything", dids_only and not self.dids and not self.excluded_dids)
+        leaves_out_dids = bool(self.excluded_dids) or self.sample != SAMPLE_WHOLE
+        object.__setattr__(self, "leaves_out_dids", leaves_out_dids)
+        object.__setattr__(self, "everything", dids_only and not self.dids and not leaves_out_dids)
 
     @classmethod
-    def parse(cls, collections: Sequence[str], dids: Sequence[str], **more: Sequence[str]) -> Filter:
+    def parse(cls, collections: Sequence[str], dids: Sequence[str], **more: Any) -> Filter:
         """Do all of `parse_steps` at once."""
         return finish(cls.parse_steps(collections, dids, **more))
 
@@ -97,22 +111,33 @@ class Filter:
         operations: Sequence[str] = (),
         exclude_collections: Sequence[str] = (),
         exclude_dids: Sequence[str] = (),
+        sample: str = "",
+        content: tuple[str, str] | None = None,
     ) -> Steps[Filter]:
         """Parse the parameters of a filter, in steps of well under a millisecond.
 
+        `content` is a parameter that judges records by what is in them, if there is one: its name and a
+        value. Only creates and updates have a record. So other commits are left out then, and events of other
+        kinds unless `kinds` names them.
+
         Raises InvalidParameter for more than 100 collections or 10,000 DIDs in a list; for a collection that
         is neither an NSID nor NSID segments followed by `.*`; for what is not a DID, a kind or an operation;
-        for an exception from what is not wanted, or from all that is wanted; and for collections and
-        operations if the kinds leave commits out.
+        for an exception from what is not wanted, or from all that is wanted; for collections and operations
+        if the kinds leave commits out; and for a sample that is no percentage or leaves none of the DIDs.
         """
-        wanted_kinds = _kinds(kinds, operations)
+        wanted_kinds = _kinds(kinds or (["commit"] if content else ()), operations)
+        if content:
+            wanted_kinds = _with_records(*content, wanted_kinds)
+        share = _share(sample)
         _refuse_without_commits("wantedCollections", collections, wanted_kinds)
         _refuse_without_commits("excludeCollections", exclude_collections, wanted_kinds)
         wanted = _names("wantedCollections", collections)
         wanted, excluded = _subtract(wanted, _names("excludeCollections", exclude_collections))
-        named = yield from _dids("wantedDids", dids)
-        named, excluded_dids = _subtract_dids(named, (yield from _dids("excludeDids", exclude_dids)))
-        return cls(*wanted, named, wanted_kinds, *excluded, excluded_dids)
+        named = yield from _dids("wantedDids", dids, share)
+        if dids and not named:
+            raise InvalidParameter("sample", sample, "leaves none of wantedDids")
+        named, excluded_dids = _subtract_dids(named, (yield from _dids("excludeDids", exclude_dids, share)))
+        return cls(*wanted, named, wanted_kinds, *excluded, excluded_dids, SAMPLE_WHOLE if named else share)
 
     def wants_collection(self, collection: bytes) -> bool:
         """Tell whether events of `collection` are wanted, as far as their kind and repo allow.
@@ -139,7 +164,9 @@ class Filter:
             return False
         if self.kinds and kind not in self.kinds:
             return False
-        return did not in self.excluded_dids and self.wants_collection(collection)
+        if self.leaves_out_dids and (did in self.excluded_dids or not in_sample(did, self.sample)):
+            return False
+        return self.wants_collection(collection)
 
     def select(self, batch: Batch, start: int, stop: int) -> Sequence[int]:
         """Return the indices of the wanted events of `batch[start:stop]`, rising; a range if all are wanted.
@@ -158,12 +185,15 @@ class Filter:
         chosen = self._of_collections(batch, start, stop)
         if self.kinds:
             chosen = _whole_if_all(chosen, [i for i in chosen if batch.kinds[i] in self.kinds])
-        return self.without_excluded_dids(batch, chosen)
+        return self.leave_out_dids(batch, chosen) if self.leaves_out_dids else chosen
 
-    def without_excluded_dids(self, batch: Batch, chosen: Sequence[int]) -> Sequence[int]:
-        """Return those of `chosen` whose repo is not excluded; the same sequence if none is."""
-        excluded, dids = self.excluded_dids, batch.dids
-        return _whole_if_all(chosen, [i for i in chosen if dids[i] not in excluded]) if excluded else chosen
+    def leave_out_dids(self, batch: Batch, chosen: Sequence[int]) -> Sequence[int]:
+        """Return those of `chosen` whose repo is in the sample and not excluded; `chosen` itself for all."""
+        dids, excluded, sample = batch.dids, self.excluded_dids, self.sample
+        kept = [i for i in chosen if dids[i] not in excluded]
+        if sample != SAMPLE_WHOLE:
+            kept = [i for i in kept if in_sample(dids[i], sample)]
+        return _whole_if_all(chosen, kept)
 
     def _of_collections(self, batch: Batch, start: int, stop: int) -> Sequence[int]:
         """Return the indices of `batch[start:stop]` whose collection is wanted; a range if all are."""
@@ -178,6 +208,15 @@ class Filter:
 
 
 EVERYTHING: Final = Filter()
+
+
+def in_sample(did: bytes, sample: int) -> bool:
+    """Tell whether a repo is in a sample of so many ten-thousandths of all repos.
+
+    It is decided by the hash of the DID: the same repos each time, on every server. A larger sample has all
+    of a smaller one.
+    """
+    return crc32(did) * SAMPLE_WHOLE >> 32 < sample
 
 
 def _whole_if_all(whole: Sequence[int], part: list[int]) -> Sequence[int]:
@@ -240,8 +279,8 @@ def _names(parameter: str, collections: Sequence[str]) -> _Names:
     return _Names(frozenset(full), frozenset(prefixes)).normal()
 
 
-def _dids(parameter: str, dids: Sequence[str]) -> Steps[frozenset[bytes]]:
-    """Parse a list of DIDs, in steps. Raises InvalidParameter."""
+def _dids(parameter: str, dids: Sequence[str], sample: int) -> Steps[frozenset[bytes]]:
+    """Parse a list of DIDs, in steps; return those in the sample. Raises InvalidParameter."""
     _refuse_many(parameter, dids, DIDS_MAX)
     named: set[bytes] = set()
     for start in range(0, len(dids), DIDS_PER_STEP):
@@ -250,7 +289,9 @@ def _dids(parameter: str, dids: Sequence[str]) -> Steps[frozenset[bytes]]:
                 raise InvalidParameter(parameter, did, "is not a DID, such as did:plc:…")
             named.add(did.encode())
         yield
-    return frozenset(named)
+    if sample == SAMPLE_WHOLE:
+        return frozenset(named)
+    return frozenset(did for did in named if in_sample(did, sample))
 
 
 def _kinds(kinds: Sequence[str], operations: Sequence[str]) -> frozenset[bytes]:
@@ -262,6 +303,28 @@ def _kinds(kinds: Sequence[str], operations: Sequence[str]) -> frozenset[bytes]:
         _refuse_without_commits("operations", operations, wanted)
         wanted -= COMMITS - {OPERATIONS[name] for name in operations}
     return _NONE if wanted == ALL_KINDS else wanted
+
+
+def _with_records(parameter: str, value: str, kinds: frozenset[bytes]) -> frozenset[bytes]:
+    """Leave out commits without a record. Raises InvalidParameter if no others are left."""
+    if kinds and kinds.isdisjoint(RECORDS):
+        raise InvalidParameter(
+            parameter, value, "applies to creates and updates, and kinds or operations leave them out"
+        )
+    return (kinds or ALL_KINDS) - (COMMITS - RECORDS)
+
+
+def _share(percent: str) -> int:
+    """Parse a percentage into ten-thousandths; the whole for an empty text. Raises InvalidParameter."""
+    if not percent:
+        return SAMPLE_WHOLE
+    match = _PERCENT(percent)
+    share = int(match[1]) * 100 + int((match[2] or "").ljust(2, "0")) if match else 0
+    if not 0 < share <= SAMPLE_WHOLE:
+        raise InvalidParameter(
+            "sample", percent, "is not a percentage from 0.01 to 100 with at most two decimals"
+        )
+    return share
 
 
 def _subtract(wanted: _Names, excluded: _Names) -> tuple[_Names, _Names]:

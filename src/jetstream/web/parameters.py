@@ -8,13 +8,13 @@ A client may send 10,000 DIDs, which take 30 ms. So both are generators: they yi
 millisecond, and the caller decides when to go on (`scheduling.Worker`).
 
 To add a parameter: its name to `_KNOWN`, its value to `parse_request` and, if it may change while connected,
-to `_OPTIONS` and `parse_message`. For a list of the filter, `_FILTER` is enough.
+to `_OPTIONS` and `parse_message`. One that filters: `web/filters.py`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote_plus
@@ -25,9 +25,9 @@ from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.renderers.v1 import V1
 from jetstream.delivery.subscriber import SubscriberOptions
 from jetstream.errors import InvalidParameter
-from jetstream.model.filter import Filter
 from jetstream.model.syntax import DID_CHARS_MAX
 from jetstream.steps import Steps
+from jetstream.web.filters import COMMA_LISTS, FILTER, Given, parse_filter
 from jetstream.web.http import Request
 
 # An update has at most 10,000 wanted and 10,000 excluded DIDs, some hundred other names, and a comma for
@@ -39,21 +39,11 @@ _PARAMETERS_PER_STEP: Final = 250  # decoded between two yields: 0.7 ms
 _NAME_CHARS_MAX: Final = 64  # decoded of a name: no parameter's is nearly as long
 # Decoded of a value, percent-encoded. The rest of a longer one does not matter: it is refused all the same.
 _VALUE_CHARS_MAX: Final = 3 * (DID_CHARS_MAX + 1)
-# Lists of a filter, by the argument of `Filter.parse_steps` that each is.
-_FILTER: Final = {
-    "collections": "wantedCollections",
-    "dids": "wantedDids",
-    "kinds": "kinds",
-    "operations": "operations",
-    "exclude_collections": "excludeCollections",
-    "exclude_dids": "excludeDids",
-}
-# Parameters that are lists, those that can change while connected, and all of them.
-_LISTS: Final = frozenset(_FILTER.values())
 # Names that came with the v1 wire. `maxSize` is what the Go client sends for `maxMessageSizeBytes`.
 _V1: Final = ("compress", "requireHello", "maxMessageSizeBytes", "maxSize")
-_OPTIONS: Final = (*_LISTS, "maxMessageSizeBytes", "maxSize")
-_KNOWN: Final = (*_LISTS, "cursor", "wire", *_V1)
+# All parameters, and those that can change while connected.
+_KNOWN: Final = (*FILTER, "cursor", "wire", *_V1)
+_OPTIONS: Final = (*FILTER, "maxMessageSizeBytes", "maxSize")
 _COMMA: Final = re.compile(",|%2[cC]")
 # A cursor or a size. Twenty digits are more than 64 bits; Python's integers have no limit.
 _NUMBER: Final = re.compile(r"[0-9]{1,20}", re.ASCII).fullmatch
@@ -85,7 +75,7 @@ def decode_query(text: str) -> Steps[Query]:
     for pair in text.split("&"):
         name, _, value = pair.partition("=")
         name = unquote_plus(name[:_NAME_CHARS_MAX])
-        for item in _COMMA.split(value) if name in _LISTS else (value,):
+        for item in _COMMA.split(value) if name in COMMA_LISTS else (value,):
             query.setdefault(name, []).append(unquote_plus(item[:_VALUE_CHARS_MAX]))
             count += 1
             if count % _PARAMETERS_PER_STEP == 0:
@@ -99,11 +89,12 @@ def parse_request(request: Request) -> Steps[SubscribeRequest]:
     query = yield from decode_query(request.query)
     first = {name: values[0] for name, values in query.items()}
     yield from _refuse_mistakes(first, _KNOWN)
-    wanted = yield from _filter(lambda name: query.get(name, []))
+    given = Given(lambda name: query.get(name, []), partial(_switch, query), partial(_once, query))
+    wanted, content = yield from parse_filter(given)
     size = _number(query, _size_name(first), "is not a number of bytes")
     cursor = _number(query, "cursor", "is not a time in unix microseconds")
     return SubscribeRequest(
-        SubscriberOptions(wanted, size or 0),
+        SubscriberOptions(wanted, size or 0, content),
         cursor,
         _flag(query, "requireHello"),
         _wire(query, request.headers),
@@ -130,19 +121,15 @@ def parse_message(text: bytes) -> Steps[SubscriberOptions | None]:
         raise InvalidParameter("payload", _shown(payload), "is not an object of options")
     yield
     yield from _refuse_mistakes(payload, _OPTIONS)
-    wanted = yield from _filter(partial(_strings, payload))
+    given = Given(partial(_strings, payload), partial(_boolean, payload), partial(_json, payload))
+    wanted, content = yield from parse_filter(given)
     size_name = _size_name(payload)
     size = payload.get(size_name)
     if size is None:
         size = 0
     if type(size) is not int or size < 0:
         raise InvalidParameter(size_name, _shown(size), "is not a number of bytes")
-    return SubscriberOptions(wanted, size)
-
-
-def _filter(values: Callable[[str], Sequence[str]]) -> Steps[Filter]:
-    """Parse a filter, in steps. `values` returns a list of the request by its name; empty when absent."""
-    return Filter.parse_steps(**{argument: values(name) for argument, name in _FILTER.items()})
+    return SubscriberOptions(wanted, size, content)
 
 
 def _size_name(given: Mapping[str, object]) -> str:
@@ -216,6 +203,25 @@ def _flag(query: Query, name: str) -> bool:
     if value not in {"", "true", "false"}:
         raise InvalidParameter(name, value, "is neither true nor false")
     return value == "true"
+
+
+def _switch(query: Query, name: str) -> bool:
+    """Return whether a parameter is there: `true`, or without a value. Raises InvalidParameter."""
+    return query.get(name) == [""] or _flag(query, name)
+
+
+def _boolean(payload: dict[str, Any], name: str) -> bool:
+    """Return an option that is true or false; false when it is absent or null. Raises InvalidParameter."""
+    value = payload.get(name)
+    if value is not None and type(value) is not bool:
+        raise InvalidParameter(name, _shown(value), "is neither true nor false")
+    return value is True
+
+
+def _json(payload: dict[str, Any], name: str) -> str:
+    """Return an option as JSON; an empty text when it is absent or null."""
+    value = payload.get(name)
+    return "" if value is None else _shown(value)
 
 
 def _strings(payload: dict[str, Any], name: str) -> list[str]:

@@ -12,6 +12,7 @@ from tests.unit.delivery.encodings import CLASSIC
 from tests.unit.eventlog.reading import END, Stamped, read_all
 from tests.unit.model.asking import ANN, BOB, GOOD, LIKE, POST, Asked
 
+from jetstream.delivery.feature_cache import FeatureCache
 from jetstream.delivery.index import Groups
 from jetstream.delivery.subscriber import Group, SubscriberOptions
 from jetstream.eventlog.sqlite.connection import open_reader
@@ -76,7 +77,7 @@ def test_all_that_judge_events_agree(stored: Stored, asked: Asked) -> None:
 
     assert [i for i in range(len(batch)) if wants(i)] == expected
     assert list(wanted.select(batch, 0, len(batch))) == expected
-    groups = Groups(10, finish)
+    groups = Groups(10, finish, FeatureCache(1 << 20))
     finish(groups.index(Group(CLASSIC, SubscriberOptions(wanted))))
     assert [list(found) for found in groups.wanted(batch, 0, len(batch)).values()] == (
         [expected] if expected else []
