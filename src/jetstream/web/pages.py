@@ -46,6 +46,8 @@ _SECTIONS: Final = {
         "kinds": "commit, identity, account",
         "operations": "create, update, delete",
         "excludeCollections, excludeDids": "leave these out",
+        "lang, text, mentions, replyTo, subject, hasMedia": "what a record must have",
+        "sample": "a percentage of all accounts, the same ones each time",
         "cursor": "unix microseconds to play back from; without it, events from now on",
         "maxMessageSizeBytes": "skip longer events",
         "requireHello": "true: send nothing until an options_update",
