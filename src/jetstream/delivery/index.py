@@ -22,10 +22,10 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from jetstream.delivery.feature_cache import FeatureCache
-from jetstream.delivery.index_parts import ByCollection, ByContent, Picked
+from jetstream.delivery.index_parts import ByCollection, ByContent, ByKind, Part, Picked
 from jetstream.delivery.subscriber import Encoding, Group, Subscriber, SubscriberOptions
 from jetstream.model.batch import Batch
-from jetstream.model.filter import ALL_KINDS, DIDS_PER_STEP, Filter
+from jetstream.model.filter import DIDS_PER_STEP
 from jetstream.steps import Steps, finish
 
 # The groups of a DID are a tuple up to this size, and a dict above. Most DIDs have one group, and a dict
@@ -52,9 +52,9 @@ class Groups:
         self._everything = ByCollection(collections_remembered)
         # Others without DIDs, and without kinds:
         self._by_collection = ByCollection(collections_remembered)
-        # Those with kinds, under each of them:
-        self._by_kind = {kind: ByCollection(collections_remembered) for kind in ALL_KINDS}
-        # Groups with a content filter, with and without DIDs:
+        # Those with kinds:
+        self._by_kind = ByKind(collections_remembered)
+        # Groups with a content filter, whatever else they have:
         self._by_content = ByContent(collections_remembered, features)
         # Other groups with DIDs, under each of them, in the shard of the DID's hash.
         self._by_did: list[dict[bytes, tuple[Group, ...] | dict[Group, None]]] = [{} for _ in range(_SHARDS)]
@@ -94,34 +94,28 @@ class Groups:
 
     def index(self, group: Group) -> Steps[None]:
         """Put a group without members into the index, in steps of well under a millisecond."""
-        wanted = group.options.wanted
-        if group.options.content is not None:
-            self._by_content.add(group)
-        elif wanted.dids:
+        options = group.options
+        if _by_did(options):
             alone = (group,)  # one tuple for all DIDs that no other group names
-            for count, did in enumerate(wanted.dids, 1):
+            for count, did in enumerate(options.wanted.dids, 1):
                 self._index_did(did, alone)
                 if count % DIDS_PER_STEP == 0:
                     yield
         else:
-            for part in self._parts(wanted):
-                part.add(group)
-            if wanted.leaves_out_dids:
+            self._part(options).add(group)
+            if options.wanted.leaves_out_dids and options.content is None:
                 self._leaving_out[group] = None
 
     def _unindex(self, group: Group) -> Steps[None]:
         """Take a group out of the index, also one that was indexed in part."""
-        wanted = group.options.wanted
-        if group.options.content is not None:
-            self._by_content.remove(group)
-        elif wanted.dids:
-            for count, did in enumerate(wanted.dids, 1):
+        options = group.options
+        if _by_did(options):
+            for count, did in enumerate(options.wanted.dids, 1):
                 self._unindex_did(did, group)
                 if count % DIDS_PER_STEP == 0:
                     yield
         else:
-            for part in self._parts(wanted):
-                part.remove(group)
+            self._part(options).remove(group)
             self._leaving_out.pop(group, None)
 
     def _index_did(self, did: bytes, alone: tuple[Group]) -> None:
@@ -149,41 +143,22 @@ class Groups:
     def wanted(self, batch: Batch, start: int, stop: int) -> dict[Group, Sequence[int]]:
         """Return the indices of `batch[start:stop]` that each group wants, without groups that want none."""
         picked: Picked = {}
-        if self._by_collection.groups:
-            self._pick_by_collection(batch, start, stop, picked)
-        if any(part.groups for part in self._by_kind.values()):
-            self._pick_by_kind(batch, start, stop, picked)
+        for part in (self._by_collection, self._by_kind, self._by_content):
+            if part.groups:
+                part.pick(batch, start, stop, picked)
         if any(self._by_did):
             self._pick_by_did(batch, start, stop, picked)
-        if self._by_content.groups:
-            self._by_content.pick(batch, start, stop, picked)
         found = {**dict.fromkeys(self._everything.groups, range(start, stop)), **picked}
         return self._leave_out(batch, found) if self._leaving_out else found
 
-    def _parts(self, wanted: Filter) -> list[ByCollection]:
-        """Return where a group without DIDs is indexed."""
+    def _part(self, options: SubscriberOptions) -> Part:
+        """Return the part of the index for groups with these options, if they are not indexed by DID."""
+        wanted = options.wanted
+        if options.content is not None:
+            return self._by_content
         if wanted.kinds:
-            return [self._by_kind[kind] for kind in wanted.kinds]
-        return [self._everything if wanted.dids_only else self._by_collection]
-
-    def _pick_by_collection(self, batch: Batch, start: int, stop: int, picked: Picked) -> None:
-        collections, part = batch.collections, self._by_collection
-        remembered = part.remembered
-        for i in range(start, stop):
-            groups = remembered.get(collections[i])
-            if groups is None:
-                groups = part.find(collections[i])
-            for group in groups:
-                picked.setdefault(group, []).append(i)
-
-    def _pick_by_kind(self, batch: Batch, start: int, stop: int, picked: Picked) -> None:
-        kinds, collections, parts = batch.kinds, batch.collections, self._by_kind
-        for i in range(start, stop):
-            part = parts[kinds[i]]
-            if part.groups:
-                groups = part.remembered.get(collections[i])
-                for group in part.find(collections[i]) if groups is None else groups:
-                    picked.setdefault(group, []).append(i)
+            return self._by_kind
+        return self._everything if wanted.dids_only else self._by_collection
 
     def _pick_by_did(self, batch: Batch, start: int, stop: int, picked: Picked) -> None:
         dids, by_did = batch.dids, self._by_did
@@ -201,6 +176,11 @@ class Groups:
         return {group: indices for group, indices in found.items() if indices}
 
 
+def _by_did(options: SubscriberOptions) -> bool:
+    """Tell whether a group with these options is indexed by its DIDs."""
+    return bool(options.wanted.dids) and options.content is None
+
+
 def _is_large(options: SubscriberOptions) -> bool:
-    """Tell whether a group is indexed by so many DIDs that it takes steps."""
-    return len(options.wanted.dids) > DIDS_PER_STEP and options.content is None
+    """Tell whether indexing a group with these options takes steps."""
+    return _by_did(options) and len(options.wanted.dids) > DIDS_PER_STEP

@@ -1,9 +1,13 @@
-"""`ByCollection` and `ByContent`: the groups that want an event, by its collection or by its record. Pure.
+"""`ByCollection`, `ByKind` and `ByContent`: parts of the index `Groups`. Pure.
 
-Parts of `index.Groups`.
+Each holds some of the groups, and finds those that want an event by its collection, by its kind, or by what
+its record has.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
 
 from jetstream.delivery.feature_cache import FeatureCache
 from jetstream.delivery.subscriber import Group
@@ -14,10 +18,27 @@ from jetstream.model.filter import RECORDS
 Picked = dict[Group, list[int]]  # the indices that each group wants, rising
 
 
-class ByCollection:
-    """Some groups, and which of them want an event by its collection.
+class Part(Protocol):
+    """A part of the index."""
 
-    That is remembered for `remembered_max` collections.
+    @property
+    def groups(self) -> Mapping[Group, None]:
+        """The groups that were added and not removed."""
+
+    def add(self, group: Group) -> None:
+        """Add a group that is not there."""
+
+    def remove(self, group: Group) -> None:
+        """Remove a group that is there."""
+
+    def pick(self, batch: Batch, start: int, stop: int, picked: Picked) -> None:
+        """Add the indices of `batch[start:stop]` that each group wants to `picked`."""
+
+
+class ByCollection:
+    """Groups by the collections that they want. Their kinds and DIDs are not looked at.
+
+    What was found is remembered for `remembered_max` collections: there are few.
     """
 
     __slots__ = ("_remembered_max", "groups", "remembered")
@@ -31,12 +52,12 @@ class ByCollection:
         self.remembered: dict[bytes, tuple[Group, ...]] = {}
 
     def add(self, group: Group) -> None:
-        """Add a group."""
+        """Add a group that is not there."""
         self.groups[group] = None
         self.remembered.clear()
 
     def remove(self, group: Group) -> None:
-        """Remove a group."""
+        """Remove a group that is there."""
         del self.groups[group]
         self.remembered.clear()
 
@@ -48,19 +69,67 @@ class ByCollection:
         self.remembered[collection] = groups
         return groups
 
+    def pick(self, batch: Batch, start: int, stop: int, picked: Picked) -> None:
+        """Add the indices of `batch[start:stop]` that each group wants to `picked`."""
+        collections, remembered = batch.collections, self.remembered
+        for i in range(start, stop):
+            groups = remembered.get(collections[i])
+            if groups is None:
+                groups = self.find(collections[i])
+            for group in groups:
+                picked.setdefault(group, []).append(i)
+
+
+class ByKind:
+    """Groups with kinds, under each of them, and then by collection. Exceptions of DIDs are not looked at."""
+
+    __slots__ = ("_parts", "_remembered_max", "groups")
+
+    def __init__(self, remembered_max: int) -> None:
+        self._remembered_max = remembered_max
+        self.groups: dict[Group, None] = {}
+        # By kind; only of kinds that a group names, so that other events cost next to nothing.
+        self._parts: dict[bytes, ByCollection] = {}
+
+    def add(self, group: Group) -> None:
+        """Add a group that is not there."""
+        self.groups[group] = None
+        for kind in group.options.wanted.kinds:
+            self._parts.setdefault(kind, ByCollection(self._remembered_max)).add(group)
+
+    def remove(self, group: Group) -> None:
+        """Remove a group that is there."""
+        del self.groups[group]
+        for kind in group.options.wanted.kinds:
+            self._parts[kind].remove(group)
+            if not self._parts[kind].groups:
+                del self._parts[kind]
+
+    def pick(self, batch: Batch, start: int, stop: int, picked: Picked) -> None:
+        """Add the indices of `batch[start:stop]` that each group wants to `picked`."""
+        kinds, collections, parts = batch.kinds, batch.collections, self._parts
+        for i in range(start, stop):
+            part = parts.get(kinds[i])
+            if part is not None:
+                groups = part.remembered.get(collections[i])
+                for group in part.find(collections[i]) if groups is None else groups:
+                    picked.setdefault(group, []).append(i)
+
 
 class ByContent:
     """Groups with a content filter. Their other filters are tested for what the content filter finds.
 
-    A group stands under each term of one clause, since every record that it wants has one of them.
+    A group stands under each of its content filter's keys, since every record that it wants has one of them.
     """
 
-    __slots__ = ("_all", "_by_term", "_features")
+    __slots__ = ("_all", "_by_key", "_features", "_with_words")
 
     def __init__(self, remembered_max: int, features: FeatureCache) -> None:
         # All groups. A record is parsed only if some group wants its collection.
         self._all = ByCollection(remembered_max)
-        self._by_term: dict[str, dict[Group, None]] = {}
+        self._by_key: dict[str, dict[Group, None]] = {}
+        # How many groups stand under words.
+        self._with_words = 0
         self._features = features
 
     @property
@@ -69,18 +138,20 @@ class ByContent:
         return self._all.groups
 
     def add(self, group: Group) -> None:
-        """Add a group that has a content filter."""
+        """Add a group that is not there."""
         self._all.add(group)
-        for term in _keys(group):
-            self._by_term.setdefault(term, {})[group] = None
+        self._with_words += _content(group).by_words
+        for key in _content(group).keys:
+            self._by_key.setdefault(key, {})[group] = None
 
     def remove(self, group: Group) -> None:
-        """Remove a group."""
+        """Remove a group that is there."""
         self._all.remove(group)
-        for term in _keys(group):
-            del self._by_term[term][group]
-            if not self._by_term[term]:
-                del self._by_term[term]
+        self._with_words -= _content(group).by_words
+        for key in _content(group).keys:
+            del self._by_key[key][group]
+            if not self._by_key[key]:
+                del self._by_key[key]
 
     def pick(self, batch: Batch, start: int, stop: int, picked: Picked) -> None:
         """Add the indices of `batch[start:stop]` that each group wants to `picked`."""
@@ -102,11 +173,14 @@ class ByContent:
                         indices.append(i)
 
     def _matching(self, features: Features) -> tuple[Group, ...]:
-        """Return the groups whose content filter a record matches; one twice if it has two of its terms."""
+        """Return the groups whose content filter a record matches; one twice if it has two of its keys."""
+        found = self._by_key
+        words = features.words.split() if self._with_words else ()
         return tuple(
             group
-            for term in features.terms
-            for group in self._by_term.get(term, ())
+            for key in (*features.terms, *words)
+            if key in found
+            for group in found[key]
             if _content(group).matches(features)
         )
 
@@ -115,7 +189,3 @@ def _content(group: Group) -> Content:
     content = group.options.content
     assert content is not None
     return content
-
-
-def _keys(group: Group) -> frozenset[str]:
-    return _content(group).keys

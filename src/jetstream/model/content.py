@@ -2,7 +2,7 @@
 
 A record is parsed once, into `Features`: what any content filter may ask of it.
 
-    record ──▶ terms   lang:en   mention:<did>   reply:<did>   subject:<did or at-uri>   media   text
+    record ──▶ terms   mention:<did>   reply:<did>   subject:<did or at-uri>   has:text   has:media   lang:en
            └─▶ words   its text, case-folded: " one word after another "
 
 A `Content` is a conjunction. It has *clauses*, each a set of terms of which a record must have one, and
@@ -37,7 +37,10 @@ _ITEMS_MAX: Final = 100
 
 _TAG: Final = re.compile(r"[a-zA-Z]{1,8}(?:-[a-zA-Z0-9]{1,8}){0,7}").fullmatch
 _MENTION: Final = "app.bsky.richtext.facet#mention"
-_MEDIA: Final = frozenset({"app.bsky.embed.images", "app.bsky.embed.video"})
+_EMBEDS: Final = frozenset({"app.bsky.embed.images", "app.bsky.embed.video"})
+# Terms without a value. A colon is a word of its own, so no term is a word.
+_TEXT: Final = "has:text"
+_MEDIA: Final = "has:media"
 # Scripts that are written without spaces, or with endings on a word: each of their characters is a word.
 _UNSPACED: Final = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff"
@@ -106,8 +109,8 @@ class Content:
             _terms("mentions", mentions, _mention, _NO_DID),
             _terms("replyTo", reply_to, _reply_to, _NO_DID),
             _terms("subject", subject, _about, "is neither a DID nor at://<did>/<collection>/<rkey>"),
-            frozenset({"media"} if has_media else ()),
-            frozenset({"text"} if phrases else ()),
+            frozenset({_TEXT} if phrases else ()),
+            frozenset({_MEDIA} if has_media else ()),
             _terms("lang", lang, _spoken, "is not a language, such as en or pt-BR"),
         )
         given = tuple(filter(None, clauses))
@@ -115,8 +118,19 @@ class Content:
 
     @property
     def keys(self) -> frozenset[str]:
-        """Terms of which every record that matches has one: an index finds it by them."""
+        """Terms of which every record that matches has one, or words: an index finds it by them.
+
+        They are words if text is the first thing that is asked for: of each phrase the longest, which few
+        texts have.
+        """
+        if self.by_words:
+            return frozenset(max(phrase.split(), key=len) for phrase in self.phrases)
         return self.clauses[0]
+
+    @property
+    def by_words(self) -> bool:
+        """Whether the keys are words."""
+        return _TEXT in self.clauses[0]
 
     def matches(self, features: Features) -> bool:
         """Tell whether a record matches."""
@@ -139,7 +153,7 @@ def features_of(body: bytes) -> Features:
     text = record.get("text")
     if type(text) is not str or not text:
         return Features(tuple(terms))
-    return Features((*terms, "text"), text[:TEXT_CHARS_MAX])
+    return Features((*terms, _TEXT), text[:TEXT_CHARS_MAX])
 
 
 def words(text: str) -> str:
@@ -199,12 +213,12 @@ def _repo(uri: str) -> str:
 
 def _media(embed: object) -> list[str]:
     """Return the term of an embed that has images or a video, alone or beside a quoted record."""
-    return ["media"] if _is_media(embed) or _is_media(_member(embed, "media")) else []
+    return [_MEDIA] if _is_media(embed) or _is_media(_member(embed, "media")) else []
 
 
 def _is_media(embed: object) -> bool:
     kind = _member(embed, "$type")
-    return type(kind) is str and kind in _MEDIA
+    return type(kind) is str and kind in _EMBEDS
 
 
 # What is read of a record, by the name of the member.

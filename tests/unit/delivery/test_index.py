@@ -56,8 +56,15 @@ def selected(options: SubscriberOptions, batch: Batch, start: int, stop: int) ->
 
 
 def is_empty(groups: Groups) -> bool:
-    parts = (groups._everything, groups._by_collection, *groups._by_kind.values(), groups._by_content._all)
-    indices = (groups._groups, groups._leaving_out, *groups._by_did, groups._by_content._by_term)
+    parts = (groups._everything, groups._by_collection, groups._by_content._all)
+    indices = (
+        groups._groups,
+        groups._leaving_out,
+        *groups._by_did,
+        groups._by_content._by_key,
+        groups._by_kind.groups,
+        groups._by_kind._parts,
+    )
     return not any(indices) and not any(part.groups or part.remembered for part in parts)
 
 
