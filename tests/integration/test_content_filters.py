@@ -86,7 +86,7 @@ async def live(start: Start, relay: Relay) -> Service:
 async def test_a_bot_gets_what_it_needs(
     asked: dict[str, Any], wanted: list[int], live: Service, relay: Relay
 ) -> None:
-    query = {name: "true" if value is True else value for name, value in asked.items()}
+    query: dict[str, Any] = {name: "true" if value is True else value for name, value in asked.items()}
     async with (
         subscribe(live.port, **query) as at_the_tip,
         subscribe(live.port, "/v1/subscribe", mentions="did:plc:nobody") as updated,

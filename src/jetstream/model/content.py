@@ -51,7 +51,7 @@ _MARKS: Final = "\u0300-\u036f\u0591-\u05bd\u064b-\u065f\u0670\u0900-\u0963\u096
 # What phones write for "'".
 _APOSTROPHE: Final = "\u2019"
 _WORDS: Final = re.compile(rf"(?:[^\W{_UNSPACED}]|[{_MARKS}])+|\S").findall
-_ASCII_WORDS: Final = re.compile(r"\w+|\S", re.ASCII).findall  # the same, and faster
+_ASCII_WORDS: Final = re.compile(r"\w+|\S").findall  # the same in ASCII text, and faster
 
 
 class Features:

@@ -121,7 +121,7 @@ def parse_message(text: bytes) -> Steps[SubscriberOptions | None]:
         raise InvalidParameter("payload", _shown(payload), "is not an object of options")
     yield
     yield from _refuse_mistakes(payload, _OPTIONS)
-    given = Given(partial(_strings, payload), partial(_boolean, payload), partial(_json, payload))
+    given = Given(partial(_strings, payload), partial(_boolean, payload), partial(_decimal, payload))
     wanted, content = yield from parse_filter(given)
     size_name = _size_name(payload)
     size = payload.get(size_name)
@@ -218,9 +218,11 @@ def _boolean(payload: dict[str, Any], name: str) -> bool:
     return value is True
 
 
-def _json(payload: dict[str, Any], name: str) -> str:
-    """Return an option as JSON; an empty text when it is absent or null."""
+def _decimal(payload: dict[str, Any], name: str) -> str:
+    """Return an option that is a number, as text; empty when it is absent or null."""
     value = payload.get(name)
+    if value is not None and type(value) not in {int, float}:
+        raise InvalidParameter(name, _shown(value), "is not a number")
     return "" if value is None else _shown(value)
 
 

@@ -207,7 +207,7 @@ def indexed(delivery: Delivery) -> int:
     """Return how many groups are in the index, wholly or in part."""
     groups = delivery._lanes.lowest.groups
     named = {group for shard in groups._by_did for each in shard.values() for group in each}
-    return len(named) + len(groups._everything)
+    return len(named) + len(groups._everything.groups)
 
 
 async def test_a_large_filter_is_indexed_in_turns_and_misses_nothing() -> None:

@@ -8,8 +8,7 @@ from jetstream.model.batch import Batch
 from jetstream.model.content import Content
 from jetstream.model.event import ACCOUNT, CREATE, IDENTITY, UPDATE
 
-ENGLISH = Content.parse(lang=["en"])
-assert ENGLISH is not None
+ENGLISH = Content((frozenset({"lang:en"}),))
 
 
 def batch_of(*bodies: bytes) -> Batch:

@@ -91,7 +91,7 @@ def test_nothing_given_is_reset() -> None:
         ("sample=0", "sample"),
         ("sample=5%25", "sample"),
         ("sample=5&sample=6", "sample"),
-        ("sample=1&wantedDids=did:web:bob.example", "sample"),
+        ("sample=1&wantedDids=did:plc:ann", "sample"),
         ("lang=", "lang"),
         ("lang=en,", "lang"),
         ("mentions=@ann", "mentions"),

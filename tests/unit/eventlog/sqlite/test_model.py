@@ -54,7 +54,9 @@ events = st.one_of(
     st.builds(lambda did: Event(ACCOUNT, did, b"", b"", b"", b"", b'{"active":true}'), dids),
 )
 filters = st.builds(
-    lambda names, prefixes, repos, kinds: Filter(*map(frozenset, (names, prefixes, repos, kinds))),
+    lambda names, prefixes, repos, kinds: Filter(
+        frozenset(names), frozenset(prefixes), frozenset(repos), frozenset(kinds)
+    ),
     st.lists(collections, max_size=2),
     st.lists(st.sampled_from([b"app.bsky.", b"com.nobody."]), max_size=1),
     st.lists(dids | st.just(b"did:plc:nobody"), max_size=2),

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -85,7 +86,7 @@ def test_all_that_judge_events_agree(stored: Stored, asked: Asked) -> None:
     assert stored.read(asked) == [(batch.times[i], batch.event(i)) for i in expected]
 
 
-def loaded(stored: Stored, **asked: Sequence[str]) -> int:
+def loaded(stored: Stored, **asked: Any) -> int:
     """Return how many segments are decompressed for a reader of the whole log."""
     with closing(open_reader(stored.log._state.path)) as connection:
         reader, position, segments = FileReader(connection, SMALL, strict=True), 0, 0
