@@ -143,9 +143,12 @@ class Groups:
     def wanted(self, batch: Batch, start: int, stop: int) -> dict[Group, Sequence[int]]:
         """Return the indices of `batch[start:stop]` that each group wants, without groups that want none."""
         picked: Picked = {}
-        for part in (self._by_collection, self._by_kind, self._by_content):
-            if part.groups:
-                part.pick(batch, start, stop, picked)
+        if self._by_collection.groups:
+            self._by_collection.pick(batch, start, stop, picked)
+        if self._by_kind.groups:
+            self._by_kind.pick(batch, start, stop, picked)
+        if self._by_content.groups:
+            self._by_content.pick(batch, start, stop, picked)
         if any(self._by_did):
             self._pick_by_did(batch, start, stop, picked)
         found = {**dict.fromkeys(self._everything.groups, range(start, stop)), **picked}

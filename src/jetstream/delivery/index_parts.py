@@ -122,20 +122,16 @@ class ByContent:
     A group stands under each of its content filter's keys, since every record that it wants has one of them.
     """
 
-    __slots__ = ("_all", "_by_key", "_features", "_with_words")
+    __slots__ = ("_all", "_by_key", "_features", "_with_words", "groups")
 
     def __init__(self, remembered_max: int, features: FeatureCache) -> None:
         # All groups. A record is parsed only if some group wants its collection.
         self._all = ByCollection(remembered_max)
+        self.groups = self._all.groups
         self._by_key: dict[str, dict[Group, None]] = {}
         # How many groups stand under words.
         self._with_words = 0
         self._features = features
-
-    @property
-    def groups(self) -> dict[Group, None]:
-        """The groups that were added and not removed."""
-        return self._all.groups
 
     def add(self, group: Group) -> None:
         """Add a group that is not there."""

@@ -41,16 +41,17 @@ _EMBEDS: Final = frozenset({"app.bsky.embed.images", "app.bsky.embed.video"})
 # Terms without a value. A colon is a word of its own, so no term is a word.
 _TEXT: Final = "has:text"
 _MEDIA: Final = "has:media"
-# Scripts that are written without spaces, or with endings on a word: each of their characters is a word.
+# Scripts that are written without spaces, or with endings on a word: words in them have no boundary.
 _UNSPACED: Final = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff"
     "\U00020000-\U0003ffff"
 )
+_is_unspaced: Final = re.compile(rf"[{_UNSPACED}]").match
 # Marks that belong to the letter before them: accents, vowels of Hebrew, Arabic and the scripts of India.
 _MARKS: Final = "\u0300-\u036f\u0591-\u05bd\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff"
 # What phones write for "'".
 _APOSTROPHE: Final = "\u2019"
-_WORDS: Final = re.compile(rf"(?:[^\W{_UNSPACED}]|[{_MARKS}])+|\S").findall
+_WORDS: Final = re.compile(rf"[^\W{_UNSPACED}]+(?:[{_MARKS}]+[^\W{_UNSPACED}]*)*|[{_UNSPACED}]+|\S").findall
 _ASCII_WORDS: Final = re.compile(r"\w+|\S").findall  # the same in ASCII text, and faster
 
 
@@ -79,7 +80,7 @@ class Content:
 
     # The first is the one that the fewest records meet, as a rule. Never empty.
     clauses: tuple[frozenset[str], ...]
-    # As words; empty: any text, or none.
+    # Each as it is in the words of a text; empty: any text, or none.
     phrases: frozenset[str] = frozenset()
 
     @classmethod
@@ -120,22 +121,22 @@ class Content:
     def keys(self) -> frozenset[str]:
         """Terms of which every record that matches has one, or words: an index finds it by them.
 
-        They are words if text is the first thing that is asked for: of each phrase the longest, which few
+        They are words where text is the first thing that is asked for: of each phrase the longest, which few
         texts have.
         """
-        if self.by_words:
-            return frozenset(max(phrase.split(), key=len) for phrase in self.phrases)
-        return self.clauses[0]
+        return frozenset(map(_key, self.phrases)) if self.by_words else self.clauses[0]
 
     @property
     def by_words(self) -> bool:
-        """Whether the keys are words."""
+        """Whether the keys are words, or may be."""
         return _TEXT in self.clauses[0]
 
     def matches(self, features: Features) -> bool:
         """Tell whether a record matches."""
-        if any(clause.isdisjoint(features.terms) for clause in self.clauses):
-            return False
+        terms = features.terms
+        for clause in self.clauses:
+            if clause.isdisjoint(terms):
+                return False
         return not self.phrases or any(map(features.words.__contains__, self.phrases))
 
 
@@ -159,9 +160,8 @@ def features_of(body: bytes) -> Features:
 def words(text: str) -> str:
     """Return the words of a text, case-folded, with a space before and after each.
 
-    So a phrase is in a text if its words are in the words of the text. What is neither a letter, a digit nor
-    a space is a word of its own, and so is each character of scripts that are written without spaces. Forms
-    that look alike are equal (Unicode's NFKC).
+    What is neither a letter, a digit nor a space is a word of its own, and so is each run of characters of
+    scripts that are written without spaces. Forms that look alike are equal (Unicode's NFKC).
     """
     if text.isascii():
         return f" {' '.join(_ASCII_WORDS(text.lower()))} "
@@ -275,12 +275,19 @@ def _phrases(values: Sequence[str]) -> Steps[frozenset[str]]:
     for value in values:
         if len(value) > PHRASE_CHARS_MAX:
             raise InvalidParameter("text", value, f"is too long: at most {PHRASE_CHARS_MAX} characters")
-        phrase = words(value)
-        if not phrase.strip():
+        phrase = words(value).strip()
+        if not phrase:
             raise InvalidParameter("text", value, "has no word to look for")
-        found.add(phrase)
+        before, after = ("" if _is_unspaced(phrase[end]) else " " for end in (0, -1))
+        found.add(f"{before}{phrase}{after}")
         yield
     return frozenset(found)
+
+
+def _key(phrase: str) -> str:
+    """Return the longest word of a phrase that a text has as it is, if it has the phrase; else a term."""
+    # The first and the last are empty, or may be a part of a longer word.
+    return max(phrase.split(" ")[1:-1], key=len, default=_TEXT)
 
 
 def _refuse_many(parameter: str, values: Sequence[str]) -> None:

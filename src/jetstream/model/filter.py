@@ -7,7 +7,7 @@ A filter is used in three places, each with its own question:
     delivery, and the log    `select`: which events of a batch are wanted?
 
 Identity and account events have no collection. They pass a filter by collection, unless `kinds` leaves them
-out. Only `Filter.wants_collection` knows this: everything else asks it, with an empty name.
+out. `Filter._passes` says so, in one place: everything else asks `wants_collection`, with an empty name.
 """
 
 from __future__ import annotations
@@ -140,13 +140,16 @@ class Filter:
         return cls(*wanted, named, wanted_kinds, *excluded, excluded_dids, SAMPLE_WHOLE if named else share)
 
     def wants_collection(self, collection: bytes) -> bool:
-        """Tell whether events of `collection` are wanted, as far as their kind and repo allow.
+        """Tell whether any events of `collection` are wanted, as far as their repo allows.
 
-        Identity and account events have no collection, which is an empty name. They pass any collections, and
-        only the kinds can leave them out.
+        Identity and account events have no collection, which is an empty name.
         """
         if self.kinds and self.kinds.isdisjoint(COMMITS if collection else NO_COMMITS):
             return False
+        return self._passes(collection)
+
+    def _passes(self, collection: bytes) -> bool:
+        """Tell whether a collection passes the collections. Events that have none pass any."""
         if not collection or self.every_collection:
             return True
         named = (
@@ -166,7 +169,7 @@ class Filter:
             return False
         if self.leaves_out_dids and (did in self.excluded_dids or not in_sample(did, self.sample)):
             return False
-        return self.wants_collection(collection)
+        return self._passes(collection)
 
     def select(self, batch: Batch, start: int, stop: int) -> Sequence[int]:
         """Return the indices of the wanted events of `batch[start:stop]`, rising; a range if all are wanted.
@@ -184,15 +187,17 @@ class Filter:
             return [i for i in named if self.wants(batch.kinds[i], dids[i], batch.collections[i])]
         chosen = self._of_collections(batch, start, stop)
         if self.kinds:
-            chosen = _whole_if_all(chosen, [i for i in chosen if batch.kinds[i] in self.kinds])
+            kinds, wanted = batch.kinds, self.kinds
+            chosen = _whole_if_all(chosen, [i for i in chosen if kinds[i] in wanted])
         return self.leave_out_dids(batch, chosen) if self.leaves_out_dids else chosen
 
     def leave_out_dids(self, batch: Batch, chosen: Sequence[int]) -> Sequence[int]:
         """Return those of `chosen` whose repo is in the sample and not excluded; `chosen` itself for all."""
         dids, excluded, sample = batch.dids, self.excluded_dids, self.sample
-        kept = [i for i in chosen if dids[i] not in excluded]
+        kept = [i for i in chosen if dids[i] not in excluded] if excluded else chosen
         if sample != SAMPLE_WHOLE:
-            kept = [i for i in kept if in_sample(dids[i], sample)]
+            below = _hashes_below(sample)
+            kept = [i for i in kept if crc32(dids[i]) < below]
         return _whole_if_all(chosen, kept)
 
     def _of_collections(self, batch: Batch, start: int, stop: int) -> Sequence[int]:
@@ -216,10 +221,15 @@ def in_sample(did: bytes, sample: int) -> bool:
     It is decided by the hash of the DID: the same repos each time, on every server. A larger sample has all
     of a smaller one.
     """
-    return crc32(did) * SAMPLE_WHOLE >> 32 < sample
+    return crc32(did) < _hashes_below(sample)
 
 
-def _whole_if_all(whole: Sequence[int], part: list[int]) -> Sequence[int]:
+def _hashes_below(sample: int) -> int:
+    """Return the bound of the hashes of a sample: its share of 2^32, rounded up."""
+    return -(-(sample << 32) // SAMPLE_WHOLE)
+
+
+def _whole_if_all(whole: Sequence[int], part: Sequence[int]) -> Sequence[int]:
     """Return `whole`, which may be a range, if `part` has all of it."""
     return whole if len(part) == len(whole) else part
 

@@ -125,6 +125,11 @@ def test_media_is_images_or_a_video(record: dict[str, Any], expected: bool) -> N
         ("\uff21\uff22\uff23", "abc", True),
         ("don\u2019t stop", "don't", True),
         ("黒猫が好き", "猫", True),
+        ("Pythonが好き", "python", True),
+        ("Pythonが好き", "pythonが", True),
+        ("Python が好き", "pythonが", True),
+        ("猫 abc 犬", "猫 ABC", True),
+        ("xabc 犬", "abc犬", False),
         ("고양이가 좋아", "고양이", True),
         ("ฉันชอบแมว", "แมว", True),
         ("हिन्दी भाषा", "हिन्दी", True),
@@ -232,6 +237,19 @@ def test_a_record_of_any_shape_is_read(record: dict[str, Any]) -> None:
 @given(st.text(max_size=30), st.text(max_size=30), st.text(max_size=10))
 def test_words_of_a_part_are_among_the_words_of_the_whole(before: str, after: str, part: str) -> None:
     assert words(part).strip() == "" or words(part) in words(f"{before} {part} {after}")
+
+
+LETTERS = st.text(st.sampled_from("aÉß猫が가:, "), max_size=8)
+
+
+@given(LETTERS, LETTERS)
+def test_a_text_that_matches_has_one_of_the_keys(text: str, phrase: str) -> None:
+    if words(phrase).strip():
+        content = Content.parse(text=[phrase])
+        assert content is not None
+        features = features_of(json.dumps({"text": text}).encode())
+        if content.matches(features):
+            assert not content.keys.isdisjoint((*features.terms, *features.words.split()))
 
 
 def test_a_hostile_record_costs_no_more_than_a_post() -> None:
