@@ -169,7 +169,7 @@ class Groups:
             did = dids[i]
             for group in by_did[hash(did) % _SHARDS].get(did, ()):
                 wanted = group.options.wanted
-                if wanted.dids_only or wanted.wants(batch.kinds[i], did, batch.collections[i]):
+                if wanted.dids_only or wanted.wants_of_repo(batch.kinds[i], batch.collections[i]):
                     picked.setdefault(group, []).append(i)
 
     def _leave_out(self, batch: Batch, found: dict[Group, Sequence[int]]) -> dict[Group, Sequence[int]]:

@@ -165,11 +165,13 @@ class Filter:
         """Tell whether one event is wanted."""
         if self.dids and did not in self.dids:
             return False
-        if self.kinds and kind not in self.kinds:
-            return False
         if self.leaves_out_dids and (did in self.excluded_dids or not in_sample(did, self.sample)):
             return False
-        return self._passes(collection)
+        return self.wants_of_repo(kind, collection)
+
+    def wants_of_repo(self, kind: bytes, collection: bytes) -> bool:
+        """Tell whether an event of a wanted repo is wanted."""
+        return (not self.kinds or kind in self.kinds) and self._passes(collection)
 
     def select(self, batch: Batch, start: int, stop: int) -> Sequence[int]:
         """Return the indices of the wanted events of `batch[start:stop]`, rising; a range if all are wanted.
@@ -184,7 +186,7 @@ class Filter:
             named = [i for i in range(start, stop) if dids[i] in named_dids]
             if self.dids_only:
                 return named
-            return [i for i in named if self.wants(batch.kinds[i], dids[i], batch.collections[i])]
+            return [i for i in named if self.wants_of_repo(batch.kinds[i], batch.collections[i])]
         chosen = self._of_collections(batch, start, stop)
         if self.kinds:
             kinds, wanted = batch.kinds, self.kinds
