@@ -7,9 +7,9 @@ once. The work for an event grows with the groups that want it, never with all t
              ─▶ its DID         ─▶ the groups that name this DID; the rest of each filter is tested
              ─▶ its collection  ─▶ the groups without DIDs that want it; remembered, collections are few
              ─▶ its kind        ─▶ the groups without DIDs that name this kind; then by collection, as above
-             ─▶ its record      ─▶ the groups with a content filter that one of its terms meets
+             ─▶ its record      ─▶ the groups without DIDs whose content filter one of its terms meets
 
-A group that leaves out DIDs is indexed as if it did not. They are taken out of what it was given.
+Two things are judged after that: a content filter beside DIDs, and DIDs that are left out.
 
 A filter may name 10,000 DIDs. Putting it into the index takes 5 ms, so that is a generator of steps, and its
 owner runs it in turns of the event loop (`takes_steps`, `index`). Taking it out is deferred in the same way.
@@ -54,16 +54,18 @@ class Groups:
         self._by_collection = ByCollection(collections_remembered)
         # Those with kinds:
         self._by_kind = ByKind(collections_remembered)
-        # Groups with a content filter, whatever else they have:
+        # Those with a content filter, whatever else they have:
         self._by_content = ByContent(collections_remembered, features)
-        # Other groups with DIDs, under each of them, in the shard of the DID's hash.
+        self._features = features
+        # Groups with DIDs, under each of them, in the shard of the DID's hash.
         self._by_did: list[dict[bytes, tuple[Group, ...] | dict[Group, None]]] = [{} for _ in range(_SHARDS)]
-        # Those without DIDs and content filter that leave out some DIDs.
-        self._leaving_out: dict[Group, None] = {}
+        # Of all these, the groups with DIDs and a content filter, and those that leave out DIDs.
+        self._refined: dict[Group, None] = {}
 
     def takes_steps(self, subscriber: Subscriber) -> bool:
         """Tell whether the group of a subscriber is large and must be indexed first, in steps."""
-        return _is_large(subscriber.options) and (subscriber.encoding, subscriber.options) not in self._groups
+        large = len(subscriber.options.wanted.dids) > DIDS_PER_STEP
+        return large and (subscriber.encoding, subscriber.options) not in self._groups
 
     def add(self, subscriber: Subscriber, indexed: Group | None = None) -> None:
         """Put a subscriber into its group: the one there is, else `indexed`, else a new one."""
@@ -90,33 +92,34 @@ class Groups:
 
     def forget(self, group: Group) -> None:
         """Take a group without members out of the index; a large one later, in steps."""
-        (self._defer if _is_large(group.options) else finish)(self._unindex(group))
+        large = len(group.options.wanted.dids) > DIDS_PER_STEP
+        (self._defer if large else finish)(self._unindex(group))
 
     def index(self, group: Group) -> Steps[None]:
         """Put a group without members into the index, in steps of well under a millisecond."""
-        options = group.options
-        if _by_did(options):
+        wanted, content = group.options.wanted, group.options.content
+        if wanted.dids if content is not None else wanted.leaves_out_dids:
+            self._refined[group] = None
+        if wanted.dids:
             alone = (group,)  # one tuple for all DIDs that no other group names
-            for count, did in enumerate(options.wanted.dids, 1):
+            for count, did in enumerate(wanted.dids, 1):
                 self._index_did(did, alone)
                 if count % DIDS_PER_STEP == 0:
                     yield
         else:
-            self._part(options).add(group)
-            if options.wanted.leaves_out_dids and options.content is None:
-                self._leaving_out[group] = None
+            self._part(group.options).add(group)
 
     def _unindex(self, group: Group) -> Steps[None]:
         """Take a group out of the index, also one that was indexed in part."""
-        options = group.options
-        if _by_did(options):
-            for count, did in enumerate(options.wanted.dids, 1):
+        self._refined.pop(group, None)
+        wanted = group.options.wanted
+        if wanted.dids:
+            for count, did in enumerate(wanted.dids, 1):
                 self._unindex_did(did, group)
                 if count % DIDS_PER_STEP == 0:
                     yield
         else:
-            self._part(options).remove(group)
-            self._leaving_out.pop(group, None)
+            self._part(group.options).remove(group)
 
     def _index_did(self, did: bytes, alone: tuple[Group]) -> None:
         shard = self._by_did[hash(did) % _SHARDS]
@@ -152,10 +155,10 @@ class Groups:
         if any(self._by_did):
             self._pick_by_did(batch, start, stop, picked)
         found = {**dict.fromkeys(self._everything.groups, range(start, stop)), **picked}
-        return self._leave_out(batch, found) if self._leaving_out else found
+        return self._refine(batch, found) if self._refined else found
 
     def _part(self, options: SubscriberOptions) -> Part:
-        """Return the part of the index for groups with these options, if they are not indexed by DID."""
+        """Return the part of the index for groups with these options, if they have no DIDs."""
         wanted = options.wanted
         if options.content is not None:
             return self._by_content
@@ -172,18 +175,12 @@ class Groups:
                 if wanted.dids_only or wanted.wants_of_repo(batch.kinds[i], batch.collections[i]):
                     picked.setdefault(group, []).append(i)
 
-    def _leave_out(self, batch: Batch, found: dict[Group, Sequence[int]]) -> dict[Group, Sequence[int]]:
-        """Take the events of excluded DIDs out of what was found, and groups that want nothing else."""
-        for group in self._leaving_out.keys() & found.keys():
-            found[group] = group.options.wanted.leave_out_dids(batch, found[group])
+    def _refine(self, batch: Batch, found: dict[Group, Sequence[int]]) -> dict[Group, Sequence[int]]:
+        """Judge what was found by what its part of the index does not look at."""
+        for group in self._refined.keys() & found.keys():
+            wanted, content = group.options.wanted, group.options.content
+            if wanted.leaves_out_dids:
+                found[group] = wanted.leave_out_dids(batch, found[group])
+            if content is not None:
+                found[group] = self._features.select(content, batch, found[group])
         return {group: indices for group, indices in found.items() if indices}
-
-
-def _by_did(options: SubscriberOptions) -> bool:
-    """Tell whether a group with these options is indexed by its DIDs."""
-    return bool(options.wanted.dids) and options.content is None
-
-
-def _is_large(options: SubscriberOptions) -> bool:
-    """Tell whether indexing a group with these options takes steps."""
-    return _by_did(options) and len(options.wanted.dids) > DIDS_PER_STEP

@@ -117,7 +117,7 @@ class ByKind:
 
 
 class ByContent:
-    """Groups with a content filter. Their other filters are tested for what the content filter finds.
+    """Groups with a content filter and without DIDs. What the content filter finds is judged by the others.
 
     A group stands under each of its content filter's keys, since every record that it wants has one of them.
     """

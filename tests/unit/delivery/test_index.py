@@ -59,7 +59,7 @@ def is_empty(groups: Groups) -> bool:
     parts = (groups._everything, groups._by_collection, groups._by_content._all)
     indices = (
         groups._groups,
-        groups._leaving_out,
+        groups._refined,
         *groups._by_did,
         groups._by_content._by_key,
         groups._by_kind.groups,
@@ -211,14 +211,15 @@ def test_records_are_parsed_only_of_collections_that_a_content_filter_wants() ->
     assert len(features.parsed(batch)._features) == 2
 
 
-def test_a_content_filter_with_many_dids_is_indexed_at_once() -> None:
-    groups = Groups(REMEMBERED, finish, FeatureCache(1 << 20))
-    dids = [f"did:plc:{n}" for n in range(2 * DIDS_PER_STEP)]
-    one = Subscriber(NOWHERE, CLASSIC, options(Asked(dids=dids), 0, CONTENTS[2]), 0, 0.0)
-    assert not groups.takes_steps(one)
+def test_records_are_parsed_only_of_dids_that_a_content_filter_stands_beside() -> None:
+    features = FeatureCache(1 << 20)
+    groups = Groups(REMEMBERED, finish, features)
+    one = Subscriber(NOWHERE, CLASSIC, options(Asked(dids=[ANN]), 0, CONTENTS[2]), 0, 0.0)
     groups.add(one)
-    batch = Batch.of([event(did=did, body=BODIES[0]) for did in ("did:plc:7", ANN)], [1, 2])
-    assert wanted(groups, batch, 0, 2) == {one: [0]}
+    batch = Batch.of([event(did=did, body=BODIES[0]) for did in (BOB, ANN, BOB)], [1, 2, 3])
+    assert wanted(groups, batch, 0, 3) == {one: [1]}
+    assert len(features.parsed(batch)._features) == 1
+    assert wanted(groups, Batch.of([event(did=ANN)], [4]), 0, 1) == {}
     groups.remove(one)
     assert is_empty(groups)
 
