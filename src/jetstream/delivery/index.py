@@ -7,9 +7,10 @@ once. The work for an event grows with the groups that want it, never with all t
              ─▶ its DID         ─▶ the groups that name this DID; the rest of each filter is tested
              ─▶ its collection  ─▶ the groups without DIDs that want it; remembered, collections are few
              ─▶ its kind        ─▶ the groups without DIDs that name this kind; then by collection, as above
+             ─▶ its DID's hash  ─▶ the groups with a sample; then by collection, as above
              ─▶ its record      ─▶ the groups without DIDs whose content filter one of its terms meets
 
-Two things are judged after that: a content filter beside DIDs, and DIDs that are left out.
+Two things are judged after that: a content filter beside DIDs, and DIDs that are excluded.
 
 A filter may name 10,000 DIDs. Putting it into the index takes 5 ms, so that is a generator of steps, and its
 owner runs it in turns of the event loop (`takes_steps`, `index`). Taking it out is deferred in the same way.
@@ -22,10 +23,10 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from jetstream.delivery.feature_cache import FeatureCache
-from jetstream.delivery.index_parts import ByCollection, ByContent, ByKind, Part, Picked
+from jetstream.delivery.index_parts import ByCollection, ByContent, ByKind, BySample, Part, Picked
 from jetstream.delivery.subscriber import Encoding, Group, Subscriber, SubscriberOptions
 from jetstream.model.batch import Batch
-from jetstream.model.filter import DIDS_PER_STEP
+from jetstream.model.filter import DIDS_PER_STEP, SAMPLE_WHOLE
 from jetstream.steps import Steps, finish
 
 # The groups of a DID are a tuple up to this size, and a dict above. Most DIDs have one group, and a dict
@@ -54,12 +55,14 @@ class Groups:
         self._by_collection = ByCollection(collections_remembered)
         # Those with kinds:
         self._by_kind = ByKind(collections_remembered)
+        # Those with a sample, whatever else they have:
+        self._by_sample = BySample(collections_remembered)
         # Those with a content filter, whatever else they have:
         self._by_content = ByContent(collections_remembered, features)
         self._features = features
         # Groups with DIDs, under each of them, in the shard of the DID's hash.
         self._by_did: list[dict[bytes, tuple[Group, ...] | dict[Group, None]]] = [{} for _ in range(_SHARDS)]
-        # Of all these, the groups with DIDs and a content filter, and those that leave out DIDs.
+        # Of all these, those that `_refine` judges.
         self._refined: dict[Group, None] = {}
 
     def takes_steps(self, subscriber: Subscriber) -> bool:
@@ -97,8 +100,8 @@ class Groups:
 
     def index(self, group: Group) -> Steps[None]:
         """Put a group without members into the index, in steps of well under a millisecond."""
-        wanted, content = group.options.wanted, group.options.content
-        if wanted.dids if content is not None else wanted.leaves_out_dids:
+        wanted = group.options.wanted
+        if _needs_refining(group.options):
             self._refined[group] = None
         if wanted.dids:
             alone = (group,)  # one tuple for all DIDs that no other group names
@@ -150,6 +153,8 @@ class Groups:
             self._by_collection.pick(batch, start, stop, picked)
         if self._by_kind.groups:
             self._by_kind.pick(batch, start, stop, picked)
+        if self._by_sample.groups:
+            self._by_sample.pick(batch, start, stop, picked)
         if self._by_content.groups:
             self._by_content.pick(batch, start, stop, picked)
         if any(self._by_did):
@@ -162,6 +167,8 @@ class Groups:
         wanted = options.wanted
         if options.content is not None:
             return self._by_content
+        if wanted.sample != SAMPLE_WHOLE:
+            return self._by_sample
         if wanted.kinds:
             return self._by_kind
         return self._everything if wanted.dids_only else self._by_collection
@@ -176,11 +183,19 @@ class Groups:
                     picked.setdefault(group, []).append(i)
 
     def _refine(self, batch: Batch, found: dict[Group, Sequence[int]]) -> dict[Group, Sequence[int]]:
-        """Judge what was found by what its part of the index does not look at."""
+        """Judge what was found by what the index does not look at: excluded DIDs, content beside DIDs."""
         for group in self._refined.keys() & found.keys():
             wanted, content = group.options.wanted, group.options.content
-            if wanted.leaves_out_dids:
+            if wanted.excluded_dids:
                 found[group] = wanted.leave_out_dids(batch, found[group])
             if content is not None:
                 found[group] = self._features.select(content, batch, found[group])
         return {group: indices for group, indices in found.items() if indices}
+
+
+def _needs_refining(options: SubscriberOptions) -> bool:
+    """Tell whether a group has something that its part of the index does not look at."""
+    wanted = options.wanted
+    if options.content is not None:
+        return bool(wanted.dids)
+    return bool(wanted.excluded_dids) and wanted.sample == SAMPLE_WHOLE

@@ -1,19 +1,21 @@
-"""`ByCollection`, `ByKind` and `ByContent`: parts of the index `Groups`. Pure.
+"""`ByCollection`, `ByKind`, `BySample` and `ByContent`: parts of the index `Groups`. Pure.
 
-Each holds some of the groups, and finds those that want an event by its collection, by its kind, or by what
-its record has.
+Each holds some of the groups, and finds those that want an event by its collection, by its kind, by the hash
+of its DID, or by what its record has.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Protocol
+from zlib import crc32
 
 from jetstream.delivery.feature_cache import FeatureCache
 from jetstream.delivery.subscriber import Group
 from jetstream.model.batch import Batch
 from jetstream.model.content import Content, Features
-from jetstream.model.filter import RECORDS
+from jetstream.model.filter import RECORDS, hashes_below
 
 Picked = dict[Group, list[int]]  # the indices that each group wants, rising
 
@@ -69,6 +71,11 @@ class ByCollection:
         self.remembered[collection] = groups
         return groups
 
+    def wanting(self, collection: bytes) -> tuple[Group, ...]:
+        """Return the groups that want a collection."""
+        groups = self.remembered.get(collection)
+        return self.find(collection) if groups is None else groups
+
     def pick(self, batch: Batch, start: int, stop: int, picked: Picked) -> None:
         """Add the indices of `batch[start:stop]` that each group wants to `picked`."""
         collections, remembered = batch.collections, self.remembered
@@ -111,9 +118,40 @@ class ByKind:
         for i in range(start, stop):
             part = parts.get(kinds[i])
             if part is not None:
-                groups = part.remembered.get(collections[i])
-                for group in part.find(collections[i]) if groups is None else groups:
+                for group in part.wanting(collections[i]):
                     picked.setdefault(group, []).append(i)
+
+
+class BySample:
+    """Groups with a sample of repos, by the hash of an event's DID, and then by collection."""
+
+    __slots__ = ("_all", "_samples", "groups")
+
+    def __init__(self, remembered_max: int) -> None:
+        self._all = ByCollection(remembered_max)
+        self.groups = self._all.groups
+        # How many groups have each sample. There is one, as a rule.
+        self._samples = Counter[int]()
+
+    def add(self, group: Group) -> None:
+        """Add a group that is not there."""
+        self._all.add(group)
+        self._samples[group.options.wanted.sample] += 1
+
+    def remove(self, group: Group) -> None:
+        """Remove a group that is there."""
+        self._all.remove(group)
+        self._samples -= Counter({group.options.wanted.sample: 1})
+
+    def pick(self, batch: Batch, start: int, stop: int, picked: Picked) -> None:
+        """Add the indices of `batch[start:stop]` that each group wants to `picked`."""
+        kinds, dids, collections = batch.kinds, batch.dids, batch.collections
+        below = hashes_below(max(self._samples))  # a larger sample has all of a smaller one
+        for i in range(start, stop):
+            if crc32(dids[i]) < below:
+                for group in self._all.wanting(collections[i]):
+                    if group.options.wanted.wants(kinds[i], dids[i], collections[i]):
+                        picked.setdefault(group, []).append(i)
 
 
 class ByContent:
@@ -155,10 +193,8 @@ class ByContent:
         parsed = self._features.parsed(batch)
         for i in range(start, stop):
             kind, collection = kinds[i], collections[i]
-            groups = everyone.remembered.get(collection)
-            if groups is None:
-                groups = everyone.find(collection)
-            if not groups:
+            groups = everyone.wanting(collection)
+            if not groups or (collection and kind not in RECORDS):
                 continue
             if kind in RECORDS:
                 groups = self._matching(parsed.features(batch, i))

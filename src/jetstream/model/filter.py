@@ -198,7 +198,7 @@ class Filter:
         dids, excluded, sample = batch.dids, self.excluded_dids, self.sample
         kept = [i for i in chosen if dids[i] not in excluded] if excluded else chosen
         if sample != SAMPLE_WHOLE:
-            below = _hashes_below(sample)
+            below = hashes_below(sample)
             kept = [i for i in kept if crc32(dids[i]) < below]
         return _whole_if_all(chosen, kept)
 
@@ -223,10 +223,10 @@ def in_sample(did: bytes, sample: int) -> bool:
     It is decided by the hash of the DID: the same repos each time, on every server. A larger sample has all
     of a smaller one.
     """
-    return crc32(did) < _hashes_below(sample)
+    return crc32(did) < hashes_below(sample)
 
 
-def _hashes_below(sample: int) -> int:
+def hashes_below(sample: int) -> int:
     """Return the bound of the hashes of a sample: its share of 2^32, rounded up."""
     return -(-(sample << 32) // SAMPLE_WHOLE)
 

@@ -56,7 +56,7 @@ def selected(options: SubscriberOptions, batch: Batch, start: int, stop: int) ->
 
 
 def is_empty(groups: Groups) -> bool:
-    parts = (groups._everything, groups._by_collection, groups._by_content._all)
+    parts = (groups._everything, groups._by_collection, groups._by_content._all, groups._by_sample._all)
     indices = (
         groups._groups,
         groups._refined,
@@ -64,6 +64,7 @@ def is_empty(groups: Groups) -> bool:
         groups._by_content._by_key,
         groups._by_kind.groups,
         groups._by_kind._parts,
+        groups._by_sample._samples,
     )
     return not any(indices) and not any(part.groups or part.remembered for part in parts)
 
