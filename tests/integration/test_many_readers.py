@@ -420,7 +420,9 @@ class Reader:
     @asynccontextmanager
     async def _connect(self, cursor: int | None) -> AsyncIterator[Connection]:
         position = self._service.delivery.position
-        query = {name: "true" if value is True else value for name, value in self._filter.payload.items()}
+        query: dict[str, Any] = {
+            name: "true" if value is True else value for name, value in self._filter.payload.items()
+        }
         if cursor is not None:
             query["cursor"] = cursor
         async with subscribe(self._service.port, receive_buffer=self._receive_buffer, **query) as subscriber:

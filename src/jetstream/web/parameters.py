@@ -138,7 +138,7 @@ def _size_name(given: Mapping[str, object]) -> str:
         return "maxMessageSizeBytes"
     if "maxMessageSizeBytes" in given:
         raise InvalidParameter(
-            "maxSize", _shown(given["maxSize"]), "is given beside maxMessageSizeBytes, its other name"
+            "maxSize", _text(given["maxSize"]), "is given beside maxMessageSizeBytes, its other name"
         )
     return "maxSize"
 
@@ -166,7 +166,7 @@ def _refuse_mistakes(given: Mapping[str, object], known: Collection[str]) -> Ste
         meant = _MEANT.get(_key(name[:_NAME_CHARS_MAX]))
         if meant in known and name not in known:
             text = f"is given to an unknown parameter: did you mean {meant}?"
-            raise InvalidParameter(name, _shown(value), text)
+            raise InvalidParameter(name, _text(value), text)
         if count % _PARAMETERS_PER_STEP == 0:
             yield
 
@@ -239,10 +239,13 @@ def _strings(payload: dict[str, Any], name: str) -> list[str]:
     return items
 
 
+def _text(value: object) -> str:
+    """Return a value of a query or an update for an error message: text as it is, else JSON."""
+    return value if type(value) is str else _shown(value)
+
+
 def _shown(value: object) -> str:
-    """Return a value for an error message: text as it is, else JSON."""
-    if type(value) is str:
-        return value
+    """Return a value as JSON, for an error message."""
     try:
         return orjson.dumps(value).decode()
     except TypeError:  # orjson reads deeper nesting than it can write
