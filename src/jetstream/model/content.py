@@ -165,8 +165,9 @@ def words(text: str) -> str:
     """
     if text.isascii():
         return f" {' '.join(_ASCII_WORDS(text.lower()))} "
-    folded = normalize("NFKC", normalize("NFKC", text).casefold()).replace(_APOSTROPHE, "'")
-    return f" {' '.join(_WORDS(folded))} "
+    # A character may become eighteen.
+    folded = normalize("NFKC", normalize("NFKC", text)[:TEXT_CHARS_MAX].casefold())
+    return f" {' '.join(_WORDS(folded.replace(_APOSTROPHE, chr(39))))} "
 
 
 def _items(value: object) -> list[Any]:

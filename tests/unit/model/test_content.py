@@ -265,6 +265,7 @@ def test_a_hostile_record_costs_no_more_than_a_post() -> None:
     )
     assert len(features.terms) <= 301
     assert len(features.words) <= 2 * TEXT_CHARS_MAX
+    assert len(words("\ufdfa" * TEXT_CHARS_MAX)) <= 2 * TEXT_CHARS_MAX
 
 
 def test_captured_posts() -> None:
