@@ -29,8 +29,8 @@ from jetstream.steps import Steps, finish
 VALUES_MAX: Final = 100
 PHRASE_CHARS_MAX: Final = 256
 # What is read of one record: characters of its text, of a language tag, and of a DID or at-uri, and items of
-# each list. Posts have far less, and a hostile record must not cost more.
-TEXT_CHARS_MAX: Final = 10_000
+# each list. Posts have at most 3,000 bytes of text, and a hostile record must not cost more than 2 ms.
+TEXT_CHARS_MAX: Final = 3_000
 _TAG_CHARS_MAX: Final = 64
 _URI_CHARS_MAX: Final = 3_000
 _ITEMS_MAX: Final = 100
