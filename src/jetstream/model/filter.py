@@ -24,7 +24,7 @@ from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, SYNC, UPDAT
 from jetstream.model.syntax import is_did, is_nsid, is_nsid_prefix
 from jetstream.steps import Steps, finish
 
-# What `docs/api.md` allows in one list.
+# What `docs/api.md` allows in one list. Kinds and operations are as many as collections at most.
 COLLECTIONS_MAX: Final = 100
 DIDS_MAX: Final = 10_000
 # How many DIDs are parsed, or put into an index, between two turns of the event loop: 0.3 ms.
@@ -294,16 +294,16 @@ def _names(parameter: str, collections: Sequence[str]) -> _Names:
 def _dids(parameter: str, dids: Sequence[str], sample: int) -> Steps[frozenset[bytes]]:
     """Parse a list of DIDs, in steps; return those in the sample. Raises InvalidParameter."""
     _refuse_many(parameter, dids, DIDS_MAX)
-    named: set[bytes] = set()
+    whole, named = sample == SAMPLE_WHOLE, set[bytes]()
     for start in range(0, len(dids), DIDS_PER_STEP):
         for did in dids[start : start + DIDS_PER_STEP]:
             if not is_did(did):
                 raise InvalidParameter(parameter, did, "is not a DID, such as did:plc:…")
-            named.add(did.encode())
+            encoded = did.encode()
+            if whole or in_sample(encoded, sample):
+                named.add(encoded)
         yield
-    if sample == SAMPLE_WHOLE:
-        return frozenset(named)
-    return frozenset(did for did in named if in_sample(did, sample))
+    return frozenset(named)
 
 
 def _kinds(kinds: Sequence[str], operations: Sequence[str]) -> frozenset[bytes]:
@@ -378,6 +378,7 @@ def _refuse_many(parameter: str, values: Sequence[str], most: int) -> None:
 
 
 def _refuse_unknown(parameter: str, values: Sequence[str], known: Iterable[str]) -> None:
+    _refuse_many(parameter, values, COLLECTIONS_MAX)
     for value in values:
         if value not in known:
             raise InvalidParameter(parameter, value, f"is none of {', '.join(known)}")

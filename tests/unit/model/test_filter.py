@@ -292,6 +292,8 @@ def test_exceptions_have_the_bounds_of_the_lists() -> None:
     assert refused(exclude_collections=names) == ("excludeCollections", "101")
     assert len(Asked(exclude_dids=dids[1:]).parse().excluded_dids) == DIDS_MAX
     assert refused(exclude_dids=dids) == ("excludeDids", "10001")
+    assert refused(kinds=["commit"] * 101) == ("kinds", "101")
+    assert refused(operations=["create"] * 101) == ("operations", "101")
 
 
 @pytest.mark.parametrize(
