@@ -22,11 +22,11 @@ from unicodedata import normalize
 import orjson
 
 from jetstream.errors import InvalidParameter
+from jetstream.model.lists import NAMES_MAX, refuse_many
 from jetstream.model.syntax import is_did, is_nsid, is_record_key
 from jetstream.steps import Steps, finish
 
-# What `docs/api.md` allows: values of each list, and characters of a phrase.
-VALUES_MAX: Final = 100
+# What `docs/api.md` allows: characters of a phrase.
 PHRASE_CHARS_MAX: Final = 256
 # What is read of one record: characters of its text, of a language tag, and of a DID or at-uri, and items of
 # each list. Posts have at most 3,000 bytes of text, and a hostile record must not cost more than 2 ms.
@@ -240,7 +240,7 @@ def _terms(
     parameter: str, values: Sequence[str], term: Callable[[str], str | None], problem: str
 ) -> frozenset[str]:
     """Return the terms of a list, each by `term`, which returns None for a bad value."""
-    _refuse_many(parameter, values)
+    refuse_many(parameter, values, NAMES_MAX)
     found = set()
     for value in values:
         made = term(value)
@@ -271,7 +271,7 @@ def _spoken(value: str) -> str | None:
 
 def _phrases(values: Sequence[str]) -> Steps[frozenset[str]]:
     """Return phrases as words, in steps of one phrase."""
-    _refuse_many("text", values)
+    refuse_many("text", values, NAMES_MAX)
     found = set()
     for value in values:
         if len(value) > PHRASE_CHARS_MAX:
@@ -289,8 +289,3 @@ def _key(phrase: str) -> str:
     """Return the longest word of a phrase that a text has as it is, if it has the phrase; else a term."""
     # The first and the last are empty, or may be a part of a longer word.
     return max(phrase.split(" ")[1:-1], key=len, default=_TEXT)
-
-
-def _refuse_many(parameter: str, values: Sequence[str]) -> None:
-    if len(values) > VALUES_MAX:
-        raise InvalidParameter(parameter, str(len(values)), f"are too many: at most {VALUES_MAX}")

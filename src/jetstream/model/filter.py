@@ -13,19 +13,19 @@ out. `Filter._passes` says so, in one place: everything else asks `wants_collect
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from zlib import crc32
 
 from jetstream.errors import InvalidParameter
 from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, SYNC, UPDATE
-from jetstream.model.syntax import is_did, is_nsid, is_nsid_prefix
+from jetstream.model.lists import parse_collections, refuse_many, refuse_unknown, subtract
+from jetstream.model.syntax import is_did
 from jetstream.steps import Steps, finish
 
-# What `docs/api.md` allows in one list. Kinds and operations are as many as collections at most.
-COLLECTIONS_MAX: Final = 100
+# What `docs/api.md` allows in one list of DIDs.
 DIDS_MAX: Final = 10_000
 # How many DIDs are parsed, or put into an index, between two turns of the event loop: 0.3 ms.
 DIDS_PER_STEP: Final = 500
@@ -131,8 +131,10 @@ class Filter:
         share = _share(sample)
         _refuse_without_commits("wantedCollections", collections, wanted_kinds)
         _refuse_without_commits("excludeCollections", exclude_collections, wanted_kinds)
-        wanted = _names("wantedCollections", collections)
-        wanted, excluded = _subtract(wanted, _names("excludeCollections", exclude_collections))
+        wanted, excluded = subtract(
+            parse_collections("wantedCollections", collections),
+            parse_collections("excludeCollections", exclude_collections),
+        )
         named = yield from _dids("wantedDids", dids, share)
         if dids and not named:
             raise InvalidParameter("sample", sample, "leaves none of wantedDids")
@@ -239,61 +241,9 @@ def _whole_if_all(whole: Sequence[int], part: Sequence[int]) -> Sequence[int]:
 # Parsing
 
 
-class _Names(NamedTuple):
-    """Collections as a client lists them. A prefix keeps its dot and loses its star."""
-
-    full: frozenset[bytes]
-    prefixes: frozenset[bytes]
-
-    def covers(self, name: bytes) -> bool:
-        """Tell whether all of a full name or of a prefix is listed."""
-        return name in self.full or name.startswith(tuple(self.prefixes))
-
-    def meets(self, name: bytes) -> bool:
-        """Tell whether any of a full name or of a prefix is listed."""
-        inside = name.endswith(b".") and any(each.startswith(name) for each in self.full | self.prefixes)
-        return inside or self.covers(name)
-
-    def without(self, other: _Names) -> _Names:
-        """Leave out what `other` covers."""
-        return _Names(*(frozenset(each for each in part if not other.covers(each)) for part in self))
-
-    def within(self, prefixes: frozenset[bytes]) -> _Names:
-        """Keep what lies in one of `prefixes`."""
-        return _Names(
-            *(frozenset(each for each in part if each.startswith(tuple(prefixes))) for part in self)
-        )
-
-    def normal(self) -> _Names:
-        """Leave out what a listed prefix covers."""
-        prefixes = tuple(self.prefixes)
-        return _Names(
-            frozenset(name for name in self.full if not name.startswith(prefixes)),
-            frozenset(prefix for prefix in prefixes if not prefix[:-1].startswith(prefixes)),
-        )
-
-
-def _names(parameter: str, collections: Sequence[str]) -> _Names:
-    """Parse a list of collections. Raises InvalidParameter."""
-    _refuse_many(parameter, collections, COLLECTIONS_MAX)
-    full, prefixes = set(), set()
-    for name in collections:
-        if is_nsid(name):
-            full.add(name.encode())
-        elif name.endswith("*") and is_nsid_prefix(name[:-1]):
-            prefixes.add(name[:-1].encode())
-        else:
-            raise InvalidParameter(
-                parameter,
-                name,
-                "is neither a collection, such as app.bsky.feed.like, nor a prefix, such as app.bsky.feed.*",
-            )
-    return _Names(frozenset(full), frozenset(prefixes)).normal()
-
-
 def _dids(parameter: str, dids: Sequence[str], sample: int) -> Steps[frozenset[bytes]]:
     """Parse a list of DIDs, in steps; return those in the sample. Raises InvalidParameter."""
-    _refuse_many(parameter, dids, DIDS_MAX)
+    refuse_many(parameter, dids, DIDS_MAX)
     whole, named = sample == SAMPLE_WHOLE, set[bytes]()
     for start in range(0, len(dids), DIDS_PER_STEP):
         for did in dids[start : start + DIDS_PER_STEP]:
@@ -308,8 +258,8 @@ def _dids(parameter: str, dids: Sequence[str], sample: int) -> Steps[frozenset[b
 
 def _kinds(kinds: Sequence[str], operations: Sequence[str]) -> frozenset[bytes]:
     """Return the kinds of events that both select; none for all of them. Raises InvalidParameter."""
-    _refuse_unknown("kinds", kinds, KINDS)
-    _refuse_unknown("operations", operations, OPERATIONS)
+    refuse_unknown("kinds", kinds, KINDS)
+    refuse_unknown("operations", operations, OPERATIONS)
     wanted = _NONE.union(*(KINDS[name] for name in kinds or KINDS))
     if operations:
         _refuse_without_commits("operations", operations, wanted)
@@ -339,26 +289,6 @@ def _share(percent: str) -> int:
     return share
 
 
-def _subtract(wanted: _Names, excluded: _Names) -> tuple[_Names, _Names]:
-    """Return what is left of `wanted`, and the exceptions from that. Raises InvalidParameter."""
-    if not any(wanted):
-        return wanted, excluded
-    shown = [*sorted(excluded.full), *(prefix + b"*" for prefix in sorted(excluded.prefixes))]
-    for name in shown:
-        if not wanted.meets(name.removesuffix(b"*")):
-            raise InvalidParameter(
-                "excludeCollections", name.decode(), "excludes nothing: it is not in wantedCollections"
-            )
-    left = wanted.without(excluded)
-    if not any(left):
-        raise InvalidParameter(
-            "excludeCollections",
-            b", ".join(shown).decode(),
-            "leaves none of wantedCollections: for other events alone, use kinds=identity,account",
-        )
-    return left, excluded.within(left.prefixes)
-
-
 def _subtract_dids(
     wanted: frozenset[bytes], excluded: frozenset[bytes]
 ) -> tuple[frozenset[bytes], frozenset[bytes]]:
@@ -370,18 +300,6 @@ def _subtract_dids(
     if wanted == excluded:
         raise InvalidParameter("excludeDids", min(excluded).decode(), "leaves none of wantedDids")
     return wanted - excluded, _NONE
-
-
-def _refuse_many(parameter: str, values: Sequence[str], most: int) -> None:
-    if len(values) > most:
-        raise InvalidParameter(parameter, str(len(values)), f"are too many: at most {most}")
-
-
-def _refuse_unknown(parameter: str, values: Sequence[str], known: Iterable[str]) -> None:
-    _refuse_many(parameter, values, COLLECTIONS_MAX)
-    for value in values:
-        if value not in known:
-            raise InvalidParameter(parameter, value, f"is none of {', '.join(known)}")
 
 
 def _refuse_without_commits(parameter: str, values: Sequence[str], kinds: frozenset[bytes]) -> None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tests.fixtures import json_lines
 
 from jetstream.errors import InvalidParameter
-from jetstream.model.content import PHRASE_CHARS_MAX, TEXT_CHARS_MAX, VALUES_MAX, Content, features_of, words
+from jetstream.model.content import PHRASE_CHARS_MAX, TEXT_CHARS_MAX, Content, features_of, words
+from jetstream.model.lists import NAMES_MAX
 
 ANN, BOB = "did:plc:ann", "did:web:bob.example"
 POST = f"at://{ANN}/app.bsky.feed.post/3k"
@@ -200,9 +201,9 @@ def test_what_is_bad_is_named(argument: str, value: str, parameter: str) -> None
     [("lang", "en"), ("mentions", ANN), ("reply_to", ANN), ("subject", ANN), ("text", "a")],
 )
 def test_a_hundred_values_are_the_most(argument: str, value: str) -> None:
-    assert Content.parse(**{argument: [value] * VALUES_MAX}) == Content.parse(**{argument: [value]})
+    assert Content.parse(**{argument: [value] * NAMES_MAX}) == Content.parse(**{argument: [value]})
     with pytest.raises(InvalidParameter, match="'101' are too many: at most 100"):
-        Content.parse(**{argument: [value] * (VALUES_MAX + 1)})
+        Content.parse(**{argument: [value] * (NAMES_MAX + 1)})
 
 
 # Records of any shape

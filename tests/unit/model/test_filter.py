@@ -12,7 +12,8 @@ from tests.unit.model.asking import ANN, ANYTHING, BOB, EVENTS, FOLLOW, GOOD, LI
 from jetstream.errors import InvalidParameter
 from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, KIND_NAMES, SYNC, UPDATE, Event
-from jetstream.model.filter import COLLECTIONS_MAX, DIDS_MAX, EVERYTHING, Filter, in_sample
+from jetstream.model.filter import DIDS_MAX, EVERYTHING, Filter, in_sample
+from jetstream.model.lists import NAMES_MAX
 
 
 def wants(wanted: Filter, one: Event) -> bool:
@@ -86,9 +87,9 @@ def test_dids_that_are_bad(did: str) -> None:
 
 
 def test_a_hundred_collections_are_the_most() -> None:
-    names = [f"com.example.c{number}" for number in range(COLLECTIONS_MAX)]
+    names = [f"com.example.c{number}" for number in range(NAMES_MAX)]
 
-    assert len(Filter.parse(names, []).collections) == COLLECTIONS_MAX == 100
+    assert len(Filter.parse(names, []).collections) == NAMES_MAX == 100
     with pytest.raises(InvalidParameter, match="wantedCollections: '101' are too many: at most 100"):
         Filter.parse([*names, POST], [])
 
@@ -285,10 +286,10 @@ def test_what_contradicts_itself_is_refused(asked: Asked, parameter: str) -> Non
 
 
 def test_exceptions_have_the_bounds_of_the_lists() -> None:
-    names = [f"com.example.c{number}" for number in range(COLLECTIONS_MAX + 1)]
+    names = [f"com.example.c{number}" for number in range(NAMES_MAX + 1)]
     dids = [f"did:plc:{number}" for number in range(DIDS_MAX + 1)]
 
-    assert len(Asked(exclude_collections=names[1:]).parse().excluded_collections) == COLLECTIONS_MAX
+    assert len(Asked(exclude_collections=names[1:]).parse().excluded_collections) == NAMES_MAX
     assert refused(exclude_collections=names) == ("excludeCollections", "101")
     assert len(Asked(exclude_dids=dids[1:]).parse().excluded_dids) == DIDS_MAX
     assert refused(exclude_dids=dids) == ("excludeDids", "10001")
