@@ -119,7 +119,7 @@ def answered(method: str, nsid: str) -> Response:
     connection = cast(Connection, None)  # pages do not look at it
     methods = Xrpc({}, {GET_ZSTD_DICTIONARY: lambda _request: Response(200, b"dictionary")})
     response = finish(methods.answer(Request(method, PREFIX + nsid, "", 1, {}), connection))
-    assert response is not None
+    assert isinstance(response, Response)
     return response
 
 
