@@ -118,7 +118,10 @@ class ByKind:
         for i in range(start, stop):
             part = parts.get(kinds[i])
             if part is not None:
-                for group in part.wanting(collections[i]):
+                groups = part.remembered.get(collections[i])
+                if groups is None:
+                    groups = part.find(collections[i])
+                for group in groups:
                     picked.setdefault(group, []).append(i)
 
 
