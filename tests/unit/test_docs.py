@@ -112,7 +112,9 @@ def test_every_reason_to_drop_data_is_described() -> None:
 
 def test_every_reason_to_refuse_a_subscription_is_described() -> None:
     rows = re.findall(
-        r"^\| `(\w+)` \| (.+) \|$", section(METRICS.read_text(), "Reasons of `jetstream_refused`"), re.M
+        r"^\| `(\w+)` \| (.+) \|$",
+        section(METRICS.read_text(), "Reasons of `jetstream_refused`"),
+        re.MULTILINE,
     )
     assert dict(rows) == REFUSAL_REASONS
 
