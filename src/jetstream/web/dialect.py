@@ -10,7 +10,6 @@ server says goodbye there. `subscribe` does the rest: the limit of subscribers, 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
@@ -25,6 +24,7 @@ from jetstream.delivery.subscriber import Bounds, Close, Encoding, SubscriberOpt
 from jetstream.errors import InvalidParameter
 from jetstream.limits import WebLimits
 from jetstream.steps import Steps
+from jetstream.web.connection import Connection
 from jetstream.web.did_lists import DidList, no_list
 from jetstream.web.http import Request, Response
 from jetstream.web.outbound import Outbound
@@ -44,8 +44,8 @@ class Opening(Protocol):
         Or a whole response, if there is nothing to open.
         """
 
-    def open(self, transport: asyncio.Transport, inbound: Inbound) -> Outbound:
-        """Return the socket of the connection."""
+    def open(self, connection: Connection, inbound: Inbound) -> Outbound:
+        """Return the socket that takes a connection over."""
 
 
 class Subscription(NamedTuple):
