@@ -200,7 +200,7 @@ class Service:
     async def _listen(self) -> list[Server]:
         """Open the listeners, and say where everything is."""
         settings = self.settings
-        did_lists = DidLists(self._limits.web)
+        did_lists = DidLists(self._limits.web, time.monotonic)
         self.subscribe = Subscribe(
             self.delivery,
             self.metrics,

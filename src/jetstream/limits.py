@@ -198,6 +198,9 @@ class DeliveryLimits:
     chunk_bytes: int = 128 << 10
     # Events that are tested against a filter for one chunk: 0.2 ms with 10,000 DIDs.
     judged_events: int = 1_000
+    # The same for a content filter, and bytes of their records: each may have to be parsed, 0.4 ms for all.
+    parsed_events: int = 200
+    parsed_bytes: int = 256 << 10
     # Chunks of one reader in a turn of the event loop. With one, 5,000 returning readers took 8 s instead of
     # 6.
     chunks_per_turn: int = 5
@@ -213,6 +216,8 @@ class DeliveryLimits:
     # Bytes of rendered events that are kept for other readers. The 8,000 newest events take 5 MiB in a wire,
     # a sealed segment of which all is read 5 MiB. With the log's hot tail and segment cache that is 96 MiB.
     render_cache_bytes: int = 52 << 20
+    # Bytes of parsed records that are kept for other content filters: those of 8,000 ordinary events.
+    feature_cache_bytes: int = 12 << 20
     # Collections whose groups are remembered. Hostile ones, which come from upstream, must not fill memory.
     collections_remembered: int = 10_000
 

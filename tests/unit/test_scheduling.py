@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from unittest.mock import patch
 
@@ -78,7 +79,7 @@ def test_the_shortest_switch_interval_counts() -> None:
     before_s = sys.getswitchinterval()
     long, short = short_switch_interval(1e-3), short_switch_interval(1e-4)
     seen = []
-    for change in (long.__enter__, short.__enter__, lambda: long.__exit__(None, None, None)):
+    for change in (long.__enter__, short.__enter__, partial(long.__exit__, None, None, None)):
         change()
         seen.append(round(sys.getswitchinterval(), 6))
     short.__exit__(None, None, None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
+from jetstream.delivery.feature_cache import FeatureCache
 from jetstream.delivery.render_cache import Chunk, RenderCache, fitting
 from jetstream.delivery.subscriber import Encoding, Group, Subscriber
 from jetstream.limits import DeliveryLimits
@@ -17,7 +18,13 @@ from jetstream.model.batch import Batch
 
 
 def cut(
-    batch: Batch, first: int, last: int, reader: Subscriber, cache: RenderCache, limits: DeliveryLimits
+    batch: Batch,
+    first: int,
+    last: int,
+    reader: Subscriber,
+    cache: RenderCache,
+    features: FeatureCache,
+    limits: DeliveryLimits,
 ) -> Chunk:
     """Return the next chunk of what a subscriber wants of `batch[first:last]`.
 
@@ -29,6 +36,10 @@ def cut(
     encoding, options = reader.encoding, reader.options
     last = min(last, first + limits.judged_events)
     chosen = options.wanted.select(batch, first, last)
+    if options.content is not None:
+        few = _few(batch, chosen, limits)
+        last = chosen[len(few)] if len(few) < len(chosen) else last
+        chosen = features.select(options.content, batch, few)
     if not chosen:
         return Chunk(b"", 0, last)
     rendered, whole = cache.get(batch, encoding), limits.chunk_events
@@ -68,6 +79,12 @@ def _made_for_once(batch: Batch, some: Sequence[int], encoding: Encoding, bytes_
     messages, times = encoding.renderer.render(batch, some), (batch.times[i] for i in some)
     frames = encoding.framing.frames(messages, times)
     return frames[: fitting(frames, bytes_max)]
+
+
+def _few(batch: Batch, chosen: Sequence[int], limits: DeliveryLimits) -> Sequence[int]:
+    """Return the first of `chosen` whose records may be parsed for one chunk."""
+    few = chosen[: limits.parsed_events]
+    return few[: fitting([batch.bodies[i] for i in few], limits.parsed_bytes)]
 
 
 def flush_end(batch: Batch, first: int, stop: int, limits: DeliveryLimits) -> int:

@@ -4,12 +4,11 @@ A list of 100,000 DIDs does not fit into a URL, and a client that reconnects wou
 it is kept here under an ID, which is a hash of its DIDs. `filter=<id>` selects it.
 
 A list is kept while a subscription uses it, and for `did_lists_kept_s` after its upload and after its last
-use. Their number and memory are bounded.
+use. Their number and memory are bounded. Pure.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -54,7 +53,7 @@ class DidList:
 class DidLists:
     """All lists of one server. `clock` gives monotonic seconds."""
 
-    def __init__(self, limits: WebLimits = WebLimits(), clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limits: WebLimits, clock: Callable[[], float]) -> None:
         self._limits = limits
         self._clock = clock
         # One token for each upload that is read.

@@ -55,6 +55,8 @@ _SECTIONS: Final = {
         "operations": "create, update, delete",
         "filter": "the ID of a list of up to 100,000 DIDs, which POST {base}/filters has returned",
         "excludeCollections, excludeDids": "leave these out",
+        "lang, text, mentions, replyTo, subject, hasMedia": "what a record must have",
+        "sample": "a percentage of all accounts, the same ones each time",
         "cursor": "where to begin: unix microseconds, 2026-07-04T14:30:00Z or -10m; without it, now",
         "until": "where to end, written as cursor is; the server closes with 1000",
         "limit": "how many events to send; then the server closes with 1000",
