@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from unittest.mock import create_autospec
 
 import pytest
@@ -36,9 +37,9 @@ class Costly(WebSocketFraming):
     costly = True
     made = 0
 
-    def frames(self, messages: list[bytes]) -> list[bytes]:
+    def frames(self, messages: list[bytes], times: Iterable[int] | None = None) -> list[bytes]:
         self.made += len(messages)
-        return super().frames(messages)
+        return super().frames(messages, times)
 
 
 def event(size: int) -> Event:
