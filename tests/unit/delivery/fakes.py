@@ -31,6 +31,7 @@ LIMITS = DeliveryLimits()
 # Each step is small, so that what a test does falls between two of them.
 SMALL = DeliveryLimits(
     turn_s=0.0,
+    costly_s=0.0,
     writes_per_look=1,
     flush_events=7,
     chunk_events=5,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.delivery.encodings import CLASSIC, CREATES, V1, message
+from tests.unit.delivery.encodings import CLASSIC, COSTLY, CREATES, V1, message
 from tests.unit.delivery.fakes import (
     BATCH_EVENTS,
     LIKE,
@@ -307,7 +307,7 @@ async def test_a_subscriber_with_bounds_is_live_at_the_tip() -> None:
             ONE_REPO,
         ]
     ),
-    st.sampled_from([CLASSIC, V1, CREATES]),
+    st.sampled_from([CLASSIC, V1, CREATES, COSTLY]),
     st.sampled_from([200, 2_000, UNBOUNDED]),
     st.integers(0, 3),
     st.booleans(),
