@@ -10,7 +10,7 @@ import socket
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -166,10 +166,10 @@ class Timed(ZstdFraming):
 
     seconds = 0.0
 
-    def frames(self, messages: list[bytes]) -> list[bytes]:
+    def frames(self, messages: list[bytes], times: Iterable[int] | None = None) -> list[bytes]:
         """Return the frames."""
         began = time.thread_time()
-        made = super().frames(messages)
+        made = super().frames(messages, times)
         self.seconds += time.thread_time() - began
         return made
 

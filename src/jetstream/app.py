@@ -45,6 +45,7 @@ from jetstream.web import dictionary, pages, xrpc
 from jetstream.web.dialect import SHUTDOWN, SubscribeDialect
 from jetstream.web.did_lists import BODY_BYTES_MAX, DidLists
 from jetstream.web.event_stream import StreamDialect
+from jetstream.web.explain import Explain
 from jetstream.web.positions import cursors
 from jetstream.web.server import Server, Upload
 from jetstream.web.subscribe import FAILED, Subscribe
@@ -227,6 +228,16 @@ class Service:
         events = xrpc.EventsDialect(
             self._oldest_us, compressed, self._limits.web, self._clock, did_lists.find
         )
+        explain = Explain(
+            self.log,
+            settings.wire,
+            self.delivery.positions,
+            lambda: OWN.framing,
+            self._limits.web,
+            find_list=did_lists.find,
+            now_us=self._clock,
+        )
+        upgrades["/explain"] = explain.handle
         methods = xrpc.Xrpc(
             {xrpc.SUBSCRIBE_EVENTS: self.subscribe.on(events)}, {xrpc.GET_ZSTD_DICTIONARY: own}
         )
