@@ -192,8 +192,6 @@ class CatchUp:
             return None  # the new options judge from this position on
         if batch is None:
             subscriber.position = stop
-        elif len(self._feeders) <= self._limits.readers_ahead:
-            self._log.read_ahead(batch.last + 1, stop, options.wanted)
         return batch
 
     async def _read_later(self, subscriber: Subscriber, lane: Lane, found: int) -> Batch | None:

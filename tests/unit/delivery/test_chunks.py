@@ -8,7 +8,7 @@ from unittest.mock import create_autospec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.delivery.encodings import CLASSIC, V1, message
+from tests.unit.delivery.encodings import CLASSIC, COSTLY, V1, message
 
 from jetstream.delivery.chunks import cut, flush_end
 from jetstream.delivery.feature_cache import FeatureCache
@@ -83,7 +83,7 @@ def pieces(
 @given(
     st.lists(st.one_of(st.integers(0, 90), st.integers(0, 4000)), min_size=1, max_size=40),
     st.lists(st.tuples(st.sampled_from(OPTIONS), st.integers(0, 40), st.integers(0, 40)), min_size=1),
-    st.sampled_from([CLASSIC, V1]),
+    st.sampled_from([CLASSIC, V1, COSTLY]),
 )
 def test_chunks_are_what_is_wanted_in_bounded_pieces(
     sizes: list[int], readers: list[tuple[SubscriberOptions, int, int]], encoding: Encoding
