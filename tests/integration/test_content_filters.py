@@ -123,6 +123,7 @@ async def test_an_update_ends_a_content_filter(live: Service, relay: Relay) -> N
         await subscriber.update(langs=["en"])
         code, reason = await subscriber.ended()
     assert code == 1008
-    assert reason.startswith(
+    text = "langs: '[\"en\"]' is given to an unknown parameter: did you mean lang?"
+    assert reason.startswith(f"{text}; cursor=")
         "langs: '[\"en\"]' is given to an unknown parameter: did you mean lang?; cursor="
     )
