@@ -13,7 +13,7 @@ export PYTHON
 IMAGE_TESTS := tests/test_packaging.py::TestImage
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-integration lint format bench attack soak up down docker-engine lock clean
+.PHONY: help setup run test test-integration lint format bench dictionary attack soak up down docker-engine lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) \
@@ -48,6 +48,9 @@ format: $(READY) ## Format the code
 
 bench: $(READY) ## Run the benchmarks and print their figures
 	@$(BIN)/python -m benches $(ARGS)
+
+dictionary: $(READY) ## Make our zstd dictionary from simulated traffic (a changed one needs ARGS="--id 20270131")
+	@PYTHONPATH=. $(BIN)/python scripts/train_dictionary.py $(ARGS)
 
 attack: $(READY) ## Flood a server as clients, accounts and a relay can, and check its limits
 	@$(BIN)/python -m benches.attack $(ARGS)

@@ -190,6 +190,12 @@ def account(seq: object, **fields: object) -> bytes:
     return frame("#account", {"seq": seq, "did": DID, "time": TIME, "active": True, **fields})
 
 
+def sync(seq: object, **fields: object) -> bytes:
+    """Return the frame of a sync."""
+    blocks = car([(ROOT, b"the commit")])
+    return frame("#sync", {"seq": seq, "did": DID, "rev": REV, "time": TIME, "blocks": blocks, **fields})
+
+
 def error(name: object, **fields: object) -> bytes:
     """Return an error frame."""
     return dag_cbor({"op": -1}) + dag_cbor({"error": name, **fields})
@@ -199,7 +205,7 @@ def event(
     kind: bytes = CREATE, did: str = DID, collection: str = LIKE, rkey: str = "1", body: bytes = b"{}"
 ) -> Event:
     """Return an event. Fields that its kind does not have are empty."""
-    if kind in {b"i", b"a"}:
+    if kind in {b"i", b"a", b"s"}:
         return Event(kind, did.encode(), b"", b"", b"", b"", body)
     cid, body = (b"", b"") if kind == b"d" else (b"bafyrei", body)
     return Event(kind, did.encode(), collection.encode(), rkey.encode(), REV.encode(), cid, body)

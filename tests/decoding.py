@@ -10,7 +10,7 @@ from tests.builders import LIKE, Op, delete, like
 
 from jetstream.delivery.renderers import RENDERERS
 from jetstream.model.batch import Batch
-from jetstream.model.event import Event
+from jetstream.model.event import SYNC, Event
 from jetstream.upstream.envelope import read_envelope
 from jetstream.upstream.extract import extract
 
@@ -42,7 +42,17 @@ def bodies(message: Message) -> list[Any]:
 
 
 def rendered(message: Message) -> Iterator[dict[str, Any]]:
-    """Spell the events in both wires, and read them: they must be JSON whatever they hold."""
+    """Spell the events in every wire that has them, and read them: they are JSON whatever they hold.
+
+    Of the v2 wire, the payload is read.
+    """
     batch = Batch.of(message.events, range(1, len(message.events) + 1))
     for renderer in RENDERERS.values():
-        yield from map(json.loads, renderer.render(batch, range(len(batch))))
+        for text in filter(None, renderer.render(batch, range(len(batch)))):
+            event = json.loads(text)
+            yield event.get("payload", event)
+
+
+def spellings(message: Message) -> int:
+    """Return how many messages there are of its events in all wires: a sync is in one only."""
+    return sum(1 if event.kind == SYNC else len(RENDERERS) for event in message.events)

@@ -62,6 +62,13 @@ class Subscriber:
         assert reason is not None
         return code, reason
 
+    async def ended_at(self) -> tuple[int, str, int]:
+        """Wait as `ended`; return the code, and the text and the cursor of the reason."""
+        code, reason = await self.ended()
+        text, found, cursor = reason.rpartition("; cursor=")
+        assert found, reason
+        return code, text, int(cursor)
+
 
 @asynccontextmanager
 async def subscribe(

@@ -24,6 +24,8 @@ from jetstream.conditions import Conditions
 from jetstream.delivery.delivery import Delivery
 from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.subscriber import Close
+from jetstream.dictionary.choice import Dictionaries
+from jetstream.dictionary.own import OWN
 from jetstream.dictionary.public import PublicDictionary, fetch_in_process
 from jetstream.errors import SettingError
 from jetstream.eventlog.sqlite.store import SqliteLog
@@ -39,9 +41,14 @@ from jetstream.upstream.envelope import MESSAGE_TYPES
 from jetstream.upstream.pipeline import Pipeline
 from jetstream.upstream.seq_tracker import SeqTracker
 from jetstream.upstream.source import Source
-from jetstream.web import pages
-from jetstream.web.server import Server
-from jetstream.web.subscribe import FAILED, SHUTDOWN, Subscribe
+from jetstream.web import dictionary, pages, xrpc
+from jetstream.web.dialect import SHUTDOWN, SubscribeDialect
+from jetstream.web.did_lists import BODY_BYTES_MAX, DidLists
+from jetstream.web.event_stream import StreamDialect
+from jetstream.web.explain import Explain
+from jetstream.web.positions import cursors
+from jetstream.web.server import Server, Upload
+from jetstream.web.subscribe import FAILED, Subscribe
 
 logger = structlog.get_logger(__name__)
 
@@ -124,6 +131,7 @@ class Service:
             self._limits.delivery,
             slow_timeout_s=self.settings.slow_timeout,
             buffer_total=self.settings.buffer_total,
+            now_us=self._clock,
         )
         self.upstream = self._upstream()
         self.metrics.watch(self.status)
@@ -192,21 +200,63 @@ class Service:
     async def _listen(self) -> list[Server]:
         """Open the listeners, and say where everything is."""
         settings = self.settings
+        did_lists = DidLists(self._limits.web, time.monotonic)
         self.subscribe = Subscribe(
             self.delivery,
             self.metrics,
             buffer_bytes=settings.subscriber_buffer,
             subscribers_max=settings.max_subscribers,
-            compressed=None if self._dictionary is None else self._dictionary.framing,
+            did_lists=did_lists,
             limits=self._limits.web,
         )
-        routes = {"/": pages.page(settings.wire), "/health": pages.health(self.status)}
+        own = dictionary.page(lambda: OWN.data)
+        routes = {
+            "/": pages.page(settings.wire),
+            "/health": pages.health(self.status),
+            "/cursors": cursors(self.delivery.positions, self._clock),
+            "/zstd-dictionary": own,
+        }
         wires = {"/subscribe": settings.wire, "/v1/subscribe": "v1"}
-        upgrades = {path: self.subscribe.on(wire) for path, wire in wires.items()}
+        compressed = Dictionaries(self._dictionary).framing
+        dialects = {
+            path: SubscribeDialect(wire, compressed, self._limits.web, self._clock, did_lists.find)
+            for path, wire in wires.items()
+        }
+        upgrades = {path: self.subscribe.on(dialect) for path, dialect in dialects.items()}
+        stream = StreamDialect(self.metrics, self._limits.web, self._clock, did_lists.find)
+        upgrades["/events"] = self.subscribe.on(stream)
+        events = xrpc.EventsDialect(
+            self._oldest_us, compressed, self._limits.web, self._clock, did_lists.find
+        )
+        explain = Explain(
+            self.log,
+            settings.wire,
+            self.delivery.positions,
+            lambda: OWN.framing,
+            self._limits.web,
+            find_list=did_lists.find,
+            now_us=self._clock,
+        )
+        upgrades["/explain"] = explain.handle
+        methods = xrpc.Xrpc(
+            {xrpc.SUBSCRIBE_EVENTS: self.subscribe.on(events)}, {xrpc.GET_ZSTD_DICTIONARY: own}
+        )
+        trees = {xrpc.PREFIX: methods.answer}
         figures = pages.metrics(self.metrics, self._limits.web)
         if settings.metrics_listen is None:
             routes["/metrics"] = figures
-        servers = [Server(self.metrics, routes, upgrades, self._limits.web)]
+        uploads = {"/filters": Upload(did_lists.handle, BODY_BYTES_MAX)}
+        servers = [
+            Server(
+                self.metrics,
+                routes,
+                upgrades,
+                trees,
+                uploads,
+                self._limits.web,
+                settings.trusted_proxies,
+            )
+        ]
         self.port = await _start(servers[0], "--listen", settings.listen)
         if settings.metrics_listen is not None:
             servers.append(Server(self.metrics, {"/metrics": figures}, limits=self._limits.web))
@@ -221,6 +271,9 @@ class Service:
             cursor=self.upstream.seq,
         )
         return servers
+
+    def _oldest_us(self) -> int | None:
+        return self.log.oldest_us
 
     async def _close_subscribers(self, close: Close) -> None:
         self.subscribe.close_all(close)

@@ -106,7 +106,7 @@ class LogLimits:
     # 2 MiB.
     segment_bytes: int = 8 << 20
     # Events of a batch in memory: readers get it as a whole. It is also what one read of the tail, or of the
-    # identity and account events of many segments, returns.
+    # events without a collection of many segments, returns.
     batch_events: int = 1_000
     # The same by bytes of text (see `Batch.text_bytes`). A thousand ordinary events have half of it.
     batch_bytes: int = 1 << 20
@@ -195,15 +195,23 @@ class DeliveryLimits:
     chunk_bytes: int = 128 << 10
     # Events that are tested against a filter for one chunk: 0.2 ms with 10,000 DIDs.
     judged_events: int = 1_000
+    # The same for a content filter, and bytes of their records: each may have to be parsed, 0.4 ms for all.
+    parsed_events: int = 200
+    parsed_bytes: int = 256 << 10
     # Chunks of one reader in a turn of the event loop. With one, 5,000 returning readers took 8 s instead of
     # 6.
     chunks_per_turn: int = 5
+    # Seconds after which nothing is begun in a turn that may take long: a reader has no more chunks, a flush
+    # compresses for no other encoding. 200 ordinary events are compressed in 0.3 ms, a record of 990 kB in 3.
+    costly_s: float = 0.0015
     # Different batches that are held by feeders waiting for their turn: 5 MB for an ordinary segment, and
     # each of 200 readers may be at another one.
     held_batches: int = 12
     # Bytes of rendered events that are kept for other readers. The 8,000 newest events take 5 MiB in a wire,
     # a sealed segment of which all is read 5 MiB. With the log's hot tail and segment cache that is 96 MiB.
     render_cache_bytes: int = 52 << 20
+    # Bytes of parsed records that are kept for other content filters: those of 8,000 ordinary events.
+    feature_cache_bytes: int = 12 << 20
     # Collections whose groups are remembered. Hostile ones, which come from upstream, must not fill memory.
     collections_remembered: int = 10_000
 
@@ -212,6 +220,9 @@ class DeliveryLimits:
     watch_interval_s: float = 0.5
     checks_per_turn: int = 500
     ping_interval_s: float = 30.0
+    # Microseconds after which an event that was stamped is stored, unless the disk fails. A subscription with
+    # an `until` in the future ends so much later when no event comes.
+    storing_us: int = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +300,9 @@ class WebLimits:
     message_timeout_s: float = 10.0
     # Seconds for a client to answer a close frame; then the connection is aborted.
     close_timeout_s: float = 3.0
+    # Event streams with a compressor (web/event_stream.py). Any more are not compressed. They take 12 MiB
+    # with zstd, beside what waits for them.
+    compressed_streams_max: int = 100
     # Messages of one client.
     messages: Rate = Rate(40, 200)
     # Bytes of one client, in frames of every kind: 2.9 updates of 10,000 DIDs a second.
@@ -307,6 +321,19 @@ class WebLimits:
     # The pause after each turn of handling messages, as a multiple of its length. Two leaves two thirds of
     # the event loop to live events.
     message_pause_ratio: float = 2.0
+    # Lists of DIDs that clients may upload (web/did_lists.py): how many, and their bytes of memory. A list of
+    # 100,000 takes 15 MB. Each is kept for so many seconds after its upload, and after its last use.
+    did_lists_max: int = 1_000
+    did_lists_bytes_max: int = 256 << 20
+    did_lists_kept_s: float = 3600.0
+    # Uploads that are read, of all clients: one of 100,000 DIDs takes 60 ms of CPU time, in steps.
+    did_lists_read: Rate = Rate(1, 20)
+    # Requests for `/explain` that are answered, of all clients. Each judges and compresses a minute of
+    # events, which takes 0.1 s of CPU time: so many events and bytes at a time, with a pause after each.
+    explanations: Rate = Rate(0.5, 5)
+    explained_per_turn: int = 200
+    explained_bytes_per_turn: int = 256 << 10
+    explained_pause_s: float = 0.001
     # Seconds for which connections are cleaned up in one turn of the event loop, when a network loses
     # thousands of clients at once: some dozens.
     removals_turn_s: float = 0.001

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, get_type_hints
 from urllib.parse import urlsplit
@@ -124,6 +125,19 @@ def parse_web_url(text: str) -> str:
     return text
 
 
+Network = IPv4Network | IPv6Network
+
+
+def parse_networks(text: str) -> tuple[Network, ...]:
+    """Parse addresses and networks, separated by commas, or `none`. Raises ValueError."""
+    if text == "none":
+        return ()
+    try:
+        return tuple(ip_network(item.strip()) for item in text.split(","))
+    except ValueError:
+        raise ValueError("is not a list of addresses and networks such as 127.0.0.1,10.0.0.0/8") from None
+
+
 def _count(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,18}", text):
         raise ValueError("is not a whole number")
@@ -227,6 +241,17 @@ class Settings:
     max_subscribers: Annotated[
         int, _setting("MAX_SUBSCRIBERS", "Maximum number of subscribers; others get 503.", _count)
     ] = 20_000
+    trusted_proxies: Annotated[
+        tuple[Network, ...],
+        _setting(
+            "TRUSTED_PROXIES",
+            "Addresses and networks of reverse proxies whose X-Forwarded-* fields are read.",
+            parse_networks,
+            lambda networks: ",".join(map(str, networks)) or "none",
+            n_tokens=1,
+            accepts_keys=False,
+        ),
+    ] = ()
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], _setting("LOG_LEVEL", "Minimum log level.")
     ] = "info"

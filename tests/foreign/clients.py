@@ -39,6 +39,7 @@ class Client:
     build: Callable[[Path], list[str | Path]]  # in a directory of its own; returns the start of a command
     compresses: bool = False  # whether the command takes `true` or `false` for compression
     path: str = "/v1/subscribe"  # what follows the port in the URL that it is given
+    compressed_path: str = "/subscribe"  # the same if it asks for compression
     # Which events it asks for again when it reconnects: the last one, none, or all from its first cursor on.
     repeats: Literal["last", "none", "all"] = "none"
     # What it hands on of an event, where that is not all of it.
@@ -49,9 +50,9 @@ class Client:
     ) -> list[str | Path]:
         """Return the command to run it. A cursor of 0 means live.
 
-        A client that asks for compression gets the v1 wire at `/subscribe` too.
+        A client that asks for compression as v1 clients do gets the v1 wire at `/subscribe` too.
         """
-        url = f"ws://127.0.0.1:{port}{'/subscribe' if compress else self.path}"
+        url = f"ws://127.0.0.1:{port}{self.compressed_path if compress else self.path}"
         mode = [str(compress).lower()] if self.compresses else []
         return [*built, url, *mode, str(cursor), *collections]
 
@@ -113,6 +114,25 @@ def python(directory: Path) -> list[str | Path]:
     return [sys.executable, HERE / "python" / "client.py", library]
 
 
+def environment(requirements: str, directory: Path) -> Path:
+    """Install the packages of a file into an environment of their own. Returns its Python."""
+    run(sys.executable, "-m", "venv", "environment", cwd=directory)
+    interpreter = directory / "environment" / "bin" / "python"
+    packages = HERE / "python" / requirements
+    run(interpreter, "-m", "pip", "install", "--quiet", "--only-binary=:all:", "-r", packages, cwd=directory)
+    return interpreter
+
+
+def atproto(directory: Path) -> list[str | Path]:
+    return [environment("atproto.txt", directory), HERE / "python" / "atproto_v2.py"]
+
+
+def with_cid(event: Event) -> Event:
+    """Return what the program with `atproto` shows of an event."""
+    commit = {name: value for name, value in event.get("commit", {}).items() if name != "record"}
+    return event | ({"commit": commit} if commit else {})
+
+
 def without_record(event: Event) -> Event:
     """Return what the Rust program shows of an event."""
     kind = event["kind"]
@@ -129,4 +149,5 @@ CLIENTS = [
     Client("Go pkg/client of 2025-10-09", go("2025-10-09"), compresses=True),
     Client("jetstream-oxide 0.1.2", rust, compresses=True, repeats="all", shows=without_record),
     Client("atproto-jetstream 0.3.0", python, compresses=True),
+    Client("atproto 0.0.73", atproto, compresses=True, path="/xrpc", compressed_path="/xrpc", shows=with_cid),
 ]

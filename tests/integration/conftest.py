@@ -5,30 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
 from tests.relay import Relay
+from tests.scripted import Jetstream, Sleeps
 from tests.serving import LOOPBACK, Start, reconnecting_at_once, running
 
 from jetstream.app import Service
 from jetstream.clock import unix_us
 from jetstream.limits import Limits
-from jetstream.retry import backoff_s
 from jetstream.settings import Settings
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Run these tests on the loop that `jetstream serve` runs on."""
     return {"uvloop": uvloop.new_event_loop}
-
-
-@pytest.fixture(autouse=True)
-def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jetstream.client.subscription.backoff_s", partial(backoff_s, first_s=0.001))
 
 
 @pytest.fixture
@@ -49,3 +43,24 @@ async def start(relay: Relay, tmp_path: Path) -> AsyncIterator[Start]:
             return await servers.enter_async_context(running(service))
 
         yield start
+
+
+@pytest.fixture
+def sleeps() -> Sleeps:
+    return Sleeps()
+
+
+@pytest.fixture
+async def jetstream() -> AsyncIterator[Jetstream]:
+    jetstream = Jetstream()
+    await jetstream.start()
+    yield jetstream
+    await jetstream.stop()
+
+
+@pytest.fixture
+async def another() -> AsyncIterator[Jetstream]:
+    another = Jetstream()
+    await another.start()
+    yield another
+    await another.stop()

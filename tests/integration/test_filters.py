@@ -58,6 +58,26 @@ CASES: list[tuple[list[str], list[str], list[int]]] = [
 ]
 
 
+# The other lists of a filter.
+MORE: list[tuple[dict[str, Any], list[int]]] = [
+    ({"kinds": ["identity"]}, [7, 10]),
+    ({"kinds": ["commit"]}, [1, 2, 3, 4, 5, 6, 9]),
+    ({"kinds": ["account", "sync"]}, [8]),
+    ({"kinds": ["commit"], "operations": ["delete"]}, [4]),
+    ({"operations": ["delete"]}, [4, 7, 8, 10]),
+    ({"kinds": ["commit"], "wantedCollections": [LIKE]}, [1, 9]),
+    ({"operations": ["create"], "wantedCollections": ["app.bsky.graph.*"]}, [3, 7, 8, 10]),
+    ({"excludeCollections": ["app.*"]}, [5, 7, 8, 10]),
+    (
+        {"wantedCollections": ["app.bsky.*"], "excludeCollections": [POST, "app.bsky.graph.*"]},
+        [1, 7, 8, 9, 10],
+    ),
+    ({"excludeDids": [ALICE]}, [3, 4, 6, 8, 9, 10]),
+    ({"excludeDids": [BOB, CAROL], "kinds": ["commit"]}, [1, 2, 5]),
+    ({"wantedDids": [ALICE, BOB], "excludeDids": [BOB], "kinds": ["identity"]}, [7]),
+]
+
+
 def number(event: Event) -> int:
     """Return which frame of the stream an event is of."""
     body = event.get("commit") or event.get("identity") or event["account"]
@@ -97,6 +117,32 @@ async def test_a_filter_passes_what_is_wanted_and_nothing_else(
             for subscriber in (at_the_tip, hello, updated, behind):
                 events = await subscriber.events(len(wanted) + 1)
                 assert [number(event) for event in events] == [*wanted, 10]
+
+
+@pytest.mark.parametrize(("asked", "wanted"), MORE)
+async def test_every_list_of_a_filter_live_updated_and_replayed(
+    asked: dict[str, Any], wanted: list[int], live: Service, relay: Relay
+) -> None:
+    async with (
+        subscribe(live.port, "/v1/subscribe", **asked) as at_the_tip,
+        subscribe(live.port, wantedDids="did:plc:nobody") as updated,
+    ):
+        await updated.update(**asked)
+        await (await updated.connection.ping())
+        relay.publish(FRAMES)
+        await published(live, 10)
+        async with subscribe(live.port, cursor=1, **asked) as behind:
+            for subscriber in (at_the_tip, updated, behind):
+                events = await subscriber.events(len(wanted))
+                assert [number(event) for event in events] == wanted
+
+
+async def test_a_mistaken_name_in_an_update_closes_with_what_was_meant(live: Service) -> None:
+    async with subscribe(live.port) as subscriber:
+        await subscriber.update(wantedcollections=[LIKE])
+        code, reason = await subscriber.ended()
+    assert code == 1008
+    assert "did you mean wantedCollections?" in reason
 
 
 async def test_one_list_may_be_given_by_commas_and_by_repetition(live: Service, relay: Relay) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import aiohttp
 import pytest
+from structlog.testing import capture_logs
 from tests.serving import Start, get, until
 from tests.subscriber import subscribe
 
 from jetstream.app import Service
+from jetstream.settings import parse_networks
 
 HANDSHAKE = {
     "Connection": "Upgrade",
@@ -35,11 +37,15 @@ async def test_the_page_says_which_client_connects_where(wire: str, start: Start
             f"ws://{base}/v1/subscribe",
             f"http://{base}/metrics",
             f"http://{base}/health",
+            f"http://{base}/cursors",
+            f"http://{base}/events",
             f"events as JSON, {wire} wire",
             "@skyware/jetstream",
             "@atcute/jetstream",
             "wantedCollections",
             "requireHello",
+            "until",
+            "heartbeat",
         ):
             assert text in page
 
@@ -54,7 +60,34 @@ async def test_the_page_escapes_the_host(service: Service) -> None:
 async def test_a_plain_get_is_answered_that_this_is_a_websocket(path: str, service: Service) -> None:
     status, text = await get(service.port, path)
     url = f"ws://127.0.0.1:{service.port}{path}"
-    assert (status, text) == (426, f"{path} is a WebSocket: connect to {url}\n")
+    http = f"http://127.0.0.1:{service.port}/events"
+    assert (status, text) == (426, f"{path} is a WebSocket: connect to {url}, or read {http}\n")
+
+
+async def test_urls_are_shown_as_a_trusted_proxy_serves_them(start: Start) -> None:
+    fields = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "jetstream.example"}
+    service = await start(trusted_proxies=parse_networks("127.0.0.1"))
+    _, page = await get(service.port, "/", **fields)
+    assert "wss://jetstream.example/subscribe" in page
+    assert "https://jetstream.example/health" in page
+    _, text = await get(service.port, "/subscribe", **fields)
+    here = "wss://jetstream.example/subscribe, or read https://jetstream.example/events"
+    assert text == f"/subscribe is a WebSocket: connect to {here}\n"
+
+
+async def test_others_do_not_choose_the_urls(service: Service) -> None:
+    _, page = await get(service.port, "/", **{"X-Forwarded-Host": "evil.example"})
+    assert "evil.example" not in page
+
+
+async def test_the_log_names_the_client_behind_a_trusted_proxy(start: Start) -> None:
+    service = await start(trusted_proxies=parse_networks("127.0.0.0/8"))
+    fields = {"X-Forwarded-For": "198.51.100.1, 203.0.113.9"}
+    with capture_logs() as logs:
+        async with subscribe(service.port, headers=fields) as client:
+            await client.say("no JSON")
+            await until(lambda: len(service.subscribe) == 0)
+    assert [line["peer"] for line in logs if line["event"] == "subscriber: cut, bad_json"] == ["203.0.113.9"]
 
 
 async def test_an_unknown_version_of_the_protocol_is_refused(service: Service) -> None:
@@ -69,6 +102,8 @@ async def test_an_unknown_version_of_the_protocol_is_refused(service: Service) -
         ("HEAD", "/", 200),
         ("GET", "/health", 200),
         ("GET", "/metrics", 200),
+        ("GET", "/cursors", 200),
+        ("HEAD", "/cursors/", 200),
         ("GET", "/subscribe", 426),
         ("GET", "/subscribe?cursor=x", 400),
         ("GET", "/v1/subscribe?compress=1", 400),
@@ -92,6 +127,7 @@ async def test_any_origin_may_read_every_response(
     ):
         assert response.status == status
         assert response.headers["Access-Control-Allow-Origin"] == "*"
+        assert response.headers["Access-Control-Expose-Headers"] == "*"
 
 
 async def test_a_browser_that_asks_first_may_send_any_header(service: Service) -> None:
@@ -106,7 +142,8 @@ async def test_a_browser_that_asks_first_may_send_any_header(service: Service) -
 
 async def test_what_is_not_there_is_answered_with_what_is(service: Service) -> None:
     _, text = await get(service.port, "/nothing")
-    assert text == "there is nothing here: there are /, /health, /metrics, /subscribe, /v1/subscribe\n"
+    there = "/, /cursors, /events, /explain, /filters, /health, /metrics, /subscribe, /v1/subscribe, /xrpc/"
+    assert text == f"there is nothing here: there are {there}, /zstd-dictionary\n"
 
 
 @pytest.mark.parametrize("path", ["/subscribe/", "/v1/subscribe/", "/subscribe//"])

@@ -21,7 +21,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
 from jetstream.app import Service
+from jetstream.dictionary.choice import Dictionaries
 from jetstream.limits import DeliveryLimits, Limits, WebLimits
+from jetstream.web.dialect import SubscribeDialect
 from jetstream.web.server import Server
 from jetstream.web.sink import SocketSink
 from jetstream.web.subscribe import Subscribe
@@ -206,7 +208,7 @@ async def test_a_bad_parameter_is_refused_by_name_and_value(path: str, service: 
         assert (status, text.startswith(f"{name}: {value} ")) == (400, True), (query, text)
         assert text.endswith("\n")
         assert len(text) < 300
-    assert (await figures(service.port))["jetstream_refused_total"] == len(BAD)
+    assert (await figures(service.port))['jetstream_refused_total{reason="parameter"}'] == len(BAD)
 
 
 async def test_the_longest_request_is_served(relay: Relay, start: Start) -> None:
@@ -302,11 +304,15 @@ async def test_without_a_hello_in_time_the_connection_is_closed(service: Service
         subscribers_max=10,
         limits=WebLimits(hello_timeout_s=0.01),
     )
-    server = Server(service.metrics, {}, {"/subscribe": subscribe_route.on("classic")})
+    dialect = SubscribeDialect("classic", Dictionaries(None).framing)
+    server = Server(service.metrics, {}, {"/subscribe": subscribe_route.on(dialect)})
     port = await server.start("127.0.0.1", 0)
     try:
         async with subscribe(port, requireHello="true") as subscriber:
-            assert await subscriber.ended() == (1008, "no options_update within 0.01 s, though requireHello")
+            assert await subscriber.ended() == (
+                1008,
+                "no options_update within 0.01 s: send one, or leave requireHello out",
+            )
         await disconnects(service, "no_hello")
     finally:
         await server.close()
@@ -395,6 +401,7 @@ async def test_a_long_reason_is_cut_to_what_a_close_frame_holds(service: Service
         code, reason = await subscriber.ended()
     assert (code, reason.startswith("wantedDids: 'éé")) == (1008, True)
     assert len(reason.encode()) in {122, 123}
+    assert reason.endswith(f"; cursor={service.log.tip + 1}")
 
 
 def padded(size: int) -> str:
@@ -416,7 +423,8 @@ async def test_a_longer_message_closes_with_1009(size: int, service: Service) ->
     async with subscribe(service.port) as subscriber:
         with suppress(ConnectionClosed):  # before all of it was sent
             await subscriber.say(padded(size))
-        assert await subscriber.ended() == (1009, "a message is longer than 1000000 bytes")
+        text = "a message is longer than 1000000 bytes: send less"
+        assert await subscriber.ended_at() == (1009, text, service.log.tip + 1)
     await disconnects(service, "message_too_big")
 
 
@@ -548,7 +556,10 @@ async def test_a_breach_of_the_protocol_closes_with_1002(
     for breach in BREACHES:
         async with subscribe(service.port, requireHello=hello) as subscriber:
             subscriber.connection.transport.write(breach)
-            assert await subscriber.ended() == (1002, "not the WebSocket protocol"), breach
+            code, reason = await subscriber.ended()
+            text, _, cursor = reason.partition("; cursor=")
+            assert (code, text) == (1002, "not the WebSocket protocol: use a WebSocket client"), breach
+            assert bool(cursor) == (hello == "false")
     await disconnects(service, "protocol", len(BREACHES))
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
@@ -568,7 +579,10 @@ async def test_a_shutdown_closes_with_1001(query: dict[str, Any], service: Servi
         if "requireHello" not in query:
             await until(lambda: len(service.delivery) == 1)
         service.stop()
-        assert await subscriber.ended() == (1001, "the server is shutting down: connect again")
+        code, reason = await subscriber.ended()
+        text, _, cursor = reason.partition("; cursor=")
+        assert (code, text) == (1001, "the server is shutting down: connect again")
+        assert bool(cursor) == ("requireHello" not in query)
     await disconnects(service, "shutdown")
 
 
@@ -578,7 +592,8 @@ async def test_our_own_fault_closes_with_1011(service: Service, monkeypatch: pyt
 
     monkeypatch.setattr(service.log, "read", fail)
     async with subscribe(service.port, cursor=1) as subscriber:
-        assert await subscriber.ended() == (1011, "the server failed to read its log: connect again")
+        text = "the server failed to read its log: connect again"
+        assert await subscriber.ended_at() == (1011, text, 1)
     await disconnects(service, "error")
 
 
@@ -624,8 +639,9 @@ async def test_a_reader_that_reads_nothing_is_closed_with_1008_and_gets_what_was
         assert 0 < len(events) < BIG_COUNT
         assert rkeys(events) == list(range(1, len(events) + 1))
         assert subscriber.connection.close_code == 1008
-        assert subscriber.connection.close_reason == "read nothing for 0 s: read faster"
-        assert events[-1]["time_us"] + 1 == member.position
+        cursor = events[-1]["time_us"] + 1
+        assert subscriber.connection.close_reason == f"read nothing for 0 s: read faster; cursor={cursor}"
+        assert cursor == member.position
     await disconnects(service, "slow")
 
 
@@ -645,7 +661,7 @@ async def test_a_reader_that_the_retention_overtakes_is_closed_with_1008(relay: 
         position = events[-1]["time_us"] + 1
         floor = service.log.floor
         assert reason == (
-            f"position {position} is no longer kept, the oldest is {floor}: connect with a later cursor"
+            f"position {position} is no longer kept: go on at the oldest, and read faster; cursor={floor}"
         )
     await disconnects(service, "overtaken")
 

@@ -21,7 +21,7 @@ from tests.subscriber import subscribe
 
 from jetstream.app import Service
 from jetstream.settings import Address, Settings
-from jetstream.web.subscribe import SHUTDOWN
+from jetstream.web.dialect import SHUTDOWN
 
 TAIL = [sys.executable, "-m", "jetstream", "tail"]
 BOB = "did:web:bob.example"
@@ -75,6 +75,11 @@ async def test_events_are_printed_as_they_were_received(service: Service) -> Non
     [
         (["--collection", LIKE, "--collection", "app.bsky.graph.*"], ["id", "two", "four"]),
         (["--did", BOB, "--did", "did:web:nobody.example", "--collection", POST], ["three"]),
+        (["--since", "1970-01-01T00:00:00Z"], ["id", "one", "two", "three", "four"]),
+        (["--since", "-1h"], ["id", "one", "two", "three", "four"]),
+        (["--kind", "commit", "--operation", "create", "--did", BOB], ["three", "four"]),
+        (["--kind", "identity", "--compress"], ["id"]),
+        (["--until", "2100-01-01T00:00:00Z", "--compress"], ["id", "one", "two", "three", "four"]),
         (["--since", "1h"], ["id", "one", "two", "three", "four"]),
     ],
 )
@@ -100,6 +105,30 @@ async def test_without_a_cursor_it_prints_what_comes(service: Service, relay: Re
         relay.publish(numbered([identity(4, did=BOB)]))
         code, out, _ = await running_tail.ended()
     assert (code, json.loads(out)["did"]) == (0, BOB)
+
+
+async def test_it_ends_before_a_time(service: Service) -> None:
+    lines = await sent(service, 5)
+    fourth = json.loads(lines[3])["time_us"]
+    async with tail(host(service), "--cursor", "0", "--until", str(fourth)) as running_tail:
+        code, out, err = await running_tail.ended()
+    assert (code, out.splitlines(keepends=True)) == (0, lines[:3])
+    assert err == f"jetstream tail: connected to ws://{host(service)}/subscribe\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "error"),
+    [
+        (["--until", "soon"], "--until: 'soon' is not a time"),
+        (["--kind", "commits"], "commits"),
+    ],
+)
+async def test_a_wrong_flag_is_named(flags: list[str], error: str) -> None:
+    async with tail(NOBODY, *flags) as running_tail:
+        code, out, err = await running_tail.ended()
+    assert (code, out) == (2, "")
+    assert error in err
+    assert len(err.splitlines()) == 1
 
 
 async def test_a_path_selects_the_v1_wire(service: Service) -> None:
@@ -131,9 +160,10 @@ async def test_a_restart_of_the_server_is_reported_and_nothing_lost_or_repeated(
             code, out, err = await running_tail.ended()
             assert lines + out.splitlines(keepends=True) == await sent(second, 4)
     after = json.loads(lines[-1])["time_us"] + 1
+    reason = f"{SHUTDOWN.text}; cursor={after}"
     assert [line.removeprefix("jetstream tail: ") for line in err.splitlines()] == [
         f"connected to ws://{host(first)}/subscribe",
-        f"connection lost: closed by the server, 1001 {SHUTDOWN.text}; reconnecting at cursor {after}",
+        f"connection lost: closed by the server, 1001 {reason}; reconnecting at cursor {after}",
         f"reconnected to ws://{host(first)}/subscribe",
     ]
     assert code == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
-from tests.builders import LIKE, commit, create, dag_cbor, delete, error, frame, identity, like, nested
+from tests.builders import LIKE, commit, create, dag_cbor, delete, error, frame, identity, like, nested, sync
 from tests.fixtures import captured_frames, json_lines
 from tests.relay import (
     Act,
@@ -454,7 +454,7 @@ BAD: list[tuple[str, str | bytes, int, list[str]]] = [
     ("a bad rev", commit(2, [GOOD], rev="1"), 0, ["rev"]),
     ("no seq", identity(None), 0, ["malformed"]),
     ("an old seq", identity(1), 0, ["repeat"]),
-    ("sync", frame("#sync", {"seq": 2, "did": "did:plc:x", "rev": "r", "blocks": b""}), 0, []),
+    ("a bad rev of a sync", sync(2, rev="r"), 0, ["rev"]),
     ("tombstone", frame("#tombstone", {"seq": 2, "did": "did:plc:x"}), 0, []),
 ]
 
@@ -481,6 +481,15 @@ async def test_bad_input_costs_itself_and_nothing_else(
     assert service.log.statistics().events == 2 + left
     assert dropped(await figures(service.port)) == {reason: reasons.count(reason) for reason in reasons}
     assert len(relay.asked) == 1
+
+
+async def test_a_sync_is_stored_and_is_on_no_other_wire(relay: Relay, start: Start) -> None:
+    relay.publish([(1, identity(1)), (2, sync(2)), (3, identity(3))])
+    service = await start(upstream_cursor=0)
+    await published(service, 3)
+    async with subscribe(service.port, cursor=1) as subscriber:
+        seqs = [event["identity"]["seq"] for event in await subscriber.events(2)]
+    assert (seqs, service.log.statistics().events) == ([1, 3], 3)
 
 
 async def test_text_alone_is_counted_too(relay: Relay, start: Start) -> None:

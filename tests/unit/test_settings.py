@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import fields, replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,14 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("--buffer-total", "BUFFER_TOTAL", "1GiB", 1 << 30),
     ("--slow-timeout", "SLOW_TIMEOUT", "5s", 5.0),
     ("--max-subscribers", "MAX_SUBSCRIBERS", "10", 10),
+    ("--trusted-proxies", "TRUSTED_PROXIES", "none", ()),
+    ("--trusted-proxies", "TRUSTED_PROXIES", "127.0.0.1", (ip_network("127.0.0.1"),)),
+    (
+        "--trusted-proxies",
+        "TRUSTED_PROXIES",
+        "10.0.0.0/8, fd00::/8",
+        (ip_network("10.0.0.0/8"), ip_network("fd00::/8")),
+    ),
     ("--log-level", "LOG_LEVEL", "debug", "debug"),
     ("--log-format", "LOG_FORMAT", "json", "json"),
 ]
@@ -171,6 +180,7 @@ BAD: list[tuple[str, str, list[str]]] = [
     ("--buffer-total", "BUFFER_TOTAL", ["none"]),
     ("--slow-timeout", "SLOW_TIMEOUT", ["0ms", "60"]),
     ("--max-subscribers", "MAX_SUBSCRIBERS", ["-5", "1k"]),
+    ("--trusted-proxies", "TRUSTED_PROXIES", ["localhost", "10.0.0.1/8", "10.0.0.0/33", "1.2.3.4,", "::1:x"]),
     ("--log-level", "LOG_LEVEL", ["loud", "INFO"]),
     ("--log-format", "LOG_FORMAT", ["xml"]),
 ]
@@ -318,6 +328,7 @@ def test_defaults_are_shown_as_they_are_written(capsys: pytest.CaptureFixture[st
         ("JETSTREAM_SUBSCRIBER_BUFFER", "1MiB"),
         ("JETSTREAM_BUFFER_TOTAL", "512MiB"),
         ("JETSTREAM_SLOW_TIMEOUT", "1m"),
+        ("JETSTREAM_TRUSTED_PROXIES", "none"),
     ]
 
 

@@ -6,11 +6,12 @@ import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from cyclopts import Parameter
 
 from jetstream.clock import unix_us
+from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.renderers.v1 import V1
 from jetstream.errors import SettingError
 from jetstream.eventlog.sqlite.check import check as check_log
@@ -20,6 +21,7 @@ from jetstream.eventlog.sqlite.repair import repair as repair_log
 from jetstream.model.batch import Batch
 from jetstream.model.event import KIND_NAMES, Event
 from jetstream.model.filter import Filter
+from jetstream.model.timestamp import parse_time
 
 EXIT_DAMAGED: Final = 1
 COLLECTIONS_SHOWN: Final = 20
@@ -96,40 +98,40 @@ def rebase_time(*, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 def cat(
     *,
     data_dir: DataDir = DEFAULT_DATA_DIR,
-    since: Annotated[str | None, Parameter(help="Start time: ISO 8601 or unix microseconds.")] = None,
-    until: Annotated[str | None, Parameter(help="End time, not included.")] = None,
+    since: Annotated[
+        str | None,
+        Parameter(
+            help="Start time: unix microseconds, 2026-07-04T14:30:00Z or -10m.", allow_leading_hyphen=True
+        ),
+    ] = None,
+    until: Annotated[str | None, Parameter(help="End time, not included.", allow_leading_hyphen=True)] = None,
     collection: Annotated[
         list[str] | None, Parameter(help="Only commits to it; may end in .*; repeatable.")
     ] = None,
     did: Annotated[list[str] | None, Parameter(help="Only events of this repo; repeatable.")] = None,
+    wire: Annotated[Literal["classic", "v1", "v2"], Parameter(help="Wire format; v2 has syncs.")] = "v1",
 ) -> None:
-    """Write events as JSON lines, in the format of /v1/subscribe. A server may be running."""
+    """Write events as JSON lines, in the v1 wire or another. A server may be running."""
     wanted = Filter.parse(collection or [], did or [])
-    start = 0 if since is None else parse_moment("--since", since)
-    stop = None if until is None else parse_moment("--until", until)
+    now_us = unix_us()
+    start = 0 if since is None else parse_moment("--since", since, now_us)
+    stop = None if until is None else parse_moment("--until", until, now_us)
     out = sys.stdout.buffer
     try:
         for batch, indices in selected(data_dir, start, stop, wanted):
-            out.writelines(message + b"\n" for message in V1.render(batch, indices) if message)
+            out.writelines(message + b"\n" for message in RENDERERS[wire].render(batch, indices) if message)
         out.flush()
     except BrokenPipeError:
         # The reader has seen enough. Python would raise again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def parse_moment(flag: str, text: str) -> int:
-    """Parse a time as unix microseconds; without a zone it is UTC. Raises SettingError."""
-    if text.isascii() and text.isdigit():
-        return int(text)
+def parse_moment(flag: str, text: str, now_us: int) -> int:
+    """Parse the time that a flag gives, in unix microseconds. Raises SettingError."""
     try:
-        moment = datetime.fromisoformat(text)
+        return parse_time(text, now_us)
     except ValueError as error:
-        raise SettingError(
-            flag, text, "is neither unix microseconds nor a time such as 2026-07-04T14:30:00Z"
-        ) from error
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return round(moment.timestamp() * 1_000_000)
+        raise SettingError(flag, text, str(error)) from error
 
 
 def _ratio(held: Contents) -> float:

@@ -10,6 +10,9 @@ filter that is not in the index yet. Its feeder repeats:
 When it arrives at the lane's position, it puts the subscriber into its group and ends. The lane may move on
 at any `await`, options may change, and the subscriber may be closed. So a feeder checks again after each.
 
+A subscriber with `Bounds` has its feeder to the end: it waits at the lane's position for the next flush, cuts
+exactly at `until` and at the limit, and closes the connection there.
+
 Any number of feeders share the event loop: one of them has `chunks_per_turn` chunks in each turn. A feeder
 that waits for its turn holds the batch that it has read. All feeders together hold at most `held_batches`
 different batches: the others wait without one, and read again.
@@ -19,14 +22,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 import structlog
 
 from jetstream.delivery.chunks import cut
+from jetstream.delivery.feature_cache import FeatureCache
 from jetstream.delivery.lanes import Lane
 from jetstream.delivery.render_cache import RenderCache
-from jetstream.delivery.subscriber import Close, Group, Subscriber
+from jetstream.delivery.subscriber import Bounds, Close, Group, Subscriber
 from jetstream.errors import LogError
 from jetstream.eventlog import LogReader
 from jetstream.limits import DeliveryLimits
@@ -35,18 +40,30 @@ from jetstream.metrics import Metrics
 from jetstream.model.batch import Batch
 from jetstream.scheduling import Notifier, TurnQueue
 
+LIMIT_REACHED: Final = Close(1000, "done", "done: the limit is reached, to go on connect with this cursor")
+UNTIL_REACHED: Final = Close(1000, "done", "done: until is reached, to go on connect with this cursor")
 _FAILED: Final = Close(1011, "error", "the server failed to read its log: connect again")
 
 
 class CatchUp:
-    """Serves the subscribers that are behind."""
+    """Serves the subscribers that are behind. `clock` gives monotonic seconds."""
 
-    def __init__(self, log: LogReader, cache: RenderCache, metrics: Metrics, limits: DeliveryLimits) -> None:
+    def __init__(
+        self,
+        log: LogReader,
+        cache: RenderCache,
+        features: FeatureCache,
+        metrics: Metrics,
+        limits: DeliveryLimits,
+        clock: Callable[[], float],
+    ) -> None:
         self._log = log
         # Shared with the publisher, and by all feeders: many readers return with the same cursor.
         self._cache = cache
+        self._features = features
         self._metrics = metrics
         self._limits = limits
+        self._clock = clock
         # How many feeders wait for the log or for their turn, and not for their socket: read by the
         # publisher, which pauses longer for them.
         self.active = 0
@@ -66,8 +83,9 @@ class CatchUp:
         self._throttled = Throttled(structlog.get_logger(__name__))
 
     def start(self, subscriber: Subscriber, lane: Lane) -> None:
-        """Serve a subscriber that is in no group, until it is in one of `lane`."""
+        """Serve a subscriber that is in no group, until it is in one of `lane`, or at its bounds."""
         assert self.tasks is not None
+        subscriber.live = False
         # At the tip a group shares the bytes that wait in the buffers. Chunks are often the reader's own.
         subscriber.sink.lower_limit(True)
         self._feeders[subscriber] = self.tasks.create_task(self._feed(subscriber, lane))
@@ -81,7 +99,10 @@ class CatchUp:
     async def _feed(self, subscriber: Subscriber, lane: Lane) -> None:
         """Run a feeder. It raises nothing: one subscriber must not end the others."""
         try:
-            await self._catch_up(subscriber, lane)
+            if subscriber.bounds is None:
+                await self._catch_up(subscriber, lane)
+            else:
+                await self._serve(subscriber, lane, subscriber.bounds)
         except ConnectionError:
             return  # the owner of the connection hears of it too, and removes the subscriber
         except LogError as error:  # not a damaged segment, which the log skips
@@ -117,10 +138,28 @@ class CatchUp:
                     del self._feeders[subscriber]
                     subscriber.sink.lower_limit(False)
                     lane.groups.add(subscriber, ready)
+                    subscriber.reach_tip(lane.position)
                     return
         finally:
             if indexed is not None:
                 lane.groups.forget(indexed)
+
+    async def _serve(self, subscriber: Subscriber, lane: Lane, bounds: Bounds) -> None:
+        """Serve a subscriber up to its bounds, and close it there. Raises as `_catch_up` does."""
+        while not subscriber.sink.closing:
+            if subscriber.sink.full:
+                subscriber.live = False
+            await subscriber.sink.writable()
+            if not bounds.left:
+                subscriber.sink.close(LIMIT_REACHED)
+            elif subscriber.position >= bounds.until:
+                subscriber.sink.close(UNTIL_REACHED)
+            elif subscriber.position < lane.position:
+                await self._advance(subscriber, lane)
+            else:
+                if subscriber.position == lane.position:  # else its cursor is not published yet
+                    subscriber.reach_tip(lane.position)
+                await self.moved.wait()
 
     async def _advance(self, subscriber: Subscriber, lane: Lane) -> None:
         """Move a subscriber's position by some chunks, or over all that it does not want."""
@@ -141,14 +180,14 @@ class CatchUp:
     async def _read(self, subscriber: Subscriber, lane: Lane, position: int) -> Batch | None:
         """Return the batch with the first events from `position` on that a subscriber may want.
 
-        None when the feeder must look again. Either there are none up to the lane's position, to which the
-        subscriber has been moved. Or its options have changed meanwhile, or it is closed.
+        None when the feeder must look again. Either there are none up to the lane's position or `until`, to
+        which the subscriber has been moved. Or its options have changed meanwhile, or it is closed.
         """
-        stop, options = lane.position, subscriber.options
+        stop, options = _stop(subscriber, lane), subscriber.options
         batch = await self._log.read(position, stop, options.wanted)
-        if position < (floor := self._log.floor):
-            text = f"position {position} is no longer kept, the oldest is {floor}"
-            subscriber.sink.close(Close(1008, "overtaken", f"{text}: connect with a later cursor"))
+        if position < self._log.floor:
+            text = f"position {position} is no longer kept: go on at the oldest, and read faster"
+            subscriber.sink.close(Close(1008, "overtaken", text))
         if subscriber.options is not options or subscriber.sink.closing:
             return None  # the new options judge from this position on
         if batch is None:
@@ -175,24 +214,35 @@ class CatchUp:
             await self._turns.wait()
             if subscriber.options is options and not subscriber.sink.closing:
                 # The lane may have moved on while others had their turn, and the batch have grown with it.
-                first, last = batch.index(subscriber.position), batch.index(lane.position)
-                self._write(subscriber, lane, batch, first, last)
+                self._write(subscriber, batch, _stop(subscriber, lane))
         finally:
             self._held[batch] -= 1
             if not self._held[batch]:
                 del self._held[batch]
                 self._free.release()
 
-    def _write(self, subscriber: Subscriber, lane: Lane, batch: Batch, first: int, last: int) -> None:
-        """Write chunks of `batch[first:last]`, as many as one turn and the socket allow."""
+    def _write(self, subscriber: Subscriber, batch: Batch, stop: int) -> None:
+        """Write chunks of a batch up to the position `stop`, as many as one turn and the socket allow."""
+        first, last, bounds = batch.index(subscriber.position), batch.index(stop), subscriber.bounds
+        until = self._clock() + self._limits.costly_s
         for _ in range(self._limits.chunks_per_turn):
-            chunk = cut(batch, first, last, subscriber, self._cache, self._limits)
+            chunk = cut(batch, first, last, subscriber, self._cache, self._features, self._limits)
             if chunk.data:
                 subscriber.write(chunk.data)
                 self._metrics.count_sent(subscriber.encoding.renderer.name, chunk.messages, len(chunk.data))
-            # An empty range means that nothing is between the subscriber's position and the lane's.
+            # An empty range means that nothing is between the subscriber's position and `stop`.
             reached = chunk.reached
-            subscriber.position = batch.times[reached - 1] + 1 if reached > first else lane.position
+            subscriber.position = batch.times[reached - 1] + 1 if reached > first else stop
             first = reached
-            if subscriber.sink.full or first == last:
+            if bounds is not None:
+                bounds.left -= chunk.messages
+                if not bounds.left:
+                    return
+            if subscriber.sink.full or first == last or self._clock() >= until:
                 return
+
+
+def _stop(subscriber: Subscriber, lane: Lane) -> int:
+    """Return the position up to which a subscriber is served for now."""
+    bounds = subscriber.bounds
+    return lane.position if bounds is None else min(lane.position, bounds.until)

@@ -1,4 +1,4 @@
-"""Cutting the log: what one flush takes, and what one write carries to a reader that catches up. Pure.
+"""Cutting the log: what a flush takes and renders, and what one write carries to a reader behind. Pure.
 
 Both are bounded by a number of events, for the time they take, and by bytes, for the memory in which they
 wait when a socket is slow. One event is always taken, however large it is, so that every reader makes
@@ -7,34 +7,49 @@ progress.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 
-from jetstream.delivery.render_cache import Chunk, RenderCache, fitting
-from jetstream.delivery.subscriber import Encoding, Subscriber
+from jetstream.delivery.feature_cache import FeatureCache
+from jetstream.delivery.render_cache import Chunk, RenderCache, Rendered, fitting
+from jetstream.delivery.subscriber import Encoding, Group, Subscriber
 from jetstream.limits import DeliveryLimits
 from jetstream.model.batch import Batch
 
 
 def cut(
-    batch: Batch, first: int, last: int, reader: Subscriber, cache: RenderCache, limits: DeliveryLimits
+    batch: Batch,
+    first: int,
+    last: int,
+    reader: Subscriber,
+    cache: RenderCache,
+    features: FeatureCache,
+    limits: DeliveryLimits,
 ) -> Chunk:
     """Return the next chunk of what a subscriber wants of `batch[first:last]`.
 
     A chunk may be empty although it has judged events: none of them was wanted. Readers of everything share
     chunks, which begin and end at multiples of `chunk_events`. So when thousands of readers return together,
-    all their chunks but the first are the same bytes, made once.
+    all their chunks but the first are the same bytes, made once. A reader with a limit of events gets no
+    more than are left.
     """
     encoding, options = reader.encoding, reader.options
     last = min(last, first + limits.judged_events)
     chosen = options.wanted.select(batch, first, last)
+    if options.content is not None:
+        few = _few(batch, chosen, limits)
+        last = chosen[len(few)] if len(few) < len(chosen) else last
+        chosen = features.select(options.content, batch, few)
     if not chosen:
         return Chunk(b"", 0, last)
     rendered, whole = cache.get(batch, encoding), limits.chunk_events
+    left = sys.maxsize if reader.bounds is None else reader.bounds.left
     shared = isinstance(chosen, range) and not options.message_bytes_max and first % whole == 0
+    shared = shared and left >= whole
     if shared and (kept := rendered.chunks.get(first)) is not None and kept.reached <= last:
         return kept
     # The first chunk of a reader of everything ends where the next shared one begins.
-    some = chosen[: whole - first % whole if isinstance(chosen, range) else whole]
+    some = chosen[: min(left, whole - first % whole if isinstance(chosen, range) else whole)]
     # Large records are left to the next chunk before they are rendered: compressing 8 MiB takes 20 ms.
     bodies = batch.bodies
     pieces = bodies[some[0] : some[-1] + 1] if isinstance(some, range) else [bodies[i] for i in some]
@@ -45,7 +60,7 @@ def cut(
         some = some[: len(frames)]
         frames = frames if all(frames) else [frame for frame in frames if frame]
     else:
-        rendered = cache.render(batch, some, encoding)
+        rendered = cache.render(batch, some, encoding, options.message_bytes_max)
         some = rendered.fit(some, limits.chunk_bytes)
         frames = rendered.frames(some, options.message_bytes_max)
     reached = last if len(some) == len(chosen) else some[-1] + 1
@@ -61,8 +76,15 @@ def _made_for_once(batch: Batch, some: Sequence[int], encoding: Encoding, bytes_
     They are not kept: who comes next takes the chunk that is made of them. That takes a third less time, as
     the memory of one chunk's frames is used again for the next one's.
     """
-    frames = encoding.framing.frames(encoding.renderer.render(batch, some))
+    messages, times = encoding.renderer.render(batch, some), (batch.times[i] for i in some)
+    frames = encoding.framing.frames(messages, times)
     return frames[: fitting(frames, bytes_max)]
+
+
+def _few(batch: Batch, chosen: Sequence[int], limits: DeliveryLimits) -> Sequence[int]:
+    """Return the first of `chosen` whose records may be parsed for one chunk."""
+    few = chosen[: limits.parsed_events]
+    return few[: fitting([batch.bodies[i] for i in few], limits.parsed_bytes)]
 
 
 def flush_end(batch: Batch, first: int, stop: int, limits: DeliveryLimits) -> int:
@@ -72,3 +94,42 @@ def flush_end(batch: Batch, first: int, stop: int, limits: DeliveryLimits) -> in
     """
     last = min(stop, first + limits.flush_events)
     return first + fitting(batch.bodies[first:last], limits.flush_bytes)
+
+
+class Rendering:
+    """What one flush renders of `batch[flushed]`, each part when it is first needed.
+
+    Of an encoding whose frames are costly, only what groups want: `wanted` has the indices of each. A group
+    with a limit on messages renders for itself, so that what it leaves out is not made. Of other encodings,
+    all that is flushed.
+    """
+
+    def __init__(
+        self, cache: RenderCache, batch: Batch, flushed: range, wanted: Mapping[Group, Sequence[int]]
+    ) -> None:
+        self._cache = cache
+        self._batch = batch
+        self._flushed = flushed
+        self._wanted = wanted
+        # What is shared by the groups of an encoding.
+        self._shared: dict[Encoding, Rendered] = {}
+
+    def of(self, group: Group) -> Rendered:
+        """Return what is rendered, with all that a group wants."""
+        encoding, limit = group.encoding, group.options.message_bytes_max
+        if limit and encoding.framing.costly:
+            return self._cache.render(self._batch, self._wanted[group], encoding, limit)
+        if encoding not in self._shared:
+            indices = self._wanted_in(encoding) if encoding.framing.costly else self._flushed
+            self._shared[encoding] = self._cache.render(self._batch, indices, encoding)
+        return self._shared[encoding]
+
+    def _wanted_in(self, encoding: Encoding) -> Sequence[int]:
+        """Return what the groups of an encoding want that have no limit."""
+        found: set[int] = set()
+        for group, indices in self._wanted.items():
+            if group.encoding == encoding and not group.options.message_bytes_max:
+                found.update(indices)
+                if len(found) == len(self._flushed):
+                    break
+        return sorted(found)

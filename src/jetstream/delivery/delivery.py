@@ -12,6 +12,8 @@ A subscriber belongs to a lane (see `lanes`) and is either
           │ no cursor                          ▼                   │ or a large new filter
           └────────────────────────────────▶ at the tip ───────────┘
 
+One with `Bounds` stays with its feeder until it ends, also at the tip.
+
 The log keeps what a subscriber has not been sent; nothing else does. So a slow subscriber needs no queue and
 does not delay others. It is closed in two cases: its socket takes nothing for `slow_timeout_s` (`check`), or
 the log no longer keeps its position (`catch_up`).
@@ -20,7 +22,7 @@ The parts share one event loop, and each holds it for a bounded time:
 
     publisher   flushes of 4 ms, and pauses as the pacer says
     catch_up    a few chunks of one reader in each turn of the event loop
-    check       500 subscribers in a turn, twice a second
+    check       500 subscribers in a turn, twice a second: who is slow, who is due a ping or a heartbeat
 """
 
 from __future__ import annotations
@@ -28,16 +30,28 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
-from jetstream.delivery.catch_up import CatchUp
+from jetstream.clock import unix_us
+from jetstream.delivery.catch_up import UNTIL_REACHED, CatchUp
+from jetstream.delivery.feature_cache import FeatureCache
+from jetstream.delivery.heartbeat import Heartbeat
 from jetstream.delivery.lanes import Lane, Lanes
 from jetstream.delivery.publisher import Publisher
 from jetstream.delivery.render_cache import RenderCache
-from jetstream.delivery.subscriber import Close, Encoding, Sink, Subscriber, SubscriberOptions
+from jetstream.delivery.subscriber import Bounds, Close, Encoding, Sink, Subscriber, SubscriberOptions
 from jetstream.eventlog import LogReader
 from jetstream.limits import DeliveryLimits
 from jetstream.metrics import Metrics
 from jetstream.scheduling import Worker
+
+
+class Positions(NamedTuple):
+    """Where a subscription begins, and what the log holds. In unix microseconds."""
+
+    cursor: int  # no event below is sent
+    oldest: int | None  # time_us of the oldest event; None: the log is empty
+    latest: int | None  # of the newest one
 
 
 class Delivery:
@@ -45,7 +59,8 @@ class Delivery:
 
     `slow_timeout_s` is how long a socket may take nothing although something waits for it. `buffer_total` is
     how many bytes may wait for all subscribers together before those with the most are put behind. `clock`
-    gives monotonic seconds, `sleep` is what the publisher pauses with.
+    gives monotonic seconds, `now_us` unix microseconds, as events are stamped with; `sleep` is what the
+    publisher pauses with.
     """
 
     def __init__(
@@ -57,6 +72,7 @@ class Delivery:
         slow_timeout_s: float = 60.0,
         buffer_total: int = 512 << 20,
         clock: Callable[[], float] = time.monotonic,
+        now_us: Callable[[], int] = unix_us,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._log = log
@@ -65,12 +81,13 @@ class Delivery:
         self._slow_timeout_s = slow_timeout_s
         self._buffer_total = buffer_total
         self._clock = clock
+        self._now_us = now_us
         # Every subscriber from `subscribe` to `remove`, with its lane.
         self._subscribers: dict[Subscriber, Lane] = {}
         # The worker takes large filters out of the index, in half of the loop's time at most.
-        self._lanes = Lanes(log.tip + 1, Worker(pause_ratio=1.0).put, limits)
-        cache = RenderCache(limits.render_cache_bytes)
-        self._catch_up = CatchUp(log, cache, metrics, limits)
+        cache, features = RenderCache(limits.render_cache_bytes), FeatureCache(limits.feature_cache_bytes)
+        self._lanes = Lanes(log.tip + 1, Worker(pause_ratio=1.0).put, features, limits)
+        self._catch_up = CatchUp(log, cache, features, metrics, limits, clock)
         self._publisher = Publisher(log, self._lanes, self._catch_up, cache, metrics, limits, clock, sleep)
 
     def __len__(self) -> int:
@@ -90,21 +107,49 @@ class Delivery:
             await self._publisher.run()
 
     def subscribe(
-        self, sink: Sink, encoding: Encoding, options: SubscriberOptions, cursor: int | None
+        self,
+        sink: Sink,
+        encoding: Encoding,
+        options: SubscriberOptions,
+        cursor: int | None,
+        *,
+        bounds: Bounds | None = None,
+        heartbeat_s: int | None = None,
     ) -> Subscriber:
         """Start to deliver to a sink, from `cursor` on or, without one, from the next event on.
 
-        A cursor below the oldest event starts at that event, one beyond the newest event with the next.
+        A cursor below the oldest event starts at that event, one beyond the newest event with the next. At
+        the `bounds` the sink is closed. After `heartbeat_s` seconds without an event there is a heartbeat;
+        None is the wire's own interval.
         """
         lane = self._lanes.enter()
-        # A cursor is compared with the tip, not with the lane's position. The client may have read up to the
-        # tip in another lane, which was flushed first.
-        position = lane.position if cursor is None else min(cursor, self._log.tip + 1)
-        subscriber = Subscriber(sink, encoding, options, max(position, self._log.floor), self._clock())
+        subscriber = Subscriber(sink, encoding, options, self._start(cursor, lane.position), self._clock())
+        subscriber.bounds = bounds
+        self._set_heartbeat(subscriber, heartbeat_s)
         self._subscribers[subscriber] = lane
         self._metrics.subscribers[encoding.renderer.name].inc()
         self._place(subscriber, lane)
         return subscriber
+
+    def positions(self, cursor: int | None = None) -> Positions:
+        """Return where a subscription with this cursor would begin now, and what the log holds."""
+        oldest = self._log.oldest_us
+        start = self._start(cursor, self._lanes.next_position)
+        return Positions(max(start, oldest or 0), oldest, None if oldest is None else self._log.tip)
+
+    def _start(self, cursor: int | None, live: int) -> int:
+        """Return the position of a subscription with this cursor in a lane whose position is `live`.
+
+        A cursor is compared with the tip, not with the lane's position. The client may have read up to the
+        tip in another lane, which was flushed first.
+        """
+        return max(live if cursor is None else min(cursor, self._log.tip + 1), self._log.floor)
+
+    def resume_at(self, subscriber: Subscriber) -> int:
+        """Return the cursor with which a client loses nothing that it has not been sent."""
+        lane = self._subscribers.get(subscriber)
+        position = subscriber.position if lane is None else lane.position_of(subscriber)
+        return max(position, self._log.floor)
 
     def remove(self, subscriber: Subscriber) -> None:
         """Deliver nothing more to a subscriber. Does nothing for one that was removed before."""
@@ -118,23 +163,37 @@ class Delivery:
             lane.groups.remove(subscriber)
         self._catch_up.stop(subscriber)
 
-    def change(self, subscriber: Subscriber, options: SubscriberOptions) -> None:
-        """Judge every event from the subscriber's position on by new options, and none before."""
-        if subscriber.group is None:
-            subscriber.options = options  # its feeder checks before every chunk
-            return
+    def change(
+        self, subscriber: Subscriber, options: SubscriberOptions, heartbeat_s: int | None = None
+    ) -> None:
+        """Judge every event from the subscriber's position on by new options, and none before.
+
+        A heartbeat, if there are any, says which position that is.
+        """
         lane = self._subscribers[subscriber]
-        lane.detach(subscriber)
-        subscriber.options = options
-        self._place(subscriber, lane)
+        at_tip = subscriber.group is not None
+        if at_tip:
+            lane.detach(subscriber)
+        subscriber.options = options  # a feeder checks before every chunk
+        self._set_heartbeat(subscriber, heartbeat_s)
+        subscriber.send_heartbeat(subscriber.position)
+        if at_tip:
+            self._place(subscriber, lane)
+
+    def _set_heartbeat(self, subscriber: Subscriber, interval_s: int | None) -> None:
+        asked = interval_s is not None
+        interval_s = subscriber.encoding.renderer.heartbeat_s if interval_s is None else interval_s
+        subscriber.heartbeat = Heartbeat(interval_s, asked=asked) if interval_s else None
 
     def _place(self, subscriber: Subscriber, lane: Lane) -> None:
         """Put a subscriber into its group if it is at the tip; else let it catch up.
 
         A feeder indexes a large filter, too: in steps, while the lane moves on.
         """
-        if subscriber.position == lane.position and not lane.groups.takes_steps(subscriber):
+        at_tip = subscriber.position == lane.position and subscriber.bounds is None
+        if at_tip and not lane.groups.takes_steps(subscriber):
             lane.groups.add(subscriber)
+            subscriber.reach_tip(lane.position)
         else:
             self._catch_up.start(subscriber, lane)
 
@@ -154,18 +213,36 @@ class Delivery:
     async def check(self, now: float, *, ping: bool) -> None:
         """Check every subscriber once, some in each turn of the event loop; `ping` those that are idle."""
         waiting = 0
-        for count, subscriber in enumerate(list(self._subscribers), 1):
+        for count, (subscriber, lane) in enumerate(list(self._subscribers.items()), 1):
             buffered = subscriber.sink.buffered
             waiting += buffered
             stalled_s = subscriber.stalled_s(buffered, now)
             if stalled_s >= self._slow_timeout_s:
                 subscriber.sink.close(Close(1008, "slow", f"read nothing for {stalled_s:.0f} s: read faster"))
             elif ping and not buffered:
-                subscriber.write(subscriber.encoding.framing.keep_alive)
+                subscriber.write_control(subscriber.encoding.framing.keep_alive)
+            if subscriber.heartbeat is not None:
+                self._beat(subscriber, subscriber.heartbeat, lane, now)
+            if subscriber.bounds is not None:
+                self._end_in_time(subscriber, subscriber.bounds, lane)
             if count % self._limits.checks_per_turn == 0:
                 await asyncio.sleep(0)
         if waiting > self._buffer_total:
             self.relieve(waiting - self._buffer_total)
+
+    def _beat(self, subscriber: Subscriber, heartbeat: Heartbeat, lane: Lane, now: float) -> None:
+        """Send a heartbeat that is due, unless the socket still has to send something else."""
+        if heartbeat.due(subscriber.sink.written, now) and not subscriber.sink.buffered:
+            subscriber.send_heartbeat(lane.position_of(subscriber))
+
+    def _end_in_time(self, subscriber: Subscriber, bounds: Bounds, lane: Lane) -> None:
+        """Close a subscriber whose `until` has passed, if all that is stored has been judged.
+
+        What was stamped before `until` has some time to be stored.
+        """
+        judged_all = subscriber.position >= lane.position > self._log.tip
+        if judged_all and self._now_us() >= bounds.until + self._limits.storing_us:
+            subscriber.sink.close(UNTIL_REACHED)
 
     def relieve(self, excess: int) -> None:
         """Put subscribers at the tip with the fullest buffers behind, until `excess` bytes fewer wait."""

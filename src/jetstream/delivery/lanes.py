@@ -7,6 +7,7 @@ so what is stored during one flush is part of the next.
 
 from __future__ import annotations
 
+from jetstream.delivery.feature_cache import FeatureCache
 from jetstream.delivery.index import Defer, Groups
 from jetstream.delivery.subscriber import Subscriber
 from jetstream.limits import DeliveryLimits
@@ -32,21 +33,33 @@ class Lane:
         """Move the position, as a flush does before it writes."""
         self.flushed_from, self.position = self.position, position
 
-    def detach(self, subscriber: Subscriber) -> None:
-        """Take a subscriber out of its group, with its position, also in the middle of a flush."""
+    def position_of(self, subscriber: Subscriber) -> int:
+        """Return a subscriber's position, also in the middle of a flush: all below has been written to it."""
         group = subscriber.group
-        assert group is not None
+        if group is None:
+            return subscriber.position
         unwritten = group.flushing and subscriber.position != self.position
-        subscriber.position = self.flushed_from if unwritten else self.position
+        return self.flushed_from if unwritten else self.position
+
+    def detach(self, subscriber: Subscriber) -> None:
+        """Take a subscriber out of its group, with its position."""
+        subscriber.position = self.position_of(subscriber)
         self.groups.remove(subscriber)
 
 
 class Lanes:
     """One lane for every `lane_subscribers` subscribers, up to `lanes_max`; at least one."""
 
-    def __init__(self, position: int, defer: Defer, limits: DeliveryLimits = DeliveryLimits()) -> None:
+    def __init__(
+        self,
+        position: int,
+        defer: Defer,
+        features: FeatureCache,
+        limits: DeliveryLimits = DeliveryLimits(),
+    ) -> None:
         self._limits = limits
         self._defer = defer  # see `Groups`
+        self._features = features
         self._lanes = [self._new(position)]  # never empty
 
     def __len__(self) -> int:
@@ -67,12 +80,26 @@ class Lanes:
 
         A new lane starts at the highest position, because it has no subscriber that has missed an event.
         """
-        lane = min(self._lanes, key=lambda lane: lane.subscribers)
-        if lane.subscribers >= self._limits.lane_subscribers and len(self._lanes) < self._limits.lanes_max:
+        lane = self._emptiest
+        if self._is_full(lane):
             lane = self._new(self.highest.position)
             self._lanes.append(lane)
         lane.subscribers += 1
         return lane
+
+    @property
+    def next_position(self) -> int:
+        """The position of the lane that `enter` would return."""
+        lane = self._emptiest
+        return (self.highest if self._is_full(lane) else lane).position
+
+    @property
+    def _emptiest(self) -> Lane:
+        return min(self._lanes, key=lambda lane: lane.subscribers)
+
+    def _is_full(self, lane: Lane) -> bool:
+        """Tell whether another lane is begun, although `lane` has the fewest subscribers."""
+        return lane.subscribers >= self._limits.lane_subscribers and len(self._lanes) < self._limits.lanes_max
 
     def leave(self, lane: Lane) -> None:
         """Count one subscriber less; remove a lane with its last one, unless it is the only lane."""
@@ -81,4 +108,4 @@ class Lanes:
             self._lanes.remove(lane)
 
     def _new(self, position: int) -> Lane:
-        return Lane(position, Groups(self._limits.collections_remembered, self._defer))
+        return Lane(position, Groups(self._limits.collections_remembered, self._defer, self._features))

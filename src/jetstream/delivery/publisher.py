@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from jetstream.delivery.catch_up import CatchUp
-from jetstream.delivery.chunks import flush_end
+from jetstream.delivery.chunks import Rendering, flush_end
 from jetstream.delivery.lanes import Lane, Lanes
 from jetstream.delivery.pacer import Pacer
 from jetstream.delivery.render_cache import RenderCache
@@ -121,25 +121,22 @@ class Publisher:
 
         The time is without the turns of others in between, in seconds.
         """
-        began, worked_s, written = self._clock(), 0.0, 0
+        turn, written = _Turn(self._clock), 0
         # By wire, for the metrics: added up here, because counters take a lock.
         messages, sizes = Counter[str](), Counter[str]()
         wanted, per_look = lane.groups.wanted(batch, first, last), self._limits.writes_per_look
-        encodings = {group.encoding for group in wanted}
-        rendered = {each: self._cache.render(batch, range(first, last), each) for each in encodings}
+        rendering = Rendering(self._cache, batch, range(first, last), wanted)
         for group in wanted:  # before the first turn of others: see `Lane.detach`
             group.flushing = True
         for group, indices in wanted.items():
-            frames = rendered[group.encoding].frames(indices, group.options.message_bytes_max)
+            if group.encoding.framing.costly:
+                await turn.end_after(self._limits.costly_s)
+            frames = rendering.of(group).frames(indices, group.options.message_bytes_max)
             data = frames[0] if len(frames) == 1 else b"".join(frames)
             members, reached = list(group.members) if frames else [], 0
-            for start in range(0, len(members), per_look):
+            for start in range(0, len(members) or 1, per_look):  # once also for no members: the turn may end
                 reached += self._write(lane, group, members[start : start + per_look], data)
-                turn_s = self._clock() - began
-                if turn_s >= self._limits.turn_s:
-                    worked_s += turn_s
-                    await asyncio.sleep(0)
-                    began = self._clock()
+                await turn.end_after(self._limits.turn_s)
             group.flushing = False
             written += reached
             wire = group.encoding.renderer.name
@@ -147,7 +144,7 @@ class Publisher:
             sizes[wire] += reached * len(data)
         for wire, size in sizes.items():
             self._metrics.count_sent(wire, messages[wire], size)
-        return written, worked_s + self._clock() - began
+        return written, turn.worked_s
 
     def _write(self, lane: Lane, group: Group, members: list[Subscriber], data: bytes) -> int:
         """Write to members that are still in the group and were not written to; return how many."""
@@ -166,3 +163,26 @@ class Publisher:
                     lane.groups.remove(subscriber)
                     self._catch_up.start(subscriber, lane)
         return written
+
+
+class _Turn:
+    """A turn of the event loop, and the time that was worked in it and in the turns before."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        # When the turn began.
+        self._began = clock()
+        # Seconds in the turns before.
+        self._before_s = 0.0
+
+    @property
+    def worked_s(self) -> float:
+        """Seconds in all turns, without those of others in between."""
+        return self._before_s + self._clock() - self._began
+
+    async def end_after(self, seconds: float) -> None:
+        """End the turn, and begin another one, if it has taken so long."""
+        if self._clock() - self._began >= seconds:
+            self._before_s = self.worked_s
+            await asyncio.sleep(0)
+            self._began = self._clock()

@@ -15,11 +15,12 @@ from __future__ import annotations
 import sys
 import weakref
 from array import array
-from bisect import bisect_right
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Final, NamedTuple
 
+from jetstream.delivery.framing import Framing
 from jetstream.delivery.subscriber import Encoding
 from jetstream.model.batch import Batch
 
@@ -49,13 +50,14 @@ class Rendered:
         # Calls the cache back when the batch ends; kept here so that it lives as long as the entry.
         self._watch = watch
         # The frame of each event, by its index in the batch, up to the last one that was needed: `_NOT_MADE`
-        # if it is not rendered, empty if the renderer declined the event.
+        # if it is not rendered, or costly and wanted by nobody; empty if the renderer declined the event.
         self._frames: list[bytes] = []
-        # The length of each event's JSON, which limits of messages are compared with. 0 if not rendered or
+        # The length of each event's JSON, which limits on messages are compared with. 0 if not rendered or
         # declined.
         self._lengths = array("I")
-        # Whether the renderer has declined any of the events.
-        self._declined = False
+        # The indices of the events that the renderer has declined, rising. There are few: the classic and
+        # the v1 wire have no syncs, of which there is one in some thousand events.
+        self._declined: list[int] = []
         # Shared chunks, by the index of their first event; see `chunks.cut`.
         self.chunks: dict[int, Chunk] = {}
         # Bytes of memory of all this, measured when something is added.
@@ -72,12 +74,20 @@ class Rendered:
         limit.
         """
         frames = self._frames
-        if message_bytes_max or self._declined:
+        if message_bytes_max or self._has_declined(indices):
             lengths, most = self._lengths, message_bytes_max or sys.maxsize
             indices = [i for i in indices if 0 < lengths[i] <= most]
         if isinstance(indices, range):
             return frames[indices.start : indices.stop]
         return [frames[i] for i in indices]
+
+    def _has_declined(self, indices: Sequence[int]) -> bool:
+        """Tell whether an event was declined between the first and the last of `indices`."""
+        declined = self._declined
+        if not declined or not indices:
+            return False
+        at = bisect_left(declined, indices[0])
+        return at < len(declined) and declined[at] <= indices[-1]
 
     def fit(self, indices: Sequence[int], bytes_max: int) -> Sequence[int]:
         """Return the first of `indices` whose frames have at most `bytes_max` together, but at least one."""
@@ -89,18 +99,23 @@ class Rendered:
         self.chunks[first] = chunk
         self.size += len(chunk.data) + _CHUNK_BYTES
 
-    def add(self, batch: Batch, indices: Sequence[int]) -> None:
-        """Render those of `indices` that are not rendered yet."""
-        frames, lengths = self._frames, self._lengths
-        known = len(frames)
+    def add(self, batch: Batch, indices: Sequence[int], message_bytes_max: int = 0) -> None:
+        """Render those of `indices` that are not rendered yet.
+
+        Where frames are costly, none is made of a message that is longer than `message_bytes_max`.
+        """
+        frames, lengths, framing = self._frames, self._lengths, self._encoding.framing
+        known, most = len(frames), (framing.costly and message_bytes_max) or sys.maxsize
         # At the tip, all of them are new and follow the last one. That way is kept short.
         if indices[0] < known:
-            indices = [i for i in indices if i >= known or frames[i] is _NOT_MADE]
+            indices = [i for i in indices if i >= known or (frames[i] is _NOT_MADE and lengths[i] <= most)]
             if not indices:
                 return
         indices = _run(indices)
         messages = self._encoding.renderer.render(batch, indices)
-        made = self._encoding.framing.frames(messages)
+        # An iterator: nothing is looked up for framings without times.
+        times = map(batch.times.__getitem__, indices)
+        made = _short_frames(framing, messages, times, most)
         run = isinstance(indices, range)
         if (short := (indices[0] if run else indices[-1] + 1) - known) > 0:
             frames += [_NOT_MADE] * short
@@ -112,7 +127,9 @@ class Rendered:
             for i, frame, message in zip(indices, made, messages, strict=True):
                 frames[i] = frame
                 lengths[i] = len(message)
-        self._declined = self._declined or not all(messages)
+        if not all(messages):
+            declined = [i for i, message in zip(indices, messages, strict=True) if not message]
+            self._declined = sorted({*self._declined, *declined})
         self.size += sum(map(len, made)) + len(made) * _FRAME_BYTES + (len(frames) - known) * _SLOT_BYTES
 
 
@@ -140,10 +157,15 @@ class RenderCache:
         entries[key] = rendered
         return rendered
 
-    def render(self, batch: Batch, indices: Sequence[int], encoding: Encoding) -> Rendered:
-        """Return what there is of a batch, with the events that `indices` names: rising, and at least one."""
+    def render(
+        self, batch: Batch, indices: Sequence[int], encoding: Encoding, message_bytes_max: int = 0
+    ) -> Rendered:
+        """Return what there is of a batch, with the events that `indices` names: rising, and at least one.
+
+        Events whose JSON is longer than `message_bytes_max` may be missing; 0 is no limit.
+        """
         rendered = self.get(batch, encoding)
-        rendered.add(batch, indices)
+        rendered.add(batch, indices, message_bytes_max)
         self._make_room()
         return rendered
 
@@ -165,6 +187,15 @@ def fitting(pieces: Sequence[bytes], bytes_max: int) -> int:
     if sum(map(len, pieces)) <= bytes_max:  # as nearly always, and faster to find
         return len(pieces)
     return bisect_right(list(accumulate(map(len, pieces))), bytes_max, lo=1)
+
+
+def _short_frames(framing: Framing, messages: list[bytes], times: Iterable[int], most: int) -> list[bytes]:
+    """Return the frames of messages; that of one that is longer than `most` is not made."""
+    if most == sys.maxsize:
+        return framing.frames(messages, times)
+    made = framing.frames([message if len(message) <= most else b"" for message in messages], times)
+    pairs = zip(messages, made, strict=True)
+    return [frame if len(message) <= most else _NOT_MADE for message, frame in pairs]
 
 
 def _run(indices: Sequence[int]) -> Sequence[int]:

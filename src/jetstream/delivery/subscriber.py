@@ -5,11 +5,14 @@ These are values that other modules change; each attribute says who may. Nothing
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from jetstream.delivery.framing import Framing
+from jetstream.delivery.heartbeat import Heartbeat
 from jetstream.delivery.renderers import Renderer
+from jetstream.model.content import Content
 from jetstream.model.filter import EVERYTHING, Filter
 
 
@@ -39,7 +42,10 @@ class Sink(Protocol):
     """Where a subscriber's bytes go: a socket with a bounded buffer."""
 
     written: int
-    """How many bytes have been passed to `write`. The caller of `write` adds them."""
+    """How many bytes of events have been passed to `write`. The caller of `write` adds them."""
+
+    controls: int
+    """The same of everything else, such as pings."""
 
     @property
     def full(self) -> bool:
@@ -74,6 +80,19 @@ class SubscriberOptions(NamedTuple):
 
     wanted: Filter = EVERYTHING
     message_bytes_max: int = 0  # longer messages, as JSON, are left out; 0 is no limit
+    content: Content | None = None  # what the record of a commit must have; None: anything
+
+
+class Bounds:
+    """Where a subscription ends by itself. Its events are those below `until`, and at most `limit`."""
+
+    __slots__ = ("left", "until")
+
+    def __init__(self, until: int | None, limit: int | None) -> None:
+        # A position.
+        self.until = sys.maxsize if until is None else until
+        # How many more events may be sent; counted by the feeder.
+        self.left = sys.maxsize if limit is None else limit
 
 
 class Group:
@@ -94,7 +113,18 @@ class Group:
 class Subscriber:
     """One connection's place in the log."""
 
-    __slots__ = ("drained", "encoding", "group", "options", "position", "progress_at", "sink")
+    __slots__ = (
+        "bounds",
+        "drained",
+        "encoding",
+        "group",
+        "heartbeat",
+        "live",
+        "options",
+        "position",
+        "progress_at",
+        "sink",
+    )
 
     def __init__(
         self, sink: Sink, encoding: Encoding, options: SubscriberOptions, position: int, now: float
@@ -109,21 +139,56 @@ class Subscriber:
         self.position = position
         # Set while the subscriber is at the tip; by `Groups`.
         self.group: Group | None = None
+        # None for a subscription without an end; set by `Delivery.subscribe`. A subscriber with bounds is in
+        # no group: its feeder serves it also at the tip, so that flushes need not look for the end.
+        self.bounds: Bounds | None = None
+        # None for a subscriber without heartbeats; set by `Delivery`.
+        self.heartbeat: Heartbeat | None = None
+        # Whether it has reached the tip, and has not fallen behind since; by `Delivery` and its feeder.
+        self.live = False
         # How many bytes had left the buffer when the socket was last seen to make progress, and when that
         # was; by `stalled_s`.
         self.drained = 0
         self.progress_at = now
 
     def write(self, data: bytes) -> None:
-        """Send whole frames. Does nothing when the connection is gone."""
+        """Send the frames of events. Does nothing when the connection is gone."""
         sink = self.sink
         sink.written += len(data)
         with suppress(RuntimeError):  # the connection is gone, and the subscriber about to be removed
             sink.write(data)
 
+    def write_control(self, data: bytes) -> None:
+        """Send frames that are no events. Does nothing when the connection is gone."""
+        sink = self.sink
+        sink.controls += len(data)
+        with suppress(RuntimeError):
+            sink.write(data)
+
+    def send_heartbeat(self, position: int) -> None:
+        """Say that all below `position` has been judged, if the subscriber has heartbeats.
+
+        Nothing is said to a full socket: what it says would be old when it is read.
+        """
+        heartbeat = self.heartbeat
+        if heartbeat is None or self.sink.full:
+            return
+        heartbeat.live = self.live
+        heartbeat.restart()
+        message = self.encoding.renderer.heartbeat(position, self.live)
+        if message:
+            # A client that resumes after it as after an event loses nothing.
+            self.write_control(self.encoding.framing.frames([message], [max(position - 1, 0)])[0])
+
+    def reach_tip(self, position: int) -> None:
+        """Note that the subscriber is at the tip, and tell it so, unless it has been told."""
+        self.live = True
+        if self.heartbeat is not None and not self.heartbeat.live:
+            self.send_heartbeat(position)
+
     def stalled_s(self, buffered: int, now: float) -> float:
         """Return for how long the socket has taken nothing although `buffered` bytes wait for it."""
-        drained = self.sink.written - buffered
+        drained = self.sink.written + self.sink.controls - buffered
         if buffered == 0 or drained > self.drained:
             self.drained = drained
             self.progress_at = now

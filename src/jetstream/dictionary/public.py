@@ -21,7 +21,7 @@ from typing import Final
 import structlog
 
 from jetstream.delivery.framing.zstd import ZstdFraming
-from jetstream.dictionary.file import FILE, URL_VARIABLE, is_public
+from jetstream.dictionary.file import FILE, ID, URL_VARIABLE, is_public
 from jetstream.errors import DictionaryError, SettingError
 
 RETRY_S: Final = 300.0  # between the end of an attempt and the next one
@@ -56,6 +56,11 @@ class PublicDictionary:
         self._attempt_at = self._look_at = clock()
         # Set once, when the dictionary is there.
         self._framing = self._look() if source == "auto" else _framing_of(Path(source))
+
+    @property
+    def dictionary_id(self) -> int:
+        """Its ID, which is known before the dictionary is there."""
+        return ID if self._framing is None else self._framing.dictionary_id
 
     def framing(self) -> ZstdFraming | None:
         """Return the framing of compressed messages; None while the dictionary is missing.

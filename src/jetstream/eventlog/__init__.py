@@ -51,6 +51,10 @@ class Log(Protocol):
         """
 
     @property
+    def oldest_us(self) -> int | None:
+        """The position of the oldest event that is kept; None: the log is empty."""
+
+    @property
     def followers(self) -> Followers:
         """The readers that the writer waits for."""
 

@@ -4,7 +4,8 @@ Pure: these functions take and return batches. The store and the hot tail call t
 rewrites the file.
 
 A *tombstone* is a DID and a position: records that the DID created or updated before that position are
-erased. Deletes (which hold no record), identity events and account events stay.
+erased. So are its syncs, whose blocks are of a repository that is gone. Deletes (which hold no record),
+identity events and account events stay.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Collection, Mapping
 import orjson
 
 from jetstream.model.batch import Batch
-from jetstream.model.event import ACCOUNT, CREATE, UPDATE
+from jetstream.model.event import ACCOUNT, CREATE, SYNC, UPDATE
 
 Tombstones = Mapping[bytes, int]  # by DID: the position of the account event, in microseconds
 
@@ -47,5 +48,5 @@ def _ends_account(body: bytes, statuses: Collection[str]) -> bool:
 
 
 def _is_erased(batch: Batch, index: int, tombstones: Tombstones) -> bool:
-    kind = batch.kinds[index]
-    return (kind == CREATE or kind == UPDATE) and batch.times[index] < tombstones.get(batch.dids[index], 0)
+    erasable = batch.kinds[index] in (CREATE, UPDATE, SYNC)
+    return erasable and batch.times[index] < tombstones.get(batch.dids[index], 0)

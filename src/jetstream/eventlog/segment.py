@@ -5,14 +5,15 @@
     collection_set   the collections of the segment, sorted, separated by newlines                 zstd
     did_bits         a Bloom filter of 2^18 bits with one hash: bit crc32(DID) mod 2^18 is set     zstd
                      for each DID of the segment
-    accounts         copies of the identity and account events: their number as 4 bytes, then      zstd
+    accounts         copies of the events without a collection: their number as 4 bytes, then      zstd
                      their columns as in the tail, separated by NULs
 
 Each column is one zstd frame with a checksum. So a damaged column is never read as events, and never taken
 as a reason to skip some.
 
-Identity and account events pass every filter of collections, and nearly every segment has some. Their copies
-take under 1 % of the bytes, and spare a reader of a rare collection from loading whole segments.
+Identity, account and sync events have no collection. They pass every filter of collections, and nearly every
+segment has some. Their copies take under 1 % of the bytes, and spare a reader of a rare collection, or of
+these kinds alone, from loading whole segments.
 
 Pure: bytes in, values out. What the format fixes stands here; the sizes at which events are sealed are in
 `LogLimits`. A change of this format also changes `docs/log-format.md` and `schema.SCHEMA_VERSION`.
@@ -20,7 +21,6 @@ Pure: bytes in, values out. What the format fixes stands here; the sizes at whic
 
 from __future__ import annotations
 
-import re
 import struct
 import threading
 from collections.abc import Iterable, Sequence
@@ -34,8 +34,7 @@ import zstandard
 
 from jetstream.eventlog.columns import NAMES, Columns, Damaged, read_times, write_times
 from jetstream.model.batch import Batch
-from jetstream.model.event import ACCOUNT, IDENTITY
-from jetstream.model.filter import Filter
+from jetstream.model.filter import COMMITS, Filter
 
 # Decompressed. Far above what one append can hold: a damaged length must not become an allocation.
 COLUMN_BYTES_MAX: Final = 1024 * 1024 * 1024
@@ -52,8 +51,6 @@ _LEVEL: Final = 9
 # larger.
 SURGE_US: Final = 500_000
 _SURGE_LEVEL: Final = 2
-
-_ACCOUNT_KINDS: Final = re.compile(b"[%b%b]" % (IDENTITY, ACCOUNT))
 
 
 class _Thread(threading.local):
@@ -149,27 +146,31 @@ def with_times(segment: Segment, times: list[int]) -> Segment:
 
 
 def unpack_accounts(packed: bytes) -> Columns | None:
-    """Decompress the identity and account events alone; None if the segment has none. Raises Damaged."""
+    """Decompress the events without a collection alone; None if the segment has none. Raises Damaged."""
     data = decompress(packed)
     if not data:
         return None
     count = int.from_bytes(data[:4], "little")
     times, *texts = data[4 : 4 + 8 * count], *data[4 + 8 * count :].split(b"\0")
     if len(times) != 8 * count or len(texts) != len(NAMES):
-        raise Damaged("its identity and account events are cut off")
+        raise Damaged("its copies of events without a collection are cut off")
     return Columns(times, *texts)
 
 
 def holds_collection(collection_set: bytes, wanted: Filter) -> bool:
-    """Tell whether a segment has commits to a collection that `wanted` names. Raises Damaged."""
+    """Tell whether a segment has commits of kinds and to collections that may be wanted. Raises Damaged."""
+    if wanted.kinds and wanted.kinds.isdisjoint(COMMITS):
+        return False
     if wanted.every_collection:
         return True
     names = decompress(collection_set).split(b"\n")
     # Full names are looked up in the filter's set; a segment has about a hundred.
     if not wanted.collections.isdisjoint(names):
         return True
-    prefixes = tuple(wanted.prefixes)
-    return bool(prefixes) and any(name.startswith(prefixes) for name in names)
+    if wanted.collections and not wanted.prefixes:
+        return False
+    prefixes = tuple(wanted.prefixes) or b""
+    return any(name.startswith(prefixes) and wanted.wants_collection(name) for name in filter(None, names))
 
 
 def may_hold_did(did_bits: bytes, wanted: Filter) -> bool:
@@ -208,12 +209,12 @@ def _index(columns: Columns) -> tuple[bytes, bytes, bytes]:
     # Sealing shares the GIL with the event loop, so only the columns that the index needs are split.
     dids, collections = columns.dids.split(b"\n"), columns.collections.split(b"\n")
     names = b"\n".join(sorted(set(collections) - {b""}))
-    return names, _did_bits(set(dids)), _accounts(columns, dids)
+    return names, _did_bits(set(dids)), _accounts(columns, dids, collections)
 
 
-def _accounts(columns: Columns, dids: list[bytes]) -> bytes:
-    """Pack copies of the identity and account events, which have no collection, rkey, rev or CID."""
-    indices = [match.start() // 2 for match in _ACCOUNT_KINDS.finditer(columns.kinds)]
+def _accounts(columns: Columns, dids: list[bytes], collections: list[bytes]) -> bytes:
+    """Pack copies of the events without a collection, which have no rkey, rev or CID either."""
+    indices = [i for i, collection in enumerate(collections) if not collection]
     if not indices:
         return b""
     bodies, nothing = columns.bodies.split(b"\n"), [b""] * len(indices)

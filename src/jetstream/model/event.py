@@ -13,6 +13,7 @@ UPDATE: Final = b"u"
 DELETE: Final = b"d"
 IDENTITY: Final = b"i"
 ACCOUNT: Final = b"a"
+SYNC: Final = b"s"
 
 KIND_NAMES: Final = {
     CREATE: "create",
@@ -20,17 +21,22 @@ KIND_NAMES: Final = {
     DELETE: "delete",
     IDENTITY: "identity",
     ACCOUNT: "account",
+    SYNC: "sync",
 }
 
 # What identifies an event, whatever its number upstream: the DID, collection, rkey and rev of a record
-# operation, and the DID and the body of an identity or account event.
+# operation, and the DID and the end of the body of any other event.
 Key = tuple[bytes, bytes, bytes, bytes]
+# How much of a body is part of a key: its `seq` and `time`, which are at the end, fit whatever they are. The
+# blocks of a sync are before them, and may have 13,000 bytes.
+KEY_BODY_BYTES: Final = 1_000
 
 
 class Event(NamedTuple):
-    """One record operation, identity change or account change, not yet stamped.
+    """One record operation, identity change, account change or sync, not yet stamped.
 
-    What an event does not have is empty: identity and account events have no collection, rkey and rev.
+    What an event does not have is empty: only record operations have a collection, rkey and rev. The rev of a
+    sync is in its body.
     """
 
     kind: bytes  # one of `KIND_NAMES`
@@ -39,9 +45,9 @@ class Event(NamedTuple):
     rkey: bytes
     rev: bytes  # of the commit
     cid: bytes  # of the record; creates and updates only
-    body: bytes  # JSON: the record, or the identity or account object; empty for deletes
+    body: bytes  # JSON: the record, or the identity, account or sync object; empty for deletes
 
     @property
     def key(self) -> Key:
         """What identifies this event: a commit changes a path once at most."""
-        return (self.did, self.collection, self.rkey, self.rev or self.body)
+        return (self.did, self.collection, self.rkey, self.rev or self.body[-KEY_BODY_BYTES:])

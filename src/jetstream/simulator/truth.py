@@ -1,7 +1,7 @@
 """The events that a correct Jetstream must emit, made from the world and not by a decoder.
 
 They are in the format of the v1 wire, without `time_us`: one event for each operation, identity change and
-account change, none for a `#sync`. Records are JSON with `$link` and `$bytes`.
+account change, none for a `#sync`, which only the v2 wire has. Records are JSON with `$link` and `$bytes`.
 """
 
 from __future__ import annotations

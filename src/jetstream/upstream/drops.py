@@ -23,7 +23,7 @@ DROP_REASONS: Final = {
     "repeat": "the frame was taken before",
     "malformed": "a field that is required is missing or of the wrong type",
     "did": "the DID does not match the DID syntax",
-    "rev": "the rev of a commit is no TID",
+    "rev": "the rev of a commit or #sync is no TID",
     "field_cbor": "a handle, status or time that cannot be read, which was left out of the event",
     "field_size": "a handle over 253 bytes, a status or time over 64, which was left out of the event",
     "sync_size": "the blocks of a #sync are over 10,000 bytes",

@@ -43,6 +43,12 @@ MESSAGE_TYPES: Final = (
     "unknown",
 )
 _TYPES: Final = {f"#{name}": name for name in MESSAGE_TYPES if name not in {"error", "unknown"}}
+# What a message needs beside its number, DID and time to be an event, by its type.
+_REQUIRED: Final[Mapping[str, Mapping[str, type]]] = {
+    "identity": {},
+    "account": {"active": bool},
+    "sync": {"rev": str, "blocks": bytes},
+}
 _NO_FIELDS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -62,8 +68,8 @@ class Envelope(NamedTuple):
 
     Without a `drop`, the fields that an event needs are of the right type, and DID and rev match their
     syntax. Those are: repo, rev and ops of a commit, which has at most `OPS_MAX` ops and
-    `COMMIT_BLOCKS_BYTES_MAX` bytes of blocks; did, time and active of the others. Any other field may be
-    missing, or anything.
+    `COMMIT_BLOCKS_BYTES_MAX` bytes of blocks; rev and blocks of a sync, at most `SYNC_BLOCKS_BYTES_MAX`
+    bytes; did, time and active of the others. Any other field may be missing, or anything.
     """
 
     type: str
@@ -134,18 +140,23 @@ def _message(kind: str, fields: dict[str, Any]) -> Envelope:
     seq, drop = None if kind == "info" else _seq(fields), ""
     if kind == "unknown":
         drop = "frame_type"
-    elif kind == "sync":
-        blocks = fields.get("blocks")
-        drop = "sync_size" if type(blocks) is bytes and len(blocks) > SYNC_BLOCKS_BYTES_MAX else ""
-    elif kind == "identity" or kind == "account":
-        did, time = fields.get("did"), fields.get("time")
-        has_active = kind == "identity" or type(fields.get("active")) is bool
-        has_time = type(time) is str or time is DAMAGED
-        if seq is None or type(did) is not str or not has_active or not has_time:
-            drop = "malformed"
-        elif not is_did(did):
-            drop = "did"
+    elif kind in _REQUIRED:
+        drop = _event_drop(kind, seq, fields)
     return Envelope(kind, seq, fields, drop)
+
+
+def _event_drop(kind: str, seq: int | None, fields: dict[str, Any]) -> str:
+    """Judge the fields of a message that is one event."""
+    did, time, blocks = fields.get("did"), fields.get("time"), fields.get("blocks")
+    if kind == "sync" and type(blocks) is bytes and len(blocks) > SYNC_BLOCKS_BYTES_MAX:
+        return "sync_size"
+    complete = all(type(fields.get(name)) is wanted for name, wanted in _REQUIRED[kind].items())
+    has_time = type(time) is str or time is DAMAGED
+    if seq is None or type(did) is not str or not complete or not has_time:
+        return "malformed"
+    if not is_did(did):
+        return "did"
+    return "rev" if kind == "sync" and not is_tid(fields["rev"]) else ""
 
 
 def _type(t: object) -> str:

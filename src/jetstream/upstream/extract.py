@@ -1,8 +1,8 @@
 """The last stage: an `Envelope` to the events that it holds, and what was left out of it.
 
 Each op of a commit is one event: its record is found among the blocks by its CID, checked against it, and put
-into JSON. An op or record that cannot be passed on costs no other op of its commit. Identity and account
-messages are one event each, whose body has the fields that readers get.
+into JSON. An op or record that cannot be passed on costs no other op of its commit. Identity, account and
+sync messages are one event each, whose body has the fields that readers get.
 
 No commit holds the event loop for more than about 20 ms: its records share a `Budget`.
 
@@ -12,6 +12,7 @@ log.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -23,20 +24,21 @@ from jetstream.atproto import car
 from jetstream.atproto.cbor import Unreadable
 from jetstream.atproto.cid import cid_of
 from jetstream.limits import UpstreamLimits
-from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, UPDATE, Event, Key
+from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, SYNC, UPDATE, Event, Key
 from jetstream.model.syntax import is_record_key, nsid_bytes
 from jetstream.upstream.drops import Dropped
 from jetstream.upstream.envelope import Envelope
 from jetstream.upstream.lenient import DAMAGED
 from jetstream.upstream.record import Budget, to_json
 
-# Of the texts in identity and account messages (`docs/api.md`): a handle is a domain name; the lexicon bounds
+# Of the texts in messages that are no commits (`docs/api.md`): a handle is a domain name; the lexicon bounds
 # a time. A text that is missing, longer or no text is left out.
 _TEXT_BYTES_MAX: Final = {"handle": 253, "status": 64, "time": 64}
 # The messages that are one event each: its kind, and the keys of its body, in order (`docs/api.md`).
 _MESSAGES: Final = {
     "identity": (IDENTITY, ("did", "handle", "seq", "time")),
     "account": (ACCOUNT, ("active", "did", "seq", "status", "time")),
+    "sync": (SYNC, ("blocks", "did", "rev", "seq", "time")),
 }
 # Records of so few ops are bounded by what one may cost.
 _OPS_WITHOUT_BUDGET: Final = 4
@@ -175,7 +177,7 @@ def _require_cid(cid: bytes) -> None:
 
 
 def _message(envelope: Envelope) -> Extracted:
-    """Return the event of an identity or account message, and a reason for each text that was left out."""
+    """Return the event of a message that is no commit, and a reason for each text that was left out."""
     kind, names = _MESSAGES[envelope.type]
     fields = envelope.fields
     body: dict[str, object] = {}
@@ -183,7 +185,7 @@ def _message(envelope: Envelope) -> Extracted:
     for name in names:
         value, bytes_max = fields.get(name), _TEXT_BYTES_MAX.get(name)
         if bytes_max is None:
-            body[name] = value
+            body[name] = _bytes_as_json(value) if type(value) is bytes else value
         elif value is DAMAGED:
             drops += ("field_cbor",)
         elif type(value) is str:
@@ -192,3 +194,8 @@ def _message(envelope: Envelope) -> Extracted:
             else:
                 body[name] = value
     return (Event(kind, fields["did"].encode(), b"", b"", b"", b"", orjson.dumps(body)),), drops
+
+
+def _bytes_as_json(value: bytes) -> dict[str, str]:
+    """Return a byte string as records spell it: in base64 without padding (`docs/api.md`)."""
+    return {"$bytes": b64encode(value).rstrip(b"=").decode()}

@@ -1,6 +1,6 @@
 """A connection while it speaks HTTP: requests in, responses out, until it ends or becomes a WebSocket.
 
-No route takes a body and a response is made in one piece, so a connection is in one of four states:
+A request is read as a whole and a response is made in one piece, so a connection is in one of four states:
 
     receiving   its request is not complete, or not one byte of it has come   `request_timeout_s`
     running     its request is being answered                                 none: it waits for the server
@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Final, cast
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final, cast
 
 import structlog
 
@@ -29,14 +29,20 @@ from jetstream.limits import WebLimits
 from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
 from jetstream.scheduling import Worker
+from jetstream.settings import Network
 from jetstream.steps import Steps
 from jetstream.token_bucket import TokenBucket
-from jetstream.web.http import BadRequest, HeadReader, Request, Response
+from jetstream.web.http import NO_BODIES, BadRequest, HeadReader, Request, Response
 from jetstream.web.pending import LingeringClose, Pending
+from jetstream.web.proxies import client_of
 
-# Answers a request in steps. Returns None when it has taken the connection over (`Connection.upgrade`).
-Handler = Callable[[Request, "Connection"], Steps[Response | None]]
+# What a request is answered with: a response, now or when it is made; None when the handler has taken the
+# connection over (`Connection.upgrade`).
+Answer = Response | Coroutine[Any, Any, Response] | None
+# Answers a request in steps.
+Handler = Callable[[Request, "Connection"], Steps[Answer]]
 
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _OVERLOADED: Final = BadRequest(503, "overload", "there are too many unfinished requests: try again later")
 
 
@@ -46,8 +52,19 @@ class Connections:
     `handler` answers their requests.
     """
 
-    def __init__(self, handler: Handler, metrics: Metrics, limits: WebLimits = WebLimits()) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        metrics: Metrics,
+        limits: WebLimits = WebLimits(),
+        trusted_proxies: Sequence[Network] = (),
+        bodies: Mapping[str, int] = NO_BODIES,
+    ) -> None:
         self.handler = handler
+        # The paths that take a body, with the most bytes of one.
+        self.bodies = bodies
+        # Whose word on their clients is taken.
+        self.trusted_proxies = trusted_proxies
         self.limits = limits
         self.lingering = LingeringClose(limits)
         self._metrics = metrics
@@ -139,18 +156,22 @@ class Connection(asyncio.Protocol):
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         # Holds what came of the next requests. Replaced by an empty one when nothing more is read.
-        self._reader = HeadReader(connections.limits)
+        self._reader = HeadReader(connections.limits, connections.bodies)
         # One token each.
         self._requests = TokenBucket(*connections.limits.requests, time.monotonic())
         # Whether a request is being answered; reading is paused meanwhile.
         self._running = False
+        # Makes the response to the request that is being answered, if that takes more than steps.
+        self._task: asyncio.Task[None] | None = None
         # Whether the write buffer is full: no request is answered until it has drained.
         self._full = False
         # Whether no more requests are read: the last response is written, or none will be.
         self._ending = False
         # Bytes that were read after that.
         self._discarded = 0
-        # Address of the client, for the log.
+        # Address of the peer.
+        self._peer = ""
+        # Address of the client, for the log: the peer's, or what a trusted proxy says in its last request.
         self.peer = ""
         # From `connection_made` on.
         self.transport: asyncio.Transport
@@ -158,12 +179,14 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the first request."""
         self.transport = cast(asyncio.Transport, transport)
-        self.peer = (transport.get_extra_info("peername") or ("",))[0]
+        self._peer = self.peer = (transport.get_extra_info("peername") or ("",))[0]
         self._connections.add(self)
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """Forget the connection."""
+        """Forget the connection, and what was done for it."""
         self._ending = True
+        if self._task is not None:
+            self._task.cancel()
         self._connections.remove(self)
 
     def pause_writing(self) -> None:
@@ -199,7 +222,9 @@ class Connection(asyncio.Protocol):
             self._run(request)
             return
         self.transport.resume_reading()
-        if len(self._reader):
+        if self._reader.continues:
+            self._write(_CONTINUE)
+        if self._reader.in_request:
             self._connections.mark_receiving(self, len(self._reader))
 
     def _run(self, request: Request) -> None:
@@ -210,6 +235,7 @@ class Connection(asyncio.Protocol):
             self.refuse(BadRequest(429, "flood", text))
             return
         self._running = True
+        self.peer, request = client_of(request, self._peer, self._connections.trusted_proxies)
         self._connections.mark_running(self)
         self.transport.pause_reading()
         self._connections.worker.put(self._answer(request))
@@ -219,13 +245,32 @@ class Connection(asyncio.Protocol):
         if self._ending:
             return
         try:
-            response = yield from self._connections.handler(request, self)
+            answer = yield from self._connections.handler(request, self)
         except BadRequest as error:
             self.refuse(error)
             return
         except Exception:  # noqa: BLE001 - it is logged, and the client is told
-            self._connections.count_failure(self.peer)
-            response = Response.sentence(500, "the server failed to answer", closing=True)
+            answer = self._failure()
+        if isinstance(answer, Coroutine):
+            self._task = asyncio.get_running_loop().create_task(self._answer_later(request, answer))
+        else:
+            self._finish(request, answer)
+
+    async def _answer_later(self, request: Request, answer: Coroutine[Any, Any, Response]) -> None:
+        """Answer a request once its response is made. An error is handled as in `_answer`."""
+        try:
+            response = await answer
+        except Exception:  # noqa: BLE001 - it is logged, and the client is told
+            response = self._failure()
+        self._task = None
+        self._finish(request, response)
+
+    def _failure(self) -> Response:
+        """Count and log the error that is being handled; return the response."""
+        self._connections.count_failure(self.peer)
+        return Response.sentence(500, "the server failed to answer", closing=True)
+
+    def _finish(self, request: Request, response: Response | None) -> None:
         self._running = False
         if response is not None and not self._ending:
             self._respond(request, response)
@@ -268,9 +313,13 @@ class Connection(asyncio.Protocol):
 
     def time_out(self) -> None:
         """End a connection whose deadline has passed: with a response, if a part of a request has come."""
-        if len(self._reader) and not self._ending and not self._full:
+        if self._reader.in_request and not self._ending and not self._full:
             timeout_s = self._connections.limits.request_timeout_s
-            self.refuse(BadRequest(408, "timeout", f"the request was not whole within {timeout_s:g} s"))
+            self.refuse(
+                BadRequest(
+                    408, "timeout", f"the request was not whole within {timeout_s:g} s: send it faster"
+                )
+            )
         else:
             self.abort()
 

@@ -5,8 +5,8 @@
 So it refuses what is not HTTP, or too long, without waiting for more. A complete head is checked for what its
 fields say together. Every problem raises `BadRequest`. A test compares it with h11, which is strict.
 
-A request with a body is refused: no route takes one, and a body that is not read would be taken for the next
-request.
+A POST to a path that takes a body may have one, whose length is given beforehand and bounded. Any other body
+is refused: one that is not read would be taken for the next request.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ METHOD_BYTES_MAX: Final = 32  # twice the length of the longest method that is r
 EMPTY_LINES_MAX: Final = 2  # before a request: old clients end a body with one (RFC 9112, section 2.2)
 PATH_CHARS_MAX: Final = 1_000  # the rest of a path is ignored: no route is nearly as long
 
+_HOST_CHARS_SHOWN: Final = 100  # in a URL that a page or a refusal shows
+NO_BODIES: Final[Mapping[str, int]] = {}
 SERVER: Final = f"jetstream/{__version__}"  # the `Server` field: no other program or library is named
 
 # A method and the space after it, or as much of it as has come.
@@ -73,11 +75,28 @@ class Request(NamedTuple):
     query: str
     minor: int
     headers: Mapping[str, str]
+    scheme: str = "http"  # `https` where a trusted proxy says so, see `proxies`
+    body: bytes = b""
 
     @property
     def host(self) -> str:
         """The host and port that the client connected to, by its `Host` field."""
         return self.headers.get("host", "localhost")
+
+    @property
+    def route(self) -> str:
+        """The path without a slash at its end, which does not matter."""
+        return self.path.rstrip("/") or "/"
+
+    @property
+    def base(self) -> str:
+        """The URL of this server, up to its path."""
+        return f"{self.scheme}://{self.host[:_HOST_CHARS_SHOWN]}"
+
+    @property
+    def websocket_base(self) -> str:
+        """The URL of a WebSocket on this server, up to its path."""
+        return f"{'wss' if self.scheme == 'https' else 'ws'}://{self.host[:_HOST_CHARS_SHOWN]}"
 
     @property
     def keep_alive(self) -> bool:
@@ -91,13 +110,17 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """A complete response. `closing`: the connection ends with it, whatever the request asked for."""
+    """A complete response. `closing`: the connection ends with it, whatever the request asked for.
+
+    `unsized`: there is no body, or it follows and its length is not known.
+    """
 
     status: int
     body: bytes
     content_type: str = "text/plain; charset=utf-8"
     headers: Mapping[str, str] | None = None  # beside those that every response has
     closing: bool = False
+    unsized: bool = False
 
     @classmethod
     def sentence(
@@ -109,37 +132,45 @@ class Response(NamedTuple):
     def encode(self, now: float, *, keep_alive: bool, with_body: bool = True) -> bytes:
         """Return the bytes of the response; `now` is in unix seconds, for its `Date`.
 
-        A response to HEAD has no body, but the header fields of one to GET (RFC 9110, section 9.3.2).
-        Pages in a browser on any site may read it (`Access-Control-Allow-Origin`): all of it is public.
+        A response to HEAD has no body, but the header fields of one to GET (RFC 9110, section 9.3.2). So has
+        a 304 (section 15.4.5).
+        Pages in a browser on any site may read it, with its header (`Access-Control-…`): all of it is public.
         """
-        fields = {
+        fields = {} if self.unsized else {"Content-Length": str(len(self.body))}
+        fields |= {
             "Content-Type": self.content_type,
-            "Content-Length": str(len(self.body)),
             "Date": formatdate(now, usegmt=True),
             "Server": SERVER,
             "Access-Control-Allow-Origin": "*",
+            "Access-Control-Expose-Headers": "*",
             "Connection": "keep-alive" if keep_alive else "close",
             **(self.headers or {}),
         }
         lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
         lines += [f"{name}: {value}" for name, value in fields.items()]
-        return "\r\n".join([*lines, "", ""]).encode() + (self.body if with_body else b"")
+        body = self.body if with_body and self.status != HTTPStatus.NOT_MODIFIED else b""
+        return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 class HeadReader:
     """Takes the bytes of a connection, in pieces of any size, and returns its requests one after another.
 
-    It must not be used after it has raised `BadRequest`.
+    `bodies` are the paths to which a POST may have a body, with the most bytes of one. It must not be used
+    after it has raised `BadRequest`.
     """
 
     # The buffer holds one head that is not complete, and what came behind it. Offsets are in the buffer:
     #
     #     GET / HTTP/1.1 CRLF  Host: x CRLF  User-Ag
     #     0                    _fields_at    _line_at … _searched
-    __slots__ = ("_buffer", "_empty_lines", "_fields", "_fields_at", "_fields_max", "_line_at", "_searched")
+    __slots__ = (
+        *("_bodies", "_body_bytes", "_buffer", "_empty_lines", "_fields"),
+        *("_fields_at", "_fields_max", "_line_at", "_request", "_searched"),
+    )
 
-    def __init__(self, limits: WebLimits = WebLimits()) -> None:
+    def __init__(self, limits: WebLimits = WebLimits(), bodies: Mapping[str, int] = NO_BODIES) -> None:
         self._fields_max = limits.header_fields_max
+        self._bodies = bodies
         # What came and is not part of a request that was returned.
         self._buffer = bytearray()
         # Start of the first line that is not complete.
@@ -152,6 +183,9 @@ class HeadReader:
         self._fields = 0
         # How many came before the request line.
         self._empty_lines = 0
+        # The request whose head is complete and whose body is not, and the length of that body.
+        self._request: Request | None = None
+        self._body_bytes = 0
 
     def __len__(self) -> int:
         """How many bytes are held."""
@@ -167,14 +201,37 @@ class HeadReader:
 
     def next(self) -> Request | None:
         """Return the next request; None when it is not complete. Raises BadRequest."""
-        while (line := self._next_line()) is not None:
+        while self._request is None and (line := self._next_line()) is not None:
             if not self._fields_at:
                 self._take_request_line(line)
             elif line:
                 self._take_field(line)
             else:
-                return _parse(self._cut_head())
-        return None
+                self._request = _parse(self._cut_head())
+                self._body_bytes = _body_bytes(self._request, self._bodies)
+        return self._take_request()
+
+    @property
+    def in_request(self) -> bool:
+        """Whether a part of the next request has come."""
+        return len(self._buffer) > 0 or self._request is not None
+
+    @property
+    def continues(self) -> bool:
+        """Whether the client waits to be told to send its body (RFC 9110, section 10.1.1)."""
+        request = self._request
+        return request is not None and not self._buffer and "100-continue" in request.tokens("expect")
+
+    def _take_request(self) -> Request | None:
+        """Return the request whose head is complete with its body; None when that is not complete."""
+        request, size = self._request, self._body_bytes
+        if request is None or len(self._buffer) < size:
+            return None
+        self._request, self._body_bytes = None, 0
+        if size:
+            request = request._replace(body=bytes(self._buffer[:size]))
+            del self._buffer[:size]
+        return request
 
     def _next_line(self) -> bytes | None:
         """Return the next line without its end; None when it is not complete. Raises BadRequest."""
@@ -208,12 +265,15 @@ class HeadReader:
             if first and first not in (b"\r", b"\r\n") and not _METHOD(first):
                 raise BadRequest(400, "malformed", f"{_shown(first)} does not begin an HTTP request")
             if length > REQUEST_LINE_BYTES_MAX:
-                text = f"the request line is longer than {REQUEST_LINE_BYTES_MAX} bytes"
+                most = f"the request line is longer than {REQUEST_LINE_BYTES_MAX} bytes"
+                text = f"{most}: send a long filter as an options_update"
                 raise BadRequest(414, "too_long", text)
         elif length > FIELD_BYTES_MAX:
-            raise BadRequest(431, "too_long", f"a header field is longer than {FIELD_BYTES_MAX} bytes")
+            raise BadRequest(
+                431, "too_long", f"a header field is longer than {FIELD_BYTES_MAX} bytes: shorten it"
+            )
         elif self._line_at - self._fields_at + length > FIELDS_BYTES_MAX:
-            text = f"the header fields are longer than {FIELDS_BYTES_MAX} bytes together"
+            text = f"the header fields are longer than {FIELDS_BYTES_MAX} bytes together: send fewer"
             raise BadRequest(431, "too_long", text)
 
     def _take_field(self, line: bytes) -> None:
@@ -221,7 +281,9 @@ class HeadReader:
         if not _FIELD(line):
             raise BadRequest(400, "malformed", f"{_shown(line)} is not a header field")
         if self._fields == self._fields_max:
-            raise BadRequest(431, "too_long", f"there are more than {self._fields_max} header fields")
+            raise BadRequest(
+                431, "too_long", f"there are more than {self._fields_max} header fields: send fewer"
+            )
         self._fields += 1
 
     def _cut_head(self) -> bytes:
@@ -252,14 +314,30 @@ def _parse(head: bytes) -> Request:
         raise BadRequest(501, "body", "the coding of the body is not known here: send none")
     if "content-length" in headers:
         headers["content-length"] = _length(headers["content-length"])
-    has_body = "transfer-encoding" in headers or int(headers.get("content-length", 0)) > 0
-    # The answer to any other method ends the connection, and tells the client more.
-    if has_body and method in ("GET", "HEAD", "OPTIONS"):
-        raise BadRequest(413, "body", "a request has no body here: send none")
-    if not _HOST(headers.get("host", "" if minor else "localhost")):
+    if not is_host(headers.get("host", "" if minor else "localhost")):
         raise BadRequest(400, "malformed", "the request has no Host field that names a host")
     path, query = _split(target)
     return Request(method, path, query, minor, headers)
+
+
+def _body_bytes(request: Request, bodies: Mapping[str, int]) -> int:
+    """Return how many bytes the body of a request has, 0 if it is not to be read. Raises BadRequest."""
+    length, chunked = int(request.headers.get("content-length", 0)), "transfer-encoding" in request.headers
+    if request.method == "POST" and request.route in bodies:
+        if chunked or "content-length" not in request.headers:
+            raise BadRequest(411, "body", "the request has no Content-Length: send the body in one piece")
+        if length > (most := bodies[request.route]):
+            raise BadRequest(413, "body", f"the body has {length} bytes: it may have at most {most}")
+        return length
+    # The answer to any other method ends the connection, and tells the client more.
+    if (chunked or length) and request.method in ("GET", "HEAD", "OPTIONS"):
+        raise BadRequest(413, "body", "a request has no body here: send none")
+    return 0
+
+
+def is_host(text: str) -> bool:
+    """Tell whether a text is a host, with or without a port, that may be repeated in a page."""
+    return _HOST(text) is not None
 
 
 def _joined(fields: Iterable[str]) -> dict[str, str]:

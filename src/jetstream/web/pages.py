@@ -31,26 +31,45 @@ _SECTIONS: Final = {
     "Endpoints": {
         "{ws}/subscribe": "events as JSON, {wire} wire",
         "{ws}/v1/subscribe": "events as JSON, v1 wire: for existing client libraries",
-        "http://{host}/health": "the state of the server, as JSON",
-        "http://{host}/metrics": "metrics for Prometheus",
+        "{ws}/xrpc/network.bsky.jetstream.subscribeEvents": "events as JSON, v2 wire",
+        "{base}/events": "events without a WebSocket: lines of JSON, or Server-Sent Events",
+        "{base}/zstd-dictionary": "the dictionary for compressed messages",
+        "{base}/filters": "POST a list of DIDs here, for filter",
+        "{base}/explain": "how parameters are understood, and what they select of the last minute, as JSON",
+        "{base}/health": "the state of the server, as JSON",
+        "{base}/cursors": "the oldest and the newest position, as JSON",
+        "{base}/metrics": "metrics for Prometheus",
     },
     "Which client connects where": {
         "@skyware/jetstream": "endpoint: {ws}/v1/subscribe",
         "@atcute/jetstream": "url: {ws}",
         "Go client, Rust crates, others for the public Jetstream": "{ws}/v1/subscribe",
+        "atproto (Python)": "base_uri: {ws}/xrpc",
         "jetstream tail, your own code": "{ws}/subscribe",
+        "curl, EventSource in a browser": "{base}/events",
     },
     "Parameters of a subscription": {
         "wantedCollections": "collections or prefixes, such as app.bsky.feed.post or app.bsky.graph.*",
         "wantedDids": "repos, such as did:plc:…",
-        "cursor": "unix microseconds to play back from; without it, events from now on",
+        "kinds": "commit, identity, account",
+        "operations": "create, update, delete",
+        "filter": "the ID of a list of up to 100,000 DIDs, which POST {base}/filters has returned",
+        "excludeCollections, excludeDids": "leave these out",
+        "lang, text, mentions, replyTo, subject, hasMedia": "what a record must have",
+        "sample": "a percentage of all accounts, the same ones each time",
+        "cursor": "where to begin: unix microseconds, 2026-07-04T14:30:00Z or -10m; without it, now",
+        "until": "where to end, written as cursor is; the server closes with 1000",
+        "limit": "how many events to send; then the server closes with 1000",
+        "heartbeat": "1 to 300: after so many seconds without an event, say how far the stream has come",
         "maxMessageSizeBytes": "skip longer events",
         "requireHello": "true: send nothing until an options_update",
         "compress": "true: each message is a zstd frame against the public dictionary",
+        "zstdDictionary": "the ID of a dictionary: each message is a zstd frame against it",
         "wire": "classic or v1; without it, a request with a parameter that came with v1 gets v1",
     },
     "Try": {
         "jetstream tail --limit 10": "in a terminal",
+        "curl -N '{base}/events?wantedCollections=app.bsky.feed.post' | jq .commit.record": "new posts",
         "websocat '{ws}/subscribe?wantedCollections=app.bsky.feed.post'": "new posts",
     },
 }
@@ -63,7 +82,7 @@ def page(wire: str) -> Page:
     """
 
     def handler(request: Request) -> Response:
-        sections = _sections(request.host, wire)
+        sections = _sections(request, wire)
         if "text/html" in request.headers.get("accept", ""):
             return Response(200, _html(sections).encode(), "text/html; charset=utf-8")
         return Response(200, _text(sections).encode())
@@ -138,9 +157,9 @@ def iso(time_us: int | None) -> str | None:
 Sections = dict[str, dict[str, str]]
 
 
-def _sections(host: str, wire: str) -> Sections:
+def _sections(request: Request, wire: str) -> Sections:
     """Return the page's sections, each with its rows."""
-    fill = partial(str.format, host=host, ws=f"ws://{host}", wire=wire)
+    fill = partial(str.format, base=request.base, ws=request.websocket_base, wire=wire)
     return {title: {fill(k): fill(v) for k, v in rows.items()} for title, rows in _SECTIONS.items()}
 
 
@@ -178,4 +197,4 @@ def _html(sections: Sections) -> str:
 
 def _linked(text: str) -> str:
     shown = escape(text)
-    return f'<a href="{shown}">{shown}</a>' if text.startswith("http://") else shown
+    return f'<a href="{shown}">{shown}</a>' if text.startswith("http") else shown

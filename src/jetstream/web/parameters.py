@@ -8,43 +8,55 @@ A client may send 10,000 DIDs, which take 30 ms. So both are generators: they yi
 millisecond, and the caller decides when to go on (`scheduling.Worker`).
 
 To add a parameter: its name to `_KNOWN`, its value to `parse_request` and, if it may change while connected,
-to `parse_message`.
+to `_OPTIONS` and `parse_message`. One that filters: `web/filters.py`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote_plus
 
 import orjson
 
-from jetstream.delivery.renderers import RENDERERS
+from jetstream.delivery.renderers.classic import CLASSIC
 from jetstream.delivery.renderers.v1 import V1
-from jetstream.delivery.subscriber import SubscriberOptions
+from jetstream.delivery.subscriber import Bounds, SubscriberOptions
 from jetstream.errors import InvalidParameter
-from jetstream.model.filter import Filter
 from jetstream.model.syntax import DID_CHARS_MAX
+from jetstream.model.timestamp import parse_time
 from jetstream.steps import Steps
+from jetstream.web.did_lists import DidList, no_list
+from jetstream.web.filters import COMMA_LISTS, FILTER, Given, parse_filter
 from jetstream.web.http import Request
 
-# An update has at most 100 collections and 10,000 DIDs, and a comma for each. A million take 0.1 s to parse.
-COMMAS_MAX: Final = 20_000
+# An update has at most 10,000 wanted and 10,000 excluded DIDs, some hundred other names, and a comma for
+# each. A million take 0.1 s to parse.
+COMMAS_MAX: Final = 24_000
 # A query has as many entries, each with its own name or after a comma.
-PARAMETERS_MAX: Final = 20_000
+PARAMETERS_MAX: Final = 24_000
 _PARAMETERS_PER_STEP: Final = 250  # decoded between two yields: 0.7 ms
 _NAME_CHARS_MAX: Final = 64  # decoded of a name: no parameter's is nearly as long
 # Decoded of a value, percent-encoded. The rest of a longer one does not matter: it is refused all the same.
 _VALUE_CHARS_MAX: Final = 3 * (DID_CHARS_MAX + 1)
-# Parameters that are lists, and all parameters.
-_LISTS: Final = ("wantedCollections", "wantedDids")
 # Names that came with the v1 wire. `maxSize` is what the Go client sends for `maxMessageSizeBytes`.
 _V1: Final = ("compress", "requireHello", "maxMessageSizeBytes", "maxSize")
-_KNOWN: Final = (*_LISTS, "cursor", "wire", *_V1)
+WIRES: Final = (CLASSIC.name, V1.name)  # v2 has an endpoint of its own
+# All parameters, and those that can change while connected.
+_KNOWN: Final = (*FILTER, "filter", "cursor", "until", "limit", "heartbeat", "wire", "zstdDictionary", *_V1)
+_OPTIONS: Final = (*FILTER, "filter", "maxMessageSizeBytes", "maxSize", "heartbeat")
 _COMMA: Final = re.compile(",|%2[cC]")
-# A cursor or a size. Twenty digits are more than 64 bits; Python's integers have no limit.
+# A number. Twenty digits are more than 64 bits; Python's integers have no limit.
 _NUMBER: Final = re.compile(r"[0-9]{1,20}", re.ASCII).fullmatch
+
+# Seconds of `heartbeat`. A client that waits longer takes the connection for dead.
+_HEARTBEAT_S: Final = range(1, 301)
+_NO_HEARTBEAT: Final = "is not a whole number of seconds from 1 to 300"
+
+# Returns an uploaded list by its ID. Raises InvalidParameter if there is none.
+FindList = Callable[[str], DidList]
 
 # The decoded values of a query string by name, in the order in which they came. Each item of a list is a
 # value, whether it came by repetition or after a comma.
@@ -58,22 +70,40 @@ class SubscribeRequest(NamedTuple):
     cursor: int | None  # in unix microseconds, to start at; None: live
     require_hello: bool  # whether nothing is sent before the first `options_update`
     wire: str | None  # the name of the wire; None: that of the path
-    compress: bool  # whether messages are compressed with the public dictionary
+    compress: bool  # whether messages are compressed with the dictionary of v1 clients
+    dictionary_id: int | None = None  # of the dictionary that a request names to compress them with
+    until: int | None = None  # in unix microseconds: no event from here on is sent
+    limit: int | None = None  # so many events are sent at most
+    heartbeat_s: int | None = None  # seconds without an event until there is a heartbeat; None: the wire's
+    did_list: DidList | None = None  # the uploaded list whose DIDs are part of the filter
+
+    @property
+    def bounds(self) -> Bounds | None:
+        """Where the subscription ends by itself, for one subscriber."""
+        return None if self.until is None and self.limit is None else Bounds(self.until, self.limit)
 
 
-def decode_query(text: str) -> Steps[Query]:
+class OptionsUpdate(NamedTuple):
+    """What a client asked for in an `options_update`."""
+
+    options: SubscriberOptions
+    heartbeat_s: int | None  # None: that of the URL
+    did_list: DidList | None = None  # the uploaded list whose DIDs are part of the filter
+
+
+def decode_query(text: str, lists: Collection[str] = COMMA_LISTS) -> Steps[Query]:
     """Decode a query string, in steps. Raises InvalidParameter for more than `PARAMETERS_MAX` values.
 
-    Only commas that separate the items of a list are separators, percent-encoded or not. `+` means a space.
+    Commas, percent-encoded or not, separate the items of `lists`, and nothing else. `+` means a space.
     """
     if text.count("&") + text.count(",") + text.count("%2C") + text.count("%2c") > PARAMETERS_MAX:
-        raise InvalidParameter("query", text, f"has more than {PARAMETERS_MAX} parameters")
+        raise InvalidParameter("query", text, f"has more than {PARAMETERS_MAX} parameters: send fewer")
     query: Query = {}
     count = 0
     for pair in text.split("&"):
         name, _, value = pair.partition("=")
         name = unquote_plus(name[:_NAME_CHARS_MAX])
-        for item in _COMMA.split(value) if name in _LISTS else (value,):
+        for item in _COMMA.split(value) if name in lists else (value,):
             query.setdefault(name, []).append(unquote_plus(item[:_VALUE_CHARS_MAX]))
             count += 1
             if count % _PARAMETERS_PER_STEP == 0:
@@ -82,36 +112,47 @@ def decode_query(text: str) -> Steps[Query]:
     return query
 
 
-def parse_request(request: Request) -> Steps[SubscribeRequest]:
-    """Read the parameters of a request, in steps. Raises InvalidParameter."""
+def parse_request(
+    request: Request, find_list: FindList = no_list, *, now_us: int, wires: Sequence[str] = WIRES
+) -> Steps[SubscribeRequest]:
+    """Read the parameters of a request, in steps. `now_us` is what ages in times count from.
+
+    `find_list` returns an uploaded list by its ID, or raises InvalidParameter. `wires` are those of the
+    endpoint. Raises InvalidParameter.
+    """
     query = yield from decode_query(request.query)
-    _refuse_mistakes(query)
-    wanted = yield from Filter.parse_steps(query.get("wantedCollections", []), query.get("wantedDids", []))
-    size_name = "maxSize" if "maxSize" in query else "maxMessageSizeBytes"
-    if "maxSize" in query and "maxMessageSizeBytes" in query:
-        raise InvalidParameter(
-            "maxSize", query["maxSize"][0], "is given beside maxMessageSizeBytes, its other name"
-        )
-    size = _number(query, size_name, "is not a number of bytes")
-    cursor = _number(query, "cursor", "is not a time in unix microseconds")
+    first = {name: values[0] for name, values in query.items()}
+    yield from _refuse_mistakes(first, _KNOWN)
+    did_list = read_list(query, find_list)
+    wanted, content = yield from parse_filter(given_in(query), did_list)
+    size = _number(query, _size_name(first), "is not a number of bytes")
+    cursor = _time(query, "cursor", now_us)
     return SubscribeRequest(
-        SubscriberOptions(wanted, size or 0),
+        SubscriberOptions(wanted, size or 0, content),
         cursor,
         _flag(query, "requireHello"),
-        _wire(query, request.headers),
+        _wire(query, request.headers, wires),
         _flag(query, "compress") or "zstd" in request.tokens("socket-encoding"),
+        _number(query, "zstdDictionary", "is not the ID of a dictionary, which is a number"),
+        until=read_until(query, cursor, now_us),
+        limit=read_limit(query),
+        heartbeat_s=read_heartbeat(query),
+        did_list=did_list,
     )
 
 
-def parse_message(text: bytes) -> Steps[SubscriberOptions | None]:
+def parse_message(text: bytes, find_list: FindList = no_list) -> Steps[OptionsUpdate | None]:
     """Read a client's message, in steps: the new options, or None for an unknown type, which is ignored.
 
-    An update replaces all options; those that are absent are reset. Raises JSONDecodeError for what is not
-    JSON, and InvalidParameter for a bad update.
+    An update replaces all options; those that are absent are reset, `heartbeat` to that of the URL.
+    `find_list` is that of `parse_request`. Raises JSONDecodeError for what is not JSON, and InvalidParameter
+    for a bad update.
     """
     # Before parsing, which is one step: `orjson` cannot be interrupted.
     if text.count(b",") > COMMAS_MAX:
-        raise InvalidParameter("message", f"{len(text)} bytes", f"has more than {COMMAS_MAX} entries")
+        raise InvalidParameter(
+            "message", f"{len(text)} bytes", f"has more than {COMMAS_MAX} entries: send fewer"
+        )
     message = orjson.loads(text)
     if type(message) is not dict:
         raise InvalidParameter("message", _shown(message), "is not an object with a type")
@@ -121,14 +162,39 @@ def parse_message(text: bytes) -> Steps[SubscriberOptions | None]:
     if type(payload) is not dict:
         raise InvalidParameter("payload", _shown(payload), "is not an object of options")
     yield
-    collections, dids = _strings(payload, "wantedCollections"), _strings(payload, "wantedDids")
-    wanted = yield from Filter.parse_steps(collections, dids)
-    size = payload.get("maxMessageSizeBytes")
+    yield from _refuse_mistakes(payload, _OPTIONS)
+    list_id = payload.get("filter")
+    if list_id is not None and type(list_id) is not str:
+        raise InvalidParameter("filter", _shown(list_id), "is not the ID of an uploaded list")
+    did_list = find_list(list_id) if list_id else None
+    given = Given(partial(_strings, payload), partial(_boolean, payload), partial(_decimal, payload))
+    wanted, content = yield from parse_filter(given, did_list)
+    size_name = _size_name(payload)
+    size = payload.get(size_name)
     if size is None:
         size = 0
     if type(size) is not int or size < 0:
-        raise InvalidParameter("maxMessageSizeBytes", _shown(size), "is not a number of bytes")
-    return SubscriberOptions(wanted, size)
+        raise InvalidParameter(size_name, _shown(size), "is not a number of bytes")
+    heartbeat_s = payload.get("heartbeat")
+    if heartbeat_s is not None and (type(heartbeat_s) is not int or heartbeat_s not in _HEARTBEAT_S):
+        raise InvalidParameter("heartbeat", _shown(heartbeat_s), _NO_HEARTBEAT)
+    return OptionsUpdate(SubscriberOptions(wanted, size, content), heartbeat_s, did_list)
+
+
+def given_in(query: Query) -> Given:
+    """Return how the values of a query are read."""
+    return Given(lambda name: query.get(name, []), partial(_switch, query), partial(_once, query))
+
+
+def _size_name(given: Mapping[str, object]) -> str:
+    """Return by which of its two names the limit of messages is given. Raises InvalidParameter for both."""
+    if "maxSize" not in given:
+        return "maxMessageSizeBytes"
+    if "maxMessageSizeBytes" in given:
+        raise InvalidParameter(
+            "maxSize", _text(given["maxSize"]), "is given beside maxMessageSizeBytes, its other name"
+        )
+    return "maxSize"
 
 
 def _key(name: str) -> str:
@@ -137,23 +203,33 @@ def _key(name: str) -> str:
 
 
 # What names mean that are close to a parameter's, and names that other versions of Jetstream have for it.
-_MEANT: Final = {_key(k): k for k in _KNOWN} | {"collection": "wantedCollections", "did": "wantedDids"}
+_MEANT: Final = {_key(k): k for k in _KNOWN} | {
+    "collection": "wantedCollections",
+    "did": "wantedDids",
+    "excludedcollection": "excludeCollections",
+    "excludeddid": "excludeDids",
+}
 
 
-def _refuse_mistakes(query: Query) -> None:
-    """Refuse a name that would be ignored although a parameter was meant: the client would get all events."""
-    for name in query:
-        meant = _MEANT.get(_key(name))
-        if meant is not None and name not in _KNOWN:
+def _refuse_mistakes(given: Mapping[str, object], known: Collection[str]) -> Steps[None]:
+    """Refuse, in steps, a name that would be ignored although a known one was meant.
+
+    The client would get all events. Raises InvalidParameter.
+    """
+    for count, (name, value) in enumerate(given.items(), 1):
+        meant = _MEANT.get(_key(name[:_NAME_CHARS_MAX]))
+        if meant in known and name not in known:
             text = f"is given to an unknown parameter: did you mean {meant}?"
-            raise InvalidParameter(name, query[name][0], text)
+            raise InvalidParameter(name, _text(value), text)
+        if count % _PARAMETERS_PER_STEP == 0:
+            yield
 
 
-def _wire(query: Query, headers: Mapping[str, str]) -> str | None:
+def _wire(query: Query, headers: Mapping[str, str], wires: Sequence[str]) -> str | None:
     """Return the wire that a request selects: by name, or v1 by a name that came with it; else None."""
     wire = _once(query, "wire")
-    if wire and wire not in RENDERERS:
-        raise InvalidParameter("wire", wire, f"is not a wire: there are {' and '.join(RENDERERS)}")
+    if wire and wire not in wires:
+        raise InvalidParameter("wire", wire, f"is not a wire here: there are {' and '.join(wires)}")
     if not wire and ("socket-encoding" in headers or any(name in query for name in _V1)):
         return V1.name
     return wire or None
@@ -163,7 +239,7 @@ def _once(query: Query, name: str) -> str:
     """Return the only value of a parameter; an empty one when it is absent."""
     values = query.get(name, [])
     if len(values) > 1:
-        raise InvalidParameter(name, ", ".join(values), "is given more than once")
+        raise InvalidParameter(name, ", ".join(values), "is given more than once: give it once")
     return values[0] if values else ""
 
 
@@ -175,12 +251,73 @@ def _number(query: Query, name: str, problem: str) -> int | None:
     return int(value) if value else None
 
 
+def _time(query: Query, name: str, now_us: int) -> int | None:
+    """Return a parameter that is a time; None when it is absent or empty. Raises InvalidParameter."""
+    value = _once(query, name)
+    try:
+        return parse_time(value, now_us) if value else None
+    except ValueError as error:
+        raise InvalidParameter(name, value, str(error)) from error
+
+
+def read_until(query: Query, cursor: int | None, now_us: int) -> int | None:
+    """Return where the subscription ends, which is not before it starts. Raises InvalidParameter."""
+    until = _time(query, "until", now_us)
+    if until is not None and until < (now_us if cursor is None else cursor):
+        start = "the present, where it starts: give a cursor" if cursor is None else f"the cursor, {cursor}"
+        raise InvalidParameter("until", _once(query, "until"), f"is before {start}")
+    return until
+
+
+def read_list(query: Query, find_list: FindList) -> DidList | None:
+    """Return the uploaded list that a request names. Raises InvalidParameter."""
+    list_id = _once(query, "filter")
+    return find_list(list_id) if list_id else None
+
+
+def read_limit(query: Query) -> int | None:
+    """Return how many events are sent. Raises InvalidParameter."""
+    limit = _number(query, "limit", problem := "is not a number of events from 1 on")
+    if limit == 0:
+        raise InvalidParameter("limit", _once(query, "limit"), problem)
+    return limit
+
+
+def read_heartbeat(query: Query) -> int | None:
+    """Return the seconds between heartbeats. Raises InvalidParameter."""
+    seconds = _number(query, "heartbeat", _NO_HEARTBEAT)
+    if seconds is not None and seconds not in _HEARTBEAT_S:
+        raise InvalidParameter("heartbeat", _once(query, "heartbeat"), _NO_HEARTBEAT)
+    return seconds
+
+
 def _flag(query: Query, name: str) -> bool:
     """Return whether a parameter is `true`. Raises InvalidParameter for anything but `true` and `false`."""
     value = _once(query, name)
     if value not in {"", "true", "false"}:
         raise InvalidParameter(name, value, "is neither true nor false")
     return value == "true"
+
+
+def _switch(query: Query, name: str) -> bool:
+    """Return whether a parameter is there: `true`, or without a value. Raises InvalidParameter."""
+    return query.get(name) == [""] or _flag(query, name)
+
+
+def _boolean(payload: dict[str, Any], name: str) -> bool:
+    """Return an option that is true or false; false when it is absent or null. Raises InvalidParameter."""
+    value = payload.get(name)
+    if value is not None and type(value) is not bool:
+        raise InvalidParameter(name, _shown(value), "is neither true nor false")
+    return value is True
+
+
+def _decimal(payload: dict[str, Any], name: str) -> str:
+    """Return an option that is a number, as text; empty when it is absent or null."""
+    value = payload.get(name)
+    if value is not None and type(value) not in {int, float}:
+        raise InvalidParameter(name, _shown(value), "is not a number")
+    return "" if value is None else _shown(value)
 
 
 def _strings(payload: dict[str, Any], name: str) -> list[str]:
@@ -194,6 +331,11 @@ def _strings(payload: dict[str, Any], name: str) -> list[str]:
         if type(item) is not str:
             raise InvalidParameter(name, _shown(item), "is not a string")
     return items
+
+
+def _text(value: object) -> str:
+    """Return a value of a query or an update for an error message: text as it is, else JSON."""
+    return value if type(value) is str else _shown(value)
 
 
 def _shown(value: object) -> str:

@@ -11,18 +11,19 @@ import errno
 import os
 import resource
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from ipaddress import IPv6Address, ip_address
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
 from jetstream.limits import WebLimits
 from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
+from jetstream.settings import Network
 from jetstream.steps import Steps
-from jetstream.web.connection import Connection, Connections, Handler
+from jetstream.web.connection import Answer, Connection, Connections, Handler
 from jetstream.web.http import Request, Response
 from jetstream.web.pages import Page
 
@@ -32,30 +33,46 @@ _NAME_BYTES_MAX: Final = 16  # TCP_CA_NAME_MAX of Linux
 _OUT_OF_FILES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
-# What a page of another site may do, for a browser that asks first (the Fetch standard, "CORS preflight").
-_PREFLIGHT: Final = {
-    "Allow": "GET, HEAD, OPTIONS",
-    "Access-Control-Allow-Methods": "GET, HEAD",
-    "Access-Control-Allow-Headers": "*",
-    "Access-Control-Max-Age": "86400",
-}
+_READ: Final = ("GET", "HEAD")
+_WRITE: Final = ("POST",)
+
+
+class Upload(NamedTuple):
+    """A route that is only written to, with POST: its handler, and the most bytes of a body."""
+
+    handler: Handler
+    body_bytes_max: int
 
 
 class Server:
-    """One address with its routes: `pages` are answered at once, `upgrades` may become WebSockets."""
+    """One address with its routes.
+
+    `pages` are answered at once, `upgrades` may become WebSockets, `uploads` take a body. `trees` answer all
+    requests below a path, of any method; their names end in a slash.
+    """
 
     def __init__(
         self,
         metrics: Metrics,
         pages: Mapping[str, Page],
         upgrades: Mapping[str, Handler] | None = None,
+        trees: Mapping[str, Handler] | None = None,
+        uploads: Mapping[str, Upload] | None = None,
         limits: WebLimits = WebLimits(),
+        trusted_proxies: Sequence[Network] = (),
     ) -> None:
         # By path.
         self._pages = pages
         # By path.
         self._upgrades = upgrades or {}
-        self._connections = Connections(self._answer, metrics, limits)
+        # By the start of a path.
+        self._trees = trees or {}
+        # By path.
+        self._uploads = uploads or {}
+        # Every path, with the methods that it is for.
+        self._methods = dict.fromkeys((*pages, *self._upgrades), _READ) | dict.fromkeys(self._uploads, _WRITE)
+        bodies = {path: upload.body_bytes_max for path, upload in self._uploads.items()}
+        self._connections = Connections(self._answer, metrics, limits, trusted_proxies, bodies)
         # From `start` to `stop_accepting`.
         self._listener: Listener | None = None
 
@@ -65,22 +82,28 @@ class Server:
         self._listener = Listener(host, port, new, make_room, self._connections.limits)
         return self._listener.port
 
-    def _answer(self, request: Request, connection: Connection) -> Steps[Response | None]:
+    def _answer(self, request: Request, connection: Connection) -> Steps[Answer]:
         """Answer a request by its path. Returns None when its connection has become a WebSocket."""
-        path = request.path.rstrip("/") or "/"
-        if path not in self._pages and path not in self._upgrades:
-            there = ", ".join(sorted({*self._pages, *self._upgrades}))
+        path, method = request.route, request.method
+        for start, tree in self._trees.items():
+            if path.startswith(start):
+                return (yield from tree(request, connection))
+        methods = self._methods.get(path)
+        if methods is None:
+            there = ", ".join(sorted({*self._methods, *self._trees}))
             # A body, which another method may have, is not read: it must not be taken for the next request.
-            closing = request.method not in ("GET", "HEAD", "OPTIONS")
+            closing = method not in (*_READ, "OPTIONS")
             return Response.sentence(404, f"there is nothing here: there are {there}", closing=closing)
-        if request.method == "OPTIONS":
-            return Response(200, b"", headers=_PREFLIGHT)
-        if request.method not in ("GET", "HEAD"):
-            allow = {"Allow": _PREFLIGHT["Allow"]}
-            return Response.sentence(405, f"{path} is only read: use GET", allow, closing=True)
+        if method == "OPTIONS":
+            return Response(200, b"", headers=_preflight(methods))
+        if method not in methods:
+            allow = {"Allow": ", ".join([*methods, "OPTIONS"])}
+            text = f"{path} is not for {method}: use {methods[0]}"
+            return Response.sentence(405, text, allow, closing=True)
         if path in self._pages:
             return self._pages[path](request)
-        return (yield from self._upgrades[path](request, connection))
+        handler = self._uploads[path].handler if path in self._uploads else self._upgrades[path]
+        return (yield from handler(request, connection))
 
     def stop_accepting(self) -> None:
         """Accept no more connections. Those that are open go on."""
@@ -95,6 +118,16 @@ class Server:
         """
         self.stop_accepting()
         await self._connections.close()
+
+
+def _preflight(methods: Sequence[str]) -> dict[str, str]:
+    """Return what a page of another site may do, for a browser that asks first (the Fetch standard)."""
+    return {
+        "Allow": ", ".join([*methods, "OPTIONS"]),
+        "Access-Control-Allow-Methods": ", ".join(methods),
+        "Access-Control-Allow-Headers": "*",
+        "Access-Control-Max-Age": "86400",
+    }
 
 
 @lru_cache(PEERS_REMEMBERED)

@@ -1,6 +1,6 @@
-"""`/subscribe`: a request becomes a WebSocket, and the WebSocket a subscriber.
+"""Subscriptions: a request becomes a WebSocket, and the WebSocket a subscriber.
 
-    GET /subscribe?… ──▶ checked (parameters, limit of connections, handshake) ──▶ 400, 426 or 503
+    GET /subscribe?… ──▶ checked (parameters, handshake, limit of connections) ──▶ 400, 426 or 503
                               │
                               ▼
                     101, a `SocketSink` and a `_Client` ──▶ waits for a hello, with `requireHello`
@@ -8,8 +8,9 @@
                               ▼                                 ▼
                     a `Subscriber` in delivery, which each `options_update` changes
 
-Everything is checked before the upgrade: a refusal is a plain HTTP response with one sentence that names the
-parameter and its value. After the upgrade, problems close the WebSocket with a code and a reason.
+Everything is checked before the upgrade: a refusal is an HTTP response with one sentence that names the
+parameter and its value. After the upgrade, problems close the WebSocket with a code and a reason. What
+depends on the endpoint is left to its `Dialect`. At `/events` there is no upgrade: see `event_stream`.
 
 `Subscribe` counts a client until it is cleaned up, so that the limit of connections and the end of the server
 include clients that have not answered the close frame yet.
@@ -19,18 +20,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
 import structlog
-from orjson import JSONDecodeError
 
 from jetstream.delivery.delivery import Delivery
-from jetstream.delivery.framing import Framing
-from jetstream.delivery.framing.websocket import WEBSOCKET
-from jetstream.delivery.renderers import RENDERERS
-from jetstream.delivery.subscriber import Close, Encoding, Subscriber, SubscriberOptions
+from jetstream.delivery.subscriber import Close, Subscriber
 from jetstream.errors import InvalidParameter
 from jetstream.limits import WebLimits
 from jetstream.logging_setup import Throttled
@@ -38,30 +35,26 @@ from jetstream.metrics import Metrics
 from jetstream.scheduling import Worker
 from jetstream.steps import Steps
 from jetstream.web.connection import Connection, Handler
+from jetstream.web.dialect import SHUTDOWN, Dialect, Refused, Subscription, unavailable
+from jetstream.web.did_lists import DidList, DidLists
 from jetstream.web.http import BadRequest, Request, Response
-from jetstream.web.parameters import SubscribeRequest, parse_message, parse_request
+from jetstream.web.outbound import Outbound
+from jetstream.web.parameters import OptionsUpdate
+from jetstream.web.positions import position_headers
 from jetstream.web.sink import Inbound, SocketSink
-from jetstream.web.websocket import accept, wants_upgrade
+from jetstream.web.websocket import Breach, accept
 
-_HOST_CHARS_SHOWN: Final = 100  # in a refusal
+_EXAMPLE_CHARS: Final = 200  # of a request that is logged
 
-SHUTDOWN: Final = Close(1001, "shutdown", "the server is shutting down: connect again")
 FAILED: Final = Close(1011, "error", "the server has failed and is going down: connect again later")
 _OUR_FAULT: Final = Close(1011, "error", "the server failed to read a message: connect again")
-
-
-class _Refused(Exception):
-    """A request cannot become a subscription, whatever its parameters; `response` says why."""
-
-    def __init__(self, response: Response) -> None:
-        self.response = response
-        super().__init__()
 
 
 class Subscribe:
     """The handlers of the routes to subscribe, which share the limit of connections.
 
-    `buffer_bytes` is the write buffer of each client, `subscribers_max` the limit.
+    `buffer_bytes` is the write buffer of each client, `subscribers_max` the limit. `now_us` gives unix
+    microseconds, from which ages in parameters count.
     """
 
     def __init__(
@@ -71,17 +64,16 @@ class Subscribe:
         *,
         buffer_bytes: int,
         subscribers_max: int,
-        compressed: Callable[[], Framing | None] | None = None,
+        did_lists: DidLists | None = None,
         limits: WebLimits = WebLimits(),
     ) -> None:
         # Where each `_Client` subscribes.
         self.delivery = delivery
         self._metrics = metrics
+        # Told when a client uses its list no more.
+        self.did_lists = did_lists or DidLists(limits, time.monotonic)
         # More are refused with 503.
         self._subscribers_max = subscribers_max
-        # Returns the framing of compressed messages, or None while the dictionary is missing. None: they are
-        # not offered.
-        self._compressed = compressed
         # Read by each `_Client`.
         self.limits = limits
         # Shared by the sockets of all clients.
@@ -95,82 +87,76 @@ class Subscribe:
         # Set while there is no client.
         self.empty = asyncio.Event()
         self.empty.set()
-        # Set by `close_all`: what new connections are closed with at once.
+        # Set by `close_all`: what new connections are closed with at once, instead of being served.
         self._closed: Close | None = None
 
     def __len__(self) -> int:
         """How many clients are connected, also those that still owe an `options_update`."""
         return len(self._clients)
 
-    def on(self, wire: str) -> Handler:
-        """Return the handler of a route. `wire` is the wire of requests that select none."""
-        return partial(self._handle, wire)
+    def on(self, dialect: Dialect) -> Handler:
+        """Return the handler of a route that is subscribed to in this dialect."""
+        return partial(self._handle, dialect)
 
-    def _handle(self, wire: str, request: Request, connection: Connection) -> Steps[Response | None]:
+    def _handle(self, dialect: Dialect, request: Request, connection: Connection) -> Steps[Response | None]:
         """Check a request, and upgrade its connection. A refusal is one sentence. Raises BadRequest."""
         try:
-            subscription = yield from parse_request(request)
-            self._check(request)
-            encoding = Encoding(RENDERERS[subscription.wire or wire], self._framing(subscription))
-            answer = accept(request, {"Jetstream-Wire": encoding.renderer.name})
+            subscription = yield from dialect.parse_request(request)
+            positions = self.delivery.positions(subscription.cursor)
+            fields = {"Jetstream-Wire": subscription.encoding.renderer.name, **position_headers(positions)}
+            opening = subscription.opening or _UPGRADE
+            answer = opening.accept(request, {**subscription.fields, **fields})
+            if isinstance(answer, Response):
+                return answer
+            self._check_room()
         except InvalidParameter as error:
-            self._metrics.refusals.inc()
-            return Response.sentence(400, str(error))
-        except _Refused as refused:
-            self._metrics.refusals.inc()
-            return refused.response
+            refused = Refused("parameter", 400, "InvalidRequest", str(error))
+            return self._refuse(dialect, refused, request, connection)
+        except Refused as refused:
+            return self._refuse(dialect, refused, request, connection)
         except BadRequest:
-            self._metrics.refusals.inc()
+            self._metrics.refusals["handshake"].inc()  # logged where it is answered
             raise
         if not connection.transport.is_closing():  # else the client has gone meanwhile
-            self._begin(encoding, connection, subscription, answer)
+            sink = opening.open(connection, self._inbound)
+            self._begin(_Client(self, sink, dialect, subscription), connection, answer)
         return None
 
-    def _framing(self, subscription: SubscribeRequest) -> Framing:
-        """Return the framing that a request selects. Raises InvalidParameter or _Refused."""
-        if not subscription.compress:
-            return WEBSOCKET
-        if self._compressed is None:
-            raise InvalidParameter("compress", "true", "is not offered here: leave it out for plain JSON")
-        framing = self._compressed()
-        if framing is None:
-            raise self._unavailable("compression is not available yet: try again later, or leave it out")
-        return framing
+    def _refuse(
+        self, dialect: Dialect, refused: Refused, request: Request, connection: Connection
+    ) -> Response:
+        """Count and log a refusal, and return the response."""
+        self._metrics.refusals[refused.reason].inc()
+        example = f"{request.path}?{request.query}"[:_EXAMPLE_CHARS]
+        self._throttled.info(
+            f"subscription: refused, {refused.reason}",
+            problem=refused.text,
+            example=example,
+            peer=connection.peer,
+        )
+        return dialect.refusal(refused)
 
-    def _unavailable(self, text: str) -> _Refused:
-        """Return the refusal that asks a client to try again."""
-        return _Refused(Response.sentence(503, text, {"Retry-After": str(self.limits.retry_after_s)}))
-
-    def _check(self, request: Request) -> None:
-        """Raise _Refused for a request that asks for no WebSocket, or comes when there is no room."""
-        if not wants_upgrade(request):
-            path = request.path
-            text = f"{path} is a WebSocket: connect to ws://{request.host[:_HOST_CHARS_SHOWN]}{path}"
-            raise _Refused(Response.sentence(426, text, {"Upgrade": "websocket"}))
+    def _check_room(self) -> None:
+        """Raise Refused when there is no room for another subscriber."""
         if len(self) >= (most := self._subscribers_max):
-            raise self._unavailable(
-                f"{most} subscribers are connected, and that is the limit: try again later"
-            )
+            text = f"{most} subscribers are connected, and that is the limit: try again later"
+            raise unavailable("full", text, self.limits)
 
-    def _begin(
-        self, encoding: Encoding, connection: Connection, subscription: SubscribeRequest, answer: bytes
-    ) -> None:
-        """Upgrade a connection. What the client has sent behind its handshake is read as frames."""
-        sink = SocketSink(connection.transport, self._inbound)
-        client = _Client(self, sink, encoding, subscription)
+    def _begin(self, client: _Client, connection: Connection, answer: bytes) -> None:
+        """Hand a connection over to a client. What the client has sent behind its request is read there."""
         self._clients[client] = None
         self.empty.clear()
-        rest = connection.upgrade(sink, answer)
+        rest = connection.upgrade(client.sink, answer)
         if self._closed is not None:  # the server is stopping
-            sink.close(self._closed)
+            client.close(self._closed)
         client.start()
-        sink.start(rest)
+        client.sink.start(rest)
 
     def close_all(self, close: Close) -> None:
         """Close every connection, and from now on each new one as soon as it is upgraded."""
         self._closed = close
         for client in list(self._clients):
-            client.sink.close(close)
+            client.close(close)
 
     def count_failure(self, peer: str) -> None:
         """Count and log the error that is being handled: a fault of the server."""
@@ -192,7 +178,7 @@ class Subscribe:
         close = client.sink.ended
         self._metrics.disconnects[close.label].inc()
         # Clients that leave by themselves get no log line: thousands may do so at once.
-        if close.label not in ("client", "lost") and close != SHUTDOWN:
+        if close.label not in ("client", "lost", "done", SHUTDOWN.label):
             seconds = round(time.monotonic() - client.sink.opened_at, 1)
             figures = {"seconds": seconds, "bytes": client.sink.written}
             self._throttled.info(f"subscriber: cut, {close.label}", peer=client.sink.peer, **figures)
@@ -201,70 +187,120 @@ class Subscribe:
             self.empty.set()
 
 
+class _Upgrade:
+    """The upgrade of a connection to a WebSocket."""
+
+    def accept(self, request: Request, fields: Mapping[str, str]) -> bytes:
+        """Accept a handshake. Raises BadRequest."""
+        return accept(request, fields)
+
+    def open(self, connection: Connection, inbound: Inbound) -> Outbound:
+        """Return the socket of the connection."""
+        return SocketSink(connection.transport, inbound, connection.peer)
+
+
+_UPGRADE: Final = _Upgrade()
+
+
 class _Client:
     """One connection: its socket, what it asked for, and its subscriber in delivery.
 
-    The sink calls `_on_message` and `_on_end`.
+    The sink calls `_on_message`, `_on_end` and `_resume_at`.
     """
 
-    __slots__ = ("_hello_timeout", "_subscribe", "encoding", "sink", "subscriber", "subscription")
+    __slots__ = (
+        "_dialect",
+        "_did_list",
+        "_hello_timeout",
+        "_subscribe",
+        "sink",
+        "subscriber",
+        "subscription",
+    )
 
     def __init__(
-        self, subscribe: Subscribe, sink: SocketSink, encoding: Encoding, subscription: SubscribeRequest
+        self, subscribe: Subscribe, sink: Outbound, dialect: Dialect, subscription: Subscription
     ) -> None:
         self._subscribe = subscribe
         self.sink = sink
-        # How its events become bytes, by its route and its parameters.
-        self.encoding = encoding
-        # What its URL asked for. Options may change later, the start does not.
+        # Reads its messages, and says how it is closed.
+        self._dialect = dialect
+        # What its URL asked for. Options may change later, the rest does not.
         self.subscription = subscription
+        # The uploaded list that its options use; set with them.
+        self._did_list: DidList | None = None
         # Set once, after the hello if one is required.
         self.subscriber: Subscriber | None = None
         # Closes the connection when no hello comes; None when none is awaited.
         self._hello_timeout: asyncio.TimerHandle | None = None
         sink.on_message = self._on_message
         sink.on_end = self._on_end
+        sink.resume_at = self._resume_at
 
     def start(self) -> None:
         """Subscribe, or wait for a hello."""
+        if greeting := self.subscription.greeting:
+            self.sink.controls += len(greeting)
+            self.sink.write(greeting)
         if self.subscription.require_hello:
             timeout_s = self._subscribe.limits.hello_timeout_s
-            close = Close(1008, "no_hello", f"no options_update within {timeout_s:g} s, though requireHello")
+            text = f"no options_update within {timeout_s:g} s: send one, or leave requireHello out"
+            close = Close(1008, "no_hello", text)
             self._hello_timeout = asyncio.get_running_loop().call_later(timeout_s, self.sink.close, close)
         else:
-            self._apply(self.subscription.options)
+            asked = self.subscription
+            self._apply(OptionsUpdate(asked.options, None, asked.did_list))
+
+    def close(self, close: Close) -> None:
+        """Close the connection, in the words of its dialect."""
+        self.sink.close(self._dialect.shutdown if close == SHUTDOWN else close)
 
     def _on_message(self, message: bytes) -> Steps[None]:
         """Handle a message, in steps. A bad one closes the connection, and the client is told why."""
         try:
-            options = yield from parse_message(message)
-        except JSONDecodeError as error:
-            self.sink.close(Close(1007, "bad_json", f"a message is not JSON: {error}"))
-        except InvalidParameter as error:
-            self.sink.close(Close(1008, "bad_options", str(error)))
+            update = yield from self._dialect.parse_message(message)
+        except Breach as breach:
+            self.sink.close(breach.close)
         except Exception:  # noqa: BLE001 - it is logged, and the client is told
             self._subscribe.count_failure(self.sink.peer)
             self.sink.close(_OUR_FAULT)
         else:
             yield
-            if options is not None and not self.sink.closing:
+            if update is not None and not self.sink.closing:
                 self._stop_timeout()
-                self._apply(options)
+                self._apply(update)
 
-    def _apply(self, options: SubscriberOptions) -> None:
+    def _apply(self, update: OptionsUpdate) -> None:
         """Start to subscribe with the first options that are awaited; change them with later ones."""
-        delivery, cursor = self._subscribe.delivery, self.subscription.cursor
+        delivery, asked = self._subscribe.delivery, self.subscription
+        self._use_list(update.did_list)
+        heartbeat_s = update.heartbeat_s or asked.heartbeat_s
         if self.subscriber is None:
-            self.subscriber = delivery.subscribe(self.sink, self.encoding, options, cursor)
+            self.subscriber = delivery.subscribe(
+                self.sink,
+                asked.encoding,
+                update.options,
+                asked.cursor,
+                bounds=asked.bounds,
+                heartbeat_s=heartbeat_s,
+            )
         else:
-            delivery.change(self.subscriber, options)
+            delivery.change(self.subscriber, update.options, heartbeat_s)
+
+    def _use_list(self, did_list: DidList | None) -> None:
+        """Use another list, or none. The one before is kept for a while, for a client that comes back."""
+        if self._did_list is not None:
+            self._subscribe.did_lists.keep(self._did_list)
+        self._did_list = did_list
+
+    def _resume_at(self) -> int | None:
+        """Return the cursor with which the client goes on elsewhere; None before it has begun."""
+        return None if self.subscriber is None else self._subscribe.delivery.resume_at(self.subscriber)
 
     def _on_end(self) -> None:
         """Clean up after the connection."""
         self._stop_timeout()
-        # These refer to the client, and the client to the sink. Without the cycle, both are freed at once:
-        # the garbage collector would stop the event loop for half a second after thousands of connections.
-        del self.sink.on_message, self.sink.on_end
+        self._use_list(None)
         self._subscribe.remove(self)
 
     def _stop_timeout(self) -> None:

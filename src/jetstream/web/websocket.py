@@ -44,9 +44,11 @@ _SHORT_BYTES: Final = 256  # up to here, exclusive-or of two integers is the fas
 # Of each byte of a masking key: what it makes of every byte, for `bytes.translate`.
 _TABLES: Final = [bytes(byte ^ mask for byte in range(256)) for mask in range(256)]
 
-NOT_WEBSOCKET: Final = Close(1002, "protocol", "not the WebSocket protocol")
-UNMASKED: Final = Close(1002, "protocol", "a frame of the client is not masked")
-TOO_BIG: Final = Close(1009, "message_too_big", f"a message is longer than {MESSAGE_BYTES_MAX} bytes")
+NOT_WEBSOCKET: Final = Close(1002, "protocol", "not the WebSocket protocol: use a WebSocket client")
+UNMASKED: Final = Close(1002, "protocol", "a frame of the client is not masked: mask every frame")
+TOO_BIG: Final = Close(
+    1009, "message_too_big", f"a message is longer than {MESSAGE_BYTES_MAX} bytes: send less"
+)
 
 
 class Breach(Exception):
@@ -82,7 +84,7 @@ def accept(request: Request, fields: Mapping[str, str]) -> bytes:
     Raises BadRequest: 426 for another version of the protocol, 400 for HTTP/1.0 and for a bad key.
     """
     if not request.minor:
-        raise BadRequest(400, "handshake", "a WebSocket needs HTTP/1.1")
+        raise BadRequest(400, "handshake", "a WebSocket needs HTTP/1.1: connect with it")
     if request.headers.get("sec-websocket-version") != VERSION:
         text = f"only version {VERSION} of the WebSocket protocol is spoken here"
         headers = {"Upgrade": "websocket", "Sec-WebSocket-Version": VERSION}
@@ -162,7 +164,7 @@ class RateLimiter:
 
 
 def _flood(what: str) -> Breach:
-    return Breach(Close(1008, "flood", f"flood: more {what} than a client may send"))
+    return Breach(Close(1008, "flood", f"flood: more {what} than a client may send: send less"))
 
 
 class FrameReader:

@@ -6,16 +6,20 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
+from jetstream.cli import main
 from jetstream.cli.log import cat, check, parse_moment, repair, stats
+from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.renderers.v1 import V1
 from jetstream.errors import InvalidParameter, LogError, SettingError
 from jetstream.eventlog import Cursors
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
+from jetstream.model.event import SYNC, Event
 
 BatchOf = Callable[[range], Batch]
 START = 1_700_000_000_000_000
@@ -41,6 +45,32 @@ def test_cat_writes_every_event_as_v1(
     cat(data_dir=directory)
     batch = batch_of(range(START, START + 1000))
     assert written(capsysbinary) == V1.render(batch, range(1000))
+
+
+@pytest.mark.parametrize("wire", ["classic", "v1", "v2"])
+def test_cat_writes_every_wire(
+    wire: Literal["classic", "v1", "v2"],
+    directory: Path,
+    capsysbinary: pytest.CaptureFixture[bytes],
+    batch_of: BatchOf,
+) -> None:
+    cat(data_dir=directory, wire=wire)
+    batch = batch_of(range(START, START + 1000))
+    assert written(capsysbinary) == RENDERERS[wire].render(batch, range(1000))
+
+
+async def test_cat_leaves_out_what_a_wire_has_not(
+    directory: Path, capsysbinary: pytest.CaptureFixture[bytes], cursor: Cursors
+) -> None:
+    log = await SqliteLog.open(directory)
+    sync = Event(SYNC, b"did:plc:a", b"", b"", b"", b"", b"{}")
+    await log.append(Batch.of([sync], [START + 2000]), cursor)
+    await log.close()
+    cat(data_dir=directory, since=str(START + 2000))
+    assert written(capsysbinary) == []
+    cat(data_dir=directory, since=str(START + 2000), wire="v2")
+    [line] = written(capsysbinary)
+    assert json.loads(line)["payload"]["sync"] == {}
 
 
 def test_cat_takes_a_range_and_a_filter(directory: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
@@ -127,13 +157,32 @@ def test_damage_ends_check_with_1_and_repair_mends_it(
     [
         ("1700000000000001", 1_700_000_000_000_001),
         ("2023-11-14T22:13:20Z", START),
-        ("2023-11-14T22:13:20", START),
         ("2023-11-15T00:13:20.000007+02:00", START + 7),
-        ("2023-11-14", START - 80_000_000_000),
+        ("-10m", START - 600_000_000),
     ],
 )
 def test_moments(text: str, moment: int) -> None:
-    assert parse_moment("--since", text) == moment
+    assert parse_moment("--since", text, START) == moment
+
+
+@pytest.mark.parametrize(
+    ("flags", "count"),
+    [
+        (["--since", "-1h"], 0),
+        (["--since=-99999d"], 1000),
+        (["--until", "-1h"], 1000),
+        (["--until", "9" * 20], 1000),
+        (["--since", "2023-11-14T22:13:20.000100Z"], 900),
+        (["--since", "9" * 20], 0),
+    ],
+)
+def test_cat_takes_times_in_every_form(
+    flags: list[str], count: int, directory: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["log", "cat", "--data-dir", str(directory), *flags])
+    assert not ended.value.code
+    assert len(written(capsysbinary)) == count
 
 
 def test_bad_parameters_are_named(directory: Path) -> None:

@@ -10,8 +10,8 @@ from jetstream.errors import SettingError
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["--since", "yesterday"], "--since: 'yesterday' is not a duration such as 90m, 24h or 3d"),
-        (["--since", "0s"], "--since: '0s' must be greater than 0"),
+        (["--since", "yesterday"], "--since: 'yesterday' is not a time: give unix microseconds, RFC 3339"),
+        (["--since", "2026-07-04"], "--since: '2026-07-04' is not a time: give unix microseconds, RFC 3339"),
         (["--since", "10m", "--cursor", "5"], "--since: '10m' cannot be given together with --cursor 5"),
         (["--cursor", "now"], 'Invalid value for --cursor: unable to convert "now" into int.'),
         (["--cursor", "-5"], 'Invalid value "-5" for --cursor. Must be >= 0.'),
@@ -43,8 +43,13 @@ def test_a_bad_value_exits_2_with_one_line_that_names_it(
         (None, 0, 0),
         (None, 7, 7),
         ("10m", None, 1_000_000_000_000_000 - 600_000_000),
+        ("-10m", None, 1_000_000_000_000_000 - 600_000_000),
+        ("1h30m", None, 1_000_000_000_000_000 - 5_400_000_000),
         ("1ms", None, 1_000_000_000_000_000 - 1000),
         ("99999w", None, 0),
+        ("7", None, 7),
+        ("2023-11-14T22:13:20Z", None, 1_700_000_000_000_000),
+        ("2023-11-14t22:13:20z", None, 1_700_000_000_000_000),
     ],
 )
 def test_the_start_is_a_cursor_or_an_age(since: str | None, cursor: int | None, start: int | None) -> None:

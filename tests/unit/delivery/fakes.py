@@ -31,6 +31,7 @@ LIMITS = DeliveryLimits()
 # Each step is small, so that what a test does falls between two of them.
 SMALL = DeliveryLimits(
     turn_s=0.0,
+    costly_s=0.0,
     writes_per_look=1,
     flush_events=7,
     chunk_events=5,
@@ -94,6 +95,10 @@ class MemoryLog:
         self.copy: Callable[[Batch], Batch] | None = None  # what a reader is given instead of a full batch
         self._grown = asyncio.Event()
 
+    @property
+    def oldest_us(self) -> int | None:
+        return self.batches[0].first if self.batches else None
+
     def grow(self, count: int, received_at: float = 0.0) -> None:
         """Append events."""
         for _ in range(count):
@@ -104,6 +109,15 @@ class MemoryLog:
             else:
                 self.batches[-1].extend(one)
             self.times.append(number * STEP_US)
+        self._announce(received_at)
+
+    def put(self, batch: Batch) -> None:
+        """Append a batch of other events."""
+        self.batches.append(batch)
+        self.times += batch.times
+        self._announce(0.0)
+
+    def _announce(self, received_at: float) -> None:
         self.tip = self.times[-1]
         self.followers.append(self.tip, received_at)
         grown, self._grown = self._grown, asyncio.Event()
@@ -140,6 +154,7 @@ class FakeSink:
         self.limit = limit
         self.on_write = on_write
         self.written = 0
+        self.controls = 0
         self.full = False
         self.closing = False
         self.lowered = False
@@ -192,6 +207,11 @@ class FakeSink:
         """Return the `time_us` of each message."""
         return [orjson.loads(message)["time_us"] for message in self.messages()]
 
+    def heartbeats(self) -> list[tuple[int, bool]]:
+        """Return the `time_us` and the `live` of each heartbeat."""
+        messages = map(orjson.loads, self.messages())
+        return [(each["time_us"], each["live"]) for each in messages if "live" in each]
+
 
 @asynccontextmanager
 async def running(delivery: Delivery) -> AsyncIterator[None]:
@@ -227,10 +247,11 @@ def join(
     encoding: Encoding = CLASSIC,
     options: SubscriberOptions = ALL,
     on_write: Callable[[FakeSink], None] | None = None,
+    **arguments: Any,
 ) -> tuple[Subscriber, FakeSink]:
     """Add a subscriber: to everything from the tip on, unless told otherwise."""
     sink = FakeSink(limit, on_write)
-    return delivery.subscribe(sink, encoding, options, cursor), sink
+    return delivery.subscribe(sink, encoding, options, cursor, **arguments), sink
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -238,6 +259,17 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110 - turn by turn
             await asyncio.sleep(0)
+
+
+async def reading(condition: Callable[[], object], *sinks: FakeSink) -> None:
+    """Return as `until`; meanwhile all that is written to these sinks is read."""
+
+    def holds() -> object:
+        for sink in sinks:
+            sink.drain()
+        return condition()
+
+    await until(holds)
 
 
 async def flushed(delivery: Delivery, log: MemoryLog, *subscribers: Subscriber) -> None:

@@ -3,31 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import weakref
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.unit.delivery.encodings import CLASSIC, COSTLY, CREATES, V1, message
 from tests.unit.delivery.fakes import (
     BATCH_EVENTS,
+    LIKE,
     LIMITS,
+    SMALL,
     STEP_US,
     THING,
+    UNBOUNDED,
     FakeSink,
+    event,
     flushed,
     join,
+    reading,
     served,
     steps,
     until,
 )
 
+from jetstream.delivery.catch_up import LIMIT_REACHED, UNTIL_REACHED
 from jetstream.delivery.delivery import Delivery
-from jetstream.delivery.subscriber import Close, SubscriberOptions
+from jetstream.delivery.subscriber import Bounds, Close, Encoding, SubscriberOptions
 from jetstream.model.batch import Batch
+from jetstream.model.did_set import DidSet
 from jetstream.model.filter import DIDS_PER_STEP, Filter
 
-NOBODY = SubscriberOptions(Filter(dids=frozenset({b"did:plc:nobody"})))
-ONE_REPO = SubscriberOptions(Filter(dids=frozenset({b"did:plc:repo1"})))
-RARE = SubscriberOptions(Filter(dids=frozenset({b"did:plc:repo0"}), collections=frozenset({THING})))
+NOBODY = SubscriberOptions(Filter(dids=DidSet({b"did:plc:nobody"})))
+ONE_REPO = SubscriberOptions(Filter(dids=DidSet({b"did:plc:repo1"})))
+RARE = SubscriberOptions(Filter(dids=DidSet({b"did:plc:repo0"}), collections=frozenset({THING})))
 
 
 async def test_one_reader_that_is_behind_has_chunks_in_a_turn() -> None:
@@ -194,20 +206,175 @@ async def test_readers_of_one_batch_hold_it_once(places: int) -> None:
         assert sink.times() == steps(start, 10 * BATCH_EVENTS + 1)
 
 
+# Bounds
+
+
+async def test_a_subscription_ends_before_until() -> None:
+    async with served(events=40) as (delivery, _):
+        subscriber, sink = join(delivery, 1, bounds=Bounds(205, None))
+        await until(lambda: sink.closing)
+        assert delivery.resume_at(subscriber) == 205
+    assert sink.times() == steps(1, 21)
+    assert sink.close_seen == UNTIL_REACHED
+
+
+async def test_an_event_at_until_is_not_sent() -> None:
+    async with served(events=40) as (delivery, _):
+        subscriber, sink = join(delivery, 100, bounds=Bounds(200, None))
+        await until(lambda: sink.closing)
+        assert delivery.resume_at(subscriber) == 200
+    assert sink.times() == steps(10, 20)
+
+
+@pytest.mark.parametrize("cursor", [100, 401])
+async def test_a_range_may_be_empty(cursor: int) -> None:
+    async with served(events=40) as (delivery, _):
+        subscriber, sink = join(delivery, cursor, bounds=Bounds(cursor, None))
+        await until(lambda: sink.closing)
+        assert delivery.resume_at(subscriber) == cursor
+    assert (sink.messages(), sink.close_seen) == ([], UNTIL_REACHED)
+
+
+@pytest.mark.parametrize("limit", [1, 7, 16, 40])
+async def test_a_subscription_ends_at_its_limit(limit: int) -> None:
+    async with served(events=40) as (delivery, _):
+        subscriber, sink = join(delivery, 1, bounds=Bounds(None, limit))
+        await until(lambda: sink.closing)
+        assert delivery.resume_at(subscriber) == limit * STEP_US + 1
+    assert sink.times() == steps(1, limit + 1)
+    assert sink.close_seen == LIMIT_REACHED
+
+
+async def test_bounds_hold_for_events_that_come_later() -> None:
+    async with served(events=20) as (delivery, log):
+        _, limited = join(delivery, bounds=Bounds(None, 5))
+        _, timed = join(delivery, bounds=Bounds(235, None))
+        for _ in range(20):
+            log.grow(1)
+            await until(lambda: delivery.position > log.tip)
+        await until(lambda: limited.closing and timed.closing)
+    assert limited.times() == steps(21, 26)
+    assert timed.times() == steps(21, 24)
+
+
+async def test_until_may_pass_without_an_event() -> None:
+    now_us = 0
+
+    async with served(events=20, now_us=lambda: now_us) as (delivery, log):
+        subscriber, sink = join(delivery, 1, bounds=Bounds(1_000_000, None))
+        behind, full = join(delivery, 1, limit=8, bounds=Bounds(1_000_000, None))
+        await until(lambda: len(sink.messages()) == 20 and full.full)
+        for now_us in (0, 999_999, 1_000_000, 1_999_999):  # noqa: B007 - it is the clock
+            await delivery.check(0.0, ping=False)
+            assert not sink.closing
+        now_us = 2_000_000  # what was stamped before has had a second to be stored
+        await delivery.check(0.0, ping=False)
+        assert sink.close_seen == UNTIL_REACHED
+        assert delivery.resume_at(subscriber) == log.tip + 1
+        assert not full.closing
+        await reading(lambda: behind.position > log.tip, full)
+        await delivery.check(0.0, ping=False)
+        assert delivery.resume_at(behind) == log.tip + 1
+    assert full.times() == sink.times() == steps(1, 21)
+
+
+async def test_a_subscriber_with_bounds_is_live_at_the_tip() -> None:
+    async with served(events=20) as (delivery, log):
+        subscriber, sink = join(delivery, 1, limit=8_000, bounds=Bounds(None, 1_000), heartbeat_s=5)
+        await reading(lambda: subscriber.live, sink)
+        for _ in range(3):
+            log.grow(1)
+            await reading(lambda: subscriber.position > log.tip, sink)
+        assert subscriber.live
+        log.grow(50)
+        await until(lambda: sink.full and not subscriber.live)
+        await reading(lambda: subscriber.live, sink)
+        assert subscriber.group is None
+    assert sink.heartbeats() == [(200, True)]
+    assert [time for time in sink.times() if time != 200] == [time for time in steps(1, 74) if time != 200]
+
+
+@settings(max_examples=150)
+@given(
+    st.integers(0, 450),
+    st.one_of(st.none(), st.integers(0, 400)),
+    st.one_of(st.none(), st.integers(1, 60)),
+    st.sampled_from(
+        [
+            SubscriberOptions(),
+            SubscriberOptions(message_bytes_max=150),
+            SubscriberOptions(Filter(collections=frozenset({LIKE}))),
+            ONE_REPO,
+        ]
+    ),
+    st.sampled_from([CLASSIC, V1, CREATES, COSTLY]),
+    st.sampled_from([200, 2_000, UNBOUNDED]),
+    st.integers(0, 3),
+    st.booleans(),
+)
+def test_what_is_between_the_bounds_comes_once_and_the_rest_from_the_cursor_of_the_end(
+    cursor: int,
+    length: int | None,
+    most: int | None,
+    options: SubscriberOptions,
+    encoding: Encoding,
+    buffer: int,
+    patience: int,
+    small: bool,
+) -> None:
+    """With chunks of any size, other readers that share them, and events that come meanwhile."""
+    stop = sys.maxsize if length is None else cursor + length
+
+    async def play() -> None:
+        async with served(40, SMALL if small else LIMITS) as (delivery, log):
+            log.patience = patience
+            arguments: dict[str, Any] = {"limit": buffer, "options": options, "encoding": encoding}
+            others = [join(delivery, start, **arguments)[1] for start in (0, cursor)]
+            subscriber, sink = join(
+                delivery, cursor, bounds=Bounds(None if length is None else stop, most), **arguments
+            )
+            for _ in range(30):
+                log.grow(2)
+                for _ in range(1 + patience):
+                    await asyncio.sleep(0)
+            await reading(lambda: sink.closing or subscriber.position > log.tip, sink, *others)
+            await reading(lambda: sink.closing or subscriber.live, sink, *others)
+            whole = Batch.of([event(time // STEP_US) for time in log.times], log.times)
+            wanted = _wanted(whole, options, encoding, min(cursor, 401), stop)
+            if sink.closing:
+                assert sink.close_seen in (LIMIT_REACHED, UNTIL_REACHED)
+                rest = _wanted(whole, options, encoding, delivery.resume_at(subscriber), sys.maxsize)
+                everything = _wanted(whole, options, encoding, min(cursor, 401), sys.maxsize)
+                assert sink.times() + rest == everything
+            else:
+                assert len(wanted) < (most or sys.maxsize)
+                assert stop > log.tip + 1
+            assert sink.times() == wanted[:most]
+
+    asyncio.run(play())
+
+
+def _wanted(whole: Batch, options: SubscriberOptions, encoding: Encoding, start: int, stop: int) -> list[int]:
+    chosen = options.wanted.select(whole, whole.index(start), whole.index(stop))
+    sizes = {i: len(message(encoding, whole, i)) for i in chosen}
+    most = options.message_bytes_max or sys.maxsize
+    return [whole.times[i] for i in chosen if 0 < sizes[i] <= most]
+
+
 # Large filters
 
 
 def large(repo: bytes) -> SubscriberOptions:
     """Return options that want one repo of those there are, and thousands of others."""
     others = {b"did:plc:other%d" % n for n in range(5 * DIDS_PER_STEP)}
-    return SubscriberOptions(Filter(dids=frozenset({repo} | others)))
+    return SubscriberOptions(Filter(dids=DidSet({repo} | others)))
 
 
 def indexed(delivery: Delivery) -> int:
     """Return how many groups are in the index, wholly or in part."""
     groups = delivery._lanes.lowest.groups
     named = {group for shard in groups._by_did for each in shard.values() for group in each}
-    return len(named) + len(groups._everything)
+    return len(named) + len(groups._everything.groups)
 
 
 async def test_a_large_filter_is_indexed_in_turns_and_misses_nothing() -> None:

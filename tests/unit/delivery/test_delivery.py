@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.delivery.encodings import CLASSIC, CREATES, V1, message
+from tests.unit.delivery.encodings import CLASSIC, COSTLY, CREATES, V1, message
 from tests.unit.delivery.fakes import (
     LANES,
     LIKE,
@@ -41,6 +41,7 @@ from jetstream.delivery.subscriber import Close, Encoding, Subscriber, Subscribe
 from jetstream.limits import DeliveryLimits
 from jetstream.metrics import Metrics
 from jetstream.model.batch import Batch
+from jetstream.model.did_set import DidSet
 from jetstream.model.filter import Filter
 
 # The law
@@ -161,8 +162,8 @@ options = st.sampled_from(
         SubscriberOptions(message_bytes_max=150),
         SubscriberOptions(Filter(collections=frozenset({LIKE}))),
         SubscriberOptions(Filter(prefixes=frozenset({b"app.bsky.feed."})), 180),
-        SubscriberOptions(Filter(dids=frozenset({b"did:plc:repo1"}))),
-        SubscriberOptions(Filter(frozenset({THING}), dids=frozenset({b"did:plc:repo1", b"did:plc:repo2"}))),
+        SubscriberOptions(Filter(dids=DidSet({b"did:plc:repo1"}))),
+        SubscriberOptions(Filter(frozenset({THING}), dids=DidSet({b"did:plc:repo1", b"did:plc:repo2"}))),
     ]
 )
 which = st.integers(0, 5)
@@ -170,7 +171,7 @@ cursors = st.one_of(st.none(), st.none(), st.integers(0, 1_000))
 joins = st.tuples(
     st.just("join"),
     options,
-    st.sampled_from([CLASSIC, V1, CREATES]),
+    st.sampled_from([CLASSIC, V1, CREATES, COSTLY]),
     cursors,
     st.sampled_from([200, 2_000, UNBOUNDED]),
 )
@@ -255,6 +256,48 @@ async def test_a_cursor_beyond_the_tip_repeats_nothing_that_its_lane_is_yet_to_b
         await until(lambda: delivery.position > log.tip)
     assert sink.times() == steps(22, 23)
     assert members[3][1].times() == steps(21, 23)
+
+
+@pytest.mark.parametrize("cursor", [None, 0, 170, 175, 200, 201, 10**9])
+async def test_a_client_can_be_told_where_it_will_begin(cursor: int | None) -> None:
+    async with served(events=20, limits=replace(LANES, lanes_max=2)) as (delivery, log):
+        log.trim(170)
+        members = [join(delivery) for _ in range(4)]
+        log.grow(1)
+        await log.followers.wait()  # one of two lanes has been flushed
+        for gone in (None, members[1], members[0]):
+            if gone is not None:
+                delivery.remove(gone[0])
+            told = delivery.positions(cursor)
+            subscriber, _ = join(delivery, cursor)
+            assert (told.oldest, told.latest) == (170, log.tip)
+            assert told.cursor == max(subscriber.position, 170)
+            delivery.remove(subscriber)
+
+
+async def test_an_empty_log_has_neither_an_oldest_nor_a_latest_event() -> None:
+    async with served() as (delivery, _):
+        assert delivery.positions() == (1, None, None)
+        assert delivery.positions(0) == (0, None, None)
+
+
+async def test_who_is_at_the_tip_resumes_at_what_was_not_written_to_it() -> None:
+    async with served(events=20, limits=replace(SMALL, flush_events=1_000)) as (delivery, log):
+        (first, one), (second, _) = (join(delivery) for _ in range(2))
+        log.grow(3)
+        await until(one.messages)
+        assert (delivery.resume_at(first), delivery.resume_at(second)) == (231, 201)
+        await until(lambda: delivery.resume_at(second) == 231)
+        delivery.remove(second)
+        assert delivery.resume_at(second) >= 201
+
+
+async def test_who_was_overtaken_resumes_at_the_oldest() -> None:
+    async with served(events=40) as (delivery, log):
+        subscriber, sink = join(delivery, 1, limit=8)
+        await until(lambda: sink.full)
+        log.trim(330)
+        assert delivery.resume_at(subscriber) == log.floor > subscriber.position
 
 
 # Slow readers
@@ -357,7 +400,7 @@ async def test_nothing_stays_of_a_subscriber_that_left(
     try:
         world = World(LIMITS)
         async with running(world.delivery):
-            world.join(SubscriberOptions(Filter(dids=frozenset({b"did:plc:repo1"}))), CLASSIC, cursor, limit)
+            world.join(SubscriberOptions(Filter(dids=DidSet({b"did:plc:repo1"}))), CLASSIC, cursor, limit)
             await world.turn(turns)
             member = world.members.pop()
             member.sink.lost = lost

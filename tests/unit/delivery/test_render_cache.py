@@ -28,6 +28,7 @@ class Noting:
     """Renders as the classic wire without identity events, and notes what it renders."""
 
     name: str = "noting"
+    heartbeat_s: int = 0
     rendered: list[int] = field(default_factory=list)
 
     def render(self, batch: Batch, indices: Sequence[int]) -> list[bytes]:
@@ -36,6 +37,9 @@ class Noting:
         return [
             b"" if batch.kinds[i] == IDENTITY else each for i, each in zip(indices, messages, strict=True)
         ]
+
+    def heartbeat(self, position: int, live: bool) -> bytes:
+        return b""
 
 
 def batch_of(count: int, size: int = 20, start: int = 0) -> Batch:

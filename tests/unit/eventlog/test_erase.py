@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from jetstream.eventlog.erase import find_tombstones, without_erased
 from jetstream.model.batch import Batch
-from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, Event
+from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, SYNC, Event
 
 
 def account(did: bytes, body: bytes) -> Event:
@@ -45,6 +45,13 @@ def test_records_before_the_deletion_go_and_all_else_stays() -> None:
     assert kept is not None
     assert kept.times == [2, 3, 4, 5, 6]
     assert kept.event(0) == of(other)
+
+
+def test_syncs_before_the_deletion_go() -> None:
+    gone, other = (Event(SYNC, did, b"", b"", b"", b"", b"{}") for did in (b"did:a:1", b"did:a:2"))
+    kept = without_erased(Batch.of([gone, other, gone], [1, 2, 3]), {b"did:a:1": 2})
+    assert kept is not None
+    assert (kept.times, kept.event(0)) == ([2, 3], other)
 
 
 def test_a_batch_that_loses_nothing_is_left_as_it_is() -> None:

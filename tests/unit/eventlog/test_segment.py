@@ -24,6 +24,7 @@ from jetstream.eventlog.segment import (
     verify,
 )
 from jetstream.model.batch import Batch
+from jetstream.model.event import SYNC, Event
 from jetstream.model.filter import Filter
 
 BatchOf = Callable[[range], Batch]
@@ -75,6 +76,17 @@ def test_identity_and_account_events_can_be_read_alone(batch: Batch, sealed: Seg
     expected = [row for row, collection in zip(rows(batch), batch.collections, strict=True) if not collection]
     assert rows(accounts.batch()) == expected
     assert len(expected) > 10
+
+
+def test_syncs_are_among_them(batch_of: BatchOf) -> None:
+    sync = Event(SYNC, b"did:plc:a", b"", b"", b"", b"", b'{"blocks":{"$bytes":""}}')
+    batch = batch_of(range(1, 5))
+    batch.extend(Batch.of([sync], [5]))
+    segment = seal(Columns.of(batch), 5)
+    accounts = unpack_accounts(segment.accounts)
+    assert accounts is not None
+    assert rows(accounts.batch()) == rows(Batch.of([sync], [5]))
+    verify(segment)
 
 
 def test_a_segment_without_them_says_so(batch_of: BatchOf) -> None:

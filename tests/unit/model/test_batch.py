@@ -57,4 +57,5 @@ def test_a_batch_does_not_share_its_columns() -> None:
 
 
 def test_every_kind_has_a_name() -> None:
-    assert KIND_NAMES == {b"c": "create", b"u": "update", b"d": "delete", b"i": "identity", b"a": "account"}
+    records = {b"c": "create", b"u": "update", b"d": "delete"}
+    assert records | {b"i": "identity", b"a": "account", b"s": "sync"} == KIND_NAMES

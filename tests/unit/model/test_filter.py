@@ -1,31 +1,23 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.builders import event
+from tests.unit.model.asking import ANN, ANYTHING, BOB, EVENTS, FOLLOW, GOOD, LIKE, NAMES, POST, Asked
 
 from jetstream.errors import InvalidParameter
 from jetstream.model.batch import Batch
-from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, UPDATE, Event
-from jetstream.model.filter import COLLECTIONS_MAX, DIDS_MAX, EVERYTHING, Filter
-
-POST, LIKE, FOLLOW = "app.bsky.feed.post", "app.bsky.feed.like", "app.bsky.graph.follow"
-ANN, BOB = "did:plc:ann", "did:web:bob.example"
+from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, KIND_NAMES, SYNC, UPDATE, Event
+from jetstream.model.filter import DIDS_MAX, EVERYTHING, Filter, in_sample
+from jetstream.model.lists import NAMES_MAX
 
 
 def wants(wanted: Filter, one: Event) -> bool:
     return wanted.wants(one.kind, one.did, one.collection)
-
-
-def slowly_wants(collections: list[str], dids: list[str], one: Event) -> bool:
-    """Say what the parameters mean, name by name: the model that filters are held against."""
-    if dids and one.did.decode() not in dids:
-        return False
-    if one.kind in {IDENTITY, ACCOUNT} or not collections:
-        return True
-    name = one.collection.decode()
-    return any(name.startswith(asked[:-1]) if asked.endswith("*") else name == asked for asked in collections)
 
 
 # Reading
@@ -95,9 +87,9 @@ def test_dids_that_are_bad(did: str) -> None:
 
 
 def test_a_hundred_collections_are_the_most() -> None:
-    names = [f"com.example.c{number}" for number in range(COLLECTIONS_MAX)]
+    names = [f"com.example.c{number}" for number in range(NAMES_MAX)]
 
-    assert len(Filter.parse(names, []).collections) == COLLECTIONS_MAX == 100
+    assert len(Filter.parse(names, []).collections) == NAMES_MAX == 100
     with pytest.raises(InvalidParameter, match="wantedCollections: '101' are too many: at most 100"):
         Filter.parse([*names, POST], [])
 
@@ -198,41 +190,222 @@ def test_both_lists_must_agree() -> None:
     assert [wants(wanted, one) for one in events] == [True, False, False, False]
 
 
-ASKED = st.lists(
-    st.sampled_from([POST, LIKE, FOLLOW, "app.*", "app.bsky.*", "app.bsky.graph.*", "com.example.a"]),
-    max_size=4,
-)
-DIDS = st.lists(st.sampled_from([ANN, BOB, "did:plc:eve"]), max_size=3)
-EVENTS = st.builds(
-    event,
-    st.sampled_from([CREATE, UPDATE, DELETE, IDENTITY, ACCOUNT]),
-    st.sampled_from([ANN, BOB, "did:plc:dan"]),
-    st.sampled_from([POST, LIKE, FOLLOW, "app.other.thing", "com.example.a", "com.example.a.b"]),
-)
+# The new parts
 
 
-@given(ASKED, DIDS, st.lists(EVENTS, max_size=20), st.data())
-@settings(max_examples=300)
-def test_what_is_selected_is_what_is_wanted(
-    asked: list[str], dids: list[str], events: list[Event], data: st.DataObject
+def refused(**asked: Any) -> tuple[str, str]:
+    with pytest.raises(InvalidParameter) as caught:
+        Asked(**asked).parse()
+    return caught.value.name, caught.value.value
+
+
+def outcome(asked: Asked) -> Filter | str:
+    """Return the filter, or the name of the parameter that is refused."""
+    try:
+        return asked.parse()
+    except InvalidParameter as error:
+        return error.name
+
+
+ALL_KINDS = ["commit", "identity", "account", "sync"]
+ALL_OPERATIONS = ["create", "update", "delete"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "kinds"),
+    [
+        (Asked(), set()),
+        (Asked(kinds=ALL_KINDS), set()),
+        (Asked(kinds=ALL_KINDS, operations=ALL_OPERATIONS), set()),
+        (Asked(operations=ALL_OPERATIONS), set()),
+        (Asked(kinds=["commit"]), {CREATE, UPDATE, DELETE}),
+        (Asked(kinds=["identity", "identity", "account"]), {IDENTITY, ACCOUNT}),
+        (Asked(kinds=["sync"]), {SYNC}),
+        (Asked(kinds=["commit", "account"], operations=["delete"]), {DELETE, ACCOUNT}),
+        (Asked(operations=["create", "update"]), {CREATE, UPDATE, IDENTITY, ACCOUNT, SYNC}),
+    ],
+)
+def test_kinds_and_operations_are_one_set(asked: Asked, kinds: set[bytes]) -> None:
+    assert asked.parse().kinds == kinds
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Asked(), Asked(kinds=ALL_KINDS)),
+        (Asked(kinds=["commit"]), Asked(kinds=["commit"], operations=ALL_OPERATIONS)),
+        (Asked([POST]), Asked([POST, LIKE], exclude_collections=[LIKE, LIKE])),
+        (
+            Asked(["app.bsky.feed.*"]),
+            Asked(["app.bsky.feed.*", FOLLOW], exclude_collections=["app.bsky.graph.*"]),
+        ),
+        (
+            Asked(["app.*"], exclude_collections=["app.bsky.*"]),
+            Asked(["app.*"], exclude_collections=["app.bsky.*", "app.bsky.graph.*", POST]),
+        ),
+        (
+            Asked(["app.bsky.*", "com.*"], exclude_collections=["com.*"]),
+            Asked(["app.bsky.*", "com.a.*"], exclude_collections=["com.a.b.*", "com.*"]),
+        ),
+        (Asked(dids=[ANN]), Asked(dids=[ANN, BOB], exclude_dids=[BOB])),
+    ],
+)
+def test_exceptions_from_what_is_listed_leave_a_shorter_list(one: Asked, other: Asked) -> None:
+    assert one.parse() == other.parse()
+    assert hash(one.parse()) == hash(other.parse())
+
+
+@pytest.mark.parametrize(
+    ("asked", "parameter"),
+    [
+        (Asked(kinds=["commits"]), "kinds"),
+        (Asked(kinds=["Commit"]), "kinds"),
+        (Asked(kinds=[""]), "kinds"),
+        (Asked(kinds=["create"]), "kinds"),
+        (Asked(operations=["c"]), "operations"),
+        (Asked(operations=["commit"]), "operations"),
+        (Asked(operations=[""]), "operations"),
+        (Asked(kinds=["identity"], operations=["create"]), "operations"),
+        (Asked([POST], kinds=["identity", "account"]), "wantedCollections"),
+        (Asked(kinds=["sync"], exclude_collections=[POST]), "excludeCollections"),
+        (Asked(exclude_collections=["app.bsky.fo*"]), "excludeCollections"),
+        (Asked(exclude_collections=["*"]), "excludeCollections"),
+        (Asked([POST], exclude_collections=[LIKE]), "excludeCollections"),
+        (Asked(["app.bsky.feed.*"], exclude_collections=[POST, FOLLOW]), "excludeCollections"),
+        (Asked(["app.bsky.feed.*"], exclude_collections=["app.bsky.feedback.*"]), "excludeCollections"),
+        (Asked([POST], exclude_collections=[f"{POST}.*"]), "excludeCollections"),
+        (Asked([POST], exclude_collections=[POST]), "excludeCollections"),
+        (Asked([POST, "app.bsky.graph.*"], exclude_collections=["app.*"]), "excludeCollections"),
+        (Asked(exclude_dids=["alice.example"]), "excludeDids"),
+        (Asked(dids=[ANN], exclude_dids=[BOB]), "excludeDids"),
+        (Asked(dids=[ANN, BOB], exclude_dids=[BOB, ANN]), "excludeDids"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(asked: Asked, parameter: str) -> None:
+    assert refused(**asked._asdict())[0] == parameter
+
+
+def test_exceptions_have_the_bounds_of_the_lists() -> None:
+    names = [f"com.example.c{number}" for number in range(NAMES_MAX + 1)]
+    dids = [f"did:plc:{number}" for number in range(DIDS_MAX + 1)]
+
+    assert len(Asked(exclude_collections=names[1:]).parse().excluded_collections) == NAMES_MAX
+    assert refused(exclude_collections=names) == ("excludeCollections", "101")
+    assert len(Asked(exclude_dids=dids[1:]).parse().excluded_dids) == DIDS_MAX
+    assert refused(exclude_dids=dids) == ("excludeDids", "10001")
+    assert refused(kinds=["commit"] * 101) == ("kinds", "101")
+    assert refused(operations=["create"] * 101) == ("operations", "101")
+
+
+@pytest.mark.parametrize(
+    "percent", ["0", "0.00", "100.01", "101", "1000", "-1", "1.234", ".5", "5%", "5.", "x", "\u0665"]
+)
+def test_samples_that_are_bad(percent: str) -> None:
+    assert refused(sample=percent) == ("sample", percent)
+
+
+def test_a_sample_has_its_share_of_repos_the_same_each_time_and_all_of_a_smaller_one() -> None:
+    dids = [b"did:plc:%024d" % number for number in range(10_000)]
+    chosen = {share: {did for did in dids if in_sample(did, share)} for share in (1, 10, 500, 2_000, 9_990)}
+
+    assert chosen[1] <= chosen[10] <= chosen[500] <= chosen[2_000] <= chosen[9_990]
+    assert 450 < len(chosen[500]) < 550
+    assert 1_900 < len(chosen[2_000]) < 2_100
+    # A promise to clients: these do not change with the process or the version.
+    assert [in_sample(did, 5_000) for did in dids[:8]] == [False, False, True, True, False, False, True, True]
+
+
+def test_a_sample_is_subtracted_from_what_is_listed() -> None:
+    ann, bob = ANN.encode(), BOB.encode()
+    assert in_sample(ann, 2_000) is not in_sample(bob, 2_000)
+    inside = ANN if in_sample(ann, 2_000) else BOB
+    assert Asked(dids=[ANN, BOB], sample="20").parse() == Asked(dids=[inside]).parse()
+    assert (
+        Asked(exclude_dids=[ANN, BOB], sample="20").parse()
+        == Asked(exclude_dids=[inside], sample="20.00").parse()
+    )
+    assert Asked(sample="100").parse() == EVERYTHING
+    outside = BOB if inside == ANN else ANN
+    assert refused(dids=[outside], sample="20") == ("sample", "20")
+
+
+@pytest.mark.parametrize(
+    ("asked", "kinds"),
+    [
+        (Asked(), {CREATE, UPDATE}),
+        (Asked(operations=["create"]), {CREATE}),
+        (Asked(operations=ALL_OPERATIONS), {CREATE, UPDATE}),
+        (Asked(kinds=["commit", "identity"]), {CREATE, UPDATE, IDENTITY}),
+        (Asked(kinds=ALL_KINDS), {CREATE, UPDATE, IDENTITY, ACCOUNT, SYNC}),
+    ],
+)
+def test_a_content_filter_leaves_out_what_has_no_record_unless_kinds_names_it(
+    asked: Asked, kinds: set[bytes]
 ) -> None:
-    wanted = Filter.parse(asked, dids)
+    assert Filter.parse(**asked._asdict(), content=("lang", "en")).kinds == kinds
+
+
+@pytest.mark.parametrize("asked", [Asked(operations=["delete"]), Asked(kinds=["identity"])])
+def test_a_content_filter_where_nothing_has_a_record_is_refused(asked: Asked) -> None:
+    with pytest.raises(InvalidParameter, match="lang: 'en' applies to creates and updates"):
+        Filter.parse(**asked._asdict(), content=("lang", "en"))
+
+
+def test_a_batch_without_an_excluded_repo_is_selected_as_a_range() -> None:
+    batch = Batch.of([event(did=ANN), event(IDENTITY, did=ANN), event(did=BOB)], [1, 2, 3])
+    assert Asked(exclude_dids=[BOB]).parse().select(batch, 0, 2) == range(2)
+    assert Asked(exclude_dids=[BOB]).parse().select(batch, 1, 3) == [1]
+    assert Asked(kinds=["commit"]).parse().select(batch, 2, 3) == range(2, 3)
+
+
+@given(GOOD, st.lists(EVENTS, max_size=20), st.data())
+@settings(max_examples=300)
+def test_what_is_selected_is_what_is_wanted(asked: Asked, events: list[Event], data: st.DataObject) -> None:
+    wanted = asked.parse()
     batch = Batch.of(events, range(1, len(events) + 1))
     start = data.draw(st.integers(0, len(events)))
     stop = data.draw(st.integers(start, len(events)))
-    expected = [index for index in range(start, stop) if slowly_wants(asked, dids, events[index])]
+    expected = [index for index in range(start, stop) if asked.wants(events[index])]
 
     assert list(wanted.select(batch, start, stop)) == expected
     assert [index for index in range(start, stop) if wants(wanted, events[index])] == expected
 
 
-@given(ASKED, DIDS, st.data())
+@given(ANYTHING, st.data())
 def test_neither_order_nor_repetition_nor_what_a_prefix_covers_matters(
-    asked: list[str], dids: list[str], data: st.DataObject
+    asked: Asked, data: st.DataObject
 ) -> None:
-    universe = [POST, LIKE, FOLLOW, "app.bsky.*", "app.bsky.graph.*"]
-    prefixes = tuple(name[:-1] for name in asked if name.endswith("*"))
-    covered = [name for name in universe if name.startswith(prefixes)] if prefixes else []
-    other = data.draw(st.permutations(asked + asked + covered))
+    def shuffled(values: Sequence[str]) -> list[str]:
+        return data.draw(st.permutations([*values, *values]))
 
-    assert Filter.parse(other, dids[::-1] + dids) == Filter.parse(asked, dids)
+    def more(names: Sequence[str]) -> list[str]:
+        prefixes = tuple(name[:-1] for name in names if name.endswith("*"))
+        return shuffled([*names, *[name for name in NAMES if prefixes and name.startswith(prefixes)]])
+
+    other = Asked(
+        more(asked.collections),
+        shuffled(asked.dids),
+        shuffled(asked.kinds),
+        shuffled(asked.operations),
+        more(asked.exclude_collections),
+        shuffled(asked.exclude_dids),
+        asked.sample,
+    )
+    assert outcome(other) == outcome(asked)
+
+
+@given(GOOD, GOOD)
+def test_unequal_filters_want_different_events(one: Asked, other: Asked) -> None:
+    names = [name.replace("*", "x") for name in NAMES] + ["app.bsky.graph.x", "org.x.y", "com.example.a.b"]
+    universe = [
+        event(kind, did, name)
+        for kind in KIND_NAMES
+        for did in (ANN, BOB, "did:plc:dan", "did:plc:eve", "did:plc:x")
+        for name in names
+    ]
+    same = all(one.wants(each) == other.wants(each) for each in universe)
+    sync = [not each.kinds or "sync" in each.kinds for each in (one, other)]
+    if one.parse() == other.parse():
+        assert same
+    elif sync[0] == sync[1]:
+        assert not same

@@ -25,6 +25,7 @@ from tests.builders import (
     identity,
     like,
     op_body,
+    sync,
     uvarint,
 )
 from tests.decoding import OPS, UNSORTED_HEADER, Message, bodies, decode
@@ -117,7 +118,7 @@ def test_a_type_may_be_left_out() -> None:
     assert decode(dag_cbor({"op": 1}) + dag_cbor({"seq": 7})) == Message("unknown", 7, drops=("frame_type",))
 
 
-@pytest.mark.parametrize("kind", ["sync", "handle", "migrate", "tombstone"])
+@pytest.mark.parametrize("kind", ["handle", "migrate", "tombstone"])
 def test_types_without_events_are_counted_by_name(kind: str) -> None:
     assert decode(frame(f"#{kind}", {"seq": 7, "did": DID, "time": TIME})) == Message(kind, 7)
 
@@ -350,14 +351,36 @@ def test_the_blocks_of_a_commit_are_two_megabytes_at_most() -> None:
 def test_the_blocks_of_a_sync_are_ten_thousand_bytes_at_most() -> None:
     fields = {"seq": 7, "did": DID, "rev": REV, "time": TIME}
 
-    assert decode(frame("#sync", fields | {"blocks": b"x" * 10_000})) == Message("sync", 7)
+    assert decode(frame("#sync", fields | {"blocks": b"x" * 10_000})).drops == ()
     for size in (10_001, 1_000_000):
         assert decode(frame("#sync", fields | {"blocks": b"x" * size})) == Message(
             "sync", 7, drops=("sync_size",)
         )
     odd: list[object] = ["x" * 20_000, None, []]
     for blocks in odd:
-        assert decode(frame("#sync", fields | {"blocks": blocks})) == Message("sync", 7)
+        assert decode(frame("#sync", fields | {"blocks": blocks})) == Message("sync", 7, drops=("malformed",))
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"rev": None}, "malformed"),
+        ({"rev": 5}, "malformed"),
+        ({"rev": "now"}, "rev"),
+        ({"rev": REV + "a"}, "rev"),
+        ({"did": None}, "malformed"),
+        ({"did": "nobody"}, "did"),
+        ({"did": "nobody", "rev": "now"}, "did"),
+        ({"time": None}, "malformed"),
+        ({"blocks": b"x" * 10_001, "rev": None}, "sync_size"),
+    ],
+)
+def test_a_sync_that_cannot_be_an_event_is_dropped(fields: dict[str, object], reason: str) -> None:
+    assert decode(sync(7, **fields)) == Message("sync", 7, drops=(reason,))
+
+
+def test_a_sync_needs_a_number() -> None:
+    assert decode(sync(None)) == Message("sync", drops=("malformed",))
 
 
 # Parts that are no DAG-CBOR

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -32,18 +33,19 @@ from tests.builders import (
     like,
     nested,
     op_body,
+    sync,
 )
-from tests.decoding import OPS, UNSORTED_HEADER, Message, bodies, decode, rendered
+from tests.decoding import OPS, UNSORTED_HEADER, Message, bodies, decode, rendered, spellings
 from tests.fixtures import captured_frames, json_lines, json_of
 
 from jetstream.delivery.renderers import RENDERERS
 from jetstream.model.batch import Batch
-from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, UPDATE
+from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, SYNC, UPDATE
 from jetstream.upstream.drops import DROP_REASONS
 from jetstream.upstream.envelope import MESSAGE_TYPES, OPS_MAX, read_envelope
 from jetstream.upstream.extract import possible_keys
 
-# What the four kinds of event are made of
+# What the kinds of event are made of
 
 
 def test_a_commit_is_its_ops_in_their_order() -> None:
@@ -116,7 +118,34 @@ def test_whatever_text_comes_goes_out_as_json(text: str) -> None:
     handle, status = decode(identity(7, handle=text)), decode(account(7, status=text))
 
     assert bodies(handle)[0]["handle"] == bodies(status)[0]["status"] == text
-    assert [one["identity"]["handle"] for one in rendered(handle)] == [text, text]
+    assert [one["identity"]["handle"] for one in rendered(handle)] == [text] * 3
+
+
+def test_a_sync_is_an_event_with_its_blocks() -> None:
+    blocks = car([(cid_of(b"the commit"), b"the commit")])
+    [event] = decode(sync(7, blocks=blocks)).events
+    text = base64.b64encode(blocks).decode().rstrip("=")
+
+    assert event[:6] == (SYNC, DID.encode(), b"", b"", b"", b"")
+    assert event.body.decode() == (
+        f'{{"blocks":{{"$bytes":"{text}"}},"did":"{DID}","rev":"{REV}","seq":7,"time":"{TIME}"}}'
+    )
+
+
+@pytest.mark.parametrize("size", range(4))
+def test_the_blocks_of_a_sync_are_base64_without_padding(size: int) -> None:
+    [body] = bodies(decode(sync(7, blocks=b"x" * size)))
+
+    assert from_json(body["blocks"]) == b"x" * size
+    assert "=" not in body["blocks"]["$bytes"]
+
+
+def test_the_key_of_a_sync_is_short_and_tells_its_number() -> None:
+    """Else a log that a relay fills with syncs would make some hundred megabytes of keys."""
+    keys = [decode(sync(seq, blocks=b"x" * 10_000)).events[0].key for seq in (7, 7, 8)]
+
+    assert keys[0] == keys[1] != keys[2]
+    assert len(b"".join(keys[0])) < 1_100
 
 
 def test_unknown_fields_are_ignored() -> None:
@@ -280,12 +309,14 @@ def test_ops_that_name_a_large_record_without_end_are_cut_short() -> None:
 # Keys
 
 
-@pytest.mark.parametrize("raw", [commit(7, OPS), commit(7, []), identity(7), account(7), *captured_frames()])
+@pytest.mark.parametrize(
+    "raw", [commit(7, OPS), commit(7, []), identity(7), account(7), sync(7), *captured_frames()]
+)
 def test_the_possible_keys_of_a_good_frame_are_those_of_its_events(raw: bytes) -> None:
     assert possible_keys(read_envelope(raw)) == [event.key for event in decode(raw).events]
 
 
-@pytest.mark.parametrize("t", ["#sync", "#handle", "#info", "#new"])
+@pytest.mark.parametrize("t", ["#handle", "#info", "#new"])
 def test_a_frame_that_makes_no_event_has_no_keys(t: str) -> None:
     assert possible_keys(read_envelope(frame(t, {"seq": 7, "did": DID, "time": TIME}))) == []
     assert possible_keys(read_envelope(commit(7, repo="nobody"))) == []
@@ -493,7 +524,7 @@ KINDS = {
     "unsorted": UNSORTED_HEADER + dag_cbor(commit_body(7, OPS)),
     "identity": identity(7, handle="a.example"),
     "account": account(7, active=False, status="deleted"),
-    "sync": frame("#sync", {"seq": 7, "did": DID, "rev": REV, "time": TIME, "blocks": car([])}),
+    "sync": sync(7),
     "error": error("FutureCursor", message="Cursor in the future."),
     "info": frame("#info", {"name": "OutdatedCursor", "message": None}),
 }
@@ -511,10 +542,14 @@ def assert_damage_is_counted(message: Message, ops: int) -> None:
     """Every op is an event or counted, or else the whole frame is counted; and what comes out is JSON."""
     assert message.type in MESSAGE_TYPES
     assert set(message.drops) <= set(DROP_REASONS)
-    assert message.drops or message.type not in {"commit", "identity", "account", "unknown"} or message.events
+    assert (
+        message.drops
+        or message.type not in {"commit", "identity", "account", "sync", "unknown"}
+        or message.events
+    )
     if message.type == "commit" and type(message.events) is list:
         assert len(message.events) + len(message.drops) == ops
-    assert len(list(rendered(message))) == 2 * len(message.events)
+    assert len(list(rendered(message))) == spellings(message)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -599,7 +634,7 @@ def test_hostile_fields_never_surprise(
 
     assert message.type in MESSAGE_TYPES
     assert set(message.drops) <= set(DROP_REASONS)
-    assert len(list(rendered(message))) == 2 * len(message.events)
+    assert len(list(rendered(message))) == spellings(message)
 
 
 @given(VALUES, VALUES)
@@ -649,7 +684,7 @@ def test_commits_from_before_sync_1_1(number: int, ops: int) -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("account_lifecycle", [("identity", 1), ("account", 1), ("sync", 0), ("account", 1)]),
+        ("account_lifecycle", [("identity", 1), ("account", 1), ("sync", 1), ("account", 1)]),
         (
             "deactivation",
             [("commit", 1), ("account", 1), ("commit", 1), ("account", 1), *[("commit", 1)] * 4],

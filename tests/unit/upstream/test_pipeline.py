@@ -107,7 +107,7 @@ def test_whatever_is_dropped_is_counted_and_moves_the_cursor_on() -> None:
         "did": 1,
         "rev": 1,
         "frame_type": 1,
-        "malformed": 2,
+        "malformed": 3,
         "frame_size": 1,
         "frame_header": 1,
         "frame_cbor": 1,

@@ -254,3 +254,77 @@ def test_no_input_is_an_error_of_ours(data: bytes) -> None:
     with suppress(BadRequest):
         while reader.next() is not None:
             pass
+
+
+BODIES = {"/filters": 10}
+
+
+def posted(fields: bytes, rest: bytes = b"", path: bytes = b"/filters") -> HeadReader:
+    reader = HeadReader(LIMITS, BODIES)
+    reader.feed(b"POST " + path + b" HTTP/1.1\r\nHost: x\r\n" + fields + b"\r\n" + rest)
+    return reader
+
+
+@pytest.mark.parametrize("path", [b"/filters", b"/filters/", b"/filters?a=b", b"/%66ilters"])
+def test_a_post_to_a_path_that_takes_a_body_has_one(path: bytes) -> None:
+    request = posted(b"Content-Length: 4\r\n", b"abcd", path).next()
+    assert request is not None
+    assert (request.method, request.body) == ("POST", b"abcd")
+
+
+def test_what_follows_a_body_is_the_next_request() -> None:
+    reader = posted(b"Content-Length: 4\r\n", b"GET " + HEAD)
+    first, second = reader.next(), reader.next()
+    assert first is not None
+    assert second is not None
+    assert (first.body, second.method, second.path) == (b"GET ", "GET", "/subscribe")
+
+
+@given(st.integers(0, 10))
+def test_a_body_may_come_in_pieces(cut: int) -> None:
+    reader = posted(b"Content-Length: 10\r\n", b"0123456789"[:cut])
+    if cut < 10:
+        assert reader.next() is None
+        assert reader.in_request
+        reader.feed(b"0123456789"[cut:])
+    request = reader.next()
+    assert request is not None
+    assert request.body == b"0123456789"
+    assert not reader.in_request
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        (b"", 411),
+        (b"Transfer-Encoding: chunked\r\n", 411),
+        (b"Content-Length: 11\r\n", 413),
+        (b"Content-Length: 99999999999999999999\r\n", 413),
+        (b"Content-Length: -1\r\n", 400),
+        (b"Content-Length: 4\r\nContent-Length: 5\r\n", 400),
+    ],
+)
+def test_a_body_must_have_a_length_that_is_allowed(fields: bytes, status: int) -> None:
+    with pytest.raises(BadRequest) as caught:
+        posted(fields, b"abcd").next()
+    assert caught.value.status == status
+
+
+def test_an_empty_body() -> None:
+    request = posted(b"Content-Length: 0\r\n").next()
+    assert request is not None
+    assert request.body == b""
+
+
+@pytest.mark.parametrize(("rest", "waits"), [(b"", True), (b"a", False)])
+def test_a_client_may_wait_to_be_told_to_send_its_body(rest: bytes, waits: bool) -> None:
+    reader = posted(b"Content-Length: 4\r\nExpect: 100-continue\r\n", rest)
+    assert reader.next() is None
+    assert reader.continues == waits
+
+
+def test_other_methods_have_no_body_there() -> None:
+    reader = HeadReader(LIMITS, BODIES)
+    reader.feed(with_fields(b"Content-Length: 4", line=b"GET /filters HTTP/1.1"))
+    with pytest.raises(BadRequest):
+        reader.next()

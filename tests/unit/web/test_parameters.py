@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlencode
@@ -19,6 +20,7 @@ from jetstream.web.http import Request
 from jetstream.web.parameters import (
     COMMAS_MAX,
     PARAMETERS_MAX,
+    OptionsUpdate,
     SubscribeRequest,
     decode_query,
     parse_message,
@@ -26,13 +28,14 @@ from jetstream.web.parameters import (
 )
 
 POST, LIKE = "app.bsky.feed.post", "app.bsky.feed.like"
+NOW = 1_700_000_000_000_000  # 2023-11-14T22:13:20Z
 ANN, BOB = "did:plc:ann", "did:web:bob.example"
 
 
 def parsed(query: str = "", headers: dict[str, str] | None = None) -> SubscribeRequest:
     """Read a query string as the server is given it."""
     fields = {name.lower(): value for name, value in (headers or {}).items()}
-    return finish(parse_request(Request("GET", "/subscribe", query, 1, fields)))
+    return finish(parse_request(Request("GET", "/subscribe", query, 1, fields), now_us=NOW))
 
 
 def refused(query: str, headers: dict[str, str] | None = None) -> tuple[str, str]:
@@ -48,7 +51,7 @@ def test_nothing_asked_for_is_everything_from_now_on() -> None:
 
 
 def test_unknown_parameters_are_ignored() -> None:
-    assert parsed("foo=1&compression=zstd&kinds=x&wantedCollectionsOf=x&curso=x&=&" + "s" * 99) == parsed()
+    assert parsed("foo=1&compression=zstd&kindsOf=x&wantedCollectionsOf=x&curso=x&=&" + "s" * 99) == parsed()
 
 
 @pytest.mark.parametrize(
@@ -63,8 +66,18 @@ def test_unknown_parameters_are_ignored() -> None:
         ("collections", "wantedCollections"),
         ("collection", "wantedCollections"),
         ("dids", "wantedDids"),
+        ("kind", "kinds"),
+        ("Kinds", "kinds"),
+        ("operation", "operations"),
+        ("excludeCollection", "excludeCollections"),
+        ("excludedCollections", "excludeCollections"),
+        ("excludedids", "excludeDids"),
+        ("excluded_dids", "excludeDids"),
         ("Cursor", "cursor"),
         ("cursors", "cursor"),
+        ("limits", "limit"),
+        ("Until", "until"),
+        ("heart-beat", "heartbeat"),
         ("requirehello", "requireHello"),
         ("Compress", "compress"),
         ("maxMessageSizeByte", "maxMessageSizeBytes"),
@@ -171,6 +184,54 @@ def test_the_longest_url_of_all() -> None:
     assert refused(f"{repeated}&wantedCollections={POST}") == ("wantedCollections", "101")
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        f"kinds=commit&kinds=account&operations=create&excludeCollections={POST}&excludeDids={ANN}&excludeDids={BOB}",
+        f"kinds=account,commit&operations=create,create&excludeCollections={POST},{POST}&excludeDids={BOB}%2C{ANN}",
+    ],
+)
+def test_the_other_lists_of_a_filter(query: str) -> None:
+    assert parsed(query).options.wanted == Filter.parse(
+        [],
+        [],
+        kinds=["commit", "account"],
+        operations=["create"],
+        exclude_collections=[POST],
+        exclude_dids=[ANN, BOB],
+    )
+
+
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ("kinds=", "kinds: '' is none of commit, identity, account, sync"),
+        ("kinds=commit,", "kinds: '' is none of commit, identity, account, sync"),
+        ("kinds=Commit", "kinds: 'Commit' is none of commit, identity, account, sync"),
+        ("operations=put", "operations: 'put' is none of create, update, delete"),
+        (
+            "kinds=identity&operations=create",
+            (
+                "operations: 'create' applies to commits, and kinds leaves them out: "
+                "add commit to kinds, or leave this out"
+            ),
+        ),
+        (
+            f"wantedCollections={LIKE}&excludeCollections={POST}",
+            f"excludeCollections: '{POST}' excludes nothing: it is not in wantedCollections",
+        ),
+        (
+            f"wantedDids={ANN}&excludeDids={ANN}",
+            f"excludeDids: '{ANN}' leaves none of wantedDids",
+        ),
+    ],
+)
+def test_a_filter_that_cannot_be_meant_is_refused_with_the_reason(query: str, sentence: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        parsed(query)
+    assert str(caught.value) == sentence
+
+
 # Wire and compression
 
 
@@ -245,6 +306,11 @@ def test_the_size_has_the_name_of_the_go_client_too() -> None:
         ("0001", 1),
         ("1725519626134432", 1725519626134432),
         ("9" * 20, 10**20 - 1),
+        ("-10m", NOW - 600_000_000),
+        ("2023-11-14T22:13:20Z", NOW),
+        ("2023-11-14T22:13:20.000007Z", NOW + 7),
+        ("2023-11-15T00:13:20+02:00", NOW),  # an offset that is not percent-encoded
+        ("2023-11-15T00%3A13%3A20%2B02%3A00", NOW),
     ],
 )
 def test_cursors_that_are_good(value: str, cursor: int | None) -> None:
@@ -270,16 +336,85 @@ def test_cursors_that_are_good(value: str, cursor: int | None) -> None:
         "1_000",
         "%00",
         "null",
+        "10m",
+        "%2B10m",
+        "2023-11-14T22:13:20",
+        "2023-11-14T22:13:20%2B24:00",
     ],
 )
 def test_cursors_that_are_bad(value: str) -> None:
     assert refused(f"cursor={value}") == ("cursor", URL(f"?a={value}", encoded=True).query["a"])
 
 
-@pytest.mark.parametrize("name", ["cursor", "maxMessageSizeBytes", "requireHello", "compress"])
+@pytest.mark.parametrize(
+    "name", ["cursor", "until", "limit", "heartbeat", "maxMessageSizeBytes", "requireHello", "compress"]
+)
 def test_what_is_one_value_is_given_once(name: str) -> None:
     assert refused(f"{name}=1&{name}=2") == (name, "1, 2")
     assert refused(f"{name}=&{name}=") == (name, ", ")
+
+
+@pytest.mark.parametrize(
+    ("query", "until"),
+    [
+        ("until=", None),
+        ("cursor=5&until=5", 5),
+        ("cursor=0&until=-1h", NOW - 3_600_000_000),
+        ("cursor=-2h&until=-1h", NOW - 3_600_000_000),
+        ("cursor=-2h&until=2023-11-15T00:13:20+02:00", NOW),
+        (f"until={NOW}", NOW),
+        (f"until={NOW + 1}&requireHello=true", NOW + 1),
+        (f"cursor={'9' * 20}&until={'9' * 20}", 10**20 - 1),
+    ],
+)
+def test_an_end_that_is_good(query: str, until: int | None) -> None:
+    assert parsed(query).until == until
+
+
+@pytest.mark.parametrize(
+    ("query", "value", "problem"),
+    [
+        ("until=soon", "soon", "is not a time: "),
+        ("cursor=5&until=4", "4", "is before the cursor, 5"),
+        ("cursor=-1h&until=-2h", "-2h", f"is before the cursor, {NOW - 3_600_000_000}"),
+        ("until=-1s", "-1s", "is before the present, where it starts: give a cursor"),
+        ("until=0&requireHello=true", "0", "is before the present, where it starts: give a cursor"),
+    ],
+)
+def test_an_end_that_is_bad(query: str, value: str, problem: str) -> None:
+    with pytest.raises(InvalidParameter, match=f"^until: '{value}' {problem}"):
+        parsed(query)
+
+
+@pytest.mark.parametrize(("value", "limit"), [("", None), ("1", 1), ("007", 7), ("9" * 20, 10**20 - 1)])
+def test_limits_that_are_good(value: str, limit: int | None) -> None:
+    assert parsed(f"limit={value}").limit == limit
+
+
+@pytest.mark.parametrize("value", ["0", "000", "-1", "1.0", "1k", "all", "1" * 21, "%201"])
+def test_limits_that_are_bad(value: str) -> None:
+    assert refused(f"limit={value}")[0] == "limit"
+
+
+def test_bounds_are_those_of_one_subscriber() -> None:
+    assert parsed("cursor=1&wire=v1").bounds is None
+    one, other = (parsed("cursor=1&until=7").bounds, parsed("limit=3").bounds)
+    assert one is not None
+    assert other is not None
+    assert (one.until, other.left) == (7, 3)
+    assert one.left == other.until == sys.maxsize
+    request = parsed("limit=3")
+    assert request.bounds is not request.bounds
+
+
+@pytest.mark.parametrize(("value", "seconds"), [("", None), ("1", 1), ("045", 45), ("300", 300)])
+def test_heartbeats_that_are_good(value: str, seconds: int | None) -> None:
+    assert parsed(f"heartbeat={value}").heartbeat_s == seconds
+
+
+@pytest.mark.parametrize("value", ["0", "301", "-1", "1.5", "1s", "true", "1" * 21, "%20"])
+def test_heartbeats_that_are_bad(value: str) -> None:
+    assert refused(f"heartbeat={value}")[0] == "heartbeat"
 
 
 @pytest.mark.parametrize(
@@ -306,7 +441,11 @@ def test_flags_that_are_bad(name: str, value: str) -> None:
 
 
 def test_refusals_are_short_sentences_that_name_the_value() -> None:
-    with pytest.raises(InvalidParameter, match=r"^cursor: 'now' is not a time in unix microseconds$"):
+    with pytest.raises(
+        InvalidParameter,
+        match=r"^cursor: 'now' is not a time: give unix microseconds, RFC 3339 such as 2026-07-04T14:30:00Z, "
+        r"or an age such as -10m$",
+    ):
         parsed("cursor=now")
     with pytest.raises(InvalidParameter) as caught:
         parsed("wantedDids=" + "x" * 500_000)
@@ -316,7 +455,12 @@ def test_refusals_are_short_sentences_that_name_the_value() -> None:
 
 @given(
     st.text(),
-    st.sampled_from(["cursor", "maxMessageSizeBytes", "wantedCollections", "wantedDids", "requireHello"]),
+    st.sampled_from(
+        [
+            *("cursor", "until", "limit", "heartbeat", "maxMessageSizeBytes"),
+            *("wantedCollections", "wantedDids", "requireHello"),
+        ]
+    ),
 )
 def test_any_value_is_taken_or_refused(value: str, name: str) -> None:
     with suppress(InvalidParameter):
@@ -327,6 +471,11 @@ def test_any_value_is_taken_or_refused(value: str, name: str) -> None:
 
 
 def parse(text: str | bytes) -> SubscriberOptions | None:
+    update = parse_update(text)
+    return None if update is None else update.options
+
+
+def parse_update(text: str | bytes) -> OptionsUpdate | None:
     return finish(parse_message(text if isinstance(text, bytes) else text.encode()))
 
 
@@ -342,6 +491,62 @@ def test_an_update_replaces_everything() -> None:
         wantedCollections=[POST, "app.bsky.graph.*"], wantedDids=[ANN], maxMessageSizeBytes=9
     ) == SubscriberOptions(Filter.parse([POST, "app.bsky.graph.*"], [ANN]), 9)
     assert update(other=1) == SubscriberOptions()
+
+
+def test_an_update_has_all_lists_of_a_filter() -> None:
+    lists = {
+        "kinds": ["commit"],
+        "operations": ["delete", "create"],
+        "excludeCollections": ["app.bsky.graph.*"],
+        "excludeDids": [ANN],
+    }
+    query = urlencode(lists, doseq=True)
+    assert update(**lists) == parsed(query).options != SubscriberOptions()
+    assert update(**{name: [] for name in lists}) == SubscriberOptions()
+    assert update(maxSize=9) == SubscriberOptions(message_bytes_max=9)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("wantedcollections", "wantedCollections"),
+        ("wanted_dids", "wantedDids"),
+        ("wantedDid", "wantedDids"),
+        ("collections", "wantedCollections"),
+        ("dids", "wantedDids"),
+        ("kind", "kinds"),
+        ("Operations", "operations"),
+        ("excludedCollection", "excludeCollections"),
+        ("excludedids", "excludeDids"),
+        ("maxmessagesizebytes", "maxMessageSizeBytes"),
+        ("MaxSize", "maxSize"),
+    ],
+)
+@pytest.mark.parametrize("value", [None, [], ["x"], 1])
+def test_a_mistaken_name_in_an_update_is_refused_with_what_was_meant(
+    name: str, meant: str, value: object
+) -> None:
+    with pytest.raises(InvalidParameter, match=f"did you mean {meant}\\?$"):
+        update(**{name: value})
+
+
+def test_parameters_that_cannot_change_are_ignored_in_an_update() -> None:
+    assert update(cursor=1, Cursors=1, Wire="x", compress=True, requirehello=1) == SubscriberOptions()
+
+
+def test_an_update_of_many_unknown_names_is_read_in_small_steps() -> None:
+    text = json.dumps({"type": "options_update", "payload": dict.fromkeys(map(str, range(10_000)))})
+    assert len(list(parse_message(text.encode()))) > 40
+
+
+@pytest.mark.parametrize(("value", "seconds"), [(None, None), (1, 1), (300, 300)])
+def test_an_update_may_change_the_heartbeat(value: int | None, seconds: int | None) -> None:
+    message = json.dumps({"type": "options_update", "payload": {"heartbeat": value}})
+    assert parse_update(message) == OptionsUpdate(SubscriberOptions(), seconds)
+
+
+def test_an_update_without_a_heartbeat_leaves_that_of_the_url() -> None:
+    assert parse_update('{"type":"options_update","payload":{}}') == OptionsUpdate(SubscriberOptions(), None)
 
 
 def test_an_update_may_come_as_bytes() -> None:
@@ -442,12 +647,25 @@ def test_an_update_has_a_payload() -> None:
         ("wantedDids", [False]),
         ("wantedDids", [""]),
         ("wantedDids", ["alice.example"]),
+        ("kinds", "commit"),
+        ("kinds", ["commits"]),
+        ("kinds", [None]),
+        ("operations", ["create,update"]),
+        ("excludeCollections", ["*"]),
+        ("excludeDids", [1]),
+        ("maxSize", "1"),
         ("maxMessageSizeBytes", -1),
         ("maxMessageSizeBytes", 1.0),
         ("maxMessageSizeBytes", 10**30),
         ("maxMessageSizeBytes", "1"),
         ("maxMessageSizeBytes", True),
         ("maxMessageSizeBytes", []),
+        ("heartbeat", 0),
+        ("heartbeat", 301),
+        ("heartbeat", 1.0),
+        ("heartbeat", "1"),
+        ("heartbeat", True),
+        ("heartbeat", 10**30),
     ],
 )
 def test_bad_updates_are_named(name: str, value: object) -> None:

@@ -5,6 +5,7 @@ A server's frames are not masked (section 5.1), so one frame serves every subscr
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from struct import pack
 from typing import Final
 
@@ -40,16 +41,24 @@ class WebSocketFraming:
         # event that the renderer declined, so there is no head before an empty message.
         self._heads = [b"", *(head(size, opcode) for size in range(1, 4096))]
 
-    def frames(self, messages: list[bytes]) -> list[bytes]:
+    def frames(
+        self,
+        messages: list[bytes],
+        times: Iterable[int] | None = None,  # noqa: ARG002 - part of the protocol
+    ) -> list[bytes]:
         """Return each message with its head."""
         heads, known, opcode = self._heads, len(self._heads), self._opcode
         return [
             (heads[n] if (n := len(message)) < known else head(n, opcode)) + message for message in messages
         ]
 
-    def end(self, code: int, reason: str) -> bytes:
-        """Return a close frame. A long reason is cut to 123 bytes, between two characters."""
-        text = reason.encode()[:_REASON_BYTES_MAX].decode(errors="ignore").encode()
+    def end(self, code: int, reason: str, cursor: int | None = None) -> bytes:
+        """Return a close frame, whose reason ends with `cursor`.
+
+        A long reason is cut before that, between two characters: there are 123 bytes.
+        """
+        tail = b"" if cursor is None else b"; cursor=%d" % cursor
+        text = reason.encode()[: _REASON_BYTES_MAX - len(tail)].decode(errors="ignore").encode() + tail
         return pack(">BBH", _CLOSE, 2 + len(text), code) + text
 
 

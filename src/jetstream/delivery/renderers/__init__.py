@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from jetstream.delivery.renderers.classic import CLASSIC
 from jetstream.delivery.renderers.v1 import V1
+from jetstream.delivery.renderers.v2 import V2
 from jetstream.model.batch import Batch
 
 
@@ -29,5 +30,16 @@ class Renderer(Protocol):
         readers of this wire do not receive it. `indices` rise; a run without holes is a `range`.
         """
 
+    @property
+    def heartbeat_s(self) -> int:
+        """After how many seconds without an event a reader that asks for none gets a heartbeat; 0: never."""
 
-RENDERERS: Final[Mapping[str, Renderer]] = {renderer.name: renderer for renderer in (CLASSIC, V1)}
+    def heartbeat(self, position: int, live: bool) -> bytes:
+        """Return the JSON that says that all below `position` has been judged.
+
+        A client that resumes after it as after an event loses nothing: its time is `position - 1`. `live`:
+        whether the reader is at the tip. Empty when the wire has no heartbeats.
+        """
+
+
+RENDERERS: Final[Mapping[str, Renderer]] = {renderer.name: renderer for renderer in (CLASSIC, V1, V2)}

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from jetstream.delivery.renderers.template import NO_RECORD, RECORD, TemplateRenderer, commit, notice
+from jetstream.delivery.renderers.template import (
+    NO_RECORD,
+    RECORD,
+    TemplateRenderer,
+    commit,
+    heartbeat,
+    notice,
+)
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, UPDATE
 
 _COMMIT: Final = b'"type":"com"'
@@ -18,4 +25,5 @@ CLASSIC: Final = TemplateRenderer(
         IDENTITY: notice(b'"type":"id"', b"identity"),
         ACCOUNT: notice(b'"type":"acc"', b"account"),
     },
+    heartbeat=heartbeat(b'"type":"hb"'),
 )

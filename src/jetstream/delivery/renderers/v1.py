@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from jetstream.delivery.renderers.template import NO_RECORD, RECORD_AND_CID, TemplateRenderer, commit, notice
+from jetstream.delivery.renderers.template import (
+    NO_RECORD,
+    RECORD_AND_CID,
+    TemplateRenderer,
+    commit,
+    heartbeat,
+    notice,
+)
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, UPDATE
 
 _COMMIT: Final = b'"kind":"commit"'
@@ -18,4 +25,5 @@ V1: Final = TemplateRenderer(
         IDENTITY: notice(b'"kind":"identity"', b"identity"),
         ACCOUNT: notice(b'"kind":"account"', b"account"),
     },
+    heartbeat=heartbeat(b'"kind":"heartbeat"'),
 )

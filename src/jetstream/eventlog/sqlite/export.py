@@ -59,7 +59,8 @@ def selected(
     """
     with reading(directory) as connection:
         reader = FileReader(connection, LogLimits(), strict=True)
-        stop = read_tip(connection) + 1 if stop is None else stop
+        after_tip = read_tip(connection) + 1
+        stop = after_tip if stop is None else min(stop, after_tip)
         while position < stop:
             after, found = reader.scan(position, stop, wanted)
             batch = reader.load(found) if isinstance(found, int) else found

@@ -24,6 +24,7 @@ from jetstream.eventlog.sqlite.connection import snapshot
 from jetstream.eventlog.sqlite.reader import FileReader
 from jetstream.eventlog.sqlite.schema import POSITION_MAX
 from jetstream.model.batch import Batch
+from jetstream.model.did_set import DidSet
 from jetstream.model.event import Key
 from jetstream.model.filter import EVERYTHING, Filter
 
@@ -89,7 +90,7 @@ def keys_from(reader: FileReader, position: int, stop: int) -> set[Key]:
 
 def _step(reader: FileReader, keys: set[Key], below: int) -> tuple[int | None, dict[Key, int]]:
     """Search the next segments below a key; return where to continue, None at the end, and what was found."""
-    wanted = Filter(dids=frozenset(key[0] for key in keys))
+    wanted = Filter(dids=DidSet(key[0] for key in keys))
     bits = [crc32(did) % DID_BITS for did in wanted.dids]
     found: dict[Key, int] = {}
     segments = reader.limits.scan_segments

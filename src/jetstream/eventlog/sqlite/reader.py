@@ -5,9 +5,9 @@ have wanted events; `load` reads that one's events. They are apart so that a loa
 cache, which all readers share.
 
 A scan skips a segment by its index: the set of its collections, a Bloom filter of its DIDs, and copies of its
-identity and account events. So a reader of a rare collection reads a few kilobytes of each segment, and no
-events. A scan is bounded, and is a snapshot of its own, so that a reader who wants little does not hold back
-checkpoints.
+events without a collection. So a reader of a rare collection, or of these kinds alone, reads a few kilobytes
+of each segment, and no other events. A scan is bounded, and is a snapshot of its own, so that a reader who
+wants little does not hold back checkpoints.
 
 A `FileReader` is synchronous, and has a connection that no other thread uses at the same time. Damage is
 collected and skipped. A strict reader raises Damaged or sqlite3.DatabaseError instead.
@@ -52,7 +52,7 @@ _INDEXES: Final = (
     "SELECT last_us, first_us, collection_set, CASE WHEN ? THEN did_bits END FROM segment"
     " WHERE last_us >= ? ORDER BY last_us LIMIT ?"
 )
-# Columns of one segment: its first position, its exact DIDs, its identity and account events, all its events.
+# Columns of one segment: its first position, its exact DIDs, its events without a collection, all its events.
 _FIRST: Final = "SELECT first_us FROM segment WHERE last_us = ?"
 _DIDS: Final = "SELECT dids FROM segment WHERE last_us = ?"
 _ACCOUNTS: Final = "SELECT accounts FROM segment WHERE last_us = ?"
@@ -82,12 +82,12 @@ class FileReader:
     def scan(self, position: int, stop: int, wanted: Filter) -> Scan:
         """Find the first stored events in `[position, stop)` that `wanted` may want.
 
-        Gives up after `scan_segments` segments without any. Identity and account events of segments that have
-        no other wanted events are collected into one batch. A segment whose index is damaged is found as one
-        to load.
+        Gives up after `scan_segments` segments without any. Events without a collection, of segments that
+        have no other wanted events, are collected into one batch. A segment whose index is damaged is found
+        as one to load.
         """
         with snapshot(self.connection):
-            seen = count = 0
+            seen = count = size = 0
             start = position
             accounts: list[Columns] = []  # of the segments so far that have no wanted commits
             try:
@@ -102,9 +102,9 @@ class FileReader:
                         return (position, _batch(accounts)) if accounts else (last_us + 1, last_us)
                     if run.times and any(start <= time < stop for time in read_times(run.times)):
                         accounts.append(run)
-                        count += run.events
+                        count, size = count + run.events, size + run.size
                     position = last_us + 1
-                    if count >= self.limits.batch_events:
+                    if count >= self.limits.batch_events or size >= self.limits.batch_bytes:
                         break
             except sqlite3.DatabaseError as error:
                 if self._strict or not is_damage(error):
@@ -182,12 +182,14 @@ class FileReader:
     def _accounts_unless_wanted(
         self, last_us: int, collection_set: bytes, did_bits: bytes, wanted: Filter
     ) -> Columns | None:
-        """Return None for a segment to load, else its identity and account events as far as wanted."""
+        """Return None for a segment to load, else its events without a collection, as far as wanted."""
         try:
             if wanted.dids and not self._holds_did(last_us, did_bits, wanted):
                 return _NOTHING
             if holds_collection(collection_set, wanted):
                 return None
+            if not wanted.wants_collection(b""):
+                return _NOTHING
             (packed,) = self.connection.execute(_ACCOUNTS, (last_us,)).fetchone()
             return unpack_accounts(packed) or _NOTHING
         except (Damaged, sqlite3.DatabaseError) as error:

@@ -26,6 +26,7 @@ from jetstream.eventlog.segment import Segment, seal
 from jetstream.eventlog.sqlite.connection import Transaction
 from jetstream.eventlog.sqlite.reader import FileReader
 from jetstream.eventlog.sqlite.schema import DELETE_ROW, POSITION_MAX, Row, count_removed, insert
+from jetstream.model.did_set import DidSet
 from jetstream.model.filter import Filter
 
 
@@ -70,7 +71,7 @@ def next_rewritten(
     one scan finds nothing.
     """
     stop = max(tombstones.values())
-    after, key = reader.scan(position, stop, Filter(dids=frozenset(tombstones)))
+    after, key = reader.scan(position, stop, Filter(dids=DidSet(tombstones)))
     if isinstance(key, int):
         batch = reader.load(key)
         kept = None if batch is None else without_erased(batch, tombstones)

@@ -121,6 +121,11 @@ class SqliteLog:
         return self._state.tip
 
     @property
+    def oldest_us(self) -> int | None:
+        """The position of the oldest event that is kept; None: the log is empty."""
+        return self._state.oldest_us
+
+    @property
     def cursors(self) -> Cursors:
         """The cursors as of the last append."""
         return self._state.cursors

@@ -36,6 +36,17 @@ def test_a_ping_keeps_the_connection_alive() -> None:
 
 
 @pytest.mark.parametrize("reason", ["", "slow", "é" * 61, "x" + "é" * 61, "é" * 200])
+@pytest.mark.parametrize("cursor", [0, 1_725_519_626_134_432, 10**20 - 1])
+def test_a_long_reason_is_cut_before_the_cursor(reason: str, cursor: int) -> None:
+    (close,) = frames_of(WEBSOCKET.end(1008, reason, cursor))
+    text, _, tail = bytes(close.data[2:]).decode().rpartition("; ")
+
+    assert tail == f"cursor={cursor}"
+    assert reason.startswith(text)
+    assert len(close.data) in {124, 125} or text == reason
+
+
+@pytest.mark.parametrize("reason", ["", "slow", "é" * 61, "x" + "é" * 61, "é" * 200])
 def test_the_end_is_a_close_frame_with_as_much_of_the_reason_as_fits(reason: str) -> None:
     (close,) = frames_of(WEBSOCKET.end(1008, reason))
     text = bytes(close.data[2:]).decode()

@@ -24,6 +24,7 @@ from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
+from jetstream.model.did_set import DidSet
 from jetstream.model.event import ACCOUNT, Event
 from jetstream.model.filter import EVERYTHING, Filter
 
@@ -127,7 +128,7 @@ async def test_what_a_segment_says_of_itself_may_be_damaged_and_its_events_are_w
     directory: Path, column: str
 ) -> None:
     alter(directory, f"UPDATE segment SET {column} = x'1234' WHERE last_us = ?", key(7))
-    everyone = Filter(collections=LIKES.collections, dids=frozenset(b"did:plc:repo%d" % n for n in range(7)))
+    everyone = Filter(collections=LIKES.collections, dids=DidSet(b"did:plc:repo%d" % n for n in range(7)))
     async with opened(directory) as (log, _):
         for wanted in (EVERYTHING, LIKES, everyone):
             assert sorted(set(await segments_read(log, wanted))) == ALL

@@ -21,7 +21,8 @@ from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
-from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, UPDATE, Event
+from jetstream.model.did_set import DidSet
+from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, SYNC, UPDATE, Event
 from jetstream.model.filter import Filter
 
 # Small enough for segments, batches, scans and checkpoints to end where a few hundred events have many ends.
@@ -52,12 +53,16 @@ events = st.one_of(
     ),
     st.builds(lambda did: Event(IDENTITY, did, b"", b"", b"", b"", b'{"handle":"a.example"}'), dids),
     st.builds(lambda did: Event(ACCOUNT, did, b"", b"", b"", b"", b'{"active":true}'), dids),
+    st.builds(lambda did: Event(SYNC, did, b"", b"", b"", b"", b'{"rev":"3l3f6nzhvkl2g"}'), dids),
 )
 filters = st.builds(
-    lambda names, prefixes, repos: Filter(frozenset(names), frozenset(prefixes), frozenset(repos)),
+    lambda names, prefixes, repos, kinds: Filter(
+        frozenset(names), frozenset(prefixes), DidSet(repos), frozenset(kinds)
+    ),
     st.lists(collections, max_size=2),
     st.lists(st.sampled_from([b"app.bsky.", b"com.nobody."]), max_size=1),
     st.lists(dids | st.just(b"did:plc:nobody"), max_size=2),
+    st.lists(st.sampled_from([CREATE, DELETE, ACCOUNT, SYNC]), max_size=2),
 )
 
 
@@ -67,7 +72,7 @@ def remembered(history: list[Stamped]) -> list[Stamped]:
     return [
         (time, event)
         for time, event in history
-        if event.kind not in (CREATE, UPDATE) or time > gone.get(event.did, 0)
+        if event.kind not in (CREATE, UPDATE, SYNC) or time > gone.get(event.did, 0)
     ]
 
 

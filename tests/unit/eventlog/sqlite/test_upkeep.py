@@ -27,6 +27,7 @@ from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
+from jetstream.model.did_set import DidSet
 from jetstream.model.event import ACCOUNT, CREATE, Event
 from jetstream.model.filter import EVERYTHING, Filter
 
@@ -34,7 +35,7 @@ BatchOf = Callable[[range], Batch]
 SMALL = LogLimits(segment_events=100)
 BY_HAND = LogLimits(segment_events=100, upkeep_interval_s=3600.0)
 LEAVER = b"did:plc:leaver"
-ALL_OF_LEAVER = Filter(dids=frozenset({LEAVER}))
+ALL_OF_LEAVER = Filter(dids=DidSet({LEAVER}))
 SECRET = b'{"text":"what only this account said"}'
 DELETED = b'{"active":false,"status":"deleted"}'
 

@@ -1,0 +1,179 @@
+"""Dialects: what differs between the endpoints to subscribe, whose connections are otherwise alike.
+
+A dialect reads a request, and a client's messages. It knows how its endpoint refuses a request and how the
+server says goodbye there. `subscribe` does the rest: the limit of subscribers, the upgrade, the client.
+
+    `/subscribe`, `/v1/subscribe`    `SubscribeDialect`, here
+    `/xrpc/…subscribeEvents`         `xrpc.EventsDialect`
+    `/events`                        `event_stream.StreamDialect`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final, NamedTuple, Protocol
+
+from orjson import JSONDecodeError
+
+from jetstream.clock import unix_us
+from jetstream.delivery.framing import Framing
+from jetstream.delivery.framing.websocket import WEBSOCKET
+from jetstream.delivery.renderers import RENDERERS
+from jetstream.delivery.subscriber import Bounds, Close, Encoding, SubscriberOptions
+from jetstream.errors import InvalidParameter
+from jetstream.limits import WebLimits
+from jetstream.steps import Steps
+from jetstream.web.connection import Connection
+from jetstream.web.did_lists import DidList, no_list
+from jetstream.web.http import Request, Response
+from jetstream.web.outbound import Outbound
+from jetstream.web.parameters import FindList, OptionsUpdate, SubscribeRequest, parse_message, parse_request
+from jetstream.web.sink import Inbound
+from jetstream.web.websocket import Breach, wants_upgrade
+
+SHUTDOWN: Final = Close(1001, "shutdown", "the server is shutting down: connect again")
+
+
+class Opening(Protocol):
+    """How a request becomes the connection of a subscriber."""
+
+    def accept(self, request: Request, fields: Mapping[str, str]) -> bytes | Response:
+        """Return the head of the response, with more header fields. Raises Refused or BadRequest.
+
+        Or a whole response, if there is nothing to open.
+        """
+
+    def open(self, connection: Connection, inbound: Inbound) -> Outbound:
+        """Return the socket that takes a connection over."""
+
+
+class Subscription(NamedTuple):
+    """What a request asks for, checked: all that its connection needs to know."""
+
+    encoding: Encoding
+    options: SubscriberOptions  # until the first message that changes them
+    cursor: int | None = None  # the position to start at; None: live
+    require_hello: bool = False  # whether nothing is sent before the client's first message
+    bounds: Bounds | None = None  # where it ends by itself
+    heartbeat_s: int | None = None  # seconds without an event until there is a heartbeat; None: the wire's
+    did_list: DidList | None = None  # the uploaded list whose DIDs are part of the options
+    greeting: bytes = b""  # frames that go before all events
+    fields: Mapping[str, str] = MappingProxyType({})  # more header fields of the response
+    opening: Opening | None = None  # how the connection begins; None: with an upgrade to a WebSocket
+
+
+class Refused(Exception):
+    """A request cannot become a subscription. The client gets a response with one sentence, `text`.
+
+    `reason` is one of `metrics.REFUSAL_REASONS`. `name` is what the lexicon of an XRPC method calls the
+    error; empty where it has no name.
+    """
+
+    def __init__(
+        self, reason: str, status: int, name: str, text: str, fields: Mapping[str, str] | None = None
+    ) -> None:
+        self.reason = reason
+        self.status = status
+        self.name = name
+        self.text = text
+        # More header fields of the response.
+        self.fields = fields
+        super().__init__(text)
+
+
+def unavailable(reason: str, text: str, limits: WebLimits) -> Refused:
+    """Return the refusal that asks a client to try again."""
+    return Refused(reason, 503, "ServiceUnavailable", text, {"Retry-After": str(limits.retry_after_s)})
+
+
+def require_upgrade(request: Request) -> None:
+    """Raise Refused for a request that asks for no WebSocket."""
+    if not wants_upgrade(request):
+        path, events = request.path, f"{request.base}/events"
+        text = f"{path} is a WebSocket: connect to {request.websocket_base}{path}, or read {events}"
+        raise Refused("transport", 426, "", text, {"Upgrade": "websocket"})
+
+
+class Dialect(Protocol):
+    """How one endpoint is subscribed to."""
+
+    @property
+    def shutdown(self) -> Close:
+        """What connections are closed with when the server stops."""
+
+    def parse_request(self, request: Request) -> Steps[Subscription]:
+        """Read a request, in steps. Raises InvalidParameter or Refused."""
+
+    def refusal(self, refused: Refused) -> Response:
+        """Return the response to a request that is refused."""
+
+    def parse_message(self, message: bytes) -> Steps[OptionsUpdate | None]:
+        """Read a client's message, in steps: its new options, or None if it changes nothing.
+
+        Raises Breach.
+        """
+
+
+class SubscribeDialect:
+    """The dialect of `/subscribe` and `/v1/subscribe`. `wire` is the wire of requests that select none.
+
+    `compressed` returns the framing of compressed messages, for the ID of a dictionary and for whether the
+    request has `compress`; None while the dictionary is missing. `find_list` returns an uploaded list by its
+    ID. Both raise InvalidParameter.
+    """
+
+    shutdown: Final = SHUTDOWN
+
+    def __init__(
+        self,
+        wire: str,
+        compressed: Callable[[int | None, bool], Framing | None],
+        limits: WebLimits = WebLimits(),
+        now_us: Callable[[], int] = unix_us,
+        find_list: FindList = no_list,
+    ) -> None:
+        self._wire = wire
+        self._compressed = compressed
+        self._find_list = find_list
+        self._limits = limits
+        self._now_us = now_us
+
+    def parse_request(self, request: Request) -> Steps[Subscription]:
+        """Read a request, in steps. Raises InvalidParameter or Refused."""
+        asked = yield from parse_request(request, self._find_list, now_us=self._now_us())
+        require_upgrade(request)  # before the dictionary, which is fetched when it is first asked for
+        wire = asked.wire or self._wire
+        return Subscription(
+            Encoding(RENDERERS[wire], self._framing(asked)),
+            asked.options,
+            asked.cursor,
+            asked.require_hello,
+            bounds=asked.bounds,
+            heartbeat_s=asked.heartbeat_s,
+            did_list=asked.did_list,
+        )
+
+    def _framing(self, asked: SubscribeRequest) -> Framing:
+        """Return the framing that a request selects. Raises InvalidParameter or Refused."""
+        if not asked.compress and asked.dictionary_id is None:
+            return WEBSOCKET
+        framing = self._compressed(asked.dictionary_id, asked.compress)
+        if framing is None:
+            text = "compression is not available yet: try again later, or leave it out"
+            raise unavailable("no_dictionary", text, self._limits)
+        return framing
+
+    def refusal(self, refused: Refused) -> Response:
+        """Return a response of one sentence."""
+        return Response.sentence(refused.status, refused.text, refused.fields)
+
+    def parse_message(self, message: bytes) -> Steps[OptionsUpdate | None]:
+        """Read a client's message, in steps. Raises Breach, which tells a bad one why it is closed."""
+        try:
+            return (yield from parse_message(message, self._find_list))
+        except JSONDecodeError as error:
+            text = f"a message is not JSON: {error}: send an options_update"
+            raise Breach(Close(1007, "bad_json", text)) from error
+        except InvalidParameter as error:
+            raise Breach(Close(1008, "bad_options", str(error))) from error

@@ -1,0 +1,177 @@
+"""Large lists of DIDs, which clients upload once and name in their subscriptions: `POST /filters`.
+
+A list of 100,000 DIDs does not fit into a URL, and a client that reconnects would have to send it again. So
+it is kept here under an ID, which is a hash of its DIDs. `filter=<id>` selects it.
+
+A list is kept while a subscription uses it, and for `did_lists_kept_s` after its upload and after its last
+use. Their number and memory are bounded. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import islice
+from typing import Any, Final, NoReturn
+from weakref import WeakValueDictionary
+
+import orjson
+
+from jetstream.errors import InvalidParameter
+from jetstream.limits import WebLimits
+from jetstream.model.did_set import DidSet
+from jetstream.model.filter import DIDS_PER_STEP
+from jetstream.model.syntax import is_did
+from jetstream.steps import Steps
+from jetstream.token_bucket import TokenBucket
+from jetstream.web.http import Request, Response
+
+# What clients are promised: DIDs of one list, and bytes of its upload.
+DIDS_MAX: Final = 100_000
+BODY_BYTES_MAX: Final = 4 << 20
+# Characters of the hash, in hexadecimal: 128 bits.
+_ID_CHARS: Final = 32
+# Memory in CPython: a `bytes` takes 33 bytes and is rounded up to 16; an entry of a dict takes 24, and 4 of
+# its index, of which as few as a third may be in use.
+_DID_BYTES: Final = 33 + 8 + 24 + 12
+
+
+class NoRoom(Exception):
+    """There is no room for another list, because all that are kept are in use."""
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class DidList:
+    """A list of DIDs. Its users keep a reference."""
+
+    id: str
+    dids: DidSet
+    size: int  # bytes of memory
+
+
+class DidLists:
+    """All lists of one server. `clock` gives monotonic seconds."""
+
+    def __init__(self, limits: WebLimits, clock: Callable[[], float]) -> None:
+        self._limits = limits
+        self._clock = clock
+        # One token for each upload that is read.
+        self._budget = TokenBucket(*limits.did_lists_read, clock())
+        # Every list that is in use or kept, by its ID.
+        self._lists: WeakValueDictionary[str, DidList] = WeakValueDictionary()
+        # Those that are kept, and until when, by ID; the first ends first.
+        self._kept: dict[str, tuple[DidList, float]] = {}
+
+    def __len__(self) -> int:
+        """How many lists can be found."""
+        self._expire()
+        return len(self._lists)
+
+    def handle(self, request: Request, _connection: object) -> Steps[Response]:
+        """Answer `POST /filters`, in steps."""
+        if not self._budget.spend(self._clock()):
+            return self._later(429, "too many lists are uploaded: try again later")
+        try:
+            kept = yield from self.add(request.body)
+        except InvalidParameter as error:
+            return Response.sentence(400, str(error))
+        except NoRoom:
+            return self._later(503, "there is no room for another list: try again later")
+        body = {"id": kept.id, "dids": len(kept.dids), "kept_s": int(self._limits.did_lists_kept_s)}
+        return Response(200, orjson.dumps(body, option=orjson.OPT_APPEND_NEWLINE), "application/json")
+
+    def _later(self, status: int, text: str) -> Response:
+        return Response.sentence(status, text, {"Retry-After": str(self._limits.retry_after_s)})
+
+    def find(self, list_id: str) -> DidList:
+        """Return the list with an ID. Raises InvalidParameter if there is none."""
+        self._expire()
+        found = self._lists.get(list_id)
+        if found is None:
+            no_list(list_id)
+        return found
+
+    def keep(self, dids: DidList) -> None:
+        """Keep a list that was uploaded, or is used no more by a subscription, for a while."""
+        self._kept.pop(dids.id, None)
+        self._kept[dids.id] = (dids, self._clock() + self._limits.did_lists_kept_s)
+
+    def add(self, body: bytes) -> Steps[DidList]:
+        """Read an upload, and keep its list, in steps. Returns the one that is there if it is the same.
+
+        Raises InvalidParameter for a bad upload, and NoRoom.
+        """
+        read = yield from _read(body)
+        found = self._lists.get(read.id)
+        if found is None:
+            self._make_room(read.size)
+            found = self._lists[read.id] = read
+        self.keep(found)
+        return found
+
+    def _make_room(self, size: int) -> None:
+        """Drop the lists that are not in use, the oldest first, until another has room. Raises NoRoom."""
+        self._expire()
+        while not self._has_room(size):
+            if not self._kept:
+                raise NoRoom
+            del self._kept[next(iter(self._kept))]
+
+    def _has_room(self, size: int) -> bool:
+        held, limits = list(self._lists.values()), self._limits
+        total = sum(each.size for each in held)
+        return len(held) < limits.did_lists_max and total + size <= limits.did_lists_bytes_max
+
+    def _expire(self) -> None:
+        """Drop the lists whose time is over."""
+        now = self._clock()
+        while self._kept and next(iter(self._kept.values()))[1] <= now:
+            del self._kept[next(iter(self._kept))]
+
+
+def no_list(list_id: str) -> NoReturn:
+    """Raise InvalidParameter: there is no list with this ID."""
+    raise InvalidParameter("filter", list_id, "is not known here, or not any more: POST the list to /filters")
+
+
+def _read(body: bytes) -> Steps[DidList]:
+    """Read an upload, in steps. Raises InvalidParameter."""
+    items = iter(_items(body))
+    dids: dict[bytes, None] = {}
+    digest = sha256()
+    yield
+    while some := list(islice(items, DIDS_PER_STEP)):
+        for did in some:
+            if type(did) is not str or not is_did(did):
+                raise InvalidParameter("body", str(did), "is not a DID, such as did:plc:…")
+            dids[did.encode()] = None
+        digest.update("\n".join([*some, ""]).encode())
+        yield
+    if not 0 < len(dids) <= DIDS_MAX:
+        raise _unusable(f"has {len(dids)} DIDs: there must be 1 to {DIDS_MAX}")
+    size = sum(map(len, dids)) + len(dids) * _DID_BYTES
+    return DidList(digest.hexdigest()[:_ID_CHARS], DidSet(dids), size)
+
+
+def _items(body: bytes) -> list[Any]:
+    """Return what should be DIDs: the items of a JSON list, or the lines of a text that are not empty.
+
+    Both are made in one step, so their number is bounded first. 100,000 take 6 ms.
+    """
+    if body.count(b",") + body.count(b"\n") > 2 * DIDS_MAX:
+        raise _unusable(f"has more than {DIDS_MAX} DIDs")
+    if not body.lstrip().startswith((b"[", b"{")):
+        return body.decode(errors="replace").split()
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise _unusable(f"is not JSON: {error}") from None
+    dids = value.get("dids") if type(value) is dict else value
+    if type(dids) is not list:
+        raise _unusable('is neither a list of DIDs nor {"dids":[…]}')
+    return dids
+
+
+def _unusable(problem: str) -> InvalidParameter:
+    return InvalidParameter("body", "of the request", problem)

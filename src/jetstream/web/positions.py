@@ -1,0 +1,32 @@
+"""Positions in the stream, as clients are told them: in the handshake, and at `/cursors`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import orjson
+
+from jetstream.delivery.delivery import Positions
+from jetstream.web.http import Request, Response
+from jetstream.web.pages import Page, iso
+
+
+def position_headers(positions: Positions) -> dict[str, str]:
+    """Return header fields, in unix microseconds. `Oldest` and `Latest` are absent while the log is empty."""
+    named = {"Cursor": positions.cursor, "Oldest": positions.oldest, "Latest": positions.latest}
+    return {f"Jetstream-{name}": str(value) for name, value in named.items() if value is not None}
+
+
+def cursors(positions: Callable[[], Positions], now_us: Callable[[], int]) -> Page:
+    """Return the page `/cursors`: positions of a subscription that would begin now, with dates, as JSON."""
+
+    def handler(_request: Request) -> Response:
+        now = positions()
+        times = {"cursor": now.cursor, "oldest": now.oldest, "latest": now.latest, "now": now_us()}
+        body = {
+            key: value for name, us in times.items() for key, value in ((f"{name}_us", us), (name, iso(us)))
+        }
+        text = orjson.dumps(body, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        return Response(200, text, "application/json", position_headers(now))
+
+    return handler

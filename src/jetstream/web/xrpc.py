@@ -1,0 +1,195 @@
+"""The methods below `/xrpc/`: `network.bsky.jetstream.subscribeEvents`, and what belongs to it.
+
+    subscribeEvents       a subscription in the v2 wire: `EventsDialect`
+    getZstdDictionary     a page
+    listSegments, …       methods of an archive, which this server does not have: 501
+
+Clients read a refusal as JSON, `{"error":…,"message":…}`, and decide by the name and the status whether they
+come back. So there is never a 429 for a subscription, and never a close with 1000 or 1001: some clients would
+be finished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, NoReturn
+
+import orjson
+
+from jetstream.clock import unix_us
+from jetstream.delivery.framing import Framing
+from jetstream.delivery.framing.websocket import WEBSOCKET
+from jetstream.delivery.renderers.v2 import V2, info
+from jetstream.delivery.subscriber import Close, Encoding
+from jetstream.errors import InvalidParameter
+from jetstream.limits import WebLimits
+from jetstream.steps import Steps
+from jetstream.web.connection import Answer, Connection, Handler
+from jetstream.web.dialect import SHUTDOWN, Refused, Subscription, require_upgrade, unavailable
+from jetstream.web.did_lists import no_list
+from jetstream.web.events_parameters import parse_events_request
+from jetstream.web.http import Request, Response
+from jetstream.web.pages import Page, iso
+from jetstream.web.parameters import FindList
+from jetstream.web.websocket import Breach
+
+PREFIX: Final = "/xrpc/"
+_NSID: Final = "network.bsky.jetstream."
+SUBSCRIBE_EVENTS: Final = f"{_NSID}subscribeEvents"
+GET_ZSTD_DICTIONARY: Final = f"{_NSID}getZstdDictionary"
+_ARCHIVE: Final = (
+    *("listSegments", "planSnapshot", "getSegment", "getBlock"),
+    *("importTimestamps", "getImportStatus"),
+)
+_POSTED: Final = frozenset({f"{_NSID}planSnapshot", f"{_NSID}importTimestamps"})
+_METHODS: Final = frozenset({SUBSCRIBE_EVENTS, GET_ZSTD_DICTIONARY, *(f"{_NSID}{name}" for name in _ARCHIVE)})
+_NO_ARCHIVE: Final = (
+    "this server keeps no archive: use subscribeEvents, where cursor=0 begins with what is kept"
+)
+_NSID_CHARS_SHOWN: Final = 100
+
+# The only subprotocol. Clients that offer others do not expect to see them again.
+SUBPROTOCOL: Final = "xrpc.v1.json"
+# A lower cursor is a `seq` of another server: our positions have been higher since 2001.
+POSITION_MIN: Final = 10**15
+
+_SHUTDOWN: Final = SHUTDOWN._replace(code=1012)
+_DATA: Final = Close(1008, "unexpected_data", "this stream takes no messages: change the URL instead")
+
+
+class EventsDialect:
+    """The dialect of `subscribeEvents`.
+
+    `oldest_us` returns the position of the oldest event, None while there is none. `framing` returns the
+    framing of messages that are compressed with the dictionary of an ID, or None while that is missing; it
+    raises InvalidParameter for the ID of no dictionary of ours.
+    """
+
+    shutdown: Final = _SHUTDOWN
+
+    def __init__(
+        self,
+        oldest_us: Callable[[], int | None],
+        framing: Callable[[int], Framing | None],
+        limits: WebLimits = WebLimits(),
+        now_us: Callable[[], int] = unix_us,
+        find_list: FindList = no_list,
+    ) -> None:
+        self._oldest_us = oldest_us
+        self._framing_of = framing
+        self._find_list = find_list
+        self._limits = limits
+        self._now_us = now_us
+
+    def parse_request(self, request: Request) -> Steps[Subscription]:
+        """Read a request, in steps. Raises InvalidParameter or Refused."""
+        asked = yield from parse_events_request(request, self._find_list, now_us=self._now_us())
+        require_upgrade(request)
+        framing = self._framing(asked.dictionary_id)
+        greeting = self._greeting(asked.cursor)
+        return Subscription(
+            Encoding(V2, framing),
+            asked.options,
+            asked.cursor,
+            bounds=asked.bounds,
+            heartbeat_s=asked.heartbeat_s,
+            did_list=asked.did_list,
+            greeting=b"".join(framing.frames([greeting])),
+            fields=_subprotocol(request),
+        )
+
+    def _framing(self, dictionary_id: int | None) -> Framing:
+        if dictionary_id is None:
+            return WEBSOCKET
+        try:
+            framing = self._framing_of(dictionary_id)
+        except InvalidParameter as error:
+            raise Refused("unknown_dictionary", 400, "UnknownZstdDictionary", str(error)) from error
+        if framing is None:
+            text = "compression is not available yet: leave zstdDictionary out"
+            raise unavailable("no_dictionary", text, self._limits)
+        return framing
+
+    def _greeting(self, cursor: int | None) -> bytes:
+        """Return what a client is told of a cursor below the oldest event; empty if there is nothing to tell.
+
+        A cursor of 0 asks for the oldest event. Raises Refused for a cursor of another server.
+        """
+        oldest_us = self._oldest_us()
+        if not cursor or (cursor >= POSITION_MIN and cursor >= (oldest_us or 0)):
+            return b""
+        kept = (
+            "no event is kept yet"
+            if oldest_us is None
+            else f"the oldest event is {oldest_us}, {iso(oldest_us)}"
+        )
+        if cursor < POSITION_MIN:
+            text = f"cursor: {cursor} is a seq of another server: use 0, a seq of this one, or a time; {kept}"
+            raise Refused("cursor_too_old", 400, "CursorTooOld", text)
+        return info("OutdatedCursor", f"cursor {cursor} is older than what is kept; {kept}")
+
+    def refusal(self, refused: Refused) -> Response:
+        """Return a response in JSON, or a sentence where the error has no name."""
+        if not refused.name:
+            return Response.sentence(refused.status, refused.text, refused.fields)
+        return _error(refused.status, refused.name, refused.text, refused.fields)
+
+    def parse_message(self, message: bytes) -> NoReturn:  # noqa: ARG002 - whatever it says
+        """Refuse a client's message. Raises Breach."""
+        raise Breach(_DATA)
+
+
+def _subprotocol(request: Request) -> dict[str, str]:
+    """Return the header field that accepts the subprotocol, if it was offered. Its case matters."""
+    name = "Sec-WebSocket-Protocol"
+    offered = {each.strip() for each in request.headers.get(name.lower(), "").split(",")}
+    return {name: SUBPROTOCOL} if SUBPROTOCOL in offered else {}
+
+
+class Xrpc:
+    """Answers all requests below `/xrpc/`. `upgrades` and `pages` are its methods, by NSID."""
+
+    def __init__(self, upgrades: Mapping[str, Handler], pages: Mapping[str, Page]) -> None:
+        self._upgrades = upgrades
+        self._pages = pages
+
+    def answer(self, request: Request, connection: Connection) -> Steps[Answer]:
+        """Answer a request. Returns None when its connection has become a WebSocket.
+
+        The body of a request is not read, whatever its method. So the connection ends with the response: the
+        body must not be taken for the next request.
+        """
+        nsid = request.path.removeprefix(PREFIX).rstrip("/")
+        if nsid in self._upgrades and request.method in ("GET", "HEAD"):
+            return (yield from self._upgrades[nsid](request, connection))
+        closing = request.method not in ("GET", "HEAD", "OPTIONS")
+        return self._response(nsid, request)._replace(closing=closing)
+
+    def _response(self, nsid: str, request: Request) -> Response:
+        if nsid not in _METHODS:
+            text = f"method not implemented: {nsid[:_NSID_CHARS_SHOWN]}"
+            return _error(501, "MethodNotImplemented", text)
+        methods = ("POST",) if nsid in _POSTED else ("GET", "HEAD")
+        allowed = ", ".join((*methods, "OPTIONS"))
+        if request.method == "OPTIONS":
+            return Response(200, b"", headers=_preflight(allowed))
+        if request.method not in methods:
+            return _error(405, "MethodNotAllowed", f"{nsid} expects {methods[0]}", {"Allow": allowed})
+        if nsid in self._pages:
+            return self._pages[nsid](request)
+        return _error(501, "MethodNotImplemented", f"{nsid}: {_NO_ARCHIVE}")
+
+
+def _preflight(allowed: str) -> dict[str, str]:
+    """Return the header fields for a browser that asks first what it may send."""
+    return {
+        "Allow": allowed,
+        "Access-Control-Allow-Methods": allowed,
+        "Access-Control-Allow-Headers": "*",
+        "Access-Control-Max-Age": "86400",
+    }
+
+
+def _error(status: int, name: str, text: str, fields: Mapping[str, str] | None = None) -> Response:
+    """Return an error of XRPC."""
+    return Response(status, orjson.dumps({"error": name, "message": text}), "application/json", fields)
