@@ -40,9 +40,11 @@ REMEMBERED: Final = 256
 SHORT_VALUES: Final = 10
 SHORT_CHARS: Final = 300
 
-# The values of lists, by argument.
+# The values of lists, by argument, without those that are empty.
 Lists = Mapping[str, Sequence[str]]
 Frozen = tuple[tuple[str, tuple[str, ...]], ...]
+_NO_LISTS: Final[Lists] = dict.fromkeys(_LISTS, ())
+_NO_CONTENT: Final[Lists] = dict.fromkeys(_CONTENT_LISTS, ())
 
 # The lists whose values a query may separate by commas. A phrase may have some.
 COMMA_LISTS: Final = frozenset({*_LISTS.values(), *_CONTENT_LISTS.values()} - {"text"})
@@ -65,8 +67,9 @@ def parse_filter(
 
     `did_list` is an uploaded list whose DIDs are wanted, too. `names` are the names of the lists of `Filter`.
     """
-    content = {argument: given.strings(name) for argument, name in _CONTENT_LISTS.items()}
-    lists = {argument: given.strings(name) for argument, name in names.items()}
+    strings = given.strings
+    content = {argument: values for argument, name in _CONTENT_LISTS.items() if (values := strings(name))}
+    lists = {argument: values for argument, name in names.items() if (values := strings(name))}
     has_media, sample = given.flag(_HAS_MEDIA), given.number(_SAMPLE)
     if did_list is None and _is_short(content) and _is_short(lists):
         return _remembered(_frozen(content), _frozen(lists), has_media, sample)
@@ -78,8 +81,9 @@ def _parse(
     content: Lists, lists: Lists, has_media: bool, sample: str, listed: DidSet
 ) -> Steps[tuple[Filter, Content | None]]:
     """Parse the values of a filter, in steps. Raises InvalidParameter."""
-    parsed = yield from Content.parse_steps(**content, has_media=has_media)
+    parsed = yield from Content.parse_steps(**{**_NO_CONTENT, **content}, has_media=has_media)
     first = _first(content, has_media)
+    lists = {**_NO_LISTS, **lists}
     wanted = yield from Filter.parse_steps(**lists, sample=sample, content=first, listed=listed)
     return wanted, parsed
 
@@ -94,9 +98,10 @@ def _remembered(
 
 def _is_short(lists: Lists) -> bool:
     """Tell whether all values of some lists together are few and short."""
-    return all(
-        len(values) <= SHORT_VALUES and len("".join(values)) <= SHORT_CHARS for values in lists.values()
-    )
+    for values in lists.values():
+        if len(values) > SHORT_VALUES or sum(map(len, values)) > SHORT_CHARS:
+            return False
+    return True
 
 
 def _frozen(lists: Lists) -> Frozen:
