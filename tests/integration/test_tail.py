@@ -107,6 +107,32 @@ async def test_without_a_cursor_it_prints_what_comes(service: Service, relay: Re
     assert (code, json.loads(out)["did"]) == (0, BOB)
 
 
+async def test_a_store_is_where_it_begins_the_next_time(service: Service, tmp_path: Path) -> None:
+    lines, file = await sent(service, 5), tmp_path / "tail.cursor"
+    for expected in (lines[:2], lines[2:4]):
+        flags = ("--store", str(file), "--cursor", "0", "--limit", "2", "--heartbeat", "30")
+        async with tail(host(service), *flags) as running_tail:
+            code, out, _ = await running_tail.ended()
+        assert (code, out.splitlines(keepends=True)) == (0, expected)
+    assert int(file.read_text()) == json.loads(lines[3])["time_us"] + 1
+
+
+async def test_a_file_that_has_no_cursor_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "tail.cursor"
+    file.write_text("yesterday")
+    async with tail(NOBODY, "--store", str(file)) as running_tail:
+        code, out, err = await running_tail.ended()
+    assert (code, out) == (1, "")
+    assert err.startswith(f"jetstream: {file}: has 'yesterday'")
+
+
+async def test_another_server_is_read_when_the_first_fails(service: Service) -> None:
+    async with tail(NOBODY, host(service), "--cursor", "0", "--limit", "1") as running_tail:
+        code, out, err = await running_tail.ended()
+    assert (code, out) == (0, (await sent(service, 1))[0])
+    assert err.splitlines()[-1] == f"jetstream tail: connected to ws://{host(service)}/subscribe"
+
+
 async def test_it_ends_before_a_time(service: Service) -> None:
     lines = await sent(service, 5)
     fourth = json.loads(lines[3])["time_us"]

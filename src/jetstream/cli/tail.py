@@ -9,12 +9,14 @@ import signal
 import stat
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, BinaryIO, Final
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from jetstream.client.request import DEFAULT_URL, Kind, Operation
+from jetstream.client.request import DEFAULT_URL, HEARTBEAT_MAX_S, Kind, Operation
+from jetstream.client.store import FileCursor
 from jetstream.client.subscription import Subscription, subscribe
 from jetstream.clock import unix_us
 from jetstream.errors import InvalidParameter, JetstreamError, SettingError
@@ -25,9 +27,7 @@ _FLAGS: Final = {"url": "URL", "wantedCollections": "--collection", "wantedDids"
 
 
 def tail(  # noqa: PLR0913 - each is a flag
-    url: str = DEFAULT_URL,
-    /,
-    *,
+    *url: str,
     collection: Annotated[list[str] | None, Parameter(negative=())] = None,
     did: Annotated[list[str] | None, Parameter(negative=())] = None,
     since: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
@@ -37,6 +37,8 @@ def tail(  # noqa: PLR0913 - each is a flag
     kind: Annotated[list[Kind] | None, Parameter(negative=())] = None,
     operation: Annotated[list[Operation] | None, Parameter(negative=())] = None,
     compress: Annotated[bool, Parameter(negative=())] = False,
+    heartbeat: Annotated[int | None, Parameter(validator=Number(gte=1, lte=HEARTBEAT_MAX_S))] = None,
+    store: Path | None = None,
 ) -> None:
     """Print the events of a Jetstream as they are received, one JSON object a line.
 
@@ -46,7 +48,8 @@ def tail(  # noqa: PLR0913 - each is a flag
     Parameters
     ----------
     url
-        A host, a base URL, or a full URL.
+        A host, a base URL, or a full URL; by default ws://localhost:6008/subscribe. Of several servers, one
+        is read, and the next one when it fails.
     collection
         Only commits to this collection, or to a prefix: app.bsky.graph.*. May be repeated.
     did
@@ -65,10 +68,15 @@ def tail(  # noqa: PLR0913 - each is a flag
         Only commits with this operation. May be repeated.
     compress
         Receive compressed messages, if the server has a dictionary of its own. They are printed as JSON.
+    heartbeat
+        Have the server say after this many seconds without an event that it is there, and reconnect when it
+        does not: 1 to 300.
+    store
+        Keep the position in this file, and begin there the next time.
     """
     try:
         events = subscribe(
-            url,
+            url or DEFAULT_URL,
             collections=collection or [],
             dids=did or [],
             kinds=kind or [],
@@ -77,6 +85,8 @@ def tail(  # noqa: PLR0913 - each is a flag
             until=None if until is None else _time("--until", until),
             limit=limit,
             compress=compress,
+            heartbeat=heartbeat,
+            store=None if store is None else FileCursor(store),
         )
     except InvalidParameter as error:
         raise SettingError(_FLAGS.get(error.name, f"--{error.name}"), error.value, error.problem) from error

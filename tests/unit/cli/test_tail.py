@@ -16,6 +16,7 @@ from jetstream.errors import SettingError
         (["--cursor", "now"], 'Invalid value for --cursor: unable to convert "now" into int.'),
         (["--cursor", "-5"], 'Invalid value "-5" for --cursor. Must be >= 0.'),
         (["--limit", "0"], 'Invalid value "0" for --limit. Must be >= 1.'),
+        (["--heartbeat", "301"], 'Invalid value "301" for --heartbeat. Must be <= 300.'),
         (["--limit", "few"], 'Invalid value for --limit: unable to convert "few" into int.'),
         (["--did", "alice"], "--did: 'alice' is not a DID, such as did:plc:…"),
         (["--collection", "app"], "--collection: 'app' is neither a collection,"),
