@@ -433,7 +433,7 @@ async def test_a_refusal_is_one_sentence(start: Start) -> None:
         ("?cursor=x", "cursor: 'x' "),
         ("?wantedCollections=x", "wantedCollections: 'x' "),
         ("?compress=true", "compress: 'true' is for WebSockets"),
-        ("?wire=v3", "wire: 'v3' is not a wire here: there are classic and v1 and v2"),
+        ("?wire=v3", "wire: 'v3' is not a wire here: there are classic, v1 and v2"),
     ):
         status, text = await get(service.port, f"/events{query}")
         assert (status, text.count("\n")) == (400, 1)

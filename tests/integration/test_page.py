@@ -10,6 +10,7 @@ from tests.subscriber import subscribe
 
 from jetstream.app import Service
 from jetstream.settings import parse_networks
+from jetstream.web.parameters import WIRE_RULE
 
 HANDSHAKE = {
     "Connection": "Upgrade",
@@ -39,7 +40,7 @@ async def test_the_page_says_which_client_connects_where(wire: str, start: Start
             f"http://{base}/health",
             f"http://{base}/cursors",
             f"http://{base}/events",
-            f"events as JSON, {wire} wire",
+            f"events as JSON, {wire} wire; {WIRE_RULE}",
             "@skyware/jetstream",
             "@atcute/jetstream",
             "wantedCollections",
@@ -61,7 +62,9 @@ async def test_a_plain_get_is_answered_that_this_is_a_websocket(path: str, servi
     status, text = await get(service.port, path)
     url = f"ws://127.0.0.1:{service.port}{path}"
     http = f"http://127.0.0.1:{service.port}/events"
-    assert (status, text) == (426, f"{path} is a WebSocket: connect to {url}, or read {http}\n")
+    wire = {"/subscribe": "classic", "/v1/subscribe": "v1"}[path]
+    rule = f"it sends the {wire} wire, but {WIRE_RULE}"
+    assert (status, text) == (426, f"{path} is a WebSocket: connect to {url}, or read {http}; {rule}\n")
 
 
 async def test_urls_are_shown_as_a_trusted_proxy_serves_them(start: Start) -> None:
@@ -72,7 +75,7 @@ async def test_urls_are_shown_as_a_trusted_proxy_serves_them(start: Start) -> No
     assert "https://jetstream.example/health" in page
     _, text = await get(service.port, "/subscribe", **fields)
     here = "wss://jetstream.example/subscribe, or read https://jetstream.example/events"
-    assert text == f"/subscribe is a WebSocket: connect to {here}\n"
+    assert text.startswith(f"/subscribe is a WebSocket: connect to {here};")
 
 
 async def test_others_do_not_choose_the_urls(service: Service) -> None:

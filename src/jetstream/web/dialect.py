@@ -28,7 +28,14 @@ from jetstream.web.connection import Connection
 from jetstream.web.did_lists import DidList, no_list
 from jetstream.web.http import Request, Response
 from jetstream.web.outbound import Outbound
-from jetstream.web.parameters import FindList, OptionsUpdate, SubscribeRequest, parse_message, parse_request
+from jetstream.web.parameters import (
+    WIRE_RULE,
+    FindList,
+    OptionsUpdate,
+    SubscribeRequest,
+    parse_message,
+    parse_request,
+)
 from jetstream.web.sink import Inbound
 from jetstream.web.websocket import Breach, wants_upgrade
 
@@ -87,11 +94,11 @@ def unavailable(reason: str, text: str, limits: WebLimits) -> Refused:
     return Refused(reason, 503, "ServiceUnavailable", text, {"Retry-After": str(limits.retry_after_s)})
 
 
-def require_upgrade(request: Request) -> None:
-    """Raise Refused for a request that asks for no WebSocket."""
+def require_upgrade(request: Request, more: str = "") -> None:
+    """Raise Refused for a request that asks for no WebSocket. `more` is added to the sentence."""
     if not wants_upgrade(request):
         path, events = request.path, f"{request.base}/events"
-        text = f"{path} is a WebSocket: connect to {request.websocket_base}{path}, or read {events}"
+        text = f"{path} is a WebSocket: connect to {request.websocket_base}{path}, or read {events}{more}"
         raise Refused("transport", 426, "", text, {"Upgrade": "websocket"})
 
 
@@ -142,7 +149,8 @@ class SubscribeDialect:
     def parse_request(self, request: Request) -> Steps[Subscription]:
         """Read a request, in steps. Raises InvalidParameter or Refused."""
         asked = yield from parse_request(request, self._find_list, now_us=self._now_us())
-        require_upgrade(request)  # before the dictionary, which is fetched when it is first asked for
+        # Before the dictionary, which is fetched when it is first asked for.
+        require_upgrade(request, f"; it sends the {self._wire} wire, but {WIRE_RULE}")
         wire = asked.wire or self._wire
         return Subscription(
             Encoding(RENDERERS[wire], self._framing(asked)),

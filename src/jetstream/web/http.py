@@ -12,7 +12,7 @@ is refused: one that is not read would be taken for the next request.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final, NamedTuple
@@ -129,6 +129,17 @@ class Response(NamedTuple):
     ) -> Response:
         """Return a response of one line of text."""
         return cls(status, f"{text}\n".encode(), headers=headers, closing=closing)
+
+    @classmethod
+    def preflight(cls, methods: Sequence[str]) -> Response:
+        """Return what a page of another site may send, for a browser that asks first (the Fetch standard)."""
+        headers = {
+            "Allow": ", ".join([*methods, "OPTIONS"]),
+            "Access-Control-Allow-Methods": ", ".join(methods),
+            "Access-Control-Allow-Headers": "*",
+            "Access-Control-Max-Age": "86400",
+        }
+        return cls(200, b"", headers=headers)
 
     def encode(self, now: float, *, keep_alive: bool, with_body: bool = True) -> bytes:
         """Return the bytes of the response; `now` is in unix seconds, for its `Date`.

@@ -20,6 +20,7 @@ from jetstream.metrics import Metrics
 from jetstream.status import Status
 from jetstream.token_bucket import TokenBucket
 from jetstream.web.http import Request, Response
+from jetstream.web.parameters import WIRE_RULE
 
 Page = Callable[[Request], Response]
 
@@ -29,7 +30,7 @@ _ABOUT: Final = "The ATProto firehose as light, friendly JSON over WebSocket."
 # The sections of `/`, with what depends on the server in braces.
 _SECTIONS: Final = {
     "Endpoints": {
-        "{ws}/subscribe": "events as JSON, {wire} wire",
+        "{ws}/subscribe": f"events as JSON, {{wire}} wire; {WIRE_RULE}",
         "{ws}/v1/subscribe": "events as JSON, v1 wire: for existing client libraries",
         "{ws}/xrpc/network.bsky.jetstream.subscribeEvents": "events as JSON, v2 wire",
         "{base}/events": "events without a WebSocket: lines of JSON, or Server-Sent Events",

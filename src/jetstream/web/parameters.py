@@ -44,6 +44,11 @@ _VALUE_CHARS_MAX: Final = 3 * (DID_CHARS_MAX + 1)
 # Names that came with the v1 wire. `maxSize` is what the Go client sends for `maxMessageSizeBytes`.
 _V1: Final = ("compress", "requireHello", "maxMessageSizeBytes", "maxSize")
 WIRES: Final = (CLASSIC.name, V1.name)  # v2 has an endpoint of its own
+# Which requests get v1: for `/`, and for a request that lacks the upgrade.
+WIRE_RULE: Final = (
+    f"a request with Socket-Encoding, {', '.join(_V1[:-1])} or {_V1[-1]} is from a v1 client and gets v1,"
+    " unless it names a wire"
+)
 # All parameters, and those that can change while connected.
 _KNOWN: Final = (*FILTER, "filter", "cursor", "until", "limit", "heartbeat", "wire", "zstdDictionary", *_V1)
 _OPTIONS: Final = (*FILTER, "filter", "maxMessageSizeBytes", "maxSize", "heartbeat")
@@ -229,7 +234,8 @@ def _wire(query: Query, headers: Mapping[str, str], wires: Sequence[str]) -> str
     """Return the wire that a request selects: by name, or v1 by a name that came with it; else None."""
     wire = _once(query, "wire")
     if wire and wire not in wires:
-        raise InvalidParameter("wire", wire, f"is not a wire here: there are {' and '.join(wires)}")
+        there = f"{', '.join(wires[:-1])} and {wires[-1]}"
+        raise InvalidParameter("wire", wire, f"is not a wire here: there are {there}")
     if not wire and ("socket-encoding" in headers or not query.keys().isdisjoint(_V1)):
         return V1.name
     return wire or None

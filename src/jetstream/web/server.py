@@ -95,7 +95,7 @@ class Server:
             closing = method not in (*_READ, "OPTIONS")
             return Response.sentence(404, f"there is nothing here: there are {there}", closing=closing)
         if method == "OPTIONS":
-            return Response(200, b"", headers=_preflight(methods))
+            return Response.preflight(methods)
         if method not in methods:
             allow = {"Allow": ", ".join([*methods, "OPTIONS"])}
             text = f"{path} is not for {method}: use {methods[0]}"
@@ -118,16 +118,6 @@ class Server:
         """
         self.stop_accepting()
         await self._connections.close()
-
-
-def _preflight(methods: Sequence[str]) -> dict[str, str]:
-    """Return what a page of another site may do, for a browser that asks first (the Fetch standard)."""
-    return {
-        "Allow": ", ".join([*methods, "OPTIONS"]),
-        "Access-Control-Allow-Methods": ", ".join(methods),
-        "Access-Control-Allow-Headers": "*",
-        "Access-Control-Max-Age": "86400",
-    }
 
 
 @lru_cache(PEERS_REMEMBERED)

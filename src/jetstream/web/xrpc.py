@@ -172,22 +172,12 @@ class Xrpc:
         methods = ("POST",) if nsid in _POSTED else ("GET", "HEAD")
         allowed = ", ".join((*methods, "OPTIONS"))
         if request.method == "OPTIONS":
-            return Response(200, b"", headers=_preflight(allowed))
+            return Response.preflight(methods)
         if request.method not in methods:
             return _error(405, "MethodNotAllowed", f"{nsid} expects {methods[0]}", {"Allow": allowed})
         if nsid in self._pages:
             return self._pages[nsid](request)
         return _error(501, "MethodNotImplemented", f"{nsid}: {_NO_ARCHIVE}")
-
-
-def _preflight(allowed: str) -> dict[str, str]:
-    """Return the header fields for a browser that asks first what it may send."""
-    return {
-        "Allow": allowed,
-        "Access-Control-Allow-Methods": allowed,
-        "Access-Control-Allow-Headers": "*",
-        "Access-Control-Max-Age": "86400",
-    }
 
 
 def _error(status: int, name: str, text: str, fields: Mapping[str, str] | None = None) -> Response:
