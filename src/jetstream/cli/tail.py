@@ -23,7 +23,7 @@ from jetstream.errors import InvalidParameter, JetstreamError, SettingError
 from jetstream.model.timestamp import parse_time
 
 EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
-_FLAGS: Final = {"url": "URL", "wantedCollections": "--collection", "wantedDids": "--did"}
+_FLAGS: Final = {"url": "URL", "collections": "--collection", "dids": "--did"}
 
 
 def tail(  # noqa: PLR0913 - each is a flag

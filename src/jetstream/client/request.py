@@ -29,6 +29,8 @@ _LISTS: Final = frozenset(
         *("lang", "mentions", "replyTo", "subject", "text"),
     }
 )
+# Arguments by the parameters that they become.
+_ARGUMENTS: Final = {"wantedCollections": "collections", "wantedDids": "dids"}
 # Parameters that this client must know of, so that it can do its part.
 _UNSUPPORTED: Final = {
     "compress": "give compress=True instead: this client has no public dictionary",
@@ -85,7 +87,11 @@ class Options:
         for name, items in self.lists.items():
             if isinstance(items, str):
                 raise InvalidParameter(name, items, "is a string: give a list of strings")
-        Filter.parse(self.collections, self.dids)
+        try:
+            Filter.parse(self.collections, self.dids)
+        except InvalidParameter as error:
+            name = _ARGUMENTS.get(error.name, error.name)
+            raise InvalidParameter(name, error.value, error.problem) from None
         _check_names("kinds", self.kinds, get_args(Kind))
         _check_names("operations", self.operations, get_args(Operation))
         _check_names("wire", [] if self.wire is None else [self.wire], get_args(Wire))
@@ -149,7 +155,7 @@ class Request:
         target = target.without_query_params(*moved).update_query(requireHello="true")
         path = target.path.rstrip("/")
         if path.endswith(PATH) and not path.endswith("/v1" + PATH) and not target.query.get("wire"):
-            # Else `requireHello` would select v1 there, and a long filter would change the spelling.
+            # Else `requireHello` would select v1 there, and a long filter would change the wire.
             target = target.update_query(wire=wire)
         return cls(target, hello, start)
 

@@ -134,7 +134,7 @@ def subscribe(  # noqa: PLR0913 - all but the first are named, and have defaults
     """Return the events of a Jetstream, in order, as an asynchronous iterator.
 
     `url` is a host, a base URL, or a full URL. A list of them is several servers with the same events: after
-    a connection that brought nothing, the next one is tried. `wire` is the spelling of events; without it,
+    a connection that brought nothing, the next one is tried. `wire` is the format of events; without it,
     the URL selects it.
 
     What to read: `collections` are NSIDs, or prefixes such as `app.bsky.graph.*` (at most 100), and apply to

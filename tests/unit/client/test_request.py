@@ -245,9 +245,9 @@ def test_the_dictionary_is_beside_the_subscription(url: str, dictionary: str) ->
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"collections": ["app"]}, "wantedCollections: 'app' is neither"),
-        ({"dids": ["alice"]}, "wantedDids: 'alice' is not a DID"),
-        ({"collections": [POST] * 101}, "wantedCollections: '101' are too many: at most 100"),
+        ({"collections": ["app"]}, "collections: 'app' is neither"),
+        ({"dids": ["alice"]}, "dids: 'alice' is not a DID"),
+        ({"collections": [POST] * 101}, "collections: '101' are too many: at most 100"),
         ({"collections": POST}, "collections: 'app.bsky.feed.post' is a string: give a list"),
         ({"dids": ALICE}, f"dids: '{ALICE}' is a string"),
         ({"kinds": "commit"}, "kinds: 'commit' is a string"),

@@ -1,6 +1,6 @@
-"""Renderers: how an event is spelled as JSON, one module per wire.
+"""Renderers: how an event is written as JSON, one module per wire.
 
-A wire is a spelling of events that clients read. A renderer turns events of a batch into the JSON of its
+A wire is a format of events that clients read. A renderer turns events of a batch into the JSON of its
 wire. It does not know how messages reach a client: that is a framing. To add a wire, write a module with an
 object that follows `Renderer`, and add it to `RENDERERS`.
 """
@@ -17,7 +17,7 @@ from jetstream.model.batch import Batch
 
 
 class Renderer(Protocol):
-    """One wire's spelling of events. Rendering is pure: the same event always gives the same bytes."""
+    """One wire's format of events. Rendering is pure: the same event always gives the same bytes."""
 
     @property
     def name(self) -> str:
