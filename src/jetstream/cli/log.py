@@ -10,10 +10,10 @@ from typing import Annotated, Final, Literal
 
 from cyclopts import Parameter
 
+from jetstream.cli.times import parse_moment
 from jetstream.clock import unix_us
 from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.renderers.v1 import V1
-from jetstream.errors import SettingError
 from jetstream.eventlog.sqlite.check import check as check_log
 from jetstream.eventlog.sqlite.export import Contents, contents, selected
 from jetstream.eventlog.sqlite.rebase import rebase
@@ -21,7 +21,6 @@ from jetstream.eventlog.sqlite.repair import repair as repair_log
 from jetstream.model.batch import Batch
 from jetstream.model.event import KIND_NAMES, Event
 from jetstream.model.filter import Filter
-from jetstream.model.timestamp import parse_time
 
 EXIT_DAMAGED: Final = 1
 COLLECTIONS_SHOWN: Final = 20
@@ -101,14 +100,23 @@ def cat(
     since: Annotated[
         str | None,
         Parameter(
-            help="Start time: unix microseconds, 2026-07-04T14:30:00Z or -10m.", allow_leading_hyphen=True
+            help="Start at this time: unix microseconds, 2026-07-04T14:30:00Z, or an age: -10m, 24h.",
+            allow_leading_hyphen=True,
         ),
     ] = None,
-    until: Annotated[str | None, Parameter(help="End time, not included.", allow_leading_hyphen=True)] = None,
-    collection: Annotated[
-        list[str] | None, Parameter(help="Only commits to it; may end in .*; repeatable.")
+    until: Annotated[
+        str | None, Parameter(help="End before this time. Like --since.", allow_leading_hyphen=True)
     ] = None,
-    did: Annotated[list[str] | None, Parameter(help="Only events of this repo; repeatable.")] = None,
+    collection: Annotated[
+        list[str] | None,
+        Parameter(
+            help="Only commits to this collection, or to a prefix: app.bsky.graph.*. May be repeated.",
+            negative=(),
+        ),
+    ] = None,
+    did: Annotated[
+        list[str] | None, Parameter(help="Only events of this account. May be repeated.", negative=())
+    ] = None,
     wire: Annotated[Literal["classic", "v1", "v2"], Parameter(help="Wire format; v2 has syncs.")] = "v1",
 ) -> None:
     """Write events as JSON lines, in the v1 wire or another. A server may be running."""
@@ -124,14 +132,6 @@ def cat(
     except BrokenPipeError:
         # The reader has seen enough. Python would raise again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def parse_moment(flag: str, text: str, now_us: int) -> int:
-    """Parse the time that a flag gives, in unix microseconds. Raises SettingError."""
-    try:
-        return parse_time(text, now_us)
-    except ValueError as error:
-        raise SettingError(flag, text, str(error)) from error
 
 
 def _ratio(held: Contents) -> float:

@@ -15,12 +15,12 @@ from typing import Annotated, BinaryIO, Final
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from jetstream.cli.times import parse_moment
 from jetstream.client.request import DEFAULT_URL, HEARTBEAT_MAX_S, Kind, Operation
 from jetstream.client.store import FileCursor
 from jetstream.client.subscription import Subscription, subscribe
 from jetstream.clock import unix_us
 from jetstream.errors import InvalidParameter, JetstreamError, SettingError
-from jetstream.model.timestamp import parse_time
 
 EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
 _FLAGS: Final = {"url": "URL", "collections": "--collection", "dids": "--did"}
@@ -55,7 +55,7 @@ def tail(  # noqa: PLR0913 - each is a flag
     did
         Only events of this account. May be repeated.
     since
-        Start at this time, 2026-07-04T14:30:00Z, or this long ago: 90s, -10m, 24h.
+        Start at this time: unix microseconds, 2026-07-04T14:30:00Z, or an age: -10m, 24h.
     cursor
         Start at this time, in unix microseconds.
     limit
@@ -82,7 +82,7 @@ def tail(  # noqa: PLR0913 - each is a flag
             kinds=kind or [],
             operations=operation or [],
             cursor=_start(since, cursor),
-            until=None if until is None else _time("--until", until),
+            until=None if until is None else parse_moment("--until", until, unix_us()),
             limit=limit,
             compress=compress,
             heartbeat=heartbeat,
@@ -108,16 +108,7 @@ def _start(since: str | None, cursor: int | None, clock: Callable[[], int] = uni
         return cursor
     if cursor is not None:
         raise SettingError("--since", since, f"cannot be given together with --cursor {cursor}")
-    return _time("--since", since, clock)
-
-
-def _time(flag: str, text: str, clock: Callable[[], int] = unix_us) -> int:
-    # Here an age needs no sign.
-    signed = f"-{text}" if text[:1].isdigit() and text[-1:] in tuple("smhdw") else text
-    try:
-        return parse_time(signed, clock())
-    except ValueError as error:
-        raise SettingError(flag, text, str(error)) from error
+    return parse_moment("--since", since, clock())
 
 
 async def _print(events: Subscription, out: BinaryIO) -> None:

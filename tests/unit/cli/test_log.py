@@ -11,7 +11,7 @@ from typing import Literal
 import pytest
 
 from jetstream.cli import main
-from jetstream.cli.log import cat, check, parse_moment, repair, stats
+from jetstream.cli.log import cat, check, repair, stats
 from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.renderers.v1 import V1
 from jetstream.errors import InvalidParameter, LogError, SettingError
@@ -150,19 +150,6 @@ def test_damage_ends_check_with_1_and_repair_mends_it(
     assert b"are undamaged" in written(capsysbinary)[-1]
     repair(data_dir=directory)
     assert b"nothing was changed" in written(capsysbinary)[-1]
-
-
-@pytest.mark.parametrize(
-    ("text", "moment"),
-    [
-        ("1700000000000001", 1_700_000_000_000_001),
-        ("2023-11-14T22:13:20Z", START),
-        ("2023-11-15T00:13:20.000007+02:00", START + 7),
-        ("-10m", START - 600_000_000),
-    ],
-)
-def test_moments(text: str, moment: int) -> None:
-    assert parse_moment("--since", text, START) == moment
 
 
 @pytest.mark.parametrize(
