@@ -5,8 +5,8 @@
     listSegments, …       methods of an archive, which this server does not have: 501
 
 Clients read a refusal as JSON, `{"error":…,"message":…}`, and decide by the name and the status whether they
-come back. So there is never a 429 for a subscription, and never a close with 1000 or 1001: some clients would
-be finished.
+come back. Some are finished after a 429, and after a close with 1000 or 1001. So there is no 429 for a
+subscription, the server stops with 1012, and only `until` and `limit` end with 1000.
 """
 
 from __future__ import annotations
