@@ -74,8 +74,18 @@ async def collect_young(limits: RuntimeLimits = RuntimeLimits()) -> None:
     """
     while True:
         await asyncio.sleep(limits.young_every_s)
-        if len(gc.get_objects(generation=0)) > limits.young_max:
+        if count_young() > limits.young_max:
             gc.collect(1)
+
+
+def count_young() -> int:
+    """Return how many young objects the collector has, in one step in which no other thread runs.
+
+    The list of them refers to tuples, too, that other threads are making of a generator. When such a thread
+    runs while there is a list, its tuple cannot grow: it raises SystemError. `map` calls both functions
+    without a bytecode between them, and only between two bytecodes may another thread have its turn.
+    """
+    return next(map(len, map(gc.get_objects, (0,))))
 
 
 async def release_memory(

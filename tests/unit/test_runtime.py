@@ -6,18 +6,52 @@ import asyncio
 import gc
 import os
 import signal
+import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from jetstream.limits import RuntimeLimits
-from jetstream.runtime import collect_young, malloc_trim, release_memory, resident_bytes, stop_on_signals
+from jetstream.runtime import (
+    collect_young,
+    count_young,
+    malloc_trim,
+    release_memory,
+    resident_bytes,
+    stop_on_signals,
+)
 
 
 class Node:
     """Something that can refer to itself."""
 
     me: Node
+
+
+def test_young_objects_are_counted() -> None:
+    gc.collect()
+    before = count_young()
+    young = [[number] for number in range(100)]
+    assert count_young() >= before + len(young)
+
+
+def test_counting_young_objects_leaves_the_tuples_of_other_threads_alone() -> None:
+    """With a list of all objects in a variable, this raises SystemError in the other thread at once."""
+
+    def build() -> int:
+        return sum(len(tuple(number for number in range(30))) for _ in range(20_000))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            built = thread.submit(build)
+            while not built.done():
+                count_young()
+    finally:
+        sys.setswitchinterval(interval)
+    assert built.result() == 20_000 * 30
 
 
 async def test_young_garbage_is_collected_when_many_objects_are_young() -> None:
