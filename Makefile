@@ -33,7 +33,7 @@ test: $(READY) ## Run the test suite on all cores: under four minutes
 	@echo "test: running the suite with pytest"
 	@$(BIN)/pytest --numprocesses auto --deselect $(IMAGE_TESTS) $(ARGS)
 
-test-integration: $(READY) ## Test with clients of other projects (needs Node), and test the image's contents
+test-integration: $(READY) ## Test with clients of other projects (Node, Go, Rust, Python), and the image's contents
 	@$(BIN)/pytest tests/foreign $(IMAGE_TESTS) $(ARGS)
 
 lint: $(READY) ## Check style, import directions and types
