@@ -309,19 +309,23 @@ async def test_without_a_hello_in_time_the_connection_is_closed(service: Service
     port = await server.start("127.0.0.1", 0)
     try:
         async with subscribe(port, requireHello="true") as subscriber:
-            assert await subscriber.ended() == (
+            code, text, cursor = await subscriber.ended_at()
+            assert (code, text) == (
                 1008,
                 "no options_update within 0.01 s: send one, or leave requireHello out",
             )
+            assert cursor == service.log.tip + 1
         await disconnects(service, "no_hello")
     finally:
         await server.close()
 
 
 async def test_a_bad_hello_closes_the_connection(service: Service) -> None:
-    async with subscribe(service.port, requireHello="true") as subscriber:
+    async with subscribe(service.port, requireHello="true", cursor=1) as subscriber:
         await subscriber.update(wantedDids="all")
-        assert await subscriber.ended() == (1008, "wantedDids: '\"all\"' is not a list")
+        code, text, cursor = await subscriber.ended_at()
+        assert (code, text) == (1008, "wantedDids: '\"all\"' is not a list")
+        assert cursor == service.log.oldest_us
     await disconnects(service, "bad_options")
 
 
@@ -556,10 +560,8 @@ async def test_a_breach_of_the_protocol_closes_with_1002(
     for breach in BREACHES:
         async with subscribe(service.port, requireHello=hello) as subscriber:
             subscriber.connection.transport.write(breach)
-            code, reason = await subscriber.ended()
-            text, _, cursor = reason.partition("; cursor=")
+            code, text, _ = await subscriber.ended_at()
             assert (code, text) == (1002, "not the WebSocket protocol: use a WebSocket client"), breach
-            assert bool(cursor) == (hello == "false")
     await disconnects(service, "protocol", len(BREACHES))
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
@@ -579,10 +581,8 @@ async def test_a_shutdown_closes_with_1001(query: dict[str, Any], service: Servi
         if "requireHello" not in query:
             await until(lambda: len(service.delivery) == 1)
         service.stop()
-        code, reason = await subscriber.ended()
-        text, _, cursor = reason.partition("; cursor=")
+        code, text, _ = await subscriber.ended_at()
         assert (code, text) == (1001, "the server is shutting down: connect again")
-        assert bool(cursor) == ("requireHello" not in query)
     await disconnects(service, "shutdown")
 
 

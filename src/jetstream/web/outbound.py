@@ -61,7 +61,7 @@ class Outbound(asyncio.Protocol):
         self.write: Callable[[bytes], None] = transport.write
         self.on_message: Callable[[bytes], Steps[None]]
         self.on_end: Callable[[], None]
-        self.resume_at: Callable[[], int | None]
+        self.resume_at: Callable[[], int]
         self.lower_limit(False)
 
     def start(self, data: bytes) -> None:

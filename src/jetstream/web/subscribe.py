@@ -293,9 +293,12 @@ class _Client:
             self._subscribe.did_lists.keep(self._did_list)
         self._did_list = did_list
 
-    def _resume_at(self) -> int | None:
-        """Return the cursor with which the client goes on elsewhere; None before it has begun."""
-        return None if self.subscriber is None else self._subscribe.delivery.resume_at(self.subscriber)
+    def _resume_at(self) -> int:
+        """Return the cursor with which the client goes on; before it has begun, where it would begin."""
+        delivery = self._subscribe.delivery
+        if self.subscriber is None:
+            return delivery.positions(self.subscription.cursor).cursor
+        return delivery.resume_at(self.subscriber)
 
     def _on_end(self) -> None:
         """Clean up after the connection."""
