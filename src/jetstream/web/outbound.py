@@ -32,7 +32,7 @@ class Outbound(asyncio.Protocol):
 
     `on_message` is called with each message of the client, if it can send any, and handles it in steps.
     `on_end` is called when the connection has gone. `resume_at` returns the cursor that the client is told
-    when the server ends the connection, if there is one. All are set by the owner before `start`, and removed
+    when the server ends the connection. All are set by the owner before `start`, and removed
     at the end.
     """
 
