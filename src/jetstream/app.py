@@ -41,7 +41,7 @@ from jetstream.upstream.envelope import MESSAGE_TYPES
 from jetstream.upstream.pipeline import Pipeline
 from jetstream.upstream.seq_tracker import SeqTracker
 from jetstream.upstream.source import Source
-from jetstream.web import dictionary, pages, xrpc
+from jetstream.web import dictionary, openapi, pages, xrpc
 from jetstream.web.dialect import SHUTDOWN, SubscribeDialect
 from jetstream.web.did_lists import BODY_BYTES_MAX, DidLists
 from jetstream.web.positions import cursors
@@ -213,6 +213,7 @@ class Service:
             "/health": pages.health(self.status),
             "/cursors": cursors(self.delivery.positions, self._clock),
             "/zstd-dictionary": own,
+            "/openapi.json": openapi.page(settings.wire, metrics=settings.metrics_listen is None),
         }
         wires = {"/subscribe": settings.wire, "/v1/subscribe": "v1"}
         compressed = Dictionaries(self._dictionary).framing

@@ -37,12 +37,16 @@ PREFIX: Final = "/xrpc/"
 _NSID: Final = "network.bsky.jetstream."
 SUBSCRIBE_EVENTS: Final = f"{_NSID}subscribeEvents"
 GET_ZSTD_DICTIONARY: Final = f"{_NSID}getZstdDictionary"
-_ARCHIVE: Final = (
-    *("listSegments", "planSnapshot", "getSegment", "getBlock"),
-    *("importTimestamps", "getImportStatus"),
+# Of an archive.
+ARCHIVE: Final = tuple(
+    f"{_NSID}{name}"
+    for name in (
+        *("listSegments", "planSnapshot", "getSegment", "getBlock"),
+        *("importTimestamps", "getImportStatus"),
+    )
 )
-_POSTED: Final = frozenset({f"{_NSID}planSnapshot", f"{_NSID}importTimestamps"})
-_METHODS: Final = frozenset({SUBSCRIBE_EVENTS, GET_ZSTD_DICTIONARY, *(f"{_NSID}{name}" for name in _ARCHIVE)})
+POSTED: Final = frozenset({f"{_NSID}planSnapshot", f"{_NSID}importTimestamps"})
+METHODS: Final = frozenset({SUBSCRIBE_EVENTS, GET_ZSTD_DICTIONARY, *ARCHIVE})
 _NO_ARCHIVE: Final = (
     "this server keeps no archive: use subscribeEvents, where cursor=0 begins with what is kept"
 )
@@ -162,10 +166,10 @@ class Xrpc:
         return self._response(nsid, request)._replace(closing=closing)
 
     def _response(self, nsid: str, request: Request) -> Response:
-        if nsid not in _METHODS:
+        if nsid not in METHODS:
             text = f"method not implemented: {nsid[:_NSID_CHARS_SHOWN]}"
             return _error(501, "MethodNotImplemented", text)
-        methods = ("POST",) if nsid in _POSTED else ("GET", "HEAD")
+        methods = ("POST",) if nsid in POSTED else ("GET", "HEAD")
         allowed = ", ".join((*methods, "OPTIONS"))
         if request.method == "OPTIONS":
             return Response(200, b"", headers=_preflight(allowed))
