@@ -26,6 +26,7 @@ from jetstream.bench import mix
 from jetstream.bench.compression import decompressor
 from jetstream.bench.load import Connection, Load, Target, subscribers
 from jetstream.bench.measure import Figures, Meter, percentiles_ms, spread, table
+from jetstream.bench.transport import TRANSPORTS
 
 REPOS: Final = 50_000
 WARM_UP_S: Final = (
@@ -54,6 +55,7 @@ class Scenario:
     slow: int = 0  # subscribers that read only a tenth of the stream
     storm: int = 0  # subscribers that are cut and come back
     compressed: bool = False  # whether all of them ask for compressed messages
+    transport: str = "websocket"  # how they subscribe; others are compared with it
     checked: int = 16  # subscribers of each kind of filter that are checked message by message, at least
     seconds: float = 60  # to measure
 
@@ -69,6 +71,14 @@ SCENARIOS: Final = {
             Limit("server_cores", 1),
             Limit("last_accepted_s", 10),
         ),
+        seconds=30,
+    ),
+    "sse5000": Scenario(
+        "The same with Server-Sent Events, and the CPU of a message as a multiple of that over WebSockets",
+        5_000,
+        1_000,
+        (Limit("messages_per_s", 4_900_000, least=True), Limit("cpu_ratio", 1.2), Limit("relay_p99_ms", 250)),
+        transport="sse",
         seconds=30,
     ),
     "lat800": Scenario(
@@ -141,11 +151,33 @@ def run(name: str, seconds: float | None = None) -> dict[str, float]:
     scenario = SCENARIOS[name]
     scenario = scenario if seconds is None else replace(scenario, seconds=seconds)
     print(f"{name}: {scenario.title}", flush=True)
-    figures = _with_and_without_slow(scenario) if scenario.slow else _measure(scenario)
+    figures = _compared(scenario)
     for limit in scenario.limits:
         word = "met" if limit.holds(figures) else "MISSED"
         print(f"  {limit.figure:<18} {number(figures[limit.figure]):>14}  {limit!s:>12}  {word}", flush=True)
     return figures
+
+
+def _compared(scenario: Scenario) -> dict[str, float]:
+    """Measure a scenario and, where it is compared with another, that one too."""
+    if scenario.slow:
+        return _with_and_without_slow(scenario)
+    if scenario.transport != "websocket":
+        return _with_and_without_http(scenario)
+    return _measure(scenario)
+
+
+def _with_and_without_http(scenario: Scenario) -> dict[str, float]:
+    """Measure WebSockets, then event streams."""
+    sockets = _measure(replace(scenario, transport="websocket"))
+    figures = _measure(scenario)
+    ratio = _cpu_us(figures) / _cpu_us(sockets)
+    return figures | {"cpu_ratio": ratio, "server_cores_websocket": sockets["server_cores"]}
+
+
+def _cpu_us(figures: dict[str, float]) -> float:
+    """Return the CPU time of a message, in microseconds."""
+    return figures["server_cores"] / figures["messages_per_s"] * 1e6
 
 
 def _with_and_without_slow(scenario: Scenario) -> dict[str, float]:
@@ -159,7 +191,7 @@ def _with_and_without_slow(scenario: Scenario) -> dict[str, float]:
 def _measure(scenario: Scenario) -> dict[str, float]:
     with TemporaryDirectory() as directory:
         dictionary = Path(directory) / "dictionary"
-        readings = RelayReadings()
+        readings = RelayReadings(transport=TRANSPORTS[scenario.transport])
         options: list[str] = []
         query: tuple[tuple[str, str], ...] = ()
         if scenario.compressed:
@@ -169,7 +201,9 @@ def _measure(scenario: Scenario) -> dict[str, float]:
             readings.decompress = decompressor(dictionary.read_bytes())
         with stand(*options, repos=REPOS) as (relay, server):
             kind = StormLoad if scenario.storm else Load
-            target = Target("127.0.0.1", server.port, query=query)
+            path = readings.transport.path or "/subscribe"
+            query += (("wire", "classic"),) if readings.transport.path else ()
+            target = Target("127.0.0.1", server.port, path, query)
             load = kind(target, readings, slow_share=SLOW_SHARE)
             try:
                 return _under_load(scenario, relay, server, load, readings)

@@ -44,6 +44,7 @@ from jetstream.upstream.source import Source
 from jetstream.web import dictionary, openapi, pages, xrpc
 from jetstream.web.dialect import SHUTDOWN, SubscribeDialect
 from jetstream.web.did_lists import BODY_BYTES_MAX, DidLists
+from jetstream.web.event_stream import StreamDialect
 from jetstream.web.positions import cursors
 from jetstream.web.server import Server, Upload
 from jetstream.web.subscribe import FAILED, Subscribe
@@ -222,6 +223,8 @@ class Service:
             for path, wire in wires.items()
         }
         upgrades = {path: self.subscribe.on(dialect) for path, dialect in dialects.items()}
+        stream = StreamDialect(self.metrics, self._limits.web, self._clock, did_lists.find)
+        upgrades["/events"] = self.subscribe.on(stream)
         events = xrpc.EventsDialect(
             self._oldest_us, compressed, self._limits.web, self._clock, did_lists.find
         )

@@ -295,6 +295,9 @@ class WebLimits:
     message_timeout_s: float = 10.0
     # Seconds for a client to answer a close frame; then the connection is aborted.
     close_timeout_s: float = 3.0
+    # Event streams with a compressor (web/event_stream.py). Any more are not compressed. So many, each of all
+    # events at 1,000 a second, take a quarter of a core with gzip.
+    compressed_streams_max: int = 32
     # Messages of one client.
     messages: Rate = Rate(40, 200)
     # Bytes of one client, in frames of every kind: 2.9 updates of 10,000 DIDs a second.

@@ -35,8 +35,20 @@ _BAD_MESSAGES: Final = (
     *("bad_json", "bad_options", "message_too_big", "no_hello", "slow_message", "unexpected_data"),
 )
 _ENDED: Final = ("client", "lost", "done", "shutdown", "slow", "overtaken", "error")
+STREAM_CODINGS: Final = ("identity", "gzip", "zstd")
 CLOSE_REASONS: Final = (*_ENDED, "protocol", "flood", *_BAD_MESSAGES)
 FLOOD_KINDS: Final = ("control", "tiny", "text", "unreadable")
+# Why a request to subscribe is refused, and what each reason means.
+REFUSAL_REASONS: Final = {
+    "parameter": "a parameter cannot be used",
+    "cursor_too_old": "the cursor is a `seq` of another server",
+    "unknown_dictionary": "the ID is that of no dictionary of this server",
+    "no_dictionary": "the public dictionary is not there yet",
+    "transport": "a WebSocket without an upgrade, or an event stream with one",
+    "coding": "no content coding that the client accepts, or too many streams with a compressor",
+    "full": "the limit of subscribers is reached",
+    "handshake": "a bad handshake of a WebSocket",
+}
 BAD_REQUEST_REASONS: Final = (
     "malformed",
     "too_long",
@@ -115,10 +127,17 @@ class Metrics:
             "jetstream_subscribers", "Connected subscribers, by wire.", ["wire"], registry=self.registry
         )
         self.subscribers = Children(subscribers, wires)
+        streams = Gauge(
+            "jetstream_event_streams",
+            "Subscribers of /events, by coding.",
+            ["coding"],
+            registry=self.registry,
+        )
+        self.event_streams = Children(streams, STREAM_CODINGS)
         self.messages = counters("messages_sent", "Events sent to subscribers", "wire", wires)
         self.bytes = counters("bytes_sent", "Bytes of events sent to subscribers", "wire", wires)
         self.disconnects = counters("disconnects", "Subscribers that left", "reason", CLOSE_REASONS)
-        self.refusals = counter("refused", "Requests to subscribe that were refused.")
+        self.refusals = counters("refused", "Requests to subscribe refused", "reason", REFUSAL_REASONS)
         self.bad_requests = counters("bad_requests", "HTTP requests refused", "reason", BAD_REQUEST_REASONS)
         self.evicted = counter("evicted", "Idle connections that were closed to make room.")
         # What the server was doing when an error of its own occurred.

@@ -38,6 +38,7 @@ async def test_the_page_says_which_client_connects_where(wire: str, start: Start
             f"http://{base}/metrics",
             f"http://{base}/health",
             f"http://{base}/cursors",
+            f"http://{base}/events",
             f"events as JSON, {wire} wire",
             "@skyware/jetstream",
             "@atcute/jetstream",
@@ -59,7 +60,8 @@ async def test_the_page_escapes_the_host(service: Service) -> None:
 async def test_a_plain_get_is_answered_that_this_is_a_websocket(path: str, service: Service) -> None:
     status, text = await get(service.port, path)
     url = f"ws://127.0.0.1:{service.port}{path}"
-    assert (status, text) == (426, f"{path} is a WebSocket: connect to {url}\n")
+    http = f"http://127.0.0.1:{service.port}/events"
+    assert (status, text) == (426, f"{path} is a WebSocket: connect to {url}, or read {http}\n")
 
 
 async def test_urls_are_shown_as_a_trusted_proxy_serves_them(start: Start) -> None:
@@ -69,7 +71,10 @@ async def test_urls_are_shown_as_a_trusted_proxy_serves_them(start: Start) -> No
     assert "wss://jetstream.example/subscribe" in page
     assert "https://jetstream.example/health" in page
     _, text = await get(service.port, "/subscribe", **fields)
-    assert text == "/subscribe is a WebSocket: connect to wss://jetstream.example/subscribe\n"
+    assert (
+        text
+        == "/subscribe is a WebSocket: connect to wss://jetstream.example/subscribe, or read https://jetstream.example/events\n"
+    )
 
 
 async def test_others_do_not_choose_the_urls(service: Service) -> None:
@@ -139,9 +144,8 @@ async def test_a_browser_that_asks_first_may_send_any_header(service: Service) -
 
 async def test_what_is_not_there_is_answered_with_what_is(service: Service) -> None:
     _, text = await get(service.port, "/nothing")
-    assert (
-        text == "there is nothing here: there are /, /cursors, /filters, /health, /metrics, /subscribe, /v1/subscribe\n"
-    )
+    there = "/, /cursors, /events, /filters, /health, /metrics, /subscribe, /v1/subscribe, /xrpc/"
+    assert text == f"there is nothing here: there are {there}, /zstd-dictionary\n"
 
 
 @pytest.mark.parametrize("path", ["/subscribe/", "/v1/subscribe/", "/subscribe//"])

@@ -209,7 +209,7 @@ async def test_a_bad_parameter_is_refused_by_name_and_value(path: str, service: 
         assert (status, text.startswith(f"{name}: {value} ")) == (400, True), (query, text)
         assert text.endswith("\n")
         assert len(text) < 300
-    assert (await figures(service.port))["jetstream_refused_total"] == len(BAD)
+    assert (await figures(service.port))['jetstream_refused_total{reason="parameter"}'] == len(BAD)
 
 
 async def test_the_longest_request_is_served(relay: Relay, start: Start) -> None:

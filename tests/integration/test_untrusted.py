@@ -225,7 +225,7 @@ async def test_a_bad_handshake_is_refused(data: bytes, status: int, service: Ser
     assert (b"\r\nSec-WebSocket-Version: 13\r\n" in answer) == (status == 426)
     seen = await figures(service.port)
     assert seen['jetstream_bad_requests_total{reason="handshake"}'] == 1
-    assert seen["jetstream_refused_total"] == 1
+    assert seen['jetstream_refused_total{reason="handshake"}'] == 1
 
 
 async def test_only_our_own_name_is_told(service: Service) -> None:
@@ -428,7 +428,7 @@ async def failures(service: Service, doing: str, event: str, logs: list[Any]) ->
 
 
 async def test_errors_while_requests_are_answered(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subscribe_module.Subscribe, "_check", broken)
+    monkeypatch.setattr(subscribe_module.Subscribe, "_check_room", broken)
     with capture_logs() as logs:
         for _ in range(10):
             assert b" 500 " in await ask(service.port, HANDSHAKE % (b"1.1", b"13", KEY))

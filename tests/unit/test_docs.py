@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from jetstream.metrics import REFUSAL_REASONS
 from jetstream.upstream.drops import DROP_REASONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,6 +108,13 @@ def test_every_reason_to_drop_data_is_described() -> None:
     table = section(METRICS.read_text(), "Reasons of `jetstream_dropped`")
     rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", table, re.MULTILINE)
     assert dict(rows) == DROP_REASONS
+
+
+def test_every_reason_to_refuse_a_subscription_is_described() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \| (.+) \|$", section("metrics.md", "Reasons of `jetstream_refused`"), re.M
+    )
+    assert dict(rows) == REFUSAL_REASONS
 
 
 def test_pages_that_the_source_refers_to_exist() -> None:

@@ -170,7 +170,8 @@ class Load:
         query = [*self.target.query, *wanted.wanted.query()]
         if wanted.cursor is not None:
             query.append(("cursor", str(wanted.cursor)))
-        one.socket.send(stream.request(f"{self.target.host}:{self.target.port}", self.target.path, query))
+        host = f"{self.target.host}:{self.target.port}"
+        one.socket.send(self.readings.transport.request(host, self.target.path, query))
         self._prompt.modify(one.socket.fileno(), select.EPOLLIN)
 
     def _read_response(self, one: Connection, data: bytes) -> bytes:
@@ -180,7 +181,7 @@ class Load:
         parts = stream.split_head(one.head)
         if parts is None:
             return b""
-        if (status := stream.status(parts[0])) != 101:
+        if (status := stream.status(parts[0])) != self.readings.transport.accepted:
             self._close(one, f"refused: {status}")
             return b""
         one.head = None
@@ -320,8 +321,8 @@ class Load:
             self._close(one, f"lost: {error.strerror}")
 
     def _send_pongs(self) -> None:
-        pong = stream.control(stream.PONG)
-        for one in self.connections:
+        pong = self.readings.transport.pong
+        for one in self.connections if pong else ():
             if one.socket is not None and one.accepted and not one.subscription.checked:
                 self._send(one, pong)
 

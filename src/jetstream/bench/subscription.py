@@ -17,9 +17,8 @@ from jetstream.bench import stream
 from jetstream.bench.check import Findings, Truth
 from jetstream.bench.delays import Delays
 from jetstream.bench.mix import Wanted
+from jetstream.bench.transport import WEBSOCKET, Transport
 
-_FIN: Final = 0x80
-CONTROL_BYTES: Final = 2  # of a ping without payload
 IN_FLIGHT_US: Final = 1_000_000  # an event of the last second may not have arrived yet
 
 
@@ -35,6 +34,8 @@ class Readings:
     # Decompresses a message, which is binary then; raises ValueError for other bytes. None: they are text.
     decompress: Callable[[bytes], bytes] | None = None
 
+    transport: Transport = WEBSOCKET  # what all connections are
+
     @property
     def opcode(self) -> int:
         """The opcode of messages."""
@@ -42,7 +43,8 @@ class Readings:
 
     def event(self, payload: bytes) -> Any:
         """Return the JSON value of a message. Raises ValueError."""
-        return orjson.loads(payload if self.decompress is None else self.decompress(payload))
+        message = self.transport.message(payload)
+        return orjson.loads(message if self.decompress is None else self.decompress(message))
 
     def reset_delays(self) -> None:
         """Discard the delays so far."""
@@ -74,7 +76,8 @@ class Subscription:
     def receive(self, data: bytes, now_us: int) -> bytes:
         """Take bytes of the stream. Return the bytes to answer with."""
         data = self.rest + data
-        frames, used = stream.frames(data)
+        transport = self.readings.transport
+        frames, used = transport.frames(data)
         self.rest = data[used:]
         answer = b""
         for frame in frames:
@@ -85,11 +88,10 @@ class Subscription:
                     self.size = len(data) - frame.start
                     self.rest = b""
                     return answer
-            elif frame.opcode == stream.PING:
-                answer += stream.control(stream.PONG, frame.payload)
-            elif frame.opcode == stream.CLOSE:
-                self.close = stream.close_words(frame.payload)
-                answer += stream.control(stream.CLOSE, frame.payload[:2])
+            elif frame.opcode in (stream.PING, stream.CLOSE):
+                answer += transport.answer(frame)
+                if frame.opcode == stream.CLOSE:
+                    self.close = self.close or transport.close(frame.payload)
             else:
                 self.readings.findings.add("frame", f"{self.name} received opcode {frame.opcode}")
         return answer
@@ -109,7 +111,7 @@ class Subscription:
             readings.findings.add("out of order", f"{self.name} received {time_us} after {self.last_us}")
         if not self.wanted.wants(did, collection):
             readings.findings.add("not wanted", f"{self.name} received {did} {collection}")
-        size = len(frame.payload) + stream.head_bytes(len(frame.payload))
+        size = readings.transport.size(frame.payload)
         self.first_us = self.first_us or time_us
         self.last_us = time_us
         self.events += 1
@@ -151,10 +153,9 @@ class Position:
 
 def find_position(one: Subscription, data: bytes) -> Position | None:
     """Find the last complete event in the next bytes of a counted connection. They begin and end anywhere."""
-    start = len(data)
-    readings = one.readings
-    while (start := data.rfind(_FIN | readings.opcode, 0, start)) >= 0:
-        frame = stream.frame_at(data, start)
+    readings, transport = one.readings, one.readings.transport
+    for start in transport.starts(data, readings.opcode):
+        frame = transport.frame_at(data, start)
         if frame is None:
             continue
         try:
@@ -173,7 +174,7 @@ def check_bytes(one: Subscription, position: Position | None, truth: Truth, ping
     second. There may be up to `pings_max` pings in between.
     """
     first_us = one.first_us if one.cursor is None else min(one.cursor, one.first_us)
-    pings = pings_max * CONTROL_BYTES
+    pings = pings_max * one.readings.transport.keep_alive_bytes
     findings = one.readings.findings
     if position is not None:
         expected = truth.amount(one.wanted, first_us, position.time_us).size

@@ -20,6 +20,7 @@ from jetstream.bench.compression import decompressor
 from jetstream.bench.load import Load, Target, subscribers
 from jetstream.bench.measure import Meter, table
 from jetstream.bench.subscription import Readings
+from jetstream.bench.transport import TRANSPORTS
 from jetstream.errors import JetstreamError, SettingError
 
 SUBSCRIBERS_MAX: Final = 100_000
@@ -47,6 +48,8 @@ class Options:
     """Seconds to measure."""
     wire: Literal["classic", "v1"] = "classic"
     """Format of the events."""
+    transport: Literal["websocket", "ndjson", "sse"] = "websocket"
+    """How to subscribe. The last two are event streams over HTTP, which only this server has."""
     zstd_dictionary: Path | None = None
     """Ask for compressed events, and read them with the dictionary in this file."""
     connect_rate: Annotated[float, _Positive] = 1_000.0
@@ -82,8 +85,12 @@ def bench(url: str = "ws://127.0.0.1:6008", /, options: Options | None = None) -
         The Jetstream, over ws://. A path in it is used as it is, whatever --wire says.
     """
     options = options or Options()
-    target = _target(url, _PATHS[options.wire])
-    readings = Readings()
+    readings = Readings(transport=TRANSPORTS[options.transport])
+    target = _target(url, readings.transport.path or _PATHS[options.wire])
+    if readings.transport.path:
+        target = replace(target, query=(("wire", options.wire),))
+    if options.zstd_dictionary is not None and readings.transport.path:
+        raise SettingError("--zstd-dictionary", str(options.zstd_dictionary), "is for WebSockets")
     if options.zstd_dictionary is not None:
         readings.decompress = _decompressor(options.zstd_dictionary)
         target = replace(target, query=(("compress", "true"), ("wire", options.wire)))

@@ -16,7 +16,7 @@ import sys
 import weakref
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Final, NamedTuple
 
@@ -109,7 +109,9 @@ class Rendered:
                 return
         indices = _run(indices)
         messages = self._encoding.renderer.render(batch, indices)
-        made = framing.frames(messages) if most == sys.maxsize else _short_frames(framing, messages, most)
+        # An iterator: nothing is looked up for framings without times.
+        times = map(batch.times.__getitem__, indices)
+        made = _short_frames(framing, messages, times, most)
         run = isinstance(indices, range)
         if (short := (indices[0] if run else indices[-1] + 1) - known) > 0:
             frames += [_NOT_MADE] * short
@@ -181,9 +183,11 @@ def fitting(pieces: Sequence[bytes], bytes_max: int) -> int:
     return bisect_right(list(accumulate(map(len, pieces))), bytes_max, lo=1)
 
 
-def _short_frames(framing: Framing, messages: list[bytes], most: int) -> list[bytes]:
+def _short_frames(framing: Framing, messages: list[bytes], times: Iterable[int], most: int) -> list[bytes]:
     """Return the frames of messages; that of one that is longer than `most` is not made."""
-    made = framing.frames([message if len(message) <= most else b"" for message in messages])
+    if most == sys.maxsize:
+        return framing.frames(messages, times)
+    made = framing.frames([message if len(message) <= most else b"" for message in messages], times)
     pairs = zip(messages, made, strict=True)
     return [frame if len(message) <= most else _NOT_MADE for message, frame in pairs]
 

@@ -175,7 +175,8 @@ class Subscriber:
         heartbeat.restart()
         message = self.encoding.renderer.heartbeat(position, self.live)
         if message:
-            self.write_control(self.encoding.framing.frames([message])[0])
+            # A client that resumes after it as after an event loses nothing.
+            self.write_control(self.encoding.framing.frames([message], [max(position - 1, 0)])[0])
 
     def reach_tip(self, position: int) -> None:
         """Note that the subscriber is at the tip, and tell it so, unless it has been told."""

@@ -5,10 +5,12 @@ server says goodbye there. `subscribe` does the rest: the limit of subscribers, 
 
     `/subscribe`, `/v1/subscribe`    `SubscribeDialect`, here
     `/xrpc/…subscribeEvents`         `xrpc.EventsDialect`
+    `/events`                        `event_stream.StreamDialect`
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
@@ -25,10 +27,25 @@ from jetstream.limits import WebLimits
 from jetstream.steps import Steps
 from jetstream.web.did_lists import DidList, no_list
 from jetstream.web.http import Request, Response
+from jetstream.web.outbound import Outbound
 from jetstream.web.parameters import FindList, OptionsUpdate, SubscribeRequest, parse_message, parse_request
+from jetstream.web.sink import Inbound
 from jetstream.web.websocket import Breach
 
 SHUTDOWN: Final = Close(1001, "shutdown", "the server is shutting down: connect again")
+
+
+class Opening(Protocol):
+    """How a request becomes the connection of a subscriber."""
+
+    def accept(self, request: Request, fields: Mapping[str, str]) -> bytes | Response:
+        """Return the head of the response, with more header fields. Raises Refused or BadRequest.
+
+        Or a whole response, if there is nothing to open.
+        """
+
+    def open(self, transport: asyncio.Transport, inbound: Inbound) -> Outbound:
+        """Return the socket of the connection."""
 
 
 class Subscription(NamedTuple):
@@ -43,15 +60,20 @@ class Subscription(NamedTuple):
     did_list: DidList | None = None  # the uploaded list whose DIDs are part of the options
     greeting: bytes = b""  # frames that go before all events
     fields: Mapping[str, str] = MappingProxyType({})  # more header fields of the response
+    opening: Opening | None = None  # how the connection begins; None: with an upgrade to a WebSocket
 
 
 class Refused(Exception):
     """A request cannot become a subscription. The client gets a response with one sentence, `text`.
 
-    `name` is what the lexicon of an XRPC method calls the error; empty where it has no name.
+    `reason` is one of `metrics.REFUSAL_REASONS`. `name` is what the lexicon of an XRPC method calls the
+    error; empty where it has no name.
     """
 
-    def __init__(self, status: int, name: str, text: str, fields: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, reason: str, status: int, name: str, text: str, fields: Mapping[str, str] | None = None
+    ) -> None:
+        self.reason = reason
         self.status = status
         self.name = name
         self.text = text
@@ -60,9 +82,9 @@ class Refused(Exception):
         super().__init__(text)
 
 
-def unavailable(text: str, limits: WebLimits) -> Refused:
+def unavailable(reason: str, text: str, limits: WebLimits) -> Refused:
     """Return the refusal that asks a client to try again."""
-    return Refused(503, "ServiceUnavailable", text, {"Retry-After": str(limits.retry_after_s)})
+    return Refused(reason, 503, "ServiceUnavailable", text, {"Retry-After": str(limits.retry_after_s)})
 
 
 class Dialect(Protocol):
@@ -130,7 +152,7 @@ class SubscribeDialect:
         framing = self._compressed(asked.dictionary_id, asked.compress)
         if framing is None:
             text = "compression is not available yet: try again later, or leave it out"
-            raise unavailable(text, self._limits)
+            raise unavailable("no_dictionary", text, self._limits)
         return framing
 
     def refusal(self, refused: Refused) -> Response:

@@ -32,6 +32,7 @@ METHOD_BYTES_MAX: Final = 32  # twice the length of the longest method that is r
 EMPTY_LINES_MAX: Final = 2  # before a request: old clients end a body with one (RFC 9112, section 2.2)
 PATH_CHARS_MAX: Final = 1_000  # the rest of a path is ignored: no route is nearly as long
 
+_HOST_CHARS_SHOWN: Final = 100  # in a URL that a page or a refusal shows
 NO_BODIES: Final[Mapping[str, int]] = {}
 SERVER: Final = f"jetstream/{__version__}"  # the `Server` field: no other program or library is named
 
@@ -89,9 +90,14 @@ class Request(NamedTuple):
         return self.path.rstrip("/") or "/"
 
     @property
+    def base(self) -> str:
+        """The URL of this server, up to its path."""
+        return f"{self.scheme}://{self.host[:_HOST_CHARS_SHOWN]}"
+
+    @property
     def websocket_base(self) -> str:
         """The URL of a WebSocket on this server, up to its path."""
-        return f"{'wss' if self.scheme == 'https' else 'ws'}://{self.host}"
+        return f"{'wss' if self.scheme == 'https' else 'ws'}://{self.host[:_HOST_CHARS_SHOWN]}"
 
     @property
     def keep_alive(self) -> bool:
@@ -105,10 +111,13 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """A complete response. `closing`: the connection ends with it, whatever the request asked for."""
+    """A complete response. `closing`: the connection ends with it, whatever the request asked for.
+
+    The body is None where there is none, or where it follows and its length is not known.
+    """
 
     status: int
-    body: bytes
+    body: bytes | None
     content_type: str = "text/plain; charset=utf-8"
     headers: Mapping[str, str] | None = None  # beside those that every response has
     closing: bool = False
@@ -127,9 +136,9 @@ class Response(NamedTuple):
         a 304 (section 15.4.5).
         Pages in a browser on any site may read it, with its header (`Access-Control-…`): all of it is public.
         """
-        fields = {
+        fields = {} if self.body is None else {"Content-Length": str(len(self.body))}
+        fields |= {
             "Content-Type": self.content_type,
-            "Content-Length": str(len(self.body)),
             "Date": formatdate(now, usegmt=True),
             "Server": SERVER,
             "Access-Control-Allow-Origin": "*",
@@ -139,7 +148,7 @@ class Response(NamedTuple):
         }
         lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
         lines += [f"{name}: {value}" for name, value in fields.items()]
-        body = self.body if with_body and self.status != HTTPStatus.NOT_MODIFIED else b""
+        body = self.body if self.body and with_body and self.status != HTTPStatus.NOT_MODIFIED else b""
         return "\r\n".join([*lines, "", ""]).encode() + body
 
 

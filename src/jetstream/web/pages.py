@@ -33,6 +33,7 @@ _SECTIONS: Final = {
         "{ws}/subscribe": "events as JSON, {wire} wire",
         "{ws}/v1/subscribe": "events as JSON, v1 wire: for existing client libraries",
         "{ws}/xrpc/network.bsky.jetstream.subscribeEvents": "events as JSON, v2 wire",
+        "{base}/events": "events without a WebSocket: lines of JSON, or Server-Sent Events",
         "{base}/zstd-dictionary": "the dictionary for compressed messages",
         "{base}/filters": "POST a list of DIDs here, for filter",
         "{base}/health": "the state of the server, as JSON",
@@ -46,10 +47,12 @@ _SECTIONS: Final = {
         "Go client, Rust crates, others for the public Jetstream": "{ws}/v1/subscribe",
         "atproto (Python)": "base_uri: {ws}/xrpc",
         "jetstream tail, your own code": "{ws}/subscribe",
+        "curl, EventSource in a browser": "{base}/events",
     },
     "Parameters of a subscription": {each.name: each.meaning for each in SUBSCRIBE},
     "Try": {
         "jetstream tail --limit 10": "in a terminal",
+        "curl -N '{base}/events?wantedCollections=app.bsky.feed.post' | jq .commit.record": "new posts",
         "websocat '{ws}/subscribe?wantedCollections=app.bsky.feed.post'": "new posts",
     },
 }
@@ -139,8 +142,7 @@ Sections = dict[str, dict[str, str]]
 
 def _sections(request: Request, wire: str) -> Sections:
     """Return the page's sections, each with its rows."""
-    base = f"{request.scheme}://{request.host}"
-    fill = partial(str.format, base=base, ws=request.websocket_base, wire=wire)
+    fill = partial(str.format, base=request.base, ws=request.websocket_base, wire=wire)
     return {title: {fill(k): fill(v) for k, v in rows.items()} for title, rows in _SECTIONS.items()}
 
 

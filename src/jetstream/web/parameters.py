@@ -123,10 +123,13 @@ def decode_query(text: str, lists: Collection[str] = _LISTS) -> Steps[Query]:
     return query
 
 
-def parse_request(request: Request, find_list: FindList = no_list, *, now_us: int) -> Steps[SubscribeRequest]:
-    """Read the parameters of a request, in steps. `now_us` is what ages count from.
+def parse_request(
+    request: Request, find_list: FindList = no_list, *, now_us: int, wires: Sequence[str] = WIRES
+) -> Steps[SubscribeRequest]:
+    """Read the parameters of a request, in steps. `now_us` is what ages in times count from.
 
-    `find_list` returns an uploaded list by its ID, or raises InvalidParameter. Raises InvalidParameter.
+    `find_list` returns an uploaded list by its ID, or raises InvalidParameter. `wires` are those of the
+    endpoint. Raises InvalidParameter.
     """
     query = yield from decode_query(request.query)
     first = {name: values[0] for name, values in query.items()}
@@ -139,7 +142,7 @@ def parse_request(request: Request, find_list: FindList = no_list, *, now_us: in
         SubscriberOptions(wanted, size or 0),
         cursor,
         _flag(query, "requireHello"),
-        _wire(query, request.headers),
+        _wire(query, request.headers, wires),
         _flag(query, "compress") or "zstd" in request.tokens("socket-encoding"),
         _number(query, "zstdDictionary", "is not the ID of a dictionary, which is a number"),
         until=read_until(query, cursor, now_us),
@@ -231,11 +234,11 @@ def _refuse_mistakes(given: Mapping[str, object], known: Collection[str]) -> Ste
             yield
 
 
-def _wire(query: Query, headers: Mapping[str, str]) -> str | None:
+def _wire(query: Query, headers: Mapping[str, str], wires: Sequence[str]) -> str | None:
     """Return the wire that a request selects: by name, or v1 by a name that came with it; else None."""
     wire = _once(query, "wire")
-    if wire and wire not in WIRES:
-        raise InvalidParameter("wire", wire, f"is not a wire here: there are {' and '.join(WIRES)}")
+    if wire and wire not in wires:
+        raise InvalidParameter("wire", wire, f"is not a wire here: there are {' and '.join(wires)}")
     if not wire and ("socket-encoding" in headers or any(name in query for name in _V1)):
         return V1.name
     return wire or None

@@ -1,6 +1,6 @@
 """Subscriptions: a request becomes a WebSocket, and the WebSocket a subscriber.
 
-    GET /subscribe?… ──▶ checked (parameters, limit of connections, handshake) ──▶ 400, 426 or 503
+    GET /subscribe?… ──▶ checked (parameters, handshake, limit of connections) ──▶ 400, 426 or 503
                               │
                               ▼
                     101, a `SocketSink` and a `_Client` ──▶ waits for a hello, with `requireHello`
@@ -10,7 +10,7 @@
 
 Everything is checked before the upgrade: a refusal is an HTTP response with one sentence that names the
 parameter and its value. After the upgrade, problems close the WebSocket with a code and a reason. What
-depends on the endpoint is left to its `Dialect`.
+depends on the endpoint is left to its `Dialect`. At `/events` there is no upgrade: see `event_stream`.
 
 `Subscribe` counts a client until it is cleaned up, so that the limit of connections and the end of the server
 include clients that have not answered the close frame yet.
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
@@ -37,12 +38,13 @@ from jetstream.web.connection import Connection, Handler
 from jetstream.web.dialect import SHUTDOWN, Dialect, Refused, Subscription, unavailable
 from jetstream.web.did_lists import DidList, DidLists
 from jetstream.web.http import BadRequest, Request, Response
+from jetstream.web.outbound import Outbound
 from jetstream.web.parameters import OptionsUpdate
 from jetstream.web.positions import position_headers
 from jetstream.web.sink import Inbound, SocketSink
 from jetstream.web.websocket import Breach, accept, wants_upgrade
 
-_HOST_CHARS_SHOWN: Final = 100  # in a refusal
+_EXAMPLE_CHARS: Final = 200  # of a request that is logged
 
 FAILED: Final = Close(1011, "error", "the server has failed and is going down: connect again later")
 _OUR_FAULT: Final = Close(1011, "error", "the server failed to read a message: connect again")
@@ -102,49 +104,56 @@ class Subscribe:
         """Check a request, and upgrade its connection. A refusal is one sentence. Raises BadRequest."""
         try:
             subscription = yield from dialect.parse_request(request)
-            self._check(request)
             positions = self.delivery.positions(subscription.cursor)
             fields = {"Jetstream-Wire": subscription.encoding.renderer.name, **position_headers(positions)}
-            answer = accept(request, {**subscription.fields, **fields})
+            opening = subscription.opening or _UPGRADE
+            answer = opening.accept(request, {**subscription.fields, **fields})
+            if isinstance(answer, Response):
+                return answer
+            self._check_room()
         except InvalidParameter as error:
-            return self._refuse(dialect, Refused(400, "InvalidRequest", str(error)))
+            refused = Refused("parameter", 400, "InvalidRequest", str(error))
+            return self._refuse(dialect, refused, request, connection)
         except Refused as refused:
-            return self._refuse(dialect, refused)
+            return self._refuse(dialect, refused, request, connection)
         except BadRequest:
-            self._metrics.refusals.inc()
+            self._metrics.refusals["handshake"].inc()  # logged where it is answered
             raise
         if not connection.transport.is_closing():  # else the client has gone meanwhile
-            self._begin(dialect, connection, subscription, answer)
+            sink = opening.open(connection.transport, self._inbound)
+            self._begin(_Client(self, sink, dialect, subscription), connection, answer)
         return None
 
-    def _refuse(self, dialect: Dialect, refused: Refused) -> Response:
-        """Count a refusal, and return the response."""
-        self._metrics.refusals.inc()
+    def _refuse(
+        self, dialect: Dialect, refused: Refused, request: Request, connection: Connection
+    ) -> Response:
+        """Count and log a refusal, and return the response."""
+        self._metrics.refusals[refused.reason].inc()
+        example = f"{request.path}?{request.query}"[:_EXAMPLE_CHARS]
+        self._throttled.info(
+            f"subscription: refused, {refused.reason}",
+            problem=refused.text,
+            example=example,
+            peer=connection.peer,
+        )
         return dialect.refusal(refused)
 
-    def _check(self, request: Request) -> None:
-        """Raise Refused for a request that asks for no WebSocket, or comes when there is no room."""
-        if not wants_upgrade(request):
-            path, host = request.path, request.websocket_base[:_HOST_CHARS_SHOWN]
-            text = f"{path} is a WebSocket: connect to {host}{path}"
-            raise Refused(426, "", text, {"Upgrade": "websocket"})
+    def _check_room(self) -> None:
+        """Raise Refused when there is no room for another subscriber."""
         if len(self) >= (most := self._subscribers_max):
             text = f"{most} subscribers are connected, and that is the limit: try again later"
-            raise unavailable(text, self.limits)
+            raise unavailable("full", text, self.limits)
 
-    def _begin(
-        self, dialect: Dialect, connection: Connection, subscription: Subscription, answer: bytes
-    ) -> None:
-        """Upgrade a connection. What the client has sent behind its handshake is read as frames."""
-        sink = SocketSink(connection.transport, self._inbound, connection.peer)
-        client = _Client(self, sink, dialect, subscription)
+    def _begin(self, client: _Client, connection: Connection, answer: bytes) -> None:
+        """Hand a connection over to a client. What the client has sent behind its request is read there."""
         self._clients[client] = None
         self.empty.clear()
-        rest = connection.upgrade(sink, answer)
+        client.sink.peer = connection.peer
+        rest = connection.upgrade(client.sink, answer)
         if self._closed is not None:  # the server is stopping
             client.close(self._closed)
         client.start()
-        sink.start(rest)
+        client.sink.start(rest)
 
     def close_all(self, close: Close) -> None:
         """Close every connection, and from now on each new one as soon as it is upgraded."""
@@ -183,6 +192,27 @@ class Subscribe:
             self.empty.set()
 
 
+class _Upgrade:
+    """The upgrade of a connection to a WebSocket."""
+
+    def accept(self, request: Request, fields: Mapping[str, str]) -> bytes:
+        """Accept a handshake. Raises Refused or BadRequest."""
+        if wants_upgrade(request):
+            return accept(request, fields)
+        path = request.path
+        text = (
+            f"{path} is a WebSocket: connect to {request.websocket_base}{path}, or read {request.base}/events"
+        )
+        raise Refused("transport", 426, "", text, {"Upgrade": "websocket"})
+
+    def open(self, transport: asyncio.Transport, inbound: Inbound) -> Outbound:
+        """Return the socket of the connection."""
+        return SocketSink(transport, inbound)
+
+
+_UPGRADE: Final = _Upgrade()
+
+
 class _Client:
     """One connection: its socket, what it asked for, and its subscriber in delivery.
 
@@ -200,7 +230,7 @@ class _Client:
     )
 
     def __init__(
-        self, subscribe: Subscribe, sink: SocketSink, dialect: Dialect, subscription: Subscription
+        self, subscribe: Subscribe, sink: Outbound, dialect: Dialect, subscription: Subscription
     ) -> None:
         self._subscribe = subscribe
         self.sink = sink
@@ -282,9 +312,6 @@ class _Client:
         """Clean up after the connection."""
         self._stop_timeout()
         self._use_list(None)
-        # These refer to the client, and the client to the sink. Without the cycle, both are freed at once:
-        # the garbage collector would stop the event loop for half a second after thousands of connections.
-        del self.sink.on_message, self.sink.on_end, self.sink.resume_at
         self._subscribe.remove(self)
 
     def _stop_timeout(self) -> None:

@@ -107,9 +107,10 @@ class EventsDialect:
         try:
             framing = self._framing_of(dictionary_id)
         except InvalidParameter as error:
-            raise Refused(400, "UnknownZstdDictionary", str(error)) from error
+            raise Refused("unknown_dictionary", 400, "UnknownZstdDictionary", str(error)) from error
         if framing is None:
-            raise unavailable("compression is not available yet: leave zstdDictionary out", self._limits)
+            text = "compression is not available yet: leave zstdDictionary out"
+            raise unavailable("no_dictionary", text, self._limits)
         return framing
 
     def _greeting(self, cursor: int | None) -> bytes:
@@ -125,7 +126,7 @@ class EventsDialect:
         )
         if cursor < POSITION_MIN:
             text = f"cursor: {cursor} is a seq of another server; {where}: use that, 0, or a time"
-            raise Refused(400, "CursorTooOld", text)
+            raise Refused("cursor_too_old", 400, "CursorTooOld", text)
         return info("OutdatedCursor", f"cursor {cursor} is older than what is kept; {where}")
 
     def refusal(self, refused: Refused) -> Response:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 from threading import Thread
+from typing import Literal
 from urllib.parse import urlsplit
 
 import pytest
@@ -20,6 +21,7 @@ from jetstream.bench.compression import decompressor
 from jetstream.bench.load import Load, RefusedError, Target, subscribers
 from jetstream.bench.measure import Meter, table
 from jetstream.bench.subscription import Readings
+from jetstream.bench.transport import TRANSPORTS
 from jetstream.cli.bench import DeliveryError, Options, bench
 from jetstream.errors import SettingError
 
@@ -58,7 +60,27 @@ def compressed(server: tuple[Target, int]) -> Iterator[Load]:
     load.close()
 
 
-@pytest.mark.parametrize("kind", ["load", "compressed"])
+def over_http(name: str, server: Target) -> Load:
+    transport = TRANSPORTS[name]
+    target = replace(server, path=transport.path, query=(("wire", "classic"),))
+    return Load(target, Readings(transport=transport))
+
+
+@pytest.fixture
+def ndjson(server: tuple[Target, int]) -> Iterator[Load]:
+    load = over_http("ndjson", server[0])
+    yield load
+    load.close()
+
+
+@pytest.fixture
+def sse(server: tuple[Target, int]) -> Iterator[Load]:
+    load = over_http("sse", server[0])
+    yield load
+    load.close()
+
+
+@pytest.mark.parametrize("kind", ["load", "compressed", "ndjson", "sse"])
 def test_all_get_what_they_asked_for(
     kind: str, server: tuple[Target, int], request: pytest.FixtureRequest
 ) -> None:
@@ -112,6 +134,15 @@ def test_the_command_prints_a_table_and_writes_its_figures(
     assert figures["url"] == f"ws://127.0.0.1:{server[0].port}/v1/subscribe"
     assert (figures["accepted"], figures["wrong"]) == (20, {})
     assert "delay, stamp to reader" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("transport", ["ndjson", "sse"])
+def test_the_command_reads_event_streams(
+    transport: Literal["ndjson", "sse"], server: tuple[Target, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = Options(subscribers=5, warm_up=0.1, seconds=0.3, wire="v1", transport=transport)
+    bench(f"127.0.0.1:{server[0].port}", options)
+    assert "accepted                     5" in capsys.readouterr().out
 
 
 def losing_one(connection: ServerConnection) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import cycle, islice
 
@@ -50,9 +50,9 @@ class Counting(ZstdFraming):
         super().__init__(DICTIONARY)
         self.compressed = Counter[bytes]()
 
-    def frames(self, messages: list[bytes]) -> list[bytes]:
+    def frames(self, messages: list[bytes], times: Iterable[int] | None = None) -> list[bytes]:
         self.compressed.update(each for each in messages if each)
-        return super().frames(messages)
+        return super().frames(messages, times)
 
 
 def encoding(wire: str = "classic") -> tuple[Encoding, Counting]:
@@ -194,9 +194,9 @@ async def test_a_flush_leaves_the_loop_a_turn_between_two_costly_encodings() -> 
     clock = Clock()
 
     class Slow(Counting):
-        def frames(self, messages: list[bytes]) -> list[bytes]:
+        def frames(self, messages: list[bytes], times: Iterable[int] | None = None) -> list[bytes]:
             clock.now += LIMITS.turn_s
-            return super().frames(messages)
+            return super().frames(messages, times)
 
     async with served(clock=clock, sleep=clock.sleep) as (delivery, log):
         sinks = [join(delivery, encoding=Encoding(RENDERERS["v1"], Slow()))[1] for _ in range(3)]

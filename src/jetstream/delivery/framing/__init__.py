@@ -7,6 +7,7 @@ compresses each message before it frames it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 
@@ -25,10 +26,11 @@ class Framing(Protocol):
         faster than to find out which are wanted.
         """
 
-    def frames(self, messages: list[bytes]) -> list[bytes]:
+    def frames(self, messages: list[bytes], times: Iterable[int] | None = None) -> list[bytes]:
         """Return the bytes on the transport of each message.
 
-        An empty message stands for an event that is not sent, and its frame is empty.
+        An empty message stands for an event that is not sent, and its frame is empty. `times` are the
+        positions of the events, in the same order; None: the messages are no events.
         """
 
     def end(self, code: int, reason: str, cursor: int | None = None) -> bytes:

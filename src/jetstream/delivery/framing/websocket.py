@@ -5,6 +5,7 @@ A server's frames are not masked (section 5.1), so one frame serves every subscr
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from struct import pack
 from typing import Final
 
@@ -40,7 +41,11 @@ class WebSocketFraming:
         # event that the renderer declined, so there is no head before an empty message.
         self._heads = [b"", *(head(size, opcode) for size in range(1, 4096))]
 
-    def frames(self, messages: list[bytes]) -> list[bytes]:
+    def frames(
+        self,
+        messages: list[bytes],
+        times: Iterable[int] | None = None,  # noqa: ARG002 - part of the protocol
+    ) -> list[bytes]:
         """Return each message with its head."""
         heads, known, opcode = self._heads, len(self._heads), self._opcode
         return [

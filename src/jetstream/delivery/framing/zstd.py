@@ -10,6 +10,7 @@ take more time for 2 %.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import zstandard
@@ -43,7 +44,7 @@ class ZstdFraming(WebSocketFraming):
             raise ValueError("is not a zstd dictionary: it has no ID")
         self._compress = compressor.compress
 
-    def frames(self, messages: list[bytes]) -> list[bytes]:
+    def frames(self, messages: list[bytes], times: Iterable[int] | None = None) -> list[bytes]:
         """Return each message compressed and with its head; the frame of a declined event is empty."""
         compress = self._compress
-        return super().frames([compress(message) if message else b"" for message in messages])
+        return super().frames([compress(message) if message else b"" for message in messages], times)

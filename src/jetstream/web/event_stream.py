@@ -1,0 +1,266 @@
+"""`/events`: a subscription without a WebSocket. The events are the body of an HTTP response without an end.
+
+    GET /events?… ──▶ checked as at `/subscribe` ──▶ 400, 406 or 503
+                          │
+                          ▼
+                200, an `EventStreamSink` ──▶ a `Subscriber` in delivery
+
+    Accept             what the body is made of: lines of JSON, or Server-Sent Events
+    Accept-Encoding    whether it is compressed, by a compressor of each connection, up to a number of them
+    HTTP/1.1           chunks, so that a client knows whether a body was complete; HTTP/1.0 has none
+
+A client cannot say anything after its request, so there are no `options_update`s. What it sends all the same
+is discarded, and the connection ends with the response.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple, NoReturn
+
+from jetstream.clock import unix_us
+from jetstream.delivery.framing.chunked import COMPLETE, LAST_CHUNK, BodyFraming, ChunkedFraming, chunk
+from jetstream.delivery.framing.ndjson import NDJSON
+from jetstream.delivery.framing.sse import SSE
+from jetstream.delivery.renderers import RENDERERS
+from jetstream.delivery.renderers.v1 import V1
+from jetstream.delivery.subscriber import Close, Encoding
+from jetstream.errors import InvalidParameter
+from jetstream.limits import WebLimits
+from jetstream.metrics import Metrics
+from jetstream.steps import Steps
+from jetstream.web.content_coding import COMPRESSORS, IDENTITY, Compressor, choose, qualities
+from jetstream.web.dialect import SHUTDOWN, Refused, Subscription, unavailable
+from jetstream.web.did_lists import no_list
+from jetstream.web.http import Request, Response
+from jetstream.web.outbound import Outbound, Sockets
+from jetstream.web.parameters import FindList, SubscribeRequest, parse_request
+from jetstream.web.websocket import wants_upgrade
+
+_POSITION: Final = re.compile(r"[0-9]{1,20}", re.ASCII).fullmatch
+# One object of each: readers with equal encodings share what is framed.
+_CHUNKED: Final[Mapping[BodyFraming, BodyFraming]] = {each: ChunkedFraming(each) for each in (NDJSON, SSE)}
+# Of every stream, beside the fields of every response.
+_FIELDS: Final = {
+    "Cache-Control": "no-store",
+    "X-Accel-Buffering": "no",  # else nginx holds events back
+    "Vary": "Accept, Accept-Encoding",
+}
+_USE_HEADER: Final = "is for WebSockets: send the header Accept-Encoding, with zstd or gzip"
+_NO_CODING: Final = f"Accept-Encoding: accept {', '.join(COMPRESSORS)} or {IDENTITY}"
+_FLOOD: Final = Close(1008, "flood", "flood: nothing may follow the request: send no more")
+
+
+class StreamDialect:
+    """How `/events` is subscribed to. `now_us` gives unix microseconds, from which ages count.
+
+    `find_list` returns an uploaded list by its ID, or raises InvalidParameter.
+    """
+
+    shutdown: Final = SHUTDOWN
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        limits: WebLimits = WebLimits(),
+        now_us: Callable[[], int] = unix_us,
+        find_list: FindList = no_list,
+    ) -> None:
+        self._metrics = metrics
+        self._limits = limits
+        self._now_us = now_us
+        self._find_list = find_list
+        # How many connections have a compressor.
+        self._compressed = 0
+
+    def parse_request(self, request: Request) -> Steps[Subscription]:
+        """Read a request, in steps. Raises InvalidParameter or Refused."""
+        asked = yield from parse_request(
+            request, self._find_list, now_us=self._now_us(), wires=tuple(RENDERERS)
+        )
+        _check(request, asked)
+        last_us = _last_event(request.headers)
+        cursor = asked.cursor if last_us is None else last_us + 1
+        body = _body(request.headers.get("accept", ""))
+        chunked = _CHUNKED[body] if request.minor else body
+        coding = self._coding(request.headers.get("accept-encoding", ""))
+        # A compressor takes bytes that are not in chunks yet.
+        framing = chunked if coding == IDENTITY else body
+        return Subscription(
+            Encoding(RENDERERS[asked.wire or V1.name], framing),
+            asked.options,
+            cursor,
+            bounds=asked.bounds,
+            heartbeat_s=asked.heartbeat_s,
+            did_list=asked.did_list,
+            greeting=framing.start,
+            opening=_OVER
+            if _is_over(asked, last_us)
+            else _Stream(self, framing, coding, chunked is not body),
+        )
+
+    def _coding(self, accepted: str) -> str:
+        """Return the content coding for a client. Raises Refused if it accepts none that there is."""
+        room = self._compressed < self._limits.compressed_streams_max
+        coding = choose(accepted, tuple(COMPRESSORS) if room else ())
+        if coding is not None:
+            return coding
+        if room:
+            raise Refused("coding", 406, "", _NO_CODING)
+        text = f"{self._compressed} event streams are compressed, and that is the limit"
+        raise unavailable("coding", f"{text}: accept identity, or try again later", self._limits)
+
+    def began(self, coding: str) -> None:
+        """Count a stream."""
+        self._compressed += coding != IDENTITY
+        self._metrics.event_streams[coding].inc()
+
+    def ended(self, coding: str) -> None:
+        """Count a stream less."""
+        self._compressed -= coding != IDENTITY
+        self._metrics.event_streams[coding].dec()
+
+    def refusal(self, refused: Refused) -> Response:
+        """Return a response of one sentence."""
+        return Response.sentence(refused.status, refused.text, refused.fields)
+
+    def parse_message(self, message: bytes) -> NoReturn:
+        """Do nothing: there are no messages."""
+        raise NotImplementedError
+
+
+def _check(request: Request, asked: SubscribeRequest) -> None:
+    """Refuse what only a WebSocket can do. Raises InvalidParameter or Refused."""
+    if wants_upgrade(request):
+        text = f"{request.path} is no WebSocket: connect to {request.websocket_base}/subscribe"
+        raise Refused("transport", 400, "", text)
+    if asked.require_hello:
+        raise InvalidParameter("requireHello", "true", "needs a WebSocket, for the hello: leave it out")
+    if asked.dictionary_id is not None:
+        raise InvalidParameter("zstdDictionary", str(asked.dictionary_id), _USE_HEADER)
+    if asked.compress:
+        header = request.headers.get("socket-encoding", "")
+        raise InvalidParameter("Socket-Encoding" if header else "compress", header or "true", _USE_HEADER)
+
+
+def _last_event(headers: Mapping[str, str]) -> int | None:
+    """Return the position of the last event that a client has, if it comes back. Raises InvalidParameter."""
+    value = headers.get("last-event-id", "").strip()
+    if value and not _POSITION(value):
+        raise InvalidParameter("Last-Event-ID", value, "is not the ID of an event: it is a number")
+    return int(value) if value else None
+
+
+def _is_over(asked: SubscribeRequest, last_us: int | None) -> bool:
+    """Tell whether a client that comes back has had all up to `until`."""
+    return last_us is not None and asked.until is not None and last_us + 1 >= asked.until
+
+
+def _body(accept: str) -> BodyFraming:
+    """Return what a body is made of: lines, unless the client asks for Server-Sent Events."""
+    wanted = qualities(accept)
+    events = wanted.get(SSE.media_type, 0.0)
+    return SSE if events and events >= wanted.get(NDJSON.media_type, 0.0) else NDJSON
+
+
+class _Over:
+    """The answer to a browser that would come back for ever: 204 tells it that there is no more."""
+
+    def accept(self, request: Request, fields: Mapping[str, str]) -> Response:  # noqa: ARG002 - as below
+        """Return the response."""
+        return Response(204, None, headers={**_FIELDS, **fields})
+
+    def open(self, transport: asyncio.Transport, inbound: Sockets) -> Outbound:
+        """Do nothing: nothing follows."""
+        raise NotImplementedError
+
+
+_OVER: Final = _Over()
+
+
+class _Stream(NamedTuple):
+    """The answer that never ends: one connection of `dialect`."""
+
+    dialect: StreamDialect
+    framing: BodyFraming
+    coding: str
+    chunked: bool
+
+    def accept(self, request: Request, fields: Mapping[str, str]) -> bytes | Response:
+        """Return the head of the response; to HEAD, all of it."""
+        headers = {**_FIELDS, **fields}
+        if self.chunked:
+            headers["Transfer-Encoding"] = "chunked"
+        if self.coding != IDENTITY:
+            headers["Content-Encoding"] = self.coding
+        response = Response(200, None, self.framing.media_type, headers, closing=True)
+        return response if request.method == "HEAD" else response.encode(time.time(), keep_alive=False)
+
+    def open(self, transport: asyncio.Transport, inbound: Sockets) -> Outbound:
+        """Return the socket of the connection."""
+        self.dialect.began(self.coding)
+        return EventStreamSink(transport, inbound, self)
+
+
+class EventStreamSink(Outbound):
+    """The socket of one event stream."""
+
+    def __init__(self, transport: asyncio.Transport, sockets: Sockets, stream: _Stream) -> None:
+        super().__init__(transport, sockets)
+        self._stream = stream
+        # Whether the client has closed its side.
+        self._eof = False
+        # None for a body that is not compressed: then delivery writes to the transport itself.
+        self._compressor: Compressor | None = None
+        if stream.coding != IDENTITY:
+            self._compressor = COMPRESSORS[stream.coding]()
+            self.write = self._write_compressed
+
+    def _write_compressed(self, data: bytes) -> None:
+        """Compress what is written, up to its last byte. Raises RuntimeError when the connection is gone."""
+        assert self._compressor is not None
+        sent = self._compressor.write(data)
+        if self._stream.chunked:
+            sent = chunk(sent)
+        # The caller counts what it has given. Progress of the socket is judged by what has left the buffer.
+        self.controls += len(sent) - len(data)
+        self._transport.write(sent)
+
+    def close(self, close: Close) -> None:
+        """End the body, and the connection behind it."""
+        if not self.closing:
+            super().close(close)
+            if not self._transport.is_closing():
+                self._transport.write_eof()
+
+    def _farewell(self, close: Close) -> bytes:
+        """Return the end of the body. One that is not complete does not end."""
+        end = self._stream.framing.end(close.code, close.text, self.resume_at())
+        if self._compressor is None:
+            return end
+        complete = close.code in COMPLETE
+        sent = self._compressor.write(end) + (self._compressor.end() if complete else b"")
+        return chunk(sent) + (LAST_CHUNK if complete else b"") if self._stream.chunked else sent
+
+    @property
+    def _left(self) -> bool:
+        return self._eof
+
+    def data_received(self, data: bytes) -> None:
+        """Discard what the client sends, up to a limit. Called by the event loop."""
+        self._discard_input(data)
+        if self._discarded >= self._sockets.limits.lingering_bytes_max:
+            self.close(_FLOOD)
+
+    def eof_received(self) -> None:
+        """End the connection: a client that closes its side does not read any more."""
+        self._eof = True
+        super().eof_received()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Stop everything. Called by the event loop."""
+        self._stream.dialect.ended(self._stream.coding)
+        super().connection_lost(error)

@@ -1,0 +1,174 @@
+"""The way out of a subscriber's socket: what its buffer holds, and how the connection ends.
+
+Delivery writes whole frames with the transport's own `write`, and this module says when the buffer is full
+(`full`), when it has drained (`writable`), and ends the connection (`close`). What a client may send differs:
+see `sink` for WebSockets and `event_stream` for HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from jetstream.delivery.subscriber import Close
+from jetstream.limits import WebLimits
+from jetstream.steps import Steps
+from jetstream.web.pending import LingeringClose
+
+
+class Sockets:
+    """What the sockets of all subscribers share. A write buffer is full above `buffer_bytes`."""
+
+    def __init__(self, buffer_bytes: int, limits: WebLimits = WebLimits()) -> None:
+        self.buffer_bytes = buffer_bytes
+        self.limits = limits
+        self.lingering = LingeringClose(limits)
+
+
+class Outbound(asyncio.Protocol):
+    """The socket of one subscriber, as delivery's `Sink`.
+
+    `on_message` is called with each message of the client, if it can send any, and handles it in steps.
+    `on_end` is called when the connection has gone. `resume_at` returns the cursor that the client is told
+    when the server ends the connection, if there is one. All are set by the owner before `start`, and removed
+    at the end.
+    """
+
+    def __init__(self, transport: asyncio.Transport, sockets: Sockets) -> None:
+        self._transport = transport
+        self._sockets = sockets
+        self.opened_at = time.monotonic()
+        # Address of the client, for the log; replaced by the owner where a proxy names another one.
+        self.peer: str = (transport.get_extra_info("peername") or ("",))[0]
+        # Why the server ends the connection. Set once, when the client is told.
+        self._close: Close | None = None
+        # Whether the connection has gone.
+        self._lost = False
+        # Bytes that were read and discarded.
+        self._discarded = 0
+        # Aborts the connection when the client does not end it, or does not read.
+        self._close_timeout: asyncio.TimerHandle | None = None
+        # What `writable` waits for. One task at a time may call it.
+        self._drained: asyncio.Future[None] | None = None
+        # Whether the buffer went above its limit and has not drained since.
+        self.full = False
+        # Bytes of events, and of everything else: counted by who writes them.
+        self.written = 0
+        self.controls = 0
+        # The transport's own method: no call through Python on the hot path. A no-op after `close`.
+        self.write: Callable[[bytes], None] = transport.write
+        self.on_message: Callable[[bytes], Steps[None]]
+        self.on_end: Callable[[], None]
+        self.resume_at: Callable[[], int | None]
+        self.lower_limit(False)
+
+    def start(self, data: bytes) -> None:
+        """Start to read: first `data`, which came with the request. Reading is paused until then."""
+        self._transport.resume_reading()
+        if data:
+            self.data_received(data)
+
+    @property
+    def buffered(self) -> int:
+        """How many bytes wait in the write buffer."""
+        return 0 if self._transport.is_closing() else self._transport.get_write_buffer_size()
+
+    @property
+    def closing(self) -> bool:
+        """Whether nothing more is sent: the connection is about to end, or has gone."""
+        return self._close is not None or self._lost
+
+    @property
+    def ended(self) -> Close:
+        """Why the connection ended, for the metrics."""
+        if self._close is not None:
+            return self._close
+        return Close(1000, "client", "") if self._left else Close(1006, "lost", "")
+
+    @property
+    def _left(self) -> bool:
+        """Whether the client has ended the connection in good order."""
+        raise NotImplementedError
+
+    async def writable(self) -> None:
+        """Return once the write buffer has drained. Raises ConnectionError when the connection has gone."""
+        if self._lost:
+            raise ConnectionResetError
+        if self.full:
+            self._drained = asyncio.get_running_loop().create_future()
+            await self._drained
+
+    def pause_writing(self) -> None:
+        """Note that the write buffer is full. Called by the event loop."""
+        self.full = True
+
+    def resume_writing(self) -> None:
+        """Note that the write buffer has drained. Called by the event loop."""
+        self.full = False
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        self._drained = None
+
+    def lower_limit(self, lowered: bool) -> None:
+        """Lower the limit of the write buffer to an eighth, or set it back. It has drained at a quarter."""
+        if not self._transport.is_closing():
+            high = self._sockets.buffer_bytes // (8 if lowered else 1)
+            self._transport.set_write_buffer_limits(high=high, low=high // 4)
+
+    def close(self, close: Close) -> None:
+        """Tell the client why behind what is buffered, and abort when it does not end the connection in time.
+
+        Later calls do nothing.
+        """
+        if self.closing:
+            return
+        self._close = close
+        self._write_control(self._farewell(close))
+        self.write = discard
+        self._abort_later()
+
+    def _farewell(self, close: Close) -> bytes:
+        """Return what tells the client why the connection ends."""
+        raise NotImplementedError
+
+    def _write_control(self, data: bytes) -> None:
+        """Write what is no event, unless the connection has gone."""
+        with suppress(RuntimeError):  # uvloop raises it for a transport that was closed meanwhile
+            if not self._transport.is_closing():
+                self._transport.write(data)
+                self.controls += len(data)
+
+    def _abort_later(self) -> None:
+        """Abort the connection after `close_timeout_s`, unless it has ended by then."""
+        if self._close_timeout is None:
+            call_later = asyncio.get_running_loop().call_later
+            self._close_timeout = call_later(self._sockets.limits.close_timeout_s, self._transport.abort)
+
+    def _discard_input(self, data: bytes) -> None:
+        """Discard what the client sends although nothing more is read, within limits."""
+        self._discarded += len(data)
+        self._sockets.lingering.discard(self._transport, self._discarded)
+
+    def eof_received(self) -> None:
+        """Let the transport close, but do not wait for ever until the client has read what is buffered."""
+        self._abort_later()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """Stop everything. Called by the event loop."""
+        self._lost = True
+        self.write = discard
+        if self._close_timeout is not None:
+            self._close_timeout.cancel()
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_exception(ConnectionResetError())
+        self._drained = None
+        self.on_end()
+        # These refer to the owner, and the owner to this object. Without the cycle, both are freed at once:
+        # the garbage collector would stop the event loop for half a second after thousands of connections.
+        del self.on_message, self.on_end, self.resume_at
+
+
+def discard(_data: bytes) -> None:
+    """Replace `write` when nothing more may follow."""
