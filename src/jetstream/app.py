@@ -45,6 +45,7 @@ from jetstream.web import dictionary, openapi, pages, xrpc
 from jetstream.web.dialect import SHUTDOWN, SubscribeDialect
 from jetstream.web.did_lists import BODY_BYTES_MAX, DidLists
 from jetstream.web.event_stream import StreamDialect
+from jetstream.web.methods import GET_ZSTD_DICTIONARY, PREFIX, SUBSCRIBE_EVENTS
 from jetstream.web.positions import cursors
 from jetstream.web.server import Server, Upload
 from jetstream.web.subscribe import FAILED, Subscribe
@@ -199,7 +200,7 @@ class Service:
     async def _listen(self) -> list[Server]:
         """Open the listeners, and say where everything is."""
         settings = self.settings
-        did_lists = DidLists(self._limits.web)
+        did_lists = DidLists(self._limits.web, time.monotonic)
         self.subscribe = Subscribe(
             self.delivery,
             self.metrics,
@@ -228,10 +229,8 @@ class Service:
         events = xrpc.EventsDialect(
             self._oldest_us, compressed, self._limits.web, self._clock, did_lists.find
         )
-        methods = xrpc.Xrpc(
-            {xrpc.SUBSCRIBE_EVENTS: self.subscribe.on(events)}, {xrpc.GET_ZSTD_DICTIONARY: own}
-        )
-        trees = {xrpc.PREFIX: methods.answer}
+        methods = xrpc.Xrpc({SUBSCRIBE_EVENTS: self.subscribe.on(events)}, {GET_ZSTD_DICTIONARY: own})
+        trees = {PREFIX: methods.answer}
         figures = pages.metrics(self.metrics, self._limits.web)
         if settings.metrics_listen is None:
             routes["/metrics"] = figures

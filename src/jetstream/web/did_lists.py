@@ -9,7 +9,6 @@ use. Their number and memory are bounded.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -54,7 +53,7 @@ class DidList:
 class DidLists:
     """All lists of one server. `clock` gives monotonic seconds."""
 
-    def __init__(self, limits: WebLimits = WebLimits(), clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limits: WebLimits, clock: Callable[[], float]) -> None:
         self._limits = limits
         self._clock = clock
         # One token for each upload that is read.

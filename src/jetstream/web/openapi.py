@@ -12,7 +12,7 @@ To add an endpoint: an entry in `_paths`. To add a header field of a response: a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import orjson
@@ -21,17 +21,23 @@ from jetstream import __version__
 from jetstream.delivery.renderers import RENDERERS
 from jetstream.web.did_lists import DIDS_MAX
 from jetstream.web.http import Request, Response
-from jetstream.web.pages import Page
-from jetstream.web.parameter_table import DID, SUBSCRIBE, SUBSCRIBE_EVENTS, Parameter, Schema
-from jetstream.web.xrpc import ARCHIVE, GET_ZSTD_DICTIONARY, POSTED, PREFIX
-from jetstream.web.xrpc import SUBSCRIBE_EVENTS as EVENTS_METHOD
+from jetstream.web.methods import ARCHIVE, GET_ZSTD_DICTIONARY, PREFIX
+from jetstream.web.methods import SUBSCRIBE_EVENTS as EVENTS_METHOD
+from jetstream.web.parameter_table import (
+    DID,
+    EVENT_STREAM,
+    SUBSCRIBE,
+    SUBSCRIBE_EVENTS,
+    Parameter,
+    Schema,
+)
 
 Json = dict[str, Any]
 
 _ABOUT: Final = (
     "The ATProto firehose as light, friendly JSON over WebSocket. Every path of GET answers HEAD, and every "
-    "path OPTIONS. A slash at its end does not matter. Unknown parameters are ignored, unless they are surely "
-    "a mistake."
+    "path OPTIONS. A slash at its end does not matter. Unknown parameters are ignored, unless they are "
+    "surely a mistake."
 )
 _HANDSHAKE: Final = "With the header fields of a WebSocket handshake (RFC 6455): an upgrade."
 _SENTENCE: Final = {"text/plain": {"schema": {"type": "string"}}}
@@ -46,6 +52,7 @@ _HEADERS: Final[Mapping[str, tuple[str, Schema, bool]]] = {
     "Access-Control-Allow-Origin": ("any Origin", {"const": "*"}, True),
     "Access-Control-Expose-Headers": ("the header fields that any page may read", _STRING, True),
     "Allow": ("the methods of the path", _STRING, True),
+    "Content-Encoding": ("how the body is compressed", {"enum": ["gzip", "zstd"]}, False),
     "Cache-Control": ("how long the response may be kept", _STRING, True),
     "ETag": ("names the bytes, for If-None-Match", {"type": "string", "pattern": '^"'}, True),
     "Jetstream-Wire": ("the wire of the events", {"enum": [*RENDERERS]}, True),
@@ -57,13 +64,15 @@ _HEADERS: Final[Mapping[str, tuple[str, Schema, bool]]] = {
     "Sec-WebSocket-Protocol": ("the subprotocol, if it was offered", {"const": "xrpc.v1.json"}, False),
     "Sec-WebSocket-Version": ("the version of WebSocket, if another was asked for", {"const": "13"}, False),
     "Upgrade": ("websocket", {"const": "websocket"}, True),
+    "Vary": ("the header fields on which the response depends", _STRING, True),
+    "X-Accel-Buffering": ("proxies pass the events on at once", {"const": "no"}, True),
     "X-Zstd-Dictionary-Id": ("the ID of the dictionary", {"type": "integer", "minimum": 1}, True),
 }
 _EVERY: Final = ("Server", "Access-Control-Allow-Origin", "Access-Control-Expose-Headers")
 _POSITIONS: Final = ("Jetstream-Cursor", "Jetstream-Oldest", "Jetstream-Latest")
 
 
-def page(wire: str, *, metrics: bool) -> Page:
+def page(wire: str, *, metrics: bool) -> Callable[[Request], Response]:
     """Return the page. `wire` is that of `/subscribe`; `metrics` tells whether `/metrics` is served here."""
     body = orjson.dumps(document(wire, metrics=metrics), option=orjson.OPT_APPEND_NEWLINE)
     response = Response(200, body, "application/json")
@@ -99,6 +108,7 @@ def _paths(wire: str) -> Json:
         "/subscribe": _subscribe("subscribe", f"Events as JSON, by default in the {wire} wire"),
         "/v1/subscribe": _subscribe("subscribeV1", "Events as JSON, by default in the v1 wire"),
         PREFIX + EVENTS_METHOD: _subscribe_events(),
+        "/events": _event_stream(),
         "/filters": _filters(),
         "/zstd-dictionary": _get("zstdDictionary", *dictionary),
         PREFIX + GET_ZSTD_DICTIONARY: _get("getZstdDictionary", *dictionary),
@@ -117,7 +127,7 @@ def _paths(wire: str) -> Json:
         ),
         "/metrics": _get("metrics", "Metrics for Prometheus", {"200": _response("the metrics", _METRICS)}),
         "/openapi.json": _get("openapi", "This document", {"200": _response("the document", _JSON_OBJECT)}),
-        **{f"{PREFIX}{nsid}": _archive(nsid) for nsid in ARCHIVE},
+        **{f"{PREFIX}{nsid}": _archive(nsid, method) for nsid, method in ARCHIVE.items()},
     }
 
 
@@ -153,9 +163,8 @@ def _subscribe_events() -> Json:
     refused = _response("a parameter that cannot be used", _json("Error") | _SENTENCE)
     unavailable = _response("there is no room", _json("Error") | _SENTENCE, ("Retry-After",))
     responses = {"400": refused, "503": unavailable}
-    return _upgrade(
-        "subscribeEvents", "Events as JSON, in the v2 wire", map(_query, SUBSCRIBE_EVENTS), responses
-    )
+    parameters = map(_query, SUBSCRIBE_EVENTS)
+    return _upgrade("subscribeEvents", "Events as JSON, in the v2 wire", parameters, responses)
 
 
 def _upgrade(name: str, summary: str, parameters: Iterable[Json], refusals: Json) -> Json:
@@ -167,6 +176,23 @@ def _upgrade(name: str, summary: str, parameters: Iterable[Json], refusals: Json
     }
     operation = _operation(name, summary, responses | refusals, parameters)
     return {"get": operation | {"description": _HANDSHAKE}}
+
+
+def _event_stream() -> Json:
+    parameters = (
+        *map(_query, EVENT_STREAM),
+        _field("Accept-Encoding", "zstd or gzip: the body is compressed", _STRING),
+        _field("Last-Event-ID", "the position of the last event that the client has", _INTEGER),
+    )
+    fields = ("Cache-Control", "X-Accel-Buffering", "Vary", "Jetstream-Wire", *_POSITIONS)
+    responses = {
+        "200": _response("events follow, until the end", _EVENTS, ("Content-Encoding", *fields)),
+        "204": _response("the client has all events up to until", {}, fields),
+        "400": _response("a parameter that cannot be used: the sentence names it", _SENTENCE),
+        "406": _response("no content coding that the client accepts", _SENTENCE),
+        "503": _response("there is no room", _SENTENCE, ("Retry-After",)),
+    }
+    return _get("events", "Events without a WebSocket, by default in the v1 wire", responses, parameters)
 
 
 def _filters() -> Json:
@@ -200,11 +226,11 @@ def _dictionary() -> tuple[str, Json, Iterable[Json]]:
     return "Our own zstd dictionary, for zstdDictionary", responses, parameters
 
 
-def _archive(nsid: str) -> Json:
+def _archive(nsid: str, method: str) -> Json:
     """Return the path of a method of an archive, which this server does not have."""
     responses = {"501": _response("this server keeps no archive", _json("Error"))}
     name = nsid.rpartition(".")[2]
-    return {"post" if nsid in POSTED else "get": _operation(name, "A method of an archive", responses)}
+    return {method.lower(): _operation(name, "A method of an archive", responses)}
 
 
 # Parameters
@@ -253,6 +279,7 @@ _REFUSALS: Final = {
     "505": ("Version", "another version of HTTP"),
 }
 _PAGE: Final = _SENTENCE | {"text/html": {"schema": _STRING}}
+_EVENTS: Final = {each: {"schema": _STRING} for each in ("application/x-ndjson", "text/event-stream")}
 _METRICS: Final = _SENTENCE | {"application/openmetrics-text": {"schema": _STRING}}
 _JSON_OBJECT: Final = {"application/json": {"schema": {"type": "object"}}}
 _HEALTH_503: Final = _json("Health") | _SENTENCE
@@ -275,30 +302,25 @@ def _or_null(schema: Schema) -> Json:
     return {**schema, "type": [schema["type"], "null"]}
 
 
+def _now(name: str) -> Json:
+    """Return the schemas of a time, as a number and as a date."""
+    return {f"{name}_us": _MICROSECONDS, name: _DATE}
+
+
+def _kept(name: str) -> Json:
+    """Return the schemas of a time that is null while there is no event."""
+    return {key: _or_null(schema) for key, schema in _now(name).items()}
+
+
 _DIDS: Final[Schema] = {"type": "array", "items": DID, "minItems": 1, "maxItems": DIDS_MAX}
-_POSITION: Final = _or_null(_MICROSECONDS)
-_POSITION_DATE: Final = _or_null(_DATE)
-_LOG: Final = _object(
-    {
-        **dict.fromkeys(("events", "bytes", "wal_bytes", "damaged"), {"type": "integer", "minimum": 0}),
-        **{
-            "oldest_us": _POSITION,
-            "oldest": _POSITION_DATE,
-            "newest_us": _POSITION,
-            "newest": _POSITION_DATE,
-        },
-    }
-)
+_COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
+_COUNTS: Final = dict.fromkeys(("events", "bytes", "wal_bytes", "damaged"), _COUNT)
+_LOG: Final = _object(_COUNTS | _kept("oldest") | _kept("newest"))
 _SCHEMAS: Final = {
     "Error": _object({"error": _STRING, "message": _STRING}),
     "Dids": {"anyOf": [_DIDS, {"type": "object", "properties": {"dids": _DIDS}, "required": ["dids"]}]},
     "DidList": _object({"id": _STRING, "dids": {"type": "integer", "minimum": 1}, "kept_s": _INTEGER}),
-    "Cursors": _object(
-        {
-            **{"cursor_us": _MICROSECONDS, "cursor": _DATE, "oldest_us": _POSITION, "oldest": _POSITION_DATE},
-            **{"latest_us": _POSITION, "latest": _POSITION_DATE, "now_us": _MICROSECONDS, "now": _DATE},
-        }
-    ),
+    "Cursors": _object(_now("cursor") | _kept("oldest") | _kept("latest") | _now("now")),
     "Health": _object(
         {
             "status": _STRING,
@@ -307,7 +329,7 @@ _SCHEMAS: Final = {
             "upstream": _object({"url": _STRING, "state": _STRING, "seq": _or_null(_INTEGER)}),
             "last_event_age_s": {"type": ["number", "null"]},
             "log": _LOG,
-            "subscribers": {"type": "integer", "minimum": 0},
+            "subscribers": _COUNT,
         }
     ),
 }

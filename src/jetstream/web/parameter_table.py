@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from jetstream.delivery.renderers import RENDERERS
 from jetstream.model.filter import COLLECTIONS_MAX, DIDS_MAX, KINDS, OPERATIONS
 from jetstream.model.syntax import (
     DID_CHARS_MAX,
@@ -122,6 +123,13 @@ SUBSCRIBE: Final = (
         "classic or v1; without it, a request with a parameter that came with v1 gets v1",
         {"enum": [*WIRES]},
     ),
+)
+
+# Of `/events`, which has those that need no WebSocket, and one wire more.
+_WEBSOCKET_ONLY: Final = ("requireHello", "compress", "zstdDictionary")
+EVENT_STREAM: Final = (
+    *(each for each in SUBSCRIBE if each.name not in (*_WEBSOCKET_ONLY, "wire")),
+    Parameter("wire", "classic, v1 or v2; without it, v1", {"enum": [*RENDERERS]}, "v1"),
 )
 
 # Of `network.bsky.jetstream.subscribeEvents`.

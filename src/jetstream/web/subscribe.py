@@ -71,7 +71,7 @@ class Subscribe:
         self.delivery = delivery
         self._metrics = metrics
         # Told when a client uses its list no more.
-        self.did_lists = did_lists or DidLists(limits)
+        self.did_lists = did_lists or DidLists(limits, time.monotonic)
         # More are refused with 503.
         self._subscribers_max = subscribers_max
         # Read by each `_Client`.

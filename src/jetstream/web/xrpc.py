@@ -29,24 +29,11 @@ from jetstream.web.dialect import SHUTDOWN, Refused, Subscription, unavailable
 from jetstream.web.did_lists import no_list
 from jetstream.web.events_parameters import parse_events_request
 from jetstream.web.http import Request, Response
+from jetstream.web.methods import ARCHIVE, METHODS, PREFIX
 from jetstream.web.pages import Page, iso
 from jetstream.web.parameters import FindList
 from jetstream.web.websocket import Breach
 
-PREFIX: Final = "/xrpc/"
-_NSID: Final = "network.bsky.jetstream."
-SUBSCRIBE_EVENTS: Final = f"{_NSID}subscribeEvents"
-GET_ZSTD_DICTIONARY: Final = f"{_NSID}getZstdDictionary"
-# Of an archive.
-ARCHIVE: Final = tuple(
-    f"{_NSID}{name}"
-    for name in (
-        *("listSegments", "planSnapshot", "getSegment", "getBlock"),
-        *("importTimestamps", "getImportStatus"),
-    )
-)
-POSTED: Final = frozenset({f"{_NSID}planSnapshot", f"{_NSID}importTimestamps"})
-METHODS: Final = frozenset({SUBSCRIBE_EVENTS, GET_ZSTD_DICTIONARY, *ARCHIVE})
 _NO_ARCHIVE: Final = (
     "this server keeps no archive: use subscribeEvents, where cursor=0 begins with what is kept"
 )
@@ -170,7 +157,7 @@ class Xrpc:
         if nsid not in METHODS:
             text = f"method not implemented: {nsid[:_NSID_CHARS_SHOWN]}"
             return _error(501, "MethodNotImplemented", text)
-        methods = ("POST",) if nsid in POSTED else ("GET", "HEAD")
+        methods = ("POST",) if ARCHIVE.get(nsid) == "POST" else ("GET", "HEAD")
         allowed = ", ".join((*methods, "OPTIONS"))
         if request.method == "OPTIONS":
             return Response(200, b"", headers=_preflight(allowed))
