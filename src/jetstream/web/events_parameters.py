@@ -118,7 +118,14 @@ def _wanted(query: Query, did_list: DidList | None) -> Steps[Filter]:
             )
         )
     except InvalidParameter as error:
-        raise InvalidParameter(_NAMES.get(error.name, error.name), error.value, error.problem) from None
+        raise InvalidParameter(_renamed(error.name), error.value, _renamed(error.problem)) from None
+
+
+def _renamed(text: str) -> str:
+    """Return a text about parameters of `/subscribe` with the names that they have here."""
+    for there, here in _NAMES.items():
+        text = text.replace(there, here)
+    return text
 
 
 def _size(query: Query) -> int:

@@ -38,20 +38,21 @@ class Parameter(NamedTuple):
     example: object = None
 
 
-def _whole(pattern: str) -> str:
-    return f"^(?:{pattern})$"
-
-
 def _list(items: Schema, items_max: int | None = None) -> Schema:
     return {"type": "array", "items": items} | ({} if items_max is None else {"maxItems": items_max})
 
 
-def _integer(minimum: int, maximum: int = _INT64_MAX) -> Schema:
-    return {"type": "integer", "minimum": minimum, "maximum": maximum}
+def _integer(minimum: int, maximum: int | None = None) -> Schema:
+    return {"type": "integer", "minimum": minimum} | ({} if maximum is None else {"maximum": maximum})
 
 
 def _text(pattern: str, chars_max: int) -> Schema:
-    return {"type": "string", "pattern": _whole(pattern), "maxLength": chars_max}
+    return {"type": "string", "pattern": f"^(?:{pattern})$", "maxLength": chars_max}
+
+
+def _optional(pattern: str, chars_max: int) -> Schema:
+    """Return the schema of a text that may be empty, which means the same as its absence."""
+    return {"type": "string", "pattern": f"^(?:{pattern})?$", "maxLength": chars_max}
 
 
 _COLLECTION: Final = _text(rf"{NSID_PATTERN}|{NSID_PREFIX_PATTERN}\*", NSID_CHARS_MAX + 1)
@@ -61,7 +62,7 @@ DID: Final = _text(DID_PATTERN, DID_CHARS_MAX)
 _KIND: Final[Schema] = {"enum": [*KINDS]}
 _OPERATION: Final[Schema] = {"enum": [*OPERATIONS]}
 _FLAG: Final[Schema] = {"type": "boolean"}
-_TIME: Final = _text(
+_TIME: Final = _optional(
     r"[0-9]{1,20}"  # unix microseconds
     r"|[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?"
     r"(?:[Zz]|[-+ ][0-9]{2}:[0-9]{2})"  # RFC 3339
@@ -74,7 +75,7 @@ _SHARED: Final = (
     Parameter(
         "filter",
         "the ID of a list of up to 100,000 DIDs, which POST /filters has returned",
-        _text("[0-9a-f]{32}", 32),
+        _optional("[0-9a-f]{32}", 32),
     ),
     Parameter(
         "excludeCollections",
@@ -98,7 +99,7 @@ SUBSCRIBE: Final = (
         "wantedCollections",
         "collections or prefixes, such as app.bsky.feed.post or app.bsky.graph.*",
         _list(_COLLECTION, COLLECTIONS_MAX),
-        ["app.bsky.feed.post"],
+        ["app.bsky.*"],
     ),
     Parameter("wantedDids", "repos, such as did:plc:…", _list(DID, DIDS_MAX)),
     Parameter("kinds", "commit, identity, account", _list(_KIND), ["commit"]),
@@ -139,11 +140,11 @@ SUBSCRIBE_EVENTS: Final = (
         "collections",
         "collections, or prefixes of two names or more, such as app.bsky.*",
         _list(_LONG_COLLECTION, COLLECTIONS_MAX),
-        ["app.bsky.feed.post"],
+        ["app.bsky.*"],
     ),
     Parameter("dids", "repos, such as did:plc:…", _list(DID, DIDS_MAX)),
     Parameter(
-        "cursor", "where to begin: the seq of an event, or 0 for the oldest; without it, now", _integer(0)
+        "cursor", "where to begin: the seq of an event, or 0 for the oldest; without it, now", _integer(0, _INT64_MAX)
     ),
     *_SHARED,
     Parameter("maxMessageSizeBytes", "skip longer events", _integer(0, _UINT32_MAX)),
