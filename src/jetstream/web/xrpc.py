@@ -129,9 +129,8 @@ class EventsDialect:
 
 def _subprotocol(request: Request) -> dict[str, str]:
     """Return the header field that accepts the subprotocol, if it was offered. Its case matters."""
-    name = "Sec-WebSocket-Protocol"
-    offered = {each.strip() for each in request.headers.get(name.lower(), "").split(",")}
-    return {name: SUBPROTOCOL} if SUBPROTOCOL in offered else {}
+    offered = {each.strip() for each in request.headers.get("sec-websocket-protocol", "").split(",")}
+    return {"Sec-WebSocket-Protocol": SUBPROTOCOL} if SUBPROTOCOL in offered else {}
 
 
 class Xrpc:
