@@ -5,13 +5,12 @@ python -m benches.compression
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import socket
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -21,7 +20,7 @@ from benches.bench_log import CURSOR, SEGMENT_EVENTS
 from benches.events import Network
 from benches.limits import Limit, number
 from benches.stand import Server
-from tests.unit.delivery.fakes import FakeSink, MemoryLog, running
+from tests.unit.delivery.fakes import FakeSink, MemoryLog, running, until
 
 from jetstream.bench import stream
 from jetstream.delivery.delivery import Delivery
@@ -44,7 +43,7 @@ LIVE_BATCH: Final = 20
 LIMITS: Final = (
     Limit("replay, compressed over plain", 0.45, least=True),
     Limit(f"CPU of replay, {READERS} compressed readers over one", READERS / 5),
-    Limit("CPU of compression, 1,000 subscribers over one", 1.2),
+    Limit("CPU of compression, 1,000 subscribers over one", 1.3),
 )
 QUERIES: Final = {"plain": [], "compressed": [("zstdDictionary", str(OWN.dictionary_id))]}
 _READ_BYTES: Final = 1 << 20
@@ -89,9 +88,9 @@ def ratios() -> dict[str, float]:
     figures = {}
     for name, renderer in RENDERERS.items():
         messages = renderer.render(batch, range(len(batch)))
-        began = time.perf_counter()
+        began = time.thread_time()
         frames = OWN.framing.frames(messages)
-        figures[f"µs to compress an event, {name}"] = (time.perf_counter() - began) / len(frames) * 1e6
+        figures[f"µs to compress an event, {name}"] = (time.thread_time() - began) / len(frames) * 1e6
         figures[f"times smaller, {name}"] = sum(map(len, messages)) / sum(map(len, frames))
     return figures
 
@@ -163,15 +162,15 @@ def connect(port: int, name: str) -> socket.socket:
 
 
 class Timed(ZstdFraming):
-    """Knows how long it has compressed."""
+    """Knows for how long it has compressed, in CPU seconds."""
 
     seconds = 0.0
 
-    def frames(self, messages: list[bytes]) -> list[bytes]:
+    def frames(self, messages: list[bytes], times: Iterable[int] | None = None) -> list[bytes]:
         """Return the frames."""
-        began = time.perf_counter()
-        made = super().frames(messages)
-        self.seconds += time.perf_counter() - began
+        began = time.thread_time()
+        made = super().frames(messages, times)
+        self.seconds += time.thread_time() - began
         return made
 
 
@@ -189,7 +188,7 @@ async def live() -> dict[str, float]:
 
 
 async def publish(batches: list[Batch], subscribers: int) -> float:
-    """Publish to subscribers. Return for how long events were compressed, in seconds."""
+    """Publish to subscribers. Return how long events were compressed, in CPU seconds."""
     log, framing = MemoryLog(), Timed(OWN.data)
     delivery = Delivery(log, Metrics(RENDERERS))
     encoding = Encoding(V1, framing)
@@ -198,8 +197,7 @@ async def publish(batches: list[Batch], subscribers: int) -> float:
             delivery.subscribe(Discarding(), encoding, SubscriberOptions(), None)
         for batch in batches:
             log.put(batch)
-            while delivery.position <= log.tip:
-                await asyncio.sleep(0)
+            await until(lambda: delivery.position > log.tip)
     return framing.seconds
 
 

@@ -9,16 +9,19 @@ import json
 import socket
 import sys
 import time
+from collections.abc import Sequence
 
 from jetstream.bench import stream
 
 BUFFER_BYTES = 1 << 20
 
 
-def connect(host: str, port: int) -> tuple[socket.socket, bytes]:
-    """Subscribe to everything. Return the socket, and what was received after the response."""
+def connect(
+    host: str, port: int, path: str = "/subscribe", query: Sequence[tuple[str, str]] = ()
+) -> tuple[socket.socket, bytes]:
+    """Subscribe. Return the socket, and what was received after the response."""
     connection = socket.create_connection((host, port))
-    connection.sendall(stream.request(f"{host}:{port}", "/subscribe", []))
+    connection.sendall(stream.request(f"{host}:{port}", path, query))
     head = b""
     while (parts := stream.split_head(head)) is None:
         head += connection.recv(BUFFER_BYTES)

@@ -8,12 +8,9 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
 from typing import Annotated, Final
 
-from benches.dictionary import trained_dictionary
 from benches.limits import Limit, number
 from benches.relay_delays import RelayReadings
 from benches.relay_process import RelayProcess
@@ -27,6 +24,7 @@ from jetstream.bench.compression import decompressor
 from jetstream.bench.load import Connection, Load, Target, subscribers
 from jetstream.bench.measure import Figures, Meter, percentiles_ms, spread, table
 from jetstream.bench.transport import TRANSPORTS
+from jetstream.dictionary.own import OWN
 
 REPOS: Final = 50_000
 WARM_UP_S: Final = (
@@ -94,10 +92,10 @@ SCENARIOS: Final = {
         (Limit("relay_p50_ms", 8), Limit("relay_p99_ms", 24), Limit("server_cores", 0.9)),
     ),
     "zstd1000": Scenario(
-        "The same with 1,000 subscribers that all ask for compressed messages",
+        "The same with 1,000 subscribers that all ask for compressed messages, after as many plain ones",
         1_000,
         2_000,
-        (Limit("relay_p50_ms", 8), Limit("relay_p99_ms", 24)),
+        (Limit("relay_p50_ms", 8), Limit("relay_p99_ms", 24), Limit("cores_ratio", 1.3)),
         compressed=True,
     ),
     "lat10": Scenario(
@@ -164,6 +162,8 @@ def _compared(scenario: Scenario) -> dict[str, float]:
         return _with_and_without_slow(scenario)
     if scenario.transport != "websocket":
         return _with_and_without_http(scenario)
+    if scenario.compressed:
+        return _plain_and_compressed(scenario)
     return _measure(scenario)
 
 
@@ -188,27 +188,28 @@ def _with_and_without_slow(scenario: Scenario) -> dict[str, float]:
     return figures | {"p99_ratio": figures["relay_p99_ms"] / p99_ms, "relay_p99_ms_without": p99_ms}
 
 
+def _plain_and_compressed(scenario: Scenario) -> dict[str, float]:
+    """Measure plain messages, then compressed ones."""
+    plain = _measure(replace(scenario, compressed=False))
+    figures = _measure(scenario)
+    ratios = {"cores_ratio": figures["server_cores"] / plain["server_cores"]}
+    ratios["bytes_ratio"] = plain["bytes_per_s"] / figures["bytes_per_s"]
+    return figures | ratios | {f"{name}_plain": plain[name] for name in ("server_cores", "relay_p99_ms")}
+
+
 def _measure(scenario: Scenario) -> dict[str, float]:
-    with TemporaryDirectory() as directory:
-        dictionary = Path(directory) / "dictionary"
-        readings = RelayReadings(transport=TRANSPORTS[scenario.transport])
-        options: list[str] = []
-        query: tuple[tuple[str, str], ...] = ()
-        if scenario.compressed:
-            dictionary.write_bytes(trained_dictionary())
-            options = ["--zstd-dictionary", str(dictionary)]
-            query = (("compress", "true"), ("wire", "classic"))
-            readings.decompress = decompressor(dictionary.read_bytes())
-        with stand(*options, repos=REPOS) as (relay, server):
-            kind = StormLoad if scenario.storm else Load
-            path = readings.transport.path or "/subscribe"
-            query += (("wire", "classic"),) if readings.transport.path else ()
-            target = Target("127.0.0.1", server.port, path, query)
-            load = kind(target, readings, slow_share=SLOW_SHARE)
-            try:
-                return _under_load(scenario, relay, server, load, readings)
-            finally:
-                load.close()
+    readings = RelayReadings(transport=TRANSPORTS[scenario.transport])
+    path, query = readings.transport.path or "/subscribe", [("wire", "classic")]
+    if scenario.compressed:
+        query.append(("zstdDictionary", str(OWN.dictionary_id)))
+        readings.decompress = decompressor(OWN.data)
+    with stand(repos=REPOS) as (relay, server):
+        kind = StormLoad if scenario.storm else Load
+        load = kind(Target("127.0.0.1", server.port, path, tuple(query)), readings, slow_share=SLOW_SHARE)
+        try:
+            return _under_load(scenario, relay, server, load, readings)
+        finally:
+            load.close()
 
 
 def _under_load(

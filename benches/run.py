@@ -20,7 +20,17 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import orjson
-from benches import bench_log, bench_simulator, fanout, ingest, machine
+from benches import (
+    bench_log,
+    bench_simulator,
+    compression,
+    empty,
+    fanout,
+    handshake,
+    ingest,
+    machine,
+    replay,
+)
 from benches.limits import Limit, number
 from cyclopts import App, Parameter
 
@@ -127,6 +137,10 @@ def _entries() -> dict[str, Entry]:
     entries = {"ingest": Entry(ingest.TITLE, ingest.main, ingest.LIMITS)}
     for name, scenario in fanout.SCENARIOS.items():
         entries[name] = Entry(scenario.title, partial(fanout.run, name), scenario.limits, timed=True)
+    entries["compression"] = Entry(compression.TITLE, compression.main, compression.LIMITS)
+    entries["replay"] = Entry(replay.TITLE, replay.main, replay.LIMITS)
+    entries["handshake"] = Entry(handshake.TITLE, handshake.main, handshake.LIMITS)
+    entries["empty"] = Entry(empty.TITLE, empty.main, empty.LIMITS)
     entries["log"] = Entry("The log by itself: a million events", bench_log.main, bench_log.LIMITS)
     simulator = tuple(Limit(name, value, least=True) for name, value in bench_simulator.LIMITS.items())
     entries["simulator"] = Entry("The simulator", bench_simulator.main, simulator)

@@ -21,6 +21,7 @@ from benches.relay_process import RelayProcess
 from jetstream.bench import process
 
 STOP_TIMEOUT_S: Final = 20.0
+_NOWHERE: Final = "ws://127.0.0.1:1"  # nothing listens on the lowest port
 
 
 class Server:
@@ -90,6 +91,17 @@ def stand(*options: str, repos: int = 50_000) -> Iterator[tuple[RelayProcess, Se
     finally:
         relay.stop()
         shutil.rmtree(directory)
+
+
+@contextmanager
+def alone(data_dir: Path | None = None, *options: str) -> Iterator[Server]:
+    """Start a server whose upstream cannot be reached, on a new directory or on one with a log in it."""
+    with tempfile.TemporaryDirectory(prefix="jetstream-bench-") as directory:
+        server = Server(_NOWHERE, data_dir or Path(directory), list(options))
+        try:
+            yield server
+        finally:
+            server.stop()
 
 
 def settle(seconds: float = 0.5) -> None:

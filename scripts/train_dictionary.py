@@ -15,7 +15,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Annotated, Final
 
 import zstandard
@@ -37,7 +36,7 @@ BYTES: Final = 32 << 10  # 64 KiB compress simulated events 1 % better, and real
 PIECE_BYTES: Final = 3_000
 RUN_BYTES: Final = 8
 START_US: Final = 1_782_864_000_000_000  # 2026-07-01
-STEP_US: Final = 3_600_000_000  # an hour: dates and record keys of more than a year, of which none is favoured
+STEP_US: Final = 3_600_000_000  # an hour: dates and record keys of a year, of which none is favoured
 SEED: Final = 1
 LIBZSTD: Final = (1, 5, 7)  # what the packaged file was made with; another version may make other bytes
 

@@ -147,7 +147,7 @@ class TestLocks:
 def imported(*paths: Path) -> set[str]:
     """Return the third-party packages that Python files import, by their name in the registry."""
     distributions = packages_distributions()
-    ours = {"jetstream", "benches", "tests"}
+    ours = {"jetstream", "benches", "scripts", "tests"}
     modules = {module for path in paths for module in imported_modules(ast.parse(path.read_text()))}
     return {
         canonicalize_name(distributions[module][0]) for module in modules - ours - sys.stdlib_module_names
@@ -184,7 +184,7 @@ class TestDependencies:
         assert imported(self.TESTING) <= base | declared(*EXTRAS["testing"])
 
     def test_every_import_of_the_tests_is_declared(self) -> None:
-        files = [path for folder in ("tests", "benches") for path in (ROOT / folder).rglob("*.py")]
+        files = [path for folder in ("tests", "benches", "scripts") for path in (ROOT / folder).rglob("*.py")]
         # This one runs with libraries of its own, which its test installs.
         files.remove(ROOT / "tests" / "foreign" / "python" / "client.py")
         assert imported(*files) <= declared(*LOCKS["requirements-dev.lock"])

@@ -5,6 +5,16 @@ events, `ingest` stamps and stores them, `eventlog` keeps them, and `delivery` s
 which connect through `web`. `app` starts and stops these parts, and `cli` starts `app`.
 """
 
-from importlib.metadata import version
+from typing import TYPE_CHECKING
 
-__version__ = version("jetstream-server")
+if TYPE_CHECKING:
+    __version__: str
+
+
+def __getattr__(name: str) -> str:
+    """Return the version when it is asked for: reading it takes longer than importing most of the client."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import version  # noqa: PLC0415 - see above
+
+    return version("jetstream-server")

@@ -45,6 +45,7 @@ from jetstream.web import dictionary, openapi, pages, xrpc
 from jetstream.web.dialect import SHUTDOWN, SubscribeDialect
 from jetstream.web.did_lists import BODY_BYTES_MAX, DidLists
 from jetstream.web.event_stream import StreamDialect
+from jetstream.web.explain import Explain
 from jetstream.web.methods import GET_ZSTD_DICTIONARY, PREFIX, SUBSCRIBE_EVENTS
 from jetstream.web.positions import cursors
 from jetstream.web.server import Server, Upload
@@ -229,6 +230,16 @@ class Service:
         events = xrpc.EventsDialect(
             self._oldest_us, compressed, self._limits.web, self._clock, did_lists.find
         )
+        explain = Explain(
+            self.log,
+            settings.wire,
+            self.delivery.positions,
+            lambda: OWN.framing,
+            self._limits.web,
+            find_list=did_lists.find,
+            now_us=self._clock,
+        )
+        upgrades["/explain"] = explain.handle
         methods = xrpc.Xrpc({SUBSCRIBE_EVENTS: self.subscribe.on(events)}, {GET_ZSTD_DICTIONARY: own})
         trees = {PREFIX: methods.answer}
         figures = pages.metrics(self.metrics, self._limits.web)

@@ -119,6 +119,9 @@ class LogLimits:
     segment_cache_bytes: int = 20 << 20
     # Readers wait for the disk and for zstd, both without the GIL. More threads would only compete for it.
     reader_threads: int = 2
+    # What readers are about to ask for and is loaded already; twice `readers_ahead` of `DeliveryLimits`, as a
+    # reader may go away.
+    reads_ahead: int = 4
     # Segments whose index one scan reads: about 5 ms, in one snapshot.
     scan_segments: int = 64
     # Keys that `LogWriter.keys_from` returns: two segments, since most of the first may lie before what is
@@ -198,12 +201,15 @@ class DeliveryLimits:
     # Chunks of one reader in a turn of the event loop. With one, 5,000 returning readers took 8 s instead of
     # 6.
     chunks_per_turn: int = 5
-    # Seconds after which it has no more chunks in this turn. Compressing 200 ordinary events takes 0.3 ms, one
-    # record of 990 kB 2.5 ms.
-    chunks_s: float = 0.002
+    # Seconds after which nothing is begun in a turn that may take long: a reader has no more chunks, a flush
+    # compresses for no other encoding. 200 ordinary events are compressed in 0.3 ms, a record of 990 kB in 3.
+    costly_s: float = 0.0015
     # Different batches that are held by feeders waiting for their turn: 5 MB for an ordinary segment, and
     # each of 200 readers may be at another one.
     held_batches: int = 12
+    # Readers that catch up for whom the log reads ahead. More keep its threads busy anyway, and would drop
+    # each other's segments from its cache.
+    readers_ahead: int = 2
     # Bytes of rendered events that are kept for other readers. The 8,000 newest events take 5 MiB in a wire,
     # a sealed segment of which all is read 5 MiB. With the log's hot tail and segment cache that is 96 MiB.
     render_cache_bytes: int = 52 << 20
@@ -295,9 +301,9 @@ class WebLimits:
     message_timeout_s: float = 10.0
     # Seconds for a client to answer a close frame; then the connection is aborted.
     close_timeout_s: float = 3.0
-    # Event streams with a compressor (web/event_stream.py). Any more are not compressed. So many, each of all
-    # events at 1,000 a second, take a quarter of a core with gzip.
-    compressed_streams_max: int = 32
+    # Event streams with a compressor (web/event_stream.py). Any more are not compressed. They take 12 MiB
+    # with zstd, beside what waits for them.
+    compressed_streams_max: int = 100
     # Messages of one client.
     messages: Rate = Rate(40, 200)
     # Bytes of one client, in frames of every kind: 2.9 updates of 10,000 DIDs a second.
@@ -323,9 +329,15 @@ class WebLimits:
     did_lists_kept_s: float = 3600.0
     # Uploads that are read, of all clients: one of 100,000 DIDs takes 60 ms of CPU time, in steps.
     did_lists_read: Rate = Rate(1, 20)
-    # Connections that are cleaned up in one turn of the event loop, when a network loses thousands of
-    # clients at once: 1 ms.
-    removals_per_turn: int = 32
+    # Requests for `/explain` that are answered, of all clients. Each judges and compresses a minute of
+    # events, which takes 0.1 s of CPU time: so many events and bytes at a time, with a pause after each.
+    explanations: Rate = Rate(0.5, 5)
+    explained_per_turn: int = 200
+    explained_bytes_per_turn: int = 256 << 10
+    explained_pause_s: float = 0.001
+    # Seconds for which connections are cleaned up in one turn of the event loop, when a network loses
+    # thousands of clients at once: some dozens.
+    removals_turn_s: float = 0.001
 
 
 @dataclass(frozen=True, slots=True)

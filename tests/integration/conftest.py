@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import uvloop
 from tests.relay import Relay
+from tests.scripted import Jetstream, Sleeps
 from tests.serving import LOOPBACK, Start, reconnecting_at_once, running
 
 from jetstream.app import Service
@@ -49,3 +50,24 @@ async def start(relay: Relay, tmp_path: Path) -> AsyncIterator[Start]:
             return await servers.enter_async_context(running(service))
 
         yield start
+
+
+@pytest.fixture
+def sleeps() -> Sleeps:
+    return Sleeps()
+
+
+@pytest.fixture
+async def jetstream() -> AsyncIterator[Jetstream]:
+    jetstream = Jetstream()
+    await jetstream.start()
+    yield jetstream
+    await jetstream.stop()
+
+
+@pytest.fixture
+async def another() -> AsyncIterator[Jetstream]:
+    another = Jetstream()
+    await another.start()
+    yield another
+    await another.stop()

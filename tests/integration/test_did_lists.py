@@ -36,7 +36,7 @@ async def upload(port: int, body: str | bytes, **headers: str) -> tuple[int, Any
 
 @pytest.fixture
 async def service(start: Start) -> Service:
-    return await start()
+    return await start(upstream_cursor=0)
 
 
 def publish(relay: Relay, seq: int, *dids: str) -> None:

@@ -24,6 +24,8 @@ PROGRAMS = [
     ("docs/clients.md", 0, ""),
     ("docs/clients.md", 1, "websockets zstandard"),
     ("docs/clients.md", 2, "jetstream"),
+    ("docs/clients.md", 3, "jetstream"),
+    ("docs/clients.md", 4, "jetstream"),
 ]
 
 
@@ -57,7 +59,7 @@ async def test_a_program_prints_posts_of_every_size(
     service = await start(upstream_cursor=0)
     (tmp_path / "example.py").write_text(code.replace("localhost:6008", f"127.0.0.1:{service.port}"))
     posts = [create(f"{POST}/{n}", {"text": text}) for n, text in enumerate(["hello", LARGE, "bye"])]
-    async with program(sys.executable, tmp_path / "example.py") as printing:
+    async with program(sys.executable, tmp_path / "example.py", cwd=tmp_path) as printing:
         await until(lambda: len(service.subscribe))
         await until(lambda: len(service.delivery))
         relay.publish(numbered([commit(seq, [post]) for seq, post in enumerate(posts, 1)]))

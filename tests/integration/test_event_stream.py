@@ -7,11 +7,12 @@ import json
 import re
 import shutil
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import aiohttp
 import pytest
@@ -25,6 +26,7 @@ from tests.subscriber import PATIENCE_S, subscribe
 
 from jetstream.app import Service
 from jetstream.limits import DeliveryLimits, Limits, WebLimits
+from jetstream.web.subscribe import FAILED
 
 ROOT = Path(__file__).resolve().parents[2]
 POST = "app.bsky.feed.post"
@@ -56,18 +58,25 @@ async def seqs(stream: EventStream, count: int) -> list[int]:
 
 async def texts(service: Service, count: int, wire: str) -> list[str]:
     """Return the events as a WebSocket gets them."""
-    if wire == "v2":
-        path, query = "/xrpc/network.bsky.jetstream.subscribeEvents", {"cursor": "0"}
-    else:
-        path, query = "/subscribe", {"cursor": "1", "wire": wire}
+    query: dict[str, Any] = {"cursor": 0} if wire == "v2" else {"cursor": 1, "wire": wire}
+    path = "/xrpc/network.bsky.jetstream.subscribeEvents" if wire == "v2" else "/subscribe"
     async with subscribe(service.port, path, **query) as subscriber, asyncio.timeout(PATIENCE_S):
         found = [await subscriber.connection.recv() for _ in range(count)]
-    return events(message for message in found if isinstance(message, str))
+    return [message for message in found if isinstance(message, str)]
 
 
-def events(messages: Iterable[str]) -> list[str]:
-    """Leave out heartbeats, which are the reader's own."""
-    return [message for message in messages if "Heartbeat" not in message]
+async def first(stream: EventStream, count: int) -> list[str]:
+    """Return the first events; heartbeats, which are the reader's own, are left out."""
+    found = [message async for message in _events(stream, count)]
+    assert len(found) == count
+    return found
+
+
+async def _events(stream: EventStream, count: int) -> AsyncIterator[str]:
+    while count and (message := await stream.message()) is not None:
+        if "Heartbeat" not in message:
+            count -= 1
+            yield message
 
 
 # All events
@@ -81,7 +90,7 @@ async def test_real_events_are_the_same_bytes_as_over_a_websocket(
     service = await start(upstream_cursor=0)
     async with AsyncExitStack() as streams:
 
-        async def opened(**query: str) -> list[EventStream]:
+        async def opened(**query: Any) -> list[EventStream]:
             return [
                 await streams.enter_async_context(
                     event_stream(service.port, sse=sse, coding=coding, wire=wire, **query)
@@ -96,9 +105,8 @@ async def test_real_events_are_the_same_bytes_as_over_a_websocket(
         replayed = await opened(cursor="1")
         for (sse, coding), one, other in zip(EVERY_BODY, live, replayed, strict=True):
             assert one.headers.get("content-encoding", "") == coding
-            beats = wire == "v2"  # the first message says that the stream is live
-            assert events(await one.messages(92 + beats)) == expected, (sse, coding, "live")
-            assert events(await other.messages(92)) == expected, (sse, coding, "replayed")
+            assert await first(one, 92) == expected, (sse, coding, "live")
+            assert await first(other, 92) == expected, (sse, coding, "replayed")
 
 
 async def test_ids_are_positions_and_a_client_resumes_behind_the_last(relay: Relay, start: Start) -> None:
@@ -121,7 +129,12 @@ async def test_filters_and_sizes_are_those_of_a_subscription(relay: Relay, start
     relay.publish(numbered([commit(1, [create(f"{LIKE}/1", {}), *posts]), identity(2)]))
     service = await start(upstream_cursor=0)
     await published(service, 2)
-    query = {"wantedCollections": POST, "maxMessageSizeBytes": 700, "wire": "classic", "cursor": 1}
+    query: dict[str, Any] = {
+        "wantedCollections": POST,
+        "maxMessageSizeBytes": 700,
+        "wire": "classic",
+        "cursor": 1,
+    }
     async with event_stream(service.port, **query) as stream:
         found = [json.loads(message) for message in await stream.messages(4)]
     assert [event["type"] for event in found] == ["com", "com", "com", "id"]
@@ -161,6 +174,19 @@ async def test_curl_knows_whether_the_body_was_complete(flags: list[str], relay:
         0,
         list(range(1, 11)),
     )
+
+
+@pytest.mark.parametrize("flags", [[], ["--compressed"]])
+async def test_curl_exits_with_18_when_the_server_fails(flags: list[str], relay: Relay, start: Start) -> None:
+    if not shutil.which("curl"):
+        pytest.skip("curl is not installed")
+    service = await start(upstream_cursor=0)
+    async with program("curl", "-sN", *flags, f"http://localhost:{service.port}/events") as curl:
+        await until(lambda: len(service.delivery))
+        relay.publish(identities(1, 2))
+        assert json.loads(await curl.line())["identity"]["seq"] == 1
+        service.subscribe.close_all(FAILED)
+        assert await curl.ended() == (18, "", "")
 
 
 async def test_aiohttp_reads_it_by_default(relay: Relay, start: Start) -> None:
@@ -216,9 +242,8 @@ async def test_a_server_that_stops_ends_the_body(sse: bool, coding: str, relay: 
 async def test_a_slow_reader_finds_its_body_incomplete(
     sse: bool, coding: str, relay: Relay, start: Start
 ) -> None:
-    service = await start(
-        upstream_cursor=0, limits=Limits(delivery=WATCHED), subscriber_buffer=100_000, slow_timeout=0.3
-    )
+    limits = Limits(delivery=WATCHED, web=WebLimits(close_timeout_s=0.1))
+    service = await start(upstream_cursor=0, limits=limits, subscriber_buffer=100_000, slow_timeout=0.3)
     async with event_stream(service.port, sse=sse, coding=coding, receive_buffer=4096) as stream:
         relay.publish(large(1, 100))
         await until(lambda: not len(service.subscribe))
@@ -363,7 +388,7 @@ async def test_a_body_is_refused(start: Start) -> None:
 
 
 async def test_a_flood_behind_the_request_ends_the_stream(start: Start) -> None:
-    service = await start(limits=Limits(web=WebLimits(lingering_bytes_max=64 << 10)))
+    service = await start(limits=Limits(web=WebLimits(lingering_bytes_max=64 << 10, close_timeout_s=0.1)))
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
     writer.write(b"GET /events HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n")
     stream = EventStream(reader, await reader.readuntil(b"\r\n\r\n"))

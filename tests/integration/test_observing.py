@@ -74,6 +74,7 @@ async def test_label_values_come_from_fixed_lists_and_settings(relay: Relay, sta
         "state",
         "condition",
         "wire",
+        "coding",
         "doing",
         "le",
     }

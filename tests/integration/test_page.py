@@ -71,10 +71,8 @@ async def test_urls_are_shown_as_a_trusted_proxy_serves_them(start: Start) -> No
     assert "wss://jetstream.example/subscribe" in page
     assert "https://jetstream.example/health" in page
     _, text = await get(service.port, "/subscribe", **fields)
-    assert (
-        text
-        == "/subscribe is a WebSocket: connect to wss://jetstream.example/subscribe, or read https://jetstream.example/events\n"
-    )
+    here = "wss://jetstream.example/subscribe, or read https://jetstream.example/events"
+    assert text == f"/subscribe is a WebSocket: connect to {here}\n"
 
 
 async def test_others_do_not_choose_the_urls(service: Service) -> None:
@@ -144,7 +142,7 @@ async def test_a_browser_that_asks_first_may_send_any_header(service: Service) -
 
 async def test_what_is_not_there_is_answered_with_what_is(service: Service) -> None:
     _, text = await get(service.port, "/nothing")
-    there = "/, /cursors, /events, /filters, /health, /metrics, /subscribe, /v1/subscribe, /xrpc/"
+    there = "/, /cursors, /events, /explain, /filters, /health, /metrics, /subscribe, /v1/subscribe, /xrpc/"
     assert text == f"there is nothing here: there are {there}, /zstd-dictionary\n"
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -16,12 +17,13 @@ import pytest
 from tests.builders import DID as ALICE
 from tests.builders import identity
 from tests.relay import Relay
-from tests.serving import Start, get, published, until
+from tests.serving import LOOPBACK, Start, get, published, running, until
 from tests.subscriber import Event, Subscriber, subscribe
 from websockets.exceptions import ConnectionClosed
 
 from jetstream.app import Service
 from jetstream.limits import DeliveryLimits, Limits
+from jetstream.settings import Settings
 from jetstream.web.websocket import MESSAGE_BYTES_MAX
 
 BOB = "did:plc:bobbobbobbobbobbobbobbob"
@@ -355,3 +357,52 @@ async def test_every_close_ends_with_the_cursor_to_resume_at(
         ended, _, cursor = await subscriber.ended_at()
     assert (ended, cursor) == (code, service.log.tip + 1)
     assert seen[-1] == 4
+
+
+class Returning:
+    """A client that is cut by a restart, and goes on at the cursor of the close."""
+
+    def __init__(self, query: dict[str, Any]) -> None:
+        self.query = query
+        self.seen: list[int] = []
+        self.connected = False
+        self.cursor = 0
+
+    async def read_to_the_end(self, port: int) -> None:
+        async with subscribe(port, receive_buffer=4096, **self.query) as subscriber:
+            self.connected = True
+            self.seen += numbers(await subscriber.rest())
+            code, _, self.cursor = await subscriber.ended_at()
+            assert code == 1001
+
+    async def go_on(self, port: int, last: int) -> None:
+        query = {name: value for name, value in self.query.items() if name == "wantedDids"}
+        async with subscribe(port, cursor=self.cursor, **query) as subscriber:
+            while not self.seen or self.seen[-1] != last:
+                self.seen += numbers(await subscriber.events(1))
+
+
+async def test_a_restart_under_load_loses_and_repeats_nothing_at_the_cursors_of_the_closes(
+    relay: Relay, tmp_path: Path
+) -> None:
+    """At the tip and in replay, with sockets that are full and with bounds."""
+    last = 3_000
+    dids = {seq: (ALICE, BOB)[seq % 3 == 0] for seq in range(1, last + 1)}
+    queries: list[dict[str, Any]] = [{}, {"cursor": 0}, {"limit": last}, {"wantedDids": BOB}] * 5
+    clients = [Returning(query) for query in queries]
+    settings = Settings(upstream=relay.url, listen=LOOPBACK, data_dir=tmp_path, subscriber_buffer=10_000)
+
+    async with running(Service(settings, PROMPT)) as service, asyncio.TaskGroup() as tasks:
+        for client in clients:
+            tasks.create_task(client.read_to_the_end(service.port))
+        await relay.wait_accepted(1)
+        await until(lambda: all(client.connected for client in clients))
+        await until(lambda: len(service.delivery) == len(clients))
+        relay.publish([(seq, identity(seq, did=did)) for seq, did in dids.items()])
+        await until(lambda: service.log.tip)
+        service.stop()
+    async with running(Service(settings, PROMPT)) as service, asyncio.TaskGroup() as tasks:
+        for client in clients:
+            tasks.create_task(client.go_on(service.port, last))
+    for client in clients:
+        assert client.seen == [seq for seq, did in dids.items() if client.query.get("wantedDids", did) == did]

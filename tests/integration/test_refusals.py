@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -18,7 +19,7 @@ UPGRADE = {
     "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
 }
 # Of each reason: a request with its header fields, and the settings of the server.
-REFUSED: dict[str, tuple[str, dict[str, str], dict[str, object]]] = {
+REFUSED: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
     "parameter": ("/subscribe?cursor=x", UPGRADE, {}),
     "cursor_too_old": (f"{V2}?cursor=5", UPGRADE, {}),
     "unknown_dictionary": (f"{V2}?zstdDictionary=7", UPGRADE, {}),

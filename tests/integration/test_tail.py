@@ -77,6 +77,9 @@ async def test_events_are_printed_as_they_were_received(service: Service) -> Non
         (["--did", BOB, "--did", "did:web:nobody.example", "--collection", POST], ["three"]),
         (["--since", "1970-01-01T00:00:00Z"], ["id", "one", "two", "three", "four"]),
         (["--since", "-1h"], ["id", "one", "two", "three", "four"]),
+        (["--kind", "commit", "--operation", "create", "--did", BOB], ["three", "four"]),
+        (["--kind", "identity", "--compress"], ["id"]),
+        (["--until", "2100-01-01T00:00:00Z", "--compress"], ["id", "one", "two", "three", "four"]),
         (["--since", "1h"], ["id", "one", "two", "three", "four"]),
     ],
 )
@@ -102,6 +105,30 @@ async def test_without_a_cursor_it_prints_what_comes(service: Service, relay: Re
         relay.publish(numbered([identity(4, did=BOB)]))
         code, out, _ = await running_tail.ended()
     assert (code, json.loads(out)["did"]) == (0, BOB)
+
+
+async def test_it_ends_before_a_time(service: Service) -> None:
+    lines = await sent(service, 5)
+    fourth = json.loads(lines[3])["time_us"]
+    async with tail(host(service), "--cursor", "0", "--until", str(fourth)) as running_tail:
+        code, out, err = await running_tail.ended()
+    assert (code, out.splitlines(keepends=True)) == (0, lines[:3])
+    assert err == f"jetstream tail: connected to ws://{host(service)}/subscribe\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "error"),
+    [
+        (["--until", "soon"], "--until: 'soon' is not a time"),
+        (["--kind", "commits"], "commits"),
+    ],
+)
+async def test_a_wrong_flag_is_named(flags: list[str], error: str) -> None:
+    async with tail(NOBODY, *flags) as running_tail:
+        code, out, err = await running_tail.ended()
+    assert (code, out) == (2, "")
+    assert error in err
+    assert len(err.splitlines()) == 1
 
 
 async def test_a_path_selects_the_v1_wire(service: Service) -> None:

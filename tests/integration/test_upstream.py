@@ -455,7 +455,6 @@ BAD: list[tuple[str, str | bytes, int, list[str]]] = [
     ("no seq", identity(None), 0, ["malformed"]),
     ("an old seq", identity(1), 0, ["repeat"]),
     ("a bad rev of a sync", sync(2, rev="r"), 0, ["rev"]),
-    ("a sync", sync(2), 0, []),
     ("tombstone", frame("#tombstone", {"seq": 2, "did": "did:plc:x"}), 0, []),
 ]
 
@@ -482,6 +481,15 @@ async def test_bad_input_costs_itself_and_nothing_else(
     assert service.log.statistics().events == 2 + left
     assert dropped(await figures(service.port)) == {reason: reasons.count(reason) for reason in reasons}
     assert len(relay.asked) == 1
+
+
+async def test_a_sync_is_stored_and_is_on_no_other_wire(relay: Relay, start: Start) -> None:
+    relay.publish([(1, identity(1)), (2, sync(2)), (3, identity(3))])
+    service = await start(upstream_cursor=0)
+    await published(service, 3)
+    async with subscribe(service.port, cursor=1) as subscriber:
+        seqs = [event["identity"]["seq"] for event in await subscriber.events(2)]
+    assert (seqs, service.log.statistics().events) == ([1, 3], 3)
 
 
 async def test_text_alone_is_counted_too(relay: Relay, start: Start) -> None:

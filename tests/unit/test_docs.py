@@ -111,10 +111,8 @@ def test_every_reason_to_drop_data_is_described() -> None:
 
 
 def test_every_reason_to_refuse_a_subscription_is_described() -> None:
-    rows = re.findall(
-        r"^\| `(\w+)` \| (.+) \|$", section("metrics.md", "Reasons of `jetstream_refused`"), re.M
-    )
-    assert dict(rows) == REFUSAL_REASONS
+    table = section(METRICS.read_text(), "Reasons of `jetstream_refused`")
+    assert dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", table, re.MULTILINE)) == REFUSAL_REASONS
 
 
 def test_pages_that_the_source_refers_to_exist() -> None:

@@ -65,7 +65,9 @@ def kept(graph: grimp.ImportGraph, name: str) -> bool:
 
 
 def leaf(graph: grimp.ImportGraph, module: str) -> str:
-    """Return a module of a package, or the module itself."""
+    """Return a module of a package, or the module itself. A library has no modules here."""
+    if graph.is_module_squashed(module):
+        return module
     inside = sorted(each for each in graph.find_descendants(module) if not graph.find_children(each))
     return inside[-1] if inside else module
 
@@ -124,6 +126,13 @@ def test_an_impure_import_in_a_pure_module_is_rejected(
     module: str, impure: str, graph: grimp.ImportGraph, rejected: Any
 ) -> None:
     assert rejected("Pure modules", leaf(graph, module), impure)
+
+
+@pytest.mark.parametrize("imported", options("The client imports nothing")["forbidden_modules"])
+def test_an_import_of_the_server_in_the_client_is_rejected(
+    imported: str, graph: grimp.ImportGraph, rejected: Any
+) -> None:
+    assert rejected("The client imports nothing", "jetstream.client.route", leaf(graph, imported))
 
 
 def test_every_module_of_the_server_that_is_pure_is_listed_as_such(graph: grimp.ImportGraph) -> None:

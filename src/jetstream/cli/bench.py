@@ -6,10 +6,12 @@ import resource
 import socket
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from http.client import HTTPException
 from pathlib import Path
 from random import Random
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import orjson
 from cyclopts import Parameter
@@ -26,6 +28,8 @@ from jetstream.errors import JetstreamError, SettingError
 SUBSCRIBERS_MAX: Final = 100_000
 FILES_BESIDE: Final = 50  # files besides subscribers: epoll, standard streams, modules being imported
 CONNECT_TIMEOUT_S: Final = 120.0
+FETCH_TIMEOUT_S: Final = 10.0
+DICTIONARY_BYTES_MAX: Final = 1 << 20
 _PATHS: Final = {"classic": "/subscribe", "v1": "/v1/subscribe"}
 
 _Positive = Parameter(validator=Number(gt=0))
@@ -48,10 +52,12 @@ class Options:
     """Seconds to measure."""
     wire: Literal["classic", "v1"] = "classic"
     """Format of the events."""
+    compress: bool = False
+    """Ask for events that are compressed with the server's own dictionary, which is fetched first."""
     transport: Literal["websocket", "ndjson", "sse"] = "websocket"
     """How to subscribe. The last two are event streams over HTTP, which only this server has."""
     zstd_dictionary: Path | None = None
-    """Ask for compressed events, and read them with the dictionary in this file."""
+    """Ask for compressed events as v1 clients do, and read them with the dictionary in this file."""
     connect_rate: Annotated[float, _Positive] = 1_000.0
     """New connections a second."""
     check: Annotated[int, Parameter(validator=Number(gte=1))] = 8
@@ -89,9 +95,12 @@ def bench(url: str = "ws://127.0.0.1:6008", /, options: Options | None = None) -
     target = _target(url, readings.transport.path or _PATHS[options.wire])
     if readings.transport.path:
         target = replace(target, query=(("wire", options.wire),))
-    if options.zstd_dictionary is not None and readings.transport.path:
-        raise SettingError("--zstd-dictionary", str(options.zstd_dictionary), "is for WebSockets")
-    if options.zstd_dictionary is not None:
+        if options.compress or options.zstd_dictionary is not None:
+            raise SettingError("--transport", options.transport, "is never compressed: use WebSockets")
+    if options.compress:
+        dictionary_id, readings.decompress = _own_dictionary(target)
+        target = replace(target, query=(("zstdDictionary", str(dictionary_id)),))
+    elif options.zstd_dictionary is not None:
         readings.decompress = _decompressor(options.zstd_dictionary)
         target = replace(target, query=(("compress", "true"), ("wire", options.wire)))
     parts = _parse_mix(options.filter_mix)
@@ -156,6 +165,17 @@ def _decompressor(path: Path) -> Callable[[bytes], bytes]:
         raise SettingError("--zstd-dictionary", str(path), f"cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise SettingError("--zstd-dictionary", str(path), f"is not a dictionary: {error}") from error
+
+
+def _own_dictionary(target: Target) -> tuple[int, Callable[[bytes], bytes]]:
+    """Return the ID of a server's own dictionary, and what decompresses a message."""
+    url = f"http://{target.host}:{target.port}/zstd-dictionary"
+    try:
+        with urlopen(url, timeout=FETCH_TIMEOUT_S) as response:
+            data = response.read(DICTIONARY_BYTES_MAX)
+        return int.from_bytes(data[4:8], "little"), decompressor(data)
+    except (OSError, HTTPException, ValueError) as error:
+        raise SettingError("--compress", url, f"is not a dictionary: {error}") from error
 
 
 def _parse_mix(text: str) -> list[mix.Part]:

@@ -8,15 +8,14 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import Callable
 from typing import Annotated, BinaryIO, Final
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from jetstream.client.request import DEFAULT_URL
-from jetstream.client.subscription import Message, subscribe
+from jetstream.client.request import DEFAULT_URL, Kind, Operation
+from jetstream.client.subscription import Subscription, subscribe
 from jetstream.clock import unix_us
 from jetstream.errors import InvalidParameter, JetstreamError, SettingError
 from jetstream.model.timestamp import parse_time
@@ -25,7 +24,7 @@ EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
 _FLAGS: Final = {"url": "URL", "wantedCollections": "--collection", "wantedDids": "--did"}
 
 
-def tail(
+def tail(  # noqa: PLR0913 - each is a flag
     url: str = DEFAULT_URL,
     /,
     *,
@@ -34,6 +33,10 @@ def tail(
     since: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     cursor: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
     limit: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    until: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    kind: Annotated[list[Kind] | None, Parameter(negative=())] = None,
+    operation: Annotated[list[Operation] | None, Parameter(negative=())] = None,
+    compress: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Print the events of a Jetstream as they are received, one JSON object a line.
 
@@ -54,13 +57,34 @@ def tail(
         Start at this time, in unix microseconds.
     limit
         Exit after this many events.
+    until
+        Exit before the first event at this time, or when the stream has reached it. Like --since.
+    kind
+        Only events of this kind. May be repeated.
+    operation
+        Only commits with this operation. May be repeated.
+    compress
+        Receive compressed messages, if the server has a dictionary of its own. They are printed as JSON.
     """
-    events = _subscribe(url, collection or [], did or [], _start(since, cursor))
+    try:
+        events = subscribe(
+            url,
+            collections=collection or [],
+            dids=did or [],
+            kinds=kind or [],
+            operations=operation or [],
+            cursor=_start(since, cursor),
+            until=None if until is None else _time("--until", until),
+            limit=limit,
+            compress=compress,
+        )
+    except InvalidParameter as error:
+        raise SettingError(_FLAGS.get(error.name, f"--{error.name}"), error.value, error.problem) from error
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="jetstream tail: %(message)s")
     # Python's own handler would wait for a blocked write; `less` reads no more than one screen.
     signal.signal(signal.SIGINT, lambda *_: sys.exit(EXIT_INTERRUPTED))
     try:
-        asyncio.run(_print(events, limit, sys.stdout.buffer))
+        asyncio.run(_print(events, sys.stdout.buffer))
     except (BrokenPipeError, asyncio.CancelledError):
         _discard_output()
     except OSError as error:
@@ -69,38 +93,30 @@ def tail(
 
 
 def _start(since: str | None, cursor: int | None, clock: Callable[[], int] = unix_us) -> int | None:
+    """Return where to start; None: live. Raises SettingError."""
     if since is None:
         return cursor
     if cursor is not None:
         raise SettingError("--since", since, f"cannot be given together with --cursor {cursor}")
+    return _time("--since", since, clock)
+
+
+def _time(flag: str, text: str, clock: Callable[[], int] = unix_us) -> int:
     # Here an age needs no sign.
-    text = f"-{since}" if since[:1].isdigit() and since[-1:] in tuple("smhdw") else since
+    signed = f"-{text}" if text[:1].isdigit() and text[-1:] in tuple("smhdw") else text
     try:
-        return parse_time(text, clock())
+        return parse_time(signed, clock())
     except ValueError as error:
-        raise SettingError("--since", since, str(error)) from error
+        raise SettingError(flag, text, str(error)) from error
 
 
-def _subscribe(
-    url: str, collections: list[str], dids: list[str], cursor: int | None
-) -> AsyncGenerator[Message, None]:
-    try:
-        return subscribe(url, collections=collections, dids=dids, cursor=cursor)
-    except InvalidParameter as error:
-        raise SettingError(_FLAGS[error.name], error.value, error.problem) from error
-
-
-async def _print(events: AsyncGenerator[Message, None], limit: int | None, out: BinaryIO) -> None:
-    """Write events until `limit`. Raises OSError. Is cancelled when the other end of a pipe is closed."""
+async def _print(events: Subscription, out: BinaryIO) -> None:
+    """Write events until their end. Raises OSError. Is cancelled when the other end of a pipe is closed."""
     _cancel_when_closed(out)
-    async with aclosing(events):
+    async with events:
         async for event in events:
             out.write(event.raw + b"\n")
             out.flush()
-            if limit is not None:
-                limit -= 1
-                if not limit:
-                    return
 
 
 def _cancel_when_closed(out: BinaryIO) -> None:

@@ -1,6 +1,7 @@
 """The errors that end a subscription.
 
     jetstream.errors.JetstreamError
+    ├── StoreError              a file with a cursor cannot be used
     └── SubscriptionError       trying again would not help
         ├── Refused             the server refused it permanently, for example with HTTP 400
         └── NotJetstream        the server sent a message that is not an event
@@ -11,7 +12,21 @@ that is invalid raises `jetstream.errors.InvalidParameter` before a connection i
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from jetstream.errors import JetstreamError
+
+
+class StoreError(JetstreamError):
+    """A file with a cursor cannot be read or written, or has something else in it.
+
+    `path` is the file; `problem` says what is wrong.
+    """
+
+    def __init__(self, path: Path, problem: str) -> None:
+        self.path = path
+        self.problem = problem
+        super().__init__(f"{path}: {problem}")
 
 
 class SubscriptionError(JetstreamError):

@@ -1,92 +1,167 @@
-"""Keep one subscription connected: connect, read, reconnect where it was."""
+"""`subscribe`: an asynchronous iterator of events."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
-import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from types import TracebackType
+from typing import Final, Self
 
-import aiohttp
-import orjson
-from aiohttp import ClientWSTimeout, WSMsgType
-
-from jetstream import __version__
-from jetstream.client.errors import NotJetstream, Refused
-from jetstream.client.request import DEFAULT_URL, Request, shown
+from jetstream.client.limits import ClientLimits
+from jetstream.client.message import Mark, Message
+from jetstream.client.progress import Progress
+from jetstream.client.request import (
+    DEFAULT_URL,
+    Kind,
+    Operation,
+    Options,
+    Request,
+    Wire,
+    parse_position,
+    start_of,
+)
+from jetstream.client.route import Route
+from jetstream.client.store import CursorStore
+from jetstream.client.stream import Stream, Timing
 from jetstream.clock import unix_us
-from jetstream.retry import backoff_s, parse_retry_after
+from jetstream.errors import InvalidParameter
+from jetstream.retry import backoff_s
 
-REFUSAL_CHARS_MAX: Final = 500  # of a refusal's body, that are shown
-# 4xx statuses after which the request is repeated: Request Timeout, Too Early, Too Many Requests.
-_TRANSIENT: Final = frozenset({408, 425, 429})
-
-Sleep = Callable[[float], Awaitable[None]]
+REWIND_S: Final = 5.0
 
 logger = logging.getLogger("jetstream.client")
 
 
-@dataclass(frozen=True, slots=True)
-class ClientLimits:
-    """The timeouts and limits of a subscription. Times are in seconds."""
+class Subscription(AsyncIterator[Message]):
+    """The events of a subscription, in order. `subscribe` makes it; one task reads it.
 
-    connect_timeout_s: float = 20.0  # for the TCP connection, TLS and the WebSocket handshake together
-    ping_after_s: float = 30.0  # a server that has been silent for so long is pinged
-    pong_timeout_s: float = 20.0  # for its answer; then the connection is closed
-    close_timeout_s: float = 1.0  # for the server to answer a close frame
-    message_bytes_max: int = 16 << 20  # this server sends under 1 MB; others may send 6 MiB of JSON
+    Leaving `async with` closes the connection at once, and counts the last event as done, unless an error
+    has ended the block. Without `async with`, `break` closes the connection too, but the last event is not
+    counted as done.
+    """
 
-
-class Message(dict[str, Any]):
-    """One event: the decoded JSON as a dict."""
-
-    __slots__ = ("raw",)
-
-    raw: bytes
-    """The bytes of the message, as they were received."""
-
-    @classmethod
-    def parse(cls, raw: bytes) -> Message:
-        """Parse a message. Raises ValueError or TypeError if it is not a JSON object with a `time_us`."""
-        message = cls(orjson.loads(raw))
-        if type(message.get("time_us")) is not int:
-            raise ValueError("no time_us")
-        message.raw = raw
-        return message
+    def __init__(self, items: AsyncGenerator[Message | Mark, None], progress: Progress) -> None:
+        # For SyncSubscription, which reads them itself.
+        self.items = items
+        self.progress = progress
+        self._events = _events(items, progress)
 
     @property
-    def time_us(self) -> int:
-        """The time of the event in unix microseconds: its position on this server."""
-        time_us: int = self["time_us"]
-        return time_us
+    def position(self) -> int | None:
+        """Where to resume, in unix microseconds: everything below it is done. None before it is known.
+
+        It rises with events, when the loop asks for the next one, and with heartbeats.
+        """
+        return self.progress.position
+
+    @property
+    def live(self) -> bool:
+        """Whether playback had caught up with the stream at the last heartbeat of this connection."""
+        return self.progress.live
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def __anext__(self) -> Awaitable[Message]:
+        return self._events.__anext__()
+
+    async def aclose(self) -> None:
+        """Close the connection, and save the position. The last event is not counted as done."""
+        await self._events.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self.progress.done()
+        finally:
+            await self.aclose()
 
 
-def subscribe(
-    url: str = DEFAULT_URL,
+async def _events(
+    items: AsyncGenerator[Message | Mark, None], progress: Progress
+) -> AsyncGenerator[Message, None]:
+    """Yield the events among the items. Each is done when the next one is asked for."""
+    saving = asyncio.create_task(_save_while_quiet(progress))
+    try:
+        async with aclosing(items):
+            async for item in items:
+                event = progress.take(item)
+                if event is not None:
+                    yield event
+                progress.done()
+    finally:
+        saving.cancel()
+        progress.save()
+
+
+async def _save_while_quiet(progress: Progress) -> None:
+    """Save what is unsaved while no event comes."""
+    while progress.saves:
+        await asyncio.sleep(progress.save_every_s)
+        try:
+            progress.save_if_due()
+        except Exception as error:  # noqa: BLE001 - a store of the user; `done` tries again, and raises it
+            logger.warning("the cursor cannot be saved: %s", error)
+
+
+def subscribe(  # noqa: PLR0913 - all but the first are named, and have defaults
+    url: str | Sequence[str] = DEFAULT_URL,
     *,
     collections: Sequence[str] = (),
     dids: Sequence[str] = (),
-    cursor: int | None = None,
+    kinds: Sequence[Kind] = (),
+    operations: Sequence[Operation] = (),
+    wire: Wire | None = None,
+    cursor: int | str | None = None,
+    until: int | str | None = None,
+    limit: int | None = None,
+    store: CursorStore | None = None,
+    heartbeat: int | None = None,
+    compress: bool = False,
+    rewind_s: float = REWIND_S,
     limits: ClientLimits = ClientLimits(),
-    sleep: Sleep = asyncio.sleep,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     backoff: Callable[[int], float] = backoff_s,
     clock: Callable[[], int] = unix_us,
-) -> AsyncGenerator[Message, None]:
-    """Yield the events of a Jetstream in order, without end.
+) -> Subscription:
+    """Return the events of a Jetstream, in order, as an asynchronous iterator.
 
-    `url` is a host, a base URL, or a full URL of either wire. `collections` are NSIDs, or prefixes such as
-    `app.bsky.graph.*` (at most 100); `dids` are accounts (at most 10,000); empty means all. `cursor` is the
-    time at which playback starts, in unix microseconds; without it, only new events are yielded.
+    `url` is a host, a base URL, or a full URL. A list of them is several servers with the same events: after
+    a connection that brought nothing, the next one is tried. `wire` is the spelling of events; without it,
+    the URL selects it.
+
+    What to read: `collections` are NSIDs, or prefixes such as `app.bsky.graph.*` (at most 100), and apply to
+    commits only; `dids` are accounts (at most 10,000); `kinds` and `operations` select commits, identity and
+    account events, and creates, updates and deletes. Empty means all. The last two need a server that has
+    these parameters, as this one does.
+
+    Where to begin: at the time `cursor`; without it, only new events come. `store` keeps the position, and
+    takes precedence over `cursor` once it has one (`FileCursor`). Where to end: before the time `until`, or
+    after `limit` events; without them there is no end. A time is a number of unix microseconds, or a text:
+    `2026-07-04T14:30:00Z`, or an age such as `-10m`.
 
     After a lost connection it reconnects, with exponential backoff and full jitter up to 30 s, or after the
     time in Retry-After if that is longer. It resumes at the last `time_us` + 1, so no event is lost or
-    repeated. If no event had been received, it resumes at the time at which it connected. To resume in
-    another process, store `event.time_us + 1` and pass it as `cursor`.
+    repeated. If no event had been received, it resumes at the time at which it connected. On another server
+    it resumes `rewind_s` seconds earlier, since positions differ there, and leaves out the events that it
+    recognises.
+
+    An event is done when the loop asks for the next one. Then its position is saved, at most once a second,
+    and at the end. So after a crash the events of the last second come again, and none is missed.
+
+    `heartbeat` (1 to 300 seconds) asks the server to say how far it is when it has no event for so long. Then
+    `position` rises without events, `live` tells when playback has caught up, and the client reconnects when
+    nothing has come for three intervals. A server without heartbeats is read as before.
+
+    `compress=True` reads compressed messages, with the server's own dictionary. A server without one is read
+    without compression, which is logged.
 
     A slow loop applies backpressure: what it has not taken stays on the server. Changes of the connection are
     logged to the logger `jetstream.client`.
@@ -94,186 +169,38 @@ def subscribe(
     `sleep`, `backoff` (seconds to wait after a number of failures in a row) and `clock` (unix microseconds)
     are for tests.
 
-    Raises InvalidParameter at once for invalid arguments. While iterating, raises Refused if the server
-    answers the request with anything but a WebSocket, a 5xx, 408, 425 or 429, and NotJetstream if it sends a
-    message that is not an event.
+    Raises InvalidParameter at once for invalid arguments, and StoreError for a file of `FileCursor` that
+    cannot be used. While iterating, raises Refused if the server answers the request with anything but a
+    WebSocket, a 5xx, 408, 425 or 429, and NotJetstream if it sends a message that is not an event; with
+    several servers, when all of them have.
     """
-    request = Request.parse(url, collections, dids, cursor)
-    return _events(request, _Outages(request), limits, sleep, backoff, clock)
+    now = clock() if isinstance(cursor, str) or isinstance(until, str) else 0
+    first, end = parse_position("cursor", cursor, now), parse_position("until", until, now)
+    options = Options(collections, dids, kinds, operations, wire, heartbeat, end)
+    requests = [Request.parse(each, options) for each in ([url] if isinstance(url, str) else url)]
+    _check(requests, limit, rewind_s)
+    stored = None if store is None else store.load()
+    start = start_of(requests, first) if stored is None else stored
+    rewind_us = round(rewind_s * 1_000_000) if len(requests) > 1 else 0
+    route = Route(len(requests), start, rewind_us, elsewhere=stored is not None)
+    stream = Stream(
+        requests,
+        route,
+        compress=compress,
+        heartbeat_s=heartbeat,
+        until=end,
+        limit=limit,
+        limits=limits,
+        timing=Timing(sleep, backoff, clock),
+    )
+    progress = Progress(store, start, stored=stored, rewind_us=rewind_us, save_every_s=limits.save_every_s)
+    return Subscription(stream.items(), progress)
 
 
-async def _events(
-    request: Request,
-    outages: _Outages,
-    limits: ClientLimits,
-    sleep: Sleep,
-    backoff: Callable[[int], float],
-    clock: Callable[[], int],
-) -> AsyncGenerator[Message, None]:
-    cursor = request.cursor
-    headers = {"User-Agent": f"jetstream-python/{__version__}"}
-    async with aiohttp.ClientSession(headers=headers, raise_for_status=_require_upgrade) as session:
-        while True:
-            began = clock()
-            try:
-                async with _connection(session, request, cursor, limits) as connection:
-                    outages.connected()
-                    cursor = began if cursor is None else cursor
-                    while True:
-                        message = _parse(request, await connection.receive())
-                        outages.failures = 0
-                        cursor = message.time_us + 1
-                        yield message
-            except (_ConnectionLost, aiohttp.ClientError, OSError, TimeoutError) as error:
-                delay = max(backoff(outages.failures), getattr(error, "retry_after", 0.0))
-                outages.failed(_reason(error, limits), cursor)
-            await sleep(delay)
-
-
-class _ConnectionLost(Exception):
-    """The connection has ended, or was refused temporarily."""
-
-    def __init__(self, reason: str, retry_after: float | None = None) -> None:
-        self.retry_after = retry_after or 0.0  # seconds
-        super().__init__(reason)
-
-
-class _Outages:
-    """Logs when the connection is lost and when it is back, once each."""
-
-    def __init__(self, request: Request) -> None:
-        self.failures = 0  # since the last event; reset by `_events`
-        self._url = shown(request.url)
-        self._connected_before = False  # whether there has ever been a connection
-        self._logged = False  # whether the present outage has been logged
-
-    def connected(self) -> None:
-        logger.info("%s to %s", "reconnected" if self._connected_before else "connected", self._url)
-        self._connected_before = True
-        self._logged = False
-
-    def failed(self, reason: str, cursor: int | None) -> None:
-        self.failures += 1
-        level = logging.DEBUG if self._logged else logging.WARNING
-        self._logged = True
-        if not self._connected_before:
-            logger.log(level, "cannot connect to %s: %s; trying again", self._url, reason)
-        else:
-            logger.log(level, "connection lost: %s; reconnecting at cursor %s", reason, cursor)
-
-
-@asynccontextmanager
-async def _connection(
-    session: aiohttp.ClientSession, request: Request, cursor: int | None, limits: ClientLimits
-) -> AsyncGenerator[Connection, None]:
-    async with asyncio.timeout(limits.connect_timeout_s):
-        socket = await session.ws_connect(
-            request.at(cursor),
-            autoping=False,
-            max_msg_size=limits.message_bytes_max,
-            timeout=ClientWSTimeout(ws_close=limits.close_timeout_s),
-            decode_text=False,
-        )
-    async with socket:
-        if request.hello:
-            await socket.send_str(request.hello)
-        connection = Connection(socket, limits)
-        watching = asyncio.create_task(connection.watch())
-        try:
-            yield connection
-        finally:
-            watching.cancel()
-
-
-async def _require_upgrade(response: aiohttp.ClientResponse) -> None:
-    """Raise the body of a refusal as an error. aiohttp would discard it."""
-    status = response.status
-    if status == 101:
-        return
-    body = await response.content.read(4 * REFUSAL_CHARS_MAX)
-    message = " ".join(body.decode(errors="replace").split())[:REFUSAL_CHARS_MAX] or response.reason or ""
-    if status < 500 and status not in _TRANSIENT:
-        raise Refused(shown(response.url), status, message)
-    raise _ConnectionLost(f"HTTP {status}: {message}", parse_retry_after(response.headers.get("Retry-After")))
-
-
-class Connection:
-    """One WebSocket. `watch` closes it when the server no longer answers pings.
-
-    Only time in which `receive` waits counts as silence. While the reader pauses, a pong may be behind unread
-    messages, so the connection must not be closed. (aiohttp's `heartbeat` would close it, and a timeout for
-    each `receive` costs more than everything else.)
-    """
-
-    def __init__(
-        self,
-        socket: aiohttp.ClientWebSocketResponse[Literal[False]],
-        limits: ClientLimits,
-        sleep: Sleep = asyncio.sleep,
-    ) -> None:
-        self._socket = socket
-        self._limits = limits
-        self._sleep = sleep  # used by `watch`
-        self._received = 0  # frames so far
-        self._waiting = False  # whether `receive` waits for a frame at present
-        self._unanswered = False  # whether the last ping was not answered in time
-
-    async def receive(self) -> bytes:
-        """Return the next data message. Raises _ConnectionLost when the connection has ended."""
-        while True:
-            self._waiting = True
-            message = await self._socket.receive()
-            self._waiting = False
-            self._received += 1
-            if message.type is WSMsgType.TEXT or message.type is WSMsgType.BINARY:
-                data: bytes = message.data
-                return data
-            if message.type is WSMsgType.PING:
-                await self._socket.pong(message.data)
-            elif message.type is not WSMsgType.PONG:
-                ending = _ending(message.type, message.data, message.extra)
-                raise _ConnectionLost("no answer to a ping" if self._unanswered else ending)
-
-    async def watch(self) -> None:
-        """Ping a silent server. Close the connection if it does not answer."""
-        with suppress(aiohttp.ClientError):  # the connection has ended; `receive` raises that
-            while not self._unanswered:
-                if await self._silent_for(self._limits.ping_after_s):
-                    await self._socket.ping()
-                    self._unanswered = await self._silent_for(self._limits.pong_timeout_s)
-            await self._socket.close()
-
-    async def _silent_for(self, seconds: float) -> bool:
-        """Wait. Return whether nothing was received, although `receive` waits for it."""
-        received = self._received
-        await self._sleep(seconds)
-        return self._waiting and self._received == received
-
-
-def _parse(request: Request, raw: bytes) -> Message:
-    try:
-        return Message.parse(raw)
-    except (ValueError, TypeError) as error:
-        problem = f"sent a message that is not an event ({error}); is it a Jetstream? It begins {raw[:40]!r}"
-        raise NotJetstream(shown(request.url), problem) from error
-
-
-def _ending(kind: WSMsgType, data: object, extra: str | None) -> str:
-    """Return why a connection has ended, from the last message that aiohttp reports."""
-    if kind is WSMsgType.CLOSE:
-        return f"closed by the server, {data} {extra or ''}".strip()
-    return str(data) if kind is WSMsgType.ERROR else "closed without a close frame"
-
-
-def _reason(error: BaseException, limits: ClientLimits) -> str:
-    """Return an error in one line, for the log."""
-    if isinstance(error, aiohttp.ClientConnectorError):
-        error = error.os_error
-    if isinstance(error, socket.gaierror | ssl.SSLError) and error.strerror:
-        return error.strerror
-    if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno)  # the text of asyncio is `Connect call failed (...)`
-    if isinstance(error, TimeoutError):
-        return f"no response within {limits.connect_timeout_s:g} s"
-    text = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
-    return " ".join(text.split()) or type(error).__name__
+def _check(requests: Sequence[Request], limit: int | None, rewind_s: float) -> None:
+    if not requests:
+        raise InvalidParameter("url", "[]", "is an empty list: give at least one URL")
+    if limit is not None and limit < 1:
+        raise InvalidParameter("limit", str(limit), "is not a number of events, 1 or more")
+    if not 0 <= rewind_s < float("inf"):
+        raise InvalidParameter("rewind_s", str(rewind_s), "is not a number of seconds")

@@ -189,6 +189,8 @@ class CatchUp:
             return None  # the new options judge from this position on
         if batch is None:
             subscriber.position = stop
+        elif len(self._feeders) <= self._limits.readers_ahead:
+            self._log.read_ahead(batch.last + 1, stop, options.wanted)
         return batch
 
     async def _read_later(self, subscriber: Subscriber, lane: Lane, found: int) -> Batch | None:
@@ -221,7 +223,7 @@ class CatchUp:
     def _write(self, subscriber: Subscriber, batch: Batch, stop: int) -> None:
         """Write chunks of a batch up to the position `stop`, as many as one turn and the socket allow."""
         first, last, bounds = batch.index(subscriber.position), batch.index(stop), subscriber.bounds
-        until = self._clock() + self._limits.chunks_s
+        until = self._clock() + self._limits.costly_s
         for _ in range(self._limits.chunks_per_turn):
             chunk = cut(batch, first, last, subscriber, self._cache, self._limits)
             if chunk.data:

@@ -121,7 +121,7 @@ class Publisher:
 
         The time is without the turns of others in between, in seconds.
         """
-        began, worked_s, written = self._clock(), 0.0, 0
+        turn, written = _Turn(self._clock), 0
         # By wire, for the metrics: added up here, because counters take a lock.
         messages, sizes = Counter[str](), Counter[str]()
         wanted, per_look = lane.groups.wanted(batch, first, last), self._limits.writes_per_look
@@ -130,18 +130,16 @@ class Publisher:
             group.flushing = True
         for group, indices in wanted.items():
             encoding = group.encoding
-            if encoding not in rendered:  # not all of them in one turn: compressing takes a while
+            if encoding not in rendered:
+                if encoding.framing.costly:
+                    await turn.end_after(self._limits.costly_s)
                 rendered[encoding] = self._render(batch, range(first, last), encoding, wanted)
             frames = rendered[encoding].frames(indices, group.options.message_bytes_max)
             data = frames[0] if len(frames) == 1 else b"".join(frames)
             members, reached = list(group.members) if frames else [], 0
             for start in range(0, len(members), per_look):
                 reached += self._write(lane, group, members[start : start + per_look], data)
-                turn_s = self._clock() - began
-                if turn_s >= self._limits.turn_s:
-                    worked_s += turn_s
-                    await asyncio.sleep(0)
-                    began = self._clock()
+                await turn.end_after(self._limits.turn_s)
             group.flushing = False
             written += reached
             wire = encoding.renderer.name
@@ -149,7 +147,7 @@ class Publisher:
             sizes[wire] += reached * len(data)
         for wire, size in sizes.items():
             self._metrics.count_sent(wire, messages[wire], size)
-        return written, worked_s + self._clock() - began
+        return written, turn.worked_s
 
     def _render(
         self, batch: Batch, flushed: range, encoding: Encoding, wanted: Mapping[Group, Sequence[int]]
@@ -178,3 +176,26 @@ class Publisher:
                     lane.groups.remove(subscriber)
                     self._catch_up.start(subscriber, lane)
         return written
+
+
+class _Turn:
+    """A turn of the event loop, and the time that was worked in it and in the turns before."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        # When the turn began.
+        self._began = clock()
+        # Seconds in the turns before.
+        self._before_s = 0.0
+
+    @property
+    def worked_s(self) -> float:
+        """Seconds in all turns, without those of others in between."""
+        return self._before_s + self._clock() - self._began
+
+    async def end_after(self, seconds: float) -> None:
+        """End the turn, and begin another one, if it has taken so long."""
+        if self._clock() - self._began >= seconds:
+            self._before_s = self.worked_s
+            await asyncio.sleep(0)
+            self._began = self._clock()

@@ -63,6 +63,10 @@ class Rendered:
         # Bytes of memory of all this, measured when something is added.
         self.size = 0
 
+    def has(self, index: int) -> bool:
+        """Tell whether an event is rendered."""
+        return index < len(self._frames) and self._frames[index] is not _NOT_MADE
+
     def frames(self, indices: Sequence[int], message_bytes_max: int = 0) -> list[bytes]:
         """Return the frames of events that have been rendered.
 
@@ -130,10 +134,7 @@ class Rendered:
 
 
 class RenderCache:
-    """What is rendered of all batches, at most `bytes_max` bytes of it, or one batch in one encoding.
-
-    A shared chunk counts from the next call of `render` on.
-    """
+    """What is rendered of all batches, at most `bytes_max` bytes of it, or one batch in one encoding."""
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
@@ -167,6 +168,11 @@ class RenderCache:
         rendered.add(batch, indices, message_bytes_max)
         self._make_room()
         return rendered
+
+    def keep(self, rendered: Rendered, first: int, chunk: Chunk) -> None:
+        """Keep a chunk of what was last used, for the next reader that comes to its first event."""
+        rendered.keep(first, chunk)
+        self._make_room()
 
     def _make_room(self) -> None:
         """Drop what was used least recently until the rest is within the bound."""

@@ -1,11 +1,8 @@
 """Which dictionary a request for compressed messages selects.
 
-zstdDictionary     compress=true    dictionary
-none               yes              that of v1 clients: the public one, or the one of `--zstd-dictionary`
-the ID of ours     no               ours
-the ID of ours     yes              refused: clients that send `compress` have the public one built in
-the ID of theirs   either           that of v1 clients
-another            either           refused
+The dictionary of v1 clients is the public one, or that of `--zstd-dictionary`. A request with `compress` gets
+it, and one with its ID as `zstdDictionary`. Our own is selected by its ID, and not together with `compress`:
+clients that send that have the public one built in.
 """
 
 from __future__ import annotations

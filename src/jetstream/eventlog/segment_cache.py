@@ -7,12 +7,27 @@ milliseconds of disk and zstd in a reader thread, so it is done once for all of 
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left, insort
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import NamedTuple
 
 from jetstream.model.batch import Batch, memory_bytes
 
-Load = Callable[[int], Awaitable[Batch | None]]
+
+class Loaded(NamedTuple):
+    """The events of a segment, and about how much memory they take."""
+
+    batch: Batch
+    memory: int
+
+    @classmethod
+    def of(cls, batch: Batch | None) -> Loaded | None:
+        """Measure a segment that was loaded. Best in the thread that loads: it takes 0.3 ms."""
+        return None if batch is None else cls(batch, memory_bytes(len(batch), batch.text_bytes()))
+
+
+Load = Callable[[int], Awaitable[Loaded | None]]
 
 
 class SegmentCache:
@@ -27,33 +42,71 @@ class SegmentCache:
         # The bound of all loaded segments. The most recently used one may exceed it alone.
         self._bytes_max = bytes_max
         # Each segment that is loaded or being loaded, by its key; the least recently used first.
-        self._segments: dict[int, asyncio.Future[Batch | None]] = {}
-        # The memory that each loaded one takes; the keys are a subset of those above.
-        self._memory: dict[int, int] = {}
+        self._segments: dict[int, asyncio.Future[Loaded | None]] = {}
+        # Those that are loaded; the keys are a subset of those above. And these keys, rising.
+        self._loaded: dict[int, Loaded] = {}
+        self._keys: list[int] = []
+        # How many segments were changed so far: one that was loaded before a change may have the old events.
+        self.changes = 0
+
+    def __contains__(self, last_us: object) -> bool:
+        """Tell whether a segment is loaded or being loaded. May be called in any thread."""
+        return last_us in self._segments
 
     async def get(self, last_us: int) -> Batch | None:
         """Return the events of the segment with this key; None if it is no longer stored."""
         future = self._segments.pop(last_us, None)
         if future is None:
             future = asyncio.ensure_future(self._load(last_us))
-            future.add_done_callback(partial(self._loaded, last_us))
+            future.add_done_callback(partial(self._note, last_us))
         self._segments[last_us] = future
-        return await asyncio.shield(future)  # other readers wait for it too
+        loaded = await asyncio.shield(future)  # other readers wait for it too
+        return None if loaded is None else loaded.batch
+
+    def put(self, last_us: int, loaded: Loaded, changes: int) -> None:
+        """Add a segment that was loaded before anybody asked for it.
+
+        `changes` is what it was when loading began. If a segment was changed since, this one is loaded again.
+        """
+        if last_us not in self._segments and changes == self.changes:
+            future = self._segments[last_us] = asyncio.get_running_loop().create_future()
+            future.set_result(loaded)
+            self._note(last_us, future)
+
+    def at(self, position: int) -> Batch | None:
+        """Return the loaded segment in whose events a position lies.
+
+        So a reader in the middle of a segment does not search the file for it again.
+        """
+        at = bisect_left(self._keys, position)
+        if at == len(self._keys):
+            return None
+        batch = self._loaded[self._keys[at]].batch
+        return batch if batch.first <= position <= batch.last else None
 
     def drop(self, last_us: int) -> None:
         """Drop a segment that was changed. Readers that are at it may still read the old events."""
-        self._segments.pop(last_us, None)
-        self._memory.pop(last_us, None)
+        self.changes += 1
+        self._forget(last_us)
 
-    def _loaded(self, last_us: int, future: asyncio.Future[Batch | None]) -> None:
+    def _forget(self, last_us: int) -> None:
+        self._segments.pop(last_us, None)
+        if self._loaded.pop(last_us, None) is not None:
+            self._keys.remove(last_us)
+
+    def _note(self, last_us: int, future: asyncio.Future[Loaded | None]) -> None:
         """Count the memory of a segment; one that could not be loaded is asked for again."""
         if self._segments.get(last_us) is not future:  # dropped, or loaded again
             return
-        batch = None if future.cancelled() or future.exception() is not None else future.result()
-        if batch is None:
-            self.drop(last_us)
+        loaded = None if future.cancelled() or future.exception() is not None else future.result()
+        if loaded is None:
+            self._forget(last_us)
             return
-        self._memory[last_us] = memory_bytes(len(batch), batch.text_bytes())
+        self._loaded[last_us] = loaded
+        insort(self._keys, last_us)
         # Drop the least recently used ones until the others fit, or one is left.
-        while len(self._memory) > 1 and sum(self._memory.values()) > self._bytes_max:
-            self.drop(next(key for key in self._segments if key in self._memory))
+        while len(self._loaded) > 1 and self._memory() > self._bytes_max:
+            self._forget(next(key for key in self._segments if key in self._loaded))
+
+    def _memory(self) -> int:
+        return sum(loaded.memory for loaded in self._loaded.values())

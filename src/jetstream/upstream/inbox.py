@@ -16,6 +16,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import cast
 
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
@@ -200,8 +201,9 @@ class ReadThrottle(asyncio.BufferedProtocol):
         self._parser = parser
         self._socket = socket
         self._limits = limits
-        # What the last read brought, and the part of it that picows was not given yet.
-        self._buffer = memoryview(bytearray(limits.read_bytes_max))
+        # What the last read brought, and the part of it that picows was not given yet. A map takes no memory
+        # until it is written to, and reads are rarely as long as they may be.
+        self._buffer = memoryview(mmap(-1, limits.read_bytes_max, MAP_PRIVATE | MAP_ANONYMOUS))
         self._start = 0
         self._stop = 0
         # When this turn is used up, in monotonic seconds. 0 while nothing was parsed in it.

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, cast
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final, cast
 
 import structlog
 
@@ -36,8 +36,11 @@ from jetstream.web.http import NO_BODIES, BadRequest, HeadReader, Request, Respo
 from jetstream.web.pending import LingeringClose, Pending
 from jetstream.web.proxies import client_of
 
-# Answers a request in steps. Returns None when it has taken the connection over (`Connection.upgrade`).
-Handler = Callable[[Request, "Connection"], Steps[Response | None]]
+# What a request is answered with: a response, now or when it is made; None when the handler has taken the
+# connection over (`Connection.upgrade`).
+Answer = Response | Coroutine[Any, Any, Response] | None
+# Answers a request in steps.
+Handler = Callable[[Request, "Connection"], Steps[Answer]]
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _OVERLOADED: Final = BadRequest(503, "overload", "there are too many unfinished requests: try again later")
@@ -158,6 +161,8 @@ class Connection(asyncio.Protocol):
         self._requests = TokenBucket(*connections.limits.requests, time.monotonic())
         # Whether a request is being answered; reading is paused meanwhile.
         self._running = False
+        # Makes the response to the request that is being answered, if that takes more than steps.
+        self._task: asyncio.Task[None] | None = None
         # Whether the write buffer is full: no request is answered until it has drained.
         self._full = False
         # Whether no more requests are read: the last response is written, or none will be.
@@ -178,8 +183,10 @@ class Connection(asyncio.Protocol):
         self._connections.add(self)
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """Forget the connection."""
+        """Forget the connection, and what was done for it."""
         self._ending = True
+        if self._task is not None:
+            self._task.cancel()
         self._connections.remove(self)
 
     def pause_writing(self) -> None:
@@ -238,13 +245,32 @@ class Connection(asyncio.Protocol):
         if self._ending:
             return
         try:
-            response = yield from self._connections.handler(request, self)
+            answer = yield from self._connections.handler(request, self)
         except BadRequest as error:
             self.refuse(error)
             return
         except Exception:  # noqa: BLE001 - it is logged, and the client is told
-            self._connections.count_failure(self.peer)
-            response = Response.sentence(500, "the server failed to answer", closing=True)
+            answer = self._failure()
+        if isinstance(answer, Coroutine):
+            self._task = asyncio.get_running_loop().create_task(self._answer_later(request, answer))
+        else:
+            self._finish(request, answer)
+
+    async def _answer_later(self, request: Request, answer: Coroutine[Any, Any, Response]) -> None:
+        """Answer a request once its response is made. An error is handled as in `_answer`."""
+        try:
+            response = await answer
+        except Exception:  # noqa: BLE001 - it is logged, and the client is told
+            response = self._failure()
+        self._task = None
+        self._finish(request, response)
+
+    def _failure(self) -> Response:
+        """Count and log the error that is being handled; return the response."""
+        self._connections.count_failure(self.peer)
+        return Response.sentence(500, "the server failed to answer", closing=True)
+
+    def _finish(self, request: Request, response: Response | None) -> None:
         self._running = False
         if response is not None and not self._ending:
             self._respond(request, response)
@@ -289,7 +315,11 @@ class Connection(asyncio.Protocol):
         """End a connection whose deadline has passed: with a response, if a part of a request has come."""
         if self._reader.in_request and not self._ending and not self._full:
             timeout_s = self._connections.limits.request_timeout_s
-            self.refuse(BadRequest(408, "timeout", f"the request was not whole within {timeout_s:g} s"))
+            self.refuse(
+                BadRequest(
+                    408, "timeout", f"the request was not whole within {timeout_s:g} s: send it faster"
+                )
+            )
         else:
             self.abort()
 

@@ -1,8 +1,7 @@
 """Content codings of a body without an end: which one a client accepts, and its compressor. Pure.
 
-A body is one gzip stream or one zstd frame, with a history, so each connection has a compressor of its own. It
-is flushed after each write: a client can read all that has been written. Shared pieces would cost less, but
-many clients read no gzip stream of several members, and stop after the first of several zstd frames.
+A body is one gzip stream or one zstd frame, with a history, so each connection has a compressor of its own.
+It is flushed after each write: a client can read all that has been written.
 
 Memory and time of a connection, with events of 545 bytes:
 

@@ -10,7 +10,6 @@ server says goodbye there. `subscribe` does the rest: the limit of subscribers, 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
@@ -25,12 +24,13 @@ from jetstream.delivery.subscriber import Bounds, Close, Encoding, SubscriberOpt
 from jetstream.errors import InvalidParameter
 from jetstream.limits import WebLimits
 from jetstream.steps import Steps
+from jetstream.web.connection import Connection
 from jetstream.web.did_lists import DidList, no_list
 from jetstream.web.http import Request, Response
 from jetstream.web.outbound import Outbound
 from jetstream.web.parameters import FindList, OptionsUpdate, SubscribeRequest, parse_message, parse_request
 from jetstream.web.sink import Inbound
-from jetstream.web.websocket import Breach
+from jetstream.web.websocket import Breach, wants_upgrade
 
 SHUTDOWN: Final = Close(1001, "shutdown", "the server is shutting down: connect again")
 
@@ -44,8 +44,8 @@ class Opening(Protocol):
         Or a whole response, if there is nothing to open.
         """
 
-    def open(self, transport: asyncio.Transport, inbound: Inbound) -> Outbound:
-        """Return the socket of the connection."""
+    def open(self, connection: Connection, inbound: Inbound) -> Outbound:
+        """Return the socket that takes a connection over."""
 
 
 class Subscription(NamedTuple):
@@ -85,6 +85,14 @@ class Refused(Exception):
 def unavailable(reason: str, text: str, limits: WebLimits) -> Refused:
     """Return the refusal that asks a client to try again."""
     return Refused(reason, 503, "ServiceUnavailable", text, {"Retry-After": str(limits.retry_after_s)})
+
+
+def require_upgrade(request: Request) -> None:
+    """Raise Refused for a request that asks for no WebSocket."""
+    if not wants_upgrade(request):
+        path, events = request.path, f"{request.base}/events"
+        text = f"{path} is a WebSocket: connect to {request.websocket_base}{path}, or read {events}"
+        raise Refused("transport", 426, "", text, {"Upgrade": "websocket"})
 
 
 class Dialect(Protocol):
@@ -134,6 +142,7 @@ class SubscribeDialect:
     def parse_request(self, request: Request) -> Steps[Subscription]:
         """Read a request, in steps. Raises InvalidParameter or Refused."""
         asked = yield from parse_request(request, self._find_list, now_us=self._now_us())
+        require_upgrade(request)  # before the dictionary, which is fetched when it is first asked for
         wire = asked.wire or self._wire
         return Subscription(
             Encoding(RENDERERS[wire], self._framing(asked)),

@@ -15,29 +15,31 @@ is discarded, and the connection ends with the response.
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple, NoReturn
 
 from jetstream.clock import unix_us
-from jetstream.delivery.framing.chunked import COMPLETE, LAST_CHUNK, BodyFraming, ChunkedFraming, chunk
+from jetstream.delivery.framing.chunked import BodyFraming, ChunkedFraming
 from jetstream.delivery.framing.ndjson import NDJSON
 from jetstream.delivery.framing.sse import SSE
 from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.renderers.v1 import V1
-from jetstream.delivery.subscriber import Close, Encoding
+from jetstream.delivery.subscriber import Encoding
 from jetstream.errors import InvalidParameter
 from jetstream.limits import WebLimits
 from jetstream.metrics import Metrics
+from jetstream.scheduling import Worker
 from jetstream.steps import Steps
-from jetstream.web.content_coding import COMPRESSORS, IDENTITY, Compressor, choose, qualities
+from jetstream.web.connection import Connection
+from jetstream.web.content_coding import COMPRESSORS, IDENTITY, choose, qualities
 from jetstream.web.dialect import SHUTDOWN, Refused, Subscription, unavailable
 from jetstream.web.did_lists import no_list
 from jetstream.web.http import Request, Response
 from jetstream.web.outbound import Outbound, Sockets
 from jetstream.web.parameters import FindList, SubscribeRequest, parse_request
+from jetstream.web.stream_sink import CompressedSink, Compression, EventStreamSink
 from jetstream.web.websocket import wants_upgrade
 
 _POSITION: Final = re.compile(r"[0-9]{1,20}", re.ASCII).fullmatch
@@ -51,7 +53,6 @@ _FIELDS: Final = {
 }
 _USE_HEADER: Final = "is for WebSockets: send the header Accept-Encoding, with zstd or gzip"
 _NO_CODING: Final = f"Accept-Encoding: accept {', '.join(COMPRESSORS)} or {IDENTITY}"
-_FLOOD: Final = Close(1008, "flood", "flood: nothing may follow the request: send no more")
 
 
 class StreamDialect:
@@ -73,6 +74,8 @@ class StreamDialect:
         self._limits = limits
         self._now_us = now_us
         self._find_list = find_list
+        # Compresses for all connections, in half of the event loop's time at most.
+        self.worker = Worker(pause_ratio=1.0)
         # How many connections have a compressor.
         self._compressed = 0
 
@@ -171,9 +174,9 @@ class _Over:
 
     def accept(self, request: Request, fields: Mapping[str, str]) -> Response:  # noqa: ARG002 - as below
         """Return the response."""
-        return Response(204, None, headers={**_FIELDS, **fields})
+        return Response(204, b"", headers={**_FIELDS, **fields}, unsized=True)
 
-    def open(self, transport: asyncio.Transport, inbound: Sockets) -> Outbound:
+    def open(self, connection: Connection, inbound: Sockets) -> Outbound:
         """Do nothing: nothing follows."""
         raise NotImplementedError
 
@@ -196,71 +199,18 @@ class _Stream(NamedTuple):
             headers["Transfer-Encoding"] = "chunked"
         if self.coding != IDENTITY:
             headers["Content-Encoding"] = self.coding
-        response = Response(200, None, self.framing.media_type, headers, closing=True)
+        response = Response(200, b"", self.framing.media_type, headers, closing=True, unsized=True)
         return response if request.method == "HEAD" else response.encode(time.time(), keep_alive=False)
 
-    def open(self, transport: asyncio.Transport, inbound: Sockets) -> Outbound:
+    def open(self, connection: Connection, inbound: Sockets) -> Outbound:
         """Return the socket of the connection."""
         self.dialect.began(self.coding)
-        return EventStreamSink(transport, inbound, self)
+        common = (connection.transport, inbound, connection.peer, self.framing, self.ended)
+        if self.coding == IDENTITY:
+            return EventStreamSink(*common)
+        compressor = COMPRESSORS[self.coding]()
+        return CompressedSink(*common, Compression(compressor, self.chunked, self.dialect.worker))
 
-
-class EventStreamSink(Outbound):
-    """The socket of one event stream."""
-
-    def __init__(self, transport: asyncio.Transport, sockets: Sockets, stream: _Stream) -> None:
-        super().__init__(transport, sockets)
-        self._stream = stream
-        # Whether the client has closed its side.
-        self._eof = False
-        # None for a body that is not compressed: then delivery writes to the transport itself.
-        self._compressor: Compressor | None = None
-        if stream.coding != IDENTITY:
-            self._compressor = COMPRESSORS[stream.coding]()
-            self.write = self._write_compressed
-
-    def _write_compressed(self, data: bytes) -> None:
-        """Compress what is written, up to its last byte. Raises RuntimeError when the connection is gone."""
-        assert self._compressor is not None
-        sent = self._compressor.write(data)
-        if self._stream.chunked:
-            sent = chunk(sent)
-        # The caller counts what it has given. Progress of the socket is judged by what has left the buffer.
-        self.controls += len(sent) - len(data)
-        self._transport.write(sent)
-
-    def close(self, close: Close) -> None:
-        """End the body, and the connection behind it."""
-        if not self.closing:
-            super().close(close)
-            if not self._transport.is_closing():
-                self._transport.write_eof()
-
-    def _farewell(self, close: Close) -> bytes:
-        """Return the end of the body. One that is not complete does not end."""
-        end = self._stream.framing.end(close.code, close.text, self.resume_at())
-        if self._compressor is None:
-            return end
-        complete = close.code in COMPLETE
-        sent = self._compressor.write(end) + (self._compressor.end() if complete else b"")
-        return chunk(sent) + (LAST_CHUNK if complete else b"") if self._stream.chunked else sent
-
-    @property
-    def _left(self) -> bool:
-        return self._eof
-
-    def data_received(self, data: bytes) -> None:
-        """Discard what the client sends, up to a limit. Called by the event loop."""
-        self._discard_input(data)
-        if self._discarded >= self._sockets.limits.lingering_bytes_max:
-            self.close(_FLOOD)
-
-    def eof_received(self) -> None:
-        """End the connection: a client that closes its side does not read any more."""
-        self._eof = True
-        super().eof_received()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """Stop everything. Called by the event loop."""
-        self._stream.dialect.ended(self._stream.coding)
-        super().connection_lost(error)
+    def ended(self) -> None:
+        """Note that the connection has gone."""
+        self.dialect.ended(self.coding)

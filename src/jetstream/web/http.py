@@ -1,10 +1,9 @@
 """HTTP/1.1 without I/O: bytes to requests, bounded and strict, and responses to bytes. Pure.
 
-h11 parses, the limits are enforced here. `HeadReader` takes bytes as they come and returns a `Request` for
-each complete head. It looks at each line as soon as it is complete, and at an incomplete one for its length
-and its first bytes. So it refuses what is not HTTP, or too long, without waiting for more. A complete head
-goes to h11, which is strict (RFC 9112, sections 2 to 6) and has one limit only, for the head as a whole.
-Every problem raises `BadRequest`.
+`HeadReader` takes bytes as they come and returns a `Request` for each complete head (RFC 9112, sections 2 to
+6). It checks each line as soon as it is complete, and an incomplete one for its length and its first bytes.
+So it refuses what is not HTTP, or too long, without waiting for more. A complete head is checked for what its
+fields say together. Every problem raises `BadRequest`. A test compares it with h11, which is strict.
 
 A POST to a path that takes a body may have one, whose length is given beforehand and bounded. Any other body
 is refused: one that is not read would be taken for the next request.
@@ -18,8 +17,6 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final, NamedTuple
 from urllib.parse import unquote
-
-import h11
 
 from jetstream import __version__
 from jetstream.limits import WebLimits
@@ -40,8 +37,10 @@ SERVER: Final = f"jetstream/{__version__}"  # the `Server` field: no other progr
 _METHOD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}( |$)").match
 # A method, a target without spaces or controls, and a version.
 _REQUEST_LINE: Final = re.compile(rb"[^ ]+ [\x21-\x7e]+ HTTP/([0-9]\.[0-9])").fullmatch
-# h11 accepts folded lines and control characters.
-_FIELD: Final = re.compile(rb"[^\s:]+:[\t\x20-\x7e\x80-\xff]*").fullmatch
+# A name, a colon directly behind it, and a value without controls. A folded line begins with a space.
+_FIELD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*").fullmatch
+# The value of Content-Length: a number, or the same number again and again (RFC 9112, section 6.3).
+_LENGTH: Final = re.compile(r"([0-9]{1,20})(?:[ \t]*,[ \t]*\1)*", re.ASCII).fullmatch
 # A host is repeated in pages and refusals: it may have no other characters.
 _HOST: Final = re.compile(r"[a-zA-Z0-9.:_%\[\]-]{1,255}").fullmatch
 # The first part of a target in absolute form, as proxies send it.
@@ -113,14 +112,15 @@ class Request(NamedTuple):
 class Response(NamedTuple):
     """A complete response. `closing`: the connection ends with it, whatever the request asked for.
 
-    The body is None where there is none, or where it follows and its length is not known.
+    `unsized`: there is no body, or it follows and its length is not known.
     """
 
     status: int
-    body: bytes | None
+    body: bytes
     content_type: str = "text/plain; charset=utf-8"
     headers: Mapping[str, str] | None = None  # beside those that every response has
     closing: bool = False
+    unsized: bool = False
 
     @classmethod
     def sentence(
@@ -136,7 +136,7 @@ class Response(NamedTuple):
         a 304 (section 15.4.5).
         Pages in a browser on any site may read it, with its header (`Access-Control-…`): all of it is public.
         """
-        fields = {} if self.body is None else {"Content-Length": str(len(self.body))}
+        fields = {} if self.unsized else {"Content-Length": str(len(self.body))}
         fields |= {
             "Content-Type": self.content_type,
             "Date": formatdate(now, usegmt=True),
@@ -148,7 +148,7 @@ class Response(NamedTuple):
         }
         lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
         lines += [f"{name}: {value}" for name, value in fields.items()]
-        body = self.body if self.body and with_body and self.status != HTTPStatus.NOT_MODIFIED else b""
+        body = self.body if with_body and self.status != HTTPStatus.NOT_MODIFIED else b""
         return "\r\n".join([*lines, "", ""]).encode() + body
 
 
@@ -281,7 +281,9 @@ class HeadReader:
         if not _FIELD(line):
             raise BadRequest(400, "malformed", f"{_shown(line)} is not a header field")
         if self._fields == self._fields_max:
-            raise BadRequest(431, "too_long", f"there are more than {self._fields_max} header fields")
+            raise BadRequest(
+                431, "too_long", f"there are more than {self._fields_max} header fields: send fewer"
+            )
         self._fields += 1
 
     def _cut_head(self) -> bytes:
@@ -304,21 +306,17 @@ def _check_request_line(line: bytes) -> None:
 
 
 def _parse(head: bytes) -> Request:
-    """Parse a complete head, and check what h11 leaves to its user: body, host, target. Raises BadRequest."""
-    parser = h11.Connection(h11.SERVER)  # a new one for each head, so that it keeps no state between two
-    parser.receive_data(head)
-    try:
-        event = parser.next_event()
-    except h11.RemoteProtocolError as error:
-        status = error.error_status_hint
-        reason = "body" if status == 501 else "malformed"
-        raise BadRequest(status, reason, f"HTTP/1.1: {_shown(str(error).encode())}") from None
-    assert isinstance(event, h11.Request)
-    method, minor = event.method.decode(), int(event.http_version[2:])
-    headers = _joined(event.headers)
+    """Read a complete head, of which each line is valid. Raises BadRequest for what they say together."""
+    line, *fields = head.decode("latin-1")[:-4].split("\r\n")
+    method, target, version = line.split(" ")
+    minor, headers = int(version[-1]), _joined(fields)
+    if "transfer-encoding" in headers and headers["transfer-encoding"].lower() != "chunked":
+        raise BadRequest(501, "body", "the coding of the body is not known here: send none")
+    if "content-length" in headers:
+        headers["content-length"] = _length(headers["content-length"])
     if not is_host(headers.get("host", "" if minor else "localhost")):
         raise BadRequest(400, "malformed", "the request has no Host field that names a host")
-    path, query = _split(event.target.decode())
+    path, query = _split(target)
     return Request(method, path, query, minor, headers)
 
 
@@ -342,13 +340,22 @@ def is_host(text: str) -> bool:
     return _HOST(text) is not None
 
 
-def _joined(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+def _joined(fields: Iterable[str]) -> dict[str, str]:
     """Return the header fields by name, in lower case. The values of a repeated field are joined."""
     values: dict[str, str] = {}
-    for each, value in fields:
-        name, text = each.decode(), value.decode("latin-1")
-        values[name] = f"{values[name]}, {text}" if name in values else text
+    for field in fields:
+        name, _, value = field.partition(":")
+        name, value = name.lower(), value.strip(" \t")
+        values[name] = f"{values[name]}, {value}" if name in values else value
     return values
+
+
+def _length(value: str) -> str:
+    """Return the number that a Content-Length gives. Raises BadRequest."""
+    found = _LENGTH(value)
+    if found is None:
+        raise BadRequest(400, "malformed", f"Content-Length {_shown(value.encode())} is not one number")
+    return found[1]
 
 
 def _split(target: str) -> tuple[str, str]:

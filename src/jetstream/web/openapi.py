@@ -26,6 +26,7 @@ from jetstream.web.methods import SUBSCRIBE_EVENTS as EVENTS_METHOD
 from jetstream.web.parameter_table import (
     DID,
     EVENT_STREAM,
+    EXPLAIN,
     SUBSCRIBE,
     SUBSCRIBE_EVENTS,
     Parameter,
@@ -109,6 +110,7 @@ def _paths(wire: str) -> Json:
         "/v1/subscribe": _subscribe("subscribeV1", "Events as JSON, by default in the v1 wire"),
         PREFIX + EVENTS_METHOD: _subscribe_events(),
         "/events": _event_stream(),
+        "/explain": _explain(),
         "/filters": _filters(),
         "/zstd-dictionary": _get("zstdDictionary", *dictionary),
         PREFIX + GET_ZSTD_DICTIONARY: _get("getZstdDictionary", *dictionary),
@@ -193,6 +195,15 @@ def _event_stream() -> Json:
         "503": _response("there is no room", _SENTENCE, ("Retry-After",)),
     }
     return _get("events", "Events without a WebSocket, by default in the v1 wire", responses, parameters)
+
+
+def _explain() -> Json:
+    responses = {
+        "200": _response("what is understood, and what it selects", _json("Explanation")),
+        "400": _response("a parameter that cannot be used: the sentence names it", _SENTENCE),
+        "429": _response("too many requests", _SENTENCE, ("Retry-After",)),
+    }
+    return _get("explain", "How the parameters are understood", responses, map(_query, EXPLAIN))
 
 
 def _filters() -> Json:
@@ -321,6 +332,18 @@ _SCHEMAS: Final = {
     "Dids": {"anyOf": [_DIDS, {"type": "object", "properties": {"dids": _DIDS}, "required": ["dids"]}]},
     "DidList": _object({"id": _STRING, "dids": {"type": "integer", "minimum": 1}, "kept_s": _INTEGER}),
     "Cursors": _object(_now("cursor") | _kept("oldest") | _kept("latest") | _now("now")),
+    "Explanation": _object(
+        {
+            "wire": {"enum": [*RENDERERS]},
+            "filter": {"type": "object"},
+            "maxMessageSizeBytes": _COUNT,
+            **_now("begins"),
+            **_kept("until"),
+            **dict.fromkeys(("limit", "heartbeat"), _or_null(_COUNT)),
+            "prefixes": {"type": "object", "additionalProperties": {"type": "array", "items": _STRING}},
+            "last_minute": _object({key: _COUNT for key in ("events", "matched", "bytes", "zstd_bytes")}),
+        }
+    ),
     "Health": _object(
         {
             "status": _STRING,

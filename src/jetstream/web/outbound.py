@@ -36,12 +36,12 @@ class Outbound(asyncio.Protocol):
     at the end.
     """
 
-    def __init__(self, transport: asyncio.Transport, sockets: Sockets) -> None:
+    def __init__(self, transport: asyncio.Transport, sockets: Sockets, peer: str) -> None:
         self._transport = transport
         self._sockets = sockets
         self.opened_at = time.monotonic()
-        # Address of the client, for the log; replaced by the owner where a proxy names another one.
-        self.peer: str = (transport.get_extra_info("peername") or ("",))[0]
+        # Address of the client, for the log.
+        self.peer = peer
         # Why the server ends the connection. Set once, when the client is told.
         self._close: Close | None = None
         # Whether the connection has gone.
@@ -125,12 +125,12 @@ class Outbound(asyncio.Protocol):
         if self.closing:
             return
         self._close = close
-        self._write_control(self._farewell(close))
         self.write = discard
+        self._end(close)
         self._abort_later()
 
-    def _farewell(self, close: Close) -> bytes:
-        """Return what tells the client why the connection ends."""
+    def _end(self, close: Close) -> None:
+        """Write what tells the client why the connection ends."""
         raise NotImplementedError
 
     def _write_control(self, data: bytes) -> None:

@@ -36,6 +36,7 @@ _SECTIONS: Final = {
         "{base}/events": "events without a WebSocket: lines of JSON, or Server-Sent Events",
         "{base}/zstd-dictionary": "the dictionary for compressed messages",
         "{base}/filters": "POST a list of DIDs here, for filter",
+        "{base}/explain": "how parameters are understood, and what they select of the last minute, as JSON",
         "{base}/health": "the state of the server, as JSON",
         "{base}/cursors": "the oldest and the newest position, as JSON",
         "{base}/metrics": "metrics for Prometheus",

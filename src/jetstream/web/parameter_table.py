@@ -133,6 +133,12 @@ EVENT_STREAM: Final = (
     Parameter("wire", "classic, v1 or v2; without it, v1", {"enum": [*RENDERERS]}, "v1"),
 )
 
+# Of `/explain`, which has those of both.
+EXPLAIN: Final = (
+    *(each for each in SUBSCRIBE if each.name != "wire"),
+    Parameter("wire", "classic, v1 or v2", {"enum": [*RENDERERS]}),
+)
+
 # Of `network.bsky.jetstream.subscribeEvents`.
 SUBSCRIBE_EVENTS: Final = (
     Parameter("kinds", "commit, identity, account, sync", _list(_KIND, KINDS_MAX), ["commit"]),
@@ -144,7 +150,9 @@ SUBSCRIBE_EVENTS: Final = (
     ),
     Parameter("dids", "repos, such as did:plc:…", _list(DID, DIDS_MAX)),
     Parameter(
-        "cursor", "where to begin: the seq of an event, or 0 for the oldest; without it, now", _integer(0, _INT64_MAX)
+        "cursor",
+        "where to begin: the seq of an event, or 0 for the oldest; without it, now",
+        _integer(0, _INT64_MAX),
     ),
     *_SHARED,
     Parameter("maxMessageSizeBytes", "skip longer events", _integer(0, _UINT32_MAX)),

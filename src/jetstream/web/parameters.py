@@ -108,7 +108,7 @@ def decode_query(text: str, lists: Collection[str] = _LISTS) -> Steps[Query]:
     Commas, percent-encoded or not, separate the items of `lists`, and nothing else. `+` means a space.
     """
     if text.count("&") + text.count(",") + text.count("%2C") + text.count("%2c") > PARAMETERS_MAX:
-        raise InvalidParameter("query", text, f"has more than {PARAMETERS_MAX} parameters")
+        raise InvalidParameter("query", text, f"has more than {PARAMETERS_MAX} parameters: send fewer")
     query: Query = {}
     count = 0
     for pair in text.split("&"):
@@ -161,7 +161,9 @@ def parse_message(text: bytes, find_list: FindList = no_list) -> Steps[OptionsUp
     """
     # Before parsing, which is one step: `orjson` cannot be interrupted.
     if text.count(b",") > COMMAS_MAX:
-        raise InvalidParameter("message", f"{len(text)} bytes", f"has more than {COMMAS_MAX} entries")
+        raise InvalidParameter(
+            "message", f"{len(text)} bytes", f"has more than {COMMAS_MAX} entries: send fewer"
+        )
     message = orjson.loads(text)
     if type(message) is not dict:
         raise InvalidParameter("message", _shown(message), "is not an object with a type")
@@ -201,7 +203,9 @@ def _size_name(given: Mapping[str, object]) -> str:
         return "maxMessageSizeBytes"
     if "maxMessageSizeBytes" in given:
         raise InvalidParameter(
-            "maxSize", _shown(given["maxSize"]), "is given beside maxMessageSizeBytes, its other name"
+            "maxSize",
+            _shown(given["maxSize"]),
+            "is given beside maxMessageSizeBytes, its other name: leave one out",
         )
     return "maxSize"
 
@@ -248,7 +252,7 @@ def _once(query: Query, name: str) -> str:
     """Return the only value of a parameter; an empty one when it is absent."""
     values = query.get(name, [])
     if len(values) > 1:
-        raise InvalidParameter(name, ", ".join(values), "is given more than once")
+        raise InvalidParameter(name, ", ".join(values), "is given more than once: give it once")
     return values[0] if values else ""
 
 

@@ -12,7 +12,7 @@ import os
 import resource
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from ipaddress import IPv6Address, ip_address
 from typing import Final, NamedTuple
 
@@ -23,11 +23,12 @@ from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
 from jetstream.settings import Network
 from jetstream.steps import Steps
-from jetstream.web.connection import Connection, Connections, Handler
+from jetstream.web.connection import Answer, Connection, Connections, Handler
 from jetstream.web.http import Request, Response
 from jetstream.web.pages import Page
 
 LOOPBACK_CONGESTION: Final = b"reno"  # every Linux kernel has it, and it does not pace
+PEERS_REMEMBERED: Final = 256  # addresses of clients: nearly all may be that of one proxy
 _NAME_BYTES_MAX: Final = 16  # TCP_CA_NAME_MAX of Linux
 _OUT_OF_FILES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -81,7 +82,7 @@ class Server:
         self._listener = Listener(host, port, new, make_room, self._connections.limits)
         return self._listener.port
 
-    def _answer(self, request: Request, connection: Connection) -> Steps[Response | None]:
+    def _answer(self, request: Request, connection: Connection) -> Steps[Answer]:
         """Answer a request by its path. Returns None when its connection has become a WebSocket."""
         path, method = request.route, request.method
         for start, tree in self._trees.items():
@@ -129,6 +130,7 @@ def _preflight(methods: Sequence[str]) -> dict[str, str]:
     }
 
 
+@lru_cache(PEERS_REMEMBERED)
 def is_loopback(peer: str) -> bool:
     """Tell whether an IP address is of this machine; an IPv4 address mapped into IPv6 counts, too."""
     address = ip_address(peer)
@@ -174,8 +176,9 @@ class Listener:
         self._socket = _bind(host, port, limits.backlog)
         # Also when port 0 was asked for.
         self.port: int = self._socket.getsockname()[1]
-        # Accepted sockets inherit this.
+        # Accepted sockets inherit both.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, limits.unread_bytes_max)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limits.unsent_bytes_max)
         # The congestion control that clients on other machines get; None: they keep what they inherit.
         self._congestion = _disable_pacing(self._socket)
         # Connections that were accepted and have no protocol yet: the event loop keeps no reference to tasks.
@@ -225,7 +228,6 @@ class Listener:
     def _configure(self, connection: socket.socket, peer: str) -> None:
         """Set the options of an accepted socket that it does not inherit."""
         connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, self._limits.unsent_bytes_max)
         if self._congestion is not None and not self._is_local(peer):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, self._congestion)
 

@@ -49,11 +49,11 @@ class Inbound(Sockets):
 class SocketSink(Outbound):
     """The socket of one WebSocket, both ways."""
 
-    def __init__(self, transport: asyncio.Transport, inbound: Inbound) -> None:
-        super().__init__(transport, inbound)
+    def __init__(self, transport: asyncio.Transport, inbound: Inbound, peer: str) -> None:
+        super().__init__(transport, inbound, peer)
         self._inbound = inbound
         # What was read and not handled. Its memory is released as soon as nothing more is read.
-        self._reader = FrameReader(self.opened_at, inbound.limits)
+        self._reader = FrameReader(inbound.limits)
         # Whether the client has sent a close frame.
         self._close_received = False
         # Whether the server closes and reads nothing more: the input is discarded.
@@ -85,9 +85,9 @@ class SocketSink(Outbound):
         if self._pong is not None:
             self._send_pong(self._pong)
 
-    def _farewell(self, close: Close) -> bytes:
-        """Return a close frame, which the client answers."""
-        return WEBSOCKET.end(close.code, close.text, self.resume_at())
+    def _end(self, close: Close) -> None:
+        """Write a close frame, which the client answers."""
+        self._write_control(WEBSOCKET.end(close.code, close.text, self.resume_at()))
 
     def fail(self, close: Close) -> None:
         """Close, and discard what the client sends from now on."""

@@ -32,7 +32,7 @@ from jetstream.errors import InvalidParameter
 from jetstream.limits import WebLimits
 from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
-from jetstream.scheduling import TurnQueue
+from jetstream.scheduling import Worker
 from jetstream.steps import Steps
 from jetstream.web.connection import Connection, Handler
 from jetstream.web.dialect import SHUTDOWN, Dialect, Refused, Subscription, unavailable
@@ -42,7 +42,7 @@ from jetstream.web.outbound import Outbound
 from jetstream.web.parameters import OptionsUpdate
 from jetstream.web.positions import position_headers
 from jetstream.web.sink import Inbound, SocketSink
-from jetstream.web.websocket import Breach, accept, wants_upgrade
+from jetstream.web.websocket import Breach, accept
 
 _EXAMPLE_CHARS: Final = 200  # of a request that is logged
 
@@ -82,10 +82,8 @@ class Subscribe:
         self._throttled = Throttled(structlog.get_logger(__name__))
         # Every connection since its upgrade, in order, until it is cleaned up after its end.
         self._clients: dict[_Client, None] = {}
-        # Connections that have ended, in a queue.
-        self._removals = TurnQueue(limits.removals_per_turn)
-        # The tasks that wait in that queue: the event loop keeps no reference to them.
-        self._removing: set[asyncio.Task[None]] = set()
+        # Cleans up after connections that have ended.
+        self._removals = Worker(turn_s=limits.removals_turn_s)
         # Set while there is no client.
         self.empty = asyncio.Event()
         self.empty.set()
@@ -120,7 +118,7 @@ class Subscribe:
             self._metrics.refusals["handshake"].inc()  # logged where it is answered
             raise
         if not connection.transport.is_closing():  # else the client has gone meanwhile
-            sink = opening.open(connection.transport, self._inbound)
+            sink = opening.open(connection, self._inbound)
             self._begin(_Client(self, sink, dialect, subscription), connection, answer)
         return None
 
@@ -148,7 +146,6 @@ class Subscribe:
         """Hand a connection over to a client. What the client has sent behind its request is read there."""
         self._clients[client] = None
         self.empty.clear()
-        client.sink.peer = connection.peer
         rest = connection.upgrade(client.sink, answer)
         if self._closed is not None:  # the server is stopping
             client.close(self._closed)
@@ -169,15 +166,13 @@ class Subscribe:
     def remove(self, client: _Client) -> None:
         """Remove a client whose connection has ended.
 
-        At most `removals_per_turn` are removed in a turn of the event loop: a network may lose thousands of
-        clients at once.
+        That takes turns of its own: a network may lose thousands of clients at once.
         """
-        task = asyncio.get_running_loop().create_task(self._remove(client))
-        self._removing.add(task)
-        task.add_done_callback(self._removing.discard)
+        self._removals.put(self._remove(client))
 
-    async def _remove(self, client: _Client) -> None:
-        await self._removals.wait()
+    def _remove(self, client: _Client) -> Steps[None]:
+        """Do so, in one step."""
+        yield from ()
         if client.subscriber is not None:
             self.delivery.remove(client.subscriber)
         close = client.sink.ended
@@ -196,18 +191,12 @@ class _Upgrade:
     """The upgrade of a connection to a WebSocket."""
 
     def accept(self, request: Request, fields: Mapping[str, str]) -> bytes:
-        """Accept a handshake. Raises Refused or BadRequest."""
-        if wants_upgrade(request):
-            return accept(request, fields)
-        path = request.path
-        text = (
-            f"{path} is a WebSocket: connect to {request.websocket_base}{path}, or read {request.base}/events"
-        )
-        raise Refused("transport", 426, "", text, {"Upgrade": "websocket"})
+        """Accept a handshake. Raises BadRequest."""
+        return accept(request, fields)
 
-    def open(self, transport: asyncio.Transport, inbound: Inbound) -> Outbound:
+    def open(self, connection: Connection, inbound: Inbound) -> Outbound:
         """Return the socket of the connection."""
-        return SocketSink(transport, inbound)
+        return SocketSink(connection.transport, inbound, connection.peer)
 
 
 _UPGRADE: Final = _Upgrade()

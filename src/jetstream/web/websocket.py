@@ -84,7 +84,7 @@ def accept(request: Request, fields: Mapping[str, str]) -> bytes:
     Raises BadRequest: 426 for another version of the protocol, 400 for HTTP/1.0 and for a bad key.
     """
     if not request.minor:
-        raise BadRequest(400, "handshake", "a WebSocket needs HTTP/1.1")
+        raise BadRequest(400, "handshake", "a WebSocket needs HTTP/1.1: connect with it")
     if request.headers.get("sec-websocket-version") != VERSION:
         text = f"only version {VERSION} of the WebSocket protocol is spoken here"
         headers = {"Upgrade": "websocket", "Sec-WebSocket-Version": VERSION}
@@ -170,13 +170,15 @@ def _flood(what: str) -> Breach:
 class FrameReader:
     """Takes the bytes of a client, in pieces of any size, and returns its messages and control frames.
 
-    Each frame takes tokens of a `RateLimiter`, which is full at `now`.
+    Each frame takes tokens of a `RateLimiter`, which is full before the first one.
     """
 
-    __slots__ = ("_at", "_buffer", "_message", "_opcode", "_rate_limiter")
+    __slots__ = ("_at", "_buffer", "_limits", "_message", "_opcode", "_rate_limiter")
 
-    def __init__(self, now: float, limits: WebLimits = WebLimits()) -> None:
-        self._rate_limiter = RateLimiter(now, limits)
+    def __init__(self, limits: WebLimits = WebLimits()) -> None:
+        self._limits = limits
+        # Made for the first frame: most clients send none before their first pong.
+        self._rate_limiter: RateLimiter | None = None
         # What came, from a frame's start on; frames that were read go with `feed`.
         self._buffer = bytearray()
         # Start of the next frame in the buffer.
@@ -250,6 +252,8 @@ class FrameReader:
     def _take(self, first: int, data: bytes, now: float) -> Frame:
         """Take the tokens of a frame, and return what it is. Raises Breach."""
         opcode, final = first & 15, first & 0x80
+        if self._rate_limiter is None:
+            self._rate_limiter = RateLimiter(now, self._limits)
         if opcode >= CLOSE:
             self._rate_limiter.take_control(len(data), now)
             return Frame(opcode, _close_data(data) if opcode == CLOSE else data)

@@ -24,8 +24,8 @@ from jetstream.delivery.subscriber import Close, Encoding
 from jetstream.errors import InvalidParameter
 from jetstream.limits import WebLimits
 from jetstream.steps import Steps
-from jetstream.web.connection import Connection, Handler
-from jetstream.web.dialect import SHUTDOWN, Refused, Subscription, unavailable
+from jetstream.web.connection import Answer, Connection, Handler
+from jetstream.web.dialect import SHUTDOWN, Refused, Subscription, require_upgrade, unavailable
 from jetstream.web.did_lists import no_list
 from jetstream.web.events_parameters import parse_events_request
 from jetstream.web.http import Request, Response
@@ -75,6 +75,7 @@ class EventsDialect:
     def parse_request(self, request: Request) -> Steps[Subscription]:
         """Read a request, in steps. Raises InvalidParameter or Refused."""
         asked = yield from parse_events_request(request, self._find_list, now_us=self._now_us())
+        require_upgrade(request)
         framing = self._framing(asked.dictionary_id)
         greeting = self._greeting(asked.cursor)
         return Subscription(
@@ -140,7 +141,7 @@ class Xrpc:
         self._upgrades = upgrades
         self._pages = pages
 
-    def answer(self, request: Request, connection: Connection) -> Steps[Response | None]:
+    def answer(self, request: Request, connection: Connection) -> Steps[Answer]:
         """Answer a request. Returns None when its connection has become a WebSocket.
 
         The body of a request is not read, whatever its method. So the connection ends with the response: the

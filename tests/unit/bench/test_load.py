@@ -103,6 +103,22 @@ def test_all_get_what_they_asked_for(
     assert dict(table(figures))["subscribers"] == "60"
 
 
+def test_the_command_fetches_the_dictionary_of_the_server(server: tuple[Target, int], tmp_path: Path) -> None:
+    url = f"ws://{server[0].host}:{server[0].port}"
+    sizes = {}
+    for compress in (False, True):
+        report = tmp_path / "report.json"
+        bench(url, Options(subscribers=5, warm_up=0.1, seconds=1, compress=compress, json=report))
+        figures = json.loads(report.read_bytes())
+        sizes[compress] = figures["bytes_per_s"] / figures["messages_per_s"]
+    assert sizes[True] < sizes[False] / 2
+
+
+def test_a_server_without_a_dictionary_is_an_error() -> None:
+    with pytest.raises(SettingError, match=r"--compress: '.+/zstd-dictionary' is not a dict"):
+        bench("ws://127.0.0.1:9", Options(compress=True))
+
+
 def test_a_refusal_is_reported(load: Load) -> None:
     load.target = Target(load.target.host, load.target.port, "/nowhere")
     with pytest.raises(RefusedError, match=r"/nowhere: refused: 404"):

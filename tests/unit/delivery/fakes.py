@@ -90,6 +90,7 @@ class MemoryLog:
         self.followers = Followers()
         self.patience = 0
         self.reads = 0
+        self.ahead: list[int] = []  # the positions at which readers said that they would read
         self.failure: Exception | None = None
         self.copy: Callable[[Batch], Batch] | None = None  # what a reader is given instead of a full batch
         self._grown = asyncio.Event()
@@ -133,6 +134,9 @@ class MemoryLog:
             if wanted.select(batch, first, batch.index(stop)):
                 return batch if self.copy is None or batch is self.batches[-1] else self.copy(batch)
         return None
+
+    def read_ahead(self, position: int, stop: int, wanted: Filter) -> None:
+        self.ahead.append(position)
 
     async def wait(self, position: int) -> None:
         while self.tip < position:

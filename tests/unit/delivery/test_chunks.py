@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from unittest.mock import create_autospec
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.delivery.encodings import CLASSIC, V1, message
 
 from jetstream.delivery.chunks import cut, flush_end
+from jetstream.delivery.framing.websocket import WebSocketFraming
 from jetstream.delivery.render_cache import Chunk, RenderCache
-from jetstream.delivery.subscriber import Encoding, Sink, Subscriber, SubscriberOptions
+from jetstream.delivery.subscriber import Bounds, Encoding, Sink, Subscriber, SubscriberOptions
 from jetstream.limits import DeliveryLimits
 from jetstream.model.batch import Batch
 from jetstream.model.did_set import DidSet
@@ -26,6 +28,17 @@ OPTIONS = [
     SubscriberOptions(Filter(collections=frozenset({LIKE}))),
     SubscriberOptions(Filter(dids=DidSet({b"did:plc:one"})), message_bytes_max=200),
 ]
+
+
+class Costly(WebSocketFraming):
+    """Frames that are made once, and counted."""
+
+    costly = True
+    made = 0
+
+    def frames(self, messages: list[bytes]) -> list[bytes]:
+        self.made += len(messages)
+        return super().frames(messages)
 
 
 def event(size: int) -> Event:
@@ -92,10 +105,68 @@ def test_readers_of_everything_come_to_share_their_bytes() -> None:
     assert pieces(batch, 0, 1000, V1, SubscriberOptions(), cache)[1].data is not one[1].data
 
 
+def test_a_shared_chunk_has_no_frames_beside_it() -> None:
+    """A reader that is alone takes half the memory, and none of what it has read is gone through again."""
+    batch, cache = batch_of([20] * 1000), RenderCache(LIMITS.render_cache_bytes)
+    made = pieces(batch, 0, 1000, CLASSIC, SubscriberOptions(), cache)
+    size = sum(len(one.data) for one in made)
+    assert size <= cache.size < 1.1 * size
+    some = cut(batch, 0, 1000, reader(options=OPTIONS[3]), cache, LIMITS)
+    assert some.messages
+    assert cache.size > 1.1 * size
+
+
+def test_frames_that_there_are_make_the_chunk() -> None:
+    """As of a batch that was at the tip a moment ago."""
+    batch, cache = batch_of([20] * 200), RenderCache(LIMITS.render_cache_bytes)
+    frames = cache.render(batch, range(200), CLASSIC).frames(range(200))
+    before = cache.size
+    assert cut(batch, 0, 200, reader(), cache, LIMITS).data == b"".join(frames)
+    assert cache.size - before < 1.1 * len(b"".join(frames))
+
+
+def test_costly_frames_are_kept_for_readers_with_filters() -> None:
+    framing = Costly()
+    costly = Encoding(CLASSIC.renderer, framing)
+    batch, cache = batch_of([20] * 200), RenderCache(LIMITS.render_cache_bytes)
+    assert cut(batch, 0, 200, reader(costly), cache, LIMITS).messages == 200
+    assert cut(batch, 0, 200, reader(costly, OPTIONS[3]), cache, LIMITS).messages
+    assert framing.made == 200
+
+
+def test_shared_chunks_make_room_for_others() -> None:
+    cache = RenderCache(100_000)
+    batches = [batch_of([200] * 1000) for _ in range(3)]
+    for batch in batches:
+        pieces(batch, 0, 1000, CLASSIC, SubscriberOptions(), cache)
+    assert not cache.get(batches[0], CLASSIC).chunks
+    assert cache.get(batches[2], CLASSIC).chunks
+
+
 def test_a_shared_chunk_that_goes_too_far_is_cut_again() -> None:
     batch, cache = batch_of([20] * 1000), RenderCache(LIMITS.render_cache_bytes)
     assert cut(batch, 0, 1000, reader(), cache, LIMITS).reached == 200
     assert cut(batch, 0, 150, reader(), cache, LIMITS).reached == 150
+
+
+@pytest.mark.parametrize("left", [1, 50, 199, 200, 201, 1_000])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_limit_of_events_cuts_also_what_others_share(left: int, options: SubscriberOptions) -> None:
+    batch, cache = batch_of([20] * 1000), RenderCache(LIMITS.render_cache_bytes)
+    whole = pieces(batch, 0, 1000, CLASSIC, options, cache)
+    limited = reader(options=options)
+    limited.bounds = Bounds(None, left)
+    first, sent = 0, []
+    while first < 1000 and limited.bounds.left:
+        chunk = cut(batch, first, 1000, limited, cache, LIMITS)
+        limited.bounds.left -= chunk.messages
+        assert limited.bounds.left >= 0
+        assert chunk.reached > first
+        first = chunk.reached
+        sent.append(chunk)
+    most = sum(each.messages for each in whole)
+    assert sum(each.messages for each in sent) == min(left, most)
+    assert b"".join(each.data for each in whole).startswith(b"".join(each.data for each in sent))
 
 
 def test_what_is_too_long_for_one_chunk_is_not_kept() -> None:

@@ -28,7 +28,7 @@ from websockets.frames import Opcode
 
 from jetstream.delivery.framing.zstd import ZstdFraming
 from jetstream.delivery.renderers import RENDERERS
-from jetstream.delivery.subscriber import Encoding, SubscriberOptions
+from jetstream.delivery.subscriber import Encoding, Subscriber, SubscriberOptions
 from jetstream.model.did_set import DidSet
 from jetstream.model.filter import Filter
 
@@ -77,6 +77,10 @@ def received(sink: FakeSink) -> list[bytes]:
     return [decompress(bytes(f.data)) for f in frames_of(bytes(sink.sent)) if f.opcode is Opcode.BINARY]
 
 
+async def caught_up(*subscribers: Subscriber) -> None:
+    await until(lambda: all(subscriber.group for subscriber in subscribers))
+
+
 def once(messages: Sequence[bytes]) -> Counter[bytes]:
     return Counter(dict.fromkeys(messages, 1))
 
@@ -104,7 +108,7 @@ async def test_replayed_events_are_compressed_once_for_all_and_only_if_wanted() 
     async with served(events=400) as (delivery, log):
         filters = list(islice(cycle(FILTERS), 100))
         pairs = [join(delivery, 1, encoding=compressed, options=options) for options in filters]
-        await until(lambda: all(subscriber.group for subscriber, _ in pairs))
+        await caught_up(*(subscriber for subscriber, _ in pairs))
         for options, (_, sink) in zip(filters, pairs, strict=True):
             assert received(sink) == wanted(log, options)
         assert framing.compressed == once([each for options in FILTERS for each in wanted(log, options)])
@@ -117,7 +121,7 @@ async def test_what_was_sent_live_is_not_compressed_again_for_a_replay() -> None
         log.grow(100)
         await flushed(delivery, log, live)
         behind, sink = join(delivery, 1, encoding=compressed, options=FILTERS[0])
-        await until(lambda: behind.group)
+        await caught_up(behind)
         assert received(sink) == wanted(log, FILTERS[0])
         assert framing.compressed == once(wanted(log, SubscriberOptions()))
 
@@ -157,7 +161,7 @@ async def test_limits_on_messages_decide_what_is_compressed_for_each_filter() ->
             log.grow(50)
             pairs = [join(delivery, cursor, encoding=compressed, options=each) for each in (short, long)]
             log.grow(150)
-            await until(lambda pairs=pairs: all(subscriber.group for subscriber, _ in pairs))
+            await caught_up(*(subscriber for subscriber, _ in pairs))
             await flushed(delivery, log, *(subscriber for subscriber, _ in pairs))
             sent = [received(sink) for _, sink in pairs]
             assert framing.compressed.keys() == set(sent[0]) | set(sent[1])
@@ -171,7 +175,7 @@ async def test_a_reader_with_a_higher_limit_comes_later() -> None:
     async with served(events=100) as (delivery, log):
         for each in options:
             reader, sink = join(delivery, 1, encoding=compressed, options=each)
-            await until(lambda reader=reader: reader.group)
+            await caught_up(reader)
             assert received(sink) == wanted(log, each)
             assert framing.compressed == once(wanted(log, each))
             delivery.remove(reader)
@@ -181,7 +185,7 @@ async def test_a_turn_of_a_reader_that_is_behind_ends_when_its_chunks_took_long(
     clock = Clock()
 
     def take_long(_: FakeSink) -> None:
-        clock.now += 0.4 * LIMITS.chunks_s
+        clock.now += 0.4 * LIMITS.costly_s
 
     limits = replace(LIMITS, chunk_events=2, chunks_per_turn=100)
     async with served(events=100, limits=limits, clock=clock, sleep=clock.sleep) as (delivery, _):
@@ -195,15 +199,14 @@ async def test_a_flush_leaves_the_loop_a_turn_between_two_costly_encodings() -> 
 
     class Slow(Counting):
         def frames(self, messages: list[bytes], times: Iterable[int] | None = None) -> list[bytes]:
-            clock.now += LIMITS.turn_s
+            clock.now += 1.1 * LIMITS.costly_s
             return super().frames(messages, times)
 
     async with served(clock=clock, sleep=clock.sleep) as (delivery, log):
         sinks = [join(delivery, encoding=Encoding(RENDERERS["v1"], Slow()))[1] for _ in range(3)]
         log.grow(1)
         await until(lambda: sinks[0].writes)
-        turns = []
-        for _ in range(3):
-            turns.append(sum(bool(sink.writes) for sink in sinks))
-            await until(lambda seen=turns[-1]: sum(bool(s.writes) for s in sinks) != seen or seen == 3)
-        assert turns == [1, 2, 3]
+        assert [bool(sink.writes) for sink in sinks] == [True, False, False]
+        await until(lambda: sinks[1].writes)
+        assert not sinks[2].writes
+        await until(lambda: sinks[2].writes)

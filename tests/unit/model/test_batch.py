@@ -58,4 +58,4 @@ def test_a_batch_does_not_share_its_columns() -> None:
 
 def test_every_kind_has_a_name() -> None:
     records = {b"c": "create", b"u": "update", b"d": "delete"}
-    assert KIND_NAMES == records | {b"i": "identity", b"a": "account", b"s": "sync"}
+    assert records | {b"i": "identity", b"a": "account", b"s": "sync"} == KIND_NAMES

@@ -17,6 +17,12 @@ def answer(query: str = "", **headers: str) -> Response:
     return page(lambda: DATA)(Request("GET", "/zstd-dictionary", query, 1, headers))
 
 
+def error(response: Response) -> dict[str, str]:
+    assert response.body is not None
+    found: dict[str, str] = orjson.loads(response.body)
+    return found
+
+
 @pytest.mark.parametrize("query", ["", f"id={ID}", f"id=0{ID}", "id=", "other=1", f"id={ID}&id=x"])
 def test_it_is_the_dictionary_with_its_id(query: str) -> None:
     response = answer(query)
@@ -25,7 +31,6 @@ def test_it_is_the_dictionary_with_its_id(query: str) -> None:
         "ETag": ETAG,
         "Cache-Control": "public, max-age=31536000, immutable",
         "X-Zstd-Dictionary-Id": str(ID),
-        "Access-Control-Expose-Headers": "ETag, X-Zstd-Dictionary-Id",
     }
 
 
@@ -49,7 +54,7 @@ def test_a_client_that_has_another_is_sent_it(known: str) -> None:
 def test_another_id_is_not_found_and_the_current_one_is_named(asked: str) -> None:
     response = answer(f"id={asked}", **{"if-none-match": "*"})
     assert (response.status, response.content_type) == (404, "application/json")
-    assert orjson.loads(response.body) == {
+    assert error(response) == {
         "error": "DictionaryNotFound",
         "message": f"there is no dictionary {asked} here: the current one is {ID}",
     }
@@ -59,6 +64,6 @@ def test_another_id_is_not_found_and_the_current_one_is_named(asked: str) -> Non
 def test_what_is_no_integer_is_refused(asked: str) -> None:
     response = answer(f"id={asked}")
     assert response.status == 400
-    body = orjson.loads(response.body)
+    body = error(response)
     assert body["error"] == "InvalidRequest"
     assert len(body["message"]) < 200

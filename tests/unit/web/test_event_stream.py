@@ -25,8 +25,8 @@ def request(query: str = "", *, method: str = "GET", minor: int = 1, **headers: 
     return Request(method, "/events", query, minor, {k.replace("_", "-"): v for k, v in headers.items()})
 
 
-def dialect(metrics: Metrics | None = None, **limits: int) -> StreamDialect:
-    return StreamDialect(metrics or Metrics(), WebLimits(**limits), lambda: NOW_US)
+def dialect(metrics: Metrics | None = None, limits: WebLimits = WebLimits()) -> StreamDialect:
+    return StreamDialect(metrics or Metrics(), limits, lambda: NOW_US)
 
 
 def asked(query: str = "", *, minor: int = 1, **headers: str) -> Subscription:
@@ -114,7 +114,7 @@ def test_a_client_that_comes_back_goes_on_after_its_last_event(
 )
 def test_a_bad_parameter_is_named(query: str, headers: dict[str, str], named: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
-        asked(query, **headers)
+        finish(dialect().parse_request(request(query, minor=1, method="GET", **headers)))
     assert caught.value.name == named
 
 
@@ -175,7 +175,7 @@ def test_a_browser_that_has_had_all_up_to_until_is_told_not_to_come_back(last: s
 
 def test_so_many_streams_are_compressed_and_the_others_are_not() -> None:
     metrics = Metrics()
-    streams = dialect(metrics, compressed_streams_max=2)
+    streams = dialect(metrics, WebLimits(compressed_streams_max=2))
 
     def coding(accepted: str) -> bytes:
         one = request(accept_encoding=accepted)
@@ -209,5 +209,5 @@ def test_a_client_that_accepts_nothing_gets_a_406() -> None:
 
 def test_the_end_of_the_server_is_that_of_other_subscriptions() -> None:
     assert dialect().shutdown == SHUTDOWN
-    refusal = dialect().refusal(Refused(503, "", "full", {"Retry-After": "10"}))
+    refusal = dialect().refusal(Refused("full", 503, "", "full", {"Retry-After": "10"}))
     assert (refusal.status, refusal.body, refusal.headers) == (503, b"full\n", {"Retry-After": "10"})

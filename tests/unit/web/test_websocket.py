@@ -41,7 +41,7 @@ def head(data: bytes) -> str:
 
 
 def read(data: bytes) -> list[Frame]:
-    reader, frames = FrameReader(0.0, LIMITS), []
+    reader, frames = FrameReader(LIMITS), []
     reader.feed(data)
     while (frame := reader.next(0.0)) is not None:
         frames.append(frame)
@@ -119,7 +119,7 @@ MESSAGES_SENT = [
 @given(st.lists(st.integers(0, 140_000), max_size=9))
 def test_chunking_does_not_matter(cuts: list[int]) -> None:
     data = b"".join(sent(*each) for each in MESSAGES_SENT)
-    reader, seen = FrameReader(0.0, LIMITS), []
+    reader, seen = FrameReader(LIMITS), []
     places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     for start, stop in pairwise(places):
         reader.feed(data[start:stop])

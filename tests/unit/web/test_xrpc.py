@@ -30,7 +30,8 @@ def framing_of(dictionary_id: int) -> Framing | None:
 
 
 def asked(query: str = "", oldest_us: int | None = OLDEST_US, **headers: str) -> Subscription:
-    fields = {name.replace("_", "-"): value for name, value in headers.items()}
+    upgrade = {"upgrade": "websocket", "connection": "Upgrade"}
+    fields = upgrade | {name.replace("_", "-"): value for name, value in headers.items()}
     request = Request("GET", PREFIX + SUBSCRIBE_EVENTS, query, 1, fields)
     return finish(EventsDialect(lambda: oldest_us, framing_of).parse_request(request))
 

@@ -10,14 +10,17 @@ take more time for 2 %.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Final, cast
 
 import zstandard
 
 from jetstream.delivery.framing.websocket import BINARY, WebSocketFraming
 
 _LEVEL: Final = 1
+# From so many messages on, one call for all is 10 % faster than one for each. It also gives the GIL away once
+# and not for each, so that other threads take it less often.
+_MANY: Final = 64
 
 
 class ZstdFraming(WebSocketFraming):
@@ -33,6 +36,7 @@ class ZstdFraming(WebSocketFraming):
         super().__init__(BINARY)
         try:
             data = zstandard.ZstdCompressionDict(dictionary, dict_type=zstandard.DICT_TYPE_FULLDICT)
+            data.precompute_compress(_LEVEL)  # else each call for many messages would do it
             compressor = zstandard.ZstdCompressor(
                 _LEVEL, dict_data=data, write_checksum=False, write_content_size=True, write_dict_id=True
             )
@@ -43,8 +47,12 @@ class ZstdFraming(WebSocketFraming):
         if not self.dictionary_id:
             raise ValueError("is not a zstd dictionary: it has no ID")
         self._compress = compressor.compress
+        # It returns views of one buffer, which can be joined to `bytes` as `bytes` can.
+        self._compress_all = cast("Callable[[list[bytes]], list[bytes]]", compressor.multi_compress_to_buffer)
 
     def frames(self, messages: list[bytes], times: Iterable[int] | None = None) -> list[bytes]:
         """Return each message compressed and with its head; the frame of a declined event is empty."""
+        if len(messages) >= _MANY and all(messages):
+            return super().frames(self._compress_all(messages), times)
         compress = self._compress
         return super().frames([compress(message) if message else b"" for message in messages], times)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
@@ -28,6 +28,7 @@ from typing import Final, TypeVar
 from jetstream.errors import LogError
 from jetstream.eventlog.columns import Columns, Damaged, read_times
 from jetstream.eventlog.segment import holds_collection, holds_did, may_hold_did, unpack_accounts, unseal
+from jetstream.eventlog.segment_cache import Loaded
 from jetstream.eventlog.sqlite.connection import TranslatedErrors, open_reader, snapshot
 from jetstream.eventlog.sqlite.damage import Damage, DamageRecord, is_damage, next_key, next_readable
 from jetstream.eventlog.sqlite.schema import Row
@@ -127,6 +128,15 @@ class FileReader:
         except (Damaged, sqlite3.DatabaseError) as error:
             self.note_damage(self._first_us(last_us), last_us, error)
             return None
+
+    def scan_and_load(
+        self, position: int, stop: int, wanted: Filter, known: Sequence[Container[int]]
+    ) -> tuple[int, int | Batch | None, Loaded | None]:
+        """Do a scan, and load the segment that it finds unless its key is in one of `known`."""
+        after, found = self.scan(position, stop, wanted)
+        if not isinstance(found, int) or any(found in keys for keys in known):
+            return after, found, None
+        return after, found, Loaded.of(self.load(found))
 
     def tail_rows(self, position: int, stop: int) -> Iterator[Row]:
         """Yield the rows of the tail with events in `[position, stop)`, in order."""

@@ -15,7 +15,7 @@ from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
-from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, Event, Key
+from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, SYNC, Event, Key
 
 CURSOR = {"relay.example:443": SourceCursor(1)}
 SMALL = LogLimits(segment_events=20, batch_events=7, hot_tail_events=40, scan_segments=2, lookup_keys=40)
@@ -30,7 +30,8 @@ def commit(number: int, did: bytes = b"did:plc:a", kind: bytes = CREATE) -> Even
 
 
 def about(number: int, kind: bytes = IDENTITY) -> Event:
-    return Event(kind, b"did:plc:a", b"", b"", b"", b"", b'{"seq":%d}' % number)
+    blocks = b'"blocks":{"$bytes":"%b"},' % (b"x" * 2_000) if kind == SYNC else b""
+    return Event(kind, b"did:plc:a", b"", b"", b"", b"", b'{%b"seq":%d}' % (blocks, number))
 
 
 EVENTS = [
@@ -40,7 +41,7 @@ EVENTS = [
         commit(number),
         commit(number + 1, b"did:plc:%d" % number, DELETE),
         about(number + 2),
-        about(number + 3, ACCOUNT),
+        about(number + 3, ACCOUNT if number % 8 else SYNC),
     )
 ]
 ABSENT: set[Key] = {

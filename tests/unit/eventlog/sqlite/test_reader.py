@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -19,13 +21,18 @@ from jetstream.eventlog.sqlite.reader import FileReader
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
-from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, UPDATE, Event
+from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, SYNC, UPDATE, Event
+from jetstream.model.filter import Filter
 from jetstream.steps import finish
 
 SMALL = LogLimits(segment_events=10, batch_events=5, hot_tail_events=1, scan_segments=3)
 # Some segments have one collection, one repo or no accounts, so that each can be skipped by some filter.
 RUNS = [
-    ([CREATE, UPDATE, DELETE, IDENTITY, ACCOUNT], [ANN, BOB, "did:plc:dan"], [POST, LIKE, "com.example.a.b"]),
+    (
+        [CREATE, UPDATE, DELETE, IDENTITY, ACCOUNT, SYNC],
+        [ANN, BOB, "did:plc:dan"],
+        [POST, LIKE, "com.example.a.b"],
+    ),
     ([CREATE], [ANN], [POST]),
     ([IDENTITY], [BOB], [""]),
     ([ACCOUNT, DELETE], ["did:plc:dan"], [LIKE]),
@@ -102,3 +109,24 @@ def test_segments_without_wanted_kinds_or_collections_are_not_decompressed(store
     assert loaded(stored, exclude_collections=["app.bsky.*"]) == 8
     assert loaded(stored, collections=["app.*"], exclude_collections=["app.bsky.*"]) == 4
     assert loaded(stored, kinds=["commit"], dids=["did:plc:dan"], collections=[LIKE]) == 8
+
+
+async def test_a_run_of_large_syncs_is_read_in_parts(tmp_path: Path) -> None:
+    """A scan collects the events without a collection of many segments: by their bytes, too."""
+    body = b'{"blocks":{"$bytes":"%b"}}' % (b"x" * 13_000)
+    limits = replace(SMALL, batch_events=1_000, batch_bytes=100_000, scan_segments=64)
+    log = await SqliteLog.open(tmp_path, limits=limits)
+    for at in range(1, 61):
+        await log.append(Batch.of([event(SYNC, body=body)], [at]), {})
+    await log.maintain()
+    await log.append(Batch.of([event()], [61]), {})
+    wanted, sizes, position = Filter.parse([LIKE], []), [], 0
+    with closing(open_reader(log._state.path)) as connection:
+        reader = FileReader(connection, limits, strict=True)
+        while position <= 60:
+            position, found = reader.scan(position, 61, wanted)
+            assert isinstance(found, Batch)
+            sizes.append(found.text_bytes())
+    await log.close()
+    assert sum(sizes) > 60 * 13_000
+    assert max(sizes) < 100_000 + 10 * 13_100  # no more than a segment above the limit

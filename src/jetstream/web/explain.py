@@ -1,0 +1,184 @@
+"""`/explain`: how the parameters of a subscription are understood, and what they select of the last minute.
+
+It takes the parameters of `/subscribe` and `/events`. The events of the last minute are judged, rendered and
+compressed as they are for subscribers, some in each turn of the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Final
+
+import orjson
+
+from jetstream.clock import unix_us
+from jetstream.delivery.delivery import Positions
+from jetstream.delivery.framing import Framing
+from jetstream.delivery.framing.websocket import WEBSOCKET
+from jetstream.delivery.render_cache import fitting
+from jetstream.delivery.renderers import RENDERERS, Renderer
+from jetstream.delivery.subscriber import SubscriberOptions
+from jetstream.errors import InvalidParameter
+from jetstream.eventlog import LogReader
+from jetstream.limits import WebLimits
+from jetstream.model.batch import Batch
+from jetstream.model.did_set import DidSet
+from jetstream.model.event import KIND_NAMES
+from jetstream.model.filter import EVERYTHING, Filter
+from jetstream.steps import Steps
+from jetstream.token_bucket import TokenBucket
+from jetstream.web.did_lists import no_list
+from jetstream.web.http import Request, Response
+from jetstream.web.pages import iso
+from jetstream.web.parameters import FindList, SubscribeRequest, parse_request
+
+MINUTE_US: Final = 60_000_000
+_SHOWN_MAX: Final = 100  # DIDs of a list, and collections that a prefix matches
+
+
+@dataclass(slots=True)
+class _Counts:
+    """What was found so far."""
+
+    events: int = 0
+    matched: int = 0
+    plain_bytes: int = 0
+    zstd_bytes: int = 0
+    collections: set[bytes] = field(default_factory=set)  # of all events
+
+
+class Explain:
+    """The route `/explain`.
+
+    `wire` is the wire of a request that selects none. `positions` returns where a subscription with a cursor
+    would begin, `compressing` the framing of compressed messages. `find_list` returns an uploaded list by its
+    ID, or raises InvalidParameter. `now_us` gives unix microseconds, `clock` monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        log: LogReader,
+        wire: str,
+        positions: Callable[[int | None], Positions],
+        compressing: Callable[[], Framing],
+        limits: WebLimits = WebLimits(),
+        *,
+        find_list: FindList = no_list,
+        now_us: Callable[[], int] = unix_us,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._log = log
+        self._wire = wire
+        self._positions = positions
+        self._compressing = compressing
+        self._limits = limits
+        self._find_list = find_list
+        self._now_us = now_us
+        self._clock = clock
+        # One token for each answer.
+        self._budget = TokenBucket(*limits.explanations, clock())
+
+    def handle(self, request: Request, _connection: object) -> Steps[Any]:
+        """Read a request, in steps; return its answer, or a response that is being made."""
+        wires = tuple(RENDERERS)
+        try:
+            asked = yield from parse_request(request, self._find_list, now_us=self._now_us(), wires=wires)
+        except InvalidParameter as error:
+            return Response.sentence(400, str(error))
+        if not self._budget.spend(self._clock()):
+            again = {"Retry-After": str(self._limits.retry_after_s)}
+            return Response.sentence(429, "explanations are asked for too often: try again later", again)
+        return self._answer(asked)
+
+    async def _answer(self, asked: SubscribeRequest) -> Response:
+        """Return the explanation."""
+        wire = asked.wire or self._wire
+        counts = await self._count(asked.options, RENDERERS[wire])
+        begins = self._positions(asked.cursor).cursor
+        body = {
+            "wire": wire,
+            "filter": _filter(asked.options.wanted),
+            "maxMessageSizeBytes": asked.options.message_bytes_max,
+            "begins_us": begins,
+            "begins": iso(begins),
+            "until_us": asked.until,
+            "until": iso(asked.until),
+            "limit": asked.limit,
+            "heartbeat": asked.heartbeat_s,
+            "prefixes": _matches(asked.options.wanted, counts.collections),
+            "last_minute": {
+                "events": counts.events,
+                "matched": counts.matched,
+                "bytes": counts.plain_bytes,
+                "zstd_bytes": counts.zstd_bytes,
+            },
+        }
+        text = orjson.dumps(body, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        return Response(200, text, "application/json")
+
+    async def _count(self, options: SubscriberOptions, renderer: Renderer) -> _Counts:
+        """Judge the events of the last minute, some at a time."""
+        counts, stop = _Counts(), self._log.tip + 1
+        position, limits = self._now_us() - MINUTE_US, self._limits
+        while (batch := await self._log.read(max(position, self._log.floor), stop, EVERYTHING)) is not None:
+            first, last = batch.index(position), batch.index(stop)
+            while first < last:
+                bodies = batch.bodies[first : min(first + limits.explained_per_turn, last)]
+                reached = first + fitting(bodies, limits.explained_bytes_per_turn)
+                self._add(counts, batch, first, reached, options, renderer)
+                first = reached
+                await asyncio.sleep(limits.explained_pause_s)
+            position = batch.times[last - 1] + 1
+        return counts
+
+    def _add(
+        self,
+        counts: _Counts,
+        batch: Batch,
+        first: int,
+        last: int,
+        options: SubscriberOptions,
+        renderer: Renderer,
+    ) -> None:
+        """Add `batch[first:last]` to the counts."""
+        counts.events += last - first
+        counts.collections.update(batch.collections[first:last])
+        chosen = options.wanted.select(batch, first, last)
+        longest = options.message_bytes_max
+        rendered = renderer.render(batch, chosen) if chosen else []
+        messages = [each for each in rendered if each and (not longest or len(each) <= longest)]
+        counts.matched += len(messages)
+        counts.plain_bytes += sum(map(len, WEBSOCKET.frames(messages)))
+        counts.zstd_bytes += sum(map(len, self._compressing().frames(messages)))
+
+
+def _filter(wanted: Filter) -> dict[str, object]:
+    """Return a filter as JSON: an empty list is no restriction."""
+    return {
+        "collections": _names(wanted.collections, wanted.prefixes),
+        "excludeCollections": _names(wanted.excluded_collections, wanted.excluded_prefixes),
+        "dids": _dids(wanted.dids),
+        "excludeDids": _dids(wanted.excluded_dids),
+        "kinds": sorted(KIND_NAMES[kind] for kind in wanted.kinds),
+    }
+
+
+def _names(full: frozenset[bytes], prefixes: frozenset[bytes]) -> list[str]:
+    return sorted([name.decode() for name in full] + [prefix.decode() + "*" for prefix in prefixes])
+
+
+def _dids(dids: DidSet) -> dict[str, object]:
+    return {"number": len(dids), "some": [did.decode() for did in islice(dids, _SHOWN_MAX)]}
+
+
+def _matches(wanted: Filter, collections: set[bytes]) -> dict[str, list[str]]:
+    """Return which of the collections each prefix matches, without those that are excluded."""
+    found = {}
+    for prefix in sorted(wanted.prefixes):
+        matched = [name for name in collections if name.startswith(prefix) and wanted.wants_collection(name)]
+        found[prefix.decode() + "*"] = [name.decode() for name in sorted(matched)[:_SHOWN_MAX]]
+    return found

@@ -1,0 +1,107 @@
+"""`/explain`: what it says of parameters, and of the last minute's events."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from tests.builders import LIKE, commit, create, delete, identity
+from tests.relay import Relay, numbered
+from tests.serving import Start, get, published
+
+from jetstream.app import Service
+from jetstream.clock import unix_us
+from jetstream.limits import Limits, WebLimits
+from jetstream.token_bucket import Rate
+
+
+async def explained(service: Service, query: str = "") -> Any:
+    status, text = await get(service.port, f"/explain?{query}")
+    assert status == 200, text
+    return json.loads(text)
+
+
+@pytest.fixture
+async def service(relay: Relay, start: Start) -> Service:
+    """Return a server with two likes, a follow, a delete and an identity event of two repos."""
+    service = await start(upstream_cursor=0)
+    paths = f"{LIKE}/a", f"{LIKE}/b", "app.bsky.graph.follow/c"
+    ops = [*(create(path, {"path": path}) for path in paths), delete(f"{LIKE}/d")]
+    relay.publish(numbered([commit(1, ops, repo="did:plc:a"), identity(2, did="did:plc:b")]))
+    await published(service, 2)
+    return service
+
+
+async def test_everything(service: Service) -> None:
+    seen = await explained(service)
+    assert seen["wire"] == "classic"
+    assert seen["filter"] == {
+        "collections": [],
+        "excludeCollections": [],
+        "dids": {"number": 0, "some": []},
+        "excludeDids": {"number": 0, "some": []},
+        "kinds": [],
+    }
+    minute = seen["last_minute"]
+    assert (minute["events"], minute["matched"]) == (5, 5)
+    assert 0 < minute["zstd_bytes"] < minute["bytes"]
+
+
+@pytest.mark.parametrize(
+    ("query", "matched"),
+    [
+        ("wantedCollections=app.bsky.feed.like", 4),
+        ("wantedCollections=app.bsky.feed.like&kinds=commit", 3),
+        ("operations=create&kinds=commit", 3),
+        ("wantedDids=did:plc:b", 1),
+        ("excludeDids=did:plc:b", 4),
+        ("wantedCollections=com.nobody.*", 1),
+        ("maxMessageSizeBytes=1", 0),
+    ],
+)
+async def test_how_many_events_match(query: str, matched: int, service: Service) -> None:
+    minute = (await explained(service, query))["last_minute"]
+    assert (minute["events"], minute["matched"]) == (5, matched)
+
+
+async def test_what_a_prefix_matches(service: Service) -> None:
+    query = "wantedCollections=app.bsky.*,com.nobody.*&excludeCollections=app.bsky.graph.*"
+    seen = await explained(service, query)
+    assert seen["prefixes"] == {"app.bsky.*": [LIKE], "com.nobody.*": []}
+    assert seen["filter"]["collections"] == ["app.bsky.*", "com.nobody.*"]
+    assert seen["filter"]["excludeCollections"] == ["app.bsky.graph.*"]
+
+
+async def test_where_it_begins_and_ends(service: Service) -> None:
+    seen = await explained(service, "cursor=0&until=2100-01-01T00:00:00Z&limit=3&heartbeat=9&wire=v2")
+    assert (seen["wire"], seen["limit"], seen["heartbeat"]) == ("v2", 3, 9)
+    assert seen["begins_us"] == service.log.oldest_us
+    assert seen["until"] == "2100-01-01T00:00:00.000000Z"
+
+
+async def test_older_events_are_not_counted(relay: Relay, start: Start) -> None:
+    ahead_us = 0
+    service = await start(upstream_cursor=0, clock_settle=1e-6, clock=lambda: unix_us() + ahead_us)
+    relay.publish(numbered([commit(1)]))
+    await published(service, 1)
+    assert (await explained(service))["last_minute"]["events"] == 1
+    ahead_us = 61_000_000
+    await explained(service)  # so that the clock sees the step, which it follows when it has lasted
+    assert (await explained(service))["last_minute"]["events"] == 0
+
+
+async def test_an_empty_log(start: Start) -> None:
+    assert (await explained(await start()))["last_minute"]["events"] == 0
+
+
+async def test_a_bad_parameter_is_refused(service: Service) -> None:
+    assert await get(service.port, "/explain?wantedDids=bob") == (
+        400,
+        "wantedDids: 'bob' is not a DID, such as did:plc:…\n",
+    )
+
+
+async def test_it_has_a_budget(start: Start) -> None:
+    service = await start(limits=Limits(web=WebLimits(explanations=Rate(0, 2))))
+    assert [(await get(service.port, "/explain"))[0] for _ in range(3)] == [200, 200, 429]
