@@ -12,10 +12,9 @@ To add an endpoint: an entry in `_paths`. To add a header field of a response: a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
-
-import orjson
 
 from jetstream import __version__
 from jetstream.delivery.renderers import RENDERERS
@@ -75,8 +74,9 @@ _POSITIONS: Final = ("Jetstream-Cursor", "Jetstream-Oldest", "Jetstream-Latest")
 
 def page(wire: str, *, metrics: bool) -> Callable[[Request], Response]:
     """Return the page. `wire` is that of `/subscribe`; `metrics` tells whether `/metrics` is served here."""
-    body = orjson.dumps(document(wire, metrics=metrics), option=orjson.OPT_APPEND_NEWLINE)
-    response = Response(200, body, "application/json")
+    # `orjson` writes no numbers of more than 64 bits.
+    body = json.dumps(document(wire, metrics=metrics), separators=(",", ":"))
+    response = Response(200, body.encode() + b"\n", "application/json")
 
     def handler(_request: Request) -> Response:
         return response
@@ -171,7 +171,14 @@ def _subscribe_events() -> Json:
 
 def _upgrade(name: str, summary: str, parameters: Iterable[Json], refusals: Json) -> Json:
     """Return the path of a WebSocket."""
-    fields = ("Upgrade", "Sec-WebSocket-Accept", "Sec-WebSocket-Protocol", "Jetstream-Wire", *_POSITIONS)
+    fields = (
+        "Server",
+        "Upgrade",
+        "Sec-WebSocket-Accept",
+        "Sec-WebSocket-Protocol",
+        "Jetstream-Wire",
+        *_POSITIONS,
+    )
     responses = {
         "101": {"description": "events follow, in messages of the WebSocket", "headers": _fields(fields)},
         "426": _response("no handshake", _SENTENCE, ("Upgrade", "Sec-WebSocket-Version")),
@@ -341,7 +348,7 @@ _SCHEMAS: Final = {
             **_kept("until"),
             **dict.fromkeys(("limit", "heartbeat"), _or_null(_COUNT)),
             "prefixes": {"type": "object", "additionalProperties": {"type": "array", "items": _STRING}},
-            "last_minute": _object({key: _COUNT for key in ("events", "matched", "bytes", "zstd_bytes")}),
+            "last_minute": _object(dict.fromkeys(("events", "matched", "bytes", "zstd_bytes"), _COUNT)),
         }
     ),
     "Health": _object(

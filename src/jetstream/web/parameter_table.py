@@ -25,6 +25,7 @@ from jetstream.web.parameters import HEARTBEAT_S, WIRES
 
 Schema = Mapping[str, Any]
 
+_MAX: Final = 10**20 - 1  # numbers have at most twenty digits
 _INT64_MAX: Final = 2**63 - 1
 _UINT32_MAX: Final = 2**32 - 1
 
@@ -42,8 +43,8 @@ def _list(items: Schema, items_max: int | None = None) -> Schema:
     return {"type": "array", "items": items} | ({} if items_max is None else {"maxItems": items_max})
 
 
-def _integer(minimum: int, maximum: int | None = None) -> Schema:
-    return {"type": "integer", "minimum": minimum} | ({} if maximum is None else {"maximum": maximum})
+def _integer(minimum: int, maximum: int = _MAX) -> Schema:
+    return {"type": "integer", "minimum": minimum, "maximum": maximum}
 
 
 def _text(pattern: str, chars_max: int) -> Schema:
@@ -117,7 +118,7 @@ SUBSCRIBE: Final = (
     Parameter(
         "zstdDictionary",
         "the ID of a dictionary: each message is a zstd frame against it",
-        _integer(1, _UINT32_MAX),
+        _integer(0),
     ),
     Parameter(
         "wire",
