@@ -43,6 +43,7 @@ _HANDSHAKE: Final = "With the header fields of a WebSocket handshake (RFC 6455):
 _SENTENCE: Final = {"text/plain": {"schema": {"type": "string"}}}
 _MICROSECONDS: Final[Schema] = {"type": "integer", "minimum": 0, "description": "unix microseconds"}
 _DATE: Final[Schema] = {"type": "string", "format": "date-time"}
+_EVENT_ID: Final[Schema] = {"type": "string", "pattern": "^[0-9]{0,20}$"}
 _INTEGER: Final[Schema] = {"type": "integer"}
 _STRING: Final[Schema] = {"type": "string"}
 
@@ -171,16 +172,10 @@ def _subscribe_events() -> Json:
 
 def _upgrade(name: str, summary: str, parameters: Iterable[Json], refusals: Json) -> Json:
     """Return the path of a WebSocket."""
-    fields = (
-        "Server",
-        "Upgrade",
-        "Sec-WebSocket-Accept",
-        "Sec-WebSocket-Protocol",
-        "Jetstream-Wire",
-        *_POSITIONS,
-    )
+    handshake = ("Upgrade", "Sec-WebSocket-Accept", "Sec-WebSocket-Protocol")
+    fields = _fields(("Server", *handshake, "Jetstream-Wire", *_POSITIONS))
     responses = {
-        "101": {"description": "events follow, in messages of the WebSocket", "headers": _fields(fields)},
+        "101": {"description": "events follow, in messages of the WebSocket", "headers": fields},
         "426": _response("no handshake", _SENTENCE, ("Upgrade", "Sec-WebSocket-Version")),
     }
     operation = _operation(name, summary, responses | refusals, parameters)
@@ -191,7 +186,7 @@ def _event_stream() -> Json:
     parameters = (
         *map(_query, EVENT_STREAM),
         _field("Accept-Encoding", "zstd or gzip: the body is compressed", _STRING),
-        _field("Last-Event-ID", "the position of the last event that the client has", _INTEGER),
+        _field("Last-Event-ID", "the position of the last event that the client has", _EVENT_ID),
     )
     fields = ("Cache-Control", "X-Accel-Buffering", "Vary", "Jetstream-Wire", *_POSITIONS)
     responses = {
