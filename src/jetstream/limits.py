@@ -119,9 +119,6 @@ class LogLimits:
     segment_cache_bytes: int = 20 << 20
     # Readers wait for the disk and for zstd, both without the GIL. More threads would only compete for it.
     reader_threads: int = 2
-    # What readers are about to ask for and is loaded already; twice `readers_ahead` of `DeliveryLimits`, as a
-    # reader may go away.
-    reads_ahead: int = 4
     # Segments whose index one scan reads: about 5 ms, in one snapshot.
     scan_segments: int = 64
     # Keys that `LogWriter.keys_from` returns: two segments, since most of the first may lie before what is
@@ -198,6 +195,9 @@ class DeliveryLimits:
     chunk_bytes: int = 128 << 10
     # Events that are tested against a filter for one chunk: 0.2 ms with 10,000 DIDs.
     judged_events: int = 1_000
+    # The same for a content filter, and bytes of their records: each may have to be parsed, 0.4 ms for all.
+    parsed_events: int = 200
+    parsed_bytes: int = 256 << 10
     # Chunks of one reader in a turn of the event loop. With one, 5,000 returning readers took 8 s instead of
     # 6.
     chunks_per_turn: int = 5
@@ -207,12 +207,11 @@ class DeliveryLimits:
     # Different batches that are held by feeders waiting for their turn: 5 MB for an ordinary segment, and
     # each of 200 readers may be at another one.
     held_batches: int = 12
-    # Readers that catch up for whom the log reads ahead. More keep its threads busy anyway, and would drop
-    # each other's segments from its cache.
-    readers_ahead: int = 2
     # Bytes of rendered events that are kept for other readers. The 8,000 newest events take 5 MiB in a wire,
     # a sealed segment of which all is read 5 MiB. With the log's hot tail and segment cache that is 96 MiB.
     render_cache_bytes: int = 52 << 20
+    # Bytes of parsed records that are kept for other content filters: those of 8,000 ordinary events.
+    feature_cache_bytes: int = 12 << 20
     # Collections whose groups are remembered. Hostile ones, which come from upstream, must not fill memory.
     collections_remembered: int = 10_000
 

@@ -23,7 +23,6 @@ from jetstream.steps import Steps
 TURN_S: Final = 0.004  # the longest time for which anything should hold the event loop
 _SWITCH_S: Final = sys.getswitchinterval()
 _SWITCH_SHORT_S: Final = 20e-6
-_intervals: Final = [_SWITCH_S]  # that of Python, and of each `short_switch_interval` that has begun
 
 
 class Worker:
@@ -132,17 +131,15 @@ class TurnQueue:
 
 
 @contextmanager
-def short_switch_interval(seconds: float = _SWITCH_SHORT_S) -> Iterator[None]:
-    """Let other threads have the GIL after so many seconds, while the event loop waits for one of them.
+def short_switch_interval() -> Iterator[None]:
+    """Let other threads have the GIL soon, while the event loop waits for what one of them does.
 
     A waiting thread requests the GIL after the switch interval, by default 5 ms. But its timer restarts
     whenever the GIL is released and retaken, which a busy uvloop does at every callback: four SQL statements
-    took 0.3 s. Of several blocks at a time the shortest interval counts. Used in the event loop's thread.
+    took 0.3 s.
     """
-    _intervals.append(seconds)
-    sys.setswitchinterval(min(_intervals))
+    sys.setswitchinterval(_SWITCH_SHORT_S)
     try:
         yield
     finally:
-        _intervals.remove(seconds)
-        sys.setswitchinterval(min(_intervals))
+        sys.setswitchinterval(_SWITCH_S)

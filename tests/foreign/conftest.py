@@ -6,9 +6,9 @@ import os
 from typing import NoReturn
 
 import pytest
-from tests.integration.conftest import _no_backoff, pytest_asyncio_loop_factories, relay, start
+from tests.integration.conftest import pytest_asyncio_loop_factories, relay, start
 
-__all__ = ["_no_backoff", "missing", "pytest_asyncio_loop_factories", "relay", "start"]
+__all__ = ["missing", "pytest_asyncio_loop_factories", "relay", "start"]
 
 
 def missing(program: str) -> NoReturn:

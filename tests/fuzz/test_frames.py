@@ -12,7 +12,7 @@ from typing import Any
 import cbor2
 import pytest
 from hypothesis import strategies as st
-from tests.builders import LIKE, Op, account, commit, create, delete, frame, identity, like
+from tests.builders import LIKE, Op, account, commit, create, delete, frame, identity, like, sync
 from tests.decoding import decode
 from tests.fixtures import ROOT, captured_frames
 from tests.fuzz.conftest import Fuzz
@@ -152,9 +152,7 @@ def streams() -> st.SearchStrategy[list[tuple[bool, bytes]]]:
     """Draw frames with numbers that rise, repeat, jump and restart; True is a new connection before one."""
     near = st.integers(-3, 5).map(lambda step: SEQ + step)
     numbers = st.one_of(near, st.sampled_from(INTEGERS), st.integers(1, 40), near.map(lambda n: n + 300_000))
-    good = numbers.flatmap(
-        lambda n: st.sampled_from([commit(n), identity(n), account(n), frame("#sync", {"seq": n})])
-    )
+    good = numbers.flatmap(lambda n: st.sampled_from([commit(n), identity(n), account(n), sync(n)]))
     return st.lists(st.tuples(st.booleans(), good | damaged(good)), max_size=40)
 
 

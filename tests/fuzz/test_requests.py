@@ -13,6 +13,10 @@ from tests.fuzz.server import Target, target
 from jetstream.bench import stream
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+EVENTS = (
+    b"GET /events HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream;q=0.5, */*\r\n"
+    b"Accept-Encoding: gzip;q=0.1, zstd, *;q=0\r\nLast-Event-ID: 1725516666833633\r\n\r\n"
+)
 WHOLE = (
     HEALTH,
     b"GET / HTTP/1.0\r\n\r\n",
@@ -24,6 +28,8 @@ WHOLE = (
     b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc",
     stream.request("a", "/subscribe", [("cursor", "1"), ("wantedCollections", "app.bsky.*")]),
     stream.request("a", "/subscribe", [("compress", "true"), ("requireHello", "true")]),
+    EVENTS,
+    EVENTS.replace(b"/events", b"/events?limit=3&cursor=0&wire=v2").replace(b"1.1", b"1.0") + HEALTH,
     stream.request("a", "/v1/subscribe", [("wantedDids", "did:plc:stk5dhwhpcjxtlwnhbknmfgx")]),
 )
 
@@ -37,16 +43,33 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 def heads() -> st.SearchStrategy[bytes]:
     """Draw requests made of parts, each of which may be wrong."""
     lines = st.sampled_from(
-        [b"GET / HTTP/1.1", b"GET /subscribe HTTP/1.1", b"get / http/9", b"\x16\x03\x01", b""]
+        [
+            b"GET / HTTP/1.1",
+            b"GET /subscribe HTTP/1.1",
+            b"GET /events HTTP/1.1",
+            b"get / http/9",
+            b"\x16\x03\x01",
+            b"",
+        ]
     )
     names = st.sampled_from(
-        [b"Host", b"Upgrade", b"Connection", b"Content-Length", b"Transfer-Encoding", b"X\0"]
+        [
+            b"Accept",
+            b"Accept-Encoding",
+            b"Last-Event-ID",
+            b"Host",
+            b"Upgrade",
+            b"Connection",
+            b"Content-Length",
+            b"Transfer-Encoding",
+            b"X\0",
+        ]
     )
     more = st.sampled_from(
         [b"Sec-WebSocket-Key", b"Sec-WebSocket-Version", b"Socket-Encoding", b"Cookie", b""]
     )
     values = st.sampled_from(
-        [b"a", b"websocket", b"Upgrade", b"chunked", b"-1", b"9" * 30, b"\xff", b"zstd", b"8"]
+        [b"a", b"websocket", b"Upgrade", b"chunked", b"-1", b"9" * 30, b"\xff", b"zstd", b"gzip;q=0", b"8"]
     )
     field = st.tuples(names | more, values | st.binary(max_size=20)).map(b": ".join)
     long = st.integers(1, 90_000).map(lambda size: b"X: " + b"a" * size)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,12 @@ from tests.serving import LOOPBACK, Start, reconnecting_at_once, running
 from jetstream.app import Service
 from jetstream.clock import unix_us
 from jetstream.limits import Limits
-from jetstream.retry import backoff_s
 from jetstream.settings import Settings
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Run these tests on the loop that `jetstream serve` runs on."""
     return {"uvloop": uvloop.new_event_loop}
-
-
-@pytest.fixture(autouse=True)
-def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jetstream.client.subscription.backoff_s", partial(backoff_s, first_s=0.001))
 
 
 @pytest.fixture

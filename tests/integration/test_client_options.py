@@ -339,6 +339,12 @@ class TestOverThisServer:
         events = await self.all_of(service, kinds=["identity"], dids=dids, compress=True, heartbeat=5)
         assert [event["type"] for event in events] == ["id"]
 
+    async def test_the_filters_of_a_url_are_in_force_beside_a_long_one(self, service: Service) -> None:
+        dids = [ALICE, *(f"did:plc:{n:024}" for n in range(1000))]
+        url = f"127.0.0.1:{service.port}?excludeCollections={LIKE}&operations=create&kinds=commit"
+        events = [event async for event in subscribe(url, dids=dids, cursor=0, until=service.log.tip + 1)]
+        assert [event["commit"]["rkey"] for event in events] == ["one", "three"]
+
     async def test_an_end_in_the_future_is_waited_for(self, service: Service) -> None:
         events = await self.all_of(service, until=unix_us() + 300_000, heartbeat=1)
         assert len(events) == 7

@@ -21,11 +21,12 @@ from tests.event_streams import EventStream, event_stream, times
 from tests.fixtures import captured_frames
 from tests.programs import program
 from tests.relay import Relay, numbered
-from tests.serving import Start, figures, get, health, published, until
+from tests.serving import LOOPBACK, Start, figures, get, health, published, running, until
 from tests.subscriber import PATIENCE_S, subscribe
 
 from jetstream.app import Service
 from jetstream.limits import DeliveryLimits, Limits, WebLimits
+from jetstream.settings import Settings
 from jetstream.web.subscribe import FAILED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,6 +123,25 @@ async def test_ids_are_positions_and_a_client_resumes_behind_the_last(relay: Rel
     headers = {"Last-Event-ID": events[-1].id}
     async with event_stream(service.port, sse=True, headers=headers, cursor=1) as stream:
         assert await seqs(stream, 10) == list(range(11, 21))
+
+
+async def test_a_browser_loses_and_repeats_nothing_across_restarts(relay: Relay, tmp_path: Path) -> None:
+    """As an `EventSource` does: the same URL again, with the last ID."""
+    found, last = list[int](), ""
+    for first in (1, 11, 21):
+        relay.publish(identities(first, first + 5))
+        cursor = 0 if first == 1 else None
+        settings = Settings(upstream=relay.url, listen=LOOPBACK, data_dir=tmp_path, upstream_cursor=cursor)
+        async with running(Service(settings)) as service:
+            headers = {"Last-Event-ID": last} if last else {}
+            async with event_stream(service.port, sse=True, headers=headers, cursor=1) as stream:
+                relay.publish(identities(first + 5, first + 10))
+                await published(service, first + 9)
+                service.stop()
+                while (event := await stream.event()) is not None and event.type == "message":
+                    found.append(json.loads(event.data)["identity"]["seq"])
+                    last = event.id
+    assert found == list(range(1, 31))
 
 
 async def test_filters_and_sizes_are_those_of_a_subscription(relay: Relay, start: Start) -> None:

@@ -20,6 +20,7 @@ from itertools import chain, pairwise
 from operator import methodcaller
 from random import Random
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from tests.builders import REV, TIME, Op, account, commit, identity
 from tests.relay import Relay
@@ -64,7 +65,10 @@ COLLECTIONS = (
 PREFIXES = ("app.bsky.feed.*", "app.bsky.graph.*", "app.bsky.*", "app.*", "com.example.thing.*", "com.*")
 DIDS = [f"did:plc:{n:024d}" for n in range(200)]
 NOBODY = "did:plc:nobody"
-LAST = "did:plc:last"  # who has the last event, which every filter passes
+LANGS = ("de", "en", "en-us", "pt-br")
+WORDS = ("good morning", "good evening", "Guten Morgen", "bonjour")
+# Who has the last event, an identity, which every filter passes: its hash is in every sample.
+LAST = "did:plc:last20"
 LAST_MESSAGE = f'{{"did":"{LAST}",'
 
 LEAVING = ("abort", "close", "goodbye")
@@ -80,7 +84,21 @@ def random_collection(rng: Random) -> str:
 
 def random_op(rng: Random, path: str) -> Op:
     action = rng.choice(("create", "create", "create", "update", "delete"))
-    return Op(action, path, None if action == "delete" else {"text": "x" * rng.randrange(1_500)})
+    return Op(action, path, None if action == "delete" else random_record(rng))
+
+
+def random_record(rng: Random) -> dict[str, Any]:
+    """Make a record with something for each content filter."""
+    record: dict[str, Any] = {"text": f"{rng.choice(WORDS)} {'x' * rng.randrange(1_500)}"}
+    if rng.random() < 0.5:
+        record["langs"] = rng.sample(LANGS, rng.randrange(1, 3))
+    if rng.random() < 0.3:
+        record["subject"] = rng.choice(
+            (rng.choice(DIDS), {"uri": f"at://{rng.choice(DIDS)}/com.example.a/1"})
+        )
+    if rng.random() < 0.2:
+        record["embed"] = {"$type": rng.choice(("app.bsky.embed.video", "app.bsky.embed.external"))}
+    return record
 
 
 def op_event(did: str, op: Op) -> Event:
@@ -148,34 +166,103 @@ class Upstream:
 # What readers want
 
 
+class Subject(NamedTuple):
+    """What filters may ask of an event."""
+
+    did: str
+    kind: str  # `identity` or `account`, or the operation of a commit
+    collection: str = ""
+    terms: frozenset[str] = frozenset()  # what the record has, as parameters with a value
+
+
+def subject_of(event: Event) -> Subject:
+    """Return what filters may ask of an event of the classic wire."""
+    commit = event.get("commit")
+    if commit is None:
+        return Subject(event["did"], "identity" if "identity" in event else "account")
+    operation = {"c": "create", "u": "update", "d": "delete"}[commit["type"]]
+    terms = frozenset(record_terms(commit.get("record", {})))
+    return Subject(event["did"], operation, commit["collection"], terms)
+
+
+def record_terms(record: dict[str, Any]) -> Iterable[str]:
+    for lang in record.get("langs", ()):
+        yield from (f"lang={lang}", f"lang={lang[:2]}")
+    about = record.get("subject")
+    if about is not None:
+        yield f"subject={about if isinstance(about, str) else about['uri'].split('/')[2]}"
+    if record.get("embed") == {"$type": "app.bsky.embed.video"}:
+        yield "hasMedia=True"
+    yield from (f"text={phrase}" for phrase in PHRASES if record.get("text", "").lower().startswith(phrase))
+
+
+PHRASES = ("good", "good morning", "guten morgen")
+
+
 @dataclass(frozen=True)
 class Filter:
-    """A filter as the wire describes it, judged here without the server's code."""
+    """A filter as the documentation describes it, judged here without the server's code."""
 
     collections: tuple[str, ...] = ()
     dids: tuple[str, ...] = ()
+    # The other parameters, as an update has them, with tuples for lists.
+    more: tuple[tuple[str, Any], ...] = ()
 
     @property
     def payload(self) -> dict[str, Any]:
-        return {"wantedCollections": self.collections, "wantedDids": self.dids}
+        return {"wantedCollections": self.collections, "wantedDids": self.dids, **dict(self.more)}
 
-    def passes(self, did: str, collection: str | None) -> bool:
-        return did in self._dids and collection in self._collections
+    def passes(self, subject: Subject) -> bool:
+        if subject.did not in self._dids or subject.kind not in self._kinds:
+            return False
+        if not subject.collection:
+            return True
+        return subject.collection in self._collections and all(
+            not terms.isdisjoint(subject.terms) for terms in self._content
+        )
+
+    @cached_property
+    def _content(self) -> list[frozenset[str]]:
+        """Of each parameter for content, the terms of which a record must have one."""
+        names = ("lang", "subject", "text", "hasMedia")
+        given = [(name, value) for name, value in self.more if name in names]
+        return [
+            frozenset(f"{name}={each}" for each in (value if isinstance(value, tuple) else (value,)))
+            for name, value in given
+        ]
 
     @cached_property
     def _dids(self) -> frozenset[str]:
-        return frozenset(self.dids or (*DIDS, LAST))
+        asked = dict(self.more)
+        below = asked.get("sample", 100) / 100 * 2**32
+        left = set(self.dids or (*DIDS, LAST)) - set(asked.get("excludeDids", ()))
+        return frozenset(did for did in left if crc32(did.encode()) < below)
 
     @cached_property
-    def _collections(self) -> frozenset[str | None]:
-        """The collections it passes; None, which identity and account events have, is always one of them."""
-        return frozenset({None, *filter(self._passes_collection, COLLECTIONS)})
+    def _kinds(self) -> frozenset[str]:
+        asked = dict(self.more)
+        kinds = asked.get("kinds", ("commit",) if self._content else ("commit", "identity", "account"))
+        operations = asked.get("operations", OPERATIONS) if "commit" in kinds else ()
+        return frozenset({*kinds, *operations} - ({"delete"} if self._content else set()))
 
-    def _passes_collection(self, collection: str) -> bool:
-        return not self.collections or any(
-            collection.startswith(name[:-1]) if name.endswith("*") else collection == name
-            for name in self.collections
+    @cached_property
+    def _collections(self) -> frozenset[str]:
+        """The collections it passes."""
+        excluded = dict(self.more).get("excludeCollections", ())
+        return frozenset(
+            name
+            for name in COLLECTIONS
+            if (not self.collections or is_listed(name, self.collections)) and not is_listed(name, excluded)
         )
+
+
+OPERATIONS = ("create", "update", "delete")
+
+
+def is_listed(collection: str, names: Iterable[str]) -> bool:
+    return any(
+        collection.startswith(name[:-1]) if name.endswith("*") else collection == name for name in names
+    )
 
 
 NOTHING = Filter(dids=(NOBODY,))
@@ -195,8 +282,43 @@ def random_filter(rng: Random) -> Filter:
         Filter(dids=dids),
         Filter(dids=dids),
         Filter((rng.choice(PREFIXES), *full), dids),
+        random_rest(rng, full, dids),
+        random_rest(rng, full, dids),
+        random_content(rng, full),
+        random_content(rng, full),
     )
     return rng.choice(choices)
+
+
+def random_rest(rng: Random, full: tuple[str, ...], dids: tuple[str, ...]) -> Filter:
+    """Want some kinds, all but some collections or repos, or a sample of the repos."""
+    operations = tuple(rng.sample(OPERATIONS, rng.randrange(1, 3)))
+    return rng.choice(
+        (
+            Filter(more=(("kinds", ("identity", "account")),)),
+            Filter(full, more=(("kinds", ("commit", "identity")), ("operations", operations))),
+            Filter((rng.choice(PREFIXES), *full), dids, more=(("operations", operations),)),
+            Filter(more=(("excludeCollections", ("app.*", *full)),)),
+            Filter(("app.*",), more=(("excludeCollections", ("app.bsky.feed.*", "app.bsky.graph.block")),)),
+            Filter(dids=dids, more=(("excludeDids", dids[:7]),)),
+            Filter((RARE,), more=(("excludeDids", dids[:-1]),)),
+            Filter(full, more=(("sample", 20), ("excludeDids", dids[:-1]))),
+            Filter(dids=dids, more=(("sample", 33.3),)),
+        )
+    )
+
+
+def random_content(rng: Random, full: tuple[str, ...]) -> Filter:
+    """Want what a record has; and other kinds, so that a reader does not wait for long."""
+    asked = {
+        "lang": tuple(rng.sample(LANGS, rng.randrange(1, 3))),
+        "subject": tuple(rng.sample(DIDS, 20)),
+        "text": tuple(rng.sample(PHRASES, rng.randrange(1, 3))),
+        "hasMedia": True,
+    }
+    chosen = tuple((name, asked[name]) for name in rng.sample([*asked], rng.randrange(1, 3)))
+    more = (("kinds", ("commit", "identity", "account", "sync")), *chosen)
+    return rng.choice((Filter(full, more=more), Filter((RARE, "app.bsky.*"), more=more), Filter(more=more)))
 
 
 # What readers do
@@ -298,7 +420,11 @@ class Reader:
     @asynccontextmanager
     async def _connect(self, cursor: int | None) -> AsyncIterator[Connection]:
         position = self._service.delivery.position
-        query = self._filter.payload if cursor is None else {"cursor": cursor, **self._filter.payload}
+        query: dict[str, Any] = {
+            name: "true" if value is True else value for name, value in self._filter.payload.items()
+        }
+        if cursor is not None:
+            query["cursor"] = cursor
         async with subscribe(self._service.port, receive_buffer=self._receive_buffer, **query) as subscriber:
             if cursor is None:  # before the server has begun, nothing is wanted
                 connection = Connection(subscriber, position, [Stretch(NOTHING, position)])
@@ -354,14 +480,13 @@ class Truth(NamedTuple):
     messages: list[str]
     events: list[Event]  # without their `time_us`
     times: list[int]
-    subjects: list[tuple[str, str | None]]  # DID and collection
+    subjects: list[Subject]
 
     @classmethod
     def of(cls, messages: list[str]) -> Truth:
         events: list[Event] = [json.loads(message) for message in messages]
         times = [event.pop("time_us") for event in events]
-        subjects = [(event["did"], event.get("commit", {}).get("collection")) for event in events]
-        return cls(messages, events, times, subjects)
+        return cls(messages, events, times, [subject_of(event) for event in events])
 
 
 async def read_truth(service: Service) -> Truth:
@@ -387,7 +512,7 @@ def first_breach(connection: Connection, received: set[int], stop: int, truth: T
                 judging.add(n + 1)
             if stretch.latest is not None and stretch.latest <= truth.times[i]:
                 judging.discard(n)
-        judging = {n for n in judging if stretches[n].filter.passes(*truth.subjects[i]) == (i in received)}
+        judging = {n for n in judging if stretches[n].filter.passes(truth.subjects[i]) == (i in received)}
         if not judging:
             return i
     return None

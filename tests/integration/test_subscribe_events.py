@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
 import pytest
+import zstandard
 from tests.builders import DID as ALICE
 from tests.builders import LIKE, commit, delete, identity, like, sync
 from tests.fixtures import captured_frames, json_lines
@@ -20,6 +23,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
 from jetstream.app import Service
+from jetstream.dictionary.own import OWN
 
 NSID = "network.bsky.jetstream."
 PATH = f"/xrpc/{NSID}subscribeEvents"
@@ -52,6 +56,10 @@ def payloads(events: list[Event]) -> list[dict[str, Any]]:
 
 def kinds(events: list[Event]) -> list[str]:
     return [payload["$type"].removeprefix(f"{NSID}subscribeEvents#") for payload in payloads(events)]
+
+
+def decompressor() -> zstandard.ZstdDecompressor:
+    return zstandard.ZstdDecompressor(dict_data=zstandard.ZstdCompressionDict(OWN.data))
 
 
 async def refusal(port: int, query: str, **headers: str) -> tuple[int, dict[str, Any]]:
@@ -154,6 +162,9 @@ FILTERS = [
     ({"collections": ["app.bsky.graph.*"]}, ["identity", "sync"]),
     ({"dids": [BOB]}, ["commit"]),
     ({"dids": [ALICE], "collections": [LIKE]}, ["commit", "identity", "sync"]),
+    ({"kinds": ["commit"], "operations": ["delete"]}, ["commit"]),
+    ({"excludeCollections": [LIKE, POST]}, ["identity", "sync"]),
+    ({"excludeDids": [ALICE]}, ["commit"]),
     ({"maxMessageSizeBytes": 300}, ["identity"]),
 ]
 
@@ -162,8 +173,6 @@ FILTERS = [
 async def test_filters_select_the_same_live_and_replayed(
     query: dict[str, Any], expected: list[str], relay: Relay, start: Start
 ) -> None:
-    last = (9, identity(9, did=query.get("dids", [ALICE])[0]))
-    ending = (10, commit(10, [like(9)], repo=query.get("dids", [ALICE])[0]))
     service = await start(upstream_cursor=0)
     async with subscribe(service.port, PATH, **query) as subscriber:
         await until(lambda: len(service.delivery) == 1)
@@ -171,9 +180,34 @@ async def test_filters_select_the_same_live_and_replayed(
         live = await subscriber.events(len(expected))
     async with subscribe(service.port, PATH, cursor=0, **query) as subscriber:
         replayed = await subscriber.events(len(expected))
-        relay.publish([last, ending, (11, sync(11)), (12, commit(12, [delete(f"{POST}/9")]))])
     assert kinds(live) == expected
     assert replayed == live
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+async def test_a_heartbeat_says_how_far_the_stream_was_judged(compressed: bool, service: Service) -> None:
+    query = {"zstdDictionary": OWN.dictionary_id} if compressed else {}
+    read: Callable[[Any], bytes] = decompressor().decompress if compressed else str.encode
+    url = f"ws://127.0.0.1:{service.port}{PATH}?{urlencode({**query, 'heartbeat': 1, 'dids': BOB})}"
+    async with connect(url, compression=None, proxy=None) as connection, asyncio.timeout(20):
+        first, second = [json.loads(read(await connection.recv()))["payload"] for _ in range(2)]
+    assert {first["name"], second["name"]} == {"Heartbeat"}
+    assert str(service.log.tip) in first["message"]
+    assert "live: true" in first["message"]
+    assert first == second
+
+
+async def test_a_client_that_did_not_ask_gets_events_only(service: Service, relay: Relay) -> None:
+    async with subscribe(service.port, PATH, cursor=0, heartbeat="") as subscriber:
+        await subscriber.events(5)
+        relay.publish([(6, identity(6))])
+        assert kinds(await subscriber.events(1)) == ["identity"]
+
+
+async def test_it_ends_where_it_was_told_to(service: Service) -> None:
+    async with subscribe(service.port, PATH, cursor=0, limit=2) as subscriber:
+        assert kinds(await subscriber.rest()) == ["commit", "identity"]
+        assert subscriber.connection.close_code == 1000
 
 
 async def test_the_subprotocol_is_echoed(service: Service) -> None:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.integration.conftest import _no_backoff, pytest_asyncio_loop_factories, relay, start
+from tests.integration.conftest import pytest_asyncio_loop_factories, relay, start
 
-__all__ = ["_no_backoff", "pytest_asyncio_loop_factories", "relay", "start"]
+__all__ = ["pytest_asyncio_loop_factories", "relay", "start"]

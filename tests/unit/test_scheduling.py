@@ -74,18 +74,6 @@ def test_the_switch_interval_is_short_only_inside() -> None:
     assert sys.getswitchinterval() == before_s
 
 
-def test_the_shortest_switch_interval_counts() -> None:
-    before_s = sys.getswitchinterval()
-    long, short = short_switch_interval(1e-3), short_switch_interval(1e-4)
-    seen = []
-    for change in (long.__enter__, short.__enter__, lambda: long.__exit__(None, None, None)):
-        change()
-        seen.append(round(sys.getswitchinterval(), 6))
-    short.__exit__(None, None, None)
-    assert seen == [1e-3, 1e-4, 1e-4]
-    assert sys.getswitchinterval() == before_s
-
-
 def _job(done: list[str], name: str, steps: int) -> Steps[None]:
     for n in range(steps):
         done.append(f"{name}{n}")

@@ -59,9 +59,8 @@ class Server:
         self,
         request: Request,
         limits: ClientLimits,
-        *,
-        compress: bool = False,
-        heartbeat_s: float | None = None,
+        compress: bool,
+        heartbeat_s: float | None,
     ) -> None:
         self.request = request
         self.limits = limits
@@ -184,7 +183,7 @@ class Connection:
         self._sleep = sleep  # used by the watches
         self._frames = 0  # received so far
         self._messages = 0  # of them, events and heartbeats
-        self._waiting = False  # whether `_data` waits for a frame at present
+        self._waiting = False  # whether `receive` waits for a frame at present
         self._problem = ""  # why a watch has closed the connection
 
     async def receive(self) -> Message | Mark:
@@ -192,17 +191,6 @@ class Connection:
 
         Raises ConnectionLost when the connection has ended, NotJetstream for any other message.
         """
-        data = await self._data()
-        try:
-            item = parse(data)
-        except (ValueError, TypeError) as error:
-            raise self._not_jetstream(data, error) from error
-        if isinstance(item, Mark):
-            self._server.beats = True
-        return item
-
-    async def _data(self) -> bytes:
-        """Return the next data message, decompressed."""
         while True:
             self._waiting = True
             message = await self._socket.receive()
@@ -210,21 +198,20 @@ class Connection:
             self._frames += 1
             if message.type is WSMsgType.TEXT or message.type is WSMsgType.BINARY:
                 self._messages += 1
-                data: bytes = message.data
-                if self._decompress is not None and message.type is WSMsgType.BINARY:
-                    return self._decompressed(data)
-                return data
+                return self._parse(message.data, message.type is WSMsgType.BINARY)
             if message.type is WSMsgType.PING:
                 await self._socket.pong(message.data)
             elif message.type is not WSMsgType.PONG:
                 raise self._ended(message.type, message.data, message.extra)
 
-    def _decompressed(self, data: bytes) -> bytes:
-        assert self._decompress is not None
+    def _parse(self, data: bytes, binary: bool) -> Message | Mark:
         try:
-            return self._decompress(data)
-        except ValueError as error:
+            item = parse(self._decompress(data) if binary and self._decompress is not None else data)
+        except (ValueError, TypeError) as error:
             raise self._not_jetstream(data, error) from error
+        if isinstance(item, Mark):
+            self._server.beats = True
+        return item
 
     def _not_jetstream(self, data: bytes, error: Exception) -> NotJetstream:
         problem = f"sent a message that is not an event ({error}); is it a Jetstream? It begins {data[:40]!r}"

@@ -208,6 +208,8 @@ def _moved(url: URL) -> Iterator[tuple[str, object]]:
         first = values[0]
         if name == "text":
             yield name, values
+        elif name == "filter":
+            yield name, first
         elif name in _LISTS:
             yield name, [item for value in values for item in value.split(",")]
         elif name in _SIZES and first.isascii() and first.isdigit():

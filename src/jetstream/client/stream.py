@@ -51,8 +51,10 @@ class Stream:
         self._compress = compress
         self._heartbeat_s = heartbeat_s
         self._until = until
-        # How many more events to return; None: no limit. Counted down by `items`.
+        # How many more events to return; None: no limit. Counted down by `_take`.
         self._left = limit
+        # Whether `until` or `limit` has been reached.
+        self._ended = False
         self._limits = limits
         self._timing = timing
         self._outages = _Outages()
@@ -62,38 +64,50 @@ class Stream:
     async def items(self) -> AsyncGenerator[Message | Mark, None]:
         """Yield everything, until the end of the subscription. Raises SubscriptionError."""
         # Late: see there.
-        from jetstream.client.connection import LOST, ConnectionLost, Server, reason_of  # noqa: PLC0415
+        from jetstream.client.connection import LOST, Server, reason_of  # noqa: PLC0415
 
+        made = [Server(each, self._limits, self._compress, self._heartbeat_s) for each in self._requests]
         async with AsyncExitStack() as stack:
-            servers = [
-                await stack.enter_async_context(
-                    Server(request, self._limits, compress=self._compress, heartbeat_s=self._heartbeat_s)
-                )
-                for request in self._requests
-            ]
-            while True:
+            servers = [await stack.enter_async_context(server) for server in made]
+            while not self._ended:
                 began, server = self._timing.clock(), servers[self._route.server]
                 try:
                     async with server.connected(self._route.start(), self._limit) as connection:
                         yield self._connected(began if server.begins is None else server.begins)
-                        while True:
+                        while not self._ended:
                             item = await connection.receive()
-                            self._outages.failures = 0
-                            if self._is_past_end(item):
-                                yield self._end()
-                                return
-                            if self._route.received(item):
+                            if self._take(item):
                                 yield item
-                                if self._counts_as_last(item):
-                                    return
                 except SubscriptionError as error:
-                    delay = self._refuse(error)
+                    await self._timing.sleep(self._refuse(error))
                 except LOST as error:
-                    if self._until is not None and isinstance(error, ConnectionLost) and error.code == 1000:
-                        yield self._end()
-                        return
-                    delay = self._lose(reason_of(error, self._limits), getattr(error, "retry_after", 0.0))
-                await self._timing.sleep(delay)
+                    if not self._is_end(getattr(error, "code", None)):
+                        delay = self._lose(reason_of(error, self._limits))
+                        await self._timing.sleep(max(delay, getattr(error, "retry_after", 0.0)))
+        if self._until is not None and self._left != 0:
+            yield Mark(self._until, live=False)
+
+    def _take(self, item: Message | Mark) -> bool:
+        """Move on to an item. Return whether to pass it on."""
+        self._outages.failures = 0
+        if self._until is not None and self._is_past(item, self._until):
+            self._ended = True
+            return False
+        if not self._route.received(item):
+            return False
+        if self._left is not None and isinstance(item, Message):
+            self._left -= 1
+            self._ended = self._left == 0
+        return True
+
+    def _is_past(self, item: Message | Mark, until: int) -> bool:
+        reached = item.cursor if isinstance(item, Mark) else item.time_us
+        return reached is not None and reached >= until
+
+    def _is_end(self, code: int | None) -> bool:
+        """Tell whether a server has closed the connection at `until`."""
+        self._ended = self._until is not None and code == 1000
+        return self._ended
 
     @property
     def _limit(self) -> int | None:
@@ -105,23 +119,6 @@ class Stream:
         self._outages.connected(self._shown)
         return Mark(self._route.begin(live), live=False)
 
-    def _is_past_end(self, item: Message | Mark) -> bool:
-        if self._until is None:
-            return False
-        reached = item.cursor if isinstance(item, Mark) else item.time_us
-        return reached is not None and reached >= self._until
-
-    def _end(self) -> Mark:
-        assert self._until is not None
-        return Mark(self._until, live=False)
-
-    def _counts_as_last(self, item: Message | Mark) -> bool:
-        """Count an event. Return whether it was the last one."""
-        if self._left is None or isinstance(item, Mark):
-            return False
-        self._left -= 1
-        return self._left == 0
-
     def _refuse(self, error: SubscriptionError) -> float:
         """Go on to the next server. Raises the error if all have refused. Returns for how long to wait."""
         if self._route.heard:
@@ -131,11 +128,11 @@ class Stream:
             raise error
         return self._fail(error.problem, self._route.skip)
 
-    def _lose(self, reason: str, retry_after: float) -> float:
+    def _lose(self, reason: str) -> float:
         """Go on after a lost connection. Returns for how long to wait."""
         if self._route.heard:
             self._refused.clear()
-        return max(self._fail(reason, self._route.lost), retry_after)
+        return self._fail(reason, self._route.lost)
 
     def _fail(self, reason: str, move: Callable[[], None]) -> float:
         delay = self._timing.backoff(self._outages.failures)
@@ -152,7 +149,7 @@ class _Outages:
     """Logs when the connection is lost and when it is back, once each."""
 
     def __init__(self) -> None:
-        self.failures = 0  # since the last event; reset by `Stream.items`
+        self.failures = 0  # since the last event; reset by `Stream`
         self._connected_before = False  # whether there has ever been a connection
         self._logged = False  # whether the present outage has been logged
 

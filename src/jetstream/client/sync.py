@@ -27,6 +27,7 @@ from jetstream.client.message import Mark, Message
 from jetstream.client.progress import Progress
 from jetstream.client.subscription import subscribe
 
+_MARK_BYTES: Final = 100  # as which a mark counts
 _CLOSE_S: Final = 2.0  # for the thread to close the connection; then it is left behind
 
 P = ParamSpec("P")
@@ -86,7 +87,7 @@ class Channel:
 
 
 def _size(item: Item) -> int:
-    return len(item.raw) if isinstance(item, Message) else 0
+    return len(item.raw) if isinstance(item, Message) else _MARK_BYTES
 
 
 class _Reader:
@@ -97,21 +98,25 @@ class _Reader:
         self._channel = channel
         # A daemon, so that nothing can keep a script from ending.
         self._thread = threading.Thread(target=self._run, name="jetstream.client", daemon=True)
-        # Set by the thread, before `start` returns.
+        # Set by the thread, before `_started`.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
+        # Set once, when there is a loop and a task.
         self._started = threading.Event()
 
     def start(self) -> None:
         """Start to read, if that has not been done."""
-        if not self._started.is_set():
+        if self._thread.ident is None:
             self._thread.start()
             self._started.wait()
 
     def close(self) -> None:
         """Stop reading, and close the connection. Does nothing if reading has never started."""
-        if self._loop is None or self._task is None:
+        if self._thread.ident is None:
             return
+        self._started.wait()  # Ctrl-C may have ended the wait in `start`
+        assert self._loop is not None
+        assert self._task is not None
         with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._task.cancel)
         self._thread.join(_CLOSE_S)

@@ -28,6 +28,7 @@ from typing import Final
 import structlog
 
 from jetstream.delivery.chunks import cut
+from jetstream.delivery.feature_cache import FeatureCache
 from jetstream.delivery.lanes import Lane
 from jetstream.delivery.render_cache import RenderCache
 from jetstream.delivery.subscriber import Bounds, Close, Group, Subscriber
@@ -51,6 +52,7 @@ class CatchUp:
         self,
         log: LogReader,
         cache: RenderCache,
+        features: FeatureCache,
         metrics: Metrics,
         limits: DeliveryLimits,
         clock: Callable[[], float],
@@ -58,6 +60,7 @@ class CatchUp:
         self._log = log
         # Shared with the publisher, and by all feeders: many readers return with the same cursor.
         self._cache = cache
+        self._features = features
         self._metrics = metrics
         self._limits = limits
         self._clock = clock
@@ -189,8 +192,6 @@ class CatchUp:
             return None  # the new options judge from this position on
         if batch is None:
             subscriber.position = stop
-        elif len(self._feeders) <= self._limits.readers_ahead:
-            self._log.read_ahead(batch.last + 1, stop, options.wanted)
         return batch
 
     async def _read_later(self, subscriber: Subscriber, lane: Lane, found: int) -> Batch | None:
@@ -225,7 +226,7 @@ class CatchUp:
         first, last, bounds = batch.index(subscriber.position), batch.index(stop), subscriber.bounds
         until = self._clock() + self._limits.costly_s
         for _ in range(self._limits.chunks_per_turn):
-            chunk = cut(batch, first, last, subscriber, self._cache, self._limits)
+            chunk = cut(batch, first, last, subscriber, self._cache, self._features, self._limits)
             if chunk.data:
                 subscriber.write(chunk.data)
                 self._metrics.count_sent(subscriber.encoding.renderer.name, chunk.messages, len(chunk.data))

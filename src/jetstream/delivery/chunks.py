@@ -10,14 +10,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
-from jetstream.delivery.render_cache import Chunk, RenderCache, fitting
+from jetstream.delivery.feature_cache import FeatureCache
+from jetstream.delivery.render_cache import Chunk, RenderCache, Rendered, fitting
 from jetstream.delivery.subscriber import Encoding, Group, Subscriber
 from jetstream.limits import DeliveryLimits
 from jetstream.model.batch import Batch
 
 
 def cut(
-    batch: Batch, first: int, last: int, reader: Subscriber, cache: RenderCache, limits: DeliveryLimits
+    batch: Batch,
+    first: int,
+    last: int,
+    reader: Subscriber,
+    cache: RenderCache,
+    features: FeatureCache,
+    limits: DeliveryLimits,
 ) -> Chunk:
     """Return the next chunk of what a subscriber wants of `batch[first:last]`.
 
@@ -29,6 +36,10 @@ def cut(
     encoding, options = reader.encoding, reader.options
     last = min(last, first + limits.judged_events)
     chosen = options.wanted.select(batch, first, last)
+    if options.content is not None:
+        few = _few(batch, chosen, limits)
+        last = chosen[len(few)] if len(few) < len(chosen) else last
+        chosen = features.select(options.content, batch, few)
     if not chosen:
         return Chunk(b"", 0, last)
     rendered, whole = cache.get(batch, encoding), limits.chunk_events
@@ -70,6 +81,12 @@ def _made_for_once(batch: Batch, some: Sequence[int], encoding: Encoding, bytes_
     return frames[: fitting(frames, bytes_max)]
 
 
+def _few(batch: Batch, chosen: Sequence[int], limits: DeliveryLimits) -> Sequence[int]:
+    """Return the first of `chosen` whose records may be parsed for one chunk."""
+    few = chosen[: limits.parsed_events]
+    return few[: fitting([batch.bodies[i] for i in few], limits.parsed_bytes)]
+
+
 def flush_end(batch: Batch, first: int, stop: int, limits: DeliveryLimits) -> int:
     """Return where a flush that begins at `first` ends: at `stop`, or earlier at a limit.
 
@@ -79,10 +96,40 @@ def flush_end(batch: Batch, first: int, stop: int, limits: DeliveryLimits) -> in
     return first + fitting(batch.bodies[first:last], limits.flush_bytes)
 
 
-def demand(encoding: Encoding, wanted: Mapping[Group, Sequence[int]]) -> dict[int, Sequence[int]]:
-    """Return which events the groups of an encoding want, by the groups' limits on messages."""
-    events: dict[int, set[int]] = {}
-    for group, indices in wanted.items():
-        if group.encoding == encoding:
-            events.setdefault(group.options.message_bytes_max, set()).update(indices)
-    return {message_bytes_max: sorted(indices) for message_bytes_max, indices in events.items()}
+class Rendering:
+    """What one flush renders of `batch[flushed]`, each part when it is first needed.
+
+    Of an encoding whose frames are costly, only what groups want: `wanted` has the indices of each. A group
+    with a limit on messages renders for itself, so that what it leaves out is not made. Of other encodings,
+    all that is flushed.
+    """
+
+    def __init__(
+        self, cache: RenderCache, batch: Batch, flushed: range, wanted: Mapping[Group, Sequence[int]]
+    ) -> None:
+        self._cache = cache
+        self._batch = batch
+        self._flushed = flushed
+        self._wanted = wanted
+        # What is shared by the groups of an encoding.
+        self._shared: dict[Encoding, Rendered] = {}
+
+    def of(self, group: Group) -> Rendered:
+        """Return what is rendered, with all that a group wants."""
+        encoding, limit = group.encoding, group.options.message_bytes_max
+        if limit and encoding.framing.costly:
+            return self._cache.render(self._batch, self._wanted[group], encoding, limit)
+        if encoding not in self._shared:
+            indices = self._wanted_in(encoding) if encoding.framing.costly else self._flushed
+            self._shared[encoding] = self._cache.render(self._batch, indices, encoding)
+        return self._shared[encoding]
+
+    def _wanted_in(self, encoding: Encoding) -> Sequence[int]:
+        """Return what the groups of an encoding want that have no limit."""
+        found: set[int] = set()
+        for group, indices in self._wanted.items():
+            if group.encoding == encoding and not group.options.message_bytes_max:
+                found.update(indices)
+                if len(found) == len(self._flushed):
+                    break
+        return sorted(found)

@@ -34,6 +34,7 @@ from typing import NamedTuple
 
 from jetstream.clock import unix_us
 from jetstream.delivery.catch_up import UNTIL_REACHED, CatchUp
+from jetstream.delivery.feature_cache import FeatureCache
 from jetstream.delivery.heartbeat import Heartbeat
 from jetstream.delivery.lanes import Lane, Lanes
 from jetstream.delivery.publisher import Publisher
@@ -84,9 +85,9 @@ class Delivery:
         # Every subscriber from `subscribe` to `remove`, with its lane.
         self._subscribers: dict[Subscriber, Lane] = {}
         # The worker takes large filters out of the index, in half of the loop's time at most.
-        self._lanes = Lanes(log.tip + 1, Worker(pause_ratio=1.0).put, limits)
-        cache = RenderCache(limits.render_cache_bytes)
-        self._catch_up = CatchUp(log, cache, metrics, limits, clock)
+        cache, features = RenderCache(limits.render_cache_bytes), FeatureCache(limits.feature_cache_bytes)
+        self._lanes = Lanes(log.tip + 1, Worker(pause_ratio=1.0).put, features, limits)
+        self._catch_up = CatchUp(log, cache, features, metrics, limits, clock)
         self._publisher = Publisher(log, self._lanes, self._catch_up, cache, metrics, limits, clock, sleep)
 
     def __len__(self) -> int:

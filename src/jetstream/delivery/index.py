@@ -7,8 +7,10 @@ once. The work for an event grows with the groups that want it, never with all t
              ─▶ its DID         ─▶ the groups that name this DID; the rest of each filter is tested
              ─▶ its collection  ─▶ the groups without DIDs that want it; remembered, collections are few
              ─▶ its kind        ─▶ the groups without DIDs that name this kind; then by collection, as above
+             ─▶ its DID's hash  ─▶ the groups with a sample; then by collection, as above
+             ─▶ its record      ─▶ the groups without DIDs whose content filter one of its terms meets
 
-A group that excludes DIDs is indexed as if it did not. They are taken out of what it was given.
+Two things are judged after that: a content filter beside DIDs, and DIDs that are excluded.
 
 A filter may name 10,000 DIDs. Putting it into the index takes 5 ms, so that is a generator of steps, and its
 owner runs it in turns of the event loop (`takes_steps`, `index`). Taking it out is deferred in the same way.
@@ -20,9 +22,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from jetstream.delivery.feature_cache import FeatureCache
+from jetstream.delivery.index_parts import ByCollection, ByContent, ByKind, BySample, Part, Picked
 from jetstream.delivery.subscriber import Encoding, Group, Subscriber, SubscriberOptions
 from jetstream.model.batch import Batch
-from jetstream.model.filter import ALL_KINDS, DIDS_PER_STEP, Filter
+from jetstream.model.filter import DIDS_PER_STEP, SAMPLE_WHOLE
 from jetstream.steps import Steps, finish
 
 # The groups of a DID are a tuple up to this size, and a dict above. Most DIDs have one group, and a dict
@@ -32,62 +36,34 @@ _TUPLE_GROUPS_MAX: Final = 8
 _SHARDS: Final = 64
 
 Defer = Callable[[Steps[None]], None]  # runs work in steps, some time later
-Picked = dict[Group, list[int]]
-
-
-class _ByCollection:
-    """Some groups, and which of them want an event by its collection.
-
-    That is remembered for `remembered_max` collections.
-    """
-
-    __slots__ = ("_remembered_max", "groups", "remembered")
-
-    def __init__(self, remembered_max: int) -> None:
-        self._remembered_max = remembered_max
-        # A dict without values is a set that keeps its order.
-        self.groups: dict[Group, None] = {}
-        # Of collections that events had: the groups that want it. Cleared when a group comes or goes, and
-        # when it is full.
-        self.remembered: dict[bytes, tuple[Group, ...]] = {}
-
-    def add(self, group: Group) -> None:
-        self.groups[group] = None
-        self.remembered.clear()
-
-    def remove(self, group: Group) -> None:
-        del self.groups[group]
-        self.remembered.clear()
-
-    def find(self, collection: bytes) -> tuple[Group, ...]:
-        """Return the groups that want a collection, empty for events that are no commits; remember them."""
-        if len(self.remembered) >= self._remembered_max:
-            self.remembered.clear()
-        groups = tuple(group for group in self.groups if group.options.wanted.wants_collection(collection))
-        self.remembered[collection] = groups
-        return groups
 
 
 class Groups:
     """The groups of one lane, indexed by what they want.
 
-    `collections_remembered` bounds the memory for collections, `defer` runs what takes long.
+    `collections_remembered` bounds the memory for collections, `defer` runs what takes long, `features`
+    parses records for content filters.
     """
 
-    def __init__(self, collections_remembered: int, defer: Defer) -> None:
+    def __init__(self, collections_remembered: int, defer: Defer, features: FeatureCache) -> None:
         self._defer = defer
         # Every group with members.
         self._groups: dict[tuple[Encoding, SubscriberOptions], Group] = {}
         # The index. Groups without DIDs that want every collection and kind:
-        self._everything = _ByCollection(collections_remembered)
+        self._everything = ByCollection(collections_remembered)
         # Others without DIDs, and without kinds:
-        self._by_collection = _ByCollection(collections_remembered)
-        # Those with kinds, under each of them:
-        self._by_kind = {kind: _ByCollection(collections_remembered) for kind in ALL_KINDS}
+        self._by_collection = ByCollection(collections_remembered)
+        # Those with kinds:
+        self._by_kind = ByKind(collections_remembered)
+        # Those with a sample, whatever else they have:
+        self._by_sample = BySample(collections_remembered)
+        # Those with a content filter, whatever else they have:
+        self._by_content = ByContent(collections_remembered, features)
+        self._features = features
         # Groups with DIDs, under each of them, in the shard of the DID's hash.
         self._by_did: list[dict[bytes, tuple[Group, ...] | dict[Group, None]]] = [{} for _ in range(_SHARDS)]
-        # Those among all these that exclude DIDs.
-        self._excluding: dict[Group, None] = {}
+        # Of all these, those that `_refine` judges.
+        self._refined: dict[Group, None] = {}
 
     def takes_steps(self, subscriber: Subscriber) -> bool:
         """Tell whether the group of a subscriber is large and must be indexed first, in steps."""
@@ -125,6 +101,8 @@ class Groups:
     def index(self, group: Group) -> Steps[None]:
         """Put a group without members into the index, in steps of well under a millisecond."""
         wanted = group.options.wanted
+        if _needs_refining(group.options):
+            self._refined[group] = None
         if wanted.dids:
             alone = (group,)  # one tuple for all DIDs that no other group names
             for count, did in enumerate(wanted.dids, 1):
@@ -132,13 +110,11 @@ class Groups:
                 if count % DIDS_PER_STEP == 0:
                     yield
         else:
-            for part in self._parts(wanted):
-                part.add(group)
-            if wanted.excluded_dids:
-                self._excluding[group] = None
+            self._part(group.options).add(group)
 
     def _unindex(self, group: Group) -> Steps[None]:
         """Take a group out of the index, also one that was indexed in part."""
+        self._refined.pop(group, None)
         wanted = group.options.wanted
         if wanted.dids:
             for count, did in enumerate(wanted.dids, 1):
@@ -146,9 +122,7 @@ class Groups:
                 if count % DIDS_PER_STEP == 0:
                     yield
         else:
-            for part in self._parts(wanted):
-                part.remove(group)
-            self._excluding.pop(group, None)
+            self._part(group.options).remove(group)
 
     def _index_did(self, did: bytes, alone: tuple[Group]) -> None:
         shard = self._by_did[hash(did) % _SHARDS]
@@ -176,38 +150,28 @@ class Groups:
         """Return the indices of `batch[start:stop]` that each group wants, without groups that want none."""
         picked: Picked = {}
         if self._by_collection.groups:
-            self._pick_by_collection(batch, start, stop, picked)
-        if any(part.groups for part in self._by_kind.values()):
-            self._pick_by_kind(batch, start, stop, picked)
+            self._by_collection.pick(batch, start, stop, picked)
+        if self._by_kind.groups:
+            self._by_kind.pick(batch, start, stop, picked)
+        if self._by_sample.groups:
+            self._by_sample.pick(batch, start, stop, picked)
+        if self._by_content.groups:
+            self._by_content.pick(batch, start, stop, picked)
         if any(self._by_did):
             self._pick_by_did(batch, start, stop, picked)
         found = {**dict.fromkeys(self._everything.groups, range(start, stop)), **picked}
-        return self._without_excluded(batch, found) if self._excluding else found
+        return self._refine(batch, found) if self._refined else found
 
-    def _parts(self, wanted: Filter) -> list[_ByCollection]:
-        """Return where a group without DIDs is indexed."""
+    def _part(self, options: SubscriberOptions) -> Part:
+        """Return the part of the index for groups with these options, if they have no DIDs."""
+        wanted = options.wanted
+        if options.content is not None:
+            return self._by_content
+        if wanted.sample != SAMPLE_WHOLE:
+            return self._by_sample
         if wanted.kinds:
-            return [self._by_kind[kind] for kind in wanted.kinds]
-        return [self._everything if wanted.dids_only else self._by_collection]
-
-    def _pick_by_collection(self, batch: Batch, start: int, stop: int, picked: Picked) -> None:
-        collections, part = batch.collections, self._by_collection
-        remembered = part.remembered
-        for i in range(start, stop):
-            groups = remembered.get(collections[i])
-            if groups is None:
-                groups = part.find(collections[i])
-            for group in groups:
-                picked.setdefault(group, []).append(i)
-
-    def _pick_by_kind(self, batch: Batch, start: int, stop: int, picked: Picked) -> None:
-        kinds, collections, parts = batch.kinds, batch.collections, self._by_kind
-        for i in range(start, stop):
-            part = parts[kinds[i]]
-            if part.groups:
-                groups = part.remembered.get(collections[i])
-                for group in part.find(collections[i]) if groups is None else groups:
-                    picked.setdefault(group, []).append(i)
+            return self._by_kind
+        return self._everything if wanted.dids_only else self._by_collection
 
     def _pick_by_did(self, batch: Batch, start: int, stop: int, picked: Picked) -> None:
         dids, by_did = batch.dids, self._by_did
@@ -215,13 +179,23 @@ class Groups:
             did = dids[i]
             for group in by_did[hash(did) % _SHARDS].get(did, ()):
                 wanted = group.options.wanted
-                if wanted.dids_only or wanted.wants(batch.kinds[i], did, batch.collections[i]):
+                if wanted.dids_only or wanted.wants_of_repo(batch.kinds[i], batch.collections[i]):
                     picked.setdefault(group, []).append(i)
 
-    def _without_excluded(
-        self, batch: Batch, found: dict[Group, Sequence[int]]
-    ) -> dict[Group, Sequence[int]]:
-        """Take the events of excluded DIDs out of what was found, and groups that want nothing else."""
-        for group in self._excluding.keys() & found.keys():
-            found[group] = group.options.wanted.without_excluded_dids(batch, found[group])
+    def _refine(self, batch: Batch, found: dict[Group, Sequence[int]]) -> dict[Group, Sequence[int]]:
+        """Judge what was found by what the index does not look at: excluded DIDs, content beside DIDs."""
+        for group in self._refined.keys() & found.keys():
+            wanted, content = group.options.wanted, group.options.content
+            if wanted.excluded_dids:
+                found[group] = wanted.leave_out_dids(batch, found[group])
+            if content is not None:
+                found[group] = self._features.select(content, batch, found[group])
         return {group: indices for group, indices in found.items() if indices}
+
+
+def _needs_refining(options: SubscriberOptions) -> bool:
+    """Tell whether a group has something that its part of the index does not look at."""
+    wanted = options.wanted
+    if options.content is not None:
+        return bool(wanted.dids)
+    return bool(wanted.excluded_dids) and wanted.sample == SAMPLE_WHOLE

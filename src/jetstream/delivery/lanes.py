@@ -7,6 +7,7 @@ so what is stored during one flush is part of the next.
 
 from __future__ import annotations
 
+from jetstream.delivery.feature_cache import FeatureCache
 from jetstream.delivery.index import Defer, Groups
 from jetstream.delivery.subscriber import Subscriber
 from jetstream.limits import DeliveryLimits
@@ -49,9 +50,16 @@ class Lane:
 class Lanes:
     """One lane for every `lane_subscribers` subscribers, up to `lanes_max`; at least one."""
 
-    def __init__(self, position: int, defer: Defer, limits: DeliveryLimits = DeliveryLimits()) -> None:
+    def __init__(
+        self,
+        position: int,
+        defer: Defer,
+        features: FeatureCache,
+        limits: DeliveryLimits = DeliveryLimits(),
+    ) -> None:
         self._limits = limits
         self._defer = defer  # see `Groups`
+        self._features = features
         self._lanes = [self._new(position)]  # never empty
 
     def __len__(self) -> int:
@@ -100,4 +108,4 @@ class Lanes:
             self._lanes.remove(lane)
 
     def _new(self, position: int) -> Lane:
-        return Lane(position, Groups(self._limits.collections_remembered, self._defer))
+        return Lane(position, Groups(self._limits.collections_remembered, self._defer, self._features))

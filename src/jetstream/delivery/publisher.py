@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 
 from jetstream.delivery.catch_up import CatchUp
-from jetstream.delivery.chunks import demand, flush_end
+from jetstream.delivery.chunks import Rendering, flush_end
 from jetstream.delivery.lanes import Lane, Lanes
 from jetstream.delivery.pacer import Pacer
-from jetstream.delivery.render_cache import RenderCache, Rendered
-from jetstream.delivery.subscriber import Encoding, Group, Subscriber
+from jetstream.delivery.render_cache import RenderCache
+from jetstream.delivery.subscriber import Group, Subscriber
 from jetstream.eventlog import LogReader
 from jetstream.limits import DeliveryLimits
 from jetstream.metrics import Metrics
@@ -125,39 +125,26 @@ class Publisher:
         # By wire, for the metrics: added up here, because counters take a lock.
         messages, sizes = Counter[str](), Counter[str]()
         wanted, per_look = lane.groups.wanted(batch, first, last), self._limits.writes_per_look
-        rendered: dict[Encoding, Rendered] = {}
+        rendering = Rendering(self._cache, batch, range(first, last), wanted)
         for group in wanted:  # before the first turn of others: see `Lane.detach`
             group.flushing = True
         for group, indices in wanted.items():
-            encoding = group.encoding
-            if encoding not in rendered:
-                if encoding.framing.costly:
-                    await turn.end_after(self._limits.costly_s)
-                rendered[encoding] = self._render(batch, range(first, last), encoding, wanted)
-            frames = rendered[encoding].frames(indices, group.options.message_bytes_max)
+            if group.encoding.framing.costly:
+                await turn.end_after(self._limits.costly_s)
+            frames = rendering.of(group).frames(indices, group.options.message_bytes_max)
             data = frames[0] if len(frames) == 1 else b"".join(frames)
             members, reached = list(group.members) if frames else [], 0
-            for start in range(0, len(members), per_look):
+            for start in range(0, len(members) or 1, per_look):  # once also for no members: the turn may end
                 reached += self._write(lane, group, members[start : start + per_look], data)
                 await turn.end_after(self._limits.turn_s)
             group.flushing = False
             written += reached
-            wire = encoding.renderer.name
+            wire = group.encoding.renderer.name
             messages[wire] += reached * len(frames)
             sizes[wire] += reached * len(data)
         for wire, size in sizes.items():
             self._metrics.count_sent(wire, messages[wire], size)
         return written, turn.worked_s
-
-    def _render(
-        self, batch: Batch, flushed: range, encoding: Encoding, wanted: Mapping[Group, Sequence[int]]
-    ) -> Rendered:
-        """Render what is flushed in one encoding: all of it or, where that is costly, what groups want."""
-        if not encoding.framing.costly:
-            return self._cache.render(batch, flushed, encoding)
-        for message_bytes_max, indices in demand(encoding, wanted).items():
-            rendered = self._cache.render(batch, indices, encoding, message_bytes_max)
-        return rendered
 
     def _write(self, lane: Lane, group: Group, members: list[Subscriber], data: bytes) -> int:
         """Write to members that are still in the group and were not written to; return how many."""

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 from jetstream.delivery.framing import Framing
 from jetstream.delivery.heartbeat import Heartbeat
 from jetstream.delivery.renderers import Renderer
+from jetstream.model.content import Content
 from jetstream.model.filter import EVERYTHING, Filter
 
 
@@ -79,6 +80,7 @@ class SubscriberOptions(NamedTuple):
 
     wanted: Filter = EVERYTHING
     message_bytes_max: int = 0  # longer messages, as JSON, are left out; 0 is no limit
+    content: Content | None = None  # what the record of a commit must have; None: anything
 
 
 class Bounds:

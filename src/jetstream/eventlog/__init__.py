@@ -74,9 +74,6 @@ class LogReader(Log, Protocol):
         `[position, stop)`. None: nothing wanted in the whole range.
         """
 
-    def read_ahead(self, position: int, stop: int, wanted: Filter) -> None:
-        """Start to load what `read` is about to be asked for. Does nothing for more than a few readers."""
-
     async def wait(self, position: int) -> None:
         """Return once an event at or after `position` has been appended."""
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import NamedTuple
 
-from jetstream.model.batch import Batch, memory_bytes
+from jetstream.model.batch import Batch
 
 
 class Loaded(NamedTuple):
@@ -20,11 +20,6 @@ class Loaded(NamedTuple):
 
     batch: Batch
     memory: int
-
-    @classmethod
-    def of(cls, batch: Batch | None) -> Loaded | None:
-        """Measure a segment that was loaded. Best in the thread that loads: it takes 0.3 ms."""
-        return None if batch is None else cls(batch, memory_bytes(len(batch), batch.text_bytes()))
 
 
 Load = Callable[[int], Awaitable[Loaded | None]]
@@ -46,12 +41,6 @@ class SegmentCache:
         # Those that are loaded; the keys are a subset of those above. And these keys, rising.
         self._loaded: dict[int, Loaded] = {}
         self._keys: list[int] = []
-        # How many segments were changed so far: one that was loaded before a change may have the old events.
-        self.changes = 0
-
-    def __contains__(self, last_us: object) -> bool:
-        """Tell whether a segment is loaded or being loaded. May be called in any thread."""
-        return last_us in self._segments
 
     async def get(self, last_us: int) -> Batch | None:
         """Return the events of the segment with this key; None if it is no longer stored."""
@@ -62,16 +51,6 @@ class SegmentCache:
         self._segments[last_us] = future
         loaded = await asyncio.shield(future)  # other readers wait for it too
         return None if loaded is None else loaded.batch
-
-    def put(self, last_us: int, loaded: Loaded, changes: int) -> None:
-        """Add a segment that was loaded before anybody asked for it.
-
-        `changes` is what it was when loading began. If a segment was changed since, this one is loaded again.
-        """
-        if last_us not in self._segments and changes == self.changes:
-            future = self._segments[last_us] = asyncio.get_running_loop().create_future()
-            future.set_result(loaded)
-            self._note(last_us, future)
 
     def at(self, position: int) -> Batch | None:
         """Return the loaded segment in whose events a position lies.
@@ -86,10 +65,6 @@ class SegmentCache:
 
     def drop(self, last_us: int) -> None:
         """Drop a segment that was changed. Readers that are at it may still read the old events."""
-        self.changes += 1
-        self._forget(last_us)
-
-    def _forget(self, last_us: int) -> None:
         self._segments.pop(last_us, None)
         if self._loaded.pop(last_us, None) is not None:
             self._keys.remove(last_us)
@@ -100,13 +75,13 @@ class SegmentCache:
             return
         loaded = None if future.cancelled() or future.exception() is not None else future.result()
         if loaded is None:
-            self._forget(last_us)
+            self.drop(last_us)
             return
         self._loaded[last_us] = loaded
         insort(self._keys, last_us)
         # Drop the least recently used ones until the others fit, or one is left.
         while len(self._loaded) > 1 and self._memory() > self._bytes_max:
-            self._forget(next(key for key in self._segments if key in self._loaded))
+            self.drop(next(key for key in self._segments if key in self._loaded))
 
     def _memory(self) -> int:
         return sum(loaded.memory for loaded in self._loaded.values())

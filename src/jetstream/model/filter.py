@@ -7,25 +7,27 @@ A filter is used in three places, each with its own question:
     delivery, and the log    `select`: which events of a batch are wanted?
 
 Identity, account and sync events have no collection. They pass a filter by collection, unless `kinds` leaves
-them out. Only `Filter.wants_collection` knows this: everything else asks it, with an empty name.
+them out. `Filter._passes` says so, in one place: everything else asks `wants_collection`, with an empty name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Any, Final
+from zlib import crc32
 
 from jetstream.errors import InvalidParameter
 from jetstream.model.batch import Batch
 from jetstream.model.did_set import NO_DIDS, DidSet
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, SYNC, UPDATE
-from jetstream.model.syntax import is_did, is_nsid, is_nsid_prefix
+from jetstream.model.lists import parse_collections, refuse_many, refuse_unknown, subtract
+from jetstream.model.syntax import is_did
 from jetstream.steps import Steps, finish
 
-# What `docs/api.md` allows in one list.
-COLLECTIONS_MAX: Final = 100
+# What `docs/api.md` allows in one list of DIDs.
 DIDS_MAX: Final = 10_000
 # How many DIDs are parsed, or put into an index, between two turns of the event loop: 0.3 ms.
 DIDS_PER_STEP: Final = 500
@@ -33,6 +35,7 @@ DIDS_PER_STEP: Final = 500
 # Kinds of `model.event` by the names that clients use.
 OPERATIONS: Final = {"create": CREATE, "update": UPDATE, "delete": DELETE}
 COMMITS: Final = frozenset(OPERATIONS.values())
+RECORDS: Final = COMMITS - {DELETE}  # of commits that carry one
 KINDS: Final = {
     "commit": COMMITS,
     "identity": frozenset({IDENTITY}),
@@ -42,6 +45,10 @@ KINDS: Final = {
 ALL_KINDS: Final = frozenset(kind for kinds in KINDS.values() for kind in kinds)
 # Kinds of events without a collection.
 NO_COMMITS: Final = ALL_KINDS - COMMITS
+
+# A sample is a number of ten-thousandths of all repos.
+SAMPLE_WHOLE: Final = 10_000
+_PERCENT: Final = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,2}))?", re.ASCII).fullmatch
 
 _NONE: Final = frozenset[bytes]()
 
@@ -68,10 +75,15 @@ class Filter:
     excluded_prefixes: frozenset[bytes] = _NONE
     # Exceptions from every repo. Empty if `dids` is not: they have been subtracted.
     excluded_dids: DidSet = NO_DIDS
+    # Ten-thousandths of all repos: see `in_sample`. The whole if `dids` are named: those outside the sample
+    # have been subtracted, as have exceptions outside it.
+    sample: int = SAMPLE_WHOLE
     # Whether commits of every collection are wanted, as far as the kinds and the repo allow.
     every_collection: bool = field(init=False, repr=False, compare=False)
     # Whether the DIDs decide alone.
     dids_only: bool = field(init=False, repr=False, compare=False)
+    # Whether some repos are left out, and none are named.
+    leaves_out_dids: bool = field(init=False, repr=False, compare=False)
     # Whether every event is wanted.
     everything: bool = field(init=False, repr=False, compare=False)
 
@@ -82,15 +94,17 @@ class Filter:
         dids_only = every_collection and not self.kinds
         object.__setattr__(self, "every_collection", every_collection)
         object.__setattr__(self, "dids_only", dids_only)
-        object.__setattr__(self, "everything", dids_only and not self.dids and not self.excluded_dids)
+        leaves_out_dids = bool(self.excluded_dids) or self.sample != SAMPLE_WHOLE
+        object.__setattr__(self, "leaves_out_dids", leaves_out_dids)
+        object.__setattr__(self, "everything", dids_only and not self.dids and not leaves_out_dids)
 
     @classmethod
-    def parse(cls, collections: Sequence[str], dids: Sequence[str], **more: Sequence[str]) -> Filter:
+    def parse(cls, collections: Sequence[str], dids: Sequence[str], **more: Any) -> Filter:
         """Do all of `parse_steps` at once."""
-        return finish(cls.parse_steps(collections, dids, **more))  # type: ignore[arg-type]
+        return finish(cls.parse_steps(collections, dids, **more))
 
     @classmethod
-    def parse_steps(
+    def parse_steps(  # noqa: PLR0913 - one argument for each parameter of a filter
         cls,
         collections: Sequence[str],
         dids: Sequence[str],
@@ -99,34 +113,51 @@ class Filter:
         operations: Sequence[str] = (),
         exclude_collections: Sequence[str] = (),
         exclude_dids: Sequence[str] = (),
+        sample: str = "",
+        content: tuple[str, str] | None = None,
         listed: DidSet = NO_DIDS,
     ) -> Steps[Filter]:
         """Parse the parameters of a filter, in steps of well under a millisecond.
 
         `listed` are more DIDs that are wanted, which may be many (`web.did_lists`).
 
+        `content` is a parameter that judges records by what is in them, if there is one: its name and a
+        value. Only creates and updates have a record. So other commits are left out then, and events of other
+        kinds unless `kinds` names them.
+
         Raises InvalidParameter for more than 100 collections or 10,000 DIDs in a list; for a collection that
         is neither an NSID nor NSID segments followed by `.*`; for what is not a DID, a kind or an operation;
-        for an exception from what is not wanted, or from all that is wanted; and for collections and
-        operations if the kinds leave commits out.
+        for an exception from what is not wanted, or from all that is wanted; for collections and operations
+        if the kinds leave commits out; and for a sample that is no percentage or leaves none of the DIDs.
         """
-        wanted_kinds = _kinds(kinds, operations)
+        wanted_kinds = _kinds(kinds or (["commit"] if content else ()), operations)
+        if content:
+            wanted_kinds = _with_records(*content, wanted_kinds)
+        share = _share(sample)
         _refuse_without_commits("wantedCollections", collections, wanted_kinds)
         _refuse_without_commits("excludeCollections", exclude_collections, wanted_kinds)
-        wanted = _names("wantedCollections", collections)
-        wanted, excluded = _subtract(wanted, _names("excludeCollections", exclude_collections))
-        named = yield from _union((yield from _dids("wantedDids", dids)), listed)
-        named, excluded_dids = _subtract_dids(named, (yield from _dids("excludeDids", exclude_dids)))
-        return cls(*wanted, named, wanted_kinds, *excluded, excluded_dids)
+        wanted, excluded = subtract(
+            parse_collections("wantedCollections", collections),
+            parse_collections("excludeCollections", exclude_collections),
+        )
+        named = yield from _dids("wantedDids", dids, share)
+        named = yield from _union(named, listed, share)
+        if (dids or listed) and not named:
+            raise InvalidParameter("sample", sample, "leaves none of wantedDids")
+        named, excluded_dids = _subtract_dids(named, (yield from _dids("excludeDids", exclude_dids, share)))
+        return cls(*wanted, named, wanted_kinds, *excluded, excluded_dids, SAMPLE_WHOLE if named else share)
 
     def wants_collection(self, collection: bytes) -> bool:
-        """Tell whether events of `collection` are wanted, as far as their kind and repo allow.
+        """Tell whether any events of `collection` are wanted, as far as their repo allows.
 
-        Identity and account events have no collection, which is an empty name. They pass any collections, and
-        only the kinds can leave them out.
+        Identity and account events have no collection, which is an empty name.
         """
         if self.kinds and self.kinds.isdisjoint(COMMITS if collection else NO_COMMITS):
             return False
+        return self._passes(collection)
+
+    def _passes(self, collection: bytes) -> bool:
+        """Tell whether a collection passes the collections. Events that have none pass any."""
         if not collection or self.every_collection:
             return True
         named = (
@@ -142,9 +173,13 @@ class Filter:
         """Tell whether one event is wanted."""
         if self.dids and did not in self.dids.members:
             return False
-        if self.kinds and kind not in self.kinds:
+        if self.leaves_out_dids and (did in self.excluded_dids.members or not in_sample(did, self.sample)):
             return False
-        return did not in self.excluded_dids.members and self.wants_collection(collection)
+        return self.wants_of_repo(kind, collection)
+
+    def wants_of_repo(self, kind: bytes, collection: bytes) -> bool:
+        """Tell whether an event of a wanted repo is wanted."""
+        return (not self.kinds or kind in self.kinds) and self._passes(collection)
 
     def select(self, batch: Batch, start: int, stop: int) -> Sequence[int]:
         """Return the indices of the wanted events of `batch[start:stop]`, rising; a range if all are wanted.
@@ -159,16 +194,21 @@ class Filter:
             named = [i for i in range(start, stop) if dids[i] in named_dids]
             if self.dids_only:
                 return named
-            return [i for i in named if self.wants(batch.kinds[i], dids[i], batch.collections[i])]
+            return [i for i in named if self.wants_of_repo(batch.kinds[i], batch.collections[i])]
         chosen = self._of_collections(batch, start, stop)
         if self.kinds:
-            chosen = _whole_if_all(chosen, [i for i in chosen if batch.kinds[i] in self.kinds])
-        return self.without_excluded_dids(batch, chosen)
+            kinds, wanted = batch.kinds, self.kinds
+            chosen = _whole_if_all(chosen, [i for i in chosen if kinds[i] in wanted])
+        return self.leave_out_dids(batch, chosen) if self.leaves_out_dids else chosen
 
-    def without_excluded_dids(self, batch: Batch, chosen: Sequence[int]) -> Sequence[int]:
-        """Return those of `chosen` whose repo is not excluded; the same sequence if none is."""
-        excluded, dids = self.excluded_dids.members, batch.dids
-        return _whole_if_all(chosen, [i for i in chosen if dids[i] not in excluded]) if excluded else chosen
+    def leave_out_dids(self, batch: Batch, chosen: Sequence[int]) -> Sequence[int]:
+        """Return those of `chosen` whose repo is in the sample and not excluded; `chosen` itself for all."""
+        dids, excluded, sample = batch.dids, self.excluded_dids.members, self.sample
+        kept = [i for i in chosen if dids[i] not in excluded] if excluded else chosen
+        if sample != SAMPLE_WHOLE:
+            below = hashes_below(sample)
+            kept = [i for i in kept if crc32(dids[i]) < below]
+        return _whole_if_all(chosen, kept)
 
     def _of_collections(self, batch: Batch, start: int, stop: int) -> Sequence[int]:
         """Return the indices of `batch[start:stop]` whose collection is wanted; a range if all are."""
@@ -185,7 +225,21 @@ class Filter:
 EVERYTHING: Final = Filter()
 
 
-def _whole_if_all(whole: Sequence[int], part: list[int]) -> Sequence[int]:
+def in_sample(did: bytes, sample: int) -> bool:
+    """Tell whether a repo is in a sample of so many ten-thousandths of all repos.
+
+    It is decided by the hash of the DID: the same repos each time, on every server. A larger sample has all
+    of a smaller one.
+    """
+    return crc32(did) < hashes_below(sample)
+
+
+def hashes_below(sample: int) -> int:
+    """Return the bound of the hashes of a sample: its share of 2^32, rounded up."""
+    return -(-(sample << 32) // SAMPLE_WHOLE)
+
+
+def _whole_if_all(whole: Sequence[int], part: Sequence[int]) -> Sequence[int]:
     """Return `whole`, which may be a range, if `part` has all of it."""
     return whole if len(part) == len(whole) else part
 
@@ -193,87 +247,38 @@ def _whole_if_all(whole: Sequence[int], part: list[int]) -> Sequence[int]:
 # Parsing
 
 
-class _Names(NamedTuple):
-    """Collections as a client lists them. A prefix keeps its dot and loses its star."""
-
-    full: frozenset[bytes]
-    prefixes: frozenset[bytes]
-
-    def covers(self, name: bytes) -> bool:
-        """Tell whether all of a full name or of a prefix is listed."""
-        return name in self.full or name.startswith(tuple(self.prefixes))
-
-    def meets(self, name: bytes) -> bool:
-        """Tell whether any of a full name or of a prefix is listed."""
-        inside = name.endswith(b".") and any(each.startswith(name) for each in self.full | self.prefixes)
-        return inside or self.covers(name)
-
-    def without(self, other: _Names) -> _Names:
-        """Leave out what `other` covers."""
-        return _Names(*(frozenset(each for each in part if not other.covers(each)) for part in self))
-
-    def within(self, prefixes: frozenset[bytes]) -> _Names:
-        """Keep what lies in one of `prefixes`."""
-        return _Names(
-            *(frozenset(each for each in part if each.startswith(tuple(prefixes))) for part in self)
-        )
-
-    def normal(self) -> _Names:
-        """Leave out what a listed prefix covers."""
-        prefixes = tuple(self.prefixes)
-        return _Names(
-            frozenset(name for name in self.full if not name.startswith(prefixes)),
-            frozenset(prefix for prefix in prefixes if not prefix[:-1].startswith(prefixes)),
-        )
-
-
-def _names(parameter: str, collections: Sequence[str]) -> _Names:
-    """Parse a list of collections. Raises InvalidParameter."""
-    _refuse_many(parameter, collections, COLLECTIONS_MAX)
-    full, prefixes = set(), set()
-    for name in collections:
-        if is_nsid(name):
-            full.add(name.encode())
-        elif name.endswith("*") and is_nsid_prefix(name[:-1]):
-            prefixes.add(name[:-1].encode())
-        else:
-            raise InvalidParameter(
-                parameter,
-                name,
-                "is neither a collection, such as app.bsky.feed.like, nor a prefix, such as app.bsky.feed.*",
-            )
-    return _Names(frozenset(full), frozenset(prefixes)).normal()
-
-
-def _dids(parameter: str, dids: Sequence[str]) -> Steps[DidSet]:
-    """Parse a list of DIDs, in steps. Raises InvalidParameter."""
-    _refuse_many(parameter, dids, DIDS_MAX)
-    named: dict[bytes, None] = {}
+def _dids(parameter: str, dids: Sequence[str], sample: int) -> Steps[DidSet]:
+    """Parse a list of DIDs, in steps; return those in the sample. Raises InvalidParameter."""
+    refuse_many(parameter, dids, DIDS_MAX)
+    whole, named = sample == SAMPLE_WHOLE, dict[bytes, None]()
     for start in range(0, len(dids), DIDS_PER_STEP):
         for did in dids[start : start + DIDS_PER_STEP]:
             if not is_did(did):
                 raise InvalidParameter(parameter, did, "is not a DID, such as did:plc:…")
-            named[did.encode()] = None
+            encoded = did.encode()
+            if whole or in_sample(encoded, sample):
+                named[encoded] = None
         yield
     return DidSet(named)
 
 
-def _union(dids: DidSet, listed: DidSet) -> Steps[DidSet]:
-    """Return all of both, in steps. A set that is all of it is returned as it is."""
-    if not dids or not listed:
-        return dids or listed
+def _union(dids: DidSet, listed: DidSet, sample: int) -> Steps[DidSet]:
+    """Return all of both, in steps, as far as it is in the sample. A list that is all of it is not copied."""
+    whole = sample == SAMPLE_WHOLE
+    if not listed or (whole and not dids):
+        return listed or dids
     union = dict(dids.members)
     rest = iter(listed)
-    while some := dict.fromkeys(islice(rest, DIDS_PER_STEP)):
-        union |= some
+    while some := list(islice(rest, DIDS_PER_STEP)):
+        union.update((did, None) for did in some if whole or in_sample(did, sample))
         yield
     return DidSet(union)
 
 
 def _kinds(kinds: Sequence[str], operations: Sequence[str]) -> frozenset[bytes]:
     """Return the kinds of events that both select; none for all of them. Raises InvalidParameter."""
-    _refuse_unknown("kinds", kinds, KINDS)
-    _refuse_unknown("operations", operations, OPERATIONS)
+    refuse_unknown("kinds", kinds, KINDS)
+    refuse_unknown("operations", operations, OPERATIONS)
     wanted = _NONE.union(*(KINDS[name] for name in kinds or KINDS))
     if operations:
         _refuse_without_commits("operations", operations, wanted)
@@ -281,24 +286,26 @@ def _kinds(kinds: Sequence[str], operations: Sequence[str]) -> frozenset[bytes]:
     return _NONE if wanted == ALL_KINDS else wanted
 
 
-def _subtract(wanted: _Names, excluded: _Names) -> tuple[_Names, _Names]:
-    """Return what is left of `wanted`, and the exceptions from that. Raises InvalidParameter."""
-    if not any(wanted):
-        return wanted, excluded
-    shown = [*sorted(excluded.full), *(prefix + b"*" for prefix in sorted(excluded.prefixes))]
-    for name in shown:
-        if not wanted.meets(name.removesuffix(b"*")):
-            raise InvalidParameter(
-                "excludeCollections", name.decode(), "excludes nothing: it is not in wantedCollections"
-            )
-    left = wanted.without(excluded)
-    if not any(left):
+def _with_records(parameter: str, value: str, kinds: frozenset[bytes]) -> frozenset[bytes]:
+    """Leave out commits without a record. Raises InvalidParameter if no others are left."""
+    if kinds and kinds.isdisjoint(RECORDS):
         raise InvalidParameter(
-            "excludeCollections",
-            b", ".join(shown).decode(),
-            "leaves none of wantedCollections: for other events alone, use kinds=identity,account",
+            parameter, value, "applies to creates and updates, and kinds or operations leave them out"
         )
-    return left, excluded.within(left.prefixes)
+    return (kinds or ALL_KINDS) - (COMMITS - RECORDS)
+
+
+def _share(percent: str) -> int:
+    """Parse a percentage into ten-thousandths; the whole for an empty text. Raises InvalidParameter."""
+    if not percent:
+        return SAMPLE_WHOLE
+    match = _PERCENT(percent)
+    share = int(match[1]) * 100 + int((match[2] or "").ljust(2, "0")) if match else 0
+    if not 0 < share <= SAMPLE_WHOLE:
+        raise InvalidParameter(
+            "sample", percent, "is not a percentage from 0.01 to 100 with at most two decimals"
+        )
+    return share
 
 
 def _subtract_dids(wanted: DidSet, excluded: DidSet) -> tuple[DidSet, DidSet]:
@@ -312,17 +319,6 @@ def _subtract_dids(wanted: DidSet, excluded: DidSet) -> tuple[DidSet, DidSet]:
     if wanted == excluded:
         raise InvalidParameter("excludeDids", min(excluded).decode(), "leaves none of wantedDids")
     return wanted - excluded, NO_DIDS
-
-
-def _refuse_many(parameter: str, values: Sequence[str], most: int) -> None:
-    if len(values) > most:
-        raise InvalidParameter(parameter, str(len(values)), f"are too many: at most {most}")
-
-
-def _refuse_unknown(parameter: str, values: Sequence[str], known: Iterable[str]) -> None:
-    for value in values:
-        if value not in known:
-            raise InvalidParameter(parameter, value, f"is none of {', '.join(known)}")
 
 
 def _refuse_without_commits(parameter: str, values: Sequence[str], kinds: frozenset[bytes]) -> None:

@@ -4,7 +4,7 @@ A list of 100,000 DIDs does not fit into a URL, and a client that reconnects wou
 it is kept here under an ID, which is a hash of its DIDs. `filter=<id>` selects it.
 
 A list is kept while a subscription uses it, and for `did_lists_kept_s` after its upload and after its last
-use. Their number and memory are bounded.
+use. Their number and memory are bounded. Pure.
 """
 
 from __future__ import annotations

@@ -16,16 +16,18 @@ from typing import Final, NamedTuple
 
 from jetstream.delivery.subscriber import Bounds, SubscriberOptions
 from jetstream.errors import InvalidParameter
-from jetstream.model.did_set import NO_DIDS
+from jetstream.model.content import Content
 from jetstream.model.filter import Filter
 from jetstream.model.syntax import is_nsid
 from jetstream.steps import Steps
 from jetstream.web.did_lists import DidList, no_list
+from jetstream.web.filters import parse_filter
 from jetstream.web.http import Request
 from jetstream.web.parameters import (
     FindList,
     Query,
     decode_query,
+    given_in,
     read_heartbeat,
     read_limit,
     read_list,
@@ -33,6 +35,15 @@ from jetstream.web.parameters import (
 )
 
 KINDS_MAX: Final = 4  # values, also repeated ones
+# Lists of a filter, by the argument of `Filter.parse_steps` that each is.
+_LISTS: Final = {
+    "collections": "collections",
+    "dids": "dids",
+    "kinds": "kinds",
+    "operations": "operations",
+    "exclude_collections": "excludeCollections",
+    "exclude_dids": "excludeDids",
+}
 # The names here of parameters of `/subscribe`.
 _NAMES: Final = {"wantedCollections": "collections", "wantedDids": "dids"}
 # Names of `/subscribe`, and what is meant here.
@@ -76,8 +87,8 @@ def parse_events_request(
         if name in query:
             raise InvalidParameter(name, query[name][0], f"is given to a parameter of /subscribe: {meant}")
     did_list = read_list(query, find_list)
-    wanted = yield from _wanted(query, did_list)
-    options, cursor = SubscriberOptions(wanted, _size(query)), _cursor(query)
+    wanted, content = yield from _wanted(query, did_list)
+    options, cursor = SubscriberOptions(wanted, _size(query), content), _cursor(query)
     until, limit = read_until(query, cursor, now_us), read_limit(query)
     bounds = None if until is None and limit is None else Bounds(until, limit)
     return EventsRequest(options, cursor, dictionary_id, bounds, read_heartbeat(query), did_list)
@@ -96,7 +107,7 @@ def _dictionary_id(query: Query, request: Request) -> int | None:
     return int(text) if text else None
 
 
-def _wanted(query: Query, did_list: DidList | None) -> Steps[Filter]:
+def _wanted(query: Query, did_list: DidList | None) -> Steps[tuple[Filter, Content | None]]:
     """Return the filter that a request asks for, in steps."""
     collections, kinds = query.get("collections", []), query.get("kinds", [])
     for name in collections:
@@ -106,17 +117,7 @@ def _wanted(query: Query, did_list: DidList | None) -> Steps[Filter]:
     if len(kinds) > KINDS_MAX:
         raise InvalidParameter("kinds", str(len(kinds)), f"are too many: at most {KINDS_MAX}")
     try:
-        return (
-            yield from Filter.parse_steps(
-                collections,
-                query.get("dids", []),
-                kinds=kinds,
-                operations=query.get("operations", []),
-                exclude_collections=query.get("excludeCollections", []),
-                exclude_dids=query.get("excludeDids", []),
-                listed=did_list.dids if did_list else NO_DIDS,
-            )
-        )
+        return (yield from parse_filter(given_in(query), did_list, _LISTS))
     except InvalidParameter as error:
         raise InvalidParameter(_renamed(error.name), error.value, _renamed(error.problem)) from None
 

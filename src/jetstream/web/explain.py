@@ -17,6 +17,7 @@ import orjson
 
 from jetstream.clock import unix_us
 from jetstream.delivery.delivery import Positions
+from jetstream.delivery.feature_cache import FeatureCache
 from jetstream.delivery.framing import Framing
 from jetstream.delivery.framing.websocket import WEBSOCKET
 from jetstream.delivery.render_cache import fitting
@@ -82,6 +83,8 @@ class Explain:
         self._find_list = find_list
         self._now_us = now_us
         self._clock = clock
+        # Records are parsed for content filters, and not kept: the next question is another one.
+        self._features = FeatureCache(bytes_max=0)
         # One token for each answer.
         self._budget = TokenBucket(*limits.explanations, clock())
 
@@ -151,6 +154,8 @@ class Explain:
         counts.events += last - first
         counts.collections.update(batch.collections[first:last])
         chosen = options.wanted.select(batch, first, last)
+        if options.content is not None:
+            chosen = self._features.select(options.content, batch, chosen)
         longest = options.message_bytes_max
         rendered = renderer.render(batch, chosen) if chosen else []
         messages = [each for each in rendered if each and (not longest or len(each) <= longest)]

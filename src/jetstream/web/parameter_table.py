@@ -12,13 +12,16 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from jetstream.delivery.renderers import RENDERERS
-from jetstream.model.filter import COLLECTIONS_MAX, DIDS_MAX, KINDS, OPERATIONS
+from jetstream.model.content import PHRASE_CHARS_MAX
+from jetstream.model.filter import DIDS_MAX, KINDS, OPERATIONS
+from jetstream.model.lists import NAMES_MAX
 from jetstream.model.syntax import (
     DID_CHARS_MAX,
     DID_PATTERN,
     NSID_CHARS_MAX,
     NSID_PATTERN,
     NSID_PREFIX_PATTERN,
+    RECORD_KEY_PATTERN,
 )
 from jetstream.web.events_parameters import KINDS_MAX
 from jetstream.web.parameters import HEARTBEAT_S, WIRES
@@ -39,8 +42,8 @@ class Parameter(NamedTuple):
     example: object = None
 
 
-def _list(items: Schema, items_max: int | None = None) -> Schema:
-    return {"type": "array", "items": items} | ({} if items_max is None else {"maxItems": items_max})
+def _list(items: Schema, items_max: int = NAMES_MAX) -> Schema:
+    return {"type": "array", "items": items, "maxItems": items_max}
 
 
 def _integer(minimum: int, maximum: int = _MAX) -> Schema:
@@ -60,6 +63,10 @@ _COLLECTION: Final = _text(rf"{NSID_PATTERN}|{NSID_PREFIX_PATTERN}\*", NSID_CHAR
 # Of two names or more.
 _LONG_COLLECTION: Final = {**_COLLECTION, "maxLength": NSID_CHARS_MAX, "not": {"pattern": r"^[^.]+\.\*$"}}
 DID: Final = _text(DID_PATTERN, DID_CHARS_MAX)
+_AT_URI: Final = rf"at://{DID_PATTERN}/{NSID_PATTERN}/(?!\.{{1,2}}$){RECORD_KEY_PATTERN}"
+_LANGUAGE: Final = _text("[a-zA-Z]{1,8}(?:-[a-zA-Z0-9]{1,8}){0,7}", 80)
+_PHRASE: Final[Schema] = {"type": "string", "pattern": r"\S", "maxLength": PHRASE_CHARS_MAX}
+_PERCENT: Final = _optional(r"(?![0.]+$)(?:100(?:\.0{1,2})?|0?[0-9]{1,2}(?:\.[0-9]{1,2})?)", 6)
 _KIND: Final[Schema] = {"enum": [*KINDS]}
 _OPERATION: Final[Schema] = {"enum": [*OPERATIONS]}
 _FLAG: Final[Schema] = {"type": "boolean"}
@@ -81,10 +88,21 @@ _SHARED: Final = (
     Parameter(
         "excludeCollections",
         "collections or prefixes to leave out",
-        _list(_COLLECTION, COLLECTIONS_MAX),
+        _list(_COLLECTION),
         ["app.bsky.graph.*"],
     ),
     Parameter("excludeDids", "repos to leave out", _list(DID, DIDS_MAX)),
+    Parameter("sample", "a percentage of all accounts, the same ones each time", _PERCENT, "1"),
+    Parameter("lang", "records in these languages, such as en", _list(_LANGUAGE), ["en"]),
+    Parameter("mentions", "records that mention these accounts", _list(DID)),
+    Parameter("replyTo", "replies to posts of these accounts", _list(DID)),
+    Parameter(
+        "subject",
+        "records about these accounts or at-uris, such as likes and follows",
+        _list({"anyOf": [DID, _text(_AT_URI, 3_000)]}),
+    ),
+    Parameter("text", "records with these words or phrases in their text", _list(_PHRASE), ["good morning"]),
+    Parameter("hasMedia", "true: records with images or a video", _FLAG),
     Parameter("until", "where to end, written as a time; the server closes with 1000", _TIME),
     Parameter("limit", "how many events to send; then the server closes with 1000", _integer(1), 10),
     Parameter(
@@ -99,7 +117,7 @@ SUBSCRIBE: Final = (
     Parameter(
         "wantedCollections",
         "collections or prefixes, such as app.bsky.feed.post or app.bsky.graph.*",
-        _list(_COLLECTION, COLLECTIONS_MAX),
+        _list(_COLLECTION),
         ["app.bsky.*"],
     ),
     Parameter("wantedDids", "repos, such as did:plc:…", _list(DID, DIDS_MAX)),
@@ -146,7 +164,7 @@ SUBSCRIBE_EVENTS: Final = (
     Parameter(
         "collections",
         "collections, or prefixes of two names or more, such as app.bsky.*",
-        _list(_LONG_COLLECTION, COLLECTIONS_MAX),
+        _list(_LONG_COLLECTION),
         ["app.bsky.*"],
     ),
     Parameter("dids", "repos, such as did:plc:…", _list(DID, DIDS_MAX)),

@@ -8,7 +8,7 @@ A client may send 10,000 DIDs, which take 30 ms. So both are generators: they yi
 millisecond, and the caller decides when to go on (`scheduling.Worker`).
 
 To add a parameter: its name to `_KNOWN`, its value to `parse_request` and, if it may change while connected,
-to `_OPTIONS` and `parse_message`. For a list of the filter, `_FILTER` is enough.
+to `_OPTIONS` and `parse_message`. One that filters: `web/filters.py`.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ from jetstream.delivery.renderers.classic import CLASSIC
 from jetstream.delivery.renderers.v1 import V1
 from jetstream.delivery.subscriber import Bounds, SubscriberOptions
 from jetstream.errors import InvalidParameter
-from jetstream.model.did_set import NO_DIDS
-from jetstream.model.filter import Filter
 from jetstream.model.syntax import DID_CHARS_MAX
 from jetstream.model.timestamp import parse_time
 from jetstream.steps import Steps
 from jetstream.web.did_lists import DidList, no_list
+from jetstream.web.filters import COMMA_LISTS, FILTER, Given, parse_filter
 from jetstream.web.http import Request
 
 # An update has at most 10,000 wanted and 10,000 excluded DIDs, some hundred other names, and a comma for
@@ -42,22 +41,12 @@ _PARAMETERS_PER_STEP: Final = 250  # decoded between two yields: 0.7 ms
 _NAME_CHARS_MAX: Final = 64  # decoded of a name: no parameter's is nearly as long
 # Decoded of a value, percent-encoded. The rest of a longer one does not matter: it is refused all the same.
 _VALUE_CHARS_MAX: Final = 3 * (DID_CHARS_MAX + 1)
-# Lists of a filter, by the argument of `Filter.parse_steps` that each is.
-_FILTER: Final = {
-    "collections": "wantedCollections",
-    "dids": "wantedDids",
-    "kinds": "kinds",
-    "operations": "operations",
-    "exclude_collections": "excludeCollections",
-    "exclude_dids": "excludeDids",
-}
-# Parameters that are lists, those that can change while connected, and all of them.
-_LISTS: Final = frozenset(_FILTER.values())
 # Names that came with the v1 wire. `maxSize` is what the Go client sends for `maxMessageSizeBytes`.
 _V1: Final = ("compress", "requireHello", "maxMessageSizeBytes", "maxSize")
 WIRES: Final = (CLASSIC.name, V1.name)  # v2 has an endpoint of its own
-_OPTIONS: Final = (*_LISTS, "filter", "maxMessageSizeBytes", "maxSize", "heartbeat")
-_KNOWN: Final = (*_LISTS, "filter", "cursor", "until", "limit", "heartbeat", "wire", "zstdDictionary", *_V1)
+# All parameters, and those that can change while connected.
+_KNOWN: Final = (*FILTER, "filter", "cursor", "until", "limit", "heartbeat", "wire", "zstdDictionary", *_V1)
+_OPTIONS: Final = (*FILTER, "filter", "maxMessageSizeBytes", "maxSize", "heartbeat")
 _COMMA: Final = re.compile(",|%2[cC]")
 # A number. Twenty digits are more than 64 bits; Python's integers have no limit.
 _NUMBER: Final = re.compile(r"[0-9]{1,20}", re.ASCII).fullmatch
@@ -102,7 +91,7 @@ class OptionsUpdate(NamedTuple):
     did_list: DidList | None = None  # the uploaded list whose DIDs are part of the filter
 
 
-def decode_query(text: str, lists: Collection[str] = _LISTS) -> Steps[Query]:
+def decode_query(text: str, lists: Collection[str] = COMMA_LISTS) -> Steps[Query]:
     """Decode a query string, in steps. Raises InvalidParameter for more than `PARAMETERS_MAX` values.
 
     Commas, percent-encoded or not, separate the items of `lists`, and nothing else. `+` means a space.
@@ -135,11 +124,11 @@ def parse_request(
     first = {name: values[0] for name, values in query.items()}
     yield from _refuse_mistakes(first, _KNOWN)
     did_list = read_list(query, find_list)
-    wanted = yield from _filter(lambda name: query.get(name, []), did_list)
+    wanted, content = yield from parse_filter(given_in(query), did_list)
     size = _number(query, _size_name(first), "is not a number of bytes")
     cursor = _time(query, "cursor", now_us)
     return SubscribeRequest(
-        SubscriberOptions(wanted, size or 0),
+        SubscriberOptions(wanted, size or 0, content),
         cursor,
         _flag(query, "requireHello"),
         _wire(query, request.headers, wires),
@@ -178,7 +167,8 @@ def parse_message(text: bytes, find_list: FindList = no_list) -> Steps[OptionsUp
     if list_id is not None and type(list_id) is not str:
         raise InvalidParameter("filter", _shown(list_id), "is not the ID of an uploaded list")
     did_list = find_list(list_id) if list_id else None
-    wanted = yield from _filter(partial(_strings, payload), did_list)
+    given = Given(partial(_strings, payload), partial(_boolean, payload), partial(_decimal, payload))
+    wanted, content = yield from parse_filter(given, did_list)
     size_name = _size_name(payload)
     size = payload.get(size_name)
     if size is None:
@@ -188,13 +178,12 @@ def parse_message(text: bytes, find_list: FindList = no_list) -> Steps[OptionsUp
     heartbeat_s = payload.get("heartbeat")
     if heartbeat_s is not None and (type(heartbeat_s) is not int or heartbeat_s not in HEARTBEAT_S):
         raise InvalidParameter("heartbeat", _shown(heartbeat_s), _NO_HEARTBEAT)
-    return OptionsUpdate(SubscriberOptions(wanted, size), heartbeat_s, did_list)
+    return OptionsUpdate(SubscriberOptions(wanted, size, content), heartbeat_s, did_list)
 
 
-def _filter(values: Callable[[str], Sequence[str]], did_list: DidList | None) -> Steps[Filter]:
-    """Parse a filter, in steps. `values` returns a list of the request by its name; empty when absent."""
-    lists = {argument: values(name) for argument, name in _FILTER.items()}
-    return Filter.parse_steps(**lists, listed=did_list.dids if did_list else NO_DIDS)
+def given_in(query: Query) -> Given:
+    """Return how the values of a query are read."""
+    return Given(lambda name: query.get(name, []), partial(_switch, query), partial(_once, query))
 
 
 def _size_name(given: Mapping[str, object]) -> str:
@@ -203,9 +192,7 @@ def _size_name(given: Mapping[str, object]) -> str:
         return "maxMessageSizeBytes"
     if "maxMessageSizeBytes" in given:
         raise InvalidParameter(
-            "maxSize",
-            _shown(given["maxSize"]),
-            "is given beside maxMessageSizeBytes, its other name: leave one out",
+            "maxSize", _text(given["maxSize"]), "is given beside maxMessageSizeBytes, its other name"
         )
     return "maxSize"
 
@@ -233,7 +220,7 @@ def _refuse_mistakes(given: Mapping[str, object], known: Collection[str]) -> Ste
         meant = _MEANT.get(_key(name[:_NAME_CHARS_MAX]))
         if meant in known and name not in known:
             text = f"is given to an unknown parameter: did you mean {meant}?"
-            raise InvalidParameter(name, _shown(value), text)
+            raise InvalidParameter(name, _text(value), text)
         if count % _PARAMETERS_PER_STEP == 0:
             yield
 
@@ -312,6 +299,27 @@ def _flag(query: Query, name: str) -> bool:
     return value == "true"
 
 
+def _switch(query: Query, name: str) -> bool:
+    """Return whether a parameter is there: `true`, or without a value. Raises InvalidParameter."""
+    return query.get(name) == [""] or _flag(query, name)
+
+
+def _boolean(payload: dict[str, Any], name: str) -> bool:
+    """Return an option that is true or false; false when it is absent or null. Raises InvalidParameter."""
+    value = payload.get(name)
+    if value is not None and type(value) is not bool:
+        raise InvalidParameter(name, _shown(value), "is neither true nor false")
+    return value is True
+
+
+def _decimal(payload: dict[str, Any], name: str) -> str:
+    """Return an option that is a number, as text; empty when it is absent or null."""
+    value = payload.get(name)
+    if value is not None and type(value) not in {int, float}:
+        raise InvalidParameter(name, _shown(value), "is not a number")
+    return "" if value is None else _shown(value)
+
+
 def _strings(payload: dict[str, Any], name: str) -> list[str]:
     """Return an option that is a list of strings; an empty one when it is absent or null."""
     items = payload.get(name)
@@ -325,10 +333,13 @@ def _strings(payload: dict[str, Any], name: str) -> list[str]:
     return items
 
 
+def _text(value: object) -> str:
+    """Return a value of a query or an update for an error message: text as it is, else JSON."""
+    return value if type(value) is str else _shown(value)
+
+
 def _shown(value: object) -> str:
-    """Return a value for an error message: text as it is, else JSON."""
-    if type(value) is str:
-        return value
+    """Return a value as JSON, for an error message."""
     try:
         return orjson.dumps(value).decode()
     except TypeError:  # orjson reads deeper nesting than it can write

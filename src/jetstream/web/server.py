@@ -183,6 +183,9 @@ class Listener:
         self._congestion = _disable_pacing(self._socket)
         # Connections that were accepted and have no protocol yet: the event loop keeps no reference to tasks.
         self._handovers: set[asyncio.Task[object]] = set()
+        # How often to accept in the next turn: once, and more often while each attempt finds a connection. An
+        # attempt that finds none takes as long as one that does.
+        self._attempts = 1
         # Whether it was out of files at the last attempt; cleared by the next accept.
         self._paused = False
         # The end of the pause, while the socket is not watched.
@@ -207,10 +210,11 @@ class Listener:
             if not self._make_room():  # closed sockets release their files when this turn ends
                 self._pause()
             return
-        for _ in range(self._limits.accepts_per_turn):
+        for _ in range(self._attempts):
             try:
                 connection, address = self._socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                self._attempts = 1
                 return
             except OSError as error:
                 if error.errno not in _OUT_OF_FILES:
@@ -224,6 +228,7 @@ class Listener:
             task = self._loop.create_task(self._hand_over(connection))
             self._handovers.add(task)
             task.add_done_callback(self._handovers.discard)
+        self._attempts = min(2 * self._attempts, self._limits.accepts_per_turn)
 
     def _configure(self, connection: socket.socket, peer: str) -> None:
         """Set the options of an accepted socket that it does not inherit."""

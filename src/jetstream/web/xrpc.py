@@ -109,13 +109,15 @@ class EventsDialect:
         oldest_us = self._oldest_us()
         if not cursor or (cursor >= POSITION_MIN and cursor >= (oldest_us or 0)):
             return b""
-        where = (
-            "no event is kept" if oldest_us is None else f"the oldest event is {oldest_us}, {iso(oldest_us)}"
+        kept = (
+            "no event is kept yet"
+            if oldest_us is None
+            else f"the oldest event is {oldest_us}, {iso(oldest_us)}"
         )
         if cursor < POSITION_MIN:
-            text = f"cursor: {cursor} is a seq of another server; {where}: use that, 0, or a time"
+            text = f"cursor: {cursor} is a seq of another server: use 0, a seq of this one, or a time; {kept}"
             raise Refused("cursor_too_old", 400, "CursorTooOld", text)
-        return info("OutdatedCursor", f"cursor {cursor} is older than what is kept; {where}")
+        return info("OutdatedCursor", f"cursor {cursor} is older than what is kept; {kept}")
 
     def refusal(self, refused: Refused) -> Response:
         """Return a response in JSON, or a sentence where the error has no name."""

@@ -193,9 +193,7 @@ def test_what_is_asked_for_beside_the_filter_is_in_the_query() -> None:
 
 def test_content_filters_in_the_url_are_sent_with_a_long_filter() -> None:
     dids = ["did:web:" + "x" * 1000] * 10
-    query = (
-        "lang=en,de&lang=pt&text=a,b&hasMedia&sample=2.5&subject=at://x&excludeDids=did:web:y&heartbeats=1"
-    )
+    query = "lang=en,de&lang=pt&text=a,b&hasMedia&sample=2.5&subject=at://x&excludeDids=did:web:y&filter=abc&heartbeats=1"
     asked = request(f"localhost?{query}", dids=dids)
     assert json.loads(asked.hello)["payload"] == {
         "lang": ["en", "de", "pt"],
@@ -204,6 +202,7 @@ def test_content_filters_in_the_url_are_sent_with_a_long_filter() -> None:
         "sample": 2.5,
         "subject": ["at://x"],
         "excludeDids": ["did:web:y"],
+        "filter": "abc",
         "wantedCollections": [],
         "wantedDids": dids,
     }

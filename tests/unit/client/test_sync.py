@@ -41,6 +41,22 @@ async def test_what_waits_is_bounded_in_bytes() -> None:
     await putting
 
 
+async def test_marks_count_too() -> None:
+    channel = Channel(1000)
+    putting = asyncio.create_task(put_marks(channel, 50))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not putting.done()
+    for _ in range(50):
+        assert isinstance(await asyncio.to_thread(channel.get, 5.0), Mark)
+    await putting
+
+
+async def put_marks(channel: Channel, count: int) -> None:
+    for _ in range(count):
+        await channel.put(Mark(1, live=False))
+
+
 async def test_one_message_may_be_larger_than_the_bound() -> None:
     channel = Channel(10)
     putting = asyncio.create_task(channel.put(event(300)))

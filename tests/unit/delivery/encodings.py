@@ -7,7 +7,7 @@ from websockets.frames import Frame
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from jetstream.delivery.framing.websocket import WEBSOCKET
+from jetstream.delivery.framing.websocket import WEBSOCKET, WebSocketFraming
 from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.renderers.template import RECORD, TemplateRenderer, commit
 from jetstream.delivery.subscriber import Encoding
@@ -20,6 +20,15 @@ V1 = Encoding(RENDERERS["v1"], WEBSOCKET)
 CREATES = Encoding(
     TemplateRenderer("v1", {CREATE: commit(b'"kind":"commit"', b'"operation":"create"', RECORD)}), WEBSOCKET
 )
+
+
+class CostlyFraming(WebSocketFraming):
+    """Frames as any others, but each is made only if a reader wants it."""
+
+    costly = True
+
+
+COSTLY = Encoding(RENDERERS["v1"], CostlyFraming())
 
 
 def message(encoding: Encoding, batch: Batch, index: int) -> bytes:

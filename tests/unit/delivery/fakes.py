@@ -31,6 +31,7 @@ LIMITS = DeliveryLimits()
 # Each step is small, so that what a test does falls between two of them.
 SMALL = DeliveryLimits(
     turn_s=0.0,
+    costly_s=0.0,
     writes_per_look=1,
     flush_events=7,
     chunk_events=5,
@@ -90,7 +91,6 @@ class MemoryLog:
         self.followers = Followers()
         self.patience = 0
         self.reads = 0
-        self.ahead: list[int] = []  # the positions at which readers said that they would read
         self.failure: Exception | None = None
         self.copy: Callable[[Batch], Batch] | None = None  # what a reader is given instead of a full batch
         self._grown = asyncio.Event()
@@ -134,9 +134,6 @@ class MemoryLog:
             if wanted.select(batch, first, batch.index(stop)):
                 return batch if self.copy is None or batch is self.batches[-1] else self.copy(batch)
         return None
-
-    def read_ahead(self, position: int, stop: int, wanted: Filter) -> None:
-        self.ahead.append(position)
 
     async def wait(self, position: int) -> None:
         while self.tip < position:

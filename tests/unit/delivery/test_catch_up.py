@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.delivery.encodings import CLASSIC, CREATES, V1, message
+from tests.unit.delivery.encodings import CLASSIC, COSTLY, CREATES, V1, message
 from tests.unit.delivery.fakes import (
     BATCH_EVENTS,
     LIKE,
@@ -307,7 +307,7 @@ async def test_a_subscriber_with_bounds_is_live_at_the_tip() -> None:
             ONE_REPO,
         ]
     ),
-    st.sampled_from([CLASSIC, V1, CREATES]),
+    st.sampled_from([CLASSIC, V1, CREATES, COSTLY]),
     st.sampled_from([200, 2_000, UNBOUNDED]),
     st.integers(0, 3),
     st.booleans(),
@@ -411,22 +411,3 @@ async def test_a_subscriber_that_leaves_while_its_filter_is_indexed_leaves_nothi
         await until(lambda: indexed(delivery))
         delivery.remove(subscriber)
         await until(lambda: not indexed(delivery))
-
-
-async def test_the_log_reads_ahead_for_a_reader_that_is_alone() -> None:
-    async with served(events=4 * BATCH_EVENTS) as (delivery, log):
-        subscriber, sink = join(delivery, 1)
-        await flushed(delivery, log, subscriber)
-        assert sink.times() == steps(1, 4 * BATCH_EVENTS + 1)
-        assert sorted(set(log.ahead)) == [n * BATCH_EVENTS * STEP_US + 1 for n in range(1, 5)]
-
-
-async def test_the_log_does_not_read_ahead_for_many() -> None:
-    """They would drop each other's segments from its cache."""
-    async with served(events=4 * BATCH_EVENTS, limits=replace(LIMITS, readers_ahead=1)) as (delivery, log):
-        log.patience = 2
-        readers = [join(delivery, 1) for _ in range(3)]
-        await until(lambda: all(sink.writes for _, sink in readers))
-        assert not log.ahead
-        await flushed(delivery, log, *[subscriber for subscriber, _ in readers])
-        assert all(sink.times() == steps(1, 4 * BATCH_EVENTS + 1) for _, sink in readers)

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from unittest.mock import create_autospec
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.delivery.encodings import CLASSIC, V1, message
+from tests.unit.delivery.encodings import CLASSIC, COSTLY, V1, message
 
 from jetstream.delivery.chunks import cut, flush_end
+from jetstream.delivery.feature_cache import FeatureCache
 from jetstream.delivery.framing.websocket import WebSocketFraming
 from jetstream.delivery.render_cache import Chunk, RenderCache
 from jetstream.delivery.subscriber import Bounds, Encoding, Sink, Subscriber, SubscriberOptions
 from jetstream.limits import DeliveryLimits
 from jetstream.model.batch import Batch
+from jetstream.model.content import Content
 from jetstream.model.did_set import DidSet
 from jetstream.model.event import CREATE, Event
 from jetstream.model.filter import Filter
 
 LIKE, POST = b"app.bsky.feed.like", b"app.bsky.feed.post"
 LIMITS = DeliveryLimits()
-SMALL = DeliveryLimits(chunk_events=5, chunk_bytes=1500, judged_events=7)
+FEATURES = FeatureCache(LIMITS.feature_cache_bytes)
+SMALL = DeliveryLimits(chunk_events=5, chunk_bytes=1500, judged_events=7, parsed_events=3, parsed_bytes=2000)
 OPTIONS = [
     SubscriberOptions(),
     SubscriberOptions(message_bytes_max=200),
     SubscriberOptions(Filter(collections=frozenset({LIKE}))),
     SubscriberOptions(Filter(dids=DidSet({b"did:plc:one"})), message_bytes_max=200),
+    SubscriberOptions(Filter(kinds=frozenset({CREATE})), content=Content.parse(lang=["en"])),
 ]
 
 
@@ -36,14 +41,17 @@ class Costly(WebSocketFraming):
     costly = True
     made = 0
 
-    def frames(self, messages: list[bytes]) -> list[bytes]:
+    def frames(self, messages: list[bytes], times: Iterable[int] | None = None) -> list[bytes]:
         self.made += len(messages)
-        return super().frames(messages)
+        return super().frames(messages, times)
 
 
 def event(size: int) -> Event:
     did, collection = (b"did:plc:one", b"did:plc:two")[size % 2], (LIKE, POST)[size % 3 == 0]
-    return Event(CREATE, did, collection, b"k", b"rev", b"cid", b'{"t":"%b"}' % (b"x" * size))
+    lang = (b"en", b"de")[size % 5 == 0]
+    return Event(
+        CREATE, did, collection, b"k", b"rev", b"cid", b'{"langs":["%b"],"t":"%b"}' % (lang, b"x" * size)
+    )
 
 
 def batch_of(sizes: list[int]) -> Batch:
@@ -66,7 +74,7 @@ def pieces(
     """Cut all there is, as a reader does."""
     made = []
     while first < last:
-        made.append(cut(batch, first, last, reader(encoding, options), cache, limits))
+        made.append(cut(batch, first, last, reader(encoding, options), cache, FeatureCache(1 << 20), limits))
         assert first < made[-1].reached <= last
         first = made[-1].reached
     return made
@@ -75,7 +83,7 @@ def pieces(
 @given(
     st.lists(st.one_of(st.integers(0, 90), st.integers(0, 4000)), min_size=1, max_size=40),
     st.lists(st.tuples(st.sampled_from(OPTIONS), st.integers(0, 40), st.integers(0, 40)), min_size=1),
-    st.sampled_from([CLASSIC, V1]),
+    st.sampled_from([CLASSIC, V1, COSTLY]),
 )
 def test_chunks_are_what_is_wanted_in_bounded_pieces(
     sizes: list[int], readers: list[tuple[SubscriberOptions, int, int]], encoding: Encoding
@@ -85,7 +93,11 @@ def test_chunks_are_what_is_wanted_in_bounded_pieces(
     for options, start, end in readers:
         first, last = sorted((min(start, len(batch)), min(end, len(batch))))
         limit = options.message_bytes_max
-        messages = [message(encoding, batch, i) for i in options.wanted.select(batch, first, last)]
+        messages = [
+            message(encoding, batch, i)
+            for i in options.wanted.select(batch, first, last)
+            if options.content is None or b'"en"' in batch.bodies[i]
+        ]
         wanted = encoding.framing.frames([each for each in messages if not limit or len(each) <= limit])
         made = pieces(batch, first, last, encoding, options, cache, SMALL)
         assert b"".join(one.data for one in made) == b"".join(wanted)
@@ -111,7 +123,7 @@ def test_a_shared_chunk_has_no_frames_beside_it() -> None:
     made = pieces(batch, 0, 1000, CLASSIC, SubscriberOptions(), cache)
     size = sum(len(one.data) for one in made)
     assert size <= cache.size < 1.1 * size
-    some = cut(batch, 0, 1000, reader(options=OPTIONS[3]), cache, LIMITS)
+    some = cut(batch, 0, 1000, reader(options=OPTIONS[3]), cache, FEATURES, LIMITS)
     assert some.messages
     assert cache.size > 1.1 * size
 
@@ -121,7 +133,7 @@ def test_frames_that_there_are_make_the_chunk() -> None:
     batch, cache = batch_of([20] * 200), RenderCache(LIMITS.render_cache_bytes)
     frames = cache.render(batch, range(200), CLASSIC).frames(range(200))
     before = cache.size
-    assert cut(batch, 0, 200, reader(), cache, LIMITS).data == b"".join(frames)
+    assert cut(batch, 0, 200, reader(), cache, FEATURES, LIMITS).data == b"".join(frames)
     assert cache.size - before < 1.1 * len(b"".join(frames))
 
 
@@ -129,8 +141,8 @@ def test_costly_frames_are_kept_for_readers_with_filters() -> None:
     framing = Costly()
     costly = Encoding(CLASSIC.renderer, framing)
     batch, cache = batch_of([20] * 200), RenderCache(LIMITS.render_cache_bytes)
-    assert cut(batch, 0, 200, reader(costly), cache, LIMITS).messages == 200
-    assert cut(batch, 0, 200, reader(costly, OPTIONS[3]), cache, LIMITS).messages
+    assert cut(batch, 0, 200, reader(costly), cache, FEATURES, LIMITS).messages == 200
+    assert cut(batch, 0, 200, reader(costly, OPTIONS[3]), cache, FEATURES, LIMITS).messages
     assert framing.made == 200
 
 
@@ -145,8 +157,16 @@ def test_shared_chunks_make_room_for_others() -> None:
 
 def test_a_shared_chunk_that_goes_too_far_is_cut_again() -> None:
     batch, cache = batch_of([20] * 1000), RenderCache(LIMITS.render_cache_bytes)
-    assert cut(batch, 0, 1000, reader(), cache, LIMITS).reached == 200
-    assert cut(batch, 0, 150, reader(), cache, LIMITS).reached == 150
+    assert cut(batch, 0, 1000, reader(), cache, FeatureCache(1 << 20), LIMITS).reached == 200
+    assert cut(batch, 0, 150, reader(), cache, FeatureCache(1 << 20), LIMITS).reached == 150
+
+
+def test_few_records_are_parsed_for_one_chunk() -> None:
+    batch, cache, features = batch_of([20] * 1000), RenderCache(1 << 20), FeatureCache(1 << 20)
+    nothing = SubscriberOptions(Filter(kinds=frozenset({CREATE})), content=Content.parse(lang=["fr"]))
+    chunk = cut(batch, 10, 1000, reader(options=nothing), cache, features, LIMITS)
+    assert chunk == Chunk(b"", 0, 10 + LIMITS.parsed_events)
+    assert len(features.parsed(batch)._features) == LIMITS.parsed_events
 
 
 @pytest.mark.parametrize("left", [1, 50, 199, 200, 201, 1_000])
@@ -158,7 +178,7 @@ def test_a_limit_of_events_cuts_also_what_others_share(left: int, options: Subsc
     limited.bounds = Bounds(None, left)
     first, sent = 0, []
     while first < 1000 and limited.bounds.left:
-        chunk = cut(batch, first, 1000, limited, cache, LIMITS)
+        chunk = cut(batch, first, 1000, limited, cache, FEATURES, LIMITS)
         limited.bounds.left -= chunk.messages
         assert limited.bounds.left >= 0
         assert chunk.reached > first
@@ -178,9 +198,17 @@ def test_what_is_too_long_for_one_chunk_is_not_kept() -> None:
 
 def test_filters_are_not_mixed_up_with_everything() -> None:
     batch, cache = batch_of([20] * 400), RenderCache(LIMITS.render_cache_bytes)
-    everything = cut(batch, 0, 400, reader(), cache, LIMITS)
+    everything = cut(batch, 0, 400, reader(), cache, FeatureCache(1 << 20), LIMITS)
     assert everything.messages == LIMITS.chunk_events
-    limited = cut(batch, 0, 400, reader(options=SubscriberOptions(message_bytes_max=1)), cache, LIMITS)
+    limited = cut(
+        batch,
+        0,
+        400,
+        reader(options=SubscriberOptions(message_bytes_max=1)),
+        cache,
+        FeatureCache(1 << 20),
+        LIMITS,
+    )
     assert (limited.data, limited.messages) == (b"", 0)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.delivery.encodings import CLASSIC, CREATES, V1, message
+from tests.unit.delivery.encodings import CLASSIC, COSTLY, CREATES, V1, message
 from tests.unit.delivery.fakes import (
     LANES,
     LIKE,
@@ -171,7 +171,7 @@ cursors = st.one_of(st.none(), st.none(), st.integers(0, 1_000))
 joins = st.tuples(
     st.just("join"),
     options,
-    st.sampled_from([CLASSIC, V1, CREATES]),
+    st.sampled_from([CLASSIC, V1, CREATES, COSTLY]),
     cursors,
     st.sampled_from([200, 2_000, UNBOUNDED]),
 )

@@ -6,17 +6,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.builders import event
 from tests.unit.delivery.encodings import CLASSIC, V1
-from tests.unit.model.asking import EVENTS, GOOD, Asked
+from tests.unit.model.asking import ANN, BOB, EVENTS, GOOD, LIKE, POST, Asked
 
+from jetstream.delivery.feature_cache import FeatureCache
 from jetstream.delivery.index import _TUPLE_GROUPS_MAX, Groups
 from jetstream.delivery.subscriber import Encoding, Group, Sink, Subscriber, SubscriberOptions
+from jetstream.errors import InvalidParameter
 from jetstream.model.batch import Batch
+from jetstream.model.content import Content, features_of
 from jetstream.model.event import IDENTITY, Event
-from jetstream.model.filter import DIDS_PER_STEP, Filter
+from jetstream.model.filter import DIDS_PER_STEP, RECORDS, Filter
 from jetstream.steps import Steps, finish
 
-POST, LIKE = "app.bsky.feed.post", "app.bsky.feed.like"
-ANN, BOB = "did:plc:ann", "did:plc:bob"
 REMEMBERED = 1_000
 NOWHERE = create_autospec(Sink, instance=True)  # groups only say who gets what
 
@@ -39,18 +40,37 @@ def wanted(groups: Groups, batch: Batch, start: int, stop: int) -> dict[Subscrib
 
 def slowly(members: list[Subscriber], batch: Batch, start: int, stop: int) -> dict[Subscriber, list[int]]:
     """Ask every subscriber about every event: the model that the index is compared with."""
-    found = {member: list(member.options.wanted.select(batch, start, stop)) for member in members}
+    found = {member: selected(member.options, batch, start, stop) for member in members}
     return {member: indices for member, indices in found.items() if indices}
 
 
+def selected(options: SubscriberOptions, batch: Batch, start: int, stop: int) -> list[int]:
+    chosen = options.wanted.select(batch, start, stop)
+    return [
+        i
+        for i in chosen
+        if options.content is None
+        or batch.kinds[i] not in RECORDS
+        or options.content.matches(features_of(batch.bodies[i]))
+    ]
+
+
 def is_empty(groups: Groups) -> bool:
-    parts = (groups._everything, groups._by_collection, *groups._by_kind.values())
-    indices = (groups._groups, groups._excluding, *groups._by_did)
+    parts = (groups._everything, groups._by_collection, groups._by_content._all, groups._by_sample._all)
+    indices = (
+        groups._groups,
+        groups._refined,
+        *groups._by_did,
+        groups._by_content._by_key,
+        groups._by_kind.groups,
+        groups._by_kind._parts,
+        groups._by_sample._samples,
+    )
     return not any(indices) and not any(part.groups or part.remembered for part in parts)
 
 
 def test_equal_subscribers_share_a_group_and_its_bytes() -> None:
-    groups = Groups(REMEMBERED, finish)
+    groups = Groups(REMEMBERED, finish, FeatureCache(1 << 20))
     one, other = subscriber(POST, "app.bsky.graph.*"), subscriber("app.bsky.graph.*", POST, POST)
     groups.add(one)
     groups.add(other)
@@ -62,7 +82,7 @@ def test_equal_subscribers_share_a_group_and_its_bytes() -> None:
 
 
 def test_unequal_subscribers_do_not() -> None:
-    groups = Groups(REMEMBERED, finish)
+    groups = Groups(REMEMBERED, finish, FeatureCache(1 << 20))
     for each in (
         subscriber(),
         subscriber(encoding=V1),
@@ -77,7 +97,7 @@ def test_unequal_subscribers_do_not() -> None:
 
 
 def test_each_gets_what_it_asked_for() -> None:
-    groups = Groups(REMEMBERED, finish)
+    groups = Groups(REMEMBERED, finish, FeatureCache(1 << 20))
     everyone, posts, ann = subscriber(), subscriber(POST), subscriber(dids=(ANN,))
     for each in (everyone, posts, ann):
         groups.add(each)
@@ -87,7 +107,7 @@ def test_each_gets_what_it_asked_for() -> None:
 
 
 def test_a_group_that_wants_nothing_is_not_named() -> None:
-    groups = Groups(REMEMBERED, finish)
+    groups = Groups(REMEMBERED, finish, FeatureCache(1 << 20))
     for each in (subscriber(POST), subscriber(dids=(BOB,)), subscriber(LIKE, dids=(ANN,))):
         groups.add(each)
 
@@ -95,7 +115,7 @@ def test_a_group_that_wants_nothing_is_not_named() -> None:
 
 
 def test_a_newcomer_is_seen_by_collections_that_were_seen_before() -> None:
-    groups, batch = Groups(REMEMBERED, finish), Batch.of([event(collection=POST)], [1])
+    groups, batch = Groups(REMEMBERED, finish, FeatureCache(1 << 20)), Batch.of([event(collection=POST)], [1])
     first, second = subscriber(POST), subscriber("app.bsky.*")
     groups.add(first)
     groups.wanted(batch, 0, 1)
@@ -107,7 +127,7 @@ def test_a_newcomer_is_seen_by_collections_that_were_seen_before() -> None:
 
 
 def test_hostile_collections_do_not_fill_the_memory() -> None:
-    groups = Groups(10, finish)
+    groups = Groups(10, finish, FeatureCache(1 << 20))
     reader = subscriber("com.*")
     groups.add(reader)
     batch = Batch.of([event(collection=f"com.example.c{number}") for number in range(100)], range(100))
@@ -116,21 +136,56 @@ def test_hostile_collections_do_not_fill_the_memory() -> None:
     assert len(groups._by_collection.remembered) <= 10
 
 
-POOL = st.tuples(GOOD, st.sampled_from([0, 0, 120, 200]), st.sampled_from([CLASSIC, V1]))
+CONTENTS = (
+    None,
+    None,
+    Content.parse(lang=["en", "de"]),
+    Content.parse(lang=["en"], text=["good morning", "hi"]),
+    Content.parse(mentions=[ANN, BOB], lang=["de"]),
+    Content.parse(subject=[ANN]),
+    Content.parse(has_media=True),
+)
+BODIES = (
+    b'{"langs":["de","en"],"text":"Good morning"}',
+    b'{"langs":["en-US"],"text":"Good evening"}',
+    b'{"facets":[{"features":[{"$type":"app.bsky.richtext.facet#mention","did":"did:plc:ann"}]}],"langs":["de"]}',
+    b'{"subject":{"uri":"at://did:plc:ann/app.bsky.feed.post/1"}}',
+    b'{"embed":{"$type":"app.bsky.embed.video"},"text":"hi"}',
+    b"{}",
+)
+POOL = st.tuples(
+    GOOD, st.sampled_from([0, 0, 120, 200]), st.sampled_from(CONTENTS), st.sampled_from([CLASSIC, V1])
+)
 
 
-@given(st.lists(POOL, max_size=8), st.lists(EVENTS, min_size=1, max_size=12), st.data())
+def options(asked: Asked, limit: int, content: Content | None) -> SubscriberOptions:
+    """Return options as a request would, but for a content filter that matches nothing."""
+    try:
+        named = None if content is None else ("lang", "en")
+        return SubscriberOptions(Filter.parse(**asked._asdict(), content=named), limit, content)
+    except InvalidParameter:
+        return SubscriberOptions(asked.parse(), limit)
+
+
+@given(
+    st.lists(POOL, max_size=8),
+    st.lists(st.tuples(EVENTS, st.sampled_from(BODIES)), min_size=1, max_size=12),
+    st.data(),
+)
 @settings(max_examples=200)
 def test_the_index_gives_what_asking_everybody_gives(
-    pool: list[tuple[Asked, int, Encoding]], events: list[Event], data: st.DataObject
+    pool: list[tuple[Asked, int, Content | None, Encoding]],
+    written: list[tuple[Event, bytes]],
+    data: st.DataObject,
 ) -> None:
-    groups = Groups(REMEMBERED, finish)
+    events = [one._replace(body=body if one.kind in RECORDS else b"") for one, body in written]
+    groups = Groups(REMEMBERED, finish, FeatureCache(1 << 20))
     batch = Batch.of(events, range(1, len(events) + 1))
     start = data.draw(st.integers(0, len(events) - 1))
     stop = data.draw(st.integers(start + 1, len(events)))
     members = [
-        Subscriber(NOWHERE, encoding, SubscriberOptions(asked.parse(), limit), 0, 0.0)
-        for asked, limit, encoding in pool
+        Subscriber(NOWHERE, encoding, options(asked, limit, content), 0, 0.0)
+        for asked, limit, content, encoding in pool
     ]
     for member in members:
         groups.add(member)
@@ -144,8 +199,34 @@ def test_the_index_gives_what_asking_everybody_gives(
     assert is_empty(groups)
 
 
+def test_records_are_parsed_only_of_collections_that_a_content_filter_wants() -> None:
+    features = FeatureCache(1 << 20)
+    groups = Groups(REMEMBERED, finish, features)
+    batch = Batch.of([event(collection=name, body=BODIES[0]) for name in (POST, LIKE, POST)], [1, 2, 3])
+    groups.add(subscriber(LIKE))
+    assert wanted(groups, batch, 0, 3)
+    assert features.size == 0
+    reader = Subscriber(NOWHERE, CLASSIC, options(Asked([POST]), 0, CONTENTS[2]), 0, 0.0)
+    groups.add(reader)
+    assert wanted(groups, batch, 0, 3)[reader] == [0, 2]
+    assert len(features.parsed(batch)._features) == 2
+
+
+def test_records_are_parsed_only_of_dids_that_a_content_filter_stands_beside() -> None:
+    features = FeatureCache(1 << 20)
+    groups = Groups(REMEMBERED, finish, features)
+    one = Subscriber(NOWHERE, CLASSIC, options(Asked(dids=[ANN]), 0, CONTENTS[2]), 0, 0.0)
+    groups.add(one)
+    batch = Batch.of([event(did=did, body=BODIES[0]) for did in (BOB, ANN, BOB)], [1, 2, 3])
+    assert wanted(groups, batch, 0, 3) == {one: [1]}
+    assert len(features.parsed(batch)._features) == 1
+    assert wanted(groups, Batch.of([event(did=ANN)], [4]), 0, 1) == {}
+    groups.remove(one)
+    assert is_empty(groups)
+
+
 def test_few_and_many_groups_may_name_one_did() -> None:
-    groups, batch = Groups(REMEMBERED, finish), Batch.of([event(did=ANN)], [1])
+    groups, batch = Groups(REMEMBERED, finish, FeatureCache(1 << 20)), Batch.of([event(did=ANN)], [1])
     members = [subscriber(dids=(ANN, f"did:plc:other{n}")) for n in range(2 * _TUPLE_GROUPS_MAX)]
     for count, member in enumerate(members, 1):
         groups.add(member)
@@ -158,7 +239,10 @@ def test_few_and_many_groups_may_name_one_did() -> None:
 
 def test_a_large_group_goes_into_the_index_and_out_of_it_in_steps() -> None:
     deferred = list[Steps[None]]()
-    groups, dids = Groups(REMEMBERED, deferred.append), [f"did:plc:{n}" for n in range(5 * DIDS_PER_STEP)]
+    groups, dids = (
+        Groups(REMEMBERED, deferred.append, FeatureCache(1 << 20)),
+        [f"did:plc:{n}" for n in range(5 * DIDS_PER_STEP)],
+    )
     one = subscriber(dids=tuple(dids))
     assert groups.takes_steps(one)
     group = Group(one.encoding, one.options)
@@ -175,7 +259,7 @@ def test_a_large_group_goes_into_the_index_and_out_of_it_in_steps() -> None:
 
 
 def test_a_group_that_is_partly_indexed_is_forgotten() -> None:
-    groups = Groups(REMEMBERED, finish)
+    groups = Groups(REMEMBERED, finish, FeatureCache(1 << 20))
     large = Group(
         CLASSIC, SubscriberOptions(Filter.parse([], [f"did:plc:{n}" for n in range(5 * DIDS_PER_STEP)]))
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jetstream.delivery.feature_cache import FeatureCache
 from jetstream.delivery.lanes import Lane, Lanes
 from jetstream.limits import DeliveryLimits
 from jetstream.steps import finish
@@ -19,7 +20,7 @@ def fill(lanes: Lanes, count: int) -> list[Lane]:
 
 @given(st.integers(0, 2 * LANES_MAX * LANE_SUBSCRIBERS))
 def test_lanes_are_as_many_as_there_are_subscribers_for_and_alike(count: int) -> None:
-    lanes = Lanes(1, finish)
+    lanes = Lanes(1, finish, FeatureCache(1 << 20))
     entered = fill(lanes, count)
     assert len(lanes) == min(max(-(-count // LANE_SUBSCRIBERS), 1), LANES_MAX)
     sizes = [lane.subscribers for lane in dict.fromkeys(entered)]
@@ -30,7 +31,7 @@ def test_lanes_are_as_many_as_there_are_subscribers_for_and_alike(count: int) ->
 
 @given(st.lists(st.integers(0, 3), max_size=30))
 def test_the_next_position_is_that_of_the_lane_that_is_entered(moves: list[int]) -> None:
-    lanes, position = Lanes(1, finish, DeliveryLimits(lane_subscribers=1)), 1
+    lanes, position = Lanes(1, finish, FeatureCache(1 << 20), DeliveryLimits(lane_subscribers=1)), 1
     for move in moves:
         if move:
             position += move
@@ -40,7 +41,7 @@ def test_the_next_position_is_that_of_the_lane_that_is_entered(moves: list[int])
 
 
 def test_a_lane_ends_with_its_last_subscriber_but_one_is_always_there() -> None:
-    lanes = Lanes(1, finish)
+    lanes = Lanes(1, finish, FeatureCache(1 << 20))
     entered = fill(lanes, 2 * LANE_SUBSCRIBERS)
     first, second = dict.fromkeys(entered)
     for lane in entered:
@@ -54,7 +55,7 @@ def test_a_lane_ends_with_its_last_subscriber_but_one_is_always_there() -> None:
 
 
 def test_a_new_lane_begins_where_the_foremost_is() -> None:
-    lanes = Lanes(1, finish)
+    lanes = Lanes(1, finish, FeatureCache(1 << 20))
     first = fill(lanes, LANE_SUBSCRIBERS)[0]
     first.move(10)
     second = fill(lanes, LANE_SUBSCRIBERS)[0]

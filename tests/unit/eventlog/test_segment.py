@@ -18,6 +18,7 @@ from jetstream.eventlog.segment import (
     holds_did,
     may_hold_did,
     seal,
+    text_bytes,
     unpack_accounts,
     unseal,
     verify,
@@ -51,6 +52,10 @@ def sealed(batch: Batch) -> Segment:
 def test_a_segment_gives_its_events_back(batch: Batch, sealed: Segment) -> None:
     assert rows(read(sealed)) == rows(batch)
     assert (sealed.first_us, sealed.last_us, sealed.events) == (batch.first, batch.last, 400)
+
+
+def test_the_columns_tell_how_long_their_values_are(batch: Batch, sealed: Segment) -> None:
+    assert text_bytes(sealed.events, [getattr(sealed, name) for name in NAMES]) == batch.text_bytes()
 
 
 def test_a_segment_that_filled_fast_takes_more_room_and_gives_the_same(batch: Batch) -> None:

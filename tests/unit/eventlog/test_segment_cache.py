@@ -29,12 +29,10 @@ class Segments:
         await self.ready.wait()
         if self.failure is not None:
             raise self.failure
-        return None if last_us == 0 else self.segment(last_us)
-
-    def segment(self, last_us: int) -> Loaded:
-        loaded = Loaded.of(self._batch_of(range(last_us - 9, last_us + 1)))
-        assert loaded is not None
-        return loaded
+        if last_us == 0:
+            return None
+        batch = self._batch_of(range(last_us - 9, last_us + 1))
+        return Loaded(batch, memory_bytes(len(batch), batch.text_bytes()))
 
 
 @pytest.fixture
@@ -106,20 +104,6 @@ async def test_a_segment_that_is_gone_or_cannot_be_read_is_not_remembered(
     assert segments.loaded == [0, 10, 10]
 
 
-async def test_a_segment_that_was_read_ahead_is_not_loaded_again(segments: Segments) -> None:
-    cache = SegmentCache(segments.load, bytes_max=2 * SEGMENT_BYTES)
-    ahead = segments.segment(10)
-    cache.put(10, ahead, cache.changes)
-    assert 10 in cache
-    assert await cache.get(10) is ahead.batch
-    cache.put(10, segments.segment(10), cache.changes)  # as when another reader has loaded it meanwhile
-    assert await cache.get(10) is ahead.batch
-    assert segments.loaded == []
-    for last_us in (20, 30):
-        cache.put(last_us, segments.segment(last_us), cache.changes)
-    assert 10 not in cache  # they count, and make room
-
-
 async def test_the_segment_around_a_position_is_found(segments: Segments) -> None:
     cache = SegmentCache(segments.load, bytes_max=2 * SEGMENT_BYTES)
     segments.ready.clear()
@@ -131,12 +115,3 @@ async def test_the_segment_around_a_position_is_found(segments: Segments) -> Non
     assert [cache.at(position) for position in (10, 11, 20, 21)] == [None, batch, batch, None]
     cache.drop(20)
     assert cache.at(15) is None
-
-
-async def test_what_was_read_ahead_before_a_change_is_not_kept(segments: Segments) -> None:
-    cache = SegmentCache(segments.load, 10 * SEGMENT_BYTES)
-    ahead, changes = segments.segment(10), cache.changes
-    cache.drop(10)
-    cache.put(10, ahead, changes)
-    assert await cache.get(10) is not ahead.batch
-    assert segments.loaded == [10]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
+from zlib import crc32
 
 from hypothesis import strategies as st
 from tests.builders import event
@@ -27,6 +28,7 @@ class Asked(NamedTuple):
     operations: Sequence[str] = ()
     exclude_collections: Sequence[str] = ()
     exclude_dids: Sequence[str] = ()
+    sample: str = ""
 
     def parse(self) -> Filter:
         return Filter.parse(**self._asdict())
@@ -35,6 +37,8 @@ class Asked(NamedTuple):
         """Tell whether an event is wanted, parameter by parameter."""
         did, name, kind = one.did.decode(), one.collection.decode(), KIND_NAMES[one.kind]
         if (self.dids and did not in self.dids) or did in self.exclude_dids:
+            return False
+        if self.sample and crc32(one.did) / 2**32 >= float(self.sample) / 100:
             return False
         if kind not in _OPERATIONS:
             return not self.kinds or kind in self.kinds
@@ -71,6 +75,7 @@ ANYTHING = st.builds(
     _some("create", "update", "delete"),
     _some(*NAMES),
     _some(ANN, BOB, "did:plc:dan"),
+    st.sampled_from(["", "", "", "100", "50", "20.5"]),
 )
 GOOD = ANYTHING.filter(_is_good)
 EVENTS = st.builds(

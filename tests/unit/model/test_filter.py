@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,8 @@ from tests.unit.model.asking import ANN, ANYTHING, BOB, EVENTS, FOLLOW, GOOD, LI
 from jetstream.errors import InvalidParameter
 from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, KIND_NAMES, SYNC, UPDATE, Event
-from jetstream.model.filter import COLLECTIONS_MAX, DIDS_MAX, EVERYTHING, Filter
+from jetstream.model.filter import DIDS_MAX, EVERYTHING, Filter, in_sample
+from jetstream.model.lists import NAMES_MAX
 
 
 def wants(wanted: Filter, one: Event) -> bool:
@@ -85,9 +87,9 @@ def test_dids_that_are_bad(did: str) -> None:
 
 
 def test_a_hundred_collections_are_the_most() -> None:
-    names = [f"com.example.c{number}" for number in range(COLLECTIONS_MAX)]
+    names = [f"com.example.c{number}" for number in range(NAMES_MAX)]
 
-    assert len(Filter.parse(names, []).collections) == COLLECTIONS_MAX == 100
+    assert len(Filter.parse(names, []).collections) == NAMES_MAX == 100
     with pytest.raises(InvalidParameter, match="wantedCollections: '101' are too many: at most 100"):
         Filter.parse([*names, POST], [])
 
@@ -191,7 +193,7 @@ def test_both_lists_must_agree() -> None:
 # The new parts
 
 
-def refused(**asked: Sequence[str]) -> tuple[str, str]:
+def refused(**asked: Any) -> tuple[str, str]:
     with pytest.raises(InvalidParameter) as caught:
         Asked(**asked).parse()
     return caught.value.name, caught.value.value
@@ -284,13 +286,69 @@ def test_what_contradicts_itself_is_refused(asked: Asked, parameter: str) -> Non
 
 
 def test_exceptions_have_the_bounds_of_the_lists() -> None:
-    names = [f"com.example.c{number}" for number in range(COLLECTIONS_MAX + 1)]
+    names = [f"com.example.c{number}" for number in range(NAMES_MAX + 1)]
     dids = [f"did:plc:{number}" for number in range(DIDS_MAX + 1)]
 
-    assert len(Asked(exclude_collections=names[1:]).parse().excluded_collections) == COLLECTIONS_MAX
+    assert len(Asked(exclude_collections=names[1:]).parse().excluded_collections) == NAMES_MAX
     assert refused(exclude_collections=names) == ("excludeCollections", "101")
     assert len(Asked(exclude_dids=dids[1:]).parse().excluded_dids) == DIDS_MAX
     assert refused(exclude_dids=dids) == ("excludeDids", "10001")
+    assert refused(kinds=["commit"] * 101) == ("kinds", "101")
+    assert refused(operations=["create"] * 101) == ("operations", "101")
+
+
+@pytest.mark.parametrize(
+    "percent", ["0", "0.00", "100.01", "101", "1000", "-1", "1.234", ".5", "5%", "5.", "x", "\u0665"]
+)
+def test_samples_that_are_bad(percent: str) -> None:
+    assert refused(sample=percent) == ("sample", percent)
+
+
+def test_a_sample_has_its_share_of_repos_the_same_each_time_and_all_of_a_smaller_one() -> None:
+    dids = [b"did:plc:%024d" % number for number in range(10_000)]
+    chosen = {share: {did for did in dids if in_sample(did, share)} for share in (1, 10, 500, 2_000, 9_990)}
+
+    assert chosen[1] <= chosen[10] <= chosen[500] <= chosen[2_000] <= chosen[9_990]
+    assert 450 < len(chosen[500]) < 550
+    assert 1_900 < len(chosen[2_000]) < 2_100
+    # A promise to clients: these do not change with the process or the version.
+    assert [in_sample(did, 5_000) for did in dids[:8]] == [False, False, True, True, False, False, True, True]
+
+
+def test_a_sample_is_subtracted_from_what_is_listed() -> None:
+    ann, bob = ANN.encode(), BOB.encode()
+    assert in_sample(ann, 2_000) is not in_sample(bob, 2_000)
+    inside = ANN if in_sample(ann, 2_000) else BOB
+    assert Asked(dids=[ANN, BOB], sample="20").parse() == Asked(dids=[inside]).parse()
+    assert (
+        Asked(exclude_dids=[ANN, BOB], sample="20").parse()
+        == Asked(exclude_dids=[inside], sample="20.00").parse()
+    )
+    assert Asked(sample="100").parse() == EVERYTHING
+    outside = BOB if inside == ANN else ANN
+    assert refused(dids=[outside], sample="20") == ("sample", "20")
+
+
+@pytest.mark.parametrize(
+    ("asked", "kinds"),
+    [
+        (Asked(), {CREATE, UPDATE}),
+        (Asked(operations=["create"]), {CREATE}),
+        (Asked(operations=ALL_OPERATIONS), {CREATE, UPDATE}),
+        (Asked(kinds=["commit", "identity"]), {CREATE, UPDATE, IDENTITY}),
+        (Asked(kinds=ALL_KINDS), {CREATE, UPDATE, IDENTITY, ACCOUNT, SYNC}),
+    ],
+)
+def test_a_content_filter_leaves_out_what_has_no_record_unless_kinds_names_it(
+    asked: Asked, kinds: set[bytes]
+) -> None:
+    assert Filter.parse(**asked._asdict(), content=("lang", "en")).kinds == kinds
+
+
+@pytest.mark.parametrize("asked", [Asked(operations=["delete"]), Asked(kinds=["identity"])])
+def test_a_content_filter_where_nothing_has_a_record_is_refused(asked: Asked) -> None:
+    with pytest.raises(InvalidParameter, match="lang: 'en' applies to creates and updates"):
+        Filter.parse(**asked._asdict(), content=("lang", "en"))
 
 
 def test_a_batch_without_an_excluded_repo_is_selected_as_a_range() -> None:
@@ -331,6 +389,7 @@ def test_neither_order_nor_repetition_nor_what_a_prefix_covers_matters(
         shuffled(asked.operations),
         more(asked.exclude_collections),
         shuffled(asked.exclude_dids),
+        asked.sample,
     )
     assert outcome(other) == outcome(asked)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -28,7 +29,7 @@ def parsed(query: str = "", headers: dict[str, str] | None = None) -> EventsRequ
     return finish(parse_events_request(Request("GET", "/xrpc/x", query, 1, headers or {}), now_us=NOW_US))
 
 
-def wanting(size: int = 0, **fields: frozenset[bytes]) -> EventsRequest:
+def wanting(size: int = 0, **fields: Any) -> EventsRequest:
     return EventsRequest(SubscriberOptions(Filter(**fields), size), None)
 
 

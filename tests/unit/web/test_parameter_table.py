@@ -43,6 +43,9 @@ EDGES = [
     *("app.bsky.feed.post", "app.bsky.*", "app.*", "*", "app.bsky", "app.bsky.fo*", "app.bsky.", "a..*"),
     *("did:plc:ann", "did:web:bob.example", "did:plc", "DID:plc:a", "did:plc:" + "x" * 2040, "did:a:b%"),
     *("did:plc:" + "x" * 2041, "-10m", "10m", "-1h30m", "-1.5d", "- 1h", "2026-07-04T14:30:00Z"),
+    *("at://did:plc:ann/app.bsky.feed.post/a", "at://did:plc:ann/app.bsky.feed.post/..", "at://did:plc:ann"),
+    *("en", "pt-BR", "e1", "0.01", "0.001", "099.50", "100", "100.01", "100.0", "0.0", "50.", "x" * 256),
+    *("x" * 257, " ", "good morning", "!", "at://ann.example/app.bsky.feed.post/a"),
     *("2026-07-04 14:30:00.123456789+02:00", "2026-07-04T14:30:00", "2026-07-04"),
 ]
 

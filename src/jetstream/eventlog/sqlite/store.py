@@ -39,7 +39,7 @@ from jetstream.eventlog.erase import Tombstones, find_tombstones
 from jetstream.eventlog.segment_cache import Loaded, SegmentCache
 from jetstream.eventlog.sqlite import lookup
 from jetstream.eventlog.sqlite.connection import Transaction, TranslatedErrors, bytes_on_disk, wal_bytes
-from jetstream.eventlog.sqlite.reader import ReaderPool, Scan
+from jetstream.eventlog.sqlite.reader import ReaderPool
 from jetstream.eventlog.sqlite.recovery import LogState, Options, open_log
 from jetstream.eventlog.sqlite.reservation import Machine
 from jetstream.eventlog.sqlite.schema import insert_row, store_cursors
@@ -53,9 +53,6 @@ from jetstream.scheduling import Notifier, short_switch_interval
 from jetstream.status import LogStatistics
 
 ERASE_DELETED: Final = frozenset({"deleted"})
-# The switch interval while a reader thread reads ahead, in seconds. It needs the GIL two dozen times for a
-# segment, which the event loop renders in 4 ms. With 20 µs the two change places too often.
-_SWITCH_AHEAD_S: Final = 200e-6
 
 
 class SqliteLog:
@@ -73,8 +70,6 @@ class SqliteLog:
         # Where events that are not in the hot tail are read, and those that were.
         self._readers = ReaderPool(state.path, state.damages, state.limits)
         self._segments = SegmentCache(self._load, state.limits.segment_cache_bytes)
-        # Searches of readers that are about to ask, by what they are about to ask for; the oldest first.
-        self._ahead: dict[tuple[int, Filter], asyncio.Task[Scan]] = {}
         # What seals, trims and checkpoints in the background.
         self._upkeep = Upkeep(state, self._segments.drop)
         self._logger = Throttled(structlog.get_logger(__name__))
@@ -225,7 +220,7 @@ class SqliteLog:
         behind = self._state.damages.skip(position)
         if behind != position:
             return min(behind, stop), None
-        after, found = await self._scan(position, stop, wanted)
+        after, found = await self._readers.run(lambda reader: reader.scan(position, stop, wanted))
         if isinstance(found, int):
             found = None if found in self._state.damages.by_end else await self._segments.get(found)
         # A segment may be trimmed before it is loaded, or have nothing in this part of its range.
@@ -233,44 +228,9 @@ class SqliteLog:
             found = None
         return after, found
 
-    async def _scan(self, position: int, stop: int, wanted: Filter) -> Scan:
-        """Find what comes next in the file, or wait until `read_ahead` has found it."""
-        key = (position, wanted)
-        ahead = self._ahead.get(key)
-        if ahead is None:
-            return await self._readers.run(lambda reader: reader.scan(position, stop, wanted))
-        try:
-            return await asyncio.shield(ahead)  # other readers wait for it too
-        finally:
-            if self._ahead.get(key) is ahead:
-                del self._ahead[key]
-
-    def read_ahead(self, position: int, stop: int, wanted: Filter) -> None:
-        """Start to load what `read` is about to be asked for. Does nothing for events in memory."""
-        key, stop = (position, wanted), min(stop, self._state.hot_tail.start)
-        if position >= stop or key in self._ahead or self._state.damages.skip(position) != position:
-            return
-        if len(self._ahead) >= self._state.limits.reads_ahead:
-            del self._ahead[next(iter(self._ahead))]  # not cancelled: a reader may wait for it
-        self._ahead[key] = asyncio.create_task(self._read_ahead(position, stop, wanted))
-        self._ahead[key].add_done_callback(_retrieve)
-
-    async def _read_ahead(self, position: int, stop: int, wanted: Filter) -> Scan:
-        """Find the next segment, and load it into the cache. Nothing else is held: it might be erased."""
-        known, changes = (self._segments, self._state.damages.by_end), self._segments.changes
-        with short_switch_interval(_SWITCH_AHEAD_S):
-            after, found, loaded = await self._readers.run(
-                lambda reader: reader.scan_and_load(position, stop, wanted, known)
-            )
-        if isinstance(found, Batch):
-            return position, None
-        if found is not None and loaded is not None:
-            self._segments.put(found, loaded, changes)
-        return after, found
-
     async def _load(self, last_us: int) -> Loaded | None:
         """Read a segment for the cache."""
-        return await self._readers.run(lambda reader: Loaded.of(reader.load(last_us)))
+        return await self._readers.run(lambda reader: reader.load_measured(last_us))
 
     async def holds(self, keys: Collection[Key]) -> dict[Key, int]:
         """Return the keys of which an event is kept, each with a position."""
@@ -316,7 +276,6 @@ class SqliteLog:
 
     async def close(self) -> None:
         """Copy everything into the database, durably, and close it."""
-        await asyncio.gather(*self._ahead.values(), return_exceptions=True)
         await self._upkeep.close()
         await asyncio.to_thread(self._close)
 
@@ -328,9 +287,3 @@ class SqliteLog:
             self._state.checkpointer.close()
             self._state.reservation.write(self._state.tip)
         os.close(self._state.lock)
-
-
-def _retrieve(search: asyncio.Task[Scan]) -> None:
-    """Take the error of a search that nobody waits for. The reader that needs that part will see it."""
-    if not search.cancelled():
-        search.exception()

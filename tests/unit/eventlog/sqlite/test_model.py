@@ -133,17 +133,6 @@ class LogAgainstList(RuleBasedStateMachine):
             self.runner.run(self.log.maintain())
 
     @precondition(lambda self: self.history)
-    @rule(data=st.data(), wanted=filters)
-    def read_ahead(self, data: st.DataObject, wanted: Filter) -> None:
-        """What a reader announces may be read then, later or never, whatever happens between."""
-        position, stop = data.draw(st.integers(0, self.log.tip + 2)), data.draw(st.integers(0, self.log.tip))
-
-        async def announce() -> None:
-            self.log.read_ahead(position, stop, wanted)
-
-        self.runner.run(announce())
-
-    @precondition(lambda self: self.history)
     @rule(data=st.data())
     def trim(self, data: st.DataObject) -> None:
         before = data.draw(st.integers(0, self.log.tip + 2))

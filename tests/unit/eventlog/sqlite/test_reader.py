@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from tests.unit.delivery.encodings import CLASSIC
 from tests.unit.eventlog.reading import END, Stamped, read_all
 from tests.unit.model.asking import ANN, BOB, GOOD, LIKE, POST, Asked
 
+from jetstream.delivery.feature_cache import FeatureCache
 from jetstream.delivery.index import Groups
 from jetstream.delivery.subscriber import Group, SubscriberOptions
 from jetstream.eventlog.sqlite.connection import open_reader
@@ -83,7 +85,7 @@ def test_all_that_judge_events_agree(stored: Stored, asked: Asked) -> None:
 
     assert [i for i in range(len(batch)) if wants(i)] == expected
     assert list(wanted.select(batch, 0, len(batch))) == expected
-    groups = Groups(10, finish)
+    groups = Groups(10, finish, FeatureCache(1 << 20))
     finish(groups.index(Group(CLASSIC, SubscriberOptions(wanted))))
     assert [list(found) for found in groups.wanted(batch, 0, len(batch)).values()] == (
         [expected] if expected else []
@@ -91,7 +93,7 @@ def test_all_that_judge_events_agree(stored: Stored, asked: Asked) -> None:
     assert stored.read(asked) == [(batch.times[i], batch.event(i)) for i in expected]
 
 
-def loaded(stored: Stored, **asked: Sequence[str]) -> int:
+def loaded(stored: Stored, **asked: Any) -> int:
     """Return how many segments are decompressed for a reader of the whole log."""
     with closing(open_reader(stored.log._state.path)) as connection:
         reader, position, segments = FileReader(connection, SMALL, strict=True), 0, 0

@@ -24,16 +24,6 @@ def wanted_times(wanted: Filter, batch: Batch) -> list[int]:
     return [batch.times[i] for i in wanted.select(batch, 0, len(batch))]
 
 
-async def sealed(directory: Path, batch_of: BatchOf, cursor: Cursors) -> SqliteLog:
-    """Open a log whose events from 1 on are in segments of a hundred each, the last of them in memory."""
-    log = await SqliteLog.open(directory, limits=LogLimits(segment_events=100))
-    for start in range(1, 1000, 50):
-        await log.append(batch_of(range(start, start + 50)), cursor)
-    await log.maintain()
-    await log.close()
-    return await SqliteLog.open(directory)
-
-
 def test_it_is_a_log(log: SqliteLog) -> None:
     interface: LogReader = log
     assert interface.tip == 0
@@ -178,50 +168,28 @@ async def test_readers_share_a_segment(tmp_path: Path, batch_of: BatchOf, cursor
     await log.close()
 
 
-async def test_what_was_read_ahead_is_there_when_it_is_asked_for(
+async def test_a_reader_in_the_middle_of_a_segment_waits_for_no_thread(
     tmp_path: Path, batch_of: BatchOf, cursor: Cursors
 ) -> None:
-    log = await sealed(tmp_path, batch_of, cursor)
-    log.read_ahead(101, 1000, EVERYTHING)
-    log.read_ahead(101, 1000, EVERYTHING)  # once is enough
-    first, second = await asyncio.gather(log.read(101, 1000, EVERYTHING), log.read(101, 1000, EVERYTHING))
-    assert first is not None
-    assert first is second
-    assert (first.first, first.last) == (101, 200)
-    assert await log.read(150, 1000, EVERYTHING) is first
+    log = await SqliteLog.open(tmp_path, limits=LogLimits(segment_events=100))
+    await log.append(batch_of(range(10, 110)), cursor)
+    await log.append(batch_of(range(120, 220)), cursor)
+    await log.maintain()
     await log.close()
-
-
-async def test_only_so_many_are_read_ahead(tmp_path: Path, batch_of: BatchOf, cursor: Cursors) -> None:
-    log = await sealed(tmp_path, batch_of, cursor)
-    positions = range(1, 901, 100)
-    for position in positions:
-        log.read_ahead(position, 1000, EVERYTHING)
-    assert len(log._ahead) == LIMITS.reads_ahead
-    for position in positions:
-        assert await times_from(log, position, position + 100) == list(range(position, position + 100))
-    log.read_ahead(950, 1000, EVERYTHING)
-    await log.close()  # waits for it
-
-
-async def test_a_reader_that_gives_up_leaves_what_was_read_ahead_to_others(
-    tmp_path: Path, batch_of: BatchOf, cursor: Cursors
-) -> None:
-    log = await sealed(tmp_path, batch_of, cursor)
-    log.read_ahead(1, 1000, EVERYTHING)
-    gone, stays = (asyncio.create_task(log.read(1, 1000, EVERYTHING)) for _ in range(2))
-    await asyncio.sleep(0)
-    gone.cancel()
-    assert await stays is not None
+    log = await SqliteLog.open(tmp_path)
+    log._state.hot_tail.drop_before(220)  # as if more had come since
+    batch = await log.read(1, 220, EVERYTHING)
+    assert batch is not None
+    for position, stop, found in ((10, 220, batch), (109, 110, batch), (50, 50, None), (50, 51, batch)):
+        reading = log.read(position, stop, EVERYTHING)
+        with pytest.raises(StopIteration) as ended:
+            reading.send(None)
+        assert ended.value.value is found
+    assert await log.read(110, 120, EVERYTHING) is None
+    later = await log.read(110, 220, EVERYTHING)
+    assert later is not None
+    assert later.first == 120
     await log.close()
-
-
-async def test_nothing_is_read_ahead_of_what_is_in_memory(
-    log: SqliteLog, batch_of: BatchOf, cursor: Cursors
-) -> None:
-    await log.append(batch_of(range(1, 100)), cursor)
-    log.read_ahead(1, 100, EVERYTHING)
-    assert not log._ahead
 
 
 async def test_a_bound_that_cannot_be_kept_is_refused(tmp_path: Path) -> None:
