@@ -31,6 +31,12 @@ def remove_limits(node: Any) -> None:
 
 
 @schemathesis.hook
+def filter_query(context: Any, query: dict[str, Any] | None) -> bool:
+    """Leave out empty values: a schema does not say that they mean the same as no value."""
+    return not query or "" not in query.values()
+
+
+@schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
     """Give an event stream an end, unless it is tested how these parameters are refused."""
     if case.path == "/events":
