@@ -73,6 +73,7 @@ GOOD: Final[dict[str, tuple[str, dict[str, object]]]] = {
     "excludeDids": (
         "options.wanted",
         {
+            f"excludeDids={ANN}": wanting(exclude_dids=[ANN]),
             f"excludeDids={ANN},{BOB}": wanting(exclude_dids=[ANN, BOB]),
             f"excludeDids={ANN}&wantedDids={ANN},{BOB}": wanting(dids=[BOB]),
         },
@@ -90,7 +91,13 @@ GOOD: Final[dict[str, tuple[str, dict[str, object]]]] = {
             "lang=PT-br,en": Content.parse(lang=["en", "pt-BR"]),
         },
     ),
-    "mentions": ("options.content", {f"mentions={ANN},{BOB}": Content.parse(mentions=[BOB, ANN])}),
+    "mentions": (
+        "options.content",
+        {
+            f"mentions={ANN}": Content.parse(mentions=[ANN]),
+            f"mentions={ANN},{BOB}": Content.parse(mentions=[BOB, ANN]),
+        },
+    ),
     "replyTo": ("options.content", {f"replyTo={ANN}&replyTo={BOB}": Content.parse(reply_to=[BOB, ANN])}),
     "subject": (
         "options.content",
