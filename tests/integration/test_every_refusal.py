@@ -94,7 +94,7 @@ ROWS = [
         400,
         "handshake",
         request("/subscribe", *HANDSHAKE, version="HTTP/1.0"),
-        "a WebSocket needs HTTP/1.1: ",
+        "a WebSocket needs HTTP/1.1",
     ),
     Row(
         400,
@@ -155,7 +155,7 @@ ROWS = [
     Row(404, "", request("/nothing"), "there is nothing here: there are /, "),
     Row(405, "", request("/health", method="POST"), "/health is not for POST: use GET"),
     Row(405, "", request("/filters"), "/filters is not for GET: use POST"),
-    Row(400, "", upload("1"), NO_LIST),
+    Row(400, "", upload("{}"), NO_LIST),
     Row(400, "", upload("bob"), "body: 'bob' is not a DID, such as did:plc:…"),
     Row(
         429,
@@ -183,7 +183,7 @@ ROWS = [
 # Those that other tests provoke, in `test_untrusted.py`.
 ELSEWHERE = {
     (500, ""): "test_errors_while_requests_are_answered",
-    (503, "overload"): "test_what_is_held_of_all_requests_is_bounded",
+    (503, "overload"): "test_unfinished_requests_are_bounded_together",
 }
 # Refusals that tell a client to come back, and when.
 LATER = {"full", "coding", "no_dictionary", ""}
@@ -234,22 +234,26 @@ NAMES = {
 }
 
 
+# Where the status and the label are among the arguments of what makes a refusal.
+AT: dict[str, tuple[int | None, int | None]] = {
+    "BadRequest": (0, 1),
+    "Refused": (1, 0),
+    "unavailable": (None, 0),  # 503
+    "_error": (0, 1),
+    "_refusal": (0, 1),
+    "sentence": (0, None),
+    "_later": (0, None),
+}
+
+
 def refusals() -> Iterator[tuple[int, str]]:
     """Yield the status and the label of each refusal in the source, where they are constants."""
-    at = {
-        "BadRequest": (0, 1),
-        "Refused": (1, 0),
-        "_error": (0, 1),
-        "_refusal": (0, 1),
-        "unavailable": (None, 0),
-    }
-    at |= {"sentence": (0, None), "_later": (0, None)}
     for _, tree in trees("web"):
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):
                 name = ast.unparse(node.func).rpartition(".")[2]
-                status, label = (constant(node, place) for place in at.get(name, (None, None)))
-                if name in at and (status is not None or name == "unavailable"):
+                status, label = (constant(node, place) for place in AT.get(name, (None, None)))
+                if name in AT and (status is not None or name == "unavailable"):
                     yield status or 503, label or ""
 
 
