@@ -50,7 +50,7 @@ bench: $(READY) ## Run the benchmarks and print their figures
 	@$(BIN)/python -m benches $(ARGS)
 
 dictionary: $(READY) ## Make our zstd dictionary from simulated traffic (a changed one needs ARGS="--id 20270131")
-	@PYTHONPATH=. $(BIN)/python scripts/train_dictionary.py $(ARGS)
+	@$(BIN)/python scripts/train_dictionary.py $(ARGS)
 
 attack: $(READY) ## Flood a server as clients, accounts and a relay can, and check its limits
 	@$(BIN)/python -m benches.attack $(ARGS)

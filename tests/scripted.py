@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -15,6 +15,7 @@ import zstandard
 from tests.builders import DID as ALICE
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import Event
@@ -113,7 +114,8 @@ class Jetstream:
     async def _serve(self, connection: ServerConnection) -> None:
         act = self.script.popleft() if self.script else follow
         assert not isinstance(act, Response)
-        await act(connection, self)
+        with suppress(ConnectionClosed):  # the client closes while events are sent
+            await act(connection, self)
         self.closed.append(connection.close_code)
 
 

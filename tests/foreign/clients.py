@@ -145,6 +145,8 @@ CLIENTS = [
     Client("@skyware/jetstream 0.2.5", node("skyware.mjs"), repeats="last"),
     # It always uses /subscribe, and sends an options_update.
     Client("@atcute/jetstream 2.0.0", node("atcute.mjs"), path="", repeats="last"),
+    # A browser's EventSource. Its `fetch` asks for gzip.
+    Client("eventsource 4.1.1", node("eventsource.mjs"), path="/events"),
     Client("Go pkg/client of 2024-10-31", go("2024-10-31"), compresses=True),
     Client("Go pkg/client of 2025-10-09", go("2025-10-09"), compresses=True),
     Client("jetstream-oxide 0.1.2", rust, compresses=True, repeats="all", shows=without_record),

@@ -209,15 +209,15 @@ async def test_curl_exits_with_18_when_the_server_fails(flags: list[str], relay:
         assert await curl.ended() == (18, "", "")
 
 
-async def test_aiohttp_reads_it_by_default(relay: Relay, start: Start) -> None:
-    relay.publish(identities(1, 4))
+async def test_aiohttp_reads_events_of_every_size(relay: Relay, start: Start) -> None:
+    relay.publish(numbered([commit(1, [create(f"{LIKE}/1", {"text": "x" * 980_000})]), identity(2)]))
     service = await start(upstream_cursor=0)
-    await published(service, 3)
-    url = f"http://127.0.0.1:{service.port}/events?cursor=1&limit=3"
-    async with aiohttp.ClientSession() as session, session.get(url) as response:
+    await published(service, 2)
+    url = f"http://127.0.0.1:{service.port}/events?cursor=1&limit=2"
+    async with aiohttp.ClientSession() as session, session.get(url, read_bufsize=1 << 20) as response:
         assert response.headers["Content-Encoding"] in {"gzip", "zstd"}
-        found = [json.loads(line)["identity"]["seq"] async for line in response.content]
-    assert found == [1, 2, 3]
+        found = [json.loads(line)["kind"] async for line in response.content]
+    assert found == ["commit", "identity"]
 
 
 async def test_a_page_in_node_reads_it_with_fetch(relay: Relay, start: Start) -> None:

@@ -27,7 +27,8 @@ async def service(relay: Relay, start: Start) -> Service:
     """Return a server with two likes, a follow, a delete and an identity event of two repos."""
     service = await start(upstream_cursor=0)
     paths = f"{LIKE}/a", f"{LIKE}/b", "app.bsky.graph.follow/c"
-    ops = [*(create(path, {"path": path}) for path in paths), delete(f"{LIKE}/d")]
+    ops = [*(create(path, {"path": path}) for path in paths[:2]), delete(f"{LIKE}/d")]
+    ops.insert(2, create(paths[2], {"subject": "did:plc:c"}))
     relay.publish(numbered([commit(1, ops, repo="did:plc:a"), identity(2, did="did:plc:b")]))
     await published(service, 2)
     return service
@@ -42,6 +43,9 @@ async def test_everything(service: Service) -> None:
         "dids": {"number": 0, "some": []},
         "excludeDids": {"number": 0, "some": []},
         "kinds": [],
+        "sample": 100,
+        "records": [],
+        "text": [],
     }
     minute = seen["last_minute"]
     assert (minute["events"], minute["matched"]) == (5, 5)
@@ -58,6 +62,10 @@ async def test_everything(service: Service) -> None:
         ("excludeDids=did:plc:b", 4),
         ("wantedCollections=com.nobody.*", 1),
         ("maxMessageSizeBytes=1", 0),
+        ("subject=did:plc:c", 1),
+        ("subject=did:plc:c&kinds=commit,identity", 2),
+        ("text=absent", 0),
+        ("sample=0.01", 0),
     ],
 )
 async def test_how_many_events_match(query: str, matched: int, service: Service) -> None:
@@ -71,6 +79,14 @@ async def test_what_a_prefix_matches(service: Service) -> None:
     assert seen["prefixes"] == {"app.bsky.*": [LIKE], "com.nobody.*": []}
     assert seen["filter"]["collections"] == ["app.bsky.*", "com.nobody.*"]
     assert seen["filter"]["excludeCollections"] == ["app.bsky.graph.*"]
+
+
+async def test_how_a_content_filter_is_understood(service: Service) -> None:
+    seen = await explained(service, "lang=en,DE&hasMedia&text=Good++Morning&sample=12.5")
+    assert seen["filter"]["records"] == [["has:text"], ["has:media"], ["lang:de", "lang:en"]]
+    assert seen["filter"]["text"] == ["good morning"]
+    assert seen["filter"]["sample"] == 12.5
+    assert seen["filter"]["kinds"] == ["create", "update"]
 
 
 async def test_where_it_begins_and_ends(service: Service) -> None:

@@ -11,7 +11,7 @@ from tests.serving import LOOPBACK, Start, figures, get, health, published, quic
 from tests.subscriber import subscribe
 
 from jetstream.conditions import CONDITIONS
-from jetstream.metrics import BAD_REQUEST_REASONS, CLOSE_REASONS
+from jetstream.metrics import BAD_REQUEST_REASONS, CLOSE_REASONS, REFUSAL_REASONS
 from jetstream.upstream.drops import DROP_REASONS
 from jetstream.upstream.envelope import MESSAGE_TYPES
 
@@ -63,7 +63,7 @@ async def test_label_values_come_from_fixed_lists_and_settings(relay: Relay, sta
     found = {pair for each in labels for pair in re.findall(r'(\w+)="([^"]*)"', each)}
     assert {value for label, value in found if label == "upstream"} == {f"127.0.0.1:{relay.port}"}
     assert {value for label, value in found if label == "type"} == set(MESSAGE_TYPES)
-    reasons = {*DROP_REASONS, *CLOSE_REASONS, *BAD_REQUEST_REASONS}
+    reasons = {*DROP_REASONS, *CLOSE_REASONS, *BAD_REQUEST_REASONS, *REFUSAL_REASONS}
     assert {value for label, value in found if label == "reason"} == reasons
     assert {value for label, value in found if label == "condition"} == set(CONDITIONS)
     assert {label for label, _ in found} == {

@@ -23,6 +23,7 @@ from jetstream.app import Service
 from jetstream.delivery.catch_up import CatchUp
 from jetstream.limits import Limits, WebLimits
 from jetstream.token_bucket import Rate
+from jetstream.web import dialect as dialect_module
 from jetstream.web import subscribe as subscribe_module
 
 HANDSHAKE = (
@@ -233,7 +234,8 @@ async def test_only_our_own_name_is_told(service: Service) -> None:
         b"GET /%b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % path for path in (b"", b"nothing")
     ]
     for data in [*requests, b"\x00junk", HANDSHAKE % (b"1.1", b"13", KEY) + b"\x89\x00"]:
-        head = (await ask(service.port, data)).lower()
+        head = (await ask(service.port, data)).partition(b"\r\n\r\n")[0].lower()
+        assert head.startswith(b"http/1.1 ")
         assert b"\r\nserver: jetstream/" in head
         assert b"python" not in head
         assert b"aiohttp" not in head
@@ -436,7 +438,7 @@ async def test_errors_while_requests_are_answered(service: Service, monkeypatch:
 
 
 async def test_errors_while_messages_are_read(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subscribe_module, "parse_message", broken)
+    monkeypatch.setattr(dialect_module, "parse_message", broken)
     with capture_logs() as logs:
         for _ in range(10):
             async with subscribe(service.port) as subscriber:

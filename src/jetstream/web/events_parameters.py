@@ -3,8 +3,8 @@
 They have other names than those of `/subscribe` and rules of their own, which clients rely on: lists are
 repeated and never separated by commas, and an empty value is a mistake. They are checked in the order of the
 lexicon: compression, filters, cursor. A name of `/subscribe` is refused with the right one, and any other
-unknown name is ignored. `operations`, `excludeCollections`, `excludeDids`, `filter`, `until`, `limit` and
-`heartbeat` are ours, as at `/subscribe`.
+unknown name is ignored. All other parameters of a filter, `until`, `limit` and `heartbeat` are ours, as at
+`/subscribe`.
 
 `cursor` is a position, whether the client took it for a `seq` or for a time: one number is both.
 """
@@ -119,14 +119,10 @@ def _wanted(query: Query, did_list: DidList | None) -> Steps[tuple[Filter, Conte
     try:
         return (yield from parse_filter(given_in(query), did_list, _LISTS))
     except InvalidParameter as error:
-        raise InvalidParameter(_renamed(error.name), error.value, _renamed(error.problem)) from None
-
-
-def _renamed(text: str) -> str:
-    """Return a text about parameters of `/subscribe` with the names that they have here."""
-    for there, here in _NAMES.items():
-        text = text.replace(there, here)
-    return text
+        problem = error.problem
+        for there, here in _NAMES.items():
+            problem = problem.replace(there, here)
+        raise InvalidParameter(_NAMES.get(error.name, error.name), error.value, problem) from None
 
 
 def _size(query: Query) -> int:

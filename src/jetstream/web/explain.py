@@ -29,7 +29,7 @@ from jetstream.limits import WebLimits
 from jetstream.model.batch import Batch
 from jetstream.model.did_set import DidSet
 from jetstream.model.event import KIND_NAMES
-from jetstream.model.filter import EVERYTHING, Filter
+from jetstream.model.filter import EVERYTHING, SAMPLE_WHOLE, Filter
 from jetstream.steps import Steps
 from jetstream.token_bucket import TokenBucket
 from jetstream.web.did_lists import no_list
@@ -107,7 +107,7 @@ class Explain:
         begins, until = self._positions(asked.cursor).cursor, _at_most(asked.until, _TIME_MAX)
         body = {
             "wire": wire,
-            "filter": _filter(asked.options.wanted),
+            "filter": _filter(asked.options),
             "maxMessageSizeBytes": _at_most(asked.options.message_bytes_max, _NUMBER_MAX),
             "begins_us": begins,
             "begins": iso(begins),
@@ -168,14 +168,18 @@ def _at_most(value: int | None, most: int) -> int | None:
     return value if value is None or value <= most else most
 
 
-def _filter(wanted: Filter) -> dict[str, object]:
+def _filter(options: SubscriberOptions) -> dict[str, object]:
     """Return a filter as JSON: an empty list is no restriction."""
+    wanted, content = options.wanted, options.content
     return {
         "collections": _names(wanted.collections, wanted.prefixes),
         "excludeCollections": _names(wanted.excluded_collections, wanted.excluded_prefixes),
         "dids": _dids(wanted.dids),
         "excludeDids": _dids(wanted.excluded_dids),
         "kinds": sorted(KIND_NAMES[kind] for kind in wanted.kinds),
+        "sample": wanted.sample * 100 / SAMPLE_WHOLE,
+        "records": [] if content is None else [sorted(clause) for clause in content.clauses],
+        "text": [] if content is None else sorted(phrase.strip() for phrase in content.phrases),
     }
 
 

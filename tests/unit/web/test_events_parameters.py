@@ -14,6 +14,7 @@ from tests.unit.web.parameter_rows import BAD, GOOD, NOW
 
 from jetstream.delivery.subscriber import Bounds, SubscriberOptions
 from jetstream.errors import InvalidParameter
+from jetstream.model.content import Content
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, SYNC, UPDATE
 from jetstream.model.filter import Filter
 from jetstream.steps import finish
@@ -37,6 +38,12 @@ def parsed(query: str = "", headers: dict[str, str] | None = None, *, now_us: in
 
 def wanting(size: int = 0, **fields: Any) -> EventsRequest:
     return EventsRequest(SubscriberOptions(Filter(**fields), size), None)
+
+
+def having(**content: Any) -> EventsRequest:
+    """Return what asks for creates and updates whose record has this."""
+    wanted = Filter(kinds=frozenset({CREATE, UPDATE}))
+    return EventsRequest(SubscriberOptions(wanted, 0, Content.parse(**content)), None)
 
 
 def names(*texts: str) -> frozenset[bytes]:
@@ -72,6 +79,9 @@ VALID = [
         wanting(collections=names(POST), kinds=frozenset({*COMMIT, SYNC})),
     ),
     ("heartbeat=5", EVERYTHING._replace(heartbeat_s=5)),
+    ("sample=5", wanting(sample=500)),
+    ("lang=en&lang=de&hasMedia=true", having(lang=["en", "de"], has_media=True)),
+    ("text=a,+b&subject=did:plc:ann", having(text=["a, b"], subject=[ANN])),
     ("maxMessageSizeBytes=0", EVERYTHING),
     ("maxMessageSizeBytes=4294967295", wanting(4294967295)),
     ("zstdDictionary=", EVERYTHING),
@@ -139,6 +149,10 @@ INVALID = [
     ("limit=0", "limit", "0"),
     ("heartbeat=0", "heartbeat", "0"),
     ("heartbeat=301", "heartbeat", "301"),
+    ("sample=0", "sample", "0"),
+    ("lang=en,de", "lang", "en,de"),
+    ("lang=en&kinds=identity", "lang", "en"),
+    ("mentions=ann", "mentions", "ann"),
     ("compress=true", "compress", "true"),
     ("compress=false&compress=true", "compress", "true"),
     (f"wantedCollections={POST}", "wantedCollections", POST),
