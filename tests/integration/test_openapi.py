@@ -54,7 +54,7 @@ async def test_schemathesis_finds_no_difference(relay: Relay, start: Start, tmp_
     schemathesis = Path(sys.executable).with_name("schemathesis")
     process = await create_subprocess_exec(
         *(schemathesis, "--config-file", CONFIGURATION, "run"),
-        *(f"http://127.0.0.1:{service.port}/openapi.json", "--seed", "1", "--max-examples", "10"),
+        *(f"http://127.0.0.1:{service.port}/openapi.json", "--seed", "1", "--max-examples", "5"),
         *("--phases", "examples,coverage,fuzzing", "--generation-database", "none"),
         *("--request-timeout", "20", "--suppress-health-check", "all", "--no-color"),
         stdout=PIPE,
