@@ -28,6 +28,10 @@ for event in subscribe_sync(sys.argv[1], cursor=0, store=FileCursor(sys.argv[2])
     print(event.time_us, flush=True)
 """
 
+# How a server sees a client that leaves while more events come: where its socket holds some that it has not
+# read, the kernel sends a reset, which may overtake its close frame.
+LEFT = (1000, 1006)
+
 
 def readers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "jetstream.client"]
@@ -57,7 +61,7 @@ async def test_break_closes_it(jetstream: Jetstream) -> None:
 
     await in_thread(read)
     await until(lambda: jetstream.closed)
-    assert jetstream.closed == [1000]
+    assert jetstream.closed[0] in LEFT
 
 
 async def test_the_end_of_the_block_closes_it_and_counts_the_last_event_as_done(
@@ -193,7 +197,7 @@ async def test_a_script_that_ends_closes_its_connection(jetstream: Jetstream) ->
         code, _, err = await running.ended()
     assert (code, err) == (0, "")
     await until(lambda: jetstream.closed)
-    assert jetstream.closed == [1000]
+    assert jetstream.closed[0] in LEFT
 
 
 def test_arguments_are_checked_at_once_and_nothing_is_started(tmp_path: Path) -> None:

@@ -251,10 +251,10 @@ class Connection(asyncio.Protocol):
             return
         except Exception:  # noqa: BLE001 - it is logged, and the client is told
             answer = self._failure()
-        if isinstance(answer, Coroutine):
-            self._task = asyncio.get_running_loop().create_task(self._answer_later(request, answer))
-        else:
+        if answer is None or isinstance(answer, Response):
             self._finish(request, answer)
+        else:
+            self._task = asyncio.get_running_loop().create_task(self._answer_later(request, answer))
 
     async def _answer_later(self, request: Request, answer: Coroutine[Any, Any, Response]) -> None:
         """Answer a request once its response is made. An error is handled as in `_answer`."""

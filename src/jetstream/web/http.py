@@ -106,7 +106,8 @@ class Request(NamedTuple):
 
     def tokens(self, name: str) -> set[str]:
         """Return the items of a header field that is a list of tokens, in lower case."""
-        return {word.strip().lower() for word in self.headers.get(name, "").split(",")}
+        value = self.headers.get(name)
+        return {word.strip().lower() for word in value.split(",")} if value is not None else set()
 
 
 class Response(NamedTuple):

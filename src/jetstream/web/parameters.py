@@ -217,8 +217,8 @@ def _refuse_mistakes(given: Mapping[str, object], known: Collection[str]) -> Ste
     The client would get all events. Raises InvalidParameter.
     """
     for count, (name, value) in enumerate(given.items(), 1):
-        meant = _MEANT.get(_key(name[:_NAME_CHARS_MAX]))
-        if meant in known and name not in known:
+        meant = None if name in known else _MEANT.get(_key(name[:_NAME_CHARS_MAX]))
+        if meant in known:
             text = f"is given to an unknown parameter: did you mean {meant}?"
             raise InvalidParameter(name, _text(value), text)
         if count % _PARAMETERS_PER_STEP == 0:
@@ -230,7 +230,7 @@ def _wire(query: Query, headers: Mapping[str, str], wires: Sequence[str]) -> str
     wire = _once(query, "wire")
     if wire and wire not in wires:
         raise InvalidParameter("wire", wire, f"is not a wire here: there are {' and '.join(wires)}")
-    if not wire and ("socket-encoding" in headers or any(name in query for name in _V1)):
+    if not wire and ("socket-encoding" in headers or not query.keys().isdisjoint(_V1)):
         return V1.name
     return wire or None
 
