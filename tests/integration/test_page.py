@@ -104,6 +104,7 @@ async def test_an_unknown_version_of_the_protocol_is_refused(service: Service) -
         ("GET", "/metrics", 200),
         ("GET", "/cursors", 200),
         ("HEAD", "/cursors/", 200),
+        ("GET", "/openapi.json", 200),
         ("GET", "/subscribe", 426),
         ("GET", "/subscribe?cursor=x", 400),
         ("GET", "/v1/subscribe?compress=1", 400),
