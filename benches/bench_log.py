@@ -76,7 +76,7 @@ async def measure(directory: Path, events: int) -> dict[str, float]:
     network = Network()
     figures = await commits(directory / "commits", network)
     filled = directory / "filled"
-    json_bytes = await fill(filled, network, events)
+    json_bytes, _ = await fill(filled, network, events)
     stored = (filled / DATABASE).stat().st_size
     figures["bytes on disk an event"] = stored / events
     figures["bytes on disk over bytes of v1 JSON"] = stored / json_bytes
@@ -108,21 +108,23 @@ async def timed(action: Awaitable[None]) -> float:
     return time.perf_counter() - began
 
 
-async def fill(directory: Path, network: Network, events: int) -> int:
-    """Append and seal all; return what the same events take as v1 JSON."""
+async def fill(directory: Path, network: Network, events: int) -> tuple[int, int]:
+    """Append and seal all; return what the same events take as v1 JSON, and how many messages that is."""
     log = await SqliteLog.open(directory, erase=frozenset())
-    json_bytes = count = 0
+    json_bytes = count = messages = 0
     for batch in network.batches(events, 100):
         if count % RARE_EVERY == 0:
             batch.dids[0], batch.dids[1] = RARE_DID, RARE_DID
             batch.collections[2] = RARE_COLLECTION
-        json_bytes += sum(map(len, V1.render(batch, range(len(batch)))))
+        rendered = V1.render(batch, range(len(batch)))
+        json_bytes += sum(map(len, rendered))
+        messages += sum(map(bool, rendered))  # v1 has no syncs
         await log.append(batch, CURSOR)
         count += len(batch)
         if count % SEGMENT_EVENTS == 0:
             await log.maintain()
     await log.close()
-    return json_bytes
+    return json_bytes, messages
 
 
 async def replays(log: LogReader) -> dict[str, float]:

@@ -6,6 +6,7 @@ import resource
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Final
 
 from benches.limits import Limit
@@ -38,13 +39,19 @@ def main(count: int = COUNT) -> dict[str, float]:
 def _cpu_ms(server: Server, count: int, *, kept: bool) -> float:
     """Open connections one after another. Return the server's CPU time for each."""
     with ExitStack() as connections:
-        before_s = server.cpu_s()
+        before_s = _cpu_s(server)
         for connection in _open(server, count):
             if kept:
                 connections.enter_context(connection)
             else:
                 _close(connection)
-        return (server.cpu_s() - before_s) / count * 1e3
+        return (_cpu_s(server) - before_s) / count * 1e3
+
+
+def _cpu_s(server: Server) -> float:
+    """Return the seconds for which its threads were on a core: in nanoseconds, where ticks are 10 ms."""
+    threads = Path(f"/proc/{server.pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
 
 def _open(server: Server, count: int) -> Iterator[socket.socket]:

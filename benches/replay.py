@@ -30,10 +30,10 @@ def main(events: int = EVENTS) -> dict[str, float]:
     """Run once. Return events a second, and CPU time."""
     with TemporaryDirectory(prefix="jetstream-bench-") as name:
         directory = Path(name)
-        json_bytes = asyncio.run(fill(directory, Network(), events))
+        json_bytes, messages = asyncio.run(fill(directory, Network(), events))
         with alone(directory, "--retention", "100000d") as server:
             settle(1.0)
-            figures = _replay(server, events, json_bytes + _HEAD_BYTES * events)
+            figures = _replay(server, messages, json_bytes + _HEAD_BYTES * messages)
     print(
         f"replay: {figures['events_per_s']:,.0f} events/s ({LIMITS[0]}), "
         f"{figures['cpu_us_per_event']:.2f} µs of server CPU an event, {figures['mb_per_s']:.0f} MB/s",

@@ -41,11 +41,12 @@ from jetstream.upstream.envelope import MESSAGE_TYPES
 from jetstream.upstream.pipeline import Pipeline
 from jetstream.upstream.seq_tracker import SeqTracker
 from jetstream.upstream.source import Source
-from jetstream.web import dictionary, pages, xrpc
+from jetstream.web import dictionary, openapi, pages, xrpc
 from jetstream.web.dialect import SHUTDOWN, SubscribeDialect
 from jetstream.web.did_lists import BODY_BYTES_MAX, DidLists
 from jetstream.web.event_stream import StreamDialect
 from jetstream.web.explain import Explain
+from jetstream.web.methods import GET_ZSTD_DICTIONARY, PREFIX, SUBSCRIBE_EVENTS
 from jetstream.web.positions import cursors
 from jetstream.web.server import Server, Upload
 from jetstream.web.subscribe import FAILED, Subscribe
@@ -215,6 +216,7 @@ class Service:
             "/health": pages.health(self.status),
             "/cursors": cursors(self.delivery.positions, self._clock),
             "/zstd-dictionary": own,
+            "/openapi.json": openapi.page(settings.wire, metrics=settings.metrics_listen is None),
         }
         wires = {"/subscribe": settings.wire, "/v1/subscribe": "v1"}
         compressed = Dictionaries(self._dictionary).framing
@@ -238,10 +240,8 @@ class Service:
             now_us=self._clock,
         )
         upgrades["/explain"] = explain.handle
-        methods = xrpc.Xrpc(
-            {xrpc.SUBSCRIBE_EVENTS: self.subscribe.on(events)}, {xrpc.GET_ZSTD_DICTIONARY: own}
-        )
-        trees = {xrpc.PREFIX: methods.answer}
+        methods = xrpc.Xrpc({SUBSCRIBE_EVENTS: self.subscribe.on(events)}, {GET_ZSTD_DICTIONARY: own})
+        trees = {PREFIX: methods.answer}
         figures = pages.metrics(self.metrics, self._limits.web)
         if settings.metrics_listen is None:
             routes["/metrics"] = figures

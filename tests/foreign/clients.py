@@ -128,13 +128,19 @@ def atproto(directory: Path) -> list[str | Path]:
 
 
 def truewire(directory: Path) -> list[str | Path]:
-    return [environment("truewire.txt", directory), HERE / "python" / "truewire.py"]
+    return [environment("truewire.txt", directory), HERE / "python" / "truewire_v1.py"]
 
 
 def with_cid(event: Event) -> Event:
     """Return what the program with `atproto` shows of an event."""
     commit = {name: value for name, value in event.get("commit", {}).items() if name != "record"}
     return event | ({"commit": commit} if commit else {})
+
+
+def without_dates(event: Event) -> Event:
+    """Return what the program with `truewire-bluesky` shows of an event."""
+    kind = event["kind"]
+    return event | {kind: {name: value for name, value in event[kind].items() if name != "time"}}
 
 
 def without_record(event: Event) -> Event:
@@ -155,6 +161,6 @@ CLIENTS = [
     Client("Go pkg/client of 2025-10-09", go("2025-10-09"), compresses=True),
     Client("jetstream-oxide 0.1.2", rust, compresses=True, repeats="all", shows=without_record),
     Client("atproto-jetstream 0.3.0", python, compresses=True),
-    Client("truewire-bluesky 0.1.0", truewire),
+    Client("truewire-bluesky 0.1.0", truewire, shows=without_dates),
     Client("atproto 0.0.73", atproto, compresses=True, path="/xrpc", compressed_path="/xrpc", shows=with_cid),
 ]

@@ -121,3 +121,15 @@ async def test_a_bad_parameter_is_refused(service: Service) -> None:
 async def test_it_has_a_budget(start: Start) -> None:
     service = await start(limits=Limits(web=WebLimits(explanations=Rate(0, 2))))
     assert [(await get(service.port, "/explain"))[0] for _ in range(3)] == [200, 200, 429]
+
+
+@pytest.mark.parametrize(
+    ("query", "key", "shown"),
+    [
+        (f"maxMessageSizeBytes={'9' * 20}", "maxMessageSizeBytes", 2**63 - 1),
+        (f"limit={'9' * 20}", "limit", 2**63 - 1),
+        (f"until={'9' * 20}", "until", "9999-12-31T23:59:59.999999Z"),
+    ],
+)
+async def test_numbers_beyond_json_are_cut(query: str, key: str, shown: object, service: Service) -> None:
+    assert (await explained(service, query))[key] == shown

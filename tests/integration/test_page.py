@@ -107,6 +107,7 @@ async def test_an_unknown_version_of_the_protocol_is_refused(service: Service) -
         ("GET", "/metrics", 200),
         ("GET", "/cursors", 200),
         ("HEAD", "/cursors/", 200),
+        ("GET", "/openapi.json", 200),
         ("GET", "/subscribe", 426),
         ("GET", "/subscribe?cursor=x", 400),
         ("GET", "/v1/subscribe?compress=1", 400),
@@ -145,8 +146,9 @@ async def test_a_browser_that_asks_first_may_send_any_header(service: Service) -
 
 async def test_what_is_not_there_is_answered_with_what_is(service: Service) -> None:
     _, text = await get(service.port, "/nothing")
-    there = "/, /cursors, /events, /explain, /filters, /health, /metrics, /subscribe, /v1/subscribe, /xrpc/"
-    assert text == f"there is nothing here: there are {there}, /zstd-dictionary\n"
+    pages = "/, /cursors, /events, /explain, /filters, /health, /metrics, /openapi.json"
+    others = "/subscribe, /v1/subscribe, /xrpc/, /zstd-dictionary"
+    assert text == f"there is nothing here: there are {pages}, {others}\n"
 
 
 @pytest.mark.parametrize("path", ["/subscribe/", "/v1/subscribe/", "/subscribe//"])

@@ -14,10 +14,16 @@ from typing import Final
 _LABEL: Final = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
 _FIRST_LABEL: Final = r"[a-zA-Z](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
 
-_DID: Final = re.compile(r"did:[a-z]+:[a-zA-Z0-9._:%-]*[a-zA-Z0-9._-]").fullmatch
-_NSID: Final = re.compile(rf"{_FIRST_LABEL}(?:\.{_LABEL})+\.[a-zA-Z][a-zA-Z0-9]{{0,62}}").fullmatch
-_NSID_PREFIX: Final = re.compile(rf"{_FIRST_LABEL}(?:\.{_LABEL})*\.").fullmatch
-_RECORD_KEY: Final = re.compile(r"[a-zA-Z0-9_~.:-]{1,512}").fullmatch
+# Regular expressions of whole identifiers, also for JSON Schema.
+DID_PATTERN: Final = r"did:[a-z]+:[a-zA-Z0-9._:%-]*[a-zA-Z0-9._-]"
+NSID_PATTERN: Final = rf"{_FIRST_LABEL}(?:\.{_LABEL})+\.[a-zA-Z][a-zA-Z0-9]{{0,62}}"
+NSID_PREFIX_PATTERN: Final = rf"{_FIRST_LABEL}(?:\.{_LABEL})*\."
+RECORD_KEY_PATTERN: Final = "[a-zA-Z0-9_~.:-]{1,512}"
+
+_DID: Final = re.compile(DID_PATTERN).fullmatch
+_NSID: Final = re.compile(NSID_PATTERN).fullmatch
+_NSID_PREFIX: Final = re.compile(NSID_PREFIX_PATTERN).fullmatch
+_RECORD_KEY: Final = re.compile(RECORD_KEY_PATTERN).fullmatch
 _TID: Final = re.compile(r"[234567abcdefghij][234567abcdefghijklmnopqrstuvwxyz]{12}").fullmatch
 
 # The upper limits of the specification, in characters.

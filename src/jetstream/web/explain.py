@@ -38,6 +38,9 @@ from jetstream.web.pages import iso
 from jetstream.web.parameters import FindList, SubscribeRequest, parse_request
 
 MINUTE_US: Final = 60_000_000
+# What higher values are shown as: `orjson` writes 64 bits, and a date has four digits of a year.
+_NUMBER_MAX: Final = 2**63 - 1
+_TIME_MAX: Final = 253_402_300_799_999_999
 _SHOWN_MAX: Final = 100  # DIDs of a list, and collections that a prefix matches
 
 
@@ -101,16 +104,16 @@ class Explain:
         """Return the explanation."""
         wire = asked.wire or self._wire
         counts = await self._count(asked.options, RENDERERS[wire])
-        begins = self._positions(asked.cursor).cursor
+        begins, until = self._positions(asked.cursor).cursor, _at_most(asked.until, _TIME_MAX)
         body = {
             "wire": wire,
             "filter": _filter(asked.options),
-            "maxMessageSizeBytes": asked.options.message_bytes_max,
+            "maxMessageSizeBytes": _at_most(asked.options.message_bytes_max, _NUMBER_MAX),
             "begins_us": begins,
             "begins": iso(begins),
-            "until_us": asked.until,
-            "until": iso(asked.until),
-            "limit": asked.limit,
+            "until_us": until,
+            "until": iso(until),
+            "limit": _at_most(asked.limit, _NUMBER_MAX),
             "heartbeat": asked.heartbeat_s,
             "prefixes": _matches(asked.options.wanted, counts.collections),
             "last_minute": {
@@ -159,6 +162,10 @@ class Explain:
         counts.matched += len(messages)
         counts.plain_bytes += sum(map(len, WEBSOCKET.frames(messages)))
         counts.zstd_bytes += sum(map(len, self._compressing().frames(messages)))
+
+
+def _at_most(value: int | None, most: int) -> int | None:
+    return value if value is None or value <= most else most
 
 
 def _filter(options: SubscriberOptions) -> dict[str, object]:

@@ -20,6 +20,7 @@ from jetstream.metrics import Metrics
 from jetstream.status import Status
 from jetstream.token_bucket import TokenBucket
 from jetstream.web.http import Request, Response
+from jetstream.web.parameter_table import SUBSCRIBE
 from jetstream.web.parameters import WIRE_RULE
 
 Page = Callable[[Request], Response]
@@ -40,6 +41,7 @@ _SECTIONS: Final = {
         "{base}/health": "the state of the server, as JSON",
         "{base}/cursors": "the oldest and the newest position, as JSON",
         "{base}/metrics": "metrics for Prometheus",
+        "{base}/openapi.json": "all of this for programs, as OpenAPI 3.1",
     },
     "Which client connects where": {
         "@skyware/jetstream": "endpoint: {ws}/v1/subscribe",
@@ -49,25 +51,7 @@ _SECTIONS: Final = {
         "jetstream tail, your own code": "{ws}/subscribe",
         "curl, EventSource in a browser": "{base}/events",
     },
-    "Parameters of a subscription": {
-        "wantedCollections": "collections or prefixes, such as app.bsky.feed.post or app.bsky.graph.*",
-        "wantedDids": "repos, such as did:plc:…",
-        "kinds": "commit, identity, account",
-        "operations": "create, update, delete",
-        "filter": "the ID of a list of up to 100,000 DIDs, which POST {base}/filters has returned",
-        "excludeCollections, excludeDids": "leave these out",
-        "lang, text, mentions, replyTo, subject, hasMedia": "what a record must have",
-        "sample": "a percentage of all accounts, the same ones each time",
-        "cursor": "where to begin: unix microseconds, 2026-07-04T14:30:00Z or -10m; without it, now",
-        "until": "where to end, written as cursor is; the server closes with 1000",
-        "limit": "how many events to send; then the server closes with 1000",
-        "heartbeat": "1 to 300: after so many seconds without an event, say how far the stream has come",
-        "maxMessageSizeBytes": "skip longer events",
-        "requireHello": "true: send nothing until an options_update",
-        "compress": "true: each message is a zstd frame against the public dictionary",
-        "zstdDictionary": "the ID of a dictionary: each message is a zstd frame against it",
-        "wire": "classic or v1; without it, a request with a parameter that came with v1 gets v1",
-    },
+    "Parameters of a subscription": {each.name: each.meaning for each in SUBSCRIBE},
     "Try": {
         "jetstream tail --limit 10": "in a terminal",
         "curl -N '{base}/events?wantedCollections=app.bsky.feed.post' | jq .commit.record": "new posts",

@@ -57,7 +57,7 @@ _COMMA: Final = re.compile(",|%2[cC]")
 _NUMBER: Final = re.compile(r"[0-9]{1,20}", re.ASCII).fullmatch
 
 # Seconds of `heartbeat`. A client that waits longer takes the connection for dead.
-_HEARTBEAT_S: Final = range(1, 301)
+HEARTBEAT_S: Final = range(1, 301)
 _NO_HEARTBEAT: Final = "is not a whole number of seconds from 1 to 300"
 
 # Returns an uploaded list by its ID. Raises InvalidParameter if there is none.
@@ -181,7 +181,7 @@ def parse_message(text: bytes, find_list: FindList = no_list) -> Steps[OptionsUp
     if type(size) is not int or size < 0:
         raise InvalidParameter(size_name, _shown(size), "is not a number of bytes")
     heartbeat_s = payload.get("heartbeat")
-    if heartbeat_s is not None and (type(heartbeat_s) is not int or heartbeat_s not in _HEARTBEAT_S):
+    if heartbeat_s is not None and (type(heartbeat_s) is not int or heartbeat_s not in HEARTBEAT_S):
         raise InvalidParameter("heartbeat", _shown(heartbeat_s), _NO_HEARTBEAT)
     return OptionsUpdate(SubscriberOptions(wanted, size, content), heartbeat_s, did_list)
 
@@ -292,7 +292,7 @@ def read_limit(query: Query) -> int | None:
 def read_heartbeat(query: Query) -> int | None:
     """Return the seconds between heartbeats. Raises InvalidParameter."""
     seconds = _number(query, "heartbeat", _NO_HEARTBEAT)
-    if seconds is not None and seconds not in _HEARTBEAT_S:
+    if seconds is not None and seconds not in HEARTBEAT_S:
         raise InvalidParameter("heartbeat", _once(query, "heartbeat"), _NO_HEARTBEAT)
     return seconds
 

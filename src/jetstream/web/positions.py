@@ -13,8 +13,12 @@ from jetstream.web.pages import Page, iso
 
 def position_headers(positions: Positions) -> dict[str, str]:
     """Return header fields, in unix microseconds. `Oldest` and `Latest` are absent while the log is empty."""
-    named = {"Cursor": positions.cursor, "Oldest": positions.oldest, "Latest": positions.latest}
-    return {f"Jetstream-{name}": str(value) for name, value in named.items() if value is not None}
+    fields = {
+        "Jetstream-Cursor": positions.cursor,
+        "Jetstream-Oldest": positions.oldest,
+        "Jetstream-Latest": positions.latest,
+    }
+    return {name: str(value) for name, value in fields.items() if value is not None}
 
 
 def cursors(positions: Callable[[], Positions], now_us: Callable[[], int]) -> Page:

@@ -176,6 +176,8 @@ class Listener:
         # How often to accept in the next turn: once, and more often while each attempt finds a connection. An
         # attempt that finds none takes as long as one that does.
         self._attempts = 1
+        # How many were accepted since there were enough file descriptors: no more than in one turn.
+        self._unchecked = limits.accepts_per_turn
         # Whether it was out of files at the last attempt; cleared by the next accept.
         self._paused = False
         # The end of the pause, while the socket is not watched.
@@ -196,11 +198,14 @@ class Listener:
 
     def _accept(self) -> None:
         """Accept some of the connections that wait. The event loop calls again while there are more."""
-        if _files_are_short(self._socket, self._limits.files_reserved):
-            if not self._make_room():  # closed sockets release their files when this turn ends
-                self._pause()
-            return
-        for _ in range(self._attempts):
+        most = self._limits.accepts_per_turn
+        if self._unchecked >= most:
+            if _files_are_short(self._socket, self._limits.files_reserved):
+                if not self._make_room():  # closed sockets release their files when this turn ends
+                    self._pause()
+                return
+            self._unchecked = 0
+        for _ in range(min(self._attempts, most - self._unchecked)):
             try:
                 connection, address = self._socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -214,11 +219,12 @@ class Listener:
             if self._paused:
                 self._paused = False
                 self._throttled.info("listener: accepting again")
+            self._unchecked += 1
             self._configure(connection, address[0])
             task = self._loop.create_task(self._hand_over(connection))
             self._handovers.add(task)
             task.add_done_callback(self._handovers.discard)
-        self._attempts = min(2 * self._attempts, self._limits.accepts_per_turn)
+        self._attempts = min(2 * self._attempts, most)
 
     def _configure(self, connection: socket.socket, peer: str) -> None:
         """Set the options of an accepted socket that it does not inherit."""

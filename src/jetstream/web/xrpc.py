@@ -29,20 +29,11 @@ from jetstream.web.dialect import SHUTDOWN, Refused, Subscription, require_upgra
 from jetstream.web.did_lists import no_list
 from jetstream.web.events_parameters import parse_events_request
 from jetstream.web.http import Request, Response
+from jetstream.web.methods import ARCHIVE, METHODS, PREFIX
 from jetstream.web.pages import Page, iso
 from jetstream.web.parameters import FindList
 from jetstream.web.websocket import Breach
 
-PREFIX: Final = "/xrpc/"
-_NSID: Final = "network.bsky.jetstream."
-SUBSCRIBE_EVENTS: Final = f"{_NSID}subscribeEvents"
-GET_ZSTD_DICTIONARY: Final = f"{_NSID}getZstdDictionary"
-_ARCHIVE: Final = (
-    *("listSegments", "planSnapshot", "getSegment", "getBlock"),
-    *("importTimestamps", "getImportStatus"),
-)
-_POSTED: Final = frozenset({f"{_NSID}planSnapshot", f"{_NSID}importTimestamps"})
-_METHODS: Final = frozenset({SUBSCRIBE_EVENTS, GET_ZSTD_DICTIONARY, *(f"{_NSID}{name}" for name in _ARCHIVE)})
 _NO_ARCHIVE: Final = (
     "this server keeps no archive: use subscribeEvents, where cursor=0 begins with what is kept"
 )
@@ -141,9 +132,8 @@ class EventsDialect:
 
 def _subprotocol(request: Request) -> dict[str, str]:
     """Return the header field that accepts the subprotocol, if it was offered. Its case matters."""
-    name = "Sec-WebSocket-Protocol"
-    offered = {each.strip() for each in request.headers.get(name.lower(), "").split(",")}
-    return {name: SUBPROTOCOL} if SUBPROTOCOL in offered else {}
+    offered = {each.strip() for each in request.headers.get("sec-websocket-protocol", "").split(",")}
+    return {"Sec-WebSocket-Protocol": SUBPROTOCOL} if SUBPROTOCOL in offered else {}
 
 
 class Xrpc:
@@ -166,10 +156,10 @@ class Xrpc:
         return self._response(nsid, request)._replace(closing=closing)
 
     def _response(self, nsid: str, request: Request) -> Response:
-        if nsid not in _METHODS:
+        if nsid not in METHODS:
             text = f"method not implemented: {nsid[:_NSID_CHARS_SHOWN]}"
             return _error(501, "MethodNotImplemented", text)
-        methods = ("POST",) if nsid in _POSTED else ("GET", "HEAD")
+        methods = ("POST",) if ARCHIVE.get(nsid) == "POST" else ("GET", "HEAD")
         allowed = ", ".join((*methods, "OPTIONS"))
         if request.method == "OPTIONS":
             return Response.preflight(methods)

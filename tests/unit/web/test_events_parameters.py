@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import re
+import sys
+from collections.abc import Mapping
 from contextlib import suppress
+from operator import attrgetter
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.web.parameter_rows import BAD, GOOD, NOW
 
-from jetstream.delivery.subscriber import SubscriberOptions
+from jetstream.delivery.subscriber import Bounds, SubscriberOptions
 from jetstream.errors import InvalidParameter
 from jetstream.model.content import Content
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, SYNC, UPDATE
@@ -15,6 +20,7 @@ from jetstream.model.filter import Filter
 from jetstream.steps import finish
 from jetstream.web.events_parameters import EventsRequest, parse_events_request
 from jetstream.web.http import Request
+from jetstream.web.parameter_table import SUBSCRIBE, SUBSCRIBE_EVENTS
 from jetstream.web.parameters import PARAMETERS_MAX
 
 POST, LIKE = "app.bsky.feed.post", "app.bsky.feed.like"
@@ -25,9 +31,9 @@ COLLECTIONS = [f"a.b.c{number}" for number in range(100)]
 DIDS = [f"did:plc:{number}" for number in range(10_000)]
 
 
-def parsed(query: str = "", headers: dict[str, str] | None = None) -> EventsRequest:
+def parsed(query: str = "", headers: dict[str, str] | None = None, *, now_us: int = NOW_US) -> EventsRequest:
     """Read a query string as the server is given it."""
-    return finish(parse_events_request(Request("GET", "/xrpc/x", query, 1, headers or {}), now_us=NOW_US))
+    return finish(parse_events_request(Request("GET", "/xrpc/x", query, 1, headers or {}), now_us=now_us))
 
 
 def wanting(size: int = 0, **fields: Any) -> EventsRequest:
@@ -202,3 +208,52 @@ def test_ten_thousand_dids_are_read_in_steps() -> None:
 def test_any_query_is_read_or_refused(query: str) -> None:
     with suppress(InvalidParameter):
         assert parsed(query).options.message_bytes_max >= 0
+
+
+# Parameters that are the same at `/subscribe`, whose rows count here too. Lists have no commas here.
+SHARED = {each.name for each in SUBSCRIBE_EVENTS} & {each.name for each in SUBSCRIBE} - {"kinds", "cursor"}
+SIZES = {"maxMessageSizeBytes", "zstdDictionary"}  # these have rules of their own
+ELSEWHERE = re.compile(r",|wanted|%2C|requireHello|cursor=(?!\d{1,18}(&|$))")
+
+
+def shared(rows: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, Any]]:
+    return [
+        (name, query, expected)
+        for name in sorted(SHARED - SIZES)
+        for query, expected in rows[name].items()
+        if not ELSEWHERE.search(query)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "query", "expected"), shared({name: rows for name, (_, rows) in GOOD.items()})
+)
+def test_what_is_the_same_at_subscribe_is_taken(name: str, query: str, expected: object) -> None:
+    part = GOOD[name][0]
+    asked = parsed(query, now_us=NOW)
+    if part in ("until", "limit"):
+        bounds = asked.bounds or Bounds(None, None)
+        seen: object = {"until": bounds.until, "limit": bounds.left}[part]
+        assert seen == (sys.maxsize if expected is None else expected)
+    else:
+        assert attrgetter(part)(asked) == expected
+
+
+@pytest.mark.parametrize(("name", "query", "problem"), shared(BAD))
+def test_what_is_the_same_at_subscribe_is_refused(name: str, query: str, problem: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        parsed(query, now_us=NOW)
+    assert (caught.value.name, caught.value.problem) == (name, problem)
+
+
+def test_every_parameter_has_rows() -> None:
+    names = {each.name for each in SUBSCRIBE_EVENTS}
+    good = {pair.partition("=")[0] for query, _ in VALID for pair in query.split("&")}
+    assert names == (good & names) | {name for name, _, _ in shared({k: v for k, (_, v) in GOOD.items()})}
+    assert names == {name for _, name, _ in INVALID} & names | {name for name, _, _ in shared(BAD)}
+
+
+def test_a_problem_has_the_names_of_this_endpoint() -> None:
+    for query in (f"collections={POST}&excludeCollections={LIKE}", f"dids={ANN}&excludeDids={BOB}"):
+        with pytest.raises(InvalidParameter, match=r"it is not in (collections|dids)$"):
+            parsed(query)

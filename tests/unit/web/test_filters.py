@@ -13,7 +13,7 @@ from jetstream.errors import InvalidParameter
 from jetstream.model.content import Content
 from jetstream.model.filter import EVERYTHING, Filter
 from jetstream.steps import finish
-from jetstream.web.filters import COMMA_LISTS, FILTER
+from jetstream.web.filters import COMMA_LISTS, FILTER, SHORT_CHARS, SHORT_VALUES
 from jetstream.web.http import Request
 from jetstream.web.parameters import parse_message, parse_request
 
@@ -153,3 +153,27 @@ def test_a_mistaken_name_is_refused_with_what_was_meant(name: str, meant: str) -
         queried(f"{name}=x")
     with pytest.raises(InvalidParameter, match=f"did you mean {meant}\\?$"):
         updated(**{name: ["x"]})
+
+
+def test_who_asks_for_the_same_short_filter_shares_it() -> None:
+    query = "wantedCollections=app.bsky.feed.post&lang=en&sample=10"
+    first, second = queried(query), queried(f"cursor=1&{query}")
+    assert first.wanted is second.wanted
+    assert first.content is second.content
+    assert queried("wantedCollections=app.bsky.feed.post") != first
+
+
+@pytest.mark.parametrize(
+    "values", [["did:plc:" + "a" * (SHORT_CHARS - 7)], [f"did:plc:{n}" for n in range(SHORT_VALUES + 1)]]
+)
+def test_a_long_filter_is_not_remembered(values: list[str]) -> None:
+    query = urlencode({"wantedDids": ",".join(values)})
+    first, second = queried(query), queried(query)
+    assert first == second
+    assert first.wanted is not second.wanted
+
+
+def test_a_bad_short_filter_is_refused_each_time() -> None:
+    for _ in range(2):
+        with pytest.raises(InvalidParameter):
+            queried("wantedCollections=no")

@@ -3,19 +3,21 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import suppress
+from operator import attrgetter
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import unquote_plus, urlencode
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from orjson import JSONDecodeError
-from yarl import URL
+from tests.unit.web.parameter_rows import BAD, GOOD, NOW
 
 from jetstream.delivery.subscriber import SubscriberOptions
 from jetstream.errors import InvalidParameter
 from jetstream.model.filter import EVERYTHING, Filter
 from jetstream.steps import finish
+from jetstream.web import parameters
 from jetstream.web.http import Request
 from jetstream.web.parameters import (
     COMMAS_MAX,
@@ -28,7 +30,6 @@ from jetstream.web.parameters import (
 )
 
 POST, LIKE = "app.bsky.feed.post", "app.bsky.feed.like"
-NOW = 1_700_000_000_000_000  # 2023-11-14T22:13:20Z
 ANN, BOB = "did:plc:ann", "did:web:bob.example"
 
 
@@ -99,55 +100,33 @@ def test_a_query_is_read_in_small_steps() -> None:
     assert len(list(decode_query(query))) == 40
 
 
-# The two lists
+# The table
 
 
 @pytest.mark.parametrize(
-    "query",
-    [
-        f"wantedCollections={POST}&wantedCollections={LIKE}",
-        f"wantedCollections={POST},{LIKE}",
-        f"wantedCollections={LIKE}%2C{POST}&wantedCollections={POST}",
-    ],
+    ("part", "query", "expected"),
+    [(part, *row) for part, rows in GOOD.values() for row in rows.items()],
+    ids=[f"{name}-{query[:40]}" for name, (_, rows) in GOOD.items() for query in rows],
 )
-def test_lists_come_by_repetition_and_by_commas(query: str) -> None:
-    assert parsed(query).options.wanted == Filter.parse([POST, LIKE], [])
-
-
-def test_dids_come_by_repetition_and_by_commas() -> None:
-    for query in (
-        f"wantedDids={ANN}&wantedDids={BOB}",
-        f"wantedDids={BOB},{ANN}",
-        "wantedDids=did%3Aplc%3Aann,did:web:bob.example",
-    ):
-        assert parsed(query).options.wanted == Filter.parse([], [ANN, BOB])
+def test_what_is_taken(part: str, query: str, expected: object) -> None:
+    assert attrgetter(part)(parsed(query)) == expected
 
 
 @pytest.mark.parametrize(
-    "value",
-    [
-        "",
-        f"{POST},",
-        f",{POST}",
-        f"{POST},,{LIKE}",
-        "app.bsky.graph.fo*",
-        "*",
-        f"+{POST}",
-        f"{POST}%20",
-        f"{POST}%0A",
-        f"{POST};{LIKE}",
-    ],
+    ("name", "query", "problem"),
+    [(name, *row) for name, rows in BAD.items() for row in rows.items()],
+    ids=[f"{name}-{query[:40]}" for name, rows in BAD.items() for query in rows],
 )
-def test_bad_collections_are_named(value: str) -> None:
-    name, named = refused(f"wantedCollections={POST}&wantedCollections={value}")
+def test_what_is_refused(name: str, query: str, problem: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        parsed(query)
+    assert (caught.value.name, caught.value.problem) == (name, problem)
+    if "&" not in query and "too many" not in problem:
+        assert caught.value.value in unquote_plus(query)
 
-    assert name == "wantedCollections"
-    assert named in URL(f"?a={value}", encoded=True).query["a"]
 
-
-@pytest.mark.parametrize("value", ["", "did:plc", f"{ANN},", "*", f"+{ANN}", f"{ANN}%00", "alice.example"])
-def test_bad_dids_are_named(value: str) -> None:
-    assert refused(f"wantedDids={ANN}&wantedDids={value}")[0] == "wantedDids"
+def test_every_parameter_has_rows() -> None:
+    assert set(GOOD) == set(BAD) == set(parameters._KNOWN)
 
 
 def test_the_longest_url_of_all() -> None:
@@ -184,54 +163,6 @@ def test_the_longest_url_of_all() -> None:
     assert refused(f"{repeated}&wantedCollections={POST}") == ("wantedCollections", "101")
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        f"kinds=commit&kinds=account&operations=create&excludeCollections={POST}&excludeDids={ANN}&excludeDids={BOB}",
-        f"kinds=account,commit&operations=create,create&excludeCollections={POST},{POST}&excludeDids={BOB}%2C{ANN}",
-    ],
-)
-def test_the_other_lists_of_a_filter(query: str) -> None:
-    assert parsed(query).options.wanted == Filter.parse(
-        [],
-        [],
-        kinds=["commit", "account"],
-        operations=["create"],
-        exclude_collections=[POST],
-        exclude_dids=[ANN, BOB],
-    )
-
-
-@pytest.mark.parametrize(
-    ("query", "sentence"),
-    [
-        ("kinds=", "kinds: '' is none of commit, identity, account, sync"),
-        ("kinds=commit,", "kinds: '' is none of commit, identity, account, sync"),
-        ("kinds=Commit", "kinds: 'Commit' is none of commit, identity, account, sync"),
-        ("operations=put", "operations: 'put' is none of create, update, delete"),
-        (
-            "kinds=identity&operations=create",
-            (
-                "operations: 'create' applies to commits, and kinds leaves them out: "
-                "add commit to kinds, or leave this out"
-            ),
-        ),
-        (
-            f"wantedCollections={LIKE}&excludeCollections={POST}",
-            f"excludeCollections: '{POST}' excludes nothing: it is not in wantedCollections",
-        ),
-        (
-            f"wantedDids={ANN}&excludeDids={ANN}",
-            f"excludeDids: '{ANN}' leaves none of wantedDids",
-        ),
-    ],
-)
-def test_a_filter_that_cannot_be_meant_is_refused_with_the_reason(query: str, sentence: str) -> None:
-    with pytest.raises(InvalidParameter) as caught:
-        parsed(query)
-    assert str(caught.value) == sentence
-
-
 # Wire and compression
 
 
@@ -261,12 +192,6 @@ def test_the_wire_is_named_or_v1_for_what_came_with_it(
     assert parsed(query, headers).wire == wire
 
 
-@pytest.mark.parametrize("value", ["v2", "V1", "Classic", "classic,v1"])
-def test_an_unknown_wire_is_refused(value: str) -> None:
-    assert refused(f"wire={value}") == ("wire", value)
-    assert refused(f"wire={value}&compress=true") == ("wire", value)
-
-
 @pytest.mark.parametrize(
     ("query", "headers", "compress"),
     [
@@ -287,115 +212,6 @@ def test_compression_is_asked_for_by_parameter_or_header(
     assert parsed(query, headers).compress is compress
 
 
-def test_the_size_has_the_name_of_the_go_client_too() -> None:
-    assert parsed("maxSize=7").options.message_bytes_max == 7
-    assert refused("maxSize=x") == ("maxSize", "x")
-    assert refused("maxSize=1&maxSize=2") == ("maxSize", "1, 2")
-    assert refused("maxSize=1&maxMessageSizeBytes=") == ("maxSize", "1")
-
-
-# Cursor, size, flags
-
-
-@pytest.mark.parametrize(
-    ("value", "cursor"),
-    [
-        ("", None),
-        ("0", 0),
-        ("1", 1),
-        ("0001", 1),
-        ("1725519626134432", 1725519626134432),
-        ("9" * 20, 10**20 - 1),
-        ("-10m", NOW - 600_000_000),
-        ("2023-11-14T22:13:20Z", NOW),
-        ("2023-11-14T22:13:20.000007Z", NOW + 7),
-        ("2023-11-15T00:13:20+02:00", NOW),  # an offset that is not percent-encoded
-        ("2023-11-15T00%3A13%3A20%2B02%3A00", NOW),
-    ],
-)
-def test_cursors_that_are_good(value: str, cursor: int | None) -> None:
-    assert parsed(f"cursor={value}").cursor == cursor
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "-1",
-        "%2B1",
-        "+1",
-        "1+",
-        "1%20",
-        "1%0A",
-        "1.0",
-        "1e15",
-        "0x10",
-        "abc",
-        "1" * 21,
-        "%D9%A1",
-        "%EF%BC%91",
-        "1_000",
-        "%00",
-        "null",
-        "10m",
-        "%2B10m",
-        "2023-11-14T22:13:20",
-        "2023-11-14T22:13:20%2B24:00",
-    ],
-)
-def test_cursors_that_are_bad(value: str) -> None:
-    assert refused(f"cursor={value}") == ("cursor", URL(f"?a={value}", encoded=True).query["a"])
-
-
-@pytest.mark.parametrize(
-    "name", ["cursor", "until", "limit", "heartbeat", "maxMessageSizeBytes", "requireHello", "compress"]
-)
-def test_what_is_one_value_is_given_once(name: str) -> None:
-    assert refused(f"{name}=1&{name}=2") == (name, "1, 2")
-    assert refused(f"{name}=&{name}=") == (name, ", ")
-
-
-@pytest.mark.parametrize(
-    ("query", "until"),
-    [
-        ("until=", None),
-        ("cursor=5&until=5", 5),
-        ("cursor=0&until=-1h", NOW - 3_600_000_000),
-        ("cursor=-2h&until=-1h", NOW - 3_600_000_000),
-        ("cursor=-2h&until=2023-11-15T00:13:20+02:00", NOW),
-        (f"until={NOW}", NOW),
-        (f"until={NOW + 1}&requireHello=true", NOW + 1),
-        (f"cursor={'9' * 20}&until={'9' * 20}", 10**20 - 1),
-    ],
-)
-def test_an_end_that_is_good(query: str, until: int | None) -> None:
-    assert parsed(query).until == until
-
-
-@pytest.mark.parametrize(
-    ("query", "value", "problem"),
-    [
-        ("until=soon", "soon", "is not a time: "),
-        ("cursor=5&until=4", "4", "is before the cursor, 5"),
-        ("cursor=-1h&until=-2h", "-2h", f"is before the cursor, {NOW - 3_600_000_000}"),
-        ("until=-1s", "-1s", "is before the present, where it starts: give a cursor"),
-        ("until=0&requireHello=true", "0", "is before the present, where it starts: give a cursor"),
-    ],
-)
-def test_an_end_that_is_bad(query: str, value: str, problem: str) -> None:
-    with pytest.raises(InvalidParameter, match=f"^until: '{value}' {problem}"):
-        parsed(query)
-
-
-@pytest.mark.parametrize(("value", "limit"), [("", None), ("1", 1), ("007", 7), ("9" * 20, 10**20 - 1)])
-def test_limits_that_are_good(value: str, limit: int | None) -> None:
-    assert parsed(f"limit={value}").limit == limit
-
-
-@pytest.mark.parametrize("value", ["0", "000", "-1", "1.0", "1k", "all", "1" * 21, "%201"])
-def test_limits_that_are_bad(value: str) -> None:
-    assert refused(f"limit={value}")[0] == "limit"
-
-
 def test_bounds_are_those_of_one_subscriber() -> None:
     assert parsed("cursor=1&wire=v1").bounds is None
     one, other = (parsed("cursor=1&until=7").bounds, parsed("limit=3").bounds)
@@ -405,39 +221,6 @@ def test_bounds_are_those_of_one_subscriber() -> None:
     assert one.left == other.until == sys.maxsize
     request = parsed("limit=3")
     assert request.bounds is not request.bounds
-
-
-@pytest.mark.parametrize(("value", "seconds"), [("", None), ("1", 1), ("045", 45), ("300", 300)])
-def test_heartbeats_that_are_good(value: str, seconds: int | None) -> None:
-    assert parsed(f"heartbeat={value}").heartbeat_s == seconds
-
-
-@pytest.mark.parametrize("value", ["0", "301", "-1", "1.5", "1s", "true", "1" * 21, "%20"])
-def test_heartbeats_that_are_bad(value: str) -> None:
-    assert refused(f"heartbeat={value}")[0] == "heartbeat"
-
-
-@pytest.mark.parametrize(
-    ("value", "size"), [("", 0), ("0", 0), ("1", 1), ("1000000", 1_000_000), ("9" * 20, 10**20 - 1)]
-)
-def test_sizes_that_are_good(value: str, size: int) -> None:
-    assert parsed(f"maxMessageSizeBytes={value}").options.message_bytes_max == size
-
-
-@pytest.mark.parametrize("value", ["-1", "1k", "1.5", "many", "%D9%A1", "1" * 21, "%201"])
-def test_sizes_that_are_bad(value: str) -> None:
-    assert refused(f"maxMessageSizeBytes={value}")[0] == "maxMessageSizeBytes"
-
-
-@pytest.mark.parametrize(("value", "is_set"), [("true", True), ("false", False), ("", False)])
-def test_flags_that_are_good(value: str, is_set: bool) -> None:
-    assert parsed(f"requireHello={value}").require_hello is is_set
-
-
-@pytest.mark.parametrize("name", ["requireHello", "compress"])
-@pytest.mark.parametrize("value", ["True", "TRUE", "1", "0", "yes", "true%20", "zstd"])
-def test_flags_that_are_bad(name: str, value: str) -> None:
-    assert refused(f"{name}={value}")[0] == name
 
 
 def test_refusals_are_short_sentences_that_name_the_value() -> None:

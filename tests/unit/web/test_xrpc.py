@@ -14,8 +14,9 @@ from jetstream.steps import finish
 from jetstream.web.connection import Connection
 from jetstream.web.dialect import Refused, Subscription
 from jetstream.web.http import Request, Response
+from jetstream.web.methods import GET_ZSTD_DICTIONARY, PREFIX, SUBSCRIBE_EVENTS
 from jetstream.web.websocket import Breach
-from jetstream.web.xrpc import GET_ZSTD_DICTIONARY, PREFIX, SUBSCRIBE_EVENTS, EventsDialect, Xrpc
+from jetstream.web.xrpc import EventsDialect, Xrpc
 
 OLDEST_US = 1796054400000123
 COMPRESSED = WebSocketFraming(BINARY)
