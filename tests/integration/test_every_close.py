@@ -44,7 +44,7 @@ def says(message: bytes, count: int = 1) -> Provoke:
 
 
 class Row(NamedTuple):
-    """A close. `resumes`: whether its reason ends with a cursor."""
+    """A close."""
 
     code: int
     label: str
@@ -52,7 +52,6 @@ class Row(NamedTuple):
     provoke: Provoke
     path: str = "/subscribe"
     limits: WebLimits = WebLimits()
-    resumes: bool = True
 
 
 ROWS = [
@@ -89,7 +88,6 @@ ROWS = [
         nothing,
         "/subscribe?requireHello=true",
         SHORT,
-        resumes=False,
     ),
     Row(
         1008,
@@ -149,11 +147,8 @@ async def test_a_close_says_why_and_where_to_go_on(row: Row, relay: Relay, start
     await published(service, 2)
     async with subscribe(service.port, row.path) as subscriber:
         row.provoke(service, subscriber)
-        if row.resumes:
-            code, reason, cursor = await subscriber.ended_at()
-            assert 0 < cursor <= service.log.tip + 1
-        else:
-            code, reason = await subscriber.ended()
+        code, reason, cursor = await subscriber.ended_at()
+        assert 0 < cursor <= service.log.tip + 1
         assert (code, reason[: len(row.reason)]) == (row.code, row.reason)
     if row.label != "shutdown":  # else the server has gone
         label = f'jetstream_disconnects_total{{reason="{row.label}"}}'
