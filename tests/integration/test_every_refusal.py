@@ -141,7 +141,7 @@ ROWS = [
         405,
         "MethodNotAllowed",
         request(EVENTS, method="POST"),
-        "network.bsky.jetstream.subscribeEvents expects GET",
+        "network.bsky.jetstream.subscribeEvents is not for POST: use GET",
     ),
     Row(400, "InvalidRequest", request("/zstd-dictionary?id=x"), "id: 'x' is not an integer"),
     Row(404, "DictionaryNotFound", request("/zstd-dictionary?id=7"), "there is no dictionary 7 here: the "),

@@ -157,14 +157,15 @@ class Xrpc:
 
     def _response(self, nsid: str, request: Request) -> Response:
         if nsid not in METHODS:
-            text = f"method not implemented: {nsid[:_NSID_CHARS_SHOWN]}"
+            there = " and ".join([*self._upgrades, *self._pages])
+            text = f"method not implemented: {nsid[:_NSID_CHARS_SHOWN]}: there are {there}"
             return _error(501, "MethodNotImplemented", text)
         methods = ("POST",) if ARCHIVE.get(nsid) == "POST" else ("GET", "HEAD")
-        allowed = ", ".join((*methods, "OPTIONS"))
         if request.method == "OPTIONS":
             return Response.preflight(methods)
         if request.method not in methods:
-            return _error(405, "MethodNotAllowed", f"{nsid} expects {methods[0]}", {"Allow": allowed})
+            text = f"{nsid} is not for {request.method}: use {methods[0]}"
+            return _error(405, "MethodNotAllowed", text, {"Allow": ", ".join((*methods, "OPTIONS"))})
         if nsid in self._pages:
             return self._pages[nsid](request)
         return _error(501, "MethodNotImplemented", f"{nsid}: {_NO_ARCHIVE}")
