@@ -28,6 +28,7 @@ _UNIT_US: Final = {
 }
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+TIME_MAX: Final = 253_402_300_799_999_999  # the last of the year 9999: dates end there
 
 
 def parse_time(text: str, now_us: int) -> int:
@@ -45,6 +46,13 @@ def parse_time(text: str, now_us: int) -> int:
         parts = _AGE_PART(age[1])
         return max(0, now_us - sum(round(float(number) * _UNIT_US[unit]) for number, unit in parts))
     return max(0, _parse_date(text))
+
+
+def to_date(time_us: int | None) -> str | None:
+    """Return a time as a date of RFC 3339, in UTC with microseconds; one after `TIME_MAX` as that."""
+    if time_us is None:
+        return None
+    return (_EPOCH + min(time_us, TIME_MAX) * _MICROSECOND).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _parse_date(text: str) -> int:

@@ -30,17 +30,16 @@ from jetstream.model.batch import Batch
 from jetstream.model.did_set import DidSet
 from jetstream.model.event import KIND_NAMES
 from jetstream.model.filter import EVERYTHING, SAMPLE_WHOLE, Filter
+from jetstream.model.timestamp import TIME_MAX, to_date
 from jetstream.steps import Steps
 from jetstream.token_bucket import TokenBucket
 from jetstream.web.did_lists import no_list
 from jetstream.web.http import Request, Response
-from jetstream.web.pages import iso
 from jetstream.web.parameters import FindList, SubscribeRequest, parse_request
 
 MINUTE_US: Final = 60_000_000
-# What higher values are shown as: `orjson` writes 64 bits, and a date has four digits of a year.
+# What higher numbers are shown as: `orjson` writes 64 bits.
 _NUMBER_MAX: Final = 2**63 - 1
-_TIME_MAX: Final = 253_402_300_799_999_999
 _SHOWN_MAX: Final = 100  # DIDs of a list, and collections that a prefix matches
 
 
@@ -104,15 +103,15 @@ class Explain:
         """Return the explanation."""
         wire = asked.wire or self._wire
         counts = await self._count(asked.options, RENDERERS[wire])
-        begins, until = self._positions(asked.cursor).cursor, _at_most(asked.until, _TIME_MAX)
+        begins, until = self._positions(asked.cursor).cursor, _at_most(asked.until, TIME_MAX)
         body = {
             "wire": wire,
             "filter": _filter(asked.options),
             "maxMessageSizeBytes": _at_most(asked.options.message_bytes_max, _NUMBER_MAX),
             "begins_us": begins,
-            "begins": iso(begins),
+            "begins": to_date(begins),
             "until_us": until,
-            "until": iso(until),
+            "until": to_date(until),
             "limit": _at_most(asked.limit, _NUMBER_MAX),
             "heartbeat": asked.heartbeat_s,
             "prefixes": _matches(asked.options.wanted, counts.collections),

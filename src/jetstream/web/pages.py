@@ -17,6 +17,7 @@ from prometheus_client import exposition
 
 from jetstream.limits import WebLimits
 from jetstream.metrics import Metrics
+from jetstream.model.timestamp import to_date
 from jetstream.status import Status
 from jetstream.token_bucket import TokenBucket
 from jetstream.web.http import Request, Response
@@ -101,9 +102,9 @@ def health_body(status: Status) -> dict[str, object]:
             "wal_bytes": log.wal_bytes,
             "damaged": log.damaged,
             "oldest_us": log.oldest_us,
-            "oldest": iso(log.oldest_us),
+            "oldest": to_date(log.oldest_us),
             "newest_us": log.newest_us,
-            "newest": iso(log.newest_us),
+            "newest": to_date(log.newest_us),
         },
         "subscribers": status.subscribers,
     }
@@ -129,14 +130,6 @@ def metrics(
         return response
 
     return handler
-
-
-def iso(time_us: int | None) -> str | None:
-    """Return a time in unix microseconds as a date in ISO 8601, in UTC."""
-    if time_us is None:
-        return None
-    seconds, micros = divmod(time_us, 1_000_000)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{micros:06}Z"
 
 
 Sections = dict[str, dict[str, str]]

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import orjson
 
 from jetstream.delivery.delivery import Positions
+from jetstream.model.timestamp import to_date
 from jetstream.web.http import Request, Response
-from jetstream.web.pages import Page, iso
+from jetstream.web.pages import Page
 
 
 def position_headers(positions: Positions) -> dict[str, str]:
@@ -27,9 +28,9 @@ def cursors(positions: Callable[[], Positions], now_us: Callable[[], int]) -> Pa
     def handler(_request: Request) -> Response:
         now = positions()
         times = {"cursor": now.cursor, "oldest": now.oldest, "latest": now.latest, "now": now_us()}
-        body = {
-            key: value for name, us in times.items() for key, value in ((f"{name}_us", us), (name, iso(us)))
-        }
+        body: dict[str, int | str | None] = {}
+        for name, time_us in times.items():
+            body |= {f"{name}_us": time_us, name: to_date(time_us)}
         text = orjson.dumps(body, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
         return Response(200, text, "application/json", position_headers(now))
 

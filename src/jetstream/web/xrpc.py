@@ -23,6 +23,7 @@ from jetstream.delivery.renderers.v2 import V2, info
 from jetstream.delivery.subscriber import Close, Encoding
 from jetstream.errors import InvalidParameter
 from jetstream.limits import WebLimits
+from jetstream.model.timestamp import to_date
 from jetstream.steps import Steps
 from jetstream.web.connection import Answer, Connection, Handler
 from jetstream.web.dialect import SHUTDOWN, Refused, Subscription, require_upgrade, unavailable
@@ -30,7 +31,7 @@ from jetstream.web.did_lists import no_list
 from jetstream.web.events_parameters import parse_events_request
 from jetstream.web.http import Request, Response
 from jetstream.web.methods import ARCHIVE, METHODS, PREFIX
-from jetstream.web.pages import Page, iso
+from jetstream.web.pages import Page
 from jetstream.web.parameters import FindList
 from jetstream.web.websocket import Breach
 
@@ -112,7 +113,7 @@ class EventsDialect:
         kept = (
             "no event is kept yet"
             if oldest_us is None
-            else f"the oldest event is {oldest_us}, {iso(oldest_us)}"
+            else f"the oldest event is {oldest_us}, {to_date(oldest_us)}"
         )
         if cursor < POSITION_MIN:
             text = f"cursor: {cursor} is a seq of another server: use 0, a seq of this one, or a time; {kept}"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetstream.model.timestamp import NOT_A_TIME, parse_time
+from jetstream.model.timestamp import NOT_A_TIME, TIME_MAX, parse_time, to_date
 
 NOW = 1_700_000_000_000_000  # 2023-11-14T22:13:20Z
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -108,3 +108,21 @@ def test_an_age_is_before_now_and_never_below_0(number: int, unit: str, now_us: 
 def test_any_text_is_a_time_or_refused(text: str) -> None:
     with suppress(ValueError):
         assert parse_time(text, NOW) >= 0
+
+
+@pytest.mark.parametrize(
+    ("time_us", "date"),
+    [
+        (0, "1970-01-01T00:00:00.000000Z"),
+        (NOW + 7, "2023-11-14T22:13:20.000007Z"),
+        (10**20, "9999-12-31T23:59:59.999999Z"),
+        (None, None),
+    ],
+)
+def test_a_time_as_a_date(time_us: int | None, date: str | None) -> None:
+    assert to_date(time_us) == date
+
+
+@given(st.integers(0, TIME_MAX))
+def test_a_date_is_read_as_the_same_time(time_us: int) -> None:
+    assert parse_time(to_date(time_us) or "", NOW) == time_us
