@@ -18,17 +18,24 @@ UPGRADE = {
     "Sec-WebSocket-Version": "13",
     "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
 }
+NOWHERE = "http://127.0.0.1:9/dictionary"  # nothing listens on the port to discard
 # Of each reason: a request with its header fields, and the settings of the server.
 REFUSED: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
     "parameter": ("/subscribe?cursor=x", UPGRADE, {}),
     "cursor_too_old": (f"{V2}?cursor=5", UPGRADE, {}),
     "unknown_dictionary": (f"{V2}?zstdDictionary=7", UPGRADE, {}),
-    "no_dictionary": ("/v1/subscribe?compress=true", UPGRADE, {"zstd_dictionary": "auto"}),
+    "no_dictionary": ("/v1/subscribe?compress=true", UPGRADE, {"zstd_dictionary_url": NOWHERE}),
     "transport": ("/subscribe", {}, {}),
     "coding": ("/events", {"Accept-Encoding": "br, identity;q=0"}, {}),
     "full": ("/subscribe", UPGRADE, {"max_subscribers": 0}),
     "handshake": ("/subscribe", UPGRADE | {"Sec-WebSocket-Key": "short"}, {}),
 }
+
+
+@pytest.fixture(autouse=True)
+def _no_pip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pip, which is the second source of the dictionary, find no package."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
 
 
 @pytest.mark.parametrize("reason", REFUSAL_REASONS)
