@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-import asyncio
 from typing import Any, cast
+
+from tests.serving import until
 
 from jetstream.limits import WebLimits
 from jetstream.metrics import Metrics
@@ -49,9 +50,7 @@ async def test_bodies_that_wait_for_their_turn_are_bounded_together() -> None:
     connections = Connections(ok, Metrics(), limits, bodies={"/filters": 1_000})
     first = [upload(connections, 100) for _ in range(3)]
     assert first[2].written.startswith(b"HTTP/1.1 503 ")
-    while connections.worker:
-        await asyncio.sleep(0)
+    await until(lambda: not connections.worker)
     second = [upload(connections, 100) for _ in range(2)]
-    while connections.worker:
-        await asyncio.sleep(0)
+    await until(lambda: not connections.worker)
     assert all(each.written.startswith(b"HTTP/1.1 200 ") for each in (*first[:2], *second))
