@@ -326,11 +326,11 @@ class Reader:
         return payload
 
     def _plan(self, cursor: int | None) -> Visit:
-        rng, now = self._rng, self._run.service.log.tip
+        rng, log = self._rng, self._run.service.log
         wanted = self._random_filter()
         limit = rng.choice((None, None, None, 1, rng.randrange(1, 60)))
-        until = rng.choice((None, None, None, now - 50_000, now + 300_000))
-        if until is not None and (cursor is None or until < cursor):
+        until = rng.choice((None, None, None, log.tip - 50_000, log.tip + 300_000))
+        if until is not None and (cursor is None or until < max(cursor, log.oldest_us or 0)):
             until = None
         return Visit(self.transport, [Stretch(wanted, 0, latest=0)], limit, until)
 
@@ -437,27 +437,33 @@ def breach_of(visit: Visit, truth: Truth) -> str | None:
     """Return what one connection was sent or not sent against the law."""
     numbers = {time_us: number for number, time_us in enumerate(truth.times)}
     events = [numbers.get(time_us, -1) for time_us in visit.events]
-    positions = [message.time_us for message in visit.messages]
-    if -1 in events or any(a >= b for a, b in pairwise(events)) or positions != sorted(positions):
+    if -1 in events or any(not follows(*pair) for pair in pairwise(visit.messages)):
         return "unknown, repeated or out of order"
-    for message in visit.messages:
-        if message.did and truth.subjects[numbers[message.time_us]].did != message.did:
-            return f"another event at {message.time_us}"
+    if [truth.subjects[i].did for i in events] != [each.did for each in visit.messages if each.did]:
+        return "other events"
+    if not is_end_right(visit):
+        return "a wrong end"
     stop = bisect_left(truth.times, visit.resume_at)
-    if visit.until is not None and visit.events and visit.events[-1] >= visit.until:
-        return "an event beyond until"
-    if visit.limit is not None and len(events) > visit.limit:
-        return "more than limit"
-    if visit.end is not None and visit.end[0] == 1000 and not is_end_right(visit):
-        return f"ended too early: {visit.end}"
     at = unexplained(visit, set(events), stop, truth)
     return None if at is None else f"event {at}, {truth.subjects[at]}, received: {at in events}"
 
 
+def follows(one: Message, other: Message) -> bool:
+    """Tell whether a message may follow another. A heartbeat may have the position of the event before it."""
+    return one.time_us < other.time_us or (one.time_us == other.time_us and not other.did)
+
+
 def is_end_right(visit: Visit) -> bool:
-    """Tell whether a connection that is done has reached its limit or its time."""
-    assert visit.end is not None
-    return len(visit.events) == visit.limit or visit.end[1] == visit.until
+    """Tell whether a connection kept to its bounds, and ended at one of them or with the server."""
+    count, last = len(visit.events), max(visit.events, default=0)
+    if count > (visit.limit or sys.maxsize) or last >= (visit.until or sys.maxsize):
+        return False
+    if visit.end is None:
+        return True
+    code, cursor = visit.end
+    if code == 1000:
+        return count == visit.limit or cursor == visit.until
+    return code == (1012 if visit.transport.path == V2 else 1001)
 
 
 def unexplained(visit: Visit, received: set[int], stop: int, truth: Truth) -> int | None:
