@@ -7,6 +7,8 @@ import socket
 import struct
 from typing import Final
 
+from jetstream.dictionary.own import OWN
+
 _UPGRADE: Final = (
     "Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
     "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
@@ -25,6 +27,17 @@ KINDS: Final = {
     "server-sent": ("GET /events?cursor=0", "Host: x\r\nAccept: text/event-stream\r\n"),
     "gzip": ("GET /events?cursor=0&wantedDids=did:plc:x%d", "Host: x\r\nAccept-Encoding: gzip\r\n"),
     "zstd": ("GET /events", "Host: x\r\nAccept-Encoding: zstd\r\n"),
+    "v2": ("GET /xrpc/network.bsky.jetstream.subscribeEvents?cursor=0", _UPGRADE),
+    "compressed": (f"GET /v1/subscribe?cursor=0&zstdDictionary={OWN.dictionary_id}", _UPGRADE),
+    "heartbeat": ("GET /subscribe?heartbeat=1", _UPGRADE),
+    "limit": ("GET /subscribe?cursor=0&limit=1", _UPGRADE),
+    "until": ("GET /events?until=9999-01-01T00:00:00Z&heartbeat=1", "Host: x\r\n"),
+    "content": ("GET /subscribe?text=x%d&lang=en", _UPGRADE),
+    "content behind": ("GET /subscribe?cursor=0&text=x%d&kinds=commit,identity", _UPGRADE),
+    "sample": ("GET /subscribe?sample=1.%d", _UPGRADE),
+    "excluded": ("GET /subscribe?cursor=0&excludeDids=did:plc:x%d&excludeCollections=a.b.c", _UPGRADE),
+    "explain": ("GET /explain?text=x%d", "Host: x\r\n"),
+    "half a body": ("POST /filters", "Host: x\r\nContent-Length: 99\r\n\r\ndid:plc:x"),
     "refused": ("GET /subscribe?cursor=x%d", _UPGRADE),
     "plain": ("GET /health", "Host: x\r\n"),
     "unknown": ("GET /nothing/%d", "Host: x\r\n"),
@@ -38,7 +51,7 @@ async def visit(port: int, kind: str, number: int, *, reset: bool) -> None:
     line, headers = KINDS[kind]
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(f"{line.replace('%d', str(number))} HTTP/1.1\r\n{headers}".encode())
-    if kind != "half":
+    if not kind.startswith("half"):
         writer.write(b"\r\n")
         await reader.read(1)
     if reset:

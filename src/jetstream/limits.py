@@ -277,8 +277,8 @@ class WebLimits:
 
     # Of HTTP connections and of subscribers alike.
 
-    # Bytes of incomplete requests, and again of incomplete messages, of all clients: 64 requests of the
-    # greatest length.
+    # Bytes of incomplete requests, again of bodies that wait to be read, and again of incomplete messages, of
+    # all clients: 64 requests of the greatest length without a body, 16 with one.
     pending_bytes_max: int = 64 << 20
     # Seconds between two checks of the timeouts of all connections.
     deadline_check_s: float = 0.5

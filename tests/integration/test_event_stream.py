@@ -288,6 +288,9 @@ async def test_a_bounded_replay_ends_with_a_complete_body(relay: Relay, start: S
     headers = {"Last-Event-ID": str(last_us)}
     async with event_stream(service.port, sse=True, headers=headers, cursor=1, until=last_us) as stream:
         assert stream.status == 204
+    # A live stream with an `until`, that was cut before it: the client comes back later for the rest.
+    async with event_stream(service.port, sse=True, headers=headers, until=last_us + 1_000_000) as stream:
+        assert await seqs(stream, 1) == [8]
 
 
 async def test_a_client_that_leaves_is_forgotten(relay: Relay, start: Start) -> None:

@@ -31,7 +31,7 @@ from jetstream.delivery.chunks import cut
 from jetstream.delivery.feature_cache import FeatureCache
 from jetstream.delivery.lanes import Lane
 from jetstream.delivery.render_cache import RenderCache
-from jetstream.delivery.subscriber import Bounds, Close, Group, Subscriber
+from jetstream.delivery.subscriber import Bounds, Close, Encoding, Group, Subscriber, SubscriberOptions
 from jetstream.errors import LogError
 from jetstream.eventlog import LogReader
 from jetstream.limits import DeliveryLimits
@@ -67,13 +67,16 @@ class CatchUp:
         # How many feeders wait for the log or for their turn, and not for their socket: read by the
         # publisher, which pauses longer for them.
         self.active = 0
-        # Sent by the publisher when a lane's position has moved.
+        # Sent by the publisher when a lane's position has moved, and when a large group is indexed.
         self.moved = Notifier()
         # Where feeders run; set by `Delivery.run`.
         self.tasks: asyncio.TaskGroup | None = None
         # Of each subscriber that is behind. A task refers to its subscriber: it is removed here when either
         # ends, so that no cycle of references is left.
         self._feeders: dict[Subscriber, asyncio.Task[None]] = {}
+        # The large groups that a feeder is indexing or about to join. Others wait for it: many readers may
+        # return with the same list.
+        self._indexing = set[tuple[Lane, Encoding, SubscriberOptions]]()
         # One feeder passes in each turn of the event loop.
         self._turns = TurnQueue(1)
         # How many feeders hold each batch, and room for more batches.
@@ -128,8 +131,14 @@ class CatchUp:
                     await self.moved.wait()
                 elif indexed is not None and indexed.options is not subscriber.options:
                     lane.groups.forget(indexed)
+                    self._end_indexing(lane, indexed)
                     indexed = None
                 elif indexed is None and lane.groups.takes_steps(subscriber):
+                    key = (lane, subscriber.encoding, subscriber.options)
+                    if key in self._indexing:
+                        await self.moved.wait()
+                        continue
+                    self._indexing.add(key)
                     indexed = Group(subscriber.encoding, subscriber.options)
                     for _ in lane.groups.index(indexed):
                         await self._turns.wait()
@@ -138,11 +147,19 @@ class CatchUp:
                     del self._feeders[subscriber]
                     subscriber.sink.lower_limit(False)
                     lane.groups.add(subscriber, ready)
+                    if ready is not None:
+                        self._end_indexing(lane, ready)
                     subscriber.reach_tip(lane.position)
                     return
         finally:
             if indexed is not None:
                 lane.groups.forget(indexed)
+                self._end_indexing(lane, indexed)
+
+    def _end_indexing(self, lane: Lane, group: Group) -> None:
+        """Let the feeders go on that wait for this group."""
+        self._indexing.discard((lane, group.encoding, group.options))
+        self.moved.notify()
 
     async def _serve(self, subscriber: Subscriber, lane: Lane, bounds: Bounds) -> None:
         """Serve a subscriber up to its bounds, and close it there. Raises as `_catch_up` does."""

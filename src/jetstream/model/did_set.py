@@ -19,8 +19,8 @@ class DidSet(AbstractSet[bytes]):
 
     def __init__(self, dids: Iterable[bytes] = ()) -> None:
         # The DIDs, as the keys of a `dict` whose values are None. Never changed. The fastest way to look up
-        # one of many: `did in members`.
-        self.members = dict.fromkeys(dids)
+        # one of many: `did in members`. A `dict` is copied three times as fast as it is filled.
+        self.members: dict[bytes, None] = dids.copy() if type(dids) is dict else dict.fromkeys(dids)
         self._hashed = hash(frozenset(self.members))
 
     def __contains__(self, did: object) -> bool:
@@ -43,7 +43,10 @@ class DidSet(AbstractSet[bytes]):
         return super().__eq__(other)
 
     def __sub__(self, other: AbstractSet[object]) -> DidSet:
-        return DidSet(self.members.keys() - other)
+        left = self.members.copy()
+        for did in self.members.keys() & other:
+            del left[did]
+        return DidSet(left)
 
     def isdisjoint(self, other: Iterable[object]) -> bool:
         """Tell whether none of `other` is in the set."""

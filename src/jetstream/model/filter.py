@@ -310,7 +310,7 @@ def _share(percent: str) -> int:
 
 def _subtract_dids(wanted: DidSet, excluded: DidSet) -> tuple[DidSet, DidSet]:
     """Return what is left of `wanted`, and the exceptions from every repo. Raises InvalidParameter."""
-    if not wanted:
+    if not wanted or not excluded:  # a large list, which subscribers share, is not copied
         return wanted, excluded
     if strange := excluded - wanted:
         raise InvalidParameter(

@@ -79,6 +79,8 @@ class Connections:
         self._idle = Pending(limits.keep_alive_s, Connection.abort, Connection.abort, limits)
         # Answers the requests of all connections, in the order in which they came.
         self.worker = Worker()
+        # Bytes of bodies that are complete, and whose requests are not answered yet.
+        self._body_bytes = 0
 
     def add(self, connection: Connection) -> None:
         """Wait for the first request of a connection. Over `connections_max`, close the oldest one."""
@@ -101,6 +103,16 @@ class Connections:
         """Stop the timeouts of a connection: its request is complete."""
         self._pending.remove(connection)
         self._idle.remove(connection)
+
+    def hold_body(self, size: int) -> bool:
+        """Count a body until `release_body`, if there is room for it. Returns whether there is."""
+        fits = self._body_bytes + size <= self.limits.pending_bytes_max
+        self._body_bytes += size if fits else 0
+        return fits
+
+    def release_body(self, size: int) -> None:
+        """Count a body no more: its request is answered."""
+        self._body_bytes -= size
 
     def mark_idle(self, connection: Connection) -> None:
         """Wait for the next request of a connection."""
@@ -234,6 +246,9 @@ class Connection(asyncio.Protocol):
             text = f"more than {rate:g} requests a second on one connection: ask less often"
             self.refuse(BadRequest(429, "flood", text))
             return
+        if not self._connections.hold_body(len(request.body)):
+            self.refuse(_OVERLOADED)
+            return
         self._running = True
         self.peer, request = client_of(request, self._peer, self._connections.trusted_proxies)
         self._connections.mark_running(self)
@@ -242,15 +257,17 @@ class Connection(asyncio.Protocol):
 
     def _answer(self, request: Request) -> Steps[None]:
         """Answer a request, in steps. An error of the handler is logged, and the client gets a 500."""
-        if self._ending:
-            return
         try:
+            if self._ending:
+                return
             answer = yield from self._connections.handler(request, self)
         except BadRequest as error:
             self.refuse(error)
             return
         except Exception:  # noqa: BLE001 - it is logged, and the client is told
             answer = self._failure()
+        finally:
+            self._connections.release_body(len(request.body))
         if answer is None or isinstance(answer, Response):
             self._finish(request, answer)
         else:

@@ -81,11 +81,15 @@ class StreamDialect:
 
     def parse_request(self, request: Request) -> Steps[Subscription]:
         """Read a request, in steps. Raises InvalidParameter or Refused."""
+        last_us = _last_event(request.headers)
         asked = yield from parse_request(
-            request, self._find_list, now_us=self._now_us(), wires=tuple(RENDERERS)
+            request,
+            self._find_list,
+            now_us=self._now_us(),
+            wires=tuple(RENDERERS),
+            resumes=last_us is not None,
         )
         _check(request, asked)
-        last_us = _last_event(request.headers)
         cursor = asked.cursor if last_us is None else last_us + 1
         body = _body(request.headers.get("accept", ""))
         chunked = _CHUNKED[body] if request.minor else body

@@ -118,12 +118,18 @@ def decode_query(text: str, lists: Collection[str] = COMMA_LISTS) -> Steps[Query
 
 
 def parse_request(
-    request: Request, find_list: FindList = no_list, *, now_us: int, wires: Sequence[str] = WIRES
+    request: Request,
+    find_list: FindList = no_list,
+    *,
+    now_us: int,
+    wires: Sequence[str] = WIRES,
+    resumes: bool = False,
 ) -> Steps[SubscribeRequest]:
     """Read the parameters of a request, in steps. `now_us` is what ages in times count from.
 
     `find_list` returns an uploaded list by its ID, or raises InvalidParameter. `wires` are those of the
-    endpoint. Raises InvalidParameter.
+    endpoint. `resumes`: the request has a position that wins over `cursor`, so `until` may be past. Raises
+    InvalidParameter.
     """
     query = yield from decode_query(request.query)
     first = {name: values[0] for name, values in query.items()}
@@ -139,7 +145,7 @@ def parse_request(
         _wire(query, request.headers, wires),
         _flag(query, "compress") or "zstd" in request.tokens("socket-encoding"),
         _number(query, "zstdDictionary", "is not the ID of a dictionary, which is a number"),
-        until=read_until(query, cursor, now_us),
+        until=read_until(query, 0 if resumes else cursor, now_us),
         limit=read_limit(query),
         heartbeat_s=read_heartbeat(query),
         did_list=did_list,

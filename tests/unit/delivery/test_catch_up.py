@@ -411,3 +411,31 @@ async def test_a_subscriber_that_leaves_while_its_filter_is_indexed_leaves_nothi
         await until(lambda: indexed(delivery))
         delivery.remove(subscriber)
         await until(lambda: not indexed(delivery))
+
+
+async def test_a_large_filter_that_many_return_with_is_indexed_once() -> None:
+    options = large(b"did:plc:repo1")
+    async with served(events=20) as (delivery, log):
+        together = [join(delivery, options=options) for _ in range(5)]
+        most = 0
+
+        def at_tip() -> bool:
+            nonlocal most
+            most = max(most, indexed(delivery))
+            return all(subscriber.group for subscriber, _ in together)
+
+        await until(at_tip)
+        assert most == 1
+        log.grow(10)
+        await until(lambda: all(len(sink.messages()) == 2 for _, sink in together))
+
+
+async def test_others_index_a_large_filter_whose_first_reader_leaves() -> None:
+    options = large(b"did:plc:repo1")
+    async with served(events=20) as (delivery, log):
+        first, *others = [join(delivery, options=options) for _ in range(3)]
+        await until(lambda: indexed(delivery))
+        log.grow(10)
+        delivery.remove(first[0])
+        await until(lambda: all(subscriber.group for subscriber, _ in others))
+        assert all(sink.times() == [STEP_US * number for number in (21, 26)] for _, sink in others)

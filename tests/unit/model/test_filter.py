@@ -11,6 +11,7 @@ from tests.unit.model.asking import ANN, ANYTHING, BOB, EVENTS, FOLLOW, GOOD, LI
 
 from jetstream.errors import InvalidParameter
 from jetstream.model.batch import Batch
+from jetstream.model.did_set import DidSet
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, KIND_NAMES, SYNC, UPDATE, Event
 from jetstream.model.filter import DIDS_MAX, EVERYTHING, Filter, in_sample
 from jetstream.model.lists import NAMES_MAX
@@ -313,6 +314,13 @@ def test_a_sample_has_its_share_of_repos_the_same_each_time_and_all_of_a_smaller
     assert 1_900 < len(chosen[2_000]) < 2_100
     # A promise to clients: these do not change with the process or the version.
     assert [in_sample(did, 5_000) for did in dids[:8]] == [False, False, True, True, False, False, True, True]
+
+
+def test_subscribers_of_a_large_list_share_it() -> None:
+    listed = DidSet([b"did:plc:a", b"did:plc:b"])
+    assert Filter.parse([], [], listed=listed).dids is listed
+    assert Filter.parse([], [], listed=listed, exclude_dids=["did:plc:a"]).dids == {b"did:plc:b"}
+    assert listed == {b"did:plc:a", b"did:plc:b"}
 
 
 def test_a_sample_is_subtracted_from_what_is_listed() -> None:

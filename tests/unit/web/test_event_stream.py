@@ -87,6 +87,8 @@ def test_readers_of_equal_encodings_share_what_is_framed() -> None:
         ("cursor=5", "3", 4),
         ("", " 7 ", 8),
         ("cursor=-1h", "7", 8),
+        ("until=99", "7", 8),  # past, and what was missed before it still comes
+        ("cursor=200&until=99", "7", 8),
     ],
 )
 def test_a_client_that_comes_back_goes_on_after_its_last_event(

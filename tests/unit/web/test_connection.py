@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from typing import Any, cast
+
+from tests.serving import until
+
+from jetstream.limits import WebLimits
+from jetstream.metrics import Metrics
+from jetstream.steps import Steps
+from jetstream.web.connection import Answer, Connection, Connections
+from jetstream.web.http import Request, Response
+
+
+class Transport:
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def get_extra_info(self, _name: str) -> tuple[str, int]:
+        return "192.0.2.1", 1
+
+    def is_closing(self) -> bool:
+        return False
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def pause_reading(self) -> None: ...
+
+    resume_reading = write_eof = pause_reading
+
+
+def ok(_request: Request, _connection: Connection) -> Steps[Answer]:
+    yield
+    return Response.sentence(200, "it is read")
+
+
+def upload(connections: Connections, size: int) -> Transport:
+    """Send a request with a body at once."""
+    transport, connection = Transport(), Connection(connections)
+    connection.connection_made(cast(Any, transport))
+    head = b"POST /filters HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size
+    connection.data_received(head + size * b"x")
+    return transport
+
+
+async def test_bodies_that_wait_for_their_turn_are_bounded_together() -> None:
+    limits = WebLimits(pending_bytes_max=250)
+    connections = Connections(ok, Metrics(), limits, bodies={"/filters": 1_000})
+    first = [upload(connections, 100) for _ in range(3)]
+    assert first[2].written.startswith(b"HTTP/1.1 503 ")
+    await until(lambda: not connections.worker)
+    second = [upload(connections, 100) for _ in range(2)]
+    await until(lambda: not connections.worker)
+    assert all(each.written.startswith(b"HTTP/1.1 200 ") for each in (*first[:2], *second))
