@@ -31,7 +31,7 @@ run: $(READY) ## Start the server: ws://localhost:6008/subscribe
 
 test: $(READY) ## Run the test suite on all cores: under four minutes
 	@echo "test: running the suite with pytest"
-	@$(BIN)/pytest --numprocesses auto --deselect $(IMAGE_TESTS) $(ARGS)
+	@$(BIN)/pytest --numprocesses auto --dist worksteal --deselect $(IMAGE_TESTS) $(ARGS)
 
 test-integration: $(READY) ## Test with clients of other projects (Node, Go, Rust, Python), and the image's contents
 	@$(BIN)/pytest tests/foreign $(IMAGE_TESTS) $(ARGS)

@@ -134,4 +134,4 @@ def test_any_frames_are_taken_or_the_connection_is_closed(
         assert goes_on(neighbour)
         server.check()
 
-    fuzz(check, st.lists(frames(), min_size=1, max_size=8), 200)
+    fuzz(check, st.lists(frames(), min_size=1, max_size=8), 100)
