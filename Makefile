@@ -13,6 +13,9 @@ export PYTHON
 IMAGE_TESTS := tests/test_packaging.py::TestImage
 
 .DEFAULT_GOAL := help
+# Half as many again as cores: many tests wait for something now and then.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2)
+
 .PHONY: help setup run test test-integration lint format bench dictionary attack soak up down docker-engine lock clean
 
 help: ## List the targets
@@ -31,7 +34,7 @@ run: $(READY) ## Start the server: ws://localhost:6008/subscribe
 
 test: $(READY) ## Run the test suite on all cores: under four minutes
 	@echo "test: running the suite with pytest"
-	@$(BIN)/pytest --numprocesses auto --dist worksteal --deselect $(IMAGE_TESTS) $(ARGS)
+	@$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal --deselect $(IMAGE_TESTS) $(ARGS)
 
 test-integration: $(READY) ## Test with clients of other projects (Node, Go, Rust, Python), and the image's contents
 	@$(BIN)/pytest tests/foreign $(IMAGE_TESTS) $(ARGS)
