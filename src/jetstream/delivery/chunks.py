@@ -119,10 +119,11 @@ class Rendering:
         encoding, limit = group.encoding, group.options.message_bytes_max
         if limit and encoding.framing.costly:
             return self._cache.render(self._batch, self._wanted[group], encoding, limit)
-        if encoding not in self._shared:
+        rendered = self._shared.get(encoding)
+        if rendered is None:
             indices = self._wanted_in(encoding) if encoding.framing.costly else self._flushed
-            self._shared[encoding] = self._cache.render(self._batch, indices, encoding)
-        return self._shared[encoding]
+            rendered = self._shared[encoding] = self._cache.render(self._batch, indices, encoding)
+        return rendered
 
     def _wanted_in(self, encoding: Encoding) -> Sequence[int]:
         """Return what the groups of an encoding want that have no limit."""

@@ -213,7 +213,7 @@ class Delivery:
     async def check(self, now: float, *, ping: bool) -> None:
         """Check every subscriber once, some in each turn of the event loop; `ping` those that are idle."""
         waiting = 0
-        for count, (subscriber, lane) in enumerate(list(self._subscribers.items()), 1):
+        for count, subscriber in enumerate(list(self._subscribers), 1):
             buffered = subscriber.sink.buffered
             waiting += buffered
             stalled_s = subscriber.stalled_s(buffered, now)
@@ -221,14 +221,22 @@ class Delivery:
                 subscriber.sink.close(Close(1008, "slow", f"read nothing for {stalled_s:.0f} s: read faster"))
             elif ping and not buffered:
                 subscriber.write_control(subscriber.encoding.framing.keep_alive)
-            if subscriber.heartbeat is not None:
-                self._beat(subscriber, subscriber.heartbeat, lane, now)
-            if subscriber.bounds is not None:
-                self._end_in_time(subscriber, subscriber.bounds, lane)
+            if subscriber.heartbeat is not None or subscriber.bounds is not None:
+                self._check_time(subscriber, now)
             if count % self._limits.checks_per_turn == 0:
                 await asyncio.sleep(0)
         if waiting > self._buffer_total:
             self.relieve(waiting - self._buffer_total)
+
+    def _check_time(self, subscriber: Subscriber, now: float) -> None:
+        """Send a heartbeat that is due, and close a subscriber at its end, unless it has been removed."""
+        lane = self._subscribers.get(subscriber)
+        if lane is None:
+            return
+        if subscriber.heartbeat is not None:
+            self._beat(subscriber, subscriber.heartbeat, lane, now)
+        if subscriber.bounds is not None:
+            self._end_in_time(subscriber, subscriber.bounds, lane)
 
     def _beat(self, subscriber: Subscriber, heartbeat: Heartbeat, lane: Lane, now: float) -> None:
         """Send a heartbeat that is due, unless the socket still has to send something else."""

@@ -129,14 +129,15 @@ class Publisher:
         for group in wanted:  # before the first turn of others: see `Lane.detach`
             group.flushing = True
         for group, indices in wanted.items():
-            if group.encoding.framing.costly:
-                await turn.end_after(self._limits.costly_s)
+            if group.encoding.framing.costly and turn.lasts(self._limits.costly_s):
+                await turn.end()
             frames = rendering.of(group).frames(indices, group.options.message_bytes_max)
             data = frames[0] if len(frames) == 1 else b"".join(frames)
             members, reached = list(group.members) if frames else [], 0
             for start in range(0, len(members) or 1, per_look):  # once also for no members: the turn may end
                 reached += self._write(lane, group, members[start : start + per_look], data)
-                await turn.end_after(self._limits.turn_s)
+                if turn.lasts(self._limits.turn_s):
+                    await turn.end()
             group.flushing = False
             written += reached
             wire = group.encoding.renderer.name
@@ -180,9 +181,12 @@ class _Turn:
         """Seconds in all turns, without those of others in between."""
         return self._before_s + self._clock() - self._began
 
-    async def end_after(self, seconds: float) -> None:
-        """End the turn, and begin another one, if it has taken so long."""
-        if self._clock() - self._began >= seconds:
-            self._before_s = self.worked_s
-            await asyncio.sleep(0)
-            self._began = self._clock()
+    def lasts(self, seconds: float) -> bool:
+        """Tell whether the turn has taken so long."""
+        return self._clock() - self._began >= seconds
+
+    async def end(self) -> None:
+        """End the turn, and begin another one."""
+        self._before_s = self.worked_s
+        await asyncio.sleep(0)
+        self._began = self._clock()

@@ -74,7 +74,7 @@ class Rendered:
         limit.
         """
         frames = self._frames
-        if message_bytes_max or self._has_declined(indices):
+        if message_bytes_max or (self._declined and self._has_declined(indices)):
             lengths, most = self._lengths, message_bytes_max or sys.maxsize
             indices = [i for i in indices if 0 < lengths[i] <= most]
         if isinstance(indices, range):
@@ -84,7 +84,7 @@ class Rendered:
     def _has_declined(self, indices: Sequence[int]) -> bool:
         """Tell whether an event was declined between the first and the last of `indices`."""
         declined = self._declined
-        if not declined or not indices:
+        if not indices:
             return False
         at = bisect_left(declined, indices[0])
         return at < len(declined) and declined[at] <= indices[-1]
