@@ -83,7 +83,7 @@ def count_young() -> int:
 
     The list of them refers to tuples, too, that other threads are making of a generator. When such a thread
     runs while there is a list, its tuple cannot grow: it raises SystemError. `map` calls both functions
-    without a bytecode between them, and only between two bytecodes may another thread have its turn.
+    without a bytecode between them, and another thread can run only between two bytecodes.
     """
     return next(map(len, map(gc.get_objects, (0,))))
 

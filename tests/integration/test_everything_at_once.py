@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -34,6 +35,7 @@ from tests.integration.test_many_readers import (
     Filter,
     Stretch,
     Subject,
+    first_breach,
     identity_frame,
     random_filter,
     random_frame,
@@ -425,7 +427,7 @@ async def read_truth(service: Service) -> Truth:
     return Truth(sorted(found), [found[time_us] for time_us in sorted(found)])
 
 
-def wants(wanted: Filter, wire: str, subject: Subject) -> bool:
+def wants(wire: str, wanted: Filter, subject: Subject) -> bool:
     """Tell whether a reader of a wire wants an event. Only v2 has syncs."""
     if subject.kind != "sync":
         return wanted.passes(subject)
@@ -444,7 +446,9 @@ def breach_of(visit: Visit, truth: Truth) -> str | None:
     if not is_end_right(visit):
         return "a wrong end"
     stop = bisect_left(truth.times, visit.resume_at)
-    at = unexplained(visit, set(events), stop, truth)
+    passes = partial(wants, visit.transport.wire)
+    judged = truth.times, truth.subjects[:stop]
+    at = first_breach(visit.stretches, visit.start, set(events), *judged, passes)
     return None if at is None else f"event {at}, {truth.subjects[at]}, received: {at in events}"
 
 
@@ -464,25 +468,6 @@ def is_end_right(visit: Visit) -> bool:
     if code == 1000:
         return count == visit.limit or cursor == visit.until
     return code == (1012 if visit.transport.path == V2 else 1001)
-
-
-def unexplained(visit: Visit, received: set[int], stop: int, truth: Truth) -> int | None:
-    """Return the first event before `stop` that no filter explains, wherever each began to judge."""
-    stretches, judging = visit.stretches, {0}
-    start = bisect_left(truth.times, visit.start)
-    if min(received, default=start) < start:
-        return min(received)
-    for i in range(start, stop):
-        for n, stretch in enumerate(stretches[1:]):
-            if n in judging and stretch.earliest <= truth.times[i]:
-                judging.add(n + 1)
-            if stretch.latest is not None and stretch.latest <= truth.times[i]:
-                judging.discard(n)
-        subject, wire = truth.subjects[i], visit.transport.wire
-        judging = {n for n in judging if wants(stretches[n].filter, wire, subject) == (i in received)}
-        if not judging:
-            return i
-    return None
 
 
 def breaches(readers: Iterable[Reader], truth: Truth) -> Iterable[str]:

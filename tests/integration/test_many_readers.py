@@ -12,7 +12,7 @@ import os
 import sys
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -497,22 +497,30 @@ async def read_truth(service: Service) -> Truth:
     return Truth.of(connection.messages)
 
 
-def first_breach(connection: Connection, received: set[int], stop: int, truth: Truth) -> int | None:
-    """Return the first event that no filter explains, before the event number `stop`, wherever each began.
+def first_breach(
+    stretches: Sequence[Stretch],
+    position: int,
+    received: set[int],
+    times: Sequence[int],
+    subjects: Sequence[Subject],
+    passes: Callable[[Filter, Subject], bool] = Filter.passes,
+) -> int | None:
+    """Return the first event from a position on that no filter explains, wherever each began.
 
     An event is explained when the filter that judged it passes it, and it came; or does not, and it did not.
+    `times` and `subjects` are of all events in order, up to the last that is judged.
     """
-    stretches, judging = connection.stretches, {0}
-    start = bisect_left(truth.times, connection.start)
+    judging = {0}
+    start = bisect_left(times, position)
     if min(received, default=start) < start:
         return min(received)
-    for i in range(start, stop):
+    for i, subject in enumerate(subjects[start:], start):
         for n, stretch in enumerate(stretches[1:]):
-            if n in judging and stretch.earliest <= truth.times[i]:
+            if n in judging and stretch.earliest <= times[i]:
                 judging.add(n + 1)
-            if stretch.latest is not None and stretch.latest <= truth.times[i]:
+            if stretch.latest is not None and stretch.latest <= times[i]:
                 judging.discard(n)
-        judging = {n for n in judging if stretches[n].filter.passes(truth.subjects[i]) == (i in received)}
+        judging = {n for n in judging if passes(stretches[n].filter, subject) == (i in received)}
         if not judging:
             return i
     return None
@@ -529,7 +537,8 @@ def breaches(reader: Reader, truth: Truth, numbers: dict[str, int]) -> Iterable[
     for n, (connection, indices) in enumerate(zip(reader.connections, received, strict=True)):
         last = connection is reader.connections[-1]
         stop = len(truth.times) if last else max(indices, default=-1) + 1
-        breach = first_breach(connection, set(indices), stop, truth)
+        judged = truth.times, truth.subjects[:stop]
+        breach = first_breach(connection.stretches, connection.start, set(indices), *judged)
         if breach is not None:
             yield (
                 f"reader {reader.number}, connection {n}, event {breach}, {truth.subjects[breach]}, "

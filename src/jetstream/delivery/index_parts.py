@@ -118,10 +118,7 @@ class ByKind:
         for i in range(start, stop):
             part = parts.get(kinds[i])
             if part is not None:
-                groups = part.remembered.get(collections[i])
-                if groups is None:
-                    groups = part.find(collections[i])
-                for group in groups:
+                for group in part.wanting(collections[i]):
                     picked.setdefault(group, []).append(i)
 
 

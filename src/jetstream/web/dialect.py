@@ -88,6 +88,10 @@ class Refused(Exception):
         self.fields = fields
         super().__init__(text)
 
+    def response(self) -> Response:
+        """Return the response of an endpoint that names no errors."""
+        return Response.sentence(self.status, self.text, self.fields)
+
 
 def unavailable(reason: str, text: str, limits: WebLimits) -> Refused:
     """Return the refusal that asks a client to try again."""
@@ -174,7 +178,7 @@ class SubscribeDialect:
 
     def refusal(self, refused: Refused) -> Response:
         """Return a response of one sentence."""
-        return Response.sentence(refused.status, refused.text, refused.fields)
+        return refused.response()
 
     def parse_message(self, message: bytes) -> Steps[OptionsUpdate | None]:
         """Read a client's message, in steps. Raises Breach, which tells a bad one why it is closed."""

@@ -104,9 +104,7 @@ class StreamDialect:
             heartbeat_s=asked.heartbeat_s,
             did_list=asked.did_list,
             greeting=framing.start,
-            opening=_OVER
-            if _is_over(asked, last_us)
-            else _Stream(self, framing, coding, chunked is not body),
+            opening=_Stream(self, framing, coding, chunked is not body, _is_over(asked, last_us)),
         )
 
     def _coding(self, accepted: str) -> str:
@@ -132,10 +130,10 @@ class StreamDialect:
 
     def refusal(self, refused: Refused) -> Response:
         """Return a response of one sentence."""
-        return Response.sentence(refused.status, refused.text, refused.fields)
+        return refused.response()
 
     def parse_message(self, message: bytes) -> NoReturn:
-        """Do nothing: there are no messages."""
+        """Never called: the socket of a stream takes no messages."""
         raise NotImplementedError
 
 
@@ -173,21 +171,6 @@ def _body(accept: str) -> BodyFraming:
     return SSE if events and events >= wanted.get(NDJSON.media_type, 0.0) else NDJSON
 
 
-class _Over:
-    """The answer to a browser that would come back for ever: 204 tells it that there is no more."""
-
-    def accept(self, request: Request, fields: Mapping[str, str]) -> Response:  # noqa: ARG002 - as below
-        """Return the response."""
-        return Response(204, b"", headers={**_FIELDS, **fields}, unsized=True)
-
-    def open(self, connection: Connection, inbound: Sockets) -> Outbound:
-        """Do nothing: nothing follows."""
-        raise NotImplementedError
-
-
-_OVER: Final = _Over()
-
-
 class _Stream(NamedTuple):
     """The answer that never ends: one connection of `dialect`."""
 
@@ -195,10 +178,16 @@ class _Stream(NamedTuple):
     framing: BodyFraming
     coding: str
     chunked: bool
+    over: bool  # whether the client comes back after the end
 
     def accept(self, request: Request, fields: Mapping[str, str]) -> bytes | Response:
-        """Return the head of the response; to HEAD, all of it."""
+        """Return the head of the response; to HEAD, or when the stream is over, all of it.
+
+        A 204 tells a browser, which would come back for ever, that there is no more.
+        """
         headers = {**_FIELDS, **fields}
+        if self.over:
+            return Response(204, b"", headers=headers, unsized=True)
         if self.chunked:
             headers["Transfer-Encoding"] = "chunked"
         if self.coding != IDENTITY:

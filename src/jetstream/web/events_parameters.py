@@ -21,11 +21,12 @@ from jetstream.model.filter import Filter
 from jetstream.model.syntax import is_nsid
 from jetstream.steps import Steps
 from jetstream.web.did_lists import DidList, no_list
-from jetstream.web.filters import parse_filter
+from jetstream.web.filters import LISTS, parse_filter
 from jetstream.web.http import Request
 from jetstream.web.parameters import (
     FindList,
     Query,
+    bounds_of,
     decode_query,
     given_in,
     read_heartbeat,
@@ -35,17 +36,9 @@ from jetstream.web.parameters import (
 )
 
 KINDS_MAX: Final = 4  # values, also repeated ones
-# Lists of a filter, by the argument of `Filter.parse_steps` that each is.
-_LISTS: Final = {
-    "collections": "collections",
-    "dids": "dids",
-    "kinds": "kinds",
-    "operations": "operations",
-    "exclude_collections": "excludeCollections",
-    "exclude_dids": "excludeDids",
-}
-# The names here of parameters of `/subscribe`.
+# The names here of parameters of `/subscribe`, and all lists of a filter with these names.
 _NAMES: Final = {"wantedCollections": "collections", "wantedDids": "dids"}
+_LISTS: Final = {argument: _NAMES.get(name, name) for argument, name in LISTS.items()}
 # Names of `/subscribe`, and what is meant here.
 _ELSEWHERE: Final = {
     "wantedDids": "use dids",
@@ -90,7 +83,7 @@ def parse_events_request(
     wanted, content = yield from _wanted(query, did_list)
     options, cursor = SubscriberOptions(wanted, _size(query), content), _cursor(query)
     until, limit = read_until(query, cursor, now_us), read_limit(query)
-    bounds = None if until is None and limit is None else Bounds(until, limit)
+    bounds = bounds_of(until, limit)
     return EventsRequest(options, cursor, dictionary_id, bounds, read_heartbeat(query), did_list)
 
 

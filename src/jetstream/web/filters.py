@@ -16,7 +16,7 @@ from jetstream.steps import Steps, finish
 from jetstream.web.did_lists import DidList
 
 # Lists, by the argument of `Filter.parse_steps` or `Content.parse_steps` that each is.
-_LISTS: Final = {
+LISTS: Final = {
     "collections": "wantedCollections",
     "dids": "wantedDids",
     "kinds": "kinds",
@@ -43,13 +43,13 @@ SHORT_CHARS: Final = 300
 # The values of lists, by argument, without those that are empty.
 Lists = Mapping[str, Sequence[str]]
 Frozen = tuple[tuple[str, tuple[str, ...]], ...]
-_NO_LISTS: Final[Lists] = dict.fromkeys(_LISTS, ())
+_NO_LISTS: Final[Lists] = dict.fromkeys(LISTS, ())
 _NO_CONTENT: Final[Lists] = dict.fromkeys(_CONTENT_LISTS, ())
 
 # The lists whose values a query may separate by commas. A phrase may have some.
-COMMA_LISTS: Final = frozenset({*_LISTS.values(), *_CONTENT_LISTS.values()} - {"text"})
+COMMA_LISTS: Final = frozenset({*LISTS.values(), *_CONTENT_LISTS.values()} - {"text"})
 # All parameters of a filter.
-FILTER: Final = (*_LISTS.values(), *_CONTENT_LISTS.values(), _HAS_MEDIA, _SAMPLE)
+FILTER: Final = (*LISTS.values(), *_CONTENT_LISTS.values(), _HAS_MEDIA, _SAMPLE)
 
 
 class Given(NamedTuple):
@@ -61,7 +61,7 @@ class Given(NamedTuple):
 
 
 def parse_filter(
-    given: Given, did_list: DidList | None, names: Mapping[str, str] = _LISTS
+    given: Given, did_list: DidList | None, names: Mapping[str, str] = LISTS
 ) -> Steps[tuple[Filter, Content | None]]:
     """Parse the parameters of a filter, in steps. Raises InvalidParameter.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -27,7 +28,7 @@ class Sockets:
         self.lingering = LingeringClose(limits)
 
 
-class Outbound(asyncio.Protocol):
+class Outbound(asyncio.Protocol, ABC):
     """The socket of one subscriber, as delivery's `Sink`.
 
     `on_message` is called with each message of the client, if it can send any, and handles it in steps.
@@ -88,9 +89,9 @@ class Outbound(asyncio.Protocol):
         return Close(1000, "client", "") if self._left else Close(1006, "lost", "")
 
     @property
+    @abstractmethod
     def _left(self) -> bool:
         """Whether the client has ended the connection in good order."""
-        raise NotImplementedError
 
     async def writable(self) -> None:
         """Return once the write buffer has drained. Raises ConnectionError when the connection has gone."""
@@ -129,9 +130,9 @@ class Outbound(asyncio.Protocol):
         self._end(close)
         self._abort_later()
 
+    @abstractmethod
     def _end(self, close: Close) -> None:
         """Write what tells the client why the connection ends."""
-        raise NotImplementedError
 
     def _write_control(self, data: bytes) -> None:
         """Write what is no event, unless the connection has gone."""

@@ -85,7 +85,7 @@ class SubscribeRequest(NamedTuple):
     @property
     def bounds(self) -> Bounds | None:
         """Where the subscription ends by itself, for one subscriber."""
-        return None if self.until is None and self.limit is None else Bounds(self.until, self.limit)
+        return bounds_of(self.until, self.limit)
 
 
 class OptionsUpdate(NamedTuple):
@@ -94,6 +94,11 @@ class OptionsUpdate(NamedTuple):
     options: SubscriberOptions
     heartbeat_s: int | None  # None: that of the URL
     did_list: DidList | None = None  # the uploaded list whose DIDs are part of the filter
+
+
+def bounds_of(until: int | None, limit: int | None) -> Bounds | None:
+    """Return the bounds of one subscriber; None if it has none."""
+    return None if until is None and limit is None else Bounds(until, limit)
 
 
 def decode_query(text: str, lists: Collection[str] = COMMA_LISTS) -> Steps[Query]:

@@ -26,7 +26,8 @@ from jetstream.web.outbound import Outbound, Sockets
 
 # Bytes that are compressed at once, which takes 0.1 to 0.3 ms. A client can read each piece when it has it.
 PIECE_BYTES: Final = 16 << 10
-PIECES_PER_JOB: Final = 4  # of one connection, before the next has its turn
+# Pieces of one connection that a job compresses. Then the worker runs the jobs of other connections.
+PIECES_PER_JOB: Final = 4
 _FLOOD: Final = Close(1008, "flood", "flood: nothing may follow the request: send no more")
 
 

@@ -123,7 +123,7 @@ class EventsDialect:
     def refusal(self, refused: Refused) -> Response:
         """Return a response in JSON, or a sentence where the error has no name."""
         if not refused.name:
-            return Response.sentence(refused.status, refused.text, refused.fields)
+            return refused.response()
         return _error(refused.status, refused.name, refused.text, refused.fields)
 
     def parse_message(self, message: bytes) -> NoReturn:  # noqa: ARG002 - whatever it says
