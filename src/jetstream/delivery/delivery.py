@@ -215,18 +215,24 @@ class Delivery:
         waiting = 0
         for count, subscriber in enumerate(list(self._subscribers), 1):
             buffered = subscriber.sink.buffered
-            waiting += buffered
-            stalled_s = subscriber.stalled_s(buffered, now)
-            if stalled_s >= self._slow_timeout_s:
-                subscriber.sink.close(Close(1008, "slow", f"read nothing for {stalled_s:.0f} s: read faster"))
-            elif ping and not buffered:
-                subscriber.write_control(subscriber.encoding.framing.keep_alive)
+            if buffered:
+                waiting += buffered
+                self._close_if_slow(subscriber, buffered, now)
+            else:  # as nearly always, and kept short
+                subscriber.progress_at = now
+                if ping:
+                    subscriber.write_control(subscriber.encoding.framing.keep_alive)
             if subscriber.heartbeat is not None or subscriber.bounds is not None:
                 self._check_time(subscriber, now)
             if count % self._limits.checks_per_turn == 0:
                 await asyncio.sleep(0)
         if waiting > self._buffer_total:
             self.relieve(waiting - self._buffer_total)
+
+    def _close_if_slow(self, subscriber: Subscriber, buffered: int, now: float) -> None:
+        stalled_s = subscriber.stalled_s(buffered, now)
+        if stalled_s >= self._slow_timeout_s:
+            subscriber.sink.close(Close(1008, "slow", f"read nothing for {stalled_s:.0f} s: read faster"))
 
     def _check_time(self, subscriber: Subscriber, now: float) -> None:
         """Send a heartbeat that is due, and close a subscriber at its end, unless it has been removed."""

@@ -146,9 +146,10 @@ class Subscriber:
         self.heartbeat: Heartbeat | None = None
         # Whether it has reached the tip, and has not fallen behind since; by `Delivery` and its feeder.
         self.live = False
-        # How many bytes had left the buffer when the socket was last seen to make progress, and when that
-        # was; by `stalled_s`.
+        # How many bytes had left the buffer when something waited in it and the socket was last seen to make
+        # progress; by `stalled_s`.
         self.drained = 0
+        # When that was, or when nothing waited, if that was later; by `Delivery.check`, too.
         self.progress_at = now
 
     def write(self, data: bytes) -> None:
@@ -189,7 +190,7 @@ class Subscriber:
     def stalled_s(self, buffered: int, now: float) -> float:
         """Return for how long the socket has taken nothing although `buffered` bytes wait for it."""
         drained = self.sink.written + self.sink.controls - buffered
-        if buffered == 0 or drained > self.drained:
+        if drained > self.drained:
             self.drained = drained
             self.progress_at = now
         return now - self.progress_at

@@ -74,7 +74,7 @@ class Outbound(asyncio.Protocol, ABC):
     @property
     def buffered(self) -> int:
         """How many bytes wait in the write buffer."""
-        return 0 if self._transport.is_closing() else self._transport.get_write_buffer_size()
+        return 0 if self._lost else self._transport.get_write_buffer_size()
 
     @property
     def closing(self) -> bool:
