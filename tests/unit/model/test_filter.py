@@ -13,8 +13,9 @@ from jetstream.errors import InvalidParameter
 from jetstream.model.batch import Batch
 from jetstream.model.did_set import DidSet
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, KIND_NAMES, SYNC, UPDATE, Event
-from jetstream.model.filter import DIDS_MAX, EVERYTHING, Filter, in_sample
+from jetstream.model.filter import DIDS_MAX, EVERYTHING, Filter
 from jetstream.model.lists import NAMES_MAX
+from jetstream.model.sample import in_sample
 
 
 def wants(wanted: Filter, one: Event) -> bool:
@@ -316,11 +317,36 @@ def test_a_sample_has_its_share_of_repos_the_same_each_time_and_all_of_a_smaller
     assert [in_sample(did, 5_000) for did in dids[:8]] == [False, False, True, True, False, False, True, True]
 
 
-def test_subscribers_of_a_large_list_share_it() -> None:
-    listed = DidSet([b"did:plc:a", b"did:plc:b"])
-    assert Filter.parse([], [], listed=listed).dids is listed
-    assert Filter.parse([], [], listed=listed, exclude_dids=["did:plc:a"]).dids == {b"did:plc:b"}
-    assert listed == {b"did:plc:a", b"did:plc:b"}
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"dids": ["did:plc:a", "did:plc:c"]},
+        {"exclude_dids": ["did:plc:a"]},
+        {"dids": ["did:plc:c"], "exclude_dids": ["did:plc:a", "did:plc:c"], "sample": "99.99"},
+        {"kinds": ["commit"], "collections": [POST]},
+    ],
+)
+def test_whatever_is_asked_for_beside_a_large_list_the_list_is_not_copied(more: dict[str, Any]) -> None:
+    """It takes 10 MB, and a request a hundred bytes."""
+    listed = DidSet([b"did:plc:a", *(b"did:plc:%d" % n for n in range(50))])
+    wanted = Filter.parse(**{"collections": [], "dids": [], **more}, listed=listed)
+    assert wanted.listed is listed
+    assert len(wanted.dids) <= 1
+    assert wanted.dids.isdisjoint(listed)
+
+
+def test_what_leaves_nothing_of_a_large_list_is_refused() -> None:
+    listed = DidSet([ANN.encode(), BOB.encode()])
+    outside = BOB if in_sample(ANN.encode(), 2_000) else ANN
+    assert refused(exclude_dids=[ANN, BOB], listed=listed) == ("excludeDids", ANN)
+    assert refused(exclude_dids=["did:plc:dan"], listed=listed) == ("excludeDids", "did:plc:dan")
+    assert refused(sample="20", listed=DidSet([outside.encode()])) == ("sample", "20")
+    inside = ANN if outside == BOB else BOB
+    assert refused(sample="20", exclude_dids=[inside], listed=listed) == ("excludeDids", inside)
+    assert Asked(dids=["did:plc:dan"], exclude_dids=[ANN, BOB], listed=listed).parse().dids == {
+        b"did:plc:dan"
+    }
 
 
 def test_a_sample_is_subtracted_from_what_is_listed() -> None:
