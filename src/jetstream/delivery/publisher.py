@@ -7,10 +7,11 @@
     repeat
 
 A flush moves the lane's position first, then judges which groups want its events, and writes after. So the
-event loop can have turns in between, and no number of groups or sockets holds it for long. Meanwhile subscribers come and go and change options. The flush writes
-to those that were in a group when it began, are still in it and have not been written to. A subscriber that
-leaves its group in the middle of a flush takes along the position that says whether it was written to (see
-`Lane.detach`). One that joins is at the lane's new position already. So nothing is lost or repeated.
+event loop can have turns in between, and no number of groups or sockets holds it for long. Meanwhile
+subscribers come and go and change options. The flush writes to those that were in a group when it began, are
+still in it and have not been written to. A subscriber that leaves its group in the middle of a flush takes
+along the position that says whether it was written to (see `Lane.detach`). One that joins is at the lane's
+new position already. So nothing is lost or repeated.
 """
 
 from __future__ import annotations
