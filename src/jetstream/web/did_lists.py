@@ -33,8 +33,9 @@ BODY_BYTES_MAX: Final = 4 << 20
 # Characters of the hash, in hexadecimal: 128 bits.
 _ID_CHARS: Final = 32
 # Memory in CPython: a `bytes` takes 33 bytes and is rounded up to 16; an entry of a dict takes 24, and 4 of
-# its index, of which as few as a third may be in use.
-_DID_BYTES: Final = 33 + 8 + 24 + 12
+# its index, of which as few as a third may be in use. Each DID is in two dicts: the list's own one, and the
+# index of delivery while the list is in use.
+_DID_BYTES: Final = 33 + 8 + 2 * (24 + 12)
 
 
 class NoRoom(Exception):
