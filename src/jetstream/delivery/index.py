@@ -69,6 +69,8 @@ class Groups:
         self._parts = Parts(collections_remembered, features, per_step)
         # Groups with DIDs, under each of them:
         self._by_did: DidIndex[Group] = DidIndex()
+        # how many there are:
+        self._with_dids = 0
         # Groups with a list of DIDs, by the list, whatever other DIDs they name:
         self._lists = ListIndex(defer) if lists is None else lists
         self._by_list: dict[Listed, Parts] = {}
@@ -125,6 +127,7 @@ class Groups:
         elif not wanted.dids:
             self._parts.add(group)
         if wanted.dids:
+            self._with_dids += 1
             yield from self._by_did.add(wanted.dids, group)
 
     def _unindex(self, group: Group) -> Steps[None]:
@@ -137,6 +140,7 @@ class Groups:
             self._parts.remove(group)
         if wanted.dids:
             yield from self._by_did.remove(wanted.dids, group)
+            self._with_dids -= 1
 
     def _leave_list(self, group: Group) -> None:
         listed = self._lists.find(group.options.wanted.listed)
@@ -157,8 +161,9 @@ class Groups:
         none, and one that goes may be found.
         """
         whole, picked = range(start, stop), Picked()
-        yield from self._parts.judge(batch, whole, picked)
-        if any(self._by_did.shards):
+        if self._parts.used:
+            yield from self._parts.judge(batch, whole, picked)
+        if self._with_dids:
             yield from self._pick_by_did(batch, whole, picked)
         found: Found = {**dict.fromkeys(self._parts.everything, whole), **picked}
         if self._by_list:

@@ -32,7 +32,7 @@ class Parts:
     Of what `judge` does between two turns of the event loop, events times groups is at most `per_step`.
     """
 
-    __slots__ = ("_by_collection", "_by_content", "_by_kind", "_by_sample", "_per_step", "everything")
+    __slots__ = ("_by_collection", "_by_content", "_by_kind", "_by_sample", "_per_step", "everything", "used")
 
     def __init__(self, remembered_max: int, features: FeatureCache, per_step: int) -> None:
         self._per_step = per_step
@@ -46,10 +46,12 @@ class Parts:
         self._by_sample = BySample(remembered_max)
         # Those with a content filter, whatever else they have:
         self._by_content = ByContent(remembered_max, features)
+        # Of the last four, those that have groups; `judge` has nothing to do where there are none.
+        self.used: tuple[Part, ...] = ()
 
     def __bool__(self) -> bool:
         """Tell whether there is any group."""
-        return bool(self.everything) or any(part.groups for part in self._parts)
+        return bool(self.everything or self.used)
 
     def add(self, group: Group) -> None:
         """Add a group that is not there."""
@@ -58,6 +60,7 @@ class Parts:
             self.everything[group] = None
         else:
             part.add(group)
+            self._note_used()
 
     def remove(self, group: Group) -> None:
         """Remove a group that is there."""
@@ -66,13 +69,14 @@ class Parts:
             del self.everything[group]
         else:
             part.remove(group)
+            self._note_used()
 
     def judge(self, batch: Batch, indices: Sequence[int], picked: Picked) -> Steps[None]:
         """Add those of `indices` that each group wants, but for those that want everything, in steps."""
         at, stop = 0, len(indices)
-        while at < stop and (parts := [part for part in self._parts if part.groups]):
+        while at < stop and self.used:
             some = self._fitting(batch, indices[at:])
-            for part in parts:
+            for part in self.used:
                 part.pick(batch, some, picked)
             at += len(some)
             if at < stop:
@@ -80,15 +84,15 @@ class Parts:
 
     def _fitting(self, batch: Batch, indices: Sequence[int]) -> Sequence[int]:
         """Return the first of `indices`, as many as are judged in one step."""
-        groups = sum(len(part.groups) for part in self._parts)
+        groups = sum([len(part.groups) for part in self.used])
         if not self._by_content.groups:
             return indices[: max(1, self._per_step // groups)]
         groups += _CONTENT_GROUPS * len(self._by_content.groups)
         return parsed_in_one_step(batch, indices[: max(1, self._per_step // groups)])
 
-    @property
-    def _parts(self) -> tuple[Part, ...]:
-        return self._by_collection, self._by_kind, self._by_sample, self._by_content
+    def _note_used(self) -> None:
+        parts: tuple[Part, ...] = (self._by_collection, self._by_kind, self._by_sample, self._by_content)
+        self.used = tuple([part for part in parts if part.groups])
 
     def _part(self, group: Group) -> Part | None:
         """Return the part for a group; None for one that wants everything."""
