@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from unittest.mock import create_autospec
 
 import pytest
@@ -278,9 +279,10 @@ def test_a_list_that_is_partly_indexed_is_forgotten() -> None:
     assert is_empty(groups)
 
 
+ANNS = DidSet([ANN.encode(), b"did:plc:nobody"])
 # 50 different filters that all want each of these events, of every kind that the index knows.
 EVENTS_OF_ANN = Batch.of([event(collection=POST, did=ANN, body=BODIES[0]) for _ in range(60)], range(60))
-MANY_FILTERS = {
+MANY_FILTERS: dict[str, Callable[[int], SubscriberOptions]] = {
     "collections": lambda n: SubscriberOptions(Filter.parse([POST], []), 1_000 + n),
     "kinds": lambda n: SubscriberOptions(Filter.parse([], [], kinds=["commit"]), 1_000 + n),
     "samples": lambda n: SubscriberOptions(Filter.parse([], [], sample=f"99.{n + 10}")),
@@ -291,7 +293,6 @@ MANY_FILTERS = {
     "a list": lambda n: SubscriberOptions(Filter.parse([POST], [f"did:web:{n}.example"], listed=ANNS)),
     "lists": lambda n: SubscriberOptions(Filter.parse([], [], listed=DidSet([ANN.encode(), b"%d" % n]))),
 }
-ANNS = DidSet([ANN.encode(), b"did:plc:nobody"])
 
 
 @pytest.mark.parametrize("name", MANY_FILTERS)

@@ -88,6 +88,7 @@ ANYTHING = st.builds(
     st.sampled_from([NO_DIDS, NO_DIDS, *LISTS]),
 )
 GOOD = ANYTHING.filter(_is_good)
+WITHOUT_LIST = GOOD.filter(lambda asked: not asked.listed)
 EVENTS = st.builds(
     event,
     st.sampled_from([CREATE, UPDATE, DELETE, IDENTITY, ACCOUNT]),

@@ -7,7 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.builders import event
-from tests.unit.model.asking import ANN, ANYTHING, BOB, EVENTS, FOLLOW, GOOD, LIKE, NAMES, POST, Asked
+from tests.unit.model.asking import (
+    ANN,
+    ANYTHING,
+    BOB,
+    EVENTS,
+    FOLLOW,
+    GOOD,
+    LIKE,
+    NAMES,
+    POST,
+    WITHOUT_LIST,
+    Asked,
+)
 
 from jetstream.errors import InvalidParameter
 from jetstream.model.batch import Batch
@@ -424,12 +436,13 @@ def test_neither_order_nor_repetition_nor_what_a_prefix_covers_matters(
         more(asked.exclude_collections),
         shuffled(asked.exclude_dids),
         asked.sample,
+        asked.listed,
     )
     assert outcome(other) == outcome(asked)
 
 
-@given(GOOD, GOOD)
-def test_unequal_filters_want_different_events(one: Asked, other: Asked) -> None:
+@given(WITHOUT_LIST, WITHOUT_LIST)
+def test_unequal_filters_without_a_list_want_different_events(one: Asked, other: Asked) -> None:
     names = [name.replace("*", "x") for name in NAMES] + ["app.bsky.graph.x", "org.x.y", "com.example.a.b"]
     universe = [
         event(kind, did, name)
