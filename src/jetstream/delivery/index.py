@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from jetstream.delivery.did_index import SHARDS, Defer, DidIndex, Listed, ListIndex
+from jetstream.delivery.did_index import SHARDS, TUPLE_MAX, Defer, DidIndex, Listed, ListIndex
 from jetstream.delivery.feature_cache import FeatureCache
 from jetstream.delivery.index_parts import Picked
 from jetstream.delivery.parts import Parts, parsed_in_one_step
@@ -182,10 +182,11 @@ class Groups:
                     wanted = group.options.wanted
                     if wanted.dids_only or wanted.wants_of_repo(batch.kinds[i], batch.collections[i]):
                         picked.setdefault(group, []).append(i)
-                left -= len(groups)
-                if left <= 0:
-                    left = self._per_step
-                    yield
+                if len(groups) > TUPLE_MAX:  # else all events of a flush together are little work
+                    left -= len(groups)
+                    if left <= 0:
+                        left = self._per_step
+                        yield
 
     def _pick_by_list(self, batch: Batch, whole: range, found: Found) -> Steps[None]:
         """Add what groups with a list want. Those that name other DIDs, too, may be there."""
