@@ -248,7 +248,7 @@ def _all_bits(wanted: Filter) -> int:
 
 
 def _listed_bits(dids: DidSet) -> int:
-    """Return that of a list, which is remembered while the list lives: it may take 15 MB."""
+    """Return that of a list, which is remembered while the list lives: it may take 12 MB."""
     bits = _lists.get(dids)
     if bits is None:
         bits = _lists[dids] = int.from_bytes(_did_bits(dids), "little")
