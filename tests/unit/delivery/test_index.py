@@ -13,7 +13,6 @@ from tests.unit.model.asking import ANN, BOB, EVENTS, GOOD, LIKE, POST, Asked
 from jetstream.delivery.did_index import TUPLE_MAX, ListIndex
 from jetstream.delivery.feature_cache import FeatureCache
 from jetstream.delivery.index import Groups
-from jetstream.delivery.index_parts import ByCollection
 from jetstream.delivery.subscriber import Encoding, Group, Sink, Subscriber, SubscriberOptions
 from jetstream.errors import InvalidParameter
 from jetstream.model.batch import Batch
@@ -323,15 +322,6 @@ def test_no_sample_is_tried_that_does_not_have_the_account() -> None:
     ((bounds, standing),) = groups._parts._by_sample.remembered.values()
     assert bounds == sorted(bounds)
     assert [each.options.wanted.sample for each in standing] == [25 * share for share in range(1, 400)]
-
-
-def test_many_collections_with_many_groups_do_not_fill_the_memory() -> None:
-    part = ByCollection(REMEMBERED, held_max=100)
-    for n in range(30):
-        part.add(Group(CLASSIC, SubscriberOptions(Filter.parse([], [], kinds=["commit"]), n)))
-    for n in range(200):
-        assert len(part.wanting(b"com.example.c%d" % n)) == 30
-        assert len(part.remembered) <= 4
 
 
 def test_records_are_parsed_only_of_collections_that_a_content_filter_wants() -> None:

@@ -312,24 +312,6 @@ def test_exceptions_have_the_bounds_of_the_lists() -> None:
 
 
 @pytest.mark.parametrize(
-    "percent", ["0", "0.00", "100.01", "101", "1000", "-1", "1.234", ".5", "5%", "5.", "x", "\u0665"]
-)
-def test_samples_that_are_bad(percent: str) -> None:
-    assert refused(sample=percent) == ("sample", percent)
-
-
-def test_a_sample_has_its_share_of_repos_the_same_each_time_and_all_of_a_smaller_one() -> None:
-    dids = [b"did:plc:%024d" % number for number in range(10_000)]
-    chosen = {share: {did for did in dids if in_sample(did, share)} for share in (1, 10, 500, 2_000, 9_990)}
-
-    assert chosen[1] <= chosen[10] <= chosen[500] <= chosen[2_000] <= chosen[9_990]
-    assert 450 < len(chosen[500]) < 550
-    assert 1_900 < len(chosen[2_000]) < 2_100
-    # A promise to clients: these do not change with the process or the version.
-    assert [in_sample(did, 5_000) for did in dids[:8]] == [False, False, True, True, False, False, True, True]
-
-
-@pytest.mark.parametrize(
     "more",
     [
         {},
