@@ -15,7 +15,7 @@ from tests.serving import Start, get, published
 from tests.subscriber import subscribe
 
 from jetstream.app import Service
-from jetstream.model.filter import in_sample
+from jetstream.model.sample import in_sample
 
 BOB = "did:plc:bobbobbobbobbobbobbobbob"
 OLD = f"at://{ALICE}/{POST}/1"

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Final
 
 import structlog
@@ -74,9 +74,9 @@ class CatchUp:
         # Of each subscriber that is behind. A task refers to its subscriber: it is removed here when either
         # ends, so that no cycle of references is left.
         self._feeders: dict[Subscriber, asyncio.Task[None]] = {}
-        # The large groups that a feeder is indexing or about to join. Others wait for it: many readers may
-        # return with the same list.
-        self._indexing = set[tuple[Lane, Encoding, SubscriberOptions]]()
+        # The large groups that a feeder is indexing or about to join, by their list of DIDs if they have one.
+        # Others wait for it: many readers may return with the same list.
+        self._indexing = set[Hashable]()
         # One feeder passes in each turn of the event loop.
         self._turns = TurnQueue(1)
         # How many feeders hold each batch, and room for more batches.
@@ -134,7 +134,7 @@ class CatchUp:
                     self._end_indexing(lane, indexed)
                     indexed = None
                 elif indexed is None and lane.groups.takes_steps(subscriber):
-                    key = (lane, subscriber.encoding, subscriber.options)
+                    key = _indexed_once(lane, subscriber.encoding, subscriber.options)
                     if key in self._indexing:
                         await self.moved.wait()
                         continue
@@ -158,7 +158,7 @@ class CatchUp:
 
     def _end_indexing(self, lane: Lane, group: Group) -> None:
         """Let the feeders go on that wait for this group."""
-        self._indexing.discard((lane, group.encoding, group.options))
+        self._indexing.discard(_indexed_once(lane, group.encoding, group.options))
         self.moved.notify()
 
     async def _serve(self, subscriber: Subscriber, lane: Lane, bounds: Bounds) -> None:
@@ -257,6 +257,11 @@ class CatchUp:
                     return
             if subscriber.sink.full or first == last or self._clock() >= until:
                 return
+
+
+def _indexed_once(lane: Lane, encoding: Encoding, options: SubscriberOptions) -> Hashable:
+    """Return what is indexed by one feeder at a time: a list of DIDs for all lanes, or else a group."""
+    return options.wanted.listed or (lane, encoding, options)
 
 
 def _stop(subscriber: Subscriber, lane: Lane) -> int:

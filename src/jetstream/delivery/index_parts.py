@@ -1,21 +1,26 @@
 """`ByCollection`, `ByKind`, `BySample` and `ByContent`: parts of the index `Groups`. Pure.
 
 Each holds some of the groups, and finds those that want an event by its collection, by its kind, by the hash
-of its DID, or by what its record has.
+of its DID, or by what its record has. `Parts` (in `parts`) has one of each.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
-from typing import Protocol
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
 from zlib import crc32
 
 from jetstream.delivery.feature_cache import FeatureCache
 from jetstream.delivery.subscriber import Group
 from jetstream.model.batch import Batch
 from jetstream.model.content import Content, Features
-from jetstream.model.filter import RECORDS, hashes_below
+from jetstream.model.filter import RECORDS
+from jetstream.model.sample import hashes_below
+
+# Groups that are remembered, of all collections together: 4 MB. Collections that upstream makes up must not
+# fill the memory when many groups want all of them.
+_HELD_MAX: Final = 500_000
 
 Picked = dict[Group, list[int]]  # the indices that each group wants, rising
 
@@ -33,8 +38,8 @@ class Part(Protocol):
     def remove(self, group: Group) -> None:
         """Remove a group that is there."""
 
-    def pick(self, batch: Batch, start: int, stop: int, picked: Picked) -> None:
-        """Add the indices of `batch[start:stop]` that each group wants to `picked`."""
+    def pick(self, batch: Batch, indices: Sequence[int], picked: Picked) -> None:
+        """Add those of `indices`, rising, that each group wants to `picked`."""
 
 
 class ByCollection:
@@ -43,10 +48,13 @@ class ByCollection:
     What was found is remembered for `remembered_max` collections: there are few.
     """
 
-    __slots__ = ("_remembered_max", "groups", "remembered")
+    __slots__ = ("_held", "_held_max", "_remembered_max", "groups", "remembered")
 
-    def __init__(self, remembered_max: int) -> None:
+    def __init__(self, remembered_max: int, held_max: int = _HELD_MAX) -> None:
         self._remembered_max = remembered_max
+        self._held_max = held_max
+        # How many groups are remembered, of all collections.
+        self._held = 0
         # A dict without values is a set that keeps its order.
         self.groups: dict[Group, None] = {}
         # Of collections that events had: the groups that want it. Cleared when a group comes or goes, and
@@ -56,19 +64,24 @@ class ByCollection:
     def add(self, group: Group) -> None:
         """Add a group that is not there."""
         self.groups[group] = None
-        self.remembered.clear()
+        self._forget()
 
     def remove(self, group: Group) -> None:
         """Remove a group that is there."""
         del self.groups[group]
+        self._forget()
+
+    def _forget(self) -> None:
         self.remembered.clear()
+        self._held = 0
 
     def find(self, collection: bytes) -> tuple[Group, ...]:
         """Return the groups that want a collection, empty for events that are no commits; remember them."""
-        if len(self.remembered) >= self._remembered_max:
-            self.remembered.clear()
+        if len(self.remembered) >= self._remembered_max or self._held >= self._held_max:
+            self._forget()
         groups = tuple(group for group in self.groups if group.options.wanted.wants_collection(collection))
         self.remembered[collection] = groups
+        self._held += len(groups)
         return groups
 
     def wanting(self, collection: bytes) -> tuple[Group, ...]:
@@ -76,10 +89,10 @@ class ByCollection:
         groups = self.remembered.get(collection)
         return self.find(collection) if groups is None else groups
 
-    def pick(self, batch: Batch, start: int, stop: int, picked: Picked) -> None:
-        """Add the indices of `batch[start:stop]` that each group wants to `picked`."""
+    def pick(self, batch: Batch, indices: Sequence[int], picked: Picked) -> None:
+        """Add those of `indices`, rising, that each group wants to `picked`."""
         collections, remembered = batch.collections, self.remembered
-        for i in range(start, stop):
+        for i in indices:
             groups = remembered.get(collections[i])
             if groups is None:
                 groups = self.find(collections[i])
@@ -112,10 +125,10 @@ class ByKind:
             if not self._parts[kind].groups:
                 del self._parts[kind]
 
-    def pick(self, batch: Batch, start: int, stop: int, picked: Picked) -> None:
-        """Add the indices of `batch[start:stop]` that each group wants to `picked`."""
+    def pick(self, batch: Batch, indices: Sequence[int], picked: Picked) -> None:
+        """Add those of `indices`, rising, that each group wants to `picked`."""
         kinds, collections, parts = batch.kinds, batch.collections, self._parts
-        for i in range(start, stop):
+        for i in indices:
             part = parts.get(kinds[i])
             if part is not None:
                 for group in part.wanting(collections[i]):
@@ -123,35 +136,69 @@ class ByKind:
 
 
 class BySample:
-    """Groups with a sample of repos, by the hash of an event's DID, and then by collection."""
+    """Groups with a sample of repos, by kind and collection, and then by the hash of an event's DID.
 
-    __slots__ = ("_all", "_samples", "groups")
+    Exceptions of DIDs are not looked at. What was found is remembered for `remembered_max` pairs of a kind
+    and a collection.
+    """
 
-    def __init__(self, remembered_max: int) -> None:
-        self._all = ByCollection(remembered_max)
-        self.groups = self._all.groups
-        # How many groups have each sample. There is one, as a rule.
-        self._samples = Counter[int]()
+    __slots__ = ("_below", "_held", "_held_max", "_remembered_max", "groups", "remembered")
+
+    def __init__(self, remembered_max: int, held_max: int = _HELD_MAX) -> None:
+        self._remembered_max = remembered_max
+        self._held_max = held_max
+        self.groups: dict[Group, None] = {}
+        # How many groups are remembered, of all kinds and collections.
+        self._held = 0
+        # The bound of the hashes of the largest sample; None when groups have changed since it was found.
+        self._below: int | None = None
+        # Of kinds and collections that events had: the groups that want them, the smallest sample first, and
+        # the bounds of their hashes. Cleared when a group comes or goes, and when it is full.
+        self.remembered: dict[tuple[bytes, bytes], tuple[list[int], list[Group]]] = {}
 
     def add(self, group: Group) -> None:
         """Add a group that is not there."""
-        self._all.add(group)
-        self._samples[group.options.wanted.sample] += 1
+        self.groups[group] = None
+        self._forget()
 
     def remove(self, group: Group) -> None:
         """Remove a group that is there."""
-        self._all.remove(group)
-        self._samples -= Counter({group.options.wanted.sample: 1})
+        del self.groups[group]
+        self._forget()
 
-    def pick(self, batch: Batch, start: int, stop: int, picked: Picked) -> None:
-        """Add the indices of `batch[start:stop]` that each group wants to `picked`."""
-        kinds, dids, collections = batch.kinds, batch.dids, batch.collections
-        below = hashes_below(max(self._samples))  # a larger sample has all of a smaller one
-        for i in range(start, stop):
-            if crc32(dids[i]) < below:
-                for group in self._all.wanting(collections[i]):
-                    if group.options.wanted.wants(kinds[i], dids[i], collections[i]):
-                        picked.setdefault(group, []).append(i)
+    def _forget(self) -> None:
+        self._below = None
+        self._held = 0
+        self.remembered.clear()
+
+    def find(self, kind: bytes, collection: bytes) -> tuple[list[int], list[Group]]:
+        """Return the groups that want events of a kind and a collection, with bounds; remember them."""
+        if len(self.remembered) >= self._remembered_max or self._held >= self._held_max:
+            self.remembered.clear()
+            self._held = 0
+        groups = [group for group in self.groups if group.options.wanted.wants_of_repo(kind, collection)]
+        groups.sort(key=_sample)
+        self._held += len(groups)
+        found = self.remembered[kind, collection] = [hashes_below(_sample(each)) for each in groups], groups
+        return found
+
+    def pick(self, batch: Batch, indices: Sequence[int], picked: Picked) -> None:
+        """Add those of `indices`, rising, that each group wants to `picked`."""
+        kinds, dids, collections, remembered = batch.kinds, batch.dids, batch.collections, self.remembered
+        if self._below is None:  # a larger sample has all of a smaller one
+            self._below = hashes_below(max(map(_sample, self.groups)))
+        below = self._below
+        for i in indices:
+            hashed = crc32(dids[i])
+            if hashed < below:
+                found = remembered.get((kinds[i], collections[i]))
+                bounds, groups = found or self.find(kinds[i], collections[i])
+                for group in groups[bisect_right(bounds, hashed) :]:
+                    picked.setdefault(group, []).append(i)
+
+
+def _sample(group: Group) -> int:
+    return group.options.wanted.sample
 
 
 class ByContent:
@@ -187,11 +234,11 @@ class ByContent:
             if not self._by_key[key]:
                 del self._by_key[key]
 
-    def pick(self, batch: Batch, start: int, stop: int, picked: Picked) -> None:
-        """Add the indices of `batch[start:stop]` that each group wants to `picked`."""
+    def pick(self, batch: Batch, indices: Sequence[int], picked: Picked) -> None:
+        """Add those of `indices`, rising, that each group wants to `picked`."""
         kinds, dids, collections, everyone = batch.kinds, batch.dids, batch.collections, self._all
         parsed = self._features.parsed(batch)
-        for i in range(start, stop):
+        for i in indices:
             kind, collection = kinds[i], collections[i]
             groups = everyone.wanting(collection)
             if not groups or (collection and kind not in RECORDS):
@@ -200,21 +247,17 @@ class ByContent:
                 groups = self._matching(parsed.features(batch, i))
             for group in groups:
                 if group.options.wanted.wants(kind, dids[i], collection):
-                    indices = picked.setdefault(group, [])
-                    if not indices or indices[-1] != i:  # see `_matching`
-                        indices.append(i)
+                    picked.setdefault(group, []).append(i)
 
     def _matching(self, features: Features) -> tuple[Group, ...]:
-        """Return the groups whose content filter a record matches; one twice if it has two of its keys."""
+        """Return the groups whose content filter a record matches."""
         found = self._by_key
         words = features.words.split() if self._with_words else ()
-        return tuple(
-            group
-            for key in (*features.terms, *words)
-            if key in found
-            for group in found[key]
-            if _content(group).matches(features)
-        )
+        standing: dict[Group, None] = {}  # a group once, however many of its keys a record has
+        for key in (*features.terms, *words):
+            if key in found:
+                standing |= found[key]
+        return tuple([group for group in standing if _content(group).matches(features)])
 
 
 def _content(group: Group) -> Content:

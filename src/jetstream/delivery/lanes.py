@@ -7,8 +7,9 @@ so what is stored during one flush is part of the next.
 
 from __future__ import annotations
 
+from jetstream.delivery.did_index import Defer, ListIndex
 from jetstream.delivery.feature_cache import FeatureCache
-from jetstream.delivery.index import Defer, Groups
+from jetstream.delivery.index import Groups
 from jetstream.delivery.subscriber import Subscriber
 from jetstream.limits import DeliveryLimits
 
@@ -16,7 +17,7 @@ from jetstream.limits import DeliveryLimits
 class Lane:
     """Some of the subscribers, and the position up to which those at the tip have been flushed."""
 
-    __slots__ = ("flushed_from", "groups", "position", "subscribers")
+    __slots__ = ("flushed_from", "groups", "judging", "position", "subscribers")
 
     def __init__(self, position: int, groups: Groups) -> None:
         # All below has been published to the subscribers at the tip, or is being written by the flush in
@@ -24,6 +25,8 @@ class Lane:
         self.position = position
         # The position before the last move: where the flush in progress begins.
         self.flushed_from = position
+        # Whether the flush in progress has not found yet which groups want its events; set by the publisher.
+        self.judging = False
         # The subscribers at the tip.
         self.groups = groups
         # How many subscribers there are, at the tip or behind; counted by `Lanes`.
@@ -38,7 +41,7 @@ class Lane:
         group = subscriber.group
         if group is None:
             return subscriber.position
-        unwritten = group.flushing and subscriber.position != self.position
+        unwritten = (self.judging or group.flushing) and subscriber.position != self.position
         return self.flushed_from if unwritten else self.position
 
     def detach(self, subscriber: Subscriber) -> None:
@@ -60,6 +63,8 @@ class Lanes:
         self._limits = limits
         self._defer = defer  # see `Groups`
         self._features = features
+        # The lists of DIDs that groups of any lane use.
+        self._lists = ListIndex(defer)
         self._lanes = [self._new(position)]  # never empty
 
     def __len__(self) -> int:
@@ -108,4 +113,8 @@ class Lanes:
             self._lanes.remove(lane)
 
     def _new(self, position: int) -> Lane:
-        return Lane(position, Groups(self._limits.collections_remembered, self._defer, self._features))
+        limits = self._limits
+        groups = Groups(
+            limits.collections_remembered, self._defer, self._features, self._lists, limits.judged_per_step
+        )
+        return Lane(position, groups)

@@ -6,11 +6,12 @@
     tell the log that more may be stored, and give ingest a turn
     repeat
 
-A flush moves the lane's position first and writes after, so that the event loop can have turns in between and
-no number of sockets holds it for long. Meanwhile subscribers come and go and change options. The flush writes
-to those that were in a group when it began, are still in it and have not been written to. A subscriber that
-leaves its group in the middle of a flush takes along the position that says whether it was written to (see
-`Lane.detach`). One that joins is at the lane's new position already. So nothing is lost or repeated.
+A flush moves the lane's position first, then judges which groups want its events, and writes after. So the
+event loop can have turns in between, and no number of groups or sockets holds it for long. Meanwhile
+subscribers come and go and change options. The flush writes to those that were in a group when it began, are
+still in it and have not been written to. A subscriber that leaves its group in the middle of a flush takes
+along the position that says whether it was written to (see `Lane.detach`). One that joins is at the lane's
+new position already. So nothing is lost or repeated.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from jetstream.limits import DeliveryLimits
 from jetstream.metrics import Metrics
 from jetstream.model.batch import Batch
 from jetstream.model.filter import EVERYTHING
+from jetstream.steps import Steps, T
 
 
 class Publisher:
@@ -124,13 +126,17 @@ class Publisher:
         turn, written = _Turn(self._clock), 0
         # By wire, for the metrics: added up here, because counters take a lock.
         messages, sizes = Counter[str](), Counter[str]()
-        wanted, per_look = lane.groups.wanted(batch, first, last), self._limits.writes_per_look
+        lane.judging, per_look = True, self._limits.writes_per_look
+        wanted = await self._in_turns(lane.groups.judge(batch, first, last), turn)
         rendering = Rendering(self._cache, batch, range(first, last), wanted)
-        for group in wanted:  # before the first turn of others: see `Lane.detach`
+        for group in wanted:  # before the next turn of others: see `Lane.position_of`
             group.flushing = True
+        lane.judging = False
         for group, indices in wanted.items():
-            if group.encoding.framing.costly and turn.lasts(self._limits.costly_s):
-                await turn.end()
+            if group.encoding.framing.costly:
+                await self._in_turns(rendering.gather(group), turn)
+                if turn.lasts(self._limits.costly_s):
+                    await turn.end()
             frames = rendering.of(group).frames(indices, group.options.message_bytes_max)
             data = frames[0] if len(frames) == 1 else b"".join(frames)
             members, reached = list(group.members) if frames else [], 0
@@ -146,6 +152,17 @@ class Publisher:
         for wire, size in sizes.items():
             self._metrics.count_sent(wire, messages[wire], size)
         return written, turn.worked_s
+
+    async def _in_turns(self, steps: Steps[T], turn: _Turn) -> T:
+        """Do work in steps, and end the turn where it is over."""
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            if turn.lasts(self._limits.turn_s):
+                await turn.end()
 
     def _write(self, lane: Lane, group: Group, members: list[Subscriber], data: bytes) -> int:
         """Write to members that are still in the group and were not written to; return how many."""

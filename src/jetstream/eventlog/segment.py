@@ -28,12 +28,14 @@ from functools import lru_cache
 from itertools import accumulate
 from operator import sub
 from typing import Final, NamedTuple
+from weakref import WeakKeyDictionary
 from zlib import crc32
 
 import zstandard
 
 from jetstream.eventlog.columns import NAMES, Columns, Damaged, read_times, write_times
 from jetstream.model.batch import Batch
+from jetstream.model.did_set import DidSet
 from jetstream.model.filter import COMMITS, Filter
 
 # Decompressed. Far above what one append can hold: a damaged length must not become an allocation.
@@ -61,6 +63,8 @@ class _Thread(threading.local):
 
 
 _thread: Final = _Thread()
+# The Bloom filters of large lists of DIDs.
+_lists: Final = WeakKeyDictionary[DidSet, int]()
 
 
 class Segment(NamedTuple):
@@ -178,7 +182,7 @@ def may_hold_did(did_bits: bytes, wanted: Filter) -> bool:
 
     Raises Damaged.
     """
-    return bool(int.from_bytes(decompress(did_bits), "little") & _wanted_bits(wanted.dids))
+    return bool(int.from_bytes(decompress(did_bits), "little") & _all_bits(wanted))
 
 
 def holds_did(dids: bytes, wanted: Filter) -> bool:
@@ -186,7 +190,8 @@ def holds_did(dids: bytes, wanted: Filter) -> bool:
 
     Raises Damaged.
     """
-    return not wanted.dids.isdisjoint(decompress(dids).split(b"\n"))
+    column = decompress(dids).split(b"\n")
+    return not (wanted.dids.isdisjoint(column) and wanted.listed.isdisjoint(column))
 
 
 def compress(data: bytes, level: int = _LEVEL) -> bytes:
@@ -235,6 +240,19 @@ def _did_bits(dids: Iterable[bytes]) -> bytes:
     for number in map(crc32, dids):
         bits[number % DID_BITS >> 3] |= 1 << (number & 7)
     return bytes(bits)
+
+
+def _all_bits(wanted: Filter) -> int:
+    """Return the Bloom filter of all DIDs that a filter names."""
+    return _wanted_bits(wanted.dids) | (_listed_bits(wanted.listed) if wanted.listed else 0)
+
+
+def _listed_bits(dids: DidSet) -> int:
+    """Return that of a list, which is remembered while the list lives: it may take 12 MB."""
+    bits = _lists.get(dids)
+    if bits is None:
+        bits = _lists[dids] = int.from_bytes(_did_bits(dids), "little")
+    return bits
 
 
 @lru_cache(FILTERS_REMEMBERED)

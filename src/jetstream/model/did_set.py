@@ -15,7 +15,7 @@ from typing import Final
 class DidSet(AbstractSet[bytes]):
     """An immutable set of DIDs. Its hash is that of an equal `frozenset`, and computed once."""
 
-    __slots__ = ("_hashed", "members")
+    __slots__ = ("__weakref__", "_hashed", "members")
 
     def __init__(self, dids: Iterable[bytes] = ()) -> None:
         # The DIDs, as the keys of a `dict` whose values are None. Never changed. The fastest way to look up
@@ -43,10 +43,10 @@ class DidSet(AbstractSet[bytes]):
         return super().__eq__(other)
 
     def __sub__(self, other: AbstractSet[object]) -> DidSet:
-        left = self.members.copy()
-        for did in self.members.keys() & other:
-            del left[did]
-        return DidSet(left)
+        """Return what is left: itself, if nothing is left out. Takes no longer if `other` is large."""
+        others = other.members if isinstance(other, DidSet) else other
+        left = [did for did in self.members if did not in others] if others else self
+        return self if len(left) == len(self) else DidSet(left)
 
     def isdisjoint(self, other: Iterable[object]) -> bool:
         """Tell whether none of `other` is in the set."""

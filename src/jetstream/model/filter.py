@@ -12,10 +12,8 @@ them out. `Filter._passes` says so, in one place: everything else asks `wants_co
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, Final
 from zlib import crc32
 
@@ -24,6 +22,7 @@ from jetstream.model.batch import Batch
 from jetstream.model.did_set import NO_DIDS, DidSet
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, SYNC, UPDATE
 from jetstream.model.lists import parse_collections, refuse_many, refuse_unknown, subtract
+from jetstream.model.sample import SAMPLE_WHOLE, hashes_below, in_sample, parse_sample
 from jetstream.model.syntax import is_did
 from jetstream.steps import Steps, finish
 
@@ -46,10 +45,6 @@ ALL_KINDS: Final = frozenset(kind for kinds in KINDS.values() for kind in kinds)
 # Kinds of events without a collection.
 NO_COMMITS: Final = ALL_KINDS - COMMITS
 
-# A sample is a number of ten-thousandths of all repos.
-SAMPLE_WHOLE: Final = 10_000
-_PERCENT: Final = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,2}))?", re.ASCII).fullmatch
-
 _NONE: Final = frozenset[bytes]()
 
 
@@ -57,7 +52,8 @@ _NONE: Final = frozenset[bytes]()
 class Filter:
     """A set of events, in normal form: two filters that ask for the same compare equal.
 
-    An event must pass the kinds, the collections and the DIDs. `parse_steps` makes the normal form; a filter
+    An event must pass the kinds, the collections and the DIDs. A list of DIDs stays as it is, so filters may
+    differ in what they subtract from it and select the same. `parse_steps` makes the normal form; a filter
     that is made otherwise must be as the comments say.
     """
 
@@ -65,7 +61,7 @@ class Filter:
     collections: frozenset[bytes] = _NONE
     # Each ends in its dot and is covered by no other.
     prefixes: frozenset[bytes] = _NONE
-    # Empty: every repo.
+    # Empty, with `listed`: every repo.
     dids: DidSet = NO_DIDS
     # Kinds of `model.event`. Empty: every kind. If none of them is of commits, no collection is named.
     kinds: frozenset[bytes] = _NONE
@@ -73,16 +69,21 @@ class Filter:
     # subtracted. None is covered by an excluded prefix.
     excluded_collections: frozenset[bytes] = _NONE
     excluded_prefixes: frozenset[bytes] = _NONE
-    # Exceptions from every repo. Empty if `dids` is not: they have been subtracted.
+    # Exceptions from every repo, or from `listed`. From `dids` they have been subtracted.
     excluded_dids: DidSet = NO_DIDS
-    # Ten-thousandths of all repos: see `in_sample`. The whole if `dids` are named: those outside the sample
-    # have been subtracted, as have exceptions outside it.
+    # Ten-thousandths of all repos: see `in_sample`. The whole if `dids` are named, and no list: those outside
+    # the sample have been subtracted, as have exceptions outside it.
     sample: int = SAMPLE_WHOLE
+    # A large list of DIDs that are wanted, too; `dids` has none of them. Many filters share it, so nothing is
+    # ever added to it or subtracted from it.
+    listed: DidSet = NO_DIDS
     # Whether commits of every collection are wanted, as far as the kinds and the repo allow.
     every_collection: bool = field(init=False, repr=False, compare=False)
+    # Whether only repos that are named or listed are wanted.
+    names_dids: bool = field(init=False, repr=False, compare=False)
     # Whether the DIDs decide alone.
     dids_only: bool = field(init=False, repr=False, compare=False)
-    # Whether some repos are left out, and none are named.
+    # Whether some repos are left out, of all or of those that are listed.
     leaves_out_dids: bool = field(init=False, repr=False, compare=False)
     # Whether every event is wanted.
     everything: bool = field(init=False, repr=False, compare=False)
@@ -94,9 +95,11 @@ class Filter:
         dids_only = every_collection and not self.kinds
         object.__setattr__(self, "every_collection", every_collection)
         object.__setattr__(self, "dids_only", dids_only)
+        names_dids = bool(self.dids or self.listed)
         leaves_out_dids = bool(self.excluded_dids) or self.sample != SAMPLE_WHOLE
         object.__setattr__(self, "leaves_out_dids", leaves_out_dids)
-        object.__setattr__(self, "everything", dids_only and not self.dids and not leaves_out_dids)
+        object.__setattr__(self, "names_dids", names_dids)
+        object.__setattr__(self, "everything", dids_only and not names_dids and not leaves_out_dids)
 
     @classmethod
     def parse(cls, collections: Sequence[str], dids: Sequence[str], **more: Any) -> Filter:
@@ -119,7 +122,7 @@ class Filter:
     ) -> Steps[Filter]:
         """Parse the parameters of a filter, in steps of well under a millisecond.
 
-        `listed` are more DIDs that are wanted, which may be many (`web.did_lists`).
+        `listed` are more DIDs that are wanted, which may be many (`web.did_lists`). They are not copied.
 
         `content` is a parameter that judges records by what is in them, if there is one: its name and a
         value. Only creates and updates have a record. So other commits are left out then, and events of other
@@ -133,7 +136,7 @@ class Filter:
         wanted_kinds = _kinds(kinds or (["commit"] if content else ()), operations)
         if content:
             wanted_kinds = _with_records(*content, wanted_kinds)
-        share = _share(sample)
+        share = parse_sample(sample)
         _refuse_without_commits("wantedCollections", collections, wanted_kinds)
         _refuse_without_commits("excludeCollections", exclude_collections, wanted_kinds)
         wanted, excluded = subtract(
@@ -141,11 +144,12 @@ class Filter:
             parse_collections("excludeCollections", exclude_collections),
         )
         named = yield from _dids("wantedDids", dids, share)
-        named = yield from _union(named, listed, share)
-        if (dids or listed) and not named:
+        if (dids or listed) and not named and not (yield from _leaves_any(listed, NO_DIDS, share)):
             raise InvalidParameter("sample", sample, "leaves none of wantedDids")
-        named, excluded_dids = _subtract_dids(named, (yield from _dids("excludeDids", exclude_dids, share)))
-        return cls(*wanted, named, wanted_kinds, *excluded, excluded_dids, SAMPLE_WHOLE if named else share)
+        not_wanted = yield from _dids("excludeDids", exclude_dids, share)
+        named, not_wanted = yield from _subtract_dids(named, listed, not_wanted, share)
+        share = SAMPLE_WHOLE if named and not listed else share
+        return cls(*wanted, named, wanted_kinds, *excluded, not_wanted, share, listed)
 
     def wants_collection(self, collection: bytes) -> bool:
         """Tell whether any events of `collection` are wanted, as far as their repo allows.
@@ -171,7 +175,7 @@ class Filter:
 
     def wants(self, kind: bytes, did: bytes, collection: bytes) -> bool:
         """Tell whether one event is wanted."""
-        if self.dids and did not in self.dids.members:
+        if self.names_dids and did not in self.dids.members and did not in self.listed.members:
             return False
         if self.leaves_out_dids and (did in self.excluded_dids.members or not in_sample(did, self.sample)):
             return False
@@ -189,12 +193,11 @@ class Filter:
         """
         if self.everything:
             return range(start, stop)
-        if self.dids:
-            dids, named_dids = batch.dids, self.dids.members
-            named = [i for i in range(start, stop) if dids[i] in named_dids]
-            if self.dids_only:
-                return named
-            return [i for i in named if self.wants_of_repo(batch.kinds[i], batch.collections[i])]
+        if self.names_dids:
+            named = self._of_dids(batch, start, stop)
+            if not self.dids_only:
+                named = [i for i in named if self.wants_of_repo(batch.kinds[i], batch.collections[i])]
+            return self.leave_out_dids(batch, named) if self.leaves_out_dids else named
         chosen = self._of_collections(batch, start, stop)
         if self.kinds:
             kinds, wanted = batch.kinds, self.kinds
@@ -210,6 +213,15 @@ class Filter:
             kept = [i for i in kept if crc32(dids[i]) < below]
         return _whole_if_all(chosen, kept)
 
+    def _of_dids(self, batch: Batch, start: int, stop: int) -> list[int]:
+        """Return the indices of `batch[start:stop]` whose repo is named or listed."""
+        dids, named, listed = batch.dids, self.dids.members, self.listed.members
+        if not listed:
+            return [i for i in range(start, stop) if dids[i] in named]
+        if not named:
+            return [i for i in range(start, stop) if dids[i] in listed]
+        return [i for i in range(start, stop) if dids[i] in listed or dids[i] in named]
+
     def _of_collections(self, batch: Batch, start: int, stop: int) -> Sequence[int]:
         """Return the indices of `batch[start:stop]` whose collection is wanted; a range if all are."""
         if self.every_collection:
@@ -223,20 +235,6 @@ class Filter:
 
 
 EVERYTHING: Final = Filter()
-
-
-def in_sample(did: bytes, sample: int) -> bool:
-    """Tell whether a repo is in a sample of so many ten-thousandths of all repos.
-
-    It is decided by the hash of the DID: the same repos each time, on every server. A larger sample has all
-    of a smaller one.
-    """
-    return crc32(did) < hashes_below(sample)
-
-
-def hashes_below(sample: int) -> int:
-    """Return the bound of the hashes of a sample: its share of 2^32, rounded up."""
-    return -(-(sample << 32) // SAMPLE_WHOLE)
 
 
 def _whole_if_all(whole: Sequence[int], part: Sequence[int]) -> Sequence[int]:
@@ -262,19 +260,6 @@ def _dids(parameter: str, dids: Sequence[str], sample: int) -> Steps[DidSet]:
     return DidSet(named)
 
 
-def _union(dids: DidSet, listed: DidSet, sample: int) -> Steps[DidSet]:
-    """Return all of both, in steps, as far as it is in the sample. A list that is all of it is not copied."""
-    whole = sample == SAMPLE_WHOLE
-    if not listed or (whole and not dids):
-        return listed or dids
-    union = dict(dids.members)
-    rest = iter(listed)
-    while some := list(islice(rest, DIDS_PER_STEP)):
-        union.update((did, None) for did in some if whole or in_sample(did, sample))
-        yield
-    return DidSet(union)
-
-
 def _kinds(kinds: Sequence[str], operations: Sequence[str]) -> frozenset[bytes]:
     """Return the kinds of events that both select; none for all of them. Raises InvalidParameter."""
     refuse_unknown("kinds", kinds, KINDS)
@@ -295,30 +280,33 @@ def _with_records(parameter: str, value: str, kinds: frozenset[bytes]) -> frozen
     return (kinds or ALL_KINDS) - (COMMITS - RECORDS)
 
 
-def _share(percent: str) -> int:
-    """Parse a percentage into ten-thousandths; the whole for an empty text. Raises InvalidParameter."""
-    if not percent:
-        return SAMPLE_WHOLE
-    match = _PERCENT(percent)
-    share = int(match[1]) * 100 + int((match[2] or "").ljust(2, "0")) if match else 0
-    if not 0 < share <= SAMPLE_WHOLE:
-        raise InvalidParameter(
-            "sample", percent, "is not a percentage from 0.01 to 100 with at most two decimals"
-        )
-    return share
+def _subtract_dids(
+    named: DidSet, listed: DidSet, excluded: DidSet, sample: int
+) -> Steps[tuple[DidSet, DidSet]]:
+    """Return what is left of `named`, without what is listed, and the exceptions from every repo or the list.
 
-
-def _subtract_dids(wanted: DidSet, excluded: DidSet) -> tuple[DidSet, DidSet]:
-    """Return what is left of `wanted`, and the exceptions from every repo. Raises InvalidParameter."""
-    if not wanted or not excluded:  # a large list, which subscribers share, is not copied
-        return wanted, excluded
-    if strange := excluded - wanted:
+    Raises InvalidParameter for exceptions from what is not wanted, or from all that is.
+    """
+    left = named - listed - excluded
+    if not excluded or not (named or listed):
+        return left, excluded
+    if strange := excluded - named - listed:
         raise InvalidParameter(
             "excludeDids", min(strange).decode(), "excludes nothing: it is not in wantedDids"
         )
-    if wanted == excluded:
+    if not left and not (yield from _leaves_any(listed, excluded, sample)):
         raise InvalidParameter("excludeDids", min(excluded).decode(), "leaves none of wantedDids")
-    return wanted - excluded, NO_DIDS
+    return left, DidSet(did for did in excluded if did in listed.members)
+
+
+def _leaves_any(listed: DidSet, excluded: DidSet, sample: int) -> Steps[bool]:
+    """Tell, in steps, whether a list has a DID that is in the sample and not excluded."""
+    for count, did in enumerate(listed, 1):
+        if did not in excluded.members and in_sample(did, sample):
+            return True
+        if count % DIDS_PER_STEP == 0:
+            yield
+    return False
 
 
 def _refuse_without_commits(parameter: str, values: Sequence[str], kinds: frozenset[bytes]) -> None:

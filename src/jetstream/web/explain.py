@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Final
 
 import orjson
@@ -29,7 +29,8 @@ from jetstream.limits import WebLimits
 from jetstream.model.batch import Batch
 from jetstream.model.did_set import DidSet
 from jetstream.model.event import KIND_NAMES
-from jetstream.model.filter import EVERYTHING, SAMPLE_WHOLE, Filter
+from jetstream.model.filter import EVERYTHING, Filter
+from jetstream.model.sample import SAMPLE_WHOLE
 from jetstream.model.timestamp import TIME_MAX, to_date
 from jetstream.steps import Steps
 from jetstream.token_bucket import TokenBucket
@@ -173,7 +174,7 @@ def _filter(options: SubscriberOptions) -> dict[str, object]:
     return {
         "collections": _names(wanted.collections, wanted.prefixes),
         "excludeCollections": _names(wanted.excluded_collections, wanted.excluded_prefixes),
-        "dids": _dids(wanted.dids),
+        "dids": _dids(wanted.dids, wanted.listed),
         "excludeDids": _dids(wanted.excluded_dids),
         "kinds": sorted(KIND_NAMES[kind] for kind in wanted.kinds),
         "sample": wanted.sample * 100 / SAMPLE_WHOLE,
@@ -186,8 +187,9 @@ def _names(full: frozenset[bytes], prefixes: frozenset[bytes]) -> list[str]:
     return sorted([name.decode() for name in full] + [prefix.decode() + "*" for prefix in prefixes])
 
 
-def _dids(dids: DidSet) -> dict[str, object]:
-    return {"number": len(dids), "some": [did.decode() for did in islice(dids, _SHOWN_MAX)]}
+def _dids(*parts: DidSet) -> dict[str, object]:
+    some = islice(chain(*parts), _SHOWN_MAX)
+    return {"number": sum(map(len, parts)), "some": [did.decode() for did in some]}
 
 
 def _matches(wanted: Filter, collections: set[bytes]) -> dict[str, list[str]]:

@@ -33,6 +33,7 @@ SMALL = DeliveryLimits(
     turn_s=0.0,
     costly_s=0.0,
     writes_per_look=1,
+    judged_per_step=3,
     flush_events=7,
     chunk_events=5,
     chunk_bytes=600,
@@ -277,9 +278,15 @@ async def flushed(delivery: Delivery, log: MemoryLog, *subscribers: Subscriber) 
     await until(
         lambda: (
             delivery.position > log.tip
+            and not is_judging(delivery)
             and all(each.group is not None and not each.group.flushing for each in subscribers)
         )
     )
+
+
+def is_judging(delivery: Delivery) -> bool:
+    """Tell whether a flush has not found yet which groups want its events."""
+    return any(lane.judging for lane in delivery._lanes._lanes)
 
 
 def steps(first: int, stop: int) -> list[int]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.unit.delivery.encodings import CLASSIC, COSTLY, CREATES, V1, message
 from tests.unit.delivery.fakes import (
     BATCH_EVENTS,
+    LANES,
     LIKE,
     LIMITS,
     SMALL,
@@ -373,8 +374,8 @@ def large(repo: bytes) -> SubscriberOptions:
 def indexed(delivery: Delivery) -> int:
     """Return how many groups are in the index, wholly or in part."""
     groups = delivery._lanes.lowest.groups
-    named = {group for shard in groups._by_did for each in shard.values() for group in each}
-    return len(named) + len(groups._everything.groups)
+    named = {group for shard in groups._by_did.shards for each in shard.values() for group in each}
+    return len(named) + len(groups._parts.everything)
 
 
 async def test_a_large_filter_is_indexed_in_turns_and_misses_nothing() -> None:
@@ -428,6 +429,51 @@ async def test_a_large_filter_that_many_return_with_is_indexed_once() -> None:
         assert most == 1
         log.grow(10)
         await until(lambda: all(len(sink.messages()) == 2 for _, sink in together))
+
+
+def lists(delivery: Delivery) -> int:
+    """Return how many lists are in the index, wholly or in part."""
+    shards = delivery._lanes._lists.by_did.shards
+    return len({listed for shard in shards for each in shard.values() for listed in each})
+
+
+def beside(listed: DidSet, n: int) -> SubscriberOptions:
+    """Return options with a list, and others than any other subscriber's."""
+    return SubscriberOptions(Filter(listed=listed), 100_000 + n)
+
+
+async def test_a_list_that_many_return_with_is_indexed_once_whatever_else_they_ask_for() -> None:
+    listed = large(b"did:plc:repo1").wanted.dids
+    async with served(events=20, limits=LANES) as (delivery, log):
+        together = [join(delivery, options=beside(listed, n)) for n in range(5)]
+        most = 0
+
+        def at_tip() -> bool:
+            nonlocal most
+            most = max(most, lists(delivery))
+            return all(subscriber.group for subscriber, _ in together)
+
+        await until(lambda: lists(delivery))
+        log.grow(10)
+        await until(at_tip)
+        assert most == 1
+        log.grow(10)
+        await flushed(delivery, log, *(subscriber for subscriber, _ in together))
+        assert [sink.times() for _, sink in together] == [steps(21, 41)[::5]] * 5
+        for subscriber, _ in together:
+            delivery.remove(subscriber)
+        await until(lambda: not lists(delivery))
+
+
+async def test_others_index_a_list_whose_first_reader_leaves() -> None:
+    listed = large(b"did:plc:repo1").wanted.dids
+    async with served(events=20) as (delivery, log):
+        first, *others = [join(delivery, options=beside(listed, n)) for n in range(3)]
+        await until(lambda: lists(delivery))
+        log.grow(10)
+        delivery.remove(first[0])
+        await until(lambda: all(subscriber.group for subscriber, _ in others))
+        assert [sink.times() for _, sink in others] == [steps(21, 31)[::5]] * 2
 
 
 async def test_others_index_a_large_filter_whose_first_reader_leaves() -> None:

@@ -8,13 +8,14 @@ from unittest.mock import create_autospec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.delivery import fakes
 from tests.unit.delivery.encodings import CLASSIC, COSTLY, V1, message
 
-from jetstream.delivery.chunks import cut, flush_end
+from jetstream.delivery.chunks import Rendering, cut, flush_end
 from jetstream.delivery.feature_cache import FeatureCache
 from jetstream.delivery.framing.websocket import WebSocketFraming
 from jetstream.delivery.render_cache import Chunk, RenderCache
-from jetstream.delivery.subscriber import Bounds, Encoding, Sink, Subscriber, SubscriberOptions
+from jetstream.delivery.subscriber import Bounds, Encoding, Group, Sink, Subscriber, SubscriberOptions
 from jetstream.limits import DeliveryLimits
 from jetstream.model.batch import Batch
 from jetstream.model.content import Content
@@ -231,3 +232,15 @@ def test_one_flush_is_bounded_by_bytes_and_takes_at_least_one_event(
 def test_one_flush_of_small_events_is_bounded_by_their_number() -> None:
     batch = batch_of([1] * 3_000)
     assert flush_end(batch, 7, len(batch), LIMITS) == 7 + LIMITS.flush_events
+
+
+def test_what_many_groups_want_compressed_is_gathered_in_steps() -> None:
+    batch = Batch.of([fakes.event(n) for n in range(1, 101)], range(100))
+    wanted = {Group(COSTLY, SubscriberOptions()): range(n % 2, 99) for n in range(300)}
+    wanted |= {Group(CLASSIC, SubscriberOptions()): range(100) for _ in range(3_000)}
+    rendering = Rendering(RenderCache(1 << 20), batch, range(100), wanted)
+    first = next(iter(wanted))
+    assert len(list(rendering.gather(first))) >= 2
+    assert list(rendering.gather(first)) == []
+    assert rendering.of(first).has(98)
+    assert not rendering.of(first).has(99)

@@ -29,6 +29,7 @@ from tests.unit.delivery.fakes import (
     FakeSink,
     MemoryLog,
     event,
+    is_judging,
     join,
     running,
     served,
@@ -42,6 +43,7 @@ from jetstream.limits import DeliveryLimits
 from jetstream.metrics import Metrics
 from jetstream.model.batch import Batch
 from jetstream.model.did_set import DidSet
+from jetstream.model.event import CREATE
 from jetstream.model.filter import Filter
 
 # The law
@@ -151,10 +153,12 @@ class World:
         return member.sink.closing or (
             member.subscriber.group is not None
             and not member.subscriber.group.flushing
+            and not is_judging(self.delivery)
             and self.delivery.position > self.log.tip
         )
 
 
+REPOS = DidSet({b"did:plc:repo1", b"did:plc:repo3"})
 # Few, so that some subscribers are equal; the last ones want little.
 options = st.sampled_from(
     [
@@ -164,6 +168,10 @@ options = st.sampled_from(
         SubscriberOptions(Filter(prefixes=frozenset({b"app.bsky.feed."})), 180),
         SubscriberOptions(Filter(dids=DidSet({b"did:plc:repo1"}))),
         SubscriberOptions(Filter(frozenset({THING}), dids=DidSet({b"did:plc:repo1", b"did:plc:repo2"}))),
+        SubscriberOptions(Filter(listed=REPOS)),
+        SubscriberOptions(Filter(frozenset({THING, LIKE}), dids=DidSet({b"did:plc:repo0"}), listed=REPOS)),
+        SubscriberOptions(Filter(kinds=frozenset({CREATE}), sample=6_000)),
+        SubscriberOptions(Filter(excluded_dids=REPOS)),
     ]
 )
 which = st.integers(0, 5)

@@ -25,6 +25,7 @@ from tests.unit.delivery.fakes import (
     MemoryLog,
     event,
     flushed,
+    is_judging,
     join,
     reading,
     running,
@@ -328,6 +329,7 @@ class World:
             while not all(
                 client.subscriber.group is not None
                 and not client.subscriber.group.flushing
+                and not is_judging(self.delivery)
                 and self.delivery.position > self.log.tip
                 for client in self.clients
             ):

@@ -1,19 +1,23 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from unittest.mock import create_autospec
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.builders import event
 from tests.unit.delivery.encodings import CLASSIC, V1
 from tests.unit.model.asking import ANN, BOB, EVENTS, GOOD, LIKE, POST, Asked
 
+from jetstream.delivery.did_index import TUPLE_MAX, ListIndex
 from jetstream.delivery.feature_cache import FeatureCache
-from jetstream.delivery.index import _TUPLE_GROUPS_MAX, Groups
+from jetstream.delivery.index import Groups
 from jetstream.delivery.subscriber import Encoding, Group, Sink, Subscriber, SubscriberOptions
 from jetstream.errors import InvalidParameter
 from jetstream.model.batch import Batch
 from jetstream.model.content import Content, features_of
+from jetstream.model.did_set import DidSet
 from jetstream.model.event import IDENTITY, Event
 from jetstream.model.filter import DIDS_PER_STEP, RECORDS, Filter
 from jetstream.steps import Steps, finish
@@ -56,17 +60,21 @@ def selected(options: SubscriberOptions, batch: Batch, start: int, stop: int) ->
 
 
 def is_empty(groups: Groups) -> bool:
-    parts = (groups._everything, groups._by_collection, groups._by_content._all, groups._by_sample._all)
+    parts = groups._parts
+    named = (parts._by_collection, parts._by_content._all, parts._by_sample)
     indices = (
         groups._groups,
         groups._refined,
-        *groups._by_did,
-        groups._by_content._by_key,
-        groups._by_kind.groups,
-        groups._by_kind._parts,
-        groups._by_sample._samples,
+        groups._by_list,
+        groups._lists._lists,
+        *groups._lists.by_did.shards,
+        *groups._by_did.shards,
+        parts.everything,
+        parts._by_content._by_key,
+        parts._by_kind.groups,
+        parts._by_kind._parts,
     )
-    return not any(indices) and not any(part.groups or part.remembered for part in parts)
+    return not any(indices) and not any(part.groups or part.remembered for part in named)
 
 
 def test_equal_subscribers_share_a_group_and_its_bytes() -> None:
@@ -133,7 +141,7 @@ def test_hostile_collections_do_not_fill_the_memory() -> None:
     batch = Batch.of([event(collection=f"com.example.c{number}") for number in range(100)], range(100))
 
     assert len(wanted(groups, batch, 0, 100)[reader]) == 100
-    assert len(groups._by_collection.remembered) <= 10
+    assert len(groups._parts._by_collection.remembered) <= 10
 
 
 CONTENTS = (
@@ -168,35 +176,152 @@ def options(asked: Asked, limit: int, content: Content | None) -> SubscriberOpti
 
 
 @given(
-    st.lists(POOL, max_size=8),
+    st.lists(st.tuples(POOL, st.integers(0, 1)), max_size=8),
     st.lists(st.tuples(EVENTS, st.sampled_from(BODIES)), min_size=1, max_size=12),
+    st.sampled_from([1, 5, 1_000]),
     st.data(),
 )
 @settings(max_examples=200)
 def test_the_index_gives_what_asking_everybody_gives(
-    pool: list[tuple[Asked, int, Content | None, Encoding]],
+    pool: list[tuple[tuple[Asked, int, Content | None, Encoding], int]],
     written: list[tuple[Event, bytes]],
+    per_step: int,
     data: st.DataObject,
 ) -> None:
+    """For the groups of two lanes, which come and go in any order, and may use the same lists."""
     events = [one._replace(body=body if one.kind in RECORDS else b"") for one, body in written]
-    groups = Groups(REMEMBERED, finish, FeatureCache(1 << 20))
+    lists = ListIndex(finish)
+    lanes = [Groups(REMEMBERED, finish, FeatureCache(1 << 20), lists, per_step) for _ in range(2)]
     batch = Batch.of(events, range(1, len(events) + 1))
     start = data.draw(st.integers(0, len(events) - 1))
     stop = data.draw(st.integers(start + 1, len(events)))
-    members = [
-        Subscriber(NOWHERE, encoding, options(asked, limit, content), 0, 0.0)
-        for asked, limit, content, encoding in pool
+    members: list[list[Subscriber]] = [[], []]
+    all_of_them = [
+        (lane, Subscriber(NOWHERE, encoding, options(asked, limit, content), 0, 0.0))
+        for (asked, limit, content, encoding), lane in pool
     ]
-    for member in members:
-        groups.add(member)
-    for leaver in data.draw(st.permutations(members)):
-        assert wanted(groups, batch, start, stop) == slowly(members, batch, start, stop)
-        groups.remove(leaver)
-        members.remove(leaver)
-        assert leaver.group is None
+    for lane, member in data.draw(st.permutations(all_of_them * 2)):
+        if member.group is None:
+            lanes[lane].add(member)
+            members[lane].append(member)
+        else:
+            lanes[lane].remove(member)
+            members[lane].remove(member)
+            assert member.group is None
+        for groups, there in zip(lanes, members, strict=True):
+            assert wanted(groups, batch, start, stop) == slowly(there, batch, start, stop)
 
-    assert groups.wanted(batch, start, stop) == {}
+    assert all(groups.wanted(batch, start, stop) == {} and is_empty(groups) for groups in lanes)
+
+
+LIST = DidSet(b"did:plc:%d" % n for n in range(3 * DIDS_PER_STEP))
+
+
+def beside(listed: DidSet, n: int) -> Subscriber:
+    """Return a subscriber to a list of DIDs, with other options than any other one."""
+    wanted = Filter.parse([f"com.example.c{n}"], [f"did:web:{n}.example"], listed=listed)
+    return Subscriber(NOWHERE, CLASSIC, SubscriberOptions(wanted), 0, 0.0)
+
+
+def test_however_many_groups_use_a_list_it_stands_under_its_dids_once() -> None:
+    lists = ListIndex(finish)
+    lanes = [Groups(REMEMBERED, finish, FeatureCache(1 << 20), lists) for _ in range(2)]
+    members = [(lane, beside(LIST, n)) for n in range(500) for lane in lanes]
+    for lane, member in members:
+        lane.add(member)
+    assert all(member.options.wanted.listed is LIST for _, member in members)
+    entries = [entry for shard in lists.by_did.shards for entry in shard.values()]
+    assert len(entries) == len(LIST)
+    assert all(len(entry) == 1 for entry in entries)
+    # Beside the list, each stands under the DID that it names.
+    assert [sum(map(len, lane._by_did.shards)) for lane in lanes] == [500, 500]
+    batch = Batch.of([event(collection="com.example.c7", did="did:plc:11")], [1])
+    assert wanted(lanes[0], batch, 0, 1) == {members[14][1]: [0]}
+    for lane, member in members:
+        lane.remove(member)
+    assert all(map(is_empty, lanes))
+
+
+def test_a_list_is_indexed_by_the_first_of_its_groups_in_steps_and_removed_with_the_last() -> None:
+    deferred = list[Steps[None]]()
+    groups = Groups(REMEMBERED, deferred.append, FeatureCache(1 << 20))
+    one, other = beside(LIST, 1), beside(LIST, 2)
+    assert groups.takes_steps(one)
+    group = Group(one.encoding, one.options)
+    assert len(list(groups.index(group))) == 3
+    groups.add(one, group)
+    assert not groups.takes_steps(other)
+    groups.add(other)
+    groups.remove(one)
+    assert deferred == []
+    groups.remove(other)
+    (steps,) = deferred
+    assert groups.takes_steps(one)
+    # A new group does not take part in what is being removed.
+    finish(groups.index(group := Group(one.encoding, one.options)))
+    groups.add(one, group)
+    finish(steps)
+    batch = Batch.of([event(collection="com.example.c1", did="did:plc:11")], [1])
+    assert wanted(groups, batch, 0, 1) == {one: [0]}
+    groups.remove(one)
+    finish(deferred[1])
     assert is_empty(groups)
+
+
+def test_a_list_that_is_partly_indexed_is_forgotten() -> None:
+    groups = Groups(REMEMBERED, finish, FeatureCache(1 << 20))
+    one = beside(LIST, 1)
+    group = Group(one.encoding, one.options)
+    next(groups.index(group))
+    assert groups.takes_steps(one)
+    groups.forget(group)
+    assert is_empty(groups)
+
+
+ANNS = DidSet([ANN.encode(), b"did:plc:nobody"])
+# 50 different filters that all want each of these events, of every kind that the index knows.
+EVENTS_OF_ANN = Batch.of([event(collection=POST, did=ANN, body=BODIES[0]) for _ in range(60)], range(60))
+MANY_FILTERS: dict[str, Callable[[int], SubscriberOptions]] = {
+    "collections": lambda n: SubscriberOptions(Filter.parse([POST], []), 1_000 + n),
+    "kinds": lambda n: SubscriberOptions(Filter.parse([], [], kinds=["commit"]), 1_000 + n),
+    "samples": lambda n: SubscriberOptions(Filter.parse([], [], sample=f"99.{n + 10}")),
+    "content": lambda n: SubscriberOptions(Filter.parse([], []), 1_000 + n, CONTENTS[2]),
+    "excluded": lambda n: SubscriberOptions(Filter.parse([], [], exclude_dids=[f"did:plc:{n}"])),
+    "dids": lambda n: SubscriberOptions(Filter.parse([], [ANN, f"did:plc:{n}"])),
+    "dids and content": lambda n: SubscriberOptions(Filter.parse([], [ANN, f"did:plc:{n}"]), 0, CONTENTS[2]),
+    "a list": lambda n: SubscriberOptions(Filter.parse([POST], [f"did:web:{n}.example"], listed=ANNS)),
+    "lists": lambda n: SubscriberOptions(Filter.parse([], [], listed=DidSet([ANN.encode(), b"%d" % n]))),
+}
+
+
+@pytest.mark.parametrize("name", MANY_FILTERS)
+def test_what_is_judged_in_a_step_is_bounded(name: str) -> None:
+    """A step judges fewer events where there are more groups, whatever they ask for."""
+    groups = Groups(REMEMBERED, finish, FeatureCache(1 << 20), per_step=200)
+    for n in range(50):
+        groups.add(Subscriber(NOWHERE, CLASSIC, MANY_FILTERS[name](n), 0, 0.0))
+    steps = list(groups.judge(EVENTS_OF_ANN, 0, 60))
+    assert len(steps) >= 60 * 50 // 300
+    assert [len(found) for found in groups.wanted(EVENTS_OF_ANN, 0, 60).values()] == [60] * 50
+
+
+def test_few_groups_are_one_step() -> None:
+    groups = Groups(REMEMBERED, finish, FeatureCache(1 << 20))
+    for one in (subscriber(), subscriber(POST), subscriber(dids=(ANN,))):
+        groups.add(one)
+    assert list(groups.judge(EVENTS_OF_ANN, 0, 60)) == []
+
+
+def test_no_sample_is_tried_that_does_not_have_the_account() -> None:
+    """Of a kind and a collection, the groups are in the order of their samples."""
+    groups = Groups(REMEMBERED, finish, FeatureCache(1 << 20))
+    for share in range(1, 400):
+        groups.add(Subscriber(NOWHERE, CLASSIC, options(Asked(sample=f"{share / 4}"), 0, None), 0, 0.0))
+    batch = Batch.of([event(did=f"did:plc:{n}") for n in range(50)], range(50))
+    groups.wanted(batch, 0, 50)
+    ((bounds, standing),) = groups._parts._by_sample.remembered.values()
+    assert bounds == sorted(bounds)
+    assert [each.options.wanted.sample for each in standing] == [25 * share for share in range(1, 400)]
 
 
 def test_records_are_parsed_only_of_collections_that_a_content_filter_wants() -> None:
@@ -227,7 +352,7 @@ def test_records_are_parsed_only_of_dids_that_a_content_filter_stands_beside() -
 
 def test_few_and_many_groups_may_name_one_did() -> None:
     groups, batch = Groups(REMEMBERED, finish, FeatureCache(1 << 20)), Batch.of([event(did=ANN)], [1])
-    members = [subscriber(dids=(ANN, f"did:plc:other{n}")) for n in range(2 * _TUPLE_GROUPS_MAX)]
+    members = [subscriber(dids=(ANN, f"did:plc:other{n}")) for n in range(2 * TUPLE_MAX)]
     for count, member in enumerate(members, 1):
         groups.add(member)
         assert len(wanted(groups, batch, 0, 1)) == count
@@ -252,7 +377,7 @@ def test_a_large_group_goes_into_the_index_and_out_of_it_in_steps() -> None:
     assert not groups.takes_steps(one)
     groups.remove(one)
     assert len(groups._groups) == 0
-    assert sum(map(len, groups._by_did)) == len(dids)
+    assert sum(map(len, groups._by_did.shards)) == len(dids)
     (steps,) = deferred
     assert len(list(steps)) == 5
     assert is_empty(groups)

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from tests.unit.delivery.encodings import CLASSIC, CREATES
 from tests.unit.delivery.fakes import (
+    ALL,
     BATCH_EVENTS,
     LANES,
+    LIKE,
     LIMITS,
     SMALL,
     STEP_US,
@@ -18,6 +20,7 @@ from tests.unit.delivery.fakes import (
     FakeSink,
     event,
     flushed,
+    is_judging,
     join,
     served,
     steps,
@@ -25,7 +28,9 @@ from tests.unit.delivery.fakes import (
 )
 
 from jetstream.delivery.delivery import Delivery
+from jetstream.delivery.subscriber import SubscriberOptions
 from jetstream.model.event import CREATE
+from jetstream.model.filter import Filter
 
 
 def deliveries(delivery: Delivery) -> tuple[Any, Any]:
@@ -159,6 +164,30 @@ async def test_a_flush_leaves_the_loop_a_turn_when_it_takes_long() -> None:
             turns.append(sum(bool(sink.writes) for sink in sinks))
             await asyncio.sleep(0)
     assert turns == [LIMITS.writes_per_look * n for n in (1, 2, 3)]
+
+
+async def test_a_flush_leaves_the_loop_turns_while_it_is_judged_and_loses_nothing() -> None:
+    """Whoever leaves, changes or comes meanwhile is sent each event once."""
+    limits = replace(SMALL, flush_events=1_000, judged_per_step=4)
+    likes = [SubscriberOptions(Filter(collections=frozenset({LIKE})), 100_000 + n) for n in range(4)]
+    async with served(events=20, limits=limits) as (delivery, log):
+        members = [join(delivery, options=options) for options in likes]
+        log.grow(10)
+        await until(lambda: is_judging(delivery))
+        members.append(join(delivery, 201, options=likes[0]))
+        for _ in range(4):
+            await asyncio.sleep(0)
+            assert is_judging(delivery)
+            assert [delivery.resume_at(subscriber) for subscriber, _ in members[:4]] == [201] * 4
+        (gone, left), (changed, sink), *rest = members
+        delivery.remove(gone)
+        delivery.change(changed, ALL)
+        await until(lambda: not is_judging(delivery))
+        await flushed(delivery, log, *(subscriber for subscriber, _ in members[1:]))
+    assert left.times() == []
+    assert sink.times() == steps(21, 31)
+    expected = [STEP_US * n for n in range(21, 31) if event(n).collection in (LIKE, b"")]
+    assert [each.times() for _, each in rest] == [expected] * 3
 
 
 async def test_what_is_written_at_once_is_bounded_by_bytes() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from random import Random
 
@@ -24,6 +25,7 @@ from jetstream.eventlog.segment import (
     verify,
 )
 from jetstream.model.batch import Batch
+from jetstream.model.did_set import DidSet
 from jetstream.model.event import SYNC, Event
 from jetstream.model.filter import Filter
 
@@ -106,6 +108,19 @@ def test_a_did_of_the_segment_is_never_missed(batch: Batch, sealed: Segment) -> 
         wanted = Filter.parse([], [did.decode(), "did:plc:nobody"])
         assert may_hold_did(sealed.did_bits, wanted)
         assert holds_did(sealed.dids, wanted)
+
+
+def test_a_did_of_a_list_is_not_missed_and_a_list_is_forgotten_when_it_ends(
+    batch: Batch, sealed: Segment
+) -> None:
+    for did in set(batch.dids):
+        wanted = Filter.parse([], ["did:plc:nobody"], listed=DidSet([did, b"did:plc:noone"]))
+        assert may_hold_did(sealed.did_bits, wanted)
+        assert holds_did(sealed.dids, wanted)
+    assert not holds_did(sealed.dids, Filter.parse([], [], listed=DidSet([b"did:plc:noone"])))
+    listed = weakref.ref(wanted.listed)
+    del wanted
+    assert listed() is None
 
 
 def test_other_dids_are_mostly_told_by_the_bits_and_surely_by_the_column(sealed: Segment) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.builders import event
 
 from jetstream.errors import InvalidParameter
+from jetstream.model.did_set import NO_DIDS, DidSet
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, KIND_NAMES, UPDATE, Event
 from jetstream.model.filter import Filter
 
@@ -29,6 +30,7 @@ class Asked(NamedTuple):
     exclude_collections: Sequence[str] = ()
     exclude_dids: Sequence[str] = ()
     sample: str = ""
+    listed: DidSet = NO_DIDS
 
     def parse(self) -> Filter:
         return Filter.parse(**self._asdict())
@@ -36,7 +38,8 @@ class Asked(NamedTuple):
     def wants(self, one: Event) -> bool:
         """Tell whether an event is wanted, parameter by parameter."""
         did, name, kind = one.did.decode(), one.collection.decode(), KIND_NAMES[one.kind]
-        if (self.dids and did not in self.dids) or did in self.exclude_dids:
+        named = {*self.dids, *(each.decode() for each in self.listed)}
+        if (named and did not in named) or did in self.exclude_dids:
             return False
         if self.sample and crc32(one.did) / 2**32 >= float(self.sample) / 100:
             return False
@@ -67,6 +70,12 @@ def _some(*values: str, most: int = 3) -> st.SearchStrategy[list[str]]:
 
 
 NAMES = (POST, LIKE, FOLLOW, "app.*", "app.bsky.*", "app.bsky.graph.*", "com.example.a")
+# Large lists of DIDs, which clients upload and share.
+LISTS = (
+    DidSet([ANN.encode(), BOB.encode(), b"did:plc:nobody"]),
+    DidSet([b"did:plc:dan", BOB.encode()]),
+    DidSet([b"did:plc:eve"]),
+)
 ANYTHING = st.builds(
     Asked,
     _some(*NAMES, most=4),
@@ -76,8 +85,10 @@ ANYTHING = st.builds(
     _some(*NAMES),
     _some(ANN, BOB, "did:plc:dan"),
     st.sampled_from(["", "", "", "100", "50", "20.5"]),
+    st.sampled_from([NO_DIDS, NO_DIDS, *LISTS]),
 )
 GOOD = ANYTHING.filter(_is_good)
+WITHOUT_LIST = GOOD.filter(lambda asked: not asked.listed)
 EVENTS = st.builds(
     event,
     st.sampled_from([CREATE, UPDATE, DELETE, IDENTITY, ACCOUNT]),

@@ -7,14 +7,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.builders import event
-from tests.unit.model.asking import ANN, ANYTHING, BOB, EVENTS, FOLLOW, GOOD, LIKE, NAMES, POST, Asked
+from tests.unit.model.asking import (
+    ANN,
+    ANYTHING,
+    BOB,
+    EVENTS,
+    FOLLOW,
+    GOOD,
+    LIKE,
+    NAMES,
+    POST,
+    WITHOUT_LIST,
+    Asked,
+)
 
 from jetstream.errors import InvalidParameter
 from jetstream.model.batch import Batch
 from jetstream.model.did_set import DidSet
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, KIND_NAMES, SYNC, UPDATE, Event
-from jetstream.model.filter import DIDS_MAX, EVERYTHING, Filter, in_sample
+from jetstream.model.filter import DIDS_MAX, EVERYTHING, Filter
 from jetstream.model.lists import NAMES_MAX
+from jetstream.model.sample import in_sample
 
 
 def wants(wanted: Filter, one: Event) -> bool:
@@ -299,28 +312,35 @@ def test_exceptions_have_the_bounds_of_the_lists() -> None:
 
 
 @pytest.mark.parametrize(
-    "percent", ["0", "0.00", "100.01", "101", "1000", "-1", "1.234", ".5", "5%", "5.", "x", "\u0665"]
+    "more",
+    [
+        {},
+        {"dids": ["did:plc:a", "did:plc:c"]},
+        {"exclude_dids": ["did:plc:a"]},
+        {"dids": ["did:plc:c"], "exclude_dids": ["did:plc:a", "did:plc:c"], "sample": "99.99"},
+        {"kinds": ["commit"], "collections": [POST]},
+    ],
 )
-def test_samples_that_are_bad(percent: str) -> None:
-    assert refused(sample=percent) == ("sample", percent)
+def test_whatever_is_asked_for_beside_a_large_list_the_list_is_not_copied(more: dict[str, Any]) -> None:
+    """It takes 10 MB, and a request a hundred bytes."""
+    listed = DidSet([b"did:plc:a", *(b"did:plc:%d" % n for n in range(50))])
+    wanted = Filter.parse(**{"collections": [], "dids": [], **more}, listed=listed)
+    assert wanted.listed is listed
+    assert len(wanted.dids) <= 1
+    assert wanted.dids.isdisjoint(listed)
 
 
-def test_a_sample_has_its_share_of_repos_the_same_each_time_and_all_of_a_smaller_one() -> None:
-    dids = [b"did:plc:%024d" % number for number in range(10_000)]
-    chosen = {share: {did for did in dids if in_sample(did, share)} for share in (1, 10, 500, 2_000, 9_990)}
-
-    assert chosen[1] <= chosen[10] <= chosen[500] <= chosen[2_000] <= chosen[9_990]
-    assert 450 < len(chosen[500]) < 550
-    assert 1_900 < len(chosen[2_000]) < 2_100
-    # A promise to clients: these do not change with the process or the version.
-    assert [in_sample(did, 5_000) for did in dids[:8]] == [False, False, True, True, False, False, True, True]
-
-
-def test_subscribers_of_a_large_list_share_it() -> None:
-    listed = DidSet([b"did:plc:a", b"did:plc:b"])
-    assert Filter.parse([], [], listed=listed).dids is listed
-    assert Filter.parse([], [], listed=listed, exclude_dids=["did:plc:a"]).dids == {b"did:plc:b"}
-    assert listed == {b"did:plc:a", b"did:plc:b"}
+def test_what_leaves_nothing_of_a_large_list_is_refused() -> None:
+    listed = DidSet([ANN.encode(), BOB.encode()])
+    outside = BOB if in_sample(ANN.encode(), 2_000) else ANN
+    assert refused(exclude_dids=[ANN, BOB], listed=listed) == ("excludeDids", ANN)
+    assert refused(exclude_dids=["did:plc:dan"], listed=listed) == ("excludeDids", "did:plc:dan")
+    assert refused(sample="20", listed=DidSet([outside.encode()])) == ("sample", "20")
+    inside = ANN if outside == BOB else BOB
+    assert refused(sample="20", exclude_dids=[inside], listed=listed) == ("excludeDids", inside)
+    assert Asked(dids=["did:plc:dan"], exclude_dids=[ANN, BOB], listed=listed).parse().dids == {
+        b"did:plc:dan"
+    }
 
 
 def test_a_sample_is_subtracted_from_what_is_listed() -> None:
@@ -398,12 +418,13 @@ def test_neither_order_nor_repetition_nor_what_a_prefix_covers_matters(
         more(asked.exclude_collections),
         shuffled(asked.exclude_dids),
         asked.sample,
+        asked.listed,
     )
     assert outcome(other) == outcome(asked)
 
 
-@given(GOOD, GOOD)
-def test_unequal_filters_want_different_events(one: Asked, other: Asked) -> None:
+@given(WITHOUT_LIST, WITHOUT_LIST)
+def test_unequal_filters_without_a_list_want_different_events(one: Asked, other: Asked) -> None:
     names = [name.replace("*", "x") for name in NAMES] + ["app.bsky.graph.x", "org.x.y", "com.example.a.b"]
     universe = [
         event(kind, did, name)

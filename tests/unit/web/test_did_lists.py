@@ -137,8 +137,15 @@ def test_lists_in_use_are_not_dropped(lists: DidLists) -> None:
     assert added(lists, "did:plc:a") is used[0]
 
 
+def test_lists_with_the_same_dids_in_another_order_share_them(lists: DidLists) -> None:
+    """Filters compare them: one object is compared at once, two of 100,000 DIDs in 5 ms."""
+    one, other = added(lists, "did:plc:a", "did:plc:b"), added(lists, "did:plc:b", "did:plc:a")
+    assert one.id != other.id
+    assert one.dids is other.dids
+
+
 def test_the_memory_of_all_lists_is_bounded(clock: Clock) -> None:
-    lists = DidLists(WebLimits(did_lists_bytes_max=300), clock)
+    lists = DidLists(WebLimits(did_lists_bytes_max=400), clock)
     first = added(lists, "did:plc:a").id
     second = added(lists, "did:plc:b", "did:plc:c").id
     assert is_known(lists, first)

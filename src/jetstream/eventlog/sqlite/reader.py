@@ -92,7 +92,7 @@ class FileReader:
             accounts: list[Columns] = []  # of the segments so far that have no wanted commits
             try:
                 for last_us, first_us, collection_set, did_bits in self.connection.execute(
-                    _INDEXES, (bool(wanted.dids), position, self.limits.scan_segments)
+                    _INDEXES, (wanted.names_dids, position, self.limits.scan_segments)
                 ):
                     if isinstance(first_us, int) and stop <= first_us <= last_us:
                         break
@@ -184,7 +184,7 @@ class FileReader:
     ) -> Columns | None:
         """Return None for a segment to load, else its events without a collection, as far as wanted."""
         try:
-            if wanted.dids and not self._holds_did(last_us, did_bits, wanted):
+            if wanted.names_dids and not self._holds_did(last_us, did_bits, wanted):
                 return _NOTHING
             if holds_collection(collection_set, wanted):
                 return None
