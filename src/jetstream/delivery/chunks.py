@@ -124,11 +124,11 @@ class Rendering:
     def gather(self, group: Group) -> Steps[None]:
         """Find what all groups of a costly encoding want, in steps, before `of` a group is asked."""
         encoding = group.encoding
-        if encoding in self._gathered or group.options.message_bytes_max:
+        if encoding in self._gathered or group.message_bytes_max:
             return
         found, left = set[int](), _GATHERED_PER_STEP
         for other, indices in self._wanted.items():
-            if other.encoding == encoding and not other.options.message_bytes_max:
+            if other.encoding == encoding and not other.message_bytes_max:
                 found.update(indices)
                 left -= len(indices)
                 if len(found) == len(self._flushed):
@@ -141,11 +141,11 @@ class Rendering:
 
     def of(self, group: Group) -> Rendered:
         """Return what is rendered, with all that a group wants."""
-        encoding, limit = group.encoding, group.options.message_bytes_max
-        if limit and encoding.framing.costly:
-            return self._cache.render(self._batch, self._wanted[group], encoding, limit)
+        encoding = group.encoding
+        if group.costly and group.message_bytes_max:
+            return self._cache.render(self._batch, self._wanted[group], encoding, group.message_bytes_max)
         rendered = self._shared.get(encoding)
         if rendered is None:
-            indices = self._gathered[encoding] if encoding.framing.costly else self._flushed
+            indices = self._gathered[encoding] if group.costly else self._flushed
             rendered = self._shared[encoding] = self._cache.render(self._batch, indices, encoding)
         return rendered

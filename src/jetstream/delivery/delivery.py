@@ -84,6 +84,9 @@ class Delivery:
         self._now_us = now_us
         # Every subscriber from `subscribe` to `remove`, with its lane.
         self._subscribers: dict[Subscriber, Lane] = {}
+        # One object for all equal encodings, so that it is in the processor's cache when thousands of groups
+        # are written to. There are as many as kinds of connections.
+        self._encodings: dict[Encoding, Encoding] = {}
         # The worker takes large filters out of the index, in half of the loop's time at most.
         cache, features = RenderCache(limits.render_cache_bytes), FeatureCache(limits.feature_cache_bytes)
         self._lanes = Lanes(log.tip + 1, Worker(pause_ratio=1.0).put, features, limits)
@@ -122,7 +125,7 @@ class Delivery:
         the `bounds` the sink is closed. After `heartbeat_s` seconds without an event there is a heartbeat;
         None is the wire's own interval.
         """
-        lane = self._lanes.enter()
+        lane, encoding = self._lanes.enter(), self._encodings.setdefault(encoding, encoding)
         subscriber = Subscriber(sink, encoding, options, self._start(cursor, lane.position), self._clock())
         subscriber.bounds = bounds
         self._set_heartbeat(subscriber, heartbeat_s)

@@ -179,8 +179,7 @@ class Groups:
             did = dids[i]
             if groups := shards[hash(did) % SHARDS].get(did):
                 for group in groups:
-                    wanted = group.options.wanted
-                    if wanted.dids_only or wanted.wants_of_repo(batch.kinds[i], batch.collections[i]):
+                    if group.dids_only or _wants_of_repo(group, batch, i):
                         picked.setdefault(group, []).append(i)
                 if len(groups) > TUPLE_MAX:  # else all events of a flush together are little work
                     left -= len(groups)
@@ -233,6 +232,10 @@ class Groups:
             if chosen:
                 yield
         return matching
+
+
+def _wants_of_repo(group: Group, batch: Batch, i: int) -> bool:
+    return group.options.wanted.wants_of_repo(batch.kinds[i], batch.collections[i])
 
 
 def _needs_refining(options: SubscriberOptions) -> bool:

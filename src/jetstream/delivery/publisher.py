@@ -17,7 +17,7 @@ new position already. So nothing is lost or repeated.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 
 from jetstream.delivery.catch_up import CatchUp
@@ -123,9 +123,9 @@ class Publisher:
 
         The time is without the turns of others in between, in seconds.
         """
-        turn, written = _Turn(self._clock), 0
+        turn, written, unlooked = _Turn(self._clock), 0, 0
         # By wire, for the metrics: added up here, because counters take a lock.
-        messages, sizes = Counter[str](), Counter[str]()
+        messages, sizes = defaultdict[str, int](int), defaultdict[str, int](int)
         lane.judging, per_look = True, self._limits.writes_per_look
         wanted = await self._in_turns(lane.groups.judge(batch, first, last), turn)
         rendering = Rendering(self._cache, batch, range(first, last), wanted)
@@ -133,22 +133,26 @@ class Publisher:
             group.flushing = True
         lane.judging = False
         for group, indices in wanted.items():
-            if group.encoding.framing.costly:
+            if group.costly:
                 await self._in_turns(rendering.gather(group), turn)
                 if turn.lasts(self._limits.costly_s):
                     await turn.end()
-            frames = rendering.of(group).frames(indices, group.options.message_bytes_max)
+            frames = rendering.of(group).frames(indices, group.message_bytes_max)
             data = frames[0] if len(frames) == 1 else b"".join(frames)
             members, reached = list(group.members) if frames else [], 0
+            unlooked += len(frames)
             for start in range(0, len(members) or 1, per_look):  # once also for no members: the turn may end
-                reached += self._write(lane, group, members[start : start + per_look], data)
-                if turn.lasts(self._limits.turn_s):
-                    await turn.end()
+                some = members[start : start + per_look]
+                reached += self._write(lane, group, some, data)
+                unlooked += len(some)
+                if unlooked >= per_look:
+                    unlooked = 0
+                    if turn.lasts(self._limits.turn_s):
+                        await turn.end()
             group.flushing = False
             written += reached
-            wire = group.encoding.renderer.name
-            messages[wire] += reached * len(frames)
-            sizes[wire] += reached * len(data)
+            messages[group.wire] += reached * len(frames)
+            sizes[group.wire] += reached * len(data)
         for wire, size in sizes.items():
             self._metrics.count_sent(wire, messages[wire], size)
         return written, turn.worked_s

@@ -77,6 +77,8 @@ class Rendered:
         if message_bytes_max or (self._declined and self._has_declined(indices)):
             lengths, most = self._lengths, message_bytes_max or sys.maxsize
             indices = [i for i in indices if 0 < lengths[i] <= most]
+        if len(indices) == 1:  # as nearly always for a reader of few repos
+            return [frames[indices[0]]]
         if isinstance(indices, range):
             return frames[indices.start : indices.stop]
         return [frames[i] for i in indices]

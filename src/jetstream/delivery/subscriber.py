@@ -98,11 +98,26 @@ class Bounds:
 class Group:
     """Subscribers at the tip of one lane that receive the same bytes: equal encoding, equal options."""
 
-    __slots__ = ("encoding", "flushing", "members", "options")
+    __slots__ = (
+        "costly",
+        "dids_only",
+        "encoding",
+        "flushing",
+        "members",
+        "message_bytes_max",
+        "options",
+        "wire",
+    )
 
     def __init__(self, encoding: Encoding, options: SubscriberOptions) -> None:
         self.encoding = encoding
         self.options = options
+        # Parts of these, here because they are read for each message: what is behind several references is
+        # rarely in the processor's cache.
+        self.wire = encoding.renderer.name
+        self.costly = encoding.framing.costly
+        self.message_bytes_max = options.message_bytes_max
+        self.dids_only = options.wanted.dids_only
         # A set, in the order in which they joined; changed by `Groups`.
         self.members: dict[Subscriber, None] = {}
         # Whether the flush in progress has bytes for this group and has not written them to all members. Set
