@@ -359,8 +359,9 @@ class RuntimeLimits:
     # handshakes it needs at most `files_needed`. Each subscriber is one more.
     files_own: int = 32
     files_needed: int = 200
-    # How often the clock is compared with the log's tip. The log reads the clock at every batch as well.
-    clock_every_s: float = 1.0
+    # How often the clock is compared with the log's tip, uploaded lists are dropped whose time is over, and
+    # the log lines of a burst are counted. The log reads the clock at every batch as well.
+    watch_every_s: float = 1.0
     # How long subscribers may take to answer their close frame when the server stops.
     close_s: float = 5.0
 

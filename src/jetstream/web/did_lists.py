@@ -3,8 +3,8 @@
 A list of 100,000 DIDs does not fit into a URL, and a client that reconnects would have to send it again. So
 it is kept here under an ID, which is a hash of its DIDs. `filter=<id>` selects it.
 
-A list is kept while a subscription uses it, and for `did_lists_kept_s` after its upload and after its last
-use. Their number and memory are bounded. Pure.
+A list is in use while a filter in force was made with it. It is kept then, and for `did_lists_kept_s` after
+its upload and after its last use. Their number and memory are bounded. Pure.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
 from typing import Any, Final, NoReturn
-from weakref import WeakValueDictionary
 
 import orjson
 
@@ -38,12 +37,12 @@ _DID_BYTES: Final = 33 + 8 + 24 + 12
 
 
 class NoRoom(Exception):
-    """There is no room for another list, because all that are kept are in use."""
+    """There is no room for another list beside those in use."""
 
 
-@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class DidList:
-    """A list of DIDs. Its users keep a reference."""
+    """A list of DIDs."""
 
     id: str
     dids: DidSet
@@ -58,14 +57,17 @@ class DidLists:
         self._clock = clock
         # One token for each upload that is read.
         self._budget = TokenBucket(*limits.did_lists_read, clock())
-        # Every list that is in use or kept, by its ID.
-        self._lists: WeakValueDictionary[str, DidList] = WeakValueDictionary()
-        # Those that are kept, and until when, by ID; the first ends first.
-        self._kept: dict[str, tuple[DidList, float]] = {}
+        # Bytes of memory of all lists, and of those in use.
+        self.bytes = self.bytes_in_use = 0
+        # Every list, by its ID.
+        self._lists: dict[str, DidList] = {}
+        # How many filters in force use a list, by its ID; without those that none uses.
+        self._users: dict[str, int] = {}
+        # Until when those are kept that no filter uses, by ID. The first ends first.
+        self._kept_until: dict[str, float] = {}
 
     def __len__(self) -> int:
-        """How many lists can be found."""
-        self._expire()
+        """How many lists there are."""
         return len(self._lists)
 
     def handle(self, request: Request, _connection: object) -> Steps[Response]:
@@ -86,16 +88,26 @@ class DidLists:
 
     def find(self, list_id: str) -> DidList:
         """Return the list with an ID. Raises InvalidParameter if there is none."""
-        self._expire()
         found = self._lists.get(list_id)
         if found is None:
             no_list(list_id)
         return found
 
-    def keep(self, dids: DidList) -> None:
-        """Keep a list that was uploaded, or is used no more by a subscription, for a while."""
-        self._kept.pop(dids.id, None)
-        self._kept[dids.id] = (dids, self._clock() + self._limits.did_lists_kept_s)
+    def use(self, dids: DidList) -> None:
+        """Count a filter that uses a list, until `release`."""
+        self._insert(dids)  # in case it was dropped since it was found
+        self._kept_until.pop(dids.id, None)
+        users = self._users.get(dids.id, 0)
+        self._users[dids.id] = users + 1
+        self.bytes_in_use += 0 if users else dids.size
+
+    def release(self, dids: DidList) -> None:
+        """Count a filter less. A list that no filter uses is kept for a while, for clients that come back."""
+        self._users[dids.id] -= 1
+        if not self._users[dids.id]:
+            del self._users[dids.id]
+            self.bytes_in_use -= dids.size
+            self._keep(dids)
 
     def add(self, body: bytes) -> Steps[DidList]:
         """Read an upload, and keep its list, in steps. Returns the one that is there if it is the same.
@@ -103,31 +115,41 @@ class DidLists:
         Raises InvalidParameter for a bad upload, and NoRoom.
         """
         read = yield from _read(body)
-        found = self._lists.get(read.id)
-        if found is None:
+        if read.id not in self._lists:
             self._make_room(read.size)
-            found = self._lists[read.id] = read
-        self.keep(found)
-        return found
+            self._insert(read)
+        if read.id not in self._users:
+            self._keep(read)
+        return self._lists[read.id]
+
+    def expire(self) -> None:
+        """Drop the lists whose time is over. To be called now and then."""
+        now = self._clock()
+        while self._kept_until and next(iter(self._kept_until.values())) <= now:
+            self._drop_oldest()
+
+    def _insert(self, dids: DidList) -> None:
+        if dids.id not in self._lists:
+            self._lists[dids.id] = dids
+            self.bytes += dids.size
+
+    def _keep(self, dids: DidList) -> None:
+        self._kept_until.pop(dids.id, None)
+        self._kept_until[dids.id] = self._clock() + self._limits.did_lists_kept_s
 
     def _make_room(self, size: int) -> None:
         """Drop the lists that are not in use, the oldest first, until another has room. Raises NoRoom."""
-        self._expire()
-        while not self._has_room(size):
-            if not self._kept:
-                raise NoRoom
-            del self._kept[next(iter(self._kept))]
+        most, bytes_max = self._limits.did_lists_max, self._limits.did_lists_bytes_max
+        if len(self._users) >= most or self.bytes_in_use + size > bytes_max:
+            raise NoRoom
+        while len(self._lists) >= most or self.bytes + size > bytes_max:
+            self._drop_oldest()
 
-    def _has_room(self, size: int) -> bool:
-        held, limits = list(self._lists.values()), self._limits
-        total = sum(each.size for each in held)
-        return len(held) < limits.did_lists_max and total + size <= limits.did_lists_bytes_max
-
-    def _expire(self) -> None:
-        """Drop the lists whose time is over."""
-        now = self._clock()
-        while self._kept and next(iter(self._kept.values()))[1] <= now:
-            del self._kept[next(iter(self._kept))]
+    def _drop_oldest(self) -> None:
+        """Drop the list that is kept and was used last the longest ago."""
+        list_id = next(iter(self._kept_until))
+        del self._kept_until[list_id]
+        self.bytes -= self._lists.pop(list_id).size
 
 
 def no_list(list_id: str) -> NoReturn:

@@ -58,8 +58,9 @@ class Explain:
     """The route `/explain`.
 
     `wire` is the wire of a request that selects none. `positions` returns where a subscription with a cursor
-    would begin, `compressing` the framing of compressed messages. `find_list` returns an uploaded list by its
-    ID, or raises InvalidParameter. `now_us` gives unix microseconds, `clock` monotonic seconds.
+    would begin, `compressing` the framing of compressed messages. `check_dictionary` takes what a request has
+    as `zstdDictionary` and `compress`, and `find_list` returns an uploaded list by its ID: both raise
+    InvalidParameter as at `/subscribe`. `now_us` gives unix microseconds, `clock` monotonic seconds.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Explain:
         compressing: Callable[[], Framing],
         limits: WebLimits = WebLimits(),
         *,
+        check_dictionary: Callable[[int | None, bool], object] = lambda _id, _compress: None,
         find_list: FindList = no_list,
         now_us: Callable[[], int] = unix_us,
         clock: Callable[[], float] = time.monotonic,
@@ -79,6 +81,7 @@ class Explain:
         self._positions = positions
         self._compressing = compressing
         self._limits = limits
+        self._check_dictionary = check_dictionary
         self._find_list = find_list
         self._now_us = now_us
         self._clock = clock
@@ -92,6 +95,8 @@ class Explain:
         wires = tuple(RENDERERS)
         try:
             asked = yield from parse_request(request, self._find_list, now_us=self._now_us(), wires=wires)
+            if asked.compress or asked.dictionary_id is not None:
+                self._check_dictionary(asked.dictionary_id, asked.compress)
         except InvalidParameter as error:
             return Response.sentence(400, str(error))
         if not self._budget.spend(self._clock()):
