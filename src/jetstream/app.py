@@ -45,7 +45,7 @@ from jetstream.upstream.source import Source
 from jetstream.web import dictionary, openapi, pages, xrpc
 from jetstream.web.dialect import SHUTDOWN, SubscribeDialect
 from jetstream.web.did_lists import BODY_BYTES_MAX, DidLists
-from jetstream.web.event_stream import StreamDialect
+from jetstream.web.event_stream import EventStreamDialect
 from jetstream.web.explain import Explain
 from jetstream.web.methods import GET_ZSTD_DICTIONARY, PREFIX, SUBSCRIBE_EVENTS
 from jetstream.web.positions import cursors
@@ -231,9 +231,9 @@ class Service:
             for path, wire in wires.items()
         }
         upgrades = {path: self.subscribe.on(dialect) for path, dialect in dialects.items()}
-        stream = StreamDialect(self.metrics, self._limits.web, self._clock, did_lists.find)
+        stream = EventStreamDialect(self.metrics, self._limits.web, self._clock, did_lists.find)
         upgrades["/events"] = self.subscribe.on(stream)
-        events = xrpc.EventsDialect(
+        events = xrpc.SubscribeEventsDialect(
             self._oldest_us, compressed, self._limits.web, self._clock, did_lists.find
         )
         explain = Explain(

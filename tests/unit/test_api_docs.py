@@ -10,10 +10,10 @@ import pytest
 from tests.unit.test_docs import DOCS, SOURCE, section
 
 from jetstream.metrics import CLOSE_REASONS
-from jetstream.web.events_parameters import _ELSEWHERE
 from jetstream.web.openapi import _HEADERS, document
 from jetstream.web.parameter_table import EVENT_STREAM, SUBSCRIBE, SUBSCRIBE_EVENTS, Parameter
 from jetstream.web.parameters import _OPTIONS
+from jetstream.web.subscribe_events_parameters import _ELSEWHERE
 
 # Without examples.
 API = re.sub(r"^```.*?^```$", "", (DOCS / "api.md").read_text(), flags=re.DOTALL | re.MULTILINE)

@@ -8,7 +8,7 @@ A client may send 10,000 DIDs, which take 30 ms. So both are generators: they yi
 millisecond, and the caller decides when to go on (`scheduling.Worker`).
 
 To add a parameter: its name to `_KNOWN`, its value to `parse_request` and, if it may change while connected,
-to `_OPTIONS` and `parse_message`. One that filters: `web/filters.py`.
+to `_OPTIONS` and `parse_message`. One that filters: `web/filter_parameters.py`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from jetstream.model.syntax import DID_CHARS_MAX
 from jetstream.model.timestamp import parse_time
 from jetstream.steps import Steps
 from jetstream.web.did_lists import DidList, no_list
-from jetstream.web.filters import COMMA_LISTS, FILTER, Given, parse_filter
+from jetstream.web.filter_parameters import COMMA_LISTS, FILTER, Given, parse_filter
 from jetstream.web.http import Request
 
 # An update has at most 10,000 wanted and 10,000 excluded DIDs, some hundred other names, and a comma for
