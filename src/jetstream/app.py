@@ -240,9 +240,8 @@ class Service:
             self.log,
             settings.wire,
             self.delivery.positions,
-            lambda: OWN.framing,
+            dictionaries,
             self._limits.web,
-            check_dictionary=dictionaries.check,
             find_list=did_lists.find,
             now_us=self._clock,
         )

@@ -229,8 +229,8 @@ class DeliveryLimits:
 class WebLimits:
     """What clients may send over HTTP and WebSocket, how much at once, and how long each step may take.
 
-    The sizes of a request and of a message are promised to clients, and are constants in `web/http.py`
-    and `web/websocket.py`. The buffers and the number of subscribers are settings.
+    The sizes of a request and of a message are promised to clients, and are constants in
+    `web/head_reader.py` and `web/websocket.py`. The buffers and the number of subscribers are settings.
     """
 
     # Accepting connections (web/server.py).
@@ -252,7 +252,7 @@ class WebLimits:
     # 10,000 DIDs, that turn took 22 ms.
     unread_bytes_max: int = 32 << 10
 
-    # HTTP (web/connection.py, web/http.py).
+    # HTTP (web/connection.py, web/connections.py, web/head_reader.py).
 
     # Connections that are not subscriptions. Each takes 3 kB. As many slow clients as this may reconnect at
     # once, and all are served.

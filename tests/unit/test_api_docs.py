@@ -10,7 +10,8 @@ import pytest
 from tests.unit.test_docs import DOCS, SOURCE, section
 
 from jetstream.metrics import CLOSE_REASONS
-from jetstream.web.openapi import _HEADERS, document
+from jetstream.web.openapi import document
+from jetstream.web.openapi_parts import HEADERS
 from jetstream.web.parameter_table import EVENT_STREAM, SUBSCRIBE, SUBSCRIBE_EVENTS, Parameter
 from jetstream.web.parameters import _OPTIONS
 from jetstream.web.subscribe_events_parameters import _ELSEWHERE
@@ -160,7 +161,7 @@ def test_the_fields_of_requests() -> None:
 
 
 def test_the_document_has_the_same_fields() -> None:
-    assert set(_HEADERS) == sent_fields() - OF_HTTP - OF_OPTIONS
+    assert set(HEADERS) == sent_fields() - OF_HTTP - OF_OPTIONS
 
 
 # Closes

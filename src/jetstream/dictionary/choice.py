@@ -20,6 +20,11 @@ class Dictionaries:
         self._public = public
         self._own = own
 
+    @property
+    def own_framing(self) -> ZstdFraming:
+        """The framing with our own dictionary."""
+        return self._own.framing
+
     def framing(self, dictionary_id: int | None, compress: bool = False) -> ZstdFraming | None:
         """Return the framing that a request selects, or None while its dictionary is being fetched.
 
@@ -28,7 +33,7 @@ class Dictionaries:
         """
         self.check(dictionary_id, compress)
         public = self._selected_public(dictionary_id)
-        return public.framing() if public else self._own.framing
+        return public.framing() if public else self.own_framing
 
     def check(self, dictionary_id: int | None, compress: bool = False) -> None:
         """Raise InvalidParameter for a dictionary that there is not. Nothing is fetched."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import orjson
 
@@ -54,13 +54,23 @@ class _Counts:
     collections: set[bytes] = field(default_factory=set)  # of all events
 
 
+class Dictionaries(Protocol):
+    """The dictionaries of compressed messages (`dictionary.choice`)."""
+
+    @property
+    def own_framing(self) -> Framing:
+        """The framing with our own."""
+
+    def check(self, dictionary_id: int | None, compress: bool, /) -> None:
+        """Raise InvalidParameter for a dictionary that there is not."""
+
+
 class Explain:
     """The route `/explain`.
 
     `wire` is the wire of a request that selects none. `positions` returns where a subscription with a cursor
-    would begin, `compressing` the framing of compressed messages. `check_dictionary` takes what a request has
-    as `zstdDictionary` and `compress`, and `find_list` returns an uploaded list by its ID: both raise
-    InvalidParameter as at `/subscribe`. `now_us` gives unix microseconds, `clock` monotonic seconds.
+    would begin. `find_list` returns an uploaded list by its ID, or raises InvalidParameter. `now_us` gives
+    unix microseconds, `clock` monotonic seconds.
     """
 
     def __init__(
@@ -68,10 +78,9 @@ class Explain:
         log: LogReader,
         wire: str,
         positions: Callable[[int | None], Positions],
-        compressing: Callable[[], Framing],
+        dictionaries: Dictionaries,
         limits: WebLimits = WebLimits(),
         *,
-        check_dictionary: Callable[[int | None, bool], object] = lambda _id, _compress: None,
         find_list: FindList = no_list,
         now_us: Callable[[], int] = unix_us,
         clock: Callable[[], float] = time.monotonic,
@@ -79,9 +88,8 @@ class Explain:
         self._log = log
         self._wire = wire
         self._positions = positions
-        self._compressing = compressing
+        self._dictionaries = dictionaries
         self._limits = limits
-        self._check_dictionary = check_dictionary
         self._find_list = find_list
         self._now_us = now_us
         self._clock = clock
@@ -96,7 +104,7 @@ class Explain:
         try:
             asked = yield from parse_request(request, self._find_list, now_us=self._now_us(), wires=wires)
             if asked.compress or asked.dictionary_id is not None:
-                self._check_dictionary(asked.dictionary_id, asked.compress)
+                self._dictionaries.check(asked.dictionary_id, asked.compress)
         except InvalidParameter as error:
             return Response.sentence(400, str(error))
         if not self._budget.spend(self._clock()):
@@ -165,7 +173,7 @@ class Explain:
         messages = [each for each in rendered if each and (not longest or len(each) <= longest)]
         counts.matched += len(messages)
         counts.plain_bytes += sum(map(len, WEBSOCKET.frames(messages)))
-        counts.zstd_bytes += sum(map(len, self._compressing().frames(messages)))
+        counts.zstd_bytes += sum(map(len, self._dictionaries.own_framing.frames(messages)))
 
 
 def _at_most(value: int | None, most: int) -> int | None:

@@ -25,15 +25,13 @@ from jetstream.web.filter_parameters import LISTS, parse_filter
 from jetstream.web.http import Request
 from jetstream.web.parameters import (
     FindList,
-    Query,
     bounds_of,
-    decode_query,
-    given_in,
     read_heartbeat,
     read_limit,
     read_list,
     read_until,
 )
+from jetstream.web.query import Query, decode_query, given_in
 
 KINDS_MAX: Final = 4  # values, also repeated ones
 # The names here of parameters of `/subscribe`, and all lists of a filter with these names.

@@ -55,8 +55,7 @@ def explain() -> Explain:
         cast(LogReader, None),  # not read for a refusal
         "classic",
         lambda cursor: Positions(0, None, None),
-        lambda: OWN.framing,
-        check_dictionary=DICTIONARIES.check,
+        DICTIONARIES,
         now_us=lambda: NOW,
         clock=lambda: 0.0,
     )

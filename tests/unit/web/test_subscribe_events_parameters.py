@@ -20,7 +20,7 @@ from jetstream.model.filter import Filter
 from jetstream.steps import finish
 from jetstream.web.http import Request
 from jetstream.web.parameter_table import SUBSCRIBE, SUBSCRIBE_EVENTS
-from jetstream.web.parameters import PARAMETERS_MAX
+from jetstream.web.query import PARAMETERS_MAX
 from jetstream.web.subscribe_events_parameters import SubscribeEventsRequest, parse_subscribe_events
 
 POST, LIKE = "app.bsky.feed.post", "app.bsky.feed.like"
