@@ -334,6 +334,9 @@ class WebLimits:
     explained_per_turn: int = 200
     explained_bytes_per_turn: int = 256 << 10
     explained_pause_s: float = 0.001
+    # Collections of that minute, of which those are shown that a prefix matches. An account can make up any
+    # number of them, and each may have to be compared with a hundred exceptions.
+    explained_collections_max: int = 1_000
     # Seconds for which connections are cleaned up in one turn of the event loop, when a network loses
     # thousands of clients at once: some dozens.
     removals_turn_s: float = 0.001

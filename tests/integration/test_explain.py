@@ -81,6 +81,16 @@ async def test_what_a_prefix_matches(service: Service) -> None:
     assert seen["filter"]["excludeCollections"] == ["app.bsky.graph.*"]
 
 
+async def test_collections_beyond_a_number_are_not_shown(relay: Relay, start: Start) -> None:
+    limits = WebLimits(explained_collections_max=2, explained_per_turn=1)
+    service = await start(upstream_cursor=0, limits=Limits(web=limits))
+    relay.publish(numbered([commit(1, [delete(f"com.example.{name}/a") for name in "abcd"])]))
+    await published(service, 1)
+    seen = await explained(service, "wantedCollections=com.example.*")
+    assert seen["prefixes"] == {"com.example.*": ["com.example.a", "com.example.b"]}
+    assert seen["last_minute"]["matched"] == 4
+
+
 async def test_how_a_content_filter_is_understood(service: Service) -> None:
     seen = await explained(service, "lang=en,DE&hasMedia&text=Good++Morning&sample=12.5")
     assert seen["filter"]["records"] == [["has:text"], ["has:media"], ["lang:de", "lang:en"]]

@@ -9,7 +9,7 @@ its upload and after its last use. Their number and memory are bounded. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
@@ -26,8 +26,9 @@ from jetstream.steps import Steps
 from jetstream.token_bucket import TokenBucket
 from jetstream.web.http import Request, Response
 
-# What clients are promised: DIDs of one list, and bytes of its upload.
+# What clients are promised: DIDs of one list, and bytes of its upload. Some may be repeated in it.
 DIDS_MAX: Final = 100_000
+DIDS_PER_UPLOAD: Final = 2 * DIDS_MAX
 BODY_BYTES_MAX: Final = 4 << 20
 # Characters of the hash, in hexadecimal: 128 bits.
 _ID_CHARS: Final = 32
@@ -159,32 +160,38 @@ def no_list(list_id: str) -> NoReturn:
 
 def _read(body: bytes) -> Steps[DidList]:
     """Read an upload, in steps. Raises InvalidParameter."""
-    items = iter(_items(body))
+    items = _items(body)
     dids: dict[bytes, None] = {}
     digest = sha256()
     yield
     while some := list(islice(items, DIDS_PER_STEP)):
         for did in some:
             if type(did) is not str or not is_did(did):
-                raise InvalidParameter("body", str(did), "is not a DID, such as did:plc:…")
+                shown = "…" if type(did) in (list, dict) else str(did)
+                raise InvalidParameter("body", shown, "is not a DID, such as did:plc:…")
             dids[did.encode()] = None
         digest.update("\n".join([*some, ""]).encode())
         yield
     if not 0 < len(dids) <= DIDS_MAX:
         raise _unusable(f"has {len(dids)} DIDs: there must be 1 to {DIDS_MAX}")
     size = sum(map(len, dids)) + len(dids) * _DID_BYTES
+    yield
+    # One step: 100,000 take 9 ms.
     return DidList(digest.hexdigest()[:_ID_CHARS], DidSet(dids), size)
 
 
-def _items(body: bytes) -> list[Any]:
-    """Return what should be DIDs: the items of a JSON list, or the lines of a text that are not empty.
+def _items(body: bytes) -> Iterator[Any]:
+    """Return what should be DIDs: the items of a JSON list, or the words of a text, which has one a line.
 
-    Both are made in one step, so their number is bounded first. 100,000 take 6 ms.
+    The text is split, or the JSON is read, in one step. So their number is bounded first: 100,000 take 6 ms.
     """
-    if body.count(b",") + body.count(b"\n") > 2 * DIDS_MAX:
-        raise _unusable(f"has more than {DIDS_MAX} DIDs")
     if not body.lstrip().startswith((b"[", b"{")):
-        return body.decode(errors="replace").split()
+        words = body.split(maxsplit=DIDS_PER_UPLOAD)
+        if len(words) > DIDS_PER_UPLOAD:
+            raise _unusable(f"has more than {DIDS_MAX} DIDs")
+        return (word.decode(errors="replace") for word in words)
+    if body.count(b",") >= DIDS_PER_UPLOAD:
+        raise _unusable(f"has more than {DIDS_MAX} DIDs")
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -192,7 +199,7 @@ def _items(body: bytes) -> list[Any]:
     dids = value.get("dids") if type(value) is dict else value
     if type(dids) is not list:
         raise _unusable('is neither a list of DIDs nor {"dids":[…]}')
-    return dids
+    return iter(dids)
 
 
 def _unusable(problem: str) -> InvalidParameter:

@@ -51,7 +51,7 @@ class _Counts:
     matched: int = 0
     plain_bytes: int = 0
     zstd_bytes: int = 0
-    collections: set[bytes] = field(default_factory=set)  # of all events
+    collections: set[bytes] = field(default_factory=set)  # of all events, up to some number
 
 
 class Dictionaries(Protocol):
@@ -127,7 +127,7 @@ class Explain:
             "until": to_date(until),
             "limit": _at_most(asked.limit, _NUMBER_MAX),
             "heartbeat": asked.heartbeat_s,
-            "prefixes": _matches(asked.options.wanted, counts.collections),
+            "prefixes": await self._matches(asked.options.wanted, counts.collections),
             "last_minute": {
                 "events": counts.events,
                 "matched": counts.matched,
@@ -164,7 +164,8 @@ class Explain:
     ) -> None:
         """Add `batch[first:last]` to the counts."""
         counts.events += last - first
-        counts.collections.update(batch.collections[first:last])
+        if len(counts.collections) < self._limits.explained_collections_max:
+            counts.collections.update(batch.collections[first:last])
         chosen = options.wanted.select(batch, first, last)
         if options.content is not None:
             chosen = self._features.select(options.content, batch, chosen)
@@ -174,6 +175,16 @@ class Explain:
         counts.matched += len(messages)
         counts.plain_bytes += sum(map(len, WEBSOCKET.frames(messages)))
         counts.zstd_bytes += sum(map(len, self._dictionaries.own_framing.frames(messages)))
+
+    async def _matches(self, wanted: Filter, collections: set[bytes]) -> dict[str, list[str]]:
+        """Return which of the collections each prefix matches, without those that are excluded."""
+        found = {}
+        for prefix in sorted(wanted.prefixes):
+            matched = sorted(name for name in collections if name.startswith(prefix))
+            some = islice(filter(wanted.wants_collection, matched), _SHOWN_MAX)
+            found[prefix.decode() + "*"] = [name.decode() for name in some]
+            await asyncio.sleep(self._limits.explained_pause_s)
+        return found
 
 
 def _at_most(value: int | None, most: int) -> int | None:
@@ -201,12 +212,3 @@ def _names(full: frozenset[bytes], prefixes: frozenset[bytes]) -> list[str]:
 
 def _dids(dids: DidSet) -> dict[str, object]:
     return {"number": len(dids), "some": [did.decode() for did in islice(dids, _SHOWN_MAX)]}
-
-
-def _matches(wanted: Filter, collections: set[bytes]) -> dict[str, list[str]]:
-    """Return which of the collections each prefix matches, without those that are excluded."""
-    found = {}
-    for prefix in sorted(wanted.prefixes):
-        matched = [name for name in collections if name.startswith(prefix) and wanted.wants_collection(name)]
-        found[prefix.decode() + "*"] = [name.decode() for name in sorted(matched)[:_SHOWN_MAX]]
-    return found

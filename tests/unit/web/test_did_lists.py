@@ -91,7 +91,10 @@ def test_the_same_dids_have_the_same_id(lists: DidLists) -> None:
         (b'{"dids":"did:plc:a"}', "neither a list"),
         (b"{}", "neither a list"),
         (b"[" * 100_000, "is not JSON"),
-        (b"\n" * (2 * DIDS_MAX + 1), "more than"),
+        (b"a\n" * (2 * DIDS_MAX + 1), "more than"),
+        (b"a " * (2 * DIDS_MAX + 1), "more than"),
+        (b"[" + b"1," * (2 * DIDS_MAX), "more than"),
+        (b'[["did:plc:a"]]', "'…' is not a DID"),
     ],
 )
 def test_a_bad_upload_is_refused(body: bytes, problem: str, lists: DidLists) -> None:
