@@ -96,11 +96,11 @@ class Throttled:
         for event, omitted in list(self._omitted.items()):
             if not waiting or self._is_due(event, now):
                 fields = {**omitted.fields, "ago_s": round(now - omitted.at, 1)}
-                self._write(omitted.write, event, fields, omitted.count - 1, now)
+                self._write(omitted.write, event, fields, omitted.lines - 1, now)
 
     def _log(self, write: _Write, write_later: _Write, event: str, fields: Mapping[str, object]) -> None:
         now, omitted = self._clock(), self._omitted.get(event)
-        count = omitted.count if omitted else 0
+        count = omitted.lines if omitted else 0
         if self._is_due(event, now):
             self._write(write, event, fields, count, now)
         else:
@@ -127,7 +127,7 @@ class _Omitted(NamedTuple):
     write: _Write
     fields: Mapping[str, object]  # of the newest
     at: float  # when that was to be written
-    count: int
+    lines: int
 
 
 # All throttled loggers of the process, as logging itself is of the process.

@@ -190,7 +190,7 @@ async def test_an_update_may_name_another_list_or_the_same(start: Start) -> None
         await client.update(filter=second, heartbeat=1)
         assert (await client.event())["type"] == "hb"
         assert (await upload(service.port, "did:plc:c"))[0] == 200
-        assert lists.find(second)
+        assert lists.find(second).id == second
         with pytest.raises(InvalidParameter):
             lists.find(first)
     await until(lambda: not lists.bytes_in_use)

@@ -71,7 +71,7 @@ class Subscribe:
         self.delivery = delivery
         self._metrics = metrics
         # Told which lists the filters of clients use.
-        self.did_lists = did_lists or DidLists(limits, time.monotonic)
+        self.did_lists = DidLists(limits, time.monotonic) if did_lists is None else did_lists
         # More are refused with 503.
         self._subscribers_max = subscribers_max
         # Read by each `_Client`.

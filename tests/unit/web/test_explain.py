@@ -23,6 +23,7 @@ WEBSOCKET = {
     "sec-websocket-version": "13",
     "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
 }
+NONE: dict[str, str] = {}
 ZSTD = {"socket-encoding": "zstd"}
 DICTIONARIES = Dictionaries(None)
 # What is refused although each parameter is well-formed, and mistaken names: queries with header fields.
@@ -39,7 +40,7 @@ MORE: list[tuple[str, dict[str, str]]] = [
 ]
 # Each wire is known here, as at `/events`.
 WIRES = {"wire=v2"}
-ROWS = [(query, {}) for rows in BAD.values() for query in rows if query not in WIRES] + MORE
+ROWS = [*((query, NONE) for rows in BAD.values() for query in rows if query not in WIRES), *MORE]
 
 
 def subscribed(query: str, headers: dict[str, str]) -> str:
