@@ -328,12 +328,14 @@ class WebLimits:
     did_lists_kept_s: float = 3600.0
     # Uploads that are read, of all clients: one of 100,000 DIDs takes 60 ms of CPU time, in steps.
     did_lists_read: Rate = Rate(1, 20)
-    # Requests for `/explain` that are answered, of all clients. Each judges and compresses a minute of
-    # events, which takes 0.1 s of CPU time: so many events and bytes at a time, with a pause after each.
+    # Requests for `/explain` that are answered, of all clients, and how many of them may wait for their turn.
+    # Each judges and compresses a minute of events, which takes 0.1 s of CPU time: so many events and bytes
+    # at a time, with a pause after each that is so many times as long.
     explanations: Rate = Rate(0.5, 5)
+    explanations_waiting_max: int = 5
     explained_per_turn: int = 200
     explained_bytes_per_turn: int = 256 << 10
-    explained_pause_s: float = 0.001
+    explained_pause_ratio: float = 2.0
     # Collections of that minute, of which those are shown that a prefix matches. An account can make up any
     # number of them, and each may have to be compared with a hundred exceptions.
     explained_collections_max: int = 1_000

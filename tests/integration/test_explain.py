@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -131,6 +132,19 @@ async def test_a_bad_parameter_is_refused(service: Service) -> None:
 async def test_it_has_a_budget(start: Start) -> None:
     service = await start(limits=Limits(web=WebLimits(explanations=Rate(0, 2))))
     assert [(await get(service.port, "/explain"))[0] for _ in range(3)] == [200, 200, 429]
+
+
+async def test_those_that_wait_are_bounded(start: Start) -> None:
+    service = await start(limits=Limits(web=WebLimits(explanations_waiting_max=0)))
+    assert (await get(service.port, "/explain"))[0] == 429
+
+
+async def test_several_at_once_are_answered_one_after_another(relay: Relay, start: Start) -> None:
+    service = await start(upstream_cursor=0, limits=Limits(web=WebLimits(explained_per_turn=1)))
+    relay.publish(numbered([commit(1), commit(2), commit(3)]))
+    await published(service, 3)
+    answers = await asyncio.gather(*(explained(service, f"limit={n}") for n in (1, 2, 3)))
+    assert [(each["limit"], each["last_minute"]["events"]) for each in answers] == [(1, 3), (2, 3), (3, 3)]
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,9 @@ DIDS_PER_UPLOAD: Final = 2 * DIDS_MAX
 BODY_BYTES_MAX: Final = 4 << 20
 # Characters of the hash, in hexadecimal: 128 bits.
 _ID_CHARS: Final = 32
-# Memory in CPython: a `bytes` takes 33 bytes and is rounded up to 16; an entry of a dict takes 24, and 4 of
-# its index, of which as few as a third may be in use.
-_DID_BYTES: Final = 33 + 8 + 24 + 12
+# Memory in CPython: a `bytes` takes 33 bytes and is rounded up to 16. An entry of a dict takes 24, and 4 of
+# its index. When a dict has grown, half of the entries and a third of the index may be in use.
+_DID_BYTES: Final = 33 + 15 + 2 * 24 + 3 * 4
 
 
 class NoRoom(Exception):

@@ -1,7 +1,8 @@
 """`/explain`: how the parameters of a subscription are understood, and what they select of the last minute.
 
 It takes the parameters of `/subscribe` and `/events`. The events of the last minute are judged, rendered and
-compressed as they are for subscribers, some in each turn of the event loop.
+compressed as they are for subscribers, for one explanation after another: some events in each turn of the
+event loop, and then a pause.
 """
 
 from __future__ import annotations
@@ -97,6 +98,9 @@ class Explain:
         self._features = FeatureCache(bytes_max=0)
         # One token for each answer.
         self._budget = TokenBucket(*limits.explanations, clock())
+        # Held by the explanation that is being made; how many are made or wait.
+        self._turn = asyncio.Lock()
+        self._asked = 0
 
     def handle(self, request: Request, _connection: object) -> Steps[Any]:
         """Read a request, in steps; return its answer, or a response that is being made."""
@@ -107,13 +111,22 @@ class Explain:
                 self._dictionaries.check(asked.dictionary_id, asked.compress)
         except InvalidParameter as error:
             return Response.sentence(400, str(error))
-        if not self._budget.spend(self._clock()):
+        full = self._asked >= self._limits.explanations_waiting_max
+        if full or not self._budget.spend(self._clock()):
             again = {"Retry-After": str(self._limits.retry_after_s)}
             return Response.sentence(429, "explanations are asked for too often: try again later", again)
         return self._answer(asked)
 
     async def _answer(self, asked: SubscribeRequest) -> Response:
-        """Return the explanation."""
+        """Return the explanation, when it is its turn."""
+        self._asked += 1
+        try:
+            async with self._turn:
+                return await self._explain(asked)
+        finally:
+            self._asked -= 1
+
+    async def _explain(self, asked: SubscribeRequest) -> Response:
         wire = asked.wire or self._wire
         counts = await self._count(asked.options, RENDERERS[wire])
         begins, until = self._positions(asked.cursor).cursor, _at_most(asked.until, TIME_MAX)
@@ -145,11 +158,12 @@ class Explain:
         while (batch := await self._log.read(max(position, self._log.floor), stop, EVERYTHING)) is not None:
             first, last = batch.index(position), batch.index(stop)
             while first < last:
+                began = self._clock()
                 bodies = batch.bodies[first : min(first + limits.explained_per_turn, last)]
                 reached = first + fitting(bodies, limits.explained_bytes_per_turn)
                 self._add(counts, batch, first, reached, options, renderer)
                 first = reached
-                await asyncio.sleep(limits.explained_pause_s)
+                await self._pause(began)
             position = batch.times[last - 1] + 1
         return counts
 
@@ -180,11 +194,16 @@ class Explain:
         """Return which of the collections each prefix matches, without those that are excluded."""
         found = {}
         for prefix in sorted(wanted.prefixes):
+            began = self._clock()
             matched = sorted(name for name in collections if name.startswith(prefix))
             some = islice(filter(wanted.wants_collection, matched), _SHOWN_MAX)
             found[prefix.decode() + "*"] = [name.decode() for name in some]
-            await asyncio.sleep(self._limits.explained_pause_s)
+            await self._pause(began)
         return found
+
+    async def _pause(self, began: float) -> None:
+        """Leave the event loop to others, after work that began at a time."""
+        await asyncio.sleep((self._clock() - began) * self._limits.explained_pause_ratio)
 
 
 def _at_most(value: int | None, most: int) -> int | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import orjson
 import pytest
 from hypothesis import settings
@@ -168,8 +170,19 @@ def test_lists_in_use_are_not_dropped(lists: DidLists) -> None:
     assert added(lists, "did:plc:a") is first
 
 
+@pytest.mark.parametrize("count", [21_846, 40_000, 43_692])  # a dict has just grown at the first and last
+def test_the_size_is_what_a_list_takes(count: int, lists: DidLists) -> None:
+    body = "\n".join([f"did:plc:{n:024}" for n in range(count)]).encode()
+    finish(lists.add(b"did:plc:warm"))
+    tracemalloc.start()
+    made = finish(lists.add(body))
+    taken = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert taken <= made.size <= 1.6 * taken
+
+
 def test_the_memory_of_all_lists_is_bounded(clock: Clock) -> None:
-    lists = DidLists(WebLimits(did_lists_bytes_max=300), clock)
+    lists = DidLists(WebLimits(did_lists_bytes_max=400), clock)
     first = added(lists, "did:plc:a").id
     second = added(lists, "did:plc:b", "did:plc:c").id
     assert is_known(lists, first)
