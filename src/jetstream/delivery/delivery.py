@@ -216,6 +216,8 @@ class Delivery:
         for count, subscriber in enumerate(list(self._subscribers), 1):
             buffered = subscriber.sink.buffered
             waiting += buffered
+            if buffered:
+                subscriber.sink.gather()
             stalled_s = subscriber.stalled_s(buffered, now)
             if stalled_s >= self._slow_timeout_s:
                 subscriber.sink.close(Close(1008, "slow", f"read nothing for {stalled_s:.0f} s: read faster"))
