@@ -119,9 +119,10 @@ class CompressedSink(EventStreamSink):
         return super().buffered + self._waiting_bytes
 
     def _start_gathering(self) -> None:
-        """Let what is written wait here, until the transport has sent what it has."""
-        self._gathering = True
-        self._set_limits()
+        """Compress nothing until the transport has sent what it has. What is written waits here anyway."""
+        if super().buffered:
+            self._gathering = True
+            self._set_limits()  # which calls `pause_writing`
 
     def pause_writing(self) -> None:
         """Compress no more: the write buffer is full. Called by the event loop."""
