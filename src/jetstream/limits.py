@@ -315,8 +315,8 @@ class WebLimits:
     frames_per_read: int = 4
     # Frames that are handled in each step of such a turn.
     frames_per_step: int = 32
-    # More bytes than this wait for their turn, too: unmasking 0.4 MB takes 0.7 ms, and every socket may be
-    # ready in the same turn of the event loop.
+    # More bytes than this wait for their turn, too, and so do those of a request: unmasking 0.4 MB takes 0.7
+    # ms, and every socket may be ready in the same turn of the event loop.
     bytes_per_read: int = 8 << 10
     # The pause after each turn of handling messages, as a multiple of its length. Two leaves two thirds of
     # the event loop to live events.

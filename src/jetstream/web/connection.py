@@ -63,6 +63,8 @@ class Connection(asyncio.Protocol):
         self._requests = TokenBucket(*connections.limits.requests, time.monotonic())
         # Whether a request is being answered; reading is paused meanwhile.
         self._running = False
+        # Whether what has come waits to be read; reading is paused meanwhile.
+        self._queued = False
         # Makes the response to the request that is being answered, if that takes more than steps.
         self._task: asyncio.Task[None] | None = None
         # Whether the write buffer is full: no request is answered until it has drained.
@@ -98,7 +100,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Go on with the next request."""
         self._full = False
-        if not self._ending and not self._running:
+        if not (self._ending or self._running or self._queued):
             self._next()
 
     def data_received(self, data: bytes) -> None:
@@ -108,7 +110,20 @@ class Connection(asyncio.Protocol):
             self._connections.lingering.discard(self.transport, self._discarded)
             return
         self._reader.feed(data)
-        if not self._running and not self._full:
+        if self._running or self._full or self._queued:
+            return
+        if len(self._reader) <= self._connections.limits.bytes_per_read:
+            self._next()
+        else:
+            self._queued = True
+            self.transport.pause_reading()
+            self._connections.reading.put(self._next_later())
+
+    def _next_later(self) -> Steps[None]:
+        """Do `_next` in a turn of `Connections.reading`, unless the connection has ended or waits by then."""
+        yield from ()
+        self._queued = False
+        if not (self._ending or self._running or self._full):
             self._next()
 
     def _next(self) -> None:

@@ -59,6 +59,9 @@ class Connections:
         self._idle: Pending[Member] = Pending(
             limits.keep_alive_s, lambda one: one.abort(), lambda one: one.abort(), limits
         )
+        # Reads on where more than a little has come. A request line of 0.5 MB takes 1 ms to check and parse,
+        # and every connection may be ready in the same turn of the event loop.
+        self.reading = Worker()
         # Answers the requests of all connections, in the order in which they came.
         self.worker = Worker()
         # Bytes of bodies that are complete, and whose requests are not answered yet.

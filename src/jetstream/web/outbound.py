@@ -172,7 +172,7 @@ class Outbound(asyncio.Protocol, ABC):
         gathered, self._gathered, self._gathered_bytes = self._gathered, [], 0
         with suppress(RuntimeError):
             if gathered and not self.closing and not self._transport.is_closing():
-                self._transport.writelines(gathered)
+                self._transport.write(b"".join(gathered))
 
     def close(self, close: Close) -> None:
         """Tell the client why behind what is buffered, and abort when it does not end the connection in time.
