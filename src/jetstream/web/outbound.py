@@ -18,6 +18,7 @@ from contextlib import suppress
 
 from jetstream.delivery.subscriber import Close
 from jetstream.limits import WebLimits
+from jetstream.scheduling import Worker
 from jetstream.steps import Steps
 from jetstream.web.pending import LingeringClose
 
@@ -29,6 +30,8 @@ class Sockets:
         self.buffer_bytes = buffer_bytes
         self.limits = limits
         self.lingering = LingeringClose(limits)
+        # Gives the transports of slow clients what was gathered for them. All may be ready in the same turn.
+        self.passing = Worker()
 
 
 class Outbound(asyncio.Protocol, ABC):
@@ -123,10 +126,8 @@ class Outbound(asyncio.Protocol, ABC):
     def resume_writing(self) -> None:
         """Note that the write buffer has drained. Called by the event loop."""
         if self._gathering:
-            self._pass_on()
-            if self.buffered:
-                return
-            self._stop_gathering()
+            self._sockets.passing.put(self._pass_on_later())
+            return
         self.full = False
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
@@ -166,6 +167,14 @@ class Outbound(asyncio.Protocol, ABC):
         self._gathered_bytes += len(data)
         if self.buffered > self._limit:
             self.full = True
+
+    def _pass_on_later(self) -> Steps[None]:
+        """Give the transport what was gathered. Stop to gather if it could send all of that."""
+        yield from ()
+        self._pass_on()
+        if not self.buffered:
+            self._stop_gathering()
+            self.resume_writing()
 
     def _pass_on(self) -> None:
         """Give the transport what was gathered, unless nothing more may follow."""

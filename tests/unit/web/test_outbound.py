@@ -51,8 +51,13 @@ class Transport:
 
     def abort(self) -> None: ...
 
-    def read(self, count: int) -> None:
-        """Let the client read."""
+    async def read(self, count: int) -> None:
+        """Let the client read, and the server have some turns."""
+        self._read(count)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    def _read(self, count: int) -> None:
         self.room += count
         self._send()
         if self.paused and self.get_write_buffer_size() <= self.low:
@@ -114,17 +119,17 @@ async def test_many_writes_for_a_slow_client_are_one(slow: Client) -> None:
     assert len(slow.transport.waiting) == 3
     assert slow.sink.buffered == 530
     assert not slow.sink.full
-    slow.transport.read(30)
+    await slow.transport.read(30)
     assert len(slow.transport.waiting) == 1
     slow.write(1)
     assert len(slow.transport.waiting) == 1
-    slow.transport.read(1_000)
+    await slow.transport.read(1_000)
     assert slow.transport.sent == slow.written
 
 
 async def test_a_client_that_has_read_all_is_written_to_at_once(slow: Client) -> None:
     slow.write(1)
-    slow.transport.read(1_000)
+    await slow.transport.read(1_000)
     slow.write(2)
     assert slow.transport.sent == slow.written
     slow.transport.room = 0
@@ -137,7 +142,7 @@ async def test_what_was_written_since_the_last_call_is_no_sign_of_a_slow_client(
     for _ in range(5):
         client.write(3)
         client.sink.gather()
-        client.transport.read(30)
+        await client.transport.read(30)
     client.write(3)
     assert len(client.transport.waiting) == 3
 
@@ -148,11 +153,9 @@ async def test_the_limit_holds_for_what_is_gathered(slow: Client) -> None:
     slow.write(1)
     assert slow.sink.full
     waiting = asyncio.create_task(slow.sink.writable())
-    await asyncio.sleep(0)
-    slow.transport.read(30)
-    await asyncio.sleep(0)
+    await slow.transport.read(30)
     assert not waiting.done()
-    slow.transport.read(10_000)
+    await slow.transport.read(10_000)
     await waiting
     assert not slow.sink.full
     assert slow.transport.sent == slow.written
@@ -162,7 +165,7 @@ async def test_the_limit_may_change_meanwhile(slow: Client) -> None:
     slow.sink.lower_limit(True)
     slow.write(10)
     assert slow.sink.full
-    slow.transport.read(10_000)
+    await slow.transport.read(10_000)
     assert slow.transport.high == LIMIT // 8
 
 
@@ -170,7 +173,7 @@ async def test_what_was_gathered_goes_before_the_end(slow: Client) -> None:
     slow.write(5)
     slow.sink.close(Close(1000, "done", "done"))
     slow.sink.write(b"nothing more")
-    slow.transport.read(10_000)
+    await slow.transport.read(10_000)
     assert slow.transport.sent == slow.written + NDJSON.end(1000, "done", 7)
     assert slow.transport.eof
 
