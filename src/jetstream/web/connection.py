@@ -43,7 +43,7 @@ _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 class Connection(asyncio.Protocol):
     """One connection. The event loop calls its methods without a leading underscore up to `data_received`.
 
-    `handler` answers its requests. `trusted_proxies` are those whose word on their clients is taken. `bodies`
+    `handler` answers its requests. `trusted_proxies` are believed what they say about clients. `bodies`
     are the paths that take a body, with the most bytes of one.
     """
 
