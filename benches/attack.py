@@ -21,6 +21,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
@@ -33,7 +34,7 @@ from benches.limits import Limit, number
 from cyclopts import App, Parameter
 
 from jetstream.bench import process
-from jetstream.limits import UpstreamLimits
+from jetstream.limits import UpstreamLimits, WebLimits
 
 RATE: Final = 500
 SECONDS: Final = 20.0
@@ -56,6 +57,12 @@ COMMON: Final = (
     Limit("log_mb", 1),
 )
 LIVE: Final = (Limit("p99_ms", 50), *COMMON)
+# Uploaded lists are kept for an hour, so their memory is in use after the flood as well.
+_LISTS_MIB: Final = WebLimits().did_lists_bytes_max / MIB
+FULL: Final = tuple(
+    replace(limit, value=limit.value + _LISTS_MIB) if limit.figure.startswith("rss_") else limit
+    for limit in LIVE
+)
 # The bad relay sends no events, so there are no delays. What counts is how soon a good one is followed:
 # after many connections without an event the server waits for up to 30 s.
 AS_RELAY: Final = (Limit("followed_s", UpstreamLimits().backoff_max_s + 5), *COMMON)
@@ -63,6 +70,7 @@ LIMITS: Final[dict[str, tuple[Limit, ...]]] = {
     **dict.fromkeys((*floods(), *ACCOUNTS), LIVE),
     **dict.fromkeys(FLOODS, AS_RELAY),
     "silent": (*LIVE, Limit("let_in_s", 12)),
+    "uploads": FULL,
 }
 
 Figures = dict[str, float]

@@ -14,14 +14,18 @@ import select
 import socket
 import sys
 import time
+import urllib.request
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from struct import pack
 from typing import Final
+from urllib.parse import urlencode
 
 import orjson
 from benches.ring import accounts
 
 from jetstream.bench import stream
+from jetstream.dictionary.own import OWN
 
 BYTES_MAX: Final = 8 << 30  # of one flood
 RECONNECT_AFTER_S: Final = 0.1
@@ -29,14 +33,22 @@ _TICK_S: Final = 0.02
 _READ_BYTES: Final = 1 << 18
 _HEAD: Final = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
 _LEAVE: Final = pack("ii", 1, 0)  # SO_LINGER: reset on close
+_SLOW_EVERY_S: Final = 0.5  # between two reads of a slow client
+_SLOW_BUFFER: Final = 16 << 10  # SO_RCVBUF of one
+_LIST: Final = 100_000  # DIDs of an uploaded list: the most that there may be
+# What is replaced in a body, by something of the same length.
+SERIAL: Final = b"serial0000000000"
+LIST_ID: Final = b"f" * 32
 
 
 @dataclass(frozen=True)
 class Flood:
     """What each of the connections sends: `opening` once, then `body` again and again.
 
-    `body` is sent at most `times` times, once in `every_s` seconds. `subscribes`: a handshake comes first.
-    `leaves`: the connection is reset when everything is sent, and opened again at once.
+    `body` is sent at most `times` times, once in `every_s` seconds, with another number each time where it
+    has `SERIAL`. `subscribes`: a handshake comes first. `leaves`: the connection is reset when everything is
+    sent, and opened again at once. `slow`: the client reads so many bytes a second. `dids` is uploaded once
+    before; the ID of the list replaces `LIST_ID`.
     """
 
     connections: int
@@ -47,6 +59,8 @@ class Flood:
     subscribes: bool = True
     query: tuple[tuple[str, str], ...] = ()
     leaves: bool = False
+    slow: int = 0
+    dids: tuple[str, ...] = ()
 
 
 def _frame(head: int, payload: bytes) -> bytes:
@@ -61,15 +75,31 @@ def _frame(head: int, payload: bytes) -> bytes:
     return bytes((head,)) + length + bytes(4) + payload
 
 
-def _update() -> bytes:
-    payload = {"wantedDids": accounts(10_000)}
+def _update(**payload: object) -> bytes:
     return _frame(0x81, orjson.dumps({"type": "options_update", "payload": payload}))
+
+
+def _get(path: str, **query: object) -> bytes:
+    return f"GET {path}?{urlencode(query, doseq=True)} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+
+
+def _post(path: str, body: bytes) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
 
 
 def floods() -> dict[str, Flood]:
     """Return every flood by its name."""
     part = _frame(0x00, b"a") * 10_000
     backlog = (("cursor", "1"),)
+    most, one = accounts(_LIST), f"did:plc:{SERIAL.decode()}"
+    many = most[:10_000]
+    update = _update(wantedDids=many)
+    upload = _post("/filters", "\n".join([one, *most[1:]]).encode())
+    phrases = [f"{SERIAL.decode()} {letter}" for letter in "abcdefgh"]
+    explain = _get("/explain", wantedDids=[one, *many[1:]]) + _get("/explain", text=phrases, lang="en")
+    compressed = (("zstdDictionary", str(OWN.dictionary_id)),)
+    another = _update(wantedCollections=["app.bsky.feed.*"], excludeDids=[one])
     return {
         "headers": Flood(50, _HEAD, b"X-A: " + b"a" * 1_000_000 + b"\r\n", times=120, subscribes=False),
         "silent": Flood(300, subscribes=False),
@@ -77,12 +107,20 @@ def floods() -> dict[str, Flood]:
         "fragments10": Flood(10, _frame(0x01, b"a"), part),
         "pings": Flood(10, body=_frame(0x89, b"") * 10_000),
         "texts": Flood(10, body=_frame(0x81, b"{}") * 10_000),
-        "updates": Flood(50, body=_update(), every_s=1.0),
-        "updates-fast": Flood(10, body=_update()),
-        "updates-backlog": Flood(20, body=_update(), query=backlog),
+        "updates": Flood(50, body=update, every_s=1.0),
+        "updates-fast": Flood(10, body=update),
+        "updates-backlog": Flood(20, body=update, query=backlog),
         "unfinished": Flood(50, _frame(0x01, b"a"), _frame(0x00, b"a" * 1_000_000), times=20),
         "junk": Flood(20, body=b"\x16\x03\x01 " + b"j" * 60_000 + b"\r\n\r\n", subscribes=False),
         "leavers": Flood(20, _frame(0x89, b""), leaves=True),
+        "uploads": Flood(20, body=upload, subscribes=False),
+        "uploads-slow": Flood(100, upload[:-100_000], b"d" * 100, every_s=0.5, subscribes=False),
+        "explain": Flood(20, body=explain, subscribes=False),
+        "compressed": Flood(200, body=another, every_s=0.1, query=compressed),
+        "compressed-slow": Flood(200, body=another, every_s=1.0, query=compressed + backlog, slow=16 << 10),
+        "list-options": Flood(
+            50, body=_update(filter=LIST_ID.decode(), wantedDids=[one]), every_s=0.5, dids=tuple(most)
+        ),
     }
 
 
@@ -95,7 +133,8 @@ class _Client:
     waiting: memoryview = field(default_factory=lambda: memoryview(b""))
     times: int = 0
     next_at: float = 0.0  # to send the body, or to connect again
-    writable: bool = False  # whether epoll watches for it
+    read_at: float = 0.0  # of a slow client, to read again
+    watched: int = 0  # what epoll watches for
 
 
 class Flooding:
@@ -107,7 +146,9 @@ class Flooding:
         self._epoll = select.epoll()
         self._clients = [_Client() for _ in range(flood.connections)]
         self._by_file: dict[int, _Client] = {}
-        self._body = memoryview(flood.body)
+        self._body = flood.body.replace(LIST_ID, _uploaded(flood.dids, port)) if flood.dids else flood.body
+        self._numbered = SERIAL in flood.body
+        self._serial = 0
         self.sent = self.cut = self.opened = 0
 
     def run(self, seconds: float) -> None:
@@ -117,6 +158,9 @@ class Flooding:
             for client in self._clients:
                 if now >= client.next_at:
                     self._due(client, now)
+                if self._flood.slow and client.ready and now >= client.read_at:
+                    client.read_at = now + _SLOW_EVERY_S
+                    self._read(client)
             for file, happened in self._epoll.poll(_TICK_S):
                 client = self._by_file[file]
                 if happened & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
@@ -130,14 +174,24 @@ class Flooding:
         if client.socket is None:
             self._open(client)
         elif client.ready and not client.waiting and client.times < self._flood.times and self._body:
-            client.waiting = self._body
-            client.times += 1
+            self._repeat(client)
             client.next_at = now + self._flood.every_s
             self._write(client)
+
+    def _repeat(self, client: _Client) -> None:
+        """Have the body sent once more."""
+        body = self._body
+        if self._numbered:
+            self._serial += 1
+            body = body.replace(SERIAL, b"serial%010d" % self._serial)
+        client.waiting = memoryview(body)
+        client.times += 1
 
     def _open(self, client: _Client) -> None:
         client.socket = connection = socket.socket()
         connection.setblocking(False)
+        if self._flood.slow:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SLOW_BUFFER)
         connection.connect_ex(("127.0.0.1", self._port))
         flood = self._flood
         client.ready, client.times = not flood.subscribes, 0
@@ -146,8 +200,8 @@ class Flooding:
             first = stream.request(f"127.0.0.1:{self._port}", "/subscribe", flood.query)
         client.waiting = memoryview(first)
         self._by_file[connection.fileno()] = client
-        client.writable = True
-        self._epoll.register(connection.fileno(), select.EPOLLIN | select.EPOLLOUT)
+        client.watched = select.EPOLLIN | select.EPOLLOUT
+        self._epoll.register(connection.fileno(), client.watched)
         self.opened += 1
 
     def _write(self, client: _Client) -> None:
@@ -167,8 +221,7 @@ class Flooding:
             return
         again = self._body and client.ready and not self._flood.every_s and client.times < self._flood.times
         if again:
-            client.waiting = self._body
-            client.times += 1
+            self._repeat(client)
         elif client.ready and self._flood.leaves:
             client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LEAVE)
             self._close(client)
@@ -176,14 +229,16 @@ class Flooding:
         self._watch(client, bool(again))
 
     def _watch(self, client: _Client, writable: bool) -> None:
-        if client.writable != writable and client.socket is not None:
-            client.writable = writable
-            self._epoll.modify(client.socket.fileno(), select.EPOLLIN | (select.EPOLLOUT if writable else 0))
+        readable = not (self._flood.slow and client.ready)
+        watched = (select.EPOLLIN if readable else 0) | (select.EPOLLOUT if writable else 0)
+        if client.watched != watched and client.socket is not None:
+            client.watched = watched
+            self._epoll.modify(client.socket.fileno(), watched)
 
     def _read(self, client: _Client) -> None:
         assert client.socket is not None
         try:
-            data = client.socket.recv(_READ_BYTES)
+            data = client.socket.recv(int(self._flood.slow * _SLOW_EVERY_S) or _READ_BYTES)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -204,7 +259,14 @@ class Flooding:
         if client.socket is not None:
             del self._by_file[client.socket.fileno()]
             client.socket.close()
-            client.socket, client.waiting = None, memoryview(b"")
+            client.socket, client.ready, client.waiting = None, False, memoryview(b"")
+
+
+def _uploaded(dids: Iterable[str], port: int) -> bytes:
+    """Upload a list of DIDs; return its ID."""
+    body = "\n".join(dids).encode()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/filters", body) as response:
+        return str(orjson.loads(response.read())["id"]).encode()
 
 
 def main(name: str, port: int, seconds: float) -> None:

@@ -1,6 +1,6 @@
 """The server's life: its parts are built, started in order, and stopped in order.
 
-    start   open the log, then the listeners; then run delivery, upstream and the watch of the clock
+    start   open the log, then the listeners; then run delivery, upstream and the watch
     stop    accept no more connections, stop reading upstream, close the subscribers, stop delivery,
             close the listeners, close the log
 
@@ -31,6 +31,7 @@ from jetstream.errors import SettingError
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.ingest import Ingest, Stamper
 from jetstream.limits import Limits
+from jetstream.logging_setup import tell_omitted
 from jetstream.metrics import Metrics
 from jetstream.runtime import FileShortage, housekeeping, raise_file_limit, stop_on_signals, tune_gc
 from jetstream.settings import Address, Settings, require_data_dir
@@ -44,7 +45,7 @@ from jetstream.upstream.source import Source
 from jetstream.web import dictionary, openapi, pages, xrpc
 from jetstream.web.dialect import SHUTDOWN, SubscribeDialect
 from jetstream.web.did_lists import BODY_BYTES_MAX, DidLists
-from jetstream.web.event_stream import StreamDialect
+from jetstream.web.event_stream import EventStreamDialect
 from jetstream.web.explain import Explain
 from jetstream.web.methods import GET_ZSTD_DICTIONARY, PREFIX, SUBSCRIBE_EVENTS
 from jetstream.web.positions import cursors
@@ -115,6 +116,7 @@ class Service:
 
     async def _close_log(self) -> None:
         await self.log.close()
+        tell_omitted(waiting=False)
         logger.info("stopped", tip=self.log.tip)
 
     def _open_dictionary(self) -> PublicDictionary | None:
@@ -144,7 +146,7 @@ class Service:
             async with asyncio.TaskGroup() as tasks:
                 delivery = tasks.create_task(self.delivery.run())
                 upstream = tasks.create_task(self.upstream.run())
-                clock = tasks.create_task(self._watch_clock())
+                watch = tasks.create_task(self._watch())
                 self.started.set()
                 await self._stopping.wait()
                 logger.info("stopping", subscribers=len(self.subscribe))
@@ -153,7 +155,7 @@ class Service:
                 await _cancelled(upstream)
                 await self._close_subscribers(SHUTDOWN)
                 await _cancelled(delivery)
-                await _cancelled(clock)
+                await _cancelled(watch)
         except BaseExceptionGroup as group:
             await self._close_subscribers(FAILED)
             raise _first(group) from group
@@ -161,10 +163,13 @@ class Service:
             for server in servers:
                 await server.close()
 
-    async def _watch_clock(self) -> None:
+    async def _watch(self) -> None:
+        """Do what is due now and then, although nobody asks for it."""
         while True:
-            await asyncio.sleep(self._limits.runtime.clock_every_s)
+            await asyncio.sleep(self._limits.runtime.watch_every_s)
             self._check_clock()
+            self._did_lists.expire()
+            tell_omitted()
 
     def _check_clock(self) -> None:
         now_us, clock = self._clock(), self._clock
@@ -201,7 +206,7 @@ class Service:
     async def _listen(self) -> list[Server]:
         """Open the listeners, and say where everything is."""
         settings = self.settings
-        did_lists = DidLists(self._limits.web, time.monotonic)
+        self._did_lists = did_lists = DidLists(self._limits.web, time.monotonic)
         self.subscribe = Subscribe(
             self.delivery,
             self.metrics,
@@ -219,22 +224,23 @@ class Service:
             "/openapi.json": openapi.page(settings.wire, metrics=settings.metrics_listen is None),
         }
         wires = {"/subscribe": settings.wire, "/v1/subscribe": "v1"}
-        compressed = Dictionaries(self._dictionary).framing
+        dictionaries = Dictionaries(self._dictionary)
+        compressed = dictionaries.framing
         dialects = {
             path: SubscribeDialect(wire, compressed, self._limits.web, self._clock, did_lists.find)
             for path, wire in wires.items()
         }
         upgrades = {path: self.subscribe.on(dialect) for path, dialect in dialects.items()}
-        stream = StreamDialect(self.metrics, self._limits.web, self._clock, did_lists.find)
+        stream = EventStreamDialect(self.metrics, self._limits.web, self._clock, did_lists.find)
         upgrades["/events"] = self.subscribe.on(stream)
-        events = xrpc.EventsDialect(
+        events = xrpc.SubscribeEventsDialect(
             self._oldest_us, compressed, self._limits.web, self._clock, did_lists.find
         )
         explain = Explain(
             self.log,
             settings.wire,
             self.delivery.positions,
-            lambda: OWN.framing,
+            dictionaries,
             self._limits.web,
             find_list=did_lists.find,
             now_us=self._clock,

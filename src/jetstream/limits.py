@@ -233,8 +233,8 @@ class DeliveryLimits:
 class WebLimits:
     """What clients may send over HTTP and WebSocket, how much at once, and how long each step may take.
 
-    The sizes of a request and of a message are promised to clients, and are constants in `web/http.py`
-    and `web/websocket.py`. The buffers and the number of subscribers are settings.
+    The sizes of a request and of a message are promised to clients, and are constants in
+    `web/head_reader.py` and `web/websocket.py`. The buffers and the number of subscribers are settings.
     """
 
     # Accepting connections (web/server.py).
@@ -256,7 +256,7 @@ class WebLimits:
     # 10,000 DIDs, that turn took 22 ms.
     unread_bytes_max: int = 32 << 10
 
-    # HTTP (web/connection.py, web/http.py).
+    # HTTP (web/connection.py, web/connections.py, web/head_reader.py).
 
     # Connections that are not subscriptions. Each takes 3 kB. As many slow clients as this may reconnect at
     # once, and all are served.
@@ -319,26 +319,31 @@ class WebLimits:
     frames_per_read: int = 4
     # Frames that are handled in each step of such a turn.
     frames_per_step: int = 32
-    # More bytes than this wait for their turn, too: unmasking 0.4 MB takes 0.7 ms, and every socket may be
-    # ready in the same turn of the event loop.
+    # More bytes than this wait for their turn, too, and so do those of a request: unmasking 0.4 MB takes 0.7
+    # ms, and every socket may be ready in the same turn of the event loop.
     bytes_per_read: int = 8 << 10
     # The pause after each turn of handling messages, as a multiple of its length. Two leaves two thirds of
     # the event loop to live events.
     message_pause_ratio: float = 2.0
     # Lists of DIDs that clients may upload (web/did_lists.py): how many, and their bytes of memory. A list of
-    # 100,000 takes 17 MB, of which 5 are its entries in the index while it is in use. Each is kept for so
+    # 100,000 counts as 20 MB, of which 6 are its entries in the index while it is in use. Each is kept for so
     # many seconds after its upload, and after its last use.
     did_lists_max: int = 1_000
     did_lists_bytes_max: int = 256 << 20
     did_lists_kept_s: float = 3600.0
     # Uploads that are read, of all clients: one of 100,000 DIDs takes 60 ms of CPU time, in steps.
     did_lists_read: Rate = Rate(1, 20)
-    # Requests for `/explain` that are answered, of all clients. Each judges and compresses a minute of
-    # events, which takes 0.1 s of CPU time: so many events and bytes at a time, with a pause after each.
+    # Requests for `/explain` that are answered, of all clients, and how many of them may wait for their turn.
+    # Each judges and compresses a minute of events, which takes 0.1 s of CPU time: so many events and bytes
+    # at a time, with a pause after each that is so many times as long.
     explanations: Rate = Rate(0.5, 5)
+    explanations_waiting_max: int = 5
     explained_per_turn: int = 200
     explained_bytes_per_turn: int = 256 << 10
-    explained_pause_s: float = 0.001
+    explained_pause_ratio: float = 2.0
+    # Collections of that minute, of which those are shown that a prefix matches. An account can make up any
+    # number of them, and each may have to be compared with a hundred exceptions.
+    explained_collections_max: int = 1_000
     # Seconds for which connections are cleaned up in one turn of the event loop, when a network loses
     # thousands of clients at once: some dozens.
     removals_turn_s: float = 0.001
@@ -364,8 +369,9 @@ class RuntimeLimits:
     # handshakes it needs at most `files_needed`. Each subscriber is one more.
     files_own: int = 32
     files_needed: int = 200
-    # How often the clock is compared with the log's tip. The log reads the clock at every batch as well.
-    clock_every_s: float = 1.0
+    # How often the clock is compared with the log's tip, uploaded lists are dropped whose time is over, and
+    # the log lines of a burst are counted. The log reads the clock at every batch as well.
+    watch_every_s: float = 1.0
     # How long subscribers may take to answer their close frame when the server stops.
     close_s: float = 5.0
 

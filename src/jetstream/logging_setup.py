@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+from weakref import WeakSet
 
 import structlog
 
@@ -55,9 +56,13 @@ def configure(level: str, form: str) -> None:
 class Throttled:
     """A logger for events that a client or an upstream can cause: at most one line a minute for each.
 
-    The field `omitted` of a line is the number of lines that were left out since the one before. Events are
-    literals, so the state is bounded. What is logged here is counted in a metric as well. `clock` gives
-    monotonic seconds.
+    The first line is written at once. Those that follow within a minute are left out, up to the end of that
+    minute. Then either the next line comes first, or `tell_omitted` writes the newest that was left out: its
+    field `ago_s` is how many seconds ago that was. The field `omitted` of a line is how many others were left
+    out since the one before.
+
+    Events are literals, so the state is bounded. What is logged here is counted in a metric as well. `clock`
+    gives monotonic seconds.
     """
 
     def __init__(
@@ -67,26 +72,72 @@ class Throttled:
         self._every_s = every_s
         self._clock = clock
         self._logged_at: dict[str, float] = {}  # when the last line of each event was written
-        self._omitted: dict[str, int] = {}  # lines of each event that were left out since then
+        self._omitted: dict[str, _Omitted] = {}  # lines of each event that were left out since then
+        _all.add(self)
 
     def info(self, event: str, **fields: object) -> None:
         """Log at level info."""
-        self._log(self._logger.info, event, fields)
+        self._log(self._logger.info, self._logger.info, event, fields)
 
     def warning(self, event: str, **fields: object) -> None:
         """Log at level warning."""
-        self._log(self._logger.warning, event, fields)
+        self._log(self._logger.warning, self._logger.warning, event, fields)
 
     def exception(self, event: str, **fields: object) -> None:
-        """Log the exception that is being handled, with its traceback."""
-        self._log(self._logger.exception, event, fields)
+        """Log the exception that is being handled, with its traceback.
 
-    def _log(self, write: Callable[..., object], event: str, fields: dict[str, object]) -> None:
+        A line that `tell_omitted` writes has none: to keep a traceback is to keep what its frames refer to.
+        """
+        self._log(self._logger.exception, self._logger.error, event, fields)
+
+    def tell(self, *, waiting: bool = True) -> None:
+        """Write the newest line of each event that was left out. With `waiting`, once its minute is over."""
         now = self._clock()
+        for event, omitted in list(self._omitted.items()):
+            if not waiting or self._is_due(event, now):
+                fields = {**omitted.fields, "ago_s": round(now - omitted.at, 1)}
+                self._write(omitted.write, event, fields, omitted.lines - 1, now)
+
+    def _log(self, write: _Write, write_later: _Write, event: str, fields: Mapping[str, object]) -> None:
+        now, omitted = self._clock(), self._omitted.get(event)
+        count = omitted.lines if omitted else 0
+        if self._is_due(event, now):
+            self._write(write, event, fields, count, now)
+        else:
+            self._omitted[event] = _Omitted(write_later, fields, now, count + 1)
+
+    def _is_due(self, event: str, now: float) -> bool:
         at = self._logged_at.get(event)
-        if at is not None and now - at < self._every_s:
-            self._omitted[event] = self._omitted.get(event, 0) + 1
-            return
+        return at is None or now - at >= self._every_s
+
+    def _write(
+        self, write: _Write, event: str, fields: Mapping[str, object], omitted: int, now: float
+    ) -> None:
         self._logged_at[event] = now
-        omitted = self._omitted.pop(event, 0)
+        self._omitted.pop(event, None)
         write(event, **fields, **({"omitted": omitted} if omitted else {}))
+
+
+_Write = Callable[..., object]
+
+
+class _Omitted(NamedTuple):
+    """Lines of an event that were left out."""
+
+    write: _Write
+    fields: Mapping[str, object]  # of the newest
+    at: float  # when that was to be written
+    lines: int
+
+
+# All throttled loggers of the process, as logging itself is of the process.
+_all: Final[WeakSet[Throttled]] = WeakSet()
+
+
+def tell_omitted(*, waiting: bool = True) -> None:
+    """Write the lines of bursts whose minute is over: the next line of such an event may never come.
+
+    To be called every second or so. Without `waiting`, write all: at the end of the process.
+    """
+    for each in list(_all):
+        each.tell(waiting=waiting)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 from io import BytesIO
 from typing import Any
@@ -15,6 +16,9 @@ from tests.serving import Start, get, published, until
 from tests.subscriber import subscribe
 
 from jetstream.app import Service
+from jetstream.errors import InvalidParameter
+from jetstream.limits import Limits, RuntimeLimits, WebLimits
+from jetstream.model.did_set import DidSet
 
 V2 = "/xrpc/network.bsky.jetstream.subscribeEvents"
 MANY = [f"did:plc:{n}" for n in range(99_999)]
@@ -131,3 +135,62 @@ async def test_what_follows_an_upload_is_the_next_request(service: Service) -> N
 async def test_it_is_only_written_to(service: Service) -> None:
     status, text = await get(service.port, "/filters")
     assert (status, text) == (405, "/filters is not for GET: use POST\n")
+
+
+async def test_a_list_is_dropped_although_nobody_asks(start: Start) -> None:
+    limits = Limits(
+        web=WebLimits(did_lists_kept_s=0.001),
+        runtime=RuntimeLimits(watch_every_s=0.001),
+    )
+    service = await start(limits=limits)
+    assert (await upload(service.port, "did:plc:a"))[0] == 200
+    await until(lambda: not len(service.subscribe.did_lists))
+
+
+@pytest.fixture
+async def crowded(start: Start) -> Service:
+    """Return a server that has room for one list."""
+    return await start(limits=Limits(web=WebLimits(did_lists_max=1)))
+
+
+async def test_a_list_is_in_use_as_long_as_its_subscriber_is_there(crowded: Service) -> None:
+    _, made = await upload(crowded.port, "did:plc:a")
+    async with subscribe(crowded.port, filter=made["id"]):
+        await until(lambda: len(crowded.delivery) == 1)
+        assert (await upload(crowded.port, "did:plc:b"))[0] == 503
+    await until(lambda: not len(crowded.delivery))
+    assert (await upload(crowded.port, "did:plc:b"))[0] == 200
+
+
+async def test_a_list_that_an_update_has_replaced_is_not_in_use(crowded: Service) -> None:
+    _, made = await upload(crowded.port, "did:plc:replaced\ndid:plc:b")
+    async with subscribe(crowded.port, filter=made["id"]) as client:
+        await until(lambda: crowded.subscribe.did_lists.bytes_in_use)
+        await client.update()
+        await until(lambda: not crowded.subscribe.did_lists.bytes_in_use)
+        assert (await upload(crowded.port, "did:plc:c"))[0] == 200
+        assert not [each for each in gc.get_objects() if type(each) is DidSet and b"did:plc:replaced" in each]
+
+
+async def test_the_list_of_the_url_is_not_in_use_while_a_hello_is_awaited(crowded: Service) -> None:
+    _, made = await upload(crowded.port, "did:plc:a")
+    async with subscribe(crowded.port, filter=made["id"], requireHello="true"):
+        await until(lambda: len(crowded.subscribe) == 1)
+        assert (await upload(crowded.port, "did:plc:b"))[0] == 200
+
+
+async def test_an_update_may_name_another_list_or_the_same(start: Start) -> None:
+    service = await start(limits=Limits(web=WebLimits(did_lists_max=2)))
+    lists = service.subscribe.did_lists
+    first, second = [(await upload(service.port, did))[1]["id"] for did in ("did:plc:a", "did:plc:bb")]
+    async with subscribe(service.port, filter=first) as client:
+        await until(lambda: lists.bytes_in_use == lists.find(first).size)
+        await client.update(filter=second)
+        await until(lambda: lists.bytes_in_use == lists.find(second).size)
+        await client.update(filter=second, heartbeat=1)
+        assert (await client.event())["type"] == "hb"
+        assert (await upload(service.port, "did:plc:c"))[0] == 200
+        assert lists.find(second).id == second
+        with pytest.raises(InvalidParameter):
+            lists.find(first)
+    await until(lambda: not lists.bytes_in_use)

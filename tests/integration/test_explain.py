@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -81,6 +82,16 @@ async def test_what_a_prefix_matches(service: Service) -> None:
     assert seen["filter"]["excludeCollections"] == ["app.bsky.graph.*"]
 
 
+async def test_collections_beyond_a_number_are_not_shown(relay: Relay, start: Start) -> None:
+    limits = WebLimits(explained_collections_max=2, explained_per_turn=1)
+    service = await start(upstream_cursor=0, limits=Limits(web=limits))
+    relay.publish(numbered([commit(1, [delete(f"com.example.{name}/a") for name in "abcd"])]))
+    await published(service, 1)
+    seen = await explained(service, "wantedCollections=com.example.*")
+    assert seen["prefixes"] == {"com.example.*": ["com.example.a", "com.example.b"]}
+    assert seen["last_minute"]["matched"] == 4
+
+
 async def test_how_a_content_filter_is_understood(service: Service) -> None:
     seen = await explained(service, "lang=en,DE&hasMedia&text=Good++Morning&sample=12.5")
     assert seen["filter"]["records"] == [["has:text"], ["has:media"], ["lang:de", "lang:en"]]
@@ -121,6 +132,19 @@ async def test_a_bad_parameter_is_refused(service: Service) -> None:
 async def test_it_has_a_budget(start: Start) -> None:
     service = await start(limits=Limits(web=WebLimits(explanations=Rate(0, 2))))
     assert [(await get(service.port, "/explain"))[0] for _ in range(3)] == [200, 200, 429]
+
+
+async def test_those_that_wait_are_bounded(start: Start) -> None:
+    service = await start(limits=Limits(web=WebLimits(explanations_waiting_max=0)))
+    assert (await get(service.port, "/explain"))[0] == 429
+
+
+async def test_several_at_once_are_answered_one_after_another(relay: Relay, start: Start) -> None:
+    service = await start(upstream_cursor=0, limits=Limits(web=WebLimits(explained_per_turn=1)))
+    relay.publish(numbered([commit(1), commit(2), commit(3)]))
+    await published(service, 3)
+    answers = await asyncio.gather(*(explained(service, f"limit={n}") for n in (1, 2, 3)))
+    assert [(each["limit"], each["last_minute"]["events"]) for each in answers] == [(1, 3), (2, 3), (3, 3)]
 
 
 @pytest.mark.parametrize(

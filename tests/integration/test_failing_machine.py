@@ -24,7 +24,7 @@ from jetstream.limits import Limits, LogLimits, RuntimeLimits
 from jetstream.settings import Settings
 
 HOUR_US = 3600 * 1_000_000
-LIMITS = Limits(runtime=RuntimeLimits(clock_every_s=0.01))
+LIMITS = Limits(runtime=RuntimeLimits(watch_every_s=0.01))
 
 
 async def stored(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
-from tests.serving import Start, figures, get
+from tests.serving import Start, figures, get, until
 
 from jetstream.metrics import REFUSAL_REASONS
 
@@ -65,3 +65,17 @@ async def test_the_line_has_the_sentence_and_an_example(start: Start) -> None:
     [line] = [line for line in logs if line["event"] == "subscription: refused, parameter"]
     assert line["problem"] == "wantedDids: 'bob' is not a DID, such as did:plc:…"
     assert (line["example"], line["peer"]) == ("/subscribe?wantedDids=bob", "127.0.0.1")
+
+
+async def test_a_burst_is_told_when_the_server_stops_at_the_latest(start: Start) -> None:
+    service = await start()
+    with capture_logs() as logs:
+        for number in range(3):
+            await get(service.port, f"/subscribe?wantedDids=bob{number}", **UPGRADE)
+        service.stop()
+        await until(lambda: logs[-1]["event"] == "stopped")
+    told = [line for line in logs if line["event"] == "subscription: refused, parameter"]
+    assert [(line["example"], line.get("omitted")) for line in told] == [
+        ("/subscribe?wantedDids=bob0", None),
+        ("/subscribe?wantedDids=bob2", 1),
+    ]

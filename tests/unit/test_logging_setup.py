@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from types import SimpleNamespace
+
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from jetstream.logging_setup import Throttled
+from jetstream.logging_setup import Throttled, tell_omitted
 
 
 def test_each_event_is_logged_once_a_minute_with_the_number_omitted() -> None:
@@ -37,3 +42,82 @@ def test_an_exception_is_logged_with_its_traceback_once_a_minute() -> None:
         ("error", True, None),
         ("error", True, 1),
     ]
+
+
+def test_a_burst_is_told_at_the_end_of_its_minute_although_no_line_follows() -> None:
+    now = 0.0
+    with capture_logs() as lines:
+        log = Throttled(structlog.get_logger(), clock=lambda: now)
+        for now in (0.0, 1.0, 2.0, 30.0):
+            log.warning("bad request", peer=now)
+        for now in (59.0, 60.0, 61.0, 500.0):  # noqa: B007 - the clock
+            tell_omitted()
+    seen = [(line["event"], line["log_level"], line["peer"]) for line in lines]
+    assert seen == [("bad request", "warning", 0.0), ("bad request", "warning", 30.0)]
+    assert (lines[1]["omitted"], lines[1]["ago_s"]) == (2, 30.0)
+
+
+def test_what_was_told_begins_another_minute() -> None:
+    now = 0.0
+    with capture_logs() as lines:
+        log = Throttled(structlog.get_logger(), clock=lambda: now)
+        for now in (0.0, 1.0):
+            log.info("refused", peer=now)
+        now = 60.0
+        log.tell()
+        for now in (119.0, 120.0):
+            log.info("refused", peer=now)
+    assert [(line["peer"], line.get("omitted")) for line in lines] == [(0.0, None), (1.0, None), (120.0, 1)]
+
+
+def test_at_the_end_everything_is_told() -> None:
+    with capture_logs() as lines:
+        log = Throttled(structlog.get_logger(), clock=lambda: 0.0)
+        for peer in "abc":
+            log.info("refused", peer=peer)
+            log.info("closed", peer=peer)
+        tell_omitted(waiting=False)
+        tell_omitted(waiting=False)
+    seen = [(line["event"], line["peer"], line.get("omitted")) for line in lines]
+    assert seen == [
+        ("refused", "a", None),
+        ("closed", "a", None),
+        ("refused", "c", 1),
+        ("closed", "c", 1),
+    ]
+
+
+def test_an_error_that_is_told_later_has_no_traceback() -> None:
+    with capture_logs() as lines:
+        log = Throttled(structlog.get_logger(), clock=lambda: 0.0)
+        for _ in range(2):
+            try:
+                float("failed")
+            except ValueError:
+                log.exception("failed")
+        log.tell(waiting=False)
+    assert [(line["log_level"], line.get("exc_info")) for line in lines] == [("error", True), ("error", None)]
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.floats(0.1, 50.0), st.booleans()), max_size=60))
+def test_every_event_is_counted_and_none_more_than_once_a_minute(
+    happened: list[tuple[str, float, bool]],
+) -> None:
+    now, wanted, written = 0.0, Counter[str](), dict[str, float]()
+
+    def write(event: str, **fields: object) -> None:
+        assert now - written.get(event, -100.0) >= 60.0
+        written[event] = now
+        told[event] += 1 + int(str(fields.get("omitted", 0)))
+
+    told = Counter[str]()
+    log = Throttled(SimpleNamespace(info=write), clock=lambda: now)
+    for event, pause_s, asked in happened:
+        now += pause_s
+        log.info(event)
+        wanted[event] += 1
+        if asked:
+            log.tell()
+    now += 60.0
+    log.tell()
+    assert told == wanted

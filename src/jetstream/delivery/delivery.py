@@ -220,6 +220,7 @@ class Delivery:
             buffered = subscriber.sink.buffered
             if buffered:
                 waiting += buffered
+                subscriber.sink.gather()
                 self._close_if_slow(subscriber, buffered, now)
             else:  # as nearly always, and kept short
                 subscriber.progress_at = now

@@ -71,6 +71,9 @@ class Sink(Protocol):
     def lower_limit(self, lowered: bool) -> None:
         """Lower the buffer's limit for a while, or set it back."""
 
+    def gather(self) -> None:
+        """Note that bytes wait. If they wait since the last call, the writes that follow are kept as one."""
+
     def close(self, close: Close) -> None:
         """Close the connection and tell the client why; later calls do nothing."""
 

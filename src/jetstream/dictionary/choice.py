@@ -20,24 +20,36 @@ class Dictionaries:
         self._public = public
         self._own = own
 
+    @property
+    def own_framing(self) -> ZstdFraming:
+        """The framing with our own dictionary."""
+        return self._own.framing
+
     def framing(self, dictionary_id: int | None, compress: bool = False) -> ZstdFraming | None:
         """Return the framing that a request selects, or None while its dictionary is being fetched.
 
         `dictionary_id` is its `zstdDictionary`, `compress` whether it asks for compression as v1 clients do.
         Raises InvalidParameter for a dictionary that there is not.
         """
-        if dictionary_id is None or (self._public and dictionary_id == self._public.dictionary_id):
-            return self._of_clients()
+        self.check(dictionary_id, compress)
+        public = self._selected_public(dictionary_id)
+        return public.framing() if public else self.own_framing
+
+    def check(self, dictionary_id: int | None, compress: bool = False) -> None:
+        """Raise InvalidParameter for a dictionary that there is not. Nothing is fetched."""
+        if self._selected_public(dictionary_id):
+            return
+        if dictionary_id is None:
+            text = "is not offered here: leave it out for plain JSON, or use zstdDictionary"
+            raise InvalidParameter("compress", "true", f"{text}={self._own.dictionary_id}")
         if dictionary_id != self._own.dictionary_id:
             current = f"is not a dictionary here: the current one is {self._own.dictionary_id}"
             raise InvalidParameter("zstdDictionary", str(dictionary_id), f"{current}, at /zstd-dictionary")
         if compress:
             text = "selects another dictionary than compress=true or Socket-Encoding: leave one of them out"
             raise InvalidParameter("zstdDictionary", str(dictionary_id), text)
-        return self._own.framing
 
-    def _of_clients(self) -> ZstdFraming | None:
-        if self._public is None:
-            text = "is not offered here: leave it out for plain JSON, or use zstdDictionary"
-            raise InvalidParameter("compress", "true", f"{text}={self._own.dictionary_id}")
-        return self._public.framing()
+    def _selected_public(self, dictionary_id: int | None) -> PublicDictionary | None:
+        """Return the public dictionary, if there is one and a request selects it."""
+        public = self._public
+        return public if public and dictionary_id in (None, public.dictionary_id) else None

@@ -11,9 +11,9 @@ A request is read as a whole and a response is made in one piece, so a connectio
                      │            ├──▶ draining ──▶ receiving, or the end
                      └─ refused ──┘    (or it is a WebSocket, and `Connections` forgets it)
 
-`Connection` is the protocol of one socket. `Connections` keeps them all. It has the deadlines and the memory
-limit, closes connections when there are too many, and runs requests one after another: a connection is not
-read while its own request runs, so what a client floods with waits in the client's socket.
+`Connection` is the protocol of one socket. `Connections` keeps them all, with the deadlines and the limits,
+and runs their requests one after another. A connection is not read while its own request runs, so what a
+client floods with waits in the client's socket.
 """
 
 from __future__ import annotations
@@ -23,17 +23,12 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, cast
 
-import structlog
-
-from jetstream.limits import WebLimits
-from jetstream.logging_setup import Throttled
-from jetstream.metrics import Metrics
-from jetstream.scheduling import Worker
 from jetstream.settings import Network
 from jetstream.steps import Steps
 from jetstream.token_bucket import TokenBucket
-from jetstream.web.http import NO_BODIES, BadRequest, HeadReader, Request, Response
-from jetstream.web.pending import LingeringClose, Pending
+from jetstream.web.connections import OVERLOADED, Connections
+from jetstream.web.head_reader import NO_BODIES, HeadReader
+from jetstream.web.http import BadRequest, Request, Response
 from jetstream.web.proxies import client_of
 
 # What a request is answered with: a response, now or when it is made; None when the handler has taken the
@@ -43,136 +38,33 @@ Answer = Response | Coroutine[Any, Any, Response] | None
 Handler = Callable[[Request, "Connection"], Steps[Answer]]
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-_OVERLOADED: Final = BadRequest(503, "overload", "there are too many unfinished requests: try again later")
 
 
-class Connections:
-    """All connections of one server that are not subscriptions.
+class Connection(asyncio.Protocol):
+    """One connection. The event loop calls its methods without a leading underscore up to `data_received`.
 
-    `handler` answers their requests.
+    `handler` answers its requests. `trusted_proxies` are believed what they say about clients. `bodies`
+    are the paths that take a body, with the most bytes of one.
     """
 
     def __init__(
         self,
+        connections: Connections,
         handler: Handler,
-        metrics: Metrics,
-        limits: WebLimits = WebLimits(),
         trusted_proxies: Sequence[Network] = (),
         bodies: Mapping[str, int] = NO_BODIES,
     ) -> None:
-        self.handler = handler
-        # The paths that take a body, with the most bytes of one.
-        self.bodies = bodies
-        # Whose word on their clients is taken.
-        self.trusted_proxies = trusted_proxies
-        self.limits = limits
-        self.lingering = LingeringClose(limits)
-        self._metrics = metrics
-        # Clients can cause any of these log lines again and again.
-        self._throttled = Throttled(structlog.get_logger(__name__))
-        # Every connection, whatever its state.
-        self._all: dict[Connection, None] = {}
-        # Those that are receiving or draining. A connection may also be running or idle; never both of these.
-        self._pending = Pending(
-            limits.request_timeout_s, Connection.time_out, lambda one: one.refuse(_OVERLOADED), limits
-        )
-        self._idle = Pending(limits.keep_alive_s, Connection.abort, Connection.abort, limits)
-        # Answers the requests of all connections, in the order in which they came.
-        self.worker = Worker()
-        # Bytes of bodies that are complete, and whose requests are not answered yet.
-        self._body_bytes = 0
-
-    def add(self, connection: Connection) -> None:
-        """Wait for the first request of a connection. Over `connections_max`, close the oldest one."""
-        self._all[connection] = None
-        self._pending.start(connection)
-        if len(self._all) > self.limits.connections_max:
-            self._evict()
-
-    def remove(self, connection: Connection) -> None:
-        """Forget a connection that has ended, or is a subscription now."""
-        self._all.pop(connection, None)
-        self.mark_running(connection)
-
-    def mark_receiving(self, connection: Connection, size: int) -> None:
-        """Wait for the rest of a request, of which `size` bytes are held."""
-        self._idle.remove(connection)
-        self._pending.update(connection, size)
-
-    def mark_running(self, connection: Connection) -> None:
-        """Stop the timeouts of a connection: its request is complete."""
-        self._pending.remove(connection)
-        self._idle.remove(connection)
-
-    def hold_body(self, size: int) -> bool:
-        """Count a body until `release_body`, if there is room for it. Returns whether there is."""
-        fits = self._body_bytes + size <= self.limits.pending_bytes_max
-        self._body_bytes += size if fits else 0
-        return fits
-
-    def release_body(self, size: int) -> None:
-        """Count a body no more: its request is answered."""
-        self._body_bytes -= size
-
-    def mark_idle(self, connection: Connection) -> None:
-        """Wait for the next request of a connection."""
-        self._pending.remove(connection)
-        self._idle.start(connection)
-
-    def mark_draining(self, connection: Connection) -> None:
-        """Wait for a client to read its response."""
-        self._idle.remove(connection)
-        self._pending.start(connection)
-
-    def count_refusal(self, error: BadRequest, peer: str) -> None:
-        """Count and log a request that is refused."""
-        self._metrics.bad_requests[error.reason].inc()
-        self._throttled.info(f"request: not served, {error.reason}", problem=error.text, peer=peer)
-
-    def count_failure(self, peer: str) -> None:
-        """Count and log the error that is being handled: a fault of the server."""
-        self._metrics.failures["request"].inc()
-        self._throttled.exception("request: could not be answered", peer=peer)
-
-    def make_room(self) -> bool:
-        """Close a few connections, the longest idle first. Returns whether there were any."""
-        return sum(self._evict() for _ in range(self.limits.evictions_per_turn)) > 0
-
-    def _evict(self) -> bool:
-        """Close the connection that is idle the longest, else the one that is pending the longest.
-
-        Returns whether there was one. A request that is running is never cut off.
-        """
-        connection = self._idle.oldest() or self._pending.oldest()
-        if connection is None:
-            return False
-        self._metrics.evicted.inc()
-        self._throttled.info("connection: closed to make room for others", peer=connection.peer)
-        connection.abort()
-        return True
-
-    async def close(self) -> None:
-        """Close all connections. Clients have `shutdown_timeout_s` to read their last response."""
-        for connection in list(self._all):
-            connection.close()
-        deadline = time.monotonic() + self.limits.shutdown_timeout_s
-        while self._all and time.monotonic() < deadline:  # noqa: ASYNC110 - once, at the end
-            await asyncio.sleep(0.01)
-        for connection in list(self._all):
-            connection.abort()
-
-
-class Connection(asyncio.Protocol):
-    """One connection. The event loop calls its methods without a leading underscore up to `data_received`."""
-
-    def __init__(self, connections: Connections) -> None:
         self._connections = connections
+        self._handler = handler
+        self._trusted_proxies = trusted_proxies
         # Holds what came of the next requests. Replaced by an empty one when nothing more is read.
-        self._reader = HeadReader(connections.limits, connections.bodies)
+        self._reader = HeadReader(connections.limits, bodies)
         # One token each.
         self._requests = TokenBucket(*connections.limits.requests, time.monotonic())
         # Whether a request is being answered; reading is paused meanwhile.
         self._running = False
+        # Whether what has come waits to be read; reading is paused meanwhile.
+        self._queued = False
         # Makes the response to the request that is being answered, if that takes more than steps.
         self._task: asyncio.Task[None] | None = None
         # Whether the write buffer is full: no request is answered until it has drained.
@@ -208,7 +100,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Go on with the next request."""
         self._full = False
-        if not self._ending and not self._running:
+        if not (self._ending or self._running or self._queued):
             self._next()
 
     def data_received(self, data: bytes) -> None:
@@ -218,7 +110,20 @@ class Connection(asyncio.Protocol):
             self._connections.lingering.discard(self.transport, self._discarded)
             return
         self._reader.feed(data)
-        if not self._running and not self._full:
+        if self._running or self._full or self._queued:
+            return
+        if len(self._reader) <= self._connections.limits.bytes_per_read:
+            self._next()
+        else:
+            self._queued = True
+            self.transport.pause_reading()
+            self._connections.reading.put(self._next_later())
+
+    def _next_later(self) -> Steps[None]:
+        """Do `_next` in a turn of `Connections.reading`, unless the connection has ended or waits by then."""
+        yield from ()
+        self._queued = False
+        if not (self._ending or self._running or self._full):
             self._next()
 
     def _next(self) -> None:
@@ -247,10 +152,10 @@ class Connection(asyncio.Protocol):
             self.refuse(BadRequest(429, "flood", text))
             return
         if not self._connections.hold_body(len(request.body)):
-            self.refuse(_OVERLOADED)
+            self.refuse(OVERLOADED)
             return
         self._running = True
-        self.peer, request = client_of(request, self._peer, self._connections.trusted_proxies)
+        self.peer, request = client_of(request, self._peer, self._trusted_proxies)
         self._connections.mark_running(self)
         self.transport.pause_reading()
         self._connections.worker.put(self._answer(request))
@@ -260,7 +165,7 @@ class Connection(asyncio.Protocol):
         try:
             if self._ending:
                 return
-            answer = yield from self._connections.handler(request, self)
+            answer = yield from self._handler(request, self)
         except BadRequest as error:
             self.refuse(error)
             return

@@ -4,8 +4,8 @@ A dialect reads a request, and a client's messages. It knows how its endpoint re
 server says goodbye there. `subscribe` does the rest: the limit of subscribers, the upgrade, the client.
 
     `/subscribe`, `/v1/subscribe`    `SubscribeDialect`, here
-    `/xrpc/…subscribeEvents`         `xrpc.EventsDialect`
-    `/events`                        `event_stream.StreamDialect`
+    `/xrpc/…subscribeEvents`         `xrpc.SubscribeEventsDialect`
+    `/events`                        `event_stream.EventStreamDialect`
 """
 
 from __future__ import annotations

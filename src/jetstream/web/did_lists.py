@@ -3,18 +3,17 @@
 A list of 100,000 DIDs does not fit into a URL, and a client that reconnects would have to send it again. So
 it is kept here under an ID, which is a hash of its DIDs. `filter=<id>` selects it.
 
-A list is kept while a subscription uses it, and for `did_lists_kept_s` after its upload and after its last
-use. Their number and memory are bounded. Pure.
+A list is in use while a filter in force was made with it. It is kept then, and for `did_lists_kept_s` after
+its upload and after its last use. Their number and memory are bounded. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import islice
 from typing import Any, Final, NoReturn
-from weakref import WeakValueDictionary
 
 import orjson
 
@@ -27,24 +26,25 @@ from jetstream.steps import Steps
 from jetstream.token_bucket import TokenBucket
 from jetstream.web.http import Request, Response
 
-# What clients are promised: DIDs of one list, and bytes of its upload.
+# What clients are promised: DIDs of one list, and bytes of its upload. Some may be repeated in it.
 DIDS_MAX: Final = 100_000
+DIDS_PER_UPLOAD: Final = 2 * DIDS_MAX
 BODY_BYTES_MAX: Final = 4 << 20
 # Characters of the hash, in hexadecimal: 128 bits.
 _ID_CHARS: Final = 32
-# Memory in CPython: a `bytes` takes 33 bytes and is rounded up to 16; an entry of a dict takes 24, and 4 of
-# its index, of which as few as a third may be in use. Each DID is in two dicts: the list's own one, and the
-# index of delivery while the list is in use.
-_DID_BYTES: Final = 33 + 8 + 2 * (24 + 12)
+# Memory in CPython: a `bytes` takes 33 bytes and is rounded up to 16. An entry of a dict takes 24, and 4 of
+# its index. When a dict has grown, half of the entries and a third of the index may be in use. Each DID is in
+# two dicts: the list's own one, and the index of delivery while the list is in use.
+_DID_BYTES: Final = 33 + 15 + 2 * (2 * 24 + 3 * 4)
 
 
 class NoRoom(Exception):
-    """There is no room for another list, because all that are kept are in use."""
+    """There is no room for another list beside those in use."""
 
 
-@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class DidList:
-    """A list of DIDs. Its users keep a reference."""
+    """A list of DIDs."""
 
     id: str
     dids: DidSet
@@ -59,14 +59,17 @@ class DidLists:
         self._clock = clock
         # One token for each upload that is read.
         self._budget = TokenBucket(*limits.did_lists_read, clock())
-        # Every list that is in use or kept, by its ID.
-        self._lists: WeakValueDictionary[str, DidList] = WeakValueDictionary()
-        # Those that are kept, and until when, by ID; the first ends first.
-        self._kept: dict[str, tuple[DidList, float]] = {}
+        # Bytes of memory of all lists, and of those in use.
+        self.bytes = self.bytes_in_use = 0
+        # Every list, by its ID.
+        self._lists: dict[str, DidList] = {}
+        # How many filters in force use a list, by its ID; without those that none uses.
+        self._users: dict[str, int] = {}
+        # Until when those are kept that no filter uses, by ID. The first ends first.
+        self._kept_until: dict[str, float] = {}
 
     def __len__(self) -> int:
-        """How many lists can be found."""
-        self._expire()
+        """How many lists there are."""
         return len(self._lists)
 
     def handle(self, request: Request, _connection: object) -> Steps[Response]:
@@ -87,16 +90,26 @@ class DidLists:
 
     def find(self, list_id: str) -> DidList:
         """Return the list with an ID. Raises InvalidParameter if there is none."""
-        self._expire()
         found = self._lists.get(list_id)
         if found is None:
             no_list(list_id)
         return found
 
-    def keep(self, dids: DidList) -> None:
-        """Keep a list that was uploaded, or is used no more by a subscription, for a while."""
-        self._kept.pop(dids.id, None)
-        self._kept[dids.id] = (dids, self._clock() + self._limits.did_lists_kept_s)
+    def use(self, dids: DidList) -> None:
+        """Count a filter that uses a list, until `release`."""
+        self._insert(dids)  # in case it was dropped since it was found
+        self._kept_until.pop(dids.id, None)
+        users = self._users.get(dids.id, 0)
+        self._users[dids.id] = users + 1
+        self.bytes_in_use += 0 if users else dids.size
+
+    def release(self, dids: DidList) -> None:
+        """Count a filter less. A list that no filter uses is kept for a while, for clients that come back."""
+        self._users[dids.id] -= 1
+        if not self._users[dids.id]:
+            del self._users[dids.id]
+            self.bytes_in_use -= dids.size
+            self._keep(dids)
 
     def add(self, body: bytes) -> Steps[DidList]:
         """Read an upload, and keep its list, in steps. Returns the one that is there if it is the same.
@@ -104,12 +117,27 @@ class DidLists:
         Raises InvalidParameter for a bad upload, and NoRoom.
         """
         read = yield from _read(body)
-        found = self._lists.get(read.id)
-        if found is None:
+        if read.id not in self._lists:
             self._make_room(read.size)
-            found = self._lists[read.id] = self._shared(read)
-        self.keep(found)
-        return found
+            self._insert(self._shared(read))
+        if read.id not in self._users:
+            self._keep(read)
+        return self._lists[read.id]
+
+    def expire(self) -> None:
+        """Drop the lists whose time is over. To be called now and then."""
+        now = self._clock()
+        while self._kept_until and next(iter(self._kept_until.values())) <= now:
+            self._drop_oldest()
+
+    def _insert(self, dids: DidList) -> None:
+        if dids.id not in self._lists:
+            self._lists[dids.id] = dids
+            self.bytes += dids.size
+
+    def _keep(self, dids: DidList) -> None:
+        self._kept_until.pop(dids.id, None)
+        self._kept_until[dids.id] = self._clock() + self._limits.did_lists_kept_s
 
     def _shared(self, read: DidList) -> DidList:
         """Return a list with the set of one that has the same DIDs in another order, if there is one.
@@ -121,22 +149,17 @@ class DidLists:
 
     def _make_room(self, size: int) -> None:
         """Drop the lists that are not in use, the oldest first, until another has room. Raises NoRoom."""
-        self._expire()
-        while not self._has_room(size):
-            if not self._kept:
-                raise NoRoom
-            del self._kept[next(iter(self._kept))]
+        most, bytes_max = self._limits.did_lists_max, self._limits.did_lists_bytes_max
+        if len(self._users) >= most or self.bytes_in_use + size > bytes_max:
+            raise NoRoom
+        while len(self._lists) >= most or self.bytes + size > bytes_max:
+            self._drop_oldest()
 
-    def _has_room(self, size: int) -> bool:
-        held, limits = list(self._lists.values()), self._limits
-        total = sum(each.size for each in held)
-        return len(held) < limits.did_lists_max and total + size <= limits.did_lists_bytes_max
-
-    def _expire(self) -> None:
-        """Drop the lists whose time is over."""
-        now = self._clock()
-        while self._kept and next(iter(self._kept.values()))[1] <= now:
-            del self._kept[next(iter(self._kept))]
+    def _drop_oldest(self) -> None:
+        """Drop the list that is kept and was used last the longest ago."""
+        list_id = next(iter(self._kept_until))
+        del self._kept_until[list_id]
+        self.bytes -= self._lists.pop(list_id).size
 
 
 def no_list(list_id: str) -> NoReturn:
@@ -146,32 +169,38 @@ def no_list(list_id: str) -> NoReturn:
 
 def _read(body: bytes) -> Steps[DidList]:
     """Read an upload, in steps. Raises InvalidParameter."""
-    items = iter(_items(body))
+    items = _items(body)
     dids: dict[bytes, None] = {}
     digest = sha256()
     yield
     while some := list(islice(items, DIDS_PER_STEP)):
         for did in some:
             if type(did) is not str or not is_did(did):
-                raise InvalidParameter("body", str(did), "is not a DID, such as did:plc:…")
+                shown = "…" if type(did) in (list, dict) else str(did)
+                raise InvalidParameter("body", shown, "is not a DID, such as did:plc:…")
             dids[did.encode()] = None
         digest.update("\n".join([*some, ""]).encode())
         yield
     if not 0 < len(dids) <= DIDS_MAX:
         raise _unusable(f"has {len(dids)} DIDs: there must be 1 to {DIDS_MAX}")
     size = sum(map(len, dids)) + len(dids) * _DID_BYTES
+    yield
+    # One step: 100,000 take 9 ms.
     return DidList(digest.hexdigest()[:_ID_CHARS], DidSet(dids), size)
 
 
-def _items(body: bytes) -> list[Any]:
-    """Return what should be DIDs: the items of a JSON list, or the lines of a text that are not empty.
+def _items(body: bytes) -> Iterator[Any]:
+    """Return what should be DIDs: the items of a JSON list, or the words of a text, which has one a line.
 
-    Both are made in one step, so their number is bounded first. 100,000 take 6 ms.
+    The text is split, or the JSON is read, in one step. So their number is bounded first: 100,000 take 6 ms.
     """
-    if body.count(b",") + body.count(b"\n") > 2 * DIDS_MAX:
-        raise _unusable(f"has more than {DIDS_MAX} DIDs")
     if not body.lstrip().startswith((b"[", b"{")):
-        return body.decode(errors="replace").split()
+        words = body.split(maxsplit=DIDS_PER_UPLOAD)
+        if len(words) > DIDS_PER_UPLOAD:
+            raise _unusable(f"has more than {DIDS_MAX} DIDs")
+        return (word.decode(errors="replace") for word in words)
+    if body.count(b",") >= DIDS_PER_UPLOAD:
+        raise _unusable(f"has more than {DIDS_MAX} DIDs")
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -179,7 +208,7 @@ def _items(body: bytes) -> list[Any]:
     dids = value.get("dids") if type(value) is dict else value
     if type(dids) is not list:
         raise _unusable('is neither a list of DIDs nor {"dids":[…]}')
-    return dids
+    return iter(dids)
 
 
 def _unusable(problem: str) -> InvalidParameter:

@@ -55,7 +55,7 @@ _USE_HEADER: Final = "is for WebSockets: send the header Accept-Encoding, with z
 _NO_CODING: Final = f"Accept-Encoding: accept {', '.join(COMPRESSORS)} or {IDENTITY}"
 
 
-class StreamDialect:
+class EventStreamDialect:
     """How `/events` is subscribed to. `now_us` gives unix microseconds, from which ages count.
 
     `find_list` returns an uploaded list by its ID, or raises InvalidParameter.
@@ -174,7 +174,7 @@ def _body(accept: str) -> BodyFraming:
 class _Stream(NamedTuple):
     """The answer that never ends: one connection of `dialect`."""
 
-    dialect: StreamDialect
+    dialect: EventStreamDialect
     framing: BodyFraming
     coding: str
     chunked: bool

@@ -1,7 +1,8 @@
 """`/explain`: how the parameters of a subscription are understood, and what they select of the last minute.
 
 It takes the parameters of `/subscribe` and `/events`. The events of the last minute are judged, rendered and
-compressed as they are for subscribers, some in each turn of the event loop.
+compressed as they are for subscribers, for one explanation after another: some events in each turn of the
+event loop, and then a pause.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import orjson
 
@@ -52,15 +53,26 @@ class _Counts:
     matched: int = 0
     plain_bytes: int = 0
     zstd_bytes: int = 0
-    collections: set[bytes] = field(default_factory=set)  # of all events
+    collections: set[bytes] = field(default_factory=set)  # of all events, up to some number
+
+
+class Dictionaries(Protocol):
+    """The dictionaries of compressed messages (`dictionary.choice`)."""
+
+    @property
+    def own_framing(self) -> Framing:
+        """The framing with our own."""
+
+    def check(self, dictionary_id: int | None, compress: bool, /) -> None:
+        """Raise InvalidParameter for a dictionary that there is not."""
 
 
 class Explain:
     """The route `/explain`.
 
     `wire` is the wire of a request that selects none. `positions` returns where a subscription with a cursor
-    would begin, `compressing` the framing of compressed messages. `find_list` returns an uploaded list by its
-    ID, or raises InvalidParameter. `now_us` gives unix microseconds, `clock` monotonic seconds.
+    would begin. `find_list` returns an uploaded list by its ID, or raises InvalidParameter. `now_us` gives
+    unix microseconds, `clock` monotonic seconds.
     """
 
     def __init__(
@@ -68,7 +80,7 @@ class Explain:
         log: LogReader,
         wire: str,
         positions: Callable[[int | None], Positions],
-        compressing: Callable[[], Framing],
+        dictionaries: Dictionaries,
         limits: WebLimits = WebLimits(),
         *,
         find_list: FindList = no_list,
@@ -78,7 +90,7 @@ class Explain:
         self._log = log
         self._wire = wire
         self._positions = positions
-        self._compressing = compressing
+        self._dictionaries = dictionaries
         self._limits = limits
         self._find_list = find_list
         self._now_us = now_us
@@ -87,21 +99,35 @@ class Explain:
         self._features = FeatureCache(bytes_max=0)
         # One token for each answer.
         self._budget = TokenBucket(*limits.explanations, clock())
+        # Held by the explanation that is being made; how many are made or wait.
+        self._turn = asyncio.Lock()
+        self._asked = 0
 
     def handle(self, request: Request, _connection: object) -> Steps[Any]:
         """Read a request, in steps; return its answer, or a response that is being made."""
         wires = tuple(RENDERERS)
         try:
             asked = yield from parse_request(request, self._find_list, now_us=self._now_us(), wires=wires)
+            if asked.compress or asked.dictionary_id is not None:
+                self._dictionaries.check(asked.dictionary_id, asked.compress)
         except InvalidParameter as error:
             return Response.sentence(400, str(error))
-        if not self._budget.spend(self._clock()):
+        full = self._asked >= self._limits.explanations_waiting_max
+        if full or not self._budget.spend(self._clock()):
             again = {"Retry-After": str(self._limits.retry_after_s)}
             return Response.sentence(429, "explanations are asked for too often: try again later", again)
         return self._answer(asked)
 
     async def _answer(self, asked: SubscribeRequest) -> Response:
-        """Return the explanation."""
+        """Return the explanation, when it is its turn."""
+        self._asked += 1
+        try:
+            async with self._turn:
+                return await self._explain(asked)
+        finally:
+            self._asked -= 1
+
+    async def _explain(self, asked: SubscribeRequest) -> Response:
         wire = asked.wire or self._wire
         counts = await self._count(asked.options, RENDERERS[wire])
         begins, until = self._positions(asked.cursor).cursor, _at_most(asked.until, TIME_MAX)
@@ -115,7 +141,7 @@ class Explain:
             "until": to_date(until),
             "limit": _at_most(asked.limit, _NUMBER_MAX),
             "heartbeat": asked.heartbeat_s,
-            "prefixes": _matches(asked.options.wanted, counts.collections),
+            "prefixes": await self._matches(asked.options.wanted, counts.collections),
             "last_minute": {
                 "events": counts.events,
                 "matched": counts.matched,
@@ -133,11 +159,12 @@ class Explain:
         while (batch := await self._log.read(max(position, self._log.floor), stop, EVERYTHING)) is not None:
             first, last = batch.index(position), batch.index(stop)
             while first < last:
+                began = self._clock()
                 bodies = batch.bodies[first : min(first + limits.explained_per_turn, last)]
                 reached = first + fitting(bodies, limits.explained_bytes_per_turn)
                 self._add(counts, batch, first, reached, options, renderer)
                 first = reached
-                await asyncio.sleep(limits.explained_pause_s)
+                await self._pause(began)
             position = batch.times[last - 1] + 1
         return counts
 
@@ -152,7 +179,8 @@ class Explain:
     ) -> None:
         """Add `batch[first:last]` to the counts."""
         counts.events += last - first
-        counts.collections.update(batch.collections[first:last])
+        if len(counts.collections) < self._limits.explained_collections_max:
+            counts.collections.update(batch.collections[first:last])
         chosen = options.wanted.select(batch, first, last)
         if options.content is not None:
             chosen = self._features.select(options.content, batch, chosen)
@@ -161,7 +189,22 @@ class Explain:
         messages = [each for each in rendered if each and (not longest or len(each) <= longest)]
         counts.matched += len(messages)
         counts.plain_bytes += sum(map(len, WEBSOCKET.frames(messages)))
-        counts.zstd_bytes += sum(map(len, self._compressing().frames(messages)))
+        counts.zstd_bytes += sum(map(len, self._dictionaries.own_framing.frames(messages)))
+
+    async def _matches(self, wanted: Filter, collections: set[bytes]) -> dict[str, list[str]]:
+        """Return which of the collections each prefix matches, without those that are excluded."""
+        found = {}
+        for prefix in sorted(wanted.prefixes):
+            began = self._clock()
+            matched = sorted(name for name in collections if name.startswith(prefix))
+            some = islice(filter(wanted.wants_collection, matched), _SHOWN_MAX)
+            found[prefix.decode() + "*"] = [name.decode() for name in some]
+            await self._pause(began)
+        return found
+
+    async def _pause(self, began: float) -> None:
+        """Leave the event loop to others, after work that began at a time."""
+        await asyncio.sleep((self._clock() - began) * self._limits.explained_pause_ratio)
 
 
 def _at_most(value: int | None, most: int) -> int | None:
@@ -190,12 +233,3 @@ def _names(full: frozenset[bytes], prefixes: frozenset[bytes]) -> list[str]:
 def _dids(*parts: DidSet) -> dict[str, object]:
     some = islice(chain(*parts), _SHOWN_MAX)
     return {"number": sum(map(len, parts)), "some": [did.decode() for did in some]}
-
-
-def _matches(wanted: Filter, collections: set[bytes]) -> dict[str, list[str]]:
-    """Return which of the collections each prefix matches, without those that are excluded."""
-    found = {}
-    for prefix in sorted(wanted.prefixes):
-        matched = [name for name in collections if name.startswith(prefix) and wanted.wants_collection(name)]
-        found[prefix.decode() + "*"] = [name.decode() for name in sorted(matched)[:_SHOWN_MAX]]
-    return found

@@ -3,6 +3,9 @@
 Delivery writes whole frames with the transport's own `write`, and this module says when the buffer is full
 (`full`), when it has drained (`writable`), and ends the connection (`close`). What a client may send differs:
 see `sink` for WebSockets and `event_stream` for HTTP.
+
+uvloop keeps 0.8 kB for each write that it cannot send at once, however few bytes it has. So what is written
+for a slow client is gathered here, and given to the transport as one write whenever that has sent all it had.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from contextlib import suppress
 
 from jetstream.delivery.subscriber import Close
 from jetstream.limits import WebLimits
+from jetstream.scheduling import Worker
 from jetstream.steps import Steps
 from jetstream.web.pending import LingeringClose
 
@@ -26,6 +30,8 @@ class Sockets:
         self.buffer_bytes = buffer_bytes
         self.limits = limits
         self.lingering = LingeringClose(limits)
+        # Gives the transports of slow clients what was gathered for them. All may be ready in the same turn.
+        self.passing = Worker()
 
 
 class Outbound(asyncio.Protocol, ABC):
@@ -55,6 +61,15 @@ class Outbound(asyncio.Protocol, ABC):
         self._drained: asyncio.Future[None] | None = None
         # Whether the buffer went above its limit and has not drained since.
         self.full = False
+        # The limit, in bytes; by `lower_limit`.
+        self._limit = 0
+        # Whether writes are gathered: from a `gather` until the transport has sent everything.
+        self._gathering = False
+        # What was gathered and not given to the transport, and how many bytes that are.
+        self._gathered: list[bytes] = []
+        self._gathered_bytes = 0
+        # How many bytes were written before the last `gather`.
+        self._seen = 0
         # Bytes of events, and of everything else: counted by who writes them.
         self.written = 0
         self.controls = 0
@@ -74,7 +89,7 @@ class Outbound(asyncio.Protocol, ABC):
     @property
     def buffered(self) -> int:
         """How many bytes wait in the write buffer."""
-        return 0 if self._lost else self._transport.get_write_buffer_size()
+        return 0 if self._lost else self._transport.get_write_buffer_size() + self._gathered_bytes
 
     @property
     def closing(self) -> bool:
@@ -103,10 +118,14 @@ class Outbound(asyncio.Protocol, ABC):
 
     def pause_writing(self) -> None:
         """Note that the write buffer is full. Called by the event loop."""
-        self.full = True
+        if not self._gathering:
+            self.full = True
 
     def resume_writing(self) -> None:
         """Note that the write buffer has drained. Called by the event loop."""
+        if self._gathering:
+            self._sockets.passing.put(self._pass_on_later())
+            return
         self.full = False
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
@@ -114,9 +133,53 @@ class Outbound(asyncio.Protocol, ABC):
 
     def lower_limit(self, lowered: bool) -> None:
         """Lower the limit of the write buffer to an eighth, or set it back. It has drained at a quarter."""
+        self._limit = self._sockets.buffer_bytes // (8 if lowered else 1)
+        self._set_limits()
+
+    def _set_limits(self) -> None:
+        """Have the transport call `pause_writing` over the limit; when gathering, as long as it has any."""
         if not self._transport.is_closing():
-            high = self._sockets.buffer_bytes // (8 if lowered else 1)
+            high = 0 if self._gathering else self._limit
             self._transport.set_write_buffer_limits(high=high, low=high // 4)
+
+    def gather(self) -> None:
+        """Gather what is written from now on, if something waits since the last call. Called now and then."""
+        sent = self.written + self.controls - self.buffered
+        slow, self._seen = self._seen > sent, self.written + self.controls
+        if slow and not self._gathering and not self.closing and self.buffered:
+            self._start_gathering()
+
+    def _start_gathering(self) -> None:
+        self._gathering = True
+        self.write = self._gather
+        self._set_limits()
+
+    def _stop_gathering(self) -> None:
+        self._gathering = False
+        if not self.closing:
+            self.write = self._transport.write
+        self._set_limits()
+
+    def _gather(self, data: bytes) -> None:
+        self._gathered.append(data)
+        self._gathered_bytes += len(data)
+        if self.buffered > self._limit:
+            self.full = True
+
+    def _pass_on_later(self) -> Steps[None]:
+        """Give the transport what was gathered. Stop to gather if it could send all of that."""
+        yield from ()
+        self._pass_on()
+        if not self.buffered:
+            self._stop_gathering()
+            self.resume_writing()
+
+    def _pass_on(self) -> None:
+        """Give the transport what was gathered, unless nothing more may follow."""
+        gathered, self._gathered, self._gathered_bytes = self._gathered, [], 0
+        with suppress(RuntimeError):
+            if gathered and not self.closing and not self._transport.is_closing():
+                self._transport.write(b"".join(gathered))
 
     def close(self, close: Close) -> None:
         """Tell the client why behind what is buffered, and abort when it does not end the connection in time.
@@ -125,6 +188,7 @@ class Outbound(asyncio.Protocol, ABC):
         """
         if self.closing:
             return
+        self._pass_on()
         self._close = close
         self.write = discard
         self._end(close)
@@ -160,6 +224,8 @@ class Outbound(asyncio.Protocol, ABC):
         """Stop everything. Called by the event loop."""
         self._lost = True
         self.write = discard
+        self._gathered.clear()
+        self._gathered_bytes = 0
         if self._close_timeout is not None:
             self._close_timeout.cancel()
         if self._drained is not None and not self._drained.done():

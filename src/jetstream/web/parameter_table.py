@@ -1,7 +1,7 @@
 """What every parameter means, in a sentence, and which values it takes. Pure.
 
 The page `/` and `/openapi.json` are made from these tables. The rules themselves are in `parameters` and
-`events_parameters`: a test compares the names and the values.
+`subscribe_events_parameters`: a test compares the names and the values.
 
 To add a parameter: an entry here, in `SUBSCRIBE` or among those that `SUBSCRIBE_EVENTS` has of its own.
 """
@@ -23,8 +23,8 @@ from jetstream.model.syntax import (
     NSID_PREFIX_PATTERN,
     RECORD_KEY_PATTERN,
 )
-from jetstream.web.events_parameters import KINDS_MAX
 from jetstream.web.parameters import HEARTBEAT_S, WIRES
+from jetstream.web.subscribe_events_parameters import KINDS_MAX
 
 Schema = Mapping[str, Any]
 

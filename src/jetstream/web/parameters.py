@@ -8,16 +8,14 @@ A client may send 10,000 DIDs, which take 30 ms. So both are generators: they yi
 millisecond, and the caller decides when to go on (`scheduling.Worker`).
 
 To add a parameter: its name to `_KNOWN`, its value to `parse_request` and, if it may change while connected,
-to `_OPTIONS` and `parse_message`. One that filters: `web/filters.py`.
+to `_OPTIONS` and `parse_message`. One that filters: `web/filter_parameters.py`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
-from urllib.parse import unquote_plus
 
 import orjson
 
@@ -25,22 +23,25 @@ from jetstream.delivery.renderers.classic import CLASSIC
 from jetstream.delivery.renderers.v1 import V1
 from jetstream.delivery.subscriber import Bounds, SubscriberOptions
 from jetstream.errors import InvalidParameter
-from jetstream.model.syntax import DID_CHARS_MAX
-from jetstream.model.timestamp import parse_time
 from jetstream.steps import Steps
 from jetstream.web.did_lists import DidList, no_list
-from jetstream.web.filters import COMMA_LISTS, FILTER, Given, parse_filter
+from jetstream.web.filter_parameters import FILTER, Given, parse_filter
 from jetstream.web.http import Request
+from jetstream.web.query import (
+    NAME_CHARS_MAX,
+    PARAMETERS_PER_STEP,
+    Query,
+    decode_query,
+    flag_in,
+    given_in,
+    number_in,
+    once_in,
+    time_in,
+)
 
 # An update has at most 10,000 wanted and 10,000 excluded DIDs, some hundred other names, and a comma for
 # each. A million take 0.1 s to parse.
 COMMAS_MAX: Final = 24_000
-# A query has as many entries, each with its own name or after a comma.
-PARAMETERS_MAX: Final = 24_000
-_PARAMETERS_PER_STEP: Final = 250  # decoded between two yields: 0.7 ms
-_NAME_CHARS_MAX: Final = 64  # decoded of a name: no parameter's is nearly as long
-# Decoded of a value, percent-encoded. The rest of a longer one does not matter: it is refused all the same.
-_VALUE_CHARS_MAX: Final = 3 * (DID_CHARS_MAX + 1)
 # Names that came with the v1 wire. `maxSize` is what the Go client sends for `maxMessageSizeBytes`.
 _V1: Final = ("compress", "requireHello", "maxMessageSizeBytes", "maxSize")
 WIRES: Final = (CLASSIC.name, V1.name)  # v2 has an endpoint of its own
@@ -52,9 +53,6 @@ WIRE_RULE: Final = (
 # All parameters, and those that can change while connected.
 _KNOWN: Final = (*FILTER, "filter", "cursor", "until", "limit", "heartbeat", "wire", "zstdDictionary", *_V1)
 _OPTIONS: Final = (*FILTER, "filter", "maxMessageSizeBytes", "maxSize", "heartbeat")
-_COMMA: Final = re.compile(",|%2[cC]")
-# A number. Twenty digits are more than 64 bits; Python's integers have no limit.
-_NUMBER: Final = re.compile(r"[0-9]{1,20}", re.ASCII).fullmatch
 
 # Seconds of `heartbeat`. A client that waits longer takes the connection for dead.
 HEARTBEAT_S: Final = range(1, 301)
@@ -62,10 +60,6 @@ _NO_HEARTBEAT: Final = "is not a whole number of seconds from 1 to 300"
 
 # Returns an uploaded list by its ID. Raises InvalidParameter if there is none.
 FindList = Callable[[str], DidList]
-
-# The decoded values of a query string by name, in the order in which they came. Each item of a list is a
-# value, whether it came by repetition or after a comma.
-Query = dict[str, list[str]]
 
 
 class SubscribeRequest(NamedTuple):
@@ -101,27 +95,6 @@ def bounds_of(until: int | None, limit: int | None) -> Bounds | None:
     return None if until is None and limit is None else Bounds(until, limit)
 
 
-def decode_query(text: str, lists: Collection[str] = COMMA_LISTS) -> Steps[Query]:
-    """Decode a query string, in steps. Raises InvalidParameter for more than `PARAMETERS_MAX` values.
-
-    Commas, percent-encoded or not, separate the items of `lists`, and nothing else. `+` means a space.
-    """
-    if text.count("&") + text.count(",") + text.count("%2C") + text.count("%2c") > PARAMETERS_MAX:
-        raise InvalidParameter("query", text, f"has more than {PARAMETERS_MAX} parameters: send fewer")
-    query: Query = {}
-    count = 0
-    for pair in text.split("&"):
-        name, _, value = pair.partition("=")
-        name = unquote_plus(name[:_NAME_CHARS_MAX])
-        for item in _COMMA.split(value) if name in lists else (value,):
-            query.setdefault(name, []).append(unquote_plus(item[:_VALUE_CHARS_MAX]))
-            count += 1
-            if count % _PARAMETERS_PER_STEP == 0:
-                yield
-    query.pop("", None)
-    return query
-
-
 def parse_request(
     request: Request,
     find_list: FindList = no_list,
@@ -141,15 +114,15 @@ def parse_request(
     yield from _refuse_mistakes(first, _KNOWN)
     did_list = read_list(query, find_list)
     wanted, content = yield from parse_filter(given_in(query), did_list)
-    size = _number(query, _size_name(first), "is not a number of bytes")
-    cursor = _time(query, "cursor", now_us)
+    size = number_in(query, _size_name(first), "is not a number of bytes")
+    cursor = time_in(query, "cursor", now_us)
     return SubscribeRequest(
         SubscriberOptions(wanted, size or 0, content),
         cursor,
-        _flag(query, "requireHello"),
+        flag_in(query, "requireHello"),
         _wire(query, request.headers, wires),
-        _flag(query, "compress") or "zstd" in request.tokens("socket-encoding"),
-        _number(query, "zstdDictionary", "is not the ID of a dictionary, which is a number"),
+        flag_in(query, "compress") or "zstd" in request.tokens("socket-encoding"),
+        number_in(query, "zstdDictionary", "is not the ID of a dictionary, which is a number"),
         until=read_until(query, 0 if resumes else cursor, now_us),
         limit=read_limit(query),
         heartbeat_s=read_heartbeat(query),
@@ -197,11 +170,6 @@ def parse_message(text: bytes, find_list: FindList = no_list) -> Steps[OptionsUp
     return OptionsUpdate(SubscriberOptions(wanted, size, content), heartbeat_s, did_list)
 
 
-def given_in(query: Query) -> Given:
-    """Return how the values of a query are read."""
-    return Given(lambda name: query.get(name, []), partial(_switch, query), partial(_once, query))
-
-
 def _size_name(given: Mapping[str, object]) -> str:
     """Return by which of its two names the limit of messages is given. Raises InvalidParameter for both."""
     if "maxSize" not in given:
@@ -233,17 +201,17 @@ def _refuse_mistakes(given: Mapping[str, object], known: Collection[str]) -> Ste
     The client would get all events. Raises InvalidParameter.
     """
     for count, (name, value) in enumerate(given.items(), 1):
-        meant = None if name in known else _MEANT.get(_key(name[:_NAME_CHARS_MAX]))
+        meant = None if name in known else _MEANT.get(_key(name[:NAME_CHARS_MAX]))
         if meant in known:
             text = f"is given to an unknown parameter: did you mean {meant}?"
             raise InvalidParameter(name, _text(value), text)
-        if count % _PARAMETERS_PER_STEP == 0:
+        if count % PARAMETERS_PER_STEP == 0:
             yield
 
 
 def _wire(query: Query, headers: Mapping[str, str], wires: Sequence[str]) -> str | None:
     """Return the wire that a request selects: by name, or v1 by a name that came with it; else None."""
-    wire = _once(query, "wire")
+    wire = once_in(query, "wire")
     if wire and wire not in wires:
         there = f"{', '.join(wires[:-1])} and {wires[-1]}"
         raise InvalidParameter("wire", wire, f"is not a wire here: there are {there}")
@@ -252,73 +220,35 @@ def _wire(query: Query, headers: Mapping[str, str], wires: Sequence[str]) -> str
     return wire or None
 
 
-def _once(query: Query, name: str) -> str:
-    """Return the only value of a parameter; an empty one when it is absent."""
-    values = query.get(name, [])
-    if len(values) > 1:
-        raise InvalidParameter(name, ", ".join(values), "is given more than once: give it once")
-    return values[0] if values else ""
-
-
-def _number(query: Query, name: str, problem: str) -> int | None:
-    """Return a parameter that is a number; None when it is absent or empty. Raises InvalidParameter."""
-    value = _once(query, name)
-    if value and not _NUMBER(value):
-        raise InvalidParameter(name, value, problem)
-    return int(value) if value else None
-
-
-def _time(query: Query, name: str, now_us: int) -> int | None:
-    """Return a parameter that is a time; None when it is absent or empty. Raises InvalidParameter."""
-    value = _once(query, name)
-    try:
-        return parse_time(value, now_us) if value else None
-    except ValueError as error:
-        raise InvalidParameter(name, value, str(error)) from error
-
-
 def read_until(query: Query, cursor: int | None, now_us: int) -> int | None:
     """Return where the subscription ends, which is not before it starts. Raises InvalidParameter."""
-    until = _time(query, "until", now_us)
+    until = time_in(query, "until", now_us)
     if until is not None and until < (now_us if cursor is None else cursor):
         start = "the present, where it starts: give a cursor" if cursor is None else f"the cursor, {cursor}"
-        raise InvalidParameter("until", _once(query, "until"), f"is before {start}")
+        raise InvalidParameter("until", once_in(query, "until"), f"is before {start}")
     return until
 
 
 def read_list(query: Query, find_list: FindList) -> DidList | None:
     """Return the uploaded list that a request names. Raises InvalidParameter."""
-    list_id = _once(query, "filter")
+    list_id = once_in(query, "filter")
     return find_list(list_id) if list_id else None
 
 
 def read_limit(query: Query) -> int | None:
     """Return how many events are sent. Raises InvalidParameter."""
-    limit = _number(query, "limit", problem := "is not a number of events from 1 on")
+    limit = number_in(query, "limit", problem := "is not a number of events from 1 on")
     if limit == 0:
-        raise InvalidParameter("limit", _once(query, "limit"), problem)
+        raise InvalidParameter("limit", once_in(query, "limit"), problem)
     return limit
 
 
 def read_heartbeat(query: Query) -> int | None:
     """Return the seconds between heartbeats. Raises InvalidParameter."""
-    seconds = _number(query, "heartbeat", _NO_HEARTBEAT)
+    seconds = number_in(query, "heartbeat", _NO_HEARTBEAT)
     if seconds is not None and seconds not in HEARTBEAT_S:
-        raise InvalidParameter("heartbeat", _once(query, "heartbeat"), _NO_HEARTBEAT)
+        raise InvalidParameter("heartbeat", once_in(query, "heartbeat"), _NO_HEARTBEAT)
     return seconds
-
-
-def _flag(query: Query, name: str) -> bool:
-    """Return whether a parameter is `true`. Raises InvalidParameter for anything but `true` and `false`."""
-    value = _once(query, name)
-    if value not in {"", "true", "false"}:
-        raise InvalidParameter(name, value, "is neither true nor false")
-    return value == "true"
-
-
-def _switch(query: Query, name: str) -> bool:
-    """Return whether a parameter is there: `true`, or without a value. Raises InvalidParameter."""
-    return query.get(name) == [""] or _flag(query, name)
 
 
 def _boolean(payload: dict[str, Any], name: str) -> bool:

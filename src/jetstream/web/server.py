@@ -23,7 +23,8 @@ from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
 from jetstream.settings import Network
 from jetstream.steps import Steps
-from jetstream.web.connection import Answer, Connection, Connections, Handler
+from jetstream.web.connection import Answer, Connection, Handler
+from jetstream.web.connections import Connections
 from jetstream.web.http import Request, Response
 from jetstream.web.pages import Page
 
@@ -72,14 +73,16 @@ class Server:
         # Every path, with the methods that it is for.
         self._methods = dict.fromkeys((*pages, *self._upgrades), _READ) | dict.fromkeys(self._uploads, _WRITE)
         bodies = {path: upload.body_bytes_max for path, upload in self._uploads.items()}
-        self._connections = Connections(self._answer, metrics, limits, trusted_proxies, bodies)
+        self._connections = Connections(metrics, limits)
+        # Makes the protocol of a new connection.
+        self._new = partial(Connection, self._connections, self._answer, trusted_proxies, bodies)
         # From `start` to `stop_accepting`.
         self._listener: Listener | None = None
 
     async def start(self, host: str, port: int) -> int:
         """Listen; return the port. Raises OSError when the address cannot be bound."""
-        new, make_room = partial(Connection, self._connections), self._connections.make_room
-        self._listener = Listener(host, port, new, make_room, self._connections.limits)
+        connections = self._connections
+        self._listener = Listener(host, port, self._new, connections.make_room, connections.limits)
         return self._listener.port
 
     def _answer(self, request: Request, connection: Connection) -> Steps[Answer]:

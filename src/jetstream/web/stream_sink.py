@@ -99,12 +99,11 @@ class CompressedSink(EventStreamSink):
         ended: Callable[[], None],
         compression: Compression,
     ) -> None:
-        # What delivery has written and is not compressed, and how many bytes that are.
+        # What delivery has written and is not compressed, and how many bytes that are: up to the limit of the
+        # write buffer.
         self._waiting = deque[memoryview]()
         self._waiting_bytes = 0
-        # The limit of `_waiting_bytes`, which is that of the write buffer; by `lower_limit`.
-        self._limit = sockets.buffer_bytes
-        # Whether the write buffer is full. Nothing is compressed until it has drained.
+        # Whether the write buffer is full, or has to be empty first. Nothing is compressed until then.
         self._clogged = False
         # Whether a job of this connection is in the worker.
         self._working = False
@@ -119,10 +118,11 @@ class CompressedSink(EventStreamSink):
         """How many bytes wait, to be compressed or in the write buffer."""
         return super().buffered + self._waiting_bytes
 
-    def lower_limit(self, lowered: bool) -> None:
-        """Lower both limits to an eighth, or set them back."""
-        self._limit = self._sockets.buffer_bytes // (8 if lowered else 1)
-        super().lower_limit(lowered)
+    def _start_gathering(self) -> None:
+        """Compress nothing until the transport has sent what it has. What is written waits here anyway."""
+        if super().buffered:
+            self._gathering = True
+            self._set_limits()  # which calls `pause_writing`
 
     def pause_writing(self) -> None:
         """Compress no more: the write buffer is full. Called by the event loop."""
@@ -132,6 +132,9 @@ class CompressedSink(EventStreamSink):
     def resume_writing(self) -> None:
         """Go on: the write buffer has drained. Called by the event loop."""
         self._clogged = False
+        if self._gathering:
+            self._gathering = False
+            self._set_limits()
         self._note_drained()
         self._work()
 

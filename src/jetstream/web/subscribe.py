@@ -27,7 +27,7 @@ from typing import Final
 import structlog
 
 from jetstream.delivery.delivery import Delivery
-from jetstream.delivery.subscriber import Close, Subscriber
+from jetstream.delivery.subscriber import Close, Subscriber, SubscriberOptions
 from jetstream.errors import InvalidParameter
 from jetstream.limits import WebLimits
 from jetstream.logging_setup import Throttled
@@ -70,8 +70,8 @@ class Subscribe:
         # Where each `_Client` subscribes.
         self.delivery = delivery
         self._metrics = metrics
-        # Told when a client uses its list no more.
-        self.did_lists = did_lists or DidLists(limits, time.monotonic)
+        # Told which lists the filters of clients use.
+        self.did_lists = DidLists(limits, time.monotonic) if did_lists is None else did_lists
         # More are refused with 503.
         self._subscribers_max = subscribers_max
         # Read by each `_Client`.
@@ -225,9 +225,10 @@ class _Client:
         self.sink = sink
         # Reads its messages, and says how it is closed.
         self._dialect = dialect
-        # What its URL asked for. Options may change later, the rest does not.
+        # What its URL asked for. The options are forgotten when they are in force or replaced: a large
+        # filter must not stay here when it is not used any more.
         self.subscription = subscription
-        # The uploaded list that its options use; set with them.
+        # The uploaded list that the filter in force uses; changed with it.
         self._did_list: DidList | None = None
         # Set once, after the hello if one is required.
         self.subscriber: Subscriber | None = None
@@ -239,16 +240,17 @@ class _Client:
 
     def start(self) -> None:
         """Subscribe, or wait for a hello."""
-        if greeting := self.subscription.greeting:
+        asked = self.subscription
+        self.subscription = asked._replace(options=SubscriberOptions(), did_list=None)
+        if greeting := asked.greeting:
             self.sink.controls += len(greeting)
             self.sink.write(greeting)
-        if self.subscription.require_hello:
+        if asked.require_hello:
             timeout_s = self._subscribe.limits.hello_timeout_s
             text = f"no options_update within {timeout_s:g} s: send one, or leave requireHello out"
             close = Close(1008, "no_hello", text)
             self._hello_timeout = asyncio.get_running_loop().call_later(timeout_s, self.sink.close, close)
         else:
-            asked = self.subscription
             self._apply(OptionsUpdate(asked.options, None, asked.did_list))
 
     def close(self, close: Close) -> None:
@@ -288,10 +290,13 @@ class _Client:
             delivery.change(self.subscriber, update.options, heartbeat_s)
 
     def _use_list(self, did_list: DidList | None) -> None:
-        """Use another list, or none. The one before is kept for a while, for a client that comes back."""
-        if self._did_list is not None:
-            self._subscribe.did_lists.keep(self._did_list)
+        """Use another list, or the same, or none."""
+        lists, before = self._subscribe.did_lists, self._did_list
         self._did_list = did_list
+        if did_list is not None:
+            lists.use(did_list)
+        if before is not None:
+            lists.release(before)
 
     def _resume_at(self) -> int:
         """Return the cursor with which the client goes on; before it has begun, where it would begin."""

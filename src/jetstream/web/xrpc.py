@@ -1,6 +1,6 @@
 """The methods below `/xrpc/`: `network.bsky.jetstream.subscribeEvents`, and what belongs to it.
 
-    subscribeEvents       a subscription in the v2 wire: `EventsDialect`
+    subscribeEvents       a subscription in the v2 wire: `SubscribeEventsDialect`
     getZstdDictionary     a page
     listSegments, …       methods of an archive, which this server does not have: 501
 
@@ -28,11 +28,11 @@ from jetstream.steps import Steps
 from jetstream.web.connection import Answer, Connection, Handler
 from jetstream.web.dialect import SHUTDOWN, Refused, Subscription, require_upgrade, unavailable
 from jetstream.web.did_lists import no_list
-from jetstream.web.events_parameters import parse_events_request
 from jetstream.web.http import Request, Response
 from jetstream.web.methods import ARCHIVE, METHODS, PREFIX
 from jetstream.web.pages import Page
 from jetstream.web.parameters import FindList
+from jetstream.web.subscribe_events_parameters import parse_subscribe_events
 from jetstream.web.websocket import Breach
 
 _NO_ARCHIVE: Final = (
@@ -49,7 +49,7 @@ _SHUTDOWN: Final = SHUTDOWN._replace(code=1012)
 _DATA: Final = Close(1008, "unexpected_data", "this stream takes no messages: change the URL instead")
 
 
-class EventsDialect:
+class SubscribeEventsDialect:
     """The dialect of `subscribeEvents`.
 
     `oldest_us` returns the position of the oldest event, None while there is none. `framing` returns the
@@ -75,7 +75,7 @@ class EventsDialect:
 
     def parse_request(self, request: Request) -> Steps[Subscription]:
         """Read a request, in steps. Raises InvalidParameter or Refused."""
-        asked = yield from parse_events_request(request, self._find_list, now_us=self._now_us())
+        asked = yield from parse_subscribe_events(request, self._find_list, now_us=self._now_us())
         require_upgrade(request)
         framing = self._framing(asked.dictionary_id)
         greeting = self._greeting(asked.cursor)

@@ -159,6 +159,7 @@ class FakeSink:
         self.full = False
         self.closing = False
         self.lowered = False
+        self.gathers = 0
         self.waiting = bytearray()
         self.sent = bytearray()
         self.writes: list[bytes] = []
@@ -194,6 +195,9 @@ class FakeSink:
 
     def lower_limit(self, lowered: bool) -> None:
         self.lowered = lowered
+
+    def gather(self) -> None:
+        self.gathers += 1
 
     def close(self, close: Close) -> None:
         if not self.closing:

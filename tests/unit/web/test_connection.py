@@ -7,7 +7,8 @@ from tests.serving import until
 from jetstream.limits import WebLimits
 from jetstream.metrics import Metrics
 from jetstream.steps import Steps
-from jetstream.web.connection import Answer, Connection, Connections
+from jetstream.web.connection import Answer, Connection
+from jetstream.web.connections import Connections
 from jetstream.web.http import Request, Response
 
 
@@ -38,7 +39,8 @@ def ok(_request: Request, _connection: Connection) -> Steps[Answer]:
 
 def upload(connections: Connections, size: int) -> Transport:
     """Send a request with a body at once."""
-    transport, connection = Transport(), Connection(connections)
+    transport = Transport()
+    connection = Connection(connections, ok, bodies={"/filters": 1_000})
     connection.connection_made(cast(Any, transport))
     head = b"POST /filters HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size
     connection.data_received(head + size * b"x")
@@ -47,7 +49,7 @@ def upload(connections: Connections, size: int) -> Transport:
 
 async def test_bodies_that_wait_for_their_turn_are_bounded_together() -> None:
     limits = WebLimits(pending_bytes_max=250)
-    connections = Connections(ok, Metrics(), limits, bodies={"/filters": 1_000})
+    connections = Connections(Metrics(), limits)
     first = [upload(connections, 100) for _ in range(3)]
     assert first[2].written.startswith(b"HTTP/1.1 503 ")
     await until(lambda: not connections.worker)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
+import tracemalloc
 
 import orjson
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from jetstream.errors import InvalidParameter
 from jetstream.limits import WebLimits
@@ -34,15 +36,19 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def lists(clock: Clock) -> Iterator[DidLists]:
-    """Lists whose memory is freed by references alone, so that a test can see when."""
-    gc.disable()
-    yield DidLists(LIMITS, clock)
-    gc.enable()
+def lists(clock: Clock) -> DidLists:
+    return DidLists(LIMITS, clock)
 
 
 def added(lists: DidLists, *dids: str) -> DidList:
     return finish(lists.add("\n".join(dids).encode()))
+
+
+def used(lists: DidLists, *dids: str) -> DidList:
+    """Add a list, and use it."""
+    made = added(lists, *dids)
+    lists.use(made)
+    return made
 
 
 def is_known(lists: DidLists, list_id: str) -> bool:
@@ -87,7 +93,10 @@ def test_the_same_dids_have_the_same_id(lists: DidLists) -> None:
         (b'{"dids":"did:plc:a"}', "neither a list"),
         (b"{}", "neither a list"),
         (b"[" * 100_000, "is not JSON"),
-        (b"\n" * (2 * DIDS_MAX + 1), "more than"),
+        (b"a\n" * (2 * DIDS_MAX + 1), "more than"),
+        (b"a " * (2 * DIDS_MAX + 1), "more than"),
+        (b"[" + b"1," * (2 * DIDS_MAX), "more than"),
+        (b'[["did:plc:a"]]', "'…' is not a DID"),
     ],
 )
 def test_a_bad_upload_is_refused(body: bytes, problem: str, lists: DidLists) -> None:
@@ -103,24 +112,48 @@ def test_a_list_may_have_so_many_dids(lists: DidLists) -> None:
 
 
 def test_a_list_that_nobody_uses_is_kept_for_a_while(lists: DidLists, clock: Clock) -> None:
-    list_id = added(lists, "did:plc:a").id
+    made = added(lists, "did:plc:a")
     clock.now = KEPT_S - 1
-    assert is_known(lists, list_id)
+    lists.expire()
+    assert is_known(lists, made.id)
     clock.now = KEPT_S
-    assert not is_known(lists, list_id)
+    lists.expire()
+    assert (is_known(lists, made.id), len(lists)) == (False, 0)
+
+
+def test_an_upload_of_a_list_that_is_there_keeps_it_longer(lists: DidLists, clock: Clock) -> None:
+    made = added(lists, "did:plc:a")
+    clock.now = KEPT_S - 1
+    assert added(lists, "did:plc:a") is made
+    clock.now = 2 * KEPT_S - 2
+    lists.expire()
+    assert is_known(lists, made.id)
 
 
 def test_a_list_in_use_stays_and_is_kept_after_its_last_use(lists: DidLists, clock: Clock) -> None:
-    used = added(lists, "did:plc:a")
+    made = used(lists, "did:plc:a")
+    lists.use(made)
     clock.now = 10 * KEPT_S
-    assert is_known(lists, used.id)
-    lists.keep(used)
-    list_id = used.id
-    del used
+    lists.release(made)
+    clock.now = 20 * KEPT_S
+    lists.expire()
+    assert is_known(lists, made.id)
+    added(lists, "did:plc:a")
+    lists.release(made)
     clock.now += KEPT_S - 1
-    assert is_known(lists, list_id)
+    lists.expire()
+    assert is_known(lists, made.id)
     clock.now += 1
-    assert not is_known(lists, list_id)
+    lists.expire()
+    assert not is_known(lists, made.id)
+
+
+def test_a_list_that_is_dropped_before_its_first_use_comes_back(lists: DidLists, clock: Clock) -> None:
+    made = added(lists, "did:plc:a")
+    clock.now = KEPT_S
+    lists.expire()
+    lists.use(made)
+    assert lists.find(made.id) is made
 
 
 def test_a_new_list_takes_the_room_of_the_oldest_that_nobody_uses(lists: DidLists) -> None:
@@ -130,11 +163,22 @@ def test_a_new_list_takes_the_room_of_the_oldest_that_nobody_uses(lists: DidList
 
 
 def test_lists_in_use_are_not_dropped(lists: DidLists) -> None:
-    used = [added(lists, "did:plc:a"), added(lists, "did:plc:b")]
+    first, second = used(lists, "did:plc:a"), used(lists, "did:plc:b")
     with pytest.raises(NoRoom):
         added(lists, "did:plc:c")
-    assert all(is_known(lists, each.id) for each in used)
-    assert added(lists, "did:plc:a") is used[0]
+    assert all(is_known(lists, each.id) for each in (first, second))
+    assert added(lists, "did:plc:a") is first
+
+
+@pytest.mark.parametrize("count", [21_846, 40_000, 43_692])  # a dict has just grown at the first and last
+def test_the_size_is_what_a_list_takes(count: int, lists: DidLists) -> None:
+    body = "\n".join([f"did:plc:{n:024}" for n in range(count)]).encode()
+    finish(lists.add(b"did:plc:warm"))
+    tracemalloc.start()
+    made = finish(lists.add(body))
+    taken = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert taken <= made.size <= 1.6 * taken
 
 
 def test_lists_with_the_same_dids_in_another_order_share_them(lists: DidLists) -> None:
@@ -153,6 +197,7 @@ def test_the_memory_of_all_lists_is_bounded(clock: Clock) -> None:
     assert [is_known(lists, each) for each in (first, second)] == [False, True]
     with pytest.raises(NoRoom):
         added(lists, *(f"did:plc:{n}" for n in range(9)))
+    assert is_known(lists, second)
 
 
 def request(body: bytes) -> Request:
@@ -180,7 +225,78 @@ def test_uploads_have_a_budget(clock: Clock) -> None:
 
 
 def test_without_room_the_client_is_told_when_to_try_again(lists: DidLists) -> None:
-    used = [added(lists, "did:plc:a"), added(lists, "did:plc:b")]
+    used(lists, "did:plc:a")
+    used(lists, "did:plc:b")
     answer = finish(lists.handle(request(b"did:plc:c"), None))
     assert (answer.status, answer.headers) == (503, {"Retry-After": "10"})
-    assert used
+
+
+class Model(RuleBasedStateMachine):
+    """Lists against a model that looks at all of them each time."""
+
+    ids = st.sampled_from(["did:plc:a", "did:plc:bb", "did:plc:ccc", "did:web:dddd.example"])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.limits = WebLimits(did_lists_max=3, did_lists_bytes_max=300, did_lists_kept_s=KEPT_S)
+        self.lists = DidLists(self.limits, self.clock)
+        # Every list that was made, how many use it, and when it was uploaded or used last.
+        self.made: dict[str, DidList] = {}
+        self.users: dict[str, int] = {}
+        self.last: dict[str, float] = {}
+
+    def known(self) -> list[DidList]:
+        return [each for each in self.made.values() if is_known(self.lists, each.id)]
+
+    @rule(did=ids)
+    def add(self, did: str) -> None:
+        try:
+            made = added(self.lists, did)
+        except NoRoom:
+            assert any(self.users.values())
+            return
+        self.made[did] = made
+        self.users.setdefault(made.id, 0)
+        self.last[made.id] = self.clock.now
+
+    @precondition(lambda self: self.known())
+    @rule(data=st.data())
+    def use(self, data: st.DataObject) -> None:
+        made = data.draw(st.sampled_from(self.known()))
+        self.lists.use(made)
+        self.users[made.id] += 1
+
+    @precondition(lambda self: any(self.users.values()))
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        made = data.draw(st.sampled_from([each for each in self.made.values() if self.users[each.id]]))
+        self.lists.release(made)
+        self.users[made.id] -= 1
+        self.last[made.id] = self.clock.now
+
+    @rule(seconds=st.sampled_from([1.0, KEPT_S / 2, KEPT_S]))
+    def wait(self, seconds: float) -> None:
+        self.clock.now += seconds
+        self.lists.expire()
+
+    @invariant()
+    def those_in_use_are_there_and_the_rest_for_no_longer_than_promised(self) -> None:
+        known = {each.id for each in self.known()}
+        for list_id, users in self.users.items():
+            if users:
+                assert list_id in known
+            elif self.clock.now >= self.last[list_id] + KEPT_S:
+                assert list_id not in known
+
+    @invariant()
+    def the_totals_are_right(self) -> None:
+        known = self.known()
+        assert (len(self.lists), self.lists.bytes) == (len(known), sum(each.size for each in known))
+        assert self.lists.bytes_in_use == sum(each.size for each in known if self.users[each.id])
+        assert len(known) <= self.limits.did_lists_max
+        assert self.lists.bytes <= self.limits.did_lists_bytes_max
+
+
+TestModel = Model.TestCase
+TestModel.settings = settings(max_examples=60, stateful_step_count=30)

@@ -14,7 +14,7 @@ from jetstream.limits import WebLimits
 from jetstream.metrics import Metrics
 from jetstream.steps import finish
 from jetstream.web.dialect import SHUTDOWN, Refused, Subscription
-from jetstream.web.event_stream import StreamDialect
+from jetstream.web.event_stream import EventStreamDialect
 from jetstream.web.http import Request, Response
 
 NOW_US = 1_796_054_400_000_000
@@ -25,8 +25,8 @@ def request(query: str = "", *, method: str = "GET", minor: int = 1, **headers: 
     return Request(method, "/events", query, minor, {k.replace("_", "-"): v for k, v in headers.items()})
 
 
-def dialect(metrics: Metrics | None = None, limits: WebLimits = WebLimits()) -> StreamDialect:
-    return StreamDialect(metrics or Metrics(), limits, lambda: NOW_US)
+def dialect(metrics: Metrics | None = None, limits: WebLimits = WebLimits()) -> EventStreamDialect:
+    return EventStreamDialect(metrics or Metrics(), limits, lambda: NOW_US)
 
 
 def asked(query: str = "", *, minor: int = 1, **headers: str) -> Subscription:

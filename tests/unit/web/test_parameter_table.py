@@ -16,7 +16,7 @@ from jetstream.errors import InvalidParameter
 from jetstream.limits import WebLimits
 from jetstream.model.did_set import NO_DIDS
 from jetstream.steps import Steps, finish
-from jetstream.web import events_parameters, parameters
+from jetstream.web import parameters, subscribe_events_parameters
 from jetstream.web.did_lists import DidList, DidLists
 from jetstream.web.http import Request
 from jetstream.web.parameter_table import EVENT_STREAM, SUBSCRIBE, SUBSCRIBE_EVENTS, Parameter
@@ -27,7 +27,7 @@ NOW_US = 1_796_054_400_000_000
 # By endpoint: the table, and what reads its parameters.
 ENDPOINTS: dict[str, tuple[Sequence[Parameter], Parse]] = {
     "subscribe": (SUBSCRIBE, parameters.parse_request),
-    "subscribeEvents": (SUBSCRIBE_EVENTS, events_parameters.parse_events_request),
+    "subscribeEvents": (SUBSCRIBE_EVENTS, subscribe_events_parameters.parse_subscribe_events),
 }
 ROWS = [
     pytest.param(parse, each, id=f"{endpoint}-{each.name}")
@@ -110,11 +110,11 @@ def test_a_table_has_the_parameters_that_are_read(endpoint: str, monkeypatch: py
         yield
         return Recorder(names)
 
-    for module in (parameters, events_parameters):
+    for module in (parameters, subscribe_events_parameters):
         monkeypatch.setattr(module, "decode_query", decoded)
     read(parse, "")
     if endpoint == "subscribeEvents":
-        names -= {"compress", *events_parameters._ELSEWHERE}  # looked for, to refuse them
+        names -= {"compress", *subscribe_events_parameters._ELSEWHERE}  # looked for, to refuse them
     else:
         names |= set(parameters._V1)  # looked for all at once
     assert sorted(each.name for each in table) == sorted(names)

@@ -21,10 +21,8 @@ from jetstream.web import parameters
 from jetstream.web.http import Request
 from jetstream.web.parameters import (
     COMMAS_MAX,
-    PARAMETERS_MAX,
     OptionsUpdate,
     SubscribeRequest,
-    decode_query,
     parse_message,
     parse_request,
 )
@@ -88,16 +86,6 @@ def test_unknown_parameters_are_ignored() -> None:
 def test_what_is_surely_a_mistake_is_refused_with_what_was_meant(name: str, meant: str) -> None:
     with pytest.raises(InvalidParameter, match=f"did you mean {meant}\\?$"):
         parsed(f"cursor=1&{name}=x")
-
-
-@pytest.mark.parametrize("query", ["&" * PARAMETERS_MAX + "&", "wantedDids=" + "a%2C" * (PARAMETERS_MAX + 1)])
-def test_a_query_of_too_many_parameters_is_refused(query: str) -> None:
-    assert refused(query)[0] == "query"
-
-
-def test_a_query_is_read_in_small_steps() -> None:
-    query = "&".join([f"wantedDids=did%3Aplc%3A{n:024d}" for n in range(10_000)])
-    assert len(list(decode_query(query))) == 40
 
 
 # The table

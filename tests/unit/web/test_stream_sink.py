@@ -41,6 +41,9 @@ class FakeTransport:
         self.on_write()
         self.writes.append(data)
         self.waiting += len(data)
+        self._check()
+
+    def _check(self) -> None:
         if self.waiting > self.high and not self.paused:
             assert self.protocol is not None
             self.paused = True
@@ -55,6 +58,7 @@ class FakeTransport:
 
     def set_write_buffer_limits(self, high: int, low: int) -> None:
         self.high, self.low = high, low
+        self._check()
 
     def get_write_buffer_size(self) -> int:
         return self.waiting
@@ -133,6 +137,9 @@ def test_a_client_reads_what_was_written_whatever_the_socket_takes(
             if at < len(drains) and drains[at]:
                 await asyncio.sleep(0)
                 stream.transport.drain()
+            elif at % 2:
+                stream.sink.gather()
+                await asyncio.sleep(0)
         stream.sink.close(DONE)
         while not stream.transport.eof:
             await asyncio.sleep(0)
@@ -191,6 +198,21 @@ async def test_nothing_is_compressed_while_the_socket_takes_nothing() -> None:
     assert stream.progress == stalled
     stream.transport.drain()
     assert stream.progress > stalled
+
+
+async def test_for_a_slow_client_nothing_is_compressed_until_it_has_read_all() -> None:
+    stream, sent = Stream(), b""
+    for number in range(20):
+        sent += (line := b"%d\n" % number)
+        stream.put(line)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        stream.sink.gather()
+    assert len(stream.transport.writes) < 5
+    assert not stream.sink.full
+    stream.transport.drain()
+    await until(lambda: decoder("gzip")(stream.body) == sent)
+    assert stream.transport.high == BUFFER_BYTES
 
 
 @pytest.mark.parametrize(("close", "complete"), [(DONE, True), (SLOW, False)])

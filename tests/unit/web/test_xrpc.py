@@ -16,7 +16,7 @@ from jetstream.web.dialect import Refused, Subscription
 from jetstream.web.http import Request, Response
 from jetstream.web.methods import GET_ZSTD_DICTIONARY, PREFIX, SUBSCRIBE_EVENTS
 from jetstream.web.websocket import Breach
-from jetstream.web.xrpc import EventsDialect, Xrpc
+from jetstream.web.xrpc import SubscribeEventsDialect, Xrpc
 
 OLDEST_US = 1796054400000123
 COMPRESSED = WebSocketFraming(BINARY)
@@ -33,7 +33,7 @@ def asked(query: str = "", oldest_us: int | None = OLDEST_US, **headers: str) ->
     upgrade = {"upgrade": "websocket", "connection": "Upgrade"}
     fields = upgrade | {name.replace("_", "-"): value for name, value in headers.items()}
     request = Request("GET", PREFIX + SUBSCRIBE_EVENTS, query, 1, fields)
-    return finish(EventsDialect(lambda: oldest_us, framing_of).parse_request(request))
+    return finish(SubscribeEventsDialect(lambda: oldest_us, framing_of).parse_request(request))
 
 
 def refused(query: str, oldest_us: int | None = OLDEST_US) -> Refused:
@@ -105,12 +105,12 @@ def test_an_empty_log_has_nothing_to_be_older_than() -> None:
 
 def test_a_client_may_say_nothing() -> None:
     with pytest.raises(Breach) as caught:
-        EventsDialect(lambda: None, framing_of).parse_message(b"{}")
+        SubscribeEventsDialect(lambda: None, framing_of).parse_message(b"{}")
     assert caught.value.close[:2] == (1008, "unexpected_data")
 
 
 def test_the_end_of_the_server_is_no_end_for_clients() -> None:
-    assert EventsDialect(lambda: None, framing_of).shutdown.code == 1012
+    assert SubscribeEventsDialect(lambda: None, framing_of).shutdown.code == 1012
 
 
 # Routes

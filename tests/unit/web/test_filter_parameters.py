@@ -13,7 +13,7 @@ from jetstream.errors import InvalidParameter
 from jetstream.model.content import Content
 from jetstream.model.filter import EVERYTHING, Filter
 from jetstream.steps import finish
-from jetstream.web.filters import COMMA_LISTS, FILTER, SHORT_CHARS, SHORT_VALUES
+from jetstream.web.filter_parameters import COMMA_LISTS, FILTER, SHORT_CHARS, SHORT_VALUES
 from jetstream.web.http import Request
 from jetstream.web.parameters import parse_message, parse_request
 

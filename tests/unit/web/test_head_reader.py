@@ -10,15 +10,14 @@ from hypothesis import strategies as st
 
 from jetstream.limits import WebLimits
 from jetstream.metrics import BAD_REQUEST_REASONS
-from jetstream.web.http import (
+from jetstream.web.head_reader import (
     EMPTY_LINES_MAX,
     FIELD_BYTES_MAX,
     FIELDS_BYTES_MAX,
     REQUEST_LINE_BYTES_MAX,
-    BadRequest,
     HeadReader,
-    Request,
 )
+from jetstream.web.http import BadRequest, Request
 
 LIMITS = WebLimits()
 HEAD = b"GET /subscribe?a=1 HTTP/1.1\r\nHost: here:1\r\nUpgrade: websocket\r\nX:  a, b \r\n\r\n"

@@ -21,19 +21,17 @@ from jetstream.model.filter import Filter
 from jetstream.model.syntax import is_nsid
 from jetstream.steps import Steps
 from jetstream.web.did_lists import DidList, no_list
-from jetstream.web.filters import LISTS, parse_filter
+from jetstream.web.filter_parameters import LISTS, parse_filter
 from jetstream.web.http import Request
 from jetstream.web.parameters import (
     FindList,
-    Query,
     bounds_of,
-    decode_query,
-    given_in,
     read_heartbeat,
     read_limit,
     read_list,
     read_until,
 )
+from jetstream.web.query import Query, decode_query, given_in
 
 KINDS_MAX: Final = 4  # values, also repeated ones
 # The names here of parameters of `/subscribe`, and all lists of a filter with these names.
@@ -54,7 +52,7 @@ _SIZE_MAX: Final = (1 << 32) - 1
 _CURSOR_MAX: Final = (1 << 63) - 1
 
 
-class EventsRequest(NamedTuple):
+class SubscribeEventsRequest(NamedTuple):
     """What a client asked for in its URL."""
 
     options: SubscriberOptions
@@ -65,9 +63,9 @@ class EventsRequest(NamedTuple):
     did_list: DidList | None = None  # the uploaded list whose DIDs are part of the filter
 
 
-def parse_events_request(
+def parse_subscribe_events(
     request: Request, find_list: FindList = no_list, *, now_us: int
-) -> Steps[EventsRequest]:
+) -> Steps[SubscribeEventsRequest]:
     """Read the parameters of a request, in steps. `now_us` is what ages in `until` count from.
 
     `find_list` returns an uploaded list by its ID, or raises InvalidParameter. Raises InvalidParameter.
@@ -84,7 +82,7 @@ def parse_events_request(
     options, cursor = SubscriberOptions(wanted, _size(query), content), _cursor(query)
     until, limit = read_until(query, cursor, now_us), read_limit(query)
     bounds = bounds_of(until, limit)
-    return EventsRequest(options, cursor, dictionary_id, bounds, read_heartbeat(query), did_list)
+    return SubscribeEventsRequest(options, cursor, dictionary_id, bounds, read_heartbeat(query), did_list)
 
 
 def _dictionary_id(query: Query, request: Request) -> int | None:

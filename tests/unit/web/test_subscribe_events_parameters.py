@@ -18,10 +18,10 @@ from jetstream.model.content import Content
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, SYNC, UPDATE
 from jetstream.model.filter import Filter
 from jetstream.steps import finish
-from jetstream.web.events_parameters import EventsRequest, parse_events_request
 from jetstream.web.http import Request
 from jetstream.web.parameter_table import SUBSCRIBE, SUBSCRIBE_EVENTS
-from jetstream.web.parameters import PARAMETERS_MAX
+from jetstream.web.query import PARAMETERS_MAX
+from jetstream.web.subscribe_events_parameters import SubscribeEventsRequest, parse_subscribe_events
 
 POST, LIKE = "app.bsky.feed.post", "app.bsky.feed.like"
 ANN, BOB = "did:plc:ann", "did:web:bob.example"
@@ -31,19 +31,21 @@ COLLECTIONS = [f"a.b.c{number}" for number in range(100)]
 DIDS = [f"did:plc:{number}" for number in range(10_000)]
 
 
-def parsed(query: str = "", headers: dict[str, str] | None = None, *, now_us: int = NOW_US) -> EventsRequest:
+def parsed(
+    query: str = "", headers: dict[str, str] | None = None, *, now_us: int = NOW_US
+) -> SubscribeEventsRequest:
     """Read a query string as the server is given it."""
-    return finish(parse_events_request(Request("GET", "/xrpc/x", query, 1, headers or {}), now_us=now_us))
+    return finish(parse_subscribe_events(Request("GET", "/xrpc/x", query, 1, headers or {}), now_us=now_us))
 
 
-def wanting(size: int = 0, **fields: Any) -> EventsRequest:
-    return EventsRequest(SubscriberOptions(Filter(**fields), size), None)
+def wanting(size: int = 0, **fields: Any) -> SubscribeEventsRequest:
+    return SubscribeEventsRequest(SubscriberOptions(Filter(**fields), size), None)
 
 
-def having(**content: Any) -> EventsRequest:
+def having(**content: Any) -> SubscribeEventsRequest:
     """Return what asks for creates and updates whose record has this."""
     wanted = Filter(kinds=frozenset({CREATE, UPDATE}))
-    return EventsRequest(SubscriberOptions(wanted, 0, Content.parse(**content)), None)
+    return SubscribeEventsRequest(SubscriberOptions(wanted, 0, Content.parse(**content)), None)
 
 
 def names(*texts: str) -> frozenset[bytes]:
@@ -96,7 +98,7 @@ VALID = [
 
 
 @pytest.mark.parametrize(("query", "expected"), VALID, ids=[query[:60] for query, _ in VALID])
-def test_what_is_asked_for(query: str, expected: EventsRequest) -> None:
+def test_what_is_asked_for(query: str, expected: SubscribeEventsRequest) -> None:
     assert parsed(query) == expected
 
 
@@ -201,7 +203,7 @@ def test_a_query_of_too_many_parameters_is_refused() -> None:
 
 def test_ten_thousand_dids_are_read_in_steps() -> None:
     query = "&".join(f"dids={did}" for did in DIDS)
-    assert len(list(parse_events_request(Request("GET", "/xrpc/x", query, 1, {}), now_us=NOW_US))) > 20
+    assert len(list(parse_subscribe_events(Request("GET", "/xrpc/x", query, 1, {}), now_us=NOW_US))) > 20
 
 
 @given(st.text(st.sampled_from("cursorkindsdidscollections=&%,*.:0123456789abc"), max_size=60))

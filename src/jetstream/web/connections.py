@@ -1,0 +1,147 @@
+"""All connections of a server that speak HTTP: their deadlines, their number, and the memory they take.
+
+`Connections` knows in which state each `connection.Connection` is. It ends those that are late, closes some
+when there are too many, and runs requests one after another. It counts and logs what is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final, Protocol
+
+import structlog
+
+from jetstream.limits import WebLimits
+from jetstream.logging_setup import Throttled
+from jetstream.metrics import Metrics
+from jetstream.scheduling import Worker
+from jetstream.web.http import BadRequest
+from jetstream.web.pending import LingeringClose, Pending
+
+OVERLOADED: Final = BadRequest(503, "overload", "there are too many unfinished requests: try again later")
+
+
+class Member(Protocol):
+    """A connection, as `Connections` sees it."""
+
+    peer: str
+    """The address of its client, for the log."""
+
+    def time_out(self) -> None:
+        """End it: its deadline has passed."""
+
+    def refuse(self, error: BadRequest) -> None:
+        """End it with a response."""
+
+    def close(self) -> None:
+        """End it once the client has read what was written."""
+
+    def abort(self) -> None:
+        """End it at once."""
+
+
+class Connections:
+    """All connections of one server that are not subscriptions."""
+
+    def __init__(self, metrics: Metrics, limits: WebLimits = WebLimits()) -> None:
+        self.limits = limits
+        self.lingering = LingeringClose(limits)
+        self._metrics = metrics
+        # Clients can cause any of these log lines again and again.
+        self._throttled = Throttled(structlog.get_logger(__name__))
+        # Every connection, whatever its state.
+        self._all: dict[Member, None] = {}
+        # Those that are receiving or draining. A connection may also be running or idle; never both of these.
+        self._pending: Pending[Member] = Pending(
+            limits.request_timeout_s, lambda one: one.time_out(), lambda one: one.refuse(OVERLOADED), limits
+        )
+        self._idle: Pending[Member] = Pending(
+            limits.keep_alive_s, lambda one: one.abort(), lambda one: one.abort(), limits
+        )
+        # Reads on where more than a little has come. A request line of 0.5 MB takes 1 ms to check and parse,
+        # and every connection may be ready in the same turn of the event loop.
+        self.reading = Worker()
+        # Answers the requests of all connections, in the order in which they came.
+        self.worker = Worker()
+        # Bytes of bodies that are complete, and whose requests are not answered yet.
+        self._body_bytes = 0
+
+    def add(self, connection: Member) -> None:
+        """Wait for the first request of a connection. Over `connections_max`, close the oldest one."""
+        self._all[connection] = None
+        self._pending.start(connection)
+        if len(self._all) > self.limits.connections_max:
+            self._evict()
+
+    def remove(self, connection: Member) -> None:
+        """Forget a connection that has ended, or is a subscription now."""
+        self._all.pop(connection, None)
+        self.mark_running(connection)
+
+    def mark_receiving(self, connection: Member, size: int) -> None:
+        """Wait for the rest of a request, of which `size` bytes are held."""
+        self._idle.remove(connection)
+        self._pending.update(connection, size)
+
+    def mark_running(self, connection: Member) -> None:
+        """Stop the timeouts of a connection: its request is complete."""
+        self._pending.remove(connection)
+        self._idle.remove(connection)
+
+    def hold_body(self, size: int) -> bool:
+        """Count a body until `release_body`, if there is room for it. Returns whether there is."""
+        fits = self._body_bytes + size <= self.limits.pending_bytes_max
+        self._body_bytes += size if fits else 0
+        return fits
+
+    def release_body(self, size: int) -> None:
+        """Count a body no more: its request is answered."""
+        self._body_bytes -= size
+
+    def mark_idle(self, connection: Member) -> None:
+        """Wait for the next request of a connection."""
+        self._pending.remove(connection)
+        self._idle.start(connection)
+
+    def mark_draining(self, connection: Member) -> None:
+        """Wait for a client to read its response."""
+        self._idle.remove(connection)
+        self._pending.start(connection)
+
+    def count_refusal(self, error: BadRequest, peer: str) -> None:
+        """Count and log a request that is refused."""
+        self._metrics.bad_requests[error.reason].inc()
+        self._throttled.info(f"request: not served, {error.reason}", problem=error.text, peer=peer)
+
+    def count_failure(self, peer: str) -> None:
+        """Count and log the error that is being handled: a fault of the server."""
+        self._metrics.failures["request"].inc()
+        self._throttled.exception("request: could not be answered", peer=peer)
+
+    def make_room(self) -> bool:
+        """Close a few connections, the longest idle first. Returns whether there were any."""
+        return sum(self._evict() for _ in range(self.limits.evictions_per_turn)) > 0
+
+    def _evict(self) -> bool:
+        """Close the connection that is idle the longest, else the one that is pending the longest.
+
+        Returns whether there was one. A request that is running is never cut off.
+        """
+        connection = self._idle.oldest() or self._pending.oldest()
+        if connection is None:
+            return False
+        self._metrics.evicted.inc()
+        self._throttled.info("connection: closed to make room for others", peer=connection.peer)
+        connection.abort()
+        return True
+
+    async def close(self) -> None:
+        """Close all connections. Clients have `shutdown_timeout_s` to read their last response."""
+        for connection in list(self._all):
+            connection.close()
+        deadline = time.monotonic() + self.limits.shutdown_timeout_s
+        while self._all and time.monotonic() < deadline:  # noqa: ASYNC110 - once, at the end
+            await asyncio.sleep(0.01)
+        for connection in list(self._all):
+            connection.abort()

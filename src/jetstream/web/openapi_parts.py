@@ -1,0 +1,167 @@
+"""The parts of `/openapi.json`: parameters, header fields, responses, and schemas of JSON. Pure.
+
+To add a header field of a response: an entry in `HEADERS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from jetstream.delivery.renderers import RENDERERS
+from jetstream.web.did_lists import DIDS_MAX
+from jetstream.web.parameter_table import DID, Parameter, Schema
+
+Json = dict[str, Any]
+
+SENTENCE: Final = {"text/plain": {"schema": {"type": "string"}}}
+_MICROSECONDS: Final[Schema] = {"type": "integer", "minimum": 0, "description": "unix microseconds"}
+_DATE: Final[Schema] = {"type": "string", "format": "date-time"}
+EVENT_ID: Final[Schema] = {"type": "string", "pattern": "^[0-9]{0,20}$"}
+INTEGER: Final[Schema] = {"type": "integer"}
+STRING: Final[Schema] = {"type": "string"}
+
+# Header fields of responses: what each means, its values, and whether it is always there where it is listed.
+HEADERS: Final[Mapping[str, tuple[str, Schema, bool]]] = {
+    "Server": ("the version of this server", {"type": "string", "pattern": "^jetstream/"}, True),
+    "Access-Control-Allow-Origin": ("any Origin", {"const": "*"}, True),
+    "Access-Control-Expose-Headers": ("the header fields that any page may read", STRING, True),
+    "Allow": ("the methods of the path", STRING, True),
+    "Content-Encoding": ("how the body is compressed", {"enum": ["gzip", "zstd"]}, False),
+    "Cache-Control": ("how long the response may be kept", STRING, True),
+    "ETag": ("names the bytes, for If-None-Match", {"type": "string", "pattern": '^"'}, True),
+    "Jetstream-Wire": ("the wire of the events", {"enum": [*RENDERERS]}, True),
+    "Jetstream-Cursor": ("where playback begins", _MICROSECONDS, True),
+    "Jetstream-Oldest": ("the oldest event, if there is one", _MICROSECONDS, False),
+    "Jetstream-Latest": ("the newest event, if there is one", _MICROSECONDS, False),
+    "Retry-After": ("seconds after which to try again", {"type": "integer", "minimum": 1}, False),
+    "Sec-WebSocket-Accept": ("accepts the handshake", STRING, True),
+    "Sec-WebSocket-Protocol": ("the subprotocol, if it was offered", {"const": "xrpc.v1.json"}, False),
+    "Sec-WebSocket-Version": ("the version of WebSocket, if another was asked for", {"const": "13"}, False),
+    "Upgrade": ("websocket", {"const": "websocket"}, True),
+    "Vary": ("the header fields on which the response depends", STRING, True),
+    "X-Accel-Buffering": ("proxies pass the events on at once", {"const": "no"}, True),
+    "X-Zstd-Dictionary-Id": ("the ID of the dictionary", {"type": "integer", "minimum": 1}, True),
+}
+_EVERY: Final = ("Server", "Access-Control-Allow-Origin", "Access-Control-Expose-Headers")
+POSITIONS: Final = ("Jetstream-Cursor", "Jetstream-Oldest", "Jetstream-Latest")
+
+
+# Parameters
+
+
+def in_query(parameter: Parameter) -> Json:
+    """Return a parameter of a query."""
+    name, meaning, schema, example = parameter
+    described = {"name": name, "in": "query", "description": meaning, "schema": schema}
+    return described if example is None else described | {"example": example}
+
+
+def in_header(name: str, meaning: str, schema: Schema) -> Json:
+    """Return a header field of a request."""
+    return {"name": name, "in": "header", "description": meaning, "schema": schema}
+
+
+# Responses
+
+
+def response(description: str, content: Json, fields: Iterable[str] = ()) -> Json:
+    """Return a response with its content and, beside those that every response has, its header fields."""
+    return {"description": description, "headers": header_fields((*_EVERY, *fields)), "content": content}
+
+
+def header_fields(names: Iterable[str]) -> Json:
+    """Return header fields of a response, as references."""
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+def header(meaning: str, schema: Schema, required: bool) -> Json:
+    """Return what such a reference leads to, of an entry in `HEADERS`."""
+    return {"description": meaning, "required": required, "schema": schema}
+
+
+def json_of(schema: str) -> Json:
+    """Return a content that is JSON, of a schema in `SCHEMAS`."""
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+
+
+# What any request may be refused with, by status: a name, and when.
+REFUSALS: Final = {
+    "400": ("Malformed", "the request is not HTTP/1.1"),
+    "408": ("Timeout", "the request was not complete in time"),
+    "413": ("Body", "there is a body that is not taken, or it is too long"),
+    "414": ("LineTooLong", "the request line is too long"),
+    "429": ("Flood", "too many requests on one connection"),
+    "431": ("FieldsTooLong", "the header fields are too long or too many"),
+    "500": ("Failure", "the server failed to answer"),
+    "501": ("Coding", "the body has an unknown transfer coding"),
+    "503": ("Overload", "there are too many unfinished requests"),
+    "505": ("Version", "another version of HTTP"),
+}
+PAGE: Final = SENTENCE | {"text/html": {"schema": STRING}}
+EVENTS: Final = {each: {"schema": STRING} for each in ("application/x-ndjson", "text/event-stream")}
+METRICS: Final = SENTENCE | {"application/openmetrics-text": {"schema": STRING}}
+JSON_OBJECT: Final = {"application/json": {"schema": {"type": "object"}}}
+HEALTH_503: Final = json_of("Health") | SENTENCE
+
+
+# Schemas
+
+
+def _object(required: Mapping[str, Schema]) -> Json:
+    """Return the schema of an object with exactly these keys."""
+    return {
+        "type": "object",
+        "properties": required,
+        "required": [*required],
+        "additionalProperties": False,
+    }
+
+
+def _or_null(schema: Schema) -> Json:
+    return {**schema, "type": [schema["type"], "null"]}
+
+
+def _now(name: str) -> Json:
+    """Return the schemas of a time, as a number and as a date."""
+    return {f"{name}_us": _MICROSECONDS, name: _DATE}
+
+
+def _kept(name: str) -> Json:
+    """Return the schemas of a time that is null while there is no event."""
+    return {key: _or_null(schema) for key, schema in _now(name).items()}
+
+
+_DIDS: Final[Schema] = {"type": "array", "items": DID, "minItems": 1, "maxItems": DIDS_MAX}
+_COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
+_COUNTS: Final = dict.fromkeys(("events", "bytes", "wal_bytes", "damaged"), _COUNT)
+_LOG: Final = _object(_COUNTS | _kept("oldest") | _kept("newest"))
+SCHEMAS: Final = {
+    "Error": _object({"error": STRING, "message": STRING}),
+    "Dids": {"anyOf": [_DIDS, {"type": "object", "properties": {"dids": _DIDS}, "required": ["dids"]}]},
+    "DidList": _object({"id": STRING, "dids": {"type": "integer", "minimum": 1}, "kept_s": INTEGER}),
+    "Cursors": _object(_now("cursor") | _kept("oldest") | _kept("latest") | _now("now")),
+    "Explanation": _object(
+        {
+            "wire": {"enum": [*RENDERERS]},
+            "filter": {"type": "object"},
+            "maxMessageSizeBytes": _COUNT,
+            **_now("begins"),
+            **_kept("until"),
+            **dict.fromkeys(("limit", "heartbeat"), _or_null(_COUNT)),
+            "prefixes": {"type": "object", "additionalProperties": {"type": "array", "items": STRING}},
+            "last_minute": _object(dict.fromkeys(("events", "matched", "bytes", "zstd_bytes"), _COUNT)),
+        }
+    ),
+    "Health": _object(
+        {
+            "status": STRING,
+            "reasons": {"type": "array", "items": STRING},
+            "version": STRING,
+            "upstream": _object({"url": STRING, "state": STRING, "seq": _or_null(INTEGER)}),
+            "last_event_age_s": {"type": ["number", "null"]},
+            "log": _LOG,
+            "subscribers": _COUNT,
+        }
+    ),
+}

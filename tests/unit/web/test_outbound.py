@@ -1,0 +1,185 @@
+"""The write buffer of a subscriber's socket, and how writes for a slow client are gathered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any, cast
+
+import pytest
+
+from jetstream.delivery.framing.ndjson import NDJSON
+from jetstream.delivery.subscriber import Close
+from jetstream.web.outbound import Outbound, Sockets
+from jetstream.web.stream_sink import EventStreamSink
+
+LIMIT = 1_000
+
+
+class Transport:
+    """A transport whose client reads when it is told to; it calls its protocol as uvloop does."""
+
+    def __init__(self) -> None:
+        self.protocol: Outbound
+        self.waiting: list[bytes] = []
+        self.sent = b""
+        self.room = 0  # bytes that the kernel takes at once
+        self.high = self.low = 0
+        self.paused = False
+        self.eof = False
+
+    def is_closing(self) -> bool:
+        return False
+
+    def get_write_buffer_size(self) -> int:
+        return sum(map(len, self.waiting))
+
+    def set_write_buffer_limits(self, high: int, low: int) -> None:
+        self.high, self.low = high, low
+        self._check()
+
+    def write(self, data: bytes) -> None:
+        self.writelines([data])
+
+    def writelines(self, data: Iterable[bytes]) -> None:
+        self.waiting.append(b"".join(data))
+        self._send()
+        self._check()
+
+    def write_eof(self) -> None:
+        self.eof = True
+
+    def abort(self) -> None: ...
+
+    async def read(self, count: int) -> None:
+        """Let the client read, and the server have some turns."""
+        self._read(count)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    def _read(self, count: int) -> None:
+        self.room += count
+        self._send()
+        if self.paused and self.get_write_buffer_size() <= self.low:
+            self.paused = False
+            self.protocol.resume_writing()
+
+    def _send(self) -> None:
+        while self.waiting and self.room:
+            taken = self.waiting[0][: self.room]
+            self.sent += taken
+            self.room -= len(taken)
+            self.waiting[0] = self.waiting[0][len(taken) :]
+            if not self.waiting[0]:
+                del self.waiting[0]
+
+    def _check(self) -> None:
+        if not self.paused and self.get_write_buffer_size() > self.high:
+            self.paused = True
+            self.protocol.pause_writing()
+
+
+class Client:
+    """A sink, its transport, and all that was written for it."""
+
+    def __init__(self) -> None:
+        self.transport = Transport()
+        sink = EventStreamSink.__new__(EventStreamSink)
+        self.transport.protocol = self.sink = sink
+        sockets = Sockets(LIMIT)
+        EventStreamSink.__init__(sink, cast(Any, self.transport), sockets, "", NDJSON, lambda: None)
+        sink.resume_at = lambda: 7
+        self.written = b""
+
+    def write(self, count: int, size: int = 10) -> None:
+        for _ in range(count):
+            data = b"%0*d" % (size, len(self.written))
+            self.sink.write(data)
+            self.sink.written += size
+            self.written += data
+
+
+@pytest.fixture
+async def client() -> Client:
+    return Client()
+
+
+@pytest.fixture
+async def slow(client: Client) -> Client:
+    """Return a client for which writes are gathered."""
+    client.write(3)
+    for _ in range(2):
+        client.sink.gather()
+    assert len(client.transport.waiting) == 3
+    return client
+
+
+async def test_many_writes_for_a_slow_client_are_one(slow: Client) -> None:
+    slow.write(50)
+    assert len(slow.transport.waiting) == 3
+    assert slow.sink.buffered == 530
+    assert not slow.sink.full
+    await slow.transport.read(30)
+    assert len(slow.transport.waiting) == 1
+    slow.write(1)
+    assert len(slow.transport.waiting) == 1
+    await slow.transport.read(1_000)
+    assert slow.transport.sent == slow.written
+
+
+async def test_a_client_that_has_read_all_is_written_to_at_once(slow: Client) -> None:
+    slow.write(1)
+    await slow.transport.read(1_000)
+    slow.write(2)
+    assert slow.transport.sent == slow.written
+    slow.transport.room = 0
+    slow.write(2)
+    assert len(slow.transport.waiting) == 2
+    assert slow.transport.high == LIMIT
+
+
+async def test_what_was_written_since_the_last_call_is_no_sign_of_a_slow_client(client: Client) -> None:
+    for _ in range(5):
+        client.write(3)
+        client.sink.gather()
+        await client.transport.read(30)
+    client.write(3)
+    assert len(client.transport.waiting) == 3
+
+
+async def test_the_limit_holds_for_what_is_gathered(slow: Client) -> None:
+    slow.write(97)
+    assert not slow.sink.full
+    slow.write(1)
+    assert slow.sink.full
+    waiting = asyncio.create_task(slow.sink.writable())
+    await slow.transport.read(30)
+    assert not waiting.done()
+    await slow.transport.read(10_000)
+    await waiting
+    assert not slow.sink.full
+    assert slow.transport.sent == slow.written
+
+
+async def test_the_limit_may_change_meanwhile(slow: Client) -> None:
+    slow.sink.lower_limit(True)
+    slow.write(10)
+    assert slow.sink.full
+    await slow.transport.read(10_000)
+    assert slow.transport.high == LIMIT // 8
+
+
+async def test_what_was_gathered_goes_before_the_end(slow: Client) -> None:
+    slow.write(5)
+    slow.sink.close(Close(1000, "done", "done"))
+    slow.sink.write(b"nothing more")
+    await slow.transport.read(10_000)
+    assert slow.transport.sent == slow.written + NDJSON.end(1000, "done", 7)
+    assert slow.transport.eof
+
+
+async def test_nothing_is_left_of_a_client_that_has_gone(slow: Client) -> None:
+    slow.sink.on_message, slow.sink.on_end = lambda message: iter(()), lambda: None  # type: ignore[assignment,return-value]
+    slow.write(5)
+    slow.sink.connection_lost(None)
+    assert slow.sink._gathered_bytes == 0
