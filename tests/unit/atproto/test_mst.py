@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fixtures import fixture, json_of
 
-from jetstream.atproto import mst
+from jetstream.atproto import mst, mst_node
 from jetstream.atproto.cid import Cid, cid_of
 from jetstream.atproto.mst import Change
 from jetstream.simulator import check
@@ -29,7 +29,7 @@ def parse_cid(text: str) -> Cid:
     return Cid(libipld.decode_multibase(text)[1])
 
 
-def tree_of(contents: dict[bytes, Cid]) -> mst.Node:
+def tree_of(contents: dict[bytes, Cid]) -> mst_node.Node:
     root = mst.empty()
     for key, value in contents.items():
         root, _ = mst.put(root, key, value)
@@ -37,35 +37,28 @@ def tree_of(contents: dict[bytes, Cid]) -> mst.Node:
     return root
 
 
-def apply(root: mst.Node, changes: Iterable[Change]) -> mst.Node:
-    top: mst.Root = root
+def apply(root: mst_node.Node, changes: Iterable[Change]) -> mst_node.Node:
+    top: mst_node.Root = root
     for change in changes:
         if change.after is None:
             top, before = mst.remove(top, change.key)
         else:
             top, before = mst.put(top, change.key, change.after)
         assert before == change.before
-    assert isinstance(top, mst.Node)
+    assert isinstance(top, mst_node.Node)
     mst.encode_changed(top)
     return top
 
 
-def names(root: mst.Node) -> set[Cid]:
+def names(root: mst_node.Node) -> set[Cid]:
     return {node.cid for node in mst.nodes(root)}
 
 
-def carried(old: set[Cid], after: mst.Node, changes: Iterable[Change]) -> dict[bytes, bytes]:
+def carried(old: set[Cid], after: mst_node.Node, changes: Iterable[Change]) -> dict[bytes, bytes]:
     """Give the blocks that a commit carries: what is new, and the cover of every changed key."""
     sent = [node for node in mst.nodes(after) if node.cid not in old]
     sent += [node for change in changes for node in covering_proof(after, change.key)]
     return {node.cid: node.block for node in sent}
-
-
-def root_cid(root: mst.Root) -> Cid:
-    if isinstance(root, Cid):
-        return root
-    mst.encode_changed(root)
-    return root.cid
 
 
 @given(TREES)
@@ -81,7 +74,7 @@ def test_a_tree_depends_on_its_contents_and_not_on_their_order(contents: dict[by
 def test_a_tree_is_a_sorted_dictionary(
     contents: dict[bytes, Cid], steps: list[tuple[bytes, Cid | None]]
 ) -> None:
-    root: mst.Root = tree_of(contents)
+    root: mst_node.Root = tree_of(contents)
     for key, value in steps:
         expected = contents.pop(key, None)
         root, found = mst.remove(root, key) if value is None else mst.put(root, key, value)
@@ -89,7 +82,7 @@ def test_a_tree_is_a_sorted_dictionary(
             contents[key] = value
         assert found == expected
         assert mst.get(root, key) == value
-    assert root_cid(root) == tree_of(contents).cid
+    assert mst.root_cid(root) == tree_of(contents).cid
 
 
 @settings(max_examples=300)
@@ -107,7 +100,7 @@ def test_the_blocks_of_a_commit_suffice_to_invert_it(
     new = apply(old, changes)
     assert new.cid == tree_of(after).cid
     partial = mst.load(carried(old_names, new, changes), new.cid)
-    assert root_cid(mst.invert(partial, changes)) == old_cid
+    assert mst.root_cid(mst.invert(partial, changes)) == old_cid
 
 
 @given(TREES, st.lists(st.tuples(KEYS, VALUES), min_size=1, max_size=5))
@@ -138,7 +131,7 @@ def test_an_operation_that_the_tree_does_not_hold_is_refused() -> None:
 
 
 def test_the_empty_tree_has_its_known_cid() -> None:
-    assert mst.empty().block == mst.encode_node(mst.empty()) == bytes.fromhex("a2616580616cf6")
+    assert mst.empty().block == mst_node.encode_node(mst.empty()) == bytes.fromhex("a2616580616cf6")
     assert str(mst.empty().cid) == "bafyreie5737gdxlw5i64vzichcalba3z2v5n6icifvx5xytvske7mr3hpm"
 
 
@@ -146,13 +139,13 @@ def test_layers_are_those_of_the_published_vectors() -> None:
     cases = json_of("interop/mst/key_heights.json")
     assert cases
     for case in cases:
-        assert mst.layer_of(case["key"].encode()) == case["height"], case["key"]
+        assert mst_node.layer_of(case["key"].encode()) == case["height"], case["key"]
 
 
 def test_the_published_keys_lie_in_the_layer_that_they_name() -> None:
     lines = fixture("interop/mst/example_keys.txt").read_text().split()
     assert len(lines) > 100
-    assert [key for key in lines if mst.layer_of(key.encode()) != int(key[1 : key.index("/")])] == []
+    assert [key for key in lines if mst_node.layer_of(key.encode()) != int(key[1 : key.index("/")])] == []
 
 
 def test_prefixes_are_those_of_the_published_vectors() -> None:
@@ -160,7 +153,7 @@ def test_prefixes_are_those_of_the_published_vectors() -> None:
     assert cases
     for case in cases:
         left, right = case["left"].encode(), case["right"].encode()
-        assert mst.shared_prefix(left, right) == case["len"], (left, right)
+        assert mst_node.shared_prefix(left, right) == case["len"], (left, right)
 
 
 def test_the_published_commit_proofs_are_covered_and_inverted() -> None:
@@ -177,7 +170,7 @@ def test_the_published_commit_proofs_are_covered_and_inverted() -> None:
         blocks = carried(before_names, after, changes)
         assert {str(Cid(name)) for name in blocks} >= set(case["blocksInProof"]), case["comment"]
         proof = {name: block for name, block in blocks.items() if str(Cid(name)) in case["blocksInProof"]}
-        assert root_cid(mst.invert(mst.load(proof, after.cid), changes)) == before_cid, case["comment"]
+        assert mst.root_cid(mst.invert(mst.load(proof, after.cid), changes)) == before_cid, case["comment"]
 
 
 class Suite:
@@ -209,8 +202,8 @@ def test_every_case_of_the_public_test_suite_is_covered_and_inverted() -> None:
         side_a, side_b = (case["inputs"][side].removeprefix("./") for side in ("mst_a", "mst_b"))
         before = mst.load(suite.trees[side_a], suite.roots[side_a])
         after = mst.load(suite.trees[side_b], suite.roots[side_b])
-        assert isinstance(before, mst.Node)
-        assert isinstance(after, mst.Node)
+        assert isinstance(before, mst_node.Node)
+        assert isinstance(after, mst_node.Node)
         changes = [
             Change(
                 op["rpath"].encode(),
@@ -225,5 +218,5 @@ def test_every_case_of_the_public_test_suite_is_covered_and_inverted() -> None:
         published = {name: block for name, block in suite.trees[side_b].items() if name in known}
         for blocks in (published, carried(before_names, after, changes)):
             undone = mst.invert(mst.load(blocks, after.cid), changes) if changes else after
-            assert root_cid(undone) == before_cid, case["description"]
+            assert mst.root_cid(undone) == before_cid, case["description"]
     assert len(suite.cases) == 16_384

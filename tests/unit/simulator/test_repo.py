@@ -6,7 +6,7 @@ import libipld
 import pytest
 from tests.fixtures import captured_frames, json_of
 
-from jetstream.atproto import mst
+from jetstream.atproto import mst, mst_node
 from jetstream.atproto.car import Block, write_car
 from jetstream.atproto.cbor_encoder import encode_cbor
 from jetstream.atproto.cid import cid_of
@@ -53,7 +53,7 @@ def test_a_history_of_commits_passes_the_check(curve: type[K256Key | P256Key]) -
         check.check_commit(body(revision), key.multibase)
         assert revision.since == last
         last = revision.rev
-    assert account.tree.cid == mst.EMPTY_CID
+    assert account.tree.cid == mst_node.EMPTY_CID
 
 
 def test_the_first_commit_has_nothing_before_it() -> None:
