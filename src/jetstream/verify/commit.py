@@ -107,7 +107,7 @@ def claimed(fields: Mapping[str, Any]) -> Evidence:
     It is enough to tell repeats and breaks where upstreams are merged and not verified.
     """
     car, cid = fields.get("blocks"), fields.get("commit")
-    if type(car) is not bytes or type(cid) is not bytes:
+    if type(car) is not bytes or not isinstance(cid, bytes):
         raise Refused("root", "there are no blocks, or no commit is named")
     block = proven(car, cid) or _checked(car)[1].get(cid, b"")
     return _evidence(_agreeing(block, fields["repo"], fields), *_claims(fields), Before.CLAIMED)
@@ -182,7 +182,7 @@ def _signed(block: bytes) -> _Signed:
 
 
 def _is_cid(value: object) -> bool:
-    return type(value) is bytes and len(value) == CID_BYTES
+    return isinstance(value, bytes) and len(value) == CID_BYTES
 
 
 def _change(op: Any) -> Change:

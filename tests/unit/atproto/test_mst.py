@@ -1,64 +1,19 @@
 from __future__ import annotations
 
-import io
-import json
-import tarfile
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any
-
-import libipld
 import pytest
-import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fixtures import fixture, json_of
+from tests.signed import Suite, apply, carried, names, parse_cid, tree_of
 
 from jetstream.atproto import mst, mst_node
 from jetstream.atproto.cid import Cid, cid_of
 from jetstream.atproto.mst import Change
-from jetstream.simulator import check
-from jetstream.simulator.repo import build, covering_proof
+from jetstream.simulator.repo import build
 
 KEYS = st.text("ab/0", min_size=1, max_size=6).map(str.encode)
 VALUES = st.binary(max_size=2).map(cid_of)
 TREES = st.dictionaries(KEYS, VALUES, max_size=60)
-
-
-def parse_cid(text: str) -> Cid:
-    return Cid(libipld.decode_multibase(text)[1])
-
-
-def tree_of(contents: dict[bytes, Cid]) -> mst_node.Node:
-    root = mst.empty()
-    for key, value in contents.items():
-        root, _ = mst.put(root, key, value)
-    mst.encode_changed(root)
-    return root
-
-
-def apply(root: mst_node.Node, changes: Iterable[Change]) -> mst_node.Node:
-    top: mst_node.Root = root
-    for change in changes:
-        if change.after is None:
-            top, before = mst.remove(top, change.key)
-        else:
-            top, before = mst.put(top, change.key, change.after)
-        assert before == change.before
-    assert isinstance(top, mst_node.Node)
-    mst.encode_changed(top)
-    return top
-
-
-def names(root: mst_node.Node) -> set[Cid]:
-    return {node.cid for node in mst.nodes(root)}
-
-
-def carried(old: set[Cid], after: mst_node.Node, changes: Iterable[Change]) -> dict[bytes, bytes]:
-    """Give the blocks that a commit carries: what is new, and the cover of every changed key."""
-    sent = [node for node in mst.nodes(after) if node.cid not in old]
-    sent += [node for change in changes for node in covering_proof(after, change.key)]
-    return {node.cid: node.block for node in sent}
 
 
 @given(TREES)
@@ -173,49 +128,18 @@ def test_the_published_commit_proofs_are_covered_and_inverted() -> None:
         assert mst.root_cid(mst.invert(mst.load(proof, after.cid), changes)) == before_cid, case["comment"]
 
 
-class Suite:
-    """The public test suite of tree differences: its trees by file name, and its cases."""
-
-    def __init__(self, archive: Path) -> None:
-        self.trees: dict[str, dict[bytes, bytes]] = {}
-        self.roots: dict[str, Cid] = {}
-        self.cases: list[dict[str, Any]] = []
-        raw = zstandard.ZstdDecompressor().decompressobj().decompress(archive.read_bytes())
-        with tarfile.open(fileobj=io.BytesIO(raw)) as tar:
-            for name, data in self._files(tar):
-                if name.endswith(".car"):
-                    (self.roots[name],), self.trees[name] = check.read_car(data)
-                elif "/tests/" in f"/{name}" and name.endswith(".json"):
-                    self.cases.append(json.loads(data))
-
-    @staticmethod
-    def _files(tar: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
-        for member in tar:
-            file = tar.extractfile(member)
-            if file is not None:
-                yield member.name.removeprefix("./"), file.read()
-
-
 def test_every_case_of_the_public_test_suite_is_covered_and_inverted() -> None:
     suite = Suite(fixture("mst-test-suite.tar.zst"))
     for case in suite.cases:
-        side_a, side_b = (case["inputs"][side].removeprefix("./") for side in ("mst_a", "mst_b"))
+        side_a, side_b = suite.sides(case)
         before = mst.load(suite.trees[side_a], suite.roots[side_a])
         after = mst.load(suite.trees[side_b], suite.roots[side_b])
         assert isinstance(before, mst_node.Node)
         assert isinstance(after, mst_node.Node)
-        changes = [
-            Change(
-                op["rpath"].encode(),
-                op["old_value"] and parse_cid(op["old_value"]),
-                op["new_value"] and parse_cid(op["new_value"]),
-            )
-            for op in case["results"]["record_ops"]
-        ]
+        changes = suite.changes(case)
         before_names, before_cid = names(before), before.cid
         assert apply(before, changes).cid == after.cid, case["description"]
-        known = {parse_cid(name) for name in case["results"]["inductive_proof_nodes"]}
-        published = {name: block for name, block in suite.trees[side_b].items() if name in known}
+        published = suite.minimal(case, suite.trees[side_b])
         for blocks in (published, carried(before_names, after, changes)):
             undone = mst.invert(mst.load(blocks, after.cid), changes) if changes else after
             assert mst.root_cid(undone) == before_cid, case["description"]
