@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 
 import coincurve
 import libipld
-from coincurve._libsecp256k1 import ffi, lib
+from coincurve._libsecp256k1 import ffi, lib  # type: ignore[import-not-found]  # a compiled module
 from coincurve.context import GLOBAL_CONTEXT
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes

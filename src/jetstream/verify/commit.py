@@ -2,7 +2,7 @@
 
 The checks, in order: limits, the CAR and every hash, the root, the shape of the commit block, whether it
 agrees with the message, the shape of the ops, their records, and the tree (`proof`). Any that fails raises
-`Refused`: the message as a whole is not what the owner signed, whoever changed it.
+`Refused`: the message as a whole is not what the owner signed.
 
 A message's fields are those of `upstream.envelope`: of the types that it promises, whatever their values.
 

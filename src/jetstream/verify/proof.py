@@ -45,7 +45,7 @@ class _Place(NamedTuple):
     block: bytes  # the node in the key's layer; of the last node, if the way ends above it
     entries: list[Any]  # of the node
     left: Any  # the link before the first entry
-    index: int  # of the first entry whose key is not below
+    at: int  # the index of the first entry whose key is not below
     before: bytes  # the key before it; empty if there is none
     found: bool
     layer: int  # of the node, below (-) or above the layer of the key
@@ -135,7 +135,7 @@ def _value_at(place: _Place) -> bytes | None:
     """Return the value at a place, None if the key is not in the tree."""
     if not place.found:
         return None
-    value = place.entries[place.index]["v"]
+    value = place.entries[place.at]["v"]
     if place.layer or type(value) is not bytes:
         raise ValueError("a key of the tree is in the wrong layer, or has no value")
     return value
@@ -164,17 +164,17 @@ def _encoded(entry: Any) -> bytes:
     return b"".join(encode_entry(entry["k"], entry["p"], entry["v"], entry["t"]))
 
 
-def _spliced(block: bytes, old: bytes, new: bytes) -> bytes:
-    """Replace a part of a block by another. It is searched for from the end, where `l` is."""
-    start, found, end = block.rpartition(old)
-    if not found:
-        raise ValueError("a tree node that is not encoded canonically")
-    return start + new + end
+def _spliced(block: bytes, old: bytes, new: bytes) -> bytes | None:
+    """Replace a part of a block by another. Return None if it is not there exactly once.
+
+    Entries may be equal: those of `…40`, `…44`, `…50` and `…54` are, if two of their records are.
+    """
+    return block.replace(old, new) if block.count(old) == 1 else None
 
 
-def _replaced(place: _Place, value: bytes) -> bytes:
+def _replaced(place: _Place, value: bytes) -> bytes | None:
     """Return the node with another value of its key."""
-    entry = place.entries[place.index]
+    entry = place.entries[place.at]
     return _spliced(place.block, _encoded(entry), _encoded(entry | {"v": value}))
 
 
@@ -183,7 +183,7 @@ def _without_entry(blocks: Blocks, place: _Place, key: bytes) -> bytes | None:
 
     Return None for the only key of the root: another node becomes the root.
     """
-    block, entries, index = place.block, place.entries, place.index
+    entries, index = place.entries, place.at
     entry, new = entries[index], b""
     left, right = _subtree_at(place, index), entry["t"]
     if len(entries) == 1 and not place.above and (left or right):
@@ -195,11 +195,11 @@ def _without_entry(blocks: Blocks, place: _Place, key: bytes) -> bytes | None:
         # Of keys in order, the outer two share the shorter of the two prefixes.
         longer = max(0, after["p"] - entry["p"])
         new = _encoded(after | {"p": after["p"] - longer, "k": entry["k"][:longer] + after["k"]})
-    block = _recounted(_spliced(block, old, new), len(entries), -1)
-    if right is None:
+    block = _recounted(place, _spliced(place.block, old, new), -1)
+    if block is None or right is None:
         return block
     if left is not None:
-        return block.replace(left, mst.joined(blocks, left, right, layer_of(key) - 1), 1)
+        return _spliced(block, left, mst.joined(blocks, left, right, layer_of(key) - 1))
     if index:
         return _spliced(block, _encoded(entries[index - 1]), _encoded(entries[index - 1] | {"t": right}))
     return _spliced(block, _NO_LEFT, _NO_LEFT[:-1] + LINK_HEAD + right)
@@ -207,7 +207,7 @@ def _without_entry(blocks: Blocks, place: _Place, key: bytes) -> bytes | None:
 
 def _with_entry(place: _Place, key: bytes, value: bytes) -> bytes | None:
     """Return the node with one more key at its place. Return None where a node is made or a subtree split."""
-    entries, index, left = place.entries, place.index, place.left
+    entries, index, left = place.entries, place.at, place.left
     if place.layer or _subtree_at(place, index) is not None:
         return None
     shared = shared_prefix(place.before, key)
@@ -220,11 +220,14 @@ def _with_entry(place: _Place, key: bytes, value: bytes) -> bytes | None:
     else:
         old = _NO_LEFT if left is None else _NO_LEFT[:-1] + LINK_HEAD + left
         new += old
-    return _recounted(_spliced(place.block, old, new), len(entries), 1)
+    return _recounted(place, _spliced(place.block, old, new), 1)
 
 
-def _recounted(block: bytes, count: int, more: int) -> bytes:
-    """Return a block whose number of entries has changed."""
+def _recounted(place: _Place, block: bytes | None, more: int) -> bytes | None:
+    """Return the block of a node whose number of entries has changed."""
+    if block is None:
+        return None
+    count = len(place.entries)
     return entries_head(count + more) + block[len(entries_head(count)) :]
 
 

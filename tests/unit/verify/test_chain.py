@@ -10,6 +10,7 @@ from jetstream.atproto.tid import tid
 from jetstream.verify import chain
 from jetstream.verify.chain import Judgement, State, judge, screen
 from jetstream.verify.commit import Before, Evidence
+from jetstream.verify.verdict import REPLAY
 
 ROOT, OTHER, NEXT = cid_of(b"root"), cid_of(b"other"), cid_of(b"next")
 STATE = State(rev(5), chain.root_of(ROOT))
@@ -136,7 +137,7 @@ def test_the_rev_alone_says_what_is_known_and_what_is_ahead(
 
 def test_what_is_judged_twice_is_a_replay() -> None:
     judged = judge(STATE, evidence(), signed=True)
-    assert judge(judged.state, evidence(), signed=True) == Judgement(chain.REPLAY, judged.state)
+    assert judge(judged.state, evidence(), signed=True) == Judgement(REPLAY, judged.state)
 
 
 @given(st.integers(0, (1 << 53) - 1), st.integers(0, 1_023), st.binary(min_size=16, max_size=16))

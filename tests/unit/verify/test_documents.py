@@ -83,11 +83,11 @@ def test_the_published_private_keys_have_the_published_keys() -> None:
         ({"type": "Ed25519VerificationKey2020"}, "cannot be used: type 'Ed25519VerificationKey2020'"),
         ({"type": ["Multikey"]}, "cannot be used"),
         ({"publicKeyMultibase": None}, "cannot be used"),
-        ({"publicKeyMultibase": ""}, "is not base58btc"),
+        ({"publicKeyMultibase": ""}, "is no key in base58btc"),
         ({"publicKeyMultibase": "z"}, "neither a K-256 nor a P-256"),
         ({"publicKeyMultibase": "z0OIl"}, "cannot be used"),
-        ({"publicKeyMultibase": "mAYAB"}, "is not base58btc"),
-        ({"publicKeyMultibase": "z" + "1" * 100_000}, "is not base58btc of at most 120"),
+        ({"publicKeyMultibase": "mAYAB"}, "is no key in base58btc"),
+        ({"publicKeyMultibase": "z" + "1" * 100_000}, "is no key in base58btc"),
         ({"publicKeyMultibase": "z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK"}, "neither a K-256"),
         ({"publicKeyMultibase": KEY.multibase[:-1]}, "cannot be used"),
         ({"type": "EcdsaSecp256k1VerificationKey2019"}, "is no point"),
@@ -102,20 +102,12 @@ def test_a_document_without_a_usable_key_says_why(changed: dict[str, Any], probl
     assert len(str(raised.value)) < 500
 
 
+NO_DOCUMENTS: list[Any] = [None, [], "text", {}, {"id": "did:web:other.example"}, {"id": DID}]
+NO_METHODS: list[Any] = [{}, [None], ["text"], [[]], [{}], [{"id": ["#atproto"]}]]
+
+
 @pytest.mark.parametrize(
-    "document",
-    [
-        None,
-        [],
-        "text",
-        {},
-        {"id": "did:web:other.example"},
-        {"id": DID},
-        {"id": DID, "verificationMethod": {}},
-    ]
-    + [
-        {"id": DID, "verificationMethod": [method]} for method in (None, "text", [], {}, {"id": ["#atproto"]})
-    ],
+    "document", [*NO_DOCUMENTS, *({"id": DID, "verificationMethod": methods} for methods in NO_METHODS)]
 )
 def test_what_is_no_document_has_no_key(document: object) -> None:
     with pytest.raises(NoKey):

@@ -33,7 +33,7 @@ def keys_in_layer(layer: int, prefix: str = "k/") -> Iterator[bytes]:
 def changed(before: Mapping[bytes, Cid], after: Mapping[bytes, Cid]) -> list[Change]:
     return [
         Change(key, before.get(key), after.get(key))
-        for key in sorted(before | after)
+        for key in sorted({*before, *after})
         if before.get(key) != after.get(key)
     ]
 
@@ -215,8 +215,8 @@ def test_the_published_commit_proofs_are_undone() -> None:
         changes = [Change(key.encode(), None, leaf) for key in case["adds"]]
         changes += [Change(key.encode(), leaf, None) for key in case["dels"]]
         after = apply(tree_of({key.encode(): leaf for key in case["keys"]}), changes)
-        whole = {each.cid: each.block for each in mst.nodes(after)}
-        proven = {name: block for name, block in whole.items() if str(name) in case["blocksInProof"]}
+        whole: dict[bytes, bytes] = {each.cid: each.block for each in mst.nodes(after)}
+        proven = {name: block for name, block in whole.items() if str(Cid(name)) in case["blocksInProof"]}
         for blocks in (whole, proven):
             proof.find(blocks, after.cid, changes)
             undone = proof.undo(blocks, after.cid, changes)
