@@ -27,6 +27,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from jetstream.atproto.cid import Cid, cid_of
+from jetstream.atproto.mst_load import Loader
 from jetstream.atproto.mst_node import (
     EMPTY_BLOCK,
     EMPTY_CID,
@@ -34,7 +35,6 @@ from jetstream.atproto.mst_node import (
     Node,
     Root,
     Subtree,
-    decode_node,
     encode_node,
     insert_entry,
     layer_of,
@@ -147,25 +147,6 @@ def nodes(root: Subtree) -> Iterator[Node]:
         yield from nodes(sub)
 
 
-def load(blocks: Mapping[bytes, bytes], root: Cid) -> Root:
-    """Return the tree of a root CID. Subtrees whose block is not in `blocks` stay a `Cid`.
-
-    Each block is decoded once at most, and the depth is that of the root's layer: no tree costs more than its
-    blocks. The layers of first keys are checked, those of other keys are not. Raises ValueError for a block
-    that is not a node, keys that are not in order, a node in a wrong layer, and a node that is there twice.
-    """
-    block = blocks.get(root)
-    if block is None:
-        return root
-    keys, values, links = decode_node(block)
-    if not keys:
-        if links != [None]:
-            raise ValueError(f"the root {root} of a tree has a subtree and no keys")
-        return Node(0, [], [], [None], block, root)
-    layer, seen = layer_of(keys[0]), {root}
-    return Node(layer, keys, values, _load_below(blocks, links, layer, seen), block, root)
-
-
 def invert(root: Root, changes: Iterable[Change]) -> Root:
     """Undo the operations of a commit. Return the root of the tree before it.
 
@@ -186,10 +167,10 @@ def invert(root: Root, changes: Iterable[Change]) -> Root:
 def joined(blocks: Mapping[bytes, bytes], left: bytes, right: bytes, layer: int) -> Cid:
     """Return the CID of two neighbouring subtrees as one, whose roots are in `layer`.
 
-    Raises ValueError as `load` does, and PartialTreeError.
+    Raises ValueError as `mst_load.load` does, and PartialTreeError.
     """
-    seen: set[Cid] = set()
-    roots = [_load_subtree(blocks, Cid(each), layer, seen) for each in (left, right)]
+    loader = Loader(blocks)
+    roots = [loader.subtree(Cid(each), layer) for each in (left, right)]
     merged = _merge(*roots)
     assert merged is not None, "neither is absent"
     return root_cid(merged)
@@ -201,28 +182,6 @@ def root_cid(root: Root) -> Cid:
         return root
     encode_changed(root)
     return root.cid
-
-
-def _load_below(
-    blocks: Mapping[bytes, bytes], links: Iterable[Cid | None], layer: int, seen: set[Cid]
-) -> list[Subtree]:
-    """Return the subtrees of a node in `layer`."""
-    return [link if link is None else _load_subtree(blocks, link, layer - 1, seen) for link in links]
-
-
-def _load_subtree(blocks: Mapping[bytes, bytes], cid: Cid, layer: int, seen: set[Cid]) -> Root:
-    block = blocks.get(cid)
-    if block is None:
-        return cid
-    if cid in seen:
-        raise ValueError(f"the node {cid} is in the tree twice")
-    seen.add(cid)
-    keys, values, links = decode_node(block)
-    if layer < 0 or (keys and layer_of(keys[0]) != layer):
-        raise ValueError(f"the node {cid} is in layer {layer} of the tree, where its keys are not")
-    if not keys and links == [None]:
-        raise ValueError(f"the node {cid} below the root is empty")
-    return Node(layer, keys, values, _load_below(blocks, links, layer, seen), block, cid)
 
 
 def _loaded(node: Root) -> Node:

@@ -18,11 +18,15 @@ from typing import Any, Final, TypeAlias
 import libipld
 
 from jetstream.atproto.cbor_encoder import cbor_head
+from jetstream.atproto.cbor_scan import item_heads
 from jetstream.atproto.cid import CID_BYTES, LINK_HEAD, Cid, cid_of
 
 # Bytes of a key, which is `collection/rkey`. The reference implementations refuse longer ones.
 KEY_BYTES_MAX: Final = 1024
-
+# Items of CBOR in a block that is decoded: 1,300 keys. A node of the largest repositories has dozens, since
+# one key in four is in a higher layer. A smaller block is not measured.
+_ITEMS_MAX: Final = 16_000
+_UNMEASURED_BYTES_MAX: Final = 4_096
 
 NO_CID: Final = Cid()
 
@@ -69,6 +73,7 @@ def shared_prefix(left: bytes, right: bytes) -> int:
     return size - (differing.bit_length() + 7) // 8
 
 
+_ENTRY_FIELDS: Final = 4
 # The parts of an encoded node. Heads of every possible length are looked up, since computing them is slow.
 _BEGIN: Final = b"\xa2\x61e"
 _KEY_HEADS: Final = tuple(b"\xa4\x61k" + cbor_head(2, size) for size in range(KEY_BYTES_MAX + 1))
@@ -119,13 +124,15 @@ def encode_entry(suffix: bytes, prefix: int, value: bytes, subtree: bytes | None
 
 def decode_fields(block: bytes) -> tuple[list[Any], Any]:
     """Return the entries `e` and the link `l` of a block, not checked further. Raises ValueError."""
+    if len(block) > _UNMEASURED_BYTES_MAX and len(item_heads(block, _ITEMS_MAX + 1)) > _ITEMS_MAX:
+        raise ValueError(f"a tree node of over {_ITEMS_MAX:,} items")
     try:
         fields = libipld.decode_dag_cbor(block)
         entries, left = fields["e"], fields["l"]
     except (KeyError, TypeError, RecursionError) as error:
         raise ValueError("a block that is no tree node") from error
-    if type(entries) is not list:
-        raise ValueError("a tree node whose entries are no list")
+    if type(entries) is not list or len(fields) != 2:
+        raise ValueError("a tree node with other fields than a list of entries and a link")
     return entries, left
 
 
@@ -145,7 +152,7 @@ def _decode(entries: list[Any], left: Any) -> tuple[list[bytes], list[Cid], list
     before = b""
     for entry in entries:
         key = before[: entry["p"]] + entry["k"]
-        if key <= before or len(key) > KEY_BYTES_MAX:
+        if key <= before or len(key) > KEY_BYTES_MAX or len(entry) != _ENTRY_FIELDS:
             raise ValueError(f"{key[:KEY_BYTES_MAX]!r} after {before!r} in a tree node")
         keys.append(key)
         values.append(_cid(entry["v"]))

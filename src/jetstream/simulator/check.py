@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import libipld
 
-from jetstream.atproto import keys, mst, mst_node
+from jetstream.atproto import keys, mst, mst_load, mst_node
 from jetstream.atproto.cid import Cid
 
 _SIGNATURE_FIELD: Final = b"\x63sig\x58\x40"
@@ -36,7 +36,7 @@ def check_commit(body: Mapping[str, Any], multibase: str) -> None:
         raise BadCommitError(f"the root of the CAR, {roots[0]}, is not the commit {body['commit']}")
     data = _check_signed(blocks[roots[0]], body, multibase)
     try:
-        tree = mst.load(blocks, data)
+        tree = mst_load.load(blocks, data)
         _check_tree(tree)
         changes = [_change(op, blocks) for op in body["ops"]]
         before = mst.invert(tree, changes)

@@ -30,6 +30,8 @@ from jetstream.verify.verdict import Refused
 
 BLOCKS_BYTES_MAX: Final = 2_000_000
 OPS_MAX: Final = 200
+# Bytes of a commit block: a DID has 2,048 at most, the other fields 200.
+_COMMIT_BYTES_MAX: Final = 4_096
 _COMMIT_FIELDS: Final = {"did", "rev", "sig", "data", "prev", "version"}
 _COMMIT_VERSION: Final = 3
 _SIGNATURE_FIELD: Final = b"\x63sig\x58\x40"  # the key, and the head of a byte string of 64
@@ -162,6 +164,8 @@ def _signed(block: bytes) -> _Signed:
 
     The signature covers the same map without `sig`: it is cut out of the block.
     """
+    if len(block) > _COMMIT_BYTES_MAX:
+        raise Refused("commit", f"a commit block of {len(block)} bytes")
     try:
         fields = libipld.decode_dag_cbor(block)
         did, rev, signature, root = fields["did"], fields["rev"], fields["sig"], fields["data"]

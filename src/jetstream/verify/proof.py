@@ -15,12 +15,11 @@ ends at the layer of the op, which is less than 128 below the root's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from jetstream.atproto import mst
+from jetstream.atproto import mst, mst_load
 from jetstream.atproto.cid import DAG_CBOR_SHA256, LINK_HEAD, Cid
 from jetstream.atproto.mst import Change, PartialTreeError
 from jetstream.atproto.mst_node import (
@@ -35,6 +34,9 @@ from jetstream.atproto.mst_node import (
 
 Blocks: TypeAlias = Mapping[bytes, bytes]
 _NULL: Final = b"\xf6"
+# An entry that lacks a field, or has one of another type, shows where that is used.
+_MALFORMED: Final = (KeyError, TypeError, IndexError)
+_NO_ENTRY: Final = "a tree node with an entry that is not one"
 _NO_LEFT: Final = b"\x61l\xf6"  # what a block without a subtree before its first key ends with
 
 
@@ -57,10 +59,12 @@ def find(blocks: Blocks, root: bytes, changes: Sequence[Change]) -> None:
     Raises ValueError if it does not, and PartialTreeError if a node on the way is not there.
     """
     if len(changes) == 1:
-        with _malformed_entries():
+        try:
             _require(changes[0], _value_at(_place(blocks, root, changes[0].key)))
+        except _MALFORMED as error:
+            raise ValueError(_NO_ENTRY) from error
         return
-    tree = mst.load(blocks, Cid(root))
+    tree = mst_load.load(blocks, Cid(root))
     for change in changes:
         _require(change, mst.get(tree, change.key))
 
@@ -71,22 +75,15 @@ def undo(blocks: Blocks, root: bytes, changes: Sequence[Change]) -> bytes:
     Raises ValueError if the tree contradicts an op, and PartialTreeError if a node is not there.
     """
     if len(changes) == 1:
-        with _malformed_entries():
+        try:
             before = _undo_one(blocks, root, changes[0])
+        except _MALFORMED as error:
+            raise ValueError(_NO_ENTRY) from error
         if before is not None:
             return before
     if not changes:
         return root
-    return mst.root_cid(mst.invert(mst.load(blocks, Cid(root)), changes))
-
-
-@contextmanager
-def _malformed_entries() -> Iterator[None]:
-    """Raise ValueError where an entry of a node is not as it should be, which shows when it is used."""
-    try:
-        yield
-    except (KeyError, TypeError, IndexError) as error:
-        raise ValueError("a tree node with an entry that is not one") from error
+    return mst.root_cid(mst.invert(mst_load.load(blocks, Cid(root)), changes))
 
 
 def _require(change: Change, value: bytes | None) -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tests.fixtures import fixture, json_of
 from tests.signed import Suite, apply, carried, names, parse_cid, tree_of
 
-from jetstream.atproto import mst, mst_node
+from jetstream.atproto import mst, mst_load, mst_node
 from jetstream.atproto.cid import Cid, cid_of
 from jetstream.atproto.mst import Change
 from jetstream.simulator.repo import build
@@ -54,7 +54,7 @@ def test_the_blocks_of_a_commit_suffice_to_invert_it(
     old_names, old_cid = names(old), old.cid
     new = apply(old, changes)
     assert new.cid == tree_of(after).cid
-    partial = mst.load(carried(old_names, new, changes), new.cid)
+    partial = mst_load.load(carried(old_names, new, changes), new.cid)
     assert mst.root_cid(mst.invert(partial, changes)) == old_cid
 
 
@@ -74,7 +74,7 @@ def test_only_changed_nodes_are_encoded_again(
 
 def test_a_change_behind_an_unknown_node_is_refused() -> None:
     root = tree_of({f"k/{n}".encode(): cid_of(b"") for n in range(50)})
-    partial = mst.load({root.cid: root.block}, root.cid)
+    partial = mst_load.load({root.cid: root.block}, root.cid)
     with pytest.raises(mst.PartialTreeError):
         mst.invert(partial, [Change(f"k/{n}".encode(), None, cid_of(b"")) for n in range(50)])
 
@@ -125,15 +125,17 @@ def test_the_published_commit_proofs_are_covered_and_inverted() -> None:
         blocks = carried(before_names, after, changes)
         assert {str(Cid(name)) for name in blocks} >= set(case["blocksInProof"]), case["comment"]
         proof = {name: block for name, block in blocks.items() if str(Cid(name)) in case["blocksInProof"]}
-        assert mst.root_cid(mst.invert(mst.load(proof, after.cid), changes)) == before_cid, case["comment"]
+        assert mst.root_cid(mst.invert(mst_load.load(proof, after.cid), changes)) == before_cid, case[
+            "comment"
+        ]
 
 
 def test_every_case_of_the_public_test_suite_is_covered_and_inverted() -> None:
     suite = Suite(fixture("mst-test-suite.tar.zst"))
     for case in suite.cases:
         side_a, side_b = suite.sides(case)
-        before = mst.load(suite.trees[side_a], suite.roots[side_a])
-        after = mst.load(suite.trees[side_b], suite.roots[side_b])
+        before = mst_load.load(suite.trees[side_a], suite.roots[side_a])
+        after = mst_load.load(suite.trees[side_b], suite.roots[side_b])
         assert isinstance(before, mst_node.Node)
         assert isinstance(after, mst_node.Node)
         changes = suite.changes(case)
@@ -141,6 +143,6 @@ def test_every_case_of_the_public_test_suite_is_covered_and_inverted() -> None:
         assert apply(before, changes).cid == after.cid, case["description"]
         published = suite.minimal(case, suite.trees[side_b])
         for blocks in (published, carried(before_names, after, changes)):
-            undone = mst.invert(mst.load(blocks, after.cid), changes) if changes else after
+            undone = mst.invert(mst_load.load(blocks, after.cid), changes) if changes else after
             assert mst.root_cid(undone) == before_cid, case["description"]
     assert len(suite.cases) == 16_384

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.fixtures import fixture, json_of
 from tests.signed import Suite, apply, carried, names, parse_cid, tree_of
 
-from jetstream.atproto import mst, mst_node
+from jetstream.atproto import mst, mst_load, mst_node
 from jetstream.atproto.cbor_encoder import encode_cbor
 from jetstream.atproto.cid import Cid, cid_of
 from jetstream.atproto.mst import Change, PartialTreeError
@@ -70,7 +70,7 @@ def test_one_op_is_undone_like_many(before: dict[bytes, Cid], key: bytes, value:
         return
     check(before, changes)
     old, new, blocks = commit(before, changes)
-    assert mst.root_cid(mst.invert(mst.load(blocks, new), changes)) == old
+    assert mst.root_cid(mst.invert(mst_load.load(blocks, new), changes)) == old
 
 
 @settings(max_examples=300)
@@ -196,7 +196,7 @@ HIGH = next(keys_in_layer(1))
 )
 @pytest.mark.parametrize("key", [LOW, HIGH, b"\0", b"z" * 1_024])
 def test_what_is_no_node_is_refused(block: bytes, key: bytes) -> None:
-    blocks = {cid_of(block): block, cid_of(node([])): node([])}
+    blocks: dict[bytes, bytes] = {cid_of(block): block, cid_of(node([])): node([])}
     other = Change(b"k/other", RECORD, None)
     for change in (Change(key, None, RECORD), Change(key, OTHER, RECORD), Change(key, RECORD, None)):
         for changes in ([change], [change, other]):
