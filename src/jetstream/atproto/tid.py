@@ -36,7 +36,7 @@ def tid_us(text: str) -> int:
 
 
 def tid_number(text: str) -> int:
-    """Return a TID as an integer of 63 bits, which sorts like it. Raises ValueError for other characters."""
+    """Return a TID as an integer of 64 bits, which sorts like it. Raises ValueError for other characters."""
     return int(text.translate(_DIGITS), 32)
 
 

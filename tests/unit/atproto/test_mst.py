@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -146,3 +148,78 @@ def test_every_case_of_the_public_test_suite_is_covered_and_inverted() -> None:
             undone = mst.invert(mst_load.load(blocks, after.cid), changes) if changes else after
             assert mst.root_cid(undone) == before_cid, case["description"]
     assert len(suite.cases) == 16_384
+
+
+def keys_in_layer(layer: int, count: int) -> list[bytes]:
+    """Return the first keys of a layer, in order."""
+    keys = (f"k/{number:05}".encode() for number in range(100_000))
+    return list(islice((key for key in keys if mst_node.layer_of(key) == layer), count))
+
+
+class TestLoad:
+    """A tree that anybody may have made costs no more than its blocks."""
+
+    @staticmethod
+    def root(*subtrees: Cid | None) -> bytes:
+        [key] = keys_in_layer(3, 1)
+        return mst_node.encode_node(mst_node.Node(3, [key], [cid_of(b"")], list(subtrees)))
+
+    @staticmethod
+    def keyless(below: Cid | None) -> bytes:
+        return mst_node.encode_node(mst_node.Node(0, [], [], [below]))
+
+    def blocks(self, root: bytes, *others: bytes) -> dict[bytes, bytes]:
+        return {cid_of(block): block for block in (root, *others)}
+
+    def refuse(self, problem: str, root: bytes, *others: bytes) -> None:
+        with pytest.raises(ValueError, match=problem):
+            mst_load.load(self.blocks(root, *others), cid_of(root))
+
+    def test_a_chain_of_nodes_ends_at_the_lowest_layer(self) -> None:
+        chain = [self.keyless(cid_of(b"not there"))]
+        for _ in range(5_000):
+            chain.append(self.keyless(cid_of(chain[-1])))
+        self.refuse("is in layer -1", self.root(cid_of(chain[-1]), None), *chain)
+        root = self.root(cid_of(chain[2]), None)
+        with pytest.raises(mst.PartialTreeError):
+            list(mst.nodes(mst_load.load(self.blocks(root, *chain[:3]), cid_of(root))))
+
+    def test_a_node_that_is_there_twice(self) -> None:
+        below = self.keyless(cid_of(b"not there"))
+        self.refuse("twice", self.root(cid_of(below), cid_of(below)), below)
+
+    def test_a_node_in_another_layer(self) -> None:
+        [low] = keys_in_layer(0, 1)
+        below = mst_node.encode_node(mst_node.Node(2, [low], [cid_of(b"")], [None, None]))
+        self.refuse("is in layer 2", self.root(cid_of(below), None), below)
+
+    def test_an_empty_node_below_the_root(self) -> None:
+        self.refuse("is empty", self.root(mst_node.EMPTY_CID, None), mst_node.EMPTY_BLOCK)
+
+    def test_a_root_without_keys(self) -> None:
+        self.refuse("no keys", self.keyless(cid_of(b"not there")))
+        assert mst.root_cid(mst_load.load({}, mst_node.EMPTY_CID)) == mst_node.EMPTY_CID
+
+    def test_too_many_keys(self) -> None:
+        tree = tree_of({f"k/{n:05}".encode(): cid_of(b"") for n in range(16_100)})
+        with pytest.raises(ValueError, match="over 16,000 keys"):
+            mst_load.load({node.cid: node.block for node in mst.nodes(tree)}, tree.cid)
+
+    def test_a_node_of_too_many_items(self) -> None:
+        keys = keys_in_layer(0, 1_700)
+        node = mst_node.Node(0, keys, [cid_of(b"")] * 1_700, [None] * 1_701)
+        self.refuse("over 16,000 items", mst_node.encode_node(node))
+
+    def test_many_changes_of_a_large_node_are_encoded_once(self) -> None:
+        keys = keys_in_layer(0, 1_000)
+        root: mst_node.Root = mst_node.Node(0, keys, [cid_of(b"")] * 1_000, [None] * 1_001)
+        before = mst.root_cid(root)
+        added = [each for each in (key + b"x" for key in keys) if mst_node.layer_of(each) == 0][:100]
+        for key in added:
+            root, _ = mst.put(root, key, cid_of(b""))
+            assert isinstance(root, mst_node.Node)
+            assert root.block == b""
+        assert mst.root_cid(root) != before
+        for key in added:
+            root, _ = mst.remove(root, key)
+        assert mst.root_cid(root) == before
