@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from hypothesis import strategies as st
+from tests.builders import Cid as Link
 from tests.builders import frame
 from tests.fixtures import ROOT, captured_frames
 from tests.fuzz.conftest import Fuzz
@@ -75,8 +76,6 @@ def frames() -> list[bytes]:
 
 def _links(fields: dict[str, Any]) -> dict[str, Any]:
     """Mark links as such, which are bytes in what was decoded."""
-    from tests.builders import Cid as Link  # noqa: PLC0415 - another class of the same name
-
     ops = [
         {name: Link(value) if isinstance(value, bytes) else value for name, value in op.items()}
         for op in fields["ops"]
