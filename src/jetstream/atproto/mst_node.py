@@ -148,7 +148,7 @@ def decode_node(block: bytes) -> tuple[list[bytes], list[Cid], list[Cid | None]]
 def _decode(entries: list[Any], left: Any) -> tuple[list[bytes], list[Cid], list[Cid | None]]:
     keys: list[bytes] = []
     values: list[Cid] = []
-    links = [left and _cid(left)]
+    links = [None if left is None else _cid(left)]
     before = b""
     for entry in entries:
         key = before[: entry["p"]] + entry["k"]
@@ -156,7 +156,7 @@ def _decode(entries: list[Any], left: Any) -> tuple[list[bytes], list[Cid], list
             raise ValueError(f"{key[:KEY_BYTES_MAX]!r} after {before!r} in a tree node")
         keys.append(key)
         values.append(_cid(entry["v"]))
-        links.append(entry["t"] and _cid(entry["t"]))
+        links.append(None if entry["t"] is None else _cid(entry["t"]))
         before = key
     return keys, values, links
 

@@ -152,9 +152,12 @@ def _undo_one(blocks: Blocks, root: bytes, change: Change) -> bytes | None:
     return node and _rehashed(place.above, node)
 
 
-def _subtree_at(place: _Place, index: int) -> Any:
-    """Return the link before the entry at an index, None if there is no subtree."""
-    return place.entries[index - 1]["t"] if index else place.left
+def _subtree_at(place: _Place, index: int) -> bytes | None:
+    """Return the link before the entry at an index, None if there is no subtree. Raises TypeError."""
+    link: Any = place.entries[index - 1]["t"] if index else place.left
+    if link is None or isinstance(link, bytes):
+        return link
+    raise TypeError("a link that is none")
 
 
 def _encoded(entry: Any) -> bytes:
@@ -182,7 +185,7 @@ def _without_entry(blocks: Blocks, place: _Place, key: bytes) -> bytes | None:
     """
     entries, index = place.entries, place.at
     entry, new = entries[index], b""
-    left, right = _subtree_at(place, index), entry["t"]
+    left, right = _subtree_at(place, index), _subtree_at(place, index + 1)
     if len(entries) == 1 and not place.above and (left or right):
         return None
     old = _encoded(entry)
