@@ -6,11 +6,11 @@ is passed on itself, so a forged one cannot. `screen` recognises repeats by the 
 
     state      message                              verdict        the state after it, if it is passed on
     ─────────────────────────────────────────────────────────────────────────────────────────────────────
-    any        incomplete; prevData is not          refused        the same
-               the root that we hold
     rev above  any                                  replay         the same
-    rev equal  the same root                        replay         the same
+    rev equal  the same root, or no key at hand     replay         the same
     rev equal  another root                         refused        the same (equivocation)
+    any        incomplete; prevData is not          refused        the same (proof)
+               the root that we hold
     none       no key at hand                       unverified     the message's
     none       any                                  ok, legacy     the message's
     rev below  no key at hand                       unverified     the message's
@@ -48,6 +48,7 @@ from jetstream.verify.verdict import (
 _DIGEST_BYTES: Final = 32
 ROOT_BYTES: Final = 16  # of a digest: enough to tell two trees of one owner apart
 _STATE_BYTES: Final = 8 + ROOT_BYTES
+_INCOMPLETE: Final = "tree nodes are missing, and prevData is not the root we hold"
 _AHEAD_US: Final = 300_000_000  # how far a rev may be ahead of the clock: five minutes
 
 
@@ -101,12 +102,10 @@ def judge(state: State | None, evidence: Evidence, *, signed: bool) -> Judgement
     A message whose signature is wrong is refused by the caller. The state may have moved since the message
     was screened.
     """
-    if evidence.before is Before.INCOMPLETE and (state is None or not _has_root(state, evidence.prev_root)):
-        return Judgement(
-            refused("proof", "tree nodes are missing, and prevData is not the root we hold"), state
-        )
     if state is not None and evidence.rev <= state.rev:
         return Judgement(_judge_known(state, evidence, signed=signed), state)
+    if evidence.before is Before.INCOMPLETE and (state is None or not _has_root(state, evidence.prev_root)):
+        return Judgement(refused("proof", _INCOMPLETE), state)
     missing_after = "" if state is None or _follows(state, evidence) else state.rev
     passed = GAP if missing_after else _FOLLOWING[evidence.before]
     verdict = passed if signed else UNVERIFIED

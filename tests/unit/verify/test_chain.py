@@ -58,6 +58,8 @@ SYNC = {"since": "", "prev_root": None, "before": Before.SYNC}
         # What is not above it.
         ({"number": 4}, "replay"),
         ({"number": 5, "root": ROOT}, "replay"),
+        (INCOMPLETE | {"number": 4, "prev_root": OTHER}, "replay"),
+        (INCOMPLETE | {"number": 5, "root": ROOT, "prev_root": OTHER}, "replay"),
         ({"number": 5}, "refused: equivocation"),
         (SYNC | {"number": 5, "root": ROOT}, "replay"),
         (SYNC | {"number": 5}, "refused: equivocation"),
