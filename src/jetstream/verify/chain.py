@@ -1,7 +1,7 @@
 """The first and the last step: what a message is, given the state of its repository.
 
 The state is the rev and the tree root of the newest message that was passed on. A message moves it only if it
-is passed on itself, so a forged one cannot. `screen` recognises repeats by the rev alone, before any work.
+is passed on itself, so a refused one cannot. `screen` recognises repeats by the rev alone, before any work.
 `judge` compares the message with the state:
 
     state      message                              verdict        the state after it, if it is passed on

@@ -4,7 +4,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from tests.builders import Raw, car, dag_cbor, nested, uvarint
+from tests.builders import Raw, car, dag_cbor, from_json, nested, uvarint
 from tests.fixtures import captured_frames, from_scenario, json_of
 from tests.signed import DID, KEY, NOTE, Account, fields_of, public, resigned, rev, with_commit
 
@@ -64,6 +64,18 @@ def test_the_commits_of_the_relay_scenarios_are_authentic(name: str, before: Bef
         evidence = examine_commit(fields)
         assert evidence.before is before
         assert evidence.is_signed_by([parse_multikey(multibase)])
+
+
+@pytest.mark.parametrize("seq", [4621317030, 4621317332, 4621332152, 4623075231])
+def test_captured_commits_from_before_prev_data_are_legacy(seq: int) -> None:
+    fields = from_json(json_of(f"commits/firehose_commit_{seq}.json"))
+    assert examine_commit(fields).before is Before.LEGACY
+
+
+def test_the_sync_of_a_relay_scenario_is_authentic() -> None:
+    messages, multibase = from_scenario("account_lifecycle")
+    [fields] = [fields for kind, fields in messages if kind == "#sync"]
+    assert examine_sync(fields).is_signed_by([parse_multikey(multibase)])
 
 
 def test_a_commit_of_many_ops_is_proven(account: Account) -> None:
