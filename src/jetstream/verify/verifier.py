@@ -66,7 +66,9 @@ class Verifier:
             return Judgement(refused(error.reason, error.detail), state)
         keys = self._find_keys(did, rev)
         if keys and not evidence.is_signed_by(keys):
-            return Judgement(refused("signature", f"it is by none of {len(keys)} keys of {did}"), state)
+            return Judgement(
+                refused("signature", f"it is by no known key of the account ({len(keys)})"), state
+            )
         judgement = judge(state, evidence, signed=bool(keys))
         self._keep(did, judgement)
         return judgement

@@ -251,7 +251,7 @@ class TestCheckedBlocks:
         ],
     )
     def test_a_block_with_another_hash_or_kind_of_cid(self, cid: bytes) -> None:
-        with pytest.raises(Mismatch, match=cid.hex()):
+        with pytest.raises(Mismatch, match="has another hash"):
             checked_blocks(car([PAIRS[0], (cid, SMALL)]))
 
     def test_the_first_of_several_roots(self) -> None:
