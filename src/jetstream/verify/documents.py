@@ -37,6 +37,8 @@ _SLACK_US: Final = 300_000_000
 # Methods of a document, and entries of a log, that are looked at.
 _METHODS_MAX: Final = 100
 _ENTRIES_MAX: Final = 10_000
+# Keys of one time that are returned: each may be tried, which takes 25 to 45 µs.
+_KEYS_MAX: Final = 8
 
 
 class NoKey(ValueError):
@@ -62,7 +64,7 @@ def keys_at(log: object, did: str, time_us: int) -> list[PublicKey]:
     """Return the keys that were valid at a time, in unix microseconds, by a PLC audit log; the newest first.
 
     `log` is what `/<did>/log/audit` answers. Entries that are nullified, malformed or of other DIDs are
-    skipped. Several keys were valid around a rotation.
+    skipped. Several keys were valid around a rotation; the eight newest are returned.
     """
     entries = log[:_ENTRIES_MAX] if isinstance(log, list) else []
     starts = sorted(filter(None, (_entry(entry, did) for entry in entries)), key=itemgetter(0))
@@ -73,7 +75,7 @@ def keys_at(log: object, did: str, time_us: int) -> list[PublicKey]:
         if start - _SLACK_US <= time_us < end + _SLACK_US
     ]
     keys = []
-    for text in dict.fromkeys(reversed(valid)):
+    for text in list(dict.fromkeys(reversed(valid)))[:_KEYS_MAX]:
         with suppress(ValueError):
             keys.append(parse_did_key(text))
     return keys
@@ -98,7 +100,12 @@ def _parse(kind: object, text: object) -> PublicKey:
         return parse_multikey(text)
     if isinstance(text, str) and isinstance(kind, str) and kind in _POINT_TYPES:
         return key_of(_POINT_TYPES[kind], decode_base58(text))
-    raise ValueError(f"type {str(kind)[:100]!r} with publicKeyMultibase {str(text)[:100]!r}")
+    raise ValueError(f"type {_shown(kind)} with publicKeyMultibase {_shown(text)}")
+
+
+def _shown(value: object) -> str:
+    """Return what a document has where a text should be, for people. It may be nested deeply."""
+    return repr(value[:100]) if isinstance(value, str) else f"a {type(value).__name__}"
 
 
 def _entry(entry: object, did: str) -> tuple[int, str] | None:
