@@ -6,14 +6,14 @@ its place. So a tree depends only on its contents, not on the order of writes.
 
 The tree is changed in place, so that a write costs only its own path: `put` and `remove` change it and return
 the root, which may be another node than before; `encode_changed` then encodes the blocks of the changed
-nodes.
+nodes. `mst_node` has the encoding of a node.
 
-So a write changes the block of the node with the key, and the blocks of all nodes above it, since each of
+A write changes the block of the node with the key, and the blocks of all nodes above it, since each of
 them has the CID of the one below. Nearly always that is one new entry in one node, and a replaced CID in each
 of the others: `insert_entry` and `Node.patch` handle these two without encoding the node again.
 
 A subtree may be a `Cid` instead of a node: its block is not loaded. So a consumer holds the few nodes that a
-commit carries, and `invert` undoes the commit. After a PartialTreeError, discard the tree: it may be half
+commit carries (`mst_load`), and `invert` undoes the commit. After a PartialTreeError, discard the tree: it may be half
 changed.
 
 Source: the repository page of the AT Protocol specification, "MST structure", and the sync page, "Inductive

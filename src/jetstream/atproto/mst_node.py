@@ -23,8 +23,8 @@ from jetstream.atproto.cid import CID_BYTES, LINK_HEAD, Cid, cid_of
 
 # Bytes of a key, which is `collection/rkey`. The reference implementations refuse longer ones.
 KEY_BYTES_MAX: Final = 1024
-# Items of CBOR in a block that is decoded: those of 1,450 keys. Few nodes have a dozen: one key in four is in a
-# higher layer, and ends the node before it. A short block is not measured.
+# Items of CBOR in a block that is decoded: those of 1,450 keys. Few nodes have a dozen: one key in four is in
+# a higher layer, and ends the node before it. A short block is not measured.
 _ITEMS_MAX: Final = 16_000
 _UNMEASURED_BYTES_MAX: Final = 4_096
 
