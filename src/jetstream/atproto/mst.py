@@ -13,8 +13,8 @@ them has the CID of the one below. Nearly always that is one new entry in one no
 of the others: `insert_entry` and `Node.patch` handle these two without encoding the node again.
 
 A subtree may be a `Cid` instead of a node: its block is not loaded. So a consumer holds the few nodes that a
-commit carries (`mst_load`), and `invert` undoes the commit. After a PartialTreeError, discard the tree: it may be half
-changed.
+commit carries (`mst_load`), and `invert` undoes the commit. After a PartialTreeError, discard the tree: it
+may be half changed.
 
 Source: the repository page of the AT Protocol specification, "MST structure", and the sync page, "Inductive
 firehose".
