@@ -30,6 +30,7 @@ from benches import (
     ingest,
     machine,
     replay,
+    verify,
 )
 from benches.limits import Limit, number
 from cyclopts import App, Parameter
@@ -138,6 +139,7 @@ def _entries() -> dict[str, Entry]:
     for name, scenario in fanout.SCENARIOS.items():
         entries[name] = Entry(scenario.title, partial(fanout.run, name), scenario.limits, timed=True)
     entries["compression"] = Entry(compression.TITLE, compression.main, compression.LIMITS)
+    entries["verify"] = Entry(verify.TITLE, verify.main, verify.LIMITS)
     entries["replay"] = Entry(replay.TITLE, replay.main, replay.LIMITS)
     entries["handshake"] = Entry(handshake.TITLE, handshake.main, handshake.LIMITS)
     entries["empty"] = Entry(empty.TITLE, empty.main, empty.LIMITS)

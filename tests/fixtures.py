@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import zstandard
+from tests.builders import from_json
 
 ROOT = Path(__file__).resolve().parents[2] / "shared" / "fixtures"
 
@@ -57,3 +58,11 @@ def _frames(data: bytes) -> Iterator[bytes]:
         (size,) = struct.unpack_from("<I", data, position)
         position += 4 + size
         yield data[position - size : position]
+
+
+def from_scenario(name: str) -> tuple[list[tuple[str, Any]], str]:
+    """Return the messages of a relay scenario, each with its type, and the key of their account."""
+    scenario = json_of(f"relay-scenarios/{name}.json")
+    frames = [message["frame"] for message in scenario["messages"]]
+    messages = [(frame["header"]["t"], from_json(frame["body"])) for frame in frames]
+    return messages, scenario["accounts"][0]["identity"]["keys"]["atproto"]["publicKeyMultibase"]

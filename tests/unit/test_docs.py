@@ -10,6 +10,7 @@ import pytest
 
 from jetstream.metrics import REFUSAL_REASONS
 from jetstream.upstream.drops import DROP_REASONS
+from jetstream.verify.verdict import REFUSALS, VERDICTS
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "jetstream"
@@ -17,6 +18,7 @@ DOCS = ROOT / "docs"
 ARCHITECTURE = DOCS / "architecture.md"
 DECISIONS = DOCS / "decisions"
 METRICS = DOCS / "metrics.md"
+VERIFICATION = DOCS / "verification.md"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 # Words that only we use, or that hide who does what. CONTRIBUTING asks for the standard terms.
 UNCLEAR = re.compile(r"the interpreter|those who|whoever|head for head|\banew\b", re.IGNORECASE)
@@ -113,6 +115,12 @@ def test_every_reason_to_drop_data_is_described() -> None:
 def test_every_reason_to_refuse_a_subscription_is_described() -> None:
     table = section(METRICS.read_text(), "Reasons of `jetstream_refused`")
     assert dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", table, re.MULTILINE)) == REFUSAL_REASONS
+
+
+def test_every_verdict_and_every_reason_to_refuse_a_message_is_described() -> None:
+    page = VERIFICATION.read_text()
+    for title, names in (("Verdicts", VERDICTS), ("Reasons to refuse", REFUSALS)):
+        assert dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", section(page, title), re.MULTILINE)) == names
 
 
 def test_pages_that_the_source_refers_to_exist() -> None:

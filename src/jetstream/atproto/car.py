@@ -6,7 +6,7 @@
 Most of a commit's blocks are nodes of the repository's tree; a decoder that decodes all of them, as libipld's
 `decode_car` does, takes 20 µs a frame. There are two ways to a record instead. `proven` searches for its CID
 and checks the hash, which costs the same however many blocks there are. `Blocks` scans the lengths of all
-sections.
+sections. `checked_blocks` does so too, and checks every hash, for a consumer that verifies commits.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hashlib import sha256
 from typing import Final, NamedTuple
 
 from jetstream.atproto.cbor import Unreadable, decode
-from jetstream.atproto.cid import CID_BYTES, DAG_CBOR_SHA256, LINK_HEAD, Cid
+from jetstream.atproto.cid import CID_BYTES, DAG_CBOR_SHA256, LINK_HEAD, Cid, raw_cid
 
 # The header that every relay writes, around the CID of its one root. Any other is decoded.
 _HEADER_HEAD: Final = b"\x3a\xa2\x65roots\x81" + LINK_HEAD
@@ -31,6 +31,10 @@ _HEADER_BYTES_MAX: Final = 1_024  # a header is decoded; ten roots take half of 
 # Bytes of a CAR that is searched for a CID. A search may compare a whole CID at each place: in a longer one
 # that could take milliseconds.
 _SEARCHED_BYTES_MAX: Final = 16_384
+
+
+class Mismatch(Exception):
+    """A block of a CAR does not hash to its CID."""
 
 
 def proven(car: bytes, cid: bytes) -> bytes | None:
@@ -73,6 +77,43 @@ class Blocks:
         if start is None:
             return None
         return self._car[start + CID_BYTES : self._stops[start]]
+
+
+def checked_blocks(car: bytes) -> tuple[bytes, dict[bytes, bytes]]:
+    """Return the first root of a CAR, and its blocks by their CID. Each block hashes to its CID.
+
+    Raises Unreadable as `Blocks` does, and Mismatch for a block with another hash.
+    """
+    blocks: dict[bytes, bytes] = {}
+    for start, stop in _stops(car).items():
+        body = start + CID_BYTES
+        cid, block = car[start:body], car[body:stop]
+        if cid != DAG_CBOR_SHA256 + sha256(block).digest():
+            _require_raw(cid, block)
+        blocks[cid] = block
+    return _root(car), blocks
+
+
+def _require_raw(cid: bytes, block: bytes) -> None:
+    """Raise Mismatch for a block that is not under the CID of its bytes as they are (codec `raw`)."""
+    if cid == raw_cid(sha256(block).digest()):
+        return
+    try:
+        name = str(Cid(cid))
+    except ValueError:  # what stands there is no CID
+        name = cid.hex()
+    raise Mismatch(f"the block of {name} has another hash")
+
+
+def _root(car: bytes) -> bytes:
+    """Return the first root of a CAR whose header was read before. Raises Unreadable."""
+    if car.startswith(_USUAL_HEAD) and car.startswith(_HEADER_TAIL, _HEADER_TAIL_AT):
+        return car[len(_HEADER_HEAD) : _HEADER_TAIL_AT]
+    size, position = _uvarint(car, 0)
+    roots = decode(car[position : position + size])["roots"]
+    if type(roots) is not list or not isinstance(roots[0], bytes):
+        raise Unreadable("the CAR's header has roots that are no CIDs")
+    return bytes(roots[0])
 
 
 def _stops(car: bytes) -> dict[int, int]:

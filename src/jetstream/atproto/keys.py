@@ -1,21 +1,26 @@
-"""Verify signatures of repositories: K-256 (secp256k1) and P-256 (secp256r1).
+"""Public keys of accounts, and what they have signed: K-256 (secp256k1) and P-256 (secp256r1).
 
 A signature is r and s, 32 bytes each, over the SHA-256 of the message, with s in the lower half of the
 curve's order ("low-S"). Public keys are written as Multikeys: multibase `z` of a two-byte prefix that names
 the curve, and the compressed point. Source: the cryptography page of the AT Protocol specification.
+
+K-256 is verified by libsecp256k1 in 25 µs. coincurve has it, but takes signatures as DER only; its handle of
+the library takes the 64 bytes as they are.
 """
 
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import Final
+from typing import Any, Final, Protocol
 
 import coincurve
 import libipld
+from coincurve._libsecp256k1 import ffi, lib  # type: ignore[import-not-found]  # a compiled module
+from coincurve.context import GLOBAL_CONTEXT
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 
 # The orders of the curves: r and s of a signature are below it.
 K256_ORDER: Final = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
@@ -23,27 +28,108 @@ P256_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC
 SIGNATURE_BYTES: Final = 64
 K256_PREFIX: Final = b"\xe7\x01"  # multicodec secp256k1-pub, as a varint
 P256_PREFIX: Final = b"\x80\x24"  # multicodec p256-pub, as a varint
-_ORDERS: Final = {K256_PREFIX: K256_ORDER, P256_PREFIX: P256_ORDER}
+DID_KEY: Final = "did:key:"
+# Characters of a key: an uncompressed point has 90. Decoding takes quadratic time.
+_KEY_CHARS_MAX: Final = 120
+# A point, by its first byte: how many bytes it has. 4 is uncompressed.
+_POINT_BYTES: Final = {2: 33, 3: 33, 4: 65}
+_PREHASHED: Final = ec.ECDSA(Prehashed(hashes.SHA256()))
+
+
+class PublicKey(Protocol):
+    """A public key of either curve, parsed. Immutable."""
+
+    def verify(self, digest: bytes, signature: bytes) -> bool:
+        """Return whether a signature of the SHA-256 `digest` is by this key, 64 bytes long and low-S."""
+        ...
+
+
+class K256PublicKey:
+    """A secp256k1 key. Nearly every account has one."""
+
+    __slots__ = ("_key",)
+
+    def __init__(self, point: bytes) -> None:
+        self._key = coincurve.PublicKey(point).public_key
+
+    def verify(
+        self,
+        digest: bytes,
+        signature: bytes,
+        *,
+        # As defaults, they are looked up once.
+        _new: Any = ffi.new,
+        _parse: Any = lib.secp256k1_ecdsa_signature_parse_compact,
+        _verify: Any = lib.secp256k1_ecdsa_verify,
+        _context: Any = GLOBAL_CONTEXT.ctx,
+    ) -> bool:
+        """Return whether a signature is by this key. libsecp256k1 accepts low-S only. Releases the GIL."""
+        if len(signature) != SIGNATURE_BYTES:
+            return False
+        parsed = _new("secp256k1_ecdsa_signature *")
+        return bool(_parse(_context, parsed, signature) and _verify(_context, parsed, digest, self._key))
+
+
+class P256PublicKey:
+    """A secp256r1 key. Hardware-backed signers have them."""
+
+    __slots__ = ("_key",)
+
+    def __init__(self, point: bytes) -> None:
+        self._key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
+
+    def verify(self, digest: bytes, signature: bytes) -> bool:
+        """Return whether a signature is by this key. OpenSSL accepts either s, so s is compared here."""
+        r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
+        if len(signature) != SIGNATURE_BYTES or s > P256_ORDER // 2:
+            return False
+        try:
+            self._key.verify(encode_dss_signature(r, s), digest, _PREHASHED)
+        except InvalidSignature:
+            return False
+        return True
+
+
+_CURVES: Final[dict[bytes, type[K256PublicKey | P256PublicKey]]] = {
+    K256_PREFIX: K256PublicKey,
+    P256_PREFIX: P256PublicKey,
+}
+
+
+def parse_multikey(text: str) -> PublicKey:
+    """Return the key of a Multikey (`z…`). Raises ValueError if it is neither a K-256 nor a P-256 key."""
+    encoded = decode_base58(text)
+    if encoded[:2] not in _CURVES:
+        raise ValueError(f"{text} is neither a K-256 nor a P-256 key")
+    return key_of(encoded[:2], encoded[2:])
+
+
+def parse_did_key(text: str) -> PublicKey:
+    """Return the key of a `did:key:z…`. Raises ValueError."""
+    if not text.startswith(DID_KEY):
+        raise ValueError(f"{text[:_KEY_CHARS_MAX]!r} is no did:key")
+    return parse_multikey(text.removeprefix(DID_KEY))
+
+
+def key_of(curve: bytes, point: bytes) -> PublicKey:
+    """Return the key of a point, compressed or not. `curve` is one of the prefixes. Raises ValueError."""
+    if not point or len(point) != _POINT_BYTES.get(point[0]):
+        raise ValueError(f"{point.hex()} is no point of a curve, by its length and first byte")
+    return _CURVES[curve](point)
+
+
+def decode_base58(text: str) -> bytes:
+    """Return the bytes of base58btc in multibase: `z…`. Raises ValueError."""
+    if not text.startswith("z") or len(text) > _KEY_CHARS_MAX:
+        raise ValueError(
+            f"{text[:_KEY_CHARS_MAX]!r} is no key in base58btc, or over {_KEY_CHARS_MAX} characters"
+        )
+    return bytes(libipld.decode_multibase(text)[1])
 
 
 def verify(multibase: str, message: bytes, signature: bytes) -> bool:
-    """Return whether a signature is valid under a Multikey (`z…`), 64 bytes long and low-S.
+    """Return whether a signature of a message is valid under a Multikey (`z…`), 64 bytes long and low-S.
 
     Raises ValueError for a key that is neither K-256 nor P-256.
     """
-    encoded = bytes(libipld.decode_multibase(multibase)[1])
-    prefix, point = encoded[:2], encoded[2:]
-    if prefix not in _ORDERS:
-        raise ValueError(f"{multibase} is neither a K-256 nor a P-256 key")
-    r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
-    if len(signature) != SIGNATURE_BYTES or not 0 < s <= _ORDERS[prefix] // 2:
-        return False
-    der = encode_dss_signature(r, s)  # the libraries use DER, which the protocol does not
-    if prefix == K256_PREFIX:  # by libsecp256k1, in about 30 µs; it releases the GIL
-        return bool(coincurve.PublicKey(point).verify(der, sha256(message).digest(), hasher=None))
-    try:
-        key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
-        key.verify(der, message, ec.ECDSA(hashes.SHA256()))
-    except InvalidSignature:
-        return False
-    return True
+    return parse_multikey(multibase).verify(sha256(message).digest(), signature)

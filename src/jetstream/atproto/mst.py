@@ -6,21 +6,15 @@ its place. So a tree depends only on its contents, not on the order of writes.
 
 The tree is changed in place, so that a write costs only its own path: `put` and `remove` change it and return
 the root, which may be another node than before; `encode_changed` then encodes the blocks of the changed
-nodes.
+nodes. `mst_node` has the encoding of a node.
 
-A node is encoded as a list of entries. An entry has the length `p` of the prefix that its key shares with the
-key before it, the rest `k` of the key, the CID `v` of the record, and the CID `t` of the subtree after the
-key, which may be null. `l` is the CID of the subtree before the first key:
-
-    {"l": link, "e": [{"p": 0, "k": "app.bsky.feed.like/3k…", "v": link, "t": null}, {"p": 22, …}, …]}
-
-So a write changes the block of the node with the key, and the blocks of all nodes above it, since each of
+A write changes the block of the node with the key, and the blocks of all nodes above it, since each of
 them has the CID of the one below. Nearly always that is one new entry in one node, and a replaced CID in each
-of the others: `_insert` and `Node.patch` handle these two without encoding the node again.
+of the others: `insert_entry` and `Node.patch` handle these two without encoding the node again.
 
 A subtree may be a `Cid` instead of a node: its block is not loaded. So a consumer holds the few nodes that a
-commit carries, and `invert` undoes the commit. After a PartialTreeError, discard the tree: it may be half
-changed.
+commit carries (`mst_load`), and `invert` undoes the commit. After a PartialTreeError, discard the tree: it
+may be half changed.
 
 Source: the repository page of the AT Protocol specification, "MST structure", and the sync page, "Inductive
 firehose".
@@ -30,54 +24,29 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from hashlib import sha256
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
-import libipld
+from jetstream.atproto.cid import Cid, cid_of
+from jetstream.atproto.mst_load import Loader
+from jetstream.atproto.mst_node import (
+    EMPTY_BLOCK,
+    EMPTY_CID,
+    NO_CID,
+    Node,
+    Root,
+    Subtree,
+    encode_node,
+    insert_entry,
+    layer_of,
+)
 
-from jetstream.atproto.cbor_encoder import cbor_head
-from jetstream.atproto.cid import LINK_HEAD, Cid, cid_of
-
-# Bytes of a key, which is `collection/rkey`. The reference implementations refuse longer ones.
-KEY_BYTES_MAX: Final = 1024
+# Bytes of a block into which an entry is inserted. A longer one is encoded once for all changes instead, so
+# that many changes of one node do not take quadratic time.
+_SPLICED_BYTES_MAX: Final = 16_384
 
 
 class PartialTreeError(Exception):
     """The operation needs a node whose block is not loaded."""
-
-
-_NO_CID: Final = Cid()
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class Node:
-    """One node of the tree. Only this module changes it."""
-
-    layer: int  # of all its keys
-    keys: list[bytes]  # in order
-    values: list[Cid]  # one for each key
-    subtrees: list[Subtree]  # `len(keys) + 1`: before, between and after the keys
-    # The encoded node. While `cid` is empty, it is empty or outdated.
-    block: bytes = b""
-    # The CID of `block`; empty after a change, until `encode_changed`.
-    cid: Cid = _NO_CID
-    # The one subtree that has changed since `block` was encoded, with the CID that it has in `block`. If this
-    # is the only change, 36 bytes are replaced, which is several times as fast as encoding.
-    patch: tuple[Cid, Node] | None = None
-
-    def mark_changed(self) -> None:
-        """Discard the block, so that `encode_changed` encodes the node."""
-        self.block = b""
-        self.cid = _NO_CID
-        self.patch = None
-
-
-Subtree: TypeAlias = Node | Cid | None  # loaded, not loaded, absent
-Root: TypeAlias = Node | Cid
-# The tree without keys: `{"e": [], "l": null}`.
-EMPTY_BLOCK: Final = b"\xa2\x61e\x80\x61l\xf6"
-EMPTY_CID: Final = cid_of(EMPTY_BLOCK)
 
 
 class Change(NamedTuple):
@@ -86,18 +55,6 @@ class Change(NamedTuple):
     key: bytes
     before: Cid | None
     after: Cid | None
-
-
-def layer_of(key: bytes) -> int:
-    """Return the layer of a key: half the number of leading zero bits of its SHA-256, rounded down."""
-    return (256 - int.from_bytes(sha256(key).digest(), "big").bit_length()) // 2
-
-
-def shared_prefix(left: bytes, right: bytes) -> int:
-    """Return the length of the common prefix of two keys."""
-    size = min(len(left), len(right))
-    differing = int.from_bytes(left[:size], "big") ^ int.from_bytes(right[:size], "big")
-    return size - (differing.bit_length() + 7) // 8
 
 
 def get(root: Subtree, key: bytes) -> Cid | None:
@@ -190,22 +147,6 @@ def nodes(root: Subtree) -> Iterator[Node]:
         yield from nodes(sub)
 
 
-def load(blocks: Mapping[bytes, bytes], root: Cid, layer: int = 0) -> Root:
-    """Return the tree of a root CID. Subtrees whose block is not in `blocks` stay a `Cid`.
-
-    `layer` is that of a root without keys. Raises ValueError for a block that is not a node, or whose keys
-    are not in order.
-    """
-    block = blocks.get(root)
-    if block is None:
-        return root
-    keys, values, links = _decode(block)
-    if keys:
-        layer = layer_of(keys[0])
-    subtrees = [None if link is None else load(blocks, link, layer - 1) for link in links]
-    return Node(layer, keys, values, subtrees, block, root)
-
-
 def invert(root: Root, changes: Iterable[Change]) -> Root:
     """Undo the operations of a commit. Return the root of the tree before it.
 
@@ -221,6 +162,26 @@ def invert(root: Root, changes: Iterable[Change]) -> Root:
         if found != change.after:
             raise ValueError(f"{change.key!r}: the tree holds {found}, the operation says {change.after}")
     return root
+
+
+def joined(blocks: Mapping[bytes, bytes], left: bytes, right: bytes, layer: int) -> Cid:
+    """Return the CID of two neighbouring subtrees as one, whose roots are in `layer`.
+
+    Raises ValueError as `mst_load.load` does, and PartialTreeError.
+    """
+    loader = Loader(blocks)
+    roots = [loader.subtree(Cid(each), layer) for each in (left, right)]
+    merged = _merge(*roots)
+    assert merged is not None, "neither is absent"
+    return root_cid(merged)
+
+
+def root_cid(root: Root) -> Cid:
+    """Return the CID of a tree. Encodes what has changed."""
+    if not isinstance(root, Node):
+        return root
+    encode_changed(root)
+    return root.cid
 
 
 def _loaded(node: Root) -> Node:
@@ -259,7 +220,7 @@ def _descend(top: Node, key: bytes, layer: int) -> tuple[list[tuple[Node, int]],
         below = _loaded(below)
         if node.cid and below.cid:
             node.patch = (below.cid, below)
-            node.cid = _NO_CID
+            node.cid = NO_CID
         else:
             node.mark_changed()
         node = below
@@ -281,9 +242,9 @@ def _put_into(node: Node, key: bytes, value: Cid) -> Cid | None:
         node.mark_changed()
         return before
     sub = node.subtrees[i]
-    if sub is None and node.block and node.patch is None:
-        node.block = _insert(node, i, key, value)
-        node.cid = _NO_CID
+    if sub is None and node.block and node.patch is None and len(node.block) <= _SPLICED_BYTES_MAX:
+        node.block = insert_entry(node, i, key, value)
+        node.cid = NO_CID
     else:
         node.mark_changed()
     node.keys.insert(i, key)
@@ -333,70 +294,3 @@ def _merge(left: Subtree, right: Subtree) -> Subtree:
         left.values + right.values,
         [*left.subtrees[:-1], seam, *right.subtrees[1:]],
     )
-
-
-# The parts of an encoded node. Heads of every possible length are looked up, since computing them is slow.
-_BEGIN: Final = b"\xa2\x61e"
-_KEY_HEADS: Final = tuple(b"\xa4\x61k" + cbor_head(2, size) for size in range(KEY_BYTES_MAX + 1))
-_PREFIXES: Final = tuple(b"\x61p" + cbor_head(0, size) + b"\x61t" for size in range(KEY_BYTES_MAX + 1))
-_VALUE: Final = b"\x61v" + LINK_HEAD
-
-
-def encode_node(node: Node) -> bytes:
-    """Encode a node: `{"e": [{"k": suffix, "p": prefix, "t": link, "v": link}, …], "l": link}`."""
-    parts = [_BEGIN, cbor_head(4, len(node.keys))]
-    before = b""
-    for key, value, sub in zip(node.keys, node.values, node.subtrees[1:], strict=True):
-        parts += _entry(before, key, value, sub)
-        before = key
-    parts += (b"\x61l", _link(node.subtrees[0]))
-    return b"".join(parts)
-
-
-def _insert(node: Node, i: int, key: bytes, value: Cid) -> bytes:
-    """Return the block of a node with one more key, made from its present block.
-
-    There must be no subtree at the place of the key, as for most new keys. An entry ends with its value, so
-    the values mark where entries end.
-    """
-    block, keys, values = node.block, node.keys, node.values
-    start = at = len(_BEGIN) + len(cbor_head(4, len(keys)))
-    for before in values[:i]:
-        at = block.index(before, at) + len(before)
-    parts = [_BEGIN, cbor_head(4, len(keys) + 1), block[start:at]]
-    parts += _entry(keys[i - 1] if i else b"", key, value, None)
-    if i < len(keys):
-        at = block.index(values[i], at) + len(value)
-        parts += _entry(key, keys[i], values[i], node.subtrees[i + 1])
-    parts.append(block[at:])
-    return b"".join(parts)
-
-
-def _entry(before: bytes, key: bytes, value: Cid, sub: Subtree) -> tuple[bytes, ...]:
-    """Return the parts of an entry: its key after the key `before`, its value, and the subtree after it."""
-    shared = shared_prefix(before, key) if before else 0
-    return _KEY_HEADS[len(key) - shared], key[shared:], _PREFIXES[shared], _link(sub), _VALUE, value
-
-
-def _link(sub: Subtree) -> bytes:
-    """Return the encoded link to a subtree, or null."""
-    if sub is None:
-        return b"\xf6"
-    return LINK_HEAD + (sub.cid if isinstance(sub, Node) else sub)
-
-
-def _decode(block: bytes) -> tuple[list[bytes], list[Cid], list[Cid | None]]:
-    """Return the keys, values and links of a node. Raises ValueError."""
-    fields = libipld.decode_dag_cbor(block)
-    keys: list[bytes] = []
-    values: list[Cid] = []
-    links = [fields["l"]]
-    for entry in fields["e"]:
-        before = keys[-1] if keys else b""
-        key = before[: entry["p"]] + entry["k"]
-        if keys and key <= before:
-            raise ValueError(f"{key!r} comes after {before!r} in a tree node")
-        keys.append(key)
-        values.append(Cid(entry["v"]))
-        links.append(entry["t"])
-    return keys, values, [link and Cid(link) for link in links]

@@ -32,4 +32,14 @@ def tid(time_us: int, clock_id: int) -> str:
 
 def tid_us(text: str) -> int:
     """Return the time of a TID in unix microseconds. Raises ValueError for other characters."""
-    return int(text.translate(_DIGITS), 32) >> 10
+    return tid_number(text) >> 10
+
+
+def tid_number(text: str) -> int:
+    """Return a TID as an integer of 64 bits, which sorts like it. Raises ValueError for other characters."""
+    return int(text.translate(_DIGITS), 32)
+
+
+def tid_of(number: int) -> str:
+    """Return the TID of an integer: the inverse of `tid_number`."""
+    return tid(number >> 10, number & 0x3FF)

@@ -27,6 +27,7 @@ app = App(
 app.command("jetstream.cli.tail:tail", help="Print the events of a Jetstream, one JSON object per line.")
 app.command("jetstream.cli.simulate:simulate", help="Simulate an AT Protocol network, offline.")
 app.command("jetstream.cli.simulate:record", help="Record a firehose to a file that `simulate` can replay.")
+app.command("jetstream.cli.verify:verify", help="Verify the commits of a recording.")
 app.command(
     "jetstream.cli.bench:bench", help="Load a Jetstream with subscribers and measure what they receive."
 )

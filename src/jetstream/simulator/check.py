@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import libipld
 
-from jetstream.atproto import keys, mst
+from jetstream.atproto import keys, mst, mst_load, mst_node
 from jetstream.atproto.cid import Cid
 
 _SIGNATURE_FIELD: Final = b"\x63sig\x58\x40"
@@ -36,15 +36,15 @@ def check_commit(body: Mapping[str, Any], multibase: str) -> None:
         raise BadCommitError(f"the root of the CAR, {roots[0]}, is not the commit {body['commit']}")
     data = _check_signed(blocks[roots[0]], body, multibase)
     try:
-        tree = mst.load(blocks, data)
+        tree = mst_load.load(blocks, data)
         _check_tree(tree)
         changes = [_change(op, blocks) for op in body["ops"]]
         before = mst.invert(tree, changes)
     except (ValueError, mst.PartialTreeError) as error:
         raise BadCommitError(f"{body['repo']} at {body['rev']}: {error}") from error
-    expected = body.get("prevData") or mst.EMPTY_CID
-    if _root_cid(before) != expected:
-        raise BadCommitError(f"inverted, the tree is {_root_cid(before)}, prevData is {expected}")
+    expected = body.get("prevData") or mst_node.EMPTY_CID
+    if mst.root_cid(before) != expected:
+        raise BadCommitError(f"inverted, the tree is {mst.root_cid(before)}, prevData is {expected}")
 
 
 def read_car(car: bytes) -> tuple[list[Cid], dict[bytes, bytes]]:
@@ -91,15 +91,15 @@ def _check_signed(block: bytes, body: Mapping[str, Any], multibase: str) -> Cid:
     return Cid(commit["data"])
 
 
-def _check_tree(root: mst.Root) -> None:
+def _check_tree(root: mst_node.Root) -> None:
     """Check the layers, the order of the keys, and that every loaded node is encoded canonically."""
-    if not isinstance(root, mst.Node) or (not root.keys and root.subtrees != [None]):
+    if not isinstance(root, mst_node.Node) or (not root.keys and root.subtrees != [None]):
         raise BadCommitError("the root of the tree is missing, or has a subtree but no key")
     last = b""
     for node in _loaded_nodes(root):
-        if mst.encode_node(node) != node.block:
+        if mst_node.encode_node(node) != node.block:
             raise BadCommitError(f"the tree node {node.cid} is not encoded canonically")
-        if any(mst.layer_of(key) != node.layer for key in node.keys):
+        if any(mst_node.layer_of(key) != node.layer for key in node.keys):
             raise BadCommitError(f"a key of {node.cid} is in the wrong layer")
     for key in _loaded_keys(root):
         if key <= last:
@@ -107,15 +107,15 @@ def _check_tree(root: mst.Root) -> None:
         last = key
 
 
-def _loaded_nodes(node: mst.Subtree) -> Iterator[mst.Node]:
-    if isinstance(node, mst.Node):
+def _loaded_nodes(node: mst_node.Subtree) -> Iterator[mst_node.Node]:
+    if isinstance(node, mst_node.Node):
         yield node
         for sub in node.subtrees:
             yield from _loaded_nodes(sub)
 
 
-def _loaded_keys(node: mst.Subtree) -> Iterator[bytes]:
-    if isinstance(node, mst.Node):
+def _loaded_keys(node: mst_node.Subtree) -> Iterator[bytes]:
+    if isinstance(node, mst_node.Node):
         yield from _loaded_keys(node.subtrees[0])
         for key, sub in zip(node.keys, node.subtrees[1:], strict=True):
             yield key
@@ -130,10 +130,3 @@ def _change(op: Mapping[str, Any], blocks: Mapping[bytes, bytes]) -> mst.Change:
     if after is not None and after not in blocks:
         raise BadCommitError(f"the record of {op['path']} is missing")
     return mst.Change(op["path"].encode(), before and Cid(before), after and Cid(after))
-
-
-def _root_cid(root: mst.Root) -> Cid:
-    if isinstance(root, mst.Node):
-        mst.encode_changed(root)
-        return root.cid
-    return root

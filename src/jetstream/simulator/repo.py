@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from jetstream.atproto import mst
+from jetstream.atproto import mst, mst_node
 from jetstream.atproto.car import Block, write_car
 from jetstream.atproto.cid import Cid, cid_of
 from jetstream.simulator.signing import SigningKey, sign_commit
@@ -108,7 +108,7 @@ class Repo:
         key = write.path.encode()
         if write.action == DELETE:
             root, prev = mst.remove(self.tree, key)
-            assert isinstance(root, mst.Node), "all nodes of a repository are loaded"
+            assert isinstance(root, mst_node.Node), "all nodes of a repository are loaded"
             self.tree = root
             del self.records[write.path]
             return Op(DELETE, write.path, None, prev, None)
@@ -124,38 +124,40 @@ class Repo:
         return self.head
 
 
-def build(items: Sequence[tuple[bytes, Cid]]) -> mst.Node:
+def build(items: Sequence[tuple[bytes, Cid]]) -> mst_node.Node:
     """Return the tree of many items, which must be sorted by key and have no duplicates."""
     if not items:
         return mst.empty()
-    layers = [mst.layer_of(key) for key, _ in items]
+    layers = [mst_node.layer_of(key) for key, _ in items]
     return _build(items, layers, max(layers), 0, len(items))
 
 
 def _build(
     sorted_items: Sequence[tuple[bytes, Cid]], layers: Sequence[int], layer: int, start: int, end: int
-) -> mst.Node:
+) -> mst_node.Node:
     """Return the node of one layer for `sorted_items[start:end]`, with its subtrees.
 
     The keys of its layer are its own. The runs of items between them become the subtrees.
     """
     mine = [i for i in range(start, end) if layers[i] == layer]
     bounds = [start - 1, *mine, end]
-    subtrees: list[mst.Subtree] = [
+    subtrees: list[mst_node.Subtree] = [
         _build(sorted_items, layers, layer - 1, left + 1, right) if right - left > 1 else None
         for left, right in pairwise(bounds)
     ]
-    return mst.Node(layer, [sorted_items[i][0] for i in mine], [sorted_items[i][1] for i in mine], subtrees)
+    return mst_node.Node(
+        layer, [sorted_items[i][0] for i in mine], [sorted_items[i][1] for i in mine], subtrees
+    )
 
 
-def covering_proof(root: mst.Node, key: bytes) -> list[mst.Node]:
+def covering_proof(root: mst_node.Node, key: bytes) -> list[mst_node.Node]:
     """Return the nodes on the paths to a key and to its two neighbours, which `mst.invert` needs.
 
     The neighbours of an absent key are on its own path.
     """
-    path: list[mst.Node] = []
-    node: mst.Subtree = root
-    while isinstance(node, mst.Node):
+    path: list[mst_node.Node] = []
+    node: mst_node.Subtree = root
+    while isinstance(node, mst_node.Node):
         path.append(node)
         i = bisect_left(node.keys, key)
         if i < len(node.keys) and node.keys[i] == key:
@@ -164,10 +166,10 @@ def covering_proof(root: mst.Node, key: bytes) -> list[mst.Node]:
     return path
 
 
-def _edge(node: mst.Subtree, side: int) -> list[mst.Node]:
+def _edge(node: mst_node.Subtree, side: int) -> list[mst_node.Node]:
     """Return the nodes on the left (`side` 0) or right (-1) edge of a subtree, from its root down."""
-    edge: list[mst.Node] = []
-    while isinstance(node, mst.Node):
+    edge: list[mst_node.Node] = []
+    while isinstance(node, mst_node.Node):
         edge.append(node)
         node = node.subtrees[side]
     return edge

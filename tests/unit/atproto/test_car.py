@@ -10,7 +10,7 @@ from tests.fixtures import captured_frames, fixture
 
 from jetstream.atproto import car as cars
 from jetstream.atproto import cid as cids
-from jetstream.atproto.car import BLOCKS_MAX, Block, Blocks, proven, write_car
+from jetstream.atproto.car import BLOCKS_MAX, Block, Blocks, Mismatch, checked_blocks, proven, write_car
 from jetstream.atproto.cbor import Unreadable, decode
 
 SMALL, LARGE = dag_cbor({"n": 1}), dag_cbor({"text": "x" * 20_000})
@@ -232,3 +232,38 @@ def test_the_bytes_written_are_those_of_an_independent_writer(data: list[bytes])
 @pytest.mark.parametrize(("number", "encoded"), [(0, "00"), (127, "7f"), (128, "8001"), (300, "ac02")])
 def test_varints_have_their_known_bytes(number: int, encoded: str) -> None:
     assert cars.uvarint(number).hex() == encoded
+
+
+class TestCheckedBlocks:
+    def test_every_block_and_the_root(self) -> None:
+        raw = b"an image"
+        pairs = [*PAIRS, (cid_of(raw, 0x55), raw), PAIRS[0]]
+        assert checked_blocks(car(pairs)) == (ROOT, dict(pairs))
+
+    @pytest.mark.parametrize(
+        "cid",
+        [
+            cid_of(b"another"),
+            cid_of(b"another", 0x55),
+            b"\x01\x71\x13\x20" + cid_of(SMALL)[4:],
+            b"\x01\x70\x12\x20" + cid_of(SMALL)[4:],
+            b"\x02" + cid_of(SMALL)[1:],
+        ],
+    )
+    def test_a_block_with_another_hash_or_kind_of_cid(self, cid: bytes) -> None:
+        with pytest.raises(Mismatch, match="has another hash"):
+            checked_blocks(car([PAIRS[0], (cid, SMALL)]))
+
+    def test_the_first_of_several_roots(self) -> None:
+        header = {"roots": [PAIRS[1][0], ROOT], "version": 1}
+        assert checked_blocks(car(PAIRS, header))[0] == PAIRS[1][0]
+
+    @pytest.mark.parametrize("roots", [{"0": ROOT}, "text", [7], ["text"], [[]], [None]])
+    def test_roots_that_are_no_cids(self, roots: object) -> None:
+        with pytest.raises(Unreadable, match="roots"):
+            checked_blocks(car([], {"roots": roots, "version": 1}))
+
+    def test_it_reads_what_blocks_reads(self) -> None:
+        for raw in (b"", b"\x01", car(PAIRS)[:-1], car(PAIRS) + b"\x01"):
+            with pytest.raises(Unreadable):
+                checked_blocks(raw)

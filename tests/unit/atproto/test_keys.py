@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import base64
+from hashlib import sha256
 
 import pytest
 from tests.fixtures import json_of
 
 from jetstream.atproto import keys
-from jetstream.simulator.signing import K256Key, P256Key
+from jetstream.simulator.signing import K256Key, P256Key, high_s
 
 
 @pytest.mark.parametrize("signature", [b"", bytes(64), b"\xff" * 64, b"\x30" + bytes(70)])
@@ -29,3 +30,25 @@ def test_the_published_signatures_verify_as_published() -> None:
             base64.b64decode(case[name] + "==") for name in ("messageBase64", "signatureBase64")
         )
         assert keys.verify(multibase, message, signature) == case["validSignature"], case["comment"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "z", "did:key:", "did:key:z", "did:web:a.example", "zQ3sh", "did:key:zQ3shé"]
+)
+def test_what_is_no_did_key_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - the base58 decoder has words of its own
+        keys.parse_did_key(text)
+
+
+@pytest.mark.parametrize("curve", [K256Key, P256Key])
+def test_a_parsed_key_verifies_what_its_private_key_signed(curve: type[K256Key | P256Key]) -> None:
+    private = curve(b"\x01" * 32)
+    public = keys.parse_did_key(f"did:key:{private.multibase}")
+    signature = private.sign(b"message")
+    digest = sha256(b"message").digest()
+    assert public.verify(digest, signature)
+    assert not public.verify(sha256(b"other").digest(), signature)
+    assert not public.verify(digest, high_s(signature, private.order))
+    for at in (0, 31, 32, 63):
+        flipped = signature[:at] + bytes((signature[at] ^ 1,)) + signature[at + 1 :]
+        assert not public.verify(digest, flipped)

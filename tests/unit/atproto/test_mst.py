@@ -1,71 +1,21 @@
 from __future__ import annotations
 
-import io
-import json
-import tarfile
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any
+from itertools import islice
 
-import libipld
 import pytest
-import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fixtures import fixture, json_of
+from tests.signed import Suite, apply, carried, names, parse_cid, tree_of
 
-from jetstream.atproto import mst
+from jetstream.atproto import mst, mst_load, mst_node
 from jetstream.atproto.cid import Cid, cid_of
 from jetstream.atproto.mst import Change
-from jetstream.simulator import check
-from jetstream.simulator.repo import build, covering_proof
+from jetstream.simulator.repo import build
 
 KEYS = st.text("ab/0", min_size=1, max_size=6).map(str.encode)
 VALUES = st.binary(max_size=2).map(cid_of)
 TREES = st.dictionaries(KEYS, VALUES, max_size=60)
-
-
-def parse_cid(text: str) -> Cid:
-    return Cid(libipld.decode_multibase(text)[1])
-
-
-def tree_of(contents: dict[bytes, Cid]) -> mst.Node:
-    root = mst.empty()
-    for key, value in contents.items():
-        root, _ = mst.put(root, key, value)
-    mst.encode_changed(root)
-    return root
-
-
-def apply(root: mst.Node, changes: Iterable[Change]) -> mst.Node:
-    top: mst.Root = root
-    for change in changes:
-        if change.after is None:
-            top, before = mst.remove(top, change.key)
-        else:
-            top, before = mst.put(top, change.key, change.after)
-        assert before == change.before
-    assert isinstance(top, mst.Node)
-    mst.encode_changed(top)
-    return top
-
-
-def names(root: mst.Node) -> set[Cid]:
-    return {node.cid for node in mst.nodes(root)}
-
-
-def carried(old: set[Cid], after: mst.Node, changes: Iterable[Change]) -> dict[bytes, bytes]:
-    """Give the blocks that a commit carries: what is new, and the cover of every changed key."""
-    sent = [node for node in mst.nodes(after) if node.cid not in old]
-    sent += [node for change in changes for node in covering_proof(after, change.key)]
-    return {node.cid: node.block for node in sent}
-
-
-def root_cid(root: mst.Root) -> Cid:
-    if isinstance(root, Cid):
-        return root
-    mst.encode_changed(root)
-    return root.cid
 
 
 @given(TREES)
@@ -81,7 +31,7 @@ def test_a_tree_depends_on_its_contents_and_not_on_their_order(contents: dict[by
 def test_a_tree_is_a_sorted_dictionary(
     contents: dict[bytes, Cid], steps: list[tuple[bytes, Cid | None]]
 ) -> None:
-    root: mst.Root = tree_of(contents)
+    root: mst_node.Root = tree_of(contents)
     for key, value in steps:
         expected = contents.pop(key, None)
         root, found = mst.remove(root, key) if value is None else mst.put(root, key, value)
@@ -89,7 +39,7 @@ def test_a_tree_is_a_sorted_dictionary(
             contents[key] = value
         assert found == expected
         assert mst.get(root, key) == value
-    assert root_cid(root) == tree_of(contents).cid
+    assert mst.root_cid(root) == tree_of(contents).cid
 
 
 @settings(max_examples=300)
@@ -106,8 +56,8 @@ def test_the_blocks_of_a_commit_suffice_to_invert_it(
     old_names, old_cid = names(old), old.cid
     new = apply(old, changes)
     assert new.cid == tree_of(after).cid
-    partial = mst.load(carried(old_names, new, changes), new.cid)
-    assert root_cid(mst.invert(partial, changes)) == old_cid
+    partial = mst_load.load(carried(old_names, new, changes), new.cid)
+    assert mst.root_cid(mst.invert(partial, changes)) == old_cid
 
 
 @given(TREES, st.lists(st.tuples(KEYS, VALUES), min_size=1, max_size=5))
@@ -126,7 +76,7 @@ def test_only_changed_nodes_are_encoded_again(
 
 def test_a_change_behind_an_unknown_node_is_refused() -> None:
     root = tree_of({f"k/{n}".encode(): cid_of(b"") for n in range(50)})
-    partial = mst.load({root.cid: root.block}, root.cid)
+    partial = mst_load.load({root.cid: root.block}, root.cid)
     with pytest.raises(mst.PartialTreeError):
         mst.invert(partial, [Change(f"k/{n}".encode(), None, cid_of(b"")) for n in range(50)])
 
@@ -138,7 +88,7 @@ def test_an_operation_that_the_tree_does_not_hold_is_refused() -> None:
 
 
 def test_the_empty_tree_has_its_known_cid() -> None:
-    assert mst.empty().block == mst.encode_node(mst.empty()) == bytes.fromhex("a2616580616cf6")
+    assert mst.empty().block == mst_node.encode_node(mst.empty()) == bytes.fromhex("a2616580616cf6")
     assert str(mst.empty().cid) == "bafyreie5737gdxlw5i64vzichcalba3z2v5n6icifvx5xytvske7mr3hpm"
 
 
@@ -146,13 +96,13 @@ def test_layers_are_those_of_the_published_vectors() -> None:
     cases = json_of("interop/mst/key_heights.json")
     assert cases
     for case in cases:
-        assert mst.layer_of(case["key"].encode()) == case["height"], case["key"]
+        assert mst_node.layer_of(case["key"].encode()) == case["height"], case["key"]
 
 
 def test_the_published_keys_lie_in_the_layer_that_they_name() -> None:
     lines = fixture("interop/mst/example_keys.txt").read_text().split()
     assert len(lines) > 100
-    assert [key for key in lines if mst.layer_of(key.encode()) != int(key[1 : key.index("/")])] == []
+    assert [key for key in lines if mst_node.layer_of(key.encode()) != int(key[1 : key.index("/")])] == []
 
 
 def test_prefixes_are_those_of_the_published_vectors() -> None:
@@ -160,7 +110,7 @@ def test_prefixes_are_those_of_the_published_vectors() -> None:
     assert cases
     for case in cases:
         left, right = case["left"].encode(), case["right"].encode()
-        assert mst.shared_prefix(left, right) == case["len"], (left, right)
+        assert mst_node.shared_prefix(left, right) == case["len"], (left, right)
 
 
 def test_the_published_commit_proofs_are_covered_and_inverted() -> None:
@@ -177,53 +127,99 @@ def test_the_published_commit_proofs_are_covered_and_inverted() -> None:
         blocks = carried(before_names, after, changes)
         assert {str(Cid(name)) for name in blocks} >= set(case["blocksInProof"]), case["comment"]
         proof = {name: block for name, block in blocks.items() if str(Cid(name)) in case["blocksInProof"]}
-        assert root_cid(mst.invert(mst.load(proof, after.cid), changes)) == before_cid, case["comment"]
-
-
-class Suite:
-    """The public test suite of tree differences: its trees by file name, and its cases."""
-
-    def __init__(self, archive: Path) -> None:
-        self.trees: dict[str, dict[bytes, bytes]] = {}
-        self.roots: dict[str, Cid] = {}
-        self.cases: list[dict[str, Any]] = []
-        raw = zstandard.ZstdDecompressor().decompressobj().decompress(archive.read_bytes())
-        with tarfile.open(fileobj=io.BytesIO(raw)) as tar:
-            for name, data in self._files(tar):
-                if name.endswith(".car"):
-                    (self.roots[name],), self.trees[name] = check.read_car(data)
-                elif "/tests/" in f"/{name}" and name.endswith(".json"):
-                    self.cases.append(json.loads(data))
-
-    @staticmethod
-    def _files(tar: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
-        for member in tar:
-            file = tar.extractfile(member)
-            if file is not None:
-                yield member.name.removeprefix("./"), file.read()
+        assert mst.root_cid(mst.invert(mst_load.load(proof, after.cid), changes)) == before_cid, case[
+            "comment"
+        ]
 
 
 def test_every_case_of_the_public_test_suite_is_covered_and_inverted() -> None:
     suite = Suite(fixture("mst-test-suite.tar.zst"))
     for case in suite.cases:
-        side_a, side_b = (case["inputs"][side].removeprefix("./") for side in ("mst_a", "mst_b"))
-        before = mst.load(suite.trees[side_a], suite.roots[side_a])
-        after = mst.load(suite.trees[side_b], suite.roots[side_b])
-        assert isinstance(before, mst.Node)
-        assert isinstance(after, mst.Node)
-        changes = [
-            Change(
-                op["rpath"].encode(),
-                op["old_value"] and parse_cid(op["old_value"]),
-                op["new_value"] and parse_cid(op["new_value"]),
-            )
-            for op in case["results"]["record_ops"]
-        ]
+        side_a, side_b = suite.sides(case)
+        before = mst_load.load(suite.trees[side_a], suite.roots[side_a])
+        after = mst_load.load(suite.trees[side_b], suite.roots[side_b])
+        assert isinstance(before, mst_node.Node)
+        assert isinstance(after, mst_node.Node)
+        changes = suite.changes(case)
         before_names, before_cid = names(before), before.cid
         assert apply(before, changes).cid == after.cid, case["description"]
-        known = {parse_cid(name) for name in case["results"]["inductive_proof_nodes"]}
-        published = {name: block for name, block in suite.trees[side_b].items() if name in known}
+        published = suite.minimal(case, suite.trees[side_b])
         for blocks in (published, carried(before_names, after, changes)):
-            undone = mst.invert(mst.load(blocks, after.cid), changes) if changes else after
-            assert root_cid(undone) == before_cid, case["description"]
+            undone = mst.invert(mst_load.load(blocks, after.cid), changes) if changes else after
+            assert mst.root_cid(undone) == before_cid, case["description"]
     assert len(suite.cases) == 16_384
+
+
+def keys_in_layer(layer: int, count: int) -> list[bytes]:
+    """Return the first keys of a layer, in order."""
+    keys = (f"k/{number:05}".encode() for number in range(100_000))
+    return list(islice((key for key in keys if mst_node.layer_of(key) == layer), count))
+
+
+class TestLoad:
+    """A tree that anybody may have made costs no more than its blocks."""
+
+    @staticmethod
+    def root(*subtrees: Cid | None) -> bytes:
+        [key] = keys_in_layer(3, 1)
+        return mst_node.encode_node(mst_node.Node(3, [key], [cid_of(b"")], list(subtrees)))
+
+    @staticmethod
+    def keyless(below: Cid | None) -> bytes:
+        return mst_node.encode_node(mst_node.Node(0, [], [], [below]))
+
+    def blocks(self, root: bytes, *others: bytes) -> dict[bytes, bytes]:
+        return {cid_of(block): block for block in (root, *others)}
+
+    def refuse(self, problem: str, root: bytes, *others: bytes) -> None:
+        with pytest.raises(ValueError, match=problem):
+            mst_load.load(self.blocks(root, *others), cid_of(root))
+
+    def test_a_chain_of_nodes_ends_at_the_lowest_layer(self) -> None:
+        chain = [self.keyless(cid_of(b"not there"))]
+        for _ in range(5_000):
+            chain.append(self.keyless(cid_of(chain[-1])))
+        self.refuse("is in layer -1", self.root(cid_of(chain[-1]), None), *chain)
+        root = self.root(cid_of(chain[2]), None)
+        with pytest.raises(mst.PartialTreeError):
+            list(mst.nodes(mst_load.load(self.blocks(root, *chain[:3]), cid_of(root))))
+
+    def test_a_node_that_is_there_twice(self) -> None:
+        below = self.keyless(cid_of(b"not there"))
+        self.refuse("twice", self.root(cid_of(below), cid_of(below)), below)
+
+    def test_a_node_in_another_layer(self) -> None:
+        [low] = keys_in_layer(0, 1)
+        below = mst_node.encode_node(mst_node.Node(2, [low], [cid_of(b"")], [None, None]))
+        self.refuse("is in layer 2", self.root(cid_of(below), None), below)
+
+    def test_an_empty_node_below_the_root(self) -> None:
+        self.refuse("is empty", self.root(mst_node.EMPTY_CID, None), mst_node.EMPTY_BLOCK)
+
+    def test_a_root_without_keys(self) -> None:
+        self.refuse("no keys", self.keyless(cid_of(b"not there")))
+        assert mst.root_cid(mst_load.load({}, mst_node.EMPTY_CID)) == mst_node.EMPTY_CID
+
+    def test_too_many_keys(self) -> None:
+        tree = tree_of({f"k/{n:05}".encode(): cid_of(b"") for n in range(16_100)})
+        with pytest.raises(ValueError, match="over 16,000 keys"):
+            mst_load.load({node.cid: node.block for node in mst.nodes(tree)}, tree.cid)
+
+    def test_a_node_of_too_many_items(self) -> None:
+        keys = keys_in_layer(0, 1_700)
+        node = mst_node.Node(0, keys, [cid_of(b"")] * 1_700, [None] * 1_701)
+        self.refuse("over 16,000 items", mst_node.encode_node(node))
+
+    def test_many_changes_of_a_large_node_are_encoded_once(self) -> None:
+        keys = keys_in_layer(0, 1_000)
+        root: mst_node.Root = mst_node.Node(0, keys, [cid_of(b"")] * 1_000, [None] * 1_001)
+        before = mst.root_cid(root)
+        added = [each for each in (key + b"x" for key in keys) if mst_node.layer_of(each) == 0][:100]
+        for key in added:
+            root, _ = mst.put(root, key, cid_of(b""))
+            assert isinstance(root, mst_node.Node)
+            assert root.block == b""
+        assert mst.root_cid(root) != before
+        for key in added:
+            root, _ = mst.remove(root, key)
+        assert mst.root_cid(root) == before

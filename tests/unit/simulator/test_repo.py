@@ -6,7 +6,7 @@ import libipld
 import pytest
 from tests.fixtures import captured_frames, json_of
 
-from jetstream.atproto import mst
+from jetstream.atproto import mst, mst_load, mst_node
 from jetstream.atproto.car import Block, write_car
 from jetstream.atproto.cbor_encoder import encode_cbor
 from jetstream.atproto.cid import cid_of
@@ -53,7 +53,7 @@ def test_a_history_of_commits_passes_the_check(curve: type[K256Key | P256Key]) -
         check.check_commit(body(revision), key.multibase)
         assert revision.since == last
         last = revision.rev
-    assert account.tree.cid == mst.EMPTY_CID
+    assert account.tree.cid == mst_node.EMPTY_CID
 
 
 def test_the_first_commit_has_nothing_before_it() -> None:
@@ -76,7 +76,7 @@ def test_an_export_holds_the_commit_every_node_and_every_record_once() -> None:
     (root,), blocks = check.read_car(account.export())
     assert account.head is not None
     assert root == account.head.cid
-    tree = mst.load(blocks, account.tree.cid)
+    tree = mst_load.load(blocks, account.tree.cid)
     assert {key.decode(): blocks[value] for key, value in mst.items(tree)} == account.records
     assert len(blocks) == 1 + len(list(mst.nodes(tree))) + 10
 

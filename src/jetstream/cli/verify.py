@@ -1,0 +1,169 @@
+"""`jetstream verify`: verify the messages of a recording, and show a table of verdicts."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import orjson
+
+from jetstream.atproto.keys import PublicKey
+from jetstream.atproto.tid import tid_us
+from jetstream.clock import unix_us
+from jetstream.errors import SettingError
+from jetstream.simulator import recording
+from jetstream.upstream.drops import DROP_REASONS
+from jetstream.upstream.envelope import Envelope, read_envelope
+from jetstream.verify.chain import Judgement, latest_rev
+from jetstream.verify.documents import NoKey, keys_at, signing_key
+from jetstream.verify.verdict import REFUSALS, VERDICTS
+from jetstream.verify.verifier import Verifier
+
+EXIT_REFUSED: Final = 1
+_UNSIGNED: Final = "not signed"  # what the table calls messages that have no signature
+_EXAMPLE_CHARS_MAX: Final = 300
+# The order of the table's lines.
+_LABELS: Final = (
+    *(name for name in VERDICTS if name != "refused"),
+    _UNSIGNED,
+    *(f"refused: {reason}" for reason in REFUSALS),
+    *(f"dropped: {reason}" for reason in DROP_REASONS),
+)
+
+
+def verify(
+    frames: Path,
+    /,
+    *,
+    documents: Path | None = None,
+    mode: Literal["signature", "full"] = "full",
+) -> None:
+    """Verify a recording of `jetstream record`, and show how many messages have which verdict, with examples.
+
+    The exit code is 1 if messages were refused or could not be read.
+
+    Parameters
+    ----------
+    frames
+        The recording.
+    documents
+        A JSON file with the DID document, or the PLC audit log, of each DID. Default: the file that
+        `jetstream record` writes beside a recording, which has documents. Messages of other DIDs are
+        unverified: all is checked but the signature.
+    mode
+        signature: hashes, signatures, and that ops are found in the tree. full: also that no op was left out,
+        and that each commit follows the one before it.
+    """
+    if not frames.is_file():
+        raise SettingError("FRAMES", str(frames), "is no file")
+    table = _Table()
+    for message, judgement in _judged(frames, _Keys(_read_documents(frames, documents)), full=mode == "full"):
+        table.add(message, judgement)
+    print("\n".join(table.lines()))  # noqa: T201 - the output of a command
+    if table.has_bad:
+        sys.exit(EXIT_REFUSED)
+
+
+def _judged(frames: Path, keys: _Keys, *, full: bool) -> Iterator[tuple[Envelope, Judgement | None]]:
+    """Yield the messages of a recording in order, with what is said of those that are signed."""
+    verifier = Verifier(keys.find, full=full)
+    latest = latest_rev(unix_us())
+    for frame in recording.read(frames):
+        message = read_envelope(frame)
+        yield message, None if message.drop else _judge(verifier, message, latest)
+
+
+def _judge(verifier: Verifier, message: Envelope, latest: str) -> Judgement | None:
+    fields = message.fields
+    if message.type == "commit":
+        return verifier.verify_commit(fields, latest)
+    if message.type == "sync":
+        return verifier.verify_sync(fields, latest)
+    if message.type == "account" and fields.get("status") == "deleted":
+        verifier.forget(fields["did"])
+    return None
+
+
+class _Keys:
+    """The keys of the accounts, by what a file says of them."""
+
+    def __init__(self, found: Mapping[str, object]) -> None:
+        self._found = found
+        self._signing_key = cache(self._parse)
+
+    def find(self, did: str, rev: str) -> Sequence[PublicKey]:
+        """Return the keys that may have signed a commit; none if the file has none."""
+        found = self._found.get(did)
+        return keys_at(found, did, tid_us(rev)) if isinstance(found, list) else self._signing_key(did)
+
+    def _parse(self, did: str) -> Sequence[PublicKey]:
+        try:
+            return (signing_key(self._found.get(did), did),)
+        except NoKey:
+            return ()
+
+
+def _read_documents(frames: Path, documents: Path | None) -> Mapping[str, object]:
+    """Return what a file says of each DID; nothing without a file. Raises SettingError."""
+    path = documents or recording.documents_path(frames)
+    if documents is None and not path.exists():
+        return {}
+    try:
+        found = orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise SettingError("--documents", str(path), f"cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise SettingError("--documents", str(path), "is no JSON object with a DID document for each DID")
+    return found
+
+
+class _Table:
+    """How many messages have which verdict, and an example of each."""
+
+    def __init__(self) -> None:
+        # Messages by label, and the first one of each. Change with every message.
+        self._counts: Counter[str] = Counter()
+        self._examples: dict[str, str] = {}
+
+    @property
+    def has_bad(self) -> bool:
+        """Whether a message was refused or dropped."""
+        return any(label.startswith(("refused", "dropped")) for label in self._counts)
+
+    def add(self, message: Envelope, judgement: Judgement | None) -> None:
+        """Count a message."""
+        label = _label(message, judgement)
+        self._counts[label] += 1
+        if label not in self._examples:
+            self._examples[label] = _example(message, judgement)[:_EXAMPLE_CHARS_MAX]
+
+    def lines(self) -> list[str]:
+        """Return the table."""
+        shown = [label for label in _LABELS if label in self._counts]
+        width = max((len(label) for label in shown), default=7)
+        lines = [f"{'verdict':{width}}  messages  first example"]
+        lines += [f"{label:{width}}  {self._counts[label]:8,}  {self._examples[label]}" for label in shown]
+        return lines
+
+
+def _label(message: Envelope, judgement: Judgement | None) -> str:
+    if judgement is not None:
+        return judgement.verdict.label
+    return f"dropped: {message.drop}" if message.drop else _UNSIGNED
+
+
+def _example(message: Envelope, judgement: Judgement | None) -> str:
+    """Return where a message is, and why it was judged as it was."""
+    fields: Mapping[str, Any] = message.fields
+    place = [f"#{message.type}", f"seq {message.seq}"]
+    place += [str(fields[name])[:100] for name in ("repo", "did", "rev") if name in fields]
+    why = DROP_REASONS.get(message.drop, "")
+    if judgement is not None:
+        why = judgement.verdict.detail
+        if judgement.missing_after:
+            why = f"the last rev before it is {judgement.missing_after}"
+    return " ".join(place) + (f": {why}" if why else "")

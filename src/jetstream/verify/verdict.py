@@ -1,0 +1,71 @@
+"""What verification says of a message: the verdicts and the reasons to refuse, as metrics label them.
+
+The keys are values of a metric's label and stay as they are. To add a reason, name it here and raise
+`Refused` where it applies.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+# Which messages are passed on: all but `replay` and `refused`; `unverified` by a setting.
+VERDICTS: Final = {
+    "ok": "it is signed, proven, and follows the commit before it, or is the first of its repository",
+    "replay": "its rev is not above that of the repository: it was judged before",
+    "refused": "it is not what the owner signed; see the reason",
+    "gap": "it is signed and proven; the commit before it was not seen",
+    "legacy": "it is signed; its producer does not say what the tree was before it",
+    "incomplete": "it is signed and follows the commit before it; it lacks tree nodes that prove its ops",
+    "unverified": "no key was at hand in time to check its signature",
+}
+
+# In the order in which a message is checked.
+REFUSALS: Final = {
+    "future_rev": "the rev is more than five minutes ahead of the clock",
+    "limits": "over 2,000,000 bytes of blocks, or over 200 ops",
+    "car": "the blocks are no readable CAR, or over 10,000",
+    "hash": "a block does not hash to its CID",
+    "root": "the CAR's root is not the message's commit, or its block is missing",
+    "commit": "the commit block is no commit of version 3, or not canonical",
+    "envelope": "the commit names another DID or rev than the message",
+    "op": "an op is malformed, or two ops have one path",
+    "record": "the record of an op is missing",
+    "proof": "the tree does not hold what the ops say, or was not `prevData` before them",
+    "signature": "the signature is not by the account's key, or not low-S",
+    "equivocation": "the owner signed two trees under one rev; the first one counts",
+}
+
+
+class Refused(Exception):
+    """A message is not what the owner signed. `reason` is one of `REFUSALS`, `detail` is for people."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        self.reason = reason
+        self.detail = detail
+        super().__init__(f"{reason}: {detail}")
+
+
+class Verdict(NamedTuple):
+    """One of `VERDICTS`. A refusal has a reason out of `REFUSALS`, and a detail for people."""
+
+    name: str
+    reason: str = ""
+    detail: str = ""
+
+    @property
+    def label(self) -> str:
+        """The verdict with its reason, as tables have it."""
+        return f"{self.name}: {self.reason}" if self.reason else self.name
+
+
+OK: Final = Verdict("ok")
+REPLAY: Final = Verdict("replay")
+GAP: Final = Verdict("gap")
+LEGACY: Final = Verdict("legacy")
+INCOMPLETE: Final = Verdict("incomplete")
+UNVERIFIED: Final = Verdict("unverified")
+
+
+def refused(reason: str, detail: str) -> Verdict:
+    """Return a refusal for one of `REFUSALS`."""
+    return Verdict("refused", reason, detail)

@@ -1,0 +1,80 @@
+"""All steps of verification in one call, for a caller that never waits: offline, or with all keys at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Any
+
+from jetstream.atproto.keys import PublicKey
+from jetstream.verify.chain import Judgement, State, judge, screen
+from jetstream.verify.commit import Evidence, examine_commit, examine_sync
+from jetstream.verify.verdict import Refused, refused
+
+# Return the keys that may have signed a DID's commit of a rev, the likeliest first; none if none is known.
+FindKeys = Callable[[str, str], Sequence[PublicKey]]
+
+
+class Verifier:
+    """Verifies the messages of one stream in order, and keeps the states of their repositories.
+
+    Without `full`, it checks hashes, envelopes, signatures and that ops are found in the tree, and keeps no
+    states. Messages that are `unverified` are taken as passed on if `pass_unverified`.
+    """
+
+    def __init__(
+        self,
+        find_keys: FindKeys,
+        *,
+        full: bool = True,
+        pass_unverified: bool = True,
+        states: MutableMapping[str, State] | None = None,
+    ) -> None:
+        # The state of each repository, by DID. Changes with each message that is passed on.
+        self.states: MutableMapping[str, State] = {} if states is None else states
+        self._find_keys = find_keys
+        self._full = full
+        self._pass_unverified = pass_unverified
+
+    def verify_commit(self, fields: Mapping[str, Any], latest: str) -> Judgement:
+        """Judge a #commit, given its fields (`upstream.envelope`) and what `chain.latest_rev` returns."""
+        return self._verify(fields, fields["repo"], latest, self._examine_commit)
+
+    def verify_sync(self, fields: Mapping[str, Any], latest: str) -> Judgement:
+        """Judge a #sync."""
+        return self._verify(fields, fields["did"], latest, examine_sync)
+
+    def forget(self, did: str) -> None:
+        """Forget a repository, whose account was deleted: it may begin again at any rev."""
+        self.states.pop(did, None)
+
+    def _examine_commit(self, fields: Mapping[str, Any]) -> Evidence:
+        return examine_commit(fields, full=self._full)
+
+    def _verify(
+        self,
+        fields: Mapping[str, Any],
+        did: str,
+        latest: str,
+        examine: Callable[[Mapping[str, Any]], Evidence],
+    ) -> Judgement:
+        state, rev = self.states.get(did), fields["rev"]
+        if self._full and (verdict := screen(state, rev, fields.get("blocks"), latest)) is not None:
+            return Judgement(verdict, state)
+        try:
+            evidence = examine(fields)
+        except Refused as error:
+            return Judgement(refused(error.reason, error.detail), state)
+        keys = self._find_keys(did, rev)
+        if keys and not evidence.is_signed_by(keys):
+            return Judgement(
+                refused("signature", f"it is by no known key of the account ({len(keys)})"), state
+            )
+        judgement = judge(state, evidence, signed=bool(keys))
+        self._keep(did, judgement)
+        return judgement
+
+    def _keep(self, did: str, judgement: Judgement) -> None:
+        """Keep the state after a message, if it is passed on."""
+        unverified = judgement.verdict.name == "unverified"
+        if self._full and judgement.state is not None and (self._pass_unverified or not unverified):
+            self.states[did] = judgement.state
