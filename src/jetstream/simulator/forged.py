@@ -1,0 +1,129 @@
+"""Faults that forge a commit: it is invalid in a way that only a consumer that verifies detects."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
+from random import Random
+from typing import Final
+
+from jetstream.atproto import mst
+from jetstream.atproto.car import Block
+from jetstream.atproto.cid import LINK_HEAD, Cid, cid_of
+from jetstream.atproto.keys import SIGNATURE_BYTES
+from jetstream.atproto.tid import tid, tid_us
+from jetstream.simulator.added import flip
+from jetstream.simulator.frames import Commit
+from jetstream.simulator.repo import Op, Revision
+from jetstream.simulator.signing import SIGNATURE_FIELD, SigningKey, high_s, sign_commit
+
+_HOUR_US: Final = 3_600_000_000
+_FUTURE_US: Final = (
+    100 * 365 * 24 * _HOUR_US
+)  # ahead of any clock, also of a consumer's in a world of the past
+Forge = Callable[[Commit, SigningKey, Random], Commit]
+
+
+def revised(message: Commit, **changes: object) -> Commit:
+    return message._replace(revision=message.revision._replace(**changes))  # type: ignore[arg-type]
+
+
+def _signed(message: Commit, change: Callable[[bytes], bytes]) -> Commit:
+    """Replace the signature in the commit block, and its CID."""
+    data = message.revision.commit.data
+    at = data.index(SIGNATURE_FIELD) + len(SIGNATURE_FIELD)
+    end = at + SIGNATURE_BYTES
+    block = data[:at] + change(data[at:end]) + data[end:]
+    return revised(message, commit=Block(cid_of(block), block))
+
+
+def _too_big(message: Commit, _key: SigningKey, _rng: Random) -> Commit:
+    return message._replace(too_big=True)
+
+
+def _bad_signature(message: Commit, _key: SigningKey, rng: Random) -> Commit:
+    return _signed(message, lambda signature: flip(signature, 0, len(signature), rng))
+
+
+def _high_s(message: Commit, key: SigningKey, _rng: Random) -> Commit:
+    return _signed(message, lambda signature: high_s(signature, key.order))
+
+
+def _broken_chain(message: Commit, _key: SigningKey, rng: Random) -> Commit:
+    """Let the commit follow one that does not exist."""
+    return revised(message, prev_data=cid_of(rng.randbytes(8)), since=tid(rng.getrandbits(50), 0))
+
+
+def _rev_back(message: Commit, key: SigningKey, _rng: Random) -> Commit:
+    """Sign the same tree with a revision one hour older, and older than the last one."""
+    assert message.revision.since is not None, "it is the commit after one that is known"
+    last_us = tid_us(message.revision.since)
+    return _dated(message, min(tid_us(message.revision.rev) - _HOUR_US, last_us - 1), key)
+
+
+def _future_rev(message: Commit, key: SigningKey, _rng: Random) -> Commit:
+    """Sign the same tree with a revision a hundred years ahead."""
+    return _dated(message, tid_us(message.revision.rev) + _FUTURE_US, key)
+
+
+def _dated(message: Commit, time_us: int, key: SigningKey) -> Commit:
+    rev = tid(time_us, 0)
+    data = data_of(message.revision.commit.data)
+    return revised(message, rev=rev, commit=sign_commit(message.did, rev, data, key))
+
+
+def _no_prev_data(message: Commit, _key: SigningKey, _rng: Random) -> Commit:
+    """Leave out what says what was before, as servers did until 2025."""
+    ops = tuple(op._replace(prev=None) for op in message.revision.ops)
+    return revised(message, prev_data=None, ops=ops)
+
+
+def _missing_node(message: Commit, _key: SigningKey, rng: Random) -> Commit:
+    """Leave out a tree node that is needed only to undo the operations."""
+    cid = rng.choice(nodes_to_undo(message.revision))
+    return revised(message, nodes=tuple(node for node in message.revision.nodes if node[0] != cid))
+
+
+def nodes_to_undo(revision: Revision) -> list[Cid]:
+    """Return the nodes that are needed to undo the operations of a commit, but not to find them in the tree."""
+    blocks, data = dict(revision.nodes), data_of(revision.commit.data)
+    found = {data}
+    for op in revision.ops:
+        found.update(_path(mst.load(blocks, data), op.path.encode()))
+    return [cid for cid in blocks if cid not in found and not _can_undo(revision.ops, blocks, data, cid)]
+
+
+def _path(node: mst.Subtree, key: bytes) -> Iterator[Cid]:
+    """Yield the loaded nodes on the way to a key."""
+    while isinstance(node, mst.Node):
+        yield node.cid
+        i = bisect_left(node.keys, key)
+        node = None if i < len(node.keys) and node.keys[i] == key else node.subtrees[i]
+
+
+def _can_undo(ops: tuple[Op, ...], blocks: Mapping[Cid, bytes], data: Cid, without: Cid) -> bool:
+    left = {cid: block for cid, block in blocks.items() if cid != without}
+    changes = [mst.Change(op.path.encode(), op.prev, op.cid) for op in ops]
+    try:
+        mst.invert(mst.load(left, data), changes)
+    except mst.PartialTreeError:
+        return False
+    return True
+
+
+def data_of(commit: bytes) -> Cid:
+    """Return the CID of the tree in a commit block."""
+    at = commit.index(b"\x64data" + LINK_HEAD) + 5 + len(LINK_HEAD)
+    return Cid(commit[at : at + 36])
+
+
+FORGED: Final[dict[str, Forge]] = {
+    "too_big": _too_big,
+    "bad_signature": _bad_signature,
+    "high_s": _high_s,
+    "broken_chain": _broken_chain,
+    "rev_back": _rev_back,
+    "future_rev": _future_rev,
+    "no_prev_data": _no_prev_data,
+    "missing_node": _missing_node,
+}
