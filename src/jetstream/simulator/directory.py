@@ -1,7 +1,7 @@
 """The directory of identities: documents of `did:plc` and `did:web` accounts, the log, and their faults.
 
-Source: the DID page of the AT Protocol specification; the PLC directory's `GET /<did>`, `GET /<did>/log/audit`
-and `GET /export`, as its server answers them.
+Source: the DID page of the AT Protocol specification; the server of the PLC directory for `GET /<did>`,
+`GET /<did>/log/audit` and `GET /export`.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Directory:
         return web.json_response(operations) if operations else _not_registered(did)
 
     async def _export(self, request: web.Request) -> web.Response:
-        """Send a page of the log, the oldest first: after a time, or after a number, and then with numbers."""
+        """Send a page of the log, the oldest first: after a time; or after a number, with numbers."""
         assert self._log is not None, "only a directory with a log has this route"
         failed = await self._failure(path="/export")
         if failed is not None:
@@ -89,9 +89,7 @@ class Directory:
             entries = _after(self._log, after, count)
         except ValueError as error:
             return web.json_response({"message": str(error)}, status=400)
-        lines = [
-            orjson.dumps(entry.json | {"seq": entry.seq} if numbered else entry.json) for entry in entries
-        ]
+        lines = [orjson.dumps(entry.numbered() if numbered else entry.json) for entry in entries]
         return web.Response(body=b"\n".join(lines), content_type="application/jsonlines")
 
     async def _failure(self, **details: object) -> web.Response | None:

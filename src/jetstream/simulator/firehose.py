@@ -52,8 +52,8 @@ class Subscriber:
 class LiveFirehose:
     """Serves a stream while it grows. A subscriber that the window overtakes gets `ConsumerTooSlow`.
 
-    Frames are sent `lag_s` seconds after they are published. `moved` is notified when a subscriber comes, goes
-    or is written to; several firehoses may share it.
+    Frames are sent `lag_s` seconds after they are published. `moved` is notified when a subscriber comes,
+    goes or is written to; several firehoses may share it.
     """
 
     def __init__(self, stream: Stream, *, lag_s: float = 0, moved: Signal | None = None) -> None:

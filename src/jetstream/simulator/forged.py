@@ -25,6 +25,7 @@ Forge = Callable[[Commit, SigningKey, Random], Commit]
 
 
 def revised(message: Commit, **changes: object) -> Commit:
+    """Return a commit with some fields of its revision changed."""
     return message._replace(revision=message.revision._replace(**changes))  # type: ignore[arg-type]
 
 
@@ -85,7 +86,7 @@ def _missing_node(message: Commit, _key: SigningKey, rng: Random) -> Commit:
 
 
 def nodes_to_undo(revision: Revision) -> list[Cid]:
-    """Return the nodes that are needed to undo the operations of a commit, but not to find them in the tree."""
+    """Return the nodes that are needed to undo the operations of a commit, and not to find them."""
     blocks, data = dict(revision.nodes), data_of(revision.commit.data)
     found = {data}
     for op in revision.ops:

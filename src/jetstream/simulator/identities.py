@@ -12,7 +12,7 @@ import base64
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Final, NamedTuple
 
@@ -23,6 +23,7 @@ from jetstream.atproto.cid import cid_of
 from jetstream.simulator.records import datetime_of
 from jetstream.simulator.signing import K256Key, SigningKey
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _PDS: Final = "AtprotoPersonalDataServer"
 # Signs the operations of all accounts, as the server that hosts accounts does.
 _ROTATION_KEY: Final = K256Key(sha256(b"the rotation key of simulated accounts").digest())
@@ -42,6 +43,10 @@ class Entry(NamedTuple):
 
     seq: int
     json: dict[str, object]
+
+    def numbered(self) -> dict[str, object]:
+        """Return the JSON with the number, as it is in an export by numbers."""
+        return self.json | {"seq": self.seq}
 
 
 HostOf = Callable[[str], str]  # from a DID to the URL of the PDS of its account
@@ -161,4 +166,4 @@ def did_document(did: str, handle: str, key: str, pds: str) -> dict[str, object]
 def parse_time_us(text: str) -> int:
     """Parse a time of `after=`, such as `2026-01-01T00:00:00.000Z`. Raises ValueError."""
     moment = datetime.fromisoformat(text)
-    return int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() * 1_000_000)
+    return (moment.replace(tzinfo=moment.tzinfo or UTC) - _EPOCH) // timedelta(microseconds=1)

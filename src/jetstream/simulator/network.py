@@ -1,4 +1,4 @@
-"""A whole network: one world, and the hosts that serve it: relays, PDSes, and on each of them the directory."""
+"""A whole network: one world, and the hosts that serve it: relays and PDSes, each with the directory."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Network:
         self.append_to(message, self._losses.fates(self.world.now_us))
 
     def append_to(self, message: Message, fates: list[Fate]) -> None:
-        """Append a message, or lose it, as `fates` say for each relay. The PDS of the account always sends it."""
+        """Append a message, or lose it, as `fates` say for each relay. The PDS of the account gets it."""
         index = None if len(self.relays) == 1 else self._events
         for relay, fate in zip(self.relays, fates, strict=True):
             relay.receive(message, index, fate)
@@ -126,7 +126,8 @@ class Network:
             if left is not None:
                 left -= made
                 if not left:
-                    return self.end_outages()
+                    self.end_outages()
+                    return
 
     def end_outages(self) -> None:
         """Let all relays accept connections again."""

@@ -1,4 +1,4 @@
-"""How many accounts a world has and what shares they do of what; and a clock that makes a world repeatable."""
+"""How many accounts a world has, and what they do how often; and a clock for repeatable worlds."""
 
 from __future__ import annotations
 

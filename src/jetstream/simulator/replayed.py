@@ -24,7 +24,7 @@ from jetstream.simulator.xrpc import HostedRepo, Json
 
 
 class RecordedRepos:
-    """The repositories of a recording. It is read when they are first asked for, and again for each export."""
+    """The repositories of a recording, which is read when they are first asked for, and for each export."""
 
     def __init__(self, path: Path, documents: Mapping[str, object]) -> None:
         self._path = path
@@ -94,7 +94,7 @@ def _after(repo: HostedRepo, body: Mapping[str, Any]) -> HostedRepo:
 
 
 def _commit_in(body: Mapping[str, Any]) -> tuple[str, Cid] | None:
-    """Return the revision and the CID of the commit in a message; None for a message without an intact one."""
+    """Return the revision and the CID of the commit in a message; None if there is no intact one."""
     did = body.get("repo", body.get("did"))
     roots, blocks = _car_of(body)
     block = blocks.get(roots[0]) if roots else None

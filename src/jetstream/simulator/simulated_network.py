@@ -115,7 +115,7 @@ class SimulatedNetwork:
         return self.truth[before:]
 
     def send(self, host: str, *messages: Message) -> None:
-        """Let one relay or PDS send messages that are not of the world, so no event of them is in the truth.
+        """Let one relay or PDS send messages that are not of the world, and whose events the truth has not.
 
         Raises ValueError for an unknown host.
         """
@@ -226,9 +226,9 @@ def simulated_network(  # noqa: PLR0913 - all have names
 ) -> SimulatedNetwork:
     """Return a network of `repos` accounts with `records` records each. Serve it with `serving`.
 
-    The same arguments make the same network. `faults` are rates at which faults occur by chance, at every relay
-    that has none of its own. `sleep` is called with the seconds that a slow response takes. `disjoint`: no
-    message is lost by two relays. Raises SettingError for relays that cannot be together.
+    The same arguments make the same network. `faults` are rates at which faults occur by chance, at every
+    relay that has none of its own. `sleep` is called with the seconds that a slow response takes.
+    `disjoint`: no message is lost by two relays. Raises SettingError for relays that cannot be together.
     """
     population = Population(
         repos=repos,

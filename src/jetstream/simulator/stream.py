@@ -32,13 +32,13 @@ NAME: Final = "relay"  # of the only relay of a network
 class Stream(Window):
     """The numbered frames of a host, with the faults among them.
 
-    `truth`, `ledger` and `verdicts` are called with a line of JSON for each event, for each fault, and for each
-    commit and sync; `record` with each frame, when it becomes part of the stream. `share` is called with a
-    message that the world has made for a fault, and that other hosts must send too. The first frame has the
+    `truth`, `ledger` and `verdicts` are called with a line of JSON for each event, for each fault, and for
+    each commit and sync; `record` with each frame, when it becomes part of the stream. `share` is called with
+    a message that the world has made for a fault, and that other hosts must send too. The first frame has the
     number after `seq`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all have names
         self,
         world: World,
         rates: Faults | None = None,

@@ -1,7 +1,7 @@
 """The verdicts that a consumer must give that verifies everything, on each commit and sync of one stream.
 
-It remembers for each repository the revision and the tree of the last commit that it accepted, and compares the
-next one with them:
+It remembers for each repository the revision and the tree of the last commit that it accepted, and compares
+the next one with them:
 
 - `ok`: the commit is authentic and follows the last one, or is the first one of its repository;
 - `gap`: it is authentic, but does not follow; it is accepted all the same;
@@ -63,7 +63,7 @@ class Consumer:
         return self._states.get(message.did) == (revision.since, revision.prev_data)
 
     def judge(self, message: Message, forged: str = "") -> Verdict | None:
-        """Return the verdict on a message, with the name of its fault if it is forged; None if it has none."""
+        """Return the verdict on a message; None if it has none. `forged` is the fault of a forged commit."""
         if forged in _REJECTED:
             return _REJECTED[forged]
         match message:
