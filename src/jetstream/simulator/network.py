@@ -22,7 +22,7 @@ from jetstream.simulator.identities import OperationLog
 from jetstream.simulator.ledger import Sink
 from jetstream.simulator.losses import Fate, Losses
 from jetstream.simulator.pacing import Signal, at_rate, on_demand
-from jetstream.simulator.relays import Relay, check_relays
+from jetstream.simulator.relays import Relay, check_relays, pds_name
 from jetstream.simulator.replayed import RecordedRepos
 from jetstream.simulator.request_faults import RequestFaults
 from jetstream.simulator.stream import Stream
@@ -64,7 +64,7 @@ class Network:
         disjoint: bool = False,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        check_relays(relays, disjoint=disjoint)
+        check_relays(relays, disjoint=disjoint, pdses=population.pds)
         self.world = World(population, seed, clock)
         self._relay_options = relays
         self._rates = rates or Faults()
@@ -202,7 +202,7 @@ class Network:
         return Feed(stream, firehose, seed=f"{self._seed} {relay.name}", takedowns=relay.takedowns)
 
     def _pds(self, number: int) -> Feed:
-        stream = Stream(self.world, name=f"pds{number}", ledger=self._sinks.ledger)
+        stream = Stream(self.world, name=pds_name(number), ledger=self._sinks.ledger)
         return Feed(stream, LiveFirehose(stream, moved=self._moved), seed=self._seed)
 
     def _app(self, feed: Feed, number: int | None) -> web.Application:

@@ -116,12 +116,19 @@ _KINDS: Final[Mapping[Callable[[str], Any], str]] = {int: "a whole number", floa
 assert {field for field, _ in _FIELDS.values()} | {"faults"} == {field.name for field in fields(Relay)}
 
 
-def check_relays(relays: tuple[Relay, ...], *, disjoint: bool) -> None:
-    """Raise SettingError for relays of one name, and for disjoint losses that exceed everything."""
+def pds_name(number: int) -> str:
+    """Return the name of a PDS, in the ledger and elsewhere."""
+    return f"pds{number}"
+
+
+def check_relays(relays: tuple[Relay, ...], *, disjoint: bool, pdses: int = 0) -> None:
+    """Raise SettingError for equal names, and for disjoint losses that exceed everything."""
     names = [relay.name for relay in relays]
+    taken = {pds_name(number) for number in range(1, pdses + 1)}
     for name in names:
-        if names.count(name) > 1:
-            raise SettingError("--relay", name, "is the name of two relays")
+        if names.count(name) > 1 or name in taken:
+            whose = "a PDS" if name in taken else "two relays"
+            raise SettingError("--relay", name, f"is the name of {whose}")
     total = sum(relay.loss for relay in relays)
     if disjoint and total > 1:
         raise SettingError("--losses", "disjoint", f"cannot be with losses of {total:g} together")

@@ -115,7 +115,7 @@ class SimulatedNetwork:
         return self.truth[before:]
 
     def send(self, host: str, *messages: Message) -> None:
-        """Let one relay or PDS send messages that are not of the world, and whose events the truth has not.
+        """Let one relay or PDS send messages that are not of the world. The truth has none of their events.
 
         Raises ValueError for an unknown host.
         """

@@ -21,11 +21,12 @@ from jetstream.simulator.faults import Effect, Faults
 from jetstream.simulator.frames import Commit, Message, Sync
 from jetstream.simulator.ledger import Ledger, Sink, named
 from jetstream.simulator.truth import Event
-from jetstream.simulator.verdicts import Consumer, Verdict
+from jetstream.simulator.verdicts import REPLAY, Consumer, Verdict
 from jetstream.simulator.window import WINDOW_FRAMES, Item, Window
 from jetstream.simulator.world import World
 
 _RECENT_FRAMES: Final = 1000  # how far back the faults `repeat` and `go_back` reach
+_SENT_AGAIN: Final = frozenset(("repeat", "go_back"))
 NAME: Final = "relay"  # of the only relay of a network
 
 
@@ -96,13 +97,15 @@ class Stream(Window):
         self.trim()
         return events
 
-    def append_intact(self, message: Message) -> None:
-        """Append a message without faults."""
+    def append_intact(self, message: Message) -> Verdict | None:
+        """Append a message without faults. Return the verdict that it must get, if it gets one."""
         self.seq += 1
         frame = frames.encode(message, self.seq)
         self._append_item(Effect.SEND, frame)
         self._recent.append((self.seq, frame))
-        self._log_verdict(message, self._consumer.judge(message))
+        verdict = self._consumer.judge(message)
+        self._log_verdict(message, verdict)
+        return verdict
 
     def lose(self, message: Message, fault: str, index: int | None = None) -> None:
         """Leave out a message that this host never gets. It has no number, so no number is missing."""
@@ -124,9 +127,9 @@ class Stream(Window):
         self._rates.clear()
         self._pending.clear()
 
-    def log_fault(self, fault: str, **details: object) -> None:
+    def log_fault(self, fault: str, *, verdict: Verdict | None = None, **details: object) -> None:
         """Log a fault by which no event is lost to the ledger."""
-        self.ledger.add(fault, self.seq, **details)
+        self.ledger.add(fault, self.seq, verdict=verdict, **details)
 
     def _append_message(self, message: Message) -> list[Event]:
         """Append a message with the next number, forged or corrupted if such a fault is pending."""
@@ -192,7 +195,7 @@ class Stream(Window):
             elif faults.can_be_added(name, self._recent):
                 for effect, frame in faults.ADDED[name](Context(self._recent, self._rng)):
                     self._append_item(effect, frame)
-                self.log_fault(name)
+                self.log_fault(name, verdict=REPLAY if name in _SENT_AGAIN else None)
             else:
                 self._pending.append(name)
 
@@ -200,13 +203,13 @@ class Stream(Window):
         """Append a message from which no event may result: a correct consumer drops it."""
         did = self._rng.choice(self.world.accounts).did
         if name == "malformed_did":
-            self.append_intact(self.world.identify(did)._replace(did=faults.malformed_did(self._rng)))
+            message: Message = self.world.identify(did)._replace(did=faults.malformed_did(self._rng))
         else:
             message = self.world.write_block(did, "com.example.deep", faults.deep_record())
-            self.append_intact(message)
-            if self._share is not None:
-                self._share(message)
-        self.log_fault(name)
+        verdict = self.append_intact(message)
+        if self._share is not None and isinstance(message, Commit):
+            self._share(message)
+        self.log_fault(name, verdict=verdict)
 
     def _append_item(self, effect: Effect, frame: bytes) -> None:
         self.add(Item(self.seq, effect, frame))
