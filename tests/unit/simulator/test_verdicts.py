@@ -151,6 +151,7 @@ def test_without_faults_all_is_well() -> None:
         ("future_rev", "refused", "future_rev"),
         ("no_prev_data", "legacy", None),
         ("missing_node", "incomplete", None),
+        ("deep_record", "ok", None),
         ("skip", None, None),
         ("garbage_instead", None, None),
         ("truncated_instead", None, None),
@@ -160,25 +161,26 @@ def test_without_faults_all_is_well() -> None:
         ("malformed_path", "refused", "op"),
     ],
 )
-def test_the_ledger_names_the_verdict_and_the_next_commit_of_the_account_is_a_gap(
+def test_the_ledger_names_the_verdict_and_what_is_lost_leaves_a_gap(
     name: str, verdict: str | None, reason: str | None
 ) -> None:
     run = Run(Faults(), 60)
+    did = run.world.accounts[0].did
+
+    def write(text: str) -> None:
+        run.stream.append(run.world.create_record(did, "app.test.note", {"text": text}))
+
+    write("before")
     run.stream.inject(name)
     while not run.ledger:
-        run.stream.advance()
+        write("with the fault")
     (line,) = run.ledger
-    assert (line["fault"], line["verdict"]) == (
-        name,
-        "gap" if verdict == "ok" else verdict,
-    ) or verdict == "ok"
-    assert line.get("reason") == reason
-    if line["events"]:
-        before = len(run.verdicts)
-        run.stream.append(run.world.create_record(line["did"], "app.test.note", {"text": "next"}))
-        assert [each["verdict"] for each in run.verdicts[before:]] == ["gap"]
+    assert (line["fault"], line["verdict"], line.get("reason")) == (name, verdict, reason)
     if verdict == "refused" and line["level"] != "full":
         assert len(line["refused"]) >= len(line["events"]) > 0
+    did = line.get("did", did)
+    write("after")
+    assert run.verdicts[-1]["verdict"] == ("gap" if line["events"] else "ok")
 
 
 def test_a_deleted_account_is_forgotten() -> None:
