@@ -1,4 +1,4 @@
-"""Several relays, PDSes and the directory of a simulated network over real sockets, and those of a recording."""
+"""Relays, PDSes and the directory of a simulated network over real sockets, and those of a recording."""
 
 from __future__ import annotations
 

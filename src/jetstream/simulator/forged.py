@@ -87,11 +87,13 @@ def _missing_node(message: Commit, _key: SigningKey, rng: Random) -> Commit:
 
 def nodes_to_undo(revision: Revision) -> list[Cid]:
     """Return the nodes that are needed to undo the operations of a commit, and not to find them."""
-    blocks, data = dict(revision.nodes), data_of(revision.commit.data)
+    blocks: dict[bytes, bytes] = dict(revision.nodes)
+    data = data_of(revision.commit.data)
     found = {data}
     for op in revision.ops:
         found.update(_path(mst.load(blocks, data), op.path.encode()))
-    return [cid for cid in blocks if cid not in found and not _can_undo(revision.ops, blocks, data, cid)]
+    others = [cid for cid, _ in revision.nodes if cid not in found]
+    return [cid for cid in others if not _can_undo(revision.ops, blocks, data, cid)]
 
 
 def _path(node: mst.Subtree, key: bytes) -> Iterator[Cid]:
@@ -102,7 +104,7 @@ def _path(node: mst.Subtree, key: bytes) -> Iterator[Cid]:
         node = None if i < len(node.keys) and node.keys[i] == key else node.subtrees[i]
 
 
-def _can_undo(ops: tuple[Op, ...], blocks: Mapping[Cid, bytes], data: Cid, without: Cid) -> bool:
+def _can_undo(ops: tuple[Op, ...], blocks: Mapping[bytes, bytes], data: Cid, without: Cid) -> bool:
     left = {cid: block for cid, block in blocks.items() if cid != without}
     changes = [mst.Change(op.path.encode(), op.prev, op.cid) for op in ops]
     try:

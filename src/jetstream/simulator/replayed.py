@@ -63,9 +63,11 @@ class RecordedRepos:
 
     async def _index(self) -> dict[str, HostedRepo]:
         async with self._reading:
-            if self._repos is None:
-                self._repos, self._seq = await asyncio.to_thread(_read, self._path)
-        return self._repos
+            if self._repos is not None:
+                return self._repos
+            repos, self._seq = await asyncio.to_thread(_read, self._path)
+            self._repos = repos
+            return repos
 
 
 def _read(path: Path) -> tuple[dict[str, HostedRepo], int]:

@@ -125,7 +125,7 @@ class SimulatedNetwork:
         self._network.publish()
 
     def take_down(self, did: str, relay: str) -> None:
-        """Let one relay take an account down: it says so, and leaves out what the account does from then on."""
+        """Let one relay take an account down: it says so, and leaves out what the account does after that."""
         self._feed(relay).take_down(did)
         self._network.publish()
 

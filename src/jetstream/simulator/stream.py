@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import fields
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -25,7 +25,10 @@ from jetstream.simulator.verdicts import REPLAY, Consumer, Verdict
 from jetstream.simulator.window import WINDOW_FRAMES, Item, Window
 from jetstream.simulator.world import World
 
+__all__ = ["NAME", "WINDOW_FRAMES", "Item", "Stream"]
+
 _RECENT_FRAMES: Final = 1000  # how far back the faults `repeat` and `go_back` reach
+_PENDING_MAX: Final = 1000  # faults that wait for a message to which they apply; more are not drawn
 _SENT_AGAIN: Final = frozenset(("repeat", "go_back"))
 NAME: Final = "relay"  # of the only relay of a network
 
@@ -89,7 +92,7 @@ class Stream(Window):
         if index is not None:
             self._events = index
         for name, rate in self._rates:
-            if self._rng.random() < rate:
+            if self._rng.random() < rate and len(self._pending) < _PENDING_MAX:
                 self._pending.append(name)
         events = self._append_message(message)
         if self._pending:
@@ -127,7 +130,7 @@ class Stream(Window):
         self._rates.clear()
         self._pending.clear()
 
-    def log_fault(self, fault: str, *, verdict: Verdict | None = None, **details: object) -> None:
+    def log_fault(self, fault: str, *, verdict: Verdict | None = None, **details: Any) -> None:
         """Log a fault by which no event is lost to the ledger."""
         self.ledger.add(fault, self.seq, verdict=verdict, **details)
 
@@ -171,7 +174,7 @@ class Stream(Window):
         details = self._refusal(message, corrupted, len(events))
         self.ledger.add(name, self.seq, level=corrupted.level, events=lost, did=message.did, **details)
 
-    def _refusal(self, message: Message, corrupted: Corrupted, events: int) -> dict[str, object]:
+    def _refusal(self, message: Message, corrupted: Corrupted, events: int) -> dict[str, Any]:
         """Return what a full verifier says of a corrupted commit, and the events that it loses with it."""
         if corrupted.reason is None:
             return {}
@@ -181,9 +184,11 @@ class Stream(Window):
 
     def _take_pending(self, message: Message) -> str:
         """Return the first pending fault that changes this message, or an empty string."""
-        for at, name in enumerate(self._pending):
-            if faults.applies_to(name, message, follows=self._consumer.follows(message)):
-                return self._pending.pop(at)
+        follows = bool(self._pending) and self._consumer.follows(message)
+        for name in dict.fromkeys(self._pending):
+            if faults.applies_to(name, message, follows=follows):
+                self._pending.remove(name)
+                return name
         return ""
 
     def _add_faults(self) -> None:

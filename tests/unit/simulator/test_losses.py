@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from itertools import groupby
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ def fates(relays: list[Relay], count: int = 20_000, *, seed: int = 1, disjoint: 
     return [losses.fates(STEP_US * n) for n in range(1, count + 1)]
 
 
-def pair(**options: float) -> list[Relay]:
+def pair(**options: Any) -> list[Relay]:
     return [Relay(name="a", **options), Relay(name="b", **options)]
 
 

@@ -173,7 +173,10 @@ def test_the_ledger_names_the_verdict_and_what_is_lost_leaves_a_gap(
     write("before")
     run.stream.inject(name)
     while not run.ledger:
-        write("with the fault")
+        if name == "missing_node":  # it applies to a few commits in the middle of a tree
+            run.stream.advance()
+        else:
+            write("with the fault")
     (line,) = run.ledger
     assert (line["fault"], line["verdict"], line.get("reason")) == (name, verdict, reason)
     if verdict == "refused" and line["level"] != "full":
