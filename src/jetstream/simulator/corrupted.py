@@ -83,7 +83,7 @@ def _missing_record(message: Message, seq: int, rng: Random) -> Corrupted:
     cid = rng.choice(revision.records).cid
     left = tuple(block for block in revision.records if block.cid != cid)
     return Corrupted(
-        frames.encode(revised(message, records=left), seq), "frame", _events_with(revision, cid), "op"
+        frames.encode(revised(message, records=left), seq), "frame", _events_with(revision, cid), "record"
     )
 
 
@@ -103,7 +103,7 @@ def _malformed_path(message: Message, seq: int, rng: Random) -> Corrupted:
     ops = list(message.revision.ops)
     at = rng.randrange(len(ops))
     ops[at] = ops[at]._replace(path=rng.choice(_MALFORMED_PATHS))
-    return Corrupted(frames.encode(revised(message, ops=tuple(ops)), seq), "frame", [at], "op")
+    return Corrupted(frames.encode(revised(message, ops=tuple(ops)), seq), "frame", [at], "proof")
 
 
 def _events_with(revision: Revision, cid: Cid) -> list[int]:

@@ -9,7 +9,7 @@ the next one with them:
 - `replay`: its revision is not above the last one;
 - `refused`: it is not authentic, or damaged. It changes nothing, so the next commit has the verdict `gap`.
 
-A consumer may name the reasons for a refusal in its own words: `car`, `hash`, `op`, `proof`, `signature`,
+A consumer may name the reasons for a refusal in its own words: `car`, `hash`, `record`, `proof`, `signature`,
 `future_rev`.
 """
 

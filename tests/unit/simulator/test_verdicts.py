@@ -156,9 +156,9 @@ def test_without_faults_all_is_well() -> None:
         ("garbage_instead", None, None),
         ("truncated_instead", None, None),
         ("truncated_car", "refused", "car"),
-        ("missing_record", "refused", "op"),
+        ("missing_record", "refused", "record"),
         ("wrong_cid", "refused", "hash"),
-        ("malformed_path", "refused", "op"),
+        ("malformed_path", "refused", "proof"),
     ],
 )
 def test_the_ledger_names_the_verdict_and_what_is_lost_leaves_a_gap(
