@@ -167,6 +167,8 @@ async def test_a_firehose_that_ends_too_soon_is_reported_and_its_frames_are_kept
         (["simulate", "--relay", "name=a,los=1"], 2, "los is not one of name, port, seq, lag"),
         (["simulate", "--relay", "name=a", "--relay", "name=a", *SMALL], 2, "is the name of two relays"),
         (["simulate", "--did-web", "2"], 2, "--did-web"),
+        (["simulate", "--port", "65535", "--pds", "1", *SMALL], 2, "too few ports for 2 hosts"),
+        (["simulate", "--replay", "x", "--pds", "1"], 2, "without --relay and --pds"),
         (["simulate", "--fault.drop", "2"], 2, "fault.drop: 2.0 is not a share from 0 to 1"),
         (["simulate", "--truth", "/nowhere/at/all"], 1, "/nowhere/at/all"),
         (["simulate", "--replay", "/nowhere/at/all"], 1, "/nowhere/at/all"),

@@ -120,6 +120,8 @@ def simulate(  # noqa: PLR0913 - one argument a flag
     """
     logging_setup.configure("info", "auto")
     if replay is not None:
+        if relay or pds:
+            raise SettingError("--replay", str(replay), "is served by one host: without --relay and --pds")
         with _os_errors():
             run(_replay(replay, host, port, rate, in_memory=in_memory))
         return

@@ -60,7 +60,8 @@ class LiveFirehose:
         self.stream = stream
         self.out = False  # whether the host is out: it has no connections, and accepts none
         self._lag_s = lag_s
-        self._shown = stream.end  # with a lag: the position after the newest item that may be sent
+        # With a lag: the position after the newest item that may be sent, and the number there.
+        self._shown, self._shown_seq = stream.end, stream.seq
         self._subscribers: set[Subscriber] = set()
         self._grown = Signal()  # there are new items that may be sent
         self._moved = Signal() if moved is None else moved
@@ -68,9 +69,10 @@ class LiveFirehose:
     def publish(self) -> None:
         """Notify the subscribers that the stream has grown, at once or after the lag."""
         if self._lag_s and self._subscribers:
-            asyncio.get_running_loop().call_later(self._lag_s, self._show, self.stream.end)
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._lag_s, self._show, self.stream.end, self.stream.seq)
         else:  # without subscribers nobody sees a lag
-            self._show(self.stream.end)
+            self._show(self.stream.end, self.stream.seq)
 
     def set_out(self, out: bool) -> None:
         """Begin or end an outage. When one begins, all connections end without a close frame."""
@@ -100,8 +102,8 @@ class LiveFirehose:
         """Return the position after the newest item that may be sent."""
         return self._shown if self._lag_s else self.stream.end
 
-    def _show(self, position: int) -> None:
-        self._shown = max(self._shown, position)
+    def _show(self, position: int, seq: int) -> None:
+        self._shown, self._shown_seq = max(self._shown, position), max(self._shown_seq, seq)
         self._grown.notify()
 
     async def feed(self, flow: FlowControl, ws: web.WebSocketResponse, cursor: int | None) -> None:
@@ -147,7 +149,7 @@ class LiveFirehose:
 
     def _newest_seq(self) -> int:
         """Return the number of the newest frame that may be sent."""
-        return self.stream.seq_before(self._shown) if self._lag_s else self.stream.seq
+        return self._shown_seq if self._lag_s else self.stream.seq
 
 
 class Replay:

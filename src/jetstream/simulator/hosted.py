@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from urllib.parse import urlsplit
 
@@ -47,16 +48,14 @@ class HostedRepos:
 
     async def hosts(self, own: str) -> Sequence[Json]:
         """Return this host and, if it is a relay, the PDSes. Those with a firehose of their own come last."""
+        accounts = Counter(account.host for account in self._world.accounts)
         if self._number is not None:
-            return [self._host(own, self._feed, self._number)]
-        pdses = [
-            self._host(urlsplit(pds.url).netloc, pds, number) for number, pds in enumerate(self._pdses, 1)
-        ]
-        return [self._host(own, self._feed, 0), *pdses]
-
-    def _host(self, name: str, feed: Feed, number: int) -> Json:
-        count = sum(account.host == number for account in self._world.accounts)
-        return {"hostname": name, "seq": feed.stream.seq, "accountCount": count, "status": "active"}
+            return [_host(own, self._feed, accounts[self._number])]
+        pdses = (
+            _host(urlsplit(pds.url).netloc, pds, accounts[number])
+            for number, pds in enumerate(self._pdses, 1)
+        )
+        return [_host(own, self._feed, accounts[0]), *pdses]
 
     def _accounts(self) -> Iterator[SimulatedAccount]:
         return filter(self._serves, self._world.all_accounts.values())
@@ -69,3 +68,7 @@ class HostedRepos:
         repo = account.repo
         head = None if repo.head is None else str(repo.head.cid)
         return HostedRepo(account.did, active, status, repo.rev, head)
+
+
+def _host(name: str, feed: Feed, accounts: int) -> Json:
+    return {"hostname": name, "seq": feed.stream.seq, "accountCount": accounts, "status": "active"}

@@ -11,6 +11,7 @@ from typing import Final
 
 from aiohttp import web
 
+from jetstream.errors import SettingError
 from jetstream.simulator import recording, server, truth
 from jetstream.simulator.directory import Directory, Sleep
 from jetstream.simulator.faults import Faults
@@ -30,6 +31,7 @@ from jetstream.simulator.world import Clock, Population, World
 from jetstream.simulator.xrpc import Repositories
 
 _URL: Final = "http://127.0.0.1:7777"
+_PORT_MAX: Final = 65_535
 _AT_ONCE: Final = 200  # messages in one turn at rate 0
 _BEHIND_MAX: Final = 1000  # at rate 0, the world waits for a subscriber that is further behind
 
@@ -157,11 +159,16 @@ class Network:
             yield
 
     def ports(self, first: int) -> list[int]:
-        """Return the ports of the relays and the PDSes, the first one being `first`; 0 means a free one."""
+        """Return the ports of the relays and the PDSes, the first one being `first`; 0 means a free one.
+
+        Raises SettingError if there are too few.
+        """
         ports: list[int] = []
         for own in (*(relay.port for relay in self._relay_options), *[None] * len(self.pdses)):
             after = ports[-1] + 1 if ports and ports[-1] else 0
             ports.append(own if own is not None else after if ports else first)
+        if max(ports) > _PORT_MAX:
+            raise SettingError("--port", first, f"leaves too few ports for {len(ports)} hosts")
         return ports
 
     def set_urls(self, urls: list[str]) -> None:
@@ -214,7 +221,7 @@ class Network:
         """Let the other hosts send a message that the world has made for a fault of one of them."""
         pds = self._pds_of(message.did)
         for feed in (*self.relays, *([] if pds is None else [pds])):
-            if feed.name != sender:
+            if feed.name != sender and message.did not in feed.taken_down:
                 feed.stream.append_intact(message)
 
     def _add_truth(self, message: Message) -> None:

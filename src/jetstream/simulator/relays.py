@@ -49,7 +49,8 @@ class Relay:
         self._require("seq", self.seq, 0 <= self.seq <= SEQ_MAX, f"is not a number from 0 to {SEQ_MAX}")
         self._require("lag", self.lag_s, 0 <= self.lag_s <= LAG_MAX_S, f"is not from 0 to {LAG_MAX_S:g} s")
         self._require("port", self.port, self.port is None or 0 <= self.port <= 65535, "is not a port")
-        self._require("every", self.every_s, self.every_s > 0 <= self.outage_s, "must be above 0")
+        self._require("outage", self.outage_s, self.outage_s >= 0, "must not be negative")
+        self._require("every", self.every_s, self.every_s > 0, "must be above 0")
 
     @staticmethod
     def _require(name: str, value: object, usable: bool, problem: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +17,7 @@ import libipld
 
 from jetstream.atproto import mst
 from jetstream.atproto.car import write_car
-from jetstream.atproto.cid import CID_BYTES, Cid
+from jetstream.atproto.cid import CID_BYTES, Cid, cid_of
 from jetstream.simulator import check, recording
 from jetstream.simulator.xrpc import HostedRepo, Json
 
@@ -76,7 +75,7 @@ def _read(path: Path) -> tuple[dict[str, HostedRepo], int]:
     last = 0
     for frame in recording.read(path):
         body = recording.body_of(frame)
-        seq, did = body.get("seq"), body.get("repo", body.get("did"))
+        seq, did = body.get("seq"), _did_of(body)
         if not isinstance(did, str) or not isinstance(seq, int):
             continue
         last = max(last, seq)
@@ -97,41 +96,45 @@ def _after(repo: HostedRepo, body: Mapping[str, Any]) -> HostedRepo:
 
 def _commit_in(body: Mapping[str, Any]) -> tuple[str, Cid] | None:
     """Return the revision and the CID of the commit in a message; None if there is no intact one."""
-    did = body.get("repo", body.get("did"))
     roots, blocks = _car_of(body)
     block = blocks.get(roots[0]) if roots else None
-    if block is None:
+    if block is None or roots[0] != cid_of(block):
         return None
     try:
         commit = libipld.decode_dag_cbor(block)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    if not isinstance(commit, dict) or commit.get("did") != did or not isinstance(commit.get("rev"), str):
-        return None
-    return (commit["rev"], roots[0]) if isinstance(commit.get("data"), bytes) else None
+    match commit:
+        case {"did": did, "rev": str(rev), "data": bytes()} if did == _did_of(body):
+            return rev, roots[0]
+    return None
+
+
+def _did_of(body: Mapping[str, Any]) -> object:
+    return body.get("repo", body.get("did"))
 
 
 def _car_of(body: Mapping[str, Any]) -> tuple[list[Cid], dict[bytes, bytes]]:
-    """Return the roots and the intact blocks in a message; none if it has no CAR, or a damaged one."""
+    """Return the roots and the blocks in a message; none if it has no CAR, or a damaged one."""
     car = body.get("blocks")
     if not isinstance(car, bytes):
         return [], {}
     try:
-        roots, blocks = check.read_car(car)
-    except (ValueError, IndexError, KeyError, TypeError, check.BadCommitError):
+        return check.read_car(car)
+    except (ValueError, IndexError, KeyError, TypeError, RecursionError, check.BadCommitError):
         return [], {}
-    return roots, {cid: block for cid, block in blocks.items() if cid[4:] == sha256(block).digest()}
 
 
 def _blocks_of(path: Path, did: str) -> dict[bytes, bytes]:
-    """Return all blocks of a repository that a recording has."""
+    """Return all intact blocks of a repository that a recording has."""
     blocks: dict[bytes, bytes] = {}
     written = did.encode()
     for frame in recording.read(path):
         if written in frame:  # most frames are of others, and are not decoded
             body = recording.body_of(frame)
-            if body.get("repo", body.get("did")) == did:
-                blocks |= _car_of(body)[1]
+            if _did_of(body) == did:
+                found = _car_of(body)[1]
+                blocks |= {cid: block for cid, block in found.items() if cid == cid_of(block)}
     return blocks
 
 

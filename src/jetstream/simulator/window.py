@@ -40,11 +40,6 @@ class Window:
         """The number of the oldest frame in the window, 0 before the first frame."""
         return self._items[0].seq if self._items else 0
 
-    def seq_before(self, position: int) -> int:
-        """Return the number of the newest frame before a position, 0 if the window does not have it."""
-        at = min(position, self.end) - self.first
-        return self._items[at - 1].seq if at > 0 else 0
-
     def take(self, position: int, count: int) -> tuple[list[Item], int]:
         """Return up to `count` items from a position for one subscriber, and the position after them.
 
