@@ -136,7 +136,7 @@ def _operation(change: Change, host: str, prev: object) -> dict[str, object]:
 def plc_did_of(key: SigningKey) -> str:
     """Return a DID derived from a key, with 24 characters of base 32 like those of `did:plc`.
 
-    A real one is derived from the genesis, so who checks that will not accept the logs of the simulator.
+    A real one is derived from the genesis. A reader that checks this refuses the logs of the simulator.
     """
     digest = sha256(key.multibase.encode()).digest()[:15]
     return "did:plc:" + libipld.encode_multibase("b", digest)[1:]
