@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Final
 
 from jetstream.simulator.account import SimulatedAccount
 from jetstream.simulator.firehose import LiveFirehose
@@ -12,7 +13,7 @@ from jetstream.simulator.records import datetime_of
 from jetstream.simulator.stream import Stream
 from jetstream.simulator.truth import events_of
 
-TAKEN_DOWN = "takendown"
+TAKEN_DOWN: Final = "takendown"
 
 
 class Feed:

@@ -26,11 +26,12 @@ from jetstream.simulator.pacing import Signal, at_rate, on_demand
 from jetstream.simulator.relays import Relay, check_relays, pds_name
 from jetstream.simulator.replayed import RecordedRepos
 from jetstream.simulator.request_faults import RequestFaults
-from jetstream.simulator.stream import Stream
+from jetstream.simulator.stream import WINDOW_FRAMES, Stream
 from jetstream.simulator.world import Clock, Population, World
 from jetstream.simulator.xrpc import Repositories
 
 _URL: Final = "http://127.0.0.1:7777"
+_PDS_WINDOW_MIN: Final = 100  # frames; all PDSes together have the window of one relay, if they are few
 _PORT_MAX: Final = 65_535
 _AT_ONCE: Final = 200  # messages in one turn at rate 0
 _BEHIND_MAX: Final = 1000  # at rate 0, the world waits for a subscriber that is further behind
@@ -209,7 +210,8 @@ class Network:
         return Feed(stream, firehose, seed=f"{self._seed} {relay.name}", takedowns=relay.takedowns)
 
     def _pds(self, number: int) -> Feed:
-        stream = Stream(self.world, name=pds_name(number), ledger=self._sinks.ledger)
+        window = max(_PDS_WINDOW_MIN, WINDOW_FRAMES // self.world.population.pds)
+        stream = Stream(self.world, name=pds_name(number), window=window)
         return Feed(stream, LiveFirehose(stream, moved=self._moved), seed=self._seed)
 
     def _app(self, feed: Feed, number: int | None) -> web.Application:

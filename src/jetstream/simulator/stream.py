@@ -73,7 +73,7 @@ class Stream(Window):
         self._rng = Random(f"faults {seed}")  # noqa: S311 - it must be repeatable
         self._pending: list[str] = []  # faults that have not found a message to which they apply
         self._recent: deque[tuple[int, bytes]] = deque(
-            maxlen=_RECENT_FRAMES
+            maxlen=min(_RECENT_FRAMES, window)
         )  # intact frames with their number
         self._consumer = Consumer()  # what a reader of the stream knows
         self._events = 0  # how many the truth has
