@@ -35,6 +35,7 @@ except ModuleNotFoundError as error:
     raise MissingExtra("the simulator", "simulator", error.name) from error
 
 PDS_MAX: Final = 1000  # each listens on a port of its own
+PDS_SHOWN: Final = 10  # addresses in the log line
 STEP_US: Final = 2500  # of the clock of a repeatable world: 400 messages a second, whatever --rate is
 _START: Final = "2026-01-01T00:00:00Z"
 logger = structlog.get_logger(__name__)
@@ -232,7 +233,9 @@ def _announce(relays: dict[str, str], *, pds: dict[str, str] | None = None, **fi
     urls = {name: "ws" + url.removeprefix("http") for name, url in relays.items()}
     named = [url if len(urls) == 1 else f"{name}={url}" for name, url in urls.items()]
     flags = " ".join(f"--upstream {upstream}" for upstream in named)
-    hosts = {"pds": list(pds.values())} if pds else {}
+    hosts = (
+        {"pds": list(pds.values()) if len(pds) <= PDS_SHOWN else f"{len(pds)}, see listHosts"} if pds else {}
+    )
     logger.info("network is running", **fields, **hosts, read_with=f"jetstream serve {flags}")
 
 

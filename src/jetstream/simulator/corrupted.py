@@ -10,9 +10,9 @@ from jetstream.atproto.car import Block
 from jetstream.atproto.cid import Cid, cid_of
 from jetstream.simulator import frames
 from jetstream.simulator.added import flip, garbage
-from jetstream.simulator.forged import revised
+from jetstream.simulator.forged import can_be_undone, revised
 from jetstream.simulator.frames import Commit, Message
-from jetstream.simulator.repo import Revision
+from jetstream.simulator.repo import DELETE, Revision
 
 _MALFORMED_PATHS: Final = (
     "app.bsky.feed.like",
@@ -100,10 +100,19 @@ def _wrong_cid(message: Message, seq: int, rng: Random) -> Corrupted:
 
 def _malformed_path(message: Message, seq: int, rng: Random) -> Corrupted:
     assert isinstance(message, Commit), "applies_to() checks it"
+    at = rng.randrange(len(message.revision.ops))
+    chosen = _with_path(message, at, rng.choice(_MALFORMED_PATHS))
+    op = message.revision.ops[at]
+    if op.action == DELETE and not can_be_undone(chosen.revision):
+        # The commit lacks the nodes around this path, which would refute it. It has those around its own.
+        chosen = _with_path(message, at, f"{op.path} ")
+    return Corrupted(frames.encode(chosen, seq), "frame", [at], "proof")
+
+
+def _with_path(message: Commit, at: int, path: str) -> Commit:
     ops = list(message.revision.ops)
-    at = rng.randrange(len(ops))
-    ops[at] = ops[at]._replace(path=rng.choice(_MALFORMED_PATHS))
-    return Corrupted(frames.encode(revised(message, ops=tuple(ops)), seq), "frame", [at], "proof")
+    ops[at] = ops[at]._replace(path=path)
+    return revised(message, ops=tuple(ops))
 
 
 def _events_with(revision: Revision, cid: Cid) -> list[int]:

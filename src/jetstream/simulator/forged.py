@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from random import Random
 from typing import Final
 
@@ -14,7 +14,7 @@ from jetstream.atproto.keys import SIGNATURE_BYTES
 from jetstream.atproto.tid import tid, tid_us
 from jetstream.simulator.added import flip
 from jetstream.simulator.frames import Commit
-from jetstream.simulator.repo import Op, Revision
+from jetstream.simulator.repo import Revision
 from jetstream.simulator.signing import SIGNATURE_FIELD, SigningKey, high_s, sign_commit
 
 _HOUR_US: Final = 3_600_000_000
@@ -93,7 +93,7 @@ def nodes_to_undo(revision: Revision) -> list[Cid]:
     for op in revision.ops:
         found.update(_path(mst.load(blocks, data), op.path.encode()))
     others = [cid for cid, _ in revision.nodes if cid not in found]
-    return [cid for cid in others if not _can_undo(revision.ops, blocks, data, cid)]
+    return [cid for cid in others if not can_be_undone(revision, without=cid)]
 
 
 def _path(node: mst.Subtree, key: bytes) -> Iterator[Cid]:
@@ -104,13 +104,16 @@ def _path(node: mst.Subtree, key: bytes) -> Iterator[Cid]:
         node = None if i < len(node.keys) and node.keys[i] == key else node.subtrees[i]
 
 
-def _can_undo(ops: tuple[Op, ...], blocks: Mapping[bytes, bytes], data: Cid, without: Cid) -> bool:
-    left = {cid: block for cid, block in blocks.items() if cid != without}
-    changes = [mst.Change(op.path.encode(), op.prev, op.cid) for op in ops]
+def can_be_undone(revision: Revision, without: Cid | None = None) -> bool:
+    """Return whether the nodes of a commit, without one of them, suffice to undo or refute its operations."""
+    blocks: dict[bytes, bytes] = {cid: block for cid, block in revision.nodes if cid != without}
+    changes = [mst.Change(op.path.encode(), op.prev, op.cid) for op in revision.ops]
     try:
-        mst.invert(mst.load(left, data), changes)
+        mst.invert(mst.load(blocks, data_of(revision.commit.data)), changes)
     except mst.PartialTreeError:
         return False
+    except ValueError:  # the tree holds something else than an operation says
+        return True
     return True
 
 
