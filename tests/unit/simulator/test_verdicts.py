@@ -192,3 +192,21 @@ def test_a_deleted_account_is_forgotten() -> None:
     for message in run.world.replace(did):
         run.stream.append(message)
     assert did not in run.stream._consumer._states
+
+
+def test_a_delete_under_a_malformed_path_can_be_refuted() -> None:
+    run = Run(Faults(), 30)
+    for account in run.world.accounts:
+        if account.active:
+            collection, _, rkey = account.paths[len(account.paths) // 2].partition("/")
+            run.stream.inject("malformed_path")
+            run.stream.append(run.world.write(account.did, [("delete", collection, rkey, None)]))
+    refused = [line for line in run.ledger if line["fault"] == "malformed_path"]
+    assert len(refused) > 8
+    for item in run.stream.take(0, 1000)[0]:
+        if item.seq in {line["seq"] for line in refused}:
+            _, body = libipld.decode_dag_cbor_multi(item.frame)
+            key = run.world.all_accounts[body["repo"]].repo.key.multibase
+            with pytest.raises(check.BadCommitError) as caught:
+                check.check_commit(body, key)
+            assert not isinstance(caught.value.__cause__, mst.PartialTreeError)
