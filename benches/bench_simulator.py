@@ -42,7 +42,7 @@ _READ_BYTES: Final = 1 << 20
 
 def main() -> dict[str, float]:
     """Measure, print and return the figures: the median and the maximum of several rounds."""
-    world = World(Population(repos=REPOS, records=RECORDS), 1, SteadyClock(_START_US, 2500))
+    world = World(Population(repos=REPOS, records=RECORDS, did_web=0.01), 1, SteadyClock(_START_US, 2500))
     tune_gc()  # as `jetstream simulate` does
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -18,7 +18,7 @@ from jetstream.simulator.world import Population
 
 FILE: Final = DIRECTORY / "events.bin.zst"
 COUNT: Final = 1_000_000
-POPULATION: Final = Population(repos=10_000, records=10)
+POPULATION: Final = Population(repos=10_000, records=10, did_web=0.01)
 
 
 class Network:

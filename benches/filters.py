@@ -59,7 +59,7 @@ def options(parameters: dict[str, str]) -> SubscriberOptions:
 
 def events() -> Batch:
     """Return the events of a simulated network."""
-    made = (event for frame in simulated(Population(), 1_000) for event in decode(frame).events)
+    made = (event for frame in simulated(Population(did_web=0.01), 1_000) for event in decode(frame).events)
     return Batch.of(list(islice(made, EVENTS)), range(START_US, START_US + EVENTS))
 
 

@@ -14,7 +14,7 @@ DIRECTORY: Final = Path(__file__).parent.parent / "build" / "benches"
 FILE: Final = DIRECTORY / "frames.bin.zst"
 COUNT: Final = 20_000
 # Few accounts with many records each, so that trees are as deep and frames as long (5 kB) as real ones.
-POPULATION: Final = Population(repos=40, records=8_000)
+POPULATION: Final = Population(repos=40, records=8_000, did_web=0.01)
 START_US: Final = 1_780_000_000_000_000
 _STEP_US: Final = 500
 

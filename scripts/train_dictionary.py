@@ -45,7 +45,7 @@ app = App(name="train_dictionary", help=__doc__)
 
 def simulated() -> Iterator[Event]:
     """Yield the events of a simulated network, without end."""
-    world = World(Population(), SEED, SteadyClock(START_US, STEP_US))
+    world = World(Population(did_web=0.01), SEED, SteadyClock(START_US, STEP_US))
     for seq, message in enumerate(world.messages(), 1):
         events, _ = extract(read_envelope(frames.encode(message, seq)), check_cid=False)
         yield from events

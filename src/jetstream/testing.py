@@ -25,6 +25,7 @@ try:
     import pytest_asyncio
 
     from jetstream.simulator.faults import Faults
+    from jetstream.simulator.relays import Relay
     from jetstream.simulator.server import HOST
     from jetstream.simulator.simulated_network import SimulatedNetwork, simulated_network
 except ModuleNotFoundError as error:
@@ -32,6 +33,7 @@ except ModuleNotFoundError as error:
 
 __all__ = [
     "Faults",
+    "Relay",
     "SimulatedNetwork",
     "jetstream",
     "network",

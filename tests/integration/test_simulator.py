@@ -245,7 +245,7 @@ async def test_the_directory_has_the_key_that_signed(
 
 
 async def test_a_did_web_is_served_by_its_own_host(http: aiohttp.ClientSession) -> None:
-    network = simulated_network(repos=300, records=1)
+    network = simulated_network(repos=10, records=1, did_web=0.5)
     (did, *_) = [did for did in network.world.all_accounts if did.startswith("did:web:")]
     async with network.serving():
         headers = {"Host": did.removeprefix("did:web:")}

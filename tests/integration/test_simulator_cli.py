@@ -69,6 +69,33 @@ async def test_the_same_seed_writes_the_same_files(tmp_path: Path) -> None:
     assert {json.loads(line)["fault"] for line in first["ledger"].splitlines()} == {"skip", "garbage"}
 
 
+async def test_several_relays_and_pdses_are_served_and_announced(tmp_path: Path) -> None:
+    ledger, verdicts = tmp_path / "ledger", tmp_path / "verdicts"
+    flags = ["--relay", "name=a,loss=0.2", "--relay", "name=b,loss=0.2,seq=900", "--losses", "disjoint"]
+    files = ["--ledger", str(ledger), "--verdicts", str(verdicts)]
+    world = ["--seed", "3", "--events", "100", "--rate", "0", "--pds", "2", "--rotations", "0.1", *SMALL]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "jetstream", "simulate", "--port", "0", *flags, *files, *world),
+        stderr=asyncio.subprocess.PIPE,
+        env=os.environ | {"NO_COLOR": "1"},
+    )
+    assert process.stderr is not None
+    up = json.loads(await process.stderr.readline())
+    named = dict(word.split("=", 1) for word in up["read_with"].split() if "=" in word)
+    assert list(named) == ["a", "b"]
+    assert len({*named.values(), *up["pds"]}) == 4
+    sent = []
+    for url in named.values():
+        async with connect(url + server.SUBSCRIBE + "?cursor=0", max_size=None) as ws:
+            sent.append(libipld.decode_dag_cbor_multi(await ws.recv(decode=False))[1]["seq"])
+    process.send_signal(signal.SIGTERM)
+    await process.communicate()
+    assert (process.returncode, sent) == (0, [1, 901])
+    lost = [json.loads(line) for line in ledger.read_bytes().splitlines()]
+    assert {(line["relay"], line["fault"]) for line in lost} == {("a", "loss"), ("b", "loss")}
+    assert {json.loads(line)["relay"] for line in verdicts.read_bytes().splitlines()} == {"a", "b"}
+
+
 async def test_a_recording_is_replayed_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "frames.bin.zst"
     code, output = await run(
@@ -137,6 +164,11 @@ async def test_a_firehose_that_ends_too_soon_is_reported_and_its_frames_are_kept
         (["simulate", "--no-serve"], 2, "needs --events"),
         (["simulate", "--repos", "0"], 2, "--repos"),
         (["simulate", "--seed", "1", "--start", "yesterday"], 2, "'yesterday' is not a date and time"),
+        (["simulate", "--relay", "name=a,los=1"], 2, "los is not one of name, port, seq, lag"),
+        (["simulate", "--relay", "name=a", "--relay", "name=a", *SMALL], 2, "is the name of two relays"),
+        (["simulate", "--did-web", "2"], 2, "--did-web"),
+        (["simulate", "--port", "65535", "--pds", "1", *SMALL], 2, "too few ports for 2 hosts"),
+        (["simulate", "--replay", "x", "--pds", "1"], 2, "without --relay and --pds"),
         (["simulate", "--fault.drop", "2"], 2, "fault.drop: 2.0 is not a share from 0 to 1"),
         (["simulate", "--truth", "/nowhere/at/all"], 1, "/nowhere/at/all"),
         (["simulate", "--replay", "/nowhere/at/all"], 1, "/nowhere/at/all"),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import structlog
 from cyclopts import Parameter
@@ -26,18 +26,22 @@ from jetstream.urls import shown
 try:
     from jetstream.simulator import recording, server
     from jetstream.simulator.faults import Faults
-    from jetstream.simulator.network import Network, replay_app
+    from jetstream.simulator.ledger import Sink
+    from jetstream.simulator.network import Network, Sinks, replay_app
     from jetstream.simulator.recorder import DIRECTORY, record_firehose
-    from jetstream.simulator.stream import Sink
+    from jetstream.simulator.relays import Relay, parse_relay
     from jetstream.simulator.world import Population, SteadyClock
 except ModuleNotFoundError as error:
     raise MissingExtra("the simulator", "simulator", error.name) from error
 
+PDS_MAX: Final = 1000  # each listens on a port of its own
+PDS_SHOWN: Final = 10  # addresses in the log line
 STEP_US: Final = 2500  # of the clock of a repeatable world: 400 messages a second, whatever --rate is
 _START: Final = "2026-01-01T00:00:00Z"
 logger = structlog.get_logger(__name__)
 
 Flag = Parameter(negative=())
+Share = Annotated[float, Parameter(validator=Number(gte=0, lte=1))]
 
 
 def simulate(  # noqa: PLR0913 - one argument a flag
@@ -54,11 +58,18 @@ def simulate(  # noqa: PLR0913 - one argument a flag
     record: Path | None = None,
     truth: Path | None = None,
     ledger: Path | None = None,
+    verdicts: Path | None = None,
+    relay: Annotated[list[str] | None, Parameter(negative=())] = None,
+    losses: Literal["independent", "disjoint"] = "independent",
+    pds: Annotated[int, Parameter(validator=Number(gte=0, lte=PDS_MAX))] = 0,
+    pds_share: Share = 0.5,
+    rotations: Share = 0,
+    did_web: Share = 0,
     replay: Path | None = None,
     in_memory: Annotated[bool, Flag] = False,
     fault: Annotated[Faults | None, Parameter(name="--fault")] = None,
 ) -> None:
-    """Simulate an AT Protocol network, offline: a firehose, its repositories and its directory, on one port.
+    """Simulate an AT Protocol network, offline: relays and PDSes with their repositories, and a directory.
 
     Parameters
     ----------
@@ -77,7 +88,7 @@ def simulate(  # noqa: PLR0913 - one argument a flag
     host
         Address to listen on.
     port
-        Port to listen on; 0 takes a free one.
+        Port of the first relay; 0 takes a free one. Other relays, and then the PDSes, take the next ports.
     serve
         With --no-serve: only write the files, of --events messages, and exit.
     record
@@ -85,7 +96,22 @@ def simulate(  # noqa: PLR0913 - one argument a flag
     truth
         Write the events that a correct Jetstream must emit to this file: v1 wire, without time_us.
     ledger
-        Write the injected faults to this file, one JSON object a line.
+        Write the injected faults and losses to this file, one JSON object a line.
+    verdicts
+        Write what a full verifier must say of each commit and sync to this file, one JSON object a line.
+    relay
+        A relay, such as name=b,lag=200ms,loss=0.05,outage=1500ms. Repeat it for several. Other keys: port,
+        seq, every, takedowns, and each fault of the firehose by its name. Default: one that loses nothing.
+    losses
+        Whether several relays may lose the same message (independent) or not (disjoint).
+    pds
+        PDSes with a firehose of their own accounts.
+    pds_share
+        Share of the accounts that live on these PDSes. The others live on the first relay.
+    rotations
+        Share of messages that replace the key of an account.
+    did_web
+        Share of accounts with a did:web, which only the simulator's directory can resolve.
     replay
         Serve this recording instead of a world.
     in_memory
@@ -95,6 +121,8 @@ def simulate(  # noqa: PLR0913 - one argument a flag
     """
     logging_setup.configure("info", "auto")
     if replay is not None:
+        if relay or pds:
+            raise SettingError("--replay", str(replay), "is served by one host: without --relay and --pds")
         with _os_errors():
             run(_replay(replay, host, port, rate, in_memory=in_memory))
         return
@@ -103,20 +131,33 @@ def simulate(  # noqa: PLR0913 - one argument a flag
     with _os_errors(), ExitStack() as files:
         frames = None if record is None else files.enter_context(recording.writing(record))
         network = Network(
-            Population(repos=repos, records=records),
+            Population(
+                repos=repos,
+                records=records,
+                rotations=rotations,
+                did_web=did_web,
+                pds=pds,
+                pds_share=pds_share,
+            ),
             secrets.randbits(63) if seed is None else seed,
             unix_us if seed is None else SteadyClock(_microseconds(start), STEP_US),
             fault,
-            truth=_lines(files, truth),
-            ledger=_lines(files, ledger),
-            record=frames,
+            sinks=Sinks(
+                truth=_lines(files, truth),
+                ledger=_lines(files, ledger),
+                verdicts=_lines(files, verdicts),
+                record=frames,
+            ),
+            relays=_relays(relay, fault or Faults()),
+            disjoint=losses == "disjoint",
         )
+        network.set_urls([f"http://{host}:{bound}" for bound in network.ports(port)])
         tune_gc()  # a world is large and permanent
         if serve:
             run(_live(network, host, port, rate, events))
         else:
             for _ in range(events or 0):
-                network.stream.advance()
+                network.advance()
         if record is not None:
             recording.write_documents(record, network.documents())
 
@@ -159,11 +200,15 @@ def record(
 
 
 async def _live(network: Network, host: str, port: int, rate: float, events: int | None) -> None:
-    async with server.serving(network.app(), host, port) as bound:
-        network.url = f"http://{host}:{bound}"
-        _announce(host, bound, repos=len(network.world.accounts), rate=rate or "as fast as it is read")
+    async with network.serving(host, port):
+        _announce(
+            {relay.name: relay.url for relay in network.relays},
+            repos=len(network.world.accounts),
+            rate=rate or "as fast as it is read",
+            pds={pds.name: pds.url for pds in network.pdses},
+        )
         stopped = _stop_signal()
-        running = asyncio.create_task(network.firehose.run(rate, events))
+        running = asyncio.create_task(network.run(rate, events))
         running.add_done_callback(
             lambda task: None if task.cancelled() else logger.info("all messages are sent; idle")
         )
@@ -177,13 +222,25 @@ async def _live(network: Network, host: str, port: int, rate: float, events: int
 
 async def _replay(path: Path, host: str, port: int, rate: float, *, in_memory: bool) -> None:
     async with server.serving(replay_app(path, rate, in_memory=in_memory), host, port) as bound:
-        _announce(host, bound, replay=str(path), rate=rate or "as fast as it is read")
+        _announce(
+            {"replay": f"http://{host}:{bound}"}, replay=str(path), rate=rate or "as fast as it is read"
+        )
         await _stop_signal()
 
 
-def _announce(host: str, port: int, **fields: object) -> None:
-    url = f"ws://{host}:{port}"
-    logger.info("network is running", **fields, read_with=f"jetstream serve --upstream {url}")
+def _announce(relays: dict[str, str], *, pds: dict[str, str] | None = None, **fields: object) -> None:
+    """Log where the network is, and the command that reads it."""
+    urls = {name: "ws" + url.removeprefix("http") for name, url in relays.items()}
+    named = [url if len(urls) == 1 else f"{name}={url}" for name, url in urls.items()]
+    flags = " ".join(f"--upstream {upstream}" for upstream in named)
+    hosts = (
+        {"pds": list(pds.values()) if len(pds) <= PDS_SHOWN else f"{len(pds)}, see listHosts"} if pds else {}
+    )
+    logger.info("network is running", **fields, **hosts, read_with=f"jetstream serve {flags}")
+
+
+def _relays(texts: list[str] | None, common: Faults) -> tuple[Relay, ...]:
+    return tuple(parse_relay(text, common) for text in texts) if texts else (Relay(),)
 
 
 def _stop_signal() -> asyncio.Future[None]:

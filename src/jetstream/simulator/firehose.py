@@ -16,17 +16,21 @@ from aiohttp import WSCloseCode, web
 from jetstream.simulator import frames, recording
 from jetstream.simulator.faults import Effect
 from jetstream.simulator.flow_control import FlowControl
-from jetstream.simulator.pacing import Signal, at_rate, on_demand
+from jetstream.simulator.pacing import Signal, at_rate
 from jetstream.simulator.recording import Messages
 from jetstream.simulator.stream import Stream
 
 _AT_ONCE: Final = 200  # items in one write: about 700 kB
-_BEHIND_MAX: Final = 1000  # at rate 0, the world waits for a subscriber that is further behind
 _OUTDATED: Final = "Requested cursor exceeded limit. Possibly missing events"
 
 
 class Firehose(Protocol):
     """What serves a subscription."""
+
+    @property
+    def out(self) -> bool:
+        """Whether no connection is accepted at present."""
+        ...
 
     async def feed(self, flow: FlowControl, ws: web.WebSocketResponse, cursor: int | None) -> None:
         """Send everything after a cursor. Return when this side has ended the connection.
@@ -39,57 +43,78 @@ class Firehose(Protocol):
 class Subscriber:
     """One subscriber: a position in the stream."""
 
-    def __init__(self, position: int) -> None:
+    def __init__(self, position: int, flow: FlowControl) -> None:
         self.position = position  # of the next item to send
+        self.flow = flow  # its connection
         self.stalled = False  # whether the fault `stall` has silenced it
 
 
 class LiveFirehose:
-    """Serves a stream while it grows. A subscriber that the window overtakes gets `ConsumerTooSlow`."""
+    """Serves a stream while it grows. A subscriber that the window overtakes gets `ConsumerTooSlow`.
 
-    def __init__(self, stream: Stream) -> None:
+    Frames are sent `lag_s` seconds after they are published. `moved` is notified when a subscriber comes,
+    goes or is written to; several firehoses may share it.
+    """
+
+    def __init__(self, stream: Stream, *, lag_s: float = 0, moved: Signal | None = None) -> None:
         self.stream = stream
+        self.out = False  # whether the host is out: it has no connections, and accepts none
+        self._lag_s = lag_s
+        # With a lag: the position after the newest item that may be sent, and the number there.
+        self._shown, self._shown_seq = stream.end, stream.seq
         self._subscribers: set[Subscriber] = set()
-        self._grown = Signal()  # the stream has new items
-        self._moved = Signal()  # a subscriber came, went or was written to
+        self._grown = Signal()  # there are new items that may be sent
+        self._moved = Signal() if moved is None else moved
 
     def publish(self) -> None:
-        """Notify the subscribers that the stream has grown."""
-        self._grown.notify()
+        """Notify the subscribers that the stream has grown, at once or after the lag."""
+        if self._lag_s and self._subscribers:
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._lag_s, self._show, self.stream.end, self.stream.seq)
+        else:  # without subscribers nobody sees a lag
+            self._show(self.stream.end, self.stream.seq)
+
+    def set_out(self, out: bool) -> None:
+        """Begin or end an outage. When one begins, all connections end without a close frame."""
+        if out and not self.out:
+            for subscriber in self._subscribers:
+                subscriber.flow.abort()
+        self.out = out
 
     async def wait_subscribed(self, count: int = 1) -> None:
         """Wait until there are at least `count` subscribers."""
-        await self._moved.wait_until(lambda: len(self._active()) >= count)
+        await self._moved.wait_until(lambda: self.active() >= count)
 
     async def wait_written(self) -> None:
-        """Wait until everything has been written to every subscriber."""
-        await self._moved.wait_until(lambda: self._behind() == 0)
+        """Wait until everything published has been written to every subscriber."""
+        await self._moved.wait_until(lambda: self.behind() == 0)
 
-    async def run(self, rate: float, count: int | None = None) -> None:
-        """Let the world make messages, `rate` a second, `count` of them or without end.
+    def active(self) -> int:
+        """Return the number of subscribers that are not silenced."""
+        return sum(not subscriber.stalled for subscriber in self._subscribers)
 
-        At rate 0 it makes them as fast as the slowest subscriber reads, and waits while there is none.
-        """
-        left = count
-        async for due in at_rate(rate) if rate else on_demand(_AT_ONCE, self._wait_wanted):
-            made = due if left is None else min(due, left)
-            for _ in range(made):
-                self.stream.advance()
-            self.publish()
-            if left is not None:
-                left -= made
-                if not left:
-                    return
+    def behind(self) -> int:
+        """Return how many items the slowest of these is behind."""
+        positions = (each.position for each in self._subscribers if not each.stalled)
+        return self.stream.end - min(positions, default=self.stream.end)
+
+    def _end(self) -> int:
+        """Return the position after the newest item that may be sent."""
+        return self._shown if self._lag_s else self.stream.end
+
+    def _show(self, position: int, seq: int) -> None:
+        self._shown, self._shown_seq = max(self._shown, position), max(self._shown_seq, seq)
+        self._grown.notify()
 
     async def feed(self, flow: FlowControl, ws: web.WebSocketResponse, cursor: int | None) -> None:
         """Send everything after a cursor."""
         stream = self.stream
-        if cursor is not None and cursor > stream.seq:
-            await _end(flow, ws, "FutureCursor", "Cursor in the future.")
+        if cursor is not None and cursor > self._newest_seq():
+            await _close(flow, ws, "FutureCursor", "Cursor in the future.")
             return
         if cursor and cursor + 1 < stream.oldest_seq:
             await flow.write(_message(frames.encode_info("OutdatedCursor", _OUTDATED)))
-        subscriber = Subscriber(stream.end if cursor is None else stream.position_after(cursor))
+        subscriber = Subscriber(self._end() if cursor is None else stream.position_after(cursor), flow)
         self._subscribers.add(subscriber)
         self._moved.notify()
         try:
@@ -100,11 +125,12 @@ class LiveFirehose:
 
     async def _feed(self, flow: FlowControl, ws: web.WebSocketResponse, subscriber: Subscriber) -> None:
         while True:
-            await self._grown.wait_until(lambda: subscriber.position < self.stream.end)
+            await self._grown.wait_until(lambda: subscriber.position < self._end())
             if subscriber.position < self.stream.first:
-                await _end(flow, ws, "ConsumerTooSlow", "Stream consumer too slow")
+                await _close(flow, ws, "ConsumerTooSlow", "Stream consumer too slow")
                 return
-            items, subscriber.position = self.stream.take(subscriber.position, _AT_ONCE)
+            count = min(_AT_ONCE, self._end() - subscriber.position)
+            items, subscriber.position = self.stream.take(subscriber.position, count)
             last = items[-1].effect if items else Effect.SEND
             sent = items[:-1] if last in (Effect.DROP, Effect.STALL) else items
             await flow.write(b"".join(chain.from_iterable(_parts(item.frame) for item in sent)))
@@ -121,14 +147,9 @@ class LiveFirehose:
                 await flow.wait_closed()
                 return
 
-    def _active(self) -> list[Subscriber]:
-        return [subscriber for subscriber in self._subscribers if not subscriber.stalled]
-
-    def _behind(self) -> int:
-        return max((self.stream.end - subscriber.position for subscriber in self._active()), default=0)
-
-    async def _wait_wanted(self) -> None:
-        await self._moved.wait_until(lambda: bool(self._active()) and self._behind() < _BEHIND_MAX)
+    def _newest_seq(self) -> int:
+        """Return the number of the newest frame that may be sent."""
+        return self._shown_seq if self._lag_s else self.stream.seq
 
 
 class Replay:
@@ -139,6 +160,7 @@ class Replay:
     """
 
     def __init__(self, path: Path, rate: float, *, in_memory: bool = False) -> None:
+        self.out = False  # a recording has no outages
         self._path = path
         self._rate = rate
         next(recording.messages(path, 1), None)  # report a wrong file now, not to the first subscriber
@@ -189,7 +211,7 @@ def _parts(frame: bytes) -> tuple[bytes, bytes]:
     return recording.message_head(len(frame)), frame
 
 
-async def _end(flow: FlowControl, ws: web.WebSocketResponse, name: str, message: str) -> None:
+async def _close(flow: FlowControl, ws: web.WebSocketResponse, name: str, message: str) -> None:
     """Send an error frame, and close as the reference PDS does."""
     await flow.write(_message(frames.encode_error(name, message)))
     await ws.close(code=WSCloseCode.POLICY_VIOLATION, message=name.encode())

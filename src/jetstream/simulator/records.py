@@ -21,6 +21,7 @@ import libipld
 from jetstream.atproto import cid
 from jetstream.atproto.cid import Cid
 from jetstream.atproto.tid import tid
+from jetstream.simulator import texts
 
 Record = dict[str, object]
 
@@ -114,7 +115,7 @@ class Author:
     def post(self, now_us: int) -> Draft:
         """Return a post: with a language, and perhaps a reply, a facet and an embed."""
         rng = self._rng
-        language, text = _text(rng)
+        language, text = texts.text(rng)
         record: Record = {
             "$type": POST,
             "text": text,
@@ -137,8 +138,8 @@ class Author:
             "$type": PROFILE,
             "avatar": self._blob("image/jpeg"),
             "createdAt": self._created(now_us),
-            "description": _text(self._rng)[1],
-            "displayName": _text(self._rng)[1][:64],
+            "description": texts.text(self._rng)[1],
+            "displayName": texts.text(self._rng)[1][:64],
         }
         if self._rng.random() < 0.5:
             record["banner"] = self._blob("image/jpeg")
@@ -163,11 +164,11 @@ class Author:
         rng = self._rng
         record: Record = {
             "$type": "com.example.music.play",
-            "artists": [{"name": _text(rng)[1][:40], "id": rng.getrandbits(62)} for _ in range(2)],
+            "artists": [{"name": texts.text(rng)[1][:40], "id": rng.getrandbits(62)} for _ in range(2)],
             "durationNs": rng.getrandbits(60) + 2**53,
             "lowest": -(2**63),
             "playedAt": self._created(now_us),
-            "track": _text(rng)[1][:80],
+            "track": texts.text(rng)[1][:80],
             "trackId": None,
             "loved": rng.random() < 0.5,
         }
@@ -189,7 +190,7 @@ class Author:
         return Draft("net.example.vault.note", None, record)
 
     def _status(self, now_us: int) -> Record:
-        return {"$type": STATUS, "text": _text(self._rng)[1], "updatedAt": self._created(now_us)}
+        return {"$type": STATUS, "text": texts.text(self._rng)[1], "updatedAt": self._created(now_us)}
 
     def _origin(self, did: str, now_us: int) -> Record:
         query = did.replace(":", "%3A")
@@ -258,7 +259,7 @@ class Author:
         if pick < 0.4:
             images = [
                 {
-                    "alt": _text(rng)[1] if rng.random() < 0.4 else "",
+                    "alt": texts.text(rng)[1] if rng.random() < 0.4 else "",
                     "aspectRatio": {"height": rng.randrange(300, 2000), "width": rng.randrange(300, 2000)},
                     "image": self._blob("image/jpeg"),
                 }
@@ -267,9 +268,9 @@ class Author:
             return {"$type": "app.bsky.embed.images", "images": images}
         if pick < 0.8:
             external = {
-                "description": _text(rng)[1],
+                "description": texts.text(rng)[1],
                 "thumb": self._blob("image/jpeg"),
-                "title": _text(rng)[1][:100],
+                "title": texts.text(rng)[1][:100],
                 "uri": f"https://www.example.com/watch?v={rng.getrandbits(64):x}&list=1",
             }
             return {"$type": "app.bsky.embed.external", "external": external}
@@ -302,53 +303,6 @@ _MIX: Final[tuple[tuple[Callable[[Author, int], Draft], int], ...]] = (
     (Author.sealed_note, 8),
 )
 _MIX_WEIGHTS: Final = list(accumulate(share for _, share in _MIX))
-
-
-class _Language(NamedTuple):
-    code: str
-    words: list[str]
-    gap: str
-
-
-def _words(syllables: str, count: int, longest: int) -> list[str]:
-    rng = Random(syllables)  # noqa: S311 - a vocabulary, the same in every world
-    parts = syllables.split()
-    return ["".join(rng.choices(parts, k=rng.randrange(1, longest + 1))) for _ in range(count)]
-
-
-_LATIN: Final = "ba ne ti ro lu ka me si do vu an er it on um st qu ch ing ly th e a o pre con"
-_LANGUAGES: Final = (
-    _Language("en", _words(_LATIN, 4000, 4), " "),
-    _Language("pt", _words(_LATIN + " ção ã é í õe lh nh ô", 3000, 4), " "),
-    _Language("de", _words(_LATIN + " ü ö ä ß sch ung", 3000, 5), " "),
-    _Language(
-        "ja",
-        _words(
-            " ".join("あいうえおかきくけこさしすせそたちつてとなにのはまやらりるれをん日本人今大会年"),
-            3000,
-            3,
-        ),
-        "",
-    ),
-    _Language("ko", _words(" ".join("가나다라마바사아자차이그고는을에서한국어요니까지만도"), 3000, 3), " "),
-    _Language("ar", _words(" ".join("ابتثجحخدرزسشصضطظعغفقكلمنهوي"), 2000, 6), " "),
-    _Language("he", _words(" ".join("אבגדהוזחטיכלמנסעפצקרשת"), 2000, 6), " "),
-)
-_LANGUAGE_SHARES: Final = list(accumulate((45, 12, 7, 24, 6, 4, 2)))
-_SPECIAL_ENDS: Final = (
-    *("😂", "🥹", "👨‍👩‍👧‍👧", "🏳️‍🌈", "💦", "❤️", "!!", "…", "\n\n", "\n", '"', "'", "\\"),
-    *(" <b>&amp;</b> ", " a < b && c > d ", "\u2028", "\t", "\u200f", "\u0001", "\x7f", "e\u0301", "\ufeff"),
-)
-
-
-def _text(rng: Random) -> tuple[str, str]:
-    """Return a language and a text of 1 to 60 words, mostly few; half of them end in special characters."""
-    (language,) = rng.choices(_LANGUAGES, cum_weights=_LANGUAGE_SHARES)
-    count = 1 + int(60 * rng.random() ** 2.2)
-    text = language.gap.join(rng.choices(language.words, k=count))
-    if rng.random() < 0.5:
-        text += rng.choice(_SPECIAL_ENDS)
-    return language.code, text
 
 
 def _nested(depth: int) -> object:

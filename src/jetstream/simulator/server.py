@@ -65,6 +65,8 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
 
 async def _subscribe(firehose: Firehose, request: web.Request) -> web.WebSocketResponse:
     cursor = _cursor(request)
+    if firehose.out:
+        raise XrpcError(503, "UpstreamFailure", "this relay is out, as the simulator was told")
     ws = web.WebSocketResponse(compress=False, timeout=_CLOSE_S)
     await ws.prepare(request)
     sockets = request.app[_SOCKETS]

@@ -17,8 +17,8 @@ from jetstream.simulator.repo import DELETE, Op
 Event = dict[str, object]
 
 
-def events_of(message: Message, seq: int) -> list[Event]:
-    """Return the events that must result from a message, in order."""
+def events_of(message: Message, seq: int | None) -> list[Event]:
+    """Return the events that must result from a message, in order. Without `seq` they have no number."""
     match message:
         case Commit(did, _, revision):
             return [_commit_event(did, revision.rev, op) for op in revision.ops]

@@ -7,82 +7,28 @@ makes something happen by chance; the other methods let a test make it happen.
 from __future__ import annotations
 
 from bisect import bisect
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from hashlib import sha256
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from random import Random
 from typing import Final
 
-import libipld
-
 from jetstream.atproto.cbor_encoder import encode_cbor
-from jetstream.atproto.tid import CLOCK_IDS, tid
+from jetstream.atproto.tid import CLOCK_IDS
 from jetstream.simulator import records
+from jetstream.simulator.account import SimulatedAccount, check_writes, created
 from jetstream.simulator.frames import Account, Commit, Identity, Message, Sync
-from jetstream.simulator.records import Author, Draft, Record
-from jetstream.simulator.repo import CREATE, DELETE, OPS_MAX, UPDATE, Repo, Write
+from jetstream.simulator.identities import Change, did_document, host_number, plc_did_of
+from jetstream.simulator.population import Clock, Population, SteadyClock
+from jetstream.simulator.records import Author, Record
+from jetstream.simulator.repo import CREATE, DELETE, OPS_MAX, Repo, Write
 from jetstream.simulator.signing import K256Key, P256Key, SigningKey
 
-Clock = Callable[[], int]
+__all__ = ["Clock", "Population", "SteadyClock", "World"]
 
-RECORDS_MAX: Final = 1_000_000  # in all repositories: about 700 MB of memory
+CHANGES_MAX: Final = 100_000  # of keys and handles by chance, which the directory keeps: about 100 MB
 _INACTIVE: Final = ("takendown", "suspended", "deactivated")
 _ACTIVE: Final = ("desynchronized", "throttled")  # statuses in which an account is still active
 _PAST_US: Final = 200 * 86_400_000_000  # the age of the oldest record of a new world
-
-
-@dataclass(frozen=True, slots=True)
-class Population:
-    """The number of accounts, and the shares of what they do."""
-
-    repos: int = 200
-    """Accounts at any time: a deleted one is replaced by a new one."""
-    records: int = 50
-    """Records of each repository at the beginning."""
-    lifecycle: float = 0.01
-    """Share of steps that are not commits: identities, accounts, syncs."""
-    multiple: float = 0.012
-    """Share of commits with more than one operation."""
-    deletes: float = 0.03
-    """Share of operations that delete."""
-    updates: float = 0.01
-    """Share of operations that update."""
-    records_max: int = RECORDS_MAX
-    """Records in all repositories, above which the largest account is replaced. It is raised for a world that
-    begins with more than half as many."""
-
-
-class SteadyClock:
-    """A clock that advances by the same step each time it is read, for a repeatable world."""
-
-    def __init__(self, start_us: int, step_us: int) -> None:
-        self._now_us = start_us
-        self._step_us = step_us
-
-    def __call__(self) -> int:
-        """Advance the clock, and return unix microseconds."""
-        self._now_us += self._step_us
-        return self._now_us
-
-
-@dataclass(slots=True)
-class SimulatedAccount:
-    """One account. Only `World` changes it."""
-
-    did: str
-    handle: str
-    repo: Repo
-    clock_id: int  # of its TIDs
-    active: bool = True  # whether its repository is served
-    status: str | None = None  # as `#account` messages have it
-    paths: list[str] = field(default_factory=list)  # of its records
-    last_us: int = 0  # the time of its newest TID
-
-    def tid(self, now_us: int) -> str:
-        """Return the next TID of this account, which is above all earlier ones."""
-        self.last_us = max(now_us, self.last_us + 1)
-        return tid(self.last_us, self.clock_id)
 
 
 class World:
@@ -94,6 +40,8 @@ class World:
         self.population = population
         self.all_accounts: dict[str, SimulatedAccount] = {}  # by DID, including deleted ones
         self.accounts: list[SimulatedAccount] = []  # without deleted ones
+        self.changes: list[Change] = []  # of all identities, in the order of time
+        self.now_us = 0  # when the newest message was made
         self._clock = clock
         self._rng = Random(seed)  # noqa: S311 - it must be repeatable
         self._author = Author(self._rng)
@@ -102,14 +50,17 @@ class World:
         # Cumulative weights of `accounts`: the n-th writes about 1/n of what the first one writes.
         weights = accumulate(1 / (n + 1) ** 0.9 for n in range(population.repos))
         self._weights = list(weights)
-        now_us = clock()
-        for _ in range(population.repos):
-            self.accounts.append(self._create_account(now_us))
+        now_us = self._now()
+        for left in range(population.repos, 0, -1):
+            # Accounts are in the directory before they write, each since a millisecond of its own.
+            self.accounts.append(self._create_account(now_us, known_us=now_us - 1000 * left))
 
     def step(self) -> list[Message]:
         """Let one thing happen: mostly a commit, sometimes an event in the life of an account."""
         if self._records > self._records_max:
             return self.replace(max(self.accounts, key=lambda account: len(account.paths)).did)
+        if self._rotates():
+            return self.rotate_key(self._pick().did)
         if self._rng.random() < self.population.lifecycle:
             return self._lifecycle_event()
         return [self._write_something(self._pick())]
@@ -130,25 +81,28 @@ class World:
             Write(action, f"{collection}/{rkey}", record, b"" if record is None else encode_cbor(record))
             for action, collection, rkey, record in writes
         ]
-        _check_writes(account, made)
-        return self._commit(account, made, self._clock())
+        check_writes(account, made)
+        return self._commit(account, made, self._now())
 
     def create_record(self, did: str, collection: str, record: Record, rkey: str | None = None) -> Commit:
         """Commit one new record. Without `rkey`, its key is a TID of the present time."""
-        key = rkey or self._account(did).tid(self._clock())
+        key = rkey or self._account(did).tid(self._now())
         return self.write(did, [(CREATE, collection, key, record)])
 
     def write_block(self, did: str, collection: str, block: bytes) -> Commit:
         """Commit a record that is given as CBOR, which need not be valid."""
-        account, now_us = self._account(did), self._clock()
+        account, now_us = self._account(did), self._now()
         path = f"{collection}/{account.tid(now_us)}"
         return self._commit(account, [Write(CREATE, path, None, block)], now_us)
 
     def identify(self, did: str, handle: str | None = None) -> Identity:
         """Announce an identity. A handle that is given becomes the handle of the account."""
         account = self._account(did)
-        account.handle = handle or account.handle
-        return Identity(did, self._time(), handle)
+        time = self._time()
+        if handle is not None and handle != account.handle:
+            account.handle = handle
+            self._log_identity(account, self.now_us)
+        return Identity(did, time, handle)
 
     def set_status(self, did: str, *, active: bool, status: str | None) -> list[Message]:
         """Change the status of an account. On its return to active, announce identity and commit as well."""
@@ -161,9 +115,12 @@ class World:
     def rotate_key(self, did: str) -> list[Message]:
         """Replace the signing key of an account: an identity without a handle, and a newly signed commit."""
         account = self._account(did)
-        now_us = self._clock()
+        # A millisecond after the last commit, so that the log of the directory tells which key signed what.
+        after_us = max(account.last_us // 1000 * 1000 + 1000, self.changes[-1].time_us)
+        now_us = max(self._now(), after_us)
         key = self._new_key()
         commit = account.repo.resign(key, account.tid(now_us))
+        self._log_identity(account, now_us)
         time = records.datetime_of(now_us)
         rev = account.repo.rev or ""
         return [Identity(did, time, None), Sync(did, time, rev, commit)]
@@ -177,28 +134,30 @@ class World:
     def replace(self, did: str) -> list[Message]:
         """Delete an account and create another, with the messages that a server sends for both."""
         deleted = self._account(did)
-        now_us = self._clock()
+        now_us = self._now()
         time = records.datetime_of(now_us)
         deleted.active, deleted.status = False, "deleted"
         self._records -= len(deleted.paths)
         deleted.paths.clear()
         deleted.repo = Repo(did, deleted.repo.key)
-        created = self._create_account(now_us, records_count=0)
-        self.accounts[self.accounts.index(deleted)] = created
+        coming = self._create_account(now_us, records_count=0)
+        self.accounts[self.accounts.index(deleted)] = coming
         profile = self._author.profile(now_us)
-        commit = self._commit(created, [_created(created, profile, now_us)], now_us)
+        commit = self._commit(coming, [created(coming, profile, now_us)], now_us)
         return [
             Account(did, time, active=False, status="deleted"),
-            Identity(created.did, time, created.handle),
-            Account(created.did, time, active=True, status=None),
+            Identity(coming.did, time, coming.handle),
+            Account(coming.did, time, active=True, status=None),
             commit,
-            self.sync(created.did),
+            self.sync(coming.did),
         ]
 
     def document(self, did: str, pds: str) -> dict[str, object] | None:
         """Return the DID document of an account, also of a deleted one; None for an unknown DID."""
         account = self.all_accounts.get(did)
-        return None if account is None else did_document(did, account.handle, account.repo.key, pds)
+        if account is None:
+            return None
+        return did_document(did, account.handle, account.repo.key.multibase, pds)
 
     def _lifecycle_event(self) -> list[Message]:
         """Let something happen that is not a commit, in the proportions of real relays."""
@@ -207,14 +166,22 @@ class World:
         if pick < 0.45:
             return [self.identify(account.did, account.handle if pick < 0.15 else None)]
         if pick < 0.55:
-            return [self.identify(account.did, self._new_handle())]
+            return [self.identify(account.did, self._new_handle() if self._may_change() else None)]
         if pick < 0.63:
             return [self.sync(account.did)]
         if pick < 0.68:
-            return self.rotate_key(account.did)
+            return self.rotate_key(account.did) if self._may_change() else [self.sync(account.did)]
         if pick < 0.72:
             return self.replace(account.did)
         return self._change_status(account)
+
+    def _rotates(self) -> bool:
+        """Return whether this step replaces a key. Without rotations it draws no random number."""
+        rate = self.population.rotations
+        return bool(rate) and self._rng.random() < rate and self._may_change()
+
+    def _may_change(self) -> bool:
+        return len(self.changes) < CHANGES_MAX + len(self.all_accounts)
 
     def _change_status(self, account: SimulatedAccount) -> list[Message]:
         if not account.active or account.status is not None:
@@ -235,7 +202,7 @@ class World:
                 return account
 
     def _write_something(self, account: SimulatedAccount) -> Commit:
-        now_us = self._clock()
+        now_us = self._now()
         count = 1 if self._rng.random() >= self.population.multiple else self._ops_count()
         writes: dict[str, Write] = {}
         for _ in range(count):
@@ -258,7 +225,7 @@ class World:
             draft = self._author.singleton(account.did, now_us)
         else:
             draft = self._author.new(now_us)
-        return _created(account, draft, now_us)
+        return created(account, draft, now_us)
 
     def _commit(self, account: SimulatedAccount, writes: list[Write], now_us: int) -> Commit:
         revision = account.repo.apply(writes, account.tid(now_us))
@@ -273,23 +240,36 @@ class World:
                 self._records -= 1
         return Commit(account.did, records.datetime_of(now_us), revision)
 
-    def _create_account(self, now_us: int, records_count: int | None = None) -> SimulatedAccount:
-        """Create an account with `records_count` records, or as many as the population says."""
+    def _create_account(
+        self, now_us: int, records_count: int | None = None, known_us: int | None = None
+    ) -> SimulatedAccount:
+        """Create an account with `records_count` records, or as many as the population says.
+
+        It is in the directory since `known_us`, or since now.
+        """
         key = self._new_key()
         handle = self._new_handle()
         did = self._new_did(key, handle)
-        account = SimulatedAccount(did, handle, Repo(did, key), self._rng.randrange(CLOCK_IDS))
+        host = host_number(did, self.population.pds, self.population.pds_share)
+        account = SimulatedAccount(did, handle, Repo(did, key), self._rng.randrange(CLOCK_IDS), host)
         count = self.population.records if records_count is None else records_count
         if count:
             self._fill_repo(account, count, now_us)
         self.all_accounts[did] = account
+        self._log_identity(account, now_us if known_us is None else known_us)
         return account
+
+    def _log_identity(self, account: SimulatedAccount, time_us: int) -> None:
+        """Add what an identity is now to `changes`. A clock that steps back does not disorder them."""
+        last_us = self.changes[-1].time_us if self.changes else 0
+        at_us = max(time_us // 1000 * 1000, last_us)
+        self.changes.append(Change(account.did, at_us, account.repo.key.multibase, account.handle))
 
     def _fill_repo(self, account: SimulatedAccount, count: int, now_us: int) -> None:
         filled: dict[str, bytes] = {}
         for age_us in sorted((self._rng.randrange(1, _PAST_US) for _ in range(count)), reverse=True):
             draft = self._author.new(now_us - age_us) if filled else self._author.profile(now_us - age_us)
-            write = _created(account, draft, now_us - age_us)
+            write = created(account, draft, now_us - age_us)
             filled[write.path] = write.block
         account.paths = list(filled)
         self._records += len(filled)
@@ -303,7 +283,7 @@ class World:
         return f"u{self._rng.getrandbits(40):x}.{self._rng.choice(_DOMAINS)}"
 
     def _new_did(self, key: SigningKey, handle: str) -> str:
-        if self._rng.random() < 0.01:
+        if self._rng.random() < self.population.did_web:
             return f"did:web:{handle}"
         return plc_did_of(key)
 
@@ -313,49 +293,12 @@ class World:
             raise ValueError(f"{did} is not an account of this world")
         return account
 
+    def _now(self) -> int:
+        self.now_us = self._clock()
+        return self.now_us
+
     def _time(self) -> str:
-        return records.datetime_of(self._clock())
+        return records.datetime_of(self._now())
 
 
 _DOMAINS: Final = ("social.test", "pds.test", "handles.example.com")
-
-
-def plc_did_of(key: SigningKey) -> str:
-    """Return a DID derived from a key, with 24 characters of base 32 like those of `did:plc`."""
-    digest = sha256(key.multibase.encode()).digest()[:15]
-    return "did:plc:" + libipld.encode_multibase("b", digest)[1:]
-
-
-def did_document(did: str, handle: str, key: SigningKey, pds: str) -> dict[str, object]:
-    """Return a DID document as the directory serves it."""
-    return {
-        "@context": ["https://www.w3.org/ns/did/v1", "https://w3id.org/security/multikey/v1"],
-        "id": did,
-        "alsoKnownAs": [f"at://{handle}"],
-        "verificationMethod": [
-            {
-                "id": f"{did}#atproto",
-                "type": "Multikey",
-                "controller": did,
-                "publicKeyMultibase": key.multibase,
-            }
-        ],
-        "service": [
-            {"id": "#atproto_pds", "type": "AtprotoPersonalDataServer", "serviceEndpoint": pds},
-        ],
-    }
-
-
-def _created(account: SimulatedAccount, draft: Draft, now_us: int) -> Write:
-    """Turn a draft into a write: an update if its path exists, else a create."""
-    path = f"{draft.collection}/{draft.rkey or account.tid(now_us)}"
-    action = UPDATE if path in account.repo.records else CREATE
-    return Write(action, path, draft.record, encode_cbor(draft.record))
-
-
-def _check_writes(account: SimulatedAccount, writes: list[Write]) -> None:
-    if len(writes) > OPS_MAX or len({write.path for write in writes}) < len(writes):
-        raise ValueError(f"a commit has at most {OPS_MAX} writes, each to another path")
-    for write in writes:
-        if (write.path in account.repo.records) == (write.action == CREATE):
-            raise ValueError(f"{write.action} of {write.path} does not fit the repository of {account.did}")

@@ -5,17 +5,18 @@ Source: the lexicons of `com.atproto.sync`; the reference PDS for the texts of e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from aiohttp import web
 
 from jetstream.simulator.request_faults import RequestFaults
-from jetstream.simulator.stream import Stream
-from jetstream.simulator.world import SimulatedAccount
 
+Json = dict[str, object]
+_T = TypeVar("_T")
 _PAGE_DEFAULT: Final = 500
+_HOSTS_DEFAULT: Final = 200
 _PAGE_MAX: Final = 1000
 _PIECE_BYTES: Final = 65_536
 _PREFIX: Final = "/xrpc/com.atproto.sync."
@@ -46,12 +47,45 @@ async def xrpc_errors(request: web.Request, handler: Callable[..., object]) -> w
         return web.json_response(body, status=error.status)
 
 
-class Repositories:
-    """Serves the repositories of a world."""
+class HostedRepo(NamedTuple):
+    """What a host says of a repository."""
 
-    def __init__(self, stream: Stream, faults: RequestFaults) -> None:
-        self._stream = stream
-        self._accounts = stream.world.all_accounts  # by DID, including deleted ones
+    did: str
+    active: bool
+    status: str | None
+    rev: str | None  # None: it has no commit
+    head: str | None  # the CID of its commit
+
+
+class Repos(Protocol):
+    """The repositories of a host."""
+
+    async def all(self) -> Iterable[HostedRepo]:
+        """Return all of them, always in the same order; new ones come last."""
+        ...
+
+    async def find(self, did: str) -> HostedRepo | None:
+        """Return one of them, None if the host does not know it."""
+        ...
+
+    async def with_collection(self, collection: str) -> Iterable[HostedRepo]:
+        """Return those that have records of a collection."""
+        ...
+
+    async def export(self, did: str) -> bytes:
+        """Return a repository as a CAR file. `find` has returned it, with a commit."""
+        ...
+
+    async def hosts(self, own: str) -> Sequence[Json]:
+        """Return the hosts that the firehose comes from; `own` is the name and port of this one."""
+        ...
+
+
+class Repositories:
+    """Serves the repositories of a host."""
+
+    def __init__(self, repos: Repos, faults: RequestFaults) -> None:
+        self._repos = repos
         self._faults = faults
 
     def routes(self) -> list[web.RouteDef]:
@@ -75,7 +109,7 @@ class Repositories:
         return await self._get_moved_repo(request)
 
     async def _get_moved_repo(self, request: web.Request) -> web.StreamResponse:
-        car = self._active_account(request).repo.export()
+        car = await self._repos.export((await self._active(request)).did)
         response = web.StreamResponse(headers={"Content-Type": "application/vnd.ipld.car"})
         response.enable_chunked_encoding()
         await response.prepare(request)
@@ -85,78 +119,70 @@ class Repositories:
         return response
 
     async def _list_repos(self, request: web.Request) -> web.Response:
-        repos = ((did, account) for did, account in self._accounts.items() if account.repo.head is not None)
-        return _page(request, repos, _repo_entry)
+        repos = (repo for repo in await self._repos.all() if repo.head is not None)
+        return _page(request, "repos", repos, _repo_entry)
 
     async def _list_repos_by_collection(self, request: web.Request) -> web.Response:
         collection = request.query.get("collection", "")
         if not collection:
             raise XrpcError(400, "InvalidRequest", "collection: is required")
-        prefix = f"{collection}/"
-        repos = (
-            (did, account)
-            for did, account in self._accounts.items()
-            if any(path.startswith(prefix) for path in account.paths)
-        )
-        return _page(request, repos, lambda did, _: {"did": did})
+        repos = await self._repos.with_collection(collection)
+        return _page(request, "repos", repos, lambda repo: {"did": repo.did})
 
     async def _get_repo_status(self, request: web.Request) -> web.Response:
-        account = self._known_account(request)
-        body: dict[str, object] = {"did": account.did, "active": account.active}
-        if account.status is not None:
-            body["status"] = account.status
-        if account.active:
-            body["rev"] = account.repo.rev
+        repo = await self._known(request)
+        body: Json = {"did": repo.did, "active": repo.active}
+        if repo.status is not None:
+            body["status"] = repo.status
+        if repo.active:
+            body["rev"] = repo.rev
         return web.json_response(body)
 
     async def _get_latest_commit(self, request: web.Request) -> web.Response:
-        account = self._active_account(request)
-        assert account.repo.head is not None, "an active account has a commit"
-        return web.json_response({"cid": str(account.repo.head.cid), "rev": account.repo.rev})
+        repo = await self._active(request)
+        return web.json_response({"cid": repo.head, "rev": repo.rev})
 
     async def _list_hosts(self, request: web.Request) -> web.Response:
-        host = {
-            "hostname": request.host,
-            "seq": self._stream.seq,
-            "accountCount": len(self._stream.world.accounts),
-            "status": "active",
-        }
-        return web.json_response({"hosts": [host]})
+        hosts = await self._repos.hosts(request.host)
+        return _page(request, "hosts", hosts, lambda host: host, _HOSTS_DEFAULT)
 
-    def _known_account(self, request: web.Request) -> SimulatedAccount:
+    async def _known(self, request: web.Request) -> HostedRepo:
         did = request.query.get("did", "")
-        account = self._accounts.get(did)
-        if account is None:
+        repo = await self._repos.find(did)
+        if repo is None:
             raise XrpcError(400, "RepoNotFound", f"Could not find repo for DID: {did}")
-        return account
+        return repo
 
-    def _active_account(self, request: web.Request) -> SimulatedAccount:
-        account = self._known_account(request)
-        if not account.active:
-            name = _INACTIVE_ERRORS.get(account.status or "", "RepoNotFound")
-            raise XrpcError(400, name, f"Repo is {account.status}: {account.did}")
-        return account
+    async def _active(self, request: web.Request) -> HostedRepo:
+        """Return a repository that is active and has a commit."""
+        repo = await self._known(request)
+        if not repo.active:
+            name = _INACTIVE_ERRORS.get(repo.status or "", "RepoNotFound")
+            raise XrpcError(400, name, f"Repo is {repo.status}: {repo.did}")
+        if repo.head is None:
+            raise XrpcError(400, "RepoNotFound", f"No commit is known of {repo.did}")
+        return repo
 
 
-def _repo_entry(did: str, account: SimulatedAccount) -> dict[str, object]:
-    assert account.repo.head is not None, "only repositories with a commit are listed"
-    head = str(account.repo.head.cid)
-    entry: dict[str, object] = {"did": did, "head": head, "rev": account.repo.rev, "active": account.active}
-    return entry if account.status is None else entry | {"status": account.status}
+def _repo_entry(repo: HostedRepo) -> Json:
+    entry: Json = {"did": repo.did, "head": repo.head, "rev": repo.rev, "active": repo.active}
+    return entry if repo.status is None else entry | {"status": repo.status}
 
 
 def _page(
     request: web.Request,
-    repos: Iterable[tuple[str, SimulatedAccount]],
-    entry: Callable[[str, SimulatedAccount], dict[str, object]],
+    name: str,
+    items: Iterable[_T],
+    entry: Callable[[_T], Json],
+    default: int = _PAGE_DEFAULT,
 ) -> web.Response:
     """Return one page of a list. The cursor, opaque to clients, is the number of entries before the page."""
-    limit = _number(request, "limit", _PAGE_DEFAULT)
+    limit = _number(request, "limit", default)
     start = _number(request, "cursor", 0)
     if not 1 <= limit <= _PAGE_MAX:
         raise XrpcError(400, "InvalidRequest", f"limit: must be from 1 to {_PAGE_MAX}, not {limit}")
-    page = [entry(did, account) for did, account in islice(repos, start, start + limit + 1)]
-    body: dict[str, object] = {"repos": page[:limit]}
+    page = [entry(item) for item in islice(items, start, start + limit + 1)]
+    body: Json = {name: page[:limit]}
     return web.json_response(body if len(page) <= limit else body | {"cursor": str(start + limit)})
 
 

@@ -120,7 +120,7 @@ def test_a_few_write_much() -> None:
 
 
 def test_dids_handles_and_paths_have_valid_syntax() -> None:
-    somewhere = make(repos=300)
+    somewhere = make(repos=300, did_web=0.02)
     assert all(syntax.is_did(did) for did in somewhere.all_accounts)
     methods = Counter(did.split(":")[1] for did in somewhere.all_accounts)
     assert methods["plc"] > 280
@@ -128,6 +128,19 @@ def test_dids_handles_and_paths_have_valid_syntax() -> None:
     keys = [key_of(somewhere, did) for did in somewhere.all_accounts]
     assert {key[:4] for key in keys} == {"zQ3s", "zDna"}
     assert all(len(did) == 32 for did in somewhere.all_accounts if did.startswith("did:plc:"))
+
+
+def test_a_did_web_is_made_only_where_it_is_asked_for() -> None:
+    assert all(did.startswith("did:plc:") for did in make(repos=300).all_accounts)
+    assert all(did.startswith("did:web:") for did in make(did_web=1).all_accounts)
+
+
+def test_keys_are_rotated_as_often_as_asked_for() -> None:
+    somewhere = make(rotations=0.1, lifecycle=0)
+    before = len(somewhere.changes)
+    for _ in range(1000):
+        somewhere.step()
+    assert 70 < len(somewhere.changes) - before < 130
 
 
 def test_a_new_key_signs_what_follows() -> None:
