@@ -28,6 +28,8 @@ DICTIONARY_URL: Final = (
     "/internal/subscribe/dictionaries/legacy_subscribe.zdict"
 )
 PREFIX: Final = "JETSTREAM_"
+PLC_URL: Final = "https://plc.directory"  # of `jetstream keys`
+PLC_URL_VARIABLE: Final = f"{PREFIX}PLC_URL"
 
 # Variables of the Go server that have no meaning here: accepted, and logged once as unused.
 UNUSED_VARIABLES: Final = frozenset(
