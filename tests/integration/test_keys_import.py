@@ -205,7 +205,7 @@ async def test_following_makes_new_keys_count_at_once(cache: KeyCache) -> None:
         await asyncio.wait([task])
         await fetcher.close()
     assert polls == [LIMITS.poll_s] * 4
-    assert [line["event"] for line in logs] == ["the directory's export is not followed: keys are fetched"]
+    assert [line["event"] for line in logs] == ["the export is not followed: keys are fetched"]
     assert all([await has(cache, number) for number in range(1, 104)])
 
 

@@ -1,7 +1,7 @@
 """DIDs as a few bytes, as the key of a table: 15 for `did:plc`, 16 for others.
 
-A `did:plc` is 24 characters of base 32, which are 15 bytes. Any other DID, which may have 2,048 characters, is
-a 1 and 15 bytes of its SHA-256: the length keeps the two apart.
+A `did:plc` is 24 characters of base 32, which are 15 bytes. Any other DID, which may have 2,048 characters,
+is a 1 and 15 bytes of its SHA-256: the length keeps the two apart.
 """
 
 from __future__ import annotations

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import structlog
 
 from jetstream.atproto.compact_did import compact_did
-from jetstream.atproto.keys import PublicKey
+from jetstream.atproto.encoded_key import EncodedKey
 from jetstream.errors import KeyCacheError
 from jetstream.identity.export import Progress
 from jetstream.identity.generations import Generations
@@ -56,7 +56,7 @@ class KeyCache:
         """Return how many accounts are in memory."""
         return len(self._memory)
 
-    async def __aenter__(self) -> KeyCache:
+    async def __aenter__(self) -> Self:
         await self.load_progress()
         return self
 
@@ -84,7 +84,7 @@ class KeyCache:
         if loading:
             await asyncio.wait(loading)
 
-    def put(self, did: str, key: PublicKey) -> None:
+    def put(self, did: str, key: EncodedKey) -> None:
         """Note a key that was fetched now."""
         packed = pack(pack_key(key), int(self._now()))
         self._memory.put(did, packed)

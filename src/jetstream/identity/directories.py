@@ -1,8 +1,8 @@
 """The PLC directories: one after another until one answers, at a limited rate.
 
 The first directory of the list is asked. The next one is asked when it fails, or does not know the DID. A
-directory is left alone for as long as it asks for (`Retry-After`), and, after several failures in a row, for a
-time that grows with each of them.
+directory is left alone for as long as it asks for (`Retry-After`), and, after several failures in a row, for
+a time that grows with each of them.
 """
 
 from __future__ import annotations

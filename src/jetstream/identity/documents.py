@@ -12,15 +12,14 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from jetstream.atproto.keys import (
-    K256_PREFIX,
-    P256_PREFIX,
-    PublicKey,
+from jetstream.atproto.encoded_key import (
+    EncodedKey,
     decode_multibase,
     parse_did_key,
     parse_multikey,
     parse_point,
 )
+from jetstream.atproto.keys import K256_PREFIX, P256_PREFIX
 from jetstream.identity.failures import NoKey
 from jetstream.model.timestamp import parse_time
 
@@ -37,7 +36,7 @@ class Span(NamedTuple):
 
     from_us: int  # the directory's time of the operation, in unix microseconds
     until_us: int | None  # that of the next operation; None: it is the current key
-    key: PublicKey | None  # None: a tombstone, or an operation without a usable key
+    key: EncodedKey | None  # None: a tombstone, or an operation without a usable key
 
 
 class History(NamedTuple):
@@ -46,11 +45,11 @@ class History(NamedTuple):
     spans: tuple[Span, ...]
 
     @property
-    def current(self) -> PublicKey | None:
+    def current(self) -> EncodedKey | None:
         """The key of the last operation."""
         return self.spans[-1].key
 
-    def keys_at(self, time_us: int, slack_us: int) -> list[PublicKey]:
+    def keys_at(self, time_us: int, slack_us: int) -> list[EncodedKey]:
         """Return the keys that were valid at a time or up to `slack_us` around it, the newest first.
 
         The time of a commit is that of another clock than the directory's, and a change of keys takes a while
@@ -74,7 +73,7 @@ def parse_json(body: bytes) -> object:
         raise NoKey("malformed", f"it is no JSON ({error}); it begins {body[:40]!r}") from error
 
 
-def document_key(did: str, document: object) -> PublicKey:
+def document_key(did: str, document: object) -> EncodedKey:
     """Return the key of a DID document: its first `#atproto` method that the DID itself controls."""
     if not isinstance(document, dict) or not isinstance(document.get("id"), str):
         raise NoKey("malformed", "it is no DID document")
@@ -86,7 +85,7 @@ def document_key(did: str, document: object) -> PublicKey:
     raise NoKey("no_key", "it has no verification method #atproto")
 
 
-def _method_key(method: Mapping[str, object]) -> PublicKey:
+def _method_key(method: Mapping[str, object]) -> EncodedKey:
     kind, text = method.get("type"), method.get("publicKeyMultibase")
     try:
         if kind == "Multikey":
@@ -98,7 +97,7 @@ def _method_key(method: Mapping[str, object]) -> PublicKey:
     raise NoKey("bad_key", f"{_short(kind)} is no type of key")
 
 
-def operation_key(operation: object) -> PublicKey:
+def operation_key(operation: object) -> EncodedKey:
     """Return the key that an operation of the PLC directory gives its account.
 
     A tombstone raises NoKey with the reason `not_found`, as the directory answers 404 from then on.
@@ -149,7 +148,7 @@ def operation_us(entry: Mapping[str, object]) -> int:
     raise NoKey("malformed", f"createdAt is {_short(created)}")
 
 
-def _key_or_none(entry: Mapping[str, object]) -> PublicKey | None:
+def _key_or_none(entry: Mapping[str, object]) -> EncodedKey | None:
     try:
         return operation_key(entry.get("operation"))
     except NoKey:

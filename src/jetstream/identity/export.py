@@ -22,7 +22,7 @@ from urllib.parse import quote
 import orjson
 
 from jetstream.atproto.compact_did import is_plc
-from jetstream.atproto.keys import PublicKey
+from jetstream.atproto.encoded_key import EncodedKey
 from jetstream.identity.documents import operation_key, operation_us
 from jetstream.identity.failures import NoKey
 from jetstream.identity.held import Held
@@ -48,7 +48,7 @@ class Operation(NamedTuple):
     """What an operation says of a key."""
 
     did: str
-    key: PublicKey | None  # None: from then on the account has none
+    key: EncodedKey | None  # None: from then on the account has none
     created_us: int  # the directory's time, in unix microseconds
     seq: int | None  # None: the page is in the order of dates
     nullified: bool  # it was declared void by a later one
@@ -107,7 +107,7 @@ def _parse_line(line: bytes) -> Operation:
     return Operation(did, _key(entry), operation_us(entry), seq, entry.get("nullified") is True)
 
 
-def _key(entry: Mapping[str, object]) -> PublicKey | None:
+def _key(entry: Mapping[str, object]) -> EncodedKey | None:
     try:
         return operation_key(entry.get("operation"))
     except NoKey as error:

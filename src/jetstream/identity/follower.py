@@ -64,14 +64,12 @@ class Follower:
         self._log = Throttled(logger)
 
     async def run(self) -> None:
-        """Read the export to its end, and keep up with it, until cancelled. Failures are logged and retried."""
+        """Read the export to its end, and keep up with it, until cancelled. Retry after failures."""
         while True:
             try:
                 await self.read_to_end()
             except (ExportError, KeyCacheError) as error:
-                self._log.warning(
-                    "the directory's export is not followed: keys are fetched", problem=str(error)
-                )
+                self._log.warning("the export is not followed: keys are fetched", problem=str(error))
             await self._sleep(self._limits.poll_s)
 
     async def read_to_end(self) -> Progress:

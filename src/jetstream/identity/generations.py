@@ -1,7 +1,7 @@
 """A bounded mapping that forgets what was not used for long. Pure.
 
-Two dictionaries: the *young* one, and the *old* one, which is what the young one was when it was full. What is
-used moves to the young one, and the old one is dropped as a whole. So nothing is done for an entry that is
+Two dictionaries: the *young* one, and the *old* one, which is what the young one was when it was full. What
+is used moves to the young one, and the old one is dropped as a whole. So nothing is done for an entry that is
 young, and an entry costs no links, as those of an `OrderedDict` do.
 """
 
@@ -21,7 +21,7 @@ class Generations(Generic[Key, Value]):
     def __init__(self, entries_max: int) -> None:
         self._half = max(1, entries_max // 2)  # the size at which the young generation becomes the old one
         self._young: dict[Key, Value] = {}  # what was used since then
-        self._old: dict[Key, Value] = {}  # what was used before; may repeat keys of `_young` never
+        self._old: dict[Key, Value] = {}  # what was used before, and not since
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from struct import Struct
 from typing import Final, NamedTuple
 
-from jetstream.atproto.keys import K256_PREFIX, P256_PREFIX, POINT_BYTES, PublicKey
+from jetstream.atproto.encoded_key import POINT_BYTES, EncodedKey
+from jetstream.atproto.keys import K256_PREFIX, P256_PREFIX
 
 KEY_BYTES: Final = 1 + POINT_BYTES
 NONE: Final = bytes(KEY_BYTES)
@@ -22,19 +23,19 @@ AT_MAX: Final = (1 << 32) - 1
 class Held(NamedTuple):
     """What is known of an account's key."""
 
-    key: PublicKey | None  # None: it has none
+    key: EncodedKey | None  # None: it has none
     at_s: int  # when that was so, in unix seconds
 
 
-def pack_key(key: PublicKey | None) -> bytes:
+def pack_key(key: EncodedKey | None) -> bytes:
     """Return a key as 34 bytes."""
     return NONE if key is None else _LETTERS[key.prefix] + key.point
 
 
-def unpack_key(packed: bytes) -> PublicKey | None:
+def unpack_key(packed: bytes) -> EncodedKey | None:
     """Return the key that bytes are; None for 34 zeros, and for what is no key."""
     prefix = _PREFIXES.get(packed[:1])
-    return None if prefix is None or len(packed) != KEY_BYTES else PublicKey(prefix, packed[1:])
+    return None if prefix is None or len(packed) != KEY_BYTES else EncodedKey(prefix, packed[1:])
 
 
 def pack(key: bytes, at_s: int) -> bytes:

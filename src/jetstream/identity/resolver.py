@@ -18,7 +18,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from jetstream.atproto.compact_did import is_plc
-from jetstream.atproto.keys import PublicKey
+from jetstream.atproto.encoded_key import EncodedKey
 from jetstream.identity.addresses import web_host
 from jetstream.identity.cache import KeyCache
 from jetstream.identity.directories import Directories, Pace
@@ -36,14 +36,14 @@ NO_HISTORY: Final = History(())
 class Answer(NamedTuple):
     """The key of a DID, or why there is none."""
 
-    key: PublicKey | None
+    key: EncodedKey | None
     reason: str  # of `KEY_FAILURES`; empty: there is a key
 
 
 class Candidates(NamedTuple):
     """The keys that were valid at a time, the newest first."""
 
-    keys: list[PublicKey]
+    keys: list[EncodedKey]
     # Of `KEY_FAILURES`; empty: these are all. Else a key may be missing, so a signature that fits none of
     # them may still be genuine.
     reason: str
@@ -118,7 +118,7 @@ class Resolver:
         if tasks:
             await asyncio.wait(tasks)
 
-    def cached(self, did: str) -> PublicKey | None:
+    def cached(self, did: str) -> EncodedKey | None:
         """Return the key that memory has. If it is due, a refresh begins in the background."""
         held = self._cache.get(did)
         if held is None or held.key is None:
@@ -143,7 +143,7 @@ class Resolver:
         return Answer(None if held is None or reason else held.key, reason)
 
     def announced(self, did: str) -> None:
-        """Note that an account may have changed its key (`#identity`). Nothing is fetched until it is used."""
+        """Note that an account may have changed its key (`#identity`). It is fetched when it is used."""
         self._announced.put(did, True)
         self._failures.pop(did)
 
@@ -193,7 +193,7 @@ class Resolver:
     # --- requests ---
 
     def _refresh(self, did: str, cause: str) -> None:
-        """Begin to refresh a key in the background, unless enough is being refreshed; then a later use does."""
+        """Begin to refresh a key in the background, unless enough are being refreshed already."""
         if self._refreshing >= self._limits.refreshes_max or ("key", did) in self._running:
             return
         self._refreshing += 1
@@ -259,7 +259,7 @@ class Resolver:
             raise NoKey("no_key", "its last operation has none")
         self._took(did, history.current)
 
-    def _took(self, did: str, key: PublicKey) -> None:
+    def _took(self, did: str, key: EncodedKey) -> None:
         self._cache.put(did, key)
         self._announced.pop(did)
         self._failures.pop(did)
@@ -280,7 +280,7 @@ class Resolver:
                     reason = error.reason
         return History((Span(0, None, await self._document(did)),)), reason
 
-    async def _document(self, did: str) -> PublicKey:
+    async def _document(self, did: str) -> EncodedKey:
         read = partial(_read_document, did)
         if is_plc(did):
             async with self._turns:
@@ -293,7 +293,7 @@ class Resolver:
             return read(await self._web.get(url, self._limits.document_bytes_max, self._limits.timeout_s))
 
 
-def _read_document(did: str, body: bytes) -> PublicKey:
+def _read_document(did: str, body: bytes) -> EncodedKey:
     return document_key(did, parse_json(body))
 
 

@@ -4,18 +4,18 @@
     staged   operations of an import, in the order in which they were read, by the first byte of their DID
     state    how far the directory's export was read, as JSON
 
-*Import.* DIDs are random, so each operation of an export belongs to another page of the table. An import does
-not write to these pages: it appends to `staged`, and `fold` moves the operations to their places at the end,
-one first byte after another, sorted.
+*Import.* DIDs are random, so each operation of an export belongs to another page of the table. An import
+does not write to these pages: it appends to `staged`, and `fold` moves the operations to their places at the
+end, one first byte after another, sorted.
 
 *Which is newer.* A key that was fetched replaces any other. An operation replaces only what is not newer than
 it, or not by much: a directory that a key was fetched from may lag behind.
 
-*Crashes.* A transaction is either there or not, with the state that belongs to it. After a power loss the last
-ones may be missing; they are read or fetched again.
+*Crashes.* A transaction is either there or not, with the state that belongs to it. After a power loss the
+last ones may be missing; they are read or fetched again.
 
-*Damage.* All that is in the file can be had again. So a damaged file is renamed to `keys.sqlite3.damaged`, and
-a new one begins.
+*Damage.* All that is in the file can be had again. So a damaged file is renamed to `keys.sqlite3.damaged`,
+and a new one begins.
 
 Every method may be called by any thread, by one at a time.
 """
@@ -106,7 +106,7 @@ class KeyStore:
             self._save(progress)
 
     def stage(self, records: Mapping[int, bytes], progress: Progress) -> None:
-        """Append operations of an import: `records` of `RECORD_BYTES` each, by the first byte of their DID."""
+        """Append operations of an import: records of `RECORD_BYTES`, by the first byte of their DID."""
         with self._transaction():
             self._connection.executemany(
                 "INSERT INTO staged (bucket, records) VALUES (?, ?)", sorted(records.items())
@@ -217,7 +217,7 @@ class KeyStore:
         except (sqlite3.Error, OSError) as error:
             raise KeyCacheError(self.path, f"is damaged, and cannot be replaced: {error}") from error
         logger.warning(
-            "the cache of signing keys was damaged: a new one begins. Run `jetstream keys import` if it was full",
+            "the cache of signing keys was damaged, and a new one begins: `jetstream keys import` fills it",
             problem=str(problem),
             damaged_file=str(aside),
         )

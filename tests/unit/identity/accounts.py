@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import Any
 
 from jetstream.atproto.compact_did import plc_did
-from jetstream.atproto.keys import PublicKey, parse_multikey
+from jetstream.atproto.encoded_key import EncodedKey, parse_multikey
 from jetstream.simulator.signing import K256Key, P256Key
 
 
@@ -14,13 +14,13 @@ def did_of(number: int) -> str:
     return plc_did(sha256(b"%d" % number).digest()[:15])
 
 
-def key_of(number: int) -> PublicKey:
+def key_of(number: int) -> EncodedKey:
     """Return one of many keys; every third is P-256."""
     kind = P256Key if number % 3 == 2 else K256Key
     return parse_multikey(kind(sha256(b"key %d" % number).digest()).multibase)
 
 
-def document(did: str, key: PublicKey, **changes: Any) -> dict[str, Any]:
+def document(did: str, key: EncodedKey, **changes: Any) -> dict[str, Any]:
     method = {
         "id": f"{did}#atproto",
         "type": "Multikey",
@@ -30,7 +30,7 @@ def document(did: str, key: PublicKey, **changes: Any) -> dict[str, Any]:
     return {"id": did, "alsoKnownAs": [], "verificationMethod": [method | changes], "service": []}
 
 
-def operation(key: PublicKey) -> dict[str, Any]:
+def operation(key: EncodedKey) -> dict[str, Any]:
     return {
         "type": "plc_operation",
         "verificationMethods": {"atproto": f"did:key:{key.multibase}"},
