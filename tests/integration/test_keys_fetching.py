@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 from tests.plc import certificate, http_server
+from tests.serving import until
 from tests.unit.identity.accounts import did_of, document, key_of
 
 from jetstream.identity.addresses import is_public
@@ -297,5 +298,4 @@ class TestDidWeb:
         answers = [await resolver.resolve(f"did:web:{name}.example.com") for name in "abcd"]
         assert [each.reason for each in answers] == ["timeout", "timeout", "overload", "overload"]
         answer.set()
-        while names._running:
-            await asyncio.sleep(0.001)
+        await until(lambda: not names._running)

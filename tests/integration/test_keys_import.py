@@ -13,6 +13,7 @@ from aiohttp import web
 from structlog.testing import capture_logs
 from tests.plc import PlcExport, http_server
 from tests.programs import Program, program
+from tests.serving import until
 from tests.unit.identity.accounts import did_of, key_of
 
 from jetstream.errors import ExportError
@@ -76,10 +77,9 @@ class TestTheCommand:
             async with importing(tmp_path, port) as command:
                 await plc.waiting.wait()
                 plc.held.set()
-                while len(plc.asked) < 2:
-                    await asyncio.sleep(0.001)
+                await until(lambda: len(plc.asked) >= 2)
                 command.interrupt()
-                code, _, log = await command.ended()
+                code, _, _ = await command.ended()
             assert code in {130, 0}  # it may have reached the end
             first = list(plc.asked)
             async with importing(tmp_path, port) as command:
@@ -134,7 +134,9 @@ async def test_an_import_that_is_cancelled_continues_where_it_was(cache: KeyCach
         assert not await has(cache, 1)  # until the end
         await Follower(url, fetcher, cache, LIMITS).read_to_end()
         await fetcher.close()
-    assert plc.asked == ["0", "100", "200", "300", "400", "500", "600", "700", "800", "900", "1000"]
+    # The request that was cancelled may have been sent.
+    assert list(dict.fromkeys(plc.asked)) == [str(after) for after in range(0, 1_001, 100)]
+    assert plc.asked.count("300") == 1
     assert cache.progress.complete_s
     assert all([await has(cache, number) for number in range(1, 1_001)])
 
@@ -258,7 +260,8 @@ async def test_a_file_that_is_damaged_during_an_import_begins_again(tmp_path: Pa
             waits += 1
             if waits == 1:
                 plc.operations = 301
-                await cache.call(cache._store._connection.execute, "PRAGMA wal_checkpoint(TRUNCATE)")
+                for pragma in ("wal_checkpoint(TRUNCATE)", "shrink_memory"):
+                    await cache.call(cache._store._connection.execute, f"PRAGMA {pragma}")
                 with (tmp_path / FILE).open("r+b") as file:
                     file.seek(4096)
                     file.write(b"\xff" * 40_000)
@@ -267,8 +270,7 @@ async def test_a_file_that_is_damaged_during_an_import_begins_again(tmp_path: Pa
 
         follower = Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, sleep=sleep)
         task = asyncio.create_task(follower.run())
-        while waits < 3:
-            await asyncio.sleep(0.001)
+        await until(lambda: waits >= 3)
         task.cancel()
         await asyncio.wait([task])
         await fetcher.close()

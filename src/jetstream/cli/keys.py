@@ -6,6 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -71,7 +72,7 @@ async def _import(data_dir: Path, url: str, follow: bool) -> None:
             logger.info("importing signing keys", directory=shown(url), operations=cache.progress.operations)
             follower = Follower(url, fetcher, cache, note=report.note)
             task = asyncio.create_task(_work(follower, follow, cache, report))
-            stop_on_signals(task.cancel)
+            stop_on_signals(partial(_cancel, task))
             await asyncio.wait([task])
             complete = bool(cache.progress.complete_s)
     finally:
@@ -82,6 +83,10 @@ async def _import(data_dir: Path, url: str, follow: bool) -> None:
     elif not complete:
         logger.info("interrupted: run the command again to go on")
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
 
 
 async def _work(follower: Follower, follow: bool, cache: KeyCache, report: Report) -> None:

@@ -44,6 +44,8 @@ class KeyCache:
         self._memory: Generations[str, bytes] = Generations(limits.memory_entries)
         # What is not in the file yet: by DID, packed; None: the row is to be removed.
         self._unwritten: dict[str, bytes | None] = {}
+        # What is being written, so that a read which came before it is known to be older.
+        self._in_writing: dict[str, bytes | None] = {}
         self._writing: asyncio.Task[None] | None = None  # writes them, now or in a moment
         # DIDs that are about to be read from the file, and the task that does so.
         self._wanted: dict[str, asyncio.Future[None]] = {}
@@ -175,7 +177,7 @@ class KeyCache:
             return
         for row, (key, at_s) in found.items():
             did = by_row[row]
-            if did not in self._memory and did not in self._unwritten:  # else it is newer
+            if not any(did in newer for newer in (self._memory, self._unwritten, self._in_writing)):
                 self._memory.put(did, pack(key, at_s))
 
     # --- writing ---
@@ -198,13 +200,17 @@ class KeyCache:
             self._writing = None
 
     async def _write(self) -> None:
-        unwritten, self._unwritten = self._unwritten, {}
-        if not unwritten:
+        """Write what is not written. Only one of these runs at a time."""
+        writing, self._unwritten = self._unwritten, {}
+        if not writing:
             return
+        self._in_writing = writing
         rows: list[Row] = []
-        forgotten = [compact_did(did) for did, packed in unwritten.items() if packed is None]
-        for did, packed in unwritten.items():
-            if packed is not None:
+        forgotten: list[bytes] = []
+        for did, packed in writing.items():
+            if packed is None:
+                forgotten.append(compact_did(did))
+            else:
                 held = unpack(packed)
                 rows.append((compact_did(did), pack_key(held.key), held.at_s))
         try:
@@ -213,3 +219,5 @@ class KeyCache:
             self._log.warning(
                 "signing keys cannot be written: they are kept in memory only", problem=str(error)
             )
+        finally:
+            self._in_writing = {}

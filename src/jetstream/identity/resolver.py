@@ -21,7 +21,7 @@ from jetstream.atproto.compact_did import is_plc
 from jetstream.atproto.encoded_key import EncodedKey
 from jetstream.identity.addresses import web_host
 from jetstream.identity.cache import KeyCache
-from jetstream.identity.directories import Directories, Pace
+from jetstream.identity.directories import Directories, Pace, Sleep
 from jetstream.identity.documents import History, Span, document_key, parse_history, parse_json
 from jetstream.identity.failures import LASTING, NoKey
 from jetstream.identity.fetch import Fetcher
@@ -83,6 +83,7 @@ class Resolver:
         limits: KeyLimits = KeyLimits(),
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
+        sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._cache = cache
         self._directories = directories
@@ -94,7 +95,7 @@ class Resolver:
         # Turns for requests: to directories, and to hosts of `did:web`.
         self._turns = asyncio.Semaphore(limits.requests_max)
         self._web_turns = asyncio.Semaphore(limits.web_requests_max)
-        self._web_pace = Pace(limits.web_rate, clock)
+        self._web_pace = Pace(limits.web_rate, clock, sleep)
         # Requests that run or wait, by what they ask for and the DID.
         self._running: dict[tuple[str, str], asyncio.Task[str]] = {}
         self._refreshing = 0  # of these, those in the background

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
+from tests.serving import until
 from tests.unit.identity.accounts import did_of, key_of
 from tests.unit.identity.fakes import NOW_S, Clock
 
@@ -54,8 +55,7 @@ async def test_what_memory_has_forgotten_is_in_the_file(cache: KeyCache) -> None
     for number in range(40):
         cache.put(did_of(number), key_of(number % 5))
     assert len(cache) <= 10
-    while cache._writing is not None:
-        await asyncio.sleep(0.001)
+    await until(lambda: cache._writing is None)
     for number in range(40):
         held = await loaded(cache, number)
         assert held is not None

@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from tests.serving import until
 from tests.unit.identity.accounts import TOMBSTONE, did_of, document, entry, key_of, operation
 from tests.unit.identity.fakes import NOW_S, Answers, Clock
 
@@ -48,6 +50,7 @@ class Setup:
             limits,
             self.clock,
             self.clock.now,
+            self.clock.sleep,
         )
 
     def put(self, key: object, did: str = DID) -> None:
@@ -105,8 +108,7 @@ async def test_requests_for_one_did_are_shared(setup: Setup) -> None:
     setup.put(KEY)
     setup.plc.held.clear()
     waiting = [asyncio.create_task(setup.resolver.resolve(DID)) for _ in range(50)]
-    while not setup.plc.asked:
-        await asyncio.sleep(0.001)
+    await until(lambda: setup.plc.asked)
     waiting[0].cancel()  # the request goes on for the others
     setup.plc.held.set()
     assert await asyncio.gather(*waiting[1:]) == [Answer(KEY, "")] * 49
@@ -243,8 +245,7 @@ async def test_refreshes_in_the_background_are_few(setup: Setup) -> None:
 async def test_few_requests_run_at_once_and_slow_hosts_do_not_hold_up_directories(setup: Setup) -> None:
     setup.web.held.clear()
     slow = [asyncio.create_task(setup.resolver.resolve(f"did:web:a{n}.com")) for n in range(30)]
-    while setup.web.at_once < LIMITS.web_requests_max:
-        await asyncio.sleep(0.001)
+    await until(lambda: setup.web.at_once >= LIMITS.web_requests_max)
     setup.put(KEY)
     assert await setup.resolver.resolve(DID) == Answer(KEY, "")
     setup.web.held.set()
@@ -252,8 +253,7 @@ async def test_few_requests_run_at_once_and_slow_hosts_do_not_hold_up_directorie
     assert setup.web.most_at_once == LIMITS.web_requests_max
     setup.plc.held.clear()
     many = [asyncio.create_task(setup.resolver.resolve(did_of(n))) for n in range(100, 160)]
-    while setup.plc.at_once < LIMITS.requests_max:
-        await asyncio.sleep(0.001)
+    await until(lambda: setup.plc.at_once >= LIMITS.requests_max)
     setup.plc.held.set()
     await asyncio.gather(*many)
     assert setup.plc.most_at_once == LIMITS.requests_max
@@ -264,9 +264,7 @@ async def test_too_many_waiting_requests_are_refused(tmp_path: Path) -> None:
     setup = Setup(tmp_path, replace(LIMITS, waiting_max=10))
     setup.plc.held.clear()
     waiting = [asyncio.create_task(setup.resolver.resolve(did_of(number))) for number in range(10)]
-    while setup.resolver.statistics().waiting < 10:
-        await asyncio.sleep(0.001)
-    assert await setup.resolver.resolve(DID + "") in {Answer(None, "overload"), Answer(None, "not_found")}
+    await until(lambda: setup.resolver.statistics().waiting >= 10)
     assert await setup.resolver.resolve(did_of(99)) == Answer(None, "overload")
     assert setup.count("overload") == 1
     setup.plc.held.set()
@@ -278,8 +276,7 @@ async def test_too_many_waiting_requests_are_refused(tmp_path: Path) -> None:
 async def test_the_end_answers_those_that_wait(setup: Setup) -> None:
     setup.plc.held.clear()
     waiting = asyncio.create_task(setup.resolver.resolve(DID))
-    while not setup.plc.asked:
-        await asyncio.sleep(0.001)
+    await until(lambda: setup.plc.asked)
     await setup.resolver.close()
     assert await waiting == Answer(None, "unreachable")
 
@@ -313,7 +310,7 @@ async def test_what_the_export_covers_is_not_asked(setup: Setup) -> None:
 
 
 class TestEarlierKeys:
-    log = [(KEY, "1970-01-02T00:00:00Z"), (NEXT, "1970-01-03T00:00:00Z")]
+    log: ClassVar = [(KEY, "1970-01-02T00:00:00Z"), (NEXT, "1970-01-03T00:00:00Z")]
     day_us = DAY_S * 1_000_000
 
     async def test_a_signature_that_fails_fetches_all_keys_once_a_minute(self, setup: Setup) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from tests.unit.identity.accounts import did_of, key_of
@@ -102,6 +102,7 @@ def test_an_import_counts_at_its_end(store: KeyStore) -> None:
 Operations = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4)), max_size=40)
 
 
+@settings(max_examples=15)
 @given(Operations, st.integers(1, 7), st.integers(1, 10))
 def test_an_import_is_the_same_as_its_operations_one_by_one(
     tmp_path_factory: pytest.TempPathFactory,
@@ -146,8 +147,7 @@ def test_damage_that_is_met_later_is_moved_aside(tmp_path: Path) -> None:
     with capture_logs() as logs:
         store = KeyStore(tmp_path)
         with pytest.raises(KeyCacheReplaced):
-            for number in range(5000):
-                held(store, number)
+            held(store, *range(5000))
     assert [line["log_level"] for line in logs] == ["warning"]
     assert held(store, 1) == [None]
     store.write([row(1, 1, 1)])
