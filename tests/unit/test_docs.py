@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from jetstream.identity.failures import KEY_FAILURES
 from jetstream.metrics import REFUSAL_REASONS
 from jetstream.upstream.drops import DROP_REASONS
 
@@ -113,6 +114,11 @@ def test_every_reason_to_drop_data_is_described() -> None:
 def test_every_reason_to_refuse_a_subscription_is_described() -> None:
     table = section(METRICS.read_text(), "Reasons of `jetstream_refused`")
     assert dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", table, re.MULTILINE)) == REFUSAL_REASONS
+
+
+def test_every_reason_for_which_there_is_no_key_is_described() -> None:
+    table = section((DOCS / "keys.md").read_text(), "Why there is no key")
+    assert dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", table, re.MULTILINE)) == KEY_FAILURES
 
 
 def test_pages_that_the_source_refers_to_exist() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
+from urllib.parse import urlsplit
 
 import structlog
 from cyclopts import Parameter
@@ -56,12 +57,19 @@ def import_keys(
         When the end is reached, keep up: ask once a minute for what is new, until interrupted.
     """
     logging_setup.configure("info", "auto")
-    try:
-        parse_web_url(plc_url)
-    except ValueError as error:
-        raise SettingError("--plc-url", shown(plc_url), str(error)) from error
+    _check_url(plc_url)
     with export_lock(data_dir):
         run(_import(data_dir, plc_url, follow))
+
+
+def _check_url(url: str) -> None:
+    """Raise SettingError for what is no base URL."""
+    try:
+        parse_web_url(url)
+    except ValueError as error:
+        raise SettingError("--plc-url", shown(url), str(error)) from error
+    if urlsplit(url).query:
+        raise SettingError("--plc-url", shown(url), "must have no query")
 
 
 async def _import(data_dir: Path, url: str, follow: bool) -> None:

@@ -17,7 +17,7 @@ import structlog
 
 from jetstream.atproto.compact_did import compact_did
 from jetstream.atproto.encoded_key import EncodedKey
-from jetstream.errors import KeyCacheError
+from jetstream.errors import KeyCacheError, KeyCacheReplaced
 from jetstream.identity.export import Progress
 from jetstream.identity.generations import Generations
 from jetstream.identity.held import Held, pack, pack_key, unpack
@@ -142,7 +142,11 @@ class KeyCache:
         It is run even if the caller is cancelled.
         """
         loop = asyncio.get_running_loop()
-        return await asyncio.shield(loop.run_in_executor(self._thread, partial(function, *arguments)))
+        try:
+            return await asyncio.shield(loop.run_in_executor(self._thread, partial(function, *arguments)))
+        except KeyCacheReplaced:
+            self.progress = Progress()  # the new file has nothing
+            raise
 
     # --- reading ---
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 from jetstream.identity.failures import LASTING, NoKey
-from jetstream.identity.fetch import Fetcher
+from jetstream.identity.fetch import Fetcher, read_body
 from jetstream.limits import KeyLimits
 from jetstream.retry import backoff_s
 from jetstream.token_bucket import Rate, TokenBucket
@@ -122,7 +122,8 @@ class Directories:
         timeout_s: float,
     ) -> Answer:
         try:
-            answer = read(await self._fetcher.get(directory.url + path, bytes_max, timeout_s))
+            body = await self._fetcher.get(directory.url + path, bytes_max, timeout_s)
+            answer = await read_body(read, body)
         except NoKey as error:
             directory.note(error)
             raise

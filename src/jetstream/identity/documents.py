@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from itertools import islice
 from typing import Final, NamedTuple
 
 import orjson
@@ -28,6 +29,7 @@ _OLD_TYPES: Final = {
     "EcdsaSecp256k1VerificationKey2019": K256_PREFIX,
     "EcdsaSecp256r1VerificationKey2019": P256_PREFIX,
 }
+_METHODS_MAX: Final = 100  # that are looked at; real documents have one to three
 _SHOWN_CHARS: Final = 80  # of a foreign value, in an error
 
 
@@ -79,7 +81,7 @@ def document_key(did: str, document: object) -> EncodedKey:
         raise NoKey("malformed", "it is no DID document")
     if document["id"] != did:
         raise NoKey("wrong_did", f"it is that of {_short(document['id'])}")
-    for method in _dicts(document.get("verificationMethod")):
+    for method in islice(_dicts(document.get("verificationMethod")), _METHODS_MAX):
         if method.get("id") in {"#atproto", f"{did}#atproto"} and method.get("controller") == did:
             return _method_key(method)
     raise NoKey("no_key", "it has no verification method #atproto")

@@ -29,6 +29,10 @@ from jetstream.identity.held import Held
 from jetstream.model.timestamp import parse_time, to_date
 
 _MILLISECOND_US: Final = 1_000  # the directory's dates have no finer unit
+# Of an answer, and of an operation, which has at most 7,500 bytes of CBOR. A value of JSON can take twenty
+# times as much memory as its text.
+_LINES_MAX: Final = 10_000
+_LINE_BYTES_MAX: Final = 64 << 10
 _SEQ_MAX: Final = (1 << 63) - 1
 
 
@@ -83,9 +87,11 @@ def path_of(progress: Progress, count: int) -> str:
 
 def parse_page(body: bytes) -> Page:
     """Read an answer. Raises NoKey (`malformed`) if none of its lines is an operation."""
+    if body.count(b"\n") > _LINES_MAX:
+        raise NoKey("malformed", f"it has more than {_LINES_MAX:,} lines")
     operations: list[Operation] = []
     unreadable = 0
-    for line in body.splitlines():
+    for line in body.split(b"\n"):
         if line.strip():
             try:
                 operations.append(_parse_line(line))
@@ -98,6 +104,8 @@ def parse_page(body: bytes) -> Page:
 
 def _parse_line(line: bytes) -> Operation:
     """Read a line. Raises ValueError or NoKey."""
+    if len(line) > _LINE_BYTES_MAX:
+        raise ValueError("is too long for an operation")
     entry = orjson.loads(line)
     if not isinstance(entry, dict) or not isinstance(did := entry.get("did"), str) or not is_plc(did):
         raise ValueError("is no operation of a did:plc")

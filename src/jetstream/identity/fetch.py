@@ -13,7 +13,7 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Thread
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -24,9 +24,15 @@ from jetstream.identity.failures import NoKey
 from jetstream.retry import parse_retry_after
 
 _HEADERS: Final = {"User-Agent": f"jetstream-python/{__version__}", "Accept": "application/json, */*;q=0.5"}
+_ADDRESSES_MAX: Final = 4  # of a host, that are tried
+# A larger body is read in a thread: 256 KiB of small values take 15 ms.
+_LARGE_BYTES: Final = 16 << 10
 _NOT_FOUND: Final = frozenset({404, 410})
 
 AddressInfo = tuple[int, int, int, str, tuple[Any, ...]]  # as `socket.getaddrinfo` returns it
+
+
+Answer = TypeVar("Answer")
 
 
 class NotPublic(OSError):
@@ -52,6 +58,11 @@ class Fetcher:
                 return await _body(response, bytes_max)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _failure(error, timeout_s) from error
+
+
+async def read_body(read: Callable[[bytes], Answer], body: bytes) -> Answer:
+    """Return what `read` makes of a body, without holding up the event loop."""
+    return read(body) if len(body) <= _LARGE_BYTES else await asyncio.to_thread(read, body)
 
 
 def open_fetcher(connections_max: int) -> Fetcher:
@@ -171,7 +182,7 @@ class ThreadResolver(AbstractResolver):
                 loop.call_soon_threadsafe(finish, infos, problem)
 
         Thread(target=run, name="did-web-lookup", daemon=True).start()
-        return [_resolved(host, info) for info in await found]
+        return [_resolved(host, info) for info in (await found)[:_ADDRESSES_MAX]]
 
     async def close(self) -> None:
         """Do nothing: look-ups end by themselves."""

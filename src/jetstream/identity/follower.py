@@ -18,11 +18,11 @@ from typing import Final
 import structlog
 
 from jetstream.atproto.compact_did import compact_did
-from jetstream.errors import ExportError, KeyCacheError, KeyCacheReplaced
+from jetstream.errors import ExportError, KeyCacheError
 from jetstream.identity.cache import KeyCache
 from jetstream.identity.export import Page, Progress, Step, advance, parse_page, path_of, to_after
 from jetstream.identity.failures import NoKey
-from jetstream.identity.fetch import Fetcher
+from jetstream.identity.fetch import Fetcher, read_body
 from jetstream.identity.held import Held, pack, pack_key
 from jetstream.limits import ExportLimits
 from jetstream.logging_setup import Throttled
@@ -87,9 +87,6 @@ class Follower:
         except ExportError:
             await self._write_staged()
             raise
-        except KeyCacheReplaced:
-            await self._cache.load_progress()
-            raise
         finally:
             self._staged = _Staged()
         return self._progress
@@ -147,8 +144,7 @@ class Follower:
     async def _fetch(self) -> Page:
         url = self._url + path_of(self._progress, self._limits.page_ops)
         body = await self._fetcher.get(url, self._limits.page_bytes_max, self._limits.page_timeout_s)
-        # In a thread: 1,000 operations take 20 ms.
-        return await asyncio.to_thread(parse_page, body)
+        return await read_body(parse_page, body)
 
     def _advance(self, page: Page) -> Step:
         self._largest = max(self._largest, page.lines)

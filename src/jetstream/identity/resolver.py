@@ -24,7 +24,7 @@ from jetstream.identity.cache import KeyCache
 from jetstream.identity.directories import Directories, Pace, Sleep
 from jetstream.identity.documents import History, Span, document_key, parse_history, parse_json
 from jetstream.identity.failures import LASTING, NoKey
-from jetstream.identity.fetch import Fetcher
+from jetstream.identity.fetch import Fetcher, read_body
 from jetstream.identity.generations import Generations
 from jetstream.identity.held import Held
 from jetstream.limits import KeyLimits
@@ -291,7 +291,8 @@ class Resolver:
         url = f"https://{web_host(did)}/.well-known/did.json"
         async with self._web_turns:
             await self._web_pace.wait()
-            return read(await self._web.get(url, self._limits.document_bytes_max, self._limits.timeout_s))
+            body = await self._web.get(url, self._limits.document_bytes_max, self._limits.timeout_s)
+            return await read_body(read, body)
 
 
 def _read_document(did: str, body: bytes) -> EncodedKey:

@@ -149,6 +149,7 @@ def test_lines_that_are_no_operation_are_counted() -> None:
         b"3",
         b"null",
         b"[" * 5000,
+        line(1, 1, 1000, junk="x" * 70_000),
         line(1, 1, 1000, seq="7"),
         line(1, 1, 1000, seq=-1),
         line(1, 1, 1000, seq=True),
@@ -160,9 +161,10 @@ def test_lines_that_are_no_operation_are_counted() -> None:
     page = parse_page(b"\n".join([good, b"", *bad, b"\r"]))
     assert (len(page.operations), page.unreadable, page.lines) == (1, len(bad), 1 + len(bad))
     assert parse_page(b"\n\n").lines == 0
-    with pytest.raises(NoKey) as caught:
-        parse_page(b"<html>")
-    assert caught.value.reason == "malformed"
+    for no_export in (b"<html>", b"\n" * 20_000, b"\r" * 1_000_000 + b"x"):
+        with pytest.raises(NoKey) as caught:
+            parse_page(no_export)
+        assert caught.value.reason == "malformed"
 
 
 def test_requests() -> None:
