@@ -21,8 +21,7 @@ from jetstream.identity.cache import KeyCache
 from jetstream.identity.export import Progress
 from jetstream.identity.fetch import open_fetcher
 from jetstream.identity.follower import Follower
-from jetstream.identity.lock import export_lock
-from jetstream.identity.store import FILE, KeyStore
+from jetstream.identity.store import FILE, KeyStore, export_lock
 from jetstream.limits import ExportLimits
 
 LIMITS = ExportLimits(stage_ops=150, fold_ops=40)

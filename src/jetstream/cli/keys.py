@@ -23,8 +23,7 @@ from jetstream.identity.cache import KeyCache
 from jetstream.identity.export import Progress
 from jetstream.identity.fetch import open_fetcher
 from jetstream.identity.follower import Follower
-from jetstream.identity.lock import export_lock
-from jetstream.identity.store import KeyStore
+from jetstream.identity.store import KeyStore, export_lock
 from jetstream.limits import ExportLimits
 from jetstream.runtime import run, stop_on_signals
 from jetstream.settings import PLC_URL, PLC_URL_VARIABLE, parse_web_url

@@ -18,8 +18,8 @@ _LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _HOST: Final = re.compile(
     rf"(?:{_LABEL}\.)+[a-z](?:[a-z0-9-]{{0,61}}[a-z0-9])?", re.IGNORECASE | re.ASCII
 ).fullmatch
-# Top-level domains that no account may have (the handle page of the specification), and names that are resolved
-# only within a network.
+# Top-level domains that no account may have (the handle page of the specification), and those of names that
+# are resolved only within a network.
 _RESERVED: Final = frozenset(
     {"alt", "arpa", "example", "home", "internal", "invalid", "lan", "local", "localhost", "onion", "test"}
 )

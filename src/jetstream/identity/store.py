@@ -22,6 +22,7 @@ Every method may be called by any thread, by one at a time.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import time
@@ -40,6 +41,7 @@ from jetstream.identity.export import Progress
 from jetstream.identity.held import KEY_BYTES
 
 FILE: Final = "keys.sqlite3"
+LOCK: Final = "keys.lock"
 APPLICATION_ID: Final = 0x4A53_4B59  # "JSKY"
 VERSION: Final = 1
 RECORD_BYTES: Final = PLC_BYTES + KEY_BYTES + 4  # of a staged operation: DID, key, time
@@ -228,3 +230,30 @@ def _rows(records: bytes) -> Iterator[Row]:
     for start in range(0, len(records) - RECORD_BYTES + 1, RECORD_BYTES):
         record = records[start : start + RECORD_BYTES]
         yield record[:PLC_BYTES], record[PLC_BYTES:-4], int.from_bytes(record[-4:], "little")
+
+
+@contextmanager
+def export_lock(directory: Path) -> Iterator[None]:
+    """Lock a directory for the one process that reads the export into it, while the block runs.
+
+    Two of them would move each other's position. Processes that only look keys up and add some need no lock.
+    The directory is created if it is missing. Raises KeyCacheError.
+    """
+    path = directory / LOCK
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise KeyCacheError(path, f"cannot be opened: {error.strerror}") from error
+    try:
+        _lock(path, descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(path: Path, descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise KeyCacheError(path, "another process imports keys into this directory") from error
