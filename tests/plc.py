@@ -40,7 +40,7 @@ def date_of(ms: int) -> str:
 class PlcExport:
     """The `/export` of a directory with sequence numbers.
 
-    Operation n, from 1, gives account n the key n. `held` is set while requests are answered.
+    Operation n, from 1, gives account n the key n. Of the requests, only the first `answered` are answered.
     """
 
     def __init__(self, operations: int, page: int) -> None:
@@ -48,18 +48,17 @@ class PlcExport:
         self.page = page
         self.asked: list[str] = []
         self.replies: list[web.Response] = []  # given instead, in order
-        self.held = asyncio.Event()
-        self.held.set()
-        self.waiting = asyncio.Event()  # set when a request is held
+        self.answered: int | None = None
+        self.waiting = asyncio.Event()  # set when a request is not answered
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         after = request.query.get("after", "")
         self.asked.append(after)
         if self.replies:
             return self.replies.pop(0)
-        if not self.held.is_set():
+        if self.answered is not None and len(self.asked) > self.answered:
             self.waiting.set()
-            await self.held.wait()
+            await asyncio.Event().wait()
         first = int(after) + 1
         numbers = range(first, min(first + self.page, self.operations + 1))
         lines = [self.line(number) for number in numbers]

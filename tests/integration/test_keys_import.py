@@ -21,7 +21,7 @@ from jetstream.identity.cache import KeyCache
 from jetstream.identity.export import Progress
 from jetstream.identity.fetch import open_fetcher
 from jetstream.identity.follower import Follower
-from jetstream.identity.store import FILE, KeyStore, export_lock
+from jetstream.identity.store import FILE, KeyStore
 from jetstream.limits import ExportLimits
 
 LIMITS = ExportLimits(stage_ops=150, fold_ops=40)
@@ -71,48 +71,30 @@ class TestTheCommand:
 
     async def test_after_an_interrupt_it_goes_on(self, tmp_path: Path) -> None:
         plc = PlcExport(2_500, 1_000)
+        plc.answered = 1
         async with http_server(plc.handle) as port:
-            plc.held.clear()
             async with importing(tmp_path, port) as command:
                 await plc.waiting.wait()
-                plc.held.set()
-                await until(lambda: len(plc.asked) >= 2)
                 command.interrupt()
-                code, _, _ = await command.ended()
-            assert code in {130, 0}  # it may have reached the end
-            first = list(plc.asked)
+                code, _, log = await command.ended()
+            assert code == 130
+            assert "interrupted: run the command again to go on" in log
+            plc.answered = None
             async with importing(tmp_path, port) as command:
                 assert (await command.ended())[0] == 0
-        assert plc.asked[len(first)] != "0"
+        assert plc.asked == ["0", "1000", "1000", "2000"]
         assert await keys_in(tmp_path, range(1, 2_501)) == list(range(1, 2_501))
 
-    async def test_what_was_read_before_an_interrupt_is_not_read_again(self, tmp_path: Path) -> None:
-        plc = PlcExport(2_500, 1_000)
-        async with http_server(plc.handle) as port:
-            plc.held.clear()
-            async with importing(tmp_path, port) as command:
-                await plc.waiting.wait()
-                command.interrupt()
-                code, _, log = await command.ended()
-        assert code == 130
-        assert "interrupted: run the command again to go on" in log
 
-    async def test_a_wrong_url_is_one_line(self, tmp_path: Path) -> None:
-        async def no_export(_request: web.Request) -> web.StreamResponse:
-            return web.Response(text="<html>a page")
+async def test_what_is_no_directory_ends_an_import_at_once(cache: KeyCache) -> None:
+    async def no_export(_request: web.Request) -> web.StreamResponse:
+        return web.Response(text="<html>a page")
 
-        async with http_server(no_export) as port, importing(tmp_path, port) as command:
-            code, out, log = await command.ended()
-        assert code == 1
-        assert out == ""
-        assert f"jetstream: http://127.0.0.1:{port}/export cannot be read: malformed" in log
-
-    async def test_two_imports_into_one_directory_are_refused(self, tmp_path: Path) -> None:
-        with export_lock(tmp_path):
-            async with importing(tmp_path, 1) as command:
-                code, _, log = await command.ended()
-        assert code == 1
-        assert "another process imports keys into this directory" in log
+    async with http_server(no_export) as port:
+        fetcher = open_fetcher(1)
+        with pytest.raises(ExportError, match="export cannot be read: malformed: it is no export; it begins"):
+            await Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS).read_to_end()
+        await fetcher.close()
 
 
 async def test_an_import_that_is_cancelled_continues_where_it_was(cache: KeyCache) -> None:

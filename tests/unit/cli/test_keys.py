@@ -11,6 +11,7 @@ from tests.unit.identity.fakes import Clock
 from jetstream import cli
 from jetstream.cli.keys import Report
 from jetstream.identity.export import Progress
+from jetstream.identity.store import export_lock
 
 
 def progress(operations: int) -> Progress:
@@ -56,3 +57,12 @@ def test_a_wrong_directory_is_one_line(url: str, tmp_path: Path, capsys: pytest.
     assert text.startswith("jetstream: --plc-url: ")
     assert text.count("\n") == 1
     assert "secret" not in text
+
+
+def test_two_imports_into_one_directory_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with export_lock(tmp_path), pytest.raises(SystemExit) as ended:
+        cli.main(["keys", "import", "--data-dir", str(tmp_path)])
+    assert ended.value.code == 1
+    assert "keys.lock: another process imports keys into this directory" in capsys.readouterr().err
