@@ -370,7 +370,7 @@ class KeyLimits:
     """How the signing keys of accounts are fetched and kept."""
 
     # --- what is kept ---
-    # Accounts whose key is in memory: 200,000 take about 50 MB.
+    # Accounts whose key is in memory, at most: 200,000 take 40 MB. At least half of them are those used last.
     memory_entries: int = 200_000
     # Seconds after which a key is fetched again when it is used. Until the answer it is used as it is.
     lifetime_s: float = 24 * 3600.0
@@ -407,7 +407,9 @@ class KeyLimits:
     # Failures in a row after which a directory is paused; more of them make the pause longer, up to 30 s.
     directory_failures: int = 5
 
-    # --- writes ---
+    # --- the file ---
+    # Seconds after which a look into the file is given up, and the key is fetched.
+    read_s: float = 2.0
     # New keys are written after so many, or so many seconds. What cannot be written is dropped above the
     # third number.
     write_keys: int = 500

@@ -6,14 +6,13 @@ import asyncio
 import gzip
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 from aiohttp import web
-from aiohttp.abc import AbstractResolver, ResolveResult
 from tests.plc import certificate, http_server
 from tests.serving import until
 from tests.unit.identity.accounts import did_of, document, key_of
@@ -22,7 +21,8 @@ from jetstream.identity.addresses import is_public
 from jetstream.identity.cache import KeyCache
 from jetstream.identity.directories import Directories
 from jetstream.identity.failures import KEY_FAILURES, NoKey
-from jetstream.identity.fetch import Fetcher, ThreadResolver, open_fetcher, open_public_fetcher
+from jetstream.identity.fetch import Fetcher, Fetches
+from jetstream.identity.public import PublicFetcher
 from jetstream.identity.resolver import Answer, Resolver
 from jetstream.identity.store import KeyStore
 from jetstream.limits import KeyLimits
@@ -37,21 +37,15 @@ PATIENT = KeyLimits()
 DOCUMENT = orjson.dumps(document(DID, KEY))
 
 
-class Names(AbstractResolver):
-    """Resolves every name to the next of some addresses, at one port."""
+def names(port: int, *addresses: str) -> Callable[..., list[Any]]:
+    """Return a look-up that gives every name the next of some addresses, at one port."""
+    left = list(addresses)
 
-    def __init__(self, port: int, *addresses: str) -> None:
-        self._port = port
-        self._addresses = list(addresses)
+    def look_up(*_: Any, **__: Any) -> list[Any]:
+        address = left.pop(0) if len(left) > 1 else left[0]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        address = self._addresses.pop(0) if len(self._addresses) > 1 else self._addresses[0]
-        return [ResolveResult(hostname=host, host=address, port=self._port, family=family, proto=0, flags=0)]
-
-    async def close(self) -> None:
-        pass
+    return look_up
 
 
 class Setup:
@@ -61,14 +55,15 @@ class Setup:
         self.metrics = Metrics()
 
     async def resolver(
-        self, urls: list[str], web: Fetcher | None = None, limits: KeyLimits = LIMITS
+        self, urls: list[str], web: Fetches | None = None, limits: KeyLimits = LIMITS
     ) -> Resolver:
         cache = await self._stack.enter_async_context(KeyCache(KeyStore(self._path), limits))
-        plc, web = open_fetcher(24), web or open_public_fetcher(8)
-        for fetcher in (plc, web):
-            self._stack.push_async_callback(fetcher.close)
+        plc = Fetcher(24)
+        self._stack.push_async_callback(plc.close)
         directories = Directories(urls, plc, Rate(1_000.0, 1_000), limits)
-        resolver = Resolver(cache, directories, web, self.metrics.keys(KEY_FAILURES), limits)
+        resolver = Resolver(
+            cache, directories, web or PublicFetcher(8), self.metrics.keys(KEY_FAILURES), limits
+        )
         self._stack.push_async_callback(resolver.close)
         return resolver
 
@@ -224,25 +219,89 @@ class TestDidWeb:
             return web.Response(body=orjson.dumps(document(WEB, KEY)))
 
         port = await setup.server(serve, tls=server)
-        web_hosts = open_public_fetcher(8, lambda _: True, client, Names(port, "127.0.0.1"))
+        web_hosts = PublicFetcher(8, lambda _: True, client, names(port, "127.0.0.1"))
         resolver = await setup.resolver([], web_hosts, PATIENT)
         assert await resolver.resolve(WEB) == Answer(KEY, "")
         assert asked == [("https", HOST, "/.well-known/did.json")]
 
-    @pytest.mark.parametrize(("handler", "reason"), [each for each in HOSTILE if each[1] != "bad_key"])
+    @pytest.mark.parametrize(
+        ("handler", "reason"),
+        [
+            *(each for each in HOSTILE if each[0] is not bomb and each[1] != "bad_key"),
+            (bomb, "malformed"),  # it is not asked for, and not decompressed
+        ],
+    )
     async def test_a_hostile_host(self, setup: Setup, tmp_path: Path, handler: Any, reason: str) -> None:
         server, client = certificate(tmp_path, HOST)
         port = await setup.server(handler, tls=server)
-        web_hosts = open_public_fetcher(8, lambda _: True, client, Names(port, "127.0.0.1"))
+        web_hosts = PublicFetcher(8, lambda _: True, client, names(port, "127.0.0.1"))
         limits = LIMITS if reason == "timeout" else PATIENT
         resolver = await setup.resolver([], web_hosts, limits)
         assert await resolver.resolve(WEB) == Answer(None, reason)
         assert setup.counted() == {reason: 1}
 
+    @pytest.mark.parametrize(
+        ("flood", "reason"),
+        [
+            (b"HTTP/1.1 100 Continue\r\n\r\n", "too_big"),
+            (b"x", "too_big"),
+            (b"a: b\r\n", "too_big"),
+        ],
+    )
+    async def test_a_host_that_never_stops(
+        self, setup: Setup, tmp_path: Path, flood: bytes, reason: str
+    ) -> None:
+        server, client = certificate(tmp_path, HOST)
+
+        async def send(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with suppress(ConnectionError):
+                writer.write(b"HTTP/1.1 200 OK\r\n")
+                while True:
+                    writer.write(flood * 1_000)
+                    await writer.drain()
+
+        listener = await asyncio.start_server(send, "127.0.0.1", 0, ssl=server)
+        port = listener.sockets[0].getsockname()[1]
+        web_hosts = PublicFetcher(8, lambda _: True, client, names(port, "127.0.0.1"))
+        resolver = await setup.resolver([], web_hosts, PATIENT)
+        assert await resolver.resolve(WEB) == Answer(None, reason)
+        listener.close()
+
+    async def test_a_connection_that_stays_open(self, setup: Setup, tmp_path: Path) -> None:
+        """The length of a response ends it, where its server does not."""
+        server, client = certificate(tmp_path, HOST)
+        body = orjson.dumps(document(WEB, KEY))
+
+        async def send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
+            for byte in body:
+                writer.write(bytes([byte]))
+            await reader.read()
+            writer.close()
+
+        listener = await asyncio.start_server(send, "127.0.0.1", 0, ssl=server)
+        port = listener.sockets[0].getsockname()[1]
+        web_hosts = PublicFetcher(8, lambda _: True, client, names(port, "127.0.0.1"))
+        resolver = await setup.resolver([], web_hosts, PATIENT)
+        assert await resolver.resolve(WEB) == Answer(KEY, "")
+        listener.close()
+
+    async def test_the_next_address_is_tried(self, setup: Setup, tmp_path: Path) -> None:
+        server, client = certificate(tmp_path, HOST)
+        port = await setup.server(says(orjson.dumps(document(WEB, KEY))), tls=server)
+
+        def look_up(*_: Any, **__: Any) -> list[Any]:
+            return [names(port, each)()[0] for each in ("10.0.0.1", "127.0.0.2", "127.0.0.1")]
+
+        web_hosts = PublicFetcher(8, lambda each: each != "10.0.0.1", client, look_up)
+        resolver = await setup.resolver([], web_hosts, PATIENT)
+        assert await resolver.resolve(WEB) == Answer(KEY, "")
+
     async def test_a_certificate_that_nobody_trusts(self, setup: Setup, tmp_path: Path) -> None:
         server, _ = certificate(tmp_path, HOST)
         port = await setup.server(says(orjson.dumps(document(WEB, KEY))), tls=server)
-        web_hosts = open_public_fetcher(8, lambda _: True, resolver=Names(port, "127.0.0.1"))
+        web_hosts = PublicFetcher(8, lambda _: True, look_up=names(port, "127.0.0.1"))
         resolver = await setup.resolver([], web_hosts, PATIENT)
         assert await resolver.resolve(WEB) == Answer(None, "tls")
 
@@ -253,7 +312,7 @@ class TestDidWeb:
         accepted = asyncio.Event()
         listener = await asyncio.start_server(lambda *_: accepted.set(), "127.0.0.1", 0)
         port = listener.sockets[0].getsockname()[1]
-        resolver = await setup.resolver([], open_public_fetcher(8, resolver=Names(port, address)), PATIENT)
+        resolver = await setup.resolver([], PublicFetcher(8, look_up=names(port, address)), PATIENT)
         assert await resolver.resolve(WEB) == Answer(None, "not_public")
         assert not accepted.is_set()
         listener.close()
@@ -266,22 +325,19 @@ class TestDidWeb:
         def allowed(address: str) -> bool:
             return is_public(address) or address == "127.0.0.2"  # stands for a public one
 
-        names = Names(port, "127.0.0.2", "127.0.0.1")
-        fetcher = open_public_fetcher(8, allowed, client, names)
+        fetcher = PublicFetcher(8, allowed, client, names(port, "127.0.0.2", "127.0.0.1"))
         seen = []
         for _ in range(2):
             with pytest.raises(NoKey) as caught:
                 await fetcher.get(f"https://{HOST}/", 100, 10.0)
             seen.append(caught.value.reason)
-        assert seen == ["unreachable", "not_public"]
-        await fetcher.close()
+        assert seen == ["unreachable", "not_public"]  # nothing listens at the first one
 
     async def test_a_name_that_does_not_exist(self, setup: Setup) -> None:
         def no_such_name(*_: Any, **__: Any) -> list[Any]:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-        fetcher = open_public_fetcher(8, resolver=ThreadResolver(8, no_such_name))
-        resolver = await setup.resolver([], fetcher, PATIENT)
+        resolver = await setup.resolver([], PublicFetcher(8, look_up=no_such_name), PATIENT)
         assert await resolver.resolve(WEB) == Answer(None, "unreachable")
 
     async def test_names_that_are_not_answered_hold_up_nobody_else(self, setup: Setup) -> None:
@@ -293,9 +349,9 @@ class TestDidWeb:
             asyncio.run_coroutine_threadsafe(answer.wait(), loop).result()
             return []
 
-        names = ThreadResolver(2, wait)
-        resolver = await setup.resolver([], open_public_fetcher(2, resolver=names))
+        fetcher = PublicFetcher(2, look_up=wait)
+        resolver = await setup.resolver([], fetcher)
         answers = [await resolver.resolve(f"did:web:{name}.example.com") for name in "abcd"]
         assert [each.reason for each in answers] == ["timeout", "timeout", "overload", "overload"]
         answer.set()
-        await until(lambda: not names._running)
+        await until(lambda: not fetcher._names.running)

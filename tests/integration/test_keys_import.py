@@ -19,7 +19,7 @@ from tests.unit.identity.accounts import did_of, key_of
 from jetstream.errors import ExportError
 from jetstream.identity.cache import KeyCache
 from jetstream.identity.export import Progress
-from jetstream.identity.fetch import open_fetcher
+from jetstream.identity.fetch import Fetcher
 from jetstream.identity.follower import Follower
 from jetstream.identity.store import FILE, KeyStore
 from jetstream.limits import ExportLimits
@@ -91,7 +91,7 @@ async def test_what_is_no_directory_ends_an_import_at_once(cache: KeyCache) -> N
         return web.Response(text="<html>a page")
 
     async with http_server(no_export) as port:
-        fetcher = open_fetcher(1)
+        fetcher = Fetcher(1)
         with pytest.raises(ExportError, match="export cannot be read: malformed: it is no export; it begins"):
             await Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS).read_to_end()
         await fetcher.close()
@@ -100,7 +100,7 @@ async def test_what_is_no_directory_ends_an_import_at_once(cache: KeyCache) -> N
 async def test_an_import_that_is_cancelled_continues_where_it_was(cache: KeyCache) -> None:
     plc = PlcExport(1_000, 100)
     async with http_server(plc.handle) as port:
-        fetcher = open_fetcher(1)
+        fetcher = Fetcher(1)
         url = f"http://127.0.0.1:{port}"
 
         def stop_after_four(progress: Progress) -> None:
@@ -135,7 +135,7 @@ async def test_a_directory_that_fails_now_and_then(cache: KeyCache) -> None:
         slept.append(seconds)
 
     async with http_server(plc.handle) as port:
-        fetcher = open_fetcher(1)
+        fetcher = Fetcher(1)
         await Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, sleep=sleep).read_to_end()
         await fetcher.close()
     assert slept == [7.0, 200.0, 8.0]
@@ -155,7 +155,7 @@ async def test_a_directory_that_fails_for_good_ends_an_import_and_keeps_what_was
         plc.replies = [web.Response(status=500) for _ in range(100)]
 
     async with http_server(plc.handle) as port:
-        fetcher = open_fetcher(1)
+        fetcher = Fetcher(1)
         follower = Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, fail, sleep)
         with pytest.raises(ExportError, match="status: HTTP 500"):
             await follower.read_to_end()
@@ -179,7 +179,7 @@ async def test_following_makes_new_keys_count_at_once(cache: KeyCache) -> None:
             plc.replies = [web.Response(status=404)]
 
     async with http_server(plc.handle) as port:
-        fetcher = open_fetcher(1)
+        fetcher = Fetcher(1)
         follower = Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, sleep=sleep)
         with capture_logs() as logs:
             task = asyncio.create_task(follower.run())
@@ -209,7 +209,7 @@ async def test_a_directory_without_sequence_numbers(cache: KeyCache) -> None:
         return web.Response(body=b"\n".join(found[:100]))
 
     async with http_server(handle) as port:
-        fetcher = open_fetcher(1)
+        fetcher = Fetcher(1)
         await Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS).read_to_end()
         await fetcher.close()
     assert asked[:2] == ["0", None]
@@ -219,7 +219,7 @@ async def test_a_directory_without_sequence_numbers(cache: KeyCache) -> None:
 async def test_numbers_of_another_directory_mean_nothing(cache: KeyCache) -> None:
     plc = PlcExport(50, 100)
     async with http_server(plc.handle) as first, http_server(plc.handle) as second:
-        fetcher = open_fetcher(1)
+        fetcher = Fetcher(1)
         await Follower(f"http://127.0.0.1:{first}", fetcher, cache, LIMITS).read_to_end()
         plc.replies = [web.Response(body=plc.line(7).replace(b'"seq"', b'"other"'))] * 1 + [
             web.Response(body=b"") for _ in range(3)
@@ -233,7 +233,7 @@ async def test_numbers_of_another_directory_mean_nothing(cache: KeyCache) -> Non
 async def test_a_file_that_is_damaged_during_an_import_begins_again(tmp_path: Path) -> None:
     plc = PlcExport(300, 100)
     async with KeyCache(KeyStore(tmp_path)) as cache, http_server(plc.handle) as port:
-        fetcher = open_fetcher(1)
+        fetcher = Fetcher(1)
         waits = 0
 
         async def sleep(_seconds: float) -> None:

@@ -21,7 +21,7 @@ from jetstream.clock import iso
 from jetstream.errors import SettingError
 from jetstream.identity.cache import KeyCache
 from jetstream.identity.export import Progress
-from jetstream.identity.fetch import open_fetcher
+from jetstream.identity.fetch import Fetcher
 from jetstream.identity.follower import Follower
 from jetstream.identity.store import KeyStore, export_lock
 from jetstream.limits import ExportLimits
@@ -72,7 +72,7 @@ def _check_url(url: str) -> None:
 
 
 async def _import(data_dir: Path, url: str, follow: bool) -> None:
-    fetcher = open_fetcher(1)
+    fetcher = Fetcher(1)
     report = Report(sys.stderr.isatty())
     try:
         async with KeyCache(KeyStore(data_dir)) as cache:

@@ -2,7 +2,8 @@
 
     documents   what DID documents and operations of the PLC directory say: pure
     addresses   where the document of a `did:web` is, and which addresses may be asked: pure
-    fetch       one request, with all its bounds
+    fetch       one request to a directory, with all its bounds
+    public      one request to the host of a `did:web`
     directories several PLC directories, in turn
     store       the keys of all accounts in an SQLite file
     cache       the keys of active accounts in memory, before the store

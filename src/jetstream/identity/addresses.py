@@ -10,8 +10,10 @@ import re
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
+from jetstream.atproto.compact_did import is_plc
 from jetstream.identity.failures import NoKey
 
+_WEB: Final = "did:web:"
 _HOST_CHARS_MAX: Final = 253
 _LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 # At least two labels. The last one begins with a letter, so that no IP address is a host name.
@@ -25,14 +27,23 @@ _RESERVED: Final = frozenset(
 )
 
 
-def web_host(did: str) -> str:
-    """Return the host of a `did:web`. Raises NoKey (`method`) for any other DID."""
-    host = did.removeprefix("did:web:")
-    if host == did or len(host) > _HOST_CHARS_MAX or _HOST(host) is None:
+def is_resolvable(did: str) -> bool:
+    """Tell whether a DID of this form has a document: a `did:plc`, and the `did:web` of a host name."""
+    return is_plc(did) or _host(did) is not None
+
+
+def web_url(did: str) -> str:
+    """Return the URL of the document of a `did:web`. Raises NoKey (`method`) for any other DID."""
+    if (host := _host(did)) is None:
         raise NoKey("method", "it is neither a did:plc nor the did:web of a host name")
-    if host.rpartition(".")[2].lower() in _RESERVED:
-        raise NoKey("method", "its top-level domain is reserved")
-    return host
+    return f"https://{host}/.well-known/did.json"
+
+
+def _host(did: str) -> str | None:
+    """Return the host of a `did:web`; None for another DID, and for a host that no account may have."""
+    host = did.removeprefix(_WEB)
+    usable = len(did) - len(_WEB) == len(host) <= _HOST_CHARS_MAX and _HOST(host) is not None
+    return host if usable and host.rpartition(".")[2].lower() not in _RESERVED else None
 
 
 def is_public(address: str) -> bool:

@@ -81,10 +81,13 @@ class KeyCache:
         return None if packed is None else unpack(packed)
 
     async def load(self, dids: Iterable[str]) -> None:
-        """Read what the file has of accounts into memory. All calls of one moment are one query."""
+        """Read what the file has of accounts into memory. All calls of one moment are one query.
+
+        A file that is not read in `read_s` is not waited for.
+        """
         loading = [self._want(did) for did in dids if did not in self._memory]
         if loading:
-            await asyncio.wait(loading)
+            await asyncio.wait(loading, timeout=self._limits.read_s)
 
     def put(self, did: str, key: EncodedKey) -> None:
         """Note a key that was fetched now."""

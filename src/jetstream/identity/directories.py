@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 from jetstream.identity.failures import LASTING, NoKey
-from jetstream.identity.fetch import Fetcher, read_body
+from jetstream.identity.fetch import Fetches, read_body
 from jetstream.limits import KeyLimits
 from jetstream.retry import backoff_s
 from jetstream.token_bucket import Rate, TokenBucket
@@ -76,7 +76,7 @@ class Directories:
     def __init__(
         self,
         urls: Sequence[str],
-        fetcher: Fetcher,
+        fetcher: Fetches,
         rate: Rate,
         limits: KeyLimits = KeyLimits(),
         clock: Clock = time.monotonic,
@@ -137,6 +137,8 @@ class Directories:
         """
         if usable := self._awake():
             return usable
+        if not self.directories:
+            raise NoKey("unreachable", "no directory is set")
         first = min(self.directories, key=lambda directory: directory.paused_until)
         if first.paused_until >= deadline:
             pause_s = first.paused_until - self._clock()

@@ -22,7 +22,7 @@ from jetstream.errors import ExportError, KeyCacheError
 from jetstream.identity.cache import KeyCache
 from jetstream.identity.export import Page, Progress, Step, advance, parse_page, path_of, to_after
 from jetstream.identity.failures import NoKey
-from jetstream.identity.fetch import Fetcher, read_body
+from jetstream.identity.fetch import Fetches, read_body
 from jetstream.identity.held import Held, pack, pack_key
 from jetstream.limits import ExportLimits
 from jetstream.logging_setup import Throttled
@@ -43,7 +43,7 @@ class Follower:
     def __init__(
         self,
         url: str,
-        fetcher: Fetcher,
+        fetcher: Fetches,
         cache: KeyCache,
         limits: ExportLimits = ExportLimits(),
         note: Callable[[Progress], None] = lambda _progress: None,

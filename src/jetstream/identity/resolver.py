@@ -19,12 +19,12 @@ from typing import Final, NamedTuple
 
 from jetstream.atproto.compact_did import is_plc
 from jetstream.atproto.encoded_key import EncodedKey
-from jetstream.identity.addresses import web_host
+from jetstream.identity.addresses import is_resolvable, web_url
 from jetstream.identity.cache import KeyCache
 from jetstream.identity.directories import Directories, Pace, Sleep
 from jetstream.identity.documents import History, Span, document_key, parse_history, parse_json
 from jetstream.identity.failures import LASTING, NoKey
-from jetstream.identity.fetch import Fetcher, read_body
+from jetstream.identity.fetch import Fetches, read_body
 from jetstream.identity.generations import Generations
 from jetstream.identity.held import Held
 from jetstream.limits import KeyLimits
@@ -78,7 +78,7 @@ class Resolver:
         self,
         cache: KeyCache,
         directories: Directories,
-        web: Fetcher,
+        web: Fetches,
         metrics: KeyMetrics,
         limits: KeyLimits = KeyLimits(),
         clock: Callable[[], float] = time.monotonic,
@@ -133,7 +133,10 @@ class Resolver:
         await self._cache.load(dids)
 
     async def resolve(self, did: str) -> Answer:
-        """Return the key of a DID, within `timeout_s`."""
+        """Return the key of a DID, within `read_s` and `timeout_s`."""
+        if not is_resolvable(did):
+            self._metrics.requests["method"].inc()
+            return Answer(None, "method")
         if (known := self._known(did)) is None:
             await self._cache.load([did])
             known = self._known(did)
@@ -145,14 +148,17 @@ class Resolver:
 
     def announced(self, did: str) -> None:
         """Note that an account may have changed its key (`#identity`). It is fetched when it is used."""
-        self._announced.put(did, True)
-        self._failures.pop(did)
+        if is_resolvable(did):
+            self._announced.put(did, True)
+            self._failures.pop(did)
 
     async def keys_at(self, did: str, time_us: int) -> Candidates:
         """Return the keys that were valid at a time, for a signature that the cached key does not fit.
 
         The directory is asked at most once a minute for each DID. What it says is also the new cached key.
         """
+        if not is_resolvable(did):
+            return Candidates([], "method")
         past = self._pasts.get(did)
         if past is None or self._clock() - past.at >= self._pause_s(did):
             reason = await self._share("history", did, self._fetch_past)
@@ -179,17 +185,16 @@ class Resolver:
 
     def _due(self, did: str, held: Held) -> str:
         """Return why a key must be refreshed; empty: it need not be, or was a moment ago."""
-        since = held.at_s
-        if is_plc(did):  # until then, the export has every operation
-            since = max(since, self._cache.progress.complete_s)
-        cause = "announced" if did in self._announced else ""
-        if not cause and self._now() - since > self._limits.lifetime_s:
-            cause = "age"
-        if not cause:
+        cause = "announced" if did in self._announced else "age" if self._is_old(did, held) else ""
+        refreshed = self._refreshed.get(did) if cause else None
+        if refreshed is not None and self._clock() - refreshed < self._pause_s(did):
             return ""
-        refreshed = self._refreshed.get(did)
-        recent = refreshed is not None and self._clock() - refreshed < self._pause_s(did)
-        return "" if recent else cause
+        return cause
+
+    def _is_old(self, did: str, held: Held) -> bool:
+        oldest = self._now() - self._limits.lifetime_s
+        # The export has every operation of a `did:plc` until `complete_s`.
+        return held.at_s < oldest and not (is_plc(did) and self._cache.progress.complete_s >= oldest)
 
     # --- requests ---
 
@@ -288,7 +293,7 @@ class Resolver:
                 return await self._directories.ask(
                     f"/{did}", read, self._limits.document_bytes_max, self._limits.timeout_s
                 )
-        url = f"https://{web_host(did)}/.well-known/did.json"
+        url = web_url(did)
         async with self._web_turns:
             await self._web_pace.wait()
             body = await self._web.get(url, self._limits.document_bytes_max, self._limits.timeout_s)

@@ -9,7 +9,6 @@ from typing import Any
 import orjson
 
 from jetstream.identity.failures import NoKey
-from jetstream.identity.fetch import Fetcher
 
 NOW_S = 1_800_000_000.0
 Reply = bytes | NoKey | Callable[[], Any]
@@ -34,7 +33,7 @@ class Clock:
         await asyncio.sleep(0)
 
 
-class Answers(Fetcher):
+class Answers:
     """Answers by URL. An unknown one is a 404. `held` keeps every answer back until it is set."""
 
     def __init__(self) -> None:
@@ -63,6 +62,3 @@ class Answers(Fetcher):
             raise reply
         assert isinstance(reply, bytes)
         return reply
-
-    async def close(self) -> None:
-        pass

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from jetstream.identity.addresses import is_public, web_host
+from jetstream.identity.addresses import is_public, is_resolvable, web_url
 from jetstream.identity.failures import NoKey
 
 
 @pytest.mark.parametrize("host", ["a.com", "discover.bsky.social", "xn--bcher-kva.ch", "A.Com", "1.2.co"])
 def test_hosts(host: str) -> None:
-    assert web_host(f"did:web:{host}") == host
+    assert is_resolvable(f"did:web:{host}")
+    assert web_url(f"did:web:{host}") == f"https://{host}/.well-known/did.json"
 
 
 @pytest.mark.parametrize(
@@ -43,9 +44,14 @@ def test_hosts(host: str) -> None:
     ],
 )
 def test_what_is_no_host(did: str) -> None:
+    assert not is_resolvable(did)
     with pytest.raises(NoKey) as caught:
-        web_host(did)
+        web_url(did)
     assert caught.value.reason == "method"
+
+
+def test_a_did_plc() -> None:
+    assert is_resolvable("did:plc:ewvi7nxzyoun6zhxrhs64oiz")
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "2a00:1450:4001::1"])

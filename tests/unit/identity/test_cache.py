@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -143,6 +144,16 @@ async def test_without_a_disk_it_goes_on_in_memory(cache: KeyCache, monkeypatch:
         "signing keys cannot be written: they are kept in memory only",
         "signing keys cannot be read: they are fetched",
     ]
+
+
+async def test_a_disk_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
+    ends = threading.Event()
+    async with open_cache(tmp_path, KeyLimits(read_s=0.01)) as cache:
+        hanging = asyncio.create_task(cache.call(ends.wait))
+        await cache.load([did_of(1)])
+        assert cache.get(did_of(1)) is None
+        ends.set()
+        await hanging
 
 
 async def test_what_waits_to_be_written_is_bounded(tmp_path: Path) -> None:

@@ -100,7 +100,9 @@ async def test_the_key_of_a_did_web_is_at_its_host(setup: Setup) -> None:
 
 @pytest.mark.parametrize("did", ["did:web:127.0.0.1", "did:web:a.com:b", "did:key:z1", "did:plc:short", "x"])
 async def test_nothing_is_asked_for_a_did_that_can_have_no_key(setup: Setup, did: str) -> None:
+    setup.resolver.announced(did)
     assert await setup.resolver.resolve(did) == Answer(None, "method")
+    assert await setup.resolver.keys_at(did, 0) == ([], "method")
     assert setup.plc.asked == setup.web.asked == []
 
 
