@@ -96,7 +96,10 @@ async def endless(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse()
     await response.prepare(request)
     for _ in range(10_000):
+        if request.transport is None or request.transport.is_closing():
+            break
         await response.write(b'"' + b" " * 1_000_000)
+        await asyncio.sleep(0)
     return response
 
 
@@ -256,9 +259,10 @@ class TestDidWeb:
         async def send(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             with suppress(ConnectionError):
                 writer.write(b"HTTP/1.1 200 OK\r\n")
-                while True:
+                while not writer.is_closing():
                     writer.write(flood * 1_000)
                     await writer.drain()
+                    await asyncio.sleep(0)
 
         listener = await asyncio.start_server(send, "127.0.0.1", 0, ssl=server)
         port = listener.sockets[0].getsockname()[1]

@@ -21,7 +21,7 @@ from jetstream.errors import KeyCacheError, KeyCacheReplaced
 from jetstream.identity.export import Progress
 from jetstream.identity.generations import Generations
 from jetstream.identity.held import Held, pack, pack_key, unpack
-from jetstream.identity.store import LAG_S, KeyStore, Row
+from jetstream.identity.store import KeyStore, Row
 from jetstream.limits import KeyLimits
 from jetstream.logging_setup import Throttled
 
@@ -104,24 +104,30 @@ class KeyCache:
         """Read everything from the file again when it is needed."""
         self._memory.clear()
 
-    async def apply(self, keys: Mapping[str, Held], progress: Progress) -> None:
-        """Write operations of the export, by DID, and how far it was read. Raises KeyCacheError."""
-        rows = [(compact_did(did), pack_key(held.key), held.at_s) for did, held in keys.items()]
+    async def apply(self, keys: Mapping[str, EncodedKey | None], at_s: int, progress: Progress) -> None:
+        """Write the keys of a page of the export, and how far it was read. Raises KeyCacheError.
+
+        `at_s` is when the page was asked for, in unix seconds.
+        """
+        rows = [(compact_did(did), pack_key(key), at_s) for did, key in keys.items()]
         await self.call(self._store.apply, rows, progress)
         self.progress = progress
-        for did, held in keys.items():
+        for did, key in keys.items():
             known = self.get(did)
-            if known is not None and (held.at_s + LAG_S >= known.at_s or known.at_s > self._now()):
-                self._memory.put(did, pack(pack_key(held.key), held.at_s))
+            if known is not None and (known.at_s <= at_s or known.at_s > self._now()):
+                self._memory.put(did, pack(pack_key(key), at_s))
 
     async def stage(self, records: Mapping[int, bytes], progress: Progress) -> None:
         """Write operations of an import. Raises KeyCacheError."""
         await self.call(self._store.stage, records, progress)
         self.progress = progress
 
-    async def fold(self, operations_max: int, progress: Progress) -> None:
-        """Make the operations of an import count, at its end. Raises KeyCacheError."""
-        while await self.call(self._store.fold, operations_max):
+    async def fold(self, operations_max: int, at_s: int, progress: Progress) -> None:
+        """Make the operations of an import count, at its end. Raises KeyCacheError.
+
+        `at_s` is when its last page was asked for, in unix seconds.
+        """
+        while await self.call(self._store.fold, operations_max, at_s):
             pass
         await self.save(progress)
         self.forget_memory()

@@ -25,7 +25,6 @@ from jetstream.atproto.compact_did import is_plc
 from jetstream.atproto.encoded_key import EncodedKey
 from jetstream.identity.documents import operation_key, operation_us
 from jetstream.identity.failures import NoKey
-from jetstream.identity.held import Held
 from jetstream.model.timestamp import parse_time, to_date
 
 _MILLISECOND_US: Final = 1_000  # the directory's dates have no finer unit
@@ -70,13 +69,9 @@ class Page(NamedTuple):
         return len(self.operations) + self.unreadable
 
     @property
-    def keys(self) -> dict[str, Held]:
+    def keys(self) -> dict[str, EncodedKey | None]:
         """The last key of each account, without operations that were nullified."""
-        return {
-            each.did: Held(each.key, each.created_us // 1_000_000)
-            for each in self.operations
-            if not each.nullified
-        }
+        return {each.did: each.key for each in self.operations if not each.nullified}
 
 
 def path_of(progress: Progress, count: int) -> str:

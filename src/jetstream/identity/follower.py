@@ -18,12 +18,13 @@ from typing import Final
 import structlog
 
 from jetstream.atproto.compact_did import compact_did
+from jetstream.atproto.encoded_key import EncodedKey
 from jetstream.errors import ExportError, KeyCacheError
 from jetstream.identity.cache import KeyCache
 from jetstream.identity.export import Page, Progress, Step, advance, parse_page, path_of, to_after
 from jetstream.identity.failures import NoKey
 from jetstream.identity.fetch import Fetches, read_body
-from jetstream.identity.held import Held, pack, pack_key
+from jetstream.identity.held import pack_key
 from jetstream.limits import ExportLimits
 from jetstream.logging_setup import Throttled
 from jetstream.retry import backoff_s
@@ -101,25 +102,24 @@ class Follower:
     async def _read_pages(self) -> None:
         at_end = False
         while not at_end:
-            asked_s = int(self._now())
+            at_s = int(self._now())
             page, at_end = await self._page()
-            complete_s = asked_s - self._limits.settle_s if at_end else self._progress.complete_s
-            await self._take(page.keys, at_end, complete_s)
+            await self._take(page.keys, at_s, at_end)
             self._note(self._progress)
 
-    async def _take(self, keys: Mapping[str, Held], at_end: bool, complete_s: int) -> None:
-        """Write the keys of a page, now or with those of others."""
-        if self._progress.complete_s:  # the import is over
-            self._progress = replace(self._progress, complete_s=complete_s)
-            await self._cache.apply(keys, self._progress)
-            return
-        self._staged.add(keys)
+    async def _take(self, keys: Mapping[str, EncodedKey | None], at_s: int, at_end: bool) -> None:
+        """Write the keys of a page, now or with those of others. `at_s` is when it was asked for."""
+        following = self._progress.complete_s > 0  # the import is over
+        if not following:
+            self._staged.add(keys)
+            if at_end or self._staged.operations >= self._limits.stage_ops:
+                await self._write_staged()
         if at_end:
-            await self._write_staged()
-            self._progress = replace(self._progress, complete_s=complete_s)
-            await self._cache.fold(self._limits.fold_ops, self._progress)
-        elif self._staged.operations >= self._limits.stage_ops:
-            await self._write_staged()
+            self._progress = replace(self._progress, complete_s=at_s - self._limits.settle_s)
+        if following:
+            await self._cache.apply(keys, at_s, self._progress)
+        elif at_end:
+            await self._cache.fold(self._limits.fold_ops, at_s, self._progress)
 
     async def _write_staged(self) -> None:
         """Write what an import has read, and how far that is."""
@@ -171,13 +171,11 @@ class _Staged:
         self.operations = 0
         self._buckets: dict[int, bytearray] = {}
 
-    def add(self, keys: Mapping[str, Held]) -> None:
+    def add(self, keys: Mapping[str, EncodedKey | None]) -> None:
         """Add the keys of a page."""
-        for did, held in keys.items():
+        for did, key in keys.items():
             compact = compact_did(did)
-            self._buckets.setdefault(compact[0], bytearray()).extend(
-                compact + pack(pack_key(held.key), held.at_s)
-            )
+            self._buckets.setdefault(compact[0], bytearray()).extend(compact + pack_key(key))
         self.operations += len(keys)
 
     @property

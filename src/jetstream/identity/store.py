@@ -1,15 +1,16 @@
 """The keys of all accounts, in an SQLite file of their own: `keys.sqlite3` in the data directory.
 
     key      one row an account: its DID (`atproto.compact_did`), its key (`held`), and when that was so
-    staged   operations of an import, in the order in which they were read, by the first byte of their DID
+    staged   DIDs and keys of an import, in the order in which they were read, by the first byte of their DID
     state    how far the directory's export was read, as JSON
 
 *Import.* DIDs are random, so each operation of an export belongs to another page of the table. An import
 does not write to these pages: it appends to `staged`, and `fold` moves the operations to their places at the
 end, one first byte after another, sorted.
 
-*Which is newer.* A key that was fetched replaces any other. An operation replaces only what is not newer than
-it, or not by much: a directory that a key was fetched from may lag behind.
+*Which is newer.* A key that was fetched replaces any other. What a page of the export says replaces keys that
+were fetched before the page: it has everything up to then. Both times are those of our clock. An import is as
+new as its last page.
 
 *Crashes.* A transaction is either there or not, with the state that belongs to it. After a power loss the
 last ones may be missing; they are read or fetched again.
@@ -44,9 +45,7 @@ FILE: Final = "keys.sqlite3"
 LOCK: Final = "keys.lock"
 APPLICATION_ID: Final = 0x4A53_4B59  # "JSKY"
 VERSION: Final = 1
-RECORD_BYTES: Final = PLC_BYTES + KEY_BYTES + 4  # of a staged operation: DID, key, time
-# Seconds by which an operation may be older than a fetched key that it replaces.
-LAG_S: Final = 600
+RECORD_BYTES: Final = PLC_BYTES + KEY_BYTES  # of a staged operation
 _BUSY_S: Final = 10.0  # an import by another process holds the file for a second at most
 _READ_AT_ONCE: Final = 500  # SQLite allows 32,766 values in a statement
 _SCHEMA: Final = f"""
@@ -58,11 +57,11 @@ _SCHEMA: Final = f"""
     PRAGMA user_version = {VERSION};
 """
 _WRITE: Final = "INSERT OR REPLACE INTO key (did, key, at) VALUES (?, ?, ?)"
-# A time that is ahead of the clock is that of a clock which was wrong.
+# A time that is ahead of the clock was given by a clock which was wrong.
 _APPLY: Final = """
     INSERT INTO key (did, key, at) VALUES (?1, ?2, ?3)
     ON CONFLICT (did) DO UPDATE SET key = excluded.key, at = excluded.at
-    WHERE excluded.at + ?4 >= key.at OR key.at > ?5
+    WHERE key.at <= excluded.at OR key.at > ?4
 """
 _DAMAGE: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
 
@@ -102,7 +101,7 @@ class KeyStore:
             self._connection.executemany("DELETE FROM key WHERE did = ?", ((did,) for did in forgotten))
 
     def apply(self, rows: Iterable[Row], progress: Progress) -> None:
-        """Write operations, the last of each DID, and how far the export was read."""
+        """Write the keys of a page, at the time when it was asked for, and how far the export was read."""
         with self._transaction():
             self._apply(rows)
             self._save(progress)
@@ -115,8 +114,11 @@ class KeyStore:
             )
             self._save(progress)
 
-    def fold(self, operations_max: int) -> bool:
-        """Move about `operations_max` staged operations to their places. Return whether there may be more."""
+    def fold(self, operations_max: int, at_s: int) -> bool:
+        """Move about `operations_max` staged operations to their places. Return whether there may be more.
+
+        `at_s` is when the last page of the import was asked for, in unix seconds.
+        """
         with self._transaction():
             (bucket,) = self._connection.execute("SELECT min(bucket) FROM staged").fetchone()
             if bucket is None:
@@ -126,7 +128,7 @@ class KeyStore:
             for number, records in self._connection.execute(
                 "SELECT id, records FROM staged WHERE bucket = ? ORDER BY id", (bucket,)
             ):
-                rows += _rows(records)
+                rows += _rows(records, at_s)
                 last = number
                 if len(rows) >= operations_max:
                     break
@@ -156,7 +158,7 @@ class KeyStore:
 
     def _apply(self, rows: Iterable[Row]) -> None:
         now_s = int(self._now())
-        self._connection.executemany(_APPLY, ((*row, LAG_S, now_s) for row in rows))
+        self._connection.executemany(_APPLY, ((*row, now_s) for row in rows))
 
     def _save(self, progress: Progress) -> None:
         self._connection.execute(
@@ -225,11 +227,11 @@ class KeyStore:
         )
 
 
-def _rows(records: bytes) -> Iterator[Row]:
+def _rows(records: bytes, at_s: int) -> Iterator[Row]:
     """Yield the operations of staged records."""
     for start in range(0, len(records) - RECORD_BYTES + 1, RECORD_BYTES):
-        record = records[start : start + RECORD_BYTES]
-        yield record[:PLC_BYTES], record[PLC_BYTES:-4], int.from_bytes(record[-4:], "little")
+        middle, end = start + PLC_BYTES, start + RECORD_BYTES
+        yield records[start:middle], records[middle:end], at_s
 
 
 @contextmanager

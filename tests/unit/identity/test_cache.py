@@ -111,21 +111,17 @@ async def test_a_key_that_was_fetched_while_the_file_was_read_is_the_newer_one(t
         assert held.key == key_of(2)
 
 
-async def test_operations_of_the_export_replace_older_keys_in_memory(cache: KeyCache) -> None:
+async def test_a_page_of_the_export_replaces_keys_in_memory_that_are_older(cache: KeyCache) -> None:
     now = int(NOW_S)
     for number in (1, 2):
         cache.put(did_of(number), key_of(1))
-    keys = {
-        did_of(1): Held(key_of(7), now - 10),
-        did_of(2): Held(key_of(7), now - 10_000),
-        did_of(3): Held(None, 5),
-    }
-    await cache.apply(keys, Progress(after="9"))
-    assert cache.progress.after == "9"
-    assert cache.get(did_of(1)) == Held(key_of(7), now - 10)
+    await cache.apply({did_of(1): key_of(7), did_of(3): None}, now, Progress(after="9"))
+    await cache.apply({did_of(2): key_of(7)}, now - 1, Progress(after="10"))
+    assert cache.progress.after == "10"
+    assert cache.get(did_of(1)) == Held(key_of(7), now)
     assert cache.get(did_of(2)) == Held(key_of(1), now)
     assert cache.get(did_of(3)) is None
-    assert await loaded(cache, 3) == Held(None, 5)
+    assert await loaded(cache, 3) == Held(None, now)
 
 
 async def test_without_a_disk_it_goes_on_in_memory(cache: KeyCache, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,6 @@ from jetstream.identity.cache import KeyCache
 from jetstream.identity.directories import Directories
 from jetstream.identity.export import Progress
 from jetstream.identity.failures import KEY_FAILURES, NoKey
-from jetstream.identity.held import Held
 from jetstream.identity.resolver import Answer, Resolver
 from jetstream.identity.store import KeyStore
 from jetstream.limits import KeyLimits
@@ -297,10 +296,7 @@ async def test_keys_of_another_process_are_found_in_the_file(tmp_path: Path) -> 
 
 async def test_what_the_export_covers_is_not_asked(setup: Setup) -> None:
     now = int(NOW_S)
-    await setup.cache.apply(
-        {DID: Held(KEY, now - 900 * DAY_S), did_of(2): Held(None, now - 900 * DAY_S)},
-        Progress(complete_s=now),
-    )
+    await setup.cache.apply({DID: KEY, did_of(2): None}, now - 900 * DAY_S, Progress(complete_s=now))
     assert await setup.resolver.resolve(DID) == Answer(KEY, "")
     assert await setup.resolver.resolve(did_of(2)) == Answer(None, "no_key")
     assert setup.plc.asked == []
