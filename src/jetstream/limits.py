@@ -404,6 +404,9 @@ class KeyLimits:
     # Bytes of a DID document, and of an audit log. Real ones have 1 kB, and 1 kB an operation.
     document_bytes_max: int = 256 << 10
     history_bytes_max: int = 1 << 20
+    # Seconds before the directories are asked again, once, after a lost connection or an HTTP status of 500
+    # and more.
+    retry_s: float = 0.3
     # Failures in a row after which a directory is paused; more of them make the pause longer, up to 30 s.
     directory_failures: int = 5
 

@@ -84,6 +84,7 @@ class Directories:
     ) -> None:
         self.directories = [Directory(url, limits, clock) for url in urls]
         self._fetcher = fetcher
+        self._limits = limits
         self._pace = Pace(rate, clock, sleep)
         self._clock = clock
         self._sleep = sleep
@@ -94,10 +95,22 @@ class Directories:
         """Return what `read` makes of a path's body, of the first directory that has it.
 
         `read` raises NoKey for a body that it cannot use. All requests together take at most `timeout_s`, of
-        which each has an equal share. Raises NoKey: that the DID does not exist or has no key, if a directory
-        says so; else why the last directory failed.
+        which each has an equal share. After an error that may be over at once, all are asked once more.
+        Raises NoKey: that the DID does not exist or has no key, if a directory says so; else why the last
+        directory failed.
         """
         deadline = self._clock() + timeout_s
+        try:
+            return await self._ask_each(path, read, bytes_max, deadline)
+        except NoKey as error:
+            if error.retry_after or (error.reason != "unreachable" and error.status < 500):
+                raise
+        await self._sleep(self._limits.retry_s)
+        return await self._ask_each(path, read, bytes_max, deadline)
+
+    async def _ask_each(
+        self, path: str, read: Callable[[bytes], Answer], bytes_max: int, deadline: float
+    ) -> Answer:
         usable = await self._usable(deadline)
         failure: NoKey | None = None
         for tried, directory in enumerate(usable):
@@ -143,7 +156,8 @@ class Directories:
         if first.paused_until >= deadline:
             pause_s = first.paused_until - self._clock()
             problem = first.problem
-            raise NoKey(problem.reason, f"{first.name} is asked again in {pause_s:.0f} s: {problem.detail}")
+            detail = f"{first.name} is asked again in {pause_s:.0f} s: {problem.detail}"
+            raise NoKey(problem.reason, detail, retry_after=pause_s)
         while first.paused_until > self._clock():
             await self._sleep(first.paused_until - self._clock())
         return self._awake()

@@ -98,22 +98,38 @@ async def test_when_all_are_paused_a_short_pause_is_waited_for_and_a_long_one_is
 
 async def test_after_failures_in_a_row_the_pauses_grow(answers: Answers, clock: Clock) -> None:
     one = Directories([FIRST], answers, FAST, KeyLimits(directory_failures=3), clock, clock.sleep)
-    answers.put(f"{FIRST}/x", NoKey("unreachable"))
+    answers.put(f"{FIRST}/x", NoKey("timeout"))
     for _ in range(3):
-        assert await ask(one) == "unreachable"
+        assert await ask(one) == "timeout"
     assert clock.slept == []
     pauses = []
     for _ in range(8):
         pauses.append(one.directories[0].paused_until - clock())
         clock.passed += pauses[-1]
-        assert await ask(one) == "unreachable"
+        assert await ask(one) == "timeout"
     assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
     answers.put(f"{FIRST}/x", b"ok")
     clock.passed += 30
     assert await ask(one) == b"ok"
-    answers.put(f"{FIRST}/x", NoKey("unreachable"))
-    assert await ask(one) == "unreachable"
+    answers.put(f"{FIRST}/x", NoKey("timeout"))
+    assert await ask(one) == "timeout"
     assert one.directories[0].paused_until <= clock()
+
+
+async def test_after_an_error_that_may_be_over_all_are_asked_once_more(
+    both: Directories, answers: Answers, clock: Clock
+) -> None:
+    for url in (FIRST, SECOND):
+        answers.put(f"{url}/x", NoKey("status", status=502))
+    assert await ask(both) == "status"
+    assert answers.asked == [f"{FIRST}/x", f"{SECOND}/x"] * 2
+    assert clock.slept == [KeyLimits().retry_s]
+    for error in (NoKey("status", status=403), NoKey("status", status=503, retry_after=1.0)):
+        answers.asked.clear()
+        answers.put(f"{SECOND}/x", error)
+        assert await ask(both) == "status"
+        assert len(answers.asked) == 2
+        clock.passed += 1
 
 
 async def test_what_read_raises_is_a_failure_of_the_directory(both: Directories, answers: Answers) -> None:
