@@ -34,10 +34,15 @@ _LINE_S: Final = 0.25  # between two progress lines on a terminal
 logger = structlog.get_logger(__name__)
 
 
+def _unset_if_empty(_type: object, value: str, **_: object) -> list[str]:
+    """Read a variable. One that is set to nothing counts as unset: Compose files set those."""
+    return [value] if value else []
+
+
 def import_keys(
     *,
     data_dir: Annotated[Path, Parameter(env_var="JETSTREAM_DATA_DIR")] = DEFAULT_DATA_DIR,
-    plc_url: Annotated[str, Parameter(env_var=PLC_URL_VARIABLE)] = PLC_URL,
+    plc_url: Annotated[str, Parameter(env_var=PLC_URL_VARIABLE, env_var_split=_unset_if_empty)] = PLC_URL,
     follow: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Fetch the signing keys of all did:plc accounts into the data directory, for `--verify`.

@@ -47,6 +47,18 @@ class Progress:
     complete_s: int = 0
 
 
+def parse_progress(stored: bytes) -> Progress:
+    """Return what `orjson.dumps` has made of a progress; that of the beginning if it is damaged."""
+    try:
+        found = Progress(**orjson.loads(stored))
+        numbers = (found.newest_us, found.operations, found.complete_s)
+        usable = all(type(number) is int and number >= 0 for number in numbers)
+        parse_time(found.after or "0", 0)
+    except (ValueError, TypeError):
+        return Progress()
+    return found if usable and isinstance(found.directory, str) else Progress()
+
+
 class Operation(NamedTuple):
     """What an operation says of a key."""
 

@@ -38,7 +38,7 @@ import structlog
 
 from jetstream.atproto.compact_did import PLC_BYTES
 from jetstream.errors import KeyCacheError, KeyCacheReplaced
-from jetstream.identity.export import Progress
+from jetstream.identity.export import Progress, parse_progress
 from jetstream.identity.held import KEY_BYTES
 
 FILE: Final = "keys.sqlite3"
@@ -146,10 +146,7 @@ class KeyStore:
         """Return how far the export was read."""
         with self._guarded():
             row = self._connection.execute("SELECT value FROM state WHERE name = 'export'").fetchone()
-        try:
-            return Progress() if row is None else Progress(**orjson.loads(row[0]))
-        except (ValueError, TypeError):  # it is damaged: the export is read again
-            return Progress()
+        return Progress() if row is None else parse_progress(row[0])
 
     def bytes_on_disk(self) -> int:
         """Return the size of the file and of its write-ahead log."""

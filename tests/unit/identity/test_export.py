@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.unit.identity.accounts import TOMBSTONE, did_of, entry, key_of, operation
 
 from jetstream.atproto.encoded_key import EncodedKey
-from jetstream.identity.export import Progress, advance, parse_page, path_of
+from jetstream.identity.export import Progress, advance, parse_page, parse_progress, path_of
 from jetstream.identity.failures import NoKey
 from jetstream.model.timestamp import parse_time
 
@@ -172,3 +172,28 @@ def test_requests() -> None:
     assert path_of(Progress(after=""), 5) == "/export?count=5"
     after = replace(Progress(), after="2024-01-01T00:00:00.000Z")
     assert path_of(after, 5) == "/export?count=5&after=2024-01-01T00%3A00%3A00.000Z"
+
+
+@given(st.text(), st.sampled_from(["", "0", "7", "2024-01-01T00:00:00.000Z"]), st.integers(0, 1 << 60))
+def test_progress_comes_back(directory: str, after: str, number: int) -> None:
+    made = Progress(directory, after, number, number, number)
+    assert parse_progress(orjson.dumps(asdict(made))) == made
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        b"",
+        b"{",
+        b"3",
+        b'{"other":1}',
+        b'{"after":"soon"}',
+        b'{"after":3}',
+        b'{"operations":"7"}',
+        b'{"newest_us":-1}',
+        b'{"complete_s":1.5}',
+        b'{"directory":null}',
+    ],
+)
+def test_progress_that_is_damaged_is_that_of_the_beginning(stored: bytes) -> None:
+    assert parse_progress(stored) == Progress()
