@@ -429,7 +429,8 @@ class ExportLimits:
     page_ops: int = 1_000
     page_bytes_max: int = 16 << 20
     page_timeout_s: float = 60.0
-    # Failures in a row after which an import ends; each is followed by a longer pause.
+    # Failures in a row after which an import ends; each is followed by a longer pause, up to 30 s. With HTTP
+    # status 429 it does not end.
     page_failures_max: int = 8
     # Seconds between two requests once the end is reached.
     poll_s: float = 60.0

@@ -142,6 +142,21 @@ async def test_a_directory_that_fails_now_and_then(cache: KeyCache) -> None:
     assert all([await has(cache, number) for number in range(1, 301)])
 
 
+async def test_a_directory_that_wants_patience_gets_it(cache: KeyCache) -> None:
+    plc = PlcExport(100, 100)
+    plc.replies = [web.Response(status=429) for _ in range(20)]
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    async with http_server(plc.handle) as port:
+        fetcher = Fetcher(1)
+        await Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, sleep=sleep).read_to_end()
+        await fetcher.close()
+    assert slept == [2.0, 4.0, 8.0, 16.0, *[30.0] * 16]
+
+
 async def test_a_directory_that_fails_for_good_ends_an_import_and_keeps_what_was_read(
     cache: KeyCache,
 ) -> None:

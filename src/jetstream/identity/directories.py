@@ -61,6 +61,8 @@ class Directory:
         if error is None or error.reason in LASTING:
             self._failures = 0
             return
+        if error.reason == "too_big":  # an account may have an audit log that is: not the directory's fault
+            return
         self._failures += 1
         self.problem = error
         beyond = self._failures - self._limits.directory_failures

@@ -157,7 +157,9 @@ class Follower:
             return
         hopeless = error.reason in {"not_found", "redirect", "tls"} or 400 <= error.status < 429
         no_directory = error.reason == "malformed" and not self._largest
-        if hopeless or no_directory or failures >= self._limits.page_failures_max:
+        # A directory that asks for patience works. Any other gets so many attempts.
+        given_up = failures >= self._limits.page_failures_max and error.reason != "rate_limited"
+        if hopeless or no_directory or given_up:
             raise ExportError(f"{self._name}/export cannot be read: {error}")
         pause_s = max(error.retry_after, backoff_s(failures, jitter=max))
         logger.warning("the directory's export fails", problem=str(error), next_attempt_s=round(pause_s, 1))

@@ -143,8 +143,8 @@ class Resolver:
         if known is not None:
             return known
         reason = await self._share("key", did, self._fetch_key)
-        held = self._cache.get(did)
-        return Answer(None if held is None or reason else held.key, reason)
+        held = None if reason else self._cache.get(did)
+        return Answer(None, reason or "no_key") if held is None else Answer(held.key, reason)
 
     def announced(self, did: str) -> None:
         """Note that an account may have changed its key (`#identity`). It is fetched when it is used."""
@@ -161,10 +161,19 @@ class Resolver:
             return Candidates([], "method")
         past = self._pasts.get(did)
         if past is None or self._clock() - past.at >= self._pause_s(did):
-            reason = await self._share("history", did, self._fetch_past)
-            past = self._pasts.get(did) or _Past(NO_HISTORY, self._clock(), reason)
+            past = await self._new_past(did)
         keys = past.history.keys_at(time_us, self._limits.history_slack_us)
         return Candidates(keys, past.reason or ("rate_limited" if did in self._announced else ""))
+
+    async def _new_past(self, did: str) -> _Past:
+        """Fetch the keys of an account. If that fails, those of the last time are kept, with the reason."""
+        asked_at = self._clock()
+        reason = await self._share("history", did, self._fetch_past)
+        past = self._pasts.get(did)
+        if past is None or past.at < asked_at:
+            past = _Past(NO_HISTORY if past is None else past.history, asked_at, reason)
+            self._pasts.put(did, past)
+        return past
 
     def _pause_s(self, did: str) -> float:
         """Return how long the last request for a DID must be over."""
@@ -255,11 +264,7 @@ class Resolver:
 
     async def _fetch_past(self, did: str) -> None:
         """Fetch the keys of an account. Where there is no audit log, its document has the current one."""
-        try:
-            history, reason = await self._history(did)
-        except NoKey as error:
-            self._pasts.put(did, _Past(NO_HISTORY, self._clock(), error.reason))
-            raise
+        history, reason = await self._history(did)
         self._pasts.put(did, _Past(history, self._clock(), reason))
         if history.current is None:
             raise NoKey("no_key", "its last operation has none")

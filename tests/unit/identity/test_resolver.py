@@ -356,6 +356,21 @@ class TestEarlierKeys:
             assert await setup.resolver.keys_at(DID, 0) == ([], "unreachable")
         assert len(setup.plc.asked) == 2  # with the second attempt
 
+    async def test_without_an_answer_it_is_not_asked_again_at_once(self, tmp_path: Path) -> None:
+        setup = Setup(tmp_path, replace(LIMITS, timeout_s=0.01))
+        setup.plc.held.clear()
+        for _ in range(5):
+            assert await setup.resolver.keys_at(DID, 0) == ([], "timeout")
+        assert len(setup.plc.asked) == 1
+        await setup.cache.close()
+
+    async def test_what_is_known_stays_when_a_later_request_fails(self, setup: Setup) -> None:
+        setup.put_log(*self.log)
+        await setup.resolver.keys_at(DID, 0)
+        setup.plc.put(f"{PLC}/{DID}/log/audit", NoKey("timeout"))
+        setup.clock.passed += LIMITS.refresh_min_s
+        assert await setup.resolver.keys_at(DID, 3 * self.day_us) == ([NEXT], "timeout")
+
     async def test_an_account_that_has_ended_has_earlier_keys(self, setup: Setup) -> None:
         setup.put_log(self.log[0], (TOMBSTONE, "1970-01-03T00:00:00Z"))
         assert await setup.resolver.keys_at(DID, self.day_us * 3 // 2) == ([KEY], "")
