@@ -396,6 +396,9 @@ class KeyLimits:
     # number is apart, because such hosts can be slow on purpose.
     requests_max: int = 24
     web_requests_max: int = 8
+    # Requests to directories, all together. The public directory publishes no limit; Bluesky's own services
+    # (hepa, palomar) have this one.
+    plc_rate: Rate = Rate(100.0, 100)
     # Requests to hosts of `did:web`, all together: accounts can name hosts of somebody else.
     web_rate: Rate = Rate(10.0, 20)
     # DIDs that wait for an answer, and refreshes of keys that are in use.

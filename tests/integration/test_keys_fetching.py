@@ -27,7 +27,6 @@ from jetstream.identity.resolver import Answer, Resolver
 from jetstream.identity.store import KeyStore
 from jetstream.limits import KeyLimits
 from jetstream.metrics import Metrics
-from jetstream.token_bucket import Rate
 
 DID, KEY = did_of(1), key_of(1)
 HOST = "alice.example.com"
@@ -60,7 +59,7 @@ class Setup:
         cache = await self._stack.enter_async_context(KeyCache(KeyStore(self._path), limits))
         plc = Fetcher(24)
         self._stack.push_async_callback(plc.close)
-        directories = Directories(urls, plc, Rate(1_000.0, 1_000), limits)
+        directories = Directories(urls, plc, limits)
         resolver = Resolver(
             cache, directories, web or PublicFetcher(8), self.metrics.keys(KEY_FAILURES), limits
         )

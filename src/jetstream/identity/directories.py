@@ -79,7 +79,6 @@ class Directories:
         self,
         urls: Sequence[str],
         fetcher: Fetches,
-        rate: Rate,
         limits: KeyLimits = KeyLimits(),
         clock: Clock = time.monotonic,
         sleep: Sleep = asyncio.sleep,
@@ -87,7 +86,7 @@ class Directories:
         self.directories = [Directory(url, limits, clock) for url in urls]
         self._fetcher = fetcher
         self._limits = limits
-        self._pace = Pace(rate, clock, sleep)
+        self._pace = Pace(limits.plc_rate, clock, sleep)
         self._clock = clock
         self._sleep = sleep
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -14,7 +15,7 @@ from jetstream.limits import KeyLimits
 from jetstream.token_bucket import Rate
 
 FIRST, SECOND = "http://a", "http://b"
-FAST = Rate(1_000.0, 1_000)
+FAST = KeyLimits(plc_rate=Rate(1_000.0, 1_000))
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ async def answers() -> Answers:
 
 @pytest.fixture
 async def both(answers: Answers, clock: Clock) -> Directories:
-    return Directories([FIRST + "/", SECOND], answers, FAST, KeyLimits(), clock, clock.sleep)
+    return Directories([FIRST + "/", SECOND], answers, FAST, clock, clock.sleep)
 
 
 async def ask(directories: Directories, timeout_s: float = 10.0) -> bytes | str:
@@ -97,7 +98,7 @@ async def test_when_all_are_paused_a_short_pause_is_waited_for_and_a_long_one_is
 
 
 async def test_after_failures_in_a_row_the_pauses_grow(answers: Answers, clock: Clock) -> None:
-    one = Directories([FIRST], answers, FAST, KeyLimits(directory_failures=3), clock, clock.sleep)
+    one = Directories([FIRST], answers, replace(FAST, directory_failures=3), clock, clock.sleep)
     answers.put(f"{FIRST}/x", NoKey("timeout"))
     for _ in range(3):
         assert await ask(one) == "timeout"
@@ -145,7 +146,7 @@ async def test_what_read_raises_is_a_failure_of_the_directory(both: Directories,
 
 
 async def test_urls_are_shown_without_secrets(answers: Answers, clock: Clock) -> None:
-    secret = Directories(["https://me:pass@a.com/plc?x=1"], answers, FAST, KeyLimits(), clock)
+    secret = Directories(["https://me:pass@a.com/plc?x=1"], answers, FAST, clock)
     assert secret.directories[0].name == "https://a.com/plc"
 
 

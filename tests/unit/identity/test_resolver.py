@@ -28,7 +28,7 @@ DID, WEB = did_of(1), "did:web:alice.com"
 KEY, NEXT = key_of(1), key_of(2)
 WEB_URL = "https://alice.com/.well-known/did.json"
 DAY_S = 24 * 3600
-LIMITS = KeyLimits(timeout_s=5.0, write_s=60.0)
+LIMITS = KeyLimits(timeout_s=5.0, write_s=60.0, plc_rate=Rate(10_000.0, 10_000))
 
 
 class Setup:
@@ -39,8 +39,7 @@ class Setup:
         self.plc, self.web = Answers(), Answers()
         self.metrics = Metrics()
         self.cache = KeyCache(KeyStore(path, self.clock.now), limits, self.clock.now)
-        rate = Rate(10_000.0, 10_000)
-        directories = Directories([PLC], self.plc, rate, limits, self.clock, self.clock.sleep)
+        directories = Directories([PLC], self.plc, limits, self.clock, self.clock.sleep)
         self.resolver = Resolver(
             self.cache,
             directories,
