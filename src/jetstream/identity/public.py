@@ -184,7 +184,8 @@ class Names:
         """Look a name up, in a thread."""
         result: list[AddressInfo] | OSError
         try:
-            result = self._look_up(host, PORT, type=socket.SOCK_STREAM)
+            # The dot keeps the search domains of this network out of it.
+            result = self._look_up(f"{host}.", PORT, type=socket.SOCK_STREAM)
         except OSError as error:
             result = error
         except UnicodeError as error:  # a label that is too long, for example

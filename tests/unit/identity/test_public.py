@@ -115,4 +115,4 @@ async def test_an_unknown_url_goes_nowhere() -> None:
     with pytest.raises(NoKey) as caught:
         await PublicFetcher(2, look_up=look_up).get("https://a.com/x", 100, 5.0)
     assert caught.value.reason == "not_public"
-    assert looked_up == ["a.com"]
+    assert looked_up == ["a.com."]
