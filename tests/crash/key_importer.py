@@ -1,4 +1,4 @@
-"""Follows the export of a directory until it is killed: `python -m tests.crash.key_importer URL DIRECTORY`."""
+"""Follows a directory's export until it is killed: `python -m tests.crash.key_importer URL DIRECTORY`."""
 
 from __future__ import annotations
 

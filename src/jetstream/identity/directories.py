@@ -12,15 +12,19 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
+import structlog
+
 from jetstream.identity.failures import LASTING, NoKey
 from jetstream.identity.fetch import Fetches, read_body
 from jetstream.limits import KeyLimits
+from jetstream.logging_setup import Throttled
 from jetstream.retry import backoff_s
 from jetstream.token_bucket import Rate, TokenBucket
 from jetstream.urls import shown
 
 _LEAST_S: Final = 0.001  # for a request whose time is over; 0 would mean no limit
 
+logger = structlog.get_logger(__name__)
 Answer = TypeVar("Answer")
 Clock = Callable[[], float]
 Sleep = Callable[[float], Awaitable[None]]
@@ -55,21 +59,35 @@ class Directory:
         self._limits = limits
         self._clock = clock
         self._failures = 0  # in a row
+        self._down = False  # whether it was paused, and has not answered since
+        self._log = Throttled(logger, clock=clock)
 
     def note(self, error: NoKey | None) -> None:
         """Note the outcome of a request; None: it has answered."""
         if error is None or error.reason in LASTING:
-            self._failures = 0
-            return
-        if error.reason == "too_big":  # an account may have an audit log that is: not the directory's fault
-            return
+            self._answered()
+        elif error.reason != "too_big":  # an account may have an audit log that is: not the directory's fault
+            self._failed(error)
+
+    def _answered(self) -> None:
+        self._failures = 0
+        if self._down:
+            self._down = False
+            self._log.info("a PLC directory answers again", directory=self.name)
+
+    def _failed(self, error: NoKey) -> None:
         self._failures += 1
         self.problem = error
         beyond = self._failures - self._limits.directory_failures
         if error.reason == "rate_limited":
             beyond = max(beyond, 0)
-        pause_s = backoff_s(beyond, jitter=max) if beyond >= 0 else 0.0
-        self.paused_until = max(self.paused_until, self._clock() + max(error.retry_after, pause_s))
+        pause_s = max(error.retry_after, backoff_s(beyond, jitter=max) if beyond >= 0 else 0.0)
+        self.paused_until = max(self.paused_until, self._clock() + pause_s)
+        if pause_s and not self._down:
+            self._down = True
+            self._log.warning(
+                "a PLC directory is left alone for a while", directory=self.name, problem=str(error)
+            )
 
 
 class Directories:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from structlog.testing import capture_logs
 from tests.unit.identity.fakes import Answers, Clock
 
 from jetstream.identity.directories import Directories, Pace
@@ -82,6 +83,24 @@ async def test_a_directory_is_left_alone_for_as_long_as_it_asks_for(
     clock.passed += 60
     await ask(both)
     assert answers.asked.count(f"{FIRST}/x") == 2
+
+
+async def test_a_pause_and_its_end_are_logged_once(both: Directories, answers: Answers, clock: Clock) -> None:
+    with capture_logs() as logs:
+        for error in (
+            NoKey("rate_limited", retry_after=60.0),
+            NoKey("rate_limited", retry_after=60.0),
+            b"ok",
+        ):
+            answers.put(f"{FIRST}/x", error)
+            answers.put(f"{SECOND}/x", b"second")
+            for _ in range(3):
+                await ask(both)
+            clock.passed += 61
+    assert [(line["event"], line["directory"]) for line in logs] == [
+        ("a PLC directory is left alone for a while", FIRST),
+        ("a PLC directory answers again", FIRST),
+    ]
 
 
 async def test_when_all_are_paused_a_short_pause_is_waited_for_and_a_long_one_is_not(
