@@ -4,6 +4,9 @@
     ├── SettingError            a flag, variable or file cannot be used: exit code 2
     ├── SubscriptionError       of the client library: Refused, NotJetstream (`client.errors`)
     ├── DictionaryError         the public zstd dictionary cannot be fetched or stored
+    ├── KeyCacheError           the cache of signing keys cannot be used
+    │   └── KeyCacheReplaced    its file was damaged, and a new one has taken its place
+    ├── ExportError             a PLC directory's export cannot be read
     ├── InvalidParameter        a client's parameter cannot be used: HTTP 400, or close code 1008
     └── LogError                the event log
         ├── LogLocked           another process writes to this directory
@@ -48,6 +51,23 @@ class InvalidParameter(JetstreamError):
 
 class DictionaryError(JetstreamError):
     """The public zstd dictionary cannot be fetched, or not be stored."""
+
+
+class KeyCacheError(JetstreamError):
+    """The cache of signing keys cannot be used: `path` is its file, `problem` says what is wrong."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        self.path = path
+        self.problem = problem
+        super().__init__(f"{path}: {problem}")
+
+
+class KeyCacheReplaced(KeyCacheError):
+    """The file of the cache was damaged: it was moved aside, and an empty one has taken its place."""
+
+
+class ExportError(JetstreamError):
+    """A PLC directory's export cannot be read."""
 
 
 class LogError(JetstreamError):

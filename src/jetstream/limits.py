@@ -377,6 +377,91 @@ class RuntimeLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyLimits:
+    """How the signing keys of accounts are fetched and kept."""
+
+    # --- what is kept ---
+    # Accounts whose key is in memory, at most: 200,000 take 40 MB. At least half of them are those used last.
+    memory_entries: int = 200_000
+    # Seconds after which a key is fetched again when it is used. Until the answer it is used as it is.
+    lifetime_s: float = 24 * 3600.0
+    # Seconds between two requests for one DID, whatever the reason: without it, forged signatures would make
+    # us send requests. And when the account has announced a change since the last one.
+    refresh_min_s: float = 60.0
+    announced_min_s: float = 5.0
+    # Seconds for which it is remembered that a DID has no key, and that a request has failed otherwise.
+    negative_s: float = 120.0
+    failure_s: float = 15.0
+    # DIDs of which that is remembered, and those that were reported as changed.
+    notes_max: int = 50_000
+    # Accounts whose earlier keys are in memory.
+    histories_max: int = 10_000
+    # Microseconds around the time of a commit in which a key must have been valid: the clocks of a PDS and of
+    # the directory differ, and a commit may be dated five minutes ahead.
+    history_slack_us: int = 300_000_000
+
+    # --- requests ---
+    # Seconds for everything that one DID needs: its turn, and all directories.
+    timeout_s: float = 10.0
+    # Requests that run at the same time, to directories and to hosts of `did:web`. Together 32. The second
+    # number is apart, because such hosts can be slow on purpose.
+    requests_max: int = 24
+    web_requests_max: int = 8
+    # Requests to directories, all together. The public directory publishes no limit; Bluesky's own services
+    # (hepa, palomar) have this one.
+    plc_rate: Rate = Rate(100.0, 100)
+    # Requests to hosts of `did:web`, all together: accounts can name hosts of somebody else.
+    web_rate: Rate = Rate(10.0, 20)
+    # DIDs that wait for an answer, and refreshes of keys that are in use.
+    waiting_max: int = 10_000
+    refreshes_max: int = 4
+    # Bytes of a DID document, and of an audit log. Real ones have 1 kB, and 1 kB an operation.
+    document_bytes_max: int = 256 << 10
+    history_bytes_max: int = 1 << 20
+    # Seconds before the directories are asked again, once, after a lost connection or an HTTP status of 500
+    # and more.
+    retry_s: float = 0.3
+    # Failures in a row after which a directory is paused; more of them make the pause longer, up to 30 s.
+    directory_failures: int = 5
+
+    # --- the file ---
+    # Seconds after which a look into the file is given up, and the key is fetched.
+    read_s: float = 2.0
+    # New keys are written after so many, or so many seconds. What cannot be written is dropped above the
+    # third number.
+    write_keys: int = 500
+    write_s: float = 1.0
+    unwritten_max: int = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class ExportLimits:
+    """How a directory's `/export` is read."""
+
+    # Operations of one request (the directory's maximum), bytes of its answer (an operation has up to 7,500
+    # bytes of CBOR), and seconds for it.
+    page_ops: int = 1_000
+    page_bytes_max: int = 16 << 20
+    page_timeout_s: float = 60.0
+    # Failures in a row after which an import ends; each is followed by a longer pause, up to 30 s. With HTTP
+    # status 429 it does not end.
+    page_failures_max: int = 8
+    # Seconds between two requests once the end is reached.
+    poll_s: float = 60.0
+    # Where a directory has no sequence numbers: how far before the newest operation the next request begins,
+    # in microseconds. Operations become visible a little out of order.
+    overlap_us: int = 10_000_000
+    # Seconds by which what is known is taken to be older: the clock of the directory may differ from ours.
+    settle_s: int = 60
+    # Operations that are written at once during an import. So many, 5 MB, are read again after a crash.
+    stage_ops: int = 100_000
+    # Operations that are moved to their place in one transaction, at the end of an import: 0.7 s.
+    fold_ops: int = 250_000
+    # Seconds between two lines of progress in a log.
+    progress_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """The limits of a whole server."""
 
@@ -385,3 +470,5 @@ class Limits:
     delivery: DeliveryLimits = field(default_factory=DeliveryLimits)
     web: WebLimits = field(default_factory=WebLimits)
     runtime: RuntimeLimits = field(default_factory=RuntimeLimits)
+    keys: KeyLimits = field(default_factory=KeyLimits)
+    export: ExportLimits = field(default_factory=ExportLimits)

@@ -59,6 +59,7 @@ BAD_REQUEST_REASONS: Final = (
     "flood",
     "handshake",
 )
+KEY_REFRESH_CAUSES: Final = ("announced", "age")
 FAILURES: Final = ("request", "message", "feed")
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
@@ -110,6 +111,15 @@ class UpstreamMetrics:
         self.gaps.inc(gaps)
         self.jumps.inc(jumps)
         self.restarts.inc(restarts)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyMetrics:
+    """What is counted of signing keys; `requests` is by result, `refreshes` by cause."""
+
+    requests: Children[Counter]
+    refreshes: Children[Counter]
+    seconds: Histogram
 
 
 class Metrics:
@@ -176,6 +186,17 @@ class Metrics:
             frames=Children(self._frames, frame_types, origin),
             drops=Children(self._drops, drop_reasons, origin),
             floods=Children(self._floods, FLOOD_KINDS, origin),
+        )
+
+    def keys(self, failures: Iterable[str]) -> KeyMetrics:
+        """Return the metrics of signing keys, which are shown from then on. To be called once.
+
+        `failures` are the reasons for which there is no key.
+        """
+        return KeyMetrics(
+            self._counters("key_requests", "Requests for signing keys", "result", ("ok", *failures)),
+            self._counters("key_refreshes", "Refreshes of signing keys in use", "cause", KEY_REFRESH_CAUSES),
+            self._histogram("key_request_seconds", "From the first need of a signing key to its answer."),
         )
 
     def count_events(self, batch: Batch) -> None:

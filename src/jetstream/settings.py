@@ -28,6 +28,8 @@ DICTIONARY_URL: Final = (
     "/internal/subscribe/dictionaries/legacy_subscribe.zdict"
 )
 PREFIX: Final = "JETSTREAM_"
+PLC_URL: Final = "https://plc.directory"  # of `jetstream keys`
+PLC_URL_VARIABLE: Final = f"{PREFIX}PLC_URL"
 
 # Variables of the Go server that have no meaning here: accepted, and logged once as unused.
 UNUSED_VARIABLES: Final = frozenset(
@@ -282,7 +284,7 @@ def settings() -> list[Setting]:
 
 def unused_variables(environment: Mapping[str, str]) -> tuple[list[str], list[str]]:
     """Return the `JETSTREAM_*` variables without effect: those of the Go server, and unknown ones."""
-    known = {setting.variable for setting in settings()}
+    known = {setting.variable for setting in settings()} | {PLC_URL_VARIABLE}
     names = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
     unused = [name for name in names if name in UNUSED_VARIABLES]
     return unused, [name for name in names if name not in UNUSED_VARIABLES]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from jetstream.identity.failures import KEY_FAILURES
 from jetstream.metrics import REFUSAL_REASONS
 from jetstream.upstream.drops import DROP_REASONS
 from jetstream.verify.verdict import REFUSALS, VERDICTS
@@ -121,6 +122,11 @@ def test_every_verdict_and_every_reason_to_refuse_a_message_is_described() -> No
     page = VERIFICATION.read_text()
     for title, names in (("Verdicts", VERDICTS), ("Reasons to refuse", REFUSALS)):
         assert dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", section(page, title), re.MULTILINE)) == names
+
+
+def test_every_reason_for_which_there_is_no_key_is_described() -> None:
+    table = section((DOCS / "keys.md").read_text(), "Why there is no key")
+    assert dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", table, re.MULTILINE)) == KEY_FAILURES
 
 
 def test_pages_that_the_source_refers_to_exist() -> None:

@@ -98,6 +98,20 @@ def test_frames_and_what_was_dropped_of_them_are_counted_by_upstream() -> None:
     assert value(metrics.registry, "upstream_too_big_total", upstream="a:1") == 1
 
 
+def test_requests_for_keys_are_counted_once_somebody_asks_for_their_metrics() -> None:
+    metrics = Metrics()
+    assert value(metrics.registry, "key_requests_total", result="ok") is None
+    keys = metrics.keys(["timeout"])
+    keys.requests["timeout"].inc()
+    keys.refreshes["age"].inc()
+    keys.seconds.observe(0.2)
+    assert value(metrics.registry, "key_requests_total", result="ok") == 0
+    assert value(metrics.registry, "key_requests_total", result="timeout") == 1
+    assert value(metrics.registry, "key_refreshes_total", cause="age") == 1
+    assert value(metrics.registry, "key_refreshes_total", cause="announced") == 0
+    assert value(metrics.registry, "key_request_seconds_count") == 1
+
+
 @pytest.mark.parametrize("wires", [("classic", "v1"), ()])
 def test_wires_are_shown_from_the_start_and_others_when_they_are_used(wires: tuple[str, ...]) -> None:
     metrics = Metrics(wires)

@@ -40,6 +40,9 @@ log.command("jetstream.cli.log:cat", help="Write events, one JSON object per lin
 
 dictionary = app.command(App(name="dictionary", help="Get the public dictionary for compressed messages."))
 dictionary.command("jetstream.cli.dictionary:fetch", help="Fetch it into the data directory.")
+
+keys = app.command(App(name="keys", help="Get the signing keys of accounts."))
+keys.command("jetstream.cli.keys:import_keys", name="import", help="Fetch those of all did:plc accounts.")
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 

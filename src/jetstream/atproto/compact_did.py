@@ -1,0 +1,33 @@
+"""DIDs as a few bytes, as the key of a table: 15 for `did:plc`, 16 for others.
+
+A `did:plc` is 24 characters of base 32, which are 15 bytes. Any other DID, which may have 2,048 characters,
+is a 1 and 15 bytes of its SHA-256: the length keeps the two apart.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b32decode, b32encode
+from hashlib import sha256
+from typing import Final
+
+PLC: Final = "did:plc:"
+PLC_BYTES: Final = 15
+_PLC: Final = re.compile(r"did:plc:[a-z2-7]{24}", re.ASCII).fullmatch
+
+
+def is_plc(did: str) -> bool:
+    """Tell whether a text is a valid `did:plc`."""
+    return _PLC(did) is not None
+
+
+def compact_did(did: str) -> bytes:
+    """Return a DID as 15 or 16 bytes."""
+    if is_plc(did):
+        return b32decode(did[len(PLC) :].upper())
+    return b"\1" + sha256(did.encode()).digest()[:PLC_BYTES]
+
+
+def plc_did(compact: bytes) -> str:
+    """Return the `did:plc` that 15 bytes are."""
+    return PLC + b32encode(compact).decode().lower()

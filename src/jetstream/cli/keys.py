@@ -1,0 +1,146 @@
+"""`jetstream keys`: the signing keys of all accounts, from the export of a PLC directory."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+
+import structlog
+from cyclopts import Parameter
+
+from jetstream import logging_setup
+from jetstream.cli.log import DEFAULT_DATA_DIR
+from jetstream.cli.tail import EXIT_INTERRUPTED
+from jetstream.clock import iso
+from jetstream.errors import SettingError
+from jetstream.identity.cache import KeyCache
+from jetstream.identity.export import Progress
+from jetstream.identity.fetch import Fetcher
+from jetstream.identity.follower import Follower
+from jetstream.identity.store import KeyStore, export_lock
+from jetstream.limits import ExportLimits
+from jetstream.runtime import run, stop_on_signals
+from jetstream.settings import PLC_URL, PLC_URL_VARIABLE, parse_web_url
+from jetstream.urls import shown
+
+_LINE_S: Final = 0.25  # between two progress lines on a terminal
+
+logger = structlog.get_logger(__name__)
+
+
+def _unset_if_empty(_type: object, value: str, **_: object) -> list[str]:
+    """Read a variable. One that is set to nothing counts as unset: Compose files set those."""
+    return [value] if value else []
+
+
+def import_keys(
+    *,
+    data_dir: Annotated[Path, Parameter(env_var="JETSTREAM_DATA_DIR")] = DEFAULT_DATA_DIR,
+    plc_url: Annotated[str, Parameter(env_var=PLC_URL_VARIABLE, env_var_split=_unset_if_empty)] = PLC_URL,
+    follow: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Fetch the signing keys of all did:plc accounts into the data directory, for `--verify`.
+
+    Reads the directory's /export, 1,000 operations a request. Ctrl-C is safe: the next run goes on where this
+    one was interrupted, and exits with 130. A run after a complete one fetches what is new. A server may be
+    running.
+
+    Parameters
+    ----------
+    data_dir
+        Directory of the keys; that of the server.
+    plc_url
+        The PLC directory.
+    follow
+        When the end is reached, keep up: ask once a minute for what is new, until interrupted.
+    """
+    logging_setup.configure("info", "auto")
+    _check_url(plc_url)
+    with export_lock(data_dir):
+        run(_import(data_dir, plc_url, follow))
+
+
+def _check_url(url: str) -> None:
+    """Raise SettingError for what is no base URL."""
+    try:
+        parse_web_url(url)
+    except ValueError as error:
+        raise SettingError("--plc-url", shown(url), str(error)) from error
+    if urlsplit(url).query:
+        raise SettingError("--plc-url", shown(url), "must have no query")
+
+
+async def _import(data_dir: Path, url: str, follow: bool) -> None:
+    fetcher = Fetcher(1)
+    report = Report(sys.stderr.isatty())
+    try:
+        async with KeyCache(KeyStore(data_dir)) as cache:
+            logger.info("importing signing keys", directory=shown(url), operations=cache.progress.operations)
+            follower = Follower(url, fetcher, cache, note=report.note)
+            task = asyncio.create_task(_work(follower, follow, cache, report))
+            stop_on_signals(partial(_cancel, task))
+            await asyncio.wait([task])
+            complete = bool(cache.progress.complete_s)
+    finally:
+        report.end()
+        await fetcher.close()
+    if not task.cancelled():
+        task.result()
+    elif not complete:
+        logger.info("interrupted: run the command again to go on")
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+
+
+async def _work(follower: Follower, follow: bool, cache: KeyCache, report: Report) -> None:
+    progress = await follower.read_to_end()
+    report.end()
+    size = f"{await cache.bytes_on_disk() / 1e6:,.1f} MB"
+    logger.info("all signing keys are there", operations=progress.operations, on_disk=size)
+    if follow:
+        await follower.run()
+
+
+class Report:
+    """Says how far an import is: on a terminal in one line that is written again, else in the log."""
+
+    def __init__(self, terminal: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._terminal = terminal
+        self._clock = clock
+        self._every_s = _LINE_S if terminal else ExportLimits().progress_s
+        self._said_at = clock()  # when the last line was written
+        self._began: tuple[float, int] | None = None  # time and operations of the first page
+        self._open = False  # whether a line on the terminal has no end yet
+
+    def note(self, progress: Progress) -> None:
+        """Say it, unless it was said a moment ago."""
+        now = self._clock()
+        if self._began is None:
+            self._began = now, progress.operations
+        if now - self._said_at < self._every_s:
+            return
+        self._said_at = now
+        rate = round((progress.operations - self._began[1]) / max(now - self._began[0], 0.001))
+        until = iso(progress.newest_us)
+        if self._terminal:
+            text = f"{progress.operations:,} operations, {rate:,}/s, up to {until}"
+            sys.stderr.write(f"\r{text:<70}")
+            sys.stderr.flush()
+            self._open = True
+        else:
+            logger.info("reading", operations=progress.operations, per_s=rate, up_to=until)
+
+    def end(self) -> None:
+        """End a line on the terminal."""
+        if self._open:
+            sys.stderr.write("\n")
+            self._open = False

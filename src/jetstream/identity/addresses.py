@@ -1,0 +1,61 @@
+"""Where the document of a `did:web` is, and which addresses may be asked for it. Pure.
+
+Any account can name any host, so a host is a foreign value. Source: the DID page of the AT Protocol
+specification, "Blessed DID methods": only host names, without a path; a port only for localhost, in tests.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv6Address, ip_address
+from typing import Final
+
+from jetstream.atproto.compact_did import is_plc
+from jetstream.identity.failures import NoKey
+
+_WEB: Final = "did:web:"
+_HOST_CHARS_MAX: Final = 253
+_LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+# At least two labels. The last one begins with a letter, so that no IP address is a host name.
+_HOST: Final = re.compile(
+    rf"(?:{_LABEL}\.)+[a-z](?:[a-z0-9-]{{0,61}}[a-z0-9])?", re.IGNORECASE | re.ASCII
+).fullmatch
+# Top-level domains that no account may have (the handle page of the specification), and those of names that
+# are resolved only within a network.
+_RESERVED: Final = frozenset(
+    {"alt", "arpa", "example", "home", "internal", "invalid", "lan", "local", "localhost", "onion", "test"}
+)
+
+
+def is_resolvable(did: str) -> bool:
+    """Tell whether a DID of this form has a document: a `did:plc`, and the `did:web` of a host name."""
+    return is_plc(did) or _host(did) is not None
+
+
+def web_url(did: str) -> str:
+    """Return the URL of the document of a `did:web`. Raises NoKey (`method`) for any other DID."""
+    if (host := _host(did)) is None:
+        raise NoKey("method", "it is neither a did:plc nor the did:web of a host name")
+    return f"https://{host}/.well-known/did.json"
+
+
+def _host(did: str) -> str | None:
+    """Return the host of a `did:web`; None for another DID, and for a host that no account may have."""
+    host = did.removeprefix(_WEB)
+    usable = len(did) - len(_WEB) == len(host) <= _HOST_CHARS_MAX and _HOST(host) is not None
+    return host if usable and host.rpartition(".")[2].lower() not in _RESERVED else None
+
+
+def is_public(address: str) -> bool:
+    """Tell whether an IP address belongs to the public internet.
+
+    Not public are addresses of this machine, of private networks and of links, multicast, and IPv6 addresses
+    that stand for an IPv4 address.
+    """
+    try:
+        ip = ip_address(address)
+    except ValueError:
+        return False
+    if isinstance(ip, IPv6Address) and (ip.is_site_local or ip.sixtofour or ip.teredo or ip.ipv4_mapped):
+        return False
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved

@@ -1,0 +1,236 @@
+"""The keys of active accounts in memory, before those of all accounts in a file.
+
+One thread does everything that concerns the file, so the event loop never waits for a disk. Keys that are
+fetched are written in batches. When the file cannot be read or written, the cache goes on without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Self, TypeVar
+
+import structlog
+
+from jetstream.atproto.compact_did import compact_did
+from jetstream.atproto.encoded_key import EncodedKey
+from jetstream.errors import KeyCacheError, KeyCacheReplaced
+from jetstream.identity.export import Progress
+from jetstream.identity.generations import Generations
+from jetstream.identity.held import Held, pack, pack_key, unpack
+from jetstream.identity.store import KeyStore, Row
+from jetstream.limits import KeyLimits
+from jetstream.logging_setup import Throttled
+
+Result = TypeVar("Result")
+
+logger = structlog.get_logger(__name__)
+
+
+class KeyCache:
+    """Used by the event loop's thread only. `now` gives unix seconds."""
+
+    def __init__(
+        self, store: KeyStore, limits: KeyLimits = KeyLimits(), now: Callable[[], float] = time.time
+    ) -> None:
+        self._store = store  # used in `_thread` only
+        self._limits = limits
+        self._now = now
+        self._thread = ThreadPoolExecutor(1, "keys")
+        # What is known of the accounts that were used last, packed (`held`), by DID.
+        self._memory: Generations[str, bytes] = Generations(limits.memory_entries)
+        # What is not in the file yet: by DID, packed; None: the row is to be removed.
+        self._unwritten: dict[str, bytes | None] = {}
+        # What is being written, so that a read which came before it is known to be older.
+        self._in_writing: dict[str, bytes | None] = {}
+        self._writing: asyncio.Task[None] | None = None  # writes them, now or in a moment
+        # DIDs that are about to be read from the file, and the task that does so.
+        self._wanted: dict[str, asyncio.Future[None]] = {}
+        self._reading: asyncio.Task[None] | None = None
+        # How far the export was read; see `load_progress`.
+        self.progress = Progress()
+        self._log = Throttled(logger)
+
+    def __len__(self) -> int:
+        """Return how many accounts are in memory."""
+        return len(self._memory)
+
+    async def __aenter__(self) -> Self:
+        await self.load_progress()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Write what was not written, and close the file."""
+        for task in (self._reading, self._writing):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+        await self._write()
+        await self.call(self._store.close)
+        self._thread.shutdown()
+
+    def get(self, did: str) -> Held | None:
+        """Return what memory has of an account. None: nothing; `load` looks in the file."""
+        packed = self._memory.get(did)
+        return None if packed is None else unpack(packed)
+
+    async def load(self, dids: Iterable[str]) -> None:
+        """Read what the file has of accounts into memory. All calls of one moment are one query.
+
+        A file that is not read in `read_s` is not waited for.
+        """
+        loading = [self._want(did) for did in dids if did not in self._memory]
+        if loading:
+            await asyncio.wait(loading, timeout=self._limits.read_s)
+
+    def put(self, did: str, key: EncodedKey) -> None:
+        """Note a key that was fetched now."""
+        packed = pack(pack_key(key), int(self._now()))
+        self._memory.put(did, packed)
+        self._write_later(did, packed)
+
+    def forget(self, did: str) -> None:
+        """Remove what is known of an account."""
+        self._memory.pop(did)
+        self._write_later(did, None)
+
+    def forget_memory(self) -> None:
+        """Read everything from the file again when it is needed."""
+        self._memory.clear()
+
+    async def apply(self, keys: Mapping[str, EncodedKey | None], at_s: int, progress: Progress) -> None:
+        """Write the keys of a page of the export, and how far it was read. Raises KeyCacheError.
+
+        `at_s` is when the page was asked for, in unix seconds.
+        """
+        rows = [(compact_did(did), pack_key(key), at_s) for did, key in keys.items()]
+        await self.call(self._store.apply, rows, progress)
+        self.progress = progress
+        for did, key in keys.items():
+            known = self.get(did)
+            if known is not None and (known.at_s <= at_s or known.at_s > self._now()):
+                self._memory.put(did, pack(pack_key(key), at_s))
+
+    async def stage(self, records: Mapping[int, bytes], progress: Progress) -> None:
+        """Write operations of an import. Raises KeyCacheError."""
+        await self.call(self._store.stage, records, progress)
+        self.progress = progress
+
+    async def fold(self, operations_max: int, at_s: int, progress: Progress) -> None:
+        """Make the operations of an import count, at its end. Raises KeyCacheError.
+
+        `at_s` is when its last page was asked for, in unix seconds.
+        """
+        while await self.call(self._store.fold, operations_max, at_s):
+            pass
+        await self.save(progress)
+        self.forget_memory()
+
+    async def save(self, progress: Progress) -> None:
+        """Write how far the export was read. Raises KeyCacheError."""
+        await self.call(self._store.save, progress)
+        self.progress = progress
+
+    async def load_progress(self) -> None:
+        """Read how far the export was read. Raises KeyCacheError."""
+        self.progress = await self.call(self._store.progress)
+
+    async def bytes_on_disk(self) -> int:
+        """Return the size of the file."""
+        return await self.call(self._store.bytes_on_disk)
+
+    async def call(self, function: Callable[..., Result], *arguments: object) -> Result:
+        """Run a method of the store in the thread of the file, after those before it.
+
+        It is run even if the caller is cancelled.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            return await asyncio.shield(loop.run_in_executor(self._thread, partial(function, *arguments)))
+        except KeyCacheReplaced:
+            self.progress = Progress()  # the new file has nothing
+            raise
+
+    # --- reading ---
+
+    def _want(self, did: str) -> asyncio.Future[None]:
+        """Return a future that is done when an account was read from the file."""
+        future = self._wanted.get(did)
+        if future is None:
+            future = self._wanted[did] = asyncio.get_running_loop().create_future()
+            if self._reading is None:
+                self._reading = asyncio.create_task(self._read())
+        return future
+
+    async def _read(self) -> None:
+        try:
+            while self._wanted:
+                wanted, self._wanted = self._wanted, {}
+                try:
+                    await self._read_some(list(wanted))
+                finally:
+                    for future in wanted.values():
+                        if not future.done():
+                            future.set_result(None)
+        finally:
+            self._reading = None
+
+    async def _read_some(self, dids: list[str]) -> None:
+        by_row = {compact_did(did): did for did in dids}
+        try:
+            found = await self.call(self._store.read, list(by_row))
+        except KeyCacheError as error:
+            self._log.warning("signing keys cannot be read: they are fetched", problem=str(error))
+            return
+        for row, (key, at_s) in found.items():
+            did = by_row[row]
+            if not any(did in newer for newer in (self._memory, self._unwritten, self._in_writing)):
+                self._memory.put(did, pack(key, at_s))
+
+    # --- writing ---
+
+    def _write_later(self, did: str, packed: bytes | None) -> None:
+        self._unwritten.pop(did, None)
+        if len(self._unwritten) < self._limits.unwritten_max:
+            self._unwritten[did] = packed
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write_in_batches())
+
+    async def _write_in_batches(self) -> None:
+        """Write until nothing is left, with a pause before each batch that is not full."""
+        try:
+            while self._unwritten:
+                if len(self._unwritten) < self._limits.write_keys:
+                    await asyncio.sleep(self._limits.write_s)
+                await self._write()
+        finally:
+            self._writing = None
+
+    async def _write(self) -> None:
+        """Write what is not written. Only one of these runs at a time."""
+        writing, self._unwritten = self._unwritten, {}
+        if not writing:
+            return
+        self._in_writing = writing
+        rows: list[Row] = []
+        forgotten: list[bytes] = []
+        for did, packed in writing.items():
+            if packed is None:
+                forgotten.append(compact_did(did))
+            else:
+                held = unpack(packed)
+                rows.append((compact_did(did), pack_key(held.key), held.at_s))
+        try:
+            await self.call(self._store.write, rows, forgotten)
+        except KeyCacheError as error:
+            self._log.warning(
+                "signing keys cannot be written: they are kept in memory only", problem=str(error)
+            )
+        finally:
+            self._in_writing = {}

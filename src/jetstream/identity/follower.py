@@ -1,0 +1,186 @@
+"""Reads a PLC directory's `/export` to its end, and then keeps up with it.
+
+    import      from the beginning, or from where an earlier one has ended. Keys count when the end is reached
+    follow      once a minute, what is new. Keys count at once
+
+While the follower keeps up, the cache knows every key of every `did:plc` (`Progress.complete_s`), and nothing
+else needs to be asked for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Final
+
+import structlog
+
+from jetstream.atproto.compact_did import compact_did
+from jetstream.atproto.encoded_key import EncodedKey
+from jetstream.errors import ExportError, KeyCacheError
+from jetstream.identity.cache import KeyCache
+from jetstream.identity.export import Page, Progress, Step, advance, parse_page, path_of, to_after
+from jetstream.identity.failures import NoKey
+from jetstream.identity.fetch import Fetches, read_body
+from jetstream.identity.held import pack_key
+from jetstream.limits import ExportLimits
+from jetstream.logging_setup import Throttled
+from jetstream.retry import backoff_s
+from jetstream.urls import shown
+
+_DAY_US: Final = 86_400_000_000
+
+logger = structlog.get_logger(__name__)
+
+
+class Follower:
+    """Reads the export of one directory into a cache.
+
+    `url` is its base URL. `note` is called after each page, with the progress. `now` gives unix seconds.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        fetcher: Fetches,
+        cache: KeyCache,
+        limits: ExportLimits = ExportLimits(),
+        note: Callable[[Progress], None] = lambda _progress: None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._url = url.rstrip("/")
+        self._name = shown(self._url)
+        self._fetcher = fetcher
+        self._cache = cache
+        self._limits = limits
+        self._note = note
+        self._sleep = sleep
+        self._now = now
+        self._staged = _Staged()  # operations of an import that are not in the file yet
+        self._largest = 0  # operations of the largest page so far
+        self._progress = Progress()  # after the last page, which the file may lag behind
+        self._log = Throttled(logger)
+
+    async def run(self) -> None:
+        """Read the export to its end, and keep up with it, until cancelled. Retry after failures."""
+        while True:
+            try:
+                await self.read_to_end()
+            except (ExportError, KeyCacheError) as error:
+                self._log.warning("the export is not followed: keys are fetched", problem=str(error))
+            await self._sleep(self._limits.poll_s)
+
+    async def read_to_end(self) -> Progress:
+        """Read what is new; return the progress.
+
+        When it is cancelled, what was read is written. Raises ExportError for a directory that has no export
+        or fails again and again, and KeyCacheError.
+        """
+        self._progress = self._begin(self._cache.progress)
+        try:
+            await self._read_pages()
+        except asyncio.CancelledError:
+            await asyncio.shield(self._write_staged())
+            raise
+        except ExportError:
+            await self._write_staged()
+            raise
+        finally:
+            self._staged = _Staged()
+        return self._progress
+
+    def _begin(self, progress: Progress) -> Progress:
+        """Return where to begin. The numbers of another directory mean nothing here, but its dates do."""
+        if progress.directory in {"", self._name}:
+            return replace(progress, directory=self._name)
+        after = to_after(progress.newest_us - _DAY_US) if progress.newest_us else "0"
+        return replace(progress, directory=self._name, after=after)
+
+    async def _read_pages(self) -> None:
+        at_end = False
+        while not at_end:
+            at_s = int(self._now())
+            page, at_end = await self._page()
+            await self._take(page.keys, at_s, at_end)
+            self._note(self._progress)
+
+    async def _take(self, keys: Mapping[str, EncodedKey | None], at_s: int, at_end: bool) -> None:
+        """Write the keys of a page, now or with those of others. `at_s` is when it was asked for."""
+        following = self._progress.complete_s > 0  # the import is over
+        if not following:
+            self._staged.add(keys)
+            if at_end or self._staged.operations >= self._limits.stage_ops:
+                await self._write_staged()
+        if at_end:
+            self._progress = replace(self._progress, complete_s=at_s - self._limits.settle_s)
+        if following:
+            await self._cache.apply(keys, at_s, self._progress)
+        elif at_end:
+            await self._cache.fold(self._limits.fold_ops, at_s, self._progress)
+
+    async def _write_staged(self) -> None:
+        """Write what an import has read, and how far that is."""
+        if not self._progress.complete_s and self._progress != self._cache.progress:
+            staged, self._staged = self._staged, _Staged()
+            await self._cache.stage(staged.records, self._progress)
+
+    async def _page(self) -> tuple[Page, bool]:
+        """Fetch the next page, after pauses if that fails. Return it, and whether it is the last one."""
+        failures = 0
+        while True:
+            try:
+                page = await self._fetch()
+                step = self._advance(page)
+            except NoKey as error:
+                failures += 1
+                await self._recover(error, failures)
+            else:
+                self._progress = step.progress
+                return page, step.at_end
+
+    async def _fetch(self) -> Page:
+        url = self._url + path_of(self._progress, self._limits.page_ops)
+        body = await self._fetcher.get(url, self._limits.page_bytes_max, self._limits.page_timeout_s)
+        return await read_body(parse_page, body)
+
+    def _advance(self, page: Page) -> Step:
+        self._largest = max(self._largest, page.lines)
+        return advance(self._progress, page, self._largest, self._limits.overlap_us)
+
+    async def _recover(self, error: NoKey, failures: int) -> None:
+        """Wait before another attempt. Raises ExportError when there should be none."""
+        if error.status == 400 and self._progress.after == "0":
+            self._progress = replace(self._progress, after="")  # it knows no numbers
+            return
+        hopeless = error.reason in {"not_found", "redirect", "tls"} or 400 <= error.status < 429
+        no_directory = error.reason == "malformed" and not self._largest
+        # A directory that asks for patience works. Any other gets so many attempts.
+        given_up = failures >= self._limits.page_failures_max and error.reason != "rate_limited"
+        if hopeless or no_directory or given_up:
+            raise ExportError(f"{self._name}/export cannot be read: {error}")
+        pause_s = max(error.retry_after, backoff_s(failures, jitter=max))
+        logger.warning("the directory's export fails", problem=str(error), next_attempt_s=round(pause_s, 1))
+        await self._sleep(pause_s)
+
+
+class _Staged:
+    """Operations of an import, as records of the file, by the first byte of their DID."""
+
+    def __init__(self) -> None:
+        self.operations = 0
+        self._buckets: dict[int, bytearray] = {}
+
+    def add(self, keys: Mapping[str, EncodedKey | None]) -> None:
+        """Add the keys of a page."""
+        for did, key in keys.items():
+            compact = compact_did(did)
+            self._buckets.setdefault(compact[0], bytearray()).extend(compact + pack_key(key))
+        self.operations += len(keys)
+
+    @property
+    def records(self) -> dict[int, bytes]:
+        """The records of each first byte."""
+        return {bucket: bytes(records) for bucket, records in self._buckets.items()}

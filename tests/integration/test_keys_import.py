@@ -1,0 +1,274 @@
+"""`jetstream keys import`, and following a directory."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from structlog.testing import capture_logs
+from tests.plc import PlcExport, http_server
+from tests.programs import Program, program
+from tests.serving import until
+from tests.unit.identity.accounts import did_of, key_of
+
+from jetstream.errors import ExportError
+from jetstream.identity.cache import KeyCache
+from jetstream.identity.export import Progress
+from jetstream.identity.fetch import Fetcher
+from jetstream.identity.follower import Follower
+from jetstream.identity.store import FILE, KeyStore
+from jetstream.limits import ExportLimits
+
+LIMITS = ExportLimits(stage_ops=150, fold_ops=40)
+
+
+@asynccontextmanager
+async def importing(path: Path, port: int) -> AsyncIterator[Program]:
+    url = f"http://127.0.0.1:{port}"
+    command = (sys.executable, "-m", "jetstream", "keys", "import", "--plc-url", url, "--data-dir", path)
+    async with program(*command) as running:
+        yield running
+
+
+async def keys_in(path: Path, numbers: range) -> list[int]:
+    """Return the accounts whose key is in the file, and is right."""
+    async with KeyCache(KeyStore(path)) as cache:
+        return [number for number in numbers if await has(cache, number)]
+
+
+async def has(cache: KeyCache, number: int) -> bool:
+    await cache.load([did_of(number)])
+    held = cache.get(did_of(number))
+    return held is not None and held.key == key_of(number % 50)
+
+
+@pytest.fixture
+async def cache(tmp_path: Path) -> AsyncIterator[KeyCache]:
+    async with KeyCache(KeyStore(tmp_path)) as cache:
+        yield cache
+
+
+class TestTheCommand:
+    async def test_it_fetches_all_keys_and_the_next_run_what_is_new(self, tmp_path: Path) -> None:
+        plc = PlcExport(2_500, 1_000)
+        async with http_server(plc.handle) as port:
+            async with importing(tmp_path, port) as command:
+                code, _, log = await command.ended()
+            assert code == 0
+            assert '"operations": 2500' in log
+            assert await keys_in(tmp_path, range(1, 2_502)) == list(range(1, 2_501))
+            plc.operations = 2_501
+            async with importing(tmp_path, port) as command:
+                code, _, _ = await command.ended()
+            assert code == 0
+        assert await keys_in(tmp_path, range(2_501, 2_502)) == [2_501]
+        assert plc.asked == ["0", "1000", "2000", "2500", "2501"]
+
+    async def test_after_an_interrupt_it_goes_on(self, tmp_path: Path) -> None:
+        plc = PlcExport(2_500, 1_000)
+        plc.answered = 1
+        async with http_server(plc.handle) as port:
+            async with importing(tmp_path, port) as command:
+                await plc.waiting.wait()
+                command.interrupt()
+                code, _, log = await command.ended()
+            assert code == 130
+            assert "interrupted: run the command again to go on" in log
+            plc.answered = None
+            async with importing(tmp_path, port) as command:
+                assert (await command.ended())[0] == 0
+        assert plc.asked == ["0", "1000", "1000", "2000"]
+        assert await keys_in(tmp_path, range(1, 2_501)) == list(range(1, 2_501))
+
+
+async def test_what_is_no_directory_ends_an_import_at_once(cache: KeyCache) -> None:
+    async def no_export(_request: web.Request) -> web.StreamResponse:
+        return web.Response(text="<html>a page")
+
+    async with http_server(no_export) as port:
+        fetcher = Fetcher(1)
+        with pytest.raises(ExportError, match="export cannot be read: malformed: it is no export; it begins"):
+            await Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS).read_to_end()
+        await fetcher.close()
+
+
+async def test_an_import_that_is_cancelled_continues_where_it_was(cache: KeyCache) -> None:
+    plc = PlcExport(1_000, 100)
+    async with http_server(plc.handle) as port:
+        fetcher = Fetcher(1)
+        url = f"http://127.0.0.1:{port}"
+
+        def stop_after_four(progress: Progress) -> None:
+            if progress.operations == 400:
+                task.cancel()
+
+        task = asyncio.create_task(Follower(url, fetcher, cache, LIMITS, stop_after_four).read_to_end())
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert cache.progress.operations == 400
+        assert not cache.progress.complete_s
+        assert not await has(cache, 1)  # until the end
+        await Follower(url, fetcher, cache, LIMITS).read_to_end()
+        await fetcher.close()
+    # The request that was cancelled may have been sent.
+    assert list(dict.fromkeys(plc.asked)) == [str(after) for after in range(0, 1_001, 100)]
+    assert plc.asked.count("300") == 1
+    assert cache.progress.complete_s
+    assert all([await has(cache, number) for number in range(1, 1_001)])
+
+
+async def test_a_directory_that_fails_now_and_then(cache: KeyCache) -> None:
+    plc = PlcExport(300, 100)
+    plc.replies = [
+        web.Response(status=429, headers={"Retry-After": "7"}),
+        web.Response(status=503, headers={"Retry-After": "200"}),
+        web.Response(status=500),
+    ]
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    async with http_server(plc.handle) as port:
+        fetcher = Fetcher(1)
+        await Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, sleep=sleep).read_to_end()
+        await fetcher.close()
+    assert slept == [7.0, 200.0, 8.0]
+    assert all([await has(cache, number) for number in range(1, 301)])
+
+
+async def test_a_directory_that_wants_patience_gets_it(cache: KeyCache) -> None:
+    plc = PlcExport(100, 100)
+    plc.replies = [web.Response(status=429) for _ in range(20)]
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    async with http_server(plc.handle) as port:
+        fetcher = Fetcher(1)
+        await Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, sleep=sleep).read_to_end()
+        await fetcher.close()
+    assert slept == [2.0, 4.0, 8.0, 16.0, *[30.0] * 16]
+
+
+async def test_a_directory_that_fails_for_good_ends_an_import_and_keeps_what_was_read(
+    cache: KeyCache,
+) -> None:
+    plc = PlcExport(300, 100)
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    def fail(progress: Progress) -> None:
+        plc.replies = [web.Response(status=500) for _ in range(100)]
+
+    async with http_server(plc.handle) as port:
+        fetcher = Fetcher(1)
+        follower = Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, fail, sleep)
+        with pytest.raises(ExportError, match="status: HTTP 500"):
+            await follower.read_to_end()
+        await fetcher.close()
+    assert len(slept) == LIMITS.page_failures_max - 1
+    assert cache.progress.after == "100"
+
+
+async def test_following_makes_new_keys_count_at_once(cache: KeyCache) -> None:
+    plc = PlcExport(100, 100)
+    polls: list[float] = []
+    enough = asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        polls.append(seconds)
+        if len(polls) == 4:
+            enough.set()
+            await asyncio.Event().wait()
+        plc.operations += 1
+        if len(polls) == 2:
+            plc.replies = [web.Response(status=404)]
+
+    async with http_server(plc.handle) as port:
+        fetcher = Fetcher(1)
+        follower = Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, sleep=sleep)
+        with capture_logs() as logs:
+            task = asyncio.create_task(follower.run())
+            await enough.wait()
+        task.cancel()
+        await asyncio.wait([task])
+        await fetcher.close()
+    assert polls == [LIMITS.poll_s] * 4
+    assert [line["event"] for line in logs] == ["the export is not followed: keys are fetched"]
+    assert all([await has(cache, number) for number in range(1, 104)])
+
+
+async def test_a_directory_without_sequence_numbers(cache: KeyCache) -> None:
+    """It refuses `after=0`, and gives what was created after a date."""
+    plc = PlcExport(250, 100)
+    asked: list[str | None] = []
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        after = request.query.get("after")
+        asked.append(after)
+        if after == "0":
+            return web.Response(status=400)
+        lines = [plc.line(number).replace(b'"seq"', b'"other"') for number in range(1, 251)]
+        found = [
+            line for line in lines if after is None or line.split(b'"createdAt":"')[1][:24] > after.encode()
+        ]
+        return web.Response(body=b"\n".join(found[:100]))
+
+    async with http_server(handle) as port:
+        fetcher = Fetcher(1)
+        await Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS).read_to_end()
+        await fetcher.close()
+    assert asked[:2] == ["0", None]
+    assert all([await has(cache, number) for number in range(1, 251)])
+
+
+async def test_numbers_of_another_directory_mean_nothing(cache: KeyCache) -> None:
+    plc = PlcExport(50, 100)
+    async with http_server(plc.handle) as first, http_server(plc.handle) as second:
+        fetcher = Fetcher(1)
+        await Follower(f"http://127.0.0.1:{first}", fetcher, cache, LIMITS).read_to_end()
+        plc.replies = [web.Response(body=plc.line(7).replace(b'"seq"', b'"other"'))] * 1 + [
+            web.Response(body=b"") for _ in range(3)
+        ]
+        await Follower(f"http://127.0.0.1:{second}", fetcher, cache, LIMITS).read_to_end()
+        await fetcher.close()
+    assert plc.asked[2] == "2023-11-13T22:13:20.050Z"
+    assert cache.progress.directory == f"http://127.0.0.1:{second}"
+
+
+async def test_a_file_that_is_damaged_during_an_import_begins_again(tmp_path: Path) -> None:
+    plc = PlcExport(300, 100)
+    async with KeyCache(KeyStore(tmp_path)) as cache, http_server(plc.handle) as port:
+        fetcher = Fetcher(1)
+        waits = 0
+
+        async def sleep(_seconds: float) -> None:
+            nonlocal waits
+            waits += 1
+            if waits == 1:
+                plc.operations = 301
+                for pragma in ("wal_checkpoint(TRUNCATE)", "shrink_memory"):
+                    await cache.call(cache._store._connection.execute, f"PRAGMA {pragma}")
+                with (tmp_path / FILE).open("r+b") as file:
+                    file.seek(4096)
+                    file.write(b"\xff" * 40_000)
+            if waits == 3:
+                await asyncio.Event().wait()
+
+        follower = Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, sleep=sleep)
+        task = asyncio.create_task(follower.run())
+        await until(lambda: waits >= 3)
+        task.cancel()
+        await asyncio.wait([task])
+        await fetcher.close()
+        assert all([await has(cache, number) for number in range(1, 302)])
+    assert (tmp_path / f"{FILE}.damaged").exists()

@@ -1,0 +1,100 @@
+"""A PLC directory, and other HTTP servers that answer as a test says, on ports of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import orjson
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from tests.unit.identity.accounts import did_of, entry, key_of, operation
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def http_server(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """Serve all paths with one handler; yield the port."""
+    app = web.Application()
+    app.router.add_get("/{path:.*}", handler)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.05, handler_cancellation=True)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
+    try:
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+def date_of(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class PlcExport:
+    """The `/export` of a directory with sequence numbers.
+
+    Operation n, from 1, gives account n the key n. Of the requests, only the first `answered` are answered.
+    """
+
+    def __init__(self, operations: int, page: int) -> None:
+        self.operations = operations
+        self.page = page
+        self.asked: list[str] = []
+        self.replies: list[web.Response] = []  # given instead, in order
+        self.answered: int | None = None
+        self.waiting = asyncio.Event()  # set when a request is not answered
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        after = request.query.get("after", "")
+        self.asked.append(after)
+        if self.replies:
+            return self.replies.pop(0)
+        if self.answered is not None and len(self.asked) > self.answered:
+            self.waiting.set()
+            await asyncio.Event().wait()
+        first = int(after) + 1
+        numbers = range(first, min(first + self.page, self.operations + 1))
+        lines = [self.line(number) for number in numbers]
+        return web.Response(body=b"\n".join(lines), content_type="application/jsonlines")
+
+    def line(self, number: int) -> bytes:
+        made = entry(did_of(number), operation(key_of(number % 50)), date_of(1_700_000_000_000 + number))
+        return orjson.dumps(made | {"seq": number, "type": "sequenced_op"})
+
+
+def certificate(directory: Path, host: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Return the TLS contexts of a server for a host, and of a client that trusts it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = directory / "server.pem"
+    pem.write_bytes(
+        made.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(pem)
+    return server, ssl.create_default_context(cafile=str(pem))

@@ -1,0 +1,180 @@
+"""The file of keys: what is newer, imports, damage."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+from tests.unit.identity.accounts import did_of, key_of
+
+from jetstream.atproto.compact_did import compact_did
+from jetstream.errors import KeyCacheError, KeyCacheReplaced
+from jetstream.identity.export import Progress
+from jetstream.identity.held import pack_key
+from jetstream.identity.store import FILE, KeyStore, Row
+
+NOW_S = 1_800_000_000
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[KeyStore]:
+    store = KeyStore(tmp_path, lambda: NOW_S)
+    yield store
+    store.close()
+
+
+def row(number: int, key: int, at_s: int) -> Row:
+    return compact_did(did_of(number)), pack_key(key_of(key)), at_s
+
+
+def held(store: KeyStore, *numbers: int) -> list[tuple[bytes, int] | None]:
+    dids = [compact_did(did_of(number)) for number in numbers]
+    found = store.read(dids)
+    return [found.get(did) for did in dids]
+
+
+def records(rows: list[Row]) -> dict[int, bytes]:
+    buckets: dict[int, bytes] = {}
+    for did, key, _ in rows:
+        buckets[did[0]] = buckets.get(did[0], b"") + did + key
+    return buckets
+
+
+def fold(store: KeyStore, operations_max: int = 1000, at_s: int = 200) -> None:
+    while store.fold(operations_max, at_s):
+        pass
+
+
+def test_what_is_written_is_there_after_a_restart(store: KeyStore, tmp_path: Path) -> None:
+    store.write([row(1, 1, 100), row(2, 2, 200)])
+    store.save(Progress("d", "7", 8, 9, 10))
+    store.close()
+    again = KeyStore(tmp_path)
+    assert held(again, 1, 2, 3) == [row(1, 1, 100)[1:], row(2, 2, 200)[1:], None]
+    assert again.progress() == Progress("d", "7", 8, 9, 10)
+    again.close()
+
+
+def test_many_are_read_at_once(store: KeyStore) -> None:
+    store.write([row(number, 1, number) for number in range(1200)])
+    assert len(store.read([compact_did(did_of(number)) for number in range(2000)])) == 1200
+
+
+def test_a_key_that_was_fetched_replaces_any_other(store: KeyStore) -> None:
+    store.write([row(1, 1, 500)])
+    store.write([row(1, 2, 100)])
+    assert held(store, 1) == [row(1, 2, 100)[1:]]
+    store.write([], [compact_did(did_of(1))])
+    assert held(store, 1) == [None]
+
+
+@pytest.mark.parametrize(("at_s", "replaced"), [(1_000_000, True), (1_000_001, True), (999_999, False)])
+def test_a_page_replaces_keys_that_were_fetched_before_it(store: KeyStore, at_s: int, replaced: bool) -> None:
+    store.write([row(1, 1, 1_000_000)])
+    store.apply([row(1, 2, at_s)], Progress())
+    assert held(store, 1) == [row(1, 2, at_s)[1:] if replaced else row(1, 1, 1_000_000)[1:]]
+
+
+def test_a_time_ahead_of_the_clock_does_not_count(store: KeyStore) -> None:
+    store.write([row(1, 1, NOW_S + 10_000)])
+    store.apply([row(1, 2, 5)], Progress())
+    assert held(store, 1) == [row(1, 2, 5)[1:]]
+
+
+def test_an_import_counts_at_its_end(store: KeyStore) -> None:
+    store.write([row(3, 3, 5_000_000)])
+    store.stage(records([row(1, 1, 100), row(2, 2, 100)]), Progress(after="1"))
+    store.stage(records([row(1, 4, 200), row(3, 4, 200)]), Progress(after="2"))
+    assert held(store, 1, 2) == [None, None]
+    assert store.progress().after == "2"
+    fold(store)
+    assert held(store, 1, 2, 3) == [row(1, 4, 200)[1:], row(2, 2, 200)[1:], row(3, 3, 5_000_000)[1:]]
+
+
+Operations = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4)), max_size=40)
+
+
+@settings(max_examples=15)
+@given(Operations, st.integers(1, 7), st.integers(1, 10))
+def test_an_import_is_the_same_as_its_operations_one_by_one(
+    tmp_path_factory: pytest.TempPathFactory,
+    operations: list[tuple[int, int]],
+    page: int,
+    operations_max: int,
+) -> None:
+    rows = [row(number, key, 1_000) for number, key in operations]
+    one, other = (KeyStore(tmp_path_factory.mktemp("keys")) for _ in range(2))
+    for each in rows:
+        one.apply([each], Progress())
+    for start in range(0, len(rows), page):
+        other.stage(records(rows[start : start + page]), Progress())
+        if start % 3 == 0:  # an interrupted fold
+            other.fold(operations_max, 1_000)
+    fold(other, operations_max, 1_000)
+    assert held(one, *range(6)) == held(other, *range(6))
+    one.close()
+    other.close()
+
+
+@pytest.mark.parametrize("content", [b"no database at all", b"SQLite format 3\0" + bytes(5000), b"\0" * 100])
+def test_a_damaged_file_is_moved_aside(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / FILE).write_bytes(content)
+    with capture_logs() as logs:
+        store = KeyStore(tmp_path)
+    assert len(logs) == 1
+    assert logs[0]["damaged_file"] == str(tmp_path / f"{FILE}.damaged")
+    assert (tmp_path / f"{FILE}.damaged").read_bytes() == content
+    store.write([row(1, 1, 1)])
+    assert held(store, 1) == [row(1, 1, 1)[1:]]
+    store.close()
+
+
+def test_damage_that_is_met_later_is_moved_aside(tmp_path: Path) -> None:
+    store = KeyStore(tmp_path)
+    store.write([row(number, 1, number) for number in range(5000)])
+    store.close()
+    with (tmp_path / FILE).open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 200_000)
+    with capture_logs() as logs:
+        store = KeyStore(tmp_path)
+        with pytest.raises(KeyCacheReplaced):
+            held(store, *range(5000))
+    assert [line["log_level"] for line in logs] == ["warning"]
+    assert held(store, 1) == [None]
+    store.write([row(1, 1, 1)])
+    assert held(store, 1) == [row(1, 1, 1)[1:]]
+    store.close()
+
+
+def test_progress_that_is_damaged_begins_again(store: KeyStore) -> None:
+    store.save(Progress(after="7"))
+    store._connection.execute("UPDATE state SET value = ?", (b"{",))
+    assert store.progress() == Progress()
+
+
+def test_a_file_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / FILE)
+    other.execute("CREATE TABLE t (a)")
+    other.close()
+    with pytest.raises(KeyCacheError, match="is no cache of keys of this version: move it away"):
+        KeyStore(tmp_path)
+    assert not (tmp_path / f"{FILE}.damaged").exists()
+
+
+def test_a_directory_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(KeyCacheError, match="unable to open"):
+        KeyStore(tmp_path / "nothing")
+
+
+def test_two_processes_can_write(store: KeyStore, tmp_path: Path) -> None:
+    other = KeyStore(tmp_path)
+    other.write([row(1, 1, 1)])
+    store.write([row(2, 2, 2)])
+    assert held(store, 1, 2) == held(other, 1, 2) == [row(1, 1, 1)[1:], row(2, 2, 2)[1:]]
+    other.close()
