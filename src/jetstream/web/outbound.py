@@ -11,6 +11,7 @@ for a slow client is gathered here, and given to the transport as one write when
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -153,12 +154,21 @@ class Outbound(asyncio.Protocol, ABC):
         self._gathering = True
         self.write = self._gather
         self._set_limits()
+        self._limit_unsent(self._sockets.limits.unsent_slow_bytes_max)
 
     def _stop_gathering(self) -> None:
         self._gathering = False
         if not self.closing:
             self.write = self._transport.write
         self._set_limits()
+        self._limit_unsent(self._sockets.limits.unsent_bytes_max)
+
+    def _limit_unsent(self, bytes_max: int) -> None:
+        """Limit what the kernel buffers of this connection beyond what is in flight."""
+        connection = self._transport.get_extra_info("socket")
+        with suppress(OSError):  # the connection has gone
+            if connection is not None:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, bytes_max)
 
     def _gather(self, data: bytes) -> None:
         self._gathered.append(data)

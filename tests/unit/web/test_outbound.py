@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import socket
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 import pytest
 
 from jetstream.delivery.framing.ndjson import NDJSON
 from jetstream.delivery.subscriber import Close
+from jetstream.limits import WebLimits
 from jetstream.web.outbound import Outbound, Sockets
 from jetstream.web.stream_sink import EventStreamSink
 
@@ -19,7 +21,8 @@ LIMIT = 1_000
 class Transport:
     """A transport whose client reads when it is told to; it calls its protocol as uvloop does."""
 
-    def __init__(self) -> None:
+    def __init__(self, connection: socket.socket | None = None) -> None:
+        self.connection = connection
         self.protocol: Outbound
         self.waiting: list[bytes] = []
         self.sent = b""
@@ -30,6 +33,10 @@ class Transport:
 
     def is_closing(self) -> bool:
         return False
+
+    def get_extra_info(self, name: str) -> socket.socket | None:
+        assert name == "socket"
+        return self.connection
 
     def get_write_buffer_size(self) -> int:
         return sum(map(len, self.waiting))
@@ -82,8 +89,8 @@ class Transport:
 class Client:
     """A sink, its transport, and all that was written for it."""
 
-    def __init__(self) -> None:
-        self.transport = Transport()
+    def __init__(self, connection: socket.socket | None = None) -> None:
+        self.transport = Transport(connection)
         sink = EventStreamSink.__new__(EventStreamSink)
         self.transport.protocol = self.sink = sink
         sockets = Sockets(LIMIT)
@@ -125,6 +132,33 @@ async def test_many_writes_for_a_slow_client_are_one(slow: Client) -> None:
     assert len(slow.transport.waiting) == 1
     await slow.transport.read(1_000)
     assert slow.transport.sent == slow.written
+
+
+@pytest.fixture
+def connection() -> Iterator[socket.socket]:
+    with socket.socket() as made:
+        yield made
+
+
+async def test_the_kernel_buffers_less_for_a_slow_client(connection: socket.socket) -> None:
+    limits = WebLimits()
+    client = Client(connection)
+    client.write(3)
+    for _ in range(2):
+        client.sink.gather()
+    assert unsent_max(connection) == limits.unsent_slow_bytes_max
+    await client.transport.read(1_000)
+    assert unsent_max(connection) == limits.unsent_bytes_max
+    connection.close()  # it may go before the sink knows
+    client.transport.room = 0
+    client.write(3)
+    for _ in range(2):
+        client.sink.gather()
+    assert client.sink.buffered == 30
+
+
+def unsent_max(connection: socket.socket) -> int:
+    return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
 
 
 async def test_a_client_that_has_read_all_is_written_to_at_once(slow: Client) -> None:
