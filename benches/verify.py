@@ -20,7 +20,8 @@ from typing import Any, Final
 from benches.frames import DIRECTORY, POPULATION, START_US
 from benches.limits import Limit
 
-from jetstream.atproto.keys import K256PublicKey, PublicKey
+from jetstream.atproto.keys import K256PublicKey, PublicKey, public_key
+from jetstream.identity.documents import document_key
 from jetstream.runtime import tune_gc
 from jetstream.simulator import frames, recording
 from jetstream.simulator.world import SteadyClock, World
@@ -28,7 +29,6 @@ from jetstream.upstream.envelope import read_envelope
 from jetstream.upstream.extract import extract
 from jetstream.verify.chain import latest_rev
 from jetstream.verify.commit import examine_commit
-from jetstream.verify.documents import signing_key
 from jetstream.verify.verifier import Verifier
 
 TITLE: Final = "Verification of commits of 5 kB, CPU time"
@@ -77,7 +77,8 @@ def recorded() -> Path:
 
 
 def _keys(file: Path) -> dict[str, PublicKey]:
-    return {did: signing_key(document, did) for did, document in recording.read_documents(file).items()}
+    documents = recording.read_documents(file)
+    return {did: public_key(document_key(did, document)) for did, document in documents.items()}
 
 
 def _verified_us(fields: Sequence[Fields], keys: Mapping[str, PublicKey], *, full: bool) -> float:

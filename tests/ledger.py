@@ -10,14 +10,14 @@ from typing import Any
 import libipld
 import orjson
 
-from jetstream.atproto.keys import PublicKey
+from jetstream.atproto.keys import PublicKey, public_key
+from jetstream.identity.documents import document_key
 from jetstream.simulator import check, faults
 from jetstream.simulator.faults import Effect, Faults
 from jetstream.simulator.stream import Item, Stream
 from jetstream.simulator.world import Population, SteadyClock, World
 from jetstream.upstream.envelope import Envelope, read_envelope
 from jetstream.verify.chain import State, latest_rev, root_of
-from jetstream.verify.documents import signing_key
 from jetstream.verify.verifier import Verifier
 
 START_US = 1_767_225_600_000_000
@@ -26,6 +26,7 @@ VERDICTS = {
     "bad_signature": "refused: signature",
     "high_s": "refused: signature",
     "broken_chain": "refused: proof",
+    "future_rev": "refused: future_rev",
     "malformed_path": "refused: proof",
     "truncated_car": "refused: car",
     "missing_record": "refused: record",
@@ -88,7 +89,7 @@ class Run:
 
     def _keys(self, did: str, _rev: str) -> Sequence[PublicKey]:
         document = self.world.document(did, "")
-        return () if document is None else (signing_key(document, did),)
+        return () if document is None else (public_key(document_key(did, document)),)
 
     def _check(self, item: Item) -> None:
         message = read_envelope(item.frame)
@@ -107,7 +108,7 @@ class Run:
             self._lose(dids)
         else:
             # Of a damaged commit, only its last field may be missing. That is `prevData`.
-            expected = self._expected(message, label)
+            expected = self._expected(message, label, fault)
             assert label == expected, (fault, label, item.seq)
             if fault == "rev_back":
                 self._lose(dids)
@@ -133,7 +134,7 @@ class Run:
         self.seen["copy", label] += 1
         assert label.startswith(("dropped", "refused", "replay", "none")), label
 
-    def _expected(self, message: Envelope, label: str) -> str:
+    def _expected(self, message: Envelope, label: str, fault: str) -> str:
         """Return the verdict of an authentic message, by what was passed on before it."""
         if message.type not in {"commit", "sync"}:
             return "none"
@@ -152,5 +153,8 @@ class Run:
             follows = body["since"] == before[0] and body.get("prevData", before[1]) == before[1]
         assert follows or did in self.lost, "a gap where nothing was lost"
         self.lost.discard(did)
-        passed = "legacy" if label == "legacy" and "prevData" not in body else "ok"
-        return passed if follows else "gap"
+        if not follows:
+            return "gap"
+        if fault == "missing_node":
+            return "incomplete"
+        return "legacy" if label == "legacy" and "prevData" not in body else "ok"

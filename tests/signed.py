@@ -16,7 +16,8 @@ from jetstream.atproto import mst, mst_node
 from jetstream.atproto.car import Block
 from jetstream.atproto.cbor_encoder import encode_cbor
 from jetstream.atproto.cid import Cid, cid_of
-from jetstream.atproto.keys import PublicKey, parse_multikey
+from jetstream.atproto.encoded_key import parse_multikey
+from jetstream.atproto.keys import PublicKey, public_key
 from jetstream.atproto.mst import Change
 from jetstream.atproto.tid import tid
 from jetstream.simulator import check, frames
@@ -38,7 +39,7 @@ def rev(number: int) -> str:
 
 def public(key: SigningKey = KEY) -> PublicKey:
     """Return the public key of a private one."""
-    return parse_multikey(key.multibase)
+    return public_key(parse_multikey(key.multibase))
 
 
 class Account:

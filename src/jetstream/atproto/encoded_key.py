@@ -15,8 +15,8 @@ import libipld
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from jetstream.atproto.keys import K256_PREFIX, P256_PREFIX
-
+K256_PREFIX: Final = b"\xe7\x01"  # multicodec secp256k1-pub, as a varint
+P256_PREFIX: Final = b"\x80\x24"  # multicodec p256-pub, as a varint
 POINT_BYTES: Final = 33  # of a compressed point: 2 or 3, for the sign of y, and x
 _ENCODINGS: Final = {(POINT_BYTES, b"\2"), (POINT_BYTES, b"\3"), (65, b"\4")}  # the last has x and y
 _MULTIBASE_CHARS_MAX: Final = 100  # an uncompressed point has 90. Decoding takes the square of the length

@@ -1,8 +1,8 @@
 """Public keys of accounts, and what they have signed: K-256 (secp256k1) and P-256 (secp256r1).
 
 A signature is r and s, 32 bytes each, over the SHA-256 of the message, with s in the lower half of the
-curve's order ("low-S"). Public keys are written as Multikeys: multibase `z` of a two-byte prefix that names
-the curve, and the compressed point. Source: the cryptography page of the AT Protocol specification.
+curve's order ("low-S"). `encoded_key` reads public keys. Source: the cryptography page of the AT Protocol
+specification.
 
 K-256 is verified by libsecp256k1 in 25 µs. coincurve has it, but takes signatures as DER only; its handle of
 the library takes the 64 bytes as they are.
@@ -14,7 +14,6 @@ from hashlib import sha256
 from typing import Any, Final, Protocol
 
 import coincurve
-import libipld
 from coincurve._libsecp256k1 import ffi, lib  # type: ignore[import-not-found]  # a compiled module
 from coincurve.context import GLOBAL_CONTEXT
 from cryptography.exceptions import InvalidSignature
@@ -22,17 +21,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 
+from jetstream.atproto.encoded_key import K256_PREFIX, P256_PREFIX, EncodedKey, parse_multikey
+
 # The orders of the curves: r and s of a signature are below it.
 K256_ORDER: Final = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 P256_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 SIGNATURE_BYTES: Final = 64
-K256_PREFIX: Final = b"\xe7\x01"  # multicodec secp256k1-pub, as a varint
-P256_PREFIX: Final = b"\x80\x24"  # multicodec p256-pub, as a varint
-DID_KEY: Final = "did:key:"
-# Characters of a key: an uncompressed point has 90. Decoding takes quadratic time.
-_KEY_CHARS_MAX: Final = 120
-# A point, by its first byte: how many bytes it has. 4 is uncompressed.
-_POINT_BYTES: Final = {2: 33, 3: 33, 4: 65}
 _PREHASHED: Final = ec.ECDSA(Prehashed(hashes.SHA256()))
 
 
@@ -96,35 +90,9 @@ _CURVES: Final[dict[bytes, type[K256PublicKey | P256PublicKey]]] = {
 }
 
 
-def parse_multikey(text: str) -> PublicKey:
-    """Return the key of a Multikey (`z…`). Raises ValueError if it is neither a K-256 nor a P-256 key."""
-    encoded = decode_base58(text)
-    if encoded[:2] not in _CURVES:
-        raise ValueError(f"{text} is neither a K-256 nor a P-256 key")
-    return key_of(encoded[:2], encoded[2:])
-
-
-def parse_did_key(text: str) -> PublicKey:
-    """Return the key of a `did:key:z…`. Raises ValueError."""
-    if not text.startswith(DID_KEY):
-        raise ValueError(f"{text[:_KEY_CHARS_MAX]!r} is no did:key")
-    return parse_multikey(text.removeprefix(DID_KEY))
-
-
-def key_of(curve: bytes, point: bytes) -> PublicKey:
-    """Return the key of a point, compressed or not. `curve` is one of the prefixes. Raises ValueError."""
-    if not point or len(point) != _POINT_BYTES.get(point[0]):
-        raise ValueError(f"{point.hex()} is no point of a curve, by its length and first byte")
-    return _CURVES[curve](point)
-
-
-def decode_base58(text: str) -> bytes:
-    """Return the bytes of base58btc in multibase: `z…`. Raises ValueError."""
-    if not text.startswith("z") or len(text) > _KEY_CHARS_MAX:
-        raise ValueError(
-            f"{text[:_KEY_CHARS_MAX]!r} is no key in base58btc, or over {_KEY_CHARS_MAX} characters"
-        )
-    return bytes(libipld.decode_multibase(text)[1])
+def public_key(encoded: EncodedKey) -> PublicKey:
+    """Return a key that verifies signatures. Raises ValueError if its point is not on the curve."""
+    return _CURVES[encoded.prefix](encoded.point)
 
 
 def verify(multibase: str, message: bytes, signature: bytes) -> bool:
@@ -132,4 +100,4 @@ def verify(multibase: str, message: bytes, signature: bytes) -> bool:
 
     Raises ValueError for a key that is neither K-256 nor P-256.
     """
-    return parse_multikey(multibase).verify(sha256(message).digest(), signature)
+    return public_key(parse_multikey(multibase)).verify(sha256(message).digest(), signature)

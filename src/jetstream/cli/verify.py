@@ -11,20 +11,23 @@ from typing import Any, Final, Literal
 
 import orjson
 
-from jetstream.atproto.keys import PublicKey
+from jetstream.atproto.keys import PublicKey, public_key
 from jetstream.atproto.tid import tid_us
 from jetstream.clock import unix_us
 from jetstream.errors import SettingError
+from jetstream.identity.documents import NO_HISTORY, History, document_key, only_key, parse_history
+from jetstream.identity.failures import NoKey
+from jetstream.limits import KeyLimits
 from jetstream.simulator import recording
 from jetstream.upstream.drops import DROP_REASONS
 from jetstream.upstream.envelope import Envelope, read_envelope
 from jetstream.verify.chain import Judgement, latest_rev
-from jetstream.verify.documents import NoKey, keys_at, signing_key
 from jetstream.verify.verdict import REFUSALS, VERDICTS
 from jetstream.verify.verifier import Verifier
 
 EXIT_REFUSED: Final = 1
 _UNSIGNED: Final = "not signed"  # what the table calls messages that have no signature
+_SLACK_US: Final = KeyLimits().history_slack_us
 _EXAMPLE_CHARS_MAX: Final = 300
 # The order of the table's lines.
 _LABELS: Final = (
@@ -93,18 +96,23 @@ class _Keys:
 
     def __init__(self, found: Mapping[str, object]) -> None:
         self._found = found
-        self._signing_key = cache(self._parse)
+        # The history of each account, and each key, once they are asked for.
+        self._history = cache(self._read)
+        self._public_key = cache(public_key)
 
     def find(self, did: str, rev: str) -> Sequence[PublicKey]:
         """Return the keys that may have signed a commit; none if the file has none."""
-        found = self._found.get(did)
-        return keys_at(found, did, tid_us(rev)) if isinstance(found, list) else self._signing_key(did)
+        keys = self._history(did).keys_at(tid_us(rev), _SLACK_US)
+        return [self._public_key(key) for key in keys]
 
-    def _parse(self, did: str) -> Sequence[PublicKey]:
+    def _read(self, did: str) -> History:
+        found = self._found.get(did)
         try:
-            return (signing_key(self._found.get(did), did),)
+            if isinstance(found, list):
+                return parse_history(did, found)
+            return only_key(document_key(did, found))
         except NoKey:
-            return ()
+            return NO_HISTORY
 
 
 def _read_documents(frames: Path, documents: Path | None) -> Mapping[str, object]:

@@ -1,26 +1,30 @@
 """The signing key in DID documents, in operations of the PLC directory, and in its audit log. Pure.
 
+A log is read as a whole or not at all. An entry that cannot be read may be the one that has changed the key,
+and without it the key before would count.
+
 Source: the DID page of the AT Protocol specification, "Representation of public keys"; the specification of
 did:plc, "Operation serialization". What is wrong raises NoKey.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from itertools import islice
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 import orjson
 
 from jetstream.atproto.encoded_key import (
+    K256_PREFIX,
+    P256_PREFIX,
     EncodedKey,
     decode_multibase,
     parse_did_key,
     parse_multikey,
     parse_point,
 )
-from jetstream.atproto.keys import K256_PREFIX, P256_PREFIX
 from jetstream.identity.failures import NoKey
 from jetstream.model.timestamp import parse_time
 
@@ -30,6 +34,8 @@ _OLD_TYPES: Final = {
     "EcdsaSecp256r1VerificationKey2019": P256_PREFIX,
 }
 _METHODS_MAX: Final = 100  # that are looked at; real documents have one to three
+_ENTRIES_MAX: Final = 10_000  # of an audit log
+_KEYS_MAX: Final = 8  # of one time: each may be tried, which takes 25 to 45 µs
 _SHOWN_CHARS: Final = 80  # of a foreign value, in an error
 
 
@@ -52,10 +58,10 @@ class History(NamedTuple):
         return self.spans[-1].key
 
     def keys_at(self, time_us: int, slack_us: int) -> list[EncodedKey]:
-        """Return the keys that were valid at a time or up to `slack_us` around it, the newest first.
+        """Return the keys that were valid at a time or up to `slack_us` around it: the eight newest.
 
-        The time of a commit is that of another clock than the directory's, and a change of keys takes a while
-        to reach everybody.
+        The newest comes first. The time of a commit is that of another clock than the directory's, and a
+        change of keys takes a while to reach everybody.
         """
         keys = [
             span.key
@@ -64,7 +70,15 @@ class History(NamedTuple):
             and span.from_us <= time_us + slack_us
             and (span.until_us is None or time_us - slack_us < span.until_us)
         ]
-        return list(dict.fromkeys(keys))
+        return list(dict.fromkeys(keys))[:_KEYS_MAX]
+
+
+NO_HISTORY: Final = History(())
+
+
+def only_key(key: EncodedKey) -> History:
+    """Return the history of an account of which one key is known, at all times."""
+    return History((Span(0, None, key),))
 
 
 def parse_json(body: bytes) -> object:
@@ -81,10 +95,16 @@ def document_key(did: str, document: object) -> EncodedKey:
         raise NoKey("malformed", "it is no DID document")
     if document["id"] != did:
         raise NoKey("wrong_did", f"it is that of {_short(document['id'])}")
-    for method in islice(_dicts(document.get("verificationMethod")), _METHODS_MAX):
-        if method.get("id") in {"#atproto", f"{did}#atproto"} and method.get("controller") == did:
+    methods = document.get("verificationMethod")
+    for method in methods[:_METHODS_MAX] if isinstance(methods, list) else ():
+        if isinstance(method, dict) and _is_signing_method(method, did):
             return _method_key(method)
     raise NoKey("no_key", "it has no verification method #atproto")
+
+
+def _is_signing_method(method: Mapping[str, object], did: str) -> bool:
+    # A tuple, no set: the ID in a document may be a list, which has no hash.
+    return method.get("id") in ("#atproto", f"{did}#atproto") and method.get("controller") == did
 
 
 def _method_key(method: Mapping[str, object]) -> EncodedKey:
@@ -99,26 +119,24 @@ def _method_key(method: Mapping[str, object]) -> EncodedKey:
     raise NoKey("bad_key", f"{_short(kind)} is no type of key")
 
 
-def operation_key(operation: object) -> EncodedKey:
+def operation_key(operation: object) -> EncodedKey | None:
     """Return the key that an operation of the PLC directory gives its account.
 
-    A tombstone raises NoKey with the reason `not_found`, as the directory answers 404 from then on.
+    None: it is a tombstone, or its key cannot be used.
     """
     if not isinstance(operation, dict):
         raise NoKey("malformed", "it is no operation")
     kind = operation.get("type")
     if kind == "plc_tombstone":
-        raise NoKey("not_found", "the account is tombstoned")
-    if kind not in {"plc_operation", "create"}:
+        return None
+    if kind not in ("plc_operation", "create"):
         raise NoKey("malformed", f"{_short(kind)} is no type of operation")
     methods = operation.get("verificationMethods")
     text = methods.get("atproto") if isinstance(methods, dict) else operation.get("signingKey")
-    if text is None:
-        raise NoKey("no_key", "it has no signing key")
     try:
         return parse_did_key(text)
-    except ValueError as error:
-        raise NoKey("bad_key", str(error)) from error
+    except ValueError:
+        return None
 
 
 def parse_history(did: str, log: object) -> History:
@@ -127,18 +145,23 @@ def parse_history(did: str, log: object) -> History:
     Operations that were nullified are left out: the account's owner has declared them void, and the key
     before them counts in their time.
     """
-    entries = [entry for entry in _dicts(log) if entry.get("nullified") is not True]
-    if not entries:
+    if not isinstance(log, list) or not all(isinstance(entry, dict) for entry in log):
         raise NoKey("malformed", "it is no audit log")
-    if any(entry.get("did") != did for entry in entries):
+    if len(log) > _ENTRIES_MAX:
+        raise NoKey("too_big", f"it has more than {_ENTRIES_MAX:,} operations")
+    valid = [_start(did, entry) for entry in log if entry.get("nullified") is not True]
+    if not valid:
+        raise NoKey("malformed", "it has no operation that counts")
+    starts = sorted(valid, key=itemgetter(0))
+    ends = [*(from_us for from_us, _ in starts[1:]), None]
+    return History(tuple(Span(from_us, end, key) for (from_us, key), end in zip(starts, ends, strict=True)))
+
+
+def _start(did: str, entry: Mapping[str, object]) -> tuple[int, EncodedKey | None]:
+    """Return when an operation was made, and the key from then on."""
+    if entry.get("did") != did:
         raise NoKey("wrong_did", "it has operations of another DID")
-    starts = sorted(
-        ((operation_us(entry), _key_or_none(entry)) for entry in entries), key=lambda pair: pair[0]
-    )
-    ends: list[int | None] = [from_us for from_us, _ in starts[1:]]
-    return History(
-        tuple(Span(from_us, until, key) for (from_us, key), until in zip(starts, [*ends, None], strict=True))
-    )
+    return operation_us(entry), operation_key(entry.get("operation"))
 
 
 def operation_us(entry: Mapping[str, object]) -> int:
@@ -150,16 +173,6 @@ def operation_us(entry: Mapping[str, object]) -> int:
     raise NoKey("malformed", f"createdAt is {_short(created)}")
 
 
-def _key_or_none(entry: Mapping[str, object]) -> EncodedKey | None:
-    try:
-        return operation_key(entry.get("operation"))
-    except NoKey:
-        return None
-
-
-def _dicts(values: object) -> Iterable[dict[str, object]]:
-    return (value for value in values if isinstance(value, dict)) if isinstance(values, list) else ()
-
-
 def _short(value: object) -> str:
-    return repr(value)[:_SHOWN_CHARS]
+    """Return a foreign value for an error. It may be nested too deeply for `repr`."""
+    return repr(value[:_SHOWN_CHARS]) if isinstance(value, str) else f"a {type(value).__name__}"

@@ -14,7 +14,6 @@ Source: the server of did-method-plc, `routes.ts` and `db/index.ts`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 from urllib.parse import quote
@@ -119,16 +118,8 @@ def _parse_line(line: bytes) -> Operation:
     seq = entry.get("seq")
     if seq is not None and (type(seq) is not int or not 0 <= seq <= _SEQ_MAX):
         raise ValueError("has a seq that is none")
-    return Operation(did, _key(entry), operation_us(entry), seq, entry.get("nullified") is True)
-
-
-def _key(entry: Mapping[str, object]) -> EncodedKey | None:
-    try:
-        return operation_key(entry.get("operation"))
-    except NoKey as error:
-        if error.reason == "malformed":
-            raise
-        return None
+    key = operation_key(entry.get("operation"))
+    return Operation(did, key, operation_us(entry), seq, entry.get("nullified") is True)
 
 
 class Step(NamedTuple):

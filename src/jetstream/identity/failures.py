@@ -12,7 +12,7 @@ KEY_FAILURES: Final = {
     "method": "the DID is neither a `did:plc` nor a `did:web` of a host name",
     "not_public": "the host of a `did:web` has no public address",
     "wrong_did": "the document is that of another DID",
-    "malformed": "the answer is no JSON, or no DID document",
+    "malformed": "the answer is no JSON, no DID document, or no audit log",
     "too_big": "the answer is larger than allowed",
     "redirect": "the answer is a redirect, which is never followed",
     "status": "another HTTP status than 200, 404, 410 and 429",

@@ -9,8 +9,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import Final, NamedTuple
 
-from jetstream.atproto.encoded_key import POINT_BYTES, EncodedKey
-from jetstream.atproto.keys import K256_PREFIX, P256_PREFIX
+from jetstream.atproto.encoded_key import K256_PREFIX, P256_PREFIX, POINT_BYTES, EncodedKey
 
 KEY_BYTES: Final = 1 + POINT_BYTES
 NONE: Final = bytes(KEY_BYTES)

@@ -15,22 +15,27 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from jetstream.atproto.compact_did import is_plc
 from jetstream.atproto.encoded_key import EncodedKey
 from jetstream.identity.addresses import is_resolvable, web_url
 from jetstream.identity.cache import KeyCache
 from jetstream.identity.directories import Directories, Pace, Sleep
-from jetstream.identity.documents import History, Span, document_key, parse_history, parse_json
+from jetstream.identity.documents import (
+    NO_HISTORY,
+    History,
+    document_key,
+    only_key,
+    parse_history,
+    parse_json,
+)
 from jetstream.identity.failures import LASTING, NoKey
 from jetstream.identity.fetch import Fetches, read_body
 from jetstream.identity.generations import Generations
 from jetstream.identity.held import Held
 from jetstream.limits import KeyLimits
 from jetstream.metrics import KeyMetrics
-
-NO_HISTORY: Final = History(())
 
 
 class Answer(NamedTuple):
@@ -289,7 +294,7 @@ class Resolver:
                     raise
                 if error.reason != "not_found":  # else this directory has no audit logs
                     reason = error.reason
-        return History((Span(0, None, await self._document(did)),)), reason
+        return only_key(await self._document(did)), reason
 
     async def _document(self, did: str) -> EncodedKey:
         read = partial(_read_document, did)

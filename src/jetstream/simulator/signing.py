@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 import coincurve
-import libipld
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
@@ -18,7 +17,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jetstream.atproto.car import Block
 from jetstream.atproto.cbor_encoder import encode_text
 from jetstream.atproto.cid import LINK_HEAD, Cid, cid_of
-from jetstream.atproto.keys import K256_ORDER, K256_PREFIX, P256_ORDER, P256_PREFIX, SIGNATURE_BYTES
+from jetstream.atproto.encoded_key import K256_PREFIX, P256_PREFIX, EncodedKey
+from jetstream.atproto.keys import K256_ORDER, P256_ORDER, SIGNATURE_BYTES
 
 # The key `sig` and the head of a byte string of 64; the signature follows.
 SIGNATURE_FIELD: Final = b"\x63sig\x58\x40"
@@ -43,7 +43,7 @@ class K256Key:
 
     def __init__(self, secret: bytes) -> None:
         self._key = coincurve.PrivateKey(secret)  # immutable, as is all of the key
-        self.multibase = _multibase(K256_PREFIX + self._key.public_key.format())
+        self.multibase = EncodedKey(K256_PREFIX, self._key.public_key.format()).multibase
 
     def sign(self, message: bytes) -> bytes:
         """Return the signature of a message: 64 bytes, deterministic; libsecp256k1 always makes it low-S."""
@@ -61,7 +61,7 @@ class P256Key:
             (int.from_bytes(secret, "big") - 1) % (P256_ORDER - 1) + 1, ec.SECP256R1()
         )
         point = self._key.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
-        self.multibase = _multibase(P256_PREFIX + point)
+        self.multibase = EncodedKey(P256_PREFIX, point).multibase
 
     def sign(self, message: bytes) -> bytes:
         """Return the signature of a message: 64 bytes, low-S, deterministic."""
@@ -85,8 +85,3 @@ def sign_commit(did: str, rev: str, data: Cid, key: SigningKey) -> Block:
     signature = key.sign(b"\xa5" + before + after)
     block = b"\xa6" + before + SIGNATURE_FIELD + signature + after
     return Block(cid_of(block), block)
-
-
-def _multibase(encoded: bytes) -> str:
-    """Return bytes in base58btc, which multibase names `z`."""
-    return libipld.encode_multibase("z", encoded)

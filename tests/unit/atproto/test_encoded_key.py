@@ -6,13 +6,14 @@ from hypothesis import strategies as st
 from tests.fixtures import json_of
 
 from jetstream.atproto.encoded_key import (
+    K256_PREFIX,
+    P256_PREFIX,
     EncodedKey,
     decode_multibase,
     parse_did_key,
     parse_multikey,
     parse_point,
 )
-from jetstream.atproto.keys import K256_PREFIX, P256_PREFIX
 from jetstream.simulator.signing import K256Key, P256Key
 
 K256, P256 = K256Key(b"\1" * 32).multibase, P256Key(b"\1" * 32).multibase
@@ -57,6 +58,9 @@ def test_published_vectors(name: str) -> None:
         "zzzz",
         "z0OIl",
         "zé",
+        "zQ3sh",
+        "zQ3shé",
+        "z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK",  # Ed25519
         K256[:-1],
         K256 + "1",
         "m" + K256[1:],
@@ -71,7 +75,7 @@ def test_what_is_no_multikey(text: object) -> None:
     assert len(str(caught.value)) < 200
 
 
-@pytest.mark.parametrize("text", [K256, "did:key:", "did:web:a.com", None])
+@pytest.mark.parametrize("text", ["", K256, "did:key:", "did:web:a.com", None])
 def test_what_is_no_did_key(text: object) -> None:
     with pytest.raises(ValueError, match="is not"):
         parse_did_key(text)
@@ -84,9 +88,12 @@ def test_what_is_no_did_key(text: object) -> None:
         b"",
         b"\0",
         b"\2" + b"\xff" * 32,  # not on either curve
+        b"\2",
         b"\2" * 32,
         b"\4" + b"\1" * 32,
         b"\4" + b"\1" * 64,
+        b"\4" + bytes(64),
+        b"\6" + bytes(64),
         b"\6" + b"\1" * 64,  # hybrid, which libsecp256k1 would read
     ],
 )

@@ -12,9 +12,9 @@ from tests.signed import DID, KEY, TIME, Account, rev
 
 from jetstream import cli
 from jetstream.simulator import frames, recording
+from jetstream.simulator.identities import did_document
 from jetstream.simulator.repo import Revision
 from jetstream.simulator.signing import K256Key
-from jetstream.simulator.world import did_document
 
 OTHER_KEY = K256Key(b"\x09" * 32)
 
@@ -53,7 +53,7 @@ def history() -> list[bytes]:
 
 
 def document(key: K256Key = KEY) -> dict[str, object]:
-    return {DID: did_document(DID, "a.test", key, "https://pds.test")}
+    return {DID: did_document(DID, "a.test", key.multibase, "https://pds.test")}
 
 
 def test_a_good_recording_is_ok(
@@ -132,6 +132,24 @@ def test_an_audit_log_has_the_keys_of_the_past(tmp_path: Path, capsys: pytest.Ca
     code, table, _ = run(capsys, str(file))
     assert code == 1
     assert {name: row[0] for name, row in table.items()} == {"refused: signature": "1", "ok": "1"}
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"id": DID},
+        "text",
+        [],
+        [{"did": "did:plc:b", "operation": {"type": "plc_tombstone"}, "createdAt": "2026-01-01T00:00:00Z"}],
+    ],
+)
+def test_documents_and_logs_that_cannot_be_read_have_no_key(
+    found: object, tmp_path: Path, history: list[bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "frames"
+    write(file, history, {DID: found})
+    code, table, _ = run(capsys, str(file))
+    assert (code, table["unverified"][0]) == (0, "6")
 
 
 def test_signature_mode_does_not_look_at_the_order(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -11,18 +14,26 @@ from hypothesis import strategies as st
 from tests.fixtures import json_of
 from tests.unit.identity.accounts import TOMBSTONE, did_of, document, entry, key_of, operation
 
-from jetstream.atproto.keys import K256_PREFIX, P256_PREFIX
+from jetstream.atproto.encoded_key import K256_PREFIX, P256_PREFIX, parse_did_key
+from jetstream.atproto.keys import public_key
 from jetstream.identity.documents import (
+    NO_HISTORY,
     document_key,
+    only_key,
     operation_key,
     operation_us,
     parse_history,
     parse_json,
 )
 from jetstream.identity.failures import KEY_FAILURES, LASTING, NoKey
+from jetstream.simulator.identities import did_document
+from jetstream.simulator.signing import K256Key, P256Key, SigningKey
 
 DID, KEY, OTHER = did_of(1), key_of(1), key_of(2)
 SECOND = 1_000_000
+MINUTE = 60 * SECOND
+DAY = 1_440 * MINUTE
+NESTED = json.loads("[" * 900 + "]" * 900)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
@@ -34,6 +45,7 @@ def reason(read: Any, *arguments: Any) -> str:
     with pytest.raises(NoKey) as caught:
         read(*arguments)
     assert caught.value.reason in KEY_FAILURES
+    assert len(str(caught.value)) < 300
     return caught.value.reason
 
 
@@ -54,6 +66,26 @@ def test_a_document_has_a_key_of_either_curve() -> None:
         assert len(key.point) == 33
 
 
+@pytest.mark.parametrize("private", [K256Key(b"\5" * 32), P256Key(b"\5" * 32)])
+def test_the_key_of_a_document_verifies_what_its_owner_has_signed(private: SigningKey) -> None:
+    found = document_key(DID, did_document(DID, "a.test", private.multibase, "https://pds.test"))
+    digest = sha256(b"a message").digest()
+    assert public_key(found).verify(digest, private.sign(b"a message"))
+    assert not public_key(found).verify(digest, K256Key(b"\6" * 32).sign(b"a message"))
+
+
+def test_the_published_signatures_verify_with_the_keys_of_older_documents() -> None:
+    for case in json_of("interop/crypto/signature-fixtures.json"):
+        old = {"type": case["didDocSuite"], "publicKeyMultibase": case["publicKeyMultibase"]}
+        key = document_key(DID, document(DID, KEY, **old))
+        assert key == parse_did_key(case["publicKeyDid"])
+        message, signature = (
+            base64.b64decode(case[name] + "==") for name in ("messageBase64", "signatureBase64")
+        )
+        valid = public_key(key).verify(sha256(message).digest(), signature)
+        assert valid == case["validSignature"], case["comment"]
+
+
 def test_real_documents() -> None:
     current = json_of("identity/did_plc_doc.json")
     old = json_of("identity/did_plc_doc_legacy.json")
@@ -69,20 +101,37 @@ def test_only_the_method_atproto_of_the_did_itself_counts() -> None:
     label = document(DID, OTHER, id=f"{DID}#atproto_label")["verificationMethod"]
     own = document(DID, KEY, id="#atproto")["verificationMethod"]
     assert document_key(DID, {"id": DID, "verificationMethod": [3, *foreign, *label, *own]}) == KEY
-    assert reason(document_key, DID, {"id": DID, "verificationMethod": foreign + label}) == "no_key"
+    nothing: list[Any] = [None, {}, [], [None], ["text"], [[]], [{}], [{"id": ["#atproto"]}], foreign + label]
+    for methods in nothing:
+        assert reason(document_key, DID, {"id": DID, "verificationMethod": methods}) == "no_key"
+    assert reason(document_key, DID, {"id": DID}) == "no_key"
+
+
+def test_a_hundred_methods_are_looked_at() -> None:
+    [own] = document(DID, KEY)["verificationMethod"]
+    assert document_key(DID, {"id": DID, "verificationMethod": [*[{}] * 99, own]}) == KEY
+    assert reason(document_key, DID, {"id": DID, "verificationMethod": [*[{}] * 100, own]}) == "no_key"
 
 
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
         ({"type": "JsonWebKey2020"}, "bad_key"),
+        ({"type": "Ed25519VerificationKey2020"}, "bad_key"),
         ({"type": ["Multikey"]}, "bad_key"),
+        ({"type": NESTED}, "bad_key"),
         ({"publicKeyMultibase": None}, "bad_key"),
+        ({"publicKeyMultibase": NESTED}, "bad_key"),
+        ({"publicKeyMultibase": ""}, "bad_key"),
         ({"publicKeyMultibase": "z"}, "bad_key"),
+        ({"publicKeyMultibase": "z0OIl"}, "bad_key"),
+        ({"publicKeyMultibase": KEY.multibase[:-1]}, "bad_key"),
+        ({"publicKeyMultibase": "z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK"}, "bad_key"),
         ({"publicKeyMultibase": "z" + "1" * 100_000}, "bad_key"),
         ({"publicKeyMultibase": "mAQID"}, "bad_key"),
         ({"type": "EcdsaSecp256k1VerificationKey2019"}, "bad_key"),  # a Multikey has a prefix too much
         ({"id": "#other"}, "no_key"),
+        ({"id": NESTED}, "no_key"),
         ({"controller": None}, "no_key"),
     ],
 )
@@ -106,16 +155,19 @@ def test_a_document_of_another_did() -> None:
 def test_operations() -> None:
     assert operation_key(operation(KEY)) == KEY
     assert operation_key({"type": "create", "signingKey": f"did:key:{OTHER.multibase}"}) == OTHER
-    assert reason(operation_key, TOMBSTONE) == "not_found"
-    assert reason(operation_key, operation(KEY) | {"verificationMethods": {}}) == "no_key"
+    assert operation_key(TOMBSTONE) is None
+    assert operation_key(operation(KEY) | TOMBSTONE) is None
+    assert operation_key(operation(KEY) | {"verificationMethods": {}}) is None
     for bad in ("did:key:z1", KEY.multibase, 3):
-        assert reason(operation_key, operation(KEY) | {"verificationMethods": {"atproto": bad}}) == "bad_key"
-    assert reason(operation_key, {"type": "rotate"}) == reason(operation_key, 3) == "malformed"
+        assert operation_key(operation(KEY) | {"verificationMethods": {"atproto": bad}}) is None
+    malformed: list[Any] = [None, 3, {}, {"type": "rotate"}, {"type": ["create"]}, {"type": NESTED}]
+    for bad in malformed:
+        assert reason(operation_key, bad) == "malformed"
 
 
 def test_a_history_has_the_keys_of_a_time() -> None:
     log = [
-        entry(DID, operation(KEY), "1970-01-01T00:01:40.000Z"),
+        entry(DID, {"type": "create", "signingKey": f"did:key:{KEY.multibase}"}, "1970-01-01T00:01:40.000Z"),
         entry(DID, operation(key_of(9)), "1970-01-01T00:02:30.000Z", nullified=True),
         entry(DID, operation(OTHER), "1970-01-01T00:03:20.000Z"),
         entry(DID, TOMBSTONE, "1970-01-01T00:05:00.000Z"),
@@ -130,6 +182,48 @@ def test_a_history_has_the_keys_of_a_time() -> None:
     assert history.keys_at(90 * SECOND, 10 * SECOND) == [KEY]
 
 
+@pytest.mark.parametrize(
+    ("time_us", "keys"),
+    [
+        (DAY, []),
+        (2 * DAY - MINUTE, [2]),
+        (2 * DAY, [2]),
+        (4 * DAY - 144 * MINUTE, [2]),
+        (4 * DAY - MINUTE, [4, 2]),
+        (4 * DAY + MINUTE, [4, 2]),
+        (4 * DAY + 6 * MINUTE, [4]),
+        (6 * DAY + MINUTE, [6, 4]),
+        (31 * DAY, [6]),
+        (4_000 * DAY, [6]),
+    ],
+)
+def test_around_a_time_the_keys_before_and_after_a_change_count(time_us: int, keys: list[int]) -> None:
+    log = [entry(DID, operation(key_of(day)), f"1970-01-0{day + 1}T00:00:00Z") for day in (2, 4, 6)]
+    for each in (log, log[::-1]):
+        found = parse_history(DID, each).keys_at(time_us, 5 * MINUTE)
+        assert found == [key_of(day) for day in keys]
+
+
+def test_of_many_changes_the_newest_eight_keys_count() -> None:
+    log = [entry(DID, operation(key_of(number)), f"1970-01-01T00:00:{number:02}Z") for number in range(1, 21)]
+    assert parse_history(DID, log).keys_at(MINUTE, 5 * MINUTE) == [key_of(n) for n in range(20, 12, -1)]
+
+
+def test_a_key_that_cannot_be_used_ends_the_one_before() -> None:
+    bad = operation(KEY) | {"verificationMethods": {"atproto": "did:key:zz"}}
+    log = [entry(DID, operation(KEY), "1970-01-01T00:00:01Z"), entry(DID, bad, "1970-01-01T00:00:03Z")]
+    history = parse_history(DID, log)
+    assert [history.keys_at(second * SECOND, 0) for second in (2, 3)] == [[KEY], []]
+    assert history.current is None
+
+
+def test_one_key_alone_is_that_of_all_times() -> None:
+    for time_us in (0, 4_000 * DAY):
+        assert only_key(KEY).keys_at(time_us, 0) == [KEY]
+        assert NO_HISTORY.keys_at(time_us, 0) == []
+    assert only_key(KEY).current == KEY
+
+
 def test_an_operation_that_keeps_the_key_is_no_change() -> None:
     log = [entry(DID, operation(KEY), f"2024-01-0{day}T00:00:00Z") for day in (1, 2, 3)]
     history = parse_history(DID, log)
@@ -139,14 +233,32 @@ def test_an_operation_that_keeps_the_key_is_no_change() -> None:
 
 def test_what_is_no_history() -> None:
     void = entry(DID, operation(KEY), "2024-01-01T00:00:00Z", nullified=True)
-    nothing: list[Any] = [None, [], {}, [3], [void]]
+    nothing: list[Any] = [None, [], {}, "text", 7, [3], [[]], [void]]
     for no_log in nothing:
         assert reason(parse_history, DID, no_log) == "malformed"
-    assert (
-        reason(parse_history, DID, [entry(did_of(2), operation(KEY), "2024-01-01T00:00:00Z")]) == "wrong_did"
-    )
-    for date in (None, 3, "", "yesterday", "-1h", "1700000000000000", "2024-13-01T00:00:00Z"):
-        assert reason(parse_history, DID, [entry(DID, operation(KEY), date)]) == "malformed"
+
+
+def test_a_log_with_one_bad_entry_is_not_read() -> None:
+    """It may be the one that has changed the key."""
+    date = "2024-01-01T00:00:00Z"
+    good = entry(DID, operation(KEY), date)
+    bad: list[Any] = [None, "text", [], {}, entry(did_of(2), operation(KEY), date)]
+    bad += [good | {"operation": no_operation} for no_operation in (None, {}, {"type": "rotate"})]
+    for no_date in (None, 3, "", "yesterday", "-1h", "1700000000000000", "2024-13-01T00:00:00Z"):
+        bad.append(entry(DID, operation(KEY), no_date))
+    for each in bad:
+        for log in ([each], [good, each]):
+            assert reason(parse_history, DID, log) in {"malformed", "wrong_did"}
+    assert reason(parse_history, DID, [good, bad[4]]) == "wrong_did"
+    void = [{"nullified": True}]
+    assert parse_history(DID, [good, *void]).current == KEY
+
+
+def test_a_log_has_at_most_ten_thousand_entries() -> None:
+    void = entry(DID, operation(KEY), "2024-01-01T00:00:00Z", nullified=True)
+    good = entry(DID, operation(KEY), "2024-01-01T00:00:00Z")
+    assert parse_history(DID, [*[void] * 9_999, good]).current == KEY
+    assert reason(parse_history, DID, [*[void] * 10_000, good]) == "too_big"
 
 
 @settings(max_examples=50)

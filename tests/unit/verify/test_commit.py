@@ -10,12 +10,13 @@ from tests.signed import DID, KEY, NOTE, Account, fields_of, public, resigned, r
 
 from jetstream.atproto.car import Block, write_car
 from jetstream.atproto.cid import cid_of, raw_cid
-from jetstream.atproto.keys import parse_multikey
+from jetstream.atproto.encoded_key import parse_multikey
+from jetstream.atproto.keys import public_key
+from jetstream.identity.documents import document_key
 from jetstream.simulator.repo import Revision
 from jetstream.simulator.signing import P256Key, high_s
 from jetstream.upstream.envelope import read_envelope
 from jetstream.verify.commit import Before, claimed, examine_commit, examine_sync
-from jetstream.verify.documents import signing_key
 from jetstream.verify.verdict import REFUSALS, Refused
 
 
@@ -46,7 +47,7 @@ def test_every_captured_frame_is_proven_and_signed() -> None:
         fields = read_envelope(frame).fields
         evidence = examine_commit(fields)
         assert evidence.before is Before.PROVEN
-        assert evidence.is_signed_by([signing_key(documents[evidence.did], evidence.did)])
+        assert evidence.is_signed_by([public_key(document_key(evidence.did, documents[evidence.did]))])
         assert evidence.rev == fields["rev"]
         assert examine_commit(fields, full=False) == evidence._replace(before=Before.FOUND)
         assert claimed(fields) == evidence._replace(before=Before.CLAIMED)
@@ -63,7 +64,7 @@ def test_the_commits_of_the_relay_scenarios_are_authentic(name: str, before: Bef
     for fields in commits:
         evidence = examine_commit(fields)
         assert evidence.before is before
-        assert evidence.is_signed_by([parse_multikey(multibase)])
+        assert evidence.is_signed_by([public_key(parse_multikey(multibase))])
 
 
 @pytest.mark.parametrize("seq", [4621317030, 4621317332, 4621332152, 4623075231])
@@ -75,7 +76,7 @@ def test_captured_commits_from_before_prev_data_are_legacy(seq: int) -> None:
 def test_the_sync_of_a_relay_scenario_is_authentic() -> None:
     messages, multibase = from_scenario("account_lifecycle")
     [fields] = [fields for kind, fields in messages if kind == "#sync"]
-    assert examine_sync(fields).is_signed_by([parse_multikey(multibase)])
+    assert examine_sync(fields).is_signed_by([public_key(parse_multikey(multibase))])
 
 
 def test_a_commit_of_many_ops_is_proven(account: Account) -> None:

@@ -7,11 +7,12 @@ import pytest
 from tests.fixtures import captured_frames, from_scenario, json_of
 from tests.signed import DID, KEY, START_US, Account, fields_of, public, rev
 
-from jetstream.atproto.keys import PublicKey, parse_multikey
+from jetstream.atproto.encoded_key import parse_multikey
+from jetstream.atproto.keys import PublicKey, public_key
+from jetstream.identity.documents import document_key
 from jetstream.simulator.signing import K256Key
 from jetstream.upstream.envelope import read_envelope
 from jetstream.verify.chain import State, latest_rev, root_of
-from jetstream.verify.documents import signing_key
 from jetstream.verify.verifier import Verifier
 
 LATEST = latest_rev(START_US)
@@ -130,7 +131,7 @@ def test_signature_mode_keeps_no_states(account: Account) -> None:
 
 def test_the_captured_frames_are_ok() -> None:
     documents = json_of("firehose/did_docs.json")
-    verifier = Verifier(lambda did, _: (signing_key(documents[did], did),))
+    verifier = Verifier(lambda did, _: (public_key(document_key(did, documents[did])),))
     fields = [read_envelope(frame).fields for frame in captured_frames()]
     latest = max(each["rev"] for each in fields)
     assert {verifier.verify_commit(each, latest).verdict.label for each in fields} <= {"ok", "gap"}
@@ -151,7 +152,7 @@ def test_the_captured_frames_are_ok() -> None:
 )
 def test_the_relay_scenarios_have_their_verdicts(name: str, labels: list[str]) -> None:
     messages, multibase = from_scenario(name)
-    verifier = Verifier(lambda *_: (parse_multikey(multibase),))
+    verifier = Verifier(lambda *_: (public_key(parse_multikey(multibase)),))
     latest = latest_rev(START_US)
     commits = [fields for kind, fields in messages if kind == "#commit"]
     assert [verifier.verify_commit(fields, latest).verdict.label for fields in commits] == labels
