@@ -355,8 +355,9 @@ class Reader:
     async def _visit(self, visit: Visit, cursor: int | None) -> None:
         async with self._connect(visit, self._query(visit, cursor)) as source:
             visit.start = source.position()
-            if cursor:
-                assert visit.start == cursor or visit.start < cursor > self._run.service.log.tip
+            if cursor:  # below the oldest event if the last visit ended before it was sent anything
+                log = self._run.service.log
+                assert visit.start == max(cursor, log.oldest_us or 0) or visit.start < cursor > log.tip
             visit.stretches[0] = Stretch(visit.stretches[0].filter, visit.start, latest=visit.start)
             if isinstance(source, WebSocket) and visit.transport.updates:
                 for _ in range(self._rng.choice((0, 0, 1, 2, 4))):
