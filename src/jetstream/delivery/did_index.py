@@ -37,7 +37,7 @@ class DidIndex(Generic[Entry]):
         self.shards: list[dict[bytes, tuple[Entry, ...] | dict[Entry, None]]] = [{} for _ in range(SHARDS)]
 
     def add(self, dids: Iterable[bytes], entry: Entry) -> Steps[None]:
-        """Put an entry under DIDs, in steps of well under a millisecond."""
+        """Put an entry under DIDs, in steps of well under a millisecond; also one that was added in part."""
         alone = (entry,)  # one tuple for all DIDs that no other entry names
         for count, did in enumerate(dids, 1):
             self._add(did, alone)
@@ -53,13 +53,13 @@ class DidIndex(Generic[Entry]):
 
     def _add(self, did: bytes, alone: tuple[Entry]) -> None:
         shard = self.shards[hash(did) % SHARDS]
-        entries = shard.get(did, ())
-        if isinstance(entries, dict):
+        entries = shard.get(did)
+        if entries is None:
+            shard[did] = alone
+        elif isinstance(entries, dict):
             entries[alone[0]] = None
-        elif len(entries) < TUPLE_MAX:
-            shard[did] = entries + alone if entries else alone
-        else:
-            shard[did] = dict.fromkeys(entries + alone)
+        elif alone[0] not in entries:  # else it was added in part before
+            shard[did] = entries + alone if len(entries) < TUPLE_MAX else dict.fromkeys(entries + alone)
 
     def _remove(self, did: bytes, entry: Entry) -> None:
         shard = self.shards[hash(did) % SHARDS]

@@ -69,8 +69,8 @@ class Groups:
         self._parts = Parts(collections_remembered, features, per_step)
         # Groups with DIDs, under each of them:
         self._by_did: DidIndex[Group] = DidIndex()
-        # how many there are:
-        self._with_dids = 0
+        # all of them, from the first step of indexing on:
+        self._with_dids: dict[Group, None] = {}
         # Groups with a list of DIDs, by the list, whatever other DIDs they name:
         self._lists = ListIndex(defer) if lists is None else lists
         self._by_list: dict[Listed, Parts] = {}
@@ -118,6 +118,8 @@ class Groups:
         wanted = group.options.wanted
         if _needs_refining(group.options):
             self._refined[group] = None
+        if wanted.dids:
+            self._with_dids[group] = None
         if wanted.listed:
             listed = self._lists.hold(wanted.listed)
             if listed not in self._by_list:
@@ -127,7 +129,6 @@ class Groups:
         elif not wanted.dids:
             self._parts.add(group)
         if wanted.dids:
-            self._with_dids += 1
             yield from self._by_did.add(wanted.dids, group)
 
     def _unindex(self, group: Group) -> Steps[None]:
@@ -140,7 +141,7 @@ class Groups:
             self._parts.remove(group)
         if wanted.dids:
             yield from self._by_did.remove(wanted.dids, group)
-            self._with_dids -= 1
+            del self._with_dids[group]
 
     def _leave_list(self, group: Group) -> None:
         listed = self._lists.find(group.options.wanted.listed)

@@ -140,7 +140,7 @@ class Publisher:
             frames = rendering.of(group).frames(indices, group.message_bytes_max)
             data = frames[0] if len(frames) == 1 else b"".join(frames)
             members, reached = list(group.members) if frames else [], 0
-            unlooked += len(frames)
+            unlooked += len(indices)
             for start in range(0, len(members) or 1, per_look):  # once also for no members: the turn may end
                 some = members[start : start + per_look]
                 reached += self._write(lane, group, some, data)

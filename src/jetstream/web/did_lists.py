@@ -30,6 +30,9 @@ from jetstream.web.http import Request, Response
 DIDS_MAX: Final = 100_000
 DIDS_PER_UPLOAD: Final = 2 * DIDS_MAX
 BODY_BYTES_MAX: Final = 4 << 20
+# A list of DIDs has one or two. Some other keys are ignored.
+_BRACKETS_MAX: Final = 100
+_NO_LIST: Final = 'is neither a list of DIDs nor {"dids":[…]}'
 # Characters of the hash, in hexadecimal: 128 bits.
 _ID_CHARS: Final = 32
 # Memory in CPython: a `bytes` takes 33 bytes and is rounded up to 16. An entry of a dict takes 24, and 4 of
@@ -201,13 +204,15 @@ def _items(body: bytes) -> Iterator[Any]:
         return (word.decode(errors="replace") for word in words)
     if body.count(b",") >= DIDS_PER_UPLOAD:
         raise _unusable(f"has more than {DIDS_MAX} DIDs")
+    if body.count(b"[") + body.count(b"{") > _BRACKETS_MAX:  # a list in lists takes as long as many DIDs
+        raise _unusable(_NO_LIST)
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise _unusable(f"is not JSON: {error}") from None
     dids = value.get("dids") if type(value) is dict else value
     if type(dids) is not list:
-        raise _unusable('is neither a list of DIDs nor {"dids":[…]}')
+        raise _unusable(_NO_LIST)
     return iter(dids)
 
 

@@ -138,7 +138,7 @@ def parse_message(text: bytes, find_list: FindList = no_list) -> Steps[OptionsUp
     for a bad update.
     """
     # Before parsing, which is one step: `orjson` cannot be interrupted.
-    if text.count(b",") > COMMAS_MAX:
+    if text.count(b",") + text.count(b"[") + text.count(b"{") > COMMAS_MAX:
         raise InvalidParameter(
             "message", f"{len(text)} bytes", f"has more than {COMMAS_MAX} entries: send fewer"
         )

@@ -65,6 +65,7 @@ def is_empty(groups: Groups) -> bool:
     indices = (
         groups._groups,
         groups._refined,
+        groups._with_dids,
         groups._by_list,
         groups._lists._lists,
         *groups._lists.by_did.shards,
@@ -275,6 +276,37 @@ def test_a_list_that_is_partly_indexed_is_forgotten() -> None:
     next(groups.index(group))
     assert groups.takes_steps(one)
     groups.forget(group)
+    assert is_empty(groups)
+
+
+def test_one_that_goes_while_its_list_is_indexed_takes_no_events_from_others() -> None:
+    groups = Groups(REMEMBERED, finish, FeatureCache(1 << 20))
+    gone = beside(LIST, 1)  # which names a DID beside the list
+    next(groups.index(group := Group(gone.encoding, gone.options)))
+    groups.forget(group)
+    groups.add(other := subscriber(dids=(ANN,)))
+    batch = Batch.of([event(collection=POST, did=ANN)], [1])
+    assert wanted(groups, batch, 0, 1) == {other: [0]}
+    groups.remove(other)
+    assert is_empty(groups)
+
+
+def test_a_list_that_one_has_left_half_indexed_is_indexed_once_by_another() -> None:
+    deferred = list[Steps[None]]()
+    groups = Groups(REMEMBERED, deferred.append, FeatureCache(1 << 20))
+    own = tuple(f"did:plc:own{n}" for n in range(2 * DIDS_PER_STEP))  # its removal is deferred
+    gone = Group(CLASSIC, SubscriberOptions(Filter.parse([], own, listed=LIST)))
+    next(groups.index(gone))
+    groups.forget(gone)
+    one = Subscriber(NOWHERE, CLASSIC, SubscriberOptions(Filter.parse([], [], listed=LIST)), 0, 0.0)
+    finish(groups.index(group := Group(one.encoding, one.options)))
+    groups.add(one, group)
+    for steps in deferred:
+        finish(steps)
+    batch = Batch.of([event(collection=POST, did=next(iter(LIST)).decode())], [1])
+    assert wanted(groups, batch, 0, 1) == {one: [0]}
+    groups.remove(one)
+    finish(deferred[-1])
     assert is_empty(groups)
 
 

@@ -366,7 +366,7 @@ def test_unknown_types_are_ignored(text: str) -> None:
         b"\xff",
         b'{"a":"\xff"}',
         '"\\ud800"',
-        "[" * 100_000,
+        "[" * 20_000,
     ],
 )
 def test_what_is_no_json(text: str | bytes) -> None:
@@ -383,8 +383,9 @@ def test_a_message_is_an_object(text: str) -> None:
     assert caught.value.name == "message"
 
 
-def test_more_entries_than_an_update_can_have_are_refused_unread() -> None:
-    entries = ",".join(['"did:plc:ann"'] * (COMMAS_MAX + 2))
+@pytest.mark.parametrize("entry", ['"did:plc:ann",', "[]", "{}"])
+def test_more_entries_than_an_update_can_have_are_refused_unread(entry: str) -> None:
+    entries = entry * (COMMAS_MAX + 1)
     with pytest.raises(InvalidParameter, match=f"bytes' has more than {COMMAS_MAX} entries"):
         parse(f'{{"type":"options_update","payload":{{"wantedDids":[{entries}]}}}}')
 
