@@ -33,7 +33,7 @@ from jetstream.limits import DeliveryLimits, Limits, LogLimits, WebLimits
 
 SEED = int(os.environ.get("READERS_SEED", "1"))
 READERS = 200
-PATIENCE_S = 50.0
+PATIENCE_S = 90.0
 
 FRAMES_BEFORE = 200  # a past for the first readers to begin in
 FRAMES_MIN = 3_000  # while the readers do what they do; as many more as they need for it
