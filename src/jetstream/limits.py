@@ -362,8 +362,10 @@ class RuntimeLimits:
     # The third number turns full collections off: they take up to 0.5 s. Nothing that lives long is part of a
     # cycle when it ends (tests/integration/test_memory.py).
     gc_thresholds: tuple[int, int, int] = (10_000, 3, 1_000_000_000)
-    # Young objects are counted this often, and collected when there are more than this many.
+    # Young objects are counted this often, and collected when there are more than `young_max`. While they
+    # become few more, the pauses between counts grow.
     young_every_s: float = 0.02
+    young_pause_max_s: float = 0.08
     young_max: int = 5_000
     # Free memory is given back this often, while more than this is in use. A server with a few hundred
     # subscribers uses less.

@@ -72,10 +72,26 @@ async def collect_young(limits: RuntimeLimits = RuntimeLimits()) -> None:
     begin, that is few, although hundreds of thousands of new objects gather. A run over those takes 40 ms
     and more.
     """
+    pause_s, before = limits.young_every_s, 0
     while True:
-        await asyncio.sleep(limits.young_every_s)
-        if count_young() > limits.young_max:
+        await asyncio.sleep(pause_s)
+        young = count_young()
+        pause_s = next_count_s(pause_s, young - before, limits)
+        if young > limits.young_max:
             gc.collect(1)
+            young = 0
+        before = young
+
+
+def next_count_s(pause_s: float, grown: int, limits: RuntimeLimits) -> float:
+    """Return when to count young objects again, in seconds, after a pause in which so many more were found.
+
+    Counting looks at each of them: with 10,000 subscribers, counting every 20 ms took 2.8 % of the CPU time.
+    A server that does nothing wakes up less often, too.
+    """
+    if grown > limits.young_max // 10:
+        return limits.young_every_s
+    return min(2 * pause_s, limits.young_pause_max_s)
 
 
 def count_young() -> int:

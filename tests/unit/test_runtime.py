@@ -17,6 +17,7 @@ from jetstream.runtime import (
     collect_young,
     count_young,
     malloc_trim,
+    next_count_s,
     release_memory,
     resident_bytes,
     stop_on_signals,
@@ -70,6 +71,14 @@ async def test_young_garbage_is_collected_when_many_objects_are_young() -> None:
         assert len(young) == 100
     finally:
         gc.enable()
+
+
+def test_young_objects_are_counted_less_often_while_they_become_few_more() -> None:
+    limits = RuntimeLimits(young_every_s=0.02, young_pause_max_s=0.08, young_max=5_000)
+    assert next_count_s(0.02, 500, limits) == 0.04
+    assert next_count_s(0.04, -4_000, limits) == 0.08
+    assert next_count_s(0.08, 500, limits) == 0.08
+    assert next_count_s(0.08, 501, limits) == 0.02
 
 
 @pytest.mark.parametrize(("resident", "released"), [(1_000, False), (1_001, True)])
