@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from unittest.mock import create_autospec
 
 import pytest
@@ -307,6 +308,53 @@ def test_a_list_that_one_has_left_half_indexed_is_indexed_once_by_another() -> N
     assert wanted(groups, batch, 0, 1) == {one: [0]}
     groups.remove(one)
     finish(deferred[-1])
+    assert is_empty(groups)
+
+
+OWN = tuple(f"did:plc:{n}" for n in range(DIDS_PER_STEP, 4 * DIDS_PER_STEP))
+LARGE_FILTERS = (
+    Filter.parse([], [], listed=LIST),
+    Filter.parse([POST], [], listed=LIST),
+    Filter.parse([], [ANN], listed=LIST),
+    Filter.parse([], OWN, listed=LIST),
+    Filter.parse([], OWN),
+    Filter.parse([POST], OWN),
+    Filter.parse([], [ANN]),
+)
+NAMED = (ANN, BOB, "did:plc:1", f"did:plc:{DIDS_PER_STEP}", OWN[-1])
+OF_NAMED = Batch.of(
+    [event(collection=collection, did=did) for collection in (LIKE, POST) for did in NAMED], range(1, 11)
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(LARGE_FILTERS), st.integers(0, 8), st.booleans()), max_size=10))
+@settings(max_examples=60)
+def test_what_is_left_in_the_middle_of_indexing_changes_nothing_for_others(
+    program: list[tuple[Filter, int, bool]],
+) -> None:
+    """Each of `program` joins, leaves, or is gone after so many steps of indexing. Removals wait."""
+    deferred = list[Steps[None]]()
+    groups, there = Groups(REMEMBERED, deferred.append, FeatureCache(1 << 20)), dict[Filter, Subscriber]()
+    for wants, steps, works in program:
+        if wants in there:
+            groups.remove(there.pop(wants))
+        else:
+            one = Subscriber(NOWHERE, CLASSIC, SubscriberOptions(wants), 0, 0.0)
+            indexing = groups.index(group := Group(one.encoding, one.options))
+            if any(True for _ in islice(indexing, steps + 1)) and next(indexing, "over") is None:
+                groups.forget(group)
+            else:
+                finish(indexing)
+                groups.add(one, group)
+                there[wants] = one
+        if works and deferred:
+            finish(deferred.pop(0))
+        members = list(there.values())
+        assert wanted(groups, OF_NAMED, 0, 10) == slowly(members, OF_NAMED, 0, 10)
+    for one in there.values():
+        groups.remove(one)
+    for removal in deferred:
+        finish(removal)
     assert is_empty(groups)
 
 
