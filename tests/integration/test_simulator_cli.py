@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import libipld
 import pytest
 from websockets.asyncio.client import connect
@@ -109,6 +110,23 @@ async def test_a_recording_is_replayed_as_it_was(tmp_path: Path) -> None:
             assert [await ws.recv() for _ in recorded] == recorded
             async with connect(f"{url}?cursor=1990") as later:
                 assert [await later.recv() for _ in range(10)] == recorded[1990:]
+
+
+async def test_a_recording_has_the_keys_of_the_past(tmp_path: Path) -> None:
+    """Keys are also rotated by chance. A replay serves the newest document of each account all the same."""
+    path = tmp_path / "frames.bin.zst"
+    world = ["--seed", "7", "--events", "1000", "--rotations", "0.01", *SMALL]
+    code, output = await run("simulate", "--no-serve", "--record", str(path), *world)
+    assert code == 0, output
+    assert await run("verify", str(path)) == (0, "")
+    found = recording.read_documents(path)
+    rotated = [did for did, each in found.items() if isinstance(each, list)]
+    assert 0 < len(rotated) < len(found)
+    async with simulating("--replay", str(path)) as url, aiohttp.ClientSession() as http:
+        base = "http" + url.removeprefix("ws").removesuffix(server.SUBSCRIBE)
+        for did in rotated:
+            async with http.get(f"{base}/{did}") as answer:
+                assert (await answer.json(content_type=None))["id"] == did
 
 
 async def test_a_world_without_a_seed_is_a_new_one_each_time() -> None:

@@ -92,7 +92,8 @@ def simulate(  # noqa: PLR0913 - one argument a flag
     serve
         With --no-serve: only write the files, of --events messages, and exit.
     record
-        Write the frames to this file, and the DID documents beside it.
+        Write the frames to this file, and beside it the DID document of each account, or its audit log if its
+        key was rotated.
     truth
         Write the events that a correct Jetstream must emit to this file: v1 wire, without time_us.
     ledger
@@ -109,7 +110,7 @@ def simulate(  # noqa: PLR0913 - one argument a flag
     pds_share
         Share of the accounts that live on these PDSes. The others live on the first relay.
     rotations
-        Share of messages that replace the key of an account.
+        Share of messages that replace the key of an account, beside the few that replace one by chance.
     did_web
         Share of accounts with a did:web, which only the simulator's directory can resolve.
     replay

@@ -45,7 +45,7 @@ def verify(
     documents: Path | None = None,
     mode: Literal["signature", "full"] = "full",
 ) -> None:
-    """Verify a recording of `jetstream record`, and show how many messages have which verdict, with examples.
+    """Verify a recording, and show how many messages have which verdict, with examples.
 
     The exit code is 1 if messages were refused or could not be read.
 
@@ -54,9 +54,9 @@ def verify(
     frames
         The recording.
     documents
-        A JSON file with the DID document, or the PLC audit log, of each DID. Default: the file that
-        `jetstream record` writes beside a recording, which has documents. Messages of other DIDs are
-        unverified: all is checked but the signature.
+        A JSON file with the DID document, or the PLC audit log, of each DID. Default: FRAMES.dids.json, which
+        `jetstream record` and `jetstream simulate --record` write. Messages of other DIDs are unverified: all
+        is checked but the signature.
     mode
         signature: hashes, signatures, and that ops are found in the tree. full: also that no op was left out,
         and that each commit follows the one before it.
