@@ -82,8 +82,10 @@ async def test_several_relays_and_pdses_are_served_and_announced(tmp_path: Path)
     )
     assert process.stderr is not None
     up = json.loads(await process.stderr.readline())
-    named = dict(word.split("=", 1) for word in up["read_with"].split() if "=" in word)
+    start = "jetstream serve --upstream "
+    named = {name: command.removeprefix(start) for name, command in up["read_with"].items()}
     assert list(named) == ["a", "b"]
+    assert all(url.startswith("ws://127.0.0.1:") for url in named.values())
     assert len({*named.values(), *up["pds"]}) == 4
     sent = []
     for url in named.values():

@@ -230,14 +230,15 @@ async def _replay(path: Path, host: str, port: int, rate: float, *, in_memory: b
 
 
 def _announce(relays: dict[str, str], *, pds: dict[str, str] | None = None, **fields: object) -> None:
-    """Log where the network is, and the command that reads it."""
-    urls = {name: "ws" + url.removeprefix("http") for name, url in relays.items()}
-    named = [url if len(urls) == 1 else f"{name}={url}" for name, url in urls.items()]
-    flags = " ".join(f"--upstream {upstream}" for upstream in named)
+    """Log where the network is, and the command that reads each relay; of several, by name."""
+    commands = {
+        name: f"jetstream serve --upstream ws{url.removeprefix('http')}" for name, url in relays.items()
+    }
+    read_with = commands if len(commands) > 1 else next(iter(commands.values()))
     hosts = (
         {"pds": list(pds.values()) if len(pds) <= PDS_SHOWN else f"{len(pds)}, see listHosts"} if pds else {}
     )
-    logger.info("network is running", **fields, **hosts, read_with=f"jetstream serve {flags}")
+    logger.info("network is running", **fields, **hosts, read_with=read_with)
 
 
 def _relays(texts: list[str] | None, common: Faults) -> tuple[Relay, ...]:
