@@ -1,6 +1,6 @@
 """Test your own consumer of a Jetstream, offline and without waiting.
 
-pip install 'jetstream-server[testing]'
+pip install '.[testing]'
 pytest examples/test_my_consumer.py
 """
 

@@ -202,7 +202,7 @@ class TestDependencies:
         self, module: str, statement: str, extra: str
     ) -> None:
         done = run([sys.executable, "-c", f"import sys; sys.modules[{module!r}] = None; {statement}"])
-        needs = f"needs {module}: pip install 'jetstream-server[{extra}]'"
+        needs = f"needs {module}: pip install '.[{extra}]'"
         assert done.stderr.splitlines()[-1].endswith(needs)
 
     def test_the_command_line_reports_a_missing_package_in_one_line(self) -> None:

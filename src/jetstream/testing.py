@@ -1,6 +1,6 @@
 """Test a consumer of a Jetstream offline: fixtures for a simulated network and a Jetstream that reads it.
 
-Install `jetstream-server[testing]`, and import the fixtures into a `conftest.py`:
+Install it with `pip install '.[testing]'`, and import the fixtures into a `conftest.py`:
 
     from jetstream.testing import jetstream, network
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
 import sys
 from pathlib import Path
@@ -66,6 +67,15 @@ async def test_a_program_prints_posts_of_every_size(
         lines = await printing.lines(3)
     assert [DID in line for line in lines] == [True] * 3
     assert ["hello" in lines[0], LARGE in lines[1], "bye" in lines[2]] == [True] * 3
+
+
+def test_a_last_line_of_white_space_is_no_event(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A quiet stream gets a space every 30 s, and may end after one."""
+    monkeypatch.setattr("urllib.request.urlopen", lambda _: io.BytesIO(b'{"did":"did:plc:a"}\n '))
+    exec(python_blocks("docs/clients.md")[0], {})
+    assert capsys.readouterr().out == "did:plc:a None\n"
 
 
 def test_the_readme_says_what_is_needed() -> None:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import libipld
 import pytest
 from websockets.asyncio.client import connect
@@ -81,8 +82,10 @@ async def test_several_relays_and_pdses_are_served_and_announced(tmp_path: Path)
     )
     assert process.stderr is not None
     up = json.loads(await process.stderr.readline())
-    named = dict(word.split("=", 1) for word in up["read_with"].split() if "=" in word)
+    start = "jetstream serve --upstream "
+    named = {name: command.removeprefix(start) for name, command in up["read_with"].items()}
     assert list(named) == ["a", "b"]
+    assert all(url.startswith("ws://127.0.0.1:") for url in named.values())
     assert len({*named.values(), *up["pds"]}) == 4
     sent = []
     for url in named.values():
@@ -109,6 +112,23 @@ async def test_a_recording_is_replayed_as_it_was(tmp_path: Path) -> None:
             assert [await ws.recv() for _ in recorded] == recorded
             async with connect(f"{url}?cursor=1990") as later:
                 assert [await later.recv() for _ in range(10)] == recorded[1990:]
+
+
+async def test_a_recording_has_the_keys_of_the_past(tmp_path: Path) -> None:
+    """Keys are also rotated by chance. A replay serves the newest document of each account all the same."""
+    path = tmp_path / "frames.bin.zst"
+    world = ["--seed", "7", "--events", "1000", "--rotations", "0.01", *SMALL]
+    code, output = await run("simulate", "--no-serve", "--record", str(path), *world)
+    assert code == 0, output
+    assert await run("verify", str(path)) == (0, "")
+    found = recording.read_documents(path)
+    rotated = [did for did, each in found.items() if isinstance(each, list)]
+    assert 0 < len(rotated) < len(found)
+    async with simulating("--replay", str(path)) as url, aiohttp.ClientSession() as http:
+        base = "http" + url.removeprefix("ws").removesuffix(server.SUBSCRIBE)
+        for did in rotated:
+            async with http.get(f"{base}/{did}") as answer:
+                assert (await answer.json(content_type=None))["id"] == did
 
 
 async def test_a_world_without_a_seed_is_a_new_one_each_time() -> None:
@@ -168,7 +188,11 @@ async def test_a_firehose_that_ends_too_soon_is_reported_and_its_frames_are_kept
         (["simulate", "--relay", "name=a", "--relay", "name=a", *SMALL], 2, "is the name of two relays"),
         (["simulate", "--did-web", "2"], 2, "--did-web"),
         (["simulate", "--port", "65535", "--pds", "1", *SMALL], 2, "too few ports for 2 hosts"),
-        (["simulate", "--replay", "x", "--pds", "1"], 2, "without --relay and --pds"),
+        (["simulate", "--start", "2026-01-01T00:00:00Z"], 2, "needs --seed"),
+        (["simulate", "--replay", "x", "--pds", "1", "--seed", "1"], 2, "'x' cannot be with --seed, --pds"),
+        (["simulate", "--replay", "x", "--fault.drop", "1", "--no-serve"], 2, "with --no-serve, --fault."),
+        (["simulate", "--replay", "x", "--record", "y", "--events", "9"], 2, "with --events, --record"),
+        (["simulate", "--fault", "0.5"], 2, "Unknown option: --fault"),
         (["simulate", "--fault.drop", "2"], 2, "fault.drop: 2.0 is not a share from 0 to 1"),
         (["simulate", "--truth", "/nowhere/at/all"], 1, "/nowhere/at/all"),
         (["simulate", "--replay", "/nowhere/at/all"], 1, "/nowhere/at/all"),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -38,9 +39,13 @@ PDS_MAX: Final = 1000  # each listens on a port of its own
 PDS_SHOWN: Final = 10  # addresses in the log line
 STEP_US: Final = 2500  # of the clock of a repeatable world: 400 messages a second, whatever --rate is
 _START: Final = "2026-01-01T00:00:00Z"
+_OF_A_REPLAY: Final = {"replay", "rate", "in_memory", "host", "port"}
+_FLAGS: Final = {"serve": "--no-serve", "fault": "--fault.…"}  # those that are not called as their arguments
 logger = structlog.get_logger(__name__)
 
 Flag = Parameter(negative=())
+# `--fault.bit-flipped` for a field `bit_flipped`, and no `--fault` that would be taken for the first of them.
+Rates = Parameter(name="*", name_transform=lambda field: "fault." + field.replace("_", "-"))
 Share = Annotated[float, Parameter(validator=Number(gte=0, lte=1))]
 
 
@@ -51,7 +56,7 @@ def simulate(  # noqa: PLR0913 - one argument a flag
     rate: Annotated[float, Parameter(validator=Number(gte=0))] = 100.0,
     events: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     seed: int | None = None,
-    start: str = _START,
+    start: str | None = None,
     host: str = server.HOST,
     port: Annotated[int, Parameter(validator=Number(gte=0, lte=65535))] = server.PORT,
     serve: bool = True,
@@ -67,7 +72,7 @@ def simulate(  # noqa: PLR0913 - one argument a flag
     did_web: Share = 0,
     replay: Path | None = None,
     in_memory: Annotated[bool, Flag] = False,
-    fault: Annotated[Faults | None, Parameter(name="--fault")] = None,
+    fault: Annotated[Faults | None, Rates] = None,
 ) -> None:
     """Simulate an AT Protocol network, offline: relays and PDSes with their repositories, and a directory.
 
@@ -84,7 +89,7 @@ def simulate(  # noqa: PLR0913 - one argument a flag
     seed
         The same seed makes the same bytes. Default: a random world that uses the wall clock.
     start
-        Start time of the clock of a world with a seed.
+        Start time of the clock of a world with a seed. Default: 2026-01-01T00:00:00Z.
     host
         Address to listen on.
     port
@@ -92,7 +97,8 @@ def simulate(  # noqa: PLR0913 - one argument a flag
     serve
         With --no-serve: only write the files, of --events messages, and exit.
     record
-        Write the frames to this file, and the DID documents beside it.
+        Write the frames to this file, and beside it the DID document of each account, or its audit log if its
+        key was rotated.
     truth
         Write the events that a correct Jetstream must emit to this file: v1 wire, without time_us.
     ledger
@@ -109,23 +115,25 @@ def simulate(  # noqa: PLR0913 - one argument a flag
     pds_share
         Share of the accounts that live on these PDSes. The others live on the first relay.
     rotations
-        Share of messages that replace the key of an account.
+        Share of messages that replace the key of an account, beside the few that replace one by chance.
     did_web
         Share of accounts with a did:web, which only the simulator's directory can resolve.
     replay
-        Serve this recording instead of a world.
+        Serve this recording instead of a world: with --rate, --in-memory, --host and --port only.
     in_memory
         Read the recording into memory first: faster, for benchmarks.
     fault
         Rate of each fault, from 0 to 1.
     """
+    given = locals()
     logging_setup.configure("info", "auto")
     if replay is not None:
-        if relay or pds:
-            raise SettingError("--replay", str(replay), "is served by one host: without --relay and --pds")
+        _check_replay(given)
         with _os_errors():
             run(_replay(replay, host, port, rate, in_memory=in_memory))
         return
+    if start is not None and seed is None:
+        raise SettingError("--start", start, "needs --seed: a world without a seed uses the wall clock")
     if not serve and events is None:
         raise SettingError("--no-serve", "", "needs --events: without a server there must be an end")
     with _os_errors(), ExitStack() as files:
@@ -140,7 +148,7 @@ def simulate(  # noqa: PLR0913 - one argument a flag
                 pds_share=pds_share,
             ),
             secrets.randbits(63) if seed is None else seed,
-            unix_us if seed is None else SteadyClock(_microseconds(start), STEP_US),
+            unix_us if seed is None else SteadyClock(_microseconds(start or _START), STEP_US),
             fault,
             sinks=Sinks(
                 truth=_lines(files, truth),
@@ -229,14 +237,24 @@ async def _replay(path: Path, host: str, port: int, rate: float, *, in_memory: b
 
 
 def _announce(relays: dict[str, str], *, pds: dict[str, str] | None = None, **fields: object) -> None:
-    """Log where the network is, and the command that reads it."""
-    urls = {name: "ws" + url.removeprefix("http") for name, url in relays.items()}
-    named = [url if len(urls) == 1 else f"{name}={url}" for name, url in urls.items()]
-    flags = " ".join(f"--upstream {upstream}" for upstream in named)
+    """Log where the network is, and the command that reads each relay; of several, by name."""
+    commands = {
+        name: f"jetstream serve --upstream ws{url.removeprefix('http')}" for name, url in relays.items()
+    }
+    read_with = commands if len(commands) > 1 else next(iter(commands.values()))
     hosts = (
         {"pds": list(pds.values()) if len(pds) <= PDS_SHOWN else f"{len(pds)}, see listHosts"} if pds else {}
     )
-    logger.info("network is running", **fields, **hosts, read_with=f"jetstream serve {flags}")
+    logger.info("network is running", **fields, **hosts, read_with=read_with)
+
+
+def _check_replay(given: Mapping[str, object]) -> None:
+    """Raise SettingError for arguments of a world: a recording is served as it is."""
+    parameters = signature(simulate).parameters
+    changed = [name for name, value in given.items() if value != parameters[name].default]
+    unused = [_FLAGS.get(name, "--" + name.replace("_", "-")) for name in changed if name not in _OF_A_REPLAY]
+    if unused:
+        raise SettingError("--replay", str(given["replay"]), f"cannot be with {', '.join(unused)}")
 
 
 def _relays(texts: list[str] | None, common: Faults) -> tuple[Relay, ...]:

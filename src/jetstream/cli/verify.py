@@ -45,30 +45,43 @@ def verify(
     documents: Path | None = None,
     mode: Literal["signature", "full"] = "full",
 ) -> None:
-    """Verify a recording of `jetstream record`, and show how many messages have which verdict, with examples.
+    """Verify a recording, and show how many messages have which verdict, with examples.
 
-    The exit code is 1 if messages were refused or could not be read.
+    The exit code is 1 if messages were refused or could not be read, or if the recording is empty or damaged.
+    Of a damaged recording, the table shows what is before the damage.
 
     Parameters
     ----------
     frames
         The recording.
     documents
-        A JSON file with the DID document, or the PLC audit log, of each DID. Default: the file that
-        `jetstream record` writes beside a recording, which has documents. Messages of other DIDs are
-        unverified: all is checked but the signature.
+        A JSON file with the DID document, or the PLC audit log, of each DID. Default: FRAMES.dids.json, which
+        `jetstream record` and `jetstream simulate --record` write. Messages of other DIDs are unverified: all
+        is checked but the signature.
     mode
         signature: hashes, signatures, and that ops are found in the tree. full: also that no op was left out,
         and that each commit follows the one before it.
     """
     if not frames.is_file():
         raise SettingError("FRAMES", str(frames), "is no file")
+    keys = _Keys(_read_documents(frames, documents))
     table = _Table()
-    for message, judgement in _judged(frames, _Keys(_read_documents(frames, documents)), full=mode == "full"):
-        table.add(message, judgement)
-    print("\n".join(table.lines()))  # noqa: T201 - the output of a command
+    try:
+        for message, judgement in _judged(frames, keys, full=mode == "full"):
+            table.add(message, judgement)
+    finally:
+        table.show()
+    if table.is_empty:
+        problem = "has no frames" if frames.stat().st_size else "is not a recording: it is empty"
+        raise recording.RecordingError(f"{frames} {problem}")
+    if documents is None and not recording.documents_path(frames).exists():
+        _warn(f"no DID documents ({recording.documents_path(frames)} is missing): no signature was checked")
     if table.has_bad:
         sys.exit(EXIT_REFUSED)
+
+
+def _warn(text: str) -> None:
+    print(f"jetstream: {text}", file=sys.stderr)  # noqa: T201 - beside the output of a command
 
 
 def _judged(frames: Path, keys: _Keys, *, full: bool) -> Iterator[tuple[Envelope, Judgement | None]]:
@@ -138,6 +151,11 @@ class _Table:
         self._examples: dict[str, str] = {}
 
     @property
+    def is_empty(self) -> bool:
+        """Whether there was no message."""
+        return not self._counts
+
+    @property
     def has_bad(self) -> bool:
         """Whether a message was refused or dropped."""
         return any(label.startswith(("refused", "dropped")) for label in self._counts)
@@ -149,13 +167,15 @@ class _Table:
         if label not in self._examples:
             self._examples[label] = _example(message, judgement)[:_EXAMPLE_CHARS_MAX]
 
-    def lines(self) -> list[str]:
-        """Return the table."""
+    def show(self) -> None:
+        """Print the table, unless it is empty."""
         shown = [label for label in _LABELS if label in self._counts]
-        width = max((len(label) for label in shown), default=7)
+        if not shown:
+            return
+        width = max(map(len, (*shown, "verdict")))
         lines = [f"{'verdict':{width}}  messages  first example"]
         lines += [f"{label:{width}}  {self._counts[label]:8,}  {self._examples[label]}" for label in shown]
-        return lines
+        print("\n".join(lines))  # noqa: T201 - the output of a command
 
 
 def _label(message: Envelope, judgement: Judgement | None) -> str:

@@ -12,4 +12,4 @@ class MissingExtra(JetstreamError):
         self.feature = feature
         self.extra = extra
         self.module = module
-        super().__init__(f"{feature} needs {module}: pip install 'jetstream-server[{extra}]'")
+        super().__init__(f"{feature} needs {module}: pip install '.[{extra}]'")

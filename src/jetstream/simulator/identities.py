@@ -163,6 +163,28 @@ def did_document(did: str, handle: str, key: str, pds: str) -> dict[str, object]
     }
 
 
+def document_in(did: str, found: object) -> dict[str, object] | None:
+    """Return the DID document in what a recording has of an account: a document, or an audit log.
+
+    None if it is neither.
+    """
+    if isinstance(found, dict):
+        return found
+    match found:
+        case [
+            *_,
+            {
+                "operation": {
+                    "verificationMethods": {"atproto": str(key)},
+                    "alsoKnownAs": [str(handle), *_],
+                    "services": {"atproto_pds": {"endpoint": str(pds)}},
+                }
+            },
+        ]:
+            return did_document(did, handle.removeprefix("at://"), key.removeprefix("did:key:"), pds)
+    return None
+
+
 def parse_time_us(text: str) -> int:
     """Parse a time of `after=`, such as `2026-01-01T00:00:00.000Z`. Raises ValueError."""
     moment = datetime.fromisoformat(text)

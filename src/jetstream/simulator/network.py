@@ -19,7 +19,7 @@ from jetstream.simulator.feed import Feed
 from jetstream.simulator.firehose import LiveFirehose, Replay
 from jetstream.simulator.frames import Message
 from jetstream.simulator.hosted import HostedRepos
-from jetstream.simulator.identities import OperationLog
+from jetstream.simulator.identities import OperationLog, document_in
 from jetstream.simulator.ledger import Sink
 from jetstream.simulator.losses import Fate, Losses
 from jetstream.simulator.pacing import Signal, at_rate, on_demand
@@ -188,8 +188,16 @@ class Network:
         return self.world.document(did, self._host_of(did))
 
     def documents(self) -> dict[str, object]:
-        """Return the DID documents of all accounts, including deleted ones."""
-        return {did: self.document(did) for did in self.world.all_accounts}
+        """Return what tells the keys of all accounts, including deleted ones, by DID.
+
+        It is the audit log of an account whose key was rotated, and the DID document of any other. A did:web
+        has no log.
+        """
+        keys: dict[str, set[str]] = {}
+        for change in self.world.changes:
+            keys.setdefault(change.did, set()).add(change.key)
+        logs = {did: self._log.audit(did) for did, known in keys.items() if len(known) > 1}
+        return {did: logs.get(did) or self.document(did) for did in self.world.all_accounts}
 
     def _relay(self, place: int, relay: Relay) -> Feed:
         only = len(self._relay_options) == 1
@@ -259,13 +267,9 @@ class Network:
 
 def replay_app(path: Path, rate: float, *, in_memory: bool) -> web.Application:
     """Return an application that serves a recording, its repositories, and the DID documents beside it."""
-    documents = recording.read_documents(path)
+    found = recording.read_documents(path)
+    documents = {did: document for did, each in found.items() if (document := document_in(did, each))}
     no_faults = RequestFaults(Faults(), 0, lambda *_, **__: None)
-
-    def find(did: str) -> dict[str, object] | None:
-        found = documents.get(did)
-        return found if isinstance(found, dict) else None
-
     repositories = Repositories(RecordedRepos(path, documents), no_faults)
-    routes = [*repositories.routes(), *Directory(find, no_faults).routes()]
+    routes = [*repositories.routes(), *Directory(documents.get, no_faults).routes()]
     return server.build(Replay(path, rate, in_memory=in_memory), routes)

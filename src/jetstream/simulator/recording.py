@@ -1,8 +1,8 @@
 """Recordings of a firehose: `[u32 little-endian length][frame]…`, compressed with zstd, and DID documents.
 
 A recording is read in pieces of about 1 MiB. `messages` returns them ready for the socket: a server does not
-mask its WebSocket frames, so many of them can be written at once. The DID documents are in a JSON file beside
-the recording.
+mask its WebSocket frames, so many of them can be written at once. A JSON file beside the recording
+has the DID document, or the audit log, of each account.
 """
 
 from __future__ import annotations
@@ -85,17 +85,17 @@ def message_head(size: int) -> bytes:
 
 
 def documents_path(path: Path) -> Path:
-    """Return the path of the DID documents of a recording."""
+    """Return the path of the DID documents and audit logs of a recording."""
     return path.with_name(path.name + ".dids.json")
 
 
 def write_documents(path: Path, documents: Mapping[str, object]) -> None:
-    """Write the DID documents of a recording, by DID."""
+    """Write the DID documents and audit logs of a recording, by DID."""
     documents_path(path).write_bytes(orjson.dumps(documents, option=orjson.OPT_INDENT_2))
 
 
 def read_documents(path: Path) -> dict[str, object]:
-    """Read the DID documents of a recording; none if there is no such file."""
+    """Read the DID documents and audit logs of a recording; none if there is no such file."""
     beside = documents_path(path)
     return dict(orjson.loads(beside.read_bytes())) if beside.exists() else {}
 

@@ -58,13 +58,17 @@ class Relay:
             raise SettingError(f"relay.{name}", value, problem)
 
 
+def _duration(text: str) -> float:
+    return 0 if text in ("0", "none") else parse_duration(text)
+
+
 _FIELDS: Final[dict[str, tuple[str, Callable[[str], Any]]]] = {
     "name": ("name", str),
     "port": ("port", int),
     "seq": ("seq", int),
-    "lag": ("lag_s", parse_duration),
+    "lag": ("lag_s", _duration),
     "loss": ("loss", float),
-    "outage": ("outage_s", parse_duration),
+    "outage": ("outage_s", _duration),
     "every": ("every_s", parse_duration),
     "takedowns": ("takedowns", float),
 }
@@ -109,7 +113,7 @@ def _value(text: str, name: str, parse: Callable[[str], Any], value: str) -> Any
     try:
         return parse(value)
     except ValueError as error:
-        problem = str(error) if parse is parse_duration else f"is not {_KINDS[parse]}"
+        problem = f"is not {_KINDS[parse]}" if parse in _KINDS else str(error)
         raise SettingError("--relay", text, f"{name}: {value!r} {problem}") from error
 
 

@@ -16,7 +16,7 @@ VERDICTS: Final = {
     "gap": "it is signed and proven; the commit before it was not seen",
     "legacy": "it is signed; its producer does not say what the tree was before it",
     "incomplete": "it is signed and follows the commit before it; it lacks tree nodes that prove its ops",
-    "unverified": "no key was at hand in time to check its signature",
+    "unverified": "no key is known",
 }
 
 # In the order in which a message is checked.

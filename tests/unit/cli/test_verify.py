@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from tests.builders import account, identity
 from tests.fixtures import captured_frames, fixture
 from tests.signed import DID, KEY, TIME, Account, rev
@@ -93,8 +94,30 @@ def test_without_documents_signatures_are_unverified(
 ) -> None:
     file = tmp_path / "frames"
     write(file, history)
-    code, table, _ = run(capsys, str(file))
+    code, table, err = run(capsys, str(file))
     assert (code, table["unverified"][0]) == (0, "6")
+    assert err == f"jetstream: no DID documents ({file}.dids.json is missing): no signature was checked\n"
+
+
+def test_a_recording_without_messages_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "frames"
+    file.touch()
+    assert run(capsys, str(file)) == (1, {}, f"jetstream: {file} is not a recording: it is empty\n")
+    write(file, [])
+    assert run(capsys, str(file)) == (1, {}, f"jetstream: {file} has no frames\n")
+
+
+def test_of_a_damaged_recording_the_beginning_is_shown(
+    tmp_path: Path, history: list[bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "frames"
+    write(file, history, document())
+    with zstandard.open(file) as whole:
+        data = whole.read()
+    file.write_bytes(zstandard.compress(data[:-3]))
+    code, table, err = run(capsys, str(file))
+    assert (code, table["ok"][0]) == (1, "6")
+    assert err.startswith(f"jetstream: {file} ends inside a frame")
 
 
 def test_a_file_of_documents_is_named(

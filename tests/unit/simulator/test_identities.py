@@ -12,7 +12,7 @@ from jetstream.atproto.cid import cid_of
 from jetstream.atproto.tid import tid_us
 from jetstream.simulator import check, frames
 from jetstream.simulator.frames import Commit, Message, Sync
-from jetstream.simulator.identities import OperationLog, host_number, parse_time_us
+from jetstream.simulator.identities import OperationLog, document_in, host_number, parse_time_us
 from jetstream.simulator.world import Population, SteadyClock, World
 
 START_US = 1_767_225_600_000_000
@@ -88,6 +88,7 @@ def test_the_newest_operation_says_what_the_document_says() -> None:
         assert newest["verificationMethods"] == {"atproto": f"did:key:{method['publicKeyMultibase']}"}
         assert newest["services"]["atproto_pds"]["endpoint"] == service["serviceEndpoint"]
         assert newest["alsoKnownAs"] == document["alsoKnownAs"]
+        assert document_in(did, operations(log, did)) == document == document_in(did, document)
 
 
 @pytest.mark.parametrize("numbered", [True, False])
@@ -121,6 +122,11 @@ def test_the_log_grows_with_the_world_and_is_signed_again_where_hosts_move() -> 
     hosts.append("http://after.test")
     log.forget_signed()
     assert operations(log, did)[0]["operation"]["services"]["atproto_pds"]["endpoint"] == "http://after.test"
+
+
+@pytest.mark.parametrize("found", [None, [], [1], [{"operation": {"type": "plc_tombstone"}}], "text"])
+def test_what_is_no_document_and_no_log_has_no_document(found: object) -> None:
+    assert document_in("did:plc:a", found) is None
 
 
 def test_a_did_web_and_an_unknown_did_have_no_log() -> None:

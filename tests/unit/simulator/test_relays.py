@@ -13,6 +13,8 @@ def test_a_relay_is_written_as_names_and_values() -> None:
         name="b", port=7780, seq=5000, lag_s=0.2, loss=0.05, outage_s=1.5, every_s=20, takedowns=0.01
     )
     assert parse_relay("name=c", Faults()) == Relay(name="c")
+    for nothing in ("0", "none"):
+        assert parse_relay(f"name=c,lag={nothing},outage={nothing}", Faults()) == Relay(name="c")
 
 
 def test_a_relay_may_have_faults_of_its_own_beside_those_of_all() -> None:
