@@ -331,7 +331,7 @@ class WebLimits:
     message_pause_ratio: float = 2.0
     # Lists of DIDs that clients may upload (web/did_lists.py): how many, and their bytes of memory. A list of
     # 100,000 counts as 20 MB, of which 6 are its entries in the index while it is in use. Each is kept for so
-    # many seconds after its upload, and after its last use.
+    # many seconds after its upload, and after its last use. Then one is dropped every second.
     did_lists_max: int = 1_000
     did_lists_bytes_max: int = 256 << 20
     did_lists_kept_s: float = 3600.0
@@ -373,7 +373,7 @@ class RuntimeLimits:
     # handshakes it needs at most `files_needed`. Each subscriber is one more.
     files_own: int = 32
     files_needed: int = 200
-    # How often the clock is compared with the log's tip, uploaded lists are dropped whose time is over, and
+    # How often the clock is compared with the log's tip, an uploaded list is dropped whose time is over, and
     # the log lines of a burst are counted. The log reads the clock at every batch as well.
     watch_every_s: float = 1.0
     # How long subscribers may take to answer their close frame when the server stops.
