@@ -339,11 +339,12 @@ class WebLimits:
     did_lists_read: Rate = Rate(1, 20)
     # Requests for `/explain` that are answered, of all clients, and how many of them may wait for their turn.
     # Each judges and compresses a minute of events, which takes 0.1 s of CPU time: so many events and bytes
-    # at a time, with a pause after each that is so many times as long.
+    # at a time, with a pause after each that is so many times as long. A content filter may have to parse all
+    # of the bytes: no more than for a reader in delivery (`DeliveryLimits.parsed_bytes`).
     explanations: Rate = Rate(0.5, 5)
     explanations_waiting_max: int = 5
     explained_per_turn: int = 200
-    explained_bytes_per_turn: int = 256 << 10
+    explained_bytes_per_turn: int = 64 << 10
     explained_pause_ratio: float = 2.0
     # Collections of that minute, of which those are shown that a prefix matches. An account can make up any
     # number of them, and each may have to be compared with a hundred exceptions.
