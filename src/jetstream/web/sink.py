@@ -95,8 +95,8 @@ class SocketSink(Outbound):
         self._failed = True
         self._reader.clear()
         self._inbound.pending.remove(self)
+        self._write_eof()
         if not self._transport.is_closing():
-            self._transport.write_eof()  # behind what is buffered
             self._transport.resume_reading()
 
     def time_out(self) -> None:
@@ -203,8 +203,13 @@ class SocketSink(Outbound):
             self._write_control(pong_frame(data))
 
     def _handle_close(self, data: bytes) -> None:
-        """End the connection; answer the close frame first, unless it is the answer to the server's own."""
-        if self._close is None:
+        """End the connection; answer the close frame first, unless it is the answer to the server's own.
+
+        While something is gathered, the server's own is the last of it. The client wants none of that now.
+        """
+        unanswered = self._close is None or bool(self._gathered)
+        self._drop_gathered()
+        if unanswered:
             self._write_control(WEBSOCKET.end(int.from_bytes(data[:2], "big"), "") if data else b"\x88\x00")
         self._close_received = True
         self.write = discard

@@ -4,86 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
+from tests.unit.web.transport import Transport
 
 from jetstream.delivery.framing.ndjson import NDJSON
 from jetstream.delivery.subscriber import Close
 from jetstream.limits import WebLimits
-from jetstream.web.outbound import Outbound, Sockets
+from jetstream.web.outbound import Sockets
 from jetstream.web.stream_sink import EventStreamSink
 
 LIMIT = 1_000
-
-
-class Transport:
-    """A transport whose client reads when it is told to; it calls its protocol as uvloop does."""
-
-    def __init__(self, connection: socket.socket | None = None) -> None:
-        self.connection = connection
-        self.protocol: Outbound
-        self.waiting: list[bytes] = []
-        self.sent = b""
-        self.room = 0  # bytes that the kernel takes at once
-        self.high = self.low = 0
-        self.paused = False
-        self.eof = False
-
-    def is_closing(self) -> bool:
-        return False
-
-    def get_extra_info(self, name: str) -> socket.socket | None:
-        assert name == "socket"
-        return self.connection
-
-    def get_write_buffer_size(self) -> int:
-        return sum(map(len, self.waiting))
-
-    def set_write_buffer_limits(self, high: int, low: int) -> None:
-        self.high, self.low = high, low
-        self._check()
-
-    def write(self, data: bytes) -> None:
-        self.writelines([data])
-
-    def writelines(self, data: Iterable[bytes]) -> None:
-        self.waiting.append(b"".join(data))
-        self._send()
-        self._check()
-
-    def write_eof(self) -> None:
-        self.eof = True
-
-    def abort(self) -> None: ...
-
-    async def read(self, count: int) -> None:
-        """Let the client read, and the server have some turns."""
-        self._read(count)
-        for _ in range(5):
-            await asyncio.sleep(0)
-
-    def _read(self, count: int) -> None:
-        self.room += count
-        self._send()
-        if self.paused and self.get_write_buffer_size() <= self.low:
-            self.paused = False
-            self.protocol.resume_writing()
-
-    def _send(self) -> None:
-        while self.waiting and self.room:
-            taken = self.waiting[0][: self.room]
-            self.sent += taken
-            self.room -= len(taken)
-            self.waiting[0] = self.waiting[0][len(taken) :]
-            if not self.waiting[0]:
-                del self.waiting[0]
-
-    def _check(self) -> None:
-        if not self.paused and self.get_write_buffer_size() > self.high:
-            self.paused = True
-            self.protocol.pause_writing()
 
 
 class Client:
@@ -209,6 +142,16 @@ async def test_what_was_gathered_goes_before_the_end(slow: Client) -> None:
     slow.sink.write(b"nothing more")
     await slow.transport.read(10_000)
     assert slow.transport.sent == slow.written + NDJSON.end(1000, "done", 7)
+    assert slow.transport.eof
+
+
+async def test_what_was_gathered_is_not_copied_for_a_client_that_reads_nothing(slow: Client) -> None:
+    slow.write(50)
+    slow.sink.close(Close(1008, "slow", "read faster"))
+    assert len(slow.transport.waiting) == 3
+    assert not slow.transport.eof
+    await slow.transport.read(30)
+    assert len(slow.transport.waiting) == 1
     assert slow.transport.eof
 
 
