@@ -58,7 +58,8 @@ class SocketSink(Outbound):
         self._close_received = False
         # Whether the server closes and reads nothing more: the input is discarded.
         self._failed = False
-        # Payload of the newest ping, until the full buffer has drained.
+        # Payload of the newest ping that came while the buffer was full or writes were gathered, until the
+        # transport has sent what it had.
         self._pong: bytes | None = None
         # Whether a job of this connection is in one of the workers; reading is paused.
         self.busy = False
@@ -82,8 +83,9 @@ class SocketSink(Outbound):
     def resume_writing(self) -> None:
         """Note that the write buffer has drained. Called by the event loop."""
         super().resume_writing()
-        if self._pong is not None:
-            self._send_pong(self._pong)
+        pong, self._pong = self._pong, None
+        if pong is not None:
+            self._write_pong(pong)
 
     def _end(self, close: Close) -> None:
         """Write a close frame, which the client answers."""
@@ -197,9 +199,14 @@ class SocketSink(Outbound):
         self._queue(self._inbound.frames, self._read_on())
 
     def _send_pong(self, data: bytes) -> None:
-        """Answer a ping. While the buffer is full only the newest is kept (RFC 6455, section 5.5.3)."""
-        self._pong = data if self.full else None
-        if not self.full and not self.closing:
+        """Answer a ping. For a client that is slow only the newest is kept (RFC 6455, section 5.5.3)."""
+        if self.full or self._gathering:
+            self._pong = data
+        else:
+            self._write_pong(data)
+
+    def _write_pong(self, data: bytes) -> None:
+        if not self.closing:
             self._write_control(pong_frame(data))
 
     def _handle_close(self, data: bytes) -> None:

@@ -14,6 +14,7 @@ from tests.unit.web.transport import Transport
 from jetstream.delivery.framing.websocket import WEBSOCKET
 from jetstream.delivery.subscriber import Close
 from jetstream.web.sink import Inbound, SocketSink
+from jetstream.web.websocket import pong_frame
 
 LIMIT = 1_000
 DONE = Close(1000, "done", "done")
@@ -85,3 +86,44 @@ async def test_the_close_frame_of_the_server_is_answered_once(client: Client) ->
     client.say(CLOSE, pack(">H", 1000))
     await client.transport.read(10_000)
     assert client.transport.sent == WEBSOCKET.end(1000, "done", 7)
+
+
+async def test_the_newest_ping_is_answered_when_a_slow_client_has_read(slow: Client) -> None:
+    for number in range(100):
+        slow.say(PING, b"%d" % number)
+    assert slow.sink.buffered == len(b"first ")
+    await slow.transport.read(6)
+    assert slow.transport.waiting == [pong_frame(b"99")]
+    await slow.transport.read(10_000)
+    assert slow.transport.sent == b"first " + pong_frame(b"99")
+    slow.say(PING)
+    assert slow.transport.sent.endswith(pong_frame(b""))
+
+
+async def test_a_pong_does_not_wait_for_all_that_is_gathered_later(slow: Client) -> None:
+    slow.say(PING, b"1")
+    slow.write(b"second ")
+    await slow.transport.read(6)
+    slow.write(b"third ")
+    slow.say(PING, b"2")
+    await slow.transport.read(7 + 3)
+    assert slow.transport.sent == b"first second " + pong_frame(b"1")
+    await slow.transport.read(10_000)
+    assert slow.transport.sent == b"first second " + pong_frame(b"1") + b"third " + pong_frame(b"2")
+
+
+async def test_a_ping_is_not_answered_behind_the_end(slow: Client) -> None:
+    slow.say(PING)
+    slow.write(b"second ")
+    slow.sink.close(DONE)
+    slow.say(PING)
+    await slow.transport.read(10_000)
+    assert slow.transport.sent == b"first second " + WEBSOCKET.end(1000, "done", 7)
+
+
+async def test_a_ping_is_answered_when_a_full_buffer_has_drained(client: Client) -> None:
+    client.write(bytes(LIMIT + 1))
+    client.say(PING, b"1")
+    client.say(PING, b"2")
+    await client.transport.read(10_000)
+    assert client.transport.sent == bytes(LIMIT + 1) + pong_frame(b"2")
