@@ -119,6 +119,17 @@ class Outbound(asyncio.Protocol, ABC):
             self._drained = asyncio.get_running_loop().create_future()
             await self._drained
 
+    async def drained(self) -> None:
+        """Return once nothing is buffered; raises as `writable` does. To be called before `close`.
+
+        The kernel may then take the end as well, whatever it has not sent.
+        """
+        self._limit = 0
+        self._set_limits()
+        self.full = self.buffered > 0
+        await self.writable()
+        self._limit_unsent(0)
+
     def pause_writing(self) -> None:
         """Note that the write buffer is full. Called by the event loop."""
         if not self._gathering:
@@ -166,7 +177,7 @@ class Outbound(asyncio.Protocol, ABC):
         self._limit_unsent(self._sockets.limits.unsent_bytes_max)
 
     def _limit_unsent(self, bytes_max: int) -> None:
-        """Limit what the kernel buffers of this connection beyond what is in flight."""
+        """Limit what the kernel buffers of this connection beyond what is in flight; 0 is no limit."""
         connection = self._transport.get_extra_info("socket")
         with suppress(OSError):  # the connection has gone
             if connection is not None:

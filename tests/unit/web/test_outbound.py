@@ -136,6 +136,37 @@ async def test_the_limit_may_change_meanwhile(slow: Client) -> None:
     assert slow.transport.high == LIMIT // 8
 
 
+@pytest.mark.parametrize("gathering", [False, True])
+async def test_drained_is_when_nothing_is_buffered(gathering: bool, client: Client) -> None:
+    client.write(3)
+    for _ in range(2 if gathering else 0):
+        client.sink.gather()
+    client.write(2)
+    waiting = asyncio.create_task(client.sink.drained())
+    await client.transport.read(30)
+    await client.transport.read(19)
+    assert not waiting.done()
+    await client.transport.read(1)
+    await waiting
+    assert client.transport.sent == client.written
+    await client.sink.drained()
+
+
+async def test_nothing_is_drained_when_the_client_goes(slow: Client) -> None:
+    slow.sink.on_message, slow.sink.on_end = lambda message: iter(()), lambda: None  # type: ignore[assignment,return-value]
+    waiting = asyncio.create_task(slow.sink.drained())
+    await slow.transport.read(1)
+    slow.sink.connection_lost(None)
+    with pytest.raises(ConnectionError):
+        await waiting
+
+
+async def test_the_kernel_takes_the_end_behind_all_that_it_buffers(connection: socket.socket) -> None:
+    client = Client(connection)
+    await client.sink.drained()
+    assert unsent_max(connection) == 0
+
+
 async def test_what_was_gathered_goes_before_the_end(slow: Client) -> None:
     slow.write(5)
     slow.sink.close(Close(1000, "done", "done"))
