@@ -331,7 +331,7 @@ class WebLimits:
     message_pause_ratio: float = 2.0
     # Lists of DIDs that clients may upload (web/did_lists.py): how many, and their bytes of memory. A list of
     # 100,000 counts as 20 MB, of which 6 are its entries in the index while it is in use. Each is kept for so
-    # many seconds after its upload, and after its last use.
+    # many seconds after its upload, and after its last use. Then one is dropped every second.
     did_lists_max: int = 1_000
     did_lists_bytes_max: int = 256 << 20
     did_lists_kept_s: float = 3600.0
@@ -339,11 +339,12 @@ class WebLimits:
     did_lists_read: Rate = Rate(1, 20)
     # Requests for `/explain` that are answered, of all clients, and how many of them may wait for their turn.
     # Each judges and compresses a minute of events, which takes 0.1 s of CPU time: so many events and bytes
-    # at a time, with a pause after each that is so many times as long.
+    # at a time, with a pause after each that is so many times as long. A content filter may have to parse all
+    # of the bytes: no more than for a reader in delivery (`DeliveryLimits.parsed_bytes`).
     explanations: Rate = Rate(0.5, 5)
     explanations_waiting_max: int = 5
     explained_per_turn: int = 200
-    explained_bytes_per_turn: int = 256 << 10
+    explained_bytes_per_turn: int = 64 << 10
     explained_pause_ratio: float = 2.0
     # Collections of that minute, of which those are shown that a prefix matches. An account can make up any
     # number of them, and each may have to be compared with a hundred exceptions.
@@ -375,7 +376,7 @@ class RuntimeLimits:
     # handshakes it needs at most `files_needed`. Each subscriber is one more.
     files_own: int = 32
     files_needed: int = 200
-    # How often the clock is compared with the log's tip, uploaded lists are dropped whose time is over, and
+    # How often the clock is compared with the log's tip, an uploaded list is dropped whose time is over, and
     # the log lines of a burst are counted. The log reads the clock at every batch as well.
     watch_every_s: float = 1.0
     # How long subscribers may take to answer their close frame when the server stops.

@@ -11,7 +11,7 @@ When it arrives at the lane's position, it puts the subscriber into its group an
 at any `await`, options may change, and the subscriber may be closed. So a feeder checks again after each.
 
 A subscriber with `Bounds` has its feeder to the end: it waits at the lane's position for the next flush, cuts
-exactly at `until` and at the limit, and closes the connection there.
+exactly at `until` and at the limit, and closes the connection once the buffer has been sent.
 
 Any number of feeders share the event loop: one of them has `chunks_per_turn` chunks in each turn. A feeder
 that waits for its turn holds the batch that it has read. All feeders together hold at most `held_batches`
@@ -162,15 +162,18 @@ class CatchUp:
         self.moved.notify()
 
     async def _serve(self, subscriber: Subscriber, lane: Lane, bounds: Bounds) -> None:
-        """Serve a subscriber up to its bounds, and close it there. Raises as `_catch_up` does."""
+        """Serve a subscriber up to its bounds, and close it there. Raises as `_catch_up` does.
+
+        A client has only a few seconds after the close, and a slow one needs longer for what waits. So that
+        goes first, for as long as the client reads.
+        """
         while not subscriber.sink.closing:
             if subscriber.sink.full:
                 subscriber.live = False
             await subscriber.sink.writable()
-            if not bounds.left:
-                subscriber.sink.close(LIMIT_REACHED)
-            elif subscriber.position >= bounds.until:
-                subscriber.sink.close(UNTIL_REACHED)
+            if not bounds.left or subscriber.position >= bounds.until:
+                await subscriber.sink.drained()
+                subscriber.sink.close(UNTIL_REACHED if bounds.left else LIMIT_REACHED)
             elif subscriber.position < lane.position:
                 await self._advance(subscriber, lane)
             else:

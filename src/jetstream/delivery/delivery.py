@@ -254,12 +254,13 @@ class Delivery:
             subscriber.send_heartbeat(lane.position_of(subscriber))
 
     def _end_in_time(self, subscriber: Subscriber, bounds: Bounds, lane: Lane) -> None:
-        """Close a subscriber whose `until` has passed, if all that is stored has been judged.
+        """Close a subscriber whose `until` has passed, if all that is stored has been judged and sent.
 
         What was stamped before `until` has some time to be stored.
         """
         judged_all = subscriber.position >= lane.position > self._log.tip
-        if judged_all and self._now_us() >= bounds.until + self._limits.storing_us:
+        sent_all = judged_all and not subscriber.sink.buffered
+        if sent_all and self._now_us() >= bounds.until + self._limits.storing_us:
             subscriber.sink.close(UNTIL_REACHED)
 
     def relieve(self, excess: int) -> None:

@@ -68,6 +68,9 @@ class Sink(Protocol):
     async def writable(self) -> None:
         """Return once the sink is not full. Raises ConnectionError when the connection is gone."""
 
+    async def drained(self) -> None:
+        """Return once nothing waits in the buffer; it is called before `close`. Raises as `writable` does."""
+
     def lower_limit(self, lowered: bool) -> None:
         """Lower the buffer's limit for a while, or set it back."""
 

@@ -69,6 +69,8 @@ class Outbound(asyncio.Protocol, ABC):
         # What was gathered and not given to the transport, and how many bytes that are.
         self._gathered: list[bytes] = []
         self._gathered_bytes = 0
+        # Whether nothing follows what was gathered; by `_write_eof`.
+        self._ends_gathered = False
         # How many bytes were written before the last `gather`.
         self._seen = 0
         # Bytes of events, and of everything else: counted by who writes them.
@@ -117,6 +119,17 @@ class Outbound(asyncio.Protocol, ABC):
             self._drained = asyncio.get_running_loop().create_future()
             await self._drained
 
+    async def drained(self) -> None:
+        """Return once nothing is buffered; raises as `writable` does. To be called before `close`.
+
+        The kernel may then take the end as well, whatever it has not sent.
+        """
+        self._limit = 0
+        self._set_limits()
+        self.full = self.buffered > 0
+        await self.writable()
+        self._limit_unsent(0)
+
     def pause_writing(self) -> None:
         """Note that the write buffer is full. Called by the event loop."""
         if not self._gathering:
@@ -164,7 +177,7 @@ class Outbound(asyncio.Protocol, ABC):
         self._limit_unsent(self._sockets.limits.unsent_bytes_max)
 
     def _limit_unsent(self, bytes_max: int) -> None:
-        """Limit what the kernel buffers of this connection beyond what is in flight."""
+        """Limit what the kernel buffers of this connection beyond what is in flight; 0 is no limit."""
         connection = self._transport.get_extra_info("socket")
         with suppress(OSError):  # the connection has gone
             if connection is not None:
@@ -185,20 +198,27 @@ class Outbound(asyncio.Protocol, ABC):
             self.resume_writing()
 
     def _pass_on(self) -> None:
-        """Give the transport what was gathered, unless nothing more may follow."""
-        gathered, self._gathered, self._gathered_bytes = self._gathered, [], 0
+        """Give the transport what was gathered, and the end of the connection if that was written."""
+        gathered = b"".join(self._gathered)
+        self._drop_gathered()
         with suppress(RuntimeError):
-            if gathered and not self.closing and not self._transport.is_closing():
-                self._transport.write(b"".join(gathered))
+            if gathered and not self._transport.is_closing():
+                self._transport.write(gathered)
+        if self._ends_gathered:
+            self._write_eof()
+
+    def _drop_gathered(self) -> None:
+        self._gathered.clear()
+        self._gathered_bytes = 0
 
     def close(self, close: Close) -> None:
         """Tell the client why behind what is buffered, and abort when it does not end the connection in time.
 
-        Later calls do nothing.
+        Later calls do nothing. What was gathered stays gathered until the client reads: many may be closed at
+        once, and most of those that are slow read nothing any more.
         """
         if self.closing:
             return
-        self._pass_on()
         self._close = close
         self.write = discard
         self._end(close)
@@ -209,11 +229,17 @@ class Outbound(asyncio.Protocol, ABC):
         """Write what tells the client why the connection ends."""
 
     def _write_control(self, data: bytes) -> None:
-        """Write what is no event, unless the connection has gone."""
+        """Write what is no event behind what was gathered, unless the connection has gone."""
         with suppress(RuntimeError):  # uvloop raises it for a transport that was closed meanwhile
             if not self._transport.is_closing():
-                self._transport.write(data)
+                (self._gather if self._gathered else self._transport.write)(data)
                 self.controls += len(data)
+
+    def _write_eof(self) -> None:
+        """Close this side of the connection behind what is buffered."""
+        self._ends_gathered = bool(self._gathered)
+        if not self._gathered and not self._transport.is_closing():
+            self._transport.write_eof()
 
     def _abort_later(self) -> None:
         """Abort the connection after `close_timeout_s`, unless it has ended by then."""
@@ -234,8 +260,7 @@ class Outbound(asyncio.Protocol, ABC):
         """Stop everything. Called by the event loop."""
         self._lost = True
         self.write = discard
-        self._gathered.clear()
-        self._gathered_bytes = 0
+        self._drop_gathered()
         if self._close_timeout is not None:
             self._close_timeout.cancel()
         if self._drained is not None and not self._drained.done():

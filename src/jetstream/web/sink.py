@@ -58,7 +58,8 @@ class SocketSink(Outbound):
         self._close_received = False
         # Whether the server closes and reads nothing more: the input is discarded.
         self._failed = False
-        # Payload of the newest ping, until the full buffer has drained.
+        # Payload of the newest ping that came while the buffer was full or writes were gathered, until the
+        # transport has sent what it had.
         self._pong: bytes | None = None
         # Whether a job of this connection is in one of the workers; reading is paused.
         self.busy = False
@@ -82,8 +83,9 @@ class SocketSink(Outbound):
     def resume_writing(self) -> None:
         """Note that the write buffer has drained. Called by the event loop."""
         super().resume_writing()
-        if self._pong is not None:
-            self._send_pong(self._pong)
+        pong, self._pong = self._pong, None
+        if pong is not None:
+            self._write_pong(pong)
 
     def _end(self, close: Close) -> None:
         """Write a close frame, which the client answers."""
@@ -95,8 +97,8 @@ class SocketSink(Outbound):
         self._failed = True
         self._reader.clear()
         self._inbound.pending.remove(self)
+        self._write_eof()
         if not self._transport.is_closing():
-            self._transport.write_eof()  # behind what is buffered
             self._transport.resume_reading()
 
     def time_out(self) -> None:
@@ -197,14 +199,24 @@ class SocketSink(Outbound):
         self._queue(self._inbound.frames, self._read_on())
 
     def _send_pong(self, data: bytes) -> None:
-        """Answer a ping. While the buffer is full only the newest is kept (RFC 6455, section 5.5.3)."""
-        self._pong = data if self.full else None
-        if not self.full and not self.closing:
+        """Answer a ping. For a client that is slow only the newest is kept (RFC 6455, section 5.5.3)."""
+        if self.full or self._gathering:
+            self._pong = data
+        else:
+            self._write_pong(data)
+
+    def _write_pong(self, data: bytes) -> None:
+        if not self.closing:
             self._write_control(pong_frame(data))
 
     def _handle_close(self, data: bytes) -> None:
-        """End the connection; answer the close frame first, unless it is the answer to the server's own."""
-        if self._close is None:
+        """End the connection; answer the close frame first, unless it is the answer to the server's own.
+
+        While something is gathered, the server's own is the last of it. The client wants none of that now.
+        """
+        unanswered = self._close is None or bool(self._gathered)
+        self._drop_gathered()
+        if unanswered:
             self._write_control(WEBSOCKET.end(int.from_bytes(data[:2], "big"), "") if data else b"\x88\x00")
         self._close_received = True
         self.write = discard

@@ -53,11 +53,6 @@ class EventStreamSink(Outbound):
         self._write_control(self._framing.end(close.code, close.text, self.resume_at()))
         self._write_eof()
 
-    def _write_eof(self) -> None:
-        """Close this side of the connection behind what is buffered."""
-        if not self._transport.is_closing():
-            self._transport.write_eof()
-
     @property
     def _left(self) -> bool:
         return self._eof

@@ -187,6 +187,11 @@ class FakeSink:
         if self.lost:
             raise ConnectionResetError("gone")
 
+    async def drained(self) -> None:
+        while self.waiting:
+            await self._drained.wait()
+        await self.writable()
+
     def drain(self) -> None:
         self.waiting.clear()
         self.full = False

@@ -213,7 +213,7 @@ async def test_readers_of_one_batch_hold_it_once(places: int) -> None:
 async def test_a_subscription_ends_before_until() -> None:
     async with served(events=40) as (delivery, _):
         subscriber, sink = join(delivery, 1, bounds=Bounds(205, None))
-        await until(lambda: sink.closing)
+        await reading(lambda: sink.closing, sink)
         assert delivery.resume_at(subscriber) == 205
     assert sink.times() == steps(1, 21)
     assert sink.close_seen == UNTIL_REACHED
@@ -222,7 +222,7 @@ async def test_a_subscription_ends_before_until() -> None:
 async def test_an_event_at_until_is_not_sent() -> None:
     async with served(events=40) as (delivery, _):
         subscriber, sink = join(delivery, 100, bounds=Bounds(200, None))
-        await until(lambda: sink.closing)
+        await reading(lambda: sink.closing, sink)
         assert delivery.resume_at(subscriber) == 200
     assert sink.times() == steps(10, 20)
 
@@ -231,7 +231,7 @@ async def test_an_event_at_until_is_not_sent() -> None:
 async def test_a_range_may_be_empty(cursor: int) -> None:
     async with served(events=40) as (delivery, _):
         subscriber, sink = join(delivery, cursor, bounds=Bounds(cursor, None))
-        await until(lambda: sink.closing)
+        await reading(lambda: sink.closing, sink)
         assert delivery.resume_at(subscriber) == cursor
     assert (sink.messages(), sink.close_seen) == ([], UNTIL_REACHED)
 
@@ -240,7 +240,7 @@ async def test_a_range_may_be_empty(cursor: int) -> None:
 async def test_a_subscription_ends_at_its_limit(limit: int) -> None:
     async with served(events=40) as (delivery, _):
         subscriber, sink = join(delivery, 1, bounds=Bounds(None, limit))
-        await until(lambda: sink.closing)
+        await reading(lambda: sink.closing, sink)
         assert delivery.resume_at(subscriber) == limit * STEP_US + 1
     assert sink.times() == steps(1, limit + 1)
     assert sink.close_seen == LIMIT_REACHED
@@ -253,9 +253,22 @@ async def test_bounds_hold_for_events_that_come_later() -> None:
         for _ in range(20):
             log.grow(1)
             await until(lambda: delivery.position > log.tip)
-        await until(lambda: limited.closing and timed.closing)
+        await reading(lambda: limited.closing and timed.closing, limited, timed)
     assert limited.times() == steps(21, 26)
     assert timed.times() == steps(21, 24)
+
+
+@pytest.mark.parametrize("bounds", [(None, 20), (201, None)])
+async def test_the_end_comes_when_all_before_it_has_left_the_buffer(
+    bounds: tuple[int | None, int | None],
+) -> None:
+    async with served(events=20) as (delivery, _):
+        _, sink = join(delivery, 1, bounds=Bounds(*bounds))
+        await until(lambda: len(sink.messages()) == 20)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not sink.closing
+        await reading(lambda: sink.closing, sink)
 
 
 async def test_until_may_pass_without_an_event() -> None:
@@ -269,6 +282,9 @@ async def test_until_may_pass_without_an_event() -> None:
             await delivery.check(0.0, ping=False)
             assert not sink.closing
         now_us = 2_000_000  # what was stamped before has had a second to be stored
+        await delivery.check(0.0, ping=False)
+        assert not sink.closing  # before all has left the buffer
+        sink.drain()
         await delivery.check(0.0, ping=False)
         assert sink.close_seen == UNTIL_REACHED
         assert delivery.resume_at(subscriber) == log.tip + 1

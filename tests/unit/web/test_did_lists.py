@@ -123,6 +123,17 @@ def test_a_list_that_nobody_uses_is_kept_for_a_while(lists: DidLists, clock: Clo
     assert (is_known(lists, made.id), len(lists)) == (False, 0)
 
 
+def test_lists_whose_time_is_over_are_dropped_one_in_each_call(lists: DidLists, clock: Clock) -> None:
+    for did in ("did:plc:a", "did:plc:b"):
+        added(lists, did)
+    clock.now = KEPT_S
+    left = []
+    for _ in range(3):
+        lists.expire()
+        left.append(len(lists))
+    assert left == [1, 0, 0]
+
+
 def test_an_upload_of_a_list_that_is_there_keeps_it_longer(lists: DidLists, clock: Clock) -> None:
     made = added(lists, "did:plc:a")
     clock.now = KEPT_S - 1
@@ -282,7 +293,8 @@ class Model(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1.0, KEPT_S / 2, KEPT_S]))
     def wait(self, seconds: float) -> None:
         self.clock.now += seconds
-        self.lists.expire()
+        for _ in range(self.limits.did_lists_max):
+            self.lists.expire()
 
     @invariant()
     def those_in_use_are_there_and_the_rest_for_no_longer_than_promised(self) -> None:

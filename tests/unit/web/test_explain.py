@@ -12,6 +12,7 @@ from jetstream.dictionary.choice import Dictionaries
 from jetstream.dictionary.own import OWN
 from jetstream.errors import InvalidParameter
 from jetstream.eventlog import LogReader
+from jetstream.limits import DeliveryLimits, WebLimits
 from jetstream.steps import finish
 from jetstream.web.dialect import SubscribeDialect
 from jetstream.web.explain import Explain
@@ -75,3 +76,7 @@ def test_what_subscribe_refuses_is_refused_in_the_same_words(query: str, headers
     if query.startswith("wire=") and "&" not in query:
         expected = expected.replace("classic and v1", "classic, v1 and v2")
     assert (refused.status, refused.body.decode()) == (400, f"{expected}\n")
+
+
+def test_no_more_bytes_are_parsed_in_a_turn_than_in_delivery() -> None:
+    assert WebLimits().explained_bytes_per_turn <= DeliveryLimits().parsed_bytes

@@ -4,86 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
+from tests.unit.web.transport import Transport
 
 from jetstream.delivery.framing.ndjson import NDJSON
 from jetstream.delivery.subscriber import Close
 from jetstream.limits import WebLimits
-from jetstream.web.outbound import Outbound, Sockets
+from jetstream.web.outbound import Sockets
 from jetstream.web.stream_sink import EventStreamSink
 
 LIMIT = 1_000
-
-
-class Transport:
-    """A transport whose client reads when it is told to; it calls its protocol as uvloop does."""
-
-    def __init__(self, connection: socket.socket | None = None) -> None:
-        self.connection = connection
-        self.protocol: Outbound
-        self.waiting: list[bytes] = []
-        self.sent = b""
-        self.room = 0  # bytes that the kernel takes at once
-        self.high = self.low = 0
-        self.paused = False
-        self.eof = False
-
-    def is_closing(self) -> bool:
-        return False
-
-    def get_extra_info(self, name: str) -> socket.socket | None:
-        assert name == "socket"
-        return self.connection
-
-    def get_write_buffer_size(self) -> int:
-        return sum(map(len, self.waiting))
-
-    def set_write_buffer_limits(self, high: int, low: int) -> None:
-        self.high, self.low = high, low
-        self._check()
-
-    def write(self, data: bytes) -> None:
-        self.writelines([data])
-
-    def writelines(self, data: Iterable[bytes]) -> None:
-        self.waiting.append(b"".join(data))
-        self._send()
-        self._check()
-
-    def write_eof(self) -> None:
-        self.eof = True
-
-    def abort(self) -> None: ...
-
-    async def read(self, count: int) -> None:
-        """Let the client read, and the server have some turns."""
-        self._read(count)
-        for _ in range(5):
-            await asyncio.sleep(0)
-
-    def _read(self, count: int) -> None:
-        self.room += count
-        self._send()
-        if self.paused and self.get_write_buffer_size() <= self.low:
-            self.paused = False
-            self.protocol.resume_writing()
-
-    def _send(self) -> None:
-        while self.waiting and self.room:
-            taken = self.waiting[0][: self.room]
-            self.sent += taken
-            self.room -= len(taken)
-            self.waiting[0] = self.waiting[0][len(taken) :]
-            if not self.waiting[0]:
-                del self.waiting[0]
-
-    def _check(self) -> None:
-        if not self.paused and self.get_write_buffer_size() > self.high:
-            self.paused = True
-            self.protocol.pause_writing()
 
 
 class Client:
@@ -203,12 +136,53 @@ async def test_the_limit_may_change_meanwhile(slow: Client) -> None:
     assert slow.transport.high == LIMIT // 8
 
 
+@pytest.mark.parametrize("gathering", [False, True])
+async def test_drained_is_when_nothing_is_buffered(gathering: bool, client: Client) -> None:
+    client.write(3)
+    for _ in range(2 if gathering else 0):
+        client.sink.gather()
+    client.write(2)
+    waiting = asyncio.create_task(client.sink.drained())
+    await client.transport.read(30)
+    await client.transport.read(19)
+    assert not waiting.done()
+    await client.transport.read(1)
+    await waiting
+    assert client.transport.sent == client.written
+    await client.sink.drained()
+
+
+async def test_nothing_is_drained_when_the_client_goes(slow: Client) -> None:
+    slow.sink.on_message, slow.sink.on_end = lambda message: iter(()), lambda: None  # type: ignore[assignment,return-value]
+    waiting = asyncio.create_task(slow.sink.drained())
+    await slow.transport.read(1)
+    slow.sink.connection_lost(None)
+    with pytest.raises(ConnectionError):
+        await waiting
+
+
+async def test_the_kernel_takes_the_end_behind_all_that_it_buffers(connection: socket.socket) -> None:
+    client = Client(connection)
+    await client.sink.drained()
+    assert unsent_max(connection) == 0
+
+
 async def test_what_was_gathered_goes_before_the_end(slow: Client) -> None:
     slow.write(5)
     slow.sink.close(Close(1000, "done", "done"))
     slow.sink.write(b"nothing more")
     await slow.transport.read(10_000)
     assert slow.transport.sent == slow.written + NDJSON.end(1000, "done", 7)
+    assert slow.transport.eof
+
+
+async def test_what_was_gathered_is_not_copied_for_a_client_that_reads_nothing(slow: Client) -> None:
+    slow.write(50)
+    slow.sink.close(Close(1008, "slow", "read faster"))
+    assert len(slow.transport.waiting) == 3
+    assert not slow.transport.eof
+    await slow.transport.read(30)
+    assert len(slow.transport.waiting) == 1
     assert slow.transport.eof
 
 

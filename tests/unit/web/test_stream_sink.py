@@ -63,6 +63,9 @@ class FakeTransport:
     def get_write_buffer_size(self) -> int:
         return self.waiting
 
+    def get_extra_info(self, _name: str) -> None:
+        return None
+
     def is_closing(self) -> bool:
         return self.aborted
 
@@ -183,6 +186,22 @@ async def test_what_waits_is_a_part_of_the_buffer() -> None:
         await asyncio.sleep(0)
         stream.transport.drain()
     assert (stream.sink.full, stream.sink.buffered <= BUFFER_BYTES // 4) == (False, True)
+
+
+@pytest.mark.parametrize("gathering", [False, True])
+async def test_drained_is_when_all_is_compressed_and_sent(gathering: bool) -> None:
+    stream = Stream()
+    stream.put(noise(50_000))
+    if gathering:
+        await until(lambda: stream.transport.writes)
+        for _ in range(2):
+            stream.sink.gather()
+    waiting = asyncio.create_task(stream.sink.drained())
+    while not waiting.done():
+        await until(lambda: waiting.done() or stream.transport.paused)
+        assert waiting.done() == (stream.sink.buffered == 0)
+        stream.transport.drain()
+    assert len(decoder("gzip")(stream.body)) == 50_000
 
 
 async def test_nothing_is_compressed_while_the_socket_takes_nothing() -> None:
