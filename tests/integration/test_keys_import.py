@@ -157,6 +157,20 @@ async def test_a_directory_that_wants_patience_gets_it(cache: KeyCache) -> None:
     assert slept == [2.0, 4.0, 8.0, 16.0, *[30.0] * 16]
 
 
+async def test_asking_for_patience_is_no_failure(cache: KeyCache) -> None:
+    plc = PlcExport(100, 100)
+    plc.replies = [web.Response(status=status) for status in [*[429] * 8, 502, *[429] * 8, 502]]
+
+    async def sleep(_seconds: float) -> None:
+        pass
+
+    async with http_server(plc.handle) as port:
+        fetcher = Fetcher(1)
+        await Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, sleep=sleep).read_to_end()
+        await fetcher.close()
+    assert await has(cache, 100)
+
+
 async def test_a_directory_that_fails_for_good_ends_an_import_and_keeps_what_was_read(
     cache: KeyCache,
 ) -> None:

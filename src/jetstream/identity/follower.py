@@ -129,14 +129,15 @@ class Follower:
 
     async def _page(self) -> tuple[Page, bool]:
         """Fetch the next page, after pauses if that fails. Return it, and whether it is the last one."""
-        failures = 0
+        attempts = failures = 0
         while True:
             try:
                 page = await self._fetch()
                 step = self._advance(page)
             except NoKey as error:
-                failures += 1
-                await self._recover(error, failures)
+                attempts += 1
+                failures += error.reason != "rate_limited"  # a directory that asks for patience works
+                await self._recover(error, attempts, failures)
             else:
                 self._progress = step.progress
                 return page, step.at_end
@@ -150,18 +151,16 @@ class Follower:
         self._largest = max(self._largest, page.lines)
         return advance(self._progress, page, self._largest, self._limits.overlap_us)
 
-    async def _recover(self, error: NoKey, failures: int) -> None:
+    async def _recover(self, error: NoKey, attempts: int, failures: int) -> None:
         """Wait before another attempt. Raises ExportError when there should be none."""
         if error.status == 400 and self._progress.after == "0":
             self._progress = replace(self._progress, after="")  # it knows no numbers
             return
         hopeless = error.reason in {"not_found", "redirect", "tls"} or 400 <= error.status < 429
         no_directory = error.reason == "malformed" and not self._largest
-        # A directory that asks for patience works. Any other gets so many attempts.
-        given_up = failures >= self._limits.page_failures_max and error.reason != "rate_limited"
-        if hopeless or no_directory or given_up:
+        if hopeless or no_directory or failures >= self._limits.page_failures_max:
             raise ExportError(f"{self._name}/export cannot be read: {error}")
-        pause_s = max(error.retry_after, backoff_s(failures, jitter=max))
+        pause_s = max(error.retry_after, backoff_s(attempts, jitter=max))
         logger.warning("the directory's export fails", problem=str(error), next_attempt_s=round(pause_s, 1))
         await self._sleep(pause_s)
 
