@@ -27,6 +27,21 @@ from jetstream.limits import ExportLimits
 LIMITS = ExportLimits(stage_ops=150, fold_ops=40)
 
 
+async def read_to_end(port: int, cache: KeyCache, slept: list[float] | None = None) -> Progress:
+    """Read the export of a directory at a port to its end. Pauses are not made, but appended to `slept`."""
+
+    async def sleep(seconds: float) -> None:
+        if slept is not None:
+            slept.append(seconds)
+
+    fetcher = Fetcher(1)
+    try:
+        follower = Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, sleep=sleep)
+        return await follower.read_to_end()
+    finally:
+        await fetcher.close()
+
+
 @asynccontextmanager
 async def importing(path: Path, port: int) -> AsyncIterator[Program]:
     url = f"http://127.0.0.1:{port}"
@@ -160,15 +175,25 @@ async def test_a_directory_that_wants_patience_gets_it(cache: KeyCache) -> None:
 async def test_asking_for_patience_is_no_failure(cache: KeyCache) -> None:
     plc = PlcExport(100, 100)
     plc.replies = [web.Response(status=status) for status in [*[429] * 8, 502, *[429] * 8, 502]]
-
-    async def sleep(_seconds: float) -> None:
-        pass
-
     async with http_server(plc.handle) as port:
-        fetcher = Fetcher(1)
-        await Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, sleep=sleep).read_to_end()
-        await fetcher.close()
+        await read_to_end(port, cache)
     assert await has(cache, 100)
+
+
+async def test_a_directory_that_has_never_answered_gets_two_attempts(cache: KeyCache) -> None:
+    plc = PlcExport(100, 100)
+    async with http_server(plc.handle) as port:
+        pass
+    slept: list[float] = []
+    with pytest.raises(ExportError, match="cannot be read: unreachable: Connection refused"):
+        await read_to_end(port, cache, slept)
+    assert slept == [2.0]
+    async with http_server(plc.handle) as port:
+        await read_to_end(port, cache)
+    slept.clear()
+    with pytest.raises(ExportError, match="cannot be read: unreachable: Connection refused"):
+        await read_to_end(port, cache, slept)  # it has answered in an earlier run
+    assert len(slept) == LIMITS.page_failures_max - 1
 
 
 async def test_a_directory_that_fails_for_good_ends_an_import_and_keeps_what_was_read(

@@ -61,6 +61,7 @@ class Follower:
         self._now = now
         self._staged = _Staged()  # operations of an import that are not in the file yet
         self._largest = 0  # operations of the largest page so far
+        self._answered = False  # whether the directory has ever answered, be it with an error
         self._progress = Progress()  # after the last page, which the file may lag behind
         self._log = Throttled(logger)
 
@@ -80,6 +81,7 @@ class Follower:
         or fails again and again, and KeyCacheError.
         """
         self._progress = self._begin(self._cache.progress)
+        self._answered |= self._progress.operations > 0
         try:
             await self._read_pages()
         except asyncio.CancelledError:
@@ -145,6 +147,7 @@ class Follower:
     async def _fetch(self) -> Page:
         url = self._url + path_of(self._progress, self._limits.page_ops)
         body = await self._fetcher.get(url, self._limits.page_bytes_max, self._limits.page_timeout_s)
+        self._answered = True
         return await read_body(parse_page, body)
 
     def _advance(self, page: Page) -> Step:
@@ -156,9 +159,11 @@ class Follower:
         if error.status == 400 and self._progress.after == "0":
             self._progress = replace(self._progress, after="")  # it knows no numbers
             return
+        self._answered |= error.status > 0
+        failures_max = self._limits.page_failures_max if self._answered else self._limits.first_failures_max
         hopeless = error.reason in {"not_found", "redirect", "tls"} or 400 <= error.status < 429
         no_directory = error.reason == "malformed" and not self._largest
-        if hopeless or no_directory or failures >= self._limits.page_failures_max:
+        if hopeless or no_directory or failures >= failures_max:
             raise ExportError(f"{self._name}/export cannot be read: {error}")
         pause_s = max(error.retry_after, backoff_s(attempts, jitter=max))
         logger.warning("the directory's export fails", problem=str(error), next_attempt_s=round(pause_s, 1))
