@@ -270,18 +270,50 @@ async def test_a_directory_without_sequence_numbers(cache: KeyCache) -> None:
     assert all([await has(cache, number) for number in range(1, 251)])
 
 
-async def test_numbers_of_another_directory_mean_nothing(cache: KeyCache) -> None:
-    plc = PlcExport(50, 100)
-    async with http_server(plc.handle) as first, http_server(plc.handle) as second:
-        fetcher = Fetcher(1)
-        await Follower(f"http://127.0.0.1:{first}", fetcher, cache, LIMITS).read_to_end()
-        plc.replies = [web.Response(body=plc.line(7).replace(b'"seq"', b'"other"'))] * 1 + [
-            web.Response(body=b"") for _ in range(3)
-        ]
-        await Follower(f"http://127.0.0.1:{second}", fetcher, cache, LIMITS).read_to_end()
-        await fetcher.close()
-    assert plc.asked[2] == "2023-11-13T22:13:20.050Z"
+async def test_another_directory_is_read_from_the_beginning(cache: KeyCache) -> None:
+    plc, other = PlcExport(500, 100), PlcExport(300, 100)
+    other.first_account = 1_001
+    async with http_server(plc.handle) as first, http_server(other.handle) as second:
+        await read_to_end(first, cache)
+        with capture_logs() as logs:
+            await read_to_end(second, cache)
+            await read_to_end(second, cache)
+    assert [(line["event"], line["before"]) for line in logs] == [
+        ("another directory than before: it is read from the beginning", f"http://127.0.0.1:{first}")
+    ]
+    assert all([await has(cache, number) for number in (1, 500, 1_001, 1_300)])
     assert cache.progress.directory == f"http://127.0.0.1:{second}"
+    assert cache.progress.operations == 300
+
+
+async def test_another_directory_that_cannot_be_read_changes_nothing(cache: KeyCache) -> None:
+    plc = PlcExport(100, 100)
+    async with http_server(plc.handle) as first:
+        before = await read_to_end(first, cache)
+        async with http_server(PlcExport(0, 100).handle) as second:
+            with pytest.raises(ExportError, match="export is empty"):
+                await read_to_end(second, cache)
+    assert cache.progress == before
+
+
+async def test_a_directory_with_less_than_was_read_from_it(cache: KeyCache) -> None:
+    plc = PlcExport(100, 100)
+    async with http_server(plc.handle) as port:
+        before = await read_to_end(port, cache)
+        plc.operations = 99
+        with pytest.raises(ExportError, match="export ends before 100, up to which it was read: run the"):
+            await read_to_end(port, cache)
+        assert cache.progress == before
+        plc.operations = 101
+        await read_to_end(port, cache)
+    assert await has(cache, 101)
+
+
+async def test_an_empty_answer_is_no_directory(cache: KeyCache) -> None:
+    async with http_server(PlcExport(0, 100).handle) as port:
+        with pytest.raises(ExportError, match=r"/export is empty: is this a PLC directory\?"):
+            await read_to_end(port, cache)
+    assert cache.progress == Progress()
 
 
 async def test_a_file_that_is_damaged_during_an_import_begins_again(tmp_path: Path) -> None:

@@ -169,6 +169,13 @@ def _date_after(after: str, newest_us: int) -> str:
     raise NoKey("malformed", f"it has no operation after {after}, which was asked for")
 
 
+def before(after: str) -> str:
+    """Return the number or the date just before another one: a page from there has what is at it."""
+    if after.isdecimal():
+        return str(max(int(after) - 1, 0))
+    return to_after(parse_time(after, 0) - _MILLISECOND_US)
+
+
 def to_after(time_us: int) -> str:
     """Return a time as a date with milliseconds, as the directory writes it."""
     return f"{(to_date(max(time_us, 0)) or '')[:-4]}Z"

@@ -13,7 +13,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Final
 
 import structlog
 
@@ -21,7 +20,7 @@ from jetstream.atproto.compact_did import compact_did
 from jetstream.atproto.encoded_key import EncodedKey
 from jetstream.errors import ExportError, KeyCacheError
 from jetstream.identity.cache import KeyCache
-from jetstream.identity.export import Page, Progress, Step, advance, parse_page, path_of, to_after
+from jetstream.identity.export import Page, Progress, Step, advance, before, parse_page, path_of
 from jetstream.identity.failures import NoKey
 from jetstream.identity.fetch import Fetches, read_body
 from jetstream.identity.held import pack_key
@@ -29,8 +28,6 @@ from jetstream.limits import ExportLimits
 from jetstream.logging_setup import Throttled
 from jetstream.retry import backoff_s
 from jetstream.urls import shown
-
-_DAY_US: Final = 86_400_000_000
 
 logger = structlog.get_logger(__name__)
 
@@ -63,6 +60,7 @@ class Follower:
         self._largest = 0  # operations of the largest page so far
         self._answered = False  # whether the directory has ever answered, be it with an error
         self._progress = Progress()  # after the last page, which the file may lag behind
+        self._known = 0  # operations that were read before `read_to_end` was called
         self._log = Throttled(logger)
 
     async def run(self) -> None:
@@ -77,10 +75,11 @@ class Follower:
     async def read_to_end(self) -> Progress:
         """Read what is new; return the progress.
 
-        When it is cancelled, what was read is written. Raises ExportError for a directory that has no export
-        or fails again and again, and KeyCacheError.
+        When it is cancelled, what was read is written. Raises ExportError for a directory that has no export,
+        has less than was read from it before, or fails again and again, and KeyCacheError.
         """
         self._progress = self._begin(self._cache.progress)
+        self._known = self._progress.operations
         self._answered |= self._progress.operations > 0
         try:
             await self._read_pages()
@@ -95,11 +94,15 @@ class Follower:
         return self._progress
 
     def _begin(self, progress: Progress) -> Progress:
-        """Return where to begin. The numbers of another directory mean nothing here, but its dates do."""
+        """Return where to begin. What was read of another directory says nothing of what this one has."""
         if progress.directory in {"", self._name}:
             return replace(progress, directory=self._name)
-        after = to_after(progress.newest_us - _DAY_US) if progress.newest_us else "0"
-        return replace(progress, directory=self._name, after=after)
+        self._log.info(
+            "another directory than before: it is read from the beginning",
+            directory=self._name,
+            before=progress.directory,
+        )
+        return Progress(self._name)
 
     async def _read_pages(self) -> None:
         at_end = False
@@ -124,8 +127,12 @@ class Follower:
             await self._cache.fold(self._limits.fold_ops, at_s, self._progress)
 
     async def _write_staged(self) -> None:
-        """Write what an import has read, and how far that is."""
-        if not self._progress.complete_s and self._progress != self._cache.progress:
+        """Write what an import has read, and how far that is.
+
+        While nothing was read, the progress in the file may be that of another directory. It is kept.
+        """
+        done = self._progress
+        if done.operations and not done.complete_s and done != self._cache.progress:
             staged, self._staged = self._staged, _Staged()
             await self._cache.stage(staged.records, self._progress)
 
@@ -134,7 +141,9 @@ class Follower:
         attempts = failures = 0
         while True:
             try:
-                page = await self._fetch()
+                page = await self._fetch(self._progress)
+                if not page.lines and self._progress.operations == self._known:
+                    await self._require_newest()
                 step = self._advance(page)
             except NoKey as error:
                 attempts += 1
@@ -144,8 +153,22 @@ class Follower:
                 self._progress = step.progress
                 return page, step.at_end
 
-    async def _fetch(self) -> Page:
-        url = self._url + path_of(self._progress, self._limits.page_ops)
+    async def _require_newest(self) -> None:
+        """Raise ExportError for a directory without the newest operation that was read before.
+
+        With several servers behind one name, this may pass. So the progress is kept.
+        """
+        if not self._known:
+            raise ExportError(f"{self._name}/export is empty: is this a PLC directory?")
+        newest = replace(self._progress, after=before(self._progress.after))
+        if not (await self._fetch(newest)).lines:
+            raise ExportError(
+                f"{self._name}/export ends before {self._progress.after}, up to which it was read: run the"
+                " command again later or, if it is another directory now, delete keys.sqlite3 to begin again"
+            )
+
+    async def _fetch(self, progress: Progress) -> Page:
+        url = self._url + path_of(progress, self._limits.page_ops)
         body = await self._fetcher.get(url, self._limits.page_bytes_max, self._limits.page_timeout_s)
         self._answered = True
         return await read_body(parse_page, body)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.unit.identity.accounts import TOMBSTONE, did_of, entry, key_of, operation
 
 from jetstream.atproto.encoded_key import EncodedKey
-from jetstream.identity.export import Progress, advance, parse_page, parse_progress, path_of
+from jetstream.identity.export import Progress, advance, before, parse_page, parse_progress, path_of
 from jetstream.identity.failures import NoKey
 from jetstream.model.timestamp import parse_time
 
@@ -172,6 +172,11 @@ def test_requests() -> None:
     assert path_of(Progress(after=""), 5) == "/export?count=5"
     after = replace(Progress(), after="2024-01-01T00:00:00.000Z")
     assert path_of(after, 5) == "/export?count=5&after=2024-01-01T00%3A00%3A00.000Z"
+
+
+def test_just_before() -> None:
+    assert [before(after) for after in ("7", "1", "0")] == ["6", "0", "0"]
+    assert before("2024-01-01T00:00:00.000Z") == "2023-12-31T23:59:59.999Z"
 
 
 @given(st.text(), st.sampled_from(["", "0", "7", "2024-01-01T00:00:00.000Z"]), st.integers(0, 1 << 60))
