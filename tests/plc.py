@@ -40,8 +40,8 @@ def date_of(ms: int) -> str:
 class PlcExport:
     """The `/export` of a directory with sequence numbers.
 
-    Operation n, from 1, gives account n the key n; `first_account` is the first of them. Of the requests, only
-    the first `answered` are answered.
+    Operation n, from 1, gives account n the key n; `first_account` is the first of them. Of the requests, the
+    first `answered` are answered.
     """
 
     def __init__(self, operations: int, page: int) -> None:

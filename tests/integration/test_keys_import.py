@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import orjson
 import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
@@ -83,6 +84,17 @@ class TestTheCommand:
             assert code == 0
         assert await keys_in(tmp_path, range(2_501, 2_502)) == [2_501]
         assert plc.asked == ["0", "1000", "2000", "2500", "2501"]
+
+    async def test_it_says_how_many_lines_cannot_be_read(self, tmp_path: Path) -> None:
+        plc = PlcExport(3, 1_000)
+        plc.replies = [web.Response(body=b"\n".join([plc.line(1), b"<br>", b"{}", plc.line(2)]))]
+        async with http_server(plc.handle) as port, importing(tmp_path, port) as command:
+            code, _, log = await command.ended()
+        assert code == 0
+        warning, last = map(orjson.loads, log.splitlines()[-2:])
+        assert (warning["lines"], warning["example"]) == (2, "b'{}': is no operation of a did:plc")
+        assert (last["operations"], last["unreadable"]) == (5, 2)
+        assert last["event"] == "all signing keys are there, except those in lines that cannot be read"
 
     async def test_after_an_interrupt_it_goes_on(self, tmp_path: Path) -> None:
         plc = PlcExport(2_500, 1_000)

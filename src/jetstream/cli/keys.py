@@ -29,6 +29,7 @@ from jetstream.runtime import run, stop_on_signals
 from jetstream.settings import PLC_URL, PLC_URL_VARIABLE, parse_web_url
 from jetstream.urls import shown
 
+_ALL: Final = "all signing keys are there"
 _LINE_S: Final = 0.25  # between two progress lines on a terminal
 
 logger = structlog.get_logger(__name__)
@@ -105,7 +106,8 @@ async def _work(follower: Follower, follow: bool, cache: KeyCache, report: Repor
     progress = await follower.read_to_end()
     report.end()
     size = f"{await cache.bytes_on_disk() / 1e6:,.1f} MB"
-    logger.info("all signing keys are there", operations=progress.operations, on_disk=size)
+    said = _ALL if not progress.unreadable else f"{_ALL}, except those in lines that cannot be read"
+    logger.info(said, operations=progress.operations, unreadable=progress.unreadable, on_disk=size)
     if follow:
         await follower.run()
 

@@ -109,8 +109,18 @@ class Follower:
         while not at_end:
             at_s = int(self._now())
             page, at_end = await self._page()
+            self._report_unreadable(page)
             await self._take(page.keys, at_s, at_end)
             self._note(self._progress)
+
+    def _report_unreadable(self, page: Page) -> None:
+        if page.unreadable:
+            self._log.warning(
+                "lines of the export cannot be read, and are left out",
+                lines=page.unreadable,
+                since_the_beginning=self._progress.unreadable,
+                example=page.example,
+            )
 
     async def _take(self, keys: Mapping[str, EncodedKey | None], at_s: int, at_end: bool) -> None:
         """Write the keys of a page, now or with those of others. `at_s` is when it was asked for."""

@@ -160,6 +160,8 @@ def test_lines_that_are_no_operation_are_counted() -> None:
     ]
     page = parse_page(b"\n".join([good, b"", *bad, b"\r"]))
     assert (len(page.operations), page.unreadable, page.lines) == (1, len(bad), 1 + len(bad))
+    assert page.example.endswith("'now'")
+    assert len(page.example) < 200
     assert parse_page(b"\n\n").lines == 0
     for no_export in (b"<html>", b"\n" * 20_000, b"\r" * 1_000_000 + b"x"):
         with pytest.raises(NoKey) as caught:
@@ -181,7 +183,7 @@ def test_just_before() -> None:
 
 @given(st.text(), st.sampled_from(["", "0", "7", "2024-01-01T00:00:00.000Z"]), st.integers(0, 1 << 60))
 def test_progress_comes_back(directory: str, after: str, number: int) -> None:
-    made = Progress(directory, after, number, number, number)
+    made = Progress(directory, after, number, number, number, number)
     assert parse_progress(orjson.dumps(asdict(made))) == made
 
 
@@ -198,6 +200,7 @@ def test_progress_comes_back(directory: str, after: str, number: int) -> None:
         b'{"newest_us":-1}',
         b'{"complete_s":1.5}',
         b'{"directory":null}',
+        b'{"unreadable":-1}',
     ],
 )
 def test_progress_that_is_damaged_is_that_of_the_beginning(stored: bytes) -> None:
