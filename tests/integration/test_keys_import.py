@@ -12,6 +12,7 @@ import orjson
 import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
+from tests.full_disk import fill, small_disk
 from tests.plc import PlcExport, http_server
 from tests.programs import Program, program
 from tests.serving import until
@@ -95,6 +96,23 @@ class TestTheCommand:
         assert (warning["lines"], warning["example"]) == (2, "b'{}': is no operation of a did:plc")
         assert (last["operations"], last["unreadable"]) == (5, 2)
         assert last["event"] == "all signing keys are there, except those in lines that cannot be read"
+
+    async def test_a_full_disk_ends_it_and_the_next_run_goes_on(self, tmp_path: Path) -> None:
+        plc = PlcExport(12_000, 1_000)
+        with small_disk(tmp_path / "disk", "6m") as disk:
+            filler = fill(disk, leave=300_000)
+            async with http_server(plc.handle) as port:
+                async with importing(disk, port) as command:
+                    code, _, log = await command.ended()
+                assert code == 1
+                assert log.splitlines()[-1].endswith(
+                    "keys.sqlite3: database or disk is full: free some space and run the command again"
+                )
+                filler.unlink()
+                async with importing(disk, port) as command:
+                    code, _, log = await command.ended()
+            assert code == 0
+            assert '"operations": 12000' in log
 
     async def test_after_an_interrupt_it_goes_on(self, tmp_path: Path) -> None:
         plc = PlcExport(2_500, 1_000)
@@ -344,12 +362,12 @@ async def test_a_file_that_is_damaged_during_an_import_begins_again(tmp_path: Pa
                 with (tmp_path / FILE).open("r+b") as file:
                     file.seek(4096)
                     file.write(b"\xff" * 40_000)
-            if waits == 3:
+            if waits == 2:
                 await asyncio.Event().wait()
 
         follower = Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, sleep=sleep)
         task = asyncio.create_task(follower.run())
-        await until(lambda: waits >= 3)
+        await until(lambda: waits >= 2)
         task.cancel()
         await asyncio.wait([task])
         await fetcher.close()

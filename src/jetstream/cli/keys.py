@@ -18,7 +18,7 @@ from jetstream import logging_setup
 from jetstream.cli.log import DEFAULT_DATA_DIR
 from jetstream.cli.tail import EXIT_INTERRUPTED
 from jetstream.clock import iso
-from jetstream.errors import SettingError
+from jetstream.errors import KeyCacheFull, SettingError
 from jetstream.identity.cache import KeyCache
 from jetstream.identity.export import Progress
 from jetstream.identity.fetch import Fetcher
@@ -64,7 +64,11 @@ def import_keys(
     logging_setup.configure("info", "auto")
     _check_url(plc_url)
     with export_lock(data_dir):
-        run(_import(data_dir, plc_url, follow))
+        try:
+            run(_import(data_dir, plc_url, follow))
+        except KeyCacheFull as error:
+            problem = f"{error.problem}: free some space and run the command again"
+            raise KeyCacheFull(error.path, problem) from error
 
 
 def _check_url(url: str) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Self, TypeVar
 
@@ -139,7 +140,8 @@ class KeyCache:
 
     async def load_progress(self) -> None:
         """Read how far the export was read. Raises KeyCacheError."""
-        self.progress = await self.call(self._store.progress)
+        with suppress(KeyCacheReplaced):  # then `call` has set it
+            self.progress = await self.call(self._store.progress)
 
     async def bytes_on_disk(self) -> int:
         """Return the size of the file."""

@@ -18,7 +18,7 @@ import structlog
 
 from jetstream.atproto.compact_did import compact_did
 from jetstream.atproto.encoded_key import EncodedKey
-from jetstream.errors import ExportError, KeyCacheError
+from jetstream.errors import ExportError, KeyCacheError, KeyCacheReplaced
 from jetstream.identity.cache import KeyCache
 from jetstream.identity.export import Page, Progress, Step, advance, before, parse_page, path_of
 from jetstream.identity.failures import NoKey
@@ -75,9 +75,16 @@ class Follower:
     async def read_to_end(self) -> Progress:
         """Read what is new; return the progress.
 
-        When it is cancelled, what was read is written. Raises ExportError for a directory that has no export,
-        has less than was read from it before, or fails again and again, and KeyCacheError.
+        If the file is found to be damaged, the new one is filled from the beginning, once. When it is
+        cancelled, what was read is written. Raises ExportError for a directory that has no export, has less
+        than was read from it before, or fails again and again, and KeyCacheError.
         """
+        try:
+            return await self._read_to_end()
+        except KeyCacheReplaced:
+            return await self._read_to_end()
+
+    async def _read_to_end(self) -> Progress:
         self._progress = self._begin(self._cache.progress)
         self._known = self._progress.operations
         self._answered |= self._progress.operations > 0

@@ -37,7 +37,7 @@ import orjson
 import structlog
 
 from jetstream.atproto.compact_did import PLC_BYTES
-from jetstream.errors import KeyCacheError, KeyCacheReplaced
+from jetstream.errors import KeyCacheError, KeyCacheFull, KeyCacheReplaced
 from jetstream.identity.export import Progress, parse_progress
 from jetstream.identity.held import KEY_BYTES
 
@@ -201,10 +201,12 @@ class KeyStore:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code in _DAMAGE:
                 self._replace(error)
                 raise KeyCacheReplaced(self.path, f"was damaged ({error})") from error
-            raise KeyCacheError(self.path, str(error)) from error
+            full = code == sqlite3.SQLITE_FULL
+            raise (KeyCacheFull if full else KeyCacheError)(self.path, str(error)) from error
 
     def _replace(self, problem: Exception) -> None:
         if hasattr(self, "_connection"):
