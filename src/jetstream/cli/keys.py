@@ -15,7 +15,7 @@ import structlog
 from cyclopts import Parameter
 
 from jetstream import logging_setup
-from jetstream.cli.log import DEFAULT_DATA_DIR
+from jetstream.cli.log import DEFAULT_DATA_DIR, DataDir
 from jetstream.cli.tail import EXIT_INTERRUPTED
 from jetstream.clock import iso
 from jetstream.errors import KeyCacheFull, SettingError
@@ -26,7 +26,7 @@ from jetstream.identity.follower import Follower
 from jetstream.identity.store import KeyStore, export_lock
 from jetstream.limits import ExportLimits
 from jetstream.runtime import run, stop_on_signals
-from jetstream.settings import PLC_URL, PLC_URL_VARIABLE, parse_web_url
+from jetstream.settings import PLC_URL, PLC_URL_VARIABLE, parse_web_url, unset_if_empty
 from jetstream.urls import shown
 
 _ALL: Final = "all signing keys are there"
@@ -35,15 +35,12 @@ _LINE_S: Final = 0.25  # between two progress lines on a terminal
 logger = structlog.get_logger(__name__)
 
 
-def _unset_if_empty(_type: object, value: str, **_: object) -> list[str]:
-    """Read a variable. One that is set to nothing counts as unset: Compose files set those."""
-    return [value] if value else []
-
-
 def import_keys(
     *,
-    data_dir: Annotated[Path, Parameter(env_var="JETSTREAM_DATA_DIR")] = DEFAULT_DATA_DIR,
-    plc_url: Annotated[str, Parameter(env_var=PLC_URL_VARIABLE, env_var_split=_unset_if_empty)] = PLC_URL,
+    data_dir: Annotated[
+        DataDir, Parameter(help="Directory of the keys; that of the server.")
+    ] = DEFAULT_DATA_DIR,
+    plc_url: Annotated[str, Parameter(env_var=PLC_URL_VARIABLE, env_var_split=unset_if_empty)] = PLC_URL,
     follow: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Fetch the signing keys of all did:plc accounts into the data directory, for `--verify`.
@@ -54,8 +51,6 @@ def import_keys(
 
     Parameters
     ----------
-    data_dir
-        Directory of the keys; that of the server.
     plc_url
         The PLC directory.
     follow
