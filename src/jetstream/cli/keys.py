@@ -43,11 +43,7 @@ def import_keys(
     plc_url: Annotated[str, Parameter(env_var=PLC_URL_VARIABLE, env_var_split=unset_if_empty)] = PLC_URL,
     follow: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
-    """Fetch the signing keys of all did:plc accounts into the data directory, for `--verify`.
-
-    Reads the directory's /export, 1,000 operations a request. Ctrl-C is safe: the next run goes on where this
-    one was interrupted, and exits with 130. A run after a complete one fetches what is new. A server may be
-    running.
+    """Fetch the signing keys of all did:plc accounts into the data directory.
 
     Parameters
     ----------

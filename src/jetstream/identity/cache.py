@@ -144,7 +144,7 @@ class KeyCache:
             self.progress = await self.call(self._store.progress)
 
     async def bytes_on_disk(self) -> int:
-        """Return the size of the file."""
+        """Return the size of the file. Raises KeyCacheError."""
         return await self.call(self._store.bytes_on_disk)
 
     async def call(self, function: Callable[..., Result], *arguments: object) -> Result:

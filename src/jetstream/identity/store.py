@@ -149,7 +149,9 @@ class KeyStore:
         return Progress() if row is None else parse_progress(row[0])
 
     def bytes_on_disk(self) -> int:
-        """Return the size of the file and of its write-ahead log."""
+        """Return the size of the file and of its write-ahead log, which is emptied if nothing reads it."""
+        with self._guarded():
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         paths = (self.path, self.path.with_name(FILE + "-wal"))
         return sum(path.stat().st_size for path in paths if path.exists())
 

@@ -85,6 +85,16 @@ def test_an_empty_variable_means_the_default_directory(
     assert capsys.readouterr().err.startswith("jetstream: data/")
 
 
+def test_the_help_says_what_an_interrupt_does_and_what_the_exit_codes_mean(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["keys", "import", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for said in ("Ctrl-C is safe", "the next run goes on", "0 all keys are there", "130 interrupted"):
+        assert said in text
+
+
 def test_two_imports_into_one_directory_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
