@@ -18,7 +18,7 @@ from tests.programs import Program, program
 from tests.serving import until
 from tests.unit.identity.accounts import did_of, key_of
 
-from jetstream.errors import ExportError
+from jetstream.errors import ExportError, KeyCacheReplaced
 from jetstream.identity.cache import KeyCache
 from jetstream.identity.export import Progress
 from jetstream.identity.fetch import Fetcher
@@ -167,6 +167,27 @@ async def test_an_import_that_is_cancelled_continues_where_it_was(cache: KeyCach
     assert all([await has(cache, number) for number in range(1, 1_001)])
 
 
+async def test_a_damaged_file_does_not_undo_an_interrupt(
+    cache: KeyCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plc = PlcExport(1_000, 100)
+
+    def replaced(*_: object) -> None:
+        raise KeyCacheReplaced(tmp_path / FILE, "was damaged")
+
+    def interrupt(_progress: Progress) -> None:
+        task.cancel()
+
+    async with http_server(plc.handle) as port:
+        fetcher = Fetcher(1)
+        follower = Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, interrupt)
+        monkeypatch.setattr(cache._store, "stage", replaced)
+        task = asyncio.create_task(follower.read_to_end())
+        await asyncio.wait([task], timeout=10)
+        await fetcher.close()
+    assert task.cancelled()
+
+
 async def test_a_directory_that_fails_now_and_then(cache: KeyCache) -> None:
     plc = PlcExport(300, 100)
     plc.replies = [
@@ -296,6 +317,9 @@ async def test_a_directory_without_sequence_numbers(cache: KeyCache) -> None:
         fetcher = Fetcher(1)
         await Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS).read_to_end()
         await fetcher.close()
+        operations = cache.progress.operations
+        await read_to_end(port, cache)
+        assert operations < cache.progress.operations  # some seconds of them come again
     assert asked[:2] == ["0", None]
     assert all([await has(cache, number) for number in range(1, 251)])
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 import structlog
@@ -91,7 +92,8 @@ class Follower:
         try:
             await self._read_pages()
         except asyncio.CancelledError:
-            await asyncio.shield(self._write_staged())
+            with suppress(KeyCacheReplaced):  # else `read_to_end` would begin again
+                await asyncio.shield(self._write_staged())
             raise
         except ExportError:
             await self._write_staged()
