@@ -40,12 +40,14 @@ def date_of(ms: int) -> str:
 class PlcExport:
     """The `/export` of a directory with sequence numbers.
 
-    Operation n, from 1, gives account n the key n. Of the requests, only the first `answered` are answered.
+    Operation n, from 1, gives account n the key n; `first_account` is the first of them. Of the requests, the
+    first `answered` are answered.
     """
 
     def __init__(self, operations: int, page: int) -> None:
         self.operations = operations
         self.page = page
+        self.first_account = 1
         self.asked: list[str] = []
         self.replies: list[web.Response] = []  # given instead, in order
         self.answered: int | None = None
@@ -65,7 +67,8 @@ class PlcExport:
         return web.Response(body=b"\n".join(lines), content_type="application/jsonlines")
 
     def line(self, number: int) -> bytes:
-        made = entry(did_of(number), operation(key_of(number % 50)), date_of(1_700_000_000_000 + number))
+        account = self.first_account + number - 1
+        made = entry(did_of(account), operation(key_of(account % 50)), date_of(1_700_000_000_000 + number))
         return orjson.dumps(made | {"seq": number, "type": "sequenced_op"})
 
 

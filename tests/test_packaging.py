@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import jetstream
-from jetstream.settings import settings
+from jetstream.settings import PLC_URL_VARIABLE, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -283,7 +283,7 @@ class TestCompose:
     def test_every_setting_can_be_passed_in(self) -> None:
         known = {setting.variable for setting in settings()}
         assert known > FIXED_BY_IMAGE
-        assert set(composed()["environment"]) == known - FIXED_BY_IMAGE
+        assert set(composed()["environment"]) == (known - FIXED_BY_IMAGE) | {PLC_URL_VARIABLE}
 
     def test_it_waits_for_a_shutdown_and_allows_many_connections(self) -> None:
         assert composed()["build"] == "."

@@ -5,6 +5,7 @@
     ├── SubscriptionError       of the client library: Refused, NotJetstream (`client.errors`)
     ├── DictionaryError         the public zstd dictionary cannot be fetched or stored
     ├── KeyCacheError           the cache of signing keys cannot be used
+    │   ├── KeyCacheFull        the disk has no room for it
     │   └── KeyCacheReplaced    its file was damaged, and a new one has taken its place
     ├── ExportError             a PLC directory's export cannot be read
     ├── InvalidParameter        a client's parameter cannot be used: HTTP 400, or close code 1008
@@ -60,6 +61,10 @@ class KeyCacheError(JetstreamError):
         self.path = path
         self.problem = problem
         super().__init__(f"{path}: {problem}")
+
+
+class KeyCacheFull(KeyCacheError):
+    """The disk has no room for what was to be written."""
 
 
 class KeyCacheReplaced(KeyCacheError):

@@ -453,6 +453,8 @@ class ExportLimits:
     # Failures in a row after which an import ends; each is followed by a longer pause, up to 30 s. With HTTP
     # status 429 it does not end.
     page_failures_max: int = 8
+    # The same while the directory has never answered: its name may be wrong.
+    first_failures_max: int = 2
     # Seconds between two requests once the end is reached.
     poll_s: float = 60.0
     # Where a directory has no sequence numbers: how far before the newest operation the next request begins,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -151,6 +152,11 @@ def _show_duration(seconds: float) -> str:
     return f"{seconds / _UNITS[unit]:g}{unit}"
 
 
+def unset_if_empty(_type: object, value: str, **_: object) -> list[str]:
+    """Read a variable, unsplit. One that is set to nothing counts as unset: Compose files set those."""
+    return [value] if value else []
+
+
 def _setting(
     variable: str, text: str, parse: Any = None, show: Callable[[Any], str] | None = None, **more: Any
 ) -> Parameter:
@@ -168,8 +174,7 @@ def _setting(
         more["show_default"] = lambda value: "none" if value is None else show(value)
     return Parameter(
         env_var=PREFIX + variable,
-        # An empty variable counts as unset: Compose files set those. Others are taken unsplit.
-        env_var_split=lambda _type, value, **_: [value] if value else [],
+        env_var_split=unset_if_empty,
         help=text,
         converter=convert if parse is not None else None,
         negative=(),
@@ -290,8 +295,16 @@ def unused_variables(environment: Mapping[str, str]) -> tuple[list[str], list[st
     return unused, [name for name in names if name not in UNUSED_VARIABLES]
 
 
+def refuse_file(directory: Path) -> None:
+    """Raise SettingError if the data directory exists and is something else."""
+    with suppress(OSError):  # a path that cannot be looked at is refused where it is used
+        if directory.exists() and not directory.is_dir():
+            raise SettingError("--data-dir", str(directory), "is not a directory")
+
+
 def require_data_dir(directory: Path) -> None:
     """Create the data directory if needed. Raises SettingError if that fails."""
+    refuse_file(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -8,15 +8,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import orjson
 import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
+from tests.full_disk import fill, small_disk
 from tests.plc import PlcExport, http_server
 from tests.programs import Program, program
 from tests.serving import until
 from tests.unit.identity.accounts import did_of, key_of
 
-from jetstream.errors import ExportError
+from jetstream.errors import ExportError, KeyCacheReplaced
 from jetstream.identity.cache import KeyCache
 from jetstream.identity.export import Progress
 from jetstream.identity.fetch import Fetcher
@@ -25,6 +27,21 @@ from jetstream.identity.store import FILE, KeyStore
 from jetstream.limits import ExportLimits
 
 LIMITS = ExportLimits(stage_ops=150, fold_ops=40)
+
+
+async def read_to_end(port: int, cache: KeyCache, slept: list[float] | None = None) -> Progress:
+    """Read the export of a directory at a port to its end. Pauses are not made, but appended to `slept`."""
+
+    async def sleep(seconds: float) -> None:
+        if slept is not None:
+            slept.append(seconds)
+
+    fetcher = Fetcher(1)
+    try:
+        follower = Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, sleep=sleep)
+        return await follower.read_to_end()
+    finally:
+        await fetcher.close()
 
 
 @asynccontextmanager
@@ -68,6 +85,34 @@ class TestTheCommand:
             assert code == 0
         assert await keys_in(tmp_path, range(2_501, 2_502)) == [2_501]
         assert plc.asked == ["0", "1000", "2000", "2500", "2501"]
+
+    async def test_it_says_how_many_lines_cannot_be_read(self, tmp_path: Path) -> None:
+        plc = PlcExport(3, 1_000)
+        plc.replies = [web.Response(body=b"\n".join([plc.line(1), b"<br>", b"{}", plc.line(2)]))]
+        async with http_server(plc.handle) as port, importing(tmp_path, port) as command:
+            code, _, log = await command.ended()
+        assert code == 0
+        warning, last = map(orjson.loads, log.splitlines()[-2:])
+        assert (warning["lines"], warning["example"]) == (2, "b'{}': is no operation of a did:plc")
+        assert (last["operations"], last["unreadable"]) == (5, 2)
+        assert last["event"] == "all signing keys are there, except those in lines that cannot be read"
+
+    async def test_a_full_disk_ends_it_and_the_next_run_goes_on(self, tmp_path: Path) -> None:
+        plc = PlcExport(12_000, 1_000)
+        with small_disk(tmp_path / "disk", "6m") as disk:
+            filler = fill(disk, leave=300_000)
+            async with http_server(plc.handle) as port:
+                async with importing(disk, port) as command:
+                    code, _, log = await command.ended()
+                assert code == 1
+                assert log.splitlines()[-1].endswith(
+                    "keys.sqlite3: database or disk is full: free some space and run the command again"
+                )
+                filler.unlink()
+                async with importing(disk, port) as command:
+                    code, _, log = await command.ended()
+            assert code == 0
+            assert '"operations": 12000' in log
 
     async def test_after_an_interrupt_it_goes_on(self, tmp_path: Path) -> None:
         plc = PlcExport(2_500, 1_000)
@@ -122,6 +167,27 @@ async def test_an_import_that_is_cancelled_continues_where_it_was(cache: KeyCach
     assert all([await has(cache, number) for number in range(1, 1_001)])
 
 
+async def test_a_damaged_file_does_not_undo_an_interrupt(
+    cache: KeyCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plc = PlcExport(1_000, 100)
+
+    def replaced(*_: object) -> None:
+        raise KeyCacheReplaced(tmp_path / FILE, "was damaged")
+
+    def interrupt(_progress: Progress) -> None:
+        task.cancel()
+
+    async with http_server(plc.handle) as port:
+        fetcher = Fetcher(1)
+        follower = Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, interrupt)
+        monkeypatch.setattr(cache._store, "stage", replaced)
+        task = asyncio.create_task(follower.read_to_end())
+        await asyncio.wait([task], timeout=10)
+        await fetcher.close()
+    assert task.cancelled()
+
+
 async def test_a_directory_that_fails_now_and_then(cache: KeyCache) -> None:
     plc = PlcExport(300, 100)
     plc.replies = [
@@ -155,6 +221,30 @@ async def test_a_directory_that_wants_patience_gets_it(cache: KeyCache) -> None:
         await Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, sleep=sleep).read_to_end()
         await fetcher.close()
     assert slept == [2.0, 4.0, 8.0, 16.0, *[30.0] * 16]
+
+
+async def test_asking_for_patience_is_no_failure(cache: KeyCache) -> None:
+    plc = PlcExport(100, 100)
+    plc.replies = [web.Response(status=status) for status in [*[429] * 8, 502, *[429] * 8, 502]]
+    async with http_server(plc.handle) as port:
+        await read_to_end(port, cache)
+    assert await has(cache, 100)
+
+
+async def test_a_directory_that_has_never_answered_gets_two_attempts(cache: KeyCache) -> None:
+    plc = PlcExport(100, 100)
+    async with http_server(plc.handle) as port:
+        pass
+    slept: list[float] = []
+    with pytest.raises(ExportError, match="cannot be read: unreachable: Connection refused"):
+        await read_to_end(port, cache, slept)
+    assert slept == [2.0]
+    async with http_server(plc.handle) as port:
+        await read_to_end(port, cache)
+    slept.clear()
+    with pytest.raises(ExportError, match="cannot be read: unreachable: Connection refused"):
+        await read_to_end(port, cache, slept)  # it has answered in an earlier run
+    assert len(slept) == LIMITS.page_failures_max - 1
 
 
 async def test_a_directory_that_fails_for_good_ends_an_import_and_keeps_what_was_read(
@@ -227,22 +317,57 @@ async def test_a_directory_without_sequence_numbers(cache: KeyCache) -> None:
         fetcher = Fetcher(1)
         await Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS).read_to_end()
         await fetcher.close()
+        operations = cache.progress.operations
+        await read_to_end(port, cache)
+        assert operations < cache.progress.operations  # some seconds of them come again
     assert asked[:2] == ["0", None]
     assert all([await has(cache, number) for number in range(1, 251)])
 
 
-async def test_numbers_of_another_directory_mean_nothing(cache: KeyCache) -> None:
-    plc = PlcExport(50, 100)
-    async with http_server(plc.handle) as first, http_server(plc.handle) as second:
-        fetcher = Fetcher(1)
-        await Follower(f"http://127.0.0.1:{first}", fetcher, cache, LIMITS).read_to_end()
-        plc.replies = [web.Response(body=plc.line(7).replace(b'"seq"', b'"other"'))] * 1 + [
-            web.Response(body=b"") for _ in range(3)
-        ]
-        await Follower(f"http://127.0.0.1:{second}", fetcher, cache, LIMITS).read_to_end()
-        await fetcher.close()
-    assert plc.asked[2] == "2023-11-13T22:13:20.050Z"
+async def test_another_directory_is_read_from_the_beginning(cache: KeyCache) -> None:
+    plc, other = PlcExport(500, 100), PlcExport(300, 100)
+    other.first_account = 1_001
+    async with http_server(plc.handle) as first, http_server(other.handle) as second:
+        await read_to_end(first, cache)
+        with capture_logs() as logs:
+            await read_to_end(second, cache)
+            await read_to_end(second, cache)
+    assert [(line["event"], line["before"]) for line in logs] == [
+        ("another directory than before: it is read from the beginning", f"http://127.0.0.1:{first}")
+    ]
+    assert all([await has(cache, number) for number in (1, 500, 1_001, 1_300)])
     assert cache.progress.directory == f"http://127.0.0.1:{second}"
+    assert cache.progress.operations == 300
+
+
+async def test_another_directory_that_cannot_be_read_changes_nothing(cache: KeyCache) -> None:
+    plc = PlcExport(100, 100)
+    async with http_server(plc.handle) as first:
+        before = await read_to_end(first, cache)
+        async with http_server(PlcExport(0, 100).handle) as second:
+            with pytest.raises(ExportError, match="export is empty"):
+                await read_to_end(second, cache)
+    assert cache.progress == before
+
+
+async def test_a_directory_with_less_than_was_read_from_it(cache: KeyCache) -> None:
+    plc = PlcExport(100, 100)
+    async with http_server(plc.handle) as port:
+        before = await read_to_end(port, cache)
+        plc.operations = 99
+        with pytest.raises(ExportError, match="export ends before 100, up to which it was read: run the"):
+            await read_to_end(port, cache)
+        assert cache.progress == before
+        plc.operations = 101
+        await read_to_end(port, cache)
+    assert await has(cache, 101)
+
+
+async def test_an_empty_answer_is_no_directory(cache: KeyCache) -> None:
+    async with http_server(PlcExport(0, 100).handle) as port:
+        with pytest.raises(ExportError, match=r"/export is empty: is this a PLC directory\?"):
+            await read_to_end(port, cache)
+    assert cache.progress == Progress()
 
 
 async def test_a_file_that_is_damaged_during_an_import_begins_again(tmp_path: Path) -> None:
@@ -261,12 +386,12 @@ async def test_a_file_that_is_damaged_during_an_import_begins_again(tmp_path: Pa
                 with (tmp_path / FILE).open("r+b") as file:
                     file.seek(4096)
                     file.write(b"\xff" * 40_000)
-            if waits == 3:
+            if waits == 2:
                 await asyncio.Event().wait()
 
         follower = Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, sleep=sleep)
         task = asyncio.create_task(follower.run())
-        await until(lambda: waits >= 3)
+        await until(lambda: waits >= 2)
         task.cancel()
         await asyncio.wait([task])
         await fetcher.close()

@@ -346,8 +346,9 @@ def test_the_data_directory_is_created(tmp_path: Path) -> None:
 
 def test_a_data_directory_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for directory in (tmp_path / "file", tmp_path / "file" / "a"):
-        with pytest.raises(SettingError, match=r"^--data-dir: .*file.* cannot be created: ") as caught:
+    wrong = {tmp_path / "file": "is not a directory", tmp_path / "file" / "a": "cannot be created: "}
+    for directory, problem in wrong.items():
+        with pytest.raises(SettingError, match=rf"^--data-dir: .*file.* {problem}") as caught:
             require_data_dir(directory)
         assert (caught.value.name, caught.value.value) == ("--data-dir", str(directory))
 

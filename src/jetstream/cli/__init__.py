@@ -42,7 +42,17 @@ dictionary = app.command(App(name="dictionary", help="Get the public dictionary 
 dictionary.command("jetstream.cli.dictionary:fetch", help="Fetch it into the data directory.")
 
 keys = app.command(App(name="keys", help="Get the signing keys of accounts."))
-keys.command("jetstream.cli.keys:import_keys", name="import", help="Fetch those of all did:plc accounts.")
+_IMPORT_HELP = """Fetch those of all did:plc accounts.
+
+Reads the export of a PLC directory into the data directory. A server may be running. No command uses the
+keys yet.
+
+Ctrl-C is safe: the next run goes on where this one was. A run after a complete one fetches what is new.
+
+Exit codes: 0 all keys are there; 1 a failure, what was read is kept; 2 a wrong command line or setting;
+130 interrupted before the end.
+"""
+keys.command("jetstream.cli.keys:import_keys", name="import", help=_IMPORT_HELP)
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 

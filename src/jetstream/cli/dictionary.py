@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from jetstream.cli.log import DEFAULT_DATA_DIR, DataDir
 from jetstream.dictionary.fetch import fetch as fetch_dictionary
 from jetstream.dictionary.file import URL_VARIABLE
-from jetstream.settings import DICTIONARY_URL
+from jetstream.settings import DICTIONARY_URL, unset_if_empty
 
 
 def fetch(
@@ -18,7 +18,9 @@ def fetch(
     data_dir: DataDir = DEFAULT_DATA_DIR,
     url: Annotated[
         str,
-        Parameter(env_var=URL_VARIABLE, help="Where to fetch it from, before pip."),
+        Parameter(
+            env_var=URL_VARIABLE, env_var_split=unset_if_empty, help="Where to fetch it from, before pip."
+        ),
     ] = DICTIONARY_URL,
 ) -> None:
     """Fetch the dictionary with which clients of the public Jetstream read compressed messages.

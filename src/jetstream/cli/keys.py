@@ -15,10 +15,10 @@ import structlog
 from cyclopts import Parameter
 
 from jetstream import logging_setup
-from jetstream.cli.log import DEFAULT_DATA_DIR
+from jetstream.cli.log import DEFAULT_DATA_DIR, DataDir
 from jetstream.cli.tail import EXIT_INTERRUPTED
 from jetstream.clock import iso
-from jetstream.errors import SettingError
+from jetstream.errors import KeyCacheFull, SettingError
 from jetstream.identity.cache import KeyCache
 from jetstream.identity.export import Progress
 from jetstream.identity.fetch import Fetcher
@@ -26,35 +26,27 @@ from jetstream.identity.follower import Follower
 from jetstream.identity.store import KeyStore, export_lock
 from jetstream.limits import ExportLimits
 from jetstream.runtime import run, stop_on_signals
-from jetstream.settings import PLC_URL, PLC_URL_VARIABLE, parse_web_url
+from jetstream.settings import PLC_URL, PLC_URL_VARIABLE, parse_web_url, unset_if_empty
 from jetstream.urls import shown
 
+_ALL: Final = "all signing keys are there"
 _LINE_S: Final = 0.25  # between two progress lines on a terminal
 
 logger = structlog.get_logger(__name__)
 
 
-def _unset_if_empty(_type: object, value: str, **_: object) -> list[str]:
-    """Read a variable. One that is set to nothing counts as unset: Compose files set those."""
-    return [value] if value else []
-
-
 def import_keys(
     *,
-    data_dir: Annotated[Path, Parameter(env_var="JETSTREAM_DATA_DIR")] = DEFAULT_DATA_DIR,
-    plc_url: Annotated[str, Parameter(env_var=PLC_URL_VARIABLE, env_var_split=_unset_if_empty)] = PLC_URL,
+    data_dir: Annotated[
+        DataDir, Parameter(help="Directory of the keys; that of the server.")
+    ] = DEFAULT_DATA_DIR,
+    plc_url: Annotated[str, Parameter(env_var=PLC_URL_VARIABLE, env_var_split=unset_if_empty)] = PLC_URL,
     follow: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Fetch the signing keys of all did:plc accounts into the data directory. No command uses them yet.
 
-    Reads the directory's /export, 1,000 operations a request. Ctrl-C is safe: the next run goes on where this
-    one was interrupted, and exits with 130. A run after a complete one fetches what is new. A server may be
-    running.
-
     Parameters
     ----------
-    data_dir
-        Directory of the keys; that of the server.
     plc_url
         The PLC directory.
     follow
@@ -63,7 +55,11 @@ def import_keys(
     logging_setup.configure("info", "auto")
     _check_url(plc_url)
     with export_lock(data_dir):
-        run(_import(data_dir, plc_url, follow))
+        try:
+            run(_import(data_dir, plc_url, follow))
+        except KeyCacheFull as error:
+            problem = f"{error.problem}: free some space and run the command again"
+            raise KeyCacheFull(error.path, problem) from error
 
 
 def _check_url(url: str) -> None:
@@ -105,7 +101,8 @@ async def _work(follower: Follower, follow: bool, cache: KeyCache, report: Repor
     progress = await follower.read_to_end()
     report.end()
     size = f"{await cache.bytes_on_disk() / 1e6:,.1f} MB"
-    logger.info("all signing keys are there", operations=progress.operations, on_disk=size)
+    said = _ALL if not progress.unreadable else f"{_ALL}, except those in lines that cannot be read"
+    logger.info(said, operations=progress.operations, unreadable=progress.unreadable, on_disk=size)
     if follow:
         await follower.run()
 

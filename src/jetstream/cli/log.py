@@ -21,11 +21,20 @@ from jetstream.eventlog.sqlite.repair import repair as repair_log
 from jetstream.model.batch import Batch
 from jetstream.model.event import KIND_NAMES, Event
 from jetstream.model.filter import Filter
+from jetstream.settings import refuse_file, unset_if_empty
 
 EXIT_DAMAGED: Final = 1
 COLLECTIONS_SHOWN: Final = 20
 
-DataDir = Annotated[Path, Parameter(env_var="JETSTREAM_DATA_DIR", help="Directory of the event log.")]
+DataDir = Annotated[
+    Path,
+    Parameter(
+        env_var="JETSTREAM_DATA_DIR",
+        env_var_split=unset_if_empty,
+        validator=lambda _type, directory: refuse_file(directory),
+        help="Directory of the event log.",
+    ),
+]
 DEFAULT_DATA_DIR: Final = Path("./data")
 
 

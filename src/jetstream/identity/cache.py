@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Self, TypeVar
 
@@ -139,10 +140,11 @@ class KeyCache:
 
     async def load_progress(self) -> None:
         """Read how far the export was read. Raises KeyCacheError."""
-        self.progress = await self.call(self._store.progress)
+        with suppress(KeyCacheReplaced):  # then `call` has set it
+            self.progress = await self.call(self._store.progress)
 
     async def bytes_on_disk(self) -> int:
-        """Return the size of the file."""
+        """Return the size of the file. Raises KeyCacheError."""
         return await self.call(self._store.bytes_on_disk)
 
     async def call(self, function: Callable[..., Result], *arguments: object) -> Result:

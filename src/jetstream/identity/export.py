@@ -31,6 +31,7 @@ _MILLISECOND_US: Final = 1_000  # the directory's dates have no finer unit
 # times as much memory as its text.
 _LINES_MAX: Final = 10_000
 _LINE_BYTES_MAX: Final = 64 << 10
+_EXAMPLE_CHARS: Final = 80  # of a line that cannot be read, and of what is said of it
 _SEQ_MAX: Final = (1 << 63) - 1
 
 
@@ -44,13 +45,14 @@ class Progress:
     operations: int = 0  # that were read in all
     # Until when, in unix seconds, every operation is known; 0: the end was not reached yet.
     complete_s: int = 0
+    unreadable: int = 0  # lines that are no operation; they are counted in `operations` too
 
 
 def parse_progress(stored: bytes) -> Progress:
     """Return what `orjson.dumps` has made of a progress; that of the beginning if it is damaged."""
     try:
         found = Progress(**orjson.loads(stored))
-        numbers = (found.newest_us, found.operations, found.complete_s)
+        numbers = (found.newest_us, found.operations, found.complete_s, found.unreadable)
         usable = all(type(number) is int and number >= 0 for number in numbers)
         parse_time(found.after or "0", 0)
     except (ValueError, TypeError):
@@ -73,6 +75,7 @@ class Page(NamedTuple):
 
     operations: list[Operation]  # as they came
     unreadable: int  # lines that are no operation
+    example: str = ""  # how one of these begins, and what is wrong with it
 
     @property
     def lines(self) -> int:
@@ -97,15 +100,17 @@ def parse_page(body: bytes) -> Page:
         raise NoKey("malformed", f"it has more than {_LINES_MAX:,} lines")
     operations: list[Operation] = []
     unreadable = 0
+    example = ""
     for line in body.split(b"\n"):
         if line.strip():
             try:
                 operations.append(_parse_line(line))
-            except (NoKey, ValueError):
+            except (NoKey, ValueError) as error:
                 unreadable += 1
+                example = f"{line[:_EXAMPLE_CHARS]!r}: {str(error)[:_EXAMPLE_CHARS]}"
     if unreadable and not operations:
         raise NoKey("malformed", f"it is no export; it begins {body[:40]!r}")
-    return Page(operations, unreadable)
+    return Page(operations, unreadable, example)
 
 
 def _parse_line(line: bytes) -> Operation:
@@ -140,6 +145,7 @@ def advance(progress: Progress, page: Page, largest: int, overlap_us: int) -> St
     progress = replace(
         progress,
         operations=progress.operations + page.lines,
+        unreadable=progress.unreadable + page.unreadable,
         newest_us=max(progress.newest_us, newest_us),
     )
     at_end = not page.lines or page.lines < largest
@@ -167,6 +173,13 @@ def _date_after(after: str, newest_us: int) -> str:
         if begin_us > asked_us:
             return to_after(begin_us)
     raise NoKey("malformed", f"it has no operation after {after}, which was asked for")
+
+
+def before(after: str) -> str:
+    """Return the number or the date just before another one: a page from there has what is at it."""
+    if after.isdecimal():
+        return str(max(int(after) - 1, 0))
+    return to_after(parse_time(after, 0) - _MILLISECOND_US)
 
 
 def to_after(time_us: int) -> str:

@@ -12,16 +12,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
-from typing import Final
 
 import structlog
 
 from jetstream.atproto.compact_did import compact_did
 from jetstream.atproto.encoded_key import EncodedKey
-from jetstream.errors import ExportError, KeyCacheError
+from jetstream.errors import ExportError, KeyCacheError, KeyCacheReplaced
 from jetstream.identity.cache import KeyCache
-from jetstream.identity.export import Page, Progress, Step, advance, parse_page, path_of, to_after
+from jetstream.identity.export import Page, Progress, Step, advance, before, parse_page, path_of
 from jetstream.identity.failures import NoKey
 from jetstream.identity.fetch import Fetches, read_body
 from jetstream.identity.held import pack_key
@@ -29,8 +29,6 @@ from jetstream.limits import ExportLimits
 from jetstream.logging_setup import Throttled
 from jetstream.retry import backoff_s
 from jetstream.urls import shown
-
-_DAY_US: Final = 86_400_000_000
 
 logger = structlog.get_logger(__name__)
 
@@ -61,7 +59,9 @@ class Follower:
         self._now = now
         self._staged = _Staged()  # operations of an import that are not in the file yet
         self._largest = 0  # operations of the largest page so far
+        self._answered = False  # whether the directory has ever answered, be it with an error
         self._progress = Progress()  # after the last page, which the file may lag behind
+        self._known = 0  # operations that were read before `read_to_end` was called
         self._log = Throttled(logger)
 
     async def run(self) -> None:
@@ -76,14 +76,24 @@ class Follower:
     async def read_to_end(self) -> Progress:
         """Read what is new; return the progress.
 
-        When it is cancelled, what was read is written. Raises ExportError for a directory that has no export
-        or fails again and again, and KeyCacheError.
+        If the file is found to be damaged, the new one is filled from the beginning, once. When it is
+        cancelled, what was read is written. Raises ExportError for a directory that has no export, has less
+        than was read from it before, or fails again and again, and KeyCacheError.
         """
+        try:
+            return await self._read_to_end()
+        except KeyCacheReplaced:
+            return await self._read_to_end()
+
+    async def _read_to_end(self) -> Progress:
         self._progress = self._begin(self._cache.progress)
+        self._known = self._progress.operations
+        self._answered |= self._progress.operations > 0
         try:
             await self._read_pages()
         except asyncio.CancelledError:
-            await asyncio.shield(self._write_staged())
+            with suppress(KeyCacheReplaced):  # else `read_to_end` would begin again
+                await asyncio.shield(self._write_staged())
             raise
         except ExportError:
             await self._write_staged()
@@ -93,19 +103,33 @@ class Follower:
         return self._progress
 
     def _begin(self, progress: Progress) -> Progress:
-        """Return where to begin. The numbers of another directory mean nothing here, but its dates do."""
+        """Return where to begin. What was read of another directory says nothing of what this one has."""
         if progress.directory in {"", self._name}:
             return replace(progress, directory=self._name)
-        after = to_after(progress.newest_us - _DAY_US) if progress.newest_us else "0"
-        return replace(progress, directory=self._name, after=after)
+        self._log.info(
+            "another directory than before: it is read from the beginning",
+            directory=self._name,
+            before=progress.directory,
+        )
+        return Progress(self._name)
 
     async def _read_pages(self) -> None:
         at_end = False
         while not at_end:
             at_s = int(self._now())
             page, at_end = await self._page()
+            self._report_unreadable(page)
             await self._take(page.keys, at_s, at_end)
             self._note(self._progress)
+
+    def _report_unreadable(self, page: Page) -> None:
+        if page.unreadable:
+            self._log.warning(
+                "lines of the export cannot be read, and are left out",
+                lines=page.unreadable,
+                since_the_beginning=self._progress.unreadable,
+                example=page.example,
+            )
 
     async def _take(self, keys: Mapping[str, EncodedKey | None], at_s: int, at_end: bool) -> None:
         """Write the keys of a page, now or with those of others. `at_s` is when it was asked for."""
@@ -122,46 +146,68 @@ class Follower:
             await self._cache.fold(self._limits.fold_ops, at_s, self._progress)
 
     async def _write_staged(self) -> None:
-        """Write what an import has read, and how far that is."""
-        if not self._progress.complete_s and self._progress != self._cache.progress:
+        """Write what an import has read, and how far that is.
+
+        While nothing was read, the progress in the file may be that of another directory. It is kept.
+        """
+        done = self._progress
+        if done.operations and not done.complete_s and done != self._cache.progress:
             staged, self._staged = self._staged, _Staged()
             await self._cache.stage(staged.records, self._progress)
 
     async def _page(self) -> tuple[Page, bool]:
         """Fetch the next page, after pauses if that fails. Return it, and whether it is the last one."""
-        failures = 0
+        attempts = failures = 0
         while True:
             try:
-                page = await self._fetch()
+                page = await self._fetch(self._progress)
+                if not page.lines and self._progress.operations == self._known:
+                    await self._require_newest()
                 step = self._advance(page)
             except NoKey as error:
-                failures += 1
-                await self._recover(error, failures)
+                attempts += 1
+                failures += error.reason != "rate_limited"  # a directory that asks for patience works
+                await self._recover(error, attempts, failures)
             else:
                 self._progress = step.progress
                 return page, step.at_end
 
-    async def _fetch(self) -> Page:
-        url = self._url + path_of(self._progress, self._limits.page_ops)
+    async def _require_newest(self) -> None:
+        """Raise ExportError for a directory without the newest operation that was read before.
+
+        With several servers behind one name, this may pass. So the progress is kept.
+        """
+        if not self._known:
+            raise ExportError(f"{self._name}/export is empty: is this a PLC directory?")
+        newest = replace(self._progress, after=before(self._progress.after))
+        if not (await self._fetch(newest)).lines:
+            raise ExportError(
+                f"{self._name}/export ends before {self._progress.after}, up to which it was read: run the"
+                " command again later or, if it is another directory now, delete keys.sqlite3 to begin again"
+            )
+
+    async def _fetch(self, progress: Progress) -> Page:
+        url = self._url + path_of(progress, self._limits.page_ops)
         body = await self._fetcher.get(url, self._limits.page_bytes_max, self._limits.page_timeout_s)
+        self._answered = True
         return await read_body(parse_page, body)
 
     def _advance(self, page: Page) -> Step:
         self._largest = max(self._largest, page.lines)
         return advance(self._progress, page, self._largest, self._limits.overlap_us)
 
-    async def _recover(self, error: NoKey, failures: int) -> None:
+    async def _recover(self, error: NoKey, attempts: int, failures: int) -> None:
         """Wait before another attempt. Raises ExportError when there should be none."""
         if error.status == 400 and self._progress.after == "0":
             self._progress = replace(self._progress, after="")  # it knows no numbers
             return
+        self._answered |= error.status > 0
+        failures_max = self._limits.page_failures_max if self._answered else self._limits.first_failures_max
         hopeless = error.reason in {"not_found", "redirect", "tls"} or 400 <= error.status < 429
         no_directory = error.reason == "malformed" and not self._largest
-        # A directory that asks for patience works. Any other gets so many attempts.
-        given_up = failures >= self._limits.page_failures_max and error.reason != "rate_limited"
-        if hopeless or no_directory or given_up:
+        if hopeless or no_directory or failures >= failures_max:
             raise ExportError(f"{self._name}/export cannot be read: {error}")
-        pause_s = max(error.retry_after, backoff_s(failures, jitter=max))
+        pause_s = max(error.retry_after, backoff_s(attempts, jitter=max))
         logger.warning("the directory's export fails", problem=str(error), next_attempt_s=round(pause_s, 1))
         await self._sleep(pause_s)
 

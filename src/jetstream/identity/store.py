@@ -37,7 +37,7 @@ import orjson
 import structlog
 
 from jetstream.atproto.compact_did import PLC_BYTES
-from jetstream.errors import KeyCacheError, KeyCacheReplaced
+from jetstream.errors import KeyCacheError, KeyCacheFull, KeyCacheReplaced
 from jetstream.identity.export import Progress, parse_progress
 from jetstream.identity.held import KEY_BYTES
 
@@ -149,7 +149,9 @@ class KeyStore:
         return Progress() if row is None else parse_progress(row[0])
 
     def bytes_on_disk(self) -> int:
-        """Return the size of the file and of its write-ahead log."""
+        """Return the size of the file and of its write-ahead log, which is emptied if nothing reads it."""
+        with self._guarded():
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         paths = (self.path, self.path.with_name(FILE + "-wal"))
         return sum(path.stat().st_size for path in paths if path.exists())
 
@@ -201,10 +203,12 @@ class KeyStore:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code in _DAMAGE:
                 self._replace(error)
                 raise KeyCacheReplaced(self.path, f"was damaged ({error})") from error
-            raise KeyCacheError(self.path, str(error)) from error
+            full = code == sqlite3.SQLITE_FULL
+            raise (KeyCacheFull if full else KeyCacheError)(self.path, str(error)) from error
 
     def _replace(self, problem: Exception) -> None:
         if hasattr(self, "_connection"):

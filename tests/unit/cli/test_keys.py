@@ -59,6 +59,42 @@ def test_a_wrong_directory_is_one_line(url: str, tmp_path: Path, capsys: pytest.
     assert "secret" not in text
 
 
+COMMANDS = [["keys", "import", "--plc-url", "http://127.0.0.1:1"], ["log", "stats"], ["dictionary", "fetch"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_data_directory_that_is_a_file_is_one_line(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*command, "--data-dir", f"{tmp_path}/file"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"jetstream: --data-dir: '{tmp_path}/file' is not a directory\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS[:2])
+def test_an_empty_variable_means_the_default_directory(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JETSTREAM_DATA_DIR", "")
+    with export_lock(tmp_path / "data"), pytest.raises(SystemExit) as ended:
+        cli.main(command)
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith("jetstream: data/")
+
+
+def test_the_help_says_what_an_interrupt_does_and_what_the_exit_codes_mean(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["keys", "import", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for said in ("Ctrl-C is safe", "the next run goes on", "0 all keys are there", "130 interrupted"):
+        assert said in text
+
+
 def test_two_imports_into_one_directory_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -167,3 +167,14 @@ async def test_a_call_is_made_though_its_caller_is_cancelled(tmp_path: Path) -> 
         await asyncio.wait([writing])
     async with open_cache(tmp_path) as cache:
         assert cache.progress.after == "7"
+
+
+async def test_a_file_that_turns_out_to_be_damaged_at_the_start_is_an_empty_one(tmp_path: Path) -> None:
+    async with open_cache(tmp_path) as cache:
+        await cache.save(Progress(after="7"))
+    with (tmp_path / FILE).open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 40_000)
+    async with open_cache(tmp_path) as cache:
+        assert cache.progress == Progress()
+    assert (tmp_path / f"{FILE}.damaged").exists()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.unit.identity.accounts import TOMBSTONE, did_of, entry, key_of, operation
 
 from jetstream.atproto.encoded_key import EncodedKey
-from jetstream.identity.export import Progress, advance, parse_page, parse_progress, path_of
+from jetstream.identity.export import Progress, advance, before, parse_page, parse_progress, path_of
 from jetstream.identity.failures import NoKey
 from jetstream.model.timestamp import parse_time
 
@@ -160,6 +160,8 @@ def test_lines_that_are_no_operation_are_counted() -> None:
     ]
     page = parse_page(b"\n".join([good, b"", *bad, b"\r"]))
     assert (len(page.operations), page.unreadable, page.lines) == (1, len(bad), 1 + len(bad))
+    assert page.example.endswith("'now'")
+    assert len(page.example) < 200
     assert parse_page(b"\n\n").lines == 0
     for no_export in (b"<html>", b"\n" * 20_000, b"\r" * 1_000_000 + b"x"):
         with pytest.raises(NoKey) as caught:
@@ -174,9 +176,14 @@ def test_requests() -> None:
     assert path_of(after, 5) == "/export?count=5&after=2024-01-01T00%3A00%3A00.000Z"
 
 
+def test_just_before() -> None:
+    assert [before(after) for after in ("7", "1", "0")] == ["6", "0", "0"]
+    assert before("2024-01-01T00:00:00.000Z") == "2023-12-31T23:59:59.999Z"
+
+
 @given(st.text(), st.sampled_from(["", "0", "7", "2024-01-01T00:00:00.000Z"]), st.integers(0, 1 << 60))
 def test_progress_comes_back(directory: str, after: str, number: int) -> None:
-    made = Progress(directory, after, number, number, number)
+    made = Progress(directory, after, number, number, number, number)
     assert parse_progress(orjson.dumps(asdict(made))) == made
 
 
@@ -193,6 +200,7 @@ def test_progress_comes_back(directory: str, after: str, number: int) -> None:
         b'{"newest_us":-1}',
         b'{"complete_s":1.5}',
         b'{"directory":null}',
+        b'{"unreadable":-1}',
     ],
 )
 def test_progress_that_is_damaged_is_that_of_the_beginning(stored: bytes) -> None:

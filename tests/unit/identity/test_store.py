@@ -172,6 +172,14 @@ def test_a_directory_that_is_missing(tmp_path: Path) -> None:
         KeyStore(tmp_path / "nothing")
 
 
+def test_the_size_is_that_of_the_file(store: KeyStore, tmp_path: Path) -> None:
+    store.write([row(number, 1, number) for number in range(1000)])
+    size = store.bytes_on_disk()
+    assert size == (tmp_path / FILE).stat().st_size
+    store.close()
+    assert size == (tmp_path / FILE).stat().st_size
+
+
 def test_two_processes_can_write(store: KeyStore, tmp_path: Path) -> None:
     other = KeyStore(tmp_path)
     other.write([row(1, 1, 1)])
