@@ -164,7 +164,8 @@ class DeliveryLimits:
     turn_s: float = 0.004
     writes_per_look: int = 32
     # How many events are judged in a step of that: times the groups that each is judged for, at most so many.
-    # A step takes up to 0.6 ms. All of a flush is one step for eight groups with filters.
+    # A step takes up to 0.6 ms. All of a flush is one step for eight groups with filters. A search for a
+    # phrase counts as so many groups as take as long (`delivery.phrases`).
     judged_per_step: int = 8_000
     # A flush: at most so many events, a millisecond to render, and so many bytes of their records, twice what
     # that many ordinary events have. A reader at the tip may have so much more waiting than its buffer holds.

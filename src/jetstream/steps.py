@@ -13,6 +13,23 @@ T = TypeVar("T")
 Steps = Generator[None, None, T]  # work that can be interrupted at each yield
 
 
+class Budget:
+    """Counts what the work of a step costs, in any unit: a step may cost `per_step`, and a little more."""
+
+    __slots__ = ("_left", "_per_step")
+
+    def __init__(self, per_step: int) -> None:
+        self._per_step = self._left = per_step
+
+    def spend(self, cost: int) -> bool:
+        """Count some cost; tell whether the step must end. What is counted next is of another step then."""
+        self._left -= cost
+        if self._left > 0:
+            return False
+        self._left = self._per_step
+        return True
+
+
 def finish(steps: Steps[T]) -> T:
     """Do all of the work at once; return its result."""
     while True:

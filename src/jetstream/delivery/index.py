@@ -28,13 +28,14 @@ from typing import Final
 from jetstream.delivery.did_index import SHARDS, TUPLE_MAX, Defer, DidIndex, Listed, ListIndex
 from jetstream.delivery.feature_cache import FeatureCache
 from jetstream.delivery.index_parts import Picked
-from jetstream.delivery.parts import Parts, parsed_in_one_step
+from jetstream.delivery.parts import Parts, parsing
+from jetstream.delivery.phrases import Search
 from jetstream.delivery.subscriber import Encoding, Group, Subscriber, SubscriberOptions
 from jetstream.limits import DeliveryLimits
 from jetstream.model.batch import Batch
 from jetstream.model.content import Content
-from jetstream.model.filter import DIDS_PER_STEP
-from jetstream.steps import Steps, finish
+from jetstream.model.filter import DIDS_PER_STEP, RECORDS
+from jetstream.steps import Budget, Steps, finish
 
 _PER_STEP: Final = DeliveryLimits().judged_per_step
 
@@ -211,27 +212,32 @@ class Groups:
 
     def _refine(self, batch: Batch, found: Found) -> Steps[None]:
         """Judge what was found by what the index does not look at: excluded DIDs, content beside DIDs."""
-        left = self._per_step
+        budget = Budget(self._per_step)
         for group in self._refined.keys() & found.keys():
             wanted, content = group.options.wanted, group.options.content
-            left -= len(found[group])
             if wanted.excluded_dids:
                 found[group] = wanted.leave_out_dids(batch, found[group])
+            if budget.spend(len(found[group])):
+                yield
             if content is not None:
-                found[group] = yield from self._select(content, batch, found[group])
-            if left <= 0:
-                left = self._per_step
-                yield
+                found[group] = yield from self._select(content, batch, found[group], budget)
 
-    def _select(self, content: Content, batch: Batch, chosen: Sequence[int]) -> Steps[Sequence[int]]:
-        """Return those of `chosen` whose record matches, in steps of some bytes of records."""
+    def _select(
+        self, content: Content, batch: Batch, chosen: Sequence[int], budget: Budget
+    ) -> Steps[Sequence[int]]:
+        """Return those of `chosen` whose record matches, or that are no commits, in steps."""
         matching: list[int] = []
-        while chosen:
-            some = parsed_in_one_step(batch, chosen)
-            matching += self._features.select(content, batch, some)
-            chosen = chosen[len(some) :]
-            if chosen:
-                yield
+        parsed, kinds = self._features.parsed(batch), batch.kinds
+        for i in chosen:
+            if kinds[i] in RECORDS:
+                features = parsed.features(batch, i)
+                if budget.spend(parsing(batch, i)):
+                    yield
+                if not content.meets(features.terms):
+                    continue
+                if content.phrases and not (yield from Search(features, budget).of(content.phrases)):
+                    continue
+            matching.append(i)
         return matching
 
 

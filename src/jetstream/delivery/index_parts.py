@@ -12,15 +12,24 @@ from typing import Final, Protocol
 from zlib import crc32
 
 from jetstream.delivery.feature_cache import FeatureCache
+from jetstream.delivery.phrases import PhraseIndex, Search
 from jetstream.delivery.subscriber import Group
 from jetstream.model.batch import Batch
 from jetstream.model.content import Content, Features
 from jetstream.model.filter import RECORDS
 from jetstream.model.sample import hashes_below
+from jetstream.steps import Budget, Steps
 
 # Groups that are remembered, of all collections together: 4 MB. Collections that upstream makes up must not
 # fill the memory when many groups want all of them.
 _HELD_MAX: Final = 500_000
+
+# To match a record with a content filter takes as long as to judge so many groups by collection.
+_CONTENT_GROUPS: Final = 4
+# To put so many groups that stand under a term to others takes as long.
+_MERGED_PER_GROUP: Final = 4
+# Groups whose content filters are judged before it is looked at what that has cost.
+_PER_LOOK: Final = 200
 
 Picked = dict[Group, list[int]]  # the indices that each group wants, rising
 
@@ -38,8 +47,8 @@ class Part(Protocol):
     def remove(self, group: Group) -> None:
         """Remove a group that is there."""
 
-    def pick(self, batch: Batch, indices: Sequence[int], picked: Picked) -> None:
-        """Add those of `indices`, rising, that each group wants to `picked`."""
+    def pick(self, batch: Batch, indices: Sequence[int], picked: Picked) -> Steps[None] | None:
+        """Add those of `indices`, rising, that each group wants to `picked`, or return steps that do so."""
 
 
 class ByCollection:
@@ -204,60 +213,89 @@ def _sample(group: Group) -> int:
 class ByContent:
     """Groups with a content filter and without DIDs. What the content filter finds is judged by the others.
 
-    A group stands under each of its content filter's keys, since every record that it wants has one of them.
+    A group stands under its phrases or under terms, since every record that it wants has one of them. What a
+    step of `pick` judges is at most `per_step`, in groups.
     """
 
-    __slots__ = ("_all", "_by_key", "_features", "_with_words", "groups")
+    __slots__ = ("_all", "_by_phrase", "_by_term", "_features", "_per_step", "groups")
 
-    def __init__(self, remembered_max: int, features: FeatureCache) -> None:
+    def __init__(self, remembered_max: int, features: FeatureCache, per_step: int) -> None:
         # All groups. A record is parsed only if some group wants its collection.
         self._all = ByCollection(remembered_max)
         self.groups = self._all.groups
-        self._by_key: dict[str, dict[Group, None]] = {}
-        # How many groups stand under words.
-        self._with_words = 0
+        self._by_phrase = PhraseIndex()
+        # Those that are not found by their phrases.
+        self._by_term: dict[str, dict[Group, None]] = {}
         self._features = features
+        self._per_step = per_step
 
     def add(self, group: Group) -> None:
         """Add a group that is not there."""
         self._all.add(group)
-        self._with_words += _content(group).by_words
-        for key in _content(group).keys:
-            self._by_key.setdefault(key, {})[group] = None
+        content = _content(group)
+        if content.by_phrases:
+            self._by_phrase.add(content.phrases, group)
+        else:
+            for term in content.terms:
+                self._by_term.setdefault(term, {})[group] = None
 
     def remove(self, group: Group) -> None:
         """Remove a group that is there."""
         self._all.remove(group)
-        self._with_words -= _content(group).by_words
-        for key in _content(group).keys:
-            del self._by_key[key][group]
-            if not self._by_key[key]:
-                del self._by_key[key]
+        content = _content(group)
+        if content.by_phrases:
+            self._by_phrase.remove(content.phrases, group)
+        else:
+            for term in content.terms:
+                del self._by_term[term][group]
+                if not self._by_term[term]:
+                    del self._by_term[term]
 
-    def pick(self, batch: Batch, indices: Sequence[int], picked: Picked) -> None:
-        """Add those of `indices`, rising, that each group wants to `picked`."""
+    def pick(self, batch: Batch, indices: Sequence[int], picked: Picked) -> Steps[None]:
+        """Add those of `indices`, rising, that each group wants to `picked`, in steps."""
         kinds, dids, collections, everyone = batch.kinds, batch.dids, batch.collections, self._all
-        parsed = self._features.parsed(batch)
+        parsed, budget = self._features.parsed(batch), Budget(self._per_step)
         for i in indices:
             kind, collection = kinds[i], collections[i]
-            groups = everyone.wanting(collection)
+            groups: Sequence[Group] = everyone.wanting(collection)
             if not groups or (collection and kind not in RECORDS):
                 continue
             if kind in RECORDS:
-                groups = self._matching(parsed.features(batch, i))
+                groups = yield from self._matching(parsed.features(batch, i), budget)
             for group in groups:
                 if group.options.wanted.wants(kind, dids[i], collection):
                     picked.setdefault(group, []).append(i)
+            if budget.spend(len(groups)):
+                yield
 
-    def _matching(self, features: Features) -> tuple[Group, ...]:
-        """Return the groups whose content filter a record matches."""
-        found = self._by_key
-        words = features.words.split() if self._with_words else ()
-        standing: dict[Group, None] = {}  # a group once, however many of its keys a record has
-        for key in (*features.terms, *words):
-            if key in found:
-                standing |= found[key]
-        return tuple([group for group in standing if _content(group).matches(features)])
+    def _matching(self, features: Features, budget: Budget) -> Steps[Sequence[Group]]:
+        """Return the groups whose content filter a record matches, in steps."""
+        search, terms = Search(features, budget), frozenset(features.terms)
+        matching, standing = [], (yield from self._standing(search, terms, budget))
+        for at in range(0, len(standing), _PER_LOOK):
+            some = standing[at : at + _PER_LOOK]
+            for group in some:
+                content = _content(group)
+                if content.meets(terms):
+                    found = not content.phrases or content.by_phrases
+                    if found or (yield from search.of(content.phrases)):
+                        matching.append(group)
+            if budget.spend(_CONTENT_GROUPS * len(some)):
+                yield
+        return matching
+
+    def _standing(self, search: Search, terms: frozenset[str], budget: Budget) -> Steps[tuple[Group, ...]]:
+        """Return the groups that want a phrase of a record, or stand under one of its terms, each once."""
+        standing: dict[Group, None] = {}
+        if self._by_phrase:
+            standing = yield from self._by_phrase.find(search, budget)
+        for term in terms:
+            wanting = self._by_term.get(term)
+            if wanting is not None:
+                standing |= wanting
+                if budget.spend(len(wanting) // _MERGED_PER_GROUP):
+                    yield
+        return tuple(standing)
 
 
 def _content(group: Group) -> Content:

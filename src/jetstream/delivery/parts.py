@@ -13,11 +13,19 @@ from jetstream.model.batch import Batch
 from jetstream.model.sample import SAMPLE_WHOLE
 from jetstream.steps import Steps
 
-# To match a record with a content filter takes as long as to judge so many groups by collection.
-_CONTENT_GROUPS: Final = 4
 # Records that are parsed in one step, and their bytes: 0.5 ms of ordinary posts, and 3 ms of the worst.
 _PARSED_EVENTS: Final = 100
 _PARSED_BYTES: Final = 16 << 10
+
+
+# The same where what is judged is counted: the cost of a record, and bytes of it, in groups that are judged.
+_PARSING: Final = 80
+_PARSED_PER_GROUP: Final = 2
+
+
+def parsing(batch: Batch, index: int) -> int:
+    """Return what it costs to parse a record, in groups that are judged."""
+    return _PARSING + len(batch.bodies[index]) // _PARSED_PER_GROUP
 
 
 def parsed_in_one_step(batch: Batch, indices: Sequence[int]) -> Sequence[int]:
@@ -44,8 +52,9 @@ class Parts:
         self._by_kind = ByKind(remembered_max)
         # Those with a sample, whatever else they have:
         self._by_sample = BySample(remembered_max)
-        # Those with a content filter, whatever else they have:
-        self._by_content = ByContent(remembered_max, features)
+        # Those with a content filter, whatever else they have. The last, since others may come and go while
+        # it picks:
+        self._by_content = ByContent(remembered_max, features, per_step)
         # Of the last four, those that have groups; `judge` has nothing to do where there are none.
         self.used: tuple[Part, ...] = ()
 
@@ -77,7 +86,9 @@ class Parts:
         while at < stop and self.used:
             some = self._fitting(batch, indices[at:])
             for part in self.used:
-                part.pick(batch, some, picked)
+                steps = part.pick(batch, some, picked)
+                if steps is not None:
+                    yield from steps
             at += len(some)
             if at < stop:
                 yield
@@ -85,10 +96,8 @@ class Parts:
     def _fitting(self, batch: Batch, indices: Sequence[int]) -> Sequence[int]:
         """Return the first of `indices`, as many as are judged in one step."""
         groups = sum([len(part.groups) for part in self.used])
-        if not self._by_content.groups:
-            return indices[: max(1, self._per_step // groups)]
-        groups += _CONTENT_GROUPS * len(self._by_content.groups)
-        return parsed_in_one_step(batch, indices[: max(1, self._per_step // groups)])
+        some = indices[: max(1, self._per_step // groups)]
+        return parsed_in_one_step(batch, some) if self._by_content.groups else some
 
     def _note_used(self) -> None:
         parts: tuple[Part, ...] = (self._by_collection, self._by_kind, self._by_sample, self._by_content)

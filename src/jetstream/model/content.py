@@ -14,7 +14,7 @@ Fields are read by the names that Bluesky's lexicons give them, in records of ev
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from unicodedata import normalize
@@ -118,25 +118,26 @@ class Content:
         return cls(given, phrases) if given else None
 
     @property
-    def keys(self) -> frozenset[str]:
-        """Terms of which every record that matches has one, or words: an index finds it by them.
-
-        They are words where text is the first thing that is asked for: of each phrase the longest, which few
-        texts have.
-        """
-        return frozenset(map(_key, self.phrases)) if self.by_words else self.clauses[0]
+    def terms(self) -> frozenset[str]:
+        """Terms of which every record that matches has one: an index finds it by them, or by its phrases."""
+        return self.clauses[0]
 
     @property
-    def by_words(self) -> bool:
-        """Whether the keys are words, or may be."""
-        return _TEXT in self.clauses[0]
+    def by_phrases(self) -> bool:
+        """Whether an index should find it by its phrases: text is the first thing that is asked for."""
+        return _TEXT in self.terms
+
+    def meets(self, terms: Collection[str]) -> bool:
+        """Tell whether a record matches that has these terms, but for the phrases."""
+        for clause in self.clauses:  # noqa: SIM110 - `all` takes twice as long
+            if clause.isdisjoint(terms):
+                return False
+        return True
 
     def matches(self, features: Features) -> bool:
         """Tell whether a record matches."""
-        terms = features.terms
-        for clause in self.clauses:
-            if clause.isdisjoint(terms):
-                return False
+        if not self.meets(features.terms):
+            return False
         return not self.phrases or any(map(features.words.__contains__, self.phrases))
 
 
@@ -168,6 +169,12 @@ def words(text: str) -> str:
     # A character may become eighteen.
     folded = normalize("NFKC", normalize("NFKC", text)[:TEXT_CHARS_MAX].casefold())
     return f" {' '.join(_WORDS(folded.replace(_APOSTROPHE, chr(39))))} "
+
+
+def whole_words(phrase: str) -> list[str]:
+    """Return the words that every text has that has a phrase of a `Content`."""
+    # The first and the last are empty, or may be a part of a longer word.
+    return phrase.split(" ")[1:-1]
 
 
 def _items(value: object) -> list[Any]:
@@ -283,9 +290,3 @@ def _phrases(values: Sequence[str]) -> Steps[frozenset[str]]:
         found.add(f"{before}{phrase}{after}")
         yield
     return frozenset(found)
-
-
-def _key(phrase: str) -> str:
-    """Return the longest word of a phrase that a text has as it is, if it has the phrase; else a term."""
-    # The first and the last are empty, or may be a part of a longer word.
-    return max(phrase.split(" ")[1:-1], key=len, default=_TEXT)

@@ -72,7 +72,9 @@ def is_empty(groups: Groups) -> bool:
         *groups._lists.by_did.shards,
         *groups._by_did.shards,
         parts.everything,
-        parts._by_content._by_key,
+        parts._by_content._by_term,
+        parts._by_content._by_phrase._by_word,
+        parts._by_content._by_phrase._word_of,
         parts._by_kind.groups,
         parts._by_kind._parts,
     )
@@ -152,6 +154,9 @@ CONTENTS = (
     Content.parse(lang=["en", "de"]),
     Content.parse(lang=["en"], text=["good morning", "hi"]),
     Content.parse(mentions=[ANN, BOB], lang=["de"]),
+    Content.parse(text=["good evening", "good morning", "ood"]),
+    Content.parse(mentions=[ANN], text=["hi", "good morning"]),
+    Content.parse(text=["猫", "hi"], has_media=True),
     Content.parse(subject=[ANN]),
     Content.parse(has_media=True),
 )
@@ -159,6 +164,8 @@ BODIES = (
     b'{"langs":["de","en"],"text":"Good morning"}',
     b'{"langs":["en-US"],"text":"Good evening"}',
     b'{"facets":[{"features":[{"$type":"app.bsky.richtext.facet#mention","did":"did:plc:ann"}]}],"langs":["de"]}',
+    b'{"facets":[{"features":[{"$type":"app.bsky.richtext.facet#mention","did":"did:plc:ann"}]}],"text":"Hi"}',
+    '{"embed":{"$type":"app.bsky.embed.video"},"text":"黒猫"}'.encode(),
     b'{"subject":{"uri":"at://did:plc:ann/app.bsky.feed.post/1"}}',
     b'{"embed":{"$type":"app.bsky.embed.video"},"text":"hi"}',
     b"{}",
@@ -372,6 +379,30 @@ MANY_FILTERS: dict[str, Callable[[int], SubscriberOptions]] = {
     "a list": lambda n: SubscriberOptions(Filter.parse([POST], [f"did:web:{n}.example"], listed=ANNS)),
     "lists": lambda n: SubscriberOptions(Filter.parse([], [], listed=DidSet([ANN.encode(), b"%d" % n]))),
 }
+
+
+TALK = Batch.of(
+    [event(collection=POST, did=ANN, body=b'{"text":"%s"}' % (b"the rest of " * 100)) for _ in range(10)],
+    range(10),
+)
+
+
+@pytest.mark.parametrize("dids", [(), (ANN,)])
+def test_what_is_searched_in_a_step_is_bounded(dids: tuple[str, ...]) -> None:
+    """A step searches less where phrases are many and texts are long, also within one record."""
+    groups = Groups(REMEMBERED, finish, FeatureCache(1 << 20), per_step=1_000)
+    for n in range(10):
+        content = Content.parse(
+            text=[f"rest of the rest {n} {other} of the" for other in ("the", "of", "rest")]
+        )
+        groups.add(
+            Subscriber(NOWHERE, CLASSIC, SubscriberOptions(Filter.parse([], dids), n, content), 0, 0.0)
+        )
+    content = Content.parse(text=[f"rest of the {'rest of the ' * n} the" for n in range(1, 20)])
+    groups.add(Subscriber(NOWHERE, CLASSIC, SubscriberOptions(Filter.parse([], dids), 0, content), 0, 0.0))
+    assert len(list(groups.judge(TALK, 0, 1))) >= 2
+    assert len(list(groups.judge(TALK, 0, 10))) >= 20
+    assert groups.wanted(TALK, 0, 10) == {}
 
 
 @pytest.mark.parametrize("name", MANY_FILTERS)

@@ -175,6 +175,26 @@ def test_prefixes_reach_as_far_as_their_dot(asked: str, collection: str, is_want
     assert wants(Filter.parse([asked], []), event(collection=collection)) is is_wanted
 
 
+class Tried(bytes):
+    """A collection that counts the prefixes that it is compared with."""
+
+    tried = 0
+
+    def startswith(self, *args: Any) -> bool:
+        self.tried += 1
+        return super().startswith(*args)
+
+
+@pytest.mark.parametrize("asked", ["collections", "exclude_collections"])
+def test_of_many_prefixes_one_is_tried(asked: str) -> None:
+    names = [f"com.example.{a}{b}" for a in "abcdefghij" for b in ("", "b", "-a", "-b", "0", "z", "zz")]
+    wanted = Filter.parse(**{"collections": (), "dids": (), asked: [f"{name}.*" for name in names]})
+    for name in [*names, "com.example.a1", "com.example", "zz.example.a", "a.b"]:
+        collection = Tried(name.encode() + b".name")
+        assert wanted.wants_collection(collection) is ((name in names) == (asked == "collections"))
+        assert collection.tried <= 1
+
+
 @pytest.mark.parametrize("kind", [IDENTITY, ACCOUNT])
 def test_identity_and_account_events_pass_every_collection_filter(kind: bytes) -> None:
     assert wants(Filter.parse([POST], []), event(kind))
