@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import zstandard
+from tests.serving import connected
 
 PATIENCE_S = 20.0
 
@@ -158,11 +158,7 @@ async def event_stream(
     **query: Any,
 ) -> AsyncIterator[EventStream]:
     """Request `/events`. `receive_buffer` limits the unread bytes of the socket."""
-    sock = socket.socket()
-    if receive_buffer is not None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    sock.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+    sock = await connected(port, receive_buffer)
     reader, writer = await asyncio.open_connection(sock=sock, limit=1 << 21)
     fields = {"Host": "x"} | ({"Accept": "text/event-stream"} if sse else {})
     fields |= {"Accept-Encoding": coding} if coding else {}

@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -63,6 +64,20 @@ async def running(service: Service) -> AsyncIterator[Service]:
         service.stop()
         async with asyncio.timeout(PATIENCE_S):
             await task
+
+
+async def connected(port: int, receive_buffer: int | None = None) -> socket.socket:
+    """Connect to a port. `receive_buffer` limits the unread bytes of the socket."""
+    sock = socket.socket()
+    try:
+        if receive_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+    except BaseException:  # refused, or cancelled
+        sock.close()
+        raise
+    return sock
 
 
 async def until(condition: Callable[[], object]) -> None:

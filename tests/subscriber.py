@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlencode
 
+from tests.serving import connected
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
@@ -80,11 +80,7 @@ async def subscribe(
     **query: Any,
 ) -> AsyncIterator[Subscriber]:
     """Connect to `path` with a query. `receive_buffer` limits the unread bytes of the socket."""
-    sock = socket.socket()
-    if receive_buffer is not None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    sock.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+    sock = await connected(port, receive_buffer)
     if query:
         path += "?" + urlencode(query, doseq=True)
     async with connect(
