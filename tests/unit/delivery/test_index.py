@@ -190,7 +190,7 @@ def options(asked: Asked, limit: int, content: Content | None) -> SubscriberOpti
     st.sampled_from([1, 5, 1_000]),
     st.data(),
 )
-@settings(max_examples=200)
+@settings(max_examples=120)
 def test_the_index_gives_what_asking_everybody_gives(
     pool: list[tuple[tuple[Asked, int, Content | None, Encoding], int]],
     written: list[tuple[Event, bytes]],
