@@ -196,14 +196,8 @@ async def test_a_directory_that_fails_now_and_then(cache: KeyCache) -> None:
         web.Response(status=500),
     ]
     slept: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-
     async with http_server(plc.handle) as port:
-        fetcher = Fetcher(1)
-        await Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, sleep=sleep).read_to_end()
-        await fetcher.close()
+        await read_to_end(port, cache, slept)
     assert slept == [7.0, 200.0, 8.0]
     assert all([await has(cache, number) for number in range(1, 301)])
 
@@ -212,14 +206,8 @@ async def test_a_directory_that_wants_patience_gets_it(cache: KeyCache) -> None:
     plc = PlcExport(100, 100)
     plc.replies = [web.Response(status=429) for _ in range(20)]
     slept: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-
     async with http_server(plc.handle) as port:
-        fetcher = Fetcher(1)
-        await Follower(f"http://127.0.0.1:{port}", fetcher, cache, LIMITS, sleep=sleep).read_to_end()
-        await fetcher.close()
+        await read_to_end(port, cache, slept)
     assert slept == [2.0, 4.0, 8.0, 16.0, *[30.0] * 16]
 
 

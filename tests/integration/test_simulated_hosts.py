@@ -143,8 +143,8 @@ async def test_each_pds_has_its_accounts_on_a_port_of_its_own(http: aiohttp.Clie
         async with subscribe(network, "pds1") as ws:
             (body,) = await bodies(ws, 1)
             assert owners[body.get("repo") or body["did"]] == "pds1"
-        stranger = next(did for did, host in owners.items() if host == "pds2")
-        assert await get(http, network.urls["pds1"], "getRepo", did=stranger) == (400, "RepoNotFound")
+        of_other_host = next(did for did, host in owners.items() if host == "pds2")
+        assert await get(http, network.urls["pds1"], "getRepo", did=of_other_host) == (400, "RepoNotFound")
 
 
 async def test_a_relay_lists_the_pdses_page_by_page(http: aiohttp.ClientSession) -> None:

@@ -16,7 +16,7 @@ from jetstream.delivery.render_cache import Chunk, RenderCache, Rendered, fittin
 from jetstream.delivery.subscriber import Encoding, Group, Subscriber
 from jetstream.limits import DeliveryLimits
 from jetstream.model.batch import Batch
-from jetstream.steps import Steps
+from jetstream.steps import Budget, Steps
 
 # Indices that `Rendering.gather` adds up in one step: 0.3 ms.
 _GATHERED_PER_STEP: Final = 20_000
@@ -126,16 +126,15 @@ class Rendering:
         encoding = group.encoding
         if encoding in self._gathered or group.message_bytes_max:
             return
-        found, left = set[int](), _GATHERED_PER_STEP
+        found, budget = set[int](), Budget(_GATHERED_PER_STEP)
         for other, indices in self._wanted.items():
+            cost = 10  # to look at a group takes as long as to add ten indices
             if other.encoding == encoding and not other.message_bytes_max:
                 found.update(indices)
-                left -= len(indices)
+                cost += len(indices)
                 if len(found) == len(self._flushed):
                     break
-            left -= 10  # to look at a group takes as long as to add ten indices
-            if left <= 0:
-                left = _GATHERED_PER_STEP
+            if budget.spend(cost):
                 yield
         self._gathered[encoding] = sorted(found)
 

@@ -176,31 +176,27 @@ class Groups:
         return found
 
     def _pick_by_did(self, batch: Batch, whole: range, picked: Picked) -> Steps[None]:
-        dids, shards, left = batch.dids, self._by_did.shards, self._per_step
+        dids, shards, budget = batch.dids, self._by_did.shards, Budget(self._per_step)
         for i in whole:
             did = dids[i]
             if groups := shards[hash(did) % SHARDS].get(did):
                 for group in groups:
                     if group.dids_only or _wants_of_repo(group, batch, i):
                         picked.setdefault(group, []).append(i)
-                if len(groups) > TUPLE_MAX:  # else all events of a flush together are little work
-                    left -= len(groups)
-                    if left <= 0:
-                        left = self._per_step
-                        yield
+                # A few groups for each event of a flush are little work, and need not be counted.
+                if len(groups) > TUPLE_MAX and budget.spend(len(groups)):
+                    yield
 
     def _pick_by_list(self, batch: Batch, whole: range, found: Found) -> Steps[None]:
         """Add what groups with a list want. Those that name other DIDs, too, may be there."""
         of_lists: dict[Listed, list[int]] = {}
-        left = self._per_step
+        budget = Budget(self._per_step)
         for i in whole:
             did = batch.dids[i]
             if lists := self._lists.by_did.shards[hash(did) % SHARDS].get(did):
                 for listed in lists:
                     of_lists.setdefault(listed, []).append(i)
-                left -= len(lists)
-                if left <= 0:
-                    left = self._per_step
+                if budget.spend(len(lists)):
                     yield
         for listed, indices in of_lists.items():
             parts, picked = self._by_list.get(listed), Picked()

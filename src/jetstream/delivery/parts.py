@@ -16,8 +16,6 @@ from jetstream.steps import Steps
 # Records that are parsed in one step, and their bytes: 0.5 ms of ordinary posts, and 3 ms of the worst.
 _PARSED_EVENTS: Final = 100
 _PARSED_BYTES: Final = 16 << 10
-
-
 # The same where what is judged is counted: the cost of a record, and bytes of it, in groups that are judged.
 _PARSING: Final = 80
 _PARSED_PER_GROUP: Final = 2

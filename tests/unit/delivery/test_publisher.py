@@ -167,7 +167,7 @@ async def test_a_flush_leaves_the_loop_a_turn_when_it_takes_long() -> None:
 
 
 async def test_a_flush_leaves_the_loop_turns_while_it_is_judged_and_loses_nothing() -> None:
-    """Whoever leaves, changes or comes meanwhile is sent each event once."""
+    """A subscriber that joins, leaves or changes its options meanwhile is sent each event once."""
     limits = replace(SMALL, flush_events=1_000, judged_per_step=4)
     likes = [SubscriberOptions(Filter(collections=frozenset({LIKE})), 100_000 + n) for n in range(4)]
     async with served(events=20, limits=limits) as (delivery, log):

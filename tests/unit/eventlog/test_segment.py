@@ -124,9 +124,9 @@ def test_a_did_of_a_list_is_not_missed_and_a_list_is_forgotten_when_it_ends(
 
 
 def test_other_dids_are_mostly_told_by_the_bits_and_surely_by_the_column(sealed: Segment) -> None:
-    strangers = [Filter.parse([], [f"did:plc:stranger{n}"]) for n in range(200)]
-    assert sum(may_hold_did(sealed.did_bits, stranger) for stranger in strangers) <= 2
-    assert not any(holds_did(sealed.dids, stranger) for stranger in strangers)
+    others = [Filter.parse([], [f"did:plc:other{n}"]) for n in range(200)]
+    assert sum(may_hold_did(sealed.did_bits, other) for other in others) <= 2
+    assert not any(holds_did(sealed.dids, other) for other in others)
 
 
 def test_what_was_sealed_is_whole(sealed: Segment) -> None:
