@@ -12,7 +12,10 @@ frame, for what precedes it must be stored when the log is asked. The next batch
 keys to look up; `Pipeline.resolve` takes the answer and finishes the batch. A frame in doubt costs what its
 keys need: its records are decoded only if the log does not have it.
 
-Verification belongs before each call of `extract`: an envelope has all that it needs.
+In *tracked mode* somebody else (`admission`) keeps the state of each repository, verifies messages and makes
+events of them. Then accepted messages are passed on as they are, and a commit or #sync is first compared with
+that state (`knows`): the state alone tells whether it is a repeat, whatever its number. Numbers and keys
+decide what is left: the first message of a repository, identities and accounts.
 """
 
 from __future__ import annotations
@@ -21,12 +24,20 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from typing import Final
 
 from jetstream.limits import UpstreamLimits
 from jetstream.model.event import Event, Key
 from jetstream.upstream.envelope import Envelope, read_envelope
 from jetstream.upstream.extract import extract, possible_keys
 from jetstream.upstream.seq_tracker import SeqTracker
+
+# The messages that have a rev, and those that have none and are events.
+_IN_REPOSITORIES: Final = frozenset({"commit", "sync"})
+_OF_ACCOUNTS: Final = frozenset({"identity", "account"})
+# Tells whether the state of a repository shows that a commit or #sync was taken before, from this upstream or
+# another. None: there is no state.
+Knows = Callable[[Envelope], bool | None]
 
 
 @dataclass(slots=True)
@@ -36,8 +47,10 @@ class DecodedBatch:
     While `lookups` is not empty, it waits for `Pipeline.resolve`, and has nothing else yet.
     """
 
-    # In the order of the frames, and of the ops in each.
+    # In the order of the frames, and of the ops in each. Empty in tracked mode.
     events: list[Event] = field(default_factory=list)
+    # In tracked mode: the messages that were accepted and may be events, in order, each with its `seq`.
+    accepted_messages: list[tuple[int, Envelope]] = field(default_factory=list)
     # The cursor after these frames: see `SeqTracker`. `seq` is None while nothing is known.
     seq: int | None = None
     provisional: int | None = None
@@ -71,10 +84,31 @@ class DecodedBatch:
             self.time = time
 
 
+class _BatchKeys:
+    """The keys of what a batch has taken, which is not in the log yet. Made only when a frame is in doubt."""
+
+    def __init__(self, batch: DecodedBatch) -> None:
+        self._batch = batch
+        # The keys of the first `_events` events and of the first `_messages` messages of the batch.
+        self._keys: set[Key] = set()
+        self._events = 0
+        self._messages = 0
+
+    def has_any(self, keys: Sequence[Key]) -> bool:
+        """Return whether the batch has an event of one of these keys."""
+        events, messages = self._batch.events, self._batch.accepted_messages
+        self._keys.update(event.key for event in events[self._events :])
+        for _, envelope in messages[self._messages :]:
+            self._keys.update(possible_keys(envelope))
+        self._events, self._messages = len(events), len(messages)
+        return not self._keys.isdisjoint(keys)
+
+
 class Pipeline:
     """The stages of one upstream, over all its connections.
 
-    `clock` returns monotonic seconds. Without `check_cid`, a record is passed on whatever it hashes to.
+    `clock` returns monotonic seconds. Without `check_cid`, a record is passed on whatever it hashes to. With
+    `knows`, the pipeline is in tracked mode.
     """
 
     def __init__(
@@ -84,6 +118,7 @@ class Pipeline:
         *,
         check_cid: bool = True,
         limits: UpstreamLimits = UpstreamLimits(),
+        knows: Knows | None = None,
     ) -> None:
         # The sequence stage. Its owner tells it of connections; only the methods here give it numbers.
         self.tracker = tracker
@@ -95,6 +130,7 @@ class Pipeline:
         self._check_cid = check_cid
         self._limits = limits
         self._clock = clock
+        self._knows = knows
         # How many frames in doubt the next lookup is for. Doubles while all of them turn out to be known.
         self._lookup_frames = limits.lookup_frames_min
         # Frames that wait for `resolve`, each with its keys. Empty between two batches.
@@ -106,13 +142,15 @@ class Pipeline:
         Stops after the frame at which the clock passes `until`, and before a frame in doubt. If the first
         frame is in doubt, the batch has only `lookups`, for it and a few frames after it.
         """
+        if self._knows is not None:
+            return self._read_tracked(frames, until)
         advance, clock = self.tracker.advance, self._clock
         check_cid, limits = self._check_cid, self._limits
         items_max = limits.frame_items_max
         batch = DecodedBatch()
         add = batch.add
         types: list[str] = []
-        batch_keys: set[Key] = set()
+        batch_keys = _BatchKeys(batch)
         for frame in frames:
             envelope = read_envelope(frame, items_max)
             seq = envelope.seq
@@ -127,6 +165,29 @@ class Pipeline:
                 break
             types.append(envelope.type)
             if clock() > until:
+                break
+        return self._finish(types, batch)
+
+    def _read_tracked(self, frames: Sequence[bytes], until: float) -> DecodedBatch:
+        """Do what `read` does, in tracked mode."""
+        batch = DecodedBatch()
+        types: list[str] = []
+        batch_keys = _BatchKeys(batch)
+        for frame in frames:
+            envelope = read_envelope(frame, self._limits.frame_items_max)
+            seq = envelope.seq
+            if seq is None:
+                _note_without_seq(envelope, batch)
+            elif self._state_decides(seq, envelope, batch):
+                pass
+            elif self.tracker.advance(seq):
+                _pass_on(seq, envelope, batch)
+            elif not self._sequence(seq, envelope, batch, batch_keys):
+                if not types:
+                    return self._defer(frames, until, batch)
+                break
+            types.append(envelope.type)
+            if self._clock() > until:
                 break
         return self._finish(types, batch)
 
@@ -146,11 +207,13 @@ class Pipeline:
             found = next((key for key in keys if key in seen), None)
             if seq is None:
                 _note_without_seq(envelope, batch)
+            elif self._state_decides(seq, envelope, batch):
+                pass
             elif found is not None:
                 tracker.repeat(seq)
                 self.known_at = known.get(found, self.known_at)
-            elif events := self._take(seq, envelope, batch):
-                seen.update((event.key, 0) for event in events)
+            elif taken := self._take(seq, envelope, batch):
+                seen.update(dict.fromkeys(taken, 0))
                 all_known = False
             types.append(envelope.type)
             if self._clock() > until:
@@ -160,11 +223,26 @@ class Pipeline:
         self._lookup_frames = min(more, limits.lookup_frames_max) if all_known else limits.lookup_frames_min
         self._finish(types, batch)
 
-    def _sequence(self, seq: int, envelope: Envelope, batch: DecodedBatch, batch_keys: set[Key]) -> bool:
-        """Accept or drop a frame that is not simply the next one; return False if only the log can tell.
+    def _state_decides(self, seq: int, envelope: Envelope, batch: DecodedBatch) -> bool:
+        """Accept or drop a commit or #sync by the state of its repository; return False if there is none."""
+        known = self._is_known(envelope)
+        if known is None:
+            return False
+        if known:
+            self.tracker.pass_over(seq)
+        else:
+            self.tracker.accept(seq)
+            _pass_on(seq, envelope, batch)
+        return True
 
-        `batch_keys` are the keys of the batch's events, which are not in the log yet. It is updated here.
-        """
+    def _is_known(self, envelope: Envelope) -> bool | None:
+        """Return whether the state of its repository shows a message to be a repeat. None: it cannot."""
+        if self._knows is None or envelope.drop or envelope.type not in _IN_REPOSITORIES:
+            return None
+        return self._knows(envelope)
+
+    def _sequence(self, seq: int, envelope: Envelope, batch: DecodedBatch, batch_keys: _BatchKeys) -> bool:
+        """Accept or drop a frame that is not simply the next one; return False if only the log can tell."""
         tracker = self.tracker
         in_doubt = tracker.in_doubt(seq)
         if in_doubt or self.history_keys:
@@ -173,32 +251,38 @@ class Pipeline:
                 tracker.recur(seq)
                 return True
             if in_doubt and keys:
-                batch_keys.update(event.key for event in batch.events[len(batch_keys) :])
-                if batch_keys.isdisjoint(keys):
+                if not batch_keys.has_any(keys):
                     return False
                 tracker.repeat(seq)
                 return True
         self._take(seq, envelope, batch)
         return True
 
-    def _take(self, seq: int, envelope: Envelope, batch: DecodedBatch) -> Sequence[Event]:
-        """Accept a frame that is no repeat; return its events.
+    def _take(self, seq: int, envelope: Envelope, batch: DecodedBatch) -> Sequence[Key]:
+        """Accept a frame that is no repeat; return the keys of its events.
 
         One without events is judged by its number, because the log cannot know it.
         """
-        events, drops = extract(envelope, self._check_cid, self._limits)
-        if events:
+        if self._knows is not None:
+            keys = possible_keys(envelope)
+        else:
+            events, drops = extract(envelope, self._check_cid, self._limits)
+            keys = [event.key for event in events]
+        if keys:
             self.tracker.accept(seq)
         elif not self.tracker.skip(seq):
             return ()
-        batch.add(envelope, events, drops)
-        return events
+        if self._knows is not None:
+            _pass_on(seq, envelope, batch)
+        else:
+            batch.add(envelope, events, drops)
+        return keys
 
     def _defer(self, frames: Sequence[bytes], until: float, batch: DecodedBatch) -> DecodedBatch:
         """Keep the first frames for `resolve`, and name the keys that tell which of them are known."""
         for frame in frames[: self._lookup_frames]:
             envelope = read_envelope(frame, self._limits.frame_items_max)
-            keys = possible_keys(envelope)
+            keys = possible_keys(envelope) if self._is_known(envelope) is None else []
             self._deferred.append((envelope, keys))
             batch.lookups += keys
             if self._clock() > until:
@@ -217,6 +301,16 @@ class Pipeline:
         batch.seq, batch.provisional = tracker.last, tracker.unconfirmed
         batch.fell_from = tracker.fell_from
         return batch
+
+
+def _pass_on(seq: int, envelope: Envelope, batch: DecodedBatch) -> None:
+    """Add an accepted frame to a batch of tracked mode: as a message, if it may be an event."""
+    if envelope.drop:
+        batch.add(envelope, (), (envelope.drop,))
+        return
+    batch.add(envelope, (), ())
+    if envelope.type in _IN_REPOSITORIES or envelope.type in _OF_ACCOUNTS:
+        batch.accepted_messages.append((seq, envelope))
 
 
 def _note_without_seq(envelope: Envelope, batch: DecodedBatch) -> None:

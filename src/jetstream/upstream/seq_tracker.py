@@ -28,6 +28,7 @@ alone (`may_recur`). A frame that was accepted before the fall shows that this i
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from jetstream.limits import UpstreamLimits
@@ -38,8 +39,9 @@ _ABOVE_ALL: Final = 1 << 63  # no `seq` is as high
 class SeqTracker:
     """The state of one upstream's numbering, over all its connections.
 
-    With `resumed`, the three numbers come from an earlier process, which may have accepted frames after it
-    stored them: every frame is in doubt until one is new.
+    With `resumed`, the numbers come from an earlier process, which may have accepted frames after it stored
+    them: every frame is in doubt until one is new. Up to `stored_to` it has stored every frame that it took,
+    but for those in `unstored` (`eventlog.SourceCursor`): a frame that waited holds up none after it.
     """
 
     def __init__(
@@ -47,6 +49,8 @@ class SeqTracker:
         last: int | None,
         provisional: int | None = None,
         fell_from: int | None = None,
+        stored_to: int | None = None,
+        unstored: Collection[int] = (),
         *,
         resumed: bool = False,
         limits: UpstreamLimits = UpstreamLimits(),
@@ -57,6 +61,10 @@ class SeqTracker:
         # A number above `last` that was accepted and is not confirmed. Set by a gap, cleared by the next
         # number.
         self.provisional = None if last is None else provisional
+        # What the earlier process had stored above `last`: every frame up to `_stored_to`, but for `_unstored`.
+        # A number is removed when its frame comes.
+        self._stored_to = (last or 0) if stored_to is None else stored_to
+        self._unstored = set(unstored)
         # What `last` was before it fell. None once the numbers have passed it, or nothing of then is kept.
         self.fell_from = fell_from
         # Counters for the metrics, which their reader sets to 0: gaps, whatever their size; gaps over
@@ -125,6 +133,8 @@ class SeqTracker:
         last = self.last
         if last is None or seq <= last or seq in self._outliers or seq == self.provisional:
             return True
+        if seq <= self._stored_to:
+            return seq not in self._unstored
         if self._all_in_doubt:
             return True
         if seq == last + 1:
@@ -136,6 +146,7 @@ class SeqTracker:
         last = self.last
         self._all_in_doubt = False
         self._recurred_run = 0
+        self._unstored.discard(seq)
         self._in_step = True
         if last is None:
             self.last = seq
@@ -153,17 +164,35 @@ class SeqTracker:
         if self.last is not None and (seq <= self.last or seq == self.provisional):
             self.repeats += 1
             return False
+        is_new = seq > self._stored_to or seq in self._unstored
         all_in_doubt = self._all_in_doubt
         self.accept(seq)
         self._all_in_doubt = all_in_doubt  # no new event was seen
         self._update_fast_path()
-        return True
+        self.repeats += not is_new
+        return is_new
+
+    def pass_over(self, seq: int) -> None:
+        """Note a message that the state of its repository shows to be known.
+
+        This upstream may have sent it before, or another one that is ahead of it. So it says nothing about
+        the frames after it, and the cursor moves on with its number.
+        """
+        repeats = self.repeats
+        self.skip(seq)
+        self.repeats = repeats + 1
+        if self._all_in_doubt and seq > self._stored_to:
+            self._all_in_doubt = False
+            self._update_fast_path()
 
     def repeat(self, seq: int) -> None:
         """Note that a frame is dropped because its content was accepted before."""
         self.repeats += 1
-        if self.last is not None and seq == self.last + 1:
+        last = self.last
+        if last is not None and seq == last + 1:
             self.last = seq  # it was accepted out of order, and this is its place
+        elif last is not None and last < seq <= self._stored_to:
+            self._rise(last, seq)  # an earlier process has stored it, above what waited
         else:
             self._in_step = False
         self._low_run = 0
@@ -237,6 +266,8 @@ class SeqTracker:
 
     def _note_fall(self) -> None:
         self.falls += 1
+        self._stored_to = 0
+        self._unstored.clear()
         if self.last is not None:
             self.fell_from = max(self.last, self.fell_from or 0)
 
@@ -248,7 +279,9 @@ class SeqTracker:
             return
         if self.fell_from is not None and last >= self.fell_from:
             self.fell_from = None
-        unsettled = self.provisional is not None or self.fell_from is not None
+        if last >= self._stored_to:
+            self._unstored.clear()
+        unsettled = self.provisional is not None or self.fell_from is not None or last < self._stored_to
         if self._in_step and not (unsettled or self._all_in_doubt or self._is_first):
             # Nothing but an outlier can put the next number in doubt.
             self._outliers = {outlier: None for outlier in self._outliers if outlier > last}
