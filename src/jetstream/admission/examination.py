@@ -1,0 +1,105 @@
+"""One signed message to all that it says by itself: what it proves, whether it is signed, its events. Pure.
+
+    Task ─ hashes, envelope, ops, tree ─▶ Evidence ─ signature ─▶ signed or not ─ extract ─▶ events
+
+This is nearly all of the work, and it needs nothing but the message and the keys of its account. So it can be
+done in any process, and in any order (`workers`). What came before the message is judged by the caller, in
+order (`verify.chain`).
+
+A message that is refused has no events: it is refused as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any, Final, Literal, NamedTuple
+
+from jetstream.atproto.encoded_key import EncodedKey
+from jetstream.atproto.keys import PublicKey, public_key
+from jetstream.limits import UpstreamLimits
+from jetstream.model.event import Event
+from jetstream.upstream.envelope import Envelope
+from jetstream.upstream.extract import extract
+from jetstream.verify.commit import Evidence, claimed, examine_commit, examine_sync
+from jetstream.verify.verdict import Refused, Verdict, refused
+
+# What is checked, from nothing to all. `off` and `cid` take what the commit block says, without its
+# signature: it is what upstreams are merged by.
+Mode = Literal["off", "cid", "signature", "full"]
+SIGNED_MODES: Final = frozenset({"signature", "full"})
+# Parsed keys that are kept: 0.5 kB and 10 µs each.
+_PARSED_KEYS_MAX: Final = 16_384
+
+
+class Task(NamedTuple):
+    """A #commit or #sync that the first stage did not drop (`upstream.envelope`)."""
+
+    kind: str  # "commit" or "sync"
+    fields: Mapping[str, Any]
+    keys: tuple[EncodedKey, ...] = ()  # that may have signed it, the likeliest first; none: none is known
+
+    @property
+    def did(self) -> str:
+        """The repository."""
+        did: str = self.fields["repo" if self.kind == "commit" else "did"]
+        return did
+
+
+class Finding(NamedTuple):
+    """What one message says by itself."""
+
+    refused: Verdict | None  # None: it is not refused, as far as it can be told without what came before
+    evidence: Evidence | None  # None: refused before there was any
+    signed: bool | None  # None: no key was at hand, or signatures are not checked
+    events: Sequence[Event] = ()
+    drops: Sequence[str] = ()  # a reason for each part that was left out
+
+
+def examine(task: Task, mode: Mode, limits: UpstreamLimits = UpstreamLimits()) -> Finding:
+    """Examine one message. Never raises for what it holds.
+
+    With keys of which none has signed it, it is refused with `signature`, and may be examined once more with
+    others.
+    """
+    try:
+        evidence = _EXAMINERS[task.kind, mode](task.fields)
+    except Refused as error:
+        return Finding(refused(error.reason, error.detail), None, None)
+    signed = None
+    if task.keys and mode in SIGNED_MODES:
+        signed = evidence.is_signed_by(key for each in task.keys if (key := _parsed(each)) is not None)
+        if not signed:
+            detail = f"it is by no known key of the account ({len(task.keys)})"
+            return Finding(refused("signature", detail), evidence, signed=False)
+    events, drops = extract(Envelope(task.kind, None, task.fields), mode != "off", limits)
+    return Finding(None, evidence, signed, events, drops)
+
+
+def _in_tree(fields: Mapping[str, Any]) -> Evidence:
+    return examine_commit(fields, full=False)
+
+
+_EXAMINERS: Final[Mapping[tuple[str, Mode], Callable[[Mapping[str, Any]], Evidence]]] = {
+    ("commit", "off"): claimed,
+    ("commit", "cid"): claimed,
+    ("commit", "signature"): _in_tree,
+    ("commit", "full"): examine_commit,
+    # The blocks of a #sync are the commit block alone, so all of it is checked in any mode.
+    ("sync", "off"): examine_sync,
+    ("sync", "cid"): examine_sync,
+    ("sync", "signature"): examine_sync,
+    ("sync", "full"): examine_sync,
+}
+
+
+@lru_cache(maxsize=_PARSED_KEYS_MAX)
+def _parsed(key: EncodedKey) -> PublicKey | None:
+    """Return a key that verifies signatures; None for bytes that were damaged in the file of keys.
+
+    A message with no better key is refused, and so the key is fetched again.
+    """
+    with suppress(ValueError):
+        return public_key(key)
+    return None
