@@ -1,0 +1,137 @@
+"""The states of repositories as they are judged: those in the log, and those that are judged and not stored.
+
+A message is judged against the newest state, so a state counts from the moment at which its message is passed
+on. It is stored with the events of that message. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from jetstream.admission.examination import SIGNED_MODES, Finding, Mode
+from jetstream.atproto.compact_did import compact_did
+from jetstream.upstream.envelope import Envelope
+from jetstream.verify.chain import Judgement, State, judge, screen
+from jetstream.verify.verdict import GAP, OK
+
+# What is above every rev, where a message is only compared with a state.
+_ANY_REV: Final = "~"
+
+
+@dataclass(slots=True, eq=False)
+class Message:
+    """One accepted message, from its arrival until it is stored or dropped."""
+
+    source: str
+    seq: int
+    envelope: Envelope
+    did: str
+    # What it says by itself. None: it is no commit or #sync, or it must be examined yet.
+    finding: Finding | None = None
+    # Whether its key was asked for. Then it is judged without one, if none came.
+    asked: bool = False
+    # Whether the earlier keys of its account were tried, after its signature did not fit.
+    retried: bool = False
+    # Until when it may be held because messages before it are missing, in monotonic seconds; 0: it was not.
+    held_until: float = 0.0
+    # Whether its number is in the cursor as one that is not stored.
+    is_marked: bool = False
+
+    @property
+    def rev(self) -> str:
+        """The rev of a commit or #sync."""
+        rev: str = self.envelope.fields["rev"]
+        return rev
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes."""
+        return size_of(self.envelope)
+
+
+def did_of(envelope: Envelope) -> str:
+    """Return the DID of a message without a `drop`."""
+    did: str = envelope.fields["repo" if envelope.type == "commit" else "did"]
+    return did
+
+
+def size_of(envelope: Envelope) -> int:
+    """Return about how many bytes a message takes: its blocks, and what is around them."""
+    blocks = envelope.fields.get("blocks")
+    ops = envelope.fields.get("ops")
+    size = 1_000 + (len(blocks) if type(blocks) is bytes else 0)
+    return size + (500 * len(ops) if type(ops) is list else 0)
+
+
+class States:
+    """The state of every repository. `find` returns the packed state that the log has of a compact DID."""
+
+    def __init__(self, find: Callable[[bytes], bytes | None]) -> None:
+        self._find = find
+        # What is judged and not stored; None: the state is forgotten.
+        self._judged: dict[bytes, State | None] = {}
+
+    def get(self, did: str) -> State | None:
+        """Return the state of a repository; None if nothing of it was passed on."""
+        compact = compact_did(did)
+        if compact in self._judged:
+            return self._judged[compact]
+        packed = self._find(compact)
+        return None if packed is None else State.unpacked(packed)
+
+    def put(self, did: str, state: State | None) -> None:
+        """Set the state of a repository; None: forget it."""
+        self._judged[compact_did(did)] = state
+
+    def knows(self, envelope: Envelope) -> bool | None:
+        """Return whether a commit or #sync without a `drop` was judged before; None: there is no state."""
+        state = self.get(did_of(envelope))
+        if state is None:
+            return None
+        fields = envelope.fields
+        return screen(state, fields["rev"], fields.get("blocks"), _ANY_REV) is not None
+
+    def changes(self) -> dict[bytes, bytes | None]:
+        """Return what must be stored, packed."""
+        return {did: state and state.packed() for did, state in self._judged.items()}
+
+    def stored(self) -> None:
+        """Note that the log has everything that `changes` has returned."""
+        self._judged.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How messages are judged. With `chained`, breaks in the chain of a repository are gaps."""
+
+    mode: Mode
+    chained: bool
+    pass_unverified: bool
+
+    @property
+    def needs_keys(self) -> bool:
+        """Whether a message must be signed."""
+        return self.mode in SIGNED_MODES
+
+    def lacks_key(self, finding: Finding) -> bool:
+        """Return whether a message could not be verified because no key was at hand."""
+        return self.needs_keys and finding.refused is None and finding.signed is None
+
+    def judge(self, state: State | None, finding: Finding) -> Judgement:
+        """Judge a message that was screened. It is passed on if the verdict says so (see `passes`)."""
+        if finding.refused is not None:
+            return Judgement(finding.refused, state)
+        assert finding.evidence is not None
+        judgement = judge(state, finding.evidence, signed=not self.lacks_key(finding))
+        if self.chained or not judgement.missing_after:
+            return judgement
+        verdict = OK if judgement.verdict is GAP else judgement.verdict
+        return Judgement(verdict, judgement.state)
+
+    def passes(self, verdict_name: str) -> bool:
+        """Return whether messages of a verdict are passed on."""
+        if verdict_name == "unverified":
+            return self.pass_unverified
+        return verdict_name not in {"replay", "refused"}
