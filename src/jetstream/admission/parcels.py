@@ -1,4 +1,7 @@
-"""What a process was sent and has not answered, and which message was to blame when it ended. Pure.
+"""What is sent to a process that examines messages, and what it has not answered. Pure.
+
+Both sides send pickled values, each after its length. The server sends a `Setup`, then lists of tasks. The
+process sends True when it is ready, then a list of findings for each list of tasks, in order.
 
 A process takes its parcels one after another. So the oldest one without an answer is the one that it was busy
 with when it ended. A parcel of several tasks is then taken apart, and each of them is sent alone. A task that
@@ -8,17 +11,41 @@ server, or hold up the others for good.
 
 from __future__ import annotations
 
+import pickle
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from struct import Struct
+from typing import Any, Final, NamedTuple
 
-from jetstream.admission.examination import Finding, Task
-from jetstream.admission.worker_process import packed
+from jetstream.admission.examination import Finding, Mode, Task
+from jetstream.limits import UpstreamLimits
 from jetstream.verify.verdict import refused
 
 # Called once for each place: where a finding belongs among those of the caller, and the finding.
 Take = Callable[[int, Finding], None]
+HEAD: Final = Struct("<I")  # the length of a value
 _CRASH: Final = "examining it has ended a process %d times"
+
+
+class Setup(NamedTuple):
+    """How a process examines messages."""
+
+    mode: Mode
+    limits: UpstreamLimits
+    # Seconds after which it ends itself while it is busy with one list: the server may be gone, and cannot
+    # kill it.
+    alarm_s: int
+
+
+def packed(value: object) -> bytes:
+    """Return a value as it is sent. Raises RecursionError for one that is nested too deeply."""
+    data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    return HEAD.pack(len(data)) + data
+
+
+def unpacked(data: bytes | memoryview) -> Any:
+    """Return the value of bytes without their length. They are those of `packed`, of our own processes."""
+    return pickle.loads(data)  # noqa: S301
 
 
 class Parcel:

@@ -21,8 +21,7 @@ from typing import Final
 import structlog
 from prometheus_client import Counter
 
-from jetstream.admission.parcels import Outstanding, Parcel
-from jetstream.admission.worker_process import HEAD, Setup, packed, unpacked
+from jetstream.admission.parcels import HEAD, Outstanding, Parcel, Setup, packed, unpacked
 from jetstream.limits import WorkerLimits
 from jetstream.logging_setup import Throttled
 from jetstream.metrics import Children
@@ -37,8 +36,8 @@ logger = structlog.get_logger(__name__)
 class Worker:
     """One process, and its successors. Used by the event loop's thread only.
 
-    `answered` is called when it is ready and after each answer, and `failed` with the problem once no process can be started.
-    `restarts` counts processes that were replaced. `command` are the arguments of Python.
+    `answered` is called when it is ready and after each answer, `failed` with the problem once no process can
+    be started. `restarts` counts processes that were replaced. `command` are the arguments of Python.
     """
 
     def __init__(
@@ -134,7 +133,7 @@ class Worker:
         # 50 ms. In a session of its own, it does not get the signals of a terminal.
         return subprocess.Popen(  # noqa: S603 - our own command
             [sys.executable, *self._command],
-            stdin=theirs,
+            stdin=theirs.fileno(),
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )

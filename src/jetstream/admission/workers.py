@@ -19,9 +19,8 @@ from zlib import crc32
 from prometheus_client import Counter
 
 from jetstream.admission.examination import Finding, Mode, Task, examine
-from jetstream.admission.parcels import Parcel
+from jetstream.admission.parcels import Parcel, Setup
 from jetstream.admission.worker import Worker
-from jetstream.admission.worker_process import Setup
 from jetstream.errors import WorkerError
 from jetstream.limits import UpstreamLimits, WorkerLimits
 from jetstream.metrics import Children
