@@ -8,6 +8,7 @@
     │   ├── KeyCacheFull        the disk has no room for it
     │   └── KeyCacheReplaced    its file was damaged, and a new one has taken its place
     ├── ExportError             a PLC directory's export cannot be read
+    ├── WorkerError             no process can be started that verifies messages
     ├── InvalidParameter        a client's parameter cannot be used: HTTP 400, or close code 1008
     └── LogError                the event log
         ├── LogLocked           another process writes to this directory
@@ -73,6 +74,10 @@ class KeyCacheReplaced(KeyCacheError):
 
 class ExportError(JetstreamError):
     """A PLC directory's export cannot be read."""
+
+
+class WorkerError(JetstreamError):
+    """No process can be started that verifies messages."""
 
 
 class LogError(JetstreamError):

@@ -443,6 +443,32 @@ class KeyLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerLimits:
+    """The processes that examine messages, and what waits for them."""
+
+    # Seconds for which messages are examined in one turn of the event loop, where there are no processes.
+    turn_s: float = 0.004
+    # Bytes and messages that a process is sent at once. The first number fits the buffer of a socket. The
+    # second bounds what a process does before it answers.
+    parcel_bytes: int = 128 << 10
+    parcel_tasks: int = 64
+    # Bytes that are with all processes together. What is above it waits.
+    bytes_max: int = 32 << 20
+    # What a message counts beside its blocks: its ops, texts and objects.
+    task_bytes: int = 1_000
+    # Seconds of silence after which a process is killed, and how often in that time it is looked at. Only one
+    # that was silent at each look is killed, so a pause of the whole machine kills none.
+    hang_s: float = 10.0
+    looks: int = 5
+    # The same for a process that starts: it imports the package.
+    start_s: float = 60.0
+    # Starts that fail in a row until the server ends. Each is followed by a longer pause.
+    starts_failed_max: int = 5
+    # How many processes a message may end until it is refused. Each was busy with that message alone.
+    deaths_max: int = 2
+
+
+@dataclass(frozen=True, slots=True)
 class ExportLimits:
     """How a directory's `/export` is read."""
 
@@ -481,4 +507,5 @@ class Limits:
     web: WebLimits = field(default_factory=WebLimits)
     runtime: RuntimeLimits = field(default_factory=RuntimeLimits)
     keys: KeyLimits = field(default_factory=KeyLimits)
+    workers: WorkerLimits = field(default_factory=WorkerLimits)
     export: ExportLimits = field(default_factory=ExportLimits)

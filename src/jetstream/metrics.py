@@ -60,6 +60,8 @@ BAD_REQUEST_REASONS: Final = (
     "handshake",
 )
 KEY_REFRESH_CAUSES: Final = ("announced", "age")
+# Why a process that verifies was replaced: it ended by itself, did not answer, or did not start.
+WORKER_ENDS: Final = ("died", "hung", "not_started")
 FAILURES: Final = ("request", "message", "feed")
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
@@ -198,6 +200,10 @@ class Metrics:
             self._counters("key_refreshes", "Refreshes of signing keys in use", "cause", KEY_REFRESH_CAUSES),
             self._histogram("key_request_seconds", "From the first need of a signing key to its answer."),
         )
+
+    def workers(self) -> Children[Counter]:
+        """Return the counters of processes that were replaced, by cause, shown from then on. Called once."""
+        return self._counters("verify_worker_restarts", "Processes replaced", "cause", WORKER_ENDS)
 
     def count_events(self, batch: Batch) -> None:
         """Count stored events."""

@@ -32,8 +32,15 @@ _OP_KEYS: Final = frozenset({b"action", b"path", b"cid"})
 _SIMPLE: Final = {0xF4: False, 0xF5: True, 0xF6: None}
 
 
+class _Damaged:
+    """The class of `DAMAGED`, which is the same object in every process that it is sent to."""
+
+    def __reduce__(self) -> str:
+        return "DAMAGED"
+
+
 # A value that is there and cannot be read: text that is not UTF-8, or a type that no known field has.
-DAMAGED: Final = object()
+DAMAGED: Final = _Damaged()
 
 
 def read_lenient(frame: bytes, items_max: int = ITEMS_MAX) -> tuple[dict[str, Any], dict[str, Any], bool]:

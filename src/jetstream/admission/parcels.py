@@ -1,0 +1,122 @@
+"""What is sent to a process that examines messages, and what it has not answered. Pure.
+
+Both sides send pickled values, each after its length. The server sends a `Setup`, then lists of tasks. The
+process sends True when it is ready, then a list of findings for each list of tasks, in order.
+
+A process takes its parcels one after another. So the oldest one without an answer is the one that it was busy
+with when it ended. A parcel of several tasks is then taken apart, and each of them is sent alone. A task that
+ends a process while it is alone is to blame; the second time, it is refused. So no message can end the
+server, or hold up the others for good.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from struct import Struct
+from typing import Any, Final, NamedTuple
+
+from jetstream.admission.examination import Finding, Mode, Task
+from jetstream.limits import UpstreamLimits
+from jetstream.verify.verdict import refused
+
+# Called once for each place: where a finding belongs among those of the caller, and the finding.
+Take = Callable[[int, Finding], None]
+HEAD: Final = Struct("<I")  # the length of a value
+_CRASH: Final = "examining it has ended a process %d times"
+
+
+class Setup(NamedTuple):
+    """How a process examines messages."""
+
+    mode: Mode
+    limits: UpstreamLimits
+    # Seconds after which it ends itself while it is busy with one list: the server may be gone, and cannot
+    # kill it.
+    alarm_s: int
+
+
+def packed(value: object) -> bytes:
+    """Return a value as it is sent. Raises RecursionError for one that is nested too deeply."""
+    data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    return HEAD.pack(len(data)) + data
+
+
+def unpacked(data: bytes | memoryview) -> Any:
+    """Return the value of bytes without their length. They are those of `packed`, of our own processes."""
+    return pickle.loads(data)  # noqa: S301
+
+
+class Parcel:
+    """Tasks that are sent together. Raises RecursionError for a task that is nested too deeply to be sent."""
+
+    __slots__ = ("data", "deaths", "places", "take", "tasks")
+
+    def __init__(self, tasks: Sequence[Task], places: Sequence[int], take: Take) -> None:
+        self.tasks = tasks
+        self.places = places
+        self.take = take
+        self.data = packed(tasks)  # as it is sent
+        self.deaths = 0  # how many processes have ended while they were busy with the only task
+
+    def answer(self, findings: Sequence[Finding]) -> None:
+        """Hand over the findings."""
+        for place, finding in zip(self.places, findings, strict=True):
+            self.take(place, finding)
+
+    def apart(self) -> list[Parcel]:
+        """Return a parcel for each of the tasks."""
+        return [
+            Parcel([task], [place], self.take) for task, place in zip(self.tasks, self.places, strict=True)
+        ]
+
+
+class Outstanding:
+    """The parcels that one process has not answered, the oldest first.
+
+    `deaths_max` is how many processes a task may end until it is refused.
+    """
+
+    def __init__(self, deaths_max: int) -> None:
+        self.bytes = 0  # of all parcels
+        self._parcels: deque[Parcel] = deque()
+        self._deaths_max = deaths_max
+
+    def __len__(self) -> int:
+        return len(self._parcels)
+
+    def __iter__(self) -> Iterator[Parcel]:
+        return iter(self._parcels)
+
+    def add(self, parcel: Parcel) -> None:
+        """Note that a parcel is sent."""
+        self._parcels.append(parcel)
+        self.bytes += len(parcel.data)
+
+    def answered(self, findings: Sequence[Finding]) -> None:
+        """Note the answer to the oldest parcel."""
+        self._pop().answer(findings)
+
+    def process_ended(self) -> None:
+        """Note that the process has ended. What is left is for the next one."""
+        if not self._parcels:
+            return
+        oldest = self._pop()
+        if len(oldest.tasks) > 1:
+            self._put_first(oldest.apart())
+            return
+        oldest.deaths += 1
+        if oldest.deaths < self._deaths_max:
+            self._put_first([oldest])
+        else:
+            oldest.answer([Finding(refused("crash", _CRASH % oldest.deaths), None, None)])
+
+    def _pop(self) -> Parcel:
+        parcel = self._parcels.popleft()
+        self.bytes -= len(parcel.data)
+        return parcel
+
+    def _put_first(self, parcels: Sequence[Parcel]) -> None:
+        self._parcels.extendleft(reversed(parcels))
+        self.bytes += sum(len(parcel.data) for parcel in parcels)

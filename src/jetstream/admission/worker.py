@@ -1,0 +1,210 @@
+"""One process that examines messages, as the server sees it, and those that take its place.
+
+start ─▶ ready ─▶ answers ─▶ … ─▶ close
+▲        │         │
+└────────┴─────────┴── it ends, or is silent for too long and killed: the next one is started, and
+sent all that was not answered (`parcels`)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from signal import Signals
+from typing import Final
+
+import structlog
+from prometheus_client import Counter
+
+from jetstream.admission.parcels import HEAD, Outstanding, Parcel, Setup, packed, unpacked
+from jetstream.limits import WorkerLimits
+from jetstream.logging_setup import Throttled
+from jetstream.metrics import Children
+from jetstream.retry import backoff_s
+
+# `-P` keeps Python from importing what lies in the working directory.
+COMMAND: Final = ("-P", "-m", "jetstream.admission.worker_process")
+
+logger = structlog.get_logger(__name__)
+
+
+class Worker:
+    """One process, and its successors. Used by the event loop's thread only.
+
+    `answered` is called when it is ready and after each answer, `failed` with the problem once no process can
+    be started. `restarts` counts processes that were replaced. `command` are the arguments of Python.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        restarts: Children[Counter],
+        answered: Callable[[], None],
+        failed: Callable[[str], None],
+        limits: WorkerLimits = WorkerLimits(),
+        command: Sequence[str] = COMMAND,
+    ) -> None:
+        self.ready = asyncio.Event()  # set while the process takes tasks
+        self.outstanding = Outstanding(limits.deaths_max)
+        self.process: subprocess.Popen[bytes] | None = None  # the present one, or the last one
+        self._setup = packed(setup)
+        self._restarts = restarts
+        self._answered = answered
+        self._failed = failed
+        self._limits = limits
+        self._command = command
+        self._transport: asyncio.Transport | None = None  # to the present process
+        self._running: asyncio.Task[None] | None = None  # starts processes, from `start` to `close`
+        # How many looks in a row have found it silent while something was expected of it.
+        self._silent_looks = 0
+        self._hung = False  # whether the present process was killed for that
+        self._log = Throttled(logger)
+
+    def start(self) -> None:
+        """Start the process, and others after it, until `close`."""
+        self._running = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Kill the process, which has nothing of its own to lose. What it has not answered stays so."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+
+    def send(self, parcel: Parcel) -> None:
+        """Send a parcel, now or as soon as there is a process that is ready."""
+        self.outstanding.add(parcel)
+        self._write(parcel)
+
+    def look(self) -> None:
+        """Kill the process if it is silent for too long. To be called `looks` times in `hang_s`."""
+        limits, ready = self._limits, self.ready.is_set()
+        self._silent_looks = self._silent_looks + 1 if self.outstanding or not ready else 0
+        allowed_s = limits.hang_s if ready else limits.start_s
+        if self._silent_looks > limits.looks * allowed_s / limits.hang_s and self.process is not None:
+            self._hung = True
+            self.process.kill()
+
+    async def _run(self) -> None:
+        starts_failed = 0
+        while starts_failed < self._limits.starts_failed_max:
+            problem = await self._run_process()
+            if self.ready.is_set():
+                starts_failed = 0
+                self.ready.clear()
+                self._count("hung" if self._hung else "died", problem)
+                self.outstanding.process_ended()
+                self._answered()
+            else:
+                starts_failed += 1
+                self._count("not_started", problem)
+                await asyncio.sleep(backoff_s(starts_failed - 1))
+        self._failed(problem)
+
+    def _count(self, cause: str, problem: str) -> None:
+        self._restarts[cause].inc()
+        self._log.warning(
+            "a process that verifies is replaced", cause=cause, problem=problem, parcels=len(self.outstanding)
+        )
+
+    async def _run_process(self) -> str:
+        """Run one process to its end; return how it has ended."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                process = self.process = self._open(theirs)
+        except (OSError, TypeError) as error:  # too many processes or files; no known path of Python
+            ours.close()
+            return f"it cannot be started: {error}"
+        self._silent_looks, self._hung = 0, False
+        try:
+            await self._converse(ours)
+        finally:
+            process.kill()
+            await asyncio.to_thread(process.wait)
+        return _how_ended(process.returncode)
+
+    def _open(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
+        # `Popen` starts it with `vfork`: `fork` copies the page tables of a large process, and takes up to
+        # 50 ms. In a session of its own, it does not get the signals of a terminal.
+        return subprocess.Popen(  # noqa: S603 - our own command
+            [sys.executable, *self._command],
+            stdin=theirs.fileno(),
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    async def _converse(self, ours: socket.socket) -> None:
+        """Send and receive until the connection to the process ends."""
+        lost = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_unix_connection(
+            partial(_Connection, self._receive, lost.set), sock=ours
+        )
+        self._transport = transport
+        try:
+            transport.write(self._setup)
+            await lost.wait()
+        finally:
+            self._transport = None
+            transport.abort()
+
+    def _write(self, parcel: Parcel) -> None:
+        if self._transport is not None and self.ready.is_set():
+            self._transport.write(parcel.data)
+
+    def _receive(self, data: memoryview) -> None:
+        """Take a message of the process: the first says that it is ready, each other is an answer."""
+        self._silent_looks = 0
+        value = unpacked(data)
+        if self.ready.is_set():
+            self.outstanding.answered(value)
+            self._answered()
+        else:
+            self.ready.set()
+            self._answered()
+            for parcel in self.outstanding:
+                self._write(parcel)
+
+
+class _Connection(asyncio.Protocol):
+    """Cuts what comes in into messages."""
+
+    def __init__(self, receive: Callable[[memoryview], None], lost: Callable[[], None]) -> None:
+        self._receive = receive
+        self._lost = lost
+        self._incoming = bytearray()  # the beginning of a message that is not complete
+
+    def data_received(self, data: bytes) -> None:
+        incoming = self._incoming
+        incoming += data
+        start = 0
+        with memoryview(incoming) as view:
+            while (message := _next_message(view, start)) is not None:
+                start = message.stop
+                with view[message.start : message.stop] as part:
+                    self._receive(part)
+        del incoming[:start]
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._lost()
+
+
+def _next_message(view: memoryview, start: int) -> slice | None:
+    """Return where the message after `start` is, without its length; None if it is not complete."""
+    first = start + HEAD.size
+    if first > len(view):
+        return None
+    stop = first + HEAD.unpack_from(view, start)[0]
+    return slice(first, stop) if stop <= len(view) else None
+
+
+def _how_ended(status: int) -> str:
+    """Return how a process has ended, for people."""
+    with suppress(ValueError):
+        return f"it was ended by {Signals(-status).name}"
+    return f"it ended with status {status}"

@@ -1,0 +1,58 @@
+"""The process that examines messages for a server: `python -m jetstream.admission.worker_process`.
+
+Its standard input is a socket to the server; `parcels` says what is sent.
+
+It ends when the socket does: with the server, however that ends. Signals that a terminal or a service manager
+sends to all processes of the server are ignored, because the server still needs it to stop in good order.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import signal
+import socket
+from contextlib import suppress
+from io import BufferedReader
+from typing import Any
+
+from jetstream.admission.examination import examine
+from jetstream.admission.parcels import HEAD, Setup, packed, unpacked
+from jetstream.runtime import STOP_SIGNALS, tune_gc
+
+
+def main() -> None:
+    """Examine what comes in from standard input, until it ends."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    faulthandler.enable()
+    tune_gc()
+    with suppress(ConnectionError), socket.socket(fileno=0) as connection:
+        _serve(connection)
+
+
+def _serve(connection: socket.socket) -> None:
+    with connection.makefile("rb") as incoming:
+        setup: Setup | None = _read(incoming)
+        if setup is None:
+            return
+        mode, limits, alarm_s = setup
+        connection.sendall(packed(True))
+        while (tasks := _read(incoming)) is not None:
+            signal.alarm(alarm_s)
+            findings = packed([examine(task, mode, limits) for task in tasks])
+            signal.alarm(0)
+            connection.sendall(findings)
+
+
+def _read(incoming: BufferedReader) -> Any:
+    """Return the next value; None at the end."""
+    head = incoming.read(HEAD.size)
+    if len(head) < HEAD.size:
+        return None
+    (size,) = HEAD.unpack(head)
+    data = incoming.read(size)
+    return unpacked(data) if len(data) == size else None
+
+
+if __name__ == "__main__":
+    main()
