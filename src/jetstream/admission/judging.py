@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+
+import orjson
 
 from jetstream.admission.examination import SIGNED_MODES, Finding, Mode
+from jetstream.admission.waiting import bytes_of
 from jetstream.atproto.compact_did import compact_did
 from jetstream.upstream.envelope import Envelope
 from jetstream.verify.chain import Judgement, State, judge, screen
 from jetstream.verify.verdict import GAP, OK
 
+# The messages that have a rev.
+IN_REPOSITORIES: Final = frozenset({"commit", "sync"})
 # What is above every rev, where a message is only compared with a state.
 _ANY_REV: Final = "~"
 
@@ -28,14 +33,20 @@ class Message:
     seq: int
     envelope: Envelope
     did: str
+    # When it arrived here, in monotonic seconds.
+    since: float
     # What it says by itself. None: it is no commit or #sync, or it must be examined yet.
     finding: Finding | None = None
-    # Whether its key was asked for. Then it is judged without one, if none came.
+    # Whether its key was asked for, and whether the earlier keys of its account were, after its signature did
+    # not fit. It waits once for each.
     asked: bool = False
-    # Whether the earlier keys of its account were tried, after its signature did not fit.
     retried: bool = False
-    # Until when it may be held because messages before it are missing, in monotonic seconds; 0: it was not.
-    held_until: float = 0.0
+    # Whether it has waited for too long, or had no room: it is judged with what is known.
+    is_let_go: bool = False
+    # When it was held first because messages before it are missing, in monotonic seconds; 0: it was not. And
+    # whether that is over.
+    held_since: float = 0.0
+    is_overdue: bool = False
     # Whether its number is in the cursor as one that is not stored.
     is_marked: bool = False
 
@@ -47,8 +58,8 @@ class Message:
 
     @property
     def size(self) -> int:
-        """About how many bytes it takes."""
-        return size_of(self.envelope)
+        """About how many bytes of memory it takes."""
+        return bytes_of(self.envelope.fields)
 
 
 def did_of(envelope: Envelope) -> str:
@@ -57,12 +68,10 @@ def did_of(envelope: Envelope) -> str:
     return did
 
 
-def size_of(envelope: Envelope) -> int:
-    """Return about how many bytes a message takes: its blocks, and what is around them."""
-    blocks = envelope.fields.get("blocks")
-    ops = envelope.fields.get("ops")
-    size = 1_000 + (len(blocks) if type(blocks) is bytes else 0)
-    return size + (500 * len(ops) if type(ops) is list else 0)
+def is_deletion(body: bytes) -> bool:
+    """Return whether an account event, by its body, says that the account was deleted."""
+    fields: dict[str, Any] = orjson.loads(body)
+    return fields["active"] is False and fields.get("status") == "deleted"
 
 
 class States:

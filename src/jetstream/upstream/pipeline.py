@@ -51,6 +51,8 @@ class DecodedBatch:
     events: list[Event] = field(default_factory=list)
     # In tracked mode: the messages that were accepted and may be events, in order, each with its `seq`.
     accepted_messages: list[tuple[int, Envelope]] = field(default_factory=list)
+    # In tracked mode: how many messages the state of their repository has shown to be repeats.
+    known: int = 0
     # The cursor after these frames: see `SeqTracker`. `seq` is None while nothing is known.
     seq: int | None = None
     provisional: int | None = None
@@ -230,6 +232,7 @@ class Pipeline:
             return False
         if known:
             self.tracker.pass_over(seq)
+            batch.known += 1
         else:
             self.tracker.accept(seq)
             _pass_on(seq, envelope, batch)

@@ -1,0 +1,240 @@
+"""Between the sources and the log: what they have accepted is examined, judged in order, and stored.
+
+    sources ─offer─▶ Intake ──examined runs──▶ Judge ──events, changes──▶ Ingest ─▶ log
+                                               │  ▲
+                                               ▼  │ what steps aside
+                                       Suspended, held
+
+A message that needs more than what is at hand steps aside, and so do those of its repository that come after
+it. No other repository waits. Each of them is in the cursor of its source as one that is not stored. So a
+crash loses none of them, and what did not wait is not stored twice.
+
+    no key is known                    until the key comes, 10 s at most; then `--unresolved` decides
+    it is signed by another key        until the earlier keys of the account are there
+    a copy of it was examined, and     until it is examined itself
+    was not passed on
+    messages before it are missing,    until another source brings them, 2 s at most; then it is passed on,
+    and another source is connected    with a gap
+
+What is judged and not stored is lost with the process, and judged again by the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection
+from typing import Protocol
+
+from jetstream.admission.intake import Intake, Run
+from jetstream.admission.judge import Judge
+from jetstream.admission.judging import States
+from jetstream.admission.marks import Marks
+from jetstream.admission.output import Output
+from jetstream.eventlog import Changes, Cursors
+from jetstream.limits import AdmissionLimits
+from jetstream.metrics import AdmissionMetrics
+from jetstream.model.event import Event, Key
+from jetstream.upstream.envelope import Envelope
+from jetstream.upstream.pipeline import DecodedBatch
+
+
+class Log(Protocol):
+    """What is asked of the log: a part of `jetstream.eventlog.LogWriter`."""
+
+    @property
+    def floor(self) -> int:
+        """The lowest position from which nothing is missing."""
+
+    @property
+    def tip(self) -> int:
+        """The newest position."""
+
+    @property
+    def cursors(self) -> Cursors:
+        """The cursors as of the last append."""
+
+    async def holds(self, keys: Collection[Key]) -> dict[Key, int]:
+        """Return the keys of which an event is kept, each with a position."""
+
+    async def keys_from(self, position: int, stop: int) -> set[Key]:
+        """Return the keys of the oldest events in `[position, stop)`."""
+
+
+# Stamps and stores events with what belongs to them, which may depend on the position of the first event:
+# `Ingest.admit`. Returns when more may come.
+Append = Callable[[list[Event], Callable[[int], Changes], float | None], Awaitable[None]]
+
+
+class Admission:
+    """What all sources have in common. `now_us` gives unix microseconds, `clock` monotonic seconds."""
+
+    def __init__(
+        self,
+        log: Log,
+        append: Append,
+        intake: Intake,
+        judge: Judge,
+        states: States,
+        marks: Marks,
+        metrics: AdmissionMetrics,
+        wake: asyncio.Event,
+        now_us: Callable[[], int],
+        limits: AdmissionLimits = AdmissionLimits(),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._log = log
+        self._append = append
+        self._intake = intake
+        self._judge = judge
+        self._states = states
+        self._marks = marks
+        self._metrics = metrics
+        # Set when there may be something to do.
+        self._wake = wake
+        self._now_us = now_us
+        self._limits = limits
+        self._clock = clock
+
+    # --- for the sources ---
+
+    def knows(self, envelope: Envelope) -> bool | None:
+        """Return whether a commit or #sync was judged before: see `upstream.pipeline.Knows`."""
+        return self._states.knows(envelope)
+
+    async def offer(self, source: str, batch: DecodedBatch, received_at: float) -> None:
+        """Take what a source has accepted. Waits while too much is queued."""
+        if batch.known:
+            self._metrics.verdicts["replay", ""].inc(batch.known)
+        await self._intake.offer(source, batch, received_at)
+
+    @property
+    def floor(self) -> int:
+        """The lowest position from which nothing is missing in the log."""
+        return self._log.floor
+
+    @property
+    def tip(self) -> int:
+        """The newest position of the log."""
+        return self._log.tip
+
+    async def holds(self, keys: Collection[Key]) -> dict[Key, int]:
+        """Return the keys of all that was taken, in the log or waiting, each with a position."""
+        await self._intake.wait_stored()
+        waiting = {key: self._log.tip for key in keys if key in self._judge.waiting_keys(key)}
+        rest = [key for key in keys if key not in waiting]
+        return waiting | (await self._log.holds(rest) if rest else {})
+
+    async def keys_from(self, position: int, stop: int) -> set[Key]:
+        """Return the keys of the oldest events of the log in `[position, stop)`."""
+        return await self._log.keys_from(position, stop)
+
+    def forget(self, source: str) -> None:
+        """Remove the cursor of a source that is not in use any more, with the next append."""
+        self._marks.remove(source)
+        self._wake.set()
+
+    @property
+    def waiting(self) -> int:
+        """How many messages wait, for a key or for those before them."""
+        return len(self._judge)
+
+    # --- the judge's loop ---
+
+    async def finish(self) -> None:
+        """Return when all that was offered is stored, or waits."""
+        await self._intake.wait_stored()
+
+    async def run(self) -> None:
+        """Examine, judge and store until cancelled. What waits then is not stored."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._intake.run())
+                tasks.create_task(self._judge_all())
+        finally:
+            self._judge.close()
+
+    async def _judge_all(self) -> None:
+        while True:
+            self._wake.clear()
+            run = await self._judge_some()
+            has_stored = await self._store()
+            if run is not None:
+                self._intake.note_stored(run)
+            elif not has_stored:
+                await self._wait()
+
+    async def _judge_some(self) -> Run | None:
+        """Judge what is due or ready, and the first run if it is examined; return the run."""
+        turn = Turn(self._limits.turn_s, self._clock)
+        judge = self._judge
+        judge.begin(self._now_us())
+        judge.take_due()
+        while judge.take_ready():
+            await turn.pause()
+        judge.tell_accounts(self._limits.accounts_per_turn)
+        run = self._intake.first_examined()
+        if run is not None:
+            for message in run.messages:
+                judge.take(message)
+                if turn.is_over:
+                    await turn.pause()
+            judge.output.note_received(run.received_at)
+            for source, reached in run.reached.items():
+                self._marks.advance(source, *reached)
+        return run
+
+    async def _store(self) -> bool:
+        """Store what was judged; return whether there was anything."""
+        output, self._judge.output = self._judge.output, Output()
+        self._count(output)
+        repos, accounts = self._states.changes(), self._judge.account_changes()
+        cursors = self._marks.cursors
+        if not output.events and not repos and not accounts and cursors == self._log.cursors:
+            return False
+
+        def changes(first_us: int) -> Changes:
+            return Changes(cursors, repos, [gap.at(first_us + gap.index) for gap in output.gaps], accounts)
+
+        await self._append(output.events, changes, output.received_at)
+        self._states.stored()
+        return True
+
+    async def _wait(self) -> None:
+        """Wait until something is ready or due."""
+        due = self._judge.next_due()
+        timeout_s = None if due is None else max(0.0, due - self._clock())
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    def _count(self, output: Output) -> None:
+        metrics = self._metrics
+        for verdict, count in output.verdicts.items():
+            metrics.verdicts[verdict].inc(count)
+        for gap in output.gaps:
+            metrics.gaps[gap.cause].inc()
+        for (source, reason), count in output.drops.items():
+            metrics.drops(source)[reason].inc(count)
+
+
+class Turn:
+    """One turn of the event loop: up to `turn_s` seconds of work."""
+
+    def __init__(self, turn_s: float, clock: Callable[[], float]) -> None:
+        self._turn_s = turn_s
+        self._clock = clock
+        self._until = clock() + turn_s
+
+    @property
+    def is_over(self) -> bool:
+        """Whether others should have their turn."""
+        return self._clock() >= self._until
+
+    async def pause(self) -> None:
+        """Give others their turn, if this one is over."""
+        if self.is_over:
+            await asyncio.sleep(0)
+            self._until = self._clock() + self._turn_s

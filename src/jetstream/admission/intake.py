@@ -1,0 +1,167 @@
+"""The queue of what all sources have accepted, and its examination.
+
+    source A ─┐ offer                        ┌─ Run: messages, their findings, the cursors after them
+    source B ─┼──────▶ queue ──▶ examine ──▶ runs ──▶ admission judges the first that is examined
+    source C ─┘ (waits)
+
+A *run* is what is examined, judged and stored at once: the batches that wait, up to a limit. While one run is
+judged and stored, the next ones are examined. The order is that of arrival, from the queue to the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from jetstream.admission.examination import Finding, Task
+from jetstream.admission.judging import Message, did_of
+from jetstream.admission.waiting import bytes_of
+from jetstream.limits import AdmissionLimits
+from jetstream.scheduling import Notifier
+from jetstream.upstream.pipeline import DecodedBatch
+
+# Examines tasks: `workers.Examiners.examine`.
+Examine = Callable[[list[Task]], Awaitable[list[Finding]]]
+# Returns the task of a message; None: it has none. May wait until the keys that are on disk are in memory.
+Prepare = Callable[[list[Message]], Awaitable[list[Task | None]]]
+
+
+class Reached(NamedTuple):
+    """How far a source was read: the numbers of its tracker after a batch (`upstream.seq_tracker`)."""
+
+    seq: int | None
+    provisional: int | None
+    fell_from: int | None
+
+
+class _Offer(NamedTuple):
+    """A batch that waits to be examined."""
+
+    source: str
+    batch: DecodedBatch
+    received_at: float
+    size: int
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """What is judged and stored at once."""
+
+    messages: list[Message] = field(default_factory=list)
+    # How far each source was read when its messages here were accepted.
+    reached: dict[str, Reached] = field(default_factory=dict)
+    # When the oldest of the frames was received, in monotonic seconds.
+    received_at: float = float("inf")
+    # How many batches of sources this is.
+    offers: int = 0
+    # Sets the findings of the messages. Done: the run can be judged.
+    examining: asyncio.Task[None] | None = None
+
+
+class Intake:
+    """The queue and its examination. `on_ready` is called when the first run may be ready."""
+
+    def __init__(
+        self,
+        prepare: Prepare,
+        examine: Examine,
+        on_ready: Callable[[], None],
+        limits: AdmissionLimits = AdmissionLimits(),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._prepare = prepare
+        self._examine = examine
+        self._on_ready = on_ready
+        self._limits = limits
+        self._clock = clock
+        # Batches that were accepted and are not in a run, oldest first, and their bytes.
+        self._offers: deque[_Offer] = deque()
+        self._bytes = 0
+        # Runs that are examined, or are and wait to be judged, oldest first: `runs_max` at most.
+        self._runs: deque[Run] = deque()
+        # How many batches were ever offered, and how many of them were judged and stored.
+        self._offered = 0
+        self._stored = 0
+        # Notified when a batch was offered, taken from the queue, or stored.
+        self._changed = Notifier()
+
+    async def offer(self, source: str, batch: DecodedBatch, received_at: float) -> None:
+        """Add a batch. Waits while the queue is full; gives the event loop a turn in any case."""
+        await asyncio.sleep(0)
+        while self._bytes > self._limits.queue_bytes_max:
+            await self._changed.wait()
+        size = sum(bytes_of(envelope.fields) for _, envelope in batch.accepted_messages)
+        self._offers.append(_Offer(source, batch, received_at, size))
+        self._bytes += size
+        self._offered += 1
+        self._changed.notify()
+
+    async def wait_stored(self) -> None:
+        """Return when all that was offered before is judged, and stored unless it waits for something."""
+        offered = self._offered
+        while self._stored < offered:
+            await self._changed.wait()
+
+    def first_examined(self) -> Run | None:
+        """Return the oldest run and remove it, if it is examined. Raises what its examination has raised."""
+        if not self._runs or (task := self._runs[0].examining) is None or not task.done():
+            return None
+        task.result()
+        run = self._runs.popleft()
+        self._changed.notify()
+        return run
+
+    def note_stored(self, run: Run) -> None:
+        """Note that a run is judged and stored."""
+        self._stored += run.offers
+        self._changed.notify()
+
+    async def run(self) -> None:
+        """Examine what is offered, until cancelled."""
+        try:
+            while True:
+                while not self._offers or len(self._runs) >= self._limits.runs_max:
+                    await self._changed.wait()
+                run = self._next_run()
+                tasks = await self._prepare(run.messages)
+                run.examining = asyncio.create_task(self._find(run, tasks))
+                run.examining.add_done_callback(lambda _: self._on_ready())
+                self._runs.append(run)
+        finally:
+            for run in self._runs:
+                if run.examining is not None:
+                    run.examining.cancel()
+
+    def _next_run(self) -> Run:
+        """Return the batches that wait, up to a limit."""
+        run = Run()
+        while self._offers and (not run.offers or self._fits(run)):
+            source, batch, received_at, size = self._offers.popleft()
+            run.offers += 1
+            run.messages += _messages(source, batch, self._clock())
+            run.reached[source] = Reached(batch.seq, batch.provisional, batch.fell_from)
+            run.received_at = min(run.received_at, received_at)
+            self._bytes -= size
+        self._changed.notify()
+        return run
+
+    def _fits(self, run: Run) -> bool:
+        """Return whether the next batch may be part of a run."""
+        more = len(self._offers[0].batch.accepted_messages)
+        return len(run.messages) + more <= self._limits.run_messages_max
+
+    async def _find(self, run: Run, tasks: list[Task | None]) -> None:
+        """Examine a run."""
+        places = [place for place, task in enumerate(tasks) if task is not None]
+        findings = await self._examine([task for task in tasks if task is not None])
+        for place, finding in zip(places, findings, strict=True):
+            run.messages[place].finding = finding
+
+
+def _messages(source: str, batch: DecodedBatch, now: float) -> Iterable[Message]:
+    accepted = batch.accepted_messages
+    return [Message(source, seq, envelope, did_of(envelope), now) for seq, envelope in accepted]

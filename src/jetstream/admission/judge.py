@@ -1,0 +1,228 @@
+"""Judges messages in order of their arrival, and lets those step aside that must wait.
+
+    take ─▶ screened by rev ─▶ examined and signed? ─▶ compared with the state ─▶ passed on, refused, dropped
+                                    │ no                      │ messages before it are missing
+                                    ▼                         ▼
+                                Suspended                  held
+
+Nothing here waits: `Admission` calls it whenever something may go on, and stores its `output`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from jetstream.admission.accounts import Accounts
+from jetstream.admission.identities import Identities
+from jetstream.admission.judging import IN_REPOSITORIES, Message, Rules, States, is_deletion
+from jetstream.admission.marks import Marks
+from jetstream.admission.output import Found, Output
+from jetstream.admission.signatures import Signatures
+from jetstream.admission.suspended import Suspended
+from jetstream.admission.waiting import Waiting
+from jetstream.model.event import ACCOUNT, Event, Key
+from jetstream.upstream.extract import extract, possible_keys
+from jetstream.verify.chain import Judgement, latest_rev, screen
+from jetstream.verify.verdict import REPLAY, Verdict
+
+class Judge:
+    """The one judge of all sources. `others` tells whether a source beside the named one is connected."""
+
+    def __init__(
+        self,
+        rules: Rules,
+        states: States,
+        suspended: Suspended,
+        held: Waiting[Message],
+        accounts: Accounts,
+        identities: Identities,
+        marks: Marks,
+        signatures: Signatures,
+        others: Callable[[str], bool],
+        on_refused: Callable[[Message, Verdict], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._rules = rules
+        self._states = states
+        self._suspended = suspended
+        # Messages that are held since those before them are missing.
+        self._held = held
+        self._accounts = accounts
+        self._identities = identities
+        self._marks = marks
+        self._signatures = signatures
+        self._others = others
+        self._on_refused = on_refused
+        self._clock = clock
+        # What was judged since the last append.
+        self.output = Output()
+        # The time, in unix microseconds, and the highest rev that is acceptable then.
+        self._now_us = 0
+        self._latest = ""
+
+    def __len__(self) -> int:
+        """Return how many messages wait."""
+        return len(self._suspended) + len(self._held)
+
+    def account_changes(self) -> Mapping[tuple[str, str], bytes | None]:
+        """Return what has become known of accounts since the last call, to be stored."""
+        return self._accounts.changes()
+
+    def close(self) -> None:
+        """End all waiting."""
+        self._suspended.close()
+
+    def begin(self, now_us: int) -> None:
+        """Begin to judge, at a time in unix microseconds."""
+        self._now_us = now_us
+        self._latest = latest_rev(now_us)
+
+    def take(self, message: Message) -> None:
+        """Judge a message that has arrived, or let it wait."""
+        if message.did in self._suspended:
+            self._mark(message)
+            self._suspended.add(message)
+        else:
+            self._decide(message)
+
+    def take_ready(self) -> bool:
+        """Judge the messages of one repository whose first one is ready. False: none is."""
+        messages = self._suspended.take_ready()
+        if messages is None:
+            return False
+        for message in messages:
+            self.take(message)  # the first that must wait again has the others wait behind it
+        return True
+
+    def take_due(self) -> None:
+        """Judge what has waited for long enough."""
+        now = self._clock()
+        self._suspended.end_due(now)
+        self._take_overdue(self._held.due(now))
+
+    def tell_accounts(self, accounts_max: int) -> None:
+        """Pass on what readers must be told of accounts because another source decides."""
+        for source, did, body in self._accounts.differences(accounts_max, self._now_us):
+            event = Event(ACCOUNT, did.encode(), b"", b"", b"", b"", body)
+            self._pass_account(source, did, event, ())
+
+    def waiting_keys(self, key: Key) -> set[Key]:
+        """Return the keys of all messages that wait, of the repository of a key."""
+        did = key[0].decode()
+        waiting = [*self._suspended.messages(did), *self._held.items(did)]
+        return {each for message in waiting for each in possible_keys(message.envelope)}
+
+    def next_due(self) -> float | None:
+        """Return when `take_due` has something next, in seconds of the clock; None: nothing waits."""
+        times = (self._suspended.next_due(), self._held.next_due())
+        return min((each for each in times if each is not None), default=None)
+
+    def _decide(self, message: Message) -> None:
+        """Judge a message, or let it wait."""
+        if message.envelope.type in IN_REPOSITORIES:
+            self._decide_signed(message)
+        else:
+            self._decide_unsigned(message)
+            self._done(message)
+
+    def _decide_signed(self, message: Message) -> None:
+        state = self._states.get(message.did)
+        blocks = message.envelope.fields.get("blocks")
+        verdict = screen(state, message.rev, blocks, self._latest)
+        if verdict is None and self._is_held(message):
+            verdict = REPLAY
+        if verdict is not None:
+            self._end(message, Judgement(verdict, state))
+        elif (waiting := self._signatures.missing(message)) is not None:
+            self._mark(message)
+            self._suspended.begin(message, waiting)
+        else:
+            assert message.finding is not None
+            judgement = self._rules.judge(state, message.finding)
+            if not self._hold(message, judgement):
+                self._end(message, judgement)
+
+    def _is_held(self, message: Message) -> bool:
+        """Return whether a copy of a message is held, which was examined although this one was not."""
+        copies = self._held.items(message.did) if message.finding is None else ()
+        return any(copy.rev == message.rev for copy in copies)
+
+    def _hold(self, message: Message, judgement: Judgement) -> bool:
+        """Hold a message while another source may have those before it; return whether it is held."""
+        if message.is_overdue or not judgement.missing_after or not self._others(message.source):
+            return False
+        self._mark(message)
+        message.held_since = message.held_since or self._clock()
+        did, rev = message.did, message.rev
+        self._take_overdue(self._held.hold(did, message, message.size, message.held_since, rev))
+        return True
+
+    def _take_overdue(self, messages: list[tuple[str, Message]]) -> None:
+        """Judge messages that are held no longer."""
+        for _, message in messages:
+            message.is_overdue = True
+        for _, message in messages:
+            self.take(message)
+
+    def _end(self, message: Message, judgement: Judgement) -> None:
+        """Pass a message on, or drop it."""
+        verdict = judgement.verdict
+        self.output.verdicts[verdict.name, verdict.reason] += 1
+        if verdict.name == "refused":
+            self._on_refused(message, verdict)
+        passes = self._rules.passes(verdict.name)
+        if passes:
+            self._pass(message, judgement)
+        self._done(message)
+        if passes:
+            self._release(message.did)
+
+    def _pass(self, message: Message, judgement: Judgement) -> None:
+        finding, output = message.finding, self.output
+        assert finding is not None
+        if judgement.missing_after:
+            cause = message.envelope.type
+            gap = Found(len(output.events), message.did, judgement.missing_after, message.rev, cause)
+            output.gaps.append(gap)
+        output.add(message.source, finding.events, finding.drops)
+        self._states.put(message.did, judgement.state)
+
+    def _release(self, did: str) -> None:
+        """Judge again what is held of a repository. What does not follow yet is held again."""
+        if did in self._held:
+            for message in self._held.release(did):
+                self.take(message)
+
+    def _decide_unsigned(self, message: Message) -> None:
+        """Pass on an identity or account message, unless a source has said the same."""
+        (event,), drops = extract(message.envelope)
+        if message.envelope.type == "identity":
+            passes = self._identities.passes(event.body, self._now_us)
+        else:
+            self._take_overdue([(message.did, each) for each in self._held.release(message.did)])
+            passes = self._accounts.offer(message.source, message.did, event.body)
+        if not passes:
+            self.output.drops[message.source, "repeat"] += 1
+        elif message.envelope.type == "identity":
+            self.output.add(message.source, [event], drops)
+        else:
+            self._pass_account(message.source, message.did, event, drops)
+
+    def _pass_account(self, source: str, did: str, event: Event, drops: Sequence[str]) -> None:
+        self.output.add(source, [event], drops)
+        if is_deletion(event.body):
+            self._states.put(did, None)
+
+    def _mark(self, message: Message) -> None:
+        """Let the cursor say that a message is not stored."""
+        if not message.is_marked:
+            message.is_marked = True
+            self._marks.wait(message.source, message.seq)
+
+    def _done(self, message: Message) -> None:
+        """Note that a message is dropped, or is stored with the next append."""
+        if message.is_marked:
+            message.is_marked = False
+            self._marks.settle(message.source, message.seq)
+        self._signatures.done(message)

@@ -1,0 +1,116 @@
+"""What a message lacks until it can be judged: its examination, a key, or the account's earlier keys."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Coroutine, Sequence
+from typing import Any, Protocol
+
+from jetstream.admission.examination import Finding, Task, examine, with_signature
+from jetstream.admission.intake import Examine
+from jetstream.admission.judging import IN_REPOSITORIES, Message, Rules, States
+from jetstream.atproto.encoded_key import EncodedKey
+from jetstream.limits import UpstreamLimits
+
+
+class Keyring(Protocol):
+    """What is asked for keys: see `admission.keys`."""
+
+    def cached(self, did: str) -> EncodedKey | None:
+        """Return the key of an account that is in memory."""
+
+    async def load(self, dids: Sequence[str]) -> None:
+        """Read the keys of accounts from the file into memory."""
+
+    def wait(self, did: str) -> Awaitable[EncodedKey | None]:
+        """Return the key of an account; None if it is not known in time."""
+
+    def after_failure(self, did: str, rev: str) -> Awaitable[Sequence[EncodedKey]]:
+        """Return the keys that an account had at a rev, for a signature that its key does not fit."""
+
+    def announced(self, did: str) -> None:
+        """Note that an account may have changed its key."""
+
+
+class Signatures:
+    """Has messages examined with the keys of their accounts. `keys` is None where nothing is verified."""
+
+    def __init__(
+        self,
+        rules: Rules,
+        states: States,
+        examine: Examine,
+        keys: Keyring | None,
+        limits: UpstreamLimits = UpstreamLimits(),
+    ) -> None:
+        self._rules = rules
+        self._states = states
+        self._examine = examine
+        self._keys = keys
+        self._limits = limits
+        # The DID and rev of each message that is examined or waits. A copy of it is not examined.
+        self._examined: set[tuple[str, str]] = set()
+
+    async def prepare(self, messages: Sequence[Message]) -> list[Task | None]:
+        """Return the task of each message; None if it is not examined now."""
+        signed = [each if each.envelope.type in IN_REPOSITORIES else None for each in messages]
+        if self._keys is not None:
+            missing = {each.did for each in signed if each is not None and not self._keys.cached(each.did)}
+            if missing:
+                await self._keys.load(list(missing))
+        return [None if each is None else self._first_task(each) for each in signed]
+
+    def missing(self, message: Message) -> Coroutine[Any, Any, Finding] | None:
+        """Return what a message must wait for; None: it can be judged."""
+        finding = message.finding
+        if finding is None:
+            if not message.is_let_go:
+                return self._examine_copy(message)
+            finding = message.finding = examine(self._task(message), self._rules.mode, self._limits)
+        if message.is_let_go or self._keys is None:
+            return None
+        if self._rules.lacks_key(finding) and not message.asked:
+            message.asked = True
+            return self._with_key(message, finding, self._keys)
+        if finding.signed is False and not message.retried:
+            message.retried = True
+            return self._with_earlier_keys(message, finding, self._keys)
+        return None
+
+    def done(self, message: Message) -> None:
+        """Note that a message is judged: a copy of it is examined again, if it is not known by then."""
+        if message.finding is not None:
+            self._examined.discard((message.did, message.rev))
+
+    def announced(self, did: str) -> None:
+        """Note that an account may have changed its key."""
+        if self._keys is not None:
+            self._keys.announced(did)
+
+    def _first_task(self, message: Message) -> Task | None:
+        """Return the task of a message that has arrived; None if it is a copy or a repeat."""
+        place = (message.did, message.rev)
+        if place in self._examined or self._states.knows(message.envelope):
+            return None
+        self._examined.add(place)
+        return self._task(message)
+
+    def _task(self, message: Message) -> Task:
+        key = None if self._keys is None else self._keys.cached(message.did)
+        keys = () if key is None else (key,)
+        return Task(message.envelope.type, message.envelope.fields, keys)
+
+    async def _examine_copy(self, message: Message) -> Finding:
+        (finding,) = await self._examine([self._task(message)])
+        return finding
+
+    async def _with_key(self, message: Message, finding: Finding, keys: Keyring) -> Finding:
+        key = await keys.wait(message.did)
+        return finding if key is None else with_signature(finding, [key])
+
+    async def _with_earlier_keys(self, message: Message, finding: Finding, keys: Keyring) -> Finding:
+        earlier = await keys.after_failure(message.did, message.rev)
+        if not earlier:
+            return finding
+        task = Task(message.envelope.type, message.envelope.fields, tuple(earlier))
+        (found,) = await self._examine([task])
+        return found

@@ -1,0 +1,95 @@
+"""Repositories whose first message waits for something, with the messages behind it.
+
+What the first message waits for is a task: a key, or an examination. When that is done, the repository is
+*ready*, and its messages are judged in order, until one must wait again. What waits for too long, or has no
+room, is let go (`waiting`): its repository is ready at once, and it is judged with what is known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple
+
+from jetstream.admission.examination import Finding
+from jetstream.admission.judging import Message
+from jetstream.admission.waiting import Waiting
+
+
+class _First(NamedTuple):
+    """The message that its repository waits for, and what it waits for itself."""
+
+    message: Message
+    task: asyncio.Task[Finding]
+
+
+class Suspended:
+    """All repositories that wait. `on_ready` is called when one has become ready."""
+
+    def __init__(self, waiting: Waiting[Message], on_ready: Callable[[], None]) -> None:
+        self._waiting = waiting
+        self._on_ready = on_ready
+        # By DID. Those that are ready are among them, until `take_ready` returns them.
+        self._first: dict[str, _First] = {}
+        # Messages that were let go, in order, by DID.
+        self._let_go: dict[str, list[Message]] = {}
+        # DIDs whose task is done.
+        self._ready: deque[str] = deque()
+
+    def __len__(self) -> int:
+        """Return how many messages wait."""
+        return len(self._waiting) + sum(map(len, self._let_go.values()))
+
+    def __contains__(self, did: str) -> bool:
+        """Return whether messages of a repository belong behind one that waits."""
+        return did in self._first
+
+    def messages(self, did: str) -> list[Message]:
+        """Return the messages of a repository that wait."""
+        return [*self._let_go.get(did, ()), *self._waiting.items(did)]
+
+    def begin(self, message: Message, waiting: Coroutine[Any, Any, Finding]) -> None:
+        """Let a message wait until `waiting` returns its finding, and its repository with it."""
+        did = message.did
+        task = asyncio.create_task(waiting)
+        self._first[did] = _First(message, task)
+        task.add_done_callback(lambda _: self._note_ready(did))
+        self.add(message)
+
+    def add(self, message: Message) -> None:
+        """Add a message behind those of its repository that wait."""
+        self._note_let_go(self._waiting.hold(message.did, message, message.size, message.since))
+
+    def end_due(self, now: float) -> None:
+        """Let go what has waited for its time."""
+        self._note_let_go(self._waiting.due(now))
+
+    def next_due(self) -> float | None:
+        """Return when `end_due` has something next; None: nothing waits."""
+        return self._waiting.next_due()
+
+    def take_ready(self) -> list[Message] | None:
+        """Return the messages of a repository that is ready, which then waits no longer. None: none is."""
+        if not self._ready:
+            return None
+        did = self._ready.popleft()
+        message, task = self._first.pop(did)
+        if not task.cancelled():
+            message.finding = task.result()
+        return self._let_go.pop(did, []) + self._waiting.release(did)
+
+    def close(self) -> None:
+        """End all tasks. What waits is neither judged nor stored."""
+        for _, task in self._first.values():
+            task.cancel()
+
+    def _note_let_go(self, messages: list[tuple[str, Message]]) -> None:
+        for did, message in messages:
+            message.is_let_go = True
+            self._let_go.setdefault(did, []).append(message)
+            self._first[did].task.cancel()
+
+    def _note_ready(self, did: str) -> None:
+        self._ready.append(did)
+        self._on_ready()
