@@ -22,7 +22,7 @@ from jetstream.delivery.render_cache import RenderCache
 from jetstream.delivery.renderers.classic import CLASSIC
 from jetstream.delivery.renderers.v1 import V1
 from jetstream.delivery.subscriber import Encoding
-from jetstream.eventlog import LogReader, SourceCursor
+from jetstream.eventlog import Changes, LogReader, SourceCursor
 from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.limits import DeliveryLimits, LogLimits
@@ -41,7 +41,7 @@ STALL_S: Final = 10.0
 LIVE_S: Final = 5.0
 
 ENCODING: Final = Encoding(CLASSIC, WEBSOCKET)
-CURSOR: Final = {"relay.example:443": SourceCursor(1)}
+CHANGES: Final = Changes({"relay.example:443": SourceCursor(1)})
 LIMITS: Final = (
     Limit("commit of 1 event, µs", 100),
     Limit("commit of 100 events, µs", 500),
@@ -95,7 +95,7 @@ async def commits(directory: Path, network: Network) -> dict[str, float]:
     figures: dict[str, float] = {}
     for size, name in ((1, "1 event"), (20, "20 events"), (100, "100 events")):
         log = await SqliteLog.open(directory / str(size))
-        took = [await timed(log.append(batch, CURSOR)) for batch in network.batches(1000 * size, size)]
+        took = [await timed(log.append(batch, CHANGES)) for batch in network.batches(1000 * size, size)]
         await log.close()
         figures[f"commit of {name}, µs"] = sorted(took)[500] * 1e6
     return figures
@@ -119,7 +119,7 @@ async def fill(directory: Path, network: Network, events: int) -> tuple[int, int
         rendered = V1.render(batch, range(len(batch)))
         json_bytes += sum(map(len, rendered))
         messages += sum(map(bool, rendered))  # v1 has no syncs
-        await log.append(batch, CURSOR)
+        await log.append(batch, CHANGES)
         count += len(batch)
         if count % SEGMENT_EVENTS == 0:
             await log.maintain()
@@ -207,7 +207,7 @@ async def live_delay(log: SqliteLog, network: Network) -> float:
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
         # From when it was due: an append that comes late because the loop was busy is late for its readers.
         appended[batch.last] = due
-        await log.append(batch, CURSOR)
+        await log.append(batch, CHANGES)
     for task in (live, *readers):
         task.cancel()
     await asyncio.gather(live, *readers, return_exceptions=True)
@@ -231,7 +231,7 @@ async def stalls(directory: Path, network: Network) -> dict[str, float]:
         began = time.perf_counter()
         for count, batch in enumerate(batches):
             await asyncio.sleep(max(0.0, began + count * 0.01 - time.perf_counter()))
-            took.append(await timed(log.append(batch, CURSOR)))
+            took.append(await timed(log.append(batch, CHANGES)))
 
     busy = await lateness(append())
     await log.close()

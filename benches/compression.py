@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import uvloop
-from benches.bench_log import CURSOR, SEGMENT_EVENTS
+from benches.bench_log import CHANGES, SEGMENT_EVENTS
 from benches.events import Network
 from benches.limits import Limit, number
 from benches.stand import Server
@@ -71,7 +71,7 @@ async def fill(directory: Path, events: int) -> dict[str, int]:
     """Store events, all sealed. Return how many bytes they are on a socket, plain and compressed."""
     log, sizes, stored = await SqliteLog.open(directory, erase=frozenset()), dict.fromkeys(QUERIES, 0), 0
     for batch in Network().batches(events, 100):
-        await log.append(batch, CURSOR)
+        await log.append(batch, CHANGES)
         messages = V1.render(batch, range(len(batch)))
         sizes["plain"] += sum(map(len, WEBSOCKET.frames(messages)))
         sizes["compressed"] += sum(map(len, OWN.framing.frames(messages)))

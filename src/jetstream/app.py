@@ -194,7 +194,7 @@ class Service:
             return SeqTracker(self.settings.upstream_cursor, limits=limits)
         stored = self.log.cursors.get(where)
         if stored is not None:
-            return SeqTracker(*stored, resumed=True, limits=limits)
+            return SeqTracker(*stored[:3], resumed=True, limits=limits)
         if self.log.cursors:
             logger.warning(
                 "stored cursor belongs to another upstream; starting at the live end",

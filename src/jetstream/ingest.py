@@ -13,7 +13,7 @@ from typing import Final
 
 from jetstream.conditions import Conditions
 from jetstream.errors import LogUnwritable
-from jetstream.eventlog import Cursors, LogWriter, SourceCursor
+from jetstream.eventlog import Changes, LogWriter, SourceCursor
 from jetstream.metrics import Metrics
 from jetstream.model.batch import Batch
 from jetstream.model.event import Event
@@ -67,13 +67,13 @@ class Ingest:
         if decoded.seq is not None:
             cursors = {self._source: SourceCursor(decoded.seq, decoded.provisional, decoded.fell_from)}
             if decoded.events or cursors != self._log.cursors:
-                await self._append(self._stamper.stamp(decoded.events), cursors, received_at)
+                await self._append(self._stamper.stamp(decoded.events), Changes(cursors), received_at)
         await self._log.followers.wait()
 
-    async def _append(self, batch: Batch, cursors: Cursors, received_at: float) -> None:
+    async def _append(self, batch: Batch, changes: Changes, received_at: float) -> None:
         while True:
             try:
-                await self._log.append(batch, cursors, received_at)
+                await self._log.append(batch, changes, received_at)
             except LogUnwritable as error:
                 self._metrics.log_failures.inc()
                 self._conditions.begin(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.unit.eventlog.events import make_event
 
-from jetstream.eventlog import SourceCursor
+from jetstream.eventlog import Changes, SourceCursor
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.ingest import Stamper
 
@@ -31,7 +31,7 @@ async def write(directory: Path) -> None:
         events = [make_event(number + n) for n in range(1, random.randint(1, 60))]
         number += len(events)
         batch = stamper.stamp(events)
-        await log.append(batch, {"relay.example:443": SourceCursor(number)})
+        await log.append(batch, Changes({"relay.example:443": SourceCursor(number)}))
         os.write(sys.stdout.fileno(), b"%d %d\n" % (number, log.tip))
         await asyncio.sleep(began + (number - begun) / RATE - time.monotonic())
 

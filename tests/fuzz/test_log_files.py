@@ -15,7 +15,7 @@ from tests.fuzz.conftest import Fuzz
 from tests.unit.eventlog.events import make_event
 
 from jetstream.errors import LogError
-from jetstream.eventlog import SourceCursor
+from jetstream.eventlog import Changes, SourceCursor
 from jetstream.eventlog.sqlite.check import check
 from jetstream.eventlog.sqlite.export import contents, selected
 from jetstream.eventlog.sqlite.repair import repair
@@ -58,7 +58,7 @@ async def write(directory: Path, copy: Path) -> Written:
     written: Written = {}
     for start in range(1, EVENTS + 1, BATCH):
         batch = Batch.of([make_event(n) for n in range(start, start + BATCH)], range(start, start + BATCH))
-        await log.append(batch, {"relay.example:443": SourceCursor(start)})
+        await log.append(batch, Changes({"relay.example:443": SourceCursor(start)}))
         written |= {batch.times[index]: batch.event(index) for index in range(len(batch))}
     await log.maintain()
     for name in FILES:
@@ -125,7 +125,9 @@ async def serve(directory: Path, written: Written) -> None:
                 assert written.get(batch.times[index]) == batch.event(index)
             position = batch.last + 1
         time_us = log.tip + 1
-        await log.append(Batch.of([make_event(1)], [time_us]), {"relay.example:443": SourceCursor(1)})
+        await log.append(
+            Batch.of([make_event(1)], [time_us]), Changes({"relay.example:443": SourceCursor(1)})
+        )
         assert log.tip == time_us
     finally:
         await log.close()

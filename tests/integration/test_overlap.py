@@ -15,6 +15,7 @@ from tests.subscriber import subscribe
 from tests.unit.eventlog.trimming import trim
 
 from jetstream.app import Service
+from jetstream.eventlog import SourceCursor
 from jetstream.limits import LogLimits
 from jetstream.settings import Settings
 
@@ -86,7 +87,7 @@ async def test_history_from_before_the_log_is_recognised_where_the_log_begins(
     found = await counts(service)
     assert 200 - gone <= left < 200 - gone + SEGMENT + FRAMES
     assert found == Counter(range(1, 231))
-    assert cursor(service) == (230, None, None)
+    assert cursor(service) == SourceCursor(230)
 
 
 @pytest.mark.parametrize("killed_at", [3, 50, 99, 130])

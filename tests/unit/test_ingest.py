@@ -9,7 +9,7 @@ from tests.builders import event
 
 from jetstream.clock import unix_us
 from jetstream.conditions import Conditions
-from jetstream.eventlog import SourceCursor
+from jetstream.eventlog import Changes, SourceCursor
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.ingest import Ingest, Stamper
 from jetstream.metrics import Metrics
@@ -102,6 +102,6 @@ async def test_storing_gives_the_loop_a_turn_though_there_is_nothing_to_store(lo
 
 
 async def test_the_cursor_of_a_source_that_is_not_in_use_goes(log: SqliteLog) -> None:
-    await log.append(Batch.of((), ()), {"old:443": SourceCursor(9), "older:443": SourceCursor(7)})
+    await log.append(Batch.of((), ()), Changes({"old:443": SourceCursor(9), "older:443": SourceCursor(7)}))
     await store(log, DecodedBatch([event()], 1))
     assert log.cursors == {"relay.example:443": SourceCursor(1)}

@@ -8,7 +8,7 @@ that stores them (`eventlog.sqlite`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from jetstream.eventlog.backpressure import Followers
@@ -19,20 +19,58 @@ from jetstream.status import LogStatistics
 
 
 class SourceCursor(NamedTuple):
-    """How far one upstream was read: the `seq` of its last frame that is in the log.
+    """How far one upstream was read.
+
+    The server resumes after `seq`: every frame up to it is in the log, or was dropped.
 
     `provisional` is a higher number whose frame is in the log too. It may have been damaged, so the server
     never resumes after it. `fell_from` is what `seq` was before the upstream's numbers fell. It is kept while
     the log holds events from before the fall.
+
+    Frames that wait, for a key or for the frames before them, are stored later than those behind them.
+    `stored_to` is the highest seq that is stored; None: it is `seq`. `unstored` has the seqs between the two
+    that are not stored yet, rising.
     """
 
     seq: int
     provisional: int | None = None
     fell_from: int | None = None
+    stored_to: int | None = None
+    unstored: tuple[int, ...] = ()
 
 
-# The cursor of each source, by its name: `host:port`.
+# The cursor of each source, by its name.
 Cursors = Mapping[str, SourceCursor]
+
+
+class Gap(NamedTuple):
+    """Messages of one repository that never came: what follows `after_rev`, up to before `rev`.
+
+    `time_us` is when it was found: the position of the event that showed it, or just after. `after_rev` is
+    the newest revision that was passed on before, `rev` that of the message that showed the gap. `cause` is
+    what kind of message that was: "commit" or "sync".
+    """
+
+    time_us: int
+    did: str
+    after_rev: str
+    rev: str
+    cause: str
+
+
+class Changes(NamedTuple):
+    """What is stored together with the events of one append.
+
+    `cursors` has the cursor of every source that is in use; that of any other source is removed. `repos` has
+    the states that have changed, by compact DID (`atproto.compact_did`): 24 bytes each
+    (`verify.chain.State.packed`), None to forget it. `gaps` are those that were found. `accounts` has what is
+    known of an account by a source, by (source, DID), as `admission` packs it; None to forget it.
+    """
+
+    cursors: Cursors
+    repos: Mapping[bytes, bytes | None] = {}
+    gaps: Sequence[Gap] = ()
+    accounts: Mapping[tuple[str, str], bytes | None] = {}
 
 
 class Log(Protocol):
@@ -88,13 +126,12 @@ class LogWriter(Log, Protocol):
     def cursors(self) -> Cursors:
         """The cursors as of the last append."""
 
-    async def append(self, batch: Batch, cursors: Cursors, received_at: float | None = None) -> None:
-        """Store events and the cursors of all sources together, or neither.
+    async def append(self, batch: Batch, changes: Changes, received_at: float | None = None) -> None:
+        """Store events and all changes together, or neither.
 
-        `batch` follows the tip. It may be empty when only cursors move. `cursors` has every source that is in
-        use; the cursor of any other is removed. `received_at` is when the oldest of the events was received,
-        in monotonic seconds; None when that is unknown. When this returns, all survive the process, and
-        readers see the events.
+        `batch` follows the tip. It may be empty when there are only changes. `received_at` is when the oldest
+        of the events was received, in monotonic seconds; None when that is unknown. When this returns, all
+        survive the process, and readers see the events.
 
         Raises LogUnwritable with nothing stored.
         """

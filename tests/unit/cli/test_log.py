@@ -15,7 +15,7 @@ from jetstream.cli.log import cat, check, repair, stats
 from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.renderers.v1 import V1
 from jetstream.errors import InvalidParameter, LogError, SettingError
-from jetstream.eventlog import Cursors
+from jetstream.eventlog import Changes, Cursors
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
@@ -29,7 +29,7 @@ START = 1_700_000_000_000_000
 async def directory(tmp_path: Path, batch_of: BatchOf, cursor: Cursors) -> Path:
     log = await SqliteLog.open(tmp_path, limits=LogLimits(segment_events=300))
     for start in range(START, START + 1000, 100):
-        await log.append(batch_of(range(start, start + 100)), cursor)
+        await log.append(batch_of(range(start, start + 100)), Changes(cursor))
     await log.maintain()
     await log.close()
     return tmp_path
@@ -64,7 +64,7 @@ async def test_cat_leaves_out_what_a_wire_has_not(
 ) -> None:
     log = await SqliteLog.open(directory)
     sync = Event(SYNC, b"did:plc:a", b"", b"", b"", b"", b"{}")
-    await log.append(Batch.of([sync], [START + 2000]), cursor)
+    await log.append(Batch.of([sync], [START + 2000]), Changes(cursor))
     await log.close()
     cat(data_dir=directory, since=str(START + 2000))
     assert written(capsysbinary) == []
@@ -103,7 +103,7 @@ async def test_all_but_repair_run_beside_a_writer(
     directory: Path, capsysbinary: pytest.CaptureFixture[bytes], batch_of: BatchOf, cursor: Cursors
 ) -> None:
     log = await SqliteLog.open(directory)
-    await log.append(batch_of(range(START + 1000, START + 1010)), cursor)
+    await log.append(batch_of(range(START + 1000, START + 1010)), Changes(cursor))
     stats(data_dir=directory)
     assert b"1,010" in written(capsysbinary)[0]
     check(data_dir=directory)

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from jetstream.errors import LogCorrupt, LogError, LogUnwritable
-from jetstream.eventlog import SourceCursor
 from jetstream.eventlog.sqlite import schema
 from jetstream.eventlog.sqlite.check import Findings, check, whole_rows
 from jetstream.eventlog.sqlite.connection import (
@@ -132,7 +131,7 @@ def _rebuild(directory: Path, new: Path) -> Findings:
         tip_us = max(newest_us, _repair_reservation(directory, newest_us))
         # Without a floor, the oldest event is it.
         floor = _rows(old, "SELECT floor_us FROM state") or [(schema.oldest_us(writer) or tip_us + 1,)]
-        cursors = {source: SourceCursor(*cursor) for source, *cursor in _rows(old, schema.CURSORS)}
+        cursors = dict(map(schema.named_cursor, _rows(old, schema.CURSORS)))
         tombstones = _rows(old, "SELECT * FROM tombstone")
         stored = _rows(old, "SELECT * FROM stored")
         with Transaction(writer):

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from itertools import accumulate
+from operator import sub
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -31,7 +33,7 @@ POSITION_MAX: Final = (1 << 63) - 1  # an upper bound of every position: SQLite'
 
 # In the header of the file, where `file` and other programs look: "JETS", and the version of the tables.
 APPLICATION_ID: Final = 0x4A455453
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 # Executed in an empty file. Integers are positions in microseconds, or counts. The columns of events are
 # blobs, as `columns` writes them for the tail, and `segment` for segments.
 SCHEMA: Final = """
@@ -49,6 +51,8 @@ CREATE TABLE cursor (
     seq       INTEGER NOT NULL,
     provisional INTEGER,
     fell_from INTEGER,
+    stored_to INTEGER,
+    unstored  TEXT,
     tip_us    INTEGER NOT NULL,
     appended  INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
@@ -97,7 +101,7 @@ def for_each_table(statement: str) -> dict[str, str]:
 # A row by its key.
 ROW: Final = for_each_table("SELECT * FROM %s WHERE last_us = ?")
 DELETE_ROW: Final = for_each_table("DELETE FROM %s WHERE last_us = ?")
-CURSORS: Final = "SELECT source, seq, provisional, fell_from FROM cursor"
+CURSORS: Final = "SELECT source, seq, provisional, fell_from, stored_to, unstored FROM cursor"
 # What an operator can do about damage: the end of each such message.
 REMEDY: Final = "`jetstream log repair` keeps every undamaged segment; or move it away to start a new log"
 
@@ -181,26 +185,47 @@ def store_cursors(
     Those two stand in the rows of the cursors, so that a commit writes one page less; the view `extent` takes
     the highest of each. `same_sources` tells that the table has rows for exactly these sources.
     """
-    values = [(*cursor, tip_us, appended, source) for source, cursor in cursors.items()]
+    values = [
+        (*cursor[:-1], _packed_seqs(cursor), tip_us, appended, source) for source, cursor in cursors.items()
+    ]
     if same_sources and values:
         connection.executemany(
-            "UPDATE cursor SET seq = ?, provisional = ?, fell_from = ?, tip_us = ?, appended = ?"
-            " WHERE source = ?",
+            "UPDATE cursor SET seq = ?, provisional = ?, fell_from = ?, stored_to = ?, unstored = ?,"
+            " tip_us = ?, appended = ? WHERE source = ?",
             values,
         )
         return
     connection.execute("UPDATE state SET tip_us = ?, appended = ?", (tip_us, appended))
     connection.execute("DELETE FROM cursor")
     connection.executemany(
-        "INSERT INTO cursor (seq, provisional, fell_from, tip_us, appended, source)"
-        " VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO cursor (seq, provisional, fell_from, stored_to, unstored, tip_us, appended, source)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         values,
     )
 
 
 def read_cursors(connection: sqlite3.Connection) -> dict[str, SourceCursor]:
-    """Return the cursor of each source."""
-    return {source: SourceCursor(*cursor) for source, *cursor in connection.execute(CURSORS)}
+    """Return the cursor of each source. Raises Damaged."""
+    return dict(map(named_cursor, connection.execute(CURSORS)))
+
+
+def named_cursor(row: Sequence[Any]) -> tuple[str, SourceCursor]:
+    """Return a source and its cursor from a row of `CURSORS`. Raises Damaged."""
+    source, *values, unstored = row
+    cursor = SourceCursor(*values)
+    if unstored is None:
+        return source, cursor
+    try:
+        seqs = tuple(accumulate(map(int, unstored.split(" ")), initial=cursor.seq))[1:]
+    except (ValueError, AttributeError) as error:
+        raise Damaged(f"the cursor of {source} is damaged: {error}") from error
+    return source, cursor._replace(unstored=seqs)
+
+
+def _packed_seqs(cursor: SourceCursor) -> str | None:
+    """Return what is `unstored` as differences, the first one to `seq`; None if nothing is."""
+    seqs = cursor.unstored
+    return " ".join(map(str, map(sub, seqs, (cursor.seq, *seqs)))) if seqs else None
 
 
 def read_tip(connection: sqlite3.Connection) -> int:

@@ -32,7 +32,7 @@ import structlog
 from jetstream.clock import boot_id, unix_us
 from jetstream.conditions import Conditions
 from jetstream.errors import LogError, LogUnwritable, SettingError
-from jetstream.eventlog import Cursors
+from jetstream.eventlog import Changes, Cursors
 from jetstream.eventlog.backpressure import Followers
 from jetstream.eventlog.columns import Columns
 from jetstream.eventlog.erase import Tombstones, find_tombstones
@@ -130,8 +130,8 @@ class SqliteLog:
         """The cursors as of the last append."""
         return self._state.cursors
 
-    async def append(self, batch: Batch, cursors: Cursors, received_at: float | None = None) -> None:
-        """Store events and the cursors of all sources together, or neither.
+    async def append(self, batch: Batch, changes: Changes, received_at: float | None = None) -> None:
+        """Store events and all changes together, or neither.
 
         Raises LogUnwritable, or LogCorrupt if upkeep has found the tail damaged.
         """
@@ -147,14 +147,14 @@ class SqliteLog:
                 if len(batch) and batch.last > state.reservation.until_us:
                     await self._reserve(batch.last)
                 with TranslatedErrors(state.path), Transaction(state.writer):
-                    self._store(batch, columns, cursors, tombstones)
+                    self._store(batch, columns, changes, tombstones)
             except LogUnwritable:
                 state.writable = False
                 state.space.full = True
                 self._upkeep.wake()
                 raise
             state.writable = True
-            state.cursors = cursors
+            state.cursors = changes.cursors
             if len(batch):
                 self._publish(batch, tombstones, received_at)
 
@@ -163,7 +163,7 @@ class SqliteLog:
         with short_switch_interval(), TranslatedErrors(self._state.path):
             await asyncio.to_thread(self._state.reservation.extend, position)
 
-    def _store(self, batch: Batch, columns: Columns | None, cursors: Cursors, tombstones: Tombstones) -> None:
+    def _store(self, batch: Batch, columns: Columns | None, changes: Changes, tombstones: Tombstones) -> None:
         """Write one append, inside a transaction: rows of the tail, tombstones, cursors."""
         state = self._state
         writer, batch_bytes, tip = state.writer, state.limits.batch_bytes, state.tip
@@ -176,6 +176,7 @@ class SqliteLog:
                     insert_row(writer, part.first, part.last, Columns.of(part))
         if tombstones:
             writer.executemany("INSERT OR REPLACE INTO tombstone VALUES (?, ?)", tombstones.items())
+        cursors = changes.cursors
         same_sources = cursors.keys() == state.cursors.keys()
         store_cursors(writer, cursors, tip, state.appended + len(batch), same_sources=same_sources)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jetstream.conditions import Conditions
-from jetstream.eventlog import SourceCursor
+from jetstream.eventlog import Changes, SourceCursor
 from jetstream.eventlog.sqlite.ages import ROWS_MAX
 from jetstream.eventlog.sqlite.reservation import Machine
 from jetstream.eventlog.sqlite.store import SqliteLog
@@ -55,7 +55,7 @@ class WrongClock:
             self.elapsed += SECOND
             if events:
                 first = max(self.elapsed + self.offset, self.log.tip + 1)
-                await self.log.append(self.batch_of(range(first, first + events)), CURSOR)
+                await self.log.append(self.batch_of(range(first, first + events)), Changes(CURSOR))
             await self.log.maintain()
 
     @property
@@ -204,12 +204,12 @@ async def test_a_write_ahead_log_that_is_held_is_a_condition_until_it_is_let_go(
     limits = LogLimits(wal_bytes=100_000, wal_bytes_alarm=200_000)
     conditions = Conditions()
     log = await SqliteLog.open(tmp_path, conditions=conditions, limits=limits)
-    await log.append(batch_of(range(1, 10)), CURSOR)
+    await log.append(batch_of(range(1, 10)), Changes(CURSOR))
     other = sqlite3.connect(tmp_path / "jetstream.db", isolation_level=None)
     other.execute("BEGIN")
     other.execute("SELECT * FROM state").fetchone()
     for start in range(10, 3_000, 50):
-        await log.append(batch_of(range(start, start + 50)), CURSOR)
+        await log.append(batch_of(range(start, start + 50)), Changes(CURSOR))
         await log.maintain()
     assert log.statistics().wal_bytes > 200_000
     assert "jetstream.db-wal is" in conditions.reasons["wal"]

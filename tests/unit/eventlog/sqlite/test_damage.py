@@ -17,7 +17,7 @@ from tests.unit.eventlog.trimming import trim
 
 from jetstream.conditions import Conditions
 from jetstream.errors import LogCorrupt
-from jetstream.eventlog import Cursors
+from jetstream.eventlog import Changes, Cursors
 from jetstream.eventlog.sqlite.damage import Damage, DamageRecord
 from jetstream.eventlog.sqlite.rewrite import read_tombstones
 from jetstream.eventlog.sqlite.schema import DATABASE
@@ -42,7 +42,7 @@ async def directory(tmp_path: Path, batch_of: BatchOf, cursor: Cursors) -> Path:
     """A closed log of 20 segments, in runs a second apart, and nothing in the tail."""
     log = await SqliteLog.open(tmp_path, limits=LIMITS)
     for segment in range(1, EVENTS // SEALED + 1):
-        await log.append(batch_of(range(segment * STEP, segment * STEP + SEALED)), cursor)
+        await log.append(batch_of(range(segment * STEP, segment * STEP + SEALED)), Changes(cursor))
         await log.maintain()
     await log.close()
     return tmp_path
@@ -191,7 +191,7 @@ async def test_a_damaged_row_of_the_tail_is_passed_over_by_all(
     unsealed = replace(LIMITS, segment_events=1_000)
     async with opened(tmp_path, limits=unsealed) as (log, _):
         for start in range(1, 500, 100):
-            await log.append(batch_of(range(start, start + 100)), cursor)
+            await log.append(batch_of(range(start, start + 100)), Changes(cursor))
     alter(tmp_path, f"UPDATE tail SET {column} WHERE last_us = 200")
     rest = [*range(1, 101), *range(201, 501)]
     async with opened(tmp_path, limits=unsealed) as (log, conditions):
@@ -200,7 +200,7 @@ async def test_a_damaged_row_of_the_tail_is_passed_over_by_all(
     async with opened(tmp_path) as (log, conditions):
         assert "from position 101 to 200" in conditions.reasons["damage"]
         assert await times_from(log) == rest
-        await log.append(batch_of(range(501, 701)), cursor)
+        await log.append(batch_of(range(501, 701)), Changes(cursor))
         await log.maintain()
         assert len(await times_from(log)) == 600
     async with opened(tmp_path) as (log, conditions):
@@ -215,11 +215,11 @@ async def test_upkeep_goes_on_beside_a_damaged_segment(
     alter(directory, f"UPDATE segment SET {statement} WHERE last_us = ?", key(7))
     async with opened(directory) as (log, conditions):
         gone = Event(ACCOUNT, b"did:plc:repo3", b"", b"", b"", b"", DELETED)
-        await log.append(Batch.of([gone], [100 * STEP]), cursor)
+        await log.append(Batch.of([gone], [100 * STEP]), Changes(cursor))
         for _ in range(10):
             await log.maintain()
         assert not read_tombstones(log._state.writer)
-        await log.append(batch_of(range(101 * STEP, 101 * STEP + 2 * SEALED)), cursor)
+        await log.append(batch_of(range(101 * STEP, 101 * STEP + 2 * SEALED)), Changes(cursor))
         await log.maintain()
         assert not log._upkeep._task.done()
         assert log.statistics().writable

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.unit.eventlog.trimming import trim
 
-from jetstream.eventlog import SourceCursor
+from jetstream.eventlog import Changes, SourceCursor
 from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.limits import LogLimits
@@ -58,7 +58,7 @@ async def filled(path: Path, limits: LogLimits = SMALL) -> SqliteLog:
     log = await SqliteLog.open(path, limits=limits)
     for at in range(0, len(EVENTS), 10):
         events = EVENTS[at : at + 10]
-        await log.append(Batch.of(events, range(at + 1, at + 1 + len(events))), CURSOR)
+        await log.append(Batch.of(events, range(at + 1, at + 1 + len(events))), Changes(CURSOR))
     return log
 
 
@@ -133,7 +133,7 @@ async def test_the_numbers_beside_the_confirmed_one_are_stored(
 ) -> None:
     log = await SqliteLog.open(tmp_path)
     cursor = {"relay.example:443": SourceCursor(7, 300_007, 9_000)}
-    await log.append(Batch.of([commit(1)], [1]), cursor)
+    await log.append(Batch.of([commit(1)], [1]), Changes(cursor))
     await log.close()
     log = await SqliteLog.open(tmp_path)
     assert log.cursors == cursor

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tests.unit.eventlog.reading import END, Stamped, read_all
 from tests.unit.eventlog.trimming import trim
 
-from jetstream.eventlog import SourceCursor
+from jetstream.eventlog import Changes, SourceCursor
 from jetstream.eventlog.sqlite.reservation import FILE
 from jetstream.eventlog.sqlite.rewrite import read_tombstones
 from jetstream.eventlog.sqlite.schema import DATABASE
@@ -102,7 +102,7 @@ class LogAgainstList(RuleBasedStateMachine):
         first = self.log.tip + gap
         times = range(first, first + 3 * len(new), 3)
         self.seq += 1
-        self.runner.run(self.log.append(Batch.of(new, times), {"relay:1": SourceCursor(self.seq)}))
+        self.runner.run(self.log.append(Batch.of(new, times), Changes({"relay:1": SourceCursor(self.seq)})))
         self.history += zip(times, new, strict=True)
         self.ends.add(self.log.tip)
 

@@ -18,6 +18,7 @@ from tests.unit.model.asking import ANN, BOB, GOOD, LIKE, POST, Asked
 from jetstream.delivery.feature_cache import FeatureCache
 from jetstream.delivery.index import Groups
 from jetstream.delivery.subscriber import Group, SubscriberOptions
+from jetstream.eventlog import Changes
 from jetstream.eventlog.sqlite.connection import open_reader
 from jetstream.eventlog.sqlite.reader import FileReader
 from jetstream.eventlog.sqlite.store import SqliteLog
@@ -66,9 +67,9 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stored]:
         log = runner.run(SqliteLog.open(tmp_path_factory.mktemp("log"), limits=SMALL))
         held = Stored(runner, log, [*events, event()])  # the last one is in the hot tail
         for at, one in enumerate(events, 1):
-            runner.run(log.append(Batch.of([one], [at]), {}))
+            runner.run(log.append(Batch.of([one], [at]), Changes({})))
         runner.run(log.maintain())
-        runner.run(log.append(Batch.of([event()], [len(events) + 1]), {}))
+        runner.run(log.append(Batch.of([event()], [len(events) + 1]), Changes({})))
         yield held
         runner.run(log.close())
 
@@ -119,9 +120,9 @@ async def test_a_run_of_large_syncs_is_read_in_parts(tmp_path: Path) -> None:
     limits = replace(SMALL, batch_events=1_000, batch_bytes=100_000, scan_segments=64)
     log = await SqliteLog.open(tmp_path, limits=limits)
     for at in range(1, 61):
-        await log.append(Batch.of([event(SYNC, body=body)], [at]), {})
+        await log.append(Batch.of([event(SYNC, body=body)], [at]), Changes({}))
     await log.maintain()
-    await log.append(Batch.of([event()], [61]), {})
+    await log.append(Batch.of([event()], [61]), Changes({}))
     wanted, sizes, position = Filter.parse([LIKE], []), [], 0
     with closing(open_reader(log._state.path)) as connection:
         reader = FileReader(connection, limits, strict=True)

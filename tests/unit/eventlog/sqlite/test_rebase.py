@@ -12,7 +12,7 @@ from tests.unit.eventlog.reading import read_all
 from tests.unit.eventlog.trimming import trim
 
 from jetstream.errors import LogLocked
-from jetstream.eventlog import SourceCursor
+from jetstream.eventlog import Changes, SourceCursor
 from jetstream.eventlog.sqlite.check import check
 from jetstream.eventlog.sqlite.rebase import Rebased, rebase
 from jetstream.eventlog.sqlite.reservation import Machine, Reservation
@@ -36,7 +36,7 @@ async def stored(directory: Path, *runs: range, now: int = NOW) -> list[Event]:
     for run in runs:
         for start in range(run.start, run.stop, 7 * run.step):
             times = range(start, min(start + 7 * run.step, run.stop), run.step)
-            await log.append(Batch.of([make_event(time) for time in times], times), CURSOR)
+            await log.append(Batch.of([make_event(time) for time in times], times), Changes(CURSOR))
         await log.maintain()
     await log.close()
     return [make_event(time) for run in runs for time in run]
@@ -105,7 +105,7 @@ async def test_an_empty_log_ahead_of_the_clock_comes_back_as_well(tmp_path: Path
     assert rebase(tmp_path, NOW).tip_us == NOW
     log = await SqliteLog.open(tmp_path, clock=lambda: NOW)
     assert (log.tip, log.floor) == (NOW, NOW + 1)
-    await log.append(Batch.of([make_event(1)], [NOW + 5]), CURSOR)
+    await log.append(Batch.of([make_event(1)], [NOW + 5]), Changes(CURSOR))
     assert (await log.read(0, FAR, EVERYTHING)) is not None
     await log.close()
 
@@ -127,7 +127,7 @@ async def test_what_was_to_be_erased_still_is(tmp_path: Path) -> None:
     said = Event(CREATE, did, b"app.bsky.feed.post", b"k", b"r", b"bafy", b'{"a":1}')
     left = Event(ACCOUNT, did, b"", b"", b"", b"", b'{"active":false,"status":"deleted"}')
     log = await SqliteLog.open(tmp_path, clock=lambda: NOW)
-    await log.append(Batch.of([said, left, said], [FAR, FAR + 1, FAR + 2]), CURSOR)
+    await log.append(Batch.of([said, left, said], [FAR, FAR + 1, FAR + 2]), Changes(CURSOR))
     await log.close()
     rebase(tmp_path, NOW)
     _, events = await held(tmp_path)
@@ -147,7 +147,7 @@ async def test_each_account_keeps_its_own_erasure_though_one_moves_to_where_anot
     events[times.index(NOW + 10)] = ended
     events[times.index(NOW - 10)] = ended._replace(did=second)
     log = await SqliteLog.open(tmp_path, clock=lambda: NOW)
-    await log.append(Batch.of(events, times), CURSOR)
+    await log.append(Batch.of(events, times), Changes(CURSOR))
     await log.close()
     rebase(tmp_path, NOW)
     _, after = await held(tmp_path)

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.eventlog.reading import times_from
 
 from jetstream.errors import LogCorrupt, LogError, LogLocked
-from jetstream.eventlog import Cursors
+from jetstream.eventlog import Changes, Cursors
 from jetstream.eventlog.sqlite.check import check
 from jetstream.eventlog.sqlite.repair import repair
 from jetstream.eventlog.sqlite.reservation import FILE
@@ -29,7 +29,7 @@ async def directory(tmp_path: Path, batch_of: BatchOf, cursor: Cursors) -> Path:
     log = await SqliteLog.open(tmp_path, limits=LogLimits(segment_events=SEALED))
     for start in range(1, EVENTS, SEALED):
         times = range(1_000_000 * start, 1_000_000 * start + SEALED)
-        await log.append(batch_of(times), cursor)
+        await log.append(batch_of(times), Changes(cursor))
         if start < EVENTS - SEALED:
             await log.maintain()
     await log.close()

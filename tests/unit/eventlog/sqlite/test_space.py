@@ -17,7 +17,7 @@ from tests.full_disk import fill, small_disk
 from tests.unit.eventlog.events import make_event
 
 from jetstream.errors import LogUnwritable
-from jetstream.eventlog import SourceCursor
+from jetstream.eventlog import Changes, SourceCursor
 from jetstream.eventlog.sqlite.check import check
 from jetstream.eventlog.sqlite.connection import open_writer
 from jetstream.eventlog.sqlite.repair import repair
@@ -64,7 +64,7 @@ class Writer:
         Writer.now += SECOND
         bodies = [b'{"x":"%s"}' % self.dice.randbytes(200).hex().encode() for _ in range(100)]
         events = [make_event(self.stored + n)._replace(body=body) for n, body in enumerate(bodies)]
-        await self.log.append(Batch.of(events, range(self.now, self.now + 100)), CURSOR)
+        await self.log.append(Batch.of(events, range(self.now, self.now + 100)), Changes(CURSOR))
         self.stored += 100
 
     async def upkeep(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.eventlog.reading import times_from
 
 from jetstream.errors import LogCorrupt, LogLocked, LogUnwritable, SettingError
-from jetstream.eventlog import Cursors, LogReader, SourceCursor
+from jetstream.eventlog import Changes, Cursors, LogReader, SourceCursor
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
@@ -36,8 +36,8 @@ def test_an_empty_log_has_nothing(log: SqliteLog) -> None:
 
 
 async def test_what_was_appended_is_read(log: SqliteLog, batch_of: BatchOf, cursor: Cursors) -> None:
-    await log.append(batch_of(range(10, 20)), cursor)
-    await log.append(batch_of(range(20, 25)), cursor)
+    await log.append(batch_of(range(10, 20)), Changes(cursor))
+    await log.append(batch_of(range(20, 25)), Changes(cursor))
     assert await times_from(log) == list(range(10, 25))
     assert await times_from(log, 17, stop=22) == [17, 18, 19, 20, 21]
     assert await log.read(25, 100, EVERYTHING) is None
@@ -47,7 +47,7 @@ async def test_what_was_appended_is_read(log: SqliteLog, batch_of: BatchOf, curs
 async def test_everything_survives_reopening(tmp_path: Path, batch_of: BatchOf, cursor: Cursors) -> None:
     first = await SqliteLog.open(tmp_path)
     for start in range(1, 3000, 7):
-        await first.append(batch_of(range(start, start + 7)), cursor)
+        await first.append(batch_of(range(start, start + 7)), Changes(cursor))
     before = first.statistics(), await times_from(first)
     await first.close()
     again = await SqliteLog.open(tmp_path)
@@ -65,17 +65,17 @@ async def test_a_filter_reads_what_it_wants_from_disk_and_memory(
     everything = batch_of(range(1, 5001))
     wanted = Filter.parse(["app.bsky.feed.post"], ["did:plc:repo3", "did:plc:repo4"])
     log = await SqliteLog.open(tmp_path)
-    await log.append(batch_of(range(1, 2501)), cursor)
+    await log.append(batch_of(range(1, 2501)), Changes(cursor))
     await log.close()
     log = await SqliteLog.open(tmp_path)
-    await log.append(batch_of(range(2501, 5001)), cursor)
+    await log.append(batch_of(range(2501, 5001)), Changes(cursor))
     assert await times_from(log, wanted=wanted) == wanted_times(wanted, everything)
     assert await log.read(0, 5001, Filter.parse([], ["did:plc:nobody"]))
     await log.close()
 
 
 async def test_a_cursor_moves_without_events(log: SqliteLog, batch_of: BatchOf) -> None:
-    await log.append(Batch.of((), ()), {"a:1": SourceCursor(5)})
+    await log.append(Batch.of((), ()), Changes({"a:1": SourceCursor(5)}))
     assert log.cursors == {"a:1": SourceCursor(5)}
     assert log.tip == 0
 
@@ -84,11 +84,11 @@ async def test_waiting_ends_when_the_position_is_there(
     log: SqliteLog, batch_of: BatchOf, cursor: Cursors
 ) -> None:
     waiter = asyncio.create_task(log.wait(15))
-    await log.append(batch_of(range(10, 12)), cursor)
+    await log.append(batch_of(range(10, 12)), Changes(cursor))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert not waiter.done()
-    await log.append(batch_of(range(12, 16)), cursor)
+    await log.append(batch_of(range(12, 16)), Changes(cursor))
     await waiter
     await log.wait(3)
 
@@ -100,7 +100,7 @@ async def test_a_waiter_that_is_cancelled_leaves_the_others(
     await asyncio.sleep(0)
     gone.cancel()
     await asyncio.sleep(0)
-    await log.append(batch_of(range(1, 2)), cursor)
+    await log.append(batch_of(range(1, 2)), Changes(cursor))
     await stays
 
 
@@ -141,15 +141,15 @@ async def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> Non
 async def test_a_full_disk_stores_nothing_and_ends_by_itself(
     log: SqliteLog, batch_of: BatchOf, cursor: Cursors
 ) -> None:
-    await log.append(batch_of(range(1, 3)), cursor)
+    await log.append(batch_of(range(1, 3)), Changes(cursor))
     log._state.writer.execute("PRAGMA max_page_count = 8")
     with pytest.raises(LogUnwritable, match="full"):
-        await log.append(batch_of(range(3, 3000)), {"a:1": SourceCursor(9)})
+        await log.append(batch_of(range(3, 3000)), Changes({"a:1": SourceCursor(9)}))
     assert not log.statistics().writable
     assert (log.tip, log.cursors) == (2, cursor)
     assert await times_from(log) == [1, 2]
     log._state.writer.execute("PRAGMA max_page_count = 100000")
-    await log.append(batch_of(range(3, 3000)), cursor)
+    await log.append(batch_of(range(3, 3000)), Changes(cursor))
     assert log.statistics().writable
     assert await times_from(log) == list(range(1, 3000))
 
@@ -157,7 +157,7 @@ async def test_a_full_disk_stores_nothing_and_ends_by_itself(
 async def test_readers_share_a_segment(tmp_path: Path, batch_of: BatchOf, cursor: Cursors) -> None:
     log = await SqliteLog.open(tmp_path, limits=LogLimits(segment_events=100))
     for start in range(1, 1000, 50):
-        await log.append(batch_of(range(start, start + 50)), cursor)
+        await log.append(batch_of(range(start, start + 50)), Changes(cursor))
     await log.maintain()
     await log.close()
     log = await SqliteLog.open(tmp_path)
@@ -172,8 +172,8 @@ async def test_a_reader_in_the_middle_of_a_segment_waits_for_no_thread(
     tmp_path: Path, batch_of: BatchOf, cursor: Cursors
 ) -> None:
     log = await SqliteLog.open(tmp_path, limits=LogLimits(segment_events=100))
-    await log.append(batch_of(range(10, 110)), cursor)
-    await log.append(batch_of(range(120, 220)), cursor)
+    await log.append(batch_of(range(10, 110)), Changes(cursor))
+    await log.append(batch_of(range(120, 220)), Changes(cursor))
     await log.maintain()
     await log.close()
     log = await SqliteLog.open(tmp_path)
@@ -203,7 +203,7 @@ async def test_a_large_append_is_whole_yet_no_reader_need_take_all_of_it(
     sizes = [900_000, 10, 700_000, 2_000_000, 400_000, 400_000, 1]
     events = [Event(CREATE, b"did:plc:a", b"a.b.c", b"k", b"r", b"", b"x" * size) for size in sizes]
     log = await SqliteLog.open(tmp_path)
-    await log.append(Batch.of(events, range(1, 8)), cursor)
+    await log.append(Batch.of(events, range(1, 8)), Changes(cursor))
     log._state.hot_tail.drop_before(8)  # as if more had come since
     read: list[int] = []
     while (batch := await log.read(len(read) + 1, 8, EVERYTHING)) is not None:
@@ -222,7 +222,7 @@ async def test_small_appends_of_large_events_are_read_a_few_at_a_time(
 ) -> None:
     event = Event(CREATE, b"did:plc:a", b"a.b.c", b"k", b"r", b"", b"x" * 100_000)
     for time in range(1, 31):
-        await log.append(Batch.of([event], [time]), cursor)
+        await log.append(Batch.of([event], [time]), Changes(cursor))
     log._state.hot_tail.drop_before(31)
     batch = await log.read(1, 31, EVERYTHING)
     assert batch is not None

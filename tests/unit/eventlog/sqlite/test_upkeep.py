@@ -17,7 +17,7 @@ from tests.unit.eventlog.reading import times_from
 from tests.unit.eventlog.trimming import trim
 
 from jetstream.errors import LogCorrupt
-from jetstream.eventlog import Cursors
+from jetstream.eventlog import Changes, Cursors
 from jetstream.eventlog.columns import Damaged
 from jetstream.eventlog.segment import Segment
 from jetstream.eventlog.sqlite import rewrite
@@ -55,7 +55,7 @@ async def filled(
     """Open a log of events from 1 to `last`, sealed but for the end."""
     log = await SqliteLog.open(directory, limits=limits, **options)
     for start in range(1, last, 50):
-        await log.append(batch_of(range(start, start + 50)), cursor)
+        await log.append(batch_of(range(start, start + 50)), Changes(cursor))
     await log.maintain()
     return log
 
@@ -72,8 +72,8 @@ async def erased(log: SqliteLog) -> None:
 
 async def test_trimmed_events_are_gone_for_good(tmp_path: Path, batch_of: BatchOf, cursor: Cursors) -> None:
     log = await SqliteLog.open(tmp_path)
-    await log.append(batch_of(range(1, 1001)), cursor)
-    await log.append(batch_of(range(1001, 1011)), cursor)
+    await log.append(batch_of(range(1, 1001)), Changes(cursor))
+    await log.append(batch_of(range(1001, 1011)), Changes(cursor))
     assert await trim(log, 1005) == 1000
     assert (log.floor, log.statistics().events, log.statistics().oldest_us) == (1001, 10, 1001)
     assert await times_from(log) == list(range(1001, 1011))
@@ -102,7 +102,7 @@ async def test_the_files_stay_within_their_bound(tmp_path: Path, cursor: Cursors
     for start in range(1, 60_000, 1000):
         bodies = [b'{"x":"%s"}' % dice.randbytes(150).hex().encode() for _ in range(1000)]
         events = [make_event(start + n)._replace(body=body) for n, body in enumerate(bodies)]
-        await log.append(Batch.of(events, range(start, start + 1000)), cursor)
+        await log.append(Batch.of(events, range(start, start + 1000)), Changes(cursor))
         await log.maintain()
         largest = max(largest, log.statistics().bytes_on_disk)
     held = await times_from(log, log.floor)
@@ -121,10 +121,10 @@ async def test_a_deleted_accounts_records_are_in_no_file_and_no_memory(
     log = await filled(tmp_path, batch_of, cursor, 500)
     said = Event(CREATE, LEAVER, b"app.bsky.feed.post", b"k", b"r", b"bafy", SECRET)
     for time in range(1001, 1300):
-        await log.append(Batch.of([said, make_event(time)], [2 * time, 2 * time + 1]), cursor)
+        await log.append(Batch.of([said, make_event(time)], [2 * time, 2 * time + 1]), Changes(cursor))
     await log.maintain()
     assert await log.read(0, log.tip + 1, ALL_OF_LEAVER) is not None
-    await log.append(Batch.of([account_deleted(), said], [3000, 3001]), cursor)
+    await log.append(Batch.of([account_deleted(), said], [3000, 3001]), Changes(cursor))
     assert await times_from(log, log._state.hot_tail.start, wanted=ALL_OF_LEAVER) == [3000, 3001]
     await erased(log)
     assert await times_from(log, wanted=ALL_OF_LEAVER) == [3000, 3001]
@@ -139,8 +139,10 @@ async def test_what_was_erased_from_the_tail_is_overwritten_in_the_file(
     tmp_path: Path, cursor: Cursors
 ) -> None:
     log = await SqliteLog.open(tmp_path)
-    await log.append(Batch.of([Event(CREATE, LEAVER, b"a.b.c", b"k", b"r", b"bafy", SECRET)], [1]), cursor)
-    await log.append(Batch.of([account_deleted()], [2]), cursor)
+    await log.append(
+        Batch.of([Event(CREATE, LEAVER, b"a.b.c", b"k", b"r", b"bafy", SECRET)], [1]), Changes(cursor)
+    )
+    await log.append(Batch.of([account_deleted()], [2]), Changes(cursor))
     await erased(log)
     await log.close()
     stored = (tmp_path / DATABASE).read_bytes()
@@ -150,7 +152,9 @@ async def test_what_was_erased_from_the_tail_is_overwritten_in_the_file(
 
 async def test_erasing_can_be_turned_off(tmp_path: Path, cursor: Cursors) -> None:
     log = await SqliteLog.open(tmp_path, erase=frozenset())
-    await log.append(Batch.of([make_event(1)._replace(did=LEAVER), account_deleted()], [1, 2]), cursor)
+    await log.append(
+        Batch.of([make_event(1)._replace(did=LEAVER), account_deleted()], [1, 2]), Changes(cursor)
+    )
     await log.maintain()
     assert await times_from(log) == [1, 2]
     await log.close()
@@ -167,10 +171,10 @@ async def test_damage_that_hinders_sealing_ends_upkeep_and_the_next_append_says_
 
     monkeypatch.setattr(rewrite, "store_segment", store_segment)
     log = await SqliteLog.open(tmp_path, limits=BY_HAND)
-    await log.append(batch_of(range(1, 200)), cursor)
+    await log.append(batch_of(range(1, 200)), Changes(cursor))
     await asyncio.wait([log._upkeep._task])
     with pytest.raises(LogCorrupt, match=r"a page of the tail.*log repair"):
-        await log.append(batch_of(range(6000, 6001)), cursor)
+        await log.append(batch_of(range(6000, 6001)), Changes(cursor))
     await log.close()
 
 
@@ -199,8 +203,8 @@ async def test_a_step_that_appends_wait_for_gets_the_gil_quickly_and_others_leav
 ) -> None:
     log = await SqliteLog.open(tmp_path, limits=BY_HAND)
     statements = Statements(log._state.upkeep)
-    await log.append(batch_of(range(1, 100)), cursor)
-    await log.append(batch_of(range(100, 200)), cursor)
+    await log.append(batch_of(range(1, 100)), Changes(cursor))
+    await log.append(batch_of(range(100, 200)), Changes(cursor))
     await log.maintain()
     await trim(log, 150)
     await log.close()
@@ -217,7 +221,7 @@ async def test_sealing_that_has_fallen_behind_gets_the_gil_quickly(
     limits = LogLimits(segment_events=100, upkeep_interval_s=3600.0, seal_backlog_events=backlog_events)
     log = await SqliteLog.open(tmp_path, limits=limits)
     statements = Statements(log._state.upkeep)
-    await log.append(batch_of(range(1, 200)), cursor)
+    await log.append(batch_of(range(1, 200)), Changes(cursor))
     await log.maintain()
     await log.close()
     first, *others = statements.quick(*READING)
@@ -233,7 +237,7 @@ async def test_an_append_that_must_reserve_positions_gets_the_gil_quickly(
     quick: list[bool] = []
     machine = Machine("this-boot", sync=lambda _: quick.append(sys.getswitchinterval() < usual_s))
     log = await SqliteLog.open(tmp_path, limits=BY_HAND, machine=machine)
-    await log.append(batch_of(range(1, 10)), cursor)
+    await log.append(batch_of(range(1, 10)), Changes(cursor))
     assert (tmp_path / FILE).exists()
     assert quick == [True, True]
     await log.close()
@@ -245,7 +249,7 @@ async def test_the_write_ahead_log_is_restarted_when_it_is_long(
     log = await SqliteLog.open(tmp_path, limits=LogLimits(wal_bytes=200_000))
     wal = tmp_path / f"{DATABASE}-wal"
     for start in range(1, 40_000, 100):
-        await log.append(batch_of(range(start, start + 100)), cursor)
+        await log.append(batch_of(range(start, start + 100)), Changes(cursor))
         await log.maintain()
     assert wal.stat().st_size < 300_000
     (checkpoints,) = log._state.writer.execute("SELECT checkpoints FROM state").fetchone()
@@ -269,7 +273,7 @@ async def test_a_checkpoint_flushes_what_it_has_copied_while_appends_go_on(
     limits = LogLimits(wal_bytes=200_000, upkeep_interval_s=3600.0)
     log = await SqliteLog.open(tmp_path, limits=limits, machine=Machine("this-boot", sync=sync))
     for start in range(1, 2_000, 100):
-        await log.append(batch_of(range(start, start + 100)), cursor)
+        await log.append(batch_of(range(start, start + 100)), Changes(cursor))
     assert log.statistics().wal_bytes > 200_000
     await log.maintain()
     assert appends_went_on == [True]
