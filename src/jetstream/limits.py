@@ -469,6 +469,45 @@ class WorkerLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class AdmissionLimits:
+    """What waits before the log, and what is remembered of merged upstreams."""
+
+    # --- after a break in a repository's chain, while another source may bring what is missing ---
+    # Seconds. Relays of one network are some hundred milliseconds apart.
+    hold_s: float = 2.0
+    # Messages of one repository: with three sources, five commits that each of them has sent.
+    held_per_repo: int = 16
+    # Bytes of memory of all of them. 2,000 messages a second that all break a chain have 40 MB in two seconds.
+    held_bytes_max: int = 64 << 20
+
+    # --- while an account's key is fetched ---
+    # Seconds: the resolver has given up by then (`KeyLimits.timeout_s`).
+    key_wait_s: float = 10.0
+    # Messages of one account, whose key is fetched once for all of them.
+    waiting_per_repo: int = 64
+    # Bytes of memory of all of them.
+    waiting_bytes_max: int = 64 << 20
+
+    # Messages of either kind. With an empty cache of keys, those of ten seconds wait: 10,000 on an ordinary
+    # day. Each is a number in the cursor of its source, which is stored with every append.
+    unstored_max: int = 20_000
+
+    # --- identities ---
+    # Seconds in which equal messages pass once, and how many of them are remembered: 80 a second, 10 MB.
+    identities_window_s: float = 600.0
+    identities_max: int = 50_000
+
+    # --- accounts ---
+    # Rows of accounts on which sources differ, or that are not active. 300 bytes of memory each.
+    account_rows_max: int = 50_000
+    # Seconds for which a source is connected, or is not, until another one decides. A source that has lost
+    # its connection is back after one or two attempts, mostly.
+    account_grace_s: float = 30.0
+    # Accounts that are looked at in one turn when another source decides: 2 ms.
+    accounts_per_turn: int = 1_000
+
+
+@dataclass(frozen=True, slots=True)
 class ExportLimits:
     """How a directory's `/export` is read."""
 
@@ -509,3 +548,4 @@ class Limits:
     keys: KeyLimits = field(default_factory=KeyLimits)
     workers: WorkerLimits = field(default_factory=WorkerLimits)
     export: ExportLimits = field(default_factory=ExportLimits)
+    admission: AdmissionLimits = field(default_factory=AdmissionLimits)

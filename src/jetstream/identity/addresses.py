@@ -1,4 +1,4 @@
-"""Where the document of a `did:web` is, and which addresses may be asked for it. Pure.
+"""Where the document of a `did:web` is, which addresses may be asked for it, and hosts of URLs. Pure.
 
 Any account can name any host, so a host is a foreign value. Source: the DID page of the AT Protocol
 specification, "Blessed DID methods": only host names, without a path; a port only for localhost, in tests.
@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from ipaddress import IPv6Address, ip_address
 from typing import Final
+from urllib.parse import urlsplit
 
 from jetstream.atproto.compact_did import is_plc
 from jetstream.identity.failures import NoKey
 
 _WEB: Final = "did:web:"
 _HOST_CHARS_MAX: Final = 253
+_URL_CHARS_MAX: Final = 500  # of an endpoint; real ones have 20 to 50
 _LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 # At least two labels. The last one begins with a letter, so that no IP address is a host name.
 _HOST: Final = re.compile(
@@ -25,6 +27,26 @@ _HOST: Final = re.compile(
 _RESERVED: Final = frozenset(
     {"alt", "arpa", "example", "home", "internal", "invalid", "lan", "local", "localhost", "onion", "test"}
 )
+
+_PORTS: Final = {"https": 443, "wss": 443, "http": 80, "ws": 80}
+
+
+def endpoint(url: object) -> str:
+    """Return the host and the port of a URL, in lower case: `pds.example.com`, or `localhost:2583`.
+
+    The port is left out if it is 443. So what a DID document names as a PDS can be compared with the URL of
+    an upstream. Empty: it is no URL of https, http, wss or ws with a host name.
+    """
+    if not isinstance(url, str) or len(url) > _URL_CHARS_MAX or not url.isascii():
+        return ""
+    try:
+        parts = urlsplit(url)
+        host, port = (parts.hostname or "").rstrip("."), parts.port or _PORTS[parts.scheme]
+    except (ValueError, KeyError):
+        return ""
+    if not host or len(host) > _HOST_CHARS_MAX or any(each.isspace() for each in host):
+        return ""
+    return host if port == 443 else f"{host}:{port}"
 
 
 def is_resolvable(did: str) -> bool:

@@ -1,0 +1,160 @@
+"""Messages that wait, in a queue for each repository: no other repository waits with them. Pure.
+
+Two things wait, each in a `Waiting` of its own:
+
+    what                                    ends when                                 or after
+    --------------------------------------  ----------------------------------------  ---------------------
+    messages whose key is missing           the key is there                          `key_wait_s`
+    messages after a break in the chain,    another source has brought the missing    `hold_s`
+    while other sources are connected       message
+
+Whatever of the repository comes later belongs behind them, of every kind. The order of a queue is that of
+arrival. With revs it is that of the revs, because several sources may bring a repository's messages in any
+order. A message without a rev stays behind what came before it.
+
+*Let go.* A message that has waited for its time, or for which there is no room, is *let go*: what becomes of
+it is decided without what it waited for. It never waits again for the same. All that is before it in its
+queue is let go with it, so the order is kept.
+
+The laws: each message that is held comes out exactly once; those of a repository come out in order; and when
+a method returns, no limit is exceeded.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Mapping
+from heapq import heapify, heappop, heappush
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+Item = TypeVar("Item")
+
+# Entries of the heap that are out of date and are kept: fewer than those in use, or so many.
+_STALE_MAX: Final = 64
+_OBJECT_BYTES: Final = 64  # of a value, beside its text
+
+
+class _Held(NamedTuple, Generic[Item]):
+    """A message that waits. `rev` and `number` give its place."""
+
+    rev: str
+    number: int  # they rise by arrival, and no two are equal: a queue is sorted without comparing items
+    since: float
+    size: int
+    item: Item
+
+
+class Waiting(Generic[Item]):
+    """Queues by DID.
+
+    `wait_s` is how many seconds a message waits at most. The limits are messages of one repository, messages
+    of all, and bytes of all.
+    """
+
+    def __init__(self, wait_s: float, repo_max: int, messages_max: int, bytes_max: int) -> None:
+        self._wait_s = wait_s
+        self._repo_max = repo_max
+        self._messages_max = messages_max
+        self._bytes_max = bytes_max
+        # What waits, by DID, each queue in its order. No queue is empty.
+        self._queues: dict[str, list[_Held[Item]]] = {}
+        # Since when each message waits, its number and its DID: the first is the oldest. Those that wait no
+        # more are removed when they come first, or when they are the greater part.
+        self._oldest: list[tuple[float, int, str]] = []
+        # The numbers of what waits.
+        self._numbers: set[int] = set()
+        self._next_number = 0  # of the next message
+        # Bytes of what waits, as `hold` was told.
+        self.size = 0
+
+    def __len__(self) -> int:
+        """Return how many messages wait."""
+        return len(self._numbers)
+
+    def __contains__(self, did: str) -> bool:
+        """Return whether a message of a repository waits: then those that come later belong behind it."""
+        return did in self._queues
+
+    @property
+    def dids(self) -> int:
+        """The number of repositories that have messages here."""
+        return len(self._queues)
+
+    def hold(self, did: str, item: Item, size: int, since: float, rev: str = "") -> list[tuple[str, Item]]:
+        """Let a message wait, and return those that are let go since there is no room, in their order.
+
+        `size` is its bytes of memory (`bytes_of`). `since` is when it came, in seconds of the clock that
+        `due` is given; one that is held again has its old one, and waits no longer than at first. `rev` is
+        its place among those of its repository; empty: behind all that are there.
+        """
+        queue = self._queues.setdefault(did, [])
+        if not rev and queue:
+            rev = queue[-1].rev
+        held = _Held(rev, self._next_number, since, size, item)
+        self._next_number += 1
+        insort(queue, held)
+        self._numbers.add(held.number)
+        self.size += size
+        heappush(self._oldest, (since, held.number, did))
+        let_go = self._let_go(did, 1) if len(queue) > self._repo_max else []
+        while len(self) > self._messages_max or self.size > self._bytes_max:
+            _, number, oldest_did = self._first()
+            let_go += self._let_go(oldest_did, self._place(oldest_did, number))
+        return let_go
+
+    def release(self, did: str) -> list[Item]:
+        """Remove all messages of a repository, and return them in order: what they waited for is there."""
+        return [item for _, item in self._let_go(did, len(self._queues.get(did, ())))]
+
+    def due(self, now: float) -> list[tuple[str, Item]]:
+        """Remove the messages that have waited for their time, with all before them, and return them."""
+        found: list[tuple[str, Item]] = []
+        while self._numbers and (first := self._first())[0] + self._wait_s <= now:
+            found += self._let_go(first[2], self._place(first[2], first[1]))
+        return found
+
+    def next_due(self) -> float | None:
+        """Return when `due` has something next; None: nothing waits."""
+        return self._first()[0] + self._wait_s if self._numbers else None
+
+    def _first(self) -> tuple[float, int, str]:
+        """Return the message that waits the longest."""
+        while self._oldest[0][1] not in self._numbers:
+            heappop(self._oldest)
+        return self._oldest[0]
+
+    def _place(self, did: str, number: int) -> int:
+        """Return how many messages of a queue there are up to one, that one included."""
+        return next(place for place, held in enumerate(self._queues[did], 1) if held.number == number)
+
+    def _let_go(self, did: str, count: int) -> list[tuple[str, Item]]:
+        """Remove the first messages of a queue, and return them."""
+        if not count:
+            return []
+        queue = self._queues[did]
+        first, queue[:count] = queue[:count], []
+        if not queue:
+            del self._queues[did]
+        self._numbers.difference_update(held.number for held in first)
+        self.size -= sum(held.size for held in first)
+        if len(self._oldest) > 2 * len(self._numbers) + _STALE_MAX:
+            self._oldest = [each for each in self._oldest if each[1] in self._numbers]
+            heapify(self._oldest)
+        return [(did, held.item) for held in first]
+
+
+def bytes_of(fields: Mapping[str, Any]) -> int:
+    """Return about how many bytes of memory the fields of a message take, whatever is in them."""
+    size = 0
+    rest: list[Any] = [fields]
+    while rest:
+        value = rest.pop()
+        size += _OBJECT_BYTES
+        if isinstance(value, (str, bytes)):
+            size += len(value)
+        elif isinstance(value, Mapping):
+            rest += value.keys()
+            rest += value.values()
+        elif isinstance(value, list):
+            rest += value
+    return size
