@@ -20,6 +20,8 @@ CONDITIONS: Final = {
     "wal": "the write-ahead log is over its bound",
     "damage": "the log has a damaged part",
     "frames_not_taken": "frames come from upstream, and none of them is taken",
+    "messages_unverified": "most messages come from accounts whose key is not known",
+    "messages_refused": "most messages are refused",
     "not_a_firehose": "upstream sends text, as a Jetstream does, and not the frames of a firehose",
 }
 

@@ -33,9 +33,14 @@ class Stamper:
         self._last = last  # the newest time that was given, by this process or an earlier one; only rises
         self._clock = clock
 
+    @property
+    def next_us(self) -> int:
+        """The lowest time that the next event may have."""
+        return max(self._clock(), self._last + 1)
+
     def stamp(self, events: Sequence[Event]) -> Batch:
         """Return the events as a batch, in their order."""
-        first = max(self._clock(), self._last + 1)
+        first = self.next_us
         times = range(first, first + len(events))
         if times:
             self._last = times[-1]
@@ -70,7 +75,19 @@ class Ingest:
                 await self._append(self._stamper.stamp(decoded.events), Changes(cursors), received_at)
         await self._log.followers.wait()
 
-    async def _append(self, batch: Batch, changes: Changes, received_at: float) -> None:
+    async def admit(
+        self, events: Sequence[Event], changes: Callable[[int], Changes], received_at: float | None
+    ) -> None:
+        """Do what `store` does, with judged events and what belongs to them.
+
+        `changes` is given the position of the first event; those of the others follow without a gap.
+        """
+        batch = self._stamper.stamp(events)
+        first_us = batch.times[0] if len(batch) else self._stamper.next_us
+        await self._append(batch, changes(first_us), received_at)
+        await self._log.followers.wait()
+
+    async def _append(self, batch: Batch, changes: Changes, received_at: float | None) -> None:
         while True:
             try:
                 await self._log.append(batch, changes, received_at)

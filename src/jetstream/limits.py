@@ -472,6 +472,25 @@ class WorkerLimits:
 class AdmissionLimits:
     """What waits before the log, and what is remembered of merged upstreams."""
 
+    # --- the queue ---
+    # Bytes of blocks, and batches, that sources have accepted and that are not examined yet. A source decodes
+    # for `UpstreamLimits.turn_s` at a time, so batches bound what else there is to a message.
+    queue_bytes_max: int = 16 << 20
+    queue_batches_max: int = 64
+    # Messages of one run, which are examined, judged and stored at once, and runs that are examined while one
+    # is judged: with processes that examine, each must have something to do.
+    run_messages_max: int = 1_000
+    runs_max: int = 2
+    # Seconds of judging in one turn of the event loop.
+    turn_s: float = 0.004
+
+    # --- what the operator is told ---
+    # Seconds for which verdicts are counted; messages in them, and the share of one verdict, above which a
+    # condition begins. Ordinary streams have some in ten thousand.
+    report_s: float = 60.0
+    report_least: int = 20
+    report_share: float = 0.5
+
     # --- after a break in a repository's chain, while another source may bring what is missing ---
     # Seconds. Relays of one network are some hundred milliseconds apart.
     hold_s: float = 2.0

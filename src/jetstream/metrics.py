@@ -62,6 +62,7 @@ BAD_REQUEST_REASONS: Final = (
 KEY_REFRESH_CAUSES: Final = ("announced", "age")
 # Why a process that verifies was replaced: it ended by itself, did not answer, or did not start.
 WORKER_ENDS: Final = ("died", "hung", "not_started")
+GAP_CAUSES: Final = ("commit", "sync")
 FAILURES: Final = ("request", "message", "feed")
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
@@ -122,6 +123,19 @@ class KeyMetrics:
     requests: Children[Counter]
     refreshes: Children[Counter]
     seconds: Histogram
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionMetrics:
+    """What is counted of judged messages.
+
+    `verdicts` is by verdict and reason, which is empty but for a refusal; `gaps` by what showed them; `drops`
+    returns the counters of a source by reason, which are those of `UpstreamMetrics`.
+    """
+
+    verdicts: Mapping[tuple[str, str], Counter]
+    gaps: Children[Counter]
+    drops: Callable[[str], Children[Counter]]
 
 
 class Metrics:
@@ -200,6 +214,24 @@ class Metrics:
             self._counters("key_refreshes", "Refreshes of signing keys in use", "cause", KEY_REFRESH_CAUSES),
             self._histogram("key_request_seconds", "From the first need of a signing key to its answer."),
         )
+
+    def admission(self, verdicts: Iterable[str], refusals: Iterable[str]) -> AdmissionMetrics:
+        """Return the metrics of judged messages, which are shown from then on. To be called once.
+
+        `refusals` are the reasons of the verdict `refused`.
+        """
+        counter = self._counter("verify", "Commits and syncs judged, by verdict.", "verdict", "reason")
+        labels = [(verdict, "") for verdict in verdicts if verdict != "refused"]
+        labels += [("refused", reason) for reason in refusals]
+        gaps = self._counters("gaps", "Messages of a repository that never came", "cause", GAP_CAUSES)
+        drops: dict[str, Children[Counter]] = {}
+
+        def drops_of(upstream: str) -> Children[Counter]:
+            if upstream not in drops:
+                drops[upstream] = Children(self._drops, (), upstream)
+            return drops[upstream]
+
+        return AdmissionMetrics({each: counter.labels(*each) for each in labels}, gaps, drops_of)
 
     def workers(self) -> Children[Counter]:
         """Return the counters of processes that were replaced, by cause, shown from then on. Called once."""

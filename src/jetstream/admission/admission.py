@@ -24,114 +24,81 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection
-from typing import Protocol
+from contextlib import suppress
+from functools import partial
 
 from jetstream.admission.intake import Intake, Run
 from jetstream.admission.judge import Judge
-from jetstream.admission.judging import States
-from jetstream.admission.marks import Marks
+from jetstream.admission.judging import Rules
 from jetstream.admission.output import Output
-from jetstream.eventlog import Changes, Cursors
-from jetstream.limits import AdmissionLimits
-from jetstream.metrics import AdmissionMetrics
-from jetstream.model.event import Event, Key
+from jetstream.admission.parts import Parts
+from jetstream.eventlog import Changes
+from jetstream.limits import Limits
+from jetstream.model.event import Key
 from jetstream.upstream.envelope import Envelope
 from jetstream.upstream.pipeline import DecodedBatch
 
 
-class Log(Protocol):
-    """What is asked of the log: a part of `jetstream.eventlog.LogWriter`."""
-
-    @property
-    def floor(self) -> int:
-        """The lowest position from which nothing is missing."""
-
-    @property
-    def tip(self) -> int:
-        """The newest position."""
-
-    @property
-    def cursors(self) -> Cursors:
-        """The cursors as of the last append."""
-
-    async def holds(self, keys: Collection[Key]) -> dict[Key, int]:
-        """Return the keys of which an event is kept, each with a position."""
-
-    async def keys_from(self, position: int, stop: int) -> set[Key]:
-        """Return the keys of the oldest events in `[position, stop)`."""
-
-
-# Stamps and stores events with what belongs to them, which may depend on the position of the first event:
-# `Ingest.admit`. Returns when more may come.
-Append = Callable[[list[Event], Callable[[int], Changes], float | None], Awaitable[None]]
-
-
 class Admission:
-    """What all sources have in common. `now_us` gives unix microseconds, `clock` monotonic seconds."""
+    """What all sources have in common. `clock` gives monotonic seconds."""
 
     def __init__(
         self,
-        log: Log,
-        append: Append,
-        intake: Intake,
-        judge: Judge,
-        states: States,
-        marks: Marks,
-        metrics: AdmissionMetrics,
-        wake: asyncio.Event,
-        now_us: Callable[[], int],
-        limits: AdmissionLimits = AdmissionLimits(),
+        rules: Rules,
+        parts: Parts,
+        limits: Limits = Limits(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._log = log
-        self._append = append
-        self._intake = intake
-        self._judge = judge
-        self._states = states
-        self._marks = marks
-        self._metrics = metrics
-        # Set when there may be something to do.
-        self._wake = wake
-        self._now_us = now_us
-        self._limits = limits
+        self._parts = parts
+        self._limits = limits.admission
         self._clock = clock
+        # Set when there may be something to do.
+        self._wake = asyncio.Event()
+        self._judge = Judge(rules, parts, self._wake, limits, clock)
+        prepare = self._judge.signatures.prepare
+        self._intake = Intake(prepare, parts.examine, self._wake.set, self._limits, clock)
 
     # --- for the sources ---
 
+    def join(self, source: str) -> Callable[[DecodedBatch, float], Awaitable[None]]:
+        """Let a source be in use, by its name; return what takes its batches. Its stored cursor stays."""
+        self._judge.marks.add(source, self._parts.log.cursors.get(source))
+        return partial(self.offer, source)
+
     def knows(self, envelope: Envelope) -> bool | None:
         """Return whether a commit or #sync was judged before: see `upstream.pipeline.Knows`."""
-        return self._states.knows(envelope)
+        return self._judge.states.knows(envelope)
 
     async def offer(self, source: str, batch: DecodedBatch, received_at: float) -> None:
         """Take what a source has accepted. Waits while too much is queued."""
         if batch.known:
-            self._metrics.verdicts["replay", ""].inc(batch.known)
+            self._parts.metrics.verdicts["replay", ""].inc(batch.known)
         await self._intake.offer(source, batch, received_at)
 
     @property
     def floor(self) -> int:
         """The lowest position from which nothing is missing in the log."""
-        return self._log.floor
+        return self._parts.log.floor
 
     @property
     def tip(self) -> int:
         """The newest position of the log."""
-        return self._log.tip
+        return self._parts.log.tip
 
     async def holds(self, keys: Collection[Key]) -> dict[Key, int]:
         """Return the keys of all that was taken, in the log or waiting, each with a position."""
         await self._intake.wait_stored()
-        waiting = {key: self._log.tip for key in keys if key in self._judge.waiting_keys(key)}
+        waiting = {key: self._parts.log.tip for key in keys if key in self._judge.waiting_keys(key)}
         rest = [key for key in keys if key not in waiting]
-        return waiting | (await self._log.holds(rest) if rest else {})
+        return waiting | (await self._parts.log.holds(rest) if rest else {})
 
     async def keys_from(self, position: int, stop: int) -> set[Key]:
         """Return the keys of the oldest events of the log in `[position, stop)`."""
-        return await self._log.keys_from(position, stop)
+        return await self._parts.log.keys_from(position, stop)
 
     def forget(self, source: str) -> None:
         """Remove the cursor of a source that is not in use any more, with the next append."""
-        self._marks.remove(source)
+        self._judge.marks.remove(source)
         self._wake.set()
 
     @property
@@ -168,7 +135,7 @@ class Admission:
         """Judge what is due or ready, and the first run if it is examined; return the run."""
         turn = Turn(self._limits.turn_s, self._clock)
         judge = self._judge
-        judge.begin(self._now_us())
+        judge.begin(self._parts.now_us())
         judge.take_due()
         while judge.take_ready():
             await turn.pause()
@@ -181,37 +148,36 @@ class Admission:
                     await turn.pause()
             judge.output.note_received(run.received_at)
             for source, reached in run.reached.items():
-                self._marks.advance(source, *reached)
+                self._judge.marks.advance(source, *reached)
         return run
 
     async def _store(self) -> bool:
         """Store what was judged; return whether there was anything."""
         output, self._judge.output = self._judge.output, Output()
         self._count(output)
-        repos, accounts = self._states.changes(), self._judge.account_changes()
-        cursors = self._marks.cursors
-        if not output.events and not repos and not accounts and cursors == self._log.cursors:
+        repos, accounts = self._judge.states.changes(), self._judge.account_changes()
+        cursors = self._judge.marks.cursors
+        if not output.events and not repos and not accounts and cursors == self._parts.log.cursors:
             return False
 
         def changes(first_us: int) -> Changes:
-            return Changes(cursors, repos, [gap.at(first_us + gap.index) for gap in output.gaps], accounts)
+            return Changes(cursors, repos, [gap.at(first_us + gap.place) for gap in output.gaps], accounts)
 
-        await self._append(output.events, changes, output.received_at)
-        self._states.stored()
+        await self._parts.append(output.events, changes, output.received_at)
+        self._judge.states.stored()
         return True
 
     async def _wait(self) -> None:
         """Wait until something is ready or due."""
         due = self._judge.next_due()
         timeout_s = None if due is None else max(0.0, due - self._clock())
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._wake.wait()
-        except TimeoutError:
-            pass
 
     def _count(self, output: Output) -> None:
-        metrics = self._metrics
+        metrics = self._parts.metrics
+        self._judge.reports.count(output.verdicts)
         for verdict, count in output.verdicts.items():
             metrics.verdicts[verdict].inc(count)
         for gap in output.gaps:

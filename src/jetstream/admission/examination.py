@@ -11,7 +11,7 @@ A message that is refused has no events: it is refused as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple
@@ -71,10 +71,23 @@ def examine(task: Task, mode: Mode, limits: UpstreamLimits = UpstreamLimits()) -
     if task.keys and mode in SIGNED_MODES:
         signed = evidence.is_signed_by(key for each in task.keys if (key := _parsed(each)) is not None)
         if not signed:
-            detail = f"it is by no known key of the account ({len(task.keys)})"
-            return Finding(refused("signature", detail), evidence, signed=False)
+            return Finding(_not_signed(len(task.keys)), evidence, signed=False)
     events, drops = extract(Envelope(task.kind, None, task.fields), mode != "off", limits)
     return Finding(None, evidence, signed, events, drops)
+
+
+def with_signature(finding: Finding, keys: Iterable[EncodedKey]) -> Finding:
+    """Return the finding of a message that was examined without a key, now that its keys are known."""
+    assert finding.evidence is not None, "it is not refused"
+    encoded = list(keys)
+    parsed = (key for each in encoded if (key := _parsed(each)) is not None)
+    if finding.evidence.is_signed_by(parsed):
+        return finding._replace(signed=True)
+    return Finding(_not_signed(len(encoded)), finding.evidence, signed=False)
+
+
+def _not_signed(keys: int) -> Verdict:
+    return refused("signature", f"it is by no known key of the account ({keys})")
 
 
 def _in_tree(fields: Mapping[str, Any]) -> Evidence:

@@ -17,15 +17,14 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from jetstream.admission.examination import Finding, Task
+from jetstream.admission.examination import Task
 from jetstream.admission.judging import Message, did_of
-from jetstream.admission.waiting import bytes_of
+from jetstream.admission.parts import Examine
 from jetstream.limits import AdmissionLimits
 from jetstream.scheduling import Notifier
+from jetstream.upstream.envelope import Envelope
 from jetstream.upstream.pipeline import DecodedBatch
 
-# Examines tasks: `workers.Examiners.examine`.
-Examine = Callable[[list[Task]], Awaitable[list[Finding]]]
 # Returns the task of a message; None: it has none. May wait until the keys that are on disk are in memory.
 Prepare = Callable[[list[Message]], Awaitable[list[Task | None]]]
 
@@ -92,9 +91,10 @@ class Intake:
     async def offer(self, source: str, batch: DecodedBatch, received_at: float) -> None:
         """Add a batch. Waits while the queue is full; gives the event loop a turn in any case."""
         await asyncio.sleep(0)
-        while self._bytes > self._limits.queue_bytes_max:
+        limits = self._limits
+        while self._bytes > limits.queue_bytes_max or len(self._offers) >= limits.queue_batches_max:
             await self._changed.wait()
-        size = sum(bytes_of(envelope.fields) for _, envelope in batch.accepted_messages)
+        size = sum(map(_blocks_bytes, batch.accepted_messages))
         self._offers.append(_Offer(source, batch, received_at, size))
         self._bytes += size
         self._offered += 1
@@ -160,6 +160,11 @@ class Intake:
         findings = await self._examine([task for task in tasks if task is not None])
         for place, finding in zip(places, findings, strict=True):
             run.messages[place].finding = finding
+
+
+def _blocks_bytes(accepted: tuple[int, Envelope]) -> int:
+    blocks = accepted[1].fields.get("blocks")
+    return len(blocks) if type(blocks) is bytes else 0
 
 
 def _messages(source: str, batch: DecodedBatch, now: float) -> Iterable[Message]:

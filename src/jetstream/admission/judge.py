@@ -10,53 +10,59 @@ Nothing here waits: `Admission` calls it whenever something may go on, and store
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from jetstream.admission.accounts import Accounts
 from jetstream.admission.identities import Identities
 from jetstream.admission.judging import IN_REPOSITORIES, Message, Rules, States, is_deletion
 from jetstream.admission.marks import Marks
 from jetstream.admission.output import Found, Output
+from jetstream.admission.parts import Parts
+from jetstream.admission.reports import Reports
 from jetstream.admission.signatures import Signatures
 from jetstream.admission.suspended import Suspended
 from jetstream.admission.waiting import Waiting
+from jetstream.limits import Limits
 from jetstream.model.event import ACCOUNT, Event, Key
 from jetstream.upstream.extract import extract, possible_keys
 from jetstream.verify.chain import Judgement, latest_rev, screen
-from jetstream.verify.verdict import REPLAY, Verdict
+from jetstream.verify.verdict import REPLAY
+
 
 class Judge:
-    """The one judge of all sources. `others` tells whether a source beside the named one is connected."""
+    """The one judge of all sources. `wake` is set when a message that waited may go on."""
 
     def __init__(
         self,
         rules: Rules,
-        states: States,
-        suspended: Suspended,
-        held: Waiting[Message],
-        accounts: Accounts,
-        identities: Identities,
-        marks: Marks,
-        signatures: Signatures,
-        others: Callable[[str], bool],
-        on_refused: Callable[[Message, Verdict], None],
+        parts: Parts,
+        wake: asyncio.Event,
+        limits: Limits = Limits(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        bounds = limits.admission
         self._rules = rules
-        self._states = states
-        self._suspended = suspended
-        # Messages that are held since those before them are missing.
-        self._held = held
-        self._accounts = accounts
-        self._identities = identities
-        self._marks = marks
-        self._signatures = signatures
-        self._others = others
-        self._on_refused = on_refused
+        self._others = parts.others
+        self._accounts = parts.accounts
         self._clock = clock
+        # The newest state of each repository.
+        self.states = States(parts.log.repo)
+        # Which numbers of the sources are not stored.
+        self.marks = Marks()
+        # What messages lack until they can be judged. It also brings the keys for their first examination.
+        self.signatures = Signatures(rules, self.states, parts.examine, parts.keys, limits.upstream)
         # What was judged since the last append.
         self.output = Output()
+        self.reports = Reports(parts.conditions, bounds, clock)
+        most = bounds.unstored_max
+        waiting = Waiting[Message](bounds.key_wait_s, bounds.waiting_per_repo, most, bounds.waiting_bytes_max)
+        # Messages that lack something, and those behind them.
+        self._suspended = Suspended(waiting, wake.set)
+        # Messages that are held since those before them are missing.
+        self._held = Waiting[Message](bounds.hold_s, bounds.held_per_repo, most, bounds.held_bytes_max)
+        # Identities that were passed on a short time ago.
+        self._identities = Identities(int(bounds.identities_window_s * 1e6), bounds.identities_max)
         # The time, in unix microseconds, and the highest rev that is acceptable then.
         self._now_us = 0
         self._latest = ""
@@ -127,14 +133,14 @@ class Judge:
             self._done(message)
 
     def _decide_signed(self, message: Message) -> None:
-        state = self._states.get(message.did)
+        state = self.states.get(message.did)
         blocks = message.envelope.fields.get("blocks")
         verdict = screen(state, message.rev, blocks, self._latest)
         if verdict is None and self._is_held(message):
             verdict = REPLAY
         if verdict is not None:
             self._end(message, Judgement(verdict, state))
-        elif (waiting := self._signatures.missing(message)) is not None:
+        elif (waiting := self.signatures.missing(message)) is not None:
             self._mark(message)
             self._suspended.begin(message, waiting)
         else:
@@ -170,7 +176,7 @@ class Judge:
         verdict = judgement.verdict
         self.output.verdicts[verdict.name, verdict.reason] += 1
         if verdict.name == "refused":
-            self._on_refused(message, verdict)
+            self.reports.refused(message, verdict)
         passes = self._rules.passes(verdict.name)
         if passes:
             self._pass(message, judgement)
@@ -186,7 +192,7 @@ class Judge:
             gap = Found(len(output.events), message.did, judgement.missing_after, message.rev, cause)
             output.gaps.append(gap)
         output.add(message.source, finding.events, finding.drops)
-        self._states.put(message.did, judgement.state)
+        self.states.put(message.did, judgement.state)
 
     def _release(self, did: str) -> None:
         """Judge again what is held of a repository. What does not follow yet is held again."""
@@ -212,17 +218,17 @@ class Judge:
     def _pass_account(self, source: str, did: str, event: Event, drops: Sequence[str]) -> None:
         self.output.add(source, [event], drops)
         if is_deletion(event.body):
-            self._states.put(did, None)
+            self.states.put(did, None)
 
     def _mark(self, message: Message) -> None:
         """Let the cursor say that a message is not stored."""
         if not message.is_marked:
             message.is_marked = True
-            self._marks.wait(message.source, message.seq)
+            self.marks.wait(message.source, message.seq)
 
     def _done(self, message: Message) -> None:
         """Note that a message is dropped, or is stored with the next append."""
         if message.is_marked:
             message.is_marked = False
-            self._marks.settle(message.source, message.seq)
-        self._signatures.done(message)
+            self.marks.settle(message.source, message.seq)
+        self.signatures.done(message)

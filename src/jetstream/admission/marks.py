@@ -25,6 +25,10 @@ class Marks:
     def __init__(self, stored: Cursors = {}) -> None:
         self._marks = {source: _Mark(cursor) for source, cursor in stored.items()}
 
+    def add(self, source: str, stored: SourceCursor | None) -> None:
+        """Add a source; `stored` is its cursor in the log. None: there is none."""
+        self._marks[source] = _Mark(stored)
+
     def wait(self, source: str, seq: int) -> None:
         """Note that a message is not stored with the next append, because it waits."""
         mark = self._marks.get(source)
@@ -109,4 +113,6 @@ class _Mark:
         low = min(last, unstored[0] - 1) if unstored else last
         if provisional in self.pending:
             provisional = None  # it is not in the log
-        return SourceCursor(low, provisional, fell_from, stored_to if stored_to > low else None, tuple(unstored))
+        return SourceCursor(
+            low, provisional, fell_from, stored_to if stored_to > low else None, tuple(unstored)
+        )

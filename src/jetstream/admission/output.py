@@ -12,9 +12,9 @@ from jetstream.model.event import Event
 
 
 class Found(NamedTuple):
-    """A gap, before the event that showed it has a position: `index` is that of the event."""
+    """A gap, before the event that showed it has a position: `place` is that of the event."""
 
-    index: int
+    place: int
     did: str
     after_rev: str
     rev: str

@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine, Sequence
-from typing import Any, Protocol
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from jetstream.admission.examination import Finding, Task, examine, with_signature
-from jetstream.admission.intake import Examine
 from jetstream.admission.judging import IN_REPOSITORIES, Message, Rules, States
-from jetstream.atproto.encoded_key import EncodedKey
+from jetstream.admission.parts import Examine, Keyring
 from jetstream.limits import UpstreamLimits
-
-
-class Keyring(Protocol):
-    """What is asked for keys: see `admission.keys`."""
-
-    def cached(self, did: str) -> EncodedKey | None:
-        """Return the key of an account that is in memory."""
-
-    async def load(self, dids: Sequence[str]) -> None:
-        """Read the keys of accounts from the file into memory."""
-
-    def wait(self, did: str) -> Awaitable[EncodedKey | None]:
-        """Return the key of an account; None if it is not known in time."""
-
-    def after_failure(self, did: str, rev: str) -> Awaitable[Sequence[EncodedKey]]:
-        """Return the keys that an account had at a rev, for a signature that its key does not fit."""
-
-    def announced(self, did: str) -> None:
-        """Note that an account may have changed its key."""
 
 
 class Signatures:

@@ -80,6 +80,10 @@ class Waiting(Generic[Item]):
         """The number of repositories that have messages here."""
         return len(self._queues)
 
+    def items(self, did: str) -> list[Item]:
+        """Return the messages of a repository, in order. They go on waiting."""
+        return [held.item for held in self._queues.get(did, ())]
+
     def hold(self, did: str, item: Item, size: int, since: float, rev: str = "") -> list[tuple[str, Item]]:
         """Let a message wait, and return those that are let go since there is no room, in their order.
 

@@ -49,14 +49,14 @@ class DecodedBatch:
 
     # In the order of the frames, and of the ops in each. Empty in tracked mode.
     events: list[Event] = field(default_factory=list)
-    # In tracked mode: the messages that were accepted and may be events, in order, each with its `seq`.
-    accepted_messages: list[tuple[int, Envelope]] = field(default_factory=list)
-    # In tracked mode: how many messages the state of their repository has shown to be repeats.
-    known: int = 0
     # The cursor after these frames: see `SeqTracker`. `seq` is None while nothing is known.
     seq: int | None = None
     provisional: int | None = None
     fell_from: int | None = None
+    # In tracked mode: the messages that were accepted and may be events, in order, each with its `seq`.
+    accepted_messages: list[tuple[int, Envelope]] = field(default_factory=list)
+    # In tracked mode: how many messages the state of their repository has shown to be repeats.
+    known: int = 0
     # How many frames were read, how many of them were accepted, and how many have no number.
     frames: int = 0
     accepted: int = 0

@@ -61,8 +61,8 @@ class SeqTracker:
         # A number above `last` that was accepted and is not confirmed. Set by a gap, cleared by the next
         # number.
         self.provisional = None if last is None else provisional
-        # What the earlier process had stored above `last`: every frame up to `_stored_to`, but for `_unstored`.
-        # A number is removed when its frame comes.
+        # What an earlier process had stored above `last`: every frame up to `_stored_to`, less `_unstored`. A
+        # number is removed when its frame comes. Both are over when `last` has passed them, or falls.
         self._stored_to = (last or 0) if stored_to is None else stored_to
         self._unstored = set(unstored)
         # What `last` was before it fell. None once the numbers have passed it, or nothing of then is kept.

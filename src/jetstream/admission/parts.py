@@ -1,0 +1,80 @@
+"""What an `Admission` needs of the rest of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from jetstream.admission.accounts import Accounts
+from jetstream.admission.examination import Finding, Task
+from jetstream.atproto.encoded_key import EncodedKey
+from jetstream.conditions import Conditions
+from jetstream.eventlog import Changes, Cursors
+from jetstream.metrics import AdmissionMetrics
+from jetstream.model.event import Event, Key
+
+# Examines tasks: `workers.Examiners.examine`.
+Examine = Callable[[Sequence[Task]], Awaitable[list[Finding]]]
+# Stamps and stores events with what belongs to them, which may depend on the position of the first event:
+# `Ingest.admit`. Returns when more may come.
+Append = Callable[[Sequence[Event], Callable[[int], Changes], float | None], Awaitable[None]]
+
+
+class Log(Protocol):
+    """The log: a part of `jetstream.eventlog.LogWriter`."""
+
+    @property
+    def floor(self) -> int:
+        """The lowest position from which nothing is missing."""
+
+    @property
+    def tip(self) -> int:
+        """The newest position."""
+
+    @property
+    def cursors(self) -> Cursors:
+        """The cursors as of the last append."""
+
+    def repo(self, did: bytes) -> bytes | None:
+        """Return the packed state of a repository, by its compact DID."""
+
+    async def holds(self, keys: Collection[Key]) -> dict[Key, int]:
+        """Return the keys of which an event is kept, each with a position."""
+
+    async def keys_from(self, position: int, stop: int) -> set[Key]:
+        """Return the keys of the oldest events in `[position, stop)`."""
+
+
+class Keyring(Protocol):
+    """The keys of accounts: `admission.keys`."""
+
+    def cached(self, did: str) -> EncodedKey | None:
+        """Return the key of an account that is in memory."""
+
+    async def load(self, dids: Sequence[str]) -> None:
+        """Read the keys of accounts from the file into memory."""
+
+    def wait(self, did: str) -> Awaitable[EncodedKey | None]:
+        """Return the key of an account; None if it is not known in time."""
+
+    def after_failure(self, did: str, rev: str) -> Awaitable[Sequence[EncodedKey]]:
+        """Return the keys that an account had at a rev, for a signature that its key does not fit."""
+
+    def announced(self, did: str) -> None:
+        """Note that an account may have changed its key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of the server that an `Admission` uses. `now_us` gives unix microseconds."""
+
+    log: Log
+    append: Append
+    examine: Examine
+    keys: Keyring | None  # None: nothing is verified
+    accounts: Accounts
+    others: Callable[[str], bool]  # whether a source beside the named one is connected
+    metrics: AdmissionMetrics
+    conditions: Conditions
+    now_us: Callable[[], int]
