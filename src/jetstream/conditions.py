@@ -20,6 +20,7 @@ CONDITIONS: Final = {
     "wal": "the write-ahead log is over its bound",
     "damage": "the log has a damaged part",
     "frames_not_taken": "frames come from upstream, and none of them is taken",
+    "keys_unavailable": "no PLC directory answers, so signing keys that are not known yet cannot be had",
     "not_a_firehose": "upstream sends text, as a Jetstream does, and not the frames of a firehose",
 }
 
