@@ -22,6 +22,7 @@ CONDITIONS: Final = {
     "frames_not_taken": "frames come from upstream, and none of them is taken",
     "messages_unverified": "most messages come from accounts whose key is not known",
     "messages_refused": "most messages are refused",
+    "keys_unavailable": "no PLC directory answers, so signing keys that are not known yet cannot be had",
     "not_a_firehose": "upstream sends text, as a Jetstream does, and not the frames of a firehose",
 }
 

@@ -432,6 +432,15 @@ class KeyLimits:
     # Failures in a row after which a directory is paused; more of them make the pause longer, up to 30 s.
     directory_failures: int = 5
 
+    # Seconds for which a message waits for a key, whatever is done for it.
+    wait_s: float = 10.0
+    # Seconds of failures, without an answer, after which the condition `keys_unavailable` begins; and seconds
+    # since the last failure after which it ends, if nothing was asked since.
+    outage_s: float = 30.0
+    outage_over_s: float = 300.0
+    # Seconds between two looks at that.
+    look_s: float = 1.0
+
     # --- the file ---
     # Seconds after which a look into the file is given up, and the key is fetched.
     read_s: float = 2.0

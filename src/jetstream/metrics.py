@@ -233,6 +233,14 @@ class Metrics:
 
         return AdmissionMetrics({each: counter.labels(*each) for each in labels}, gaps, drops_of)
 
+    def watch_keys(self, in_memory: Callable[[], float], waiting: Callable[[], float]) -> None:
+        """Show how many accounts have their key in memory, and how many requests run or wait."""
+        for name, text, value in (
+            ("keys_in_memory", "Accounts whose signing key is in memory.", in_memory),
+            ("key_requests_waiting", "Requests for signing keys that run or wait.", waiting),
+        ):
+            Gauge(f"jetstream_{name}", text, registry=self.registry).set_function(value)
+
     def workers(self) -> Children[Counter]:
         """Return the counters of processes that were replaced, by cause, shown from then on. Called once."""
         return self._counters("verify_worker_restarts", "Processes replaced", "cause", WORKER_ENDS)

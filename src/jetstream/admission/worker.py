@@ -90,20 +90,25 @@ class Worker:
             self.process.kill()
 
     async def _run(self) -> None:
-        starts_failed = 0
+        starts_failed, problem = 0, ""
         while starts_failed < self._limits.starts_failed_max:
+            if starts_failed:
+                await asyncio.sleep(backoff_s(starts_failed))
             problem = await self._run_process()
             if self.ready.is_set():
                 starts_failed = 0
-                self.ready.clear()
-                self._count("hung" if self._hung else "died", problem)
-                self.outstanding.process_ended()
-                self._answered()
+                self._replace("hung" if self._hung else "died", problem)
             else:
                 starts_failed += 1
                 self._count("not_started", problem)
-                await asyncio.sleep(backoff_s(starts_failed - 1))
         self._failed(problem)
+
+    def _replace(self, cause: str, problem: str) -> None:
+        """Note that a process which was ready has ended."""
+        self.ready.clear()
+        self._count(cause, problem)
+        self.outstanding.process_ended()
+        self._answered()
 
     def _count(self, cause: str, problem: str) -> None:
         self._restarts[cause].inc()
@@ -154,8 +159,10 @@ class Worker:
             transport.abort()
 
     def _write(self, parcel: Parcel) -> None:
-        if self._transport is not None and self.ready.is_set():
-            self._transport.write(parcel.data)
+        transport = self._transport
+        # uvloop's transport raises an error between its end and `connection_lost`.
+        if transport is not None and self.ready.is_set() and not transport.is_closing():
+            transport.write(parcel.data)
 
     def _receive(self, data: memoryview) -> None:
         """Take a message of the process: the first says that it is ready, each other is an answer."""

@@ -11,26 +11,30 @@ from __future__ import annotations
 import faulthandler
 import signal
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from io import BufferedReader
 from typing import Any
 
-from jetstream.admission.examination import examine
+from jetstream.admission.examination import Finding, Mode, Task, examine
 from jetstream.admission.parcels import HEAD, Setup, packed, unpacked
+from jetstream.limits import UpstreamLimits
 from jetstream.runtime import STOP_SIGNALS, tune_gc
 
+Examine = Callable[[Task, Mode, UpstreamLimits], Finding]
 
-def main() -> None:
+
+def main(examine: Examine = examine) -> None:
     """Examine what comes in from standard input, until it ends."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     faulthandler.enable()
     tune_gc()
     with suppress(ConnectionError), socket.socket(fileno=0) as connection:
-        _serve(connection)
+        _serve(connection, examine)
 
 
-def _serve(connection: socket.socket) -> None:
+def _serve(connection: socket.socket, examine: Examine) -> None:
     with connection.makefile("rb") as incoming:
         setup: Setup | None = _read(incoming)
         if setup is None:

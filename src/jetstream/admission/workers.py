@@ -20,7 +20,7 @@ from prometheus_client import Counter
 
 from jetstream.admission.examination import Finding, Mode, Task, examine
 from jetstream.admission.parcels import Parcel, Setup
-from jetstream.admission.worker import Worker
+from jetstream.admission.worker import COMMAND, Worker
 from jetstream.errors import WorkerError
 from jetstream.limits import UpstreamLimits, WorkerLimits
 from jetstream.metrics import Children
@@ -31,6 +31,7 @@ class Examiners:
     """Examines messages, in `count` processes, or in this one if that is 0. An async context manager.
 
     `restarts` are the counters of `Metrics.workers`, which processes need. `clock` gives seconds.
+    `command` are the arguments of Python for a process.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Examiners:
         upstream: UpstreamLimits = UpstreamLimits(),
         limits: WorkerLimits = WorkerLimits(),
         clock: Callable[[], float] = time.perf_counter,
+        command: Sequence[str] = COMMAND,
     ) -> None:
         self._mode: Mode = mode
         self._upstream = upstream
@@ -49,7 +51,7 @@ class Examiners:
         setup = Setup(mode, upstream, ceil(2 * limits.hang_s))
         assert restarts is not None or not count, "processes are counted"
         self.workers = [
-            Worker(setup, restarts, self._answered, self._failed, limits)
+            Worker(setup, restarts, self._answered, self._failed, limits, command)
             for _ in range(count)
             if restarts is not None
         ]
@@ -97,6 +99,7 @@ class Examiners:
         """
         if not self.workers:
             return await self._examine_here(tasks)
+        self._raise_problem()
         call = _Call(len(tasks))
         self._calls.add(call)
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import structlog
 
@@ -28,6 +28,14 @@ logger = structlog.get_logger(__name__)
 Answer = TypeVar("Answer")
 Clock = Callable[[], float]
 Sleep = Callable[[float], Awaitable[None]]
+
+
+class Outage(NamedTuple):
+    """No directory answers."""
+
+    lasted_s: float  # from the first failure without an answer since to the last one
+    failed_at: float  # when that was, in seconds of the clock
+    problem: str  # of that failure, with the name of the directory
 
 
 class Pace:
@@ -56,6 +64,9 @@ class Directory:
         # Until when it is not asked, on `clock`, and the failure that was the reason.
         self.paused_until = clock()
         self.problem = NoKey("unreachable")
+        # When it failed last, and first since its last answer; None: it has answered, or was never asked.
+        self.failed_at = clock()
+        self.failing_since: float | None = None
         self._limits = limits
         self._clock = clock
         self._failures = 0  # in a row
@@ -71,6 +82,7 @@ class Directory:
 
     def _answered(self) -> None:
         self._failures = 0
+        self.failing_since = None
         if self._down:
             self._down = False
             self._log.info("a PLC directory answers again", directory=self.name)
@@ -78,6 +90,9 @@ class Directory:
     def _failed(self, error: NoKey) -> None:
         self._failures += 1
         self.problem = error
+        self.failed_at = self._clock()
+        if self.failing_since is None:
+            self.failing_since = self.failed_at
         beyond = self._failures - self._limits.directory_failures
         if error.reason == "rate_limited":
             beyond = max(beyond, 0)
@@ -107,6 +122,17 @@ class Directories:
         self._pace = Pace(limits.plc_rate, clock, sleep)
         self._clock = clock
         self._sleep = sleep
+
+    def outage(self) -> Outage | None:
+        """Return how long no directory has answered; None if one of them has, or was not asked since."""
+        first = max(
+            (float("inf") if each.failing_since is None else each.failing_since for each in self.directories),
+            default=float("inf"),
+        )
+        if first == float("inf"):
+            return None
+        last = max(self.directories, key=lambda directory: directory.failed_at)
+        return Outage(last.failed_at - first, last.failed_at, f"{last.name}: {last.problem}")
 
     async def ask(
         self, path: str, read: Callable[[bytes], Answer], bytes_max: int, timeout_s: float

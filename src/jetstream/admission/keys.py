@@ -1,0 +1,182 @@
+"""The signing keys of accounts, as a server that verifies asks for them.
+
+    load           before a batch: from the file into memory, for all its accounts with one query
+    cached         at once, from memory: nearly every message
+    wait           a message that has no key waits for it, ten seconds at most
+    after_failure  a signature that does not fit: the keys that were valid at that time
+    announced      the account has sent `#identity`: its key may be another one now
+
+`Keys` opens all that this needs (`identity`), and closes it. What directories and hosts do wrong is counted
+(`Metrics.keys`). While no directory answers, the condition `keys_unavailable` holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from math import ceil
+from pathlib import Path
+from typing import Final, NamedTuple, Self
+
+import structlog
+
+from jetstream.atproto.encoded_key import EncodedKey
+from jetstream.atproto.tid import tid_us
+from jetstream.conditions import Conditions
+from jetstream.errors import KeyCacheError
+from jetstream.identity.cache import KeyCache
+from jetstream.identity.directories import Directories, Outage
+from jetstream.identity.failures import KEY_FAILURES
+from jetstream.identity.fetch import Fetcher, Fetches
+from jetstream.identity.follower import Follower
+from jetstream.identity.public import PublicFetcher
+from jetstream.identity.resolver import Answer, Candidates, Resolver
+from jetstream.identity.store import KeyStore, export_lock
+from jetstream.limits import ExportLimits, KeyLimits
+from jetstream.logging_setup import Throttled
+from jetstream.metrics import Metrics
+from jetstream.token_bucket import Rate
+
+CONDITION: Final = "keys_unavailable"
+
+logger = structlog.get_logger(__name__)
+
+
+class KeySettings(NamedTuple):
+    """Where keys come from, as the operator has set it."""
+
+    data_dir: Path
+    plc_urls: Sequence[str]  # base URLs of PLC directories, which are asked in this order
+    plc_rate: float = 100.0  # requests a second to all of them together
+    follow: bool = False  # whether the export of the first one is read, and kept up with
+
+
+class Keys:
+    """The keys of one server: an async context manager. Used by the event loop's thread only.
+
+    `web` makes the requests to hosts of `did:web`. `clock` gives monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        settings: KeySettings,
+        metrics: Metrics,
+        conditions: Conditions,
+        limits: KeyLimits = KeyLimits(),
+        export: ExportLimits = ExportLimits(),
+        web: Fetches | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._conditions = conditions
+        rate = Rate(settings.plc_rate, ceil(settings.plc_rate))
+        self._limits = replace(limits, plc_rate=rate)
+        self._export = export
+        self._web = web or PublicFetcher(limits.web_requests_max)
+        self._clock = clock
+        self._closing = AsyncExitStack()  # what is to be closed, the last one first
+        self._log = Throttled(logger)
+
+    async def __aenter__(self) -> Self:
+        """Open the file, and begin to follow the export. Raises KeyCacheError for a file without use."""
+        async with AsyncExitStack() as stack:
+            limits, settings = self._limits, self._settings
+            cache = await stack.enter_async_context(KeyCache(KeyStore(settings.data_dir), limits))
+            fetcher = _opened(stack, Fetcher(limits.requests_max))
+            self._directories = Directories(settings.plc_urls, fetcher, limits, self._clock)
+            counted = self._metrics.keys(KEY_FAILURES)
+            self._resolver = Resolver(cache, self._directories, self._web, counted, limits, self._clock)
+            stack.push_async_callback(self._resolver.close)
+            self._metrics.watch_keys(cache.__len__, lambda: self._resolver.statistics().waiting)
+            _run(stack, self._watch())
+            if settings.follow:
+                follower = Follower(settings.plc_urls[0], _opened(stack, Fetcher(1)), cache, self._export)
+                _run(stack, self._follow(follower))
+            self._closing = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._closing.aclose()
+
+    def cached(self, did: str) -> EncodedKey | None:
+        """Return the key that memory has. If it is due, a refresh begins in the background."""
+        return self._resolver.cached(did)
+
+    async def load(self, dids: Iterable[str]) -> None:
+        """Read from the file what it has of accounts, so that `cached` has it. Takes `read_s` at most."""
+        await self._resolver.load(dids)
+
+    async def wait(self, did: str) -> Answer:
+        """Return the key of an account, or why there is none, within `wait_s`."""
+        try:
+            async with asyncio.timeout(self._limits.wait_s):
+                return await self._resolver.resolve(did)
+        except TimeoutError:
+            return Answer(None, "timeout")
+
+    async def after_failure(self, did: str, rev: str) -> Candidates:
+        """Return the keys that were valid at a rev, for a signature that `cached` does not fit.
+
+        The directory is asked for them once a minute for each account at most. If the candidates have a
+        reason, a key may be missing: a signature that fits none of them may still be genuine. Takes `wait_s`
+        at most.
+        """
+        try:
+            async with asyncio.timeout(self._limits.wait_s):
+                return await self._resolver.keys_at(did, tid_us(rev))
+        except TimeoutError:
+            return Candidates([], "timeout")
+
+    def announced(self, did: str) -> None:
+        """Note that an account may have changed its key (`#identity`). It is fetched when it is used."""
+        self._resolver.announced(did)
+
+    def check(self) -> None:
+        """Begin or end the condition."""
+        self._conditions.set(CONDITION, self._outage_reason(self._directories.outage()))
+
+    def _outage_reason(self, outage: Outage | None) -> str | None:
+        limits = self._limits
+        if outage is None or outage.lasted_s < limits.outage_s:
+            return None
+        if self._clock() - outage.failed_at > limits.outage_over_s:
+            return None
+        return (
+            f"no PLC directory has answered for {outage.lasted_s:.0f} s ({outage.problem}): what accounts sign"
+            " whose key is not known cannot be verified. Look at the network, or set another --plc-url"
+        )
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self._limits.look_s)
+            self.check()
+
+    async def _follow(self, follower: Follower) -> None:
+        """Follow the export, unless another process does."""
+        while True:
+            try:
+                with export_lock(self._settings.data_dir):
+                    await follower.run()
+            except KeyCacheError as error:
+                self._log.warning("the export is not followed now", problem=str(error))
+            await asyncio.sleep(self._export.poll_s)
+
+
+def _opened(stack: AsyncExitStack, fetcher: Fetcher) -> Fetcher:
+    stack.push_async_callback(fetcher.close)
+    return fetcher
+
+
+def _run(stack: AsyncExitStack, work: Coroutine[object, object, None]) -> None:
+    """Run something until the stack is closed."""
+    task = asyncio.create_task(work)
+
+    async def end() -> None:
+        task.cancel()
+        await asyncio.wait([task])
+
+    stack.push_async_callback(end)
