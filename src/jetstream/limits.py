@@ -516,6 +516,10 @@ class AdmissionLimits:
     # Bytes of memory of all of them.
     waiting_bytes_max: int = 64 << 20
 
+    # Seconds until the earlier keys of an account are asked for once more, if that was done a moment ago
+    # (`KeyLimits.announced_min_s`).
+    ask_again_s: float = 5.0
+
     # Messages of either kind. With an empty cache of keys, those of ten seconds wait: 10,000 on an ordinary
     # day. Each is a number in the cursor of its source, which is stored with every append.
     unstored_max: int = 20_000

@@ -51,7 +51,7 @@ class Judge:
         # Which numbers of the sources are not stored.
         self.marks = Marks()
         # What messages lack until they can be judged. It also brings the keys for their first examination.
-        self.signatures = Signatures(rules, self.states, parts.examine, parts.keys, limits.upstream)
+        self.signatures = Signatures(rules, self.states, parts.examine, parts.keys, limits)
         # What was judged since the last append.
         self.output = Output()
         self.reports = Reports(parts.conditions, bounds, clock)

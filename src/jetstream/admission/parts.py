@@ -11,6 +11,7 @@ from jetstream.admission.examination import Finding, Task
 from jetstream.atproto.encoded_key import EncodedKey
 from jetstream.conditions import Conditions
 from jetstream.eventlog import Changes, Cursors
+from jetstream.identity.resolver import Answer, Candidates
 from jetstream.metrics import AdmissionMetrics
 from jetstream.model.event import Event, Key
 
@@ -55,10 +56,10 @@ class Keyring(Protocol):
     async def load(self, dids: Sequence[str]) -> None:
         """Read the keys of accounts from the file into memory."""
 
-    def wait(self, did: str) -> Awaitable[EncodedKey | None]:
-        """Return the key of an account; None if it is not known in time."""
+    def wait(self, did: str) -> Awaitable[Answer]:
+        """Return the key of an account, or why there is none."""
 
-    def after_failure(self, did: str, rev: str) -> Awaitable[Sequence[EncodedKey]]:
+    def after_failure(self, did: str, rev: str) -> Awaitable[Candidates]:
         """Return the keys that an account had at a rev, for a signature that its key does not fit."""
 
     def announced(self, did: str) -> None:

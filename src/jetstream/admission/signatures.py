@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Coroutine, Sequence
-from typing import Any
+from typing import Any, Final
 
 from jetstream.admission.examination import Finding, Task, examine, with_signature
 from jetstream.admission.judging import IN_REPOSITORIES, Message, Rules, States
 from jetstream.admission.parts import Examine, Keyring
-from jetstream.limits import UpstreamLimits
+from jetstream.atproto.encoded_key import EncodedKey
+from jetstream.limits import Limits
+
+# Why earlier keys may be missing: the account was asked for a moment ago, and directories do not answer. All
+# others are final: nobody must be able to have a forged message pass for one that cannot be verified.
+_LATER: Final = frozenset({"rate_limited", "overload"})
+_OUTAGES: Final = frozenset({"status", "timeout", "unreachable", "tls"})
 
 
 class Signatures:
@@ -20,13 +27,14 @@ class Signatures:
         states: States,
         examine: Examine,
         keys: Keyring | None,
-        limits: UpstreamLimits = UpstreamLimits(),
+        limits: Limits = Limits(),
     ) -> None:
         self._rules = rules
         self._states = states
         self._examine = examine
         self._keys = keys
-        self._limits = limits
+        self._limits = limits.upstream
+        self._ask_again_s = limits.admission.ask_again_s
         # The DID and rev of each message that is examined or waits. A copy of it is not examined.
         self._examined: set[tuple[str, str]] = set()
 
@@ -84,13 +92,30 @@ class Signatures:
         return finding
 
     async def _with_key(self, message: Message, finding: Finding, keys: Keyring) -> Finding:
-        key = await keys.wait(message.did)
+        """Wait for the key of a message, and check its signature."""
+        key = (await keys.wait(message.did)).key
         return finding if key is None else with_signature(finding, [key])
 
     async def _with_earlier_keys(self, message: Message, finding: Finding, keys: Keyring) -> Finding:
-        earlier = await keys.after_failure(message.did, message.rev)
-        if not earlier:
+        """Examine a message whose signature does not fit once more, with all keys of its account.
+
+        If directories could not be asked for them, it is as if there was no key: the account may have another
+        one by now.
+        """
+        found = await keys.after_failure(message.did, message.rev)
+        if found.reason in _LATER:
+            await asyncio.sleep(self._ask_again_s)
+            found = await keys.after_failure(message.did, message.rev)
+        if found.keys and (fitting := await self._fitting(message, found.keys)) is not None:
+            return fitting
+        if found.reason not in _OUTAGES:
             return finding
-        task = Task(message.envelope.type, message.envelope.fields, tuple(earlier))
-        (found,) = await self._examine([task])
-        return found
+        message.asked = True
+        (unsigned,) = await self._examine([Task(message.envelope.type, message.envelope.fields)])
+        return unsigned
+
+    async def _fitting(self, message: Message, keys: Sequence[EncodedKey]) -> Finding | None:
+        """Return the finding of a message, None if it is by none of these keys."""
+        task = Task(message.envelope.type, message.envelope.fields, tuple(keys))
+        (finding,) = await self._examine([task])
+        return None if finding.signed is False else finding
