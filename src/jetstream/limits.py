@@ -124,6 +124,17 @@ class LogLimits:
     # Keys that `LogWriter.keys_from` returns: two segments, since most of the first may lie before what is
     # asked for. 2 MB of ordinary keys, 24 MB of the longest.
     lookup_keys: int = 8_000
+    # Repositories whose states have changed and are not folded yet: in memory, 200 bytes each. Folding fewer
+    # at once writes more: nearly every state is on a page of its own.
+    repo_changes: int = 50_000
+    # States that one step of folding writes while appends wait.
+    fold_repos: int = 250
+    # States that are kept, 75 bytes each, and in no more than this share of `--retention-bytes`. When there
+    # are more, some that did not change for long are forgotten.
+    repo_states: int = 50_000_000
+    repo_states_share: float = 1 / 4
+    # Gaps that are kept: about 100 bytes each.
+    gap_rows: int = 100_000
     # Damaged ranges that are remembered. Any more are read again for each reader.
     damage_ranges: int = 1_000
     # Seconds between two runs of upkeep, beside those that are due at once.

@@ -54,6 +54,12 @@ def stats(*, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     _print(f"newest       {_moment(held.newest_us)}")
     cursors = [f"{source}, seq {cursor.seq}" for source, cursor in held.cursors.items()]
     _print(f"upstream     {'; '.join(cursors) or 'none'}")
+    if held.repos or held.repo_changes:
+        _print(
+            f"states       {held.repos:,} of repositories; changes of {held.repo_changes:,} appends to fold"
+        )
+    if held.gaps:
+        _print(f"gaps         {held.gaps:,}")
     for kind, count in sorted(held.kinds.items()):
         _print(f"{KIND_NAMES[kind]:12} {count:,}")
     for collection, count in held.collections.most_common(COLLECTIONS_SHOWN):

@@ -115,6 +115,13 @@ class LogReader(Log, Protocol):
     async def wait(self, position: int) -> None:
         """Return once an event at or after `position` has been appended."""
 
+    async def gaps(self, since_us: int, count_max: int) -> list[Gap]:
+        """Return the oldest gaps that were found at `since_us` or later, rising by time.
+
+        They are `count_max`, and all others that were found at the same time as the last one. Gaps are kept
+        as long as events, up to some number. Raises LogError.
+        """
+
     def statistics(self) -> LogStatistics:
         """Return what the log holds. Cheap enough to call for every request."""
 
@@ -135,6 +142,16 @@ class LogWriter(Log, Protocol):
 
         Raises LogUnwritable with nothing stored.
         """
+
+    def repo(self, did: bytes) -> bytes | None:
+        """Return the state of a repository by its compact DID, as of the last append.
+
+        None: it is not known. States that did not change for long, or that are damaged, may be forgotten.
+        Takes some microseconds. Raises LogError.
+        """
+
+    def accounts(self) -> Mapping[tuple[str, str], bytes]:
+        """Return what is stored of accounts, by source and DID. Reads all of it. Raises LogError."""
 
     async def holds(self, keys: Collection[Key]) -> dict[Key, int]:
         """Return the keys of which an event is kept, each with a position.

@@ -14,6 +14,7 @@ from websockets.frames import Opcode
 
 from jetstream.delivery.delivery import Delivery
 from jetstream.delivery.subscriber import Close, Encoding, Subscriber, SubscriberOptions
+from jetstream.eventlog import Gap
 from jetstream.eventlog.backpressure import Followers
 from jetstream.limits import DeliveryLimits
 from jetstream.metrics import Metrics
@@ -135,6 +136,9 @@ class MemoryLog:
             if wanted.select(batch, first, batch.index(stop)):
                 return batch if self.copy is None or batch is self.batches[-1] else self.copy(batch)
         return None
+
+    async def gaps(self, since_us: int, count_max: int) -> list[Gap]:
+        raise NotImplementedError
 
     async def wait(self, position: int) -> None:
         while self.tip < position:

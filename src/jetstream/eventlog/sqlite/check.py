@@ -5,7 +5,7 @@ three levels:
 
     pages     SQLite's own structure: PRAGMA integrity_check
     rows      the checksums of each segment and each row of the tail, the order of their ranges, and for a
-              segment that its index is that of its events
+              segment that its index is that of its events; the checksums of the states of repositories
     files     the reservation beside the database
 
 Where pages are damaged, SQLite cannot walk a table from one end to the other. `row_keys` then approaches each
@@ -28,6 +28,7 @@ from jetstream.eventlog.columns import Damaged
 from jetstream.eventlog.segment import Segment, verify
 from jetstream.eventlog.sqlite.connection import reading
 from jetstream.eventlog.sqlite.damage import GRAIN_US, next_readable
+from jetstream.eventlog.sqlite.repos import read_changes, whole_states
 from jetstream.eventlog.sqlite.reservation import Reservation
 from jetstream.eventlog.sqlite.schema import DATABASE, POSITION_MAX, REMEDY, ROW, Row, for_each_table
 
@@ -51,6 +52,10 @@ class Findings:
     problems: list[str] = field(default_factory=list)
     # The damaged rows: of each its table and its key.
     lost: list[tuple[str, int]] = field(default_factory=list)
+    # Repositories whose state is damaged, and whether all states are to be forgotten, since it is not known
+    # which are the newest.
+    lost_states: list[bytes] = field(default_factory=list)
+    forget_states: bool = False
     # Whether SQLite's structure is undamaged, whatever the rows hold. Then damaged rows can be deleted.
     has_whole_pages: bool = False
 
@@ -67,6 +72,7 @@ def check(directory: Path) -> Findings:
         findings.has_whole_pages = not findings.problems
         for _ in whole_rows(connection, findings):
             pass
+        _check_states(connection, findings)
     try:
         Reservation(directory).read()
     except LogCorrupt as error:
@@ -89,6 +95,19 @@ def _check_pages(connection: sqlite3.Connection) -> Iterator[str]:
                 yield from str(finding).splitlines()
     except sqlite3.DatabaseError as error:
         yield str(error)
+
+
+def _check_states(connection: sqlite3.Connection, findings: Findings) -> None:
+    """Note what is damaged of the states of repositories."""
+    try:
+        read_changes(connection)
+        for _ in whole_states(connection, findings.lost_states):
+            pass
+    except (Damaged, sqlite3.DatabaseError) as error:
+        findings.forget_states = True
+        findings.problems.append(f"states of repositories are lost: {error}")
+    if findings.lost_states:
+        findings.problems.append(f"the states of {len(findings.lost_states)} repositories are lost")
 
 
 def whole_rows(connection: sqlite3.Connection, findings: Findings) -> Iterator[Segment | Row]:

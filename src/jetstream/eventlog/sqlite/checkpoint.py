@@ -14,7 +14,7 @@ import os
 import sqlite3
 from pathlib import Path
 
-from jetstream.eventlog.sqlite.connection import Transaction, open_reader
+from jetstream.eventlog.sqlite.connection import Transaction, open_reader, wal_bytes
 from jetstream.eventlog.sqlite.reservation import Machine
 
 
@@ -60,3 +60,15 @@ class Checkpointer:
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._connection.close()
         os.close(self._descriptor)
+
+
+def long_wal(path: Path, bound: int) -> str | None:
+    """Say why the write-ahead log of a database has reached a size, None while it is smaller."""
+    size = wal_bytes(path)
+    if size < bound:
+        return None
+    return (
+        f"{path}-wal is {size >> 20} MiB, over its bound of {bound >> 20} MiB:"
+        f" another program has read the database in one transaction for long; end it"
+        f" (`fuser -v {path}` names it)"
+    )

@@ -6,6 +6,7 @@ write-ahead log. Events that are trimmed meanwhile are left out; damage ends the
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from jetstream.eventlog import SourceCursor
 from jetstream.eventlog.sqlite.connection import bytes_on_disk, reading
+from jetstream.eventlog.sqlite.gaps import count_gaps
 from jetstream.eventlog.sqlite.reader import FileReader
 from jetstream.eventlog.sqlite.schema import DATABASE, read_cursors, read_tip
 from jetstream.limits import LogLimits
@@ -29,6 +31,9 @@ class Contents:
     tip: int
     cursors: dict[str, SourceCursor]  # by source
     segments: int
+    repos: int  # rows of the states of repositories, and changes that are not folded into these
+    repo_changes: int
+    gaps: int
     # The positions of the oldest and the newest event, None in an empty log.
     oldest_us: int | None = None
     newest_us: int | None = None
@@ -75,7 +80,14 @@ def contents(directory: Path) -> Contents:
         floor, tip = connection.execute("SELECT floor_us, tip_us FROM extent").fetchone()
         (segments,) = connection.execute("SELECT count(*) FROM segment").fetchone()
         size = bytes_on_disk(directory / DATABASE)
-        counted = Contents(size, floor, tip, read_cursors(connection), segments)
+        counted = Contents(size, floor, tip, read_cursors(connection), segments, *_states(connection))
     for batch, _ in selected(directory, floor, tip + 1, EVERYTHING):
         counted.add(batch)
     return counted
+
+
+def _states(connection: sqlite3.Connection) -> tuple[int, int, int]:
+    """Return the numbers of states of repositories, of rows of their changes, and of gaps."""
+    (repos,) = connection.execute("SELECT repos FROM state").fetchone()
+    (changes,) = connection.execute("SELECT count(*) FROM repo_change").fetchone()
+    return repos, changes, count_gaps(connection)

@@ -9,7 +9,8 @@ keep their positions unless others need the room:
                                the highest positions that rise strictly up to now
 
 Segments and rows of the tail are rewritten from the oldest to the newest, so that no two have the same key at
-any time. The floor and the tombstones refer to events by position, and move with them. All happens in one
+any time. The floor, the tombstones and the gaps refer to events by position, and move
+with them. All happens in one
 transaction: a process that is killed leaves the log as it was.
 """
 
@@ -54,13 +55,19 @@ def rebase(directory: Path, now_us: int, reservation: Reservation | None = None)
         if tip_us <= now_us:
             return Rebased(0, tip_us, tip_us)
         tombstones = read_tombstones(connection)
+        gaps = [time_us for (time_us,) in connection.execute("SELECT DISTINCT time_us FROM gap")]
         with Transaction(connection):
-            events, moved = _move_events(connection, now_us, sorted({floor_us, *tombstones.values()}))
+            events, moved = _move_events(connection, now_us, sorted({floor_us, *tombstones.values(), *gaps}))
             connection.execute("UPDATE state SET tip_us = ?, floor_us = ?", (now_us, moved[floor_us]))
             connection.execute("UPDATE cursor SET tip_us = min(tip_us, ?)", (now_us,))
             connection.executemany(
                 "UPDATE tombstone SET before_us = ? WHERE did = ?",
                 [(moved[old], did) for did, old in tombstones.items()],
+            )
+            # The oldest come first: none is moved to where another one is still to be moved from.
+            connection.executemany(
+                "UPDATE OR REPLACE gap SET time_us = ? WHERE time_us = ?",
+                [(moved[old], old) for old in sorted(gaps)],
             )
             connection.execute("DELETE FROM stored WHERE last_us > ?", (now_us,))
             # Otherwise a log that is opened after another boot would continue above the old positions.

@@ -6,6 +6,7 @@
 4. Read the state. The tip is the highest position that may have been given out: that of the last commit, or
    after another boot the reserved one.
 5. Read the tail into memory, without records for which there is a tombstone. What is damaged in it is noted.
+6. Read the changes of the states of repositories that are not folded yet.
 
 The segments are not read, so opening takes about the same time whatever the log holds. A restart after a
 crash needs no more than this: events and cursors were committed together, and upstream is asked for what
@@ -29,8 +30,10 @@ from jetstream.eventlog.sqlite.ages import Ages
 from jetstream.eventlog.sqlite.checkpoint import Checkpointer
 from jetstream.eventlog.sqlite.connection import TranslatedErrors, database_files, open_writer
 from jetstream.eventlog.sqlite.damage import DamageRecord, is_damage
+from jetstream.eventlog.sqlite.gaps import count_gaps
 from jetstream.eventlog.sqlite.lock import take_lock
 from jetstream.eventlog.sqlite.reader import FileReader
+from jetstream.eventlog.sqlite.repos import ROW_BYTES, RepoStates
 from jetstream.eventlog.sqlite.reservation import NEW_FILE, Machine, Reservation
 from jetstream.eventlog.sqlite.rewrite import read_tombstones
 from jetstream.eventlog.sqlite.schema import DATABASE, POSITION_MAX, oldest_us, read_cursors
@@ -103,6 +106,10 @@ class LogState:
         self.ages = Ages(self.upkeep, options.machine, options.clock(), options.retention_s)
         # The cursor of each source, as of the last append.
         self.cursors: Cursors = read_cursors(self.writer)
+        # The states of repositories.
+        self.repos = RepoStates(self.writer, limits, _states_max(options))
+        # Gaps that are kept, or some more: counted again when they are above their bound.
+        self.gaps = count_gaps(self.writer)
         # False from an append that failed until one that succeeded.
         self.writable = True
         # Held for one short transaction by each write to the database: an append, or an exclusive step of
@@ -122,6 +129,12 @@ def open_log(directory: Path, options: Options) -> LogState:
     except BaseException:
         os.close(lock)
         raise
+
+
+def _states_max(options: Options) -> int:
+    """Return how many states of repositories are kept."""
+    limits, size = options.limits, options.retention_bytes
+    return min(limits.repo_states, int((size or 1 << 60) * limits.repo_states_share) // ROW_BYTES)
 
 
 def _hot_tail(reader: FileReader, floor: int) -> HotTail:

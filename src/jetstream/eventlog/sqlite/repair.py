@@ -1,7 +1,8 @@
 """Repairing a damaged log while no server runs: keep every undamaged row, and the damaged file beside it.
 
 A new file is written from every row that can be reached and is undamaged, and the old file is renamed. Lost
-rows leave a hole, which the findings name: readers skip it from then on.
+rows leave a hole, which the findings name: readers skip it from then on. A lost state of a repository is
+adopted from its next message.
 
 1. Take the lock, release the reserve, and check. If nothing is damaged, change nothing.
 2. If only the reservation is damaged, write that again.
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from jetstream.errors import LogCorrupt, LogError, LogUnwritable
+from jetstream.eventlog.columns import Damaged
 from jetstream.eventlog.sqlite import schema
 from jetstream.eventlog.sqlite.check import Findings, check, whole_rows
 from jetstream.eventlog.sqlite.connection import (
@@ -31,7 +33,16 @@ from jetstream.eventlog.sqlite.connection import (
     open_reader,
     open_writer,
 )
+from jetstream.eventlog.sqlite.damage import is_damage
 from jetstream.eventlog.sqlite.lock import offline
+from jetstream.eventlog.sqlite.repos import (
+    count_states,
+    delete_states,
+    forget_all,
+    insert_states,
+    read_changes,
+    whole_states,
+)
 from jetstream.eventlog.sqlite.reservation import AHEAD_US, Reservation, unused_name
 
 
@@ -60,7 +71,8 @@ def repair(directory: Path) -> tuple[Findings, Path | None]:
 def _repair(directory: Path, found: Findings) -> tuple[Findings, Path | None]:
     """Do what the findings need; return what was kept, and the old file's new path."""
     path = directory / schema.DATABASE
-    if found.has_whole_pages and not found.lost:  # so the problem is with the reservation
+    states_lost = found.lost_states or found.forget_states
+    if found.has_whole_pages and not found.lost and not states_lost:  # so the problem is with the reservation
         with closing(open_reader(path)) as connection:
             _repair_reservation(directory, schema.read_tip(connection))
         return found, None
@@ -100,6 +112,10 @@ def _delete_damaged_rows(directory: Path, found: Findings) -> None:
             with Transaction(writer):
                 writer.execute(schema.DELETE_ROW[table], (key,))
         with Transaction(writer):
+            if found.forget_states:
+                forget_all(writer)
+            else:
+                count_states(writer, -delete_states(writer, found.lost_states))
             writer.execute(
                 "UPDATE state SET removed = removed + (SELECT events FROM extent) - ?", (found.events,)
             )
@@ -133,14 +149,42 @@ def _rebuild(directory: Path, new: Path) -> Findings:
         floor = _rows(old, "SELECT floor_us FROM state") or [(schema.oldest_us(writer) or tip_us + 1,)]
         cursors = dict(map(schema.named_cursor, _rows(old, schema.CURSORS)))
         tombstones = _rows(old, "SELECT * FROM tombstone")
-        stored = _rows(old, "SELECT * FROM stored")
+        stored, gaps = _rows(old, "SELECT * FROM stored"), _rows(old, "SELECT * FROM gap")
+        accounts = _rows(old, "SELECT * FROM account")
         with Transaction(writer):
             writer.execute("UPDATE state SET floor_us = ?", floor[0])
             schema.store_cursors(writer, cursors, tip_us, kept.events, same_sources=False)
             writer.executemany("INSERT INTO tombstone VALUES (?, ?)", tombstones)
             writer.executemany("INSERT INTO stored VALUES (?, ?)", stored)
+            writer.executemany("INSERT INTO gap VALUES (?, ?, ?, ?, ?)", gaps)
+            writer.executemany("INSERT INTO account VALUES (?, ?, ?)", accounts)
+        _keep_states(old, writer)
         writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     return kept
+
+
+def _keep_states(old: sqlite3.Connection, writer: sqlite3.Connection) -> None:
+    """Keep the states of repositories that are undamaged, if all changes that are not folded yet are.
+
+    Else any state may be an old one, and all are forgotten.
+    """
+    try:
+        read_changes(old)
+        changes = old.execute("SELECT id, crc, records FROM repo_change").fetchall()
+    except (Damaged, sqlite3.DatabaseError):
+        return
+    with Transaction(writer):
+        writer.executemany("INSERT INTO repo_change VALUES (?, ?, ?)", changes)
+    for falling in (False, True):
+        try:
+            for rows in whole_states(old, [], falling=falling):
+                with Transaction(writer):
+                    count_states(writer, insert_states(writer, rows))
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):  # of the new file
+                raise
+        else:
+            return
 
 
 def _repair_reservation(directory: Path, newest_us: int) -> int:

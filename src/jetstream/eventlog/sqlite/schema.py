@@ -7,6 +7,10 @@
     segment     sealed segments
     tombstone   accounts whose records are still to be erased
     stored      when events were stored, where positions do not tell
+    repo        the states of repositories (see `repos`)
+    repo_change changes of these that are not in `repo` yet
+    gap         gaps that were found in repositories
+    account     what each source says of accounts
     clock       the offset of the clock that this boot trusts
 
 `docs/log-format.md` explains them. Rows of `tail` and `segment` have the position of their last event as key,
@@ -17,7 +21,7 @@ another version is refused.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from operator import sub
 from pathlib import Path
@@ -43,9 +47,10 @@ CREATE TABLE state (
     floor_us  INTEGER NOT NULL,
     appended  INTEGER NOT NULL,
     removed   INTEGER NOT NULL,
-    checkpoints INTEGER NOT NULL
+    checkpoints INTEGER NOT NULL,
+    repos     INTEGER NOT NULL
 ) STRICT;
-INSERT INTO state VALUES (1, 0, 0, 0, 0, 0);
+INSERT INTO state VALUES (1, 0, 0, 0, 0, 0, 0);
 CREATE TABLE cursor (
     source    TEXT PRIMARY KEY,
     seq       INTEGER NOT NULL,
@@ -90,6 +95,30 @@ CREATE TABLE clock (
     boot      TEXT NOT NULL,
     offset_us INTEGER NOT NULL
 ) STRICT;
+CREATE TABLE repo (
+    did       BLOB PRIMARY KEY,
+    state     BLOB NOT NULL,
+    crc       INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE repo_change (
+    id        INTEGER PRIMARY KEY,
+    crc       INTEGER NOT NULL,
+    records   BLOB NOT NULL
+) STRICT;
+CREATE TABLE gap (
+    time_us   INTEGER NOT NULL,
+    did       TEXT NOT NULL,
+    after_rev TEXT NOT NULL,
+    rev       TEXT NOT NULL,
+    cause     TEXT NOT NULL,
+    PRIMARY KEY (time_us, did, rev)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE account (
+    source    TEXT NOT NULL,
+    did       TEXT NOT NULL,
+    state     BLOB NOT NULL,
+    PRIMARY KEY (source, did)
+) STRICT, WITHOUT ROWID;
 """
 
 
@@ -226,6 +255,19 @@ def _packed_seqs(cursor: SourceCursor) -> str | None:
     """Return what is `unstored` as differences, the first one to `seq`; None if nothing is."""
     seqs = cursor.unstored
     return " ".join(map(str, map(sub, seqs, (cursor.seq, *seqs)))) if seqs else None
+
+
+def store_accounts(connection: sqlite3.Connection, accounts: Mapping[tuple[str, str], bytes | None]) -> None:
+    """Store what sources say of accounts, by source and DID; None deletes it."""
+    kept = [(*key, state) for key, state in accounts.items() if state is not None]
+    gone = [key for key, state in accounts.items() if state is None]
+    connection.executemany("INSERT OR REPLACE INTO account VALUES (?, ?, ?)", kept)
+    connection.executemany("DELETE FROM account WHERE source = ? AND did = ?", gone)
+
+
+def read_accounts(connection: sqlite3.Connection) -> dict[tuple[str, str], bytes]:
+    """Return what sources say of accounts."""
+    return {(source, did): state for source, did, state in connection.execute("SELECT * FROM account")}
 
 
 def read_tip(connection: sqlite3.Connection) -> int:

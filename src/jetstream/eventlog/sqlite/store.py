@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -32,17 +32,19 @@ import structlog
 from jetstream.clock import boot_id, unix_us
 from jetstream.conditions import Conditions
 from jetstream.errors import LogError, LogUnwritable, SettingError
-from jetstream.eventlog import Changes, Cursors
+from jetstream.eventlog import Changes, Cursors, Gap
 from jetstream.eventlog.backpressure import Followers
 from jetstream.eventlog.columns import Columns
 from jetstream.eventlog.erase import Tombstones, find_tombstones
 from jetstream.eventlog.segment_cache import Loaded, SegmentCache
 from jetstream.eventlog.sqlite import lookup
 from jetstream.eventlog.sqlite.connection import Transaction, TranslatedErrors, bytes_on_disk, wal_bytes
+from jetstream.eventlog.sqlite.gaps import insert_gaps, read_gaps
 from jetstream.eventlog.sqlite.reader import ReaderPool
 from jetstream.eventlog.sqlite.recovery import LogState, Options, open_log
+from jetstream.eventlog.sqlite.repos import PAGE_BYTES, RECORD_BYTES
 from jetstream.eventlog.sqlite.reservation import Machine
-from jetstream.eventlog.sqlite.schema import insert_row, store_cursors
+from jetstream.eventlog.sqlite.schema import insert_row, read_accounts, store_accounts, store_cursors
 from jetstream.eventlog.sqlite.upkeep import Upkeep
 from jetstream.limits import LogLimits
 from jetstream.logging_setup import Throttled
@@ -140,14 +142,17 @@ class SqliteLog:
         self._upkeep.raise_failure()
         tombstones = find_tombstones(batch, self._erase_statuses)
         async with state.writing:
+            if changes.repos and state.repos.is_overfull:
+                self._upkeep.wake()
+                raise LogUnwritable(state.path, "too many states of repositories wait to be written")
             try:
                 columns = Columns.of(batch) if len(batch) else None
-                if state.space.spend(0 if columns is None else columns.size):
+                if state.space.spend(_size(columns, changes)):
                     self._upkeep.wake()
                 if len(batch) and batch.last > state.reservation.until_us:
                     await self._reserve(batch.last)
                 with TranslatedErrors(state.path), Transaction(state.writer):
-                    self._store(batch, columns, changes, tombstones)
+                    repo_row = self._store(batch, columns, changes, tombstones)
             except LogUnwritable:
                 state.writable = False
                 state.space.full = True
@@ -155,6 +160,11 @@ class SqliteLog:
                 raise
             state.writable = True
             state.cursors = changes.cursors
+            state.gaps += len(changes.gaps)
+            if changes.repos:
+                state.repos.add(changes.repos, repo_row)
+                if state.repos.is_due:
+                    self._upkeep.wake()
             if len(batch):
                 self._publish(batch, tombstones, received_at)
 
@@ -163,8 +173,13 @@ class SqliteLog:
         with short_switch_interval(), TranslatedErrors(self._state.path):
             await asyncio.to_thread(self._state.reservation.extend, position)
 
-    def _store(self, batch: Batch, columns: Columns | None, changes: Changes, tombstones: Tombstones) -> None:
-        """Write one append, inside a transaction: rows of the tail, tombstones, cursors."""
+    def _store(
+        self, batch: Batch, columns: Columns | None, changes: Changes, tombstones: Tombstones
+    ) -> int | None:
+        """Write one append, inside a transaction: rows of the tail, tombstones, changes.
+
+        Returns the row of the states of repositories, if some have changed.
+        """
         state = self._state
         writer, batch_bytes, tip = state.writer, state.limits.batch_bytes, state.tip
         if columns is not None:
@@ -179,6 +194,11 @@ class SqliteLog:
         cursors = changes.cursors
         same_sources = cursors.keys() == state.cursors.keys()
         store_cursors(writer, cursors, tip, state.appended + len(batch), same_sources=same_sources)
+        if changes.gaps:
+            insert_gaps(writer, changes.gaps)
+        if changes.accounts:
+            store_accounts(writer, changes.accounts)
+        return state.repos.insert(changes.repos) if changes.repos else None
 
     def _publish(self, batch: Batch, tombstones: Tombstones, received_at: float | None) -> None:
         """Let memory follow what was committed, and wake readers and, if there is a segment, upkeep."""
@@ -196,6 +216,16 @@ class SqliteLog:
             self._upkeep.wake()
         self.followers.append(state.tip, received_at)
         self._appended.notify()
+
+    def repo(self, did: bytes) -> bytes | None:
+        """Return the state of a repository by its compact DID; None if it is not known."""
+        with TranslatedErrors(self._state.path, LogError):
+            return self._state.repos.get(did)
+
+    def accounts(self) -> Mapping[tuple[str, str], bytes]:
+        """Return what is stored of accounts, by source and DID."""
+        with TranslatedErrors(self._state.path, LogError):
+            return read_accounts(self._state.writer)
 
     # Reading
 
@@ -251,6 +281,10 @@ class SqliteLog:
         position = max(position, self._state.floor)
         return await self._readers.run(lambda reader: lookup.keys_from(reader, position, stop))
 
+    async def gaps(self, since_us: int, count_max: int) -> list[Gap]:
+        """Return the oldest gaps since a time, rising."""
+        return await self._readers.run(lambda reader: read_gaps(reader.connection, since_us, count_max))
+
     async def wait(self, position: int) -> None:
         """Return once an event at or after `position` has been appended."""
         while self._state.tip < position:
@@ -288,3 +322,11 @@ class SqliteLog:
             self._state.checkpointer.close()
             self._state.reservation.write(self._state.tip)
         os.close(self._state.lock)
+
+
+def _size(columns: Columns | None, changes: Changes) -> int:
+    """Return about how many bytes an append writes, beside some pages as a whole."""
+    events = 0 if columns is None else columns.size
+    return (
+        events + RECORD_BYTES * len(changes.repos) + PAGE_BYTES * (len(changes.gaps) + len(changes.accounts))
+    )

@@ -18,6 +18,7 @@ from typing import Final
 from jetstream.eventlog.sqlite import ages
 from jetstream.eventlog.sqlite.connection import Transaction
 from jetstream.eventlog.sqlite.damage import is_damage, next_key, next_readable
+from jetstream.eventlog.sqlite.gaps import drop_gaps_before
 from jetstream.eventlog.sqlite.reader import FileReader
 
 _PAGES: Final = "SELECT * FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
@@ -91,6 +92,7 @@ def _move_floor(connection: sqlite3.Connection, floor: int, removed: int) -> Non
         "UPDATE state SET floor_us = max(floor_us, ?), removed = removed + ?", (floor, removed)
     )
     ages.drop_before(connection, floor)
+    drop_gaps_before(connection, floor)
 
 
 def position_within(reader: FileReader, floor: int, bytes_max: int) -> int:

@@ -1,6 +1,7 @@
 """Upkeep: what is done to the file in the background, beside appends and readers.
 
     seal         compress the oldest rows of the tail into segments
+    fold         write the states of repositories to their table
     erase        rewrite segments that have records of deleted accounts
     trim         delete what is past retention
     checkpoint   copy the write-ahead log into the database, and restart it
@@ -38,10 +39,13 @@ from jetstream.eventlog.erase import Tombstones
 from jetstream.eventlog.segment import Segment
 from jetstream.eventlog.sqlite import rewrite, trim
 from jetstream.eventlog.sqlite.ages import position_stored_before
+from jetstream.eventlog.sqlite.checkpoint import long_wal
 from jetstream.eventlog.sqlite.connection import TranslatedErrors, wal_bytes
 from jetstream.eventlog.sqlite.damage import Damage
+from jetstream.eventlog.sqlite.gaps import drop_oldest_gaps
 from jetstream.eventlog.sqlite.reader import FileReader
 from jetstream.eventlog.sqlite.recovery import LogState, read_extent
+from jetstream.eventlog.sqlite.repos import PAGE_BYTES, delete_folded, fold, forget_some, in_steps, warm
 from jetstream.eventlog.sqlite.reservation import AHEAD_US
 from jetstream.scheduling import short_switch_interval
 
@@ -94,6 +98,7 @@ class Upkeep:
         async with self._running:
             await (self._free_disk() if state.space.full else self._keep_time())
             await self._seal()
+            await self._fold()
             for step in (self._erase, self._retain, self._checkpoint, self._shrink):
                 await self._despite_damage(step)
             if state.tip + AHEAD_US // 2 > state.reservation.until_us:
@@ -185,6 +190,25 @@ class Upkeep:
         with short_switch_interval() if behind else nullcontext():
             return await self._in_thread(rewrite.next_segment, self._reader)
 
+    # Folding
+
+    async def _fold(self) -> None:
+        """Write the states of repositories to their table when many have changed. See `repos`."""
+        repos, connection, limits = self._state.repos, self._state.upkeep, self._state.limits
+        if not repos.is_due:
+            return
+        for step in await self._in_thread(in_steps, repos.begin_fold(), limits.fold_repos):
+            await self._require_room(2 * PAGE_BYTES * len(step))
+            await self._in_thread(warm, connection, step)
+            repos.stored += await self._exclusively(fold, connection, step)
+            await self._checkpoint()
+        while await self._exclusively(delete_folded, connection, repos.folded_to):
+            await self._checkpoint()
+        repos.end_fold()
+        while repos.stored > repos.states_max:
+            repos.stored -= await self._exclusively(forget_some, connection)
+            await self._checkpoint()
+
     # Erasing
 
     async def _erase(self) -> None:
@@ -234,6 +258,9 @@ class Upkeep:
                 await self._in_thread(trim.position_within, self._reader, self._state.floor, size)
             )
 
+        if self._state.gaps > (most := self._state.limits.gap_rows):
+            self._state.gaps = await self._exclusively(drop_oldest_gaps, self._state.upkeep, most)
+
     async def _trim(self, before_us: int) -> None:
         """Delete step by step what ends before a position, and let memory follow after each step."""
         state = self._state
@@ -262,14 +289,8 @@ class Upkeep:
 
     def _update_wal_condition(self) -> None:
         """Begin or end the condition `wal`. Only a foreign transaction lets the WAL grow above its bound."""
-        path, bound = self._state.path, self._state.limits.wal_bytes_alarm
-        size = wal_bytes(path)
-        reason = (
-            f"{path}-wal is {size >> 20} MiB, over its bound of {bound >> 20} MiB:"
-            f" another program has read the database in one transaction for long; end it"
-            f" (`fuser -v {path}` names it)"
-        )
-        self._state.options.conditions.set("wal", None if size < bound else reason)
+        state = self._state
+        state.options.conditions.set("wal", long_wal(state.path, state.limits.wal_bytes_alarm))
 
     # The disk
 

@@ -1,0 +1,297 @@
+"""The states of repositories: what the newest message of each left, by compact DID.
+
+    append ──▶ repo_change (a row per append) ──fold──▶ repo (a row per repository)
+       └─────▶ recent (in memory)
+
+An append writes its changes as one row at the end of `repo_change`, since rows of `repo` are all over the
+file: each change there writes a page. Upkeep folds many changes at once, each repository once, in the order
+of the keys:
+
+1. What is `recent` becomes `folding`, and the number of its last row is noted. New changes are `recent`.
+2. The states are written to `repo`, in short transactions, for which appends wait.
+3. The rows of `repo_change` up to that number are deleted, the oldest first, and `folding` is forgotten.
+
+A state is looked up in `recent`, in `folding`, and in `repo`. The first of them that knows the repository is
+right, at any moment. After a crash, all rows of `repo_change` are `recent` again: what was folded already is
+folded once more, with the same result.
+
+The state of a repository that is not known is adopted from its next message. So a state may be forgotten:
+when there are too many, or when it is damaged.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from secrets import token_bytes
+from typing import Final
+from zlib import crc32
+
+import structlog
+
+from jetstream.eventlog.columns import Damaged
+from jetstream.eventlog.sqlite.connection import Transaction
+from jetstream.eventlog.sqlite.damage import is_damage
+from jetstream.limits import LogLimits
+from jetstream.logging_setup import Throttled
+
+STATE_BYTES: Final = 24
+_DID_BYTES: Final = 16
+RECORD_BYTES: Final = _DID_BYTES + STATE_BYTES
+# The state in the record of a repository that was forgotten.
+_FORGOTTEN: Final = bytes(STATE_BYTES)
+PAGE_BYTES: Final = 4096  # of the tree that a row is on
+# What a row of `repo` takes, with the free part of its page: for the share of the states in the whole file.
+ROW_BYTES: Final = 75
+# Changes of one repository count as well, since each is a record that is read at the start.
+RECORDS_PER_REPO: Final = 8
+# Above so many times the number at which folding begins, appends are refused.
+OVERFULL: Final = 4
+# Rows of `repo_change` that one transaction deletes: a twentieth of them, and so many at least.
+DELETED_AT_ONCE: Final = 200
+# Of so many neighbours, half of them are forgotten when there are too many: those with the oldest revs.
+SAMPLED: Final = 1_000
+
+Repos = Mapping[bytes, bytes | None]  # by compact DID; None: forgotten
+Change = tuple[bytes, bytes | None]
+State = tuple[bytes, int, bytes]  # a row of `repo`: the state, its checksum, the DID
+
+_CHANGES: Final = "SELECT id, crc, records FROM repo_change ORDER BY id"
+_ROW: Final = "SELECT state, crc FROM repo WHERE did = ?"
+_RISING: Final = "SELECT state, crc, did FROM repo WHERE did > ? ORDER BY did LIMIT ?"
+_FALLING: Final = "SELECT state, crc, did FROM repo WHERE did < ? ORDER BY did DESC LIMIT ?"
+# Compares `state`, which begins with the rev.
+_OLDEST: Final = (
+    "DELETE FROM repo WHERE did IN (SELECT did FROM"
+    " (SELECT did, state FROM repo WHERE did >= ? ORDER BY did LIMIT ?) ORDER BY state LIMIT ?)"
+)
+
+
+def pack(repos: Repos) -> bytes:
+    """Return changes as records of `RECORD_BYTES`."""
+    return b"".join([did.rjust(_DID_BYTES, b"\0") + (state or _FORGOTTEN) for did, state in repos.items()])
+
+
+def unpack(records: bytes, crc: int) -> Iterator[Change]:
+    """Yield the changes of one row. Raises Damaged."""
+    try:
+        matches = crc32(records) == crc and len(records) % RECORD_BYTES == 0
+    except TypeError as error:  # not even bytes
+        raise Damaged(str(error)) from error
+    if not matches:
+        raise Damaged("the states of repositories are damaged: a checksum does not match")
+    for start in range(0, len(records), RECORD_BYTES):
+        did, state = records[start : start + _DID_BYTES], records[start + _DID_BYTES : start + RECORD_BYTES]
+        # The 16 bytes of a DID that is no `did:plc` begin with a 1.
+        yield did if did[0] else did[1:], None if state == _FORGOTTEN else state
+
+
+def read_changes(connection: sqlite3.Connection) -> tuple[dict[bytes, bytes | None], int, int]:
+    """Return all changes that are not deleted, the number of their records, and that of the last row.
+
+    Raises Damaged, also for a missing row, or sqlite3.DatabaseError.
+    """
+    repos: dict[bytes, bytes | None] = {}
+    records = last_id = 0
+    for row_id, crc, packed in connection.execute(_CHANGES):
+        if last_id and row_id != last_id + 1:
+            raise Damaged("changes of the states of repositories are missing")
+        repos.update(unpack(packed, crc))
+        records, last_id = records + len(packed) // RECORD_BYTES, row_id
+    return repos, records, last_id
+
+
+class RepoStates:
+    """What is known of all repositories. It belongs to the event loop's thread.
+
+    `states_max` is how many rows `repo` may have.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, limits: LogLimits, states_max: int) -> None:
+        # The connection that appends.
+        self._connection = connection
+        self._limits = limits
+        # Changes that are in no fold, how many records they are, and the row of the last one. Each append
+        # adds some.
+        self._recent, self._records, self._last_id = read_changes(connection)
+        # The changes that are being folded, empty between two folds, and the row of their last one.
+        self._folding: dict[bytes, bytes | None] = {}
+        self.folded_to = 0
+        # Rows of the table `repo`: upkeep counts them.
+        (self.stored,) = connection.execute("SELECT repos FROM state").fetchone()
+        self.states_max = states_max
+        # Lookups find damage again and again.
+        self._logger = Throttled(structlog.get_logger(__name__))
+
+    def get(self, did: bytes) -> bytes | None:
+        """Return the state of a repository, None if it is not known.
+
+        Raises sqlite3.DatabaseError if the file cannot be read, but not for damage: that state is not known.
+        """
+        for changes in (self._recent, self._folding):
+            if did in changes:
+                return changes[did]
+        try:
+            row = self._connection.execute(_ROW, (did,)).fetchone()
+            return None if row is None else _checked(did, *row)
+        except (Damaged, sqlite3.DatabaseError) as error:
+            if not is_damage(error):
+                raise
+            self._logger.warning("log: the state of a repository is damaged and forgotten", error=str(error))
+            return None
+
+    def insert(self, repos: Repos) -> int | None:
+        """Write the changes of an append, inside its transaction; return what `add` needs."""
+        records = pack(repos)
+        return self._connection.execute(
+            "INSERT INTO repo_change (crc, records) VALUES (?, ?)", (crc32(records), records)
+        ).lastrowid
+
+    def add(self, repos: Repos, row_id: int | None) -> None:
+        """Take over changes that were committed."""
+        assert row_id is not None
+        self._recent |= repos
+        self._records += len(repos)
+        self._last_id = row_id
+
+    @property
+    def is_due(self) -> bool:
+        """Whether there is enough to fold, or a fold was begun."""
+        return bool(self._folding) or self._exceeds(self._limits.repo_changes)
+
+    @property
+    def is_overfull(self) -> bool:
+        """Whether folding has fallen behind so far that nothing more may be added."""
+        return self._exceeds(OVERFULL * self._limits.repo_changes)
+
+    def _exceeds(self, changes: int) -> bool:
+        return len(self._recent) >= changes or self._records >= RECORDS_PER_REPO * changes
+
+    def begin_fold(self) -> Repos:
+        """Return what is to be folded: what a fold that failed has left, else all that is recent."""
+        if not self._folding:
+            self._folding, self._recent, self._records = self._recent, {}, 0
+            self.folded_to = self._last_id
+        return self._folding
+
+    def end_fold(self) -> None:
+        """Forget what was folded: it is in the table."""
+        self._folding = {}
+
+
+# Steps of a fold, in the thread of upkeep
+
+
+def in_steps(repos: Repos, size: int) -> list[list[Change]]:
+    """Return changes in the order of their keys, in lists of up to `size`.
+
+    By the first byte at first: one sort of all would hold the GIL for too long.
+    """
+    parts: list[list[Change]] = [[] for _ in range(256)]
+    for change in repos.items():
+        parts[change[0][0]].append(change)
+    for part in parts:
+        part.sort()
+    return [part[start : start + size] for part in parts for start in range(0, len(part), size)]
+
+
+def warm(connection: sqlite3.Connection, changes: Sequence[Change]) -> None:
+    """Read the pages of a step beside appends, so that the step need not wait for the disk."""
+    for did, _ in changes:
+        connection.execute(_ROW, (did,)).fetchone()
+
+
+def fold(connection: sqlite3.Connection, changes: Sequence[Change]) -> int:
+    """Write states to their table; return how many rows it has more than before."""
+    kept = [(state, crc32(did + state), did) for did, state in changes if state is not None]
+    gone = [did for did, state in changes if state is None]
+    with Transaction(connection):
+        added = insert_states(connection, kept) - delete_states(connection, gone)
+        count_states(connection, added)
+    return added
+
+
+def insert_states(connection: sqlite3.Connection, rows: Sequence[State]) -> int:
+    """Write rows; return how many are new."""
+    if not rows:
+        return 0
+    updated = connection.executemany("UPDATE repo SET state = ?, crc = ? WHERE did = ?", rows).rowcount
+    if updated < len(rows):
+        connection.executemany("INSERT OR IGNORE INTO repo (state, crc, did) VALUES (?, ?, ?)", rows)
+    return len(rows) - updated
+
+
+def delete_states(connection: sqlite3.Connection, dids: Sequence[bytes]) -> int:
+    """Delete the rows of some DIDs; return how many there were."""
+    if not dids:
+        return 0
+    return connection.executemany("DELETE FROM repo WHERE did = ?", [(did,) for did in dids]).rowcount
+
+
+def count_states(connection: sqlite3.Connection, added: int) -> None:
+    """Count rows of the table inside a transaction."""
+    if added:
+        connection.execute("UPDATE state SET repos = repos + ?", (added,))
+
+
+def delete_folded(connection: sqlite3.Connection, last_id: int) -> bool:
+    """Delete the oldest rows up to one that are folded; return whether there are more."""
+    (first_id,) = connection.execute("SELECT ifnull(min(id), ?) FROM repo_change", (last_id,)).fetchone()
+    end = min(first_id + max(DELETED_AT_ONCE, (last_id - first_id) // 20), last_id)
+    with Transaction(connection):
+        connection.execute("DELETE FROM repo_change WHERE id <= ?", (end,))
+    return bool(end < last_id)
+
+
+def forget_some(connection: sqlite3.Connection) -> int:
+    """Delete the states with the oldest revs of a sample; return how many they are.
+
+    Keys are hashes, so neighbours are a sample. At the end of the table, the sample may be small or empty.
+    """
+    with Transaction(connection):
+        start = token_bytes(_DID_BYTES - 1)
+        deleted = connection.execute(_OLDEST, (start, SAMPLED, SAMPLED // 2)).rowcount
+        deleted += connection.execute(_OLDEST, (b"", SAMPLED, SAMPLED // 2 - deleted)).rowcount
+        count_states(connection, -deleted)
+    return deleted
+
+
+# Checking
+
+
+def whole_states(
+    connection: sqlite3.Connection, damaged: list[bytes], *, falling: bool = False, at_once: int = 1_000
+) -> Iterator[list[State]]:
+    """Yield the undamaged rows of `repo`, some at a time, and collect the DIDs of the others.
+
+    Raises sqlite3.DatabaseError where pages are damaged. In the other direction, `falling`, what is behind
+    these can be read.
+    """
+    query, last = (_FALLING, b"\xff") if falling else (_RISING, b"")
+    while rows := connection.execute(query, (last, at_once)).fetchall():
+        last = rows[-1][-1]
+        whole = [row for row in rows if _is_whole(*row)]
+        if len(whole) < len(rows):
+            kept = {did for *_, did in whole}
+            damaged.extend(did for *_, did in rows if did not in kept)
+        yield whole
+
+
+def forget_all(connection: sqlite3.Connection) -> None:
+    """Delete all states, inside a transaction."""
+    connection.execute("DELETE FROM repo_change")
+    connection.execute("DELETE FROM repo")
+    connection.execute("UPDATE state SET repos = 0")
+
+
+def _checked(did: bytes, state: bytes, crc: int) -> bytes:
+    if not _is_whole(state, crc, did):
+        raise Damaged("the checksum of a state does not match")
+    return state
+
+
+def _is_whole(state: bytes, crc: int, did: bytes) -> bool:
+    try:
+        return crc32(did + state) == crc
+    except TypeError:  # not even bytes
+        return False
