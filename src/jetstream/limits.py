@@ -516,7 +516,7 @@ class AdmissionLimits:
     hold_s: float = 2.0
     # Messages of one repository: with three sources, five commits that each of them has sent.
     held_per_repo: int = 16
-    # Bytes of memory of all of them. 2,000 messages a second that all break a chain have 40 MB in two seconds.
+    # Bytes of memory of all of them. 2,000 messages a second that all break chains have 40 MB in 2 s.
     held_bytes_max: int = 64 << 20
 
     # --- while an account's key is fetched ---

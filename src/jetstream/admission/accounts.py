@@ -216,11 +216,9 @@ class Accounts:
         named = [name for name in (host, speaks, account.teller, *account.said) if name in self._sources]
         own = [name for name in named if name not in self._relays][:1]
         candidates = [*own, *self._relays]
-        for counts in (lambda each: each.steady, lambda each: each.connected):
-            for name in candidates:
-                if counts(self._sources[name]):
-                    return name
-        return speaks or candidates[0]
+        steady = [name for name in candidates if self._sources[name].steady]
+        connected = [name for name in candidates if self._sources[name].connected]
+        return [*steady, *connected, speaks][0]
 
     # --- what an event does ---
 

@@ -1,4 +1,4 @@
-"""What each source's cursor must say while messages wait: the low-water mark, and what is stored above it. Pure.
+"""What the cursor of a source says while messages wait: a low-water mark, and what is stored above it. Pure.
 
     numbers of one source   … 96  97  98  99  100  101  102
                                   ✓   ·   ✓   ✓    ·    ✓      ✓ stored or dropped, · waits
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from jetstream.eventlog import Cursors, SourceCursor
 
@@ -22,7 +23,7 @@ from jetstream.eventlog import Cursors, SourceCursor
 class Marks:
     """The cursors of all sources, less what waits. `stored` are those of the log when the server starts."""
 
-    def __init__(self, stored: Cursors = {}) -> None:
+    def __init__(self, stored: Cursors = MappingProxyType({})) -> None:
         self._marks = {source: _Mark(cursor) for source, cursor in stored.items()}
 
     def add(self, source: str, stored: SourceCursor | None) -> None:

@@ -19,6 +19,7 @@ import structlog
 from jetstream.atproto.compact_did import compact_did
 from jetstream.atproto.encoded_key import EncodedKey
 from jetstream.errors import KeyCacheError, KeyCacheReplaced
+from jetstream.identity.documents import Declared
 from jetstream.identity.export import Progress
 from jetstream.identity.generations import Generations
 from jetstream.identity.held import Held, pack, pack_key, unpack
@@ -90,9 +91,9 @@ class KeyCache:
         if loading:
             await asyncio.wait(loading, timeout=self._limits.read_s)
 
-    def put(self, did: str, key: EncodedKey) -> None:
-        """Note a key that was fetched now."""
-        packed = pack(pack_key(key), int(self._now()))
+    def put(self, did: str, key: EncodedKey | None, pds: str | None = None) -> None:
+        """Note a key that was fetched now, and the host of the account's PDS."""
+        packed = pack(pack_key(key), int(self._now()), pds)
         self._memory.put(did, packed)
         self._write_later(did, packed)
 
@@ -105,18 +106,22 @@ class KeyCache:
         """Read everything from the file again when it is needed."""
         self._memory.clear()
 
-    async def apply(self, keys: Mapping[str, EncodedKey | None], at_s: int, progress: Progress) -> None:
-        """Write the keys of a page of the export, and how far it was read. Raises KeyCacheError.
+    async def apply(self, accounts: Mapping[str, Declared], at_s: int, progress: Progress) -> None:
+        """Write what a page of the export says, and how far it was read. Raises KeyCacheError.
 
         `at_s` is when the page was asked for, in unix seconds.
         """
-        rows = [(compact_did(did), pack_key(key), at_s) for did, key in keys.items()]
+        rows = [(compact_did(did), pack_key(key), at_s, pds) for did, (key, pds) in accounts.items()]
         await self.call(self._store.apply, rows, progress)
         self.progress = progress
-        for did, key in keys.items():
+        for did, (key, pds) in accounts.items():
             known = self.get(did)
             if known is not None and (known.at_s <= at_s or known.at_s > self._now()):
-                self._memory.put(did, pack(pack_key(key), at_s))
+                self._memory.put(did, pack(pack_key(key), at_s, pds))
+
+    async def number_hosts(self, names: Iterable[str]) -> dict[str, int]:
+        """Return the numbers that hosts have in the file. Raises KeyCacheError."""
+        return await self.call(self._store.number_hosts, names)
 
     async def stage(self, records: Mapping[int, bytes], progress: Progress) -> None:
         """Write operations of an import. Raises KeyCacheError."""
@@ -190,10 +195,10 @@ class KeyCache:
         except KeyCacheError as error:
             self._log.warning("signing keys cannot be read: they are fetched", problem=str(error))
             return
-        for row, (key, at_s) in found.items():
+        for row, (key, at_s, pds) in found.items():
             did = by_row[row]
             if not any(did in newer for newer in (self._memory, self._unwritten, self._in_writing)):
-                self._memory.put(did, pack(key, at_s))
+                self._memory.put(did, pack(key, at_s, pds))
 
     # --- writing ---
 
@@ -227,7 +232,7 @@ class KeyCache:
                 forgotten.append(compact_did(did))
             else:
                 held = unpack(packed)
-                rows.append((compact_did(did), pack_key(held.key), held.at_s))
+                rows.append((compact_did(did), pack_key(held.key), held.at_s, held.pds))
         try:
             await self.call(self._store.write, rows, forgotten)
         except KeyCacheError as error:

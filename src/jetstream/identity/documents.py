@@ -1,10 +1,12 @@
-"""The signing key in DID documents, in operations of the PLC directory, and in its audit log. Pure.
+"""The signing key and the PDS in DID documents, in operations of the PLC directory, in its audit log. Pure.
 
 A log is read as a whole or not at all. An entry that cannot be read may be the one that has changed the key,
 and without it the key before would count.
 
-Source: the DID page of the AT Protocol specification, "Representation of public keys"; the specification of
-did:plc, "Operation serialization". What is wrong raises NoKey.
+A PDS is the host and port of a URL (`addresses.endpoint`); empty: there is none, or none that can be used.
+
+Source: the DID page of the AT Protocol specification, "DID documents" and "Representation of public keys";
+the specification of did:plc, "Operation serialization". What is wrong raises NoKey.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from jetstream.atproto.encoded_key import (
     parse_multikey,
     parse_point,
 )
+from jetstream.identity.addresses import endpoint
 from jetstream.identity.failures import NoKey
 from jetstream.model.timestamp import parse_time
 
@@ -33,10 +36,18 @@ _OLD_TYPES: Final = {
     "EcdsaSecp256k1VerificationKey2019": K256_PREFIX,
     "EcdsaSecp256r1VerificationKey2019": P256_PREFIX,
 }
-_METHODS_MAX: Final = 100  # that are looked at; real documents have one to three
+_METHODS_MAX: Final = 100  # that are looked at, and as many services; real documents have one to three
+_PDS_TYPE: Final = "AtprotoPersonalDataServer"
 _ENTRIES_MAX: Final = 10_000  # of an audit log
 _KEYS_MAX: Final = 8  # of one time: each may be tried, which takes 25 to 45 µs
 _SHOWN_CHARS: Final = 80  # of a foreign value, in an error
+
+
+class Declared(NamedTuple):
+    """What an account declares of itself."""
+
+    key: EncodedKey | None  # None: it has no key that can be used
+    pds: str  # the host of its PDS, empty if there is none
 
 
 class Span(NamedTuple):
@@ -51,6 +62,7 @@ class History(NamedTuple):
     """The keys of an account in the order of time, without operations that were nullified."""
 
     spans: tuple[Span, ...]
+    pds: str = ""  # that of the last operation
 
     @property
     def current(self) -> EncodedKey | None:
@@ -76,9 +88,9 @@ class History(NamedTuple):
 NO_HISTORY: Final = History(())
 
 
-def only_key(key: EncodedKey) -> History:
+def only_key(key: EncodedKey | None, pds: str = "") -> History:
     """Return the history of an account of which one key is known, at all times."""
-    return History((Span(0, None, key),))
+    return History((Span(0, None, key),), pds)
 
 
 def parse_json(body: bytes) -> object:
@@ -119,6 +131,20 @@ def _method_key(method: Mapping[str, object]) -> EncodedKey:
     raise NoKey("bad_key", f"{_short(kind)} is no type of key")
 
 
+def document_pds(did: str, document: object) -> str:
+    """Return the host of the PDS in a DID document: its first service `#atproto_pds`."""
+    services = document.get("service") if isinstance(document, dict) else None
+    for service in services[:_METHODS_MAX] if isinstance(services, list) else ():
+        if isinstance(service, dict) and service.get("id") in ("#atproto_pds", f"{did}#atproto_pds"):
+            return endpoint(service.get("serviceEndpoint")) if service.get("type") == _PDS_TYPE else ""
+    return ""
+
+
+def declared(did: str, document: object) -> Declared:
+    """Return what a DID document says. Raises NoKey if it has no key."""
+    return Declared(document_key(did, document), document_pds(did, document))
+
+
 def operation_key(operation: object) -> EncodedKey | None:
     """Return the key that an operation of the PLC directory gives its account.
 
@@ -139,6 +165,22 @@ def operation_key(operation: object) -> EncodedKey | None:
         return None
 
 
+def operation_pds(operation: object) -> str:
+    """Return the host of the PDS that an operation of the PLC directory gives its account."""
+    if not isinstance(operation, dict):
+        return ""
+    services = operation.get("services")
+    service = services.get("atproto_pds") if isinstance(services, dict) else None
+    if isinstance(service, dict):
+        return endpoint(service.get("endpoint")) if service.get("type") == _PDS_TYPE else ""
+    return endpoint(operation.get("service"))  # an operation of the first form, `create`
+
+
+def operation_declared(operation: object) -> Declared:
+    """Return what an operation says. Raises NoKey (`malformed`) for what is none."""
+    return Declared(operation_key(operation), operation_pds(operation))
+
+
 def parse_history(did: str, log: object) -> History:
     """Return the history of keys in an audit log, `GET /<did>/log/audit`.
 
@@ -154,14 +196,15 @@ def parse_history(did: str, log: object) -> History:
         raise NoKey("malformed", "it has no operation that counts")
     starts = sorted(valid, key=itemgetter(0))
     ends = [*(from_us for from_us, _ in starts[1:]), None]
-    return History(tuple(Span(from_us, end, key) for (from_us, key), end in zip(starts, ends, strict=True)))
+    spans = (Span(from_us, end, now.key) for (from_us, now), end in zip(starts, ends, strict=True))
+    return History(tuple(spans), starts[-1][1].pds)
 
 
-def _start(did: str, entry: Mapping[str, object]) -> tuple[int, EncodedKey | None]:
-    """Return when an operation was made, and the key from then on."""
+def _start(did: str, entry: Mapping[str, object]) -> tuple[int, Declared]:
+    """Return when an operation was made, and what counts from then on."""
     if entry.get("did") != did:
         raise NoKey("wrong_did", "it has operations of another DID")
-    return operation_us(entry), operation_key(entry.get("operation"))
+    return operation_us(entry), operation_declared(entry.get("operation"))
 
 
 def operation_us(entry: Mapping[str, object]) -> int:

@@ -21,8 +21,7 @@ from urllib.parse import quote
 import orjson
 
 from jetstream.atproto.compact_did import is_plc
-from jetstream.atproto.encoded_key import EncodedKey
-from jetstream.identity.documents import operation_key, operation_us
+from jetstream.identity.documents import Declared, operation_declared, operation_us
 from jetstream.identity.failures import NoKey
 from jetstream.model.timestamp import parse_time, to_date
 
@@ -61,10 +60,10 @@ def parse_progress(stored: bytes) -> Progress:
 
 
 class Operation(NamedTuple):
-    """What an operation says of a key."""
+    """What an operation says of an account."""
 
     did: str
-    key: EncodedKey | None  # None: from then on the account has none
+    declared: Declared  # what counts from then on
     created_us: int  # the directory's time, in unix microseconds
     seq: int | None  # None: the page is in the order of dates
     nullified: bool  # it was declared void by a later one
@@ -83,9 +82,9 @@ class Page(NamedTuple):
         return len(self.operations) + self.unreadable
 
     @property
-    def keys(self) -> dict[str, EncodedKey | None]:
-        """The last key of each account, without operations that were nullified."""
-        return {each.did: each.key for each in self.operations if not each.nullified}
+    def accounts(self) -> dict[str, Declared]:
+        """What each account has declared last, without operations that were nullified."""
+        return {each.did: each.declared for each in self.operations if not each.nullified}
 
 
 def path_of(progress: Progress, count: int) -> str:
@@ -123,8 +122,8 @@ def _parse_line(line: bytes) -> Operation:
     seq = entry.get("seq")
     if seq is not None and (type(seq) is not int or not 0 <= seq <= _SEQ_MAX):
         raise ValueError("has a seq that is none")
-    key = operation_key(entry.get("operation"))
-    return Operation(did, key, operation_us(entry), seq, entry.get("nullified") is True)
+    found = operation_declared(entry.get("operation"))
+    return Operation(did, found, operation_us(entry), seq, entry.get("nullified") is True)
 
 
 class Step(NamedTuple):

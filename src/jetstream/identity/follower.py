@@ -18,13 +18,13 @@ from dataclasses import replace
 import structlog
 
 from jetstream.atproto.compact_did import compact_did
-from jetstream.atproto.encoded_key import EncodedKey
 from jetstream.errors import ExportError, KeyCacheError, KeyCacheReplaced
 from jetstream.identity.cache import KeyCache
+from jetstream.identity.documents import Declared
 from jetstream.identity.export import Page, Progress, Step, advance, before, parse_page, path_of
 from jetstream.identity.failures import NoKey
 from jetstream.identity.fetch import Fetches, read_body
-from jetstream.identity.held import pack_key
+from jetstream.identity.store import record
 from jetstream.limits import ExportLimits
 from jetstream.logging_setup import Throttled
 from jetstream.retry import backoff_s
@@ -119,7 +119,7 @@ class Follower:
             at_s = int(self._now())
             page, at_end = await self._page()
             self._report_unreadable(page)
-            await self._take(page.keys, at_s, at_end)
+            await self._take(page.accounts, at_s, at_end)
             self._note(self._progress)
 
     def _report_unreadable(self, page: Page) -> None:
@@ -131,17 +131,17 @@ class Follower:
                 example=page.example,
             )
 
-    async def _take(self, keys: Mapping[str, EncodedKey | None], at_s: int, at_end: bool) -> None:
-        """Write the keys of a page, now or with those of others. `at_s` is when it was asked for."""
+    async def _take(self, accounts: Mapping[str, Declared], at_s: int, at_end: bool) -> None:
+        """Write what a page says, now or with those of others. `at_s` is when it was asked for."""
         following = self._progress.complete_s > 0  # the import is over
         if not following:
-            self._staged.add(keys)
+            await self._staged.add(accounts, self._cache)
             if at_end or self._staged.operations >= self._limits.stage_ops:
                 await self._write_staged()
         if at_end:
             self._progress = replace(self._progress, complete_s=at_s - self._limits.settle_s)
         if following:
-            await self._cache.apply(keys, at_s, self._progress)
+            await self._cache.apply(accounts, at_s, self._progress)
         elif at_end:
             await self._cache.fold(self._limits.fold_ops, at_s, self._progress)
 
@@ -217,14 +217,17 @@ class _Staged:
 
     def __init__(self) -> None:
         self.operations = 0
+        self._hosts: dict[str, int] = {}  # the numbers of hosts in the file, by name
         self._buckets: dict[int, bytearray] = {}
 
-    def add(self, keys: Mapping[str, EncodedKey | None]) -> None:
-        """Add the keys of a page."""
-        for did, key in keys.items():
+    async def add(self, accounts: Mapping[str, Declared], cache: KeyCache) -> None:
+        """Add what a page says."""
+        if unknown := {each.pds for each in accounts.values()} - self._hosts.keys():
+            self._hosts |= await cache.number_hosts(unknown)
+        for did, (key, pds) in accounts.items():
             compact = compact_did(did)
-            self._buckets.setdefault(compact[0], bytearray()).extend(compact + pack_key(key))
-        self.operations += len(keys)
+            self._buckets.setdefault(compact[0], bytearray()).extend(record(compact, key, self._hosts[pds]))
+        self.operations += len(accounts)
 
     @property
     def records(self) -> dict[int, bytes]:

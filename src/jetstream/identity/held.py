@@ -1,7 +1,8 @@
-"""A key as it is kept, in memory and in a file. Pure.
+"""What is known of an account as it is kept in memory, and keys as they are in a file. Pure.
 
 key    34 bytes   a letter for the curve, and the compressed point; zeros: the account has no key
 at     4 bytes    when that was so, in unix seconds, little-endian
+pds    the rest   the host of the account's PDS; `-`: it has none; nothing: it is not known
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ _LETTERS: Final = {K256_PREFIX: b"k", P256_PREFIX: b"p"}
 _PREFIXES: Final = {letter: prefix for prefix, letter in _LETTERS.items()}
 _PACKED: Final = Struct(f"<{KEY_BYTES}sI")
 AT_MAX: Final = (1 << 32) - 1
+_NO_PDS: Final = b"-"
 
 
 class Held(NamedTuple):
-    """What is known of an account's key."""
+    """What is known of an account."""
 
     key: EncodedKey | None  # None: it has none
     at_s: int  # when that was so, in unix seconds
+    # The host of its PDS; empty: it has none. None: it is not known, since the key is from a file of an
+    # earlier version.
+    pds: str | None = None
 
 
 def pack_key(key: EncodedKey | None) -> bytes:
@@ -37,12 +42,15 @@ def unpack_key(packed: bytes) -> EncodedKey | None:
     return None if prefix is None or len(packed) != KEY_BYTES else EncodedKey(prefix, packed[1:])
 
 
-def pack(key: bytes, at_s: int) -> bytes:
-    """Return a packed key and its time as 38 bytes."""
-    return _PACKED.pack(key, min(max(at_s, 0), AT_MAX))
+def pack(key: bytes, at_s: int, pds: str | None = None) -> bytes:
+    """Return a packed key, its time and a PDS as 38 bytes and the name of the host."""
+    host = b"" if pds is None else pds.encode() or _NO_PDS
+    return _PACKED.pack(key, min(max(at_s, 0), AT_MAX)) + host
 
 
 def unpack(packed: bytes) -> Held:
-    """Return what 38 bytes hold."""
-    key, at_s = _PACKED.unpack(packed)
-    return Held(unpack_key(key), at_s)
+    """Return what `pack` has packed."""
+    key, at_s = _PACKED.unpack_from(packed)
+    host = packed[_PACKED.size :]
+    pds = "" if host == _NO_PDS else host.decode() or None
+    return Held(unpack_key(key), at_s, pds)

@@ -4,6 +4,8 @@
     load       before: from the file into memory, for many accounts with one query
     resolve    memory, the file, then a request; never raises, and ends in time
     keys_at    after a signature that the key does not fit: a refresh, and the account's earlier keys
+    pds        the host of the account's PDS, at once if memory has it
+    find_pds   the same as `resolve` does it; and after a message from another host: a refresh
 
 A key that is old, or whose account has announced a change, is used until a refresh in the background has
 brought the next one. Requests for one DID are shared, and follow each other after a minute at the earliest.
@@ -14,26 +16,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from functools import partial
 from typing import NamedTuple
 
 from jetstream.atproto.compact_did import is_plc
 from jetstream.atproto.encoded_key import EncodedKey
-from jetstream.identity.addresses import is_resolvable, web_url
+from jetstream.identity.addresses import is_resolvable
 from jetstream.identity.cache import KeyCache
-from jetstream.identity.directories import Directories, Pace, Sleep
+from jetstream.identity.directories import Directories, Sleep
 from jetstream.identity.documents import (
     NO_HISTORY,
     History,
-    document_key,
-    only_key,
-    parse_history,
-    parse_json,
 )
 from jetstream.identity.failures import LASTING, NoKey
-from jetstream.identity.fetch import Fetches, read_body
+from jetstream.identity.fetch import Fetches
 from jetstream.identity.generations import Generations
 from jetstream.identity.held import Held
+from jetstream.identity.requests import Requests
 from jetstream.limits import KeyLimits
 from jetstream.metrics import KeyMetrics
 
@@ -43,6 +41,8 @@ class Answer(NamedTuple):
 
     key: EncodedKey | None
     reason: str  # of `KEY_FAILURES`; empty: there is a key
+    # The host of its PDS (`addresses.endpoint`), empty if it has none; None: it is not known.
+    pds: str | None = None
 
 
 class Candidates(NamedTuple):
@@ -91,16 +91,11 @@ class Resolver:
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._cache = cache
-        self._directories = directories
-        self._web = web
+        self._requests = Requests(directories, web, limits, clock, sleep)
         self._metrics = metrics
         self._limits = limits
         self._clock = clock
         self._now = now
-        # Turns for requests: to directories, and to hosts of `did:web`.
-        self._turns = asyncio.Semaphore(limits.requests_max)
-        self._web_turns = asyncio.Semaphore(limits.web_requests_max)
-        self._web_pace = Pace(limits.web_rate, clock, sleep)
         # Requests that run or wait, by what they ask for and the DID.
         self._running: dict[tuple[str, str], asyncio.Task[str]] = {}
         self._refreshing = 0  # of these, those in the background
@@ -148,8 +143,35 @@ class Resolver:
         if known is not None:
             return known
         reason = await self._share("key", did, self._fetch_key)
-        held = None if reason else self._cache.get(did)
-        return Answer(None, reason or "no_key") if held is None else Answer(held.key, reason)
+        return self._answer(did, reason)
+
+    def pds(self, did: str) -> str | None:
+        """Return the host of an account's PDS that memory has: empty, if there is none. None: not known.
+
+        If it is due, a refresh begins in the background.
+        """
+        self.cached(did)
+        held = self._cache.get(did)
+        return None if held is None else held.pds
+
+    async def find_pds(self, did: str, *, refresh: bool = False) -> Answer:
+        """Return the PDS and the key of a DID, within `read_s` and `timeout_s`.
+
+        With `refresh`, its document is fetched even if it is known, unless that was done within the last
+        minute; after `announced`, within the last `announced_min_s`. A message from another host than the
+        known one may be the first after a move. If it cannot be fetched, what is known is returned, with the
+        reason.
+        """
+        if not is_resolvable(did):
+            return Answer(None, "method")
+        await self._cache.load([did])
+        held = self._cache.get(did)
+        refreshed = self._refreshed.get(did)
+        may_ask = refreshed is None or self._clock() - refreshed >= self._pause_s(did)
+        reason = ""
+        if held is None or held.pds is None or (refresh and may_ask):
+            reason = self._failed_lately(did) or await self._share("key", did, self._fetch_key)
+        return self._answer(did, reason)
 
     def announced(self, did: str) -> None:
         """Note that an account may have changed its key (`#identity`). It is fetched when it is used."""
@@ -189,13 +211,24 @@ class Resolver:
 
     def _known(self, did: str) -> Answer | None:
         """Return the answer that needs no request."""
-        if (key := self.cached(did)) is not None:
-            return Answer(key, "")
+        key = self.cached(did)
         held = self._cache.get(did)
+        if key is not None and held is not None:
+            return Answer(key, "", held.pds)
         if held is not None and not self._due(did, held):
-            return Answer(None, "no_key")  # the export says so
+            return Answer(None, "no_key", held.pds)  # the export says so
+        reason = self._failed_lately(did)
+        return Answer(None, reason) if reason else None
+
+    def _failed_lately(self, did: str) -> str:
+        """Return why the last request has failed, as long as that is remembered; empty: it has not."""
         failure = self._failures.get(did)
-        return Answer(None, failure.reason) if failure is not None and self._clock() < failure.until else None
+        return failure.reason if failure is not None and self._clock() < failure.until else ""
+
+    def _answer(self, did: str, reason: str) -> Answer:
+        """Return what is known after a request, which has failed for a `reason` if there is one."""
+        held = self._cache.get(did)
+        return Answer(None, reason or "no_key") if held is None else Answer(held.key, reason, held.pds)
 
     def _due(self, did: str, held: Held) -> str:
         """Return why a key must be refreshed; empty: it need not be, or was a moment ago."""
@@ -265,54 +298,17 @@ class Resolver:
         return error.reason
 
     async def _fetch_key(self, did: str) -> None:
-        self._took(did, await self._document(did))
+        self._took(did, *await self._requests.document(did))
 
     async def _fetch_past(self, did: str) -> None:
         """Fetch the keys of an account. Where there is no audit log, its document has the current one."""
-        history, reason = await self._history(did)
+        history, reason = await self._requests.history(did)
         self._pasts.put(did, _Past(history, self._clock(), reason))
         if history.current is None:
             raise NoKey("no_key", "its last operation has none")
-        self._took(did, history.current)
+        self._took(did, history.current, history.pds)
 
-    def _took(self, did: str, key: EncodedKey) -> None:
-        self._cache.put(did, key)
+    def _took(self, did: str, key: EncodedKey | None, pds: str) -> None:
+        self._cache.put(did, key, pds)
         self._announced.pop(did)
         self._failures.pop(did)
-
-    async def _history(self, did: str) -> tuple[History, str]:
-        """Return the keys of an account, and why earlier ones may be missing."""
-        reason = ""
-        if is_plc(did):
-            try:
-                async with self._turns:
-                    read = partial(_read_history, did)
-                    size, timeout_s = self._limits.history_bytes_max, self._limits.timeout_s / 2
-                    return await self._directories.ask(f"/{did}/log/audit", read, size, timeout_s), ""
-            except NoKey as error:
-                if error.reason not in {"not_found", "status", "too_big"}:
-                    raise
-                if error.reason != "not_found":  # else this directory has no audit logs
-                    reason = error.reason
-        return only_key(await self._document(did)), reason
-
-    async def _document(self, did: str) -> EncodedKey:
-        read = partial(_read_document, did)
-        if is_plc(did):
-            async with self._turns:
-                return await self._directories.ask(
-                    f"/{did}", read, self._limits.document_bytes_max, self._limits.timeout_s
-                )
-        url = web_url(did)
-        async with self._web_turns:
-            await self._web_pace.wait()
-            body = await self._web.get(url, self._limits.document_bytes_max, self._limits.timeout_s)
-            return await read_body(read, body)
-
-
-def _read_document(did: str, body: bytes) -> EncodedKey:
-    return document_key(did, parse_json(body))
-
-
-def _read_history(did: str, body: bytes) -> History:
-    return parse_history(did, parse_json(body))

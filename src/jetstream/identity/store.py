@@ -1,7 +1,10 @@
 """The keys of all accounts, in an SQLite file of their own: `keys.sqlite3` in the data directory.
 
-    key      one row an account: its DID (`atproto.compact_did`), its key (`held`), and when that was so
-    staged   DIDs and keys of an import, in the order in which they were read, by the first byte of their DID
+    key      one row an account: its DID (`atproto.compact_did`), its key (`held`), when that was so, and the
+             number of its PDS; 0: it is not known, since the row is from a file of version 1
+    host     the numbers of PDSes, by host; the empty name stands for an account without one
+    staged   operations of an import (`record`), in the order in which they were read, by the first byte of
+             their DID
     state    how far the directory's export was read, as JSON
 
 *Import.* DIDs are random, so each operation of an export belongs to another page of the table. An import
@@ -37,36 +40,53 @@ import orjson
 import structlog
 
 from jetstream.atproto.compact_did import PLC_BYTES
+from jetstream.atproto.encoded_key import EncodedKey
 from jetstream.errors import KeyCacheError, KeyCacheFull, KeyCacheReplaced
 from jetstream.identity.export import Progress, parse_progress
-from jetstream.identity.held import KEY_BYTES
+from jetstream.identity.held import KEY_BYTES, pack_key
 
 FILE: Final = "keys.sqlite3"
 LOCK: Final = "keys.lock"
 APPLICATION_ID: Final = 0x4A53_4B59  # "JSKY"
-VERSION: Final = 1
-RECORD_BYTES: Final = PLC_BYTES + KEY_BYTES  # of a staged operation
+VERSION: Final = 2
+_HOST_BYTES: Final = 4  # of its number, little-endian
+RECORD_BYTES: Final = PLC_BYTES + KEY_BYTES + _HOST_BYTES  # of a staged operation
 _BUSY_S: Final = 10.0  # an import by another process holds the file for a second at most
 _READ_AT_ONCE: Final = 500  # SQLite allows 32,766 values in a statement
+_HOSTS: Final = "CREATE TABLE host (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)"
 _SCHEMA: Final = f"""
-    CREATE TABLE key (did BLOB PRIMARY KEY, key BLOB NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE key (
+        did BLOB PRIMARY KEY, key BLOB NOT NULL, at INTEGER NOT NULL, pds INTEGER NOT NULL DEFAULT 0
+    ) WITHOUT ROWID;
+    {_HOSTS};
     CREATE TABLE staged (id INTEGER PRIMARY KEY, bucket INTEGER NOT NULL, records BLOB NOT NULL);
     CREATE INDEX staged_bucket ON staged (bucket);
     CREATE TABLE state (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
     PRAGMA application_id = {APPLICATION_ID};
     PRAGMA user_version = {VERSION};
 """
-_WRITE: Final = "INSERT OR REPLACE INTO key (did, key, at) VALUES (?, ?, ?)"
+# From version 1. Its keys stay. An import that was not complete begins again, for its records are shorter.
+_UPGRADE: Final = f"""
+    ALTER TABLE key ADD COLUMN pds INTEGER NOT NULL DEFAULT 0;
+    {_HOSTS};
+    DELETE FROM state WHERE EXISTS (SELECT * FROM staged);
+    DELETE FROM staged;
+    PRAGMA user_version = {VERSION};
+"""  # noqa: S608 - no value of anybody
+_READ: Final = "SELECT did, key, at, name FROM key LEFT JOIN host ON host.id = key.pds WHERE did IN"
+_WRITE: Final = "INSERT OR REPLACE INTO key (did, key, at, pds) VALUES (?, ?, ?, ?)"
 # A time that is ahead of the clock was given by a clock which was wrong.
 _APPLY: Final = """
-    INSERT INTO key (did, key, at) VALUES (?1, ?2, ?3)
-    ON CONFLICT (did) DO UPDATE SET key = excluded.key, at = excluded.at
-    WHERE key.at <= excluded.at OR key.at > ?4
+    INSERT INTO key (did, key, at, pds) VALUES (?1, ?2, ?3, ?4)
+    ON CONFLICT (did) DO UPDATE SET key = excluded.key, at = excluded.at, pds = excluded.pds
+    WHERE key.at <= excluded.at OR key.at > ?5
 """
 _DAMAGE: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
 
 logger = structlog.get_logger(__name__)
-Row = tuple[bytes, bytes, int]  # a compact DID, a packed key, unix seconds
+# A compact DID, a packed key, unix seconds, and the host of the PDS (`held.Held.pds`).
+Row = tuple[bytes, bytes, int, str | None]
+_Numbered = tuple[bytes, bytes, int, int]  # the same with the number of the host
 
 
 class KeyStore:
@@ -83,28 +103,33 @@ class KeyStore:
         with suppress(sqlite3.Error):
             self._connection.close()
 
-    def read(self, dids: Sequence[bytes]) -> dict[bytes, tuple[bytes, int]]:
-        """Return the packed key and its time of each DID that has a row."""
-        found: dict[bytes, tuple[bytes, int]] = {}
+    def read(self, dids: Sequence[bytes]) -> dict[bytes, tuple[bytes, int, str | None]]:
+        """Return the packed key, its time and the host of the PDS of each DID that has a row."""
+        found: dict[bytes, tuple[bytes, int, str | None]] = {}
         with self._guarded():
             for start in range(0, len(dids), _READ_AT_ONCE):
                 some = dids[start : start + _READ_AT_ONCE]
                 marks = ",".join("?" * len(some))
-                query = f"SELECT did, key, at FROM key WHERE did IN ({marks})"  # noqa: S608 - only marks
-                found.update((did, (key, at)) for did, key, at in self._connection.execute(query, some))
+                query = f"{_READ} ({marks})"
+                found.update((did, values) for did, *values in self._connection.execute(query, some))
         return found
 
     def write(self, rows: Iterable[Row], forgotten: Iterable[bytes] = ()) -> None:
         """Write keys that were fetched, and remove those of `forgotten` DIDs."""
         with self._transaction():
-            self._connection.executemany(_WRITE, sorted(rows))
+            self._connection.executemany(_WRITE, sorted(self._numbered(rows)))
             self._connection.executemany("DELETE FROM key WHERE did = ?", ((did,) for did in forgotten))
 
     def apply(self, rows: Iterable[Row], progress: Progress) -> None:
         """Write the keys of a page, at the time when it was asked for, and how far the export was read."""
         with self._transaction():
-            self._apply(rows)
+            self._apply(self._numbered(rows))
             self._save(progress)
+
+    def number_hosts(self, names: Iterable[str]) -> dict[str, int]:
+        """Return the numbers of hosts, for `record`. A new host is given one."""
+        with self._transaction():
+            return self._numbers(names)
 
     def stage(self, records: Mapping[int, bytes], progress: Progress) -> None:
         """Append operations of an import: records of `RECORD_BYTES`, by the first byte of their DID."""
@@ -123,7 +148,7 @@ class KeyStore:
             (bucket,) = self._connection.execute("SELECT min(bucket) FROM staged").fetchone()
             if bucket is None:
                 return False
-            rows: list[Row] = []
+            rows: list[_Numbered] = []
             last = 0
             for number, records in self._connection.execute(
                 "SELECT id, records FROM staged WHERE bucket = ? ORDER BY id", (bucket,)
@@ -155,7 +180,21 @@ class KeyStore:
         paths = (self.path, self.path.with_name(FILE + "-wal"))
         return sum(path.stat().st_size for path in paths if path.exists())
 
-    def _apply(self, rows: Iterable[Row]) -> None:
+    def _numbers(self, names: Iterable[str]) -> dict[str, int]:
+        numbers: dict[str, int] = {}
+        for name in sorted(names):
+            self._connection.execute("INSERT OR IGNORE INTO host (name) VALUES (?)", (name,))
+            row = self._connection.execute("SELECT id FROM host WHERE name = ?", (name,)).fetchone()
+            numbers[name] = row[0]
+        return numbers
+
+    def _numbered(self, rows: Iterable[Row]) -> list[_Numbered]:
+        """Return rows with the numbers of their hosts."""
+        rows = list(rows)
+        numbers = self._numbers({pds for *_, pds in rows if pds is not None})
+        return [(did, key, at, 0 if pds is None else numbers[pds]) for did, key, at, pds in rows]
+
+    def _apply(self, rows: Iterable[_Numbered]) -> None:
         now_s = int(self._now())
         self._connection.executemany(_APPLY, ((*row, now_s) for row in rows))
 
@@ -184,8 +223,9 @@ class KeyStore:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         if not tables:
-            for statement in _SCHEMA.split(";"):
-                connection.execute(statement)
+            _run(connection, _SCHEMA)
+        elif (application, version) == (APPLICATION_ID, 1):
+            _run(connection, _UPGRADE)
         elif (application, version) != (APPLICATION_ID, VERSION):
             raise KeyCacheError(self.path, "is no cache of keys of this version: move it away, or delete it")
         connection.execute("COMMIT")
@@ -228,11 +268,22 @@ class KeyStore:
         )
 
 
-def _rows(records: bytes, at_s: int) -> Iterator[Row]:
+def _run(connection: sqlite3.Connection, statements: str) -> None:
+    for statement in statements.split(";"):
+        connection.execute(statement)
+
+
+def record(did: bytes, key: EncodedKey | None, host: int) -> bytes:
+    """Return a staged operation: a compact DID, a key, and the number of a host."""
+    return did + pack_key(key) + host.to_bytes(_HOST_BYTES, "little")
+
+
+def _rows(records: bytes, at_s: int) -> Iterator[_Numbered]:
     """Yield the operations of staged records."""
     for start in range(0, len(records) - RECORD_BYTES + 1, RECORD_BYTES):
         middle, end = start + PLC_BYTES, start + RECORD_BYTES
-        yield records[start:middle], records[middle:end], at_s
+        host = end - _HOST_BYTES
+        yield records[start:middle], records[middle:host], at_s, int.from_bytes(records[host:end], "little")
 
 
 @contextmanager
