@@ -103,9 +103,9 @@ def parse_upstreams(texts: Sequence[str]) -> str | tuple[Upstream, ...]:
 
 
 def _one_of(text: str) -> Upstream:
+    if text == "none":
+        raise ValueError("'none' is for no upstream, and stands alone")
     try:
-        if text == "none":
-            raise ValueError("stands alone, for no upstream")
         return parse_upstream(text)
     except ValueError as error:
         raise ValueError(f"{shown(text)!r} {error}") from None  # the cause may quote a password
@@ -202,7 +202,7 @@ def read_file(
 
 
 def _parse_lines(text: str, taken: dict[str, str], count_max: int) -> tuple[Upstream, ...]:
-    """Parse the lines of a file. `taken` are the names that are in use, each with where. Raises ValueError."""
+    """Parse the lines of a file. `taken` are names in use, each with where. Raises ValueError."""
     found = []
     for number, line in enumerate(text.splitlines(), 1):
         entry = _COMMENT.sub("", line).strip()
@@ -220,3 +220,10 @@ def _parse_lines(text: str, taken: dict[str, str], count_max: int) -> tuple[Upst
         if len(found) > count_max:
             raise ValueError(f"line {number}: too many: at most {count_max} upstreams")
     return tuple(found)
+
+
+def named(names: Iterable[str], count_max: int) -> str:
+    """Return the first names as a text, and how many there are beside them."""
+    names = list(names)
+    more = len(names) - count_max
+    return ", ".join(names[:count_max]) + (f" and {more} more" if more > 0 else "")

@@ -184,7 +184,11 @@ BAD: list[tuple[str, str, list[str]]] = [
         "ZSTD_DICTIONARY_URL",
         ["ftp://a/b", "a.example/b", "https:///b", "http://a:x"],
     ),
-    ("--upstream-cursor", "OVERRIDE_RELAY_CURSOR", ["-1", "1.5", "now", "9" * 19, "\N{FULLWIDTH DIGIT ONE}", "a=", "a=b"]),
+    (
+        "--upstream-cursor",
+        "OVERRIDE_RELAY_CURSOR",
+        ["-1", "1.5", "now", "9" * 19, "\N{FULLWIDTH DIGIT ONE}", "a=", "a=b"],
+    ),
     ("--verify", "VERIFY", ["full", "true"]),
     ("--subscriber-buffer", "SUBSCRIBER_BUFFER", ["0", "0.5", "1i", "1 MB MB", "9" * 400, "9999999TiB"]),
     ("--buffer-total", "BUFFER_TOTAL", ["none"]),
@@ -230,7 +234,14 @@ def test_bad_values_are_named_with_their_flag_or_variable(
 
 @pytest.mark.parametrize(
     "value",
-    ["x=wss://me:hunter2@", "me=hunter2@a:b", "wss://me:hunter2@", "http://me:hunter2@a b", "ftp://me:hunter2@a/b?c=hunter2", "hunter2@a:99999"],
+    [
+        "x=wss://me:hunter2@",
+        "me=hunter2@a:b",
+        "wss://me:hunter2@",
+        "http://me:hunter2@a b",
+        "ftp://me:hunter2@a/b?c=hunter2",
+        "hunter2@a:99999",
+    ],
 )
 def test_a_bad_upstream_is_named_without_its_password(
     value: str, fail: Fail, monkeypatch: pytest.MonkeyPatch
@@ -261,7 +272,12 @@ def test_several_upstreams_and_their_cursors_by_flags_and_by_variables(
 @pytest.mark.parametrize(
     ("variable", "flag", "values", "named"),
     [
-        ("WS_URL", "--upstream", ["a.example", "wss://a.example:443/x"], "'a.example:443' is the name of two"),
+        (
+            "WS_URL",
+            "--upstream",
+            ["a.example", "wss://a.example:443/x"],
+            "'a.example:443' is the name of two",
+        ),
         ("WS_URL", "--upstream", ["a=a.example", "a=b.example"], "'a' is the name of two upstreams"),
         ("WS_URL", "--upstream", ["a.example", "none"], "'none'"),
         ("WS_URL", "--upstream", ["a.example", ""], "''"),
