@@ -24,6 +24,7 @@ from jetstream.clock import unix_us
 from jetstream.eventlog import SourceCursor
 from jetstream.limits import Limits, UpstreamLimits
 from jetstream.settings import Address
+from jetstream.upstream.source import Source
 
 LOOPBACK = Address("127.0.0.1", 0)
 
@@ -90,6 +91,12 @@ async def until(condition: Callable[[], object]) -> None:
 def cursor(service: Service) -> SourceCursor | None:
     """Return the cursor of the one upstream, as it is stored."""
     return next(iter(service.log.cursors.values()), None)
+
+
+def source(service: Service) -> Source:
+    """Return the source of the one upstream."""
+    (only,) = service.intake.sources
+    return only
 
 
 async def published(service: Service, seq: int) -> None:

@@ -1,6 +1,7 @@
 """The server's life: its parts are built, started in order, and stopped in order.
 
     start   open the log, then the listeners; then run delivery, upstream and the watch
+    SIGHUP  read the file of upstreams again
     stop    accept no more connections, stop reading upstream, close the subscribers, stop delivery,
             close the listeners, close the log
 
@@ -29,19 +30,21 @@ from jetstream.dictionary.own import OWN
 from jetstream.dictionary.public import PublicDictionary, fetch_in_process
 from jetstream.errors import SettingError
 from jetstream.eventlog.sqlite.store import SqliteLog
-from jetstream.ingest import Ingest, Stamper
+from jetstream.ingest import Stamper
+from jetstream.intake import Intake
 from jetstream.limits import Limits
 from jetstream.logging_setup import tell_omitted
 from jetstream.metrics import Metrics
-from jetstream.runtime import FileShortage, housekeeping, raise_file_limit, stop_on_signals, tune_gc
+from jetstream.runtime import (
+    FileShortage,
+    housekeeping,
+    raise_file_limit,
+    reload_on_hangup,
+    stop_on_signals,
+    tune_gc,
+)
 from jetstream.settings import Address, Settings, require_data_dir
 from jetstream.status import Status
-from jetstream.upstream.connection import origin
-from jetstream.upstream.drops import DROP_REASONS
-from jetstream.upstream.envelope import MESSAGE_TYPES
-from jetstream.upstream.pipeline import Pipeline
-from jetstream.upstream.seq_tracker import SeqTracker
-from jetstream.upstream.source import Source
 from jetstream.web import dictionary, openapi, pages, xrpc
 from jetstream.web.dialect import SHUTDOWN, SubscribeDialect
 from jetstream.web.did_lists import BODY_BYTES_MAX, DidLists
@@ -61,14 +64,16 @@ async def serve(settings: Settings, limits: Limits = Limits()) -> None:
     tune_gc(limits.runtime)
     service = Service(settings, limits)
     stop_on_signals(service.stop)
+    if settings.upstream_file is not None:
+        reload_on_hangup(service.reload)
     async with housekeeping(limits.runtime):
         await service.run(shortage)
 
 
 class Service:
-    """One server: an upstream, a log, the delivery to subscribers, and the routes.
+    """One server: its upstreams, a log, the delivery to subscribers, and the routes.
 
-    `clock` gives unix microseconds, as the machine has them. `log`, `delivery`, `upstream` and `subscribe`
+    `clock` gives unix microseconds, as the machine has them. `log`, `delivery`, `intake` and `subscribe`
     are built by `run`, and exist from `started` on.
     """
 
@@ -84,6 +89,11 @@ class Service:
         self._limits = limits
         self._clock = SteadyClock(int(settings.clock_settle * 1_000_000), clock)
         self._stopping = asyncio.Event()  # set by `stop`
+        self._reloading = asyncio.Event()  # set by `reload`, until the file is read
+
+    def reload(self) -> None:
+        """Ask `run` to read `--upstream-file` again."""
+        self._reloading.set()
 
     def stop(self) -> None:
         """Ask `run` to end in good order."""
@@ -136,7 +146,9 @@ class Service:
             buffer_total=self.settings.buffer_total,
             now_us=self._clock,
         )
-        self.upstream = self._upstream()
+        stamper = Stamper(self.log.tip, self._clock)
+        self.intake = Intake(self.settings, self.log, stamper, self.metrics, self.conditions, self._limits)
+        await self.intake.open()
         self.metrics.watch(self.status)
         self._check_clock()
         servers = await self._listen()
@@ -145,7 +157,7 @@ class Service:
         try:
             async with asyncio.TaskGroup() as tasks:
                 delivery = tasks.create_task(self.delivery.run())
-                upstream = tasks.create_task(self.upstream.run())
+                upstream = tasks.create_task(self.intake.run(self._reloading))
                 watch = tasks.create_task(self._watch())
                 self.started.set()
                 await self._stopping.wait()
@@ -168,6 +180,7 @@ class Service:
         while True:
             await asyncio.sleep(self._limits.runtime.watch_every_s)
             self._check_clock()
+            self.intake.sources.check()
             self._did_lists.expire()
             tell_omitted()
 
@@ -175,33 +188,6 @@ class Service:
         now_us, clock = self._clock(), self._clock
         reason = clock_reason(self.log.tip, now_us, clock.ignored_us, self.settings.clock_settle)
         self.conditions.set("clock", reason)
-
-    def _upstream(self) -> Source:
-        settings = self.settings
-        where = origin(settings.upstream)
-        limits = self._limits.upstream
-        tracker = self._tracker(where)
-        pipeline = Pipeline(tracker, time.monotonic, check_cid=settings.verify == "cid", limits=limits)
-        stamper = Stamper(self.log.tip, self._clock)
-        ingest = Ingest(self.log, where, stamper, self.metrics, self.conditions)
-        metrics = self.metrics.upstream(where, MESSAGE_TYPES, DROP_REASONS)
-        return Source(settings.upstream, pipeline, ingest.store, metrics, self.conditions, self.log, limits)
-
-    def _tracker(self, where: str) -> SeqTracker:
-        """Return where to resume: what the setting says, else the log if it is of the same upstream."""
-        limits = self._limits.upstream
-        if self.settings.upstream_cursor is not None:
-            return SeqTracker(self.settings.upstream_cursor, limits=limits)
-        stored = self.log.cursors.get(where)
-        if stored is not None:
-            return SeqTracker(*stored[:3], resumed=True, limits=limits)
-        if self.log.cursors:
-            logger.warning(
-                "stored cursor belongs to another upstream; starting at the live end",
-                stored=", ".join(self.log.cursors),
-                upstream=where,
-            )
-        return SeqTracker(None, limits=limits)
 
     async def _listen(self) -> list[Server]:
         """Open the listeners, and say where everything is."""
@@ -217,7 +203,7 @@ class Service:
         )
         own = dictionary.page(lambda: OWN.data)
         routes = {
-            "/": pages.page(settings.wire),
+            "/": pages.page(settings.wire, self.status),
             "/health": pages.health(self.status),
             "/cursors": cursors(self.delivery.positions, self._clock),
             "/zstd-dictionary": own,
@@ -273,8 +259,7 @@ class Service:
             subscribe=f"ws://{base}/subscribe",
             client_libraries=f"ws://{base}/v1/subscribe",
             metrics=f"http://{settings.metrics_listen or base}/metrics",
-            upstream=self.upstream.url,
-            cursor=self.upstream.seq,
+            **self.intake.fields(),
         )
         return servers
 
@@ -296,9 +281,10 @@ class Service:
             now_us=self._clock(),
             tip=self.log.tip,
             log=self.log.statistics(),
-            upstreams=(self.upstream.status(),),
+            upstreams=self.intake.sources.relays(),
             reasons=dict(self.conditions.reasons),
             subscribers=len(self.subscribe),
+            pds=self.intake.sources.pds(),
         )
 
 

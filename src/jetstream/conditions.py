@@ -3,6 +3,8 @@
 A condition begins and ends. Each change is one log line. While it holds, it is 1 in the gauge
 `jetstream_condition`, its reason is in `/health`, and the status there is `degraded`. A new condition needs a
 name in `CONDITIONS`, and a part of the server that begins and ends it.
+
+A condition of one upstream is apart from the same condition of another: `Conditions.of` gives each its own.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ CONDITIONS: Final = {
     "messages_unverified": "most messages come from accounts whose key is not known",
     "messages_refused": "most messages are refused",
     "keys_unavailable": "no PLC directory answers, so signing keys that are not known yet cannot be had",
+    "upstream_gone": "an upstream is gone, and others are connected",
+    "upstreams_gone": "all upstreams are gone",
     "not_a_firehose": "upstream sends text, as a Jetstream does, and not the frames of a firehose",
 }
 
@@ -31,32 +35,72 @@ class Conditions:
     """The conditions of one server."""
 
     def __init__(self) -> None:
-        # The conditions that hold now: a sentence for each, by its name in `CONDITIONS`. Read it anywhere;
-        # only the methods below change it.
+        # The conditions that hold now: a sentence for each, by `key` of its name in `CONDITIONS` and of the
+        # upstream that it is of. Read it anywhere; only the methods below change it.
         self.reasons: dict[str, str] = {}
         # Throttled, because a peer may cause a condition to begin and end all the time.
         self._logger = Throttled(structlog.get_logger(__name__))
 
-    def set(self, name: str, reason: str | None) -> None:
+    @property
+    def names(self) -> set[str]:
+        """The names of the conditions that hold now, of whichever upstream."""
+        return set(map(name_of, self.reasons))
+
+    def of(self, upstream: str) -> UpstreamConditions:
+        """Return the conditions of one upstream, by its name."""
+        return UpstreamConditions(self, upstream)
+
+    def set(self, name: str, reason: str | None, upstream: str = "") -> None:
         """Begin a condition, or end it if there is no reason for it."""
         if reason is None:
-            self.end(name)
+            self.end(name, upstream)
         else:
-            self.begin(name, reason)
+            self.begin(name, reason, upstream)
 
-    def begin(self, name: str, reason: str) -> None:
+    def begin(self, name: str, reason: str, upstream: str = "") -> None:
         """Begin a condition. `reason` is a sentence with the figures and with what the operator can do.
 
         The first call logs a warning. While the condition holds, further calls only replace the reason.
         """
         assert name in CONDITIONS
-        if name not in self.reasons:
+        if key(name, upstream) not in self.reasons:
             event = f"degraded: {CONDITIONS[name]}"
             self._logger.warning(event, condition=name, reason=reason)
-        self.reasons[name] = reason
+        self.reasons[key(name, upstream)] = reason
+
+    def end(self, name: str, upstream: str = "") -> None:
+        """End a condition, and log that; does nothing if it does not hold."""
+        if self.reasons.pop(key(name, upstream), None) is not None:
+            event = f"recovered: {CONDITIONS[name]}"
+            self._logger.info(event, condition=name, **({"upstream": upstream} if upstream else {}))
+
+    def end_all(self, upstream: str) -> None:
+        """Forget all conditions of an upstream, which is not read any more. Nothing has recovered."""
+        for name in CONDITIONS:
+            self.reasons.pop(key(name, upstream), None)
+
+
+class UpstreamConditions:
+    """The conditions of one upstream."""
+
+    def __init__(self, conditions: Conditions, upstream: str) -> None:
+        self._conditions = conditions
+        self._upstream = upstream
+
+    def begin(self, name: str, reason: str) -> None:
+        """Begin a condition, as `Conditions.begin` does."""
+        self._conditions.begin(name, reason, self._upstream)
 
     def end(self, name: str) -> None:
-        """End a condition, and log that; does nothing if it does not hold."""
-        if self.reasons.pop(name, None) is not None:
-            event = f"recovered: {CONDITIONS[name]}"
-            self._logger.info(event, condition=name)
+        """End a condition of this upstream."""
+        self._conditions.end(name, self._upstream)
+
+
+def key(name: str, upstream: str = "") -> str:
+    """Return the key of a condition in `Conditions.reasons`."""
+    return f"{name} {upstream}" if upstream else name
+
+
+def name_of(key: str) -> str:
+    """Return the name of a condition from its key."""
+    return key.partition(" ")[0]

@@ -1,14 +1,15 @@
-"""The writer of the log: stamps what upstream delivers, stores it, and waits until more may come.
+"""The writer of the log: stamps what upstreams deliver, stores it, and waits until more may come.
 
-This is the only place where events enter the log. Each call stores one batch and the cursors that belong to
-it in one transaction. Backpressure ends here: the call returns when the readers that follow the log are ready
+This is the only place where events enter the log. Each call stores one batch and the cursors of all sources
+in one transaction. Backpressure ends here: the call returns when the readers that follow the log are ready
 for more, and upstream decodes nothing before it returns.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
 from typing import Final
 
 from jetstream.conditions import Conditions
@@ -48,43 +49,66 @@ class Stamper:
 
 
 class Ingest:
-    """Stores what one source delivers. The log then has the cursor of this source, and of no other.
+    """Stores what sources deliver. The log then has the cursors of these sources, and of no others.
 
-    `source` is the name of its cursor, `host:port`. The condition `log_unwritable` holds while the disk
-    refuses a commit.
+    It does not know what several sources have in common: an event that two deliver is stored twice. The
+    condition `log_unwritable` holds while the disk refuses a commit.
     """
 
-    def __init__(
-        self, log: LogWriter, source: str, stamper: Stamper, metrics: Metrics, conditions: Conditions
-    ) -> None:
+    def __init__(self, log: LogWriter, stamper: Stamper, metrics: Metrics, conditions: Conditions) -> None:
         self._log = log
-        self._source = source
         self._stamper = stamper
         self._metrics = metrics
         self._conditions = conditions
+        # The names of the sources in use. Their stored cursors stay.
+        self._sources: set[str] = set()
+        # Held while a batch is stamped and appended: positions rise in the order of the appends, and each has
+        # the cursors of the one before it.
+        self._appending = asyncio.Lock()
 
-    async def store(self, decoded: DecodedBatch, received_at: float) -> None:
+    def join(self, source: str) -> Callable[[DecodedBatch, float], Awaitable[None]]:
+        """Let a source be in use, by its name; return what stores its batches."""
+        self._sources.add(source)
+        return partial(self._store, source)
+
+    async def forget(self, sources: Collection[str]) -> None:
+        """Remove the cursors of sources that are not in use any more. None of them stores anything by now."""
+        self._sources.difference_update(sources)
+        async with self._appending:
+            cursors = self._cursors()
+            if cursors != self._log.cursors:
+                await self._append(self._stamper.stamp(()), Changes(cursors), None)
+
+    def _cursors(self) -> dict[str, SourceCursor]:
+        """Return the stored cursors of the sources in use."""
+        return {name: each for name, each in self._log.cursors.items() if name in self._sources}
+
+    async def _store(self, source: str, decoded: DecodedBatch, received_at: float) -> None:
         """Return once the events and the cursor are on disk, and more may come.
 
         There is no deadline: a full disk and slow followers are waited for. `received_at` is when the oldest
         of the events was received, in monotonic seconds.
         """
         if decoded.seq is not None:
-            cursors = {self._source: SourceCursor(decoded.seq, decoded.provisional, decoded.fell_from)}
-            if decoded.events or cursors != self._log.cursors:
-                await self._append(self._stamper.stamp(decoded.events), Changes(cursors), received_at)
+            cursor = SourceCursor(decoded.seq, decoded.provisional, decoded.fell_from)
+            async with self._appending:
+                cursors = self._cursors() | {source: cursor}
+                if decoded.events or cursors != self._log.cursors:
+                    await self._append(self._stamper.stamp(decoded.events), Changes(cursors), received_at)
         await self._log.followers.wait()
 
     async def admit(
         self, events: Sequence[Event], changes: Callable[[int], Changes], received_at: float | None
     ) -> None:
-        """Do what `store` does, with judged events and what belongs to them.
+        """Do what the function of `join` does, with judged events and what belongs to them.
 
-        `changes` is given the position of the first event; those of the others follow without a gap.
+        `changes` is given the position of the first event; those of the others follow without a gap. What it
+        returns has the cursors of all sources in use.
         """
-        batch = self._stamper.stamp(events)
-        first_us = batch.times[0] if len(batch) else self._stamper.next_us
-        await self._append(batch, changes(first_us), received_at)
+        async with self._appending:
+            batch = self._stamper.stamp(events)
+            first_us = batch.times[0] if len(batch) else self._stamper.next_us
+            await self._append(batch, changes(first_us), received_at)
         await self._log.followers.wait()
 
     async def _append(self, batch: Batch, changes: Changes, received_at: float | None) -> None:

@@ -7,6 +7,7 @@ beside the code that enforces it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from jetstream.token_bucket import Rate
 
@@ -93,6 +94,38 @@ class UpstreamLimits:
     unmeasured_record_bytes_max: int = 2_000
     # Items of all records of a commit: 15 ms. A thousand posts have as many.
     commit_items_max: int = 48_000
+
+
+# Of a PDS. There may be hundreds, which send little: each may take less memory, and one that is gone for
+# long is asked less often.
+_PDS: Final = UpstreamLimits(
+    backoff_max_s=300.0,
+    message_bytes_max=8 << 20,
+    buffer_bytes_max=1 << 20,
+    read_bytes_max=256 << 10,
+    slice_bytes_max=16 << 10,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLimits:
+    """Several upstreams, and hundreds of PDSes among them."""
+
+    # Bytes and upstreams of `--upstream-file`.
+    file_bytes_max: int = 1 << 20
+    pds_max: int = 10_000
+    # What one PDS may send, and how long the server waits for it.
+    pds: UpstreamLimits = _PDS
+    # Connections to PDSes that are opened in a second: a TLS handshake takes some ms of CPU time.
+    pds_connects_per_s: float = 20.0
+    # Seconds for which the counts of PDSes are kept: with 10,000 of them, counting takes 5 ms.
+    pds_status_s: float = 1.0
+    # Seconds without a connection until an upstream counts as gone.
+    gone_s: float = 60.0
+    # Seconds between two log lines that say how many PDSes have no connection.
+    report_every_s: float = 60.0
+    # Names that a log line, a reason or `/health` gives of many.
+    named_max: int = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -584,6 +617,7 @@ class Limits:
     """The limits of a whole server."""
 
     upstream: UpstreamLimits = field(default_factory=UpstreamLimits)
+    sources: SourceLimits = field(default_factory=SourceLimits)
     log: LogLimits = field(default_factory=LogLimits)
     delivery: DeliveryLimits = field(default_factory=DeliveryLimits)
     web: WebLimits = field(default_factory=WebLimits)

@@ -10,6 +10,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
+from copy import copy
 from typing import Any, Final, NamedTuple
 from weakref import WeakSet
 
@@ -74,6 +75,12 @@ class Throttled:
         self._logged_at: dict[str, float] = {}  # when the last line of each event was written
         self._omitted: dict[str, _Omitted] = {}  # lines of each event that were left out since then
         _all.add(self)
+
+    def bind(self, **fields: object) -> Throttled:
+        """Return a logger with more fields. It shares the throttle of this one, which must outlive it."""
+        bound = copy(self)
+        bound._logger = self._logger.bind(**fields)  # noqa: SLF001 - of this class
+        return bound
 
     def info(self, event: str, **fields: object) -> None:
         """Log at level info."""

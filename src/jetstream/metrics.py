@@ -10,9 +10,10 @@ types, drop reasons) are passed in, so that each of their values is shown, as 0,
 
 from __future__ import annotations
 
+from collections import Counter as Count
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, TypeVar, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -26,10 +27,11 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from jetstream.conditions import CONDITIONS
+from jetstream.conditions import CONDITIONS, name_of
 from jetstream.model.batch import Batch
 from jetstream.model.event import KIND_NAMES
 from jetstream.status import UPSTREAM_STATES, Status
+from jetstream.upstreams import UpstreamKind
 
 _BAD_MESSAGES: Final = (
     *("bad_json", "bad_options", "message_too_big", "no_hello", "slow_message", "unexpected_data"),
@@ -65,6 +67,8 @@ WORKER_ENDS: Final = ("died", "hung", "not_started")
 GAP_CAUSES: Final = ("commit", "sync")
 FAILURES: Final = ("request", "message", "feed")
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+
+_KINDS: Final = get_args(UpstreamKind)
 
 Family = TypeVar("Family", bound=MetricWrapperBase)
 
@@ -190,18 +194,18 @@ class Metrics:
         return Histogram(f"jetstream_{name}", text, registry=self.registry, buckets=SECONDS)
 
     def upstream(
-        self, origin: str, frame_types: Iterable[str] = (), drop_reasons: Iterable[str] = ()
+        self, name: str, frame_types: Iterable[str] = (), drop_reasons: Iterable[str] = ()
     ) -> UpstreamMetrics:
-        """Return the counters of one upstream, whose label `upstream` is its origin, host:port."""
+        """Return the counters of one upstream, whose label `upstream` is its name."""
         return UpstreamMetrics(
-            reconnects=self._reconnects.labels(origin),
-            too_big=self._too_big.labels(origin),
-            gaps=self._gaps.labels(origin),
-            jumps=self._jumps.labels(origin),
-            restarts=self._restarts.labels(origin),
-            frames=Children(self._frames, frame_types, origin),
-            drops=Children(self._drops, drop_reasons, origin),
-            floods=Children(self._floods, FLOOD_KINDS, origin),
+            reconnects=self._reconnects.labels(name),
+            too_big=self._too_big.labels(name),
+            gaps=self._gaps.labels(name),
+            jumps=self._jumps.labels(name),
+            restarts=self._restarts.labels(name),
+            frames=Children(self._frames, frame_types, name),
+            drops=Children(self._drops, drop_reasons, name),
+            floods=Children(self._floods, FLOOD_KINDS, name),
         )
 
     def keys(self, failures: Iterable[str]) -> KeyMetrics:
@@ -285,13 +289,19 @@ def gauges(status: Status) -> Iterator[Metric]:
         ("log_writable", "1 while commits succeed.", log.writable),
     ):
         yield from _gauge(name, text, [((), value)])
-    seqs = [([each.origin], each.taken_seq) for each in upstreams]
+    seqs = [([each.name], each.taken_seq) for each in upstreams]
     yield from _gauge("upstream_seq", "The last seq taken.", seqs, "upstream")
-    lags = [([each.origin], each.lag_s) for each in upstreams]
+    lags = [([each.name], each.lag_s) for each in upstreams]
     yield from _gauge("upstream_lag_seconds", "Age of the last message when it arrived.", lags, "upstream")
-    states = [([each.origin, state], each.state == state) for each in upstreams for state in UPSTREAM_STATES]
+    states = [([each.name, state], each.state == state) for each in upstreams for state in UPSTREAM_STATES]
     yield from _gauge("upstream_state", "1 for the state of the connection.", states, "upstream", "state")
-    conditions = [([name], name in status.reasons) for name in CONDITIONS]
+    counts = Count(each.state for each in upstreams), status.pds.states if status.pds else Count()
+    numbers = [
+        ([kind, each], n[each]) for kind, n in zip(_KINDS, counts, strict=True) for each in UPSTREAM_STATES
+    ]
+    yield from _gauge("upstreams", "Upstreams by kind and state.", numbers, "kind", "state")
+    held = set(map(name_of, status.reasons))
+    conditions = [([name], name in held) for name in CONDITIONS]
     yield from _gauge("condition", "1 while /health gives this reason.", conditions, "condition")
 
 

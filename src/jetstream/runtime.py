@@ -58,6 +58,11 @@ def stop_on_signals(stop: Callable[[], None]) -> None:
         loop.add_signal_handler(number, first)
 
 
+def reload_on_hangup(reload: Callable[[], None]) -> None:
+    """Call `reload` at each SIGHUP, which would else end the process."""
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+
+
 def tune_gc(limits: RuntimeLimits = RuntimeLimits()) -> None:
     """Make garbage collections rare, and exempt what exists already, such as modules, from all of them."""
     gc.collect()  # garbage of the imports, which would be exempt as well

@@ -8,7 +8,7 @@ of the Go server, where it has one for the same purpose.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial
@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 from cyclopts import Parameter, Token
 
 from jetstream.errors import SettingError
+from jetstream.upstreams import FIREHOSE_PATH, Upstream, parse_seqs, parse_upstreams
 from jetstream.urls import shown
 
-FIREHOSE_PATH: Final = "/xrpc/com.atproto.sync.subscribeRepos"
 # The Go server's copy of the public dictionary (see `dictionary`).
 DICTIONARY_URL: Final = (
     "https://raw.githubusercontent.com/bluesky-social/jetstream/3fa54fdbb0f47ad3aa43de78a6fbbd8dc362f81d"
@@ -98,24 +98,6 @@ def parse_size(text: str) -> int:
     return int(size)
 
 
-_NO_UPSTREAM: Final = "is not a host or URL such as wss://bsky.network"
-
-
-def parse_upstream(text: str) -> str:
-    """Parse a relay or PDS: a URL, a base URL or a bare host. Return its URL. Raises ValueError."""
-    text = text.strip()
-    try:
-        parts = urlsplit(text if "://" in text else f"wss://{text}")
-        port = parts.port
-    except ValueError as error:
-        raise ValueError(_NO_UPSTREAM) from error
-    scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
-    if scheme not in {"ws", "wss"} or not parts.hostname or port == 0 or re.search(r"\s", text):
-        raise ValueError(_NO_UPSTREAM)
-    path = FIREHOSE_PATH if parts.path in {"", "/"} else parts.path
-    return parts._replace(scheme=scheme, path=path, fragment="").geturl()
-
-
 def parse_web_url(text: str) -> str:
     """Parse an http or https URL. Raises ValueError."""
     try:
@@ -157,6 +139,11 @@ def unset_if_empty(_type: object, value: str, **_: object) -> list[str]:
     return [value] if value else []
 
 
+def _split_at_commas(_type: object, value: str, **_: object) -> list[str]:
+    """Read a variable with several values. One that is set to nothing counts as unset."""
+    return [part.strip() for part in value.split(",")] if value else []
+
+
 def _setting(
     variable: str, text: str, parse: Any = None, show: Callable[[Any], str] | None = None, **more: Any
 ) -> Parameter:
@@ -167,7 +154,7 @@ def _setting(
         try:
             return parse(value)
         except ValueError as error:
-            value = shown(value) if parse in {parse_upstream, parse_web_url} else value
+            value = shown(value) if parse is parse_web_url else value
             raise ValueError(f"{value!r} {error}") from None  # the cause may quote a password
 
     if show is not None:
@@ -177,6 +164,33 @@ def _setting(
         env_var_split=unset_if_empty,
         help=text,
         converter=convert if parse is not None else None,
+        negative=(),
+        **more,
+    )
+
+
+def _several(variable: str, text: str, parse: Callable[[Sequence[str]], Any], **more: Any) -> Parameter:
+    """Declare a setting that may have several values: the flag is repeated, the variable has commas.
+
+    The error of `parse` names the value.
+    """
+
+    def convert(_type: Any, tokens: list[Token]) -> Any:
+        try:
+            return parse([token.value for token in tokens])
+        except ValueError as error:
+            if len(tokens) == 1:
+                raise
+            # Where there is one value, cyclopts names its flag or variable.
+            raise ValueError(f"Invalid value for {tokens[0].keyword}: {error}") from None
+
+    return Parameter(
+        env_var=PREFIX + variable,
+        env_var_split=_split_at_commas,
+        help=text,
+        converter=convert,
+        n_tokens=1,
+        accepts_keys=False,
         negative=(),
         **more,
     )
@@ -192,9 +206,18 @@ _size = partial(_setting, parse=parse_size, show=lambda size: f"{size / (1 << 20
 class Settings:
     """The settings of `jetstream serve`. Durations are in seconds, sizes in bytes."""
 
-    upstream: Annotated[str, _setting("WS_URL", "Relay or PDS to read: a URL or a host.", parse_upstream)] = (
-        f"wss://bsky.network{FIREHOSE_PATH}"
-    )
+    upstream: Annotated[
+        str | tuple[Upstream, ...],
+        _several(
+            "WS_URL",
+            "Relay or PDS to read: a URL or a host, or name=URL. Repeat it for several.",
+            parse_upstreams,
+        ),
+    ] = f"wss://bsky.network{FIREHOSE_PATH}"
+    upstream_file: Annotated[
+        Path | None,
+        _setting("UPSTREAM_FILE", "File of more PDSes to read, one a line. SIGHUP reads it again."),
+    ] = None
     listen: Annotated[Address, _address("LISTEN_ADDR", "Address to listen on.")] = DEFAULT_ADDRESS
     metrics_listen: Annotated[
         Address | None, _address("METRICS_LISTEN_ADDR", "Separate address for /metrics.")
@@ -226,9 +249,11 @@ class Settings:
         str, _setting("ZSTD_DICTIONARY_URL", "Where the public dictionary is fetched from.", parse_web_url)
     ] = DICTIONARY_URL
     upstream_cursor: Annotated[
-        int | None,
-        _setting(
-            "OVERRIDE_RELAY_CURSOR", "Upstream seq to start after, instead of the one in the log.", _count
+        int | tuple[tuple[str, int], ...] | None,
+        _several(
+            "OVERRIDE_RELAY_CURSOR",
+            "Upstream seq to start after, instead of the one in the log. With several upstreams: name=seq.",
+            parse_seqs,
         ),
     ] = None
     verify: Annotated[

@@ -7,6 +7,7 @@ else: they agree with each other, and neither has to know the parts. Each part r
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
@@ -32,12 +33,20 @@ class LogStatistics:
 class UpstreamStatus:
     """Where the server stands with one upstream."""
 
-    origin: str  # host:port, which names it in metrics and in the log's cursors
+    name: str  # in metrics and in the log's cursors; `host:port` if it was given none
     url: str  # without user, password and query
     state: UpstreamState
     seq: int | None  # the last `seq` taken and confirmed: the server resumes after it
     taken_seq: int | None  # the last `seq` taken; it may be provisional
     lag_s: float | None  # age of the last message when it arrived; None: none had a time yet
+
+
+@dataclass(frozen=True, slots=True)
+class PdsStatus:
+    """Where the server stands with the PDSes of `--upstream-file`: there may be thousands."""
+
+    states: Counter[UpstreamState]  # how many are in each state
+    gone: tuple[str, ...]  # the names of the first few that have no connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +57,10 @@ class Status:
     now_us: int  # when this was made, by the server's clock
     tip: int  # the highest position given out, which may be ahead of the clock
     log: LogStatistics
-    upstreams: tuple[UpstreamStatus, ...]
-    reasons: Mapping[str, str]  # a sentence for each condition that holds, by its name (see `conditions`)
+    upstreams: tuple[UpstreamStatus, ...]  # in the order in which they were given; without the PDSes
+    reasons: Mapping[str, str]  # a sentence for each condition that holds, by its key (see `conditions`)
     subscribers: int
+    pds: PdsStatus | None = None  # None: there are none
 
     @property
     def summary(self) -> str:

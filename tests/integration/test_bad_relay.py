@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 from tests.builders import account, commit, error, frame, identity
 from tests.relay import Act, Connection, Relay, follow, refuse, send, serve
-from tests.serving import LOOPBACK, Start, cursor, figures, health, published, quick, running, until
+from tests.serving import LOOPBACK, Start, cursor, figures, health, published, quick, running, source, until
 from tests.subscriber import subscribe
 
 from jetstream.app import Service
@@ -53,7 +53,7 @@ async def conditions(service: Service) -> list[str]:
     status, body = await health(service.port)
     assert status == 200
     assert (body["status"] == "degraded") == bool(body["reasons"])
-    return list(service.conditions.reasons)
+    return list(service.conditions.names)
 
 
 # Floods
@@ -196,9 +196,9 @@ async def test_an_operator_is_told_when_nothing_is_taken(
 
     relay.script.append(act)
     service = await start(limits=quick(none_accepted_s=0.0), upstream_cursor=0)
-    await until(lambda: "frames_not_taken" in service.conditions.reasons)
+    await until(lambda: "frames_not_taken" in service.conditions.names)
     assert await conditions(service) == ["frames_not_taken"]
-    assert reason in service.conditions.reasons["frames_not_taken"]
+    assert reason in service.conditions.reasons[f"frames_not_taken {source(service).name}"]
     assert (await figures(service.port))['jetstream_condition{condition="frames_not_taken"}'] == 1
     told.set()
     await published(service, 2)
@@ -221,7 +221,7 @@ async def test_a_relay_that_sends_nothing_of_use_is_asked_less_and_less_often(
     relay.script += [send(bad, wait=False)] * 5
     service = await start(upstream_cursor=6)
     await relay.wait_accepted(7)
-    assert service.upstream._attempts == 6
+    assert source(service)._attempts == 6
 
 
 async def test_what_upstream_says_is_logged_once_a_minute_for_each_kind(relay: Relay, start: Start) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.builders import account, commit, create, delete, identity, like
 from tests.relay import Relay, numbered, refuse, stay_silent
-from tests.serving import LOOPBACK, Start, figures, get, health, published, quick, until
+from tests.serving import LOOPBACK, Start, figures, get, health, published, quick, source, until
 from tests.subscriber import subscribe
 
 from jetstream.conditions import CONDITIONS
@@ -121,7 +121,7 @@ async def test_health_counts_subscribers_that_have_not_sent_a_hello(relay: Relay
 async def test_an_idle_upstream_is_healthy(relay: Relay, start: Start) -> None:
     relay.script.append(stay_silent)
     service = await start(limits=quick(idle_after_s=0.0))
-    await until(lambda: service.upstream.state == "idle")
+    await until(lambda: source(service).state == "idle")
     status, body = await health(service.port)
     assert (status, body["upstream"]["state"], body["last_event_age_s"]) == (200, "idle", None)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.builders import LIKE, account, commit, delete, error, like
 from tests.relay import Act, Connection, Relay, follow, send
-from tests.serving import LOOPBACK, Start, cursor, published, quick, running, until
+from tests.serving import LOOPBACK, Start, cursor, published, quick, running, source, until
 from tests.subscriber import subscribe
 from tests.unit.eventlog.trimming import trim
 
@@ -104,7 +104,7 @@ async def test_a_restart_of_the_server_amid_such_history_changes_nothing(
         await relay.wait_asked(3)
     relay.publish(commits(201, 210))
     service = await start()
-    await until(lambda: service.upstream.seq == 210)
+    await until(lambda: source(service).seq == 210)
     assert await counts(service) >= Counter(range(101, 211))
     assert max((await counts(service)).values()) == 1
 
@@ -122,7 +122,7 @@ async def test_history_from_before_a_live_start_is_recognised(relay: Relay, star
     await until(lambda: service.log.statistics().events >= 150)
     await relay.cut()
     relay.publish(commits(151, 160))
-    await until(lambda: service.upstream.seq == 160)
+    await until(lambda: source(service).seq == 160)
     assert await counts(service) == Counter(range(1, 161))
 
 
@@ -142,7 +142,7 @@ async def test_history_from_before_a_live_start_in_a_log_of_another_upstream(
     relay.script.append(from_the_start)
     await relay.cut()
     relay.publish(commits(151, 160))
-    await until(lambda: service.upstream.seq == 160)
+    await until(lambda: source(service).seq == 160)
     assert await counts(service) == Counter([*range(1, 161), *range(9_001, 9_051)])
 
 
@@ -155,7 +155,7 @@ async def test_history_after_a_cursor_in_the_future_is_recognised(relay: Relay, 
     await relay.cut()
     await relay.wait_accepted(3)
     relay.publish(commits(201, 210))
-    await until(lambda: service.upstream.seq == 210)
+    await until(lambda: source(service).seq == 210)
     assert await counts(service) == Counter(range(1, 211))
 
 
@@ -174,7 +174,7 @@ async def test_records_that_were_forgotten_do_not_have_those_after_them_come_twi
     relay.script.append(from_the_start)
     await relay.cut()
     relay.publish(commits(141, 150))
-    await until(lambda: service.upstream.seq == 150)
+    await until(lambda: source(service).seq == 150)
     found = await counts(service)
     assert {seq: count for seq, count in found.items() if not 51 <= seq <= 60} == dict.fromkeys(
         [*range(1, 51), *range(61, 101), *range(102, 151)], 1
@@ -202,7 +202,7 @@ async def test_a_log_that_is_trimmed_meanwhile_is_looked_at_again(relay: Relay, 
 
     relay.script.append(slowly)
     await relay.cut()
-    await until(lambda: trims and service.upstream.seq == 200)
+    await until(lambda: trims and source(service).seq == 200)
     assert await counts(service) <= Counter(range(1, 201))
 
 
@@ -215,12 +215,12 @@ async def test_a_true_restart_ends_the_search_once_retention_has_passed_it(
     relay.history = [(seq, commit(seq, [like(5_000 + seq)])) for seq in range(1, 101)]
     relay.script.append(from_the_start)
     await relay.cut()
-    await until(lambda: service.upstream.seq == 100)
-    tracker = service.upstream._pipeline.tracker
-    assert (tracker.may_recur, len(service.upstream._pipeline.history_keys) >= 100) == (True, True)
+    await until(lambda: source(service).seq == 100)
+    tracker = source(service)._pipeline.tracker
+    assert (tracker.may_recur, len(source(service)._pipeline.history_keys) >= 100) == (True, True)
     assert await trimmed(service, 160) <= 80
     relay.publish([(101, commit(101, [delete(f"{LIKE}/1")]))])
-    await until(lambda: service.upstream.seq == 101)
+    await until(lambda: source(service).seq == 101)
     assert not tracker.may_recur
     assert await counts(service) <= Counter([*range(5_001, 5_101), 1])
 
@@ -235,12 +235,12 @@ async def test_a_frame_that_an_inclusive_relay_resends_after_a_restart_brings_no
         relay.history = [(seq, commit(seq, [like(5_000 + seq)])) for seq in range(1, 4)]
         relay.script.append(from_the_start)  # its numbers begin at 1 again
         await relay.cut()
-        await until(lambda: service.upstream.seq == 3)
+        await until(lambda: source(service).seq == 3)
         await relay.cut()
         await relay.wait_accepted(3)  # from here on it follows cursors
         relay.history += [(seq, commit(seq, [like(5_000 + seq)])) for seq in range(4, 11)]
         await relay.cut()
         relay.publish([(11, commit(11, [like(5_011)]))])
-        await until(lambda: service.upstream.seq == 11)
+        await until(lambda: source(service).seq == 11)
         assert await counts(service) == Counter([*range(901, 1_001), *range(5_001, 5_012)])
         assert [asked.cursor for asked in relay.asked[2:]] == [3, 3]

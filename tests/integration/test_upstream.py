@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 from tests.builders import LIKE, commit, create, dag_cbor, delete, error, frame, identity, like, nested, sync
 from tests.fixtures import captured_frames, json_lines
@@ -21,18 +23,19 @@ from tests.relay import (
     refuse,
     send,
 )
-from tests.serving import LOOPBACK, Figures, Start, cursor, figures, published, quick, running, until
+from tests.serving import LOOPBACK, Figures, Start, cursor, figures, published, quick, running, source, until
 from tests.subscriber import subscribe
 
 from jetstream.app import Service
 from jetstream.conditions import Conditions
 from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
 from jetstream.settings import Settings
-from jetstream.upstream.connection import origin
 from jetstream.upstream.pipeline import DecodedBatch, Pipeline
 from jetstream.upstream.seq_tracker import SeqTracker
-from jetstream.upstream.source import Source
+from jetstream.upstream.source import Link, Source
+from jetstream.upstreams import Upstream
 
 MIB = 1 << 20
 
@@ -159,13 +162,13 @@ async def test_a_relay_that_is_not_there_yet_is_waited_for(start: Start) -> None
     async with Relay() as relay:
         pass
     service = await start(upstream=relay.url)
-    await until(lambda: service.upstream._attempts > 2)
-    assert service.upstream.state == "reconnecting"
+    await until(lambda: source(service)._attempts > 2)
+    assert source(service).state == "reconnecting"
     async with relay:
         await relay.wait_accepted(1)
         relay.publish(identities(1))
         assert await seqs(service, 1) == [1]
-        assert service.upstream._attempts == 0
+        assert source(service)._attempts == 0
 
 
 async def test_a_refusal_is_tried_again(relay: Relay, start: Start) -> None:
@@ -303,8 +306,10 @@ async def test_a_frame_that_waits_is_dated_when_it_was_read(relay: Relay, tmp_pa
     relay.script.append(send_the_second_meanwhile)
 
     log = await SqliteLog.open(tmp_path)
-    metrics = Metrics().upstream(origin(relay.url))
-    source = Source(relay.url, Pipeline(SeqTracker(0), time.monotonic), store, metrics, Conditions(), log)
+    upstream = Upstream("relay", relay.url)
+    link = Link(Throttled(structlog.get_logger()), partial(asyncio.sleep, 0), lambda: None)
+    pipeline, metrics = Pipeline(SeqTracker(0), time.monotonic), Metrics().upstream("relay")
+    source = Source(upstream, link, pipeline, store, metrics, Conditions().of("relay"), log)
     reading = asyncio.create_task(source.run())
     await both_read.wait()
     read_both_at = time.monotonic()
@@ -349,10 +354,10 @@ async def test_an_upstream_that_only_errs_is_asked_less_and_less_often(relay: Re
     relay.script += [send(error("ConsumerTooSlow")), send(error("FutureCursor"))] * 3
     service = await start(upstream_cursor=7)
     await relay.wait_accepted(7)
-    assert service.upstream._attempts == 6
+    assert source(service)._attempts == 6
     relay.publish(identities(8))
     assert await seqs(service, 1) == [8]
-    assert service.upstream._attempts == 0
+    assert source(service)._attempts == 0
 
 
 async def test_an_info_is_logged_and_counted(relay: Relay, start: Start) -> None:

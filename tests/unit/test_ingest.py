@@ -75,8 +75,8 @@ def test_times_rise_strictly_and_run_ahead_only_as_far_as_they_must(
 
 
 async def store(log: SqliteLog, taken: DecodedBatch, received_at: float = 0.0) -> None:
-    ingest = Ingest(log, "relay.example:443", Stamper(log.tip, unix_us), Metrics(), Conditions())
-    await ingest.store(taken, received_at)
+    ingest = Ingest(log, Stamper(log.tip, unix_us), Metrics(), Conditions())
+    await ingest.join("relay.example:443")(taken, received_at)
 
 
 async def test_events_and_cursors_are_stored_and_followers_are_waited_for(log: SqliteLog) -> None:

@@ -69,7 +69,7 @@ def test_a_gauge_without_a_value_is_left_out() -> None:
 
 def test_each_upstream_has_gauges_and_counters_of_its_own() -> None:
     metrics = Metrics()
-    metrics.watch(lambda: replace(STATUS, upstreams=(UPSTREAM, replace(UPSTREAM, origin="b:1", taken_seq=1))))
+    metrics.watch(lambda: replace(STATUS, upstreams=(UPSTREAM, replace(UPSTREAM, name="b:1", taken_seq=1))))
     metrics.upstream("relay.example:443").reconnects.inc()
     metrics.upstream("b:1").count_sequence(gaps=3, jumps=2, restarts=1)
     for name, first, second in [

@@ -15,7 +15,6 @@ from jetstream import cli
 from jetstream import logging_setup as logs
 from jetstream.errors import SettingError
 from jetstream.settings import (
-    FIREHOSE_PATH,
     UNUSED_VARIABLES,
     Address,
     Setting,
@@ -24,6 +23,7 @@ from jetstream.settings import (
     settings,
     unused_variables,
 )
+from jetstream.upstreams import FIREHOSE_PATH, Upstream
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 Serve = Callable[..., Settings]
@@ -84,6 +84,14 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("--upstream", "WS_URL", f"wss://relay.example{FIREHOSE_PATH}", f"wss://relay.example{FIREHOSE_PATH}"),
     ("--upstream", "WS_URL", "wss://relay.example/other?a=1#b", "wss://relay.example/other?a=1"),
     ("--upstream", "WS_URL", " relay.example ", f"wss://relay.example{FIREHOSE_PATH}"),
+    (
+        "--upstream",
+        "WS_URL",
+        "a.b-c_d:1=relay.example",
+        (Upstream("a.b-c_d:1", f"wss://relay.example{FIREHOSE_PATH}"),),
+    ),
+    ("--upstream", "WS_URL", "none", ()),
+    ("--upstream-file", "UPSTREAM_FILE", "/tmp/a b.txt", Path("/tmp/a b.txt")),
     ("--listen", "LISTEN_ADDR", ":6009", Address("", 6009)),
     ("--listen", "LISTEN_ADDR", "127.0.0.1:0", Address("127.0.0.1", 0)),
     ("--listen", "LISTEN_ADDR", "[::1]:65535", Address("::1", 65535)),
@@ -108,6 +116,7 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("--upstream-cursor", "OVERRIDE_RELAY_CURSOR", "0", 0),
     ("--upstream-cursor", "OVERRIDE_RELAY_CURSOR", "30340180350", 30340180350),
     ("--upstream-cursor", "OVERRIDE_RELAY_CURSOR", "9" * 18, 10**18 - 1),
+    ("--upstream-cursor", "OVERRIDE_RELAY_CURSOR", "relay.example:443=7", (("relay.example:443", 7),)),
     ("--verify", "VERIFY", "off", "off"),
     ("--subscriber-buffer", "SUBSCRIBER_BUFFER", "500000", 500_000),
     ("--subscriber-buffer", "SUBSCRIBER_BUFFER", "1.5 MiB", 1_572_864),
@@ -133,6 +142,7 @@ BAD: list[tuple[str, str, list[str]]] = [
         "WS_URL",
         ["ftp://relay.example", "wss://", "//relay.example", "wss://a:0", "wss://a:99999"],
     ),
+    ("--upstream", "WS_URL", ["a b=relay.example", "=wss://a", "pds=wss://a", "a=wss://", "a=", "é=a"]),
     ("--upstream", "WS_URL", ["wss://a:b", "wss://[::1", "two words", "wss://a/\tb", "wss://"]),
     (
         "--listen",
@@ -174,7 +184,11 @@ BAD: list[tuple[str, str, list[str]]] = [
         "ZSTD_DICTIONARY_URL",
         ["ftp://a/b", "a.example/b", "https:///b", "http://a:x"],
     ),
-    ("--upstream-cursor", "OVERRIDE_RELAY_CURSOR", ["-1", "1.5", "now", "9" * 19, "\N{FULLWIDTH DIGIT ONE}"]),
+    (
+        "--upstream-cursor",
+        "OVERRIDE_RELAY_CURSOR",
+        ["-1", "1.5", "now", "9" * 19, "\N{FULLWIDTH DIGIT ONE}", "a=", "a=b"],
+    ),
     ("--verify", "VERIFY", ["full", "true"]),
     ("--subscriber-buffer", "SUBSCRIBER_BUFFER", ["0", "0.5", "1i", "1 MB MB", "9" * 400, "9999999TiB"]),
     ("--buffer-total", "BUFFER_TOTAL", ["none"]),
@@ -220,7 +234,14 @@ def test_bad_values_are_named_with_their_flag_or_variable(
 
 @pytest.mark.parametrize(
     "value",
-    ["wss://me:hunter2@", "http://me:hunter2@a b", "ftp://me:hunter2@a/b?c=hunter2", "hunter2@a:99999"],
+    [
+        "x=wss://me:hunter2@",
+        "me=hunter2@a:b",
+        "wss://me:hunter2@",
+        "http://me:hunter2@a b",
+        "ftp://me:hunter2@a/b?c=hunter2",
+        "hunter2@a:99999",
+    ],
 )
 def test_a_bad_upstream_is_named_without_its_password(
     value: str, fail: Fail, monkeypatch: pytest.MonkeyPatch
@@ -230,11 +251,57 @@ def test_a_bad_upstream_is_named_without_its_password(
     assert "hunter2" not in fail()
 
 
+def test_several_upstreams_and_their_cursors_by_flags_and_by_variables(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = replace(
+        Settings(),
+        upstream=(
+            Upstream("a.example:443", f"wss://a.example{FIREHOSE_PATH}"),
+            Upstream("b", f"ws://b.example:80{FIREHOSE_PATH}"),
+        ),
+        upstream_cursor=(("a.example:443", 1), ("b", 2)),
+    )
+    two = ["--upstream", "a.example", "--upstream", "b=ws://b.example:80"]
+    assert serve(*two, "--upstream-cursor", "a.example:443=1", "--upstream-cursor=b=2") == wanted
+    monkeypatch.setenv("JETSTREAM_WS_URL", "a.example, b=ws://b.example:80")
+    monkeypatch.setenv("JETSTREAM_OVERRIDE_RELAY_CURSOR", "a.example:443=1,b=2")
+    assert serve() == wanted
+
+
+@pytest.mark.parametrize(
+    ("variable", "flag", "values", "named"),
+    [
+        (
+            "WS_URL",
+            "--upstream",
+            ["a.example", "wss://a.example:443/x"],
+            "'a.example:443' is the name of two",
+        ),
+        ("WS_URL", "--upstream", ["a=a.example", "a=b.example"], "'a' is the name of two upstreams"),
+        ("WS_URL", "--upstream", ["a.example", "none"], "'none'"),
+        ("WS_URL", "--upstream", ["a.example", ""], "''"),
+        ("OVERRIDE_RELAY_CURSOR", "--upstream-cursor", ["a=1", "2"], "'2' is one of several"),
+        ("OVERRIDE_RELAY_CURSOR", "--upstream-cursor", ["a=1", "a=2"], "'a=2' is the second one for 'a'"),
+    ],
+)
+def test_values_that_cannot_be_together_are_named(
+    fail: Fail, monkeypatch: pytest.MonkeyPatch, variable: str, flag: str, values: list[str], named: str
+) -> None:
+    line = fail(*(f"{flag}={value}" for value in values))
+    assert flag in line
+    assert named in line
+    monkeypatch.setenv(f"JETSTREAM_{variable}", ",".join(values))
+    line = fail()
+    assert f"JETSTREAM_{variable}" in line
+    assert named in line
+
+
 def test_every_setting_is_tested_with_good_and_with_bad_values() -> None:
     flags = {setting.flag for setting in settings()}
 
     assert {row[0] for row in GOOD} == flags
-    assert {row[0] for row in BAD} == flags - {"--data-dir", "--zstd-dictionary"}
+    assert {row[0] for row in BAD} == flags - {"--data-dir", "--upstream-file", "--zstd-dictionary"}
     assert {(row[0], f"JETSTREAM_{row[1]}") for row in GOOD} == {
         (one.flag, one.variable) for one in settings()
     }

@@ -1,6 +1,6 @@
 """Between the sources and the log: what they have accepted is examined, judged in order, and stored.
 
-    sources ─offer─▶ Intake ──examined runs──▶ Judge ──events, changes──▶ Ingest ─▶ log
+    sources ─offer─▶ Queue ──examined runs──▶ Judge ──events, changes──▶ Ingest ─▶ log
                                                │  ▲
                                                ▼  │ what steps aside
                                        Suspended, held
@@ -27,11 +27,11 @@ from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from functools import partial
 
-from jetstream.admission.intake import Intake, Run
 from jetstream.admission.judge import Judge
 from jetstream.admission.judging import Rules
 from jetstream.admission.output import Output
 from jetstream.admission.parts import Parts
+from jetstream.admission.queue import Queue, Run
 from jetstream.eventlog import Changes
 from jetstream.limits import Limits
 from jetstream.model.event import Key
@@ -56,7 +56,7 @@ class Admission:
         self._wake = asyncio.Event()
         self._judge = Judge(rules, parts, self._wake, limits, clock)
         prepare = self._judge.signatures.prepare
-        self._intake = Intake(prepare, parts.examine, self._wake.set, self._limits, clock)
+        self._queue = Queue(prepare, parts.examine, self._wake.set, self._limits, clock)
 
     # --- for the sources ---
 
@@ -73,7 +73,7 @@ class Admission:
         """Take what a source has accepted. Waits while too much is queued."""
         if batch.known:
             self._parts.metrics.verdicts["replay", ""].inc(batch.known)
-        await self._intake.offer(source, batch, received_at)
+        await self._queue.offer(source, batch, received_at)
 
     @property
     def floor(self) -> int:
@@ -87,7 +87,7 @@ class Admission:
 
     async def holds(self, keys: Collection[Key]) -> dict[Key, int]:
         """Return the keys of all that was taken, in the log or waiting, each with a position."""
-        await self._intake.wait_stored()
+        await self._queue.wait_stored()
         waiting = {key: self._parts.log.tip for key in keys if key in self._judge.waiting_keys(key)}
         rest = [key for key in keys if key not in waiting]
         return waiting | (await self._parts.log.holds(rest) if rest else {})
@@ -110,13 +110,13 @@ class Admission:
 
     async def finish(self) -> None:
         """Return when all that was offered is stored, or waits."""
-        await self._intake.wait_stored()
+        await self._queue.wait_stored()
 
     async def run(self) -> None:
         """Examine, judge and store until cancelled. What waits then is not stored."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._intake.run())
+                tasks.create_task(self._queue.run())
                 tasks.create_task(self._judge_all())
         finally:
             self._judge.close()
@@ -127,7 +127,7 @@ class Admission:
             run = await self._judge_some()
             has_stored = await self._store()
             if run is not None:
-                self._intake.note_stored(run)
+                self._queue.note_stored(run)
             elif not has_stored:
                 await self._wait()
 
@@ -140,7 +140,7 @@ class Admission:
         while judge.take_ready():
             await turn.pause()
         judge.tell_accounts(self._limits.accounts_per_turn)
-        run = self._intake.first_examined()
+        run = self._queue.first_examined()
         if run is not None:
             for message in run.messages:
                 judge.take(message)

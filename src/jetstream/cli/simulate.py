@@ -20,8 +20,8 @@ from jetstream import logging_setup
 from jetstream.clock import unix_us
 from jetstream.errors import JetstreamError, SettingError
 from jetstream.runtime import run, tune_gc
-from jetstream.settings import parse_upstream
 from jetstream.simulator.errors import MissingExtra
+from jetstream.upstreams import parse_url
 from jetstream.urls import shown
 
 try:
@@ -199,7 +199,7 @@ def record(
     """
     logging_setup.configure("info", "auto")
     try:
-        url = parse_upstream(upstream)
+        url = parse_url(upstream)
     except ValueError as error:
         raise SettingError("--upstream", shown(upstream), str(error)) from error
     with _os_errors():

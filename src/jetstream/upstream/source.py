@@ -26,26 +26,32 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from typing import NamedTuple
 
-import structlog
-
-from jetstream.conditions import Conditions
+from jetstream.conditions import UpstreamConditions
 from jetstream.limits import UpstreamLimits
 from jetstream.logging_setup import Throttled
 from jetstream.metrics import UpstreamMetrics
 from jetstream.retry import backoff_s
 from jetstream.status import UpstreamState, UpstreamStatus
-from jetstream.upstream.connection import ConnectError, connect, origin, response_fields, with_cursor
+from jetstream.upstream.connection import ConnectError, connect, response_fields, with_cursor
 from jetstream.upstream.history import History, KeyLookup
 from jetstream.upstream.inbox import Inbox
 from jetstream.upstream.pipeline import DecodedBatch, Pipeline
+from jetstream.upstreams import Upstream
 from jetstream.urls import shown
 
 # Takes a batch, and when the oldest of its frames was received, in monotonic seconds. Returns once it is
 # stored, and more may come. It must give the event loop a turn: with frames waiting, nothing here does.
 Store = Callable[[DecodedBatch, float], Awaitable[None]]
 
-logger = structlog.get_logger(__name__)
+
+class Link(NamedTuple):
+    """What a source has of what all sources share (`sources`)."""
+
+    logger: Throttled
+    turn: Callable[[], Awaitable[None]]  # returns when the source may connect
+    changed: Callable[[], None]  # called when a connection has begun, and when it has ended
 
 
 class Source:
@@ -56,21 +62,24 @@ class Source:
 
     def __init__(
         self,
-        url: str,
+        upstream: Upstream,
+        link: Link,
         pipeline: Pipeline,
         store: Store,
         metrics: UpstreamMetrics,
-        conditions: Conditions,
+        conditions: UpstreamConditions,
         log: KeyLookup,
         limits: UpstreamLimits = UpstreamLimits(),
     ) -> None:
-        # `host:port`: names this source in the log's cursors.
-        self.origin = origin(url)
+        # Names this source in the log's cursors.
+        self.name = upstream.name
+        self.kind = upstream.kind
         # The URL without user, password and query, for people to see.
-        self.url = shown(url)
+        self.url = shown(upstream.url)
         # How old the last message with a time was when it arrived, in seconds; None before the first.
         self.lag_s: float | None = None
-        self._url = url
+        self._url = upstream.url
+        self._link = link
         self._pipeline = pipeline
         self._store = store
         self._metrics = metrics
@@ -78,11 +87,12 @@ class Source:
         self._log = log
         self._limits = limits
         self._history = History(log, pipeline, limits)
-        self._logger = Throttled(logger)
+        self._logger = link.logger
         # Connections, and attempts at one, since a frame was accepted.
         self._attempts = 0
-        # Whether there is a connection, and when it was opened or frames came last, in monotonic seconds.
-        self._connected = False
+        # Since when there has been no connection, in monotonic seconds; None while there is one.
+        self._gone_since: float | None = time.monotonic()
+        # When the connection was opened or frames came last, in monotonic seconds.
         self._heard_at = time.monotonic()
         # When the first frame came after the last one that was accepted; None: none has come since.
         self._none_accepted_since: float | None = None
@@ -104,9 +114,19 @@ class Source:
         return self.seq if self.seq is None or self.seq != self._too_big_after else self.seq + self._skipped
 
     @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection."""
+        return self._gone_since is None
+
+    @property
+    def gone_s(self) -> float:
+        """For how many seconds there has been no connection; 0 while there is one."""
+        return 0.0 if self._gone_since is None else time.monotonic() - self._gone_since
+
+    @property
     def state(self) -> UpstreamState:
         """Whether frames come, none has come for `idle_after_s`, or there is no connection."""
-        if not self._connected:
+        if not self.is_connected:
             return "reconnecting"
         is_idle = time.monotonic() - self._heard_at > self._limits.idle_after_s
         return "idle" if is_idle else "connected"
@@ -115,12 +135,13 @@ class Source:
         """Return where the server stands with this upstream."""
         tracker = self._pipeline.tracker
         taken_seq = tracker.last if tracker.provisional is None else tracker.provisional
-        return UpstreamStatus(self.origin, self.url, self.state, self.seq, taken_seq, self.lag_s)
+        return UpstreamStatus(self.name, self.url, self.state, self.seq, taken_seq, self.lag_s)
 
     async def run(self) -> None:
         """Read upstream until cancelled."""
         limits = self._limits
         while True:
+            await self._link.turn()
             retry_after_s = await self._connect_and_read() or 0.0
             pause_s = max(
                 retry_after_s, backoff_s(self._attempts, limits.backoff_first_s, limits.backoff_max_s)
@@ -142,15 +163,19 @@ class Source:
             self._logger.warning(event, url=self.url, error=str(error), **response_fields(error.status))
             return error.retry_after_s
         self._logger.info("upstream: connected", url=self.url, cursor=cursor)
-        self._connected = True
         self._heard_at = time.monotonic()
+        self._note_connection(None)
         try:
             await self._read(inbox)
         finally:
-            self._connected = False
+            self._note_connection(time.monotonic())
             inbox.close()
         await self._end(inbox)
         return None
+
+    def _note_connection(self, gone_since: float | None) -> None:
+        self._gone_since = gone_since
+        self._link.changed()
 
     async def _read(self, inbox: Inbox) -> None:
         """Read a connection until it is over, or must be."""
@@ -198,7 +223,7 @@ class Source:
         reasons = ", ".join(sorted(batch.drops)) or ", ".join(sorted(batch.types))
         self._conditions.begin(
             "frames_not_taken",
-            f"frames come from upstream; none was taken for {limit_s:g} s; dropped for: {reasons}",
+            f"frames come from {self.name}; none was taken for {limit_s:g} s; dropped for: {reasons}",
         )
 
     def _must_reconnect(self, batch: DecodedBatch) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from jetstream.delivery.renderers import RENDERERS
+from jetstream.status import UPSTREAM_STATES
 from jetstream.web.did_lists import DIDS_MAX
 from jetstream.web.parameter_table import DID, Parameter, Schema
 
@@ -136,6 +137,17 @@ _DIDS: Final[Schema] = {"type": "array", "items": DID, "minItems": 1, "maxItems"
 _COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
 _COUNTS: Final = dict.fromkeys(("events", "bytes", "wal_bytes", "damaged"), _COUNT)
 _LOG: Final = _object(_COUNTS | _kept("oldest") | _kept("newest"))
+_UPSTREAM: Final = _object(
+    {
+        "name": STRING,
+        "url": STRING,
+        "state": {"enum": [*UPSTREAM_STATES]},
+        "seq": _or_null(INTEGER),
+        "lag_s": {"type": ["number", "null"]},
+    }
+)
+_NAMES: Final[Schema] = {"type": "array", "items": STRING}
+_PDS: Final = _object(dict.fromkeys(UPSTREAM_STATES, _COUNT) | {"not_connected": _NAMES})
 SCHEMAS: Final = {
     "Error": _object({"error": STRING, "message": STRING}),
     "Dids": {"anyOf": [_DIDS, {"type": "object", "properties": {"dids": _DIDS}, "required": ["dids"]}]},
@@ -158,7 +170,9 @@ SCHEMAS: Final = {
             "status": STRING,
             "reasons": {"type": "array", "items": STRING},
             "version": STRING,
-            "upstream": _object({"url": STRING, "state": STRING, "seq": _or_null(INTEGER)}),
+            "upstream": _or_null(_UPSTREAM),
+            "upstreams": {"type": "array", "items": _UPSTREAM},
+            "pds": _or_null(_PDS),
             "last_event_age_s": {"type": ["number", "null"]},
             "log": _LOG,
             "subscribers": _COUNT,

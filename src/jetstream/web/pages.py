@@ -18,7 +18,7 @@ from prometheus_client import exposition
 from jetstream.limits import WebLimits
 from jetstream.metrics import Metrics
 from jetstream.model.timestamp import to_date
-from jetstream.status import Status
+from jetstream.status import UPSTREAM_STATES, PdsStatus, Status, UpstreamStatus
 from jetstream.token_bucket import TokenBucket
 from jetstream.web.http import Request, Response
 from jetstream.web.parameter_table import SUBSCRIBE
@@ -27,6 +27,8 @@ from jetstream.web.parameters import WIRE_RULE
 Page = Callable[[Request], Response]
 
 _OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
+
+REASONS_MAX: Final = 50  # that /health shows
 
 _ABOUT: Final = "The ATProto firehose as light, friendly JSON over WebSocket."
 # The sections of `/`, with what depends on the server in braces.
@@ -61,19 +63,28 @@ _SECTIONS: Final = {
 }
 
 
-def page(wire: str) -> Page:
+def page(wire: str, status: Callable[[], Status]) -> Page:
     """Return the page `/`: which client connects where, as HTML for browsers and text for others.
 
-    `wire` is the name of the wire at `/subscribe`.
+    `wire` is the name of the wire at `/subscribe`. `status` has the upstreams, which are shown at the end.
     """
 
     def handler(request: Request) -> Response:
-        sections = _sections(request, wire)
+        sections = _sections(request, wire) | {"Upstreams": _upstreams(status())}
         if "text/html" in request.headers.get("accept", ""):
             return Response(200, _html(sections).encode(), "text/html; charset=utf-8")
         return Response(200, _text(sections).encode())
 
     return handler
+
+
+def _upstreams(status: Status) -> dict[str, str]:
+    """Return each upstream with its state, and how many PDSes are in which state."""
+    rows = {each.name: f"{each.state}: {each.url}" for each in status.upstreams}
+    if status.pds is not None:
+        states = ", ".join(f"{status.pds.states[state]} {state}" for state in UPSTREAM_STATES)
+        rows[f"{status.pds.states.total()} PDSes"] = states
+    return rows
 
 
 def health(status: Callable[[], Status]) -> Page:
@@ -89,12 +100,15 @@ def health(status: Callable[[], Status]) -> Page:
 
 def health_body(status: Status) -> dict[str, object]:
     """Return what `/health` shows of a status."""
-    log, upstream, age_s = status.log, status.upstreams[0], status.last_event_age_s
+    log, age_s = status.log, status.last_event_age_s
+    upstreams = [_upstream(each) for each in status.upstreams]
     return {
         "status": status.summary,
-        "reasons": list(status.reasons.values()),
+        "reasons": _reasons(status),
         "version": status.version,
-        "upstream": {"url": upstream.url, "state": upstream.state, "seq": upstream.seq},
+        "upstream": upstreams[0] if upstreams else None,
+        "upstreams": upstreams,
+        "pds": None if status.pds is None else _pds(status.pds),
         "last_event_age_s": None if age_s is None else round(age_s, 3),
         "log": {
             "events": log.events,
@@ -108,6 +122,28 @@ def health_body(status: Status) -> dict[str, object]:
         },
         "subscribers": status.subscribers,
     }
+
+
+def _reasons(status: Status) -> list[str]:
+    """Return why the status is degraded. Thousands of upstreams may have a reason each."""
+    reasons, more = list(status.reasons.values()), len(status.reasons) - REASONS_MAX
+    return [*reasons[:REASONS_MAX], *([f"and {more} more"] if more > 0 else [])]
+
+
+def _upstream(upstream: UpstreamStatus) -> dict[str, object]:
+    lag_s = None if upstream.lag_s is None else round(upstream.lag_s, 3)
+    return {
+        "name": upstream.name,
+        "url": upstream.url,
+        "state": upstream.state,
+        "seq": upstream.seq,
+        "lag_s": lag_s,
+    }
+
+
+def _pds(pds: PdsStatus) -> dict[str, object]:
+    states: dict[str, object] = {state: pds.states[state] for state in UPSTREAM_STATES}
+    return states | {"not_connected": list(pds.gone)}
 
 
 def metrics(
@@ -144,7 +180,7 @@ def _sections(request: Request, wire: str) -> Sections:
 def _text(sections: Sections) -> str:
     lines = ["Jetstream", _ABOUT]
     for title, rows in sections.items():
-        width = max(map(len, rows))
+        width = max(map(len, rows), default=0)
         lines += ["", title, *(f"  {left:<{width}}  {right}" for left, right in rows.items())]
     return "\n".join(lines) + "\n"
 

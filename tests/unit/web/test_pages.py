@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import orjson
@@ -9,7 +10,7 @@ import pytest
 
 from jetstream.limits import WebLimits
 from jetstream.metrics import Metrics
-from jetstream.status import LogStatistics, Status, UpstreamStatus
+from jetstream.status import LogStatistics, PdsStatus, Status, UpstreamStatus
 from jetstream.token_bucket import Rate
 from jetstream.web import pages
 from jetstream.web.http import Request
@@ -24,6 +25,13 @@ STATUS = Status(
     reasons={"clock": "the clock is wrong"},
     subscribers=2,
 )
+UPSTREAM = {
+    "name": "relay.example:443",
+    "url": "wss://relay.example",
+    "state": "idle",
+    "seq": 7,
+    "lag_s": 0.25,
+}
 
 
 def test_health_shows_the_status() -> None:
@@ -33,7 +41,9 @@ def test_health_shows_the_status() -> None:
         "status": "degraded",
         "reasons": ["the clock is wrong"],
         "version": "1.2",
-        "upstream": {"url": "wss://relay.example", "state": "idle", "seq": 7},
+        "upstream": UPSTREAM,
+        "upstreams": [UPSTREAM],
+        "pds": None,
         "last_event_age_s": 1.5,
         "log": {
             "events": 3,
@@ -47,6 +57,35 @@ def test_health_shows_the_status() -> None:
         },
         "subscribers": 2,
     }
+
+
+def test_health_shows_how_many_pdses_are_in_which_state() -> None:
+    pds = PdsStatus(Counter({"connected": 300, "reconnecting": 12}), ("a.example:443", "b"))
+    status = replace(STATUS, upstreams=(), pds=pds)
+    body = orjson.loads(pages.health(lambda: status)(ASKED).body)
+    assert (body["upstream"], body["upstreams"]) == (None, [])
+    assert body["pds"] == {
+        "connected": 300,
+        "idle": 0,
+        "reconnecting": 12,
+        "not_connected": ["a.example:443", "b"],
+    }
+
+
+def test_health_shows_the_first_of_thousands_of_reasons() -> None:
+    reasons = {f"frames_not_taken {number}": f"reason {number}" for number in range(1_000)}
+    body = orjson.loads(pages.health(lambda: replace(STATUS, reasons=reasons))(ASKED).body)
+    assert body["reasons"][:2] == ["reason 0", "reason 1"]
+    assert body["reasons"][pages.REASONS_MAX :] == [f"and {1_000 - pages.REASONS_MAX} more"]
+
+
+def test_the_page_shows_the_upstreams() -> None:
+    status = replace(STATUS, pds=PdsStatus(Counter({"connected": 300, "reconnecting": 12}), ()))
+    answer = pages.page("classic", lambda: status)(ASKED)
+    shown = " ".join(answer.body.decode().partition("\nUpstreams\n")[2].split())
+    assert shown == (
+        "relay.example:443 idle: wss://relay.example 312 PDSes 300 connected, 0 idle, 12 reconnecting"
+    )
 
 
 @pytest.mark.parametrize(("writable", "code"), [(True, 200), (False, 503)])

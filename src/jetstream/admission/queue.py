@@ -61,7 +61,7 @@ class Run:
     examining: asyncio.Task[None] | None = None
 
 
-class Intake:
+class Queue:
     """The queue and its examination. `on_ready` is called when the first run may be ready."""
 
     def __init__(

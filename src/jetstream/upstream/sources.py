@@ -1,0 +1,246 @@
+"""All upstreams of a server: one `Source` each, which are added and removed while the server runs.
+
+    upstreams ──apply──▶ Sources ──build──▶ Source ──▶ store
+    (settings, file)        │                 ▲
+                            └── a Link each ──┘
+
+A source knows of no other. What several share is in the `Link` of each: PDSes, of which there may be
+hundreds, connect one after another, and share a throttled log. `apply` starts and stops sources until there
+is one for each upstream that is wanted. A source that is removed is forgotten: its connection, its cursor,
+and its conditions.
+
+A relay that is gone for a minute is a condition, and so is it when all are gone. Of PDSes only their number
+is shown: among hundreds, some are always gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final, NamedTuple
+
+import structlog
+
+from jetstream.conditions import Conditions
+from jetstream.limits import SourceLimits
+from jetstream.logging_setup import Throttled
+from jetstream.status import PdsStatus, UpstreamStatus
+from jetstream.upstream.source import Link, Source
+from jetstream.upstreams import Upstream, named
+
+Build = Callable[[Upstream, Link], Source]
+Forget = Callable[[Collection[str]], Awaitable[None]]
+
+ALL_GONE: Final = "upstreams_gone"
+ONE_GONE: Final = "upstream_gone"
+
+logger = structlog.get_logger(__name__)
+
+
+class Changes(NamedTuple):
+    """What `Sources.apply` did: names of sources."""
+
+    added: list[str]
+    removed: list[str]
+    replaced: list[str]
+    unchanged: list[str]
+
+
+@dataclass(slots=True)
+class _Running:
+    upstream: Upstream
+    source: Source
+    task: asyncio.Task[None] | None = field(default=None)  # since it was started
+
+
+class Sources:
+    """The sources of one server, in the order in which they are wanted.
+
+    `build` makes a source. `forget` removes the cursors of sources by their names. `on_change` is called
+    whenever `connected` may have changed. `clock` gives monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        build: Build,
+        forget: Forget,
+        conditions: Conditions,
+        limits: SourceLimits = SourceLimits(),
+        *,
+        on_change: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._build = build
+        self._forget = forget
+        self._conditions = conditions
+        self._limits = limits
+        self._on_change = on_change
+        self._clock = clock
+        # Each source by its name, in order. `apply` replaces it.
+        self._all: dict[str, _Running] = {}
+        # Runs the tasks of the sources; None before `start`.
+        self._tasks: asyncio.TaskGroup | None = None
+        # Whose turn it is to connect, and what is logged of connections, of all PDSes.
+        self._turns = Turns(limits.pds_connects_per_s, clock)
+        self._pds_logger = Throttled(structlog.get_logger("jetstream.upstream.source"))
+        # What `connected` returns; None: it must be made again.
+        self._connected: list[str] | None = None
+        # What `pds` returned last, and when that was.
+        self._pds: tuple[float, PdsStatus | None] = (float("-inf"), None)
+        # When the number of PDSes without a connection was logged last.
+        self._reported_at = clock()
+
+    def __iter__(self) -> Iterator[Source]:
+        """Iterate over the sources, in order."""
+        return (each.source for each in self._all.values())
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    @property
+    def connected(self) -> list[str]:
+        """The names of the sources that have a connection, in order. Not to be changed."""
+        if self._connected is None:
+            self._connected = [name for name, each in self._all.items() if each.source.is_connected]
+        return self._connected
+
+    def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Read all upstreams, also those that come later, in tasks of a group. To be called once."""
+        self._tasks = tasks
+        for each in self._all.values():
+            self._start(each, tasks)
+
+    async def apply(self, wanted: Sequence[Upstream]) -> Changes:
+        """Let there be a source for each of these upstreams, whose names are unique, and for no other.
+
+        Those that are unchanged go on. One that has another URL or kind is replaced, and goes on after its
+        cursor. Returns once the cursors of those that are removed are gone. Not to be called twice at a time.
+        """
+        before, after = self._all, {each.name: each for each in wanted}
+        kept = {name: each for name, each in before.items() if after.get(name) == each.upstream}
+        ended = {name: each for name, each in before.items() if name not in kept}
+        await self._end(ended.values())
+        self._all = {name: kept.get(name) or await self._built(each) for name, each in after.items()}
+        self._changed()
+        removed = [name for name in ended if name not in after]
+        if removed:
+            await self._forget(removed)
+        added = [name for name in after if name not in before]
+        return Changes(added, removed, [name for name in ended if name in after], list(kept))
+
+    def relays(self) -> tuple[UpstreamStatus, ...]:
+        """Return where the server stands with each upstream that is no PDS."""
+        return tuple(each.status() for each in self._of_relays())
+
+    def pds(self) -> PdsStatus | None:
+        """Return how many PDSes are in which state, at most a second ago; None: there are none."""
+        at, status = self._pds
+        if self._clock() - at > self._limits.pds_status_s:
+            status = self._count_pds()
+            self._pds = self._clock(), status
+        return status
+
+    def check(self) -> None:
+        """Begin and end the conditions of upstreams that are gone. To be called every second or so."""
+        gone_s = self._limits.gone_s
+        all_gone = bool(self._all) and not self.connected and all(each.gone_s >= gone_s for each in self)
+        self._conditions.set(ALL_GONE, self._all_gone() if all_gone else None)
+        for source in self._of_relays():
+            is_gone = source.gone_s >= gone_s and not all_gone
+            self._conditions.set(ONE_GONE, self._one_gone(source) if is_gone else None, source.name)
+        self._report()
+
+    def _of_relays(self) -> list[Source]:
+        return [source for source in self if source.kind == "relay"]
+
+    async def _built(self, upstream: Upstream) -> _Running:
+        await asyncio.sleep(0)  # to build hundreds takes longer than one turn of the event loop may
+        is_pds = upstream.kind == "pds"
+        throttled = (
+            self._pds_logger if is_pds else Throttled(structlog.get_logger("jetstream.upstream.source"))
+        )
+        turn = self._turns.wait if is_pds else _at_once
+        link = Link(throttled.bind(upstream=upstream.name), turn, self._changed)
+        built = _Running(upstream, self._build(upstream, link))
+        if self._tasks is not None:
+            self._start(built, self._tasks)
+        return built
+
+    def _start(self, each: _Running, tasks: asyncio.TaskGroup) -> None:
+        each.task = tasks.create_task(each.source.run())
+
+    async def _end(self, ended: Collection[_Running]) -> None:
+        """Stop sources, and wait until none of them stores anything any more."""
+        tasks = [each.task for each in ended if each.task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        for each in ended:
+            self._conditions.end_all(each.upstream.name)
+
+    def _changed(self) -> None:
+        self._connected = None
+        self._pds = float("-inf"), None
+        self._on_change()
+
+    def _count_pds(self) -> PdsStatus | None:
+        sources = [source for source in self if source.kind == "pds"]
+        if not sources:
+            return None
+        gone = (source.name for source in sources if not source.is_connected)
+        return PdsStatus(
+            Counter(source.state for source in sources), tuple(islice(gone, self._limits.named_max))
+        )
+
+    def _all_gone(self) -> str:
+        names = named([source.name for source in self], self._limits.named_max)
+        return f"no upstream is connected, for {self._limits.gone_s:g} s and more: {names}"
+
+    def _one_gone(self, source: Source) -> str:
+        others = f"{len(self.connected)} of {len(self)} upstreams are connected"
+        return f"{source.name} ({source.url}) has been gone for {source.gone_s:.0f} s; {others}"
+
+    def _report(self) -> None:
+        """Log once a minute how many PDSes have no connection, if there are any."""
+        if self._clock() - self._reported_at < self._limits.report_every_s:
+            return
+        self._reported_at = self._clock()
+        status = self.pds()
+        if status is not None and status.states["reconnecting"]:
+            logger.warning(
+                "upstream: PDSes are not connected",
+                not_connected=status.states["reconnecting"],
+                of=status.states.total(),
+                such_as=", ".join(status.gone),
+            )
+
+
+class Turns:
+    """Lets sources connect one after another, so many a second on average. `clock` gives seconds."""
+
+    def __init__(self, per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._mean_s = 1 / per_s
+        self._clock = clock
+        # When the next turn is.
+        self._next_at = clock()
+
+    def take(self) -> float:
+        """Take the next turn; return how many seconds it is from now. The time to the one after it varies."""
+        now = self._clock()
+        at = max(self._next_at, now)
+        self._next_at = at + self._mean_s * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+        return at - now
+
+    async def wait(self) -> None:
+        """Take the next turn, and wait for it."""
+        await asyncio.sleep(self.take())
+
+
+async def _at_once() -> None:
+    """Return: a relay may connect whenever it is due."""

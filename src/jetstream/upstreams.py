@@ -1,0 +1,229 @@
+"""Which upstreams are read: their names, URLs and kinds, as flags, a variable and a file give them.
+
+An upstream is `url` or `name=url`. Its name, by default `host:port`, is the key of its cursor in the log, and
+names it in metrics, conditions and log lines.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+from jetstream.errors import SettingError
+from jetstream.limits import SourceLimits
+from jetstream.urls import shown
+
+FIREHOSE_PATH: Final = "/xrpc/com.atproto.sync.subscribeRepos"
+FILE_FLAG: Final = "--upstream-file"
+CURSOR_FLAG: Final = "--upstream-cursor"
+# Stands for all PDSes of the file in metrics, where each of them would be a hundred series.
+PDS_LABEL: Final = "pds"
+
+# `relay`: of `--upstream`. `pds`: of `--upstream-file`.
+UpstreamKind = Literal["relay", "pds"]
+
+_NO_UPSTREAM: Final = "is not a host or URL such as wss://bsky.network"
+_NAME_CHARS_MAX: Final = 100
+_NAME: Final = re.compile(rf"[A-Za-z0-9._:-]{{1,{_NAME_CHARS_MAX}}}")
+_COMMENT: Final = re.compile(r"(^|\s)#.*")
+
+
+class Upstream(NamedTuple):
+    """A relay or PDS that is read."""
+
+    name: str
+    url: str
+    kind: UpstreamKind = "relay"
+
+
+def origin(url: str) -> str:
+    """Return `host:port` of a URL: the name of an upstream that was given none."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "wss" else 80)
+    return f"{parts.hostname}:{port}"
+
+
+def parse_url(text: str) -> str:
+    """Parse a relay or PDS: a URL, a base URL or a bare host. Return its URL. Raises ValueError."""
+    text = text.strip()
+    try:
+        parts = urlsplit(text if "://" in text else f"wss://{text}")
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(_NO_UPSTREAM) from error
+    scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
+    if scheme not in {"ws", "wss"} or not parts.hostname or port == 0 or re.search(r"\s", text):
+        raise ValueError(_NO_UPSTREAM)
+    path = FIREHOSE_PATH if parts.path in {"", "/"} else parts.path
+    return parts._replace(scheme=scheme, path=path, fragment="").geturl()
+
+
+def parse_upstream(text: str, kind: UpstreamKind = "relay") -> Upstream:
+    """Parse `url` or `name=url`. Raises ValueError."""
+    name, url = _split_name(text)
+    if name is None:
+        url = parse_url(url)
+        return Upstream(origin(url), url, kind)
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"begins with a name that cannot be used: up to {_NAME_CHARS_MAX} letters, digits, '.', '-', '_'"
+            " and ':'"
+        )
+    if name in {PDS_LABEL, "none"}:
+        raise ValueError(f"begins with the name {name!r}, which has a meaning of its own: choose another one")
+    return Upstream(name, parse_url(url), kind)
+
+
+def _split_name(text: str) -> tuple[str | None, str]:
+    """Return the name and the URL of `name=url`; None is the name of what is only a URL.
+
+    A URL may have a `=` in its query, and in a password: one without a scheme is no part of `name=url`.
+    """
+    name, equals, url = text.strip().partition("=")
+    if not equals or re.search(r"[/?#@]", name) or ("@" in url and "://" not in url):
+        return None, text
+    return name.strip(), url
+
+
+def parse_upstreams(texts: Sequence[str]) -> str | tuple[Upstream, ...]:
+    """Parse the values of `--upstream`: a single URL to itself, else upstreams. `none` is no upstream.
+
+    Raises ValueError, whose text has no password in it.
+    """
+    if list(texts) == ["none"]:
+        return ()
+    found = tuple(map(_one_of, texts))
+    _require_names(found)
+    if len(found) == 1 and found[0].name == origin(found[0].url):
+        return found[0].url
+    return found
+
+
+def _one_of(text: str) -> Upstream:
+    if text == "none":
+        raise ValueError("'none' is for no upstream, and stands alone")
+    try:
+        return parse_upstream(text)
+    except ValueError as error:
+        raise ValueError(f"{shown(text)!r} {error}") from None  # the cause may quote a password
+
+
+def _require_names(upstreams: Iterable[Upstream]) -> None:
+    """Raise ValueError if two upstreams have one name."""
+    seen = set()
+    for each in upstreams:
+        if each.name in seen:
+            raise ValueError(f"{each.name!r} is the name of two upstreams: write name=URL for one of them")
+        seen.add(each.name)
+
+
+def parse_seqs(texts: Sequence[str]) -> int | tuple[tuple[str, int], ...]:
+    """Parse the values of `--upstream-cursor`: one number, or `name=seq` for each. Raises ValueError."""
+    if len(texts) == 1 and "=" not in texts[0]:
+        return _seq(texts[0], texts[0])
+    found: dict[str, int] = {}
+    for text in texts:
+        name, equals, seq = text.strip().rpartition("=")
+        if not equals:
+            raise ValueError(f"{text!r} is one of several: write name=seq for each")
+        if name in found:
+            raise ValueError(f"{text!r} is the second one for {name!r}")
+        found[name] = _seq(seq, text)
+    return tuple(found.items())
+
+
+def _seq(number: str, text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", number):
+        raise ValueError(f"{text!r} is not a whole number, or name=seq with one")
+    return int(number)
+
+
+def all_upstreams(
+    given: str | tuple[Upstream, ...], path: Path | None, limits: SourceLimits = SourceLimits()
+) -> tuple[Upstream, ...]:
+    """Return the upstreams of `--upstream`, then those of the file as it is now.
+
+    `given` is what `parse_upstreams` returned. Raises SettingError.
+    """
+    relays = (parse_upstream(given),) if isinstance(given, str) else given
+    if path is not None:
+        return relays + read_file(path, relays, limits)
+    if not relays:
+        raise SettingError("--upstream", "none", f"leaves nothing to read: give an {FILE_FLAG}")
+    return relays
+
+
+def cursors_of(
+    given: int | Iterable[tuple[str, int]] | None, upstreams: Sequence[Upstream], *, may_change: bool
+) -> dict[str, int]:
+    """Return the seqs of `--upstream-cursor` by the name of the upstream. Raises SettingError.
+
+    `given` is what `parse_seqs` returned. A number without a name is for a single upstream, to which no
+    other may come (`may_change`).
+    """
+    if given is None:
+        return {}
+    names = [each.name for each in upstreams]
+    if isinstance(given, int):
+        if may_change or len(names) != 1:
+            problem = f"is for one of several upstreams: write name=seq, such as {[*names, 'a'][0]}={given}"
+            raise SettingError(CURSOR_FLAG, str(given), problem)
+        return {names[0]: given}
+    cursors = dict(given)
+    for name in cursors.keys() - set(names):
+        raise SettingError(CURSOR_FLAG, name, f"is no upstream: names are {', '.join(names[:10])}")
+    return cursors
+
+
+def read_file(
+    path: Path, others: Iterable[Upstream] = (), limits: SourceLimits = SourceLimits()
+) -> tuple[Upstream, ...]:
+    """Return the PDSes of a file, in the order of its lines; `others` are the upstreams beside them.
+
+    Raises SettingError, which names the line, for a file that cannot be used.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(limits.file_bytes_max + 1)
+        text = data.decode("utf-8-sig")
+    except OSError as error:
+        raise SettingError(FILE_FLAG, str(path), f"cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingError(FILE_FLAG, str(path), "is not UTF-8 text") from error
+    if len(data) > limits.file_bytes_max:
+        raise SettingError(FILE_FLAG, str(path), f"is over {limits.file_bytes_max} bytes")
+    try:
+        return _parse_lines(text, {each.name: "an --upstream" for each in others}, limits.pds_max)
+    except ValueError as error:
+        raise SettingError(FILE_FLAG, str(path), str(error)) from None  # the cause may quote a password
+
+
+def _parse_lines(text: str, taken: dict[str, str], count_max: int) -> tuple[Upstream, ...]:
+    """Parse the lines of a file. `taken` are names in use, each with where. Raises ValueError."""
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        entry = _COMMENT.sub("", line).strip()
+        if not entry:
+            continue
+        try:
+            pds = parse_upstream(entry, "pds")
+        except ValueError as error:
+            raise ValueError(f"line {number}: {shown(entry)!r} {error}") from None
+        if pds.name in taken:
+            problem = f"is the name of {taken[pds.name]} as well: remove one, or write name=URL"
+            raise ValueError(f"line {number}: {pds.name!r} {problem}")
+        taken[pds.name] = f"line {number}"
+        found.append(pds)
+        if len(found) > count_max:
+            raise ValueError(f"line {number}: too many: at most {count_max} upstreams")
+    return tuple(found)
+
+
+def named(names: Iterable[str], count_max: int) -> str:
+    """Return the first names as a text, and how many there are beside them."""
+    names = list(names)
+    more = len(names) - count_max
+    return ", ".join(names[:count_max]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,267 @@
+"""All sources of a server: which are there, in which order, and which are gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from itertools import pairwise
+from typing import cast
+
+from structlog.testing import capture_logs
+
+from jetstream.conditions import Conditions
+from jetstream.limits import SourceLimits
+from jetstream.status import UpstreamState
+from jetstream.upstream.source import Link, Source
+from jetstream.upstream.sources import Changes, Sources, Turns
+from jetstream.upstreams import Upstream, UpstreamKind
+
+
+def upstreams(*names: str, kind: UpstreamKind = "relay", url: str = "ws://{}") -> list[Upstream]:
+    return [Upstream(name, url.format(name), kind) for name in names]
+
+
+class FakeSource:
+    """A source whose connection is what the test says."""
+
+    def __init__(self, upstream: Upstream, link: Link) -> None:
+        self.name, self.url, self.kind = upstream
+        self.link = link
+        self.gone_s = 0.0
+        self.runs = 0
+        self.ended = False
+        self.error: Exception | None = None
+        self.is_connected = False
+
+    @property
+    def state(self) -> UpstreamState:
+        return "connected" if self.is_connected else "reconnecting"
+
+    def connect(self) -> None:
+        self.is_connected, self.gone_s = True, 0.0
+        self.link.changed()
+
+    def lose(self, gone_s: float = 0.0) -> None:
+        self.is_connected, self.gone_s = False, gone_s
+        self.link.changed()
+
+    async def run(self) -> None:
+        self.runs += 1
+        if self.error is not None:
+            raise self.error
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.ended = True
+
+
+class Stage:
+    """Sources that are fakes, and what they were told to forget."""
+
+    def __init__(self, **limits: float) -> None:
+        self.now_s = 0.0
+        self.conditions = Conditions()
+        self.built: list[FakeSource] = []
+        self.forgotten: list[list[str]] = []
+        self.changes = 0
+        self.sources = Sources(
+            self.build,
+            self.forget,
+            self.conditions,
+            SourceLimits(named_max=2, gone_s=60.0, **limits),  # type: ignore[arg-type]
+            on_change=self.count,
+            clock=lambda: self.now_s,
+        )
+
+    def build(self, upstream: Upstream, link: Link) -> Source:
+        self.built.append(FakeSource(upstream, link))
+        return cast(Source, self.built[-1])
+
+    async def forget(self, names: Collection[str]) -> None:
+        assert all(each.ended or not each.runs for each in self.built if each.name in names)
+        self.forgotten.append(list(names))
+
+    def count(self) -> None:
+        self.changes += 1
+
+    def __getitem__(self, name: str) -> FakeSource:
+        (found,) = [cast(FakeSource, each) for each in self.sources if each.name == name]
+        return found
+
+    @property
+    def names(self) -> list[str]:
+        return [each.name for each in self.sources]
+
+
+async def test_sources_are_added_removed_replaced_and_ordered_while_they_run() -> None:
+    stage = Stage()
+    assert await stage.sources.apply(upstreams("a", "b")) == Changes(["a", "b"], [], [], [])
+    assert [each.runs for each in stage.built] == [0, 0]
+    async with asyncio.TaskGroup() as tasks:
+        stage.sources.start(tasks)
+        await asyncio.sleep(0)
+        a, b = stage["a"], stage["b"]
+        moved = upstreams("b", url="ws://elsewhere")
+        assert await stage.sources.apply([*upstreams("c"), *moved, *upstreams("a")]) == Changes(
+            ["c"], [], ["b"], ["a"]
+        )
+        assert stage.names == ["c", "b", "a"]
+        assert (stage["a"] is a, stage["b"] is b, b.ended, a.ended) == (True, False, True, False)
+        assert stage.forgotten == []  # one that is replaced keeps its cursor
+        assert await stage.sources.apply(moved) == Changes([], ["c", "a"], [], ["b"])
+        assert stage.forgotten == [["c", "a"]]
+        assert (len(stage.sources), stage["b"].runs) == (1, 1)
+        assert await stage.sources.apply(moved) == Changes([], [], [], ["b"])
+        assert await stage.sources.apply([]) == Changes([], ["b"], [], [])
+        assert all(each.ended for each in stage.built)
+
+
+async def test_an_error_of_a_source_ends_the_group() -> None:
+    stage = Stage()
+    await stage.sources.apply(upstreams("a", "b"))
+    stage["b"].error = RuntimeError("a bug")
+    caught: list[BaseException] = []
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            stage.sources.start(tasks)
+    except* RuntimeError as group:
+        caught += group.exceptions
+    assert [str(error) for error in caught] == ["a bug"]
+    assert stage["a"].ended
+
+
+async def test_the_connected_are_in_the_order_of_the_list() -> None:
+    stage = Stage()
+    await stage.sources.apply(upstreams("a", "b", "c"))
+    assert stage.sources.connected == []
+    for name in "cab":
+        stage[name].connect()
+    assert stage.sources.connected == ["a", "b", "c"]
+    stage["a"].lose()
+    assert stage.sources.connected == ["b", "c"]
+    await stage.sources.apply(upstreams("c", "b"))
+    assert stage.sources.connected == ["c", "b"]
+    assert stage.changes == 6
+
+
+# What is gone
+
+
+async def test_a_relay_that_is_gone_while_others_deliver_is_named() -> None:
+    stage = Stage()
+    await stage.sources.apply(upstreams("a", "b"))
+    stage["a"].connect()
+    stage["b"].lose(59.0)
+    stage.sources.check()
+    assert stage.conditions.reasons == {}
+    stage["b"].lose(60.0)
+    stage.sources.check()
+    assert stage.conditions.reasons == {
+        "upstream_gone b": "b (ws://b) has been gone for 60 s; 1 of 2 upstreams are connected"
+    }
+    stage["b"].connect()
+    stage.sources.check()
+    assert stage.conditions.reasons == {}
+
+
+async def test_all_that_are_gone_are_one_condition() -> None:
+    stage = Stage()
+    await stage.sources.apply(upstreams("a", "b", "c"))
+    for name, gone_s in ("a", 60.0), ("b", 70.0), ("c", 59.0):
+        stage[name].lose(gone_s)
+    stage.sources.check()
+    assert stage.conditions.names == {"upstream_gone"}
+    stage["c"].lose(60.0)
+    stage.sources.check()
+    assert stage.conditions.reasons == {
+        "upstreams_gone": "no upstream is connected, for 60 s and more: a, b and 1 more"
+    }
+    stage["c"].connect()
+    stage.sources.check()
+    assert sorted(stage.conditions.reasons) == ["upstream_gone a", "upstream_gone b"]
+
+
+async def test_the_conditions_of_a_source_go_with_it() -> None:
+    stage = Stage()
+    await stage.sources.apply(upstreams("a", "b"))
+    for name in "ab":
+        stage.conditions.of(name).begin("frames_not_taken", "why")
+    with capture_logs() as lines:
+        await stage.sources.apply(upstreams("b"))
+    assert list(stage.conditions.reasons) == ["frames_not_taken b"]
+    assert lines == []  # nothing has recovered
+
+
+# Hundreds of PDSes
+
+
+async def test_pdses_are_counted_and_no_condition_each() -> None:
+    stage = Stage()
+    assert stage.sources.pds() is None
+    await stage.sources.apply([*upstreams("relay"), *upstreams("a", "b", "c", "d", kind="pds")])
+    stage["relay"].connect()
+    stage["b"].connect()
+    for name in "acd":
+        stage[name].lose(1_000.0)
+    stage.sources.check()
+    pds = stage.sources.pds()
+    assert pds is not None
+    assert (pds.states, pds.gone) == ({"connected": 1, "reconnecting": 3}, ("a", "c"))
+    assert stage.sources.pds() is pds  # for a second
+    assert stage.conditions.reasons == {}
+    stage["relay"].lose(60.0)
+    stage.sources.check()
+    assert stage.conditions.names == {"upstream_gone"}
+    stage["b"].lose(60.0)
+    stage.sources.check()
+    assert stage.conditions.names == {"upstreams_gone"}
+
+
+async def test_pdses_that_are_gone_are_one_log_line_a_minute() -> None:
+    stage = Stage()
+    await stage.sources.apply(upstreams("a", "b", "c", kind="pds"))
+    with capture_logs() as lines:
+        for now_s in 0.0, 59.0, 60.0, 61.0, 119.0, 120.0:
+            stage.now_s = now_s
+            stage.sources.check()
+        for each in stage.built:
+            each.connect()
+        stage.now_s = 180.0
+        stage.sources.check()
+    assert [(line["not_connected"], line["of"], line["such_as"]) for line in lines] == [(3, 3, "a, b")] * 2
+
+
+async def test_hundreds_of_pdses_that_fail_share_their_log_lines_and_relays_do_not() -> None:
+    stage = Stage()
+    pds = [f"p{number}" for number in range(300)]
+    await stage.sources.apply([*upstreams("a", "b"), *upstreams(*pds, kind="pds")])
+    with capture_logs() as lines:
+        for _ in range(3):
+            for each in stage.built:
+                each.link.logger.warning("upstream: cannot connect", url=each.url)
+    assert [line["upstream"] for line in lines] == ["a", "b", "p0"]
+
+
+async def test_relays_connect_at_once_and_pdses_one_after_another() -> None:
+    stage = Stage(pds_connects_per_s=0.001)
+    await stage.sources.apply([*upstreams("a", "b"), *upstreams("c", "d", kind="pds")])
+    for name in "abc":
+        await stage[name].link.turn()
+    waiting = asyncio.ensure_future(stage["d"].link.turn())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    waiting.cancel()
+
+
+def test_turns_come_at_a_rate_with_jitter() -> None:
+    now_s = 0.0
+    turns = Turns(20.0, lambda: now_s)
+    times = [turns.take() for _ in range(1_000)]
+    steps = [after - before for before, after in pairwise(times)]
+    assert times[0] == 0.0
+    assert 45.0 < times[-1] < 55.0
+    assert all(0.025 <= step <= 0.0751 for step in steps)
+    assert len(set(steps)) > 100
+    now_s = 1_000.0  # turns that nobody took are not saved up
+    assert turns.take() == 0.0
+    assert turns.take() >= 0.025
