@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import orjson
 from aiohttp import web
@@ -15,6 +17,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from tests.unit.identity.accounts import did_of, entry, key_of, operation
+
+from jetstream.limits import KeyLimits
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -35,6 +39,71 @@ async def http_server(handler: Handler, tls: ssl.SSLContext | None = None) -> As
 
 def date_of(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+# What a directory or host may do instead of answering
+
+
+async def forever(_request: web.Request) -> web.StreamResponse:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def endless(request: web.Request) -> web.StreamResponse:
+    """Send 10 GB, if they are read."""
+    response = web.StreamResponse()
+    await response.prepare(request)
+    for _ in range(10_000):
+        if request.transport is None or request.transport.is_closing():
+            break
+        await response.write(b'"' + b" " * 1_000_000)
+        await asyncio.sleep(0)
+    return response
+
+
+async def big(_request: web.Request) -> web.StreamResponse:
+    return web.Response(body=b" " * (KeyLimits().document_bytes_max + 1))
+
+
+async def bomb(_request: web.Request) -> web.StreamResponse:
+    """Send 64 MB in 64 kB."""
+    return web.Response(body=gzip.compress(bytes(64 << 20)), headers={"Content-Encoding": "gzip"})
+
+
+async def drip(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    while True:
+        await response.write(b" ")
+        await asyncio.sleep(0.01)
+
+
+async def local(_request: web.Request) -> web.StreamResponse:
+    raise web.HTTPFound("http://127.0.0.1:1/secret")
+
+
+async def busy(_request: web.Request) -> web.StreamResponse:
+    return web.Response(status=429, headers={"Retry-After": "30"})
+
+
+async def broken(_request: web.Request) -> web.StreamResponse:
+    return web.Response(status=500)
+
+
+async def cut(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Length": "1000"})
+    await response.prepare(request)
+    await response.write(b"{")
+    assert request.transport is not None
+    request.transport.abort()
+    return response
+
+
+def says(body: bytes, status: int = 200) -> Callable[[web.Request], Any]:
+    async def handle(_request: web.Request) -> web.StreamResponse:
+        return web.Response(body=body, status=status)
+
+    return handle
 
 
 class PlcExport:

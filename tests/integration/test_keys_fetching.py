@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, suppress
@@ -13,7 +12,20 @@ from typing import Any
 import orjson
 import pytest
 from aiohttp import web
-from tests.plc import certificate, http_server
+from tests.plc import (
+    big,
+    bomb,
+    broken,
+    busy,
+    certificate,
+    cut,
+    drip,
+    endless,
+    forever,
+    http_server,
+    local,
+    says,
+)
 from tests.serving import until
 from tests.unit.identity.accounts import did_of, document, key_of
 
@@ -83,68 +95,6 @@ class Setup:
 async def setup(tmp_path: Path) -> AsyncIterator[Setup]:
     async with AsyncExitStack() as stack:
         yield Setup(tmp_path, stack)
-
-
-async def forever(_request: web.Request) -> web.StreamResponse:
-    await asyncio.Event().wait()
-    raise AssertionError
-
-
-async def endless(request: web.Request) -> web.StreamResponse:
-    """Send 10 GB, if they are read."""
-    response = web.StreamResponse()
-    await response.prepare(request)
-    for _ in range(10_000):
-        if request.transport is None or request.transport.is_closing():
-            break
-        await response.write(b'"' + b" " * 1_000_000)
-        await asyncio.sleep(0)
-    return response
-
-
-async def big(_request: web.Request) -> web.StreamResponse:
-    return web.Response(body=b" " * (PATIENT.document_bytes_max + 1))
-
-
-async def bomb(_request: web.Request) -> web.StreamResponse:
-    """Send 64 MB in 64 kB."""
-    return web.Response(body=gzip.compress(bytes(64 << 20)), headers={"Content-Encoding": "gzip"})
-
-
-async def drip(request: web.Request) -> web.StreamResponse:
-    response = web.StreamResponse()
-    await response.prepare(request)
-    while True:
-        await response.write(b" ")
-        await asyncio.sleep(0.01)
-
-
-async def local(_request: web.Request) -> web.StreamResponse:
-    raise web.HTTPFound("http://127.0.0.1:1/secret")
-
-
-async def busy(_request: web.Request) -> web.StreamResponse:
-    return web.Response(status=429, headers={"Retry-After": "30"})
-
-
-async def broken(_request: web.Request) -> web.StreamResponse:
-    return web.Response(status=500)
-
-
-async def cut(request: web.Request) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Length": "1000"})
-    await response.prepare(request)
-    await response.write(b"{")
-    assert request.transport is not None
-    request.transport.abort()
-    return response
-
-
-def says(body: bytes, status: int = 200) -> Callable[[web.Request], Any]:
-    async def handle(_request: web.Request) -> web.StreamResponse:
-        return web.Response(body=body, status=status)
-
-    return handle
 
 
 HOSTILE = [

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
@@ -93,9 +93,10 @@ class Keys:
             stack.push_async_callback(self._resolver.close)
             self._metrics.watch_keys(cache.__len__, lambda: self._resolver.statistics().waiting)
             _run(stack, self._watch())
+            follower = None
             if settings.follow:
                 follower = Follower(settings.plc_urls[0], _opened(stack, Fetcher(1)), cache, self._export)
-                _run(stack, self._follow(follower))
+            _run(stack, self._follow(cache, follower))
             self._closing = stack.pop_all()
         return self
 
@@ -146,8 +147,8 @@ class Keys:
         if self._clock() - outage.failed_at > limits.outage_over_s:
             return None
         return (
-            f"no PLC directory has answered for {outage.lasted_s:.0f} s ({outage.problem}): what accounts sign"
-            " whose key is not known cannot be verified. Look at the network, or set another --plc-url"
+            f"no PLC directory has answered for {outage.lasted_s:.0f} s ({outage.problem}): accounts whose"
+            " key is not known cannot be verified. Look at the network, or set another --plc-url"
         )
 
     async def _watch(self) -> None:
@@ -155,15 +156,18 @@ class Keys:
             await asyncio.sleep(self._limits.look_s)
             self.check()
 
-    async def _follow(self, follower: Follower) -> None:
-        """Follow the export, unless another process does."""
+    async def _follow(self, cache: KeyCache, follower: Follower | None) -> None:
+        """Follow the export. If another process does, look now and then how far it has read."""
         while True:
             try:
-                with export_lock(self._settings.data_dir):
-                    await follower.run()
+                if follower is not None:
+                    with export_lock(self._settings.data_dir):
+                        await follower.run()
             except KeyCacheError as error:
-                self._log.warning("the export is not followed now", problem=str(error))
+                self._log.warning("the export is followed by another process, if at all", problem=str(error))
             await asyncio.sleep(self._export.poll_s)
+            with suppress(KeyCacheError):  # what is wrong with the file is said where it is needed
+                await cache.load_progress()
 
 
 def _opened(stack: AsyncExitStack, fetcher: Fetcher) -> Fetcher:
