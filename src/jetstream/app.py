@@ -30,7 +30,6 @@ from jetstream.dictionary.own import OWN
 from jetstream.dictionary.public import PublicDictionary, fetch_in_process
 from jetstream.errors import SettingError
 from jetstream.eventlog.sqlite.store import SqliteLog
-from jetstream.ingest import Stamper
 from jetstream.intake import Intake
 from jetstream.limits import Limits
 from jetstream.logging_setup import tell_omitted
@@ -122,6 +121,10 @@ class Service:
             ending.push_async_callback(self._close_log)
             if self._dictionary is not None:
                 ending.push_async_callback(self._dictionary.close)
+            self.intake = Intake(
+                self.settings, self.log, self._clock, self.metrics, self.conditions, self._limits
+            )
+            ending.push_async_callback(self.intake.close)
             await self._run(shortage)
 
     async def _close_log(self) -> None:
@@ -146,8 +149,6 @@ class Service:
             buffer_total=self.settings.buffer_total,
             now_us=self._clock,
         )
-        stamper = Stamper(self.log.tip, self._clock)
-        self.intake = Intake(self.settings, self.log, stamper, self.metrics, self.conditions, self._limits)
         await self.intake.open()
         self.metrics.watch(self.status)
         self._check_clock()
@@ -180,7 +181,7 @@ class Service:
         while True:
             await asyncio.sleep(self._limits.runtime.watch_every_s)
             self._check_clock()
-            self.intake.sources.check()
+            self.intake.check()
             self._did_lists.expire()
             tell_omitted()
 

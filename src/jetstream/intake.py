@@ -1,18 +1,23 @@
 """What a server reads: its upstreams by the settings, a `Source` for each, and the writer that stores them.
 
 settings ─▶ upstreams ─▶ Sources ─▶ Source: Pipeline, SeqTracker ─┐
-               ▲                    Source: Pipeline, SeqTracker ─┼─▶ Ingest ─▶ log
+               ▲                    Source: Pipeline, SeqTracker ─┼─▶ (Admission) ─▶ Ingest ─▶ log
 file ──────────┘ again at SIGHUP    …                             ┘
+
+There is an `Admission` if messages are verified or upstreams are merged.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AsyncExitStack, nullcontext
 
 import structlog
 
+from jetstream.admission.admission import Admission
+from jetstream.admission.opening import Server, is_needed, opened
 from jetstream.conditions import Conditions
 from jetstream.errors import SettingError
 from jetstream.eventlog import LogWriter
@@ -32,13 +37,16 @@ logger = structlog.get_logger(__name__)
 
 
 class Intake:
-    """The upstreams of one server, and what becomes of their frames. Call `open`, then `run`."""
+    """The upstreams of one server, and what becomes of their frames. Call `open`, then `run`, then `close`.
+
+    `now_us` gives unix microseconds.
+    """
 
     def __init__(
         self,
         settings: Settings,
         log: LogWriter,
-        stamper: Stamper,
+        now_us: Callable[[], int],
         metrics: Metrics,
         conditions: Conditions,
         limits: Limits,
@@ -48,8 +56,17 @@ class Intake:
         self._metrics = metrics
         self._conditions = conditions
         self._limits = limits
-        self._ingest = Ingest(log, stamper, metrics, conditions)
-        self.sources = Sources(self._source, self._ingest.forget, conditions, limits.sources)
+        self._ingest = Ingest(log, Stamper(log.tip, now_us), metrics, conditions)
+        self.sources = Sources(
+            self._source, self._forget, conditions, limits.sources, on_change=self._connections_changed
+        )
+        self._server = Server(
+            log, self._ingest.admit, metrics, conditions, lambda: self.sources.connected, now_us
+        )
+        # What judges messages; None: they are stored as they come. Set by `open`.
+        self.admission: Admission | None = None
+        # What is to be closed.
+        self._closing = AsyncExitStack()
         # The counters of upstreams by their label.
         self._labels: dict[str, UpstreamMetrics] = {}
         # Where a source starts instead of where the log says. It is removed when the source is built.
@@ -61,15 +78,29 @@ class Intake:
         may_change = settings.upstream_file is not None
         self._starts = cursors_of(settings.upstream_cursor, upstreams, may_change=may_change)
         self._warn_of_others({each.name for each in upstreams})
-        await self.sources.apply(upstreams)
+        if is_needed(settings, len(upstreams)):
+            self.admission = await self._closing.enter_async_context(
+                opened(settings, upstreams, self._server, self._limits)
+            )
+        await self._apply(upstreams)
+
+    async def close(self) -> None:
+        """Close what `open` has opened. Nothing is read any more."""
+        await self._closing.aclose()
 
     async def run(self, reload: asyncio.Event) -> None:
         """Read all upstreams until cancelled. Whenever `reload` is set, read the file again, and clear it."""
-        async with asyncio.TaskGroup() as tasks:
+        judging = nullcontext() if self.admission is None else self.admission.running()
+        async with judging, asyncio.TaskGroup() as tasks:
             self.sources.start(tasks)
             while await reload.wait():
                 reload.clear()
                 await self._reload()
+
+    def check(self) -> None:
+        """Do what is due now and then. To be called every second or so."""
+        self.sources.check()
+        self._connections_changed()
 
     async def _reload(self) -> None:
         try:
@@ -78,7 +109,21 @@ class Intake:
             event = "upstreams: the file cannot be used; all stay as they were"
             logger.error(event, error=str(error))  # noqa: TRY400 - the operator's mistake has no traceback
         else:
-            self._log_changes(await self.sources.apply(upstreams))
+            self._log_changes(await self._apply(upstreams))
+
+    async def _apply(self, upstreams: Sequence[Upstream]) -> Changes:
+        changes = await self.sources.apply(upstreams)
+        if self.admission is not None:
+            self.admission.use(upstreams)
+        return changes
+
+    async def _forget(self, names: Collection[str]) -> None:
+        """Remove the cursors of sources that are not in use any more."""
+        await (self._ingest if self.admission is None else self.admission).forget(names)
+
+    def _connections_changed(self) -> None:
+        if self.admission is not None:
+            self.admission.check()
 
     def fields(self) -> dict[str, object]:
         """Return what the log says of the upstreams when the server starts."""
@@ -95,12 +140,13 @@ class Intake:
         is_pds = upstream.kind == "pds"
         limits = self._limits.sources.pds if is_pds else self._limits.upstream
         tracker = self._tracker(upstream.name, limits)
-        check_cid = self._settings.verify == "cid"
-        pipeline = Pipeline(tracker, time.monotonic, check_cid=check_cid, limits=limits)
-        store = self._ingest.join(upstream.name)
+        admission = self.admission
+        check_cid, knows = self._settings.verify != "off", admission and admission.knows
+        pipeline = Pipeline(tracker, time.monotonic, check_cid=check_cid, limits=limits, knows=knows)
+        store = (admission or self._ingest).join(upstream.name)
         metrics = self._counters(PDS_LABEL if is_pds else upstream.name)
         conditions = self._conditions.of(upstream.name)
-        return Source(upstream, link, pipeline, store, metrics, conditions, self._log, limits)
+        return Source(upstream, link, pipeline, store, metrics, conditions, admission or self._log, limits)
 
     def _counters(self, label: str) -> UpstreamMetrics:
         """Return the counters under a label, which all PDSes share."""

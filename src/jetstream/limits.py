@@ -536,6 +536,8 @@ class AdmissionLimits:
     runs_max: int = 2
     # Seconds of judging in one turn of the event loop.
     turn_s: float = 0.004
+    # Seconds in which the queue is judged when the server stops. What is left is read again after a restart.
+    finish_s: float = 3.0
 
     # --- what the operator is told ---
     # Seconds for which verdicts are counted; messages in them, and the share of one verdict, above which a

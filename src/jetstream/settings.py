@@ -29,7 +29,9 @@ DICTIONARY_URL: Final = (
     "/internal/subscribe/dictionaries/legacy_subscribe.zdict"
 )
 PREFIX: Final = "JETSTREAM_"
-PLC_URL: Final = "https://plc.directory"  # of `jetstream keys`
+PLC_URL: Final = "https://plc.directory"
+_WORKERS_MAX: Final = 64
+_PLC_RATE_MAX: Final = 10_000
 PLC_URL_VARIABLE: Final = f"{PREFIX}PLC_URL"
 
 # Variables of the Go server that have no meaning here: accepted, and logged once as unused.
@@ -132,6 +134,32 @@ def _count(text: str) -> int:
 def _show_duration(seconds: float) -> str:
     unit = next(unit for unit in ("h", "m", "s", "ms") if seconds % _UNITS[unit] == 0)
     return f"{seconds / _UNITS[unit]:g}{unit}"
+
+
+def _workers(text: str) -> int:
+    """Parse a number of processes, up to 64. Raises ValueError."""
+    if not re.fullmatch(r"[0-9]{1,2}", text) or int(text) > _WORKERS_MAX:
+        raise ValueError(f"is not a whole number from 0 to {_WORKERS_MAX}")
+    return int(text)
+
+
+def _rate(text: str) -> int:
+    """Parse a number of requests a second, from 1 to 10,000. Raises ValueError."""
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= _PLC_RATE_MAX:
+        raise ValueError(f"is not a whole number from 1 to {_PLC_RATE_MAX:,}")
+    return int(text)
+
+
+def parse_plc_urls(texts: Sequence[str]) -> tuple[str, ...]:
+    """Parse the values of `--plc-url`. Raises ValueError, whose text has no password in it."""
+    for text in texts:
+        try:
+            parse_web_url(text)
+        except ValueError as error:
+            raise ValueError(f"{shown(text)!r} {error}") from None
+        if urlsplit(text).query:
+            raise ValueError(f"{shown(text)!r} must have no query")
+    return tuple(texts)
 
 
 def unset_if_empty(_type: object, value: str, **_: object) -> list[str]:
@@ -257,9 +285,38 @@ class Settings:
         ),
     ] = None
     verify: Annotated[
-        Literal["cid", "off"],
-        _setting("VERIFY", "cid: drop records that do not match their CID. off: do not check."),
+        Literal["full", "signature", "cid", "off"],
+        _setting(
+            "VERIFY",
+            "full: pass on what accounts have signed and can prove. signature: do not undo operations. cid: drop"
+            " records that do not match their CID. off: do not check.",
+        ),
     ] = "cid"
+    unresolved: Annotated[
+        Literal["pass", "drop"],
+        _setting("UNRESOLVED", "What becomes of a message that cannot be verified for want of a key."),
+    ] = "pass"
+    verify_workers: Annotated[
+        int,
+        _setting("VERIFY_WORKERS", "Processes that verify. 0: the server itself does.", _workers),
+    ] = 0
+    plc_url: Annotated[
+        tuple[str, ...],
+        _several(
+            "PLC_URL",
+            "PLC directory that signing keys are fetched from. Repeat it for more, which are asked in turn.",
+            parse_plc_urls,
+        ),
+    ] = (PLC_URL,)
+    plc_rate: Annotated[
+        int, _setting("PLC_RATE", "Requests a second to the PLC directories, at most.", _rate)
+    ] = 100
+    follow_plc: Annotated[
+        bool,
+        _setting(
+            "FOLLOW_PLC", "Keep up with the export of the first PLC directory, so that no key is missing."
+        ),
+    ] = False
     subscriber_buffer: Annotated[
         int, _size("SUBSCRIBER_BUFFER", "Bytes that may be buffered for one subscriber.")
     ] = 1 << 20

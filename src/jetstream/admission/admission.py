@@ -23,8 +23,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 from jetstream.admission.judge import Judge
@@ -35,8 +35,10 @@ from jetstream.admission.queue import Queue, Run
 from jetstream.eventlog import Changes
 from jetstream.limits import Limits
 from jetstream.model.event import Key
+from jetstream.scheduling import Notifier
 from jetstream.upstream.envelope import Envelope
 from jetstream.upstream.pipeline import DecodedBatch
+from jetstream.upstreams import PDS_LABEL, Upstream
 
 
 class Admission:
@@ -52,18 +54,43 @@ class Admission:
         self._parts = parts
         self._limits = limits.admission
         self._clock = clock
-        # Set when there may be something to do.
+        # Set when there may be something to do. Notified when something was stored.
         self._wake = asyncio.Event()
+        self._stored = Notifier()
+        # Whether the connections of the sources may have changed.
+        self._must_look = True
+        # The labels of sources in metrics, where they are not their names.
+        self._labels: dict[str, str] = {}
         self._judge = Judge(rules, parts, self._wake, limits, clock)
         prepare = self._judge.signatures.prepare
         self._queue = Queue(prepare, parts.examine, self._wake.set, self._limits, clock)
 
     # --- for the sources ---
 
+    def use(self, upstreams: Sequence[Upstream]) -> None:
+        """Set the sources that are in use, in their order: those of the settings, as they are now."""
+        self._labels = {each.name: PDS_LABEL for each in upstreams if each.kind == "pds"}
+        relays = [each.name for each in upstreams if each.kind == "relay"]
+        self._parts.accounts.set_sources(relays, self._labels, self._clock())
+        self.check()
+
     def join(self, source: str) -> Callable[[DecodedBatch, float], Awaitable[None]]:
         """Let a source be in use, by its name; return what takes its batches. Its stored cursor stays."""
         self._judge.marks.add(source, self._parts.log.cursors.get(source))
         return partial(self.offer, source)
+
+    async def forget(self, sources: Collection[str]) -> None:
+        """Return when the cursors of sources that are not in use any more are removed."""
+        for source in sources:
+            self._judge.marks.remove(source)
+        self._wake.set()
+        while not self._parts.log.cursors.keys().isdisjoint(sources):
+            await self._stored.wait()
+
+    def check(self) -> None:
+        """Look at which sources are connected. To be called when that changes, and every second or so."""
+        self._must_look = True
+        self._wake.set()
 
     def knows(self, envelope: Envelope) -> bool | None:
         """Return whether a commit or #sync was judged before: see `upstream.pipeline.Knows`."""
@@ -96,11 +123,6 @@ class Admission:
         """Return the keys of the oldest events of the log in `[position, stop)`."""
         return await self._parts.log.keys_from(position, stop)
 
-    def forget(self, source: str) -> None:
-        """Remove the cursor of a source that is not in use any more, with the next append."""
-        self._judge.marks.remove(source)
-        self._wake.set()
-
     @property
     def waiting(self) -> int:
         """How many messages wait, for a key or for those before them."""
@@ -108,18 +130,23 @@ class Admission:
 
     # --- the judge's loop ---
 
-    async def finish(self) -> None:
-        """Return when all that was offered is stored, or waits."""
-        await self._queue.wait_stored()
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Examine, judge and store. At the end, what was offered is stored; what waits then is not.
 
-    async def run(self) -> None:
-        """Examine, judge and store until cancelled. What waits then is not stored."""
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._queue.run())
-                tasks.create_task(self._judge_all())
-        finally:
-            self._judge.close()
+        The end is not waited for longer than `finish_s`.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            work = [tasks.create_task(self._queue.run()), tasks.create_task(self._judge_all())]
+            try:
+                yield
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._limits.finish_s):
+                        await self._queue.wait_stored()
+            finally:
+                for task in work:
+                    task.cancel()
+                self._judge.close()
 
     async def _judge_all(self) -> None:
         while True:
@@ -136,6 +163,9 @@ class Admission:
         turn = Turn(self._limits.turn_s, self._clock)
         judge = self._judge
         judge.begin(self._parts.now_us())
+        if self._must_look:
+            self._must_look = False
+            self._parts.accounts.update(self._parts.connected(), self._clock())
         judge.take_due()
         while judge.take_ready():
             await turn.pause()
@@ -165,6 +195,7 @@ class Admission:
 
         await self._parts.append(output.events, changes, output.received_at)
         self._judge.states.stored()
+        self._stored.notify()
         return True
 
     async def _wait(self) -> None:
@@ -183,7 +214,7 @@ class Admission:
         for gap in output.gaps:
             metrics.gaps[gap.cause].inc()
         for (source, reason), count in output.drops.items():
-            metrics.drops(source)[reason].inc(count)
+            metrics.drops(self._labels.get(source, source))[reason].inc(count)
 
 
 class Turn:

@@ -43,7 +43,7 @@ class Judge:
     ) -> None:
         bounds = limits.admission
         self._rules = rules
-        self._others = parts.others
+        self._connected = parts.connected
         self._accounts = parts.accounts
         self._clock = clock
         # The newest state of each repository.
@@ -156,13 +156,18 @@ class Judge:
 
     def _hold(self, message: Message, judgement: Judgement) -> bool:
         """Hold a message while another source may have those before it; return whether it is held."""
-        if message.is_overdue or not judgement.missing_after or not self._others(message.source):
+        if message.is_overdue or not judgement.missing_after or not self._has_others(message.source):
             return False
         self._mark(message)
         message.held_since = message.held_since or self._clock()
         did, rev = message.did, message.rev
         self._take_overdue(self._held.hold(did, message, message.size, message.held_since, rev))
         return True
+
+    def _has_others(self, source: str) -> bool:
+        """Return whether another source is connected, which may bring what one has lost."""
+        connected = self._connected()
+        return len(connected) > (source in connected)
 
     def _take_overdue(self, messages: list[tuple[str, Message]]) -> None:
         """Judge messages that are held no longer."""

@@ -75,7 +75,7 @@ class Parts:
     examine: Examine
     keys: Keyring | None  # None: nothing is verified
     accounts: Accounts
-    others: Callable[[str], bool]  # whether a source beside the named one is connected
+    connected: Callable[[], Collection[str]]  # the names of the sources that have a connection
     metrics: AdmissionMetrics
     conditions: Conditions
     now_us: Callable[[], int]

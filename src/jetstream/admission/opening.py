@@ -1,0 +1,93 @@
+"""Opens an `Admission` with all that it uses: keys, processes that examine, what is known of accounts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import NamedTuple
+
+from jetstream.admission.accounts import Accounts
+from jetstream.admission.admission import Admission
+from jetstream.admission.examination import SIGNED_MODES
+from jetstream.admission.judging import Rules
+from jetstream.admission.keys import Keys, KeySettings
+from jetstream.admission.parts import Append, Keyring, Parts
+from jetstream.admission.workers import Examiners
+from jetstream.conditions import Conditions
+from jetstream.eventlog import LogWriter
+from jetstream.limits import Limits
+from jetstream.metrics import Metrics
+from jetstream.settings import Settings
+from jetstream.upstreams import Upstream
+from jetstream.verify.verdict import REFUSALS, VERDICTS
+
+
+class Server(NamedTuple):
+    """What an admission has of the server."""
+
+    log: LogWriter
+    append: Append
+    metrics: Metrics
+    conditions: Conditions
+    connected: Callable[[], Collection[str]]  # the names of the sources that have a connection
+    now_us: Callable[[], int]
+
+
+def is_needed(settings: Settings, upstreams: int) -> bool:
+    """Return whether messages must be judged: they are verified, or several upstreams are merged."""
+    return settings.verify in SIGNED_MODES or is_merged(settings, upstreams)
+
+
+def is_merged(settings: Settings, upstreams: int) -> bool:
+    """Return whether there are several upstreams, or may be."""
+    return upstreams > 1 or settings.upstream_file is not None
+
+
+@asynccontextmanager
+async def opened(
+    settings: Settings, upstreams: Sequence[Upstream], server: Server, limits: Limits
+) -> AsyncIterator[Admission]:
+    """Open an admission for these upstreams, and close it at the end.
+
+    Raises KeyCacheError, WorkerError.
+    """
+    chained = settings.verify == "full" or is_merged(settings, len(upstreams))
+    rules = Rules(settings.verify, chained=chained, pass_unverified=settings.unresolved == "pass")
+    async with AsyncExitStack() as stack:
+        keys: Keyring | None = None
+        if rules.needs_keys:
+            keys = await stack.enter_async_context(_keys(settings, server, limits))
+        restarts = server.metrics.workers() if settings.verify_workers else None
+        examiners = await stack.enter_async_context(
+            Examiners(rules.mode, settings.verify_workers, restarts, limits.upstream, limits.workers)
+        )
+        parts = Parts(
+            server.log,
+            server.append,
+            examiners.examine,
+            keys,
+            _accounts(upstreams, server.log, limits),
+            server.connected,
+            server.metrics.admission(VERDICTS, REFUSALS),
+            server.conditions,
+            server.now_us,
+        )
+        yield Admission(rules, parts, limits)
+
+
+def _keys(settings: Settings, server: Server, limits: Limits) -> Keys:
+    where = KeySettings(settings.data_dir, settings.plc_url, settings.plc_rate, settings.follow_plc)
+    return Keys(where, server.metrics, server.conditions, limits.keys, limits.export)
+
+
+def _accounts(upstreams: Sequence[Upstream], log: LogWriter, limits: Limits) -> Accounts:
+    bounds = limits.admission
+    return Accounts(
+        [each.name for each in upstreams if each.kind == "relay"],
+        [each.name for each in upstreams if each.kind == "pds"],
+        log.accounts(),
+        now=time.monotonic(),
+        grace_s=bounds.account_grace_s,
+        rows_max=bounds.account_rows_max,
+    )
