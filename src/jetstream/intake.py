@@ -141,7 +141,8 @@ class Intake:
         limits = self._limits.sources.pds if is_pds else self._limits.upstream
         tracker = self._tracker(upstream.name, limits)
         admission = self.admission
-        check_cid, knows = self._settings.verify != "off", admission and admission.knows
+        check_cid = self._settings.verify != "off"
+        knows = None if admission is None else admission.knows
         pipeline = Pipeline(tracker, time.monotonic, check_cid=check_cid, limits=limits, knows=knows)
         store = (admission or self._ingest).join(upstream.name)
         metrics = self._counters(PDS_LABEL if is_pds else upstream.name)

@@ -288,8 +288,8 @@ class Settings:
         Literal["full", "signature", "cid", "off"],
         _setting(
             "VERIFY",
-            "full: pass on what accounts have signed and can prove. signature: do not undo operations. cid: drop"
-            " records that do not match their CID. off: do not check.",
+            "full: pass on what accounts have signed, proven by their trees. signature: do not undo operations."
+            " cid: drop records that do not match their CID. off: do not check.",
         ),
     ] = "cid"
     unresolved: Annotated[
@@ -313,9 +313,7 @@ class Settings:
     ] = 100
     follow_plc: Annotated[
         bool,
-        _setting(
-            "FOLLOW_PLC", "Keep up with the export of the first PLC directory, so that no key is missing."
-        ),
+        _setting("FOLLOW_PLC", "Keep up with the export of the first PLC directory: no key is missing."),
     ] = False
     subscriber_buffer: Annotated[
         int, _size("SUBSCRIBER_BUFFER", "Bytes that may be buffered for one subscriber.")
