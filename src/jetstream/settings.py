@@ -8,7 +8,7 @@ of the Go server, where it has one for the same purpose.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial
@@ -29,7 +29,7 @@ DICTIONARY_URL: Final = (
     "/internal/subscribe/dictionaries/legacy_subscribe.zdict"
 )
 PREFIX: Final = "JETSTREAM_"
-PLC_URL: Final = "https://plc.directory"  # of `jetstream keys`
+PLC_URL: Final = "https://plc.directory"
 PLC_URL_VARIABLE: Final = f"{PREFIX}PLC_URL"
 
 # Variables of the Go server that have no meaning here: accepted, and logged once as unused.
@@ -152,9 +152,60 @@ def _show_duration(seconds: float) -> str:
     return f"{seconds / _UNITS[unit]:g}{unit}"
 
 
+_PLC_URLS_MAX: Final = 8
+
+
+def parse_plc_urls(texts: Sequence[str]) -> tuple[str, ...]:
+    """Parse base URLs of PLC directories. Raises ValueError, which names the one that is wrong."""
+    if len(texts) > _PLC_URLS_MAX:
+        raise ValueError(f"{len(texts)} directories are more than {_PLC_URLS_MAX}")
+    return tuple(dict.fromkeys(map(_plc_url, texts)))
+
+
+def _plc_url(text: str) -> str:
+    try:
+        url = parse_web_url(text)
+    except ValueError as error:
+        raise ValueError(f"{shown(text)!r} {error}") from None  # the cause may quote a password
+    if urlsplit(url).query:
+        raise ValueError(f"{shown(text)!r} must have no query")
+    return url
+
+
+_RATE_MAX: Final = 10_000.0
+
+
+def parse_rate(text: str) -> float:
+    """Parse a number a second, such as `100` or `0.5`. Raises ValueError."""
+    rate = float(text) if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,3})?", text) else 0.0
+    if not 0 < rate <= _RATE_MAX:
+        raise ValueError(f"is not a number a second above 0, at most {_RATE_MAX:g}, such as 100 or 0.5")
+    return rate
+
+
+_WORKERS_MAX: Final = 64
+
+
+def _workers(text: str) -> int:
+    count = _count(text)
+    if count > _WORKERS_MAX:
+        raise ValueError(f"must be at most {_WORKERS_MAX}")
+    return count
+
+
 def unset_if_empty(_type: object, value: str, **_: object) -> list[str]:
     """Read a variable, unsplit. One that is set to nothing counts as unset: Compose files set those."""
     return [value] if value else []
+
+
+def _split_at_commas(_type: object, value: str, **_: object) -> list[str]:
+    """Read a variable with several values. One that is set to nothing counts as unset."""
+    return [part.strip() for part in value.split(",")] if value else []
+
+
+def first_at_comma(_type: object, value: str, **_: object) -> list[str]:
+    """Read the first value of a variable with several. One that is set to nothing counts as unset."""
+    return _split_at_commas(_type, value)[:1]
 
 
 def _setting(
@@ -177,6 +228,33 @@ def _setting(
         env_var_split=unset_if_empty,
         help=text,
         converter=convert if parse is not None else None,
+        negative=(),
+        **more,
+    )
+
+
+def _several(variable: str, text: str, parse: Callable[[Sequence[str]], Any], **more: Any) -> Parameter:
+    """Declare a setting that may have several values: the flag is repeated, the variable has commas.
+
+    The error of `parse` names the value.
+    """
+
+    def convert(_type: Any, tokens: list[Token]) -> Any:
+        try:
+            return parse([token.value for token in tokens])
+        except ValueError as error:
+            if len(tokens) == 1:
+                raise
+            # Where there is one value, cyclopts names its flag or variable.
+            raise ValueError(f"Invalid value for {tokens[0].keyword}: {error}") from None
+
+    return Parameter(
+        env_var=PREFIX + variable,
+        env_var_split=_split_at_commas,
+        help=text,
+        converter=convert,
+        n_tokens=1,
+        accepts_keys=False,
         negative=(),
         **more,
     )
@@ -232,9 +310,33 @@ class Settings:
         ),
     ] = None
     verify: Annotated[
-        Literal["cid", "off"],
-        _setting("VERIFY", "cid: drop records that do not match their CID. off: do not check."),
+        Literal["off", "cid", "signature", "full"],
+        _setting(
+            "VERIFY",
+            "off: check nothing. cid: that records match their CID. signature: also what the owner signed."
+            " full: also that nothing was left out.",
+        ),
     ] = "cid"
+    verify_workers: Annotated[
+        int, _setting("VERIFY_WORKERS", "Processes that verify; 0: the server itself does.", _workers)
+    ] = 0
+    unresolved: Annotated[
+        Literal["pass", "drop"],
+        _setting("UNRESOLVED", "What becomes of a commit whose key is not known after 10 s."),
+    ] = "pass"
+    plc_url: Annotated[
+        tuple[str, ...],
+        _several(
+            "PLC_URL", "PLC directory for signing keys. Repeat it for several, in order.", parse_plc_urls
+        ),
+    ] = (PLC_URL,)
+    plc_rate: Annotated[
+        float,
+        _setting("PLC_RATE", "Requests a second to all PLC directories together.", parse_rate, "{:g}".format),
+    ] = 100.0
+    follow_plc: Annotated[
+        bool, _setting("FOLLOW_PLC", "Keep all signing keys up to date by the directory's export.")
+    ] = False
     subscriber_buffer: Annotated[
         int, _size("SUBSCRIBER_BUFFER", "Bytes that may be buffered for one subscriber.")
     ] = 1 << 20
@@ -289,7 +391,7 @@ def settings() -> list[Setting]:
 
 def unused_variables(environment: Mapping[str, str]) -> tuple[list[str], list[str]]:
     """Return the `JETSTREAM_*` variables without effect: those of the Go server, and unknown ones."""
-    known = {setting.variable for setting in settings()} | {PLC_URL_VARIABLE}
+    known = {setting.variable for setting in settings()}
     names = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
     unused = [name for name in names if name in UNUSED_VARIABLES]
     return unused, [name for name in names if name not in UNUSED_VARIABLES]
