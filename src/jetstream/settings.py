@@ -30,8 +30,6 @@ DICTIONARY_URL: Final = (
 )
 PREFIX: Final = "JETSTREAM_"
 PLC_URL: Final = "https://plc.directory"
-_WORKERS_MAX: Final = 64
-_PLC_RATE_MAX: Final = 10_000
 PLC_URL_VARIABLE: Final = f"{PREFIX}PLC_URL"
 
 # Variables of the Go server that have no meaning here: accepted, and logged once as unused.
@@ -136,30 +134,45 @@ def _show_duration(seconds: float) -> str:
     return f"{seconds / _UNITS[unit]:g}{unit}"
 
 
-def _workers(text: str) -> int:
-    """Parse a number of processes, up to 64. Raises ValueError."""
-    if not re.fullmatch(r"[0-9]{1,2}", text) or int(text) > _WORKERS_MAX:
-        raise ValueError(f"is not a whole number from 0 to {_WORKERS_MAX}")
-    return int(text)
-
-
-def _rate(text: str) -> int:
-    """Parse a number of requests a second, from 1 to 10,000. Raises ValueError."""
-    if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= _PLC_RATE_MAX:
-        raise ValueError(f"is not a whole number from 1 to {_PLC_RATE_MAX:,}")
-    return int(text)
+_PLC_URLS_MAX: Final = 8
 
 
 def parse_plc_urls(texts: Sequence[str]) -> tuple[str, ...]:
-    """Parse the values of `--plc-url`. Raises ValueError, whose text has no password in it."""
-    for text in texts:
-        try:
-            parse_web_url(text)
-        except ValueError as error:
-            raise ValueError(f"{shown(text)!r} {error}") from None
-        if urlsplit(text).query:
-            raise ValueError(f"{shown(text)!r} must have no query")
-    return tuple(texts)
+    """Parse base URLs of PLC directories. Raises ValueError, which names the one that is wrong."""
+    if len(texts) > _PLC_URLS_MAX:
+        raise ValueError(f"{len(texts)} directories are more than {_PLC_URLS_MAX}")
+    return tuple(dict.fromkeys(map(_plc_url, texts)))
+
+
+def _plc_url(text: str) -> str:
+    try:
+        url = parse_web_url(text)
+    except ValueError as error:
+        raise ValueError(f"{shown(text)!r} {error}") from None  # the cause may quote a password
+    if urlsplit(url).query:
+        raise ValueError(f"{shown(text)!r} must have no query")
+    return url
+
+
+_RATE_MAX: Final = 10_000.0
+
+
+def parse_rate(text: str) -> float:
+    """Parse a number a second, such as `100` or `0.5`. Raises ValueError."""
+    rate = float(text) if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,3})?", text) else 0.0
+    if not 0 < rate <= _RATE_MAX:
+        raise ValueError(f"is not a number a second above 0, at most {_RATE_MAX:g}, such as 100 or 0.5")
+    return rate
+
+
+_WORKERS_MAX: Final = 64
+
+
+def _workers(text: str) -> int:
+    count = _count(text)
+    if count > _WORKERS_MAX:
+        raise ValueError(f"must be at most {_WORKERS_MAX}")
+    return count
 
 
 def unset_if_empty(_type: object, value: str, **_: object) -> list[str]:
@@ -170,6 +183,11 @@ def unset_if_empty(_type: object, value: str, **_: object) -> list[str]:
 def _split_at_commas(_type: object, value: str, **_: object) -> list[str]:
     """Read a variable with several values. One that is set to nothing counts as unset."""
     return [part.strip() for part in value.split(",")] if value else []
+
+
+def first_at_comma(_type: object, value: str, **_: object) -> list[str]:
+    """Read the first value of a variable with several. One that is set to nothing counts as unset."""
+    return _split_at_commas(_type, value)[:1]
 
 
 def _setting(
@@ -285,35 +303,32 @@ class Settings:
         ),
     ] = None
     verify: Annotated[
-        Literal["full", "signature", "cid", "off"],
+        Literal["off", "cid", "signature", "full"],
         _setting(
             "VERIFY",
-            "full: pass on what accounts have signed, proven by their trees. signature: do not undo operations."
-            " cid: drop records that do not match their CID. off: do not check.",
+            "off: check nothing. cid: that records match their CID. signature: also what the owner signed."
+            " full: also that nothing was left out.",
         ),
     ] = "cid"
+    verify_workers: Annotated[
+        int, _setting("VERIFY_WORKERS", "Processes that verify; 0: the server itself does.", _workers)
+    ] = 0
     unresolved: Annotated[
         Literal["pass", "drop"],
-        _setting("UNRESOLVED", "What becomes of a message that cannot be verified for want of a key."),
+        _setting("UNRESOLVED", "What becomes of a commit whose key is not known after 10 s."),
     ] = "pass"
-    verify_workers: Annotated[
-        int,
-        _setting("VERIFY_WORKERS", "Processes that verify. 0: the server itself does.", _workers),
-    ] = 0
     plc_url: Annotated[
         tuple[str, ...],
         _several(
-            "PLC_URL",
-            "PLC directory that signing keys are fetched from. Repeat it for more, which are asked in turn.",
-            parse_plc_urls,
+            "PLC_URL", "PLC directory for signing keys. Repeat it for several, in order.", parse_plc_urls
         ),
     ] = (PLC_URL,)
     plc_rate: Annotated[
-        int, _setting("PLC_RATE", "Requests a second to the PLC directories, at most.", _rate)
-    ] = 100
+        float,
+        _setting("PLC_RATE", "Requests a second to all PLC directories together.", parse_rate, "{:g}".format),
+    ] = 100.0
     follow_plc: Annotated[
-        bool,
-        _setting("FOLLOW_PLC", "Keep up with the export of the first PLC directory: no key is missing."),
+        bool, _setting("FOLLOW_PLC", "Keep all signing keys up to date by the directory's export.")
     ] = False
     subscriber_buffer: Annotated[
         int, _size("SUBSCRIBER_BUFFER", "Bytes that may be buffered for one subscriber.")
@@ -369,7 +384,7 @@ def settings() -> list[Setting]:
 
 def unused_variables(environment: Mapping[str, str]) -> tuple[list[str], list[str]]:
     """Return the `JETSTREAM_*` variables without effect: those of the Go server, and unknown ones."""
-    known = {setting.variable for setting in settings()} | {PLC_URL_VARIABLE}
+    known = {setting.variable for setting in settings()}
     names = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
     unused = [name for name in names if name in UNUSED_VARIABLES]
     return unused, [name for name in names if name not in UNUSED_VARIABLES]

@@ -118,6 +118,13 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("--upstream-cursor", "OVERRIDE_RELAY_CURSOR", "9" * 18, 10**18 - 1),
     ("--upstream-cursor", "OVERRIDE_RELAY_CURSOR", "relay.example:443=7", (("relay.example:443", 7),)),
     ("--verify", "VERIFY", "off", "off"),
+    ("--verify", "VERIFY", "signature", "signature"),
+    ("--verify", "VERIFY", "full", "full"),
+    ("--verify-workers", "VERIFY_WORKERS", "64", 64),
+    ("--unresolved", "UNRESOLVED", "drop", "drop"),
+    ("--plc-url", "PLC_URL", "http://[::1]:2582/a", ("http://[::1]:2582/a",)),
+    ("--plc-rate", "PLC_RATE", "0.5", 0.5),
+    ("--plc-rate", "PLC_RATE", "10000", 10_000.0),
     ("--subscriber-buffer", "SUBSCRIBER_BUFFER", "500000", 500_000),
     ("--subscriber-buffer", "SUBSCRIBER_BUFFER", "1.5 MiB", 1_572_864),
     ("--subscriber-buffer", "SUBSCRIBER_BUFFER", "64kib", 65_536),
@@ -189,7 +196,12 @@ BAD: list[tuple[str, str, list[str]]] = [
         "OVERRIDE_RELAY_CURSOR",
         ["-1", "1.5", "now", "9" * 19, "\N{FULLWIDTH DIGIT ONE}", "a=", "a=b"],
     ),
-    ("--verify", "VERIFY", ["full", "true"]),
+    ("--verify", "VERIFY", ["none", "true", "FULL"]),
+    ("--verify-workers", "VERIFY_WORKERS", ["-1", "65", "auto"]),
+    ("--unresolved", "UNRESOLVED", ["hold", "true"]),
+    ("--plc-url", "PLC_URL", ["plc.directory", "ftp://a", "https://a:x", "https://a b"]),
+    ("--plc-rate", "PLC_RATE", ["0", "0.0", "-1", "1e3", "10000.1", "many", "1/s"]),
+    ("--follow-plc", "FOLLOW_PLC", ["maybe", "on"]),
     ("--subscriber-buffer", "SUBSCRIBER_BUFFER", ["0", "0.5", "1i", "1 MB MB", "9" * 400, "9999999TiB"]),
     ("--buffer-total", "BUFFER_TOTAL", ["none"]),
     ("--slow-timeout", "SLOW_TIMEOUT", ["0ms", "60"]),
@@ -269,6 +281,28 @@ def test_several_upstreams_and_their_cursors_by_flags_and_by_variables(
     assert serve() == wanted
 
 
+@pytest.mark.parametrize("value", ["https://me:hunter2@", "http://me:hunter2@a b", "https://me:hunter2@a?b"])
+def test_a_bad_plc_directory_is_named_without_its_password(
+    value: str, fail: Fail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "hunter2" not in fail("--plc-url", value)
+    assert "hunter2" not in fail("--plc-url", "https://a", "--plc-url", value)
+    monkeypatch.setenv("JETSTREAM_PLC_URL", value)
+    assert "hunter2" not in fail()
+
+
+def test_several_plc_directories_by_flags_and_by_the_variable(
+    serve: Serve, fail: Fail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = replace(Settings(), plc_url=("https://a", "http://b"))
+    assert serve("--plc-url", "https://a", "--plc-url=http://b", "--plc-url", "https://a") == wanted
+    assert "9 directories are more than 8" in fail(*(f"--plc-url=http://{each}" for each in "abcdefghi"))
+    assert "'https://a' must have no query" in fail("--plc-url", "https://a?b")
+    assert "'b' is not an http" in fail("--plc-url", "https://a", "--plc-url", "b")
+    monkeypatch.setenv("JETSTREAM_PLC_URL", "https://a, http://b")
+    assert serve() == wanted
+
+
 @pytest.mark.parametrize(
     ("variable", "flag", "values", "named"),
     [
@@ -297,13 +331,26 @@ def test_values_that_cannot_be_together_are_named(
     assert named in line
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"), [("true", True), ("1", True), ("false", False), ("no", False)]
+)
+def test_a_switch_has_no_value_or_one(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, value: str, expected: bool
+) -> None:
+    wanted = replace(Settings(), follow_plc=expected)
+    assert serve("--follow-plc") == replace(Settings(), follow_plc=True)
+    assert serve(f"--follow-plc={value}") == wanted
+    monkeypatch.setenv("JETSTREAM_FOLLOW_PLC", value)
+    assert serve() == wanted
+
+
 def test_every_setting_is_tested_with_good_and_with_bad_values() -> None:
     flags = {setting.flag for setting in settings()}
 
-    assert {row[0] for row in GOOD} == flags
+    assert {row[0] for row in GOOD} == flags - {"--follow-plc"}
     assert {row[0] for row in BAD} == flags - {"--data-dir", "--upstream-file", "--zstd-dictionary"}
     assert {(row[0], f"JETSTREAM_{row[1]}") for row in GOOD} == {
-        (one.flag, one.variable) for one in settings()
+        (one.flag, one.variable) for one in settings() if one.flag != "--follow-plc"
     }
 
 

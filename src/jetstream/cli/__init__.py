@@ -44,8 +44,8 @@ dictionary.command("jetstream.cli.dictionary:fetch", help="Fetch it into the dat
 keys = app.command(App(name="keys", help="Get the signing keys of accounts."))
 _IMPORT_HELP = """Fetch those of all did:plc accounts.
 
-Reads the export of a PLC directory into the data directory. A server may be running. No command uses the
-keys yet.
+Reads the export of a PLC directory into the data directory, for `jetstream serve --verify full`. A server
+may be running.
 
 Ctrl-C is safe: the next run goes on where this one was. A run after a complete one fetches what is new.
 

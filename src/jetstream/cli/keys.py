@@ -26,7 +26,7 @@ from jetstream.identity.follower import Follower
 from jetstream.identity.store import KeyStore, export_lock
 from jetstream.limits import ExportLimits
 from jetstream.runtime import run, stop_on_signals
-from jetstream.settings import PLC_URL, PLC_URL_VARIABLE, parse_web_url, unset_if_empty
+from jetstream.settings import PLC_URL, PLC_URL_VARIABLE, first_at_comma
 from jetstream.urls import shown
 
 _ALL: Final = "all signing keys are there"
@@ -40,15 +40,15 @@ def import_keys(
     data_dir: Annotated[
         DataDir, Parameter(help="Directory of the keys; that of the server.")
     ] = DEFAULT_DATA_DIR,
-    plc_url: Annotated[str, Parameter(env_var=PLC_URL_VARIABLE, env_var_split=unset_if_empty)] = PLC_URL,
+    plc_url: Annotated[str, Parameter(env_var=PLC_URL_VARIABLE, env_var_split=first_at_comma)] = PLC_URL,
     follow: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
-    """Fetch the signing keys of all did:plc accounts into the data directory. No command uses them yet.
+    """Fetch the signing keys of all did:plc accounts into the data directory, for a server that verifies.
 
     Parameters
     ----------
     plc_url
-        The PLC directory.
+        The PLC directory. Of several in the variable, the first.
     follow
         When the end is reached, keep up: ask once a minute for what is new, until interrupted.
     """

@@ -111,7 +111,7 @@ class KeyStore:
                 some = dids[start : start + _READ_AT_ONCE]
                 marks = ",".join("?" * len(some))
                 query = f"{_READ} ({marks})"
-                found.update((did, values) for did, *values in self._connection.execute(query, some))
+                found.update((row[0], row[1:]) for row in self._connection.execute(query, some))
         return found
 
     def write(self, rows: Iterable[Row], forgotten: Iterable[bytes] = ()) -> None:

@@ -9,6 +9,8 @@ from jetstream.atproto.compact_did import plc_did
 from jetstream.atproto.encoded_key import EncodedKey, parse_multikey
 from jetstream.simulator.signing import K256Key, P256Key
 
+PDS_TYPE = "AtprotoPersonalDataServer"
+
 
 def did_of(number: int) -> str:
     return plc_did(sha256(b"%d" % number).digest()[:15])
@@ -20,22 +22,28 @@ def key_of(number: int) -> EncodedKey:
     return parse_multikey(kind(sha256(b"key %d" % number).digest()).multibase)
 
 
-def document(did: str, key: EncodedKey, **changes: Any) -> dict[str, Any]:
+def document(did: str, key: EncodedKey, pds: str = "", **changes: Any) -> dict[str, Any]:
     method = {
         "id": f"{did}#atproto",
         "type": "Multikey",
         "controller": did,
         "publicKeyMultibase": key.multibase,
     }
-    return {"id": did, "alsoKnownAs": [], "verificationMethod": [method | changes], "service": []}
+    service = {"id": "#atproto_pds", "type": PDS_TYPE, "serviceEndpoint": pds}
+    return {
+        "id": did,
+        "alsoKnownAs": [],
+        "verificationMethod": [method | changes],
+        "service": [service] if pds else [],
+    }
 
 
-def operation(key: EncodedKey) -> dict[str, Any]:
+def operation(key: EncodedKey, pds: str = "") -> dict[str, Any]:
     return {
         "type": "plc_operation",
         "verificationMethods": {"atproto": f"did:key:{key.multibase}"},
         "alsoKnownAs": [],
-        "services": {},
+        "services": {"atproto_pds": {"type": PDS_TYPE, "endpoint": pds}} if pds else {},
         "prev": None,
         "sig": "x",
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jetstream.identity.addresses import is_public, is_resolvable, web_url
+from jetstream.identity.addresses import endpoint, is_public, is_resolvable, web_url
 from jetstream.identity.failures import NoKey
 
 
@@ -71,3 +71,44 @@ def test_public_addresses(address: str) -> None:
 )
 def test_other_addresses(address: str) -> None:
     assert not is_public(address)
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("https://pds.example.com", "pds.example.com"),
+        ("https://PDS.Example.com/", "pds.example.com"),
+        ("wss://pds.example.com:443/xrpc/com.atproto.sync.subscribeRepos", "pds.example.com"),
+        ("https://pds.example.com.:8443/a?b", "pds.example.com:8443"),
+        ("http://localhost:2583", "localhost:2583"),
+        ("ws://127.0.0.1:80", "127.0.0.1:80"),
+        ("http://a.com", "a.com:80"),
+        ("https://user:secret@a.com", "a.com"),
+    ],
+)
+def test_the_host_of_an_endpoint(url: str, host: str) -> None:
+    assert endpoint(url) == host
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        None,
+        7,
+        [],
+        "",
+        "a.com",
+        "ftp://a.com",
+        "https://",
+        "https://:443",
+        "https://a.com:x",
+        "https://a.com:65536",
+        "https://[::1",
+        "https://b\u00fccher.ch",
+        "https://a b.com",
+        "https://" + "a" * 254,
+        "https://a.com/" + "a" * 500,
+    ],
+)
+def test_no_endpoint(url: object) -> None:
+    assert endpoint(url) == ""

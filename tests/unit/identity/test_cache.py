@@ -15,6 +15,7 @@ from tests.unit.identity.fakes import NOW_S, Clock
 
 from jetstream.errors import KeyCacheError
 from jetstream.identity.cache import KeyCache
+from jetstream.identity.documents import Declared
 from jetstream.identity.export import Progress
 from jetstream.identity.held import Held
 from jetstream.identity.store import FILE, KeyStore
@@ -115,13 +116,14 @@ async def test_a_page_of_the_export_replaces_keys_in_memory_that_are_older(cache
     now = int(NOW_S)
     for number in (1, 2):
         cache.put(did_of(number), key_of(1))
-    await cache.apply({did_of(1): key_of(7), did_of(3): None}, now, Progress(after="9"))
-    await cache.apply({did_of(2): key_of(7)}, now - 1, Progress(after="10"))
+    page = {did_of(1): Declared(key_of(7), "pds.test"), did_of(3): Declared(None, "")}
+    await cache.apply(page, now, Progress(after="9"))
+    await cache.apply({did_of(2): Declared(key_of(7), "")}, now - 1, Progress(after="10"))
     assert cache.progress.after == "10"
-    assert cache.get(did_of(1)) == Held(key_of(7), now)
+    assert cache.get(did_of(1)) == Held(key_of(7), now, "pds.test")
     assert cache.get(did_of(2)) == Held(key_of(1), now)
     assert cache.get(did_of(3)) is None
-    assert await loaded(cache, 3) == Held(None, now)
+    assert await loaded(cache, 3) == Held(None, now, "")
 
 
 async def test_without_a_disk_it_goes_on_in_memory(cache: KeyCache, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,9 +18,14 @@ from jetstream.atproto.encoded_key import K256_PREFIX, P256_PREFIX, parse_did_ke
 from jetstream.atproto.keys import public_key
 from jetstream.identity.documents import (
     NO_HISTORY,
+    Declared,
+    declared,
     document_key,
+    document_pds,
     only_key,
+    operation_declared,
     operation_key,
+    operation_pds,
     operation_us,
     parse_history,
     parse_json,
@@ -280,3 +285,48 @@ def test_any_json_is_an_operation_or_a_reason(value: object) -> None:
         lambda: parse_history(DID, log),
     ):
         assert outcome(read) in {"", *KEY_FAILURES}
+
+
+def test_the_pds_of_a_document() -> None:
+    assert declared(DID, document(DID, KEY, "https://PDS.test:8080/")) == Declared(KEY, "pds.test:8080")
+    assert declared(DID, document(DID, KEY)) == Declared(KEY, "")
+    service = {
+        "id": f"{DID}#atproto_pds",
+        "type": "AtprotoPersonalDataServer",
+        "serviceEndpoint": "https://a.test",
+    }
+    other = service | {"id": "#other", "serviceEndpoint": "https://b.test"}
+    last = service | {"serviceEndpoint": "https://c.test"}
+    assert document_pds(DID, {"service": [7, other, service, last]}) == "a.test"
+    for changes in (
+        {"type": "x"},
+        {"serviceEndpoint": ["https://a.test"]},
+        {"id": "did:plc:x#atproto_pds"},
+        {"id": []},
+    ):
+        assert document_pds(DID, {"service": [service | changes]}) == ""
+
+
+def test_the_pds_of_an_operation() -> None:
+    assert operation_declared(operation(KEY, "https://pds.test")) == Declared(KEY, "pds.test")
+    assert operation_declared(TOMBSTONE) == Declared(None, "")
+    old = {"type": "create", "signingKey": f"did:key:{KEY.multibase}", "service": "https://old.test"}
+    assert operation_declared(old) == Declared(KEY, "old.test")
+    wrong = operation(KEY) | {"services": {"atproto_pds": {"type": "x", "endpoint": "https://pds.test"}}}
+    assert operation_declared(wrong) == Declared(KEY, "")
+
+
+def test_the_pds_of_a_history_is_that_of_the_last_operation_that_counts() -> None:
+    log = [
+        entry(DID, operation(KEY, f"https://{host}.test"), f"2026-01-0{day}T00:00:00Z", nullified=day == 3)
+        for day, host in [(2, "b"), (1, "a"), (3, "c")]
+    ]
+    assert parse_history(DID, log).pds == "b.test"
+
+
+@given(JSON)
+def test_anything_else_has_no_pds(value: Any) -> None:
+    for found in (value, {"service": value}, {"service": [value]}):
+        assert document_pds(DID, found) == ""
+    for found in (value, {"services": value}, {"services": {"atproto_pds": value}}, {"service": value}):
+        assert operation_pds(found) == ""

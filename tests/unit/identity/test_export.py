@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.unit.identity.accounts import TOMBSTONE, did_of, entry, key_of, operation
 
 from jetstream.atproto.encoded_key import EncodedKey
+from jetstream.identity.documents import Declared
 from jetstream.identity.export import Progress, advance, before, parse_page, parse_progress, path_of
 from jetstream.identity.failures import NoKey
 from jetstream.model.timestamp import parse_time
@@ -60,7 +61,7 @@ def read(directory: Directory, progress: Progress) -> tuple[Progress, dict[str, 
         assert directory.requests < 200
         page = parse_page(directory.get(progress))
         largest = max(largest, page.lines)
-        keys |= page.keys
+        keys |= {did: each.key for did, each in page.accounts.items()}
         progress, at_end = advance(progress, page, largest, OVERLAP_US)
     return progress, keys
 
@@ -130,15 +131,19 @@ def test_the_last_operation_of_an_account_counts_without_those_that_are_void() -
                 line(2, 2, 3000),
                 orjson.dumps(entry(did_of(2), TOMBSTONE, date(4000))),
                 orjson.dumps(
-                    entry(did_of(3), operation(key_of(1)) | {"verificationMethods": {}}, date(4000))
+                    entry(
+                        did_of(3),
+                        operation(key_of(1), "https://pds.test") | {"verificationMethods": {}},
+                        date(4000),
+                    )
                 ),
             ]
         )
     )
-    assert page.keys == {
-        did_of(1): key_of(2),
-        did_of(2): None,
-        did_of(3): None,
+    assert page.accounts == {
+        did_of(1): Declared(key_of(2), ""),
+        did_of(2): Declared(None, ""),
+        did_of(3): Declared(None, "pds.test"),
     }
 
 

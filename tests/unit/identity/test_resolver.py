@@ -15,6 +15,7 @@ from tests.unit.identity.fakes import NOW_S, Answers, Clock
 
 from jetstream.identity.cache import KeyCache
 from jetstream.identity.directories import Directories
+from jetstream.identity.documents import Declared
 from jetstream.identity.export import Progress
 from jetstream.identity.failures import KEY_FAILURES, NoKey
 from jetstream.identity.resolver import Answer, Resolver
@@ -51,9 +52,9 @@ class Setup:
             self.clock.sleep,
         )
 
-    def put(self, key: object, did: str = DID) -> None:
-        """Set the key that the directory gives a DID, or an error."""
-        self.plc.put(f"{PLC}/{did}", key if isinstance(key, NoKey) else document(did, key))  # type: ignore[arg-type]
+    def put(self, key: object, did: str = DID, pds: str = "") -> None:
+        """Set the key and the PDS that the directory gives a DID, or an error."""
+        self.plc.put(f"{PLC}/{did}", key if isinstance(key, NoKey) else document(did, key, pds))  # type: ignore[arg-type]
 
     def put_log(self, *keys: tuple[object, str], did: str = DID) -> None:
         log = [
@@ -82,8 +83,8 @@ async def setup(tmp_path: Path) -> AsyncIterator[Setup]:
 async def test_a_key_is_fetched_once(setup: Setup) -> None:
     setup.put(KEY)
     assert setup.resolver.cached(DID) is None
-    assert await setup.resolver.resolve(DID) == Answer(KEY, "")
-    assert await setup.resolver.resolve(DID) == Answer(KEY, "")
+    assert await setup.resolver.resolve(DID) == Answer(KEY, "", "")
+    assert await setup.resolver.resolve(DID) == Answer(KEY, "", "")
     assert setup.resolver.cached(DID) == KEY
     assert setup.plc.asked == [f"{PLC}/{DID}"]
     assert setup.count("ok") == 1
@@ -91,7 +92,7 @@ async def test_a_key_is_fetched_once(setup: Setup) -> None:
 
 async def test_the_key_of_a_did_web_is_at_its_host(setup: Setup) -> None:
     setup.web.put(WEB_URL, document(WEB, KEY))
-    assert await setup.resolver.resolve(WEB) == Answer(KEY, "")
+    assert await setup.resolver.resolve(WEB) == Answer(KEY, "", "")
     assert setup.web.asked == [WEB_URL]
     assert setup.plc.asked == []
 
@@ -111,7 +112,7 @@ async def test_requests_for_one_did_are_shared(setup: Setup) -> None:
     await until(lambda: setup.plc.asked)
     waiting[0].cancel()  # the request goes on for the others
     setup.plc.held.set()
-    assert await asyncio.gather(*waiting[1:]) == [Answer(KEY, "")] * 49
+    assert await asyncio.gather(*waiting[1:]) == [Answer(KEY, "", "")] * 49
     assert len(setup.plc.asked) == 1
 
 
@@ -134,7 +135,7 @@ async def test_a_failure_is_remembered_for_a_while(setup: Setup, error: NoKey, k
     setup.clock.passed += kept_s - 0.1
     assert await setup.resolver.resolve(DID) == Answer(None, error.reason)
     setup.clock.passed += 0.2
-    assert await setup.resolver.resolve(DID) == Answer(KEY, "")
+    assert await setup.resolver.resolve(DID) == Answer(KEY, "", "")
 
 
 async def test_a_host_is_left_alone_for_as_long_as_it_asks_for(setup: Setup) -> None:
@@ -150,7 +151,7 @@ async def test_an_announcement_ends_the_memory_of_a_failure(setup: Setup) -> Non
     await setup.resolver.resolve(DID)
     setup.put(KEY)
     setup.resolver.announced(DID)
-    assert await setup.resolver.resolve(DID) == Answer(KEY, "")
+    assert await setup.resolver.resolve(DID) == Answer(KEY, "", "")
 
 
 async def test_no_answer_ends_in_time(tmp_path: Path) -> None:
@@ -169,7 +170,7 @@ async def test_an_old_key_is_used_while_it_is_refreshed(setup: Setup) -> None:
     setup.plc.held.clear()
     for _ in range(5):
         assert setup.resolver.cached(DID) == KEY
-        assert await setup.resolver.resolve(DID) == Answer(KEY, "")
+        assert await setup.resolver.resolve(DID) == Answer(KEY, "", "")
     setup.plc.held.set()
     await setup.settled()
     assert setup.resolver.cached(DID) == NEXT
@@ -247,7 +248,7 @@ async def test_few_requests_run_at_once_and_slow_hosts_do_not_hold_up_directorie
     slow = [asyncio.create_task(setup.resolver.resolve(f"did:web:a{n}.com")) for n in range(30)]
     await until(lambda: setup.web.at_once >= LIMITS.web_requests_max)
     setup.put(KEY)
-    assert await setup.resolver.resolve(DID) == Answer(KEY, "")
+    assert await setup.resolver.resolve(DID) == Answer(KEY, "", "")
     setup.web.held.set()
     await asyncio.gather(*slow)
     assert setup.web.most_at_once == LIMITS.web_requests_max
@@ -295,9 +296,10 @@ async def test_keys_of_another_process_are_found_in_the_file(tmp_path: Path) -> 
 
 async def test_what_the_export_covers_is_not_asked(setup: Setup) -> None:
     now = int(NOW_S)
-    await setup.cache.apply({DID: KEY, did_of(2): None}, now - 900 * DAY_S, Progress(complete_s=now))
-    assert await setup.resolver.resolve(DID) == Answer(KEY, "")
-    assert await setup.resolver.resolve(did_of(2)) == Answer(None, "no_key")
+    page = {DID: Declared(KEY, ""), did_of(2): Declared(None, "")}
+    await setup.cache.apply(page, now - 900 * DAY_S, Progress(complete_s=now))
+    assert await setup.resolver.resolve(DID) == Answer(KEY, "", "")
+    assert await setup.resolver.resolve(did_of(2)) == Answer(None, "no_key", "")
     assert setup.plc.asked == []
     setup.clock.passed += DAY_S + 1
     assert setup.resolver.cached(DID) == KEY
@@ -375,3 +377,59 @@ class TestEarlierKeys:
         assert await setup.resolver.keys_at(DID, self.day_us * 3 // 2) == ([KEY], "")
         assert await setup.resolver.keys_at(DID, 3 * self.day_us) == ([], "")
         assert setup.resolver.cached(DID) is None
+
+
+async def test_the_pds_is_known_with_the_key(setup: Setup) -> None:
+    setup.put(KEY, pds="https://PDS.test")
+    assert setup.resolver.pds(DID) is None
+    assert await setup.resolver.resolve(DID) == Answer(KEY, "", "pds.test")
+    assert setup.resolver.pds(DID) == "pds.test"
+    assert await setup.resolver.find_pds(DID) == Answer(KEY, "", "pds.test")
+    assert len(setup.plc.asked) == 1
+
+
+async def test_the_pds_of_an_audit_log_is_that_of_the_last_operation(setup: Setup) -> None:
+    log = [
+        (operation(KEY, f"https://{host}.test"), f"2026-01-0{day}T00:00:00Z")
+        for day, host in [(1, "a"), (2, "b")]
+    ]
+    setup.put_log(*log)
+    await setup.resolver.keys_at(DID, int(NOW_S * 1e6))
+    assert setup.resolver.pds(DID) == "b.test"
+
+
+async def test_a_key_without_a_pds_is_not_enough(setup: Setup) -> None:
+    setup.cache.put(DID, KEY)  # as from a file of an earlier version
+    setup.put(KEY, pds="https://pds.test")
+    assert await setup.resolver.resolve(DID) == Answer(KEY, "", None)
+    assert setup.resolver.pds(DID) is None
+    assert await setup.resolver.find_pds(DID) == Answer(KEY, "", "pds.test")
+
+
+async def test_a_move_is_found_but_not_asked_for_all_the_time(setup: Setup) -> None:
+    setup.put(KEY, pds="https://old.test")
+    await setup.resolver.resolve(DID)
+    setup.put(KEY, pds="https://new.test")
+    assert (await setup.resolver.find_pds(DID, refresh=True)).pds == "old.test"
+    setup.clock.passed += 60
+    assert (await setup.resolver.find_pds(DID)).pds == "old.test"
+    assert (await setup.resolver.find_pds(DID, refresh=True)).pds == "new.test"
+    setup.put(KEY, pds="https://newer.test")
+    setup.clock.passed += 5
+    assert (await setup.resolver.find_pds(DID, refresh=True)).pds == "new.test"
+    setup.resolver.announced(DID)
+    assert (await setup.resolver.find_pds(DID, refresh=True)).pds == "newer.test"
+    assert len(setup.plc.asked) == 3
+
+
+async def test_a_pds_that_cannot_be_fetched(setup: Setup) -> None:
+    setup.put(KEY, pds="https://pds.test")
+    await setup.resolver.resolve(DID)
+    setup.clock.passed += 60
+    setup.put(NoKey("status", status=500))
+    assert await setup.resolver.find_pds(DID, refresh=True) == Answer(KEY, "status", "pds.test")
+    assert await setup.resolver.find_pds(did_of(2)) == Answer(None, "not_found")
+    assert await setup.resolver.find_pds("did:key:x") == Answer(None, "method")
+    asked = len(setup.plc.asked)
+    assert await setup.resolver.find_pds(did_of(2)) == Answer(None, "not_found")
+    assert len(setup.plc.asked) == asked

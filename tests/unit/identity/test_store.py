@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,8 +17,8 @@ from tests.unit.identity.accounts import did_of, key_of
 from jetstream.atproto.compact_did import compact_did
 from jetstream.errors import KeyCacheError, KeyCacheReplaced
 from jetstream.identity.export import Progress
-from jetstream.identity.held import pack_key
-from jetstream.identity.store import FILE, KeyStore, Row
+from jetstream.identity.held import pack_key, unpack_key
+from jetstream.identity.store import APPLICATION_ID, FILE, KeyStore, Row, record
 
 NOW_S = 1_800_000_000
 
@@ -29,19 +31,25 @@ def store(tmp_path: Path) -> Iterator[KeyStore]:
 
 
 def row(number: int, key: int, at_s: int) -> Row:
-    return compact_did(did_of(number)), pack_key(key_of(key)), at_s
+    return compact_did(did_of(number)), pack_key(key_of(key)), at_s, pds_of(key)
 
 
-def held(store: KeyStore, *numbers: int) -> list[tuple[bytes, int] | None]:
+def pds_of(number: int) -> str | None:
+    return [None, "", "pds.test", "other.test:8080"][number % 4]
+
+
+def held(store: KeyStore, *numbers: int) -> list[tuple[bytes, int, str | None] | None]:
     dids = [compact_did(did_of(number)) for number in numbers]
     found = store.read(dids)
     return [found.get(did) for did in dids]
 
 
-def records(rows: list[Row]) -> dict[int, bytes]:
+def records(store: KeyStore, rows: list[Row]) -> dict[int, bytes]:
     buckets: dict[int, bytes] = {}
-    for did, key, _ in rows:
-        buckets[did[0]] = buckets.get(did[0], b"") + did + key
+    hosts = store.number_hosts({pds for *_, pds in rows if pds is not None})
+    for did, key, _, pds in rows:
+        host = 0 if pds is None else hosts[pds]
+        buckets[did[0]] = buckets.get(did[0], b"") + record(did, unpack_key(key), host)
     return buckets
 
 
@@ -88,8 +96,8 @@ def test_a_time_ahead_of_the_clock_does_not_count(store: KeyStore) -> None:
 
 def test_an_import_counts_at_its_end(store: KeyStore) -> None:
     store.write([row(3, 3, 5_000_000)])
-    store.stage(records([row(1, 1, 100), row(2, 2, 100)]), Progress(after="1"))
-    store.stage(records([row(1, 4, 200), row(3, 4, 200)]), Progress(after="2"))
+    store.stage(records(store, [row(1, 1, 100), row(2, 2, 100)]), Progress(after="1"))
+    store.stage(records(store, [row(1, 4, 200), row(3, 4, 200)]), Progress(after="2"))
     assert held(store, 1, 2) == [None, None]
     assert store.progress().after == "2"
     fold(store)
@@ -112,7 +120,7 @@ def test_an_import_is_the_same_as_its_operations_one_by_one(
     for each in rows:
         one.apply([each], Progress())
     for start in range(0, len(rows), page):
-        other.stage(records(rows[start : start + page]), Progress())
+        other.stage(records(other, rows[start : start + page]), Progress())
         if start % 3 == 0:  # an interrupted fold
             other.fold(operations_max, 1_000)
     fold(other, operations_max, 1_000)
@@ -186,3 +194,40 @@ def test_two_processes_can_write(store: KeyStore, tmp_path: Path) -> None:
     store.write([row(2, 2, 2)])
     assert held(store, 1, 2) == held(other, 1, 2) == [row(1, 1, 1)[1:], row(2, 2, 2)[1:]]
     other.close()
+
+
+def test_hosts_are_kept_once(store: KeyStore) -> None:
+    numbers = store.number_hosts(["a.test", ""])
+    assert store.number_hosts(["a.test", "b.test"])["a.test"] == numbers["a.test"]
+    store.write([row(number, number, 1) for number in range(40)])
+    (hosts,) = store._connection.execute("SELECT count(*) FROM host").fetchone()
+    assert hosts == 5
+    assert [each[2] for each in held(store, 0, 1, 2, 3) if each] == [pds_of(number) for number in range(4)]
+
+
+def of_version_1(path: Path, *, importing: bool) -> None:
+    file = sqlite3.connect(path / FILE)
+    file.executescript(
+        "CREATE TABLE key (did BLOB PRIMARY KEY, key BLOB NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID;"
+        "CREATE TABLE staged (id INTEGER PRIMARY KEY, bucket INTEGER NOT NULL, records BLOB NOT NULL);"
+        "CREATE INDEX staged_bucket ON staged (bucket);"
+        "CREATE TABLE state (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;"
+        f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 1;"
+    )
+    file.execute("INSERT INTO key VALUES (?, ?, ?)", row(1, 1, 100)[:3])
+    file.execute("INSERT INTO state VALUES ('export', ?)", (orjson.dumps(asdict(Progress("d", "7"))),))
+    if importing:
+        file.execute("INSERT INTO staged VALUES (1, 0, ?)", (bytes(49),))
+    file.commit()
+    file.close()
+
+
+@pytest.mark.parametrize("importing", [False, True])
+def test_a_file_of_version_1_keeps_its_keys(importing: bool, tmp_path: Path) -> None:
+    of_version_1(tmp_path, importing=importing)
+    for _ in range(2):
+        store = KeyStore(tmp_path)
+        assert held(store, 1) == [(pack_key(key_of(1)), 100, None)]
+        assert store.progress() == (Progress() if importing else Progress("d", "7"))
+        assert store.fold(10, 1) is False
+        store.close()
