@@ -31,7 +31,7 @@ class SourceCursor(NamedTuple):
     fell_from: int | None = None
 
 
-# The cursor of each source, by its name: `host:port`.
+# The cursor of each source, by its name.
 Cursors = Mapping[str, SourceCursor]
 
 
