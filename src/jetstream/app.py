@@ -15,6 +15,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -31,7 +32,7 @@ from jetstream.dictionary.public import PublicDictionary, fetch_in_process
 from jetstream.errors import SettingError
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.intake import Intake
-from jetstream.limits import Limits
+from jetstream.limits import Limits, RuntimeLimits
 from jetstream.logging_setup import tell_omitted
 from jetstream.metrics import Metrics
 from jetstream.runtime import (
@@ -44,6 +45,7 @@ from jetstream.runtime import (
 )
 from jetstream.settings import Address, Settings, require_data_dir
 from jetstream.status import Status
+from jetstream.upstreams import all_upstreams
 from jetstream.web import dictionary, openapi, pages, xrpc
 from jetstream.web.dialect import SHUTDOWN, SubscribeDialect
 from jetstream.web.did_lists import BODY_BYTES_MAX, DidLists
@@ -59,7 +61,9 @@ logger = structlog.get_logger(__name__)
 
 async def serve(settings: Settings, limits: Limits = Limits()) -> None:
     """Run a server until SIGTERM or SIGINT; a second signal ends the process at once."""
-    shortage = raise_file_limit(settings.max_subscribers, limits.web.files_reserved, limits.runtime)
+    shortage = raise_file_limit(
+        settings.max_subscribers, limits.web.files_reserved, _with_files(settings, limits)
+    )
     tune_gc(limits.runtime)
     service = Service(settings, limits)
     stop_on_signals(service.stop)
@@ -67,6 +71,13 @@ async def serve(settings: Settings, limits: Limits = Limits()) -> None:
         reload_on_hangup(service.reload)
     async with housekeeping(limits.runtime):
         await service.run(shortage)
+
+
+def _with_files(settings: Settings, limits: Limits) -> RuntimeLimits:
+    """Return limits with an open file for each upstream beside the first. Raises SettingError."""
+    more = len(all_upstreams(settings.upstream, settings.upstream_file, limits.sources)) - 1
+    runtime = limits.runtime
+    return replace(runtime, files_own=runtime.files_own + more, files_needed=runtime.files_needed + more)
 
 
 class Service:

@@ -55,7 +55,8 @@ def parse_url(text: str) -> str:
     except ValueError as error:
         raise ValueError(_NO_UPSTREAM) from error
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
-    if scheme not in {"ws", "wss"} or not parts.hostname or port == 0 or re.search(r"\s", text):
+    is_host = bool(parts.hostname) and "=" not in (parts.hostname or "")
+    if scheme not in {"ws", "wss"} or not is_host or port == 0 or re.search(r"\s", text):
         raise ValueError(_NO_UPSTREAM)
     path = FIREHOSE_PATH if parts.path in {"", "/"} else parts.path
     return parts._replace(scheme=scheme, path=path, fragment="").geturl()

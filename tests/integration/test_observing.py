@@ -106,7 +106,15 @@ async def test_health_while_connected(relay: Relay, start: Start) -> None:
     status, body = await health(service.port)
     assert status == 200
     assert body["status"] == "ok"
-    assert body["upstream"] == {"url": relay.url, "state": "connected", "seq": 1}
+    upstream = body["upstream"]
+    assert upstream == {
+        "name": f"127.0.0.1:{relay.port}",
+        "url": relay.url,
+        "state": "connected",
+        "seq": 1,
+        "lag_s": upstream["lag_s"],
+    }
+    assert (body["upstreams"], body["pds"], upstream["lag_s"] > 0) == ([upstream], None, True)
     assert body["log"]["events"] == 1
     assert body["log"]["oldest_us"] == body["log"]["newest_us"] == service.log.tip
     assert body["last_event_age_s"] >= 0

@@ -22,3 +22,30 @@ def test_a_condition_is_logged_when_it_begins_and_when_it_ends() -> None:
         ("info", f"recovered: {CONDITIONS['clock']}", "clock"),
     ]
     assert lines[0]["reason"] == "an hour ahead"
+
+
+def test_the_condition_of_an_upstream_is_apart_from_that_of_another() -> None:
+    conditions = Conditions()
+    a, b = conditions.of("a:443"), conditions.of("b")
+    with capture_logs() as lines:
+        a.begin("frames_not_taken", "why")
+        b.end("frames_not_taken")
+        assert conditions.reasons == {"frames_not_taken a:443": "why"}
+        b.begin("frames_not_taken", "why, too")
+        a.end("frames_not_taken")
+        assert conditions.reasons == {"frames_not_taken b": "why, too"}
+        conditions.set("clock", "an hour ahead")
+        assert conditions.names == {"frames_not_taken", "clock"}
+    assert [line.get("upstream") for line in lines if "recovered" in line["event"]] == ["a:443"]
+
+
+def test_the_conditions_of_an_upstream_that_is_removed_are_forgotten_silently() -> None:
+    conditions = Conditions()
+    conditions.begin("clock", "an hour ahead")
+    for name in "a", "ab":
+        conditions.of(name).begin("frames_not_taken", "why")
+        conditions.of(name).begin("not_a_firehose", "why")
+    with capture_logs() as lines:
+        conditions.end_all("a")
+    assert sorted(conditions.reasons) == ["clock", "frames_not_taken ab", "not_a_firehose ab"]
+    assert lines == []

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import cast
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,12 +10,13 @@ from tests.builders import event
 
 from jetstream.clock import unix_us
 from jetstream.conditions import Conditions
-from jetstream.eventlog import Changes, SourceCursor
+from jetstream.eventlog import Changes, Cursors, SourceCursor
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.ingest import Ingest, Stamper
 from jetstream.metrics import Metrics
 from jetstream.model.batch import Batch
 from jetstream.upstream.pipeline import DecodedBatch
+from jetstream.upstream.source import Store
 
 
 def stamps(last: int, readings: list[int], sizes: list[int]) -> Iterator[list[int]]:
@@ -99,6 +101,82 @@ async def test_storing_gives_the_loop_a_turn_though_there_is_nothing_to_store(lo
         await asyncio.sleep(0)
         assert not task.done()
         await task
+
+
+# Several sources
+
+
+def joined(log: SqliteLog, *sources: str) -> tuple[Ingest, list[Store]]:
+    ingest = Ingest(log, Stamper(log.tip, unix_us), Metrics(), Conditions())
+    return ingest, [ingest.join(source) for source in sources]
+
+
+async def test_each_append_has_the_cursors_of_all_sources(log: SqliteLog) -> None:
+    cursors = {"a": SourceCursor(1), "old": SourceCursor(2), "c": SourceCursor(3)}
+    await log.append(Batch.of((), ()), Changes(cursors))
+    _, (a, b, _c) = joined(log, "a", "b", "c")
+    await b(DecodedBatch([event()], 20), 0.0)
+    assert log.cursors == {"a": SourceCursor(1), "b": SourceCursor(20), "c": SourceCursor(3)}
+    await a(DecodedBatch(seq=10), 0.0)
+    assert log.cursors == {"a": SourceCursor(10), "b": SourceCursor(20), "c": SourceCursor(3)}
+
+
+async def test_batches_of_several_sources_at_once_are_stored_one_after_another(log: SqliteLog) -> None:
+    sources = [f"s{number}" for number in range(20)]
+    _, stores = joined(log, *sources)
+    for seq in 1, 2, 3:
+        await asyncio.gather(*(store(DecodedBatch([event()] * 5, seq), 0.0) for store in stores))
+    assert log.cursors == dict.fromkeys(sources, SourceCursor(3))
+    assert log.statistics().events == 300
+
+
+class Slow:
+    """A log whose appends wait until the test lets them begin."""
+
+    def __init__(self, log: SqliteLog) -> None:
+        self.log = log
+        self.waiting = 0
+        self.go = asyncio.Event()
+        self.followers = log.followers
+        self.tip = log.tip
+
+    @property
+    def cursors(self) -> Cursors:
+        return self.log.cursors
+
+    async def append(self, batch: Batch, changes: Changes, received_at: float | None = None) -> None:
+        self.waiting += 1
+        await self.go.wait()
+        await self.log.append(batch, changes, received_at)
+
+
+async def test_a_cursor_is_not_stored_before_its_events(log: SqliteLog) -> None:
+    slow = Slow(log)
+    _, (a, b) = joined(cast(SqliteLog, slow), "a", "b")
+    first = asyncio.ensure_future(a(DecodedBatch([event()], 10), 0.0))
+    second = asyncio.ensure_future(b(DecodedBatch([event()], 20), 0.0))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert slow.waiting == 1
+    first.cancel()  # the source is removed, or replaced, and its batch is not stored
+    slow.go.set()
+    await second
+    assert log.cursors == {"b": SourceCursor(20)}
+    assert log.statistics().events == 1
+
+
+async def test_the_cursors_of_sources_that_are_removed_are_forgotten_at_once(log: SqliteLog) -> None:
+    ingest, (a, b, _c) = joined(log, "a", "b", "c")
+    await a(DecodedBatch([event()], 10), 0.0)
+    await b(DecodedBatch([event()], 20), 0.0)
+    await ingest.forget(["a", "c"])
+    assert log.cursors == {"b": SourceCursor(20)}
+    await ingest.forget(["c"])
+    assert (log.cursors, log.statistics().events) == ({"b": SourceCursor(20)}, 2)
+    again = ingest.join("a")
+    await b(DecodedBatch(seq=21), 0.0)
+    await again(DecodedBatch(seq=1), 0.0)
+    assert log.cursors == {"b": SourceCursor(21), "a": SourceCursor(1)}
 
 
 async def test_the_cursor_of_a_source_that_is_not_in_use_goes(log: SqliteLog) -> None:

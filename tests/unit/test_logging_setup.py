@@ -121,3 +121,17 @@ def test_every_event_is_counted_and_none_more_than_once_a_minute(
     now += 60.0
     log.tell()
     assert told == wanted
+
+
+def test_bound_loggers_share_the_throttle_and_have_fields_of_their_own() -> None:
+    now_s = 0.0
+    throttled = Throttled(structlog.get_logger(), clock=lambda: now_s)
+    with capture_logs() as lines:
+        for name in "a", "b", "c":
+            throttled.bind(upstream=name).info("gone", url=name.upper())
+        now_s = 60.0
+        throttled.tell()
+    assert [(line["upstream"], line["url"], line.get("omitted")) for line in lines] == [
+        ("a", "A", None),
+        ("c", "C", 1),
+    ]

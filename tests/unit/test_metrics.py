@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from jetstream.conditions import CONDITIONS
 from jetstream.metrics import Metrics
 from jetstream.model.batch import Batch
 from jetstream.model.event import CREATE, DELETE, Event
-from jetstream.status import LogStatistics, Status, UpstreamStatus
+from jetstream.status import LogStatistics, PdsStatus, Status, UpstreamStatus
 
 UPSTREAM = UpstreamStatus("relay.example:443", "wss://relay.example", "idle", 7, 9, 0.25)
 STATUS = Status(
@@ -81,6 +82,22 @@ def test_each_upstream_has_gauges_and_counters_of_its_own() -> None:
     ]:
         assert value(metrics.registry, name, upstream="relay.example:443") == first
         assert value(metrics.registry, name, upstream="b:1") == second
+
+
+def test_upstreams_are_counted_by_kind_and_state() -> None:
+    pds = PdsStatus(Counter({"connected": 300, "reconnecting": 12}), ())
+    for status, reconnecting, idle in (replace(STATUS, pds=pds), 12, 1), (STATUS, 0, 1):
+        registry = shown(status)
+        assert value(registry, "upstreams", kind="pds", state="reconnecting") == reconnecting
+        assert value(registry, "upstreams", kind="relay", state="idle") == idle
+        assert value(registry, "upstreams", kind="relay", state="connected") == 0
+
+
+def test_a_condition_of_an_upstream_is_shown_under_its_name() -> None:
+    reasons = {"frames_not_taken a": "why", "frames_not_taken b:443": "why"}
+    registry = shown(replace(STATUS, reasons=reasons))
+    held = {name for name in CONDITIONS if value(registry, "condition", condition=name)}
+    assert held == {"frames_not_taken"}
 
 
 def test_frames_and_what_was_dropped_of_them_are_counted_by_upstream() -> None:
