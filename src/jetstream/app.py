@@ -51,6 +51,7 @@ from jetstream.web.dialect import SHUTDOWN, SubscribeDialect
 from jetstream.web.did_lists import BODY_BYTES_MAX, DidLists
 from jetstream.web.event_stream import EventStreamDialect
 from jetstream.web.explain import Explain
+from jetstream.web.gaps import Gaps
 from jetstream.web.methods import GET_ZSTD_DICTIONARY, PREFIX, SUBSCRIBE_EVENTS
 from jetstream.web.positions import cursors
 from jetstream.web.server import Server, Upload
@@ -244,6 +245,7 @@ class Service:
             now_us=self._clock,
         )
         upgrades["/explain"] = explain.handle
+        upgrades["/gaps"] = Gaps(self.log, self._limits.web, now_us=self._clock).handle
         methods = xrpc.Xrpc({SUBSCRIBE_EVENTS: self.subscribe.on(events)}, {GET_ZSTD_DICTIONARY: own})
         trees = {PREFIX: methods.answer}
         figures = pages.metrics(self.metrics, self._limits.web)

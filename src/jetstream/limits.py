@@ -162,7 +162,7 @@ class LogLimits:
     repo_changes: int = 50_000
     # States that one step of folding writes while appends wait.
     fold_repos: int = 250
-    # States that are kept, 75 bytes each, and in no more than this share of `--retention-bytes`. When there
+    # States that are kept, 60 bytes each, and in no more than this share of `--retention-bytes`. When there
     # are more, some that did not change for long are forgotten.
     repo_states: int = 50_000_000
     repo_states_share: float = 1 / 4
@@ -394,6 +394,12 @@ class WebLimits:
     # Collections of that minute, of which those are shown that a prefix matches. An account can make up any
     # number of them, and each may have to be compared with a hundred exceptions.
     explained_collections_max: int = 1_000
+    # Requests for `/gaps` that are answered, of all clients, and how many of them may wait for their turn. A
+    # response has so many gaps, which are 140 kB of JSON, and so many bytes at most: DIDs may be long.
+    gap_pages: Rate = Rate(20, 100)
+    gap_pages_waiting_max: int = 10
+    gaps_per_page: int = 1_000
+    gap_page_bytes: int = 256 << 10
     # Seconds for which connections are cleaned up in one turn of the event loop, when a network loses
     # thousands of clients at once: some dozens.
     removals_turn_s: float = 0.001

@@ -1,4 +1,7 @@
-"""A log that is killed again and again, and one whose files are cut, hold what was stored."""
+"""A log that is killed again and again, and one whose files are cut, hold what was stored.
+
+So do the states of repositories, the gaps and the accounts that were stored with the events.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,11 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.crash import writer
 from tests.unit.eventlog.events import make_event
 
 from jetstream.errors import LogCorrupt, LogError
+from jetstream.eventlog import SourceCursor
 from jetstream.eventlog.sqlite.reservation import FILE
 from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.store import SqliteLog
@@ -25,16 +30,16 @@ END = 1 << 62
 
 def run_and_kill(directory: Path, dice: random.Random) -> list[tuple[int, int]]:
     """Let a writer run for a moment; return what it said was stored."""
-    writer = subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "tests.crash.writer", str(directory)], stdout=subprocess.PIPE
     )
-    assert writer.stdout is not None
-    first = writer.stdout.readline()
+    assert process.stdout is not None
+    first = process.stdout.readline()
     time.sleep(dice.uniform(*RUN_S))
-    writer.kill()
-    lines = [first, *writer.stdout.read().splitlines()]
-    writer.wait()
-    writer.stdout.close()
+    process.kill()
+    lines = [first, *process.stdout.read().splitlines()]
+    process.wait()
+    process.stdout.close()
     said = [line.split() for line in lines]
     return [(int(number), int(position)) for number, position in said]
 
@@ -53,10 +58,25 @@ async def read_all(directory: Path) -> tuple[dict[int, int], int]:
         for cursor in log.cursors.values():
             assert cursor.seq == len(times)
         assert log.statistics().events == len(times)
+        await check_changes(log, times)
     finally:
         await log.close()
     assert times == sorted(set(times))
     return dict(enumerate(times, 1)), log.tip
+
+
+async def check_changes(log: SqliteLog, times: list[int]) -> None:
+    """Compare what is stored beside the events with what the appends said, up to the last event."""
+    numbers = range(1, len(times) + 1)
+    states = {writer.repo_of(number): writer.state_of(number) for number in numbers}
+    assert {did: log.repo(did) for did in states} == states
+    accounts = dict(map(writer.account_of, numbers))
+    assert log.accounts() == {key: state for key, state in accounts.items() if state is not None}
+    gaps = [(times[number - 1], f"did:plc:{number}") for number in numbers if number % 10 == 0]
+    assert [(gap.time_us, gap.did) for gap in await log.gaps(0, len(times) + 1)] == gaps
+    last = len(times)
+    for cursor in log.cursors.values():
+        assert cursor == SourceCursor(last, stored_to=last + 9, unstored=(last + 2, last + 7))
 
 
 async def test_a_killed_log_holds_each_event_once(tmp_path: Path, kills: int) -> None:

@@ -1,7 +1,8 @@
 """A process that appends numbered events to the log in a directory, until it is killed.
 
 It goes on from what the log says was stored, and says of each append that came back which event was its last,
-and that one's position.
+and that one's position. What else is stored follows from the numbers of the events: states of repositories,
+which are folded again and again, gaps and accounts.
 """
 
 from __future__ import annotations
@@ -11,27 +12,63 @@ import os
 import random
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
 
 from tests.unit.eventlog.events import make_event
 
-from jetstream.eventlog import Changes, SourceCursor
+from jetstream.eventlog import Changes, Gap, SourceCursor
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.ingest import Stamper
+from jetstream.limits import LogLimits
 
 RATE = 5_000
+SOURCE = "relay.example:443"
+# Small enough for many folds in each run, of many steps.
+LIMITS = LogLimits(repo_changes=300, fold_repos=10)
+
+
+def repo_of(number: int) -> bytes:
+    """Return the compact DID of the repository that an event changes: one of five hundred."""
+    return sha256(b"%d" % (number * number % 1_009)).digest()[:15]
+
+
+def state_of(number: int) -> bytes | None:
+    """Return the state that an event leaves; every seventh one's is forgotten."""
+    return number.to_bytes(24, "big") if number % 7 else None
+
+
+def account_of(number: int) -> tuple[tuple[str, str], bytes | None]:
+    """Return what an event changes of the accounts, by source and DID."""
+    return ("relay", f"did:plc:{number % 17}"), b"%d" % number if number % 5 else None
+
+
+def changes_of(numbers: range, time_us: int) -> Changes:
+    """Return what events change, the first of which is at a position."""
+    gaps = [
+        Gap(time_us + at, f"did:plc:{number}", "a", "b", "commit")
+        for at, number in enumerate(numbers)
+        if number % 10 == 0
+    ]
+    last = numbers.stop - 1
+    return Changes(
+        {SOURCE: SourceCursor(last, stored_to=last + 9, unstored=(last + 2, last + 7))},
+        {repo_of(number): state_of(number) for number in numbers},
+        gaps,
+        dict(map(account_of, numbers)),
+    )
 
 
 async def write(directory: Path) -> None:
-    log = await SqliteLog.open(directory)
+    log = await SqliteLog.open(directory, limits=LIMITS)
     stamper = Stamper(log.tip, lambda: time.time_ns() // 1000)
-    number = log.cursors["relay.example:443"].seq if log.cursors else 0
+    number = log.cursors[SOURCE].seq if log.cursors else 0
     began, begun = time.monotonic(), number
     while True:
-        events = [make_event(number + n) for n in range(1, random.randint(1, 60))]
-        number += len(events)
-        batch = stamper.stamp(events)
-        await log.append(batch, Changes({"relay.example:443": SourceCursor(number)}))
+        numbers = range(number + 1, number + random.randint(1, 60))
+        number += len(numbers)
+        batch = stamper.stamp(list(map(make_event, numbers)))
+        await log.append(batch, changes_of(numbers, batch.first if numbers else 0))
         os.write(sys.stdout.fileno(), b"%d %d\n" % (number, log.tip))
         await asyncio.sleep(began + (number - begun) / RATE - time.monotonic())
 

@@ -27,7 +27,7 @@ CONFIGURATION = ROOT / "tests" / "openapi" / "schemathesis.toml"
 EVENTS = f"{PREFIX}{SUBSCRIBE_EVENTS}"
 MANY = Rate(1e6, 1_000_000)
 # It asks 1,500 times, on few connections.
-LIMITS = Limits(web=WebLimits(requests=MANY, explanations=MANY, did_lists_read=MANY))
+LIMITS = Limits(web=WebLimits(requests=MANY, explanations=MANY, gap_pages=MANY, did_lists_read=MANY))
 
 
 async def paths(port: int) -> dict[str, Any]:

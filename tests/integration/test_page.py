@@ -146,7 +146,7 @@ async def test_a_browser_that_asks_first_may_send_any_header(service: Service) -
 
 async def test_what_is_not_there_is_answered_with_what_is(service: Service) -> None:
     _, text = await get(service.port, "/nothing")
-    pages = "/, /cursors, /events, /explain, /filters, /health, /metrics, /openapi.json"
+    pages = "/, /cursors, /events, /explain, /filters, /gaps, /health, /metrics, /openapi.json"
     others = "/subscribe, /v1/subscribe, /xrpc/, /zstd-dictionary"
     assert text == f"there is nothing here: there are {pages}, {others}\n"
 

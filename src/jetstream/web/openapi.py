@@ -23,6 +23,7 @@ from jetstream.web.methods import SUBSCRIBE_EVENTS as EVENTS_METHOD
 from jetstream.web.openapi_parts import (
     EVENT_ID,
     EVENTS,
+    GAP_LINES,
     HEADERS,
     HEALTH_503,
     INTEGER,
@@ -45,6 +46,7 @@ from jetstream.web.openapi_parts import (
 from jetstream.web.parameter_table import (
     EVENT_STREAM,
     EXPLAIN,
+    GAPS,
     SUBSCRIBE,
     SUBSCRIBE_EVENTS,
     Parameter,
@@ -98,6 +100,7 @@ def _paths(wire: str) -> Json:
         PREFIX + EVENTS_METHOD: _subscribe_events(),
         "/events": _event_stream(),
         "/explain": _explain(),
+        "/gaps": _gaps(),
         "/filters": _filters(),
         "/zstd-dictionary": _get("zstdDictionary", *dictionary),
         PREFIX + GET_ZSTD_DICTIONARY: _get("getZstdDictionary", *dictionary),
@@ -192,6 +195,15 @@ def _explain() -> Json:
         "429": response("too many requests", SENTENCE, ("Retry-After",)),
     }
     return _get("explain", "How the parameters are understood", responses, map(in_query, EXPLAIN))
+
+
+def _gaps() -> Json:
+    responses = {
+        "200": response("gaps, the oldest first, one a line", GAP_LINES, ("Link",)),
+        "400": response("a time that cannot be read", SENTENCE),
+        "429": response("too many requests", SENTENCE, ("Retry-After",)),
+    }
+    return _get("gaps", "Messages of repositories that never came", responses, map(in_query, GAPS))
 
 
 def _filters() -> Json:

@@ -35,6 +35,7 @@ HEADERS: Final[Mapping[str, tuple[str, Schema, bool]]] = {
     "Jetstream-Cursor": ("where playback begins", _MICROSECONDS, True),
     "Jetstream-Oldest": ("the oldest event, if there is one", _MICROSECONDS, False),
     "Jetstream-Latest": ("the newest event, if there is one", _MICROSECONDS, False),
+    "Link": ("where there are more, if there may be", STRING, False),
     "Retry-After": ("seconds after which to try again", {"type": "integer", "minimum": 1}, False),
     "Sec-WebSocket-Accept": ("accepts the handshake", STRING, True),
     "Sec-WebSocket-Protocol": ("the subprotocol, if it was offered", {"const": "xrpc.v1.json"}, False),
@@ -101,6 +102,7 @@ REFUSALS: Final = {
 }
 PAGE: Final = SENTENCE | {"text/html": {"schema": STRING}}
 EVENTS: Final = {each: {"schema": STRING} for each in ("application/x-ndjson", "text/event-stream")}
+GAP_LINES: Final = {"application/x-ndjson": {"schema": STRING}}
 METRICS: Final = SENTENCE | {"application/openmetrics-text": {"schema": STRING}}
 JSON_OBJECT: Final = {"application/json": {"schema": {"type": "object"}}}
 HEALTH_503: Final = json_of("Health") | SENTENCE

@@ -43,6 +43,7 @@ _SECTIONS: Final = {
         "{base}/explain": "how parameters are understood, and what they select of the last minute, as JSON",
         "{base}/health": "the state of the server, as JSON",
         "{base}/cursors": "the oldest and the newest position, as JSON",
+        "{base}/gaps": "messages of repositories that never came, as lines of JSON",
         "{base}/metrics": "metrics for Prometheus",
         "{base}/openapi.json": "all of this for programs, as OpenAPI 3.1",
     },

@@ -158,6 +158,11 @@ EXPLAIN: Final = (
     Parameter("wire", "classic, v1 or v2", {"enum": [*RENDERERS]}),
 )
 
+# Of `/gaps`.
+GAPS: Final = (
+    Parameter("since", "found at this time or later, written as cursor; without it, all", _TIME, "-1h"),
+)
+
 # Of `network.bsky.jetstream.subscribeEvents`.
 SUBSCRIBE_EVENTS: Final = (
     Parameter("kinds", "commit, identity, account, sync", _list(_KIND, KINDS_MAX), ["commit"]),

@@ -11,7 +11,7 @@ import pytest
 from jetstream.web import openapi
 from jetstream.web.http import Request
 from jetstream.web.methods import ARCHIVE, METHODS, PREFIX
-from jetstream.web.parameter_table import EVENT_STREAM, EXPLAIN, SUBSCRIBE, SUBSCRIBE_EVENTS
+from jetstream.web.parameter_table import EVENT_STREAM, EXPLAIN, GAPS, SUBSCRIBE, SUBSCRIBE_EVENTS
 
 DOCUMENT = openapi.document()
 OPERATIONS = [
@@ -67,6 +67,7 @@ def test_the_methods_below_xrpc() -> None:
         ("/v1/subscribe", SUBSCRIBE),
         ("/events", EVENT_STREAM),
         ("/explain", EXPLAIN),
+        ("/gaps", GAPS),
         ("/xrpc/network.bsky.jetstream.subscribeEvents", SUBSCRIBE_EVENTS),
     ],
 )

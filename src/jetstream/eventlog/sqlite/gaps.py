@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from typing import Final
 
 from jetstream.eventlog import Gap
 from jetstream.eventlog.sqlite.connection import Transaction
+
+GAP_BYTES: Final = 200  # of an ordinary row, generously
 
 
 def insert_gaps(connection: sqlite3.Connection, gaps: Sequence[Gap]) -> None:

@@ -42,7 +42,7 @@ RECORD_BYTES: Final = _DID_BYTES + STATE_BYTES
 _FORGOTTEN: Final = bytes(STATE_BYTES)
 PAGE_BYTES: Final = 4096  # of the tree that a row is on
 # What a row of `repo` takes, with the free part of its page: for the share of the states in the whole file.
-ROW_BYTES: Final = 75
+ROW_BYTES: Final = 60
 # Changes of one repository count as well, since each is a record that is read at the start.
 RECORDS_PER_REPO: Final = 8
 # Above so many times the number at which folding begins, appends are refused.

@@ -39,7 +39,7 @@ from jetstream.eventlog.erase import Tombstones, find_tombstones
 from jetstream.eventlog.segment_cache import Loaded, SegmentCache
 from jetstream.eventlog.sqlite import lookup
 from jetstream.eventlog.sqlite.connection import Transaction, TranslatedErrors, bytes_on_disk, wal_bytes
-from jetstream.eventlog.sqlite.gaps import insert_gaps, read_gaps
+from jetstream.eventlog.sqlite.gaps import GAP_BYTES, insert_gaps, read_gaps
 from jetstream.eventlog.sqlite.reader import ReaderPool
 from jetstream.eventlog.sqlite.recovery import LogState, Options, open_log
 from jetstream.eventlog.sqlite.repos import PAGE_BYTES, RECORD_BYTES
@@ -327,6 +327,5 @@ class SqliteLog:
 def _size(columns: Columns | None, changes: Changes) -> int:
     """Return about how many bytes an append writes, beside some pages as a whole."""
     events = 0 if columns is None else columns.size
-    return (
-        events + RECORD_BYTES * len(changes.repos) + PAGE_BYTES * (len(changes.gaps) + len(changes.accounts))
-    )
+    gaps, accounts = GAP_BYTES * len(changes.gaps), PAGE_BYTES * len(changes.accounts)
+    return events + RECORD_BYTES * len(changes.repos) + gaps + accounts
