@@ -563,8 +563,9 @@ class AdmissionLimits:
     # --- while an account's key is fetched ---
     # Seconds: the resolver has given up by then (`KeyLimits.timeout_s`).
     key_wait_s: float = 10.0
-    # Messages of one account, whose key is fetched once for all of them.
-    waiting_per_repo: int = 64
+    # Messages of one account, whose key is fetched once for all of them. Where a server catches up, one that
+    # writes a lot has some hundreds in the time that a request takes.
+    waiting_per_repo: int = 1_000
     # Bytes of memory of all of them.
     waiting_bytes_max: int = 64 << 20
 

@@ -21,7 +21,7 @@ from jetstream.atproto.keys import PublicKey, public_key
 from jetstream.limits import UpstreamLimits
 from jetstream.model.event import Event
 from jetstream.upstream.envelope import Envelope
-from jetstream.upstream.extract import extract
+from jetstream.upstream.extract import Extracted, extract
 from jetstream.verify.commit import Evidence, claimed, examine_commit, examine_sync
 from jetstream.verify.verdict import Refused, Verdict, refused
 
@@ -69,21 +69,31 @@ def examine(task: Task, mode: Mode, limits: UpstreamLimits = UpstreamLimits()) -
         return Finding(refused(error.reason, error.detail), None, None)
     signed = None
     if task.keys and mode in SIGNED_MODES:
-        signed = evidence.is_signed_by(key for each in task.keys if (key := _parsed(each)) is not None)
+        signed = _is_signed(evidence, task.keys)
         if not signed:
             return Finding(_not_signed(len(task.keys)), evidence, signed=False)
-    events, drops = extract(Envelope(task.kind, None, task.fields), mode != "off", limits)
-    return Finding(None, evidence, signed, events, drops)
+    return Finding(None, evidence, signed, *_extracted(task, mode, limits))
 
 
-def with_signature(finding: Finding, keys: Iterable[EncodedKey]) -> Finding:
-    """Return the finding of a message that was examined without a key, now that its keys are known."""
+def with_keys(task: Task, finding: Finding, mode: Mode, limits: UpstreamLimits = UpstreamLimits()) -> Finding:
+    """Return the finding of a message that was examined before, with the keys of its task.
+
+    Only its signature is checked again. `finding` has evidence: the message is not refused but for that.
+    """
     assert finding.evidence is not None, "it is not refused"
-    encoded = list(keys)
-    parsed = (key for each in encoded if (key := _parsed(each)) is not None)
-    if finding.evidence.is_signed_by(parsed):
+    if not _is_signed(finding.evidence, task.keys):
+        return Finding(_not_signed(len(task.keys)), finding.evidence, signed=False)
+    if finding.signed is None:
         return finding._replace(signed=True)
-    return Finding(_not_signed(len(encoded)), finding.evidence, signed=False)
+    return Finding(None, finding.evidence, True, *_extracted(task, mode, limits))
+
+
+def _is_signed(evidence: Evidence, keys: Iterable[EncodedKey]) -> bool:
+    return evidence.is_signed_by(key for each in keys if (key := _parsed(each)) is not None)
+
+
+def _extracted(task: Task, mode: Mode, limits: UpstreamLimits) -> Extracted:
+    return extract(Envelope(task.kind, None, task.fields), mode != "off", limits)
 
 
 def _not_signed(keys: int) -> Verdict:

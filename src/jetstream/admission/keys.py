@@ -132,6 +132,10 @@ class Keys:
         except TimeoutError:
             return Candidates([], "timeout")
 
+    def known_at(self, did: str, rev: str) -> list[EncodedKey]:
+        """Return the keys that memory has of a rev, since `after_failure` was asked for the account."""
+        return self._resolver.known_at(did, tid_us(rev))
+
     def announced(self, did: str) -> None:
         """Note that an account may have changed its key (`#identity`). It is fetched when it is used."""
         self._resolver.announced(did)

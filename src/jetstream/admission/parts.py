@@ -62,6 +62,9 @@ class Keyring(Protocol):
     def after_failure(self, did: str, rev: str) -> Awaitable[Candidates]:
         """Return the keys that an account had at a rev, for a signature that its key does not fit."""
 
+    def known_at(self, did: str, rev: str) -> Sequence[EncodedKey]:
+        """Return what memory has of these keys, since they were asked for."""
+
     def announced(self, did: str) -> None:
         """Note that an account may have changed its key."""
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final
 
-from jetstream.admission.examination import Finding, Task, examine, with_signature
+from jetstream.admission.examination import Finding, Task, examine, with_keys
 from jetstream.admission.judging import IN_REPOSITORIES, Message, Rules, States
 from jetstream.admission.parts import Examine, Keyring
 from jetstream.atproto.encoded_key import EncodedKey
@@ -61,6 +61,10 @@ class Signatures:
             return self._with_key(message, finding, self._keys)
         if finding.signed is False and not message.retried:
             message.retried = True
+            if (known := self._keys.known_at(message.did, message.rev)) and self._fits(
+                message, finding, known
+            ):
+                return None
             return self._with_earlier_keys(message, finding, self._keys)
         return None
 
@@ -83,9 +87,11 @@ class Signatures:
         return self._task(message)
 
     def _task(self, message: Message) -> Task:
-        key = None if self._keys is None else self._keys.cached(message.did)
-        keys = () if key is None else (key,)
-        return Task(message.envelope.type, message.envelope.fields, keys)
+        """Return the task of a message with the keys that are at hand, the present one first."""
+        keys: tuple[EncodedKey, ...] = ()
+        if self._keys is not None and (key := self._keys.cached(message.did)) is not None:
+            keys = tuple(dict.fromkeys((key, *self._keys.known_at(message.did, message.rev))))
+        return _with(message, keys)
 
     async def _examine_copy(self, message: Message) -> Finding:
         (finding,) = await self._examine([self._task(message)])
@@ -94,10 +100,10 @@ class Signatures:
     async def _with_key(self, message: Message, finding: Finding, keys: Keyring) -> Finding:
         """Wait for the key of a message, and check its signature."""
         key = (await keys.wait(message.did)).key
-        return finding if key is None else with_signature(finding, [key])
+        return finding if key is None else self._checked(message, finding, [key])
 
     async def _with_earlier_keys(self, message: Message, finding: Finding, keys: Keyring) -> Finding:
-        """Examine a message whose signature does not fit once more, with all keys of its account.
+        """Check the signature of a message with all keys that its account had at its rev.
 
         If directories could not be asked for them, it is as if there was no key: the account may have another
         one by now.
@@ -106,16 +112,25 @@ class Signatures:
         if found.reason in _LATER:
             await asyncio.sleep(self._ask_again_s)
             found = await keys.after_failure(message.did, message.rev)
-        if found.keys and (fitting := await self._fitting(message, found.keys)) is not None:
-            return fitting
+        if found.keys and (checked := self._checked(message, finding, found.keys)).signed:
+            return checked
         if found.reason not in _OUTAGES:
             return finding
         message.asked = True
-        (unsigned,) = await self._examine([Task(message.envelope.type, message.envelope.fields)])
+        (unsigned,) = await self._examine([_with(message, ())])
         return unsigned
 
-    async def _fitting(self, message: Message, keys: Sequence[EncodedKey]) -> Finding | None:
-        """Return the finding of a message, None if it is by none of these keys."""
-        task = Task(message.envelope.type, message.envelope.fields, tuple(keys))
-        (finding,) = await self._examine([task])
-        return None if finding.signed is False else finding
+    def _checked(self, message: Message, finding: Finding, keys: Sequence[EncodedKey]) -> Finding:
+        """Check the signature of a message that was examined."""
+        return with_keys(_with(message, tuple(keys)), finding, self._rules.mode, self._limits)
+
+    def _fits(self, message: Message, finding: Finding, keys: Sequence[EncodedKey]) -> bool:
+        """Return whether a message is signed by one of these keys; then that is its finding."""
+        checked = self._checked(message, finding, keys)
+        if checked.signed:
+            message.finding = checked
+        return bool(checked.signed)
+
+
+def _with(message: Message, keys: tuple[EncodedKey, ...]) -> Task:
+    return Task(message.envelope.type, message.envelope.fields, keys)

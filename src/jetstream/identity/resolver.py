@@ -192,6 +192,11 @@ class Resolver:
         keys = past.history.keys_at(time_us, self._limits.history_slack_us)
         return Candidates(keys, past.reason or ("rate_limited" if did in self._announced else ""))
 
+    def known_at(self, did: str, time_us: int) -> list[EncodedKey]:
+        """Return what `keys_at` has found out about a time before; nothing, if it was not asked lately."""
+        past = self._pasts.get(did)
+        return [] if past is None else past.history.keys_at(time_us, self._limits.history_slack_us)
+
     async def _new_past(self, did: str) -> _Past:
         """Fetch the keys of an account. If that fails, those of the last time are kept, with the reason."""
         asked_at = self._clock()
