@@ -15,7 +15,7 @@ from jetstream.cli.log import cat, check, repair, stats
 from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.renderers.v1 import V1
 from jetstream.errors import InvalidParameter, LogError, SettingError
-from jetstream.eventlog import Changes, Cursors
+from jetstream.eventlog import Changes, Cursors, Gap
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
@@ -71,6 +71,25 @@ async def test_cat_leaves_out_what_a_wire_has_not(
     cat(data_dir=directory, since=str(START + 2000), wire="v2")
     [line] = written(capsysbinary)
     assert json.loads(line)["payload"]["sync"] == {}
+
+
+async def test_stats_count_states_and_gaps_where_there_are_some(
+    directory: Path, capsysbinary: pytest.CaptureFixture[bytes], cursor: Cursors
+) -> None:
+    stats(data_dir=directory)
+    assert not [line for line in written(capsysbinary) if line.startswith((b"states", b"gaps"))]
+    log = await SqliteLog.open(directory, limits=LogLimits(repo_changes=2))
+    for number in range(3):
+        repos = {bytes([number]) * 15: b"state" * 4 + b"1234"}
+        gap = Gap(START, f"did:plc:{number}", "", "", "sync")
+        await log.append(Batch.of((), ()), Changes(cursor, repos=repos, gaps=[gap]))
+        if number == 1:
+            await log.maintain()
+    await log.close()
+    stats(data_dir=directory)
+    shown = written(capsysbinary)
+    assert b"states       2 of repositories; changes of 1 appends to fold" in shown
+    assert b"gaps         3" in shown
 
 
 def test_cat_takes_a_range_and_a_filter(directory: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -267,14 +267,24 @@ def whole_states(
     Raises sqlite3.DatabaseError where pages are damaged. In the other direction, `falling`, what is behind
     these can be read.
     """
-    query, last = (_FALLING, b"\xff") if falling else (_RISING, b"")
-    while rows := connection.execute(query, (last, at_once)).fetchall():
+    query, last = (_FALLING, b"\xff" * _DID_BYTES) if falling else (_RISING, b"")
+    problem: sqlite3.DatabaseError | None = None
+    while problem is None:
+        rows: list[State] = []
+        try:
+            rows.extend(connection.execute(query, (last, at_once)))
+        except sqlite3.DatabaseError as error:
+            problem = error
+        if not rows:
+            break
         last = rows[-1][-1]
         whole = [row for row in rows if _is_whole(*row)]
         if len(whole) < len(rows):
             kept = {did for *_, did in whole}
             damaged.extend(did for *_, did in rows if did not in kept)
         yield whole
+    if problem is not None:
+        raise problem
 
 
 def forget_all(connection: sqlite3.Connection) -> None:

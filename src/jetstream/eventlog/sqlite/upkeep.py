@@ -103,7 +103,8 @@ class Upkeep:
                 await self._despite_damage(step)
             if state.tip + AHEAD_US // 2 > state.reservation.until_us:
                 await self._in_thread(state.reservation.extend, state.tip)
-            self._update_wal_condition()
+            # Only a foreign transaction lets it grow above its bound.
+            state.options.conditions.set("wal", long_wal(state.path, state.limits.wal_bytes_alarm))
             await self._take_reserve()
 
     async def close(self) -> None:
@@ -249,17 +250,14 @@ class Upkeep:
 
     async def _retain(self) -> None:
         """Trim what is past retention, by age and by the size of the files."""
-        options = self._state.options
+        state, options = self._state, self._state.options
         if options.retention_s is not None:
             before_us = options.clock() - int(options.retention_s * 1_000_000)
-            await self._trim(await self._in_thread(position_stored_before, self._state.upkeep, before_us))
+            await self._trim(await self._in_thread(position_stored_before, state.upkeep, before_us))
         if (size := options.retention_bytes) is not None:
-            await self._trim(
-                await self._in_thread(trim.position_within, self._reader, self._state.floor, size)
-            )
-
-        if self._state.gaps > (most := self._state.limits.gap_rows):
-            self._state.gaps = await self._exclusively(drop_oldest_gaps, self._state.upkeep, most)
+            await self._trim(await self._in_thread(trim.position_within, self._reader, state.floor, size))
+        if state.gaps > (most := state.limits.gap_rows):
+            state.gaps = await self._exclusively(drop_oldest_gaps, state.upkeep, most)
 
     async def _trim(self, before_us: int) -> None:
         """Delete step by step what ends before a position, and let memory follow after each step."""
@@ -286,11 +284,6 @@ class Upkeep:
         if space.low or wal_bytes(self._state.path) >= bytes_max:
             await self._in_thread(checkpointer.copy_pages)
             await self._exclusively(checkpointer.restart_wal)
-
-    def _update_wal_condition(self) -> None:
-        """Begin or end the condition `wal`. Only a foreign transaction lets the WAL grow above its bound."""
-        state = self._state
-        state.options.conditions.set("wal", long_wal(state.path, state.limits.wal_bytes_alarm))
 
     # The disk
 

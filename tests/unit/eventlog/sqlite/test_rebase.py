@@ -12,7 +12,7 @@ from tests.unit.eventlog.reading import read_all
 from tests.unit.eventlog.trimming import trim
 
 from jetstream.errors import LogLocked
-from jetstream.eventlog import Changes, SourceCursor
+from jetstream.eventlog import Changes, Gap, SourceCursor
 from jetstream.eventlog.sqlite.check import check
 from jetstream.eventlog.sqlite.rebase import Rebased, rebase
 from jetstream.eventlog.sqlite.reservation import Machine, Reservation
@@ -70,6 +70,23 @@ async def test_what_is_ahead_ends_now_in_the_same_order(tmp_path: Path, runs: tu
     assert done.events >= sum(time > NOW for run in runs for time in run)
     assert check(tmp_path).problems == []
     assert Reservation(tmp_path).read()[1] == NOW
+
+
+async def test_gaps_stay_with_their_events(tmp_path: Path) -> None:
+    await stored(tmp_path, range(1, 100), range(FAR, FAR + 100))
+    log = await SqliteLog.open(tmp_path, clock=lambda: NOW)
+    # Two at one event, one at another, and one just after the newest.
+    found = [(50, "a"), (FAR + 7, "a"), (FAR + 7, "b"), (FAR + 8, "a"), (FAR + 100, "a")]
+    gaps = [Gap(time_us, did, "", "", "sync") for time_us, did in found]
+    await log.append(Batch.of((), ()), Changes(CURSOR, gaps=gaps))
+    await log.close()
+    old, _ = await held(tmp_path)
+    rebase(tmp_path, NOW)
+    new, _ = await held(tmp_path)
+    moved = dict(zip(old, new, strict=True)) | {FAR + 100: NOW + 1}
+    log = await SqliteLog.open(tmp_path, clock=lambda: NOW)
+    assert [(gap.time_us, gap.did) for gap in await log.gaps(0, 9)] == [(moved[at], did) for at, did in found]
+    await log.close()
 
 
 async def test_what_is_not_ahead_stays_where_it_is(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import shutil
 import sqlite3
 import tempfile
@@ -10,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import BinaryIO
 from zlib import crc32
 
 import pytest
@@ -22,8 +24,10 @@ from jetstream.conditions import Conditions
 from jetstream.errors import LogCorrupt, LogUnwritable
 from jetstream.eventlog import Changes, SourceCursor
 from jetstream.eventlog.columns import Damaged
+from jetstream.eventlog.sqlite import repair as repair_module
 from jetstream.eventlog.sqlite import repos
-from jetstream.eventlog.sqlite.check import check
+from jetstream.eventlog.sqlite.check import Findings, check
+from jetstream.eventlog.sqlite.repair import repair
 from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.limits import LogLimits
@@ -279,3 +283,75 @@ async def test_damaged_changes_are_refused_with_the_remedy(damaged: Path) -> Non
     with pytest.raises(LogCorrupt, match=r"jetstream\.db.*states of repositories.*log repair"):
         await SqliteLog.open(damaged)
     assert any("states of repositories" in problem for problem in check(damaged).problems)
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["copied", "in place"])
+async def test_repair_drops_a_damaged_state_and_keeps_the_others(
+    damaged: Path, full: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert any("the states of 1 repositories are lost" in problem for problem in check(damaged).problems)
+    repaired(damaged, full, monkeypatch)
+    log = await SqliteLog.open(damaged)
+    expected = {number: state(number) for number in range(9)} | {1: state(100), 4: None}
+    assert {number: log.repo(numbered(number)) for number in range(9)} == expected
+    assert log._state.repos.stored == rows(log, "repo") == 8
+    assert rows(log, "repo_change") == 1
+    await log.close()
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["copied", "in place"])
+@pytest.mark.parametrize(
+    "damage",
+    ["UPDATE repo_change SET records = zeroblob(40)", "UPDATE repo_change SET id = 9"],
+    ids=["checksum", "hole"],
+)
+async def test_repair_forgets_all_states_when_changes_are_lost(
+    damaged: Path, full: bool, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(damaged, "INSERT INTO repo_change SELECT id + 1, crc, records FROM repo_change")
+    execute(damaged, damage + " WHERE id = (SELECT max(id) FROM repo_change)")
+    repaired(damaged, full, monkeypatch)
+    log = await SqliteLog.open(damaged)
+    assert [log.repo(numbered(number)) for number in range(9)] == [None] * 9
+    assert log._state.repos.stored == rows(log, "repo") == rows(log, "repo_change") == 0
+    await log.close()
+
+
+def repaired(directory: Path, full: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repair a log, on a disk that has room for a copy or not."""
+
+    def no_room(_directory: Path, _new: Path) -> Findings:
+        raise OSError(errno.ENOSPC, "full")
+
+    if full:
+        monkeypatch.setattr(repair_module, "_rebuild", no_room)
+    _, aside = repair(directory)
+    assert (aside is None) == full
+    assert check(directory).problems == []
+
+
+async def test_states_behind_a_damaged_page_are_kept(tmp_path: Path) -> None:
+    log = await SqliteLog.open(tmp_path, limits=replace(BY_HAND, repo_changes=2_000))
+    await append(log, {numbered(number): state(number) for number in range(2_000)})
+    await log.maintain()
+    root = log._state.writer.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'repo'").fetchone()[0]
+    await log.close()
+    with (tmp_path / DATABASE).open("r+b") as file:
+        leaf = page_in(file, root)
+        file.seek(4096 * (leaf - 1))
+        file.write(b"\xff" * 4096)
+    repair(tmp_path)
+    log = await SqliteLog.open(tmp_path)
+    kept = [number for number in range(2_000) if log.repo(numbered(number)) is not None]
+    assert all(log.repo(numbered(number)) == state(number) for number in kept)
+    assert 1_500 < len(kept) == rows(log, "repo") < 2_000
+    await log.close()
+
+
+def page_in(file: BinaryIO, root: int) -> int:
+    """Return a page in the middle of a table, by its root (see the format of SQLite's files)."""
+    file.seek(4096 * (root - 1))
+    page = file.read(4096)
+    count = int.from_bytes(page[3:5], "big")
+    cell = int.from_bytes(page[12 + 2 * (count // 2) :][:2], "big")
+    return int.from_bytes(page[cell : cell + 4], "big")
