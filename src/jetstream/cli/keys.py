@@ -26,7 +26,7 @@ from jetstream.identity.follower import Follower
 from jetstream.identity.store import KeyStore, export_lock
 from jetstream.limits import ExportLimits
 from jetstream.runtime import run, stop_on_signals
-from jetstream.settings import PLC_URL, PLC_URL_VARIABLE, first_at_comma
+from jetstream.settings import PLC_URL, PLC_URL_VARIABLE, first_at_comma, parse_web_url
 from jetstream.urls import shown
 
 _ALL: Final = "all signing keys are there"
