@@ -8,7 +8,7 @@
     │   ├── KeyCacheFull        the disk has no room for it
     │   └── KeyCacheReplaced    its file was damaged, and a new one has taken its place
     ├── ExportError             a PLC directory's export cannot be read
-    ├── WorkerError             no process can be started that verifies messages
+    ├── WorkerError             messages cannot be verified: no process can be started that does
     ├── InvalidParameter        a client's parameter cannot be used: HTTP 400, or close code 1008
     └── LogError                the event log
         ├── LogLocked           another process writes to this directory
@@ -77,7 +77,7 @@ class ExportError(JetstreamError):
 
 
 class WorkerError(JetstreamError):
-    """No process can be started that verifies messages."""
+    """Messages cannot be verified: no process can be started that does."""
 
 
 class LogError(JetstreamError):

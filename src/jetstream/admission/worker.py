@@ -49,7 +49,7 @@ class Worker:
         limits: WorkerLimits = WorkerLimits(),
         command: Sequence[str] = COMMAND,
     ) -> None:
-        self.ready = asyncio.Event()  # set while the process takes tasks
+        self.ready = False  # whether the process takes tasks
         self.outstanding = Outstanding(limits.deaths_max)
         self.process: subprocess.Popen[bytes] | None = None  # the present one, or the last one
         self._setup = packed(setup)
@@ -82,7 +82,7 @@ class Worker:
 
     def look(self) -> None:
         """Kill the process if it is silent for too long. To be called `looks` times in `hang_s`."""
-        limits, ready = self._limits, self.ready.is_set()
+        limits, ready = self._limits, self.ready
         self._silent_looks = self._silent_looks + 1 if self.outstanding or not ready else 0
         allowed_s = limits.hang_s if ready else limits.start_s
         if self._silent_looks > limits.looks * allowed_s / limits.hang_s and self.process is not None:
@@ -95,17 +95,17 @@ class Worker:
             if starts_failed:
                 await asyncio.sleep(backoff_s(starts_failed))
             problem = await self._run_process()
-            if self.ready.is_set():
+            if self.ready:
                 starts_failed = 0
                 self._replace("hung" if self._hung else "died", problem)
             else:
                 starts_failed += 1
                 self._count("not_started", problem)
-        self._failed(problem)
+        self._failed(f"no process can be started ({problem}); `--verify-workers 0` needs none")
 
     def _replace(self, cause: str, problem: str) -> None:
         """Note that a process which was ready has ended."""
-        self.ready.clear()
+        self.ready = False
         self._count(cause, problem)
         self.outstanding.process_ended()
         self._answered()
@@ -118,14 +118,11 @@ class Worker:
 
     async def _run_process(self) -> str:
         """Run one process to its end; return how it has ended."""
-        ours, theirs = socket.socketpair()
         try:
-            with theirs:
-                process = self.process = self._open(theirs)
+            process, ours = self._open()
         except (OSError, TypeError) as error:  # too many processes or files; no known path of Python
-            ours.close()
-            return f"it cannot be started: {error}"
-        self._silent_looks, self._hung = 0, False
+            return str(error)
+        self.process, self._silent_looks, self._hung = process, 0, False
         try:
             await self._converse(ours)
         finally:
@@ -133,15 +130,25 @@ class Worker:
             await asyncio.to_thread(process.wait)
         return _how_ended(process.returncode)
 
-    def _open(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
-        # `Popen` starts it with `vfork`: `fork` copies the page tables of a large process, and takes up to
-        # 50 ms. In a session of its own, it does not get the signals of a terminal.
-        return subprocess.Popen(  # noqa: S603 - our own command
-            [sys.executable, *self._command],
-            stdin=theirs.fileno(),
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+    def _open(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        """Start a process; return it, and the socket to it.
+
+        `Popen` does so with `vfork`: `fork` copies the page tables of a large process, and takes up to 50 ms.
+        In a session of its own, the process does not get the signals of a terminal.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                process = subprocess.Popen(  # noqa: S603 - our own command
+                    [sys.executable, *self._command],
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            except BaseException:
+                ours.close()
+                raise
+        return process, ours
 
     async def _converse(self, ours: socket.socket) -> None:
         """Send and receive until the connection to the process ends."""
@@ -161,18 +168,18 @@ class Worker:
     def _write(self, parcel: Parcel) -> None:
         transport = self._transport
         # uvloop's transport raises an error between its end and `connection_lost`.
-        if transport is not None and self.ready.is_set() and not transport.is_closing():
+        if transport is not None and self.ready and not transport.is_closing():
             transport.write(parcel.data)
 
     def _receive(self, data: memoryview) -> None:
         """Take a message of the process: the first says that it is ready, each other is an answer."""
         self._silent_looks = 0
         value = unpacked(data)
-        if self.ready.is_set():
+        if self.ready:
             self.outstanding.answered(value)
             self._answered()
         else:
-            self.ready.set()
+            self.ready = True
             self._answered()
             for parcel in self.outstanding:
                 self._write(parcel)

@@ -133,7 +133,7 @@ class Examiners:
     # --- in other processes ---
 
     async def _started(self, worker: Worker) -> None:
-        while not worker.ready.is_set():
+        while not worker.ready:
             self._raise_problem()
             await self._room.wait()
         self._raise_problem()
@@ -188,7 +188,7 @@ class Examiners:
 
     def _raise_problem(self) -> None:
         if self._problem:
-            raise WorkerError(f"no process can be started that verifies messages: {self._problem}")
+            raise WorkerError(f"messages cannot be verified: {self._problem}")
 
 
 class _Call:

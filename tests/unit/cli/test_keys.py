@@ -85,6 +85,16 @@ def test_an_empty_variable_means_the_default_directory(
     assert capsys.readouterr().err.startswith("jetstream: data/")
 
 
+def test_of_several_directories_in_the_variable_the_first_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JETSTREAM_PLC_URL", "ftp://first.example, https://second.example")
+    with pytest.raises(SystemExit):
+        cli.main(["keys", "import", "--data-dir", str(tmp_path)])
+    line = capsys.readouterr().err
+    assert line == "jetstream: --plc-url: 'ftp://first.example' is not an http or https URL\n"
+
+
 def test_the_help_says_what_an_interrupt_does_and_what_the_exit_codes_mean(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

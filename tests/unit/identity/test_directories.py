@@ -181,3 +181,33 @@ async def test_callers_pass_at_a_rate_in_order(clock: Clock) -> None:
     assert [number for number, _ in passed] == list(range(6))
     assert [at for _, at in passed[:3]] == [0.0, 0.0, 0.0]
     assert all(later - at >= 0.09 for (_, at), (_, later) in pairwise(passed[2:]))
+
+
+class TestOutage:
+    async def ask(self, directories: Directories, clock: Clock, *outcomes: tuple[str, str]) -> None:
+        """Note the outcomes of requests, five seconds apart."""
+        by_url = {each.url: each for each in directories.directories}
+        for url, reason in outcomes:
+            by_url[url].note(NoKey(reason) if reason else None)
+            clock.passed += 5
+
+    async def test_it_lasts_from_the_first_failure_to_the_last(self) -> None:
+        clock = Clock()
+        directories = Directories(["a", "b"], Answers(), KeyLimits(), clock, clock.sleep)
+        assert directories.outage() is None
+        await self.ask(directories, clock, ("a", "status"), ("a", "status"))
+        assert directories.outage() is None
+        await self.ask(directories, clock, ("b", "timeout"), ("a", "status"), ("b", "tls"))
+        assert directories.outage() == (10.0, 20.0, "b: tls")
+
+    @pytest.mark.parametrize("reason", ["", "not_found", "no_key"])
+    async def test_an_answer_ends_it(self, reason: str) -> None:
+        clock = Clock()
+        directories = Directories(["a"], Answers(), KeyLimits(), clock, clock.sleep)
+        await self.ask(directories, clock, ("a", "status"), ("a", "status"))
+        assert directories.outage() == (5.0, 5.0, "a: status")
+        await self.ask(directories, clock, ("a", reason))
+        assert directories.outage() is None
+
+    async def test_without_directories_there_is_none(self) -> None:
+        assert Directories([], Answers()).outage() is None
