@@ -15,11 +15,12 @@ from tests.fuzz.conftest import Fuzz
 from tests.unit.eventlog.events import make_event
 
 from jetstream.errors import LogError
-from jetstream.eventlog import Changes, SourceCursor
+from jetstream.eventlog import Changes, Gap, SourceCursor
 from jetstream.eventlog.sqlite.check import check
 from jetstream.eventlog.sqlite.export import contents, selected
 from jetstream.eventlog.sqlite.repair import repair
 from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
 from jetstream.model.event import Event
 from jetstream.model.filter import EVERYTHING
@@ -53,12 +54,22 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     return Copy(copy, asyncio.run(write(tmp_path_factory.mktemp("open"), copy)))
 
 
+def states(start: int) -> dict[bytes, bytes | None]:
+    """Return the states that an append changes: two of three are folded in the end."""
+    return {n.to_bytes(15, "big"): n.to_bytes(24, "big") for n in range(start, start + BATCH)}
+
+
+def gaps(start: int) -> list[Gap]:
+    return [Gap(start, f"did:plc:{start}", "3l3qo2vutsw2b", "3l3qo2vuowo2b", "commit")]
+
+
 async def write(directory: Path, copy: Path) -> Written:
-    log = await SqliteLog.open(directory)
+    log = await SqliteLog.open(directory, limits=LogLimits(repo_changes=2 * EVENTS // 3))
     written: Written = {}
     for start in range(1, EVENTS + 1, BATCH):
         batch = Batch.of([make_event(n) for n in range(start, start + BATCH)], range(start, start + BATCH))
-        await log.append(batch, Changes({"relay.example:443": SourceCursor(start)}))
+        changes = Changes({"relay.example:443": SourceCursor(start)}, states(start), gaps(start))
+        await log.append(batch, changes)
         written |= {batch.times[index]: batch.event(index) for index in range(len(batch))}
     await log.maintain()
     for name in FILES:
@@ -124,6 +135,9 @@ async def serve(directory: Path, written: Written) -> None:
             for index in range(batch.index(position), len(batch)):
                 assert written.get(batch.times[index]) == batch.event(index)
             position = batch.last + 1
+        for n in (1, EVENTS // 2, EVENTS):
+            assert log.repo(n.to_bytes(15, "big")) in (None, n.to_bytes(24, "big"))
+        await log.gaps(0, EVENTS)
         time_us = log.tip + 1
         await log.append(
             Batch.of([make_event(1)], [time_us]), Changes({"relay.example:443": SourceCursor(1)})

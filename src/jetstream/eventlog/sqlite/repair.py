@@ -180,7 +180,7 @@ def _keep_states(old: sqlite3.Connection, writer: sqlite3.Connection) -> None:
             for rows in whole_states(old, [], falling=falling):
                 with Transaction(writer):
                     count_states(writer, insert_states(writer, rows))
-        except sqlite3.DatabaseError as error:
+        except (Damaged, sqlite3.DatabaseError) as error:
             if not is_damage(error):  # of the new file
                 raise
         else:

@@ -216,9 +216,10 @@ def insert_states(connection: sqlite3.Connection, rows: Sequence[State]) -> int:
     if not rows:
         return 0
     updated = connection.executemany("UPDATE repo SET state = ?, crc = ? WHERE did = ?", rows).rowcount
-    if updated < len(rows):
-        connection.executemany("INSERT OR IGNORE INTO repo (state, crc, did) VALUES (?, ?, ?)", rows)
-    return len(rows) - updated
+    if updated == len(rows):
+        return 0
+    insert = "INSERT OR IGNORE INTO repo (state, crc, did) VALUES (?, ?, ?)"
+    return connection.executemany(insert, rows).rowcount
 
 
 def delete_states(connection: sqlite3.Connection, dids: Sequence[bytes]) -> int:
@@ -264,11 +265,11 @@ def whole_states(
 ) -> Iterator[list[State]]:
     """Yield the undamaged rows of `repo`, some at a time, and collect the DIDs of the others.
 
-    Raises sqlite3.DatabaseError where pages are damaged. In the other direction, `falling`, what is behind
-    these can be read.
+    Raises Damaged or sqlite3.DatabaseError where pages are damaged. In the other direction, `falling`, what
+    is behind these can be read.
     """
     query, last = (_FALLING, b"\xff" * _DID_BYTES) if falling else (_RISING, b"")
-    problem: sqlite3.DatabaseError | None = None
+    problem: Exception | None = None
     while problem is None:
         rows: list[State] = []
         try:
@@ -277,7 +278,9 @@ def whole_states(
             problem = error
         if not rows:
             break
-        last = rows[-1][-1]
+        before, last = last, rows[-1][-1]
+        if not _follows(before, last, falling):
+            problem = Damaged("the keys of states of repositories are out of order")
         whole = [row for row in rows if _is_whole(*row)]
         if len(whole) < len(rows):
             kept = {did for *_, did in whole}
@@ -285,6 +288,11 @@ def whole_states(
         yield whole
     if problem is not None:
         raise problem
+
+
+def _follows(before: bytes, last: object, falling: bool) -> bool:
+    """Tell whether a key is behind another one, so that reading goes on: damage may break the order."""
+    return isinstance(last, bytes) and (last < before if falling else last > before)
 
 
 def forget_all(connection: sqlite3.Connection) -> None:

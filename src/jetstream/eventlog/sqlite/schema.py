@@ -246,7 +246,7 @@ def named_cursor(row: Sequence[Any]) -> tuple[str, SourceCursor]:
         return source, cursor
     try:
         seqs = tuple(accumulate(map(int, unstored.split(" ")), initial=cursor.seq))[1:]
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, TypeError) as error:
         raise Damaged(f"the cursor of {source} is damaged: {error}") from error
     return source, cursor._replace(unstored=seqs)
 

@@ -7,7 +7,7 @@ import errno
 import shutil
 import sqlite3
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -328,6 +328,28 @@ def repaired(directory: Path, full: bool, monkeypatch: pytest.MonkeyPatch) -> No
     _, aside = repair(directory)
     assert (aside is None) == full
     assert check(directory).problems == []
+
+
+@pytest.mark.parametrize("place", range(0, 4096, 128))
+async def test_keys_that_are_overwritten_end_a_check(tmp_path: Path, place: int) -> None:
+    """What is read of a page with damaged keys ends, and is right."""
+    log = await SqliteLog.open(tmp_path, limits=replace(BY_HAND, repo_changes=400))
+    await append(log, {numbered(number): state(number) for number in range(400)})
+    await log.maintain()
+    root = log._state.writer.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'repo'").fetchone()[0]
+    await log.close()
+    with (tmp_path / DATABASE).open("r+b") as file:
+        leaf = page_in(file, root)
+        file.seek(4096 * (leaf - 1) + place)
+        file.write(bytes(128))
+    known = {(numbered(number), state(number)) for number in range(400)}
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
+        for falling in (False, True):
+            with suppress(Damaged, sqlite3.DatabaseError):
+                for whole in repos.whole_states(connection, [], falling=falling, at_once=7):
+                    assert {(did, each) for each, _, did in whole} <= known
+    repair(tmp_path)
+    assert check(tmp_path).problems == []
 
 
 async def test_states_behind_a_damaged_page_are_kept(tmp_path: Path) -> None:
