@@ -30,7 +30,7 @@ from jetstream.upstream.envelope import MESSAGE_TYPES
 from jetstream.upstream.pipeline import Pipeline
 from jetstream.upstream.seq_tracker import SeqTracker
 from jetstream.upstream.source import Link, Source
-from jetstream.upstream.sources import Changes, Sources
+from jetstream.upstream.sources import Applied, Sources
 from jetstream.upstreams import PDS_LABEL, Upstream, all_upstreams, cursors_of, named
 
 logger = structlog.get_logger(__name__)
@@ -111,7 +111,7 @@ class Intake:
         else:
             self._log_changes(await self._apply(upstreams))
 
-    async def _apply(self, upstreams: Sequence[Upstream]) -> Changes:
+    async def _apply(self, upstreams: Sequence[Upstream]) -> Applied:
         changes = await self.sources.apply(upstreams)
         if self.admission is not None:
             self.admission.use(upstreams)
@@ -174,7 +174,7 @@ class Intake:
                 upstream=self._named(sorted(new)),
             )
 
-    def _log_changes(self, changes: Changes) -> None:
+    def _log_changes(self, changes: Applied) -> None:
         """Log what a new list of upstreams has changed, in one line."""
         changed = {name: names for name, names in changes._asdict().items() if names and name != "unchanged"}
         shown = {name: f"{len(names)}: {self._named(names)}" for name, names in changed.items()}

@@ -74,12 +74,14 @@ class Throttled:
         self._clock = clock
         self._logged_at: dict[str, float] = {}  # when the last line of each event was written
         self._omitted: dict[str, _Omitted] = {}  # lines of each event that were left out since then
+        # What this one was bound from: it tells what was omitted, as long as it is there.
+        self._origin: Throttled | None = None
         _all.add(self)
 
     def bind(self, **fields: object) -> Throttled:
-        """Return a logger with more fields. It shares the throttle of this one, which must outlive it."""
+        """Return a logger with more fields, which shares the throttle of this one."""
         bound = copy(self)
-        bound._logger = self._logger.bind(**fields)  # noqa: SLF001 - of this class
+        bound._logger, bound._origin = self._logger.bind(**fields), self  # noqa: SLF001 - of this class
         return bound
 
     def info(self, event: str, **fields: object) -> None:

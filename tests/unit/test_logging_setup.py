@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from types import SimpleNamespace
 
@@ -135,3 +136,14 @@ def test_bound_loggers_share_the_throttle_and_have_fields_of_their_own() -> None
         ("a", "A", None),
         ("c", "C", 1),
     ]
+
+
+def test_what_a_bound_logger_has_omitted_is_told_too() -> None:
+    bound = Throttled(structlog.get_logger()).bind(upstream="a")
+    gc.collect()
+    with capture_logs() as lines:
+        for number in range(3):
+            bound.info("a bound burst", number=number)
+        tell_omitted(waiting=False)
+    numbers = [(line["number"], line["upstream"]) for line in lines if line["event"] == "a bound burst"]
+    assert numbers == [(0, "a"), (2, "a")]

@@ -72,6 +72,7 @@ class Admission:
         self._labels = {each.name: PDS_LABEL for each in upstreams if each.kind == "pds"}
         relays = [each.name for each in upstreams if each.kind == "relay"]
         self._parts.accounts.set_sources(relays, self._labels, self._clock())
+        self._judge.hosting.use({each.name: each.url for each in upstreams if each.kind == "pds"})
         self.check()
 
     def join(self, source: str) -> Callable[[DecodedBatch, float], Awaitable[None]]:

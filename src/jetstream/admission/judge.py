@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
 
+from jetstream.admission.examination import Finding
+from jetstream.admission.hosting import Hosting
 from jetstream.admission.identities import Identities
 from jetstream.admission.judging import IN_REPOSITORIES, Message, Rules, States, is_deletion
 from jetstream.admission.marks import Marks
@@ -52,6 +55,8 @@ class Judge:
         self.marks = Marks()
         # What messages lack until they can be judged. It also brings the keys for their first examination.
         self.signatures = Signatures(rules, self.states, parts.examine, parts.keys, limits)
+        # Which accounts a source may speak for.
+        self.hosting = Hosting(rules, parts.keys)
         # What was judged since the last append.
         self.output = Output()
         self.reports = Reports(parts.conditions, bounds, clock)
@@ -126,11 +131,20 @@ class Judge:
 
     def _decide(self, message: Message) -> None:
         """Judge a message, or let it wait."""
-        if message.envelope.type in IN_REPOSITORIES:
+        if (waiting := self.hosting.missing(message)) is not None:
+            self._suspend(message, waiting)
+        elif not self.hosting.accepts(message):
+            self.output.drops[message.source, "host"] += 1
+            self._done(message)
+        elif message.envelope.type in IN_REPOSITORIES:
             self._decide_signed(message)
         else:
             self._decide_unsigned(message)
             self._done(message)
+
+    def _suspend(self, message: Message, waiting: Coroutine[Any, Any, Finding | None]) -> None:
+        self._mark(message)
+        self._suspended.begin(message, waiting)
 
     def _decide_signed(self, message: Message) -> None:
         state = self.states.get(message.did)
@@ -141,8 +155,7 @@ class Judge:
         if verdict is not None:
             self._end(message, Judgement(verdict, state))
         elif (waiting := self.signatures.missing(message)) is not None:
-            self._mark(message)
-            self._suspended.begin(message, waiting)
+            self._suspend(message, waiting)
         else:
             assert message.finding is not None
             judgement = self._rules.judge(state, message.finding)
@@ -212,13 +225,17 @@ class Judge:
             passes = self._identities.passes(event.body, self._now_us)
         else:
             self._take_overdue([(message.did, each) for each in self._held.release(message.did)])
-            passes = self._accounts.offer(message.source, message.did, event.body)
+            passes = self._offer_account(message, event)
         if not passes:
             self.output.drops[message.source, "repeat"] += 1
         elif message.envelope.type == "identity":
             self.output.add(message.source, [event], drops)
         else:
             self._pass_account(message.source, message.did, event, drops)
+
+    def _offer_account(self, message: Message, event: Event) -> bool:
+        host = self.hosting.source_of(message.did)
+        return self._accounts.offer(message.source, message.did, event.body, host)
 
     def _pass_account(self, source: str, did: str, event: Event, drops: Sequence[str]) -> None:
         self.output.add(source, [event], drops)

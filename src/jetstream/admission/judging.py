@@ -41,6 +41,8 @@ class Message:
     # not fit. It waits once for each.
     asked: bool = False
     retried: bool = False
+    # Whether the PDS of its account was asked for.
+    is_placed: bool = False
     # Whether it has waited for too long, or had no room: it is judged with what is known.
     is_let_go: bool = False
     # When it was held first because messages before it are missing, in monotonic seconds; 0: it was not. And

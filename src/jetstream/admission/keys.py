@@ -136,6 +136,16 @@ class Keys:
         """Return the keys that memory has of a rev, since `after_failure` was asked for the account."""
         return self._resolver.known_at(did, tid_us(rev))
 
+    def pds(self, did: str) -> str | None:
+        """Return the host of an account's PDS that memory has: empty, if there is none. None: not known."""
+        return self._resolver.pds(did)
+
+    async def find_pds(self, did: str) -> None:
+        """Fetch the document of an account, so that `pds` has what it says, within `wait_s`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.wait_s):
+                await self._resolver.find_pds(did, refresh=True)
+
     def announced(self, did: str) -> None:
         """Note that an account may have changed its key (`#identity`). It is fetched when it is used."""
         self._resolver.announced(did)

@@ -56,7 +56,7 @@ async def opened(
     rules = Rules(settings.verify, chained=chained, pass_unverified=settings.unresolved == "pass")
     async with AsyncExitStack() as stack:
         keys: Keyring | None = None
-        if rules.needs_keys:
+        if rules.needs_keys or settings.upstream_file is not None:
             keys = await stack.enter_async_context(_keys(settings, server, limits))
         restarts = server.metrics.workers() if settings.verify_workers else None
         examiners = await stack.enter_async_context(

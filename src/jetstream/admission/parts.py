@@ -65,6 +65,12 @@ class Keyring(Protocol):
     def known_at(self, did: str, rev: str) -> Sequence[EncodedKey]:
         """Return what memory has of these keys, since they were asked for."""
 
+    def pds(self, did: str) -> str | None:
+        """Return the host of an account's PDS that memory has: empty, if there is none. None: not known."""
+
+    def find_pds(self, did: str) -> Awaitable[None]:
+        """Return when `pds` has what the document of an account says now, if it can be fetched."""
+
     def announced(self, did: str) -> None:
         """Note that an account may have changed its key."""
 
@@ -76,7 +82,7 @@ class Parts:
     log: Log
     append: Append
     examine: Examine
-    keys: Keyring | None  # None: nothing is verified
+    keys: Keyring | None  # None: nothing is verified, and no source is a PDS
     accounts: Accounts
     connected: Callable[[], Collection[str]]  # the names of the sources that have a connection
     metrics: AdmissionMetrics

@@ -27,6 +27,14 @@ class Hosts:
         self._hosts = {source: endpoint(url) for source, url in urls.items()}
         self._sources = {host: source for source, host in reversed(self._hosts.items())}
 
+    def __len__(self) -> int:
+        """Return how many sources are PDSes."""
+        return len(self._hosts)
+
+    def __contains__(self, source: str) -> bool:
+        """Return whether a source is a PDS."""
+        return source in self._hosts
+
     def speaks_for(self, source: str, pds: str | None) -> bool | None:
         """Return whether a source may speak for an account; None: its document must be fetched first.
 

@@ -41,7 +41,7 @@ class Signatures:
     async def prepare(self, messages: Sequence[Message]) -> list[Task | None]:
         """Return the task of each message; None if it is not examined now."""
         signed = [each if each.envelope.type in IN_REPOSITORIES else None for each in messages]
-        if self._keys is not None:
+        if self._keys is not None and self._rules.needs_keys:
             missing = {each.did for each in signed if each is not None and not self._keys.cached(each.did)}
             if missing:
                 await self._keys.load(list(missing))
@@ -54,7 +54,7 @@ class Signatures:
             if not message.is_let_go:
                 return self._examine_copy(message)
             finding = message.finding = examine(self._task(message), self._rules.mode, self._limits)
-        if message.is_let_go or self._keys is None:
+        if message.is_let_go or self._keys is None or not self._rules.needs_keys:
             return None
         if self._rules.lacks_key(finding) and not message.asked:
             message.asked = True
@@ -89,8 +89,9 @@ class Signatures:
     def _task(self, message: Message) -> Task:
         """Return the task of a message with the keys that are at hand, the present one first."""
         keys: tuple[EncodedKey, ...] = ()
-        if self._keys is not None and (key := self._keys.cached(message.did)) is not None:
-            keys = tuple(dict.fromkeys((key, *self._keys.known_at(message.did, message.rev))))
+        at_hand = self._keys if self._rules.needs_keys else None
+        if at_hand is not None and (key := at_hand.cached(message.did)) is not None:
+            keys = tuple(dict.fromkeys((key, *at_hand.known_at(message.did, message.rev))))
         return _with(message, keys)
 
     async def _examine_copy(self, message: Message) -> Finding:

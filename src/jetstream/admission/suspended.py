@@ -21,7 +21,7 @@ class _First(NamedTuple):
     """The message that its repository waits for, and what it waits for itself."""
 
     message: Message
-    task: asyncio.Task[Finding]
+    task: asyncio.Task[Finding | None]
 
 
 class Suspended:
@@ -49,7 +49,7 @@ class Suspended:
         """Return the messages of a repository that wait."""
         return [*self._let_go.get(did, ()), *self._waiting.items(did)]
 
-    def begin(self, message: Message, waiting: Coroutine[Any, Any, Finding]) -> None:
+    def begin(self, message: Message, waiting: Coroutine[Any, Any, Finding | None]) -> None:
         """Let a message wait until `waiting` returns its finding, and its repository with it."""
         did = message.did
         task = asyncio.create_task(waiting)

@@ -21,6 +21,7 @@ DROP_REASONS: Final = {
     "frame_text": "a text message where frames are binary",
     "frame_type": "a message type that is unknown",
     "repeat": "the frame was taken before",
+    "host": "a PDS speaks for an account whose document names another one",
     "malformed": "a field that is required is missing or of the wrong type",
     "did": "the DID does not match the DID syntax",
     "rev": "the rev of a commit or #sync is no TID",

@@ -42,7 +42,7 @@ ONE_GONE: Final = "upstream_gone"
 logger = structlog.get_logger(__name__)
 
 
-class Changes(NamedTuple):
+class Applied(NamedTuple):
     """What `Sources.apply` did: names of sources."""
 
     added: list[str]
@@ -115,7 +115,7 @@ class Sources:
         for each in self._all.values():
             self._start(each, tasks)
 
-    async def apply(self, wanted: Sequence[Upstream]) -> Changes:
+    async def apply(self, wanted: Sequence[Upstream]) -> Applied:
         """Let there be a source for each of these upstreams, whose names are unique, and for no other.
 
         Those that are unchanged go on. One that has another URL or kind is replaced, and goes on after its
@@ -131,7 +131,7 @@ class Sources:
         if removed:
             await self._forget(removed)
         added = [name for name in after if name not in before]
-        return Changes(added, removed, [name for name in ended if name in after], list(kept))
+        return Applied(added, removed, [name for name in ended if name in after], list(kept))
 
     def relays(self) -> tuple[UpstreamStatus, ...]:
         """Return where the server stands with each upstream that is no PDS."""

@@ -13,7 +13,7 @@ from jetstream.conditions import Conditions
 from jetstream.limits import SourceLimits
 from jetstream.status import UpstreamState
 from jetstream.upstream.source import Link, Source
-from jetstream.upstream.sources import Changes, Sources, Turns
+from jetstream.upstream.sources import Applied, Sources, Turns
 from jetstream.upstreams import Upstream, UpstreamKind
 
 
@@ -95,24 +95,24 @@ class Stage:
 
 async def test_sources_are_added_removed_replaced_and_ordered_while_they_run() -> None:
     stage = Stage()
-    assert await stage.sources.apply(upstreams("a", "b")) == Changes(["a", "b"], [], [], [])
+    assert await stage.sources.apply(upstreams("a", "b")) == Applied(["a", "b"], [], [], [])
     assert [each.runs for each in stage.built] == [0, 0]
     async with asyncio.TaskGroup() as tasks:
         stage.sources.start(tasks)
         await asyncio.sleep(0)
         a, b = stage["a"], stage["b"]
         moved = upstreams("b", url="ws://elsewhere")
-        assert await stage.sources.apply([*upstreams("c"), *moved, *upstreams("a")]) == Changes(
+        assert await stage.sources.apply([*upstreams("c"), *moved, *upstreams("a")]) == Applied(
             ["c"], [], ["b"], ["a"]
         )
         assert stage.names == ["c", "b", "a"]
         assert (stage["a"] is a, stage["b"] is b, b.ended, a.ended) == (True, False, True, False)
         assert stage.forgotten == []  # one that is replaced keeps its cursor
-        assert await stage.sources.apply(moved) == Changes([], ["c", "a"], [], ["b"])
+        assert await stage.sources.apply(moved) == Applied([], ["c", "a"], [], ["b"])
         assert stage.forgotten == [["c", "a"]]
         assert (len(stage.sources), stage["b"].runs) == (1, 1)
-        assert await stage.sources.apply(moved) == Changes([], [], [], ["b"])
-        assert await stage.sources.apply([]) == Changes([], ["b"], [], [])
+        assert await stage.sources.apply(moved) == Applied([], [], [], ["b"])
+        assert await stage.sources.apply([]) == Applied([], ["b"], [], [])
         assert all(each.ended for each in stage.built)
 
 

@@ -209,10 +209,11 @@ def insert(connection: sqlite3.Connection, stored: Segment | Row) -> None:
 def store_cursors(
     connection: sqlite3.Connection, cursors: Cursors, tip_us: int, appended: int, *, same_sources: bool
 ) -> None:
-    """Store the cursors of all sources, with the tip and the number of events ever appended.
+    """Store cursors, with the tip and the number of events ever appended.
 
     Those two stand in the rows of the cursors, so that a commit writes one page less; the view `extent` takes
-    the highest of each. `same_sources` tells that the table has rows for exactly these sources.
+    the highest of each. With `same_sources`, the table has rows for these sources, and others stay. Else they
+    go.
     """
     values = [
         (*cursor[:-1], _packed_seqs(cursor), tip_us, appended, source) for source, cursor in cursors.items()

@@ -191,8 +191,10 @@ class SqliteLog:
                     insert_row(writer, part.first, part.last, Columns.of(part))
         if tombstones:
             writer.executemany("INSERT OR REPLACE INTO tombstone VALUES (?, ?)", tombstones.items())
-        cursors = changes.cursors
-        same_sources = cursors.keys() == state.cursors.keys()
+        cursors, before = changes.cursors, state.cursors
+        same_sources = cursors.keys() == before.keys()
+        if same_sources:  # of hundreds of sources, one or two have moved
+            cursors = {source: each for source, each in cursors.items() if before[source] != each} or cursors
         store_cursors(writer, cursors, tip, state.appended + len(batch), same_sources=same_sources)
         if changes.gaps:
             insert_gaps(writer, changes.gaps)
