@@ -1,4 +1,4 @@
-"""Accepts a message of a PDS only for an account of its own, and knows what to wait for (`pds` has the rule)."""
+"""Accepts a message of a PDS only for an account of its own, and knows what to wait for (see `pds`)."""
 
 from __future__ import annotations
 

@@ -41,11 +41,20 @@ class Signatures:
     async def prepare(self, messages: Sequence[Message]) -> list[Task | None]:
         """Return the task of each message; None if it is not examined now."""
         signed = [each if each.envelope.type in IN_REPOSITORIES else None for each in messages]
-        if self._keys is not None and self._rules.needs_keys:
-            missing = {each.did for each in signed if each is not None and not self._keys.cached(each.did)}
-            if missing:
-                await self._keys.load(list(missing))
+        if self._keys is not None:
+            await self._prepare_keys(messages, self._keys)
         return [None if each is None else self._first_task(each) for each in signed]
+
+    async def _prepare_keys(self, messages: Sequence[Message], keys: Keyring) -> None:
+        """Read the keys of messages into memory, and note which may have changed."""
+        missing: set[str] = set()
+        for message in messages:
+            if message.envelope.type == "identity":
+                keys.announced(message.did)
+            elif self._rules.needs_keys and keys.cached(message.did) is None:
+                missing.add(message.did)
+        if missing:
+            await keys.load(list(missing))
 
     def missing(self, message: Message) -> Coroutine[Any, Any, Finding] | None:
         """Return what a message must wait for; None: it can be judged."""
@@ -56,27 +65,32 @@ class Signatures:
             finding = message.finding = examine(self._task(message), self._rules.mode, self._limits)
         if message.is_let_go or self._keys is None or not self._rules.needs_keys:
             return None
+        return self._missing_key(message, finding, self._keys)
+
+    def _missing_key(
+        self, message: Message, finding: Finding, keys: Keyring
+    ) -> Coroutine[Any, Any, Finding] | None:
+        """Return which keys a message that was examined must wait for; None: it can be judged.
+
+        Those that have come since then are tried at once.
+        """
         if self._rules.lacks_key(finding) and not message.asked:
-            message.asked = True
-            return self._with_key(message, finding, self._keys)
+            if (key := keys.cached(message.did)) is None:
+                message.asked = True
+                return self._with_key(message, finding, keys)
+            finding = message.finding = self._checked(message, finding, [key])
         if finding.signed is False and not message.retried:
             message.retried = True
-            if (known := self._keys.known_at(message.did, message.rev)) and self._fits(
-                message, finding, known
-            ):
-                return None
-            return self._with_earlier_keys(message, finding, self._keys)
+            known = keys.known_at(message.did, message.rev)
+            if not known or not (checked := self._checked(message, finding, known)).signed:
+                return self._with_earlier_keys(message, finding, keys)
+            message.finding = checked
         return None
 
     def done(self, message: Message) -> None:
         """Note that a message is judged: a copy of it is examined again, if it is not known by then."""
         if message.finding is not None:
             self._examined.discard((message.did, message.rev))
-
-    def announced(self, did: str) -> None:
-        """Note that an account may have changed its key."""
-        if self._keys is not None:
-            self._keys.announced(did)
 
     def _first_task(self, message: Message) -> Task | None:
         """Return the task of a message that has arrived; None if it is a copy or a repeat."""
@@ -124,13 +138,6 @@ class Signatures:
     def _checked(self, message: Message, finding: Finding, keys: Sequence[EncodedKey]) -> Finding:
         """Check the signature of a message that was examined."""
         return with_keys(_with(message, tuple(keys)), finding, self._rules.mode, self._limits)
-
-    def _fits(self, message: Message, finding: Finding, keys: Sequence[EncodedKey]) -> bool:
-        """Return whether a message is signed by one of these keys; then that is its finding."""
-        checked = self._checked(message, finding, keys)
-        if checked.signed:
-            message.finding = checked
-        return bool(checked.signed)
 
 
 def _with(message: Message, keys: tuple[EncodedKey, ...]) -> Task:

@@ -1,0 +1,464 @@
+"""What is passed on, in which order, and what the cursors say meanwhile. The log and the keys are fakes."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from tests.signed import DID, TIME, Account, fields_of, resigned
+from tests.unit.admission.fakes import OWN, Server, message
+
+from jetstream.atproto.encoded_key import parse_multikey
+from jetstream.eventlog import Gap, SourceCursor
+from jetstream.identity.resolver import Candidates
+from jetstream.limits import AdmissionLimits, Limits
+from jetstream.simulator import frames
+from jetstream.simulator.repo import Revision
+from jetstream.simulator.signing import K256Key
+from jetstream.upstream.envelope import Envelope
+from jetstream.upstream.pipeline import DecodedBatch
+
+OTHER_DID = "did:plc:" + "b" * 24
+OLD_KEY = K256Key(b"\x09" * 32)
+Numbered = tuple[int, Envelope]
+
+
+def commit(number: int, revision: Revision, did: str = DID) -> Numbered:
+    return message(number, frames.Commit(did, TIME, revision))
+
+
+def sync(number: int, account: Account) -> Numbered:
+    return number, Envelope("sync", number, account.sync() | {"seq": number})
+
+
+def identity(number: int, did: str = DID, handle: str = "a.test", time: str = TIME) -> Numbered:
+    return message(number, frames.Identity(did, time, handle))
+
+
+def status(number: int, did: str = DID, active: bool = True, status: str | None = None) -> Numbered:
+    return message(number, frames.Account(did, TIME, active, status))
+
+
+@pytest.fixture
+def account() -> Account:
+    return Account()
+
+
+@pytest.fixture
+def other() -> Account:
+    return Account(did=OTHER_DID)
+
+
+@pytest.fixture
+def server() -> Server:
+    made = Server()
+    made.keys.known |= {DID: OWN, OTHER_DID: OWN}
+    return made
+
+
+@pytest.fixture
+def merged() -> Server:
+    made = Server(upstreams=("a", "b"))
+    made.keys.known |= {DID: OWN, OTHER_DID: OWN}
+    return made
+
+
+# In order
+
+
+async def test_messages_are_stored_in_order_with_their_states_and_the_cursor(
+    server: Server, account: Account, other: Account
+) -> None:
+    async with server.running():
+        first, second = account.create("1"), account.create("3")
+        messages = [commit(1, first), commit(2, other.create("2"), OTHER_DID), commit(3, second), identity(4)]
+        await server.take("a", *messages, status(5))
+    assert server.log.rkeys == ["1", "2", "3", "i", "a"]
+    assert server.log.cursors == {"a": SourceCursor(5)}
+    state = server.log.state(account)
+    assert state is not None
+    assert state.rev == second.rev
+    assert server.verdicts == {"ok": 3}
+
+
+async def test_what_was_judged_before_is_a_replay(server: Server, account: Account) -> None:
+    async with server.running() as admission:
+        one, two = commit(1, account.create("1")), commit(2, account.create("2"))
+        assert admission.knows(one[1]) is None
+        await server.take("a", one, two, one, (7, two[1]))
+        assert admission.knows(one[1])
+        assert admission.knows(commit(3, account.create("3"))[1]) is False
+        await server.take("a", sync(8, account))
+    assert server.log.rkeys == ["1", "2", "s"]
+    assert server.verdicts == {"ok": 2, "replay": 2, "gap": 1}
+    assert server.log.cursors == {"a": SourceCursor(8)}
+
+
+async def test_a_message_that_is_refused_leaves_the_state_as_it_is(server: Server, account: Account) -> None:
+    async with server.running():
+        one, two, three = (account.create(each) for each in "123")
+        forged = resigned(two, one.commit.cid)
+        await server.take("a", commit(1, one), commit(2, forged), commit(3, two), commit(4, three))
+    assert server.log.rkeys == ["1", "2", "3"]
+    assert server.verdicts == {"ok": 3, "refused: proof": 1}
+
+
+async def test_a_break_in_the_chain_is_passed_on_and_reported(server: Server, account: Account) -> None:
+    async with server.running():
+        one, _, three, four = (account.create(each) for each in "1234")
+        await server.take("a", commit(1, one), identity(2, OTHER_DID), commit(4, three), commit(5, four))
+    assert server.log.rkeys == ["1", "i", "3", "4"]
+    assert server.log.gaps == [Gap(3, DID, one.rev, three.rev, "commit")]
+    assert server.verdicts == {"ok": 2, "gap": 1}
+
+
+async def test_a_sync_shows_a_gap_too(server: Server, account: Account) -> None:
+    async with server.running():
+        one = account.create("1")
+        await server.take("a", commit(1, one))
+        two = account.create("2")
+        await server.take("a", sync(2, account))
+    assert server.log.gaps == [Gap(2, DID, one.rev, two.rev, "sync")]
+
+
+async def test_breaks_are_nothing_where_only_signatures_are_checked(account: Account) -> None:
+    server = Server("signature")
+    server.keys.known[DID] = OWN
+    async with server.running():
+        one, _, three = (account.create(each) for each in "123")
+        await server.take("a", commit(1, one), commit(3, three), commit(4, one))
+    assert (server.log.rkeys, server.log.gaps) == (["1", "3"], [])
+    assert server.verdicts == {"ok": 2, "replay": 1}
+
+
+async def test_a_deleted_account_may_begin_again_at_any_rev(server: Server, account: Account) -> None:
+    async with server.running():
+        account.number = 100
+        await server.take("a", commit(1, account.create("1")), status(2, active=False, status="deleted"))
+        assert server.log.state(account) is None
+        await server.take("a", commit(3, Account().create("2")))
+    assert server.log.rkeys == ["1", "a", "2"]
+
+
+async def test_what_cannot_be_passed_on_is_left_out_and_counted(server: Server, account: Account) -> None:
+    async with server.running():
+        await server.take("a", commit(1, account.create("1", "..", "2")))
+    assert server.log.rkeys == ["1", "2"]
+    assert server.dropped("a", "op_rkey") == 1
+
+
+# Keys
+
+
+async def test_only_the_account_waits_whose_key_is_missing(account: Account, other: Account) -> None:
+    server = Server()
+    server.keys.known[OTHER_DID] = OWN
+    async with server.running() as admission:
+        await server.take("a", commit(1, account.create("1")), commit(2, other.create("2"), OTHER_DID))
+        await server.take("a", identity(3), commit(4, account.create("3")))
+        await server.take("a", commit(5, other.create("4"), OTHER_DID))
+        assert server.log.rkeys == ["2", "4"]
+        assert server.log.cursors == {"a": SourceCursor(0, stored_to=5, unstored=(1, 3, 4))}
+        assert admission.waiting == 3
+        server.keys.bring(DID)
+        await server.settle()
+        assert admission.waiting == 0
+    assert server.log.rkeys == ["2", "4", "1", "i", "3"]
+    assert server.log.cursors == {"a": SourceCursor(5)}
+    assert server.keys.asked.count(("wait", DID)) == 1
+    assert server.verdicts == {"ok": 4}
+
+
+@pytest.mark.parametrize("passes", [True, False])
+async def test_without_a_key_in_time_the_setting_decides(passes: bool, account: Account) -> None:
+    server = Server(pass_unverified=passes)
+    async with server.running():
+        await server.take("a", commit(1, account.create("1")), commit(2, account.create("2")), identity(3))
+        for _ in range(2):
+            server.keys.bring(DID, None)
+            await server.settle()
+    assert server.log.rkeys == (["1", "2", "i"] if passes else ["i"])
+    assert server.verdicts == {"unverified": 2}
+    assert server.log.cursors == {"a": SourceCursor(3)}
+
+
+async def test_nothing_waits_longer_than_ten_seconds(account: Account) -> None:
+    server = Server()
+    async with server.running():
+        await server.take("a", commit(1, account.create("1")))
+        await server.passed(9.9)
+        await server.take("a", commit(2, account.create("2")))
+        assert server.log.rkeys == []
+        await server.passed(0.2)
+        assert server.log.rkeys == ["1"]
+        await server.passed(10.0)
+    assert server.log.rkeys == ["1", "2"]
+    assert server.verdicts == {"unverified": 2}
+
+
+async def test_what_has_no_room_is_judged_with_what_is_known(account: Account) -> None:
+    limits = Limits(admission=AdmissionLimits(waiting_per_repo=3))
+    server = Server(limits=limits)
+    async with server.running() as admission:
+        await server.take("a", *(commit(number, account.create(str(number))) for number in range(1, 6)))
+        assert admission.waiting == 3
+        assert server.log.rkeys == ["1", "2"]
+        server.keys.bring(DID)
+        await server.settle()
+    assert server.log.rkeys == ["1", "2", "3", "4", "5"]
+    assert server.verdicts == {"unverified": 2, "ok": 3}
+
+
+async def test_a_signature_by_an_earlier_key_is_good(account: Account) -> None:
+    old = Account(OLD_KEY)
+    server = Server()
+    server.keys.known[DID] = OWN
+    server.keys.earlier[DID] = Candidates([OWN, parse_multikey(OLD_KEY.multibase)], "")
+    async with server.running():
+        await server.take("a", commit(1, old.create("1")), commit(2, old.create("2")), identity(3))
+        await server.take("a", commit(4, old.create("3")))
+    assert server.log.rkeys == ["1", "2", "i", "3"]
+    assert server.keys.asked == [("announced", DID), ("after_failure", DID)]
+    assert server.verdicts == {"ok": 3}
+
+
+@pytest.mark.parametrize(
+    ("reason", "verdict"),
+    [("", "refused: signature"), ("not_found", "refused: signature"), ("unreachable", "unverified")],
+)
+async def test_a_signature_by_no_key_is_refused_unless_directories_cannot_be_asked(
+    reason: str, verdict: str
+) -> None:
+    server = Server()
+    server.keys.known[DID] = OWN
+    server.keys.earlier[DID] = Candidates([], reason)
+    async with server.running():
+        await server.take("a", commit(1, Account(OLD_KEY).create("1")))
+    assert server.verdicts == {verdict: 1}
+    assert server.log.cursors == {"a": SourceCursor(1)}
+
+
+async def test_what_waits_is_read_again_after_a_crash_and_nothing_else(
+    account: Account, other: Account
+) -> None:
+    server = Server()
+    server.keys.known[OTHER_DID] = OWN
+    one, two = commit(1, account.create("1")), commit(2, other.create("2"), OTHER_DID)
+    async with server.running():
+        await server.take("a", one, two)
+    assert server.log.cursors == {"a": SourceCursor(0, stored_to=2, unstored=(1,))}
+    again = Server(log=server.log)
+    again.keys.known |= {DID: OWN, OTHER_DID: OWN}
+    async with again.running() as admission:
+        assert admission.knows(two[1])
+        await again.take("a", one)
+        assert again.log.cursors == {"a": SourceCursor(1, stored_to=2)}
+    assert again.log.rkeys == ["2", "1"]
+
+
+# The queue
+
+
+async def test_a_source_waits_while_the_queue_is_full(server: Server, account: Account) -> None:
+    server.limits = Limits(admission=AdmissionLimits(queue_batches_max=2, run_messages_max=1, runs_max=1))
+    server.log.open.clear()
+    async with server.running():
+        offers = [
+            asyncio.create_task(server.offer("a", commit(number, account.create(str(number)))))
+            for number in range(1, 9)
+        ]
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert not all(each.done() for each in offers)
+        server.log.open.set()
+        await asyncio.gather(*offers)
+        await server.settle()
+    assert server.log.rkeys == [str(number) for number in range(1, 9)]
+
+
+async def test_runs_are_examined_while_one_is_stored(server: Server, account: Account) -> None:
+    server.log.open.clear()
+    async with server.running():
+        await server.offer("a", commit(1, account.create("1")))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        await server.offer("a", commit(2, account.create("2")))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(server.examined) == 2
+        assert server.log.rkeys == []
+        server.log.open.set()
+    assert server.log.rkeys == ["1", "2"]  # what was offered is stored at the end
+
+
+async def test_the_log_is_asked_when_all_that_was_offered_is_stored_or_waits(account: Account) -> None:
+    server = Server()
+    async with server.running() as admission:
+        waiting, told = commit(1, account.create("1")), status(2, OTHER_DID)
+        await server.offer("a", waiting, told)
+        keys = [(DID.encode(), b"app.test.note", b"1", waiting[1].fields["rev"].encode())]
+        assert await admission.holds(keys) == {keys[0]: 1}
+        assert server.log.asked == []
+        assert server.log.rkeys == ["a"]
+
+
+async def test_a_cursor_moves_though_there_is_no_message(server: Server) -> None:
+    async with server.running():
+        await server.stores["a"](DecodedBatch(seq=7), 0.0)
+        await server.settle()
+        assert server.log.cursors == {"a": SourceCursor(7)}
+
+
+# Several sources
+
+
+async def test_a_copy_is_examined_once(merged: Server, account: Account) -> None:
+    async with merged.running():
+        revisions = [account.create(str(number)) for number in range(5)]
+        await asyncio.gather(
+            merged.offer("a", *(commit(number, each) for number, each in enumerate(revisions))),
+            merged.offer("b", *(commit(100 + number, each) for number, each in enumerate(revisions))),
+        )
+        await merged.settle()
+    assert merged.log.rkeys == ["0", "1", "2", "3", "4"]
+    assert len(merged.examined) == 5
+    assert merged.verdicts == {"ok": 5, "replay": 5}
+    assert merged.log.cursors == {"a": SourceCursor(4), "b": SourceCursor(104)}
+
+
+async def test_a_copy_is_good_though_the_other_one_is_damaged(merged: Server, account: Account) -> None:
+    async with merged.running():
+        revision = account.create("1")
+        good, damaged = fields_of(revision), fields_of(revision)
+        damaged["blocks"] = damaged["blocks"][:-1]
+        await asyncio.gather(
+            merged.offer("a", (1, Envelope("commit", 1, damaged))),
+            merged.offer("b", (1, Envelope("commit", 1, good))),
+        )
+        await merged.settle()
+    assert merged.log.rkeys == ["1"]
+    assert merged.verdicts == {"refused: car": 1, "ok": 1}
+
+
+async def test_one_source_fills_the_gaps_of_the_other(merged: Server, account: Account) -> None:
+    async with merged.running() as admission:
+        revisions = [account.create(str(number)) for number in range(1, 8)]
+        messages = [commit(number, each) for number, each in enumerate(revisions, 1)]
+        await merged.take("a", *(messages[at] for at in (0, 2, 3, 5)))
+        assert merged.log.rkeys == ["1"]
+        assert merged.log.cursors == {"a": SourceCursor(2, stored_to=6, unstored=(3, 4, 6))}
+        assert admission.waiting == 3
+        await merged.take("b", messages[1], messages[4], messages[6])
+    assert merged.log.rkeys == ["1", "2", "3", "4", "5", "6", "7"]
+    assert (merged.log.gaps, admission.waiting) == ([], 0)
+    assert merged.log.cursors == {"a": SourceCursor(6), "b": SourceCursor(7)}
+    assert merged.verdicts == {"ok": 7}
+
+
+async def test_a_gap_that_nobody_fills_is_reported_after_two_seconds(
+    merged: Server, account: Account
+) -> None:
+    async with merged.running():
+        one, _, three, four, _, six = (account.create(each) for each in "123456")
+        await merged.take("a", commit(1, one), commit(3, three), commit(4, four))
+        await merged.passed(1.5)
+        await merged.take("b", commit(6, six))
+        assert merged.log.rkeys == ["1"]
+        await merged.passed(0.6)
+        assert merged.log.rkeys == ["1", "3", "4"]
+        await merged.passed(1.5)
+    assert merged.log.rkeys == ["1", "3", "4", "6"]
+    assert [(each.after_rev, each.rev) for each in merged.log.gaps] == [
+        (one.rev, three.rev),
+        (four.rev, six.rev),
+    ]
+    assert merged.verdicts == {"ok": 2, "gap": 2}
+
+
+async def test_nothing_is_held_for_a_source_that_is_not_connected(merged: Server, account: Account) -> None:
+    merged.connected = ["a"]
+    async with merged.running():
+        one, _, three = (account.create(each) for each in "123")
+        await merged.take("a", commit(1, one), commit(3, three))
+    assert merged.log.rkeys == ["1", "3"]
+    assert len(merged.log.gaps) == 1
+
+
+async def test_an_account_event_stays_behind_what_is_held(merged: Server, account: Account) -> None:
+    async with merged.running():
+        one, _, three = (account.create(each) for each in "123")
+        await merged.take("a", commit(1, one), commit(3, three), status(4, active=False, status="takendown"))
+    assert merged.log.rkeys == ["1", "3", "a"]
+
+
+async def test_two_trees_of_one_rev_are_named(merged: Server, account: Account, other: Account) -> None:
+    async with merged.running():
+        one = account.create("1")
+        twin = Account().create("2")
+        await merged.take("a", commit(1, one))
+        await merged.take("b", commit(1, twin))
+    assert merged.log.rkeys == ["1"]
+    assert merged.verdicts == {"ok": 1, "refused: equivocation": 1}
+
+
+async def test_identities_and_accounts_pass_once(merged: Server) -> None:
+    async with merged.running():
+        await merged.take("a", identity(1), status(2, active=False, status="suspended"))
+        await merged.take("b", identity(51), status(52, active=False, status="suspended"))
+        await merged.take("b", identity(53, handle="b.test"), status(54))
+    assert merged.log.rkeys == ["i", "a", "i"]
+    assert merged.dropped("b", "repeat") == 3
+
+
+@pytest.mark.parametrize("mode", ["off", "cid"])
+async def test_upstreams_are_merged_without_keys(mode: str, account: Account) -> None:
+    server = Server(mode, upstreams=("a", "b"))
+    async with server.running():
+        one, two, three = (account.create(each) for each in "123")
+        await server.take("a", commit(1, one), commit(3, three))
+        await server.take("b", commit(1, one), commit(2, two), commit(3, three))
+    assert server.log.rkeys == ["1", "2", "3"]
+    assert (server.verdicts, server.log.gaps) == ({"ok": 3, "replay": 2}, [])
+
+
+async def test_a_source_that_is_removed_loses_its_cursor(merged: Server) -> None:
+    async with merged.running() as admission:
+        await merged.take("a", identity(1))
+        await merged.take("b", identity(2))
+        await admission.forget(["a"])
+        assert merged.log.cursors == {"b": SourceCursor(2)}
+
+
+# PDSes
+
+
+async def test_a_pds_speaks_for_its_own_accounts_only(account: Account, other: Account) -> None:
+    server = Server(upstreams=("a",), pds=("pds",))
+    server.keys.known |= {DID: OWN, OTHER_DID: OWN}
+    server.keys.hosts[DID] = "pds"
+    server.keys.coming_hosts |= {DID: "pds", OTHER_DID: "other.example"}
+    async with server.running():
+        await server.take("pds", commit(1, account.create("1")), commit(2, other.create("2"), OTHER_DID))
+        await server.take("pds", status(3, OTHER_DID, active=False, status="deleted"), status(4))
+        await server.take("pds", identity(5), identity(6, OTHER_DID))
+        await server.take("a", commit(1, other.create("3"), OTHER_DID))
+    assert server.log.rkeys == ["1", "a", "i", "3"]
+    assert server.dropped("pds", "host") == 3
+
+
+async def test_an_account_that_moves_to_a_pds_is_taken(account: Account) -> None:
+    server = Server("cid", upstreams=("a",), pds=("pds",))
+    server.keys.hosts[DID] = "old.example"
+    server.keys.coming_hosts[DID] = "pds"
+    async with server.running():
+        await server.take("pds", commit(1, account.create("1")))
+    assert server.log.rkeys == ["1"]
+
+
+async def test_without_a_document_an_account_event_of_a_pds_is_dropped(account: Account) -> None:
+    server = Server(upstreams=("a",), pds=("pds",))
+    server.keys.known[DID] = OWN
+    async with server.running():
+        await server.take("pds", commit(1, account.create("1")), status(2, active=False, status="deleted"))
+    assert server.log.rkeys == ["1"]
+    assert server.dropped("pds", "host") == 1
