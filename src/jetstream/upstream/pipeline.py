@@ -301,7 +301,7 @@ class Pipeline:
         batch.frames = len(types)
         batch.types.update(types)
         batch.accepted = batch.frames - batch.without_seq - repeats
-        batch.seq, batch.provisional = tracker.last, tracker.unconfirmed
+        batch.seq, batch.provisional = tracker.cursor, tracker.unconfirmed
         batch.fell_from = tracker.fell_from
         return batch
 

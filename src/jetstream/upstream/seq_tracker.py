@@ -93,8 +93,19 @@ class SeqTracker:
         # Frames from before the fall that have come again and risen in a row, and the number of the newest.
         self._recurred_run = 0
         self._recurred_seq = 0
+        # Known messages at or below `last` that have risen in a row, and the number of the newest.
+        self._known_run = 0
+        self._known_seq = 0
         # `advance` accepts the next number below this. 0 while anything but outliers needs a closer look.
         self._fast_below = 0
+
+    @property
+    def cursor(self) -> int | None:
+        """The number to resume after: `last`, or below it where known messages have risen in a row.
+
+        They may be an overlap, or a new sequence of which another upstream has brought everything before.
+        """
+        return self._known_seq if self._known_run >= self._limits.restart_frames else self.last
 
     @property
     def unconfirmed(self) -> int | None:
@@ -110,7 +121,7 @@ class SeqTracker:
     def connected(self) -> None:
         """Begin a connection: the numbers of the one before say nothing about the order on this one."""
         self._in_step = False
-        self._low_run = self._recurred_run = 0
+        self._low_run = self._recurred_run = self._known_run = 0
         self._fast_below = 0
 
     def restart(self) -> None:
@@ -145,7 +156,7 @@ class SeqTracker:
         """Note that a frame is accepted: it was not in doubt, or the log does not hold it."""
         last = self.last
         self._all_in_doubt = False
-        self._recurred_run = 0
+        self._recurred_run = self._known_run = 0
         self._unstored.discard(seq)
         self._in_step = True
         if last is None:
@@ -178,9 +189,14 @@ class SeqTracker:
         This upstream may have sent it before, or another one that is ahead of it. So it says nothing about
         the frames after it, and the cursor moves on with its number.
         """
-        repeats = self.repeats
-        self.skip(seq)
-        self.repeats = repeats + 1
+        repeats, run = self.repeats, self._known_run
+        if self.last is not None and seq <= self.last:
+            run, self._known_seq = run + 1 if run and seq > self._known_seq else 1, seq
+            self._fast_below = 0  # the next frame that is accepted ends the run
+        else:
+            run = 0
+            self.skip(seq)
+        self.repeats, self._known_run = repeats + 1, run
         if self._all_in_doubt and seq > self._stored_to:
             self._all_in_doubt = False
             self._update_fast_path()

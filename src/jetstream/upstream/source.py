@@ -106,7 +106,7 @@ class Source:
     @property
     def seq(self) -> int | None:
         """The last `seq` that was accepted and confirmed: the cursor."""
-        return self._pipeline.tracker.last
+        return self._pipeline.tracker.cursor
 
     @property
     def _resume_after(self) -> int | None:
