@@ -51,7 +51,7 @@ async def test_no_new_request_is_served_during_shutdown(relay: Relay, start: Sta
     async with subscribe(service.port):
         reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
         writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert (await reader.readuntil(b"}\n")).startswith(b"HTTP/1.1 200")
+        assert (await reader.readuntil(b"\n}\n")).startswith(b"HTTP/1.1 200")
         service.stop()
         await until(lambda: service.subscribe._closed)
         writer.write(HANDSHAKE)
