@@ -22,6 +22,7 @@ from jetstream.admission.judging import IN_REPOSITORIES, Message, Rules, States,
 from jetstream.admission.marks import Marks
 from jetstream.admission.output import Found, Output
 from jetstream.admission.parts import Parts
+from jetstream.admission.presence import Beginning, Presence
 from jetstream.admission.reports import Reports
 from jetstream.admission.signatures import Signatures
 from jetstream.admission.suspended import Suspended
@@ -29,7 +30,7 @@ from jetstream.admission.waiting import Waiting
 from jetstream.limits import Limits
 from jetstream.model.event import ACCOUNT, Event, Key
 from jetstream.upstream.extract import extract, possible_keys
-from jetstream.verify.chain import Judgement, latest_rev, screen
+from jetstream.verify.chain import Judgement, State, latest_rev, screen
 from jetstream.verify.verdict import REPLAY
 
 
@@ -46,7 +47,9 @@ class Judge:
     ) -> None:
         bounds = limits.admission
         self._rules = rules
-        self._connected = parts.connected
+        self._beginning = Beginning()
+        # Which sources may still bring what another one has lost.
+        self.presence = Presence(bounds.hold_s)
         self._accounts = parts.accounts
         self._clock = clock
         # The newest state of each repository.
@@ -159,7 +162,7 @@ class Judge:
         else:
             assert message.finding is not None
             judgement = self._rules.judge(state, message.finding)
-            if not self._hold(message, judgement):
+            if not self._hold(message, judgement, state):
                 self._end(message, judgement)
 
     def _is_held(self, message: Message) -> bool:
@@ -167,9 +170,11 @@ class Judge:
         copies = self._held.items(message.did) if message.finding is None else ()
         return any(copy.rev == message.rev for copy in copies)
 
-    def _hold(self, message: Message, judgement: Judgement) -> bool:
+    def _hold(self, message: Message, judgement: Judgement, state: State | None) -> bool:
         """Hold a message while another source may have those before it; return whether it is held."""
-        if message.is_overdue or not judgement.missing_after or not self._has_others(message.source):
+        if message.is_overdue or not self._is_one_missing(message, judgement, state):
+            return False
+        if not self.presence.has_others(message.source, self._clock()):
             return False
         self._mark(message)
         message.held_since = message.held_since or self._clock()
@@ -177,10 +182,14 @@ class Judge:
         self._take_overdue(self._held.hold(did, message, message.size, message.held_since, rev))
         return True
 
-    def _has_others(self, source: str) -> bool:
-        """Return whether another source is connected, which may bring what one has lost."""
-        connected = self._connected()
-        return len(connected) > (source in connected)
+    def _is_one_missing(self, message: Message, judgement: Judgement, state: State | None) -> bool:
+        """Return whether a message that is to be passed on shows that one before it has not come."""
+        if judgement.missing_after or judgement.state is state:
+            return bool(judgement.missing_after)
+        finding = message.finding
+        assert finding is not None
+        since = finding.evidence.since if finding.evidence is not None else ""
+        return state is None and self._beginning.is_after(since)
 
     def _take_overdue(self, messages: list[tuple[str, Message]]) -> None:
         """Judge messages that are held no longer."""
@@ -210,6 +219,7 @@ class Judge:
             gap = Found(len(output.events), message.did, judgement.missing_after, message.rev, cause)
             output.gaps.append(gap)
         output.add(message.source, finding.events, finding.drops)
+        self._beginning.note(message.rev)
         self.states.put(message.did, judgement.state)
 
     def _release(self, did: str) -> None:

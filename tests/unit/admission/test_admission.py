@@ -375,13 +375,31 @@ async def test_a_gap_that_nobody_fills_is_reported_after_two_seconds(
     assert merged.verdicts == {"ok": 2, "gap": 2}
 
 
-async def test_nothing_is_held_for_a_source_that_is_not_connected(merged: Server, account: Account) -> None:
-    merged.connected = ["a"]
+async def test_nothing_is_held_for_a_source_that_is_gone(merged: Server, account: Account) -> None:
     async with merged.running():
         one, _, three = (account.create(each) for each in "123")
+        await merged.passed(0.0)
+        merged.connected = ["a"]
+        await merged.passed(2.1)
+        await merged.passed(2.1)
         await merged.take("a", commit(1, one), commit(3, three))
     assert merged.log.rkeys == ["1", "3"]
     assert len(merged.log.gaps) == 1
+
+
+async def test_a_source_that_has_just_lost_its_connection_is_waited_for(
+    merged: Server, account: Account
+) -> None:
+    async with merged.running():
+        one, two, three = (account.create(each) for each in "123")
+        await merged.take("a", commit(1, one))
+        merged.connected = ["a"]
+        await merged.passed(0.0)
+        await merged.passed(0.5)
+        await merged.take("a", commit(3, three))
+        assert merged.log.rkeys == ["1"]
+        await merged.take("b", commit(2, two))
+    assert merged.log.rkeys == ["1", "2", "3"]
 
 
 async def test_an_account_event_stays_behind_what_is_held(merged: Server, account: Account) -> None:
