@@ -157,7 +157,7 @@ class LogLimits:
     # Keys that `LogWriter.keys_from` returns: two segments, since most of the first may lie before what is
     # asked for. 2 MB of ordinary keys, 24 MB of the longest.
     lookup_keys: int = 8_000
-    # Repositories whose states have changed and are not folded yet: in memory, 200 bytes each. Folding fewer
+    # Repositories whose states have changed and are not folded yet: in memory, 140 bytes each. Folding fewer
     # at once writes more: nearly every state is on a page of its own.
     repo_changes: int = 50_000
     # States that one step of folding writes while appends wait.

@@ -143,6 +143,7 @@ class RepoStates:
     def insert(self, repos: Repos) -> int | None:
         """Write the changes of an append, inside its transaction; return what `add` needs."""
         records = pack(repos)
+        assert len(records) == RECORD_BYTES * len(repos), "DIDs are compact, and states have their size"
         return self._connection.execute(
             "INSERT INTO repo_change (crc, records) VALUES (?, ?)", (crc32(records), records)
         ).lastrowid
