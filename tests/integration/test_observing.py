@@ -11,6 +11,7 @@ from tests.serving import LOOPBACK, Start, figures, get, health, published, quic
 from tests.subscriber import subscribe
 
 from jetstream.conditions import CONDITIONS
+from jetstream.identity.failures import KEY_FAILURES
 from jetstream.metrics import BAD_REQUEST_REASONS, CLOSE_REASONS, REFUSAL_REASONS
 from jetstream.upstream.drops import DROP_REASONS
 from jetstream.upstream.envelope import MESSAGE_TYPES
@@ -22,6 +23,10 @@ async def test_every_family_is_served_and_documented(relay: Relay, start: Start)
     relay.publish(numbered([commit(1, [like(1)])]))
     service = await start(upstream_cursor=0)
     await published(service, 1)
+    # These are shown where signatures are checked, in processes.
+    service.metrics.keys(KEY_FAILURES)
+    service.metrics.watch_keys(float, float)
+    service.metrics.workers()
     families = (await figures(service.port)).families
     # A counter's moment of creation goes without saying.
     shown = {name for name in families if re.fullmatch(r"jetstream_\w+(?<!_created)", name)}
