@@ -27,6 +27,8 @@ class UpstreamLimits:
     # when the network is; a PDS may be silent for days, which is healthy.
     ping_after_s: float = 30.0
     pong_timeout_s: float = 20.0
+    # Seconds after which a connection without a frame is one to an upstream that is there.
+    settle_s: float = 5.0
     # Seconds without a frame after which the state is `idle`.
     idle_after_s: float = 60.0
     # Seconds in which frames arrive and none is accepted until the condition `frames_not_taken` begins.
@@ -120,7 +122,7 @@ class SourceLimits:
     pds_connects_per_s: float = 20.0
     # Seconds for which the counts of PDSes are kept: with 10,000 of them, counting takes 5 ms.
     pds_status_s: float = 1.0
-    # Seconds without a connection until an upstream counts as gone.
+    # Seconds without a connection that is of use until an upstream counts as gone.
     gone_s: float = 60.0
     # Seconds between two log lines that say how many PDSes have no connection.
     report_every_s: float = 60.0

@@ -90,10 +90,12 @@ class Source:
         self._logger = link.logger
         # Connections, and attempts at one, since a frame was accepted.
         self._attempts = 0
-        # Since when there has been no connection, in monotonic seconds; None while there is one.
-        self._gone_since: float | None = time.monotonic()
+        # When the connection was opened, in monotonic seconds; None while there is none.
+        self._connected_at: float | None = None
         # When the connection was opened or frames came last, in monotonic seconds.
         self._heard_at = time.monotonic()
+        # When a connection that was of use ended last (see `gone_s`), or when this was made.
+        self._useful_at = time.monotonic()
         # When the first frame came after the last one that was accepted; None: none has come since.
         self._none_accepted_since: float | None = None
         # Frames without a number that came in a row.
@@ -116,12 +118,19 @@ class Source:
     @property
     def is_connected(self) -> bool:
         """Whether there is a connection."""
-        return self._gone_since is None
+        return self._connected_at is not None
 
     @property
     def gone_s(self) -> float:
-        """For how many seconds there has been no connection; 0 while there is one."""
-        return 0.0 if self._gone_since is None else time.monotonic() - self._gone_since
+        """For how many seconds there has been no connection that is of use; 0 while there is one.
+
+        It is of use once a frame has come, or after `settle_s`: a proxy may accept connections, and close
+        them at once, for a relay that is gone.
+        """
+        now, at = time.monotonic(), self._connected_at
+        if at is not None and (self._heard_at > at or now - at >= self._limits.settle_s):
+            return 0.0
+        return now - self._useful_at
 
     @property
     def state(self) -> UpstreamState:
@@ -163,18 +172,20 @@ class Source:
             self._logger.warning(event, url=self.url, error=str(error), **response_fields(error.status))
             return error.retry_after_s
         self._logger.info("upstream: connected", url=self.url, cursor=cursor)
-        self._heard_at = time.monotonic()
-        self._note_connection(None)
+        self._connected_at = self._heard_at = time.monotonic()
+        self._link.changed()
         try:
             await self._read(inbox)
         finally:
-            self._note_connection(time.monotonic())
+            self._note_end()
             inbox.close()
         await self._end(inbox)
         return None
 
-    def _note_connection(self, gone_since: float | None) -> None:
-        self._gone_since = gone_since
+    def _note_end(self) -> None:
+        if not self.gone_s:
+            self._useful_at = time.monotonic()
+        self._connected_at = None
         self._link.changed()
 
     async def _read(self, inbox: Inbox) -> None:
