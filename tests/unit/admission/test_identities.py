@@ -75,9 +75,7 @@ def test_a_server_that_starts_knows_what_it_had_passed_on(identities: Identities
     st.lists(st.tuples(st.integers(0, 5), st.integers(-400, 400))),
     st.integers(1, 4),
 )
-def test_the_limit_holds_and_no_first_one_is_dropped(
-    steps: list[tuple[int, int]], entries_max: int
-) -> None:
+def test_the_limit_holds_and_no_first_one_is_dropped(steps: list[tuple[int, int]], entries_max: int) -> None:
     identities = Identities(600 * SECOND, entries_max)
     now, passed = NOW, set()
     for number, seconds in steps:

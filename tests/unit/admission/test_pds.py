@@ -6,7 +6,9 @@ import pytest
 
 from jetstream.admission.pds import Hosts
 
-HOSTS = Hosts({"one": "wss://PDS.one.test", "two": "ws://localhost:2583/xrpc/x", "same": "wss://pds.one.test:443"})
+HOSTS = Hosts(
+    {"one": "wss://PDS.one.test", "two": "ws://localhost:2583/xrpc/x", "same": "wss://pds.one.test:443"}
+)
 
 
 @pytest.mark.parametrize(
