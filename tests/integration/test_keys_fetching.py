@@ -120,7 +120,7 @@ HOSTILE = [
 async def test_a_key_comes_over_a_real_connection(setup: Setup) -> None:
     port = await setup.server(says(DOCUMENT))
     resolver = await setup.resolver([f"http://127.0.0.1:{port}"], limits=PATIENT)
-    assert await resolver.resolve(DID) == Answer(KEY, "")
+    assert await resolver.resolve(DID) == Answer(KEY, "", "")
 
 
 @pytest.mark.parametrize(("handler", "reason"), HOSTILE)
@@ -144,7 +144,7 @@ async def test_the_next_directory_has_the_key(setup: Setup, handler: Any) -> Non
     ports = [await setup.server(each) for each in (handler, says(DOCUMENT))]
     limits = KeyLimits(timeout_s=1.0) if handler is forever else PATIENT
     resolver = await setup.resolver([f"http://127.0.0.1:{port}" for port in ports], limits=limits)
-    assert await resolver.resolve(DID) == Answer(KEY, "")
+    assert await resolver.resolve(DID) == Answer(KEY, "", "")
 
 
 async def test_no_request_is_made_while_the_directory_wants_a_pause(setup: Setup) -> None:
@@ -173,7 +173,7 @@ class TestDidWeb:
         port = await setup.server(serve, tls=server)
         web_hosts = PublicFetcher(8, lambda _: True, client, names(port, "127.0.0.1"))
         resolver = await setup.resolver([], web_hosts, PATIENT)
-        assert await resolver.resolve(WEB) == Answer(KEY, "")
+        assert await resolver.resolve(WEB) == Answer(KEY, "", "")
         assert asked == [("https", HOST, "/.well-known/did.json")]
 
     @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ class TestDidWeb:
         port = listener.sockets[0].getsockname()[1]
         web_hosts = PublicFetcher(8, lambda _: True, client, names(port, "127.0.0.1"))
         resolver = await setup.resolver([], web_hosts, PATIENT)
-        assert await resolver.resolve(WEB) == Answer(KEY, "")
+        assert await resolver.resolve(WEB) == Answer(KEY, "", "")
         listener.close()
 
     async def test_the_next_address_is_tried(self, setup: Setup, tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ class TestDidWeb:
 
         web_hosts = PublicFetcher(8, lambda each: each != "10.0.0.1", client, look_up)
         resolver = await setup.resolver([], web_hosts, PATIENT)
-        assert await resolver.resolve(WEB) == Answer(KEY, "")
+        assert await resolver.resolve(WEB) == Answer(KEY, "", "")
 
     async def test_a_certificate_that_nobody_trusts(self, setup: Setup, tmp_path: Path) -> None:
         server, _ = certificate(tmp_path, HOST)

@@ -198,6 +198,6 @@ async def test_what_all_relays_have_lost_is_reported(start: Start) -> None:
         revs = [
             network.truth[place]["commit"]["rev"] for place in missing if "commit" in network.truth[place]
         ]
-        found = [gap for gap in gaps if any(gap["after_rev"] < rev < gap["rev"] for rev in revs)]
+        found = [gap for gap in gaps if any(gap["from_rev"] < rev < gap["to_rev"] for rev in revs)]
         assert found == gaps
         assert gaps

@@ -12,50 +12,53 @@ disconnected: what it says is old.
 *What an event does.* The state is `active` and `status`. *Told* is what readers were told last; at first that
 an account is active.
 
-    event of a source          its state     passes   is kept
-    ---------------------------------------------------------------------------------------------------------
-    that decides               not as told   yes      as told
-    that decides               as told       yes      nothing new: its own word again, or a first one. If
-                                                      another source has told it: no, and from now on this
-                                                      one has told it
-    any other                  not as told   no       as what the source says
-    any other                  as told       no       nothing; what the source said before is forgotten
+    an event of a source   its state     passes
+    ----------------------------------------------------------------------------------------
+    that decides           not as told   yes: it is told from now on
+    that decides           as told       yes, if nobody but this source has said so before;
+                                         no, if readers have it from another source
+    any other              not as told   no: it is kept as what this source says
+    any other              as told       no
 
 *When another source decides* for an account, and it has said something else than was told, that is told
-(`differences`). What the source before it had told is kept as what that one says: if it decides again, this
-is a difference once more. The silence of a source that decides counts as `active` if it is connected: readers
-were told so while it decided. The silence of any other source says nothing. It may have lost the event, or
-have sent it before we were connected.
+(`differences`). So nothing is told twice because sources change:
 
-    readers were told   the new source has said   then
-    ------------------------------------------------------------------
-    S                   nothing, or S             nothing
-    S                   T                         T is told
+    readers were told   the new source said last   then
+    ----------------------------------------------------------------
+    S                   S, or nothing              nothing
+    S                   T                          T is told
+
+What the sources before it have said stays what they say: if one of them decides again, this is a difference
+once more. If the source that decides is silent while another one says something else, that counts as if it
+had said what was told: readers were told so while it decided. Any other silence says nothing. The source may
+have lost the event, or have sent it before we were connected.
 
 *What is kept.* An account needs rows only if readers were told that it is not active, or while a source says
 something else than was told:
 
     key           value
-    ------------------------------------------------------------------
-    "", DID       what was told: the name of the source, a line feed, and the body of the event
+    -----------------------------------------------------------------------------------------------
+    "", DID       what was told: the names of the sources that have said so, each followed by a NUL,
+                  and the body of the event
     source, DID   the body of its last event, if it differs from what was told
 
-An empty body stands for `active` that nobody said. The rows are part of the log's transaction (`changes`). At
-most `rows_max` are kept; the accounts that have changed longest ago are forgotten first. A forgotten account
-has no differences until a source says something again. With one source, nothing is kept.
+An empty body stands for `active` that nobody has said. Of accounts without rows, all is active. The rows are
+part of the log's transaction (`changes`). At most `rows_max` are kept; the accounts that have changed longest
+ago are forgotten first. A forgotten account has no differences until a source says something again. With one
+source, nothing is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import orjson
 
+from jetstream.admission.steadiness import Steadiness
 from jetstream.model.timestamp import to_date
 
 _TOLD: Final = ""  # the source in the key of what was told; no source has this name
-_NOBODY: Final = ""  # who told what nobody has said
 
 State = tuple[bool, str]  # active, status
 _ACTIVE: Final = (True, "")
@@ -75,39 +78,27 @@ class Difference(NamedTuple):
         return _state(self.body)[1]
 
 
-class _Source:
-    """Whether a source is connected, and whether it is steady."""
-
-    def __init__(self, *, steady: bool, since: float) -> None:
-        self.connected = False
-        self.steady = steady  # follows `connected` after `grace_s`
-        self.since = since  # when `connected` changed last
-
-    def update(self, connected: bool, now: float, grace_s: float) -> bool:
-        """Note whether it is connected; return whether that changes what it counts for."""
-        before = (self.connected, self.steady)
-        if connected != self.connected:
-            self.connected, self.since = connected, now
-        if now - self.since >= grace_s:
-            self.steady = connected
-        return before != (self.connected, self.steady)
-
-
 class _Account:
-    """What is known of one account: what was told, by whom, and what other sources say instead."""
+    """What is known of one account: what was told, who has said so, and what other sources say instead."""
 
-    __slots__ = ("body", "said", "teller")
+    __slots__ = ("body", "said", "tellers")
 
     def __init__(self) -> None:
-        self.teller = _NOBODY
         self.body = b""
+        self.tellers: tuple[str, ...] = ()
         self.said: dict[str, bytes] = {}  # by source; each differs from what was told
+
+    def keep(self, sources: Container[str]) -> None:
+        """Forget what any other source has said. What was told stays told."""
+        self.tellers = tuple(name for name in self.tellers if name in sources)
+        self.said = {name: body for name, body in self.said.items() if name in sources}
 
     def rows(self) -> dict[str, bytes]:
         """Return the rows by source; none if the account is active and nobody says anything else."""
         if not self.said and _state(self.body) == _ACTIVE:
             return {}
-        return {_TOLD: f"{self.teller}\n".encode() + self.body, **self.said}
+        names = "".join(f"{name}\0" for name in self.tellers)
+        return {_TOLD: names.encode() + self.body, **self.said}
 
 
 class Accounts:
@@ -128,11 +119,10 @@ class Accounts:
         grace_s: float,
         rows_max: int,
     ) -> None:
-        self._grace_s = grace_s
         self._rows_max = rows_max
-        # All sources by name; changed by `set_sources`.
+        # Both change with `set_sources`.
         self._relays = tuple(relays)
-        self._sources = {name: _Source(steady=True, since=now) for name in (*relays, *hosts)}
+        self._sources = Steadiness((*relays, *hosts), now, grace_s)
         # The accounts that have rows, by DID; the one that has changed longest ago is the first.
         self._accounts: dict[str, _Account] = {}
         self._count = 0  # rows of all of them
@@ -148,22 +138,16 @@ class Accounts:
 
     def set_sources(self, relays: Sequence[str], hosts: Collection[str], now: float) -> None:
         """Set the sources. A new one must be steady before it decides; those that are gone are forgotten."""
-        before = self._sources
+        before = set(self._sources)
         self._relays = tuple(relays)
-        self._sources = {
-            name: before.get(name) or _Source(steady=False, since=now) for name in (*relays, *hosts)
-        }
-        if gone := before.keys() - self._sources.keys():
-            for did in list(self._accounts):
-                self._forget_sources(did, gone)
+        self._sources.set_names((*relays, *hosts), now)
+        if not before.issubset(self._sources):
+            self._forget_others()
         self._examine_all()
 
     def update(self, connected: Collection[str], now: float) -> None:
         """Note which sources are connected. Called when that changes, and every second."""
-        changes = [
-            source.update(name in connected, now, self._grace_s) for name, source in self._sources.items()
-        ]
-        if any(changes):
+        if self._sources.update(connected, now):
             self._examine_all()
 
     def offer(self, source: str, did: str, body: bytes, host: str | None = None) -> bool:
@@ -177,7 +161,7 @@ class Accounts:
         account = self._accounts.get(did) or _Account()
         before = account.rows()
         if source not in self._relays:
-            self._forget_hosts(account, source)
+            account.keep((source, *self._relays))  # it is on this PDS now
         decides = self._decider(account, source, host) == source
         passes = self._decide(account, source, body) if decides else self._note(account, source, body, host)
         self._keep(did, account, before)
@@ -213,45 +197,46 @@ class Accounts:
 
     def _decider(self, account: _Account, speaks: str, host: str | None) -> str:
         """Return the source that decides for an account."""
-        named = [name for name in (host, speaks, account.teller, *account.said) if name in self._sources]
-        own = [name for name in named if name not in self._relays][:1]
-        candidates = [*own, *self._relays]
-        steady = [name for name in candidates if self._sources[name].steady]
-        connected = [name for name in candidates if self._sources[name].connected]
-        return [*steady, *connected, speaks][0]
+        named = [host or speaks, speaks, *account.tellers, *account.said]
+        own = [name for name in named if name in self._sources and name not in self._relays][:1]
+        return self._sources.first([*own, *self._relays]) or speaks
 
     # --- what an event does ---
 
     def _decide(self, account: _Account, source: str, body: bytes) -> bool:
         """Take the event of the source that decides."""
-        account.said.pop(source, None)
         if _state(body) != _state(account.body):
             self._tell(account, source, body)
             return True
-        passes = account.teller == source or not account.body
-        account.teller, account.body = source, body
+        passes = source in account.tellers or not account.body
+        self._agree(account, source, body)
         return passes
 
+    def _agree(self, account: _Account, source: str, body: bytes) -> None:
+        """Note that a source says what was told."""
+        account.said.pop(source, None)
+        if source not in account.tellers:
+            account.tellers += (source,)
+        account.body = account.body or body
+
     def _tell(self, account: _Account, source: str, body: bytes) -> None:
-        """Note what readers are told now. What was told before is what its source says still."""
-        if account.teller not in (source, _NOBODY):
-            account.said.setdefault(account.teller, account.body)
+        """Note what readers are told now. Who has said what was told before says so still."""
+        said = {**dict.fromkeys(account.tellers, account.body), **account.said, source: body}
         state = _state(body)
-        account.said = {
-            name: said for name, said in account.said.items() if name != source and _state(said) != state
-        }
-        account.teller, account.body = source, body
+        account.body = body
+        account.tellers = tuple(name for name, each in said.items() if _state(each) == state)
+        account.said = {name: each for name, each in said.items() if _state(each) != state}
 
     def _note(self, account: _Account, source: str, body: bytes, host: str | None) -> bool:
         """Keep what a source says that does not decide, if it is not what was told."""
         if _state(body) == _state(account.body):
-            account.said.pop(source, None)
+            self._agree(account, source, body)
             return False
-        if account.teller == _NOBODY:
-            decider = self._decider(account, source, host)
-            # Its silence counts if it could have spoken. A PDS is also noted as the one of the account.
-            if self._sources[decider].connected or decider == host:
-                account.teller = decider
+        decider = self._decider(account, source, host)
+        # Its silence counts if it could have spoken. A PDS is also noted as the one of the account.
+        silent = decider not in account.said and (self._sources.is_connected(decider) or decider == host)
+        named = dict.fromkeys((*account.tellers, decider) if silent else account.tellers)
+        account.tellers = tuple(name for name in named if name != source)
         account.said[source] = body
         return False
 
@@ -259,18 +244,11 @@ class Accounts:
         """Tell what the source that decides says, if that is not what was told. Return it."""
         decider = self._decider(account, "", None)
         body = account.said.get(decider)
-        if body is None or not self._sources[decider].connected:
+        if body is None or not self._sources.is_connected(decider):
             return None
         body = body or _active(did, account.body, now_us)
         self._tell(account, decider, body)
         return Difference(decider, did, body)
-
-    def _forget_hosts(self, account: _Account, source: str) -> None:
-        """Forget what other PDSes have said: the account has moved to this one."""
-        kept = (source, *self._relays)
-        account.said = {name: body for name, body in account.said.items() if name in kept}
-        if account.teller not in kept:
-            account.teller = _NOBODY
 
     # --- rows ---
 
@@ -283,6 +261,10 @@ class Accounts:
         self._accounts.pop(did, None)
         if after:
             self._accounts[did] = account
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Forget the accounts that have changed longest ago, while there are too many rows."""
         while self._count > self._rows_max:
             oldest = next(iter(self._accounts))
             self._note_changes(oldest, self._accounts.pop(oldest).rows(), {})
@@ -293,14 +275,12 @@ class Accounts:
             if before.get(source) != after.get(source):
                 self._changes[source, did] = after.get(source)
 
-    def _forget_sources(self, did: str, gone: Collection[str]) -> None:
-        """Forget what sources have said of an account. What they have told stays told."""
-        account = self._accounts[did]
-        before = account.rows()
-        account.said = {name: body for name, body in account.said.items() if name not in gone}
-        if account.teller in gone:
-            account.teller = _NOBODY
-        self._keep(did, account, before)
+    def _forget_others(self) -> None:
+        """Forget what sources have said that are not in use any more."""
+        for did, account in list(self._accounts.items()):
+            before = account.rows()
+            account.keep(self._sources)
+            self._keep(did, account, before)
 
     def _load(self, rows: Rows) -> None:
         """Read the rows of the log. Those of sources that are not in use any more are removed."""
@@ -309,14 +289,13 @@ class Accounts:
             stored.setdefault(did, {})[source] = row
         for did, by_source in stored.items():
             account = _Account()
-            teller, _, account.body = by_source.get(_TOLD, b"\n").partition(b"\n")
-            account.teller = teller.decode() if teller.decode() in self._sources else _NOBODY
-            account.said = {
-                name: row for name, row in by_source.items() if name != _TOLD and name in self._sources
-            }
-            self._count += len(by_source)
+            *tellers, account.body = by_source.pop(_TOLD, b"").split(b"\0")
+            account.tellers = tuple(name.decode() for name in tellers)
+            account.said = by_source
             self._accounts[did] = account
-            self._keep(did, account, by_source)
+            self._count += len(account.rows())
+        self._forget_others()
+        self._make_room()
         self._examine_all()
 
     def _examine_all(self) -> None:

@@ -1,4 +1,4 @@
-"""Which accounts a source speaks for: a relay for all, a PDS for those whose document names its host. Pure.
+"""Which accounts a source speaks for: a relay for all, a PDS for the accounts that name its host. Pure.
 
 Identity and account messages are not signed. Without this rule, any PDS that is a source could say that an
 account of another host was deleted.

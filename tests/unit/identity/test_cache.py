@@ -79,7 +79,7 @@ async def test_reads_of_one_moment_are_one_query(cache: KeyCache, monkeypatch: p
     queries: list[int] = []
     read = cache._store.read
 
-    def counted(dids: list[bytes]) -> dict[bytes, tuple[bytes, int]]:
+    def counted(dids: list[bytes]) -> dict[bytes, tuple[bytes, int, str | None]]:
         queries.append(len(dids))
         return read(dids)
 

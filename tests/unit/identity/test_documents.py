@@ -298,12 +298,13 @@ def test_the_pds_of_a_document() -> None:
     other = service | {"id": "#other", "serviceEndpoint": "https://b.test"}
     last = service | {"serviceEndpoint": "https://c.test"}
     assert document_pds(DID, {"service": [7, other, service, last]}) == "a.test"
-    for changes in (
+    wrong: list[dict[str, Any]] = [
         {"type": "x"},
         {"serviceEndpoint": ["https://a.test"]},
         {"id": "did:plc:x#atproto_pds"},
         {"id": []},
-    ):
+    ]
+    for changes in wrong:
         assert document_pds(DID, {"service": [service | changes]}) == ""
 
 
