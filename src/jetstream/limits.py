@@ -203,6 +203,9 @@ class DeliveryLimits:
     # them. The worst texts take 13 ms.
     parsed_events: int = 200
     parsed_bytes: int = 64 << 10
+    # What the search for a content filter's phrases may cost for one chunk, as `Content.search_cost` counts
+    # it: 2 ms at worst; one record in any case.
+    searched_cost: int = 40_000
     # Chunks of one reader in a turn of the event loop. With one, 5,000 returning readers took 8 s instead of
     # 6.
     chunks_per_turn: int = 5
@@ -346,6 +349,7 @@ class WebLimits:
     explanations_waiting_max: int = 5
     explained_per_turn: int = 200
     explained_bytes_per_turn: int = 64 << 10
+    explained_search_cost: int = 40_000
     explained_pause_ratio: float = 2.0
     # Collections of that minute, of which those are shown that a prefix matches. An account can make up any
     # number of them, and each may have to be compared with a hundred exceptions.
