@@ -59,7 +59,13 @@ def event(size: int) -> Event:
     did, collection = (b"did:plc:one", b"did:plc:two")[size % 2], (LIKE, POST)[size % 3 == 0]
     lang = (b"en", b"de")[size % 5 == 0]
     return Event(
-        CREATE, did, collection, b"k", b"rev", b"cid", b'{"langs":["%b"],"text":"hay","t":"%b"}' % (lang, b"x" * size)
+        CREATE,
+        did,
+        collection,
+        b"k",
+        b"rev",
+        b"cid",
+        b'{"langs":["%b"],"text":"hay","t":"%b"}' % (lang, b"x" * size),
     )
 
 
