@@ -18,6 +18,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from jetstream.delivery.framing import Framing
@@ -30,6 +31,7 @@ _FRAME_BYTES: Final = 33 + 8
 _SLOT_BYTES: Final = 8 + 4
 _CHUNK_BYTES: Final = 400  # of the chunk's tuple, its integers, and its place in a dict
 _NOT_MADE: Final = b"not made"  # compared by identity
+_SIZE: Final = attrgetter("size")
 
 
 class Chunk(NamedTuple):
@@ -148,7 +150,7 @@ class RenderCache:
     @property
     def size(self) -> int:
         """How many bytes are held."""
-        return sum(rendered.size for rendered in list(self._entries.values()))
+        return sum(map(_SIZE, list(self._entries.values())))
 
     def get(self, batch: Batch, encoding: Encoding) -> Rendered:
         """Return what there is of a batch, as the last used."""

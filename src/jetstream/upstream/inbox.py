@@ -226,8 +226,8 @@ class ReadThrottle(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Give picows what was read: at once if it is short, else slice by slice while the turn lasts.
 
-        A read is as long as it may be, or takes all that has come. So a short one is the last of its turn, and
-        nobody need look at the clock.
+        A read takes as much as it may, or all that has come. So a short one is the last of its turn, and the
+        clock need not be looked at.
         """
         self._start, self._stop = 0, nbytes
         if nbytes > self._limits.slice_bytes_max or self._paused:

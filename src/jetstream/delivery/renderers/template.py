@@ -63,9 +63,10 @@ class TemplateRenderer:
         templates = self._templates
         columns = self._columns(batch)
         if isinstance(indices, range):
-            kinds, *values = (column[indices.start : indices.stop] for column in columns)
+            run = slice(indices.start, indices.stop)
+            kinds, *values = [column[run] for column in columns]
         else:
-            kinds, *values = ([column[i] for i in indices] for column in columns)
+            kinds, *values = [[column[i] for i in indices] for column in columns]
         if self._last is not None:
             values[-1] = self._last(values[-1])
         # `zip` makes the tuple that `%` takes: nothing is unpacked for each event.
