@@ -108,9 +108,21 @@ class Rendered:
 
         Where frames are costly, none is made of a message that is longer than `message_bytes_max`.
         """
-        frames, lengths, framing = self._frames, self._lengths, self._encoding.framing
-        known, most = len(frames), (framing.costly and message_bytes_max) or sys.maxsize
-        # At the tip, all of them are new and follow the last one. That way is kept short.
+        renderer, framing = self._encoding
+        # At the tip, all of them are new and follow the last one.
+        if isinstance(indices, range) and indices.start == len(self._frames) and not framing.costly:
+            messages = renderer.render(batch, indices)
+            made = framing.frames(messages, map(batch.times.__getitem__, indices))
+            self._frames += made
+            self._lengths.extend(map(len, messages))
+            self._note(indices, messages, made, len(made))
+        else:
+            self._put(batch, indices, (framing.costly and message_bytes_max) or sys.maxsize)
+
+    def _put(self, batch: Batch, indices: Sequence[int], most: int) -> None:
+        """Do what `add` does, wherever the events are. No frame is made of a message longer than `most`."""
+        frames, lengths = self._frames, self._lengths
+        known = len(frames)
         if indices[0] < known:
             indices = [i for i in indices if i >= known or (frames[i] is _NOT_MADE and lengths[i] <= most)]
             if not indices:
@@ -119,7 +131,7 @@ class Rendered:
         messages = self._encoding.renderer.render(batch, indices)
         # An iterator: nothing is looked up for framings without times.
         times = map(batch.times.__getitem__, indices)
-        made = _short_frames(framing, messages, times, most)
+        made = _short_frames(self._encoding.framing, messages, times, most)
         run = isinstance(indices, range)
         if (short := (indices[0] if run else indices[-1] + 1) - known) > 0:
             frames += [_NOT_MADE] * short
@@ -131,10 +143,14 @@ class Rendered:
             for i, frame, message in zip(indices, made, messages, strict=True):
                 frames[i] = frame
                 lengths[i] = len(message)
+        self._note(indices, messages, made, len(frames) - known)
+
+    def _note(self, indices: Sequence[int], messages: list[bytes], made: list[bytes], slots: int) -> None:
+        """Note what was declined of what was rendered, and the memory that it takes: `slots` are new."""
         if not all(messages):
             declined = [i for i, message in zip(indices, messages, strict=True) if not message]
             self._declined = sorted({*self._declined, *declined})
-        self.size += sum(map(len, made)) + len(made) * _FRAME_BYTES + (len(frames) - known) * _SLOT_BYTES
+        self.size += sum(map(len, made)) + len(made) * _FRAME_BYTES + slots * _SLOT_BYTES
 
 
 class RenderCache:
