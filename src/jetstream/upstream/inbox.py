@@ -17,13 +17,16 @@ import time
 from collections.abc import Callable
 from functools import partial
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
-from typing import cast
+from typing import Final, cast
 
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
 
 from jetstream.limits import UpstreamLimits
 from jetstream.token_bucket import TokenBucket
 from jetstream.urls import without_secrets
+
+# Nearly all frames. Python 3.11 takes 80 ns to look up a member of an enumeration.
+_BINARY: Final = WSMsgType.BINARY
 
 
 class Inbox(WSListener):
@@ -102,7 +105,7 @@ class Inbox(WSListener):
         if self._cut:
             return
         kind = frame.msg_type
-        if kind == WSMsgType.BINARY and frame.fin:
+        if kind == _BINARY and frame.fin:
             payload = frame.get_payload_as_bytes()
             if len(payload) >= self._limits.tiny_bytes or self._spend("tiny"):
                 self._append(payload)
