@@ -18,7 +18,6 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from operator import attrgetter
 from typing import Final, NamedTuple
 
 from jetstream.delivery.framing import Framing
@@ -31,7 +30,6 @@ _FRAME_BYTES: Final = 33 + 8
 _SLOT_BYTES: Final = 8 + 4
 _CHUNK_BYTES: Final = 400  # of the chunk's tuple, its integers, and its place in a dict
 _NOT_MADE: Final = b"not made"  # compared by identity
-_SIZE: Final = attrgetter("size")
 
 
 class Chunk(NamedTuple):
@@ -162,11 +160,14 @@ class RenderCache:
         # ends, before another object can have the id. That may happen in another thread, so nothing but `pop`
         # is done there, and everything here works on a copy.
         self._entries: dict[tuple[int, Encoding], Rendered] = {}
+        # What is held is no more than this. Grows with what is added, and is measured when it is over the
+        # bound: entries that end with their batch are not subtracted.
+        self._size_max = 0
 
     @property
     def size(self) -> int:
         """How many bytes are held."""
-        return sum(map(_SIZE, list(self._entries.values())))
+        return sum(rendered.size for rendered in list(self._entries.values()))
 
     def get(self, batch: Batch, encoding: Encoding) -> Rendered:
         """Return what there is of a batch, as the last used."""
@@ -185,21 +186,28 @@ class RenderCache:
         Events whose JSON is longer than `message_bytes_max` may be missing; 0 is no limit.
         """
         rendered = self.get(batch, encoding)
+        before = rendered.size
         rendered.add(batch, indices, message_bytes_max)
-        self._make_room()
+        self._make_room(rendered.size - before)
         return rendered
 
     def keep(self, rendered: Rendered, first: int, chunk: Chunk) -> None:
         """Keep a chunk of what was last used, for the next reader that comes to its first event."""
+        before = rendered.size
         rendered.keep(first, chunk)
-        self._make_room()
+        self._make_room(rendered.size - before)
 
-    def _make_room(self) -> None:
-        """Drop what was used least recently until the rest is within the bound."""
-        excess = self.size - self._bytes_max
-        for key in list(self._entries)[:-1] if excess > 0 else ():
-            dropped = self._entries.pop(key, None) if excess > 0 else None
-            excess -= dropped.size if dropped is not None else 0
+    def _make_room(self, added: int) -> None:
+        """Count what was added; drop what was used least recently until the rest is within the bound."""
+        self._size_max += added
+        if self._size_max <= self._bytes_max:  # as nearly always, and nothing is measured
+            return
+        self._size_max = self.size
+        for key in list(self._entries)[:-1]:
+            if self._size_max <= self._bytes_max:
+                break
+            dropped = self._entries.pop(key, None)
+            self._size_max -= dropped.size if dropped is not None else 0
 
 
 def fitting(pieces: Sequence[bytes], bytes_max: int) -> int:
