@@ -77,6 +77,8 @@ class Followers:
         """Return once every follower is ready for more, after one turn of the event loop at least."""
         if self._lowest > self._tip:
             await asyncio.sleep(0)
+        else:
+            await self._advanced.wait()
         while self._lowest <= self._tip:
             await self._advanced.wait()
 
