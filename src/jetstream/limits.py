@@ -50,7 +50,8 @@ class UpstreamLimits:
     # Bytes that one read of the socket takes. With 64 KiB the sender's window is nearly shut all the time; on
     # one machine the kernel then sends in the reader's time, and catching up costs 5 % more CPU an event.
     read_bytes_max: int = 4 << 20
-    # Bytes that are parsed without a pause: at most 32,768 WebSocket frames, some ms.
+    # Bytes that are parsed without a pause: at most 32,768 WebSocket frames, some ms. Less than
+    # `read_bytes_max`, so that a read of one slice is one that has taken all that came.
     slice_bytes_max: int = 64 << 10
     # Control frames. Relays send two pings a minute.
     control: Rate = Rate(100.0, 200)
