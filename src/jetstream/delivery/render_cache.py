@@ -43,7 +43,7 @@ class Chunk(NamedTuple):
 class Rendered:
     """What is rendered of one batch in one encoding. Only `RenderCache` adds to it."""
 
-    __slots__ = ("_declined", "_encoding", "_frames", "_lengths", "_watch", "chunks", "size")
+    __slots__ = ("_complete", "_declined", "_encoding", "_frames", "_lengths", "_watch", "chunks", "size")
 
     def __init__(self, encoding: Encoding, watch: weakref.ref[Batch]) -> None:
         self._encoding = encoding
@@ -52,6 +52,8 @@ class Rendered:
         # The frame of each event, by its index in the batch, up to the last one that was needed: `_NOT_MADE`
         # if it is not rendered, or costly and wanted by nobody; empty if the renderer declined the event.
         self._frames: list[bytes] = []
+        # Whether no frame is missing among these; False for good after the first that was passed over.
+        self._complete = True
         # The length of each event's JSON, which limits on messages are compared with. 0 if not rendered or
         # declined.
         self._lengths = array("I")
@@ -122,6 +124,8 @@ class Rendered:
         frames, lengths = self._frames, self._lengths
         known = len(frames)
         if indices[0] < known:
+            if self._complete and indices[-1] < known:  # as for all readers but the first of those together
+                return
             indices = [i for i in indices if i >= known or (frames[i] is _NOT_MADE and lengths[i] <= most)]
             if not indices:
                 return
@@ -134,6 +138,7 @@ class Rendered:
         if (short := (indices[0] if run else indices[-1] + 1) - known) > 0:
             frames += [_NOT_MADE] * short
             lengths.extend([0] * short)
+        self._complete = self._complete and short <= 0 and most == sys.maxsize
         if run:  # which may go beyond the end
             frames[indices[0] : indices[-1] + 1] = made
             lengths[indices[0] : indices[-1] + 1] = array("I", map(len, messages))
