@@ -94,13 +94,15 @@ class SteadyClock:
         if offset <= self._trusted:
             self._step_back(offset, elapsed)
             return offset
-        if offset > self._limit(elapsed) and not self.ignored_us:
+        limit = self._limit(elapsed)
+        if offset > limit and not self.ignored_us:
             self._observe(offset, elapsed)
         self._lowest = min(self._lowest, offset)
         if elapsed - self._since >= self._settle_us:
             self._trusted = self._lowest
             self._observe(offset, elapsed)
-        return offset if offset <= self._limit(elapsed) else self._used
+            limit = self._limit(elapsed)
+        return offset if offset <= limit else self._used
 
     def _step_back(self, offset: int, elapsed: int) -> None:
         if offset < self._trusted - STEP_US and elapsed >= self._former_until:

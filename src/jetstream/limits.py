@@ -53,7 +53,8 @@ class UpstreamLimits:
     # Bytes that one read of the socket takes. With 64 KiB the sender's window is nearly shut all the time; on
     # one machine the kernel then sends in the reader's time, and catching up costs 5 % more CPU an event.
     read_bytes_max: int = 4 << 20
-    # Bytes that are parsed without a pause: at most 32,768 WebSocket frames, some ms.
+    # Bytes that are parsed without a pause: at most 32,768 WebSocket frames, some ms. Less than
+    # `read_bytes_max`, so that a read of one slice is one that has taken all that came.
     slice_bytes_max: int = 64 << 10
     # Control frames. Relays send two pings a minute.
     control: Rate = Rate(100.0, 200)
@@ -249,6 +250,9 @@ class DeliveryLimits:
     # them. The worst texts take 13 ms.
     parsed_events: int = 200
     parsed_bytes: int = 64 << 10
+    # What the search for a content filter's phrases may cost for one chunk, as `Content.search_cost` counts
+    # it: 2 ms at worst; one record in any case.
+    searched_cost: int = 40_000
     # Chunks of one reader in a turn of the event loop. With one, 5,000 returning readers took 8 s instead of
     # 6.
     chunks_per_turn: int = 5
@@ -392,6 +396,7 @@ class WebLimits:
     explanations_waiting_max: int = 5
     explained_per_turn: int = 200
     explained_bytes_per_turn: int = 64 << 10
+    explained_search_cost: int = 40_000
     explained_pause_ratio: float = 2.0
     # Collections of that minute, of which those are shown that a prefix matches. An account can make up any
     # number of them, and each may have to be compared with a hundred exceptions.

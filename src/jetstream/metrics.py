@@ -251,9 +251,8 @@ class Metrics:
 
     def count_events(self, batch: Batch) -> None:
         """Count stored events."""
-        for kind, name in KIND_NAMES.items():
-            if count := batch.kinds.count(kind):
-                self.events[name].inc(count)
+        for kind in set(batch.kinds):
+            self.events[KIND_NAMES[kind]].inc(batch.kinds.count(kind))
 
     def count_sent(self, wire: str, messages: int, size: int) -> None:
         """Count what was written to subscribers of one wire; `size` is in bytes."""

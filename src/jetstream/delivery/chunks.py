@@ -43,8 +43,9 @@ def cut(
     chosen = options.wanted.select(batch, first, last)
     if options.content is not None:
         few = _few(batch, chosen, limits)
-        last = chosen[len(few)] if len(few) < len(chosen) else last
-        chosen = features.select(options.content, batch, few)
+        found, judged = features.select(options.content, batch, few, limits.searched_cost)
+        last = chosen[judged] if judged < len(chosen) else last
+        chosen = found
     if not chosen:
         return Chunk(b"", 0, last)
     rendered, whole = cache.get(batch, encoding), limits.chunk_events

@@ -9,6 +9,7 @@ are parsed again for the next reader that needs them.
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Sequence
 from typing import Final
@@ -71,7 +72,24 @@ class FeatureCache:
             excess -= dropped.size if dropped is not None else 0
         return parsed
 
-    def select(self, content: Content, batch: Batch, chosen: Sequence[int]) -> list[int]:
-        """Return those of `chosen` whose record matches, or that are no commits. No delete is among them."""
-        parsed, kinds = self.parsed(batch), batch.kinds
-        return [i for i in chosen if kinds[i] not in RECORDS or content.matches(parsed.features(batch, i))]
+    def select(
+        self, content: Content, batch: Batch, chosen: Sequence[int], cost_max: int = sys.maxsize
+    ) -> tuple[list[int], int]:
+        """Return those of `chosen` whose record matches, or that are no commits, and how many were judged.
+
+        No delete is among them. Judging ends early where the search for phrases costs `cost_max`, as
+        `Content.search_cost` counts it; one event is judged in any case.
+        """
+        parsed, kinds, found, cost = self.parsed(batch), batch.kinds, list[int](), 0
+        for judged, i in enumerate(chosen):
+            if cost >= cost_max:
+                return found, judged
+            if kinds[i] not in RECORDS:
+                found.append(i)
+                continue
+            features = parsed.features(batch, i)
+            if content.matches(features):
+                found.append(i)
+            if content.phrases:
+                cost += content.search_cost(features)
+        return found, len(chosen)

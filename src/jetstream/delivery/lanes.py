@@ -7,11 +7,16 @@ so what is stored during one flush is part of the next.
 
 from __future__ import annotations
 
+from operator import attrgetter
+from typing import Final
+
 from jetstream.delivery.did_index import Defer, ListIndex
 from jetstream.delivery.feature_cache import FeatureCache
 from jetstream.delivery.index import Groups
 from jetstream.delivery.subscriber import Subscriber
 from jetstream.limits import DeliveryLimits
+
+_POSITION: Final = attrgetter("position")
 
 
 class Lane:
@@ -73,12 +78,12 @@ class Lanes:
     @property
     def lowest(self) -> Lane:
         """The lane with the lowest position, which is flushed next."""
-        return min(self._lanes, key=lambda lane: lane.position)
+        return min(self._lanes, key=_POSITION)
 
     @property
     def highest(self) -> Lane:
         """The lane with the highest position."""
-        return max(self._lanes, key=lambda lane: lane.position)
+        return max(self._lanes, key=_POSITION)
 
     def enter(self) -> Lane:
         """Count a subscriber. Return its lane: the one with the fewest, or a new one where all are full.

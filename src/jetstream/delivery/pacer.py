@@ -41,12 +41,14 @@ class Pacer:
         """
         limits = self._limits
         taken_s, self._storing_s = self._storing_s + worked_s, 0.0
-        own_s = 0.0
+        pause_s = 0.0
         if events < limits.full_flush_events:
-            own_s = max(limits.pause_min_s / lanes, min(limits.pause_ratio * worked_s, limits.pause_max_s))
-        theirs_s = limits.catch_up_ratio * taken_s * behind / (max(written, 1) * lanes)
+            pause_s = max(limits.pause_min_s / lanes, min(limits.pause_ratio * worked_s, limits.pause_max_s))
+        if behind:
+            theirs_s = limits.catch_up_ratio * taken_s * behind / (max(written, 1) * lanes)
+            pause_s = max(pause_s, min(theirs_s, limits.pause_max_s / lanes))
         self._worked_s += worked_s
-        self._pending_s += max(own_s, min(theirs_s, limits.pause_max_s / lanes))
+        self._pending_s += pause_s
 
     @property
     def flush_more(self) -> bool:

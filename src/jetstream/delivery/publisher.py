@@ -125,7 +125,8 @@ class Publisher:
         """
         turn, written, unlooked = _Turn(self._clock), 0, 0
         # By wire, for the metrics: added up here, because counters take a lock.
-        messages, sizes = defaultdict[str, int](int), defaultdict[str, int](int)
+        messages: defaultdict[str, int] = defaultdict(int)
+        sizes: defaultdict[str, int] = defaultdict(int)
         lane.judging, per_look = True, self._limits.writes_per_look
         wanted = await self._in_turns(lane.groups.judge(batch, first, last), turn)
         rendering = Rendering(self._cache, batch, range(first, last), wanted)
@@ -138,7 +139,7 @@ class Publisher:
                 if turn.lasts(self._limits.costly_s):
                     await turn.end()
             frames = rendering.of(group).frames(indices, group.message_bytes_max)
-            data = frames[0] if len(frames) == 1 else b"".join(frames)
+            data = b"".join(frames)
             members, reached = list(group.members) if frames else [], 0
             unlooked += len(indices)
             for start in range(0, len(members) or 1, per_look):  # once also for no members: the turn may end

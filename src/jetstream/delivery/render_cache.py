@@ -43,7 +43,7 @@ class Chunk(NamedTuple):
 class Rendered:
     """What is rendered of one batch in one encoding. Only `RenderCache` adds to it."""
 
-    __slots__ = ("_declined", "_encoding", "_frames", "_lengths", "_watch", "chunks", "size")
+    __slots__ = ("_complete", "_declined", "_encoding", "_frames", "_lengths", "_watch", "chunks", "size")
 
     def __init__(self, encoding: Encoding, watch: weakref.ref[Batch]) -> None:
         self._encoding = encoding
@@ -52,6 +52,8 @@ class Rendered:
         # The frame of each event, by its index in the batch, up to the last one that was needed: `_NOT_MADE`
         # if it is not rendered, or costly and wanted by nobody; empty if the renderer declined the event.
         self._frames: list[bytes] = []
+        # Whether no frame is missing among these; False for good after the first that was passed over.
+        self._complete = True
         # The length of each event's JSON, which limits on messages are compared with. 0 if not rendered or
         # declined.
         self._lengths = array("I")
@@ -106,10 +108,24 @@ class Rendered:
 
         Where frames are costly, none is made of a message that is longer than `message_bytes_max`.
         """
-        frames, lengths, framing = self._frames, self._lengths, self._encoding.framing
-        known, most = len(frames), (framing.costly and message_bytes_max) or sys.maxsize
-        # At the tip, all of them are new and follow the last one. That way is kept short.
+        renderer, framing = self._encoding
+        # At the tip, all of them are new and follow the last one.
+        if isinstance(indices, range) and indices.start == len(self._frames) and not framing.costly:
+            messages = renderer.render(batch, indices)
+            made = framing.frames(messages, map(batch.times.__getitem__, indices))
+            self._frames += made
+            self._lengths.extend(map(len, messages))
+            self._note(indices, messages, made, len(made))
+        else:
+            self._put(batch, indices, (framing.costly and message_bytes_max) or sys.maxsize)
+
+    def _put(self, batch: Batch, indices: Sequence[int], most: int) -> None:
+        """Do what `add` does, wherever the events are. No frame is made of a message longer than `most`."""
+        frames, lengths = self._frames, self._lengths
+        known = len(frames)
         if indices[0] < known:
+            if self._complete and indices[-1] < known:  # as for all readers but the first of those together
+                return
             indices = [i for i in indices if i >= known or (frames[i] is _NOT_MADE and lengths[i] <= most)]
             if not indices:
                 return
@@ -117,11 +133,12 @@ class Rendered:
         messages = self._encoding.renderer.render(batch, indices)
         # An iterator: nothing is looked up for framings without times.
         times = map(batch.times.__getitem__, indices)
-        made = _short_frames(framing, messages, times, most)
+        made = _short_frames(self._encoding.framing, messages, times, most)
         run = isinstance(indices, range)
         if (short := (indices[0] if run else indices[-1] + 1) - known) > 0:
             frames += [_NOT_MADE] * short
             lengths.extend([0] * short)
+        self._complete = self._complete and short <= 0 and most == sys.maxsize
         if run:  # which may go beyond the end
             frames[indices[0] : indices[-1] + 1] = made
             lengths[indices[0] : indices[-1] + 1] = array("I", map(len, messages))
@@ -129,10 +146,14 @@ class Rendered:
             for i, frame, message in zip(indices, made, messages, strict=True):
                 frames[i] = frame
                 lengths[i] = len(message)
+        self._note(indices, messages, made, len(frames) - known)
+
+    def _note(self, indices: Sequence[int], messages: list[bytes], made: list[bytes], slots: int) -> None:
+        """Note what was declined of what was rendered, and the memory that it takes: `slots` are new."""
         if not all(messages):
             declined = [i for i, message in zip(indices, messages, strict=True) if not message]
             self._declined = sorted({*self._declined, *declined})
-        self.size += sum(map(len, made)) + len(made) * _FRAME_BYTES + (len(frames) - known) * _SLOT_BYTES
+        self.size += sum(map(len, made)) + len(made) * _FRAME_BYTES + slots * _SLOT_BYTES
 
 
 class RenderCache:
@@ -144,6 +165,9 @@ class RenderCache:
         # ends, before another object can have the id. That may happen in another thread, so nothing but `pop`
         # is done there, and everything here works on a copy.
         self._entries: dict[tuple[int, Encoding], Rendered] = {}
+        # What is held is no more than this. Grows with what is added, and is measured when it is over the
+        # bound: entries that end with their batch are not subtracted.
+        self._size_max = 0
 
     @property
     def size(self) -> int:
@@ -167,21 +191,28 @@ class RenderCache:
         Events whose JSON is longer than `message_bytes_max` may be missing; 0 is no limit.
         """
         rendered = self.get(batch, encoding)
+        before = rendered.size
         rendered.add(batch, indices, message_bytes_max)
-        self._make_room()
+        self._make_room(rendered.size - before)
         return rendered
 
     def keep(self, rendered: Rendered, first: int, chunk: Chunk) -> None:
         """Keep a chunk of what was last used, for the next reader that comes to its first event."""
+        before = rendered.size
         rendered.keep(first, chunk)
-        self._make_room()
+        self._make_room(rendered.size - before)
 
-    def _make_room(self) -> None:
-        """Drop what was used least recently until the rest is within the bound."""
-        excess = self.size - self._bytes_max
-        for key in list(self._entries)[:-1] if excess > 0 else ():
-            dropped = self._entries.pop(key, None) if excess > 0 else None
-            excess -= dropped.size if dropped is not None else 0
+    def _make_room(self, added: int) -> None:
+        """Count what was added; drop what was used least recently until the rest is within the bound."""
+        self._size_max += added
+        if self._size_max <= self._bytes_max:  # as nearly always, and nothing is measured
+            return
+        self._size_max = self.size
+        for key in list(self._entries)[:-1]:
+            if self._size_max <= self._bytes_max:
+                break
+            dropped = self._entries.pop(key, None)
+            self._size_max -= dropped.size if dropped is not None else 0
 
 
 def fitting(pieces: Sequence[bytes], bytes_max: int) -> int:

@@ -10,8 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from operator import attrgetter
+from typing import Final
 
 from jetstream.scheduling import Notifier
+
+_POSITION: Final = attrgetter("position")
+_ABOVE_ALL: Final = 1 << 63  # no position is as high
 
 
 class Follower:
@@ -70,7 +75,14 @@ class Followers:
 
     async def wait(self) -> None:
         """Return once every follower is ready for more, after one turn of the event loop at least."""
-        if all(follower.position > self._tip for follower in self._followers):
+        if self._lowest > self._tip:
             await asyncio.sleep(0)
-        while not all(follower.position > self._tip for follower in self._followers):
+        else:
             await self._advanced.wait()
+        while self._lowest <= self._tip:
+            await self._advanced.wait()
+
+    @property
+    def _lowest(self) -> int:
+        """The lowest position of a follower; above all positions if there is none."""
+        return min(map(_POSITION, self._followers), default=_ABOVE_ALL)

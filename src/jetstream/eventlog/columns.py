@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Final, NamedTuple
 from zlib import crc32
 
@@ -21,6 +22,7 @@ from jetstream.model.batch import Batch
 
 # The text columns, in the order in which they are stored. They are attributes of `Batch` as well.
 NAMES: Final = ("kinds", "dids", "collections", "rkeys", "revs", "cids", "bodies")
+_TEXTS: Final = attrgetter(*NAMES)
 
 
 class Damaged(Exception):
@@ -42,7 +44,7 @@ class Columns(NamedTuple):
     @classmethod
     def of(cls, batch: Batch) -> Columns:
         """Write a batch of at least one event as columns."""
-        return cls(write_times(batch.times), *(b"\n".join(getattr(batch, name)) for name in NAMES))
+        return cls(write_times(batch.times), *map(b"\n".join, _TEXTS(batch)))
 
     @classmethod
     def joined(cls, runs: Iterable[Columns]) -> Columns:

@@ -82,8 +82,14 @@ class Batch:
     def extend(self, later: Batch) -> None:
         """Append events that follow this batch's."""
         assert not self.times or not later.times or later.first > self.last
-        for mine, theirs in zip(self._columns(), later._columns(), strict=True):
-            mine.extend(theirs)
+        self.times += later.times
+        self.kinds += later.kinds
+        self.dids += later.dids
+        self.collections += later.collections
+        self.rkeys += later.rkeys
+        self.revs += later.revs
+        self.cids += later.cids
+        self.bodies += later.bodies
 
     def _part(self, start: int, stop: int) -> Batch:
         return Batch(*(column[start:stop] for column in self._columns()))

@@ -20,10 +20,11 @@ decide what is left: the first message of a repository, identities and accounts.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from jetstream.limits import UpstreamLimits
@@ -64,8 +65,8 @@ class DecodedBatch:
     # Keys that the log must be asked for.
     lookups: list[Key] = field(default_factory=list)
     # Frames by type, and drops by reason.
-    types: Counter[str] = field(default_factory=Counter)
-    drops: Counter[str] = field(default_factory=Counter)
+    types: dict[str, int] = field(default_factory=dict)
+    drops: defaultdict[str, int] = field(default_factory=partial(defaultdict, int))
     # The error and info frames, in order.
     notices: list[Envelope] = field(default_factory=list)
     # Commits whose producer left records out.
@@ -76,8 +77,8 @@ class DecodedBatch:
     def add(self, envelope: Envelope, events: Sequence[Event], drops: Sequence[str]) -> None:
         """Add what was extracted from an accepted frame."""
         self.events += events
-        if drops:
-            self.drops.update(drops)
+        for reason in drops:
+            self.drops[reason] += 1
         fields = envelope.fields
         if fields.get("tooBig") is True and not envelope.drop:
             self.too_big += 1
@@ -299,7 +300,7 @@ class Pipeline:
         if repeats:
             batch.drops["repeat"] += repeats
         batch.frames = len(types)
-        batch.types.update(types)
+        batch.types = {name: types.count(name) for name in set(types)}
         batch.accepted = batch.frames - batch.without_seq - repeats
         batch.seq, batch.provisional = tracker.cursor, tracker.unconfirmed
         batch.fell_from = tracker.fell_from

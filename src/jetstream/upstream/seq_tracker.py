@@ -110,8 +110,9 @@ class SeqTracker:
     @property
     def unconfirmed(self) -> int | None:
         """The number to store beside `last`: of the frames accepted above it, the one that came last."""
-        above = (outlier for outlier in reversed(self._outliers) if outlier > (self.last or 0))
-        return next(above, None) if self.provisional is None else self.provisional
+        if self.provisional is not None or not self._outliers:
+            return self.provisional
+        return next((outlier for outlier in reversed(self._outliers) if outlier > (self.last or 0)), None)
 
     @property
     def may_recur(self) -> bool:

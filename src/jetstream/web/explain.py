@@ -162,8 +162,7 @@ class Explain:
                 began = self._clock()
                 bodies = batch.bodies[first : min(first + limits.explained_per_turn, last)]
                 reached = first + fitting(bodies, limits.explained_bytes_per_turn)
-                self._add(counts, batch, first, reached, options, renderer)
-                first = reached
+                first = self._add(counts, batch, first, reached, options, renderer)
                 await self._pause(began)
             position = batch.times[last - 1] + 1
         return counts
@@ -176,20 +175,25 @@ class Explain:
         last: int,
         options: SubscriberOptions,
         renderer: Renderer,
-    ) -> None:
-        """Add `batch[first:last]` to the counts."""
+    ) -> int:
+        """Add `batch[first:last]` to the counts, or less where that takes long; return up to where."""
+        chosen = options.wanted.select(batch, first, last)
+        if options.content is not None:
+            found, judged = self._features.select(
+                options.content, batch, chosen, self._limits.explained_search_cost
+            )
+            last = chosen[judged] if judged < len(chosen) else last
+            chosen = found
         counts.events += last - first
         if len(counts.collections) < self._limits.explained_collections_max:
             counts.collections.update(batch.collections[first:last])
-        chosen = options.wanted.select(batch, first, last)
-        if options.content is not None:
-            chosen = self._features.select(options.content, batch, chosen)
         longest = options.message_bytes_max
         rendered = renderer.render(batch, chosen) if chosen else []
         messages = [each for each in rendered if each and (not longest or len(each) <= longest)]
         counts.matched += len(messages)
         counts.plain_bytes += sum(map(len, WEBSOCKET.frames(messages)))
         counts.zstd_bytes += sum(map(len, self._dictionaries.own_framing.frames(messages)))
+        return last
 
     async def _matches(self, wanted: Filter, collections: set[bytes]) -> dict[str, list[str]]:
         """Return which of the collections each prefix matches, without those that are excluded."""

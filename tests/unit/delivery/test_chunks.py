@@ -26,13 +26,21 @@ from jetstream.model.filter import Filter
 LIKE, POST = b"app.bsky.feed.like", b"app.bsky.feed.post"
 LIMITS = DeliveryLimits()
 FEATURES = FeatureCache(LIMITS.feature_cache_bytes)
-SMALL = DeliveryLimits(chunk_events=5, chunk_bytes=1500, judged_events=7, parsed_events=3, parsed_bytes=2000)
+SMALL = DeliveryLimits(
+    chunk_events=5,
+    chunk_bytes=1500,
+    judged_events=7,
+    parsed_events=3,
+    parsed_bytes=2000,
+    searched_cost=2,
+)
 OPTIONS = [
     SubscriberOptions(),
     SubscriberOptions(message_bytes_max=200),
     SubscriberOptions(Filter(collections=frozenset({LIKE}))),
     SubscriberOptions(Filter(dids=DidSet({b"did:plc:one"})), message_bytes_max=200),
     SubscriberOptions(Filter(kinds=frozenset({CREATE})), content=Content.parse(lang=["en"])),
+    SubscriberOptions(content=Content.parse(lang=["en"], text=["hay", "straw"])),
 ]
 
 
@@ -51,7 +59,13 @@ def event(size: int) -> Event:
     did, collection = (b"did:plc:one", b"did:plc:two")[size % 2], (LIKE, POST)[size % 3 == 0]
     lang = (b"en", b"de")[size % 5 == 0]
     return Event(
-        CREATE, did, collection, b"k", b"rev", b"cid", b'{"langs":["%b"],"t":"%b"}' % (lang, b"x" * size)
+        CREATE,
+        did,
+        collection,
+        b"k",
+        b"rev",
+        b"cid",
+        b'{"langs":["%b"],"text":"hay","t":"%b"}' % (lang, b"x" * size),
     )
 
 

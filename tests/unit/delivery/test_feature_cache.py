@@ -24,8 +24,8 @@ def test_records_that_match_are_selected_and_events_without_a_record_pass() -> N
         event(UPDATE, body=b'{"langs":["en"]}'),
     ]
     batch = Batch.of(events, range(5))
-    assert FeatureCache(1 << 20).select(ENGLISH, batch, range(5)) == [0, 2, 3, 4]
-    assert FeatureCache(1 << 20).select(ENGLISH, batch, [1, 3]) == [3]
+    assert FeatureCache(1 << 20).select(ENGLISH, batch, range(5)) == ([0, 2, 3, 4], 5)
+    assert FeatureCache(1 << 20).select(ENGLISH, batch, [1, 3]) == ([3], 2)
 
 
 def test_a_record_is_parsed_once_also_when_the_batch_grows() -> None:
@@ -33,7 +33,7 @@ def test_a_record_is_parsed_once_also_when_the_batch_grows() -> None:
     first = cache.parsed(batch).features(batch, 0)
     batch.extend(Batch.of([event(body=b"{}")], [2]))
     assert cache.parsed(batch).features(batch, 0) is first
-    assert cache.select(ENGLISH, batch, [0, 1]) == [0]
+    assert cache.select(ENGLISH, batch, [0, 1]) == ([0], 2)
     assert len(cache.parsed(batch)._features) == 2
 
 
@@ -56,3 +56,17 @@ def test_what_was_parsed_ends_with_its_batch() -> None:
     assert cache.size
     del batch
     assert not cache._entries
+
+
+def test_judging_ends_where_the_search_for_phrases_has_cost_enough() -> None:
+    content = Content.parse(text=["needle", "pin"])
+    assert content is not None
+    batch = batch_of(*[b'{"text":"%b needle"}' % (b"hay " * 700)] * 5, b"{}")
+    cache = FeatureCache(1 << 20)
+    one = content.search_cost(cache.parsed(batch).features(batch, 0))
+    assert cache.select(content, batch, range(6), one) == ([0], 1)
+    assert cache.select(content, batch, range(1, 6), 1) == ([1], 1)  # one is judged in any case
+    assert cache.select(content, batch, range(6), one + 1) == ([0, 1], 2)
+    assert cache.select(content, batch, range(6)) == ([0, 1, 2, 3, 4], 6)
+    # A record without text costs nothing.
+    assert cache.select(content, batch, [5] * 3 + [0], 1) == ([0], 4)

@@ -240,6 +240,33 @@ async def test_a_slice_fits_what_the_parser_has_room_for() -> None:
     assert reading.given == [b"abc", b"def", b"gh"]
 
 
+async def test_a_short_read_is_parsed_at_once_and_ends_no_turn() -> None:
+    reading = Reading(over=True)
+    reading.read(b"abcd")
+    reading.read(b"ef")
+    assert (reading.given, reading.pauses) == ([b"abcd", b"ef"], [])
+
+
+async def test_the_rest_of_a_short_read_waits_while_the_inbox_is_full(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reading = Reading(room=3)
+    updated = reading.parser.buffer_updated
+
+    def updated_and_full(nbytes: int) -> None:
+        updated(nbytes)
+        reading.throttle.pause(True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reading.parser, "buffer_updated", updated_and_full)
+        reading.read(b"abcd")
+    await asyncio.sleep(0)
+    assert (reading.given, reading.pauses) == ([b"abc"], ["pause_reading"])
+    reading.throttle.pause(False)
+    await asyncio.sleep(0)
+    assert (reading.given, reading.pauses) == ([b"abc", b"d"], ["pause_reading", "resume_reading"])
+
+
 async def test_the_socket_is_not_read_until_what_was_read_is_parsed() -> None:
     reading = Reading(over=True)
     reading.read(b"abcdefghij")

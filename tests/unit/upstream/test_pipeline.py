@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -437,10 +439,15 @@ def merged(parts: Iterable[DecodedBatch]) -> DecodedBatch:
             "fell_from",
             "time",
         }:
-            setattr(whole, name, getattr(whole, name) + getattr(part, name))
+            setattr(whole, name, added(getattr(whole, name), getattr(part, name)))
         whole.seq, whole.provisional, whole.fell_from = part.seq, part.provisional, part.fell_from
         whole.time = part.time or whole.time
     return whole
+
+
+def added(one: Any, other: Any) -> Any:
+    """Return the sum of two values, or of two counts by name."""
+    return Counter(one) + Counter(other) if isinstance(one, dict) else one + other
 
 
 # Captured frames and published scenarios

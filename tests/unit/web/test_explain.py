@@ -78,5 +78,6 @@ def test_what_subscribe_refuses_is_refused_in_the_same_words(query: str, headers
     assert (refused.status, refused.body.decode()) == (400, f"{expected}\n")
 
 
-def test_no_more_bytes_are_parsed_in_a_turn_than_in_delivery() -> None:
+def test_no_more_is_parsed_and_searched_in_a_turn_than_in_delivery() -> None:
     assert WebLimits().explained_bytes_per_turn <= DeliveryLimits().parsed_bytes
+    assert WebLimits().explained_search_cost <= DeliveryLimits().searched_cost

@@ -8,7 +8,7 @@ that of its own keys. Where kinds differ in it, a column is named more than once
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from operator import attrgetter
+from operator import attrgetter, itemgetter, mod
 from typing import Any, Final
 
 from jetstream.model.batch import Batch
@@ -60,16 +60,15 @@ class TemplateRenderer:
 
     def render(self, batch: Batch, indices: Sequence[int]) -> list[bytes]:
         """Return the JSON of each event that `indices` names; empty where the kind has no template."""
-        templates = self._templates
         columns = self._columns(batch)
         if isinstance(indices, range):
-            kinds, *values = (column[indices.start : indices.stop] for column in columns)
+            kinds, *values = map(itemgetter(slice(indices.start, indices.stop)), columns)
         else:
-            kinds, *values = ([column[i] for i in indices] for column in columns)
+            kinds, *values = [[column[i] for i in indices] for column in columns]
         if self._last is not None:
             values[-1] = self._last(values[-1])
-        # `zip` makes the tuple that `%` takes: nothing is unpacked for each event.
-        return [templates[kind] % value for kind, value in zip(kinds, zip(*values, strict=True), strict=True)]
+        # `zip` makes the tuple that `%` takes: Python itself does nothing for each event.
+        return list(map(mod, map(self._templates.__getitem__, kinds), zip(*values, strict=True)))
 
     def heartbeat(self, position: int, live: bool) -> bytes:
         """Return the JSON of a heartbeat; empty if the wire has none."""

@@ -111,6 +111,8 @@ class TranslatedErrors:
         pass
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if error is None:
+            return
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if isinstance(error, Damaged) or code in _CORRUPT:
             raise LogCorrupt(self._path, f"is damaged ({error}); {REMEDY}") from error

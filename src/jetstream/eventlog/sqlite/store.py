@@ -137,8 +137,8 @@ class SqliteLog:
 
         Raises LogUnwritable, or LogCorrupt if upkeep has found the tail damaged.
         """
-        state = self._state
-        assert not len(batch) or batch.first > state.tip
+        state, count = self._state, len(batch)
+        assert not count or batch.first > state.tip
         self._upkeep.raise_failure()
         tombstones = find_tombstones(batch, self._erase_statuses)
         async with state.writing:
@@ -146,10 +146,10 @@ class SqliteLog:
                 self._upkeep.wake()
                 raise LogUnwritable(state.path, "too many states of repositories wait to be written")
             try:
-                columns = Columns.of(batch) if len(batch) else None
+                columns = Columns.of(batch) if count else None
                 if state.space.spend(_size(columns, changes)):
                     self._upkeep.wake()
-                if len(batch) and batch.last > state.reservation.until_us:
+                if count and batch.last > state.reservation.until_us:
                     await self._reserve(batch.last)
                 with TranslatedErrors(state.path), Transaction(state.writer):
                     repo_row = self._store(batch, columns, changes, tombstones)
@@ -165,7 +165,7 @@ class SqliteLog:
                 state.repos.add(changes.repos, repo_row)
                 if state.repos.is_due:
                     self._upkeep.wake()
-            if len(batch):
+            if count:
                 self._publish(batch, tombstones, received_at)
 
     async def _reserve(self, position: int) -> None:
@@ -204,11 +204,11 @@ class SqliteLog:
 
     def _publish(self, batch: Batch, tombstones: Tombstones, received_at: float | None) -> None:
         """Let memory follow what was committed, and wake readers and, if there is a segment, upkeep."""
-        state = self._state
+        state, count = self._state, len(batch)
         state.tip = batch.last
-        state.appended += len(batch)
-        state.events += len(batch)
-        state.tail_events += len(batch)
+        state.appended += count
+        state.events += count
+        state.tail_events += count
         if state.oldest_us is None:
             state.oldest_us = batch.first
         state.hot_tail.append(batch)
