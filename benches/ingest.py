@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from benches.limits import Limit
 from benches.relay_process import RelayProcess
@@ -31,25 +33,41 @@ def main(events: int = EVENTS) -> dict[str, float]:
 
 def measure(relay: RelayProcess, server: Server, events: int) -> dict[str, float]:
     """Send at full speed, and wait until the subscriber has received everything."""
-    command = [sys.executable, "-m", "benches.counter", "127.0.0.1", str(server.port), str(events)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
-        assert reader.stdout is not None
-        reader.stdout.readline()
-        settle()
+    with reading(server, events) as seen:
         cpu_s, began = server.cpu_s(), time.time()
         relay.begin(events=events)
         sent = relay.wait_sent()
-        seen = json.loads(reader.stdout.readline())
+        count, at = seen()
         cpu_s = server.cpu_s() - cpu_s
-    if seen["events"] < events:  # the last frames may contain some more
-        raise RuntimeError(f"the subscriber saw {seen['events']} of {events} events")
-    took_s = seen["at"] - began
+    took_s = at - began
     return {
-        "events_per_s": seen["events"] / took_s,
-        "cpu_us_per_event": cpu_s / seen["events"] * 1e6,
+        "events_per_s": count / took_s,
+        "cpu_us_per_event": cpu_s / count * 1e6,
         "cores": cpu_s / took_s,
         "relay_cores": sent.cpu_s / sent.seconds,
     }
+
+
+@contextmanager
+def reading(server: Server, events: int) -> Iterator[Callable[[], tuple[int, float]]]:
+    """Start a subscriber. Yield what waits for its events: how many there were, and when the last one came.
+
+    The last frames may contain some more than were ordered. Raises RuntimeError if there are fewer.
+    """
+    command = [sys.executable, "-m", "benches.counter", "127.0.0.1", str(server.port), str(events)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
+        output = reader.stdout
+        assert output is not None
+        output.readline()
+        settle()
+
+        def seen() -> tuple[int, float]:
+            facts = json.loads(output.readline())
+            if facts["events"] < events:
+                raise RuntimeError(f"the subscriber saw {facts['events']} of {events} events")
+            return facts["events"], facts["at"]
+
+        yield seen
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m benches.relay FILE REPOS
 
-It serves the frames of a recording, from REPOS accounts, on a free port, to one connection at a time. It
-continues with the next number, whatever cursor is requested.
+It serves the frames of a recording, from REPOS accounts or, with 0, from their own, on a free port, to one
+connection at a time. It continues with the next number, whatever cursor is requested.
 
 It takes orders on standard input and reports on standard output, one JSON object a line. It reports `{"port":
 …}` when it listens, `{"connected": true}` when a server has connected and `{"connected": false}` when that is

@@ -28,7 +28,7 @@ class Sent:
 
 
 class RelayProcess:
-    """A relay process that sends the frames of a recording, from `repos` accounts."""
+    """A relay process that sends the frames of a recording, from `repos` accounts; 0: from their own."""
 
     def __init__(self, frames: Path, repos: int) -> None:
         """Start it on a free port. Raises RelayEndedError if the recording cannot be read."""

@@ -3,7 +3,8 @@
 Four fields are overwritten in place before each use: `seq`, which rises by one; the account; `time`; and
 `rev`, the TID of the time of sending, so that a reader can tell the delay. The signed commit inside is not
 changed. So a consumer that checks the CIDs of records accepts such frames, and one that verifies signatures
-and revisions does not.
+and revisions does not. With no accounts (`repos` is 0), account and `rev` stay as they are: such frames can be
+verified, once round.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _CLOCKS: Final = tuple(tid(0, clock)[11:].encode() for clock in range(CLOCK_IDS)
 class Slot(NamedTuple):
     """A frame in the ring: offsets in its data, and the number of events that it makes.
 
-    The offset of a field is 0 if the frame does not have it, or with another length.
+    The offset of a field is 0 if the frame does not have it, or with another length, or if it must stay.
     """
 
     start: int  # of the WebSocket message
@@ -57,7 +58,8 @@ class Ring:
         bodies = ((message, libipld.decode_dag_cbor_multi(message)[1]) for message in messages)
         # Without deleted accounts: a server removes their records, so that a replay would differ.
         self.slots = [
-            _append(self.data, message, body) for message, body in bodies if body.get("active") is not False
+            _append(self.data, message, body, as_signed=not repos)
+            for message, body in bodies if body.get("active") is not False
         ]
 
     def __len__(self) -> int:
@@ -90,7 +92,7 @@ class Ring:
         return spans, events
 
 
-def _append(data: bytearray, frame: bytes, body: dict[str, Any]) -> Slot:
+def _append(data: bytearray, frame: bytes, body: dict[str, Any], *, as_signed: bool) -> Slot:
     """Append a frame as a WebSocket message, with a `seq` of eight bytes."""
     old = _SEQ + cbor_head(0, body["seq"])
     at = frame.index(old)
@@ -107,8 +109,8 @@ def _append(data: bytearray, frame: bytes, body: dict[str, Any]) -> Slot:
     time = place(_TIME + body["time"].encode())
     if not time:
         raise ValueError(f"frame {body['seq']} has no time of 24 characters: {body['time']!r}")
-    rev = place(_REV) if "rev" in body else 0
-    did = place(_DIDS[0 if "repo" in body else 1])
+    rev = place(_REV) if "rev" in body and not as_signed else 0
+    did = 0 if as_signed else place(_DIDS[0 if "repo" in body else 1])
     return Slot(start, len(data), base + at + len(_SEQ), rev, time - 24, did, _events(body))
 
 

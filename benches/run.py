@@ -28,7 +28,9 @@ from benches import (
     fanout,
     handshake,
     ingest,
+    ingest_full,
     machine,
+    merge,
     replay,
     verify,
 )
@@ -136,6 +138,8 @@ class Bench:
 
 def _entries() -> dict[str, Entry]:
     entries = {"ingest": Entry(ingest.TITLE, ingest.main, ingest.LIMITS)}
+    entries["ingest_full"] = Entry(ingest_full.TITLE, ingest_full.main, ingest_full.LIMITS)
+    entries["merge3"] = Entry(merge.TITLE, merge.main, merge.LIMITS)
     for name, scenario in fanout.SCENARIOS.items():
         entries[name] = Entry(scenario.title, partial(fanout.run, name), scenario.limits, timed=True)
     entries["compression"] = Entry(compression.TITLE, compression.main, compression.LIMITS)

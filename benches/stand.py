@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
@@ -21,13 +21,14 @@ from benches.relay_process import RelayProcess
 from jetstream.bench import process
 
 STOP_TIMEOUT_S: Final = 20.0
-_NOWHERE: Final = "ws://127.0.0.1:1"  # nothing listens on the lowest port
+NOWHERE: Final = "127.0.0.1:1"  # nothing listens on the lowest port
 
 
 class Server:
     """`jetstream serve` on a free port of the loopback."""
 
     def __init__(self, upstream: str, data_dir: Path, options: list[str]) -> None:
+        """`upstream` is one or several, separated by commas."""
         command = [sys.executable, "-m", "jetstream", "serve", "--upstream", upstream]
         command += ["--listen", "127.0.0.1:0", "--data-dir", str(data_dir), "--log-format", "json", *options]
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -78,26 +79,37 @@ class Server:
 def stand(*options: str, repos: int = 50_000) -> Iterator[tuple[RelayProcess, Server]]:
     """Start a relay and a server that reads it. At the end stop both, and remove the server's data."""
     directory = Path(tempfile.mkdtemp(prefix="jetstream-bench-"))
-    relay = RelayProcess(recorded(), repos)
     try:
-        server = Server(relay.url, directory / "data", list(options))
-        try:
-            relay.wait_connected()
+        relay = RelayProcess(recorded(), repos)
+        with served([relay], directory / "data", list(options)) as server:
             yield relay, server
+    finally:
+        shutil.rmtree(directory)
+
+
+@contextmanager
+def served(relays: Sequence[RelayProcess], data_dir: Path, options: list[str]) -> Iterator[Server]:
+    """Start a server that reads relays. At the end stop all of them, and print what the server has warned of."""
+    try:
+        server = Server(",".join(relay.url for relay in relays), data_dir, options)
+        try:
+            for relay in relays:
+                relay.wait_connected()
+            yield server
         finally:
             server.stop()
             for warning in server.warnings:
                 print(f"  server: {warning}", flush=True)
     finally:
-        relay.stop()
-        shutil.rmtree(directory)
+        for relay in relays:
+            relay.stop()
 
 
 @contextmanager
 def alone(data_dir: Path | None = None, *options: str) -> Iterator[Server]:
     """Start a server whose upstream cannot be reached, on a new directory or on one with a log in it."""
     with tempfile.TemporaryDirectory(prefix="jetstream-bench-") as directory:
-        server = Server(_NOWHERE, data_dir or Path(directory), list(options))
+        server = Server(f"ws://{NOWHERE}", data_dir or Path(directory), list(options))
         try:
             yield server
         finally:

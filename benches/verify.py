@@ -2,9 +2,8 @@
 
 python -m benches.verify [RECORDING]
 
-The recording has its DID documents beside it, as `jetstream record` writes them. By default, it is a
-simulated network of a few accounts with many records each, so that commits are as long (5 kB) as real ones.
-Frames are decoded before. `cid_us` is what every mode does: records to events. `…_more_us` is what the other
+The recording has its DID documents beside it, as `jetstream record` writes them. Its first 5,000 frames count.
+By default, it is that of `signed`. Frames are decoded before. `cid_us` is what every mode does: records to events. `…_more_us` is what the other
 modes do besides. Every commit is judged once per round; the fastest round counts.
 """
 
@@ -13,18 +12,18 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from benches.frames import DIRECTORY, POPULATION, START_US
+from benches.frames import START_US
 from benches.limits import Limit
+from benches.signed import recorded
 
 from jetstream.atproto.keys import K256PublicKey, PublicKey, public_key
 from jetstream.identity.documents import document_key
 from jetstream.runtime import tune_gc
-from jetstream.simulator import frames, recording
-from jetstream.simulator.world import SteadyClock, World
+from jetstream.simulator import recording
 from jetstream.upstream.envelope import read_envelope
 from jetstream.upstream.extract import extract
 from jetstream.verify.chain import latest_rev
@@ -33,7 +32,6 @@ from jetstream.verify.verifier import Verifier
 
 TITLE: Final = "Verification of commits of 5 kB, CPU time"
 LIMITS: Final = (Limit("full_more_us", 110),)
-FILE: Final = DIRECTORY / "signed.bin.zst"
 COUNT: Final = 5_000
 ROUNDS: Final = 7
 _LATEST: Final = latest_rev(START_US + (1 << 48))
@@ -44,7 +42,8 @@ Fields = Mapping[str, Any]
 def main(file: Path | None = None) -> dict[str, float]:
     """Measure, print and return the figures: microseconds a commit."""
     file = file or recorded()
-    commits = [message for each in recording.read(file) if (message := read_envelope(each)).type == "commit"]
+    some = islice(recording.read(file), COUNT)
+    commits = [message for each in some if (message := read_envelope(each)).type == "commit"]
     keys = _keys(file)
     tune_gc()
     fields = [message.fields for message in commits]
@@ -59,21 +58,6 @@ def main(file: Path | None = None) -> dict[str, float]:
     for name, value in figures.items():
         print(f"{name:32} {value:8.1f}")
     return figures
-
-
-def recorded() -> Path:
-    """Return the recording. Make it first if there is none, in ten seconds."""
-    if not FILE.exists() or not recording.documents_path(FILE).exists():
-        print(f"benches: simulating into {FILE}", flush=True)
-        FILE.parent.mkdir(parents=True, exist_ok=True)
-        # Without rotations, so that one document tells each key.
-        world = World(replace(POPULATION, lifecycle=0), 1, SteadyClock(START_US, 500))
-        documents = {account.did: world.document(account.did, "") for account in world.accounts}
-        with recording.writing(FILE) as add:
-            for seq, message in zip(range(1, COUNT + 1), world.messages(), strict=False):
-                add(frames.encode(message, seq))
-        recording.write_documents(FILE, documents)
-    return FILE
 
 
 def _keys(file: Path) -> dict[str, PublicKey]:
