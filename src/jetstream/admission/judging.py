@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import orjson
@@ -21,6 +22,8 @@ from jetstream.verify.verdict import GAP, OK
 
 # The messages that have a rev.
 IN_REPOSITORIES: Final = frozenset({"commit", "sync"})
+# DIDs whose compact form is kept: that of each message is needed four times, from its arrival to its judgement.
+_COMPACT_MAX: Final = 4_096
 # What is above every rev, where a message is only compared with a state.
 _ANY_REV: Final = "~"
 
@@ -70,6 +73,11 @@ def did_of(envelope: Envelope) -> str:
     return did
 
 
+@lru_cache(maxsize=_COMPACT_MAX)
+def _compact(did: str) -> bytes:
+    return compact_did(did)
+
+
 def is_deletion(body: bytes) -> bool:
     """Return whether an account event, by its body, says that the account was deleted."""
     fields: dict[str, Any] = orjson.loads(body)
@@ -86,7 +94,7 @@ class States:
 
     def get(self, did: str) -> State | None:
         """Return the state of a repository; None if nothing of it was passed on."""
-        compact = compact_did(did)
+        compact = _compact(did)
         if compact in self._judged:
             return self._judged[compact]
         packed = self._find(compact)
@@ -94,7 +102,7 @@ class States:
 
     def put(self, did: str, state: State | None) -> None:
         """Set the state of a repository; None: forget it."""
-        self._judged[compact_did(did)] = state
+        self._judged[_compact(did)] = state
 
     def knows(self, envelope: Envelope) -> bool | None:
         """Return whether a commit or #sync without a `drop` was judged before; None: there is no state."""
