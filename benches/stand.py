@@ -28,7 +28,6 @@ class Server:
     """`jetstream serve` on a free port of the loopback."""
 
     def __init__(self, upstream: str, data_dir: Path, options: list[str]) -> None:
-        """`upstream` is one or several, separated by commas."""
         command = [sys.executable, "-m", "jetstream", "serve", "--upstream", upstream]
         command += ["--listen", "127.0.0.1:0", "--data-dir", str(data_dir), "--log-format", "json", *options]
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -91,7 +90,9 @@ def stand(*options: str, repos: int = 50_000) -> Iterator[tuple[RelayProcess, Se
 def served(relays: Sequence[RelayProcess], data_dir: Path, options: list[str]) -> Iterator[Server]:
     """Start a server that reads relays. At the end stop all of them, and print what the server has warned of."""
     try:
-        server = Server(",".join(relay.url for relay in relays), data_dir, options)
+        first, *others = (relay.url for relay in relays)
+        more = [argument for url in others for argument in ("--upstream", url)]
+        server = Server(first, data_dir, [*more, *options])
         try:
             for relay in relays:
                 relay.wait_connected()
