@@ -83,6 +83,7 @@ class Admission:
 
     async def forget(self, sources: Collection[str]) -> None:
         """Return when the cursors of sources that are not in use any more are removed."""
+        await self._queue.wait_stored()
         for source in sources:
             self._judge.marks.remove(source)
         self._wake.set()
@@ -90,8 +91,12 @@ class Admission:
             await self._stored.wait()
 
     def check(self) -> None:
-        """Look at which sources are connected. To be called when that changes, and every second or so."""
+        """Look at which sources are connected, and store the cursors of those that bring nothing new.
+
+        To be called when a connection changes, and every second or so.
+        """
         self._must_look = True
+        self._queue.hurry()
         self._wake.set()
 
     def knows(self, envelope: Envelope) -> bool | None:
@@ -180,7 +185,8 @@ class Admission:
                 judge.take(message)
                 if turn.is_over:
                     await turn.pause()
-            judge.output.note_received(run.received_at)
+            if run.messages:
+                judge.output.note_received(run.received_at)
             for source, reached in run.reached.items():
                 self._judge.marks.advance(source, *reached)
         return run

@@ -6,6 +6,10 @@
 
 A *run* is what is examined, judged and stored at once: the batches that wait, up to a limit. While one run is
 judged and stored, the next ones are examined. The order is that of arrival, from the queue to the log.
+
+A batch without messages only moves the cursor of its source: all of it was known, as nearly everything is
+that a second relay sends. It waits for the next batch that has messages, or for `hurry`, so it costs no run and
+no append of its own. If the process ends before that, these frames come again, and are known again.
 """
 
 from __future__ import annotations
@@ -53,7 +57,7 @@ class Run:
     messages: list[Message] = field(default_factory=list)
     # How far each source was read when its messages here were accepted.
     reached: dict[str, Reached] = field(default_factory=dict)
-    # When the oldest of the frames was received, in monotonic seconds.
+    # When the oldest frame of a batch with messages was received, in monotonic seconds.
     received_at: float = float("inf")
     # How many batches of sources this is.
     offers: int = 0
@@ -80,6 +84,8 @@ class Queue:
         # Batches that were accepted and are not in a run, oldest first, and their bytes.
         self._offers: deque[_Offer] = deque()
         self._bytes = 0
+        # Whether they must be examined now. False while none of them has messages.
+        self._is_due = False
         # Runs that are examined, or are and wait to be judged, oldest first: `runs_max` at most.
         self._runs: deque[Run] = deque()
         # How many batches were ever offered, and how many of them were judged and stored.
@@ -98,10 +104,17 @@ class Queue:
         self._offers.append(_Offer(source, batch, received_at, size))
         self._bytes += size
         self._offered += 1
+        if batch.accepted_messages or len(self._offers) >= limits.queue_batches_max // 2:
+            self.hurry()
+
+    def hurry(self) -> None:
+        """Have what was offered examined, even if it has no messages."""
+        self._is_due = bool(self._offers)
         self._changed.notify()
 
     async def wait_stored(self) -> None:
         """Return when all that was offered before is judged, and stored unless it waits for something."""
+        self.hurry()
         offered = self._offered
         while self._stored < offered:
             await self._changed.wait()
@@ -124,7 +137,7 @@ class Queue:
         """Examine what is offered, until cancelled."""
         try:
             while True:
-                while not self._offers or len(self._runs) >= self._limits.runs_max:
+                while not self._is_due or len(self._runs) >= self._limits.runs_max:
                     await self._changed.wait()
                 run = self._next_run()
                 tasks = await self._prepare(run.messages)
@@ -144,8 +157,10 @@ class Queue:
             run.offers += 1
             run.messages += _messages(source, batch, self._clock())
             run.reached[source] = Reached(batch.seq, batch.provisional, batch.fell_from)
-            run.received_at = min(run.received_at, received_at)
+            if batch.accepted_messages:
+                run.received_at = min(run.received_at, received_at)
             self._bytes -= size
+        self._is_due = bool(self._offers)
         self._changed.notify()
         return run
 
