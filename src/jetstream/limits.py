@@ -596,6 +596,8 @@ class AdmissionLimits:
     # Seconds for which a source is connected, or is not, until another one decides. A source that has lost
     # its connection is back after one or two attempts, mostly.
     account_grace_s: float = 30.0
+    # States of repositories in memory: 0.3 kB each, and 2.3 kB for a DID that is as long as it may be.
+    states_kept: int = 8_192
     # Accounts that are looked at in one turn when another source decides: 2 ms.
     accounts_per_turn: int = 1_000
 

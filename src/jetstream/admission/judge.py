@@ -53,7 +53,7 @@ class Judge:
         self._accounts = parts.accounts
         self._clock = clock
         # The newest state of each repository.
-        self.states = States(parts.log.repo)
+        self.states = States(parts.log.repo, bounds.states_kept)
         # Which numbers of the sources are not stored.
         self.marks = Marks()
         # What messages lack until they can be judged. It also brings the keys for their first examination.

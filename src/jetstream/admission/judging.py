@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final
 
 import orjson
@@ -16,14 +15,13 @@ import orjson
 from jetstream.admission.examination import SIGNED_MODES, Finding, Mode
 from jetstream.admission.waiting import bytes_of
 from jetstream.atproto.compact_did import compact_did
+from jetstream.identity.generations import Generations
 from jetstream.upstream.envelope import Envelope
 from jetstream.verify.chain import Judgement, State, judge, screen
 from jetstream.verify.verdict import GAP, OK
 
 # The messages that have a rev.
 IN_REPOSITORIES: Final = frozenset({"commit", "sync"})
-# DIDs whose compact form is kept: that of each message is needed four times, from its arrival to its judgement.
-_COMPACT_MAX: Final = 4_096
 # What is above every rev, where a message is only compared with a state.
 _ANY_REV: Final = "~"
 
@@ -73,11 +71,6 @@ def did_of(envelope: Envelope) -> str:
     return did
 
 
-@lru_cache(maxsize=_COMPACT_MAX)
-def _compact(did: str) -> bytes:
-    return compact_did(did)
-
-
 def is_deletion(body: bytes) -> bool:
     """Return whether an account event, by its body, says that the account was deleted."""
     fields: dict[str, Any] = orjson.loads(body)
@@ -85,24 +78,40 @@ def is_deletion(body: bytes) -> bool:
 
 
 class States:
-    """The state of every repository. `find` returns the packed state that the log has of a compact DID."""
+    """The state of every repository. `find` returns the packed state that the log has of a compact DID.
 
-    def __init__(self, find: Callable[[bytes], bytes | None]) -> None:
+    `kept_max` is how many states are kept in memory, since that of a message is needed three times, and once
+    for each copy of it.
+    """
+
+    def __init__(self, find: Callable[[bytes], bytes | None], kept_max: int) -> None:
         self._find = find
-        # What is judged and not stored; None: the state is forgotten.
-        self._judged: dict[bytes, State | None] = {}
+        # What is judged and not stored, by DID; None: the state is forgotten.
+        self._judged: dict[str, State | None] = {}
+        # What was used last, stored or not. No other part changes the states that the log has.
+        self._kept: Generations[str, State] = Generations(kept_max)
 
     def get(self, did: str) -> State | None:
         """Return the state of a repository; None if nothing of it was passed on."""
-        compact = _compact(did)
-        if compact in self._judged:
-            return self._judged[compact]
-        packed = self._find(compact)
-        return None if packed is None else State.unpacked(packed)
+        state = self._kept.get(did)
+        if state is not None:
+            return state
+        if did in self._judged:
+            return self._judged[did]
+        packed = self._find(compact_did(did))
+        if packed is None:
+            return None
+        state = State.unpacked(packed)
+        self._kept.put(did, state)
+        return state
 
     def put(self, did: str, state: State | None) -> None:
         """Set the state of a repository; None: forget it."""
-        self._judged[_compact(did)] = state
+        self._judged[did] = state
+        if state is None:
+            self._kept.pop(did)
+        else:
+            self._kept.put(did, state)
 
     def knows(self, envelope: Envelope) -> bool | None:
         """Return whether a commit or #sync without a `drop` was judged before; None: there is no state."""
@@ -114,7 +123,7 @@ class States:
 
     def changes(self) -> dict[bytes, bytes | None]:
         """Return what must be stored, packed."""
-        return {did: state and state.packed() for did, state in self._judged.items()}
+        return {compact_did(did): state and state.packed() for did, state in self._judged.items()}
 
     def stored(self) -> None:
         """Note that the log has everything that `changes` has returned."""

@@ -155,9 +155,11 @@ class SeqTracker:
 
     def accept(self, seq: int) -> None:
         """Note that a frame is accepted: it was not in doubt, or the log does not hold it."""
+        self._recurred_run = self._known_run = 0
+        if self.advance(seq):
+            return
         last = self.last
         self._all_in_doubt = False
-        self._recurred_run = self._known_run = 0
         self._unstored.discard(seq)
         self._in_step = True
         if last is None:
@@ -190,6 +192,10 @@ class SeqTracker:
         This upstream may have sent it before, or another one that is ahead of it. So it says nothing about
         the frames after it, and the cursor moves on with its number.
         """
+        if self.advance(seq):
+            self._recurred_run = self._known_run = 0
+            self.repeats += 1
+            return
         repeats, run = self.repeats, self._known_run
         if self.last is not None and seq <= self.last:
             run, self._known_seq = run + 1 if run and seq > self._known_seq else 1, seq
