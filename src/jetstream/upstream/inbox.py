@@ -92,6 +92,14 @@ class Inbox(WSListener):
         if self._full and self._cost < self._limits.buffer_bytes_max // 2:
             self._pause(False)  # not at the limit itself: the socket would be paused for each message
 
+    async def rest(self, seconds: float) -> None:
+        """Leave the socket alone for some time. What comes meanwhile is received at once afterwards."""
+        self._throttle.pause(True)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._throttle.pause(self._full)
+
     def on_ws_connected(self, transport: WSTransport) -> None:
         """Put the throttle between the socket and picows."""
         self._transport = transport
@@ -252,6 +260,8 @@ class ReadThrottle(asyncio.BufferedProtocol):
         self._paused = paused
         if not paused:
             self._begin_turn()
+        elif self._start == self._stop:
+            self._pause_socket(True)
 
     def discard(self) -> None:
         """Drop what was read and not parsed: the connection is given up."""

@@ -74,6 +74,11 @@ class DecodedBatch:
     # Upstream's clock in the last accepted frame that shows it.
     time: str = ""
 
+    @property
+    def has_new(self) -> bool:
+        """In tracked mode: whether a commit or #sync may be new."""
+        return any(envelope.type in _IN_REPOSITORIES for _, envelope in self.accepted_messages)
+
     def add(self, envelope: Envelope, events: Sequence[Event], drops: Sequence[str]) -> None:
         """Add what was extracted from an accepted frame."""
         self.events += events

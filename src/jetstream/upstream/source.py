@@ -100,6 +100,8 @@ class Source:
         self._none_accepted_since: float | None = None
         # Frames without a number that came in a row.
         self._unreadable = 0
+        # Commits and #syncs in a row that other sources had brought before.
+        self._known = 0
         # The cursor after which a message came that is too large to be received, and how many frames beyond
         # it to resume.
         self._too_big_after: int | None = None
@@ -205,6 +207,16 @@ class Source:
             await self._store(batch, inbox.received_at)
             if must_reconnect:
                 return
+            if self._may_rest(batch):
+                await inbox.rest(limits.rest_s)
+
+    def _may_rest(self, batch: DecodedBatch) -> bool:
+        """Return whether other sources are ahead of this one, and its messages can come some at a time.
+
+        One that is far behind must not rest.
+        """
+        self._known = 0 if batch.has_new else self._known + batch.known
+        return self._known >= self._limits.rest_after and batch.frames <= self._limits.rest_frames_max
 
     def _count(self, batch: DecodedBatch) -> None:
         """Count a batch, and note whether upstream sends anything of use."""
