@@ -226,6 +226,15 @@ class Reading:
         return [each[0] for each in self.socket.method_calls if each[0] != "is_closing"]
 
 
+async def test_the_socket_is_left_alone_while_the_source_rests(socket: Socket) -> None:
+    resting = asyncio.create_task(socket.inbox.rest(0.001))
+    await asyncio.sleep(0)
+    assert [each[0] for each in socket.under.method_calls][-1] == "pause_reading"
+    await resting
+    await asyncio.sleep(0)
+    assert [each[0] for each in socket.under.method_calls][-1] == "resume_reading"
+
+
 async def test_what_is_read_is_parsed_in_slices() -> None:
     reading = Reading()
     reading.read(b"abcdefghij")

@@ -1,0 +1,66 @@
+"""The states of repositories, in memory and in the log."""
+
+from __future__ import annotations
+
+from tests.signed import rev
+
+from jetstream.admission.judging import States
+from jetstream.atproto.compact_did import compact_did
+from jetstream.verify.chain import State
+
+DIDS = [f"did:plc:{letter * 24}" for letter in "abcdefgh"]
+OLD, NEW = State(rev(1), b"o" * 16), State(rev(2), b"n" * 16)
+
+
+class Log:
+    """The states of a log, which counts how often it was asked."""
+
+    def __init__(self, *dids: str) -> None:
+        self.repos = {compact_did(did): OLD.packed() for did in dids}
+        self.asked = 0
+
+    def repo(self, did: bytes) -> bytes | None:
+        self.asked += 1
+        return self.repos.get(did)
+
+    def store(self, states: States) -> None:
+        for did, state in states.changes().items():
+            if state is None:
+                self.repos.pop(did, None)
+            else:
+                self.repos[did] = state
+        states.stored()
+
+
+def test_the_log_is_asked_once_for_what_it_has() -> None:
+    log = Log(DIDS[0])
+    states = States(log.repo, 4)
+    assert [states.get(DIDS[0]) for _ in range(3)] == [OLD] * 3
+    assert log.asked == 1
+    assert states.get(DIDS[1]) is None
+
+
+def test_the_newest_state_counts_before_and_after_it_is_stored() -> None:
+    log = Log(DIDS[0])
+    states = States(log.repo, 4)
+    states.put(DIDS[0], NEW)
+    assert states.get(DIDS[0]) == NEW
+    log.store(states)
+    assert states.get(DIDS[0]) == NEW
+    assert (log.asked, states.changes()) == (0, {})
+    states.put(DIDS[0], None)
+    assert states.get(DIDS[0]) is None
+    log.store(states)
+    assert states.get(DIDS[0]) is None
+
+
+def test_no_state_is_lost_when_there_are_more_than_are_kept() -> None:
+    log = Log(*DIDS)
+    states = States(log.repo, 2)
+    for did in DIDS:
+        states.put(did, NEW)
+    assert [states.get(did) for did in DIDS] == [NEW] * len(DIDS)
+    states.put(DIDS[0], None)
+    assert states.get(DIDS[0]) is None
+    log.store(states)
+    assert [states.get(did) for did in DIDS] == [None] + [NEW] * (len(DIDS) - 1)
