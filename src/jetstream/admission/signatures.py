@@ -10,6 +10,7 @@ from jetstream.admission.examination import Finding, Task, examine, with_keys
 from jetstream.admission.judging import IN_REPOSITORIES, Message, Rules, States
 from jetstream.admission.parts import Examine, Keyring
 from jetstream.atproto.encoded_key import EncodedKey
+from jetstream.identity.generations import Generations
 from jetstream.limits import Limits
 
 # Why earlier keys may be missing: the account was asked for a moment ago, and directories do not answer. All
@@ -35,6 +36,8 @@ class Signatures:
         self._keys = keys
         self._limits = limits.upstream
         self._ask_again_s = limits.admission.ask_again_s
+        # The accounts for which that was done lately. A forged message must not delay each one behind it.
+        self._asked_again: Generations[str, bool] = Generations(limits.admission.asked_again_max)
         # The DID and rev of each message that is examined or waits. A copy of it is not examined.
         self._examined: set[tuple[str, str]] = set()
 
@@ -124,7 +127,8 @@ class Signatures:
         one by now.
         """
         found = await keys.after_failure(message.did, message.rev)
-        if found.reason in _LATER:
+        if found.reason in _LATER and message.did not in self._asked_again:
+            self._asked_again.put(message.did, True)
             await asyncio.sleep(self._ask_again_s)
             found = await keys.after_failure(message.did, message.rev)
         if found.keys and (checked := self._checked(message, finding, found.keys)).signed:
