@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 from jetstream.admission.examination import Finding, Task, examine, with_keys
@@ -43,21 +43,27 @@ class Signatures:
 
     async def prepare(self, messages: Sequence[Message]) -> list[Task | None]:
         """Return the task of each message; None if it is not examined now."""
-        signed = [each if each.envelope.type in IN_REPOSITORIES else None for each in messages]
-        if self._keys is not None:
-            await self._prepare_keys(messages, self._keys)
-        return [None if each is None else self._first_task(each) for each in signed]
+        found = {} if self._keys is None else await self._find_keys(messages, self._keys)
+        return [
+            self._first_task(each, found.get(each.did)) if each.envelope.type in IN_REPOSITORIES else None
+            for each in messages
+        ]
 
-    async def _prepare_keys(self, messages: Sequence[Message], keys: Keyring) -> None:
-        """Read the keys of messages into memory, and note which may have changed."""
-        missing: set[str] = set()
+    async def _find_keys(self, messages: Sequence[Message], keys: Keyring) -> Mapping[str, EncodedKey | None]:
+        """Return the keys of messages by DID, as far as memory and the file have them.
+
+        What has announced that its key may have changed is noted.
+        """
+        found: dict[str, EncodedKey | None] = {}
         for message in messages:
             if message.envelope.type == "identity":
                 keys.announced(message.did)
-            elif self._rules.needs_keys and keys.cached(message.did) is None:
-                missing.add(message.did)
-        if missing:
-            await keys.load(list(missing))
+            elif self._rules.needs_keys and message.did not in found:
+                found[message.did] = keys.cached(message.did)
+        if missing := [did for did, key in found.items() if key is None]:
+            await keys.load(missing)
+            found |= {did: keys.cached(did) for did in missing}
+        return found
 
     def missing(self, message: Message) -> Coroutine[Any, Any, Finding] | None:
         """Return what a message must wait for; None: it can be judged."""
@@ -65,7 +71,7 @@ class Signatures:
         if finding is None:
             if not message.is_let_go:
                 return self._examine_copy(message)
-            finding = message.finding = examine(self._task(message), self._rules.mode, self._limits)
+            finding = message.finding = examine(self._task_now(message), self._rules.mode, self._limits)
         if message.is_let_go or self._keys is None or not self._rules.needs_keys:
             return None
         return self._missing_key(message, finding, self._keys)
@@ -95,24 +101,27 @@ class Signatures:
         if message.finding is not None:
             self._examined.discard((message.did, message.rev))
 
-    def _first_task(self, message: Message) -> Task | None:
+    def _first_task(self, message: Message, key: EncodedKey | None) -> Task | None:
         """Return the task of a message that has arrived; None if it is a copy or a repeat."""
         place = (message.did, message.rev)
         if place in self._examined or self._states.knows(message.envelope):
             return None
         self._examined.add(place)
-        return self._task(message)
+        return self._task(message, key)
 
-    def _task(self, message: Message) -> Task:
+    def _task(self, message: Message, key: EncodedKey | None) -> Task:
         """Return the task of a message with the keys that are at hand, the present one first."""
-        keys: tuple[EncodedKey, ...] = ()
-        at_hand = self._keys if self._rules.needs_keys else None
-        if at_hand is not None and (key := at_hand.cached(message.did)) is not None:
-            keys = tuple(dict.fromkeys((key, *at_hand.known_at(message.did, message.rev))))
-        return _with(message, keys)
+        if key is None or self._keys is None:
+            return _with(message, ())
+        known = self._keys.known_at(message.did, message.rev)
+        return _with(message, tuple(dict.fromkeys((key, *known))) if known else (key,))
+
+    def _task_now(self, message: Message) -> Task:
+        keys = self._keys if self._rules.needs_keys else None
+        return self._task(message, None if keys is None else keys.cached(message.did))
 
     async def _examine_copy(self, message: Message) -> Finding:
-        (finding,) = await self._examine([self._task(message)])
+        (finding,) = await self._examine([self._task_now(message)])
         return finding
 
     async def _with_key(self, message: Message, finding: Finding, keys: Keyring) -> Finding:
