@@ -98,6 +98,11 @@ def by_account(found: Iterable[Event]) -> dict[str, list[Event]]:
     return accounts
 
 
+def commits(found: Iterable[Event]) -> dict[str, list[Event]]:
+    """Return the commits of each account, in order. They are chained: identities have no place among them."""
+    return by_account(event for event in found if event["kind"] == "commit")
+
+
 def truth(network: SimulatedNetwork) -> list[Event]:
     """Return what a reader of all relays has. Of accounts, that is what the first relay says."""
     missing, first = network.missing(level="full"), network.missing(next(iter(network.urls)), level="full")
@@ -189,6 +194,21 @@ async def test_two_relays_that_lose_different_messages_give_everything_once(
         assert by_account(await events(service)) == by_account(truth(network))
         assert not network.missing(level="full")
         assert (await get(service.port, "/gaps"))[1] == ""
+
+
+async def test_a_relay_that_is_read_some_messages_at_a_time_still_brings_what_is_lost(start: Start) -> None:
+    relays = (Relay(name="a", loss=0.05), Relay(name="b", seq=5_000_000, lag_s=0.05))
+    network = simulated_network(repos=30, records=5, seed=10, relays=relays)
+    limits = patient(10.0)
+    async with network.serving():
+        given: dict[str, Any] = {"upstream": upstreams(network), "upstream_cursor": BOTH, "verify": "full"}
+        rests = replace(limits, upstream=replace(limits.upstream, rest_after=5))
+        service = await start(limits=rests, **given, **keys_of(network))
+        await network.wait_subscribed(2)
+        await network.run(400, RATE)
+        await settled(service, network)
+        assert commits(await events(service)) == commits(truth(network))
+        assert (await verdicts(service))["replay"] > 200
 
 
 async def test_what_all_relays_have_lost_is_reported(start: Start) -> None:

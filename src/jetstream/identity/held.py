@@ -7,7 +7,6 @@ pds    the rest   the host of the account's PDS; `-`: it has none; nothing: it i
 
 from __future__ import annotations
 
-from functools import lru_cache
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -20,7 +19,6 @@ _PREFIXES: Final = {letter: prefix for prefix, letter in _LETTERS.items()}
 _PACKED: Final = Struct(f"<{KEY_BYTES}sI")
 AT_MAX: Final = (1 << 32) - 1
 _NO_PDS: Final = b"-"
-_UNPACKED_MAX: Final = 4_096  # 0.5 kB each
 
 
 class Held(NamedTuple):
@@ -50,9 +48,8 @@ def pack(key: bytes, at_s: int, pds: str | None = None) -> bytes:
     return _PACKED.pack(key, min(max(at_s, 0), AT_MAX)) + host
 
 
-@lru_cache(maxsize=_UNPACKED_MAX)
 def unpack(packed: bytes) -> Held:
-    """Return what `pack` has packed. That of an account is asked for twice for each of its messages."""
+    """Return what `pack` has packed."""
     key, at_s = _PACKED.unpack_from(packed)
     host = packed[_PACKED.size :]
     pds = "" if host == _NO_PDS else host.decode() or None
