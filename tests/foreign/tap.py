@@ -1,4 +1,4 @@
-"""Tap, the repository synchroniser of the `indigo` project: how it is built and run, and what it has stored."""
+"""Tap, which keeps copies of repositories: how it is run, and what it has stored."""
 
 from __future__ import annotations
 
@@ -48,13 +48,11 @@ class Tap:
 
     def _rows(self, columns: str, table: str) -> Iterator[tuple[str, ...]]:
         with closing(sqlite3.connect(f"file:{self._database}?mode=ro", uri=True)) as connection:
-            yield from connection.execute(f"SELECT {columns} FROM {table}")  # noqa: S608 - both are constants
+            yield from connection.execute(f"SELECT {columns} FROM {table}")
 
 
 @asynccontextmanager
-async def running(
-    executable: str | Path, network: SimulatedNetwork, directory: Path
-) -> AsyncIterator[Tap]:
+async def running(executable: str | Path, network: SimulatedNetwork, directory: Path) -> AsyncIterator[Tap]:
     """Let Tap follow all of a network. At first it fetches each repository."""
     database = directory / "tap.db"
     async with documents(network) as plc_url:

@@ -1,5 +1,6 @@
 // Prints what @atproto/sync hands on, one JSON object a line: sync.mjs FIREHOSE DIRECTORY
-// FIREHOSE is the URL of a host without a path. What the package refuses is printed with its `error`.
+// FIREHOSE is the URL of a host without a path. What the package refuses is printed with its `error`, and the number
+// up to which it has dealt with all that it has read as `cursor`.
 import { IdResolver } from "@atproto/identity";
 import { Firehose, MemoryRunner } from "@atproto/sync";
 
@@ -10,7 +11,7 @@ const firehose = new Firehose({
 	service,
 	idResolver: new IdResolver({ plcUrl }),
 	// Without a `runner` this version sends no usable cursor.
-	runner: new MemoryRunner({ startCursor: 0 }),
+	runner: new MemoryRunner({ startCursor: 0, setCursor: (cursor) => print({ cursor }) }),
 	unauthenticatedHandles: true,
 	subscriptionReconnectDelay: 10,
 	heartbeatIntervalMs: 500,
