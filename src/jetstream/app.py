@@ -299,6 +299,7 @@ class Service:
             reasons=dict(self.conditions.reasons),
             subscribers=len(self.subscribe),
             pds=self.intake.sources.pds(),
+            waiting=self.intake.waiting,
         )
 
 

@@ -98,6 +98,11 @@ class Intake:
                 reload.clear()
                 await self._reload()
 
+    @property
+    def waiting(self) -> int | None:
+        """How many messages wait to be judged; None: none is judged."""
+        return None if self.admission is None else self.admission.waiting
+
     def check(self) -> None:
         """Do what is due now and then. To be called every second or so."""
         self.sources.check()

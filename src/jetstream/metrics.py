@@ -286,6 +286,7 @@ def gauges(status: Status) -> Iterator[Metric]:
         ("log_oldest_us", "time_us of the oldest event.", log.oldest_us),
         ("log_newest_us", "time_us of the newest event.", log.newest_us),
         ("log_writable", "1 while commits succeed.", log.writable),
+        ("verify_waiting", "Messages that wait for a key, or for those before them.", status.waiting),
     ):
         yield from _gauge(name, text, [((), value)])
     seqs = [([each.name], each.taken_seq) for each in upstreams]

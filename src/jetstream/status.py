@@ -61,6 +61,9 @@ class Status:
     reasons: Mapping[str, str]  # a sentence for each condition that holds, by its key (see `conditions`)
     subscribers: int
     pds: PdsStatus | None = None  # None: there are none
+    waiting: int | None = (
+        None  # messages that wait, for a key or for those before them; None: nothing may wait
+    )
 
     @property
     def summary(self) -> str:

@@ -24,6 +24,7 @@ LIMITS = quick(ping_after_s=0.2, pong_timeout_s=0.2, backoff_max_s=0.05)
 # Without those that end a connection, and those that send a frame again: the ledger has no verdicts of them.
 OTHERS = {"drop", "stall", "error_frame", "oversized", "repeat", "go_back", "truncated", "bit_flipped"}
 STREAM = Faults(**{name: 0.006 for name in faults.STREAM_FAULTS if name not in OTHERS})
+BOTH = (("a", 0), ("b", 5_000_000))  # where the two relays of the tests begin
 Event = dict[str, Any]
 
 
@@ -136,8 +137,8 @@ async def test_signatures_alone_are_checked_too(start: Start) -> None:
     rates = Faults(bad_signature=0.02, high_s=0.02, wrong_cid=0.02, skip=0.02, rev_back=0.02)
     network = simulated_network(repos=20, records=5, seed=5, faults=rates, rotations=0.01)
     async with network.serving():
-        given = {"upstream": network.firehose_url, "upstream_cursor": 0, "verify": "signature"}
-        service = await start(limits=LIMITS, **given, **keys_of(network))
+        given: dict[str, Any] = {"upstream": network.firehose_url, "upstream_cursor": 0}
+        service = await start(limits=LIMITS, **given, verify="signature", **keys_of(network))
         await network.run(400)
         await settled(service, network)
         got, wanted = await verdicts(service), expected(network)
@@ -172,7 +173,7 @@ async def test_two_relays_that_lose_different_messages_give_everything_once(
     )
     network = simulated_network(repos=30, records=5, seed=8, relays=relays, disjoint=True)
     async with network.serving():
-        given = {"upstream": upstreams(network), "upstream_cursor": (("a", 0), ("b", 5_000_000))}
+        given: dict[str, Any] = {"upstream": upstreams(network), "upstream_cursor": BOTH}
         service = await start(limits=LIMITS, **given, verify=verify, **keys_of(network))
         await network.wait_subscribed(2)
         await network.run(MESSAGES, RATE)
@@ -187,7 +188,7 @@ async def test_what_all_relays_have_lost_is_reported(start: Start) -> None:
     relays = (Relay(name="a", loss=0.15), Relay(name="b", loss=0.15, seq=5_000_000))
     network = simulated_network(repos=60, records=5, seed=9, relays=relays)
     async with network.serving():
-        given = {"upstream": upstreams(network), "upstream_cursor": (("a", 0), ("b", 5_000_000))}
+        given: dict[str, Any] = {"upstream": upstreams(network), "upstream_cursor": BOTH}
         service = await start(limits=LIMITS, **given, verify="full", **keys_of(network))
         await network.wait_subscribed(2)
         await network.run(600, RATE / 2)

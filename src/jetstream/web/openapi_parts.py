@@ -175,6 +175,7 @@ SCHEMAS: Final = {
             "upstream": _or_null(_UPSTREAM),
             "upstreams": {"type": "array", "items": _UPSTREAM},
             "pds": _or_null(_PDS),
+            "waiting": {"type": ["integer", "null"], "minimum": 0},
             "last_event_age_s": {"type": ["number", "null"]},
             "log": _LOG,
             "subscribers": _COUNT,

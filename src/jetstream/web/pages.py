@@ -110,6 +110,7 @@ def health_body(status: Status) -> dict[str, object]:
         "upstream": upstreams[0] if upstreams else None,
         "upstreams": upstreams,
         "pds": None if status.pds is None else _pds(status.pds),
+        "waiting": status.waiting,
         "last_event_age_s": None if age_s is None else round(age_s, 3),
         "log": {
             "events": log.events,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import cache
+from functools import cache, partial
 
 import pytest
 from tests.signed import DID, TIME, Account
@@ -124,8 +124,12 @@ class Untracked(Source):
                 self.pipeline.resolve(batch, await log.holds(batch.lookups))
             del left[: batch.frames]
             if batch.seq is not None:
-                changes = Changes({"a": SourceCursor(batch.seq, batch.provisional, batch.fell_from)})
-                await log.append(batch.events, lambda _, changes=changes: changes, None)
+                cursor = SourceCursor(batch.seq, batch.provisional, batch.fell_from)
+                await log.append(batch.events, partial(_changes, cursor), None)
+
+
+def _changes(cursor: SourceCursor, _first_us: int) -> Changes:
+    return Changes({"a": cursor})
 
 
 @asynccontextmanager
@@ -145,7 +149,7 @@ MODES = ("cid", "cid two upstreams", "signature", "full", "full two upstreams")
 
 
 def jumps(mode: str, case: str) -> list[int]:
-    ups = (0,) if case in {"none", "swapped neighbours"} else JUMPS
+    ups: tuple[int, ...] = (0,) if case in {"none", "swapped neighbours"} else JUMPS
     if mode == "cid" and case == "of a repeat":
         # Without states, a repeat whose number may well be the next one passes for an event.
         ups = tuple(jump for jump in ups if jump > UpstreamLimits().near_gap)

@@ -403,7 +403,6 @@ async def test_a_reader_for_whom_nothing_waits_is_never_put_behind() -> None:
 async def test_nothing_stays_of_a_subscriber_that_left(
     cursor: int | None, lost: bool, turns: int, limit: int
 ) -> None:
-    gc.collect()
     gc.disable()  # what stays until the collector comes stays for hours: it hardly ever looks at what is old
     try:
         world = World(LIMITS)

@@ -44,6 +44,7 @@ def test_health_shows_the_status() -> None:
         "upstream": UPSTREAM,
         "upstreams": [UPSTREAM],
         "pds": None,
+        "waiting": None,
         "last_event_age_s": 1.5,
         "log": {
             "events": 3,
