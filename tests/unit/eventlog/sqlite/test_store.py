@@ -85,11 +85,11 @@ async def test_the_cursors_of_many_sources_survive_whichever_of_them_move(
 ) -> None:
     cursors = {f"s{number}": SourceCursor(number) for number in range(300)}
     log = await SqliteLog.open(tmp_path)
-    await log.append(batch_of(range(1, 3)), cursors)
+    await log.append(batch_of(range(1, 3)), Changes(cursors))
     for time_us, moved in (3, "s7"), (4, "s299"), (5, None), (6, "s7"):
         if moved is not None:
             cursors = cursors | {moved: SourceCursor(1_000 + time_us)}
-        await log.append(batch_of(range(time_us, time_us + 1)), cursors)
+        await log.append(batch_of(range(time_us, time_us + 1)), Changes(cursors))
         await log.close()
         log = await SqliteLog.open(tmp_path)
         assert (log.cursors, log.tip, log.statistics().events) == (cursors, time_us, time_us)
