@@ -200,7 +200,7 @@ programs = st.builds(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(programs, st.integers(0, 6), st.integers(1, 3), st.sampled_from([0.0, 1e9]))
 def test_each_subscriber_gets_exactly_what_it_wants(
     program: list[tuple[Any, ...]], patience: int, lanes: int, work_ratio: float

@@ -10,12 +10,13 @@ from unittest.mock import Mock, call
 import pytest
 from picows import WSCloseCode, WSFrame, WSMsgType, WSTransport
 
-from jetstream.limits import UpstreamLimits
+from jetstream.limits import Rate, UpstreamLimits
 from jetstream.token_bucket import Rate
 from jetstream.upstream.inbox import Inbox, ReadThrottle
 
 PARTS = WSMsgType.CONTINUATION
-LIMITS = UpstreamLimits()
+# Budgets a hundredth of the real ones: a frame is a mock, which takes a millisecond to make.
+LIMITS = UpstreamLimits(control=Rate(1.0, 2), tiny=Rate(10.0, 20), text=Rate(1.0, 2))
 
 
 class Socket:
