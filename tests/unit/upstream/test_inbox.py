@@ -10,7 +10,7 @@ from unittest.mock import Mock, call
 import pytest
 from picows import WSCloseCode, WSFrame, WSMsgType, WSTransport
 
-from jetstream.limits import Rate, UpstreamLimits
+from jetstream.limits import UpstreamLimits
 from jetstream.token_bucket import Rate
 from jetstream.upstream.inbox import Inbox, ReadThrottle
 
