@@ -460,3 +460,44 @@ def test_resent_after_a_new_connection_or_a_kill_nothing_is_taken_twice(
     above = reader.tracker.last or 0
     reader.numbers(*(seq for seq in seqs if seq > above + 1), *seqs)
     assert set(reader.taken) == set(seqs)
+
+
+# What an earlier process has stored above the cursor
+
+
+def test_only_what_was_not_stored_is_new_above_the_cursor() -> None:
+    tracker = SeqTracker(100, stored_to=105, unstored=(101, 104), resumed=True)
+    tracker.connected()
+    assert [seq for seq in range(99, 108) if not tracker.in_doubt(seq)] == [101, 104]
+    assert [seq for seq in range(101, 108) if tracker.skip(seq)] == [101, 104, 106, 107]
+    assert (tracker.last, tracker.repeats) == (107, 3)
+
+
+def test_the_cursor_passes_what_was_stored_though_numbers_are_missing() -> None:
+    tracker = SeqTracker(100, stored_to=110, unstored=(102,), resumed=True)
+    tracker.connected()
+    tracker.accept(102)
+    for seq in (105, 106, 109, 110):
+        tracker.repeat(seq)
+    assert (tracker.last, tracker.unconfirmed) == (110, None)
+
+
+def test_when_the_numbers_fall_nothing_of_before_counts() -> None:
+    tracker = SeqTracker(100, stored_to=200, unstored=(101,))
+    tracker.connected()
+    for seq in (1, 2, 3):
+        tracker.accept(seq)
+    assert not tracker.in_doubt(4)
+
+
+def test_known_messages_move_the_cursor_and_end_the_doubt() -> None:
+    tracker = SeqTracker(100, resumed=True)
+    tracker.connected()
+    tracker.pass_over(101)
+    assert not tracker.in_doubt(102)
+    for seq in (50, 51, 52):
+        tracker.pass_over(seq)
+    assert (tracker.last, tracker.cursor, tracker.repeats) == (101, 52, 4)
+    assert not tracker.advance(102)
+    tracker.accept(102)
+    assert tracker.cursor == 102
