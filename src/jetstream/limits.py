@@ -580,6 +580,8 @@ class AdmissionLimits:
     # Seconds until the earlier keys of an account are asked for once more, if that was done a moment ago
     # (`KeyLimits.announced_min_s`).
     ask_again_s: float = 5.0
+    # Accounts for which that was done, and is not done again.
+    asked_again_max: int = 1_000
 
     # Messages of either kind. With an empty cache of keys, those of ten seconds wait: 10,000 on an ordinary
     # day. Each is a number in the cursor of its source, which is stored with every append.

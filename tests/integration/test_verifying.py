@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from tests.serving import Start, figures, get, quick, until
 from tests.subscriber import subscribe
 
 from jetstream.app import Service
+from jetstream.limits import AdmissionLimits, Limits
 from jetstream.simulator import faults
 from jetstream.simulator.relays import Relay
 from jetstream.simulator.simulated_network import SimulatedNetwork, simulated_network
@@ -26,6 +28,11 @@ OTHERS = {"drop", "stall", "error_frame", "oversized", "repeat", "go_back", "tru
 STREAM = Faults(**{name: 0.006 for name in faults.STREAM_FAULTS if name not in OTHERS})
 BOTH = (("a", 0), ("b", 5_000_000))  # where the two relays of the tests begin
 Event = dict[str, Any]
+
+
+def patient(hold_s: float) -> Limits:
+    """Return limits under which relays may be far apart, as they are where the machine is busy."""
+    return replace(LIMITS, admission=AdmissionLimits(hold_s=hold_s, held_per_repo=1_000))
 
 
 def keys_of(network: SimulatedNetwork) -> dict[str, Any]:
@@ -174,7 +181,7 @@ async def test_two_relays_that_lose_different_messages_give_everything_once(
     network = simulated_network(repos=30, records=5, seed=8, relays=relays, disjoint=True)
     async with network.serving():
         given: dict[str, Any] = {"upstream": upstreams(network), "upstream_cursor": BOTH}
-        service = await start(limits=LIMITS, **given, verify=verify, **keys_of(network))
+        service = await start(limits=patient(10.0), **given, verify=verify, **keys_of(network))
         await network.wait_subscribed(2)
         await network.run(MESSAGES, RATE)
         await settled(service, network)
@@ -189,7 +196,7 @@ async def test_what_all_relays_have_lost_is_reported(start: Start) -> None:
     network = simulated_network(repos=60, records=5, seed=9, relays=relays)
     async with network.serving():
         given: dict[str, Any] = {"upstream": upstreams(network), "upstream_cursor": BOTH}
-        service = await start(limits=LIMITS, **given, verify="full", **keys_of(network))
+        service = await start(limits=patient(2.0), **given, verify="full", **keys_of(network))
         await network.wait_subscribed(2)
         await network.run(600, RATE / 2)
         await settled(service, network)

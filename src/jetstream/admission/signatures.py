@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 from jetstream.admission.examination import Finding, Task, examine, with_keys
 from jetstream.admission.judging import IN_REPOSITORIES, Message, Rules, States
 from jetstream.admission.parts import Examine, Keyring
 from jetstream.atproto.encoded_key import EncodedKey
+from jetstream.identity.generations import Generations
 from jetstream.limits import Limits
 
 # Why earlier keys may be missing: the account was asked for a moment ago, and directories do not answer. All
@@ -35,26 +36,34 @@ class Signatures:
         self._keys = keys
         self._limits = limits.upstream
         self._ask_again_s = limits.admission.ask_again_s
+        # The accounts for which that was done lately. A forged message must not delay each one behind it.
+        self._asked_again: Generations[str, bool] = Generations(limits.admission.asked_again_max)
         # The DID and rev of each message that is examined or waits. A copy of it is not examined.
         self._examined: set[tuple[str, str]] = set()
 
     async def prepare(self, messages: Sequence[Message]) -> list[Task | None]:
         """Return the task of each message; None if it is not examined now."""
-        signed = [each if each.envelope.type in IN_REPOSITORIES else None for each in messages]
-        if self._keys is not None:
-            await self._prepare_keys(messages, self._keys)
-        return [None if each is None else self._first_task(each) for each in signed]
+        found = {} if self._keys is None else await self._find_keys(messages, self._keys)
+        return [
+            self._first_task(each, found.get(each.did)) if each.envelope.type in IN_REPOSITORIES else None
+            for each in messages
+        ]
 
-    async def _prepare_keys(self, messages: Sequence[Message], keys: Keyring) -> None:
-        """Read the keys of messages into memory, and note which may have changed."""
-        missing: set[str] = set()
+    async def _find_keys(self, messages: Sequence[Message], keys: Keyring) -> Mapping[str, EncodedKey | None]:
+        """Return the keys of messages by DID, as far as memory and the file have them.
+
+        What has announced that its key may have changed is noted.
+        """
+        found: dict[str, EncodedKey | None] = {}
         for message in messages:
             if message.envelope.type == "identity":
                 keys.announced(message.did)
-            elif self._rules.needs_keys and keys.cached(message.did) is None:
-                missing.add(message.did)
-        if missing:
-            await keys.load(list(missing))
+            elif self._rules.needs_keys and message.did not in found:
+                found[message.did] = keys.cached(message.did)
+        if missing := [did for did, key in found.items() if key is None]:
+            await keys.load(missing)
+            found |= {did: keys.cached(did) for did in missing}
+        return found
 
     def missing(self, message: Message) -> Coroutine[Any, Any, Finding] | None:
         """Return what a message must wait for; None: it can be judged."""
@@ -62,7 +71,7 @@ class Signatures:
         if finding is None:
             if not message.is_let_go:
                 return self._examine_copy(message)
-            finding = message.finding = examine(self._task(message), self._rules.mode, self._limits)
+            finding = message.finding = examine(self._task_now(message), self._rules.mode, self._limits)
         if message.is_let_go or self._keys is None or not self._rules.needs_keys:
             return None
         return self._missing_key(message, finding, self._keys)
@@ -92,24 +101,27 @@ class Signatures:
         if message.finding is not None:
             self._examined.discard((message.did, message.rev))
 
-    def _first_task(self, message: Message) -> Task | None:
+    def _first_task(self, message: Message, key: EncodedKey | None) -> Task | None:
         """Return the task of a message that has arrived; None if it is a copy or a repeat."""
         place = (message.did, message.rev)
         if place in self._examined or self._states.knows(message.envelope):
             return None
         self._examined.add(place)
-        return self._task(message)
+        return self._task(message, key)
 
-    def _task(self, message: Message) -> Task:
+    def _task(self, message: Message, key: EncodedKey | None) -> Task:
         """Return the task of a message with the keys that are at hand, the present one first."""
-        keys: tuple[EncodedKey, ...] = ()
-        at_hand = self._keys if self._rules.needs_keys else None
-        if at_hand is not None and (key := at_hand.cached(message.did)) is not None:
-            keys = tuple(dict.fromkeys((key, *at_hand.known_at(message.did, message.rev))))
-        return _with(message, keys)
+        if key is None or self._keys is None:
+            return _with(message, ())
+        known = self._keys.known_at(message.did, message.rev)
+        return _with(message, tuple(dict.fromkeys((key, *known))) if known else (key,))
+
+    def _task_now(self, message: Message) -> Task:
+        keys = self._keys if self._rules.needs_keys else None
+        return self._task(message, None if keys is None else keys.cached(message.did))
 
     async def _examine_copy(self, message: Message) -> Finding:
-        (finding,) = await self._examine([self._task(message)])
+        (finding,) = await self._examine([self._task_now(message)])
         return finding
 
     async def _with_key(self, message: Message, finding: Finding, keys: Keyring) -> Finding:
@@ -124,7 +136,8 @@ class Signatures:
         one by now.
         """
         found = await keys.after_failure(message.did, message.rev)
-        if found.reason in _LATER:
+        if found.reason in _LATER and message.did not in self._asked_again:
+            self._asked_again.put(message.did, True)
             await asyncio.sleep(self._ask_again_s)
             found = await keys.after_failure(message.did, message.rev)
         if found.keys and (checked := self._checked(message, finding, found.keys)).signed:
