@@ -70,20 +70,25 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> None:
 
 
 def node(program: str) -> Callable[[Path], list[str | Path]]:
+    """Return what builds a program of `node`, with the packages that are locked beside it."""
+    source = HERE / "node" / program
+
     def build(directory: Path) -> list[str | Path]:
-        for path in (*(HERE / "node").glob("package*.json"), HERE / "node" / program):
+        for path in (*source.parent.glob("package*.json"), source):
             shutil.copy(path, directory)
         run("npm", "ci", "--no-audit", "--no-fund", cwd=directory)
-        return ["node", directory / program]
+        return ["node", directory / source.name]
 
     return build
 
 
-def go(version: str) -> Callable[[Path], list[str | Path]]:
+def go(modules: str, package: str = ".") -> Callable[[Path], list[str | Path]]:
+    """Return what builds a package with the modules that are locked in a directory of `go`."""
+
     def build(directory: Path) -> list[str | Path]:
-        for path in (HERE / "go" / "main.go", *(HERE / "go" / version).iterdir()):
+        for path in (HERE / "go" / "main.go", *(HERE / "go" / modules).iterdir()):
             shutil.copy(path, directory)
-        run("go", "build", "-o", "client", cwd=directory)
+        run("go", "build", "-o", "client", package, cwd=directory)
         return [directory / "client"]
 
     return build

@@ -16,6 +16,7 @@ import libipld
 import pytest
 from websockets.asyncio.client import connect
 
+from jetstream import cli
 from jetstream.simulator import recording, server
 from jetstream.testing import network, simulated_network
 
@@ -179,25 +180,41 @@ async def test_a_firehose_that_ends_too_soon_is_reported_and_its_frames_are_kept
 
 
 @pytest.mark.parametrize(
+    ("arguments", "output"),
+    [
+        (["simulate", "--no-serve"], "needs --events"),
+        (["simulate", "--repos", "0"], "--repos"),
+        (["simulate", "--seed", "1", "--start", "yesterday"], "'yesterday' is not a date and time"),
+        (["simulate", "--relay", "name=a,los=1"], "los is not one of name, port, seq, lag"),
+        (["simulate", "--relay", "name=a", "--relay", "name=a", *SMALL], "is the name of two relays"),
+        (["simulate", "--did-web", "2"], "--did-web"),
+        (["simulate", "--port", "65535", "--pds", "1", *SMALL], "too few ports for 2 hosts"),
+        (["simulate", "--start", "2026-01-01T00:00:00Z"], "needs --seed"),
+        (["simulate", "--replay", "x", "--pds", "1", "--seed", "1"], "'x' cannot be with --seed, --pds"),
+        (["simulate", "--replay", "x", "--fault.drop", "1", "--no-serve"], "with --no-serve, --fault."),
+        (["simulate", "--replay", "x", "--record", "y", "--events", "9"], "with --events, --record"),
+        (["simulate", "--fault", "0.5"], "Unknown option: --fault"),
+        (["simulate", "--fault.drop", "2"], "fault.drop: 2.0 is not a share from 0 to 1"),
+        (["record", "x", "--upstream", "http://"], "is not a host or URL"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(
+    arguments: list[str], output: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    line = capsys.readouterr().err
+    assert (ended.value.code, line.count("\n")) == (2, 1), line
+    assert output in line
+
+
+@pytest.mark.parametrize(
     ("arguments", "code", "output"),
     [
         (["simulate", "--no-serve"], 2, "needs --events"),
-        (["simulate", "--repos", "0"], 2, "--repos"),
-        (["simulate", "--seed", "1", "--start", "yesterday"], 2, "'yesterday' is not a date and time"),
-        (["simulate", "--relay", "name=a,los=1"], 2, "los is not one of name, port, seq, lag"),
-        (["simulate", "--relay", "name=a", "--relay", "name=a", *SMALL], 2, "is the name of two relays"),
-        (["simulate", "--did-web", "2"], 2, "--did-web"),
-        (["simulate", "--port", "65535", "--pds", "1", *SMALL], 2, "too few ports for 2 hosts"),
-        (["simulate", "--start", "2026-01-01T00:00:00Z"], 2, "needs --seed"),
-        (["simulate", "--replay", "x", "--pds", "1", "--seed", "1"], 2, "'x' cannot be with --seed, --pds"),
-        (["simulate", "--replay", "x", "--fault.drop", "1", "--no-serve"], 2, "with --no-serve, --fault."),
-        (["simulate", "--replay", "x", "--record", "y", "--events", "9"], 2, "with --events, --record"),
-        (["simulate", "--fault", "0.5"], 2, "Unknown option: --fault"),
-        (["simulate", "--fault.drop", "2"], 2, "fault.drop: 2.0 is not a share from 0 to 1"),
         (["simulate", "--truth", "/nowhere/at/all"], 1, "/nowhere/at/all"),
         (["simulate", "--replay", "/nowhere/at/all"], 1, "/nowhere/at/all"),
         (["simulate", "--port", "0", "--host", "256.0.0.1", *SMALL], 1, "256.0.0.1"),
-        (["record", "x", "--upstream", "http://"], 2, "is not a host or URL"),
         (["record", "/nowhere/at/all", "--upstream", "localhost"], 1, "/nowhere/at/all"),
     ],
 )

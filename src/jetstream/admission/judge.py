@@ -141,6 +141,8 @@ class Judge:
             self._done(message)
         elif message.envelope.type in IN_REPOSITORIES:
             self._decide_signed(message)
+        elif message.did in self._held and not message.is_overdue:
+            self._hold_behind(message, "")  # what came before an account's change stays before it
         else:
             self._decide_unsigned(message)
             self._done(message)
@@ -168,7 +170,7 @@ class Judge:
     def _is_held(self, message: Message) -> bool:
         """Return whether a copy of a message is held, which was examined although this one was not."""
         copies = self._held.items(message.did) if message.finding is None else ()
-        return any(copy.rev == message.rev for copy in copies)
+        return any(copy.finding is not None and copy.rev == message.rev for copy in copies)
 
     def _hold(self, message: Message, judgement: Judgement, state: State | None) -> bool:
         """Hold a message while another source may have those before it; return whether it is held."""
@@ -176,11 +178,14 @@ class Judge:
             return False
         if not self.presence.has_others(message.source, self._clock()):
             return False
+        self._hold_behind(message, message.rev)
+        return True
+
+    def _hold_behind(self, message: Message, rev: str) -> None:
+        """Hold a message behind those of its repository that are held, or among them by its rev."""
         self._mark(message)
         message.held_since = message.held_since or self._clock()
-        did, rev = message.did, message.rev
-        self._take_overdue(self._held.hold(did, message, message.size, message.held_since, rev))
-        return True
+        self._take_overdue(self._held.hold(message.did, message, message.size, message.held_since, rev))
 
     def _is_one_missing(self, message: Message, judgement: Judgement, state: State | None) -> bool:
         """Return whether a message that is to be passed on shows that one before it has not come."""
@@ -234,7 +239,6 @@ class Judge:
         if message.envelope.type == "identity":
             passes = self._identities.passes(event.body, self._now_us)
         else:
-            self._take_overdue([(message.did, each) for each in self._held.release(message.did)])
             passes = self._offer_account(message, event)
         if not passes:
             self.output.drops[message.source, "repeat"] += 1

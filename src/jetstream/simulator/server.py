@@ -68,10 +68,10 @@ async def _subscribe(firehose: Firehose, request: web.Request) -> web.WebSocketR
     if firehose.out:
         raise XrpcError(503, "UpstreamFailure", "this relay is out, as the simulator was told")
     ws = web.WebSocketResponse(compress=False, timeout=_CLOSE_S)
-    await ws.prepare(request)
     sockets = request.app[_SOCKETS]
-    sockets.add(ws)
     try:
+        await ws.prepare(request)
+        sockets.add(ws)
         await _exchange(firehose, FlowControl(request), ws, cursor)
     except ConnectionResetError:
         pass  # the subscriber has disconnected

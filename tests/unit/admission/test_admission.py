@@ -404,9 +404,11 @@ async def test_a_source_that_has_just_lost_its_connection_is_waited_for(
 
 async def test_an_account_event_stays_behind_what_is_held(merged: Server, account: Account) -> None:
     async with merged.running():
-        one, _, three = (account.create(each) for each in "123")
+        one, two, three = (account.create(each) for each in "123")
         await merged.take("a", commit(1, one), commit(3, three), status(4, active=False, status="takendown"))
-    assert merged.log.rkeys == ["1", "3", "a"]
+        assert merged.log.rkeys == ["1"]
+        await merged.take("b", commit(2, two))
+    assert merged.log.rkeys == ["1", "2", "3", "a"]
 
 
 async def test_two_trees_of_one_rev_are_named(merged: Server, account: Account, other: Account) -> None:

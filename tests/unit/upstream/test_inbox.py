@@ -15,7 +15,8 @@ from jetstream.token_bucket import Rate
 from jetstream.upstream.inbox import Inbox, ReadThrottle
 
 PARTS = WSMsgType.CONTINUATION
-LIMITS = UpstreamLimits()
+# Budgets a hundredth of the real ones: a frame is a mock, which takes a millisecond to make.
+LIMITS = UpstreamLimits(control=Rate(1.0, 2), tiny=Rate(10.0, 20), text=Rate(1.0, 2))
 
 
 class Socket:

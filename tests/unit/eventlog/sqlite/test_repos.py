@@ -167,7 +167,7 @@ class StatesAgainstDict(RuleBasedStateMachine):
 
 TestStatesAgainstDict = StatesAgainstDict.TestCase
 TestStatesAgainstDict.settings = settings(
-    max_examples=20, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=12, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 
