@@ -40,6 +40,9 @@ class UpstreamLimits:
     # Frames of one batch, and seconds until it ends even if it has fewer. Frames that are left over wait for
     # a whole commit and flush, so a batch that is too small costs more than one that is too large.
     batch_frames_max: int = 500
+    # Ops of the messages of one batch, where these are verified or merged: it ends with the message that
+    # reaches this. Each op may become an event, and the events of a batch are stored at once.
+    batch_ops_max: int = 1_000
     turn_s: float = 0.004
 
     # --- what is received ---
@@ -544,9 +547,11 @@ class AdmissionLimits:
     # for `UpstreamLimits.turn_s` at a time, so batches bound what else there is to a message.
     queue_bytes_max: int = 16 << 20
     queue_batches_max: int = 64
-    # Messages of one run, which are examined, judged and stored at once, and runs that are examined while one
-    # is judged: with processes that examine, each must have something to do.
+    # Messages of one run, which are examined, judged and stored at once, and their ops, which may all become
+    # events. And runs that are examined while one is judged: with processes that examine, each must have
+    # something to do.
     run_messages_max: int = 1_000
+    run_ops_max: int = 2_000
     runs_max: int = 2
     # Seconds of judging in one turn of the event loop.
     turn_s: float = 0.004

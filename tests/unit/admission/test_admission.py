@@ -291,6 +291,18 @@ async def test_runs_are_examined_while_one_is_stored(server: Server, account: Ac
     assert server.log.rkeys == ["1", "2"]  # what was offered is stored at the end
 
 
+async def test_a_run_has_so_many_ops_and_no_more(server: Server, account: Account) -> None:
+    server.limits = Limits(admission=AdmissionLimits(run_ops_max=4))
+    async with server.running():
+        revisions = [account.create(*(f"{each}{op}" for op in range(3))) for each in range(3)]
+        messages = [commit(number, revision) for number, revision in enumerate(revisions, 1)]
+        batches = [DecodedBatch(seq=each[0], accepted_messages=[each], ops=3) for each in messages]
+        await asyncio.gather(*(server.stores["a"](batch, 0.0) for batch in batches))
+        await server.settle()
+    assert max(server.log.appended) == 3
+    assert len(server.log.events) == 9
+
+
 async def test_the_log_is_asked_when_all_that_was_offered_is_stored_or_waits(account: Account) -> None:
     server = Server()
     async with server.running() as admission:
