@@ -598,6 +598,8 @@ class AdmissionLimits:
     # --- accounts ---
     # Rows of accounts on which sources differ, or that are not active. 300 bytes of memory each.
     account_rows_max: int = 50_000
+    # Accounts that are deleted by one source, and not by another one yet. 400 bytes of memory each.
+    deletions_max: int = 10_000
     # Seconds for which a source is connected, or is not, until another one decides. A source that has lost
     # its connection is back after one or two attempts, mostly.
     account_grace_s: float = 30.0

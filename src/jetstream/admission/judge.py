@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
+from jetstream.admission.deletions import Deletions
 from jetstream.admission.examination import Finding
 from jetstream.admission.hosting import Hosting
 from jetstream.admission.identities import Identities
@@ -51,6 +52,8 @@ class Judge:
         # Which sources may still bring what another one has lost.
         self.presence = Presence(bounds.hold_s)
         self._accounts = parts.accounts
+        # Accounts that are deleted, while sources are behind.
+        self._deletions = Deletions(bounds.deletions_max)
         self._clock = clock
         # The newest state of each repository.
         self.states = States(parts.log.repo)
@@ -150,7 +153,7 @@ class Judge:
         self._suspended.begin(message, waiting)
 
     def _decide_signed(self, message: Message) -> None:
-        state = self.states.get(message.did)
+        state = self._state_for(message)
         blocks = message.envelope.fields.get("blocks")
         verdict = screen(state, message.rev, blocks, self._latest)
         if verdict is None and self._is_held(message):
@@ -164,6 +167,11 @@ class Judge:
             judgement = self._rules.judge(state, message.finding)
             if not self._hold(message, judgement, state):
                 self._end(message, judgement)
+
+    def _state_for(self, message: Message) -> State | None:
+        """Return the state that a message is compared with."""
+        is_over = self._deletions.is_over(message.did, message.source)
+        return None if is_over else self.states.get(message.did)
 
     def _is_held(self, message: Message) -> bool:
         """Return whether a copy of a message is held, which was examined although this one was not."""
@@ -221,6 +229,8 @@ class Judge:
         output.add(message.source, finding.events, finding.drops)
         self._beginning.note(message.rev)
         self.states.put(message.did, judgement.state)
+        if self._deletions.is_over(message.did, message.source):
+            self._deletions.begins_again(message.did)
 
     def _release(self, did: str) -> None:
         """Judge again what is held of a repository. What does not follow yet is held again."""
@@ -238,6 +248,7 @@ class Judge:
             passes = self._offer_account(message, event)
         if not passes:
             self.output.drops[message.source, "repeat"] += 1
+            self._note_deletion(message.source, message.did, event, told=False)
         elif message.envelope.type == "identity":
             self.output.add(message.source, [event], drops)
         else:
@@ -249,8 +260,15 @@ class Judge:
 
     def _pass_account(self, source: str, did: str, event: Event, drops: Sequence[str]) -> None:
         self.output.add(source, [event], drops)
-        if is_deletion(event.body):
-            self.states.put(did, None)
+        self._note_deletion(source, did, event, told=True)
+
+    def _note_deletion(self, source: str, did: str, event: Event, *, told: bool) -> None:
+        """Forget the state of an account that was deleted, once all sources that speak for it say so."""
+        if event.kind == ACCOUNT and is_deletion(event.body):
+            host = self.hosting.source_of(did)
+            speak = self._accounts.relays if host is None else (host, *self._accounts.relays)
+            if self._deletions.note(did, source, speak, told=told):
+                self.states.put(did, None)
 
     def _mark(self, message: Message) -> None:
         """Let the cursor say that a message is not stored."""

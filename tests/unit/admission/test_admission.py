@@ -421,6 +421,35 @@ async def test_an_account_event_stays_behind_what_is_held(merged: Server, accoun
     assert merged.log.rkeys == ["1", "3", "a"]
 
 
+async def test_what_a_relay_that_is_behind_sends_of_a_deleted_account_is_known(
+    merged: Server, account: Account
+) -> None:
+    one, two = account.create("1"), account.create("2")
+    sent = [one, two]
+    async with merged.running():
+        for source, first in (("a", 1), ("b", 11)):
+            numbered = [commit(number, each) for number, each in enumerate(sent, first)]
+            await merged.take(source, *numbered, status(first + 2, active=False, status="deleted"))
+            assert merged.log.rkeys == ["1", "2", "a"]
+            assert (merged.log.state(account) is None) == (source == "b")
+        again = Account()
+        await merged.take("a", commit(4, again.create("3")))
+    assert merged.log.rkeys == ["1", "2", "a", "3"]
+    assert merged.log.gaps == []
+
+
+async def test_a_deleted_account_may_begin_again_before_all_relays_have_deleted_it(
+    merged: Server, account: Account
+) -> None:
+    one, two, three = (account.create(each) for each in "123")
+    deleted = status(3, active=False, status="deleted")
+    async with merged.running():
+        await merged.take("a", commit(1, one), deleted, commit(4, three))
+        await merged.take("b", commit(11, one), commit(12, two), deleted, commit(14, three))
+    assert merged.log.rkeys == ["1", "a", "3"]
+    assert merged.log.gaps == []
+
+
 async def test_two_trees_of_one_rev_are_named(merged: Server, account: Account, other: Account) -> None:
     async with merged.running():
         one = account.create("1")
