@@ -117,7 +117,7 @@ class Admission:
     async def holds(self, keys: Collection[Key]) -> dict[Key, int]:
         """Return the keys of all that was taken, in the log or waiting, each with a position."""
         await self._queue.wait_stored()
-        waiting = {key: self._parts.log.tip for key in keys if key in self._judge.waiting_keys(key)}
+        waiting = dict.fromkeys(self._judge.waiting_among(keys), self._parts.log.tip)
         rest = [key for key in keys if key not in waiting]
         return waiting | (await self._parts.log.holds(rest) if rest else {})
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Container, Coroutine, Iterator, Mapping, Sequence
 from typing import Any
 
 from jetstream.admission.deletions import Deletions
@@ -124,11 +125,20 @@ class Judge:
             event = Event(ACCOUNT, did.encode(), b"", b"", b"", b"", body)
             self._pass_account(source, did, event, ())
 
-    def waiting_keys(self, key: Key) -> set[Key]:
-        """Return the keys of all messages that wait, of the repository of a key."""
-        did = key[0].decode()
-        waiting = [*self._suspended.messages(did), *self._held.items(did)]
-        return {each for message in waiting for each in possible_keys(message.envelope)}
+    def waiting_among(self, keys: Collection[Key]) -> set[Key]:
+        """Return those of some keys that are of messages that wait."""
+        revs: defaultdict[bytes, set[bytes]] = defaultdict(set)
+        for did, *_, rev in keys:
+            revs[did].add(rev)
+        return {
+            key for did, its_revs in revs.items() for key in self._waiting_keys(did.decode(), its_revs)
+        }.intersection(keys)
+
+    def _waiting_keys(self, did: str, revs: Container[bytes]) -> Iterator[Key]:
+        """Yield the keys of what waits of a repository, of its commits those at some revs."""
+        for message in (*self._suspended.messages(did), *self._held.items(did)):
+            if message.envelope.type != "commit" or message.rev.encode() in revs:
+                yield from possible_keys(message.envelope)
 
     def next_due(self) -> float | None:
         """Return when `take_due` has something next, in seconds of the clock; None: nothing waits."""
