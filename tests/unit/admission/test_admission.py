@@ -16,6 +16,7 @@ from jetstream.simulator import frames
 from jetstream.simulator.repo import Revision
 from jetstream.simulator.signing import K256Key
 from jetstream.upstream.envelope import Envelope
+from jetstream.upstream.extract import possible_keys
 from jetstream.upstream.pipeline import DecodedBatch
 
 OTHER_DID = "did:plc:" + "b" * 24
@@ -224,7 +225,12 @@ async def test_a_signature_by_an_earlier_key_is_good(account: Account) -> None:
 
 @pytest.mark.parametrize(
     ("reason", "verdict"),
-    [("", "refused: signature"), ("not_found", "refused: signature"), ("unreachable", "unverified")],
+    [
+        ("", "refused: signature"),
+        ("not_found", "refused: signature"),
+        ("unreachable", "unverified"),
+        ("rate_limited", "unverified"),
+    ],
 )
 async def test_a_signature_by_no_key_is_refused_unless_directories_cannot_be_asked(
     reason: str, verdict: str
@@ -312,6 +318,18 @@ async def test_the_log_is_asked_when_all_that_was_offered_is_stored_or_waits(acc
         assert await admission.holds(keys) == {keys[0]: 1}
         assert server.log.asked == []
         assert server.log.rkeys == ["a"]
+
+
+async def test_what_waits_is_found_by_its_keys(account: Account) -> None:
+    server = Server()
+    async with server.running() as admission:
+        one, two, told = commit(1, account.create("1", "2")), commit(2, account.create("3")), identity(3)
+        await server.take("a", one, two, told)
+        keys = [key for _, envelope in (one, two, told) for key in possible_keys(envelope)]
+        absent = [(*keys[0][:3], two[1].fields["rev"].encode()), (b"did:web:a.test", *keys[0][1:])]
+        assert len(keys) == 4
+        assert await admission.holds([*keys, *absent]) == dict.fromkeys(keys, 0)
+    assert server.log.asked == absent
 
 
 async def test_a_cursor_moves_though_there_is_no_message(server: Server) -> None:
