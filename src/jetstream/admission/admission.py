@@ -170,8 +170,9 @@ class Admission:
             connected, now = self._parts.connected(), self._clock()
             self._parts.accounts.update(connected, now)
             judge.presence.update(connected, now)
-        judge.take_due()
-        while judge.take_ready():
+        judge.take_due(self._limits.due_per_turn)
+        await turn.pause()
+        while len(judge.output.events) < self._limits.run_ops_max and judge.take_ready():
             await turn.pause()
         judge.tell_accounts(self._limits.accounts_per_turn)
         run = self._queue.first_examined()

@@ -113,11 +113,11 @@ class Judge:
             self.take(message)  # the first that must wait again has the others wait behind it
         return True
 
-    def take_due(self) -> None:
-        """Judge what has waited for long enough."""
+    def take_due(self, most: int) -> None:
+        """Judge what has waited for long enough, about `most` messages of either kind."""
         now = self._clock()
-        self._suspended.end_due(now)
-        self._take_overdue(self._held.due(now))
+        self._suspended.end_due(now, most)
+        self._take_overdue(self._held.due(now, most))
 
     def tell_accounts(self, accounts_max: int) -> None:
         """Pass on what readers must be told of accounts because another source decides."""

@@ -197,6 +197,24 @@ async def test_nothing_waits_longer_than_ten_seconds(account: Account) -> None:
     assert server.verdicts == {"unverified": 2}
 
 
+async def test_what_is_due_at_once_is_judged_and_stored_in_parts(account: Account, other: Account) -> None:
+    server = Server(limits=Limits(admission=AdmissionLimits(due_per_turn=1, run_ops_max=2)))
+    async with server.running():
+        await server.take("a", *(commit(number, account.create(str(number))) for number in range(1, 5)))
+        await server.take("a", *(commit(4 + at, other.create(str(at)), OTHER_DID) for at in range(1, 5)))
+        await server.passed(10.1)
+        await server.settle()
+        assert len(server.log.events) == 8
+    assert max(server.log.appended) <= 2
+    for did in (DID, OTHER_DID):
+        assert [each.rkey for each in server.log.events if each.did == did.encode()] == [
+            b"1",
+            b"2",
+            b"3",
+            b"4",
+        ]
+
+
 async def test_what_has_no_room_is_judged_with_what_is_known(account: Account) -> None:
     limits = Limits(admission=AdmissionLimits(waiting_per_repo=3))
     server = Server(limits=limits)
