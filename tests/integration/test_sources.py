@@ -54,7 +54,8 @@ def named(**relays: Relay) -> tuple[Upstream, ...]:
 
 
 def publish(relay: Relay, *seqs: int) -> None:
-    relay.publish([(seq, identity(seq)) for seq in seqs])
+    # Each says something else: what several upstreams say alike passes once.
+    relay.publish([(seq, identity(seq, handle=f"h{seq}.example")) for seq in seqs])
 
 
 async def seqs(service: Service, count: int) -> list[int]:
