@@ -41,9 +41,9 @@ class UpstreamLimits:
     # a whole commit and flush, so a batch that is too small costs more than one that is too large.
     batch_frames_max: int = 500
     turn_s: float = 0.004
-    # A source of which so many messages in a row were known from others rests for some seconds after each batch
-    # up to a size: to receive ten messages at once takes a fraction of the time. What it is the first to bring
-    # is late by that much, once.
+    # A source of which so many messages in a row were known from others rests for some seconds after each
+    # batch up to a size: to receive ten messages at once takes a fraction of the time. What it is the first
+    # to bring is late by that much, once.
     rest_after: int = 100
     rest_s: float = 0.01
     rest_frames_max: int = 50
