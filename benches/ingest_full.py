@@ -41,7 +41,8 @@ def _run(workers: int, events: int) -> dict[str, float]:
         check_verdicts(server)
     print(
         f"ingest_full: {figures['events_per_s']:>10,.0f} events/s with {workers} workers, "
-        f"{figures['cpu_us_per_event']:.1f} µs of the server's own CPU an event, {figures['cores']:.2f} cores",
+        f"{figures['cpu_us_per_event']:.1f} µs of the server's own CPU an event, "
+        f"{figures['cores']:.2f} cores",
         flush=True,
     )
     return figures

@@ -3,8 +3,8 @@
 Four fields are overwritten in place before each use: `seq`, which rises by one; the account; `time`; and
 `rev`, the TID of the time of sending, so that a reader can tell the delay. The signed commit inside is not
 changed. So a consumer that checks the CIDs of records accepts such frames, and one that verifies signatures
-and revisions does not. With no accounts (`repos` is 0), account and `rev` stay as they are: such frames can be
-verified, once round.
+and revisions does not. With no accounts (`repos` is 0), account and `rev` stay as they are: such frames can
+be verified, once round.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class Ring:
         # Without deleted accounts: a server removes their records, so that a replay would differ.
         self.slots = [
             _append(self.data, message, body, as_signed=not repos)
-            for message, body in bodies if body.get("active") is not False
+            for message, body in bodies
+            if body.get("active") is not False
         ]
 
     def __len__(self) -> int:

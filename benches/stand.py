@@ -88,7 +88,7 @@ def stand(*options: str, repos: int = 50_000) -> Iterator[tuple[RelayProcess, Se
 
 @contextmanager
 def served(relays: Sequence[RelayProcess], data_dir: Path, options: list[str]) -> Iterator[Server]:
-    """Start a server that reads relays. At the end stop all of them, and print what the server has warned of."""
+    """Start a server that reads relays. At the end stop all, and print what the server has warned of."""
     try:
         first, *others = (relay.url for relay in relays)
         more = [argument for url in others for argument in ("--upstream", url)]

@@ -14,7 +14,8 @@ _GOOD: Final = ('verdict="ok"', 'verdict="replay"')
 
 def check_verdicts(server: Server) -> None:
     """Raise RuntimeError if any message was judged to be anything but good, or a repeat."""
-    bad = [line for line in _verdicts(server) if not line.endswith(" 0.0") and not any(map(line.count, _GOOD))]
+    counted = (line for line in _verdicts(server) if not line.endswith(" 0.0"))
+    bad = [line for line in counted if not any(map(line.count, _GOOD))]
     if bad:
         raise RuntimeError("messages were judged to be: " + ", ".join(bad))
 

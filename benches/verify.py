@@ -2,9 +2,10 @@
 
 python -m benches.verify [RECORDING]
 
-The recording has its DID documents beside it, as `jetstream record` writes them. Its first 5,000 frames count.
-By default, it is that of `signed`. Frames are decoded before. `cid_us` is what every mode does: records to events. `…_more_us` is what the other
-modes do besides. Every commit is judged once per round; the fastest round counts.
+The recording has its DID documents beside it, as `jetstream record` writes them; by default, it is that of
+`signed`. Its first 5,000 frames count, and are decoded before. `cid_us` is what every mode does: records to
+events. `…_more_us` is what the other modes do besides. Every commit is judged once per round; the fastest
+round counts.
 """
 
 from __future__ import annotations

@@ -44,9 +44,9 @@ class UpstreamLimits:
     # reaches this. Each op may become an event, and the events of a batch are stored at once.
     batch_ops_max: int = 1_000
     turn_s: float = 0.004
-    # A source of which so many messages in a row were known from others rests for some seconds after each batch
-    # up to a size: to receive ten messages at once takes a fraction of the time. What it is the first to bring
-    # is late by that much, once.
+    # A source of which so many messages in a row were known from others rests for some seconds after each
+    # batch up to a size: to receive ten messages at once takes a fraction of the time. What it is the first
+    # to bring is late by that much, once.
     rest_after: int = 100
     rest_s: float = 0.01
     rest_frames_max: int = 50
@@ -561,8 +561,8 @@ class AdmissionLimits:
     runs_max: int = 2
     # Seconds of judging in one turn of the event loop.
     turn_s: float = 0.004
-    # Messages that are judged in one turn because they have waited for long enough: 6 ms. Thousands may be due
-    # at once, after the disk was full, or while readers are waited for.
+    # Messages that are judged in one turn because they have waited for long enough: 6 ms. Thousands may be
+    # due at once, after the disk was full, or while readers are waited for.
     due_per_turn: int = 200
     # Seconds in which the queue is judged when the server stops. What is left is read again after a restart.
     finish_s: float = 3.0

@@ -54,8 +54,8 @@ def named(**relays: Relay) -> tuple[Upstream, ...]:
 
 
 def publish(relay: Relay, *seqs: int) -> None:
-    # Each says something else: what several upstreams say alike passes once.
-    relay.publish([(seq, identity(seq, handle=f"h{seq}.example")) for seq in seqs])
+    """Publish identities, each with a handle of its own: equal ones pass once."""
+    relay.publish([(seq, identity(seq, handle=f"number-{seq}.test")) for seq in seqs])
 
 
 async def seqs(service: Service, count: int) -> list[int]:

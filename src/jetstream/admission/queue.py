@@ -8,8 +8,8 @@ A *run* is what is examined, judged and stored at once: the batches that wait, u
 judged and stored, the next ones are examined. The order is that of arrival, from the queue to the log.
 
 A batch without messages only moves the cursor of its source: all of it was known, as nearly everything is
-that a second relay sends. It waits for the next batch that has messages, or for `hurry`, so it costs no run and
-no append of its own. If the process ends before that, these frames come again, and are known again.
+that a second relay sends. It waits for the next batch that has messages, or for `hurry`, so it costs no run
+and no append of its own. If the process ends before that, these frames come again, and are known again.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 from tests.signed import DID, TIME
+from tests.unit.admission.fakes import message
 
 from jetstream.admission.examination import Finding, Task
 from jetstream.admission.judging import Message
@@ -14,7 +15,6 @@ from jetstream.admission.queue import Queue, Reached, Run
 from jetstream.limits import AdmissionLimits
 from jetstream.simulator import frames
 from jetstream.upstream.pipeline import DecodedBatch
-from tests.unit.admission.fakes import message
 
 LIMITS = AdmissionLimits(queue_batches_max=8)
 

@@ -72,6 +72,14 @@ def test_frames_around_the_end_of_the_ring_are_two_ranges() -> None:
     assert spans[1][0] == 0
 
 
+def test_without_accounts_frames_keep_what_is_signed() -> None:
+    frames, _ = written(Ring(FRAMES, repos=0), 0, 200)
+    kept = [read_envelope(frame).fields for frame in FRAMES]
+    for before, after in zip(kept, (read_envelope(frame).fields for frame in frames), strict=True):
+        changed = {name for name in before if before[name] != after[name]}
+        assert changed <= {"seq", "time"}
+
+
 def test_accounts_are_the_same_every_time_and_each_but_once() -> None:
     assert accounts(50) == accounts(50)
     assert len(set(accounts(50))) == 50
