@@ -21,7 +21,7 @@ from jetstream.admission.admission import Admission
 from jetstream.admission.opening import Server, is_needed, opened
 from jetstream.conditions import Conditions
 from jetstream.errors import SettingError
-from jetstream.eventlog import LogWriter
+from jetstream.eventlog import ReadWriteLog
 from jetstream.ingest import Ingest, Stamper
 from jetstream.limits import Limits, UpstreamLimits
 from jetstream.metrics import Metrics, UpstreamMetrics
@@ -46,7 +46,7 @@ class Intake:
     def __init__(
         self,
         settings: Settings,
-        log: LogWriter,
+        log: ReadWriteLog,
         now_us: Callable[[], int],
         metrics: Metrics,
         conditions: Conditions,

@@ -103,6 +103,21 @@ async def test_several_upstreams_are_read_and_each_is_resumed_after_its_own_curs
     assert [asked.cursor for each in (relay, another) for asked in each.asked] == [0, 3, 500, 502]
 
 
+async def test_what_another_upstream_repeats_after_a_restart_passes_once(
+    relay: Relay, another: Relay, tmp_path: Path, start: Start
+) -> None:
+    upstreams = named(a=relay, b=another)
+    publish(relay, 1)
+    settings = Settings(
+        upstream=upstreams, listen=LOOPBACK, data_dir=tmp_path, upstream_cursor=(("a", 0), ("b", 0))
+    )
+    async with running(Service(settings, QUICK)) as service:
+        await seqs(service, 1)
+    another.publish([(7, identity(7, handle="number-1.test")), (8, identity(8, handle="new.test"))])
+    service = await start(upstream=upstreams, limits=QUICK, upstream_cursor=(("a", 1), ("b", 0)))
+    assert await seqs(service, 2) == [1, 8]
+
+
 async def test_an_upstream_that_is_lost_comes_back_and_the_others_go_on(
     relay: Relay, another: Relay, start: Start
 ) -> None:

@@ -19,7 +19,6 @@ from typing import Any
 from jetstream.admission.deletions import Deletions
 from jetstream.admission.examination import Finding
 from jetstream.admission.hosting import Hosting
-from jetstream.admission.identities import Identities
 from jetstream.admission.judging import IN_REPOSITORIES, Message, Rules, States, is_deletion
 from jetstream.admission.marks import Marks
 from jetstream.admission.output import Found, Output
@@ -73,8 +72,8 @@ class Judge:
         self._suspended = Suspended(waiting, wake.set)
         # Messages that are held since those before them are missing.
         self._held = Waiting[Message](bounds.hold_s, bounds.held_per_repo, most, bounds.held_bytes_max)
-        # Identities that were passed on a short time ago.
-        self._identities = Identities(int(bounds.identities_window_s * 1e6), bounds.identities_max)
+        # Those that were passed on a short time ago.
+        self._identities = parts.identities
         # The time, in unix microseconds, and the highest rev that is acceptable then.
         self._now_us = 0
         self._latest = ""

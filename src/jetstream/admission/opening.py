@@ -5,28 +5,33 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from jetstream.admission.accounts import Accounts
 from jetstream.admission.admission import Admission
 from jetstream.admission.examination import SIGNED_MODES
+from jetstream.admission.identities import Identities
 from jetstream.admission.judging import Rules
 from jetstream.admission.keys import Keys, KeySettings
 from jetstream.admission.parts import Append, Keyring, Parts
 from jetstream.admission.workers import Examiners
 from jetstream.conditions import Conditions
-from jetstream.eventlog import LogWriter
-from jetstream.limits import Limits
+from jetstream.eventlog import LogWriter, ReadWriteLog
+from jetstream.limits import AdmissionLimits, Limits
 from jetstream.metrics import Metrics
+from jetstream.model.event import IDENTITY
+from jetstream.model.filter import Filter
 from jetstream.settings import Settings
 from jetstream.upstreams import Upstream
 from jetstream.verify.verdict import REFUSALS, VERDICTS
+
+_IDENTITIES: Final = Filter(kinds=frozenset({IDENTITY}))
 
 
 class Server(NamedTuple):
     """What an admission has of the server."""
 
-    log: LogWriter
+    log: ReadWriteLog
     append: Append
     metrics: Metrics
     conditions: Conditions
@@ -50,7 +55,7 @@ async def opened(
 ) -> AsyncIterator[Admission]:
     """Open an admission for these upstreams, and close it at the end.
 
-    Raises KeyCacheError, WorkerError.
+    Raises KeyCacheError, LogError, WorkerError.
     """
     chained = settings.verify == "full" or is_merged(settings, len(upstreams))
     rules = Rules(settings.verify, chained=chained, pass_unverified=settings.unresolved == "pass")
@@ -68,6 +73,7 @@ async def opened(
             examiners.examine,
             keys,
             _accounts(upstreams, server.log, limits),
+            await _identities(server, limits.admission),
             server.connected,
             server.metrics.admission(VERDICTS, REFUSALS),
             server.conditions,
@@ -79,6 +85,18 @@ async def opened(
 def _keys(settings: Settings, server: Server, limits: Limits) -> Keys:
     where = KeySettings(settings.data_dir, settings.plc_url, settings.plc_rate, settings.follow_plc)
     return Keys(where, server.metrics, server.conditions, limits.keys, limits.export)
+
+
+async def _identities(server: Server, bounds: AdmissionLimits) -> Identities:
+    """Return the identity messages that the log has of a short time ago. Raises LogError."""
+    log, window_us = server.log, int(bounds.identities_window_s * 1e6)
+    identities = Identities(window_us, bounds.identities_max)
+    position, stop = server.now_us() - window_us, log.tip + 1
+    while (batch := await log.read(max(position, log.floor), stop, _IDENTITIES)) is not None:
+        for i in _IDENTITIES.select(batch, batch.index(position), batch.index(stop)):
+            identities.remember(batch.bodies[i], batch.times[i])
+        position = batch.last + 1
+    return identities
 
 
 def _accounts(upstreams: Sequence[Upstream], log: LogWriter, limits: Limits) -> Accounts:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from jetstream.admission.accounts import Accounts
 from jetstream.admission.examination import Finding, Task
+from jetstream.admission.identities import Identities
 from jetstream.atproto.encoded_key import EncodedKey
 from jetstream.conditions import Conditions
 from jetstream.eventlog import Changes, Cursors
@@ -84,6 +85,7 @@ class Parts:
     examine: Examine
     keys: Keyring | None  # None: nothing is verified, and no source is a PDS
     accounts: Accounts
+    identities: Identities
     connected: Callable[[], Collection[str]]  # the names of the sources that have a connection
     metrics: AdmissionMetrics
     conditions: Conditions

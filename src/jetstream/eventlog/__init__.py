@@ -166,3 +166,7 @@ class LogWriter(Log, Protocol):
 
         Keys of events that are stored with them may be there too. Damaged parts are skipped.
         """
+
+
+class ReadWriteLog(LogReader, LogWriter, Protocol):
+    """What the writer needs that reads what it has written."""

@@ -13,6 +13,7 @@ from tests.signed import KEY, START_US, Account
 from jetstream.admission.accounts import Accounts
 from jetstream.admission.admission import Admission
 from jetstream.admission.examination import Finding, Task, examine
+from jetstream.admission.identities import Identities
 from jetstream.admission.judging import Rules
 from jetstream.admission.parts import Parts
 from jetstream.atproto.compact_did import compact_did
@@ -187,6 +188,7 @@ class Server:
             self.examine,
             self.keys if self.mode in {"signature", "full"} or self.pds else None,
             accounts,
+            Identities(600_000_000, 100),
             lambda: self.connected,
             self.counted,
             Conditions(),
