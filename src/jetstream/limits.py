@@ -555,8 +555,8 @@ class AdmissionLimits:
     runs_max: int = 2
     # Seconds of judging in one turn of the event loop.
     turn_s: float = 0.004
-    # Messages that are judged in one turn because they have waited for long enough: 6 ms. Thousands may be due
-    # at once, after the disk was full, or while readers are waited for.
+    # Messages that are judged in one turn because they have waited for long enough: 6 ms. Thousands may be
+    # due at once, after the disk was full, or while readers are waited for.
     due_per_turn: int = 200
     # Seconds in which the queue is judged when the server stops. What is left is read again after a restart.
     finish_s: float = 3.0
