@@ -120,9 +120,9 @@ class Admission:
         return self._parts.log.tip
 
     async def holds(self, keys: Collection[Key]) -> dict[Key, int]:
-        """Return the keys of all that was taken, in the log or waiting, each with a position."""
+        """Return the keys of all that was taken: in the log, each with a position, or waiting, with 0."""
         await self._queue.wait_stored()
-        waiting = dict.fromkeys(self._judge.waiting_among(keys), self._parts.log.tip)
+        waiting = dict.fromkeys(self._judge.waiting_among(keys), 0)
         rest = [key for key in keys if key not in waiting]
         return waiting | (await self._parts.log.holds(rest) if rest else {})
 

@@ -204,6 +204,8 @@ class Pipeline:
     def resolve(self, batch: DecodedBatch, known: Mapping[Key, int], until: float = float("inf")) -> None:
         """Finish a batch that has `lookups`: `known` are those that the log holds, each with a position.
 
+        In tracked mode, also those of messages that wait to be judged, with 0.
+
         Stops after the frame at which the clock passes `until`. The frames after it are in doubt still, and
         belong to the next batch.
         """
@@ -219,9 +221,11 @@ class Pipeline:
                 _note_without_seq(envelope, batch)
             elif self._state_decides(seq, envelope, batch):
                 pass
-            elif found is not None:
+            elif found is not None and (at := seen[found]):
                 tracker.repeat(seq)
-                self.known_at = known.get(found, self.known_at)
+                self.known_at = at
+            elif found is not None:
+                self._repeat_unjudged(seq, envelope, batch)
             elif taken := self._take(seq, envelope, batch):
                 seen.update(dict.fromkeys(taken, 0))
                 all_known = False
@@ -268,10 +272,19 @@ class Pipeline:
             if in_doubt and keys:
                 if not batch_keys.has_any(keys):
                     return False
-                tracker.repeat(seq)
+                self._repeat_unjudged(seq, envelope, batch)
                 return True
         self._take(seq, envelope, batch)
         return True
+
+    def _repeat_unjudged(self, seq: int, envelope: Envelope, batch: DecodedBatch) -> None:
+        """Note a frame with the keys of one that was taken, and is not stored yet.
+
+        In tracked mode, that one may turn out to be forged. So this one is judged as well.
+        """
+        self.tracker.repeat(seq)
+        if self._knows is not None and envelope.type in _IN_REPOSITORIES:
+            _pass_on(seq, envelope, batch)
 
     def _take(self, seq: int, envelope: Envelope, batch: DecodedBatch) -> Sequence[Key]:
         """Accept a frame that is no repeat; return the keys of its events.

@@ -20,6 +20,7 @@ from jetstream.eventlog import Changes, SourceCursor
 from jetstream.limits import UpstreamLimits
 from jetstream.simulator import frames
 from jetstream.simulator.repo import Revision
+from jetstream.simulator.signing import K256Key
 from jetstream.upstream.pipeline import Pipeline
 from jetstream.upstream.seq_tracker import SeqTracker
 
@@ -214,3 +215,30 @@ def test_a_batch_ends_when_its_messages_may_become_too_many_events() -> None:
     batch = pipeline.read(sent)
     assert (batch.frames, batch.seq, batch.ops) == (2, 2, 6)
     assert pipeline.read(sent[2:]).seq == 4
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_a_forged_message_that_waits_does_not_have_the_authentic_one_taken_for_a_repeat(
+    together: bool,
+) -> None:
+    server = Server()
+    forged = Account(K256Key(b"\x09" * 32)).create("0")
+    assert forged.rev == revisions()[0].rev
+    sent = [
+        frames.encode(frames.Commit(DID, TIME, revision), number)
+        for number, revision in enumerate((forged, revisions()[0]), 5)
+    ]
+    async with server.running() as admission:
+        pipeline = Pipeline(SeqTracker(4, stored_to=10, resumed=True), lambda: 0.0, knows=admission.knows)
+        for run in [sent] if together else [sent[:1], sent[1:]]:
+            left = list(run)
+            while left:
+                batch = pipeline.read(left)
+                if batch.lookups:
+                    pipeline.resolve(batch, await admission.holds(batch.lookups))
+                del left[: batch.frames]
+                await server.stores["a"](batch, 0.0)
+            await server.settle()
+        server.keys.bring(DID)
+        await server.settle()
+    assert server.log.rkeys == ["0"]
