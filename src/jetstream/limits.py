@@ -40,6 +40,9 @@ class UpstreamLimits:
     # Frames of one batch, and seconds until it ends even if it has fewer. Frames that are left over wait for
     # a whole commit and flush, so a batch that is too small costs more than one that is too large.
     batch_frames_max: int = 500
+    # Ops of the messages of one batch, where these are verified or merged: it ends with the message that
+    # reaches this. Each op may become an event, and the events of a batch are stored at once.
+    batch_ops_max: int = 1_000
     turn_s: float = 0.004
     # A source of which so many messages in a row were known from others rests for some seconds after each
     # batch up to a size: to receive ten messages at once takes a fraction of the time. What it is the first
@@ -550,12 +553,17 @@ class AdmissionLimits:
     # for `UpstreamLimits.turn_s` at a time, so batches bound what else there is to a message.
     queue_bytes_max: int = 16 << 20
     queue_batches_max: int = 64
-    # Messages of one run, which are examined, judged and stored at once, and runs that are examined while one
-    # is judged: with processes that examine, each must have something to do.
+    # Messages of one run, which are examined, judged and stored at once, and their ops, which may all become
+    # events. And runs that are examined while one is judged: with processes that examine, each must have
+    # something to do.
     run_messages_max: int = 1_000
+    run_ops_max: int = 2_000
     runs_max: int = 2
     # Seconds of judging in one turn of the event loop.
     turn_s: float = 0.004
+    # Messages that are judged in one turn because they have waited for long enough: 6 ms. Thousands may be
+    # due at once, after the disk was full, or while readers are waited for.
+    due_per_turn: int = 200
     # Seconds in which the queue is judged when the server stops. What is left is read again after a restart.
     finish_s: float = 3.0
 
@@ -601,6 +609,8 @@ class AdmissionLimits:
     # --- accounts ---
     # Rows of accounts on which sources differ, or that are not active. 300 bytes of memory each.
     account_rows_max: int = 50_000
+    # Accounts that are deleted by one source, and not by another one yet. 400 bytes of memory each.
+    deletions_max: int = 10_000
     # Seconds for which a source is connected, or is not, until another one decides. A source that has lost
     # its connection is back after one or two attempts, mostly.
     account_grace_s: float = 30.0

@@ -118,7 +118,7 @@ async def test_a_key_is_waited_for_once_and_then_cached(setup: Setup) -> None:
     directory = Directory()
     keys = await setup.open(await setup.server(directory.handle))
     assert keys.cached(DID) is None
-    assert await asyncio.gather(*(keys.wait(DID) for _ in range(100))) == [Answer(KEY, "")] * 100
+    assert await asyncio.gather(*(keys.wait(DID) for _ in range(100))) == [Answer(KEY, "", "")] * 100
     assert keys.cached(DID) == KEY
     assert directory.asked == [f"/{DID}"]
     assert setup.counted() == {"ok": 1}
@@ -139,7 +139,7 @@ async def test_keys_of_a_batch_come_from_the_file_at_once(setup: Setup) -> None:
 async def test_the_next_directory_is_asked_when_one_fails(setup: Setup) -> None:
     urls = [await setup.server(each) for each in (broken, Directory().handle)]
     keys = await setup.open(*urls)
-    assert await keys.wait(DID) == Answer(KEY, "")
+    assert await keys.wait(DID) == Answer(KEY, "", "")
 
 
 async def test_an_announced_change_brings_the_next_key(setup: Setup) -> None:
@@ -173,7 +173,7 @@ async def test_a_host_of_a_did_web_is_asked_apart(setup: Setup) -> None:
     hosts = Answers()
     hosts.put(f"https://{WEB.removeprefix('did:web:')}/.well-known/did.json", document(WEB, KEY))
     keys = await setup.open("http://127.0.0.1:1", web=hosts)
-    assert await keys.wait(WEB) == Answer(KEY, "")
+    assert await keys.wait(WEB) == Answer(KEY, "", "")
     assert await keys.wait("did:web:127.0.0.1") == Answer(None, "method")
     assert setup.counted() == {"ok": 1, "method": 1}
 
@@ -281,7 +281,7 @@ async def test_a_condition_begins_when_no_directory_answers_and_ends_with_an_ans
     assert "status: HTTP 500): accounts whose key is" in reason
     replies[0] = says(DOCUMENT)
     setup.clock.now += 40
-    assert await keys.wait(DID) == Answer(KEY, "")
+    assert await keys.wait(DID) == Answer(KEY, "", "")
     await until(lambda: not setup.conditions.reasons)
 
 
@@ -334,7 +334,7 @@ async def test_a_server_follows_when_the_other_process_has_ended(setup: Setup) -
 async def test_a_file_that_was_damaged_is_replaced(setup: Setup) -> None:
     (setup.path / "keys.sqlite3").write_bytes(b"no database" * 1_000)
     keys = await setup.open(await setup.server(Directory().handle))
-    assert await keys.wait(DID) == Answer(KEY, "")
+    assert await keys.wait(DID) == Answer(KEY, "", "")
 
 
 async def test_what_waits_at_the_end_gets_an_answer(setup: Setup) -> None:

@@ -136,6 +136,11 @@ class Accounts:
         """Return how many rows there are."""
         return self._count
 
+    @property
+    def relays(self) -> tuple[str, ...]:
+        """The names of the sources that speak for all accounts, in their order."""
+        return self._relays
+
     def set_sources(self, relays: Sequence[str], hosts: Collection[str], now: float) -> None:
         """Set the sources. A new one must be steady before it decides; those that are gone are forgotten."""
         before = set(self._sources)

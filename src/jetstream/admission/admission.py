@@ -122,7 +122,7 @@ class Admission:
     async def holds(self, keys: Collection[Key]) -> dict[Key, int]:
         """Return the keys of all that was taken, in the log or waiting, each with a position."""
         await self._queue.wait_stored()
-        waiting = {key: self._parts.log.tip for key in keys if key in self._judge.waiting_keys(key)}
+        waiting = dict.fromkeys(self._judge.waiting_among(keys), self._parts.log.tip)
         rest = [key for key in keys if key not in waiting]
         return waiting | (await self._parts.log.holds(rest) if rest else {})
 
@@ -175,8 +175,9 @@ class Admission:
             connected, now = self._parts.connected(), self._clock()
             self._parts.accounts.update(connected, now)
             judge.presence.update(connected, now)
-        judge.take_due()
-        while judge.take_ready():
+        judge.take_due(self._limits.due_per_turn)
+        await turn.pause()
+        while len(judge.output.events) < self._limits.run_ops_max and judge.take_ready():
             await turn.pause()
         judge.tell_accounts(self._limits.accounts_per_turn)
         run = self._queue.first_examined()

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Container, Coroutine, Iterator, Mapping, Sequence
 from typing import Any
 
+from jetstream.admission.deletions import Deletions
 from jetstream.admission.examination import Finding
 from jetstream.admission.hosting import Hosting
 from jetstream.admission.identities import Identities
@@ -51,6 +53,8 @@ class Judge:
         # Which sources may still bring what another one has lost.
         self.presence = Presence(bounds.hold_s)
         self._accounts = parts.accounts
+        # Accounts that are deleted, while sources are behind.
+        self._deletions = Deletions(bounds.deletions_max)
         self._clock = clock
         # The newest state of each repository.
         self.states = States(parts.log.repo, bounds.states_kept)
@@ -109,11 +113,11 @@ class Judge:
             self.take(message)  # the first that must wait again has the others wait behind it
         return True
 
-    def take_due(self) -> None:
-        """Judge what has waited for long enough."""
+    def take_due(self, most: int) -> None:
+        """Judge what has waited for long enough, about `most` messages of either kind."""
         now = self._clock()
-        self._suspended.end_due(now)
-        self._take_overdue(self._held.due(now))
+        self._suspended.end_due(now, most)
+        self._take_overdue(self._held.due(now, most))
 
     def tell_accounts(self, accounts_max: int) -> None:
         """Pass on what readers must be told of accounts because another source decides."""
@@ -121,11 +125,20 @@ class Judge:
             event = Event(ACCOUNT, did.encode(), b"", b"", b"", b"", body)
             self._pass_account(source, did, event, ())
 
-    def waiting_keys(self, key: Key) -> set[Key]:
-        """Return the keys of all messages that wait, of the repository of a key."""
-        did = key[0].decode()
-        waiting = [*self._suspended.messages(did), *self._held.items(did)]
-        return {each for message in waiting for each in possible_keys(message.envelope)}
+    def waiting_among(self, keys: Collection[Key]) -> set[Key]:
+        """Return those of some keys that are of messages that wait."""
+        revs: defaultdict[bytes, set[bytes]] = defaultdict(set)
+        for did, *_, rev in keys:
+            revs[did].add(rev)
+        return {
+            key for did, its_revs in revs.items() for key in self._waiting_keys(did.decode(), its_revs)
+        }.intersection(keys)
+
+    def _waiting_keys(self, did: str, revs: Container[bytes]) -> Iterator[Key]:
+        """Yield the keys of what waits of a repository, of its commits those at some revs."""
+        for message in (*self._suspended.messages(did), *self._held.items(did)):
+            if message.envelope.type != "commit" or message.rev.encode() in revs:
+                yield from possible_keys(message.envelope)
 
     def next_due(self) -> float | None:
         """Return when `take_due` has something next, in seconds of the clock; None: nothing waits."""
@@ -152,7 +165,7 @@ class Judge:
         self._suspended.begin(message, waiting)
 
     def _decide_signed(self, message: Message) -> None:
-        state = self.states.get(message.did)
+        state = self._state_for(message)
         blocks = message.envelope.fields.get("blocks")
         verdict = screen(state, message.rev, blocks, self._latest)
         if verdict is None and self._is_held(message):
@@ -166,6 +179,11 @@ class Judge:
             judgement = self._rules.judge(state, message.finding)
             if not self._hold(message, judgement, state):
                 self._end(message, judgement)
+
+    def _state_for(self, message: Message) -> State | None:
+        """Return the state that a message is compared with."""
+        is_over = self._deletions.is_over(message.did, message.source)
+        return None if is_over else self.states.get(message.did)
 
     def _is_held(self, message: Message) -> bool:
         """Return whether a copy of a message is held, which was examined although this one was not."""
@@ -226,6 +244,8 @@ class Judge:
         output.add(message.source, finding.events, finding.drops)
         self._beginning.note(message.rev)
         self.states.put(message.did, judgement.state)
+        if self._deletions.is_over(message.did, message.source):
+            self._deletions.begins_again(message.did)
 
     def _release(self, did: str) -> None:
         """Judge again what is held of a repository. What does not follow yet is held again."""
@@ -242,6 +262,7 @@ class Judge:
             passes = self._offer_account(message, event)
         if not passes:
             self.output.drops[message.source, "repeat"] += 1
+            self._note_deletion(message.source, message.did, event, told=False)
         elif message.envelope.type == "identity":
             self.output.add(message.source, [event], drops)
         else:
@@ -253,8 +274,15 @@ class Judge:
 
     def _pass_account(self, source: str, did: str, event: Event, drops: Sequence[str]) -> None:
         self.output.add(source, [event], drops)
-        if is_deletion(event.body):
-            self.states.put(did, None)
+        self._note_deletion(source, did, event, told=True)
+
+    def _note_deletion(self, source: str, did: str, event: Event, *, told: bool) -> None:
+        """Forget the state of an account that was deleted, once all sources that speak for it say so."""
+        if event.kind == ACCOUNT and is_deletion(event.body):
+            host = self.hosting.source_of(did)
+            speak = self._accounts.relays if host is None else (host, *self._accounts.relays)
+            if self._deletions.note(did, source, speak, told=told):
+                self.states.put(did, None)
 
     def _mark(self, message: Message) -> None:
         """Let the cursor say that a message is not stored."""

@@ -59,8 +59,9 @@ class Run:
     reached: dict[str, Reached] = field(default_factory=dict)
     # When the oldest frame of a batch with messages was received, in monotonic seconds.
     received_at: float = float("inf")
-    # How many batches of sources this is.
+    # How many batches of sources this is, and how many ops the messages have.
     offers: int = 0
+    ops: int = 0
     # Sets the findings of the messages. Done: the run can be judged.
     examining: asyncio.Task[None] | None = None
 
@@ -155,6 +156,7 @@ class Queue:
         while self._offers and (not run.offers or self._fits(run)):
             source, batch, received_at, size = self._offers.popleft()
             run.offers += 1
+            run.ops += batch.ops
             run.messages += _messages(source, batch, self._clock())
             run.reached[source] = Reached(batch.seq, batch.provisional, batch.fell_from)
             if batch.accepted_messages:
@@ -166,8 +168,9 @@ class Queue:
 
     def _fits(self, run: Run) -> bool:
         """Return whether the next batch may be part of a run."""
-        more = len(self._offers[0].batch.accepted_messages)
-        return len(run.messages) + more <= self._limits.run_messages_max
+        batch, limits = self._offers[0].batch, self._limits
+        fits = len(run.messages) + len(batch.accepted_messages) <= limits.run_messages_max
+        return fits and run.ops + batch.ops <= limits.run_ops_max
 
     async def _find(self, run: Run, tasks: list[Task | None]) -> None:
         """Examine a run."""

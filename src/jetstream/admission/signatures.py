@@ -11,12 +11,13 @@ from jetstream.admission.judging import IN_REPOSITORIES, Message, Rules, States
 from jetstream.admission.parts import Examine, Keyring
 from jetstream.atproto.encoded_key import EncodedKey
 from jetstream.identity.generations import Generations
+from jetstream.identity.resolver import JUST_ASKED
 from jetstream.limits import Limits
 
 # Why earlier keys may be missing: the account was asked for a moment ago, and directories do not answer. All
 # others are final: nobody must be able to have a forged message pass for one that cannot be verified.
-_LATER: Final = frozenset({"rate_limited", "overload"})
-_OUTAGES: Final = frozenset({"status", "timeout", "unreachable", "tls"})
+_LATER: Final = frozenset({JUST_ASKED, "overload"})
+_OUTAGES: Final = frozenset({"status", "timeout", "unreachable", "tls", "rate_limited"})
 
 
 class Signatures:

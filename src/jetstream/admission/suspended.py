@@ -61,9 +61,9 @@ class Suspended:
         """Add a message behind those of its repository that wait."""
         self._note_let_go(self._waiting.hold(message.did, message, message.size, message.since))
 
-    def end_due(self, now: float) -> None:
-        """Let go what has waited for its time."""
-        self._note_let_go(self._waiting.due(now))
+    def end_due(self, now: float, most: int) -> None:
+        """Let go what has waited for its time, about `most` messages."""
+        self._note_let_go(self._waiting.due(now, most))
 
     def next_due(self) -> float | None:
         """Return when `end_due` has something next; None: nothing waits."""

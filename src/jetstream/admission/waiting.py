@@ -110,10 +110,13 @@ class Waiting(Generic[Item]):
         """Remove all messages of a repository, and return them in order: what they waited for is there."""
         return [item for _, item in self._let_go(did, len(self._queues.get(did, ())))]
 
-    def due(self, now: float) -> list[tuple[str, Item]]:
-        """Remove the messages that have waited for their time, with all before them, and return them."""
+    def due(self, now: float, most: float = float("inf")) -> list[tuple[str, Item]]:
+        """Remove the messages that have waited for their time, with all before them, and return them.
+
+        There may be more once they are `most`.
+        """
         found: list[tuple[str, Item]] = []
-        while self._numbers and (first := self._first())[0] + self._wait_s <= now:
+        while self._numbers and len(found) < most and (first := self._first())[0] + self._wait_s <= now:
             found += self._let_go(first[2], self._place(first[2], first[1]))
         return found
 

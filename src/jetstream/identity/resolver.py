@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from jetstream.atproto.compact_did import is_plc
 from jetstream.atproto.encoded_key import EncodedKey
@@ -35,6 +35,9 @@ from jetstream.identity.requests import Requests
 from jetstream.limits import KeyLimits
 from jetstream.metrics import KeyMetrics
 
+# Why earlier keys may be missing: the account has announced a change since it was asked for a moment ago.
+JUST_ASKED: Final = "just_asked"
+
 
 class Answer(NamedTuple):
     """The key of a DID, or why there is none."""
@@ -49,8 +52,8 @@ class Candidates(NamedTuple):
     """The keys that were valid at a time, the newest first."""
 
     keys: list[EncodedKey]
-    # Of `KEY_FAILURES`; empty: these are all. Else a key may be missing, so a signature that fits none of
-    # them may still be genuine.
+    # Of `KEY_FAILURES`, or `JUST_ASKED`; empty: these are all. Else a key may be missing, so a signature that
+    # fits none of them may still be genuine.
     reason: str
 
 
@@ -190,7 +193,7 @@ class Resolver:
         if past is None or self._clock() - past.at >= self._pause_s(did):
             past = await self._new_past(did)
         keys = past.history.keys_at(time_us, self._limits.history_slack_us)
-        return Candidates(keys, past.reason or ("rate_limited" if did in self._announced else ""))
+        return Candidates(keys, past.reason or (JUST_ASKED if did in self._announced else ""))
 
     def known_at(self, did: str, time_us: int) -> list[EncodedKey]:
         """Return what `keys_at` has found out about a time before; nothing, if it was not asked lately."""

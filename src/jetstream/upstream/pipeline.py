@@ -58,6 +58,8 @@ class DecodedBatch:
     accepted_messages: list[tuple[int, Envelope]] = field(default_factory=list)
     # In tracked mode: how many messages the state of their repository has shown to be repeats.
     known: int = 0
+    # In tracked mode: how many ops these messages have: each may become an event.
+    ops: int = 0
     # How many frames were read, how many of them were accepted, and how many have no number.
     frames: int = 0
     accepted: int = 0
@@ -195,7 +197,7 @@ class Pipeline:
                     return self._defer(frames, until, batch)
                 break
             types.append(envelope.type)
-            if self._clock() > until:
+            if self._is_full(batch, until):
                 break
         return self._finish(types, batch)
 
@@ -224,12 +226,16 @@ class Pipeline:
                 seen.update(dict.fromkeys(taken, 0))
                 all_known = False
             types.append(envelope.type)
-            if self._clock() > until:
+            if self._is_full(batch, until):
                 break
         self._deferred = []
         limits, more = self._limits, 2 * self._lookup_frames
         self._lookup_frames = min(more, limits.lookup_frames_max) if all_known else limits.lookup_frames_min
         self._finish(types, batch)
+
+    def _is_full(self, batch: DecodedBatch, until: float) -> bool:
+        """Return whether a batch must end: its time is over, or its messages may become too many events."""
+        return batch.ops >= self._limits.batch_ops_max or self._clock() > until
 
     def _state_decides(self, seq: int, envelope: Envelope, batch: DecodedBatch) -> bool:
         """Accept or drop a commit or #sync by the state of its repository; return False if there is none."""
@@ -320,6 +326,7 @@ def _pass_on(seq: int, envelope: Envelope, batch: DecodedBatch) -> None:
     batch.add(envelope, (), ())
     if envelope.type in _IN_REPOSITORIES or envelope.type in _OF_ACCOUNTS:
         batch.accepted_messages.append((seq, envelope))
+        batch.ops += len(envelope.fields["ops"]) if envelope.type == "commit" else 1
 
 
 def _note_without_seq(envelope: Envelope, batch: DecodedBatch) -> None:

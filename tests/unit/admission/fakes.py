@@ -39,6 +39,7 @@ class FakeLog:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.appended: list[int] = []  # how many events each append had
         self.gaps: list[Gap] = []
         self.repos: dict[bytes, bytes] = {}
         self.cursors: Cursors = {}
@@ -69,6 +70,7 @@ class FakeLog:
         await self.open.wait()
         stored = changes(self.tip + 1)
         self.events += events
+        self.appended.append(len(events))
         self.gaps += stored.gaps
         self.cursors = stored.cursors
         for did, state in stored.repos.items():

@@ -16,6 +16,7 @@ from jetstream.simulator import frames
 from jetstream.simulator.repo import Revision
 from jetstream.simulator.signing import K256Key
 from jetstream.upstream.envelope import Envelope
+from jetstream.upstream.extract import possible_keys
 from jetstream.upstream.pipeline import DecodedBatch
 
 OTHER_DID = "did:plc:" + "b" * 24
@@ -196,6 +197,24 @@ async def test_nothing_waits_longer_than_ten_seconds(account: Account) -> None:
     assert server.verdicts == {"unverified": 2}
 
 
+async def test_what_is_due_at_once_is_judged_and_stored_in_parts(account: Account, other: Account) -> None:
+    server = Server(limits=Limits(admission=AdmissionLimits(due_per_turn=1, run_ops_max=2)))
+    async with server.running():
+        await server.take("a", *(commit(number, account.create(str(number))) for number in range(1, 5)))
+        await server.take("a", *(commit(4 + at, other.create(str(at)), OTHER_DID) for at in range(1, 5)))
+        await server.passed(10.1)
+        await server.settle()
+        assert len(server.log.events) == 8
+    assert max(server.log.appended) <= 2
+    for did in (DID, OTHER_DID):
+        assert [each.rkey for each in server.log.events if each.did == did.encode()] == [
+            b"1",
+            b"2",
+            b"3",
+            b"4",
+        ]
+
+
 async def test_what_has_no_room_is_judged_with_what_is_known(account: Account) -> None:
     limits = Limits(admission=AdmissionLimits(waiting_per_repo=3))
     server = Server(limits=limits)
@@ -224,7 +243,12 @@ async def test_a_signature_by_an_earlier_key_is_good(account: Account) -> None:
 
 @pytest.mark.parametrize(
     ("reason", "verdict"),
-    [("", "refused: signature"), ("not_found", "refused: signature"), ("unreachable", "unverified")],
+    [
+        ("", "refused: signature"),
+        ("not_found", "refused: signature"),
+        ("unreachable", "unverified"),
+        ("rate_limited", "unverified"),
+    ],
 )
 async def test_a_signature_by_no_key_is_refused_unless_directories_cannot_be_asked(
     reason: str, verdict: str
@@ -291,6 +315,18 @@ async def test_runs_are_examined_while_one_is_stored(server: Server, account: Ac
     assert server.log.rkeys == ["1", "2"]  # what was offered is stored at the end
 
 
+async def test_a_run_has_so_many_ops_and_no_more(server: Server, account: Account) -> None:
+    server.limits = Limits(admission=AdmissionLimits(run_ops_max=4))
+    async with server.running():
+        revisions = [account.create(*(f"{each}{op}" for op in range(3))) for each in range(3)]
+        messages = [commit(number, revision) for number, revision in enumerate(revisions, 1)]
+        batches = [DecodedBatch(seq=each[0], accepted_messages=[each], ops=3) for each in messages]
+        await asyncio.gather(*(server.stores["a"](batch, 0.0) for batch in batches))
+        await server.settle()
+    assert max(server.log.appended) == 3
+    assert len(server.log.events) == 9
+
+
 async def test_the_log_is_asked_when_all_that_was_offered_is_stored_or_waits(account: Account) -> None:
     server = Server()
     async with server.running() as admission:
@@ -300,6 +336,18 @@ async def test_the_log_is_asked_when_all_that_was_offered_is_stored_or_waits(acc
         assert await admission.holds(keys) == {keys[0]: 1}
         assert server.log.asked == []
         assert server.log.rkeys == ["a"]
+
+
+async def test_what_waits_is_found_by_its_keys(account: Account) -> None:
+    server = Server()
+    async with server.running() as admission:
+        one, two, told = commit(1, account.create("1", "2")), commit(2, account.create("3")), identity(3)
+        await server.take("a", one, two, told)
+        keys = [key for _, envelope in (one, two, told) for key in possible_keys(envelope)]
+        absent = [(*keys[0][:3], two[1].fields["rev"].encode()), (b"did:web:a.test", *keys[0][1:])]
+        assert len(keys) == 4
+        assert await admission.holds([*keys, *absent]) == dict.fromkeys(keys, 0)
+    assert server.log.asked == absent
 
 
 async def test_a_cursor_moves_though_there_is_no_message(server: Server) -> None:
@@ -409,6 +457,35 @@ async def test_an_account_event_stays_behind_what_is_held(merged: Server, accoun
         assert merged.log.rkeys == ["1"]
         await merged.take("b", commit(2, two))
     assert merged.log.rkeys == ["1", "2", "3", "a"]
+
+
+async def test_what_a_relay_that_is_behind_sends_of_a_deleted_account_is_known(
+    merged: Server, account: Account
+) -> None:
+    one, two = account.create("1"), account.create("2")
+    sent = [one, two]
+    async with merged.running():
+        for source, first in (("a", 1), ("b", 11)):
+            numbered = [commit(number, each) for number, each in enumerate(sent, first)]
+            await merged.take(source, *numbered, status(first + 2, active=False, status="deleted"))
+            assert merged.log.rkeys == ["1", "2", "a"]
+            assert (merged.log.state(account) is None) == (source == "b")
+        again = Account()
+        await merged.take("a", commit(4, again.create("3")))
+    assert merged.log.rkeys == ["1", "2", "a", "3"]
+    assert merged.log.gaps == []
+
+
+async def test_a_deleted_account_may_begin_again_before_all_relays_have_deleted_it(
+    merged: Server, account: Account
+) -> None:
+    one, two, three = (account.create(each) for each in "123")
+    deleted = status(3, active=False, status="deleted")
+    async with merged.running():
+        await merged.take("a", commit(1, one), deleted, commit(4, three))
+        await merged.take("b", commit(11, one), commit(12, two), deleted, commit(14, three))
+    assert merged.log.rkeys == ["1", "a", "3"]
+    assert merged.log.gaps == []
 
 
 async def test_two_trees_of_one_rev_are_named(merged: Server, account: Account, other: Account) -> None:

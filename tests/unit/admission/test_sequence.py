@@ -201,3 +201,16 @@ async def test_a_restart_in_between_changes_nothing(mode: str, case: str) -> Non
                 rest = [each for each in sent[:cut] if each[0] + source.offset > cursor] + sent[cut:]
                 await source.read(rest)
         assert log.rkeys == wanted([sent]), (jump, cut)
+
+
+def test_a_batch_ends_when_its_messages_may_become_too_many_events() -> None:
+    account = Account()
+    sent = [
+        frames.encode(frames.Commit(DID, TIME, account.create(*(f"{number}{op}" for op in range(3)))), number)
+        for number in range(1, 6)
+    ]
+    limits = UpstreamLimits(batch_ops_max=4)
+    pipeline = Pipeline(SeqTracker(0), lambda: 0.0, limits=limits, knows=lambda _: None)
+    batch = pipeline.read(sent)
+    assert (batch.frames, batch.seq, batch.ops) == (2, 2, 6)
+    assert pipeline.read(sent[2:]).seq == 4

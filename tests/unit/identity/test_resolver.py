@@ -18,7 +18,7 @@ from jetstream.identity.directories import Directories
 from jetstream.identity.documents import Declared
 from jetstream.identity.export import Progress
 from jetstream.identity.failures import KEY_FAILURES, NoKey
-from jetstream.identity.resolver import Answer, Resolver
+from jetstream.identity.resolver import JUST_ASKED, Answer, Resolver
 from jetstream.identity.store import KeyStore
 from jetstream.limits import KeyLimits
 from jetstream.metrics import Metrics
@@ -332,7 +332,7 @@ class TestEarlierKeys:
         setup.resolver.announced(DID)
         setup.put_log(*self.log)
         # For a moment the new key may be missing, and that is said.
-        assert await setup.resolver.keys_at(DID, 3 * self.day_us) == ([KEY], "rate_limited")
+        assert await setup.resolver.keys_at(DID, 3 * self.day_us) == ([KEY], JUST_ASKED)
         setup.clock.passed += LIMITS.announced_min_s
         assert await setup.resolver.keys_at(DID, 3 * self.day_us) == ([NEXT], "")
 

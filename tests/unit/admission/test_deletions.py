@@ -1,0 +1,36 @@
+"""When the state of a deleted account is forgotten, and which sources are judged without it."""
+
+from __future__ import annotations
+
+from tests.builders import DID
+
+from jetstream.admission.deletions import Deletions
+
+
+def test_the_state_is_forgotten_when_all_sources_have_said_so() -> None:
+    deletions = Deletions(10)
+    assert not deletions.note(DID, "b", ("a", "b"), told=False)
+    assert not deletions.is_over(DID, "b")  # readers were not told
+    assert deletions.note(DID, "a", ("a", "b"), told=True)
+    assert len(deletions) == 0
+
+
+def test_only_a_source_that_has_said_so_is_judged_without_it() -> None:
+    deletions = Deletions(10)
+    assert not deletions.note(DID, "a", ("a", "b"), told=True)
+    assert deletions.is_over(DID, "a")
+    assert not deletions.is_over(DID, "b")
+    deletions.begins_again(DID)
+    assert not deletions.is_over(DID, "a")
+
+
+def test_one_source_needs_no_other() -> None:
+    assert Deletions(10).note(DID, "a", ("a",), told=True)
+    assert Deletions(10).note(DID, "pds", (), told=True)
+
+
+def test_the_oldest_is_forgotten() -> None:
+    deletions = Deletions(2)
+    for did in "abc":
+        deletions.note(did, "a", ("a", "b"), told=True)
+    assert [did for did in "abc" if deletions.is_over(did, "a")] == ["b", "c"]
