@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from tests.builders import error, identity
 from tests.relay import Relay, drop_after, go_deaf, refuse, stay_silent
 from tests.serving import LOOPBACK, Start, get, health, process, reconnecting_at_once, running, until
+from tests.signed import DID, TIME, Account
 from tests.subscriber import subscribe
 
 from jetstream.app import Service
@@ -24,6 +25,7 @@ from jetstream.eventlog import SourceCursor
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.limits import Limits, RuntimeLimits, SourceLimits, UpstreamLimits
 from jetstream.settings import Settings
+from jetstream.simulator import frames
 from jetstream.simulator.relays import Relay as SimulatedRelay
 from jetstream.simulator.simulated_network import simulated_network
 from jetstream.upstreams import Upstream
@@ -352,6 +354,22 @@ async def test_sighup_reads_the_file_of_a_server_again(relay: Relay, another: Re
         assert (relay.accepted, another.accepted) == (1, 1)
         server.signal(signal.SIGTERM)
         assert await server.ended() == 0
+
+
+async def test_one_that_brings_only_what_is_known_is_taken(
+    relay: Relay, another: Relay, start: Start
+) -> None:
+    account = Account()
+    commits = [frames.Commit(DID, TIME, account.create(f"{number}")) for number in range(20)]
+    limits = replace(QUICK, upstream=replace(QUICK.upstream, none_accepted_s=0.0))
+    given: dict[str, Any] = {"upstream": named(a=relay, b=another), "upstream_cursor": (("a", 0), ("b", 500))}
+    service = await start(limits=limits, **given)
+    relay.publish((seq, frames.encode(commit, seq)) for seq, commit in enumerate(commits, 1))
+    await stored(service, a=20)
+    another.publish((seq, frames.encode(commit, seq)) for seq, commit in enumerate(commits, 501))
+    await stored(service, a=20, b=520)
+    assert not service.conditions.names
+    assert service.log.statistics().events == 20
 
 
 # A simulated network

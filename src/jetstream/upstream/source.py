@@ -88,7 +88,7 @@ class Source:
         self._limits = limits
         self._history = History(log, pipeline, limits)
         self._logger = link.logger
-        # Connections, and attempts at one, since a frame was accepted.
+        # Connections, and attempts at one, since a frame was accepted, or two were known.
         self._attempts = 0
         # When the connection was opened, in monotonic seconds; None while there is none.
         self._connected_at: float | None = None
@@ -100,7 +100,7 @@ class Source:
         self._none_accepted_since: float | None = None
         # Frames without a number that came in a row.
         self._unreadable = 0
-        # Commits and #syncs in a row that other sources had brought before.
+        # Commits and #syncs in a row, on this connection, that were known: other sources are ahead.
         self._known = 0
         # The cursor after which a message came that is too large to be received, and how many frames beyond
         # it to resume.
@@ -175,6 +175,7 @@ class Source:
             return error.retry_after_s
         self._logger.info("upstream: connected", url=self.url, cursor=cursor)
         self._connected_at = self._heard_at = time.monotonic()
+        self._known = 0
         self._link.changed()
         try:
             await self._read(inbox)
@@ -215,7 +216,6 @@ class Source:
 
         One that is far behind must not rest.
         """
-        self._known = 0 if batch.has_new else self._known + batch.known
         return self._known >= self._limits.rest_after and batch.frames <= self._limits.rest_frames_max
 
     def _count(self, batch: DecodedBatch) -> None:
@@ -227,7 +227,10 @@ class Source:
             tracker.gaps = tracker.jumps = tracker.restarts = 0
         lag_s = _age_s(batch.time)
         self.lag_s = self.lag_s if lag_s is None else lag_s
-        if batch.accepted:
+        self._known = 0 if batch.has_new else self._known + batch.known
+        # Where others are ahead of it, all that a source brings is known. The first one may be just the frame
+        # at the cursor, which some relays send again.
+        if batch.accepted or self._known > 1:
             self._attempts = 0
             self._none_accepted_since = None
             self._conditions.end("frames_not_taken")
