@@ -44,8 +44,10 @@ class Message:
     retried: bool = False
     # Whether the PDS of its account was asked for.
     is_placed: bool = False
-    # Whether it has waited for too long, or had no room: it is judged with what is known.
+    # Whether it has waited for too long, or had no room: it is judged with what is known. And whether it was
+    # the first of these.
     is_let_go: bool = False
+    is_late: bool = False
     # When it was held first because messages before it are missing, in monotonic seconds; 0: it was not. And
     # whether that is over.
     held_since: float = 0.0

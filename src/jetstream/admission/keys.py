@@ -132,6 +132,11 @@ class Keys:
         except TimeoutError:
             return Candidates([], "timeout")
 
+    @property
+    def is_out(self) -> bool:
+        """Whether directories have failed, and none has answered since."""
+        return self._directories.outage() is not None
+
     def known_at(self, did: str, rev: str) -> list[EncodedKey]:
         """Return the keys that memory has of a rev, since `after_failure` was asked for the account."""
         return self._resolver.known_at(did, tid_us(rev))

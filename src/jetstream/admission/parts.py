@@ -63,6 +63,10 @@ class Keyring(Protocol):
     def after_failure(self, did: str, rev: str) -> Awaitable[Candidates]:
         """Return the keys that an account had at a rev, for a signature that its key does not fit."""
 
+    @property
+    def is_out(self) -> bool:
+        """Whether no directory answers."""
+
     def known_at(self, did: str, rev: str) -> Sequence[EncodedKey]:
         """Return what memory has of these keys, since they were asked for."""
 

@@ -14,8 +14,9 @@ from jetstream.identity.generations import Generations
 from jetstream.identity.resolver import JUST_ASKED
 from jetstream.limits import Limits
 
-# Why earlier keys may be missing: the account was asked for a moment ago, and directories do not answer. All
-# others are final: nobody must be able to have a forged message pass for one that cannot be verified.
+# Why earlier keys may be missing: the account was asked for a moment ago, and directories do not answer. The
+# second counts only while none of them answers anybody: a request may also be late because there are too many.
+# All others are final. Nobody must be able to have a forged message pass for one that cannot be verified.
 _LATER: Final = frozenset({JUST_ASKED, "overload"})
 _OUTAGES: Final = frozenset({"status", "timeout", "unreachable", "tls", "rate_limited"})
 
@@ -73,7 +74,11 @@ class Signatures:
             if not message.is_let_go:
                 return self._examine_copy(message)
             finding = message.finding = examine(self._task_now(message), self._rules.mode, self._limits)
-        if message.is_let_go or self._keys is None or not self._rules.needs_keys:
+        if self._keys is None or not self._rules.needs_keys:
+            return None
+        if message.is_let_go:
+            if message.is_late and finding.signed is False and self._keys.is_out:
+                message.finding = self._without_key(message)
             return None
         return self._missing_key(message, finding, self._keys)
 
@@ -143,11 +148,14 @@ class Signatures:
             found = await keys.after_failure(message.did, message.rev)
         if found.keys and (checked := self._checked(message, finding, found.keys)).signed:
             return checked
-        if found.reason not in _OUTAGES:
+        if found.reason not in _OUTAGES or not keys.is_out:
             return finding
         message.asked = True
-        (unsigned,) = await self._examine([_with(message, ())])
-        return unsigned
+        return self._without_key(message)
+
+    def _without_key(self, message: Message) -> Finding:
+        """Return what a message says if no key of its account is known."""
+        return examine(_with(message, ()), self._rules.mode, self._limits)
 
     def _checked(self, message: Message, finding: Finding, keys: Sequence[EncodedKey]) -> Finding:
         """Check the signature of a message that was examined."""

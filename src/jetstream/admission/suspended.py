@@ -63,7 +63,10 @@ class Suspended:
 
     def end_due(self, now: float, most: int) -> None:
         """Let go what has waited for its time, about `most` messages."""
-        self._note_let_go(self._waiting.due(now, most))
+        due = self._waiting.due(now, most)
+        for _, message in due:
+            message.is_late = True
+        self._note_let_go(due)
 
     def next_due(self) -> float | None:
         """Return when `end_due` has something next; None: nothing waits."""

@@ -101,6 +101,9 @@ class FakeKeys:
         self.coming_hosts: dict[str, str] = {}
         self.asked: list[tuple[str, str]] = []
         self.loaded: list[str] = []
+        self.is_out = False
+        # Whether `after_failure` never returns.
+        self.hangs = False
         self._brought: dict[str, asyncio.Future[Answer]] = {}
 
     def cached(self, did: str) -> EncodedKey | None:
@@ -121,6 +124,8 @@ class FakeKeys:
 
     async def after_failure(self, did: str, rev: str) -> Candidates:
         self.asked.append(("after_failure", did))
+        if self.hangs:
+            await asyncio.get_running_loop().create_future()
         self.found.add(did)
         return self.earlier.get(did, Candidates([], ""))
 

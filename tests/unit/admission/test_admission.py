@@ -242,24 +242,53 @@ async def test_a_signature_by_an_earlier_key_is_good(account: Account) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "verdict"),
+    ("reason", "is_out", "verdict"),
     [
-        ("", "refused: signature"),
-        ("not_found", "refused: signature"),
-        ("unreachable", "unverified"),
-        ("rate_limited", "unverified"),
+        ("", True, "refused: signature"),
+        ("not_found", True, "refused: signature"),
+        ("unreachable", True, "unverified"),
+        ("rate_limited", True, "unverified"),
+        ("timeout", True, "unverified"),
+        ("timeout", False, "refused: signature"),  # there were too many requests: others are answered
     ],
 )
 async def test_a_signature_by_no_key_is_refused_unless_directories_cannot_be_asked(
-    reason: str, verdict: str
+    reason: str, is_out: bool, verdict: str
 ) -> None:
     server = Server()
+    server.keys.is_out = is_out
     server.keys.known[DID] = OWN
     server.keys.earlier[DID] = Candidates([], reason)
     async with server.running():
         await server.take("a", commit(1, Account(OLD_KEY).create("1")))
     assert server.verdicts == {verdict: 1}
     assert server.log.cursors == {"a": SourceCursor(1)}
+
+
+@pytest.mark.parametrize(("is_out", "verdict"), [(True, "unverified"), (False, "refused: signature")])
+async def test_what_waits_too_long_for_earlier_keys_is_unverified_only_while_no_directory_answers(
+    is_out: bool, verdict: str
+) -> None:
+    server = Server()
+    server.keys.known[DID] = OWN
+    server.keys.hangs, server.keys.is_out = True, is_out
+    old = Account(OLD_KEY)
+    async with server.running():
+        await server.take("a", commit(1, old.create("1")), commit(2, old.create("2")))
+        await server.passed(11)
+    assert server.verdicts == {verdict: 2}
+    assert server.log.cursors == {"a": SourceCursor(2)}
+
+
+async def test_what_has_no_room_is_refused_although_no_directory_answers() -> None:
+    """Else enough forged messages would make others pass."""
+    server = Server(limits=Limits(admission=AdmissionLimits(waiting_per_repo=1)))
+    server.keys.known[DID] = OWN
+    server.keys.hangs = server.keys.is_out = True
+    old = Account(OLD_KEY)
+    async with server.running():
+        await server.take("a", commit(1, old.create("1")), commit(2, old.create("2")))
+        assert server.verdicts == {"refused: signature": 1}
 
 
 async def test_what_waits_is_read_again_after_a_crash_and_nothing_else(
