@@ -273,6 +273,7 @@ class Service:
             subscribe=f"ws://{base}/subscribe",
             client_libraries=f"ws://{base}/v1/subscribe",
             metrics=f"http://{settings.metrics_listen or base}/metrics",
+            verify=settings.verify,
             **self.intake.fields(),
         )
         return servers

@@ -320,7 +320,10 @@ class Settings:
     plc_url: Annotated[
         tuple[str, ...],
         _several(
-            "PLC_URL", "PLC directory for signing keys. Repeat it for several, in order.", parse_plc_urls
+            "PLC_URL",
+            "PLC directory for signing keys. Repeat it for several, in order.",
+            parse_plc_urls,
+            show_default=", ".join,
         ),
     ] = (PLC_URL,)
     plc_rate: Annotated[

@@ -83,7 +83,7 @@ class Admission:
 
     async def forget(self, sources: Collection[str]) -> None:
         """Return when the cursors of sources that are not in use any more are removed."""
-        await self._queue.wait_stored()
+        await self._queue.wait_stored()  # a run that has some of their messages would bring a cursor back
         for source in sources:
             self._judge.marks.remove(source)
         self._wake.set()

@@ -97,7 +97,7 @@ def _extracted(task: Task, mode: Mode, limits: UpstreamLimits) -> Extracted:
 
 
 def _not_signed(keys: int) -> Verdict:
-    return refused("signature", f"it is by no known key of the account ({keys})")
+    return refused("signature", f"it is by none of the account's known keys ({keys} tried)")
 
 
 def _in_tree(fields: Mapping[str, Any]) -> Evidence:

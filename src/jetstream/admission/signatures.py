@@ -15,8 +15,9 @@ from jetstream.identity.resolver import JUST_ASKED
 from jetstream.limits import Limits
 
 # Why earlier keys may be missing: the account was asked for a moment ago, and directories do not answer. The
-# second counts only while none of them answers anybody: a request may also be late because there are too many.
-# All others are final. Nobody must be able to have a forged message pass for one that cannot be verified.
+# second counts only while none of them answers anybody: a request may also be late because there are too
+# many. All others are final: nobody must be able to have a forged message pass as one that cannot be
+# verified.
 _LATER: Final = frozenset({JUST_ASKED, "overload"})
 _OUTAGES: Final = frozenset({"status", "timeout", "unreachable", "tls", "rate_limited"})
 

@@ -42,7 +42,7 @@ dictionary = app.command(App(name="dictionary", help="Get the public dictionary 
 dictionary.command("jetstream.cli.dictionary:fetch", help="Fetch it into the data directory.")
 
 keys = app.command(App(name="keys", help="Get the signing keys of accounts."))
-_IMPORT_HELP = """Fetch those of all did:plc accounts.
+_IMPORT_HELP = """Fetch the signing keys of all did:plc accounts.
 
 Reads the export of a PLC directory into the data directory, for `jetstream serve --verify full`. A server
 may be running.

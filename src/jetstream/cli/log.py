@@ -55,9 +55,7 @@ def stats(*, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     cursors = [f"{source}, seq {cursor.seq}" for source, cursor in held.cursors.items()]
     _print(f"upstream     {'; '.join(cursors) or 'none'}")
     if held.repos or held.repo_changes:
-        _print(
-            f"states       {held.repos:,} of repositories; changes of {held.repo_changes:,} appends to fold"
-        )
+        _print(f"states       {held.repos:,} of repositories; {held.repo_changes:,} appends not merged yet")
     if held.gaps:
         _print(f"gaps         {held.gaps:,}")
     for kind, count in sorted(held.kinds.items()):

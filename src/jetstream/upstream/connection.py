@@ -64,7 +64,7 @@ async def connect(
         )
     except picows.WSHandshakeError as error:
         response = error.response
-        status = response.status if response else None
+        status = int(response.status) if response else None
         retry_after = response.headers.get("Retry-After") if response else None
         raise ConnectError(str(error), status, parse_retry_after(retry_after)) from error
     except Exception as error:  # whatever the network and picows make of what came

@@ -67,7 +67,7 @@ class Verifier:
         keys = self._find_keys(did, rev)
         if keys and not evidence.is_signed_by(keys):
             return Judgement(
-                refused("signature", f"it is by no known key of the account ({len(keys)})"), state
+                refused("signature", f"it is by none of the account's known keys ({len(keys)} tried)"), state
             )
         judgement = judge(state, evidence, signed=bool(keys))
         self._keep(did, judgement)

@@ -555,6 +555,15 @@ async def test_a_source_that_is_removed_loses_its_cursor(merged: Server) -> None
         assert merged.log.cursors == {"b": SourceCursor(2)}
 
 
+async def test_a_source_that_is_removed_is_forgotten_behind_what_it_has_sent(merged: Server) -> None:
+    async with merged.running() as admission:
+        await merged.take("b", identity(2))
+        await merged.offer("a", identity(1))
+        await admission.forget(["a"])
+        await merged.settle()
+        assert merged.log.cursors == {"b": SourceCursor(2)}
+
+
 # PDSes
 
 

@@ -87,7 +87,7 @@ def test_one_of_several_keys_is_enough(fields: dict[str, Any], mode: Mode) -> No
 def test_a_wrong_signature_leaves_the_evidence_and_no_events(fields: dict[str, Any], mode: Mode) -> None:
     finding = examine(task(fields, OTHER, NO_POINT), mode)
     assert finding == Finding(
-        refused("signature", "it is by no known key of the account (2)"),
+        refused("signature", "it is by none of the account's known keys (2 tried)"),
         examine(task(fields), mode).evidence,
         signed=False,
     )

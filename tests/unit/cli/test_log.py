@@ -88,7 +88,7 @@ async def test_stats_count_states_and_gaps_where_there_are_some(
     await log.close()
     stats(data_dir=directory)
     shown = written(capsysbinary)
-    assert b"states       2 of repositories; changes of 1 appends to fold" in shown
+    assert b"states       2 of repositories; 1 appends not merged yet" in shown
     assert b"gaps         3" in shown
 
 

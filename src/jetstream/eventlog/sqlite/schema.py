@@ -186,7 +186,9 @@ def check_schema(path: Path, connection: sqlite3.Connection) -> None:
         raise LogCorrupt(path, f"is not a Jetstream log; {REMEDY}")
     if version != SCHEMA_VERSION:
         raise LogCorrupt(
-            path, f"has format {version}, this program reads {SCHEMA_VERSION}: use the program that wrote it"
+            path,
+            f"has format {version}, this program reads {SCHEMA_VERSION}: use the program that wrote it, "
+            "or another --data-dir",
         )
 
 
