@@ -178,6 +178,7 @@ class Intake:
                 "stored cursor belongs to another upstream; starting at the live end",
                 stored=self._named(sorted(stored - names)),
                 upstream=self._named(sorted(new)),
+                hint="the stored one is removed; to keep it, give the upstream its old name: name=url",
             )
 
     def _log_changes(self, changes: Applied) -> None:

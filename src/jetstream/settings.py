@@ -125,7 +125,7 @@ def parse_networks(text: str) -> tuple[Network, ...]:
 
 def _count(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise ValueError("is not a whole number")
+        raise ValueError("is not a whole number from 0 on")
     return int(text)
 
 
@@ -148,7 +148,8 @@ def _plc_url(text: str) -> str:
     try:
         url = parse_web_url(text)
     except ValueError as error:
-        raise ValueError(f"{shown(text)!r} {error}") from None  # the cause may quote a password
+        example = f"such as {PLC_URL}"
+        raise ValueError(f"{shown(text)!r} {error} {example}") from None  # the cause may quote a password
     if urlsplit(url).query:
         raise ValueError(f"{shown(text)!r} must have no query")
     return url

@@ -23,7 +23,7 @@ import pytest
 from tests.crash.test_server_kills import received
 from tests.programs import jetstream, simulated_relay
 
-from jetstream.admission.judging import did_of
+from jetstream.admission.message import did_of
 from jetstream.atproto.compact_did import compact_did
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.simulator.recording import read

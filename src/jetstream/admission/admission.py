@@ -28,10 +28,10 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 from jetstream.admission.judge import Judge
-from jetstream.admission.judging import Rules
 from jetstream.admission.output import Output
 from jetstream.admission.parts import Parts
 from jetstream.admission.queue import Queue, Run
+from jetstream.admission.rules import Rules
 from jetstream.eventlog import Changes
 from jetstream.limits import Limits
 from jetstream.model.event import Key

@@ -6,9 +6,10 @@ from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from jetstream.admission.examination import Finding
-from jetstream.admission.judging import IN_REPOSITORIES, Message, Rules
+from jetstream.admission.message import IN_REPOSITORIES, Message
 from jetstream.admission.parts import Keyring
 from jetstream.admission.pds import Hosts
+from jetstream.admission.rules import Rules
 
 
 class Hosting:

@@ -19,13 +19,15 @@ from typing import Any
 from jetstream.admission.deletions import Deletions
 from jetstream.admission.examination import Finding
 from jetstream.admission.hosting import Hosting
-from jetstream.admission.judging import IN_REPOSITORIES, Message, Rules, States, is_deletion
 from jetstream.admission.marks import Marks
+from jetstream.admission.message import IN_REPOSITORIES, Message, is_deletion
 from jetstream.admission.output import Found, Output
 from jetstream.admission.parts import Parts
 from jetstream.admission.presence import Beginning, Presence
 from jetstream.admission.reports import Reports
+from jetstream.admission.rules import Rules
 from jetstream.admission.signatures import Signatures
+from jetstream.admission.states import States
 from jetstream.admission.suspended import Suspended
 from jetstream.admission.waiting import Waiting
 from jetstream.limits import Limits

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from jetstream.admission.examination import Task
-from jetstream.admission.judging import Message, did_of
+from jetstream.admission.message import Message, did_of
 from jetstream.admission.parts import Examine
 from jetstream.limits import AdmissionLimits
 from jetstream.scheduling import Notifier

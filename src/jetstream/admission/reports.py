@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from jetstream.admission.judging import Message
+from jetstream.admission.message import Message
 from jetstream.conditions import Conditions
 from jetstream.limits import AdmissionLimits
 from jetstream.logging_setup import Throttled

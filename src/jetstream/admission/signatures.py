@@ -7,8 +7,10 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 from jetstream.admission.examination import Finding, Task, examine, with_keys
-from jetstream.admission.judging import IN_REPOSITORIES, Message, Rules, States
+from jetstream.admission.message import IN_REPOSITORIES, Message
 from jetstream.admission.parts import Examine, Keyring
+from jetstream.admission.rules import Rules
+from jetstream.admission.states import States
 from jetstream.atproto.encoded_key import EncodedKey
 from jetstream.identity.generations import Generations
 from jetstream.identity.resolver import JUST_ASKED

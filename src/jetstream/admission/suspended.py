@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
 from jetstream.admission.examination import Finding
-from jetstream.admission.judging import Message
+from jetstream.admission.message import Message
 from jetstream.admission.waiting import Waiting
 
 

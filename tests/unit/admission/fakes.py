@@ -14,8 +14,8 @@ from jetstream.admission.accounts import Accounts
 from jetstream.admission.admission import Admission
 from jetstream.admission.examination import Finding, Task, examine
 from jetstream.admission.identities import Identities
-from jetstream.admission.judging import Rules
 from jetstream.admission.parts import Parts
+from jetstream.admission.rules import Rules
 from jetstream.atproto.compact_did import compact_did
 from jetstream.atproto.encoded_key import EncodedKey, parse_multikey
 from jetstream.conditions import Conditions

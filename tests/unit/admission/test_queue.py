@@ -10,7 +10,7 @@ from tests.signed import DID, TIME
 from tests.unit.admission.fakes import message
 
 from jetstream.admission.examination import Finding, Task
-from jetstream.admission.judging import Message
+from jetstream.admission.message import Message
 from jetstream.admission.queue import Queue, Reached, Run
 from jetstream.limits import AdmissionLimits
 from jetstream.simulator import frames

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.signed import rev
 
-from jetstream.admission.judging import States
+from jetstream.admission.states import States
 from jetstream.atproto.compact_did import compact_did
 from jetstream.verify.chain import State
 

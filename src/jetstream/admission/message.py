@@ -1,0 +1,68 @@
+"""A message on its way from its source to the log. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from jetstream.admission.examination import Finding
+from jetstream.admission.waiting import bytes_of
+from jetstream.upstream.envelope import Envelope
+
+# The types that have a rev.
+IN_REPOSITORIES: Final = frozenset({"commit", "sync"})
+
+
+@dataclass(slots=True, eq=False)
+class Message:
+    """One accepted message, from its arrival until it is stored or dropped."""
+
+    source: str
+    seq: int
+    envelope: Envelope
+    did: str
+    # When it arrived here, in monotonic seconds.
+    since: float
+    # What it says by itself. None: it is no commit or #sync, or it must be examined yet.
+    finding: Finding | None = None
+    # Whether its key was asked for, and whether the earlier keys of its account were, after its signature did
+    # not fit. It waits once for each.
+    asked: bool = False
+    retried: bool = False
+    # Whether the PDS of its account was asked for.
+    is_placed: bool = False
+    # Whether it has waited for too long, or had no room: it is judged with what is known. And whether it was
+    # the first of these.
+    is_let_go: bool = False
+    is_late: bool = False
+    # When it was held first because messages before it are missing, in monotonic seconds; 0: it was not. And
+    # whether that is over.
+    held_since: float = 0.0
+    is_overdue: bool = False
+    # Whether its number is in the cursor as one that is not stored.
+    is_marked: bool = False
+
+    @property
+    def rev(self) -> str:
+        """The rev of a commit or #sync."""
+        rev: str = self.envelope.fields["rev"]
+        return rev
+
+    @property
+    def size(self) -> int:
+        """About how many bytes of memory it takes."""
+        return bytes_of(self.envelope.fields)
+
+
+def did_of(envelope: Envelope) -> str:
+    """Return the DID of a message without a `drop`."""
+    did: str = envelope.fields["repo" if envelope.type == "commit" else "did"]
+    return did
+
+
+def is_deletion(body: bytes) -> bool:
+    """Return whether an account event, by its body, says that the account was deleted."""
+    fields: dict[str, Any] = orjson.loads(body)
+    return fields["active"] is False and fields.get("status") == "deleted"

@@ -1,0 +1,44 @@
+"""How messages are judged, by the settings of a server. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jetstream.admission.examination import SIGNED_MODES, Finding, Mode
+from jetstream.verify.chain import Judgement, State, judge
+from jetstream.verify.verdict import GAP, OK
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How messages are judged. With `chained`, breaks in the chain of a repository are gaps."""
+
+    mode: Mode
+    chained: bool
+    pass_unverified: bool
+
+    @property
+    def needs_keys(self) -> bool:
+        """Whether a message must be signed."""
+        return self.mode in SIGNED_MODES
+
+    def lacks_key(self, finding: Finding) -> bool:
+        """Return whether a message could not be verified because no key was at hand."""
+        return self.needs_keys and finding.refused is None and finding.signed is None
+
+    def judge(self, state: State | None, finding: Finding) -> Judgement:
+        """Judge a message that was screened. It is passed on if the verdict says so (see `passes`)."""
+        if finding.refused is not None:
+            return Judgement(finding.refused, state)
+        assert finding.evidence is not None
+        judgement = judge(state, finding.evidence, signed=not self.lacks_key(finding))
+        if self.chained or not judgement.missing_after:
+            return judgement
+        verdict = OK if judgement.verdict is GAP else judgement.verdict
+        return Judgement(verdict, judgement.state)
+
+    def passes(self, verdict_name: str) -> bool:
+        """Return whether messages of a verdict are passed on."""
+        if verdict_name == "unverified":
+            return self.pass_unverified
+        return verdict_name not in {"replay", "refused"}
