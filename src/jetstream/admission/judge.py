@@ -32,7 +32,7 @@ from jetstream.admission.suspended import Suspended
 from jetstream.admission.waiting import Waiting
 from jetstream.limits import Limits
 from jetstream.model.event import ACCOUNT, Event, Key
-from jetstream.upstream.extract import extract, possible_keys
+from jetstream.upstream.extract import extract, sync_of, possible_keys
 from jetstream.verify.chain import Judgement, State, latest_rev, screen
 from jetstream.verify.verdict import REPLAY
 
@@ -242,6 +242,8 @@ class Judge:
             cause = message.envelope.type
             gap = Found(len(output.events), message.did, judgement.missing_after, message.rev, cause)
             output.gaps.append(gap)
+            if cause == "commit" and (sync := sync_of(message.envelope)) is not None:
+                output.events.append(sync)
         output.add(message.source, finding.events, finding.drops)
         self._beginning.note(message.rev)
         self.states.put(message.did, judgement.state)

@@ -22,7 +22,7 @@ from libipld import encode_cid
 
 from jetstream.atproto import car
 from jetstream.atproto.cbor import Unreadable
-from jetstream.atproto.cid import cid_of
+from jetstream.atproto.cid import Cid, cid_of
 from jetstream.limits import UpstreamLimits
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, SYNC, UPDATE, Event, Key
 from jetstream.model.syntax import is_record_key, nsid_bytes
@@ -194,6 +194,26 @@ def _message(envelope: Envelope) -> Extracted:
             else:
                 body[name] = value
     return (Event(kind, fields["did"].encode(), b"", b"", b"", b"", orjson.dumps(body)),), drops
+
+
+def sync_of(envelope: Envelope) -> Event | None:
+    """Return a `#sync` event that has the block of a commit, for readers to whom commits before it are missing.
+
+    It has no `seq` and no `time`, since no upstream has sent it. None: the commit has no such block.
+    """
+    fields = envelope.fields
+    blocks, cid, did, rev = fields.get("blocks"), fields.get("commit"), fields["repo"], fields["rev"]
+    if type(blocks) is not bytes or not isinstance(cid, bytes):
+        return None
+    block = car.proven(blocks, cid)
+    if block is None:
+        with suppress(Unreadable):
+            block = car.Blocks(blocks).get(cid)
+    if block is None:
+        return None
+    proof = car.write_car(Cid(cid), [(Cid(cid), block)])
+    body = orjson.dumps({"blocks": _bytes_as_json(proof), "did": did, "rev": rev})
+    return Event(SYNC, did.encode(), b"", b"", b"", b"", body)
 
 
 def _bytes_as_json(value: bytes) -> dict[str, str]:

@@ -108,7 +108,7 @@ async def test_a_break_in_the_chain_is_passed_on_and_reported(server: Server, ac
     async with server.running():
         one, _, three, four = (account.create(each) for each in "1234")
         await server.take("a", commit(1, one), identity(2, OTHER_DID), commit(4, three), commit(5, four))
-    assert server.log.rkeys == ["1", "i", "3", "4"]
+    assert server.log.rkeys == ["1", "i", "s", "3", "4"]  # readers of v2 are told by a #sync before it
     assert server.log.gaps == [Gap(3, DID, one.rev, three.rev, "commit")]
     assert server.verdicts == {"ok": 2, "gap": 1}
 
@@ -442,9 +442,9 @@ async def test_a_gap_that_nobody_fills_is_reported_after_two_seconds(
         await merged.take("b", commit(6, six))
         assert merged.log.rkeys == ["1"]
         await merged.passed(0.6)
-        assert merged.log.rkeys == ["1", "3", "4"]
+        assert merged.log.rkeys == ["1", "s", "3", "4"]
         await merged.passed(1.5)
-    assert merged.log.rkeys == ["1", "3", "4", "6"]
+    assert merged.log.rkeys == ["1", "s", "3", "4", "s", "6"]
     assert [(each.after_rev, each.rev) for each in merged.log.gaps] == [
         (one.rev, three.rev),
         (four.rev, six.rev),
@@ -460,7 +460,7 @@ async def test_nothing_is_held_for_a_source_that_is_gone(merged: Server, account
         await merged.passed(2.1)
         await merged.passed(2.1)
         await merged.take("a", commit(1, one), commit(3, three))
-    assert merged.log.rkeys == ["1", "3"]
+    assert merged.log.rkeys == ["1", "s", "3"]
     assert len(merged.log.gaps) == 1
 
 

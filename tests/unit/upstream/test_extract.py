@@ -43,7 +43,8 @@ from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, SYNC, UPDATE
 from jetstream.upstream.drops import DROP_REASONS
 from jetstream.upstream.envelope import MESSAGE_TYPES, OPS_MAX, read_envelope
-from jetstream.upstream.extract import possible_keys
+from jetstream.upstream.extract import possible_keys, sync_of
+from jetstream.verify.commit import claimed, examine_sync
 
 # What the kinds of event are made of
 
@@ -138,6 +139,29 @@ def test_the_blocks_of_a_sync_are_base64_without_padding(size: int) -> None:
 
     assert from_json(body["blocks"]) == b"x" * size
     assert "=" not in body["blocks"]["$bytes"]
+
+
+def test_the_sync_of_a_commit_proves_its_tree() -> None:
+    """Of every captured commit: what is made is verified as any `#sync` is."""
+    commits = [each for each in map(read_envelope, captured_frames()) if each.type == "commit"]
+    for envelope in commits:
+        event = sync_of(envelope)
+        assert event is not None
+        assert event[:6] == (SYNC, envelope.fields["repo"].encode(), b"", b"", b"", b"")
+        body = json.loads(event.body)
+        assert body.keys() == {"blocks", "did", "rev"}
+        evidence = examine_sync(body | {"blocks": from_json(body["blocks"])})
+        assert (evidence.did, evidence.rev) == (envelope.fields["repo"], envelope.fields["rev"])
+        assert evidence.root == claimed(envelope.fields).root
+    assert commits
+
+
+@pytest.mark.parametrize(
+    "fields", [{"blocks": None}, {"blocks": b"no CAR"}, {"commit": None}, {"commit": cid_of(b"another")}]
+)
+def test_a_commit_without_its_block_has_no_sync(fields: dict[str, Any]) -> None:
+    (envelope,) = [each for each in map(read_envelope, captured_frames()) if each.type == "commit"][:1]
+    assert sync_of(envelope._replace(fields=dict(envelope.fields) | fields)) is None
 
 
 def test_the_key_of_a_sync_is_short_and_tells_its_number() -> None:
