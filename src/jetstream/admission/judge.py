@@ -32,7 +32,7 @@ from jetstream.admission.suspended import Suspended
 from jetstream.admission.waiting import Waiting
 from jetstream.limits import Limits
 from jetstream.model.event import ACCOUNT, Event, Key
-from jetstream.upstream.extract import extract, sync_of, possible_keys
+from jetstream.upstream.extract import extract, possible_keys, sync_of
 from jetstream.verify.chain import Judgement, State, latest_rev, screen
 from jetstream.verify.verdict import REPLAY
 

@@ -197,7 +197,7 @@ def _message(envelope: Envelope) -> Extracted:
 
 
 def sync_of(envelope: Envelope) -> Event | None:
-    """Return a `#sync` event that has the block of a commit, for readers to whom commits before it are missing.
+    """Return a `#sync` event with the block of a commit, for readers to whom commits before it are missing.
 
     It has no `seq` and no `time`, since no upstream has sent it. None: the commit has no such block.
     """
