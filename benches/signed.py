@@ -57,7 +57,8 @@ def verifying(relays: int, *options: str) -> Iterator[tuple[Sequence[RelayProces
     try:
         write_keys(recorded(), directory)
         sources = [RelayProcess(recorded(), 0) for _ in range(relays)]
-        settings = ["--verify", "full", "--unresolved", "drop", "--plc-url", f"http://{NOWHERE}", *options]
+        settings = ["--verify", "full", "--unresolved", "drop", *options]
+        settings += ["--plc-url", f"http://{NOWHERE}"]
         with served(sources, directory, settings) as server:
             yield sources, server
     finally:

@@ -16,7 +16,7 @@ import libipld
 import pytest
 from websockets.asyncio.client import connect
 
-from jetstream import cli
+from jetstream import cli, logging_setup
 from jetstream.simulator import recording, server
 from jetstream.testing import network, simulated_network
 
@@ -199,8 +199,13 @@ async def test_a_firehose_that_ends_too_soon_is_reported_and_its_frames_are_kept
     ],
 )
 def test_a_wrong_command_line_is_one_line(
-    arguments: list[str], output: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    output: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # What is set up here would stay for the tests after this one, and write to a stream that is closed then.
+    monkeypatch.setattr(logging_setup, "configure", lambda *_: None)
     with pytest.raises(SystemExit) as ended:
         cli.main(arguments)
     line = capsys.readouterr().err

@@ -134,7 +134,8 @@ async def test_a_message_that_ends_its_process_is_refused_and_stops_no_other(set
     verdict = found[7].refused
     assert verdict is not None
     assert (verdict.reason, found[7][1:]) == ("crash", (None, None, (), ()))
-    assert setup.restarts() == {"died": 3}
+    # One with others in hand, or two if it had more than one parcel; and two with this one alone.
+    assert setup.restarts()["died"] in {3, 4}
     assert await examiners.examine(TASKS) == EXPECTED
 
 

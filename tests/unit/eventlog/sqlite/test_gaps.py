@@ -100,7 +100,7 @@ async def test_a_full_disk_stores_none_of_the_changes(tmp_path: Path, batch_of: 
         {("a", f"did:plc:{number}"): b"x" for number in range(500)},
     )
     (pages,) = log._state.writer.execute("PRAGMA page_count").fetchone()
-    for more in range(1, 20, 6):
+    for more in (1, 4, 7):
         log._state.writer.execute(f"PRAGMA max_page_count = {pages + more}")
         with pytest.raises(LogUnwritable, match="full"):
             await log.append(batch_of(range(1, 50)), changes)
