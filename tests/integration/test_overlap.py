@@ -64,7 +64,8 @@ async def times(service: Service) -> list[int]:
 
 
 async def counts(service: Service) -> Counter[int]:
-    """Return how often each commit is in the log, by its number."""
+    """Return how often each commit is in the log, by its number, once all that was read is stored."""
+    await until(lambda: [each.seq for each in service.log.cursors.values()] == [source(service).seq])
     async with subscribe(service.port, cursor=1) as subscriber:
         events = await subscriber.events(service.log.statistics().events)
     return Counter(int(event["commit"]["rkey"]) for event in events if "commit" in event)
