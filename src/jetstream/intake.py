@@ -14,11 +14,10 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack, nullcontext
+from typing import TYPE_CHECKING
 
 import structlog
 
-from jetstream.admission.admission import Admission
-from jetstream.admission.opening import Server, is_needed, opened
 from jetstream.conditions import Conditions
 from jetstream.errors import SettingError
 from jetstream.eventlog import ReadWriteLog
@@ -33,6 +32,9 @@ from jetstream.upstream.seq_tracker import SeqTracker
 from jetstream.upstream.source import Link, Source
 from jetstream.upstream.sources import Applied, Sources
 from jetstream.upstreams import PDS_LABEL, Upstream, all_upstreams, cursors_of, named
+
+if TYPE_CHECKING:
+    from jetstream.admission.admission import Admission
 
 logger = structlog.get_logger(__name__)
 
@@ -61,9 +63,7 @@ class Intake:
         self.sources = Sources(
             self._source, self._forget, conditions, limits.sources, on_change=self._connections_changed
         )
-        self._server = Server(
-            log, self._ingest.admit, metrics, conditions, lambda: self.sources.connected, now_us
-        )
+        self._now_us = now_us
         # What judges messages; None: they are stored as they come. Set by `open`.
         self.admission: Admission | None = None
         # What is to be closed.
@@ -79,11 +79,25 @@ class Intake:
         may_change = settings.upstream_file is not None
         self._starts = cursors_of(settings.upstream_cursor, upstreams, may_change=may_change)
         self._warn_of_others({each.name for each in upstreams})
-        if is_needed(settings, len(upstreams)):
-            self.admission = await self._closing.enter_async_context(
-                opened(settings, upstreams, self._server, self._limits)
-            )
+        merged = may_change or len(upstreams) > 1
+        if merged or settings.verify not in {"off", "cid"}:
+            self.admission = await self._open_admission(upstreams, merged=merged)
         await self._apply(upstreams)
+
+    async def _open_admission(self, upstreams: Sequence[Upstream], *, merged: bool) -> Admission:
+        # What it uses takes 18 MB of memory. A server that needs none of it does not load it.
+        from jetstream.admission.opening import Server, opened  # noqa: PLC0415
+
+        server = Server(
+            self._log,
+            self._ingest.admit,
+            self._metrics,
+            self._conditions,
+            lambda: self.sources.connected,
+            self._now_us,
+        )
+        opening = opened(self._settings, upstreams, server, self._limits, merged=merged)
+        return await self._closing.enter_async_context(opening)
 
     async def close(self) -> None:
         """Close what `open` has opened. Nothing is read any more."""

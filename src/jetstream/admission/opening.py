@@ -9,7 +9,6 @@ from typing import Final, NamedTuple
 
 from jetstream.admission.accounts import Accounts
 from jetstream.admission.admission import Admission
-from jetstream.admission.examination import SIGNED_MODES
 from jetstream.admission.identities import Identities
 from jetstream.admission.keys import Keys, KeySettings
 from jetstream.admission.parts import Append, Keyring, Parts
@@ -39,25 +38,15 @@ class Server(NamedTuple):
     now_us: Callable[[], int]
 
 
-def is_needed(settings: Settings, upstreams: int) -> bool:
-    """Return whether messages must be judged: they are verified, or several upstreams are merged."""
-    return settings.verify in SIGNED_MODES or is_merged(settings, upstreams)
-
-
-def is_merged(settings: Settings, upstreams: int) -> bool:
-    """Return whether there are several upstreams, or may be."""
-    return upstreams > 1 or settings.upstream_file is not None
-
-
 @asynccontextmanager
 async def opened(
-    settings: Settings, upstreams: Sequence[Upstream], server: Server, limits: Limits
+    settings: Settings, upstreams: Sequence[Upstream], server: Server, limits: Limits, *, merged: bool
 ) -> AsyncIterator[Admission]:
-    """Open an admission for these upstreams, and close it at the end.
+    """Open an admission for these upstreams, and close it at the end. `merged`: there may be several.
 
     Raises KeyCacheError, LogError, WorkerError.
     """
-    chained = settings.verify == "full" or is_merged(settings, len(upstreams))
+    chained = merged or settings.verify == "full"
     rules = Rules(settings.verify, chained=chained, pass_unverified=settings.unresolved == "pass")
     async with AsyncExitStack() as stack:
         keys: Keyring | None = None
