@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-KILLS = 10
+KILLS = 5
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
