@@ -29,16 +29,20 @@ PATH_CHARS_MAX: Final = 1_000  # the rest of a path is ignored: no route is near
 
 NO_BODIES: Final[Mapping[str, int]] = {}
 
+# A character of a method or of a field's name; a target without spaces or controls; a value without controls.
+_TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
+_TARGET: Final = rb"[\x21-\x7e]+"
+_VALUE: Final = rb"[\t\x20-\x7e\x80-\xff]*"
 # A method and the space after it, or as much of it as has come.
-_METHOD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}( |$)").match
-# A method, a target without spaces or controls, and a version.
-_REQUEST_LINE: Final = re.compile(rb"[^ ]+ [\x21-\x7e]+ HTTP/([0-9]\.[0-9])").fullmatch
-# A name, a colon directly behind it, and a value without controls. A folded line begins with a space.
-_FIELD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*").fullmatch
+_METHOD: Final = re.compile(_TOKEN + rb"{1,32}( |$)").match
+# A method, a target, and a version.
+_REQUEST_LINE: Final = re.compile(rb"[^ ]+ " + _TARGET + rb" HTTP/([0-9]\.[0-9])").fullmatch
+# A name, a colon directly behind it, and a value. A folded line begins with a space.
+_FIELD: Final = re.compile(_TOKEN + rb"+:" + _VALUE).fullmatch
 # A whole head of such lines.
 _HEAD: Final = re.compile(
-    rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32} [\x21-\x7e]+ HTTP/1\.[01]\r\n"
-    rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\r\n)*\r\n"
+    _TOKEN + rb"{1,32} " + _TARGET + rb" HTTP/1\.[01]\r\n"
+    rb"(?:" + _TOKEN + rb"+:" + _VALUE + rb"\r\n)*\r\n"
 ).match
 # The value of Content-Length: a number, or the same number again and again (RFC 9112, section 6.3).
 _LENGTH: Final = re.compile(r"([0-9]{1,20})(?:[ \t]*,[ \t]*\1)*", re.ASCII).fullmatch
