@@ -88,6 +88,13 @@ def with_keys(task: Task, finding: Finding, mode: Mode, limits: UpstreamLimits =
     return Finding(None, finding.evidence, True, *_extracted(task, mode, limits))
 
 
+def without_keys(
+    task: Task, finding: Finding, mode: Mode, limits: UpstreamLimits = UpstreamLimits()
+) -> Finding:
+    """Return the finding of a message that was refused for its signature, as if no key was known."""
+    return Finding(None, finding.evidence, None, *_extracted(task, mode, limits))
+
+
 def _is_signed(evidence: Evidence, keys: Iterable[EncodedKey]) -> bool:
     return evidence.is_signed_by(key for each in keys if (key := _parsed(each)) is not None)
 

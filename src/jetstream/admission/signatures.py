@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final
 
-from jetstream.admission.examination import Finding, Task, examine, with_keys
+from jetstream.admission.examination import Finding, Task, examine, with_keys, without_keys
 from jetstream.admission.message import IN_REPOSITORIES, Message
 from jetstream.admission.parts import Examine, Keyring
 from jetstream.admission.rules import Rules
@@ -81,7 +81,7 @@ class Signatures:
             return None
         if message.is_let_go:
             if message.is_late and finding.signed is False and self._keys.is_out:
-                message.finding = self._without_key(message)
+                message.finding = self._unsigned(message, finding)
             return None
         return self._missing_key(message, finding, self._keys)
 
@@ -154,11 +154,11 @@ class Signatures:
         if found.reason not in _OUTAGES or not keys.is_out:
             return finding
         message.asked = True
-        return self._without_key(message)
+        return self._unsigned(message, finding)
 
-    def _without_key(self, message: Message) -> Finding:
-        """Return what a message says if no key of its account is known."""
-        return examine(_with(message, ()), self._rules.mode, self._limits)
+    def _unsigned(self, message: Message, finding: Finding) -> Finding:
+        """Return the finding of a message whose signature did not fit, as if no key was known."""
+        return without_keys(_with(message, ()), finding, self._rules.mode, self._limits)
 
     def _checked(self, message: Message, finding: Finding, keys: Sequence[EncodedKey]) -> Finding:
         """Check the signature of a message that was examined."""
