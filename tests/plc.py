@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.unit.identity.accounts import did_of, entry, key_of, operation
 
 from jetstream.limits import KeyLimits
+from jetstream.metrics import Metrics
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -35,6 +36,16 @@ async def http_server(handler: Handler, tls: ssl.SSLContext | None = None) -> As
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()
+
+
+def key_requests(metrics: Metrics) -> dict[str, float]:
+    """Return how many requests for keys had each result."""
+    samples = (sample for family in metrics.registry.collect() for sample in family.samples)
+    return {
+        sample.labels["result"]: sample.value
+        for sample in samples
+        if sample.name == "jetstream_key_requests_total" and sample.value
+    }
 
 
 def date_of(ms: int) -> str:

@@ -23,6 +23,7 @@ from tests.plc import (
     endless,
     forever,
     http_server,
+    key_requests,
     local,
     says,
 )
@@ -81,15 +82,6 @@ class Setup:
     async def server(self, handler: Any, **more: Any) -> int:
         return await self._stack.enter_async_context(http_server(handler, **more))
 
-    def counted(self) -> dict[str, float]:
-        """Return how many requests had each result."""
-        samples = (sample for family in self.metrics.registry.collect() for sample in family.samples)
-        return {
-            sample.labels["result"]: sample.value
-            for sample in samples
-            if sample.name == "jetstream_key_requests_total" and sample.value
-        }
-
 
 @pytest.fixture
 async def setup(tmp_path: Path) -> AsyncIterator[Setup]:
@@ -129,7 +121,7 @@ async def test_a_hostile_directory_is_counted_and_bounded(setup: Setup, handler:
     limits = LIMITS if reason == "timeout" else PATIENT
     resolver = await setup.resolver([f"http://127.0.0.1:{port}"], limits=limits)
     assert await resolver.resolve(DID) == Answer(None, reason)
-    assert setup.counted() == {reason: 1}
+    assert key_requests(setup.metrics) == {reason: 1}
 
 
 async def test_a_directory_that_is_not_there(setup: Setup) -> None:
@@ -190,7 +182,7 @@ class TestDidWeb:
         limits = LIMITS if reason == "timeout" else PATIENT
         resolver = await setup.resolver([], web_hosts, limits)
         assert await resolver.resolve(WEB) == Answer(None, reason)
-        assert setup.counted() == {reason: 1}
+        assert key_requests(setup.metrics) == {reason: 1}
 
     @pytest.mark.parametrize(
         ("flood", "reason"),

@@ -25,6 +25,7 @@ from tests.plc import (
     endless,
     forever,
     http_server,
+    key_requests,
     local,
     says,
 )
@@ -98,15 +99,6 @@ class Setup:
     def value(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(f"jetstream_{name}", labels) or 0.0
 
-    def counted(self) -> dict[str, float]:
-        """Return how many requests had each result."""
-        samples = (sample for family in self.metrics.registry.collect() for sample in family.samples)
-        return {
-            sample.labels["result"]: sample.value
-            for sample in samples
-            if sample.name == "jetstream_key_requests_total" and sample.value
-        }
-
 
 @pytest.fixture
 async def setup(tmp_path: Path) -> AsyncIterator[Setup]:
@@ -121,7 +113,7 @@ async def test_a_key_is_waited_for_once_and_then_cached(setup: Setup) -> None:
     assert await asyncio.gather(*(keys.wait(DID) for _ in range(100))) == [Answer(KEY, "", "")] * 100
     assert keys.cached(DID) == KEY
     assert directory.asked == [f"/{DID}"]
-    assert setup.counted() == {"ok": 1}
+    assert key_requests(setup.metrics) == {"ok": 1}
     assert (setup.value("keys_in_memory"), setup.value("key_requests_waiting")) == (1, 0)
 
 
@@ -133,7 +125,7 @@ async def test_keys_of_a_batch_come_from_the_file_at_once(setup: Setup) -> None:
     assert keys.cached(DID) is None
     await keys.load([DID, did_of(2), WEB, "did:other:x"])
     assert (keys.cached(DID), keys.cached(did_of(2))) == (KEY, None)
-    assert setup.counted() == {}
+    assert key_requests(setup.metrics) == {}
 
 
 async def test_the_next_directory_is_asked_when_one_fails(setup: Setup) -> None:
@@ -175,7 +167,7 @@ async def test_a_host_of_a_did_web_is_asked_apart(setup: Setup) -> None:
     keys = await setup.open("http://127.0.0.1:1", web=hosts)
     assert await keys.wait(WEB) == Answer(KEY, "", "")
     assert await keys.wait("did:web:127.0.0.1") == Answer(None, "method")
-    assert setup.counted() == {"ok": 1, "method": 1}
+    assert key_requests(setup.metrics) == {"ok": 1, "method": 1}
 
 
 HOSTILE = [
@@ -197,9 +189,9 @@ HOSTILE = [
 async def test_a_bad_directory_is_counted_and_bounded(setup: Setup, handler: Any, reason: str) -> None:
     keys = await setup.open(await setup.server(handler), limits=QUICK if reason == "timeout" else LIMITS)
     assert await asyncio.gather(*(keys.wait(DID) for _ in range(3))) == [Answer(None, reason)] * 3
-    assert setup.counted() == {reason: 1}
+    assert key_requests(setup.metrics) == {reason: 1}
     assert await keys.wait(DID) == Answer(None, reason)  # remembered
-    assert setup.counted() == {reason: 1}
+    assert key_requests(setup.metrics) == {reason: 1}
     assert (await keys.after_failure(DID, REV)).keys == []
 
 
@@ -224,7 +216,7 @@ async def test_so_many_wait_and_no_more(setup: Setup) -> None:
     keys = await setup.open(await setup.server(forever), limits=limits)
     answers = await asyncio.gather(*(keys.wait(did_of(number)) for number in range(8)))
     assert [answer.reason for answer in answers].count("overload") == 3
-    assert setup.counted() == {"overload": 3, "timeout": 5}
+    assert key_requests(setup.metrics) == {"overload": 3, "timeout": 5}
 
 
 async def test_requests_keep_to_the_rate(setup: Setup) -> None:
@@ -318,7 +310,7 @@ async def test_the_export_is_read_and_followed(setup: Setup) -> None:
         await has(20)
         export.operations = 30
         await has(30)
-    assert setup.counted() == {}
+    assert key_requests(setup.metrics) == {}
 
 
 async def test_a_server_follows_when_the_other_process_has_ended(setup: Setup) -> None:

@@ -343,7 +343,7 @@ async def test_keys_that_are_overwritten_end_a_check(tmp_path: Path, place: int)
     log = await SqliteLog.open(tmp_path, limits=replace(BY_HAND, repo_changes=400))
     await append(log, {numbered(number): state(number) for number in range(400)})
     await log.maintain()
-    root = log._state.writer.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'repo'").fetchone()[0]
+    root = root_of(log)
     await log.close()
     with (tmp_path / DATABASE).open("r+b") as file:
         leaf = page_in(file, root)
@@ -363,7 +363,7 @@ async def test_states_behind_a_damaged_page_are_kept(tmp_path: Path) -> None:
     log = await SqliteLog.open(tmp_path, limits=replace(BY_HAND, repo_changes=2_000))
     await append(log, {numbered(number): state(number) for number in range(2_000)})
     await log.maintain()
-    root = log._state.writer.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'repo'").fetchone()[0]
+    root = root_of(log)
     await log.close()
     with (tmp_path / DATABASE).open("r+b") as file:
         leaf = page_in(file, root)
@@ -375,6 +375,12 @@ async def test_states_behind_a_damaged_page_are_kept(tmp_path: Path) -> None:
     assert all(log.repo(numbered(number)) == state(number) for number in kept)
     assert 1_500 < len(kept) == rows(log, "repo") < 2_000
     await log.close()
+
+
+def root_of(log: SqliteLog) -> int:
+    """Return the root page of the table of states."""
+    query = "SELECT rootpage FROM sqlite_schema WHERE name = 'repo'"
+    return int(log._state.writer.execute(query).fetchone()[0])
 
 
 def page_in(file: BinaryIO, root: int) -> int:
