@@ -17,7 +17,8 @@ import weakref
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from itertools import accumulate, compress
+from operator import not_
 from typing import Final, NamedTuple
 
 from jetstream.delivery.framing import Framing
@@ -69,6 +70,10 @@ class Rendered:
         """Tell whether an event is rendered."""
         return index < len(self._frames) and self._frames[index] is not _NOT_MADE
 
+    def has_all(self, indices: Sequence[int]) -> bool:
+        """Tell whether all of these events are rendered; False, too, if that is not known at once."""
+        return self._complete and indices[-1] < len(self._frames)
+
     def frames(self, indices: Sequence[int], message_bytes_max: int = 0) -> list[bytes]:
         """Return the frames of events that have been rendered.
 
@@ -76,14 +81,18 @@ class Rendered:
         limit.
         """
         frames = self._frames
-        if message_bytes_max or (self._declined and self._has_declined(indices)):
-            lengths, most = self._lengths, message_bytes_max or sys.maxsize
-            indices = [i for i in indices if 0 < lengths[i] <= most]
+        if message_bytes_max:
+            lengths = self._lengths
+            indices = [i for i in indices if 0 < lengths[i] <= message_bytes_max]
         if len(indices) == 1:  # as nearly always for a reader of few repos
-            return [frames[indices[0]]]
-        if isinstance(indices, range):
-            return frames[indices.start : indices.stop]
-        return [frames[i] for i in indices]
+            made = [frames[indices[0]]]
+        elif isinstance(indices, range):
+            made = frames[indices.start : indices.stop]
+        else:
+            made = [frames[i] for i in indices]
+        if self._declined and self._has_declined(indices):
+            return list(filter(None, made))
+        return made
 
     def _has_declined(self, indices: Sequence[int]) -> bool:
         """Tell whether an event was declined between the first and the last of `indices`."""
@@ -124,8 +133,6 @@ class Rendered:
         frames, lengths = self._frames, self._lengths
         known = len(frames)
         if indices[0] < known:
-            if self._complete and indices[-1] < known:  # as for all readers but the first of those together
-                return
             indices = [i for i in indices if i >= known or (frames[i] is _NOT_MADE and lengths[i] <= most)]
             if not indices:
                 return
@@ -151,7 +158,7 @@ class Rendered:
     def _note(self, indices: Sequence[int], messages: list[bytes], made: list[bytes], slots: int) -> None:
         """Note what was declined of what was rendered, and the memory that it takes: `slots` are new."""
         if not all(messages):
-            declined = [i for i, message in zip(indices, messages, strict=True) if not message]
+            declined = list(compress(indices, map(not_, messages)))
             self._declined = sorted({*self._declined, *declined})
         self.size += sum(map(len, made)) + len(made) * _FRAME_BYTES + slots * _SLOT_BYTES
 
@@ -191,9 +198,10 @@ class RenderCache:
         Events whose JSON is longer than `message_bytes_max` may be missing; 0 is no limit.
         """
         rendered = self.get(batch, encoding)
-        before = rendered.size
-        rendered.add(batch, indices, message_bytes_max)
-        self._make_room(rendered.size - before)
+        if not rendered.has_all(indices):
+            before = rendered.size
+            rendered.add(batch, indices, message_bytes_max)
+            self._make_room(rendered.size - before)
         return rendered
 
     def keep(self, rendered: Rendered, first: int, chunk: Chunk) -> None:
