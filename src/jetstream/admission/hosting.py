@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
-from jetstream.admission.examination import Finding
+from jetstream.admission.examiners.examination import Finding
 from jetstream.admission.message import IN_REPOSITORIES, Message
 from jetstream.admission.parts import Keyring
 from jetstream.admission.pds import Hosts

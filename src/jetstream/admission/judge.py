@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Container, Coroutine, Iterator
 from typing import Any
 
 from jetstream.admission.deletions import Deletions
-from jetstream.admission.examination import Finding
+from jetstream.admission.examiners.examination import Finding
 from jetstream.admission.hosting import Hosting
 from jetstream.admission.marks import Marks
 from jetstream.admission.message import IN_REPOSITORIES, Message, is_deletion

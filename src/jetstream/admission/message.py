@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import orjson
 
-from jetstream.admission.examination import Finding
+from jetstream.admission.examiners.examination import Finding
 from jetstream.admission.waiting import bytes_of
 from jetstream.upstream.envelope import Envelope
 

@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from jetstream.admission.examination import Task
+from jetstream.admission.examiners.examination import Task
 from jetstream.admission.message import Message, did_of
 from jetstream.admission.parts import Examine
 from jetstream.limits import AdmissionLimits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jetstream.admission.examination import SIGNED_MODES, Finding, Mode
+from jetstream.admission.examiners.examination import SIGNED_MODES, Finding, Mode
 from jetstream.verify.chain import Judgement, State, judge
 from jetstream.verify.verdict import GAP, OK
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
-from jetstream.admission.examination import Finding
+from jetstream.admission.examiners.examination import Finding
 from jetstream.admission.message import Message
 from jetstream.admission.waiting import Waiting
 

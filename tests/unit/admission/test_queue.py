@@ -9,7 +9,7 @@ import pytest
 from tests.signed import DID, TIME
 from tests.unit.admission.fakes import message
 
-from jetstream.admission.examination import Finding, Task
+from jetstream.admission.examiners.examination import Finding, Task
 from jetstream.admission.message import Message
 from jetstream.admission.queue import Queue, Reached, Run
 from jetstream.limits import AdmissionLimits

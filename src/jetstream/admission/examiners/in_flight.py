@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
-from jetstream.admission.examination import Finding, Mode, Task
+from jetstream.admission.examiners.examination import Finding, Mode, Task
 from jetstream.limits import UpstreamLimits
 from jetstream.verify.verdict import refused
 

@@ -8,7 +8,7 @@ import pytest
 from tests.fixtures import captured_frames, json_of
 from tests.signed import DID, KEY, Account, fields_of
 
-from jetstream.admission.examination import SIGNED_MODES, Finding, Mode, Task, examine
+from jetstream.admission.examiners.examination import SIGNED_MODES, Finding, Mode, Task, examine
 from jetstream.atproto.encoded_key import K256_PREFIX, EncodedKey, parse_multikey
 from jetstream.identity.documents import document_key
 from jetstream.limits import UpstreamLimits

@@ -3,7 +3,7 @@
     Task ─ hashes, envelope, ops, tree ─▶ Evidence ─ signature ─▶ signed or not ─ extract ─▶ events
 
 This is nearly all of the work, and it needs nothing but the message and the keys of its account. So it can be
-done in any process, and in any order (`workers`). What came before the message is judged by the caller, in
+done in any process, and in any order (`pool`). What came before the message is judged by the caller, in
 order (`verify.chain`).
 
 A message that is refused has no events: it is refused as a whole.
