@@ -16,10 +16,11 @@ from contextlib import suppress
 from io import BufferedReader
 from typing import Any
 
-from jetstream.admission.examiners.examination import Finding, Mode, Task, examine
+from jetstream.admission.examiners.examination import Finding, Task, examine
 from jetstream.admission.examiners.in_flight import HEAD, Setup, packed, unpacked
 from jetstream.limits import UpstreamLimits
 from jetstream.runtime import STOP_SIGNALS, tune_gc
+from jetstream.verify_modes import Mode
 
 Examine = Callable[[Task, Mode, UpstreamLimits], Finding]
 
