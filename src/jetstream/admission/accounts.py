@@ -159,7 +159,7 @@ class Accounts:
         """Take an account event; return whether it passes.
 
         `body` is that of the event. `host` is the name of the source that is the account's own PDS, as far as
-        that is known (`pds.Hosts.source_of`).
+        that is known (`hosting.Hosting.source_of`).
         """
         if len(self._sources) < 2 and did not in self._accounts:
             return True
