@@ -72,7 +72,6 @@ class Admission:
         self._labels = {each.name: PDS_LABEL for each in upstreams if each.kind == "pds"}
         relays = [each.name for each in upstreams if each.kind == "relay"]
         self._parts.accounts.set_sources(relays, self._labels, self._clock())
-        self._judge.presence.use([each.name for each in upstreams], self._clock())
         self._judge.hosting.use({each.name: each.url for each in upstreams if each.kind == "pds"})
         self.check()
 
@@ -172,9 +171,7 @@ class Admission:
         judge.begin(self._parts.now_us())
         if self._must_look:
             self._must_look = False
-            connected, now = self._parts.connected(), self._clock()
-            self._parts.accounts.update(connected, now)
-            judge.presence.update(connected, now)
+            self._parts.accounts.update(self._parts.connected(), self._clock())
         judge.take_due(self._limits.due_per_turn)
         await turn.pause()
         while len(judge.output.events) < self._limits.run_ops_max and judge.take_ready():

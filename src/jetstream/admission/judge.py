@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Container, Coroutine, Iterator, Mapping, Sequence
 from typing import Any
 
+from jetstream.admission.beginning import Beginning
 from jetstream.admission.deletions import Deletions
 from jetstream.admission.examiners.examination import Finding
 from jetstream.admission.hosting import Hosting
@@ -23,7 +24,6 @@ from jetstream.admission.marks import Marks
 from jetstream.admission.message import IN_REPOSITORIES, Message, is_deletion
 from jetstream.admission.output import Found, Output
 from jetstream.admission.parts import Parts
-from jetstream.admission.presence import Beginning, Presence
 from jetstream.admission.reports import Reports
 from jetstream.admission.rules import Rules
 from jetstream.admission.signatures import Signatures
@@ -51,8 +51,8 @@ class Judge:
         bounds = limits.admission
         self._rules = rules
         self._beginning = Beginning()
-        # Which sources may still bring what another one has lost.
-        self.presence = Presence(bounds.hold_s)
+        # Seconds for which a message is held at most, and a source without a connection may get one again.
+        self._hold_s = bounds.hold_s
         self._accounts = parts.accounts
         # Accounts that are deleted, while sources are behind.
         self._deletions = Deletions(bounds.deletions_max)
@@ -195,7 +195,7 @@ class Judge:
         """Hold a message while another source may have those before it; return whether it is held."""
         if message.is_overdue or not self._is_one_missing(message, judgement, state):
             return False
-        if not self.presence.has_others(message.source, self._clock()):
+        if not self._accounts.sources.has_others(message.source, self._clock(), self._hold_s):
             return False
         self._hold_behind(message, message.rev)
         return True
