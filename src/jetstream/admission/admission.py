@@ -1,9 +1,9 @@
 """Between the sources and the log: what they have accepted is examined, judged in order, and stored.
 
-    sources ─offer─▶ Queue ──examined runs──▶ Judge ──events, changes──▶ Ingest ─▶ log
-                                               │  ▲
-                                               ▼  │ what steps aside
-                                       Suspended, held
+    sources ─offer─▶ InputQueue ──examined runs──▶ Judge ──events, changes──▶ Ingest ─▶ log
+                                                    │  ▲
+                                                    ▼  │ what steps aside
+                                            Suspended, held
 
 A message that needs more than what is at hand steps aside, and so do those of its repository that come after
 it. No other repository waits. Each of them is in the cursor of its source as one that is not stored. So a
@@ -27,10 +27,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
+from jetstream.admission.input_queue import InputQueue, Run
 from jetstream.admission.judge import Judge
 from jetstream.admission.output import Output
 from jetstream.admission.parts import Parts
-from jetstream.admission.queue import Queue, Run
 from jetstream.admission.rules import Rules
 from jetstream.eventlog import Changes
 from jetstream.limits import Limits
@@ -63,7 +63,7 @@ class Admission:
         self._labels: dict[str, str] = {}
         self._judge = Judge(rules, parts, self._wake, limits, clock)
         prepare = self._judge.signatures.prepare
-        self._queue = Queue(prepare, parts.examine, self._wake.set, self._limits, clock)
+        self._queue = InputQueue(prepare, parts.examine, self._wake.set, self._limits, clock)
 
     # --- for the sources ---
 

@@ -32,8 +32,8 @@ class Hosting:
         self._keys = keys
         # The host and port of each PDS, by the name of the source, and the other way around. Replaced by
         # `use`.
-        self._hosts: Mapping[str, str] = {}
-        self._sources: Mapping[str, str] = {}
+        self._hosts: dict[str, str] = {}
+        self._sources: dict[str, str] = {}
 
     def use(self, urls: Mapping[str, str]) -> None:
         """Set the sources that are PDSes: the URL of each, by its name."""

@@ -24,12 +24,12 @@ from jetstream.admission.marks import Marks
 from jetstream.admission.message import IN_REPOSITORIES, Message, is_deletion
 from jetstream.admission.output import Found, Output
 from jetstream.admission.parts import Parts
+from jetstream.admission.repo_queues import RepoQueues
 from jetstream.admission.reports import Reports
 from jetstream.admission.rules import Rules
 from jetstream.admission.signatures import Signatures
 from jetstream.admission.states import States
 from jetstream.admission.suspended import Suspended
-from jetstream.admission.waiting import Waiting
 from jetstream.limits import Limits
 from jetstream.model.event import ACCOUNT, Event, Key
 from jetstream.upstream.extract import extract, possible_keys, sync_of
@@ -69,11 +69,13 @@ class Judge:
         self.output = Output()
         self.reports = Reports(parts.conditions, bounds, clock)
         most = bounds.unstored_max
-        waiting = Waiting[Message](bounds.key_wait_s, bounds.waiting_per_repo, most, bounds.waiting_bytes_max)
+        waiting = RepoQueues[Message](
+            bounds.key_wait_s, bounds.waiting_per_repo, most, bounds.waiting_bytes_max
+        )
         # Messages that lack something, and those behind them.
         self._suspended = Suspended(waiting, wake.set)
         # Messages that are held since those before them are missing.
-        self._held = Waiting[Message](bounds.hold_s, bounds.held_per_repo, most, bounds.held_bytes_max)
+        self._held = RepoQueues[Message](bounds.hold_s, bounds.held_per_repo, most, bounds.held_bytes_max)
         # Those that were passed on a short time ago.
         self._identities = parts.identities
         # The time, in unix microseconds, and the highest rev that is acceptable then.

@@ -1,4 +1,4 @@
-"""The queue of what all sources have accepted, and its examination.
+"""The one queue between all sources and the judge, in which messages are examined.
 
     source A ─┐ offer                        ┌─ Run: messages, their findings, the cursors after them
     source B ─┼──────▶ queue ──▶ examine ──▶ runs ──▶ admission judges the first that is examined
@@ -66,7 +66,7 @@ class Run:
     examining: asyncio.Task[None] | None = None
 
 
-class Queue:
+class InputQueue:
     """The queue and its examination. `on_ready` is called when the first run may be ready."""
 
     def __init__(
