@@ -1,6 +1,6 @@
 """A process that examines, and one that examines and that some messages end; a server of such processes.
 
-python tests/examining.py                 as `jetstream.admission.worker_process`, but see `DEADLY`
+python tests/examining.py                 as `examiners.worker_main`, but see `deadly`
 python tests/examining.py server COUNT    print the processes, then examine until SIGINT
 """
 
@@ -13,12 +13,13 @@ import signal
 import sys
 from pathlib import Path
 
-from jetstream.admission.examination import Finding, Mode, Task, examine
-from jetstream.admission.worker_process import main
-from jetstream.admission.workers import Examiners
+from jetstream.admission.examiners.examination import Finding, Task, examine
+from jetstream.admission.examiners.pool import Examiners
+from jetstream.admission.examiners.worker_main import main
 from jetstream.limits import UpstreamLimits, WorkerLimits
 from jetstream.metrics import Metrics
 from jetstream.runtime import run, stop_on_signals
+from jetstream.verify_modes import Mode
 
 COMMAND = (str(Path(__file__).resolve()),)
 # What the field `time` of a message does to its process.

@@ -32,6 +32,7 @@ from jetstream.upstream.seq_tracker import SeqTracker
 from jetstream.upstream.source import Link, Source
 from jetstream.upstream.sources import Applied, Sources
 from jetstream.upstreams import PDS_LABEL, Upstream, all_upstreams, cursors_of, named
+from jetstream.verify_modes import SIGNED_MODES
 
 if TYPE_CHECKING:
     from jetstream.admission.admission import Admission
@@ -80,7 +81,7 @@ class Intake:
         self._starts = cursors_of(settings.upstream_cursor, upstreams, may_change=may_change)
         self._warn_of_others({each.name for each in upstreams})
         merged = may_change or len(upstreams) > 1
-        if merged or settings.verify not in {"off", "cid"}:
+        if merged or settings.verify in SIGNED_MODES:
             self.admission = await self._open_admission(upstreams, merged=merged)
         await self._apply(upstreams)
 

@@ -20,8 +20,9 @@ from urllib.parse import urlsplit
 from cyclopts import Parameter, Token
 
 from jetstream.errors import SettingError
-from jetstream.upstreams import FIREHOSE_PATH, Upstream, parse_seqs, parse_upstreams
+from jetstream.upstreams import FIREHOSE_PATH, Upstream, parse_count, parse_seqs, parse_upstreams
 from jetstream.urls import shown
+from jetstream.verify_modes import Mode
 
 # The Go server's copy of the public dictionary (see `dictionary`).
 DICTIONARY_URL: Final = (
@@ -123,12 +124,6 @@ def parse_networks(text: str) -> tuple[Network, ...]:
         raise ValueError("is not a list of addresses and networks such as 127.0.0.1,10.0.0.0/8") from None
 
 
-def _count(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise ValueError("is not a whole number from 0 on")
-    return int(text)
-
-
 def _show_duration(seconds: float) -> str:
     unit = next(unit for unit in ("h", "m", "s", "ms") if seconds % _UNITS[unit] == 0)
     return f"{seconds / _UNITS[unit]:g}{unit}"
@@ -170,7 +165,7 @@ _WORKERS_MAX: Final = 64
 
 
 def _workers(text: str) -> int:
-    count = _count(text)
+    count = parse_count(text)
     if count > _WORKERS_MAX:
         raise ValueError(f"must be at most {_WORKERS_MAX}")
     return count
@@ -304,7 +299,7 @@ class Settings:
         ),
     ] = None
     verify: Annotated[
-        Literal["off", "cid", "signature", "full"],
+        Mode,
         _setting(
             "VERIFY",
             "off: check nothing. cid: that records match their CID. signature: also what the owner signed."
@@ -345,7 +340,7 @@ class Settings:
         _duration("SLOW_TIMEOUT", "How long a subscriber may read nothing before it is disconnected."),
     ] = 60.0
     max_subscribers: Annotated[
-        int, _setting("MAX_SUBSCRIBERS", "Maximum number of subscribers; others get 503.", _count)
+        int, _setting("MAX_SUBSCRIBERS", "Maximum number of subscribers; others get 503.", parse_count)
     ] = 20_000
     trusted_proxies: Annotated[
         tuple[Network, ...],

@@ -137,9 +137,17 @@ def parse_seqs(texts: Sequence[str]) -> int | tuple[tuple[str, int], ...]:
 
 
 def _seq(number: str, text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,18}", number):
-        raise ValueError(f"{text!r} is not a whole number, or name=seq with one")
-    return int(number)
+    try:
+        return parse_count(number)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a whole number, or name=seq with one") from None
+
+
+def parse_count(text: str) -> int:
+    """Parse a whole number from 0 on, of 18 digits at most. Raises ValueError."""
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise ValueError("is not a whole number from 0 on")
+    return int(text)
 
 
 def all_upstreams(

@@ -20,8 +20,8 @@ from tests.programs import Program, program
 from tests.serving import until
 from tests.signed import KEY, Account, fields_of
 
-from jetstream.admission.examination import Finding, Task, examine
-from jetstream.admission.workers import Examiners
+from jetstream.admission.examiners.examination import Finding, Task, examine
+from jetstream.admission.examiners.pool import Examiners
 from jetstream.atproto.encoded_key import parse_multikey
 from jetstream.errors import WorkerError
 from jetstream.limits import WorkerLimits

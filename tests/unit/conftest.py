@@ -1,4 +1,4 @@
-"""What the tests that write a log share."""
+"""What tests of several packages share."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from tests.signed import Account
 from tests.unit.eventlog.events import make_event
 
 from jetstream.eventlog import Cursors, SourceCursor
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.model.batch import Batch
+
+
+@pytest.fixture
+def account() -> Account:
+    """Return a repository of 60 records."""
+    account = Account()
+    account.create(*(f"{number}" for number in range(60)))
+    return account
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from jetstream.admission.steadiness import Steadiness
+from jetstream.admission.availability import Availability
 from jetstream.model.timestamp import to_date
 
 _TOLD: Final = ""  # the source in the key of what was told; no source has this name
@@ -120,9 +120,9 @@ class Accounts:
         rows_max: int,
     ) -> None:
         self._rows_max = rows_max
-        # Both change with `set_sources`.
+        # Both change with `set_sources`. Which sources are connected is of use to others as well.
         self._relays = tuple(relays)
-        self._sources = Steadiness((*relays, *hosts), now, grace_s)
+        self.sources = Availability((*relays, *hosts), now, grace_s)
         # The accounts that have rows, by DID; the one that has changed longest ago is the first.
         self._accounts: dict[str, _Account] = {}
         self._count = 0  # rows of all of them
@@ -143,25 +143,25 @@ class Accounts:
 
     def set_sources(self, relays: Sequence[str], hosts: Collection[str], now: float) -> None:
         """Set the sources. A new one must be steady before it decides; those that are gone are forgotten."""
-        before = set(self._sources)
+        before = set(self.sources)
         self._relays = tuple(relays)
-        self._sources.set_names((*relays, *hosts), now)
-        if not before.issubset(self._sources):
+        self.sources.set_names((*relays, *hosts), now)
+        if not before.issubset(self.sources):
             self._forget_others()
         self._examine_all()
 
     def update(self, connected: Collection[str], now: float) -> None:
         """Note which sources are connected. Called when that changes, and every second."""
-        if self._sources.update(connected, now):
+        if self.sources.update(connected, now):
             self._examine_all()
 
     def offer(self, source: str, did: str, body: bytes, host: str | None = None) -> bool:
         """Take an account event; return whether it passes.
 
         `body` is that of the event. `host` is the name of the source that is the account's own PDS, as far as
-        that is known (`pds.Hosts.source_of`).
+        that is known (`hosting.Hosting.source_of`).
         """
-        if len(self._sources) < 2 and did not in self._accounts:
+        if len(self.sources) < 2 and did not in self._accounts:
             return True
         account = self._accounts.get(did) or _Account()
         before = account.rows()
@@ -203,8 +203,8 @@ class Accounts:
     def _decider(self, account: _Account, speaks: str, host: str | None) -> str:
         """Return the source that decides for an account."""
         named = [host or speaks, speaks, *account.tellers, *account.said]
-        own = [name for name in named if name in self._sources and name not in self._relays][:1]
-        return self._sources.first([*own, *self._relays]) or speaks
+        own = [name for name in named if name in self.sources and name not in self._relays][:1]
+        return self.sources.first([*own, *self._relays]) or speaks
 
     # --- what an event does ---
 
@@ -239,7 +239,7 @@ class Accounts:
             return False
         decider = self._decider(account, source, host)
         # Its silence counts if it could have spoken. A PDS is also noted as the one of the account.
-        silent = decider not in account.said and (self._sources.is_connected(decider) or decider == host)
+        silent = decider not in account.said and (self.sources.is_connected(decider) or decider == host)
         named = dict.fromkeys((*account.tellers, decider) if silent else account.tellers)
         account.tellers = tuple(name for name in named if name != source)
         account.said[source] = body
@@ -249,7 +249,7 @@ class Accounts:
         """Tell what the source that decides says, if that is not what was told. Return it."""
         decider = self._decider(account, "", None)
         body = account.said.get(decider)
-        if body is None or not self._sources.is_connected(decider):
+        if body is None or not self.sources.is_connected(decider):
             return None
         body = body or _active(did, account.body, now_us)
         self._tell(account, decider, body)
@@ -284,7 +284,7 @@ class Accounts:
         """Forget what sources have said that are not in use any more."""
         for did, account in list(self._accounts.items()):
             before = account.rows()
-            account.keep(self._sources)
+            account.keep(self.sources)
             self._keep(did, account, before)
 
     def _load(self, rows: Rows) -> None:

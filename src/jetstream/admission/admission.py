@@ -1,9 +1,9 @@
 """Between the sources and the log: what they have accepted is examined, judged in order, and stored.
 
-    sources ─offer─▶ Queue ──examined runs──▶ Judge ──events, changes──▶ Ingest ─▶ log
-                                               │  ▲
-                                               ▼  │ what steps aside
-                                       Suspended, held
+    sources ─offer─▶ InputQueue ──examined runs──▶ Judge ──events, changes──▶ Ingest ─▶ log
+                                                    │  ▲
+                                                    ▼  │ what steps aside
+                                            Suspended, held
 
 A message that needs more than what is at hand steps aside, and so do those of its repository that come after
 it. No other repository waits. Each of them is in the cursor of its source as one that is not stored. So a
@@ -27,10 +27,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
+from jetstream.admission.input_queue import InputQueue, Run
 from jetstream.admission.judge import Judge
 from jetstream.admission.output import Output
 from jetstream.admission.parts import Parts
-from jetstream.admission.queue import Queue, Run
 from jetstream.admission.rules import Rules
 from jetstream.eventlog import Changes
 from jetstream.limits import Limits
@@ -63,7 +63,7 @@ class Admission:
         self._labels: dict[str, str] = {}
         self._judge = Judge(rules, parts, self._wake, limits, clock)
         prepare = self._judge.signatures.prepare
-        self._queue = Queue(prepare, parts.examine, self._wake.set, self._limits, clock)
+        self._queue = InputQueue(prepare, parts.examine, self._wake.set, self._limits, clock)
 
     # --- for the sources ---
 
@@ -72,7 +72,6 @@ class Admission:
         self._labels = {each.name: PDS_LABEL for each in upstreams if each.kind == "pds"}
         relays = [each.name for each in upstreams if each.kind == "relay"]
         self._parts.accounts.set_sources(relays, self._labels, self._clock())
-        self._judge.presence.use([each.name for each in upstreams], self._clock())
         self._judge.hosting.use({each.name: each.url for each in upstreams if each.kind == "pds"})
         self.check()
 
@@ -172,9 +171,7 @@ class Admission:
         judge.begin(self._parts.now_us())
         if self._must_look:
             self._must_look = False
-            connected, now = self._parts.connected(), self._clock()
-            self._parts.accounts.update(connected, now)
-            judge.presence.update(connected, now)
+            self._parts.accounts.update(self._parts.connected(), self._clock())
         judge.take_due(self._limits.due_per_turn)
         await turn.pause()
         while len(judge.output.events) < self._limits.run_ops_max and judge.take_ready():

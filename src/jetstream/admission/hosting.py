@@ -1,40 +1,64 @@
-"""Accepts a message of a PDS only for an account of its own, and knows what to wait for (see `pds`)."""
+"""Which accounts a source speaks for: a relay for all, a PDS for the accounts that name its host.
+
+Identity and account messages are not signed. Without this rule, any PDS that is a source could say that an
+account of another host was deleted.
+
+    the account's document   names the host of the source   accepted
+                             names another host, or none    refused
+                             is not known                   waits for it, as a message whose key is missing
+
+An account moves to another PDS, whose first message is an `#identity`. So the document is fetched first when
+a PDS sends an `#identity`, and once when it names another host than the source
+(`identity.Resolver.find_pds`, which asks once in a while only).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
-from jetstream.admission.examination import Finding
+from jetstream.admission.examiners.examination import Finding
 from jetstream.admission.message import IN_REPOSITORIES, Message
 from jetstream.admission.parts import Keyring
-from jetstream.admission.pds import Hosts
 from jetstream.admission.rules import Rules
+from jetstream.identity.addresses import endpoint
 
 
 class Hosting:
-    """Which sources are PDSes, and which accounts they speak for."""
+    """Which sources are PDSes, and which accounts they speak for. Every other source is a relay."""
 
     def __init__(self, rules: Rules, keys: Keyring | None) -> None:
         self._rules = rules
         self._keys = keys
-        # The PDSes among the sources. Replaced when these change.
-        self._hosts = Hosts({})
+        # The host and port of each PDS, by the name of the source, and the other way around. Replaced by
+        # `use`.
+        self._hosts: dict[str, str] = {}
+        self._sources: dict[str, str] = {}
 
     def use(self, urls: Mapping[str, str]) -> None:
         """Set the sources that are PDSes: the URL of each, by its name."""
-        self._hosts = Hosts(urls)
+        self._hosts = {source: endpoint(url) for source, url in urls.items()}
+        self._sources = {host: source for source, host in reversed(self._hosts.items())}
 
     def source_of(self, did: str) -> str | None:
         """Return the source that is the PDS of an account, as far as that is known."""
-        return self._hosts.source_of(self._keys.pds(did)) if self._hosts and self._keys else None
+        pds = self._keys.pds(did) if self._hosts and self._keys else None
+        return self._sources.get(pds) if pds else None
+
+    def speaks_for(self, source: str, did: str) -> bool | None:
+        """Return whether a source may speak for an account; None: its document must be fetched first."""
+        host = self._hosts.get(source)
+        if host is None or self._keys is None:
+            return True
+        pds = self._keys.pds(did)
+        return None if pds is None else pds == host != ""
 
     def missing(self, message: Message) -> Coroutine[Any, Any, Finding | None] | None:
         """Return what a message must wait for until `accepts` can tell; None: it can."""
         if message.is_let_go or message.is_placed or self._keys is None or message.source not in self._hosts:
             return None
         must_ask = message.envelope.type == "identity"  # the first message after a move
-        if not must_ask and self._hosts.speaks_for(message.source, self._keys.pds(message.did)):
+        if not must_ask and self.speaks_for(message.source, message.did):
             return None
         message.is_placed = True
         return self._place(message, self._keys)
@@ -45,9 +69,7 @@ class Hosting:
         If its document cannot be had, that is decided as with a key that cannot: but what is not signed is
         dropped, for anybody could say so.
         """
-        if self._keys is None or message.source not in self._hosts:
-            return True
-        speaks = self._hosts.speaks_for(message.source, self._keys.pds(message.did))
+        speaks = self.speaks_for(message.source, message.did)
         if speaks is None:
             return self._rules.pass_unverified and message.envelope.type in IN_REPOSITORIES
         return speaks

@@ -16,20 +16,20 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Container, Coroutine, Iterator, Mapping, Sequence
 from typing import Any
 
+from jetstream.admission.beginning import Beginning
 from jetstream.admission.deletions import Deletions
-from jetstream.admission.examination import Finding
+from jetstream.admission.examiners.examination import Finding
 from jetstream.admission.hosting import Hosting
 from jetstream.admission.marks import Marks
 from jetstream.admission.message import IN_REPOSITORIES, Message, is_deletion
 from jetstream.admission.output import Found, Output
 from jetstream.admission.parts import Parts
-from jetstream.admission.presence import Beginning, Presence
+from jetstream.admission.repo_queues import RepoQueues
 from jetstream.admission.reports import Reports
 from jetstream.admission.rules import Rules
 from jetstream.admission.signatures import Signatures
 from jetstream.admission.states import States
 from jetstream.admission.suspended import Suspended
-from jetstream.admission.waiting import Waiting
 from jetstream.limits import Limits
 from jetstream.model.event import ACCOUNT, Event, Key
 from jetstream.upstream.extract import extract, possible_keys, sync_of
@@ -51,8 +51,8 @@ class Judge:
         bounds = limits.admission
         self._rules = rules
         self._beginning = Beginning()
-        # Which sources may still bring what another one has lost.
-        self.presence = Presence(bounds.hold_s)
+        # Seconds for which a message is held at most, and a source without a connection may get one again.
+        self._hold_s = bounds.hold_s
         self._accounts = parts.accounts
         # Accounts that are deleted, while sources are behind.
         self._deletions = Deletions(bounds.deletions_max)
@@ -69,11 +69,13 @@ class Judge:
         self.output = Output()
         self.reports = Reports(parts.conditions, bounds, clock)
         most = bounds.unstored_max
-        waiting = Waiting[Message](bounds.key_wait_s, bounds.waiting_per_repo, most, bounds.waiting_bytes_max)
+        waiting = RepoQueues[Message](
+            bounds.key_wait_s, bounds.waiting_per_repo, most, bounds.waiting_bytes_max
+        )
         # Messages that lack something, and those behind them.
         self._suspended = Suspended(waiting, wake.set)
         # Messages that are held since those before them are missing.
-        self._held = Waiting[Message](bounds.hold_s, bounds.held_per_repo, most, bounds.held_bytes_max)
+        self._held = RepoQueues[Message](bounds.hold_s, bounds.held_per_repo, most, bounds.held_bytes_max)
         # Those that were passed on a short time ago.
         self._identities = parts.identities
         # The time, in unix microseconds, and the highest rev that is acceptable then.
@@ -195,7 +197,7 @@ class Judge:
         """Hold a message while another source may have those before it; return whether it is held."""
         if message.is_overdue or not self._is_one_missing(message, judgement, state):
             return False
-        if not self.presence.has_others(message.source, self._clock()):
+        if not self._accounts.sources.has_others(message.source, self._clock(), self._hold_s):
             return False
         self._hold_behind(message, message.rev)
         return True

@@ -15,16 +15,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from types import MappingProxyType
 
-from jetstream.eventlog import Cursors, SourceCursor
+from jetstream.eventlog import SourceCursor
 
 
 class Marks:
-    """The cursors of all sources, less what waits. `stored` are those of the log when the server starts."""
+    """The cursors of all sources, less what waits.
 
-    def __init__(self, stored: Cursors = MappingProxyType({})) -> None:
-        self._marks = {source: _Mark(cursor) for source, cursor in stored.items()}
+    Messages of a source that was removed may still be judged. They do not bring its cursor back.
+    """
+
+    def __init__(self) -> None:
+        self._marks: dict[str, _Mark] = {}  # by source, from `add` to `remove`
 
     def add(self, source: str, stored: SourceCursor | None) -> None:
         """Add a source; `stored` is its cursor in the log. None: there is none."""
@@ -32,10 +34,8 @@ class Marks:
 
     def wait(self, source: str, seq: int) -> None:
         """Note that a message is not stored with the next append, because it waits."""
-        mark = self._marks.get(source)
-        if mark is None:
-            mark = self._marks[source] = _Mark(None)
-        mark.wait(seq)
+        if (mark := self._marks.get(source)) is not None:
+            mark.wait(seq)
 
     def settle(self, source: str, seq: int) -> None:
         """Note that a message that waited is stored with the next append, or was dropped."""
@@ -47,9 +47,8 @@ class Marks:
 
         `wait` was called for those of them that wait. `seq` is None while nothing is known.
         """
-        if source not in self._marks:
-            self._marks[source] = _Mark(None)
-        self._marks[source].advance(None if seq is None else SourceCursor(seq, provisional, fell_from))
+        if (mark := self._marks.get(source)) is not None:
+            mark.advance(None if seq is None else SourceCursor(seq, provisional, fell_from))
 
     def remove(self, source: str) -> None:
         """Forget a source and its cursor. Its messages that wait are not counted any more."""
@@ -60,11 +59,6 @@ class Marks:
         """The cursor of each source, as it is to be stored with the next append."""
         found = {source: mark.cursor() for source, mark in self._marks.items()}
         return {source: cursor for source, cursor in found.items() if cursor is not None}
-
-    def waiting(self, source: str) -> int:
-        """Return how many messages of a source wait."""
-        mark = self._marks.get(source)
-        return 0 if mark is None else mark.pending.total()
 
 
 class _Mark:
@@ -78,19 +72,19 @@ class _Mark:
         self._stored_to = 0 if stored is None else stored.stored_to or stored.seq
         self._unstored = set(() if stored is None else stored.unstored)
         # The numbers of messages that wait, and how many messages have each.
-        self.pending: Counter[int] = Counter()
+        self._pending: Counter[int] = Counter()
         # The cursor, None: something has changed since it was computed.
         self._cursor: SourceCursor | None = stored
 
     def wait(self, seq: int) -> None:
-        self.pending[seq] += 1
+        self._pending[seq] += 1
         self._unstored.discard(seq)
         self._cursor = None
 
     def settle(self, seq: int) -> None:
-        self.pending[seq] -= 1
-        if self.pending[seq] <= 0:
-            del self.pending[seq]
+        self._pending[seq] -= 1
+        if self._pending[seq] <= 0:
+            del self._pending[seq]
         self._cursor = None
 
     def advance(self, read: SourceCursor | None) -> None:
@@ -103,16 +97,16 @@ class _Mark:
     def cursor(self) -> SourceCursor | None:
         """Return the cursor to store. None: nothing is known yet."""
         if self._cursor is None and self._read is not None:
-            self._cursor = self._compute(self._read) if self.pending or self._stored_to else self._read
+            self._cursor = self._compute(self._read) if self._pending or self._stored_to else self._read
         return self._cursor
 
     def _compute(self, read: SourceCursor) -> SourceCursor:
         last, provisional, fell_from, _, _ = read
         stored_to = max(last, self._stored_to)
         later = {seq for seq in self._unstored if seq > last}
-        unstored = sorted(later.union(seq for seq in self.pending if seq <= stored_to))
+        unstored = sorted(later.union(seq for seq in self._pending if seq <= stored_to))
         low = min(last, unstored[0] - 1) if unstored else last
-        if provisional in self.pending:
+        if provisional in self._pending:
             provisional = None  # it is not in the log
         return SourceCursor(
             low, provisional, fell_from, stored_to if stored_to > low else None, tuple(unstored)

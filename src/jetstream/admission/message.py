@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
-from jetstream.admission.examination import Finding
-from jetstream.admission.waiting import bytes_of
+from jetstream.admission.examiners.examination import Finding
 from jetstream.upstream.envelope import Envelope
 
 # The types that have a rev.
 IN_REPOSITORIES: Final = frozenset({"commit", "sync"})
+_OBJECT_BYTES: Final = 64  # of a value, beside its text
 
 
 @dataclass(slots=True, eq=False)
@@ -66,3 +67,20 @@ def is_deletion(body: bytes) -> bool:
     """Return whether an account event, by its body, says that the account was deleted."""
     fields: dict[str, Any] = orjson.loads(body)
     return fields["active"] is False and fields.get("status") == "deleted"
+
+
+def bytes_of(fields: Mapping[str, Any]) -> int:
+    """Return about how many bytes of memory the fields of a message take, whatever is in them."""
+    size = 0
+    rest: list[Any] = [fields]
+    while rest:
+        value = rest.pop()
+        size += _OBJECT_BYTES
+        if isinstance(value, (str, bytes)):
+            size += len(value)
+        elif isinstance(value, Mapping):
+            rest += value.keys()
+            rest += value.values()
+        elif isinstance(value, list):
+            rest += value
+    return size

@@ -9,11 +9,11 @@ from typing import Final, NamedTuple
 
 from jetstream.admission.accounts import Accounts
 from jetstream.admission.admission import Admission
+from jetstream.admission.examiners.pool import Examiners
 from jetstream.admission.identities import Identities
 from jetstream.admission.keys import Keys, KeySettings
 from jetstream.admission.parts import Append, Keyring, Parts
 from jetstream.admission.rules import Rules
-from jetstream.admission.workers import Examiners
 from jetstream.conditions import Conditions
 from jetstream.eventlog import LogWriter, ReadWriteLog
 from jetstream.limits import AdmissionLimits, Limits

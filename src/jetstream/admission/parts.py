@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from jetstream.admission.accounts import Accounts
-from jetstream.admission.examination import Finding, Task
+from jetstream.admission.examiners.examination import Finding, Task
 from jetstream.admission.identities import Identities
 from jetstream.atproto.encoded_key import EncodedKey
 from jetstream.conditions import Conditions
@@ -16,7 +16,7 @@ from jetstream.identity.resolver import Answer, Candidates
 from jetstream.metrics import AdmissionMetrics
 from jetstream.model.event import Event, Key
 
-# Examines tasks: `workers.Examiners.examine`.
+# Examines tasks: `examiners.pool.Examiners.examine`.
 Examine = Callable[[Sequence[Task]], Awaitable[list[Finding]]]
 # Stamps and stores events with what belongs to them, which may depend on the position of the first event:
 # `Ingest.admit`. Returns when more may come.

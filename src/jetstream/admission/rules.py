@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jetstream.admission.examination import SIGNED_MODES, Finding, Mode
+from jetstream.admission.examiners.examination import Finding
 from jetstream.verify.chain import Judgement, State, judge
 from jetstream.verify.verdict import GAP, OK
+from jetstream.verify_modes import SIGNED_MODES, Mode
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final
 
-from jetstream.admission.examination import Finding, Task, examine, with_keys, without_keys
+from jetstream.admission.examiners.examination import Finding, Task, examine, with_keys, without_keys
 from jetstream.admission.message import IN_REPOSITORIES, Message
 from jetstream.admission.parts import Examine, Keyring
 from jetstream.admission.rules import Rules

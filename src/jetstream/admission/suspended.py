@@ -1,8 +1,8 @@
-"""Repositories whose first message waits for something, with the messages behind it.
+"""Repositories whose first message waits for a task, with the messages behind it in `RepoQueues`.
 
-What the first message waits for is a task: a key, or an examination. When that is done, the repository is
-*ready*, and its messages are judged in order, until one must wait again. What waits for too long, or has no
-room, is let go (`waiting`): its repository is ready at once, and it is judged with what is known.
+The task brings a key, or examines the message. When it is done, the repository is *ready*, and its messages
+are judged in order, until one must wait again. What waits for too long, or has no room, is let go
+(`repo_queues`): its repository is ready at once, and it is judged with what is known.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
-from jetstream.admission.examination import Finding
+from jetstream.admission.examiners.examination import Finding
 from jetstream.admission.message import Message
-from jetstream.admission.waiting import Waiting
+from jetstream.admission.repo_queues import RepoQueues
 
 
 class _First(NamedTuple):
@@ -27,7 +27,7 @@ class _First(NamedTuple):
 class Suspended:
     """All repositories that wait. `on_ready` is called when one has become ready."""
 
-    def __init__(self, waiting: Waiting[Message], on_ready: Callable[[], None]) -> None:
+    def __init__(self, waiting: RepoQueues[Message], on_ready: Callable[[], None]) -> None:
         self._waiting = waiting
         self._on_ready = on_ready
         # By DID. Those that are ready are among them, until `take_ready` returns them.

@@ -12,7 +12,7 @@ from tests.signed import KEY, START_US, Account
 
 from jetstream.admission.accounts import Accounts
 from jetstream.admission.admission import Admission
-from jetstream.admission.examination import Finding, Task, examine
+from jetstream.admission.examiners.examination import Finding, Task, examine
 from jetstream.admission.identities import Identities
 from jetstream.admission.parts import Parts
 from jetstream.admission.rules import Rules

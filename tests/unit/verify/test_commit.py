@@ -30,13 +30,6 @@ def reason(fields: dict[str, Any], *, full: bool = True) -> str:
 
 
 @pytest.fixture
-def account() -> Account:
-    account = Account()
-    account.create(*(f"{number}" for number in range(60)))
-    return account
-
-
-@pytest.fixture
 def revision(account: Account) -> Revision:
     return account.create("new")
 

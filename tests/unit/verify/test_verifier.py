@@ -30,13 +30,6 @@ def label(verifier: Verifier, fields: dict[str, Any]) -> str:
     return verifier.verify_commit(fields, LATEST).verdict.label
 
 
-@pytest.fixture
-def account() -> Account:
-    account = Account()
-    account.create(*(f"{number}" for number in range(30)))
-    return account
-
-
 def test_a_history_is_ok_and_its_repetition_is_a_replay() -> None:
     account, verifier = Account(), Verifier(known)
     history = [fields_of(account.create(f"{number}")) for number in range(30)]

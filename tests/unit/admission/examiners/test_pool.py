@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetstream.admission.examination import Task, examine
-from jetstream.admission.workers import Examiners
+from jetstream.admission.examiners.examination import Task, examine
+from jetstream.admission.examiners.pool import Examiners
 from jetstream.errors import WorkerError
 from jetstream.limits import WorkerLimits
 from jetstream.metrics import Metrics

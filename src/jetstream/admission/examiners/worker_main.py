@@ -1,6 +1,6 @@
-"""The process that examines messages for a server: `python -m jetstream.admission.worker_process`.
+"""The process that examines messages for a server: `python -m jetstream.admission.examiners.worker_main`.
 
-Its standard input is a socket to the server; `parcels` says what is sent.
+Its standard input is a socket to the server; `in_flight` says what is sent.
 
 It ends when the socket does: with the server, however that ends. Signals that a terminal or a service manager
 sends to all processes of the server are ignored, because the server still needs it to stop in good order.
@@ -16,10 +16,11 @@ from contextlib import suppress
 from io import BufferedReader
 from typing import Any
 
-from jetstream.admission.examination import Finding, Mode, Task, examine
-from jetstream.admission.parcels import HEAD, Setup, packed, unpacked
+from jetstream.admission.examiners.examination import Finding, Task, examine
+from jetstream.admission.examiners.in_flight import HEAD, Setup, packed, unpacked
 from jetstream.limits import UpstreamLimits
 from jetstream.runtime import STOP_SIGNALS, tune_gc
+from jetstream.verify_modes import Mode
 
 Examine = Callable[[Task, Mode, UpstreamLimits], Finding]
 

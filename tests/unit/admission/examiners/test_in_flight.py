@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetstream.admission.examination import Finding, Task
-from jetstream.admission.parcels import HEAD, Outstanding, Parcel, packed, unpacked
+from jetstream.admission.examiners.examination import Finding, Task
+from jetstream.admission.examiners.in_flight import HEAD, Outstanding, Parcel, packed, unpacked
 from jetstream.upstream.lenient import DAMAGED
 
 FOUND = Finding(None, None, None)

@@ -18,13 +18,14 @@ from zlib import crc32
 
 from prometheus_client import Counter
 
-from jetstream.admission.examination import Finding, Mode, Task, examine
-from jetstream.admission.parcels import Parcel, Setup
-from jetstream.admission.worker import COMMAND, Worker
+from jetstream.admission.examiners.examination import Finding, Task, examine
+from jetstream.admission.examiners.in_flight import Parcel, Setup
+from jetstream.admission.examiners.worker import COMMAND, Worker
 from jetstream.errors import WorkerError
 from jetstream.limits import UpstreamLimits, WorkerLimits
 from jetstream.metrics import Children
 from jetstream.scheduling import Notifier
+from jetstream.verify_modes import Mode
 
 
 class Examiners:

@@ -3,7 +3,7 @@
 start ─▶ ready ─▶ answers ─▶ … ─▶ close
 ▲        │         │
 └────────┴─────────┴── it ends, or is silent for too long and killed: the next one is started, and
-sent all that was not answered (`parcels`)
+sent all that was not answered (`in_flight`)
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import Final
 import structlog
 from prometheus_client import Counter
 
-from jetstream.admission.parcels import HEAD, Outstanding, Parcel, Setup, packed, unpacked
+from jetstream.admission.examiners.in_flight import HEAD, Outstanding, Parcel, Setup, packed, unpacked
 from jetstream.limits import WorkerLimits
 from jetstream.logging_setup import Throttled
 from jetstream.metrics import Children
 from jetstream.retry import backoff_s
 
 # `-P` keeps Python from importing what lies in the working directory.
-COMMAND: Final = ("-P", "-m", "jetstream.admission.worker_process")
+COMMAND: Final = ("-P", "-m", "jetstream.admission.examiners.worker_main")
 
 logger = structlog.get_logger(__name__)
 

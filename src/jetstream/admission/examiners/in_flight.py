@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterator, Sequence
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
-from jetstream.admission.examination import Finding, Mode, Task
+from jetstream.admission.examiners.examination import Finding, Task
 from jetstream.limits import UpstreamLimits
 from jetstream.verify.verdict import refused
+from jetstream.verify_modes import Mode
 
 # Called once for each place: where a finding belongs among those of the caller, and the finding.
 Take = Callable[[int, Finding], None]

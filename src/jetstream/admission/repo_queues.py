@@ -1,10 +1,11 @@
-"""Messages that wait, in a queue for each repository: no other repository waits with them. Pure.
+"""A queue for each repository whose messages wait, with limits on their number, bytes and time. Pure.
 
-Two things wait, each in a `Waiting` of its own:
+It does not know what they wait for. Two things do so, each in a `RepoQueues` of its own:
 
     what                                    ends when                                 or after
     --------------------------------------  ----------------------------------------  ---------------------
-    messages whose key is missing           the key is there                          `key_wait_s`
+    messages that need a key, a document    the task that brings it is done           `key_wait_s`
+    or an examination                       (`suspended`)
     messages after a break in the chain,    another source has brought the missing    `hold_s`
     while other sources are connected       message
 
@@ -23,15 +24,13 @@ a method returns, no limit is exceeded.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Mapping
 from heapq import heapify, heappop, heappush
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 Item = TypeVar("Item")
 
 # Entries of the heap that are out of date and are kept: fewer than those in use, or so many.
 _STALE_MAX: Final = 64
-_OBJECT_BYTES: Final = 64  # of a value, beside its text
 
 
 class _Held(NamedTuple, Generic[Item]):
@@ -44,7 +43,7 @@ class _Held(NamedTuple, Generic[Item]):
     item: Item
 
 
-class Waiting(Generic[Item]):
+class RepoQueues(Generic[Item]):
     """Queues by DID.
 
     `wait_s` is how many seconds a message waits at most. The limits are messages of one repository, messages
@@ -75,11 +74,6 @@ class Waiting(Generic[Item]):
         """Return whether a message of a repository waits: then those that come later belong behind it."""
         return did in self._queues
 
-    @property
-    def dids(self) -> int:
-        """The number of repositories that have messages here."""
-        return len(self._queues)
-
     def items(self, did: str) -> list[Item]:
         """Return the messages of a repository, in order. They go on waiting."""
         return [held.item for held in self._queues.get(did, ())]
@@ -87,7 +81,7 @@ class Waiting(Generic[Item]):
     def hold(self, did: str, item: Item, size: int, since: float, rev: str = "") -> list[tuple[str, Item]]:
         """Let a message wait, and return those that are let go since there is no room, in their order.
 
-        `size` is its bytes of memory (`bytes_of`). `since` is when it came, in seconds of the clock that
+        `size` is its bytes of memory (`Message.size`). `since` is when it came, in seconds of the clock that
         `due` is given; one that is held again has its old one, and waits no longer than at first. `rev` is
         its place among those of its repository; empty: behind all that are there.
         """
@@ -148,20 +142,3 @@ class Waiting(Generic[Item]):
             self._oldest = [each for each in self._oldest if each[1] in self._numbers]
             heapify(self._oldest)
         return [(did, held.item) for held in first]
-
-
-def bytes_of(fields: Mapping[str, Any]) -> int:
-    """Return about how many bytes of memory the fields of a message take, whatever is in them."""
-    size = 0
-    rest: list[Any] = [fields]
-    while rest:
-        value = rest.pop()
-        size += _OBJECT_BYTES
-        if isinstance(value, (str, bytes)):
-            size += len(value)
-        elif isinstance(value, Mapping):
-            rest += value.keys()
-            rest += value.values()
-        elif isinstance(value, list):
-            rest += value
-    return size

@@ -1,4 +1,10 @@
-"""Which sources are connected, and which of them are so for good: short outages do not count. Pure."""
+"""Which sources are connected: at the moment, a short time ago, or for good. Pure.
+
+Two decisions need it. Which source decides the states of accounts does not change with a short outage: that
+is asked of sources that are *steady* (`accounts`). And a message is held while another source may bring those
+before it (`judge`). A source that has just lost its connection, or was just added, is about to have one: what
+it was sent before comes then.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +20,7 @@ class _Source:
         self.since = since  # when `connected` changed last
 
 
-class Steadiness:
+class Availability:
     """The sources, by name. `now` is in seconds of any clock that does not go back.
 
     At first all count as steady, so that the one that connects first does not win because of that. One that
@@ -25,6 +31,8 @@ class Steadiness:
         self._grace_s = grace_s
         # By name; changed by `set_names`.
         self._sources = {name: _Source(steady=True, since=now) for name in names}
+        # Those that are connected, as `update` was told.
+        self._connected: set[str] = set()
 
     def __contains__(self, name: object) -> bool:
         return name in self._sources
@@ -39,14 +47,19 @@ class Steadiness:
         """Set the sources. Those that were there before stay as they are."""
         before = self._sources
         self._sources = {name: before.get(name) or _Source(steady=False, since=now) for name in names}
+        self._connected.intersection_update(self._sources)
 
     def update(self, connected: Collection[str], now: float) -> bool:
-        """Note which sources are connected; return whether that changes anything."""
-        changes = [self._update(source, name in connected, now) for name, source in self._sources.items()]
+        """Note which sources are connected; return whether that changes anything.
+
+        To be called when that changes, and every second or so.
+        """
+        self._connected = set(connected)
+        changes = [self._update(name, source, now) for name, source in self._sources.items()]
         return any(changes)
 
-    def _update(self, source: _Source, connected: bool, now: float) -> bool:
-        before = (source.connected, source.steady)
+    def _update(self, name: str, source: _Source, now: float) -> bool:
+        connected, before = name in self._connected, (source.connected, source.steady)
         if connected != source.connected:
             source.connected, source.since = connected, now
         if now - source.since >= self._grace_s:
@@ -56,6 +69,12 @@ class Steadiness:
     def is_connected(self, name: str) -> bool:
         """Return whether a source is connected at the moment."""
         return self._sources[name].connected
+
+    def has_others(self, source: str, now: float, within_s: float) -> bool:
+        """Return whether another source is connected, or was less than `within_s` ago, or was added then."""
+        if len(self._connected) > (source in self._connected):
+            return True
+        return any(name != source and now - each.since < within_s for name, each in self._sources.items())
 
     def first(self, names: Collection[str]) -> str | None:
         """Return the first of some sources that is steady, else the first that is connected."""

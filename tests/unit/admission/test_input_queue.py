@@ -9,9 +9,9 @@ import pytest
 from tests.signed import DID, TIME
 from tests.unit.admission.fakes import message
 
-from jetstream.admission.examination import Finding, Task
+from jetstream.admission.examiners.examination import Finding, Task
+from jetstream.admission.input_queue import InputQueue, Reached, Run
 from jetstream.admission.message import Message
-from jetstream.admission.queue import Queue, Reached, Run
 from jetstream.limits import AdmissionLimits
 from jetstream.simulator import frames
 from jetstream.upstream.pipeline import DecodedBatch
@@ -23,7 +23,7 @@ class Stage:
     """A queue that runs, and what comes out of it."""
 
     def __init__(self) -> None:
-        self.queue = Queue(self._prepare, self._examine, lambda: None, LIMITS)
+        self.queue = InputQueue(self._prepare, self._examine, lambda: None, LIMITS)
         self.runs: list[Run] = []
 
     async def offer(self, source: str, seq: int, *, messages: int = 0, at: float = 0.0) -> None:

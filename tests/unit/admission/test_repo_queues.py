@@ -9,36 +9,36 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jetstream.admission.waiting import Waiting, bytes_of
+from jetstream.admission.repo_queues import RepoQueues
 
 
-def waiting(
+def limited(
     wait_s: float = 2.0, repo_max: int = 4, messages_max: int = 100, bytes_max: int = 1000
-) -> Waiting[str]:
-    return Waiting(wait_s, repo_max, messages_max, bytes_max)
+) -> RepoQueues[str]:
+    return RepoQueues(wait_s, repo_max, messages_max, bytes_max)
 
 
 def test_a_queue_comes_out_in_the_order_of_arrival() -> None:
-    queues = waiting()
+    queues = limited()
     for number, text in enumerate("abc"):
         assert queues.hold("did:1", text, 10, number) == []
     assert queues.hold("did:2", "z", 10, 3.0) == []
     assert ("did:1" in queues, "did:3" in queues) == (True, False)
-    assert (len(queues), queues.dids, queues.size) == (4, 2, 40)
+    assert (len(queues), queues.size) == (4, 40)
     assert queues.release("did:1") == ["a", "b", "c"]
     assert queues.release("did:1") == []
-    assert (len(queues), queues.dids, queues.size) == (1, 1, 10)
+    assert (len(queues), queues.size) == (1, 10)
 
 
 def test_with_revs_it_comes_out_in_their_order() -> None:
-    queues = waiting()
+    queues = limited()
     for text, rev in [("third", "r3"), ("account", ""), ("first", "r1"), ("again", "r3")]:
         queues.hold("did:1", text, 10, 0.0, rev)
     assert queues.release("did:1") == ["first", "third", "account", "again"]
 
 
 def test_a_message_is_due_with_those_before_it() -> None:
-    queues = waiting()
+    queues = limited()
     assert queues.next_due() is None
     queues.hold("did:1", "third", 10, 0.0, "r3")
     queues.hold("did:1", "second", 10, 1.5, "r2")
@@ -52,14 +52,14 @@ def test_a_message_is_due_with_those_before_it() -> None:
 
 
 def test_one_that_is_held_again_waits_no_longer() -> None:
-    queues = waiting()
+    queues = limited()
     queues.hold("did:1", "a", 10, 1.0)
     queues.hold("did:2", "b", 10, 0.0)
     assert queues.due(2.0) == [("did:2", "b")]
 
 
 def test_the_first_of_a_queue_makes_room_in_it() -> None:
-    queues = waiting(repo_max=2)
+    queues = limited(repo_max=2)
     queues.hold("did:1", "b", 10, 0.0, "r2")
     queues.hold("did:1", "c", 10, 0.0, "r3")
     assert queues.hold("did:1", "a", 10, 1.0, "r1") == [("did:1", "a")]
@@ -68,14 +68,14 @@ def test_the_first_of_a_queue_makes_room_in_it() -> None:
 
 @pytest.mark.parametrize("limits", [{"messages_max": 2}, {"bytes_max": 29}])
 def test_the_oldest_makes_room_for_all(limits: dict[str, int]) -> None:
-    queues = waiting(**limits)
+    queues = limited(**limits)
     queues.hold("did:1", "a", 10, 1.0)
     queues.hold("did:2", "b", 10, 0.0)
     assert queues.hold("did:3", "c", 10, 2.0) == [("did:2", "b")]
 
 
 def test_one_that_is_larger_than_all_room() -> None:
-    queues = waiting()
+    queues = limited()
     queues.hold("did:1", "a", 10, 0.0)
     assert queues.hold("did:1", "b", 1001, 1.0) == [("did:1", "a"), ("did:1", "b")]
     assert queues.size == 0
@@ -99,7 +99,7 @@ REPO_MAX, MESSAGES_MAX, BYTES_MAX, WAIT_S = 5, 9, 200, 2.0
 def test_each_comes_out_once_and_in_order_and_limits_hold(
     steps: list[tuple[str, int, float, str] | str | float],
 ) -> None:
-    queues: Waiting[_Message] = Waiting(WAIT_S, REPO_MAX, MESSAGES_MAX, BYTES_MAX)
+    queues: RepoQueues[_Message] = RepoQueues(WAIT_S, REPO_MAX, MESSAGES_MAX, BYTES_MAX)
     inside: list[_Message] = []
     held = 0
     for step in steps:
@@ -130,23 +130,14 @@ def test_each_comes_out_once_and_in_order_and_limits_hold(
         assert queues.size <= BYTES_MAX
         counts = Counter(each.did for each in inside)
         assert max(counts.values(), default=0) <= REPO_MAX
-        assert queues.dids == len(counts)
         assert queues.next_due() == min((each.since + WAIT_S for each in inside), default=None)
 
 
 def test_what_waits_no_more_is_not_remembered() -> None:
-    queues = waiting()
+    queues = limited()
     queues.hold("did:1", "stays", 1, 0.0)
     for _ in range(1000):
         queues.hold("did:2", "goes", 1, 1.0)
         queues.release("did:2")
     assert len(queues._oldest) < 100
     assert queues.due(2.0) == [("did:1", "stays")]
-
-
-def test_bytes_of_a_message() -> None:
-    assert bytes_of({"blocks": bytes(1000), "seq": 1}) == 1000 + len("blocks") + len("seq") + 5 * 64
-    nested: list[object] = []
-    for _ in range(5000):
-        nested = [nested]
-    assert bytes_of({"ops": [{"cid": bytes(36), "path": "a"}], "x": nested}) > 5000 * 64

@@ -1,4 +1,4 @@
-"""The queue of what all sources have accepted, and its examination.
+"""The one queue between all sources and the judge, in which messages are examined.
 
     source A ─┐ offer                        ┌─ Run: messages, their findings, the cursors after them
     source B ─┼──────▶ queue ──▶ examine ──▶ runs ──▶ admission judges the first that is examined
@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from jetstream.admission.examination import Task
+from jetstream.admission.examiners.examination import Task
 from jetstream.admission.message import Message, did_of
 from jetstream.admission.parts import Examine
 from jetstream.limits import AdmissionLimits
@@ -66,7 +66,7 @@ class Run:
     examining: asyncio.Task[None] | None = None
 
 
-class Queue:
+class InputQueue:
     """The queue and its examination. `on_ready` is called when the first run may be ready."""
 
     def __init__(

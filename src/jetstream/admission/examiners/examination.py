@@ -3,7 +3,7 @@
     Task ─ hashes, envelope, ops, tree ─▶ Evidence ─ signature ─▶ signed or not ─ extract ─▶ events
 
 This is nearly all of the work, and it needs nothing but the message and the keys of its account. So it can be
-done in any process, and in any order (`workers`). What came before the message is judged by the caller, in
+done in any process, and in any order (`pool`). What came before the message is judged by the caller, in
 order (`verify.chain`).
 
 A message that is refused has no events: it is refused as a whole.
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from jetstream.atproto.encoded_key import EncodedKey
 from jetstream.atproto.keys import PublicKey, public_key
@@ -24,11 +24,8 @@ from jetstream.upstream.envelope import Envelope
 from jetstream.upstream.extract import Extracted, extract
 from jetstream.verify.commit import Evidence, claimed, examine_commit, examine_sync
 from jetstream.verify.verdict import Refused, Verdict, refused
+from jetstream.verify_modes import SIGNED_MODES, Mode
 
-# What is checked, from nothing to all. `off` and `cid` take what the commit block says, without its
-# signature: it is what upstreams are merged by.
-Mode = Literal["off", "cid", "signature", "full"]
-SIGNED_MODES: Final = frozenset({"signature", "full"})
 # Parsed keys that are kept: 0.5 kB and 10 µs each.
 _PARSED_KEYS_MAX: Final = 16_384
 

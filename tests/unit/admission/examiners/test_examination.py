@@ -8,7 +8,7 @@ import pytest
 from tests.fixtures import captured_frames, json_of
 from tests.signed import DID, KEY, Account, fields_of
 
-from jetstream.admission.examination import SIGNED_MODES, Finding, Mode, Task, examine
+from jetstream.admission.examiners.examination import Finding, Task, examine
 from jetstream.atproto.encoded_key import K256_PREFIX, EncodedKey, parse_multikey
 from jetstream.identity.documents import document_key
 from jetstream.limits import UpstreamLimits
@@ -17,19 +17,13 @@ from jetstream.upstream.envelope import Envelope, read_envelope
 from jetstream.upstream.extract import extract
 from jetstream.verify.commit import Before, claimed, examine_commit, examine_sync
 from jetstream.verify.verdict import refused
+from jetstream.verify_modes import SIGNED_MODES, Mode
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 SIGNED: tuple[Mode, ...] = ("signature", "full")
 OWN = parse_multikey(KEY.multibase)
 OTHER = parse_multikey(K256Key(b"\x08" * 32).multibase)
 NO_POINT = EncodedKey(K256_PREFIX, b"\x02" + b"\xff" * 32)
-
-
-@pytest.fixture
-def account() -> Account:
-    account = Account()
-    account.create(*(f"{number}" for number in range(60)))
-    return account
 
 
 @pytest.fixture

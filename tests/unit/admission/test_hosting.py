@@ -1,0 +1,53 @@
+"""Which accounts a source speaks for. The whole: `test_admission.py`."""
+
+from __future__ import annotations
+
+import pytest
+from tests.unit.admission.fakes import FakeKeys
+
+from jetstream.admission.hosting import Hosting
+from jetstream.admission.rules import Rules
+
+DID = "did:plc:a"
+URLS = {"one": "wss://PDS.one.test", "two": "ws://localhost:2583/xrpc/x", "same": "wss://pds.one.test:443"}
+
+
+def hosting(pds: str | None, urls: dict[str, str] = URLS) -> Hosting:
+    """Return what knows the PDS of one account. None: it is not known."""
+    keys = FakeKeys()
+    if pds is not None:
+        keys.hosts[DID] = pds
+    found = Hosting(Rules("off", chained=True, pass_unverified=True), keys)
+    found.use(urls)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("source", "pds", "speaks"),
+    [
+        ("relay", "elsewhere.test", True),
+        ("relay", None, True),
+        ("one", "pds.one.test", True),
+        ("two", "localhost:2583", True),
+        ("one", "localhost:2583", False),
+        ("two", "localhost", False),
+        ("one", "", False),
+        ("one", None, None),
+    ],
+)
+def test_a_pds_speaks_for_its_own_accounts(source: str, pds: str | None, speaks: bool | None) -> None:
+    assert hosting(pds).speaks_for(source, DID) is speaks
+
+
+def test_a_url_that_is_none_speaks_for_nobody() -> None:
+    nowhere = hosting("", {"x": "nowhere"})
+    assert nowhere.speaks_for("x", DID) is False
+    assert nowhere.source_of(DID) is None
+
+
+@pytest.mark.parametrize(
+    ("pds", "source"),
+    [("pds.one.test", "one"), ("localhost:2583", "two"), ("elsewhere.test", None), (None, None)],
+)
+def test_the_source_that_is_a_pds(pds: str | None, source: str | None) -> None:
+    assert hosting(pds).source_of(DID) == source
