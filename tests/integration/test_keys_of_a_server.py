@@ -162,6 +162,20 @@ async def test_after_a_failure_the_keys_of_that_time_are_tried(setup: Setup) -> 
 
 
 async def test_a_host_of_a_did_web_is_asked_apart(setup: Setup) -> None:
+async def test_a_directory_that_gives_no_logs_is_out_although_it_has_documents(setup: Setup) -> None:
+    directory = Directory()
+    directory.replies[f"/{DID}"] = document(DID, NEXT)
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await (local if request.path.endswith("/log/audit") else directory.handle)(request)
+
+    keys = await setup.open(await setup.server(handle))
+    assert not keys.is_out
+    assert await keys.after_failure(DID, REV) == Candidates([NEXT], "redirect")
+    assert keys.cached(DID) == NEXT
+    assert keys.is_out
+
+
     hosts = Answers()
     hosts.put(f"https://{WEB.removeprefix('did:web:')}/.well-known/did.json", document(WEB, KEY))
     keys = await setup.open("http://127.0.0.1:1", web=hosts)

@@ -134,8 +134,8 @@ class Keys:
 
     @property
     def is_out(self) -> bool:
-        """Whether directories have failed, and none has answered since."""
-        return self._directories.outage() is not None
+        """Whether directories have failed, and none has answered since, or given an audit log."""
+        return self._directories.outage() is not None or self._resolver.logs_fail
 
     def known_at(self, did: str, rev: str) -> list[EncodedKey]:
         """Return the keys that memory has of a rev, since `after_failure` was asked for the account."""

@@ -252,7 +252,7 @@ async def test_a_signature_by_an_earlier_key_is_good(account: Account) -> None:
         ("timeout", False, "refused: signature"),  # there were too many requests: others are answered
     ],
 )
-async def test_a_signature_by_no_key_is_refused_unless_directories_cannot_be_asked(
+async def test_a_signature_by_no_key_is_refused_unless_earlier_keys_cannot_be_had(
     reason: str, is_out: bool, verdict: str
 ) -> None:
     server = Server()
@@ -283,6 +283,11 @@ async def test_what_waits_too_long_for_earlier_keys_is_unverified_only_while_no_
 async def test_what_has_no_room_is_refused_although_no_directory_answers() -> None:
     """Else enough forged messages would make others pass."""
     server = Server(limits=Limits(admission=AdmissionLimits(waiting_per_repo=1)))
+        ("redirect", True, "unverified"),
+        ("malformed", True, "unverified"),
+        ("redirect", False, "refused: signature"),
+        ("unreadable", False, "unverified"),  # nobody but the account and the directory can bring this about
+        ("too_big", False, "unverified"),
     server.keys.known[DID] = OWN
     server.keys.hangs = server.keys.is_out = True
     old = Account(OLD_KEY)
