@@ -645,8 +645,11 @@ class ExportLimits:
     stage_ops: int = 100_000
     # Operations that are moved to their place in one transaction, at the end of an import: 0.7 s.
     fold_ops: int = 250_000
-    # Seconds between two lines of progress in a log.
+    # Seconds between two lines of progress in the log of an import, and in that of a server.
     progress_s: float = 30.0
+    follow_progress_s: float = 60.0
+    # Failures in a row, a minute apart, with which the condition `keys_not_followed` begins.
+    follow_failures: int = 2
 
 
 @dataclass(frozen=True, slots=True)
