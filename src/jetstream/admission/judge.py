@@ -67,7 +67,7 @@ class Judge:
         self.hosting = Hosting(rules, parts.keys)
         # What was judged since the last append.
         self.output = Output()
-        self.reports = Reports(parts.conditions, bounds, clock)
+        self.reports = Reports(parts.conditions, bounds, clock, pass_unverified=rules.pass_unverified)
         most = bounds.unstored_max
         waiting = Waiting[Message](bounds.key_wait_s, bounds.waiting_per_repo, most, bounds.waiting_bytes_max)
         # Messages that lack something, and those behind them.
