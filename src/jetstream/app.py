@@ -31,7 +31,7 @@ from jetstream.dictionary.own import OWN
 from jetstream.dictionary.public import PublicDictionary, fetch_in_process
 from jetstream.errors import SettingError
 from jetstream.eventlog.sqlite.store import SqliteLog
-from jetstream.intake import Intake
+from jetstream.intake import Intake, starts_of, upstreams_of
 from jetstream.limits import Limits, RuntimeLimits
 from jetstream.logging_setup import tell_omitted
 from jetstream.metrics import Metrics
@@ -45,7 +45,6 @@ from jetstream.runtime import (
 )
 from jetstream.settings import Address, Settings, require_data_dir
 from jetstream.status import Status
-from jetstream.upstreams import all_upstreams
 from jetstream.web import dictionary, openapi, pages, xrpc
 from jetstream.web.dialect import SHUTDOWN, SubscribeDialect
 from jetstream.web.did_lists import BODY_BYTES_MAX, DidLists
@@ -76,7 +75,7 @@ async def serve(settings: Settings, limits: Limits = Limits()) -> None:
 
 def _with_files(settings: Settings, limits: Limits) -> RuntimeLimits:
     """Return limits with an open file for each upstream beside the first. Raises SettingError."""
-    more = len(all_upstreams(settings.upstream, settings.upstream_file, limits.sources)) - 1
+    more = len(upstreams_of(settings, limits)) - 1
     runtime = limits.runtime
     return replace(runtime, files_own=runtime.files_own + more, files_needed=runtime.files_needed + more)
 
@@ -113,9 +112,11 @@ class Service:
     async def run(self, shortage: FileShortage | None = None) -> None:
         """Serve until `stop`. Warns of a shortage of files once everything else is found usable.
 
-        Raises SettingError for a directory or an address that cannot be used, LogError for a log that
-        cannot be opened.
+        Raises SettingError for an upstream, a directory or an address that cannot be used, LogError for a
+        log that cannot be opened.
         """
+        # What is wrong with the upstreams is said before the log is opened.
+        starts_of(self.settings, upstreams_of(self.settings, self._limits))
         require_data_dir(self.settings.data_dir)
         self._dictionary = self._open_dictionary()
         self.log = await SqliteLog.open(

@@ -25,6 +25,7 @@ CONDITIONS: Final = {
     "messages_unverified": "most messages come from accounts whose key is not known",
     "messages_refused": "most messages are refused",
     "keys_unavailable": "no PLC directory answers, so signing keys that are not known yet cannot be had",
+    "keys_not_followed": "the directory's export cannot be read, so signing keys are fetched one by one",
     "upstream_gone": "an upstream is gone, and others are connected",
     "upstreams_gone": "all upstreams are gone",
     "not_a_firehose": "upstream sends text, as a Jetstream does, and not the frames of a firehose",

@@ -13,6 +13,7 @@
     └── LogError                the event log
         ├── LogLocked           another process writes to this directory
         ├── LogCorrupt          the file does not hold what was written to it
+        │   └── LogFormat       another version of this program has written it
         └── LogUnwritable       the disk refuses a write; reading goes on
 
 Errors carry fields, from which they build their text. Bad data from upstream raises none of them: it is
@@ -95,6 +96,10 @@ class LogLocked(LogError):
 
 class LogCorrupt(LogError):
     """The log's file does not hold what was written to it."""
+
+
+class LogFormat(LogCorrupt):
+    """The log has a format that this version does not read. Nothing is wrong with it."""
 
 
 class LogUnwritable(LogError):

@@ -31,13 +31,23 @@ from jetstream.upstream.pipeline import Pipeline
 from jetstream.upstream.seq_tracker import SeqTracker
 from jetstream.upstream.source import Link, Source
 from jetstream.upstream.sources import Applied, Sources
-from jetstream.upstreams import PDS_LABEL, Upstream, all_upstreams, cursors_of, named
+from jetstream.upstreams import PDS_LABEL, Upstream, all_upstreams, cursors_of, is_empty, named
 from jetstream.verify_modes import SIGNED_MODES
 
 if TYPE_CHECKING:
     from jetstream.admission.admission import Admission
 
 logger = structlog.get_logger(__name__)
+
+
+def starts_of(settings: Settings, upstreams: Sequence[Upstream]) -> dict[str, int]:
+    """Return where upstreams start instead of where the log says, by name. Raises SettingError."""
+    return cursors_of(settings.upstream_cursor, upstreams, may_change=settings.upstream_file is not None)
+
+
+def upstreams_of(settings: Settings, limits: Limits) -> tuple[Upstream, ...]:
+    """Return the upstreams of the settings, and of the file as it is now. Raises SettingError."""
+    return all_upstreams(settings.upstream, settings.upstream_file, limits.sources)
 
 
 class Intake:
@@ -77,10 +87,10 @@ class Intake:
     async def open(self) -> None:
         """Build the sources that the settings and the file name. Raises SettingError."""
         settings, upstreams = self._settings, self._upstreams()
-        may_change = settings.upstream_file is not None
-        self._starts = cursors_of(settings.upstream_cursor, upstreams, may_change=may_change)
+        self._starts = starts_of(settings, upstreams)
         self._warn_of_others({each.name for each in upstreams})
-        merged = may_change or len(upstreams) > 1
+        self._warn_of_empty_file(upstreams)
+        merged = settings.upstream_file is not None or len(upstreams) > 1
         if merged or settings.verify in SIGNED_MODES:
             self.admission = await self._open_admission(upstreams, merged=merged)
         await self._apply(upstreams)
@@ -130,6 +140,7 @@ class Intake:
             event = "upstreams: the file cannot be used; all stay as they were"
             logger.error(event, error=str(error))  # noqa: TRY400 - the operator's mistake has no traceback
         else:
+            self._warn_of_empty_file(upstreams)
             self._log_changes(await self._apply(upstreams))
 
     async def _apply(self, upstreams: Sequence[Upstream]) -> Applied:
@@ -154,8 +165,7 @@ class Intake:
         return {"upstreams": self._named(source.name for source in self.sources)}
 
     def _upstreams(self) -> tuple[Upstream, ...]:
-        settings = self._settings
-        return all_upstreams(settings.upstream, settings.upstream_file, self._limits.sources)
+        return upstreams_of(self._settings, self._limits)
 
     def _source(self, upstream: Upstream, link: Link) -> Source:
         is_pds = upstream.kind == "pds"
@@ -195,6 +205,13 @@ class Intake:
                 upstream=self._named(sorted(new)),
                 hint="the stored one is removed; to keep it, give the upstream its old name: name=url",
             )
+
+    def _warn_of_empty_file(self, upstreams: Sequence[Upstream]) -> None:
+        """Warn of a file without a PDS. It may get some: that is the operator's choice."""
+        if is_empty(path := self._settings.upstream_file, upstreams):
+            event = "upstreams: the file names no PDS"
+            hint = "write one a line, such as pds.example.com, and send SIGHUP"
+            logger.warning(event, file=str(path), others=len(upstreams), hint=hint)
 
     def _log_changes(self, changes: Applied) -> None:
         """Log what a new list of upstreams has changed, in one line."""

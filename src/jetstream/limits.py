@@ -455,8 +455,8 @@ class KeyLimits:
     """How the signing keys of accounts are fetched and kept."""
 
     # --- what is kept ---
-    # Accounts whose key is in memory, at most: 200,000 take 40 MB, and the names of their
-    # PDSes. At least half of them are those used last.
+    # Accounts whose key is in memory, at most: 200,000 take 44 MB with PDSes whose names have 30
+    # characters. At least half of them are those used last.
     memory_entries: int = 200_000
     # Seconds after which a key is fetched again when it is used. Until the answer it is used as it is.
     lifetime_s: float = 24 * 3600.0
@@ -645,8 +645,11 @@ class ExportLimits:
     stage_ops: int = 100_000
     # Operations that are moved to their place in one transaction, at the end of an import: 0.7 s.
     fold_ops: int = 250_000
-    # Seconds between two lines of progress in a log.
+    # Seconds between two lines of progress in the log of an import, and in that of a server.
     progress_s: float = 30.0
+    follow_progress_s: float = 60.0
+    # Failures in a row, a minute apart, with which the condition `keys_not_followed` begins.
+    follow_failures: int = 2
 
 
 @dataclass(frozen=True, slots=True)

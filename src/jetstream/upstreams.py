@@ -231,6 +231,11 @@ def _parse_lines(text: str, taken: dict[str, str], count_max: int) -> tuple[Upst
     return tuple(found)
 
 
+def is_empty(path: Path | None, upstreams: Iterable[Upstream]) -> bool:
+    """Return whether there is a file of PDSes and none of the upstreams is of it."""
+    return path is not None and all(each.kind != "pds" for each in upstreams)
+
+
 def named(names: Iterable[str], count_max: int) -> str:
     """Return the first names as a text, and how many there are beside them."""
     names = list(names)

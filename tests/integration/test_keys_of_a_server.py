@@ -33,9 +33,10 @@ from tests.serving import until
 from tests.unit.identity.accounts import did_of, document, entry, key_of, operation
 from tests.unit.identity.fakes import Answers
 
-from jetstream.admission.keys import CONDITION, Keys, KeySettings
+from jetstream.admission.keys import CONDITION, NOT_FOLLOWED, Following, Keys, KeySettings
 from jetstream.atproto.tid import tid
 from jetstream.conditions import Conditions
+from jetstream.identity.export import Progress
 from jetstream.identity.fetch import Fetches
 from jetstream.identity.resolver import Answer, Candidates
 from jetstream.identity.store import export_lock
@@ -159,6 +160,20 @@ async def test_after_a_failure_the_keys_of_that_time_are_tried(setup: Setup) -> 
     for _ in range(10):
         await keys.after_failure(DID, REV)
     assert directory.asked == [f"/{DID}/log/audit"]
+
+
+async def test_a_directory_that_gives_no_logs_is_out_although_it_has_documents(setup: Setup) -> None:
+    directory = Directory()
+    directory.replies[f"/{DID}"] = document(DID, NEXT)
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await (local if request.path.endswith("/log/audit") else directory.handle)(request)
+
+    keys = await setup.open(await setup.server(handle))
+    assert not keys.is_out
+    assert await keys.after_failure(DID, REV) == Candidates([NEXT], "redirect")
+    assert keys.cached(DID) == NEXT
+    assert keys.is_out
 
 
 async def test_a_host_of_a_did_web_is_asked_apart(setup: Setup) -> None:
@@ -311,6 +326,49 @@ async def test_the_export_is_read_and_followed(setup: Setup) -> None:
         export.operations = 30
         await has(30)
     assert key_requests(setup.metrics) == {}
+
+
+async def test_the_log_says_when_the_end_of_the_export_is_reached(setup: Setup) -> None:
+    export = PlcExport(operations=20, page=1_000)
+    with capture_logs() as lines:
+        await setup.open(await setup.server(export.handle), follow=True)
+        await until(lambda: [line for line in lines if "to its end" in line["event"]])
+        count = len(export.asked)
+        await until(lambda: len(export.asked) > count + 3)
+    (said,) = [line for line in lines if "export" in line["event"]]
+    assert (said["log_level"], said["operations"], said["unreadable"]) == ("info", 20, 0)
+    assert said["up_to"] == "2023-11-14T22:13:20+00:00"
+
+
+async def test_an_export_that_cannot_be_read_is_a_condition_until_it_can(setup: Setup) -> None:
+    export = PlcExport(operations=20, page=1_000)
+    export.replies = [web.Response(status=404) for _ in range(3)]
+    with capture_logs() as lines:
+        await setup.open(await setup.server(export.handle), follow=True)
+        await until(lambda: NOT_FOLLOWED in setup.conditions.reasons)
+        reason = setup.conditions.reasons[NOT_FOLLOWED]
+        await until(lambda: [line for line in lines if "to its end" in line["event"]])
+    assert "2 times in a row (http://127.0.0.1:" in reason
+    assert reason.endswith("set another --plc-url, or leave out --follow-plc")
+    assert setup.conditions.reasons == {}
+
+
+def test_until_the_end_the_log_says_once_a_minute_how_far_behind_the_export_is() -> None:
+    clock, conditions = Clock(), Conditions()
+    following = Following(conditions, ExportLimits(), clock, lambda: 5_000_000_000)
+    with capture_logs() as lines:
+        for page in range(1, 131):
+            clock.now += 1
+            following.note(Progress(operations=page * 1_000, newest_us=page * 10_000_000))
+        following.ended("")
+        clock.now += 1_000
+        following.note(Progress(operations=131_000, newest_us=1_310_000_000))
+        following.ended("")
+    assert [(line["operations"], line.get("behind_s")) for line in lines] == [
+        (60_000, 4_400),
+        (120_000, 3_800),
+        (130_000, None),
+    ]
 
 
 async def test_a_server_follows_when_the_other_process_has_ended(setup: Setup) -> None:

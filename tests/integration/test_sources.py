@@ -216,6 +216,14 @@ async def test_a_number_cannot_be_the_cursor_of_two(relay: Relay, another: Relay
         await Service(settings).run()
 
 
+async def test_a_cursor_of_no_upstream_is_refused_before_there_is_a_log(relay: Relay, tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    settings = Settings(upstream=named(a=relay), data_dir=data_dir, upstream_cursor=(("b", 5),))
+    with pytest.raises(SettingError, match="--upstream-cursor: 'b' is no upstream: names are a"):
+        await Service(settings).run()
+    assert not data_dir.exists()
+
+
 async def test_cursors_of_upstreams_that_are_gone_are_told_and_removed(
     relay: Relay, tmp_path: Path, start: Start
 ) -> None:
@@ -295,6 +303,27 @@ async def test_a_file_that_cannot_be_used_changes_nothing(relay: Relay, tmp_path
         (line,) = said(lines, "the file")
         assert (line["log_level"], problem in line["error"]) == ("error", True)
     assert (states(service), relay.accepted) == ({"a": "connected"}, 1)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+async def test_a_file_without_a_pds_is_warned_of(
+    relay: Relay, tmp_path: Path, start: Start, alone: bool
+) -> None:
+    file = tmp_path / "pds.txt"
+    file.write_text("# none yet\n\n")
+    with capture_logs() as lines:
+        service = await start(upstream=() if alone else named(a=relay), upstream_file=file, limits=QUICK)
+        assert len(said(lines, "the file names no PDS")) == 1
+        service.reload()
+        await until(partial(said, lines, "the file was read again"))
+    warnings = said(lines, "the file names no PDS")
+    expected = ("warning", str(file), 0 if alone else 1)
+    assert [(line["log_level"], line["file"], line["others"]) for line in warnings] == [expected] * 2
+    file.write_text(f"b={relay.url}\n")
+    with capture_logs() as lines:
+        service.reload()
+        await until(partial(said, lines, "the file was read again"))
+    assert said(lines, "the file names no PDS") == []
 
 
 async def test_a_bad_file_at_the_start_ends_the_server(relay: Relay, tmp_path: Path) -> None:

@@ -7,12 +7,22 @@ sources that speak for the account have said that it is deleted. Meanwhile,
 
     a source that has said so    is judged as if there was no state
     any other                    is judged by the state
+
+A source that has said so may send again what came before, under new numbers: its numbering may restart. So
+the newest rev before a deletion is remembered. Where there is no state, a message up to that rev is a repeat,
+unless it begins a repository, and not before the deletion as far as clocks can tell.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection
+from typing import Final, NamedTuple
+
+from jetstream.atproto.tid import tid
+
+# How far the clock of a PDS may be behind ours, in microseconds: as far as it may be ahead (`verify.chain`).
+_BEHIND_US: Final = 300_000_000
 
 
 class _Deletion:
@@ -25,16 +35,26 @@ class _Deletion:
         self.told = False
 
 
+class _Ended(NamedTuple):
+    """The revs of a repository that was deleted."""
+
+    newest: str  # of the messages before the deletion
+    first: str  # the lowest rev that a repository can begin with after it
+
+
 class Deletions:
     """The accounts of which some sources have said so, `entries_max` at most: the oldest is forgotten first.
 
-    The state of one that is forgotten stays, and its next message is a gap at worst.
+    The state of one that is forgotten stays, and its next message is a gap at worst. The revs from before a
+    deletion are remembered for as many accounts, while the server runs.
     """
 
     def __init__(self, entries_max: int) -> None:
         self._entries_max = entries_max
         # By DID, in the order in which somebody said it first.
         self._deletions: OrderedDict[str, _Deletion] = OrderedDict()
+        # By DID, in the order of deletion.
+        self._ended: OrderedDict[str, _Ended] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._deletions)
@@ -58,6 +78,23 @@ class Deletions:
         """Return whether a message of this source is from after the deletion."""
         deletion = self._deletions.get(did)
         return deletion is not None and deletion.told and source in deletion.said
+
+    def remember(self, did: str, newest: str, now_us: int) -> None:
+        """Remember the newest rev of an account that is being deleted, at a time in unix microseconds."""
+        self._ended.pop(did, None)
+        self._ended[did] = _Ended(newest, tid(max(now_us - _BEHIND_US, 0), 0))
+        if len(self._ended) > self._entries_max:
+            self._ended.popitem(last=False)
+
+    def is_from_before(self, did: str, rev: str, *, begins: bool) -> bool:
+        """Return whether a message of a repository without a state is from before its deletion.
+
+        `begins` is whether it is a commit that names none before it.
+        """
+        ended = self._ended.get(did)
+        if ended is None or rev > ended.newest:
+            return False
+        return not begins or rev < ended.first
 
     def begins_again(self, did: str) -> None:
         """Note that a message from after the deletion was passed on: the account has a new state."""

@@ -67,7 +67,7 @@ class Judge:
         self.hosting = Hosting(rules, parts.keys)
         # What was judged since the last append.
         self.output = Output()
-        self.reports = Reports(parts.conditions, bounds, clock)
+        self.reports = Reports(parts.conditions, bounds, clock, pass_unverified=rules.pass_unverified)
         most = bounds.unstored_max
         waiting = RepoQueues[Message](
             bounds.key_wait_s, bounds.waiting_per_repo, most, bounds.waiting_bytes_max
@@ -171,7 +171,7 @@ class Judge:
         state = self._state_for(message)
         blocks = message.envelope.fields.get("blocks")
         verdict = screen(state, message.rev, blocks, self._latest)
-        if verdict is None and self._is_held(message):
+        if verdict is None and (self._is_held(message) or (state is None and self._is_deleted(message))):
             verdict = REPLAY
         if verdict is not None:
             self._end(message, Judgement(verdict, state))
@@ -187,6 +187,10 @@ class Judge:
         """Return the state that a message is compared with."""
         is_over = self._deletions.is_over(message.did, message.source)
         return None if is_over else self.states.get(message.did)
+
+    def _is_deleted(self, message: Message) -> bool:
+        """Return whether a message is from before the deletion of its account."""
+        return self._deletions.is_from_before(message.did, message.rev, begins=message.begins)
 
     def _is_held(self, message: Message) -> bool:
         """Return whether a copy of a message is held, which was examined although this one was not."""
@@ -286,6 +290,8 @@ class Judge:
         if event.kind == ACCOUNT and is_deletion(event.body):
             host = self.hosting.source_of(did)
             speak = self._accounts.relays if host is None else (host, *self._accounts.relays)
+            if (state := self.states.get(did)) is not None:
+                self._deletions.remember(did, state.rev, self._now_us)
             if self._deletions.note(did, source, speak, told=told):
                 self.states.put(did, None)
 

@@ -7,7 +7,8 @@
     announced      the account has sent `#identity`: its key may be another one now
 
 `Keys` opens all that this needs (`identity`), and closes it. What directories and hosts do wrong is counted
-(`Metrics.keys`). While no directory answers, the condition `keys_unavailable` holds.
+(`Metrics.keys`). While no directory answers, the condition `keys_unavailable` holds, and while its export
+cannot be read, `keys_not_followed`.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ import structlog
 
 from jetstream.atproto.encoded_key import EncodedKey
 from jetstream.atproto.tid import tid_us
+from jetstream.clock import iso, unix_us
 from jetstream.conditions import Conditions
 from jetstream.errors import KeyCacheError
 from jetstream.identity.cache import KeyCache
 from jetstream.identity.directories import Directories, Outage
+from jetstream.identity.export import Progress
 from jetstream.identity.failures import KEY_FAILURES
 from jetstream.identity.fetch import Fetcher, Fetches
 from jetstream.identity.follower import Follower
@@ -41,6 +44,7 @@ from jetstream.metrics import Metrics
 from jetstream.token_bucket import Rate
 
 CONDITION: Final = "keys_unavailable"
+NOT_FOLLOWED: Final = "keys_not_followed"
 
 logger = structlog.get_logger(__name__)
 
@@ -52,6 +56,68 @@ class KeySettings(NamedTuple):
     plc_urls: Sequence[str]  # base URLs of PLC directories, which are asked in this order
     plc_rate: float = 100.0  # requests a second to all of them together
     follow: bool = False  # whether the export of the first one is read, and kept up with
+
+
+class Following:
+    """Tells the operator how far the export is that a server follows.
+
+    Until its end is reached, one line a minute; there, one line; then none, until it fails. `clock` gives
+    monotonic seconds, `now_us` unix microseconds.
+    """
+
+    def __init__(
+        self,
+        conditions: Conditions,
+        limits: ExportLimits,
+        clock: Callable[[], float] = time.monotonic,
+        now_us: Callable[[], int] = unix_us,
+    ) -> None:
+        self._conditions = conditions
+        self._limits = limits
+        self._clock = clock
+        self._now_us = now_us
+        # After the last page; None: there was none.
+        self._progress: Progress | None = None
+        # When reading began, or a line was written, on `clock`.
+        self._said_at = clock()
+        # Whether the end was reached, and nothing has failed since.
+        self._at_end = False
+        self._failures = 0  # in a row
+
+    def note(self, progress: Progress) -> None:
+        """Note a page."""
+        self._progress = progress
+        if not self._at_end and self._clock() - self._said_at >= self._limits.follow_progress_s:
+            self._said_at = self._clock()
+            behind_s = max(self._now_us() - progress.newest_us, 0) // 1_000_000
+            logger.info(
+                "reading the directory's export",
+                operations=progress.operations,
+                up_to=iso(progress.newest_us),
+                behind_s=behind_s,
+            )
+
+    def ended(self, problem: str) -> None:
+        """Note that the end was reached or, with a problem, that it was not."""
+        self._failures = self._failures + 1 if problem else 0
+        if self._failures >= self._limits.follow_failures:
+            reason = (
+                f"the directory's export could not be read {self._failures} times in a row ({problem}): keys"
+                " are fetched as they are needed. If the directory has none, set another --plc-url, or leave"
+                " out --follow-plc"
+            )
+            self._conditions.begin(NOT_FOLLOWED, reason)
+        elif not problem:
+            self._conditions.end(NOT_FOLLOWED)
+        if not problem and not self._at_end and (progress := self._progress) is not None:
+            logger.info(
+                "the directory's export is read to its end: all keys of did:plc accounts are known",
+                operations=progress.operations,
+                unreadable=progress.unreadable,
+                up_to=iso(progress.newest_us),
+            )
+        self._at_end = not problem
+        self._said_at = self._clock()
 
 
 class Keys:
@@ -93,10 +159,12 @@ class Keys:
             stack.push_async_callback(self._resolver.close)
             self._metrics.watch_keys(cache.__len__, lambda: self._resolver.statistics().waiting)
             _run(stack, self._watch())
+            following = Following(self._conditions, self._export, self._clock)
             follower = None
             if settings.follow:
-                follower = Follower(settings.plc_urls[0], _opened(stack, Fetcher(1)), cache, self._export)
-            _run(stack, self._follow(cache, follower))
+                fetch = _opened(stack, Fetcher(1))
+                follower = Follower(settings.plc_urls[0], fetch, cache, self._export, following.note)
+            _run(stack, self._follow(cache, follower, following))
             self._closing = stack.pop_all()
         return self
 
@@ -134,8 +202,8 @@ class Keys:
 
     @property
     def is_out(self) -> bool:
-        """Whether directories have failed, and none has answered since."""
-        return self._directories.outage() is not None
+        """Whether directories have failed, and none has answered since, or given an audit log."""
+        return self._directories.outage() is not None or self._resolver.logs_fail
 
     def known_at(self, did: str, rev: str) -> list[EncodedKey]:
         """Return the keys that memory has of a rev, since `after_failure` was asked for the account."""
@@ -175,13 +243,13 @@ class Keys:
             await asyncio.sleep(self._limits.look_s)
             self.check()
 
-    async def _follow(self, cache: KeyCache, follower: Follower | None) -> None:
+    async def _follow(self, cache: KeyCache, follower: Follower | None, following: Following) -> None:
         """Follow the export. If another process does, look now and then how far it has read."""
         while True:
             try:
                 if follower is not None:
                     with export_lock(self._settings.data_dir):
-                        await follower.run()
+                        await follower.run(following.ended)
             except KeyCacheError as error:
                 self._log.warning("the export is followed by another process, if at all", problem=str(error))
             await asyncio.sleep(self._export.poll_s)

@@ -52,6 +52,12 @@ class Message:
         return rev
 
     @property
+    def begins(self) -> bool:
+        """Whether it is a commit that names none before it: the first of a repository."""
+        fields = self.envelope.fields
+        return self.envelope.type == "commit" and not fields.get("since") and not fields.get("prevData")
+
+    @property
     def size(self) -> int:
         """About how many bytes of memory it takes."""
         return bytes_of(self.envelope.fields)

@@ -65,7 +65,7 @@ class Keyring(Protocol):
 
     @property
     def is_out(self) -> bool:
-        """Whether no directory answers."""
+        """Whether no directory answers, or none gives audit logs."""
 
     def known_at(self, did: str, rev: str) -> Sequence[EncodedKey]:
         """Return what memory has of these keys, since they were asked for."""

@@ -15,24 +15,34 @@ from jetstream.limits import AdmissionLimits
 from jetstream.logging_setup import Throttled
 from jetstream.verify.verdict import Verdict
 
-_ADVICE: Final = {
-    "unverified": "is the directory of --plc-url the right one, and does it answer?",
-    "refused": "is the upstream the right one? The log has examples",
-}
+_UNVERIFIED: Final = "Is the directory of --plc-url the right one, and does it answer?"
+_REFUSED: Final = "is the upstream the right one? The log has examples"
 
 logger = structlog.get_logger(__name__)
 
 
 class Reports:
-    """Logs refusals, one a minute for each reason, and keeps two conditions. `clock` gives seconds."""
+    """Logs refusals, one a minute for each reason, and keeps two conditions. `clock` gives seconds.
+
+    `pass_unverified` is whether messages of accounts without a key are passed on.
+    """
 
     def __init__(
         self,
         conditions: Conditions,
         limits: AdmissionLimits = AdmissionLimits(),
         clock: Callable[[], float] = time.monotonic,
+        *,
+        pass_unverified: bool = True,
     ) -> None:
         self._conditions = conditions
+        fate = (
+            "they are passed on (--unresolved pass)"
+            if pass_unverified
+            else "they are dropped (--unresolved drop)"
+        )
+        # What most messages may suffer from, with what becomes of them, and what the operator can do.
+        self._advice = {"unverified": f"{fate}. {_UNVERIFIED}", "refused": _REFUSED}
         self._limits = limits
         self._clock = clock
         self._logger = Throttled(logger)
@@ -62,7 +72,7 @@ class Reports:
     def _report(self) -> None:
         total = self._verdicts.total()
         limits = self._limits
-        for name, advice in _ADVICE.items():
+        for name, advice in self._advice.items():
             count = self._verdicts[name]
             is_so = total >= limits.report_least and count > limits.report_share * total
             reason = f"{count} of {total} messages of the last {limits.report_s:g} s were {name}: {advice}"

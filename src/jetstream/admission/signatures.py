@@ -13,15 +13,18 @@ from jetstream.admission.rules import Rules
 from jetstream.admission.states import States
 from jetstream.atproto.encoded_key import EncodedKey
 from jetstream.identity.generations import Generations
-from jetstream.identity.resolver import JUST_ASKED
+from jetstream.identity.resolver import JUST_ASKED, UNREADABLE
 from jetstream.limits import Limits
 
-# Why earlier keys may be missing: the account was asked for a moment ago, and directories do not answer. The
-# second counts only while none of them answers anybody: a request may also be late because there are too
-# many. All others are final: nobody must be able to have a forged message pass as one that cannot be
-# verified.
+# Why earlier keys may be missing: the account was asked for a moment ago, its own log cannot be used, and
+# directories give no logs. The last counts only while none of them gives anybody one: a request may also be
+# late because there are too many. All others are final: nobody must be able to have a forged message pass as
+# one that cannot be verified. What is in its own log, only the account and the directory decide.
 _LATER: Final = frozenset({JUST_ASKED, "overload"})
-_OUTAGES: Final = frozenset({"status", "timeout", "unreachable", "tls", "rate_limited"})
+_ITS_OWN: Final = frozenset({UNREADABLE, "too_big"})
+_OUTAGES: Final = frozenset(
+    {"status", "timeout", "unreachable", "tls", "rate_limited", "redirect", "malformed"}
+)
 
 
 class Signatures:
@@ -141,8 +144,7 @@ class Signatures:
     async def _with_earlier_keys(self, message: Message, finding: Finding, keys: Keyring) -> Finding:
         """Check the signature of a message with all keys that its account had at its rev.
 
-        If directories could not be asked for them, it is as if there was no key: the account may have another
-        one by now.
+        If they could not be had, it is as if there was no key: the account may have another one by now.
         """
         found = await keys.after_failure(message.did, message.rev)
         if found.reason in _LATER and message.did not in self._asked_again:
@@ -151,10 +153,10 @@ class Signatures:
             found = await keys.after_failure(message.did, message.rev)
         if found.keys and (checked := self._checked(message, finding, found.keys)).signed:
             return checked
-        if found.reason not in _OUTAGES or not keys.is_out:
-            return finding
-        message.asked = True
-        return self._unsigned(message, finding)
+        if found.reason in _ITS_OWN or (found.reason in _OUTAGES and keys.is_out):
+            message.asked = True
+            return self._unsigned(message, finding)
+        return finding
 
     def _unsigned(self, message: Message, finding: Finding) -> Finding:
         """Return the finding of a message whose signature did not fit, as if no key was known."""

@@ -114,8 +114,9 @@ class _Keys:
         self._public_key = cache(public_key)
 
     def find(self, did: str, rev: str) -> Sequence[PublicKey]:
-        """Return the keys that may have signed a commit; none if the file has none."""
-        keys = self._history(did).keys_at(tid_us(rev), _SLACK_US)
+        """Return the keys that may have signed a commit; none if they are not known."""
+        history, time_us = self._history(did), tid_us(rev)
+        keys = history.keys_at(time_us, _SLACK_US) if history.is_whole_at(time_us, _SLACK_US) else []
         return [self._public_key(key) for key in keys]
 
     def _read(self, did: str) -> History:

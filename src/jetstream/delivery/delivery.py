@@ -33,7 +33,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from jetstream.clock import unix_us
-from jetstream.delivery.catch_up import UNTIL_REACHED, CatchUp
+from jetstream.delivery.catch_up import CatchUp
 from jetstream.delivery.feature_cache import FeatureCache
 from jetstream.delivery.heartbeat import Heartbeat
 from jetstream.delivery.lanes import Lane, Lanes
@@ -254,14 +254,14 @@ class Delivery:
             subscriber.send_heartbeat(lane.position_of(subscriber))
 
     def _end_in_time(self, subscriber: Subscriber, bounds: Bounds, lane: Lane) -> None:
-        """Close a subscriber whose `until` has passed, if all that is stored has been judged and sent.
+        """Have a subscriber closed whose `until` has passed, if all that is stored has been judged.
 
-        What was stamped before `until` has some time to be stored.
+        Its feeder closes it, as at any other end. What was stamped before `until` has some time to be stored.
         """
-        judged_all = subscriber.position >= lane.position > self._log.tip
-        sent_all = judged_all and not subscriber.sink.buffered
-        if sent_all and self._now_us() >= bounds.until + self._limits.storing_us:
-            subscriber.sink.close(UNTIL_REACHED)
+        judged_all = bounds.until > subscriber.position >= lane.position > self._log.tip
+        if judged_all and self._now_us() >= bounds.until + self._limits.storing_us:
+            bounds.until = subscriber.position
+            self._catch_up.moved.notify()
 
     def relieve(self, excess: int) -> None:
         """Put subscribers at the tip with the fullest buffers behind, until `excess` bytes fewer wait."""

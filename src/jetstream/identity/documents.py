@@ -1,7 +1,7 @@
 """The signing key and the PDS in DID documents, in operations of the PLC directory, in its audit log. Pure.
 
-A log is read as a whole or not at all. An entry that cannot be read may be the one that has changed the key,
-and without it the key before would count.
+An operation of a log that cannot be read may be the one that has changed the key. So the key before it ends
+there, and until the next operation the key is not known. The keys of all others count.
 
 A PDS is the host and port of a URL (`addresses.endpoint`); empty: there is none, or none that can be used.
 
@@ -11,7 +11,7 @@ the specification of did:plc, "Operation serialization". What is wrong raises No
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from operator import itemgetter
 from typing import Final, NamedTuple
@@ -56,6 +56,7 @@ class Span(NamedTuple):
     from_us: int  # the directory's time of the operation, in unix microseconds
     until_us: int | None  # that of the next operation; None: it is the current key
     key: EncodedKey | None  # None: a tombstone, or an operation without a usable key
+    is_readable: bool = True  # False: the operation cannot be read, so nothing is known of the key
 
 
 class History(NamedTuple):
@@ -69,20 +70,36 @@ class History(NamedTuple):
         """The key of the last operation."""
         return self.spans[-1].key
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the last operation could be read."""
+        return self.spans[-1].is_readable
+
+    def with_current(self, key: EncodedKey | None, pds: str) -> History:
+        """Return the history with the key and the PDS of the last operation, which are known otherwise."""
+        last = self.spans[-1]._replace(key=key, is_readable=True)
+        return History((*self.spans[:-1], last), pds)
+
     def keys_at(self, time_us: int, slack_us: int) -> list[EncodedKey]:
         """Return the keys that were valid at a time or up to `slack_us` around it: the eight newest.
 
         The newest comes first. The time of a commit is that of another clock than the directory's, and a
         change of keys takes a while to reach everybody.
         """
-        keys = [
-            span.key
+        keys = [span.key for span in self._spans_at(time_us, slack_us) if span.key is not None]
+        return list(dict.fromkeys(keys))[:_KEYS_MAX]
+
+    def is_whole_at(self, time_us: int, slack_us: int) -> bool:
+        """Return whether all operations could be read whose keys were valid then."""
+        return all(span.is_readable for span in self._spans_at(time_us, slack_us))
+
+    def _spans_at(self, time_us: int, slack_us: int) -> list[Span]:
+        return [
+            span
             for span in reversed(self.spans)
-            if span.key is not None
-            and span.from_us <= time_us + slack_us
+            if span.from_us <= time_us + slack_us
             and (span.until_us is None or time_us - slack_us < span.until_us)
         ]
-        return list(dict.fromkeys(keys))[:_KEYS_MAX]
 
 
 NO_HISTORY: Final = History(())
@@ -185,26 +202,39 @@ def parse_history(did: str, log: object) -> History:
     """Return the history of keys in an audit log, `GET /<did>/log/audit`.
 
     Operations that were nullified are left out: the account's owner has declared them void, and the key
-    before them counts in their time.
+    before them counts in their time. Raises NoKey if none is left that may be one of the account.
     """
-    if not isinstance(log, list) or not all(isinstance(entry, dict) for entry in log):
+    if not isinstance(log, list):
         raise NoKey("malformed", "it is no audit log")
     if len(log) > _ENTRIES_MAX:
         raise NoKey("too_big", f"it has more than {_ENTRIES_MAX:,} operations")
-    valid = [_start(did, entry) for entry in log if entry.get("nullified") is not True]
-    if not valid:
-        raise NoKey("malformed", "it has no operation that counts")
-    starts = sorted(valid, key=itemgetter(0))
+    entries = [each if isinstance(each, dict) else {} for each in log]
+    valid = [each for each in entries if each.get("nullified") is not True]
+    if not any(each.get("did") == did for each in valid):
+        raise NoKey("malformed", "it has no operation of the account that counts")
+    starts = sorted(_starts(did, valid), key=itemgetter(0))
     ends = [*(from_us for from_us, _ in starts[1:]), None]
-    spans = (Span(from_us, end, now.key) for (from_us, now), end in zip(starts, ends, strict=True))
-    return History(tuple(spans), starts[-1][1].pds)
+    spans = (
+        Span(from_us, end, now and now.key, now is not None)
+        for (from_us, now), end in zip(starts, ends, strict=True)
+    )
+    last = starts[-1][1]
+    return History(tuple(spans), last.pds if last is not None else "")
 
 
-def _start(did: str, entry: Mapping[str, object]) -> tuple[int, Declared]:
-    """Return when an operation was made, and what counts from then on."""
-    if entry.get("did") != did:
-        raise NoKey("wrong_did", "it has operations of another DID")
-    return operation_us(entry), operation_declared(entry.get("operation"))
+def _starts(did: str, entries: Iterable[Mapping[str, object]]) -> Iterator[tuple[int, Declared | None]]:
+    """Yield when each operation was made, and what counts from then on; None: that cannot be read.
+
+    An operation without a time counts from that of the one before: where it belongs is not known.
+    """
+    from_us = 0
+    for entry in entries:
+        now = None
+        with suppress(NoKey):
+            from_us = operation_us(entry)
+            if entry.get("did") == did:
+                now = operation_declared(entry.get("operation"))
+        yield from_us, now
 
 
 def operation_us(entry: Mapping[str, object]) -> int:

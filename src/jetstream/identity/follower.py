@@ -64,13 +64,20 @@ class Follower:
         self._known = 0  # operations that were read before `read_to_end` was called
         self._log = Throttled(logger)
 
-    async def run(self) -> None:
-        """Read the export to its end, and keep up with it, until cancelled. Retry after failures."""
+    async def run(self, ended: Callable[[str], None] = lambda _problem: None) -> None:
+        """Read the export to its end, and keep up with it, until cancelled. Retry after failures.
+
+        `ended` is called whenever its end is reached, with an empty text, and after each failure, with what
+        was wrong.
+        """
         while True:
+            problem = ""
             try:
                 await self.read_to_end()
             except (ExportError, KeyCacheError) as error:
-                self._log.warning("the export is not followed: keys are fetched", problem=str(error))
+                problem = str(error)
+                self._log.warning("the export is not followed: keys are fetched", problem=problem)
+            ended(problem)
             await self._sleep(self._limits.poll_s)
 
     async def read_to_end(self) -> Progress:

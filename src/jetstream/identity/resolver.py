@@ -37,6 +37,8 @@ from jetstream.metrics import KeyMetrics
 
 # Why earlier keys may be missing: the account has announced a change since it was asked for a moment ago.
 JUST_ASKED: Final = "just_asked"
+# The same: an operation of that time cannot be read.
+UNREADABLE: Final = "unreadable"
 
 
 class Answer(NamedTuple):
@@ -52,8 +54,8 @@ class Candidates(NamedTuple):
     """The keys that were valid at a time, the newest first."""
 
     keys: list[EncodedKey]
-    # Of `KEY_FAILURES`, or `JUST_ASKED`; empty: these are all. Else a key may be missing, so a signature that
-    # fits none of them may still be genuine.
+    # Of `KEY_FAILURES`, `JUST_ASKED` or `UNREADABLE`; empty: these are all. Else a key may be missing, so a
+    # signature that fits none of them may still be genuine.
     reason: str
 
 
@@ -193,7 +195,18 @@ class Resolver:
         if past is None or self._clock() - past.at >= self._pause_s(did):
             past = await self._new_past(did)
         keys = past.history.keys_at(time_us, self._limits.history_slack_us)
-        return Candidates(keys, past.reason or (JUST_ASKED if did in self._announced else ""))
+        return Candidates(keys, past.reason or self._doubt(did, past.history, time_us))
+
+    def _doubt(self, did: str, history: History, time_us: int) -> str:
+        """Return why a key may be missing in what the directory has said; empty: none is."""
+        if did in self._announced:
+            return JUST_ASKED
+        return "" if history.is_whole_at(time_us, self._limits.history_slack_us) else UNREADABLE
+
+    @property
+    def logs_fail(self) -> bool:
+        """Whether audit logs cannot be had, although documents may be."""
+        return self._requests.logs_fail
 
     def known_at(self, did: str, time_us: int) -> list[EncodedKey]:
         """Return what `keys_at` has found out about a time before; nothing, if it was not asked lately."""

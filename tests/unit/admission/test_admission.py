@@ -141,6 +141,39 @@ async def test_a_deleted_account_may_begin_again_at_any_rev(server: Server, acco
     assert server.log.rkeys == ["1", "a", "2"]
 
 
+@pytest.mark.parametrize("mode", ["signature", "full"])
+async def test_what_came_before_a_deletion_is_no_event_when_it_is_sent_again(
+    mode: str, account: Account
+) -> None:
+    server = Server(mode)
+    server.keys.known[DID] = OWN
+    account.number = -3_600_000_000  # an hour before the deletion
+    sent = [account.create(each) for each in "123"]
+    async with server.running():
+        numbered = [commit(number, each) for number, each in enumerate(sent, 1)]
+        old_sync = sync(14, account)
+        await server.take("a", *numbered, status(4, active=False, status="deleted"))
+        again = [commit(number, each) for number, each in enumerate(sent, 11)]
+        await server.take("a", *again, old_sync)
+        assert server.log.rkeys == ["1", "2", "3", "a"]
+        assert server.verdicts == {"ok": 3, "replay": 4}
+        await server.take("a", commit(15, Account().create("4")), *again)
+    assert server.log.rkeys == ["1", "2", "3", "a", "4"]
+    assert server.log.gaps == []
+
+
+async def test_the_same_holds_for_each_of_several_sources(merged: Server, account: Account) -> None:
+    one, two, three = (account.create(each) for each in "123")
+    deleted = status(4, active=False, status="deleted")
+    async with merged.running():
+        await merged.take("a", commit(1, one), commit(2, two), commit(3, three), deleted, commit(5, two))
+        await merged.take("b", commit(1, one), commit(2, two), commit(3, three), deleted, commit(5, three))
+        await merged.take("a", commit(6, three))
+        assert merged.log.rkeys == ["1", "2", "3", "a"]
+        await merged.take("a", commit(7, Account().create("4")))
+    assert merged.log.rkeys == ["1", "2", "3", "a", "4"]
+
+
 async def test_what_cannot_be_passed_on_is_left_out_and_counted(server: Server, account: Account) -> None:
     async with server.running():
         await server.take("a", commit(1, account.create("1", "..", "2")))
@@ -250,9 +283,14 @@ async def test_a_signature_by_an_earlier_key_is_good(account: Account) -> None:
         ("rate_limited", True, "unverified"),
         ("timeout", True, "unverified"),
         ("timeout", False, "refused: signature"),  # there were too many requests: others are answered
+        ("redirect", True, "unverified"),
+        ("malformed", True, "unverified"),
+        ("redirect", False, "refused: signature"),
+        ("unreadable", False, "unverified"),  # nobody but the account and the directory can bring this about
+        ("too_big", False, "unverified"),
     ],
 )
-async def test_a_signature_by_no_key_is_refused_unless_directories_cannot_be_asked(
+async def test_a_signature_by_no_key_is_refused_unless_earlier_keys_cannot_be_had(
     reason: str, is_out: bool, verdict: str
 ) -> None:
     server = Server()

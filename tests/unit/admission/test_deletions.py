@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.builders import DID
+from tests.signed import START_US, rev
 
 from jetstream.admission.deletions import Deletions
 
@@ -27,6 +28,30 @@ def test_only_a_source_that_has_said_so_is_judged_without_it() -> None:
 def test_one_source_needs_no_other() -> None:
     assert Deletions(10).note(DID, "a", ("a",), told=True)
     assert Deletions(10).note(DID, "pds", (), told=True)
+
+
+MINUTE_US = 60_000_000
+
+
+def test_what_is_up_to_the_newest_rev_is_from_before_unless_it_begins_a_repository() -> None:
+    deletions = Deletions(10)
+    deletions.remember(DID, rev(20 * MINUTE_US), START_US + 20 * MINUTE_US)
+    for minute, begins, before in [
+        (20, False, True),
+        (16, True, False),
+        (14, True, True),  # before the deletion by any clock
+        (21, False, False),
+        (21, True, False),
+    ]:
+        assert deletions.is_from_before(DID, rev(minute * MINUTE_US), begins=begins) is before
+    assert not deletions.is_from_before("did:plc:other", rev(1), begins=False)
+
+
+def test_revs_are_remembered_of_so_many_accounts() -> None:
+    deletions = Deletions(2)
+    for did in "abca":
+        deletions.remember(did, rev(5), START_US)
+    assert [did for did in "abc" if deletions.is_from_before(did, rev(5), begins=False)] == ["a", "c"]
 
 
 def test_the_oldest_is_forgotten() -> None:

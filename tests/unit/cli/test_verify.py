@@ -164,6 +164,7 @@ def test_an_audit_log_has_the_keys_of_the_past(tmp_path: Path, capsys: pytest.Ca
         "text",
         [],
         [{"did": "did:plc:b", "operation": {"type": "plc_tombstone"}, "createdAt": "2026-01-01T00:00:00Z"}],
+        [{"did": DID, "operation": {"type": "a new one"}, "createdAt": "2025-01-01T00:00:00Z"}],
     ],
 )
 def test_documents_and_logs_that_cannot_be_read_have_no_key(

@@ -283,14 +283,17 @@ async def test_until_may_pass_without_an_event() -> None:
             assert not sink.closing
         now_us = 2_000_000  # what was stamped before has had a second to be stored
         await delivery.check(0.0, ping=False)
+        for _ in range(5):
+            await asyncio.sleep(0)
         assert not sink.closing  # before all has left the buffer
         sink.drain()
-        await delivery.check(0.0, ping=False)
+        await until(lambda: sink.closing)  # its feeder has waited for that
         assert sink.close_seen == UNTIL_REACHED
         assert delivery.resume_at(subscriber) == log.tip + 1
         assert not full.closing
         await reading(lambda: behind.position > log.tip, full)
         await delivery.check(0.0, ping=False)
+        await until(lambda: full.closing)
         assert delivery.resume_at(behind) == log.tip + 1
     assert full.times() == sink.times() == steps(1, 21)
 

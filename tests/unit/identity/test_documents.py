@@ -238,25 +238,60 @@ def test_an_operation_that_keeps_the_key_is_no_change() -> None:
 
 def test_what_is_no_history() -> None:
     void = entry(DID, operation(KEY), "2024-01-01T00:00:00Z", nullified=True)
-    nothing: list[Any] = [None, [], {}, "text", 7, [3], [[]], [void]]
+    nothing: list[Any] = [None, [], {}, "text", 7, [3], [[]], [void], [void | {"did": did_of(2)}]]
     for no_log in nothing:
         assert reason(parse_history, DID, no_log) == "malformed"
 
 
-def test_a_log_with_one_bad_entry_is_not_read() -> None:
-    """It may be the one that has changed the key."""
-    date = "2024-01-01T00:00:00Z"
-    good = entry(DID, operation(KEY), date)
-    bad: list[Any] = [None, "text", [], {}, entry(did_of(2), operation(KEY), date)]
-    bad += [good | {"operation": no_operation} for no_operation in (None, {}, {"type": "rotate"})]
-    for no_date in (None, 3, "", "yesterday", "-1h", "1700000000000000", "2024-13-01T00:00:00Z"):
-        bad.append(entry(DID, operation(KEY), no_date))
-    for each in bad:
-        for log in ([each], [good, each]):
-            assert reason(parse_history, DID, log) in {"malformed", "wrong_did"}
-    assert reason(parse_history, DID, [good, bad[4]]) == "wrong_did"
-    void = [{"nullified": True}]
-    assert parse_history(DID, [good, *void]).current == KEY
+BAD_DATES: list[Any] = [None, 3, "", "yesterday", "-1h", "1700000000000000", "2024-13-01T00:00:00Z"]
+UNREADABLE: list[Any] = [
+    None,
+    "text",
+    [],
+    {},
+    entry(did_of(2), operation(KEY), "2024-01-02T00:00:00Z"),
+    *(
+        entry(DID, bad, "2024-01-02T00:00:00Z")  # type: ignore[arg-type]
+        for bad in (None, {}, {"type": "rotate"}, {"type": NESTED})
+    ),
+    *(entry(DID, operation(KEY), no_date) for no_date in BAD_DATES),
+]
+
+
+@pytest.mark.parametrize("bad", UNREADABLE)
+def test_where_an_operation_cannot_be_read_the_key_is_not_known_until_the_next_one(bad: Any) -> None:
+    """It may have changed the key. What the others say counts."""
+    good = entry(DID, operation(KEY), "2024-01-01T00:00:00Z")
+    last = entry(DID, operation(OTHER), "2024-01-03T00:00:00Z")
+    history = parse_history(DID, [good, bad, last])
+    between, after = operation_us(last) - 10 * MINUTE, operation_us(last) + 10 * MINUTE
+    assert history.keys_at(between, 0) == []
+    assert not history.is_whole_at(between, 0)
+    assert history.keys_at(after, 0) == [OTHER]
+    assert history.is_whole_at(after, 0)
+    assert not history.is_whole_at(after, 11 * MINUTE)
+    assert history.is_current
+    if isinstance(bad, dict) and bad.get("createdAt") == "2024-01-02T00:00:00Z":
+        before = operation_us(bad) - 10 * MINUTE
+        assert history.keys_at(before, 0) == [KEY]
+        assert history.is_whole_at(before, 0)
+
+
+@pytest.mark.parametrize("bad", UNREADABLE)
+def test_a_last_operation_that_cannot_be_read_has_a_key_that_is_known_otherwise(bad: Any) -> None:
+    history = parse_history(DID, [entry(DID, operation(KEY), "2024-01-01T00:00:00Z"), bad])
+    now_us = operation_us(entry(DID, {}, "2024-02-01T00:00:00Z"))
+    assert (history.is_current, history.current, history.pds) == (False, None, "")
+    assert not history.is_whole_at(now_us, 0)
+    history = history.with_current(OTHER, "b.test")
+    assert (history.is_current, history.current, history.pds) == (True, OTHER, "b.test")
+    assert history.keys_at(now_us, 0) == [OTHER]
+    assert history.is_whole_at(now_us, 0)
+
+
+def test_what_is_void_need_not_be_readable() -> None:
+    history = parse_history(DID, [entry(DID, operation(KEY), "2024-01-01T00:00:00Z"), {"nullified": True}])
+    assert history.current == KEY
 
 
 def test_a_log_has_at_most_ten_thousand_entries() -> None:

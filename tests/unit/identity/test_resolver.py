@@ -18,7 +18,7 @@ from jetstream.identity.directories import Directories
 from jetstream.identity.documents import Declared
 from jetstream.identity.export import Progress
 from jetstream.identity.failures import KEY_FAILURES, NoKey
-from jetstream.identity.resolver import JUST_ASKED, Answer, Resolver
+from jetstream.identity.resolver import JUST_ASKED, UNREADABLE, Answer, Resolver
 from jetstream.identity.store import KeyStore
 from jetstream.limits import KeyLimits
 from jetstream.metrics import Metrics
@@ -345,6 +345,41 @@ class TestEarlierKeys:
         setup.put(NEXT)
         setup.plc.put(f"{PLC}/{DID}/log/audit", NoKey("too_big"))
         assert await setup.resolver.keys_at(DID, 0) == ([NEXT], "too_big")
+
+    async def test_the_keys_of_all_operations_that_can_be_read_count(self, setup: Setup) -> None:
+        unknown = {"type": "rotate"}
+        setup.put_log(self.log[0], (unknown, "1970-01-03T00:00:00Z"), (NEXT, "1970-01-05T00:00:00Z"))
+        assert await setup.resolver.keys_at(DID, self.day_us * 3 // 2) == ([KEY], "")
+        assert await setup.resolver.keys_at(DID, 3 * self.day_us) == ([], UNREADABLE)
+        assert await setup.resolver.keys_at(DID, 5 * self.day_us) == ([NEXT], "")
+        assert setup.count("malformed") == 0
+
+    async def test_if_the_last_cannot_be_read_the_document_has_the_key(self, setup: Setup) -> None:
+        setup.put(NEXT, pds="https://b.test")
+        setup.put_log(self.log[0], ({"type": "rotate"}, "1970-01-03T00:00:00Z"))
+        assert await setup.resolver.keys_at(DID, 3 * self.day_us) == ([NEXT], "")
+        assert await setup.resolver.keys_at(DID, self.day_us * 3 // 2) == ([KEY], "")
+        assert setup.resolver.cached(DID) == NEXT
+        assert setup.resolver.pds(DID) == "b.test"
+
+    async def test_if_the_document_has_no_key_either_the_earlier_ones_stay(self, setup: Setup) -> None:
+        setup.put_log(self.log[0], ({"type": "rotate"}, "1970-01-03T00:00:00Z"))
+        assert await setup.resolver.keys_at(DID, self.day_us * 3 // 2) == ([KEY], "")
+        assert await setup.resolver.keys_at(DID, 3 * self.day_us) == ([], "")
+
+    @pytest.mark.parametrize("failure", ["redirect", "status", "malformed"])
+    async def test_a_directory_whose_logs_cannot_be_had_is_told_from_one_that_has_none(
+        self, setup: Setup, failure: str
+    ) -> None:
+        setup.put(NEXT)
+        setup.plc.put(f"{PLC}/{DID}/log/audit", b"<html>" if failure == "malformed" else NoKey(failure))
+        assert await setup.resolver.keys_at(DID, 0) == ([NEXT], failure)
+        assert setup.resolver.cached(DID) == NEXT
+        assert setup.resolver.logs_fail
+        other = did_of(2)
+        setup.put_log(*self.log, did=other)
+        await setup.resolver.keys_at(other, 0)
+        assert not setup.resolver.logs_fail
 
     async def test_a_did_web_has_only_its_current_key(self, setup: Setup) -> None:
         setup.web.put(WEB_URL, document(WEB, NEXT))

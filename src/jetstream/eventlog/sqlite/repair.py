@@ -4,6 +4,7 @@ A new file is written from every row that can be reached and is undamaged, and t
 rows leave a hole, which the findings name: readers skip it from then on. A lost state of a repository is
 adopted from its next message.
 
+0. Refuse a log of another format, which is not damaged.
 1. Take the lock, release the reserve, and check. If nothing is damaged, change nothing.
 2. If only the reservation is damaged, write that again.
 3. Write the new file. If the disk has no room for it and SQLite's pages are undamaged, delete the damaged
@@ -21,7 +22,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from jetstream.errors import LogCorrupt, LogError, LogUnwritable
+from jetstream.errors import LogCorrupt, LogError, LogFormat, LogUnwritable
 from jetstream.eventlog.columns import Damaged
 from jetstream.eventlog.sqlite import schema
 from jetstream.eventlog.sqlite.check import Findings, check, whole_rows
@@ -32,6 +33,7 @@ from jetstream.eventlog.sqlite.connection import (
     database_files,
     open_reader,
     open_writer,
+    reading,
 )
 from jetstream.eventlog.sqlite.damage import is_damage
 from jetstream.eventlog.sqlite.lock import offline
@@ -52,9 +54,10 @@ def repair(directory: Path) -> tuple[Findings, Path | None]:
     That is None when the file stayed in place: nothing is damaged, or the disk has no room for another file
     and the damaged rows were deleted from it. The reserve is released; the server takes it back.
 
-    Raises LogLocked while a server runs, LogUnwritable if the disk has no room and the file's pages are
-    damaged.
+    Raises LogLocked while a server runs, LogFormat for a log of another version, LogUnwritable if the disk
+    has no room and the file's pages are damaged.
     """
+    _refuse_other_format(directory)
     with offline(directory) as path:
         try:
             found = check(directory)
@@ -66,6 +69,16 @@ def repair(directory: Path) -> tuple[Findings, Path | None]:
             kept, aside = _repair(directory, found)
         kept.problems = found.problems
         return kept, aside
+
+
+def _refuse_other_format(directory: Path) -> None:
+    try:
+        with reading(directory):
+            pass
+    except LogFormat as error:
+        raise LogFormat(error.path, f"{error.problem}. Nothing was changed") from error
+    except LogError:
+        pass  # a check tells what is wrong
 
 
 def _repair(directory: Path, found: Findings) -> tuple[Findings, Path | None]:

@@ -27,7 +27,8 @@ from operator import sub
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from jetstream.errors import LogCorrupt
+from jetstream import __version__
+from jetstream.errors import LogCorrupt, LogFormat
 from jetstream.eventlog import Cursors, SourceCursor
 from jetstream.eventlog.columns import Columns, Damaged
 from jetstream.eventlog.segment import Segment
@@ -38,6 +39,7 @@ POSITION_MAX: Final = (1 << 63) - 1  # an upper bound of every position: SQLite'
 # In the header of the file, where `file` and other programs look: "JETS", and the version of the tables.
 APPLICATION_ID: Final = 0x4A455453
 SCHEMA_VERSION: Final = 4
+_VERSIONS_MAX: Final = 1_000  # a number above it is no version: the header of the file is damaged
 # Executed in an empty file. Integers are positions in microseconds, or counts. The columns of events are
 # blobs, as `columns` writes them for the tail, and `segment` for segments.
 SCHEMA: Final = """
@@ -179,17 +181,25 @@ def create_or_check(path: Path, connection: sqlite3.Connection) -> None:
 
 
 def check_schema(path: Path, connection: sqlite3.Connection) -> None:
-    """Raise LogCorrupt unless the file is a log of this version."""
+    """Raise LogFormat for a log of another version, LogCorrupt for what is no log."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application != APPLICATION_ID:
         raise LogCorrupt(path, f"is not a Jetstream log; {REMEDY}")
-    if version != SCHEMA_VERSION:
-        raise LogCorrupt(
-            path,
-            f"has format {version}, this program reads {SCHEMA_VERSION}: use the program that wrote it, "
-            "or another --data-dir",
-        )
+    if version == SCHEMA_VERSION:
+        return
+    if not 0 < version < _VERSIONS_MAX:
+        raise LogCorrupt(path, f"is damaged: {version} is no version of its format; {REMEDY}")
+    readers = (
+        "Only versions before 0.1.0, which were not released, read that one"
+        if version < SCHEMA_VERSION
+        else f"A version after {__version__} reads that one"
+    )
+    raise LogFormat(
+        path,
+        f"has format {version}, and this program ({__version__}) reads format {SCHEMA_VERSION}. {readers}:"
+        " use the program that wrote the log, or another --data-dir",
+    )
 
 
 def insert_row(connection: sqlite3.Connection, first_us: int, last_us: int, columns: Columns) -> None:

@@ -3,17 +3,18 @@ from __future__ import annotations
 import random
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from tests.unit.eventlog.reading import times_from
 
-from jetstream.errors import LogCorrupt, LogError, LogLocked
+from jetstream.errors import LogCorrupt, LogError, LogFormat, LogLocked
 from jetstream.eventlog import Changes, Cursors
 from jetstream.eventlog.sqlite.check import check
 from jetstream.eventlog.sqlite.repair import repair
 from jetstream.eventlog.sqlite.reservation import FILE
-from jetstream.eventlog.sqlite.schema import DATABASE
+from jetstream.eventlog.sqlite.schema import DATABASE, SCHEMA_VERSION
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
@@ -43,11 +44,42 @@ async def times_in(directory: Path) -> list[int]:
     return times
 
 
+def files_of(directory: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in directory.iterdir()}
+
+
 async def test_a_whole_log_is_left_alone(directory: Path) -> None:
     before = (directory / DATABASE).read_bytes()
     found, aside = repair(directory)
     assert (found.events, found.problems, aside) == (EVENTS, [], None)
     assert (directory / DATABASE).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("version", "readers"),
+    [(3, "Only versions before 0.1.0, .* not released"), (99, "A version after 0.1.0")],
+)
+async def test_a_log_of_another_format_is_not_damaged(tmp_path: Path, version: int, readers: str) -> None:
+    await (await SqliteLog.open(tmp_path)).close()
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as other:
+        other.execute(f"PRAGMA user_version = {version}")
+    before = files_of(tmp_path)
+    problem = f"has format {version}, and this program .* reads format {SCHEMA_VERSION}. {readers}"
+    for command in (check, repair):
+        with pytest.raises(LogFormat, match=problem):
+            command(tmp_path)
+    with pytest.raises(LogFormat, match=r"Nothing was changed$"):
+        repair(tmp_path)
+    after = files_of(tmp_path)  # a reader leaves an empty write-ahead log behind
+    assert {name: after[name] for name in before} == before
+
+
+async def test_a_version_that_is_none_is_damage(directory: Path) -> None:
+    with closing(sqlite3.connect(directory / DATABASE)) as other:
+        other.execute("PRAGMA user_version = 99999999")
+    found, aside = repair(directory)
+    assert found.events == EVENTS
+    assert aside is not None
 
 
 async def test_a_log_is_checked_beside_its_writer(directory: Path) -> None:
