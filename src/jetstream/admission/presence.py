@@ -30,6 +30,7 @@ class Presence:
 
     def use(self, sources: Collection[str], now: float) -> None:
         """Set the sources that are in use."""
+        sources = frozenset(sources)
         known = self._connected.union(self._gone_at)
         self._connected.intersection_update(sources)
         gone = {name: at for name, at in self._gone_at.items() if name in sources}

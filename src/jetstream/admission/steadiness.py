@@ -42,6 +42,7 @@ class Steadiness:
 
     def update(self, connected: Collection[str], now: float) -> bool:
         """Note which sources are connected; return whether that changes anything."""
+        connected = frozenset(connected)  # a list of 10,000 PDSes would be searched 10,000 times
         changes = [self._update(source, name in connected, now) for name, source in self._sources.items()]
         return any(changes)
 
