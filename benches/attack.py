@@ -281,7 +281,8 @@ def _beside_relay(
         flood.stop()
         figures |= {"flood_mb": done["sent"] / 1e6, "flood_cut": done["cut"], "flood_opened": done["opened"]}
     during = reader.ask()
-    figures |= {"p50_ms": during["p50_ms"], "p99_ms": during["p99_ms"], "max_ms": during["max_ms"]}
+    if name not in VERIFYING:
+        figures |= {"p50_ms": during["p50_ms"], "p99_ms": during["p99_ms"], "max_ms": during["max_ms"]}
     relay.send(rate=RATE, events=1 << 40, seconds=after_s)
     return figures, sent + int(relay.receive("events", after_s + 120)["events"])
 

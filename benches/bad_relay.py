@@ -157,8 +157,8 @@ def _toggle(number: int) -> bytes:
     return _of_account("#account", did, ("active", b"\xf4"), ("status", text("deactivated")))
 
 
-def _keyless(number: int) -> bytes:
-    """Write a #sync of an account of its own, whose key is not known."""
+def _sync(number: int) -> bytes:
+    """Write a #sync of an account of its own, whose blocks are not those of a repository."""
     blocks = cbor_head(2, _SYNC_BYTES) + bytes(_SYNC_BYTES)
     return _of_account("#sync", _did(number), ("rev", text("3l3f6nzhvkl2g")), ("blocks", blocks))
 
@@ -174,7 +174,7 @@ ACCOUNTS: Final = {
     "identities": Account(_identity, 1_000, fresh=True),
     "identities-many": Account(_identity_of_many, 1_000, fresh=True),
     "toggles": Account(_toggle, 1_000, fresh=True),
-    "syncs": Account(_keyless, 1_000, fresh=True),
+    "syncs": Account(_sync, 1_000, fresh=True),
 }
 
 
