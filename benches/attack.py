@@ -26,11 +26,12 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
-from benches import machine
-from benches.bad_relay import ACCOUNTS, DID, FLOODS
+from benches import machine, signed
+from benches.bad_relay import ACCOUNTS, DIDS, FLOODS, REPOS
 from benches.floods import floods
 from benches.frames import recorded
 from benches.limits import Limit, number
+from benches.stand import NOWHERE
 from cyclopts import App, Parameter
 
 from jetstream.bench import process
@@ -66,9 +67,12 @@ FULL: Final = tuple(
 # The bad relay sends no events, so there are no delays. What counts is how soon a good one is followed:
 # after many connections without an event the server waits for up to 30 s.
 AS_RELAY: Final = (Limit("followed_s", UpstreamLimits().backoff_max_s + 5), *COMMON)
+# Attacks on a server that verifies.
+VERIFYING: Final = {name for name, account in ACCOUNTS.items() if account.fresh}
 LIMITS: Final[dict[str, tuple[Limit, ...]]] = {
     **dict.fromkeys((*floods(), *ACCOUNTS), LIVE),
     **dict.fromkeys(FLOODS, AS_RELAY),
+    **dict.fromkeys(VERIFYING, COMMON),  # their revs are signed, so they do not tell when they were sent
     "silent": (*LIVE, Limit("let_in_s", 12)),
     "uploads": FULL,
 }
@@ -123,12 +127,12 @@ class Helper:
 class Server:
     """`jetstream serve` with a probe in its event loop, its RSS sampled, and its log in a file."""
 
-    def __init__(self, upstream: str, directory: Path, files: int | None) -> None:
+    def __init__(self, upstream: str, directory: Path, files: int | None, *options: str) -> None:
         self._turns = directory / "turns.json"
         self._log = directory / "log.jsonl"
         command = [sys.executable, "-m", "benches.turns_probe", str(self._turns), "serve"]
         command += ["--upstream", upstream, "--data-dir", str(directory / "data")]
-        command += ["--listen", "127.0.0.1:0", "--log-format", "json"]
+        command += ["--listen", "127.0.0.1:0", "--log-format", "json", *options]
 
         def set_limit() -> None:
             if files is not None:
@@ -197,13 +201,19 @@ class Server:
 def stand(name: str) -> Iterator[tuple[Helper, Server, Helper]]:
     """Start a relay, a server and a reader. Stop them in the end, and remove the data directory."""
     directory = Path(tempfile.mkdtemp(prefix="jetstream-attack-"))
-    relay = Helper("benches.bad_relay", recorded())
+    options: list[str] = []
+    if name in VERIFYING:
+        relay = Helper("benches.bad_relay", signed.recorded(), 0)
+        signed.write_keys(signed.recorded(), _made(directory / "data"))
+        options = ["--verify", "full", "--unresolved", "drop", "--plc-url", f"http://{NOWHERE}"]
+    else:
+        relay = Helper("benches.bad_relay", recorded(), REPOS)
     try:
         url = f"ws://127.0.0.1:{relay.receive('port')['port']}"
-        server = Server(url, directory, FILES_FEW if name == "silent" else None)
+        server = Server(url, directory, FILES_FEW if name == "silent" else None, *options)
         try:
             relay.receive("connected")
-            reader = Helper("benches.live_reader", server.port, DID)
+            reader = Helper("benches.live_reader", server.port, DIDS)
             try:
                 reader.receive("subscribed")
                 yield relay, server, reader
@@ -214,6 +224,11 @@ def stand(name: str) -> Iterator[tuple[Helper, Server, Helper]]:
     finally:
         relay.stop()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _made(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
 
 
 def measure(name: str, seconds: float, after_s: float) -> Figures:
@@ -266,7 +281,8 @@ def _beside_relay(
         flood.stop()
         figures |= {"flood_mb": done["sent"] / 1e6, "flood_cut": done["cut"], "flood_opened": done["opened"]}
     during = reader.ask()
-    figures |= {"p50_ms": during["p50_ms"], "p99_ms": during["p99_ms"], "max_ms": during["max_ms"]}
+    if name not in VERIFYING:
+        figures |= {"p50_ms": during["p50_ms"], "p99_ms": during["p99_ms"], "max_ms": during["max_ms"]}
     relay.send(rate=RATE, events=1 << 40, seconds=after_s)
     return figures, sent + int(relay.receive("events", after_s + 120)["events"])
 

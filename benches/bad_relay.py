@@ -1,6 +1,6 @@
 """A hostile relay: a process that sends what it is ordered to, as `benches.relay` does.
 
-    python -m benches.bad_relay FRAMES
+    python -m benches.bad_relay FRAMES [REPOS]
 
 Apart from `rate`, `events` and `seconds`, an order may name an `account` attack: its commits come between the
 good frames, with numbers of the same sequence. Or it names a `flood`: raw bytes instead of frames, on every
@@ -27,6 +27,9 @@ from jetstream.simulator import recording
 from jetstream.simulator.recording import message_head
 
 DID: Final = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa"  # the repo of the attacker's commits
+DIDS: Final = DID[:-6]  # how all of its DIDs begin
+_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz234567"
+_SYNC_BYTES: Final = 9_000  # of blocks: near their limit
 REPOS: Final = 50_000
 _COLLECTION: Final = "app.bsky.feed.post"
 _NO_COMMIT: Final = Cid(b"\x01\x71\x12\x20" + bytes(32))  # the commit, whose block is not in the CAR
@@ -38,10 +41,14 @@ _ACCEPT_S: Final = 0.2
 
 
 class Account(NamedTuple):
-    """The commits of one account: `make` returns one as a frame, by its number; `rate` come each second."""
+    """What comes from accounts: `make` returns a frame, by its number; `rate` come each second.
+
+    `fresh`: each frame is another one. The server verifies, and has no key of these accounts.
+    """
 
     make: Callable[[int], bytes]
     rate: float
+    fresh: bool = False
 
 
 def _map(*pairs: tuple[str, bytes]) -> bytes:
@@ -124,6 +131,38 @@ def _deletes(number: int) -> bytes:
     return _frame(cbor_head(4, 120_000) + b"".join(map(op, range(120_000))), _car())
 
 
+def _did(number: int) -> str:
+    return DIDS + "".join(_LETTERS[number >> shift & 31] for shift in range(25, -1, -5))
+
+
+def _of_account(kind: str, did: str, *pairs: tuple[str, bytes]) -> bytes:
+    """Write a message of another type, whose `seq` is filled in when it is sent."""
+    seq, time = ("seq", _SEQ.removeprefix(_SEQ_KEY)), ("time", text("2026-01-01T00:00:00.000Z"))
+    return _map(("t", text(kind)), ("op", b"\x01")) + _map(("did", text(did)), seq, time, *pairs)
+
+
+def _identity(number: int) -> bytes:
+    return _of_account("#identity", DID, ("handle", text(f"h{number}.example.com")))
+
+
+def _identity_of_many(number: int) -> bytes:
+    return _of_account("#identity", _did(number), ("handle", text(f"h{number}.example.com")))
+
+
+def _toggle(number: int) -> bytes:
+    """Write one of the states of 10,000 accounts, which are active at every other time."""
+    did = _did(number % 10_000)
+    if number // 10_000 % 2:
+        return _of_account("#account", did, ("active", b"\xf5"))
+    return _of_account("#account", did, ("active", b"\xf4"), ("status", text("deactivated")))
+
+
+def _sync(number: int) -> bytes:
+    """Write a #sync of an account of its own, whose blocks are not those of a repository."""
+    blocks = cbor_head(2, _SYNC_BYTES) + bytes(_SYNC_BYTES)
+    return _of_account("#sync", _did(number), ("rev", text("3l3f6nzhvkl2g")), ("blocks", blocks))
+
+
 ACCOUNTS: Final = {
     "deep": Account(_deep, 2),
     "empty-lists": Account(_empty_lists, 2),
@@ -132,6 +171,10 @@ ACCOUNTS: Final = {
     "large": Account(_large, 30),
     "bad-ops": Account(_bad_ops, 0.5),
     "deletes": Account(_deletes, 0.2),
+    "identities": Account(_identity, 1_000, fresh=True),
+    "identities-many": Account(_identity_of_many, 1_000, fresh=True),
+    "toggles": Account(_toggle, 1_000, fresh=True),
+    "syncs": Account(_sync, 1_000, fresh=True),
 }
 
 
@@ -179,12 +222,12 @@ class BadRelay(Relay):
         self, began: float, rate: float, events: int, seconds: float
     ) -> Iterator[tuple[memoryview, int, int]]:
         attack = ACCOUNTS.get(self._account)
-        made = [attack.make(number) for number in range(5)] if attack else []
+        made = [attack.make(number) for number in range(5)] if attack and not attack.fresh else []
         began, sent = time.perf_counter(), 0  # without the time that making them took
         for data, gives, count in super()._due(began, rate, events, seconds):
             yield data, gives, count
-            if attack and (time.perf_counter() - began) * attack.rate >= sent + 1:
-                yield self._numbered(made[sent % len(made)]), 0, 1
+            while attack and (time.perf_counter() - began) * attack.rate >= sent + 1:
+                yield self._numbered(made[sent % len(made)] if made else attack.make(sent)), 0, 1
                 sent += 1
 
     def _numbered(self, frame: bytes) -> memoryview:
@@ -228,4 +271,4 @@ class BadRelay(Relay):
 
 
 if __name__ == "__main__":
-    BadRelay(Ring(recording.read(Path(sys.argv[1])), REPOS)).run()
+    BadRelay(Ring(recording.read(Path(sys.argv[1])), int([*sys.argv, REPOS][2]))).run()

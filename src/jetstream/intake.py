@@ -25,6 +25,7 @@ from jetstream.ingest import Ingest, Stamper
 from jetstream.limits import Limits, UpstreamLimits
 from jetstream.metrics import Metrics, UpstreamMetrics
 from jetstream.settings import Settings
+from jetstream.token_bucket import TokenBucket
 from jetstream.upstream.drops import DROP_REASONS
 from jetstream.upstream.envelope import MESSAGE_TYPES
 from jetstream.upstream.pipeline import Pipeline
@@ -119,7 +120,11 @@ class Intake:
         judging = nullcontext() if self.admission is None else self.admission.running()
         async with judging, asyncio.TaskGroup() as tasks:
             self.sources.start(tasks)
+            budget = TokenBucket(*self._limits.sources.reloads, time.monotonic())
             while await reload.wait():
+                if not budget.spend(time.monotonic()):
+                    await asyncio.sleep(1 / self._limits.sources.reloads.per_s)
+                    budget.spend(time.monotonic())
                 reload.clear()
                 await self._reload()
 
@@ -147,6 +152,7 @@ class Intake:
         changes = await self.sources.apply(upstreams)
         if self.admission is not None:
             self.admission.use(upstreams)
+            await self.admission.settle()
         return changes
 
     async def _forget(self, names: Collection[str]) -> None:

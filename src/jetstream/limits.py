@@ -126,6 +126,11 @@ class SourceLimits:
     # Bytes and upstreams of `--upstream-file`.
     file_bytes_max: int = 1 << 20
     pds_max: int = 10_000
+    # How often the file is read again: each time takes 0.1 s of CPU time, and is a line of the log. SIGHUPs
+    # that come faster count as one.
+    reloads: Rate = Rate(1.0, 10)
+    # Sources that are ended in one turn of the event loop: each closes its connection.
+    ends_per_turn: int = 20
     # What one PDS may send, and how long the server waits for it.
     pds: UpstreamLimits = _PDS
     # Connections to PDSes that are opened in a second: a TLS handshake takes some ms of CPU time.

@@ -6,9 +6,11 @@ names it in metrics, conditions and log lines.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from stat import S_ISREG
 from typing import Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
@@ -195,8 +197,7 @@ def read_file(
     Raises SettingError, which names the line, for a file that cannot be used.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(limits.file_bytes_max + 1)
+        data = _read(path, limits.file_bytes_max + 1)
         text = data.decode("utf-8-sig")
     except OSError as error:
         raise SettingError(FILE_FLAG, str(path), f"cannot be read: {error.strerror}") from error
@@ -208,6 +209,22 @@ def read_file(
         return _parse_lines(text, {each.name: "an --upstream" for each in others}, limits.pds_max)
     except ValueError as error:
         raise SettingError(FILE_FLAG, str(path), str(error)) from None  # the cause may quote a password
+
+
+def _read(path: Path, bytes_max: int) -> bytes:
+    """Return up to `bytes_max` bytes of a file. Raises OSError, SettingError.
+
+    A pipe is refused: it says everything once, and a server would wait for it, deaf to signals.
+    """
+    with open(path, "rb", opener=_open_at_once) as file:
+        if not S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise SettingError(FILE_FLAG, str(path), "is not a regular file, which can be read again")
+        return file.read(bytes_max)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file; do not wait for the other end of a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def _parse_lines(text: str, taken: dict[str, str], count_max: int) -> tuple[Upstream, ...]:

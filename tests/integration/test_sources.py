@@ -28,6 +28,7 @@ from jetstream.settings import Settings
 from jetstream.simulator import frames
 from jetstream.simulator.relays import Relay as SimulatedRelay
 from jetstream.simulator.simulated_network import simulated_network
+from jetstream.token_bucket import Rate
 from jetstream.upstreams import Upstream
 
 # PDSes connect as soon as they can, and are looked at all the time.
@@ -324,6 +325,27 @@ async def test_a_file_without_a_pds_is_warned_of(
         service.reload()
         await until(partial(said, lines, "the file was read again"))
     assert said(lines, "the file names no PDS") == []
+
+
+async def test_a_storm_of_signals_reads_the_file_a_few_times_and_then_as_it_is(
+    relay: Relay, another: Relay, tmp_path: Path, start: Start
+) -> None:
+    file = tmp_path / "pds.txt"
+    file.write_text(f"a={relay.url}\n")
+    sources = replace(QUICK.sources, reloads=Rate(20.0, 2))
+    service = await start(upstream=(), upstream_file=file, limits=replace(QUICK, sources=sources))
+    await relay.wait_accepted(1)
+    with capture_logs() as lines:
+        for number in range(1_000):
+            new = tmp_path / "new.txt"
+            new.write_text(f"a={relay.url}\n" + f"b={another.url}\n" * (number % 2))
+            new.replace(file)  # at once: a file that is half written has fewer PDSes
+            service.reload()
+            await asyncio.sleep(0)
+        await another.wait_accepted(1)
+        await until(lambda: states(service) == {"a": "connected", "b": "connected"})
+    assert 1 <= len(said(lines, "read again")) < 500
+    assert relay.accepted == 1
 
 
 async def test_a_bad_file_at_the_start_ends_the_server(relay: Relay, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,19 @@ def test_a_line_is_shown_without_its_password(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"--upstream-file: '.*missing' cannot be read: No such file"):
         read_file(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "directory", "device"])
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    path = Path(os.devnull) if kind == "device" else tmp_path / kind
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    with pytest.raises(
+        SettingError, match=rf"'{path}' (is not a regular file|cannot be read: Is a directory)"
+    ):
+        read_file(path)
 
 
 @given(st.text(max_size=60))

@@ -130,6 +130,8 @@ class Accounts:
         self._changes: dict[tuple[str, str], bytes | None] = {}
         # The accounts that are still to be looked at for differences. Filled when sources have changed.
         self._unexamined: list[str] = []
+        # The accounts of which a source that is gone may have said something. Filled when one was removed.
+        self._to_tidy: list[str] = []
         self._load(rows)
 
     def __len__(self) -> int:
@@ -142,13 +144,30 @@ class Accounts:
         return self._relays
 
     def set_sources(self, relays: Sequence[str], hosts: Collection[str], now: float) -> None:
-        """Set the sources. A new one must be steady before it decides; those that are gone are forgotten."""
+        """Set the sources. A new one must be steady before it decides.
+
+        What those that are gone have said does not count from now on. `forget_some` is to be called until
+        that is forgotten, before one of them may be added again.
+        """
         before = set(self.sources)
         self._relays = tuple(relays)
         self.sources.set_names((*relays, *hosts), now)
         if not before.issubset(self.sources):
-            self._forget_others()
+            self._to_tidy = list(reversed(self._accounts))
         self._examine_all()
+
+    def forget_some(self, accounts_max: int) -> bool:
+        """Forget what sources have said that are not in use any more. Return whether there is more of it.
+
+        It looks at the next `accounts_max` accounts: all of them would take a tenth of a second.
+        """
+        for _ in range(min(accounts_max, len(self._to_tidy))):
+            did = self._to_tidy.pop()
+            if (account := self._accounts.get(did)) is not None:
+                before = account.rows()
+                account.keep(self.sources)
+                self._keep(did, account, before)
+        return bool(self._to_tidy)
 
     def update(self, connected: Collection[str], now: float) -> None:
         """Note which sources are connected. Called when that changes, and every second."""
@@ -280,13 +299,6 @@ class Accounts:
             if before.get(source) != after.get(source):
                 self._changes[source, did] = after.get(source)
 
-    def _forget_others(self) -> None:
-        """Forget what sources have said that are not in use any more."""
-        for did, account in list(self._accounts.items()):
-            before = account.rows()
-            account.keep(self.sources)
-            self._keep(did, account, before)
-
     def _load(self, rows: Rows) -> None:
         """Read the rows of the log. Those of sources that are not in use any more are removed."""
         stored: dict[str, dict[str, bytes]] = {}
@@ -299,7 +311,8 @@ class Accounts:
             account.said = by_source
             self._accounts[did] = account
             self._count += len(account.rows())
-        self._forget_others()
+        self._to_tidy = list(reversed(self._accounts))
+        self.forget_some(len(self._to_tidy))
         self._make_room()
         self._examine_all()
 

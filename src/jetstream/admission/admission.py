@@ -75,6 +75,17 @@ class Admission:
         self._judge.hosting.use({each.name: each.url for each in upstreams if each.kind == "pds"})
         self.check()
 
+    async def settle(self) -> None:
+        """Return when all is forgotten that removed sources have said of accounts.
+
+        Until then, none of them may be in use again.
+        """
+        has_more = True
+        while has_more:
+            has_more = self._parts.accounts.forget_some(self._limits.accounts_per_turn)
+            await asyncio.sleep(0)
+        self._wake.set()  # to store that
+
     def join(self, source: str) -> Callable[[DecodedBatch, float], Awaitable[None]]:
         """Let a source be in use, by its name; return what takes its batches. Its stored cursor stays."""
         self._judge.marks.add(source, self._parts.log.cursors.get(source))

@@ -15,7 +15,9 @@ order. A message without a rev stays behind what came before it.
 
 *Let go.* A message that has waited for its time, or for which there is no room, is *let go*: what becomes of
 it is decided without what it waited for. It never waits again for the same. All that is before it in its
-queue is let go with it, so the order is kept.
+queue is let go with it, so the order is kept. Too many messages: the oldest makes room. Too many bytes: the
+repository that has the most does. So an account that sends the largest commits shortens its own wait, and not
+that of the others.
 
 The laws: each message that is held comes out exactly once; those of a repository come out in order; and when
 a method returns, no limit is exceeded.
@@ -63,8 +65,11 @@ class RepoQueues(Generic[Item]):
         # The numbers of what waits.
         self._numbers: set[int] = set()
         self._next_number = 0  # of the next message
-        # Bytes of what waits, as `hold` was told.
+        # Bytes of what waits, as `hold` was told; those of each queue; and these with a minus, as a heap: the
+        # largest queue is the first. Entries that are out of date are removed as those of `_oldest` are.
         self.size = 0
+        self._sizes: dict[str, int] = {}
+        self._largest: list[tuple[int, str]] = []
 
     def __len__(self) -> int:
         """Return how many messages wait."""
@@ -92,12 +97,14 @@ class RepoQueues(Generic[Item]):
         self._next_number += 1
         insort(queue, held)
         self._numbers.add(held.number)
-        self.size += size
+        self._note_size(did, size)
         heappush(self._oldest, (since, held.number, did))
         let_go = self._let_go(did, 1) if len(queue) > self._repo_max else []
-        while len(self) > self._messages_max or self.size > self._bytes_max:
+        while len(self) > self._messages_max:
             _, number, oldest_did = self._first()
             let_go += self._let_go(oldest_did, self._place(oldest_did, number))
+        while self.size > self._bytes_max:
+            let_go += self._let_go(self._largest_queue(), 1)
         return let_go
 
     def release(self, did: str) -> list[Item]:
@@ -128,6 +135,23 @@ class RepoQueues(Generic[Item]):
         """Return how many messages of a queue there are up to one, that one included."""
         return next(place for place, held in enumerate(self._queues[did], 1) if held.number == number)
 
+    def _largest_queue(self) -> str:
+        """Return the repository that has the most bytes here."""
+        while self._sizes.get(self._largest[0][1]) != -self._largest[0][0]:
+            heappop(self._largest)
+        return self._largest[0][1]
+
+    def _note_size(self, did: str, change: int) -> None:
+        """Note that a queue has more bytes, or fewer."""
+        self.size += change
+        size = self._sizes.pop(did, 0) + change
+        if did in self._queues:
+            self._sizes[did] = size
+            heappush(self._largest, (-size, did))
+        if len(self._largest) > 2 * len(self._sizes) + _STALE_MAX:
+            self._largest = [(-size, did) for did, size in self._sizes.items()]
+            heapify(self._largest)
+
     def _let_go(self, did: str, count: int) -> list[tuple[str, Item]]:
         """Remove the first messages of a queue, and return them."""
         if not count:
@@ -137,7 +161,7 @@ class RepoQueues(Generic[Item]):
         if not queue:
             del self._queues[did]
         self._numbers.difference_update(held.number for held in first)
-        self.size -= sum(held.size for held in first)
+        self._note_size(did, -sum(held.size for held in first))
         if len(self._oldest) > 2 * len(self._numbers) + _STALE_MAX:
             self._oldest = [each for each in self._oldest if each[1] in self._numbers]
             heapify(self._oldest)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import Self, TypeVar
 
 import structlog
@@ -73,7 +74,12 @@ class KeyCache:
             if task is not None:
                 task.cancel()
                 await asyncio.wait([task])
-        await self._write()
+        while self._unwritten and await self._write():
+            pass
+        if self._unwritten:
+            logger.warning(
+                "signing keys are not in the file: they will be fetched", keys=len(self._unwritten)
+            )
         await self.call(self._store.close)
         self._thread.shutdown()
 
@@ -206,24 +212,33 @@ class KeyCache:
         self._unwritten.pop(did, None)
         if len(self._unwritten) < self._limits.unwritten_max:
             self._unwritten[did] = packed
+        else:
+            self._log.warning(
+                "too many signing keys wait to be written: the others are kept in memory only",
+                waiting=len(self._unwritten),
+            )
         if self._writing is None:
             self._writing = asyncio.create_task(self._write_in_batches())
 
     async def _write_in_batches(self) -> None:
-        """Write until nothing is left, with a pause before each batch that is not full."""
+        """Write until nothing is left, with a pause before what is no full batch, and after a failure."""
+        can_write = True
         try:
             while self._unwritten:
-                if len(self._unwritten) < self._limits.write_keys:
+                if not can_write or len(self._unwritten) < self._limits.write_keys:
                     await asyncio.sleep(self._limits.write_s)
-                await self._write()
+                can_write = await self._write()
         finally:
             self._writing = None
 
-    async def _write(self) -> None:
-        """Write what is not written. Only one of these runs at a time."""
-        writing, self._unwritten = self._unwritten, {}
-        if not writing:
-            return
+    async def _write(self) -> bool:
+        """Write the next batch; return whether that was possible. Only one of these runs at a time.
+
+        What cannot be written waits for the next attempt.
+        """
+        writing = dict(islice(self._unwritten.items(), self._limits.write_keys))
+        for did in writing:
+            del self._unwritten[did]
         self._in_writing = writing
         rows: list[Row] = []
         forgotten: list[bytes] = []
@@ -237,7 +252,17 @@ class KeyCache:
             await self.call(self._store.write, rows, forgotten)
         except KeyCacheError as error:
             self._log.warning(
-                "signing keys cannot be written: they are kept in memory only", problem=str(error)
+                "signing keys cannot be written: they are kept in memory until they can", problem=str(error)
             )
+            self._write_again(writing)
+            return False
         finally:
             self._in_writing = {}
+        return True
+
+    def _write_again(self, failed: dict[str, bytes | None]) -> None:
+        """Let what could not be written wait before all that is newer, as far as there is room."""
+        newer = self._unwritten
+        older = ((did, packed) for did, packed in failed.items() if did not in newer)
+        room = max(0, self._limits.unwritten_max - len(newer))
+        self._unwritten = dict(islice(older, room)) | newer

@@ -182,6 +182,15 @@ class Resolver:
         """Note that an account may have changed its key (`#identity`). It is fetched when it is used."""
         if is_resolvable(did):
             self._announced.put(did, True)
+            self._forget_failure(did)
+
+    def _forget_failure(self, did: str) -> None:
+        """Let a request that has failed be made again, as soon as after any announcement."""
+        failure, refreshed = self._failures.get(did), self._refreshed.get(did)
+        if failure is not None and refreshed is not None:
+            soon = refreshed + self._limits.announced_min_s
+            self._failures.put(did, failure._replace(until=min(failure.until, soon)))
+        else:
             self._failures.pop(did)
 
     async def keys_at(self, did: str, time_us: int) -> Candidates:

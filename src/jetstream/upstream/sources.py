@@ -177,8 +177,10 @@ class Sources:
     async def _end(self, ended: Collection[_Running]) -> None:
         """Stop sources, and wait until none of them stores anything any more."""
         tasks = [each.task for each in ended if each.task is not None]
-        for task in tasks:
+        for number, task in enumerate(tasks, 1):
             task.cancel()
+            if number % self._limits.ends_per_turn == 0:
+                await asyncio.sleep(0)
         if tasks:
             await asyncio.wait(tasks)
         for each in ended:

@@ -49,6 +49,12 @@ class Setup:
     def offer(self, source: str, body: bytes, host: str | None = None) -> bool:
         return self.accounts.offer(source, orjson.loads(body)["did"], body, host)
 
+    def set_sources(self, relays: list[str], hosts: list[str]) -> None:
+        """Set the sources, and forget what others have said, one account after another."""
+        self.accounts.set_sources(relays, hosts, self.now)
+        while self.accounts.forget_some(1):
+            pass
+
     def told(self) -> list[Difference]:
         found = []
         while not self.accounts.is_settled:
@@ -237,16 +243,31 @@ def test_a_source_that_is_not_connected_yet_tells_nothing(setup: Setup) -> None:
 
 def test_sources_are_removed_and_added(setup: Setup) -> None:
     assert not setup.offer("b", TAKEN_DOWN)
-    setup.accounts.set_sources(["c", "a"], [], setup.now)
+    setup.set_sources(["c", "a"], [])
     assert setup.store() == {}
     setup.connect("a", "c")
     assert setup.offer("a", DEACTIVATED)
     assert not setup.offer("c", ACTIVE)
     setup.connect("a", "c", seconds=GRACE_S)
     assert setup.told() == [Difference("c", DID, ACTIVE)]
-    setup.accounts.set_sources(["c"], [], setup.now)
+    setup.set_sources(["c"], [])
     assert setup.told() == []
     assert setup.store() == {}
+
+
+def test_what_a_source_has_said_that_is_gone_is_forgotten_step_by_step_and_counts_no_more() -> None:
+    setup = Setup()
+    for number in range(5):
+        assert not setup.offer("b", body(False, "takendown", did=f"did:plc:{number}"))
+    setup.accounts.set_sources(["a"], ["p"], setup.now)
+    assert setup.accounts.forget_some(2)
+    assert {did for _, did in setup.store()} == {"did:plc:2", "did:plc:3", "did:plc:4"}
+    setup.connect("a", "p", seconds=GRACE_S)
+    assert setup.told() == []
+    assert setup.offer("a", body(False, "deactivated", did="did:plc:4"))
+    assert setup.accounts.forget_some(2)
+    assert not setup.accounts.forget_some(2)
+    assert setup.store() == {("", "did:plc:4"): b"a\0" + body(False, "deactivated", did="did:plc:4")}
 
 
 def test_the_accounts_that_have_changed_longest_ago_are_forgotten() -> None:

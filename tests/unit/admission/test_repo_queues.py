@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,12 +65,22 @@ def test_the_first_of_a_queue_makes_room_in_it() -> None:
     assert queues.hold("did:1", "d", 10, 1.0, "r4") == [("did:1", "b")]
 
 
-@pytest.mark.parametrize("limits", [{"messages_max": 2}, {"bytes_max": 29}])
-def test_the_oldest_makes_room_for_all(limits: dict[str, int]) -> None:
-    queues = limited(**limits)
+def test_the_oldest_makes_room_for_all() -> None:
+    queues = limited(messages_max=2)
     queues.hold("did:1", "a", 10, 1.0)
     queues.hold("did:2", "b", 10, 0.0)
     assert queues.hold("did:3", "c", 10, 2.0) == [("did:2", "b")]
+
+
+def test_those_with_the_most_bytes_make_room_and_the_others_go_on_waiting() -> None:
+    queues = limited(bytes_max=1000)
+    queues.hold("did:small", "small", 10, 0.0)
+    let_go = []
+    for number in range(20):
+        let_go += queues.hold(f"did:large:{number % 5}", f"{number}", 150, 1.0)
+    assert len(let_go) == 14
+    assert {did for did, _ in let_go} == {f"did:large:{number}" for number in range(5)}
+    assert queues.release("did:small") == ["small"]
 
 
 def test_one_that_is_larger_than_all_room() -> None:

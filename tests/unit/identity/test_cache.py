@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,12 @@ from tests.serving import until
 from tests.unit.identity.accounts import did_of, key_of
 from tests.unit.identity.fakes import NOW_S, Clock
 
-from jetstream.errors import KeyCacheError
+from jetstream.errors import KeyCacheError, KeyCacheFull
 from jetstream.identity.cache import KeyCache
 from jetstream.identity.documents import Declared
 from jetstream.identity.export import Progress
 from jetstream.identity.held import Held
-from jetstream.identity.store import FILE, KeyStore
+from jetstream.identity.store import FILE, KeyStore, Row
 from jetstream.limits import KeyLimits
 
 LIMITS = KeyLimits(memory_entries=10, write_s=0.001)
@@ -27,6 +28,19 @@ LIMITS = KeyLimits(memory_entries=10, write_s=0.001)
 def open_cache(path: Path, limits: KeyLimits = LIMITS) -> KeyCache:
     clock = Clock()
     return KeyCache(KeyStore(path, clock.now), limits, clock.now)
+
+
+class Refusing(KeyStore):
+    """A file on a disk that is full."""
+
+    is_full = True
+    refused = 0  # writes
+
+    def write(self, rows: Iterable[Row], forgotten: Iterable[bytes] = ()) -> None:
+        if self.is_full:
+            self.refused += 1
+            raise KeyCacheFull(self.path, "database or disk is full")
+        super().write(rows, forgotten)
 
 
 @pytest.fixture
@@ -139,8 +153,41 @@ async def test_without_a_disk_it_goes_on_in_memory(cache: KeyCache, monkeypatch:
             assert cache.get(did_of(number)) is not None
             await cache.load([did_of(100 + number)])
     assert [line["event"] for line in logs] == [
-        "signing keys cannot be written: they are kept in memory only",
+        "signing keys cannot be written: they are kept in memory until they can",
         "signing keys cannot be read: they are fetched",
+    ]
+
+
+async def test_what_a_full_disk_has_refused_is_written_when_there_is_room(tmp_path: Path) -> None:
+    store = Refusing(tmp_path)
+    async with KeyCache(store, replace(LIMITS, write_keys=2)) as cache:
+        for number in range(5):
+            cache.put(did_of(number), key_of(1))
+        cache.forget(did_of(4))
+        await until(lambda: store.refused > 2)
+        cache.put(did_of(0), key_of(2))
+        store.is_full = False
+        await until(lambda: cache._writing is None)
+    async with open_cache(tmp_path) as again:
+        keys = {number: await loaded(again, number) for number in range(5)}
+    assert {number: held and held.key for number, held in keys.items()} == {
+        0: key_of(2),
+        1: key_of(1),
+        2: key_of(1),
+        3: key_of(1),
+        4: None,
+    }
+
+
+async def test_keys_that_are_lost_at_the_end_are_counted(tmp_path: Path) -> None:
+    with capture_logs() as logs:
+        async with KeyCache(Refusing(tmp_path), replace(LIMITS, unwritten_max=3)) as cache:
+            for number in range(5):
+                cache.put(did_of(number), key_of(1))
+    assert [(line["event"].split(":")[0], line.get("keys")) for line in logs] == [
+        ("too many signing keys wait to be written", None),
+        ("signing keys cannot be written", None),
+        ("signing keys are not in the file", 3),
     ]
 
 

@@ -150,8 +150,18 @@ async def test_an_announcement_ends_the_memory_of_a_failure(setup: Setup) -> Non
     setup.put(NoKey("not_found"))
     await setup.resolver.resolve(DID)
     setup.put(KEY)
+    setup.clock.passed += LIMITS.announced_min_s
     setup.resolver.announced(DID)
     assert await setup.resolver.resolve(DID) == Answer(KEY, "", "")
+
+
+async def test_announcements_do_not_drive_requests_for_an_account_without_a_key(setup: Setup) -> None:
+    setup.put(NoKey("not_found"))
+    for _ in range(100):
+        setup.resolver.announced(DID)
+        await setup.resolver.resolve(DID)
+        setup.clock.passed += 0.5
+    assert len(setup.plc.asked) == 50 / LIMITS.announced_min_s
 
 
 async def test_no_answer_ends_in_time(tmp_path: Path) -> None:

@@ -93,6 +93,21 @@ class Stage:
         return [each.name for each in self.sources]
 
 
+async def test_many_sources_are_ended_in_several_turns() -> None:
+    stage = Stage(ends_per_turn=2)
+    await stage.sources.apply(upstreams(*"abcdef"))
+    async with asyncio.TaskGroup() as tasks:
+        stage.sources.start(tasks)
+        await asyncio.sleep(0)
+        ending = tasks.create_task(stage.sources.apply([]))
+        ended = []
+        while not ending.done():
+            await asyncio.sleep(0)
+            ended.append(sum(each.ended for each in stage.built))
+    assert max(after - before for before, after in pairwise([0, *ended])) == 2
+    assert ended[-1] == 6
+
+
 async def test_sources_are_added_removed_replaced_and_ordered_while_they_run() -> None:
     stage = Stage()
     assert await stage.sources.apply(upstreams("a", "b")) == Applied(["a", "b"], [], [], [])
