@@ -271,4 +271,5 @@ class BadRelay(Relay):
 
 
 if __name__ == "__main__":
-    BadRelay(Ring(recording.read(Path(sys.argv[1])), int([*sys.argv, REPOS][2]))).run()
+    repos = int(sys.argv[2]) if len(sys.argv) > 2 else REPOS
+    BadRelay(Ring(recording.read(Path(sys.argv[1])), repos)).run()
