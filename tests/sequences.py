@@ -1,8 +1,8 @@
 """Odd numbers of an upstream: what a relay sends on its connections, as pairs of a number and a commit.
 
-The commits are those of one repository, in order, so one that is lost, repeated or out of order shows. Jumps go
-up and down, by 1,001 to 10^9: once, twice, for good, as the first frame of a connection, beside a gap, beside a
-repeat, beside swapped neighbours. A sequence may also begin again at 1.
+The commits are those of one repository, in order, so one that is lost, repeated or out of order shows.
+Jumps go up and down, by 1,001 to 10^9: once, twice, for good, as the first frame of a connection, beside a
+gap, beside a repeat, beside swapped neighbours. A sequence may also begin again at 1.
 """
 
 from __future__ import annotations

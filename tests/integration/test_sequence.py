@@ -61,10 +61,11 @@ def acts(cases: Sequence[tuple[int, Connections]], offset: int) -> list[Act]:
 
 
 async def records(service: Service, count: int) -> dict[str, list[str]]:
-    """Return the records of each account, in order, once there are so many."""
+    """Return the records of each account, in order, once there are at least so many."""
+    await until(lambda: service.log.statistics().events >= count)
     found = defaultdict(list)
     async with subscribe(service.port, cursor=1) as reader:
-        for event in await reader.events(count):
+        for event in await reader.events(service.log.statistics().events):
             found[event["did"]].append(event["commit"]["rkey"])
     return found
 
@@ -77,16 +78,15 @@ async def test_each_commit_is_passed_on_once(verify: str, relays: int, relay: Re
         read = (relay, another)[:relays]
         given: dict[str, Any] = {"listen": LOOPBACK, "data_dir": tmp_path, "verify": verify}
         given |= {"plc_url": (f"http://127.0.0.1:{port}",), "plc_rate": 10_000.0}
-        given |= {"upstream": tuple(Upstream(name, each.url) for name, each in zip(NAMES, read, strict=False))}
-        cases, total = list(enumerate(SENT)), 0
+        given |= {"upstream": tuple(map(Upstream, NAMES, (each.url for each in read)))}
+        cases, count = list(enumerate(SENT)), 0
         for part in (cases[::2], cases[1::2]):
-            total += sum(len(wanted(connections)) for _, connections in part)
+            count += sum(len(wanted(connections)) for _, connections in part)
             done = [each.accepted + sum(len(sent) for _, sent in part) + 1 for each in read]
             for place, each in enumerate(read):
                 each.script += acts(part, place * OFFSET)
             async with running(Service(Settings(**given), LIMITS)) as service:
-                for each, count in zip(read, done, strict=True):
-                    await each.wait_accepted(count)
-                await until(lambda: service.log.statistics().events >= total)
-                found = await records(service, service.log.statistics().events)
+                for each, connections in zip(read, done, strict=True):
+                    await each.wait_accepted(connections)
+                found = await records(service, count)
     assert found == {did_of(account): wanted(connections) for account, connections in cases}

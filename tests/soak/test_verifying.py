@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -39,8 +40,10 @@ PASSED = {"ok", "gap", "legacy", "incomplete"}
 Event = dict[str, Any]
 
 
-def differing(got: Mapping[str, list[Event]], wanted: Mapping[str, list[Event]]) -> list[tuple[str, Any, Any]]:
-    """Return some accounts whose events differ, and the first that do. To compare all would print for minutes."""
+def differing(
+    got: Mapping[str, list[Event]], wanted: Mapping[str, list[Event]]
+) -> list[tuple[str, Any, Any]]:
+    """Return some accounts whose events differ, and the first that do: pytest would compare for minutes."""
     found = [did for did in wanted.keys() | got.keys() if got.get(did) != wanted.get(did)]
     return [(did, *_first_difference(got.get(did, []), wanted.get(did, []))) for did in found[:3]]
 
@@ -48,6 +51,11 @@ def differing(got: Mapping[str, list[Event]], wanted: Mapping[str, list[Event]])
 def _first_difference(got: list[Event], wanted: list[Event]) -> tuple[list[Event], list[Event]]:
     at = next((at for at, pair in enumerate(zip(got, wanted, strict=False)) if pair[0] != pair[1]), 0)
     return got[at : at + 2], wanted[at : at + 2]
+
+
+def figures(*values: object) -> None:
+    """Print what was found: pytest shows it with `-s`, or of a test that fails."""
+    sys.stdout.write(" ".join(map(str, values)) + "\n")
 
 
 async def gaps_of(service: Service) -> list[Event]:
@@ -92,7 +100,7 @@ async def test_each_fault_gets_its_verdict_and_nothing_else_does(start: Start, s
         network.emit(50)
         await settled(service, network)
         got, wanted = await verdicts(service), expected(network)
-        print(seed, dict(got), dict(wanted))
+        figures(seed, dict(got), dict(wanted))
         assert {name: got[name] for name in PASSED} == {name: wanted[name] for name in PASSED}
         assert not wanted - got
         assert {name.split(":")[0] for name in got - wanted} <= {"replay", "refused"}
@@ -114,7 +122,9 @@ async def test_two_relays_that_lose_different_messages_give_everything_once(
     start: Start, verify: str, seed: int
 ) -> None:
     relays = pair(0.05, 1.5)
-    network = simulated_network(repos=100, records=5, seed=seed, relays=relays, disjoint=True, rotations=0.002)
+    network = simulated_network(
+        repos=100, records=5, seed=seed, relays=relays, disjoint=True, rotations=0.002
+    )
     async with network.serving():
         given: dict[str, Any] = {"upstream": upstreams(network), "upstream_cursor": BOTH, "verify": verify}
         service = await start(limits=patient(10.0), **given, **keys_of(network))
@@ -122,7 +132,7 @@ async def test_two_relays_that_lose_different_messages_give_everything_once(
         await network.run(MERGED, RATE)
         await settled(service, network)
         lost = Counter((line["relay"], line["fault"]) for line in network.ledger)
-        print(verify, seed, dict(lost), dict(await verdicts(service)))
+        figures(verify, seed, dict(lost), dict(await verdicts(service)))
         assert lost.keys() == {(name, fault) for name in "ab" for fault in ("loss", "outage")}
         assert not network.missing(level="full")
         assert differing(by_account(await events(service)), by_account(truth(network))) == []
@@ -143,7 +153,7 @@ async def test_what_both_relays_have_lost_is_told_and_all_else_is_there(
         await network.run(MERGED, RATE)
         await settled(service, network)
         gaps, lost = await gaps_of(service), lost_revs(network)
-        print(verify, seed, len(network.missing(level="full")), len(lost), len(gaps))
+        figures(verify, seed, len(network.missing(level="full")), len(lost), len(gaps))
         assert differing(by_account(await events(service)), by_account(truth(network))) == []
         assert lost
         assert [each for each in lost if not within(*each, gaps)] == []
