@@ -17,11 +17,11 @@ from tests.signed import KEY
 from tests.subscriber import subscribe
 from tests.unit.identity.accounts import did_of, document
 
-from jetstream.admission.examination import Mode
 from jetstream.app import Service
 from jetstream.atproto.encoded_key import parse_multikey
 from jetstream.settings import Settings
 from jetstream.upstreams import Upstream
+from jetstream.verify_modes import Mode
 
 LIMITS = quick(settle_s=0.01, backoff_max_s=0.01)
 NAMES = ("a", "b")

@@ -126,7 +126,7 @@ async def test_each_commit_is_passed_on_once(mode: str, name: str) -> None:
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_restart_in_between_changes_nothing(mode: str, name: str) -> None:
     """The relay sends again what it has above the cursor."""
-    for jump, cut in itertools.product(jumps_in(mode, name)[::3], (9, 10, 11, 12)):
+    for jump, cut in itertools.product(jumps_in(mode, name)[1::5] or [0], (10, 11, 12)):
         sent, log = list(itertools.chain(*case(name, jump))), FakeLog()
         async with reading(mode, log) as sources:
             for source in sources:
