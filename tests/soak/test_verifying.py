@@ -26,7 +26,6 @@ from tests.integration.test_verifying import (
 )
 from tests.serving import Start
 
-from jetstream.app import Service
 from jetstream.eventlog import Gap
 from jetstream.limits import KeyLimits
 from jetstream.simulator import faults
@@ -48,7 +47,7 @@ Event = dict[str, Any]
 
 
 def parts(found: Iterable[Event]) -> tuple[dict[str, list[Event]], dict[str, list[Event]]]:
-    """Return the commits of each account, in order, and its other events. Others may overtake held commits."""
+    """Return the commits of each account, in order, and its other events, which may overtake held commits."""
     both: tuple[list[Event], list[Event]] = ([], [])
     for event in found:
         both[event["kind"] != "commit"].append(event)
