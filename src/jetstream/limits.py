@@ -545,8 +545,12 @@ class WorkerLimits:
     start_s: float = 60.0
     # Starts that fail in a row until the server ends. Each is followed by a longer pause.
     starts_failed_max: int = 5
-    # How many processes a message may end until it is refused. Each was busy with that message alone.
+    # Seconds of CPU time that what is sent at once may take. A commit of the largest size takes 0.1 s.
+    cpu_s: float = 5.0
+    # How many processes may end by themselves until the message that each was busy with alone is refused, and
+    # how many may be killed, which another program may have done.
     deaths_max: int = 2
+    kills_max: int = 5
 
 
 @dataclass(frozen=True, slots=True)
