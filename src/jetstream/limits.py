@@ -492,7 +492,8 @@ class KeyLimits:
     plc_rate: Rate = Rate(100.0, 100)
     # Requests to hosts of `did:web`, all together: accounts can name hosts of somebody else.
     web_rate: Rate = Rate(10.0, 20)
-    # DIDs that wait for an answer, and refreshes of keys that are in use.
+    # DIDs that wait for an answer, and refreshes of keys that are in use. One source has at most half of the
+    # first number, and less if others have some.
     waiting_max: int = 10_000
     refreshes_max: int = 4
     # Bytes of a DID document, and of an audit log. Real ones have 1 kB, and 1 kB an operation.
