@@ -108,4 +108,3 @@ async def test_a_relay_that_sends_other_data_under_the_same_revs_takes_nothing_a
         assert [event["commit"]["rkey"] for event in served] == [f"{number}" for number in range(COMMITS)]
         refusals = [line for line in lines if line["event"].startswith("refused")]
         assert len(refusals) <= 4
-        print(await verdicts(service), len(lines))

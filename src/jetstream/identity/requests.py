@@ -80,7 +80,7 @@ class Turns:
 
 
 def _give_one(queue: deque[asyncio.Future[None]]) -> bool:
-    """Wake the first that was not cancelled a moment ago; it leaves the queue. Return whether there was one."""
+    """Wake the first that was not cancelled a moment ago, if there is one. It leaves the queue."""
     for future in queue:
         if not future.done():
             future.set_result(None)
