@@ -166,7 +166,7 @@ class _Amounts:
         # By DID: the amount with a minus, and a number that rises with each change.
         self._amounts: dict[str, tuple[int, int]] = {}
         # The same as a heap: the largest amount is the first; of equal ones, the one that has been so the
-        # longest. Entries that are out of date are removed when they come first, or when they are the greater part.
+        # longest. Entries that are out of date are removed when they come first, or are the greater part.
         self._heap: list[tuple[tuple[int, int], str]] = []
         self._changes = 0  # so far
 
