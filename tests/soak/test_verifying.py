@@ -93,7 +93,11 @@ def lost_revs(network: SimulatedNetwork) -> set[tuple[str, str]]:
 
 
 def within(did: str, rev: str, gaps: Iterable[Gap]) -> bool:
-    return any(gap.did == did and gap.after_rev < rev < gap.rev for gap in gaps)
+    """Return whether a gap tells of a commit. A #sync may tell of the one that has its rev."""
+    return any(
+        gap.did == did and gap.after_rev < rev and (rev < gap.rev or (gap.cause == "sync" and rev == gap.rev))
+        for gap in gaps
+    )
 
 
 @pytest.mark.timeout(1800)

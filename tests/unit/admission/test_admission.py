@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 from tests.signed import DID, TIME, Account, fields_of, resigned
@@ -468,6 +469,34 @@ async def test_one_source_fills_the_gaps_of_the_other(merged: Server, account: A
     assert (merged.log.gaps, admission.waiting) == ([], 0)
     assert merged.log.cursors == {"a": SourceCursor(6), "b": SourceCursor(7)}
     assert merged.verdicts == {"ok": 7}
+
+
+async def test_the_commit_of_a_sync_that_is_held_is_no_copy_of_it(merged: Server, account: Account) -> None:
+    async with merged.running() as admission:
+        revisions = [account.create("1"), account.create("2")]
+        sync = (3, Envelope("sync", 3, account.sync()))
+        await merged.take("a", commit(1, revisions[0]), sync)
+        assert admission.waiting == 1
+        await merged.take("b", commit(2, revisions[1]))
+    assert merged.log.rkeys == ["1", "2"]
+    assert (merged.log.gaps, admission.waiting) == ([], 0)
+    assert merged.verdicts == {"ok": 2, "replay": 1}
+
+
+@pytest.mark.parametrize("mode", ["cid", "signature", "full"])
+async def test_the_commit_of_a_sync_that_was_passed_on_comes_once(mode: str, account: Account) -> None:
+    upstreams = ("a", "b") if mode == "cid" else ("a",)
+    server = Server(mode, upstreams=upstreams)
+    server.keys.known[DID] = OWN
+    async with server.running():
+        revision = account.create("1")
+        sync = Envelope("sync", 1, account.sync())
+        await server.take("a", (1, sync))
+        for source, number in itertools.product(upstreams, (2, 3)):
+            await server.take(source, commit(number, revision))
+            await server.take(source, (number + 10, sync))
+    assert server.log.rkeys == ["s", "1"]
+    assert server.verdicts == {"ok": 2, "replay": 4 * len(upstreams) - 1}
 
 
 async def test_a_gap_that_nobody_fills_is_reported_after_two_seconds(
