@@ -193,9 +193,13 @@ class Judge:
         return self._deletions.is_from_before(message.did, message.rev, begins=message.begins)
 
     def _is_held(self, message: Message) -> bool:
-        """Return whether a copy of a message is held, which was examined although this one was not."""
+        """Return whether a copy of a message is held, which was examined although this one was not.
+
+        A #sync is no copy of the commit of its rev: it has none of its ops.
+        """
         copies = self._held.items(message.did) if message.finding is None else ()
-        return any(copy.finding is not None and copy.rev == message.rev for copy in copies)
+        place = (message.envelope.type, message.rev)
+        return any(copy.finding is not None and (copy.envelope.type, copy.rev) == place for copy in copies)
 
     def _hold(self, message: Message, judgement: Judgement, state: State | None) -> bool:
         """Hold a message while another source may have those before it; return whether it is held."""
@@ -203,7 +207,9 @@ class Judge:
             return False
         if not self._accounts.sources.has_others(message.source, self._clock(), self._hold_s):
             return False
-        self._hold_behind(message, message.rev)
+        # A commit has its place before the #sync of its rev, which is a repeat of it.
+        after = "~" if message.envelope.type == "sync" else ""
+        self._hold_behind(message, message.rev + after)
         return True
 
     def _hold_behind(self, message: Message, rev: str) -> None:
@@ -222,10 +228,14 @@ class Judge:
         return state is None and self._beginning.is_after(since)
 
     def _take_overdue(self, messages: list[tuple[str, Message]]) -> None:
-        """Judge messages that are held no longer."""
+        """Judge messages that are held no longer, and then those behind them."""
         for _, message in messages:
             message.is_overdue = True
-        for _, message in messages:
+        # Else the first that passes would release these, before the others are judged.
+        behind = [
+            each for did in dict.fromkeys(did for did, _ in messages) for each in self._held.release(did)
+        ]
+        for message in (*(message for _, message in messages), *behind):
             self.take(message)
 
     def _end(self, message: Message, judgement: Judgement) -> None:

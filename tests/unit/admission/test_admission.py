@@ -517,6 +517,50 @@ async def test_a_source_that_has_just_lost_its_connection_is_waited_for(
     assert merged.log.rkeys == ["1", "2", "3"]
 
 
+async def test_what_is_held_does_not_overtake_what_is_due_before_it(merged: Server, account: Account) -> None:
+    """The source that was waited for is gone by then, so nothing is held any more."""
+    async with merged.running():
+        one, _, three, four, five = (account.create(each) for each in "12345")
+        await merged.passed(0.0)
+        await merged.take("a", commit(1, one))
+        merged.connected = ["a"]
+        await merged.passed(0.0)
+        await merged.passed(1.0)
+        await merged.take("a", commit(3, three), commit(4, four))
+        await merged.passed(0.9)
+        await merged.take("a", commit(5, five))
+        assert merged.log.rkeys == ["1"]
+        await merged.passed(1.2)
+    assert merged.log.rkeys == ["1", "s", "3", "4", "5"]
+    assert merged.verdicts == {"ok": 3, "gap": 1}
+
+
+async def test_a_sync_that_is_held_hides_no_commit_of_its_rev(merged: Server, account: Account) -> None:
+    async with merged.running():
+        one, two = account.create("1"), account.create("2")
+        await merged.take("a", commit(1, one), sync(2, account))
+        assert merged.log.rkeys == ["1"]
+        await merged.take("b", commit(2, two))
+    assert merged.log.rkeys == ["1", "2"]
+    assert merged.log.gaps == []
+
+
+@pytest.mark.parametrize("sync_first", [True, False])
+async def test_a_sync_is_held_behind_the_commit_of_its_rev(
+    sync_first: bool, merged: Server, account: Account
+) -> None:
+    async with merged.running():
+        one, _, three = (account.create(each) for each in "123")
+        held = [("a", sync(3, account)), ("b", commit(3, three))]
+        await merged.take("a", commit(1, one))
+        for source, each in held if sync_first else reversed(held):
+            await merged.take(source, each)
+        assert merged.log.rkeys == ["1"]
+        await merged.passed(2.1)
+    assert merged.log.rkeys == ["1", "s", "3"]
+    assert merged.verdicts == {"ok": 1, "gap": 1, "replay": 1}
+
+
 async def test_an_account_event_stays_behind_what_is_held(merged: Server, account: Account) -> None:
     async with merged.running():
         one, two, three = (account.create(each) for each in "123")
