@@ -61,6 +61,8 @@ class Admission:
         self._must_look = True
         # The labels of sources in metrics, where they are not their names.
         self._labels: dict[str, str] = {}
+        # What is being stored.
+        self._storing = Output()
         self._judge = Judge(rules, parts, self._wake, limits, clock)
         prepare = self._judge.signatures.prepare
         self._queue = InputQueue(prepare, parts.examine, self._wake.set, self._limits, clock)
@@ -111,7 +113,7 @@ class Admission:
 
     def knows(self, envelope: Envelope) -> bool | None:
         """Return whether a commit or #sync was judged before: see `upstream.pipeline.Knows`."""
-        return self._judge.states.knows(envelope)
+        return self._judge.knows(envelope)
 
     async def offer(self, source: str, batch: DecodedBatch, received_at: float) -> None:
         """Take what a source has accepted. Waits while too much is queued."""
@@ -130,9 +132,10 @@ class Admission:
         return self._parts.log.tip
 
     async def holds(self, keys: Collection[Key]) -> dict[Key, int]:
-        """Return the keys of all that was taken: in the log, each with a position, or waiting, with 0."""
+        """Return the keys of all that was taken: stored, each with a position, or not yet, with 0."""
         await self._queue.wait_stored()
-        waiting = dict.fromkeys(self._judge.waiting_among(keys), 0)
+        stored_next = {event.key for event in self._storing.events}.intersection(keys)
+        waiting = dict.fromkeys(self._judge.waiting_among(keys) | stored_next, 0)
         rest = [key for key in keys if key not in waiting]
         return waiting | (await self._parts.log.holds(rest) if rest else {})
 
@@ -185,8 +188,9 @@ class Admission:
             self._parts.accounts.update(self._parts.connected(), self._clock())
         judge.take_due(self._limits.due_per_turn)
         await turn.pause()
-        while len(judge.output.events) < self._limits.run_ops_max and judge.take_ready():
-            await turn.pause()
+        while judge.has_ready and len(judge.output.events) < self._limits.run_ops_max:
+            for _ in judge.take_ready():
+                await turn.pause()
         judge.tell_accounts(self._limits.accounts_per_turn)
         run = self._queue.first_examined()
         if run is not None:
@@ -202,7 +206,8 @@ class Admission:
 
     async def _store(self) -> bool:
         """Store what was judged; return whether there was anything."""
-        output, self._judge.output = self._judge.output, Output()
+        output = self._storing = self._judge.output
+        self._judge.output = Output()
         self._count(output)
         repos, accounts = self._judge.states.changes(), self._judge.account_changes()
         cursors = self._judge.marks.cursors
@@ -213,6 +218,7 @@ class Admission:
             return Changes(cursors, repos, [gap.at(first_us + gap.place) for gap in output.gaps], accounts)
 
         await self._parts.append(output.events, changes, output.received_at)
+        self._storing = Output()
         self._judge.states.stored()
         self._stored.notify()
         return True

@@ -59,6 +59,10 @@ class Deletions:
     def __len__(self) -> int:
         return len(self._deletions)
 
+    def __contains__(self, did: object) -> bool:
+        """Return whether some sources have not said yet that an account is deleted."""
+        return did in self._deletions
+
     def note(self, did: str, source: str, sources: Collection[str], *, told: bool) -> bool:
         """Note that a source says an account is deleted; return whether its state is to be forgotten.
 

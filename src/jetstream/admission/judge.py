@@ -21,7 +21,7 @@ from jetstream.admission.deletions import Deletions
 from jetstream.admission.examiners.examination import Finding
 from jetstream.admission.hosting import Hosting
 from jetstream.admission.marks import Marks
-from jetstream.admission.message import IN_REPOSITORIES, Message, is_deletion
+from jetstream.admission.message import IN_REPOSITORIES, Message, did_of, is_deletion
 from jetstream.admission.output import Found, Output
 from jetstream.admission.parts import Parts
 from jetstream.admission.repo_queues import RepoQueues
@@ -32,6 +32,7 @@ from jetstream.admission.states import States
 from jetstream.admission.suspended import Suspended
 from jetstream.limits import Limits
 from jetstream.model.event import ACCOUNT, Event, Key
+from jetstream.upstream.envelope import Envelope
 from jetstream.upstream.extract import extract, possible_keys, sync_of
 from jetstream.verify.chain import Judgement, State, latest_rev, screen
 from jetstream.verify.verdict import REPLAY
@@ -74,6 +75,8 @@ class Judge:
         )
         # Messages that lack something, and those behind them.
         self._suspended = Suspended(waiting, wake.set)
+        # Those that waited and are being judged. Set and cleared by `take_ready`.
+        self._in_hand: list[Message] = []
         # Messages that are held since those before them are missing.
         self._held = RepoQueues[Message](bounds.hold_s, bounds.held_per_repo, most, bounds.held_bytes_max)
         # Those that were passed on a short time ago.
@@ -107,14 +110,25 @@ class Judge:
         else:
             self._decide(message)
 
-    def take_ready(self) -> bool:
-        """Judge the messages of one repository whose first one is ready. False: none is."""
-        messages = self._suspended.take_ready()
-        if messages is None:
-            return False
-        for message in messages:
+    @property
+    def has_ready(self) -> bool:
+        """Whether `take_ready` has something to do."""
+        return self._suspended.has_ready
+
+    def take_ready(self) -> Iterator[None]:
+        """Judge the messages of one repository whose first one is ready, one in each step.
+
+        There may be a thousand, each with a signature to check.
+        """
+        self._in_hand = self._suspended.take_ready()
+        for message in self._in_hand:
             self.take(message)  # the first that must wait again has the others wait behind it
-        return True
+            yield
+        self._in_hand = []
+
+    def knows(self, envelope: Envelope) -> bool | None:
+        """Return whether a commit or #sync was judged before; None: the state alone cannot tell."""
+        return None if did_of(envelope) in self._deletions else self.states.knows(envelope)
 
     def take_due(self, most: int) -> None:
         """Judge what has waited for long enough, about `most` messages of either kind."""
@@ -129,17 +143,20 @@ class Judge:
             self._pass_account(source, did, event, ())
 
     def waiting_among(self, keys: Collection[Key]) -> set[Key]:
-        """Return those of some keys that are of messages that wait."""
+        """Return those of some keys that are of messages that wait, or are judged and not stored."""
         revs: defaultdict[bytes, set[bytes]] = defaultdict(set)
         for did, *_, rev in keys:
             revs[did].add(rev)
-        return {
+        waiting = {
             key for did, its_revs in revs.items() for key in self._waiting_keys(did.decode(), its_revs)
-        }.intersection(keys)
+        }
+        waiting.update(event.key for event in self.output.events)
+        return waiting.intersection(keys)
 
     def _waiting_keys(self, did: str, revs: Container[bytes]) -> Iterator[Key]:
         """Yield the keys of what waits of a repository, of its commits those at some revs."""
-        for message in (*self._suspended.messages(did), *self._held.items(did)):
+        in_hand = (message for message in self._in_hand if message.did == did)
+        for message in (*in_hand, *self._suspended.messages(did), *self._held.items(did)):
             if message.envelope.type != "commit" or message.rev.encode() in revs:
                 yield from possible_keys(message.envelope)
 

@@ -417,6 +417,28 @@ async def test_what_waits_is_found_by_its_keys(account: Account) -> None:
     assert server.log.asked == absent
 
 
+async def test_what_has_waited_is_found_until_it_is_stored(account: Account) -> None:
+    """It is judged in steps. Between two of them, others may ask."""
+    server = Server(limits=Limits(admission=AdmissionLimits(turn_s=0.0)))
+    async with server.running() as admission:
+        messages = [commit(number, account.create(str(number))) for number in range(1, 4)]
+        messages += [status(4), identity(5)]
+        keys = [key for _, envelope in messages for key in possible_keys(envelope)]
+        await server.take("a", *messages)
+        server.log.open.clear()
+        server.keys.bring(DID)
+        waiting = set()
+        for _ in range(30):
+            assert await admission.holds(keys) == dict.fromkeys(keys, 0)
+            waiting.add(admission.waiting)
+            await asyncio.sleep(0)
+        server.log.open.set()
+        await server.settle()
+        assert all((await admission.holds(keys)).values())
+    assert waiting == {0, 5}
+    assert server.log.rkeys == ["1", "2", "3", "a", "i"]
+
+
 async def test_a_cursor_moves_though_there_is_no_message(server: Server) -> None:
     async with server.running():
         await server.stores["a"](DecodedBatch(seq=7), 0.0)
@@ -585,6 +607,21 @@ async def test_what_a_relay_that_is_behind_sends_of_a_deleted_account_is_known(
         await merged.take("a", commit(4, again.create("3")))
     assert merged.log.rkeys == ["1", "2", "a", "3"]
     assert merged.log.gaps == []
+
+
+async def test_a_deleted_account_may_begin_again_below_the_state_that_another_relay_is_compared_with(
+    merged: Server, account: Account
+) -> None:
+    """The clock of its PDS was some minutes ahead."""
+    account.number = 240_000_000
+    again = Account()
+    async with merged.running() as admission:
+        await merged.take("a", commit(1, account.create("1")), status(2, active=False, status="deleted"))
+        begins = commit(3, again.create("2"))
+        assert admission.knows(begins[1]) is None
+        await merged.take("a", begins)
+        assert admission.knows(begins[1])
+    assert merged.log.rkeys == ["1", "a", "2"]
 
 
 async def test_a_deleted_account_may_begin_again_before_all_relays_have_deleted_it(

@@ -19,9 +19,11 @@ def test_the_state_is_forgotten_when_all_sources_have_said_so() -> None:
 def test_only_a_source_that_has_said_so_is_judged_without_it() -> None:
     deletions = Deletions(10)
     assert not deletions.note(DID, "a", ("a", "b"), told=True)
+    assert DID in deletions
     assert deletions.is_over(DID, "a")
     assert not deletions.is_over(DID, "b")
     deletions.begins_again(DID)
+    assert DID not in deletions
     assert not deletions.is_over(DID, "a")
 
 
