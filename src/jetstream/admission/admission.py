@@ -33,6 +33,7 @@ from jetstream.admission.output import Output
 from jetstream.admission.parts import Parts
 from jetstream.admission.rules import Rules
 from jetstream.eventlog import Changes
+from jetstream.identity.addresses import endpoint
 from jetstream.limits import Limits
 from jetstream.model.event import Key
 from jetstream.scheduling import Notifier
@@ -88,10 +89,15 @@ class Admission:
             await asyncio.sleep(0)
         self._wake.set()  # to store that
 
-    def join(self, source: str) -> Callable[[DecodedBatch, float], Awaitable[None]]:
-        """Let a source be in use, by its name; return what takes its batches. Its stored cursor stays."""
+    def join(
+        self, source: str, pds_url: str | None = None
+    ) -> Callable[[DecodedBatch, float], Awaitable[None]]:
+        """Let a source be in use, by its name; return what takes its batches. Its stored cursor stays.
+
+        `pds_url` is the URL of a PDS; None: the source is a relay.
+        """
         self._judge.marks.add(source, self._parts.log.cursors.get(source))
-        return partial(self.offer, source)
+        return partial(self.offer, source, None if pds_url is None else endpoint(pds_url))
 
     async def forget(self, sources: Collection[str]) -> None:
         """Return when the cursors of sources that are not in use any more are removed."""
@@ -115,11 +121,11 @@ class Admission:
         """Return whether a commit or #sync was judged before: see `upstream.pipeline.Knows`."""
         return self._judge.knows(envelope)
 
-    async def offer(self, source: str, batch: DecodedBatch, received_at: float) -> None:
-        """Take what a source has accepted. Waits while too much is queued."""
+    async def offer(self, source: str, host: str | None, batch: DecodedBatch, received_at: float) -> None:
+        """Take what a source has accepted. Waits while too much is queued. `host` is that of a PDS."""
         if batch.known:
             self._parts.metrics.verdicts["replay", ""].inc(batch.known)
-        await self._queue.offer(source, batch, received_at)
+        await self._queue.offer(source, batch, received_at, host)
 
     @property
     def floor(self) -> int:

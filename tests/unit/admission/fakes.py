@@ -99,6 +99,9 @@ class FakeKeys:
         self.found: set[str] = set()
         self.hosts: dict[str, str] = {}
         self.coming_hosts: dict[str, str] = {}
+        # Clear it to have `find_pds` wait.
+        self.hosts_come = asyncio.Event()
+        self.hosts_come.set()
         self.asked: list[tuple[str, str]] = []
         self.loaded: list[str] = []
         self.is_out = False
@@ -137,6 +140,7 @@ class FakeKeys:
 
     async def find_pds(self, did: str) -> None:
         self.asked.append(("find_pds", did))
+        await self.hosts_come.wait()
         await asyncio.sleep(0)
         self.hosts |= {did: self.coming_hosts[did]} if did in self.coming_hosts else {}
 
@@ -200,7 +204,8 @@ class Server:
             lambda: START_US + 1_000_000,
         )
         self.admission = Admission(rules, parts, self.limits, self.clock)
-        self.stores = {name: self.admission.join(name) for name in (*self.upstreams, *self.pds)}
+        self.stores = {name: self.admission.join(name) for name in self.upstreams}
+        self.stores |= {name: self.admission.join(name, f"wss://{name}") for name in self.pds}
         relays = [Upstream(name, f"wss://{name}") for name in self.upstreams]
         self.admission.use(relays + [Upstream(name, f"wss://{name}", "pds") for name in self.pds])
         async with self.admission.running():

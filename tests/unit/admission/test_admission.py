@@ -18,6 +18,7 @@ from jetstream.simulator.signing import K256Key
 from jetstream.upstream.envelope import Envelope
 from jetstream.upstream.extract import possible_keys
 from jetstream.upstream.pipeline import DecodedBatch
+from jetstream.upstreams import Upstream
 
 OTHER_DID = "did:plc:" + "b" * 24
 OLD_KEY = K256Key(b"\x09" * 32)
@@ -698,6 +699,35 @@ async def test_a_pds_speaks_for_its_own_accounts_only(account: Account, other: A
         await server.take("a", commit(1, other.create("3"), OTHER_DID))
     assert server.log.rkeys == ["1", "a", "i", "3"]
     assert server.dropped("pds", "host") == 3
+
+
+@pytest.mark.parametrize("mode", ["cid", "full"])
+async def test_a_pds_that_is_added_is_no_relay_before_it_is_in_the_list(mode: str, account: Account) -> None:
+    """It is read before that, while others are added and removed."""
+    server = Server(mode, upstreams=("a",), pds=("old",))
+    server.keys.known[DID] = OWN
+    server.keys.hosts[DID] = server.keys.coming_hosts[DID] = "other.example"
+    async with server.running() as admission:
+        server.stores["new"] = admission.join("new", "wss://new")
+        gone = status(3, active=False, status="deleted")
+        await server.take("new", commit(1, account.create("1")), identity(2), gone)
+    assert server.log.rkeys == []
+
+
+async def test_a_pds_that_is_removed_is_no_relay_for_what_waits() -> None:
+    server = Server(upstreams=("a",), pds=("old",))
+    server.keys.coming_hosts[DID] = "other.example"
+    server.keys.hosts_come.clear()
+    async with server.running() as admission:
+        await server.take("old", identity(1), status(2, active=False, status="deleted"))
+        assert admission.waiting == 2
+        await admission.forget(["old"])
+        admission.use([Upstream("a", "wss://a")])
+        await admission.settle()
+        server.keys.hosts_come.set()
+        await server.settle()
+        assert admission.waiting == 0
+    assert server.log.rkeys == []
 
 
 async def test_an_account_that_moves_to_a_pds_is_taken(account: Account) -> None:
