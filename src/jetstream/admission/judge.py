@@ -17,7 +17,6 @@ from collections.abc import Callable, Collection, Container, Coroutine, Iterator
 from typing import Any
 
 from jetstream.admission.beginning import Beginning
-from jetstream.admission.deletions import Deletions
 from jetstream.admission.examiners.examination import Finding
 from jetstream.admission.hosting import Hosting
 from jetstream.admission.marks import Marks
@@ -56,7 +55,7 @@ class Judge:
         self._hold_s = bounds.hold_s
         self._accounts = parts.accounts
         # Accounts that are deleted, while sources are behind.
-        self._deletions = Deletions(bounds.deletions_max)
+        self._deletions = parts.deletions
         self._clock = clock
         # The newest state of each repository.
         self.states = States(parts.log.repo, bounds.states_kept)

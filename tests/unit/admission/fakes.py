@@ -12,6 +12,7 @@ from tests.signed import KEY, START_US, Account
 
 from jetstream.admission.accounts import Accounts
 from jetstream.admission.admission import Admission
+from jetstream.admission.deletions import Deletions
 from jetstream.admission.examiners.examination import Finding, Task, examine
 from jetstream.admission.identities import Identities
 from jetstream.admission.parts import Parts
@@ -170,6 +171,7 @@ class Server:
     log: FakeLog = field(default_factory=FakeLog)
     keys: FakeKeys = field(default_factory=FakeKeys)
     clock: Clock = field(default_factory=Clock)
+    deletions: Deletions = field(default_factory=lambda: Deletions(100))
     connected: list[str] = field(default_factory=list)
     examined: list[Task] = field(default_factory=list)
 
@@ -198,6 +200,7 @@ class Server:
             self.keys if self.mode in {"signature", "full"} or self.pds else None,
             accounts,
             Identities(600_000_000, 100),
+            self.deletions,
             lambda: self.connected,
             self.counted,
             Conditions(),

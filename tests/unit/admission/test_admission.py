@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.signed import DID, TIME, Account, fields_of, resigned
+from tests.signed import DID, START_US, TIME, Account, fields_of, resigned
 from tests.unit.admission.fakes import OWN, Server, message
 
 from jetstream.atproto.encoded_key import parse_multikey
@@ -346,6 +346,27 @@ async def test_what_waits_is_read_again_after_a_crash_and_nothing_else(
         await again.take("a", one)
         assert again.log.cursors == {"a": SourceCursor(1, stored_to=2)}
     assert again.log.rkeys == ["2", "1"]
+
+
+async def test_what_came_before_a_deletion_is_no_event_after_a_crash(
+    account: Account, other: Account
+) -> None:
+    """The log has erased it by then, and resuming begins before it, because something else had waited."""
+    server = Server()
+    server.keys.known[OTHER_DID] = OWN
+    other.number = -10  # before the time of the deletion
+    gone = status(3, OTHER_DID, active=False, status="deleted")
+    messages = [commit(1, account.create("1")), commit(2, other.create("2"), OTHER_DID)]
+    async with server.running():
+        await server.take("a", *messages, gone)
+    assert server.log.rkeys == ["2", "a"]
+    assert server.log.cursors == {"a": SourceCursor(0, stored_to=3, unstored=(1,))}
+    again = Server(log=server.log)
+    again.keys.known |= {DID: OWN, OTHER_DID: OWN}
+    again.deletions.restore(OTHER_DID, server.log.events[-1].body, START_US + 1_000_000)
+    async with again.running():
+        await again.take("a", *messages)
+    assert again.log.rkeys == ["2", "a", "1"]
 
 
 # The queue
