@@ -751,6 +751,21 @@ async def test_a_pds_that_is_removed_is_no_relay_for_what_waits() -> None:
     assert server.log.rkeys == []
 
 
+async def test_what_waits_of_a_pds_that_is_replaced_is_in_the_cursor(
+    account: Account, other: Account
+) -> None:
+    server = Server(upstreams=("a",), pds=("pds",))
+    server.keys.known[OTHER_DID] = OWN
+    server.keys.hosts |= {DID: "pds", OTHER_DID: "pds"}
+    async with server.running() as admission:
+        await server.take("pds", commit(1, account.create("1")))
+        await server.offer("pds", commit(2, other.create("2"), OTHER_DID))
+        admission.join("pds", "wss://pds:8443")
+        await server.settle()
+        assert admission.waiting == 1
+        assert server.log.cursors == {"pds": SourceCursor(0, stored_to=2, unstored=(1,))}
+
+
 async def test_an_account_that_moves_to_a_pds_is_taken(account: Account) -> None:
     server = Server("cid", upstreams=("a",), pds=("pds",))
     server.keys.hosts[DID] = "old.example"
