@@ -39,7 +39,7 @@ class Hosting:
 
     def use(self, urls: Mapping[str, str]) -> None:
         """Set the sources that are PDSes: the URL of each, by its name."""
-        self._sources = {endpoint(url): source for source, url in reversed(urls.items())}
+        self._sources = {endpoint(url): source for source, url in reversed(list(urls.items()))}
 
     def source_of(self, did: str) -> str | None:
         """Return the source that is the PDS of an account, as far as that is known."""
