@@ -60,8 +60,6 @@ class Admission:
         self._stored = Notifier()
         # Whether the connections of the sources may have changed.
         self._must_look = True
-        # The labels of sources in metrics, where they are not their names.
-        self._labels: dict[str, str] = {}
         # What is being stored.
         self._storing = Output()
         self._judge = Judge(rules, parts, self._wake, limits, clock)
@@ -72,10 +70,10 @@ class Admission:
 
     def use(self, upstreams: Sequence[Upstream]) -> None:
         """Set the sources that are in use, in their order: those of the settings, as they are now."""
-        self._labels = {each.name: PDS_LABEL for each in upstreams if each.kind == "pds"}
         relays = [each.name for each in upstreams if each.kind == "relay"]
-        self._parts.accounts.set_sources(relays, self._labels, self._clock())
-        self._judge.hosting.use({each.name: each.url for each in upstreams if each.kind == "pds"})
+        hosts = {each.name: each.url for each in upstreams if each.kind == "pds"}
+        self._parts.accounts.set_sources(relays, hosts, self._clock())
+        self._judge.hosting.use(hosts)
         self.check()
 
     async def settle(self) -> None:
@@ -245,7 +243,9 @@ class Admission:
         for gap in output.gaps:
             metrics.gaps[gap.cause].inc()
         for (source, reason), count in output.drops.items():
-            metrics.drops(self._labels.get(source, source))[reason].inc(count)
+            # Relays stay the same. Any other source is a PDS, in use or not.
+            label = source if source in self._parts.accounts.relays else PDS_LABEL
+            metrics.drops(label)[reason].inc(count)
 
 
 class Turn:

@@ -749,6 +749,7 @@ async def test_a_pds_that_is_removed_is_no_relay_for_what_waits() -> None:
         await server.settle()
         assert admission.waiting == 0
     assert server.log.rkeys == []
+    assert server.dropped("pds", "host") == 2  # the label of all PDSes
 
 
 async def test_what_waits_of_a_pds_that_is_replaced_is_in_the_cursor(
