@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from tests.signed import DID, START_US, TIME, Account, fields_of, resigned
-from tests.unit.admission.fakes import OWN, Server, message
+from tests.unit.admission.fakes import OWN, FakeLog, Server, message
 
 from jetstream.atproto.encoded_key import parse_multikey
 from jetstream.eventlog import Gap, SourceCursor
@@ -402,6 +402,31 @@ async def test_runs_are_examined_while_one_is_stored(server: Server, account: Ac
         assert server.log.rkeys == []
         server.log.open.set()
     assert server.log.rkeys == ["1", "2"]  # what was offered is stored at the end
+
+
+class LogOfTurns(FakeLog):
+    """Notes in which turns it was asked for states."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn = 0
+        self.turns: set[int] = set()
+
+    def repo(self, did: bytes) -> bytes | None:
+        self.turns.add(self.turn)
+        return super().repo(did)
+
+
+async def test_a_run_is_prepared_in_parts(account: Account) -> None:
+    log = LogOfTurns()
+    server = Server(log=log, limits=Limits(admission=AdmissionLimits(prepared_per_turn=1)))
+    server.keys.known[DID] = OWN
+    async with server.running():
+        await server.offer("a", *(commit(number, account.create(str(number))) for number in range(1, 6)))
+        for log.turn in range(20):
+            await asyncio.sleep(0)
+    assert len(log.turns) > 5
+    assert log.rkeys == ["1", "2", "3", "4", "5"]
 
 
 async def test_a_run_has_so_many_ops_and_no_more(server: Server, account: Account) -> None:
