@@ -196,6 +196,9 @@ class Admission:
             for _ in judge.take_ready():
                 await turn.pause()
         judge.tell_accounts(self._limits.accounts_per_turn)
+        if not self._parts.accounts.is_settled:
+            self._wake.set()  # to look at the others, after a turn of everybody else
+            await asyncio.sleep(0)
         run = self._queue.first_examined()
         if run is not None:
             for message in run.messages:

@@ -702,6 +702,19 @@ async def test_identities_and_accounts_pass_once(merged: Server) -> None:
     assert merged.dropped("b", "repeat") == 3
 
 
+async def test_all_accounts_are_looked_at_when_another_source_decides() -> None:
+    limits = Limits(admission=AdmissionLimits(accounts_per_turn=1))
+    server = Server(upstreams=("a", "b", "c"), limits=limits)
+    async with server.running():
+        for source, did in (("c", DID), ("b", OTHER_DID)):
+            await server.take(source, status(1, did, active=False, status="takendown"))
+        assert server.log.rkeys == []
+        server.connected = ["b", "c"]
+        await server.passed(0.0)
+        await server.passed(31.0)
+        assert server.log.rkeys == ["a"]
+
+
 @pytest.mark.parametrize("mode", ["off", "cid"])
 async def test_upstreams_are_merged_without_keys(mode: str, account: Account) -> None:
     server = Server(mode, upstreams=("a", "b"))
