@@ -23,18 +23,31 @@ from jetstream.verify_modes import Mode
 
 COMMAND = (str(Path(__file__).resolve()),)
 # What the field `time` of a message does to its process.
-KILLS, FAILS, HANGS = "it kills", "it fails", "it hangs"
-QUICK = WorkerLimits(hang_s=0.4)
+KILLS, FAILS, HANGS, STOPS = "it kills", "it fails", "it hangs", "it stops"
+# The same, with the file that counts it: three processes are killed, and the next one is not.
+KILLED = "it is killed: "
+QUICK = WorkerLimits(hang_s=0.4, cpu_s=0.1)
 
 
 def deadly(task: Task, mode: Mode, limits: UpstreamLimits) -> Finding:
     time = task.fields.get("time")
     if time == KILLS:
         os.kill(os.getpid(), signal.SIGKILL)
+    if time == STOPS:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if isinstance(time, str) and time.startswith(KILLED):
+        be_killed(Path(time.removeprefix(KILLED)))
     assert time != FAILS
     while time == HANGS:
         pass
     return examine(task, mode, limits)
+
+
+def be_killed(count: Path) -> None:
+    with count.open("a") as file:
+        file.write("x")
+    if count.stat().st_size <= 3:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def say(text: str) -> None:

@@ -492,7 +492,8 @@ class KeyLimits:
     plc_rate: Rate = Rate(100.0, 100)
     # Requests to hosts of `did:web`, all together: accounts can name hosts of somebody else.
     web_rate: Rate = Rate(10.0, 20)
-    # DIDs that wait for an answer, and refreshes of keys that are in use.
+    # DIDs that wait for an answer, and refreshes of keys that are in use. One source has at most half of the
+    # first number, and less if others have some.
     waiting_max: int = 10_000
     refreshes_max: int = 4
     # Bytes of a DID document, and of an audit log. Real ones have 1 kB, and 1 kB an operation.
@@ -545,8 +546,12 @@ class WorkerLimits:
     start_s: float = 60.0
     # Starts that fail in a row until the server ends. Each is followed by a longer pause.
     starts_failed_max: int = 5
-    # How many processes a message may end until it is refused. Each was busy with that message alone.
+    # Seconds of CPU time that what is sent at once may take. A commit of 200 ops and 1.9 MB takes 15 ms.
+    cpu_s: float = 5.0
+    # How many processes may end by themselves until the message that each was busy with alone is refused, and
+    # how many may be killed, which another program may have done.
     deaths_max: int = 2
+    kills_max: int = 5
 
 
 @dataclass(frozen=True, slots=True)

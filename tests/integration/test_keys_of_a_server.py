@@ -227,7 +227,7 @@ async def test_nothing_waits_longer_than_it_may(setup: Setup) -> None:
 
 
 async def test_so_many_wait_and_no_more(setup: Setup) -> None:
-    limits = replace(QUICK, waiting_max=5)
+    limits = replace(QUICK, waiting_max=10)
     keys = await setup.open(await setup.server(forever), limits=limits)
     answers = await asyncio.gather(*(keys.wait(did_of(number)) for number in range(8)))
     assert [answer.reason for answer in answers].count("overload") == 3
@@ -393,3 +393,28 @@ async def test_what_waits_at_the_end_gets_an_answer(setup: Setup) -> None:
         waiting = asyncio.create_task(keys.wait(DID))
         await until(lambda: setup.value("key_requests_waiting") == 1)
     assert await waiting == Answer(None, "unreachable")
+
+
+async def test_a_source_of_unknown_accounts_leaves_turns_and_room_to_the_others(setup: Setup) -> None:
+    """The directory answers one request at a time, and 100 of one source wait for it."""
+    turn = asyncio.Semaphore(0)
+    directory = Directory()
+
+    async def slow(request: web.Request) -> web.StreamResponse:
+        await turn.acquire()
+        return await directory.handle(request)
+
+    limits = replace(LIMITS, requests_max=1, waiting_max=200, timeout_s=60.0, wait_s=60.0)
+    keys = await setup.open(await setup.server(slow), limits=limits)
+    flood = [asyncio.create_task(keys.wait(did_of(number), "many")) for number in range(100, 300)]
+    await until(lambda: setup.value("key_requests_total", result="overload") == 100)
+    genuine = asyncio.create_task(keys.wait(DID, "other"))
+    again = asyncio.create_task(keys.wait(did_of(2), "other"))
+    await until(lambda: keys._resolver.statistics().waiting == 102)
+    again.cancel()
+    for _ in range(3):
+        turn.release()
+    assert await genuine == Answer(KEY, "", "")
+    assert len(directory.asked) <= 3
+    for each in flood:
+        each.cancel()

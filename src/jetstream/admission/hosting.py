@@ -78,5 +78,5 @@ class Hosting:
         return speaks
 
     async def _place(self, message: Message, keys: Keyring) -> Finding | None:
-        await keys.find_pds(message.did)
+        await keys.find_pds(message.did, message.source)
         return message.finding

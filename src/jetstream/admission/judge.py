@@ -34,6 +34,7 @@ from jetstream.model.event import ACCOUNT, Event, Key
 from jetstream.upstream.envelope import Envelope
 from jetstream.upstream.extract import extract, possible_keys, sync_of
 from jetstream.verify.chain import Judgement, State, latest_rev, screen
+from jetstream.verify.commit import Before
 from jetstream.verify.verdict import REPLAY
 
 
@@ -186,7 +187,8 @@ class Judge:
     def _decide_signed(self, message: Message) -> None:
         state = self._state_for(message)
         blocks = message.envelope.fields.get("blocks")
-        verdict = screen(state, message.rev, blocks, self._latest)
+        is_sync = message.envelope.type == "sync"
+        verdict = screen(state, message.rev, blocks, self._latest, is_sync=is_sync)
         if verdict is None and (self._is_held(message) or (state is None and self._is_deleted(message))):
             verdict = REPLAY
         if verdict is not None:
@@ -240,8 +242,11 @@ class Judge:
             return bool(judgement.missing_after)
         finding = message.finding
         assert finding is not None
-        since = finding.evidence.since if finding.evidence is not None else ""
-        return state is None and self._beginning.is_after(since)
+        evidence = finding.evidence
+        if state is not None or evidence is None:
+            return False
+        # Of a #sync, the commit of its own rev should have come.
+        return self._beginning.is_after(evidence.rev if evidence.before is Before.SYNC else evidence.since)
 
     def _take_overdue(self, messages: list[tuple[str, Message]]) -> None:
         """Judge messages that are held no longer, and then those behind them."""

@@ -179,15 +179,15 @@ class Keys:
         """Read from the file what it has of accounts, so that `cached` has it. Takes `read_s` at most."""
         await self._resolver.load(dids)
 
-    async def wait(self, did: str) -> Answer:
+    async def wait(self, did: str, source: str = "") -> Answer:
         """Return the key of an account, or why there is none, within `wait_s`."""
         try:
             async with asyncio.timeout(self._limits.wait_s):
-                return await self._resolver.resolve(did)
+                return await self._resolver.resolve(did, source)
         except TimeoutError:
             return Answer(None, "timeout")
 
-    async def after_failure(self, did: str, rev: str) -> Candidates:
+    async def after_failure(self, did: str, rev: str, source: str = "") -> Candidates:
         """Return the keys that were valid at a rev, for a signature that `cached` does not fit.
 
         The directory is asked for them once a minute for each account at most. If the candidates have a
@@ -196,7 +196,7 @@ class Keys:
         """
         try:
             async with asyncio.timeout(self._limits.wait_s):
-                return await self._resolver.keys_at(did, tid_us(rev))
+                return await self._resolver.keys_at(did, tid_us(rev), source)
         except TimeoutError:
             return Candidates([], "timeout")
 
@@ -213,11 +213,11 @@ class Keys:
         """Return the host of an account's PDS that memory has: empty, if there is none. None: not known."""
         return self._resolver.pds(did)
 
-    async def find_pds(self, did: str) -> None:
+    async def find_pds(self, did: str, source: str = "") -> None:
         """Fetch the document of an account, so that `pds` has what it says, within `wait_s`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._limits.wait_s):
-                await self._resolver.find_pds(did, refresh=True)
+                await self._resolver.find_pds(did, source, refresh=True)
 
     def announced(self, did: str) -> None:
         """Note that an account may have changed its key (`#identity`). It is fetched when it is used."""

@@ -58,10 +58,10 @@ class Keyring(Protocol):
     async def load(self, dids: Sequence[str]) -> None:
         """Read the keys of accounts from the file into memory."""
 
-    def wait(self, did: str) -> Awaitable[Answer]:
-        """Return the key of an account, or why there is none."""
+    def wait(self, did: str, source: str) -> Awaitable[Answer]:
+        """Return the key of an account, or why there is none. A message of `source` needs it."""
 
-    def after_failure(self, did: str, rev: str) -> Awaitable[Candidates]:
+    def after_failure(self, did: str, rev: str, source: str) -> Awaitable[Candidates]:
         """Return the keys that an account had at a rev, for a signature that its key does not fit."""
 
     @property
@@ -74,7 +74,7 @@ class Keyring(Protocol):
     def pds(self, did: str) -> str | None:
         """Return the host of an account's PDS that memory has: empty, if there is none. None: not known."""
 
-    def find_pds(self, did: str) -> Awaitable[None]:
+    def find_pds(self, did: str, source: str) -> Awaitable[None]:
         """Return when `pds` has what the document of an account says now, if it can be fetched."""
 
     def announced(self, did: str) -> None:

@@ -15,8 +15,8 @@ order. A message without a rev stays behind what came before it.
 
 *Let go.* A message that has waited for its time, or for which there is no room, is *let go*: what becomes of
 it is decided without what it waited for. It never waits again for the same. All that is before it in its
-queue is let go with it, so the order is kept. Too many messages: the oldest makes room. Too many bytes: the
-repository that has the most does. So an account that sends the largest commits shortens its own wait, and not
+queue is let go with it, so the order is kept. Too many messages, or too many bytes: the repository that has
+the most makes room. So an account that sends the most commits, or the largest, shortens its own wait, and not
 that of the others.
 
 The laws: each message that is held comes out exactly once; those of a repository come out in order; and when
@@ -31,7 +31,7 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 Item = TypeVar("Item")
 
-# Entries of the heap that are out of date and are kept: fewer than those in use, or so many.
+# Entries of a heap that are out of date and are kept: fewer than those in use, or so many.
 _STALE_MAX: Final = 64
 
 
@@ -65,11 +65,10 @@ class RepoQueues(Generic[Item]):
         # The numbers of what waits.
         self._numbers: set[int] = set()
         self._next_number = 0  # of the next message
-        # Bytes of what waits, as `hold` was told; those of each queue; and these with a minus, as a heap: the
-        # largest queue is the first. Entries that are out of date are removed as those of `_oldest` are.
+        # Bytes of what waits, as `hold` was told; those of each queue; and the messages of each queue.
         self.size = 0
-        self._sizes: dict[str, int] = {}
-        self._largest: list[tuple[int, str]] = []
+        self._sizes = _Amounts()
+        self._lengths = _Amounts()
 
     def __len__(self) -> int:
         """Return how many messages wait."""
@@ -101,10 +100,9 @@ class RepoQueues(Generic[Item]):
         heappush(self._oldest, (since, held.number, did))
         let_go = self._let_go(did, 1) if len(queue) > self._repo_max else []
         while len(self) > self._messages_max:
-            _, number, oldest_did = self._first()
-            let_go += self._let_go(oldest_did, self._place(oldest_did, number))
+            let_go += self._let_go(self._lengths.largest(), 1)
         while self.size > self._bytes_max:
-            let_go += self._let_go(self._largest_queue(), 1)
+            let_go += self._let_go(self._sizes.largest(), 1)
         return let_go
 
     def release(self, did: str) -> list[Item]:
@@ -135,22 +133,15 @@ class RepoQueues(Generic[Item]):
         """Return how many messages of a queue there are up to one, that one included."""
         return next(place for place, held in enumerate(self._queues[did], 1) if held.number == number)
 
-    def _largest_queue(self) -> str:
-        """Return the repository that has the most bytes here."""
-        while self._sizes.get(self._largest[0][1]) != -self._largest[0][0]:
-            heappop(self._largest)
-        return self._largest[0][1]
-
     def _note_size(self, did: str, change: int) -> None:
         """Note that a queue has more bytes, or fewer."""
         self.size += change
-        size = self._sizes.pop(did, 0) + change
-        if did in self._queues:
-            self._sizes[did] = size
-            heappush(self._largest, (-size, did))
-        if len(self._largest) > 2 * len(self._sizes) + _STALE_MAX:
-            self._largest = [(-size, did) for did, size in self._sizes.items()]
-            heapify(self._largest)
+        if queue := self._queues.get(did):
+            self._sizes.set(did, self._sizes.get(did) + change)
+            self._lengths.set(did, len(queue))
+        else:
+            self._sizes.remove(did)
+            self._lengths.remove(did)
 
     def _let_go(self, did: str, count: int) -> list[tuple[str, Item]]:
         """Remove the first messages of a queue, and return them."""
@@ -166,3 +157,38 @@ class RepoQueues(Generic[Item]):
             self._oldest = [each for each in self._oldest if each[1] in self._numbers]
             heapify(self._oldest)
         return [(did, held.item) for held in first]
+
+
+class _Amounts:
+    """How much each repository has of something, and which has the most."""
+
+    def __init__(self) -> None:
+        # By DID: the amount with a minus, and a number that rises with each change.
+        self._amounts: dict[str, tuple[int, int]] = {}
+        # The same as a heap: the largest amount is the first; of equal ones, the one that has been so the
+        # longest. Entries that are out of date are removed when they come first, or are the greater part.
+        self._heap: list[tuple[tuple[int, int], str]] = []
+        self._changes = 0  # so far
+
+    def get(self, did: str) -> int:
+        """Return the amount of a repository; 0 for one that is not here."""
+        return -self._amounts.get(did, (0, 0))[0]
+
+    def set(self, did: str, amount: int) -> None:
+        """Note an amount."""
+        self._changes += 1
+        self._amounts[did] = (-amount, self._changes)
+        heappush(self._heap, (self._amounts[did], did))
+        if len(self._heap) > 2 * len(self._amounts) + _STALE_MAX:
+            self._heap = [(amount, did) for did, amount in self._amounts.items()]
+            heapify(self._heap)
+
+    def remove(self, did: str) -> None:
+        """Note that a repository has nothing."""
+        self._amounts.pop(did, None)
+
+    def largest(self) -> str:
+        """Return the repository that has the most. There must be one."""
+        while self._amounts.get(self._heap[0][1]) != self._heap[0][0]:
+            heappop(self._heap)
+        return self._heap[0][1]

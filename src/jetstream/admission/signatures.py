@@ -142,7 +142,7 @@ class Signatures:
 
     async def _with_key(self, message: Message, finding: Finding, keys: Keyring) -> Finding:
         """Wait for the key of a message, and check its signature."""
-        key = (await keys.wait(message.did)).key
+        key = (await keys.wait(message.did, message.source)).key
         return finding if key is None else self._checked(message, finding, [key])
 
     async def _with_earlier_keys(self, message: Message, finding: Finding, keys: Keyring) -> Finding:
@@ -150,11 +150,11 @@ class Signatures:
 
         If they could not be had, it is as if there was no key: the account may have another one by now.
         """
-        found = await keys.after_failure(message.did, message.rev)
+        found = await keys.after_failure(message.did, message.rev, message.source)
         if found.reason in _LATER and message.did not in self._asked_again:
             self._asked_again.put(message.did, True)
             await asyncio.sleep(self._ask_again_s)
-            found = await keys.after_failure(message.did, message.rev)
+            found = await keys.after_failure(message.did, message.rev, message.source)
         if found.keys and (checked := self._checked(message, finding, found.keys)).signed:
             return checked
         if found.reason in _ITS_OWN or (found.reason in _OUTAGES and keys.is_out):

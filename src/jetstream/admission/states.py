@@ -60,8 +60,8 @@ class States:
         state = self.get(did_of(envelope))
         if state is None:
             return None
-        fields = envelope.fields
-        return screen(state, fields["rev"], fields.get("blocks"), _ANY_REV) is not None
+        fields, is_sync = envelope.fields, envelope.type == "sync"
+        return screen(state, fields["rev"], fields.get("blocks"), _ANY_REV, is_sync=is_sync) is not None
 
     def changes(self) -> dict[bytes, bytes | None]:
         """Return what must be stored, packed."""

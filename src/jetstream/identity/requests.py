@@ -2,12 +2,17 @@
 
 Directories are asked for a `did:plc`, its own host for a `did:web`. Hosts that somebody else has chosen can
 be slow on purpose, so their requests have turns of their own.
+
+Of the requests that wait, each source of messages has one in turn. So an upstream that sends messages of many
+accounts that nobody knows does not keep the accounts of another one waiting.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
@@ -21,6 +26,67 @@ from jetstream.limits import KeyLimits
 
 # Failures of a directory that is asked for a document in vain as well.
 _DOWN: Final = frozenset({"timeout", "unreachable", "tls", "rate_limited"})
+
+
+class Turns:
+    """Lets `count` callers pass at a time. The sources of the others take turns, each in order of arrival."""
+
+    def __init__(self, count: int) -> None:
+        # How many more may pass. While somebody waits, it is 0.
+        self._free = count
+        # Who waits, by source. The source that is next is the first. No queue is empty.
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+
+    @asynccontextmanager
+    async def turn(self, source: str) -> AsyncIterator[None]:
+        """Wait for a turn, and have it while the context lasts."""
+        await self._take(source)
+        try:
+            yield
+        finally:
+            self._give()
+
+    async def _take(self, source: str) -> None:
+        if self._free:
+            self._free -= 1
+            return
+        mine = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(source, deque()).append(mine)
+        try:
+            await mine
+        except asyncio.CancelledError:
+            if mine.cancelled():
+                self._leave(source, mine)
+            else:
+                self._give()  # the turn had come
+            raise
+
+    def _leave(self, source: str, mine: asyncio.Future[None]) -> None:
+        queue = self._waiting[source]
+        queue.remove(mine)  # those that wait too long are the first ones
+        if not queue:
+            del self._waiting[source]
+
+    def _give(self) -> None:
+        """Pass a turn on, to the first of the next source."""
+        for source in list(self._waiting):
+            queue = self._waiting.pop(source)
+            given = _give_one(queue)
+            if queue:
+                self._waiting[source] = queue  # behind the others
+            if given:
+                return
+        self._free += 1
+
+
+def _give_one(queue: deque[asyncio.Future[None]]) -> bool:
+    """Wake the first that was not cancelled a moment ago, if there is one. It leaves the queue."""
+    for future in queue:
+        if not future.done():
+            future.set_result(None)
+            queue.remove(future)
+            return True
+    return False
 
 
 class Requests:
@@ -38,35 +104,37 @@ class Requests:
         self._web = web
         self._limits = limits
         # Turns for requests: to directories, and to hosts of `did:web`.
-        self._turns = asyncio.Semaphore(limits.requests_max)
-        self._web_turns = asyncio.Semaphore(limits.web_requests_max)
+        self._turns = Turns(limits.requests_max)
+        self._web_turns = Turns(limits.web_requests_max)
         self._web_pace = Pace(limits.web_rate, clock, sleep)
         # Whether audit logs cannot be had, although documents may be: the last request for one has failed,
         # for a reason that is not the account's.
         self.logs_fail = False
 
-    async def history(self, did: str) -> tuple[History, str]:
+    async def history(self, did: str, source: str) -> tuple[History, str]:
         """Return the keys of an account, and why earlier ones may be missing. Raises NoKey.
 
         The document has the current key where the log does not tell it.
         """
         if not is_plc(did):
-            return only_key(*await self.document(did)), ""
+            return only_key(*await self.document(did, source)), ""
         try:
-            history = await self._log(did)
+            history = await self._log(did, source)
         except NoKey as error:
             if error.reason in _DOWN:
                 raise
             # A directory that does not find the log of an account that it has keeps none.
             reason = "" if error.reason == "not_found" else error.reason
-            return only_key(*await self.document(did)), reason
-        return history if history.is_current else history.with_current(*await self._current(did)), ""
+            return only_key(*await self.document(did, source)), reason
+        if history.is_current:
+            return history, ""
+        return history.with_current(*await self._current(did, source)), ""
 
-    async def _log(self, did: str) -> History:
+    async def _log(self, did: str, source: str) -> History:
         read = partial(_read_history, did)
         size, timeout_s = self._limits.history_bytes_max, self._limits.timeout_s / 2
         try:
-            async with self._turns:
+            async with self._turns.turn(source):
                 history = await self._directories.ask(f"/{did}/log/audit", read, size, timeout_s)
         except NoKey as error:
             if error.reason != "too_big":
@@ -75,25 +143,25 @@ class Requests:
         self.logs_fail = False
         return history
 
-    async def _current(self, did: str) -> Declared:
+    async def _current(self, did: str, source: str) -> Declared:
         """Return what the document says, or that there is nothing. Raises NoKey if that is not known."""
         try:
-            return await self.document(did)
+            return await self.document(did, source)
         except NoKey as error:
             if error.reason not in LASTING:
                 raise
             return Declared(None, "")
 
-    async def document(self, did: str) -> Declared:
-        """Return what the document of a DID says. Raises NoKey."""
+    async def document(self, did: str, source: str) -> Declared:
+        """Return what the document of a DID says, that a message of a source needs. Raises NoKey."""
         read = partial(_read_document, did)
         if is_plc(did):
-            async with self._turns:
+            async with self._turns.turn(source):
                 return await self._directories.ask(
                     f"/{did}", read, self._limits.document_bytes_max, self._limits.timeout_s
                 )
         url = web_url(did)
-        async with self._web_turns:
+        async with self._web_turns.turn(source):
             await self._web_pace.wait()
             body = await self._web.get(url, self._limits.document_bytes_max, self._limits.timeout_s)
             return await read_body(read, body)

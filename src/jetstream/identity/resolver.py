@@ -9,12 +9,15 @@
 
 A key that is old, or whose account has announced a change, is used until a refresh in the background has
 brought the next one. Requests for one DID are shared, and follow each other after a minute at the earliest.
+
+`source` names the upstream whose message needs the answer. Each has its turn of the requests (`requests`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, NamedTuple
 
@@ -36,6 +39,10 @@ from jetstream.metrics import KeyMetrics
 JUST_ASKED: Final = "just_asked"
 # The same: an operation of that time cannot be read.
 UNREADABLE: Final = "unreadable"
+
+
+# Makes a request for a DID that a message of a source needs.
+_Fetch = Callable[[str, str], Awaitable[None]]
 
 
 class Answer(NamedTuple):
@@ -101,6 +108,7 @@ class Resolver:
         # Requests that run or wait, by what they ask for and the DID.
         self._running: dict[tuple[str, str], asyncio.Task[str]] = {}
         self._refreshing = 0  # of these, those in the background
+        self._of_source: Counter[str] = Counter()  # of these, those of each source. None is 0
         # Accounts that have announced a change since their key was asked for last, and when.
         self._announced: Generations[str, float] = Generations(limits.notes_max)
         # What is not asked again for a while: DIDs without a key, and the time of each refresh.
@@ -134,7 +142,7 @@ class Resolver:
         """Read from the file what it has of accounts, so that `cached` has it."""
         await self._cache.load(dids)
 
-    async def resolve(self, did: str) -> Answer:
+    async def resolve(self, did: str, source: str = "") -> Answer:
         """Return the key of a DID, within `read_s` and `timeout_s`."""
         if not is_resolvable(did):
             self._metrics.requests["method"].inc()
@@ -144,7 +152,7 @@ class Resolver:
             known = self._known(did)
         if known is not None:
             return known
-        reason = await self._share("key", did, self._fetch_key)
+        reason = await self._share("key", did, self._fetch_key, source)
         return self._answer(did, reason)
 
     def pds(self, did: str) -> str | None:
@@ -156,7 +164,7 @@ class Resolver:
         held = self._cache.get(did)
         return None if held is None else held.pds
 
-    async def find_pds(self, did: str, *, refresh: bool = False) -> Answer:
+    async def find_pds(self, did: str, source: str = "", *, refresh: bool = False) -> Answer:
         """Return the PDS and the key of a DID, within `read_s` and `timeout_s`.
 
         With `refresh`, its document is fetched even if it is known, unless that was done within the last
@@ -172,7 +180,7 @@ class Resolver:
         may_ask = refreshed is None or self._clock() - refreshed >= self._pause_s(did)
         reason = ""
         if held is None or held.pds is None or (refresh and may_ask):
-            reason = self._failed_lately(did) or await self._share("key", did, self._fetch_key)
+            reason = self._failed_lately(did) or await self._share("key", did, self._fetch_key, source)
         return self._answer(did, reason)
 
     def announced(self, did: str) -> None:
@@ -190,7 +198,7 @@ class Resolver:
         else:
             self._failures.pop(did)
 
-    async def keys_at(self, did: str, time_us: int) -> Candidates:
+    async def keys_at(self, did: str, time_us: int, source: str = "") -> Candidates:
         """Return the keys that were valid at a time, for a signature that the cached key does not fit.
 
         The directory is asked at most once a minute for each DID. What it says is also the new cached key.
@@ -199,7 +207,7 @@ class Resolver:
             return Candidates([], "method")
         past = self._pasts.get(did)
         if past is None or self._clock() - past.at >= self._pause_s(did):
-            past = await self._new_past(did)
+            past = await self._new_past(did, source)
         keys = past.history.keys_at(time_us, self._limits.history_slack_us)
         return Candidates(keys, past.reason or self._doubt(did, past.history, time_us))
 
@@ -219,10 +227,10 @@ class Resolver:
         past = self._pasts.get(did)
         return [] if past is None else past.history.keys_at(time_us, self._limits.history_slack_us)
 
-    async def _new_past(self, did: str) -> _Past:
+    async def _new_past(self, did: str, source: str) -> _Past:
         """Fetch the keys of an account. If that fails, those of the last time are kept, with the reason."""
         asked_at = self._clock()
-        reason = await self._share("history", did, self._fetch_past)
+        reason = await self._share("history", did, self._fetch_past, source)
         past = self._pasts.get(did)
         if past is None or past.at < asked_at:
             past = _Past(NO_HISTORY if past is None else past.history, asked_at, reason)
@@ -278,35 +286,43 @@ class Resolver:
             return
         self._refreshing += 1
         self._metrics.refreshes[cause].inc()
-        self._start("key", did, self._fetch_key).add_done_callback(self._refresh_done)
+        self._start("key", did, self._fetch_key, "").add_done_callback(self._refresh_done)
 
     def _refresh_done(self, _task: object) -> None:
         self._refreshing -= 1
 
-    async def _share(self, kind: str, did: str, fetch: Callable[[str], Awaitable[None]]) -> str:
+    async def _share(self, kind: str, did: str, fetch: _Fetch, source: str) -> str:
         """Wait for a request, the one that runs already or a new one. Return why it failed, or nothing."""
         task = self._running.get((kind, did))
         if task is None:
-            if len(self._running) >= self._limits.waiting_max:
+            # A source has at most as many requests as are free, so others always find some.
+            if self._of_source[source] >= self._limits.waiting_max - len(self._running):
                 self._metrics.requests["overload"].inc()
                 return "overload"
-            task = self._start(kind, did, fetch)
+            task = self._start(kind, did, fetch, source)
         await asyncio.wait([task])  # a caller that is cancelled does not end it for the others
         return "unreachable" if task.cancelled() else task.result()
 
-    def _start(self, kind: str, did: str, fetch: Callable[[str], Awaitable[None]]) -> asyncio.Task[str]:
-        task = asyncio.create_task(self._run(did, fetch))
+    def _start(self, kind: str, did: str, fetch: _Fetch, source: str) -> asyncio.Task[str]:
+        task = asyncio.create_task(self._run(did, fetch, source))
         self._running[kind, did] = task
-        task.add_done_callback(lambda _: self._running.pop((kind, did), None))
+        self._of_source[source] += 1
+        task.add_done_callback(lambda _: self._done(kind, did, source))
         return task
 
-    async def _run(self, did: str, fetch: Callable[[str], Awaitable[None]]) -> str:
+    def _done(self, kind: str, did: str, source: str) -> None:
+        self._running.pop((kind, did), None)
+        self._of_source[source] -= 1
+        if not self._of_source[source]:
+            del self._of_source[source]
+
+    async def _run(self, did: str, fetch: _Fetch, source: str) -> str:
         """Make a request. Return why it failed, or nothing."""
         began = self._clock()
         self._refreshed.put(did, began)
         try:
             async with asyncio.timeout(self._limits.timeout_s):
-                await fetch(did)
+                await fetch(did, source)
             reason = ""
             self._note_answer(did, began)
         except TimeoutError:
@@ -331,12 +347,12 @@ class Resolver:
             self._cache.forget(did)
         return error.reason
 
-    async def _fetch_key(self, did: str) -> None:
-        self._took(did, *await self._requests.document(did))
+    async def _fetch_key(self, did: str, source: str) -> None:
+        self._took(did, *await self._requests.document(did, source))
 
-    async def _fetch_past(self, did: str) -> None:
+    async def _fetch_past(self, did: str, source: str) -> None:
         """Fetch the keys of an account. Where there is no audit log, its document has the current one."""
-        history, reason = await self._requests.history(did)
+        history, reason = await self._requests.history(did, source)
         self._pasts.put(did, _Past(history, self._clock(), reason))
         if history.current is None:
             raise NoKey("no_key", "its last operation has none")

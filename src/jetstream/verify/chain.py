@@ -7,6 +7,7 @@ is passed on itself, so a refused one cannot. `screen` recognises repeats by the
     state      message                              verdict        the state after it, if it is passed on
     ─────────────────────────────────────────────────────────────────────────────────────────────────────
     rev above  any                                  replay         the same
+    rev equal  the commit of a #sync                as below       the message's, if it is passed on
     rev equal  the same root, or no key at hand     replay         the same
     rev equal  another root                         refused        the same (equivocation)
     any        incomplete; prevData is not          refused        the same (proof)
@@ -20,6 +21,9 @@ is passed on itself, so a refused one cannot. `screen` recognises repeats by the
                there
     rev below  #sync with the same root             ok             the message's
     rev below  #sync with another root              gap            the message's
+
+A #sync may come before the commit of its rev, which another source brings, or a source that is late. So the
+state says whether it is that of a #sync. Then the commit of the same rev and root is no repeat.
 
 A gap is passed on and adopted: the message is authentic, and holding its repository back until somebody
 fetches it as a whole lost more good commits than the fault did.
@@ -48,6 +52,7 @@ from jetstream.verify.verdict import (
 _DIGEST_BYTES: Final = 32
 ROOT_BYTES: Final = 16  # of a digest: enough to tell two trees of one owner apart
 _STATE_BYTES: Final = 8 + ROOT_BYTES
+_TID_MASK: Final = (1 << 63) - 1
 _INCOMPLETE: Final = "tree nodes are missing, and prevData is not the root we hold"
 _AHEAD_US: Final = 300_000_000  # how far a rev may be ahead of the clock: five minutes
 
@@ -57,16 +62,18 @@ class State(NamedTuple):
 
     rev: str
     root: bytes
+    by_sync: bool = False  # whether a #sync has said so, and the commit of that rev has not come
 
     def packed(self) -> bytes:
-        """Return the state in 24 bytes."""
-        return tid_number(self.rev).to_bytes(8, "big") + self.root
+        """Return the state in 24 bytes. The highest bit of a TID is 0; here it is `by_sync`."""
+        return (tid_number(self.rev) | self.by_sync << 63).to_bytes(8, "big") + self.root
 
     @classmethod
     def unpacked(cls, data: bytes) -> State:
         """Return the state of 24 bytes."""
         assert len(data) == _STATE_BYTES, "only `packed` makes them"
-        return cls(tid_of(int.from_bytes(data[:8], "big")), data[8:])
+        number = int.from_bytes(data[:8], "big")
+        return cls(tid_of(number & _TID_MASK), data[8:], bool(number >> 63))
 
 
 class Judgement(NamedTuple):
@@ -84,13 +91,15 @@ def latest_rev(now_us: int) -> str:
     return tid(now_us + _AHEAD_US, CLOCK_IDS - 1)
 
 
-def screen(state: State | None, rev: str, blocks: Any, latest: str) -> Verdict | None:
+def screen(state: State | None, rev: str, blocks: Any, latest: str, *, is_sync: bool) -> Verdict | None:
     """Return what the rev of a message says by itself, None if the message must be examined.
 
-    Of one rev, only a message with another tree is examined. `blocks` is its CAR, which has the digest of its
-    tree in the commit block. `latest` is that of `latest_rev`.
+    Of one rev, only a message with another tree is examined, and the commit of a #sync. `blocks` is its CAR,
+    which has the digest of its tree in the commit block. `latest` is that of `latest_rev`.
     """
     if state is not None and rev <= state.rev:
+        if rev == state.rev and state.by_sync and not is_sync:
+            return None
         known = rev < state.rev or (type(blocks) is bytes and state.root in blocks)
         return REPLAY if known else None
     return None if rev <= latest else refused("future_rev", f"the rev {rev} is after {latest}")
@@ -102,14 +111,16 @@ def judge(state: State | None, evidence: Evidence, *, signed: bool) -> Judgement
     A message whose signature is wrong is refused by the caller. The state may have moved since the message
     was screened.
     """
-    if state is not None and evidence.rev <= state.rev:
-        return Judgement(_judge_known(state, evidence, signed=signed), state)
-    if evidence.before is Before.INCOMPLETE and (state is None or not _has_root(state, evidence.prev_root)):
+    before = None if state is not None and _is_of_sync(state, evidence) else state
+    if before is not None and evidence.rev <= before.rev:
+        return Judgement(_judge_known(before, evidence, signed=signed), state)
+    if evidence.before is Before.INCOMPLETE and (before is None or not _has_root(before, evidence.prev_root)):
         return Judgement(refused("proof", _INCOMPLETE), state)
-    missing_after = "" if state is None or _follows(state, evidence) else state.rev
+    missing_after = "" if before is None or _follows(before, evidence) else before.rev
     passed = GAP if missing_after else _FOLLOWING[evidence.before]
     verdict = passed if signed else UNVERIFIED
-    return Judgement(verdict, State(evidence.rev, root_of(evidence.root)), missing_after)
+    by_sync = evidence.before is Before.SYNC
+    return Judgement(verdict, State(evidence.rev, root_of(evidence.root), by_sync), missing_after)
 
 
 def root_of(cid: bytes) -> bytes:
@@ -125,6 +136,12 @@ _FOLLOWING: Final = {
     Before.LEGACY: LEGACY,
     Before.INCOMPLETE: INCOMPLETE,
 }
+
+
+def _is_of_sync(state: State, evidence: Evidence) -> bool:
+    """Return whether a message is the commit of the #sync that a state is of."""
+    is_commit = evidence.before is not Before.SYNC
+    return state.by_sync and is_commit and evidence.rev == state.rev and _has_root(state, evidence.root)
 
 
 def _judge_known(state: State, evidence: Evidence, *, signed: bool) -> Verdict:

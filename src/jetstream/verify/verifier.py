@@ -58,8 +58,11 @@ class Verifier:
         examine: Callable[[Mapping[str, Any]], Evidence],
     ) -> Judgement:
         state, rev = self.states.get(did), fields["rev"]
-        if self._full and (verdict := screen(state, rev, fields.get("blocks"), latest)) is not None:
-            return Judgement(verdict, state)
+        if self._full:
+            is_sync = examine is examine_sync
+            verdict = screen(state, rev, fields.get("blocks"), latest, is_sync=is_sync)
+            if verdict is not None:
+                return Judgement(verdict, state)
         try:
             evidence = examine(fields)
         except Refused as error:

@@ -116,7 +116,7 @@ class FakeKeys:
     async def load(self, dids: Iterable[str]) -> None:
         self.loaded += dids
 
-    async def wait(self, did: str) -> Answer:
+    async def wait(self, did: str, source: str) -> Answer:
         self.asked.append(("wait", did))
         brought = self._brought.setdefault(did, asyncio.get_running_loop().create_future())
         return await asyncio.shield(brought)
@@ -126,7 +126,7 @@ class FakeKeys:
             self.known[did] = key
         self._brought.pop(did).set_result(Answer(key, "" if key else "timeout"))
 
-    async def after_failure(self, did: str, rev: str) -> Candidates:
+    async def after_failure(self, did: str, rev: str, source: str) -> Candidates:
         self.asked.append(("after_failure", did))
         if self.hangs:
             await asyncio.get_running_loop().create_future()
@@ -139,7 +139,7 @@ class FakeKeys:
     def pds(self, did: str) -> str | None:
         return self.hosts.get(did)
 
-    async def find_pds(self, did: str) -> None:
+    async def find_pds(self, did: str, source: str) -> None:
         self.asked.append(("find_pds", did))
         await self.hosts_come.wait()
         await asyncio.sleep(0)

@@ -65,11 +65,22 @@ def test_the_first_of_a_queue_makes_room_in_it() -> None:
     assert queues.hold("did:1", "d", 10, 1.0, "r4") == [("did:1", "b")]
 
 
-def test_the_oldest_makes_room_for_all() -> None:
+def test_those_with_the_most_messages_make_room_and_the_others_go_on_waiting() -> None:
+    queues = limited(repo_max=50, messages_max=20)
+    queues.hold("did:few", "few", 10, 0.0)
+    let_go = []
+    for number in range(60):
+        let_go += queues.hold(f"did:many:{number % 5}", f"{number}", 1, 1.0)
+    assert len(let_go) == 41
+    assert {did for did, _ in let_go} == {f"did:many:{number}" for number in range(5)}
+    assert queues.release("did:few") == ["few"]
+
+
+def test_of_equal_queues_the_oldest_makes_room() -> None:
     queues = limited(messages_max=2)
-    queues.hold("did:1", "a", 10, 1.0)
-    queues.hold("did:2", "b", 10, 0.0)
-    assert queues.hold("did:3", "c", 10, 2.0) == [("did:2", "b")]
+    queues.hold("did:2", "a", 10, 0.0)
+    queues.hold("did:1", "b", 10, 1.0)
+    assert queues.hold("did:3", "c", 10, 2.0) == [("did:2", "a")]
 
 
 def test_those_with_the_most_bytes_make_room_and_the_others_go_on_waiting() -> None:

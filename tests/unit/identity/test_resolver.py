@@ -288,7 +288,7 @@ async def test_few_requests_run_at_once_and_slow_hosts_do_not_hold_up_directorie
 
 
 async def test_too_many_waiting_requests_are_refused(tmp_path: Path) -> None:
-    setup = Setup(tmp_path, replace(LIMITS, waiting_max=10))
+    setup = Setup(tmp_path, replace(LIMITS, waiting_max=20))
     setup.plc.held.clear()
     waiting = [asyncio.create_task(setup.resolver.resolve(did_of(number))) for number in range(10)]
     await until(lambda: setup.resolver.statistics().waiting >= 10)

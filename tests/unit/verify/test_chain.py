@@ -10,10 +10,11 @@ from jetstream.atproto.tid import tid
 from jetstream.verify import chain
 from jetstream.verify.chain import Judgement, State, judge, screen
 from jetstream.verify.commit import Before, Evidence
-from jetstream.verify.verdict import REPLAY
+from jetstream.verify.verdict import OK, REPLAY, UNVERIFIED
 
 ROOT, OTHER, NEXT = cid_of(b"root"), cid_of(b"other"), cid_of(b"next")
 STATE = State(rev(5), chain.root_of(ROOT))
+SYNCED = STATE._replace(by_sync=True)
 LATEST = chain.latest_rev(START_US + 1_000)
 
 
@@ -72,7 +73,9 @@ def test_a_message_is_judged_by_the_state(changed: dict[str, object], verdict: s
     assert judged.missing_after == (STATE.rev if verdict == "gap" else "")
     passed = verdict in {"ok", "gap", "legacy", "incomplete"}
     assert judged.state == (
-        State(given_evidence.rev, chain.root_of(given_evidence.root)) if passed else STATE
+        State(given_evidence.rev, chain.root_of(given_evidence.root), given_evidence.before is Before.SYNC)
+        if passed
+        else STATE
     )
 
 
@@ -89,7 +92,8 @@ def test_a_message_is_judged_by_the_state(changed: dict[str, object], verdict: s
 def test_an_unknown_repository_begins_with_any_message(changed: dict[str, object], verdict: str) -> None:
     judged = judge(None, evidence(**changed), signed=True)  # type: ignore[arg-type]
     assert judged.verdict.label == verdict
-    assert judged.state == (None if verdict.startswith("refused") else AFTER)
+    after = AFTER._replace(by_sync=changed is SYNC)
+    assert judged.state == (None if verdict.startswith("refused") else after)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +122,8 @@ CAR = b"head" + ROOT + b"tail"
 @pytest.mark.parametrize(
     ("state", "number", "blocks", "verdict"),
     [
+        (SYNCED, 4, CAR, "replay"),
+        (SYNCED, 6, CAR, None),
         (None, 6, CAR, None),
         (STATE, 6, CAR, None),
         (STATE, 4, CAR, "replay"),
@@ -133,8 +139,37 @@ CAR = b"head" + ROOT + b"tail"
 def test_the_rev_alone_says_what_is_known_and_what_is_ahead(
     state: State | None, number: int, blocks: bytes | None, verdict: str | None
 ) -> None:
-    screened = screen(state, rev(number), blocks, LATEST)
-    assert (screened and screened.label) == verdict
+    for is_sync in (False, True):
+        screened = screen(state, rev(number), blocks, LATEST, is_sync=is_sync)
+        assert (screened and screened.label) == verdict
+
+
+def test_the_commit_of_a_sync_is_no_repeat_until_it_has_come() -> None:
+    commit, sync = evidence(number=5, root=ROOT), evidence(number=5, root=ROOT, before=Before.SYNC)
+    assert screen(SYNCED, rev(5), CAR, LATEST, is_sync=True) == REPLAY
+    assert screen(SYNCED, rev(5), CAR, LATEST, is_sync=False) is None
+    assert judge(SYNCED, commit, signed=True) == Judgement(OK, STATE)
+    assert judge(SYNCED, commit, signed=False) == Judgement(UNVERIFIED, STATE)
+    assert judge(SYNCED, sync, signed=True) == Judgement(REPLAY, SYNCED)
+    assert judge(STATE, sync, signed=True) == Judgement(REPLAY, STATE)
+    assert judge(STATE, commit, signed=True) == Judgement(REPLAY, STATE)
+
+
+def test_another_tree_at_the_rev_of_a_sync_is_equivocation() -> None:
+    judged = judge(SYNCED, evidence(number=5, root=OTHER), signed=True)
+    assert (judged.verdict.label, judged.state) == ("refused: equivocation", SYNCED)
+
+
+@pytest.mark.parametrize("state", [None, STATE])
+def test_the_state_of_a_sync_says_so(state: State | None) -> None:
+    judged = judge(state, evidence(before=Before.SYNC), signed=True)
+    assert judged.state is not None
+    assert judged.state.by_sync
+    following = judge(
+        judged.state, evidence(number=7, since=rev(6), prev_root=judged.state.root), signed=True
+    )
+    assert following.state is not None
+    assert not following.state.by_sync
 
 
 def test_what_is_judged_twice_is_a_replay() -> None:
@@ -142,9 +177,11 @@ def test_what_is_judged_twice_is_a_replay() -> None:
     assert judge(judged.state, evidence(), signed=True) == Judgement(REPLAY, judged.state)
 
 
-@given(st.integers(0, (1 << 53) - 1), st.integers(0, 1_023), st.binary(min_size=16, max_size=16))
-def test_a_state_is_packed_in_24_bytes(time_us: int, clock_id: int, root: bytes) -> None:
-    state = State(tid(time_us, clock_id), root)
+@given(
+    st.integers(0, (1 << 53) - 1), st.integers(0, 1_023), st.binary(min_size=16, max_size=16), st.booleans()
+)
+def test_a_state_is_packed_in_24_bytes(time_us: int, clock_id: int, root: bytes, by_sync: bool) -> None:
+    state = State(tid(time_us, clock_id), root, by_sync)
     assert len(state.packed()) == 24
     assert State.unpacked(state.packed()) == state
 

@@ -7,6 +7,10 @@ A process takes its parcels one after another. So the oldest one without an answ
 with when it ended. A parcel of several tasks is then taken apart, and each of them is sent alone. A task that
 ends a process while it is alone is to blame; the second time, it is refused. So no message can end the
 server, or hold up the others for good.
+
+A process that was killed (SIGKILL) may have been killed by anybody: by another program, by the system when
+memory is short, or by the server since it was stopped. So that does not count, unless it happens to the same
+task again and again.
 """
 
 from __future__ import annotations
@@ -33,9 +37,9 @@ class Setup(NamedTuple):
 
     mode: Mode
     limits: UpstreamLimits
-    # Seconds after which it ends itself while it is busy with one list: the server may be gone, and cannot
-    # kill it.
-    alarm_s: int
+    # Seconds of CPU time that one list may take: above it the process ends itself, by SIGPROF. So it ends
+    # although the server may be gone, and not because the machine is busy or the process was stopped.
+    cpu_s: float
 
 
 def packed(value: object) -> bytes:
@@ -52,14 +56,17 @@ def unpacked(data: bytes | memoryview) -> Any:
 class Parcel:
     """Tasks that are sent together. Raises RecursionError for a task that is nested too deeply to be sent."""
 
-    __slots__ = ("data", "deaths", "places", "take", "tasks")
+    __slots__ = ("data", "deaths", "kills", "places", "take", "tasks")
 
     def __init__(self, tasks: Sequence[Task], places: Sequence[int], take: Take) -> None:
         self.tasks = tasks
         self.places = places
         self.take = take
         self.data = packed(tasks)  # as it is sent
-        self.deaths = 0  # how many processes have ended while they were busy with the only task
+        # How many processes have ended by themselves while they were busy with the only task, and how many
+        # were killed.
+        self.deaths = 0
+        self.kills = 0
 
     def answer(self, findings: Sequence[Finding]) -> None:
         """Hand over the findings."""
@@ -76,13 +83,15 @@ class Parcel:
 class Outstanding:
     """The parcels that one process has not answered, the oldest first.
 
-    `deaths_max` is how many processes a task may end until it is refused.
+    `deaths_max` is how many processes may end, and `kills_max` how many may be killed, while they are busy
+    with a task alone, until it is refused.
     """
 
-    def __init__(self, deaths_max: int) -> None:
+    def __init__(self, deaths_max: int, kills_max: int) -> None:
         self.bytes = 0  # of all parcels
         self._parcels: deque[Parcel] = deque()
         self._deaths_max = deaths_max
+        self._kills_max = kills_max
 
     def __len__(self) -> int:
         return len(self._parcels)
@@ -99,19 +108,21 @@ class Outstanding:
         """Note the answer to the oldest parcel."""
         self._pop().answer(findings)
 
-    def process_ended(self) -> None:
-        """Note that the process has ended. What is left is for the next one."""
+    def process_ended(self, *, killed: bool) -> None:
+        """Note that the process has ended, or was killed. What is left is for the next one."""
         if not self._parcels:
             return
         oldest = self._pop()
         if len(oldest.tasks) > 1:
             self._put_first(oldest.apart())
             return
-        oldest.deaths += 1
-        if oldest.deaths < self._deaths_max:
+        oldest.kills += killed
+        oldest.deaths += not killed
+        if oldest.deaths < self._deaths_max and oldest.kills < self._kills_max:
             self._put_first([oldest])
         else:
-            oldest.answer([Finding(refused("crash", _CRASH % oldest.deaths), None, None)])
+            ended = oldest.deaths + oldest.kills
+            oldest.answer([Finding(refused("crash", _CRASH % ended), None, None)])
 
     def _pop(self) -> Parcel:
         parcel = self._parcels.popleft()

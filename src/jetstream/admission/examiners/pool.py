@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
-from math import ceil
 from typing import Self
 from zlib import crc32
 
@@ -49,7 +48,7 @@ class Examiners:
         self._upstream = upstream
         self._limits = limits
         self._clock = clock
-        setup = Setup(mode, upstream, ceil(2 * limits.hang_s))
+        setup = Setup(mode, upstream, limits.cpu_s)
         assert restarts is not None or not count, "processes are counted"
         self.workers = [
             Worker(setup, restarts, self._answered, self._failed, limits, command)

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from signal import Signals
+from signal import SIGKILL, SIGPROF, Signals
 from typing import Final
 
 import structlog
@@ -50,7 +50,7 @@ class Worker:
         command: Sequence[str] = COMMAND,
     ) -> None:
         self.ready = False  # whether the process takes tasks
-        self.outstanding = Outstanding(limits.deaths_max)
+        self.outstanding = Outstanding(limits.deaths_max, limits.kills_max)
         self.process: subprocess.Popen[bytes] | None = None  # the present one, or the last one
         self._setup = packed(setup)
         self._restarts = restarts
@@ -62,7 +62,7 @@ class Worker:
         self._running: asyncio.Task[None] | None = None  # starts processes, from `start` to `close`
         # How many looks in a row have found it silent while something was expected of it.
         self._silent_looks = 0
-        self._hung = False  # whether the present process was killed for that
+        self._hung = False  # whether the present process was killed for that, or took too long (`Setup`)
         self._log = Throttled(logger)
 
     def start(self) -> None:
@@ -107,7 +107,8 @@ class Worker:
         """Note that a process which was ready has ended."""
         self.ready = False
         self._count(cause, problem)
-        self.outstanding.process_ended()
+        assert self.process is not None
+        self.outstanding.process_ended(killed=self.process.returncode == -SIGKILL)
         self._answered()
 
     def _count(self, cause: str, problem: str) -> None:
@@ -128,6 +129,7 @@ class Worker:
         finally:
             process.kill()
             await asyncio.to_thread(process.wait)
+        self._hung = self._hung or process.returncode == -SIGPROF
         return _how_ended(process.returncode)
 
     def _open(self) -> tuple[subprocess.Popen[bytes], socket.socket]:

@@ -40,12 +40,12 @@ def _serve(connection: socket.socket, examine: Examine) -> None:
         setup: Setup | None = _read(incoming)
         if setup is None:
             return
-        mode, limits, alarm_s = setup
+        mode, limits, cpu_s = setup
         connection.sendall(packed(True))
         while (tasks := _read(incoming)) is not None:
-            signal.alarm(alarm_s)
+            signal.setitimer(signal.ITIMER_PROF, cpu_s)
             findings = packed([examine(task, mode, limits) for task in tasks])
-            signal.alarm(0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
             connection.sendall(findings)
 
 

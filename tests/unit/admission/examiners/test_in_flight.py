@@ -22,8 +22,8 @@ def tasks(*names: str) -> list[Task]:
 class Caller:
     """Sends parcels, and takes what is found."""
 
-    def __init__(self, deaths_max: int = 2) -> None:
-        self.outstanding = Outstanding(deaths_max)
+    def __init__(self) -> None:
+        self.outstanding = Outstanding(deaths_max=2, kills_max=4)
         self.found: dict[int, Finding] = {}
         self.sent = 0
 
@@ -35,6 +35,9 @@ class Caller:
     def take(self, place: int, finding: Finding) -> None:
         assert place not in self.found
         self.found[place] = finding
+
+    def end(self, *, killed: bool = False) -> None:
+        self.outstanding.process_ended(killed=killed)
 
     def names(self) -> list[list[str]]:
         return [[task.did for task in parcel.tasks] for parcel in self.outstanding]
@@ -64,7 +67,7 @@ def test_bytes_are_those_of_what_is_not_answered(caller: Caller) -> None:
     assert caller.outstanding.bytes == len(caller.outstanding) == 0
     caller.send("a", "b")
     assert caller.outstanding.bytes == len(packed(tasks("a", "b")))
-    caller.outstanding.process_ended()
+    caller.end()
     assert caller.outstanding.bytes == 2 * len(packed(tasks("a")))
     caller.answer()
     caller.answer()
@@ -72,25 +75,25 @@ def test_bytes_are_those_of_what_is_not_answered(caller: Caller) -> None:
 
 
 def test_an_idle_process_that_ends_has_no_consequence(caller: Caller) -> None:
-    caller.outstanding.process_ended()
+    caller.end()
     assert caller.names() == []
 
 
 def test_the_oldest_parcel_is_taken_apart_when_its_process_ends(caller: Caller) -> None:
     caller.send("a", "b")
     caller.send("c", "d")
-    caller.outstanding.process_ended()
+    caller.end()
     assert caller.names() == [["a"], ["b"], ["c", "d"]]
     assert caller.found == {}
 
 
 def test_a_task_that_ends_its_process_twice_alone_is_refused(caller: Caller) -> None:
     caller.send("a", "b", "c")
-    caller.outstanding.process_ended()
+    caller.end()
     caller.answer()
-    caller.outstanding.process_ended()
+    caller.end()
     assert caller.names() == [["b"], ["c"]]
-    caller.outstanding.process_ended()
+    caller.end()
     assert caller.names() == [["c"]]
     verdict = caller.found[1].refused
     assert verdict is not None
@@ -100,9 +103,26 @@ def test_a_task_that_ends_its_process_twice_alone_is_refused(caller: Caller) -> 
     assert caller.refused() == [1]
 
 
+def test_a_task_is_not_refused_because_its_processes_were_killed(caller: Caller) -> None:
+    caller.send("a")
+    for killed in (True, True, False, True):
+        caller.end(killed=killed)
+    assert (caller.names(), caller.found) == ([["a"]], {})
+    caller.answer()
+    assert caller.refused() == []
+
+
+def test_a_task_whose_processes_are_killed_again_and_again_is_refused(caller: Caller) -> None:
+    caller.send("a")
+    caller.send("b")
+    for _ in range(4):
+        caller.end(killed=True)
+    assert (caller.names(), caller.refused()) == ([["b"]], [0])
+
+
 @given(
     sizes=st.lists(st.integers(1, 4), max_size=8),
-    steps=st.lists(st.sampled_from(["answer", "end"]), max_size=60),
+    steps=st.lists(st.sampled_from(["answer", "end", "kill"]), max_size=60),
 )
 def test_each_task_is_answered_once_whatever_happens(sizes: list[int], steps: list[str]) -> None:
     caller = Caller()
@@ -110,10 +130,10 @@ def test_each_task_is_answered_once_whatever_happens(sizes: list[int], steps: li
         caller.send(*"abcd"[:size])
     for step in [*steps, *["answer"] * sum(sizes)]:
         if caller.outstanding:
-            caller.answer() if step == "answer" else caller.outstanding.process_ended()
+            caller.answer() if step == "answer" else caller.end(killed=step == "kill")
     assert sorted(caller.found) == list(range(sum(sizes)))
     assert caller.outstanding.bytes == 0
-    assert len(caller.refused()) * 2 <= steps.count("end")
+    assert len(caller.refused()) <= steps.count("end") // 2 + steps.count("kill") // 4
 
 
 def test_values_are_sent_after_their_length() -> None:
