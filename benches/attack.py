@@ -205,7 +205,7 @@ def stand(name: str) -> Iterator[tuple[Helper, Server, Helper]]:
     if name in VERIFYING:
         relay = Helper("benches.bad_relay", signed.recorded(), 0)
         signed.write_keys(signed.recorded(), _made(directory / "data"))
-        options = ["--verify", "full", "--unresolved", "drop", "--plc-url", f"http://{NOWHERE}"]
+        options = ["--plc-url", f"http://{NOWHERE}", "--verify", "full", "--unresolved", "drop"]
     else:
         relay = Helper("benches.bad_relay", recorded(), REPOS)
     try:

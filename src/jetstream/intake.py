@@ -181,7 +181,10 @@ class Intake:
         check_cid = self._settings.verify != "off"
         knows = None if admission is None else admission.knows
         pipeline = Pipeline(tracker, time.monotonic, check_cid=check_cid, limits=limits, knows=knows)
-        store = (admission or self._ingest).join(upstream.name)
+        if admission is None:
+            store = self._ingest.join(upstream.name)
+        else:
+            store = admission.join(upstream.name, upstream.url if is_pds else None)
         metrics = self._counters(PDS_LABEL if is_pds else upstream.name)
         conditions = self._conditions.of(upstream.name)
         return Source(upstream, link, pipeline, store, metrics, conditions, admission or self._log, limits)

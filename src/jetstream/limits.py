@@ -571,6 +571,8 @@ class AdmissionLimits:
     runs_max: int = 2
     # Seconds of judging in one turn of the event loop.
     turn_s: float = 0.004
+    # Messages of a run whose states are looked up in one turn: 15 µs each, where the log must be asked.
+    prepared_per_turn: int = 250
     # Messages that are judged in one turn because they have waited for long enough: 6 ms. Thousands may be
     # due at once, after the disk was full, or while readers are waited for.
     due_per_turn: int = 200

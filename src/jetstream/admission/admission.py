@@ -33,6 +33,7 @@ from jetstream.admission.output import Output
 from jetstream.admission.parts import Parts
 from jetstream.admission.rules import Rules
 from jetstream.eventlog import Changes
+from jetstream.identity.addresses import endpoint
 from jetstream.limits import Limits
 from jetstream.model.event import Key
 from jetstream.scheduling import Notifier
@@ -59,8 +60,8 @@ class Admission:
         self._stored = Notifier()
         # Whether the connections of the sources may have changed.
         self._must_look = True
-        # The labels of sources in metrics, where they are not their names.
-        self._labels: dict[str, str] = {}
+        # What is being stored.
+        self._storing = Output()
         self._judge = Judge(rules, parts, self._wake, limits, clock)
         prepare = self._judge.signatures.prepare
         self._queue = InputQueue(prepare, parts.examine, self._wake.set, self._limits, clock)
@@ -69,10 +70,10 @@ class Admission:
 
     def use(self, upstreams: Sequence[Upstream]) -> None:
         """Set the sources that are in use, in their order: those of the settings, as they are now."""
-        self._labels = {each.name: PDS_LABEL for each in upstreams if each.kind == "pds"}
         relays = [each.name for each in upstreams if each.kind == "relay"]
-        self._parts.accounts.set_sources(relays, self._labels, self._clock())
-        self._judge.hosting.use({each.name: each.url for each in upstreams if each.kind == "pds"})
+        hosts = {each.name: each.url for each in upstreams if each.kind == "pds"}
+        self._parts.accounts.set_sources(relays, hosts, self._clock())
+        self._judge.hosting.use(hosts)
         self.check()
 
     async def settle(self) -> None:
@@ -86,10 +87,15 @@ class Admission:
             await asyncio.sleep(0)
         self._wake.set()  # to store that
 
-    def join(self, source: str) -> Callable[[DecodedBatch, float], Awaitable[None]]:
-        """Let a source be in use, by its name; return what takes its batches. Its stored cursor stays."""
+    def join(
+        self, source: str, pds_url: str | None = None
+    ) -> Callable[[DecodedBatch, float], Awaitable[None]]:
+        """Let a source be in use, by its name; return what takes its batches. Its stored cursor stays.
+
+        `pds_url` is the URL of a PDS; None: the source is a relay.
+        """
         self._judge.marks.add(source, self._parts.log.cursors.get(source))
-        return partial(self.offer, source)
+        return partial(self.offer, source, None if pds_url is None else endpoint(pds_url))
 
     async def forget(self, sources: Collection[str]) -> None:
         """Return when the cursors of sources that are not in use any more are removed."""
@@ -111,13 +117,13 @@ class Admission:
 
     def knows(self, envelope: Envelope) -> bool | None:
         """Return whether a commit or #sync was judged before: see `upstream.pipeline.Knows`."""
-        return self._judge.states.knows(envelope)
+        return self._judge.knows(envelope)
 
-    async def offer(self, source: str, batch: DecodedBatch, received_at: float) -> None:
-        """Take what a source has accepted. Waits while too much is queued."""
+    async def offer(self, source: str, host: str | None, batch: DecodedBatch, received_at: float) -> None:
+        """Take what a source has accepted. Waits while too much is queued. `host` is that of a PDS."""
         if batch.known:
             self._parts.metrics.verdicts["replay", ""].inc(batch.known)
-        await self._queue.offer(source, batch, received_at)
+        await self._queue.offer(source, batch, received_at, host)
 
     @property
     def floor(self) -> int:
@@ -130,9 +136,10 @@ class Admission:
         return self._parts.log.tip
 
     async def holds(self, keys: Collection[Key]) -> dict[Key, int]:
-        """Return the keys of all that was taken: in the log, each with a position, or waiting, with 0."""
+        """Return the keys of all that was taken: stored, each with a position, or not yet, with 0."""
         await self._queue.wait_stored()
-        waiting = dict.fromkeys(self._judge.waiting_among(keys), 0)
+        stored_next = {event.key for event in self._storing.events}.intersection(keys)
+        waiting = dict.fromkeys(self._judge.waiting_among(keys) | stored_next, 0)
         rest = [key for key in keys if key not in waiting]
         return waiting | (await self._parts.log.holds(rest) if rest else {})
 
@@ -185,9 +192,13 @@ class Admission:
             self._parts.accounts.update(self._parts.connected(), self._clock())
         judge.take_due(self._limits.due_per_turn)
         await turn.pause()
-        while len(judge.output.events) < self._limits.run_ops_max and judge.take_ready():
-            await turn.pause()
+        while judge.has_ready and len(judge.output.events) < self._limits.run_ops_max:
+            for _ in judge.take_ready():
+                await turn.pause()
         judge.tell_accounts(self._limits.accounts_per_turn)
+        if not self._parts.accounts.is_settled:
+            self._wake.set()  # to look at the others, after a turn of everybody else
+            await asyncio.sleep(0)
         run = self._queue.first_examined()
         if run is not None:
             for message in run.messages:
@@ -202,7 +213,8 @@ class Admission:
 
     async def _store(self) -> bool:
         """Store what was judged; return whether there was anything."""
-        output, self._judge.output = self._judge.output, Output()
+        output = self._storing = self._judge.output
+        self._judge.output = Output()
         self._count(output)
         repos, accounts = self._judge.states.changes(), self._judge.account_changes()
         cursors = self._judge.marks.cursors
@@ -213,6 +225,7 @@ class Admission:
             return Changes(cursors, repos, [gap.at(first_us + gap.place) for gap in output.gaps], accounts)
 
         await self._parts.append(output.events, changes, output.received_at)
+        self._storing = Output()
         self._judge.states.stored()
         self._stored.notify()
         return True
@@ -233,7 +246,9 @@ class Admission:
         for gap in output.gaps:
             metrics.gaps[gap.cause].inc()
         for (source, reason), count in output.drops.items():
-            metrics.drops(self._labels.get(source, source))[reason].inc(count)
+            # Relays stay the same. Any other source is a PDS, in use or not.
+            label = source if source in self._parts.accounts.relays else PDS_LABEL
+            metrics.drops(label)[reason].inc(count)
 
 
 class Turn:

@@ -11,15 +11,22 @@ sources that speak for the account have said that it is deleted. Meanwhile,
 A source that has said so may send again what came before, under new numbers: its numbering may restart. So
 the newest rev before a deletion is remembered. Where there is no state, a message up to that rev is a repeat,
 unless it begins a repository, and not before the deletion as far as clocks can tell.
+
+A server that starts reads the last deletions from the log. It does not know their newest revs, so the time of
+the deletion counts. This is for what comes again after a crash, because something else had waited.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Final, NamedTuple
 
-from jetstream.atproto.tid import tid
+import orjson
+
+from jetstream.atproto.tid import CLOCK_IDS, tid
+from jetstream.model.timestamp import parse_time
 
 # How far the clock of a PDS may be behind ours, in microseconds: as far as it may be ahead (`verify.chain`).
 _BEHIND_US: Final = 300_000_000
@@ -46,7 +53,7 @@ class Deletions:
     """The accounts of which some sources have said so, `entries_max` at most: the oldest is forgotten first.
 
     The state of one that is forgotten stays, and its next message is a gap at worst. The revs from before a
-    deletion are remembered for as many accounts, while the server runs.
+    deletion are remembered for as many accounts.
     """
 
     def __init__(self, entries_max: int) -> None:
@@ -58,6 +65,10 @@ class Deletions:
 
     def __len__(self) -> int:
         return len(self._deletions)
+
+    def __contains__(self, did: object) -> bool:
+        """Return whether some sources have not said yet that an account is deleted."""
+        return did in self._deletions
 
     def note(self, did: str, source: str, sources: Collection[str], *, told: bool) -> bool:
         """Note that a source says an account is deleted; return whether its state is to be forgotten.
@@ -81,8 +92,18 @@ class Deletions:
 
     def remember(self, did: str, newest: str, now_us: int) -> None:
         """Remember the newest rev of an account that is being deleted, at a time in unix microseconds."""
+        self._remember(did, _Ended(newest, tid(max(now_us - _BEHIND_US, 0), 0)))
+
+    def restore(self, did: str, body: bytes, time_us: int) -> None:
+        """Remember a deletion that is in the log: the body of its event, and its position."""
+        at_us = time_us
+        with suppress(KeyError, ValueError):  # it may have no time, or any text
+            at_us = min(at_us, parse_time(orjson.loads(body)["time"], time_us))
+        self._remember(did, _Ended(tid(at_us, CLOCK_IDS - 1), tid(at_us, 0)))
+
+    def _remember(self, did: str, ended: _Ended) -> None:
         self._ended.pop(did, None)
-        self._ended[did] = _Ended(newest, tid(max(now_us - _BEHIND_US, 0), 0))
+        self._ended[did] = ended
         if len(self._ended) > self._entries_max:
             self._ended.popitem(last=False)
 

@@ -25,29 +25,32 @@ from jetstream.identity.addresses import endpoint
 
 
 class Hosting:
-    """Which sources are PDSes, and which accounts they speak for. Every other source is a relay."""
+    """Which accounts a source speaks for.
+
+    Whether it is a PDS is known of each message (`Message.host`): it was so when the message arrived, be the
+    source in use by now or not.
+    """
 
     def __init__(self, rules: Rules, keys: Keyring | None) -> None:
         self._rules = rules
         self._keys = keys
-        # The host and port of each PDS, by the name of the source, and the other way around. Replaced by
-        # `use`.
-        self._hosts: dict[str, str] = {}
+        # The sources that are PDSes, by their host and port. Replaced by `use`.
         self._sources: dict[str, str] = {}
 
     def use(self, urls: Mapping[str, str]) -> None:
         """Set the sources that are PDSes: the URL of each, by its name."""
-        self._hosts = {source: endpoint(url) for source, url in urls.items()}
-        self._sources = {host: source for source, host in reversed(self._hosts.items())}
+        self._sources = {endpoint(url): source for source, url in reversed(list(urls.items()))}
 
     def source_of(self, did: str) -> str | None:
         """Return the source that is the PDS of an account, as far as that is known."""
-        pds = self._keys.pds(did) if self._hosts and self._keys else None
+        pds = self._keys.pds(did) if self._sources and self._keys else None
         return self._sources.get(pds) if pds else None
 
-    def speaks_for(self, source: str, did: str) -> bool | None:
-        """Return whether a source may speak for an account; None: its document must be fetched first."""
-        host = self._hosts.get(source)
+    def speaks_for(self, host: str | None, did: str) -> bool | None:
+        """Return whether a PDS may speak for an account; None: its document must be fetched first.
+
+        `host` is that of the PDS. None: it is a relay, which speaks for all.
+        """
         if host is None or self._keys is None:
             return True
         pds = self._keys.pds(did)
@@ -55,10 +58,10 @@ class Hosting:
 
     def missing(self, message: Message) -> Coroutine[Any, Any, Finding | None] | None:
         """Return what a message must wait for until `accepts` can tell; None: it can."""
-        if message.is_let_go or message.is_placed or self._keys is None or message.source not in self._hosts:
+        if message.is_let_go or message.is_placed or self._keys is None or message.host is None:
             return None
         must_ask = message.envelope.type == "identity"  # the first message after a move
-        if not must_ask and self.speaks_for(message.source, message.did):
+        if not must_ask and self.speaks_for(message.host, message.did):
             return None
         message.is_placed = True
         return self._place(message, self._keys)
@@ -69,7 +72,7 @@ class Hosting:
         If its document cannot be had, that is decided as with a key that cannot: but what is not signed is
         dropped, for anybody could say so.
         """
-        speaks = self.speaks_for(message.source, message.did)
+        speaks = self.speaks_for(message.host, message.did)
         if speaks is None:
             return self._rules.pass_unverified and message.envelope.type in IN_REPOSITORIES
         return speaks

@@ -48,6 +48,7 @@ class _Offer(NamedTuple):
     batch: DecodedBatch
     received_at: float
     size: int
+    host: str | None
 
 
 @dataclass(slots=True, eq=False)
@@ -95,14 +96,19 @@ class InputQueue:
         # Notified when a batch was offered, taken from the queue, or stored.
         self._changed = Notifier()
 
-    async def offer(self, source: str, batch: DecodedBatch, received_at: float) -> None:
-        """Add a batch. Waits while the queue is full; gives the event loop a turn in any case."""
+    async def offer(
+        self, source: str, batch: DecodedBatch, received_at: float, host: str | None = None
+    ) -> None:
+        """Add a batch. Waits while the queue is full; gives the event loop a turn in any case.
+
+        `host` is that of a source that is a PDS (`Message.host`).
+        """
         await asyncio.sleep(0)
         limits = self._limits
         while self._bytes > limits.queue_bytes_max or len(self._offers) >= limits.queue_batches_max:
             await self._changed.wait()
         size = sum(map(_blocks_bytes, batch.accepted_messages))
-        self._offers.append(_Offer(source, batch, received_at, size))
+        self._offers.append(_Offer(source, batch, received_at, size, host))
         self._bytes += size
         self._offered += 1
         if batch.accepted_messages or len(self._offers) >= limits.queue_batches_max // 2:
@@ -154,14 +160,15 @@ class InputQueue:
         """Return the batches that wait, up to a limit."""
         run = Run()
         while self._offers and (not run.offers or self._fits(run)):
-            source, batch, received_at, size = self._offers.popleft()
+            offer = self._offers.popleft()
+            source, batch = offer.source, offer.batch
             run.offers += 1
             run.ops += batch.ops
-            run.messages += _messages(source, batch, self._clock())
+            run.messages += _messages(offer, self._clock())
             run.reached[source] = Reached(batch.seq, batch.provisional, batch.fell_from)
             if batch.accepted_messages:
-                run.received_at = min(run.received_at, received_at)
-            self._bytes -= size
+                run.received_at = min(run.received_at, offer.received_at)
+            self._bytes -= offer.size
         self._is_due = bool(self._offers)
         self._changed.notify()
         return run
@@ -185,6 +192,6 @@ def _blocks_bytes(accepted: tuple[int, Envelope]) -> int:
     return len(blocks) if type(blocks) is bytes else 0
 
 
-def _messages(source: str, batch: DecodedBatch, now: float) -> Iterable[Message]:
-    accepted = batch.accepted_messages
-    return [Message(source, seq, envelope, did_of(envelope), now) for seq, envelope in accepted]
+def _messages(offer: _Offer, now: float) -> Iterable[Message]:
+    source, host, accepted = offer.source, offer.host, offer.batch.accepted_messages
+    return [Message(source, seq, envelope, did_of(envelope), now, host) for seq, envelope in accepted]

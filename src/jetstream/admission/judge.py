@@ -17,11 +17,10 @@ from collections.abc import Callable, Collection, Container, Coroutine, Iterator
 from typing import Any
 
 from jetstream.admission.beginning import Beginning
-from jetstream.admission.deletions import Deletions
 from jetstream.admission.examiners.examination import Finding
 from jetstream.admission.hosting import Hosting
 from jetstream.admission.marks import Marks
-from jetstream.admission.message import IN_REPOSITORIES, Message, is_deletion
+from jetstream.admission.message import IN_REPOSITORIES, Message, did_of, is_deletion
 from jetstream.admission.output import Found, Output
 from jetstream.admission.parts import Parts
 from jetstream.admission.repo_queues import RepoQueues
@@ -32,6 +31,7 @@ from jetstream.admission.states import States
 from jetstream.admission.suspended import Suspended
 from jetstream.limits import Limits
 from jetstream.model.event import ACCOUNT, Event, Key
+from jetstream.upstream.envelope import Envelope
 from jetstream.upstream.extract import extract, possible_keys, sync_of
 from jetstream.verify.chain import Judgement, State, latest_rev, screen
 from jetstream.verify.commit import Before
@@ -56,7 +56,7 @@ class Judge:
         self._hold_s = bounds.hold_s
         self._accounts = parts.accounts
         # Accounts that are deleted, while sources are behind.
-        self._deletions = Deletions(bounds.deletions_max)
+        self._deletions = parts.deletions
         self._clock = clock
         # The newest state of each repository.
         self.states = States(parts.log.repo, bounds.states_kept)
@@ -75,6 +75,8 @@ class Judge:
         )
         # Messages that lack something, and those behind them.
         self._suspended = Suspended(waiting, wake.set)
+        # Those that waited and are being judged. Set and cleared by `take_ready`.
+        self._in_hand: list[Message] = []
         # Messages that are held since those before them are missing.
         self._held = RepoQueues[Message](bounds.hold_s, bounds.held_per_repo, most, bounds.held_bytes_max)
         # Those that were passed on a short time ago.
@@ -108,14 +110,25 @@ class Judge:
         else:
             self._decide(message)
 
-    def take_ready(self) -> bool:
-        """Judge the messages of one repository whose first one is ready. False: none is."""
-        messages = self._suspended.take_ready()
-        if messages is None:
-            return False
-        for message in messages:
+    @property
+    def has_ready(self) -> bool:
+        """Whether `take_ready` has something to do."""
+        return self._suspended.has_ready
+
+    def take_ready(self) -> Iterator[None]:
+        """Judge the messages of one repository whose first one is ready, one in each step.
+
+        There may be a thousand, each with a signature to check.
+        """
+        self._in_hand = self._suspended.take_ready()
+        for message in self._in_hand:
             self.take(message)  # the first that must wait again has the others wait behind it
-        return True
+            yield
+        self._in_hand = []
+
+    def knows(self, envelope: Envelope) -> bool | None:
+        """Return whether a commit or #sync was judged before; None: the state alone cannot tell."""
+        return None if did_of(envelope) in self._deletions else self.states.knows(envelope)
 
     def take_due(self, most: int) -> None:
         """Judge what has waited for long enough, about `most` messages of either kind."""
@@ -130,17 +143,20 @@ class Judge:
             self._pass_account(source, did, event, ())
 
     def waiting_among(self, keys: Collection[Key]) -> set[Key]:
-        """Return those of some keys that are of messages that wait."""
+        """Return those of some keys that are of messages that wait, or are judged and not stored."""
         revs: defaultdict[bytes, set[bytes]] = defaultdict(set)
         for did, *_, rev in keys:
             revs[did].add(rev)
-        return {
+        waiting = {
             key for did, its_revs in revs.items() for key in self._waiting_keys(did.decode(), its_revs)
-        }.intersection(keys)
+        }
+        waiting.update(event.key for event in self.output.events)
+        return waiting.intersection(keys)
 
     def _waiting_keys(self, did: str, revs: Container[bytes]) -> Iterator[Key]:
         """Yield the keys of what waits of a repository, of its commits those at some revs."""
-        for message in (*self._suspended.messages(did), *self._held.items(did)):
+        in_hand = (message for message in self._in_hand if message.did == did)
+        for message in (*in_hand, *self._suspended.messages(did), *self._held.items(did)):
             if message.envelope.type != "commit" or message.rev.encode() in revs:
                 yield from possible_keys(message.envelope)
 
@@ -195,14 +211,13 @@ class Judge:
         return self._deletions.is_from_before(message.did, message.rev, begins=message.begins)
 
     def _is_held(self, message: Message) -> bool:
-        """Return whether a copy of a message is held, which was examined although this one was not."""
+        """Return whether a copy of a message is held, which was examined although this one was not.
+
+        A #sync is no copy of the commit of its rev: it has none of its ops.
+        """
         copies = self._held.items(message.did) if message.finding is None else ()
-        return any(
-            copy.finding is not None
-            and copy.envelope.type == message.envelope.type  # a #sync has the rev of a commit
-            and copy.rev == message.rev
-            for copy in copies
-        )
+        place = (message.envelope.type, message.rev)
+        return any(copy.finding is not None and (copy.envelope.type, copy.rev) == place for copy in copies)
 
     def _hold(self, message: Message, judgement: Judgement, state: State | None) -> bool:
         """Hold a message while another source may have those before it; return whether it is held."""
@@ -210,7 +225,9 @@ class Judge:
             return False
         if not self._accounts.sources.has_others(message.source, self._clock(), self._hold_s):
             return False
-        self._hold_behind(message, message.rev)
+        # A commit has its place before the #sync of its rev, which is a repeat of it.
+        after = "~" if message.envelope.type == "sync" else ""
+        self._hold_behind(message, message.rev + after)
         return True
 
     def _hold_behind(self, message: Message, rev: str) -> None:
@@ -232,10 +249,14 @@ class Judge:
         return self._beginning.is_after(evidence.rev if evidence.before is Before.SYNC else evidence.since)
 
     def _take_overdue(self, messages: list[tuple[str, Message]]) -> None:
-        """Judge messages that are held no longer."""
+        """Judge messages that are held no longer, and then those behind them."""
         for _, message in messages:
             message.is_overdue = True
-        for _, message in messages:
+        # Else the first that passes would release these, before the others are judged.
+        behind = [
+            each for did in dict.fromkeys(did for did, _ in messages) for each in self._held.release(did)
+        ]
+        for message in (*(message for _, message in messages), *behind):
             self.take(message)
 
     def _end(self, message: Message, judgement: Judgement) -> None:

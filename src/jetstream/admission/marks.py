@@ -29,8 +29,12 @@ class Marks:
         self._marks: dict[str, _Mark] = {}  # by source, from `add` to `remove`
 
     def add(self, source: str, stored: SourceCursor | None) -> None:
-        """Add a source; `stored` is its cursor in the log. None: there is none."""
-        self._marks[source] = _Mark(stored)
+        """Add a source, or one in its place; `stored` is its cursor in the log. None: there is none.
+
+        What waits of the one before is counted still: it is not stored.
+        """
+        before = self._marks.get(source)
+        self._marks[source] = _Mark(stored, Counter() if before is None else before.pending)
 
     def wait(self, source: str, seq: int) -> None:
         """Note that a message is not stored with the next append, because it waits."""
@@ -64,7 +68,7 @@ class Marks:
 class _Mark:
     """One source."""
 
-    def __init__(self, stored: SourceCursor | None) -> None:
+    def __init__(self, stored: SourceCursor | None, pending: Counter[int]) -> None:
         # What the tracker said last; None: nothing yet.
         self._read = None if stored is None else stored._replace(stored_to=None, unstored=())
         # What an earlier process had stored above `_read.seq`: up to the first number, without the second.
@@ -72,19 +76,19 @@ class _Mark:
         self._stored_to = 0 if stored is None else stored.stored_to or stored.seq
         self._unstored = set(() if stored is None else stored.unstored)
         # The numbers of messages that wait, and how many messages have each.
-        self._pending: Counter[int] = Counter()
+        self.pending = pending
         # The cursor, None: something has changed since it was computed.
         self._cursor: SourceCursor | None = stored
 
     def wait(self, seq: int) -> None:
-        self._pending[seq] += 1
+        self.pending[seq] += 1
         self._unstored.discard(seq)
         self._cursor = None
 
     def settle(self, seq: int) -> None:
-        self._pending[seq] -= 1
-        if self._pending[seq] <= 0:
-            del self._pending[seq]
+        self.pending[seq] -= 1
+        if self.pending[seq] <= 0:
+            del self.pending[seq]
         self._cursor = None
 
     def advance(self, read: SourceCursor | None) -> None:
@@ -97,16 +101,16 @@ class _Mark:
     def cursor(self) -> SourceCursor | None:
         """Return the cursor to store. None: nothing is known yet."""
         if self._cursor is None and self._read is not None:
-            self._cursor = self._compute(self._read) if self._pending or self._stored_to else self._read
+            self._cursor = self._compute(self._read) if self.pending or self._stored_to else self._read
         return self._cursor
 
     def _compute(self, read: SourceCursor) -> SourceCursor:
         last, provisional, fell_from, _, _ = read
         stored_to = max(last, self._stored_to)
         later = {seq for seq in self._unstored if seq > last}
-        unstored = sorted(later.union(seq for seq in self._pending if seq <= stored_to))
+        unstored = sorted(later.union(seq for seq in self.pending if seq <= stored_to))
         low = min(last, unstored[0] - 1) if unstored else last
-        if provisional in self._pending:
+        if provisional in self.pending:
             provisional = None  # it is not in the log
         return SourceCursor(
             low, provisional, fell_from, stored_to if stored_to > low else None, tuple(unstored)

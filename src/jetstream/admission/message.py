@@ -26,6 +26,8 @@ class Message:
     did: str
     # When it arrived here, in monotonic seconds.
     since: float
+    # The host and port of its source, if that is a PDS; None: it is a relay.
+    host: str | None = None
     # What it says by itself. None: it is no commit or #sync, or it must be examined yet.
     finding: Finding | None = None
     # Whether its key was asked for, and whether the earlier keys of its account were, after its signature did

@@ -9,22 +9,24 @@ from typing import Final, NamedTuple
 
 from jetstream.admission.accounts import Accounts
 from jetstream.admission.admission import Admission
+from jetstream.admission.deletions import Deletions
 from jetstream.admission.examiners.pool import Examiners
 from jetstream.admission.identities import Identities
 from jetstream.admission.keys import Keys, KeySettings
+from jetstream.admission.message import is_deletion
 from jetstream.admission.parts import Append, Keyring, Parts
 from jetstream.admission.rules import Rules
 from jetstream.conditions import Conditions
-from jetstream.eventlog import LogWriter, ReadWriteLog
+from jetstream.eventlog import LogReader, LogWriter, ReadWriteLog
 from jetstream.limits import AdmissionLimits, Limits
 from jetstream.metrics import Metrics
-from jetstream.model.event import IDENTITY
+from jetstream.model.event import ACCOUNT, IDENTITY
 from jetstream.model.filter import Filter
 from jetstream.settings import Settings
 from jetstream.upstreams import Upstream
 from jetstream.verify.verdict import REFUSALS, VERDICTS
 
-_IDENTITIES: Final = Filter(kinds=frozenset({IDENTITY}))
+_UNSIGNED: Final = Filter(kinds=frozenset({IDENTITY, ACCOUNT}))
 
 
 class Server(NamedTuple):
@@ -62,7 +64,7 @@ async def opened(
             examiners.examine,
             keys,
             _accounts(upstreams, server.log, limits),
-            await _identities(server, limits.admission),
+            *await recent(server.log, server.now_us(), limits.admission),
             server.connected,
             server.metrics.admission(VERDICTS, REFUSALS),
             server.conditions,
@@ -76,16 +78,20 @@ def _keys(settings: Settings, server: Server, limits: Limits) -> Keys:
     return Keys(where, server.metrics, server.conditions, limits.keys, limits.export)
 
 
-async def _identities(server: Server, bounds: AdmissionLimits) -> Identities:
-    """Return the identity messages that the log has of a short time ago. Raises LogError."""
-    log, window_us = server.log, int(bounds.identities_window_s * 1e6)
-    identities = Identities(window_us, bounds.identities_max)
-    position, stop = server.now_us() - window_us, log.tip + 1
-    while (batch := await log.read(max(position, log.floor), stop, _IDENTITIES)) is not None:
-        for i in _IDENTITIES.select(batch, batch.index(position), batch.index(stop)):
-            identities.remember(batch.bodies[i], batch.times[i])
+async def recent(log: LogReader, now_us: int, bounds: AdmissionLimits) -> tuple[Identities, Deletions]:
+    """Return the identity messages and deletions that the log has of a short time ago. Raises LogError."""
+    window_us = int(bounds.identities_window_s * 1e6)
+    identities, deletions = Identities(window_us, bounds.identities_max), Deletions(bounds.deletions_max)
+    position, stop = now_us - window_us, log.tip + 1
+    while (batch := await log.read(max(position, log.floor), stop, _UNSIGNED)) is not None:
+        for i in _UNSIGNED.select(batch, batch.index(position), batch.index(stop)):
+            body, time_us = batch.bodies[i], batch.times[i]
+            if batch.kinds[i] == IDENTITY:
+                identities.remember(body, time_us)
+            elif is_deletion(body):
+                deletions.restore(batch.dids[i].decode(), body, time_us)
         position = batch.last + 1
-    return identities
+    return identities, deletions
 
 
 def _accounts(upstreams: Sequence[Upstream], log: LogWriter, limits: Limits) -> Accounts:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from jetstream.admission.accounts import Accounts
+from jetstream.admission.deletions import Deletions
 from jetstream.admission.examiners.examination import Finding, Task
 from jetstream.admission.identities import Identities
 from jetstream.atproto.encoded_key import EncodedKey
@@ -90,6 +91,7 @@ class Parts:
     keys: Keyring | None  # None: nothing is verified, and no source is a PDS
     accounts: Accounts
     identities: Identities
+    deletions: Deletions
     connected: Callable[[], Collection[str]]  # the names of the sources that have a connection
     metrics: AdmissionMetrics
     conditions: Conditions

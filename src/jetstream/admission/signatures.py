@@ -43,6 +43,7 @@ class Signatures:
         self._examine = examine
         self._keys = keys
         self._limits = limits.upstream
+        self._per_turn = limits.admission.prepared_per_turn
         self._ask_again_s = limits.admission.ask_again_s
         # The accounts for which that was done lately. A forged message must not delay each one behind it.
         self._asked_again: Generations[str, bool] = Generations(limits.admission.asked_again_max)
@@ -52,10 +53,13 @@ class Signatures:
     async def prepare(self, messages: Sequence[Message]) -> list[Task | None]:
         """Return the task of each message; None if it is not examined now."""
         found = {} if self._keys is None else await self._find_keys(messages, self._keys)
-        return [
-            self._first_task(each, found.get(each.did)) if each.envelope.type in IN_REPOSITORIES else None
-            for each in messages
-        ]
+        tasks: list[Task | None] = []
+        for number, each in enumerate(messages, 1):
+            is_signed = each.envelope.type in IN_REPOSITORIES
+            tasks.append(self._first_task(each, found.get(each.did)) if is_signed else None)
+            if number % self._per_turn == 0:
+                await asyncio.sleep(0)
+        return tasks
 
     async def _find_keys(self, messages: Sequence[Message], keys: Keyring) -> Mapping[str, EncodedKey | None]:
         """Return the keys of messages by DID, as far as memory and the file have them.

@@ -72,10 +72,13 @@ class Suspended:
         """Return when `end_due` has something next; None: nothing waits."""
         return self._waiting.next_due()
 
-    def take_ready(self) -> list[Message] | None:
-        """Return the messages of a repository that is ready, which then waits no longer. None: none is."""
-        if not self._ready:
-            return None
+    @property
+    def has_ready(self) -> bool:
+        """Whether a repository is ready."""
+        return bool(self._ready)
+
+    def take_ready(self) -> list[Message]:
+        """Return the messages of a repository that is ready, which then waits no longer."""
         did = self._ready.popleft()
         message, task = self._first.pop(did)
         if not task.cancelled():

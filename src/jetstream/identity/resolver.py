@@ -26,10 +26,7 @@ from jetstream.atproto.encoded_key import EncodedKey
 from jetstream.identity.addresses import is_resolvable
 from jetstream.identity.cache import KeyCache
 from jetstream.identity.directories import Directories, Sleep
-from jetstream.identity.documents import (
-    NO_HISTORY,
-    History,
-)
+from jetstream.identity.documents import NO_HISTORY, History
 from jetstream.identity.failures import LASTING, NoKey
 from jetstream.identity.fetch import Fetches
 from jetstream.identity.generations import Generations
@@ -112,8 +109,8 @@ class Resolver:
         self._running: dict[tuple[str, str], asyncio.Task[str]] = {}
         self._refreshing = 0  # of these, those in the background
         self._of_source: Counter[str] = Counter()  # of these, those of each source. None is 0
-        # Accounts that have announced a change since their key was fetched.
-        self._announced: Generations[str, bool] = Generations(limits.notes_max)
+        # Accounts that have announced a change since their key was asked for last, and when.
+        self._announced: Generations[str, float] = Generations(limits.notes_max)
         # What is not asked again for a while: DIDs without a key, and the time of each refresh.
         self._failures: Generations[str, _Failure] = Generations(limits.notes_max)
         self._refreshed: Generations[str, float] = Generations(limits.notes_max)
@@ -189,7 +186,7 @@ class Resolver:
     def announced(self, did: str) -> None:
         """Note that an account may have changed its key (`#identity`). It is fetched when it is used."""
         if is_resolvable(did):
-            self._announced.put(did, True)
+            self._announced.put(did, self._clock())
             self._forget_failure(did)
 
     def _forget_failure(self, did: str) -> None:
@@ -327,6 +324,7 @@ class Resolver:
             async with asyncio.timeout(self._limits.timeout_s):
                 await fetch(did, source)
             reason = ""
+            self._note_answer(did, began)
         except TimeoutError:
             reason = self._failed(did, NoKey("timeout"))
         except NoKey as error:
@@ -334,6 +332,12 @@ class Resolver:
         self._metrics.requests[reason or "ok"].inc()
         self._metrics.seconds.observe(self._clock() - began)
         return reason
+
+    def _note_answer(self, did: str, began: float) -> None:
+        """Note an answer to a request that began at a time: it has what was announced before that."""
+        announced = self._announced.get(did)
+        if announced is not None and announced <= began:
+            self._announced.pop(did)
 
     def _failed(self, did: str, error: NoKey) -> str:
         lasting = error.reason in LASTING
@@ -356,5 +360,4 @@ class Resolver:
 
     def _took(self, did: str, key: EncodedKey | None, pds: str) -> None:
         self._cache.put(did, key, pds)
-        self._announced.pop(did)
         self._failures.pop(did)

@@ -12,6 +12,7 @@ from tests.signed import KEY, START_US, Account
 
 from jetstream.admission.accounts import Accounts
 from jetstream.admission.admission import Admission
+from jetstream.admission.deletions import Deletions
 from jetstream.admission.examiners.examination import Finding, Task, examine
 from jetstream.admission.identities import Identities
 from jetstream.admission.parts import Parts
@@ -99,6 +100,9 @@ class FakeKeys:
         self.found: set[str] = set()
         self.hosts: dict[str, str] = {}
         self.coming_hosts: dict[str, str] = {}
+        # Clear it to have `find_pds` wait.
+        self.hosts_come = asyncio.Event()
+        self.hosts_come.set()
         self.asked: list[tuple[str, str]] = []
         self.loaded: list[str] = []
         self.is_out = False
@@ -137,6 +141,7 @@ class FakeKeys:
 
     async def find_pds(self, did: str, source: str) -> None:
         self.asked.append(("find_pds", did))
+        await self.hosts_come.wait()
         await asyncio.sleep(0)
         self.hosts |= {did: self.coming_hosts[did]} if did in self.coming_hosts else {}
 
@@ -166,6 +171,7 @@ class Server:
     log: FakeLog = field(default_factory=FakeLog)
     keys: FakeKeys = field(default_factory=FakeKeys)
     clock: Clock = field(default_factory=Clock)
+    deletions: Deletions = field(default_factory=lambda: Deletions(100))
     connected: list[str] = field(default_factory=list)
     examined: list[Task] = field(default_factory=list)
 
@@ -194,13 +200,15 @@ class Server:
             self.keys if self.mode in {"signature", "full"} or self.pds else None,
             accounts,
             Identities(600_000_000, 100),
+            self.deletions,
             lambda: self.connected,
             self.counted,
             Conditions(),
             lambda: START_US + 1_000_000,
         )
         self.admission = Admission(rules, parts, self.limits, self.clock)
-        self.stores = {name: self.admission.join(name) for name in (*self.upstreams, *self.pds)}
+        self.stores = {name: self.admission.join(name) for name in self.upstreams}
+        self.stores |= {name: self.admission.join(name, f"wss://{name}") for name in self.pds}
         relays = [Upstream(name, f"wss://{name}") for name in self.upstreams]
         self.admission.use(relays + [Upstream(name, f"wss://{name}", "pds") for name in self.pds])
         async with self.admission.running():

@@ -6,8 +6,8 @@ import asyncio
 import itertools
 
 import pytest
-from tests.signed import DID, TIME, Account, fields_of, resigned
-from tests.unit.admission.fakes import OWN, Server, message
+from tests.signed import DID, START_US, TIME, Account, fields_of, resigned
+from tests.unit.admission.fakes import OWN, FakeLog, Server, message
 
 from jetstream.atproto.encoded_key import parse_multikey
 from jetstream.eventlog import Gap, SourceCursor
@@ -19,6 +19,7 @@ from jetstream.simulator.signing import K256Key
 from jetstream.upstream.envelope import Envelope
 from jetstream.upstream.extract import possible_keys
 from jetstream.upstream.pipeline import DecodedBatch
+from jetstream.upstreams import Upstream
 
 OTHER_DID = "did:plc:" + "b" * 24
 OLD_KEY = K256Key(b"\x09" * 32)
@@ -348,6 +349,27 @@ async def test_what_waits_is_read_again_after_a_crash_and_nothing_else(
     assert again.log.rkeys == ["2", "1"]
 
 
+async def test_what_came_before_a_deletion_is_no_event_after_a_crash(
+    account: Account, other: Account
+) -> None:
+    """The log has erased it by then, and resuming begins before it, because something else had waited."""
+    server = Server()
+    server.keys.known[OTHER_DID] = OWN
+    other.number = -10  # before the time of the deletion
+    gone = status(3, OTHER_DID, active=False, status="deleted")
+    messages = [commit(1, account.create("1")), commit(2, other.create("2"), OTHER_DID)]
+    async with server.running():
+        await server.take("a", *messages, gone)
+    assert server.log.rkeys == ["2", "a"]
+    assert server.log.cursors == {"a": SourceCursor(0, stored_to=3, unstored=(1,))}
+    again = Server(log=server.log)
+    again.keys.known |= {DID: OWN, OTHER_DID: OWN}
+    again.deletions.restore(OTHER_DID, server.log.events[-1].body, START_US + 1_000_000)
+    async with again.running():
+        await again.take("a", *messages)
+    assert again.log.rkeys == ["2", "a", "1"]
+
+
 # The queue
 
 
@@ -383,6 +405,31 @@ async def test_runs_are_examined_while_one_is_stored(server: Server, account: Ac
     assert server.log.rkeys == ["1", "2"]  # what was offered is stored at the end
 
 
+class LogOfTurns(FakeLog):
+    """Notes in which turns it was asked for states."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn = 0
+        self.turns: set[int] = set()
+
+    def repo(self, did: bytes) -> bytes | None:
+        self.turns.add(self.turn)
+        return super().repo(did)
+
+
+async def test_a_run_is_prepared_in_parts(account: Account) -> None:
+    log = LogOfTurns()
+    server = Server(log=log, limits=Limits(admission=AdmissionLimits(prepared_per_turn=1)))
+    server.keys.known[DID] = OWN
+    async with server.running():
+        await server.offer("a", *(commit(number, account.create(str(number))) for number in range(1, 6)))
+        for log.turn in range(20):
+            await asyncio.sleep(0)
+    assert len(log.turns) > 5
+    assert log.rkeys == ["1", "2", "3", "4", "5"]
+
+
 async def test_a_run_has_so_many_ops_and_no_more(server: Server, account: Account) -> None:
     server.limits = Limits(admission=AdmissionLimits(run_ops_max=4))
     async with server.running():
@@ -416,6 +463,28 @@ async def test_what_waits_is_found_by_its_keys(account: Account) -> None:
         assert len(keys) == 4
         assert await admission.holds([*keys, *absent]) == dict.fromkeys(keys, 0)
     assert server.log.asked == absent
+
+
+async def test_what_has_waited_is_found_until_it_is_stored(account: Account) -> None:
+    """It is judged in steps. Between two of them, others may ask."""
+    server = Server(limits=Limits(admission=AdmissionLimits(turn_s=0.0)))
+    async with server.running() as admission:
+        messages = [commit(number, account.create(str(number))) for number in range(1, 4)]
+        messages += [status(4), identity(5)]
+        keys = [key for _, envelope in messages for key in possible_keys(envelope)]
+        await server.take("a", *messages)
+        server.log.open.clear()
+        server.keys.bring(DID)
+        waiting = set()
+        for _ in range(30):
+            assert await admission.holds(keys) == dict.fromkeys(keys, 0)
+            waiting.add(admission.waiting)
+            await asyncio.sleep(0)
+        server.log.open.set()
+        await server.settle()
+        assert all((await admission.holds(keys)).values())
+    assert waiting == {0, 5}
+    assert server.log.rkeys == ["1", "2", "3", "a", "i"]
 
 
 async def test_a_cursor_moves_though_there_is_no_message(server: Server) -> None:
@@ -546,6 +615,50 @@ async def test_a_source_that_has_just_lost_its_connection_is_waited_for(
     assert merged.log.rkeys == ["1", "2", "3"]
 
 
+async def test_what_is_held_does_not_overtake_what_is_due_before_it(merged: Server, account: Account) -> None:
+    """The source that was waited for is gone by then, so nothing is held any more."""
+    async with merged.running():
+        one, _, three, four, five = (account.create(each) for each in "12345")
+        await merged.passed(0.0)
+        await merged.take("a", commit(1, one))
+        merged.connected = ["a"]
+        await merged.passed(0.0)
+        await merged.passed(1.0)
+        await merged.take("a", commit(3, three), commit(4, four))
+        await merged.passed(0.9)
+        await merged.take("a", commit(5, five))
+        assert merged.log.rkeys == ["1"]
+        await merged.passed(1.2)
+    assert merged.log.rkeys == ["1", "s", "3", "4", "5"]
+    assert merged.verdicts == {"ok": 3, "gap": 1}
+
+
+async def test_a_sync_that_is_held_hides_no_commit_of_its_rev(merged: Server, account: Account) -> None:
+    async with merged.running():
+        one, two = account.create("1"), account.create("2")
+        await merged.take("a", commit(1, one), sync(2, account))
+        assert merged.log.rkeys == ["1"]
+        await merged.take("b", commit(2, two))
+    assert merged.log.rkeys == ["1", "2"]
+    assert merged.log.gaps == []
+
+
+@pytest.mark.parametrize("sync_first", [True, False])
+async def test_a_sync_is_held_behind_the_commit_of_its_rev(
+    sync_first: bool, merged: Server, account: Account
+) -> None:
+    async with merged.running():
+        one, _, three = (account.create(each) for each in "123")
+        held = [("a", sync(3, account)), ("b", commit(3, three))]
+        await merged.take("a", commit(1, one))
+        for source, each in held if sync_first else reversed(held):
+            await merged.take(source, each)
+        assert merged.log.rkeys == ["1"]
+        await merged.passed(2.1)
+    assert merged.log.rkeys == ["1", "s", "3"]
+    assert merged.verdicts == {"ok": 1, "gap": 1, "replay": 1}
+
+
 async def test_an_account_event_stays_behind_what_is_held(merged: Server, account: Account) -> None:
     async with merged.running():
         one, two, three = (account.create(each) for each in "123")
@@ -570,6 +683,21 @@ async def test_what_a_relay_that_is_behind_sends_of_a_deleted_account_is_known(
         await merged.take("a", commit(4, again.create("3")))
     assert merged.log.rkeys == ["1", "2", "a", "3"]
     assert merged.log.gaps == []
+
+
+async def test_a_deleted_account_may_begin_again_below_the_state_that_another_relay_is_compared_with(
+    merged: Server, account: Account
+) -> None:
+    """The clock of its PDS was some minutes ahead."""
+    account.number = 240_000_000
+    again = Account()
+    async with merged.running() as admission:
+        await merged.take("a", commit(1, account.create("1")), status(2, active=False, status="deleted"))
+        begins = commit(3, again.create("2"))
+        assert admission.knows(begins[1]) is None
+        await merged.take("a", begins)
+        assert admission.knows(begins[1])
+    assert merged.log.rkeys == ["1", "a", "2"]
 
 
 async def test_a_deleted_account_may_begin_again_before_all_relays_have_deleted_it(
@@ -601,6 +729,19 @@ async def test_identities_and_accounts_pass_once(merged: Server) -> None:
         await merged.take("b", identity(53, handle="b.test"), status(54))
     assert merged.log.rkeys == ["i", "a", "i"]
     assert merged.dropped("b", "repeat") == 3
+
+
+async def test_all_accounts_are_looked_at_when_another_source_decides() -> None:
+    limits = Limits(admission=AdmissionLimits(accounts_per_turn=1))
+    server = Server(upstreams=("a", "b", "c"), limits=limits)
+    async with server.running():
+        for source, did in (("c", DID), ("b", OTHER_DID)):
+            await server.take(source, status(1, did, active=False, status="takendown"))
+        assert server.log.rkeys == []
+        server.connected = ["b", "c"]
+        await server.passed(0.0)
+        await server.passed(31.0)
+        assert server.log.rkeys == ["a"]
 
 
 @pytest.mark.parametrize("mode", ["off", "cid"])
@@ -646,6 +787,51 @@ async def test_a_pds_speaks_for_its_own_accounts_only(account: Account, other: A
         await server.take("a", commit(1, other.create("3"), OTHER_DID))
     assert server.log.rkeys == ["1", "a", "i", "3"]
     assert server.dropped("pds", "host") == 3
+
+
+@pytest.mark.parametrize("mode", ["cid", "full"])
+async def test_a_pds_that_is_added_is_no_relay_before_it_is_in_the_list(mode: str, account: Account) -> None:
+    """It is read before that, while others are added and removed."""
+    server = Server(mode, upstreams=("a",), pds=("old",))
+    server.keys.known[DID] = OWN
+    server.keys.hosts[DID] = server.keys.coming_hosts[DID] = "other.example"
+    async with server.running() as admission:
+        server.stores["new"] = admission.join("new", "wss://new")
+        gone = status(3, active=False, status="deleted")
+        await server.take("new", commit(1, account.create("1")), identity(2), gone)
+    assert server.log.rkeys == []
+
+
+async def test_a_pds_that_is_removed_is_no_relay_for_what_waits() -> None:
+    server = Server(upstreams=("a",), pds=("old",))
+    server.keys.coming_hosts[DID] = "other.example"
+    server.keys.hosts_come.clear()
+    async with server.running() as admission:
+        await server.take("old", identity(1), status(2, active=False, status="deleted"))
+        assert admission.waiting == 2
+        await admission.forget(["old"])
+        admission.use([Upstream("a", "wss://a")])
+        await admission.settle()
+        server.keys.hosts_come.set()
+        await server.settle()
+        assert admission.waiting == 0
+    assert server.log.rkeys == []
+    assert server.dropped("pds", "host") == 2  # the label of all PDSes
+
+
+async def test_what_waits_of_a_pds_that_is_replaced_is_in_the_cursor(
+    account: Account, other: Account
+) -> None:
+    server = Server(upstreams=("a",), pds=("pds",))
+    server.keys.known[OTHER_DID] = OWN
+    server.keys.hosts |= {DID: "pds", OTHER_DID: "pds"}
+    async with server.running() as admission:
+        await server.take("pds", commit(1, account.create("1")))
+        await server.offer("pds", commit(2, other.create("2"), OTHER_DID))
+        admission.join("pds", "wss://pds:8443")
+        await server.settle()
+        assert admission.waiting == 1
+        assert server.log.cursors == {"pds": SourceCursor(0, stored_to=2, unstored=(1,))}
 
 
 async def test_an_account_that_moves_to_a_pds_is_taken(account: Account) -> None:

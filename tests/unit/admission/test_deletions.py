@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import orjson
+import pytest
 from tests.builders import DID
 from tests.signed import START_US, rev
 
@@ -19,9 +21,11 @@ def test_the_state_is_forgotten_when_all_sources_have_said_so() -> None:
 def test_only_a_source_that_has_said_so_is_judged_without_it() -> None:
     deletions = Deletions(10)
     assert not deletions.note(DID, "a", ("a", "b"), told=True)
+    assert DID in deletions
     assert deletions.is_over(DID, "a")
     assert not deletions.is_over(DID, "b")
     deletions.begins_again(DID)
+    assert DID not in deletions
     assert not deletions.is_over(DID, "a")
 
 
@@ -45,6 +49,24 @@ def test_what_is_up_to_the_newest_rev_is_from_before_unless_it_begins_a_reposito
     ]:
         assert deletions.is_from_before(DID, rev(minute * MINUTE_US), begins=begins) is before
     assert not deletions.is_from_before("did:plc:other", rev(1), begins=False)
+
+
+@pytest.mark.parametrize(
+    ("time", "minute"),
+    [
+        ("2026-01-01T00:03:00Z", 3),
+        ("2099-01-01T00:00:00Z", 5),  # it is in the log: it was not later than that
+        ("whenever", 5),
+        (None, 5),
+    ],
+)
+def test_a_deletion_of_an_earlier_process_counts_from_its_time(time: str | None, minute: int) -> None:
+    deletions = Deletions(10)
+    body = orjson.dumps({"active": False, "status": "deleted"} | ({} if time is None else {"time": time}))
+    deletions.restore(DID, body, START_US + 5 * MINUTE_US)
+    for begins in (True, False):
+        assert deletions.is_from_before(DID, rev(minute * MINUTE_US - 1), begins=begins)
+        assert not deletions.is_from_before(DID, rev(minute * MINUTE_US + 1), begins=begins)
 
 
 def test_revs_are_remembered_of_so_many_accounts() -> None:

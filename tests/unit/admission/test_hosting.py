@@ -7,6 +7,7 @@ from tests.unit.admission.fakes import FakeKeys
 
 from jetstream.admission.hosting import Hosting
 from jetstream.admission.rules import Rules
+from jetstream.identity.addresses import endpoint
 
 DID = "did:plc:a"
 URLS = {"one": "wss://PDS.one.test", "two": "ws://localhost:2583/xrpc/x", "same": "wss://pds.one.test:443"}
@@ -36,12 +37,13 @@ def hosting(pds: str | None, urls: dict[str, str] = URLS) -> Hosting:
     ],
 )
 def test_a_pds_speaks_for_its_own_accounts(source: str, pds: str | None, speaks: bool | None) -> None:
-    assert hosting(pds).speaks_for(source, DID) is speaks
+    host = endpoint(URLS[source]) if source in URLS else None
+    assert hosting(pds).speaks_for(host, DID) is speaks
 
 
 def test_a_url_that_is_none_speaks_for_nobody() -> None:
     nowhere = hosting("", {"x": "nowhere"})
-    assert nowhere.speaks_for("x", DID) is False
+    assert nowhere.speaks_for(endpoint("nowhere"), DID) is False
     assert nowhere.source_of(DID) is None
 
 

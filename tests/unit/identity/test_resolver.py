@@ -116,6 +116,22 @@ async def test_requests_for_one_did_are_shared(setup: Setup) -> None:
     assert len(setup.plc.asked) == 1
 
 
+async def test_what_is_announced_during_a_request_is_asked_for_again(setup: Setup) -> None:
+    """The answer may be from before the change."""
+    setup.put_log((KEY, "2023-01-01T00:00:00.000Z"))
+    setup.plc.held.clear()
+    asking = asyncio.create_task(setup.resolver.keys_at(DID, int(NOW_S * 1e6)))
+    await until(lambda: setup.plc.asked)
+    setup.clock.passed += 1
+    setup.resolver.announced(DID)
+    setup.plc.held.set()
+    assert (await asking).reason == JUST_ASKED
+    dates = ("2023-01-01T00:00:00.000Z", "2023-06-01T00:00:00.000Z")
+    setup.put_log(*zip((KEY, NEXT), dates, strict=True))
+    setup.clock.passed += 5
+    assert await setup.resolver.keys_at(DID, int(NOW_S * 1e6)) == ([NEXT], "")
+
+
 @pytest.mark.parametrize(
     ("error", "kept_s"),
     [

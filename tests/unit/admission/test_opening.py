@@ -1,0 +1,43 @@
+"""What a server that starts knows of the messages before it: identities and deletions, from the log."""
+
+from __future__ import annotations
+
+import orjson
+from tests.signed import DID, START_US, TIME, rev
+
+from jetstream.admission.deletions import Deletions
+from jetstream.admission.opening import recent
+from jetstream.eventlog import Changes
+from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.limits import AdmissionLimits
+from jetstream.model.batch import Batch
+from jetstream.model.event import ACCOUNT, IDENTITY, Event
+
+MINUTE_US = 60_000_000
+BOUNDS = AdmissionLimits(identities_window_s=600.0)
+
+
+def event(kind: bytes, did: str, **fields: object) -> Event:
+    body = orjson.dumps({"did": did, "seq": 1, "time": TIME, **fields})
+    return Event(kind, did.encode(), b"", b"", b"", b"", body)
+
+
+async def test_identities_and_deletions_are_read_from_the_log(log: SqliteLog) -> None:
+    known = event(IDENTITY, DID)
+    minutes = {
+        1: event(ACCOUNT, "did:web:long.ago", active=False, status="deleted"),
+        12: known,
+        13: event(ACCOUNT, "did:web:gone", active=False, status="deleted"),
+        14: event(ACCOUNT, "did:web:hidden", active=False, status="takendown"),
+    }
+    times = [START_US + minute * MINUTE_US for minute in minutes]
+    for time_us, each in zip(times, minutes.values(), strict=True):
+        await log.append(Batch.of([each], [time_us]), Changes({}))
+    identities, deletions = await recent(log, START_US + 15 * MINUTE_US, BOUNDS)
+    assert not identities.passes(known.body, START_US + 15 * MINUTE_US)
+    gone = {did for did in ("long.ago", "gone", "hidden") if is_before(deletions, f"did:web:{did}")}
+    assert gone == {"gone"}
+
+
+def is_before(deletions: Deletions, did: str) -> bool:
+    return deletions.is_from_before(did, rev(-1), begins=True)
