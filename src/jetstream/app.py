@@ -31,13 +31,15 @@ from jetstream.dictionary.own import OWN
 from jetstream.dictionary.public import PublicDictionary, fetch_in_process
 from jetstream.errors import SettingError
 from jetstream.eventlog.sqlite.store import SqliteLog
-from jetstream.figures import Figures
+from jetstream.figures import Figures, log_ends
 from jetstream.intake import Intake, starts_of, upstreams_of
 from jetstream.limits import Limits, RuntimeLimits
 from jetstream.logging_setup import tell_omitted
 from jetstream.metrics import Metrics
 from jetstream.runtime import (
     FileShortage,
+    cancelled,
+    first_error,
     housekeeping,
     raise_file_limit,
     reload_on_hangup,
@@ -181,13 +183,13 @@ class Service:
                 logger.info("stopping", subscribers=len(self.subscribe))
                 for server in servers:
                     server.stop_accepting()
-                await _cancelled(upstream)
+                await cancelled(upstream)
                 await self._close_subscribers(SHUTDOWN)
-                await _cancelled(delivery)
-                await _cancelled(watch)
+                await cancelled(delivery)
+                await cancelled(watch)
         except BaseExceptionGroup as group:
             await self._close_subscribers(FAILED)
-            raise _first(group) from group
+            raise first_error(group) from group
         finally:
             for server in servers:
                 await server.close()
@@ -281,6 +283,7 @@ class Service:
             client_libraries=f"ws://{base}/v1/subscribe",
             metrics=f"http://{settings.metrics_listen or base}/metrics",
             verify=settings.verify,
+            **log_ends(self.log.statistics().newest_us, self._clock()),
             **self.intake.fields(),
         )
         return servers
@@ -329,16 +332,3 @@ async def _start(server: Server, flag: str, address: Address) -> int:
     except OSError as error:
         problem = (error.strerror or str(error)).partition(" (while ")[0]  # Python repeats the address
         raise SettingError(flag, str(address), f"cannot be listened on: {problem}") from error
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the first error of a task group: it is the cause, and fits one line for the operator."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])

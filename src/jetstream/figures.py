@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 from prometheus_client import Histogram
 
-from jetstream.catching_up import CatchingUp, spoken
+from jetstream.catching_up import BEHIND_S, CatchingUp, spoken
 from jetstream.history import Distribution, Interval, Sample, Statistics, events_of
 from jetstream.limits import RuntimeLimits
 from jetstream.metrics import Metrics, by_label
@@ -52,8 +52,11 @@ class Figures:
         self._reported_at = clock()
 
     def take(self) -> None:
-        """Take a sample, and log what is due."""
-        now, status = self._clock(), self._status()
+        """Take a sample, and log what is due. Nothing happens while the disk fails: the log reports that."""
+        try:
+            now, status = self._clock(), self._status()
+        except OSError:
+            return
         self._metrics.collections.tick(now)
         self.statistics.add(self._sample(now, status), status.now_us)
         self._follow(now, status)
@@ -106,6 +109,12 @@ def span_s(status: Status) -> float | None:
     """Return the time between the oldest and the newest event, in seconds; None: the log is empty."""
     oldest, newest = status.log.oldest_us, status.log.newest_us
     return None if oldest is None or newest is None else (newest - oldest) / 1e6
+
+
+def log_ends(newest_us: int | None, now_us: int) -> dict[str, str]:
+    """Return what the first lines of a server say of a log whose newest event is not of now."""
+    behind_s = 0.0 if newest_us is None else (now_us - newest_us) / 1e6
+    return {"log_ends": f"{spoken(behind_s)} ago"} if behind_s >= BEHIND_S else {}
 
 
 def _connected(status: Status) -> str:

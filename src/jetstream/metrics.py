@@ -82,7 +82,6 @@ class Children(dict[str, Family]):
     def __init__(self, family: Family, names: Iterable[str], *first: str) -> None:
         super().__init__((name, family.labels(*first, name)) for name in names)
         self.family = family
-        self.label: str = family._labelnames[-1]  # noqa: SLF001 - there is no other way to read it
         self._first = first
 
     def __missing__(self, name: str) -> Family:

@@ -46,6 +46,20 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         uvloop.run(main)
 
 
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first error of a task group: it is the cause, and fits one line for the operator."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def cancelled(task: asyncio.Task[None]) -> None:
+    """Cancel a task, and return once it has ended."""
+    task.cancel()
+    await asyncio.wait([task])
+
+
 def stop_on_signals(stop: Callable[[], None]) -> None:
     """Call `stop` at the first SIGTERM or SIGINT. A second one ends the process at once."""
     loop = asyncio.get_running_loop()

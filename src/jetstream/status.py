@@ -16,6 +16,8 @@ UpstreamState = Literal["connected", "idle", "reconnecting"]
 UPSTREAM_STATES: Final[tuple[UpstreamState, ...]] = get_args(UpstreamState)
 # Bounds of the histogram of how far subscribers are behind, in seconds.
 LAGS_S: Final = (1.0, 10.0, 60.0, 600.0, 3_600.0, 21_600.0, 86_400.0)
+# Seconds without a frame after which the lag does not count: the last message of a PDS may have been late.
+LAG_FRESH_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +168,8 @@ class Status:
         return None if text is None else Check("upstream_idle", text, hint)
 
     def _lagging(self) -> Check | None:
-        most_s, lag_s = self.ready_lag_s, self.lag_s
-        if most_s is None or lag_s is None or lag_s < most_s:
+        most_s, lag_s, age_s = self.ready_lag_s, self.lag_s, self.last_frame_age_s
+        if most_s is None or lag_s is None or lag_s < most_s or (age_s or 0) > LAG_FRESH_S:
             return None
         text = f"events are {lag_s:.0f} s old when they arrive, and --ready-lag is {most_s:g} s"
         hint = "wait until the server has caught up, which the log reports; else upstream itself is late"

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
-from jetstream.figures import Figures, span_s
+from jetstream.figures import Figures, log_ends, span_s
 from jetstream.metrics import Metrics
 from jetstream.model.batch import Batch
 from jetstream.model.event import CREATE, Event
@@ -112,6 +112,21 @@ def test_an_old_lag_says_nothing(age_s: float | None) -> None:
     with capture_logs() as lines:
         server.figures.take()
     assert lines == []
+
+
+def test_a_server_says_at_its_start_when_its_log_ends() -> None:
+    assert log_ends(None, 5_000_000) == {}
+    assert log_ends(4_000_000, 5_000_000) == {}
+    assert log_ends(0, 7_500_000_000) == {"log_ends": "2h05m ago"}
+
+
+def test_a_disk_that_does_not_answer_ends_nothing() -> None:
+    def fail() -> Status:
+        raise OSError(5, "Input/output error")
+
+    figures = Figures(Metrics(), fail)
+    figures.take()
+    assert figures.statistics.history()["events_per_s"] == []
 
 
 def test_the_span_of_the_log() -> None:

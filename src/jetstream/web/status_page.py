@@ -156,8 +156,8 @@ def _per_day(log: LogStatistics, span: float | None) -> int | None:
 def _subscribers(status: Status, metrics: Metrics) -> dict[str, object]:
     return {
         "total": status.subscribers,
-        "by_wire": _counts(metrics.subscribers),
-        "by_compression": _counts(metrics.compressions),
+        "by_wire": _counts(metrics.subscribers, "wire"),
+        "by_compression": _counts(metrics.compressions, "compression"),
         "catching_up": status.readers.catching_up,
         "lagging": status.readers.lagging,
         "max": status.subscribers_max,
@@ -185,8 +185,8 @@ def _process(last: Interval | None) -> dict[str, object]:
     }
 
 
-def _counts(gauges: Children[Gauge]) -> dict[str, int]:
-    values = by_label(gauges.family, gauges.label)
+def _counts(gauges: Children[Gauge], label: str) -> dict[str, int]:
+    values = by_label(gauges.family, label)
     return {name: int(values.get(name, 0)) for name in gauges}
 
 
