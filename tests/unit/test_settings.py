@@ -509,8 +509,8 @@ def test_defaults_are_shown_as_they_are_written(
 
 
 def test_no_help_page_shows_types_of_python(capsys: pytest.CaptureFixture[str]) -> None:
-    commands = "serve,simulate,record,verify,bench,tail,log stats,log cat,keys import".split(",")
-    for command in commands:
+    commands = ["serve", "simulate", "record", "verify", "bench", "tail", "log stats", "log cat"]
+    for command in [*commands, "keys import"]:
         with pytest.raises(SystemExit):
             cli.main([*command.split(), "--help"])
         text = capsys.readouterr().out
