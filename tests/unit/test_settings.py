@@ -3,11 +3,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import fields, replace
+from io import StringIO
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from rich.console import Console
 from structlog.testing import capture_logs
 
 from jetstream import app as service
@@ -485,13 +487,10 @@ def test_settings_have_flags_and_variables_of_their_own() -> None:
     assert not {setting.variable for setting in listed} & UNUSED_VARIABLES
 
 
-def test_defaults_are_shown_as_they_are_written(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    with pytest.raises(SystemExit):
-        cli.main(["serve", "--help"])
-    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+def test_defaults_are_shown_as_they_are_written() -> None:
+    page = Console(width=200, file=StringIO())
+    cli.app.help_print(["serve"], console=page)
+    text = " ".join(page.file.getvalue().replace("│", " ").split())  # type: ignore[attr-defined]
     shown = re.findall(
         r"env var: (JETSTREAM_[A-Z_]+)\] \[default: (:6008|24h|5m|1MiB|512MiB|1m|none)\]", text
     )

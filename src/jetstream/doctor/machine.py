@@ -182,8 +182,6 @@ def _check_port(flag: str, address: Address, is_ours: Callable[[Address], bool])
     except OSError as error:
         if is_ours(address):
             return Finding("port", "ok", f"{address} is served by a Jetstream that runs now")
-        problem = error.strerror or str(error)
-        return Finding(
-            "port", "fail", f"{address} cannot be listened on: {problem}", f"choose another {flag}"
-        )
+        text = f"{address} cannot be listened on: {_problem(error)}"
+        return Finding("port", "fail", text, f"choose another {flag}")
     return Finding("port", "ok", f"{address} is free")
