@@ -29,6 +29,7 @@ app.register_install_completion_command(help="Install completion for the shell t
 
 # With its help text here, a command is not imported for `--help`.
 app.command("jetstream.cli.doctor:doctor", help="Say what to change for `serve` with the same flags.")
+app.command("jetstream.cli.top:top", help="Show the figures of a server, live in the terminal.")
 app.command("jetstream.cli.tail:tail", help="Print the events of a Jetstream, one JSON object per line.")
 app.command("jetstream.cli.simulate:simulate", help="Simulate an AT Protocol network, offline.")
 app.command("jetstream.cli.simulate:record", help="Record a firehose to a file that `simulate` can replay.")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from typing import Annotated, Final
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 import orjson
 from cyclopts import Parameter
@@ -26,6 +26,7 @@ EXIT_TO_CHANGE: Final = 1
 UPSTREAMS_MAX: Final = 50  # that are asked, of thousands that a file may have
 _HEALTH_TIMEOUT_S: Final = 2.0
 _HEALTH_BYTES_MAX: Final = 1 << 20
+_direct: Final = build_opener(ProxyHandler({}))  # it is this machine
 
 
 def doctor(
@@ -73,7 +74,7 @@ def is_jetstream(address: Address) -> bool:
     host = f"[{address.host}]" if ":" in address.host else address.host or "127.0.0.1"
     for path in ("health", "metrics"):
         try:
-            with urlopen(f"http://{host}:{address.port}/{path}", timeout=_HEALTH_TIMEOUT_S) as response:
+            with _direct.open(f"http://{host}:{address.port}/{path}", timeout=_HEALTH_TIMEOUT_S) as response:
                 body = response.read(_HEALTH_BYTES_MAX)
         except (OSError, HTTPException, ValueError):
             continue
