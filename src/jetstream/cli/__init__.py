@@ -119,3 +119,6 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(EXIT_USAGE, str(error))
     except JetstreamError as error:
         _fail(EXIT_FAILURE, str(error))
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough. Python would raise again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http.client import HTTPException
 from typing import Annotated, Final
 from urllib.request import ProxyHandler, build_opener
@@ -19,7 +20,7 @@ from jetstream.doctor.finding import Finding, well
 from jetstream.doctor.firehose import judge, judge_clock
 from jetstream.doctor.log import check_log, read_extent
 from jetstream.doctor.probe import look_at
-from jetstream.settings import Address, Settings, refuse_file
+from jetstream.settings import Address, Settings, refuse_file, similar_variable, unused_variables
 from jetstream.upstreams import all_upstreams
 
 EXIT_TO_CHANGE: Final = 1
@@ -55,6 +56,7 @@ def doctor(
 
 def examine(settings: Settings, is_ours: Callable[[Address], bool] | None = None) -> Iterator[Finding]:
     """Yield the finding of each check. Raises SettingError for upstreams that cannot be used."""
+    yield from check_variables(os.environ)
     upstreams = all_upstreams(settings.upstream, settings.upstream_file)
     seen = asyncio.run(look_at(upstreams[:UPSTREAMS_MAX]))
     yield from map(judge, seen)
@@ -67,6 +69,14 @@ def examine(settings: Settings, is_ours: Callable[[Address], bool] | None = None
     yield from machine.check_ports(settings, is_ours or is_jetstream)
     yield machine.check_files(settings, len(upstreams))
     yield from machine.check_kernel(settings)
+
+
+def check_variables(environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield a finding for each variable that is probably meant to be another one."""
+    _, unknown = unused_variables(environment)
+    for name in unknown:
+        if meant := similar_variable(name):
+            yield Finding("settings", "warn", f"{name} is unknown, and ignored", f"did you mean {meant}?")
 
 
 def is_jetstream(address: Address) -> bool:

@@ -54,9 +54,8 @@ def judge_space(free: int, settings: Settings, log: Extent | None) -> Finding:
         )
     held = log.bytes_on_disk if log else 0
     per_day, by = _growth(log)
-    days = settings.retention / _DAY_S
-    whole = min(per_day * days, settings.retention_bytes or float("inf"))
-    text = f"{size(free)} free; {days:g} days of events take {size(whole)} ({by})"
+    whole = min(per_day * settings.retention / _DAY_S, settings.retention_bytes or float("inf"))
+    text = f"{size(free)} free; events of {settings.retention / 3600:g} h take {size(whole)} ({by})"
     if whole - held <= free:
         return Finding("disk", "ok", text)
     most = int((free + held - SPACE_MIN) / 1e9)

@@ -22,14 +22,14 @@ def log(hours: float, size: int) -> Extent:
 @pytest.mark.parametrize(
     ("free", "settings", "held", "level", "words"),
     [
-        (10**12, Settings(), None, "ok", "1 days of events take 6.0 GB (at 500 events/s of 140 bytes)"),
+        (10**12, Settings(), None, "ok", "events of 24 h take 6.0 GB (at 500 events/s of 140 bytes)"),
         (10**9, Settings(), None, "warn", "--retention-bytes 0GB"),
         (10**6, Settings(), None, "fail", "1.0 MB free - a log needs"),
         (10**9, Settings(retention_bytes=10**8), None, "ok", "take 100.0 MB"),
         (2 * 10**9, Settings(), log(12, 10**9), "ok", "take 2.0 GB (by the log that is there)"),
         (10**9, Settings(), log(6, 10**9), "warn", "take 4.0 GB (by the log that is there) - set"),
         (10**12, Settings(), log(0.5, 10**9), "ok", "at 500 events/s"),
-        (10**12, Settings(retention=3 * 86_400.0), log(24, 10**9), "ok", "3 days of events take 3.0 GB"),
+        (10**12, Settings(retention=3 * 86_400.0), log(24, 10**9), "ok", "events of 72 h take 3.0 GB"),
     ],
 )
 def test_space_is_compared_with_what_the_log_will_take(
