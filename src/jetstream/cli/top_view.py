@@ -87,7 +87,8 @@ def _upstreams(status: Status) -> Table:
         )
     if len(rows) > UPSTREAMS_MAX:
         table.add_row(f"and {len(rows) - UPSTREAMS_MAX} more")
-    for name, count in list(_dict(_dict(status, "pds"), "states").items())[:UPSTREAMS_MAX]:
+    counts = {name: each for name, each in _dict(status, "pds").items() if isinstance(each, int)}
+    for name, count in list(counts.items())[:UPSTREAMS_MAX]:
         table.add_row(f"{_number(count)} PDSes", Text(_text(name)))
     return table
 
