@@ -15,7 +15,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -33,7 +32,7 @@ from jetstream.errors import SettingError
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.figures import Figures, log_ends
 from jetstream.intake import Intake, starts_of, upstreams_of
-from jetstream.limits import Limits, RuntimeLimits
+from jetstream.limits import Limits
 from jetstream.logging_setup import tell_omitted
 from jetstream.metrics import Metrics
 from jetstream.runtime import (
@@ -64,9 +63,13 @@ logger = structlog.get_logger(__name__)
 
 
 async def serve(settings: Settings, limits: Limits = Limits()) -> None:
-    """Run a server until SIGTERM or SIGINT; a second signal ends the process at once."""
+    """Run a server until SIGTERM or SIGINT; a second signal ends the process at once.
+
+    Raises SettingError, and what `Service.run` raises.
+    """
+    upstreams = len(upstreams_of(settings, limits))
     shortage = raise_file_limit(
-        settings.max_subscribers, limits.web.files_reserved, _with_files(settings, limits)
+        settings.max_subscribers, limits.web.files_reserved, limits.runtime.beside(upstreams)
     )
     tune_gc(limits.runtime)
     service = Service(settings, limits)
@@ -75,13 +78,6 @@ async def serve(settings: Settings, limits: Limits = Limits()) -> None:
         reload_on_hangup(service.reload)
     async with housekeeping(limits.runtime):
         await service.run(shortage)
-
-
-def _with_files(settings: Settings, limits: Limits) -> RuntimeLimits:
-    """Return limits with an open file for each upstream beside the first. Raises SettingError."""
-    more = len(upstreams_of(settings, limits)) - 1
-    runtime = limits.runtime
-    return replace(runtime, files_own=runtime.files_own + more, files_needed=runtime.files_needed + more)
 
 
 class Service:

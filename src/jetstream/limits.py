@@ -6,7 +6,7 @@ beside the code that enforces it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from jetstream.token_bucket import Rate
@@ -460,6 +460,11 @@ class RuntimeLimits:
     report_every_s: float = 60.0
     # How long subscribers may take to answer their close frame when the server stops.
     close_s: float = 5.0
+
+    def beside(self, upstreams: int) -> RuntimeLimits:
+        """Return these limits with an open file for each of so many upstreams beside the first."""
+        more = max(upstreams - 1, 0)
+        return replace(self, files_own=self.files_own + more, files_needed=self.files_needed + more)
 
 
 @dataclass(frozen=True, slots=True)

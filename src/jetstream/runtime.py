@@ -194,13 +194,19 @@ class FileShortage(NamedTuple):
     needed: int  # for all subscribers that are allowed
     subscribers: int  # for whom there is room
 
+    @property
+    def remedy(self) -> str:
+        """What an operator can do."""
+        return (
+            f"raise it (`ulimit -Hn {self.needed}`, with systemd LimitNOFILE={self.needed}, with Docker"
+            f" --ulimit nofile={self.needed}), or set --max-subscribers {self.subscribers}"
+        )
+
     def warn(self) -> None:
         """Log how many subscribers fit, and what to do."""
         text = (
             "the limit of open files is below what may be needed: there is room for"
-            f" {self.subscribers} subscribers. Raise it (`ulimit -Hn {self.needed}`, with systemd"
-            f" LimitNOFILE={self.needed}, with Docker --ulimit nofile={self.needed}),"
-            f" or set --max-subscribers {self.subscribers}"
+            f" {self.subscribers} subscribers; {self.remedy}. `jetstream doctor` checks everything else"
         )
         logger.warning(text, limit=self.limit, needed=self.needed)
 
@@ -216,6 +222,13 @@ def raise_file_limit(
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         logger.info("raised the limit of open files", soft=soft, hard=hard)
+    return file_shortage(hard, subscribers_max, kept, limits)
+
+
+def file_shortage(
+    hard: int, subscribers_max: int, kept: int, limits: RuntimeLimits = RuntimeLimits()
+) -> FileShortage | None:
+    """Return the shortage under a hard limit of open files; None if all subscribers fit."""
     needed = subscribers_max + limits.files_needed
     if hard == resource.RLIM_INFINITY or hard >= needed:
         return None

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -172,6 +173,7 @@ def parse_rate(text: str) -> float:
 
 
 _WORKERS_MAX: Final = 64
+_SIMILAR: Final = 0.75  # of difflib: LISTENADDR is similar to LISTEN_ADDR, PORT to nothing
 
 
 def _workers(text: str) -> int:
@@ -197,7 +199,11 @@ def first_at_comma(_type: object, value: str, **_: object) -> list[str]:
 
 
 def _setting(
-    variable: str, text: str, parse: Any = None, show: Callable[[Any], str] | None = None, **more: Any
+    variable: str,
+    text: str,
+    parse: Any = None,
+    show: Callable[[Any], str] | None = None,
+    **more: Any,
 ) -> Parameter:
     """Declare a setting. `show` writes its default in `--help`, where the default is not what one types."""
 
@@ -221,7 +227,12 @@ def _setting(
     )
 
 
-def _several(variable: str, text: str, parse: Callable[[Sequence[str]], Any], **more: Any) -> Parameter:
+def _several(
+    variable: str,
+    text: str,
+    parse: Callable[[Sequence[str]], Any],
+    **more: Any,
+) -> Parameter:
     """Declare a setting that may have several values: the flag is repeated, the variable has commas.
 
     The error of `parse` names the value.
@@ -248,10 +259,10 @@ def _several(variable: str, text: str, parse: Callable[[Sequence[str]], Any], **
     )
 
 
-_address = partial(_setting, parse=parse_address, show=str, n_tokens=1, accepts_keys=False)
-_duration = partial(_setting, parse=parse_duration, show=_show_duration)
-_duration_or_none = partial(_setting, parse=parse_duration_or_none, show=_show_duration)
-_size = partial(_setting, parse=parse_size, show=lambda size: f"{size / (1 << 20):g}MiB")
+_address = partial(_setting, parse=parse_address, show=str, n_tokens=1, accepts_keys=False, metavar="ADDRESS")
+_duration = partial(_setting, parse=parse_duration, show=_show_duration, metavar="DURATION")
+_duration_or_none = partial(_setting, parse=parse_duration_or_none, show=_show_duration, metavar="DURATION")
+_size = partial(_setting, parse=parse_size, show=lambda size: f"{size / (1 << 20):g}MiB", metavar="SIZE")
 
 
 @Parameter(name="*")
@@ -265,19 +276,42 @@ class Settings:
             "WS_URL",
             "Relay or PDS to read: a URL or a host, or name=URL. Repeat it for several.",
             parse_upstreams,
+            alias=["--ws-url", "--relay-url"],
+            metavar="URL",
         ),
     ] = f"wss://bsky.network{FIREHOSE_PATH}"
     upstream_file: Annotated[
         Path | None,
-        _setting("UPSTREAM_FILE", "File of more PDSes to read, one a line. SIGHUP reads it again."),
+        _setting(
+            "UPSTREAM_FILE",
+            "File of more PDSes to read, one a line. SIGHUP reads it again.",
+            metavar="FILE",
+        ),
     ] = None
-    listen: Annotated[Address, _address("LISTEN_ADDR", "Address to listen on.")] = DEFAULT_ADDRESS
+    listen: Annotated[
+        Address,
+        _address(
+            "LISTEN_ADDR",
+            "Address to listen on: :6008 for all addresses, or 127.0.0.1:6008.",
+            alias=["--listen-addr", "--addr"],
+        ),
+    ] = DEFAULT_ADDRESS
     metrics_listen: Annotated[
-        Address | None, _address("METRICS_LISTEN_ADDR", "Separate address for /metrics.")
+        Address | None,
+        _address("METRICS_LISTEN_ADDR", "Separate address for /metrics.", alias=["--metrics-listen-addr"]),
     ] = None
-    data_dir: Annotated[Path, _setting("DATA_DIR", "Directory of the event log.")] = Path("./data")
+    data_dir: Annotated[
+        Path,
+        _setting(
+            "DATA_DIR",
+            "Directory of the event log.",
+            metavar="DIRECTORY",
+            show_default=lambda directory: f"./{directory}",
+        ),
+    ] = Path("./data")
     retention: Annotated[
-        float, _duration("EVENT_TTL", "How long events are kept, such as 90m, 24h or 3d.")
+        float,
+        _duration("EVENT_TTL", "How long events are kept, such as 90m, 24h or 3d.", alias=["--event-ttl"]),
     ] = 24 * 3600.0
     retention_bytes: Annotated[
         int | None, _size("RETENTION_BYTES", "Maximum size of the log; the oldest events are removed.")
@@ -296,17 +330,27 @@ class Settings:
         _setting(
             "ZSTD_DICTIONARY",
             "Dictionary of compressed messages: auto fetches the public one, none, or a file.",
+            metavar="FILE",
         ),
     ] = "auto"
     zstd_dictionary_url: Annotated[
-        str, _setting("ZSTD_DICTIONARY_URL", "Where the public dictionary is fetched from.", parse_web_url)
+        str,
+        _setting(
+            "ZSTD_DICTIONARY_URL",
+            "Where the public dictionary is fetched from.",
+            parse_web_url,
+            metavar="URL",
+        ),
     ] = DICTIONARY_URL
     upstream_cursor: Annotated[
         int | tuple[tuple[str, int], ...] | None,
         _several(
             "OVERRIDE_RELAY_CURSOR",
-            "Upstream seq to start after, instead of the one in the log. With several upstreams: name=seq.",
+            "Upstream seq to start after, instead of the one in the log; -1: none. With several upstreams:"
+            " name=seq.",
             parse_seqs,
+            alias=["--override-relay-cursor"],
+            metavar="SEQ",
         ),
     ] = None
     verify: Annotated[
@@ -318,7 +362,10 @@ class Settings:
         ),
     ] = "cid"
     verify_workers: Annotated[
-        int, _setting("VERIFY_WORKERS", "Processes that verify; 0: the server itself does.", _workers)
+        int,
+        _setting(
+            "VERIFY_WORKERS", "Processes that verify; 0: the server itself does.", _workers, metavar="NUMBER"
+        ),
     ] = 0
     unresolved: Annotated[
         Literal["pass", "drop"],
@@ -331,14 +378,24 @@ class Settings:
             "PLC directory for signing keys. Repeat it for several, in order.",
             parse_plc_urls,
             show_default=", ".join,
+            metavar="URL",
         ),
     ] = (PLC_URL,)
     plc_rate: Annotated[
         float,
-        _setting("PLC_RATE", "Requests a second to all PLC directories together.", parse_rate, "{:g}".format),
+        _setting(
+            "PLC_RATE",
+            "Requests a second to all PLC directories together.",
+            parse_rate,
+            "{:g}".format,
+            metavar="NUMBER",
+        ),
     ] = 100.0
     follow_plc: Annotated[
-        bool, _setting("FOLLOW_PLC", "Keep all signing keys up to date by the directory's export.")
+        bool,
+        _setting(
+            "FOLLOW_PLC", "Keep all signing keys up to date by the directory's export.", show_default=False
+        ),
     ] = False
     subscriber_buffer: Annotated[
         int, _size("SUBSCRIBER_BUFFER", "Bytes that may be buffered for one subscriber.")
@@ -351,7 +408,13 @@ class Settings:
         _duration("SLOW_TIMEOUT", "How long a subscriber may read nothing before it is disconnected."),
     ] = 60.0
     max_subscribers: Annotated[
-        int, _setting("MAX_SUBSCRIBERS", "Maximum number of subscribers; others get 503.", parse_count)
+        int,
+        _setting(
+            "MAX_SUBSCRIBERS",
+            "Maximum number of subscribers; others get 503.",
+            parse_count,
+            metavar="NUMBER",
+        ),
     ] = 20_000
     ready_idle: Annotated[
         float | None,
@@ -372,6 +435,7 @@ class Settings:
             lambda networks: ",".join(map(str, networks)) or "none",
             n_tokens=1,
             accepts_keys=False,
+            metavar="NETWORKS",
         ),
     ] = ()
     log_level: Annotated[
@@ -389,6 +453,7 @@ class Setting(NamedTuple):
     variable: str
     default: object
     text: str
+    other_flags: tuple[str, ...] = ()  # those of the Go servers
 
 
 def settings() -> list[Setting]:
@@ -398,7 +463,8 @@ def settings() -> list[Setting]:
     for field in fields(Settings):
         (parameter,) = hints[field.name].__metadata__
         flag = "--" + field.name.replace("_", "-")
-        found.append(Setting(flag, parameter.env_var[0], field.default, parameter.help))
+        others = tuple(parameter.alias or ())
+        found.append(Setting(flag, parameter.env_var[0], field.default, parameter.help, others))
     return found
 
 
@@ -408,6 +474,21 @@ def unused_variables(environment: Mapping[str, str]) -> tuple[list[str], list[st
     names = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
     unused = [name for name in names if name in UNUSED_VARIABLES]
     return unused, [name for name in names if name not in UNUSED_VARIABLES]
+
+
+def similar_variable(name: str) -> str | None:
+    """Return the variable that an unknown one is probably meant to be; None: there is none like it.
+
+    `JETSTREAM_RETENTION`, after the flag, is meant to be `JETSTREAM_EVENT_TTL`.
+    """
+    meant = {_of_flag(flag): each.variable for each in settings() for flag in (each.flag, *each.other_flags)}
+    meant |= {each.variable.removeprefix(PREFIX): each.variable for each in settings()}
+    close = get_close_matches(name.removeprefix(PREFIX), meant, 1, cutoff=_SIMILAR)
+    return meant[close[0]] if close else None
+
+
+def _of_flag(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_").upper()
 
 
 def refuse_file(directory: Path) -> None:

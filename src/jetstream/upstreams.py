@@ -123,8 +123,13 @@ def _require_names(upstreams: Iterable[Upstream]) -> None:
         seen.add(each.name)
 
 
-def parse_seqs(texts: Sequence[str]) -> int | tuple[tuple[str, int], ...]:
-    """Parse the values of `--upstream-cursor`: one number, or `name=seq` for each. Raises ValueError."""
+def parse_seqs(texts: Sequence[str]) -> int | tuple[tuple[str, int], ...] | None:
+    """Parse the values of `--upstream-cursor`: one number, or `name=seq` for each. Raises ValueError.
+
+    `-1` is none, as in the Go server.
+    """
+    if list(texts) == ["-1"]:
+        return None
     if len(texts) == 1 and "=" not in texts[0]:
         return _seq(texts[0], texts[0])
     found: dict[str, int] = {}

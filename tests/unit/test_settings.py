@@ -3,16 +3,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import fields, replace
+from io import StringIO
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from rich.console import Console
 from structlog.testing import capture_logs
 
 from jetstream import app as service
 from jetstream import cli
 from jetstream import logging_setup as logs
+from jetstream.cli.go_flags import GoFlags
 from jetstream.errors import SettingError
 from jetstream.settings import (
     UNUSED_VARIABLES,
@@ -117,6 +120,7 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("--upstream-cursor", "OVERRIDE_RELAY_CURSOR", "30340180350", 30340180350),
     ("--upstream-cursor", "OVERRIDE_RELAY_CURSOR", "9" * 18, 10**18 - 1),
     ("--upstream-cursor", "OVERRIDE_RELAY_CURSOR", "relay.example:443=7", (("relay.example:443", 7),)),
+    ("--upstream-cursor", "OVERRIDE_RELAY_CURSOR", "-1", None),
     ("--verify", "VERIFY", "off", "off"),
     ("--verify", "VERIFY", "signature", "signature"),
     ("--verify", "VERIFY", "full", "full"),
@@ -198,7 +202,7 @@ BAD: list[tuple[str, str, list[str]]] = [
     (
         "--upstream-cursor",
         "OVERRIDE_RELAY_CURSOR",
-        ["-1", "1.5", "now", "9" * 19, "\N{FULLWIDTH DIGIT ONE}", "a=", "a=b"],
+        ["-2", "1.5", "now", "9" * 19, "\N{FULLWIDTH DIGIT ONE}", "a=", "a=b"],
     ),
     ("--verify", "VERIFY", ["none", "true", "FULL"]),
     ("--verify-workers", "VERIFY_WORKERS", ["-1", "65", "auto"]),
@@ -412,6 +416,63 @@ def test_unused_variables_are_logged_once(serve: Serve, monkeypatch: pytest.Monk
     ]
 
 
+def test_flags_of_the_go_servers_are_ours(serve: Serve) -> None:
+    ours = serve(
+        *("--upstream", "ws://relay.example", "--listen", ":1", "--metrics-listen", ":2"),
+        *("--retention", "72h", "--upstream-cursor", "5"),
+    )
+    assert ours == serve(
+        *("--ws-url", "ws://relay.example", "--listen-addr", ":1", "--metrics-listen-addr", ":2"),
+        *("--event-ttl", "72h", "--override-relay-cursor", "5"),
+    )
+    assert serve("--relay-url=relay.example", "--addr=:1") == serve("--upstream=relay.example", "--listen=:1")
+    assert serve("--override-relay-cursor", "-1").upstream_cursor is None
+
+
+def test_flags_of_the_go_server_without_meaning_are_logged_once(serve: Serve) -> None:
+    with capture_logs() as lines:
+        assert serve("--worker-count", "100", "--liveness-ttl=15s") == Settings()
+    assert [(line["log_level"], line["names"]) for line in lines] == [
+        ("info", ["--liveness-ttl", "--worker-count"])
+    ]
+    flags = {f"JETSTREAM_{field.name.upper()}" for field in fields(GoFlags)}
+    assert flags == UNUSED_VARIABLES
+
+
+def test_a_command_line_of_the_go_server_is_told_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for line in (["--ws-url=wss://relay.example"], ["--event-ttl", "24h"]):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(line)
+        assert ended.value.code == 2
+        assert f"Did you mean `jetstream serve {line[0].partition('=')[0]}`?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("RETENTION", "EVENT_TTL"),
+        ("EVENT_TTTL", "EVENT_TTL"),
+        ("LISTEN", "LISTEN_ADDR"),
+        ("WSURL", "WS_URL"),
+        ("RELAY_URL", "WS_URL"),
+        ("ADDR", "LISTEN_ADDR"),
+        ("METRICS_LISTEN", "METRICS_LISTEN_ADDR"),
+        ("PORT_6008_TCP", None),
+        ("SERVICE_HOST", None),
+        ("X", None),
+    ],
+)
+def test_a_typo_in_a_variable_is_told_what_is_meant(
+    name: str, meant: str | None, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"JETSTREAM_{name}", "1")
+    with capture_logs() as lines:
+        serve()
+    (line,) = lines
+    assert line["names"] == [f"JETSTREAM_{name}"]
+    assert line.get("did_you_mean") == (meant and {f"JETSTREAM_{name}": f"JETSTREAM_{meant}"})
+
+
 def test_unused_variables_are_those_of_the_go_server_and_unknown_ones() -> None:
     environment = dict.fromkeys(
         [*UNUSED_VARIABLES, "JETSTREAM_X", "JETSTREAM_WIRE", "PATH", "MY_JETSTREAM_X"], "1"
@@ -432,10 +493,10 @@ def test_settings_have_flags_and_variables_of_their_own() -> None:
     assert not {setting.variable for setting in listed} & UNUSED_VARIABLES
 
 
-def test_defaults_are_shown_as_they_are_written(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        cli.main(["serve", "--help"])
-    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+def test_defaults_are_shown_as_they_are_written() -> None:
+    page = Console(width=200, file=StringIO())
+    cli.app.help_print(["serve"], console=page)
+    text = " ".join(page.file.getvalue().replace("│", " ").split())  # type: ignore[attr-defined]
     shown = re.findall(
         r"env var: (JETSTREAM_[A-Z_]+)\] \[default: (:6008|24h|5m|1MiB|512MiB|1m|none)\]", text
     )
@@ -452,6 +513,22 @@ def test_defaults_are_shown_as_they_are_written(capsys: pytest.CaptureFixture[st
         ("JETSTREAM_READY_LAG", "1m"),
         ("JETSTREAM_TRUSTED_PROXIES", "none"),
     ]
+
+
+def test_no_help_page_shows_types_of_python(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = ["serve", "simulate", "record", "verify", "bench", "tail", "log stats", "log cat"]
+    for command in [*commands, "keys import"]:
+        with pytest.raises(SystemExit):
+            cli.main([*command.split(), "--help"])
+        text = capsys.readouterr().out
+        assert "[OPTIONS]" in text or "ARGS" in text
+        assert re.findall(r"\b(?:FLOAT|INT|STR|PATH|False|True|UPSTREAM\.\.\.)\b|\('|\.0\]", text) == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_the_flags_of_every_command(shell: Literal["bash", "zsh", "fish"]) -> None:
+    script = cli.app.generate_completion(prog_name="jetstream", shell=shell)
+    assert [flag for flag in ("retention", "since", "subscribers", "repos") if flag not in script] == []
 
 
 @pytest.mark.parametrize("text", [":6008", "127.0.0.1:6008", "[::1]:6008", "localhost:1"])

@@ -109,6 +109,7 @@ class Load:
         self.totals = Totals()
         self.connections: list[Connection] = []  # all but the reference, ended ones too
         self.on_tick: Callable[[], None] = lambda: None  # called after every `turn`
+        self.interrupted = False  # set by `interrupt`: from then on, nothing is waited for
         self.reference = Connection(Subscription("reference", EVERYTHING, readings, truth=self.truth))
         self._prompt = select.epoll()  # connecting and checked connections
         self._bulk = select.epoll()  # counted connections
@@ -136,7 +137,7 @@ class Load:
         self.connections += connections
         waiting = iter(connections)
         opened = 0
-        while time.monotonic() < began + timeout_s:
+        while time.monotonic() < began + timeout_s and not self.interrupted:
             due = len(connections) if not rate else int((time.monotonic() - began) * rate) + 1
             while opened < min(due, len(connections)) and self._handshakes < HANDSHAKES_MAX:
                 self._open(next(waiting))
@@ -198,10 +199,14 @@ class Load:
         self.run_until(lambda: False, seconds)
 
     def run_until(self, done: Callable[[], bool], timeout_s: float) -> None:
-        """Read until `done()` is true or the timeout has passed."""
+        """Read until `done()` is true, the timeout has passed, or `interrupt` was called."""
         end = time.monotonic() + timeout_s
-        while time.monotonic() < end and not done():
+        while time.monotonic() < end and not done() and not self.interrupted:
             self.turn()
+
+    def interrupt(self) -> None:
+        """End every wait, from now on."""
+        self.interrupted = True
 
     def lag_ms(self) -> float:
         """Return how far behind the slowest counted connection was when last checked; not of slow readers."""

@@ -8,22 +8,28 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from jetstream import __version__
+from jetstream.cli.go_flags import GoFlags
+from jetstream.cli.help import PlainWords
 from jetstream.errors import JetstreamError, SettingError
 from jetstream.runtime import run
-from jetstream.settings import Settings, unused_variables
+from jetstream.settings import Settings, settings, similar_variable, unused_variables
 
 app = App(
     name="jetstream",
     help="The ATProto firehose as light, friendly JSON over WebSocket.",
     version=__version__,
+    help_formatter=PlainWords(),
 )
+app.register_install_completion_command(help="Install completion for the shell that is in use.")
 
 # With its help text here, a command is not imported for `--help`.
+app.command("jetstream.cli.doctor:doctor", help="Say what to change for `serve` with the same flags.")
+app.command("jetstream.cli.top:top", help="Show the figures of a server, live in the terminal.")
 app.command("jetstream.cli.tail:tail", help="Print the events of a Jetstream, one JSON object per line.")
 app.command("jetstream.cli.simulate:simulate", help="Simulate an AT Protocol network, offline.")
 app.command("jetstream.cli.simulate:record", help="Record a firehose to a file that `simulate` can replay.")
@@ -58,26 +64,37 @@ EXIT_USAGE = 2
 
 
 @app.command
-def serve(settings: Settings | None = None) -> None:
-    """Read the firehose of a relay or PDS and serve its events."""
+def serve(
+    settings: Settings | None = None, *, go: Annotated[GoFlags | None, Parameter(name="*", show=False)] = None
+) -> None:
+    """Read the firehose of a relay or PDS and serve its events.
+
+    A DURATION is 90m, 24h, 3d or 1h30m. A SIZE is 512MiB or 20GB. An ADDRESS is :6008, 127.0.0.1:6008 or
+    [::1]:6008. `jetstream doctor` takes the same flags, and says what is wrong with them on this machine.
+    """
     # Not needed by `--help` and the other commands.
     from jetstream import app, logging_setup  # noqa: PLC0415
 
     settings = settings or Settings()
     logging_setup.configure(settings.log_level, settings.log_format)
-    _log_unused_variables()
+    _log_unused(go or GoFlags())
     run(app.serve(settings))
 
 
-def _log_unused_variables() -> None:
+def _log_unused(go: GoFlags) -> None:
+    """Log what was given and has no effect."""
     import structlog  # noqa: PLC0415 - as in `serve`
 
     logger = structlog.get_logger(__name__)
     unused, unknown = unused_variables(os.environ)
+    if flags := go.given():
+        logger.info("ignoring flags that only the Go server has", names=flags)
     if unused:
         logger.info("ignoring variables that only the Go server has", names=unused)
     if unknown:
-        logger.warning("ignoring unknown variables", names=unknown)
+        meant = {name: similar for name in unknown if (similar := similar_variable(name))}
+        more = {"did_you_mean": meant} if meant else {}
+        logger.warning("ignoring unknown variables", names=unknown, **more)
 
 
 def _fail(code: int, text: str) -> NoReturn:
@@ -85,13 +102,23 @@ def _fail(code: int, text: str) -> NoReturn:
     sys.exit(code)
 
 
+def _without_command(arguments: list[str]) -> str:
+    """Return a hint for a command line of the Go server, which has no commands: `jetstream --ws-url …`."""
+    first = arguments[0].partition("=")[0] if arguments else ""
+    flags = {flag for each in settings() for flag in (each.flag, *each.other_flags)}
+    return f" Did you mean `jetstream serve {first}`?" if first in flags else ""
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run a command line, by default that of the process."""
     try:
         app(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        _fail(EXIT_USAGE, str(error))
+        _fail(EXIT_USAGE, f"{error}{_without_command(sys.argv[1:] if arguments is None else arguments)}")
     except SettingError as error:
         _fail(EXIT_USAGE, str(error))
     except JetstreamError as error:
         _fail(EXIT_FAILURE, str(error))
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough. Python would raise again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import resource
+import signal
 import socket
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
@@ -26,6 +29,7 @@ from jetstream.bench.transport import TRANSPORTS
 from jetstream.errors import JetstreamError, SettingError
 
 SUBSCRIBERS_MAX: Final = 100_000
+EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
 FILES_BESIDE: Final = 50  # files besides subscribers: epoll, standard streams, modules being imported
 CONNECT_TIMEOUT_S: Final = 120.0
 FETCH_TIMEOUT_S: Final = 10.0
@@ -83,7 +87,7 @@ def bench(url: str = "ws://127.0.0.1:6008", /, options: Options | None = None) -
     """Load a Jetstream with subscribers, check what they receive, and measure the delay.
 
     Exits with status 1 if a subscriber lost an event, or received one twice, out of order or against its
-    filter. Needs Linux.
+    filter. Ctrl-C prints what was measured until then, and exits with status 130. Needs Linux.
 
     Parameters
     ----------
@@ -111,7 +115,8 @@ def bench(url: str = "ws://127.0.0.1:6008", /, options: Options | None = None) -
     _raise_file_limit(options.subscribers)
     load = Load(target, readings, slow_share=options.slow_share)
     try:
-        _run(options, parts, load)
+        with _interruptible(load):
+            _run(options, parts, load)
     finally:
         load.close()
     findings = load.readings.findings
@@ -119,6 +124,23 @@ def bench(url: str = "ws://127.0.0.1:6008", /, options: Options | None = None) -
         _print(example)
     if findings.counts:
         raise DeliveryError(f"{findings.counts.total():,} subscribers or events were wrong, see above")
+    if load.interrupted:
+        sys.exit(EXIT_INTERRUPTED)
+
+
+@contextmanager
+def _interruptible(load: Load) -> Iterator[None]:
+    """End the load at the first Ctrl-C; a second one ends the process."""
+
+    def interrupt(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        load.interrupt()
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _run(options: Options, parts: list[mix.Part], load: Load) -> None:
@@ -128,11 +150,20 @@ def _run(options: Options, parts: list[mix.Part], load: Load) -> None:
     load.begin()
     if any(part.kind == "dids" for part in parts):
         load.run(options.learn)
+    if load.interrupted:
+        _print("interrupted before any subscriber was connected")
+        return
     wanted = _filters(options, parts, load.truth.dids, rng)
     connections = subscribers(wanted, load.readings, rng, check=options.check, slow=options.slow)
     last_accepted_s = load.connect(connections, options.connect_rate, CONNECT_TIMEOUT_S)
     load.run(options.warm_up)
+    if load.interrupted:
+        accepted = sum(1 for one in connections if one.accepted)
+        _print(f"interrupted before anything was measured: {accepted:,} of {len(connections):,} connected")
+        return
     figures = meter.measure(options.seconds, last_accepted_s)
+    if load.interrupted:
+        _print(f"interrupted after {figures.seconds:.1f} of {options.seconds:g} s")
     for name, value in table(figures):
         _print(f"{name:<28} {value}")
     if options.json is not None:

@@ -40,7 +40,9 @@ def import_keys(
     data_dir: Annotated[
         DataDir, Parameter(help="Directory of the keys; that of the server.")
     ] = DEFAULT_DATA_DIR,
-    plc_url: Annotated[str, Parameter(env_var=PLC_URL_VARIABLE, env_var_split=first_at_comma)] = PLC_URL,
+    plc_url: Annotated[
+        str, Parameter(env_var=PLC_URL_VARIABLE, env_var_split=first_at_comma, metavar="URL")
+    ] = PLC_URL,
     follow: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Fetch the signing keys of all did:plc accounts into the data directory, for a server that verifies.

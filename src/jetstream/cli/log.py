@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
+import orjson
 from cyclopts import Parameter
 
 from jetstream.cli.times import parse_moment
@@ -32,15 +33,50 @@ DataDir = Annotated[
         env_var="JETSTREAM_DATA_DIR",
         env_var_split=unset_if_empty,
         validator=lambda _type, directory: refuse_file(directory),
+        metavar="DIRECTORY",
+        show_default=lambda directory: f"./{directory}",
         help="Directory of the event log.",
     ),
 ]
 DEFAULT_DATA_DIR: Final = Path("./data")
 
 
-def stats(*, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+def stats(
+    *,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    json: Annotated[bool, Parameter(help="Print one JSON object.", negative=())] = False,
+) -> None:
     """Show the size of the log, its time range and what it contains. A server may be running."""
     held = contents(data_dir)
+    if json:
+        _print(orjson.dumps(_as_json(held), option=orjson.OPT_INDENT_2).decode())
+    else:
+        _print_stats(held)
+
+
+def _as_json(held: Contents) -> dict[str, object]:
+    """Return what a log holds as the object of `--json`; all collections are in it."""
+    events = sum(held.kinds.values())
+    return {
+        "events": events,
+        "segments": held.segments,
+        "bytes_on_disk": held.bytes_on_disk,
+        "bytes_per_event": round(held.bytes_on_disk / events, 1) if events else None,
+        "share_of_json": round(_ratio(held), 4) if events else None,
+        "floor_us": held.floor,
+        "tip_us": held.tip,
+        "oldest_us": held.oldest_us,
+        "newest_us": held.newest_us,
+        "upstreams": {source: cursor.seq for source, cursor in held.cursors.items()},
+        "repos": held.repos,
+        "repo_changes": held.repo_changes,
+        "gaps": held.gaps,
+        "kinds": {KIND_NAMES[kind]: count for kind, count in sorted(held.kinds.items())},
+        "collections": {name.decode(): count for name, count in held.collections.most_common()},
+    }
+
+
+def _print_stats(held: Contents) -> None:
     events = sum(held.kinds.values())
     _print(f"events       {events:,}")
     _print(f"segments     {held.segments:,}")
@@ -115,20 +151,24 @@ def cat(
         Parameter(
             help="Start at this time: unix microseconds, 2026-07-04T14:30:00Z, or an age: -10m, 24h.",
             allow_leading_hyphen=True,
+            metavar="TIME",
         ),
     ] = None,
     until: Annotated[
-        str | None, Parameter(help="End before this time. Like --since.", allow_leading_hyphen=True)
+        str | None,
+        Parameter(help="End before this time. Like --since.", allow_leading_hyphen=True, metavar="TIME"),
     ] = None,
     collection: Annotated[
         list[str] | None,
         Parameter(
             help="Only commits to this collection, or to a prefix: app.bsky.graph.*. May be repeated.",
             negative=(),
+            metavar="NSID",
         ),
     ] = None,
     did: Annotated[
-        list[str] | None, Parameter(help="Only events of this account. May be repeated.", negative=())
+        list[str] | None,
+        Parameter(help="Only events of this account. May be repeated.", negative=(), metavar="DID"),
     ] = None,
     wire: Annotated[Literal["classic", "v1", "v2"], Parameter(help="Wire format; v2 has syncs.")] = "v1",
 ) -> None:

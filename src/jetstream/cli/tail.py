@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -28,17 +29,18 @@ _FLAGS: Final = {"url": "URL", "collections": "--collection", "dids": "--did"}
 
 def tail(  # noqa: PLR0913 - each is a flag
     *url: str,
-    collection: Annotated[list[str] | None, Parameter(negative=())] = None,
-    did: Annotated[list[str] | None, Parameter(negative=())] = None,
-    since: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    collection: Annotated[list[str] | None, Parameter(negative=(), metavar="NSID")] = None,
+    did: Annotated[list[str] | None, Parameter(negative=(), metavar="DID")] = None,
+    since: Annotated[str | None, Parameter(allow_leading_hyphen=True, metavar="TIME")] = None,
     cursor: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
     limit: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
-    until: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    until: Annotated[str | None, Parameter(allow_leading_hyphen=True, metavar="TIME")] = None,
     kind: Annotated[list[Kind] | None, Parameter(negative=())] = None,
     operation: Annotated[list[Operation] | None, Parameter(negative=())] = None,
     compress: Annotated[bool, Parameter(negative=())] = False,
     heartbeat: Annotated[int | None, Parameter(validator=Number(gte=1, lte=HEARTBEAT_MAX_S))] = None,
     store: Path | None = None,
+    pretty: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Print the events of a Jetstream as they are received, one JSON object a line.
 
@@ -73,6 +75,8 @@ def tail(  # noqa: PLR0913 - each is a flag
         does not: 1 to 300.
     store
         Keep the position in this file, and begin there the next time.
+    pretty
+        Print each event on several lines, with indentation.
     """
     try:
         events = subscribe(
@@ -94,7 +98,7 @@ def tail(  # noqa: PLR0913 - each is a flag
     # Python's own handler would wait for a blocked write; `less` reads no more than one screen.
     signal.signal(signal.SIGINT, lambda *_: sys.exit(EXIT_INTERRUPTED))
     try:
-        asyncio.run(_print(events, sys.stdout.buffer))
+        asyncio.run(_print(events, sys.stdout.buffer, _indented if pretty else bytes))
     except (BrokenPipeError, asyncio.CancelledError):
         _discard_output()
     except OSError as error:
@@ -111,12 +115,21 @@ def _start(since: str | None, cursor: int | None, clock: Callable[[], int] = uni
     return parse_moment("--since", since, clock())
 
 
-async def _print(events: Subscription, out: BinaryIO) -> None:
-    """Write events until their end. Raises OSError. Is cancelled when the other end of a pipe is closed."""
+def _indented(raw: bytes) -> bytes:
+    """Return JSON with indentation; integers keep all their digits, and lone surrogates are escaped."""
+    text = json.dumps(json.loads(raw), indent=2, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace")
+
+
+async def _print(events: Subscription, out: BinaryIO, shown: Callable[[bytes], bytes]) -> None:
+    """Write events, as `shown` returns them, until their end.
+
+    Raises OSError. Is cancelled when the other end of a pipe is closed.
+    """
     _cancel_when_closed(out)
     async with events:
         async for event in events:
-            out.write(event.raw + b"\n")
+            out.write(shown(event.raw) + b"\n")
             out.flush()
 
 

@@ -86,6 +86,8 @@ _HINTS: Final = {
     502: "the server behind a proxy is unavailable",
     503: "the server is unavailable or full",
 }
+# Of the first attempt that has failed.
+NO_CONNECTION: Final = "`jetstream doctor` says why; without a network, `jetstream simulate` is an upstream"
 _MOVED: Final = "the server has moved, and redirects are not followed: set the new URL"
 
 

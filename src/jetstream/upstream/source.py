@@ -34,7 +34,7 @@ from jetstream.logging_setup import Throttled
 from jetstream.metrics import UpstreamMetrics
 from jetstream.retry import backoff_s
 from jetstream.status import UpstreamState, UpstreamStatus
-from jetstream.upstream.connection import ConnectError, connect, response_fields, with_cursor
+from jetstream.upstream.connection import NO_CONNECTION, ConnectError, connect, response_fields, with_cursor
 from jetstream.upstream.history import History, KeyLookup
 from jetstream.upstream.inbox import Inbox
 from jetstream.upstream.pipeline import DecodedBatch, Pipeline
@@ -188,7 +188,10 @@ class Source:
             inbox = await connect(with_cursor(self._url, cursor), self._on_text, self._on_flood, self._limits)
         except ConnectError as error:
             event = "upstream: cannot connect" if error.status is None else "upstream: refused"
-            self._logger.warning(event, url=self.url, error=str(error), **response_fields(error.status))
+            fields = response_fields(error.status)
+            if not self._attempts:
+                fields = {"hint": NO_CONNECTION, **fields}
+            self._logger.warning(event, url=self.url, error=str(error), **fields)
             return error.retry_after_s
         self._logger.info("upstream: connected", url=self.url, cursor=cursor)
         self._connected_at = self._heard_at = time.monotonic()
@@ -291,7 +294,7 @@ class Source:
         self._logger.warning(
             "upstream: sends text, which no firehose does",
             url=self.url,
-            hint="is it a Jetstream? --upstream takes a relay or a PDS",
+            hint="is it a Jetstream? --upstream takes a relay or a PDS; `jetstream doctor` tells",
         )
         self._conditions.begin(
             "not_a_firehose",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -221,3 +222,52 @@ def test_a_close_by_the_server_is_reported_with_its_reason() -> None:
 def test_a_url_that_cannot_be_loaded_is_a_bad_setting(url: str, words: str) -> None:
     with pytest.raises(SettingError, match=words):
         bench(url)
+
+
+@pytest.mark.parametrize(
+    ("until", "words"),
+    [
+        ("reference", "interrupted before any subscriber was connected"),
+        ("warm up", "interrupted before anything was measured: 3 of 3 connected"),
+        ("measuring", "messages  "),
+    ],
+)
+def test_an_interrupt_prints_what_was_measured_until_then(
+    until: str,
+    words: str,
+    server: tuple[Target, int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The signal comes when the load has reached a state; without it this would take an hour."""
+    hour = 3600.0
+    before = signal.getsignal(signal.SIGINT)
+    turn = Load.turn
+
+    def turn_and_interrupt(load: Load) -> None:
+        turn(load)
+        reached = {
+            "reference": bool(load.reference.accepted),
+            "warm up": len(load.connections) == 3 and all(one.accepted for one in load.connections),
+            "measuring": load.readings.timed and load.readings.delays.count > 0,
+        }
+        if reached[until] and not load.interrupted:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Load, "turn", turn_and_interrupt)
+    options = Options(
+        subscribers=3,
+        warm_up=hour if until == "warm up" else 0.1,
+        seconds=hour,
+        learn=hour,
+        filter_mix="dids:2",
+    )
+    if until != "reference":
+        options = replace(options, filter_mix="unfiltered")
+    with pytest.raises(SystemExit) as ended:
+        bench(f"127.0.0.1:{server[0].port}", options)
+    assert ended.value.code == 130
+    out = capsys.readouterr().out
+    assert words in out
+    assert ("interrupted after 0." in out) == (until == "measuring")
+    assert signal.getsignal(signal.SIGINT) is before

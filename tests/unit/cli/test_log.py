@@ -196,3 +196,26 @@ def test_bad_parameters_are_named(directory: Path) -> None:
         cat(data_dir=directory, since="yesterday")
     with pytest.raises(InvalidParameter, match="nonsense"):
         cat(data_dir=directory, collection=["nonsense"])
+
+
+def _run(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert not ended.value.code
+
+
+def test_stats_as_json_have_everything(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _run(["log", "stats", "--json", "--data-dir", str(directory)])
+    found = json.loads(capsys.readouterr().out)
+    assert found["events"] == sum(found["kinds"].values()) == 1000
+    assert (found["oldest_us"], found["newest_us"]) == (START, START + 999)
+    assert sum(found["collections"].values()) <= 1000
+    assert 0 < found["share_of_json"] < 1
+    assert found["bytes_per_event"] == pytest.approx(found["bytes_on_disk"] / 1000, abs=0.1)
+
+
+async def test_stats_of_an_empty_log_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    await (await SqliteLog.open(tmp_path)).close()
+    stats(data_dir=tmp_path, json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert (found["events"], found["bytes_per_event"], found["collections"]) == (0, None, {})

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from jetstream import cli
-from jetstream.cli.tail import _start
+from jetstream.cli.tail import _indented, _start
 from jetstream.errors import SettingError
 
 
@@ -60,3 +60,11 @@ def test_the_start_is_a_cursor_or_an_age(since: str | None, cursor: int | None, 
 def test_an_age_and_a_cursor_exclude_each_other() -> None:
     with pytest.raises(SettingError):
         _start("10m", 0)
+
+
+def test_pretty_events_keep_every_digit_and_every_character() -> None:
+    raw = b'{"a":[123456789012345678901234567890,1.50],"b":"\\ud800 \xc3\xa9"}'
+    shown = _indented(raw)
+    assert shown == (
+        b'{\n  "a": [\n    123456789012345678901234567890,\n    1.5\n  ],\n  "b": "\\ud800 \xc3\xa9"\n}'
+    )

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final, NamedTuple
 
 from jetstream.eventlog import SourceCursor
 from jetstream.eventlog.sqlite.connection import bytes_on_disk, reading
@@ -20,6 +21,14 @@ from jetstream.eventlog.sqlite.schema import DATABASE, read_cursors, read_tip
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
 from jetstream.model.filter import EVERYTHING, Filter
+
+# Rows are in the order of their ranges: the first one of each table is enough.
+_OLDEST: Final = """
+SELECT min(first_us) FROM (
+    SELECT * FROM (SELECT first_us FROM segment ORDER BY last_us LIMIT 1)
+    UNION ALL SELECT * FROM (SELECT first_us FROM tail ORDER BY last_us LIMIT 1)
+)
+"""
 
 
 @dataclass
@@ -52,6 +61,28 @@ class Contents:
         self.collections.update(filter(None, batch.collections))
         for column in (batch.dids, batch.collections, batch.rkeys, batch.revs, batch.cids, batch.bodies):
             self.text_bytes += sum(map(len, column))
+
+
+class Extent(NamedTuple):
+    """The size of a log, without a look at its events. Positions are unix microseconds."""
+
+    events: int
+    bytes_on_disk: int  # of the database and its write-ahead log
+    oldest_us: int | None  # of the oldest batch or segment; None: the log is empty
+    tip_us: int
+
+    @property
+    def span_s(self) -> float:
+        """The seconds from the oldest event to the tip."""
+        return 0.0 if self.oldest_us is None else (self.tip_us - self.oldest_us) / 1e6
+
+
+def extent(directory: Path) -> Extent:
+    """Return the size of a log, in some milliseconds. Raises LogError."""
+    with reading(directory) as connection:
+        tip, events = connection.execute("SELECT tip_us, events FROM extent").fetchone()
+        (oldest,) = connection.execute(_OLDEST).fetchone()
+        return Extent(events, bytes_on_disk(directory / DATABASE), oldest, tip)
 
 
 def selected(

@@ -1,0 +1,97 @@
+"""`jetstream doctor`: what to change on this machine or in the settings before, or while, a server runs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from http.client import HTTPException
+from typing import Annotated, Final
+from urllib.request import ProxyHandler, build_opener
+
+import orjson
+from cyclopts import Parameter
+
+from jetstream.cli.go_flags import GoFlags
+from jetstream.clock import unix_us
+from jetstream.doctor import machine
+from jetstream.doctor.finding import Finding, well
+from jetstream.doctor.firehose import judge, judge_clock
+from jetstream.doctor.log import check_log, read_extent
+from jetstream.doctor.probe import look_at
+from jetstream.settings import Address, Settings, refuse_file, similar_variable, unused_variables
+from jetstream.upstreams import all_upstreams
+
+EXIT_TO_CHANGE: Final = 1
+UPSTREAMS_MAX: Final = 50  # that are asked, of thousands that a file may have
+_HEALTH_TIMEOUT_S: Final = 2.0
+_HEALTH_BYTES_MAX: Final = 1 << 20
+_direct: Final = build_opener(ProxyHandler({}))  # it is this machine
+
+
+def doctor(
+    settings: Settings | None = None,
+    *,
+    go: Annotated[GoFlags | None, Parameter(name="*", show=False)] = None,  # noqa: ARG001 - accepted as in `serve`
+    json: Annotated[bool, Parameter(help="Print one JSON array.", negative=())] = False,
+) -> None:
+    """Say what to change so that `jetstream serve` with the same flags works well.
+
+    One line for each check: ok, warn or fail, and what to do. Exits with 0 if all is well, with 1 if there is
+    something to change. A server may be running.
+    """
+    settings = settings or Settings()
+    refuse_file(settings.data_dir)
+    findings = []
+    for finding in examine(settings):
+        findings.append(finding)
+        if not json:
+            _print(finding.line())
+    if json:
+        _print(orjson.dumps([each._asdict() for each in findings], option=orjson.OPT_INDENT_2).decode())
+    if not well(findings):
+        sys.exit(EXIT_TO_CHANGE)
+
+
+def examine(settings: Settings, is_ours: Callable[[Address], bool] | None = None) -> Iterator[Finding]:
+    """Yield the finding of each check. Raises SettingError for upstreams that cannot be used."""
+    yield from check_variables(os.environ)
+    upstreams = all_upstreams(settings.upstream, settings.upstream_file)
+    seen = asyncio.run(look_at(upstreams[:UPSTREAMS_MAX]))
+    yield from map(judge, seen)
+    if len(upstreams) > UPSTREAMS_MAX:
+        yield Finding("upstream", "ok", f"{len(upstreams) - UPSTREAMS_MAX} more were not asked")
+    yield judge_clock(seen)
+    yield machine.check_space(settings, read_extent(settings.data_dir))
+    yield machine.check_speed(settings)
+    yield check_log(settings.data_dir, unix_us())
+    yield from machine.check_ports(settings, is_ours or is_jetstream)
+    yield machine.check_files(settings, len(upstreams))
+    yield from machine.check_kernel(settings)
+
+
+def check_variables(environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield a finding for each variable that is probably meant to be another one."""
+    _, unknown = unused_variables(environment)
+    for name in unknown:
+        if meant := similar_variable(name):
+            yield Finding("settings", "warn", f"{name} is unknown, and ignored", f"did you mean {meant}?")
+
+
+def is_jetstream(address: Address) -> bool:
+    """Return whether a server of ours answers at an address."""
+    host = f"[{address.host}]" if ":" in address.host else address.host or "127.0.0.1"
+    for path in ("health", "metrics"):
+        try:
+            with _direct.open(f"http://{host}:{address.port}/{path}", timeout=_HEALTH_TIMEOUT_S) as response:
+                body = response.read(_HEALTH_BYTES_MAX)
+        except (OSError, HTTPException, ValueError):
+            continue
+        if b'"last_event_age_s"' in body or b"\njetstream_" in body:
+            return True
+    return False
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)  # noqa: T201 - the output of the command

@@ -1,0 +1,186 @@
+"""What the machine offers a server: disk, ports, open files, and limits of the kernel for sockets."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from jetstream.doctor.finding import Finding, size
+from jetstream.eventlog.sqlite.export import Extent
+from jetstream.limits import Limits
+from jetstream.runtime import file_shortage
+from jetstream.settings import Address, Settings
+
+EVENT_BYTES: Final = 140  # on disk, of an event; measured in docs/benchmarks.md
+EVENTS_PER_S: Final = 500  # of a relay of the whole network, for which a first estimate is made
+SPACE_MIN: Final = 256 << 20  # below it a log cannot be written for long
+SPAN_MIN_S: Final = 3600.0  # a younger log does not tell how fast it grows
+SYNC_WARN_MS: Final = 20.0
+_SYNCS: Final = 20
+_SYNC_BYTES: Final = 16 << 10
+_DAY_S: Final = 86_400.0
+
+
+def existing(path: Path) -> Path:
+    """Return a directory, or the nearest one above it that exists."""
+    path = path.absolute()
+    while not path.is_dir() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def check_space(settings: Settings, log: Extent | None) -> Finding:
+    """Compare the free space with what the log will need."""
+    try:
+        free = shutil.disk_usage(existing(settings.data_dir)).free
+    except OSError as error:
+        return Finding("disk", "fail", f"cannot be asked for its space: {error.strerror}", "--data-dir")
+    return judge_space(free, settings, log)
+
+
+def judge_space(free: int, settings: Settings, log: Extent | None) -> Finding:
+    """Say whether there is room for the events of the whole retention."""
+    if free < SPACE_MIN:
+        return Finding(
+            "disk", "fail", f"{size(free)} free", f"a log needs {size(SPACE_MIN)} at least: free some space"
+        )
+    held = log.bytes_on_disk if log else 0
+    per_day, by = _growth(log)
+    whole = min(per_day * settings.retention / _DAY_S, settings.retention_bytes or float("inf"))
+    text = f"{size(free)} free; events of {settings.retention / 3600:g} h take {size(whole)} ({by})"
+    if whole - held <= free:
+        return Finding("disk", "ok", text)
+    most = int((free + held - SPACE_MIN) / 1e9)
+    return Finding(
+        "disk",
+        "warn",
+        text,
+        f"set --retention-bytes {most}GB or a shorter --retention, or give it more space",
+    )
+
+
+def _growth(log: Extent | None) -> tuple[float, str]:
+    """Return the bytes that a log takes a day, and how that is known."""
+    if log is not None and log.span_s >= SPAN_MIN_S and log.events:
+        return log.bytes_on_disk / log.span_s * _DAY_S, "by the log that is there"
+    per_day = EVENT_BYTES * EVENTS_PER_S * _DAY_S
+    return per_day, f"at {EVENTS_PER_S} events/s of {EVENT_BYTES} bytes"
+
+
+def check_speed(settings: Settings) -> Finding:
+    """Measure how long the disk takes to keep what is written."""
+    directory = existing(settings.data_dir)
+    try:
+        return judge_speed(sync_ms(directory))
+    except OSError as error:
+        return Finding(
+            "speed",
+            "fail",
+            f"{directory} cannot be written: {error.strerror}",
+            f"let user {os.geteuid()} write there, or choose another --data-dir",
+        )
+
+
+def sync_ms(directory: Path) -> float:
+    """Return the median time in milliseconds of a small write until it is on the disk. Raises OSError."""
+    block, took = b"\0" * _SYNC_BYTES, []
+    with tempfile.TemporaryFile(dir=directory) as file:
+        for _ in range(_SYNCS):
+            began = time.perf_counter()
+            os.pwrite(file.fileno(), block, 0)
+            os.fsync(file.fileno())
+            took.append(time.perf_counter() - began)
+    return median(took) * 1000
+
+
+def judge_speed(ms: float) -> Finding:
+    """Say whether a disk is fast enough: each event waits for one write to be on the disk."""
+    text = f"the disk keeps a write after {ms:.1f} ms"
+    if ms <= SYNC_WARN_MS:
+        return Finding("speed", "ok", text)
+    return Finding("speed", "warn", text, "events are late by this: use a local SSD for --data-dir")
+
+
+def check_files(settings: Settings, upstreams: int, limits: Limits = Limits()) -> Finding:
+    """Compare the limit of open files with the subscribers that are allowed."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    shortage = file_shortage(
+        hard, settings.max_subscribers, limits.web.files_reserved, limits.runtime.beside(upstreams)
+    )
+    if shortage is None:
+        return Finding(
+            "files", "ok", f"{hard} may be open: enough for {settings.max_subscribers} subscribers"
+        )
+    text = f"{hard} may be open: there is room for {shortage.subscribers} subscribers"
+    return Finding("files", "warn", text, shortage.remedy)
+
+
+def kernel_needs(settings: Settings, limits: Limits = Limits()) -> Mapping[str, tuple[int, str]]:
+    """Return the lowest good value of each file under /proc/sys, and what happens below it."""
+    return {
+        "net/core/somaxconn": (
+            min(limits.web.backlog, max(settings.max_subscribers, 128)),
+            "clients that connect at once are turned away",
+        ),
+        "fs/file-max": (settings.max_subscribers + limits.runtime.files_needed, "connections are refused"),
+        "net/netfilter/nf_conntrack_max": (
+            2 * settings.max_subscribers,
+            "the firewall drops connections without a trace",
+        ),
+    }
+
+
+def check_kernel(
+    settings: Settings, limits: Limits = Limits(), proc: Path = Path("/proc/sys")
+) -> Iterator[Finding]:
+    """Compare the kernel's limits for sockets with the settings; one that is absent is no limit."""
+    short = 0
+    for name, (needed, effect) in kernel_needs(settings, limits).items():
+        value = _number(proc / name)
+        if value is not None and value < needed:
+            short += 1
+            key = name.replace("/", ".")
+            yield Finding("kernel", "warn", f"{key} is {value}: {effect}", f"sysctl -w {key}={needed}")
+    if not short:
+        yield Finding("kernel", "ok", f"its limits allow {settings.max_subscribers} subscribers")
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def check_ports(settings: Settings, is_ours: Callable[[Address], bool]) -> Iterator[Finding]:
+    """Listen on each address for a moment. `is_ours`: whether a Jetstream answers there."""
+    for flag, address in (("--listen", settings.listen), ("--metrics-listen", settings.metrics_listen)):
+        if address is not None:
+            yield _check_port(flag, address, is_ours)
+
+
+def _problem(error: OSError) -> str:
+    return (error.strerror or str(error)).partition(" (while ")[0]  # Python repeats the address
+
+
+def _check_port(flag: str, address: Address, is_ours: Callable[[Address], bool]) -> Finding:
+    try:
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        socket.create_server((address.host, address.port), family=family).close()
+    except PermissionError:
+        hint = f"{flag} with a port from 1024 on, or CAP_NET_BIND_SERVICE for the server"
+        return Finding("port", "fail", f"{address} needs a privilege", hint)
+    except OSError as error:
+        if is_ours(address):
+            return Finding("port", "ok", f"{address} is served by a Jetstream that runs now")
+        text = f"{address} cannot be listened on: {_problem(error)}"
+        return Finding("port", "fail", text, f"choose another {flag}")
+    return Finding("port", "ok", f"{address} is free")
