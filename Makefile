@@ -16,7 +16,7 @@ IMAGE_TESTS := tests/test_packaging.py::TestImage
 # Half as many again as cores: many tests wait for something now and then.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2)
 
-.PHONY: help setup run test test-integration lint format bench dictionary attack soak up down docker-engine lock clean
+.PHONY: help setup run test test-integration lint format bench dictionary dashboard attack soak up down logs docker-engine lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) \
@@ -36,7 +36,7 @@ test: $(READY) ## Run the test suite on all cores: under four minutes
 	@echo "test: running the suite with pytest"
 	@$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal --deselect $(IMAGE_TESTS) $(ARGS)
 
-test-integration: $(READY) ## Test with clients of other projects (Node, Go, Rust, Python), and the image's contents
+test-integration: $(READY) ## Test with clients of other projects, nginx, Caddy and Prometheus, and the image's contents
 	@$(BIN)/pytest tests/foreign $(IMAGE_TESTS) $(ARGS)
 
 lint: $(READY) ## Check style, import directions and types
@@ -55,6 +55,9 @@ bench: $(READY) ## Run the benchmarks and print their figures
 dictionary: $(READY) ## Make our zstd dictionary from simulated traffic (a changed one needs ARGS="--id 20270131")
 	@$(BIN)/python scripts/train_dictionary.py $(ARGS)
 
+dashboard: $(READY) ## Make the Grafana dashboard from the table in scripts/make_dashboard.py
+	@$(BIN)/python scripts/make_dashboard.py
+
 attack: $(READY) ## Flood a server as clients, accounts and a relay can, and check its limits
 	@$(BIN)/python -m benches.attack $(ARGS)
 
@@ -68,6 +71,9 @@ up: docker-engine ## Build the image and start it with Docker Compose
 
 down: docker-engine ## Stop what `make up` started; keep the data volume
 	docker compose down $(ARGS)
+
+logs: docker-engine ## Show the log of what `make up` started (ARGS="--tail 100" for its end)
+	docker compose logs --follow $(ARGS)
 
 docker-engine:
 	@docker info >/dev/null 2>&1 || { echo "$(MAKECMDGOALS): cannot connect to a Docker engine." \

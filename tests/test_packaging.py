@@ -38,8 +38,8 @@ LOCKS = {
     ],
 }
 TARGETS = {
-    "help", "setup", "run", "test", "test-integration", "lint", "format", "bench", "dictionary", "attack",
-    "soak", "up", "down", "lock", "clean",
+    "help", "setup", "run", "test", "test-integration", "lint", "format", "bench", "dictionary", "dashboard",
+    "attack", "soak", "up", "down", "logs", "lock", "clean",
 }  # fmt: skip
 # The image fixes where the server listens and keeps its data.
 FIXED_BY_IMAGE = {"JETSTREAM_LISTEN_ADDR", "JETSTREAM_METRICS_LISTEN_ADDR", "JETSTREAM_DATA_DIR"}
@@ -224,7 +224,7 @@ class TestMake:
         steps = must(["make", "--dry-run", "run", "ARGS=--wire v1"], cwd=ROOT, env=outside_make())
         assert "jetstream serve --wire v1" in steps
 
-    @pytest.mark.parametrize("target", ["up", "down"])
+    @pytest.mark.parametrize("target", ["up", "down", "logs"])
     def test_without_an_engine_it_fails_with_a_message(self, target: str, tmp_path: Path) -> None:
         nowhere = {**outside_make(), "DOCKER_HOST": f"unix://{tmp_path}/none.sock"}
         done = run(["make", target], cwd=ROOT, env=nowhere)
@@ -290,6 +290,12 @@ class TestCompose:
         assert composed()["restart"] == "unless-stopped"
         assert int(composed()["stop_grace_period"].removesuffix("s")) >= 15
         assert composed()["ulimits"]["nofile"] >= 65_536
+
+    def test_it_can_write_only_its_data_and_has_no_privileges(self) -> None:
+        assert composed()["read_only"] is True
+        assert composed()["tmpfs"] == "/tmp"
+        assert composed()["cap_drop"] == ["ALL"]
+        assert composed()["security_opt"] == ["no-new-privileges:true"]
 
 
 def copied(stage: list[Instruction]) -> list[tuple[str, str]]:
