@@ -27,7 +27,8 @@ FLAGS = {setting.flag for setting in settings()}
 VARIABLES = {setting.variable for setting in settings()} | {PLC_URL_VARIABLE}
 METRIC = re.compile(r"\b((?:jetstream|process)_[a-z_]+)(?:\{([^}]*)\})?")
 # Files with settings in them.
-EXAMPLES = [path for path in sorted(DEPLOY.rglob("*")) if path.is_file() and path.suffix != ".json"]
+FOLDERS = ("caddy", "nginx", "prometheus", "systemd")
+EXAMPLES = [path for folder in FOLDERS for path in sorted((DEPLOY / folder).iterdir())]
 
 
 def loaded(path: Path) -> Any:
