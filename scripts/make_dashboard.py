@@ -121,6 +121,21 @@ SECTIONS: Final = {
                 "bad request: {{reason}}": rate("jetstream_bad_requests_total", "reason") + " > 0",
             },
         ),
+        Panel(
+            "Behind the newest event",
+            "short",
+            {"{{how}}": f"sum by (how) ({gauge('jetstream_subscribers_behind')})"},
+            "`lagging` read too slowly; `catching_up` began at an older position.",
+        ),
+        Panel(
+            "Lag of subscribers, p99",
+            "s",
+            {
+                "p99": "histogram_quantile(0.99, sum by (le) ("
+                + gauge("jetstream_subscriber_lag_seconds_bucket")
+                + "))"
+            },
+        ),
     ],
     "Log and machine": [
         Panel(
@@ -129,6 +144,7 @@ SECTIONS: Final = {
             {
                 "{{instance}}": gauge("jetstream_log_bytes"),
                 "{{instance}} write-ahead log": gauge("jetstream_log_wal_bytes"),
+                "{{instance}} free disk": gauge("jetstream_disk_free_bytes"),
             },
         ),
         Panel("Events kept", "short", {"{{instance}}": gauge("jetstream_log_events")}),

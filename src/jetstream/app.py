@@ -31,21 +31,25 @@ from jetstream.dictionary.own import OWN
 from jetstream.dictionary.public import PublicDictionary, fetch_in_process
 from jetstream.errors import SettingError
 from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.figures import Figures, log_ends
 from jetstream.intake import Intake, starts_of, upstreams_of
 from jetstream.limits import Limits, RuntimeLimits
 from jetstream.logging_setup import tell_omitted
 from jetstream.metrics import Metrics
 from jetstream.runtime import (
     FileShortage,
+    cancelled,
+    first_error,
     housekeeping,
     raise_file_limit,
     reload_on_hangup,
     stop_on_signals,
     tune_gc,
+    written_bytes,
 )
 from jetstream.settings import Address, Settings, require_data_dir
 from jetstream.status import Status
-from jetstream.web import dictionary, openapi, pages, xrpc
+from jetstream.web import dictionary, openapi, pages, ready, status_page, xrpc
 from jetstream.web.dialect import SHUTDOWN, SubscribeDialect
 from jetstream.web.did_lists import BODY_BYTES_MAX, DidLists
 from jetstream.web.event_stream import EventStreamDialect
@@ -98,6 +102,7 @@ class Service:
         self.started = asyncio.Event()  # set once the listeners are open and the parts run
         self._limits = limits
         self._clock = SteadyClock(int(settings.clock_settle * 1_000_000), clock)
+        self._figures = Figures(self.metrics, self.status, limits.runtime)
         self._stopping = asyncio.Event()  # set by `stop`
         self._reloading = asyncio.Event()  # set by `reload`, until the file is read
 
@@ -178,13 +183,13 @@ class Service:
                 logger.info("stopping", subscribers=len(self.subscribe))
                 for server in servers:
                     server.stop_accepting()
-                await _cancelled(upstream)
+                await cancelled(upstream)
                 await self._close_subscribers(SHUTDOWN)
-                await _cancelled(delivery)
-                await _cancelled(watch)
+                await cancelled(delivery)
+                await cancelled(watch)
         except BaseExceptionGroup as group:
             await self._close_subscribers(FAILED)
-            raise _first(group) from group
+            raise first_error(group) from group
         finally:
             for server in servers:
                 await server.close()
@@ -196,6 +201,7 @@ class Service:
             self._check_clock()
             self.intake.check()
             self._did_lists.expire()
+            self._figures.take()
             tell_omitted()
 
     def _check_clock(self) -> None:
@@ -219,6 +225,8 @@ class Service:
         routes = {
             "/": pages.page(settings.wire, self.status),
             "/health": pages.health(self.status),
+            "/ready": ready.page(self.status),
+            "/status.json": self._status_page(),
             "/cursors": cursors(self.delivery.positions, self._clock),
             "/zstd-dictionary": own,
             "/openapi.json": openapi.page(settings.wire, metrics=settings.metrics_listen is None),
@@ -275,9 +283,15 @@ class Service:
             client_libraries=f"ws://{base}/v1/subscribe",
             metrics=f"http://{settings.metrics_listen or base}/metrics",
             verify=settings.verify,
+            **log_ends(self.log.statistics().newest_us, self._clock()),
             **self.intake.fields(),
         )
         return servers
+
+    def _status_page(self) -> pages.Page:
+        settings = self.settings
+        server = status_page.Server(self._clock(), settings.retention, settings.retention_bytes)
+        return status_page.page(server, self.status, self._figures.statistics, self.metrics, self._limits.web)
 
     def _oldest_us(self) -> int | None:
         return self.log.oldest_us
@@ -302,6 +316,13 @@ class Service:
             subscribers=len(self.subscribe),
             pds=self.intake.sources.pds(),
             waiting=self.intake.waiting,
+            readers=self.delivery.readers(),
+            subscribers_max=self.settings.max_subscribers,
+            collections=self.metrics.collections.totals(),
+            written_bytes=written_bytes(),
+            stopping=self._stopping.is_set(),
+            ready_idle_s=self.settings.ready_idle,
+            ready_lag_s=self.settings.ready_lag,
         )
 
 
@@ -311,16 +332,3 @@ async def _start(server: Server, flag: str, address: Address) -> int:
     except OSError as error:
         problem = (error.strerror or str(error)).partition(" (while ")[0]  # Python repeats the address
         raise SettingError(flag, str(address), f"cannot be listened on: {problem}") from error
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the first error of a task group: it is the cause, and fits one line for the operator."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])

@@ -31,6 +31,22 @@ CONDITIONS: Final = {
     "not_a_firehose": "upstream sends text, as a Jetstream does, and not the frames of a firehose",
 }
 
+# What the operator can do about each, for `/status.json`.
+HINTS: Final = {
+    "log_unwritable": "free space on the disk of --data-dir, or lower --retention-bytes",
+    "clock": "set the clock right; `jetstream log rebase-time` is for a log that is ahead of it",
+    "wal": "end the other program that has the log's file open, such as a backup or the sqlite3 shell",
+    "damage": "check the disk; `jetstream log check` says what is lost, `jetstream log repair` removes it",
+    "frames_not_taken": "look at jetstream_dropped for the reason; if it goes on, read another relay",
+    "messages_unverified": "check that this machine reaches --plc-url, or run `jetstream keys import`",
+    "messages_refused": "look at jetstream_verify for the reason; if it goes on, read another relay",
+    "keys_unavailable": "check that this machine reaches --plc-url, or name more directories",
+    "keys_not_followed": "check that this machine reaches the first --plc-url",
+    "upstream_gone": "check that this machine reaches it; if it has moved, change --upstream",
+    "upstreams_gone": "check the network of this machine; `jetstream simulate` makes an upstream to try with",
+    "not_a_firehose": "give --upstream a relay or a PDS, such as wss://bsky.network",
+}
+
 
 class Conditions:
     """The conditions of one server."""

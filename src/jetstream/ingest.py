@@ -8,6 +8,7 @@ for more, and upstream decodes nothing before it returns.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import Final
@@ -52,11 +53,19 @@ class Ingest:
     """Stores what sources deliver. The log then has the cursors of these sources, and of no others.
 
     It does not know what several sources have in common: an event that two deliver is stored twice. The
-    condition `log_unwritable` holds while the disk refuses a commit.
+    condition `log_unwritable` holds while the disk refuses a commit. `clock` gives seconds.
     """
 
-    def __init__(self, log: LogWriter, stamper: Stamper, metrics: Metrics, conditions: Conditions) -> None:
+    def __init__(
+        self,
+        log: LogWriter,
+        stamper: Stamper,
+        metrics: Metrics,
+        conditions: Conditions,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._log = log
+        self._clock = clock
         self._stamper = stamper
         self._metrics = metrics
         self._conditions = conditions
@@ -113,6 +122,7 @@ class Ingest:
 
     async def _append(self, batch: Batch, changes: Changes, received_at: float | None) -> None:
         while True:
+            began = self._clock()
             try:
                 await self._log.append(batch, changes, received_at)
             except LogUnwritable as error:
@@ -123,5 +133,6 @@ class Ingest:
                 await asyncio.sleep(RETRY_S)
             else:
                 break
+        self._metrics.commit.observe(self._clock() - began)
         self._conditions.end("log_unwritable")
         self._metrics.count_events(batch)

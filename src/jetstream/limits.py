@@ -287,6 +287,8 @@ class DeliveryLimits:
     # Every subscriber is checked this often, so many of them in a turn of the event loop, and idle ones are
     # sent a keep-alive this often. In seconds.
     watch_interval_s: float = 0.5
+    # Seconds for which it is kept how far subscribers are behind.
+    readers_kept_s: float = 1.0
     checks_per_turn: int = 500
     ping_interval_s: float = 30.0
     # Microseconds after which an event that was stamped is stored, unless the disk fails. A subscription with
@@ -343,6 +345,8 @@ class WebLimits:
     # long as that is not older than `metrics_kept_s` seconds.
     metrics_renderings: Rate = Rate(20, 100)
     metrics_kept_s: float = 1.0
+    # Seconds for which a response of `/status.json` is kept. Its figures change once a second.
+    status_kept_s: float = 0.5
     # Header fields of one request. Browsers and proxies send a few dozen.
     header_fields_max: int = 100
     # Seconds that clients have to read their responses when the server stops.
@@ -448,9 +452,12 @@ class RuntimeLimits:
     # handshakes it needs at most `files_needed`. Each subscriber is one more.
     files_own: int = 32
     files_needed: int = 200
-    # How often the clock is compared with the log's tip, an uploaded list is dropped whose time is over, and
-    # the log lines of a burst are counted. The log reads the clock at every batch as well.
+    # How often counters are read for `/status.json`, the clock is compared with the log's tip, an uploaded
+    # list is dropped whose time is over, and the log lines of a burst are counted. The log reads the clock at
+    # every batch as well.
     watch_every_s: float = 1.0
+    # Seconds between two lines of the log with the server's figures.
+    report_every_s: float = 60.0
     # How long subscribers may take to answer their close frame when the server stops.
     close_s: float = 5.0
 

@@ -29,6 +29,8 @@ import structlog
 from jetstream.limits import RuntimeLimits
 
 _STATM: Final = Path("/proc/self/statm")
+_IO: Final = Path("/proc/self/io")
+_FILES: Final = Path("/proc/self/fd")
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 logger = structlog.get_logger(__name__)
@@ -42,6 +44,20 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         asyncio.run(main)
     else:
         uvloop.run(main)
+
+
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first error of a task group: it is the cause, and fits one line for the operator."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def cancelled(task: asyncio.Task[None]) -> None:
+    """Cancel a task, and return once it has ended."""
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def stop_on_signals(stop: Callable[[], None]) -> None:
@@ -151,6 +167,24 @@ def malloc_trim() -> Callable[[], object] | None:
 def resident_bytes() -> int:
     """Return how many bytes of this process are in memory. Linux only."""
     return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def written_bytes() -> int | None:
+    """Return how many bytes this process has caused to be written to disk; None where that is not known."""
+    with suppress(OSError, ValueError, StopIteration):
+        lines = _IO.read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("write_bytes:")).split()[1])
+    return None
+
+
+def open_files() -> int | None:
+    """Return how many files this process has open; None where that is not known.
+
+    Linux 6.2 and later tell the number. Elsewhere the files are counted: 1 ms for 2,000 of them.
+    """
+    with suppress(OSError):
+        return _FILES.stat().st_size or len(os.listdir(_FILES))
+    return None
 
 
 class FileShortage(NamedTuple):

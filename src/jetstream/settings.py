@@ -124,6 +124,16 @@ def parse_networks(text: str) -> tuple[Network, ...]:
         raise ValueError("is not a list of addresses and networks such as 127.0.0.1,10.0.0.0/8") from None
 
 
+def parse_duration_or_none(text: str) -> float | None:
+    """Parse a duration as seconds, or `none`. Raises ValueError."""
+    if text == "none":
+        return None
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or none") from None
+
+
 def _show_duration(seconds: float) -> str:
     unit = next(unit for unit in ("h", "m", "s", "ms") if seconds % _UNITS[unit] == 0)
     return f"{seconds / _UNITS[unit]:g}{unit}"
@@ -240,6 +250,7 @@ def _several(variable: str, text: str, parse: Callable[[Sequence[str]], Any], **
 
 _address = partial(_setting, parse=parse_address, show=str, n_tokens=1, accepts_keys=False)
 _duration = partial(_setting, parse=parse_duration, show=_show_duration)
+_duration_or_none = partial(_setting, parse=parse_duration_or_none, show=_show_duration)
 _size = partial(_setting, parse=parse_size, show=lambda size: f"{size / (1 << 20):g}MiB")
 
 
@@ -342,6 +353,16 @@ class Settings:
     max_subscribers: Annotated[
         int, _setting("MAX_SUBSCRIBERS", "Maximum number of subscribers; others get 503.", parse_count)
     ] = 20_000
+    ready_idle: Annotated[
+        float | None,
+        _duration_or_none(
+            "READY_IDLE", "Age of upstream's last frame above which /ready answers 503; none: any age."
+        ),
+    ] = 60.0
+    ready_lag: Annotated[
+        float | None,
+        _duration_or_none("READY_LAG", "Lag of upstream from which on /ready answers 503; none: any lag."),
+    ] = 60.0
     trusted_proxies: Annotated[
         tuple[Network, ...],
         _setting(

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple, get_args
 
 UpstreamState = Literal["connected", "idle", "reconnecting"]
 UPSTREAM_STATES: Final[tuple[UpstreamState, ...]] = get_args(UpstreamState)
+# Bounds of the histogram of how far subscribers are behind, in seconds.
+LAGS_S: Final = (1.0, 10.0, 60.0, 600.0, 3_600.0, 21_600.0, 86_400.0)
+# Seconds without a frame after which the lag does not count: the last message of a PDS may have been late.
+LAG_FRESH_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,7 @@ class LogStatistics:
     writable: bool  # False from a write that failed until one that succeeded
     wal_bytes: int = 0  # part of `bytes_on_disk`: the write-ahead log
     damaged: int = 0  # distinct damaged parts that were met since the log was opened
+    disk_free_bytes: int | None = None  # of the file system, for this user; None: it does not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,8 @@ class UpstreamStatus:
     seq: int | None  # the last `seq` taken and confirmed: the server resumes after it
     taken_seq: int | None  # the last `seq` taken; it may be provisional
     lag_s: float | None  # age of the last message when it arrived; None: none had a time yet
+    last_frame_age_s: float | None = None  # seconds since a frame came; None: none has come yet
+    frames: int = 0  # received since the start
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,25 @@ class PdsStatus:
 
     states: Counter[UpstreamState]  # how many are in each state
     gone: tuple[str, ...]  # the names of the first few that have no connection
+    last_frame_age_s: float | None = None  # seconds since one of them sent a frame
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderStatus:
+    """How far the subscribers are behind the newest event."""
+
+    catching_up: int = 0  # those that began at an older position, and have not reached the newest event yet
+    lagging: int = 0  # those that had reached it, and have fallen behind: they read too slowly
+    # How many have a lag up to each of `LAGS_S` and above the one before, and how many have a longer one.
+    lags: tuple[int, ...] = (0,) * (len(LAGS_S) + 1)
+
+
+class Check(NamedTuple):
+    """A reason for which the server is not ready: which check fails, why, and what to do."""
+
+    check: str
+    text: str
+    hint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +90,13 @@ class Status:
     waiting: int | None = (
         None  # messages that wait, for a key or for those before them; None: nothing may wait
     )
+    readers: ReaderStatus = field(default_factory=ReaderStatus)
+    subscribers_max: int = 0
+    collections: Mapping[str, int] = field(default_factory=dict)  # events of the most frequent, and of others
+    written_bytes: int | None = None  # by this process, to disk; None: the system does not say
+    stopping: bool = False
+    ready_idle_s: float | None = None  # the settings `--ready-idle` and `--ready-lag`; None: not checked
+    ready_lag_s: float | None = None
 
     @property
     def summary(self) -> str:
@@ -82,3 +115,62 @@ class Status:
     def ahead_s(self) -> float:
         """Seconds by which the tip is ahead of the clock; 0 unless the clock was wrong."""
         return max(0, self.tip - self.now_us) / 1e6
+
+    @property
+    def last_frame_age_s(self) -> float | None:
+        """Seconds since a frame came from any upstream; None: none has come yet."""
+        ages = [each.last_frame_age_s for each in self.upstreams]
+        if self.pds is not None:
+            ages.append(self.pds.last_frame_age_s)
+        return min((age for age in ages if age is not None), default=None)
+
+    @property
+    def lag_s(self) -> float | None:
+        """The lag of the upstream that is ahead of the others; None: it is not known. PDSes do not count."""
+        return min((each.lag_s for each in self.upstreams if each.lag_s is not None), default=None)
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection to any upstream."""
+        pds = self.pds is not None and self.pds.states.total() > self.pds.states["reconnecting"]
+        return pds or any(each.state != "reconnecting" for each in self.upstreams)
+
+    @property
+    def not_ready(self) -> list[Check]:
+        """Why no client should be sent here; empty if one can be."""
+        checks = (self._stopping(), self._unwritable(), self._idle(), self._lagging())
+        return [check for check in checks if check is not None]
+
+    def _stopping(self) -> Check | None:
+        if not self.stopping:
+            return None
+        return Check("stopping", "the server is stopping", "connect to another server, or try again later")
+
+    def _unwritable(self) -> Check | None:
+        if self.log.writable:
+            return None
+        hint = "free space on the disk of --data-dir, or lower --retention-bytes; /health has the error"
+        return Check("log_unwritable", "the log cannot be written", hint)
+
+    def _idle(self) -> Check | None:
+        idle_s, age_s = self.ready_idle_s, self.last_frame_age_s
+        if idle_s is None:
+            text = None if self.connected else "no upstream is connected"
+        elif age_s is None:
+            text = "no frame has come from upstream since the start"
+        else:
+            late = f"the last frame came {age_s:.0f} s ago, and --ready-idle is {idle_s:g} s"
+            text = late if age_s > idle_s else None
+        hint = (
+            "check --upstream and the network: `jetstream doctor` does; if upstream is a quiet PDS, set"
+            " --ready-idle to the longest pause to expect, or to none"
+        )
+        return None if text is None else Check("upstream_idle", text, hint)
+
+    def _lagging(self) -> Check | None:
+        most_s, lag_s, age_s = self.ready_lag_s, self.lag_s, self.last_frame_age_s
+        if most_s is None or lag_s is None or lag_s < most_s or (age_s or 0) > LAG_FRESH_S:
+            return None
+        text = f"events are {lag_s:.0f} s old when they arrive, and --ready-lag is {most_s:g} s"
+        hint = "wait until the server has caught up, which the log reports; else upstream itself is late"
+        return Check("lag", text, hint)

@@ -75,7 +75,12 @@ async def test_label_values_come_from_fixed_lists_and_settings(relay: Relay, sta
         "condition",
         "wire",
         "coding",
+        "collection",
+        "compression",
         "doing",
+        "how",
+        "python",
+        "version",
         "le",
     }
 

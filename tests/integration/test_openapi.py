@@ -49,7 +49,7 @@ async def routes(port: int) -> set[str]:
 
 async def test_schemathesis_finds_no_difference(relay: Relay, start: Start, tmp_path: Path) -> None:
     relay.publish([(seq, identity(seq)) for seq in (1, 2, 3)])
-    service = await start(upstream_cursor=0, zstd_dictionary="none", limits=LIMITS)
+    service = await start(upstream_cursor=0, zstd_dictionary="none", ready_lag=None, limits=LIMITS)
     await published(service, 3)
     schemathesis = Path(sys.executable).with_name("schemathesis")
     process = await create_subprocess_exec(

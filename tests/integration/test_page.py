@@ -105,6 +105,7 @@ async def test_an_unknown_version_of_the_protocol_is_refused(service: Service) -
         ("HEAD", "/", 200),
         ("GET", "/health", 200),
         ("GET", "/metrics", 200),
+        ("GET", "/status.json", 200),
         ("GET", "/cursors", 200),
         ("HEAD", "/cursors/", 200),
         ("GET", "/openapi.json", 200),
@@ -146,8 +147,8 @@ async def test_a_browser_that_asks_first_may_send_any_header(service: Service) -
 
 async def test_what_is_not_there_is_answered_with_what_is(service: Service) -> None:
     _, text = await get(service.port, "/nothing")
-    pages = "/, /cursors, /events, /explain, /filters, /gaps, /health, /metrics, /openapi.json"
-    others = "/subscribe, /v1/subscribe, /xrpc/, /zstd-dictionary"
+    pages = "/, /cursors, /events, /explain, /filters, /gaps, /health, /metrics, /openapi.json, /ready"
+    others = "/status.json, /subscribe, /v1/subscribe, /xrpc/, /zstd-dictionary"
     assert text == f"there is nothing here: there are {pages}, {others}\n"
 
 

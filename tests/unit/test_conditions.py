@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from structlog.testing import capture_logs
 
-from jetstream.conditions import CONDITIONS, Conditions
+from jetstream.conditions import CONDITIONS, HINTS, Conditions
 
 
 def test_a_condition_is_logged_when_it_begins_and_when_it_ends() -> None:
@@ -49,3 +49,7 @@ def test_the_conditions_of_an_upstream_that_is_removed_are_forgotten_silently() 
         conditions.end_all("a")
     assert sorted(conditions.reasons) == ["clock", "frames_not_taken ab", "not_a_firehose ab"]
     assert lines == []
+
+
+def test_every_condition_has_a_hint() -> None:
+    assert HINTS.keys() == CONDITIONS.keys()

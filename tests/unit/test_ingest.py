@@ -103,6 +103,19 @@ async def test_storing_gives_the_loop_a_turn_though_there_is_nothing_to_store(lo
         await task
 
 
+async def test_the_time_of_each_commit_is_observed(log: SqliteLog) -> None:
+    metrics = Metrics()
+    ingest = Ingest(
+        log, Stamper(log.tip, unix_us), metrics, Conditions(), iter([1.0, 1.25, 5.0, 5.5]).__next__
+    )
+    store = ingest.join("relay.example:443")
+    for seq in 1, 2:
+        await store(DecodedBatch([event()], seq), 0.0)
+    samples = {each.name: each.value for metric in metrics.commit.collect() for each in metric.samples}
+    assert samples["jetstream_commit_seconds_count"] == 2
+    assert samples["jetstream_commit_seconds_sum"] == 0.75
+
+
 # Several sources
 
 

@@ -149,3 +149,18 @@ def test_stored_events_are_counted_by_kind() -> None:
         kind: value(metrics.registry, "events_total", kind=kind) for kind in ("create", "delete", "update")
     }
     assert counts == {"create": 2, "delete": 1, "update": 0}
+
+
+def test_events_are_counted_by_collection() -> None:
+    metrics = Metrics()
+    events = [Event(CREATE, b"did:plc:a", b"x.y.z", b"1", b"rev", b"", b"")] * 2
+    metrics.count_events(Batch.of(events, range(1, 3)))
+    assert metrics.collections.totals() == {"x.y.z": 2, "other": 0}
+
+
+def test_values_are_summed_up_by_a_label() -> None:
+    metrics = Metrics()
+    for name in "a", "b":
+        metrics.upstream(name, (), ["did", "rev"]).count_frames({}, {"did": 2}, 0)
+    metrics.disconnects["slow"].inc()
+    assert metrics.totals() == {"drops": {"did": 4}, "disconnects": {"slow": 1}, "refused": {}}

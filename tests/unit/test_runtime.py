@@ -9,6 +9,7 @@ import signal
 import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -18,9 +19,11 @@ from jetstream.runtime import (
     count_young,
     malloc_trim,
     next_count_s,
+    open_files,
     release_memory,
     resident_bytes,
     stop_on_signals,
+    written_bytes,
 )
 
 
@@ -131,3 +134,14 @@ async def test_the_first_signal_stops_and_the_second_has_its_default_effect(numb
     finally:
         for each, handler in before:
             signal.signal(each, handler)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_open_files_and_written_bytes_are_told(tmp_path: Path) -> None:
+    before = open_files()
+    assert before is not None
+    with (tmp_path / "a").open("w"), (tmp_path / "b").open("w"):
+        assert open_files() == before + 2
+    written = written_bytes()
+    assert written is not None
+    assert written >= 0

@@ -132,6 +132,10 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("--buffer-total", "BUFFER_TOTAL", "1GiB", 1 << 30),
     ("--slow-timeout", "SLOW_TIMEOUT", "5s", 5.0),
     ("--max-subscribers", "MAX_SUBSCRIBERS", "10", 10),
+    ("--ready-idle", "READY_IDLE", "1h", 3_600.0),
+    ("--ready-idle", "READY_IDLE", "none", None),
+    ("--ready-lag", "READY_LAG", "5m", 300.0),
+    ("--ready-lag", "READY_LAG", "none", None),
     ("--trusted-proxies", "TRUSTED_PROXIES", "none", ()),
     ("--trusted-proxies", "TRUSTED_PROXIES", "127.0.0.1", (ip_network("127.0.0.1"),)),
     (
@@ -206,6 +210,8 @@ BAD: list[tuple[str, str, list[str]]] = [
     ("--buffer-total", "BUFFER_TOTAL", ["none"]),
     ("--slow-timeout", "SLOW_TIMEOUT", ["0ms", "60"]),
     ("--max-subscribers", "MAX_SUBSCRIBERS", ["-5", "1k"]),
+    ("--ready-idle", "READY_IDLE", ["0s", "60", "never"]),
+    ("--ready-lag", "READY_LAG", ["0s", "60"]),
     ("--trusted-proxies", "TRUSTED_PROXIES", ["localhost", "10.0.0.1/8", "10.0.0.0/33", "1.2.3.4,", "::1:x"]),
     ("--log-level", "LOG_LEVEL", ["loud", "INFO"]),
     ("--log-format", "LOG_FORMAT", ["xml"]),
@@ -442,6 +448,8 @@ def test_defaults_are_shown_as_they_are_written(capsys: pytest.CaptureFixture[st
         ("JETSTREAM_SUBSCRIBER_BUFFER", "1MiB"),
         ("JETSTREAM_BUFFER_TOTAL", "512MiB"),
         ("JETSTREAM_SLOW_TIMEOUT", "1m"),
+        ("JETSTREAM_READY_IDLE", "1m"),
+        ("JETSTREAM_READY_LAG", "1m"),
         ("JETSTREAM_TRUSTED_PROXIES", "none"),
     ]
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from typing import Final
 
 import structlog
@@ -88,10 +88,15 @@ class CatchUp:
     def start(self, subscriber: Subscriber, lane: Lane) -> None:
         """Serve a subscriber that is in no group, until it is in one of `lane`, or at its bounds."""
         assert self.tasks is not None
-        subscriber.live = False
+        subscriber.fell_behind, subscriber.live = subscriber.live, False
         # At the tip a group shares the bytes that wait in the buffers. Chunks are often the reader's own.
         subscriber.sink.lower_limit(True)
         self._feeders[subscriber] = self.tasks.create_task(self._feed(subscriber, lane))
+
+    @property
+    def subscribers(self) -> Collection[Subscriber]:
+        """The subscribers that are served here."""
+        return self._feeders.keys()
 
     def stop(self, subscriber: Subscriber) -> None:
         """Serve a subscriber no more."""
@@ -169,7 +174,7 @@ class CatchUp:
         """
         while not subscriber.sink.closing:
             if subscriber.sink.full:
-                subscriber.live = False
+                subscriber.fell_behind, subscriber.live = subscriber.live or subscriber.fell_behind, False
             await subscriber.sink.writable()
             if not bounds.left or subscriber.position >= bounds.until:
                 await subscriber.sink.drained()

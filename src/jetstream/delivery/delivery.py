@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
@@ -44,6 +45,7 @@ from jetstream.eventlog import LogReader
 from jetstream.limits import DeliveryLimits
 from jetstream.metrics import Metrics
 from jetstream.scheduling import Worker
+from jetstream.status import LAGS_S, ReaderStatus
 
 
 class Positions(NamedTuple):
@@ -82,6 +84,8 @@ class Delivery:
         self._buffer_total = buffer_total
         self._clock = clock
         self._now_us = now_us
+        # What `readers` returned last, and when that was.
+        self._readers: tuple[float, ReaderStatus] = (float("-inf"), ReaderStatus())
         # Every subscriber from `subscribe` to `remove`, with its lane.
         self._subscribers: dict[Subscriber, Lane] = {}
         # One object for all equal encodings, so that it is in the processor's cache when thousands of groups
@@ -101,6 +105,23 @@ class Delivery:
     def position(self) -> int:
         """The position of the lowest lane: all below has been published to every subscriber at the tip."""
         return self._lanes.lowest.position
+
+    def readers(self) -> ReaderStatus:
+        """Return how far the subscribers are behind, at most a second ago: with thousands it takes 1 ms."""
+        now = self._clock()
+        if now - self._readers[0] >= self._limits.readers_kept_s:
+            self._readers = now, self._count_readers()
+        return self._readers[1]
+
+    def _count_readers(self) -> ReaderStatus:
+        """Count those that are behind. All others are at the position of their lane, which is the newest."""
+        served, end = self._catch_up.subscribers, self._log.tip + 1
+        lags, catching_up, lagging = [len(self) - len(served), *(0 for _ in LAGS_S)], 0, 0
+        for each in served:
+            lags[bisect_left(LAGS_S, (end - each.position) / 1e6)] += 1
+            lagging += each.fell_behind
+            catching_up += not (each.fell_behind or each.live)
+        return ReaderStatus(catching_up, lagging, tuple(lags))
 
     async def run(self) -> None:
         """Deliver until cancelled."""

@@ -138,6 +138,7 @@ class Subscriber:
         "bounds",
         "drained",
         "encoding",
+        "fell_behind",
         "group",
         "heartbeat",
         "live",
@@ -167,6 +168,8 @@ class Subscriber:
         self.heartbeat: Heartbeat | None = None
         # Whether it has reached the tip, and has not fallen behind since; by `Delivery` and its feeder.
         self.live = False
+        # Whether it is behind after it was live: it reads too slowly. Set by its feeder.
+        self.fell_behind = False
         # How many bytes had left the buffer when something waited in it and the socket was last seen to make
         # progress; by `stalled_s`.
         self.drained = 0
@@ -204,7 +207,7 @@ class Subscriber:
 
     def reach_tip(self, position: int) -> None:
         """Note that the subscriber is at the tip, and tell it so, unless it has been told."""
-        self.live = True
+        self.live, self.fell_behind = True, False
         if self.heartbeat is not None and not self.heartbeat.live:
             self.send_heartbeat(position)
 

@@ -94,6 +94,9 @@ class Source:
         self._connected_at: float | None = None
         # When the connection was opened or frames came last, in monotonic seconds.
         self._heard_at = time.monotonic()
+        # When frames came last, in monotonic seconds, None before the first; how many have come.
+        self._frame_at: float | None = None
+        self._frames = 0
         # When a connection that was of use ended last (see `gone_s`), or when this was made.
         self._useful_at = time.monotonic()
         # When the first frame came after the last one that was accepted; None: none has come since.
@@ -146,7 +149,21 @@ class Source:
         """Return where the server stands with this upstream."""
         tracker = self._pipeline.tracker
         taken_seq = tracker.last if tracker.provisional is None else tracker.provisional
-        return UpstreamStatus(self.name, self.url, self.state, self.seq, taken_seq, self.lag_s)
+        return UpstreamStatus(
+            self.name,
+            self.url,
+            self.state,
+            self.seq,
+            taken_seq,
+            self.lag_s,
+            self.last_frame_age_s,
+            self._frames,
+        )
+
+    @property
+    def last_frame_age_s(self) -> float | None:
+        """Seconds since frames came; None: none has come yet."""
+        return None if self._frame_at is None else time.monotonic() - self._frame_at
 
     async def run(self) -> None:
         """Read upstream until cancelled."""
@@ -197,7 +214,8 @@ class Source:
         while frames := await inbox.wait(limits.batch_frames_max):
             # All that was accepted is stored by now, so the log may be asked.
             await self._history.update()
-            self._heard_at = time.monotonic()
+            self._heard_at = self._frame_at = time.monotonic()
+            self._frames += len(frames)
             batch = pipeline.read(frames, self._heard_at + limits.turn_s)
             if batch.lookups:
                 known = await self._log.holds(batch.lookups)

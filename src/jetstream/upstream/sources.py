@@ -196,8 +196,11 @@ class Sources:
         if not sources:
             return None
         gone = (source.name for source in sources if not source.is_connected)
+        ages = (age for source in sources if (age := source.last_frame_age_s) is not None)
         return PdsStatus(
-            Counter(source.state for source in sources), tuple(islice(gone, self._limits.named_max))
+            Counter(source.state for source in sources),
+            tuple(islice(gone, self._limits.named_max)),
+            min(ages, default=None),
         )
 
     def _all_gone(self) -> str:

@@ -25,6 +25,7 @@ from jetstream.errors import InvalidParameter
 from jetstream.limits import WebLimits
 from jetstream.steps import Steps
 from jetstream.web.connection import Connection
+from jetstream.web.content_coding import IDENTITY
 from jetstream.web.did_lists import DidList, no_list
 from jetstream.web.http import Request, Response
 from jetstream.web.outbound import Outbound
@@ -44,6 +45,10 @@ SHUTDOWN: Final = Close(1001, "shutdown", "the server is shutting down: connect 
 
 class Opening(Protocol):
     """How a request becomes the connection of a subscriber."""
+
+    @property
+    def coding(self) -> str:
+        """The content coding of the body, or `identity`."""
 
     def accept(self, request: Request, fields: Mapping[str, str]) -> bytes | Response:
         """Return the head of the response, with more header fields. Raises Refused or BadRequest.
@@ -68,6 +73,14 @@ class Subscription(NamedTuple):
     greeting: bytes = b""  # frames that go before all events
     fields: Mapping[str, str] = MappingProxyType({})  # more header fields of the response
     opening: Opening | None = None  # how the connection begins; None: with an upgrade to a WebSocket
+
+    @property
+    def compression(self) -> str:
+        """How the events are compressed: one of `metrics.COMPRESSIONS`."""
+        if self.encoding.framing.costly:  # messages compressed against a dictionary
+            return "zstd"
+        coding = self.opening.coding if self.opening else IDENTITY
+        return "none" if coding == IDENTITY else coding
 
 
 class Refused(Exception):

@@ -31,6 +31,7 @@ from jetstream.web.openapi_parts import (
     METRICS,
     PAGE,
     POSITIONS,
+    READY_503,
     REFUSALS,
     SCHEMAS,
     SENTENCE,
@@ -116,6 +117,19 @@ def _paths(wire: str) -> Json:
                 "200": response("events can be stored", json_of("Health")),
                 "503": response("events cannot be stored, or the server is overloaded", HEALTH_503),
             },
+        ),
+        "/ready": _get(
+            "ready",
+            "Whether clients should be sent to this server",
+            {
+                "200": response("they can be", json_of("Ready")),
+                "503": response("they should not be, or the server is overloaded", READY_503),
+            },
+        ),
+        "/status.json": _get(
+            "status",
+            "The figures of the server",
+            {"200": response("the figures", json_of("Status"), ("Cache-Control",))},
         ),
         "/metrics": _get("metrics", "Metrics for Prometheus", {"200": response("the metrics", METRICS)}),
         "/openapi.json": _get("openapi", "This document", {"200": response("the document", JSON_OBJECT)}),

@@ -106,6 +106,7 @@ GAP_LINES: Final = {"application/x-ndjson": {"schema": STRING}}
 METRICS: Final = SENTENCE | {"application/openmetrics-text": {"schema": STRING}}
 JSON_OBJECT: Final = {"application/json": {"schema": {"type": "object"}}}
 HEALTH_503: Final = json_of("Health") | SENTENCE
+READY_503: Final = json_of("Ready") | SENTENCE
 
 
 # Schemas
@@ -150,6 +151,61 @@ _UPSTREAM: Final = _object(
 )
 _NAMES: Final[Schema] = {"type": "array", "items": STRING}
 _PDS: Final = _object(dict.fromkeys(UPSTREAM_STATES, _COUNT) | {"not_connected": _NAMES})
+_CHECKS: Final[Schema] = {
+    "type": "array",
+    "items": _object(dict.fromkeys(("check", "text", "hint"), STRING)),
+}
+_READY: Final = {"ready": {"type": "boolean"}, "not_ready": _CHECKS}
+
+
+def _status() -> Json:
+    """Return the schema of `/status.json`."""
+    known: Schema = {"type": "number"}
+    number: Schema = {"type": ["number", "null"]}
+    whole: Schema = {"type": ["integer", "null"]}
+    reasons = _object(dict.fromkeys(("condition", "text", "hint"), STRING))
+    upstream = {"name": STRING, "url": STRING, "state": {"enum": [*UPSTREAM_STATES]}, "seq": whole}
+    rates = dict.fromkeys(("lag_s", "last_frame_age_s", "frames_per_s"), number)
+    kinds = dict.fromkeys(("commit", "identity", "account", "sync"), number)
+    collections: Schema = {"type": "array", "items": _object({"collection": STRING, "per_s": known})}
+    log = (
+        *("events", "bytes", "wal_bytes", "oldest_us", "newest_us", "span_s", "bytes_per_day"),
+        *("disk_free_bytes", "retention_s", "retention_bytes", "damaged", "written_bytes_per_s"),
+    )
+    series = ("events_per_s", "messages_per_s", "subscribers", "lag_s", "loop_delay_p99_ms")
+    counts: Schema = {"type": "object", "additionalProperties": known}
+    quantiles = _object({"p50": number, "p99": number})
+    subscribers = dict.fromkeys(("total", "catching_up", "lagging", "max"), _COUNT)
+    return _object(
+        {
+            "version": STRING,
+            **dict.fromkeys(("now_us", "started_us"), _MICROSECONDS),
+            "health": STRING,
+            "reasons": {"type": "array", "items": reasons},
+            **_READY,
+            "upstreams": {"type": "array", "items": _object(upstream | rates)},
+            "pds": _or_null(_PDS),
+            "waiting": whole,
+            "events": _object(
+                {"per_s": number, "total": _COUNT, "by_kind": _object(kinds), "by_collection": collections}
+            ),
+            "log": _object(dict.fromkeys(log, number) | {"writable": {"type": "boolean"}}),
+            "subscribers": _object(subscribers | dict.fromkeys(("by_wire", "by_compression"), counts)),
+            "out": _object(
+                dict.fromkeys(("messages_per_s", "bytes_per_s"), number)
+                | dict.fromkeys(("messages_total", "bytes_total"), _COUNT)
+            ),
+            **dict.fromkeys(("drops", "disconnects", "refused"), counts),
+            **dict.fromkeys(("loop_delay_ms", "delivery_ms"), quantiles),
+            "process": _object(dict.fromkeys(("rss_bytes", "cpu", "open_files", "open_files_max"), number)),
+            "history": _object(
+                {"step_s": _COUNT, "end_us": whole}
+                | {name: {"type": "array", "items": number, "maxItems": 360} for name in series}
+            ),
+        }
+    )
+
+
 SCHEMAS: Final = {
     "Error": _object({"error": STRING, "message": STRING}),
     "Dids": {"anyOf": [_DIDS, {"type": "object", "properties": {"dids": _DIDS}, "required": ["dids"]}]},
@@ -181,4 +237,6 @@ SCHEMAS: Final = {
             "subscribers": _COUNT,
         }
     ),
+    "Ready": _object(_READY),
+    "Status": _status(),
 }

@@ -41,7 +41,9 @@ _SECTIONS: Final = {
         "{base}/zstd-dictionary": "the dictionary for compressed messages",
         "{base}/filters": "POST a list of DIDs here, for filter",
         "{base}/explain": "how parameters are understood, and what they select of the last minute, as JSON",
-        "{base}/health": "the state of the server, as JSON",
+        "{base}/health": "whether the process works, as JSON",
+        "{base}/ready": "whether clients can be sent here, as JSON",
+        "{base}/status.json": "the figures of the server, as JSON",
         "{base}/cursors": "the oldest and the newest position, as JSON",
         "{base}/gaps": "messages of repositories that never came, as lines of JSON",
         "{base}/metrics": "metrics for Prometheus",
@@ -109,7 +111,7 @@ def health_body(status: Status) -> dict[str, object]:
         "version": status.version,
         "upstream": upstreams[0] if upstreams else None,
         "upstreams": upstreams,
-        "pds": None if status.pds is None else _pds(status.pds),
+        "pds": None if status.pds is None else pds_body(status.pds),
         "waiting": status.waiting,
         "last_event_age_s": None if age_s is None else round(age_s, 3),
         "log": {
@@ -143,7 +145,8 @@ def _upstream(upstream: UpstreamStatus) -> dict[str, object]:
     }
 
 
-def _pds(pds: PdsStatus) -> dict[str, object]:
+def pds_body(pds: PdsStatus) -> dict[str, object]:
+    """Return how many PDSes are in each state, and the names of the first that have no connection."""
     states: dict[str, object] = {state: pds.states[state] for state in UPSTREAM_STATES}
     return states | {"not_connected": list(pds.gone)}
 

@@ -35,6 +35,7 @@ from jetstream.metrics import Metrics
 from jetstream.scheduling import Worker
 from jetstream.steps import Steps
 from jetstream.web.connection import Connection, Handler
+from jetstream.web.content_coding import IDENTITY
 from jetstream.web.dialect import SHUTDOWN, Dialect, Refused, Subscription, unavailable
 from jetstream.web.did_lists import DidList, DidLists
 from jetstream.web.http import BadRequest, Request, Response
@@ -145,6 +146,7 @@ class Subscribe:
     def _begin(self, client: _Client, connection: Connection, answer: bytes) -> None:
         """Hand a connection over to a client. What the client has sent behind its request is read there."""
         self._clients[client] = None
+        self._metrics.compressions[client.subscription.compression].inc()
         self.empty.clear()
         rest = connection.upgrade(client.sink, answer)
         if self._closed is not None:  # the server is stopping
@@ -182,6 +184,7 @@ class Subscribe:
             seconds = round(time.monotonic() - client.sink.opened_at, 1)
             figures = {"seconds": seconds, "bytes": client.sink.written}
             self._throttled.info(f"subscriber: cut, {close.label}", peer=client.sink.peer, **figures)
+        self._metrics.compressions[client.subscription.compression].dec()
         del self._clients[client]
         if not self._clients:
             self.empty.set()
@@ -189,6 +192,8 @@ class Subscribe:
 
 class _Upgrade:
     """The upgrade of a connection to a WebSocket."""
+
+    coding: Final = IDENTITY
 
     def accept(self, request: Request, fields: Mapping[str, str]) -> bytes:
         """Accept a handshake. Raises BadRequest."""

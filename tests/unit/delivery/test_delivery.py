@@ -31,6 +31,7 @@ from tests.unit.delivery.fakes import (
     event,
     is_judging,
     join,
+    reading,
     running,
     served,
     steps,
@@ -422,3 +423,30 @@ async def test_nothing_stays_of_a_subscriber_that_left(
             assert not len(world.delivery)
     finally:
         gc.enable()
+
+
+# How far subscribers are behind
+
+
+async def test_subscribers_are_counted_by_how_far_they_are_behind() -> None:
+    now = 0.0
+    async with served(5, SMALL, clock=lambda: now) as (delivery, log):
+        assert delivery.readers().lags == (0,) * 8
+        _, at_tip = join(delivery)
+        slow, full = join(delivery, limit=1)
+        log.grow(1)
+        await until(lambda: slow.group is None)
+        behind, blocked = join(delivery, STEP_US, limit=1)
+        blocked.write(b"more than it takes")
+        await until(at_tip.messages)
+        now = 1.0
+        readers = delivery.readers()
+        assert (readers.catching_up, readers.lagging) == (1, 1)
+        assert sum(readers.lags) == 3
+        full.drain()
+        blocked.drain()
+        await reading(lambda: slow.group and behind.group, full, blocked)
+        assert delivery.readers() is readers  # for a second
+        now = 2.0
+        readers = delivery.readers()
+        assert (readers.catching_up, readers.lagging, readers.lags[0]) == (0, 0, 3)

@@ -32,6 +32,7 @@ class FakeSource:
         self.ended = False
         self.error: Exception | None = None
         self.is_connected = False
+        self.last_frame_age_s: float | None = None
 
     @property
     def state(self) -> UpstreamState:

@@ -67,6 +67,13 @@ class Space:
         disk = os.statvfs(self._directory)
         return disk.f_bavail * disk.f_frsize if disk.f_blocks else UNKNOWN_BYTES
 
+    def free_or_none(self) -> int | None:
+        """Return how many bytes the file system has free; None if it does not say. Raises nothing."""
+        with suppress(OSError):
+            free = self.free()
+            return None if free == UNKNOWN_BYTES else free
+        return None
+
     def room(self) -> int:
         """Return how many bytes can be added to the write-ahead log so that all of it can still be copied.
 

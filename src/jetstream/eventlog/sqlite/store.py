@@ -303,6 +303,7 @@ class SqliteLog:
             writable=state.writable,
             wal_bytes=wal_bytes(state.path),
             damaged=state.damages.count,
+            disk_free_bytes=state.space.free_or_none(),
         )
 
     # Upkeep

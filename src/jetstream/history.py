@@ -1,0 +1,168 @@
+"""Figures over time: counters that are read every second become rates, and a history of an hour. Pure.
+
+    counters ──every second──▶ Sample ──▶ the last minute of them ──▶ Interval: rates, quantiles
+                                 └──every 10 s──▶ Step: an hour of them
+
+Nothing is counted for this: a `Sample` is what the metrics hold anyway.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+STEP_S: Final = 10
+STEPS_MAX: Final = 360
+_SAMPLES_MAX: Final = 62  # those of a minute, one before it, and a late one
+_SLACK_S: Final = 0.5  # by which an interval may be shorter than asked for
+
+# The cumulative counts of a histogram: (upper bound, how many are not above it), rising.
+Distribution = Sequence[tuple[float, float]]
+
+
+class Sample(NamedTuple):
+    """Counters at one moment, as they have risen since the start of the process."""
+
+    at: float  # monotonic seconds
+    events: Mapping[str, float]  # stored events by kind
+    messages: float  # sent to subscribers
+    bytes: float
+    frames: Mapping[str, int]  # of each upstream
+    cpu_s: float
+    written_bytes: int | None  # to disk; None: the system does not say
+    delivery: Distribution  # in seconds
+    loop_delay: Distribution
+    subscribers: int = 0  # now
+    lag_s: float | None = None  # now
+
+
+class Interval(NamedTuple):
+    """What happened between two samples."""
+
+    before: Sample
+    after: Sample
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.after.at - self.before.at
+
+    def per_s(self, count: Callable[[Sample], float | None]) -> float | None:
+        """Return the mean rate of what `count` returns; None where it is not known."""
+        before, after = count(self.before), count(self.after)
+        return None if before is None or after is None else (after - before) / self.seconds
+
+    def quantile(self, of: Callable[[Sample], Distribution], share: float) -> float | None:
+        """Return an estimate of a quantile of what was observed; None if nothing was."""
+        return quantile(_difference(of(self.before), of(self.after)), share)
+
+
+class Step(NamedTuple):
+    """The figures of a step of the history; None: not known."""
+
+    events_per_s: float | None = None
+    messages_per_s: float | None = None
+    subscribers: int | None = None
+    lag_s: float | None = None
+    loop_delay_p99_ms: float | None = None
+
+
+class Statistics:
+    """The samples of the last minute, and the history of the last hour. `step_s` and others are limits."""
+
+    def __init__(self, step_s: int = STEP_S, steps_max: int = STEPS_MAX) -> None:
+        self.step_s = step_s
+        # The last samples, the newest at the end.
+        self._samples: deque[Sample] = deque(maxlen=_SAMPLES_MAX)
+        # The steps that are over, the newest at the end.
+        self._steps: deque[Step] = deque(maxlen=steps_max)
+        # The first sample of the step in progress; None before the first one.
+        self._step_began: Sample | None = None
+        # When the newest step ended, in unix microseconds; None before the first one.
+        self._end_us: int | None = None
+
+    def add(self, sample: Sample, now_us: int) -> None:
+        """Take a sample; one that is not later than the last is ignored. `now_us` is unix microseconds."""
+        if self._samples and sample.at <= self._samples[-1].at:
+            return
+        self._samples.append(sample)
+        if self._step_began is None:
+            self._step_began = sample
+        elif (passed := self._step(sample) - self._step(self._step_began)) > 0:
+            self._end_step(Interval(self._step_began, sample), passed)
+            self._end_us = now_us - int(sample.at % self.step_s * 1e6)
+            self._step_began = sample
+
+    def over(self, seconds: float) -> Interval | None:
+        """Return the interval up to the newest sample that has so many seconds, or all there is.
+
+        None until there are two samples.
+        """
+        if len(self._samples) < 2:
+            return None
+        *earlier, newest = self._samples
+        began = [each for each in earlier if newest.at - each.at >= seconds - _SLACK_S]
+        return Interval(began[-1] if began else earlier[0], newest)
+
+    def history(self) -> dict[str, object]:
+        """Return the history, one list for each figure, oldest first."""
+        columns = zip(*self._steps, strict=True) if self._steps else ((),) * len(Step._fields)
+        figures = {name: list(column) for name, column in zip(Step._fields, columns, strict=True)}
+        return {"step_s": self.step_s, "end_us": self._end_us, **figures}
+
+    def _step(self, sample: Sample) -> int:
+        """Return the number of the step that a sample is in: steps do not drift with late samples."""
+        return int(sample.at // self.step_s)
+
+    def _end_step(self, step: Interval, passed: int) -> None:
+        """Note the figures of a step. Steps without a sample, while the process stood still, have none."""
+        for _ in range(min(passed - 1, self._steps.maxlen or 0)):
+            self._steps.append(Step())
+        delay_s = step.quantile(_loop_delay, 0.99)
+        self._steps.append(
+            Step(
+                events_per_s=_rounded(step.per_s(events_of), 2),
+                messages_per_s=_rounded(step.per_s(_messages), 2),
+                subscribers=step.after.subscribers,
+                lag_s=_rounded(step.after.lag_s, 3),
+                loop_delay_p99_ms=None if delay_s is None else round(delay_s * 1000, 2),
+            )
+        )
+
+
+def events_of(sample: Sample) -> float:
+    """Return how many events were stored."""
+    return sum(sample.events.values())
+
+
+def _messages(sample: Sample) -> float:
+    return sample.messages
+
+
+def _loop_delay(sample: Sample) -> Distribution:
+    return sample.loop_delay
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def _difference(before: Distribution, after: Distribution) -> Distribution:
+    return [(bound, late - early) for (bound, early), (_, late) in zip(before, after, strict=False)]
+
+
+def quantile(distribution: Distribution, share: float) -> float | None:
+    """Return an estimate of a quantile, as Prometheus' `histogram_quantile` does; None without a value.
+
+    Values are taken to be spread evenly between two bounds. Above the last finite bound it is that bound.
+    """
+    count = distribution[-1][1] if distribution else 0
+    if count <= 0:
+        return None
+    rank, low, below = share * count, 0.0, 0.0
+    for bound, total in distribution:
+        if total >= rank and total > below:
+            return low if bound == float("inf") else low + (bound - low) * (rank - below) / (total - below)
+        low, below = min(bound, low if bound == float("inf") else bound), total
+    return low

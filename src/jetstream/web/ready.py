@@ -1,0 +1,32 @@
+"""`/ready`, for load balancers: whether clients should be sent to this server.
+
+`/health` says whether the process works, for what restarts it. A server can be healthy and not ready: to
+restart it would not help when upstream is silent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import orjson
+
+from jetstream.status import Status
+from jetstream.web.http import Request, Response
+
+_JSON = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+
+
+def page(status: Callable[[], Status]) -> Callable[[Request], Response]:
+    """Return the page: 200 if the server is ready, else 503 with the reasons."""
+
+    def handler(_request: Request) -> Response:
+        reasons = checks(status())
+        body = {"ready": not reasons, "not_ready": reasons}
+        return Response(503 if reasons else 200, orjson.dumps(body, option=_JSON), "application/json")
+
+    return handler
+
+
+def checks(status: Status) -> list[dict[str, str]]:
+    """Return why a server is not ready."""
+    return [each._asdict() for each in status.not_ready]

@@ -1,0 +1,207 @@
+"""`/status.json`: the figures of the page at `/`, for programs.
+
+All of it is made of one `Status` and of `Statistics`. Rates are means over the last ten seconds. A response
+is kept for half a second, so that any number of viewers cost as much as a few.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Final, NamedTuple
+
+import orjson
+from prometheus_client import Gauge
+
+from jetstream.conditions import HINTS, name_of
+from jetstream.figures import span_s
+from jetstream.history import Distribution, Interval, Sample, Statistics, events_of
+from jetstream.limits import WebLimits
+from jetstream.metrics import Children, Metrics, by_label
+from jetstream.runtime import open_files, resident_bytes
+from jetstream.status import LogStatistics, Status, UpstreamStatus
+from jetstream.web.http import Request, Response
+from jetstream.web.pages import REASONS_MAX, pds_body
+from jetstream.web.ready import checks
+
+WINDOW_S: Final = 10.0
+COLLECTIONS_MAX: Final = 20
+_DAY_S: Final = 86_400.0
+# Kinds of events as clients know them: the three of `create`, `update` and `delete` are of commits.
+_KINDS: Final[Mapping[str, Sequence[str]]] = {
+    "commit": ("create", "update", "delete"),
+    "identity": ("identity",),
+    "account": ("account",),
+    "sync": ("sync",),
+}
+
+
+class Server(NamedTuple):
+    """What the page needs to know of a server that does not change."""
+
+    started_us: int
+    retention_s: float
+    retention_bytes: int | None
+
+
+def page(
+    server: Server,
+    status: Callable[[], Status],
+    statistics: Statistics,
+    metrics: Metrics,
+    limits: WebLimits = WebLimits(),
+    clock: Callable[[], float] = time.monotonic,
+) -> Callable[[Request], Response]:
+    """Return the page. `clock` gives seconds."""
+    kept: list[tuple[float, Response]] = []
+
+    def handler(_request: Request) -> Response:
+        now = clock()
+        if not kept or now - kept[0][0] >= limits.status_kept_s:
+            text = orjson.dumps(body(server, status(), statistics, metrics), option=orjson.OPT_APPEND_NEWLINE)
+            kept[:] = [(now, Response(200, text, "application/json", {"Cache-Control": "no-store"}))]
+        return kept[0][1]
+
+    return handler
+
+
+def body(server: Server, status: Status, statistics: Statistics, metrics: Metrics) -> dict[str, object]:
+    """Return what `/status.json` shows. docs/api.md describes it."""
+    last, not_ready = statistics.over(WINDOW_S), checks(status)
+    return {
+        "version": status.version,
+        "now_us": status.now_us,
+        "started_us": server.started_us,
+        "health": status.summary,
+        "reasons": _reasons(status.reasons),
+        "ready": not not_ready,
+        "not_ready": not_ready,
+        "upstreams": [_upstream(each, last) for each in status.upstreams],
+        "pds": None if status.pds is None else pds_body(status.pds),
+        "waiting": status.waiting,
+        "events": _events(last, metrics),
+        "log": _log(server, status, last),
+        "subscribers": _subscribers(status, metrics),
+        "out": _out(last, metrics),
+        **metrics.totals(),
+        "loop_delay_ms": _quantiles(last, lambda sample: sample.loop_delay),
+        "delivery_ms": _quantiles(last, lambda sample: sample.delivery),
+        "process": _process(last),
+        "history": statistics.history(),
+    }
+
+
+def _reasons(reasons: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return the first of the conditions that hold: thousands of upstreams may have one each."""
+    first = list(reasons.items())[:REASONS_MAX]
+    return [{"condition": name_of(key), "text": text, "hint": HINTS[name_of(key)]} for key, text in first]
+
+
+def _upstream(upstream: UpstreamStatus, last: Interval | None) -> dict[str, object]:
+    return {
+        "name": upstream.name,
+        "url": upstream.url,
+        "state": upstream.state,
+        "seq": upstream.seq,
+        "lag_s": _rounded(upstream.lag_s),
+        "last_frame_age_s": _rounded(upstream.last_frame_age_s),
+        "frames_per_s": _rate(last, lambda sample: sample.frames.get(upstream.name)),
+    }
+
+
+def _events(last: Interval | None, metrics: Metrics) -> dict[str, object]:
+    by_kind = {kind: _rate(last, partial(_of_kinds, names)) for kind, names in _KINDS.items()}
+    return {
+        "per_s": _rate(last, events_of),
+        "total": int(sum(by_label(metrics.events.family, "kind").values())),
+        "by_kind": by_kind,
+        "by_collection": [
+            {"collection": name, "per_s": round(rate, 2)}
+            for name, rate in metrics.collections.rates(COLLECTIONS_MAX)
+        ],
+    }
+
+
+def _of_kinds(kinds: Sequence[str], sample: Sample) -> float:
+    return sum(sample.events.get(kind, 0) for kind in kinds)
+
+
+def _log(server: Server, status: Status, last: Interval | None) -> dict[str, object]:
+    log, seconds = status.log, span_s(status)
+    return {
+        "events": log.events,
+        "bytes": log.bytes_on_disk,
+        "wal_bytes": log.wal_bytes,
+        "oldest_us": log.oldest_us,
+        "newest_us": log.newest_us,
+        "span_s": _rounded(seconds),
+        "bytes_per_day": _per_day(log, seconds),
+        "disk_free_bytes": log.disk_free_bytes,
+        "retention_s": server.retention_s,
+        "retention_bytes": server.retention_bytes,
+        "writable": log.writable,
+        "damaged": log.damaged,
+        "written_bytes_per_s": _rate(last, lambda sample: sample.written_bytes),
+    }
+
+
+def _per_day(log: LogStatistics, span: float | None) -> int | None:
+    """Return the bytes that a day takes at the pace of what is kept; None until that is a minute."""
+    return None if span is None or span < 60 else int(log.bytes_on_disk / span * _DAY_S)
+
+
+def _subscribers(status: Status, metrics: Metrics) -> dict[str, object]:
+    return {
+        "total": status.subscribers,
+        "by_wire": _counts(metrics.subscribers, "wire"),
+        "by_compression": _counts(metrics.compressions, "compression"),
+        "catching_up": status.readers.catching_up,
+        "lagging": status.readers.lagging,
+        "max": status.subscribers_max,
+    }
+
+
+def _out(last: Interval | None, metrics: Metrics) -> dict[str, object]:
+    return {
+        "messages_per_s": _rate(last, lambda sample: sample.messages),
+        "bytes_per_s": _rate(last, lambda sample: sample.bytes),
+        "messages_total": int(sum(by_label(metrics.messages.family, "wire").values())),
+        "bytes_total": int(sum(by_label(metrics.bytes.family, "wire").values())),
+    }
+
+
+def _process(last: Interval | None) -> dict[str, object]:
+    resident: int | None = None
+    with suppress(OSError):
+        resident = resident_bytes()
+    return {
+        "rss_bytes": resident,
+        "cpu": _rate(last, lambda sample: sample.cpu_s),
+        "open_files": open_files(),
+        "open_files_max": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+    }
+
+
+def _counts(gauges: Children[Gauge], label: str) -> dict[str, int]:
+    values = by_label(gauges.family, label)
+    return {name: int(values.get(name, 0)) for name in gauges}
+
+
+def _rate(last: Interval | None, count: Callable[[Sample], float | None]) -> float | None:
+    return None if last is None else _rounded(last.per_s(count))
+
+
+def _quantiles(last: Interval | None, of: Callable[[Sample], Distribution]) -> dict[str, float | None]:
+    """Return the median and the 99th percentile, in milliseconds."""
+    found: dict[str, float | None] = {}
+    for name, share in (("p50", 0.5), ("p99", 0.99)):
+        seconds = None if last is None else last.quantile(of, share)
+        found[name] = None if seconds is None else round(seconds * 1000, 2)
+    return found
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
