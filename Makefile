@@ -3,6 +3,10 @@
 
 BIN := .venv/bin
 READY := .venv/.ready
+# The site has tools of its own, which nothing else needs.
+DOCS_VENV := .venv-docs
+DOCS_BIN := $(DOCS_VENV)/bin
+DOCS_READY := $(DOCS_VENV)/.ready
 ARGS ?=
 COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-annotate --no-emit-index-url --custom-compile-command "make lock" $(ARGS)
@@ -16,7 +20,7 @@ IMAGE_TESTS := tests/test_packaging.py::TestImage
 # Half as many again as cores: many tests wait for something now and then.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2)
 
-.PHONY: help setup run test test-integration lint format bench dictionary attack soak up down docker-engine lock clean
+.PHONY: help setup run test test-integration lint format bench dictionary dashboard attack soak up down logs docker-engine dist docs lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) \
@@ -36,7 +40,7 @@ test: $(READY) ## Run the test suite on all cores: under four minutes
 	@echo "test: running the suite with pytest"
 	@$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal --deselect $(IMAGE_TESTS) $(ARGS)
 
-test-integration: $(READY) ## Test with clients of other projects (Node, Go, Rust, Python), and the image's contents
+test-integration: $(READY) ## Test with clients of other projects, nginx, Caddy and Prometheus, and the image's contents
 	@$(BIN)/pytest tests/foreign $(IMAGE_TESTS) $(ARGS)
 
 lint: $(READY) ## Check style, import directions and types
@@ -55,6 +59,9 @@ bench: $(READY) ## Run the benchmarks and print their figures
 dictionary: $(READY) ## Make our zstd dictionary from simulated traffic (a changed one needs ARGS="--id 20270131")
 	@$(BIN)/python scripts/train_dictionary.py $(ARGS)
 
+dashboard: $(READY) ## Make the Grafana dashboard from the table in scripts/make_dashboard.py
+	@$(BIN)/python scripts/make_dashboard.py
+
 attack: $(READY) ## Flood a server as clients, accounts and a relay can, and check its limits
 	@$(BIN)/python -m benches.attack $(ARGS)
 
@@ -69,18 +76,36 @@ up: docker-engine ## Build the image and start it with Docker Compose
 down: docker-engine ## Stop what `make up` started; keep the data volume
 	docker compose down $(ARGS)
 
+logs: docker-engine ## Show the log of what `make up` started (ARGS="--tail 100" for its end)
+	docker compose logs --follow $(ARGS)
+
 docker-engine:
 	@docker info >/dev/null 2>&1 || { echo "$(MAKECMDGOALS): cannot connect to a Docker engine." \
 	  "Start Docker, or point DOCKER_HOST at one. Without Docker: make run" >&2; exit 1; }
 	@docker compose version >/dev/null 2>&1 || { echo "$(MAKECMDGOALS): Docker has no compose" \
 	  "command. Install its plugin (Debian, Ubuntu: docker-compose-plugin)" >&2; exit 1; }
 
+dist: $(READY) ## Build the wheel and the sdist: the same bytes for the same commit
+	@rm -rf dist
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m hatchling build $(ARGS)
+	@cd dist && sha256sum -- * | tee SHA256SUMS
+
+docs: $(DOCS_READY) ## Build the documentation as a site, in build/site; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(DOCS_BIN)/mkdocs build --strict --quiet $(ARGS)
+	@echo "docs: build/site/index.html"
+
+$(DOCS_READY): requirements-docs.lock
+	@$${PYTHON:-python3} -m venv --clear $(DOCS_VENV)
+	@$(DOCS_BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements-docs.lock
+	@touch $@
+
 lock: ## Update the lock files (needs uv; ARGS=--upgrade takes newer versions)
 	@uv --version >/dev/null 2>&1 || { echo "lock: needs uv (pip install uv)" >&2; exit 1; }
 	$(COMPILE) pyproject.toml --group dev --output-file requirements-dev.lock
 	$(COMPILE) pyproject.toml --constraint requirements-dev.lock --output-file requirements.lock
 	$(COMPILE) --group build --constraint requirements-dev.lock --output-file requirements-build.lock
+	$(COMPILE) --group docs --output-file requirements-docs.lock
 
 clean: ## Remove .venv, caches and builds; keep data/
-	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv $(DOCS_VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

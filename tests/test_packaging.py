@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -30,6 +31,7 @@ EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
 LOCKS = {
     "requirements.lock": PROJECT["project"]["dependencies"],
     "requirements-build.lock": PROJECT["dependency-groups"]["build"],
+    "requirements-docs.lock": PROJECT["dependency-groups"]["docs"],
     "requirements-dev.lock": [
         *PROJECT["project"]["dependencies"],
         *(one for extra in EXTRAS.values() for one in extra if not one.startswith("jetstream-server")),
@@ -37,9 +39,10 @@ LOCKS = {
         *(one for one in PROJECT["dependency-groups"]["dev"] if isinstance(one, str)),
     ],
 }
+VERSION = PROJECT["project"]["version"]
 TARGETS = {
-    "help", "setup", "run", "test", "test-integration", "lint", "format", "bench", "dictionary", "attack",
-    "soak", "up", "down", "lock", "clean",
+    "help", "setup", "run", "test", "test-integration", "lint", "format", "bench", "dictionary", "dashboard",
+    "attack", "soak", "up", "down", "logs", "dist", "docs", "lock", "clean",
 }  # fmt: skip
 # The image fixes where the server listens and keeps its data.
 FIXED_BY_IMAGE = {"JETSTREAM_LISTEN_ADDR", "JETSTREAM_METRICS_LISTEN_ADDR", "JETSTREAM_DATA_DIR"}
@@ -136,7 +139,7 @@ class TestLocks:
 
     def test_the_locks_agree(self) -> None:
         whole = locked("requirements-dev.lock")
-        for name in LOCKS:
+        for name in LOCKS.keys() - {"requirements-docs.lock"}:  # its packages are apart from all others
             for package, (requirement, _) in locked(name).items():
                 assert requirement.specifier == whole[package][0].specifier
 
@@ -185,9 +188,9 @@ class TestDependencies:
 
     def test_every_import_of_the_tests_is_declared(self) -> None:
         files = [path for folder in ("tests", "benches", "scripts") for path in (ROOT / folder).rglob("*.py")]
-        # These run with libraries of their own, which their tests install.
-        theirs = ROOT / "tests" / "foreign" / "python"
-        files = [path for path in files if path.parent != theirs]
+        # These run with libraries of their own: their tests, or `make docs`, install them.
+        theirs = {ROOT / "tests" / "foreign" / "python", ROOT / "scripts" / "site_pages.py"}
+        files = [path for path in files if not theirs & {path, path.parent}]
         assert imported(*files) <= declared(*LOCKS["requirements-dev.lock"])
 
     @pytest.mark.parametrize(
@@ -224,7 +227,7 @@ class TestMake:
         steps = must(["make", "--dry-run", "run", "ARGS=--wire v1"], cwd=ROOT, env=outside_make())
         assert "jetstream serve --wire v1" in steps
 
-    @pytest.mark.parametrize("target", ["up", "down"])
+    @pytest.mark.parametrize("target", ["up", "down", "logs"])
     def test_without_an_engine_it_fails_with_a_message(self, target: str, tmp_path: Path) -> None:
         nowhere = {**outside_make(), "DOCKER_HOST": f"unix://{tmp_path}/none.sock"}
         done = run(["make", target], cwd=ROOT, env=nowhere)
@@ -244,6 +247,45 @@ class TestMake:
         ci = ROOT / ".ci" / "run"
         assert os.access(ci, os.X_OK)
         assert ci.read_text().splitlines()[-3:] == ["make lint", "make test", "make test-integration"]
+
+
+class TestDist:
+    def test_its_bytes_depend_only_on_the_sources(self, tmp_path: Path) -> None:
+        """Neither the place and the time of the checkout nor the umask of its owner changes them."""
+        built = [
+            build(tmp_path / name, time)
+            for name, time in [("one", 1_500_000_000), ("another/place", 1_600_000_001)]
+        ]
+        assert built[0].keys() == {
+            f"jetstream_server-{VERSION}{end}" for end in (".tar.gz", "-py3-none-any.whl")
+        }
+        assert built[0] == built[1]
+
+    def test_the_release_builds_what_make_does(self) -> None:
+        workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())
+        jobs = workflow["jobs"]
+        steps = [step.get("run", "") for job in jobs.values() for step in job["steps"]]
+        called = {target for step in steps for target in re.findall(r"make ((?:[a-z-]+ ?)+)", step)}
+        assert {word for targets in called for word in targets.split()} <= TARGETS
+        assert jobs["check"]["strategy"]["matrix"]["python"][0] == PROJECT["project"]["requires-python"][2:]
+        assert set(jobs["publish"]["needs"]) <= jobs.keys()
+
+
+def build(room: Path, time: int) -> dict[str, bytes]:
+    """Build the wheel and the sdist from a copy of what they need. Return their bytes by name."""
+    checkout = room / "checkout"
+    checkout.mkdir(parents=True)
+    for name in ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", ".gitignore", "src"):
+        copy(ROOT / name, checkout / name)
+    for path in checkout.rglob("*"):
+        os.utime(path, (time, time))
+        path.chmod(0o700 if path.is_dir() else 0o600 + time % 2 * 0o44)
+    must(
+        [sys.executable, "-m", "hatchling", "build", "-d", str(room / "dist")],
+        cwd=checkout,
+        env={**os.environ, "SOURCE_DATE_EPOCH": "1700000000"},
+    )
+    return {path.name: path.read_bytes() for path in (room / "dist").iterdir()}
 
 
 class TestDockerfile:
@@ -290,6 +332,12 @@ class TestCompose:
         assert composed()["restart"] == "unless-stopped"
         assert int(composed()["stop_grace_period"].removesuffix("s")) >= 15
         assert composed()["ulimits"]["nofile"] >= 65_536
+
+    def test_it_can_write_only_its_data_and_has_no_privileges(self) -> None:
+        assert composed()["read_only"] is True
+        assert composed()["tmpfs"] == "/tmp"
+        assert composed()["cap_drop"] == ["ALL"]
+        assert composed()["security_opt"] == ["no-new-privileges:true"]
 
 
 def copied(stage: list[Instruction]) -> list[tuple[str, str]]:
@@ -423,7 +471,7 @@ class TestTrackedFiles:
         [
             ("-F", str(ROOT)),
             ("-E", r"(^|[^A-Za-z0-9_.])/(home|root|Users)/[a-z]"),
-            ("-E", r'(index-url|find-links|"?resolved"?|registry)[^#]*https?://'),
+            ("-E", r'(index-url|find-links|\b"?resolved"?|registry)[^#]*https?://'),
             ("-E", r"files\.pythonhosted|pypi\.org/simple|registry\.npmjs"),
         ],
     )
