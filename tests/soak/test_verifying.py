@@ -171,7 +171,7 @@ async def test_what_both_relays_have_lost_is_told_and_all_else_is_there(
     network = simulated_network(repos=100, records=5, seed=seed, relays=pair(0.05, 1.5), rotations=0.002)
     async with network.serving():
         given: dict[str, Any] = {"upstream": upstreams(network), "upstream_cursor": BOTH, "verify": verify}
-        service = await start(limits=replace(patient(2.0), keys=KEYS), **given, **keys_of(network))
+        service = await start(limits=replace(patient(10.0), keys=KEYS), **given, **keys_of(network))
         await network.wait_subscribed(2)
         await network.run(MERGED, RATE)
         await settled(service, network)
