@@ -122,10 +122,10 @@ class Statistics:
         delay_s = step.quantile(_loop_delay, 0.99)
         self._steps.append(
             Step(
-                events_per_s=_rounded(step.per_s(events_of), 2),
-                messages_per_s=_rounded(step.per_s(_messages), 2),
+                events_per_s=rounded(step.per_s(events_of), 2),
+                messages_per_s=rounded(step.per_s(_messages), 2),
                 subscribers=step.after.subscribers,
-                lag_s=_rounded(step.after.lag_s, 3),
+                lag_s=rounded(step.after.lag_s, 3),
                 loop_delay_p99_ms=None if delay_s is None else round(delay_s * 1000, 2),
             )
         )
@@ -144,7 +144,8 @@ def _loop_delay(sample: Sample) -> Distribution:
     return sample.loop_delay
 
 
-def _rounded(value: float | None, digits: int) -> float | None:
+def rounded(value: float | None, digits: int = 3) -> float | None:
+    """Return a figure as it is shown; None stays what is not known."""
     return None if value is None else round(value, digits)
 
 

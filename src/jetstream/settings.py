@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -483,6 +482,8 @@ def similar_variable(name: str) -> str | None:
     """
     meant = {_of_flag(flag): each.variable for each in settings() for flag in (each.flag, *each.other_flags)}
     meant |= {each.variable.removeprefix(PREFIX): each.variable for each in settings()}
+    from difflib import get_close_matches  # noqa: PLC0415 - for a typo only
+
     close = get_close_matches(name.removeprefix(PREFIX), meant, 1, cutoff=_SIMILAR)
     return meant[close[0]] if close else None
 

@@ -26,6 +26,7 @@ from tests.integration.test_verifying import (
 )
 from tests.serving import Start
 
+from jetstream.app import Service
 from jetstream.eventlog import Gap
 from jetstream.limits import KeyLimits
 from jetstream.simulator import faults
@@ -72,6 +73,12 @@ def counted(accounts: Mapping[str, list[Event]]) -> Counter[str]:
 def figures(*values: object) -> None:
     """Print what was found: pytest shows it with `-s`, or of a test that fails."""
     sys.stdout.write(" ".join(map(str, values)) + "\n")
+
+
+async def assert_equal_to_truth(service: Service, network: SimulatedNetwork) -> None:
+    (commits, others), (true_commits, true_others) = parts(await events(service)), parts(truth(network))
+    assert differing(commits, true_commits) == []
+    assert counted(others) == counted(true_others)
 
 
 def lost_revs(network: SimulatedNetwork) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
@@ -156,9 +163,7 @@ async def test_two_relays_that_lose_different_messages_give_everything_once(
         figures(verify, seed, dict(lost), dict(await verdicts(service)))
         assert lost.keys() == {(name, fault) for name in "ab" for fault in ("loss", "outage")}
         assert not network.missing(level="full")
-        (commits, others), (true_commits, true_others) = parts(await events(service)), parts(truth(network))
-        assert differing(commits, true_commits) == []
-        assert counted(others) == counted(true_others)
+        await assert_equal_to_truth(service, network)
         assert await service.log.gaps(0, ALL) == []
 
 
@@ -177,9 +182,7 @@ async def test_what_both_relays_have_lost_is_told_and_all_else_is_there(
         await settled(service, network)
         gaps, (lost, lost_between) = await service.log.gaps(0, ALL), lost_revs(network)
         figures(verify, seed, len(network.missing(level="full")), len(lost), len(gaps))
-        (commits, others), (true_commits, true_others) = parts(await events(service)), parts(truth(network))
-        assert differing(commits, true_commits) == []
-        assert counted(others) == counted(true_others)
+        await assert_equal_to_truth(service, network)
         assert lost_between
         assert [each for each in lost_between if not within(*each, gaps)] == []
         # A commit without ops and a #sync with a rev of its own have no events in the truth.

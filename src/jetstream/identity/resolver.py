@@ -10,7 +10,8 @@
 A key that is old, or whose account has announced a change, is used until a refresh in the background has
 brought the next one. Requests for one DID are shared, and follow each other after a minute at the earliest.
 
-`source` names the upstream whose message needs the answer. Each has its turn of the requests (`requests`).
+`source` is the name of the upstream whose message needs the answer. Upstreams take turns in making requests
+(see `requests`).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Any
 
 from jetstream.atproto.keys import PublicKey
 from jetstream.verify.chain import Judgement, State, judge, screen
-from jetstream.verify.commit import Evidence, examine_commit, examine_sync
+from jetstream.verify.commit import examine_commit, examine_sync
 from jetstream.verify.verdict import Refused, refused
 
 # Return the keys that may have signed a DID's commit of a rev, the likeliest first; none if none is known.
@@ -37,34 +37,24 @@ class Verifier:
 
     def verify_commit(self, fields: Mapping[str, Any], latest: str) -> Judgement:
         """Judge a #commit, given its fields (`upstream.envelope`) and what `chain.latest_rev` returns."""
-        return self._verify(fields, fields["repo"], latest, self._examine_commit)
+        return self._verify(fields, fields["repo"], latest, is_sync=False)
 
     def verify_sync(self, fields: Mapping[str, Any], latest: str) -> Judgement:
         """Judge a #sync."""
-        return self._verify(fields, fields["did"], latest, examine_sync)
+        return self._verify(fields, fields["did"], latest, is_sync=True)
 
     def forget(self, did: str) -> None:
         """Forget a repository, whose account was deleted: it may begin again at any rev."""
         self.states.pop(did, None)
 
-    def _examine_commit(self, fields: Mapping[str, Any]) -> Evidence:
-        return examine_commit(fields, full=self._full)
-
-    def _verify(
-        self,
-        fields: Mapping[str, Any],
-        did: str,
-        latest: str,
-        examine: Callable[[Mapping[str, Any]], Evidence],
-    ) -> Judgement:
+    def _verify(self, fields: Mapping[str, Any], did: str, latest: str, *, is_sync: bool) -> Judgement:
         state, rev = self.states.get(did), fields["rev"]
         if self._full:
-            is_sync = examine is examine_sync
             verdict = screen(state, rev, fields.get("blocks"), latest, is_sync=is_sync)
             if verdict is not None:
                 return Judgement(verdict, state)
         try:
-            evidence = examine(fields)
+            evidence = examine_sync(fields) if is_sync else examine_commit(fields, full=self._full)
         except Refused as error:
             return Judgement(refused(error.reason, error.detail), state)
         keys = self._find_keys(did, rev)

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any, Final, Protocol
 
-import orjson
-
 from jetstream.clock import unix_us
 from jetstream.delivery.delivery import Positions
 from jetstream.delivery.feature_cache import FeatureCache
@@ -149,8 +147,7 @@ class Explain:
                 "zstd_bytes": counts.zstd_bytes,
             },
         }
-        text = orjson.dumps(body, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-        return Response(200, text, "application/json")
+        return Response.json(200, body)
 
     async def _count(self, options: SubscriberOptions, renderer: Renderer) -> _Counts:
         """Judge the events of the last minute, some at a time."""

@@ -11,6 +11,8 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
+import orjson
+
 from jetstream import __version__
 
 SERVER: Final = f"jetstream/{__version__}"  # the `Server` field: no other program or library is named
@@ -99,6 +101,12 @@ class Response(NamedTuple):
     headers: Mapping[str, str] | None = None  # beside those that every response has
     closing: bool = False
     unsized: bool = False
+
+    @classmethod
+    def json(cls, status: int, body: object, headers: Mapping[str, str] | None = None) -> Response:
+        """Return a response of JSON for people, too: indented."""
+        text = orjson.dumps(body, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        return cls(status, text, "application/json", headers)
 
     @classmethod
     def sentence(

@@ -12,7 +12,6 @@ from functools import partial
 from html import escape
 from typing import Final
 
-import orjson
 from prometheus_client import exposition
 
 from jetstream.limits import WebLimits
@@ -95,8 +94,7 @@ def health(status: Callable[[], Status]) -> Page:
 
     def handler(_request: Request) -> Response:
         now = status()
-        text = orjson.dumps(health_body(now), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-        return Response(200 if now.log.writable else 503, text, "application/json")
+        return Response.json(200 if now.log.writable else 503, health_body(now))
 
     return handler
 

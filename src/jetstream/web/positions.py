@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import orjson
-
 from jetstream.delivery.delivery import Positions
 from jetstream.model.timestamp import to_date
 from jetstream.web.http import Request, Response
@@ -31,7 +29,6 @@ def cursors(positions: Callable[[], Positions], now_us: Callable[[], int]) -> Pa
         body: dict[str, int | str | None] = {}
         for name, time_us in times.items():
             body |= {f"{name}_us": time_us, name: to_date(time_us)}
-        text = orjson.dumps(body, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-        return Response(200, text, "application/json", position_headers(now))
+        return Response.json(200, body, position_headers(now))
 
     return handler

@@ -8,12 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import orjson
-
 from jetstream.status import Status
 from jetstream.web.http import Request, Response
-
-_JSON = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
 
 
 def page(status: Callable[[], Status]) -> Callable[[Request], Response]:
@@ -21,8 +17,7 @@ def page(status: Callable[[], Status]) -> Callable[[Request], Response]:
 
     def handler(_request: Request) -> Response:
         reasons = checks(status())
-        body = {"ready": not reasons, "not_ready": reasons}
-        return Response(503 if reasons else 200, orjson.dumps(body, option=_JSON), "application/json")
+        return Response.json(503 if reasons else 200, {"ready": not reasons, "not_ready": reasons})
 
     return handler
 

@@ -18,7 +18,7 @@ from prometheus_client import Gauge
 
 from jetstream.conditions import HINTS, name_of
 from jetstream.figures import span_s
-from jetstream.history import Distribution, Interval, Sample, Statistics, events_of
+from jetstream.history import Distribution, Interval, Sample, Statistics, events_of, rounded
 from jetstream.limits import WebLimits
 from jetstream.metrics import Children, Metrics, by_label
 from jetstream.runtime import open_files, resident_bytes
@@ -106,8 +106,8 @@ def _upstream(upstream: UpstreamStatus, last: Interval | None) -> dict[str, obje
         "url": upstream.url,
         "state": upstream.state,
         "seq": upstream.seq,
-        "lag_s": _rounded(upstream.lag_s),
-        "last_frame_age_s": _rounded(upstream.last_frame_age_s),
+        "lag_s": rounded(upstream.lag_s),
+        "last_frame_age_s": rounded(upstream.last_frame_age_s),
         "frames_per_s": _rate(last, lambda sample: sample.frames.get(upstream.name)),
     }
 
@@ -137,7 +137,7 @@ def _log(server: Server, status: Status, last: Interval | None) -> dict[str, obj
         "wal_bytes": log.wal_bytes,
         "oldest_us": log.oldest_us,
         "newest_us": log.newest_us,
-        "span_s": _rounded(seconds),
+        "span_s": rounded(seconds),
         "bytes_per_day": _per_day(log, seconds),
         "disk_free_bytes": log.disk_free_bytes,
         "retention_s": server.retention_s,
@@ -191,7 +191,7 @@ def _counts(gauges: Children[Gauge], label: str) -> dict[str, int]:
 
 
 def _rate(last: Interval | None, count: Callable[[Sample], float | None]) -> float | None:
-    return None if last is None else _rounded(last.per_s(count))
+    return None if last is None else rounded(last.per_s(count))
 
 
 def _quantiles(last: Interval | None, of: Callable[[Sample], Distribution]) -> dict[str, float | None]:
@@ -201,7 +201,3 @@ def _quantiles(last: Interval | None, of: Callable[[Sample], Distribution]) -> d
         seconds = None if last is None else last.quantile(of, share)
         found[name] = None if seconds is None else round(seconds * 1000, 2)
     return found
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,15 +66,24 @@ def test_the_first_of_a_queue_makes_room_in_it() -> None:
     assert queues.hold("did:1", "d", 10, 1.0, "r4") == [("did:1", "b")]
 
 
-def test_those_with_the_most_messages_make_room_and_the_others_go_on_waiting() -> None:
-    queues = limited(repo_max=50, messages_max=20)
-    queues.hold("did:few", "few", 10, 0.0)
+@pytest.mark.parametrize(
+    ("limits", "size", "held", "let_go_count"),
+    [
+        ({"repo_max": 50, "messages_max": 20}, 1, 60, 41),
+        ({"bytes_max": 1000}, 150, 20, 14),
+    ],
+)
+def test_those_with_the_most_make_room_and_the_others_go_on_waiting(
+    limits: dict[str, int], size: int, held: int, let_go_count: int
+) -> None:
+    queues = limited(**limits)
+    queues.hold("did:little", "little", 10, 0.0)
     let_go = []
-    for number in range(60):
-        let_go += queues.hold(f"did:many:{number % 5}", f"{number}", 1, 1.0)
-    assert len(let_go) == 41
-    assert {did for did, _ in let_go} == {f"did:many:{number}" for number in range(5)}
-    assert queues.release("did:few") == ["few"]
+    for number in range(held):
+        let_go += queues.hold(f"did:much:{number % 5}", f"{number}", size, 1.0)
+    assert len(let_go) == let_go_count
+    assert {did for did, _ in let_go} == {f"did:much:{number}" for number in range(5)}
+    assert queues.release("did:little") == ["little"]
 
 
 def test_of_equal_queues_the_oldest_makes_room() -> None:
@@ -81,17 +91,6 @@ def test_of_equal_queues_the_oldest_makes_room() -> None:
     queues.hold("did:2", "a", 10, 0.0)
     queues.hold("did:1", "b", 10, 1.0)
     assert queues.hold("did:3", "c", 10, 2.0) == [("did:2", "a")]
-
-
-def test_those_with_the_most_bytes_make_room_and_the_others_go_on_waiting() -> None:
-    queues = limited(bytes_max=1000)
-    queues.hold("did:small", "small", 10, 0.0)
-    let_go = []
-    for number in range(20):
-        let_go += queues.hold(f"did:large:{number % 5}", f"{number}", 150, 1.0)
-    assert len(let_go) == 14
-    assert {did for did, _ in let_go} == {f"did:large:{number}" for number in range(5)}
-    assert queues.release("did:small") == ["small"]
 
 
 def test_one_that_is_larger_than_all_room() -> None:
