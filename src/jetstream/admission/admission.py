@@ -73,7 +73,7 @@ class Admission:
         relays = [each.name for each in upstreams if each.kind == "relay"]
         hosts = {each.name: each.url for each in upstreams if each.kind == "pds"}
         self._parts.accounts.set_sources(relays, hosts, self._clock())
-        self._judge.hosting.use(hosts)
+        self._judge.hosting.use(relays, hosts)
         self.check()
 
     async def settle(self) -> None:

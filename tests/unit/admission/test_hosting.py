@@ -19,7 +19,7 @@ def hosting(pds: str | None, urls: dict[str, str] = URLS) -> Hosting:
     if pds is not None:
         keys.hosts[DID] = pds
     found = Hosting(Rules("off", chained=True, pass_unverified=True), keys)
-    found.use(urls)
+    found.use((), urls)
     return found
 
 
