@@ -370,6 +370,10 @@ class Settings:
         Literal["pass", "drop"],
         _setting("UNRESOLVED", "What becomes of a commit whose key is not known after 10 s."),
     ] = "pass"
+    unproven: Annotated[
+        Literal["pass", "drop"],
+        _setting("UNPROVEN", "What becomes of a signed commit that does not prove its operations."),
+    ] = "pass"
     plc_url: Annotated[
         tuple[str, ...],
         _several(

@@ -13,6 +13,8 @@ crash loses none of them, and what did not wait is not stored twice.
     it is signed by another key        until the earlier keys of the account are there
     a copy of it was examined, and     until it is examined itself
     was not passed on
+    it does not prove its ops, and     until another source brings it with a proof, 2 s at most
+    another source is connected
     messages before it are missing,    until another source brings them, 2 s at most; then it is passed on,
     and another source is connected    with a gap
 

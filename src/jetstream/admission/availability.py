@@ -76,6 +76,11 @@ class Availability:
             return True
         return any(name != source and now - each.since < within_s for name, each in self._sources.items())
 
+    def has_any(self, names: Collection[str], now: float, within_s: float) -> bool:
+        """Return whether one of some sources is connected, or was lately, or was added then."""
+        found = (self._sources[name] for name in names if name in self._sources)
+        return any(each.connected or now - each.since < within_s for each in found)
+
     def first(self, names: Collection[str]) -> str | None:
         """Return the first of some sources that is steady, else the first that is connected."""
         steady = (name for name in names if self._sources[name].steady)

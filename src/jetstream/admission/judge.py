@@ -1,7 +1,7 @@
 """Judges messages in order of their arrival, and lets those step aside that must wait.
 
     take ─▶ screened by rev ─▶ examined and signed? ─▶ compared with the state ─▶ passed on, refused, dropped
-                                    │ no                      │ messages before it are missing
+                                    │ no                      │ one before it is missing, or its proof
                                     ▼                         ▼
                                 Suspended                  held
 
@@ -75,8 +75,8 @@ class Judge:
         self._suspended = Suspended(waiting, wake.set)
         # Those that waited and are being judged. Set and cleared by `take_ready`.
         self._in_hand: list[Message] = []
-        # Messages that are held until those before them come.
-        self._held = Holding(parts.accounts.sources, self._beginning, bounds, clock)
+        # Messages that are held until another source brings those before them, or a proof.
+        self._held = Holding(parts.accounts.sources, self.hosting.speakers, self._beginning, bounds, clock)
         # Those of other kinds.
         self._unsigned = Unsigned(parts, self.states, self.hosting)
         # The time, in unix microseconds, and the highest rev that is acceptable then.
@@ -185,10 +185,13 @@ class Judge:
         blocks = message.envelope.fields.get("blocks")
         is_sync = message.envelope.type == "sync"
         verdict = screen(state, message.rev, blocks, self._latest, is_sync=is_sync)
-        if verdict is None and (self._held.has_copy(message) or self._is_deleted(message, state)):
+        if verdict is None and self._is_deleted(message, state):
             verdict = REPLAY
         if verdict is not None:
             self._end(message, Judgement(verdict, state))
+        elif (copy := self._held.copy_of(message)) is not None:
+            self._end(message, Judgement(REPLAY, state))
+            self._take_all(self._held.note_copy(copy, message.source))
         elif (waiting := self.signatures.missing(message)) is not None:
             self._suspend(message, waiting)
         else:
@@ -204,9 +207,9 @@ class Judge:
 
     def _is_deleted(self, message: Message, state: State | None) -> bool:
         """Return whether a message is from before the deletion of its account, which has no state now."""
-        return state is None and self._deletions.is_from_before(
-            message.did, message.rev, begins=message.begins
-        )
+        if state is not None:
+            return False
+        return self._deletions.is_from_before(message.did, message.rev, begins=message.begins)
 
     def _hold(self, message: Message, judgement: Judgement, state: State | None) -> bool:
         """Hold a message while another source may bring what is before it; return whether it is held."""

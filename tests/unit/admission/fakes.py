@@ -167,6 +167,7 @@ class Server:
     upstreams: Sequence[str] = ("a",)
     pds: Sequence[str] = ()
     pass_unverified: bool = True
+    pass_unproven: bool = True
     limits: Limits = field(default_factory=Limits)
     log: FakeLog = field(default_factory=FakeLog)
     keys: FakeKeys = field(default_factory=FakeKeys)
@@ -188,7 +189,10 @@ class Server:
         self.metrics = Metrics()
         self.counted = self.metrics.admission(VERDICTS, REFUSALS)
         rules = Rules(
-            self.mode, chained=self.mode == "full" or self.is_merged, pass_unverified=self.pass_unverified
+            self.mode,
+            chained=self.mode == "full" or self.is_merged,
+            pass_unverified=self.pass_unverified,
+            pass_unproven=self.pass_unproven,
         )
         accounts = Accounts(self.upstreams, self.pds, {}, now=self.clock(), grace_s=30.0, rows_max=100)
         for name in (*self.upstreams, *self.pds):
