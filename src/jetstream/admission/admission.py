@@ -70,12 +70,16 @@ class Admission:
 
     # --- for the sources ---
 
-    def use(self, upstreams: Sequence[Upstream]) -> None:
-        """Set the sources that are in use, in their order: those of the settings, as they are now."""
+    async def use(self, upstreams: Sequence[Upstream]) -> None:
+        """Set the sources that are in use, in their order: those of the settings, as they are now.
+
+        Not to be called twice at a time.
+        """
         relays = [each.name for each in upstreams if each.kind == "relay"]
         hosts = {each.name: each.url for each in upstreams if each.kind == "pds"}
+        for _ in self._judge.hosting.use(relays, hosts, self._limits.hosts_per_turn):
+            await asyncio.sleep(0)
         self._parts.accounts.set_sources(relays, hosts, self._clock())
-        self._judge.hosting.use(relays, hosts)
         self.check()
 
     async def settle(self) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Collection, Iterable, Iterator
 class _Source:
     """One source. `steady` is what `connected` was for the last `grace_s` seconds or longer."""
 
+    __slots__ = ("connected", "since", "steady")
+
     def __init__(self, *, steady: bool, since: float) -> None:
         self.connected = False  # changes with its connection
         self.steady = steady  # follows `connected` when that has not changed for `grace_s`

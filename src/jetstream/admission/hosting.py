@@ -22,6 +22,7 @@ from jetstream.admission.message import IN_REPOSITORIES, Message
 from jetstream.admission.parts import Keyring
 from jetstream.admission.rules import Rules
 from jetstream.identity.addresses import endpoint
+from jetstream.steps import Steps
 
 
 class Hosting:
@@ -39,10 +40,17 @@ class Hosting:
         # The sources that are PDSes, by their host and port. Replaced by `use`.
         self._sources: dict[str, str] = {}
 
-    def use(self, relays: Iterable[str], urls: Mapping[str, str]) -> None:
-        """Set the sources: the names of relays, and the URL of each PDS by its name."""
-        self._relays = tuple(relays)
-        self._sources = {endpoint(url): source for source, url in reversed(list(urls.items()))}
+    def use(self, relays: Iterable[str], urls: Mapping[str, str], per_step: int) -> Steps[None]:
+        """Set the sources: the names of relays, and the URL of each PDS by its name, `per_step` in a step.
+
+        They are in use after the last step.
+        """
+        sources: dict[str, str] = {}
+        for number, (source, url) in enumerate(urls.items(), 1):
+            sources.setdefault(endpoint(url), source)
+            if number % per_step == 0:
+                yield
+        self._relays, self._sources = tuple(relays), sources
 
     def source_of(self, did: str) -> str | None:
         """Return the source that is the PDS of an account, as far as that is known."""
