@@ -61,10 +61,10 @@ class Judge:
         self.states = States(parts.log.repo, bounds.states_kept)
         # Which numbers of the sources are not stored.
         self.marks = Marks()
-        # What messages lack until they can be judged. It also brings the keys for their first examination.
-        self.signatures = Signatures(rules, self.states, parts.examine, parts.keys, limits)
         # Which accounts a source may speak for.
         self.hosting = Hosting(rules, parts.keys)
+        # What messages lack until they can be judged. It also brings the keys for their first examination.
+        self.signatures = Signatures(rules, self.states, self.hosting, parts.examine, parts.keys, limits)
         # What was judged since the last append.
         self.output = Output()
         self.reports = Reports(parts.conditions, bounds, clock, pass_unverified=rules.pass_unverified)

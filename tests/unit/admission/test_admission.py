@@ -12,7 +12,7 @@ from tests.unit.admission.fakes import OWN, FakeLog, Server, message
 
 from jetstream.atproto.encoded_key import parse_multikey
 from jetstream.eventlog import Gap, SourceCursor
-from jetstream.identity.resolver import Candidates
+from jetstream.identity.answers import Candidates
 from jetstream.limits import AdmissionLimits, Limits
 from jetstream.simulator import frames
 from jetstream.simulator.repo import Revision
@@ -941,7 +941,7 @@ async def test_a_pds_that_is_removed_is_no_relay_for_what_waits() -> None:
         await server.take("old", identity(1), status(2, active=False, status="deleted"))
         assert admission.waiting == 2
         await admission.forget(["old"])
-        admission.use([Upstream("a", "wss://a")])
+        await admission.use([Upstream("a", "wss://a")])
         await admission.settle()
         server.keys.hosts_come.set()
         await server.settle()
@@ -972,6 +972,25 @@ async def test_an_account_that_moves_to_a_pds_is_taken(account: Account) -> None
     async with server.running():
         await server.take("pds", commit(1, account.create("1")))
     assert server.log.rkeys == ["1"]
+
+
+async def test_a_pds_announces_changes_of_its_own_accounts_only(account: Account) -> None:
+    """Else each PDS could have the keys of all accounts fetched again."""
+    server = Server(upstreams=("a",), pds=("p",))
+    elsewhere, unknown = OTHER_DID, "did:plc:" + "c" * 24
+    server.keys.hosts |= {DID: "p", elsewhere: "q"}
+    dids = (DID, elsewhere, unknown)
+
+    def announced() -> list[str]:
+        return [did for what, did in server.keys.asked if what == "announced"]
+
+    async with server.running():
+        await server.take("p", *(identity(number, did) for number, did in enumerate(dids, 1)))
+        assert announced() == [DID]
+        server.keys.asked.clear()
+        await server.take("a", *(identity(number, did, "b.test") for number, did in enumerate(dids, 1)))
+        assert announced() == [*dids]
+    assert server.dropped("pds", "host") == 2
 
 
 async def test_without_a_document_an_account_event_of_a_pds_is_dropped(account: Account) -> None:
