@@ -21,7 +21,7 @@ from jetstream.atproto.compact_did import compact_did
 from jetstream.atproto.encoded_key import EncodedKey, parse_multikey
 from jetstream.conditions import Conditions
 from jetstream.eventlog import Changes, Cursors, Gap
-from jetstream.identity.resolver import Answer, Candidates
+from jetstream.identity.answers import Answer, Candidates
 from jetstream.limits import Limits
 from jetstream.metrics import Metrics
 from jetstream.model.event import Event, Key
@@ -214,7 +214,7 @@ class Server:
         self.stores = {name: self.admission.join(name) for name in self.upstreams}
         self.stores |= {name: self.admission.join(name, f"wss://{name}") for name in self.pds}
         relays = [Upstream(name, f"wss://{name}") for name in self.upstreams]
-        self.admission.use(relays + [Upstream(name, f"wss://{name}", "pds") for name in self.pds])
+        await self.admission.use(relays + [Upstream(name, f"wss://{name}", "pds") for name in self.pds])
         async with self.admission.running():
             yield self.admission
 
