@@ -46,7 +46,7 @@ def _run(relay: RelayProcess, server: Server, load: StormLoad, readings: RelayRe
     meter = Meter(load, server.pid, lambda _: None)
     load.begin()
     accepted_s = load.connect(steady + victims, 0, TIMEOUT_S)
-    relay.begin(rate=400, events=1_500, seconds=TIMEOUT_S)  # last: some are still to come while it is measured
+    relay.begin(rate=400, events=1_500, seconds=TIMEOUT_S)  # last: events come while it is measured
     load.run_until(lambda: load.reference.subscription.events >= 200, TIMEOUT_S)
     figures = meter.measure(0.5, accepted_s)
     storm = raise_storm(load, victims, 0.5, rng)
