@@ -501,11 +501,11 @@ def test_defaults_are_shown_as_they_are_written() -> None:
         r"env var: (JETSTREAM_[A-Z_]+)\] \[default: (:6008|24h|5m|1MiB|512MiB|1m|none)\]", text
     )
     assert shown == [
-        ("JETSTREAM_LISTEN_ADDR", ":6008"),
-        ("JETSTREAM_METRICS_LISTEN_ADDR", "none"),
         ("JETSTREAM_EVENT_TTL", "24h"),
         ("JETSTREAM_RETENTION_BYTES", "none"),
         ("JETSTREAM_CLOCK_SETTLE", "5m"),
+        ("JETSTREAM_LISTEN_ADDR", ":6008"),
+        ("JETSTREAM_METRICS_LISTEN_ADDR", "none"),
         ("JETSTREAM_SUBSCRIBER_BUFFER", "1MiB"),
         ("JETSTREAM_BUFFER_TOTAL", "512MiB"),
         ("JETSTREAM_SLOW_TIMEOUT", "1m"),
