@@ -1,7 +1,7 @@
 """The server's life: its parts are built, started in order, and stopped in order.
 
     start   open the log, then the listeners; then run delivery, upstream and the watch
-    SIGHUP  read the file of upstreams again
+    SIGHUP  read the files again that settings name
     stop    accept no more connections, stop reading upstream, close the subscribers, stop delivery,
             close the listeners, close the log
 
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -49,15 +50,22 @@ from jetstream.runtime import (
 from jetstream.settings import Address, Settings, require_data_dir
 from jetstream.status import Status
 from jetstream.web import dictionary, openapi, pages, ready, status_page, xrpc
+from jetstream.web.address_limits import Addresses, AddressLimits
 from jetstream.web.dialect import SHUTDOWN, SubscribeDialect
 from jetstream.web.did_lists import BODY_BYTES_MAX, DidLists
 from jetstream.web.event_stream import EventStreamDialect
 from jetstream.web.explain import Explain
 from jetstream.web.gaps import Gaps
 from jetstream.web.methods import GET_ZSTD_DICTIONARY, PREFIX, SUBSCRIBE_EVENTS
+from jetstream.web.peers import Peers
 from jetstream.web.positions import cursors
-from jetstream.web.server import Server, Upload
+from jetstream.web.server import Routes, Server, Upload
 from jetstream.web.subscribe import FAILED, Subscribe
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+    from jetstream.web.certificate import Certificate
 
 logger = structlog.get_logger(__name__)
 
@@ -74,7 +82,7 @@ async def serve(settings: Settings, limits: Limits = Limits()) -> None:
     tune_gc(limits.runtime)
     service = Service(settings, limits)
     stop_on_signals(service.stop)
-    if settings.upstream_file is not None:
+    if settings.has_files:
         reload_on_hangup(service.reload)
     async with housekeeping(limits.runtime):
         await service.run(shortage)
@@ -103,8 +111,11 @@ class Service:
         self._reloading = asyncio.Event()  # set by `reload`, until the file is read
 
     def reload(self) -> None:
-        """Ask `run` to read `--upstream-file` again."""
-        self._reloading.set()
+        """Ask `run` to read `--upstream-file` again, and read the other files that settings name."""
+        if self.settings.upstream_file is not None:
+            self._reloading.set()
+        if self._certificate is not None:
+            self._certificate.check()
 
     def stop(self) -> None:
         """Ask `run` to end in good order."""
@@ -119,6 +130,7 @@ class Service:
         # What is wrong with the upstreams is said before the log is opened.
         starts_of(self.settings, upstreams_of(self.settings, self._limits))
         require_data_dir(self.settings.data_dir)
+        self._certificate = self._open_certificate()
         self._dictionary = self._open_dictionary()
         self.log = await SqliteLog.open(
             self.settings.data_dir,
@@ -145,6 +157,17 @@ class Service:
         await self.log.close()
         tell_omitted(waiting=False)
         logger.info("stopped", tip=self.log.tip)
+
+    def _open_certificate(self) -> Certificate | None:
+        """Return the certificate of the server; None: it has no TLS. Raises SettingError."""
+        chain, key = self.settings.tls_cert, self.settings.tls_key
+        if chain is None:
+            if key is not None:
+                raise SettingError("--tls-key", str(key), "needs a certificate: --tls-cert")
+            return None
+        from jetstream.web.certificate import Certificate  # noqa: PLC0415 - for TLS only
+
+        return Certificate(chain, key or chain, self.conditions)
 
     def _open_dictionary(self) -> PublicDictionary | None:
         """Return the dictionary of compressed messages; None where they are not offered."""
@@ -197,6 +220,8 @@ class Service:
             self._check_clock()
             self.intake.check()
             self._did_lists.expire()
+            if self._certificate is not None:
+                self._certificate.check()
             self._figures.take()
             tell_omitted()
 
@@ -257,32 +282,36 @@ class Service:
         if settings.metrics_listen is None:
             routes["/metrics"] = figures
         uploads = {"/filters": Upload(did_lists.handle, BODY_BYTES_MAX)}
-        servers = [
-            Server(
-                self.metrics,
-                routes,
-                upgrades,
-                trees,
-                uploads,
-                self._limits.web,
-                settings.trusted_proxies,
-            )
-        ]
+        served = Routes(routes, upgrades, trees, uploads)
+        servers = [Server(self.metrics, served, self._limits.web, self._peers(), self._tls())]
         self.port = await _start(servers[0], "--listen", settings.listen)
         if settings.metrics_listen is not None:
-            servers.append(Server(self.metrics, {"/metrics": figures}, limits=self._limits.web))
+            servers.append(Server(self.metrics, Routes({"/metrics": figures}), self._limits.web))
             self.metrics_port = await _start(servers[1], "--metrics-listen", settings.metrics_listen)
         base = f"{settings.listen.host or 'localhost'}:{self.port}"
+        ws, http = ("ws", "http") if self._certificate is None else ("wss", "https")
+        listen = settings.metrics_listen
+        metrics = f"{http}://{base}/metrics" if listen is None else f"http://{listen}/metrics"
         logger.info(
             "listening",
-            subscribe=f"ws://{base}/subscribe",
-            client_libraries=f"ws://{base}/v1/subscribe",
-            metrics=f"http://{settings.metrics_listen or base}/metrics",
+            subscribe=f"{ws}://{base}/subscribe",
+            client_libraries=f"{ws}://{base}/v1/subscribe",
+            metrics=metrics,
             verify=settings.verify,
             **log_ends(self.log.statistics().newest_us, self._clock()),
             **self.intake.fields(),
         )
         return servers
+
+    def _peers(self) -> Peers:
+        limits = AddressLimits.of(self.settings, self._limits.web)
+        addresses = Addresses(limits, time.monotonic) if limits.any else None
+        return Peers(self.settings.trusted_proxies, addresses, self.settings.proxy_protocol)
+
+    def _tls(self) -> Callable[[], SSLContext] | None:
+        """Return what gives the TLS of a new connection."""
+        certificate = self._certificate
+        return None if certificate is None else lambda: certificate.context
 
     def _status_page(self) -> pages.Page:
         settings = self.settings

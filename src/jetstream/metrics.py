@@ -48,6 +48,10 @@ REFUSAL_REASONS: Final = {
     "coding": "no content coding that the client accepts, or too many streams with a compressor",
     "full": "the limit of subscribers is reached",
     "handshake": "a bad handshake of a WebSocket",
+    "address_connections": "an address has as many connections as it may have",
+    "address_connection_rate": "an address connects too often",
+    "address_replays": "an address has as many replays as it may have",
+    "address_replay_rate": "an address begins replays too often",
 }
 BAD_REQUEST_REASONS: Final = (
     "malformed",

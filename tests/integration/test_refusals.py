@@ -38,7 +38,8 @@ def _no_pip(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
 
 
-@pytest.mark.parametrize("reason", REFUSAL_REASONS)
+# Limits per address are in `test_address_limits`.
+@pytest.mark.parametrize("reason", [each for each in REFUSAL_REASONS if not each.startswith("address_")])
 async def test_a_refusal_is_counted_by_its_reason(reason: str, start: Start) -> None:
     path, headers, settings = REFUSED[reason]
     service = await start(**settings)

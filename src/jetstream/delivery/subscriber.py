@@ -101,6 +101,16 @@ class Bounds:
         self.left = sys.maxsize if limit is None else limit
 
 
+class Replay(Protocol):
+    """What a subscriber may be sent on its way to the tip. It is shared with others of the same address."""
+
+    def charge(self, size: int) -> float:
+        """Count bytes of events that were sent. Return for how many seconds to send nothing."""
+
+    def end(self) -> None:
+        """End it: the subscriber is at the tip, or has gone."""
+
+
 class Group:
     """Subscribers at the tip of one lane that receive the same bytes: equal encoding, equal options."""
 
@@ -145,6 +155,7 @@ class Subscriber:
         "options",
         "position",
         "progress_at",
+        "replay",
         "sink",
     )
 
@@ -166,6 +177,8 @@ class Subscriber:
         self.bounds: Bounds | None = None
         # None for a subscriber without heartbeats; set by `Delivery`.
         self.heartbeat: Heartbeat | None = None
+        # Until it first reaches the tip, if the way there is limited; set by `Delivery.subscribe`.
+        self.replay: Replay | None = None
         # Whether it has reached the tip, and has not fallen behind since; by `Delivery` and its feeder.
         self.live = False
         # Whether it is behind after it was live: it reads too slowly. Set by its feeder.
@@ -208,8 +221,15 @@ class Subscriber:
     def reach_tip(self, position: int) -> None:
         """Note that the subscriber is at the tip, and tell it so, unless it has been told."""
         self.live, self.fell_behind = True, False
+        self.end_replay()
         if self.heartbeat is not None and not self.heartbeat.live:
             self.send_heartbeat(position)
+
+    def end_replay(self) -> None:
+        """Limit it no more."""
+        if self.replay is not None:
+            self.replay.end()
+            self.replay = None
 
     def stalled_s(self, buffered: int, now: float) -> float:
         """Return for how long the socket has taken nothing although `buffered` bytes wait for it."""

@@ -74,6 +74,11 @@ class Settings(AccessSettings, WebSettings, LogSettings, UpstreamSettings):
         Literal["auto", "text", "json"], setting("LOG_FORMAT", "auto: text on a terminal, JSON elsewhere.")
     ] = "auto"
 
+    @property
+    def has_files(self) -> bool:
+        """Whether there are files that a SIGHUP reads again."""
+        return any((self.upstream_file, self.tls_cert))
+
 
 class Setting(NamedTuple):
     """One setting as an operator sees it."""

@@ -12,12 +12,13 @@ from typing import Any, Final
 from cyclopts import Parameter, Token
 
 from jetstream.settings.values import (
+    or_none,
     parse_address,
     parse_duration,
-    parse_duration_or_none,
     parse_size,
     parse_web_url,
     show_duration,
+    show_size,
 )
 from jetstream.urls import shown
 
@@ -102,5 +103,5 @@ def several(
 
 address = partial(setting, parse=parse_address, show=str, n_tokens=1, accepts_keys=False, metavar="ADDRESS")
 duration = partial(setting, parse=parse_duration, show=show_duration, metavar="DURATION")
-duration_or_none = partial(setting, parse=parse_duration_or_none, show=show_duration, metavar="DURATION")
-size = partial(setting, parse=parse_size, show=lambda size: f"{size / (1 << 20):g}MiB", metavar="SIZE")
+duration_or_none = partial(setting, parse=or_none(parse_duration), show=show_duration, metavar="DURATION")
+size = partial(setting, parse=parse_size, show=show_size, metavar="SIZE")

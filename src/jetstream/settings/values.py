@@ -6,9 +6,9 @@ A ValueError says what is wrong with a value; the caller names the value and its
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from jetstream.upstreams import parse_count
@@ -69,6 +69,11 @@ def parse_size(text: str) -> int:
     return int(size)
 
 
+def show_size(size: int) -> str:
+    """Write a size as it can be parsed."""
+    return f"{size / (1 << 20):g}MiB"
+
+
 def parse_web_url(text: str) -> str:
     """Parse an http or https URL. Raises ValueError."""
     try:
@@ -94,14 +99,51 @@ def parse_networks(text: str) -> tuple[Network, ...]:
         raise ValueError("is not a list of addresses and networks such as 127.0.0.1,10.0.0.0/8") from None
 
 
-def parse_duration_or_none(text: str) -> float | None:
-    """Parse a duration as seconds, or `none`. Raises ValueError."""
-    if text == "none":
-        return None
+# The word `private` in a list of networks: of this machine, and of private networks.
+PRIVATE: Final = tuple(
+    map(
+        ip_network,
+        (
+            *("127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"),
+            *("169.254.0.0/16", "fc00::/7", "fe80::/10"),
+        ),
+    )
+)
+
+
+def parse_exempt(text: str) -> tuple[Network, ...]:
+    """Parse a list of networks, in which `private` stands for `PRIVATE`. Raises ValueError."""
+    items = [item.strip() for item in text.split(",")]
+    rest = ",".join(item for item in items if item != "private")
+    private = PRIVATE if "private" in items else ()
     try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise ValueError(f"{error}, or none") from None
+        return (*private, *(parse_networks(rest) if rest else ()))
+    except ValueError:
+        raise ValueError("is not a list of addresses and networks such as private,198.51.100.0/24") from None
+
+
+def show_exempt(networks: Sequence[Network]) -> str:
+    """Write a list of networks as it can be parsed."""
+    private = tuple(networks[: len(PRIVATE)]) == PRIVATE
+    others = networks[len(PRIVATE) :] if private else networks
+    return ",".join([*(["private"] if private else []), *map(str, others)]) or "none"
+
+
+Value = TypeVar("Value")
+
+
+def or_none(parse: Callable[[str], Value]) -> Callable[[str], Value | None]:
+    """Return what parses `none`, too. It raises ValueError."""
+
+    def parse_or_none(text: str) -> Value | None:
+        if text == "none":
+            return None
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise ValueError(f"{error}, or none") from None
+
+    return parse_or_none
 
 
 def show_duration(seconds: float) -> str:

@@ -11,22 +11,30 @@ import errno
 import os
 import resource
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from functools import lru_cache, partial
 from ipaddress import IPv6Address, ip_address
-from typing import Final, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import structlog
 
 from jetstream.limits import WebLimits
 from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
-from jetstream.settings import Network
 from jetstream.steps import Steps
+from jetstream.web.address_limits import OverLimit
+from jetstream.web.arrival import Arrivals
 from jetstream.web.connection import Answer, Connection, Handler
 from jetstream.web.connections import Connections
 from jetstream.web.http import Request, Response
+from jetstream.web.methods import PREFIX
 from jetstream.web.pages import Page
+from jetstream.web.peers import Peers
+from jetstream.web.xrpc import error_response
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 LOOPBACK_CONGESTION: Final = b"reno"  # every Linux kernel has it, and it does not pace
 PEERS_REMEMBERED: Final = 256  # addresses of clients: nearly all may be that of one proxy
@@ -45,55 +53,65 @@ class Upload(NamedTuple):
     body_bytes_max: int
 
 
-class Server:
-    """One address with its routes.
+class Routes(NamedTuple):
+    """What is served, by path. Trees answer all requests below a path, of any method; it ends in a slash."""
 
-    `pages` are answered at once, `upgrades` may become WebSockets, `uploads` take a body. `trees` answer all
-    requests below a path, of any method; their names end in a slash.
-    """
+    pages: Mapping[str, Page]  # answered at once
+    upgrades: Mapping[str, Handler] = MappingProxyType({})  # may become WebSockets
+    trees: Mapping[str, Handler] = MappingProxyType({})
+    uploads: Mapping[str, Upload] = MappingProxyType({})
+
+
+class Server:
+    """One address with its routes. `tls` returns what handshakes are made with now; None: there is no TLS."""
 
     def __init__(
         self,
         metrics: Metrics,
-        pages: Mapping[str, Page],
-        upgrades: Mapping[str, Handler] | None = None,
-        trees: Mapping[str, Handler] | None = None,
-        uploads: Mapping[str, Upload] | None = None,
+        routes: Routes,
         limits: WebLimits = WebLimits(),
-        trusted_proxies: Sequence[Network] = (),
+        peers: Peers = Peers(),
+        tls: Callable[[], SSLContext] | None = None,
     ) -> None:
-        # By path.
-        self._pages = pages
-        # By path.
-        self._upgrades = upgrades or {}
-        # By the start of a path.
-        self._trees = trees or {}
-        # By path.
-        self._uploads = uploads or {}
+        self._routes = routes
         # Every path, with the methods that it is for.
-        self._methods = dict.fromkeys((*pages, *self._upgrades), _READ) | dict.fromkeys(self._uploads, _WRITE)
-        bodies = {path: upload.body_bytes_max for path, upload in self._uploads.items()}
+        self._methods = dict.fromkeys((*routes.pages, *routes.upgrades), _READ)
+        self._methods |= dict.fromkeys(routes.uploads, _WRITE)
+        bodies = {path: upload.body_bytes_max for path, upload in routes.uploads.items()}
         self._connections = Connections(metrics, limits)
         # Makes the protocol of a new connection.
-        self._new = partial(Connection, self._connections, self._answer, trusted_proxies, bodies)
+        self._new = partial(Connection, self._connections, self._answer, peers, bodies)
+        # Makes connections of sockets, where something comes before HTTP.
+        self._arrivals: Arrivals | None = None
+        if tls is not None or peers.proxy_protocol:
+            self._arrivals = Arrivals(self._connections, peers, self._new, tls)
         # From `start` to `stop_accepting`.
         self._listener: Listener | None = None
 
     async def start(self, host: str, port: int) -> int:
         """Listen; return the port. Raises OSError when the address cannot be bound."""
         connections = self._connections
-        self._listener = Listener(host, port, self._new, connections.make_room, connections.limits)
+        hand_over = as_accepted(self._new) if self._arrivals is None else self._arrivals.hand_over
+        self._listener = Listener(host, port, hand_over, connections.make_room, connections.limits)
         return self._listener.port
 
     def _answer(self, request: Request, connection: Connection) -> Steps[Answer]:
         """Answer a request by its path. Returns None when its connection has become a WebSocket."""
+        if connection.visit is not None and (over := connection.visit.refusal) is not None:
+            self._connections.count_over_limit(over, connection.peer)
+            return _over_limit(over, request)
+        return (yield from self._route(request, connection))
+
+    def _route(self, request: Request, connection: Connection) -> Steps[Answer]:
+        """Answer a request by its path."""
         path, method = request.route, request.method
-        for start, tree in self._trees.items():
+        routes = self._routes
+        for start, tree in routes.trees.items():
             if path.startswith(start):
                 return (yield from tree(request, connection))
         methods = self._methods.get(path)
         if methods is None:
-            there = ", ".join(sorted({*self._methods, *self._trees}))
+            there = ", ".join(sorted({*self._methods, *routes.trees}))
             # A body, which another method may have, is not read: it must not be taken for the next request.
             closing = method not in (*_READ, "OPTIONS")
             return Response.sentence(404, f"there is nothing here: there are {there}", closing=closing)
@@ -103,9 +121,9 @@ class Server:
             allow = {"Allow": ", ".join([*methods, "OPTIONS"])}
             text = f"{path} is not for {method}: use {methods[0]}"
             return Response.sentence(405, text, allow, closing=True)
-        if path in self._pages:
-            return self._pages[path](request)
-        handler = self._uploads[path].handler if path in self._uploads else self._upgrades[path]
+        if path in routes.pages:
+            return routes.pages[path](request)
+        handler = routes.uploads[path].handler if path in routes.uploads else routes.upgrades[path]
         return (yield from handler(request, connection))
 
     def stop_accepting(self) -> None:
@@ -123,12 +141,35 @@ class Server:
         await self._connections.close()
 
 
+def _over_limit(over: OverLimit, request: Request) -> Response:
+    """Return the response to a connection whose address is over a limit. It is the only one."""
+    later = {"Retry-After": str(over.retry_after_s)}
+    if request.path.startswith(PREFIX):  # clients of these methods are finished after a 429
+        return error_response(503, "ServiceUnavailable", over.text, later)._replace(closing=True)
+    return Response.sentence(429, over.text, later, closing=True)
+
+
 @lru_cache(PEERS_REMEMBERED)
 def is_loopback(peer: str) -> bool:
     """Tell whether an IP address is of this machine; an IPv4 address mapped into IPv6 counts, too."""
     address = ip_address(peer)
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return (mapped or address).is_loopback
+
+
+HandOver = Callable[[socket.socket, str], Coroutine[Any, Any, None]]
+
+
+def as_accepted(factory: Callable[[], asyncio.BaseProtocol]) -> HandOver:
+    """Return what gives an accepted socket a transport and a protocol, and does nothing else."""
+
+    async def hand_over(connection: socket.socket, _peer: str) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(factory, connection)
+        except OSError:
+            connection.close()  # the client has closed it already
+
+    return hand_over
 
 
 class Listener:
@@ -143,7 +184,7 @@ class Listener:
     close connections that have sent no request. If there are none, it pauses, and clients wait in the
     kernel's queue.
 
-    `factory` returns the protocol of a new connection. `make_room` is called when file descriptors are short:
+    `hand_over` makes an accepted socket, of a peer's address, a connection, and raises nothing. `make_room` is called when file descriptors are short:
     it closes connections that can be spared, and returns whether there were any. `is_local` tells by its
     address whether a client is on this machine.
 
@@ -154,13 +195,13 @@ class Listener:
         self,
         host: str,
         port: int,
-        factory: Callable[[], asyncio.BaseProtocol],
+        hand_over: HandOver,
         make_room: Callable[[], bool] = lambda: False,
         limits: WebLimits = WebLimits(),
         is_local: Callable[[str], bool] = is_loopback,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._factory = factory
+        self._hand_over = hand_over
         self._make_room = make_room
         self._limits = limits
         self._is_local = is_local
@@ -224,7 +265,7 @@ class Listener:
                 self._throttled.info("listener: accepting again")
             self._unchecked += 1
             self._configure(connection, address[0])
-            task = self._loop.create_task(self._hand_over(connection))
+            task = self._loop.create_task(self._hand_over(connection, address[0]))
             self._handovers.add(task)
             task.add_done_callback(self._handovers.discard)
         self._attempts = min(2 * self._attempts, most)
@@ -234,13 +275,6 @@ class Listener:
         connection.setblocking(False)
         if self._congestion is not None and not self._is_local(peer):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, self._congestion)
-
-    async def _hand_over(self, connection: socket.socket) -> None:
-        """Give an accepted socket a transport and its protocol."""
-        try:
-            await self._loop.connect_accepted_socket(self._factory, connection)
-        except OSError:
-            connection.close()  # the client has closed it already
 
     def _pause(self) -> None:
         """Leave new connections in the kernel's queue until files may be free again."""

@@ -1,6 +1,6 @@
 """Subscriptions: a request becomes a WebSocket, and the WebSocket a subscriber.
 
-    GET /subscribe?… ──▶ checked (parameters, handshake, limit of connections) ──▶ 400, 426 or 503
+    GET /subscribe?… ──▶ checked (parameters, handshake, limits of connections) ──▶ 400, 426, 429 or 503
                               │
                               ▼
                     101, a `SocketSink` and a `_Client` ──▶ waits for a hello, with `requireHello`
@@ -26,7 +26,7 @@ from typing import Final
 
 import structlog
 
-from jetstream.delivery.delivery import Delivery
+from jetstream.delivery.delivery import Delivery, Positions
 from jetstream.delivery.subscriber import Close, Subscriber, SubscriberOptions
 from jetstream.errors import InvalidParameter
 from jetstream.limits import WebLimits
@@ -34,9 +34,10 @@ from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
 from jetstream.scheduling import Worker
 from jetstream.steps import Steps
+from jetstream.web.address_limits import NO_PLACE, OverLimit, Place
 from jetstream.web.connection import Connection, Handler
 from jetstream.web.content_coding import IDENTITY
-from jetstream.web.dialect import SHUTDOWN, Dialect, Refused, Subscription, unavailable
+from jetstream.web.dialect import SHUTDOWN, Dialect, Refused, Subscription, over_limit, unavailable
 from jetstream.web.did_lists import DidList, DidLists
 from jetstream.web.http import BadRequest, Request, Response
 from jetstream.web.outbound import Outbound
@@ -110,6 +111,7 @@ class Subscribe:
             if isinstance(answer, Response):
                 return answer
             self._check_room()
+            place = _enter(connection, replays=subscription.cursor is not None and _is_past(positions))
         except InvalidParameter as error:
             refused = Refused("parameter", 400, "InvalidRequest", str(error))
             return self._refuse(dialect, refused, request, connection)
@@ -118,9 +120,11 @@ class Subscribe:
         except BadRequest:
             self._metrics.refusals["handshake"].inc()  # logged where it is answered
             raise
-        if not connection.transport.is_closing():  # else the client has gone meanwhile
+        if connection.transport.is_closing():  # the client has gone meanwhile
+            place.leave()
+        else:
             sink = opening.open(connection, self._inbound)
-            self._begin(_Client(self, sink, dialect, subscription), connection, answer)
+            self._begin(_Client(self, sink, dialect, subscription, place), connection, answer)
         return None
 
     def _refuse(
@@ -190,6 +194,27 @@ class Subscribe:
             self.empty.set()
 
 
+def _is_past(positions: Positions) -> bool:
+    """Tell whether a subscription begins with an event that is stored."""
+    return positions.latest is not None and positions.cursor <= positions.latest
+
+
+def _enter(connection: Connection, *, replays: bool) -> Place:
+    """Take a place of the limits of an address. Raises Refused if there is none.
+
+    The visit of a client behind a proxy begins here.
+    """
+    visit = connection.visit or connection.peers.visit(connection.peer)
+    if visit is None:
+        return NO_PLACE
+    replay = visit.refusal or (visit.replay() if replays else None)
+    if not isinstance(replay, OverLimit):
+        return Place(visit, replay)
+    if visit is not connection.visit:
+        visit.leave()
+    raise over_limit(replay)
+
+
 class _Upgrade:
     """The upgrade of a connection to a WebSocket."""
 
@@ -217,6 +242,7 @@ class _Client:
         "_dialect",
         "_did_list",
         "_hello_timeout",
+        "_place",
         "_subscribe",
         "sink",
         "subscriber",
@@ -224,10 +250,17 @@ class _Client:
     )
 
     def __init__(
-        self, subscribe: Subscribe, sink: Outbound, dialect: Dialect, subscription: Subscription
+        self,
+        subscribe: Subscribe,
+        sink: Outbound,
+        dialect: Dialect,
+        subscription: Subscription,
+        place: Place,
     ) -> None:
         self._subscribe = subscribe
         self.sink = sink
+        # What it has of the limits of its address, until its end.
+        self._place = place
         # Reads its messages, and says how it is closed.
         self._dialect = dialect
         # What its URL asked for. The options are forgotten when they are in force or replaced: a large
@@ -290,6 +323,7 @@ class _Client:
                 asked.cursor,
                 bounds=asked.bounds,
                 heartbeat_s=heartbeat_s,
+                replay=self._place.replay,
             )
         else:
             delivery.change(self.subscriber, update.options, heartbeat_s)
@@ -314,6 +348,7 @@ class _Client:
         """Clean up after the connection."""
         self._stop_timeout()
         self._use_list(None)
+        self._place.leave()
         self._subscribe.remove(self)
 
     def _stop_timeout(self) -> None:
