@@ -56,11 +56,14 @@ from jetstream.web.did_lists import BODY_BYTES_MAX, DidLists
 from jetstream.web.event_stream import EventStreamDialect
 from jetstream.web.explain import Explain
 from jetstream.web.gaps import Gaps
+from jetstream.web.guard import Guard, Guards
 from jetstream.web.methods import GET_ZSTD_DICTIONARY, PREFIX, SUBSCRIBE_EVENTS
 from jetstream.web.peers import Peers
 from jetstream.web.positions import cursors
 from jetstream.web.server import Routes, Server, Upload
 from jetstream.web.subscribe import FAILED, Subscribe
+from jetstream.web.subscribers import BODY_BYTES_MAX as KICK_BYTES_MAX
+from jetstream.web.subscribers import Subscribers
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -116,6 +119,8 @@ class Service:
             self._reloading.set()
         if self._certificate is not None:
             self._certificate.check()
+        for file in self._guards.files:
+            file.reload()
 
     def stop(self) -> None:
         """Ask `run` to end in good order."""
@@ -131,6 +136,7 @@ class Service:
         starts_of(self.settings, upstreams_of(self.settings, self._limits))
         require_data_dir(self.settings.data_dir)
         self._certificate = self._open_certificate()
+        self._guards = Guards.of(self.settings.subscriber_tokens, self.settings.operator_tokens)
         self._dictionary = self._open_dictionary()
         self.log = await SqliteLog.open(
             self.settings.data_dir,
@@ -281,12 +287,19 @@ class Service:
         figures = pages.metrics(self.metrics, self._limits.web)
         if settings.metrics_listen is None:
             routes["/metrics"] = figures
-        uploads = {"/filters": Upload(did_lists.handle, BODY_BYTES_MAX)}
-        served = Routes(routes, upgrades, trees, uploads)
+        subscribers = Subscribers(self.subscribe, self._clock)
+        upgrades["/subscribers.json"] = subscribers.list
+        uploads = {
+            "/filters": Upload(did_lists.handle, BODY_BYTES_MAX),
+            "/subscribers/kick": Upload(subscribers.kick, KICK_BYTES_MAX),
+        }
+        served = Routes(routes, upgrades, trees, uploads, self._guarded())
         servers = [Server(self.metrics, served, self._limits.web, self._peers(), self._tls())]
         self.port = await _start(servers[0], "--listen", settings.listen)
         if settings.metrics_listen is not None:
-            servers.append(Server(self.metrics, Routes({"/metrics": figures}), self._limits.web))
+            servers.append(
+                Server(self.metrics, Routes({"/metrics": figures}, guards=self._guarded()), self._limits.web)
+            )
             self.metrics_port = await _start(servers[1], "--metrics-listen", settings.metrics_listen)
         base = f"{settings.listen.host or 'localhost'}:{self.port}"
         ws, http = ("ws", "http") if self._certificate is None else ("wss", "https")
@@ -302,6 +315,25 @@ class Service:
             **self.intake.fields(),
         )
         return servers
+
+    def _guarded(self) -> dict[str, Guard]:
+        """Return the guard of each path that has one."""
+        events, figures, subscribers, _ = self._guards
+        work = (
+            "/subscribe",
+            "/v1/subscribe",
+            PREFIX + SUBSCRIBE_EVENTS,
+            "/events",
+            "/explain",
+            "/gaps",
+            "/filters",
+        )
+        paths = {
+            **dict.fromkeys(work, events),
+            **dict.fromkeys(("/metrics", "/status.json"), figures),
+            **dict.fromkeys(("/subscribers.json", "/subscribers/kick"), subscribers),
+        }
+        return {path: guard for path, guard in paths.items() if guard is not None}
 
     def _peers(self) -> Peers:
         limits = AddressLimits.of(self.settings, self._limits.web)

@@ -1,4 +1,4 @@
-"""Limits per address, over real sockets. All clients of a test have the address 127.0.0.1, or a proxy's word."""
+"""Limits per address, over real sockets: of 127.0.0.1, and of the addresses that a proxy names."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from structlog.testing import capture_logs
@@ -122,7 +123,9 @@ async def test_a_replay_too_many_is_refused_and_a_live_subscription_is_not(
     path: str, past: Callable[..., Any]
 ) -> None:
     service = await past(address_replays=0)
-    status, text = await get(service.port, f"{path}?cursor=0", **CLIENT, **(UPGRADE if path != "/events" else {}))
+    status, text = await get(
+        service.port, f"{path}?cursor=0", **CLIENT, **(UPGRADE if path != "/events" else {})
+    )
     assert status == (503 if path == V2 else 429)
     assert "0 replays of one address have not reached the newest event: try again later" in text
     assert refusals(service, "address_replays") == 1
@@ -145,7 +148,8 @@ UPGRADE = {
 async def test_a_replay_ends_at_the_newest_event(query: dict[str, Any], past: Callable[..., Any]) -> None:
     service = await past(address_replays=1)
     asked = {name: str(value).lower() for name, value in query.items()}
-    async with subscribe(service.port, headers=CLIENT, cursor=0, **asked) as first:
+    path = f"/subscribe?{urlencode({'cursor': 0, **asked})}"
+    async with subscribe(service.port, path, headers=CLIENT) as first:
         if asked.get("requireHello"):
             await refused(service, headers=CLIENT, cursor=0)
             await first.update()

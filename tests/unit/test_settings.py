@@ -169,6 +169,8 @@ GOOD: list[tuple[str, str, str, object]] = [
     ),
     ("--tls-cert", "TLS_CERT", "/tmp/a b.pem", Path("/tmp/a b.pem")),
     ("--tls-key", "TLS_KEY", "key.pem", Path("key.pem")),
+    ("--subscriber-tokens", "SUBSCRIBER_TOKENS", "/a/tokens", Path("/a/tokens")),
+    ("--operator-tokens", "OPERATOR_TOKENS", "/a/tokens", Path("/a/tokens")),
     ("--log-level", "LOG_LEVEL", "debug", "debug"),
     ("--log-format", "LOG_FORMAT", "json", "json"),
 ]
@@ -252,7 +254,10 @@ BAD: list[tuple[str, str, list[str]]] = [
 
 SWITCHES = {"--follow-plc", "--proxy-protocol"}
 # Any text may be the name of one.
-FILES = {"--data-dir", "--upstream-file", "--zstd-dictionary", "--tls-cert", "--tls-key"}
+FILES = {
+    *("--data-dir", "--upstream-file", "--zstd-dictionary", "--tls-cert", "--tls-key"),
+    *("--subscriber-tokens", "--operator-tokens"),
+}
 
 
 def field_of(flag: str) -> str:
@@ -381,8 +386,9 @@ def test_a_switch_has_no_value_or_one(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, value: str, expected: bool
 ) -> None:
     for flag in SWITCHES:
-        wanted = replace(Settings(), **{field_of(flag): expected})
-        assert serve(flag) == replace(Settings(), **{field_of(flag): True})
+        field = field_of(flag)
+        wanted, on = Settings(**{field: expected}), Settings(**{field: True})  # type: ignore[arg-type]
+        assert serve(flag) == on
         assert serve(f"{flag}={value}") == wanted
         variable = f"JETSTREAM_{field_of(flag).upper()}"
         monkeypatch.setenv(variable, value)

@@ -263,6 +263,7 @@ class CatchUp:
             chunk = cut(batch, first, last, subscriber, self._cache, self._features, self._limits)
             if chunk.data:
                 subscriber.write(chunk.data)
+                subscriber.messages += chunk.messages
                 self._metrics.count_sent(subscriber.encoding.renderer.name, chunk.messages, len(chunk.data))
             # An empty range means that nothing is between the subscriber's position and `stop`.
             reached = chunk.reached

@@ -56,6 +56,14 @@ from jetstream.scheduling import Worker
 from jetstream.status import LAGS_S, ReaderStatus
 
 
+class Progress(NamedTuple):
+    """How far a subscriber is."""
+
+    state: str  # live, replaying or lagging
+    lag_s: float  # how far it is behind the newest event
+    messages: int  # that it was sent
+
+
 class Positions(NamedTuple):
     """Where a subscription begins, and what the log holds. In unix microseconds."""
 
@@ -184,6 +192,12 @@ class Delivery:
         lane = self._subscribers.get(subscriber)
         position = subscriber.position if lane is None else lane.position_of(subscriber)
         return max(position, self._log.floor)
+
+    def progress(self, subscriber: Subscriber) -> Progress:
+        """Return how far a subscriber is."""
+        state = "lagging" if subscriber.fell_behind else "live" if subscriber.live else "replaying"
+        behind_us = self._log.tip + 1 - self.resume_at(subscriber)
+        return Progress(state, max(behind_us, 0) / 1e6, subscriber.sent)
 
     def remove(self, subscriber: Subscriber) -> None:
         """Deliver nothing more to a subscriber. Does nothing for one that was removed before."""

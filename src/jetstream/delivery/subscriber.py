@@ -121,8 +121,10 @@ class Group:
         "flushing",
         "members",
         "message_bytes_max",
+        "messages",
         "options",
         "wire",
+        "writing",
     )
 
     def __init__(self, encoding: Encoding, options: SubscriberOptions) -> None:
@@ -139,6 +141,9 @@ class Group:
         # Whether the flush in progress has bytes for this group and has not written them to all members. Set
         # by the publisher.
         self.flushing = False
+        # Messages of all flushes, and of the one that is written to the members now. By the publisher.
+        self.messages = 0
+        self.writing = 0
 
 
 class Subscriber:
@@ -152,6 +157,7 @@ class Subscriber:
         "group",
         "heartbeat",
         "live",
+        "messages",
         "options",
         "position",
         "progress_at",
@@ -172,6 +178,8 @@ class Subscriber:
         self.position = position
         # Set while the subscriber is at the tip; by `Groups`.
         self.group: Group | None = None
+        # Messages that it was sent. While it is in a group, those of the group come to it: see `sent`.
+        self.messages = 0
         # None for a subscription without an end; set by `Delivery.subscribe`. A subscriber with bounds is in
         # no group: its feeder serves it also at the tip, so that flushes need not look for the end.
         self.bounds: Bounds | None = None
@@ -188,6 +196,11 @@ class Subscriber:
         self.drained = 0
         # When that was, or when nothing waited, if that was later; by `Delivery.check`, too.
         self.progress_at = now
+
+    @property
+    def sent(self) -> int:
+        """How many messages it was sent."""
+        return self.messages + (0 if self.group is None else self.group.messages)
 
     def write(self, data: bytes) -> None:
         """Send the frames of events. Does nothing when the connection is gone."""

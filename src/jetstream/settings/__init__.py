@@ -77,7 +77,7 @@ class Settings(AccessSettings, WebSettings, LogSettings, UpstreamSettings):
     @property
     def has_files(self) -> bool:
         """Whether there are files that a SIGHUP reads again."""
-        return any((self.upstream_file, self.tls_cert))
+        return any((self.upstream_file, self.tls_cert, self.subscriber_tokens, self.operator_tokens))
 
 
 class Setting(NamedTuple):

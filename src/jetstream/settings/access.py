@@ -110,9 +110,29 @@ class AccessSettings:
     ] = False
     tls_cert: Annotated[
         Path | None,
-        setting("TLS_CERT", "Certificate chain in PEM: serve TLS. It is read again when it changes.", metavar="FILE"),
+        setting(
+            "TLS_CERT",
+            "Certificate chain in PEM: serve TLS. It is read again when it changes.",
+            metavar="FILE",
+        ),
     ] = None
     tls_key: Annotated[
         Path | None,
         setting("TLS_KEY", "Key of the certificate in PEM; none: it is in the same file.", metavar="FILE"),
+    ] = None
+    subscriber_tokens: Annotated[
+        Path | None,
+        setting(
+            "SUBSCRIBER_TOKENS",
+            "File of tokens, name:token a line: only clients with one may subscribe.",
+            metavar="FILE",
+        ),
+    ] = None
+    operator_tokens: Annotated[
+        Path | None,
+        setting(
+            "OPERATOR_TOKENS",
+            "File of tokens for /metrics, /status.json and /subscribers.json.",
+            metavar="FILE",
+        ),
     ] = None

@@ -47,8 +47,8 @@ class Connection(asyncio.Protocol):
     """One connection. The event loop calls its methods without a leading underscore up to `data_received`.
 
     `handler` answers its requests. `peers` knows which proxies are believed what they say about clients, and
-    what the others may have. `bodies` are the paths that take a body, with the most bytes of one. `arrived` is
-    what is known already; None: the connection is as it was accepted.
+    what the others may have. `bodies` are the paths that take a body, with the most bytes of one. `arrived`
+    is what is known already; None: the connection is as it was accepted.
     """
 
     def __init__(
@@ -79,10 +79,12 @@ class Connection(asyncio.Protocol):
         self._ending = False
         # Bytes that were read after that.
         self._discarded = 0
-        # Address of the peer.
-        self._peer = ""
+        # Where it came from: the address of the peer, or what a head of the PROXY protocol says.
+        self.origin = ""
         # Address of the client, for the log: the peer's, or what a trusted proxy says in its last request.
         self.peer = ""
+        # The name of the token that its last request had.
+        self.user = ""
         # Of its URLs, unless a proxy says otherwise.
         self._scheme = "http"
         # What it has of the limits of its address, if there are any; a subscription takes it over.
@@ -95,15 +97,15 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         arrived = self._arrived
         if arrived is None:
-            self._peer = (transport.get_extra_info("peername") or ("",))[0]
-            self.visit = self.peers.arrive(self._peer)
+            self.origin = (transport.get_extra_info("peername") or ("",))[0]
+            self.visit = self.peers.arrive(self.origin)
         else:
-            self._peer, self.visit = arrived.peer, arrived.visit
+            self.origin, self.visit = arrived.peer, arrived.visit
             self._scheme = "https" if arrived.secure else "http"
-        self.peer = self._peer
+        self.peer = self.origin
         self._connections.add(self)
         if self.visit is not None and (over := self.visit.refusal) is not None and over.silent:
-            self._connections.count_over_limit(over, self._peer)
+            self._connections.count_over_limit(over, self.origin)
             self.abort()
 
     def connection_lost(self, _error: Exception | None) -> None:
@@ -178,7 +180,7 @@ class Connection(asyncio.Protocol):
             return
         self._running = True
         request = request._replace(scheme=self._scheme)
-        self.peer, request = client_of(request, self._peer, self.peers.trusted)
+        self.peer, request = client_of(request, self.origin, self.peers.trusted)
         self._connections.mark_running(self)
         self.transport.pause_reading()
         self._connections.worker.put(self._answer(request))
@@ -271,7 +273,7 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def _end(self) -> None:
-        """End the output after the last response. Discard what the client still sends (see `LingeringClose`)."""
+        """End the output after the last response, and discard what still comes (see `LingeringClose`)."""
         self._ending = True
         self._reader = HeadReader()
         self._connections.mark_draining(self)

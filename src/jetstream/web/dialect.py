@@ -51,6 +51,10 @@ class Opening(Protocol):
     def coding(self) -> str:
         """The content coding of the body, or `identity`."""
 
+    @property
+    def transport(self) -> str:
+        """How events are sent, for operators."""
+
     def accept(self, request: Request, fields: Mapping[str, str]) -> bytes | Response:
         """Return the head of the response, with more header fields. Raises Refused or BadRequest.
 

@@ -280,7 +280,7 @@ def _split(target: str) -> tuple[str, str]:
 
 
 def _shown(data: bytes) -> str:
-    """Return the first bytes that a client sent as printable text of at most 100 characters, without secrets."""
+    """Return the first bytes of a client as printable text of at most 100 characters, without secrets."""
     secret = _SECRET(data[:40])
     shown = data[: secret.end()] if secret else data[:40]
     text = ascii(shown.decode("latin-1"))

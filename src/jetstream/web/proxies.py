@@ -18,10 +18,11 @@ from typing import Final, NamedTuple
 from jetstream.settings import Network
 from jetstream.web.http import Request, is_host
 
-
-# A parameter of `Forwarded`, quoted or not, and what ends it. It begins where a name does: a search that began
-# at each letter of a long name would take the square of its length.
-_PAIR: Final = re.compile(r'(?<![\w-])([\w-]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*))\s*([;,]|$)', re.ASCII).findall
+# A parameter of `Forwarded`, quoted or not, and what ends it. It begins where a name does: a search that
+# began at each letter of a long name would take the square of its length.
+_PAIR: Final = re.compile(
+    r'(?<![\w-])([\w-]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*))\s*([;,]|$)', re.ASCII
+).findall
 _ESCAPED: Final = re.compile(r"\\(.)")
 
 
@@ -71,10 +72,21 @@ def _address(addresses: Sequence[str], peer: str, trusted: Sequence[Network]) ->
     return peer
 
 
+def is_loopback(peer: str) -> bool:
+    """Tell whether an IP address is of this machine; an IPv4 address mapped into IPv6 counts, too."""
+    address = _parse(peer)
+    return address is not None and address.is_loopback
+
+
 def is_trusted(peer: str, trusted: Sequence[Network]) -> bool:
     """Tell whether an address is that of a proxy that is trusted."""
-    address = _parse(peer) if trusted else None
-    return address is not None and any(address in network for network in trusted)
+    return bool(trusted) and in_networks(peer, trusted)
+
+
+def in_networks(text: str, networks: Sequence[Network]) -> bool:
+    """Tell whether a text is an address of one of these networks."""
+    address = _parse(text)
+    return address is not None and any(address in network for network in networks)
 
 
 def _parse(text: str) -> IPv4Address | IPv6Address | None:

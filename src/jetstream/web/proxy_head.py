@@ -29,7 +29,8 @@ _LOCAL, _PROXY = 0, 1
 _TCP: Final = {0x11: 4, 0x21: 16}
 _FAMILIES, _TRANSPORTS = 3, 2
 _LINE: Final = re.compile(
-    r"PROXY (?:UNKNOWN(?: .*)?|(TCP[46]) ([0-9a-fA-F.:]{2,45}) ([0-9a-fA-F.:]{2,45}) ([0-9]{1,5}) ([0-9]{1,5}))",
+    r"PROXY (?:UNKNOWN(?: .*)?|(TCP[46])"
+    r" ([0-9a-fA-F.:]{2,45}) ([0-9a-fA-F.:]{2,45}) ([0-9]{1,5}) ([0-9]{1,5}))",
     re.ASCII,
 ).fullmatch
 

@@ -12,8 +12,7 @@ import os
 import resource
 import socket
 from collections.abc import Callable, Coroutine, Mapping
-from functools import lru_cache, partial
-from ipaddress import IPv6Address, ip_address
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -27,17 +26,19 @@ from jetstream.web.address_limits import OverLimit
 from jetstream.web.arrival import Arrivals
 from jetstream.web.connection import Answer, Connection, Handler
 from jetstream.web.connections import Connections
+from jetstream.web.guard import Denied, Guard
 from jetstream.web.http import Request, Response
 from jetstream.web.methods import PREFIX
 from jetstream.web.pages import Page
 from jetstream.web.peers import Peers
+from jetstream.web.proxies import is_loopback
+from jetstream.web.tokens import PARAMETER, without_token
 from jetstream.web.xrpc import error_response
 
 if TYPE_CHECKING:
     from ssl import SSLContext
 
 LOOPBACK_CONGESTION: Final = b"reno"  # every Linux kernel has it, and it does not pace
-PEERS_REMEMBERED: Final = 256  # addresses of clients: nearly all may be that of one proxy
 _NAME_BYTES_MAX: Final = 16  # TCP_CA_NAME_MAX of Linux
 _OUT_OF_FILES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -60,6 +61,7 @@ class Routes(NamedTuple):
     upgrades: Mapping[str, Handler] = MappingProxyType({})  # may become WebSockets
     trees: Mapping[str, Handler] = MappingProxyType({})
     uploads: Mapping[str, Upload] = MappingProxyType({})
+    guards: Mapping[str, Guard] = MappingProxyType({})  # of single paths, also below a tree
 
 
 class Server:
@@ -75,8 +77,8 @@ class Server:
     ) -> None:
         self._routes = routes
         # Every path, with the methods that it is for.
-        self._methods = dict.fromkeys((*routes.pages, *routes.upgrades), _READ)
-        self._methods |= dict.fromkeys(routes.uploads, _WRITE)
+        read, write = (*routes.pages, *routes.upgrades), routes.uploads
+        self._methods = dict.fromkeys(read, _READ) | dict.fromkeys(write, _WRITE)
         bodies = {path: upload.body_bytes_max for path, upload in routes.uploads.items()}
         self._connections = Connections(metrics, limits)
         # Makes the protocol of a new connection.
@@ -100,6 +102,15 @@ class Server:
         if connection.visit is not None and (over := connection.visit.refusal) is not None:
             self._connections.count_over_limit(over, connection.peer)
             return _over_limit(over, request)
+        guard = self._routes.guards.get(request.route)
+        if guard is not None and request.method != "OPTIONS":
+            found = guard.check(request, connection.origin)
+            if isinstance(found, Denied):
+                self._connections.count_denied(found, connection.peer)
+                return _denied(found, request)
+            connection.user = found
+        if PARAMETER in request.query:
+            request = request._replace(query=without_token(request.query))
         return (yield from self._route(request, connection))
 
     def _route(self, request: Request, connection: Connection) -> Steps[Answer]:
@@ -141,20 +152,19 @@ class Server:
         await self._connections.close()
 
 
+def _denied(denied: Denied, request: Request) -> Response:
+    """Return the response to a request that a guard does not let pass."""
+    if request.path.startswith(PREFIX):
+        return error_response(denied.status, "AuthRequired", denied.text, denied.fields)
+    return Response.sentence(denied.status, denied.text, denied.fields)
+
+
 def _over_limit(over: OverLimit, request: Request) -> Response:
     """Return the response to a connection whose address is over a limit. It is the only one."""
     later = {"Retry-After": str(over.retry_after_s)}
     if request.path.startswith(PREFIX):  # clients of these methods are finished after a 429
         return error_response(503, "ServiceUnavailable", over.text, later)._replace(closing=True)
     return Response.sentence(429, over.text, later, closing=True)
-
-
-@lru_cache(PEERS_REMEMBERED)
-def is_loopback(peer: str) -> bool:
-    """Tell whether an IP address is of this machine; an IPv4 address mapped into IPv6 counts, too."""
-    address = ip_address(peer)
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return (mapped or address).is_loopback
 
 
 HandOver = Callable[[socket.socket, str], Coroutine[Any, Any, None]]
@@ -184,9 +194,9 @@ class Listener:
     close connections that have sent no request. If there are none, it pauses, and clients wait in the
     kernel's queue.
 
-    `hand_over` makes an accepted socket, of a peer's address, a connection, and raises nothing. `make_room` is called when file descriptors are short:
-    it closes connections that can be spared, and returns whether there were any. `is_local` tells by its
-    address whether a client is on this machine.
+    `hand_over` makes an accepted socket, of a peer's address, a connection; it raises nothing. `make_room` is
+    called when file descriptors are short: it closes connections that can be spared, and returns whether
+    there were any. `is_local` tells by its address whether a client is on this machine.
 
     Raises OSError when the address cannot be bound.
     """

@@ -537,7 +537,7 @@ async def test_a_replay_pauses_as_its_budget_says_until_it_is_at_the_tip() -> No
         charged = len(budget.charged)
         log.grow(50)
         await flushed(delivery, log, reader)
-        assert sink.times == steps(1, 101)
+        assert sink.times() == steps(1, 101)
         assert len(budget.charged) == charged
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -203,7 +204,7 @@ def test_limits_of_the_settings() -> None:
     limits = AddressLimits.of(Settings(), WebLimits())
     assert limits.connection_rate == Rate(10, 300)
     assert limits.any
-    none = dict.fromkeys(
+    none: dict[str, Any] = dict.fromkeys(
         (
             *("address_connections", "address_connection_rate", "address_replays"),
             *("address_replay_rate", "address_replay_bytes"),

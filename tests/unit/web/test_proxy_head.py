@@ -18,7 +18,9 @@ REQUEST = b"GET / HTTP/1.1\r\n\r\n"
 def v2(address: str, command: int = 0x21, more: bytes = b"") -> bytes:
     packed = ip_address(address).packed
     body = packed + packed + PORTS + more
-    return SIGNATURE + bytes([command, 0x11 if len(packed) == 4 else 0x21]) + len(body).to_bytes(2, "big") + body
+    return (
+        SIGNATURE + bytes([command, 0x11 if len(packed) == 4 else 0x21]) + len(body).to_bytes(2, "big") + body
+    )
 
 
 def v2_of(kind: int, body: bytes = b"", command: int = 0x21) -> bytes:

@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 import pytest
 
 from jetstream.limits import WebLimits
+from jetstream.web.proxies import is_loopback
 from jetstream.web.server import (
     LOOPBACK_CONGESTION,
     Listener,
     as_accepted,
-    is_loopback,
 )
 
 LIMITS = WebLimits()
