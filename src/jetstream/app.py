@@ -94,8 +94,8 @@ async def serve(settings: Settings, limits: Limits = Limits()) -> None:
 class Service:
     """One server: its upstreams, a log, the delivery to subscribers, and the routes.
 
-    `clock` gives unix microseconds, as the machine has them. `log`, `delivery`, `intake` and `subscribe`
-    are built by `run`, and exist from `started` on.
+    `clock` gives unix microseconds, as the machine has them. `log`, `delivery`, `intake`, `subscribe` and
+    `servers` are built by `run`, and exist from `started` on.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class Service:
         await self.intake.open()
         self.metrics.watch(self.status)
         self._check_clock()
-        servers = await self._listen()
+        self.servers = servers = await self._listen()
         if shortage is not None:
             shortage.warn()
         try:

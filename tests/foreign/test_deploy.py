@@ -22,10 +22,10 @@ import pytest
 import yaml
 from tests.builders import identity
 from tests.foreign.conftest import missing
-from tests.foreign.tls import certificate
 from tests.programs import program
 from tests.relay import Relay, numbered
 from tests.serving import Start, get, published
+from tests.tls import certificate
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

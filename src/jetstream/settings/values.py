@@ -113,11 +113,12 @@ PRIVATE: Final = tuple(
 
 def parse_exempt(text: str) -> tuple[Network, ...]:
     """Parse a list of networks, in which `private` stands for `PRIVATE`. Raises ValueError."""
+    if text == "none":
+        return ()
     items = [item.strip() for item in text.split(",")]
-    rest = ",".join(item for item in items if item != "private")
     private = PRIVATE if "private" in items else ()
     try:
-        return (*private, *(parse_networks(rest) if rest else ()))
+        return (*private, *(ip_network(item) for item in items if item != "private"))
     except ValueError:
         raise ValueError("is not a list of addresses and networks such as private,198.51.100.0/24") from None
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from jetstream.web.address_limits import Visit
@@ -34,6 +35,7 @@ class Arrived(NamedTuple):
     peer: str  # the address of its client, as far as the connection itself tells it
     visit: Visit | None = None  # what it has of the limits of its address
     secure: bool = False  # whether it has TLS
+    made: Callable[[], None] = lambda: None  # to be called once it is a connection
 
 
 class Arrivals:
@@ -64,7 +66,8 @@ class Arrivals:
             if self._peers.proxy_protocol and is_trusted(peer, self._peers.trusted):
                 arrival.peer = await _client(sock) or peer
             visit = self._peers.arrive(arrival.peer)
-            await self._connect(sock, Arrived(arrival.peer, visit, secure=self._context is not None))
+            made = partial(self._connections.remove, arrival)
+            await self._connect(sock, Arrived(arrival.peer, visit, self._context is not None, made))
         except BadHead as error:
             refused = BadRequest(400, "malformed", f"{error}: see --proxy-protocol")
             self._connections.count_refusal(refused, arrival.peer)

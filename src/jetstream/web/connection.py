@@ -102,6 +102,7 @@ class Connection(asyncio.Protocol):
         else:
             self.origin, self.visit = arrived.peer, arrived.visit
             self._scheme = "https" if arrived.secure else "http"
+            arrived.made()
         self.peer = self.origin
         self._connections.add(self)
         if self.visit is not None and (over := self.visit.refusal) is not None and over.silent:

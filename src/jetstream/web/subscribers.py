@@ -20,18 +20,17 @@ from jetstream.steps import Steps
 from jetstream.web.client import Client
 from jetstream.web.explain import describe_filter
 from jetstream.web.http import Request, Response
+from jetstream.web.openapi_parts import KICK_ITEMS_MAX, KICK_REASON_CHARS_MAX
 from jetstream.web.proxies import in_networks
 from jetstream.web.query import decode_query, number_in
 from jetstream.web.subscribe import Subscribe
 
 BODY_BYTES_MAX: Final = 64 << 10
 ROWS_MAX: Final = 1_000  # of one response: about 0.5 MB
-REASON_CHARS_MAX: Final = 100  # a close has room for 123 bytes, with the cursor
 _ROWS_PER_STEP: Final = 10  # 0.3 ms
 _LOOKS_PER_STEP: Final = 100
 _CLOSES_PER_STEP: Final = 10
 _DIDS_SHOWN: Final = 3
-_ITEMS_MAX: Final = 1_000
 _REASON: Final = "the operator of the server has ended this connection"
 _WHO: Final = 'ids, addresses, or "all": true'
 _NUMBER: Final = "is not a number"
@@ -142,8 +141,10 @@ def _parse(body: bytes) -> Kick:
     every = asked.get("all", False)
     if not (_is_list(ids, int) and _is_list(addresses, str) and isinstance(every, bool)):
         raise _bad("of the request", "has a value that is no list of numbers or addresses")
-    if not (isinstance(reason, str) and 0 < len(reason) <= REASON_CHARS_MAX and reason.isprintable()):
-        raise InvalidParameter("reason", str(reason), f"is not a text of up to {REASON_CHARS_MAX} characters")
+    if not (isinstance(reason, str) and 0 < len(reason) <= KICK_REASON_CHARS_MAX and reason.isprintable()):
+        raise InvalidParameter(
+            "reason", str(reason), f"is not a text of up to {KICK_REASON_CHARS_MAX} characters"
+        )
     if not (ids or addresses or every):
         raise _bad("of the request", f"names nobody: send {_WHO}")
     return Kick(frozenset(ids), list(_networks(addresses)), reason, all_=every)
@@ -154,7 +155,9 @@ def _bad(value: str, problem: str) -> InvalidParameter:
 
 
 def _is_list(value: Any, kind: type) -> bool:
-    return isinstance(value, list) and len(value) <= _ITEMS_MAX and all(type(each) is kind for each in value)
+    return (
+        isinstance(value, list) and len(value) <= KICK_ITEMS_MAX and all(type(each) is kind for each in value)
+    )
 
 
 def _networks(texts: Iterable[str]) -> Iterator[Network]:
