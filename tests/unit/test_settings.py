@@ -560,7 +560,18 @@ def test_defaults_are_shown_as_they_are_written() -> None:
 
 
 def test_no_help_page_shows_types_of_python(capsys: pytest.CaptureFixture[str]) -> None:
-    commands = ["serve", "simulate", "record", "verify", "bench", "tail", "log stats", "log cat"]
+    commands = [
+        "serve",
+        "simulate",
+        "record",
+        "verify",
+        "bench",
+        "tail",
+        "log stats",
+        "log cat",
+        "subscribers list",
+    ]
+    commands += ["subscribers kick", "top"]
     for command in [*commands, "keys import"]:
         with pytest.raises(SystemExit):
             cli.main([*command.split(), "--help"])
