@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING
 
 import structlog
 
@@ -50,25 +49,18 @@ from jetstream.runtime import (
 from jetstream.settings import Address, Settings, require_data_dir
 from jetstream.status import Status
 from jetstream.web import dictionary, openapi, pages, ready, status_page, xrpc
-from jetstream.web.address_limits import Addresses, AddressLimits
+from jetstream.web.access import Access
 from jetstream.web.dialect import SHUTDOWN, SubscribeDialect
 from jetstream.web.did_lists import BODY_BYTES_MAX, DidLists
 from jetstream.web.event_stream import EventStreamDialect
 from jetstream.web.explain import Explain
 from jetstream.web.gaps import Gaps
-from jetstream.web.guard import Guard, Guards
 from jetstream.web.methods import GET_ZSTD_DICTIONARY, PREFIX, SUBSCRIBE_EVENTS
-from jetstream.web.peers import Peers
 from jetstream.web.positions import cursors
 from jetstream.web.server import Routes, Server, Upload
 from jetstream.web.subscribe import FAILED, Subscribe
 from jetstream.web.subscribers import BODY_BYTES_MAX as KICK_BYTES_MAX
 from jetstream.web.subscribers import Subscribers
-
-if TYPE_CHECKING:
-    from ssl import SSLContext
-
-    from jetstream.web.certificate import Certificate
 
 logger = structlog.get_logger(__name__)
 
@@ -117,10 +109,7 @@ class Service:
         """Ask `run` to read `--upstream-file` again, and read the other files that settings name."""
         if self.settings.upstream_file is not None:
             self._reloading.set()
-        if self._certificate is not None:
-            self._certificate.check()
-        for file in self._guards.files:
-            file.reload()
+        self.access.reload()
 
     def stop(self) -> None:
         """Ask `run` to end in good order."""
@@ -135,8 +124,7 @@ class Service:
         # What is wrong with the upstreams is said before the log is opened.
         starts_of(self.settings, upstreams_of(self.settings, self._limits))
         require_data_dir(self.settings.data_dir)
-        self._certificate = self._open_certificate()
-        self._guards = Guards.of(self.settings.subscriber_tokens, self.settings.operator_tokens)
+        self.access = Access(self.settings, self.conditions, self._limits.web)
         self._dictionary = self._open_dictionary()
         self.log = await SqliteLog.open(
             self.settings.data_dir,
@@ -163,17 +151,6 @@ class Service:
         await self.log.close()
         tell_omitted(waiting=False)
         logger.info("stopped", tip=self.log.tip)
-
-    def _open_certificate(self) -> Certificate | None:
-        """Return the certificate of the server; None: it has no TLS. Raises SettingError."""
-        chain, key = self.settings.tls_cert, self.settings.tls_key
-        if chain is None:
-            if key is not None:
-                raise SettingError("--tls-key", str(key), "needs a certificate: --tls-cert")
-            return None
-        from jetstream.web.certificate import Certificate  # noqa: PLC0415 - for TLS only
-
-        return Certificate(chain, key or chain, self.conditions)
 
     def _open_dictionary(self) -> PublicDictionary | None:
         """Return the dictionary of compressed messages; None where they are not offered."""
@@ -226,8 +203,7 @@ class Service:
             self._check_clock()
             self.intake.check()
             self._did_lists.expire()
-            if self._certificate is not None:
-                self._certificate.check()
+            self.access.check()
             self._figures.take()
             tell_omitted()
 
@@ -293,16 +269,18 @@ class Service:
             "/filters": Upload(did_lists.handle, BODY_BYTES_MAX),
             "/subscribers/kick": Upload(subscribers.kick, KICK_BYTES_MAX),
         }
-        served = Routes(routes, upgrades, trees, uploads, self._guarded())
-        servers = [Server(self.metrics, served, self._limits.web, self._peers(), self._tls())]
+        served = Routes(routes, upgrades, trees, uploads, self.access.guards)
+        servers = [Server(self.metrics, served, self._limits.web, self.access.peers, self.access.tls)]
         self.port = await _start(servers[0], "--listen", settings.listen)
         if settings.metrics_listen is not None:
             servers.append(
-                Server(self.metrics, Routes({"/metrics": figures}, guards=self._guarded()), self._limits.web)
+                Server(
+                    self.metrics, Routes({"/metrics": figures}, guards=self.access.guards), self._limits.web
+                )
             )
             self.metrics_port = await _start(servers[1], "--metrics-listen", settings.metrics_listen)
         base = f"{settings.listen.host or 'localhost'}:{self.port}"
-        ws, http = ("ws", "http") if self._certificate is None else ("wss", "https")
+        ws, http = ("ws", "http") if self.access.tls is None else ("wss", "https")
         listen = settings.metrics_listen
         metrics = f"{http}://{base}/metrics" if listen is None else f"http://{listen}/metrics"
         logger.info(
@@ -315,35 +293,6 @@ class Service:
             **self.intake.fields(),
         )
         return servers
-
-    def _guarded(self) -> dict[str, Guard]:
-        """Return the guard of each path that has one."""
-        events, figures, subscribers, _ = self._guards
-        work = (
-            "/subscribe",
-            "/v1/subscribe",
-            PREFIX + SUBSCRIBE_EVENTS,
-            "/events",
-            "/explain",
-            "/gaps",
-            "/filters",
-        )
-        paths = {
-            **dict.fromkeys(work, events),
-            **dict.fromkeys(("/metrics", "/status.json"), figures),
-            **dict.fromkeys(("/subscribers.json", "/subscribers/kick"), subscribers),
-        }
-        return {path: guard for path, guard in paths.items() if guard is not None}
-
-    def _peers(self) -> Peers:
-        limits = AddressLimits.of(self.settings, self._limits.web)
-        addresses = Addresses(limits, time.monotonic) if limits.any else None
-        return Peers(self.settings.trusted_proxies, addresses, self.settings.proxy_protocol)
-
-    def _tls(self) -> Callable[[], SSLContext] | None:
-        """Return what gives the TLS of a new connection."""
-        certificate = self._certificate
-        return None if certificate is None else lambda: certificate.context
 
     def _status_page(self) -> pages.Page:
         settings = self.settings

@@ -63,6 +63,7 @@ BAD_REQUEST_REASONS: Final = (
     "overload",
     "flood",
     "handshake",
+    "tls",
 )
 KEY_REFRESH_CAUSES: Final = ("announced", "age")
 # Why a process that verifies was replaced: it ended by itself, did not answer, or did not start.

@@ -40,6 +40,11 @@ def installed(name: str) -> str:
     return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") or missing(name)
 
 
+def require(file: str) -> None:
+    if not Path(file).exists():
+        missing(file)
+
+
 def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
@@ -126,8 +131,7 @@ async def caddy(server_port: int, room: Path) -> AsyncIterator[int]:
 async def nginx_stream(server_port: int, room: Path) -> AsyncIterator[int]:
     """Run nginx with our example for TCP connections. Gives its port."""
     port = free_port()
-    if not os.path.exists(STREAM_MODULE):
-        missing(STREAM_MODULE)
+    require(STREAM_MODULE)
     example = changed(
         (DEPLOY / "nginx" / "jetstream-stream.conf").read_text(),
         {"listen 443": f"listen 127.0.0.1:{port}", "127.0.0.1:6008": f"127.0.0.1:{server_port}"},

@@ -197,6 +197,7 @@ ELSEWHERE = {
             (403, "test_subscribers_are_for_programs_of_this_machine"),
         )
     },
+    (400, "tls"): ("test_tls.py", "test_http_without_tls_is_not_answered"),
     (503, "no_dictionary"): (
         "test_compression.py",
         "test_the_public_dictionary_is_fetched_when_a_client_first_asks",

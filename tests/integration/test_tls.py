@@ -157,6 +157,7 @@ async def test_http_without_tls_is_not_answered(service: Service) -> None:
     async with asyncio.timeout(PATIENCE_S):
         assert not (await reader.read()).startswith(b"HTTP")
     writer.close()
+    await until(service.metrics.bad_requests["tls"]._value.get)
 
 
 async def test_older_versions_of_tls_are_refused(service: Service, pem: Path) -> None:

@@ -80,7 +80,7 @@ class OverLimit(NamedTuple):
     silent: bool = False  # whether there is no room to tell the client
 
 
-class Address:
+class Usage:
     """What one address has now. Changed by `Addresses`, `Visit` and `Replay` only."""
 
     __slots__ = ("begun", "connections", "queued", "replayed", "replays", "sent", "untold")
@@ -117,7 +117,7 @@ class Addresses:
         self.limits = limits
         self.clock = clock
         # Each has a visit, or is in the heap.
-        self._table: dict[Key, Address] = {}
+        self._table: dict[Key, Usage] = {}
         # Those that had no visit when they were put here: when they may be forgotten, the soonest first.
         self._idle: list[tuple[float, Key]] = []
 
@@ -134,10 +134,10 @@ class Addresses:
         self._forget(now)
         found = self._table.get(key)
         if found is None:
-            found = self._table[key] = Address()
+            found = self._table[key] = Usage()
         return Visit(self, key, found, self._refusal(found, now))
 
-    def _refusal(self, found: Address, now: float) -> OverLimit | None:
+    def _refusal(self, found: Usage, now: float) -> OverLimit | None:
         """Return why a visit is refused; None, and a token less, if it is not."""
         over, limits = None, self.limits
         if limits.connections is not None and found.connections >= limits.connections:
@@ -150,7 +150,7 @@ class Addresses:
                 over = _over("address_connection_rate", text, found.begun.wait_s(now))
         return over and over._replace(silent=found.untold >= limits.untold_max)
 
-    def end(self, key: Key, found: Address) -> None:
+    def end(self, key: Key, found: Usage) -> None:
         """Note that a visit has ended; remember its address for as long as that matters."""
         if not found.in_use and not found.queued:
             found.queued = True
@@ -177,12 +177,12 @@ class Addresses:
 class Visit:
     """A connection of an address. `refusal` is why it is refused; None if it is not."""
 
-    __slots__ = ("_address", "_addresses", "_key", "_left", "refusal")
+    __slots__ = ("_addresses", "_key", "_left", "_usage", "refusal")
 
-    def __init__(self, addresses: Addresses, key: Key, address: Address, refusal: OverLimit | None) -> None:
+    def __init__(self, addresses: Addresses, key: Key, usage: Usage, refusal: OverLimit | None) -> None:
         self._addresses = addresses
         self._key = key
-        self._address = address
+        self._usage = usage
         self.refusal = refusal
         # Whether it has ended.
         self._left = False
@@ -190,56 +190,56 @@ class Visit:
 
     def _count(self, change: int) -> None:
         if self.refusal is None:
-            self._address.connections += change
+            self._usage.connections += change
         else:
-            self._address.untold += change
+            self._usage.untold += change
 
     def leave(self) -> None:
         """End the visit. Later calls do nothing."""
         if not self._left:
             self._left = True
             self._count(-1)
-            self._addresses.end(self._key, self._address)
+            self._addresses.end(self._key, self._usage)
 
     def replay(self) -> Replay | OverLimit:
         """Begin a replay, which must end before the visit does; or return why that is refused."""
-        address, limits, now = self._address, self._addresses.limits, self._addresses.clock()
-        if limits.replays is not None and address.replays >= limits.replays:
+        usage, limits, now = self._usage, self._addresses.limits, self._addresses.clock()
+        if limits.replays is not None and usage.replays >= limits.replays:
             text = f"{limits.replays} replays of one address have not reached the newest event"
             return _over("address_replays", text, limits.retry_after_s)
         if limits.replay_rate is not None:
-            address.replayed = address.replayed or TokenBucket(*limits.replay_rate, now)
-            if not address.replayed.spend(now):
+            usage.replayed = usage.replayed or TokenBucket(*limits.replay_rate, now)
+            if not usage.replayed.spend(now):
                 text = f"more than {limits.replay_rate.per_s:g} replays a second of one address"
-                return _over("address_replay_rate", text, address.replayed.wait_s(now))
-        return Replay(self._addresses, address)
+                return _over("address_replay_rate", text, usage.replayed.wait_s(now))
+        return Replay(self._addresses, usage)
 
 
 class Replay:
     """A subscription that reads events of the past: the `Replay` of `delivery.subscriber`."""
 
-    __slots__ = ("_address", "_addresses", "_ended")
+    __slots__ = ("_addresses", "_ended", "_usage")
 
-    def __init__(self, addresses: Addresses, address: Address) -> None:
+    def __init__(self, addresses: Addresses, usage: Usage) -> None:
         self._addresses = addresses
-        self._address = address
+        self._usage = usage
         # Whether it has ended.
         self._ended = False
-        address.replays += 1
+        usage.replays += 1
 
     def charge(self, size: int) -> float:
         """Count bytes that were sent. Return for how many seconds to send nothing."""
-        rate, address, now = self._addresses.limits.replay_bytes, self._address, self._addresses.clock()
+        rate, usage, now = self._addresses.limits.replay_bytes, self._usage, self._addresses.clock()
         if rate is None:
             return 0.0
-        address.sent = address.sent or TokenBucket(*rate, now)
-        return address.sent.overspend(now, size)
+        usage.sent = usage.sent or TokenBucket(*rate, now)
+        return usage.sent.overspend(now, size)
 
     def end(self) -> None:
         """End it: the newest event is reached, or the connection has ended. Later calls do nothing."""
         if not self._ended:
             self._ended = True
-            self._address.replays -= 1
+            self._usage.replays -= 1
 
 
 class Place(NamedTuple):

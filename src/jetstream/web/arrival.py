@@ -26,6 +26,7 @@ from jetstream.web.proxy_head import V2_BYTES_MAX, BadHead, ProxyHead
 if TYPE_CHECKING:
     from ssl import SSLContext
 
+_NO_TLS = BadRequest(400, "tls", "the handshake has failed: TLS 1.2 or newer is needed")
 _LATE = BadRequest(408, "timeout", "the connection was not ready for a request in time")
 
 
@@ -72,7 +73,11 @@ class Arrivals:
             refused = BadRequest(400, "malformed", f"{error}: see --proxy-protocol")
             self._connections.count_refusal(refused, arrival.peer)
             sock.close()
-        except (OSError, asyncio.CancelledError):  # it has gone, is no TLS, or takes too long
+        except OSError as error:
+            if self._context is not None and not isinstance(error, ConnectionError):
+                self._connections.count_refusal(_NO_TLS, arrival.peer)
+            sock.close()
+        except asyncio.CancelledError:  # it takes too long, or others need its room
             sock.close()
         else:
             visit = None  # it is the connection's now

@@ -85,8 +85,8 @@ class Connection(asyncio.Protocol):
         self.peer = ""
         # The name of the token that its last request had.
         self.user = ""
-        # Of its URLs, unless a proxy says otherwise.
-        self._scheme = "http"
+        # Whether it has TLS.
+        self._secure = False
         # What it has of the limits of its address, if there are any; a subscription takes it over.
         self.visit: Visit | None = None
         # From `connection_made` on.
@@ -101,7 +101,7 @@ class Connection(asyncio.Protocol):
             self.visit = self.peers.arrive(self.origin)
         else:
             self.origin, self.visit = arrived.peer, arrived.visit
-            self._scheme = "https" if arrived.secure else "http"
+            self._secure = arrived.secure
             arrived.made()
         self.peer = self.origin
         self._connections.add(self)
@@ -180,7 +180,8 @@ class Connection(asyncio.Protocol):
             self.refuse(OVERLOADED)
             return
         self._running = True
-        request = request._replace(scheme=self._scheme)
+        if self._secure:
+            request = request._replace(scheme="https")
         self.peer, request = client_of(request, self.origin, self.peers.trusted)
         self._connections.mark_running(self)
         self.transport.pause_reading()

@@ -127,21 +127,3 @@ def _is_local_name(host: str) -> bool:
     """Tell whether a host, with or without a port, is this machine."""
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
     return name.lower() == "localhost" or is_loopback(name)
-
-
-class Guards(NamedTuple):
-    """The guards of a server; None: anybody may pass."""
-
-    events: Guard | None
-    figures: Guard | None
-    subscribers: Guard
-    files: tuple[TokenFile, ...]  # to be read again at a SIGHUP
-
-    @classmethod
-    def of(cls, subscriber_tokens: Path | None, operator_tokens: Path | None) -> Guards:
-        """Return the guards by the settings. Raises SettingError for a file that cannot be used."""
-        operators = [] if operator_tokens is None else [TokenFile("--operator-tokens", operator_tokens)]
-        clients = [] if subscriber_tokens is None else [TokenFile("--subscriber-tokens", subscriber_tokens)]
-        figures = NeedsToken(operators) if operators else None
-        events = NeedsToken([*clients, *operators], in_query=True) if clients else None
-        return cls(events, figures, figures or OnlyLocal(), (*clients, *operators))

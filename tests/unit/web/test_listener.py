@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 import pytest
 
 from jetstream.limits import WebLimits
-from jetstream.web.proxies import is_loopback
-from jetstream.web.server import (
+from jetstream.web.listener import (
     LOOPBACK_CONGESTION,
     Listener,
     as_accepted,
 )
+from jetstream.web.proxies import is_loopback
 
 LIMITS = WebLimits()
 
