@@ -224,7 +224,7 @@ async def test_a_broken_certificate_changes_nothing_and_is_a_condition(
 
 
 async def test_files_are_looked_at_without_a_signal(service: Service, pem: Path) -> None:
-    context = service._certificate
+    context = service.access.certificate
     assert context is not None
     before = context.context
     dated(pem, 1)
