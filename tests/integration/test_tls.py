@@ -25,7 +25,7 @@ from websockets.asyncio.client import connect
 
 from jetstream.app import Service
 from jetstream.errors import SettingError
-from jetstream.limits import Limits, WebLimits
+from jetstream.limits import Limits, RuntimeLimits, WebLimits
 from jetstream.settings import Settings, parse_networks
 
 PATIENCE_S = 20.0
@@ -223,7 +223,8 @@ async def test_a_broken_certificate_changes_nothing_and_is_a_condition(
     assert (await fetch(service, known))[0] == 200
 
 
-async def test_files_are_looked_at_without_a_signal(service: Service, pem: Path) -> None:
+async def test_files_are_looked_at_without_a_signal(start: Start, pem: Path) -> None:
+    service = await start(tls_cert=pem, limits=Limits(runtime=RuntimeLimits(watch_every_s=0.01)))
     context = service.access.certificate
     assert context is not None
     before = context.context
