@@ -41,6 +41,10 @@ app.command("jetstream.cli.verify:verify", help="Verify the commits of a recordi
 app.command(
     "jetstream.cli.bench:bench", help="Load a Jetstream with subscribers and measure what they receive."
 )
+subscribers = app.command(App(name="subscribers", help="See and disconnect the subscribers of a server."))
+subscribers.command("jetstream.cli.subscribers:list_", name="list", help="Show who is connected.")
+subscribers.command("jetstream.cli.subscribers:kick", help="Disconnect subscribers, and print how many.")
+
 log = app.command(App(name="log", help="Inspect, check and repair an event log."))
 log.command("jetstream.cli.log:stats", help="Show the size of the log and what is in it.")
 log.command("jetstream.cli.log:check", help="Verify every checksum.")
