@@ -25,7 +25,7 @@ from jetstream.settings import Network
 from jetstream.steps import Steps
 from jetstream.web.connection import Answer, Connection, Handler
 from jetstream.web.connections import Connections
-from jetstream.web.http import Request, Response
+from jetstream.web.http import READ, Request, Response, other_method
 from jetstream.web.pages import Page
 
 LOOPBACK_CONGESTION: Final = b"reno"  # every Linux kernel has it, and it does not pace
@@ -34,7 +34,6 @@ _NAME_BYTES_MAX: Final = 16  # TCP_CA_NAME_MAX of Linux
 _OUT_OF_FILES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
-_READ: Final = ("GET", "HEAD")
 _WRITE: Final = ("POST",)
 
 
@@ -71,7 +70,7 @@ class Server:
         # By path.
         self._uploads = uploads or {}
         # Every path, with the methods that it is for.
-        self._methods = dict.fromkeys((*pages, *self._upgrades), _READ) | dict.fromkeys(self._uploads, _WRITE)
+        self._methods = dict.fromkeys((*pages, *self._upgrades), READ) | dict.fromkeys(self._uploads, _WRITE)
         bodies = {path: upload.body_bytes_max for path, upload in self._uploads.items()}
         self._connections = Connections(metrics, limits)
         # Makes the protocol of a new connection.
@@ -87,7 +86,7 @@ class Server:
 
     def _answer(self, request: Request, connection: Connection) -> Steps[Answer]:
         """Answer a request by its path. Returns None when its connection has become a WebSocket."""
-        path, method = request.route, request.method
+        path = request.route
         for start, tree in self._trees.items():
             if path.startswith(start):
                 return (yield from tree(request, connection))
@@ -95,14 +94,11 @@ class Server:
         if methods is None:
             there = ", ".join(sorted({*self._methods, *self._trees}))
             # A body, which another method may have, is not read: it must not be taken for the next request.
-            closing = method not in (*_READ, "OPTIONS")
+            closing = request.method not in (*READ, "OPTIONS")
             return Response.sentence(404, f"there is nothing here: there are {there}", closing=closing)
-        if method == "OPTIONS":
-            return Response.preflight(methods)
-        if method not in methods:
-            allow = {"Allow": ", ".join([*methods, "OPTIONS"])}
-            text = f"{path} is not for {method}: use {methods[0]}"
-            return Response.sentence(405, text, allow, closing=True)
+        refused = other_method(request, methods)
+        if refused is not None:
+            return refused
         if path in self._pages:
             return self._pages[path](request)
         handler = self._uploads[path].handler if path in self._uploads else self._upgrades[path]
