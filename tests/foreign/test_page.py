@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import shutil
 import sys
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Page, expect
-from tests.builders import DID, REV, Op, account, cid_of, commit, create, delete, identity, like
+from tests.builders import DID, REV, Op, account, commit, create, delete, identity, like
 from tests.foreign.browser import PATIENCE_MS, Tab, looking
 from tests.foreign.conftest import missing
 from tests.programs import program
-from tests.relay import Relay, numbered
-from tests.serving import Start, published, running, until
+from tests.relay import Relay
+from tests.serving import LOOPBACK, Start, published, running, until
 
 from jetstream.app import Service
 from jetstream.settings import Address, Settings
@@ -94,13 +94,13 @@ class TestFigures:
         await expect(events.get_by_text("2 since the start")).to_be_visible()
         collections = page.get_by_role("table", name="Collections, events/s")
         await expect(collections.get_by_role("rowheader", name=POST)).to_be_visible()
-        for title in ("Kinds, events/s", "Log", "Subscribers", "Out", "Since the start", "Process"):
+        for title in ("Kinds, events/s", "Log", "Subscribers by wire", "Process"):
             await expect(page.get_by_role("heading", name=title, exact=True)).to_be_visible()
 
     async def test_subscribers_are_shown_by_wire_and_compression(self, tab: Tab) -> None:
         await tab.start(spelling="v2")
         await connected(tab)
-        card = tab.page.get_by_role("region", name="Subscribers", exact=True)
+        card = tab.page.get_by_role("region", name="Subscribers by wire")
         for name in ("wire v2", "not compressed"):
             row = card.locator("dl > div", has_text=name)
             await expect(row.get_by_role("definition")).to_have_text("1")
@@ -116,7 +116,7 @@ class TestFigures:
     async def test_it_links_to_what_programs_read(self, tab: Tab) -> None:
         links = tab.page.get_by_role("navigation", name="Endpoints").get_by_role("link")
         names = ["metrics", "health", "ready", "status.json", "openapi.json", "cursors", "gaps"]
-        assert await links.all_text_contents() == names
+        assert await links.all_text_contents() == [*names, "docs"]
         for name in names:
             found = await tab.page.request.get(f"{tab.base}{name}")
             assert found.status in {200, 503}
@@ -279,9 +279,7 @@ class TestEvent:
     HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=2</script>\u202e'
 
     @pytest.mark.parametrize("wire", WIRES)
-    async def test_a_click_opens_the_record_with_links(
-        self, wire: str, tab: Tab, upstream: Upstream
-    ) -> None:
+    async def test_a_click_opens_the_record_with_links(self, wire: str, tab: Tab, upstream: Upstream) -> None:
         uri = f"at://{OTHER}/{POST}/1"
         fields = {"reply": {"parent": {"uri": uri}}, "link": "https://example.com/?a=1", "big": 2**63 - 1}
         await tab.start(spelling=wire)
@@ -304,9 +302,8 @@ class TestEvent:
         shown = await dialog.get_by_role("region", name="The whole event").text_content()
         record = _record(json.loads(shown or ""))
         assert record == {"$type": POST, "text": self.HOSTILE, **fields}
-        assert f'\n{" " * 6}"big": {2**63 - 1},\n' in (shown or "").replace(" " * 8, " " * 6)
-        if wire != "classic":
-            await expect(dialog.get_by_text(str(cid_of(post(self.HOSTILE, 7, **fields).block)))).to_have_count(0)
+        assert f'\n      "big": {2**63 - 1},\n' in (shown or "")
+        await expect(dialog.get_by_text(re.compile("^bafyrei"))).to_have_count(wire != "classic")
         await expect(dialog.get_by_text(REV, exact=True)).to_be_visible()
 
     async def test_hostile_text_stays_text(self, tab: Tab, upstream: Upstream) -> None:
@@ -358,7 +355,7 @@ def _record(message: dict[str, Any]) -> Any:
 class TestSnippets:
     """The same subscription in other programs: each is run as it is shown."""
 
-    FIELDS = {"collections": f"{POST}, app.bsky.graph.*", "text": "it's", "start": "10 minutes ago"}
+    FIELDS: ClassVar = {"collections": f"{POST}, app.bsky.graph.*", "text": "it's", "start": "10 minutes ago"}
 
     @staticmethod
     async def shown(tab: Tab, name: str) -> str:
@@ -368,7 +365,7 @@ class TestSnippets:
     async def test_the_address_says_what_is_chosen(self, tab: Tab) -> None:
         await tab.ask(**self.FIELDS, dids=DID)
         await tab.page.get_by_role("checkbox", name="account").uncheck()
-        common = f"kinds=commit&kinds=identity&text=it%27s&cursor=-10m"
+        common = "kinds=commit&kinds=identity&text=it%27s&cursor=-10m"
         ws = tab.base.replace("http", "ws")
         lists = f"wantedCollections={POST}&wantedCollections=app.bsky.graph.*&wantedDids={DID}"
         assert await self.shown(tab, "websocat") == f"websocat '{ws}subscribe?{lists}&{common}'"
@@ -381,7 +378,9 @@ class TestSnippets:
         lists = f"collections={POST}&collections=app.bsky.graph.*&dids={DID}&kinds=commit&kinds=identity"
         shown = re.escape(f"websocat '{ws}{path}?{lists}")
         # The kind `sync`, which this wire has, is chosen; a position is all that it takes as a cursor.
-        assert re.fullmatch(shown + r"&kinds=sync&text=it%27s&cursor=\d{16}'", await self.shown(tab, "websocat"))
+        assert re.fullmatch(
+            shown + r"&kinds=sync&text=it%27s&cursor=\d{16}'", await self.shown(tab, "websocat")
+        )
 
     async def test_classic_is_asked_for_where_it_is_not_the_default(self, start: Start) -> None:
         service = await start(wire="v1")
@@ -401,7 +400,8 @@ class TestSnippets:
         async with program("sh", "-c", f"exec {curl} --silent") as printing:
             assert _record(json.loads(await printing.line()))["text"] == "it's here"
         async with program(sys.executable, tmp_path / "snippet.py") as printing:
-            assert "it's here" in await printing.line()
+            while "it's here" not in await printing.line():  # v2 may say first that the cursor is old
+                pass
 
     async def test_javascript_runs_in_the_browser(
         self, tab: Tab, upstream: Upstream, service: Service
@@ -428,33 +428,31 @@ class TestRestart:
         self, relay: Relay, upstream: Upstream, tmp_path: Path
     ) -> None:
         given: dict[str, Any] = {"upstream": relay.url, "data_dir": tmp_path, "upstream_cursor": 0}
-        first = Service(Settings(**given, listen=Address("127.0.0.1", 0)))
-        async with running(first):
-            port = first.port
-            again = Service(Settings(**given, listen=Address("127.0.0.1", port)))
-            looked = looking(port, requests_fail=True)
-            tab = await looked.__aenter__()
-            await tab.start()
-            await connected(tab)
-            upstream.post("before")
-            await expect(tab.rows).to_have_count(1)
-            pill = tab.page.get_by_role("banner").get_by_role("status")
-            await expect(pill).to_have_text("ready")
-        await expect(pill).to_have_text("no answer")
-        await expect(tab.page.get_by_text("The server does not answer.")).to_be_visible()
-        await expect(tab.state).to_have_text(re.compile(r"connecting again in \d+ s"))
-        upstream.post("meanwhile")
-        async with running(again):
-            await published(again, 2)
-            await tab.button("Try now").click()
-            await expect(pill).to_have_text("ready")
-            await expect(tab.page.get_by_text("The server does not answer.")).to_be_hidden()
-            await connected(tab)
-            upstream.post("after")
-            await expect(tab.rows).to_have_text(
-                [re.compile(each) for each in ("after", "meanwhile", "before")]
-            )
-            await looked.__aexit__(None, None, None)
+        first = Service(Settings(**given, listen=LOOPBACK))
+        async with AsyncExitStack() as tabs:
+            async with running(first):
+                tab = await tabs.enter_async_context(looking(first.port, requests_fail=True))
+                state = tab.page.get_by_role("banner").get_by_role("status")
+                await tab.start()
+                await connected(tab)
+                upstream.post("before")
+                await expect(tab.rows).to_have_count(1)
+                await expect(state).to_have_text("ready")
+            await expect(state).to_have_text("no answer")
+            silence = tab.page.get_by_text("The server does not answer.")
+            await expect(silence).to_be_visible()
+            await expect(tab.state).to_have_text(re.compile(r"connecting again in \d+ s"))
+            upstream.post("meanwhile")
+            async with running(Service(Settings(**given, listen=Address("127.0.0.1", first.port)))) as again:
+                await published(again, 2)
+                await tab.button("Try now").click()
+                await expect(state).to_have_text("ready")
+                await expect(silence).to_be_hidden()
+                await connected(tab)
+                upstream.post("after")
+                await expect(tab.rows).to_have_text(
+                    [re.compile(each) for each in ("after", "meanwhile", "before")]
+                )
 
 
 class TestAccess:
@@ -537,7 +535,7 @@ class TestAccess:
         self, screen: dict[str, Any], scheme: str, start: Start, upstream: Upstream
     ) -> None:
         """Contrast, names, roles, landmarks: with conditions, events, and one of them open."""
-        service = await start(upstream_cursor=0, max_subscribers=1)
+        service = await start(upstream_cursor=0)
         async with looking(service.port, **screen, color_scheme=scheme) as tab:
             await tab.start()
             await connected(tab)
@@ -562,9 +560,7 @@ class TestAccess:
             await tab.page.emulate_media(color_scheme="light")
             assert min(await tab.page.evaluate(lightness)) > 192
 
-    async def test_nothing_is_wider_than_a_phone(
-        self, service: Service, upstream: Upstream
-    ) -> None:
+    async def test_nothing_is_wider_than_a_phone(self, service: Service, upstream: Upstream) -> None:
         width = "document.documentElement.scrollWidth"
         async with looking(service.port, **PHONE) as tab:
             await tab.page.get_by_text("Parameters of a subscription").click()
@@ -580,4 +576,6 @@ class TestAccess:
     async def test_without_scripts_it_says_where_everything_is(self, service: Service) -> None:
         async with looking(service.port, java_script_enabled=False) as tab:
             await expect(tab.page.get_by_text("The figures and the viewer need JavaScript.")).to_be_visible()
-            await expect(tab.page.get_by_text(f"ws://127.0.0.1:{service.port}/v1/subscribe").first).to_be_visible()
+            await expect(
+                tab.page.get_by_text(f"ws://127.0.0.1:{service.port}/v1/subscribe").first
+            ).to_be_visible()

@@ -59,6 +59,7 @@ _SECTIONS: Final[Sections] = {
 _ROWS_OPEN_MAX: Final = 16  # a longer section is folded
 # What the page links to at its end, relative to `/`.
 _LINKS: Final = ("metrics", "health", "ready", "status.json", "openapi.json", "cursors", "gaps")
+_DOCS: Final = '<a href="#connect">docs</a>'
 
 
 def page(
@@ -112,7 +113,7 @@ def _html(template: str, sections: Sections, wire: str, hidden: tuple[str, ...])
         about=escape(_ABOUT),
         wire=escape(wire),
         sections="".join(_section(title, rows) for title, rows in sections.items()),
-        links=" ".join(f'<a href="{path}">{path}</a>' for path in _LINKS if path not in hidden),
+        links="\n".join([*(f'<a href="{path}">{path}</a>' for path in _LINKS if path not in hidden), _DOCS]),
         version=f"jetstream {escape(__version__)}",
     )
 

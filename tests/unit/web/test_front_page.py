@@ -18,7 +18,9 @@ FILES = PageFiles()
 BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8", "host": "jetstream.example"}
 
 
-def answer(headers: dict[str, str], status: Status = STATUS, wire: str = "classic", **options: bool) -> Response:
+def answer(
+    headers: dict[str, str], status: Status = STATUS, wire: str = "classic", **options: bool
+) -> Response:
     page = front_page.page(wire, lambda: status, FILES, **options)
     return page(Request("GET", "/", "", 1, headers))
 

@@ -51,7 +51,9 @@ def test_the_template_has_no_script_or_style_of_its_own_and_names_no_other_site(
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_never_makes_html_of_text(name: str) -> None:
     code = re.sub(r"^\s*(?://|/?\*).*$", "", (FOLDER / name).read_text(), flags=re.MULTILINE)
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", code)
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", code
+    )
 
 
 def test_each_script_is_loaded() -> None:

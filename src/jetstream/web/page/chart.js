@@ -7,6 +7,9 @@ const [WIDTH, HEIGHT] = [360, 72]; // of the drawing, which is stretched to its 
 const PAD = 3;
 const STEPS_MIN = 30; // as wide as so many values, while there are fewer
 
+const along = (run) => run.map((point) => point.join(" ")).join("L");
+const below = (run) => `M${run[0][0]} ${HEIGHT}L${along(run)}L${run.at(-1)[0]} ${HEIGHT}Z`;
+
 /** A tile: the figure of now, and its line. `format` makes a text of a value. */
 export class Tile {
   constructor(title, format, { color, hint }) {
@@ -18,7 +21,8 @@ export class Tile {
     this.readout = element("span", { class: "muted" }, "");
     this.area = svg("path", { class: "area" });
     this.line = svg("path", { class: "line", "vector-effect": "non-scaling-stroke" });
-    this.mark = svg("line", { class: "mark", y1: 0, y2: HEIGHT, "vector-effect": "non-scaling-stroke", visibility: "hidden" });
+    const across = { y1: 0, y2: HEIGHT, "vector-effect": "non-scaling-stroke" };
+    this.mark = svg("line", { class: "mark", visibility: "hidden", ...across });
     this.drawing = svg(
       "svg",
       { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": title },
@@ -48,9 +52,8 @@ export class Tile {
     this.top = Math.max(...found, 0) || 1;
     setText(this.begin, `${duration(this.steps * stepS)} ago`);
     const runs = this.#runs();
-    this.line.setAttribute("d", runs.map((run) => `M${run.map((point) => point.join(" ")).join("L")}`).join(""));
-    const areas = runs.map((run) => `M${run[0][0]} ${HEIGHT}L${run.map((point) => point.join(" ")).join("L")}L${run.at(-1)[0]} ${HEIGHT}Z`);
-    this.area.setAttribute("d", areas.join(""));
+    this.line.setAttribute("d", runs.map((run) => `M${along(run)}`).join(""));
+    this.area.setAttribute("d", runs.map(below).join(""));
     const [low, high] = [Math.min(...found), Math.max(...found)].map(this.format);
     const summary = found.length ? `lowest ${low}, highest ${high}, last ${this.format(found.at(-1))}` : "no values yet";
     this.drawing.setAttribute("aria-label", `${this.title} in the last hour: ${summary}`);

@@ -30,6 +30,11 @@ export function outside(href, text) {
   return element("a", { href, target: "_blank", rel: "noopener noreferrer" }, text);
 }
 
+/** Return pairs of a name and a text, as the children of a `dl`. */
+export function pairsOf(rows) {
+  return rows.map(([name, text]) => element("div", {}, element("dt", {}, name), element("dd", {}, text)));
+}
+
 /** Set the text of a node if it is another one, so that a selection stays. */
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;

@@ -2,7 +2,7 @@
 // know all of them.
 
 import { Tile } from "./chart.js";
-import { byId, element, fill, setText, show } from "./dom.js";
+import { byId, element, fill, pairsOf, setText, show } from "./dom.js";
 import { bytes, duration, number, percent, UNKNOWN } from "./format.js";
 
 const UPSTREAMS_MAX = 20;
@@ -74,7 +74,8 @@ function showTiles({ events, out, subscribers, upstreams, log, loop_delay_ms, de
   const age = ages.length ? `last frame ${duration(Math.min(...ages))} ago` : "no frame yet";
   tiles.events.set(number(events.per_s), `${number(events.total)} since the start`);
   tiles.messages.set(number(out.messages_per_s), `${bytes(out.bytes_per_s)}/s`);
-  tiles.subscribers.set(number(subscribers.total), `${number(subscribers.lagging)} lagging, ${number(subscribers.catching_up)} catching up`);
+  const { total, lagging, catching_up } = subscribers;
+  tiles.subscribers.set(number(total), `${number(lagging)} lagging, ${number(catching_up)} catching up`);
   tiles.lag.set(duration(lags.length ? Math.min(...lags) : null), age);
   tiles.loop.set(milliseconds(loop_delay_ms.p99), `delivery p99 ${milliseconds(delivery_ms.p99)}`);
   const draw = (tile, name) => tile.draw(history[name], history.step_s, history.end_us);
@@ -110,7 +111,7 @@ function upstreamRows({ rows, pds, waiting, more }) {
   );
   const rest = [];
   if (more > 0) rest.push(`and ${number(more)} more upstreams`);
-  if (pds) rest.push(`PDSes: ${number(pds.connected)} connected, ${number(pds.idle)} idle, ${number(pds.reconnecting)} reconnecting`);
+  if (pds) rest.push(`PDSes: ${pds.connected} connected, ${pds.idle} idle, ${pds.reconnecting} reconnecting`);
   if (waiting) rest.push(`${number(waiting)} messages wait for a key, or for those before them`);
   const last = rest.map((text) => element("tr", {}, element("td", { colspan: head.length, class: "muted" }, text)));
   return [element("thead", {}, element("tr", {}, ...cells)), element("tbody", {}, ...body, ...last)];
@@ -124,22 +125,20 @@ function showEvents({ by_kind, by_collection }) {
 /** Show rates as a table with bars. */
 function bars(id, rates, nothing) {
   const top = Math.max(...rates.map(([, rate]) => rate ?? 0)) || 1;
-  fill(byId(id), rates, () => [
-    element("tbody", {}, ...(rates.length ? rates.map(([name, rate]) => bar(name, rate, top)) : [element("tr", {}, element("td", {}, nothing))])),
-  ]);
+  const none = element("tr", {}, element("td", { class: "muted" }, nothing));
+  const rows = () => (rates.length ? rates.map(([name, rate]) => bar(name, rate, top)) : [none]);
+  fill(byId(id), rates, () => [element("tbody", {}, ...rows())]);
 }
 
 function bar(name, rate, top) {
   const filled = element("span", { class: "bar", "aria-hidden": "true" });
   filled.style.inlineSize = `${((rate ?? 0) / top) * 100}%`;
-  return element("tr", {}, element("th", { scope: "row" }, element("span", {}, name), filled), element("td", { class: "number" }, number(rate)));
+  const title = element("th", { scope: "row" }, element("span", {}, name), filled);
+  return element("tr", {}, title, element("td", { class: "number" }, number(rate)));
 }
 
-/** Show figures as pairs of a name and a text. */
 function pairs(id, rows) {
-  fill(byId(id), rows, () =>
-    rows.map(([name, text]) => element("div", {}, element("dt", {}, name), element("dd", {}, text))),
-  );
+  fill(byId(id), rows, pairsOf);
 }
 
 function log(log) {
@@ -160,7 +159,10 @@ function subscribers(found) {
   return [
     ["connected", `${number(found.total)} of ${number(found.max)}`],
     ...Object.entries(found.by_wire).map(([name, count]) => [`wire ${name}`, number(count)]),
-    ...Object.entries(found.by_compression).map(([name, count]) => [name === "none" ? "not compressed" : `compressed, ${name}`, number(count)]),
+    ...Object.entries(found.by_compression).map(([name, count]) => [
+      name === "none" ? "not compressed" : `compressed, ${name}`,
+      number(count),
+    ]),
     ["catching up", number(found.catching_up)],
     ["lagging", number(found.lagging)],
   ];
@@ -170,7 +172,7 @@ function out({ out, delivery_ms }) {
   return [
     ["messages", number(out.messages_total)],
     ["bytes", bytes(out.bytes_total)],
-    ["bytes/s", bytes(out.bytes_per_s)],
+    
     ["delivery p50, p99", `${number(delivery_ms.p50)}, ${milliseconds(delivery_ms.p99)}`],
   ];
 }
@@ -179,9 +181,11 @@ function out({ out, delivery_ms }) {
 function counts(status) {
   const kinds = { drops: "dropped", disconnects: "disconnected", refused: "refused" };
   const rows = Object.entries(kinds).flatMap(([key, label]) =>
-    Object.entries(status[key]).filter(([, count]) => count).map(([reason, count]) => [`${label}: ${reason}`, number(count)]),
+    Object.entries(status[key])
+      .filter(([, count]) => count)
+      .map(([reason, count]) => [`${label}: ${reason}`, number(count)]),
   );
-  return rows.length ? rows : [["dropped, disconnected, refused", "0"]];
+  return rows.length ? rows : [["none so far", ""]];
 }
 
 function server({ process, loop_delay_ms, now_us, started_us }) {

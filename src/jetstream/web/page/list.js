@@ -21,7 +21,7 @@ export class EventList {
     this.onDrawn = onDrawn;
     this.messages = new Map(); // of each row: its message and what it says
     this.waiting = []; // messages without a row, the oldest first
-    this.skipped = 0; // messages that will never have a row
+    this.behind = 0; // messages that came since it was drawn
     this.chars = 0; // of the messages that have a row
     this.paused = false;
     this.pointed = false;
@@ -38,6 +38,7 @@ export class EventList {
   /** Add a message that is an event. */
   add(text) {
     this.waiting.push(text);
+    this.behind += 1;
     if (this.waiting.length > 2 * ROWS_MAX) this.#skip();
     this.draw();
   }
@@ -45,7 +46,7 @@ export class EventList {
   /** Forget all rows and what waits. */
   clear() {
     this.waiting = [];
-    this.skipped = 0;
+    this.behind = 0;
     this.chars = 0;
     this.messages.clear();
     this.node.replaceChildren();
@@ -68,6 +69,7 @@ export class EventList {
     const rows = this.waiting.map((text) => this.#row(text)).reverse();
     const newest = rows.length ? this.messages.get(rows[0].firstChild).event : null;
     this.waiting = [];
+    this.behind = 0;
     this.node.prepend(...rows);
     this.#trim();
     this.#changed();
@@ -76,10 +78,7 @@ export class EventList {
 
   /** Give up waiting messages that would not stay in the list. */
   #skip() {
-    const more = this.waiting.length - ROWS_MAX;
-    if (more <= 0) return;
-    this.waiting.splice(0, more);
-    this.skipped += more;
+    this.waiting.splice(0, Math.max(0, this.waiting.length - ROWS_MAX));
   }
 
   #trim() {
@@ -93,7 +92,7 @@ export class EventList {
 
   #changed() {
     show(byId("empty"), !this.node.childElementCount);
-    if (!this.node.querySelector('[tabindex="0"]')) this.#reachable(this.node.firstElementChild);
+    if (!this.node.contains(document.activeElement)) this.#reachable(this.node.firstElementChild);
   }
 
   /** Make a row the one that the Tab key reaches. */

@@ -1,6 +1,6 @@
 // One event in a dialog: its JSON, indented, with links to what it names.
 
-import { byId, copy, element, outside, setText } from "./dom.js";
+import { byId, copy, element, outside, pairsOf, setText } from "./dom.js";
 import { clockTime, utc } from "./format.js";
 
 const VIEWER = "https://pdsls.dev/";
@@ -31,7 +31,7 @@ export class EventDialog {
   show(event, text) {
     setText(byId("event-title"), [event.action, event.collection].filter(Boolean).join(" · "));
     byId("event-links").replaceChildren(...linksOf(event));
-    byId("event-facts").replaceChildren(...factsOf(event).map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))));
+    byId("event-facts").replaceChildren(...pairsOf(factsOf(event)));
     byId("record").replaceChildren(...pretty(text));
     this.dialog.showModal();
     this.dialog.scrollTop = 0;

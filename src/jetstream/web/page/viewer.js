@@ -16,6 +16,8 @@ const PRESETS = {
   blocks: "app.bsky.graph.block",
   profiles: "app.bsky.actor.profile",
 };
+const NOT_STARTED = "Press Start, and events appear here as they come.";
+const WAITING = "Waiting for events that match.";
 const FIGURES_EVERY_MS = 500;
 const RATE_OVER_MS = 3000;
 
@@ -32,6 +34,8 @@ export class Viewer {
     this.stream = null;
     this.count = 0; // events since the start
     this.counts = []; // [time, count] of the last seconds
+    this.explained = false; // whether it was asked what the filter selects
+    this.selects = ""; // what was answered
     this.delayMs = null; // from the storing of an event until it was drawn, by the clock of the user
     this.snippet = "websocat";
     this.#wire();
@@ -77,7 +81,8 @@ export class Viewer {
   }
 
   #subscription() {
-    return new Subscription(this.asked(), { base: new URL(".", location.href).href, served: document.body.dataset.wire, nowUs: this.nowUs });
+    const base = new URL(".", location.href).href;
+    return new Subscription(this.asked(), { base, served: document.body.dataset.wire, nowUs: this.nowUs });
   }
 
   #changed() {
@@ -92,8 +97,9 @@ export class Viewer {
   }
 
   #presets() {
-    const chips = Object.entries(PRESETS).map(([name, collection]) => element("button", { type: "button", class: "chip", title: collection }, name));
-    byId("presets").append(...chips);
+    for (const [name, collection] of Object.entries(PRESETS)) {
+      byId("presets").append(element("button", { type: "button", class: "chip", title: collection }, name));
+    }
     byId("presets").addEventListener("click", ({ target }) => {
       if (!target.title) return;
       const field = byId("collections-field");
@@ -105,15 +111,15 @@ export class Viewer {
   }
 
   #tabs() {
-    const tabs = Object.keys(SNIPPETS).map((name) => element("button", { type: "button", role: "tab", id: `tab-${name}`, "aria-controls": "snippet-panel" }, name));
-    const choose = (tab, focus) => {
-      this.snippet = tab.textContent;
+    const tabs = Object.keys(SNIPPETS).map(tab);
+    const choose = (chosen, focus) => {
+      this.snippet = chosen.textContent;
       for (const each of tabs) {
-        each.setAttribute("aria-selected", each === tab);
-        each.tabIndex = each === tab ? 0 : -1;
+        each.setAttribute("aria-selected", each === chosen);
+        each.tabIndex = each === chosen ? 0 : -1;
       }
-      byId("snippet-panel").setAttribute("aria-labelledby", tab.id);
-      if (focus) tab.focus();
+      byId("snippet-panel").setAttribute("aria-labelledby", chosen.id);
+      if (focus) chosen.focus();
       this.#changed();
     };
     byId("tabs").append(...tabs);
@@ -129,6 +135,7 @@ export class Viewer {
 
   #start() {
     this.stream?.close();
+    Object.assign(this, { explained: false, selects: "" });
     this.#clear();
     this.#pause(false);
     const subscription = this.#subscription();
@@ -160,18 +167,16 @@ export class Viewer {
   /** Say how much the filter selects, once for each start. */
   async #explain(subscription) {
     this.explained = true;
-    try {
-      const response = await fetch(subscription.httpUrl("explain"), { cache: "no-store" });
-      const { events, matched } = (await response.json()).last_minute;
-      this.selects = `of the last minute's ${number(events)} events it selects ${number(matched)}`;
-    } catch {
-      this.selects = ""; // it is asked for too often, or the server has just gone
-    }
+    const response = await fetch(subscription.httpUrl("explain"), { cache: "no-store" }).catch(() => null);
+    if (!response?.ok || this.stream?.subscription !== subscription) return; // asked for too often, or gone
+    const { events, matched } = (await response.json()).last_minute;
+    this.selects = `of the last minute's ${number(events)} events it selects ${number(matched)}`;
   }
 
   #stop(text) {
     this.stream?.close();
     this.stream = null;
+    this.#pause(false);
     setText(byId("stream-state"), text);
     byId("stream-state").dataset.state = "stopped";
     this.#buttons();
@@ -186,7 +191,7 @@ export class Viewer {
 
   #clear() {
     show(byId("refusal"), false);
-    Object.assign(this, { count: 0, counts: [], delayMs: null, selects: "", explained: false });
+    Object.assign(this, { count: 0, counts: [], delayMs: null });
     this.list.clear();
     this.#figures();
   }
@@ -195,7 +200,7 @@ export class Viewer {
     setText(byId("start"), this.stream ? "Restart" : "Start");
     byId("stop").disabled = byId("pause").disabled = !this.stream;
     byId("clear").disabled = false;
-    setText(byId("empty"), this.stream ? "Waiting for events that match." : "Press Start, and events appear here as they come.");
+    setText(byId("empty"), this.stream ? WAITING : NOT_STARTED);
   }
 
   // Figures
@@ -221,14 +226,12 @@ export class Viewer {
   #sentences() {
     const [[began, before], [ended, after]] = [this.counts[0], this.counts.at(-1)];
     const rate = ended > began ? ((after - before) * 1000) / (ended - began) : 0;
-    const { paused, held, waiting, skipped } = this.list;
-    const behind = waiting.length + (paused || held ? skipped - (this.skippedBefore ?? 0) : 0);
-    if (!paused && !held) this.skippedBefore = skipped;
+    const { paused, held, behind } = this.list;
+    const still = paused ? "paused" : held ? "standing still while you are in the list" : "";
     return [
       `${number(this.count)} events`,
       this.stream && `${number(rate)}/s`,
-      paused ? `paused, ${number(behind)} more came` : held && `standing still while you are in the list, ${number(behind)} more came`,
-      this.stream && !paused && !held && this.#delay(),
+      still ? `${still}, ${number(behind)} more came` : this.stream && this.#delay(),
       this.selects,
     ];
   }
@@ -237,6 +240,10 @@ export class Viewer {
     if (this.delayMs === null || this.delayMs < 0) return "";
     return this.delayMs < 60_000 ? `delay ${duration(this.delayMs / 1000)}` : `${duration(this.delayMs / 1000)} behind`;
   }
+}
+
+function tab(name) {
+  return element("button", { type: "button", role: "tab", id: `tab-${name}`, "aria-controls": "snippet-panel" }, name);
 }
 
 /** Return unix milliseconds as a field for a local time takes them. */

@@ -1,14 +1,16 @@
 // The three wires: how a subscription is asked for, and what a message says. docs/api.md describes them.
 
 const V2_PATH = "xrpc/network.bsky.jetstream.subscribeEvents";
+const WANTED = { collections: "wantedCollections", dids: "wantedDids" };
+const ALL_BUT_SYNC = ["commit", "identity", "account"];
 const KINDS = { com: "commit", id: "identity", acc: "account" };
 const OPERATIONS = { c: "create", u: "update", d: "delete" };
 
 /** The names of what differs between the endpoints. */
 export const WIRES = {
-  classic: { path: "subscribe", names: { collections: "wantedCollections", dids: "wantedDids" }, kinds: ["commit", "identity", "account"] },
-  v1: { path: "v1/subscribe", names: { collections: "wantedCollections", dids: "wantedDids" }, kinds: ["commit", "identity", "account"] },
-  v2: { path: V2_PATH, names: { collections: "collections", dids: "dids" }, kinds: ["commit", "identity", "account", "sync"] },
+  classic: { path: "subscribe", names: WANTED, kinds: ALL_BUT_SYNC },
+  v1: { path: "v1/subscribe", names: WANTED, kinds: ALL_BUT_SYNC },
+  v2: { path: V2_PATH, names: { collections: "collections", dids: "dids" }, kinds: [...ALL_BUT_SYNC, "sync"] },
 };
 
 /** Return what a message says: `position`, and `event` in one shape for all wires; null if it is no event. */
