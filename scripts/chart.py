@@ -1,7 +1,7 @@
-"""Draw a chart as SVG: horizontal bars, or ranges from a median to a 99th percentile, each with its figure beside it.
+"""Draw a chart as SVG: bars, or ranges from a median to a 99th percentile, each with its figure beside it.
 
-An SVG is readable in light and dark, which its style sheet chooses, and 330 pixels wide. Its text says everything:
-colours only point out which server is ours. The same chart has the same bytes each time.
+An SVG is readable in light and dark, between which its style sheet chooses, and on a page of 360 pixels. Its
+text says everything: colours only point out which server is ours. The same chart always has the same bytes.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ CHARACTER: Final = 6.8  # the width of a character of text, in the wider fonts
 LETTERS: Final = int((WIDTH - 2 * MARGIN) / CHARACTER)  # in a line
 
 STYLE: Final = """
-text{font:12px system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;fill:#1f2328}
+text{font:12px system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;fill:#1f2328;
+stroke:#fff;stroke-width:3px;paint-order:stroke}
 .title{font-size:15px;font-weight:600}.group{font-weight:600}.muted{fill:#59636e}.words{font-style:italic}
 .card{fill:#fff;stroke:#d1d9e0}.grid{stroke:#d1d9e0}.other{fill:#818b98;stroke:#818b98}.ours{fill:#0072b2;stroke:#0072b2}
 .range{stroke-width:3}.ring{fill:#fff;stroke-width:2}
-@media(prefers-color-scheme:dark){text{fill:#e6edf3}.muted{fill:#9ba5b0}.card{fill:#161b22;stroke:#3d444d}
+@media(prefers-color-scheme:dark){text{fill:#e6edf3;stroke:#161b22}.muted{fill:#9ba5b0}.card{fill:#161b22;stroke:#3d444d}
 .grid{stroke:#3d444d}.other{fill:#7d8590;stroke:#7d8590}.ours{fill:#56b4e9;stroke:#56b4e9}.ring{fill:#161b22}}
 """
 
@@ -50,7 +51,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart. Bars of all groups have one scale, or those of each group their own; ranges are on a log scale."""
+    """A chart. Bars have one scale for all groups, or one for each group; ranges have a logarithmic scale."""
 
     title: str
     subtitle: str
@@ -116,7 +117,9 @@ def layout(chart: Chart) -> Layout:
 
 def draw(chart: Chart) -> str:
     """Return a chart as an SVG document."""
-    root = Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "role": "img", "aria-labelledby": "title desc"})
+    root = Element(
+        "svg", {"xmlns": "http://www.w3.org/2000/svg", "role": "img", "aria-labelledby": "title desc"}
+    )
     SubElement(root, "title", id="title").text = chart.title
     SubElement(root, "desc", id="desc").text = in_words(chart)
     SubElement(root, "style").text = STYLE
@@ -135,7 +138,8 @@ def draw(chart: Chart) -> str:
 def in_words(chart: Chart) -> str:
     """Return what a chart shows, for screen readers."""
     groups = [
-        f"{group.title}: {'; '.join(f'{row.label} {row.text}'.strip() for row in group.rows)}." for group in chart.groups
+        f"{group.title}: {'; '.join(f'{row.label} {row.text}'.strip() for row in group.rows)}."
+        for group in chart.groups
     ]
     return " ".join([chart.subtitle, *groups])
 
@@ -187,12 +191,17 @@ def draw_row(root: Element, place: Layout, group: Group, row: Row, y: int) -> No
     xs = [place.x(mark, group) for mark in row.marks]
     kind = "ours" if row.ours else "other"
     if len(xs) == 1:
-        box = {"x": f"{place.left:.1f}", "y": f"{y - 10}", "width": f"{xs[0] - place.left:.1f}", "height": "12"}
+        box = {
+            "x": f"{place.left:.1f}",
+            "y": f"{y - 10}",
+            "width": f"{xs[0] - place.left:.1f}",
+            "height": "12",
+        }
         SubElement(root, "rect", {"class": kind, **box})
     elif xs:
         line = {"x1": f"{xs[0]:.1f}", "x2": f"{xs[1]:.1f}", "y1": f"{y - 4}", "y2": f"{y - 4}"}
         SubElement(root, "line", {"class": f"{kind} range", **line})
-        ends(root, *xs, y - 4, kind)
+        ends(root, xs[0], xs[1], y - 4, kind)
     after = xs[-1] + GAP * len(xs) if xs else place.left
     write(root, after, y, row.text, "" if xs else "muted words")
 

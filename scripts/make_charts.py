@@ -1,7 +1,8 @@
 """Make the charts of the documentation, docs/images/*.svg, and the table of Go servers in docs/benchmarks.md.
 
-They show docs/benchmarks.json, which `make bench` writes, and docs/peers.json: figures of Go servers and ours of
-one run. Run it with `make charts` after a change of either. A test compares the files with what it makes.
+They show docs/benchmarks.json, which `make bench` writes, and docs/peers.json, which has figures of Go servers
+and ours of one run. Run it with `make charts` after a change of either. A test compares the files with what is
+made today.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from scripts.chart import Chart, Group, Row, draw
 DOCS: Final = Path(__file__).resolve().parents[1] / "docs"
 BEGIN: Final = "<!-- beside the Go servers, written by make charts -->\n"
 END: Final = "<!-- end of the Go servers -->\n"
+
+BEHIND: Final = "Behind: took in less than 97 % of the events."
 
 Values = list[float] | float | None
 Figure = dict[str, Any]
@@ -62,7 +65,7 @@ def charts(peers: dict[str, Any], benchmarks: dict[str, Any]) -> dict[str, Chart
     return {
         "cpu-of-a-message.svg": Chart(
             "CPU time of a message",
-            "Microseconds of the server's CPU for each message that a subscriber got. Shorter is better.",
+            f"Microseconds of CPU of the server for each message delivered. Shorter is better. {BEHIND}",
             tuple(beside(peers, MESSAGES)),
             "shared",
         ),
@@ -74,7 +77,7 @@ def charts(peers: dict[str, Any], benchmarks: dict[str, Any]) -> dict[str, Chart
         ),
         "delays-beside-go.svg": Chart(
             "Delay from the relay to the reader",
-            "Milliseconds, p50 / p99. Further left is better. The scale is logarithmic.",
+            f"Milliseconds, p50 / p99, on a logarithmic scale. Further left is better. {BEHIND}",
             tuple(beside(peers, DELAYS)),
             "log",
         ),
@@ -85,8 +88,8 @@ def charts(peers: dict[str, Any], benchmarks: dict[str, Any]) -> dict[str, Chart
             "own",
         ),
         "delays.svg": Chart(
-            "Delay from the relay to the reader, this server",
-            "Milliseconds, p50 / p99, the median of the runs of make bench. The scale is logarithmic.",
+            "Delay of this server, by scenario",
+            "Milliseconds, p50 / p99, on a logarithmic scale, from the relay to the reader.",
             tuple(scenarios(benchmarks)),
             "log",
         ),
@@ -104,7 +107,12 @@ def rows(servers: list[dict[str, str]], figure: Figure) -> Iterator[Row]:
     for index, server in enumerate(servers):
         behind, note = said(figure, "behind", index), said(figure, "notes", index)
         marks = () if behind else numbers(figure["values"][index])
-        yield Row(server["name"], marks, behind or ", ".join([spelled(marks), *filter(None, [note])]), ours=index == 0)
+        yield Row(
+            server["name"],
+            marks,
+            behind or ", ".join([spelled(marks), *filter(None, [note])]),
+            ours=index == 0,
+        )
 
 
 def scenarios(benchmarks: dict[str, Any]) -> Iterator[Group]:
@@ -116,7 +124,7 @@ def scenarios(benchmarks: dict[str, Any]) -> Iterator[Group]:
 
 
 def per_message(figure: Figure) -> Figure:
-    """Return µs a message where a figure is of cores and says how many messages were sent; others unchanged."""
+    """Return µs a message for a figure in cores that says how many were sent, and others unchanged."""
     rate = figure.get("messages_per_s")
     if rate is None:
         return figure
@@ -147,10 +155,12 @@ def spelled(marks: tuple[float, ...]) -> str:
 
 def table(peers: dict[str, Any]) -> str:
     """Return all figures of peers.json as a table. The best of each is bold, among servers that kept up."""
-    lines = [f"| what | {' | '.join(server['name'] for server in peers['servers'])} |"]
-    lines.append("|---|" + "---:|" * len(peers["servers"]))
-    for figure in peers["figures"].values():
-        lines.append(f"| {figure['what']}, {figure['unit']} | {' | '.join(cells(figure))} |")
+    servers = [server["name"] for server in peers["servers"]]
+    lines = [f"| what | {' | '.join(servers)} |", "|---|" + "---:|" * len(servers)]
+    lines += [
+        f"| {figure['what']}, {figure['unit']} | {' | '.join(cells(figure))} |"
+        for figure in peers["figures"].values()
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -160,7 +170,9 @@ def cells(figure: Figure) -> Iterator[str]:
     for index, values in enumerate(figure["values"]):
         words = said(figure, "behind", index) or said(figure, "notes", index)
         marks = [
-            f"**{spelled((mark,))}**" if not words and mark in champions[place : place + 1] else spelled((mark,))
+            f"**{spelled((mark,))}**"
+            if not words and mark in champions[place : place + 1]
+            else spelled((mark,))
             for place, mark in enumerate(numbers(values))
         ]
         yield ", ".join(filter(None, [" / ".join(marks), words]))

@@ -25,10 +25,14 @@ class TestFiles:
         assert path.read_text() == made(DOCS)[path]
 
     def test_there_is_no_other_chart_of_a_former_day(self) -> None:
-        drawn = {path.name for path in (DOCS / "images").glob("*.svg") if "aria-labelledby" in path.read_text()}
+        drawn = {
+            path.name for path in (DOCS / "images").glob("*.svg") if "aria-labelledby" in path.read_text()
+        }
         assert drawn == {path.name for path in made(DOCS) if path.suffix == ".svg"}
 
-    @pytest.mark.parametrize("path", [path for path in made(DOCS) if path.suffix == ".svg"], ids=lambda path: path.name)
+    @pytest.mark.parametrize(
+        "path", [path for path in made(DOCS) if path.suffix == ".svg"], ids=lambda path: path.name
+    )
     def test_each_chart_is_xml_and_on_the_page(self, path: Any) -> None:
         assert fromstring(path.read_text()).tag == "{http://www.w3.org/2000/svg}svg"
         assert f"](images/{path.name})" in (DOCS / "benchmarks.md").read_text()
@@ -40,7 +44,9 @@ class TestPeers:
         one = PEERS["figures"][name]
         said = [one.get(key, [None] * len(PEERS["servers"])) for key in ("behind", "notes")]
         assert one["best"] in {"most", "least"}
-        assert all(value is not None or any(words) for value, *words in zip(one["values"], *said, strict=True))
+        assert all(
+            value is not None or any(words) for value, *words in zip(one["values"], *said, strict=True)
+        )
 
     def test_a_server_that_was_behind_has_no_mark_in_any_chart(self) -> None:
         benchmarks = json.loads((DOCS / "benchmarks.json").read_text())
@@ -58,7 +64,10 @@ class TestRows:
 
     def test_behind_stands_in_place_of_marks_and_a_note_beside_them(self) -> None:
         one = figure(5, 7, behind=[None, "behind"], notes=["half of it", None])
-        assert list(rows(SERVERS, one)) == [Row("ours", (5,), "5, half of it", ours=True), Row("theirs", (), "behind")]
+        assert list(rows(SERVERS, one)) == [
+            Row("ours", (5,), "5, half of it", ours=True),
+            Row("theirs", (), "behind"),
+        ]
 
 
 class TestPerMessage:
@@ -95,7 +104,8 @@ class TestTable:
 
 
 @pytest.mark.parametrize(
-    ("marks", "text"), [((1989000,), "1,989,000"), ((7.0,), "7.0"), ((39.0,), "39"), ((0.78, 3.9), "0.78 / 3.9"), ((), "")]
+    ("marks", "text"),
+    [((1989000,), "1,989,000"), ((7.0,), "7.0"), ((39.0,), "39"), ((0.78, 3.9), "0.78 / 3.9"), ((), "")],
 )
 def test_numbers_are_written_as_in_tables(marks: tuple[float, ...], text: str) -> None:
     assert spelled(marks) == text
