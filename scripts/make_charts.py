@@ -1,8 +1,8 @@
 """Make the charts of the documentation, docs/images/*.svg, and the table of Go servers in docs/benchmarks.md.
 
-They show docs/benchmarks.json, which `make bench` writes, and docs/peers.json, which has figures of Go servers
-and ours of one run. Run it with `make charts` after a change of either. A test compares the files with what is
-made today.
+They show docs/benchmarks.json, which `make bench` writes, and docs/peers.json, which has figures of Go
+servers and ours of one run. Run it with `make charts` after a change of either. A test compares the files with
+what is made today.
 """
 
 from __future__ import annotations

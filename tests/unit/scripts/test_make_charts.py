@@ -7,11 +7,13 @@ from typing import Any
 from xml.etree.ElementTree import fromstring
 
 import pytest
-from scripts.chart import Row
+from scripts.chart import CHARACTER, MARGIN, WIDTH, Row
 from scripts.make_charts import DOCS, best, cells, charts, made, page, per_message, rows, spelled, table
 
 SERVERS = [{"name": "ours"}, {"name": "theirs"}]
 PEERS: dict[str, Any] = json.loads((DOCS / "peers.json").read_text())
+
+SHOWN = charts(PEERS, json.loads((DOCS / "benchmarks.json").read_text()))
 
 
 def figure(*values: Any, best: str = "least", **more: Any) -> dict[str, Any]:
@@ -37,6 +39,12 @@ class TestFiles:
         assert fromstring(path.read_text()).tag == "{http://www.w3.org/2000/svg}svg"
         assert f"](images/{path.name})" in (DOCS / "benchmarks.md").read_text()
 
+    @pytest.mark.parametrize("name", SHOWN)
+    def test_titles_fit_on_a_line(self, name: str) -> None:
+        room = WIDTH - 2 * MARGIN
+        assert len(SHOWN[name].title) * CHARACTER * 1.3 <= room
+        assert all(len(group.title) * CHARACTER * 1.07 <= room for group in SHOWN[name].groups)
+
 
 class TestPeers:
     @pytest.mark.parametrize("name", PEERS["figures"])
@@ -49,8 +57,7 @@ class TestPeers:
         )
 
     def test_a_server_that_was_behind_has_no_mark_in_any_chart(self) -> None:
-        benchmarks = json.loads((DOCS / "benchmarks.json").read_text())
-        shown = [row for chart in charts(PEERS, benchmarks).values() for row in chart.rows]
+        shown = [row for chart in SHOWN.values() for row in chart.rows]
         assert all(not row.marks for row in shown if row.text in {"behind", "delivered 62 %"})
         assert any(row.text == "behind" for row in shown)
 
