@@ -1,8 +1,8 @@
 """Make the charts of the documentation, docs/images/*.svg, and the table of Go servers in docs/benchmarks.md.
 
 They show docs/benchmarks.json, which `make bench` writes, and docs/peers.json, which has figures of Go
-servers and ours of one run. Run it with `make charts` after a change of either. A test compares the files with
-what is made today.
+servers and ours of one run. Run it with `make charts` after a change of either. A test compares the files
+with what is made today.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ SCENARIOS: Final = {
     "lat800": "800 subscribers, 420 events/s",
     "lat1000": "1,000 subscribers, 2,000 events/s",
     "slow100": "1,000 beside 100 slow ones, 1,000 events/s",
-    "collections2000": "2,000 filters by collection, 1,000 events/s",
+    "collections2000": "2,000 with collection filters, 1,000 events/s",
     "fan5000": "5,000 subscribers, 1,000 events/s",
 }
 
