@@ -13,7 +13,7 @@ from typing import Final, Literal
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 WIDTH: Final = 400  # of the drawing, in units; a unit is a pixel or a little more
-SHOWN_WIDTH: Final = 520  # pixels, where the page has them
+SHOWN_WIDTH: Final = 480  # pixels, where the page has them
 MARGIN: Final = 14
 LINE: Final = 20  # from one row to the next
 GAP: Final = 6  # between a mark and its text
