@@ -87,8 +87,8 @@ def share(mark: float, group: Group, chart: Chart) -> float:
     if chart.scale == "log":
         low, high = log_ends(chart)
         return math.log(mark / low) / math.log(high / low)
-    rivals = chart.marks if chart.scale == "shared" else [one for row in group.rows for one in row.marks]
-    return mark / max(rivals)
+    compared = chart.marks if chart.scale == "shared" else [one for row in group.rows for one in row.marks]
+    return mark / max(compared)
 
 
 def log_ends(chart: Chart) -> tuple[float, float]:

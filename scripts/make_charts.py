@@ -166,13 +166,11 @@ def table(peers: dict[str, Any]) -> str:
 
 def cells(figure: Figure) -> Iterator[str]:
     """Return the figure of each server, with what is said of it."""
-    champions = best(figure)
+    bests = best(figure)
     for index, values in enumerate(figure["values"]):
         words = said(figure, "behind", index) or said(figure, "notes", index)
         marks = [
-            f"**{spelled((mark,))}**"
-            if not words and mark in champions[place : place + 1]
-            else spelled((mark,))
+            f"**{spelled((mark,))}**" if not words and mark in bests[place : place + 1] else spelled((mark,))
             for place, mark in enumerate(numbers(values))
         ]
         yield ", ".join(filter(None, [" / ".join(marks), words]))

@@ -46,16 +46,16 @@ SHIPS = Group("ships", (Row("slow", (1.0,), "1"), Row("fast", (2.0,), "2")))
 def test_nothing_is_outside_of_the_card(groups: tuple[Group, ...]) -> None:
     svg = drawn(chart(*groups))
     height = float(svg.attrib["viewBox"].split()[3])
-    subjects = [
+    right_ends = [
         (text, float(text.attrib["x"]) + len(text.text or "") * CHARACTER) for text in svg.iter(f"{SVG}text")
     ]
-    subjects += [
+    right_ends += [
         (rect, float(rect.attrib["x"]) + float(rect.attrib["width"])) for rect in svg.iter(f"{SVG}rect")
     ]
     assert all(
-        right <= WIDTH - MARGIN + 1 for one, right in subjects if one.get("class") not in {"card", "title"}
+        right <= WIDTH - MARGIN + 1 for one, right in right_ends if one.get("class") not in {"card", "title"}
     )
-    assert all(0 <= float(one.attrib["y"]) <= height for one, _ in subjects)
+    assert all(0 <= float(one.attrib["y"]) <= height for one, _ in right_ends)
 
 
 @given(GROUPS, st.sampled_from(["own", "shared", "log"]))
