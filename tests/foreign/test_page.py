@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from axe_playwright_python.async_playwright import Axe
+from axe_playwright_python.async_playwright import Axe  # type: ignore[import-untyped]
 from playwright.async_api import Page, expect
 from tests.builders import DID, REV, Op, account, commit, create, delete, identity, like
 from tests.foreign.browser import PATIENCE_MS, Tab, looking
@@ -27,7 +27,7 @@ from jetstream.settings import Address, Settings
 
 POST = "app.bsky.feed.post"
 OTHER = "did:plc:z72i7hdynmk6r22z27h6tvur"
-PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True}
+PHONE: dict[str, Any] = {"viewport": {"width": 360, "height": 740}, "has_touch": True}
 WIRES = ("classic", "v1", "v2")
 expect.set_options(timeout=PATIENCE_MS)
 
