@@ -16,7 +16,7 @@ ARGUMENTS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 )
-PATIENCE_MS = 8_000
+PATIENCE_MS = 30_000
 # What Chromium writes when a request fails. A test that lets requests fail allows it.
 FAILED_REQUEST = re.compile(r"Failed to load resource|WebSocket connection to .* failed")
 

@@ -197,7 +197,7 @@ export class Viewer {
   }
 
   #buttons() {
-    setText(byId("start"), this.stream ? "Restart" : "Start");
+    setText(byId("start-button"), this.stream ? "Restart" : "Start");
     byId("stop").disabled = byId("pause").disabled = !this.stream;
     byId("clear").disabled = false;
     setText(byId("empty"), this.stream ? WAITING : NOT_STARTED);
