@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -112,6 +113,18 @@ async def test_a_refusal_does_not_repeat_the_token(service: Service) -> None:
             assert ALICE not in await response.text()
     assert [line["example"][:40] for line in logs if "example" in line] == ["/events?wantedDids=bob"]
     assert ALICE not in json.dumps(logs, default=str)
+
+
+async def test_a_body_that_is_not_read_is_not_the_next_request(service: Service) -> None:
+    inner = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    for path in ("/subscribe", V2, "/metrics"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(inner)}\r\n\r\n"
+        writer.write(head.encode() + inner)
+        answers = await reader.read()
+        assert answers.startswith(b"HTTP/1.1 401 ")
+        assert answers.count(b"HTTP/1.1 ") == 1
+        writer.close()
 
 
 async def test_a_preflight_needs_no_token(service: Service) -> None:

@@ -92,7 +92,7 @@ class Server:
         if guard is not None and request.method != "OPTIONS":
             found = guard.check(request, connection.origin)
             if isinstance(found, Denied):
-                self._connections.count_denied(found, connection.peer)
+                self._connections.count_denied(found, request, connection.peer)
                 return _denied(found, request)
             connection.user = found
         if PARAMETER in request.query:
@@ -135,10 +135,15 @@ class Server:
 
 
 def _denied(denied: Denied, request: Request) -> Response:
-    """Return the response to a request that a guard does not let pass."""
+    """Return the response to a request that a guard does not let pass.
+
+    A body, which another method may have, is not read: it must not be taken for the next request.
+    """
+    closing = request.method not in _READ
     if request.path.startswith(PREFIX):
-        return error_response(denied.status, "AuthRequired", denied.text, denied.fields)
-    return Response.sentence(denied.status, denied.text, denied.fields)
+        error = error_response(denied.status, "AuthRequired", denied.text, denied.fields)
+        return error._replace(closing=closing)
+    return Response.sentence(denied.status, denied.text, denied.fields, closing=closing)
 
 
 def _over_limit(over: OverLimit, request: Request) -> Response:
