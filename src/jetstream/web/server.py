@@ -139,7 +139,7 @@ def _denied(denied: Denied, request: Request) -> Response:
 
     A body, which another method may have, is not read: it must not be taken for the next request.
     """
-    closing = request.method not in _READ
+    closing = request.method not in READ
     if request.path.startswith(PREFIX):
         error = error_response(denied.status, "AuthRequired", denied.text, denied.fields)
         return error._replace(closing=closing)
