@@ -45,7 +45,11 @@ def _measure(relay: RelayProcess, server: Server, rate: float, seconds: float) -
     relay.begin(rate=rate, seconds=seconds)
     sent = relay.wait_sent()
     cpu_s = server.cpu_s() - cpu_s
-    return {"cpu_ms": cpu_s / sent.events * 1e3, "cpu_ms_per_s": cpu_s / sent.seconds * 1e3, "events": sent.events}
+    return {
+        "cpu_ms": cpu_s / sent.events * 1e3,
+        "cpu_ms_per_s": cpu_s / sent.seconds * 1e3,
+        "events": sent.events,
+    }
 
 
 def _written_bytes(pid: int) -> int:

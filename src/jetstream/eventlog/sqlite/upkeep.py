@@ -1,5 +1,6 @@
 """Upkeep: what is done to the file in the background, beside appends and readers.
 
+    journal      move small appends to the database
     seal         compress the oldest rows of the tail into segments
     fold         write the states of repositories to their table
     erase        rewrite segments that have records of deleted accounts
@@ -97,6 +98,8 @@ class Upkeep:
         state = self._state
         async with self._running:
             await (self._free_disk() if state.space.full else self._keep_time())
+            async with state.writing:
+                self._empty_journal()
             await self._seal()
             await self._fold()
             for step in (self._erase, self._retain, self._checkpoint, self._shrink):
@@ -142,11 +145,19 @@ class Upkeep:
     async def _exclusively(self, work: Callable[..., Result], *arguments: object) -> Result:
         """Run a step in the thread while nobody else writes.
 
-        Appends wait for it, so the thread gets the GIL quickly.
+        Appends wait for it, so the thread gets the GIL quickly. The step finds all appends in the database,
+        except on a full disk.
         """
         async with self._state.writing:
+            if not self._state.space.full:
+                self._empty_journal()
             with short_switch_interval():
                 return await self._in_thread(work, *arguments)
+
+    def _empty_journal(self) -> None:
+        """Move appends to the database, with `writing` held: some tenths of a millisecond."""
+        with TranslatedErrors(self._state.path):
+            self._state.empty_journal()
 
     async def _in_thread(self, work: Callable[..., Result], *arguments: object) -> Result:
         """Run a step in the thread. Raises LogUnwritable or LogCorrupt."""
@@ -198,7 +209,10 @@ class Upkeep:
         repos, connection, limits = self._state.repos, self._state.upkeep, self._state.limits
         if not repos.is_due:
             return
-        for step in await self._in_thread(in_steps, repos.begin_fold(), limits.fold_repos):
+        async with self._state.writing:
+            self._empty_journal()
+            changes = repos.begin_fold()
+        for step in await self._in_thread(in_steps, changes, limits.fold_repos):
             await self._require_room(2 * PAGE_BYTES * len(step))
             await self._in_thread(warm, connection, step)
             repos.stored += await self._exclusively(fold, connection, step)
