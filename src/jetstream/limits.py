@@ -50,9 +50,11 @@ class UpstreamLimits:
     rest_after: int = 100
     rest_s: float = 0.01
     rest_frames_max: int = 50
-    # Without a subscriber, every source rests so long after such a batch. The next subscriber may get its
-    # first event late by that much.
-    unawaited_rest_s: float = 0.05
+    # Without a subscriber, every source rests so long after such a batch, unless it is late by more. The next
+    # subscriber may get its first event late by so much. At 50 events/s, the server wakes up ten times a
+    # second, and not a hundred times.
+    unawaited_rest_s: float = 0.1
+    unawaited_lag_s: float = 5.0
 
     # --- what is received ---
     # Bytes of a message that can be received at all. The protocol's 5 MB are checked frame by frame.

@@ -242,7 +242,7 @@ class Source:
         limits = self._limits
         if batch.frames > limits.rest_frames_max:
             return 0.0
-        if not self._link.is_awaited():
+        if not self._link.is_awaited() and (self.lag_s or 0.0) < limits.unawaited_lag_s:
             return limits.unawaited_rest_s
         return limits.rest_s if self._known >= limits.rest_after else 0.0
 

@@ -276,6 +276,8 @@ class Upkeep:
     async def _trim(self, before_us: int) -> None:
         """Delete step by step what ends before a position, and let memory follow after each step."""
         state = self._state
+        if state.oldest_us is None or state.oldest_us >= before_us:
+            return
         while (done := await self._exclusively(trim.trim, self._reader, state.floor, before_us)) is not None:
             events, state.floor = done
             state.hot_tail.drop_before(state.floor)
@@ -342,7 +344,7 @@ class Upkeep:
     async def _take_reserve(self) -> None:
         """Complete the reserve; log a warning when there is no longer room for all of it."""
         space = self._state.space
-        whole = await self._in_thread(space.take_reserve)
+        whole = space.reserve_held >= space.reserve_size or await self._in_thread(space.take_reserve)
         if not whole and self._has_reserve:
             logger.warning(
                 "log: the disk has no room for the reserve; free some",
