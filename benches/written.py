@@ -44,16 +44,15 @@ def main(rate: float, seconds: float = SECONDS) -> dict[str, float]:
 def _measure(rate: float, seconds: float, *, subscribed: bool) -> dict[str, float]:
     """Start a server, and send events for some seconds. Everything that has ended before is not counted."""
     events, ended_bytes = int(rate * seconds), _ended_written_bytes()
-    with stand() as (relay, server):
-        with ExitStack() as subscriber:
-            seen = subscriber.enter_context(reading(server, events)) if subscribed else None
-            settle(SETTLE_S)
-            before_bytes, cpu_s = _written_bytes(server.pid), server.cpu_s()
-            relay.begin(rate=rate, events=events)
-            sent = relay.wait_sent()
-            cpu_s = server.cpu_s() - cpu_s
-            if seen is not None:
-                seen()
+    with stand() as (relay, server), ExitStack() as subscriber:
+        seen = subscriber.enter_context(reading(server, events)) if subscribed else None
+        settle(SETTLE_S)
+        before_bytes, cpu_s = _written_bytes(server.pid), server.cpu_s()
+        relay.begin(rate=rate, events=events)
+        sent = relay.wait_sent()
+        cpu_s = server.cpu_s() - cpu_s
+        if seen is not None:
+            seen()
     written = _ended_written_bytes() - ended_bytes - before_bytes
     return {_BYTES: written / sent.events, _CPU_MS: cpu_s / sent.events * 1e3}
 
