@@ -70,20 +70,24 @@ class Entry(NamedTuple):
 class Journal:
     """The journal of one log. It belongs to the event loop's thread.
 
-    It takes up to `size` bytes; 0, or a disk without room for it: it takes nothing.
+    It takes up to `size` bytes and `events_max` events, which become one row of the tail. With a size of 0, or
+    on a disk without room for it, it takes nothing.
     """
 
-    def __init__(self, directory: Path, size: int) -> None:
+    def __init__(self, directory: Path, size: int, events_max: int) -> None:
         self._path = directory / FILE
         # The file, None without one; how many bytes it may have.
         self._file: int | None = None
         self._size = 0
         with suppress(OSError):
             self._open(size)
-        # Where the next entry goes.
+        # Where the next entry goes, and up to where there may be old ones. `wipe` overwrites these.
         self._end = 0
-        # The entries that are not in the database, oldest first.
+        self._used = size
+        # The entries that are not in the database, oldest first, and how many events they have.
         self.entries: list[Entry] = []
+        self._events = 0
+        self._events_max = events_max
 
     def _open(self, size: int) -> None:
         if size:
@@ -96,7 +100,7 @@ class Journal:
 
         Raises OSError.
         """
-        if self._file is None:
+        if self._file is None or self._events + entry.events > self._events_max:
             return False
         data = _packed(entry, commits, before_us)
         if self._end + len(data) > self._size:
@@ -104,13 +108,23 @@ class Journal:
         if os.pwrite(self._file, data, self._end) < len(data):
             raise OSError(f"{self._path}: was not written as a whole")
         self._end += len(data)
+        self._used = max(self._used, self._end)
+        self._events += entry.events
         self.entries.append(entry)
         return True
 
     def clear(self) -> None:
         """Forget the entries, which are in the database now."""
         self.entries = []
-        self._end = 0
+        self._end = self._events = 0
+
+    def wipe(self) -> None:
+        """Overwrite old entries with zeros. There are no others."""
+        assert not self.entries
+        if self._file is not None:
+            with suppress(OSError):
+                os.pwrite(self._file, bytes(self._used), 0)
+                self._used = 0
 
     def starts_below(self, position: int) -> bool:
         """Tell whether an event below a position is only here."""

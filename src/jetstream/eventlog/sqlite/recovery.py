@@ -77,7 +77,8 @@ class LogState:
         self.writer = open_writer(self.path)
         recover(directory, self.writer)
         # Appends that are not in the database yet.
-        self.journal = Journal(directory, min(limits.journal_bytes, limits.batch_bytes))
+        size = min(limits.journal_bytes, limits.batch_bytes)
+        self.journal = Journal(directory, size, limits.batch_events)
         tip, self.appended, self.commits = read_totals(self.writer)
         floor, events = self.writer.execute("SELECT floor_us, events FROM extent").fetchone()
         # Positions that are reserved on disk.

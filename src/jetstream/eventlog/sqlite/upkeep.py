@@ -242,6 +242,9 @@ class Upkeep:
             )
             if after is None:  # the tail ends the pass: its tombstones are deleted in the same transaction
                 await self._replace(rewritten, self._tombstones)
+                async with self._state.writing:
+                    self._empty_journal()
+                    self._state.journal.wipe()
                 self._tombstones, self._erased_to = {}, 0
                 return
             if rewritten:

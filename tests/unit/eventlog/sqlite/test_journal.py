@@ -28,6 +28,7 @@ BY_HAND = LogLimits(upkeep_interval_s=3600.0)
 NOTHING = Batch.of((), ())
 DIDS = [compact_did(f"did:plc:{letter * 24}") for letter in "abc"]
 STATE = b"s" * 24
+SECRET = b'{"text":"what only this account said"}'
 
 
 def cursors(seq: int) -> Cursors:
@@ -191,11 +192,14 @@ async def test_all_that_an_append_may_have_is_recovered(directory: Path, batch_o
 async def test_an_account_that_is_deleted_takes_small_appends_with_it(directory: Path) -> None:
     log = await opened(directory)
     for number in range(1, 4):
-        event = Event(b"c", b"did:plc:a", b"com.example.a", b"%d" % number, b"rev", b"cid", b"{}")
+        event = Event(b"c", b"did:plc:a", b"com.example.a", b"%d" % number, b"rev", b"cid", SECRET)
         await log.append(Batch.of([event], [number]), Changes(cursors(number)))
     gone = Event(ACCOUNT, b"did:plc:a", b"", b"", b"", b"", b'{"active":false,"status":"deleted"}')
     await log.append(Batch.of([gone], [4]), Changes(cursors(4)))
     copy = taken(log, directory)
+    assert SECRET in (copy / FILE).read_bytes()
+    await log.maintain()
+    assert SECRET not in (directory / FILE).read_bytes()
     await log.close()
     again = await SqliteLog.open(copy)
     assert await times_from(again) == [4]
