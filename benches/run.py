@@ -148,7 +148,7 @@ def _entries() -> dict[str, Entry]:
     entries["replay"] = Entry(replay.TITLE, replay.main, replay.LIMITS)
     entries["handshake"] = Entry(handshake.TITLE, handshake.main, handshake.LIMITS)
     entries["empty"] = Entry(empty.TITLE, empty.main, empty.LIMITS)
-    for rate in written.RATES:
+    for rate in written.SECONDS:
         run, limits = partial(written.main, rate), written.LIMITS[rate]
         entries[f"written{rate}"] = Entry(written.TITLE.format(rate), run, limits, timed=True)
     entries["log"] = Entry("The log by itself: a million events", bench_log.main, bench_log.LIMITS)

@@ -70,8 +70,8 @@ class Entry(NamedTuple):
 class Journal:
     """The journal of one log. It belongs to the event loop's thread.
 
-    It takes up to `size` bytes and `events_max` events, which become one row of the tail. With a size of 0, or
-    on a disk without room for it, it takes nothing.
+    It takes up to `size` bytes and `events_max` events, which become one row of the tail. With a size of 0,
+    or on a disk without room for it, it takes nothing.
     """
 
     def __init__(self, directory: Path, size: int, events_max: int) -> None:
