@@ -177,10 +177,13 @@ class SqliteLog:
             await asyncio.to_thread(self._state.reservation.extend, position)
 
     def _write_ahead(self, batch: Batch, columns: Columns | None, changes: Changes) -> bool:
-        """Write one append to the journal; return False if it is none for it: large, or with rare changes."""
+        """Write one append to the journal; return False if it is none for it: large, or with rare changes.
+
+        While the database cannot be written, none is: so a disk that refuses is noticed at the next append.
+        """
         state, cursors = self._state, changes.cursors
         is_rare = changes.gaps or changes.accounts or cursors.keys() != state.cursors.keys()
-        if is_rare or _size(columns, changes) > state.limits.journaled_bytes:
+        if is_rare or state.space.full or _size(columns, changes) > state.limits.journaled_bytes:
             return False
         first, last = (batch.first, batch.last) if columns is not None else (state.tip + 1, state.tip)
         moved = self._moved(cursors)
