@@ -39,7 +39,7 @@ LOCKS = {
         *(one for one in PROJECT["dependency-groups"]["dev"] if isinstance(one, str)),
     ],
 }
-VERSION = PROJECT["project"]["version"]
+VERSION = jetstream.__version__
 TARGETS = {
     "help", "setup", "run", "test", "test-integration", "lint", "format", "bench", "dictionary", "dashboard",
     "attack", "soak", "up", "down", "logs", "dist", "docs", "lock", "clean",
@@ -394,7 +394,7 @@ class TestImage:
         [entry] = json.loads(only(dockerfile()[-1], "ENTRYPOINT"))
         for command in ([entry], ["python", "-m", "jetstream"]):
             command[0] = str(image / "bin" / command[0])
-            assert PROJECT["project"]["version"] in must([*command, "--version"], cwd=tmp_path)
+            assert VERSION in must([*command, "--version"], cwd=tmp_path)
 
     def test_its_command_names_every_setting_in_its_help(self, image: Path, tmp_path: Path) -> None:
         environment = {**image_outside_docker(image, tmp_path), "COLUMNS": "200"}

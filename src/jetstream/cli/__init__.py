@@ -25,9 +25,13 @@ app = App(
     version=__version__,
     help_formatter=PlainWords(),
 )
-app.register_install_completion_command(help="Install completion for the shell that is in use.")
 
 # With its help text here, a command is not imported for `--help`.
+app.command(
+    "jetstream.cli.completion:install",
+    name="--install-completion",
+    help="Install completion for the shell that is in use.",
+)
 app.command("jetstream.cli.doctor:doctor", help="Say what to change for `serve` with the same flags.")
 app.command("jetstream.cli.top:top", help="Show the figures of a server, live in the terminal.")
 app.command("jetstream.cli.tail:tail", help="Print the events of a Jetstream, one JSON object per line.")

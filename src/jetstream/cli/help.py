@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
-from cyclopts.help import DefaultFormatter, HelpEntry, HelpPanel
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:  # loaded for help pages only
+    from cyclopts.help import HelpEntry, HelpPanel
     from rich.console import Console, ConsoleOptions
 
 _METAVARS: Final = {"STR": "TEXT", "INT": "NUMBER", "FLOAT": "NUMBER", "PATH": "FILE"}
 
 
-class PlainWords(DefaultFormatter):
-    """Writes help panels with metavars and defaults as a user would type them."""
+class PlainWords:
+    """Writes help pages with metavars and defaults as a user would type them.
+
+    Not a subclass of `DefaultFormatter`, which takes 1 MiB: a server shows no help.
+    """
 
     def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
         """Write one panel."""
-        super().__call__(console, options, panel.copy(entries=[_reworded(entry) for entry in panel.entries]))
+        from cyclopts.help import DefaultFormatter  # noqa: PLC0415 - see above
+
+        entries = [_reworded(entry) for entry in panel.entries]
+        DefaultFormatter()(console, options, panel.copy(entries=entries))
+
+    def render_usage(self, console: Console, options: ConsoleOptions, usage: Any) -> None:
+        """Write the line that says how a command is used."""
+        from cyclopts.help import DefaultFormatter  # noqa: PLC0415 - see above
+
+        DefaultFormatter().render_usage(console, options, usage)
 
 
 def _reworded(entry: HelpEntry) -> HelpEntry:

@@ -8,12 +8,9 @@ from pathlib import Path
 import pytest
 from benches.limits import Limit, number
 from benches.run import BEGIN, END, Bench, Entry
+from tests.unit.benches.entry import figures
 
 from jetstream.errors import SettingError
-
-
-def figures(seconds: float = 60) -> dict[str, float]:
-    return {"p99_ms": 12.5, "seconds": seconds}
 
 
 @pytest.fixture

@@ -45,8 +45,8 @@ def _run(relay: RelayProcess, server: Server, load: StormLoad, readings: RelayRe
     victims = subscribers(wanted[30:], readings, rng, check=8)
     meter = Meter(load, server.pid, lambda _: None)
     load.begin()
-    relay.begin(rate=400, events=1_500, seconds=TIMEOUT_S)
     accepted_s = load.connect(steady + victims, 0, TIMEOUT_S)
+    relay.begin(rate=400, events=1_500, seconds=TIMEOUT_S)  # last: events come while it is measured
     load.run_until(lambda: load.reference.subscription.events >= 200, TIMEOUT_S)
     figures = meter.measure(0.5, accepted_s)
     storm = raise_storm(load, victims, 0.5, rng)
