@@ -43,6 +43,7 @@ from jetstream.eventlog.columns import Columns
 from jetstream.eventlog.sqlite.connection import Transaction
 from jetstream.eventlog.sqlite.repos import Repos, insert_changes, pack, records_of
 from jetstream.eventlog.sqlite.schema import Totals, insert_row, read_totals, store_cursors
+from jetstream.model.batch import Batch
 
 FILE: Final = "jetstream.journal"
 _CHECKED: Final = Struct("<II")  # the checksum of all that follows, and its size
@@ -71,7 +72,8 @@ class Journal:
     """The journal of one log. It belongs to the event loop's thread.
 
     It takes up to `size` bytes and `events_max` events, which become one row of the tail. With a size of 0,
-    or on a disk without room for it, it takes nothing.
+    or on a disk without room for it, it takes nothing. Old entries must be in the database: they are
+    overwritten.
     """
 
     def __init__(self, directory: Path, size: int, events_max: int) -> None:
@@ -83,11 +85,13 @@ class Journal:
             self._open(size)
         # Where the next entry goes, and up to where there may be old ones. `wipe` overwrites these.
         self._end = 0
-        self._used = size
+        self._used = self._size
         # The entries that are not in the database, oldest first, and how many events they have.
         self.entries: list[Entry] = []
-        self._events = 0
+        self.events = 0
         self._events_max = events_max
+        # A process may have been killed before it could wipe what is erased in the database.
+        self.wipe()
 
     def _open(self, size: int) -> None:
         if size:
@@ -96,35 +100,41 @@ class Journal:
             self._size = size
 
     def append(self, entry: Entry, commits: int, before_us: int) -> bool:
-        """Write an entry, which continues so many commits and that tip; return False if it has no room.
+        """Write an entry, which continues so many commits and that tip.
 
-        Raises OSError.
+        Returns False if it has no room, or the disk refuses: the entry must be committed instead.
         """
-        if self._file is None or self._events + entry.events > self._events_max:
+        if self._file is None or self.events + entry.events > self._events_max:
             return False
         data = _packed(entry, commits, before_us)
-        if self._end + len(data) > self._size:
+        if self._end + len(data) > self._size or not _written(self._file, data, self._end):
             return False
-        if os.pwrite(self._file, data, self._end) < len(data):
-            raise OSError(f"{self._path}: was not written as a whole")
         self._end += len(data)
         self._used = max(self._used, self._end)
-        self._events += entry.events
+        self.events += entry.events
         self.entries.append(entry)
         return True
 
     def clear(self) -> None:
         """Forget the entries, which are in the database now."""
         self.entries = []
-        self._end = self._events = 0
+        self._end = self.events = 0
 
     def wipe(self) -> None:
         """Overwrite old entries with zeros. There are no others."""
         assert not self.entries
         if self._file is not None:
-            with suppress(OSError):
-                os.pwrite(self._file, bytes(self._used), 0)
+            if _written(self._file, bytes(self._used), 0):
                 self._used = 0
+
+    @property
+    def first_us(self) -> int | None:
+        """The position of the first event that is only here; None: there is none."""
+        return next((entry.first_us for entry in self.entries if entry.events), None)
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the events that are only here."""
+        return (entry.columns.batch() for entry in self.entries if entry.columns is not None)
 
     def starts_below(self, position: int) -> bool:
         """Tell whether an event below a position is only here."""
@@ -170,6 +180,13 @@ def recover(directory: Path, connection: sqlite3.Connection) -> None:
         appended = totals.appended + sum(entry.events for entry in entries)
         with Transaction(connection):
             store_entries(connection, entries, appended, totals.commits + 1)
+
+
+def _written(file: int, data: bytes, offset: int) -> bool:
+    """Write to a file; return whether all was written."""
+    with suppress(OSError):
+        return os.pwrite(file, data, offset) == len(data)
+    return False
 
 
 def _packed(entry: Entry, commits: int, before_us: int) -> bytes:

@@ -3,7 +3,7 @@
 1. Take the lock. It shows that no other process writes.
 2. Delete files that a killed process left half-written. On a full disk, release the reserve.
 3. Open the database. SQLite replays the write-ahead log up to its last whole commit.
-4. Store what the journal has beyond it.
+4. Store what the journal has beyond it, and overwrite the journal.
 5. Read the state. The tip is the highest position that may have been given out: that of the last commit, or
    after another boot the reserved one.
 6. Read the tail into memory, without records for which there is a tombstone. What is damaged in it is noted.
@@ -70,8 +70,8 @@ class LogState:
         self.lock = lock
         # Room on the disk.
         self.space = Space(directory, limits)
-        if self.space.room() <= 0:
-            self.space.release_reserve()  # opening writes
+        if self.space.room() < 2 * limits.journal_bytes:
+            self.space.release_reserve()  # opening writes what is in the journal
         is_new = not self.path.exists() or not self.path.stat().st_size
         # The connection that appends: for the event loop's thread, with `writing` held.
         self.writer = open_writer(self.path)

@@ -327,8 +327,9 @@ class SqliteLog:
     async def keys_from(self, position: int, stop: int) -> set[Key]:
         """Return the keys of the oldest events in `[position, stop)`."""
         position = max(position, self._state.floor)
-        await self._empty_journal()
-        return await self._readers.run(lambda reader: lookup.keys_from(reader, position, stop))
+        # Before the database: an append moves in that direction.
+        journaled = lookup.keys_within(self._state.journal.batches(), position, stop)
+        return journaled | await self._readers.run(lambda reader: lookup.keys_from(reader, position, stop))
 
     async def gaps(self, since_us: int, count_max: int) -> list[Gap]:
         """Return the oldest gaps since a time, rising."""

@@ -288,10 +288,15 @@ class Upkeep:
             await self._count_removed(events)
 
     async def _count_removed(self, events: int) -> None:
-        """Subtract deleted events, and read again what remains: exclusively, so that no append is missed."""
-        state = self._state
+        """Subtract deleted events, and read again what remains: exclusively, so that no append is missed.
+
+        On a full disk, some may be in the journal.
+        """
+        state, journal = self._state, self._state.journal
         state.events -= events
-        state.oldest_us, state.tail_events = await self._exclusively(read_extent, state.upkeep, state.floor)
+        oldest_us, tail_events = await self._exclusively(read_extent, state.upkeep, state.floor)
+        state.oldest_us = journal.first_us if oldest_us is None else oldest_us
+        state.tail_events = tail_events + journal.events
 
     # The write-ahead log
 

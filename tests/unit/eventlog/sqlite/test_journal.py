@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -206,6 +207,30 @@ async def test_an_account_that_is_deleted_takes_small_appends_with_it(directory:
     await again.close()
 
 
+async def test_a_log_that_is_opened_overwrites_old_entries(directory: Path, batch_of: BatchOf) -> None:
+    log = await opened(directory)
+    await appended(log, batch_of, 1, 3)
+    await log.close()
+    assert any((directory / FILE).read_bytes())
+    await (await SqliteLog.open(directory, limits=BY_HAND)).close()
+    assert not any((directory / FILE).read_bytes())
+    assert (await held(directory))[0] == [1, 2, 3]
+
+
+async def test_what_the_journal_refuses_is_committed(directory: Path, batch_of: BatchOf) -> None:
+    log = await opened(directory)
+    await appended(log, batch_of, 1, 2)
+    file = log._state.journal._file
+    assert file is not None
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, file)  # takes nothing
+    os.close(full)
+    await appended(log, batch_of, 3, 3)
+    assert (in_tail(directory), stored_seq(directory)) == (3, 3)
+    await log.close()
+    assert await held(directory) == ([1, 2, 3], cursors(3))
+
+
 async def test_readers_find_what_memory_no_longer_has(directory: Path, batch_of: BatchOf) -> None:
     limits = replace(BY_HAND, hot_tail_events=2, batch_events=1)
     log = await opened(directory, limits)
@@ -218,6 +243,32 @@ async def test_keys_of_the_newest_appends_are_found(directory: Path, batch_of: B
     log = await opened(directory)
     await appended(log, batch_of, 1, 3)
     assert len(await log.keys_from(0, 10)) == 3
+    await log.close()
+
+
+async def test_keys_are_found_while_nothing_can_be_written(directory: Path, batch_of: BatchOf) -> None:
+    log = await opened(directory)
+    await appended(log, batch_of, 1, 3)
+    await log.maintain()
+    await appended(log, batch_of, 4, 9)
+    with closing(sqlite3.connect(directory / DATABASE, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert await log.keys_from(2, 8) >= {batch_of(range(n, n + 1)).event(0).key for n in (2, 3, 4, 7)}
+        assert batch_of(range(8, 9)).event(0).key not in await log.keys_from(2, 8)
+    await log.close()
+
+
+async def test_what_waits_counts_when_the_rest_is_trimmed_on_a_full_disk(
+    directory: Path, batch_of: BatchOf
+) -> None:
+    limits = replace(BY_HAND, journal_bytes=2_000)
+    log = await SqliteLog.open(directory, retention_s=1e-6, clock=lambda: 9, limits=limits)
+    await log.append(batch_of(range(1, 4)), Changes(cursors(3)))
+    await appended(log, batch_of, 10, 12)
+    log._state.space.full = True
+    await log.maintain()
+    statistics = log.statistics()
+    assert (statistics.events, statistics.oldest_us, log._state.tail_events) == (3, 10, 3)
     await log.close()
 
 
