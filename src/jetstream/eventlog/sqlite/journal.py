@@ -123,9 +123,8 @@ class Journal:
     def wipe(self) -> None:
         """Overwrite old entries with zeros. There are no others."""
         assert not self.entries
-        if self._file is not None:
-            if _written(self._file, bytes(self._used), 0):
-                self._used = 0
+        if self._file is not None and _written(self._file, bytes(self._used), 0):
+            self._used = 0
 
     @property
     def first_us(self) -> int | None:

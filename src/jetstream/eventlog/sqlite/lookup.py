@@ -70,9 +70,7 @@ def in_file(reader: FileReader, keys: set[Key], stop: int) -> tuple[dict[Key, in
 
 def keys_within(batches: Iterable[Batch], position: int, stop: int) -> set[Key]:
     """Return the keys of the events in `[position, stop)` of these batches."""
-    return {
-        batch.event(i).key for batch in batches for i in range(batch.index(position), batch.index(stop))
-    }
+    return {batch.event(i).key for batch in batches for i in range(batch.index(position), batch.index(stop))}
 
 
 def keys_from(reader: FileReader, position: int, stop: int) -> set[Key]:
