@@ -25,6 +25,7 @@ import asyncio
 import os
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -194,7 +195,8 @@ class SqliteLog:
     def _moved(self, cursors: Cursors) -> Cursors:
         """Return the cursors that have moved, at least one if there is any. Of hundreds, one or two have."""
         before = self._state.cursors
-        return {source: each for source, each in cursors.items() if before[source] != each} or cursors
+        moved = {source: each for source, each in cursors.items() if before[source] != each}
+        return moved or dict(islice(cursors.items(), 1))
 
     def _commit(
         self, batch: Batch, columns: Columns | None, changes: Changes, tombstones: Tombstones

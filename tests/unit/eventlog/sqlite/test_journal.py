@@ -190,6 +190,18 @@ async def test_all_that_an_append_may_have_is_recovered(directory: Path, batch_o
         await again.close()
 
 
+async def test_an_append_that_moves_no_cursor_is_small_with_many_sources(
+    directory: Path, batch_of: BatchOf
+) -> None:
+    log = await SqliteLog.open(directory, limits=replace(BY_HAND, journal_bytes=2_000))
+    many = {f"pds-{number}.example:443": SourceCursor(number) for number in range(100)}
+    await log.append(NOTHING, Changes(many))
+    await log.append(batch_of(range(1, 3)), Changes(many))
+    assert in_tail(directory) == 0
+    await log.close()
+    assert await held(directory) == ([1, 2], many)
+
+
 async def test_an_account_that_is_deleted_takes_small_appends_with_it(directory: Path) -> None:
     log = await opened(directory)
     for number in range(1, 4):
