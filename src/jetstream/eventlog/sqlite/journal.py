@@ -13,8 +13,8 @@ one for each append:
     4   4      8       8         8        8         10 of 4   …
                └── size bytes, of which crc is the CRC-32 ────┘
 
-The parts are the eight columns, empty without an event; the cursors as JSON; and the changed states of
-repositories, as in a row of `repo_change`.
+The parts are the eight columns, empty without an event; the cursors as JSON, with the values of their rows;
+and the changed states of repositories, as in a row of `repo_change`.
 
 An entry counts if it continues what is stored: `commits` is the number of commits that the database has, and
 `before_us` the tip of the database or of the entry before. So an entry that was torn, that is in the database
@@ -38,11 +38,18 @@ from zlib import crc32
 
 import orjson
 
-from jetstream.eventlog import Cursors, SourceCursor
+from jetstream.eventlog import Cursors
 from jetstream.eventlog.columns import Columns
 from jetstream.eventlog.sqlite.connection import Transaction
 from jetstream.eventlog.sqlite.repos import Repos, insert_changes, pack, records_of
-from jetstream.eventlog.sqlite.schema import Totals, insert_row, read_totals, store_cursors
+from jetstream.eventlog.sqlite.schema import (
+    Totals,
+    cursor_row,
+    insert_row,
+    named_cursor,
+    read_totals,
+    store_cursors,
+)
 from jetstream.model.batch import Batch
 
 FILE: Final = "jetstream.journal"
@@ -190,7 +197,7 @@ def _written(file: int, data: bytes, offset: int) -> bool:
 
 def _packed(entry: Entry, commits: int, before_us: int) -> bytes:
     columns = entry.columns or (b"",) * 8
-    cursors = orjson.dumps([(source, *cursor) for source, cursor in entry.cursors.items()])
+    cursors = orjson.dumps([cursor_row(*each) for each in entry.cursors.items()])
     parts = (*columns, cursors, pack(entry.repos))
     head = _HEAD.pack(commits, before_us, entry.first_us, entry.last_us, *map(len, parts))
     data = b"".join((head, *parts))
@@ -223,12 +230,6 @@ def _unpacked(body: bytes, first_us: int, last_us: int, sizes: Sequence[int]) ->
         first_us,
         last_us,
         Columns(*columns) if columns[0] else None,
-        {source: _cursor(*values) for source, *values in orjson.loads(cursors)},
+        dict(map(named_cursor, orjson.loads(cursors))),
         dict(records_of(repos)),
     )
-
-
-def _cursor(
-    seq: int, provisional: int | None, fell_from: int | None, stored_to: int | None, unstored: Sequence[int]
-) -> SourceCursor:
-    return SourceCursor(seq, provisional, fell_from, stored_to, tuple(unstored))

@@ -238,7 +238,7 @@ def store_cursors(
     highest of each. With `same_sources`, the table has rows for these sources, and others stay. Else they
     go.
     """
-    values = [(*cursor[:-1], _packed_seqs(cursor), *totals, source) for source, cursor in cursors.items()]
+    values = [(*cursor_row(*each)[1:], *totals, each[0]) for each in cursors.items()]
     if same_sources and values:
         connection.executemany(
             "UPDATE cursor SET seq = ?, provisional = ?, fell_from = ?, stored_to = ?, unstored = ?,"
@@ -272,6 +272,11 @@ def named_cursor(row: Sequence[Any]) -> tuple[str, SourceCursor]:
     except (ValueError, AttributeError, TypeError) as error:
         raise Damaged(f"the cursor of {source} is damaged: {error}") from error
     return source, cursor._replace(unstored=seqs)
+
+
+def cursor_row(source: str, cursor: SourceCursor) -> tuple[Any, ...]:
+    """Return the row of `CURSORS` that `named_cursor` reads."""
+    return (source, *cursor[:-1], _packed_seqs(cursor))
 
 
 def _packed_seqs(cursor: SourceCursor) -> str | None:

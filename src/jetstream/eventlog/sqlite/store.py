@@ -186,8 +186,10 @@ class SqliteLog:
         is_rare = changes.gaps or changes.accounts or cursors.keys() != state.cursors.keys()
         if is_rare or state.space.full or _size(columns, changes) > state.limits.journaled_bytes:
             return False
-        first, last = (batch.first, batch.last) if columns is not None else (state.tip + 1, state.tip)
         moved = self._moved(cursors)
+        if sum(len(each.unstored) for each in moved.values()) > state.limits.journaled_seqs:
+            return False
+        first, last = (batch.first, batch.last) if columns is not None else (state.tip + 1, state.tip)
         return state.journal.append(
             Entry(first, last, columns, moved, changes.repos), state.commits, state.tip
         )

@@ -63,7 +63,7 @@ def test_a_limit_is_that_of_the_code(name: str) -> None:
 
 
 def test_limits_of_the_format_are_those_of_the_code() -> None:
-    assert sum(hasattr(LIMITS, name) for name in ROWS) == 16
+    assert sum(hasattr(LIMITS, name) for name in ROWS) == 17
     assert ROWS["positions reserved ahead"] == f"{AHEAD_US // 1_000_000} s"
     assert ROWS["a column, decompressed"] == f"{COLUMN_BYTES_MAX >> 30} GiB"
     assert ROWS["rows of `stored"] == f"{ROWS_MAX:,}, and {ROWS_MAX:,} for a step of the clock"

@@ -202,6 +202,20 @@ async def test_an_append_that_moves_no_cursor_is_small_with_many_sources(
     assert await held(directory) == ([1, 2], many)
 
 
+@pytest.mark.parametrize(("count", "committed"), [(2_000, 0), (2_001, 1)])
+async def test_a_cursor_with_many_numbers_is_committed(
+    directory: Path, batch_of: BatchOf, count: int, committed: int
+) -> None:
+    log = await opened(directory)
+    cursor = {"relay.example:443": SourceCursor(7, unstored=tuple(range(9, 9 + 3 * count, 3)))}
+    await log.append(batch_of(range(1, 2)), Changes(cursor))
+    assert in_tail(directory) == committed
+    assert log._state.journal._end < 8_192
+    copy = taken(log, directory)
+    await log.close()
+    assert await held(copy) == ([1], cursor)
+
+
 async def test_an_account_that_is_deleted_takes_small_appends_with_it(directory: Path) -> None:
     log = await opened(directory)
     for number in range(1, 4):
