@@ -37,6 +37,7 @@ from typing import Final, NamedTuple
 from zlib import crc32
 
 import orjson
+import structlog
 
 from jetstream.eventlog import Cursors
 from jetstream.eventlog.columns import Columns
@@ -55,6 +56,8 @@ from jetstream.model.batch import Batch
 FILE: Final = "jetstream.journal"
 _CHECKED: Final = Struct("<II")  # the checksum of all that follows, and its size
 _HEAD: Final = Struct("<Qqqq10I")  # commits, positions, sizes of the parts
+
+logger = structlog.get_logger(__name__)
 
 
 class Entry(NamedTuple):
@@ -79,8 +82,8 @@ class Journal:
     """The journal of one log. It belongs to the event loop's thread.
 
     It takes up to `size` bytes and `events_max` events, which become one row of the tail. With a size of 0,
-    or on a disk without room for it, it takes nothing. Old entries must be in the database: they are
-    overwritten.
+    or on a disk without room for it, which is a warning, it takes nothing. Old entries must be in the
+    database: they are overwritten.
     """
 
     def __init__(self, directory: Path, size: int, events_max: int) -> None:
@@ -88,8 +91,10 @@ class Journal:
         # The file, None without one; how many bytes it may have.
         self._file: int | None = None
         self._size = 0
-        with suppress(OSError):
+        try:
             self._open(size)
+        except OSError as error:
+            logger.warning("log: without a journal, each append is committed", problem=str(error))
         # Where the next entry goes, and up to where there may be old ones. `wipe` overwrites these.
         self._end = 0
         self._used = self._size

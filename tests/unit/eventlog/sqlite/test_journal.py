@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 from tests.unit.eventlog.reading import times_from
 
 from jetstream.atproto.compact_did import compact_did
@@ -126,7 +127,9 @@ async def test_without_room_for_a_journal_appends_are_committed(
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr("os.posix_fallocate", refuse)
-    log = await opened(directory)
+    with capture_logs() as lines:
+        log = await opened(directory)
+    assert [line["event"] for line in lines] == ["log: without a journal, each append is committed"]
     await appended(log, batch_of, 1, 3)
     assert in_tail(directory) == 3
     await log.close()
