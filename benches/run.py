@@ -33,6 +33,7 @@ from benches import (
     merge,
     replay,
     verify,
+    written,
 )
 from benches.limits import Limit, number
 from cyclopts import App, Parameter
@@ -147,6 +148,9 @@ def _entries() -> dict[str, Entry]:
     entries["replay"] = Entry(replay.TITLE, replay.main, replay.LIMITS)
     entries["handshake"] = Entry(handshake.TITLE, handshake.main, handshake.LIMITS)
     entries["empty"] = Entry(empty.TITLE, empty.main, empty.LIMITS)
+    for rate in written.SECONDS:
+        run, limits = partial(written.main, rate), written.LIMITS[rate]
+        entries[f"written{rate}"] = Entry(written.TITLE.format(rate), run, limits, timed=True)
     entries["log"] = Entry("The log by itself: a million events", bench_log.main, bench_log.LIMITS)
     simulator = tuple(Limit(name, value, least=True) for name, value in bench_simulator.LIMITS.items())
     entries["simulator"] = Entry("The simulator", bench_simulator.main, simulator)

@@ -142,7 +142,13 @@ class Service:
             if self._dictionary is not None:
                 ending.push_async_callback(self._dictionary.close)
             self.intake = Intake(
-                self.settings, self.log, self._clock, self.metrics, self.conditions, self._limits
+                self.settings,
+                self.log,
+                self._clock,
+                self.metrics,
+                self.conditions,
+                self._limits,
+                is_awaited=lambda: bool(self.delivery),
             )
             ending.push_async_callback(self.intake.close)
             await self._run(shortage)

@@ -54,7 +54,7 @@ def upstreams_of(settings: Settings, limits: Limits) -> tuple[Upstream, ...]:
 class Intake:
     """The upstreams of one server, and what becomes of their frames. Call `open`, then `run`, then `close`.
 
-    `now_us` gives unix microseconds.
+    `now_us` gives unix microseconds. `is_awaited` tells whether a subscriber waits for events.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Intake:
         metrics: Metrics,
         conditions: Conditions,
         limits: Limits,
+        is_awaited: Callable[[], bool] = lambda: True,
     ) -> None:
         self._settings = settings
         self._log = log
@@ -73,7 +74,12 @@ class Intake:
         self._limits = limits
         self._ingest = Ingest(log, Stamper(log.tip, now_us), metrics, conditions)
         self.sources = Sources(
-            self._source, self._forget, conditions, limits.sources, on_change=self._connections_changed
+            self._source,
+            self._forget,
+            conditions,
+            limits.sources,
+            on_change=self._connections_changed,
+            is_awaited=is_awaited,
         )
         self._now_us = now_us
         # What judges messages; None: they are stored as they come. Set by `open`.

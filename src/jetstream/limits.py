@@ -50,6 +50,11 @@ class UpstreamLimits:
     rest_after: int = 100
     rest_s: float = 0.01
     rest_frames_max: int = 50
+    # Without a subscriber, every source rests so long after such a batch, unless it is late by more. The next
+    # subscriber may get its first event late by so much. At 50 events/s, the server wakes up ten times a
+    # second, and not a hundred times.
+    unawaited_rest_s: float = 0.1
+    unawaited_lag_s: float = 5.0
 
     # --- what is received ---
     # Bytes of a message that can be received at all. The protocol's 5 MB are checked frame by frame.
@@ -155,6 +160,14 @@ class LogLimits:
     # The same by bytes of bodies, so that a segment is decompressed in bounded memory. Ordinary ones have
     # 2 MiB.
     segment_bytes: int = 8 << 20
+    # The journal, in which small appends wait for a transaction of many: half a second of a busy day. Moving
+    # all of it takes 0.6 ms of the event loop, and 2 ms if hundreds of cursors have moved.
+    journal_bytes: int = 256 << 10
+    # An append that is larger is committed by itself: 15 ordinary events. The pages that SQLite writes for it
+    # are not much more than that.
+    journaled_bytes: int = 8 << 10
+    # So is one with more numbers that are not stored yet: 3 bytes each.
+    journaled_seqs: int = 2_000
     # Events of a batch in memory: readers get it as a whole. It is also what one read of the tail, or of the
     # events without a collection of many segments, returns.
     batch_events: int = 1_000

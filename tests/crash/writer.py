@@ -2,7 +2,8 @@
 
 It goes on from what the log says was stored, and says of each append that came back which event was its last,
 and that one's position. What else is stored follows from the numbers of the events: states of repositories,
-which are folded again and again, gaps and accounts.
+which are folded again and again, gaps and accounts. Few appends have a gap or an account: most others are for
+the journal.
 """
 
 from __future__ import annotations
@@ -38,9 +39,18 @@ def state_of(number: int) -> bytes | None:
     return number.to_bytes(24, "big") if number % 7 else None
 
 
-def account_of(number: int) -> tuple[tuple[str, str], bytes | None]:
-    """Return what an event changes of the accounts, by source and DID."""
-    return ("relay", f"did:plc:{number % 17}"), b"%d" % number if number % 5 else None
+def has_gap(number: int) -> bool:
+    """Tell whether an event is behind a gap."""
+    return number % 503 == 0
+
+
+def accounts_of(numbers: range) -> dict[tuple[str, str], bytes | None]:
+    """Return what events change of the accounts, by source and DID."""
+    return {
+        ("relay", f"did:plc:{number % 17}"): b"%d" % number if number % 5 else None
+        for number in numbers
+        if number % 499 == 0
+    }
 
 
 def changes_of(numbers: range, time_us: int) -> Changes:
@@ -48,14 +58,14 @@ def changes_of(numbers: range, time_us: int) -> Changes:
     gaps = [
         Gap(time_us + at, f"did:plc:{number}", "a", "b", "commit")
         for at, number in enumerate(numbers)
-        if number % 10 == 0
+        if has_gap(number)
     ]
     last = numbers.stop - 1
     return Changes(
         {SOURCE: SourceCursor(last, stored_to=last + 9, unstored=(last + 2, last + 7))},
         {repo_of(number): state_of(number) for number in numbers},
         gaps,
-        dict(map(account_of, numbers)),
+        accounts_of(numbers),
     )
 
 

@@ -65,7 +65,7 @@ async def test_a_full_disk_does_not_delay_shutdown(relay: Relay, tmp_path: Path)
     async with process(relay.url, tmp_path, "--upstream-cursor", "0") as server:
         async with subscribe(server.port, cursor=1) as subscriber:
             await subscriber.events(10)
-            server.limit(resource.RLIMIT_FSIZE, 4096)
+            server.limit(resource.RLIMIT_FSIZE, 0)
             relay.publish([(seq, identity(seq)) for seq in range(11, 21)])
             await server.says("degraded: the log cannot be written")
             server.signal(signal.SIGTERM)

@@ -322,6 +322,15 @@ async def test_a_frame_that_waits_is_dated_when_it_was_read(relay: Relay, tmp_pa
     assert first_at < second_at < read_both_at
 
 
+async def test_events_are_awaited_while_there_is_a_subscriber(relay: Relay, start: Start) -> None:
+    service = await start()
+    (source,) = service.intake.sources
+    assert not source._link.is_awaited()
+    async with subscribe(service.port):
+        await until(source._link.is_awaited)
+    await until(lambda: not source._link.is_awaited())
+
+
 # What upstream says of itself
 
 

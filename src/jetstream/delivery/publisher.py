@@ -109,8 +109,9 @@ class Publisher:
             first = batch.index(lane.position)
             last = flush_end(batch, first, batch.index(stop), self._limits)
             self._move(lane, batch.times[last - 1] + 1)
-            written, worked_s = await self._deliver(lane, batch, first, last)
-            self._pacer.flushed(last - first, worked_s, written, self._catch_up.active, len(self._lanes))
+            if lane.subscribers:  # else there is nothing to write, and nothing to pause for
+                written, worked_s = await self._deliver(lane, batch, first, last)
+                self._pacer.flushed(last - first, worked_s, written, self._catch_up.active, len(self._lanes))
         self.observe_delivery()
 
     def _move(self, lane: Lane, position: int) -> None:

@@ -52,6 +52,7 @@ class Link(NamedTuple):
     logger: Throttled
     turn: Callable[[], Awaitable[None]]  # returns when the source may connect
     changed: Callable[[], None]  # called when a connection has begun, and when it has ended
+    is_awaited: Callable[[], bool] = lambda: True  # whether a subscriber waits for what comes
 
 
 class Source:
@@ -229,15 +230,21 @@ class Source:
             await self._store(batch, inbox.received_at)
             if must_reconnect:
                 return
-            if self._may_rest(batch):
-                await inbox.rest(limits.rest_s)
+            if rest_s := self._rest_s(batch):
+                await inbox.rest(rest_s)
 
-    def _may_rest(self, batch: DecodedBatch) -> bool:
-        """Return whether other sources are ahead of this one, and its messages can come some at a time.
+    def _rest_s(self, batch: DecodedBatch) -> float:
+        """Return for how many seconds to leave the socket alone: messages can come some at a time.
 
-        One that is far behind must not rest.
+        That is so where no subscriber waits for them, and where other sources are ahead of this one. One that
+        is far behind must not rest.
         """
-        return self._known >= self._limits.rest_after and batch.frames <= self._limits.rest_frames_max
+        limits = self._limits
+        if batch.frames > limits.rest_frames_max:
+            return 0.0
+        if not self._link.is_awaited() and (self.lag_s or 0.0) < limits.unawaited_lag_s:
+            return limits.unawaited_rest_s
+        return limits.rest_s if self._known >= limits.rest_after else 0.0
 
     def _count(self, batch: DecodedBatch) -> None:
         """Count a batch, and note whether upstream sends anything of use."""

@@ -62,7 +62,8 @@ class Sources:
     """The sources of one server, in the order in which they are wanted.
 
     `build` makes a source. `forget` removes the cursors of sources by their names. `on_change` is called
-    whenever `connected` may have changed. `clock` gives monotonic seconds.
+    whenever `connected` may have changed. `is_awaited` tells whether a subscriber waits for events. `clock`
+    gives monotonic seconds.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Sources:
         limits: SourceLimits = SourceLimits(),
         *,
         on_change: Callable[[], None] = lambda: None,
+        is_awaited: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._build = build
@@ -80,6 +82,7 @@ class Sources:
         self._conditions = conditions
         self._limits = limits
         self._on_change = on_change
+        self._is_awaited = is_awaited
         self._clock = clock
         # Each source by its name, in order. `apply` replaces it.
         self._all: dict[str, _Running] = {}
@@ -168,7 +171,7 @@ class Sources:
             self._pds_logger if is_pds else Throttled(structlog.get_logger("jetstream.upstream.source"))
         )
         turn = self._turns.wait if is_pds else _at_once
-        link = Link(throttled.bind(upstream=upstream.name), turn, self._changed)
+        link = Link(throttled.bind(upstream=upstream.name), turn, self._changed, self._is_awaited)
         built = _Running(upstream, self._build(upstream, link))
         if self._tasks is not None:
             self._start(built, self._tasks)

@@ -68,6 +68,11 @@ def in_file(reader: FileReader, keys: set[Key], stop: int) -> tuple[dict[Key, in
     return found, None
 
 
+def keys_within(batches: Iterable[Batch], position: int, stop: int) -> set[Key]:
+    """Return the keys of the events in `[position, stop)` of these batches."""
+    return {batch.event(i).key for batch in batches for i in range(batch.index(position), batch.index(stop))}
+
+
 def keys_from(reader: FileReader, position: int, stop: int) -> set[Key]:
     """Return the keys of the oldest events in `[position, stop)`, to the end of a segment or row.
 

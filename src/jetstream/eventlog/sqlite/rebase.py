@@ -26,6 +26,7 @@ from typing import Final, NamedTuple
 from jetstream.eventlog.columns import read_times, write_times
 from jetstream.eventlog.segment import Segment, unpack_times, with_times
 from jetstream.eventlog.sqlite.connection import Transaction, TranslatedErrors, open_writer
+from jetstream.eventlog.sqlite.journal import recover
 from jetstream.eventlog.sqlite.lock import offline
 from jetstream.eventlog.sqlite.reservation import Reservation
 from jetstream.eventlog.sqlite.rewrite import read_tombstones
@@ -51,6 +52,7 @@ def rebase(directory: Path, now_us: int, reservation: Reservation | None = None)
     """
     reservation = reservation or Reservation(directory)
     with offline(directory) as path, TranslatedErrors(path), closing(open_writer(path)) as connection:
+        recover(directory, connection)
         tip_us, floor_us = connection.execute("SELECT tip_us, floor_us FROM extent").fetchone()
         if tip_us <= now_us:
             return Rebased(0, tip_us, tip_us)

@@ -3,10 +3,11 @@
 1. Take the lock. It shows that no other process writes.
 2. Delete files that a killed process left half-written. On a full disk, release the reserve.
 3. Open the database. SQLite replays the write-ahead log up to its last whole commit.
-4. Read the state. The tip is the highest position that may have been given out: that of the last commit, or
+4. Store what the journal has beyond it, and overwrite the journal.
+5. Read the state. The tip is the highest position that may have been given out: that of the last commit, or
    after another boot the reserved one.
-5. Read the tail into memory, without records for which there is a tombstone. What is damaged in it is noted.
-6. Read the changes of the states of repositories that are not folded yet.
+6. Read the tail into memory, without records for which there is a tombstone. What is damaged in it is noted.
+7. Read the changes of the states of repositories that are not folded yet.
 
 The segments are not read, so opening takes about the same time whatever the log holds. A restart after a
 crash needs no more than this: events and cursors were committed together, and upstream is asked for what
@@ -28,15 +29,16 @@ from jetstream.eventlog import Cursors
 from jetstream.eventlog.hot_tail import HotTail
 from jetstream.eventlog.sqlite.ages import Ages
 from jetstream.eventlog.sqlite.checkpoint import Checkpointer
-from jetstream.eventlog.sqlite.connection import TranslatedErrors, database_files, open_writer
+from jetstream.eventlog.sqlite.connection import Transaction, TranslatedErrors, database_files, open_writer
 from jetstream.eventlog.sqlite.damage import DamageRecord, is_damage
 from jetstream.eventlog.sqlite.gaps import count_gaps
+from jetstream.eventlog.sqlite.journal import Journal, recover, store_entries
 from jetstream.eventlog.sqlite.lock import take_lock
 from jetstream.eventlog.sqlite.reader import FileReader
 from jetstream.eventlog.sqlite.repos import ROW_BYTES, RepoStates
 from jetstream.eventlog.sqlite.reservation import NEW_FILE, Machine, Reservation
 from jetstream.eventlog.sqlite.rewrite import read_tombstones
-from jetstream.eventlog.sqlite.schema import DATABASE, POSITION_MAX, oldest_us, read_cursors
+from jetstream.eventlog.sqlite.schema import DATABASE, POSITION_MAX, oldest_us, read_cursors, read_totals
 from jetstream.eventlog.sqlite.space import Space
 from jetstream.limits import LogLimits
 
@@ -68,14 +70,17 @@ class LogState:
         self.lock = lock
         # Room on the disk.
         self.space = Space(directory, limits)
-        if self.space.room() <= 0:
-            self.space.release_reserve()  # opening writes
+        if self.space.room() < 2 * limits.journal_bytes:
+            self.space.release_reserve()  # opening writes what is in the journal
         is_new = not self.path.exists() or not self.path.stat().st_size
         # The connection that appends: for the event loop's thread, with `writing` held.
         self.writer = open_writer(self.path)
-        tip, floor, events, removed = self.writer.execute(
-            "SELECT extent.tip_us, extent.floor_us, events, removed FROM extent, state"
-        ).fetchone()
+        recover(directory, self.writer)
+        # Appends that are not in the database yet.
+        size = min(limits.journal_bytes, limits.batch_bytes)
+        self.journal = Journal(directory, size, limits.batch_events)
+        tip, self.appended, self.commits = read_totals(self.writer)
+        floor, events = self.writer.execute("SELECT floor_us, events FROM extent").fetchone()
         # Positions that are reserved on disk.
         self.reservation = Reservation(directory, options.machine)
         # The highest position that may have been given out, 0 for none. Rises with each append.
@@ -85,8 +90,7 @@ class LogState:
             self.writer.execute("UPDATE state SET tip_us = ?", (self.tip,))
         # The lowest position from which nothing is missing. Rises when events are trimmed.
         self.floor: int = floor
-        # Events that were ever appended, and those that are stored.
-        self.appended: int = events + removed
+        # Events that are stored. `appended` has all that ever were, `commits` counts those of the database.
         self.events: int = events
         # The connection of upkeep, for its thread.
         self.upkeep = open_writer(self.path)
@@ -115,6 +119,19 @@ class LogState:
         # Held for one short transaction by each write to the database: an append, or an exclusive step of
         # upkeep.
         self.writing = asyncio.Lock()
+
+    def empty_journal(self) -> None:
+        """Move all appends of the journal to the database, with `writing` held.
+
+        Raises sqlite3.DatabaseError.
+        """
+        entries = self.journal.entries
+        if entries:
+            with Transaction(self.writer):
+                row_id = store_entries(self.writer, entries, self.appended, self.commits + 1)
+            self.commits += 1
+            self.repos.note_row(row_id)
+            self.journal.clear()
 
 
 def open_log(directory: Path, options: Options) -> LogState:

@@ -166,7 +166,8 @@ def _rebuild(directory: Path, new: Path) -> Findings:
         accounts = _rows(old, "SELECT * FROM account")
         with Transaction(writer):
             writer.execute("UPDATE state SET floor_us = ?", floor[0])
-            schema.store_cursors(writer, cursors, tip_us, kept.events, same_sources=False)
+            totals = schema.Totals(tip_us, kept.events, commits=0)
+            schema.store_cursors(writer, cursors, totals, same_sources=False)
             writer.executemany("INSERT INTO tombstone VALUES (?, ?)", tombstones)
             writer.executemany("INSERT INTO stored VALUES (?, ?)", stored)
             writer.executemany("INSERT INTO gap VALUES (?, ?, ?, ?, ?)", gaps)

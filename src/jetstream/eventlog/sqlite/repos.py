@@ -69,7 +69,9 @@ _OLDEST: Final = (
 
 def pack(repos: Repos) -> bytes:
     """Return changes as records of `RECORD_BYTES`."""
-    return b"".join([did.rjust(_DID_BYTES, b"\0") + (state or _FORGOTTEN) for did, state in repos.items()])
+    records = b"".join([did.rjust(_DID_BYTES, b"\0") + (state or _FORGOTTEN) for did, state in repos.items()])
+    assert len(records) == RECORD_BYTES * len(repos), "DIDs are compact, and states have their size"
+    return records
 
 
 def unpack(records: bytes, crc: int) -> Iterator[Change]:
@@ -80,6 +82,11 @@ def unpack(records: bytes, crc: int) -> Iterator[Change]:
         raise Damaged(str(error)) from error
     if not matches:
         raise Damaged("the states of repositories are damaged: a checksum does not match")
+    yield from records_of(records)
+
+
+def records_of(records: bytes) -> Iterator[Change]:
+    """Yield the changes of whole records."""
     for start in range(0, len(records), RECORD_BYTES):
         did, state = records[start : start + _DID_BYTES], records[start + _DID_BYTES : start + RECORD_BYTES]
         # The 16 bytes of a DID that is no `did:plc` begin with a 1.
@@ -140,20 +147,14 @@ class RepoStates:
             self._logger.warning("log: the state of a repository is damaged and forgotten", error=str(error))
             return None
 
-    def insert(self, repos: Repos) -> int | None:
-        """Write the changes of an append, inside its transaction; return what `add` needs."""
-        records = pack(repos)
-        assert len(records) == RECORD_BYTES * len(repos), "DIDs are compact, and states have their size"
-        return self._connection.execute(
-            "INSERT INTO repo_change (crc, records) VALUES (?, ?)", (crc32(records), records)
-        ).lastrowid
-
-    def add(self, repos: Repos, row_id: int | None) -> None:
-        """Take over changes that were committed."""
-        assert row_id is not None
+    def add(self, repos: Repos) -> None:
+        """Take over the changes of an append."""
         self._recent |= repos
         self._records += len(repos)
-        self._last_id = row_id
+
+    def note_row(self, row_id: int | None) -> None:
+        """Note the last row in which changes were stored; None: there were none."""
+        self._last_id = self._last_id if row_id is None else row_id
 
     @property
     def is_due(self) -> bool:
@@ -169,7 +170,10 @@ class RepoStates:
         return len(self._recent) >= changes or self._records >= RECORDS_PER_REPO * changes
 
     def begin_fold(self) -> Repos:
-        """Return what is to be folded: what a fold that failed has left, else all that is recent."""
+        """Return what is to be folded: what a fold that failed has left, else all that is recent.
+
+        All of it must be in rows: else a state could survive a loss of power without its event.
+        """
         if not self._folding:
             self._folding, self._recent, self._records = self._recent, {}, 0
             self.folded_to = self._last_id
@@ -178,6 +182,14 @@ class RepoStates:
     def end_fold(self) -> None:
         """Forget what was folded: it is in the table."""
         self._folding = {}
+
+
+def insert_changes(connection: sqlite3.Connection, repos: Repos) -> int | None:
+    """Write changes as a row, inside a transaction; return its number."""
+    records = pack(repos)
+    return connection.execute(
+        "INSERT INTO repo_change (crc, records) VALUES (?, ?)", (crc32(records), records)
+    ).lastrowid
 
 
 # Steps of a fold, in the thread of upkeep

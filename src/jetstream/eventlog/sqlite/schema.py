@@ -2,7 +2,7 @@
 
     state       the whole log, in one row: the floor, counters, the tip as far as no cursor has a higher one
     cursor      how far each upstream was read, with the tip of the commit that stored it
-    extent      a view of both: floor, tip, number of events
+    extent      a view of both: floor, tip, number of events, number of commits
     tail        batches as they were committed
     segment     sealed segments
     tombstone   accounts whose records are still to be erased
@@ -38,7 +38,7 @@ POSITION_MAX: Final = (1 << 63) - 1  # an upper bound of every position: SQLite'
 
 # In the header of the file, where `file` and other programs look: "JETS", and the version of the tables.
 APPLICATION_ID: Final = 0x4A455453
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 _VERSIONS_MAX: Final = 1_000  # a number above it is no version: the header of the file is damaged
 # Executed in an empty file. Integers are positions in microseconds, or counts. The columns of events are
 # blobs, as `columns` writes them for the tail, and `segment` for segments.
@@ -50,9 +50,10 @@ CREATE TABLE state (
     appended  INTEGER NOT NULL,
     removed   INTEGER NOT NULL,
     checkpoints INTEGER NOT NULL,
-    repos     INTEGER NOT NULL
+    repos     INTEGER NOT NULL,
+    commits   INTEGER NOT NULL
 ) STRICT;
-INSERT INTO state VALUES (1, 0, 0, 0, 0, 0, 0);
+INSERT INTO state VALUES (1, 0, 0, 0, 0, 0, 0, 0);
 CREATE TABLE cursor (
     source    TEXT PRIMARY KEY,
     seq       INTEGER NOT NULL,
@@ -61,12 +62,14 @@ CREATE TABLE cursor (
     stored_to INTEGER,
     unstored  TEXT,
     tip_us    INTEGER NOT NULL,
-    appended  INTEGER NOT NULL
+    appended  INTEGER NOT NULL,
+    commits   INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE VIEW extent AS SELECT
     floor_us,
     max(tip_us, ifnull((SELECT max(tip_us) FROM cursor), 0)) AS tip_us,
-    max(appended, ifnull((SELECT max(appended) FROM cursor), 0)) - removed AS events
+    max(appended, ifnull((SELECT max(appended) FROM cursor), 0)) - removed AS events,
+    max(commits, ifnull((SELECT max(commits) FROM cursor), 0)) AS commits
 FROM state;
 CREATE TABLE tail (
     last_us   INTEGER PRIMARY KEY,
@@ -135,6 +138,14 @@ DELETE_ROW: Final = for_each_table("DELETE FROM %s WHERE last_us = ?")
 CURSORS: Final = "SELECT source, seq, provisional, fell_from, stored_to, unstored FROM cursor"
 # What an operator can do about damage: the end of each such message.
 REMEDY: Final = "`jetstream log repair` keeps every undamaged segment; or move it away to start a new log"
+
+
+class Totals(NamedTuple):
+    """What each commit of appends stores of the whole log."""
+
+    tip_us: int
+    appended: int  # events, ever
+    commits: int  # ever
 
 
 class Row(NamedTuple):
@@ -219,29 +230,28 @@ def insert(connection: sqlite3.Connection, stored: Segment | Row) -> None:
 
 
 def store_cursors(
-    connection: sqlite3.Connection, cursors: Cursors, tip_us: int, appended: int, *, same_sources: bool
+    connection: sqlite3.Connection, cursors: Cursors, totals: Totals, *, same_sources: bool
 ) -> None:
-    """Store cursors, with the tip and the number of events ever appended.
+    """Store cursors, with the totals of the log.
 
-    Those two stand in the rows of the cursors, so that a commit writes one page less; the view `extent` takes
-    the highest of each. With `same_sources`, the table has rows for these sources, and others stay. Else they
+    Those stand in the rows of the cursors, so that a commit writes one page less; the view `extent` takes the
+    highest of each. With `same_sources`, the table has rows for these sources, and others stay. Else they
     go.
     """
-    values = [
-        (*cursor[:-1], _packed_seqs(cursor), tip_us, appended, source) for source, cursor in cursors.items()
-    ]
+    values = [(*cursor_row(*each)[1:], *totals, each[0]) for each in cursors.items()]
     if same_sources and values:
         connection.executemany(
             "UPDATE cursor SET seq = ?, provisional = ?, fell_from = ?, stored_to = ?, unstored = ?,"
-            " tip_us = ?, appended = ? WHERE source = ?",
+            " tip_us = ?, appended = ?, commits = ? WHERE source = ?",
             values,
         )
         return
-    connection.execute("UPDATE state SET tip_us = ?, appended = ?", (tip_us, appended))
+    connection.execute("UPDATE state SET tip_us = ?, appended = ?, commits = ?", totals)
     connection.execute("DELETE FROM cursor")
     connection.executemany(
-        "INSERT INTO cursor (seq, provisional, fell_from, stored_to, unstored, tip_us, appended, source)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO cursor"
+        " (seq, provisional, fell_from, stored_to, unstored, tip_us, appended, commits, source)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         values,
     )
 
@@ -262,6 +272,11 @@ def named_cursor(row: Sequence[Any]) -> tuple[str, SourceCursor]:
     except (ValueError, AttributeError, TypeError) as error:
         raise Damaged(f"the cursor of {source} is damaged: {error}") from error
     return source, cursor._replace(unstored=seqs)
+
+
+def cursor_row(source: str, cursor: SourceCursor) -> tuple[Any, ...]:
+    """Return the row of `CURSORS` that `named_cursor` reads."""
+    return (source, *cursor[:-1], _packed_seqs(cursor))
 
 
 def _packed_seqs(cursor: SourceCursor) -> str | None:
@@ -286,6 +301,12 @@ def read_accounts(connection: sqlite3.Connection) -> dict[tuple[str, str], bytes
 def read_tip(connection: sqlite3.Connection) -> int:
     """Return the position of the newest event that was stored, 0 for none."""
     return int(connection.execute("SELECT tip_us FROM extent").fetchone()[0])
+
+
+def read_totals(connection: sqlite3.Connection) -> Totals:
+    """Return the totals as of the last commit."""
+    query = "SELECT extent.tip_us, events + removed, extent.commits FROM extent, state"
+    return Totals(*connection.execute(query).fetchone())
 
 
 def count_removed(connection: sqlite3.Connection, events: int) -> None:

@@ -1,11 +1,12 @@
 """The event log in one SQLite file, for one machine.
 
-    append ──▶ tail (a row per batch) ──seal──▶ segment (4,000 events, compressed) ──trim──▶ deleted
+    append ──▶ (journal) ──▶ tail (a row per batch) ──seal──▶ segment (4,000 events) ──trim──▶ deleted
        └─────▶ hot tail (in memory)
 
 A batch is committed as one row of `tail`, in the transaction that moves the cursors, on the event loop's
-thread: a commit writes 30 to 170 us into the page cache, less than handing it to a thread costs. Everything
-that waits for the disk happens elsewhere: reading in the threads of `ReaderPool`, and everything else in the
+thread: a commit writes 30 to 170 us into the page cache, less than handing it to a thread costs. Small
+batches are written to the journal first, and many of them become one row (see `journal`). Everything that
+waits for the disk happens elsewhere: reading in the threads of `ReaderPool`, and everything else in the
 thread of `upkeep`. Each write holds `LogState.writing`, for no longer than one short transaction takes.
 
 A reader gives a position and gets the batch that follows:
@@ -24,6 +25,7 @@ import asyncio
 import os
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -40,11 +42,12 @@ from jetstream.eventlog.segment_cache import Loaded, SegmentCache
 from jetstream.eventlog.sqlite import lookup
 from jetstream.eventlog.sqlite.connection import Transaction, TranslatedErrors, bytes_on_disk, wal_bytes
 from jetstream.eventlog.sqlite.gaps import GAP_BYTES, insert_gaps, read_gaps
+from jetstream.eventlog.sqlite.journal import Entry, store_entries
 from jetstream.eventlog.sqlite.reader import ReaderPool
 from jetstream.eventlog.sqlite.recovery import LogState, Options, open_log
-from jetstream.eventlog.sqlite.repos import PAGE_BYTES, RECORD_BYTES
+from jetstream.eventlog.sqlite.repos import PAGE_BYTES, RECORD_BYTES, insert_changes
 from jetstream.eventlog.sqlite.reservation import Machine
-from jetstream.eventlog.sqlite.schema import insert_row, read_accounts, store_accounts, store_cursors
+from jetstream.eventlog.sqlite.schema import Totals, insert_row, read_accounts, store_accounts, store_cursors
 from jetstream.eventlog.sqlite.upkeep import Upkeep
 from jetstream.limits import LogLimits
 from jetstream.logging_setup import Throttled
@@ -151,8 +154,9 @@ class SqliteLog:
                     self._upkeep.wake()
                 if count and batch.last > state.reservation.until_us:
                     await self._reserve(batch.last)
-                with TranslatedErrors(state.path), Transaction(state.writer):
-                    repo_row = self._store(batch, columns, changes, tombstones)
+                with TranslatedErrors(state.path):
+                    if tombstones or not self._write_ahead(batch, columns, changes):
+                        self._commit(batch, columns, changes, tombstones)
             except LogUnwritable:
                 state.writable = False
                 state.space.full = True
@@ -162,7 +166,7 @@ class SqliteLog:
             state.cursors = changes.cursors
             state.gaps += len(changes.gaps)
             if changes.repos:
-                state.repos.add(changes.repos, repo_row)
+                state.repos.add(changes.repos)
                 if state.repos.is_due:
                     self._upkeep.wake()
             if count:
@@ -172,6 +176,43 @@ class SqliteLog:
         """Reserve positions above `position`. The append waits for it, so the thread gets the GIL quickly."""
         with short_switch_interval(), TranslatedErrors(self._state.path):
             await asyncio.to_thread(self._state.reservation.extend, position)
+
+    def _write_ahead(self, batch: Batch, columns: Columns | None, changes: Changes) -> bool:
+        """Write one append to the journal; return False if it is none for it: large, or with rare changes.
+
+        While the database cannot be written, none is: so a disk that refuses is noticed at the next append.
+        """
+        state, cursors = self._state, changes.cursors
+        is_rare = changes.gaps or changes.accounts or cursors.keys() != state.cursors.keys()
+        if is_rare or state.space.full or _size(columns, changes) > state.limits.journaled_bytes:
+            return False
+        moved = self._moved(cursors)
+        if sum(len(each.unstored) for each in moved.values()) > state.limits.journaled_seqs:
+            return False
+        first, last = (batch.first, batch.last) if columns is not None else (state.tip + 1, state.tip)
+        return state.journal.append(
+            Entry(first, last, columns, moved, changes.repos), state.commits, state.tip
+        )
+
+    def _moved(self, cursors: Cursors) -> Cursors:
+        """Return the cursors that have moved, at least one if there is any. Of hundreds, one or two have."""
+        before = self._state.cursors
+        moved = {source: each for source, each in cursors.items() if before[source] != each}
+        return moved or dict(islice(cursors.items(), 1))
+
+    def _commit(
+        self, batch: Batch, columns: Columns | None, changes: Changes, tombstones: Tombstones
+    ) -> None:
+        """Write one append, and what is in the journal before it, to the database."""
+        state = self._state
+        entries, row_id = state.journal.entries, None
+        with Transaction(state.writer):
+            if entries:
+                row_id = store_entries(state.writer, entries, state.appended, state.commits + 1)
+            row_id = self._store(batch, columns, changes, tombstones) or row_id
+        state.commits += 1
+        state.repos.note_row(row_id)
+        state.journal.clear()
 
     def _store(
         self, batch: Batch, columns: Columns | None, changes: Changes, tombstones: Tombstones
@@ -191,16 +232,17 @@ class SqliteLog:
                     insert_row(writer, part.first, part.last, Columns.of(part))
         if tombstones:
             writer.executemany("INSERT OR REPLACE INTO tombstone VALUES (?, ?)", tombstones.items())
-        cursors, before = changes.cursors, state.cursors
-        same_sources = cursors.keys() == before.keys()
-        if same_sources:  # of hundreds of sources, one or two have moved
-            cursors = {source: each for source, each in cursors.items() if before[source] != each} or cursors
-        store_cursors(writer, cursors, tip, state.appended + len(batch), same_sources=same_sources)
+        cursors = changes.cursors
+        same_sources = cursors.keys() == state.cursors.keys()
+        if same_sources:
+            cursors = self._moved(cursors)
+        totals = Totals(tip, state.appended + len(batch), state.commits + 1)
+        store_cursors(writer, cursors, totals, same_sources=same_sources)
         if changes.gaps:
             insert_gaps(writer, changes.gaps)
         if changes.accounts:
             store_accounts(writer, changes.accounts)
-        return state.repos.insert(changes.repos) if changes.repos else None
+        return insert_changes(writer, changes.repos) if changes.repos else None
 
     def _publish(self, batch: Batch, tombstones: Tombstones, received_at: float | None) -> None:
         """Let memory follow what was committed, and wake readers and, if there is a segment, upkeep."""
@@ -240,6 +282,8 @@ class SqliteLog:
             start = state.hot_tail.start
             if position >= start:
                 return state.hot_tail.at(position, stop)
+            if state.journal.starts_below(start):
+                await self._empty_journal()
             position, batch = await self._read_stored(position, min(stop, start), wanted)
             if batch is not None:
                 return batch
@@ -261,6 +305,12 @@ class SqliteLog:
             found = None
         return after, found
 
+    async def _empty_journal(self) -> None:
+        """Let the database have all that was appended. Raises LogUnwritable."""
+        async with self._state.writing:
+            with TranslatedErrors(self._state.path):
+                self._state.empty_journal()
+
     async def _load(self, last_us: int) -> Loaded | None:
         """Read a segment for the cache."""
         return await self._readers.run(lambda reader: reader.load_measured(last_us))
@@ -281,7 +331,9 @@ class SqliteLog:
     async def keys_from(self, position: int, stop: int) -> set[Key]:
         """Return the keys of the oldest events in `[position, stop)`."""
         position = max(position, self._state.floor)
-        return await self._readers.run(lambda reader: lookup.keys_from(reader, position, stop))
+        # Before the database: an append moves in that direction.
+        journaled = lookup.keys_within(self._state.journal.batches(), position, stop)
+        return journaled | await self._readers.run(lambda reader: lookup.keys_from(reader, position, stop))
 
     async def gaps(self, since_us: int, count_max: int) -> list[Gap]:
         """Return the oldest gaps since a time, rising."""
@@ -315,11 +367,14 @@ class SqliteLog:
     async def close(self) -> None:
         """Copy everything into the database, durably, and close it."""
         await self._upkeep.close()
+        with suppress(LogError):  # what cannot be written stays in the journal
+            await self._empty_journal()
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
         """Close the connections, the last one with a checkpoint, and reserve no more than was given out."""
         self._readers.close()
+        self._state.journal.close()
         self._state.writer.close()
         with suppress(LogError), TranslatedErrors(self._state.path):
             self._state.checkpointer.close()

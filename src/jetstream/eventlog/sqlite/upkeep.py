@@ -1,5 +1,6 @@
 """Upkeep: what is done to the file in the background, beside appends and readers.
 
+    journal      move small appends to the database
     seal         compress the oldest rows of the tail into segments
     fold         write the states of repositories to their table
     erase        rewrite segments that have records of deleted accounts
@@ -97,6 +98,8 @@ class Upkeep:
         state = self._state
         async with self._running:
             await (self._free_disk() if state.space.full else self._keep_time())
+            async with state.writing:
+                self._empty_journal()
             await self._seal()
             await self._fold()
             for step in (self._erase, self._retain, self._checkpoint, self._shrink):
@@ -142,11 +145,19 @@ class Upkeep:
     async def _exclusively(self, work: Callable[..., Result], *arguments: object) -> Result:
         """Run a step in the thread while nobody else writes.
 
-        Appends wait for it, so the thread gets the GIL quickly.
+        Appends wait for it, so the thread gets the GIL quickly. The step finds all appends in the database,
+        except on a full disk.
         """
         async with self._state.writing:
+            if not self._state.space.full:
+                self._empty_journal()
             with short_switch_interval():
                 return await self._in_thread(work, *arguments)
+
+    def _empty_journal(self) -> None:
+        """Move appends to the database, with `writing` held: some tenths of a millisecond."""
+        with TranslatedErrors(self._state.path):
+            self._state.empty_journal()
 
     async def _in_thread(self, work: Callable[..., Result], *arguments: object) -> Result:
         """Run a step in the thread. Raises LogUnwritable or LogCorrupt."""
@@ -198,7 +209,10 @@ class Upkeep:
         repos, connection, limits = self._state.repos, self._state.upkeep, self._state.limits
         if not repos.is_due:
             return
-        for step in await self._in_thread(in_steps, repos.begin_fold(), limits.fold_repos):
+        async with self._state.writing:
+            self._empty_journal()
+            changes = repos.begin_fold()
+        for step in await self._in_thread(in_steps, changes, limits.fold_repos):
             await self._require_room(2 * PAGE_BYTES * len(step))
             await self._in_thread(warm, connection, step)
             repos.stored += await self._exclusively(fold, connection, step)
@@ -228,6 +242,9 @@ class Upkeep:
             )
             if after is None:  # the tail ends the pass: its tombstones are deleted in the same transaction
                 await self._replace(rewritten, self._tombstones)
+                async with self._state.writing:
+                    self._empty_journal()
+                    self._state.journal.wipe()
                 self._tombstones, self._erased_to = {}, 0
                 return
             if rewritten:
@@ -262,6 +279,8 @@ class Upkeep:
     async def _trim(self, before_us: int) -> None:
         """Delete step by step what ends before a position, and let memory follow after each step."""
         state = self._state
+        if state.oldest_us is None or state.oldest_us >= before_us:
+            return
         while (done := await self._exclusively(trim.trim, self._reader, state.floor, before_us)) is not None:
             events, state.floor = done
             state.hot_tail.drop_before(state.floor)
@@ -269,10 +288,15 @@ class Upkeep:
             await self._count_removed(events)
 
     async def _count_removed(self, events: int) -> None:
-        """Subtract deleted events, and read again what remains: exclusively, so that no append is missed."""
-        state = self._state
+        """Subtract deleted events, and read again what remains: exclusively, so that no append is missed.
+
+        On a full disk, some may be in the journal.
+        """
+        state, journal = self._state, self._state.journal
         state.events -= events
-        state.oldest_us, state.tail_events = await self._exclusively(read_extent, state.upkeep, state.floor)
+        oldest_us, tail_events = await self._exclusively(read_extent, state.upkeep, state.floor)
+        state.oldest_us = journal.first_us if oldest_us is None else oldest_us
+        state.tail_events = tail_events + journal.events
 
     # The write-ahead log
 
@@ -328,7 +352,7 @@ class Upkeep:
     async def _take_reserve(self) -> None:
         """Complete the reserve; log a warning when there is no longer room for all of it."""
         space = self._state.space
-        whole = await self._in_thread(space.take_reserve)
+        whole = space.reserve_held >= space.reserve_size or await self._in_thread(space.take_reserve)
         if not whole and self._has_reserve:
             logger.warning(
                 "log: the disk has no room for the reserve; free some",

@@ -30,7 +30,7 @@ from jetstream.model.filter import EVERYTHING, Filter
 
 BatchOf = Callable[[range], Batch]
 SEALED = 100
-LIMITS = LogLimits(segment_events=SEALED, upkeep_interval_s=3600.0)
+LIMITS = LogLimits(segment_events=SEALED, upkeep_interval_s=3600.0, journal_bytes=0)
 EVENTS = 2_000  # 20 segments, a second apart
 STEP = 1_000_000
 LIKES = Filter.parse(["app.bsky.feed.like"], [])

@@ -25,7 +25,10 @@ ROWS = {
 
 
 def written(value: int) -> str:
-    return f"{value:,}" if value % (1 << 20) else f"{value >> 20} MiB"
+    for unit, bits in ("MiB", 20), ("KiB", 10):
+        if not value % (1 << bits):
+            return f"{value >> bits} {unit}"
+    return f"{value:,}"
 
 
 @pytest.fixture
@@ -60,7 +63,7 @@ def test_a_limit_is_that_of_the_code(name: str) -> None:
 
 
 def test_limits_of_the_format_are_those_of_the_code() -> None:
-    assert sum(hasattr(LIMITS, name) for name in ROWS) == 14
+    assert sum(hasattr(LIMITS, name) for name in ROWS) == 17
     assert ROWS["positions reserved ahead"] == f"{AHEAD_US // 1_000_000} s"
     assert ROWS["a column, decompressed"] == f"{COLUMN_BYTES_MAX >> 30} GiB"
     assert ROWS["rows of `stored"] == f"{ROWS_MAX:,}, and {ROWS_MAX:,} for a step of the clock"

@@ -128,6 +128,6 @@ def test_a_cursor_comes_back(
     cursors = {"a": SourceCursor(seq, provisional, fell_from, stored_to, unstored)}
     connection = open_writer(Path(":memory:"))
     for same_sources in (False, True):
-        schema.store_cursors(connection, cursors, 1, 1, same_sources=same_sources)
+        schema.store_cursors(connection, cursors, schema.Totals(1, 1, 1), same_sources=same_sources)
         assert schema.read_cursors(connection) == cursors
     connection.close()

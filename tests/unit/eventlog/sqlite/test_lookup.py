@@ -18,7 +18,9 @@ from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, SYNC, Event, Key
 
 CURSOR = {"relay.example:443": SourceCursor(1)}
-SMALL = LogLimits(segment_events=20, batch_events=7, hot_tail_events=40, scan_segments=2, lookup_keys=40)
+SMALL = LogLimits(
+    segment_events=20, batch_events=7, hot_tail_events=40, scan_segments=2, lookup_keys=40, journal_bytes=0
+)
 # No segment is ever full, so the background seals nothing while a test looks at the tail.
 UNSEALED = replace(SMALL, segment_events=10_000)
 

@@ -28,7 +28,7 @@ from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, SYNC, UPDAT
 from jetstream.model.filter import Filter
 from jetstream.steps import finish
 
-SMALL = LogLimits(segment_events=10, batch_events=5, hot_tail_events=1, scan_segments=3)
+SMALL = LogLimits(segment_events=10, batch_events=5, hot_tail_events=1, scan_segments=3, journal_bytes=0)
 # Some segments have one collection, one repo or no accounts, so that each can be skipped by some filter.
 RUNS = [
     (

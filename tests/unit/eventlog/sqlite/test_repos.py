@@ -176,7 +176,7 @@ async def test_changes_are_folded_when_they_are_many(tmp_path: Path) -> None:
     for number in range(7):
         await append(log, {numbered(number): state(number)})
     await log.maintain()
-    assert (rows(log, "repo"), rows(log, "repo_change")) == (0, 7)
+    assert (rows(log, "repo"), rows(log, "repo_change")) == (0, 2)
     await append(log, {numbered(7): state(7)})
     await log.maintain()
     assert (rows(log, "repo"), rows(log, "repo_change")) == (8, 0)

@@ -285,3 +285,25 @@ def test_a_large_disk_has_a_bounded_reserve(tmp_path: Path) -> None:
     disk = os.statvfs(tmp_path)
     size = disk.f_blocks * disk.f_frsize
     assert Space(tmp_path).reserve_size == min(16 << 20, size // 8)
+
+
+async def test_what_waits_in_the_journal_is_stored_with_the_reserve(tmp_path: Path) -> None:
+    size = "32m"  # the reserve is large enough for opening to leave it alone
+    with small_disk(tmp_path / "disk", size) as disk, small_disk(tmp_path / "copy", size) as copy:
+        writer = Writer(disk)
+        await writer.open()
+        await writer.store()
+        await writer.upkeep()
+        for number in range(100, 180):
+            Writer.now += SECOND
+            body = b'{"x":"%s"}' % writer.dice.randbytes(1_000).hex().encode()
+            event = make_event(number)._replace(body=body)
+            await writer.log.append(Batch.of([event], [Writer.now]), Changes(CURSOR))
+        for path in disk.iterdir():
+            shutil.copy(path, copy)
+        fill(copy, leave=96 << 10)
+        again = Writer(copy)
+        await again.open()
+        assert await again.held() == 180
+        await again.log.close()
+        await writer.log.close()

@@ -171,7 +171,7 @@ async def test_a_full_disk_stores_nothing_and_ends_by_itself(
 
 
 async def test_readers_share_a_segment(tmp_path: Path, batch_of: BatchOf, cursor: Cursors) -> None:
-    log = await SqliteLog.open(tmp_path, limits=LogLimits(segment_events=100))
+    log = await SqliteLog.open(tmp_path, limits=LogLimits(segment_events=100, journal_bytes=0))
     for start in range(1, 1000, 50):
         await log.append(batch_of(range(start, start + 50)), Changes(cursor))
     await log.maintain()

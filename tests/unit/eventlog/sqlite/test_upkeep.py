@@ -32,7 +32,7 @@ from jetstream.model.event import ACCOUNT, CREATE, Event
 from jetstream.model.filter import EVERYTHING, Filter
 
 BatchOf = Callable[[range], Batch]
-SMALL = LogLimits(segment_events=100)
+SMALL = LogLimits(segment_events=100, journal_bytes=0)
 BY_HAND = LogLimits(segment_events=100, upkeep_interval_s=3600.0)
 LEAVER = b"did:plc:leaver"
 ALL_OF_LEAVER = Filter(dids=DidSet({LEAVER}))
@@ -270,7 +270,7 @@ async def test_a_checkpoint_flushes_what_it_has_copied_while_appends_go_on(
             assert flushed.st_size > 100_000  # what the write-ahead log held
             appends_went_on.append(not log._state.writing.locked())
 
-    limits = LogLimits(wal_bytes=200_000, upkeep_interval_s=3600.0)
+    limits = LogLimits(wal_bytes=200_000, upkeep_interval_s=3600.0, journal_bytes=0)
     log = await SqliteLog.open(tmp_path, limits=limits, machine=Machine("this-boot", sync=sync))
     for start in range(1, 2_000, 100):
         await log.append(batch_of(range(start, start + 100)), Changes(cursor))

@@ -1,0 +1,240 @@
+"""The journal: small appends, in a file of their own until upkeep moves them to the database.
+
+A transaction of SQLite writes whole pages: 10 kB for one event of 500 bytes. So an append of a few events is
+written to the end of `jetstream.journal` instead, and about once a second all of them become one transaction.
+
+    append ──small──▶ journal ──about once a second──▶ tail, cursor, repo_change
+       └──────── large, or with rare changes ───────────▲
+
+The file has a fixed size, and is overwritten from its start after each such transaction. It holds entries,
+one for each append:
+
+    crc size   commits before_us first_us last_us   sizes     parts
+    4   4      8       8         8        8         10 of 4   …
+               └── size bytes, of which crc is the CRC-32 ────┘
+
+The parts are the eight columns, empty without an event; the cursors as JSON, with the values of their rows;
+and the changed states of repositories, as in a row of `repo_change`.
+
+An entry counts if it continues what is stored: `commits` is the number of commits that the database has, and
+`before_us` the tip of the database or of the entry before. So an entry that was torn, that is in the database
+by now, or that follows a lost commit is left out, and so are those behind it. What is lost with them is read
+from the upstream again, as after any lost commit.
+
+An append to the journal survives the process like a commit does: both are in the page cache, and neither
+waits for the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from struct import Struct
+from typing import Final, NamedTuple
+from zlib import crc32
+
+import orjson
+import structlog
+
+from jetstream.eventlog import Cursors
+from jetstream.eventlog.columns import Columns
+from jetstream.eventlog.sqlite.connection import Transaction
+from jetstream.eventlog.sqlite.repos import Repos, insert_changes, pack, records_of
+from jetstream.eventlog.sqlite.schema import (
+    Totals,
+    cursor_row,
+    insert_row,
+    named_cursor,
+    read_totals,
+    store_cursors,
+)
+from jetstream.model.batch import Batch
+
+FILE: Final = "jetstream.journal"
+_CHECKED: Final = Struct("<II")  # the checksum of all that follows, and its size
+_HEAD: Final = Struct("<Qqqq10I")  # commits, positions, sizes of the parts
+
+logger = structlog.get_logger(__name__)
+
+
+class Entry(NamedTuple):
+    """What one append has stored: events if it had some, the cursors and the states that have changed.
+
+    `last_us` is the tip after it.
+    """
+
+    first_us: int
+    last_us: int
+    columns: Columns | None
+    cursors: Cursors
+    repos: Repos
+
+    @property
+    def events(self) -> int:
+        """The number of events."""
+        return 0 if self.columns is None else self.columns.events
+
+
+class Journal:
+    """The journal of one log. It belongs to the event loop's thread.
+
+    It takes up to `size` bytes and `events_max` events, which become one row of the tail. With a size of 0,
+    or on a disk without room for it, which is a warning, it takes nothing. Old entries must be in the
+    database: they are overwritten.
+    """
+
+    def __init__(self, directory: Path, size: int, events_max: int) -> None:
+        self._path = directory / FILE
+        # The file, None without one; how many bytes it may have.
+        self._file: int | None = None
+        self._size = 0
+        try:
+            self._open(size)
+        except OSError as error:
+            logger.warning("log: without a journal, each append is committed", problem=str(error))
+        # Where the next entry goes, and up to where there may be old ones. `wipe` overwrites these.
+        self._end = 0
+        self._used = self._size
+        # The entries that are not in the database, oldest first, and how many events they have.
+        self.entries: list[Entry] = []
+        self.events = 0
+        self._events_max = events_max
+        # A process may have been killed before it could wipe what is erased in the database.
+        self.wipe()
+
+    def _open(self, size: int) -> None:
+        if size:
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            os.posix_fallocate(self._file, 0, size)
+            self._size = size
+
+    def append(self, entry: Entry, commits: int, before_us: int) -> bool:
+        """Write an entry, which continues so many commits and that tip.
+
+        Returns False if it has no room, or the disk refuses: the entry must be committed instead.
+        """
+        if self._file is None or self.events + entry.events > self._events_max:
+            return False
+        data = _packed(entry, commits, before_us)
+        if self._end + len(data) > self._size or not _written(self._file, data, self._end):
+            return False
+        self._end += len(data)
+        self._used = max(self._used, self._end)
+        self.events += entry.events
+        self.entries.append(entry)
+        return True
+
+    def clear(self) -> None:
+        """Forget the entries, which are in the database now."""
+        self.entries = []
+        self._end = self.events = 0
+
+    def wipe(self) -> None:
+        """Overwrite old entries with zeros. There are no others."""
+        assert not self.entries
+        if self._file is not None and _written(self._file, bytes(self._used), 0):
+            self._used = 0
+
+    @property
+    def first_us(self) -> int | None:
+        """The position of the first event that is only here; None: there is none."""
+        return next((entry.first_us for entry in self.entries if entry.events), None)
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the events that are only here."""
+        return (entry.columns.batch() for entry in self.entries if entry.columns is not None)
+
+    def starts_below(self, position: int) -> bool:
+        """Tell whether an event below a position is only here."""
+        return bool(self.entries) and self.entries[0].first_us < position
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            os.close(self._file)
+
+
+def store_entries(
+    connection: sqlite3.Connection, entries: Sequence[Entry], appended: int, commits: int
+) -> int | None:
+    """Write at least one entry to the tables, inside a transaction.
+
+    `appended` and `commits` are the totals with them. Returns the row of the states of repositories, if some
+    have changed.
+    """
+    runs = [(entry, entry.columns) for entry in entries if entry.columns is not None]
+    if runs:
+        columns = Columns.joined(columns for _, columns in runs)
+        insert_row(connection, runs[0][0].first_us, runs[-1][0].last_us, columns)
+    cursors = {source: cursor for entry in entries for source, cursor in entry.cursors.items()}
+    totals = Totals(entries[-1].last_us, appended, commits)
+    store_cursors(connection, cursors, totals, same_sources=True)
+    repos = {did: state for entry in entries for did, state in entry.repos.items()}
+    return insert_changes(connection, repos) if repos else None
+
+
+def recover(directory: Path, connection: sqlite3.Connection) -> None:
+    """Store what the journal has beyond the database, in one transaction.
+
+    Raises sqlite3.DatabaseError, and OSError for a journal that cannot be read.
+    """
+    try:
+        data = (directory / FILE).read_bytes()
+    except FileNotFoundError:
+        return
+    totals = read_totals(connection)
+    entries = list(_read(data, totals.commits, totals.tip_us))
+    if entries:
+        appended = totals.appended + sum(entry.events for entry in entries)
+        with Transaction(connection):
+            store_entries(connection, entries, appended, totals.commits + 1)
+
+
+def _written(file: int, data: bytes, offset: int) -> bool:
+    """Write to a file; return whether all was written."""
+    with suppress(OSError):
+        return os.pwrite(file, data, offset) == len(data)
+    return False
+
+
+def _packed(entry: Entry, commits: int, before_us: int) -> bytes:
+    columns = entry.columns or (b"",) * 8
+    cursors = orjson.dumps([cursor_row(*each) for each in entry.cursors.items()])
+    parts = (*columns, cursors, pack(entry.repos))
+    head = _HEAD.pack(commits, before_us, entry.first_us, entry.last_us, *map(len, parts))
+    data = b"".join((head, *parts))
+    return _CHECKED.pack(crc32(data), len(data)) + data
+
+
+def _read(data: bytes, commits: int, tip_us: int) -> Iterator[Entry]:
+    """Yield the entries that continue a database with so many commits and this tip."""
+    at = 0
+    while (checked := data[at : at + _CHECKED.size]) and len(checked) == _CHECKED.size:
+        checksum, size = _CHECKED.unpack(checked)
+        at += _CHECKED.size
+        body = data[at : at + size]
+        if size < _HEAD.size or len(body) < size or crc32(body) != checksum:
+            return
+        continued, before_us, first_us, last_us, *sizes = _HEAD.unpack_from(body)
+        if (continued, before_us) != (commits, tip_us):
+            return
+        yield _unpacked(body, first_us, last_us, sizes)
+        tip_us, at = last_us, at + size
+
+
+def _unpacked(body: bytes, first_us: int, last_us: int, sizes: Sequence[int]) -> Entry:
+    parts, at = [], _HEAD.size
+    for size in sizes:
+        parts.append(body[at : at + size])
+        at += size
+    *columns, cursors, repos = parts
+    return Entry(
+        first_us,
+        last_us,
+        Columns(*columns) if columns[0] else None,
+        dict(map(named_cursor, orjson.loads(cursors))),
+        dict(records_of(repos)),
+    )
