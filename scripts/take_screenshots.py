@@ -6,8 +6,8 @@ The server at the URL should have run for an hour, with subscribers, so that the
     jetstream serve --upstream relay=ws://127.0.0.1:7777 --data-dir /tmp/jetstream
     jetstream bench --subscribers 40 --seconds 3600
 
-It uses Chromium, as `tests/foreign/test_page.py` does, and prefers the font Inter. In Debian: fonts-inter, and
-fonts-droid-fallback and fonts-noto-color-emoji for what people write.
+It uses Chromium, as `tests/foreign/test_page.py` does, and prefers the font Inter. In Debian: fonts-inter,
+and fonts-droid-fallback and fonts-noto-color-emoji for what people write.
 """
 
 from __future__ import annotations
