@@ -1,7 +1,7 @@
 """The server's life: its parts are built, started in order, and stopped in order.
 
     start   open the log, then the listeners; then run delivery, upstream and the watch
-    SIGHUP  read the file of upstreams again
+    SIGHUP  read the files again that settings name
     stop    accept no more connections, stop reading upstream, close the subscribers, stop delivery,
             close the listeners, close the log
 
@@ -49,6 +49,7 @@ from jetstream.runtime import (
 from jetstream.settings import Address, Settings, require_data_dir
 from jetstream.status import Status
 from jetstream.web import dictionary, front_page, openapi, page_files, pages, ready, status_page, xrpc
+from jetstream.web.access import Access
 from jetstream.web.dialect import SHUTDOWN, SubscribeDialect
 from jetstream.web.did_lists import BODY_BYTES_MAX, DidLists
 from jetstream.web.event_stream import EventStreamDialect
@@ -56,8 +57,10 @@ from jetstream.web.explain import Explain
 from jetstream.web.gaps import Gaps
 from jetstream.web.methods import GET_ZSTD_DICTIONARY, PREFIX, SUBSCRIBE_EVENTS
 from jetstream.web.positions import cursors
-from jetstream.web.server import Server, Upload
+from jetstream.web.server import Routes, Server, Upload
 from jetstream.web.subscribe import FAILED, Subscribe
+from jetstream.web.subscribers import BODY_BYTES_MAX as KICK_BYTES_MAX
+from jetstream.web.subscribers import Subscribers
 
 logger = structlog.get_logger(__name__)
 
@@ -74,7 +77,7 @@ async def serve(settings: Settings, limits: Limits = Limits()) -> None:
     tune_gc(limits.runtime)
     service = Service(settings, limits)
     stop_on_signals(service.stop)
-    if settings.upstream_file is not None:
+    if settings.has_files:
         reload_on_hangup(service.reload)
     async with housekeeping(limits.runtime):
         await service.run(shortage)
@@ -83,8 +86,8 @@ async def serve(settings: Settings, limits: Limits = Limits()) -> None:
 class Service:
     """One server: its upstreams, a log, the delivery to subscribers, and the routes.
 
-    `clock` gives unix microseconds, as the machine has them. `log`, `delivery`, `intake` and `subscribe`
-    are built by `run`, and exist from `started` on.
+    `clock` gives unix microseconds, as the machine has them. `log`, `delivery`, `intake`, `subscribe` and
+    `servers` are built by `run`, and exist from `started` on.
     """
 
     def __init__(
@@ -103,8 +106,10 @@ class Service:
         self._reloading = asyncio.Event()  # set by `reload`, until the file is read
 
     def reload(self) -> None:
-        """Ask `run` to read `--upstream-file` again."""
-        self._reloading.set()
+        """Ask `run` to read `--upstream-file` again, and read the other files that settings name."""
+        if self.settings.upstream_file is not None:
+            self._reloading.set()
+        self.access.reload()
 
     def stop(self) -> None:
         """Ask `run` to end in good order."""
@@ -119,6 +124,7 @@ class Service:
         # What is wrong with the upstreams is said before the log is opened.
         starts_of(self.settings, upstreams_of(self.settings, self._limits))
         require_data_dir(self.settings.data_dir)
+        self.access = Access(self.settings, self.conditions, self._limits.web)
         self._dictionary = self._open_dictionary()
         self.log = await SqliteLog.open(
             self.settings.data_dir,
@@ -166,7 +172,7 @@ class Service:
         await self.intake.open()
         self.metrics.watch(self.status)
         self._check_clock()
-        servers = await self._listen()
+        self.servers = servers = await self._listen()
         if shortage is not None:
             shortage.warn()
         try:
@@ -197,6 +203,7 @@ class Service:
             self._check_clock()
             self.intake.check()
             self._did_lists.expire()
+            self.access.check()
             self._figures.take()
             tell_omitted()
 
@@ -258,28 +265,31 @@ class Service:
         figures = pages.metrics(self.metrics, self._limits.web)
         if settings.metrics_listen is None:
             routes["/metrics"] = figures
-        uploads = {"/filters": Upload(did_lists.handle, BODY_BYTES_MAX)}
-        servers = [
-            Server(
-                self.metrics,
-                routes,
-                upgrades,
-                trees,
-                uploads,
-                self._limits.web,
-                settings.trusted_proxies,
-            )
-        ]
+        subscribers = Subscribers(self.subscribe, self._clock)
+        upgrades["/subscribers.json"] = subscribers.list
+        uploads = {
+            "/filters": Upload(did_lists.handle, BODY_BYTES_MAX),
+            "/subscribers/kick": Upload(subscribers.kick, KICK_BYTES_MAX),
+        }
+        served = Routes(routes, upgrades, trees, uploads, self.access.guards)
+        servers = [Server(self.metrics, served, self._limits.web, self.access.peers, self.access.tls)]
         self.port = await _start(servers[0], "--listen", settings.listen)
         if settings.metrics_listen is not None:
-            servers.append(Server(self.metrics, {"/metrics": figures}, limits=self._limits.web))
+            servers.append(
+                Server(
+                    self.metrics, Routes({"/metrics": figures}, guards=self.access.guards), self._limits.web
+                )
+            )
             self.metrics_port = await _start(servers[1], "--metrics-listen", settings.metrics_listen)
         base = f"{settings.listen.host or 'localhost'}:{self.port}"
+        ws, http = ("ws", "http") if self.access.tls is None else ("wss", "https")
+        listen = settings.metrics_listen
+        metrics = f"{http}://{base}/metrics" if listen is None else f"http://{listen}/metrics"
         logger.info(
             "listening",
-            subscribe=f"ws://{base}/subscribe",
-            client_libraries=f"ws://{base}/v1/subscribe",
-            metrics=f"http://{settings.metrics_listen or base}/metrics",
+            subscribe=f"{ws}://{base}/subscribe",
+            client_libraries=f"{ws}://{base}/v1/subscribe",
+            metrics=metrics,
             verify=settings.verify,
             **log_ends(self.log.statistics().newest_us, self._clock()),
             **self.intake.fields(),

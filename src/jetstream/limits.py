@@ -327,6 +327,16 @@ class WebLimits:
     # 10,000 DIDs, that turn took 22 ms.
     unread_bytes_max: int = 32 << 10
 
+    # Limits per address (web/address_limits.py). The rates are settings.
+
+    # Seconds of each rate that an address may have at once: when a server restarts, all clients of an address
+    # are back within seconds.
+    address_burst_s: float = 30.0
+    # Addresses without a connection that are remembered until they are within their rates again: 0.5 kB each.
+    addresses_remembered_max: int = 20_000
+    # Connections of one address that are over its limit and wait for their 429; others are closed at once.
+    address_untold_max: int = 10
+
     # HTTP (web/connection.py, web/connections.py, web/head_reader.py).
 
     # Connections that are not subscriptions. Each takes 3 kB. As many slow clients as this may reconnect at
@@ -585,6 +595,8 @@ class AdmissionLimits:
     turn_s: float = 0.004
     # Messages of a run whose states are looked up in one turn: 15 µs each, where the log must be asked.
     prepared_per_turn: int = 250
+    # URLs of PDSes whose hosts are found in one turn, where a file of them was read: 3 µs each.
+    hosts_per_turn: int = 500
     # Messages that are judged in one turn because they have waited for long enough: 6 ms. Thousands may be
     # due at once, after the disk was full, or while readers are waited for.
     due_per_turn: int = 200

@@ -36,7 +36,7 @@ _BAD_MESSAGES: Final = (
 )
 _ENDED: Final = ("client", "lost", "done", "shutdown", "slow", "overtaken", "error")
 STREAM_CODINGS: Final = ("identity", "gzip", "zstd")
-CLOSE_REASONS: Final = (*_ENDED, "protocol", "flood", *_BAD_MESSAGES)
+CLOSE_REASONS: Final = (*_ENDED, "protocol", "flood", "kicked", *_BAD_MESSAGES)
 FLOOD_KINDS: Final = ("control", "tiny", "text", "unreadable")
 # Why a request to subscribe is refused, and what each reason means.
 REFUSAL_REASONS: Final = {
@@ -48,6 +48,11 @@ REFUSAL_REASONS: Final = {
     "coding": "no content coding that the client accepts, or too many streams with a compressor",
     "full": "the limit of subscribers is reached",
     "handshake": "a bad handshake of a WebSocket",
+    "unauthorized": "a token is missing or unknown, or the request is for programs of this machine",
+    "address_connections": "an address has as many connections as it may have",
+    "address_connection_rate": "an address connects too often",
+    "address_replays": "an address has as many replays as it may have",
+    "address_replay_rate": "an address begins replays too often",
 }
 BAD_REQUEST_REASONS: Final = (
     "malformed",
@@ -58,6 +63,7 @@ BAD_REQUEST_REASONS: Final = (
     "overload",
     "flood",
     "handshake",
+    "tls",
 )
 KEY_REFRESH_CAUSES: Final = ("announced", "age")
 # Why a process that verifies was replaced: it ended by itself, did not answer, or did not start.

@@ -27,13 +27,33 @@ class TokenBucket:
     def __init__(self, per_second: float, burst: float, now: float) -> None:
         self._per_second = per_second  # tokens that are added each second
         self._burst = burst  # the most tokens that the bucket holds; it starts full
-        self._tokens = burst  # tokens that were left at `_at`
-        self._at = now  # time of the last `spend`
+        self._tokens = burst  # tokens that were left at `_at`; below 0: so many are owed
+        self._at = now  # time of the last change
 
     def spend(self, now: float, cost: float = 1.0) -> bool:
         """Take `cost` tokens. Return False, and take none, when there are fewer."""
-        tokens = min(self._tokens + (now - self._at) * self._per_second, self._burst)
-        enough = tokens >= cost
-        self._tokens = tokens - cost if enough else tokens
-        self._at = now
+        self._gain(now)
+        enough = self._tokens >= cost
+        if enough:
+            self._tokens -= cost
         return enough
+
+    def overspend(self, now: float, cost: float) -> float:
+        """Take `cost` tokens, also where there are fewer. Return the seconds until none is owed."""
+        self._gain(now)
+        self._tokens -= cost
+        return max(0.0, -self._tokens / self._per_second)
+
+    def wait_s(self, now: float, cost: float = 1.0) -> float:
+        """Return the seconds until there are `cost` tokens."""
+        self._gain(now)
+        return max(0.0, (cost - self._tokens) / self._per_second)
+
+    @property
+    def full_at(self) -> float:
+        """When the bucket is full again, if nothing is taken. Then it is like a new one."""
+        return self._at + (self._burst - self._tokens) / self._per_second
+
+    def _gain(self, now: float) -> None:
+        self._tokens = min(self._tokens + (now - self._at) * self._per_second, self._burst)
+        self._at = now

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from tests.builders import identity, sync
 from tests.foreign.clients import HERE, environment
-from tests.foreign.tls import behind_tls, certificate
 from tests.programs import program
 from tests.relay import Relay
 from tests.serving import Start, published
+from tests.tls import behind_tls, certificate
 
 pytestmark = pytest.mark.timeout(1200)
 PYTHON = HERE / "python"

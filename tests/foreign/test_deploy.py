@@ -22,21 +22,27 @@ import pytest
 import yaml
 from tests.builders import identity
 from tests.foreign.conftest import missing
-from tests.foreign.tls import certificate
 from tests.programs import program
 from tests.relay import Relay, numbered
 from tests.serving import Start, get, published
+from tests.tls import certificate
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 NAME = "jetstream.example.com"
 PATIENCE_S = 30.0
+STREAM_MODULE = "/usr/lib/nginx/modules/ngx_stream_module.so"  # of Debian's libnginx-mod-stream
 PROXIES = (ip_network("127.0.0.1"),)
 
 
 def installed(name: str) -> str:
     """Return the path of a program. Debian has some where only root looks."""
     return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") or missing(name)
+
+
+def require(file: str) -> None:
+    if not Path(file).exists():
+        missing(file)
 
 
 def free_port() -> int:
@@ -121,6 +127,57 @@ async def caddy(server_port: int, room: Path) -> AsyncIterator[int]:
         yield port
 
 
+@asynccontextmanager
+async def nginx_stream(server_port: int, room: Path) -> AsyncIterator[int]:
+    """Run nginx with our example for TCP connections. Gives its port."""
+    port = free_port()
+    require(STREAM_MODULE)
+    example = changed(
+        (DEPLOY / "nginx" / "jetstream-stream.conf").read_text(),
+        {"listen 443": f"listen 127.0.0.1:{port}", "127.0.0.1:6008": f"127.0.0.1:{server_port}"},
+    )
+    log = f"error_log {room}/error.log;\n"
+    (room / "nginx.conf").write_text(
+        f"load_module {STREAM_MODULE};\npid {room}/pid;\ndaemon off;\n{log}events {{}}\n{example}"
+    )
+    async with program(installed("nginx"), "-e", room / "error.log", "-c", room / "nginx.conf"):
+        await listening(port)
+        yield port
+
+
+class TestBehindATcpProxy:
+    """nginx sends heads of version 1. Its own connections, of `listening`, have one as well."""
+
+    async def test_the_server_knows_the_client(
+        self, relay: Relay, start: Start, session: aiohttp.ClientSession, tmp_path: Path
+    ) -> None:
+        service = await start(upstream_cursor=0, trusted_proxies=PROXIES, proxy_protocol=True)
+        # Another address of this machine, which is not trusted: what it forwards itself is not believed.
+        connector = aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))
+        async with (
+            nginx_stream(service.port, tmp_path) as port,
+            aiohttp.ClientSession(connector=connector) as elsewhere,
+            elsewhere.ws_connect(
+                f"http://127.0.0.1:{port}/subscribe", headers={"X-Forwarded-For": "203.0.113.9"}
+            ) as socket,
+        ):
+            [client] = service.subscribe.clients()
+            assert client.sink.peer == "127.0.0.2"
+            relay.publish(numbered([identity(1)]))
+            assert (await socket.receive_json(timeout=PATIENCE_S))["identity"]["seq"] == 1
+
+    async def test_tls_of_the_server_comes_behind_the_head(
+        self, relay: Relay, start: Start, session: aiohttp.ClientSession, tmp_path: Path
+    ) -> None:
+        pem = certificate(tmp_path)
+        service = await start(trusted_proxies=PROXIES, proxy_protocol=True, tls_cert=pem)
+        async with (
+            nginx_stream(service.port, tmp_path) as port,
+            session.get(f"https://127.0.0.1:{port}/health") as response,
+        ):
+            assert response.status == 200
+
+
 Proxy = Callable[[int, Path], AbstractAsyncContextManager[int]]
 
 
@@ -184,8 +241,9 @@ class TestBehindAProxy:
         dids = BytesIO(b"\n".join(b"did:plc:%024d" % number for number in range(50_000)))
         async with proxy(service.port, tmp_path) as port:
             base = f"https://127.0.0.1:{port}"
-            async with session.get(f"{base}/metrics") as response:
-                assert response.status == 404
+            for path in ("/metrics", "/subscribers.json", "/subscribers/kick"):
+                async with session.get(f"{base}{path}") as response:
+                    assert response.status == 404
             async with session.post(f"{base}/filters", data=dids) as response:
                 assert (await response.json())["dids"] == 50_000
 

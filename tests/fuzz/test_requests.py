@@ -23,6 +23,14 @@ WHOLE = (
     b"GET /metrics HTTP/1.1\r\nHost: a\r\nAccept: */*\r\n\r\n" + HEALTH,
     b"HEAD /health HTTP/1.1\r\nHost: a\r\n\r\n",
     b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+    (
+        b"GET /subscribers.json?after=0&limit=3&access_token=a HTTP/1.1\r\nHost: localhost\r\n"
+        b"Authorization: Bearer a\r\n\r\n"
+    ),
+    (
+        b"POST /subscribers/kick HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n"
+        b'{"ids":[1,2],"addresses":["::1"],"reason":"later"}'
+    ),
     b"POST /subscribe HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
     b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
     b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc",

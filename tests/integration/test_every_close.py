@@ -128,6 +128,7 @@ ROWS = [
 ]
 # Those that need more than a row: the file and the name of the test.
 ELSEWHERE = {
+    (1008, "kicked"): ("test_subscribers.py", "test_a_subscriber_is_disconnected_by_its_id"),
     (1008, "slow"): (
         "test_subscribe.py",
         "test_a_reader_that_reads_nothing_is_closed_with_1008_and_gets_what_was_sent",

@@ -177,6 +177,27 @@ ROWS = [
 ELSEWHERE = {
     (500, ""): ("test_untrusted.py", "test_errors_while_requests_are_answered"),
     (503, "overload"): ("test_untrusted.py", "test_unfinished_requests_are_bounded_together"),
+    **{
+        (429, f"address_{reason}"): ("test_address_limits.py", test)
+        for reason, test in (
+            ("connections", "test_a_connection_too_many_is_told_when_to_try_again"),
+            ("connection_rate", "test_an_address_connects_no_faster_than_its_rate"),
+            ("replays", "test_a_replay_too_many_is_refused_and_a_live_subscription_is_not"),
+            ("replay_rate", "test_an_address_begins_replays_no_faster_than_its_rate"),
+        )
+    },
+    (503, "ServiceUnavailable"): (
+        "test_address_limits.py",
+        "test_a_connection_too_many_is_told_when_to_try_again",
+    ),
+    **{
+        (status, "unauthorized"): ("test_tokens.py", test)
+        for status, test in (
+            (401, "test_a_token_is_needed_for_events"),
+            (403, "test_subscribers_are_for_programs_of_this_machine"),
+        )
+    },
+    (400, "tls"): ("test_tls.py", "test_http_without_tls_is_not_answered"),
     (503, "no_dictionary"): (
         "test_compression.py",
         "test_the_public_dictionary_is_fetched_when_a_client_first_asks",
@@ -236,7 +257,9 @@ AT: dict[str, tuple[int | None, int | None]] = {
     "BadRequest": (0, 1),
     "Refused": (1, 0),
     "unavailable": (None, 0),  # 503
-    "_error": (0, 1),
+    "_over": (None, 0),  # 429
+    "error_response": (0, 1),
+    "Denied": (0, None),
     "_refusal": (0, 1),
     "sentence": (0, None),
     "_later": (0, None),
@@ -250,8 +273,9 @@ def refusals() -> Iterator[tuple[int, str]]:
             if isinstance(node, ast.Call):
                 name = ast.unparse(node.func).rpartition(".")[2]
                 status, label = (constant(node, place) for place in AT.get(name, (None, None)))
-                if name in AT and (status is not None or name == "unavailable"):
-                    yield status or 503, label or ""
+                status = {"unavailable": 503, "_over": 429}.get(name, status)
+                if status is not None:
+                    yield status, "unauthorized" if name == "Denied" else label or ""
 
 
 def constant(node: ast.Call, place: int | None) -> Any:

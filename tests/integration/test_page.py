@@ -147,13 +147,14 @@ async def test_a_browser_that_asks_first_may_send_any_header(service: Service) -
     ):
         assert await response.read() == b""
         assert response.headers["Access-Control-Allow-Methods"] == "GET, HEAD"
-        assert response.headers["Access-Control-Allow-Headers"] == "*"
+        assert response.headers["Access-Control-Allow-Headers"] == "*, Authorization"
 
 
 async def test_what_is_not_there_is_answered_with_what_is(service: Service) -> None:
     _, text = await get(service.port, "/nothing")
     pages = "/, /cursors, /events, /explain, /favicon.ico, /filters, /gaps, /health, /metrics, /openapi.json"
-    others = "/page/, /ready, /status.json, /subscribe, /v1/subscribe, /xrpc/, /zstd-dictionary"
+    some = "/page/, /ready, /status.json, /subscribe, /subscribers.json, /subscribers/kick"
+    others = f"{some}, /v1/subscribe, /xrpc/, /zstd-dictionary"
     assert text == f"there is nothing here: there are {pages}, {others}\n"
 
 

@@ -28,6 +28,7 @@ REFUSED: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
     "transport": ("/subscribe", {}, {}),
     "coding": ("/events", {"Accept-Encoding": "br, identity;q=0"}, {}),
     "full": ("/subscribe", UPGRADE, {"max_subscribers": 0}),
+    "unauthorized": ("/subscribers.json", {"Origin": "https://example.com"}, {}),
     "handshake": ("/subscribe", UPGRADE | {"Sec-WebSocket-Key": "short"}, {}),
 }
 
@@ -38,7 +39,8 @@ def _no_pip(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
 
 
-@pytest.mark.parametrize("reason", REFUSAL_REASONS)
+# Limits per address are in `test_address_limits`.
+@pytest.mark.parametrize("reason", [each for each in REFUSAL_REASONS if not each.startswith("address_")])
 async def test_a_refusal_is_counted_by_its_reason(reason: str, start: Start) -> None:
     path, headers, settings = REFUSED[reason]
     service = await start(**settings)
@@ -54,7 +56,11 @@ async def test_a_refusal_is_counted_by_its_reason(reason: str, start: Start) -> 
     lines = Counter(
         line["event"] for line in logs if "refused" in line["event"] or "not served" in line["event"]
     )
-    event = "request: not served, handshake" if reason == "handshake" else f"subscription: refused, {reason}"
+    events = {
+        "handshake": "request: not served, handshake",
+        "unauthorized": "request: refused, unauthorized",
+    }
+    event = events.get(reason, f"subscription: refused, {reason}")
     assert lines == {event: 1}
 
 

@@ -24,7 +24,7 @@ from jetstream.app import Service
 from jetstream.dictionary.choice import Dictionaries
 from jetstream.limits import DeliveryLimits, Limits, WebLimits
 from jetstream.web.dialect import SubscribeDialect
-from jetstream.web.server import Server
+from jetstream.web.server import Routes, Server
 from jetstream.web.sink import SocketSink
 from jetstream.web.subscribe import Subscribe
 
@@ -305,7 +305,7 @@ async def test_without_a_hello_in_time_the_connection_is_closed(service: Service
         limits=WebLimits(hello_timeout_s=0.01),
     )
     dialect = SubscribeDialect("classic", Dictionaries(None).framing)
-    server = Server(service.metrics, {}, {"/subscribe": subscribe_route.on(dialect)})
+    server = Server(service.metrics, Routes({}, {"/subscribe": subscribe_route.on(dialect)}))
     port = await server.start("127.0.0.1", 0)
     try:
         async with subscribe(port, requireHello="true") as subscriber:

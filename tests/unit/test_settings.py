@@ -26,6 +26,7 @@ from jetstream.settings import (
     settings,
     unused_variables,
 )
+from jetstream.settings.values import PRIVATE
 from jetstream.upstreams import FIREHOSE_PATH, Upstream
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
@@ -126,6 +127,7 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("--verify", "VERIFY", "full", "full"),
     ("--verify-workers", "VERIFY_WORKERS", "64", 64),
     ("--unresolved", "UNRESOLVED", "drop", "drop"),
+    ("--unproven", "UNPROVEN", "drop", "drop"),
     ("--plc-url", "PLC_URL", "http://[::1]:2582/a", ("http://[::1]:2582/a",)),
     ("--plc-rate", "PLC_RATE", "0.5", 0.5),
     ("--plc-rate", "PLC_RATE", "10000", 10_000.0),
@@ -140,6 +142,24 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("--ready-idle", "READY_IDLE", "none", None),
     ("--ready-lag", "READY_LAG", "5m", 300.0),
     ("--ready-lag", "READY_LAG", "none", None),
+    ("--address-connections", "ADDRESS_CONNECTIONS", "7", 7),
+    ("--address-connections", "ADDRESS_CONNECTIONS", "none", None),
+    ("--address-connection-rate", "ADDRESS_CONNECTION_RATE", "0.5", 0.5),
+    ("--address-connection-rate", "ADDRESS_CONNECTION_RATE", "none", None),
+    ("--address-replays", "ADDRESS_REPLAYS", "3", 3),
+    ("--address-replays", "ADDRESS_REPLAYS", "none", None),
+    ("--address-replay-rate", "ADDRESS_REPLAY_RATE", "2", 2.0),
+    ("--address-replay-rate", "ADDRESS_REPLAY_RATE", "none", None),
+    ("--address-replay-bytes", "ADDRESS_REPLAY_BYTES", "2MiB", 2 << 20),
+    ("--address-replay-bytes", "ADDRESS_REPLAY_BYTES", "none", None),
+    ("--address-exempt", "ADDRESS_EXEMPT", "none", ()),
+    ("--address-exempt", "ADDRESS_EXEMPT", "192.0.2.0/24", (ip_network("192.0.2.0/24"),)),
+    (
+        "--address-exempt",
+        "ADDRESS_EXEMPT",
+        "192.0.2.1, private",
+        (*PRIVATE, ip_network("192.0.2.1")),
+    ),
     ("--trusted-proxies", "TRUSTED_PROXIES", "none", ()),
     ("--trusted-proxies", "TRUSTED_PROXIES", "127.0.0.1", (ip_network("127.0.0.1"),)),
     (
@@ -148,6 +168,10 @@ GOOD: list[tuple[str, str, str, object]] = [
         "10.0.0.0/8, fd00::/8",
         (ip_network("10.0.0.0/8"), ip_network("fd00::/8")),
     ),
+    ("--tls-cert", "TLS_CERT", "/tmp/a b.pem", Path("/tmp/a b.pem")),
+    ("--tls-key", "TLS_KEY", "key.pem", Path("key.pem")),
+    ("--subscriber-tokens", "SUBSCRIBER_TOKENS", "/a/tokens", Path("/a/tokens")),
+    ("--operator-tokens", "OPERATOR_TOKENS", "/a/tokens", Path("/a/tokens")),
     ("--log-level", "LOG_LEVEL", "debug", "debug"),
     ("--log-format", "LOG_FORMAT", "json", "json"),
 ]
@@ -207,6 +231,7 @@ BAD: list[tuple[str, str, list[str]]] = [
     ("--verify", "VERIFY", ["none", "true", "FULL"]),
     ("--verify-workers", "VERIFY_WORKERS", ["-1", "65", "auto"]),
     ("--unresolved", "UNRESOLVED", ["hold", "true"]),
+    ("--unproven", "UNPROVEN", ["hold", "true"]),
     ("--plc-url", "PLC_URL", ["plc.directory", "ftp://a", "https://a:x", "https://a b"]),
     ("--plc-rate", "PLC_RATE", ["0", "0.0", "-1", "1e3", "10000.1", "many", "1/s"]),
     ("--follow-plc", "FOLLOW_PLC", ["maybe", "on"]),
@@ -216,10 +241,25 @@ BAD: list[tuple[str, str, list[str]]] = [
     ("--max-subscribers", "MAX_SUBSCRIBERS", ["-5", "1k"]),
     ("--ready-idle", "READY_IDLE", ["0s", "60", "never"]),
     ("--ready-lag", "READY_LAG", ["0s", "60"]),
+    ("--address-connections", "ADDRESS_CONNECTIONS", ["-1", "many", "1.5"]),
+    ("--address-connection-rate", "ADDRESS_CONNECTION_RATE", ["0", "fast"]),
+    ("--address-replays", "ADDRESS_REPLAYS", ["-1", "NONE"]),
+    ("--address-replay-rate", "ADDRESS_REPLAY_RATE", ["0", "1/s"]),
+    ("--address-replay-bytes", "ADDRESS_REPLAY_BYTES", ["0", "much"]),
+    ("--address-exempt", "ADDRESS_EXEMPT", ["public", "private,", "private,x", "none,private", "10.0.0.1/8"]),
     ("--trusted-proxies", "TRUSTED_PROXIES", ["localhost", "10.0.0.1/8", "10.0.0.0/33", "1.2.3.4,", "::1:x"]),
+    ("--proxy-protocol", "PROXY_PROTOCOL", ["v1", "on"]),
     ("--log-level", "LOG_LEVEL", ["loud", "INFO"]),
     ("--log-format", "LOG_FORMAT", ["xml"]),
 ]
+
+
+SWITCHES = {"--follow-plc", "--proxy-protocol"}
+# Any text may be the name of one.
+FILES = {
+    *("--data-dir", "--upstream-file", "--zstd-dictionary", "--tls-cert", "--tls-key"),
+    *("--subscriber-tokens", "--operator-tokens"),
+}
 
 
 def field_of(flag: str) -> str:
@@ -347,20 +387,24 @@ def test_values_that_cannot_be_together_are_named(
 def test_a_switch_has_no_value_or_one(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, value: str, expected: bool
 ) -> None:
-    wanted = replace(Settings(), follow_plc=expected)
-    assert serve("--follow-plc") == replace(Settings(), follow_plc=True)
-    assert serve(f"--follow-plc={value}") == wanted
-    monkeypatch.setenv("JETSTREAM_FOLLOW_PLC", value)
-    assert serve() == wanted
+    for flag in SWITCHES:
+        field = field_of(flag)
+        wanted, on = Settings(**{field: expected}), Settings(**{field: True})  # type: ignore[arg-type]
+        assert serve(flag) == on
+        assert serve(f"{flag}={value}") == wanted
+        variable = f"JETSTREAM_{field_of(flag).upper()}"
+        monkeypatch.setenv(variable, value)
+        assert serve() == wanted
+        monkeypatch.delenv(variable)
 
 
 def test_every_setting_is_tested_with_good_and_with_bad_values() -> None:
     flags = {setting.flag for setting in settings()}
 
-    assert {row[0] for row in GOOD} == flags - {"--follow-plc"}
-    assert {row[0] for row in BAD} == flags - {"--data-dir", "--upstream-file", "--zstd-dictionary"}
+    assert {row[0] for row in GOOD} == flags - SWITCHES
+    assert {row[0] for row in BAD} == flags - FILES
     assert {(row[0], f"JETSTREAM_{row[1]}") for row in GOOD} == {
-        (one.flag, one.variable) for one in settings() if one.flag != "--follow-plc"
+        (one.flag, one.variable) for one in settings() if one.flag not in SWITCHES
     }
 
 
@@ -498,25 +542,38 @@ def test_defaults_are_shown_as_they_are_written() -> None:
     cli.app.help_print(["serve"], console=page)
     text = " ".join(page.file.getvalue().replace("│", " ").split())  # type: ignore[attr-defined]
     shown = re.findall(
-        r"env var: (JETSTREAM_[A-Z_]+)\] \[default: (:6008|24h|5m|1MiB|512MiB|1m|none)\]", text
+        r"env var: (JETSTREAM_[A-Z_]+)\] \[default: (:6008|24h|5m|1MiB|16MiB|512MiB|1m|none|private)\]", text
     )
     assert shown == [
-        ("JETSTREAM_LISTEN_ADDR", ":6008"),
-        ("JETSTREAM_METRICS_LISTEN_ADDR", "none"),
         ("JETSTREAM_EVENT_TTL", "24h"),
         ("JETSTREAM_RETENTION_BYTES", "none"),
         ("JETSTREAM_CLOCK_SETTLE", "5m"),
+        ("JETSTREAM_LISTEN_ADDR", ":6008"),
+        ("JETSTREAM_METRICS_LISTEN_ADDR", "none"),
         ("JETSTREAM_SUBSCRIBER_BUFFER", "1MiB"),
         ("JETSTREAM_BUFFER_TOTAL", "512MiB"),
         ("JETSTREAM_SLOW_TIMEOUT", "1m"),
         ("JETSTREAM_READY_IDLE", "1m"),
         ("JETSTREAM_READY_LAG", "1m"),
+        ("JETSTREAM_ADDRESS_REPLAY_BYTES", "16MiB"),
+        ("JETSTREAM_ADDRESS_EXEMPT", "private"),
         ("JETSTREAM_TRUSTED_PROXIES", "none"),
     ]
 
 
 def test_no_help_page_shows_types_of_python(capsys: pytest.CaptureFixture[str]) -> None:
-    commands = ["serve", "simulate", "record", "verify", "bench", "tail", "log stats", "log cat"]
+    commands = [
+        "serve",
+        "simulate",
+        "record",
+        "verify",
+        "bench",
+        "tail",
+        "log stats",
+        "log cat",
+        "subscribers list",
+    ]
+    commands += ["subscribers kick", "top"]
     for command in [*commands, "keys import"]:
         with pytest.raises(SystemExit):
             cli.main([*command.split(), "--help"])

@@ -38,3 +38,30 @@ def test_a_steady_rate_passes_for_ever() -> None:
     bucket = TokenBucket(100, 1, NOW)
     for n in range(1_000):
         assert bucket.spend(NOW + n * 0.0101)
+
+
+def test_what_is_overspent_is_owed() -> None:
+    bucket = TokenBucket(10, 20, NOW)
+
+    assert bucket.overspend(NOW, 20) == 0
+    assert bucket.overspend(NOW, 5) == 0.5
+    assert bucket.overspend(NOW + 0.25, 0) == 0.25
+    assert not bucket.spend(NOW + 0.5)
+    assert bucket.spend(NOW + 0.61)
+
+
+def test_how_long_to_wait_for_tokens() -> None:
+    bucket = TokenBucket(10, 20, NOW)
+
+    assert bucket.wait_s(NOW, 20) == 0
+    bucket.spend(NOW, 20)
+    assert bucket.wait_s(NOW) == 0.1
+    assert bucket.spend(NOW + 0.11)
+
+
+def test_when_it_is_full_again() -> None:
+    bucket = TokenBucket(10, 20, NOW)
+
+    assert bucket.full_at == NOW
+    bucket.spend(NOW + 5, 10)
+    assert bucket.full_at == NOW + 6

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 
-from jetstream import __version__
+from jetstream import __version__, logging_setup
 from jetstream.cli.go_flags import GoFlags
 from jetstream.cli.help import PlainWords
 from jetstream.errors import JetstreamError, SettingError
@@ -41,6 +41,10 @@ app.command("jetstream.cli.verify:verify", help="Verify the commits of a recordi
 app.command(
     "jetstream.cli.bench:bench", help="Load a Jetstream with subscribers and measure what they receive."
 )
+subscribers = app.command(App(name="subscribers", help="See and disconnect the subscribers of a server."))
+subscribers.command("jetstream.cli.subscribers:list_", name="list", help="Show who is connected.")
+subscribers.command("jetstream.cli.subscribers:kick", help="Disconnect subscribers, and print how many.")
+
 log = app.command(App(name="log", help="Inspect, check and repair an event log."))
 log.command("jetstream.cli.log:stats", help="Show the size of the log and what is in it.")
 log.command("jetstream.cli.log:check", help="Verify every checksum.")
@@ -77,7 +81,7 @@ def serve(
     [::1]:6008. `jetstream doctor` takes the same flags, and says what is wrong with them on this machine.
     """
     # Not needed by `--help` and the other commands.
-    from jetstream import app, logging_setup  # noqa: PLC0415
+    from jetstream import app  # noqa: PLC0415
 
     settings = settings or Settings()
     logging_setup.configure(settings.log_level, settings.log_format)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from http.client import HTTPException
 from typing import Annotated, Final
-from urllib.request import ProxyHandler, build_opener
+from urllib.error import HTTPError
+from urllib.request import HTTPSHandler, ProxyHandler, build_opener
 
 import orjson
 from cyclopts import Parameter
@@ -16,6 +18,7 @@ from cyclopts import Parameter
 from jetstream.cli.go_flags import GoFlags
 from jetstream.clock import unix_us
 from jetstream.doctor import machine
+from jetstream.doctor.access import check_access
 from jetstream.doctor.finding import Finding, well
 from jetstream.doctor.firehose import judge, judge_clock
 from jetstream.doctor.log import check_log, read_extent
@@ -26,8 +29,10 @@ from jetstream.upstreams import all_upstreams
 EXIT_TO_CHANGE: Final = 1
 UPSTREAMS_MAX: Final = 50  # that are asked, of thousands that a file may have
 _HEALTH_TIMEOUT_S: Final = 2.0
-_HEALTH_BYTES_MAX: Final = 1 << 20
-_direct: Final = build_opener(ProxyHandler({}))  # it is this machine
+# It is this machine, whose certificate is for its public name.
+_TLS: Final = ssl.create_default_context()
+_TLS.check_hostname, _TLS.verify_mode = False, ssl.CERT_NONE
+_direct: Final = build_opener(ProxyHandler({}), HTTPSHandler(context=_TLS))
 
 
 def doctor(
@@ -69,6 +74,7 @@ def examine(settings: Settings, is_ours: Callable[[Address], bool] | None = None
     yield from machine.check_ports(settings, is_ours or is_jetstream)
     yield machine.check_files(settings, len(upstreams))
     yield from machine.check_kernel(settings)
+    yield from check_access(settings)
 
 
 def check_variables(environment: Mapping[str, str]) -> Iterator[Finding]:
@@ -82,15 +88,20 @@ def check_variables(environment: Mapping[str, str]) -> Iterator[Finding]:
 def is_jetstream(address: Address) -> bool:
     """Return whether a server of ours answers at an address."""
     host = f"[{address.host}]" if ":" in address.host else address.host or "127.0.0.1"
-    for path in ("health", "metrics"):
-        try:
-            with _direct.open(f"http://{host}:{address.port}/{path}", timeout=_HEALTH_TIMEOUT_S) as response:
-                body = response.read(_HEALTH_BYTES_MAX)
-        except (OSError, HTTPException, ValueError):
-            continue
-        if b'"last_event_age_s"' in body or b"\njetstream_" in body:
-            return True
-    return False
+    return any(_names_itself(f"{scheme}://{host}:{address.port}/health") for scheme in ("http", "https"))
+
+
+def _names_itself(url: str) -> bool:
+    """Return whether the response of a server, whatever it says, names a Jetstream."""
+    try:
+        with _direct.open(url, timeout=_HEALTH_TIMEOUT_S) as response:
+            server = response.headers.get("Server", "")
+    except HTTPError as error:
+        with error:
+            server = error.headers.get("Server", "")
+    except (OSError, HTTPException, ValueError):
+        return False
+    return str(server).startswith("jetstream/")
 
 
 def _print(line: str) -> None:

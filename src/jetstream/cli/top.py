@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from http.client import HTTPException
+from pathlib import Path
 from typing import Annotated, Final
-from urllib.error import HTTPError
-from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
 
-import orjson
 from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.console import Console, RenderableType
 from rich.live import Live
 
+from jetstream.cli.ask import DEFAULT_URL, NoAnswer, address_of, ask, read_token
 from jetstream.cli.top_view import Status, problem, view
-from jetstream.errors import JetstreamError, SettingError
-from jetstream.urls import shown, without_secrets
+from jetstream.urls import shown
 
-DEFAULT_URL: Final = "http://localhost:6008"
 PATH: Final = "/status.json"
-TIMEOUT_S: Final = 5.0
-BODY_BYTES_MAX: Final = 8 << 20
-_SCHEMES: Final = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
-
-
-class StatusError(JetstreamError):
-    """A server has not told its status."""
 
 
 def top(
@@ -37,6 +25,7 @@ def top(
     *,
     interval: Annotated[float, Parameter(validator=Number(gte=0.2, lte=3600), metavar="SECONDS")] = 2.0,
     once: Annotated[bool, Parameter(negative=())] = False,
+    token_file: Annotated[Path | None, Parameter(metavar="FILE")] = None,
 ) -> None:
     """Show the figures of a server, live, until Ctrl-C. Without a terminal, show them once.
 
@@ -48,13 +37,15 @@ def top(
         Seconds between two looks at the server.
     once
         Show the figures once, also on a terminal.
+    token_file
+        File with the token of an operator, if the server has --operator-tokens.
     """
-    address = status_url(url)
+    address, token = address_of(url, PATH), read_token(token_file)
     console = Console()
     if once or not console.is_terminal:
-        console.print(view(fetch(address), shown(url)))
+        console.print(view(fetch(address, token), shown(url)))
         return
-    watch(console, lambda: screen(address, shown(url)), interval)
+    watch(console, lambda: screen(address, shown(url), token), interval)
 
 
 def watch(
@@ -73,40 +64,17 @@ def watch(
         return
 
 
-def screen(address: str, url: str) -> RenderableType:
+def screen(address: str, url: str, token: str | None = None) -> RenderableType:
     """Return the screen of now, whether the server answers or not."""
     try:
-        return view(fetch(address), url)
-    except StatusError as error:
+        return view(fetch(address, token), url)
+    except NoAnswer as error:
         return problem(url, f"{error}\nIt is asked again; Ctrl-C ends this.")
 
 
-def status_url(text: str) -> str:
-    """Return where a server has its status. Raises SettingError."""
-    try:
-        parts = urlsplit(text if "://" in text else f"http://{text}")
-        host = parts.hostname and f"{parts.netloc.rpartition('@')[2]}"
-        usable = parts.port != 0
-    except ValueError:
-        host, usable = None, False
-    scheme = _SCHEMES.get(parts.scheme) if host else None
-    if not scheme or not usable or any(map(str.isspace, text)):
-        raise SettingError("URL", shown(text), f"is not a host or URL such as {DEFAULT_URL}")
-    return f"{scheme}://{host}{PATH}"
-
-
-def fetch(address: str) -> Status:
-    """Return the status of a server. Raises StatusError."""
-    try:
-        with urlopen(Request(address), timeout=TIMEOUT_S) as response:  # noqa: S310 - http and https only
-            body = orjson.loads(response.read(BODY_BYTES_MAX))
-    except HTTPError as error:
-        error.close()
-        raise StatusError(f"{address}: HTTP {error.code}: is this a Jetstream server of ours?") from error
-    except orjson.JSONDecodeError as error:
-        raise StatusError(f"{address} does not answer with JSON") from error
-    except (OSError, HTTPException, ValueError) as error:
-        raise StatusError(f"{address}: {without_secrets(str(error))}") from error
+def fetch(address: str, token: str | None = None) -> Status:
+    """Return the status of a server. Raises NoAnswer."""
+    body = ask(address, token)
     if not isinstance(body, dict):
-        raise StatusError(f"{address} does not answer with a status")
+        raise NoAnswer(f"{address} does not answer with a status")
     return body

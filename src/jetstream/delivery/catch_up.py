@@ -13,6 +13,8 @@ at any `await`, options may change, and the subscriber may be closed. So a feede
 A subscriber with `Bounds` has its feeder to the end: it waits at the lane's position for the next flush, cuts
 exactly at `until` and at the limit, and closes the connection once the buffer has been sent.
 
+A replay whose address has sent more than it may (`Subscriber.replay`) pauses, and holds nothing meanwhile.
+
 Any number of feeders share the event loop: one of them has `chunks_per_turn` chunks in each turn. A feeder
 that waits for its turn holds the batch that it has read. All feeders together hold at most `held_batches`
 different batches: the others wait without one, and read again.
@@ -22,7 +24,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Awaitable, Callable, Collection, Hashable
 from typing import Final
 
 import structlog
@@ -46,7 +48,7 @@ _FAILED: Final = Close(1011, "error", "the server failed to read its log: connec
 
 
 class CatchUp:
-    """Serves the subscribers that are behind. `clock` gives monotonic seconds."""
+    """Serves the subscribers that are behind. `clock` gives monotonic seconds, `sleep` pauses for some."""
 
     def __init__(
         self,
@@ -56,6 +58,7 @@ class CatchUp:
         metrics: Metrics,
         limits: DeliveryLimits,
         clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]],
     ) -> None:
         self._log = log
         # Shared with the publisher, and by all feeders: many readers return with the same cursor.
@@ -64,6 +67,7 @@ class CatchUp:
         self._metrics = metrics
         self._limits = limits
         self._clock = clock
+        self._sleep = sleep
         # How many feeders wait for the log or for their turn, and not for their socket: read by the
         # publisher, which pauses longer for them.
         self.active = 0
@@ -188,6 +192,7 @@ class CatchUp:
 
     async def _advance(self, subscriber: Subscriber, lane: Lane) -> None:
         """Move a subscriber's position by some chunks, or over all that it does not want."""
+        before = subscriber.sink.written
         self.active += 1
         try:
             batch = await self._read(subscriber, lane, subscriber.position)
@@ -201,6 +206,10 @@ class CatchUp:
                 await self._send_chunks(subscriber, lane, batch)
         finally:
             self.active -= 1
+        if subscriber.replay is not None:
+            pause_s = subscriber.replay.charge(subscriber.sink.written - before)
+            if pause_s > 0:
+                await self._sleep(pause_s)
 
     async def _read(self, subscriber: Subscriber, lane: Lane, position: int) -> Batch | None:
         """Return the batch with the first events from `position` on that a subscriber may want.
@@ -254,6 +263,7 @@ class CatchUp:
             chunk = cut(batch, first, last, subscriber, self._cache, self._features, self._limits)
             if chunk.data:
                 subscriber.write(chunk.data)
+                subscriber.messages += chunk.messages
                 self._metrics.count_sent(subscriber.encoding.renderer.name, chunk.messages, len(chunk.data))
             # An empty range means that nothing is between the subscriber's position and `stop`.
             reached = chunk.reached

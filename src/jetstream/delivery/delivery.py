@@ -40,12 +40,28 @@ from jetstream.delivery.heartbeat import Heartbeat
 from jetstream.delivery.lanes import Lane, Lanes
 from jetstream.delivery.publisher import Publisher
 from jetstream.delivery.render_cache import RenderCache
-from jetstream.delivery.subscriber import Bounds, Close, Encoding, Sink, Subscriber, SubscriberOptions
+from jetstream.delivery.subscriber import (
+    Bounds,
+    Close,
+    Encoding,
+    Replay,
+    Sink,
+    Subscriber,
+    SubscriberOptions,
+)
 from jetstream.eventlog import LogReader
 from jetstream.limits import DeliveryLimits
 from jetstream.metrics import Metrics
 from jetstream.scheduling import Worker
 from jetstream.status import LAGS_S, ReaderStatus
+
+
+class Progress(NamedTuple):
+    """How far a subscriber is."""
+
+    state: str  # live, replaying or lagging
+    lag_s: float  # how far it is behind the newest event
+    messages: int  # that it was sent
 
 
 class Positions(NamedTuple):
@@ -61,8 +77,8 @@ class Delivery:
 
     `slow_timeout_s` is how long a socket may take nothing although something waits for it. `buffer_total` is
     how many bytes may wait for all subscribers together before those with the most are put behind. `clock`
-    gives monotonic seconds, `now_us` unix microseconds, as events are stamped with; `sleep` is what the
-    publisher pauses with.
+    gives monotonic seconds, `now_us` unix microseconds, as events are stamped with; `sleep` is what
+    the publisher and readers of the past pause with.
     """
 
     def __init__(
@@ -94,7 +110,7 @@ class Delivery:
         # The worker takes large filters out of the index, in half of the loop's time at most.
         cache, features = RenderCache(limits.render_cache_bytes), FeatureCache(limits.feature_cache_bytes)
         self._lanes = Lanes(log.tip + 1, Worker(pause_ratio=1.0).put, features, limits)
-        self._catch_up = CatchUp(log, cache, features, metrics, limits, clock)
+        self._catch_up = CatchUp(log, cache, features, metrics, limits, clock, sleep)
         self._publisher = Publisher(log, self._lanes, self._catch_up, cache, metrics, limits, clock, sleep)
 
     def __len__(self) -> int:
@@ -139,16 +155,18 @@ class Delivery:
         *,
         bounds: Bounds | None = None,
         heartbeat_s: int | None = None,
+        replay: Replay | None = None,
     ) -> Subscriber:
         """Start to deliver to a sink, from `cursor` on or, without one, from the next event on.
 
         A cursor below the oldest event starts at that event, one beyond the newest event with the next. At
         the `bounds` the sink is closed. After `heartbeat_s` seconds without an event there is a heartbeat;
-        None is the wire's own interval.
+        None is the wire's own interval. `replay` limits what is sent on the way to the tip.
         """
         lane, encoding = self._lanes.enter(), self._encodings.setdefault(encoding, encoding)
         subscriber = Subscriber(sink, encoding, options, self._start(cursor, lane.position), self._clock())
         subscriber.bounds = bounds
+        subscriber.replay = replay
         self._set_heartbeat(subscriber, heartbeat_s)
         self._subscribers[subscriber] = lane
         self._metrics.subscribers[encoding.renderer.name].inc()
@@ -175,6 +193,12 @@ class Delivery:
         position = subscriber.position if lane is None else lane.position_of(subscriber)
         return max(position, self._log.floor)
 
+    def progress(self, subscriber: Subscriber) -> Progress:
+        """Return how far a subscriber is."""
+        state = "lagging" if subscriber.fell_behind else "live" if subscriber.live else "replaying"
+        behind_us = self._log.tip + 1 - self.resume_at(subscriber)
+        return Progress(state, max(behind_us, 0) / 1e6, subscriber.sent)
+
     def remove(self, subscriber: Subscriber) -> None:
         """Deliver nothing more to a subscriber. Does nothing for one that was removed before."""
         lane = self._subscribers.pop(subscriber, None)
@@ -186,6 +210,7 @@ class Delivery:
         if subscriber.group is not None:
             lane.groups.remove(subscriber)
         self._catch_up.stop(subscriber)
+        subscriber.end_replay()
 
     def change(
         self, subscriber: Subscriber, options: SubscriberOptions, heartbeat_s: int | None = None

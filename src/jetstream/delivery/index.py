@@ -97,6 +97,7 @@ class Groups:
         elif indexed is not None:
             self.forget(indexed)
         group.members[subscriber] = None
+        subscriber.messages -= group.messages
         subscriber.group = group
 
     def remove(self, subscriber: Subscriber) -> None:
@@ -104,6 +105,7 @@ class Groups:
         group = subscriber.group
         assert group is not None
         del group.members[subscriber]
+        subscriber.messages += group.messages
         subscriber.group = None
         if not group.members:
             del self._groups[group.encoding, group.options]

@@ -51,7 +51,10 @@ class Lane:
 
     def detach(self, subscriber: Subscriber) -> None:
         """Take a subscriber out of its group, with its position."""
-        subscriber.position = self.position_of(subscriber)
+        position, group = self.position_of(subscriber), subscriber.group
+        if group is not None and position != self.position:  # what is being written comes from the log
+            subscriber.messages -= group.writing
+        subscriber.position = position
         self.groups.remove(subscriber)
 
 

@@ -141,6 +141,8 @@ class Publisher:
             frames = rendering.of(group).frames(indices, group.message_bytes_max)
             data = b"".join(frames)
             members, reached = list(group.members) if frames else [], 0
+            group.writing = len(frames)
+            group.messages += len(frames)
             unlooked += len(indices)
             for start in range(0, len(members) or 1, per_look):  # once also for no members: the turn may end
                 some = members[start : start + per_look]
@@ -150,7 +152,7 @@ class Publisher:
                     unlooked = 0
                     if turn.lasts(self._limits.turn_s):
                         await turn.end()
-            group.flushing = False
+            group.flushing, group.writing = False, 0
             written += reached
             messages[group.wire] += reached * len(frames)
             sizes[group.wire] += reached * len(data)

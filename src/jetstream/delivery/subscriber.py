@@ -101,6 +101,16 @@ class Bounds:
         self.left = sys.maxsize if limit is None else limit
 
 
+class Replay(Protocol):
+    """What a subscriber may be sent on its way to the tip. It is shared with others of the same address."""
+
+    def charge(self, size: int) -> float:
+        """Count bytes of events that were sent. Return for how many seconds to send nothing."""
+
+    def end(self) -> None:
+        """End it: the subscriber is at the tip, or has gone."""
+
+
 class Group:
     """Subscribers at the tip of one lane that receive the same bytes: equal encoding, equal options."""
 
@@ -111,8 +121,10 @@ class Group:
         "flushing",
         "members",
         "message_bytes_max",
+        "messages",
         "options",
         "wire",
+        "writing",
     )
 
     def __init__(self, encoding: Encoding, options: SubscriberOptions) -> None:
@@ -129,6 +141,9 @@ class Group:
         # Whether the flush in progress has bytes for this group and has not written them to all members. Set
         # by the publisher.
         self.flushing = False
+        # Messages of all flushes, and of the one that is written to the members now. By the publisher.
+        self.messages = 0
+        self.writing = 0
 
 
 class Subscriber:
@@ -142,9 +157,11 @@ class Subscriber:
         "group",
         "heartbeat",
         "live",
+        "messages",
         "options",
         "position",
         "progress_at",
+        "replay",
         "sink",
     )
 
@@ -161,11 +178,15 @@ class Subscriber:
         self.position = position
         # Set while the subscriber is at the tip; by `Groups`.
         self.group: Group | None = None
+        # Messages that it was sent. While it is in a group, those of the group come to it: see `sent`.
+        self.messages = 0
         # None for a subscription without an end; set by `Delivery.subscribe`. A subscriber with bounds is in
         # no group: its feeder serves it also at the tip, so that flushes need not look for the end.
         self.bounds: Bounds | None = None
         # None for a subscriber without heartbeats; set by `Delivery`.
         self.heartbeat: Heartbeat | None = None
+        # Until it first reaches the tip, if the way there is limited; set by `Delivery.subscribe`.
+        self.replay: Replay | None = None
         # Whether it has reached the tip, and has not fallen behind since; by `Delivery` and its feeder.
         self.live = False
         # Whether it is behind after it was live: it reads too slowly. Set by its feeder.
@@ -175,6 +196,11 @@ class Subscriber:
         self.drained = 0
         # When that was, or when nothing waited, if that was later; by `Delivery.check`, too.
         self.progress_at = now
+
+    @property
+    def sent(self) -> int:
+        """How many messages it was sent."""
+        return self.messages + (0 if self.group is None else self.group.messages)
 
     def write(self, data: bytes) -> None:
         """Send the frames of events. Does nothing when the connection is gone."""
@@ -208,8 +234,15 @@ class Subscriber:
     def reach_tip(self, position: int) -> None:
         """Note that the subscriber is at the tip, and tell it so, unless it has been told."""
         self.live, self.fell_behind = True, False
+        self.end_replay()
         if self.heartbeat is not None and not self.heartbeat.live:
             self.send_heartbeat(position)
+
+    def end_replay(self) -> None:
+        """Limit it no more."""
+        if self.replay is not None:
+            self.replay.end()
+            self.replay = None
 
     def stalled_s(self, buffered: int, now: float) -> float:
         """Return for how long the socket has taken nothing although `buffered` bytes wait for it."""

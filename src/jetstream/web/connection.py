@@ -20,15 +20,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, cast
 
-from jetstream.settings import Network
 from jetstream.steps import Steps
 from jetstream.token_bucket import TokenBucket
+from jetstream.web.address_limits import Visit
+from jetstream.web.arrival import Arrived
 from jetstream.web.connections import OVERLOADED, Connections
 from jetstream.web.head_reader import NO_BODIES, HeadReader
 from jetstream.web.http import BadRequest, Request, Response
+from jetstream.web.peers import Peers
+from jetstream.web.pending import end_output
 from jetstream.web.proxies import client_of
 
 # What a request is answered with: a response, now or when it is made; None when the handler has taken the
@@ -43,20 +46,23 @@ _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 class Connection(asyncio.Protocol):
     """One connection. The event loop calls its methods without a leading underscore up to `data_received`.
 
-    `handler` answers its requests. `trusted_proxies` are believed what they say about clients. `bodies`
-    are the paths that take a body, with the most bytes of one.
+    `handler` answers its requests. `peers` knows which proxies are believed what they say about clients, and
+    what the others may have. `bodies` are the paths that take a body, with the most bytes of one. `arrived`
+    is what is known already; None: the connection is as it was accepted.
     """
 
     def __init__(
         self,
         connections: Connections,
         handler: Handler,
-        trusted_proxies: Sequence[Network] = (),
+        peers: Peers = Peers(),
         bodies: Mapping[str, int] = NO_BODIES,
+        arrived: Arrived | None = None,
     ) -> None:
         self._connections = connections
         self._handler = handler
-        self._trusted_proxies = trusted_proxies
+        self.peers = peers
+        self._arrived = arrived
         # Holds what came of the next requests. Replaced by an empty one when nothing more is read.
         self._reader = HeadReader(connections.limits, bodies)
         # One token each.
@@ -73,18 +79,35 @@ class Connection(asyncio.Protocol):
         self._ending = False
         # Bytes that were read after that.
         self._discarded = 0
-        # Address of the peer.
-        self._peer = ""
+        # Where it came from: the address of the peer, or what a head of the PROXY protocol says.
+        self.origin = ""
         # Address of the client, for the log: the peer's, or what a trusted proxy says in its last request.
         self.peer = ""
+        # The name of the token that its last request had.
+        self.user = ""
+        # Whether it has TLS.
+        self._secure = False
+        # What it has of the limits of its address, if there are any; a subscription takes it over.
+        self.visit: Visit | None = None
         # From `connection_made` on.
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the first request."""
         self.transport = cast(asyncio.Transport, transport)
-        self._peer = self.peer = (transport.get_extra_info("peername") or ("",))[0]
+        arrived = self._arrived
+        if arrived is None:
+            self.origin = (transport.get_extra_info("peername") or ("",))[0]
+            self.visit = self.peers.arrive(self.origin)
+        else:
+            self.origin, self.visit = arrived.peer, arrived.visit
+            self._secure = arrived.secure
+            arrived.made()
+        self.peer = self.origin
         self._connections.add(self)
+        if self.visit is not None and (over := self.visit.refusal) is not None and over.silent:
+            self._connections.count_over_limit(over, self.origin)
+            self.abort()
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Forget the connection, and what was done for it."""
@@ -92,6 +115,8 @@ class Connection(asyncio.Protocol):
         if self._task is not None:
             self._task.cancel()
         self._connections.remove(self)
+        if self.visit is not None:
+            self.visit.leave()
 
     def pause_writing(self) -> None:
         """Answer no more requests until the client has read its responses."""
@@ -155,7 +180,9 @@ class Connection(asyncio.Protocol):
             self.refuse(OVERLOADED)
             return
         self._running = True
-        self.peer, request = client_of(request, self._peer, self._trusted_proxies)
+        if self._secure:
+            request = request._replace(scheme="https")
+        self.peer, request = client_of(request, self.origin, self.peers.trusted)
         self._connections.mark_running(self)
         self.transport.pause_reading()
         self._connections.worker.put(self._answer(request))
@@ -218,10 +245,12 @@ class Connection(asyncio.Protocol):
     def upgrade(self, protocol: asyncio.Protocol, answer: bytes) -> bytes:
         """Hand the transport over to another protocol, after `answer` to its handshake.
 
-        Returns what the client has sent after its request. Reading is paused.
+        Returns what the client has sent after its request. Reading is paused. The caller has taken its visit
+        over.
         """
         self._ending = True
         self._connections.remove(self)
+        self.visit = None
         self.transport.set_protocol(protocol)
         self.transport.write(answer)
         return self._reader.rest()
@@ -246,12 +275,12 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def _end(self) -> None:
-        """Send FIN after the last response. Discard what the client still sends (see `LingeringClose`)."""
+        """End the output after the last response, and discard what still comes (see `LingeringClose`)."""
         self._ending = True
         self._reader = HeadReader()
         self._connections.mark_draining(self)
         if not self.transport.is_closing():
-            self.transport.write_eof()
+            end_output(self.transport)
             self.transport.resume_reading()
 
     def close(self) -> None:

@@ -16,7 +16,9 @@ from jetstream.limits import WebLimits
 from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
 from jetstream.scheduling import Worker
-from jetstream.web.http import BadRequest
+from jetstream.web.address_limits import OverLimit
+from jetstream.web.guard import Denied
+from jetstream.web.http import BadRequest, Request
 from jetstream.web.pending import LingeringClose, Pending
 
 OVERLOADED: Final = BadRequest(503, "overload", "there are too many unfinished requests: try again later")
@@ -113,6 +115,18 @@ class Connections:
         """Count and log a request that is refused."""
         self._metrics.bad_requests[error.reason].inc()
         self._throttled.info(f"request: not served, {error.reason}", problem=error.text, peer=peer)
+
+    def count_over_limit(self, over: OverLimit, peer: str) -> None:
+        """Count and log a connection that is refused because its address is over a limit."""
+        self._metrics.refusals[over.reason].inc()
+        self._throttled.info(f"connection: refused, {over.reason}", problem=over.text, peer=peer)
+
+    def count_denied(self, denied: Denied, request: Request, peer: str) -> None:
+        """Count and log a request without the token that it needs, or that is for this machine only."""
+        self._metrics.refusals["unauthorized"].inc()
+        self._throttled.info(
+            "request: refused, unauthorized", problem=denied.text, path=request.route, peer=peer
+        )
 
     def count_failure(self, peer: str) -> None:
         """Count and log the error that is being handled: a fault of the server."""

@@ -24,6 +24,7 @@ from jetstream.delivery.subscriber import Bounds, Close, Encoding, SubscriberOpt
 from jetstream.errors import InvalidParameter
 from jetstream.limits import WebLimits
 from jetstream.steps import Steps
+from jetstream.web.address_limits import OverLimit
 from jetstream.web.connection import Connection
 from jetstream.web.content_coding import IDENTITY
 from jetstream.web.did_lists import DidList, no_list
@@ -49,6 +50,10 @@ class Opening(Protocol):
     @property
     def coding(self) -> str:
         """The content coding of the body, or `identity`."""
+
+    @property
+    def transport(self) -> str:
+        """How events are sent, for operators."""
 
     def accept(self, request: Request, fields: Mapping[str, str]) -> bytes | Response:
         """Return the head of the response, with more header fields. Raises Refused or BadRequest.
@@ -109,6 +114,12 @@ class Refused(Exception):
 def unavailable(reason: str, text: str, limits: WebLimits) -> Refused:
     """Return the refusal that asks a client to try again."""
     return Refused(reason, 503, "ServiceUnavailable", text, {"Retry-After": str(limits.retry_after_s)})
+
+
+def over_limit(over: OverLimit) -> Refused:
+    """Return the refusal of a subscription whose address is over a limit. Each dialect has its own status."""
+    later = {"Retry-After": str(over.retry_after_s)}
+    return Refused(over.reason, 429, "ServiceUnavailable", over.text, later)
 
 
 def require_upgrade(request: Request, more: str = "") -> None:

@@ -180,6 +180,11 @@ class _Stream(NamedTuple):
     chunked: bool
     over: bool  # whether the client comes back after the end
 
+    @property
+    def transport(self) -> str:
+        """What the body is made of."""
+        return "sse" if self.framing.media_type == SSE.media_type else "ndjson"
+
     def accept(self, request: Request, fields: Mapping[str, str]) -> bytes | Response:
         """Return the head of the response; to HEAD, or when the stream is over, all of it.
 

@@ -131,7 +131,7 @@ class Explain:
         begins, until = self._positions(asked.cursor).cursor, _at_most(asked.until, TIME_MAX)
         body = {
             "wire": wire,
-            "filter": _filter(asked.options),
+            "filter": describe_filter(asked.options),
             "maxMessageSizeBytes": _at_most(asked.options.message_bytes_max, _NUMBER_MAX),
             "begins_us": begins,
             "begins": to_date(begins),
@@ -212,14 +212,14 @@ def _at_most(value: int | None, most: int) -> int | None:
     return value if value is None or value <= most else most
 
 
-def _filter(options: SubscriberOptions) -> dict[str, object]:
-    """Return a filter as JSON: an empty list is no restriction."""
+def describe_filter(options: SubscriberOptions, dids_max: int = _SHOWN_MAX) -> dict[str, object]:
+    """Return a filter as JSON: an empty list is no restriction. Of many DIDs, some are shown."""
     wanted, content = options.wanted, options.content
     return {
         "collections": _names(wanted.collections, wanted.prefixes),
         "excludeCollections": _names(wanted.excluded_collections, wanted.excluded_prefixes),
-        "dids": _dids(wanted.dids, wanted.listed),
-        "excludeDids": _dids(wanted.excluded_dids),
+        "dids": _dids(dids_max, wanted.dids, wanted.listed),
+        "excludeDids": _dids(dids_max, wanted.excluded_dids),
         "kinds": sorted(KIND_NAMES[kind] for kind in wanted.kinds),
         "sample": wanted.sample * 100 / SAMPLE_WHOLE,
         "records": [] if content is None else [sorted(clause) for clause in content.clauses],
@@ -231,6 +231,6 @@ def _names(full: frozenset[bytes], prefixes: frozenset[bytes]) -> list[str]:
     return sorted([name.decode() for name in full] + [prefix.decode() + "*" for prefix in prefixes])
 
 
-def _dids(*parts: DidSet) -> dict[str, object]:
-    some = islice(chain(*parts), _SHOWN_MAX)
+def _dids(most: int, *parts: DidSet) -> dict[str, object]:
+    some = islice(chain(*parts), most)
     return {"number": sum(map(len, parts)), "some": [did.decode() for did in some]}

@@ -44,6 +44,8 @@ _HEAD: Final = re.compile(
     _TOKEN + rb"{1,32} " + _TARGET + rb" HTTP/1\.[01]\r\n"
     rb"(?:" + _TOKEN + rb"+:" + _VALUE + rb"\r\n)*\r\n"
 ).match
+# What stands before a secret.
+_SECRET: Final = re.compile(rb"authorization|access_token", re.IGNORECASE).search
 # The value of Content-Length: a number, or the same number again and again (RFC 9112, section 6.3).
 _LENGTH: Final = re.compile(r"([0-9]{1,20})(?:[ \t]*,[ \t]*\1)*", re.ASCII).fullmatch
 # The first part of a target in absolute form, as proxies send it.
@@ -211,6 +213,9 @@ class HeadReader:
 def _check_request_line(line: bytes) -> None:
     """Refuse what is not a request line, and other versions of HTTP, before the header fields come."""
     found = _REQUEST_LINE(line)
+    if found is None and line.startswith(b"PROXY "):
+        text = "the PROXY protocol is not expected: see --proxy-protocol and --trusted-proxies"
+        raise BadRequest(400, "malformed", text)
     if found is None:
         raise BadRequest(400, "malformed", f"{_shown(line)} is not a request line of HTTP/1.1")
     if found[1] not in (b"1.0", b"1.1"):
@@ -275,6 +280,8 @@ def _split(target: str) -> tuple[str, str]:
 
 
 def _shown(data: bytes) -> str:
-    """Return the first bytes that a client sent as printable text of at most 100 characters."""
-    text = ascii(data[:40].decode("latin-1"))
-    return text[:96] + "…" if len(text) > 97 or len(data) > 40 else text
+    """Return the first bytes of a client as printable text of at most 100 characters, without secrets."""
+    secret = _SECRET(data[:40])
+    shown = data[: secret.end()] if secret else data[:40]
+    text = ascii(shown.decode("latin-1"))
+    return text[:96] + "…" if len(text) > 97 or len(data) > len(shown) else text

@@ -129,7 +129,7 @@ class Response(NamedTuple):
         headers = {
             "Allow": ", ".join([*methods, "OPTIONS"]),
             "Access-Control-Allow-Methods": ", ".join(methods),
-            "Access-Control-Allow-Headers": "*",
+            "Access-Control-Allow-Headers": "*, Authorization",  # which `*` does not include
             "Access-Control-Max-Age": "86400",
         }
         return cls(200, b"", headers=headers)

@@ -62,6 +62,10 @@ _ABOUT: Final = (
     "path OPTIONS. A slash at its end does not matter. Unknown parameters are ignored, unless they are "
     "surely a mistake."
 )
+_TOKEN: Final = response("the token is missing or unknown", SENTENCE, ("WWW-Authenticate",))
+_ADDRESS: Final = response("the address of the client has too many", SENTENCE, ("Retry-After",))
+_LOCAL: Final = response("without tokens, this is for programs of the server's machine", SENTENCE)
+_NUMBER: Final[Schema] = {"type": "integer", "minimum": 0}
 _FILE_FIELDS: Final = (
     *("Cache-Control", "ETag"),
     *("Content-Security-Policy", "Referrer-Policy", "X-Content-Type-Options"),
@@ -138,9 +142,13 @@ def _paths(wire: str) -> Json:
         "/status.json": _get(
             "status",
             "The figures of the server",
-            {"200": response("the figures", json_of("Status"), ("Cache-Control",))},
+            {"200": response("the figures", json_of("Status"), ("Cache-Control",)), "401": _TOKEN},
         ),
-        "/metrics": _get("metrics", "Metrics for Prometheus", {"200": response("the metrics", METRICS)}),
+        "/metrics": _get(
+            "metrics", "Metrics for Prometheus", {"200": response("the metrics", METRICS), "401": _TOKEN}
+        ),
+        "/subscribers.json": _subscribers(),
+        "/subscribers/kick": _kick(),
         "/openapi.json": _get("openapi", "This document", {"200": response("the document", JSON_OBJECT)}),
         **{f"{PREFIX}{nsid}": _archive(nsid, method) for nsid, method in ARCHIVE.items()},
     }
@@ -194,13 +202,16 @@ def _subscribe(name: str, summary: str) -> Json:
     )
     refused = response("a parameter that cannot be used: the sentence names it", SENTENCE)
     unavailable = response("there is no room, or no dictionary yet", SENTENCE, ("Retry-After",))
-    return _upgrade(name, summary, parameters, {"400": refused, "503": unavailable})
+    return _upgrade(
+        name, summary, parameters, {"400": refused, "401": _TOKEN, "503": unavailable, "429": _ADDRESS}
+    )
 
 
 def _subscribe_events() -> Json:
     refused = response("a parameter that cannot be used", json_of("Error") | SENTENCE)
     unavailable = response("there is no room", json_of("Error") | SENTENCE, ("Retry-After",))
-    responses = {"400": refused, "503": unavailable}
+    token = response("the token is missing or unknown", json_of("Error"), ("WWW-Authenticate",))
+    responses = {"400": refused, "401": token, "503": unavailable}
     parameters = map(in_query, SUBSCRIBE_EVENTS)
     return _upgrade("subscribeEvents", "Events as JSON, in the v2 wire", parameters, responses)
 
@@ -228,7 +239,9 @@ def _event_stream() -> Json:
         "200": response("events follow, until the end", EVENTS, ("Content-Encoding", *fields)),
         "204": response("the client has all events up to until", {}, fields),
         "400": response("a parameter that cannot be used: the sentence names it", SENTENCE),
+        "401": _TOKEN,
         "406": response("no content coding that the client accepts", SENTENCE),
+        "429": _ADDRESS,
         "503": response("there is no room", SENTENCE, ("Retry-After",)),
     }
     return _get("events", "Events without a WebSocket, by default in the v1 wire", responses, parameters)
@@ -238,6 +251,7 @@ def _explain() -> Json:
     responses = {
         "200": response("what is understood, and what it selects", json_of("Explanation")),
         "400": response("a parameter that cannot be used: the sentence names it", SENTENCE),
+        "401": _TOKEN,
         "429": response("too many requests", SENTENCE, ("Retry-After",)),
     }
     return _get("explain", "How the parameters are understood", responses, map(in_query, EXPLAIN))
@@ -247,6 +261,7 @@ def _gaps() -> Json:
     responses = {
         "200": response("gaps, the oldest first, one a line", GAP_LINES, ("Link",)),
         "400": response("a time that cannot be read", SENTENCE),
+        "401": _TOKEN,
         "429": response("too many requests", SENTENCE, ("Retry-After",)),
     }
     return _get("gaps", "Messages of repositories that never came", responses, map(in_query, GAPS))
@@ -257,6 +272,7 @@ def _filters() -> Json:
     responses = {
         "200": response("the list is kept", json_of("DidList")),
         "400": response("no list of DIDs", SENTENCE),
+        "401": _TOKEN,
         "411": response("no Content-Length", SENTENCE),
         "429": response("too many uploads", SENTENCE, ("Retry-After",)),
         "503": response("no room for another list", SENTENCE, ("Retry-After",)),
@@ -264,6 +280,32 @@ def _filters() -> Json:
     body = {"required": True, "content": {"text/plain": {"schema": lines}, **json_of("Dids")}}
     operation = _operation("uploadFilter", "Upload a list of DIDs, for filter", responses)
     return {"post": operation | {"requestBody": body}}
+
+
+def _subscribers() -> Json:
+    responses = {
+        "200": response("a page of them", json_of("Subscribers"), ("Cache-Control",)),
+        "400": response("a number that cannot be read", SENTENCE),
+        "401": _TOKEN,
+        "403": _LOCAL,
+    }
+    parameters = (
+        in_query(Parameter("after", "the ID after which to begin: next of the page before", _NUMBER)),
+        in_query(Parameter("limit", "how many, at most 1,000", _NUMBER)),
+    )
+    return _get("subscribers", "The subscribers, one by one, for operators", responses, parameters)
+
+
+def _kick() -> Json:
+    responses = {
+        "200": response("how many were disconnected", json_of("Kicked")),
+        "400": response("a body that cannot be used: the sentence says why", SENTENCE),
+        "401": _TOKEN,
+        "403": _LOCAL,
+        "411": response("no Content-Length", SENTENCE),
+    }
+    operation = _operation("kick", "Disconnect subscribers, for operators", responses)
+    return {"post": operation | {"requestBody": {"required": True, "content": json_of("Kick")}}}
 
 
 def _dictionary() -> tuple[str, Json, Iterable[Json]]:

@@ -15,6 +15,9 @@ from jetstream.web.parameter_table import DID, Parameter, Schema
 
 Json = dict[str, Any]
 
+KICK_ITEMS_MAX: Final = 1_000
+KICK_REASON_CHARS_MAX: Final = 100  # a close has room for 123 bytes, with the cursor
+
 SENTENCE: Final = {"text/plain": {"schema": {"type": "string"}}}
 _MICROSECONDS: Final[Schema] = {"type": "integer", "minimum": 0, "description": "unix microseconds"}
 _DATE: Final[Schema] = {"type": "string", "format": "date-time"}
@@ -44,6 +47,7 @@ HEADERS: Final[Mapping[str, tuple[str, Schema, bool]]] = {
     "Sec-WebSocket-Version": ("the version of WebSocket, if another was asked for", {"const": "13"}, False),
     "Upgrade": ("websocket", {"const": "websocket"}, True),
     "Vary": ("the header fields on which the response depends", STRING, True),
+    "WWW-Authenticate": ("the kind of token that is needed", {"type": "string", "pattern": "^Bearer"}, True),
     "X-Accel-Buffering": ("proxies pass the events on at once", {"const": "no"}, True),
     "X-Content-Type-Options": ("the type is as it says", {"const": "nosniff"}, True),
     "X-Zstd-Dictionary-Id": ("the ID of the dictionary", {"type": "integer", "minimum": 1}, True),
@@ -101,7 +105,7 @@ REFUSALS: Final = {
     "408": ("Timeout", "the request was not complete in time"),
     "413": ("Body", "there is a body that is not taken, or it is too long"),
     "414": ("LineTooLong", "the request line is too long"),
-    "429": ("Flood", "too many requests on one connection"),
+    "429": ("Flood", "too many requests on one connection, or connections of one address"),
     "431": ("FieldsTooLong", "the header fields are too long or too many"),
     "500": ("Failure", "the server failed to answer"),
     "501": ("Coding", "the body has an unknown transfer coding"),
@@ -166,6 +170,21 @@ _CHECKS: Final[Schema] = {
     "items": _object(dict.fromkeys(("check", "text", "hint"), STRING)),
 }
 _READY: Final = {"ready": {"type": "boolean"}, "not_ready": _CHECKS}
+
+
+def _subscriber() -> Json:
+    """Return the schema of one of `/subscribers.json`."""
+    return _object(
+        {
+            "id": _COUNT,
+            **dict.fromkeys(("address", "wire", "transport", "compression", "state"), STRING),
+            "token": _or_null(STRING),
+            "filter": {"type": "object"},
+            "connected_us": _MICROSECONDS,
+            "lag_s": {"type": ["number", "null"]},
+            **dict.fromkeys(("messages", "bytes", "buffered_bytes"), _COUNT),
+        }
+    )
 
 
 def _status() -> Json:
@@ -248,5 +267,23 @@ SCHEMAS: Final = {
         }
     ),
     "Ready": _object(_READY),
+    "Subscribers": _object(
+        {
+            "total": _COUNT,
+            "next": _or_null(_COUNT),
+            "subscribers": {"type": "array", "items": _subscriber()},
+        }
+    ),
+    "Kick": {
+        "type": "object",
+        "properties": {
+            "ids": {"type": "array", "items": INTEGER, "maxItems": KICK_ITEMS_MAX},
+            "addresses": {"type": "array", "items": STRING, "maxItems": KICK_ITEMS_MAX},
+            "all": {"type": "boolean"},
+            "reason": {"type": "string", "minLength": 1, "maxLength": KICK_REASON_CHARS_MAX},
+        },
+        "additionalProperties": False,
+    },
+    "Kicked": _object({"kicked": _COUNT}),
     "Status": _status(),
 }

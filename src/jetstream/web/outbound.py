@@ -21,7 +21,7 @@ from jetstream.delivery.subscriber import Close
 from jetstream.limits import WebLimits
 from jetstream.scheduling import Worker
 from jetstream.steps import Steps
-from jetstream.web.pending import LingeringClose
+from jetstream.web.pending import LingeringClose, end_output
 
 
 class Sockets:
@@ -62,6 +62,8 @@ class Outbound(asyncio.Protocol, ABC):
         self._drained: asyncio.Future[None] | None = None
         # Whether the buffer went above its limit and has not drained since.
         self.full = False
+        # With TLS, a limit of 0 would be reached by an empty buffer.
+        self._high_min = 0 if transport.can_write_eof() else 1
         # The limit, in bytes; by `lower_limit`.
         self._limit = 0
         # Whether writes are gathered: from a `gather` until the transport has sent everything.
@@ -153,7 +155,7 @@ class Outbound(asyncio.Protocol, ABC):
     def _set_limits(self) -> None:
         """Have the transport call `pause_writing` over the limit; when gathering, as long as it has any."""
         if not self._transport.is_closing():
-            high = 0 if self._gathering else self._limit
+            high = max(0 if self._gathering else self._limit, self._high_min)
             self._transport.set_write_buffer_limits(high=high, low=high // 4)
 
     def gather(self) -> None:
@@ -239,7 +241,7 @@ class Outbound(asyncio.Protocol, ABC):
         """Close this side of the connection behind what is buffered."""
         self._ends_gathered = bool(self._gathered)
         if not self._gathered and not self._transport.is_closing():
-            self._transport.write_eof()
+            end_output(self._transport)
 
     def _abort_later(self) -> None:
         """Abort the connection after `close_timeout_s`, unless it has ended by then."""

@@ -94,6 +94,18 @@ class Pending(Generic[Owner]):
         self._schedule()
 
 
+def end_output(transport: asyncio.Transport) -> None:
+    """End a connection behind what is written: the client may still send, and gets no reset for it.
+
+    TLS has no end of one direction only. So the connection is closed, and what the client still sends is
+    discarded by the transport until it answers, for `close_timeout_s`.
+    """
+    if transport.can_write_eof():
+        transport.write_eof()
+    else:
+        transport.close()
+
+
 class LingeringClose:
     """The connections of one server whose input is discarded.
 

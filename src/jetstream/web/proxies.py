@@ -1,4 +1,8 @@
-"""What a reverse proxy says about the client behind it: `X-Forwarded-For`, `-Proto` and `-Host`. Pure.
+"""What a reverse proxy says about the client behind it. Pure.
+
+    Forwarded          for=203.0.113.9;proto=https;host=jetstream.example.com, …    (RFC 7239)
+    X-Forwarded-For    203.0.113.9, …
+    X-Forwarded-Proto, X-Forwarded-Host
 
 Anybody can send these fields. They are read only where the peer of the connection is a proxy that the
 operator trusts (`--trusted-proxies`).
@@ -6,12 +10,20 @@ operator trusts (`--trusted-proxies`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from jetstream.settings import Network
 from jetstream.web.http import Request, is_host
+
+# A parameter of `Forwarded`, quoted or not, and what ends it. It begins where a name does: a search that
+# began at each letter of a long name would take the square of its length.
+_PAIR: Final = re.compile(
+    r'(?<![\w-])([\w-]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*))\s*([;,]|$)', re.ASCII
+).findall
+_ESCAPED: Final = re.compile(r"\\(.)")
 
 
 class Client(NamedTuple):
@@ -24,35 +36,57 @@ class Client(NamedTuple):
 def client_of(request: Request, peer: str, trusted: Sequence[Network]) -> Client:
     """Return the client of a request that came from the address `peer`.
 
-    That is the peer itself, unless it is trusted. Then it is the last address in `X-Forwarded-For` that is
-    not trusted, since each proxy appends the address of its own peer. The scheme and the host are the first
+    That is the peer itself, unless it is trusted. Then it is the last address that is forwarded and not
+    trusted, since each proxy appends the address of its own peer. The scheme and the host are the first
     values of their fields, which the outermost proxy has set. What cannot be used is left as it was.
+
+    `Forwarded` is read only where there is no `X-Forwarded-For`: a proxy that sets one of them passes the
+    other on as the client has sent it, and most set the latter.
     """
-    if not trusted or not _is_trusted(peer, trusted):
+    if not is_trusted(peer, trusted):
         return Client(peer, request)
-    scheme, host = _first(request, "x-forwarded-proto").lower(), _first(request, "x-forwarded-host")
+    elements = _forwarded(request) if "x-forwarded-for" not in request.headers else []
+    if elements:
+        addresses = [each.get("for", "") for each in elements]
+        scheme, host = elements[0].get("proto", ""), elements[0].get("host", "")
+    else:
+        addresses = request.headers.get("x-forwarded-for", "").split(",")
+        scheme, host = _first(request, "x-forwarded-proto"), _first(request, "x-forwarded-host")
+    scheme = scheme.lower()
     if scheme in ("http", "https"):
         request = request._replace(scheme=scheme)
     if is_host(host):
         request = request._replace(headers={**request.headers, "host": host})
-    return Client(_address(request, peer, trusted), request)
+    return Client(_address(addresses, peer, trusted), request)
 
 
-def _address(request: Request, peer: str, trusted: Sequence[Network]) -> str:
+def _address(addresses: Sequence[str], peer: str, trusted: Sequence[Network]) -> str:
     """Return the address of the client, where `peer` is trusted."""
-    for item in reversed(request.headers.get("x-forwarded-for", "").split(",")):
+    for item in reversed(addresses):
         address = _parse(item.strip())
         if address is None:
             break
         peer = str(address)
-        if not _is_trusted(peer, trusted):
+        if not is_trusted(peer, trusted):
             break
     return peer
 
 
-def _is_trusted(peer: str, trusted: Sequence[Network]) -> bool:
+def is_loopback(peer: str) -> bool:
+    """Tell whether an IP address is of this machine; an IPv4 address mapped into IPv6 counts, too."""
     address = _parse(peer)
-    return address is not None and any(address in network for network in trusted)
+    return address is not None and address.is_loopback
+
+
+def is_trusted(peer: str, trusted: Sequence[Network]) -> bool:
+    """Tell whether an address is that of a proxy that is trusted."""
+    return bool(trusted) and in_networks(peer, trusted)
+
+
+def in_networks(text: str, networks: Sequence[Network]) -> bool:
+    """Tell whether a text is an address of one of these networks."""
+    address = _parse(text)
+    return address is not None and any(address in network for network in networks)
 
 
 def _parse(text: str) -> IPv4Address | IPv6Address | None:
@@ -68,6 +102,17 @@ def _parse(text: str) -> IPv4Address | IPv6Address | None:
     except ValueError:
         return None
     return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
+
+
+def _forwarded(request: Request) -> list[dict[str, str]]:
+    """Return the elements of `Forwarded`: their parameters by name, in lower case."""
+    value = request.headers.get("forwarded", "")
+    elements: list[dict[str, str]] = [{}]
+    for name, quoted, token, end in _PAIR(value):
+        elements[-1][name.lower()] = _ESCAPED.sub(r"\1", quoted) if quoted else token
+        if end == ",":
+            elements.append({})
+    return elements if value else []
 
 
 def _first(request: Request, name: str) -> str:

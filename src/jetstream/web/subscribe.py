@@ -1,9 +1,9 @@
 """Subscriptions: a request becomes a WebSocket, and the WebSocket a subscriber.
 
-    GET /subscribe?… ──▶ checked (parameters, handshake, limit of connections) ──▶ 400, 426 or 503
+    GET /subscribe?… ──▶ checked (parameters, handshake, limits of connections) ──▶ 400, 426, 429 or 503
                               │
                               ▼
-                    101, a `SocketSink` and a `_Client` ──▶ waits for a hello, with `requireHello`
+                    101, a `SocketSink` and a `Client` ──▶ waits for a hello, with `requireHello`
                               │                                 │
                               ▼                                 ▼
                     a `Subscriber` in delivery, which each `options_update` changes
@@ -26,29 +26,29 @@ from typing import Final
 
 import structlog
 
-from jetstream.delivery.delivery import Delivery
-from jetstream.delivery.subscriber import Close, Subscriber, SubscriberOptions
+from jetstream.delivery.delivery import Delivery, Positions
+from jetstream.delivery.subscriber import Close
 from jetstream.errors import InvalidParameter
 from jetstream.limits import WebLimits
 from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
 from jetstream.scheduling import Worker
 from jetstream.steps import Steps
+from jetstream.web.address_limits import NO_PLACE, OverLimit, Place
+from jetstream.web.client import WEBSOCKET_NAME, Client
 from jetstream.web.connection import Connection, Handler
 from jetstream.web.content_coding import IDENTITY
-from jetstream.web.dialect import SHUTDOWN, Dialect, Refused, Subscription, unavailable
-from jetstream.web.did_lists import DidList, DidLists
+from jetstream.web.dialect import SHUTDOWN, Dialect, Refused, over_limit, unavailable
+from jetstream.web.did_lists import DidLists
 from jetstream.web.http import BadRequest, Request, Response
 from jetstream.web.outbound import Outbound
-from jetstream.web.parameters import OptionsUpdate
 from jetstream.web.positions import position_headers
 from jetstream.web.sink import Inbound, SocketSink
-from jetstream.web.websocket import Breach, accept
+from jetstream.web.websocket import accept
 
 _EXAMPLE_CHARS: Final = 200  # of a request that is logged
 
 FAILED: Final = Close(1011, "error", "the server has failed and is going down: connect again later")
-_OUR_FAULT: Final = Close(1011, "error", "the server failed to read a message: connect again")
 
 
 class Subscribe:
@@ -68,21 +68,23 @@ class Subscribe:
         did_lists: DidLists | None = None,
         limits: WebLimits = WebLimits(),
     ) -> None:
-        # Where each `_Client` subscribes.
+        # Where each `Client` subscribes.
         self.delivery = delivery
         self._metrics = metrics
         # Told which lists the filters of clients use.
         self.did_lists = DidLists(limits, time.monotonic) if did_lists is None else did_lists
         # More are refused with 503.
         self._subscribers_max = subscribers_max
-        # Read by each `_Client`.
+        # Read by each `Client`.
         self.limits = limits
         # Shared by the sockets of all clients.
         self._inbound = Inbound(buffer_bytes, limits)
         # Clients can cause its lines again and again.
         self._throttled = Throttled(structlog.get_logger(__name__))
         # Every connection since its upgrade, in order, until it is cleaned up after its end.
-        self._clients: dict[_Client, None] = {}
+        self._clients: dict[Client, None] = {}
+        # How many there were.
+        self._begun = 0
         # Cleans up after connections that have ended.
         self._removals = Worker(turn_s=limits.removals_turn_s)
         # Set while there is no client.
@@ -110,6 +112,7 @@ class Subscribe:
             if isinstance(answer, Response):
                 return answer
             self._check_room()
+            place = _enter(connection, replays=subscription.cursor is not None and _is_past(positions))
         except InvalidParameter as error:
             refused = Refused("parameter", 400, "InvalidRequest", str(error))
             return self._refuse(dialect, refused, request, connection)
@@ -118,9 +121,12 @@ class Subscribe:
         except BadRequest:
             self._metrics.refusals["handshake"].inc()  # logged where it is answered
             raise
-        if not connection.transport.is_closing():  # else the client has gone meanwhile
+        if connection.transport.is_closing():  # the client has gone meanwhile
+            place.leave()
+        else:
             sink = opening.open(connection, self._inbound)
-            self._begin(_Client(self, sink, dialect, subscription), connection, answer)
+            client = Client(self, sink, dialect, subscription, place, connection.user)
+            self._begin(client, connection, answer)
         return None
 
     def _refuse(
@@ -143,8 +149,10 @@ class Subscribe:
             text = f"{most} subscribers are connected, and that is the limit: try again later"
             raise unavailable("full", text, self.limits)
 
-    def _begin(self, client: _Client, connection: Connection, answer: bytes) -> None:
+    def _begin(self, client: Client, connection: Connection, answer: bytes) -> None:
         """Hand a connection over to a client. What the client has sent behind its request is read there."""
+        self._begun += 1
+        client.id = self._begun
         self._clients[client] = None
         self._metrics.compressions[client.subscription.compression].inc()
         self.empty.clear()
@@ -160,19 +168,31 @@ class Subscribe:
         for client in list(self._clients):
             client.close(close)
 
+    def clients(self) -> list[Client]:
+        """Return all clients, in the order of their IDs."""
+        return list(self._clients)
+
+    def has(self, client: Client) -> bool:
+        """Tell whether a client is still there."""
+        return client in self._clients
+
+    def note_kicked(self, count: int, reason: str) -> None:
+        """Log that an operator has disconnected clients."""
+        self._throttled.info("subscribers: disconnected by an operator", count=count, reason=reason)
+
     def count_failure(self, peer: str) -> None:
         """Count and log the error that is being handled: a fault of the server."""
         self._metrics.failures["message"].inc()
         self._throttled.exception("subscriber: a message could not be read", peer=peer)
 
-    def remove(self, client: _Client) -> None:
+    def remove(self, client: Client) -> None:
         """Remove a client whose connection has ended.
 
         That takes turns of its own: a network may lose thousands of clients at once.
         """
         self._removals.put(self._remove(client))
 
-    def _remove(self, client: _Client) -> Steps[None]:
+    def _remove(self, client: Client) -> Steps[None]:
         """Do so, in one step."""
         yield from ()
         if client.subscriber is not None:
@@ -190,10 +210,32 @@ class Subscribe:
             self.empty.set()
 
 
+def _is_past(positions: Positions) -> bool:
+    """Tell whether a subscription begins with an event that is stored."""
+    return positions.latest is not None and positions.cursor <= positions.latest
+
+
+def _enter(connection: Connection, *, replays: bool) -> Place:
+    """Take a place of the limits of an address. Raises Refused if there is none.
+
+    The visit of a client behind a proxy begins here.
+    """
+    visit = connection.visit or connection.peers.visit(connection.peer)
+    if visit is None:
+        return NO_PLACE
+    replay = visit.refusal or (visit.replay() if replays else None)
+    if not isinstance(replay, OverLimit):
+        return Place(visit, replay)
+    if visit is not connection.visit:
+        visit.leave()
+    raise over_limit(replay)
+
+
 class _Upgrade:
     """The upgrade of a connection to a WebSocket."""
 
     coding: Final = IDENTITY
+    transport: Final = WEBSOCKET_NAME
 
     def accept(self, request: Request, fields: Mapping[str, str]) -> bytes:
         """Accept a handshake. Raises BadRequest."""
@@ -205,118 +247,3 @@ class _Upgrade:
 
 
 _UPGRADE: Final = _Upgrade()
-
-
-class _Client:
-    """One connection: its socket, what it asked for, and its subscriber in delivery.
-
-    The sink calls `_on_message`, `_on_end` and `_resume_at`.
-    """
-
-    __slots__ = (
-        "_dialect",
-        "_did_list",
-        "_hello_timeout",
-        "_subscribe",
-        "sink",
-        "subscriber",
-        "subscription",
-    )
-
-    def __init__(
-        self, subscribe: Subscribe, sink: Outbound, dialect: Dialect, subscription: Subscription
-    ) -> None:
-        self._subscribe = subscribe
-        self.sink = sink
-        # Reads its messages, and says how it is closed.
-        self._dialect = dialect
-        # What its URL asked for. The options are forgotten when they are in force or replaced: a large
-        # filter must not stay here when it is not used any more.
-        self.subscription = subscription
-        # The uploaded list that the filter in force uses; changed with it.
-        self._did_list: DidList | None = None
-        # Set once, after the hello if one is required.
-        self.subscriber: Subscriber | None = None
-        # Closes the connection when no hello comes; None when none is awaited.
-        self._hello_timeout: asyncio.TimerHandle | None = None
-        sink.on_message = self._on_message
-        sink.on_end = self._on_end
-        sink.resume_at = self._resume_at
-
-    def start(self) -> None:
-        """Subscribe, or wait for a hello."""
-        asked = self.subscription
-        self.subscription = asked._replace(options=SubscriberOptions(), did_list=None)
-        if greeting := asked.greeting:
-            self.sink.controls += len(greeting)
-            self.sink.write(greeting)
-        if asked.require_hello:
-            timeout_s = self._subscribe.limits.hello_timeout_s
-            text = f"no options_update within {timeout_s:g} s: send one, or leave requireHello out"
-            close = Close(1008, "no_hello", text)
-            self._hello_timeout = asyncio.get_running_loop().call_later(timeout_s, self.sink.close, close)
-        else:
-            self._apply(OptionsUpdate(asked.options, None, asked.did_list))
-
-    def close(self, close: Close) -> None:
-        """Close the connection, in the words of its dialect."""
-        self.sink.close(self._dialect.shutdown if close == SHUTDOWN else close)
-
-    def _on_message(self, message: bytes) -> Steps[None]:
-        """Handle a message, in steps. A bad one closes the connection, and the client is told why."""
-        try:
-            update = yield from self._dialect.parse_message(message)
-        except Breach as breach:
-            self.sink.close(breach.close)
-        except Exception:  # noqa: BLE001 - it is logged, and the client is told
-            self._subscribe.count_failure(self.sink.peer)
-            self.sink.close(_OUR_FAULT)
-        else:
-            yield
-            if update is not None and not self.sink.closing:
-                self._stop_timeout()
-                self._apply(update)
-
-    def _apply(self, update: OptionsUpdate) -> None:
-        """Start to subscribe with the first options that are awaited; change them with later ones."""
-        delivery, asked = self._subscribe.delivery, self.subscription
-        self._use_list(update.did_list)
-        heartbeat_s = update.heartbeat_s or asked.heartbeat_s
-        if self.subscriber is None:
-            self.subscriber = delivery.subscribe(
-                self.sink,
-                asked.encoding,
-                update.options,
-                asked.cursor,
-                bounds=asked.bounds,
-                heartbeat_s=heartbeat_s,
-            )
-        else:
-            delivery.change(self.subscriber, update.options, heartbeat_s)
-
-    def _use_list(self, did_list: DidList | None) -> None:
-        """Use another list, or the same, or none."""
-        lists, before = self._subscribe.did_lists, self._did_list
-        self._did_list = did_list
-        if did_list is not None:
-            lists.use(did_list)
-        if before is not None:
-            lists.release(before)
-
-    def _resume_at(self) -> int:
-        """Return the cursor with which the client goes on; before it has begun, where it would begin."""
-        delivery = self._subscribe.delivery
-        if self.subscriber is None:
-            return delivery.positions(self.subscription.cursor).cursor
-        return delivery.resume_at(self.subscriber)
-
-    def _on_end(self) -> None:
-        """Clean up after the connection."""
-        self._stop_timeout()
-        self._use_list(None)
-        self._subscribe.remove(self)
-
-    def _stop_timeout(self) -> None:
-        if self._hello_timeout is not None:
-            self._hello_timeout.cancel()
-            self._hello_timeout = None

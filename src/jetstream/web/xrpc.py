@@ -12,6 +12,7 @@ subscription, the server stops with 1012, and only `until` and `limit` end with 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from typing import Final, NoReturn
 
 import orjson
@@ -124,7 +125,8 @@ class SubscribeEventsDialect:
         """Return a response in JSON, or a sentence where the error has no name."""
         if not refused.name:
             return refused.response()
-        return _error(refused.status, refused.name, refused.text, refused.fields)
+        status = 503 if refused.status == HTTPStatus.TOO_MANY_REQUESTS else refused.status
+        return error_response(status, refused.name, refused.text, refused.fields)
 
     def parse_message(self, message: bytes) -> NoReturn:  # noqa: ARG002 - whatever it says
         """Refuse a client's message. Raises Breach."""
@@ -160,18 +162,18 @@ class Xrpc:
         if nsid not in METHODS:
             there = " and ".join([*self._upgrades, *self._pages])
             text = f"method not implemented: {nsid[:_NSID_CHARS_SHOWN]}: there are {there}"
-            return _error(501, "MethodNotImplemented", text)
+            return error_response(501, "MethodNotImplemented", text)
         methods = ("POST",) if ARCHIVE.get(nsid) == "POST" else ("GET", "HEAD")
         if request.method == "OPTIONS":
             return Response.preflight(methods)
         if request.method not in methods:
             text = f"{nsid} is not for {request.method}: use {methods[0]}"
-            return _error(405, "MethodNotAllowed", text, {"Allow": ", ".join((*methods, "OPTIONS"))})
+            return error_response(405, "MethodNotAllowed", text, {"Allow": ", ".join((*methods, "OPTIONS"))})
         if nsid in self._pages:
             return self._pages[nsid](request)
-        return _error(501, "MethodNotImplemented", f"{nsid}: {_NO_ARCHIVE}")
+        return error_response(501, "MethodNotImplemented", f"{nsid}: {_NO_ARCHIVE}")
 
 
-def _error(status: int, name: str, text: str, fields: Mapping[str, str] | None = None) -> Response:
+def error_response(status: int, name: str, text: str, fields: Mapping[str, str] | None = None) -> Response:
     """Return an error of XRPC."""
     return Response(status, orjson.dumps({"error": name, "message": text}), "application/json", fields)

@@ -13,7 +13,8 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from jetstream import cli
-from jetstream.cli.top import StatusError, fetch, screen, status_url, watch
+from jetstream.cli.ask import NoAnswer, address_of
+from jetstream.cli.top import PATH, fetch, screen, watch
 from jetstream.errors import SettingError
 
 EXAMPLE = (Path(__file__).parent / "status.json").read_bytes()
@@ -56,13 +57,13 @@ def serving(body: bytes, status: int = 200) -> Iterator[str]:
     ],
 )
 def test_the_address_of_the_figures(text: str, url: str) -> None:
-    assert status_url(text) == url
+    assert address_of(text, PATH) == url
 
 
 @pytest.mark.parametrize("text", ["ftp://a", "http://", "a b", "http://a:0", "http://a:x", "http://[::1", ""])
 def test_what_is_no_server_is_refused(text: str) -> None:
     with pytest.raises(SettingError, match=r"^URL: "):
-        status_url(text)
+        address_of(text, PATH)
 
 
 def test_without_a_terminal_one_screen_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,7 +95,7 @@ def test_other_answers_exit_1_with_one_line(
 
 
 def test_a_server_that_is_not_there_is_an_error_once_and_a_screen_when_live() -> None:
-    with pytest.raises(StatusError, match="refused"):
+    with pytest.raises(NoAnswer, match="refused"):
         fetch("http://127.0.0.1:9/status.json")
     out = StringIO()
     Console(file=out, width=100).print(screen("http://127.0.0.1:9/status.json", "http://a"))
@@ -124,4 +125,4 @@ def test_the_screen_is_renewed_until_it_is_interrupted() -> None:
 
 def test_figures_are_read_as_they_are() -> None:
     with serving(EXAMPLE) as url:
-        assert fetch(status_url(url)) == json.loads(EXAMPLE)
+        assert fetch(address_of(url, PATH)) == json.loads(EXAMPLE)

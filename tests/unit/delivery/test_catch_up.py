@@ -21,6 +21,7 @@ from tests.unit.delivery.fakes import (
     STEP_US,
     THING,
     UNBOUNDED,
+    Clock,
     FakeSink,
     event,
     flushed,
@@ -504,3 +505,64 @@ async def test_others_index_a_large_filter_whose_first_reader_leaves() -> None:
         delivery.remove(first[0])
         await until(lambda: all(subscriber.group for subscriber, _ in others))
         assert all(sink.times() == [STEP_US * number for number in (21, 26)] for _, sink in others)
+
+
+# Replays that are limited
+
+
+class Budget:
+    """A replay that may send nothing for some seconds after each run of chunks."""
+
+    def __init__(self, pause_s: float) -> None:
+        self.pause_s = pause_s
+        self.charged: list[int] = []
+        self.ends = 0
+
+    def charge(self, size: int) -> float:
+        self.charged.append(size)
+        return self.pause_s
+
+    def end(self) -> None:
+        self.ends += 1
+
+
+async def test_a_replay_pauses_as_its_budget_says_until_it_is_at_the_tip() -> None:
+    clock, budget = Clock(), Budget(5.0)
+    async with served(events=50, limits=SMALL, clock=clock, sleep=clock.sleep) as (delivery, log):
+        reader, sink = join(delivery, 0, replay=budget)
+        await until(lambda: reader.group is not None)
+        assert clock.slept.count(5.0) == len(budget.charged) > 5
+        assert sum(budget.charged) == sink.written
+        assert (budget.ends, reader.replay) == (1, None)
+        charged = len(budget.charged)
+        log.grow(50)
+        await flushed(delivery, log, reader)
+        assert sink.times() == steps(1, 101)
+        assert len(budget.charged) == charged
+
+
+async def test_a_replay_that_needs_no_pause_has_none() -> None:
+    clock, budget = Clock(), Budget(0.0)
+    async with served(events=50, limits=SMALL, clock=clock, sleep=clock.sleep) as (delivery, _):
+        reader, _ = join(delivery, 0, replay=budget)
+        await until(lambda: reader.group is not None)
+        assert not any(clock.slept)
+
+
+async def test_a_replay_with_bounds_ends_at_the_tip_as_well() -> None:
+    budget = Budget(0.0)
+    async with served(events=50) as (delivery, _):
+        reader, _ = join(delivery, 0, replay=budget, bounds=Bounds(None, 1_000))
+        await until(lambda: reader.live)
+        assert (budget.ends, reader.replay) == (1, None)
+
+
+async def test_a_replay_ends_with_its_subscriber() -> None:
+    budget = Budget(5.0)
+    clock = Clock()
+    clock.alarm = asyncio.Event()
+    async with served(events=50, clock=clock, sleep=clock.sleep, limits=SMALL) as (delivery, _):
+        reader, _ = join(delivery, 0, replay=budget)
+        await clock.asleep.wait()
+        delivery.remove(reader)
+        assert budget.ends == 1

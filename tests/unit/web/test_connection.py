@@ -21,6 +21,9 @@ class Transport:
     def get_extra_info(self, _name: str) -> tuple[str, int]:
         return "192.0.2.1", 1
 
+    def can_write_eof(self) -> bool:
+        return True
+
     def is_closing(self) -> bool:
         return False
 

@@ -21,6 +21,10 @@ def request(**fields: str) -> Request:
     return Request("GET", "/", "", 1, headers)
 
 
+def forwarded(value: str, **fields: str) -> Request:
+    return Request("GET", "/", "", 1, {"host": "localhost:6008", "forwarded": value, **fields})
+
+
 FORWARDED = request(**{"for": "203.0.113.9", "proto": "https", "host": "jetstream.example"})
 
 
@@ -88,3 +92,52 @@ def test_a_client_cannot_choose_its_address(claimed: list[str], real: str) -> No
     address = ip_address(real)
     trusted = any(address in network for network in TRUSTED)
     assert trusted or ip_address(found) in (address, getattr(address, "ipv4_mapped", None))
+
+
+# RFC 7239
+
+
+@pytest.mark.parametrize(
+    ("value", "address"),
+    [
+        ("for=203.0.113.9", "203.0.113.9"),
+        ("For=203.0.113.9;proto=https;by=10.0.0.1", "203.0.113.9"),
+        ("for=198.51.100.1, for=203.0.113.9;proto=https, for=10.0.0.2", "203.0.113.9"),
+        ('for="[2001:db8::1]:4711"', "2001:db8::1"),
+        ('for="203.0.113.9:80" ; proto=http', "203.0.113.9"),
+        ("for=unknown", "127.0.0.1"),
+        ("for=_hidden, for=10.0.0.2", "10.0.0.2"),
+        ("proto=https", "127.0.0.1"),
+        ("for=198.51.100.1, proto=https", "127.0.0.1"),
+        ("", "127.0.0.1"),
+        # What the client itself has sent does not hide what the proxy has appended.
+        ('for="198.51.100.1, for=203.0.113.9', "203.0.113.9"),
+        ('for="198.51.100.1, for="203.0.113.9"', "203.0.113.9"),
+        ('for="198.51.100.1\\, for="203.0.113.9"', "203.0.113.9"),
+    ],
+)
+def test_the_address_in_forwarded(value: str, address: str) -> None:
+    assert client_of(forwarded(value), "127.0.0.1", TRUSTED).address == address
+
+
+def test_the_scheme_and_host_in_forwarded_are_those_of_the_outermost_proxy() -> None:
+    seen = client_of(
+        forwarded('for=203.0.113.9;proto=HTTPS;host="jetstream.example:443", for=10.0.0.2;proto=http'),
+        "127.0.0.1",
+        TRUSTED,
+    ).request
+    assert (seen.scheme, seen.host) == ("https", "jetstream.example:443")
+
+
+def test_forwarded_does_not_count_beside_the_older_field() -> None:
+    both = forwarded("for=198.51.100.1", **{"x-forwarded-for": "203.0.113.9"})
+    assert client_of(both, "127.0.0.1", TRUSTED).address == "203.0.113.9"
+
+
+def test_others_are_not_believed_what_is_forwarded() -> None:
+    assert client_of(forwarded("for=203.0.113.9"), "192.0.2.1", TRUSTED).address == "192.0.2.1"
+
+
+@given(st.text(alphabet='for=";,\\ 1.:[]', max_size=60))
+def test_any_text_is_an_address_or_none(text: str) -> None:
+    ip_address(client_of(forwarded(text), "127.0.0.1", TRUSTED).address)  # ValueError for what is none

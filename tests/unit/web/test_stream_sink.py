@@ -36,6 +36,9 @@ class FakeTransport:
         self.eof = self.aborted = self.paused = False
         self.on_write: Callable[[], None] = lambda: None
 
+    def can_write_eof(self) -> bool:
+        return True
+
     def write(self, data: bytes) -> None:
         assert not self.eof
         self.on_write()

@@ -23,6 +23,9 @@ class Transport:
         self.eof = False
         self.closed = False
 
+    def can_write_eof(self) -> bool:
+        return True
+
     def is_closing(self) -> bool:
         return False
 

@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager
 import pytest
 
 from jetstream.limits import WebLimits
-from jetstream.web.server import (
+from jetstream.web.listener import (
     LOOPBACK_CONGESTION,
     Listener,
-    is_loopback,
+    as_accepted,
 )
+from jetstream.web.proxies import is_loopback
 
 LIMITS = WebLimits()
 
@@ -33,7 +34,7 @@ async def accepted(
 ) -> AsyncIterator[socket.socket]:
     """Listen on `host`, connect to `to`, and give the server's socket."""
     made: asyncio.Future[asyncio.BaseTransport] = asyncio.get_running_loop().create_future()
-    listening = Listener(host, 0, lambda: Greeted(made), limits=LIMITS, is_local=is_local)
+    listening = Listener(host, 0, as_accepted(lambda: Greeted(made)), limits=LIMITS, is_local=is_local)
     _, writer = await asyncio.open_connection(to, listening.port)
     try:
         transport = await made

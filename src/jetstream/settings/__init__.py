@@ -1,0 +1,143 @@
+"""Every setting of the server.
+
+Each is declared once, as a field of a part of `Settings`: its flag, environment variable, help text,
+conversion and default follow from that, and a test compares `docs/settings.md` with it. A variable has the
+same name as that of the Go server, where it has one for the same purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Final, Literal, NamedTuple, get_type_hints
+
+from cyclopts import Parameter
+
+from jetstream.errors import SettingError
+from jetstream.settings.access import AccessSettings
+from jetstream.settings.declaring import PREFIX, first_at_comma, setting, unset_if_empty
+from jetstream.settings.log import LogSettings
+from jetstream.settings.upstream import UpstreamSettings
+from jetstream.settings.values import PLC_URL, Address, Network, parse_duration, parse_networks, parse_web_url
+from jetstream.settings.web import DICTIONARY_URL, WebSettings
+
+__all__ = [
+    "DICTIONARY_URL",
+    "PLC_URL",
+    "PLC_URL_VARIABLE",
+    "UNUSED_VARIABLES",
+    "Address",
+    "Network",
+    "Setting",
+    "Settings",
+    "first_at_comma",
+    "parse_duration",
+    "parse_networks",
+    "parse_web_url",
+    "refuse_file",
+    "require_data_dir",
+    "settings",
+    "similar_variable",
+    "unset_if_empty",
+    "unused_variables",
+]
+
+PLC_URL_VARIABLE: Final = f"{PREFIX}PLC_URL"
+_SIMILAR: Final = 0.75  # of difflib: LISTENADDR is similar to LISTEN_ADDR, PORT to nothing
+
+# Variables of the Go server that have no meaning here: accepted, and logged once as unused.
+UNUSED_VARIABLES: Final = frozenset(
+    {
+        "JETSTREAM_CLICKHOUSE_DSN",
+        "JETSTREAM_LIVENESS_TTL",
+        "JETSTREAM_MAX_QUEUE_SIZE",
+        "JETSTREAM_MAX_SUB_RATE",
+        "JETSTREAM_NUM_SHARDS",
+        "JETSTREAM_PEBBLE_DIR",
+        "JETSTREAM_WORKER_COUNT",
+    }
+)
+
+
+# The fields of the last base come first.
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Settings(AccessSettings, WebSettings, LogSettings, UpstreamSettings):
+    """The settings of `jetstream serve`. Durations are in seconds, sizes in bytes."""
+
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], setting("LOG_LEVEL", "Minimum log level.")
+    ] = "info"
+    log_format: Annotated[
+        Literal["auto", "text", "json"], setting("LOG_FORMAT", "auto: text on a terminal, JSON elsewhere.")
+    ] = "auto"
+
+    @property
+    def has_files(self) -> bool:
+        """Whether there are files that a SIGHUP reads again."""
+        return any((self.upstream_file, self.tls_cert, self.subscriber_tokens, self.operator_tokens))
+
+
+class Setting(NamedTuple):
+    """One setting as an operator sees it."""
+
+    flag: str
+    variable: str
+    default: object
+    text: str
+    other_flags: tuple[str, ...] = ()  # those of the Go servers
+
+
+def settings() -> list[Setting]:
+    """Return every setting, in the order of `--help`."""
+    hints = get_type_hints(Settings, include_extras=True)
+    found = []
+    for field in fields(Settings):
+        (parameter,) = hints[field.name].__metadata__
+        flag = "--" + field.name.replace("_", "-")
+        others = tuple(parameter.alias or ())
+        found.append(Setting(flag, parameter.env_var[0], field.default, parameter.help, others))
+    return found
+
+
+def unused_variables(environment: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Return the `JETSTREAM_*` variables without effect: those of the Go server, and unknown ones."""
+    known = {setting.variable for setting in settings()}
+    names = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
+    unused = [name for name in names if name in UNUSED_VARIABLES]
+    return unused, [name for name in names if name not in UNUSED_VARIABLES]
+
+
+def similar_variable(name: str) -> str | None:
+    """Return the variable that an unknown one is probably meant to be; None: there is none like it.
+
+    `JETSTREAM_RETENTION`, after the flag, is meant to be `JETSTREAM_EVENT_TTL`.
+    """
+    meant = {_of_flag(flag): each.variable for each in settings() for flag in (each.flag, *each.other_flags)}
+    meant |= {each.variable.removeprefix(PREFIX): each.variable for each in settings()}
+    from difflib import get_close_matches  # noqa: PLC0415 - for a typo only
+
+    close = get_close_matches(name.removeprefix(PREFIX), meant, 1, cutoff=_SIMILAR)
+    return meant[close[0]] if close else None
+
+
+def _of_flag(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_").upper()
+
+
+def refuse_file(directory: Path) -> None:
+    """Raise SettingError if the data directory exists and is something else."""
+    with suppress(OSError):  # a path that cannot be looked at is refused where it is used
+        if directory.exists() and not directory.is_dir():
+            raise SettingError("--data-dir", str(directory), "is not a directory")
+
+
+def require_data_dir(directory: Path) -> None:
+    """Create the data directory if needed. Raises SettingError if that fails."""
+    refuse_file(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingError("--data-dir", str(directory), f"cannot be created: {error.strerror}") from error

@@ -1,0 +1,196 @@
+"""The values of settings, as people write them. Pure.
+
+A ValueError says what is wrong with a value; the caller names the value and its setting.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Final, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+from jetstream.upstreams import parse_count
+from jetstream.urls import shown
+
+PLC_URL: Final = "https://plc.directory"
+
+
+class Address(NamedTuple):
+    """An address to listen on. An empty host means all addresses of the machine."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+DEFAULT_ADDRESS: Final = Address("", 6008)
+
+
+def parse_address(text: str) -> Address:
+    """Parse `:6008`, `127.0.0.1:6008` or `[::1]:6008`. Raises ValueError."""
+    found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\[\]:/\s]*)):([0-9]{1,5})", text)
+    if found is None or int(found[3]) > 65535:
+        raise ValueError("is not an address such as :6008 or 127.0.0.1:6008")
+    return Address(found[1] or found[2] or "", int(found[3]))
+
+
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_DURATION_MAX_S: Final = 10_000_000 * 86_400.0  # fits 63 bits in microseconds
+
+
+def parse_duration(text: str) -> float:
+    """Parse `90m`, `24h`, `3d` or `1h30m` as seconds. Raises ValueError."""
+    if not re.fullmatch(r"([0-9]+(\.[0-9]+)?(ms|[smhdw]))+", text):
+        raise ValueError("is not a duration such as 90m, 24h or 3d")
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([0-9.]+)(ms|[smhdw])", text))
+    if seconds <= 0:
+        raise ValueError("must be greater than 0")
+    if seconds > _DURATION_MAX_S:
+        raise ValueError("must be at most 10000000d")
+    return seconds
+
+
+_DECIMAL: Final = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY: Final = {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
+_SIZES: Final = {"": 1} | _DECIMAL | _BINARY
+
+
+def parse_size(text: str) -> int:
+    """Parse `500000`, `512MiB` or `20GB` as bytes. Raises ValueError."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?i?)b?", text.strip().lower())
+    factor = _SIZES.get(found[2]) if found else None
+    size = float(found[1]) * factor if found and factor else 0.0
+    if not 1 <= size < 1 << 63:
+        raise ValueError("is not a size such as 512MiB or 20GB")
+    return int(size)
+
+
+def show_size(size: int) -> str:
+    """Write a size as it can be parsed."""
+    return f"{size / (1 << 20):g}MiB"
+
+
+def parse_web_url(text: str) -> str:
+    """Parse an http or https URL. Raises ValueError."""
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or re.search(r"\s", text):
+        raise ValueError("is not an http or https URL")
+    return text
+
+
+Network = IPv4Network | IPv6Network
+
+
+def parse_networks(text: str) -> tuple[Network, ...]:
+    """Parse addresses and networks, separated by commas, or `none`. Raises ValueError."""
+    if text == "none":
+        return ()
+    try:
+        return tuple(ip_network(item.strip()) for item in text.split(","))
+    except ValueError:
+        raise ValueError("is not a list of addresses and networks such as 127.0.0.1,10.0.0.0/8") from None
+
+
+# The word `private` in a list of networks: of this machine, and of private networks.
+PRIVATE: Final = tuple(
+    map(
+        ip_network,
+        (
+            *("127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"),
+            *("169.254.0.0/16", "fc00::/7", "fe80::/10"),
+        ),
+    )
+)
+
+
+def parse_exempt(text: str) -> tuple[Network, ...]:
+    """Parse a list of networks, in which `private` stands for `PRIVATE`. Raises ValueError."""
+    if text == "none":
+        return ()
+    items = [item.strip() for item in text.split(",")]
+    private = PRIVATE if "private" in items else ()
+    try:
+        return (*private, *(ip_network(item) for item in items if item != "private"))
+    except ValueError:
+        raise ValueError("is not a list of addresses and networks such as private,198.51.100.0/24") from None
+
+
+def show_exempt(networks: Sequence[Network]) -> str:
+    """Write a list of networks as it can be parsed."""
+    private = tuple(networks[: len(PRIVATE)]) == PRIVATE
+    others = networks[len(PRIVATE) :] if private else networks
+    return ",".join([*(["private"] if private else []), *map(str, others)]) or "none"
+
+
+Value = TypeVar("Value")
+
+
+def or_none(parse: Callable[[str], Value]) -> Callable[[str], Value | None]:
+    """Return what parses `none`, too. It raises ValueError."""
+
+    def parse_or_none(text: str) -> Value | None:
+        if text == "none":
+            return None
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise ValueError(f"{error}, or none") from None
+
+    return parse_or_none
+
+
+def show_duration(seconds: float) -> str:
+    """Write a duration as it can be parsed."""
+    unit = next(unit for unit in ("h", "m", "s", "ms") if seconds % _UNITS[unit] == 0)
+    return f"{seconds / _UNITS[unit]:g}{unit}"
+
+
+_PLC_URLS_MAX: Final = 8
+
+
+def parse_plc_urls(texts: Sequence[str]) -> tuple[str, ...]:
+    """Parse base URLs of PLC directories. Raises ValueError, which names the one that is wrong."""
+    if len(texts) > _PLC_URLS_MAX:
+        raise ValueError(f"{len(texts)} directories are more than {_PLC_URLS_MAX}")
+    return tuple(dict.fromkeys(map(_plc_url, texts)))
+
+
+def _plc_url(text: str) -> str:
+    try:
+        url = parse_web_url(text)
+    except ValueError as error:
+        example = f"such as {PLC_URL}"
+        raise ValueError(f"{shown(text)!r} {error} {example}") from None  # the cause may quote a password
+    if urlsplit(url).query:
+        raise ValueError(f"{shown(text)!r} must have no query")
+    return url
+
+
+_RATE_MAX: Final = 10_000.0
+
+
+def parse_rate(text: str) -> float:
+    """Parse a number a second, such as `100` or `0.5`. Raises ValueError."""
+    rate = float(text) if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,3})?", text) else 0.0
+    if not 0 < rate <= _RATE_MAX:
+        raise ValueError(f"is not a number a second above 0, at most {_RATE_MAX:g}, such as 100 or 0.5")
+    return rate
+
+
+_WORKERS_MAX: Final = 64
+
+
+def parse_workers(text: str) -> int:
+    """Parse a number of processes. Raises ValueError."""
+    count = parse_count(text)
+    if count > _WORKERS_MAX:
+        raise ValueError(f"must be at most {_WORKERS_MAX}")
+    return count

@@ -1,0 +1,82 @@
+"""The settings of what is served: addresses, wires, and how much subscribers may have.
+
+Annotations are values here: cyclopts would look up names in the module of `Settings`.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
+
+from jetstream.settings.declaring import address, duration, duration_or_none, setting, size
+from jetstream.settings.values import DEFAULT_ADDRESS, Address, parse_web_url
+from jetstream.upstreams import parse_count
+
+# The Go server's copy of the public dictionary (see `dictionary`).
+DICTIONARY_URL: Final = (
+    "https://raw.githubusercontent.com/bluesky-social/jetstream/3fa54fdbb0f47ad3aa43de78a6fbbd8dc362f81d"
+    "/internal/subscribe/dictionaries/legacy_subscribe.zdict"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebSettings:
+    """Part of `Settings`."""
+
+    listen: Annotated[
+        Address,
+        address(
+            "LISTEN_ADDR",
+            "Address to listen on: :6008 for all addresses, or 127.0.0.1:6008.",
+            alias=["--listen-addr", "--addr"],
+        ),
+    ] = DEFAULT_ADDRESS
+    metrics_listen: Annotated[
+        Address | None,
+        address("METRICS_LISTEN_ADDR", "Separate address for /metrics.", alias=["--metrics-listen-addr"]),
+    ] = None
+    wire: Annotated[Literal["classic", "v1"], setting("WIRE", "Wire format of /subscribe.")] = "classic"
+    zstd_dictionary: Annotated[
+        str,
+        setting(
+            "ZSTD_DICTIONARY",
+            "Dictionary of compressed messages: auto fetches the public one, none, or a file.",
+            metavar="FILE",
+        ),
+    ] = "auto"
+    zstd_dictionary_url: Annotated[
+        str,
+        setting(
+            "ZSTD_DICTIONARY_URL",
+            "Where the public dictionary is fetched from.",
+            parse_web_url,
+            metavar="URL",
+        ),
+    ] = DICTIONARY_URL
+    subscriber_buffer: Annotated[
+        int, size("SUBSCRIBER_BUFFER", "Bytes that may be buffered for one subscriber.")
+    ] = 1 << 20
+    buffer_total: Annotated[
+        int, size("BUFFER_TOTAL", "Bytes that may be buffered for all subscribers together.")
+    ] = 512 << 20
+    slow_timeout: Annotated[
+        float,
+        duration("SLOW_TIMEOUT", "How long a subscriber may read nothing before it is disconnected."),
+    ] = 60.0
+    max_subscribers: Annotated[
+        int,
+        setting(
+            "MAX_SUBSCRIBERS",
+            "Maximum number of subscribers; others get 503.",
+            parse_count,
+            metavar="NUMBER",
+        ),
+    ] = 20_000
+    ready_idle: Annotated[
+        float | None,
+        duration_or_none(
+            "READY_IDLE", "Age of upstream's last frame above which /ready answers 503; none: any age."
+        ),
+    ] = 60.0
+    ready_lag: Annotated[
+        float | None,
+        duration_or_none("READY_LAG", "Lag of upstream from which on /ready answers 503; none: any lag."),
+    ] = 60.0

@@ -1,0 +1,280 @@
+"""Limits per address: how many connections and replays it has, and how fast they begin. Pure.
+
+An IPv6 address counts as its /64, since a client has all of that. An IPv4 address that is mapped into IPv6
+counts as IPv4. Addresses of `exempt` networks have no limits.
+
+    visit      a connection, from its beginning to its end
+    replay     a visit that reads events of the past, until it has reached the newest one
+
+The table has an entry for each address with a visit, and for each address that is *remembered*: its buckets
+are not full yet. So its size is bounded by the connections and by `remembered_max`. Above that, the address
+whose buckets are full the soonest is forgotten, which loses the least. An address that is at a limit is the
+last to be forgotten: a flood from other addresses does not free it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from math import ceil
+from typing import Final, NamedTuple
+
+from jetstream.limits import WebLimits
+from jetstream.settings import Network, Settings
+from jetstream.token_bucket import Rate, TokenBucket
+
+_DEFAULTS: Final = WebLimits()
+_NETWORK_BITS: Final = 64  # of an IPv6 address: what one client has
+
+Key = tuple[int, int]  # the IP version, and the address or its network as a number
+
+
+@dataclass(frozen=True, slots=True)
+class AddressLimits:
+    """What one address may have. None is no limit. The last three are described in `limits.WebLimits`."""
+
+    connections: int | None = None  # at the same time
+    connection_rate: Rate | None = None
+    replays: int | None = None  # at the same time
+    replay_rate: Rate | None = None
+    replay_bytes: Rate | None = None  # of events, before they are compressed for one connection
+    exempt: tuple[Network, ...] = ()
+    retry_after_s: int = _DEFAULTS.retry_after_s
+    remembered_max: int = _DEFAULTS.addresses_remembered_max
+    untold_max: int = _DEFAULTS.address_untold_max
+
+    @classmethod
+    def of(cls, settings: Settings, limits: WebLimits) -> AddressLimits:
+        """Return the limits that the settings name."""
+
+        def rate(per_s: float | None) -> Rate | None:
+            return None if per_s is None else Rate(per_s, max(1, ceil(per_s * limits.address_burst_s)))
+
+        return cls(
+            settings.address_connections,
+            rate(settings.address_connection_rate),
+            settings.address_replays,
+            rate(settings.address_replay_rate),
+            rate(settings.address_replay_bytes),
+            settings.address_exempt,
+            limits.retry_after_s,
+            limits.addresses_remembered_max,
+            limits.address_untold_max,
+        )
+
+    @property
+    def any(self) -> bool:
+        """Whether there is a limit at all."""
+        limits = (self.connections, self.connection_rate, self.replays, self.replay_rate, self.replay_bytes)
+        return any(each is not None for each in limits)
+
+
+class OverLimit(NamedTuple):
+    """Why an address may not have more now. `reason` is one of `metrics.REFUSAL_REASONS`."""
+
+    reason: str
+    text: str
+    retry_after_s: int
+    silent: bool = False  # whether there is no room to tell the client
+
+
+class Usage:
+    """What one address has now. Changed by `Addresses`, `Visit` and `Replay` only."""
+
+    __slots__ = ("begun", "connections", "queued", "replayed", "replays", "sent", "untold")
+
+    def __init__(self) -> None:
+        # Visits that were not refused, and refused ones that have not ended.
+        self.connections = 0
+        self.untold = 0
+        # Replays that have not ended.
+        self.replays = 0
+        # Connections and replays that have begun, and bytes of replays. Made when they are first needed.
+        self.begun: TokenBucket | None = None
+        self.replayed: TokenBucket | None = None
+        self.sent: TokenBucket | None = None
+        # Whether it is in the heap of those that may be forgotten.
+        self.queued = False
+
+    @property
+    def in_use(self) -> bool:
+        """Whether there is a visit."""
+        return self.connections + self.untold > 0
+
+    @property
+    def full_at(self) -> float:
+        """When all of its buckets are full: then it is like a new one."""
+        buckets = (self.begun, self.replayed, self.sent)
+        return max((each.full_at for each in buckets if each is not None), default=0.0)
+
+
+class Addresses:
+    """The addresses of all clients. `clock` gives monotonic seconds."""
+
+    def __init__(self, limits: AddressLimits, clock: Callable[[], float]) -> None:
+        self.limits = limits
+        self.clock = clock
+        # Each has a visit, or is in the heap.
+        self._table: dict[Key, Usage] = {}
+        # Those that had no visit when they were put here: when they may be forgotten, the soonest first.
+        self._idle: list[tuple[float, Key]] = []
+
+    def __len__(self) -> int:
+        """How many addresses are known."""
+        return len(self._table)
+
+    def visit(self, address: str) -> Visit | None:
+        """Begin a visit, which may be refused: see `Visit.refusal`. None for one without limits."""
+        key = key_of(address, self.limits.exempt)
+        if key is None:
+            return None
+        now = self.clock()
+        self._forget(now)
+        found = self._table.get(key)
+        if found is None:
+            found = self._table[key] = Usage()
+        return Visit(self, key, found, self._refusal(found, now))
+
+    def _refusal(self, found: Usage, now: float) -> OverLimit | None:
+        """Return why a visit is refused; None, and a token less, if it is not."""
+        over, limits = None, self.limits
+        if limits.connections is not None and found.connections >= limits.connections:
+            text = f"{limits.connections} connections of one address are open"
+            over = _over("address_connections", text, limits.retry_after_s)
+        elif limits.connection_rate is not None:
+            found.begun = found.begun or TokenBucket(*limits.connection_rate, now)
+            if not found.begun.spend(now):
+                text = f"more than {limits.connection_rate.per_s:g} connections a second of one address"
+                over = _over("address_connection_rate", text, found.begun.wait_s(now))
+        return over and over._replace(silent=found.untold >= limits.untold_max)
+
+    def end(self, key: Key, found: Usage) -> None:
+        """Note that a visit has ended; remember its address for as long as that matters."""
+        if not found.in_use and not found.queued:
+            found.queued = True
+            heappush(self._idle, (found.full_at, key))
+        self._forget(self.clock())
+
+    def _forget(self, now: float) -> None:
+        """Forget the addresses whose buckets are full, and above the limit those that are nearly so.
+
+        One that has a visit again is put into the heap when that ends. One whose buckets have been used since
+        goes back into it.
+        """
+        while self._idle and (self._idle[0][0] <= now or len(self._idle) > self.limits.remembered_max):
+            until, key = heappop(self._idle)
+            found = self._table[key]
+            if found.in_use:
+                found.queued = False
+            elif found.full_at > until:
+                heappush(self._idle, (found.full_at, key))
+            else:
+                del self._table[key]
+
+
+class Visit:
+    """A connection of an address. `refusal` is why it is refused; None if it is not."""
+
+    __slots__ = ("_addresses", "_key", "_left", "_usage", "refusal")
+
+    def __init__(self, addresses: Addresses, key: Key, usage: Usage, refusal: OverLimit | None) -> None:
+        self._addresses = addresses
+        self._key = key
+        self._usage = usage
+        self.refusal = refusal
+        # Whether it has ended.
+        self._left = False
+        self._count(1)
+
+    def _count(self, change: int) -> None:
+        if self.refusal is None:
+            self._usage.connections += change
+        else:
+            self._usage.untold += change
+
+    def leave(self) -> None:
+        """End the visit. Later calls do nothing."""
+        if not self._left:
+            self._left = True
+            self._count(-1)
+            self._addresses.end(self._key, self._usage)
+
+    def replay(self) -> Replay | OverLimit:
+        """Begin a replay, which must end before the visit does; or return why that is refused."""
+        usage, limits, now = self._usage, self._addresses.limits, self._addresses.clock()
+        if limits.replays is not None and usage.replays >= limits.replays:
+            text = f"{limits.replays} replays of one address have not reached the newest event"
+            return _over("address_replays", text, limits.retry_after_s)
+        if limits.replay_rate is not None:
+            usage.replayed = usage.replayed or TokenBucket(*limits.replay_rate, now)
+            if not usage.replayed.spend(now):
+                text = f"more than {limits.replay_rate.per_s:g} replays a second of one address"
+                return _over("address_replay_rate", text, usage.replayed.wait_s(now))
+        return Replay(self._addresses, usage)
+
+
+class Replay:
+    """A subscription that reads events of the past: the `Replay` of `delivery.subscriber`."""
+
+    __slots__ = ("_addresses", "_ended", "_usage")
+
+    def __init__(self, addresses: Addresses, usage: Usage) -> None:
+        self._addresses = addresses
+        self._usage = usage
+        # Whether it has ended.
+        self._ended = False
+        usage.replays += 1
+
+    def charge(self, size: int) -> float:
+        """Count bytes that were sent. Return for how many seconds to send nothing."""
+        rate, usage, now = self._addresses.limits.replay_bytes, self._usage, self._addresses.clock()
+        if rate is None:
+            return 0.0
+        usage.sent = usage.sent or TokenBucket(*rate, now)
+        return usage.sent.overspend(now, size)
+
+    def end(self) -> None:
+        """End it: the newest event is reached, or the connection has ended. Later calls do nothing."""
+        if not self._ended:
+            self._ended = True
+            self._usage.replays -= 1
+
+
+class Place(NamedTuple):
+    """What a subscription has of the limits of its address, until it ends."""
+
+    visit: Visit | None = None
+    replay: Replay | None = None
+
+    def leave(self) -> None:
+        """End the replay, and the visit."""
+        if self.replay is not None:
+            self.replay.end()
+        if self.visit is not None:
+            self.visit.leave()
+
+
+NO_PLACE: Final = Place()
+
+
+def key_of(address: str, exempt: Sequence[Network]) -> Key | None:
+    """Return what an address counts as; None if it has no limits, or is none."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return None
+    if isinstance(parsed, IPv6Address):
+        parsed = parsed.ipv4_mapped or IPv6Address(int(parsed))  # without a zone
+    if any(parsed in network for network in exempt):
+        return None
+    return _key(parsed)
+
+
+def _key(address: IPv4Address | IPv6Address) -> Key:
+    return address.version, int(address) >> (_NETWORK_BITS if address.version == 6 else 0)
+
+
+def _over(reason: str, text: str, wait_s: float) -> OverLimit:
+    return OverLimit(reason, f"{text}: try again later", max(1, ceil(wait_s)))

@@ -1,0 +1,90 @@
+"""The certificate with which the server makes TLS handshakes, and how a new one comes into force.
+
+The files are looked at every few seconds, and at a SIGHUP. Connections that are open keep what they have. A
+file that cannot be used changes nothing: the condition `certificate` says why until one can be.
+"""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from jetstream.conditions import Conditions
+from jetstream.errors import SettingError
+
+_CONDITION: Final = "certificate"
+
+logger = structlog.get_logger(__name__)
+
+Stamp = tuple[tuple[int, int, int], ...]  # of each file: when it was changed, its size, its number
+
+
+class Certificate:
+    """A certificate and its key, in PEM files. Raises SettingError if they cannot be used."""
+
+    def __init__(self, chain: Path, key: Path, conditions: Conditions) -> None:
+        self._chain = chain
+        self._key = key
+        self._conditions = conditions
+        # Of the files that were last read, whether they could be used or not.
+        self._stamp = self._look()
+        # What new connections are made with; replaced by `check`.
+        self.context = load(chain, key)
+
+    def check(self) -> None:
+        """Use the files if they have changed. To be called now and then."""
+        stamp = self._look()
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self.context = load(self._chain, self._key)
+        except SettingError as error:
+            text = f"{error}; the one before stays in force: replace the file, it is read again by itself"
+            self._conditions.begin(_CONDITION, text)
+        else:
+            self._conditions.end(_CONDITION)
+            logger.info("tls: a new certificate is in force", file=str(self._chain))
+
+    def _look(self) -> Stamp:
+        """Return what changes when a file is replaced; empty if one is missing."""
+        try:
+            found = (self._chain.stat(), self._key.stat())
+        except OSError:
+            return ()
+        return tuple((each.st_mtime_ns, each.st_size, each.st_ino) for each in found)
+
+
+def load(chain: Path, key: Path) -> ssl.SSLContext:
+    """Return what handshakes are made with: TLS 1.2 or newer, and HTTP/1.1. Raises SettingError."""
+    for flag, file in (("--tls-cert", chain), ("--tls-key", key)):
+        try:
+            with file.open("rb"):
+                pass
+        except OSError as error:
+            raise SettingError(flag, str(file), f"cannot be read: {error.strerror}") from error
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(chain, key, password=_no_password)
+    except (ssl.SSLError, ValueError) as error:
+        raise SettingError("--tls-cert", str(chain), _problem(error, key)) from error
+    return context
+
+
+def _no_password() -> str:
+    """Fail where a key needs a password: the library would ask on the terminal."""
+    raise ValueError("needs a password")
+
+
+def _problem(error: Exception, key: Path) -> str:
+    reason = getattr(error, "reason", None)
+    if reason == "KEY_VALUES_MISMATCH":
+        return f"does not belong to the key in {key}: --tls-key"
+    if isinstance(error, ValueError) and not isinstance(error, ssl.SSLError):
+        return f"cannot be used: the key in {key} has a password: remove it"
+    return f"cannot be used with the key in {key}: both must be PEM"

@@ -1,0 +1,32 @@
+"""Whom connections come from: which peers are proxies, and what the address of a client may have. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from jetstream.settings import Network
+from jetstream.web.address_limits import Addresses, Visit
+from jetstream.web.proxies import is_trusted
+
+
+class Peers(NamedTuple):
+    """The proxies that are trusted, and the addresses of all clients; None: there are no limits for them.
+
+    `proxy_protocol`: a connection of a trusted proxy begins with a head of the PROXY protocol.
+    """
+
+    trusted: Sequence[Network] = ()
+    addresses: Addresses | None = None
+    proxy_protocol: bool = False
+
+    def arrive(self, peer: str) -> Visit | None:
+        """Begin the visit of a connection. None for one without limits.
+
+        A proxy has none: the visits of its clients begin with their requests.
+        """
+        return None if self.addresses is None or is_trusted(peer, self.trusted) else self.visit(peer)
+
+    def visit(self, address: str) -> Visit | None:
+        """Begin the visit of a client by its address. None for one without limits."""
+        return None if self.addresses is None else self.addresses.visit(address)
