@@ -20,7 +20,7 @@ IMAGE_TESTS := tests/test_packaging.py::TestImage
 # Half as many again as cores: many tests wait for something now and then.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2)
 
-.PHONY: help setup run test test-integration lint format bench dictionary dashboard attack soak up down logs docker-engine dist docs lock clean
+.PHONY: help setup run test test-integration lint format bench dictionary dashboard charts attack soak up down logs docker-engine dist docs lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) \
@@ -61,6 +61,9 @@ dictionary: $(READY) ## Make our zstd dictionary from simulated traffic (a chang
 
 dashboard: $(READY) ## Make the Grafana dashboard from the table in scripts/make_dashboard.py
 	@$(BIN)/python scripts/make_dashboard.py
+
+charts: $(READY) ## Make the charts in docs/images/ from docs/benchmarks.json and docs/peers.json
+	@$(BIN)/python -m scripts.make_charts
 
 attack: $(READY) ## Flood a server as clients, accounts and a relay can, and check its limits
 	@$(BIN)/python -m benches.attack $(ARGS)

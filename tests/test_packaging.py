@@ -42,7 +42,7 @@ LOCKS = {
 VERSION = jetstream.__version__
 TARGETS = {
     "help", "setup", "run", "test", "test-integration", "lint", "format", "bench", "dictionary", "dashboard",
-    "attack", "soak", "up", "down", "logs", "dist", "docs", "lock", "clean",
+    "charts", "attack", "soak", "up", "down", "logs", "dist", "docs", "lock", "clean",
 }  # fmt: skip
 # The image fixes where the server listens and keeps its data.
 FIXED_BY_IMAGE = {"JETSTREAM_LISTEN_ADDR", "JETSTREAM_METRICS_LISTEN_ADDR", "JETSTREAM_DATA_DIR"}

@@ -48,7 +48,7 @@ from jetstream.runtime import (
 )
 from jetstream.settings import Address, Settings, require_data_dir
 from jetstream.status import Status
-from jetstream.web import dictionary, openapi, pages, ready, status_page, xrpc
+from jetstream.web import dictionary, front_page, openapi, page_files, pages, ready, status_page, xrpc
 from jetstream.web.access import Access
 from jetstream.web.dialect import SHUTDOWN, SubscribeDialect
 from jetstream.web.did_lists import BODY_BYTES_MAX, DidLists
@@ -225,8 +225,10 @@ class Service:
             limits=self._limits.web,
         )
         own = dictionary.page(lambda: OWN.data)
+        files = page_files.PageFiles()
         routes = {
-            "/": pages.page(settings.wire, self.status),
+            "/": front_page.page(settings.wire, self.status, files, metrics=settings.metrics_listen is None),
+            "/favicon.ico": files.icon,
             "/health": pages.health(self.status),
             "/ready": ready.page(self.status),
             "/status.json": self._status_page(),
@@ -259,7 +261,7 @@ class Service:
         upgrades["/explain"] = explain.handle
         upgrades["/gaps"] = Gaps(self.log, self._limits.web, now_us=self._clock).handle
         methods = xrpc.Xrpc({SUBSCRIBE_EVENTS: self.subscribe.on(events)}, {GET_ZSTD_DICTIONARY: own})
-        trees = {PREFIX: methods.answer}
+        trees = {PREFIX: methods.answer, page_files.PREFIX: files.answer}
         figures = pages.metrics(self.metrics, self._limits.web)
         if settings.metrics_listen is None:
             routes["/metrics"] = figures

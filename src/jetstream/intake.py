@@ -151,7 +151,7 @@ class Intake:
     async def _apply(self, upstreams: Sequence[Upstream]) -> Applied:
         changes = await self.sources.apply(upstreams)
         if self.admission is not None:
-            self.admission.use(upstreams)
+            await self.admission.use(upstreams)
             await self.admission.settle()
         return changes
 

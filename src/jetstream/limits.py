@@ -595,6 +595,8 @@ class AdmissionLimits:
     turn_s: float = 0.004
     # Messages of a run whose states are looked up in one turn: 15 µs each, where the log must be asked.
     prepared_per_turn: int = 250
+    # URLs of PDSes whose hosts are found in one turn, where a file of them was read: 3 µs each.
+    hosts_per_turn: int = 500
     # Messages that are judged in one turn because they have waited for long enough: 6 ms. Thousands may be
     # due at once, after the disk was full, or while readers are waited for.
     due_per_turn: int = 200

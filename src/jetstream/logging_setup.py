@@ -9,12 +9,30 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy
 from typing import Any, Final, NamedTuple
 from weakref import WeakSet
 
-import structlog
+
+@contextmanager
+def _hidden(module: str) -> Iterator[None]:
+    """Let a module seem not to be installed."""
+    known = sys.modules.get(module)
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+        if known is not None:
+            sys.modules[module] = known
+
+
+# structlog loads rich if it can, for tracebacks in colour: 3 MiB of a server, which writes plain ones. So the
+# command line imports this module before any other that needs structlog.
+with _hidden("rich"):
+    import structlog
 
 THROTTLE_S: Final = 60.0  # between two lines of the same event
 

@@ -31,12 +31,13 @@ from tests.serving import until
 from tests.unit.identity.accounts import did_of, document, key_of
 
 from jetstream.identity.addresses import is_public
+from jetstream.identity.answers import Answer
 from jetstream.identity.cache import KeyCache
 from jetstream.identity.directories import Directories
 from jetstream.identity.failures import KEY_FAILURES, NoKey
 from jetstream.identity.fetch import Fetcher, Fetches
 from jetstream.identity.public import PublicFetcher
-from jetstream.identity.resolver import Answer, Resolver
+from jetstream.identity.resolver import Resolver
 from jetstream.identity.store import KeyStore
 from jetstream.limits import KeyLimits
 from jetstream.metrics import Metrics

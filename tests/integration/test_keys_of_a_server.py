@@ -36,9 +36,9 @@ from tests.unit.identity.fakes import Answers
 from jetstream.admission.keys import CONDITION, NOT_FOLLOWED, Following, Keys, KeySettings
 from jetstream.atproto.tid import tid
 from jetstream.conditions import Conditions
+from jetstream.identity.answers import Answer, Candidates
 from jetstream.identity.export import Progress
 from jetstream.identity.fetch import Fetches
-from jetstream.identity.resolver import Answer, Candidates
 from jetstream.identity.store import export_lock
 from jetstream.limits import ExportLimits, KeyLimits
 from jetstream.metrics import Metrics

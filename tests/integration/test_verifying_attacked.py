@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tests.integration.test_verifying import (
     events,
     expected,
     keys_of,
+    patient,
     settled,
     truth,
     verdicts,
@@ -27,9 +29,11 @@ from tests.signed import DID, KEY, TIME, Account, resigned
 from tests.subscriber import subscribe
 from tests.unit.identity.accounts import document
 
+from jetstream.app import Service
 from jetstream.atproto.compact_did import compact_did
 from jetstream.atproto.encoded_key import parse_multikey
 from jetstream.simulator import frames
+from jetstream.simulator.repo import Revision
 from jetstream.simulator.signing import K256Key
 from jetstream.simulator.simulated_network import simulated_network
 from jetstream.upstreams import Upstream
@@ -102,9 +106,49 @@ async def test_a_relay_that_sends_other_data_under_the_same_revs_takes_nothing_a
             async with subscribe(service.port, cursor=1) as reader:
                 for name in sorted(sent, key=lambda name: name != first):
                     server, revisions = sent[name]
-                    messages = [frames.Commit(DID, TIME, each) for each in revisions]
-                    server.publish(numbered([frames.encode(each, n) for n, each in enumerate(messages, 1)]))
+                    publish(server, revisions)
                 served = await reader.events(COMMITS)
         assert [event["commit"]["rkey"] for event in served] == [f"{number}" for number in range(COMMITS)]
         refusals = [line for line in lines if line["event"].startswith("refused")]
         assert len(refusals) <= 4
+
+
+@pytest.mark.parametrize(("unproven", "verdict"), [("pass", "replay"), ("drop", "refused: unproven")])
+async def test_a_relay_that_takes_proofs_away_leaves_nothing_out(
+    start: Start, relay: Relay, unproven: str, verdict: str
+) -> None:
+    """Its copies, without one of two ops, come before those of the honest relay."""
+    account = Account()
+    good = [account.create(f"{number}", f"{number}-left-out") for number in range(20)]
+    bad = [each._replace(prev_data=None, ops=each.ops[:1]) for each in good]
+    async with Relay() as liar, http_server(directory) as port:
+        service = await start(
+            limits=patient(30.0),
+            upstream=(Upstream("liar", liar.url), Upstream("honest", relay.url)),
+            upstream_cursor=(("liar", 0), ("honest", 0)),
+            verify="full",
+            unproven=unproven,
+            plc_url=(f"http://127.0.0.1:{port}",),
+        )
+        async with subscribe(service.port, cursor=1) as reader:
+            publish(liar, bad)
+            admission = service.intake.admission
+            assert admission is not None
+            await until(lambda: admission.waiting or read_to(service, "liar") == len(bad))
+            publish(relay, good)
+            served = await reader.events(2 * len(good))
+        wanted = [rkey for number in range(20) for rkey in (f"{number}", f"{number}-left-out")]
+        assert [event["commit"]["rkey"] for event in served] == wanted
+        await until(lambda: read_to(service, "liar") == read_to(service, "honest") == len(good))
+        counted = await verdicts(service)
+        assert counted == {"ok": len(good), verdict: len(bad)}
+
+
+def read_to(service: Service, source: str) -> int:
+    cursor = service.log.cursors.get(source)
+    return 0 if cursor is None else cursor.seq
+
+
+def publish(relay: Relay, revisions: Iterable[Revision]) -> None:
+    commits = [frames.Commit(DID, TIME, each) for each in revisions]
+    relay.publish(numbered([frames.encode(each, number) for number, each in enumerate(commits, 1)]))

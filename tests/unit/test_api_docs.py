@@ -19,7 +19,7 @@ from jetstream.web.subscribe_events_parameters import _ELSEWHERE
 # Without examples.
 API = re.sub(r"^```.*?^```$", "", (DOCS / "api.md").read_text(), flags=re.DOTALL | re.MULTILINE)
 # Modules that describe header fields instead of sending or reading them.
-DESCRIBING = {"openapi.py", "openapi_parts.py", "pages.py"}
+DESCRIBING = {"openapi.py", "openapi_parts.py", "front_page.py"}
 # Of every response of HTTP/1.1: OpenAPI leaves them out.
 OF_HTTP = {"Connection", "Content-Length", "Content-Type", "Date", "Transfer-Encoding"}
 OF_OPTIONS = {"Access-Control-Allow-Methods", "Access-Control-Allow-Headers", "Access-Control-Max-Age"}

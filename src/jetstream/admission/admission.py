@@ -13,6 +13,8 @@ crash loses none of them, and what did not wait is not stored twice.
     it is signed by another key        until the earlier keys of the account are there
     a copy of it was examined, and     until it is examined itself
     was not passed on
+    it does not prove its ops, and     until another source brings it with a proof, 2 s at most
+    another source is connected
     messages before it are missing,    until another source brings them, 2 s at most; then it is passed on,
     and another source is connected    with a gap
 
@@ -68,12 +70,16 @@ class Admission:
 
     # --- for the sources ---
 
-    def use(self, upstreams: Sequence[Upstream]) -> None:
-        """Set the sources that are in use, in their order: those of the settings, as they are now."""
+    async def use(self, upstreams: Sequence[Upstream]) -> None:
+        """Set the sources that are in use, in their order: those of the settings, as they are now.
+
+        Not to be called twice at a time.
+        """
         relays = [each.name for each in upstreams if each.kind == "relay"]
         hosts = {each.name: each.url for each in upstreams if each.kind == "pds"}
+        for _ in self._judge.hosting.use(relays, hosts, self._limits.hosts_per_turn):
+            await asyncio.sleep(0)
         self._parts.accounts.set_sources(relays, hosts, self._clock())
-        self._judge.hosting.use(hosts)
         self.check()
 
     async def settle(self) -> None:

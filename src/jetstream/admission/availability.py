@@ -14,6 +14,8 @@ from collections.abc import Collection, Iterable, Iterator
 class _Source:
     """One source. `steady` is what `connected` was for the last `grace_s` seconds or longer."""
 
+    __slots__ = ("connected", "since", "steady")
+
     def __init__(self, *, steady: bool, since: float) -> None:
         self.connected = False  # changes with its connection
         self.steady = steady  # follows `connected` when that has not changed for `grace_s`
@@ -75,6 +77,11 @@ class Availability:
         if len(self._connected) > (source in self._connected):
             return True
         return any(name != source and now - each.since < within_s for name, each in self._sources.items())
+
+    def has_any(self, names: Collection[str], now: float, within_s: float) -> bool:
+        """Return whether one of some sources is connected, or was lately, or was added then."""
+        found = (self._sources[name] for name in names if name in self._sources)
+        return any(each.connected or now - each.since < within_s for each in found)
 
     def first(self, names: Collection[str]) -> str | None:
         """Return the first of some sources that is steady, else the first that is connected."""

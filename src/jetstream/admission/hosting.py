@@ -14,7 +14,7 @@ a PDS sends an `#identity`, and once when it names another host than the source
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
 
 from jetstream.admission.examiners.examination import Finding
@@ -22,6 +22,7 @@ from jetstream.admission.message import IN_REPOSITORIES, Message
 from jetstream.admission.parts import Keyring
 from jetstream.admission.rules import Rules
 from jetstream.identity.addresses import endpoint
+from jetstream.steps import Steps
 
 
 class Hosting:
@@ -34,17 +35,32 @@ class Hosting:
     def __init__(self, rules: Rules, keys: Keyring | None) -> None:
         self._rules = rules
         self._keys = keys
+        # The names of the sources that are relays, in their order. Replaced by `use`.
+        self._relays: tuple[str, ...] = ()
         # The sources that are PDSes, by their host and port. Replaced by `use`.
         self._sources: dict[str, str] = {}
 
-    def use(self, urls: Mapping[str, str]) -> None:
-        """Set the sources that are PDSes: the URL of each, by its name."""
-        self._sources = {endpoint(url): source for source, url in reversed(list(urls.items()))}
+    def use(self, relays: Iterable[str], urls: Mapping[str, str], per_step: int) -> Steps[None]:
+        """Set the sources: the names of relays, and the URL of each PDS by its name, `per_step` in a step.
+
+        They are in use after the last step.
+        """
+        sources: dict[str, str] = {}
+        for number, (source, url) in enumerate(urls.items(), 1):
+            sources.setdefault(endpoint(url), source)
+            if number % per_step == 0:
+                yield
+        self._relays, self._sources = tuple(relays), sources
 
     def source_of(self, did: str) -> str | None:
         """Return the source that is the PDS of an account, as far as that is known."""
         pds = self._keys.pds(did) if self._sources and self._keys else None
         return self._sources.get(pds) if pds else None
+
+    def speakers(self, did: str) -> tuple[str, ...]:
+        """Return the sources that speak for an account, as far as that is known."""
+        host = self.source_of(did)
+        return self._relays if host is None else (host, *self._relays)
 
     def speaks_for(self, host: str | None, did: str) -> bool | None:
         """Return whether a PDS may speak for an account; None: its document must be fetched first.

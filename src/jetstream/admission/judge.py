@@ -1,7 +1,7 @@
 """Judges messages in order of their arrival, and lets those step aside that must wait.
 
     take ─▶ screened by rev ─▶ examined and signed? ─▶ compared with the state ─▶ passed on, refused, dropped
-                                    │ no                      │ messages before it are missing
+                                    │ no                      │ one before it is missing, or its proof
                                     ▼                         ▼
                                 Suspended                  held
 
@@ -13,14 +13,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Container, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Coroutine, Iterable, Iterator, Mapping
 from typing import Any
 
 from jetstream.admission.beginning import Beginning
 from jetstream.admission.examiners.examination import Finding
+from jetstream.admission.holding import Holding
 from jetstream.admission.hosting import Hosting
 from jetstream.admission.marks import Marks
-from jetstream.admission.message import IN_REPOSITORIES, Message, did_of, is_deletion
+from jetstream.admission.message import IN_REPOSITORIES, Message, did_of
 from jetstream.admission.output import Found, Output
 from jetstream.admission.parts import Parts
 from jetstream.admission.repo_queues import RepoQueues
@@ -29,12 +30,12 @@ from jetstream.admission.rules import Rules
 from jetstream.admission.signatures import Signatures
 from jetstream.admission.states import States
 from jetstream.admission.suspended import Suspended
+from jetstream.admission.unsigned import Unsigned
 from jetstream.limits import Limits
-from jetstream.model.event import ACCOUNT, Event, Key
+from jetstream.model.event import Key
 from jetstream.upstream.envelope import Envelope
-from jetstream.upstream.extract import extract, possible_keys, sync_of
+from jetstream.upstream.extract import possible_keys, sync_of
 from jetstream.verify.chain import Judgement, State, latest_rev, screen
-from jetstream.verify.commit import Before
 from jetstream.verify.verdict import REPLAY
 
 
@@ -52,8 +53,6 @@ class Judge:
         bounds = limits.admission
         self._rules = rules
         self._beginning = Beginning()
-        # Seconds for which a message is held at most, and a source without a connection may get one again.
-        self._hold_s = bounds.hold_s
         self._accounts = parts.accounts
         # Accounts that are deleted, while sources are behind.
         self._deletions = parts.deletions
@@ -62,25 +61,24 @@ class Judge:
         self.states = States(parts.log.repo, bounds.states_kept)
         # Which numbers of the sources are not stored.
         self.marks = Marks()
-        # What messages lack until they can be judged. It also brings the keys for their first examination.
-        self.signatures = Signatures(rules, self.states, parts.examine, parts.keys, limits)
         # Which accounts a source may speak for.
         self.hosting = Hosting(rules, parts.keys)
+        # What messages lack until they can be judged. It also brings the keys for their first examination.
+        self.signatures = Signatures(rules, self.states, self.hosting, parts.examine, parts.keys, limits)
         # What was judged since the last append.
         self.output = Output()
         self.reports = Reports(parts.conditions, bounds, clock, pass_unverified=rules.pass_unverified)
-        most = bounds.unstored_max
         waiting = RepoQueues[Message](
-            bounds.key_wait_s, bounds.waiting_per_repo, most, bounds.waiting_bytes_max
+            bounds.key_wait_s, bounds.waiting_per_repo, bounds.unstored_max, bounds.waiting_bytes_max
         )
         # Messages that lack something, and those behind them.
         self._suspended = Suspended(waiting, wake.set)
         # Those that waited and are being judged. Set and cleared by `take_ready`.
         self._in_hand: list[Message] = []
-        # Messages that are held since those before them are missing.
-        self._held = RepoQueues[Message](bounds.hold_s, bounds.held_per_repo, most, bounds.held_bytes_max)
-        # Those that were passed on a short time ago.
-        self._identities = parts.identities
+        # Messages that are held until another source brings those before them, or a proof.
+        self._held = Holding(parts.accounts.sources, self.hosting.speakers, self._beginning, bounds, clock)
+        # Those of other kinds.
+        self._unsigned = Unsigned(parts, self.states, self.hosting)
         # The time, in unix microseconds, and the highest rev that is acceptable then.
         self._now_us = 0
         self._latest = ""
@@ -132,15 +130,12 @@ class Judge:
 
     def take_due(self, most: int) -> None:
         """Judge what has waited for long enough, about `most` messages of either kind."""
-        now = self._clock()
-        self._suspended.end_due(now, most)
-        self._take_overdue(self._held.due(now, most))
+        self._suspended.end_due(self._clock(), most)
+        self._take_all(self._held.take_due(most))
 
     def tell_accounts(self, accounts_max: int) -> None:
         """Pass on what readers must be told of accounts because another source decides."""
-        for source, did, body in self._accounts.differences(accounts_max, self._now_us):
-            event = Event(ACCOUNT, did.encode(), b"", b"", b"", b"", body)
-            self._pass_account(source, did, event, ())
+        self._unsigned.tell_accounts(accounts_max, self.output, self._now_us)
 
     def waiting_among(self, keys: Collection[Key]) -> set[Key]:
         """Return those of some keys that are of messages that wait, or are judged and not stored."""
@@ -156,7 +151,7 @@ class Judge:
     def _waiting_keys(self, did: str, revs: Container[bytes]) -> Iterator[Key]:
         """Yield the keys of what waits of a repository, of its commits those at some revs."""
         in_hand = (message for message in self._in_hand if message.did == did)
-        for message in (*in_hand, *self._suspended.messages(did), *self._held.items(did)):
+        for message in (*in_hand, *self._suspended.messages(did), *self._held.messages(did)):
             if message.envelope.type != "commit" or message.rev.encode() in revs:
                 yield from possible_keys(message.envelope)
 
@@ -175,9 +170,10 @@ class Judge:
         elif message.envelope.type in IN_REPOSITORIES:
             self._decide_signed(message)
         elif message.did in self._held and not message.is_overdue:
-            self._hold_behind(message, "")  # what came before an account's change stays before it
+            self._mark(message)  # what came before an account's change stays before it
+            self._take_all(self._held.hold_behind(message))
         else:
-            self._decide_unsigned(message)
+            self._unsigned.judge(message, self.output, self._now_us)
             self._done(message)
 
     def _suspend(self, message: Message, waiting: Coroutine[Any, Any, Finding | None]) -> None:
@@ -189,10 +185,13 @@ class Judge:
         blocks = message.envelope.fields.get("blocks")
         is_sync = message.envelope.type == "sync"
         verdict = screen(state, message.rev, blocks, self._latest, is_sync=is_sync)
-        if verdict is None and (self._is_held(message) or (state is None and self._is_deleted(message))):
+        if verdict is None and self._is_deleted(message, state):
             verdict = REPLAY
         if verdict is not None:
             self._end(message, Judgement(verdict, state))
+        elif (copy := self._held.copy_of(message)) is not None:
+            self._end(message, Judgement(REPLAY, state))
+            self._take_all(self._held.note_copy(copy, message.source))
         elif (waiting := self.signatures.missing(message)) is not None:
             self._suspend(message, waiting)
         else:
@@ -206,57 +205,22 @@ class Judge:
         is_over = self._deletions.is_over(message.did, message.source)
         return None if is_over else self.states.get(message.did)
 
-    def _is_deleted(self, message: Message) -> bool:
-        """Return whether a message is from before the deletion of its account."""
+    def _is_deleted(self, message: Message, state: State | None) -> bool:
+        """Return whether a message is from before the deletion of its account, which has no state now."""
+        if state is not None:
+            return False
         return self._deletions.is_from_before(message.did, message.rev, begins=message.begins)
 
-    def _is_held(self, message: Message) -> bool:
-        """Return whether a copy of a message is held, which was examined although this one was not.
-
-        A #sync is no copy of the commit of its rev: it has none of its ops.
-        """
-        copies = self._held.items(message.did) if message.finding is None else ()
-        place = (message.envelope.type, message.rev)
-        return any(copy.finding is not None and (copy.envelope.type, copy.rev) == place for copy in copies)
-
     def _hold(self, message: Message, judgement: Judgement, state: State | None) -> bool:
-        """Hold a message while another source may have those before it; return whether it is held."""
-        if message.is_overdue or not self._is_one_missing(message, judgement, state):
+        """Hold a message while another source may bring what is before it; return whether it is held."""
+        if not self._held.is_due(message, judgement, state):
             return False
-        if not self._accounts.sources.has_others(message.source, self._clock(), self._hold_s):
-            return False
-        # A commit has its place before the #sync of its rev, which is a repeat of it.
-        after = "~" if message.envelope.type == "sync" else ""
-        self._hold_behind(message, message.rev + after)
+        self._mark(message)
+        self._take_all(self._held.hold(message))
         return True
 
-    def _hold_behind(self, message: Message, rev: str) -> None:
-        """Hold a message behind those of its repository that are held, or among them by its rev."""
-        self._mark(message)
-        message.held_since = message.held_since or self._clock()
-        self._take_overdue(self._held.hold(message.did, message, message.size, message.held_since, rev))
-
-    def _is_one_missing(self, message: Message, judgement: Judgement, state: State | None) -> bool:
-        """Return whether a message that is to be passed on shows that one before it has not come."""
-        if judgement.missing_after or judgement.state is state:
-            return bool(judgement.missing_after)
-        finding = message.finding
-        assert finding is not None
-        evidence = finding.evidence
-        if state is not None or evidence is None:
-            return False
-        # Of a #sync, the commit of its own rev should have come.
-        return self._beginning.is_after(evidence.rev if evidence.before is Before.SYNC else evidence.since)
-
-    def _take_overdue(self, messages: list[tuple[str, Message]]) -> None:
-        """Judge messages that are held no longer, and then those behind them."""
-        for _, message in messages:
-            message.is_overdue = True
-        # Else the first that passes would release these, before the others are judged.
-        behind = [
-            each for did in dict.fromkeys(did for did, _ in messages) for each in self._held.release(did)
-        ]
-        for message in (*(message for _, message in messages), *behind):
+    def _take_all(self, messages: Iterable[Message]) -> None:
+        for message in messages:
             self.take(message)
 
     def _end(self, message: Message, judgement: Judgement) -> None:
@@ -270,7 +234,7 @@ class Judge:
             self._pass(message, judgement)
         self._done(message)
         if passes:
-            self._release(message.did)
+            self._take_all(self._held.release(message.did))
 
     def _pass(self, message: Message, judgement: Judgement) -> None:
         finding, output = message.finding, self.output
@@ -286,45 +250,6 @@ class Judge:
         self.states.put(message.did, judgement.state)
         if self._deletions.is_over(message.did, message.source):
             self._deletions.begins_again(message.did)
-
-    def _release(self, did: str) -> None:
-        """Judge again what is held of a repository. What does not follow yet is held again."""
-        if did in self._held:
-            for message in self._held.release(did):
-                self.take(message)
-
-    def _decide_unsigned(self, message: Message) -> None:
-        """Pass on an identity or account message, unless a source has said the same."""
-        (event,), drops = extract(message.envelope)
-        if message.envelope.type == "identity":
-            passes = self._identities.passes(event.body, self._now_us)
-        else:
-            passes = self._offer_account(message, event)
-        if not passes:
-            self.output.drops[message.source, "repeat"] += 1
-            self._note_deletion(message.source, message.did, event, told=False)
-        elif message.envelope.type == "identity":
-            self.output.add(message.source, [event], drops)
-        else:
-            self._pass_account(message.source, message.did, event, drops)
-
-    def _offer_account(self, message: Message, event: Event) -> bool:
-        host = self.hosting.source_of(message.did)
-        return self._accounts.offer(message.source, message.did, event.body, host)
-
-    def _pass_account(self, source: str, did: str, event: Event, drops: Sequence[str]) -> None:
-        self.output.add(source, [event], drops)
-        self._note_deletion(source, did, event, told=True)
-
-    def _note_deletion(self, source: str, did: str, event: Event, *, told: bool) -> None:
-        """Forget the state of an account that was deleted, once all sources that speak for it say so."""
-        if event.kind == ACCOUNT and is_deletion(event.body):
-            host = self.hosting.source_of(did)
-            speak = self._accounts.relays if host is None else (host, *self._accounts.relays)
-            if (state := self.states.get(did)) is not None:
-                self._deletions.remember(did, state.rev, self._now_us)
-            if self._deletions.note(did, source, speak, told=told):
-                self.states.put(did, None)
 
     def _mark(self, message: Message) -> None:
         """Let the cursor say that a message is not stored."""

@@ -29,6 +29,7 @@ from jetstream.atproto.tid import tid_us
 from jetstream.clock import iso, unix_us
 from jetstream.conditions import Conditions
 from jetstream.errors import KeyCacheError
+from jetstream.identity.answers import Answer, Candidates
 from jetstream.identity.cache import KeyCache
 from jetstream.identity.directories import Directories, Outage
 from jetstream.identity.export import Progress
@@ -36,7 +37,7 @@ from jetstream.identity.failures import KEY_FAILURES
 from jetstream.identity.fetch import Fetcher, Fetches
 from jetstream.identity.follower import Follower
 from jetstream.identity.public import PublicFetcher
-from jetstream.identity.resolver import Answer, Candidates, Resolver
+from jetstream.identity.resolver import Resolver
 from jetstream.identity.store import KeyStore, export_lock
 from jetstream.limits import ExportLimits, KeyLimits
 from jetstream.logging_setup import Throttled

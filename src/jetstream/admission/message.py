@@ -40,10 +40,11 @@ class Message:
     # the first of these.
     is_let_go: bool = False
     is_late: bool = False
-    # When it was held first because messages before it are missing, in monotonic seconds; 0: it was not. And
-    # whether that is over.
+    # When it was held first (`holding`), in monotonic seconds; 0: it was not. And whether that is over.
     held_since: float = 0.0
     is_overdue: bool = False
+    # The sources that have sent an equal one while it was held.
+    also_from: tuple[str, ...] = ()
     # Whether its number is in the cursor as one that is not stored.
     is_marked: bool = False
 

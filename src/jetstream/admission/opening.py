@@ -49,7 +49,12 @@ async def opened(
     Raises KeyCacheError, LogError, WorkerError.
     """
     chained = merged or settings.verify == "full"
-    rules = Rules(settings.verify, chained=chained, pass_unverified=settings.unresolved == "pass")
+    rules = Rules(
+        settings.verify,
+        chained=chained,
+        pass_unverified=settings.unresolved == "pass",
+        pass_unproven=settings.unproven == "pass",
+    )
     async with AsyncExitStack() as stack:
         keys: Keyring | None = None
         if rules.needs_keys or settings.upstream_file is not None:

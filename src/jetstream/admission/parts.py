@@ -13,7 +13,7 @@ from jetstream.admission.identities import Identities
 from jetstream.atproto.encoded_key import EncodedKey
 from jetstream.conditions import Conditions
 from jetstream.eventlog import Changes, Cursors
-from jetstream.identity.resolver import Answer, Candidates
+from jetstream.identity.answers import Answer, Candidates
 from jetstream.metrics import AdmissionMetrics
 from jetstream.model.event import Event, Key
 

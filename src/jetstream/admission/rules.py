@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from jetstream.admission.examiners.examination import Finding
 from jetstream.verify.chain import Judgement, State, judge
-from jetstream.verify.verdict import GAP, OK
+from jetstream.verify.verdict import GAP, OK, refused
 from jetstream.verify_modes import SIGNED_MODES, Mode
 
 
@@ -17,6 +17,7 @@ class Rules:
     mode: Mode
     chained: bool
     pass_unverified: bool
+    pass_unproven: bool = True
 
     @property
     def needs_keys(self) -> bool:
@@ -33,6 +34,8 @@ class Rules:
             return Judgement(finding.refused, state)
         assert finding.evidence is not None
         judgement = judge(state, finding.evidence, signed=not self.lacks_key(finding))
+        if not self.pass_unproven and finding.evidence.is_unproven and judgement.state is not state:
+            return Judgement(refused("unproven", finding.evidence.before.value), state)
         if self.chained or not judgement.missing_after:
             return judgement
         verdict = OK if judgement.verdict is GAP else judgement.verdict

@@ -7,13 +7,14 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 from jetstream.admission.examiners.examination import Finding, Task, examine, with_keys, without_keys
+from jetstream.admission.hosting import Hosting
 from jetstream.admission.message import IN_REPOSITORIES, Message
 from jetstream.admission.parts import Examine, Keyring
 from jetstream.admission.rules import Rules
 from jetstream.admission.states import States
 from jetstream.atproto.encoded_key import EncodedKey
+from jetstream.identity.answers import JUST_ASKED, UNREADABLE
 from jetstream.identity.generations import Generations
-from jetstream.identity.resolver import JUST_ASKED, UNREADABLE
 from jetstream.limits import Limits
 
 # Why earlier keys may be missing: the account was asked for a moment ago, its own log cannot be used, and
@@ -34,12 +35,14 @@ class Signatures:
         self,
         rules: Rules,
         states: States,
+        hosting: Hosting,
         examine: Examine,
         keys: Keyring | None,
         limits: Limits = Limits(),
     ) -> None:
         self._rules = rules
         self._states = states
+        self._hosting = hosting
         self._examine = examine
         self._keys = keys
         self._limits = limits.upstream
@@ -64,12 +67,14 @@ class Signatures:
     async def _find_keys(self, messages: Sequence[Message], keys: Keyring) -> Mapping[str, EncodedKey | None]:
         """Return the keys of messages by DID, as far as memory and the file have them.
 
-        What has announced that its key may have changed is noted.
+        What has announced that its key may have changed is noted. A PDS must not have the keys of others
+        fetched: of an account that has moved to it, the document is fetched anyway (`hosting`).
         """
         found: dict[str, EncodedKey | None] = {}
         for message in messages:
             if message.envelope.type == "identity":
-                keys.announced(message.did)
+                if self._hosting.speaks_for(message.host, message.did):
+                    keys.announced(message.did)
             elif self._rules.needs_keys and message.did not in found:
                 found[message.did] = keys.cached(message.did)
         if missing := [did for did, key in found.items() if key is None]:

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 
-from jetstream import __version__
+from jetstream import __version__, logging_setup
 from jetstream.cli.go_flags import GoFlags
 from jetstream.cli.help import PlainWords
 from jetstream.errors import JetstreamError, SettingError
@@ -81,7 +81,7 @@ def serve(
     [::1]:6008. `jetstream doctor` takes the same flags, and says what is wrong with them on this machine.
     """
     # Not needed by `--help` and the other commands.
-    from jetstream import app, logging_setup  # noqa: PLC0415
+    from jetstream import app  # noqa: PLC0415
 
     settings = settings or Settings()
     logging_setup.configure(settings.log_level, settings.log_format)

@@ -1,7 +1,8 @@
 """The signing key and the PDS in DID documents, in operations of the PLC directory, in its audit log. Pure.
 
 An operation of a log that cannot be read may be the one that has changed the key. So the key before it ends
-there, and until the next operation the key is not known. The keys of all others count.
+there, and until the next operation the key is not known. The keys of all others count. Where an operation has
+no time, the key before it may have counted for longer, even if the key of the last one is known otherwise.
 
 A PDS is the host and port of a URL (`addresses.endpoint`); empty: there is none, or none that can be used.
 
@@ -57,6 +58,8 @@ class Span(NamedTuple):
     until_us: int | None  # that of the next operation; None: it is the current key
     key: EncodedKey | None  # None: a tombstone, or an operation without a usable key
     is_readable: bool = True  # False: the operation cannot be read, so nothing is known of the key
+    # False: it has no time. `from_us` is that of the one before, whose key has counted for longer.
+    is_timed: bool = True
 
 
 class History(NamedTuple):
@@ -90,8 +93,8 @@ class History(NamedTuple):
         return list(dict.fromkeys(keys))[:_KEYS_MAX]
 
     def is_whole_at(self, time_us: int, slack_us: int) -> bool:
-        """Return whether all operations could be read whose keys were valid then."""
-        return all(span.is_readable for span in self._spans_at(time_us, slack_us))
+        """Return whether all operations could be read whose keys were valid then, and have a time."""
+        return all(span.is_readable and span.is_timed for span in self._spans_at(time_us, slack_us))
 
     def _spans_at(self, time_us: int, slack_us: int) -> list[Span]:
         return [
@@ -213,28 +216,29 @@ def parse_history(did: str, log: object) -> History:
     if not any(each.get("did") == did for each in valid):
         raise NoKey("malformed", "it has no operation of the account that counts")
     starts = sorted(_starts(did, valid), key=itemgetter(0))
-    ends = [*(from_us for from_us, _ in starts[1:]), None]
+    ends = [*(from_us for from_us, *_ in starts[1:]), None]
     spans = (
-        Span(from_us, end, now and now.key, now is not None)
-        for (from_us, now), end in zip(starts, ends, strict=True)
+        Span(from_us, end, now and now.key, now is not None, is_timed)
+        for (from_us, now, is_timed), end in zip(starts, ends, strict=True)
     )
     last = starts[-1][1]
     return History(tuple(spans), last.pds if last is not None else "")
 
 
-def _starts(did: str, entries: Iterable[Mapping[str, object]]) -> Iterator[tuple[int, Declared | None]]:
-    """Yield when each operation was made, and what counts from then on; None: that cannot be read.
+def _starts(did: str, entries: Iterable[Mapping[str, object]]) -> Iterator[tuple[int, Declared | None, bool]]:
+    """Yield when each operation was made, what counts from then on, and whether the time is its own.
 
-    An operation without a time counts from that of the one before: where it belongs is not known.
+    None: it cannot be read. So is an operation without a time, which gets that of the one before: where it
+    belongs is not known.
     """
     from_us = 0
     for entry in entries:
-        now = None
+        is_timed, now = False, None
         with suppress(NoKey):
-            from_us = operation_us(entry)
+            from_us, is_timed = operation_us(entry), True
             if entry.get("did") == did:
                 now = operation_declared(entry.get("operation"))
-        yield from_us, now
+        yield from_us, now, is_timed
 
 
 def operation_us(entry: Mapping[str, object]) -> int:

@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from jetstream.atproto.compact_did import is_plc
 from jetstream.atproto.encoded_key import EncodedKey
 from jetstream.identity.addresses import is_resolvable
+from jetstream.identity.answers import JUST_ASKED, UNREADABLE, Answer, Candidates
 from jetstream.identity.cache import KeyCache
 from jetstream.identity.directories import Directories, Sleep
 from jetstream.identity.documents import NO_HISTORY, History
@@ -33,35 +33,9 @@ from jetstream.identity.fetch import Fetches
 from jetstream.identity.generations import Generations
 from jetstream.identity.held import Held
 from jetstream.identity.requests import Requests
+from jetstream.identity.shared_requests import Fetch, SharedRequests
 from jetstream.limits import KeyLimits
 from jetstream.metrics import KeyMetrics
-
-# Why earlier keys may be missing: the account has announced a change since it was asked for a moment ago.
-JUST_ASKED: Final = "just_asked"
-# The same: an operation of that time cannot be read.
-UNREADABLE: Final = "unreadable"
-
-
-# Makes a request for a DID that a message of a source needs.
-_Fetch = Callable[[str, str], Awaitable[None]]
-
-
-class Answer(NamedTuple):
-    """The key of a DID, or why there is none."""
-
-    key: EncodedKey | None
-    reason: str  # of `KEY_FAILURES`; empty: there is a key
-    # The host of its PDS (`addresses.endpoint`), empty if it has none; None: it is not known.
-    pds: str | None = None
-
-
-class Candidates(NamedTuple):
-    """The keys that were valid at a time, the newest first."""
-
-    keys: list[EncodedKey]
-    # Of `KEY_FAILURES`, `JUST_ASKED` or `UNREADABLE`; empty: these are all. Else a key may be missing, so a
-    # signature that fits none of them may still be genuine.
-    reason: str
 
 
 class _Failure(NamedTuple):
@@ -106,10 +80,9 @@ class Resolver:
         self._limits = limits
         self._clock = clock
         self._now = now
-        # Requests that run or wait, by what they ask for and the DID.
-        self._running: dict[tuple[str, str], asyncio.Task[str]] = {}
+        # Requests that run or wait: "key" and "history" of a DID.
+        self._shared = SharedRequests(self._run, metrics, limits.waiting_max)
         self._refreshing = 0  # of these, those in the background
-        self._of_source: Counter[str] = Counter()  # of these, those of each source. None is 0
         # Accounts that have announced a change since their key was asked for last, and when.
         self._announced: Generations[str, float] = Generations(limits.notes_max)
         # What is not asked again for a while: DIDs without a key, and the time of each refresh.
@@ -120,15 +93,11 @@ class Resolver:
 
     def statistics(self) -> Statistics:
         """Return what the resolver is busy with."""
-        return Statistics(len(self._cache), len(self._running))
+        return Statistics(len(self._cache), len(self._shared))
 
     async def close(self) -> None:
         """End all requests. Those that wait for them get an answer without a key."""
-        tasks = list(self._running.values())
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._shared.close()
 
     def cached(self, did: str) -> EncodedKey | None:
         """Return the key that memory has. If it is due, a refresh begins in the background."""
@@ -153,7 +122,7 @@ class Resolver:
             known = self._known(did)
         if known is not None:
             return known
-        reason = await self._share("key", did, self._fetch_key, source)
+        reason = await self._shared.share("key", did, self._fetch_key, source)
         return self._answer(did, reason)
 
     def pds(self, did: str) -> str | None:
@@ -181,7 +150,7 @@ class Resolver:
         may_ask = refreshed is None or self._clock() - refreshed >= self._pause_s(did)
         reason = ""
         if held is None or held.pds is None or (refresh and may_ask):
-            reason = self._failed_lately(did) or await self._share("key", did, self._fetch_key, source)
+            reason = self._failed_lately(did) or await self._shared.share("key", did, self._fetch_key, source)
         return self._answer(did, reason)
 
     def announced(self, did: str) -> None:
@@ -231,7 +200,7 @@ class Resolver:
     async def _new_past(self, did: str, source: str) -> _Past:
         """Fetch the keys of an account. If that fails, those of the last time are kept, with the reason."""
         asked_at = self._clock()
-        reason = await self._share("history", did, self._fetch_past, source)
+        reason = await self._shared.share("history", did, self._fetch_past, source)
         past = self._pasts.get(did)
         if past is None or past.at < asked_at:
             past = _Past(NO_HISTORY if past is None else past.history, asked_at, reason)
@@ -283,41 +252,16 @@ class Resolver:
 
     def _refresh(self, did: str, cause: str) -> None:
         """Begin to refresh a key in the background, unless enough are being refreshed already."""
-        if self._refreshing >= self._limits.refreshes_max or ("key", did) in self._running:
+        if self._refreshing >= self._limits.refreshes_max or ("key", did) in self._shared:
             return
         self._refreshing += 1
         self._metrics.refreshes[cause].inc()
-        self._start("key", did, self._fetch_key, "").add_done_callback(self._refresh_done)
+        self._shared.start("key", did, self._fetch_key, "").add_done_callback(self._refresh_done)
 
     def _refresh_done(self, _task: object) -> None:
         self._refreshing -= 1
 
-    async def _share(self, kind: str, did: str, fetch: _Fetch, source: str) -> str:
-        """Wait for a request, the one that runs already or a new one. Return why it failed, or nothing."""
-        task = self._running.get((kind, did))
-        if task is None:
-            # A source has at most as many requests as are free, so others always find some.
-            if self._of_source[source] >= self._limits.waiting_max - len(self._running):
-                self._metrics.requests["overload"].inc()
-                return "overload"
-            task = self._start(kind, did, fetch, source)
-        await asyncio.wait([task])  # a caller that is cancelled does not end it for the others
-        return "unreachable" if task.cancelled() else task.result()
-
-    def _start(self, kind: str, did: str, fetch: _Fetch, source: str) -> asyncio.Task[str]:
-        task = asyncio.create_task(self._run(did, fetch, source))
-        self._running[kind, did] = task
-        self._of_source[source] += 1
-        task.add_done_callback(lambda _: self._done(kind, did, source))
-        return task
-
-    def _done(self, kind: str, did: str, source: str) -> None:
-        self._running.pop((kind, did), None)
-        self._of_source[source] -= 1
-        if not self._of_source[source]:
-            del self._of_source[source]
-
-    async def _run(self, did: str, fetch: _Fetch, source: str) -> str:
+    async def _run(self, did: str, fetch: Fetch, source: str) -> str:
         """Make a request. Return why it failed, or nothing."""
         began = self._clock()
         self._refreshed.put(did, began)

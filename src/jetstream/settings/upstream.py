@@ -67,6 +67,10 @@ class UpstreamSettings:
         Literal["pass", "drop"],
         setting("UNRESOLVED", "What becomes of a commit whose key is not known after 10 s."),
     ] = "pass"
+    unproven: Annotated[
+        Literal["pass", "drop"],
+        setting("UNPROVEN", "What becomes of a signed commit that does not prove its operations."),
+    ] = "pass"
     plc_url: Annotated[
         tuple[str, ...],
         several(

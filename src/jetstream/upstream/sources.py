@@ -122,11 +122,14 @@ class Sources:
         cursor. Returns once the cursors of those that are removed are gone. Not to be called twice at a time.
         """
         before, after = self._all, {each.name: each for each in wanted}
+        await asyncio.sleep(0)  # each of these looks at thousands, and takes some milliseconds
         kept = {name: each for name, each in before.items() if after.get(name) == each.upstream}
         ended = {name: each for name, each in before.items() if name not in kept}
+        await asyncio.sleep(0)
         await self._end(ended.values())
         self._all = {name: kept.get(name) or await self._built(each) for name, each in after.items()}
         self._changed()
+        await asyncio.sleep(0)
         removed = [name for name in ended if name not in after]
         if removed:
             await self._forget(removed)

@@ -60,6 +60,11 @@ class Evidence(NamedTuple):
     unsigned: bytes  # the commit block without its signature: what is signed
     signature: bytes
 
+    @property
+    def is_unproven(self) -> bool:
+        """Whether ops can have been left out or exchanged, although it is signed."""
+        return self.before is Before.LEGACY or self.before is Before.INCOMPLETE
+
     def is_signed_by(self, keys: Iterable[PublicKey]) -> bool:
         """Return whether the signature is by one of these keys."""
         digest = sha256(self.unsigned).digest()

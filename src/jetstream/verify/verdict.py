@@ -33,6 +33,7 @@ REFUSALS: Final = {
     "proof": "the tree does not hold what the ops say, or was not `prevData` before them",
     "signature": "the signature is not by the account's key, or not low-S",
     "equivocation": "the owner signed two trees under one rev; the first one counts",
+    "unproven": "it is signed, would be `legacy` or `incomplete`, and `--unproven drop` is set",
     "crash": "examining it ended its process, or took more than 5 s of CPU time, again and again",
 }
 

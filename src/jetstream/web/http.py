@@ -16,6 +16,7 @@ import orjson
 from jetstream import __version__
 
 SERVER: Final = f"jetstream/{__version__}"  # the `Server` field: no other program or library is named
+READ: Final = ("GET", "HEAD")  # the methods of what is only read
 _HOST_CHARS_SHOWN: Final = 100  # in a URL that a page or a refusal shows
 # A host is repeated in pages and refusals: it may have no other characters.
 _HOST: Final = re.compile(r"[a-zA-Z0-9.:_%\[\]-]{1,255}").fullmatch
@@ -88,6 +89,13 @@ class Request(NamedTuple):
         value = self.headers.get(name)
         return {word.strip().lower() for word in value.split(",")} if value is not None else set()
 
+    def has(self, etag: str) -> bool:
+        """Tell whether the client has the bytes of an ETag. The comparison is weak: it ignores `W/`.
+
+        RFC 9110, section 13.1.2. The ETag has no upper case.
+        """
+        return not {etag, "*"}.isdisjoint(each.removeprefix("w/") for each in self.tokens("if-none-match"))
+
 
 class Response(NamedTuple):
     """A complete response. `closing`: the connection ends with it, whatever the request asked for.
@@ -147,3 +155,14 @@ class Response(NamedTuple):
         lines += [f"{name}: {value}" for name, value in fields.items()]
         body = self.body if with_body and self.status != HTTPStatus.NOT_MODIFIED else b""
         return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def other_method(request: Request, methods: Sequence[str]) -> Response | None:
+    """Return what a request is answered whose method is none of a path's; None if it is one of them."""
+    if request.method in methods:
+        return None
+    if request.method == "OPTIONS":
+        return Response.preflight(methods)
+    allow = {"Allow": ", ".join([*methods, "OPTIONS"])}
+    text = f"{request.route} is not for {request.method}: use {methods[0]}"
+    return Response.sentence(405, text, allow, closing=True)

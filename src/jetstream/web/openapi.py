@@ -23,9 +23,11 @@ from jetstream.web.methods import SUBSCRIBE_EVENTS as EVENTS_METHOD
 from jetstream.web.openapi_parts import (
     EVENT_ID,
     EVENTS,
+    FILES,
     GAP_LINES,
     HEADERS,
     HEALTH_503,
+    ICON,
     INTEGER,
     JSON_OBJECT,
     METRICS,
@@ -40,6 +42,7 @@ from jetstream.web.openapi_parts import (
     header,
     header_fields,
     in_header,
+    in_path,
     in_query,
     json_of,
     response,
@@ -63,6 +66,10 @@ _TOKEN: Final = response("the token is missing or unknown", SENTENCE, ("WWW-Auth
 _ADDRESS: Final = response("the address of the client has too many", SENTENCE, ("Retry-After",))
 _LOCAL: Final = response("without tokens, this is for programs of the server's machine", SENTENCE)
 _NUMBER: Final[Schema] = {"type": "integer", "minimum": 0}
+_FILE_FIELDS: Final = (
+    *("Cache-Control", "ETag"),
+    *("Content-Security-Policy", "Referrer-Policy", "X-Content-Type-Options"),
+)
 _HANDSHAKE: Final = "With the header fields of a WebSocket handshake (RFC 6455): an upgrade."
 
 
@@ -99,7 +106,9 @@ def _paths(wire: str) -> Json:
     """Return all paths with their operations."""
     dictionary = _dictionary()
     return {
-        "/": _get("page", "Addresses and parameters, for people", {"200": response("the page", PAGE)}),
+        "/": _page(),
+        "/page/{file}": _page_file(),
+        "/favicon.ico": _get("icon", "The icon of the page", _file_responses(ICON)),
         "/subscribe": _subscribe("subscribe", f"Events as JSON, by default in the {wire} wire"),
         "/v1/subscribe": _subscribe("subscribeV1", "Events as JSON, by default in the v1 wire"),
         PREFIX + EVENTS_METHOD: _subscribe_events(),
@@ -160,6 +169,29 @@ def _operation(name: str, summary: str, responses: Json, parameters: Iterable[Js
         "summary": summary,
         "parameters": [*parameters],
         "responses": dict(sorted((common | responses).items())),
+    }
+
+
+def _page() -> Json:
+    fields = ("Vary",)
+    responses = {
+        "200": response("the page: HTML or text, as the client accepts", PAGE, fields),
+        "304": response("the client has it", {}, (*fields, *_FILE_FIELDS)),
+    }
+    return _get("page", "Figures, a live viewer, addresses and parameters, for people", responses)
+
+
+def _page_file() -> Json:
+    responses = _file_responses(FILES) | {"404": response("there is no such file", SENTENCE)}
+    return _get(
+        "pageFile", "A script or a style of the page", responses, (in_path("file", STRING, "main.js"),)
+    )
+
+
+def _file_responses(content: Json) -> Json:
+    return {
+        "200": response("the file", content, _FILE_FIELDS),
+        "304": response("the client has it", content, _FILE_FIELDS),
     }
 
 

@@ -33,12 +33,14 @@ HEADERS: Final[Mapping[str, tuple[str, Schema, bool]]] = {
     "Allow": ("the methods of the path", STRING, True),
     "Content-Encoding": ("how the body is compressed", {"enum": ["gzip", "zstd"]}, False),
     "Cache-Control": ("how long the response may be kept", STRING, True),
+    "Content-Security-Policy": ("what the page may load and do", STRING, True),
     "ETag": ("names the bytes, for If-None-Match", {"type": "string", "pattern": '^"'}, True),
     "Jetstream-Wire": ("the wire of the events", {"enum": [*RENDERERS]}, True),
     "Jetstream-Cursor": ("where playback begins", _MICROSECONDS, True),
     "Jetstream-Oldest": ("the oldest event, if there is one", _MICROSECONDS, False),
     "Jetstream-Latest": ("the newest event, if there is one", _MICROSECONDS, False),
     "Link": ("where there are more, if there may be", STRING, False),
+    "Referrer-Policy": ("links tell nothing to other sites", {"const": "no-referrer"}, True),
     "Retry-After": ("seconds after which to try again", {"type": "integer", "minimum": 1}, False),
     "Sec-WebSocket-Accept": ("accepts the handshake", STRING, True),
     "Sec-WebSocket-Protocol": ("the subprotocol, if it was offered", {"const": "xrpc.v1.json"}, False),
@@ -47,6 +49,7 @@ HEADERS: Final[Mapping[str, tuple[str, Schema, bool]]] = {
     "Vary": ("the header fields on which the response depends", STRING, True),
     "WWW-Authenticate": ("the kind of token that is needed", {"type": "string", "pattern": "^Bearer"}, True),
     "X-Accel-Buffering": ("proxies pass the events on at once", {"const": "no"}, True),
+    "X-Content-Type-Options": ("the type is as it says", {"const": "nosniff"}, True),
     "X-Zstd-Dictionary-Id": ("the ID of the dictionary", {"type": "integer", "minimum": 1}, True),
 }
 _EVERY: Final = ("Server", "Access-Control-Allow-Origin", "Access-Control-Expose-Headers")
@@ -66,6 +69,11 @@ def in_query(parameter: Parameter) -> Json:
 def in_header(name: str, meaning: str, schema: Schema) -> Json:
     """Return a header field of a request."""
     return {"name": name, "in": "header", "description": meaning, "schema": schema}
+
+
+def in_path(name: str, schema: Schema, example: str) -> Json:
+    """Return a part of a path."""
+    return {"name": name, "in": "path", "required": True, "schema": schema, "example": example}
 
 
 # Responses
@@ -105,6 +113,8 @@ REFUSALS: Final = {
     "505": ("Version", "another version of HTTP"),
 }
 PAGE: Final = SENTENCE | {"text/html": {"schema": STRING}}
+ICON: Final = {"image/svg+xml": {"schema": STRING}}
+FILES: Final = {each: {"schema": STRING} for each in ("text/javascript", "text/css")} | ICON
 EVENTS: Final = {each: {"schema": STRING} for each in ("application/x-ndjson", "text/event-stream")}
 GAP_LINES: Final = {"application/x-ndjson": {"schema": STRING}}
 METRICS: Final = SENTENCE | {"application/openmetrics-text": {"schema": STRING}}

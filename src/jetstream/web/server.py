@@ -19,7 +19,7 @@ from jetstream.web.arrival import Arrivals
 from jetstream.web.connection import Answer, Connection, Handler
 from jetstream.web.connections import Connections
 from jetstream.web.guard import Denied, Guard
-from jetstream.web.http import Request, Response
+from jetstream.web.http import READ, Request, Response, other_method
 from jetstream.web.listener import Listener, as_accepted
 from jetstream.web.methods import PREFIX
 from jetstream.web.pages import Page
@@ -30,7 +30,6 @@ from jetstream.web.xrpc import error_response
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-_READ: Final = ("GET", "HEAD")
 _WRITE: Final = ("POST",)
 
 
@@ -65,7 +64,7 @@ class Server:
         self._routes = routes
         # Every path, with the methods that it is for.
         read, write = (*routes.pages, *routes.upgrades), routes.uploads
-        self._methods = dict.fromkeys(read, _READ) | dict.fromkeys(write, _WRITE)
+        self._methods = dict.fromkeys(read, READ) | dict.fromkeys(write, _WRITE)
         bodies = {path: upload.body_bytes_max for path, upload in routes.uploads.items()}
         self._connections = Connections(metrics, limits)
         # Makes the protocol of a new connection.
@@ -102,8 +101,7 @@ class Server:
 
     def _route(self, request: Request, connection: Connection) -> Steps[Answer]:
         """Answer a request by its path."""
-        path, method = request.route, request.method
-        routes = self._routes
+        path, routes = request.route, self._routes
         for start, tree in routes.trees.items():
             if path.startswith(start):
                 return (yield from tree(request, connection))
@@ -111,14 +109,11 @@ class Server:
         if methods is None:
             there = ", ".join(sorted({*self._methods, *routes.trees}))
             # A body, which another method may have, is not read: it must not be taken for the next request.
-            closing = method not in (*_READ, "OPTIONS")
+            closing = request.method not in (*READ, "OPTIONS")
             return Response.sentence(404, f"there is nothing here: there are {there}", closing=closing)
-        if method == "OPTIONS":
-            return Response.preflight(methods)
-        if method not in methods:
-            allow = {"Allow": ", ".join([*methods, "OPTIONS"])}
-            text = f"{path} is not for {method}: use {methods[0]}"
-            return Response.sentence(405, text, allow, closing=True)
+        refused = other_method(request, methods)
+        if refused is not None:
+            return refused
         if path in routes.pages:
             return routes.pages[path](request)
         handler = routes.uploads[path].handler if path in routes.uploads else routes.upgrades[path]
@@ -144,7 +139,7 @@ def _denied(denied: Denied, request: Request) -> Response:
 
     A body, which another method may have, is not read: it must not be taken for the next request.
     """
-    closing = request.method not in _READ
+    closing = request.method not in READ
     if request.path.startswith(PREFIX):
         error = error_response(denied.status, "AuthRequired", denied.text, denied.fields)
         return error._replace(closing=closing)

@@ -21,7 +21,7 @@ from jetstream.atproto.compact_did import compact_did
 from jetstream.atproto.encoded_key import EncodedKey, parse_multikey
 from jetstream.conditions import Conditions
 from jetstream.eventlog import Changes, Cursors, Gap
-from jetstream.identity.resolver import Answer, Candidates
+from jetstream.identity.answers import Answer, Candidates
 from jetstream.limits import Limits
 from jetstream.metrics import Metrics
 from jetstream.model.event import Event, Key
@@ -167,6 +167,7 @@ class Server:
     upstreams: Sequence[str] = ("a",)
     pds: Sequence[str] = ()
     pass_unverified: bool = True
+    pass_unproven: bool = True
     limits: Limits = field(default_factory=Limits)
     log: FakeLog = field(default_factory=FakeLog)
     keys: FakeKeys = field(default_factory=FakeKeys)
@@ -188,7 +189,10 @@ class Server:
         self.metrics = Metrics()
         self.counted = self.metrics.admission(VERDICTS, REFUSALS)
         rules = Rules(
-            self.mode, chained=self.mode == "full" or self.is_merged, pass_unverified=self.pass_unverified
+            self.mode,
+            chained=self.mode == "full" or self.is_merged,
+            pass_unverified=self.pass_unverified,
+            pass_unproven=self.pass_unproven,
         )
         accounts = Accounts(self.upstreams, self.pds, {}, now=self.clock(), grace_s=30.0, rows_max=100)
         for name in (*self.upstreams, *self.pds):
@@ -210,7 +214,7 @@ class Server:
         self.stores = {name: self.admission.join(name) for name in self.upstreams}
         self.stores |= {name: self.admission.join(name, f"wss://{name}") for name in self.pds}
         relays = [Upstream(name, f"wss://{name}") for name in self.upstreams]
-        self.admission.use(relays + [Upstream(name, f"wss://{name}", "pds") for name in self.pds])
+        await self.admission.use(relays + [Upstream(name, f"wss://{name}", "pds") for name in self.pds])
         async with self.admission.running():
             yield self.admission
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from contextlib import suppress
 
 import pytest
 from tests.signed import DID, START_US, TIME, Account, fields_of, resigned
@@ -11,7 +12,7 @@ from tests.unit.admission.fakes import OWN, FakeLog, Server, message
 
 from jetstream.atproto.encoded_key import parse_multikey
 from jetstream.eventlog import Gap, SourceCursor
-from jetstream.identity.resolver import Candidates
+from jetstream.identity.answers import Candidates
 from jetstream.limits import AdmissionLimits, Limits
 from jetstream.simulator import frames
 from jetstream.simulator.repo import Revision
@@ -20,6 +21,8 @@ from jetstream.upstream.envelope import Envelope
 from jetstream.upstream.extract import possible_keys
 from jetstream.upstream.pipeline import DecodedBatch
 from jetstream.upstreams import Upstream
+from jetstream.verify.commit import Before, examine_commit
+from jetstream.verify.verdict import Refused
 
 OTHER_DID = "did:plc:" + "b" * 24
 OLD_KEY = K256Key(b"\x09" * 32)
@@ -588,6 +591,134 @@ async def test_a_gap_that_nobody_fills_is_reported_after_two_seconds(
     assert merged.verdicts == {"ok": 2, "gap": 2}
 
 
+def without_proof(number: int, revision: Revision, verdict: str = "legacy") -> Numbered:
+    """Return a commit without the proof, and without the first of its ops if nothing else shows that."""
+    fields = fields_of(revision)
+    if verdict == "legacy":
+        return number, Envelope("commit", number, fields | {"prevData": None, "ops": fields["ops"][1:]})
+    for node in revision.nodes:
+        others = tuple(each for each in revision.nodes if each != node)
+        fields = fields_of(revision._replace(nodes=others))
+        with suppress(Refused):
+            if examine_commit(fields).before is Before.INCOMPLETE:
+                return number, Envelope("commit", number, fields)
+    raise AssertionError("each node is needed to find the ops")
+
+
+@pytest.fixture
+def many(account: Account) -> Revision:
+    """A commit before those of the tests, whose tree has so many nodes that one can be missing."""
+    return account.create(*(f"old{number}" for number in range(60)))
+
+
+@pytest.mark.parametrize("verdict", ["legacy", "incomplete"])
+async def test_a_commit_without_a_proof_passes_at_once_from_the_only_source(
+    server: Server, account: Account, many: Revision, verdict: str
+) -> None:
+    async with server.running():
+        await server.take("a", commit(1, many), without_proof(2, account.create("1", "new0"), verdict))
+        assert server.log.rkeys[-1] == "new0"
+    assert server.verdicts == {"ok": 1, verdict: 1}
+
+
+@pytest.mark.parametrize("verdict", ["legacy", "incomplete"])
+async def test_a_copy_with_a_proof_is_preferred(
+    merged: Server, account: Account, many: Revision, verdict: str
+) -> None:
+    async with merged.running() as admission:
+        two, three = account.create("1", "new0"), account.create("3")
+        await merged.take("a", commit(1, many), without_proof(2, two, verdict), commit(3, three))
+        assert (merged.log.rkeys[60:], admission.waiting) == ([], 2)
+        assert merged.log.cursors["a"] == SourceCursor(1, stored_to=3, unstored=(2, 3))
+        await merged.take("b", commit(12, two))
+        assert (merged.log.rkeys[60:], admission.waiting) == (["1", "new0", "3"], 0)
+    assert merged.log.gaps == []
+    assert merged.log.cursors == {"a": SourceCursor(3), "b": SourceCursor(12)}
+    assert merged.verdicts == {"ok": 3, "replay": 1}
+
+
+@pytest.mark.parametrize("verdict", ["legacy", "incomplete"])
+async def test_a_commit_that_nobody_proves_passes_after_two_seconds(
+    merged: Server, account: Account, many: Revision, verdict: str
+) -> None:
+    async with merged.running():
+        two, three = account.create("1", "new0"), account.create("3")
+        await merged.take("a", commit(1, many), without_proof(2, two, verdict), commit(3, three))
+        await merged.passed(1.9)
+        assert merged.log.rkeys[60:] == []
+        await merged.passed(0.2)
+    assert merged.log.rkeys[-2:] == ["new0", "3"]
+    assert merged.log.gaps == []
+    assert merged.verdicts == {"ok": 2, verdict: 1}
+
+
+async def test_a_commit_passes_once_all_sources_have_brought_it_without_a_proof(account: Account) -> None:
+    """As those of a PDS that knows no proofs: they wait for nobody."""
+    server = Server(upstreams=("a", "b", "c"))
+    server.keys.known[DID] = OWN
+    async with server.running() as admission:
+        one, two = account.create("1"), account.create("2", "3")
+        await server.take("a", commit(1, one), without_proof(2, two))
+        await server.take("b", without_proof(12, two), without_proof(12, two))
+        assert admission.waiting == 1
+        await server.take("c", without_proof(22, two))
+        assert (server.log.rkeys, admission.waiting) == (["1", "3"], 0)
+    assert len(server.examined) == 2  # equal copies are not examined
+    assert server.verdicts == {"ok": 1, "legacy": 1, "replay": 3}
+
+
+async def test_different_copies_without_a_proof_are_both_held(merged: Server, account: Account) -> None:
+    async with merged.running() as admission:
+        one, two = account.create("1"), account.create("2", "3")
+        number, envelope = without_proof(12, two)
+        whole = Envelope("commit", number, dict(envelope.fields) | {"ops": fields_of(two)["ops"]})
+        await merged.take("a", commit(1, one), without_proof(2, two))
+        await merged.take("b", (number, whole))
+        assert admission.waiting == 0  # nobody is left
+    assert sorted(merged.log.rkeys) in (["1", "2", "3"], ["1", "3"])
+    assert merged.verdicts == {"ok": 1, "legacy": 1, "replay": 1}
+
+
+async def test_a_gap_without_a_proof_is_no_gap_if_the_others_bring_it(
+    merged: Server, account: Account
+) -> None:
+    async with merged.running():
+        one, two, three = account.create("1"), account.create("2", "3"), account.create("4", "5")
+        await merged.take("a", commit(1, one), without_proof(3, three))
+        await merged.take("b", commit(2, two), commit(3, three))
+    assert merged.log.rkeys == ["1", "2", "3", "4", "5"]
+    assert merged.log.gaps == []
+
+
+@pytest.mark.parametrize("verdict", ["legacy", "incomplete"])
+async def test_a_commit_without_a_proof_is_refused_if_the_setting_says_so(
+    account: Account, many: Revision, verdict: str
+) -> None:
+    server = Server(upstreams=("a", "b"), pass_unproven=False)
+    server.keys.known[DID] = OWN
+    async with server.running() as admission:
+        two = account.create("1", "new0")
+        await server.take("a", commit(1, many), without_proof(2, two, verdict))
+        assert admission.waiting == 0
+        assert server.verdicts == {"ok": 1, "refused: unproven": 1}
+        await server.take("b", commit(12, two))
+    assert server.log.rkeys[60:] == ["1", "new0"]
+    assert server.verdicts == {"ok": 2, "refused: unproven": 1}
+
+
+async def test_neither_a_gap_nor_a_missing_key_hides_that_a_proof_is_missing(account: Account) -> None:
+    server = Server(pass_unproven=False)
+    async with server.running():
+        one, two, _, four = (account.create(*each) for each in ("1", "23", "45", "67"))
+        await server.take("a", without_proof(2, two))
+        server.keys.bring(DID, None)
+        await server.settle()
+        server.keys.known[DID] = OWN
+        await server.take("a", commit(11, one), without_proof(14, four))
+    assert server.log.rkeys == ["1"]
+    assert server.verdicts == {"ok": 1, "refused: unproven": 2}
+
+
 async def test_nothing_is_held_for_a_source_that_is_gone(merged: Server, account: Account) -> None:
     async with merged.running():
         one, _, three = (account.create(each) for each in "123")
@@ -810,7 +941,7 @@ async def test_a_pds_that_is_removed_is_no_relay_for_what_waits() -> None:
         await server.take("old", identity(1), status(2, active=False, status="deleted"))
         assert admission.waiting == 2
         await admission.forget(["old"])
-        admission.use([Upstream("a", "wss://a")])
+        await admission.use([Upstream("a", "wss://a")])
         await admission.settle()
         server.keys.hosts_come.set()
         await server.settle()
@@ -841,6 +972,25 @@ async def test_an_account_that_moves_to_a_pds_is_taken(account: Account) -> None
     async with server.running():
         await server.take("pds", commit(1, account.create("1")))
     assert server.log.rkeys == ["1"]
+
+
+async def test_a_pds_announces_changes_of_its_own_accounts_only(account: Account) -> None:
+    """Else each PDS could have the keys of all accounts fetched again."""
+    server = Server(upstreams=("a",), pds=("p",))
+    elsewhere, unknown = OTHER_DID, "did:plc:" + "c" * 24
+    server.keys.hosts |= {DID: "p", elsewhere: "q"}
+    dids = (DID, elsewhere, unknown)
+
+    def announced() -> list[str]:
+        return [did for what, did in server.keys.asked if what == "announced"]
+
+    async with server.running():
+        await server.take("p", *(identity(number, did) for number, did in enumerate(dids, 1)))
+        assert announced() == [DID]
+        server.keys.asked.clear()
+        await server.take("a", *(identity(number, did, "b.test") for number, did in enumerate(dids, 1)))
+        assert announced() == [*dids]
+    assert server.dropped("pds", "host") == 2
 
 
 async def test_without_a_document_an_account_event_of_a_pds_is_dropped(account: Account) -> None:

@@ -8,6 +8,7 @@ from tests.unit.admission.fakes import FakeKeys
 from jetstream.admission.hosting import Hosting
 from jetstream.admission.rules import Rules
 from jetstream.identity.addresses import endpoint
+from jetstream.steps import finish
 
 DID = "did:plc:a"
 URLS = {"one": "wss://PDS.one.test", "two": "ws://localhost:2583/xrpc/x", "same": "wss://pds.one.test:443"}
@@ -19,7 +20,7 @@ def hosting(pds: str | None, urls: dict[str, str] = URLS) -> Hosting:
     if pds is not None:
         keys.hosts[DID] = pds
     found = Hosting(Rules("off", chained=True, pass_unverified=True), keys)
-    found.use(urls)
+    finish(found.use((), urls, 100))
     return found
 
 
@@ -53,3 +54,14 @@ def test_a_url_that_is_none_speaks_for_nobody() -> None:
 )
 def test_the_source_that_is_a_pds(pds: str | None, source: str | None) -> None:
     assert hosting(pds).source_of(DID) == source
+
+
+def test_thousands_of_sources_are_set_in_steps_and_used_after_the_last() -> None:
+    found = hosting("h999.test")
+    urls = {f"{number}": f"wss://h{number}.test" for number in range(1_000)}
+    steps = found.use(("relay",), urls, 100)
+    for _ in range(10):
+        next(steps)
+        assert (found.source_of(DID), found.speakers(DID)) == (None, ())
+    finish(steps)
+    assert (found.source_of(DID), found.speakers(DID)) == ("999", ("999", "relay"))

@@ -6,19 +6,20 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from tests.serving import until
 from tests.unit.identity.accounts import TOMBSTONE, did_of, document, entry, key_of, operation
 from tests.unit.identity.fakes import NOW_S, Answers, Clock
 
+from jetstream.identity.answers import JUST_ASKED, UNREADABLE, Answer
 from jetstream.identity.cache import KeyCache
 from jetstream.identity.directories import Directories
 from jetstream.identity.documents import Declared
 from jetstream.identity.export import Progress
 from jetstream.identity.failures import KEY_FAILURES, NoKey
-from jetstream.identity.resolver import JUST_ASKED, UNREADABLE, Answer, Resolver
+from jetstream.identity.resolver import Resolver
 from jetstream.identity.store import KeyStore
 from jetstream.limits import KeyLimits
 from jetstream.metrics import Metrics
@@ -68,7 +69,7 @@ class Setup:
 
     async def settled(self) -> None:
         """Wait for refreshes in the background."""
-        while tasks := list(self.resolver._running.values()):
+        while tasks := list(self.resolver._shared._running.values()):
             await asyncio.wait(tasks)
 
 
@@ -387,6 +388,16 @@ class TestEarlierKeys:
         assert await setup.resolver.keys_at(DID, self.day_us * 3 // 2) == ([KEY], "")
         assert setup.resolver.cached(DID) == NEXT
         assert setup.resolver.pds(DID) == "b.test"
+
+    @pytest.mark.parametrize("created", [None, "", "yesterday", 3])
+    async def test_if_the_last_has_no_time_what_was_signed_before_it_may_be_genuine(
+        self, setup: Setup, created: Any
+    ) -> None:
+        setup.put(NEXT, pds="https://b.test")
+        setup.put_log((key_of(8), "1970-01-01T00:00:00Z"), self.log[0], (NEXT, created))
+        assert await setup.resolver.keys_at(DID, 3 * self.day_us) == ([NEXT], UNREADABLE)
+        assert await setup.resolver.keys_at(DID, self.day_us // 2) == ([key_of(8)], "")
+        assert setup.resolver.cached(DID) == NEXT
 
     async def test_if_the_document_has_no_key_either_the_earlier_ones_stay(self, setup: Setup) -> None:
         setup.put_log(self.log[0], ({"type": "rotate"}, "1970-01-03T00:00:00Z"))

@@ -80,15 +80,6 @@ def test_health_shows_the_first_of_thousands_of_reasons() -> None:
     assert body["reasons"][pages.REASONS_MAX :] == [f"and {1_000 - pages.REASONS_MAX} more"]
 
 
-def test_the_page_shows_the_upstreams() -> None:
-    status = replace(STATUS, pds=PdsStatus(Counter({"connected": 300, "reconnecting": 12}), ()))
-    answer = pages.page("classic", lambda: status)(ASKED)
-    shown = " ".join(answer.body.decode().partition("\nUpstreams\n")[2].split())
-    assert shown == (
-        "relay.example:443 idle: wss://relay.example 312 PDSes 300 connected, 0 idle, 12 reconnecting"
-    )
-
-
 @pytest.mark.parametrize(("writable", "code"), [(True, 200), (False, 503)])
 def test_health_fails_while_events_cannot_be_stored(writable: bool, code: int) -> None:
     status = replace(STATUS, log=replace(STATUS.log, writable=writable))
