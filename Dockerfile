@@ -26,6 +26,6 @@ EXPOSE 6008
 STOPSIGNAL SIGTERM
 # urlopen raises, and Python exits 1, when /health answers 503 or not at all.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=3 \
-  CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:6008/health', timeout=4)"]
+  CMD ["python", "-c", "import os, ssl, urllib.request as r; s = 'https' if os.getenv('JETSTREAM_TLS_CERT') else 'http'; r.urlopen(s + '://127.0.0.1:6008/health', timeout=4, context=ssl._create_unverified_context())"]
 ENTRYPOINT ["jetstream"]
 CMD ["serve"]

@@ -367,7 +367,7 @@ async def test_other_sites_may_read_it(start: Start) -> None:
     async with event_stream(service.port, method="OPTIONS", headers={"Origin": "https://x"}) as stream:
         assert stream.status == 200
         assert stream.headers["access-control-allow-origin"] == "*"
-        assert stream.headers["access-control-allow-headers"] == "*"
+        assert stream.headers["access-control-allow-headers"] == "*, Authorization"
     async with event_stream(service.port) as stream:
         assert stream.headers["access-control-allow-origin"] == "*"
 

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, NamedTuple
 
 from jetstream.settings import Network
 from jetstream.web.http import Request, is_host
 
+PEERS_REMEMBERED: Final = 256  # addresses of clients: nearly all may be that of one proxy
 # A parameter of `Forwarded`, quoted or not, and what ends it. It begins where a name does: a search that
 # began at each letter of a long name would take the square of its length.
 _PAIR: Final = re.compile(
@@ -45,14 +47,14 @@ def client_of(request: Request, peer: str, trusted: Sequence[Network]) -> Client
     """
     if not is_trusted(peer, trusted):
         return Client(peer, request)
-    elements = _forwarded(request) if "x-forwarded-for" not in request.headers else []
-    if elements:
+    elements = _forwarded(request)
+    addresses = request.headers.get("x-forwarded-for", "").split(",")
+    if "x-forwarded-for" in request.headers:
+        elements = [{}]
+    elif elements != [{}]:
         addresses = [each.get("for", "") for each in elements]
-        scheme, host = elements[0].get("proto", ""), elements[0].get("host", "")
-    else:
-        addresses = request.headers.get("x-forwarded-for", "").split(",")
-        scheme, host = _first(request, "x-forwarded-proto"), _first(request, "x-forwarded-host")
-    scheme = scheme.lower()
+    scheme = (elements[0].get("proto") or _first(request, "x-forwarded-proto")).lower()
+    host = elements[0].get("host") or _first(request, "x-forwarded-host")
     if scheme in ("http", "https"):
         request = request._replace(scheme=scheme)
     if is_host(host):
@@ -72,6 +74,7 @@ def _address(addresses: Sequence[str], peer: str, trusted: Sequence[Network]) ->
     return peer
 
 
+@lru_cache(PEERS_REMEMBERED)
 def is_loopback(peer: str) -> bool:
     """Tell whether an IP address is of this machine; an IPv4 address mapped into IPv6 counts, too."""
     address = _parse(peer)
@@ -112,7 +115,7 @@ def _forwarded(request: Request) -> list[dict[str, str]]:
         elements[-1][name.lower()] = _ESCAPED.sub(r"\1", quoted) if quoted else token
         if end == ",":
             elements.append({})
-    return elements if value else []
+    return elements
 
 
 def _first(request: Request, name: str) -> str:

@@ -220,7 +220,9 @@ def _enter(connection: Connection, *, replays: bool) -> Place:
 
     The visit of a client behind a proxy begins here.
     """
-    visit = connection.visit or connection.peers.visit(connection.peer)
+    visit = connection.visit
+    if visit is None and connection.peer != connection.origin:
+        visit = connection.peers.visit(connection.peer)
     if visit is None:
         return NO_PLACE
     replay = visit.refusal or (visit.replay() if replays else None)

@@ -129,6 +129,11 @@ def test_the_scheme_and_host_in_forwarded_are_those_of_the_outermost_proxy() -> 
     assert (seen.scheme, seen.host) == ("https", "jetstream.example:443")
 
 
+def test_a_scheme_that_forwarded_lacks_is_in_the_older_field() -> None:
+    both = forwarded("for=203.0.113.9", **{"x-forwarded-proto": "https"})
+    assert client_of(both, "127.0.0.1", TRUSTED).request.scheme == "https"
+
+
 def test_forwarded_does_not_count_beside_the_older_field() -> None:
     both = forwarded("for=198.51.100.1", **{"x-forwarded-for": "203.0.113.9"})
     assert client_of(both, "127.0.0.1", TRUSTED).address == "203.0.113.9"
