@@ -171,7 +171,7 @@ async def test_a_full_disk_holds_upstream_serves_readers_and_recovers_by_itself(
     async with process(relay.url, tmp_path, "--upstream-cursor", "0") as server:
         async with subscribe(server.port, cursor=1) as subscriber:
             before = await subscriber.events(20)
-            server.limit(resource.RLIMIT_FSIZE, 4096)
+            server.limit(resource.RLIMIT_FSIZE, 0)
             relay.publish(frames(21, 40))
             await server.says("degraded: the log cannot be written")
             status, body = await health(server.port)

@@ -231,14 +231,13 @@ async def test_a_fold_that_the_disk_refuses_is_tried_again(tmp_path: Path) -> No
 async def test_above_their_bound_those_that_did_not_change_for_long_are_forgotten(tmp_path: Path) -> None:
     limits = replace(BY_HAND, repo_changes=1_000, fold_repos=1_000, repo_states=4_000)
     log = await SqliteLog.open(tmp_path, limits=limits)
-    for start in range(0, 8_000, 1_000):
+    for start in range(0, 5_000, 1_000):
         await append(log, {numbered(number): state(number) for number in range(start, start + 1_000)})
         await log.maintain()
         assert rows(log, "repo") == log._state.repos.stored <= 4_000
-    old = sum(log.repo(numbered(number)) is not None for number in range(4_000))
-    new = sum(log.repo(numbered(number)) is not None for number in range(4_000, 8_000))
-    assert old + new == rows(log, "repo") > 3_000
-    assert new > 2 * old
+    assert rows(log, "repo") == 4_000
+    # At least half of each sample has not changed since, wherever it is taken: these are the ones that go.
+    assert all(log.repo(numbered(number)) is not None for number in range(4_000, 5_000))
     await log.close()
 
 
