@@ -63,7 +63,9 @@ _FALLING: Final = "SELECT state, crc, did FROM repo WHERE did < ? ORDER BY did D
 # Compares `state`, which begins with the rev.
 _OLDEST: Final = (
     "DELETE FROM repo WHERE did IN (SELECT did FROM"
-    " (SELECT did, state FROM repo WHERE did >= ? ORDER BY did LIMIT ?) ORDER BY state LIMIT ?)"
+    " (SELECT * FROM (SELECT did, state FROM repo WHERE did >= ?1 ORDER BY did LIMIT ?2)"
+    " UNION ALL SELECT * FROM (SELECT did, state FROM repo WHERE did < ?1 ORDER BY did LIMIT ?2) LIMIT ?2)"
+    " ORDER BY state LIMIT ?3)"
 )
 
 
@@ -260,12 +262,11 @@ def delete_folded(connection: sqlite3.Connection, last_id: int) -> bool:
 def forget_some(connection: sqlite3.Connection) -> int:
     """Delete the states with the oldest revs of a sample; return how many they are.
 
-    Keys are hashes, so neighbours are a sample. At the end of the table, the sample may be small or empty.
+    Keys are hashes, so neighbours are a sample. It goes on at the start of the table when it reaches the end.
     """
     with Transaction(connection):
         start = token_bytes(_DID_BYTES - 1)
         deleted = connection.execute(_OLDEST, (start, SAMPLED, SAMPLED // 2)).rowcount
-        deleted += connection.execute(_OLDEST, (b"", SAMPLED, SAMPLED // 2 - deleted)).rowcount
         count_states(connection, -deleted)
     return deleted
 
