@@ -19,10 +19,11 @@ LOOPBACK = "127.0.0.1"
 PIECE_BYTES = 1 << 16
 
 
-def certificate(directory: Path) -> Path:
-    """Write a certificate for 127.0.0.1, which is its own authority, and its key. Returns the file."""
+def certificate(directory: Path, host: str | None = None) -> Path:
+    """Write a certificate for a host or 127.0.0.1, its own authority, and its key. Returns the file."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, LOOPBACK)])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host or LOOPBACK)])
+    subject = x509.DNSName(host) if host else x509.IPAddress(ip_address(LOOPBACK))
     now = datetime.now(UTC)
     made = (
         x509.CertificateBuilder()
@@ -32,7 +33,7 @@ def certificate(directory: Path) -> Path:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(LOOPBACK))]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([subject]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )

@@ -39,7 +39,7 @@ class TokenBucket:
         return enough
 
     def overspend(self, now: float, cost: float) -> float:
-        """Take `cost` tokens, also where there are fewer. Return the seconds until none is owed."""
+        """Take `cost` tokens, even if the bucket has fewer. Return the seconds until its balance is 0."""
         self._gain(now)
         self._tokens -= cost
         return max(0.0, -self._tokens / self._per_second)

@@ -80,6 +80,17 @@ def changed(text: str, changes: dict[str, str]) -> str:
 
 
 @asynccontextmanager
+async def running_nginx(blocks: str, room: Path, port: int, modules: str = "") -> AsyncIterator[None]:
+    """Run nginx with some blocks of configuration, until it listens on a port, and while the block runs."""
+    (room / "nginx.conf").write_text(
+        f"{modules}pid {room}/pid;\ndaemon off;\nerror_log {room}/error.log;\nevents {{}}\n{blocks}"
+    )
+    async with program(installed("nginx"), "-e", room / "error.log", "-c", room / "nginx.conf"):
+        await listening(port)
+        yield
+
+
+@asynccontextmanager
 async def nginx(server_port: int, room: Path) -> AsyncIterator[int]:
     """Run nginx with our example. Gives its port, with TLS."""
     port, pem = free_port(), certificate(room)
@@ -96,11 +107,7 @@ async def nginx(server_port: int, room: Path) -> AsyncIterator[int]:
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     temporary = "".join(f"{kind}_temp_path {room}/{kind};\n" for kind in kinds)
     main = f"{temporary}access_log off;\nerror_log {room}/error.log;\ninclude {room}/jetstream.conf;\n"
-    (room / "nginx.conf").write_text(
-        f"pid {room}/pid;\ndaemon off;\nerror_log {room}/error.log;\nevents {{}}\nhttp {{\n{main}}}\n"
-    )
-    async with program(installed("nginx"), "-e", room / "error.log", "-c", room / "nginx.conf"):
-        await listening(port)
+    async with running_nginx(f"http {{\n{main}}}\n", room, port):
         yield port
 
 
@@ -136,12 +143,7 @@ async def nginx_stream(server_port: int, room: Path) -> AsyncIterator[int]:
         (DEPLOY / "nginx" / "jetstream-stream.conf").read_text(),
         {"listen 443": f"listen 127.0.0.1:{port}", "127.0.0.1:6008": f"127.0.0.1:{server_port}"},
     )
-    log = f"error_log {room}/error.log;\n"
-    (room / "nginx.conf").write_text(
-        f"load_module {STREAM_MODULE};\npid {room}/pid;\ndaemon off;\n{log}events {{}}\n{example}"
-    )
-    async with program(installed("nginx"), "-e", room / "error.log", "-c", room / "nginx.conf"):
-        await listening(port)
+    async with running_nginx(example, room, port, f"load_module {STREAM_MODULE};\n"):
         yield port
 
 

@@ -17,7 +17,6 @@ from tests.plc import (
     bomb,
     broken,
     busy,
-    certificate,
     cut,
     drip,
     endless,
@@ -26,6 +25,7 @@ from tests.plc import (
     key_requests,
     local,
     says,
+    tls_contexts,
 )
 from tests.serving import until
 from tests.unit.identity.accounts import did_of, document, key_of
@@ -156,7 +156,7 @@ async def test_no_request_is_made_while_the_directory_wants_a_pause(setup: Setup
 
 class TestDidWeb:
     async def test_its_document_is_fetched_by_https(self, setup: Setup, tmp_path: Path) -> None:
-        server, client = certificate(tmp_path, HOST)
+        server, client = tls_contexts(tmp_path, HOST)
         asked = []
 
         async def serve(request: web.Request) -> web.StreamResponse:
@@ -177,7 +177,7 @@ class TestDidWeb:
         ],
     )
     async def test_a_hostile_host(self, setup: Setup, tmp_path: Path, handler: Any, reason: str) -> None:
-        server, client = certificate(tmp_path, HOST)
+        server, client = tls_contexts(tmp_path, HOST)
         port = await setup.server(handler, tls=server)
         web_hosts = PublicFetcher(8, lambda _: True, client, names(port, "127.0.0.1"))
         limits = LIMITS if reason == "timeout" else PATIENT
@@ -196,7 +196,7 @@ class TestDidWeb:
     async def test_a_host_that_never_stops(
         self, setup: Setup, tmp_path: Path, flood: bytes, reason: str
     ) -> None:
-        server, client = certificate(tmp_path, HOST)
+        server, client = tls_contexts(tmp_path, HOST)
 
         async def send(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             with suppress(ConnectionError):
@@ -215,7 +215,7 @@ class TestDidWeb:
 
     async def test_a_connection_that_stays_open(self, setup: Setup, tmp_path: Path) -> None:
         """The length of a response ends it, where its server does not."""
-        server, client = certificate(tmp_path, HOST)
+        server, client = tls_contexts(tmp_path, HOST)
         body = orjson.dumps(document(WEB, KEY))
 
         async def send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -234,7 +234,7 @@ class TestDidWeb:
         listener.close()
 
     async def test_the_next_address_is_tried(self, setup: Setup, tmp_path: Path) -> None:
-        server, client = certificate(tmp_path, HOST)
+        server, client = tls_contexts(tmp_path, HOST)
         port = await setup.server(says(orjson.dumps(document(WEB, KEY))), tls=server)
 
         def look_up(*_: Any, **__: Any) -> list[Any]:
@@ -245,7 +245,7 @@ class TestDidWeb:
         assert await resolver.resolve(WEB) == Answer(KEY, "", "")
 
     async def test_a_certificate_that_nobody_trusts(self, setup: Setup, tmp_path: Path) -> None:
-        server, _ = certificate(tmp_path, HOST)
+        server, _ = tls_contexts(tmp_path, HOST)
         port = await setup.server(says(orjson.dumps(document(WEB, KEY))), tls=server)
         web_hosts = PublicFetcher(8, lambda _: True, look_up=names(port, "127.0.0.1"))
         resolver = await setup.resolver([], web_hosts, PATIENT)
@@ -265,7 +265,7 @@ class TestDidWeb:
 
     async def test_a_name_that_is_resolved_again_is_checked_again(self, setup: Setup, tmp_path: Path) -> None:
         """DNS rebinding: the first answer is public, and the next one is not."""
-        server, client = certificate(tmp_path, HOST)
+        server, client = tls_contexts(tmp_path, HOST)
         port = await setup.server(broken, tls=server)
 
         def allowed(address: str) -> bool:

@@ -137,6 +137,16 @@ async def test_each_fault_gets_its_verdict_and_nothing_else_does(start: Start, s
         assert len(await service.log.gaps(0, ALL)) == got["gap"]
 
 
+async def merging(start: Start, network: SimulatedNetwork, verify: str) -> Service:
+    """Start a server that reads both relays, send everything, and return it once all is settled."""
+    given: dict[str, Any] = {"upstream": upstreams(network), "upstream_cursor": BOTH, "verify": verify}
+    service = await start(limits=replace(patient(10.0), keys=KEYS), **given, **keys_of(network))
+    await network.wait_subscribed(2)
+    await network.run(MERGED, RATE)
+    await settled(service, network)
+    return service
+
+
 def pair(loss: float, outage_s: float) -> tuple[Relay, Relay]:
     """Return two relays that lose a share of messages, and what comes while they are out."""
     relay = partial(Relay, loss=loss, outage_s=outage_s, every_s=5.0)
@@ -154,11 +164,7 @@ async def test_two_relays_that_lose_different_messages_give_everything_once(
         repos=100, records=5, seed=seed, relays=relays, disjoint=True, rotations=0.002
     )
     async with network.serving():
-        given: dict[str, Any] = {"upstream": upstreams(network), "upstream_cursor": BOTH, "verify": verify}
-        service = await start(limits=replace(patient(10.0), keys=KEYS), **given, **keys_of(network))
-        await network.wait_subscribed(2)
-        await network.run(MERGED, RATE)
-        await settled(service, network)
+        service = await merging(start, network, verify)
         lost = Counter((line["relay"], line["fault"]) for line in network.ledger)
         figures(verify, seed, dict(lost), dict(await verdicts(service)))
         assert lost.keys() == {(name, fault) for name in "ab" for fault in ("loss", "outage")}
@@ -175,11 +181,7 @@ async def test_what_both_relays_have_lost_is_told_and_all_else_is_there(
 ) -> None:
     network = simulated_network(repos=100, records=5, seed=seed, relays=pair(0.05, 1.5), rotations=0.002)
     async with network.serving():
-        given: dict[str, Any] = {"upstream": upstreams(network), "upstream_cursor": BOTH, "verify": verify}
-        service = await start(limits=replace(patient(10.0), keys=KEYS), **given, **keys_of(network))
-        await network.wait_subscribed(2)
-        await network.run(MERGED, RATE)
-        await settled(service, network)
+        service = await merging(start, network, verify)
         gaps, (lost, lost_between) = await service.log.gaps(0, ALL), lost_revs(network)
         figures(verify, seed, len(network.missing(level="full")), len(lost), len(gaps))
         await assert_equal_to_truth(service, network)

@@ -65,6 +65,7 @@ _ABOUT: Final = (
 _TOKEN: Final = response("the token is missing or unknown", SENTENCE, ("WWW-Authenticate",))
 _ADDRESS: Final = response("the address of the client has too many", SENTENCE, ("Retry-After",))
 _LOCAL: Final = response("without tokens, this is for programs of the server's machine", SENTENCE)
+_OPERATORS: Final = {"401": _TOKEN, "403": _LOCAL}
 _NUMBER: Final[Schema] = {"type": "integer", "minimum": 0}
 _FILE_FIELDS: Final = (
     *("Cache-Control", "ETag"),
@@ -286,8 +287,7 @@ def _subscribers() -> Json:
     responses = {
         "200": response("a page of them", json_of("Subscribers"), ("Cache-Control",)),
         "400": response("a number that cannot be read", SENTENCE),
-        "401": _TOKEN,
-        "403": _LOCAL,
+        **_OPERATORS,
     }
     parameters = (
         in_query(Parameter("after", "the ID after which to begin: next of the page before", _NUMBER)),
@@ -300,8 +300,7 @@ def _kick() -> Json:
     responses = {
         "200": response("how many were disconnected", json_of("Kicked")),
         "400": response("a body that cannot be used: the sentence says why", SENTENCE),
-        "401": _TOKEN,
-        "403": _LOCAL,
+        **_OPERATORS,
         "411": response("no Content-Length", SENTENCE),
     }
     operation = _operation("kick", "Disconnect subscribers, for operators", responses)

@@ -49,7 +49,7 @@ class _File(NamedTuple):
 
 
 class PageFiles:
-    """The files of a folder. They are read when they are first needed: many servers are never looked at."""
+    """The files of a folder. They are read on the first request."""
 
     def __init__(self, folder: Path = _FOLDER) -> None:
         self._folder = folder

@@ -1,4 +1,4 @@
-"""Whom connections come from: which peers are proxies, and what the address of a client may have. Pure."""
+"""The trusted proxies, and the limits for each client address. Pure."""
 
 from __future__ import annotations
 

@@ -150,12 +150,13 @@ class SqliteLog:
                 raise LogUnwritable(state.path, "too many states of repositories wait to be written")
             try:
                 columns = Columns.of(batch) if count else None
-                if state.space.spend(_size(columns, changes)):
+                size = _size(columns, changes)
+                if state.space.spend(size):
                     self._upkeep.wake()
                 if count and batch.last > state.reservation.until_us:
                     await self._reserve(batch.last)
                 with TranslatedErrors(state.path):
-                    if tombstones or not self._write_ahead(batch, columns, changes):
+                    if tombstones or not self._write_ahead(batch, columns, changes, size):
                         self._commit(batch, columns, changes, tombstones)
             except LogUnwritable:
                 state.writable = False
@@ -177,14 +178,15 @@ class SqliteLog:
         with short_switch_interval(), TranslatedErrors(self._state.path):
             await asyncio.to_thread(self._state.reservation.extend, position)
 
-    def _write_ahead(self, batch: Batch, columns: Columns | None, changes: Changes) -> bool:
+    def _write_ahead(self, batch: Batch, columns: Columns | None, changes: Changes, size: int) -> bool:
         """Write one append to the journal; return False if it is none for it: large, or with rare changes.
 
         While the database cannot be written, none is: so a disk that refuses is noticed at the next append.
         """
         state, cursors = self._state, changes.cursors
-        is_rare = changes.gaps or changes.accounts or cursors.keys() != state.cursors.keys()
-        if is_rare or state.space.full or _size(columns, changes) > state.limits.journaled_bytes:
+        if size > state.limits.journaled_bytes or state.space.full:
+            return False
+        if changes.gaps or changes.accounts or cursors.keys() != state.cursors.keys():
             return False
         moved = self._moved(cursors)
         if sum(len(each.unstored) for each in moved.values()) > state.limits.journaled_seqs:
