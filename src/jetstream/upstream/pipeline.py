@@ -84,10 +84,11 @@ class DecodedBatch:
     def add(self, envelope: Envelope, events: Sequence[Event], drops: Sequence[str]) -> None:
         """Add what was extracted from an accepted frame."""
         self.events += events
-        for reason in drops:
-            self.drops[reason] += 1
-        fields = envelope.fields
-        if fields.get("tooBig") is True and not envelope.drop:
+        if drops:
+            for reason in drops:
+                self.drops[reason] += 1
+        _, _, fields, drop = envelope
+        if fields.get("tooBig") is True and not drop:
             self.too_big += 1
         time = fields.get("time")
         if type(time) is str:
