@@ -17,6 +17,7 @@ from cryptography.x509.oid import NameOID
 
 LOOPBACK = "127.0.0.1"
 PIECE_BYTES = 1 << 16
+VALID_DAYS = 30
 
 
 def certificate(directory: Path, host: str | None = None) -> Path:
@@ -32,7 +33,7 @@ def certificate(directory: Path, host: str | None = None) -> Path:
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
+        .not_valid_after(now + timedelta(days=VALID_DAYS))
         .add_extension(x509.SubjectAlternativeName([subject]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())

@@ -12,7 +12,6 @@ part fails, the subscribers are closed and the error ends the server.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
@@ -26,9 +25,8 @@ from jetstream.delivery.delivery import Delivery
 from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.subscriber import Close
 from jetstream.dictionary.choice import Dictionaries
-from jetstream.dictionary.own import OWN
 from jetstream.dictionary.public import PublicDictionary, fetch_in_process
-from jetstream.errors import SettingError
+from jetstream.endpoints import Endpoints, Parts
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.figures import Figures, log_ends
 from jetstream.intake import Intake, starts_of, upstreams_of
@@ -46,21 +44,11 @@ from jetstream.runtime import (
     tune_gc,
     written_bytes,
 )
-from jetstream.settings import Address, Settings, require_data_dir
+from jetstream.settings import Settings, require_data_dir
 from jetstream.status import Status
-from jetstream.web import dictionary, front_page, openapi, page_files, pages, ready, status_page, xrpc
 from jetstream.web.access import Access
-from jetstream.web.dialect import SHUTDOWN, SubscribeDialect
-from jetstream.web.did_lists import BODY_BYTES_MAX, DidLists
-from jetstream.web.event_stream import EventStreamDialect
-from jetstream.web.explain import Explain
-from jetstream.web.gaps import Gaps
-from jetstream.web.methods import GET_ZSTD_DICTIONARY, PREFIX, SUBSCRIBE_EVENTS
-from jetstream.web.positions import cursors
-from jetstream.web.server import Routes, Server, Upload
-from jetstream.web.subscribe import FAILED, Subscribe
-from jetstream.web.subscribers import BODY_BYTES_MAX as KICK_BYTES_MAX
-from jetstream.web.subscribers import Subscribers
+from jetstream.web.dialect import SHUTDOWN
+from jetstream.web.subscribe import FAILED
 
 logger = structlog.get_logger(__name__)
 
@@ -86,8 +74,8 @@ async def serve(settings: Settings, limits: Limits = Limits()) -> None:
 class Service:
     """One server: its upstreams, a log, the delivery to subscribers, and the routes.
 
-    `clock` gives unix microseconds, as the machine has them. `log`, `delivery`, `intake`, `subscribe` and
-    `servers` are built by `run`, and exist from `started` on.
+    `clock` gives unix microseconds, as the machine has them. `log`, `delivery`, `intake`, `endpoints`
+    and `subscribe` are built by `run`, and exist from `started` on.
     """
 
     def __init__(
@@ -96,14 +84,17 @@ class Service:
         self.settings = settings
         self.metrics = Metrics(RENDERERS)
         self.conditions = Conditions()
-        self.port = 0  # of the main listener, once it is open
-        self.metrics_port: int | None = None  # of the second listener, if there is one
         self.started = asyncio.Event()  # set once the listeners are open and the parts run
         self._limits = limits
         self._clock = SteadyClock(int(settings.clock_settle * 1_000_000), clock)
         self._figures = Figures(self.metrics, self.status, limits.runtime)
         self._stopping = asyncio.Event()  # set by `stop`
         self._reloading = asyncio.Event()  # set by `reload`, until the file is read
+
+    @property
+    def port(self) -> int:
+        """The port of the main listener, once it is open."""
+        return self.endpoints.port
 
     def reload(self) -> None:
         """Ask `run` to read `--upstream-file` again, and read the other files that settings name."""
@@ -178,7 +169,7 @@ class Service:
         await self.intake.open()
         self.metrics.watch(self.status)
         self._check_clock()
-        self.servers = servers = await self._listen()
+        await self._listen()
         if shortage is not None:
             shortage.warn()
         try:
@@ -189,8 +180,7 @@ class Service:
                 self.started.set()
                 await self._stopping.wait()
                 logger.info("stopping", subscribers=len(self.subscribe))
-                for server in servers:
-                    server.stop_accepting()
+                self.endpoints.stop_accepting()
                 await cancelled(upstream)
                 await self._close_subscribers(SHUTDOWN)
                 await cancelled(delivery)
@@ -199,8 +189,7 @@ class Service:
             await self._close_subscribers(FAILED)
             raise first_error(group) from group
         finally:
-            for server in servers:
-                await server.close()
+            await self.endpoints.close()
 
     async def _watch(self) -> None:
         """Do what is due now and then, although nobody asks for it."""
@@ -208,7 +197,7 @@ class Service:
             await asyncio.sleep(self._limits.runtime.watch_every_s)
             self._check_clock()
             self.intake.check()
-            self._did_lists.expire()
+            self.endpoints.did_lists.expire()
             self.access.check()
             self._figures.take()
             tell_omitted()
@@ -218,97 +207,27 @@ class Service:
         reason = clock_reason(self.log.tip, now_us, clock.ignored_us, self.settings.clock_settle)
         self.conditions.set("clock", reason)
 
-    async def _listen(self) -> list[Server]:
+    async def _listen(self) -> None:
         """Open the listeners, and say where everything is."""
-        settings = self.settings
-        self._did_lists = did_lists = DidLists(self._limits.web, time.monotonic)
-        self.subscribe = Subscribe(
-            self.delivery,
-            self.metrics,
-            buffer_bytes=settings.subscriber_buffer,
-            subscribers_max=settings.max_subscribers,
-            did_lists=did_lists,
-            limits=self._limits.web,
-        )
-        own = dictionary.page(lambda: OWN.data)
-        files = page_files.PageFiles()
-        routes = {
-            "/": front_page.page(settings.wire, self.status, files, metrics=settings.metrics_listen is None),
-            "/favicon.ico": files.icon,
-            "/health": pages.health(self.status),
-            "/ready": ready.page(self.status),
-            "/status.json": self._status_page(),
-            "/cursors": cursors(self.delivery.positions, self._clock),
-            "/zstd-dictionary": own,
-            "/openapi.json": openapi.page(settings.wire, metrics=settings.metrics_listen is None),
-        }
-        wires = {"/subscribe": settings.wire, "/v1/subscribe": "v1"}
-        dictionaries = Dictionaries(self._dictionary)
-        compressed = dictionaries.framing
-        dialects = {
-            path: SubscribeDialect(wire, compressed, self._limits.web, self._clock, did_lists.find)
-            for path, wire in wires.items()
-        }
-        upgrades = {path: self.subscribe.on(dialect) for path, dialect in dialects.items()}
-        stream = EventStreamDialect(self.metrics, self._limits.web, self._clock, did_lists.find)
-        upgrades["/events"] = self.subscribe.on(stream)
-        events = xrpc.SubscribeEventsDialect(
-            self._oldest_us, compressed, self._limits.web, self._clock, did_lists.find
-        )
-        explain = Explain(
+        parts = Parts(
             self.log,
-            settings.wire,
-            self.delivery.positions,
-            dictionaries,
-            self._limits.web,
-            find_list=did_lists.find,
-            now_us=self._clock,
+            self.delivery,
+            Dictionaries(self._dictionary),
+            self.metrics,
+            self._figures,
+            self.status,
+            self._clock,
         )
-        upgrades["/explain"] = explain.handle
-        upgrades["/gaps"] = Gaps(self.log, self._limits.web, now_us=self._clock).handle
-        methods = xrpc.Xrpc({SUBSCRIBE_EVENTS: self.subscribe.on(events)}, {GET_ZSTD_DICTIONARY: own})
-        trees = {PREFIX: methods.answer, page_files.PREFIX: files.answer}
-        figures = pages.metrics(self.metrics, self._limits.web)
-        if settings.metrics_listen is None:
-            routes["/metrics"] = figures
-        subscribers = Subscribers(self.subscribe, self._clock)
-        upgrades["/subscribers.json"] = subscribers.list
-        uploads = {
-            "/filters": Upload(did_lists.handle, BODY_BYTES_MAX),
-            "/subscribers/kick": Upload(subscribers.kick, KICK_BYTES_MAX),
-        }
-        served = Routes(routes, upgrades, trees, uploads, self.access.guards)
-        servers = [Server(self.metrics, served, self._limits.web, self.access.peers, self.access.tls)]
-        self.port = await _start(servers[0], "--listen", settings.listen)
-        if settings.metrics_listen is not None:
-            servers.append(
-                Server(
-                    self.metrics, Routes({"/metrics": figures}, guards=self.access.guards), self._limits.web
-                )
-            )
-            self.metrics_port = await _start(servers[1], "--metrics-listen", settings.metrics_listen)
-        base = f"{settings.listen.host or 'localhost'}:{self.port}"
-        ws, http = ("ws", "http") if self.access.tls is None else ("wss", "https")
-        listen = settings.metrics_listen
-        metrics = f"{http}://{base}/metrics" if listen is None else f"http://{listen}/metrics"
+        self.endpoints = Endpoints(self.settings, self.access, parts, self._limits.web)
+        self.subscribe = self.endpoints.subscribe
+        await self.endpoints.start()
         logger.info(
             "listening",
-            subscribe=f"{ws}://{base}/subscribe",
-            client_libraries=f"{ws}://{base}/v1/subscribe",
-            metrics=metrics,
-            verify=settings.verify,
+            **self.endpoints.urls(),
+            verify=self.settings.verify,
             **log_ends(self.log.statistics().newest_us, self._clock()),
             **self.intake.fields(),
         )
-        return servers
-
-    def _status_page(self) -> pages.Page:
-        settings = self.settings
-        server = status_page.Server(self._clock(), settings.retention, settings.retention_bytes)
-        return status_page.page(server, self.status, self._figures.statistics, self.metrics, self._limits.web)
-
-    def _oldest_us(self) -> int | None:
-        return self.log.oldest_us
 
     async def _close_subscribers(self, close: Close) -> None:
         self.subscribe.close_all(close)
@@ -334,15 +253,8 @@ class Service:
             subscribers_max=self.settings.max_subscribers,
             collections=self.metrics.collections.totals(),
             written_bytes=written_bytes(),
+            certificate_expires_s=self.access.certificate_expires_s,
             stopping=self._stopping.is_set(),
             ready_idle_s=self.settings.ready_idle,
             ready_lag_s=self.settings.ready_lag,
         )
-
-
-async def _start(server: Server, flag: str, address: Address) -> int:
-    try:
-        return await server.start(*address)
-    except OSError as error:
-        problem = (error.strerror or str(error)).partition(" (while ")[0]  # Python repeats the address
-        raise SettingError(flag, str(address), f"cannot be listened on: {problem}") from error

@@ -28,7 +28,7 @@ CONDITIONS: Final = {
     "keys_not_followed": "the directory's export cannot be read, so signing keys are fetched one by one",
     "upstream_gone": "an upstream is gone, and others are connected",
     "upstreams_gone": "all upstreams are gone",
-    "certificate": "the new TLS certificate cannot be used",
+    "certificate": "the TLS certificate expires soon, or a new one cannot be used",
     "not_a_firehose": "upstream sends text, as a Jetstream does, and not the frames of a firehose",
 }
 
@@ -45,7 +45,7 @@ HINTS: Final = {
     "keys_not_followed": "check that this machine reaches the first --plc-url",
     "upstream_gone": "check that this machine reaches it; if it has moved, change --upstream",
     "upstreams_gone": "check the network of this machine; `jetstream simulate` makes an upstream to try with",
-    "certificate": "replace the files of --tls-cert and --tls-key; they are read again by themselves",
+    "certificate": "renew it: the files of --tls-cert and --tls-key are read again by themselves",
     "not_a_firehose": "give --upstream a relay or a PDS, such as wss://bsky.network",
 }
 

@@ -45,6 +45,11 @@ def gauges(status: Status) -> Iterator[Metric]:
         ("disk_free_bytes", "Free bytes of the disk that the log is on.", log.disk_free_bytes),
         ("verify_waiting", "Messages that wait for a key, or for those before them.", status.waiting),
         ("ready", "1 while /ready answers 200.", not status.not_ready),
+        (
+            "certificate_expires_seconds",
+            "When the TLS certificate expires, in unix seconds.",
+            status.certificate_expires_s,
+        ),
         ("subscribers_max", "The limit of subscribers.", status.subscribers_max),
     ):
         yield from _gauge(name, text, [((), value)])

@@ -94,6 +94,7 @@ class Status:
     subscribers_max: int = 0
     collections: Mapping[str, int] = field(default_factory=dict)  # events of the most frequent, and of others
     written_bytes: int | None = None  # by this process, to disk; None: the system does not say
+    certificate_expires_s: float | None = None  # in unix seconds; None: there is no TLS
     stopping: bool = False
     ready_idle_s: float | None = None  # the settings `--ready-idle` and `--ready-lag`; None: not checked
     ready_lag_s: float | None = None

@@ -1,4 +1,4 @@
-"""The image of the Dockerfile, built and run, where buildah is: see `deploy/image/build`."""
+"""The image of the Dockerfile, built and run: see `deploy/image/build`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.foreign.conftest import missing
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -17,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_it_is_built_runs_as_its_own_user_and_is_healthy(tmp_path: Path) -> None:
     for program in ("buildah", "debootstrap"):
         if shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin") is None:
-            pytest.skip(f"{program} is not installed; the contents of the image are tested without it")
+            missing(program)
     if os.geteuid() != 0:
         pytest.skip("a base image is made as root")
     command = [ROOT / "deploy" / "image" / "build", tmp_path]

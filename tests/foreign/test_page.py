@@ -580,3 +580,56 @@ class TestAccess:
             await expect(
                 tab.page.get_by_text(f"ws://127.0.0.1:{service.port}/v1/subscribe").first
             ).to_be_visible()
+
+
+class TestTokens:
+    OPERATOR = "operator-0123456789"
+    SUBSCRIBER = "subscriber-0123456789"
+
+    @pytest.fixture
+    async def service(self, start: Start, tmp_path: Path) -> Service:
+        operators, subscribers = tmp_path / "operators", tmp_path / "subscribers"
+        operators.write_text(f"olga:{self.OPERATOR}\n")
+        subscribers.write_text(f"sam:{self.SUBSCRIBER}\n")
+        return await start(upstream_cursor=0, operator_tokens=operators, subscriber_tokens=subscribers)
+
+    @pytest.fixture
+    async def tab(self, service: Service) -> AsyncIterator[Tab]:
+        async with looking(service.port, requests_fail=True) as tab:
+            yield tab
+
+    @staticmethod
+    async def use(tab: Tab, token: str) -> None:
+        form = tab.page.get_by_role("form", name="Token")
+        await form.get_by_label("Token", exact=True).fill(token)
+        await form.get_by_role("button", name="Use").click()
+
+    async def test_figures_need_that_of_an_operator(self, tab: Tab) -> None:
+        state = tab.page.get_by_role("banner").get_by_role("status")
+        form = tab.page.get_by_role("form", name="Token")
+        await expect(state).to_have_text("needs a token")
+        await expect(form).to_contain_text("/status.json needs a token")
+        await self.use(tab, self.SUBSCRIBER)
+        await expect(form).to_contain_text("the token is unknown")
+        await self.use(tab, self.OPERATOR)
+        await expect(state).to_have_text("ready")
+        await expect(form).to_be_hidden()
+        await tab.page.reload()
+        await expect(state).to_have_text("ready")
+        assert not any(self.OPERATOR in url for url in tab.asked)
+
+    async def test_the_viewer_goes_on_with_that_of_a_subscriber(self, tab: Tab, upstream: Upstream) -> None:
+        form = tab.page.get_by_role("form", name="Token")
+        await tab.start()
+        await expect(form).to_contain_text("/subscribe needs a token")
+        await expect(tab.state).to_have_text("Refused")
+        await self.use(tab, self.SUBSCRIBER)
+        await connected(tab)
+        upstream.post("for sam")
+        await expect(tab.rows.first).to_contain_text("for sam")
+        assert self.SUBSCRIBER not in await tab.page.locator("#snippet").inner_text()
+
+    async def test_the_form_is_within_reach_of_everybody(self, tab: Tab) -> None:
+        await expect(tab.page.get_by_role("form", name="Token")).to_be_visible()
+        found = await Axe().run(tab.page)
+        assert found.response["violations"] == []

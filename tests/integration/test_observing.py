@@ -87,10 +87,10 @@ async def test_label_values_come_from_fixed_lists_and_settings(relay: Relay, sta
 
 async def test_metrics_may_have_an_address_of_their_own(relay: Relay, start: Start) -> None:
     service = await start(metrics_listen=LOOPBACK)
-    assert service.metrics_port is not None
-    assert (await figures(service.metrics_port))["jetstream_log_writable"] == 1
+    assert service.endpoints.metrics_port is not None
+    assert (await figures(service.endpoints.metrics_port))["jetstream_log_writable"] == 1
     assert (await get(service.port, "/metrics"))[0] == 404
-    assert (await get(service.metrics_port, "/subscribe"))[0] == 404
+    assert (await get(service.endpoints.metrics_port, "/subscribe"))[0] == 404
 
 
 async def test_a_condition_is_a_reason_and_a_gauge(relay: Relay, start: Start) -> None:

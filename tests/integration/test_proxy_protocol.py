@@ -125,7 +125,7 @@ async def test_a_proxy_that_goes_leaves_nothing_behind(service: Service) -> None
 
 def connections(service: Service) -> dict[object, None]:
     """Return all connections of a server that speak HTTP, or will."""
-    server: Server = service.servers[0]
+    server: Server = service.endpoints.servers[0]
     return server._connections._all  # type: ignore[return-value]
 
 
@@ -156,7 +156,7 @@ async def test_subscribers_are_not_shown_to_clients_of_a_proxy(service: Service)
 
 async def test_metrics_of_another_address_need_no_head(start: Start) -> None:
     service = await start(proxy_protocol=True, trusted_proxies=PROXY, metrics_listen=LOOPBACK)
-    assert service.metrics_port is not None
-    assert (await get(service.metrics_port, "/metrics"))[0] == 200
+    assert service.endpoints.metrics_port is not None
+    assert (await get(service.endpoints.metrics_port, "/metrics"))[0] == 200
     health = await answer(service.port, b"PROXY UNKNOWN\r\n" + HEALTH)
     assert json.loads(health.partition(b"\r\n\r\n")[2])["status"] in {"ok", "degraded"}

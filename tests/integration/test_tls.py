@@ -183,7 +183,7 @@ async def test_a_handshake_must_be_whole_in_time(part: bytes, start: Start, pem:
 async def test_unfinished_handshakes_are_closed_when_others_need_their_room(start: Start, pem: Path) -> None:
     service = await start(tls_cert=pem, limits=Limits(web=WebLimits(connections_max=1)))
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
-    await until(lambda: len(service.servers[0]._connections._all) == 1)
+    await until(lambda: len(service.endpoints.servers[0]._connections._all) == 1)
     assert (await fetch(service, pem))[0] == 200
     async with asyncio.timeout(PATIENCE_S):
         assert await reader.read() == b""

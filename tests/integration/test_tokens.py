@@ -138,9 +138,9 @@ async def test_a_preflight_needs_no_token(service: Service) -> None:
 
 async def test_metrics_of_another_address_need_the_token_too(start: Start, files: dict[str, Path]) -> None:
     service = await start(operator_tokens=files["operator_tokens"], metrics_listen=LOOPBACK)
-    assert service.metrics_port is not None
-    assert (await get(service.metrics_port, "/metrics"))[0] == 401
-    assert (await get(service.metrics_port, "/metrics", **bearer(OPERATOR)))[0] == 200
+    assert service.endpoints.metrics_port is not None
+    assert (await get(service.endpoints.metrics_port, "/metrics"))[0] == 401
+    assert (await get(service.endpoints.metrics_port, "/metrics", **bearer(OPERATOR)))[0] == 200
     assert (await get(service.port, "/gaps"))[0] == 200
 
 

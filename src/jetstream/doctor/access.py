@@ -9,16 +9,13 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
-from cryptography import x509
-
 from jetstream.doctor.finding import Finding, size
 from jetstream.doctor.machine import EVENTS_PER_S
 from jetstream.errors import SettingError
 from jetstream.settings import Settings
-from jetstream.web.certificate import load
+from jetstream.web.certificate import EXPIRES_SOON, expiry, load
 from jetstream.web.guard import TokenFile
 
-EXPIRES_WARN: Final = timedelta(days=14)
 MESSAGE_BYTES: Final = 500  # of an event on a socket; measured in docs/benchmarks.md
 _LOOPBACK: Final = (ip_address("127.0.0.1"), ip_address("::1"))
 
@@ -42,16 +39,16 @@ def check_certificate(chain: Path, key: Path | None, now: datetime) -> Finding:
     key = key or chain
     try:
         load(chain, key)
-        leaf = x509.load_pem_x509_certificates(chain.read_bytes())[0]
+        expires = expiry(chain)
     except (SettingError, ValueError) as error:
         return Finding(
             "tls", "fail", str(error), "give --tls-cert and --tls-key PEM files that belong together"
         )
-    left = leaf.not_valid_after_utc - now
-    text = f"the certificate is valid until {leaf.not_valid_after_utc:%Y-%m-%d}"
+    left = expires - now
+    text = f"the certificate is valid until {expires:%Y-%m-%d}"
     if left <= timedelta(0):
         return Finding("tls", "fail", text, "renew it: clients refuse it")
-    if left < EXPIRES_WARN:
+    if left < EXPIRES_SOON:
         return Finding("tls", "warn", text, "renew it: the server reads it again by itself")
     if _others_read(key):
         return Finding("tls", "warn", f"every user can read the key in {key}", f"chmod o-r {key}")

@@ -52,6 +52,11 @@ class Access:
         certificate = self.certificate
         return None if certificate is None else lambda: certificate.context
 
+    @property
+    def certificate_expires_s(self) -> float | None:
+        """When the certificate expires, in unix seconds; None: there is no TLS."""
+        return None if self.certificate is None else self.certificate.expires.timestamp()
+
     def check(self) -> None:
         """Use a new certificate if there is one. To be called now and then."""
         if self.certificate is not None:

@@ -1,20 +1,25 @@
 """The certificate with which the server makes TLS handshakes, and how a new one comes into force.
 
 The files are looked at every few seconds, and at a SIGHUP. Connections that are open keep what they have. A
-file that cannot be used changes nothing: the condition `certificate` says why until one can be.
+file that cannot be used changes nothing: the condition `certificate` says why until one can be. It also says
+that the certificate in force is about to expire.
 """
 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 import structlog
+from cryptography import x509
 
 from jetstream.conditions import Conditions
 from jetstream.errors import SettingError
 
+EXPIRES_SOON: Final = timedelta(days=14)
 _CONDITION: Final = "certificate"
 
 logger = structlog.get_logger(__name__)
@@ -25,29 +30,51 @@ Stamp = tuple[tuple[int, int, int], ...]  # of each file: when it was changed, i
 class Certificate:
     """A certificate and its key, in PEM files. Raises SettingError if they cannot be used."""
 
-    def __init__(self, chain: Path, key: Path, conditions: Conditions) -> None:
+    def __init__(
+        self,
+        chain: Path,
+        key: Path,
+        conditions: Conditions,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self._chain = chain
         self._key = key
         self._conditions = conditions
+        self._now = now
         # Of the files that were last read, whether they could be used or not.
         self._stamp = self._look()
-        # What new connections are made with; replaced by `check`.
+        # What new connections are made with, and when that expires; replaced by `check`.
         self.context = load(chain, key)
+        self.expires = expiry(chain)
+        # Why the files that were last read are not in force; None: they are.
+        self._problem: str | None = None
 
     def check(self) -> None:
         """Use the files if they have changed. To be called now and then."""
         stamp = self._look()
-        if stamp == self._stamp:
-            return
-        self._stamp = stamp
+        if stamp != self._stamp:
+            self._stamp = stamp
+            self._renew()
+        self._conditions.set(_CONDITION, self._problem or self._expiring())
+
+    def _renew(self) -> None:
         try:
-            self.context = load(self._chain, self._key)
+            self.context, self.expires = load(self._chain, self._key), expiry(self._chain)
         except SettingError as error:
-            text = f"{error}; the one before stays in force: replace the file, it is read again by itself"
-            self._conditions.begin(_CONDITION, text)
+            self._problem = (
+                f"{error}; the one before stays in force: replace the file, it is read again by itself"
+            )
         else:
-            self._conditions.end(_CONDITION)
+            self._problem = None
             logger.info("tls: a new certificate is in force", file=str(self._chain))
+
+    def _expiring(self) -> str | None:
+        """Return that the certificate has expired, or is about to."""
+        left = self.expires - self._now()
+        if left > EXPIRES_SOON:
+            return None
+        ends = f"expires in {left.days} days" if left > timedelta(0) else "has expired: clients refuse it"
+        return f"the certificate in {self._chain} {ends} ({self.expires:%Y-%m-%d %H:%M} UTC): renew it"
 
     def _look(self) -> Stamp:
         """Return what changes when a file is replaced; empty if one is missing."""
@@ -74,6 +101,11 @@ def load(chain: Path, key: Path) -> ssl.SSLContext:
     except (ssl.SSLError, ValueError) as error:
         raise SettingError("--tls-cert", str(chain), _problem(error, key)) from error
     return context
+
+
+def expiry(chain: Path) -> datetime:
+    """Return when a certificate that can be used expires."""
+    return x509.load_pem_x509_certificates(chain.read_bytes())[0].not_valid_after_utc
 
 
 def _no_password() -> str:

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.tls import certificate
+from tests.tls import VALID_DAYS, certificate
 
 from jetstream.doctor.access import check_access
 from jetstream.doctor.finding import Finding
 from jetstream.settings import Settings, parse_networks
 
-NOW = datetime.now(UTC)  # the certificates of tests are valid for a day around it
+NOW = datetime.now(UTC)
 
 
 def found(now: datetime = NOW, **settings: Any) -> list[Finding]:
@@ -38,11 +38,12 @@ def test_nothing_that_is_not_in_use_is_checked() -> None:
 
 
 def test_a_certificate(pem: Path) -> None:
-    one("tls", "ok", "is valid until", NOW - timedelta(days=30), tls_cert=pem)
-    one("tls", "warn", "renew it: the server reads it again by itself", tls_cert=pem)
-    one("tls", "fail", "renew it: clients refuse it", NOW + timedelta(days=2), tls_cert=pem)
+    one("tls", "ok", "is valid until", tls_cert=pem)
+    soon, later = NOW + timedelta(days=VALID_DAYS - 13), NOW + timedelta(days=VALID_DAYS + 1)
+    one("tls", "warn", "renew it: the server reads it again by itself", soon, tls_cert=pem)
+    one("tls", "fail", "renew it: clients refuse it", later, tls_cert=pem)
     pem.chmod(0o644)
-    one("tls", "warn", "chmod o-r", NOW - timedelta(days=30), tls_cert=pem)
+    one("tls", "warn", "chmod o-r", tls_cert=pem)
 
 
 def test_a_certificate_that_cannot_be_used(pem: Path, tmp_path: Path) -> None:

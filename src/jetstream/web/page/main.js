@@ -4,12 +4,17 @@ import { begin, setState, showStatus } from "./figures.js";
 import { byId, setText, show } from "./dom.js";
 import { clockTime } from "./format.js";
 import { Poller } from "./status.js";
+import { TokenForm } from "./token.js";
 import { Viewer } from "./viewer.js";
 
 let ahead = 0; // microseconds by which the server's clock is ahead of ours, by the last status
 let seenAt = null; // when that came
 
-const viewer = new Viewer(() => Math.round(Date.now() * 1000 + ahead));
+const tokenForm = new TokenForm(() => {
+  poller.now();
+  viewer.useToken();
+});
+const viewer = new Viewer(() => Math.round(Date.now() * 1000 + ahead), (text) => tokenForm.show(`Viewer: ${text}`));
 
 function onStatus(status) {
   ahead = status.now_us - Date.now() * 1000;
@@ -28,7 +33,14 @@ function onSilence(text, backoffMs) {
   show(byId("silence"), true);
 }
 
+function onRefused(text) {
+  setState("needs a token", "warning");
+  byId("figures").classList.add("stale");
+  show(byId("silence"), false);
+  tokenForm.show(`Figures: ${text}`);
+}
+
 begin();
-const poller = new Poller(onStatus, onSilence);
+const poller = new Poller({ onStatus, onSilence, onRefused });
 byId("try-now").addEventListener("click", () => poller.now());
 poller.now();

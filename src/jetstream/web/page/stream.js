@@ -1,5 +1,6 @@
 // A subscription that reconnects: after the last event, so that none is lost or repeated.
 
+import { ask, parameters } from "./token.js";
 import { read } from "./wires.js";
 
 const BACKOFF_FIRST_MS = 1000;
@@ -10,8 +11,8 @@ const HEARTBEAT_S = 15;
  * One subscription from `open` to `close`.
  *
  * `on.message` gets each message as text. `on.state` gets a word and a text: `connecting`; `open`; `waiting`, with
- * why it is not connected and when it tries again; `refused`, with the sentence of the server, after which it does
- * not try again.
+ * why it is not connected and when it tries again; `refused` and `token`, with the sentence of the server, after which
+ * it does not try again.
  */
 export class Stream {
   constructor(subscription, on) {
@@ -26,7 +27,7 @@ export class Stream {
   /** Connect. */
   open() {
     this.on.state("connecting", "");
-    const socket = new WebSocket(this.subscription.socketUrl(this.cursor, [["heartbeat", HEARTBEAT_S]]));
+    const socket = new WebSocket(this.subscription.socketUrl(this.cursor, [["heartbeat", HEARTBEAT_S], ...parameters()]));
     let opened = false;
     this.socket = socket;
     socket.onopen = () => {
@@ -67,6 +68,7 @@ export class Stream {
     const { status, text, after } = await why(this.subscription.plainUrl(this.cursor, [["heartbeat", HEARTBEAT_S]]));
     if (this.closed) return;
     if (status === 400) this.on.state("refused", text);
+    else if (status === 401) this.on.state("token", text);
     else this.#retry(text, after);
   }
 
@@ -80,7 +82,7 @@ export class Stream {
 
 async function why(url) {
   try {
-    const response = await fetch(url, { cache: "no-store", signal: AbortSignal.timeout(10_000) });
+    const response = await ask(url, { signal: AbortSignal.timeout(10_000) });
     const after = Number(response.headers.get("Retry-After")) * 1000 || 0;
     if (response.status === 426) return { status: 426, text: "the connection was refused", after };
     return { status: response.status, text: sentenceOf(await response.text()), after };

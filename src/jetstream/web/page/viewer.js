@@ -6,6 +6,7 @@ import { EventList } from "./list.js";
 import { EventDialog } from "./record.js";
 import { SNIPPETS, Subscription } from "./request.js";
 import { Stream } from "./stream.js";
+import { ask } from "./token.js";
 import { isEvent, WIRES } from "./wires.js";
 
 const PRESETS = {
@@ -21,10 +22,11 @@ const WAITING = "Waiting for events that match.";
 const FIGURES_EVERY_MS = 500;
 const RATE_OVER_MS = 3000;
 
-/** The viewer. `nowUs` returns the time by the server's clock. */
+/** The viewer. `nowUs` returns the time by the server's clock. `onRefused` gets why a token is needed. */
 export class Viewer {
-  constructor(nowUs) {
+  constructor(nowUs, onRefused) {
     this.nowUs = nowUs;
+    this.onRefused = onRefused;
     this.form = byId("request");
     this.dialog = new EventDialog(() => this.list.draw());
     this.list = new EventList(
@@ -36,6 +38,7 @@ export class Viewer {
     this.counts = []; // [time, count] of the last seconds
     this.explained = false; // whether it was asked what the filter selects
     this.selects = ""; // what was answered
+    this.needsToken = false; // whether it was refused for want of a token
     this.delayMs = null; // from the storing of an event until it was drawn, by the clock of the user
     this.snippet = "websocat";
     this.#wire();
@@ -133,9 +136,14 @@ export class Viewer {
 
   // The subscription
 
+  /** Try again with the token that was entered, if it was refused without. */
+  useToken() {
+    if (this.needsToken) this.#start();
+  }
+
   #start() {
     this.stream?.close();
-    Object.assign(this, { explained: false, selects: "" });
+    Object.assign(this, { explained: false, selects: "", needsToken: false });
     this.#clear();
     this.#pause(false);
     const subscription = this.#subscription();
@@ -151,6 +159,11 @@ export class Viewer {
 
   #state(word, text, subscription) {
     if (word === "refused") return this.#refused(text);
+    if (word === "token") {
+      this.#refused(text);
+      this.needsToken = true;
+      return this.onRefused(text);
+    }
     show(byId("refusal"), false);
     const words = { connecting: "Connecting", open: "Connected", waiting: text && text[0].toUpperCase() + text.slice(1) };
     setText(byId("stream-state"), words[word]);
@@ -167,7 +180,7 @@ export class Viewer {
   /** Say how much the filter selects, once for each start. */
   async #explain(subscription) {
     this.explained = true;
-    const response = await fetch(subscription.httpUrl("explain"), { cache: "no-store" }).catch(() => null);
+    const response = await ask(subscription.httpUrl("explain")).catch(() => null);
     if (!response?.ok || this.stream?.subscription !== subscription) return; // asked for too often, or gone
     const { events, matched } = (await response.json()).last_minute;
     this.selects = `of the last minute's ${number(events)} events it selects ${number(matched)}`;
