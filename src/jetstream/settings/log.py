@@ -5,11 +5,28 @@ Annotations are values here: cyclopts would look up names in the module of `Sett
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from jetstream.roles import Role
 from jetstream.settings.declaring import duration, setting, size
 from jetstream.settings.values import LogUrl, parse_log_url
+
+
+# Also of the commands that read or change a log.
+LOG: Final = setting(
+    "LOG",
+    "Where the event log is: sqlite:DIRECTORY. By default it is in the data directory.",
+    parse_log_url,
+    str,
+    n_tokens=1,
+    accepts_keys=False,
+    metavar="URL",
+)
+
+
+def log_directory(log: LogUrl | None, data_dir: Path) -> Path:
+    """Return the directory of the SQLite log."""
+    return data_dir if log is None else log.directory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +43,7 @@ class LogSettings:
     ] = "all"
     log: Annotated[
         LogUrl | None,
-        setting(
-            "LOG",
-            "Where the event log is: sqlite:DIRECTORY. By default it is in the data directory.",
-            parse_log_url,
-            str,
-            n_tokens=1,
-            accepts_keys=False,
-            metavar="URL",
-        ),
+        LOG,
     ] = None
     data_dir: Annotated[
         Path,
@@ -64,4 +73,4 @@ class LogSettings:
     @property
     def log_dir(self) -> Path:
         """The directory of the SQLite log."""
-        return self.data_dir if self.log is None else self.log.directory
+        return log_directory(self.log, self.data_dir)
