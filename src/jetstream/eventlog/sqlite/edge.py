@@ -171,14 +171,15 @@ class EdgeLog:
             revision, end = self._erasures, min(stop, self._hot_tail.start, self._stored_to + 1)
             try:
                 after, batch = await self._stored.find(position, end, wanted)
+                self._step(database=True)  # what was found may have been trimmed or erased meanwhile
             except LogCorrupt:
                 raise
             except LogError as error:
                 self._note_problem(error)
                 await asyncio.sleep(self._limits.poll_s)
                 continue
-            if revision != self._erasures or self._clock() - self._looked_at > self._limits.fresh_s:
-                continue  # what was found may have been erased meanwhile
+            if revision != self._erasures:
+                continue
             position = after
             if batch is not None:
                 return batch
