@@ -48,4 +48,3 @@ def test_bounded_marks_never_say_less_than_what_the_oldest_shows(
         assert len(bounded._marks) <= marks_max + 1
         # A mark that was forgotten counts as the next one, which was noted later.
         assert bounded.seconds(position, now) <= exact.seconds(position, now)
-        assert (bounded.seconds(position, now) == 0.0) <= (exact.seconds(position, now) <= now)

@@ -104,6 +104,8 @@ class EdgeLog:
         self._tombstones: Mapping[bytes, int] = {}
         # Whether the first snapshot was taken; whether the last one was not whole, or could not be taken.
         self._is_open = self._behind = False
+        # Whether another file has taken the place of the database, and could not be opened yet.
+        self._must_reopen = False
         # When the edge has last looked at the files without an error, and the error since then.
         self._looked_at = clock()
         self._problem = ""
@@ -268,7 +270,7 @@ class EdgeLog:
     async def _look_at_all(self) -> None:
         """Look at the log and at the writer's heartbeat. An error that may pass is noted. Raises LogCorrupt."""
         try:
-            if self._database.is_replaced:
+            if self._must_reopen or self._database.is_replaced:
                 self._reopen()
             await self.look()
         except LogCorrupt:
@@ -387,6 +389,7 @@ class EdgeLog:
 
     def _reopen(self) -> None:
         """Read another file that has taken the place of this one. Raises LogError."""
+        self._must_reopen = True
         self._stored.readers.renew()
         self._erasures, self._behind = NO_REVISION, True
         with TranslatedErrors(self._path, LogError):
@@ -394,6 +397,7 @@ class EdgeLog:
             self._database = DatabaseReader(self._path, self._limits)
             if not self._database.has_tables():
                 raise LogError(self._path, "has no tables yet")
+        self._must_reopen = False
         logger.info("log: another file has taken its place, and is read now", path=str(self._path))
 
     def _note_problem(self, error: LogError) -> None:

@@ -245,7 +245,7 @@ async def test_an_erasure_that_came_and_went_between_two_looks_is_noticed(
 
 async def test_an_erasure_during_a_read_is_noticed(writer: SqliteLog, tmp_path: Path) -> None:
     await append(writer, Batch.of([secret_of(b"did:plc:a")], [1]))
-    async with edge_of(tmp_path, replace(BY_HAND, hot_tail_events=1, hot_tail_bytes=1)) as edge:
+    async with edge_of(tmp_path, replace(BY_HAND, hot_tail_events=1, batch_events=1)) as edge:
         await append(writer, Batch.of([secret_of(b"did:plc:b")], [2]))
         await writer.maintain()
         await edge.look()
