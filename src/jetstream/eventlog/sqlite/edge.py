@@ -281,10 +281,13 @@ class EdgeLog:
 
     def _on_change(self, names: Collection[str]) -> None:
         """Read what has come, at once. What is left, and errors, are for `run`. Called by the watch."""
-        tip, is_commit = self.tip, _WAL in names
+        tip = self.tip
         self._attempts = 0
-        self._step_or_wake(database=is_commit)
-        if is_commit and self.tip == tip:
+        if _WAL not in names:
+            self._step_or_wake(database=False)
+        if self.tip == tip:  # the next entry may follow a commit
+            self._step_or_wake(database=True)
+        if self.tip == tip:
             self._look_again()
 
     def _look_again(self) -> None:
