@@ -35,7 +35,6 @@ function onSilence(text, backoffMs) {
 
 function onRefused(text) {
   setState("needs a token", "warning");
-  byId("figures").classList.add("stale");
   show(byId("silence"), false);
   tokenForm.show(`Figures: ${text}`);
 }
