@@ -288,6 +288,8 @@ class Source:
                 if notice.name == "FutureCursor":
                     event = "upstream: cursor is in its future; starting at the live end"
                     self._logger.warning(event, cursor=self.seq)
+                    if self.seq is not None:  # without a cursor, it is taken back at once
+                        self._attempts = 0
                     self._pipeline.tracker.restart()
                 return True
             self._logger.warning("upstream: notice", type=notice.type, name=notice.name, message=notice.text)
