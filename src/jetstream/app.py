@@ -26,7 +26,7 @@ from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.subscriber import Close
 from jetstream.dictionary.choice import Dictionaries
 from jetstream.dictionary.public import PublicDictionary, fetch_in_process
-from jetstream.endpoints import Endpoints, Parts
+from jetstream.endpoints import Endpoints, Parts, Siblings
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.figures import Figures, log_ends
 from jetstream.intake import Intake, starts_of, upstreams_of
@@ -76,10 +76,19 @@ class Service:
 
     `clock` gives unix microseconds, as the machine has them. `log`, `delivery`, `intake`, `endpoints`
     and `subscribe` are built by `run`, and exist from `started` on.
+
+    `siblings` are the other processes of its server, if there are any; they have other subscribers, whose IDs
+    are not above `first_id`, or above all that are given out here.
     """
 
     def __init__(
-        self, settings: Settings, limits: Limits = Limits(), *, clock: Callable[[], int] = unix_us
+        self,
+        settings: Settings,
+        limits: Limits = Limits(),
+        *,
+        clock: Callable[[], int] = unix_us,
+        siblings: Siblings | None = None,
+        first_id: int = 0,
     ) -> None:
         self.settings = settings
         self.metrics = Metrics(RENDERERS)
@@ -87,7 +96,9 @@ class Service:
         self.started = asyncio.Event()  # set once the listeners are open and the parts run
         self._limits = limits
         self._clock = SteadyClock(int(settings.clock_settle * 1_000_000), clock)
-        self._figures = Figures(self.metrics, self.status, limits.runtime)
+        self.figures = Figures(self.metrics, self.status, limits.runtime)
+        self._siblings = siblings
+        self._first_id = first_id
         self._stopping = asyncio.Event()  # set by `stop`
         self._reloading = asyncio.Event()  # set by `reload`, until the file is read
 
@@ -199,7 +210,7 @@ class Service:
             self.intake.check()
             self.endpoints.did_lists.expire()
             self.access.check()
-            self._figures.take()
+            self.figures.take()
             tell_omitted()
 
     def _check_clock(self) -> None:
@@ -214,11 +225,12 @@ class Service:
             self.delivery,
             Dictionaries(self._dictionary),
             self.metrics,
-            self._figures,
+            self.figures,
             self.status,
             self._clock,
         )
-        self.endpoints = Endpoints(self.settings, self.access, parts, self._limits.web)
+        limits, siblings = self._limits.web, self._siblings
+        self.endpoints = Endpoints(self.settings, self.access, parts, limits, siblings, self._first_id)
         self.subscribe = self.endpoints.subscribe
         await self.endpoints.start()
         logger.info(

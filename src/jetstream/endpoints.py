@@ -11,9 +11,9 @@ A new endpoint is added here. `docs/api.md` describes each, and a test compares 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 from jetstream.delivery.delivery import Delivery
 from jetstream.dictionary.choice import Dictionaries
@@ -40,6 +40,8 @@ from jetstream.web.subscribe import Subscribe
 from jetstream.web.subscribers import BODY_BYTES_MAX as KICK_BYTES_MAX
 from jetstream.web.subscribers import Subscribers
 
+T = TypeVar("T")
+
 
 class Parts(NamedTuple):
     """What the endpoints show, and serve from. `now_us` gives unix microseconds."""
@@ -53,10 +55,38 @@ class Parts(NamedTuple):
     now_us: Callable[[], int]
 
 
-class Endpoints:
-    """The listeners of one server, with their routes. Nothing is listened on before `start`."""
+class Siblings(Protocol):
+    """The other processes of a server that has several (`supervisor`)."""
 
-    def __init__(self, settings: Settings, access: Access, parts: Parts, limits: WebLimits) -> None:
+    def cover(self, routes: Routes) -> Routes:
+        """Return routes that answer for all processes."""
+
+    def take(self, endpoints: Endpoints) -> None:
+        """Get connections, instead of listening, and share what is limited."""
+
+    def stop_taking(self) -> None:
+        """Get no more connections."""
+
+    def with_upstreams(self, status: Callable[[], Status]) -> Callable[[], Status]:
+        """Return a status with the upstreams that another process reads."""
+
+
+class Endpoints:
+    """The listeners of one server, with their routes. Nothing is listened on before `start`.
+
+    `first_id` is what the IDs of subscribers begin after. `siblings`: None where the server has one process.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        access: Access,
+        parts: Parts,
+        limits: WebLimits,
+        siblings: Siblings | None = None,
+        first_id: int = 0,
+    ) -> None:
+        self._siblings = siblings
         self._settings = settings
         self._access = access
         self._parts = parts
@@ -72,11 +102,18 @@ class Endpoints:
             did_lists=self.did_lists,
             limits=limits,
         )
+        self.subscribe.newest_id = first_id
+        # The subscribers one by one, for operators.
+        self.subscribers = Subscribers(self.subscribe, parts.now_us)
+        # Limits for each client address; None: there are none.
+        self.addresses = access.peers.addresses
         # The main listener first. Metrics may have a second one.
-        self.servers = [Server(parts.metrics, self._routes(), limits, access.peers, access.tls)]
+        self.servers = [
+            Server(parts.metrics, self._covered(self._routes()), limits, access.peers, access.tls)
+        ]
         if settings.metrics_listen is not None:
             routes = Routes({"/metrics": self._metrics()}, guards=access.guards)
-            self.servers.append(Server(parts.metrics, routes, limits))
+            self.servers.append(Server(parts.metrics, self._covered(routes), limits))
         # Their ports, once they are open. None: there is no second one.
         self.port = 0
         self.metrics_port: int | None = None
@@ -84,12 +121,21 @@ class Endpoints:
     async def start(self) -> None:
         """Listen. Raises SettingError for an address that cannot be used."""
         settings = self._settings
-        self.port = await _start(self.servers[0], "--listen", settings.listen)
+        if self._siblings is not None:
+            self._siblings.take(self)
+            return
+        self.port = await listen("--listen", settings.listen, self.servers[0].start)
         if settings.metrics_listen is not None:
-            self.metrics_port = await _start(self.servers[1], "--metrics-listen", settings.metrics_listen)
+            start = self.servers[1].start
+            self.metrics_port = await listen("--metrics-listen", settings.metrics_listen, start)
+
+    def _covered(self, routes: Routes) -> Routes:
+        return routes if self._siblings is None else self._siblings.cover(routes)
 
     def stop_accepting(self) -> None:
         """Accept no more connections. Those that are open go on."""
+        if self._siblings is not None:
+            self._siblings.stop_taking()
         for server in self.servers:
             server.stop_accepting()
 
@@ -100,32 +146,22 @@ class Endpoints:
 
     def urls(self) -> dict[str, str]:
         """Return where the most important endpoints are, for a line of the log."""
-        listen, metrics_listen = self._settings.listen, self._settings.metrics_listen
-        base = f"{listen.host or 'localhost'}:{self.port}"
-        ws, http = ("ws", "http") if self._access.tls is None else ("wss", "https")
-        return {
-            "subscribe": f"{ws}://{base}/subscribe",
-            "client_libraries": f"{ws}://{base}/v1/subscribe",
-            "metrics": f"{http}://{base}/metrics"
-            if metrics_listen is None
-            else f"http://{metrics_listen}/metrics",
-        }
+        return urls(self._settings, self.port, tls=self._access.tls is not None)
 
     def _routes(self) -> Routes:
         """Return the routes of the main listener."""
         files = page_files.PageFiles()
         own = dictionary.page(lambda: OWN.data)
-        subscribers = Subscribers(self.subscribe, self._parts.now_us)
         methods = xrpc.Xrpc({SUBSCRIBE_EVENTS: self._subscribe_events()}, {GET_ZSTD_DICTIONARY: own})
         upgrades = {
             **self._subscriptions(),
             "/explain": self._explain(),
             "/gaps": Gaps(self._parts.log, self._limits, now_us=self._parts.now_us).handle,
-            "/subscribers.json": subscribers.list,
+            "/subscribers.json": self.subscribers.list,
         }
         uploads = {
             "/filters": Upload(self.did_lists.handle, BODY_BYTES_MAX),
-            "/subscribers/kick": Upload(subscribers.kick, KICK_BYTES_MAX),
+            "/subscribers/kick": Upload(self.subscribers.kick, KICK_BYTES_MAX),
         }
         trees = {PREFIX: methods.answer, page_files.PREFIX: files.answer}
         pages_ = {**self._pages(files), "/zstd-dictionary": own}
@@ -134,8 +170,10 @@ class Endpoints:
     def _pages(self, files: page_files.PageFiles) -> dict[str, pages.Page]:
         settings, parts = self._settings, self._parts
         metrics_here = settings.metrics_listen is None
+        siblings, status = self._siblings, parts.status
+        status = status if siblings is None else siblings.with_upstreams(status)
         found = {
-            "/": front_page.page(settings.wire, parts.status, files, metrics=metrics_here),
+            "/": front_page.page(settings.wire, status, files, metrics=metrics_here),
             "/favicon.ico": files.icon,
             "/health": pages.health(parts.status),
             "/ready": ready.page(parts.status),
@@ -195,9 +233,24 @@ class Endpoints:
         ).handle
 
 
-async def _start(server: Server, flag: str, address: Address) -> int:
+def urls(settings: Settings, port: int, *, tls: bool) -> dict[str, str]:
+    """Return where the most important endpoints are, for a line of the log."""
+    listening, metrics_listening = settings.listen, settings.metrics_listen
+    base = f"{listening.host or 'localhost'}:{port}"
+    ws, http = ("wss", "https") if tls else ("ws", "http")
+    return {
+        "subscribe": f"{ws}://{base}/subscribe",
+        "client_libraries": f"{ws}://{base}/v1/subscribe",
+        "metrics": f"{http}://{base}/metrics"
+        if metrics_listening is None
+        else f"http://{metrics_listening}/metrics",
+    }
+
+
+async def listen(flag: str, address: Address, start: Callable[[str, int], Awaitable[T]]) -> T:
+    """Return what `start` returns of an address. Raises SettingError where that cannot be listened on."""
     try:
-        return await server.start(*address)
+        return await start(*address)
     except OSError as error:
         problem = (error.strerror or str(error)).partition(" (while ")[0]  # Python repeats the address
         raise SettingError(flag, str(address), f"cannot be listened on: {problem}") from error

@@ -1,0 +1,319 @@
+"""A child's end: what it knows of the other processes of its server, and they of it.
+
+An edge answers for the whole server. What needs all processes, it asks the supervisor, which may in turn ask
+every edge, this one too:
+
+    /metrics  /health  /ready  /status.json  and the text at /      what all processes say together
+    /subscribers.json  /subscribers/kick                            the subscribers of all edges
+    /filters                                                        every edge reads the list
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from jetstream.clock import unix_us
+from jetstream.errors import InvalidParameter
+from jetstream.limits import Limits, SupervisorLimits
+from jetstream.scheduling import Worker
+from jetstream.status import PdsStatus, Status, UpstreamStatus
+from jetstream.steps import Steps
+from jetstream.supervisor.channel import Channel, ChannelError, Message
+from jetstream.supervisor.shared_limits import packed, unpacked
+from jetstream.supervisor.snapshot import snapshot
+from jetstream.supervisor.taking import Taking
+from jetstream.supervisor.view import HEALTH, KICK, LIST, METRICS, READY, SNAPSHOT, STATUS, UPLOAD
+from jetstream.web.address_changes import Changes
+from jetstream.web.connection import Answer, Connection, Handler
+from jetstream.web.http import Request, Response
+from jetstream.web.pages import Page
+from jetstream.web.server import Routes, Upload
+from jetstream.web.subscribers import page_of
+
+if TYPE_CHECKING:
+    from jetstream.app import Service
+    from jetstream.endpoints import Endpoints
+
+_FIGURES: Final = {"/metrics": METRICS, "/health": HEALTH, "/ready": READY, "/status.json": STATUS}
+_RETRY: Final = {"Retry-After": "1"}
+
+
+class Siblings:
+    """The other processes, as a child sees them. `sock` is that on which it gets connections."""
+
+    def __init__(self, sock: socket.socket, limits: SupervisorLimits = SupervisorLimits()) -> None:
+        # To the supervisor.
+        self.channel = Channel(self, limits)
+        # Set with the first message.
+        self.setup: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._sock = sock
+        self._limits = limits
+        self._started_us = unix_us()
+        # Runs what other processes ask for, some steps in each turn.
+        self._worker = Worker()
+        # From `serve` on: the service of this process.
+        self._service: Service | None = None
+        # From `take` on: what is served here, and what gets its connections.
+        self._endpoints: Endpoints | None = None
+        self._taking: Taking | None = None
+        # What has changed of addresses, where they have limits.
+        self._changes: Changes | None = None
+        # The end of the pause after which the supervisor is told; None: it knows everything.
+        self._telling: asyncio.TimerHandle | None = None
+        # The upstreams, as the ingest said last.
+        self._upstreams: tuple[UpstreamStatus, ...] = ()
+        self._pds: PdsStatus | None = None
+
+    # --- the life of the process ---
+
+    async def serve(self, service: Service) -> None:
+        """Run a service until it ends, and tell the supervisor how it is."""
+        self._service = service
+        helpers = [asyncio.create_task(each) for each in (self._beat(), self._report_ready(service))]
+        try:
+            await service.run()
+        finally:
+            for each in helpers:
+                each.cancel()
+
+    def stop(self) -> None:
+        """Stop the service, and get no more connections."""
+        self.channel.tell("leaving")
+        if self._service is not None:
+            self._service.stop()
+
+    def say_last(self) -> None:
+        """Tell the supervisor the last figures, so that nothing is lost of the counters."""
+        if self._service is not None:
+            with suppress(OSError):
+                self.channel.tell("last", snapshot(self._service, self._started_us))
+
+    async def _beat(self) -> None:
+        beats, every_s = 0, self._limits.heartbeat_s
+        while True:
+            self.channel.tell("alive")
+            await asyncio.sleep(every_s)
+            beats += 1
+            if self._endpoints is not None and beats % max(1, round(self._limits.lists_every_s / every_s)) == 0:
+                self._tell_lists(self._endpoints.did_lists.in_use)
+
+    async def _report_ready(self, service: Service) -> None:
+        await service.started.wait()
+        self.channel.tell("ready")
+
+    def _tell_lists(self, list_ids: list[str]) -> None:
+        if list_ids:
+            self.channel.tell("lists", {"ids": list_ids})
+
+    # --- what `Channel` calls ---
+
+    def told(self, message: Message) -> None:
+        """Take what the supervisor tells."""
+        kind, fields, service, endpoints = message.kind, message.fields, self._service, self._endpoints
+        if kind == "setup":
+            self.setup.set_result(message)
+        elif kind == "stop":
+            self.stop()
+        elif kind == "reload" and service is not None:
+            service.reload()
+        elif endpoints is not None:
+            self._told_of_others(kind, fields, message.body, endpoints)
+
+    def _told_of_others(
+        self, kind: str, fields: Mapping[str, Any], body: bytes, endpoints: Endpoints
+    ) -> None:
+        """Take what there is to know of other edges."""
+        if kind == "subscribers":
+            endpoints.subscribe.elsewhere = fields["elsewhere"]
+        elif kind == "usage" and endpoints.addresses is not None:
+            for key, change in unpacked(fields["changes"]):
+                endpoints.addresses.add_elsewhere(key, change)
+        elif kind == "lists":
+            endpoints.did_lists.keep(fields["ids"])
+        elif kind == "list":
+            self._worker.put(_ignoring_result(endpoints.did_lists.answer(body)))
+
+    async def asked(self, message: Message) -> Message:
+        """Answer what the supervisor asks."""
+        if message.kind == SNAPSHOT and self._service is not None:
+            return Message("", snapshot(self._service, self._started_us))
+        if self._endpoints is None:
+            return Message("", {"status": 503, "type": "text/plain; charset=utf-8"}, b"not ready\n")
+        return _message(await self._run(self._local(message, self._endpoints)))
+
+    def lost(self) -> None:
+        """End: the supervisor has ended."""
+        if self._service is not None:
+            self._service.stop()
+        if not self.setup.done():
+            self.setup.cancel()
+
+    def _local(self, message: Message, endpoints: Endpoints) -> Steps[Response]:
+        """Answer for this edge alone, in steps."""
+        if message.kind == LIST:
+            return endpoints.subscribers.page(message.fields["after"], message.fields["limit"])
+        if message.kind == KICK:
+            request = Request("POST", "/subscribers/kick", "", 1, {}, body=message.body)
+            return endpoints.subscribers.kick(request, None)
+        return endpoints.did_lists.answer(message.body)
+
+    async def _run(self, steps: Steps[Response]) -> Response:
+        """Do work in steps, and return its result."""
+        done: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+
+        def job() -> Steps[None]:
+            result = yield from steps
+            if not done.done():
+                done.set_result(result)
+
+        self._worker.put(job())
+        return await done
+
+    # --- what `Service` and `Endpoints` call ---
+
+    def take(self, endpoints: Endpoints) -> None:
+        """Get connections for what is served here, and begin to share what is limited."""
+        self._endpoints, servers = endpoints, endpoints.servers
+        hand_overs = [each.hand_over for each in servers]
+        make_room = servers[0].connections.make_room
+        self._taking = Taking(self._sock, hand_overs, make_room, servers[0].connections.limits)
+        for server in servers:
+            server.connections.changed = self._tell_soon
+        endpoints.subscribe.changed = self._tell_soon
+        if endpoints.addresses is not None:
+            self._changes = endpoints.addresses.changes = Changes(self._tell_soon)
+
+    def stop_taking(self) -> None:
+        """Get no more connections."""
+        if self._taking is not None:
+            self._taking.close()
+
+    def with_upstreams(self, status: Callable[[], Status]) -> Callable[[], Status]:
+        """Return a status with the upstreams of the ingest, as it said last."""
+        return lambda: replace(status(), upstreams=self._upstreams, pds=self._pds)
+
+    def cover(self, routes: Routes) -> Routes:
+        """Return routes that answer for all processes."""
+        figures = {path: self._figures(kind) for path, kind in _FIGURES.items() if path in routes.pages}
+        front = {"/": self._front(routes.pages["/"])} if "/" in routes.pages else {}
+        upgrades = {**routes.upgrades, **figures, **front}
+        if "/subscribers.json" in upgrades:
+            upgrades["/subscribers.json"] = self._list
+        handlers: dict[str, Handler] = {"/subscribers/kick": self._kick, "/filters": self._upload}
+        uploads = {
+            path: Upload(handlers.get(path, upload.handler), upload.body_bytes_max)
+            for path, upload in routes.uploads.items()
+        }
+        pages = {path: page for path, page in routes.pages.items() if path not in upgrades}
+        return routes._replace(pages=pages, upgrades=upgrades, uploads=uploads)
+
+    def _figures(self, kind: str) -> Handler:
+        """Return what answers a page with figures."""
+
+        def handler(request: Request, _connection: Connection) -> Steps[Answer]:
+            yield from ()
+            return self._ask(kind, {"accept": request.headers.get("accept", "")})
+
+        return handler
+
+    def _front(self, page: Page) -> Handler:
+        """Return what answers the page at `/`, whose text names the upstreams."""
+
+        def handler(request: Request, _connection: Connection) -> Steps[Answer]:
+            yield from ()
+            return page(request) if "text/html" in request.headers.get("accept", "") else answer(request)
+
+        async def answer(request: Request) -> Response:
+            asked = await self._ask(HEALTH, {})
+            if asked.content_type == "application/json":
+                self._note_upstreams(orjson.loads(asked.body))
+            return page(request)
+
+        return handler
+
+    def _note_upstreams(self, health: Mapping[str, Any]) -> None:
+        self._upstreams = tuple(
+            UpstreamStatus(each["name"], each["url"], each["state"], each["seq"], None, each["lag_s"])
+            for each in health.get("upstreams", ())
+        )
+        pds = health.get("pds")
+        if pds is not None:
+            gone = tuple(pds["not_connected"])
+            states = Counter({name: count for name, count in pds.items() if name != "not_connected"})
+            self._pds = PdsStatus(states, gone)
+
+    def _list(self, request: Request, _connection: Connection) -> Steps[Answer]:
+        """Answer `/subscribers.json`."""
+        try:
+            after, most = yield from page_of(request)
+        except InvalidParameter as error:
+            return Response.sentence(400, str(error))
+        return self._ask(LIST, {"after": after, "limit": most})
+
+    def _kick(self, request: Request, _connection: Connection) -> Steps[Answer]:
+        """Answer `/subscribers/kick`."""
+        yield from ()
+        return self._ask(KICK, {}, request.body)
+
+    def _upload(self, request: Request, _connection: Connection) -> Steps[Answer]:
+        """Answer `/filters`."""
+        yield from ()
+        return self._ask_upload(request.body)
+
+    async def _ask_upload(self, body: bytes) -> Response:
+        response = await self._ask(UPLOAD, {}, body, within_s=self._limits.upload_s)
+        assert self._endpoints is not None
+        return self._endpoints.did_lists.too_many() if response.status == 429 else response
+
+    async def _ask(
+        self, kind: str, fields: Mapping[str, Any], body: bytes = b"", *, within_s: float | None = None
+    ) -> Response:
+        """Ask the supervisor, and return the response that its answer is."""
+        within_s = (within_s or self._limits.answer_s) + self._limits.snapshot_s
+        try:
+            return _response(await self.channel.ask(kind, fields, body, within_s=within_s))
+        except ChannelError as error:
+            text = f"the other processes of the server do not answer ({error}): try again later"
+            return Response.sentence(503, text, _RETRY)
+
+    # --- what is told ---
+
+    def _tell_soon(self) -> None:
+        """Tell the supervisor what has changed, after a moment in which more may."""
+        if self._telling is None:
+            pause_s = self._limits.share_every_s / 2
+            self._telling = asyncio.get_running_loop().call_later(pause_s, self._tell)
+
+    def _tell(self) -> None:
+        self._telling = None
+        endpoints, taking = self._endpoints, self._taking
+        if endpoints is None or taking is None:
+            return
+        subscribers = len(endpoints.subscribe)
+        opened = subscribers + sum(len(each.connections) for each in endpoints.servers)
+        self.channel.tell("load", {"open": opened, "taken": taking.taken, "subscribers": subscribers})
+        if self._changes is not None and (changes := self._changes.take()):
+            self.channel.tell("usage", {"changes": packed(changes)})
+
+
+def _ignoring_result(steps: Steps[Any]) -> Steps[None]:
+    yield from steps
+
+
+def _message(response: Response) -> Message:
+    fields = {"status": response.status, "type": response.content_type, "headers": response.headers}
+    return Message("", fields, response.body)
+
+
+def _response(message: Message) -> Response:
+    fields = message.fields
+    return Response(fields["status"], message.body, fields.get("type", ""), fields.get("headers"))

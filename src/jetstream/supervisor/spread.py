@@ -1,0 +1,53 @@
+"""Which edge gets the next connection: the one with the fewest. Pure.
+
+An edge says now and then how many connections it has, and how many it has taken so far. Those that were
+passed to it and are not in that count yet are added. So many connections that come at once are spread, too.
+
+While an edge is being replaced, its clients connect again. To give all of them to the others would leave
+the new one empty for hours. So what is above the others' share waits for it, but not for long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from jetstream.limits import SupervisorLimits
+
+
+@dataclass(slots=True)
+class Load:
+    """What one edge has, of its present process."""
+
+    ready: bool = False  # whether it takes connections
+    open: int = 0  # connections, as it said last
+    taken: int = 0  # that it had taken when it said so
+    passed: int = 0  # that were passed to it
+    untaken: int = 0  # that were passed to it, and that it has not confirmed yet
+    untaken_since: float = 0.0  # when the oldest of those was passed, in monotonic seconds
+
+    @property
+    def total(self) -> int:
+        """Its connections, with those that it has not counted yet."""
+        return self.open + self.passed - self.taken
+
+    def stalls(self, now: float, limits: SupervisorLimits) -> bool:
+        """Tell whether it has not taken a connection for too long."""
+        return self.untaken > 0 and now - self.untaken_since > limits.stalled_s
+
+
+def choose(
+    loads: Collection[Load], waiting: int, waited_s: float, now: float, limits: SupervisorLimits
+) -> Load | None:
+    """Return the edge that gets a connection, of `waiting` ones, which has waited for so long.
+
+    None: none can have it now. An edge that stalls gets one only if all do.
+    """
+    able = [each for each in loads if each.ready and each.untaken < limits.untaken_max]
+    if not able:
+        return None
+    found = min(able, key=lambda each: (each.stalls(now, limits), each.total))
+    if all(each.ready for each in loads) or waited_s >= limits.hold_s:
+        return found
+    share = (sum(each.total for each in loads if each.ready) + waiting) / len(loads)
+    return found if found.total < share else None
