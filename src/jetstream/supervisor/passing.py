@@ -76,8 +76,10 @@ class Passing:
         """Close what the edge has taken: the connection is its own now."""
         try:
             confirmed = len(self._sock.recv(_READ_BYTES))
-        except OSError:
+        except BlockingIOError:
             return
+        except OSError:
+            confirmed = 0
         if not confirmed:  # the edge has ended
             self._loop.remove_reader(self._sock.fileno())
             return

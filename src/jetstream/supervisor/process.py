@@ -173,7 +173,7 @@ class Process:
         """Log that the process has ended, and raise JetstreamError if it is not to be replaced."""
         problem = self._problem()
         self.ends["hung" if self._hung else "died"] += 1
-        if not self._was_ready and not self._hung:
+        if not self._was_ready:
             raise self._failure or ProcessFailed(f"{self.place}: {problem}")
         now, limits = self._clock(), self._limits
         self._ended_at.append(now)

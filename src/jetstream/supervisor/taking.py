@@ -68,8 +68,10 @@ class Taking:
         for _ in range(self._limits.accepts_per_turn):
             try:
                 listener, fds, _, _ = socket.recv_fds(self._sock, 1, 1)
-            except OSError:  # nothing waits
+            except BlockingIOError:
                 return
+            except OSError:
+                listener, fds = b"", []
             if not listener:  # the supervisor has ended
                 self._loop.remove_reader(self._sock.fileno())
                 return

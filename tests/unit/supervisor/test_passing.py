@@ -1,0 +1,150 @@
+"""Real sockets between an acceptor and what takes connections, in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from jetstream.limits import SupervisorLimits, WebLimits
+from jetstream.supervisor.acceptor import Acceptor
+from jetstream.supervisor.taking import Taking
+
+
+@pytest.fixture
+def files() -> Iterator[ExitStack]:
+    with ExitStack() as opened:
+        yield opened
+
+
+class Edge:
+    """An edge that keeps the sockets that it gets."""
+
+    def __init__(self, acceptor: Acceptor, number: int, files: ExitStack) -> None:
+        ours, self.theirs = socket.socketpair()
+        self.load = acceptor.begin(number, ours)
+        self.load.ready = True
+        self.got: asyncio.Queue[tuple[int, socket.socket]] = asyncio.Queue()
+        self._files = files
+        self.taking: Taking | None = None
+
+    def take(self, limits: WebLimits = WebLimits()) -> None:
+        """Begin to take connections."""
+
+        def of(listener: int) -> object:
+            async def hand_over(sock: socket.socket, peer: str) -> None:
+                assert peer == "127.0.0.1"
+                self._files.enter_context(sock)
+                self.got.put_nowait((listener, sock))
+
+            return hand_over
+
+        self.taking = Taking(self.theirs, [of(0), of(1)], lambda: False, limits)  # type: ignore[list-item]
+
+    def end(self) -> None:
+        if self.taking is None:
+            self.theirs.close()
+        else:
+            self.taking.close()
+
+
+@pytest.fixture
+def listening(files: ExitStack) -> socket.socket:
+    return files.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+
+@pytest.fixture
+def client(files: ExitStack, listening: socket.socket) -> Iterator[object]:
+    def connect() -> tuple[socket.socket, socket.socket]:
+        theirs = files.enter_context(socket.create_connection(listening.getsockname()))
+        accepted, _ = listening.accept()
+        return theirs, accepted
+
+    yield connect
+
+
+async def test_a_connection_is_that_of_the_edge_alone_once_it_has_taken_it(
+    files: ExitStack, client: object
+) -> None:
+    acceptor = Acceptor(1, SupervisorLimits())
+    edge = Edge(acceptor, 1, files)
+    edge.take()
+    theirs, accepted = client()  # type: ignore[operator]
+    acceptor.accept(1, accepted)
+    listener, sock = await edge.got.get()
+    assert listener == 1
+    while edge.load.untaken:
+        await asyncio.sleep(0)
+    assert accepted.fileno() == -1  # the supervisor has closed its own
+    sock.sendall(b"hello")
+    assert theirs.recv(5) == b"hello"
+    acceptor.end(1)
+    edge.end()
+
+
+async def test_what_an_edge_has_not_taken_when_it_ends_goes_to_another(
+    files: ExitStack, client: object
+) -> None:
+    acceptor = Acceptor(2, SupervisorLimits(hold_s=0.0))
+    first, second = Edge(acceptor, 1, files), Edge(acceptor, 2, files)
+    second.load.ready = False
+    clients = [client() for _ in range(3)]  # type: ignore[operator]
+    for theirs, accepted in clients:
+        theirs.sendall(b"request")
+        acceptor.accept(0, accepted)
+    assert first.load.untaken == 3
+    first.end()
+    second.take()
+    second.load.ready = True
+    acceptor.end(1)
+    for theirs, _ in clients:
+        _, sock = await second.got.get()
+        sock.setblocking(True)
+        assert sock.recv(7) == b"request"
+        sock.sendall(b"response")
+        assert theirs.recv(8) == b"response"
+    assert acceptor.passed_again == 3
+    acceptor.end(2)
+    second.end()
+
+
+async def test_connections_wait_while_there_is_no_edge(files: ExitStack, client: object) -> None:
+    acceptor = Acceptor(1, SupervisorLimits(waiting_max=2))
+    for count in range(2):
+        assert acceptor.waiting == count
+        assert not acceptor.full
+        acceptor.accept(0, client()[1])  # type: ignore[operator]
+    assert acceptor.full
+    edge = Edge(acceptor, 1, files)
+    edge.take()
+    acceptor.pump()
+    for _ in range(2):
+        await edge.got.get()
+    assert not acceptor.waiting
+    acceptor.end(1)
+    edge.end()
+
+
+async def test_what_still_waits_at_the_end_is_closed(client: object) -> None:
+    acceptor = Acceptor(1, SupervisorLimits())
+    theirs, accepted = client()  # type: ignore[operator]
+    acceptor.accept(0, accepted)
+    acceptor.close()
+    assert theirs.recv(1) == b""
+
+
+async def test_more_than_one_turn_takes_all_come(files: ExitStack, client: object) -> None:
+    acceptor = Acceptor(1, SupervisorLimits(untaken_max=3))
+    edge = Edge(acceptor, 1, files)
+    edge.take(WebLimits(accepts_per_turn=2))
+    for _ in range(20):
+        acceptor.accept(0, client()[1])  # type: ignore[operator]
+    assert edge.load.untaken == 3
+    for _ in range(20):
+        await edge.got.get()
+    assert acceptor.passed == {1: 20}
+    acceptor.end(1)
+    edge.end()
