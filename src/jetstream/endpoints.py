@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from jetstream.delivery.delivery import Delivery
 from jetstream.dictionary.choice import Dictionaries
@@ -33,6 +33,7 @@ from jetstream.web.did_lists import BODY_BYTES_MAX, DidLists
 from jetstream.web.event_stream import EventStreamDialect
 from jetstream.web.explain import Explain
 from jetstream.web.gaps import Gaps
+from jetstream.web.http import Request, Response
 from jetstream.web.methods import GET_ZSTD_DICTIONARY, PREFIX, SUBSCRIBE_EVENTS
 from jetstream.web.positions import cursors
 from jetstream.web.server import Routes, Server, Upload
@@ -43,11 +44,14 @@ from jetstream.web.subscribers import Subscribers
 T = TypeVar("T")
 
 
+_SUBSCRIPTIONS: Final = ("/subscribe", "/v1/subscribe", "/events", f"{PREFIX}{SUBSCRIBE_EVENTS}")
+
+
 class Parts(NamedTuple):
     """What the endpoints show, and serve from. `now_us` gives unix microseconds."""
 
     log: LogReader
-    delivery: Delivery
+    delivery: Delivery | None  # None: the server has no subscribers
     dictionaries: Dictionaries
     metrics: Metrics
     figures: Figures
@@ -93,18 +97,9 @@ class Endpoints:
         self._limits = limits
         # The lists of DIDs that clients have uploaded.
         self.did_lists = DidLists(limits, time.monotonic)
-        # All who subscribe, by whichever path.
-        self.subscribe = Subscribe(
-            parts.delivery,
-            parts.metrics,
-            buffer_bytes=settings.subscriber_buffer,
-            subscribers_max=settings.max_subscribers,
-            did_lists=self.did_lists,
-            limits=limits,
-        )
-        self.subscribe.newest_id = first_id
-        # The subscribers one by one, for operators.
-        self.subscribers = Subscribers(self.subscribe, parts.now_us)
+        # All who subscribe, by whichever path, and one by one for operators; None: there is nobody.
+        self.subscribe = None if parts.delivery is None else self._new_subscribe(parts.delivery, first_id)
+        self.subscribers = None if self.subscribe is None else Subscribers(self.subscribe, parts.now_us)
         # Limits for each client address; None: there are none.
         self.addresses = access.peers.addresses
         # The main listener first. Metrics may have a second one.
@@ -117,6 +112,19 @@ class Endpoints:
         # Their ports, once they are open. None: there is no second one.
         self.port = 0
         self.metrics_port: int | None = None
+
+    def _new_subscribe(self, delivery: Delivery, first_id: int) -> Subscribe:
+        settings = self._settings
+        subscribe = Subscribe(
+            delivery,
+            self._parts.metrics,
+            buffer_bytes=settings.subscriber_buffer,
+            subscribers_max=settings.max_subscribers,
+            did_lists=self.did_lists,
+            limits=self._limits,
+        )
+        subscribe.newest_id = first_id
+        return subscribe
 
     async def start(self) -> None:
         """Listen. Raises SettingError for an address that cannot be used."""
@@ -146,26 +154,49 @@ class Endpoints:
 
     def urls(self) -> dict[str, str]:
         """Return where the most important endpoints are, for a line of the log."""
-        return urls(self._settings, self.port, tls=self._access.tls is not None)
+        serves = self.subscribe is not None
+        return urls(self._settings, self.port, tls=self._access.tls is not None, serves=serves)
 
     def _routes(self) -> Routes:
         """Return the routes of the main listener."""
         files = page_files.PageFiles()
+        delivery, subscribe = self._parts.delivery, self.subscribe
+        if delivery is None or subscribe is None:
+            pages_ = {**self._pages(files), **dict.fromkeys(_SUBSCRIPTIONS, _nobody)}
+            uploads: Mapping[str, Upload] = {}
+            upgrades = {"/gaps": self._gaps()}
+            return Routes(pages_, upgrades, {page_files.PREFIX: files.answer}, uploads, self._access.guards)
+        return self._routes_of_subscribers(files, delivery, subscribe)
+
+    def _routes_of_subscribers(
+        self, files: page_files.PageFiles, delivery: Delivery, subscribe: Subscribe
+    ) -> Routes:
         own = dictionary.page(lambda: OWN.data)
-        methods = xrpc.Xrpc({SUBSCRIBE_EVENTS: self._subscribe_events()}, {GET_ZSTD_DICTIONARY: own})
+        subscribers = Subscribers(subscribe, self._parts.now_us)
+        methods = xrpc.Xrpc({SUBSCRIBE_EVENTS: self._subscribe_events(subscribe)}, {GET_ZSTD_DICTIONARY: own})
         upgrades = {
-            **self._subscriptions(),
-            "/explain": self._explain(),
-            "/gaps": Gaps(self._parts.log, self._limits, now_us=self._parts.now_us).handle,
-            "/subscribers.json": self.subscribers.list,
+            **self._subscriptions(subscribe),
+            "/explain": self._explain(delivery),
+            "/gaps": self._gaps(),
+            "/subscribers.json": subscribers.list,
         }
         uploads = {
             "/filters": Upload(self.did_lists.handle, BODY_BYTES_MAX),
-            "/subscribers/kick": Upload(self.subscribers.kick, KICK_BYTES_MAX),
+            "/subscribers/kick": Upload(subscribers.kick, KICK_BYTES_MAX),
         }
         trees = {PREFIX: methods.answer, page_files.PREFIX: files.answer}
-        pages_ = {**self._pages(files), "/zstd-dictionary": own}
+        positions = cursors(delivery.positions, self._parts.now_us)
+        document = openapi.page(self._settings.wire, metrics=self._settings.metrics_listen is None)
+        pages_ = {
+            **self._pages(files),
+            "/cursors": positions,
+            "/openapi.json": document,
+            "/zstd-dictionary": own,
+        }
         return Routes(pages_, upgrades, trees, uploads, self._access.guards)
+
+    def _gaps(self) -> Handler:
+        return Gaps(self._parts.log, self._limits, now_us=self._parts.now_us).handle
 
     def _pages(self, files: page_files.PageFiles) -> dict[str, pages.Page]:
         settings, parts = self._settings, self._parts
@@ -173,13 +204,17 @@ class Endpoints:
         siblings, status = self._siblings, parts.status
         status = status if siblings is None else siblings.with_upstreams(status)
         found = {
-            "/": front_page.page(settings.wire, status, files, metrics=metrics_here),
+            "/": front_page.page(
+                settings.wire,
+                status,
+                files,
+                metrics=metrics_here,
+                serves=parts.delivery is not None,
+            ),
             "/favicon.ico": files.icon,
             "/health": pages.health(parts.status),
             "/ready": ready.page(parts.status),
             "/status.json": self._status_page(),
-            "/cursors": cursors(parts.delivery.positions, parts.now_us),
-            "/openapi.json": openapi.page(settings.wire, metrics=metrics_here),
         }
         return {**found, "/metrics": self._metrics()} if metrics_here else found
 
@@ -191,7 +226,7 @@ class Endpoints:
         server = status_page.Server(parts.now_us(), settings.retention, settings.retention_bytes)
         return status_page.page(server, parts.status, parts.figures.statistics, parts.metrics, self._limits)
 
-    def _subscriptions(self) -> Mapping[str, Handler]:
+    def _subscriptions(self, subscribe: Subscribe) -> Mapping[str, Handler]:
         """Return what answers each path to subscribe at, but for the v2 wire's."""
         now_us, find_list = self._parts.now_us, self.did_lists.find
         dialect = partial(
@@ -202,14 +237,12 @@ class Endpoints:
             find_list=find_list,
         )
         return {
-            "/subscribe": self.subscribe.on(dialect(self._settings.wire)),
-            "/v1/subscribe": self.subscribe.on(dialect("v1")),
-            "/events": self.subscribe.on(
-                EventStreamDialect(self._parts.metrics, self._limits, now_us, find_list)
-            ),
+            "/subscribe": subscribe.on(dialect(self._settings.wire)),
+            "/v1/subscribe": subscribe.on(dialect("v1")),
+            "/events": subscribe.on(EventStreamDialect(self._parts.metrics, self._limits, now_us, find_list)),
         }
 
-    def _subscribe_events(self) -> Handler:
+    def _subscribe_events(self, subscribe: Subscribe) -> Handler:
         parts = self._parts
         dialect = xrpc.SubscribeEventsDialect(
             lambda: parts.log.oldest_us,
@@ -218,14 +251,14 @@ class Endpoints:
             parts.now_us,
             self.did_lists.find,
         )
-        return self.subscribe.on(dialect)
+        return subscribe.on(dialect)
 
-    def _explain(self) -> Handler:
+    def _explain(self, delivery: Delivery) -> Handler:
         parts = self._parts
         return Explain(
             parts.log,
             self._settings.wire,
-            parts.delivery.positions,
+            delivery.positions,
             parts.dictionaries,
             self._limits,
             find_list=self.did_lists.find,
@@ -233,18 +266,19 @@ class Endpoints:
         ).handle
 
 
-def urls(settings: Settings, port: int, *, tls: bool) -> dict[str, str]:
+def _nobody(_request: Request) -> Response:
+    """Answer a request to subscribe, where nobody is served."""
+    return Response.sentence(404, "this server only reads upstream (--role ingest): connect to an edge")
+
+
+def urls(settings: Settings, port: int, *, tls: bool, serves: bool = True) -> dict[str, str]:
     """Return where the most important endpoints are, for a line of the log."""
     listening, metrics_listening = settings.listen, settings.metrics_listen
     base = f"{listening.host or 'localhost'}:{port}"
     ws, http = ("wss", "https") if tls else ("ws", "http")
-    return {
-        "subscribe": f"{ws}://{base}/subscribe",
-        "client_libraries": f"{ws}://{base}/v1/subscribe",
-        "metrics": f"{http}://{base}/metrics"
-        if metrics_listening is None
-        else f"http://{metrics_listening}/metrics",
-    }
+    subscribe = {"subscribe": f"{ws}://{base}/subscribe", "client_libraries": f"{ws}://{base}/v1/subscribe"}
+    metrics = f"{http}://{base}/metrics" if metrics_listening is None else f"http://{metrics_listening}/metrics"
+    return {**(subscribe if serves else {}), "metrics": metrics}
 
 
 async def listen(flag: str, address: Address, start: Callable[[str, int], Awaitable[T]]) -> T:

@@ -26,7 +26,7 @@ from jetstream.settings import (
     settings,
     unused_variables,
 )
-from jetstream.settings.values import PRIVATE
+from jetstream.settings.values import PRIVATE, LogUrl
 from jetstream.upstreams import FIREHOSE_PATH, Upstream
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
@@ -101,6 +101,12 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("--listen", "LISTEN_ADDR", "[::1]:65535", Address("::1", 65535)),
     ("--listen", "LISTEN_ADDR", "localhost:80", Address("localhost", 80)),
     ("--metrics-listen", "METRICS_LISTEN_ADDR", ":6009", Address("", 6009)),
+    ("--role", "ROLE", "ingest", "ingest"),
+    ("--role", "ROLE", "edge", "edge"),
+    ("--log", "LOG", "sqlite:/tmp/a b:c", LogUrl(Path("/tmp/a b:c"))),
+    ("--log", "LOG", "sqlite:data", LogUrl(Path("data"))),
+    ("--drain", "DRAIN", "30s", 30.0),
+    ("--drain", "DRAIN", "none", None),
     ("--data-dir", "DATA_DIR", "/tmp/a b:c", Path("/tmp/a b:c")),
     ("--retention", "EVENT_TTL", "90m", 5_400.0),
     ("--clock-settle", "CLOCK_SETTLE", "90s", 90.0),
@@ -199,6 +205,9 @@ BAD: list[tuple[str, str, list[str]]] = [
         ],
     ),
     ("--metrics-listen", "METRICS_LISTEN_ADDR", ["6008", " :1"]),
+    ("--role", "ROLE", ["both", "EDGE"]),
+    ("--log", "LOG", ["/var/lib/jetstream", "sqlite:", "sqlite", "mysql://host/log"]),
+    ("--drain", "DRAIN", ["0s", "10"]),
     (
         "--retention",
         "EVENT_TTL",

@@ -18,6 +18,7 @@ from jetstream import logging_setup
 from jetstream.app import Service
 from jetstream.errors import JetstreamError
 from jetstream.limits import Limits
+from jetstream.roles import serves_subscribers
 from jetstream.runtime import end_with_parent, housekeeping, raise_file_limit, run, stop_on_signals, tune_gc
 from jetstream.settings import Settings
 from jetstream.supervisor.channel import Message
@@ -63,11 +64,12 @@ async def _serve(place: str, siblings: Siblings, setup: Message) -> None:
     settings: Settings
     limits: Limits
     settings, limits = pickle.loads(setup.body)  # noqa: S301 - of the supervisor
-    fields = setup.fields
+    fields, siblings.limits = setup.fields, limits.supervisor
     logging_setup.configure(
         settings.log_level, fields["log_form"], process=place, terminal=fields["terminal"]
     )
-    raise_file_limit(settings.max_subscribers, limits.web.files_reserved, limits.runtime)
+    most = settings.max_subscribers if serves_subscribers(settings.role) else 0
+    raise_file_limit(most, limits.web.files_reserved, limits.runtime)
     tune_gc(limits.runtime)
     service = Service(settings, limits, siblings=siblings, first_id=fields["first_id"])
     stop_on_signals(siblings.stop)

@@ -13,17 +13,16 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
 from jetstream.clock import unix_us
 from jetstream.errors import InvalidParameter
-from jetstream.limits import Limits, SupervisorLimits
+from jetstream.limits import SupervisorLimits
 from jetstream.scheduling import Worker
 from jetstream.status import PdsStatus, Status, UpstreamStatus
 from jetstream.steps import Steps
@@ -33,11 +32,14 @@ from jetstream.supervisor.snapshot import snapshot
 from jetstream.supervisor.taking import Taking
 from jetstream.supervisor.view import HEALTH, KICK, LIST, METRICS, READY, SNAPSHOT, STATUS, UPLOAD
 from jetstream.web.address_changes import Changes
+from jetstream.web.address_limits import Addresses
 from jetstream.web.connection import Answer, Connection, Handler
+from jetstream.web.did_lists import DidLists
 from jetstream.web.http import Request, Response
 from jetstream.web.pages import Page
-from jetstream.web.server import Routes, Upload
-from jetstream.web.subscribers import page_of
+from jetstream.web.server import Routes, Server, Upload
+from jetstream.web.subscribe import Subscribe
+from jetstream.web.subscribers import Subscribers, page_of
 
 if TYPE_CHECKING:
     from jetstream.app import Service
@@ -47,23 +49,34 @@ _FIGURES: Final = {"/metrics": METRICS, "/health": HEALTH, "/ready": READY, "/st
 _RETRY: Final = {"Retry-After": "1"}
 
 
+class _Served(NamedTuple):
+    """What an edge serves."""
+
+    servers: Sequence[Server]
+    subscribe: Subscribe
+    subscribers: Subscribers
+    did_lists: DidLists
+    addresses: Addresses | None  # None: there are no limits for them
+
+
 class Siblings:
     """The other processes, as a child sees them. `sock` is that on which it gets connections."""
 
     def __init__(self, sock: socket.socket, limits: SupervisorLimits = SupervisorLimits()) -> None:
         # To the supervisor.
         self.channel = Channel(self, limits)
+        # Replaced by those of the supervisor.
+        self.limits = limits
         # Set with the first message.
         self.setup: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._sock = sock
-        self._limits = limits
         self._started_us = unix_us()
         # Runs what other processes ask for, some steps in each turn.
         self._worker = Worker()
         # From `serve` on: the service of this process.
         self._service: Service | None = None
-        # From `take` on: what is served here, and what gets its connections.
-        self._endpoints: Endpoints | None = None
+        # From `take` on, at an edge: what is served here, and what gets its connections.
+        self._served: _Served | None = None
         self._taking: Taking | None = None
         # What has changed of addresses, where they have limits.
         self._changes: Changes | None = None
@@ -98,13 +111,13 @@ class Siblings:
                 self.channel.tell("last", snapshot(self._service, self._started_us))
 
     async def _beat(self) -> None:
-        beats, every_s = 0, self._limits.heartbeat_s
+        beats, every_s = 0, self.limits.heartbeat_s
         while True:
             self.channel.tell("alive")
             await asyncio.sleep(every_s)
             beats += 1
-            if self._endpoints is not None and beats % max(1, round(self._limits.lists_every_s / every_s)) == 0:
-                self._tell_lists(self._endpoints.did_lists.in_use)
+            if self._served is not None and beats % max(1, round(self.limits.lists_every_s / every_s)) == 0:
+                self._tell_lists(self._served.did_lists.in_use)
 
     async def _report_ready(self, service: Service) -> None:
         await service.started.wait()
@@ -118,37 +131,35 @@ class Siblings:
 
     def told(self, message: Message) -> None:
         """Take what the supervisor tells."""
-        kind, fields, service, endpoints = message.kind, message.fields, self._service, self._endpoints
+        kind, fields, service, served = message.kind, message.fields, self._service, self._served
         if kind == "setup":
             self.setup.set_result(message)
         elif kind == "stop":
             self.stop()
         elif kind == "reload" and service is not None:
             service.reload()
-        elif endpoints is not None:
-            self._told_of_others(kind, fields, message.body, endpoints)
+        elif served is not None:
+            self._told_of_others(kind, fields, message.body, served)
 
-    def _told_of_others(
-        self, kind: str, fields: Mapping[str, Any], body: bytes, endpoints: Endpoints
-    ) -> None:
+    def _told_of_others(self, kind: str, fields: Mapping[str, Any], body: bytes, served: _Served) -> None:
         """Take what there is to know of other edges."""
         if kind == "subscribers":
-            endpoints.subscribe.elsewhere = fields["elsewhere"]
-        elif kind == "usage" and endpoints.addresses is not None:
+            served.subscribe.elsewhere = fields["elsewhere"]
+        elif kind == "usage" and served.addresses is not None:
             for key, change in unpacked(fields["changes"]):
-                endpoints.addresses.add_elsewhere(key, change)
+                served.addresses.add_elsewhere(key, change)
         elif kind == "lists":
-            endpoints.did_lists.keep(fields["ids"])
+            served.did_lists.keep(fields["ids"])
         elif kind == "list":
-            self._worker.put(_ignoring_result(endpoints.did_lists.answer(body)))
+            self._worker.put(_ignoring_result(served.did_lists.answer(body)))
 
     async def asked(self, message: Message) -> Message:
         """Answer what the supervisor asks."""
         if message.kind == SNAPSHOT and self._service is not None:
             return Message("", snapshot(self._service, self._started_us))
-        if self._endpoints is None:
+        if self._served is None:
             return Message("", {"status": 503, "type": "text/plain; charset=utf-8"}, b"not ready\n")
-        return _message(await self._run(self._local(message, self._endpoints)))
+        return _message(await self._run(self._local(message, self._served)))
 
     def lost(self) -> None:
         """End: the supervisor has ended."""
@@ -157,14 +168,14 @@ class Siblings:
         if not self.setup.done():
             self.setup.cancel()
 
-    def _local(self, message: Message, endpoints: Endpoints) -> Steps[Response]:
+    def _local(self, message: Message, served: _Served) -> Steps[Response]:
         """Answer for this edge alone, in steps."""
         if message.kind == LIST:
-            return endpoints.subscribers.page(message.fields["after"], message.fields["limit"])
+            return served.subscribers.page(message.fields["after"], message.fields["limit"])
         if message.kind == KICK:
             request = Request("POST", "/subscribers/kick", "", 1, {}, body=message.body)
-            return endpoints.subscribers.kick(request, None)
-        return endpoints.did_lists.answer(message.body)
+            return served.subscribers.kick(request, None)
+        return served.did_lists.answer(message.body)
 
     async def _run(self, steps: Steps[Response]) -> Response:
         """Do work in steps, and return its result."""
@@ -181,14 +192,16 @@ class Siblings:
     # --- what `Service` and `Endpoints` call ---
 
     def take(self, endpoints: Endpoints) -> None:
-        """Get connections for what is served here, and begin to share what is limited."""
-        self._endpoints, servers = endpoints, endpoints.servers
-        hand_overs = [each.hand_over for each in servers]
-        make_room = servers[0].connections.make_room
-        self._taking = Taking(self._sock, hand_overs, make_room, servers[0].connections.limits)
+        """Get connections for what is served here, and begin to share what is limited. The ingest has none."""
+        subscribe, subscribers, servers = endpoints.subscribe, endpoints.subscribers, endpoints.servers
+        if subscribe is None or subscribers is None:
+            return
+        self._served = _Served(servers, subscribe, subscribers, endpoints.did_lists, endpoints.addresses)
+        hand_overs, connections = [each.hand_over for each in servers], servers[0].connections
+        self._taking = Taking(self._sock, hand_overs, connections.make_room, connections.limits)
         for server in servers:
             server.connections.changed = self._tell_soon
-        endpoints.subscribe.changed = self._tell_soon
+        subscribe.changed = self._tell_soon
         if endpoints.addresses is not None:
             self._changes = endpoints.addresses.changes = Changes(self._tell_soon)
 
@@ -270,15 +283,15 @@ class Siblings:
         return self._ask_upload(request.body)
 
     async def _ask_upload(self, body: bytes) -> Response:
-        response = await self._ask(UPLOAD, {}, body, within_s=self._limits.upload_s)
-        assert self._endpoints is not None
-        return self._endpoints.did_lists.too_many() if response.status == 429 else response
+        response = await self._ask(UPLOAD, {}, body, within_s=self.limits.upload_s)
+        assert self._served is not None
+        return self._served.did_lists.too_many() if response.status == 429 else response
 
     async def _ask(
         self, kind: str, fields: Mapping[str, Any], body: bytes = b"", *, within_s: float | None = None
     ) -> Response:
         """Ask the supervisor, and return the response that its answer is."""
-        within_s = (within_s or self._limits.answer_s) + self._limits.snapshot_s
+        within_s = (within_s or self.limits.answer_s) + self.limits.snapshot_s
         try:
             return _response(await self.channel.ask(kind, fields, body, within_s=within_s))
         except ChannelError as error:
@@ -290,16 +303,16 @@ class Siblings:
     def _tell_soon(self) -> None:
         """Tell the supervisor what has changed, after a moment in which more may."""
         if self._telling is None:
-            pause_s = self._limits.share_every_s / 2
+            pause_s = self.limits.share_every_s / 2
             self._telling = asyncio.get_running_loop().call_later(pause_s, self._tell)
 
     def _tell(self) -> None:
         self._telling = None
-        endpoints, taking = self._endpoints, self._taking
-        if endpoints is None or taking is None:
+        served, taking = self._served, self._taking
+        if served is None or taking is None:
             return
-        subscribers = len(endpoints.subscribe)
-        opened = subscribers + sum(len(each.connections) for each in endpoints.servers)
+        subscribers = len(served.subscribe)
+        opened = subscribers + sum(len(each.connections) for each in served.servers)
         self.channel.tell("load", {"open": opened, "taken": taking.taken, "subscribers": subscribers})
         if self._changes is not None and (changes := self._changes.take()):
             self.channel.tell("usage", {"changes": packed(changes)})

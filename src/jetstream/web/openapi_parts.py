@@ -208,6 +208,8 @@ def _status() -> Json:
     return _object(
         {
             "version": STRING,
+            "role": {"enum": [*get_args(Role)]},
+            "edge": _or_null(_object({"lag_s": number, "writer_silent_s": number})),
             **dict.fromkeys(("now_us", "started_us"), _MICROSECONDS),
             "health": STRING,
             "reasons": {"type": "array", "items": reasons},

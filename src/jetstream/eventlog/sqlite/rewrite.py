@@ -5,7 +5,9 @@ for which appends wait. Only upkeep deletes rows of the tail, so the rows are th
 
 Sealing compresses rows of the tail into a segment, which takes about 20 ms. Erasing takes several steps:
 
-1. A tombstone is committed with the account event that causes it. The hot tail is cleaned at once.
+1. A tombstone is committed with the account event that causes it. The hot tail is cleaned at once. Both this
+   and each step that rewrites something raise the revision of what is erased, by which other processes that
+   have read the log know.
 2. Upkeep passes over the segments, with the tombstones that exist at the start. The Bloom filter of each
    segment tells which ones to load; those that have erased records are rewritten.
 3. At the end of the segments, rows of the tail are rewritten, and the tombstones of this pass are deleted in
@@ -25,7 +27,14 @@ from jetstream.eventlog.erase import Tombstones, without_erased
 from jetstream.eventlog.segment import Segment, seal
 from jetstream.eventlog.sqlite.connection import Transaction
 from jetstream.eventlog.sqlite.reader import FileReader
-from jetstream.eventlog.sqlite.schema import DELETE_ROW, POSITION_MAX, Row, count_removed, insert
+from jetstream.eventlog.sqlite.schema import (
+    DELETE_ROW,
+    POSITION_MAX,
+    Row,
+    count_erasure,
+    count_removed,
+    insert,
+)
 from jetstream.model.did_set import DidSet
 from jetstream.model.filter import Filter
 
@@ -100,6 +109,7 @@ def replace(connection: sqlite3.Connection, rewritten: Iterable[Rewritten], done
                 if left is not None:
                     insert(connection, left)
                 count_removed(connection, erased)
+            count_erasure(connection)
             # A later account event may have moved a tombstone meanwhile: that one stays.
             connection.executemany("DELETE FROM tombstone WHERE did = ? AND before_us = ?", done.items())
     finally:
