@@ -11,19 +11,18 @@ A new endpoint is added here. `docs/api.md` describes each, and a test compares 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Final, NamedTuple, Protocol
 
 from jetstream.delivery.delivery import Delivery
 from jetstream.dictionary.choice import Dictionaries
 from jetstream.dictionary.own import OWN
-from jetstream.errors import SettingError
 from jetstream.eventlog import LogReader
 from jetstream.figures import Figures
 from jetstream.limits import WebLimits
 from jetstream.metrics import Metrics
-from jetstream.settings import Address, Settings
+from jetstream.settings import Settings
 from jetstream.status import Status
 from jetstream.web import dictionary, front_page, openapi, page_files, pages, ready, status_page, xrpc
 from jetstream.web.access import Access
@@ -33,6 +32,7 @@ from jetstream.web.did_lists import BODY_BYTES_MAX, DidLists
 from jetstream.web.event_stream import EventStreamDialect
 from jetstream.web.explain import Explain
 from jetstream.web.gaps import Gaps
+from jetstream.web.listening import listen, urls
 from jetstream.web.http import Request, Response
 from jetstream.web.methods import GET_ZSTD_DICTIONARY, PREFIX, SUBSCRIBE_EVENTS
 from jetstream.web.positions import cursors
@@ -40,9 +40,6 @@ from jetstream.web.server import Routes, Server, Upload
 from jetstream.web.subscribe import Subscribe
 from jetstream.web.subscribers import BODY_BYTES_MAX as KICK_BYTES_MAX
 from jetstream.web.subscribers import Subscribers
-
-T = TypeVar("T")
-
 
 _SUBSCRIPTIONS: Final = ("/subscribe", "/v1/subscribe", "/events", f"{PREFIX}{SUBSCRIBE_EVENTS}")
 
@@ -269,22 +266,3 @@ class Endpoints:
 def _nobody(_request: Request) -> Response:
     """Answer a request to subscribe, where nobody is served."""
     return Response.sentence(404, "this server only reads upstream (--role ingest): connect to an edge")
-
-
-def urls(settings: Settings, port: int, *, tls: bool, serves: bool = True) -> dict[str, str]:
-    """Return where the most important endpoints are, for a line of the log."""
-    listening, metrics_listening = settings.listen, settings.metrics_listen
-    base = f"{listening.host or 'localhost'}:{port}"
-    ws, http = ("wss", "https") if tls else ("ws", "http")
-    subscribe = {"subscribe": f"{ws}://{base}/subscribe", "client_libraries": f"{ws}://{base}/v1/subscribe"}
-    metrics = f"{http}://{base}/metrics" if metrics_listening is None else f"http://{metrics_listening}/metrics"
-    return {**(subscribe if serves else {}), "metrics": metrics}
-
-
-async def listen(flag: str, address: Address, start: Callable[[str, int], Awaitable[T]]) -> T:
-    """Return what `start` returns of an address. Raises SettingError where that cannot be listened on."""
-    try:
-        return await start(*address)
-    except OSError as error:
-        problem = (error.strerror or str(error)).partition(" (while ")[0]  # Python repeats the address
-        raise SettingError(flag, str(address), f"cannot be listened on: {problem}") from error

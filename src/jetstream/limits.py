@@ -752,15 +752,16 @@ class SupervisorLimits:
     # Seconds after which an edge that takes nothing gets no more while others do.
     stalled_s: float = 0.5
     # Seconds for which connections wait for an edge that is being replaced, if others have their share.
-    hold_s: float = 1.0
+    hold_s: float = 1.5
     # Seconds between two looks at what waits.
     look_s: float = 0.1
 
     # --- messages ---
-    # Bytes of a message: `/subscribers.json` has 0.5 MB, an upload of DIDs up to 4. And bytes that wait to be
-    # sent to one process: the lists of DIDs that a new edge gets are the most.
+    # Bytes of a message: `/subscribers.json` has 0.5 MB, an upload of DIDs up to 4. Bytes of all uploads that
+    # are kept for new edges. And bytes that wait to be sent to one process: these uploads are the most.
     message_bytes_max: int = 16 << 20
-    unsent_bytes_max: int = 64 << 20
+    uploads_bytes_max: int = 64 << 20
+    unsent_bytes_max: int = 128 << 20
     # Questions of one process that wait for an answer, and seconds until they are given up.
     questions_max: int = 1_000
     answer_s: float = 5.0

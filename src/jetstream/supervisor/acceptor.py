@@ -48,14 +48,14 @@ class Acceptor:
 
     def begin(self, number: int, sock: socket.socket) -> Load:
         """Begin to pass connections to a process of an edge, once its load is ready."""
-        load = self.loads[number] = Load()
+        load = self.loads[number] = Load(expected_until=self.loads[number].expected_until)
         self._passings[number] = Passing(sock, load, self.pump, self._clock)
         return load
 
     def end(self, number: int) -> None:
         """Note that the process of an edge has ended. Others get what it has not taken."""
         passing = self._passings.pop(number, None)
-        self.loads[number] = Load()
+        self.loads[number] = Load(expected_until=self._clock() + self._limits.hold_s)
         if passing is not None:
             left = passing.close()
             self.passed_again += len(left)

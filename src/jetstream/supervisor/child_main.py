@@ -68,13 +68,13 @@ async def _serve(place: str, siblings: Siblings, setup: Message) -> None:
     logging_setup.configure(
         settings.log_level, fields["log_form"], process=place, terminal=fields["terminal"]
     )
-    most = settings.max_subscribers if serves_subscribers(settings.role) else 0
-    raise_file_limit(most, limits.web.files_reserved, limits.runtime)
+    most = fields["subscribers"] if serves_subscribers(settings.role) else 0
+    shortage = raise_file_limit(most, limits.web.files_reserved, limits.runtime)
     tune_gc(limits.runtime)
     service = Service(settings, limits, siblings=siblings, first_id=fields["first_id"])
     stop_on_signals(siblings.stop)
     async with housekeeping(limits.runtime):
-        await siblings.serve(service)
+        await siblings.serve(service, shortage)
 
 
 if __name__ == "__main__":

@@ -188,11 +188,11 @@ class Process:
 
     def _problem(self) -> str:
         """Return why the last process has ended, in its own words if it had any."""
-        assert self._process is not None
         if self._hung:
             return f"it was silent for {self._limits.hang_s:g} s, and was killed"
         if self._failure is not None:
             return str(self._failure)
+        assert self._process is not None
         ended = how_ended(self._process.returncode)
         last = self._lines.last_raw
         return f"{ended}, and wrote: {last}" if last else ended
@@ -201,7 +201,11 @@ class Process:
         """Run one process to its end."""
         self._silent_looks, self._hung, self._heard, self._failure = 0, False, False, None
         self._lines.last_raw = ""
-        process, control, passing = self._open()
+        try:
+            process, control, passing = self._open()
+        except OSError as error:  # too many processes, or files
+            self._failure = ProcessFailed(f"{self.place} cannot be started: {error}")
+            return
         self._process = process
         reading = asyncio.create_task(self._lines.read(process))
         try:
@@ -216,7 +220,7 @@ class Process:
         reading.cancel()
 
     def _open(self) -> tuple[subprocess.Popen[bytes], socket.socket, socket.socket]:
-        """Start a process; return it, and the sockets for messages and for connections.
+        """Start a process; return it, and the sockets for messages and for connections. Raises OSError.
 
         It is executed, and not a copy of this process: it has none of its files. In a session of its own, it
         does not get the signals of a terminal, which are for the supervisor.
@@ -233,10 +237,10 @@ class Process:
                     pass_fds=[its_passing.fileno()],
                     start_new_session=True,
                 )
-            except OSError as error:
+            except OSError:
                 control.close()
                 passing.close()
-                raise ProcessFailed(f"{self.place}: a process cannot be started: {error}") from error
+                raise
         return process, control, passing
 
     async def _converse(self, control: socket.socket, passing: socket.socket) -> None:

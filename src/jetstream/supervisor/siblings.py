@@ -23,6 +23,7 @@ import orjson
 from jetstream.clock import unix_us
 from jetstream.errors import InvalidParameter
 from jetstream.limits import SupervisorLimits
+from jetstream.runtime import FileShortage
 from jetstream.scheduling import Worker
 from jetstream.status import PdsStatus, Status, UpstreamStatus
 from jetstream.steps import Steps
@@ -88,12 +89,15 @@ class Siblings:
 
     # --- the life of the process ---
 
-    async def serve(self, service: Service) -> None:
-        """Run a service until it ends, and tell the supervisor how it is."""
+    async def serve(self, service: Service, shortage: FileShortage | None) -> None:
+        """Run a service until it ends, and tell the supervisor how it is.
+
+        Raises what `Service.run` raises.
+        """
         self._service = service
         helpers = [asyncio.create_task(each) for each in (self._beat(), self._report_ready(service))]
         try:
-            await service.run()
+            await service.run(shortage)
         finally:
             for each in helpers:
                 each.cancel()

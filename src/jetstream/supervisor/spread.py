@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from math import inf
 
 from jetstream.limits import SupervisorLimits
 
@@ -20,6 +21,7 @@ class Load:
     """What one edge has, of its present process."""
 
     ready: bool = False  # whether it takes connections
+    expected_until: float = inf  # until when it is worth waiting for it to be ready, in monotonic seconds
     open: int = 0  # connections, as it said last
     taken: int = 0  # that it had taken when it said so
     passed: int = 0  # that were passed to it
@@ -47,7 +49,9 @@ def choose(
     if not able:
         return None
     found = min(able, key=lambda each: (each.stalls(now, limits), each.total))
-    if all(each.ready for each in loads) or waited_s >= limits.hold_s:
+    expected = sum(not each.ready and now < each.expected_until for each in loads)
+    if not expected or waited_s >= limits.hold_s:
         return found
-    share = (sum(each.total for each in loads if each.ready) + waiting) / len(loads)
+    ready = [each.total for each in loads if each.ready]
+    share = (sum(ready) + waiting) / (len(ready) + expected)
     return found if found.total < share else None

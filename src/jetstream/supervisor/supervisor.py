@@ -1,6 +1,6 @@
 """The process that has the ports: it starts the others, watches them, and stops them in order.
 
-    start    check the settings, listen; start the ingest; once it is ready, the edges
+    start    listen; start the ingest, which checks the settings; once it is ready, the edges
     SIGHUP   every process reads the files again that settings name
     stop     the edges drain and end, then the ingest; the ports are closed after the edges
 
@@ -23,21 +23,18 @@ from typing import Any, Final
 import structlog
 
 from jetstream.clock import unix_us
-from jetstream.conditions import Conditions
-from jetstream.endpoints import listen, urls
-from jetstream.errors import JetstreamError
-from jetstream.intake import starts_of, upstreams_of
+from jetstream.errors import JetstreamError, SettingError
 from jetstream.limits import Limits
 from jetstream.logging_setup import tell_omitted
 from jetstream.runtime import raise_file_limit, reload_on_hangup, stop_on_signals, tune_gc
-from jetstream.settings import Settings, require_data_dir
+from jetstream.settings import Settings
 from jetstream.supervisor.acceptor import Acceptor
 from jetstream.supervisor.channel import Message
 from jetstream.supervisor.process import COMMAND, Place, Process
 from jetstream.supervisor.shared_limits import SharedLimits, packed, unpacked
 from jetstream.supervisor.view import Unanswered, View
-from jetstream.web.access import Access
 from jetstream.web.listener import Listener
+from jetstream.web.listening import listen, urls
 
 # IDs of subscribers are unique: those of one process begin at a multiple of this.
 IDS_PER_PROCESS: Final = 1_000_000_000
@@ -113,7 +110,9 @@ class Supervisor:
 
     async def run(self) -> None:
         """Serve until `stop`. Raises SettingError for what cannot be used, and what a process has failed with."""
-        self._check()
+        if self.settings.role != "all":
+            problem = f"is for a server that does all, and --role is {self.settings.role}"
+            raise SettingError("--edges", self.settings.edges, problem)
         try:
             await self._listen()
             async with asyncio.TaskGroup() as tasks:
@@ -134,13 +133,6 @@ class Supervisor:
         if self._failure is not None:
             raise self._failure
         logger.info("stopped")
-
-    def _check(self) -> None:
-        """Raise SettingError for what can be seen to be wrong before a process is started."""
-        settings, limits = self.settings, self._limits
-        starts_of(settings, upstreams_of(settings, limits))
-        require_data_dir(settings.data_dir)
-        self._tls = Access(settings, Conditions(), limits.web).tls is not None
 
     async def _listen(self) -> None:
         settings = self.settings
@@ -221,7 +213,7 @@ class Supervisor:
         settings = self.settings
         logger.info(
             "listening",
-            **urls(settings, self.ports[0], tls=self._tls),
+            **urls(settings, self.ports[0], tls=settings.tls_cert is not None),
             edges=settings.edges,
             verify=settings.verify,
         )
@@ -247,6 +239,7 @@ class Supervisor:
             "first_id": number * IDS_PER_PROCESS,
             "log_form": settings.log_format,
             "terminal": sys.stderr.isatty(),
+            "subscribers": -(-settings.max_subscribers // settings.edges),
         }
         return Message("setup", fields, pickle.dumps((own, self._limits)))
 

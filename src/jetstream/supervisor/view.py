@@ -16,6 +16,7 @@ from typing import Any, Final
 import orjson
 from prometheus_client import CollectorRegistry, ProcessCollector, exposition
 
+from jetstream.conditions import HINTS
 from jetstream.limits import Limits
 from jetstream.supervisor import bodies
 from jetstream.supervisor.acceptor import Acceptor
@@ -51,7 +52,7 @@ class View:
         now_us: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.uploads = Uploads(limits.web, clock)
+        self.uploads = Uploads(limits, clock)
         # Set when the server stops.
         self.stopping = False
         self._ingest = ingest
@@ -121,10 +122,11 @@ class View:
             ingest = [each for each in ingest if each.type == "gauge" and each.name.startswith("jetstream_")]
         others = [each["families"] for each in self._of_edges()]
         found = merged(ingest, [*others, unpack(pack(self._own))], self._kept)
-        ready = found.get("jetstream_ready")
-        if ready is not None:
-            key = next(iter(ready.samples))
-            ready.samples[key] = float(not self.not_ready())
+        if "jetstream_ready" in found:
+            found["jetstream_ready"].samples["jetstream_ready", ()] = float(not self.not_ready())
+        if "jetstream_condition" in found:
+            key = "jetstream_condition", (("condition", "process"),)
+            found["jetstream_condition"].samples[key] = float(bool(self._reasons()))
         return found
 
     def _of_edges(self) -> list[Mapping[str, Any]]:
@@ -158,6 +160,7 @@ class View:
         not_ready = self.not_ready()
         health = self.health()[1]["status"]
         own = {
+            "role": "all",
             "started_us": self._began_us,
             "health": health,
             "ready": not not_ready,
@@ -168,7 +171,7 @@ class View:
         edges = [each[STATUS] for each in self._of_edges()]
         found = bodies.status(ingest[STATUS], edges, self._families(), own)
         found["reasons"] += [
-            {"condition": "process", "text": each, "hint": _PROCESS_HINT} for each in self._reasons()
+            {"condition": "process", "text": each, "hint": HINTS["process"]} for each in self._reasons()
         ]
         return found
 
@@ -249,8 +252,6 @@ class View:
             raise Unanswered("no process that serves subscribers is ready")
         return answers
 
-
-_PROCESS_HINT: Final = "wait some seconds; if it goes on, the log says why the process ends"
 
 
 def _json(status: int, body: object) -> Message:
