@@ -6,6 +6,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from jetstream.limits import SupervisorLimits
 from jetstream.supervisor.passing import Accepted, Passing
@@ -49,13 +50,27 @@ class Acceptor:
     def begin(self, number: int, sock: socket.socket) -> Load:
         """Begin to pass connections to a process of an edge, once its load is ready."""
         load = self.loads[number] = Load(expected_until=self.loads[number].expected_until)
-        self._passings[number] = Passing(sock, load, self.pump, self._clock)
+        self._passings[number] = Passing(sock, load, self.pump, partial(self._left, number), self._clock)
         return load
+
+    def ready(self, number: int) -> None:
+        """Note that a process of an edge is ready."""
+        self.loads[number].ready, self.loads[number].expected_until = True, 0.0
+        self.pump()
+
+    def leave(self, number: int) -> None:
+        """Give an edge that stops no more connections."""
+        self.loads[number].ready = False
 
     def end(self, number: int) -> None:
         """Note that the process of an edge has ended. Others get what it has not taken."""
-        passing = self._passings.pop(number, None)
+        self._left(number)
         self.loads[number] = Load(expected_until=self._clock() + self._limits.hold_s)
+
+    def _left(self, number: int) -> None:
+        """Note that an edge takes no more connections. Others get what it has not taken."""
+        self.leave(number)
+        passing = self._passings.pop(number, None)
         if passing is not None:
             left = passing.close()
             self.passed_again += len(left)

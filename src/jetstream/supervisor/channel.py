@@ -20,11 +20,15 @@ from struct import Struct
 from typing import Any, Final, NamedTuple, Protocol, cast
 
 import orjson
+import structlog
 
 from jetstream.limits import SupervisorLimits
 
 LENGTHS: Final = Struct("<II")
 _ANSWER: Final = "answer"
+_NO_ANSWER: Final = "no answer"
+
+logger = structlog.get_logger(__name__)
 
 
 class Message(NamedTuple):
@@ -146,10 +150,14 @@ class Channel(asyncio.Protocol):
             transport.write(message.encode())
 
     def _take(self, message: Message) -> None:
-        if message.kind == _ANSWER:
+        if message.kind in (_ANSWER, _NO_ANSWER):
             future = self._awaited.get(message.number)  # None: it was awaited for too long
-            if future is not None and not future.done():
+            if future is None or future.done():
+                return
+            if message.kind == _ANSWER:
                 future.set_result(message)
+            else:
+                future.set_exception(ChannelError("the process has failed to answer: its log says why"))
         elif not message.number:
             self._peer.told(message)
         elif len(self._answering) < self._limits.questions_max:
@@ -158,8 +166,14 @@ class Channel(asyncio.Protocol):
             task.add_done_callback(self._answering.discard)
 
     async def _answer(self, question: Message) -> None:
-        answer = await self._peer.asked(question)
-        self._send(answer._replace(kind=_ANSWER, number=question.number))
+        """Answer a question. An error is logged here, and the other end is told that there is no answer."""
+        try:
+            answer = await self._peer.asked(question)
+        except Exception:
+            logger.exception("a question of another process could not be answered", question=question.kind)
+            self._send(Message(_NO_ANSWER, number=question.number))
+        else:
+            self._send(answer._replace(kind=_ANSWER, number=question.number))
 
 
 def _message(data: bytearray, start: int, bytes_max: int) -> tuple[Message, int] | None:

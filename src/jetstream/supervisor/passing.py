@@ -32,16 +32,23 @@ class Accepted(NamedTuple):
 class Passing:
     """The supervisor's end of the socket to one edge. `load` is kept up to date.
 
-    `taken` is called when the edge has confirmed connections. `clock` gives monotonic seconds.
+    `taken` is called when the edge has confirmed connections, `closed` when it takes no more, by its end or
+    otherwise. `clock` gives monotonic seconds.
     """
 
     def __init__(
-        self, sock: socket.socket, load: Load, taken: Callable[[], None], clock: Callable[[], float]
+        self,
+        sock: socket.socket,
+        load: Load,
+        taken: Callable[[], None],
+        closed: Callable[[], None],
+        clock: Callable[[], float],
     ) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._load = load
         self._taken = taken
+        self._closed = closed
         self._clock = clock
         # Those that are not confirmed, and when each was passed; the oldest first.
         self._untaken: deque[tuple[Accepted, float]] = deque()
@@ -62,9 +69,8 @@ class Passing:
     def close(self) -> list[Accepted]:
         """Pass no more. Return the connections that the edge has not taken.
 
-        Only after the end of the process: one that lives could take them yet.
+        Only once the other end is closed: until then, the edge could take them.
         """
-        self._confirmed()
         self._loop.remove_reader(self._sock.fileno())
         self._sock.close()
         left = [accepted for accepted, _ in self._untaken]
@@ -80,8 +86,8 @@ class Passing:
             return
         except OSError:
             confirmed = 0
-        if not confirmed:  # the edge has ended
-            self._loop.remove_reader(self._sock.fileno())
+        if not confirmed:
+            self._closed()
             return
         for _ in range(min(confirmed, len(self._untaken))):
             self._untaken.popleft()[0].sock.close()

@@ -32,6 +32,8 @@ from jetstream.supervisor.lines import Lines, to_standard_error
 # `-P` keeps Python from importing what lies in the working directory.
 COMMAND: Final = ("-P", "-m", "jetstream.supervisor.child_main")
 
+# Seconds for what a process does after it has closed its channel, and for what it has written to be read.
+_EXIT_S: Final = 2.0
 _LAST_LINES_S: Final = 0.5
 
 Role = Literal["ingest", "edge"]
@@ -210,10 +212,11 @@ class Process:
         reading = asyncio.create_task(self._lines.read(process))
         try:
             await self._converse(control, passing)
-        finally:
+        except BaseException:
             process.kill()
-            await asyncio.to_thread(process.wait)
-            self.is_ready.clear()
+            raise
+        finally:
+            await asyncio.to_thread(_wait, process)
             self._owner.ended(self)
         # Another program may have its standard error, too.
         await asyncio.wait([reading], timeout=_LAST_LINES_S)
@@ -255,6 +258,7 @@ class Process:
             await channel.ended.wait()
         finally:
             self.channel = None
+            self.is_ready.clear()
             channel.abort()
 
     # --- what the process says: called by `_Peer` ---
@@ -292,6 +296,15 @@ class _Peer:
 
     def lost(self) -> None:
         pass
+
+
+def _wait(process: subprocess.Popen[bytes]) -> None:
+    """Wait for the end of a process, which has closed its channel. Kill it if it goes on."""
+    try:
+        process.wait(_EXIT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def failure_of(fields: Any) -> JetstreamError:

@@ -76,6 +76,8 @@ class Siblings:
         self._worker = Worker()
         # From `serve` on: the service of this process.
         self._service: Service | None = None
+        # Whether it is to end; `stop` may come before the service.
+        self._stopped = False
         # From `take` on, at an edge: what is served here, and what gets its connections.
         self._served: _Served | None = None
         self._taking: Taking | None = None
@@ -95,6 +97,8 @@ class Siblings:
         Raises what `Service.run` raises.
         """
         self._service = service
+        if self._stopped:
+            return
         helpers = [asyncio.create_task(each) for each in (self._beat(), self._report_ready(service))]
         try:
             await service.run(shortage)
@@ -104,13 +108,14 @@ class Siblings:
 
     def stop(self) -> None:
         """Stop the service, and get no more connections."""
+        self._stopped = True
         self.channel.tell("leaving")
         if self._service is not None:
             self._service.stop()
 
     def say_last(self) -> None:
         """Tell the supervisor the last figures, so that nothing is lost of the counters."""
-        if self._service is not None:
+        if self._service is not None and self._service.started.is_set():
             with suppress(OSError):
                 self.channel.tell("last", snapshot(self._service, self._started_us))
 
@@ -167,6 +172,7 @@ class Siblings:
 
     def lost(self) -> None:
         """End: the supervisor has ended."""
+        self._stopped = True
         if self._service is not None:
             self._service.stop()
         if not self.setup.done():
@@ -186,12 +192,15 @@ class Siblings:
         done: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
 
         def job() -> Steps[None]:
-            result = yield from steps
-            if not done.done():
+            try:
+                result = yield from steps
+            except Exception as error:  # noqa: BLE001 - raised where the result is awaited
+                done.set_exception(error)
+            else:
                 done.set_result(result)
 
         self._worker.put(job())
-        return await done
+        return await asyncio.shield(done)  # which stays, though nobody may wait any more
 
     # --- what `Service` and `Endpoints` call ---
 

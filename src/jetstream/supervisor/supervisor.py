@@ -26,7 +26,7 @@ from jetstream.clock import unix_us
 from jetstream.errors import JetstreamError, SettingError
 from jetstream.limits import Limits
 from jetstream.logging_setup import tell_omitted
-from jetstream.runtime import raise_file_limit, reload_on_hangup, stop_on_signals, tune_gc
+from jetstream.runtime import first_error, raise_file_limit, reload_on_hangup, stop_on_signals, tune_gc
 from jetstream.settings import Settings
 from jetstream.supervisor.acceptor import Acceptor
 from jetstream.supervisor.channel import Message
@@ -126,6 +126,8 @@ class Supervisor:
                 await self._end([self.ingest], [ingest])
                 for each in helpers:
                     each.cancel()
+        except BaseExceptionGroup as group:
+            raise first_error(group) from group
         finally:
             self._close_listeners()
             self.acceptor.close()
@@ -250,9 +252,8 @@ class Supervisor:
             self._shared.begin(number)
             for body in self.view.uploads.bodies():
                 process.tell(Message("list", body=body))
-            self.acceptor.loads[number].ready = True
             self._share_soon()
-            self.acceptor.pump()
+            self.acceptor.ready(number)
 
     def told(self, process: Process, message: Message) -> None:
         """Take what a process tells of itself."""
@@ -263,7 +264,8 @@ class Supervisor:
             self._shared.add(number, unpacked(fields["changes"]))
             self._share_soon()
         elif message.kind == "leaving":
-            self._leave(number)
+            if number:
+                self.acceptor.leave(number)
         elif message.kind == "last":
             self.view.keep(process, message)
         elif message.kind == "lists":
@@ -290,11 +292,6 @@ class Supervisor:
             load.open, load.taken = fields["open"], fields["taken"]
             self._shared.count_subscribers(number, fields["subscribers"])
             self._share_soon()
-
-    def _leave(self, number: int) -> None:
-        """Give an edge that stops no more connections."""
-        if number in self.acceptor.loads:
-            self.acceptor.loads[number].ready = False
 
     def _note_lists(self, process: Process, list_ids: list[str]) -> None:
         """Have the others keep the lists of DIDs that an edge uses."""

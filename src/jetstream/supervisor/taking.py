@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -13,6 +13,8 @@ from jetstream.limits import WebLimits
 from jetstream.logging_setup import Throttled
 from jetstream.supervisor.passing import TAKEN
 from jetstream.web.listener import files_are_short
+
+_FLAGS: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)  # programs that are started here do not get them
 
 # Makes an accepted socket, of a peer's address, a connection. It raises nothing.
 HandOver = Callable[[socket.socket, str], Coroutine[Any, Any, None]]
@@ -67,7 +69,7 @@ class Taking:
             return
         for _ in range(self._limits.accepts_per_turn):
             try:
-                listener, fds, _, _ = socket.recv_fds(self._sock, 1, 1)
+                listener, fds, _, _ = socket.recv_fds(self._sock, 1, 1, _FLAGS)
             except BlockingIOError:
                 return
             except OSError:
@@ -93,6 +95,7 @@ class Taking:
         except OSError:  # the client has gone
             sock.close()
             return
+        sock.setblocking(False)
         task = self._loop.create_task(self._hand_overs[listener](sock, peer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

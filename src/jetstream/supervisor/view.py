@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import orjson
@@ -95,7 +96,7 @@ class View:
             answer = await process.ask(Message(SNAPSHOT), self._limits.snapshot_s)
         except ChannelError:
             return
-        if process.is_ready.is_set():
+        if process.is_ready.is_set() and "families" in answer.fields:
             self.keep(process, answer)
 
     def keep(self, process: Process, snapshot: Message) -> None:
@@ -211,7 +212,7 @@ class View:
                 return each
         read = [orjson.loads(each.body) for each in answers]
         if question.kind == LIST:
-            return _json(200, bodies.listed(read, question.fields["limit"]))
+            return _uncached(_json(200, bodies.listed(read, question.fields["limit"]), indented=False))
         return _json(200, {"kicked": sum(each["kicked"] for each in read)})
 
     def _figures(self, question: Message) -> Message:
@@ -219,8 +220,7 @@ class View:
             text, content_type = self.metrics(question.fields["accept"])
             return Message("", {"status": 200, "type": content_type}, text)
         if question.kind == STATUS:
-            answer = _json(200, self.status())
-            return answer._replace(fields={**answer.fields, "headers": {"Cache-Control": "no-store"}})
+            return _uncached(_json(200, self.status(), indented=False))
         if question.kind == HEALTH:
             return _json(*self.health())
         reasons = self.not_ready()
@@ -230,31 +230,42 @@ class View:
         """Have every edge read a list of DIDs. The last answer counts: they are alike."""
         if not self._upload_budget.spend(self._clock()):
             return Message("", {"status": 429})
-        answers = await self._ask_edges(question, self._limits.upload_s)
-        found = max(answers, key=lambda each: each.fields["status"])
+        answers = await self._ask_each(question, self._limits.upload_s)
+        found = max(answers.values(), key=lambda each: each.fields["status"])
         if found.fields["status"] == 200:
             self.uploads.add(orjson.loads(found.body)["id"], question.body)
+            for edge in self._edges:
+                if str(edge.place) not in answers:  # it may have become ready meanwhile
+                    edge.tell(Message("list", body=question.body))
         return found
 
     async def _ask_edges(self, question: Message, within_s: float) -> list[Message]:
-        """Ask all edges that are ready, and return their answers. Raises Unanswered if there are none.
+        """Ask all edges that are ready, and return their answers. Raises Unanswered if there are none."""
+        return list((await self._ask_each(question, within_s)).values())
+
+    async def _ask_each(self, question: Message, within_s: float) -> dict[str, Message]:
+        """Ask all edges that are ready, and return their answers by place. Raises Unanswered without any.
 
         One that does not answer is left out: it is being replaced, or will be.
         """
-        asked = await asyncio.gather(
-            *(each.ask(question, within_s) for each in self._edges), return_exceptions=True
-        )
-        for each in asked:
-            if isinstance(each, BaseException) and not isinstance(each, ChannelError):
-                raise each
-        answers = [each for each in asked if isinstance(each, Message)]
+        answers: dict[str, Message] = {}
+
+        async def ask(edge: Process) -> None:
+            with suppress(ChannelError):
+                answers[str(edge.place)] = await edge.ask(question, within_s)
+
+        await asyncio.gather(*map(ask, self._edges))
         if not answers:
             raise Unanswered("no process that serves subscribers is ready")
         return answers
 
 
 
-def _json(status: int, body: object) -> Message:
-    option = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+def _uncached(answer: Message) -> Message:
+    return answer._replace(fields={**answer.fields, "headers": {"Cache-Control": "no-store"}})
+
+
+def _json(status: int, body: object, *, indented: bool = True) -> Message:
+    option = orjson.OPT_APPEND_NEWLINE | (orjson.OPT_INDENT_2 if indented else 0)
     return Message("", {"status": status, "type": "application/json"}, orjson.dumps(body, option=option))
 

@@ -26,7 +26,7 @@ class Edge:
     def __init__(self, acceptor: Acceptor, number: int, files: ExitStack) -> None:
         ours, self.theirs = socket.socketpair()
         self.load = acceptor.begin(number, ours)
-        self.load.ready = True
+        acceptor.ready(number)
         self.got: asyncio.Queue[tuple[int, socket.socket]] = asyncio.Queue()
         self._files = files
         self.taking: Taking | None = None
@@ -88,18 +88,17 @@ async def test_a_connection_is_that_of_the_edge_alone_once_it_has_taken_it(
 async def test_what_an_edge_has_not_taken_when_it_ends_goes_to_another(
     files: ExitStack, client: object
 ) -> None:
-    acceptor = Acceptor(2, SupervisorLimits(hold_s=0.0))
+    acceptor = Acceptor(2, SupervisorLimits())
     first, second = Edge(acceptor, 1, files), Edge(acceptor, 2, files)
-    second.load.ready = False
+    acceptor.leave(2)
     clients = [client() for _ in range(3)]  # type: ignore[operator]
     for theirs, accepted in clients:
         theirs.sendall(b"request")
         acceptor.accept(0, accepted)
     assert first.load.untaken == 3
-    first.end()
     second.take()
-    second.load.ready = True
-    acceptor.end(1)
+    acceptor.ready(2)
+    first.end()  # the acceptor notices by itself
     for theirs, _ in clients:
         _, sock = await second.got.get()
         sock.setblocking(True)
