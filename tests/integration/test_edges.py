@@ -9,11 +9,14 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
+from websockets.exceptions import ConnectionClosed
 from tests.builders import commit, like
 from tests.edges import ended_by, serving
 from tests.relay import Relay, numbered
 from tests.serving import figures, get
 from tests.subscriber import Subscriber, subscribe
+
+from jetstream.supervisor.supervisor import Supervisor
 
 
 def frames(first: int, last: int) -> list[tuple[int, bytes]]:
@@ -112,15 +115,20 @@ async def _a_killed_edge_loses_nothing(relay: Relay, server: Supervisor, port: i
     async with AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(subscribe(port, cursor=1)) for _ in range(2)]
         before = await figures(port)
-        await asyncio.gather(*(each.events(50) for each in clients))
+        read = [await each.events(100) for each in clients]
         await ended_by(server.edges[0], signal.SIGKILL)
         relay.publish(frames(101, 110))
-        for client in clients:
-            read = await client.rest_or(60)
-            if len(read) < 60:
-                async with subscribe(port, cursor=read[-1]["time_us"]) as again:
-                    read += await again.events(60 - len(read))
-            assert [each["time_us"] for each in read] == sorted({each["time_us"] for each in read})
+        lost = 0
+        for client, events in zip(clients, read, strict=True):
+            try:
+                events += await client.events(10)
+            except ConnectionClosed:
+                lost += 1
+                async with subscribe(port, cursor=events[-1]["time_us"] + 1) as again:
+                    events += await again.events(10)
+        assert lost == 1
+        assert read[0] == read[1]
+        assert len({each["time_us"] for each in read[0]}) == 110
     after = await figures(port)
     for name, value in before.items():
         if name.endswith("_total"):
