@@ -5,28 +5,38 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import signal
+import socket
+import ssl
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 from tests.builders import commit, like
 from tests.edges import QUICK, alive, ended_by, serving
 from tests.relay import Relay, numbered
-from tests.serving import PATIENCE_S, connected, figures, get, process, until
+from tests.serving import LOOPBACK, PATIENCE_S, connected, figures, get, process, until
 from tests.subscriber import Event, subscribe
+from tests.tls import certificate
 from websockets.exceptions import ConnectionClosed
 
+from jetstream.limits import WebLimits
+from jetstream.settings import parse_networks
+from jetstream.supervisor.channel import Message
+from jetstream.supervisor.process import ProcessFailed
 from jetstream.supervisor.supervisor import Supervisor
+from jetstream.supervisor.view import SNAPSHOT
 
 
 @pytest.fixture
-async def relay() -> object:
+async def relay() -> AsyncIterator[Relay]:
     async with Relay() as relay:
         yield relay
 
@@ -184,49 +194,107 @@ async def test_a_log_that_is_locked_is_refused(relay: Relay, tmp_path: Path) -> 
 async def test_a_thousand_connections_are_spread_evenly_also_after_one_edge_was_replaced(
     edges: int, relay: Relay, tmp_path: Path
 ) -> None:
-    async with serving(relay, tmp_path, edges=edges) as server, AsyncExitStack() as stack:
-        port = server.ports[0]
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # Connections say nothing for as long as that takes, and wait for an edge for as long as it takes to start.
+    limits = replace(
+        QUICK,
+        web=WebLimits(request_timeout_s=1_000.0),
+        supervisor=replace(QUICK.supervisor, hold_s=1_000.0),
+    )
+    async with serving(relay, tmp_path, limits, edges=edges) as server, AsyncExitStack() as stack:
 
         async def connect(count: int) -> None:
             for _ in range(count):
-                sock = await connected(port)
+                sock = await connected(server.ports[0])
                 stack.callback(sock.close)
 
-        def loads() -> dict[int, int]:
-            return {number: load.total for number, load in server.acceptor.loads.items()}
+        def loads() -> list[int]:
+            return [load.total for load in server.acceptor.loads.values()]
 
         await connect(1_000)
-        await until(lambda: sum(loads().values()) == 1_000)
-        assert max(loads().values()) <= 1.2 * 1_000 / edges
-        lost = loads()[1]
+        await until(lambda: sum(loads()) == 1_000)
+        assert max(loads()) <= 1.2 * 1_000 / edges
+        lost = loads()[0]
         await asyncio.gather(ended_by(server.edges[0], signal.SIGKILL), connect(lost))
-        await until(lambda: sum(loads().values()) == 1_000)
-        assert max(loads().values()) <= 1.2 * 1_000 / edges, loads()
+        await until(lambda: sum(loads()) == 1_000)
+        assert max(loads()) <= 1.2 * 1_000 / edges, loads()
+
+
+async def told(server: Supervisor, connections: int) -> None:
+    """Return once every edge knows of so many connections."""
+    await until(lambda: sum(each.total for each in server.acceptor.loads.values()) == connections)
+    await until(lambda: server._sharing is None)
+    for edge in server.edges:  # messages are taken in order
+        await edge.ask(Message(SNAPSHOT), PATIENCE_S)
+
+
+UPGRADE = (
+    b"GET /subscribe HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+
+
+async def asked(sock: socket.socket, request: bytes) -> str:
+    """Send a request; return the status of its response."""
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(sock, request)
+    return (await loop.sock_recv(sock, 4096)).split(b" ")[1].decode()
 
 
 async def test_limits_hold_for_all_edges_together(relay: Relay, tmp_path: Path) -> None:
-    limits = replace(QUICK, supervisor=replace(QUICK.supervisor, share_every_s=0.001))
-    async with serving(
-        relay, tmp_path, limits, max_subscribers=5, address_connections=8, address_exempt=()
-    ) as server:
-        port, codes = server.ports[0], Counter[str]()
-        async with AsyncExitStack() as stack:
-            for _ in range(10):
-                sock = await connected(port)
-                stack.callback(sock.close)
-                loop = asyncio.get_running_loop()
-                upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-                key = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-                await loop.sock_sendall(sock, f"GET /subscribe HTTP/1.1\r\nHost: a\r\n{upgrade}{key}".encode())
-                answer = await loop.sock_recv(sock, 4096)
-                codes[answer.split(b" ")[1].decode()] += 1
-                await asyncio.sleep(0.05)  # longer than the others take to know it
-        assert codes == {"101": 5, "503": 3, "429": 2}
+    limited: dict[str, Any] = {"max_subscribers": 5, "address_connections": 8, "address_exempt": ()}
+    async with serving(relay, tmp_path, **limited) as server, AsyncExitStack() as stack:
+        codes = []
+        for count in range(10):
+            sock = await connected(server.ports[0])
+            stack.callback(sock.close)
+            codes.append(await asked(sock, UPGRADE))
+            if count < 8:
+                await told(server, count + 1)
+        assert codes == ["101"] * 5 + ["503"] * 3 + ["429"] * 2
+
+
+async def test_an_address_is_what_a_proxy_says_and_counts_at_all_edges(relay: Relay, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "proxy_protocol": True,
+        "trusted_proxies": parse_networks("127.0.0.1"),
+        "address_connections": 3,
+    }
+    async with serving(relay, tmp_path, **settings) as server, AsyncExitStack() as stack:
+        codes = []
+        for count in range(4):
+            sock = await connected(server.ports[0])
+            stack.callback(sock.close)
+            codes.append(await asked(sock, b"PROXY TCP4 203.0.113.9 127.0.0.1 4000 6008\r\n" + UPGRADE))
+            if count < 3:
+                await told(server, count + 1)
+        assert codes == ["101"] * 3 + ["429"]
+
+
+async def test_handshakes_of_tls_are_made_at_the_edges(relay: Relay, tmp_path: Path) -> None:
+    pem = certificate(tmp_path)
+    connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=pem), force_close=True)
+    async with serving(relay, tmp_path, tls_cert=pem) as server:
+        async with aiohttp.ClientSession(connector=connector) as session:
+            for _ in range(4):
+                async with session.get(f"https://127.0.0.1:{server.ports[0]}/health") as response:
+                    assert response.status == 200
+        assert sorted(server.acceptor.passed.values()) == [2, 2]
+
+
+async def test_metrics_may_have_a_port_of_their_own(relay: Relay, tmp_path: Path) -> None:
+    async with serving(relay, tmp_path, metrics_listen=LOOPBACK) as server:
+        port, metrics_port = server.ports
+        assert (await figures(metrics_port))['jetstream_process_ready{process="edge-2"}'] == 1
+        assert (await get(metrics_port, "/health"))[0] == 404
+        assert (await get(port, "/metrics"))[0] == 404
 
 
 async def test_an_edge_that_ends_again_and_again_ends_the_server(relay: Relay, tmp_path: Path) -> None:
-    with pytest.raises(Exception, match=r"edge-1 has ended 2 times within 30 s; the last time: it was ended by"):
-        limits = replace(QUICK, supervisor=replace(QUICK.supervisor, ends_max=2))
+    limits = replace(QUICK, supervisor=replace(QUICK.supervisor, ends_max=2))
+    problem = r"edge-1 has ended 2 times within 30 s; the last time: it was ended by SIGKILL"
+    with pytest.raises(ProcessFailed, match=problem):
         async with serving(relay, tmp_path, limits) as server:
             await ended_by(server.edges[0], signal.SIGKILL)
             assert server.edges[0].pid is not None
@@ -236,13 +304,20 @@ async def test_an_edge_that_ends_again_and_again_ends_the_server(relay: Relay, t
                     await asyncio.sleep(0.01)
 
 
-async def test_a_replaced_edge_knows_the_lists_and_counters_do_not_fall(relay: Relay, tmp_path: Path) -> None:
-    async with serving(relay, tmp_path, edges=1) as server:
+async def test_a_replaced_edge_knows_the_lists_and_nothing_that_was_counted_is_lost(
+    relay: Relay, tmp_path: Path
+) -> None:
+    did = "did:plc:" + "a" * 24
+    async with serving(relay, tmp_path, edges=1) as server, aiohttp.ClientSession() as session:
         port = server.ports[0]
+        async with session.post(f"http://127.0.0.1:{port}/filters", data=did) as response:
+            list_id = (await response.json())["id"]
         async with subscribe(port):
             before = await figures(port)
         await ended_by(server.edges[0], signal.SIGTERM)  # it leaves by itself
         after = await figures(port)
         name = 'jetstream_disconnects_total{reason="client"}'
         assert after[name] == before[name] + 1
-        assert not isinstance(server, Supervisor) or server.edges[0].ends["died"] == 1
+        assert server.edges[0].ends["died"] == 1
+        async with subscribe(port, filter=list_id):  # refused if it were not known
+            pass

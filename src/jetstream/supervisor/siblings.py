@@ -326,9 +326,9 @@ class Siblings:
             return
         subscribers = len(served.subscribe)
         opened = subscribers + sum(len(each.connections) for each in served.servers)
-        self.channel.tell("load", {"open": opened, "taken": taking.taken, "subscribers": subscribers})
         if self._changes is not None and (changes := self._changes.take()):
             self.channel.tell("usage", {"changes": packed(changes)})
+        self.channel.tell("load", {"open": opened, "taken": taking.taken, "subscribers": subscribers})
 
 
 def _ignoring_result(steps: Steps[Any]) -> Steps[None]:
