@@ -59,19 +59,19 @@ class ProcessFailed(JetstreamError):
 class Owner(Protocol):
     """What the supervisor does with what a process says. `Process` calls it, in the event loop's thread."""
 
-    def began(self, process: Process, passing: socket.socket) -> Message:
+    def began(self, process: Process, passing: socket.socket, /) -> Message:
         """Return the setup of a process that has started. `passing` is the socket for its connections."""
 
-    def ready(self, process: Process) -> None:
+    def ready(self, process: Process, /) -> None:
         """Note that a process is ready."""
 
-    def told(self, process: Process, message: Message) -> None:
+    def told(self, process: Process, message: Message, /) -> None:
         """Take what a process tells."""
 
-    def asked(self, process: Process, message: Message) -> Awaitable[Message]:
+    def asked(self, process: Process, message: Message, /) -> Awaitable[Message]:
         """Return the answer to a question of a process."""
 
-    def ended(self, process: Process) -> None:
+    def ended(self, process: Process, /) -> None:
         """Note that a process has ended."""
 
 
