@@ -80,6 +80,30 @@ def fail(serve: Serve, capsys: pytest.CaptureFixture[str]) -> Fail:
     return run
 
 
+@pytest.mark.parametrize(
+    ("arguments", "unused"),
+    [
+        (["--upstream", "a.example", "--drain", "5s"], []),
+        (["--role", "edge", "--listen", ":7"], []),
+        (
+            ["--role", "edge", "--upstream", "a.example", "--verify", "full", "--retention", "1h"],
+            ["--retention", "--upstream", "--verify"],
+        ),
+        (["--role", "ingest", "--upstream", "a.example", "--verify", "full"], []),
+        (["--role", "ingest", "--wire", "v1", "--drain", "5s"], ["--drain", "--wire"]),
+    ],
+)
+def test_settings_without_effect_in_a_role_are_named(
+    serve: Serve, arguments: list[str], unused: list[str]
+) -> None:
+    assert sorted(serve(*arguments).unused) == unused
+
+
+def test_the_log_is_in_the_data_directory_unless_it_is_elsewhere(serve: Serve) -> None:
+    assert serve("--data-dir", "/a").log_dir == Path("/a")
+    assert serve("--data-dir", "/a", "--log", "sqlite:/b").log_dir == Path("/b")
+
+
 GOOD: list[tuple[str, str, str, object]] = [
     ("--upstream", "WS_URL", "relay.example", f"wss://relay.example{FIREHOSE_PATH}"),
     ("--upstream", "WS_URL", "relay.example:8443", f"wss://relay.example:8443{FIREHOSE_PATH}"),

@@ -11,7 +11,6 @@ from jetstream.roles import Role
 from jetstream.settings.declaring import duration, setting, size
 from jetstream.settings.values import LogUrl, parse_log_url
 
-
 # Also of the commands that read or change a log.
 LOG: Final = setting(
     "LOG",
@@ -41,10 +40,7 @@ class LogSettings:
             " another process writes.",
         ),
     ] = "all"
-    log: Annotated[
-        LogUrl | None,
-        LOG,
-    ] = None
+    log: Annotated[LogUrl | None, LOG] = None
     data_dir: Annotated[
         Path,
         setting(

@@ -6,9 +6,10 @@ To add a header field of a response: an entry in `HEADERS`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from jetstream.delivery.renderers import RENDERERS
+from jetstream.roles import Role
 from jetstream.status import UPSTREAM_STATES
 from jetstream.web.did_lists import DIDS_MAX
 from jetstream.web.parameter_table import DID, Parameter, Schema

@@ -104,6 +104,8 @@ class EdgeLog:
         self._tombstones: Mapping[bytes, int] = {}
         # Whether the first snapshot was taken; whether the last one was not whole, or could not be taken.
         self._is_open = self._behind = False
+        # Whether another file has taken the place of the database, and could not be opened yet.
+        self._must_reopen = False
         # When the edge has last looked at the files without an error, and the error since then.
         self._looked_at = clock()
         self._problem = ""
@@ -171,14 +173,15 @@ class EdgeLog:
             revision, end = self._erasures, min(stop, self._hot_tail.start, self._stored_to + 1)
             try:
                 after, batch = await self._stored.find(position, end, wanted)
+                self._step(database=True)  # what was found may have been trimmed or erased meanwhile
             except LogCorrupt:
                 raise
             except LogError as error:
                 self._note_problem(error)
                 await asyncio.sleep(self._limits.poll_s)
                 continue
-            if revision != self._erasures or self._clock() - self._looked_at > self._limits.fresh_s:
-                continue  # what was found may have been erased meanwhile
+            if revision != self._erasures:
+                continue
             position = after
             if batch is not None:
                 return batch
@@ -267,7 +270,7 @@ class EdgeLog:
     async def _look_at_all(self) -> None:
         """Look at the log and at the writer's heartbeat. An error that may pass is noted. Raises LogCorrupt."""
         try:
-            if self._database.is_replaced:
+            if self._must_reopen or self._database.is_replaced:
                 self._reopen()
             await self.look()
         except LogCorrupt:
@@ -278,10 +281,13 @@ class EdgeLog:
 
     def _on_change(self, names: Collection[str]) -> None:
         """Read what has come, at once. What is left, and errors, are for `run`. Called by the watch."""
-        tip, is_commit = self.tip, _WAL in names
+        tip = self.tip
         self._attempts = 0
-        self._step_or_wake(database=is_commit)
-        if is_commit and self.tip == tip:
+        if _WAL not in names:
+            self._step_or_wake(database=False)
+        if self.tip == tip:  # the next entry may follow a commit
+            self._step_or_wake(database=True)
+        if self.tip == tip:
             self._look_again()
 
     def _look_again(self) -> None:
@@ -386,6 +392,7 @@ class EdgeLog:
 
     def _reopen(self) -> None:
         """Read another file that has taken the place of this one. Raises LogError."""
+        self._must_reopen = True
         self._stored.readers.renew()
         self._erasures, self._behind = NO_REVISION, True
         with TranslatedErrors(self._path, LogError):
@@ -393,6 +400,7 @@ class EdgeLog:
             self._database = DatabaseReader(self._path, self._limits)
             if not self._database.has_tables():
                 raise LogError(self._path, "has no tables yet")
+        self._must_reopen = False
         logger.info("log: another file has taken its place, and is read now", path=str(self._path))
 
     def _note_problem(self, error: LogError) -> None:
