@@ -43,7 +43,9 @@ def main(
     figures: dict[str, float] = {}
     for count in map(int, edges.split(",")):
         found = measure(count, readers, rate, seconds)
-        print(f"edges {count}: " + ", ".join(f"{name} {value:.1f}" for name, value in found.items()), flush=True)
+        print(
+            f"edges {count}: " + ", ".join(f"{name} {value:.1f}" for name, value in found.items()), flush=True
+        )
         figures |= {f"{name}_{count}": value for name, value in found.items()}
     return figures
 

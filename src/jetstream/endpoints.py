@@ -32,8 +32,8 @@ from jetstream.web.did_lists import BODY_BYTES_MAX, DidLists
 from jetstream.web.event_stream import EventStreamDialect
 from jetstream.web.explain import Explain
 from jetstream.web.gaps import Gaps
-from jetstream.web.listening import listen, urls
 from jetstream.web.http import Request, Response
+from jetstream.web.listening import listen, urls
 from jetstream.web.methods import GET_ZSTD_DICTIONARY, PREFIX, SUBSCRIBE_EVENTS
 from jetstream.web.positions import cursors
 from jetstream.web.server import Routes, Server, Upload

@@ -9,12 +9,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
-from websockets.exceptions import ConnectionClosed
 from tests.builders import commit, like
 from tests.edges import ended_by, serving
 from tests.relay import Relay, numbered
 from tests.serving import figures, get
 from tests.subscriber import Subscriber, subscribe
+from websockets.exceptions import ConnectionClosed
 
 from jetstream.supervisor.supervisor import Supervisor
 
@@ -95,7 +95,7 @@ async def _subscribers_are_one_list(port: int, subscribers: list[Subscriber]) ->
         each.cancel()
     assert await post(port, "/subscribers/kick", {}) == (
         400,
-        'body: \'of the request\' names nobody: send ids, addresses, or "all": true\n',
+        "body: 'of the request' names nobody: send ids, addresses, or \"all\": true\n",
     )
 
 

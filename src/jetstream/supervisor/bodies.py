@@ -20,7 +20,9 @@ _DOWN: Final = Check(
     "wait some seconds; the log says why it has ended",
 )
 _NO_EDGE: Final = Check(
-    "no_edge", "no process that serves subscribers is ready", "wait some seconds; the log says why they have ended"
+    "no_edge",
+    "no process that serves subscribers is ready",
+    "wait some seconds; the log says why they have ended",
 )
 _REASONS_MAX: Final = 50
 

@@ -14,7 +14,7 @@ that breaks a bound is one that does not work, and the channel ends.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from itertools import count
 from struct import Struct
 from typing import Any, Final, NamedTuple, Protocol, cast

@@ -1,10 +1,10 @@
 """The families of `/metrics` of several processes as those of one server. Pure.
 
-    counters, histograms    added up; what a process had that has ended is kept, so none ever falls
-    gauges of connections,
-      memory and files      added up
-    events stored           those of the ingest: edges count what they read
-    other gauges            those of the ingest, else of the first edge
+counters, histograms    added up; what a process had that has ended is kept, so none ever falls
+gauges of connections,
+memory and files      added up
+events stored           those of the ingest: edges count what they read
+other gauges            those of the ingest, else of the first edge
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def pack(collector: Collector) -> list[list[Any]]:
 def unpack(packed: Iterable[Sequence[Any]]) -> list[Family]:
     """Return what `pack` returned."""
     return [
-        Family(name, kind, text, {(sample, tuple(labels.items())): value for sample, labels, value in samples})
+        Family(
+            name, kind, text, {(sample, tuple(labels.items())): value for sample, labels, value in samples}
+        )
         for name, kind, text, samples in packed
     ]
 

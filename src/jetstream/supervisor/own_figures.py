@@ -20,7 +20,9 @@ class OwnFigures(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Return the families as of now."""
-        ready = GaugeMetricFamily("jetstream_process_ready", "1 while a process is ready.", labels=["process"])
+        ready = GaugeMetricFamily(
+            "jetstream_process_ready", "1 while a process is ready.", labels=["process"]
+        )
         ends = CounterMetricFamily(
             "jetstream_process_ends", "Processes that ended and were replaced.", labels=["process", "cause"]
         )

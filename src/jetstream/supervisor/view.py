@@ -260,7 +260,6 @@ class View:
         return answers
 
 
-
 def _uncached(answer: Message) -> Message:
     return answer._replace(fields={**answer.fields, "headers": {"Cache-Control": "no-store"}})
 
@@ -268,4 +267,3 @@ def _uncached(answer: Message) -> Message:
 def _json(status: int, body: object, *, indented: bool = True) -> Message:
     option = orjson.OPT_APPEND_NEWLINE | (orjson.OPT_INDENT_2 if indented else 0)
     return Message("", {"status": status, "type": "application/json"}, orjson.dumps(body, option=option))
-

@@ -17,7 +17,9 @@ def urls(settings: Settings, port: int, *, tls: bool, serves: bool = True) -> di
     base = f"{listening.host or 'localhost'}:{port}"
     ws, http = ("wss", "https") if tls else ("ws", "http")
     subscribe = {"subscribe": f"{ws}://{base}/subscribe", "client_libraries": f"{ws}://{base}/v1/subscribe"}
-    metrics = f"{http}://{base}/metrics" if metrics_listening is None else f"http://{metrics_listening}/metrics"
+    metrics = (
+        f"{http}://{base}/metrics" if metrics_listening is None else f"http://{metrics_listening}/metrics"
+    )
     return {**(subscribe if serves else {}), "metrics": metrics}
 
 

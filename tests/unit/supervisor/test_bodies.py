@@ -3,8 +3,8 @@ from __future__ import annotations
 from typing import Any
 
 from jetstream.supervisor.bodies import health, listed, not_ready
-from jetstream.supervisor.families import unpack
 from jetstream.supervisor.bodies import status as merged_status
+from jetstream.supervisor.families import unpack
 
 CHECK = {"check": "lag", "text": "t", "hint": "h"}
 IDLE = {"check": "upstream_idle", "text": "t", "hint": "h"}

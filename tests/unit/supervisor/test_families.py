@@ -70,7 +70,10 @@ def test_gauges_are_taken_by_their_meaning() -> None:
 
 
 def test_events_are_counted_where_they_are_stored_and_not_where_they_are_read() -> None:
-    stored, read = counter("jetstream_events", 7, kind="create"), counter("jetstream_events", 6, kind="create")
+    stored, read = (
+        counter("jetstream_events", 7, kind="create"),
+        counter("jetstream_events", 6, kind="create"),
+    )
     assert by_label(merged(stored, [read, read], Kept()), "jetstream_events", "kind") == {"create": 7}
     kept = Kept()
     kept.add(read, is_ingest=False)

@@ -143,9 +143,7 @@ async def test_a_process_that_ends_again_and_again_is_given_up() -> None:
     async with running(READY + 'tell("failed", text="the disk is gone")', limits) as (process, _, task):
         with pytest.raises(ProcessFailed) as failed:
             await task
-    assert str(failed.value) == (
-        "edge-3 has ended 3 times within 30 s; the last time: the disk is gone"
-    )
+    assert str(failed.value) == ("edge-3 has ended 3 times within 30 s; the last time: the disk is gone")
     assert process.ends == {"died": 3, "hung": 0}
 
 
@@ -181,7 +179,11 @@ async def test_a_process_may_be_silent_for_longer_while_it_starts() -> None:
 
 
 async def test_questions_are_answered_both_ways_while_a_process_is_ready() -> None:
-    script = READY + 'tell("ask", 1)\n' + "while True:\n kind, number = hear()\n if number and kind != 'answer': tell('answer', number, heard=kind)\n elif kind == 'answer': tell('answered')"
+    script = (
+        READY
+        + 'tell("ask", 1)\n'
+        + "while True:\n kind, number = hear()\n if number and kind != 'answer': tell('answer', number, heard=kind)\n elif kind == 'answer': tell('answered')"
+    )
     async with running(script) as (process, owner, _):
         with pytest.raises(ChannelError, match="not ready"):
             await process.ask(Message("early"), PATIENCE_S)

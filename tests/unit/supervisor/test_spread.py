@@ -41,7 +41,9 @@ def test_an_edge_that_takes_nothing_gets_none_unless_none_does() -> None:
     assert chosen([stalled]) == 0
 
 
-def test_while_an_edge_is_replaced_what_is_above_the_share_of_the_others_waits_for_it_but_not_for_long() -> None:
+def test_while_an_edge_is_replaced_what_is_above_the_share_of_the_others_waits_for_it_but_not_for_long() -> (
+    None
+):
     # 500 had an edge each; one is being replaced, and its clients come back.
     survivor, replaced = ready(500), Load()
     assert chosen([survivor, replaced], waiting=500) is None
