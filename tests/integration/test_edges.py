@@ -7,6 +7,7 @@ import json
 import signal
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 from tests.builders import commit, like
@@ -40,7 +41,8 @@ async def listed(port: int, query: str = "") -> list[int]:
 async def test_whichever_edge_answers_it_answers_for_all(relay: Relay, tmp_path: Path) -> None:
     """One server for all of this: to start three processes takes seconds of CPU time."""
     relay.publish(frames(1, 100))
-    async with serving(relay, tmp_path, upstream_cursor=0) as server, AsyncExitStack() as stack:
+    settings: dict[str, Any] = {"upstream_cursor": 0, "ready_lag": None}
+    async with serving(relay, tmp_path, **settings) as server, AsyncExitStack() as stack:
         port = server.ports[0]
         subscribers = [await stack.enter_async_context(subscribe(port, cursor=1)) for _ in range(6)]
         await _all_read_the_same(subscribers)
@@ -119,13 +121,13 @@ async def _a_killed_edge_loses_nothing(relay: Relay, server: Supervisor, port: i
         await ended_by(server.edges[0], signal.SIGKILL)
         relay.publish(frames(101, 110))
         lost = 0
-        for client, events in zip(clients, read, strict=True):
+        for number, client in enumerate(clients):
             try:
-                events += await client.events(10)
+                read[number] += await client.events(10)
             except ConnectionClosed:
                 lost += 1
-                async with subscribe(port, cursor=events[-1]["time_us"] + 1) as again:
-                    events += await again.events(10)
+                async with subscribe(port, cursor=read[number][-1]["time_us"] + 1) as again:
+                    read[number] += await again.events(10)
         assert lost == 1
         assert read[0] == read[1]
         assert len({each["time_us"] for each in read[0]}) == 110

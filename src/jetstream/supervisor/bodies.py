@@ -40,10 +40,10 @@ def not_ready(
     reasons = [_DOWN._asdict()] if ingest is None else list(ingest)
     if not edges:
         return [*reasons, _NO_EDGE._asdict()]
-    if all(edges):
-        known = {each["check"] for each in reasons}
-        reasons += [each for each in edges[0] if each["check"] not in known]
-    return reasons
+    # Whether the ingest is there is known here: an edge learns it some seconds later.
+    known = {"writer_gone", *(each["check"] for each in reasons)}
+    more = [[each for each in one if each["check"] not in known] for one in edges]
+    return [*reasons, *(more[0] if all(more) else ())]
 
 
 def health(ingest: Body, edges: Sequence[Body], more_reasons: Sequence[str]) -> dict[str, Any]:

@@ -94,6 +94,8 @@ class Process:
         self.place = place
         # Set while the present process is ready.
         self.is_ready = asyncio.Event()
+        # Whether any process of this place was ready.
+        self.was_ready = False
         # The channel to the present process; None while there is none.
         self.channel: Channel | None = None
         # How often a process has ended, by cause: `died`, or `hung` and killed.
@@ -109,8 +111,6 @@ class Process:
         self._ended_at: deque[float] = deque(maxlen=limits.ends_max)
         # Set once it has been told to stop for good.
         self._stopping = asyncio.Event()
-        # Whether any process of this place was ready.
-        self._was_ready = False
         # How many looks in a row have found the present process silent, and whether it was killed for that.
         self._silent_looks = 0
         self._hung = False
@@ -175,7 +175,7 @@ class Process:
         """Log that the process has ended, and raise JetstreamError if it is not to be replaced."""
         problem = self._problem()
         self.ends["hung" if self._hung else "died"] += 1
-        if not self._was_ready:
+        if not self.was_ready:
             raise self._failure or ProcessFailed(f"{self.place}: {problem}")
         now, limits = self._clock(), self._limits
         self._ended_at.append(now)
@@ -270,7 +270,7 @@ class Process:
     def take(self, message: Message) -> None:
         """Take what the process tells of itself, or give it to the owner."""
         if message.kind == "ready":
-            self._was_ready = True
+            self.was_ready = True
             self.is_ready.set()
             self._owner.ready(self)
         elif message.kind == "failed":

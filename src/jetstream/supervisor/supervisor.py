@@ -231,6 +231,8 @@ class Supervisor:
         own = replace(
             settings,
             role=process.place.role,
+            # For the first ingest only: those after it go on where it was.
+            upstream_cursor=None if process.was_ready else settings.upstream_cursor,
             edges=0,
             drain=self._drain_s,
             buffer_total=max(settings.buffer_total // settings.edges, settings.subscriber_buffer),

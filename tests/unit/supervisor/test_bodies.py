@@ -30,6 +30,12 @@ def test_a_reason_is_given_once() -> None:
     assert names(not_ready([CHECK], [[CHECK]], stopping=False)) == ["lag"]
 
 
+def test_an_edge_need_not_have_heard_of_the_ingest() -> None:
+    gone = {"check": "writer_gone", "text": "t", "hint": "h"}
+    assert not_ready([], [[gone]], stopping=False) == []
+    assert names(not_ready(None, [[gone]], stopping=False)) == ["ingest_down"]
+
+
 def body(status: str, subscribers: int, *reasons: str) -> dict[str, Any]:
     return {"status": status, "reasons": list(reasons), "subscribers": subscribers, "version": "1"}
 
