@@ -72,7 +72,7 @@ async def _serve(place: str, siblings: Siblings, setup: Message) -> None:
     shortage = raise_file_limit(most, limits.web.files_reserved, limits.runtime)
     tune_gc(limits.runtime)
     service = Service(settings, limits, siblings=siblings, first_id=fields["first_id"])
-    stop_on_signals(siblings.stop)
+    stop_on_signals(siblings.leave)
     async with housekeeping(limits.runtime):
         await siblings.serve(service, shortage)
 

@@ -76,7 +76,7 @@ class Siblings:
         self._worker = Worker()
         # From `serve` on: the service of this process.
         self._service: Service | None = None
-        # Whether it is to end; `stop` may come before the service.
+        # Whether it is to end, which may be known before there is a service.
         self._stopped = False
         # From `take` on, at an edge: what is served here, and what gets its connections.
         self._served: _Served | None = None
@@ -106,10 +106,14 @@ class Siblings:
             for each in helpers:
                 each.cancel()
 
-    def stop(self) -> None:
-        """Stop the service, and get no more connections."""
-        self._stopped = True
+    def leave(self) -> None:
+        """Stop the service, and get no more connections: other edges do."""
         self.channel.tell("leaving")
+        self._stop()
+
+    def _stop(self) -> None:
+        """Stop the service, now or as soon as there is one."""
+        self._stopped = True
         if self._service is not None:
             self._service.stop()
 
@@ -144,7 +148,7 @@ class Siblings:
         if kind == "setup":
             self.setup.set_result(message)
         elif kind == "stop":
-            self.stop()
+            self._stop()
         elif kind == "reload" and service is not None:
             service.reload()
         elif served is not None:
@@ -172,9 +176,7 @@ class Siblings:
 
     def lost(self) -> None:
         """End: the supervisor has ended."""
-        self._stopped = True
-        if self._service is not None:
-            self._service.stop()
+        self._stop()
         if not self.setup.done():
             self.setup.cancel()
 

@@ -4,7 +4,8 @@ An edge says now and then how many connections it has, and how many it has taken
 passed to it and are not in that count yet are added. So many connections that come at once are spread, too.
 
 While an edge is being replaced, its clients connect again. To give all of them to the others would leave
-the new one empty for hours. So what is above the others' share waits for it, but not for long.
+the new one empty for hours. So what is above the others' share waits for it, but not for long. The same holds
+for an edge that is slow to take what it was given.
 """
 
 from __future__ import annotations
@@ -43,15 +44,17 @@ def choose(
 ) -> Load | None:
     """Return the edge that gets a connection, of `waiting` ones, which has waited for so long.
 
-    None: none can have it now. An edge that stalls gets one only if all do.
+    None: none can have it now, or one that is emptier than those that can will soon. An edge that stalls gets
+    one only if all do.
     """
-    able = [each for each in loads if each.ready and each.untaken < limits.untaken_max]
+    ready = [each for each in loads if each.ready]
+    lively = [each for each in ready if not each.stalls(now, limits)] or ready
+    able = [each for each in lively if each.untaken < limits.untaken_max]
     if not able:
         return None
-    found = min(able, key=lambda each: (each.stalls(now, limits), each.total))
+    found = min(able, key=lambda each: each.total)
     expected = sum(not each.ready and now < each.expected_until for each in loads)
-    if not expected or waited_s >= limits.hold_s:
+    if waited_s >= limits.hold_s or (not expected and len(able) == len(lively)):
         return found
-    ready = [each.total for each in loads if each.ready]
-    share = (sum(ready) + waiting) / (len(ready) + expected)
+    share = (sum(each.total for each in lively) + waiting) / (len(lively) + expected)
     return found if found.total < share else None

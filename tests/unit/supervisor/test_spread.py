@@ -31,8 +31,12 @@ def test_an_edge_that_has_ended_or_has_not_begun_gets_none() -> None:
 
 
 def test_an_edge_has_only_so_many_on_their_way() -> None:
-    assert chosen([ready(0, untaken=4), ready(9)]) == 1
-    assert chosen([ready(0, untaken=4), ready(9, untaken=4)]) is None
+    busy = Load(ready=True, open=4, untaken=4, untaken_since=99.9)
+    assert chosen([busy, ready(9)]) is None  # it is emptier, and will soon take more
+    assert chosen([busy, ready(3)]) == 1
+    assert chosen([busy, ready(9)], waited_s=1.0) == 1
+    assert chosen([busy, ready(9)], now=200.0) == 1  # it does not take more
+    assert chosen([busy, busy]) is None
 
 
 def test_an_edge_that_takes_nothing_gets_none_unless_none_does() -> None:
