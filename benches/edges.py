@@ -2,9 +2,9 @@
 
 python -m benches.edges [--edges 1,2,4,8] [--readers 25] [--rate 500] [--seconds 10]
 
-Each server is `jetstream serve --edges N` with a relay. The ingest's CPU time for an event is measured without
-a subscriber, and with some at each edge that want everything. An edge that costs the ingest nothing leaves the
-figure as it is. On a machine with fewer cores than processes, all figures include what they take from each other.
+Each server is `jetstream serve --edges N` with a relay. The ingest's CPU time for an event is measured
+without a subscriber, and with some at each edge that want everything. An edge that costs the ingest nothing
+leaves that figure as it is. On a machine with fewer cores than processes, all take something from each other.
 """
 
 from __future__ import annotations

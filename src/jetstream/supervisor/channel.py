@@ -123,7 +123,8 @@ class Channel(asyncio.Protocol):
         try:
             self._send(Message(kind, fields or {}, body, number))
             async with asyncio.timeout(within_s):
-                return await future
+                answer: Message = await future
+                return answer
         except TimeoutError:
             raise ChannelError(f"there was no answer within {within_s:g} s") from None
         finally:

@@ -207,7 +207,7 @@ class Siblings:
     # --- what `Service` and `Endpoints` call ---
 
     def take(self, endpoints: Endpoints) -> None:
-        """Get connections for what is served here, and begin to share what is limited. The ingest has none."""
+        """Get connections for what is served here, and share what is limited. The ingest has none."""
         subscribe, subscribers, servers = endpoints.subscribe, endpoints.subscribers, endpoints.servers
         if subscribe is None or subscribers is None:
             return

@@ -107,7 +107,10 @@ class Supervisor:
             process.tell(Message("reload"))
 
     async def run(self) -> None:
-        """Serve until `stop`. Raises SettingError for what cannot be used, and what a process has failed with."""
+        """Serve until `stop`.
+
+        Raises SettingError for a setting that cannot be used, and what a process has failed with.
+        """
         if self.settings.role != "all":
             problem = f"is for a server that does all, and --role is {self.settings.role}"
             raise SettingError("--edges", self.settings.edges, problem)

@@ -191,9 +191,10 @@ def _subscriber() -> Json:
 def _process() -> Json:
     """Return the schema of one of several processes."""
     counts = dict.fromkeys(("ended", "subscribers"), _COUNT)
-    figures = dict.fromkeys(("cpu", "rss_bytes"), {"type": ["number", "null"]})
+    number: Schema = {"type": ["number", "null"]}
     pid: Schema = {"type": ["integer", "null"]}
-    return _object({"name": STRING, "pid": pid, "ready": {"type": "boolean"}, **counts, **figures})
+    more = {"cpu": number, "rss_bytes": number, "ready": {"type": "boolean"}}
+    return _object({"name": STRING, "pid": pid, **counts, **more})
 
 
 def _status() -> Json:

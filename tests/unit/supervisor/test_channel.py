@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -33,6 +34,10 @@ class Peer:
         self.heard.put_nowait(Message("lost"))
 
 
+def _same(channel: Channel) -> Channel:
+    return channel
+
+
 @asynccontextmanager
 async def pair(
     ours: Peer, theirs: Peer, limits: SupervisorLimits = SupervisorLimits()
@@ -41,7 +46,7 @@ async def pair(
     loop = asyncio.get_running_loop()
     channels = Channel(ours, limits), Channel(theirs, limits)
     for channel, sock in zip(channels, socket.socketpair(), strict=True):
-        await loop.create_unix_connection(lambda channel=channel: channel, sock=sock)
+        await loop.create_unix_connection(partial(_same, channel), sock=sock)
     try:
         yield channels
     finally:

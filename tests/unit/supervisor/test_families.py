@@ -133,7 +133,7 @@ def test_what_is_written_is_what_prometheus_reads() -> None:
 
     def read(text: bytes) -> list[object]:
         return [
-            (each.name, each.type, each.documentation, [sample for sample in each.samples])
+            (each.name, each.type, each.documentation, list(each.samples))
             for each in text_string_to_metric_families(text.decode())
             if not each.name.endswith("_created")
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
@@ -12,6 +12,9 @@ import pytest
 from jetstream.limits import SupervisorLimits, WebLimits
 from jetstream.supervisor.acceptor import Acceptor
 from jetstream.supervisor.taking import Taking
+
+# Returns both ends of a connection, the client's first.
+Client = Callable[[], tuple[socket.socket, socket.socket]]
 
 
 @pytest.fixture
@@ -57,26 +60,26 @@ def listening(files: ExitStack) -> socket.socket:
 
 
 @pytest.fixture
-def client(files: ExitStack, listening: socket.socket) -> Iterator[object]:
+def client(files: ExitStack, listening: socket.socket) -> Client:
     def connect() -> tuple[socket.socket, socket.socket]:
         theirs = files.enter_context(socket.create_connection(listening.getsockname()))
         accepted, _ = listening.accept()
         return theirs, accepted
 
-    yield connect
+    return connect
 
 
 async def test_a_connection_is_that_of_the_edge_alone_once_it_has_taken_it(
-    files: ExitStack, client: object
+    files: ExitStack, client: Client
 ) -> None:
     acceptor = Acceptor(1, SupervisorLimits())
     edge = Edge(acceptor, 1, files)
     edge.take()
-    theirs, accepted = client()  # type: ignore[operator]
+    theirs, accepted = client()
     acceptor.accept(1, accepted)
     listener, sock = await edge.got.get()
     assert listener == 1
-    while edge.load.untaken:
+    while edge.load.untaken:  # noqa: ASYNC110 - the confirmation is on its way
         await asyncio.sleep(0)
     assert accepted.fileno() == -1  # the supervisor has closed its own
     sock.sendall(b"hello")
@@ -86,12 +89,12 @@ async def test_a_connection_is_that_of_the_edge_alone_once_it_has_taken_it(
 
 
 async def test_what_an_edge_has_not_taken_when_it_ends_goes_to_another(
-    files: ExitStack, client: object
+    files: ExitStack, client: Client
 ) -> None:
     acceptor = Acceptor(2, SupervisorLimits())
     first, second = Edge(acceptor, 1, files), Edge(acceptor, 2, files)
     acceptor.leave(2)
-    clients = [client() for _ in range(3)]  # type: ignore[operator]
+    clients = [client() for _ in range(3)]
     for theirs, accepted in clients:
         theirs.sendall(b"request")
         acceptor.accept(0, accepted)
@@ -110,12 +113,12 @@ async def test_what_an_edge_has_not_taken_when_it_ends_goes_to_another(
     second.end()
 
 
-async def test_connections_wait_while_there_is_no_edge(files: ExitStack, client: object) -> None:
+async def test_connections_wait_while_there_is_no_edge(files: ExitStack, client: Client) -> None:
     acceptor = Acceptor(1, SupervisorLimits(waiting_max=2))
     for count in range(2):
         assert acceptor.waiting == count
         assert not acceptor.full
-        acceptor.accept(0, client()[1])  # type: ignore[operator]
+        acceptor.accept(0, client()[1])
     assert acceptor.full
     edge = Edge(acceptor, 1, files)
     edge.take()
@@ -127,20 +130,20 @@ async def test_connections_wait_while_there_is_no_edge(files: ExitStack, client:
     edge.end()
 
 
-async def test_what_still_waits_at_the_end_is_closed(client: object) -> None:
+async def test_what_still_waits_at_the_end_is_closed(client: Client) -> None:
     acceptor = Acceptor(1, SupervisorLimits())
-    theirs, accepted = client()  # type: ignore[operator]
+    theirs, accepted = client()
     acceptor.accept(0, accepted)
     acceptor.close()
     assert theirs.recv(1) == b""
 
 
-async def test_more_than_one_turn_takes_all_come(files: ExitStack, client: object) -> None:
+async def test_more_than_one_turn_takes_all_come(files: ExitStack, client: Client) -> None:
     acceptor = Acceptor(1, SupervisorLimits(untaken_max=3))
     edge = Edge(acceptor, 1, files)
     edge.take(WebLimits(accepts_per_turn=2))
     for _ in range(20):
-        acceptor.accept(0, client()[1])  # type: ignore[operator]
+        acceptor.accept(0, client()[1])
     assert edge.load.untaken == 3
     for _ in range(20):
         await edge.got.get()

@@ -16,7 +16,8 @@ from jetstream.limits import SupervisorLimits
 from jetstream.supervisor.channel import ChannelError, Message
 from jetstream.supervisor.process import Place, Process, ProcessFailed, fields_of
 
-# What each child begins with: `tell` sends a message, `hear` returns the kind of the next one, or "" at the end.
+# What each child begins with: `tell` sends a message, `hear` returns the kind and the number of the next one;
+# at the end, an empty kind.
 SPEAK = """
 import json, os, signal, socket, struct, sys, time
 control = socket.socket(fileno=0)
@@ -169,7 +170,7 @@ async def test_a_process_that_is_silent_for_too_long_is_killed_and_replaced() ->
 async def test_a_process_may_be_silent_for_longer_while_it_starts() -> None:
     limits = SupervisorLimits(looks=2, hang_s=1.0, start_s=3.0)
     async with running("import time; time.sleep(1000)", limits) as (process, owner, _):
-        while process.channel is None:
+        while process.channel is None:  # noqa: ASYNC110 - it tells nobody
             await asyncio.sleep(0.001)
         for _ in range(6):
             process.look()
@@ -178,12 +179,19 @@ async def test_a_process_may_be_silent_for_longer_while_it_starts() -> None:
         await owner.sees("ended")
 
 
+ASKING = """
+tell("ask", 1)
+while True:
+    kind, number = hear()
+    if kind == "answer":
+        tell("answered")
+    elif number:
+        tell("answer", number, heard=kind)
+"""
+
+
 async def test_questions_are_answered_both_ways_while_a_process_is_ready() -> None:
-    script = (
-        READY
-        + 'tell("ask", 1)\n'
-        + "while True:\n kind, number = hear()\n if number and kind != 'answer': tell('answer', number, heard=kind)\n elif kind == 'answer': tell('answered')"
-    )
+    script = READY + ASKING
     async with running(script) as (process, owner, _):
         with pytest.raises(ChannelError, match="not ready"):
             await process.ask(Message("early"), PATIENCE_S)
