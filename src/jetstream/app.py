@@ -81,7 +81,7 @@ async def serve(settings: Settings, limits: Limits = Limits()) -> None:
 
 
 class Service:
-    """One server: its upstreams, a log, the delivery to subscribers, and the routes, as far as its role has them.
+    """One server: its upstreams, a log, the delivery to subscribers, and the routes, as its role has them.
 
     `clock` gives unix microseconds, as the machine has them. `reader` and `endpoints` are built by `run`, and
     exist from `started` on; so do `log` and `intake` where the server reads upstream, and `delivery` and

@@ -128,7 +128,9 @@ async def test_killed_and_frozen_processes_lose_and_repeat_nothing(
     with simulated_relay("--replay", frames, "--rate", str(RATE)) as upstream:
         async with started(upstream, tmp_path) as servers, asyncio.timeout(300):
             clients = [roam(servers, random.Random(SEED + n), len(truth)) for n in range(CLIENTS)]
-            *received, _ = await asyncio.gather(*clients, disturb(servers, dice))
+            disturbing = asyncio.create_task(disturb(servers, dice))
+            received = await asyncio.gather(*clients)
+            await disturbing
     for events in received:
         times = [event.pop("time_us") for event in events]
         assert times == sorted(set(times))

@@ -81,7 +81,7 @@ async def test_every_event_is_found_and_no_other(tmp_path: Path, sealed: bool) -
 async def test_the_newest_are_found_without_the_file(tmp_path: Path) -> None:
     log = await filled(tmp_path)
     keys = {event.key for event in EVENTS[-10:]}
-    log._readers.close()  # no thread can read the file
+    log._stored.readers.close()  # no thread can read the file
     assert (await log.holds(keys)).keys() == keys
     await log.close()
 
