@@ -45,7 +45,7 @@ class Uploads:
                 self._kept[list_id] = (self._until(), *self._kept.pop(list_id)[1:])
 
     def expire(self) -> None:
-        """Drop those whose time is over. To be called now and then."""
+        """Drop what is kept no longer. To be called now and then."""
         now = self._clock()
         while self._kept and next(iter(self._kept.values()))[0] <= now:
             self._drop(next(iter(self._kept)))
