@@ -80,6 +80,7 @@ class Intake:
             limits.sources,
             on_change=self._connections_changed,
             is_awaited=is_awaited,
+            now_us=now_us,
         )
         self._now_us = now_us
         # What judges messages; None: they are stored as they come. Set by `open`.
