@@ -85,10 +85,13 @@ async def _subscribers_are_one_list(port: int, subscribers: list[Subscriber]) ->
     assert ids == sorted(ids)
     first = await listed(port, "?limit=4")
     assert first + await listed(port, f"?limit=4&after={first[-1]}") == ids
-    status, text = await post(port, "/subscribers/kick", {"ids": [ids[0], ids[-1]]})
-    assert (status, json.loads(text)) == (200, {"kicked": 2})
+    status, text = await post(port, "/subscribers/kick", {"ids": [ids[0], ids[-1], 7]})
+    assert (status, json.loads(text)) == (200, {"kicked": 2, "unknown_ids": [7]})
     assert await listed(port) == ids[1:-1]
-    assert json.loads((await post(port, "/subscribers/kick", {"all": True}))[1]) == {"kicked": 4}
+    assert json.loads((await post(port, "/subscribers/kick", {"all": True}))[1]) == {
+        "kicked": 4,
+        "unknown_ids": [],
+    }
     assert {(await each.ended())[0] for each in subscribers} == {1008}
     assert await post(port, "/subscribers/kick", {}) == (
         400,

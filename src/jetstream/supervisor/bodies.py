@@ -145,3 +145,9 @@ def listed(pages: Iterable[Body], most: int) -> dict[str, Any]:
         "next": shown[-1]["id"] if more and shown else None,
         "subscribers": shown,
     }
+
+
+def kicked(answers: Sequence[Body]) -> dict[str, Any]:
+    """Return what all edges have disconnected, and the IDs that none of them knows."""
+    unknown = set.intersection(*(set(each["unknown_ids"]) for each in answers))
+    return {"kicked": sum(each["kicked"] for each in answers), "unknown_ids": sorted(unknown)}

@@ -213,7 +213,7 @@ class View:
         read = [orjson.loads(each.body) for each in answers]
         if question.kind == LIST:
             return _uncached(_json(200, bodies.listed(read, question.fields["limit"]), indented=False))
-        return _json(200, {"kicked": sum(each["kicked"] for each in read)})
+        return _json(200, bodies.kicked(read))
 
     def _figures(self, question: Message) -> Message:
         if question.kind == METRICS:

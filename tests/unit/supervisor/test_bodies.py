@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jetstream.supervisor.bodies import health, listed, not_ready
+from jetstream.supervisor.bodies import health, kicked, listed, not_ready
 from jetstream.supervisor.bodies import status as merged_status
 from jetstream.supervisor.families import unpack
 
@@ -59,6 +59,11 @@ def test_subscribers_of_all_edges_are_one_list_page_by_page() -> None:
     assert listed([page(3, 50, 30, 50), page(2, None, 40)], 2) == page(5, 40, 30, 40)
     assert listed([page(3, None, 50), page(2, None)], 2) == page(5, None, 50)
     assert listed([page(0, None)], 2) == page(0, None)
+
+
+def test_an_id_is_unknown_if_no_edge_knows_it() -> None:
+    first, second = {"kicked": 2, "unknown_ids": [3, 4]}, {"kicked": 1, "unknown_ids": [1, 2, 4]}
+    assert kicked([first, second]) == {"kicked": 3, "unknown_ids": [4]}
 
 
 def figures(**more: Any) -> dict[str, Any]:
