@@ -100,11 +100,14 @@ async def roam(servers: Servers, dice: random.Random, count: int) -> list[Any]:
             if not edges:
                 raise TimeoutError
             async with subscribe(dice.choice(edges).port, "/v1/subscribe", cursor=cursor) as subscriber:
-                async with asyncio.timeout(dice.uniform(0.3, 1.0)):
-                    while len(events) < count:
-                        event = json.loads(await subscriber.connection.recv())
-                        events.append(event)
-                        cursor = event["time_us"] + 1
+                try:
+                    async with asyncio.timeout(dice.uniform(0.3, 1.0)):
+                        while len(events) < count:
+                            event = json.loads(await subscriber.connection.recv())
+                            events.append(event)
+                            cursor = event["time_us"] + 1
+                finally:
+                    subscriber.connection.transport.abort()
         await asyncio.sleep(0)
     return events
 

@@ -20,7 +20,7 @@ def urls(settings: Settings, port: int, *, tls: bool, serves: bool = True) -> di
     metrics = (
         f"{http}://{base}/metrics" if metrics_listening is None else f"http://{metrics_listening}/metrics"
     )
-    return {**(subscribe if serves else {}), "metrics": metrics}
+    return {**(subscribe if serves else {"page": f"{http}://{base}/"}), "metrics": metrics}
 
 
 async def listen(flag: str, address: Address, start: Callable[[str, int], Awaitable[T]]) -> T:

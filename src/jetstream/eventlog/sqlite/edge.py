@@ -395,10 +395,11 @@ class EdgeLog:
     def _refuse_set_back(self) -> None:
         """Raise LogCorrupt for a log that ends before what was read of it."""
         if not self._behind and self._journal.tip < self.tip:
+            self._behind = True  # so that it is found again
             raise LogCorrupt(
                 self._path,
-                f"ends at {self._journal.tip}, and was read up to {self.tip} before: it was set back, or another"
-                " log has taken its place; start this edge again",
+                f"ends at {self._journal.tip}, and was read up to {self.tip} before: it was set back, or"
+                " another log has taken its place; start this edge again",
             )
 
     def _read_rows(self, found: Snapshot) -> Iterator[Batch]:
