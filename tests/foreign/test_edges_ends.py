@@ -222,7 +222,10 @@ async def test_a_thousand_connections_are_spread_evenly_also_after_one_edge_was_
         await until(lambda: sum(loads()) == 1_000)
         assert max(loads()) <= 1.2 * 1_000 / edges
         lost = loads()[0]
-        await asyncio.gather(ended_by(server.edges[0], signal.SIGKILL), connect(lost))
+        ending = asyncio.create_task(ended_by(server.edges[0], signal.SIGKILL))
+        await until(lambda: not server.acceptor.loads[1].ready)  # as its clients notice it
+        await connect(lost)
+        await ending
         await until(lambda: sum(loads()) == 1_000)
         assert max(loads()) <= 1.2 * 1_000 / edges, loads()
 

@@ -72,6 +72,7 @@ class Acceptor:
         self.leave(number)
         passing = self._passings.pop(number, None)
         if passing is not None:
+            self.loads[number].expected_until = self._clock() + self._limits.hold_s
             left = passing.close()
             self.passed_again += len(left)
             self._waiting.extendleft(reversed(left))

@@ -91,7 +91,7 @@ async def test_a_connection_is_that_of_the_edge_alone_once_it_has_taken_it(
 async def test_what_an_edge_has_not_taken_when_it_ends_goes_to_another(
     files: ExitStack, client: Client
 ) -> None:
-    acceptor = Acceptor(2, SupervisorLimits())
+    acceptor = Acceptor(2, SupervisorLimits(hold_s=0.0))
     first, second = Edge(acceptor, 1, files), Edge(acceptor, 2, files)
     acceptor.leave(2)
     clients = [client() for _ in range(3)]
@@ -150,3 +150,32 @@ async def test_more_than_one_turn_takes_all_come(files: ExitStack, client: Clien
     assert acceptor.passed == {1: 20}
     acceptor.end(1)
     edge.end()
+
+
+async def test_until_an_edge_is_replaced_the_others_get_their_share_only(
+    files: ExitStack, client: Client
+) -> None:
+    acceptor = Acceptor(2, SupervisorLimits(hold_s=1_000.0))
+    first, second = Edge(acceptor, 1, files), Edge(acceptor, 2, files)
+    for edge in (first, second):
+        edge.take()
+    for _ in range(10):
+        acceptor.accept(0, client()[1])
+    for edge in (first, second):
+        for _ in range(5):
+            await edge.got.get()
+        edge.load.open, edge.load.taken = 5, 5
+    first.end()
+    while acceptor.loads[1].ready:  # noqa: ASYNC110 - until it is noticed
+        await asyncio.sleep(0)
+    for _ in range(5):
+        acceptor.accept(0, client()[1])
+    assert acceptor.waiting == 5
+    acceptor.end(1)
+    assert acceptor.waiting == 5
+    replaced = Edge(acceptor, 1, files)
+    replaced.take()
+    for _ in range(5):
+        await replaced.got.get()
+    for edge in (replaced, second):
+        edge.end()
