@@ -16,9 +16,11 @@ Changes = list[tuple[Key, Change]]
 
 
 class SharedLimits:
-    """What every edge has, by its number."""
+    """What every edge has, by its number. `subscribers_max` is the limit of all subscribers together."""
 
-    def __init__(self) -> None:
+    def __init__(self, subscribers_max: int) -> None:
+        # With fewer subscribers, no edge need know how many the others have: they come and go all the time.
+        self._told_from = subscribers_max // 2
         # Connections and replays of each address, by edge. Bounded by its connections.
         self._usage: dict[int, dict[Key, Change]] = {}
         # Subscribers, by edge.
@@ -63,11 +65,12 @@ class SharedLimits:
     def take(self, edge: int) -> tuple[Changes, int | None]:
         """Return what an edge is to be told: changes at the others, and how many subscribers they have.
 
-        None: it knows that already.
+        None: it knows that already. While there are few it is told that there are none.
         """
         changes = list(self._untold[edge].items())
         self._untold[edge] = {}
-        others = sum(self._subscribers.values()) - self._subscribers[edge]
+        total = sum(self._subscribers.values())
+        others = total - self._subscribers[edge] if total >= self._told_from else 0
         told, self._told[edge] = self._told[edge], others
         return changes, None if told == others else others
 

@@ -80,7 +80,7 @@ class Supervisor:
         self.edges = [process(Place("edge", number)) for number in range(1, settings.edges + 1)]
         self.acceptor = Acceptor(settings.edges, limits.supervisor, clock)
         self.view = View(self.ingest, self.edges, self.acceptor, limits, now_us=unix_us(), clock=clock)
-        self._shared = SharedLimits()
+        self._shared = SharedLimits(settings.max_subscribers)
         # The end of the pause after which what is shared is told; None: nothing is to be told.
         self._sharing: asyncio.TimerHandle | None = None
         # The listeners, the main one first; from `run` on.

@@ -44,7 +44,7 @@ class Server:
     """Edges that always know of each other."""
 
     def __init__(self, edges: int, limits: AddressLimits = LIMITS) -> None:
-        self.shared = SharedLimits()
+        self.shared = SharedLimits(0)
         self.limits = limits
         self.edges = {number: Edge(limits) for number in range(1, edges + 1)}
         for number in self.edges:
@@ -129,7 +129,7 @@ def test_an_address_without_connections_anywhere_is_forgotten() -> None:
 
 
 def test_each_edge_is_told_how_many_subscribers_the_others_have_once() -> None:
-    shared = SharedLimits()
+    shared = SharedLimits(0)
     for number in (1, 2, 3):
         shared.begin(number)
     shared.count_subscribers(1, 5)
@@ -140,8 +140,20 @@ def test_each_edge_is_told_how_many_subscribers_the_others_have_once() -> None:
     assert [shared.take(number)[1] for number in (1, 3)] == [0, 5]
 
 
+def test_while_subscribers_are_few_edges_are_not_told_of_each_change() -> None:
+    shared = SharedLimits(20)
+    for number in (1, 2):
+        shared.begin(number)
+    shared.count_subscribers(1, 9)
+    assert shared.take(2) == ([], None)
+    shared.count_subscribers(1, 10)
+    assert shared.take(2) == ([], 10)
+    shared.count_subscribers(1, 9)
+    assert shared.take(2) == ([], 0)
+
+
 def test_what_comes_of_an_edge_that_has_ended_does_not_matter() -> None:
-    shared = SharedLimits()
+    shared = SharedLimits(0)
     shared.begin(1)
     shared.add(2, [((4, 1), Change(connections=1))])
     shared.count_subscribers(2, 1)
