@@ -16,7 +16,6 @@ LOG: Final = setting(
     "LOG",
     "Where the event log is: sqlite:DIRECTORY. By default it is in the data directory.",
     parse_log_url,
-    str,
     n_tokens=1,
     accepts_keys=False,
     metavar="URL",
