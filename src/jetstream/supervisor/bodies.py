@@ -95,7 +95,8 @@ def status(
 def _subscribers(ingest: Body, edges: Sequence[Body]) -> dict[str, Any]:
     counts = {name: _sum(edges, "subscribers", name) or 0 for name in ("total", "catching_up", "lagging")}
     groups = {name: _added(edges, "subscribers", name) for name in ("by_wire", "by_compression")}
-    return {**ingest["subscribers"], **counts, **groups}
+    most = max((each["subscribers"]["max"] for each in edges), default=ingest["subscribers"]["max"])
+    return {**ingest["subscribers"], **counts, **groups, "max": most}
 
 
 def _total(families: Mapping[str, Family], name: str, label: str) -> int:

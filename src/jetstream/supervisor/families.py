@@ -35,7 +35,9 @@ _SUMMED: Final = frozenset(
         "process_max_fds",
     }
 )
-_HIGHEST: Final = frozenset({"jetstream_condition", "jetstream_edge_lag_seconds"})
+_HIGHEST: Final = frozenset(
+    {"jetstream_condition", "jetstream_edge_lag_seconds", "jetstream_subscribers_max"}  # the ingest has none
+)
 _LOWEST: Final = frozenset({"process_start_time_seconds", "jetstream_certificate_expires_seconds"})
 _OF_THE_INGEST: Final = frozenset({"jetstream_events", "jetstream_events_by_collection"})
 _BY_COLLECTION: Final = "jetstream_events_by_collection"

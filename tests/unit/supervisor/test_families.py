@@ -62,11 +62,14 @@ def test_gauges_are_taken_by_their_meaning() -> None:
     ingest += [*gauge("jetstream_condition", 0), *gauge("process_start_time_seconds", 5)]
     edge = [*gauge("jetstream_log_events", 9), *gauge("jetstream_subscribers_behind", 3)]
     edge += [*gauge("jetstream_condition", 1), *gauge("process_start_time_seconds", 4)]
+    ingest += gauge("jetstream_subscribers_max", 0)  # it serves nobody
+    edge += gauge("jetstream_subscribers_max", 100)
     found = merged(ingest, [edge, edge], Kept())
     assert value(found, "jetstream_log_events") == 10  # the ingest knows the log
     assert value(found, "jetstream_subscribers_behind") == 6
     assert value(found, "jetstream_condition") == 1
     assert value(found, "process_start_time_seconds") == 4
+    assert value(found, "jetstream_subscribers_max") == 100
 
 
 def test_events_are_counted_where_they_are_stored_and_not_where_they_are_read() -> None:
