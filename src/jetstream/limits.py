@@ -732,7 +732,7 @@ class SupervisorLimits:
     heartbeat_s: float = 1.0
     hang_s: float = 10.0
     looks: int = 5
-    # The same for a process that starts: it imports the package.
+    # The same for a process that starts: it imports the package, and may open a large log.
     start_s: float = 60.0
     # Seconds until a process is replaced: the bound of the random delay after its first end, which doubles
     # with each end in `ends_s`, and its maximum.

@@ -114,8 +114,6 @@ class Process:
         # How many looks in a row have found the present process silent, and whether it was killed for that.
         self._silent_looks = 0
         self._hung = False
-        # Whether the present process has said anything.
-        self._heard = False
         # Why the present process ends, if it has said so.
         self._failure: JetstreamError | None = None
 
@@ -165,7 +163,7 @@ class Process:
     def look(self) -> None:
         """Kill the process if it is silent for too long. To be called `looks` times in `hang_s`."""
         limits = self._limits
-        allowed_s = limits.hang_s if self._heard else limits.start_s
+        allowed_s = limits.hang_s if self.is_ready.is_set() else limits.start_s
         self._silent_looks += 1
         if self._silent_looks > limits.looks * allowed_s / limits.hang_s and self.channel is not None:
             self._hung = True
@@ -201,7 +199,7 @@ class Process:
 
     async def _run_process(self) -> None:
         """Run one process to its end."""
-        self._silent_looks, self._hung, self._heard, self._failure = 0, False, False, None
+        self._silent_looks, self._hung, self._failure = 0, False, None
         self._lines.last_raw = ""
         try:
             process, control, passing = self._open()
@@ -265,7 +263,7 @@ class Process:
 
     def hear(self) -> None:
         """Note that the process lives."""
-        self._silent_looks, self._heard = 0, True
+        self._silent_looks = 0
 
     def take(self, message: Message) -> None:
         """Take what the process tells of itself, or give it to the owner."""

@@ -1,52 +1,37 @@
-"""A child's end: what it knows of the other processes of its server, and they of it.
-
-An edge answers for the whole server. What needs all processes, it asks the supervisor, which may in turn ask
-every edge, this one too:
-
-    /metrics  /health  /ready  /status.json  and the text at /      what all processes say together
-    /subscribers.json  /subscribers/kick                            the subscribers of all edges
-    /filters                                                        every edge reads the list
-"""
+"""A child's end: what it knows of the other processes of its server, and they of it."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import orjson
-
 from jetstream.clock import unix_us
-from jetstream.errors import InvalidParameter
 from jetstream.limits import SupervisorLimits
 from jetstream.runtime import FileShortage
 from jetstream.scheduling import Worker
-from jetstream.status import PdsStatus, Status, UpstreamStatus
+from jetstream.status import Status
 from jetstream.steps import Steps
 from jetstream.supervisor.channel import Channel, ChannelError, Message
+from jetstream.supervisor.covering import Covering
 from jetstream.supervisor.shared_limits import packed, unpacked
 from jetstream.supervisor.snapshot import snapshot
 from jetstream.supervisor.taking import Taking
-from jetstream.supervisor.view import HEALTH, KICK, LIST, METRICS, READY, SNAPSHOT, STATUS, UPLOAD
+from jetstream.supervisor.view import KICK, LIST, SNAPSHOT, UPLOAD
 from jetstream.web.address_changes import Changes
 from jetstream.web.address_limits import Addresses
-from jetstream.web.connection import Answer, Connection, Handler
 from jetstream.web.did_lists import DidLists
 from jetstream.web.http import Request, Response
-from jetstream.web.pages import Page
-from jetstream.web.server import Routes, Server, Upload
+from jetstream.web.server import Routes, Server
 from jetstream.web.subscribe import Subscribe
-from jetstream.web.subscribers import Subscribers, page_of
+from jetstream.web.subscribers import Subscribers
 
 if TYPE_CHECKING:
     from jetstream.app import Service
     from jetstream.endpoints import Endpoints
 
-_FIGURES: Final = {"/metrics": METRICS, "/health": HEALTH, "/ready": READY, "/status.json": STATUS}
 _RETRY: Final = {"Retry-After": "1"}
 
 
@@ -85,9 +70,8 @@ class Siblings:
         self._changes: Changes | None = None
         # The end of the pause after which the supervisor is told; None: it knows everything.
         self._telling: asyncio.TimerHandle | None = None
-        # The upstreams, as the ingest said last.
-        self._upstreams: tuple[UpstreamStatus, ...] = ()
-        self._pds: PdsStatus | None = None
+        # Answers for all processes.
+        self._covering = Covering(self._ask, self._upload)
 
     # --- the life of the process ---
 
@@ -227,80 +211,11 @@ class Siblings:
 
     def with_upstreams(self, status: Callable[[], Status]) -> Callable[[], Status]:
         """Return a status with the upstreams of the ingest, as it said last."""
-        return lambda: replace(status(), upstreams=self._upstreams, pds=self._pds)
+        return self._covering.with_upstreams(status)
 
     def cover(self, routes: Routes) -> Routes:
         """Return routes that answer for all processes."""
-        figures = {path: self._figures(kind) for path, kind in _FIGURES.items() if path in routes.pages}
-        front = {"/": self._front(routes.pages["/"])} if "/" in routes.pages else {}
-        upgrades = {**routes.upgrades, **figures, **front}
-        if "/subscribers.json" in upgrades:
-            upgrades["/subscribers.json"] = self._list
-        handlers: dict[str, Handler] = {"/subscribers/kick": self._kick, "/filters": self._upload}
-        uploads = {
-            path: Upload(handlers.get(path, upload.handler), upload.body_bytes_max)
-            for path, upload in routes.uploads.items()
-        }
-        pages = {path: page for path, page in routes.pages.items() if path not in upgrades}
-        return routes._replace(pages=pages, upgrades=upgrades, uploads=uploads)
-
-    def _figures(self, kind: str) -> Handler:
-        """Return what answers a page with figures."""
-
-        def handler(request: Request, _connection: Connection) -> Steps[Answer]:
-            yield from ()
-            return self._ask(kind, {"accept": request.headers.get("accept", "")})
-
-        return handler
-
-    def _front(self, page: Page) -> Handler:
-        """Return what answers the page at `/`, whose text names the upstreams."""
-
-        def handler(request: Request, _connection: Connection) -> Steps[Answer]:
-            yield from ()
-            return page(request) if "text/html" in request.headers.get("accept", "") else answer(request)
-
-        async def answer(request: Request) -> Response:
-            asked = await self._ask(HEALTH, {})
-            if asked.content_type == "application/json":
-                self._note_upstreams(orjson.loads(asked.body))
-            return page(request)
-
-        return handler
-
-    def _note_upstreams(self, health: Mapping[str, Any]) -> None:
-        self._upstreams = tuple(
-            UpstreamStatus(each["name"], each["url"], each["state"], each["seq"], None, each["lag_s"])
-            for each in health.get("upstreams", ())
-        )
-        pds = health.get("pds")
-        if pds is not None:
-            gone = tuple(pds["not_connected"])
-            states = Counter({name: count for name, count in pds.items() if name != "not_connected"})
-            self._pds = PdsStatus(states, gone)
-
-    def _list(self, request: Request, _connection: Connection) -> Steps[Answer]:
-        """Answer `/subscribers.json`."""
-        try:
-            after, most = yield from page_of(request)
-        except InvalidParameter as error:
-            return Response.sentence(400, str(error))
-        return self._ask(LIST, {"after": after, "limit": most})
-
-    def _kick(self, request: Request, _connection: Connection) -> Steps[Answer]:
-        """Answer `/subscribers/kick`."""
-        yield from ()
-        return self._ask(KICK, {}, request.body)
-
-    def _upload(self, request: Request, _connection: Connection) -> Steps[Answer]:
-        """Answer `/filters`."""
-        yield from ()
-        return self._ask_upload(request.body)
-
-    async def _ask_upload(self, body: bytes) -> Response:
-        response = await self._ask(UPLOAD, {}, body, within_s=self.limits.upload_s)
-        assert self._served is not None
-        return self._served.did_lists.too_many() if response.status == 429 else response
+        return self._covering.routes(routes)
 
     async def _ask(
         self, kind: str, fields: Mapping[str, Any], body: bytes = b"", *, within_s: float | None = None
@@ -312,6 +227,12 @@ class Siblings:
         except ChannelError as error:
             text = f"the other processes of the server do not answer ({error}): try again later"
             return Response.sentence(503, text, _RETRY)
+
+    async def _upload(self, body: bytes) -> Response:
+        """Have every edge read a list of DIDs."""
+        response = await self._ask(UPLOAD, {}, body, within_s=self.limits.upload_s)
+        assert self._served is not None
+        return self._served.did_lists.too_many() if response.status == 429 else response
 
     # --- what is told ---
 
