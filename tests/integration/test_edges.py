@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import jsonschema_rs
 from tests.builders import commit, like
 from tests.edges import ended_by, serving
 from tests.relay import Relay, numbered
-from tests.serving import figures, get, until
+from tests.serving import connected, figures, get, until
 from tests.subscriber import Subscriber, subscribe
 from websockets.exceptions import ConnectionClosed
 
 from jetstream.supervisor.supervisor import Supervisor
+from jetstream.web.openapi_parts import SCHEMAS
 
 
 def frames(first: int, last: int) -> list[tuple[int, bytes]]:
@@ -46,9 +48,21 @@ async def test_whichever_edge_answers_it_answers_for_all(relay: Relay, tmp_path:
         subscribers = [await stack.enter_async_context(subscribe(port, cursor=1)) for _ in range(6)]
         await _all_read_the_same(subscribers)
         await _figures_are_of_all(port)
+        await connections(server, 6)
+        with await connected(port):  # the edge that has one more now is not asked
+            await connections(server, 7)
+            loads, passed = server.acceptor.loads, dict(server.acceptor.passed)
+            fewest = min(loads, key=lambda number: loads[number].total)
+            await _figures_are_of_all(port)
+            assert server.acceptor.passed[fewest] > passed[fewest]
         await _subscribers_are_one_list(port, subscribers)
         await _a_list_is_known_to_all(port)
         await _a_killed_edge_loses_nothing(relay, server, port)
+
+
+async def connections(server: Supervisor, count: int) -> None:
+    """Return once the edges have so many connections."""
+    await until(lambda: sum(load.total for load in server.acceptor.loads.values()) == count)
 
 
 async def _all_read_the_same(subscribers: list[Subscriber]) -> None:
@@ -57,26 +71,26 @@ async def _all_read_the_same(subscribers: list[Subscriber]) -> None:
 
 
 async def _figures_are_of_all(port: int) -> None:
-    for _ in range(4):  # asked on four connections, so of both edges
-        found = await figures(port)
-        assert found['jetstream_subscribers{wire="classic"}'] == 6
-        assert found['jetstream_events_total{kind="create"}'] == 100
-        assert found['jetstream_messages_sent_total{wire="classic"}'] == 600
-        assert found['jetstream_process_ready{process="ingest"}'] == 1
-        assert found["jetstream_ready"] == 1
-        _, text = await get(port, "/status.json")
-        status = json.loads(text)
-        assert status["subscribers"]["total"] == 6
-        assert status["events"]["total"] == 100
-        assert status["out"]["messages_total"] == 600
-        assert [each["name"] for each in status["processes"]] == ["ingest", "edge-1", "edge-2"]
-        assert [each["subscribers"] for each in status["processes"]] == [0, 3, 3]
-        code, text = await get(port, "/health")
-        health = json.loads(text)
-        assert (code, health["status"], health["subscribers"]) == (200, "ok", 6)
-        assert health["upstreams"][0]["state"] == "connected"
-        assert (await get(port, "/ready"))[0] == 200
-        assert "connected: ws://" in (await get(port, "/"))[1]
+    found = await figures(port)
+    assert found['jetstream_subscribers{wire="classic"}'] == 6
+    assert found['jetstream_events_total{kind="create"}'] == 100
+    assert found['jetstream_messages_sent_total{wire="classic"}'] == 600
+    assert found['jetstream_process_ready{process="ingest"}'] == 1
+    assert found["jetstream_ready"] == 1
+    _, text = await get(port, "/status.json")
+    status = json.loads(text)
+    jsonschema_rs.validate({**SCHEMAS["Status"], "components": {"schemas": SCHEMAS}}, status)
+    assert status["subscribers"]["total"] == 6
+    assert status["events"]["total"] == 100
+    assert status["out"]["messages_total"] == 600
+    assert [each["name"] for each in status["processes"]] == ["ingest", "edge-1", "edge-2"]
+    assert [each["subscribers"] for each in status["processes"]] == [0, 3, 3]
+    code, text = await get(port, "/health")
+    health = json.loads(text)
+    assert (code, health["status"], health["subscribers"]) == (200, "ok", 6)
+    assert health["upstreams"][0]["state"] == "connected"
+    assert (await get(port, "/ready"))[0] == 200
+    assert "connected: ws://" in (await get(port, "/"))[1]
 
 
 async def _subscribers_are_one_list(port: int, subscribers: list[Subscriber]) -> None:
@@ -112,7 +126,7 @@ async def _a_list_is_known_to_all(port: int) -> None:
 
 async def _a_killed_edge_loses_nothing(relay: Relay, server: Supervisor, port: int) -> None:
     """Its client comes back with its cursor; counters do not fall; a list is still known."""
-    await until(lambda: sum(load.total for load in server.acceptor.loads.values()) == 0)
+    await connections(server, 0)
     async with AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(subscribe(port, cursor=1)) for _ in range(2)]
         before = await figures(port)

@@ -248,7 +248,7 @@ class Siblings:
         if served is None or taking is None:
             return
         subscribers = len(served.subscribe)
-        opened = subscribers + sum(len(each.connections) for each in served.servers)
+        opened = taking.beginning + subscribers + sum(len(each.connections) for each in served.servers)
         if self._changes is not None and (changes := self._changes.take()):
             self.channel.tell("usage", {"changes": packed(changes)})
         self.channel.tell("load", {"open": opened, "taken": taking.taken, "subscribers": subscribers})

@@ -50,6 +50,11 @@ class Taking:
         self.taken = 0
         self._watch()
 
+    @property
+    def beginning(self) -> int:
+        """How many were taken that have no protocol yet."""
+        return len(self._tasks)
+
     def close(self) -> None:
         """Take no more. Those that were taken go on."""
         if self._resume is not None:
