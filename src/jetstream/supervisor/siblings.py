@@ -252,6 +252,8 @@ class Siblings:
         if self._changes is not None and (changes := self._changes.take()):
             self.channel.tell("usage", {"changes": packed(changes)})
         self.channel.tell("load", {"open": opened, "taken": taking.taken, "subscribers": subscribers})
+        if taking.beginning:  # which may be counted twice, and end without another change
+            self._tell_soon()
 
 
 def _ignoring_result(steps: Steps[Any]) -> Steps[None]:
