@@ -253,7 +253,8 @@ class Siblings:
             self.channel.tell("usage", {"changes": packed(changes)})
         self.channel.tell("load", {"open": opened, "taken": taking.taken, "subscribers": subscribers})
         if taking.beginning:  # which may be counted twice, and end without another change
-            self._tell_soon()
+            pause_s = 10 * self.limits.share_every_s
+            self._telling = asyncio.get_running_loop().call_later(pause_s, self._tell)
 
 
 def _ignoring_result(steps: Steps[Any]) -> Steps[None]:
