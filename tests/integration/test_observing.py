@@ -28,7 +28,8 @@ async def test_every_family_is_served_and_documented(relay: Relay, start: Start)
     before, _, after = METRICS_PAGE.read_text().partition("## Of several processes")
     described = set(re.findall(r"`(jetstream_[a-z_]+)`", before + after.partition("\n## ")[2]))
     assert len(shown) > 20
-    assert shown | {"jetstream_certificate_expires_seconds"} == described  # that one is in test_tls.py
+    # The others are in test_tls.py and test_roles.py.
+    assert shown | {"jetstream_certificate_expires_seconds", "jetstream_edge_lag_seconds"} == described
 
 
 async def test_counters_count_what_happened(relay: Relay, start: Start) -> None:
@@ -81,6 +82,7 @@ async def test_label_values_come_from_fixed_lists_and_settings(relay: Relay, sta
         "doing",
         "how",
         "python",
+        "role",
         "version",
         "le",
     }
