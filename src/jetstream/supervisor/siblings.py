@@ -70,6 +70,8 @@ class Siblings:
         self._changes: Changes | None = None
         # The end of the pause after which the supervisor is told; None: it knows everything.
         self._telling: asyncio.TimerHandle | None = None
+        # The end of a longer pause, after which it is told once more; None: that is not needed.
+        self._again: asyncio.TimerHandle | None = None
         # Answers for all processes.
         self._covering = Covering(self._ask, self._upload)
 
@@ -244,6 +246,9 @@ class Siblings:
 
     def _tell(self) -> None:
         self._telling = None
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
         served, taking = self._served, self._taking
         if served is None or taking is None:
             return
@@ -254,7 +259,7 @@ class Siblings:
         self.channel.tell("load", {"open": opened, "taken": taking.taken, "subscribers": subscribers})
         if taking.beginning:  # which may be counted twice, and end without another change
             pause_s = 10 * self.limits.share_every_s
-            self._telling = asyncio.get_running_loop().call_later(pause_s, self._tell)
+            self._again = asyncio.get_running_loop().call_later(pause_s, self._tell_soon)
 
 
 def _ignoring_result(steps: Steps[Any]) -> Steps[None]:
