@@ -28,7 +28,7 @@ def main(count: int = COUNT) -> dict[str, float]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with alone() as server:
         settle()
-        for connection in _open(server, WARM_UP):
+        for connection in opened(server, WARM_UP):
             _close(connection)
         closed_ms = _cpu_ms(server, count, kept=False)
         kept_ms = _cpu_ms(server, count, kept=True)
@@ -40,7 +40,7 @@ def _cpu_ms(server: Server, count: int, *, kept: bool) -> float:
     """Open connections one after another. Return the server's CPU time for each."""
     with ExitStack() as connections:
         before_s = _cpu_s(server)
-        for connection in _open(server, count):
+        for connection in opened(server, count):
             if kept:
                 connections.enter_context(connection)
             else:
@@ -54,7 +54,7 @@ def _cpu_s(server: Server) -> float:
     return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
 
-def _open(server: Server, count: int) -> Iterator[socket.socket]:
+def opened(server: Server, count: int) -> Iterator[socket.socket]:
     """Yield connections, each when its handshake is done."""
     request = stream.request(f"127.0.0.1:{server.port}", "/subscribe", _QUERY)
     for _ in range(count):

@@ -31,7 +31,7 @@ from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.subscriber import Close
 from jetstream.dictionary.choice import Dictionaries
 from jetstream.dictionary.public import PublicDictionary, fetch_in_process
-from jetstream.endpoints import Endpoints, Parts
+from jetstream.endpoints import Endpoints, Parts, Siblings
 from jetstream.eventlog import LogReader
 from jetstream.eventlog.opening import open_edge_log, open_log
 from jetstream.eventlog.sqlite.edge import EdgeLog
@@ -86,6 +86,9 @@ class Service:
     `clock` gives unix microseconds, as the machine has them. `reader` and `endpoints` are built by `run`, and
     exist from `started` on; so do `log` and `intake` where the server reads upstream, and `delivery` and
     `subscribe` where it has subscribers.
+
+    `siblings` are the other processes of its server, if there are any. `first_id` is below the IDs of all
+    subscribers here, which other processes do not give out.
     """
 
     log: SqliteLog
@@ -94,7 +97,13 @@ class Service:
     subscribe: Subscribe
 
     def __init__(
-        self, settings: Settings, limits: Limits = Limits(), *, clock: Callable[[], int] = unix_us
+        self,
+        settings: Settings,
+        limits: Limits = Limits(),
+        *,
+        clock: Callable[[], int] = unix_us,
+        siblings: Siblings | None = None,
+        first_id: int = 0,
     ) -> None:
         self.settings = settings
         self.metrics = Metrics(RENDERERS)
@@ -104,7 +113,9 @@ class Service:
         self._serves = serves_subscribers(settings.role)
         self._limits = limits if self._serves else limits.of_ingest()
         self._clock = SteadyClock(int(settings.clock_settle * 1_000_000), clock)
-        self._figures = Figures(self.metrics, self.status, limits.runtime)
+        self.figures = Figures(self.metrics, self.status, limits.runtime)
+        self._siblings = siblings
+        self._first_id = first_id
         # The log of another process; None where this one writes it.
         self._edge: EdgeLog | None = None
         self._stopping = asyncio.Event()  # set by `stop`
@@ -134,7 +145,7 @@ class Service:
         settings = self.settings
         if self._reads:  # what is wrong with the upstreams is said before the log is opened
             starts_of(settings, upstreams_of(settings, self._limits))
-        if unused := settings.unused:
+        if self._siblings is None and (unused := settings.unused):
             logger.info("ignoring settings without effect in this role", role=settings.role, names=unused)
         require_data_dir(settings.data_dir)
         self.access = Access(settings, self.conditions, self._limits.web)
@@ -254,7 +265,7 @@ class Service:
                 self.intake.check()
             self.endpoints.did_lists.expire()
             self.access.check()
-            self._figures.take()
+            self.figures.take()
             tell_omitted()
 
     def _check_clock(self) -> None:
@@ -269,22 +280,25 @@ class Service:
             self.delivery if self._serves else None,
             Dictionaries(self._dictionary),
             self.metrics,
-            self._figures,
+            self.figures,
             self.status,
             self._clock,
         )
-        self.endpoints = Endpoints(self.settings, self.access, parts, self._limits.web)
+        limits, siblings = self._limits.web, self._siblings
+        self.endpoints = Endpoints(self.settings, self.access, parts, limits, siblings, self._first_id)
         if self.endpoints.subscribe is not None:
             self.subscribe = self.endpoints.subscribe
         await self.endpoints.start()
-        logger.info(
-            "listening",
-            **self.endpoints.urls(),
+        fields = {
             **({} if self.settings.role == "all" else {"role": self.settings.role}),
             **({"verify": self.settings.verify} if self._reads else {"log": str(self.settings.log_dir)}),
             **log_ends(self.reader.statistics().newest_us, self._clock()),
             **(self.intake.fields() if self._reads else {}),
-        )
+        }
+        if siblings is None:
+            logger.info("listening", **self.endpoints.urls(), **fields)
+        else:
+            logger.info("started", **fields)
 
     async def _close_subscribers(self, close: Close) -> None:
         if not self._serves:

@@ -13,17 +13,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from jetstream.delivery.delivery import Delivery
 from jetstream.dictionary.choice import Dictionaries
 from jetstream.dictionary.own import OWN
-from jetstream.errors import SettingError
 from jetstream.eventlog import LogReader
 from jetstream.figures import Figures
 from jetstream.limits import WebLimits
 from jetstream.metrics import Metrics
-from jetstream.settings import Address, Settings
+from jetstream.settings import Settings
 from jetstream.status import Status
 from jetstream.web import dictionary, front_page, openapi, page_files, pages, ready, status_page, xrpc
 from jetstream.web.access import Access
@@ -34,6 +33,7 @@ from jetstream.web.event_stream import EventStreamDialect
 from jetstream.web.explain import Explain
 from jetstream.web.gaps import Gaps
 from jetstream.web.http import Request, Response
+from jetstream.web.listening import listen, urls
 from jetstream.web.methods import GET_ZSTD_DICTIONARY, PREFIX, SUBSCRIBE_EVENTS
 from jetstream.web.positions import cursors
 from jetstream.web.server import Routes, Server, Upload
@@ -56,30 +56,63 @@ class Parts(NamedTuple):
     now_us: Callable[[], int]
 
 
-class Endpoints:
-    """The listeners of one server, with their routes. Nothing is listened on before `start`."""
+class Siblings(Protocol):
+    """The other processes of a server that has several (`supervisor`)."""
 
-    def __init__(self, settings: Settings, access: Access, parts: Parts, limits: WebLimits) -> None:
+    def cover(self, routes: Routes) -> Routes:
+        """Return routes that answer for all processes."""
+
+    def take(self, endpoints: Endpoints) -> None:
+        """Get connections, instead of listening, and share what is limited."""
+
+    def stop_taking(self) -> None:
+        """Get no more connections."""
+
+    def with_upstreams(self, status: Callable[[], Status]) -> Callable[[], Status]:
+        """Return a status with the upstreams that another process reads."""
+
+
+class Endpoints:
+    """The listeners of one server, with their routes. Nothing is listened on before `start`.
+
+    `first_id` is what the IDs of subscribers begin after. `siblings`: None where the server has one process.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        access: Access,
+        parts: Parts,
+        limits: WebLimits,
+        siblings: Siblings | None = None,
+        first_id: int = 0,
+    ) -> None:
+        self._siblings = siblings
         self._settings = settings
         self._access = access
         self._parts = parts
         self._limits = limits
         # The lists of DIDs that clients have uploaded.
         self.did_lists = DidLists(limits, time.monotonic)
-        # All who subscribe, by whichever path; None: there is nobody.
-        self.subscribe = None if parts.delivery is None else self._new_subscribe(parts.delivery)
+        # All who subscribe, by whichever path, and one by one for operators; None: there is nobody.
+        self.subscribe = None if parts.delivery is None else self._new_subscribe(parts.delivery, first_id)
+        self.subscribers = None if self.subscribe is None else Subscribers(self.subscribe, parts.now_us)
+        # Limits for each client address; None: there are none.
+        self.addresses = access.peers.addresses
         # The main listener first. Metrics may have a second one.
-        self.servers = [Server(parts.metrics, self._routes(), limits, access.peers, access.tls)]
+        self.servers = [
+            Server(parts.metrics, self._covered(self._routes()), limits, access.peers, access.tls)
+        ]
         if settings.metrics_listen is not None:
             routes = Routes({"/metrics": self._metrics()}, guards=access.guards)
-            self.servers.append(Server(parts.metrics, routes, limits))
+            self.servers.append(Server(parts.metrics, self._covered(routes), limits))
         # Their ports, once they are open. None: there is no second one.
         self.port = 0
         self.metrics_port: int | None = None
 
-    def _new_subscribe(self, delivery: Delivery) -> Subscribe:
+    def _new_subscribe(self, delivery: Delivery, first_id: int) -> Subscribe:
         settings = self._settings
-        return Subscribe(
+        subscribe = Subscribe(
             delivery,
             self._parts.metrics,
             buffer_bytes=settings.subscriber_buffer,
@@ -87,16 +120,27 @@ class Endpoints:
             did_lists=self.did_lists,
             limits=self._limits,
         )
+        subscribe.newest_id = first_id
+        return subscribe
 
     async def start(self) -> None:
         """Listen. Raises SettingError for an address that cannot be used."""
         settings = self._settings
-        self.port = await _start(self.servers[0], "--listen", settings.listen)
+        if self._siblings is not None:
+            self._siblings.take(self)
+            return
+        self.port = await listen("--listen", settings.listen, self.servers[0].start)
         if settings.metrics_listen is not None:
-            self.metrics_port = await _start(self.servers[1], "--metrics-listen", settings.metrics_listen)
+            start = self.servers[1].start
+            self.metrics_port = await listen("--metrics-listen", settings.metrics_listen, start)
+
+    def _covered(self, routes: Routes) -> Routes:
+        return routes if self._siblings is None else self._siblings.cover(routes)
 
     def stop_accepting(self) -> None:
         """Accept no more connections. Those that are open go on."""
+        if self._siblings is not None:
+            self._siblings.stop_taking()
         for server in self.servers:
             server.stop_accepting()
 
@@ -107,18 +151,8 @@ class Endpoints:
 
     def urls(self) -> dict[str, str]:
         """Return where the most important endpoints are, for a line of the log."""
-        listen, metrics_listen = self._settings.listen, self._settings.metrics_listen
-        base = f"{listen.host or 'localhost'}:{self.port}"
-        ws, http = ("ws", "http") if self._access.tls is None else ("wss", "https")
-        subscribe = {
-            "subscribe": f"{ws}://{base}/subscribe",
-            "client_libraries": f"{ws}://{base}/v1/subscribe",
-        }
-        metrics = f"{http}://{base}/metrics" if metrics_listen is None else f"http://{metrics_listen}/metrics"
-        return {
-            **({"page": f"{http}://{base}/"} if self.subscribe is None else subscribe),
-            "metrics": metrics,
-        }
+        serves = self.subscribe is not None
+        return urls(self._settings, self.port, tls=self._access.tls is not None, serves=serves)
 
     def _routes(self) -> Routes:
         """Return the routes of the main listener."""
@@ -164,10 +198,12 @@ class Endpoints:
     def _pages(self, files: page_files.PageFiles) -> dict[str, pages.Page]:
         settings, parts = self._settings, self._parts
         metrics_here = settings.metrics_listen is None
+        siblings, status = self._siblings, parts.status
+        status = status if siblings is None else siblings.with_upstreams(status)
         found = {
             "/": front_page.page(
                 settings.wire,
-                parts.status,
+                status,
                 files,
                 metrics=metrics_here,
                 serves=parts.delivery is not None,
@@ -230,11 +266,3 @@ class Endpoints:
 def _nobody(_request: Request) -> Response:
     """Answer a request to subscribe, where nobody is served."""
     return Response.sentence(404, "this server only reads upstream (--role ingest): connect to an edge")
-
-
-async def _start(server: Server, flag: str, address: Address) -> int:
-    try:
-        return await server.start(*address)
-    except OSError as error:
-        problem = (error.strerror or str(error)).partition(" (while ")[0]  # Python repeats the address
-        raise SettingError(flag, str(address), f"cannot be listened on: {problem}") from error

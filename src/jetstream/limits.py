@@ -335,6 +335,8 @@ class WebLimits:
     backlog: int = 4096
     # Seconds until the next attempt after the process has run out of file descriptors.
     accept_pause_s: float = 1.0
+    # The same while those that were accepted wait for an edge (`supervisor`).
+    accept_rest_s: float = 0.05
     # File descriptors that connections may not take: for upstream, the log's readers and a scrape. Where
     # the process may open few, an eighth of them.
     files_reserved: int = 32
@@ -721,6 +723,69 @@ LINGER_S: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
+class SupervisorLimits:
+    """How the processes of `--edges` are watched and replaced, and what passes between them."""
+
+    # --- the processes ---
+    # Seconds between two heartbeats of a process. One that is silent for `hang_s` is killed. It is looked at
+    # so often in that time, and must have been silent at each look: a pause of the whole machine kills none.
+    heartbeat_s: float = 1.0
+    hang_s: float = 10.0
+    looks: int = 5
+    # The same for a process that starts: it imports the package, and may open a large log.
+    start_s: float = 60.0
+    # Seconds until a process is replaced: the bound of the random delay after its first end, which doubles
+    # with each end in `ends_s`, and its maximum.
+    backoff_first_s: float = 0.1
+    backoff_max_s: float = 5.0
+    # Ends of one process in so many seconds with which the whole server ends: something is wrong that
+    # another start does not mend.
+    ends_max: int = 5
+    ends_s: float = 30.0
+    # Seconds in which a process must end that was told to, beside what it needs to drain.
+    stop_s: float = 20.0
+    # Bytes of a line that a process writes to its log. What is longer is cut.
+    line_bytes_max: int = 64 << 10
+
+    # --- connections ---
+    # Connections that were passed to an edge and not taken by it, and those that wait for any edge. A turn of
+    # the event loop takes some milliseconds, in which an edge takes four.
+    untaken_max: int = 64
+    waiting_max: int = 1_024
+    # Seconds after which an edge that takes nothing gets no more while others do.
+    stalled_s: float = 0.5
+    # Seconds for which connections wait for an edge that is being replaced, if others have their share.
+    hold_s: float = 1.5
+    # Seconds between two looks at what waits.
+    look_s: float = 0.1
+
+    # --- messages ---
+    # Bytes of a message: `/subscribers.json` has 0.5 MB, an upload of DIDs up to 4. Bytes of all uploads that
+    # are kept for new edges. And bytes that wait to be sent to one process: these uploads are the most.
+    message_bytes_max: int = 16 << 20
+    uploads_bytes_max: int = 64 << 20
+    unsent_bytes_max: int = 128 << 20
+    # Questions of one process that wait for an answer, and seconds until they are given up.
+    questions_max: int = 1_000
+    answer_s: float = 5.0
+    # The same for what takes the other edges longer: reading a list of 100,000 DIDs.
+    upload_s: float = 30.0
+    # And for the figures of one process, which are then those that it gave last.
+    snapshot_s: float = 1.0
+
+    # --- what is shared ---
+    # Seconds for which the figures of all processes are kept; and how often they are gathered without a
+    # request, so that little is lost of the counters of a process that is killed.
+    view_kept_s: float = 0.5
+    gather_every_s: float = 5.0
+    # Seconds after which the others know of a connection, a subscriber or a replay of an edge. Limits may be
+    # exceeded by what begins in that time.
+    share_every_s: float = 0.02
+    # Seconds between two notes of which lists of DIDs are in use.
+    lists_every_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """The limits of a whole server."""
 
@@ -734,6 +799,7 @@ class Limits:
     workers: WorkerLimits = field(default_factory=WorkerLimits)
     export: ExportLimits = field(default_factory=ExportLimits)
     admission: AdmissionLimits = field(default_factory=AdmissionLimits)
+    supervisor: SupervisorLimits = field(default_factory=SupervisorLimits)
 
     def of_ingest(self) -> Limits:
         """Return the limits of a server whose events other processes serve."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
+from functools import partial
 from typing import Any, Final, NamedTuple
 from weakref import WeakSet
 
@@ -37,13 +38,20 @@ with _hidden("rich"):
 THROTTLE_S: Final = 60.0  # between two lines of the same event
 
 
-def configure(level: str, form: str) -> None:
-    """Write log lines to standard error, as `text` or `json`; `auto` is text if that is a terminal."""
-    text = form == "text" or (form == "auto" and sys.stderr.isatty())
+def configure(level: str, form: str, *, process: str | None = None, terminal: bool | None = None) -> None:
+    """Write log lines to standard error, as `text` or `json`; `auto` is text if that is a terminal.
+
+    `process` is a field of each line, where a server has several. `terminal` tells whether lines go to one;
+    None: they do if standard error is one.
+    """
+    terminal = sys.stderr.isatty() if terminal is None else terminal
+    text = form == "text" or (form == "auto" and terminal)
     stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S" if text else "iso", utc=not text)
     shared: list[Any] = [structlog.stdlib.add_log_level, stamp]
+    if process is not None:
+        shared.append(partial(_name, process))
     renderer: list[Any] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0, sort_keys=False)]
+        [structlog.dev.ConsoleRenderer(colors=terminal, pad_event_to=0, sort_keys=False)]
         if text
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
@@ -70,6 +78,11 @@ def configure(level: str, form: str) -> None:
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     # It logs the end of each connection, which this package logs as well.
     logging.getLogger("picows").setLevel(logging.CRITICAL)
+
+
+def _name(process: str, _logger: object, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+    """Add the process to a log line."""
+    return {**event, "process": process}
 
 
 class Throttled:

@@ -31,6 +31,7 @@ from jetstream.limits import RuntimeLimits
 _STATM: Final = Path("/proc/self/statm")
 _IO: Final = Path("/proc/self/io")
 _FILES: Final = Path("/proc/self/fd")
+_PR_SET_PDEATHSIG: Final = 1
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 Result = TypeVar("Result")
@@ -46,6 +47,13 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         asyncio.run(main)
     else:
         uvloop.run(main)
+
+
+def how_ended(status: int) -> str:
+    """Return how a process has ended, for people. `status` is that of `subprocess`."""
+    with suppress(ValueError):
+        return f"it was ended by {signal.Signals(-status).name}"
+    return f"it ended with status {status}"
 
 
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -92,6 +100,12 @@ def stop_on_signals(stop: Callable[[], None]) -> None:
 def reload_on_hangup(reload: Callable[[], None]) -> None:
     """Call `reload` at each SIGHUP, which would else end the process."""
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+
+
+def end_with_parent() -> None:
+    """Have the system kill this process when its parent ends, however that ends. Linux only."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 def tune_gc(limits: RuntimeLimits = RuntimeLimits()) -> None:

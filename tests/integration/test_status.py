@@ -74,7 +74,7 @@ async def test_the_status_has_the_figures(relay: Relay, start: Start) -> None:
     await published(service, 5)
     async with subscribe(service.port, cursor=1) as subscriber:
         await subscriber.events(5)
-        await until(lambda: service._figures.statistics.over(10))
+        await until(lambda: service.figures.statistics.over(10))
         body = await status_of(service.port)
         seen = await figures(service.port)
     assert seen['jetstream_events_by_collection_total{collection="app.bsky.feed.like"}'] == 5

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import gc
+import json
+import logging
 from collections import Counter
 from types import SimpleNamespace
 
+import pytest
 import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from jetstream.logging_setup import Throttled, tell_omitted
+from jetstream.logging_setup import Throttled, configure, tell_omitted
 
 
 def test_each_event_is_logged_once_a_minute_with_the_number_omitted() -> None:
@@ -147,3 +150,21 @@ def test_what_a_bound_logger_has_omitted_is_told_too() -> None:
         tell_omitted(waiting=False)
     numbers = [(line["number"], line["upstream"]) for line in lines if line["event"] == "a bound burst"]
     assert numbers == [(0, "a"), (2, "a")]
+
+
+def test_a_process_of_several_is_named_in_every_line(capsys: pytest.CaptureFixture[str]) -> None:
+    root, before = logging.getLogger(), structlog.get_config()
+    handlers, level = root.handlers[:], root.level
+    try:
+        configure("info", "json", process="edge-1")
+        structlog.get_logger("ours").info("event", number=1)
+        logging.getLogger("another").warning("of a library")
+        lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    finally:
+        structlog.configure(**before)
+        root.handlers[:] = handlers
+        root.setLevel(level)
+    assert [(line["event"], line["process"]) for line in lines] == [
+        ("event", "edge-1"),
+        ("of a library", "edge-1"),
+    ]

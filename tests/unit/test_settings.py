@@ -27,6 +27,7 @@ from jetstream.settings import (
     unused_variables,
 )
 from jetstream.settings.values import PRIVATE, LogUrl
+from jetstream.supervisor import supervisor
 from jetstream.upstreams import FIREHOSE_PATH, Upstream
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
@@ -46,6 +47,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
     told: list[Settings] = []
 
     monkeypatch.setattr(service, "serve", told.append)
+    monkeypatch.setattr(supervisor, "serve", told.append)
     monkeypatch.setattr(cli, "run", lambda _main: None)
     monkeypatch.setattr(logs, "configure", lambda _level, _format: None)
 
@@ -125,6 +127,7 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("--listen", "LISTEN_ADDR", "[::1]:65535", Address("::1", 65535)),
     ("--listen", "LISTEN_ADDR", "localhost:80", Address("localhost", 80)),
     ("--metrics-listen", "METRICS_LISTEN_ADDR", ":6009", Address("", 6009)),
+    ("--edges", "EDGES", "64", 64),
     ("--role", "ROLE", "ingest", "ingest"),
     ("--role", "ROLE", "edge", "edge"),
     ("--log", "LOG", "sqlite:/tmp/a b:c", LogUrl(Path("/tmp/a b:c"))),
@@ -229,6 +232,7 @@ BAD: list[tuple[str, str, list[str]]] = [
         ],
     ),
     ("--metrics-listen", "METRICS_LISTEN_ADDR", ["6008", " :1"]),
+    ("--edges", "EDGES", ["-1", "65", "many"]),
     ("--role", "ROLE", ["both", "EDGE"]),
     ("--log", "LOG", ["/var/lib/jetstream", "sqlite:", "sqlite", "mysql://host/log"]),
     ("--drain", "DRAIN", ["0s", "10"]),

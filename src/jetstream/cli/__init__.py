@@ -80,13 +80,18 @@ def serve(
     A DURATION is 90m, 24h, 3d or 1h30m. A SIZE is 512MiB or 20GB. An ADDRESS is :6008, 127.0.0.1:6008 or
     [::1]:6008. `jetstream doctor` takes the same flags, and says what is wrong with them on this machine.
     """
-    # Not needed by `--help` and the other commands.
-    from jetstream import app  # noqa: PLC0415
-
     settings = settings or Settings()
     logging_setup.configure(settings.log_level, settings.log_format)
     _log_unused(go or GoFlags())
-    run(app.serve(settings))
+    # Neither is needed by `--help` and the other commands.
+    if settings.edges:
+        from jetstream.supervisor import supervisor  # noqa: PLC0415
+
+        run(supervisor.serve(settings))
+    else:
+        from jetstream import app  # noqa: PLC0415
+
+        run(app.serve(settings))
 
 
 def _log_unused(go: GoFlags) -> None:

@@ -73,6 +73,8 @@ def examine(settings: Settings, is_ours: Callable[[Address], bool] | None = None
     yield check_log(settings.log_dir, unix_us())
     yield from machine.check_ports(settings, is_ours or is_jetstream)
     yield machine.check_files(settings, len(upstreams))
+    if settings.edges:
+        yield machine.judge_cores(settings.edges, os.cpu_count() or 1)
     yield from machine.check_kernel(settings)
     yield from check_access(settings)
 

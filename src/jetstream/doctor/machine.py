@@ -37,6 +37,14 @@ def existing(path: Path) -> Path:
     return path
 
 
+def judge_cores(edges: int, cores: int) -> Finding:
+    """Say whether there are as many cores as processes that may each use one: the edges, and the ingest."""
+    text = f"{cores} cores for {edges} edges and the ingest"
+    if edges < cores:
+        return Finding("cores", "ok", text)
+    return Finding("cores", "warn", text, f"--edges {max(cores - 1, 1)}, or none with fewer than 3 cores")
+
+
 def check_space(settings: Settings, log: Extent | None) -> Finding:
     """Compare the free space with what the log will need."""
     try:

@@ -203,7 +203,16 @@ def parse_rate(text: str) -> float:
     return rate
 
 
+EDGES_MAX: Final = 64
 _WORKERS_MAX: Final = 64
+
+
+def parse_edges(text: str) -> int:
+    """Parse a number of edges. Raises ValueError."""
+    count = parse_count(text)
+    if count > EDGES_MAX:
+        raise ValueError(f"must be at most {EDGES_MAX}")
+    return count
 
 
 def parse_workers(text: str) -> int:

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 from jetstream.settings.declaring import address, duration, duration_or_none, setting, size
-from jetstream.settings.values import DEFAULT_ADDRESS, Address, or_none, parse_duration, parse_web_url
+from jetstream.settings.values import (
+    DEFAULT_ADDRESS,
+    Address,
+    or_none,
+    parse_duration,
+    parse_edges,
+    parse_web_url,
+)
 from jetstream.upstreams import parse_count
 
 # The Go server's copy of the public dictionary (see `dictionary`).
@@ -29,6 +36,15 @@ class WebSettings:
             alias=["--listen-addr", "--addr"],
         ),
     ] = DEFAULT_ADDRESS
+    edges: Annotated[
+        int,
+        setting(
+            "EDGES",
+            "Processes that serve subscribers, beside one that reads upstream; 0: one process does both.",
+            parse_edges,
+            metavar="NUMBER",
+        ),
+    ] = 0
     metrics_listen: Annotated[
         Address | None,
         address("METRICS_LISTEN_ADDR", "Separate address for /metrics.", alias=["--metrics-listen-addr"]),

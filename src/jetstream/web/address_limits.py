@@ -10,6 +10,9 @@ The table has an entry for each address with a visit, and for each address that 
 are not full yet. So its size is bounded by the connections and by `remembered_max`. Above that, the address
 whose buckets are full the soonest is forgotten, which loses the least. An address that is at a limit is the
 last to be forgotten: a flood from other addresses does not free it.
+
+Where several processes serve one address (`supervisor`), each tells the others what has changed here
+(`changes`), and adds what they tell (`add_elsewhere`).
 """
 
 from __future__ import annotations
@@ -25,12 +28,11 @@ from typing import Final, NamedTuple
 from jetstream.limits import WebLimits
 from jetstream.settings import Network, Settings
 from jetstream.token_bucket import Rate, TokenBucket
+from jetstream.web.address_changes import Change, Changes, Key
 
 _DEFAULTS: Final = WebLimits()
 ADDRESSES_READ: Final = 256  # whose keys are kept
 _NETWORK_BITS: Final = 64  # of an IPv6 address: what one client has
-
-Key = tuple[int, int]  # the IP version, and the address or its network as a number
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,17 @@ class OverLimit(NamedTuple):
 class Usage:
     """What one address has now. Changed by `Addresses`, `Visit` and `Replay` only."""
 
-    __slots__ = ("begun", "connections", "queued", "replayed", "replays", "sent", "untold")
+    __slots__ = (
+        "begun",
+        "connections",
+        "connections_elsewhere",
+        "queued",
+        "replayed",
+        "replays",
+        "replays_elsewhere",
+        "sent",
+        "untold",
+    )
 
     def __init__(self) -> None:
         # Visits that were not refused, and refused ones that have not ended.
@@ -93,6 +105,9 @@ class Usage:
         self.untold = 0
         # Replays that have not ended.
         self.replays = 0
+        # The same in other processes of the server.
+        self.connections_elsewhere = 0
+        self.replays_elsewhere = 0
         # Connections and replays that have begun, and bytes of replays. Made when they are first needed.
         self.begun: TokenBucket | None = None
         self.replayed: TokenBucket | None = None
@@ -102,8 +117,8 @@ class Usage:
 
     @property
     def in_use(self) -> bool:
-        """Whether there is a visit."""
-        return self.connections + self.untold > 0
+        """Whether there is a visit, here or elsewhere."""
+        return self.connections + self.untold + self.connections_elsewhere + self.replays_elsewhere > 0
 
     @property
     def full_at(self) -> float:
@@ -124,6 +139,34 @@ class Addresses:
         self._table: dict[Key, Usage] = {}
         # Those that had no visit when they were put here: when they may be forgotten, the soonest first.
         self._idle: list[tuple[float, Key]] = []
+        # What other processes do not know yet; None: there are none.
+        self.changes: Changes | None = None
+
+    def note(
+        self,
+        key: Key,
+        connections: int = 0,
+        replays: int = 0,
+        begun: int = 0,
+        replayed: int = 0,
+        sent: int = 0,
+    ) -> None:
+        """Note what has changed here, if there are other processes."""
+        if self.changes is not None:
+            self.changes.note(key, Change(connections, replays, begun, replayed, sent))
+
+    def add_elsewhere(self, key: Key, change: Change) -> None:
+        """Add what has changed in another process. It is taken from the buckets whatever they have."""
+        now, limits = self.clock(), self.limits
+        found = self._table.get(key)
+        if found is None:
+            found = self._table[key] = Usage()
+        found.connections_elsewhere += change.connections
+        found.replays_elsewhere += change.replays
+        found.begun = _taken(found.begun, limits.connection_rate, now, change.begun)
+        found.replayed = _taken(found.replayed, limits.replay_rate, now, change.replayed)
+        found.sent = _taken(found.sent, limits.replay_bytes, now, change.sent)
+        self.end(key, found)
 
     def __len__(self) -> int:
         """How many addresses are known."""
@@ -139,12 +182,13 @@ class Addresses:
         found = self._table.get(key)
         if found is None:
             found = self._table[key] = Usage()
-        return Visit(self, key, found, self._refusal(found, now))
+        return Visit(self, key, found, self._refusal(key, found, now))
 
-    def _refusal(self, found: Usage, now: float) -> OverLimit | None:
+    def _refusal(self, key: Key, found: Usage, now: float) -> OverLimit | None:
         """Return why a visit is refused; None, and a token less, if it is not."""
         over, limits = None, self.limits
-        if limits.connections is not None and found.connections >= limits.connections:
+        connections = found.connections + found.connections_elsewhere
+        if limits.connections is not None and connections >= limits.connections:
             text = f"{limits.connections} connections of one address are open"
             over = _over("address_connections", text, limits.retry_after_s)
         elif limits.connection_rate is not None:
@@ -152,6 +196,8 @@ class Addresses:
             if not found.begun.spend(now):
                 text = f"more than {limits.connection_rate.per_s:g} connections a second of one address"
                 over = _over("address_connection_rate", text, found.begun.wait_s(now))
+            else:
+                self.note(key, begun=1)
         return over and over._replace(silent=found.untold >= limits.untold_max)
 
     def end(self, key: Key, found: Usage) -> None:
@@ -195,6 +241,7 @@ class Visit:
     def _count(self, change: int) -> None:
         if self.refusal is None:
             self._usage.connections += change
+            self._addresses.note(self._key, connections=change)
         else:
             self._usage.untold += change
 
@@ -208,7 +255,7 @@ class Visit:
     def replay(self) -> Replay | OverLimit:
         """Begin a replay, which must end before the visit does; or return why that is refused."""
         usage, limits, now = self._usage, self._addresses.limits, self._addresses.clock()
-        if limits.replays is not None and usage.replays >= limits.replays:
+        if limits.replays is not None and usage.replays + usage.replays_elsewhere >= limits.replays:
             text = f"{limits.replays} replays of one address have not reached the newest event"
             return _over("address_replays", text, limits.retry_after_s)
         if limits.replay_rate is not None:
@@ -216,20 +263,26 @@ class Visit:
             if not usage.replayed.spend(now):
                 text = f"more than {limits.replay_rate.per_s:g} replays a second of one address"
                 return _over("address_replay_rate", text, usage.replayed.wait_s(now))
-        return Replay(self._addresses, usage)
+            self._addresses.note(self._key, replayed=1)
+        return Replay(self._addresses, self._key, usage)
 
 
 class Replay:
     """A subscription that reads events of the past: the `Replay` of `delivery.subscriber`."""
 
-    __slots__ = ("_addresses", "_ended", "_usage")
+    __slots__ = ("_addresses", "_ended", "_key", "_usage")
 
-    def __init__(self, addresses: Addresses, usage: Usage) -> None:
+    def __init__(self, addresses: Addresses, key: Key, usage: Usage) -> None:
         self._addresses = addresses
+        self._key = key
         self._usage = usage
         # Whether it has ended.
         self._ended = False
-        usage.replays += 1
+        self._count(1)
+
+    def _count(self, change: int) -> None:
+        self._usage.replays += change
+        self._addresses.note(self._key, replays=change)
 
     def charge(self, size: int) -> float:
         """Count bytes that were sent. Return for how many seconds to send nothing."""
@@ -237,13 +290,14 @@ class Replay:
         if rate is None:
             return 0.0
         usage.sent = usage.sent or TokenBucket(*rate, now)
+        self._addresses.note(self._key, sent=size)
         return usage.sent.overspend(now, size)
 
     def end(self) -> None:
         """End it: the newest event is reached, or the connection has ended. Later calls do nothing."""
         if not self._ended:
             self._ended = True
-            self._usage.replays -= 1
+            self._count(-1)
 
 
 class Place(NamedTuple):
@@ -282,3 +336,12 @@ def _key(address: IPv4Address | IPv6Address) -> Key:
 
 def _over(reason: str, text: str, wait_s: float) -> OverLimit:
     return OverLimit(reason, f"{text}: try again later", max(1, ceil(wait_s)))
+
+
+def _taken(bucket: TokenBucket | None, rate: Rate | None, now: float, count: int) -> TokenBucket | None:
+    """Return a bucket, from which so much is taken."""
+    if rate is None or not count:
+        return bucket
+    bucket = bucket or TokenBucket(*rate, now)
+    bucket.overspend(now, count)
+    return bucket

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import structlog
@@ -68,10 +69,17 @@ class Connections:
         self.worker = Worker()
         # Bytes of bodies that are complete, and whose requests are not answered yet.
         self._body_bytes = 0
+        # Called when there is one more or less. It does nothing where nobody must know.
+        self.changed: Callable[[], None] = _nothing
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._all)
 
     def add(self, connection: Member) -> None:
         """Wait for the first request of a connection. Over `connections_max`, close the oldest one."""
         self._all[connection] = None
+        self.changed()
         self._pending.start(connection)
         if len(self._all) > self.limits.connections_max:
             self._evict()
@@ -79,6 +87,7 @@ class Connections:
     def remove(self, connection: Member) -> None:
         """Forget a connection that has ended, or is a subscription now."""
         self._all.pop(connection, None)
+        self.changed()
         self.mark_running(connection)
 
     def mark_receiving(self, connection: Member, size: int) -> None:
@@ -159,3 +168,7 @@ class Connections:
             await asyncio.sleep(0.01)
         for connection in list(self._all):
             connection.abort()
+
+
+def _nothing() -> None:
+    pass

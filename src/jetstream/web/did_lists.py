@@ -9,7 +9,7 @@ its upload and after its last use. Their number and memory are bounded. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import islice
@@ -78,15 +78,23 @@ class DidLists:
     def handle(self, request: Request, _connection: object) -> Steps[Response]:
         """Answer `POST /filters`, in steps."""
         if not self._budget.spend(self._clock()):
-            return self._later(429, "too many lists are uploaded: try again later")
+            return self.too_many()
+        return (yield from self.answer(request.body))
+
+    def too_many(self) -> Response:
+        """Return the response to an upload that is not read, because too many are."""
+        return self._later(429, "too many lists are uploaded: try again later")
+
+    def answer(self, body: bytes) -> Steps[Response]:
+        """Read an upload, in steps, and return the response to it."""
         try:
-            kept = yield from self.add(request.body)
+            kept = yield from self.add(body)
         except InvalidParameter as error:
             return Response.sentence(400, str(error))
         except NoRoom:
             return self._later(503, "there is no room for another list: try again later")
-        body = {"id": kept.id, "dids": len(kept.dids), "kept_s": int(self._limits.did_lists_kept_s)}
-        return Response(200, orjson.dumps(body, option=orjson.OPT_APPEND_NEWLINE), "application/json")
+        found = {"id": kept.id, "dids": len(kept.dids), "kept_s": int(self._limits.did_lists_kept_s)}
+        return Response(200, orjson.dumps(found, option=orjson.OPT_APPEND_NEWLINE), "application/json")
 
     def _later(self, status: int, text: str) -> Response:
         return Response.sentence(status, text, {"Retry-After": str(self._limits.retry_after_s)})
@@ -113,6 +121,17 @@ class DidLists:
             del self._users[dids.id]
             self.bytes_in_use -= dids.size
             self._keep(dids)
+
+    @property
+    def in_use(self) -> list[str]:
+        """The IDs of the lists that filters use."""
+        return list(self._users)
+
+    def keep(self, list_ids: Iterable[str]) -> None:
+        """Keep lists as if they had been used just now: they are in use in another process."""
+        for list_id in list_ids:
+            if list_id in self._kept_until:
+                self._keep(self._lists[list_id])
 
     def add(self, body: bytes) -> Steps[DidList]:
         """Read an upload, and keep its list, in steps. Returns the one that is there if it is the same.

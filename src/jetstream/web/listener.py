@@ -49,7 +49,8 @@ class Listener:
 
     `hand_over` makes an accepted socket, of a peer's address, a connection; it raises nothing. `make_room` is
     called when file descriptors are short: it closes connections that can be spared, and returns whether
-    there were any. `is_local` tells by its address whether a client is on this machine.
+    there were any. `is_local` tells by its address whether a client is on this machine. `is_full` tells
+    whether those that were handed over have no place yet; None: they always have.
 
     Raises OSError when the address cannot be bound.
     """
@@ -62,12 +63,14 @@ class Listener:
         make_room: Callable[[], bool] = lambda: False,
         limits: WebLimits = WebLimits(),
         is_local: Callable[[str], bool] = is_loopback,
+        is_full: Callable[[], bool] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._hand_over = hand_over
         self._make_room = make_room
         self._limits = limits
         self._is_local = is_local
+        self._is_full = is_full
         # Clients can make the listener pause and resume again and again.
         self._throttled = Throttled(structlog.get_logger(__name__))
         self._socket = _bind(host, port, limits.backlog)
@@ -106,8 +109,11 @@ class Listener:
     def _accept(self) -> None:
         """Accept some of the connections that wait. The event loop calls again while there are more."""
         most = self._limits.accepts_per_turn
+        if self._is_full is not None and self._is_full():
+            self._rest(self._limits.accept_rest_s)
+            return
         if self._unchecked >= most:
-            if _files_are_short(self._socket, self._limits.files_reserved):
+            if files_are_short(self._socket, self._limits.files_reserved):
                 if not self._make_room():  # closed sockets release their files when this turn ends
                     self._pause()
                 return
@@ -146,8 +152,11 @@ class Listener:
             self._throttled.warning(
                 "listener: cannot accept, pausing: all files that may be opened are in use"
             )
+        self._rest(self._limits.accept_pause_s)
+
+    def _rest(self, seconds: float) -> None:
         self._loop.remove_reader(self._socket.fileno())
-        self._resume = self._loop.call_later(self._limits.accept_pause_s, self._watch)
+        self._resume = self._loop.call_later(seconds, self._watch)
 
 
 def _disable_pacing(listening: socket.socket) -> bytes | None:
@@ -169,7 +178,7 @@ def _disable_pacing(listening: socket.socket) -> bytes | None:
     return system
 
 
-def _files_are_short(any_file: socket.socket, reserved: int) -> bool:
+def files_are_short(any_file: socket.socket, reserved: int) -> bool:
     """Tell whether the next file descriptor would be one of those that are reserved.
 
     The kernel gives out the lowest free number. So a duplicate of any file tells how many are open, without

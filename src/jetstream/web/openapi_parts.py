@@ -188,6 +188,15 @@ def _subscriber() -> Json:
     )
 
 
+def _process() -> Json:
+    """Return the schema of one of several processes."""
+    counts = dict.fromkeys(("ended", "subscribers"), _COUNT)
+    number: Schema = {"type": ["number", "null"]}
+    pid: Schema = {"type": ["integer", "null"]}
+    more = {"cpu": number, "rss_bytes": number, "ready": {"type": "boolean"}}
+    return _object({"name": STRING, "pid": pid, **counts, **more})
+
+
 def _status() -> Json:
     """Return the schema of `/status.json`."""
     known: Schema = {"type": "number"}
@@ -230,6 +239,7 @@ def _status() -> Json:
             **dict.fromkeys(("drops", "disconnects", "refused"), counts),
             **dict.fromkeys(("loop_delay_ms", "delivery_ms"), quantiles),
             "process": _object(dict.fromkeys(("rss_bytes", "cpu", "open_files", "open_files_max"), number)),
+            "processes": {"type": "array", "items": _process()},
             "history": _object(
                 {"step_s": _COUNT, "end_us": whole}
                 | {name: {"type": "array", "items": number, "maxItems": 360} for name in series}

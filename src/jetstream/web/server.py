@@ -20,7 +20,7 @@ from jetstream.web.connection import Answer, Connection, Handler
 from jetstream.web.connections import Connections
 from jetstream.web.guard import Denied, Guard
 from jetstream.web.http import READ, Request, Response, other_method
-from jetstream.web.listener import Listener, as_accepted
+from jetstream.web.listener import HandOver, Listener, as_accepted
 from jetstream.web.methods import PREFIX
 from jetstream.web.pages import Page
 from jetstream.web.peers import Peers
@@ -79,9 +79,18 @@ class Server:
     async def start(self, host: str, port: int) -> int:
         """Listen; return the port. Raises OSError when the address cannot be bound."""
         connections = self._connections
-        hand_over = as_accepted(self._new) if self._arrivals is None else self._arrivals.hand_over
-        self._listener = Listener(host, port, hand_over, connections.make_room, connections.limits)
+        self._listener = Listener(host, port, self.hand_over, connections.make_room, connections.limits)
         return self._listener.port
+
+    @property
+    def hand_over(self) -> HandOver:
+        """What makes a connection of a socket that was accepted, here or by another process."""
+        return as_accepted(self._new) if self._arrivals is None else self._arrivals.hand_over
+
+    @property
+    def connections(self) -> Connections:
+        """Those that speak HTTP."""
+        return self._connections
 
     def _answer(self, request: Request, connection: Connection) -> Steps[Answer]:
         """Answer a request by its path. Returns None when its connection has become a WebSocket."""

@@ -92,6 +92,7 @@ def body(server: Server, status: Status, statistics: Statistics, metrics: Metric
         "loop_delay_ms": _quantiles(last, lambda sample: sample.loop_delay),
         "delivery_ms": _quantiles(last, lambda sample: sample.delivery),
         "process": _process(last),
+        "processes": [],  # of a server that has several: see `supervisor`
         "history": statistics.history(),
     }
 

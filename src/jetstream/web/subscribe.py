@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
@@ -84,8 +84,12 @@ class Subscribe:
         self._throttled = Throttled(structlog.get_logger(__name__))
         # Every connection since its upgrade, in order, until it is cleaned up after its end.
         self._clients: dict[Client, None] = {}
-        # How many there were.
-        self._begun = 0
+        # The ID of the newest one. Where several processes serve, each begins at another number.
+        self.newest_id = 0
+        # How many are connected to other processes of the server, which share the limit.
+        self.elsewhere = 0
+        # Called when there is one more or less. It does nothing where nobody must know.
+        self.changed: Callable[[], None] = _nothing
         # Cleans up after connections that have ended.
         self._removals = Worker(turn_s=limits.removals_turn_s)
         # Set while there is no client.
@@ -169,15 +173,16 @@ class Subscribe:
 
     def _check_room(self) -> None:
         """Raise Refused when there is no room for another subscriber."""
-        if len(self) >= (most := self._subscribers_max):
+        if len(self) + self.elsewhere >= (most := self._subscribers_max):
             text = f"{most} subscribers are connected, and that is the limit: try again later"
             raise unavailable("full", text, self.limits)
 
     def _begin(self, client: Client, connection: Connection, answer: bytes) -> None:
         """Hand a connection over to a client. What the client has sent behind its request is read there."""
-        self._begun += 1
-        client.id = self._begun
+        self.newest_id += 1
+        client.id = self.newest_id
         self._clients[client] = None
+        self.changed()
         self._metrics.compressions[client.subscription.compression].inc()
         self.empty.clear()
         rest = connection.upgrade(client.sink, answer)
@@ -246,6 +251,7 @@ class Subscribe:
             self._throttled.info(f"subscriber: cut, {close.label}", peer=client.sink.peer, **figures)
         self._metrics.compressions[client.subscription.compression].dec()
         del self._clients[client]
+        self.changed()
         if not self._clients:
             self.empty.set()
 
@@ -278,6 +284,10 @@ def _enter(connection: Connection, *, replays: bool) -> Place:
     if visit is not connection.visit:
         visit.leave()
     raise over_limit(replay)
+
+
+def _nothing() -> None:
+    pass
 
 
 class _Upgrade:

@@ -49,11 +49,13 @@ class Subscribers:
     def list(self, request: Request, _connection: object) -> Steps[Response]:
         """Return a page of the subscribers, in steps, the oldest first."""
         try:
-            query = yield from decode_query(request.query)
-            after, most = number_in(query, "after", _NUMBER) or 0, number_in(query, "limit", _NUMBER)
+            after, most = yield from page_of(request)
         except InvalidParameter as error:
             return Response.sentence(400, str(error))
-        most = ROWS_MAX if most is None else max(1, min(most, ROWS_MAX))
+        return (yield from self.page(after, most))
+
+    def page(self, after: int, most: int) -> Steps[Response]:
+        """Return up to `most` subscribers whose ID is above `after`, in steps."""
         rows: list[dict[str, object]] = []
         clients = self._subscribe.clients()
         for count, client in enumerate(clients, 1):
@@ -114,6 +116,13 @@ class Subscribers:
 
 
 _FIELDS: Final = {"Cache-Control": "no-store"}
+
+
+def page_of(request: Request) -> Steps[tuple[int, int]]:
+    """Return which page of the subscribers a request is for, in steps. Raises InvalidParameter."""
+    query = yield from decode_query(request.query)
+    after, most = number_in(query, "after", _NUMBER) or 0, number_in(query, "limit", _NUMBER)
+    return after, ROWS_MAX if most is None else max(1, min(most, ROWS_MAX))
 
 
 class Kick:

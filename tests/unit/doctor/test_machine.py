@@ -105,3 +105,16 @@ def test_a_port_is_free_taken_or_ours() -> None:
 def test_an_address_of_another_machine_cannot_be_listened_on() -> None:
     (finding,) = machine.check_ports(Settings(listen=Address("192.0.2.1", 0)), lambda _: False)
     assert finding.level == "fail"
+
+
+@pytest.mark.parametrize(
+    ("edges", "cores", "level", "hint"),
+    [
+        (7, 8, "ok", ""),
+        (8, 8, "warn", "--edges 7, or none with fewer than 3 cores"),
+        (2, 1, "warn", "--edges 1, or none with fewer than 3 cores"),
+    ],
+)
+def test_processes_are_compared_with_cores(edges: int, cores: int, level: str, hint: str) -> None:
+    found = machine.judge_cores(edges, cores)
+    assert (found.level, found.hint) == (level, hint)

@@ -316,3 +316,28 @@ class Model(RuleBasedStateMachine):
 
 TestModel = Model.TestCase
 TestModel.settings = settings(max_examples=60, stateful_step_count=30)
+
+
+def test_lists_that_another_process_uses_are_kept(lists: DidLists, clock: Clock) -> None:
+    first, second = added(lists, "did:plc:" + "a" * 24), added(lists, "did:plc:" + "b" * 24)
+    clock.now = KEPT_S - 1
+    lists.keep([first.id, "not known"])
+    clock.now = KEPT_S
+    lists.expire()
+    assert (is_known(lists, first.id), is_known(lists, second.id)) == (True, False)
+    clock.now = 2 * KEPT_S
+    lists.expire()
+    assert not is_known(lists, first.id)
+
+
+def test_a_list_in_use_is_told_to_other_processes_and_outlives_what_they_say(
+    lists: DidLists, clock: Clock
+) -> None:
+    made = used(lists, "did:plc:" + "a" * 24)
+    assert lists.in_use == [made.id]
+    lists.keep([made.id])
+    clock.now = 2 * KEPT_S
+    lists.expire()
+    assert is_known(lists, made.id)
+    lists.release(made)
+    assert lists.in_use == []

@@ -86,3 +86,26 @@ async def test_the_kernel_takes_in_only_so_much_before_it_is_read() -> None:
     async with accepted("127.0.0.1", "127.0.0.1") as connection:
         # The kernel doubles what it is asked for, to have room for its own.
         assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * LIMITS.unread_bytes_max
+
+
+async def test_connections_wait_in_the_kernel_while_those_before_them_have_no_place() -> None:
+    loop = asyncio.get_running_loop()
+    full, made = [True], loop.create_future()
+    limits = WebLimits(accept_rest_s=0.001)
+    listening = Listener(
+        "127.0.0.1", 0, as_accepted(lambda: Greeted(made)), limits=limits, is_full=lambda: asked() and full[0]
+    )
+    looks: asyncio.Queue[None] = asyncio.Queue()
+
+    def asked() -> bool:
+        looks.put_nowait(None)
+        return True
+
+    _, writer = await asyncio.open_connection("127.0.0.1", listening.port)
+    for _ in range(3):
+        await looks.get()
+    assert not made.done()
+    full[0] = False
+    (await made).abort()
+    writer.close()
+    listening.close()

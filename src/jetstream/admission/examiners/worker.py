@@ -13,9 +13,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
-from signal import SIGKILL, SIGPROF, Signals
+from signal import SIGKILL, SIGPROF
 from typing import Final
 
 import structlog
@@ -26,6 +25,7 @@ from jetstream.limits import WorkerLimits
 from jetstream.logging_setup import Throttled
 from jetstream.metrics import Children
 from jetstream.retry import backoff_s
+from jetstream.runtime import how_ended
 
 # `-P` keeps Python from importing what lies in the working directory.
 COMMAND: Final = ("-P", "-m", "jetstream.admission.examiners.worker_main")
@@ -130,7 +130,7 @@ class Worker:
             process.kill()
             await asyncio.to_thread(process.wait)
         self._hung = self._hung or process.returncode == -SIGPROF
-        return _how_ended(process.returncode)
+        return how_ended(process.returncode)
 
     def _open(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
         """Start a process; return it, and the socket to it.
@@ -217,10 +217,3 @@ def _next_message(view: memoryview, start: int) -> slice | None:
         return None
     stop = first + HEAD.unpack_from(view, start)[0]
     return slice(first, stop) if stop <= len(view) else None
-
-
-def _how_ended(status: int) -> str:
-    """Return how a process has ended, for people."""
-    with suppress(ValueError):
-        return f"it was ended by {Signals(-status).name}"
-    return f"it ended with status {status}"

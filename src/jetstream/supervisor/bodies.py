@@ -1,0 +1,154 @@
+"""What `/health`, `/ready`, `/status.json` and `/subscribers.json` say of several processes. Pure.
+
+The ingest knows the log and upstream, the edges know subscribers. So a body is that of the ingest, in which
+the figures of subscribers are sums over the edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from jetstream.status import Check
+from jetstream.supervisor.families import Family, by_label
+
+Body = Mapping[str, Any]
+
+_DOWN: Final = Check(
+    "ingest_down",
+    "the process that reads upstream has ended, and is being replaced",
+    "wait some seconds; the log says why it has ended",
+)
+_NO_EDGE: Final = Check(
+    "no_edge",
+    "no process that serves subscribers is ready",
+    "wait some seconds; the log says why they have ended",
+)
+_REASONS_MAX: Final = 50
+
+
+def not_ready(
+    ingest: Sequence[Any] | None, edges: Sequence[Sequence[Any]], *, stopping: bool
+) -> list[dict[str, str]]:
+    """Return why no client should be sent to the server; empty if one can be.
+
+    Each process gives its own reasons; None: the ingest is not there. One edge that is ready is enough.
+    """
+    if stopping:
+        stop = Check("stopping", "the server is stopping", "connect to another server, or try again later")
+        return [stop._asdict()]
+    reasons = [_DOWN._asdict()] if ingest is None else list(ingest)
+    if not edges:
+        return [*reasons, _NO_EDGE._asdict()]
+    # Whether the ingest is there is known here: an edge learns it some seconds later.
+    known = {"writer_gone", *(each["check"] for each in reasons)}
+    more = [[each for each in one if each["check"] not in known] for one in edges]
+    return [*reasons, *(more[0] if all(more) else ())]
+
+
+def health(ingest: Body, edges: Sequence[Body], more_reasons: Sequence[str]) -> dict[str, Any]:
+    """Return the body of `/health`. `more_reasons` are those of the supervisor."""
+    reasons = list(more_reasons)
+    for body in (ingest, *edges):
+        reasons += [each for each in body["reasons"] if each not in reasons]
+    word = ingest["status"]
+    if word == "ok" and reasons:
+        word = "degraded"
+    return {
+        **ingest,
+        "status": word,
+        "reasons": reasons[:_REASONS_MAX],
+        "subscribers": sum(each["subscribers"] for each in edges),
+    }
+
+
+def status(
+    ingest: Body,
+    edges: Sequence[Body],
+    families: Mapping[str, Family],
+    supervisor: Body,
+) -> dict[str, Any]:
+    """Return the body of `/status.json`. `supervisor` has the fields that it knows itself."""
+    every = (ingest, *edges)
+    return {
+        **ingest,
+        "reasons": _distinct(each for body in every for each in body["reasons"]),
+        "events": {**ingest["events"], "total": _total(families, "jetstream_events", "kind")},
+        "log": {**ingest["log"], "written_bytes_per_s": _sum(every, "log", "written_bytes_per_s")},
+        "subscribers": _subscribers(ingest, edges),
+        "out": {
+            "messages_per_s": _sum(edges, "out", "messages_per_s"),
+            "bytes_per_s": _sum(edges, "out", "bytes_per_s"),
+            "messages_total": _total(families, "jetstream_messages_sent", "wire"),
+            "bytes_total": _total(families, "jetstream_bytes_sent", "wire"),
+        },
+        "drops": by_label(families, "jetstream_dropped", "reason"),
+        "disconnects": by_label(families, "jetstream_disconnects", "reason"),
+        "refused": by_label(families, "jetstream_refused", "reason"),
+        "loop_delay_ms": _highest(every, "loop_delay_ms"),
+        "delivery_ms": _highest(edges, "delivery_ms"),
+        "process": {name: _sum(every, "process", name) for name in ingest["process"]},
+        **supervisor,
+    }
+
+
+def _subscribers(ingest: Body, edges: Sequence[Body]) -> dict[str, Any]:
+    counts = {name: _sum(edges, "subscribers", name) or 0 for name in ("total", "catching_up", "lagging")}
+    groups = {name: _added(edges, "subscribers", name) for name in ("by_wire", "by_compression")}
+    most = max((each["subscribers"]["max"] for each in edges), default=ingest["subscribers"]["max"])
+    return {**ingest["subscribers"], **counts, **groups, "max": most}
+
+
+def _total(families: Mapping[str, Family], name: str, label: str) -> int:
+    return int(sum(by_label(families, name, label).values()))
+
+
+def _sum(bodies: Iterable[Body], part: str, name: str) -> Any:
+    """Return the sum of a figure where it is known; None where it is not known at all."""
+    values = [each[part][name] for each in bodies]
+    known = [value for value in values if value is not None]
+    return round(sum(known), 3) if known else None
+
+
+def _added(bodies: Iterable[Body], part: str, name: str) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for body in bodies:
+        for key, value in body[part][name].items():
+            found[key] = found.get(key, 0) + value
+    return found
+
+
+def _highest(bodies: Iterable[Body], part: str) -> dict[str, float | None]:
+    """Return the highest of each quantile: that of the process that is worst off."""
+    found: dict[str, float | None] = {}
+    for body in bodies:
+        for name, value in body[part].items():
+            found[name] = max((each for each in (found.get(name), value) if each is not None), default=None)
+    return found
+
+
+def _distinct(items: Iterable[Any]) -> list[Any]:
+    found: list[Any] = []
+    for each in items:
+        if each not in found:
+            found.append(each)
+    return found[:_REASONS_MAX]
+
+
+def listed(pages: Iterable[Body], most: int) -> dict[str, Any]:
+    """Return a page of the subscribers of all edges, by ID, of one page of each edge."""
+    pages = list(pages)
+    rows = sorted((row for page in pages for row in page["subscribers"]), key=lambda row: row["id"])
+    shown = rows[:most]
+    more = len(rows) > most or any(page["next"] is not None for page in pages)
+    return {
+        "total": sum(page["total"] for page in pages),
+        "next": shown[-1]["id"] if more and shown else None,
+        "subscribers": shown,
+    }
+
+
+def kicked(answers: Sequence[Body]) -> dict[str, Any]:
+    """Return what all edges have disconnected, and the IDs that none of them knows."""
+    unknown = set.intersection(*(set(each["unknown_ids"]) for each in answers))
+    return {"kicked": sum(each["kicked"] for each in answers), "unknown_ids": sorted(unknown)}

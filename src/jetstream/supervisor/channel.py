@@ -1,0 +1,195 @@
+"""Messages between the supervisor and one child, over a pair of sockets.
+
+    4 bytes   length of the head
+    4 bytes   length of the body
+    head      JSON: [kind, number, fields]
+    body      bytes as they are: an upload, a response
+
+A question has a number, and its answer has the same. What is only told has the number 0. Both ends may ask.
+
+Everything is bounded: the length of a message, what waits to be sent, and the questions of each end. A peer
+that breaks a bound is one that does not work, and the channel ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from itertools import count
+from struct import Struct
+from typing import Any, Final, NamedTuple, Protocol, cast
+
+import orjson
+import structlog
+
+from jetstream.limits import SupervisorLimits
+
+LENGTHS: Final = Struct("<II")
+_ANSWER: Final = "answer"
+_NO_ANSWER: Final = "no answer"
+
+logger = structlog.get_logger(__name__)
+
+
+class Message(NamedTuple):
+    """A message: what kind it is, its fields, and bytes that belong to it."""
+
+    kind: str
+    fields: Mapping[str, Any] = {}
+    body: bytes = b""
+    number: int = 0  # of a question, and of its answer; 0: none is awaited
+
+    def encode(self) -> bytes:
+        """Return the bytes of the message."""
+        head = orjson.dumps([self.kind, self.number, self.fields])
+        return b"".join((LENGTHS.pack(len(head), len(self.body)), head, self.body))
+
+
+class ChannelError(Exception):
+    """A question has no answer: the channel has ended, it has too many questions, or the time is over."""
+
+
+class Peer(Protocol):
+    """What one end of a channel does with what comes."""
+
+    def told(self, message: Message) -> None:
+        """Take a message that is not answered."""
+
+    def asked(self, message: Message) -> Awaitable[Message]:
+        """Return the answer to a question. Its kind and number do not matter."""
+
+    def lost(self) -> None:
+        """Note that the channel has ended."""
+
+
+class Channel(asyncio.Protocol):
+    """One end of a channel. The event loop calls its methods `connection_…` and `data_received`."""
+
+    def __init__(self, peer: Peer, limits: SupervisorLimits = SupervisorLimits()) -> None:
+        self._peer = peer
+        self._limits = limits
+        # The beginning of a message that is not complete.
+        self._incoming = bytearray()
+        # The answers that are awaited, by the number of their question.
+        self._awaited: dict[int, asyncio.Future[Message]] = {}
+        self._numbers = count(1)
+        # Questions of the other end that are being answered.
+        self._answering: set[asyncio.Task[None]] = set()
+        # From `connection_made` to the end.
+        self._transport: asyncio.Transport | None = None
+        # Set once the channel has ended.
+        self.ended = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to send."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Take the messages that are complete. One that is too long ends the channel."""
+        incoming, start = self._incoming, 0
+        incoming += data
+        while (found := _message(incoming, start, self._limits.message_bytes_max)) is not None:
+            message, start = found
+            self._take(message)
+        del incoming[:start]
+        if _is_too_long(incoming, self._limits.message_bytes_max):
+            self.abort()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """End what is awaited."""
+        self._transport = None
+        for future in self._awaited.values():
+            if not future.done():
+                future.set_exception(ChannelError("the process has ended"))
+        for task in self._answering:
+            task.cancel()
+        self.ended.set()
+        self._peer.lost()
+
+    def tell(self, kind: str, fields: Mapping[str, Any] | None = None, body: bytes = b"") -> None:
+        """Send a message that is not answered. Nothing happens once the channel has ended."""
+        self._send(Message(kind, fields or {}, body))
+
+    async def ask(
+        self, kind: str, fields: Mapping[str, Any] | None = None, body: bytes = b"", *, within_s: float
+    ) -> Message:
+        """Send a question, and return its answer. Raises ChannelError."""
+        if self._transport is None:
+            raise ChannelError("the process has ended")
+        if len(self._awaited) >= self._limits.questions_max:
+            raise ChannelError("too many questions wait for an answer")
+        number = next(self._numbers)
+        future = self._awaited[number] = asyncio.get_running_loop().create_future()
+        try:
+            self._send(Message(kind, fields or {}, body, number))
+            async with asyncio.timeout(within_s):
+                answer: Message = await future
+                return answer
+        except TimeoutError:
+            raise ChannelError(f"there was no answer within {within_s:g} s") from None
+        finally:
+            del self._awaited[number]
+
+    async def close(self) -> None:
+        """End the channel, once everything is sent."""
+        if self._transport is not None:
+            self._transport.close()
+            await self.ended.wait()
+
+    def abort(self) -> None:
+        """End the channel at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _send(self, message: Message) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if transport.get_write_buffer_size() > self._limits.unsent_bytes_max:
+            transport.abort()
+        else:
+            transport.write(message.encode())
+
+    def _take(self, message: Message) -> None:
+        if message.kind in (_ANSWER, _NO_ANSWER):
+            future = self._awaited.get(message.number)  # None: it was awaited for too long
+            if future is None or future.done():
+                return
+            if message.kind == _ANSWER:
+                future.set_result(message)
+            else:
+                future.set_exception(ChannelError("the process has failed to answer: its log says why"))
+        elif not message.number:
+            self._peer.told(message)
+        elif len(self._answering) < self._limits.questions_max:
+            task = asyncio.get_running_loop().create_task(self._answer(message))
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
+
+    async def _answer(self, question: Message) -> None:
+        """Answer a question. An error is logged here, and the other end is told that there is no answer."""
+        try:
+            answer = await self._peer.asked(question)
+        except Exception:
+            logger.exception("a question of another process could not be answered", question=question.kind)
+            self._send(Message(_NO_ANSWER, number=question.number))
+        else:
+            self._send(answer._replace(kind=_ANSWER, number=question.number))
+
+
+def _message(data: bytearray, start: int, bytes_max: int) -> tuple[Message, int] | None:
+    """Return the message at `start`, and where the next one begins; None if it is not complete."""
+    first = start + LENGTHS.size
+    if first > len(data):
+        return None
+    head, body = LENGTHS.unpack_from(data, start)
+    if head + body > bytes_max or first + head + body > len(data):
+        return None
+    kind, number, fields = orjson.loads(data[first : first + head])
+    stop = first + head + body
+    return Message(kind, fields, bytes(data[first + head : stop]), number), stop
+
+
+def _is_too_long(data: bytearray, bytes_max: int) -> bool:
+    """Tell whether the message that `data` begins with is longer than any may be."""
+    return len(data) >= LENGTHS.size and sum(LENGTHS.unpack_from(data)) > bytes_max

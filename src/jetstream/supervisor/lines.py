@@ -1,0 +1,70 @@
+"""What a child writes to its standard error: passed on line by line, and the last line that is no log line.
+
+A child writes log lines as the supervisor does, with a field that names it. What comes otherwise is a
+traceback, or a last word of Python or of the C library: it says why the process has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+_CHUNK_BYTES: Final = 64 << 10
+_LAST_CHARS: Final = 500
+# How the first bytes of a log line look: JSON, or a time, which may have a colour before it.
+_LOG_LINES: Final = (b"{", b"\x1b[")
+
+
+class Lines:
+    """Passes lines on to `write`; a line of more than `bytes_max` is cut."""
+
+    def __init__(self, write: Callable[[bytes], object], bytes_max: int) -> None:
+        self._write = write
+        self._bytes_max = bytes_max
+        # The last line that is no log line; cleared with each process.
+        self.last_raw = ""
+        # The beginning of a line.
+        self._line = b""
+
+    async def read(self, process: subprocess.Popen[bytes]) -> None:
+        """Pass on the lines of a process, to its end."""
+        reader = asyncio.StreamReader(limit=_CHUNK_BYTES)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), process.stderr
+        )
+        try:
+            while data := await reader.read(_CHUNK_BYTES):
+                self.add(data)
+        finally:
+            transport.close()
+
+    def add(self, data: bytes) -> None:
+        """Take what comes next."""
+        *whole, rest = (self._line + data).split(b"\n")
+        if len(rest) > self._bytes_max:
+            whole, rest = [*whole, rest[: self._bytes_max]], b""
+        self._line = rest
+        for line in whole:
+            self._note(line)
+        if whole:
+            with suppress(OSError):
+                self._write(b"\n".join([*whole, b""]))
+
+    def _note(self, line: bytes) -> None:
+        if line.strip() and not is_log_line(line):
+            self.last_raw = line.decode(errors="replace").strip()[:_LAST_CHARS]
+
+
+def is_log_line(line: bytes) -> bool:
+    """Tell whether a line is one of the log: JSON, or a text that begins with a time."""
+    return line.startswith(_LOG_LINES) or (line[2:3] == b":" and line[5:6] == b":" and line[:2].isdigit())
+
+
+def to_standard_error(data: bytes) -> None:
+    """Write lines to the standard error of this process."""
+    sys.stderr.buffer.write(data)
+    sys.stderr.buffer.flush()

@@ -1,0 +1,322 @@
+"""One child of the supervisor, and those that take its place.
+
+    start ─▶ ready ─▶ heartbeats ─▶ … ─▶ stop
+    ▲          │         │
+    └──────────┴─────────┴── it ends, or is silent for too long and killed: after a pause, another one starts
+
+A process that ends before the server has ever been ready ends the server: a setting is wrong, or the log
+cannot be opened. So does one that ends again and again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final, Literal, NamedTuple, Protocol
+
+import structlog
+
+from jetstream.errors import JetstreamError, SettingError
+from jetstream.limits import SupervisorLimits
+from jetstream.retry import backoff_s
+from jetstream.runtime import how_ended
+from jetstream.supervisor.channel import Channel, ChannelError, Message
+from jetstream.supervisor.lines import Lines, to_standard_error
+
+# `-P` keeps Python from importing what lies in the working directory.
+COMMAND: Final = ("-P", "-m", "jetstream.supervisor.child_main")
+
+# Seconds for what a process does after it has closed its channel, and for what it has written to be read.
+_EXIT_S: Final = 2.0
+_LAST_LINES_S: Final = 0.5
+
+Role = Literal["ingest", "edge"]
+
+logger = structlog.get_logger(__name__)
+
+
+class Place(NamedTuple):
+    """Which of the processes of a server one is: the ingest, or the edge of a number from 1 on."""
+
+    role: Role
+    number: int = 0
+
+    def __str__(self) -> str:
+        """Return its name, as the log and metrics have it."""
+        return f"edge-{self.number}" if self.number else self.role
+
+
+class ProcessFailed(JetstreamError):
+    """A process of the server has ended and is not replaced."""
+
+
+class Owner(Protocol):
+    """What the supervisor does with what a process says. `Process` calls it, in the event loop's thread."""
+
+    def began(self, process: Process, passing: socket.socket, /) -> Message:
+        """Return the setup of a process that has started. `passing` is the socket for its connections."""
+
+    def ready(self, process: Process, /) -> None:
+        """Note that a process is ready."""
+
+    def told(self, process: Process, message: Message, /) -> None:
+        """Take what a process tells."""
+
+    def asked(self, process: Process, message: Message, /) -> Awaitable[Message]:
+        """Return the answer to a question of a process."""
+
+    def ended(self, process: Process, /) -> None:
+        """Note that a process has ended."""
+
+
+class Process:
+    """A child and its successors. `command` are the arguments of Python, `clock` gives monotonic seconds.
+
+    `write` takes the lines that it logs.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        owner: Owner,
+        limits: SupervisorLimits = SupervisorLimits(),
+        *,
+        command: Sequence[str] = COMMAND,
+        write: Callable[[bytes], object] = to_standard_error,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.place = place
+        # Set while the present process is ready.
+        self.is_ready = asyncio.Event()
+        # Whether any process of this place was ready.
+        self.was_ready = False
+        # The channel to the present process; None while there is none.
+        self.channel: Channel | None = None
+        # How often a process has ended, by cause: `died`, or `hung` and killed.
+        self.ends: dict[str, int] = {"died": 0, "hung": 0}
+        self._owner = owner
+        self._limits = limits
+        self._command = command
+        self._clock = clock
+        self._lines = Lines(write, limits.line_bytes_max)
+        # The present process, or the last one.
+        self._process: subprocess.Popen[bytes] | None = None
+        # When processes have ended, within `ends_s`.
+        self._ended_at: deque[float] = deque(maxlen=limits.ends_max)
+        # Set once it has been told to stop for good.
+        self._stopping = asyncio.Event()
+        # How many looks in a row have found the present process silent, and whether it was killed for that.
+        self._silent_looks = 0
+        self._hung = False
+        # Why the present process ends, if it has said so.
+        self._failure: JetstreamError | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The ID of the present process, or of the last one."""
+        return None if self._process is None else self._process.pid
+
+    async def run(self) -> None:
+        """Start the process, and others after it, until `stop`. Raises JetstreamError when that is no use."""
+        while not self._stopping.is_set():
+            await self._run_process()
+            if not self._stopping.is_set():
+                self._note_end()
+                await self._pause()
+
+    async def _pause(self) -> None:
+        """Wait before the next start, or until `stop`."""
+        limits = self._limits
+        pause_s = backoff_s(len(self._ended_at) - 1, limits.backoff_first_s, limits.backoff_max_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._stopping.wait()
+
+    def stop(self) -> None:
+        """Tell the process to end in good order, and replace it no more."""
+        self._stopping.set()
+        if self.channel is not None:
+            self.channel.tell("stop")
+
+    def kill(self) -> None:
+        """Kill the process; without `stop`, another one is started."""
+        if self._process is not None:
+            self._process.kill()
+
+    def tell(self, message: Message) -> None:
+        """Send a message to the process, if there is one."""
+        if self.channel is not None:
+            self.channel.tell(message.kind, message.fields, message.body)
+
+    async def ask(self, message: Message, within_s: float) -> Message:
+        """Ask the process, and return its answer. Raises ChannelError, also if it is not ready."""
+        if self.channel is None or not self.is_ready.is_set():
+            raise ChannelError("the process is not ready")
+        return await self.channel.ask(message.kind, message.fields, message.body, within_s=within_s)
+
+    def look(self) -> None:
+        """Kill the process if it is silent for too long. To be called `looks` times in `hang_s`."""
+        limits = self._limits
+        allowed_s = limits.hang_s if self.is_ready.is_set() else limits.start_s
+        self._silent_looks += 1
+        if self._silent_looks > limits.looks * allowed_s / limits.hang_s and self.channel is not None:
+            self._hung = True
+            self.kill()
+
+    def _note_end(self) -> None:
+        """Log that the process has ended, and raise JetstreamError if it is not to be replaced."""
+        problem = self._problem()
+        self.ends["hung" if self._hung else "died"] += 1
+        if not self.was_ready:
+            raise self._failure or ProcessFailed(f"{self.place}: {problem}")
+        now, limits = self._clock(), self._limits
+        self._ended_at.append(now)
+        while self._ended_at[0] < now - limits.ends_s:
+            self._ended_at.popleft()
+        if len(self._ended_at) >= limits.ends_max:
+            raise ProcessFailed(
+                f"{self.place} has ended {limits.ends_max} times within {limits.ends_s:g} s; the last time:"
+                f" {problem}"
+            )
+        logger.error("a process has ended, and is replaced", ended=str(self.place), problem=problem)
+
+    def _problem(self) -> str:
+        """Return why the last process has ended, in its own words if it had any."""
+        if self._hung:
+            return f"it was silent for {self._limits.hang_s:g} s, and was killed"
+        if self._failure is not None:
+            return str(self._failure)
+        assert self._process is not None
+        ended = how_ended(self._process.returncode)
+        last = self._lines.last_raw
+        return f"{ended}, and wrote: {last}" if last else ended
+
+    async def _run_process(self) -> None:
+        """Run one process to its end."""
+        self._silent_looks, self._hung, self._failure = 0, False, None
+        self._lines.last_raw = ""
+        try:
+            process, control, passing = self._open()
+        except OSError as error:  # too many processes, or files
+            self._failure = ProcessFailed(f"{self.place} cannot be started: {error}")
+            return
+        self._process = process
+        reading = asyncio.create_task(self._lines.read(process))
+        try:
+            await self._converse(control, passing)
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            await asyncio.to_thread(_wait, process)
+            self._owner.ended(self)
+        # Another program may have its standard error, too.
+        await asyncio.wait([reading], timeout=_LAST_LINES_S)
+        reading.cancel()
+
+    def _open(self) -> tuple[subprocess.Popen[bytes], socket.socket, socket.socket]:
+        """Start a process; return it, and the sockets for messages and for connections. Raises OSError.
+
+        It is executed, and not a copy of this process: it has none of its files. In a session of its own, it
+        does not get the signals of a terminal, which are for the supervisor.
+        """
+        control, its_control = socket.socketpair()
+        passing, its_passing = socket.socketpair()
+        with its_control, its_passing:
+            try:
+                process = subprocess.Popen(  # noqa: S603 - our own command
+                    [sys.executable, *self._command, str(self.place), str(its_passing.fileno())],
+                    stdin=its_control.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    pass_fds=[its_passing.fileno()],
+                    start_new_session=True,
+                )
+            except OSError:
+                control.close()
+                passing.close()
+                raise
+        return process, control, passing
+
+    async def _converse(self, control: socket.socket, passing: socket.socket) -> None:
+        """Exchange messages with the process until it ends, or does not in time."""
+        channel = Channel(_Peer(self, self._owner), self._limits)
+        loop = asyncio.get_running_loop()
+        await loop.create_unix_connection(lambda: channel, sock=control)
+        self.channel = channel
+        try:
+            setup = self._owner.began(self, passing)
+            channel.tell(setup.kind, setup.fields, setup.body)
+            await channel.ended.wait()
+        finally:
+            self.channel = None
+            self.is_ready.clear()
+            channel.abort()
+
+    # --- what the process says: called by `_Peer` ---
+
+    def hear(self) -> None:
+        """Note that the process lives."""
+        self._silent_looks = 0
+
+    def take(self, message: Message) -> None:
+        """Take what the process tells of itself, or give it to the owner."""
+        if message.kind == "ready":
+            self.was_ready = True
+            self.is_ready.set()
+            self._owner.ready(self)
+        elif message.kind == "failed":
+            self._failure = failure_of(message.fields)
+        elif message.kind != "alive":
+            self._owner.told(self, message)
+
+
+class _Peer:
+    """What the channel of a process does with what comes."""
+
+    def __init__(self, process: Process, owner: Owner) -> None:
+        self._process = process
+        self._owner = owner
+
+    def told(self, message: Message) -> None:
+        self._process.hear()
+        self._process.take(message)
+
+    def asked(self, message: Message) -> Awaitable[Message]:
+        self._process.hear()
+        return self._owner.asked(self._process, message)
+
+    def lost(self) -> None:
+        pass
+
+
+def _wait(process: subprocess.Popen[bytes]) -> None:
+    """Wait for the end of a process, which has closed its channel. Kill it if it goes on."""
+    try:
+        process.wait(_EXIT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def failure_of(fields: Any) -> JetstreamError:
+    """Return the error that a process has ended with: the text and the exit code stay the same."""
+    if "name" in fields:
+        return SettingError(fields["name"], fields["value"], fields["problem"])
+    return ProcessFailed(fields["text"])
+
+
+def fields_of(error: BaseException) -> dict[str, Any]:
+    """Return what a process says of the error that ends it."""
+    if isinstance(error, SettingError):
+        value = error.value if isinstance(error.value, str | int | None) else str(error.value)
+        return {"name": error.name, "value": value, "problem": error.problem}
+    if isinstance(error, JetstreamError):
+        return {"text": str(error)}
+    return {"text": f"{type(error).__name__}: {error}"}

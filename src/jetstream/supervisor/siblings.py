@@ -1,0 +1,276 @@
+"""A child's end: what it knows of the other processes of its server, and they of it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from jetstream.clock import unix_us
+from jetstream.limits import SupervisorLimits
+from jetstream.runtime import FileShortage
+from jetstream.scheduling import Worker
+from jetstream.status import Status
+from jetstream.steps import Steps
+from jetstream.supervisor.channel import Channel, ChannelError, Message
+from jetstream.supervisor.covering import Covering
+from jetstream.supervisor.shared_limits import packed, unpacked
+from jetstream.supervisor.snapshot import snapshot
+from jetstream.supervisor.taking import Taking
+from jetstream.supervisor.view import KICK, LIST, SNAPSHOT, UPLOAD
+from jetstream.web.address_changes import Changes
+from jetstream.web.address_limits import Addresses
+from jetstream.web.did_lists import DidLists
+from jetstream.web.http import Request, Response
+from jetstream.web.server import Routes, Server
+from jetstream.web.subscribe import Subscribe
+from jetstream.web.subscribers import Subscribers
+
+if TYPE_CHECKING:
+    from jetstream.app import Service
+    from jetstream.endpoints import Endpoints
+
+_RETRY: Final = {"Retry-After": "1"}
+
+
+class _Served(NamedTuple):
+    """What an edge serves."""
+
+    servers: Sequence[Server]
+    subscribe: Subscribe
+    subscribers: Subscribers
+    did_lists: DidLists
+    addresses: Addresses | None  # None: there are no limits for them
+
+
+class Siblings:
+    """The other processes, as a child sees them. `sock` is that on which it gets connections."""
+
+    def __init__(self, sock: socket.socket, limits: SupervisorLimits = SupervisorLimits()) -> None:
+        # To the supervisor.
+        self.channel = Channel(self, limits)
+        # Replaced by those of the supervisor.
+        self.limits = limits
+        # Set with the first message.
+        self.setup: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._sock = sock
+        self._started_us = unix_us()
+        # Runs what other processes ask for, some steps in each turn.
+        self._worker = Worker()
+        # From `serve` on: the service of this process.
+        self._service: Service | None = None
+        # Whether it is to end, which may be known before there is a service.
+        self._stopped = False
+        # From `take` on, at an edge: what is served here, and what gets its connections.
+        self._served: _Served | None = None
+        self._taking: Taking | None = None
+        # What has changed of addresses, where they have limits.
+        self._changes: Changes | None = None
+        # The end of the pause after which the supervisor is told; None: it knows everything.
+        self._telling: asyncio.TimerHandle | None = None
+        # The end of a longer pause, after which it is told once more; None: that is not needed.
+        self._again: asyncio.TimerHandle | None = None
+        # Answers for all processes.
+        self._covering = Covering(self._ask, self._upload)
+
+    # --- the life of the process ---
+
+    async def serve(self, service: Service, shortage: FileShortage | None) -> None:
+        """Run a service until it ends, and tell the supervisor how it is.
+
+        Raises what `Service.run` raises.
+        """
+        self._service = service
+        if self._stopped:
+            return
+        helpers = [asyncio.create_task(each) for each in (self._beat(), self._report_ready(service))]
+        try:
+            await service.run(shortage)
+        finally:
+            for each in helpers:
+                each.cancel()
+
+    def leave(self) -> None:
+        """Stop the service, and get no more connections: other edges do."""
+        self.channel.tell("leaving")
+        self._stop()
+
+    def _stop(self) -> None:
+        """Stop the service, now or as soon as there is one."""
+        self._stopped = True
+        if self._service is not None:
+            self._service.stop()
+
+    def say_last(self) -> None:
+        """Tell the supervisor the last figures, so that nothing is lost of the counters."""
+        if self._service is not None and self._service.started.is_set():
+            with suppress(OSError):
+                self.channel.tell("last", snapshot(self._service, self._started_us))
+
+    async def _beat(self) -> None:
+        beats, every_s = 0, self.limits.heartbeat_s
+        while True:
+            self.channel.tell("alive")
+            await asyncio.sleep(every_s)
+            beats += 1
+            if self._served is not None and beats % max(1, round(self.limits.lists_every_s / every_s)) == 0:
+                self._tell_lists(self._served.did_lists.in_use)
+
+    async def _report_ready(self, service: Service) -> None:
+        await service.started.wait()
+        self.channel.tell("ready")
+
+    def _tell_lists(self, list_ids: list[str]) -> None:
+        if list_ids:
+            self.channel.tell("lists", {"ids": list_ids})
+
+    # --- what `Channel` calls ---
+
+    def told(self, message: Message) -> None:
+        """Take what the supervisor tells."""
+        kind, fields, service, served = message.kind, message.fields, self._service, self._served
+        if kind == "setup":
+            self.setup.set_result(message)
+        elif kind == "stop":
+            self._stop()
+        elif kind == "reload" and service is not None:
+            service.reload()
+        elif served is not None:
+            self._told_of_others(kind, fields, message.body, served)
+
+    def _told_of_others(self, kind: str, fields: Mapping[str, Any], body: bytes, served: _Served) -> None:
+        """Take what there is to know of other edges."""
+        if kind == "subscribers":
+            served.subscribe.elsewhere = fields["elsewhere"]
+        elif kind == "usage" and served.addresses is not None:
+            for key, change in unpacked(fields["changes"]):
+                served.addresses.add_elsewhere(key, change)
+        elif kind == "lists":
+            served.did_lists.keep(fields["ids"])
+        elif kind == "list":
+            self._worker.put(_ignoring_result(served.did_lists.answer(body)))
+
+    async def asked(self, message: Message) -> Message:
+        """Answer what the supervisor asks."""
+        if message.kind == SNAPSHOT and self._service is not None:
+            return Message("", snapshot(self._service, self._started_us))
+        if self._served is None:
+            return Message("", {"status": 503, "type": "text/plain; charset=utf-8"}, b"not ready\n")
+        return _message(await self._run(self._local(message, self._served)))
+
+    def lost(self) -> None:
+        """End: the supervisor has ended."""
+        self._stop()
+        if not self.setup.done():
+            self.setup.cancel()
+
+    def _local(self, message: Message, served: _Served) -> Steps[Response]:
+        """Answer for this edge alone, in steps."""
+        if message.kind == LIST:
+            return served.subscribers.page(message.fields["after"], message.fields["limit"])
+        if message.kind == KICK:
+            request = Request("POST", "/subscribers/kick", "", 1, {}, body=message.body)
+            return served.subscribers.kick(request, None)
+        return served.did_lists.answer(message.body)
+
+    async def _run(self, steps: Steps[Response]) -> Response:
+        """Do work in steps, and return its result."""
+        done: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+
+        def job() -> Steps[None]:
+            try:
+                result = yield from steps
+            except Exception as error:  # noqa: BLE001 - raised where the result is awaited
+                done.set_exception(error)
+            else:
+                done.set_result(result)
+
+        self._worker.put(job())
+        return await asyncio.shield(done)  # which stays, though nobody may wait any more
+
+    # --- what `Service` and `Endpoints` call ---
+
+    def take(self, endpoints: Endpoints) -> None:
+        """Get connections for what is served here, and share what is limited. The ingest has none."""
+        subscribe, subscribers, servers = endpoints.subscribe, endpoints.subscribers, endpoints.servers
+        if subscribe is None or subscribers is None:
+            return
+        self._served = _Served(servers, subscribe, subscribers, endpoints.did_lists, endpoints.addresses)
+        hand_overs, connections = [each.hand_over for each in servers], servers[0].connections
+        self._taking = Taking(self._sock, hand_overs, connections.make_room, connections.limits)
+        for server in servers:
+            server.connections.changed = self._tell_soon
+        subscribe.changed = self._tell_soon
+        if endpoints.addresses is not None:
+            self._changes = endpoints.addresses.changes = Changes(self._tell_soon)
+
+    def stop_taking(self) -> None:
+        """Get no more connections."""
+        if self._taking is not None:
+            self._taking.close()
+
+    def with_upstreams(self, status: Callable[[], Status]) -> Callable[[], Status]:
+        """Return a status with the upstreams of the ingest, as it said last."""
+        return self._covering.with_upstreams(status)
+
+    def cover(self, routes: Routes) -> Routes:
+        """Return routes that answer for all processes."""
+        return self._covering.routes(routes)
+
+    async def _ask(
+        self, kind: str, fields: Mapping[str, Any], body: bytes = b"", *, within_s: float | None = None
+    ) -> Response:
+        """Ask the supervisor, and return the response that its answer is."""
+        within_s = (within_s or self.limits.answer_s) + self.limits.snapshot_s
+        try:
+            return _response(await self.channel.ask(kind, fields, body, within_s=within_s))
+        except ChannelError as error:
+            text = f"the other processes of the server do not answer ({error}): try again later"
+            return Response.sentence(503, text, _RETRY)
+
+    async def _upload(self, body: bytes) -> Response:
+        """Have every edge read a list of DIDs."""
+        response = await self._ask(UPLOAD, {}, body, within_s=self.limits.upload_s)
+        assert self._served is not None
+        return self._served.did_lists.too_many() if response.status == 429 else response
+
+    # --- what is told ---
+
+    def _tell_soon(self) -> None:
+        """Tell the supervisor what has changed, after a moment in which more may."""
+        if self._telling is None:
+            pause_s = self.limits.share_every_s / 2
+            self._telling = asyncio.get_running_loop().call_later(pause_s, self._tell)
+
+    def _tell(self) -> None:
+        self._telling = None
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        served, taking = self._served, self._taking
+        if served is None or taking is None:
+            return
+        subscribers = len(served.subscribe)
+        opened = taking.beginning + subscribers + sum(len(each.connections) for each in served.servers)
+        if self._changes is not None and (changes := self._changes.take()):
+            self.channel.tell("usage", {"changes": packed(changes)})
+        self.channel.tell("load", {"open": opened, "taken": taking.taken, "subscribers": subscribers})
+        if taking.beginning:  # which may be counted twice, and end without another change
+            pause_s = 10 * self.limits.share_every_s
+            self._again = asyncio.get_running_loop().call_later(pause_s, self._tell_soon)
+
+
+def _ignoring_result(steps: Steps[Any]) -> Steps[None]:
+    yield from steps
+
+
+def _message(response: Response) -> Message:
+    fields = {"status": response.status, "type": response.content_type, "headers": response.headers}
+    return Message("", fields, response.body)
+
+
+def _response(message: Message) -> Response:
+    fields = message.fields
+    return Response(fields["status"], message.body, fields.get("type", ""), fields.get("headers"))

@@ -1,0 +1,24 @@
+"""What one process says of itself, for the view of all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jetstream.app import Service
+from jetstream.supervisor.families import pack
+from jetstream.web.pages import health_body
+from jetstream.web.ready import checks
+from jetstream.web.status_page import Server, body
+
+
+def snapshot(service: Service, started_us: int) -> dict[str, Any]:
+    """Return the figures of a service as of now. Raises OSError while its disk fails."""
+    status, settings = service.status(), service.settings
+    server = Server(started_us, settings.retention, settings.retention_bytes)
+    return {
+        "families": pack(service.metrics.registry),
+        "status": body(server, status, service.figures.statistics, service.metrics),
+        "health": health_body(status),
+        "healthy": status.log.writable,
+        "ready": checks(status),
+    }

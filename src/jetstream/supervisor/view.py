@@ -1,0 +1,269 @@
+"""One view of all processes: what any edge answers for the whole server.
+
+    client ─▶ an edge ─ question ─▶ `View` ─ question ─▶ every process
+           ◀─         ◀─ answer ──        ◀─ answers ──
+
+Figures are gathered at most twice a second, however many ask for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import orjson
+from prometheus_client import CollectorRegistry, ProcessCollector, exposition
+
+from jetstream.conditions import HINTS
+from jetstream.limits import Limits
+from jetstream.supervisor import bodies
+from jetstream.supervisor.acceptor import Acceptor
+from jetstream.supervisor.channel import ChannelError, Message
+from jetstream.supervisor.families import Collected, Family, Kept, merged, pack, unpack
+from jetstream.supervisor.own_figures import OwnFigures
+from jetstream.supervisor.past import Past
+from jetstream.supervisor.process import Process
+from jetstream.supervisor.uploads import Uploads
+from jetstream.token_bucket import TokenBucket
+
+SNAPSHOT: Final = "snapshot"
+# Questions of edges, and what their answers have.
+METRICS, HEALTH, READY, STATUS = "metrics", "health", "ready", "status"
+LIST, KICK, UPLOAD = "list", "kick", "upload"
+_EMPTY_HEALTH: Final = {"status": "ok", "reasons": [], "subscribers": 0}
+
+
+class Unanswered(Exception):
+    """A question cannot be answered now."""
+
+
+class View:
+    """What all processes say together. `clock` gives monotonic seconds, `now_us` unix microseconds."""
+
+    def __init__(
+        self,
+        ingest: Process,
+        edges: Sequence[Process],
+        acceptor: Acceptor,
+        limits: Limits,
+        *,
+        now_us: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.uploads = Uploads(limits, clock)
+        # Set when the server stops.
+        self.stopping = False
+        self._ingest = ingest
+        self._edges = edges
+        self._limits = limits.supervisor
+        self._clock = clock
+        self._began_us = now_us
+        # One token for each upload that is read, by all edges.
+        self._upload_budget = TokenBucket(*limits.web.did_lists_read, clock())
+        # The last snapshot of each process that runs, by the name of its place. That of an ingest that has
+        # ended is kept until there is another one, without its counters.
+        self._snapshots: dict[str, Mapping[str, Any]] = {}
+        # Those that are of processes which have ended.
+        self._ended: set[str] = set()
+        self._kept = Kept()
+        self._past = Past()
+        # When the snapshots were taken, and held while they are.
+        self._gathered_at = float("-inf")
+        self._gathering = asyncio.Lock()
+        self._own = CollectorRegistry()
+        ProcessCollector(registry=self._own)
+        self._own.register(OwnFigures([ingest, *edges], acceptor))
+
+    # --- snapshots ---
+
+    async def gather(self, kept_s: float | None = None) -> None:
+        """Take a snapshot of every process, unless the last ones are not older than `kept_s`.
+
+        Of one that does not answer, the last one stays.
+        """
+        kept_s = self._limits.view_kept_s if kept_s is None else kept_s
+        async with self._gathering:
+            if self._clock() - self._gathered_at < kept_s:
+                return
+            await asyncio.gather(*(self._snapshot(each) for each in (self._ingest, *self._edges)))
+            self._gathered_at = self._clock()
+
+    async def _snapshot(self, process: Process) -> None:
+        try:
+            answer = await process.ask(Message(SNAPSHOT), self._limits.snapshot_s)
+        except ChannelError:
+            return
+        if process.is_ready.is_set() and "families" in answer.fields:
+            self.keep(process, answer)
+
+    def keep(self, process: Process, snapshot: Message) -> None:
+        """Keep the snapshot of a process that runs."""
+        name = str(process.place)
+        self._snapshots[name] = {**snapshot.fields, "families": unpack(snapshot.fields["families"])}
+        self._ended.discard(name)
+        self._past.add(name, snapshot.fields[STATUS]["history"])
+
+    def end(self, process: Process) -> None:
+        """Note that a process has ended: its counters are kept."""
+        name, is_ingest = str(process.place), process is self._ingest
+        snapshot = self._snapshots.get(name)
+        if snapshot is not None and name not in self._ended:
+            self._kept.add(snapshot["families"], is_ingest=is_ingest)
+            self._ended.add(name)
+            if not is_ingest:
+                del self._snapshots[name]
+
+    def _families(self) -> dict[str, Family]:
+        """Return the families of all processes together."""
+        ingest = self._snapshots.get(str(self._ingest.place), {}).get("families", [])
+        if str(self._ingest.place) in self._ended:  # its counters are among those that are kept
+            ingest = [each for each in ingest if each.type == "gauge" and each.name.startswith("jetstream_")]
+        others = [each["families"] for each in self._of_edges()]
+        found = merged(ingest, [*others, unpack(pack(self._own))], self._kept)
+        if "jetstream_ready" in found:
+            found["jetstream_ready"].samples["jetstream_ready", ()] = float(not self.not_ready())
+        if "jetstream_condition" in found:
+            key = "jetstream_condition", (("condition", "process"),)
+            found["jetstream_condition"].samples[key] = float(bool(self._reasons()))
+        return found
+
+    def _of_edges(self) -> list[Mapping[str, Any]]:
+        names = [str(each.place) for each in self._edges]
+        return [self._snapshots[name] for name in names if name in self._snapshots]
+
+    # --- what is shown ---
+
+    def metrics(self, accept: str) -> tuple[bytes, str]:
+        """Return the families as text, and its content type, for the field `Accept` of a request."""
+        encode, content_type = exposition.choose_encoder(accept)
+        return encode(Collected(self._families().values())), content_type
+
+    def not_ready(self) -> list[dict[str, str]]:
+        """Return why no client should be sent to the server."""
+        ingest = self._snapshots.get(str(self._ingest.place))
+        checks = None if ingest is None or not self._ingest.is_ready.is_set() else ingest[READY]
+        return bodies.not_ready(checks, [each[READY] for each in self._of_edges()], stopping=self.stopping)
+
+    def health(self) -> tuple[int, dict[str, Any]]:
+        """Return the status code and the body of `/health`."""
+        ingest = self._snapshots.get(str(self._ingest.place), {HEALTH: _EMPTY_HEALTH, "healthy": True})
+        body = bodies.health(ingest[HEALTH], [each[HEALTH] for each in self._of_edges()], self._reasons())
+        return (200 if ingest["healthy"] else 503), body
+
+    def status(self) -> dict[str, Any]:
+        """Return the body of `/status.json`. Raises Unanswered while the ingest has never been ready."""
+        ingest = self._snapshots.get(str(self._ingest.place))
+        if ingest is None:
+            raise Unanswered("the process that reads upstream has not started yet")
+        not_ready = self.not_ready()
+        health = self.health()[1]["status"]
+        own = {
+            "role": "all",
+            "started_us": self._began_us,
+            "health": health,
+            "ready": not not_ready,
+            "not_ready": not_ready,
+            "processes": [self._process(each) for each in (self._ingest, *self._edges)],
+            "history": self._past.history(),
+        }
+        edges = [each[STATUS] for each in self._of_edges()]
+        found = bodies.status(ingest[STATUS], edges, self._families(), own)
+        found["reasons"] += [
+            {"condition": "process", "text": each, "hint": HINTS["process"]} for each in self._reasons()
+        ]
+        return found
+
+    def _reasons(self) -> list[str]:
+        """Return what is wrong with processes."""
+        return [
+            f"{each.place} is not ready: it starts, or is being replaced"
+            for each in (self._ingest, *self._edges)
+            if not each.is_ready.is_set()
+        ]
+
+    def _process(self, process: Process) -> dict[str, Any]:
+        snapshot = self._snapshots.get(str(process.place), {})
+        status = snapshot.get(STATUS, {})
+        return {
+            "name": str(process.place),
+            "pid": process.pid,
+            "ready": process.is_ready.is_set(),
+            "ended": sum(process.ends.values()),
+            "cpu": status.get("process", {}).get("cpu"),
+            "rss_bytes": status.get("process", {}).get("rss_bytes"),
+            "subscribers": status.get("subscribers", {}).get("total", 0),
+        }
+
+    # --- questions of an edge ---
+
+    async def answer(self, question: Message) -> Message:
+        """Answer a question of an edge. Raises Unanswered."""
+        if question.kind in (METRICS, HEALTH, READY, STATUS):
+            await self.gather()
+            return self._figures(question)
+        if question.kind == UPLOAD:
+            return await self._upload(question)
+        answers = await self._ask_edges(question, self._limits.answer_s)
+        for each in answers:
+            if each.fields["status"] != 200:
+                return each
+        read = [orjson.loads(each.body) for each in answers]
+        if question.kind == LIST:
+            return _uncached(_json(200, bodies.listed(read, question.fields["limit"]), indented=False))
+        return _json(200, bodies.kicked(read))
+
+    def _figures(self, question: Message) -> Message:
+        if question.kind == METRICS:
+            text, content_type = self.metrics(question.fields["accept"])
+            return Message("", {"status": 200, "type": content_type}, text)
+        if question.kind == STATUS:
+            return _uncached(_json(200, self.status(), indented=False))
+        if question.kind == HEALTH:
+            return _json(*self.health())
+        reasons = self.not_ready()
+        return _json(503 if reasons else 200, {"ready": not reasons, "not_ready": reasons})
+
+    async def _upload(self, question: Message) -> Message:
+        """Have every edge read a list of DIDs. The last answer counts: they are alike."""
+        if not self._upload_budget.spend(self._clock()):
+            return Message("", {"status": 429})
+        answers = await self._ask_each(question, self._limits.upload_s)
+        found = max(answers.values(), key=lambda each: each.fields["status"])
+        if found.fields["status"] == 200:
+            self.uploads.add(orjson.loads(found.body)["id"], question.body)
+            for edge in self._edges:
+                if str(edge.place) not in answers:  # it may have become ready meanwhile
+                    edge.tell(Message("list", body=question.body))
+        return found
+
+    async def _ask_edges(self, question: Message, within_s: float) -> list[Message]:
+        """Ask all edges that are ready, and return their answers. Raises Unanswered if there are none."""
+        return list((await self._ask_each(question, within_s)).values())
+
+    async def _ask_each(self, question: Message, within_s: float) -> dict[str, Message]:
+        """Ask all edges that are ready, and return their answers by place. Raises Unanswered without any.
+
+        One that does not answer is left out: it is being replaced, or will be.
+        """
+        answers: dict[str, Message] = {}
+
+        async def ask(edge: Process) -> None:
+            with suppress(ChannelError):
+                answers[str(edge.place)] = await edge.ask(question, within_s)
+
+        await asyncio.gather(*map(ask, self._edges))
+        if not answers:
+            raise Unanswered("no process that serves subscribers is ready")
+        return answers
+
+
+def _uncached(answer: Message) -> Message:
+    return answer._replace(fields={**answer.fields, "headers": {"Cache-Control": "no-store"}})
+
+
+def _json(status: int, body: object, *, indented: bool = True) -> Message:
+    option = orjson.OPT_APPEND_NEWLINE | (orjson.OPT_INDENT_2 if indented else 0)
+    return Message("", {"status": status, "type": "application/json"}, orjson.dumps(body, option=option))
