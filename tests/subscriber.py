@@ -77,9 +77,14 @@ async def subscribe(
     *,
     headers: Mapping[str, str] | None = None,
     receive_buffer: int | None = None,
+    queue: int = 4,
     **query: Any,
 ) -> AsyncIterator[Subscriber]:
-    """Connect to `path` with a query. `receive_buffer` limits the unread bytes of the socket."""
+    """Connect to `path` with a query. `receive_buffer` limits the unread bytes of the socket.
+
+    With more than `queue` messages that the test has not taken, the socket is not read. A client that leaves
+    then does not see the server close: the library waits for that in vain, 10 seconds long.
+    """
     sock = await connected(port, receive_buffer)
     if query:
         path += "?" + urlencode(query, doseq=True)
@@ -89,7 +94,7 @@ async def subscribe(
         additional_headers=headers,
         compression=None,
         max_size=None,
-        max_queue=4,
+        max_queue=queue,
         ping_interval=None,
         proxy=None,
     ) as connection:

@@ -288,7 +288,9 @@ async def test_clients_that_resume_wherever_they_were_lose_and_repeat_nothing(
         cursor: int | None = None
         while not seen or seen[-1] <= last:
             query: dict[str, Any] = {} if cursor is None else {"cursor": cursor}
-            async with subscribe(service.port, wire=wire, wantedDids=did, heartbeat=1, **query) as subscriber:
+            async with subscribe(
+                service.port, queue=last, wire=wire, wantedDids=did, heartbeat=1, **query
+            ) as subscriber:
                 cursor = headers(subscriber)["Cursor"]
                 for _ in range(chance.randrange(1, 20)):
                     message = await subscriber.event()
