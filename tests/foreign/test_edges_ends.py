@@ -306,16 +306,19 @@ async def test_a_hangup_has_every_process_read_its_files_again(relay: Relay, tmp
                 return [await asked(sock, request) for sock in socks]
 
         assert await statuses("alice-alice-alice") == ["101", "101"]
-        file.write_text("bob:bob-bob-bob-bob\n")
+        file.write_text("bob:bob-bob-bob-bob-bob\n")
         server.signal(signal.SIGHUP)
         for place in ("ingest", "edge-1", "edge-2"):
             await until(partial(has_read, server.log, place))
         assert await statuses("alice-alice-alice") == ["401", "401"]
-        assert await statuses("bob-bob-bob-bob") == ["101", "101"]
+        assert await statuses("bob-bob-bob-bob-bob") == ["101", "101"]
 
 
 def has_read(lines: list[dict[str, Any]], place: str) -> bool:
-    return any(line["event"].startswith("tokens: ") and line.get("process") == place for line in lines)
+    return any(
+        line["event"].startswith("tokens: the file was read again") and line.get("process") == place
+        for line in lines
+    )
 
 
 async def test_metrics_may_have_a_port_of_their_own(relay: Relay, tmp_path: Path) -> None:
