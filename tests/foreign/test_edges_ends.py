@@ -293,6 +293,34 @@ async def test_handshakes_of_tls_are_made_at_the_edges(relay: Relay, tmp_path: P
         assert sorted(server.acceptor.passed.values()) == [1, 1]
 
 
+async def test_a_hangup_has_every_process_read_its_files_again(relay: Relay, tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text("alice:alice-alice-alice\n")
+    async with process(relay.url, tmp_path, "--edges", "2", "--subscriber-tokens", str(file)) as server:
+
+        async def statuses(token: str) -> list[str]:
+            """Return what both edges answer: connections stay open, so they are spread."""
+            request = UPGRADE.replace(b"Host: a", f"Host: a\r\nAuthorization: Bearer {token}".encode())
+            async with AsyncExitStack() as stack:
+                socks = [stack.enter_context(await connected(server.port)) for _ in range(2)]
+                return [await asked(sock, request) for sock in socks]
+
+        assert await statuses("alice-alice-alice") == ["101", "101"]
+        file.write_text("bob:bob-bob-bob-bob-bob\n")
+        server.signal(signal.SIGHUP)
+        for place in ("ingest", "edge-1", "edge-2"):
+            await until(partial(has_read, server.log, place))
+        assert await statuses("alice-alice-alice") == ["401", "401"]
+        assert await statuses("bob-bob-bob-bob-bob") == ["101", "101"]
+
+
+def has_read(lines: list[dict[str, Any]], place: str) -> bool:
+    return any(
+        line["event"].startswith("tokens: the file was read again") and line.get("process") == place
+        for line in lines
+    )
+
+
 async def test_metrics_may_have_a_port_of_their_own(relay: Relay, tmp_path: Path) -> None:
     async with serving(relay, tmp_path, metrics_listen=LOOPBACK) as server:
         port, metrics_port = server.ports

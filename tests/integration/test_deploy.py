@@ -16,7 +16,11 @@ from tests.builders import identity
 from tests.relay import Relay, numbered
 from tests.serving import Figures, Start, figures, published
 
-from jetstream.settings import PLC_URL_VARIABLE, settings
+from jetstream.limits import SupervisorLimits
+from jetstream.settings import PLC_URL_VARIABLE, Settings, settings
+from jetstream.supervisor.acceptor import Acceptor
+from jetstream.supervisor.own_figures import OwnFigures
+from jetstream.supervisor.supervisor import Supervisor
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -74,11 +78,16 @@ def series(found: Figures) -> dict[str, list[set[str]]]:
 
 
 async def served(relay: Relay, start: Start) -> dict[str, list[set[str]]]:
-    """Return the series of a server that has stored an event."""
+    """Return the series of a server that has stored an event, and those of one of several processes."""
     relay.publish(numbered([identity(1)]))
     service = await start(upstream_cursor=0)
     await published(service, 1)
-    return series(await figures(service.port))
+    found = await figures(service.port)
+    for family in OwnFigures(Supervisor(Settings(edges=1)).edges, Acceptor(1, SupervisorLimits())).collect():
+        for sample in family.samples:
+            labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
+            found[f"{sample.name}{{{labels}}}"] = sample.value
+    return series(found)
 
 
 class TestMetrics:

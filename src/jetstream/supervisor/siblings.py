@@ -61,6 +61,8 @@ class Siblings:
         self._worker = Worker()
         # From `serve` on: the service of this process.
         self._service: Service | None = None
+        # Whether files have changed since it began to start.
+        self._must_reload = False
         # Whether it is to end, which may be known before there is a service.
         self._stopped = False
         # From `take` on, at an edge: what is served here, and what gets its connections.
@@ -120,7 +122,16 @@ class Siblings:
 
     async def _report_ready(self, service: Service) -> None:
         await service.started.wait()
+        if self._must_reload:
+            service.reload()
         self.channel.tell("ready")
+
+    def _reload(self) -> None:
+        """Read the files again that settings name, now or once the service has started."""
+        if self._service is not None and self._service.started.is_set():
+            self._service.reload()
+        else:
+            self._must_reload = True
 
     def _tell_lists(self, list_ids: list[str]) -> None:
         if list_ids:
@@ -130,13 +141,13 @@ class Siblings:
 
     def told(self, message: Message) -> None:
         """Take what the supervisor tells."""
-        kind, fields, service, served = message.kind, message.fields, self._service, self._served
+        kind, fields, served = message.kind, message.fields, self._served
         if kind == "setup":
             self.setup.set_result(message)
         elif kind == "stop":
             self._stop()
-        elif kind == "reload" and service is not None:
-            service.reload()
+        elif kind == "reload":
+            self._reload()
         elif served is not None:
             self._told_of_others(kind, fields, message.body, served)
 
