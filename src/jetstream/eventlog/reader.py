@@ -16,7 +16,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from jetstream.eventlog.columns import Columns, Damaged, read_times
 from jetstream.eventlog.segment import (
@@ -91,7 +91,7 @@ class StoredReader(ABC):
         """Return the events without a collection of a segment, compressed."""
 
     @abstractmethod
-    def columns(self, last_us: int) -> Sequence[object] | None:
+    def columns(self, last_us: int) -> Sequence[Any] | None:
         """Return the number of events of a segment, and its columns; None if there is no such segment."""
 
     @abstractmethod
@@ -154,7 +154,7 @@ class StoredReader(ABC):
     def load_measured(self, last_us: int) -> Loaded | None:
         """Do so, and tell how much memory they take. Counting the bytes of all values takes 0.3 ms."""
         row = self.columns(last_us)
-        return None if row is None else _loaded(*row)
+        return None if row is None else measured(*row)
 
     def tail_run(self, position: int, stop: int, events: int, body_bytes: int) -> tuple[list[Row], bool]:
         """Read rows of the tail in a range until they have so many events or bytes; tell if they have."""
@@ -234,5 +234,6 @@ def joined(runs: Iterable[Columns]) -> Batch:
     return Columns.joined(runs).batch() if runs else Batch.of((), ())
 
 
-def _loaded(events: int, times: bytes, *texts: bytes) -> Loaded:
+def measured(events: int, times: bytes, *texts: bytes) -> Loaded:
+    """Return the events of a segment, and how much memory they take. Raises Damaged."""
     return Loaded(unseal(events, times, texts), memory_bytes(events, text_bytes(events, texts)))

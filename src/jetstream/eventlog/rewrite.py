@@ -14,6 +14,7 @@ Sealing compresses rows of the tail into a segment, which takes about 20 ms. Era
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from jetstream.eventlog.columns import Columns
@@ -28,7 +29,12 @@ def next_segment(reader: StoredReader) -> Segment | None:
     """Compress the oldest rows of the tail; None if they are not enough for a segment."""
     limits = reader.limits
     rows, enough = reader.tail_run(0, POSITION_MAX, limits.segment_events, limits.segment_bytes)
-    return seal(Columns.joined(row.columns for row in rows), rows[-1].last_us) if enough else None
+    return sealed(rows) if enough else None
+
+
+def sealed(rows: Sequence[Row]) -> Segment:
+    """Compress rows of the tail, some of which have events."""
+    return seal(Columns.joined(row.columns for row in rows if row.events), rows[-1].last_us)
 
 
 class Rewritten(NamedTuple):
