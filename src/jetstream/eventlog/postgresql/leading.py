@@ -29,7 +29,7 @@ import structlog
 
 from jetstream.clock import STEP_US, unix_us
 from jetstream.eventlog.postgresql.connection import LOST, connect, describe, drop, translated
-from jetstream.eventlog.postgresql.schema import Epoch, check_version, create
+from jetstream.eventlog.postgresql.schema import SEALED, Epoch, check_version, create
 from jetstream.eventlog.postgresql.store import PostgresLog
 from jetstream.eventlog.postgresql.term import Stored, Term, cursors_after
 from jetstream.eventlog.states import records_of
@@ -43,8 +43,8 @@ SELECT t.epoch, t.holder, l.beat, (SELECT max(id) FROM tail) AS newest,
 """
 _CLAIM: Final = "UPDATE term SET epoch = epoch + 1, holder = $3 WHERE epoch = $1 AND holder = $2 RETURNING epoch"
 _NEWEST: Final = "SELECT id, last_us, appended FROM tail ORDER BY id DESC LIMIT 1"
-_STATE: Final = """
-SELECT s.tail, s.folded_id, s.repos, l.reserved_us, l.base_us, (SELECT max(last_us) FROM segment) AS sealed_us,
+_STATE: Final = f"""
+SELECT s.tail, s.folded_id, s.repos, l.reserved_us, l.base_us, {SEALED} AS sealed_us,
     (SELECT count(*) FROM gap) AS gaps FROM state s, leader l
 """
 _CURSORS: Final = "SELECT source, seq, provisional, fell_from, stored_to, unstored FROM cursor"
@@ -215,7 +215,6 @@ class _Watch:
             cursors = await connection.fetch(_CURSORS)
             changed = await connection.fetch(_CHANGED)
             accounts = await connection.fetch(_ACCOUNTS)
-
 
         repos: dict[bytes, bytes | None] = {}
         for row in changed:

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 import asyncpg
 
 from jetstream.eventlog.postgresql.connection import CONNECT_S, connect, translated, whole
-from jetstream.eventlog.postgresql.schema import read_row
+from jetstream.eventlog.postgresql.schema import SEALED, read_row
 from jetstream.eventlog.reader import Hole, Index, Row, Scan, StoredReader, measured
 from jetstream.eventlog.segment_cache import Loaded
 from jetstream.limits import LogLimits
@@ -46,7 +46,7 @@ _OLDEST: Final = "SELECT last_us FROM segment WHERE last_us >= $1 AND first_us <
 _TAIL: Final = (
     f"SELECT last_us, first_us, events, data, follows_us, {_REVISION} FROM tail"
     " WHERE last_us >= $1 AND follows_us < $2 - 1 AND first_us <= last_us"
-    " AND last_us > (SELECT coalesce(max(last_us), -1) FROM segment) ORDER BY last_us LIMIT $3"
+    f" AND last_us > {SEALED} ORDER BY last_us LIMIT $3"
 )
 # Indexes that the statements of one scan read. The first segment is most often the one that is wanted.
 _STEPS: Final = (1, 7)
@@ -146,9 +146,9 @@ class DatabaseReader(StoredReader):
 class ReaderPool:
     """Runs work that reads the database in threads, each with a connection."""
 
-    def __init__(self, address: str, limits: LogLimits) -> None:
-        # The database, and how many threads and connections there are at most.
-        self._address = address
+    def __init__(self, address: str, limits: LogLimits, *, primary: bool = False) -> None:
+        # The database, whether it must be the primary, and how many threads and connections there are at most.
+        self._address, self._primary = address, primary
         self._limits = limits
         self._threads = ThreadPoolExecutor(limits.reader_threads, thread_name_prefix="log-reader")
         # Made by `open`. Connections that were not used for a minute are closed.
@@ -156,13 +156,13 @@ class ReaderPool:
 
     async def open(self) -> None:
         """Prepare connections: each is made when it is needed."""
-        address = self._address
+        address, primary = self._address, self._primary
         self._pool = await asyncpg.create_pool(
             address,
             min_size=0,
             max_size=self._limits.reader_threads,
             max_inactive_connection_lifetime=60.0,
-            connect=lambda *_, **__: connect(address, writes=False),
+            connect=lambda *_, **__: connect(address, writes=primary),
         )
 
     async def run(self, work: Callable[[DatabaseReader], Result], revision: int = 0) -> Result:

@@ -160,6 +160,8 @@ TUNING: Final = (
 TABLES: Final = "SELECT to_regclass('state') IS NOT NULL AND to_regclass('term') IS NOT NULL"
 READ_VERSION: Final = "SELECT version FROM state"
 # Locks the row of the term until the transaction ends: a process that takes over waits for it.
+# The end of what is sealed: of the newest segment, or of those that were trimmed.
+SEALED: Final = "(SELECT greatest(floor_us - 1, (SELECT max(last_us) FROM segment)) FROM state)"
 LEADING: Final = "SELECT 1 FROM term WHERE epoch = $1 AND holder = $2 FOR SHARE"
 
 _compressor: Final = zstandard.ZstdCompressor(level=1, write_checksum=True)

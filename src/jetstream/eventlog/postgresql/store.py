@@ -34,7 +34,7 @@ from jetstream.eventlog.erase import Tombstones, without_erased
 from jetstream.eventlog.hot_tail import HotTail
 from jetstream.eventlog.postgresql.connection import LOST, connect, describe, drop, shown, translated
 from jetstream.eventlog.postgresql.reader import DatabaseReader, ReaderPool
-from jetstream.eventlog.postgresql.schema import CHANNEL, check_version
+from jetstream.eventlog.postgresql.schema import CHANNEL, SEALED, check_version
 from jetstream.eventlog.reader import Hole
 from jetstream.eventlog.segment import decompress
 from jetstream.eventlog.segment_cache import Loaded, SegmentCache
@@ -54,28 +54,27 @@ _ROWS: Final = 16  # of one look: each has up to 1 MiB
 
 # The rows above the tip, with the state of the log: one row without them if there are none.
 _POLL: Final = """
-SELECT s.floor_us, s.removed, s.revision, t.last_us, t.follows_us, t.events, t.appended, t.data
+SELECT s.floor_us, s.removed, s.revision, t.last_us, t.follows_us, t.events, t.appended, t.data,
+    (SELECT max(last_us) FROM tail) AS newest_us
 FROM state s LEFT JOIN (
     SELECT * FROM tail WHERE last_us > $1 AND first_us <= last_us ORDER BY last_us LIMIT $2
 ) t ON true ORDER BY t.last_us
 """
 # What is not sealed, newest first, with the state of the log.
-_RELOAD: Final = """
+_RELOAD: Final = f"""
 SELECT s.floor_us, s.removed, s.revision, t.last_us, t.follows_us, t.events, t.appended, t.data,
-    (SELECT max(last_us) FROM segment) AS sealed_us,
+    {SEALED} AS sealed_us,
     (SELECT max(last_us) FROM tail) AS newest_us,
     (SELECT appended FROM tail ORDER BY id DESC LIMIT 1) AS all_appended
 FROM state s LEFT JOIN (
-    SELECT * FROM tail WHERE first_us <= last_us
-        AND last_us > (SELECT coalesce(max(last_us), -1) FROM segment) ORDER BY last_us DESC LIMIT $1
+    SELECT * FROM tail WHERE first_us <= last_us AND last_us > {SEALED} ORDER BY last_us DESC LIMIT $1
 ) t ON true ORDER BY t.last_us DESC
 """
 _TOMBSTONES: Final = "SELECT s.revision, t.did, t.before_us FROM state s LEFT JOIN tombstone t ON true"
-_MEASURE: Final = """
+_OLDEST: Final = f"""
 SELECT coalesce(
     (SELECT first_us FROM segment WHERE events > 0 ORDER BY last_us LIMIT 1),
-    (SELECT first_us FROM tail WHERE first_us <= last_us AND events > 0
-        AND last_us > (SELECT coalesce(max(last_us), -1) FROM segment) ORDER BY last_us LIMIT 1))
+    (SELECT first_us FROM tail WHERE events > 0 AND last_us > {SEALED} ORDER BY last_us LIMIT 1))
 """
 _SIZE: Final = """
 SELECT sum(pg_total_relation_size(name::regclass))::bigint
@@ -96,6 +95,8 @@ class Options(NamedTuple):
     poll_s: float = POLL_S
     # Seconds for which what is stored may be served after a look.
     fresh_s: float = FRESH_S
+    # Whether to read from the primary only, as a process that writes does.
+    primary: bool = False
     # Gives monotonic seconds.
     monotonic: Callable[[], float] = time.monotonic
 
@@ -126,7 +127,7 @@ class PostgresLog:
         self.hot_tail = HotTail(0, self.limits)
         # Loaded segments. Replaced after erasures: what is being loaded then is not kept.
         self._segments = self._cache()
-        self._pool = ReaderPool(address, self.limits)
+        self._pool = ReaderPool(address, self.limits, primary=options.primary)
         # Wakes those in `wait` when the tip has moved, and those that wait for the next look.
         self._appended_more, self._looked = Notifier(), Notifier()
         # Looks that were begun, the last one that has succeeded, and until when its answer counts.
@@ -330,7 +331,7 @@ class PostgresLog:
 
     async def _connected(self) -> asyncpg.Connection:
         """Connect, and be notified of appends. A replica cannot notify: then only the polls remain."""
-        connection = await connect(self.address, writes=False)
+        connection = await connect(self.address, writes=self._options.primary)
         try:
             await check_version(connection, self.address)
             with suppress(asyncpg.PostgresError):
@@ -343,16 +344,15 @@ class PostgresLog:
     async def _look(self, connection: asyncpg.Connection) -> bool:
         """Read what is new; return whether there may be more."""
         self._begun += 1
-        begun, at = self._begun, self._options.monotonic()
-        tip = self.tip
+        begun, at, tip = self._begun, self._options.monotonic(), self.tip
         rows = await self._query(connection, _POLL, tip, _ROWS)
         floor_us, removed, revision, *_ = rows[0]
+        new = [row for row in rows if row["last_us"] is not None]
         if revision != self._revision:
+            await self._revise(connection)
+        elif not self._take_rows(new) or (not new and (rows[0]["newest_us"] or 0) > self.tip):
             await self._reload(connection)
         else:
-            new = [row for row in rows if row["last_us"] is not None]
-            if new and not self._take_rows(new):
-                await self._reload(connection)
             self._removed = removed
             await self._move_floor(connection, floor_us)
         if at >= self._measure_at:
@@ -362,7 +362,7 @@ class PostgresLog:
         self._looked.notify()
         if self.tip != tip:
             self._appended_more.notify()
-        return len(rows) == _ROWS
+        return len(new) == _ROWS
 
     async def _query(self, connection: asyncpg.Connection, statement: str, *values: object) -> list[Any]:
         """Return the rows of a statement. Raises one of `LOST`, also after `_ANSWER_S`."""
@@ -389,8 +389,23 @@ class PostgresLog:
         self.tip = last_us
         self._appended = appended
 
+    async def _revise(self, connection: asyncpg.Connection) -> None:
+        """Drop what was erased: after one change, what its tombstones say; after several, everything."""
+        marks = await self._query(connection, _TOMBSTONES)
+        revision = marks[0]["revision"]
+        if revision != self._revision + 1:
+            await self._reload(connection)
+            return
+        before, self._tombstones = self._tombstones, _tombstones(marks)
+        self._revision = revision
+        new = {did: at for did, at in self._tombstones.items() if before.get(did) != at}
+        if new:
+            self.hot_tail.erase(new)
+            self._segments = self._cache()
+        self.wake()  # to read the rows, and the rest
+
     async def _reload(self, connection: asyncpg.Connection) -> None:
-        """Drop everything, and read what is not sealed: after an erasure, or where the next row was moved."""
+        """Drop everything, and read what is not sealed: after erasures, or where the next row was moved."""
         rows, tombstones = await self._read_unsealed(connection)
         floor_us, removed, revision, *_ = rows[0]
         if revision != self._revision:
@@ -398,11 +413,10 @@ class PostgresLog:
             self._segments = self._cache()
         new = [row for row in reversed(rows) if row["last_us"] is not None]
         sealed_us, newest_us = rows[0]["sealed_us"], rows[0]["newest_us"]
-        first = new[0]["follows_us"] if new else newest_us if sealed_us is None else sealed_us
-        reached = max(self.tip, -1 if sealed_us is None else sealed_us)
+        follows_us = new[0]["follows_us"] if new else sealed_us
         is_behind = newest_us is None or newest_us < self.tip
-        if self._is_first or (not is_behind and first <= reached):
-            self._rebuild(new, first, max(newest_us, self.tip), rows[0]["all_appended"])
+        if self._is_first or (not is_behind and follows_us <= max(self.tip, sealed_us)):
+            self._rebuild(new, follows_us, max(newest_us, self.tip), rows[0]["all_appended"])
         else:
             self.hot_tail = HotTail(self.tip + 1, self.limits)
         self._removed = removed
@@ -414,7 +428,7 @@ class PostgresLog:
             marks = await self._query(connection, _TOMBSTONES)
             rows = await self._query(connection, _RELOAD, self.limits.hot_tail_events)
             if marks[0]["revision"] == rows[0]["revision"]:
-                return rows, {did: before_us for _, did, before_us in marks if did is not None}
+                return rows, _tombstones(marks)
 
     @property
     def _is_first(self) -> bool:
@@ -432,10 +446,10 @@ class PostgresLog:
 
     async def _move_floor(self, connection: asyncpg.Connection, floor_us: int) -> None:
         """Follow the floor, below which nothing is kept, and find the oldest event again."""
-        if floor_us > self.floor or self._is_first:
+        if floor_us > self.floor or self._is_first or (self.oldest_us is None and self.tip):
             self.floor = max(floor_us, self.floor)
             self.hot_tail.drop_before(self.floor)
-            ((self.oldest_us,),) = await self._query(connection, _MEASURE)
+            ((self.oldest_us,),) = await self._query(connection, _OLDEST)
 
     async def _measure(self, connection: asyncpg.Connection, at: float) -> None:
         """Measure the tables, if this database can."""
@@ -448,3 +462,7 @@ class PostgresLog:
 def _batch(row: Any) -> Batch:
     """Return the events of a row of the tail. Raises Damaged."""
     return Columns.unpacked(decompress(row["data"])).batch() if row["events"] else Batch.of((), ())
+
+
+def _tombstones(rows: list[Any]) -> dict[bytes, int]:
+    return {did: before_us for _, did, before_us in rows if did is not None}

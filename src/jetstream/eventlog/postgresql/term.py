@@ -22,7 +22,7 @@ read.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from secrets import randbits
 from typing import Any, Final, NamedTuple
@@ -102,7 +102,7 @@ class Stored(NamedTuple):
     appended: int  # events, ever
     reserved_us: int
     tail: str  # the table in use
-    sealed_us: int | None  # the end of the newest segment
+    sealed_us: int  # the end of what is sealed; -1: nothing is
     folded_id: int  # up to this row, states are in their table
     cursors: dict[str, SourceCursor]
     repos: dict[bytes, bytes | None]  # what has changed since then
@@ -165,7 +165,7 @@ class Term:
         # Whether the caller of the append that runs does not wait any more.
         self._hurried = False
         # Closed with the term.
-        self.on_close: list[Callable[[], Any]] = []
+        self.on_close: list[Callable[[], Awaitable[None]]] = []
         self._logger = structlog.get_logger(__name__)
 
     # Reading: what this process has stored is read as by any other

@@ -19,9 +19,8 @@ and waits for those that read it, such as a backup. It waits for a moment only, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from collections.abc import AsyncIterator
 from secrets import token_bytes
 from typing import Any, Final, NamedTuple
 
@@ -31,16 +30,16 @@ import structlog
 from jetstream.clock import unix_us
 from jetstream.conditions import Conditions
 from jetstream.errors import Fenced, LogError
+from jetstream.eventlog.columns import Damaged
 from jetstream.eventlog.cursors import cursor_row
 from jetstream.eventlog.erase import Tombstones
 from jetstream.eventlog.postgresql.connection import LOST, connect, describe, drop
-from jetstream.eventlog.postgresql.schema import LEADING, pack
+from jetstream.eventlog.postgresql.schema import LEADING, SEALED, pack
 from jetstream.eventlog.postgresql.term import AHEAD_US, Term
 from jetstream.eventlog.reader import POSITION_MAX, Hole, Row
 from jetstream.eventlog.rewrite import Rewritten, next_rewritten, next_segment, sealed
 from jetstream.eventlog.segment import Segment, compress
 from jetstream.eventlog.states import Change, in_steps
-from jetstream.model.batch import Batch
 
 BEAT_S: Final = 0.5
 # A table of the tail is emptied when it has this many sealed events: half a minute of a busy day.
@@ -51,18 +50,20 @@ SAMPLED: Final = 1_000  # neighbours of which half are forgotten when there are 
 ROW_BYTES: Final = 110  # of `repo` with its index: for the share of the states in the whole log
 # Notifications stop while listeners that are stuck keep more than this share of their queue.
 QUEUE_MAX: Final = 0.01
+ROTATE_S: Final = 60.0  # between two rotations because of erased records
 _QUEUE_CHECK_S: Final = 10.0
 
 _BEAT: Final = (
     "UPDATE leader SET beat = beat + 1 FROM term WHERE term.epoch = $1 AND term.holder = $2 RETURNING beat"
 )
 _RESERVE: Final = "UPDATE leader SET reserved_us = greatest(reserved_us, $1)"
+# Only what is not sealed yet.
 _PUT_SEGMENT: Final = (
     "INSERT INTO segment (last_us, follows_us, first_us, events, bytes, collection_set, did_bits, accounts, times,"
     " kinds, dids, collections, rkeys, revs, cids, bodies) SELECT $1::bigint,"
-    " coalesce((SELECT max(last_us) FROM segment), (SELECT floor_us - 1 FROM state)), $2::bigint, $3::integer,"
+    f" {SEALED}, $2::bigint, $3::integer,"
     " $4::integer, $5::bytea, $6::bytea, $7::bytea, $8::bytea, $9::bytea, $10::bytea, $11::bytea, $12::bytea,"
-    " $13::bytea, $14::bytea, $15::bytea"
+    f" $13::bytea, $14::bytea, $15::bytea WHERE {SEALED} < $2"
 )
 _CHANGE_SEGMENT: Final = (
     "UPDATE segment SET first_us = $2, events = $3, bytes = $4, collection_set = $5, did_bits = $6, accounts = $7,"
@@ -84,13 +85,14 @@ _FORGET: Final = (
     "DELETE FROM repo WHERE did IN (SELECT did FROM"
     " (SELECT did, state FROM repo WHERE did >= $1 ORDER BY did LIMIT $2) AS sample ORDER BY state LIMIT $3)"
 )
+# What is sealed is copied without its events, with an empty range, if its states are not folded yet or if it is
+# the last row.
 _COPY: Final = (
-    "INSERT INTO tail_{new} SELECT id, last_us, follows_us, first_us,"
-    " CASE WHEN last_us > $1 THEN events ELSE 0 END, appended, nonce,"
-    " CASE WHEN last_us > $1 THEN data ELSE '' END, cursors, repos"
-    " FROM tail_{old} WHERE (last_us > $1 AND first_us <= last_us) OR id > $2 OR id = (SELECT max(id) FROM tail_{old})"
+    "INSERT INTO tail_{new} SELECT id, last_us, CASE WHEN last_us > $1 THEN follows_us ELSE last_us END,"
+    " CASE WHEN last_us > $1 THEN first_us ELSE last_us + 1 END, CASE WHEN last_us > $1 THEN events ELSE 0 END,"
+    " appended, nonce, CASE WHEN last_us > $1 THEN data ELSE '' END, cursors, repos FROM tail_{old}"
+    " WHERE (last_us > $1 AND first_us <= last_us) OR id > $2 OR id = (SELECT max(id) FROM tail_{old})"
 )
-_SEALED_EVENTS: Final = "SELECT coalesce(sum(events), 0) FROM tail_%s WHERE last_us <= $1"
 _PUT_CURSOR: Final = "INSERT INTO cursor VALUES ($1, $2, $3, $4, $5, $6)"
 _OLD_SEGMENTS: Final = "SELECT last_us, events FROM segment WHERE last_us < $1 ORDER BY last_us LIMIT $2"
 _SIZES: Final = "SELECT last_us, bytes FROM segment ORDER BY last_us"
@@ -133,8 +135,9 @@ class Upkeep:
         # Up to which row the states that are being folded were changed.
         self._folding_id = term.folded_id
         self._must_rotate = False
-        # When the queue of notifications is looked at again, in the event loop's time.
-        self._queue_at = 0.0
+        # When the tail may be rotated again because of that, and when the queue of notifications is looked at
+        # again, in the time of the event loop.
+        self._rotate_at = self._queue_at = 0.0
         self._logger = structlog.get_logger(__name__)
         self._tasks = [asyncio.create_task(self._beat_forever()), asyncio.create_task(self._run_forever())]
         term.on_close.append(self.close)
@@ -166,6 +169,9 @@ class Upkeep:
             await asyncio.sleep(self._limits.upkeep_interval_s)
             try:
                 await self.run()
+            except Damaged as error:
+                self._term.end(f"the tail is damaged: {error}")
+                return
             except Fenced:
                 return
             except (*LOST, asyncpg.PostgresError, LogError, Hole) as error:
@@ -226,7 +232,8 @@ class Upkeep:
 
     async def _store_segment(self, segment: Segment) -> None:
         async with self._transaction() as connection:
-            await connection.execute(_PUT_SEGMENT, *_values(segment))
+            if not _count(await connection.execute(_PUT_SEGMENT, *_values(segment))):
+                raise Hole(segment.first_us)
         self._term.sealed_us = segment.last_us
         self._sealed_events += segment.events
 
@@ -235,7 +242,7 @@ class Upkeep:
     async def _rotate_if_due(self) -> None:
         term, limits = self._term, self._limits
         if (
-            self._must_rotate
+            (self._must_rotate and asyncio.get_running_loop().time() >= self._rotate_at)
             or self._sealed_events >= max(ROTATE_EVENTS, limits.segment_events)
             or len(term.recent) >= limits.repo_changes
         ):
@@ -251,16 +258,16 @@ class Upkeep:
             self._logger.info("log: the tail is read by others for long, and grows meanwhile")
             return
         self._sealed_events, self._must_rotate = 0, False
+        self._rotate_at = asyncio.get_running_loop().time() + ROTATE_S
 
     async def _change_tables(self) -> None:
         """Copy what is not sealed or not folded to the other table, and empty this one, while no append runs."""
         term = self._term
         old, new = term.tail, "b" if term.tail == "a" else "a"
-        sealed_us = -1 if term.sealed_us is None else term.sealed_us
         async with self._transaction() as connection:
             await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'")
             await connection.execute(f"TRUNCATE tail_{new}")
-            await connection.execute(_COPY.format(old=old, new=new), sealed_us, term.folded_id)
+            await connection.execute(_COPY.format(old=old, new=new), term.sealed_us, term.folded_id)
             await connection.execute("DELETE FROM cursor")
             await connection.executemany(_PUT_CURSOR, [cursor_row(*each) for each in term.cursors.items()])
             await connection.execute("UPDATE state SET tail = $1", new)
@@ -390,8 +397,7 @@ class Upkeep:
 
     async def _seal_before(self, before_us: int) -> None:
         """Seal rows that end before a position, however few: only segments are deleted."""
-        sealed_us = self._term.sealed_us
-        if sealed_us is not None and sealed_us >= before_us - 1:
+        if self._term.sealed_us >= before_us - 1:
             return
         rows = await self._log.run(
             lambda reader: [row for row in reader.tail_rows(0, POSITION_MAX) if row.last_us < before_us]

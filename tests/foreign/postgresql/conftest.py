@@ -1,0 +1,45 @@
+"""A PostgreSQL server for all tests of this package, and a log of its own for each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+
+import pytest
+from tests.foreign.conftest import missing
+from tests.foreign.postgresql.engine import PostgresEngine, new_engine
+from tests.foreign.postgresql.server import Server, binaries, running
+from tests.unit.conftest import batch_of, cursor
+
+__all__ = ["batch_of", "cursor"]
+
+_numbers = count()
+
+
+@pytest.fixture(scope="session")
+def programs() -> Path:
+    pytest.importorskip("asyncpg")
+    return binaries() or missing("PostgreSQL")
+
+
+@pytest.fixture(scope="session")
+def server(programs: Path) -> Iterator[Server]:
+    with running(programs) as server:
+        yield server
+
+
+@pytest.fixture
+def own_server(programs: Path) -> Iterator[Callable[..., Server]]:
+    """Start servers that a test may kill."""
+
+
+    with ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(running(programs, **settings))
+
+
+@pytest.fixture
+async def engine(server: Server) -> PostgresEngine:
+    return await new_engine(server.address, f"log_{os.getpid()}_{next(_numbers)}")
