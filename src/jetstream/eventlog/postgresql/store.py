@@ -411,12 +411,15 @@ class PostgresLog:
         if revision != self._revision:
             self._tombstones, self._revision = tombstones, revision
             self._segments = self._cache()
-        new = [row for row in reversed(rows) if row["last_us"] is not None]
-        sealed_us, newest_us = rows[0]["sealed_us"], rows[0]["newest_us"]
+        unsealed = [row for row in reversed(rows) if row["last_us"] is not None]
+        new = _unbroken(unsealed)
+        sealed_us, newest_us, appended = (rows[0][name] for name in ("sealed_us", "newest_us", "all_appended"))
         follows_us = new[0]["follows_us"] if new else sealed_us
         is_behind = newest_us is None or newest_us < self.tip
         if self._is_first or (not is_behind and follows_us <= max(self.tip, sealed_us)):
-            self._rebuild(new, follows_us, max(newest_us, self.tip), rows[0]["all_appended"])
+            if len(new) < len(unsealed):
+                newest_us, appended = new[-1]["last_us"], new[-1]["appended"]
+            self._rebuild(new, follows_us, max(newest_us, self.tip), appended)
         else:
             self.hot_tail = HotTail(self.tip + 1, self.limits)
         self._removed = removed
@@ -466,3 +469,11 @@ def _batch(row: Any) -> Batch:
 
 def _tombstones(rows: list[Any]) -> dict[bytes, int]:
     return {did: before_us for _, did, before_us in rows if did is not None}
+
+
+def _unbroken(rows: list[Any]) -> list[Any]:
+    """Return rows up to the first that follows one that is missing."""
+    for at in range(1, len(rows)):
+        if rows[at]["follows_us"] > rows[at - 1]["last_us"]:
+            return rows[:at]
+    return rows

@@ -28,7 +28,6 @@ import asyncpg
 import structlog
 
 from jetstream.clock import unix_us
-from jetstream.conditions import Conditions
 from jetstream.errors import Fenced, LogError
 from jetstream.eventlog.columns import Damaged
 from jetstream.eventlog.cursors import cursor_row
@@ -116,12 +115,13 @@ class Retention(NamedTuple):
 class Upkeep:
     """Keeps the log of one term in order, until `close` or the end of the term."""
 
-    def __init__(self, term: Term, retention: Retention = Retention(), conditions: Conditions | None = None) -> None:
+    def __init__(self, term: Term, retention: Retention = Retention(), *, queue_max: float = QUEUE_MAX) -> None:
         self._term = term
         self._log = term.log
         self._limits = term.log.limits
         self._retention = retention
-        self._conditions = conditions or Conditions()
+        # Share of the queue above which nothing is notified.
+        self._queue_max = queue_max
         # The connection of all transactions here; one runs at a time.
         self._connection: asyncpg.Connection | None = None
         self._using = asyncio.Lock()
@@ -432,7 +432,7 @@ class Upkeep:
         except LogError:
             self._term.notifies = False  # this database has no notifications
             return
-        self._term.notifies = usage < QUEUE_MAX
+        self._term.notifies = usage < self._queue_max
 
 
 def _values(segment: Segment) -> tuple[Any, ...]:
