@@ -16,7 +16,8 @@ from jetstream.clock import unix_us
 from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.renderers.v1 import V1
 from jetstream.eventlog.sqlite.check import check as check_log
-from jetstream.eventlog.sqlite.export import Contents, contents, selected
+from jetstream.eventlog.contents import Contents
+from jetstream.eventlog.sqlite.export import contents, selected
 from jetstream.eventlog.sqlite.rebase import rebase
 from jetstream.eventlog.sqlite.repair import repair as repair_log
 from jetstream.model.batch import Batch

@@ -43,3 +43,9 @@ def own_server(programs: Path) -> Iterator[Callable[..., Server]]:
 @pytest.fixture
 async def engine(server: Server) -> PostgresEngine:
     return await new_engine(server.address, f"log_{os.getpid()}_{next(_numbers)}")
+
+
+@pytest.fixture
+def kills() -> int:
+    """How often something is killed: `POSTGRESQL_KILLS=20`."""
+    return int(os.environ.get("POSTGRESQL_KILLS", "3"))

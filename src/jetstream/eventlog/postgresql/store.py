@@ -413,13 +413,13 @@ class PostgresLog:
             self._segments = self._cache()
         unsealed = [row for row in reversed(rows) if row["last_us"] is not None]
         new = _unbroken(unsealed)
-        sealed_us, newest_us, appended = (rows[0][name] for name in ("sealed_us", "newest_us", "all_appended"))
+        sealed_us, end_us, appended = (rows[0][name] for name in ("sealed_us", "newest_us", "all_appended"))
+        if len(new) < len(unsealed):
+            end_us, appended = new[-1]["last_us"], new[-1]["appended"]
         follows_us = new[0]["follows_us"] if new else sealed_us
-        is_behind = newest_us is None or newest_us < self.tip
-        if self._is_first or (not is_behind and follows_us <= max(self.tip, sealed_us)):
-            if len(new) < len(unsealed):
-                newest_us, appended = new[-1]["last_us"], new[-1]["appended"]
-            self._rebuild(new, follows_us, max(newest_us, self.tip), appended)
+        continues = end_us is not None and end_us >= self.tip and follows_us <= max(self.tip, sealed_us)
+        if self._is_first or continues:
+            self._rebuild(new, follows_us, max(end_us, self.tip), appended)
         else:
             self.hot_tail = HotTail(self.tip + 1, self.limits)
         self._removed = removed
