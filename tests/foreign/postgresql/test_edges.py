@@ -267,7 +267,8 @@ async def test_an_edge_knows_the_newest_position_of_the_log_before_it_has_read_i
     leader.term.notifies = False
     edge = await PostgresLog.open(engine.address, Options(BY_HAND, poll_s=NEVER_S, fresh_s=NEVER_S))
     await append(leader, batch_of, cursor, range(1, 51))
-    assert (edge.tip, await edge.newest()) == (0, 50)
+    await edge.look()
+    assert (edge.tip, edge.newest) == (0, 50)
     await edge.close()
     await leader.close()
 

@@ -18,6 +18,7 @@ it is rewritten. Nothing stored is served while the revision cannot be read: for
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -47,6 +48,7 @@ from jetstream.status import LogStatistics
 
 POLL_S: Final = 0.25  # between two looks without a notification
 FRESH_S: Final = 1.0  # for so long after a look, what is stored may be served
+CURRENT_S: Final = 0.5  # for so long, what it says of the newest position is of now
 RECONNECT_S: Final = 0.25  # between two attempts
 MEASURE_S: Final = 10.0  # between two measurements of the tables
 _ANSWER_S: Final = 5.0  # after which a database that does not answer counts as gone
@@ -114,8 +116,8 @@ class PostgresLog:
         self.followers = Followers()
         # The lowest position from which nothing is missing, as of the last look.
         self.floor = 0
-        # The newest position that was read back; only rises.
-        self.tip = 0
+        # The newest position that was read back, and the newest that was seen; they rise.
+        self.tip = self._newest = 0
         # The position of the oldest event; None: the log is empty. Read when the floor has moved.
         self.oldest_us: int | None = None
         # The revision of erasures, and the accounts that are not erased from the database yet.
@@ -130,9 +132,9 @@ class PostgresLog:
         self._pool = ReaderPool(address, self.limits, primary=options.primary)
         # Wakes those in `wait` when the tip has moved, and those that wait for the next look.
         self._appended_more, self._looked = Notifier(), Notifier()
-        # Looks that were begun, the last one that has succeeded, and until when its answer counts.
+        # Looks that were begun, the last one that has succeeded, when that was, and until when its answer counts.
         self._begun = self._done = 0
-        self._fresh_until = 0.0
+        self._looked_at = self._fresh_until = -math.inf
         # When the tables are measured again, in monotonic seconds.
         self._measure_at = 0.0
         # Set by a notification, and by what cannot wait for the next look.
@@ -229,13 +231,20 @@ class PostgresLog:
         while self.tip < position:
             await self._appended_more.wait()
 
-    async def newest(self) -> int:
-        """Return the newest position of the database now; this process may not have read it yet.
+    @property
+    def newest(self) -> int:
+        """The highest position that the log was known to have at the last look: the tip, or above it."""
+        return max(self._newest, self.tip)
 
-        Raises LogError or LogUnreachable.
-        """
+    @property
+    def is_current(self) -> bool:
+        """Whether `newest` is of now, or of the last half second."""
+        return self._options.monotonic() - self._looked_at < CURRENT_S
+
+    async def look(self) -> None:
+        """Learn the newest position that the database has now. Raises LogError or LogUnreachable."""
         ((newest_us,),) = await self._pool.fetch(_NEWEST)
-        return max(newest_us or 0, self.tip)
+        self._newest = max(newest_us, self._newest)
 
     async def gaps(self, since_us: int, count_max: int) -> list[Gap]:
         """Return the oldest gaps since a time, rising."""
@@ -357,7 +366,8 @@ class PostgresLog:
             await self._move_floor(connection, floor_us)
         if at >= self._measure_at:
             await self._measure(connection, at)
-        self._fresh_until = at + self._options.fresh_s
+        self._newest = max(self._newest, rows[0]["newest_us"] or 0)
+        self._looked_at, self._fresh_until = at, at + self._options.fresh_s
         self._done = begun
         self._looked.notify()
         if self.tip != tip:
