@@ -319,7 +319,6 @@ async def test_states_come_back_and_can_be_forgotten(
         if reopen:
             await engine.abandon(log)
             log = await engine.open(limits=BY_HAND)
-        await engine.load_repos(log, dids)
         assert {did: log.repo(did) for did in dids} == expected
     assert log.repo(b"\1" * 15) is None
     await log.close()

@@ -35,5 +35,3 @@ class Engine(Protocol):
     def forget(self, log: Any) -> None:
         """Drop the newest events from memory, as if many more had come."""
 
-    async def load_repos(self, log: Any, dids: list[bytes]) -> None:
-        """Let `repo` know the states of these repositories."""

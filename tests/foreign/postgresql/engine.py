@@ -39,6 +39,7 @@ class Leading:
         await drop(self.upkeep._connection)
         await drop(self.term._connection)
         await log._pool.close()
+        self.term._lookups.close()
 
 
 class PostgresEngine:
@@ -78,9 +79,6 @@ class PostgresEngine:
 
     def forget(self, log: Leading) -> None:
         log.log.hot_tail.drop_before(log.log.tip + 1)
-
-    async def load_repos(self, log: Leading, dids: list[bytes]) -> None:
-        await log.term.load_repos(dids)
 
     async def execute(self, statement: str, *values: object) -> list[Any]:
         """Run a statement as somebody else."""

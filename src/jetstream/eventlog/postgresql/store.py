@@ -313,21 +313,25 @@ class PostgresLog:
         self.wake()
 
     async def _follow(self, connection: asyncpg.Connection) -> None:
-        failing = False
-        while True:
-            try:
-                await self._follow_with(connection)
-            except (*LOST, asyncpg.PostgresError, LogError) as error:
-                if not failing:
-                    self._logger.warning("log: the database is gone, trying again", address=self.name, error=describe(error))
-                failing = True
+        try:
+            while True:
+                try:
+                    await self._follow_with(connection)
+                except (*LOST, asyncpg.PostgresError, LogError) as error:
+                    event = "log: the database is gone, trying again"
+                    self._logger.warning(event, address=self.name, error=describe(error))
+                await drop(connection)
+                connection = await self._reconnected()
+                self._logger.info("log: the database is back", address=self.name)
+        finally:
             await drop(connection)
+
+    async def _reconnected(self) -> asyncpg.Connection:
+        """Connect again, as soon as the database answers."""
+        while True:
             await asyncio.sleep(RECONNECT_S)
             with suppress(*LOST, asyncpg.PostgresError, LogError):
-                connection = await self._connected()
-                await self._look(connection)
-                failing = False
-                self._logger.info("log: the database is back", address=self.name)
+                return await self._connected()
 
     async def _follow_with(self, connection: asyncpg.Connection) -> None:
         """Look at the database until the connection is lost."""

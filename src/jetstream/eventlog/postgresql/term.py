@@ -37,6 +37,7 @@ from jetstream.eventlog.backpressure import Followers
 from jetstream.eventlog.columns import Columns
 from jetstream.eventlog.cursors import cursor_row, named_cursor
 from jetstream.eventlog.erase import Tombstones, find_tombstones
+from jetstream.eventlog.postgresql.blocking import BlockingReader
 from jetstream.eventlog.postgresql.connection import LOST, connect, describe, drop
 from jetstream.eventlog.postgresql.schema import CHANNEL, TAILS, Epoch, pack
 from jetstream.eventlog.postgresql.store import PostgresLog
@@ -152,6 +153,8 @@ class Term:
         self.recent = stored.repos
         self.folding: dict[bytes, bytes | None] = {}
         self._loaded: dict[bytes, bytes] = {}
+        # Reads those that were not loaded.
+        self._lookups = BlockingReader(log.address)
         # Whether appends notify: not while a listener that is stuck fills the queue of notifications.
         self.notifies = True
         # Held during an append, and while upkeep changes tables.
@@ -212,24 +215,27 @@ class Term:
     # States and accounts
 
     def repo(self, did: bytes) -> bytes | None:
-        """Return the state of a repository that has changed, or that `load_repos` has read."""
+        """Return the state of a repository. One that was not loaded costs a round trip. Raises LogError."""
         for changes in (self.recent, self.folding):
             if did in changes:
                 return changes[did]
-        return self._loaded.get(did) or None
+        state = self._loaded.get(did)
+        if state is None:
+            found = self._lookups.fetch(_REPOS, [did])
+            state = found[0]["state"] if found else b""
+            self.keep_loaded({did: state})
+        return state or None
 
     async def load_repos(self, dids: Iterable[bytes]) -> None:
-        """Let `repo` know the states of these repositories. Raises LogError."""
-        missing = [did for did in dids if did not in self.recent and did not in self.folding and did not in self._loaded]
-        if not missing:
-            return
-        if len(self._loaded) + len(missing) > LOADED_MAX:
-            self._loaded.clear()
-        found = dict(await self.log.fetch(_REPOS, missing))
-        self._loaded.update((did, found.get(did, b"")) for did in missing)
+        """Read states ahead, so that `repo` has them in memory. Raises LogError."""
+        known = (self.recent, self.folding, self._loaded)
+        missing = [did for did in dids if not any(did in states for states in known)]
+        if missing:
+            found = dict(await self.log.fetch(_REPOS, missing))
+            self.keep_loaded({did: found.get(did) for did in missing})
 
     def keep_loaded(self, repos: Mapping[bytes, bytes | None]) -> None:
-        """Keep what was folded in memory, as if it had just been read."""
+        """Keep states in memory that are in their table."""
         if len(self._loaded) + len(repos) > LOADED_MAX:
             self._loaded.clear()
         self._loaded.update((did, state or b"") for did, state in repos.items())
@@ -430,6 +436,7 @@ class Term:
             with suppress(*LOST, asyncpg.PostgresError):
                 await self._connection.close(timeout=1.0)
         await self._disconnect()
+        self._lookups.close()
 
     async def close(self) -> None:
         """Resign, and close the log."""

@@ -45,5 +45,3 @@ class SqliteEngine:
     def forget(self, log: SqliteLog) -> None:
         log._state.hot_tail.drop_before(log.tip + 1)
 
-    async def load_repos(self, log: SqliteLog, dids: list[bytes]) -> None:
-        """Nothing needs to be loaded: states are looked up in the file."""
