@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import TimeoutError as Late
 from contextlib import suppress
 from typing import Any, Final
 
 import asyncpg
 
-from jetstream.errors import LogUnreachable
-from jetstream.eventlog.postgresql.connection import LOST, connect, drop, shown, translated
+from jetstream.eventlog.postgresql.connection import LOST, connect, drop, translated
 
 ANSWER_S: Final = 5.0  # after which a database that does not answer counts as gone
 
@@ -41,9 +39,8 @@ class BlockingReader:
         try:
             with translated(self._address):
                 return fetching.result(ANSWER_S)
-        except Late as error:
-            fetching.cancel()
-            raise LogUnreachable(shown(self._address), f"does not answer for {ANSWER_S:g} s") from error
+        finally:
+            fetching.cancel()  # of no effect once it is done
 
     async def _fetch(self, statement: str, *values: object) -> list[Any]:
         for attempt in range(2):
@@ -64,8 +61,9 @@ class BlockingReader:
         """Close the connection, and end the thread."""
         if self._loop is None or self._thread is None:
             return
-        with suppress(Late):
+        with suppress(TimeoutError):
             asyncio.run_coroutine_threadsafe(drop(self._connection), self._loop).result(1.0)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        self._loop = None
