@@ -2,11 +2,16 @@
 
     start   open the log, then the listeners; then run delivery, upstream and the watch
     SIGHUP  read the files again that settings name
-    stop    accept no more connections, stop reading upstream, close the subscribers, stop delivery,
-            close the listeners, close the log
+    stop    close the subscribers one after another, if that is asked for; accept no more connections, stop
+            reading upstream, close the other subscribers, stop delivery, close the listeners, close the log
 
 What was read from upstream is stored before the subscribers are closed, so a restart resumes after it. If a
 part fails, the subscribers are closed and the error ends the server.
+
+    role     log                                    upstream    subscribers
+    all      its own                                yes         yes
+    ingest   its own, which edges read              yes         no
+    edge     that of another process, read only     no          yes
 """
 
 from __future__ import annotations
@@ -27,12 +32,16 @@ from jetstream.delivery.subscriber import Close
 from jetstream.dictionary.choice import Dictionaries
 from jetstream.dictionary.public import PublicDictionary, fetch_in_process
 from jetstream.endpoints import Endpoints, Parts
+from jetstream.eventlog import LogReader
+from jetstream.eventlog.opening import open_edge_log, open_log
+from jetstream.eventlog.sqlite.edge import EdgeLog
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.figures import Figures, log_ends
 from jetstream.intake import Intake, starts_of, upstreams_of
 from jetstream.limits import Limits
 from jetstream.logging_setup import tell_omitted
 from jetstream.metrics import Metrics
+from jetstream.roles import reads_upstream, serves_subscribers
 from jetstream.runtime import (
     FileShortage,
     cancelled,
@@ -42,13 +51,14 @@ from jetstream.runtime import (
     reload_on_hangup,
     stop_on_signals,
     tune_gc,
+    unless,
     written_bytes,
 )
 from jetstream.settings import Settings, require_data_dir
-from jetstream.status import Status
+from jetstream.status import ReaderStatus, Status
 from jetstream.web.access import Access
 from jetstream.web.dialect import SHUTDOWN
-from jetstream.web.subscribe import FAILED
+from jetstream.web.subscribe import FAILED, Subscribe
 
 logger = structlog.get_logger(__name__)
 
@@ -58,10 +68,9 @@ async def serve(settings: Settings, limits: Limits = Limits()) -> None:
 
     Raises SettingError, and what `Service.run` raises.
     """
-    upstreams = len(upstreams_of(settings, limits))
-    shortage = raise_file_limit(
-        settings.max_subscribers, limits.web.files_reserved, limits.runtime.beside(upstreams)
-    )
+    upstreams = len(upstreams_of(settings, limits)) if reads_upstream(settings.role) else 0
+    most = settings.max_subscribers if serves_subscribers(settings.role) else 0
+    shortage = raise_file_limit(most, limits.web.files_reserved, limits.runtime.beside(upstreams))
     tune_gc(limits.runtime)
     service = Service(settings, limits)
     stop_on_signals(service.stop)
@@ -72,11 +81,17 @@ async def serve(settings: Settings, limits: Limits = Limits()) -> None:
 
 
 class Service:
-    """One server: its upstreams, a log, the delivery to subscribers, and the routes.
+    """One server: its upstreams, a log, the delivery to subscribers, and the routes, as far as its role has them.
 
-    `clock` gives unix microseconds, as the machine has them. `log`, `delivery`, `intake`, `endpoints`
-    and `subscribe` are built by `run`, and exist from `started` on.
+    `clock` gives unix microseconds, as the machine has them. `reader` and `endpoints` are built by `run`, and
+    exist from `started` on; so do `log` and `intake` where the server reads upstream, and `delivery` and
+    `subscribe` where it has subscribers.
     """
+
+    log: SqliteLog
+    intake: Intake
+    delivery: Delivery
+    subscribe: Subscribe
 
     def __init__(
         self, settings: Settings, limits: Limits = Limits(), *, clock: Callable[[], int] = unix_us
@@ -85,9 +100,13 @@ class Service:
         self.metrics = Metrics(RENDERERS)
         self.conditions = Conditions()
         self.started = asyncio.Event()  # set once the listeners are open and the parts run
-        self._limits = limits
+        self._reads = reads_upstream(settings.role)
+        self._serves = serves_subscribers(settings.role)
+        self._limits = limits if self._serves else limits.of_ingest()
         self._clock = SteadyClock(int(settings.clock_settle * 1_000_000), clock)
         self._figures = Figures(self.metrics, self.status, limits.runtime)
+        # The log of another process; None where this one writes it.
+        self._edge: EdgeLog | None = None
         self._stopping = asyncio.Event()  # set by `stop`
         self._reloading = asyncio.Event()  # set by `reload`, until the file is read
 
@@ -98,7 +117,7 @@ class Service:
 
     def reload(self) -> None:
         """Ask `run` to read `--upstream-file` again, and read the other files that settings name."""
-        if self.settings.upstream_file is not None:
+        if self._reads and self.settings.upstream_file is not None:
             self._reloading.set()
         self.access.reload()
 
@@ -112,61 +131,81 @@ class Service:
         Raises SettingError for an upstream, a directory or an address that cannot be used, LogError for a
         log that cannot be opened.
         """
-        # What is wrong with the upstreams is said before the log is opened.
-        starts_of(self.settings, upstreams_of(self.settings, self._limits))
-        require_data_dir(self.settings.data_dir)
-        self.access = Access(self.settings, self.conditions, self._limits.web)
+        settings = self.settings
+        if self._reads:  # what is wrong with the upstreams is said before the log is opened
+            starts_of(settings, upstreams_of(settings, self._limits))
+        if unused := settings.unused:
+            logger.info("ignoring settings without effect in this role", role=settings.role, names=unused)
+        require_data_dir(settings.data_dir)
+        self.access = Access(settings, self.conditions, self._limits.web)
         self._dictionary = self._open_dictionary()
-        self.log = await SqliteLog.open(
-            self.settings.data_dir,
-            retention_s=self.settings.retention,
-            retention_bytes=self.settings.retention_bytes,
-            erase=frozenset(self.settings.forget.split(",")) - {"none"},
-            clock=self._clock,
-            conditions=self.conditions,
-            limits=self._limits.log,
-        )
-        if self.log.clock_offset_us is not None:
-            self._clock.resume(self.log.clock_offset_us)
         async with AsyncExitStack() as ending:
-            ending.push_async_callback(self._close_log)
+            if not await self._open_log(ending):
+                return
             if self._dictionary is not None:
                 ending.push_async_callback(self._dictionary.close)
-            self.intake = Intake(
-                self.settings,
-                self.log,
-                self._clock,
-                self.metrics,
-                self.conditions,
-                self._limits,
-                is_awaited=lambda: bool(self.delivery),
-            )
-            ending.push_async_callback(self.intake.close)
+            if self._reads:
+                self._make_intake()
+                ending.push_async_callback(self.intake.close)
             await self._run(shortage)
 
-    async def _close_log(self) -> None:
-        await self.log.close()
+    async def _open_log(self, ending: AsyncExitStack) -> bool:
+        """Open the log, and have it closed at the end. Returns False if the server is stopped before."""
+        settings, limits = self.settings, self._limits.log
+        self.reader: LogReader
+        if not self._reads:
+            opening = open_edge_log(settings, self.conditions, limits, self.metrics.count_events)
+            self._edge = await unless(self._stopping, opening)
+            if self._edge is None:
+                logger.info("stopped")
+                return False
+            self.reader = self._edge
+            ending.push_async_callback(self._close_log, self._edge)
+            return True
+        if settings.log is not None:
+            require_data_dir(settings.log_dir, "--log")
+        self.reader = self.log = await open_log(settings, self._clock, self.conditions, limits)
+        ending.push_async_callback(self._close_log, self.log)
+        if self.log.clock_offset_us is not None:
+            self._clock.resume(self.log.clock_offset_us)
+        return True
+
+    def _make_intake(self) -> None:
+        self.intake = Intake(
+            self.settings,
+            self.log,
+            self._clock,
+            self.metrics,
+            self.conditions,
+            self._limits,
+            is_awaited=lambda: self._serves and bool(self.delivery),
+        )
+
+    async def _close_log(self, log: SqliteLog | EdgeLog) -> None:
+        await log.close()
         tell_omitted(waiting=False)
-        logger.info("stopped", tip=self.log.tip)
+        logger.info("stopped", tip=log.tip)
 
     def _open_dictionary(self) -> PublicDictionary | None:
         """Return the dictionary of compressed messages; None where they are not offered."""
         settings = self.settings
-        if settings.zstd_dictionary == "none":
+        if settings.zstd_dictionary == "none" or not self._serves:
             return None
         fetch = partial(fetch_in_process, settings.data_dir, settings.zstd_dictionary_url)
         return PublicDictionary(settings.zstd_dictionary, settings.data_dir, fetch)
 
     async def _run(self, shortage: FileShortage | None) -> None:
-        self.delivery = Delivery(
-            self.log,
-            self.metrics,
-            self._limits.delivery,
-            slow_timeout_s=self.settings.slow_timeout,
-            buffer_total=self.settings.buffer_total,
-            now_us=self._clock,
-        )
-        await self.intake.open()
+        if self._serves:
+            self.delivery = Delivery(
+                self.reader,
+                self.metrics,
+                self._limits.delivery,
+                slow_timeout_s=self.settings.slow_timeout,
+                buffer_total=self.settings.buffer_total,
+                now_us=self._clock,
+            )
+        if self._reads:
+            await self.intake.open()
         self.metrics.watch(self.status)
         self._check_clock()
         await self._listen()
@@ -174,29 +213,45 @@ class Service:
             shortage.warn()
         try:
             async with asyncio.TaskGroup() as tasks:
-                delivery = tasks.create_task(self.delivery.run())
-                upstream = tasks.create_task(self.intake.run(self._reloading))
+                source = self.intake.run(self._reloading) if self._edge is None else self._edge.run()
+                reading = tasks.create_task(source)
+                delivery = tasks.create_task(self.delivery.run()) if self._serves else None
                 watch = tasks.create_task(self._watch())
                 self.started.set()
                 await self._stopping.wait()
-                logger.info("stopping", subscribers=len(self.subscribe))
+                await self._drain()
                 self.endpoints.stop_accepting()
-                await cancelled(upstream)
+                if self._reads:  # an edge reads the log until its subscribers are closed
+                    await cancelled(reading)
                 await self._close_subscribers(SHUTDOWN)
-                await cancelled(delivery)
-                await cancelled(watch)
+                for task in (delivery, reading, watch):
+                    if task is not None:
+                        await cancelled(task)
         except BaseExceptionGroup as group:
             await self._close_subscribers(FAILED)
             raise first_error(group) from group
         finally:
             await self.endpoints.close()
 
+    async def _drain(self) -> None:
+        """Close the subscribers one after another, if that is asked for. `/ready` answers 503 by now."""
+        drain_s = self.settings.drain
+        if drain_s is None and self._edge is not None:
+            drain_s = self._limits.runtime.drain_s
+        if not self._serves:
+            logger.info("stopping")
+            return
+        logger.info("stopping", subscribers=len(self.subscribe), **({"drain_s": drain_s} if drain_s else {}))
+        if drain_s is not None:
+            await self.subscribe.drain(drain_s, SHUTDOWN)
+
     async def _watch(self) -> None:
         """Do what is due now and then, although nobody asks for it."""
         while True:
             await asyncio.sleep(self._limits.runtime.watch_every_s)
             self._check_clock()
-            self.intake.check()
+            if self._reads:
+                self.intake.check()
             self.endpoints.did_lists.expire()
             self.access.check()
             self._figures.take()
@@ -204,14 +259,14 @@ class Service:
 
     def _check_clock(self) -> None:
         now_us, clock = self._clock(), self._clock
-        reason = clock_reason(self.log.tip, now_us, clock.ignored_us, self.settings.clock_settle)
+        reason = clock_reason(self.reader.tip, now_us, clock.ignored_us, self.settings.clock_settle)
         self.conditions.set("clock", reason)
 
     async def _listen(self) -> None:
         """Open the listeners, and say where everything is."""
         parts = Parts(
-            self.log,
-            self.delivery,
+            self.reader,
+            self.delivery if self._serves else None,
             Dictionaries(self._dictionary),
             self.metrics,
             self._figures,
@@ -219,17 +274,21 @@ class Service:
             self._clock,
         )
         self.endpoints = Endpoints(self.settings, self.access, parts, self._limits.web)
-        self.subscribe = self.endpoints.subscribe
+        if self.endpoints.subscribe is not None:
+            self.subscribe = self.endpoints.subscribe
         await self.endpoints.start()
         logger.info(
             "listening",
             **self.endpoints.urls(),
-            verify=self.settings.verify,
-            **log_ends(self.log.statistics().newest_us, self._clock()),
-            **self.intake.fields(),
+            **({} if self.settings.role == "all" else {"role": self.settings.role}),
+            **({"verify": self.settings.verify} if self._reads else {"log": str(self.settings.log_dir)}),
+            **log_ends(self.reader.statistics().newest_us, self._clock()),
+            **(self.intake.fields() if self._reads else {}),
         )
 
     async def _close_subscribers(self, close: Close) -> None:
+        if not self._serves:
+            return
         self.subscribe.close_all(close)
         try:
             async with asyncio.timeout(self._limits.runtime.close_s):
@@ -239,21 +298,24 @@ class Service:
 
     def status(self) -> Status:
         """Return the state of the server now."""
+        sources = self.intake.sources if self._reads else None
         return Status(
             version=__version__,
             now_us=self._clock(),
-            tip=self.log.tip,
-            log=self.log.statistics(),
-            upstreams=self.intake.sources.relays(),
+            tip=self.reader.tip,
+            log=self.reader.statistics(),
+            upstreams=() if sources is None else sources.relays(),
             reasons=dict(self.conditions.reasons),
-            subscribers=len(self.subscribe),
-            pds=self.intake.sources.pds(),
-            waiting=self.intake.waiting,
-            readers=self.delivery.readers(),
-            subscribers_max=self.settings.max_subscribers,
+            subscribers=len(self.subscribe) if self._serves else 0,
+            pds=None if sources is None else sources.pds(),
+            waiting=self.intake.waiting if self._reads else None,
+            readers=self.delivery.readers() if self._serves else ReaderStatus(),
+            subscribers_max=self.settings.max_subscribers if self._serves else 0,
             collections=self.metrics.collections.totals(),
             written_bytes=written_bytes(),
             certificate_expires_s=self.access.certificate_expires_s,
+            role=self.settings.role,
+            edge=None if self._edge is None else self._edge.status(self.delivery.position),
             stopping=self._stopping.is_set(),
             ready_idle_s=self.settings.ready_idle,
             ready_lag_s=self.settings.ready_lag,

@@ -17,6 +17,7 @@ from jetstream.upstreams import UpstreamKind
 
 _KINDS: Final = get_args(UpstreamKind)
 _PYTHON: Final = platform.python_version()
+_BUILD: Final = ("version", "python", "role")
 
 
 class Gauges(Collector):
@@ -51,10 +52,15 @@ def gauges(status: Status) -> Iterator[Metric]:
             status.certificate_expires_s,
         ),
         ("subscribers_max", "The limit of subscribers.", status.subscribers_max),
+        (
+            "edge_lag_seconds",
+            "How long an edge has not published what the log has.",
+            None if status.edge is None else status.edge.lag_s,
+        ),
     ):
         yield from _gauge(name, text, [((), value)])
-    build = [((status.version, _PYTHON), 1)]
-    yield from _gauge("build_info", "1, with the versions as labels.", build, "version", "python")
+    build = [((status.version, _PYTHON, status.role), 1)]
+    yield from _gauge("build_info", "1, with the versions and the role as labels.", build, *_BUILD)
     yield from _upstreams(status)
     held = set(map(name_of, status.reasons))
     conditions = [([name], name in held) for name in CONDITIONS]

@@ -223,6 +223,13 @@ class LogLimits:
     shrink_pages: int = 256
     # The lowest accepted `--retention-bytes`. The write-ahead log and the tail take up to half of it.
     retention_bytes_min: int = 64 << 20
+    # Where another process writes the log (an edge): seconds between two looks at its files, whatever inotify
+    # says, and after which nothing is served of a log that could not be looked at.
+    poll_s: float = 0.25
+    fresh_s: float = 1.0
+    # Seconds between two heartbeats of the writer, and without any sign of it until an edge takes it for gone.
+    heartbeat_s: float = 1.0
+    writer_gone_s: float = 5.0
     # Bytes in reserve for a full disk: the size of the write-ahead log, so that it can always be copied.
     reserve_bytes: int = 16 << 20
     # On a small disk the reserve is no more than this share of it.
@@ -448,6 +455,8 @@ class WebLimits:
     gap_pages_waiting_max: int = 10
     gaps_per_page: int = 1_000
     gap_page_bytes: int = 256 << 10
+    # Seconds between two steps of closing all connections over some time, when the server stops.
+    drain_step_s: float = 0.1
     # Seconds for which connections are cleaned up in one turn of the event loop, when a network loses
     # thousands of clients at once: some dozens.
     removals_turn_s: float = 0.001
@@ -483,6 +492,8 @@ class RuntimeLimits:
     report_every_s: float = 60.0
     # How long subscribers may take to answer their close frame when the server stops.
     close_s: float = 5.0
+    # Over how many seconds an edge closes its connections before, if `--drain` does not say.
+    drain_s: float = 10.0
 
     def beside(self, upstreams: int) -> RuntimeLimits:
         """Return these limits with an open file for each of so many upstreams beside the first."""
@@ -701,6 +712,11 @@ class ExportLimits:
     follow_failures: int = 2
 
 
+# Seconds for which the sources of a server without subscribers of its own rest, so that what comes meanwhile is
+# one batch: all of its events are late by up to so much. A commit for each event took three times as long.
+LINGER_S: Final = 0.01
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """The limits of a whole server."""
@@ -715,3 +731,10 @@ class Limits:
     workers: WorkerLimits = field(default_factory=WorkerLimits)
     export: ExportLimits = field(default_factory=ExportLimits)
     admission: AdmissionLimits = field(default_factory=AdmissionLimits)
+
+    def of_ingest(self) -> Limits:
+        """Return the limits of a server whose events other processes serve."""
+        linger_s = min(self.upstream.unawaited_rest_s, LINGER_S)
+        upstream = replace(self.upstream, unawaited_rest_s=linger_s)
+        pds = replace(self.sources.pds, unawaited_rest_s=linger_s)
+        return replace(self, upstream=upstream, sources=replace(self.sources, pds=pds))

@@ -47,6 +47,7 @@ REFUSAL_REASONS: Final = {
     "transport": "a WebSocket without an upgrade, or an event stream with one",
     "coding": "no content coding that the client accepts, or too many streams with a compressor",
     "full": "the limit of subscribers is reached",
+    "log_unreadable": "an edge cannot read its log at this moment",
     "handshake": "a bad handshake of a WebSocket",
     "unauthorized": "a token is missing or unknown, or the request is for programs of this machine",
     "address_connections": "an address has as many connections as it may have",

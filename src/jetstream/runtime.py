@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import structlog
 
@@ -32,6 +32,8 @@ _STATM: Final = Path("/proc/self/statm")
 _IO: Final = Path("/proc/self/io")
 _FILES: Final = Path("/proc/self/fd")
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+Result = TypeVar("Result")
 
 logger = structlog.get_logger(__name__)
 
@@ -52,6 +54,19 @@ def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+async def unless(event: asyncio.Event, work: Coroutine[Any, Any, Result]) -> Result | None:
+    """Return the result of some work; None if an event is set before: then the work is cancelled."""
+    working = asyncio.ensure_future(work)
+    waiting = asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else None
+    finally:
+        for task in (working, waiting):
+            task.cancel()
+        await asyncio.gather(working, waiting, return_exceptions=True)
 
 
 async def cancelled(task: asyncio.Task[None]) -> None:

@@ -2,7 +2,7 @@
 
 `app` builds a `Status` from its parts on request. `/health` and the gauges of `/metrics` are made of nothing
 else: they agree with each other, and neither has to know the parts. Each part returns its own share
-(`LogStatistics`, `UpstreamStatus`), so this module is below all of them and imports none.
+(`LogStatistics`, `UpstreamStatus`), so this module is below all of them and imports none of them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, get_args
+
+from jetstream.roles import Role
 
 UpstreamState = Literal["connected", "idle", "reconnecting"]
 UPSTREAM_STATES: Final[tuple[UpstreamState, ...]] = get_args(UpstreamState)
@@ -67,6 +69,17 @@ class ReaderStatus:
     lags: tuple[int, ...] = (0,) * (len(LAGS_S) + 1)
 
 
+@dataclass(frozen=True, slots=True)
+class EdgeStatus:
+    """Where an edge stands with the log that another process writes."""
+
+    lag_s: float  # for how long there has been an event that was not published to the subscribers at the tip
+    writer_silent_s: float | None  # since the writer wrote something; None: it has not since the start
+    writer_alive: bool  # whether it has, and lately
+    unread_s: float  # since the log could be looked at
+    readable: bool  # whether that is lately; else no events are served
+
+
 class Check(NamedTuple):
     """A reason for which the server is not ready: which check fails, why, and what to do."""
 
@@ -95,6 +108,8 @@ class Status:
     collections: Mapping[str, int] = field(default_factory=dict)  # events of the most frequent, and of others
     written_bytes: int | None = None  # by this process, to disk; None: the system does not say
     certificate_expires_s: float | None = None  # in unix seconds; None: there is no TLS
+    role: Role = "all"
+    edge: EdgeStatus | None = None  # None: the server is no edge
     stopping: bool = False
     ready_idle_s: float | None = None  # the settings `--ready-idle` and `--ready-lag`; None: not checked
     ready_lag_s: float | None = None
@@ -127,7 +142,12 @@ class Status:
 
     @property
     def lag_s(self) -> float | None:
-        """The lag of the upstream that is ahead of the others; None: it is not known. PDSes do not count."""
+        """The lag of the upstream that is ahead of the others; None: it is not known. PDSes do not count.
+
+        Of an edge, it is how long it is behind the log.
+        """
+        if self.edge is not None:
+            return self.edge.lag_s
         return min((each.lag_s for each in self.upstreams if each.lag_s is not None), default=None)
 
     @property
@@ -139,8 +159,27 @@ class Status:
     @property
     def not_ready(self) -> list[Check]:
         """Why no client should be sent here; empty if one can be."""
-        checks = (self._stopping(), self._unwritable(), self._idle(), self._lagging())
+        if self.edge is not None:
+            checks = [self._stopping(), *self._edge_checks(self.edge)]
+        else:
+            checks = [self._stopping(), self._unwritable(), self._idle(), self._lagging()]
         return [check for check in checks if check is not None]
+
+    def _edge_checks(self, edge: EdgeStatus) -> list[Check | None]:
+        """Return what an edge checks: how old events are when they are stored is not its concern."""
+        gone = unreadable = lagging = None
+        if not edge.writer_alive:
+            silent_s = edge.writer_silent_s
+            since = "since the start" if silent_s is None else f"for {silent_s:.0f} s"
+            hint = "start a server with --role ingest (or all) on the same log, or look at what its log says"
+            gone = Check("writer_gone", f"the process that writes the log has written nothing {since}", hint)
+        if not edge.readable:
+            text = f"the log was last read {edge.unread_s:.0f} s ago, and no events are served until it can be"
+            unreadable = Check("log_unreadable", text, "/health has the error")
+        if self.ready_lag_s is not None and edge.lag_s >= self.ready_lag_s:
+            text = f"this edge is {edge.lag_s:.0f} s behind the log, and --ready-lag is {self.ready_lag_s:g} s"
+            lagging = Check("lag", text, "wait until it has caught up; if it stays behind, run more edges")
+        return [gone, unreadable, lagging]
 
     def _stopping(self) -> Check | None:
         if not self.stopping:

@@ -9,7 +9,7 @@ from prometheus_client import exposition
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from tests.unit.test_metrics import STATUS, UPSTREAM, shown, value
 
-from jetstream.status import ReaderStatus
+from jetstream.status import EdgeStatus, ReaderStatus
 
 LAG = "subscriber_lag_seconds_bucket"
 
@@ -47,8 +47,15 @@ def test_readiness_and_the_age_of_the_last_frame(age_s: float | None, ready: int
     assert value(registry, "upstream_last_frame_age_seconds", upstream=UPSTREAM.name) == age_s
 
 
+def test_only_an_edge_has_a_lag_behind_its_log() -> None:
+    edge = EdgeStatus(lag_s=2.5, writer_silent_s=0.1, writer_alive=True, unread_s=0.1, readable=True)
+    assert value(shown(replace(STATUS, edge=edge)), "edge_lag_seconds") == 2.5
+    assert value(shown(STATUS), "edge_lag_seconds") is None
+
+
 def test_the_version_is_a_label() -> None:
     (family,) = [each for each in shown(STATUS).collect() if each.name == "jetstream_build_info"]
+    assert family.samples[0].labels["role"] == "all"
     assert family.samples[0].labels["version"] == "1"
     assert family.samples[0].value == 1
 

@@ -26,7 +26,7 @@ from jetstream.settings import (
     settings,
     unused_variables,
 )
-from jetstream.settings.values import PRIVATE
+from jetstream.settings.values import PRIVATE, LogUrl
 from jetstream.upstreams import FIREHOSE_PATH, Upstream
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
@@ -78,6 +78,30 @@ def fail(serve: Serve, capsys: pytest.CaptureFixture[str]) -> Fail:
     return run
 
 
+@pytest.mark.parametrize(
+    ("arguments", "unused"),
+    [
+        (["--upstream", "a.example", "--drain", "5s"], []),
+        (["--role", "edge", "--listen", ":7"], []),
+        (
+            ["--role", "edge", "--upstream", "a.example", "--verify", "full", "--retention", "1h"],
+            ["--retention", "--upstream", "--verify"],
+        ),
+        (["--role", "ingest", "--upstream", "a.example", "--verify", "full"], []),
+        (["--role", "ingest", "--wire", "v1", "--drain", "5s"], ["--drain", "--wire"]),
+    ],
+)
+def test_settings_without_effect_in_a_role_are_named(
+    serve: Serve, arguments: list[str], unused: list[str]
+) -> None:
+    assert sorted(serve(*arguments).unused) == unused
+
+
+def test_the_log_is_in_the_data_directory_unless_it_is_elsewhere(serve: Serve) -> None:
+    assert serve("--data-dir", "/a").log_dir == Path("/a")
+    assert serve("--data-dir", "/a", "--log", "sqlite:/b").log_dir == Path("/b")
+
+
 GOOD: list[tuple[str, str, str, object]] = [
     ("--upstream", "WS_URL", "relay.example", f"wss://relay.example{FIREHOSE_PATH}"),
     ("--upstream", "WS_URL", "relay.example:8443", f"wss://relay.example:8443{FIREHOSE_PATH}"),
@@ -101,6 +125,12 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("--listen", "LISTEN_ADDR", "[::1]:65535", Address("::1", 65535)),
     ("--listen", "LISTEN_ADDR", "localhost:80", Address("localhost", 80)),
     ("--metrics-listen", "METRICS_LISTEN_ADDR", ":6009", Address("", 6009)),
+    ("--role", "ROLE", "ingest", "ingest"),
+    ("--role", "ROLE", "edge", "edge"),
+    ("--log", "LOG", "sqlite:/tmp/a b:c", LogUrl(Path("/tmp/a b:c"))),
+    ("--log", "LOG", "sqlite:data", LogUrl(Path("data"))),
+    ("--drain", "DRAIN", "30s", 30.0),
+    ("--drain", "DRAIN", "none", None),
     ("--data-dir", "DATA_DIR", "/tmp/a b:c", Path("/tmp/a b:c")),
     ("--retention", "EVENT_TTL", "90m", 5_400.0),
     ("--clock-settle", "CLOCK_SETTLE", "90s", 90.0),
@@ -199,6 +229,9 @@ BAD: list[tuple[str, str, list[str]]] = [
         ],
     ),
     ("--metrics-listen", "METRICS_LISTEN_ADDR", ["6008", " :1"]),
+    ("--role", "ROLE", ["both", "EDGE"]),
+    ("--log", "LOG", ["/var/lib/jetstream", "sqlite:", "sqlite", "mysql://host/log"]),
+    ("--drain", "DRAIN", ["0s", "10"]),
     (
         "--retention",
         "EVENT_TTL",

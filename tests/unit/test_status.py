@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jetstream.status import LogStatistics, PdsStatus, Status, UpstreamStatus
+from jetstream.status import EdgeStatus, LogStatistics, PdsStatus, Status, UpstreamStatus
 
 STATUS = Status(
     version="1",
@@ -63,6 +63,29 @@ def test_a_server_is_ready_while_fresh_frames_are_stored() -> None:
     assert failing(READY) == []
     assert failing(relay(lag_s=None)) == []
     assert failing(relay(last_frame_age_s=60.0, lag_s=59.9)) == []
+
+
+EDGE = EdgeStatus(lag_s=0.5, writer_silent_s=0.1, writer_alive=True, unread_s=0.1, readable=True)
+OF_AN_EDGE = replace(STATUS, role="edge", edge=EDGE, ready_idle_s=60.0, ready_lag_s=60.0)
+
+
+def edge(**fields: Any) -> Status:
+    return replace(OF_AN_EDGE, edge=replace(EDGE, **fields))
+
+
+def test_an_edge_is_ready_while_it_serves_what_a_living_writer_writes() -> None:
+    assert failing(OF_AN_EDGE) == []
+    assert failing(edge(lag_s=59.9)) == []
+    assert failing(replace(edge(lag_s=1e6), ready_lag_s=None)) == []
+    assert edge(lag_s=3.0).lag_s == 3.0
+
+
+def test_each_check_of_an_edge_may_fail() -> None:
+    assert failing(edge(lag_s=60.0)) == ["lag"]
+    assert failing(edge(writer_alive=False, writer_silent_s=9.0)) == ["writer_gone"]
+    assert failing(edge(writer_alive=False, writer_silent_s=None)) == ["writer_gone"]
+    assert failing(edge(readable=False, unread_s=2.0)) == ["log_unreadable"]
+    assert failing(replace(OF_AN_EDGE, stopping=True)) == ["stopping"]
 
 
 def test_the_lag_of_what_came_long_ago_does_not_count() -> None:

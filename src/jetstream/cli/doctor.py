@@ -6,7 +6,7 @@ import asyncio
 import os
 import ssl
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.client import HTTPException
 from typing import Annotated, Final
 from urllib.error import HTTPError
@@ -23,8 +23,9 @@ from jetstream.doctor.finding import Finding, well
 from jetstream.doctor.firehose import judge, judge_clock
 from jetstream.doctor.log import check_log, read_extent
 from jetstream.doctor.probe import look_at
+from jetstream.roles import reads_upstream
 from jetstream.settings import Address, Settings, refuse_file, similar_variable, unused_variables
-from jetstream.upstreams import all_upstreams
+from jetstream.upstreams import Upstream, all_upstreams
 
 EXIT_TO_CHANGE: Final = 1
 UPSTREAMS_MAX: Final = 50  # that are asked, of thousands that a file may have
@@ -48,6 +49,7 @@ def doctor(
     """
     settings = settings or Settings()
     refuse_file(settings.data_dir)
+    refuse_file(settings.log_dir, "--log")
     findings = []
     for finding in examine(settings):
         findings.append(finding)
@@ -62,19 +64,25 @@ def doctor(
 def examine(settings: Settings, is_ours: Callable[[Address], bool] | None = None) -> Iterator[Finding]:
     """Yield the finding of each check. Raises SettingError for upstreams that cannot be used."""
     yield from check_variables(os.environ)
-    upstreams = all_upstreams(settings.upstream, settings.upstream_file)
+    upstreams: Sequence[Upstream] = ()
+    if reads_upstream(settings.role):
+        upstreams = all_upstreams(settings.upstream, settings.upstream_file)
+        yield from _check_upstreams(upstreams)
+        yield machine.check_space(settings, read_extent(settings.log_dir))
+        yield machine.check_speed(settings)
+    yield check_log(settings.log_dir, unix_us())
+    yield from machine.check_ports(settings, is_ours or is_jetstream)
+    yield machine.check_files(settings, len(upstreams))
+    yield from machine.check_kernel(settings)
+    yield from check_access(settings)
+
+
+def _check_upstreams(upstreams: Sequence[Upstream]) -> Iterator[Finding]:
     seen = asyncio.run(look_at(upstreams[:UPSTREAMS_MAX]))
     yield from map(judge, seen)
     if len(upstreams) > UPSTREAMS_MAX:
         yield Finding("upstream", "ok", f"{len(upstreams) - UPSTREAMS_MAX} more were not asked")
     yield judge_clock(seen)
-    yield machine.check_space(settings, read_extent(settings.data_dir))
-    yield machine.check_speed(settings)
-    yield check_log(settings.data_dir, unix_us())
-    yield from machine.check_ports(settings, is_ours or is_jetstream)
-    yield machine.check_files(settings, len(upstreams))
-    yield from machine.check_kernel(settings)
-    yield from check_access(settings)
 
 
 def check_variables(environment: Mapping[str, str]) -> Iterator[Finding]:

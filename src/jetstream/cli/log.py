@@ -24,6 +24,8 @@ from jetstream.model.batch import Batch
 from jetstream.model.event import KIND_NAMES, Event
 from jetstream.model.filter import Filter
 from jetstream.settings import refuse_file, unset_if_empty
+from jetstream.settings.log import LOG, log_directory
+from jetstream.settings.values import LogUrl
 
 EXIT_DAMAGED: Final = 1
 COLLECTIONS_SHOWN: Final = 20
@@ -36,19 +38,28 @@ DataDir = Annotated[
         validator=lambda _type, directory: refuse_file(directory),
         metavar="DIRECTORY",
         show_default=lambda directory: f"./{directory}",
-        help="Directory of the event log.",
+        help="Directory of the event log, if --log is not given.",
     ),
 ]
+LogPlace = Annotated[LogUrl | None, LOG]
 DEFAULT_DATA_DIR: Final = Path("./data")
+
+
+def _directory(log: LogUrl | None, data_dir: Path) -> Path:
+    """Return the directory of the log. Raises SettingError."""
+    directory = log_directory(log, data_dir)
+    refuse_file(directory, "--data-dir" if log is None else "--log")
+    return directory
 
 
 def stats(
     *,
+    log: LogPlace = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     json: Annotated[bool, Parameter(help="Print one JSON object.", negative=())] = False,
 ) -> None:
     """Show the size of the log, its time range and what it contains. A server may be running."""
-    held = contents(data_dir)
+    held = contents(_directory(log, data_dir))
     if json:
         _print(orjson.dumps(_as_json(held), option=orjson.OPT_INDENT_2).decode())
     else:
@@ -103,9 +114,9 @@ def _print_stats(held: Contents) -> None:
         _print(f"{'':12} and {len(held.collections) - COLLECTIONS_SHOWN} more collections")
 
 
-def check(*, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+def check(*, log: LogPlace = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Read the whole log and verify its checksums; exit 1 if it is damaged. A server may be running."""
-    found = check_log(data_dir)
+    found = check_log(_directory(log, data_dir))
     for problem in found.problems:
         _print(f"damaged: {problem}")
     _print(f"{found.events:,} events in {found.segments:,} segments and the tail are undamaged")
@@ -114,9 +125,9 @@ def check(*, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
         sys.exit(EXIT_DAMAGED)
 
 
-def repair(*, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+def repair(*, log: LogPlace = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Keep every undamaged segment of a damaged log, and keep the old file too. Stop the server first."""
-    found, aside = repair_log(data_dir)
+    found, aside = repair_log(_directory(log, data_dir))
     for problem in found.problems:
         _print(f"damaged: {problem}")
     _print(f"kept {found.events:,} events in {found.segments:,} segments and the tail")
@@ -128,12 +139,12 @@ def repair(*, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
         _print("nothing is damaged: nothing was changed")
 
 
-def rebase_time(*, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+def rebase_time(*, log: LogPlace = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Move positions that are ahead of the clock back to the present. Stop the server first.
 
     Cursors that clients have stored from that range then refer to other events.
     """
-    result = rebase(data_dir, unix_us())
+    result = rebase(_directory(log, data_dir), unix_us())
     if result.tip_before_us == result.tip_us:
         _print(
             f"the newest position, {_moment(result.tip_us)}, is not ahead of the clock: nothing was changed"
@@ -146,6 +157,7 @@ def rebase_time(*, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 
 def cat(
     *,
+    log: LogPlace = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     since: Annotated[
         str | None,
@@ -180,7 +192,7 @@ def cat(
     stop = None if until is None else parse_moment("--until", until, now_us)
     out = sys.stdout.buffer
     try:
-        for batch, indices in selected(data_dir, start, stop, wanted):
+        for batch, indices in selected(_directory(log, data_dir), start, stop, wanted):
             out.writelines(message + b"\n" for message in RENDERERS[wire].render(batch, indices) if message)
         out.flush()
     except BrokenPipeError:

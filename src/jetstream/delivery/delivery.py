@@ -182,10 +182,19 @@ class Delivery:
     def _start(self, cursor: int | None, live: int) -> int:
         """Return the position of a subscription with this cursor in a lane whose position is `live`.
 
-        A cursor is compared with the tip, not with the lane's position. The client may have read up to the
-        tip in another lane, which was flushed first.
+        A cursor is compared with the newest position that the log has, not with the lane's. The client may
+        have read that far in another lane, which was flushed first, or from another process, which was ahead
+        of this one. Then it waits at its cursor. A cursor beyond that is of the future: it starts live.
         """
-        return max(live if cursor is None else min(cursor, self._log.tip + 1), self._log.floor)
+        return max(live if cursor is None else min(cursor, self._log.newest + 1), self._log.floor)
+
+    def must_look(self, cursor: int | None) -> bool:
+        """Tell whether a cursor is beyond all that is known of the log: `look` first."""
+        return cursor is not None and cursor > self._log.newest + 1
+
+    async def look(self) -> None:
+        """Learn how far the log is, where another process writes it. Raises LogError."""
+        await self._log.look()
 
     def resume_at(self, subscriber: Subscriber) -> int:
         """Return the cursor with which a client loses nothing that it has not been sent."""
@@ -304,8 +313,8 @@ class Delivery:
 
         Its feeder closes it, as at any other end. What was stamped before `until` has some time to be stored.
         """
-        judged_all = bounds.until > subscriber.position >= lane.position > self._log.tip
-        if judged_all and self._now_us() >= bounds.until + self._limits.storing_us:
+        judged_all = bounds.until > subscriber.position >= lane.position > self._log.newest
+        if judged_all and self._log.is_current and self._now_us() >= bounds.until + self._limits.storing_us:
             bounds.until = subscriber.position
             self._catch_up.moved.notify()
 

@@ -27,7 +27,7 @@ def read_extent(directory: Path) -> Extent | None:
 def check_log(directory: Path, now_us: int, bytes_max: int = CHECK_BYTES_MAX) -> Finding:
     """Check a log. Its checksums are verified if it has up to `bytes_max` bytes. A server may be running."""
     if not (directory / DATABASE).exists():
-        return Finding("log", "ok", f"{directory} has none yet: it is created at the start")
+        return Finding("log", "ok", f"{directory} has none yet: the process that writes it creates one")
     try:
         held = extent(directory)
         problem = _unusable(directory) or _damage(directory, held, bytes_max)

@@ -40,7 +40,7 @@ def existing(path: Path) -> Path:
 def check_space(settings: Settings, log: Extent | None) -> Finding:
     """Compare the free space with what the log will need."""
     try:
-        free = shutil.disk_usage(existing(settings.data_dir)).free
+        free = shutil.disk_usage(existing(settings.log_dir)).free
     except OSError as error:
         return Finding("disk", "fail", f"cannot be asked for its space: {error.strerror}", "--data-dir")
     return judge_space(free, settings, log)
@@ -77,7 +77,7 @@ def _growth(log: Extent | None) -> tuple[float, str]:
 
 def check_speed(settings: Settings) -> Finding:
     """Measure how long the disk takes to keep what is written."""
-    directory = existing(settings.data_dir)
+    directory = existing(settings.log_dir)
     try:
         return judge_speed(sync_ms(directory))
     except OSError as error:

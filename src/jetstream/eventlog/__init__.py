@@ -112,8 +112,22 @@ class LogReader(Log, Protocol):
         `[position, stop)`. None: nothing wanted in the whole range.
         """
 
+    @property
+    def newest(self) -> int:
+        """The highest position that the log was known to have at the last look: the tip, or above it.
+
+        They differ where another process writes, and this one has not read all of it yet.
+        """
+
+    @property
+    def is_current(self) -> bool:
+        """Whether `newest` is of now, or of the last half second."""
+
+    async def look(self) -> None:
+        """Learn the newest position, where another process writes. Raises LogError."""
+
     async def wait(self, position: int) -> None:
-        """Return once an event at or after `position` has been appended."""
+        """Return once an event at or after `position` has been appended, and can be read."""
 
     async def gaps(self, since_us: int, count_max: int) -> list[Gap]:
         """Return the oldest gaps that were found at `since_us` or later, rising by time.

@@ -5,7 +5,9 @@ transaction. Only upkeep deletes rows of the tail, so the rows are the same in b
 
 Sealing compresses rows of the tail into a segment, which takes about 20 ms. Erasing takes several steps:
 
-1. A tombstone is committed with the account event that causes it. The hot tail is cleaned at once.
+1. A tombstone is committed with the account event that causes it. The hot tail is cleaned at once. Both this
+   and each step that rewrites something raise the revision of what is erased, by which other processes that
+   have read the log know.
 2. Upkeep passes over the segments, with the tombstones that exist at the start. The Bloom filter of each
    segment tells which ones to load; those that have erased records are rewritten.
 3. At the end of the segments, rows of the tail are rewritten, and the tombstones of this pass are deleted in

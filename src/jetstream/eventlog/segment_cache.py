@@ -69,6 +69,12 @@ class SegmentCache:
         if self._loaded.pop(last_us, None) is not None:
             self._keys.remove(last_us)
 
+    def clear(self) -> None:
+        """Drop all segments, also those that are being loaded."""
+        self._segments.clear()
+        self._loaded.clear()
+        self._keys.clear()
+
     def _note(self, last_us: int, future: asyncio.Future[Loaded | None]) -> None:
         """Count the memory of a segment; one that could not be loaded is asked for again."""
         if self._segments.get(last_us) is not future:  # dropped, or loaded again

@@ -91,6 +91,11 @@ class Batch:
         self.cids += later.cids
         self.bodies += later.bodies
 
+    def since(self, position: int) -> Batch:
+        """Return the events at or after `position`: the batch itself if these are all."""
+        start = self.index(position)
+        return self._part(start, len(self)) if start else self
+
     def _part(self, start: int, stop: int) -> Batch:
         return Batch(*(column[start:stop] for column in self._columns()))
 

@@ -16,6 +16,7 @@ from typing import Annotated, Final, Literal, NamedTuple, get_type_hints
 from cyclopts import Parameter
 
 from jetstream.errors import SettingError
+from jetstream.roles import UNUSED, reads_upstream
 from jetstream.settings.access import AccessSettings
 from jetstream.settings.declaring import PREFIX, first_at_comma, setting, unset_if_empty
 from jetstream.settings.log import LogSettings
@@ -75,6 +76,15 @@ class Settings(AccessSettings, WebSettings, LogSettings, UpstreamSettings):
     ] = "auto"
 
     @property
+    def unused(self) -> list[str]:
+        """The flags of settings that differ from their default and have no effect in this role."""
+        names = UNUSED[self.role]
+        if not reads_upstream(self.role):
+            names |= {field.name for field in fields(UpstreamSettings)}
+        given = [each for each in fields(self) if each.name in names]
+        return [_flag(each.name) for each in given if getattr(self, each.name) != each.default]
+
+    @property
     def has_files(self) -> bool:
         """Whether there are files that a SIGHUP reads again."""
         return any((self.upstream_file, self.tls_cert, self.subscriber_tokens, self.operator_tokens))
@@ -96,7 +106,7 @@ def settings() -> list[Setting]:
     found = []
     for field in fields(Settings):
         (parameter,) = hints[field.name].__metadata__
-        flag = "--" + field.name.replace("_", "-")
+        flag = _flag(field.name)
         others = tuple(parameter.alias or ())
         found.append(Setting(flag, parameter.env_var[0], field.default, parameter.help, others))
     return found
@@ -123,21 +133,25 @@ def similar_variable(name: str) -> str | None:
     return meant[close[0]] if close else None
 
 
+def _flag(field: str) -> str:
+    return "--" + field.replace("_", "-")
+
+
 def _of_flag(flag: str) -> str:
     return flag.removeprefix("--").replace("-", "_").upper()
 
 
-def refuse_file(directory: Path) -> None:
-    """Raise SettingError if the data directory exists and is something else."""
+def refuse_file(directory: Path, flag: str = "--data-dir") -> None:
+    """Raise SettingError if a directory exists and is something else."""
     with suppress(OSError):  # a path that cannot be looked at is refused where it is used
         if directory.exists() and not directory.is_dir():
-            raise SettingError("--data-dir", str(directory), "is not a directory")
+            raise SettingError(flag, str(directory), "is not a directory")
 
 
-def require_data_dir(directory: Path) -> None:
-    """Create the data directory if needed. Raises SettingError if that fails."""
-    refuse_file(directory)
+def require_data_dir(directory: Path, flag: str = "--data-dir") -> None:
+    """Create a directory if needed. Raises SettingError if that fails."""
+    refuse_file(directory, flag)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SettingError("--data-dir", str(directory), f"cannot be created: {error.strerror}") from error
+        raise SettingError(flag, str(directory), f"cannot be created: {error.strerror}") from error

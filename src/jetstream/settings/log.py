@@ -5,20 +5,47 @@ Annotations are values here: cyclopts would look up names in the module of `Sett
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
+from jetstream.roles import Role
 from jetstream.settings.declaring import duration, setting, size
+from jetstream.settings.values import LogUrl, parse_log_url
+
+# Also of the commands that read or change a log.
+LOG: Final = setting(
+    "LOG",
+    "Where the event log is: sqlite:DIRECTORY. By default it is in the data directory.",
+    parse_log_url,
+    str,
+    n_tokens=1,
+    accepts_keys=False,
+    metavar="URL",
+)
+
+
+def log_directory(log: LogUrl | None, data_dir: Path) -> Path:
+    """Return the directory of the SQLite log."""
+    return data_dir if log is None else log.directory
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogSettings:
     """Part of `Settings`."""
 
+    role: Annotated[
+        Role,
+        setting(
+            "ROLE",
+            "all: read upstream and serve subscribers. ingest: only read. edge: only serve, from a log that"
+            " another process writes.",
+        ),
+    ] = "all"
+    log: Annotated[LogUrl | None, LOG] = None
     data_dir: Annotated[
         Path,
         setting(
             "DATA_DIR",
-            "Directory of the event log.",
+            "Directory of the event log, if --log is not given, and of what else a server keeps.",
             metavar="DIRECTORY",
             show_default=lambda directory: f"./{directory}",
         ),
@@ -38,3 +65,8 @@ class LogSettings:
         Literal["none", "deleted", "deleted,takendown"],
         setting("FORGET", "Accounts whose records are erased from the log when they end."),
     ] = "deleted"
+
+    @property
+    def log_dir(self) -> Path:
+        """The directory of the SQLite log."""
+        return log_directory(self.log, self.data_dir)

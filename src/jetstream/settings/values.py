@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -25,6 +26,23 @@ class Address(NamedTuple):
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class LogUrl(NamedTuple):
+    """Where an event log is: a directory with an SQLite file."""
+
+    directory: Path
+
+    def __str__(self) -> str:
+        return f"sqlite:{self.directory}"
+
+
+def parse_log_url(text: str) -> LogUrl:
+    """Parse `sqlite:DIRECTORY`. Raises ValueError."""
+    scheme, _, rest = text.partition(":")
+    if scheme != "sqlite" or not rest:
+        raise ValueError("is not the place of a log such as sqlite:/var/lib/jetstream")
+    return LogUrl(Path(rest))
 
 
 DEFAULT_ADDRESS: Final = Address("", 6008)

@@ -78,5 +78,16 @@ class WebSettings:
     ] = 60.0
     ready_lag: Annotated[
         float | None,
-        duration_or_none("READY_LAG", "Lag of upstream from which on /ready answers 503; none: any lag."),
+        duration_or_none(
+            "READY_LAG",
+            "Lag of upstream, or of an edge behind the log, from which on /ready answers 503; none: any lag.",
+        ),
     ] = 60.0
+    drain: Annotated[
+        float | None,
+        duration_or_none(
+            "DRAIN",
+            "At SIGTERM, /ready answers 503, and connections are closed over this time. none: 10 s with --role"
+            " edge, else all at once.",
+        ),
+    ] = None

@@ -36,7 +36,7 @@ from jetstream.web.proxies import client_of
 
 # What a request is answered with: a response, now or when it is made; None when the handler has taken the
 # connection over (`Connection.upgrade`).
-Answer = Response | Coroutine[Any, Any, Response] | None
+Answer = Response | Coroutine[Any, Any, Response | None] | None
 # Answers a request in steps.
 Handler = Callable[[Request, "Connection"], Steps[Answer]]
 
@@ -205,10 +205,14 @@ class Connection(asyncio.Protocol):
         else:
             self._task = asyncio.get_running_loop().create_task(self._answer_later(request, answer))
 
-    async def _answer_later(self, request: Request, answer: Coroutine[Any, Any, Response]) -> None:
+    async def _answer_later(self, request: Request, answer: Coroutine[Any, Any, Response | None]) -> None:
         """Answer a request once its response is made. An error is handled as in `_answer`."""
         try:
             response = await answer
+        except BadRequest as error:
+            self._task = None
+            self.refuse(error)
+            return
         except Exception:  # noqa: BLE001 - it is logged, and the client is told
             response = self._failure()
         self._task = None

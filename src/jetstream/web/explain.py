@@ -127,6 +127,8 @@ class Explain:
 
     async def _explain(self, asked: SubscribeRequest) -> Response:
         wire = asked.wire or self._wire
+        if asked.cursor is not None and asked.cursor > self._log.newest + 1:
+            await self._log.look()
         counts = await self._count(asked.options, RENDERERS[wire])
         begins, until = self._positions(asked.cursor).cursor, _at_most(asked.until, TIME_MAX)
         body = {

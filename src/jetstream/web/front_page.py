@@ -56,6 +56,13 @@ _SECTIONS: Final[Sections] = {
         "websocat '{ws}/subscribe?wantedCollections=app.bsky.feed.post'": "new posts",
     },
 }
+# Sections, endpoints and links that a server without subscribers does not have.
+_OF_SUBSCRIBERS: Final = (
+    *("Which client connects where", "Parameters of a subscription", "Try"),
+    *("{ws}/subscribe", "{ws}/v1/subscribe", "{ws}/xrpc/network.bsky.jetstream.subscribeEvents"),
+    *("{base}/events", "{base}/zstd-dictionary", "{base}/filters", "{base}/explain", "{base}/cursors"),
+    *("{base}/openapi.json", "openapi.json", "cursors"),
+)
 _ROWS_OPEN_MAX: Final = 16  # a longer section is folded
 # What the page links to at its end, relative to `/`.
 _LINKS: Final = ("metrics", "health", "ready", "status.json", "openapi.json", "cursors", "gaps")
@@ -63,14 +70,14 @@ _DOCS: Final = '<a href="#connect">docs</a>'
 
 
 def page(
-    wire: str, status: Callable[[], Status], files: PageFiles, *, metrics: bool = True
+    wire: str, status: Callable[[], Status], files: PageFiles, *, metrics: bool = True, serves: bool = True
 ) -> Callable[[Request], Response]:
     """Return the page.
 
     `wire` is the name of the wire at `/subscribe`. `status` has the upstreams, which the text ends with.
-    `metrics` tells whether `/metrics` is served at the same address.
+    `metrics` tells whether `/metrics` is served at the same address, `serves` whether there are subscribers.
     """
-    hidden = () if metrics else (_METRICS, "metrics")
+    hidden = (*(() if metrics else (_METRICS, "metrics")), *(() if serves else _OF_SUBSCRIBERS))
 
     def handler(request: Request) -> Response:
         sections = _sections(request, wire, hidden)
@@ -97,6 +104,7 @@ def _sections(request: Request, wire: str, hidden: tuple[str, ...]) -> Sections:
     return {
         title: {fill(left): fill(right) for left, right in rows.items() if left not in hidden}
         for title, rows in _SECTIONS.items()
+        if title not in hidden
     }
 
 

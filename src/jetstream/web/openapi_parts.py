@@ -6,9 +6,10 @@ To add a header field of a response: an entry in `HEADERS`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from jetstream.delivery.renderers import RENDERERS
+from jetstream.roles import Role
 from jetstream.status import UPSTREAM_STATES
 from jetstream.web.did_lists import DIDS_MAX
 from jetstream.web.parameter_table import DID, Parameter, Schema
@@ -208,6 +209,8 @@ def _status() -> Json:
     return _object(
         {
             "version": STRING,
+            "role": {"enum": [*get_args(Role)]},
+            "edge": _or_null(_object({"lag_s": number, "writer_silent_s": number})),
             **dict.fromkeys(("now_us", "started_us"), _MICROSECONDS),
             "health": STRING,
             "reasons": {"type": "array", "items": reasons},

@@ -22,7 +22,7 @@ from jetstream.history import Distribution, Interval, Sample, Statistics, events
 from jetstream.limits import WebLimits
 from jetstream.metrics import Children, Metrics, by_label
 from jetstream.runtime import open_files, resident_bytes
-from jetstream.status import LogStatistics, Status, UpstreamStatus
+from jetstream.status import EdgeStatus, LogStatistics, Status, UpstreamStatus
 from jetstream.web.http import Request, Response
 from jetstream.web.pages import REASONS_MAX, pds_body
 from jetstream.web.ready import checks
@@ -73,6 +73,8 @@ def body(server: Server, status: Status, statistics: Statistics, metrics: Metric
     last, not_ready = statistics.over(WINDOW_S), checks(status)
     return {
         "version": status.version,
+        "role": status.role,
+        "edge": _edge(status.edge),
         "now_us": status.now_us,
         "started_us": server.started_us,
         "health": status.summary,
@@ -98,6 +100,12 @@ def _reasons(reasons: Mapping[str, str]) -> list[dict[str, str]]:
     """Return the first of the conditions that hold: thousands of upstreams may have one each."""
     first = list(reasons.items())[:REASONS_MAX]
     return [{"condition": name_of(key), "text": text, "hint": HINTS[name_of(key)]} for key, text in first]
+
+
+def _edge(edge: EdgeStatus | None) -> dict[str, object] | None:
+    if edge is None:
+        return None
+    return {"lag_s": rounded(edge.lag_s), "writer_silent_s": rounded(edge.writer_silent_s)}
 
 
 def _upstream(upstream: UpstreamStatus, last: Interval | None) -> dict[str, object]:

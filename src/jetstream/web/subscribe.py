@@ -19,6 +19,7 @@ include clients that have not answered the close frame yet.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -28,7 +29,7 @@ import structlog
 
 from jetstream.delivery.delivery import Delivery, Positions
 from jetstream.delivery.subscriber import Close
-from jetstream.errors import InvalidParameter
+from jetstream.errors import InvalidParameter, LogError
 from jetstream.limits import WebLimits
 from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
@@ -36,9 +37,9 @@ from jetstream.scheduling import Worker
 from jetstream.steps import Steps
 from jetstream.web.address_limits import NO_PLACE, OverLimit, Place
 from jetstream.web.client import WEBSOCKET_NAME, Client
-from jetstream.web.connection import Connection, Handler
+from jetstream.web.connection import Answer, Connection, Handler
 from jetstream.web.content_coding import IDENTITY
-from jetstream.web.dialect import SHUTDOWN, Dialect, Refused, over_limit, unavailable
+from jetstream.web.dialect import SHUTDOWN, Dialect, Refused, Subscription, over_limit, unavailable
 from jetstream.web.did_lists import DidLists
 from jetstream.web.http import BadRequest, Request, Response
 from jetstream.web.outbound import Outbound
@@ -101,10 +102,36 @@ class Subscribe:
         """Return the handler of a route that is subscribed to in this dialect."""
         return partial(self._handle, dialect)
 
-    def _handle(self, dialect: Dialect, request: Request, connection: Connection) -> Steps[Response | None]:
-        """Check a request, and upgrade its connection. A refusal is one sentence. Raises BadRequest."""
+    def _handle(self, dialect: Dialect, request: Request, connection: Connection) -> Steps[Answer]:
+        """Check a request, and upgrade its connection. A refusal is one sentence. Raises BadRequest.
+
+        A cursor beyond the known end of the log is compared with it once that is known.
+        """
         try:
             subscription = yield from dialect.parse_request(request)
+        except (InvalidParameter, Refused) as error:
+            return self._refuse(dialect, _refused(error), request, connection)
+        if self.delivery.must_look(subscription.cursor):
+            return self._look_and_open(dialect, subscription, request, connection)
+        return self._open(dialect, subscription, request, connection)
+
+    async def _look_and_open(
+        self, dialect: Dialect, subscription: Subscription, request: Request, connection: Connection
+    ) -> Response | None:
+        """Learn how far the log is, then go on. Raises BadRequest."""
+        try:
+            await self.delivery.look()
+        except LogError as error:
+            text = f"the log cannot be read now ({error.problem}): try again later"
+            refused = unavailable("log_unreadable", text, self.limits)
+            return self._refuse(dialect, refused, request, connection)
+        return self._open(dialect, subscription, request, connection)
+
+    def _open(
+        self, dialect: Dialect, subscription: Subscription, request: Request, connection: Connection
+    ) -> Response | None:
+        """Upgrade a connection to a subscription. A refusal is one sentence. Raises BadRequest."""
+        try:
             positions = self.delivery.positions(subscription.cursor)
             fields = {"Jetstream-Wire": subscription.encoding.renderer.name, **position_headers(positions)}
             opening = subscription.opening or _UPGRADE
@@ -113,11 +140,8 @@ class Subscribe:
                 return answer
             self._check_room()
             place = _enter(connection, replays=subscription.cursor is not None and _is_past(positions))
-        except InvalidParameter as error:
-            refused = Refused("parameter", 400, "InvalidRequest", str(error))
-            return self._refuse(dialect, refused, request, connection)
-        except Refused as refused:
-            return self._refuse(dialect, refused, request, connection)
+        except (InvalidParameter, Refused) as error:
+            return self._refuse(dialect, _refused(error), request, connection)
         except BadRequest:
             self._metrics.refusals["handshake"].inc()  # logged where it is answered
             raise
@@ -168,6 +192,21 @@ class Subscribe:
         for client in list(self._clients):
             client.close(close)
 
+    async def drain(self, seconds: float, close: Close) -> None:
+        """Close every connection, the oldest first and evenly over some seconds; return when none is left.
+
+        New connections are served meanwhile, and are closed in their turn.
+        """
+        end = time.monotonic() + seconds
+        while (left_s := end - time.monotonic()) > 0:
+            open_ = [client for client in self._clients if not client.sink.closing]
+            if not open_:
+                return
+            step_s = min(left_s, self.limits.drain_step_s)
+            for client in open_[: math.ceil(len(open_) * step_s / left_s)]:
+                client.close(close)
+            await asyncio.sleep(step_s)
+
     def clients(self) -> list[Client]:
         """Return all clients, in the order of their IDs."""
         return list(self._clients)
@@ -208,6 +247,13 @@ class Subscribe:
         del self._clients[client]
         if not self._clients:
             self.empty.set()
+
+
+def _refused(error: InvalidParameter | Refused) -> Refused:
+    """Return the refusal of a request that cannot become a subscription."""
+    if isinstance(error, Refused):
+        return error
+    return Refused("parameter", 400, "InvalidRequest", str(error))
 
 
 def _is_past(positions: Positions) -> bool:

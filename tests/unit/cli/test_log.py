@@ -18,6 +18,7 @@ from jetstream.errors import InvalidParameter, LogError, SettingError
 from jetstream.eventlog import Changes, Cursors, Gap
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.limits import LogLimits
+from jetstream.settings.values import LogUrl
 from jetstream.model.batch import Batch
 from jetstream.model.event import SYNC, Event
 
@@ -37,6 +38,17 @@ async def directory(tmp_path: Path, batch_of: BatchOf, cursor: Cursors) -> Path:
 
 def written(capsysbinary: pytest.CaptureFixture[bytes]) -> list[bytes]:
     return capsysbinary.readouterr().out.splitlines()
+
+
+def test_the_log_may_be_elsewhere_than_the_data_directory(
+    directory: Path, tmp_path_factory: pytest.TempPathFactory, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    elsewhere = str(tmp_path_factory.mktemp("data"))
+    for command in ("check", "stats", "repair"):
+        main(["log", command, "--log", f"sqlite:{directory}", "--data-dir", elsewhere])
+        assert b"1,000" in capsysbinary.readouterr().out or command == "repair"
+    with pytest.raises(SettingError, match="--log: .* is not a directory"):
+        stats(log=LogUrl(directory / "jetstream.db"))
 
 
 def test_cat_writes_every_event_as_v1(

@@ -94,12 +94,22 @@ class MemoryLog:
         self.patience = 0
         self.reads = 0
         self.failure: Exception | None = None
+        self.appended_by_others = 0  # the newest position of another process, which `look` finds
+        self.is_current = True
         self.copy: Callable[[Batch], Batch] | None = None  # what a reader is given instead of a full batch
         self._grown = asyncio.Event()
+        self._seen = 0
 
     @property
     def oldest_us(self) -> int | None:
         return self.batches[0].first if self.batches else None
+
+    @property
+    def newest(self) -> int:
+        return max(self.tip, self._seen)
+
+    async def look(self) -> None:
+        self._seen = self.appended_by_others
 
     def grow(self, count: int, received_at: float = 0.0) -> None:
         """Append events."""

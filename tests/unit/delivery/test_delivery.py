@@ -39,7 +39,7 @@ from tests.unit.delivery.fakes import (
 )
 
 from jetstream.delivery.delivery import Delivery
-from jetstream.delivery.subscriber import Close, Encoding, Subscriber, SubscriberOptions
+from jetstream.delivery.subscriber import Bounds, Close, Encoding, Subscriber, SubscriberOptions
 from jetstream.limits import DeliveryLimits
 from jetstream.metrics import Metrics
 from jetstream.model.batch import Batch
@@ -265,6 +265,47 @@ async def test_a_cursor_beyond_the_tip_repeats_nothing_that_its_lane_is_yet_to_b
         await until(lambda: delivery.position > log.tip)
     assert sink.times() == steps(22, 23)
     assert members[3][1].times() == steps(21, 23)
+
+
+async def test_a_cursor_that_another_process_gave_out_waits_for_its_event() -> None:
+    async with served(events=10) as (delivery, log):
+        log.appended_by_others = 15 * STEP_US  # another edge has read up to there
+        assert delivery.must_look(13 * STEP_US)
+        assert not delivery.must_look(10 * STEP_US + 1)
+        assert not delivery.must_look(None)
+        await delivery.look()
+        assert not delivery.must_look(13 * STEP_US)
+        assert delivery.positions(13 * STEP_US).cursor == 13 * STEP_US
+        subscriber, sink = join(delivery, 13 * STEP_US)
+        _, live = join(delivery)
+        _, future = join(delivery, 99 * STEP_US)
+        assert delivery.resume_at(subscriber) == 13 * STEP_US
+        log.grow(2)
+        await reading(lambda: live.times() == steps(11, 13), sink, live, future)
+        assert sink.times() == future.times() == []
+        log.grow(3)
+        await reading(lambda: live.times() == steps(11, 16), sink, live, future)
+        await reading(lambda: sink.times() == steps(13, 16), sink)
+        assert future.times() == []
+        log.grow(2)
+        await reading(lambda: future.times() == steps(16, 18), sink, live, future)
+        assert sink.times() == steps(13, 18)
+        assert live.times() == steps(11, 18)
+
+
+async def test_a_subscription_with_an_end_does_not_end_before_the_log_was_looked_at() -> None:
+    async with served(events=5, now_us=lambda: 10**9) as (delivery, log):
+        log.is_current = False
+        _, sink = join(delivery, 0, bounds=Bounds(20 * STEP_US, None))
+        await reading(lambda: sink.times() == steps(1, 6), sink)
+        await delivery.check(delivery._clock(), ping=False)
+        log.grow(3)
+        await reading(lambda: sink.times() == steps(1, 9), sink)
+        log.is_current = True
+        await delivery.check(delivery._clock(), ping=False)
+        await reading(lambda: sink.closing, sink)
+        assert sink.close_seen is not None
+        assert sink.close_seen.label == "done"
 
 
 @pytest.mark.parametrize("cursor", [None, 0, 170, 175, 200, 201, 10**9])

@@ -12,7 +12,7 @@ import pytest
 from tests.unit.test_figures import STATUS, Server
 from tests.unit.web.test_pages import ASKED
 
-from jetstream.status import PdsStatus, ReaderStatus
+from jetstream.status import EdgeStatus, PdsStatus, ReaderStatus
 from jetstream.web import openapi, status_page
 from jetstream.web.pages import REASONS_MAX
 
@@ -41,6 +41,15 @@ def test_what_is_not_known_yet_is_null() -> None:
     assert body["delivery_ms"] == {"p50": None, "p99": None}
     assert body["upstreams"][0]["frames_per_s"] is None
     assert body["history"]["events_per_s"] == []
+
+
+def test_an_edge_shows_where_it_stands_with_its_log() -> None:
+    server = Server()
+    assert (shown(server)["role"], shown(server)["edge"]) == ("all", None)
+    edge = EdgeStatus(lag_s=0.25, writer_silent_s=None, writer_alive=False, unread_s=0.0, readable=True)
+    server.status = replace(server.status, role="edge", edge=edge, upstreams=())
+    body = shown(server)
+    assert (body["role"], body["edge"]) == ("edge", {"lag_s": 0.25, "writer_silent_s": None})
 
 
 def test_the_figures_of_a_running_server() -> None:

@@ -20,6 +20,7 @@ from jetstream.eventlog.sqlite.schema import DATABASE, REMEDY, check_schema, cre
 # SQLite waits this long for a lock. No other server writes, so a lock that is held for longer belongs to a
 # foreign program.
 BUSY_TIMEOUT_S: Final = 0.1
+READ_TIMEOUT_S: Final = 5.0
 
 # Errors that mean that the file is not what was written. The low byte of a code is its class.
 _CORRUPT: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
@@ -49,10 +50,17 @@ def open_writer(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def open_reader(path: Path) -> sqlite3.Connection:
-    """Connect for reading only, while another connection or process may write."""
+def open_reader(path: Path, timeout_s: float = READ_TIMEOUT_S) -> sqlite3.Connection:
+    """Connect for reading only, while another connection or process may write.
+
+    A read waits up to `timeout_s` for another process, which recovers the write-ahead log when it starts.
+    """
     return sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
+        f"{path.absolute().as_uri()}?mode=ro",
+        uri=True,
+        isolation_level=None,
+        timeout=timeout_s,
+        check_same_thread=False,
     )
 
 

@@ -60,6 +60,31 @@ _HEAD: Final = Struct("<Qqqq10I")  # commits, positions, sizes of the parts
 logger = structlog.get_logger(__name__)
 
 
+class Raw(NamedTuple):
+    """An entry as it is stored: its bytes without the checksum, and where the next one begins."""
+
+    first_us: int
+    last_us: int
+    body: bytes
+    sizes: Sequence[int]
+    end: int
+
+    @property
+    def parts(self) -> list[bytes]:
+        """The parts, in order."""
+        parts, at = [], _HEAD.size
+        for size in self.sizes:
+            parts.append(self.body[at : at + size])
+            at += size
+        return parts
+
+    @property
+    def columns(self) -> Columns | None:
+        """The events; None without any."""
+        *columns, _, _ = self.parts
+        return Columns(*columns) if columns[0] else None
+
+
 class Entry(NamedTuple):
     """What one append has stored: events if it had some, the cursors and the states that have changed.
 
@@ -186,7 +211,7 @@ def recover(directory: Path, connection: sqlite3.Connection) -> None:
     except FileNotFoundError:
         return
     totals = read_totals(connection)
-    entries = list(_read(data, totals.commits, totals.tip_us))
+    entries = list(map(_entry, walk(data, totals.commits, totals.tip_us)))
     if entries:
         appended = totals.appended + sum(entry.events for entry in entries)
         with Transaction(connection):
@@ -209,32 +234,28 @@ def _packed(entry: Entry, commits: int, before_us: int) -> bytes:
     return _CHECKED.pack(crc32(data), len(data)) + data
 
 
-def _read(data: bytes, commits: int, tip_us: int) -> Iterator[Entry]:
+def walk(data: bytes, commits: int, tip_us: int) -> Iterator[Raw]:
     """Yield the entries that continue a database with so many commits and this tip."""
     at = 0
-    while (checked := data[at : at + _CHECKED.size]) and len(checked) == _CHECKED.size:
-        checksum, size = _CHECKED.unpack(checked)
-        at += _CHECKED.size
-        body = data[at : at + size]
-        if size < _HEAD.size or len(body) < size or crc32(body) != checksum:
+    while (size := claimed_bytes(data, at)) is not None:
+        body = data[at + _CHECKED.size : at + size]
+        if len(body) < max(size - _CHECKED.size, _HEAD.size) or crc32(body) != _CHECKED.unpack_from(data, at)[0]:
             return
         continued, before_us, first_us, last_us, *sizes = _HEAD.unpack_from(body)
         if (continued, before_us) != (commits, tip_us):
             return
-        yield _unpacked(body, first_us, last_us, sizes)
         tip_us, at = last_us, at + size
+        yield Raw(first_us, last_us, body, sizes, at)
 
 
-def _unpacked(body: bytes, first_us: int, last_us: int, sizes: Sequence[int]) -> Entry:
-    parts, at = [], _HEAD.size
-    for size in sizes:
-        parts.append(body[at : at + size])
-        at += size
-    *columns, cursors, repos = parts
-    return Entry(
-        first_us,
-        last_us,
-        Columns(*columns) if columns[0] else None,
-        dict(map(named_cursor, orjson.loads(cursors))),
-        dict(records_of(repos)),
-    )
+def claimed_bytes(data: bytes, at: int) -> int | None:
+    """Return how many bytes an entry has by its own word; None if not even its beginning is there."""
+    if len(data) < at + _CHECKED.size:
+        return None
+    return _CHECKED.size + int(_CHECKED.unpack_from(data, at)[1])
+
+
+def _entry(raw: Raw) -> Entry:
+    *_, cursors, repos = raw.parts
+    named = dict(map(named_cursor, orjson.loads(cursors)))
+    return Entry(raw.first_us, raw.last_us, raw.columns, named, dict(records_of(repos)))

@@ -15,6 +15,7 @@ from typing import Final
 
 from jetstream.errors import LogLocked, LogUnwritable
 from jetstream.eventlog.sqlite.connection import existing_database
+from jetstream.eventlog.sqlite.heartbeat import LINE_BYTES, Beat, write_beat
 from jetstream.eventlog.sqlite.space import Space
 
 LOCK: Final = "jetstream.lock"
@@ -40,7 +41,7 @@ def take_lock(directory: Path) -> int:
     """Lock `directory`, which is created if it is missing; return the descriptor that holds the lock.
 
     The kernel releases the lock when the descriptor is closed or the process ends, however it ends. The file
-    holds the number of the process, for error messages. Raises LogLocked or LogUnwritable.
+    says which process holds it, and is where the writer's heartbeat is (see `heartbeat`). Raises LogLocked or LogUnwritable.
     """
     path = directory / LOCK
     try:
@@ -53,12 +54,13 @@ def take_lock(directory: Path) -> int:
     except OSError as error:
         holder = "unknown"
         with suppress(OSError):
-            holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or holder
+            holder = (os.pread(descriptor, LINE_BYTES, 0).decode(errors="replace").split() or [holder])[0]
         os.close(descriptor)
         raise LogLocked(
             path, f"process {holder} writes this log; stop it, or use another directory"
         ) from error
-    with suppress(OSError):  # on a full disk: only error messages need the number
+    with suppress(OSError):
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+    # Also for a command, which writes it only once: error messages name the process.
+    write_beat(descriptor, Beat(os.getpid(), 0, 0))
     return descriptor

@@ -175,6 +175,8 @@ class ReaderPool:
         # Connections that no thread uses, at most one for each thread. The last one used is taken first: its
         # page cache is warm.
         self._idle: list[sqlite3.Connection] = []
+        # Counts the files that were read in turn; connections to an earlier one are closed after their use.
+        self._file = 0
 
     async def run(self, work: Callable[[FileReader], Result]) -> Result:
         """Call `work` in a thread, with a reader of the file. Raises LogError."""
@@ -185,6 +187,7 @@ class ReaderPool:
 
     def _work(self, work: Callable[[FileReader], Result]) -> tuple[Result, list[Damage]]:
         """Do the work, in a thread. Returns the damage that was found as well."""
+        file = self._file
         try:
             connection = self._idle.pop()
         except IndexError:
@@ -193,7 +196,17 @@ class ReaderPool:
         try:
             return work(reader), reader.damage
         finally:
-            self._idle.append(connection)
+            if file == self._file:
+                self._idle.append(connection)
+            else:
+                connection.close()
+
+    def renew(self) -> None:
+        """Open the file again for all work that begins from now on: another one has taken its place."""
+        idle, self._idle = self._idle, []
+        self._file += 1
+        for connection in idle:
+            connection.close()
 
     def close(self) -> None:
         """Wait for the threads, and close their connections."""

@@ -165,8 +165,9 @@ def _rebuild(directory: Path, new: Path) -> Findings:
         tombstones = _rows(old, "SELECT * FROM tombstone")
         stored, gaps = _rows(old, "SELECT * FROM stored"), _rows(old, "SELECT * FROM gap")
         accounts = _rows(old, "SELECT * FROM account")
+        erasures = _rows(old, "SELECT erasures + 1 FROM state") or [(1,)]
         with Transaction(writer):
-            writer.execute("UPDATE state SET floor_us = ?", floor[0])
+            writer.execute("UPDATE state SET floor_us = ?, erasures = ?", floor[0] + erasures[0])
             totals = schema.Totals(tip_us, kept.events, commits=0)
             schema.store_cursors(writer, cursors, totals, same_sources=False)
             writer.executemany("INSERT INTO tombstone VALUES (?, ?)", tombstones)

@@ -12,7 +12,7 @@ from jetstream.eventlog.erase import Tombstones
 from jetstream.eventlog.rewrite import Rewritten
 from jetstream.eventlog.segment import Segment
 from jetstream.eventlog.sqlite.connection import Transaction
-from jetstream.eventlog.sqlite.schema import DELETE_ROW, count_removed, insert
+from jetstream.eventlog.sqlite.schema import DELETE_ROW, count_erasure, count_removed, insert
 
 
 def store_segment(connection: sqlite3.Connection, segment: Segment) -> int:
@@ -41,6 +41,7 @@ def replace(connection: sqlite3.Connection, rewritten: Iterable[Rewritten], done
                 if left is not None:
                     insert(connection, left)
                 count_removed(connection, erased)
+            count_erasure(connection)
             # A later account event may have moved a tombstone meanwhile: that one stays.
             connection.executemany("DELETE FROM tombstone WHERE did = ? AND before_us = ?", done.items())
     finally:

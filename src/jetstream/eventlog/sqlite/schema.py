@@ -1,6 +1,7 @@
 """The tables of the SQLite file, and the statements that several modules share.
 
-    state       the whole log, in one row: the floor, counters, the tip as far as no cursor has a higher one
+    state       the whole log, in one row: the floor, counters, the tip as far as no cursor has a higher one,
+                the revision of what is erased
     cursor      how far each upstream was read, with the tip of the commit that stored it
     extent      a view of both: floor, tip, number of events, number of commits
     tail        batches as they were committed
@@ -37,7 +38,7 @@ DATABASE: Final = "jetstream.db"
 
 # In the header of the file, where `file` and other programs look: "JETS", and the version of the tables.
 APPLICATION_ID: Final = 0x4A455453
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 _VERSIONS_MAX: Final = 1_000  # a number above it is no version: the header of the file is damaged
 # Executed in an empty file. Integers are positions in microseconds, or counts. The columns of events are
 # blobs, as `columns` writes them for the tail, and `segment` for segments.
@@ -50,9 +51,10 @@ CREATE TABLE state (
     removed   INTEGER NOT NULL,
     checkpoints INTEGER NOT NULL,
     repos     INTEGER NOT NULL,
-    commits   INTEGER NOT NULL
+    commits   INTEGER NOT NULL,
+    erasures  INTEGER NOT NULL
 ) STRICT;
-INSERT INTO state VALUES (1, 0, 0, 0, 0, 0, 0, 0);
+INSERT INTO state VALUES (1, 0, 0, 0, 0, 0, 0, 0, 0);
 CREATE TABLE cursor (
     source    TEXT PRIMARY KEY,
     seq       INTEGER NOT NULL,
@@ -273,6 +275,11 @@ def read_totals(connection: sqlite3.Connection) -> Totals:
     """Return the totals as of the last commit."""
     query = "SELECT extent.tip_us, events + removed, extent.commits FROM extent, state"
     return Totals(*connection.execute(query).fetchone())
+
+
+def count_erasure(connection: sqlite3.Connection) -> None:
+    """Raise the revision of what is erased: what other processes have read before is not valid any more."""
+    connection.execute("UPDATE state SET erasures = erasures + 1")
 
 
 def count_removed(connection: sqlite3.Connection, events: int) -> None:

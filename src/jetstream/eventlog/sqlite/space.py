@@ -37,6 +37,14 @@ SEAL_BYTES: Final = 1 << 20
 COMMIT_BYTES: Final = 32 << 10
 
 
+def free_bytes(directory: Path) -> int | None:
+    """Return how many bytes the file system of a directory has free; None if it does not say."""
+    with suppress(OSError):
+        disk = os.statvfs(directory)
+        return disk.f_bavail * disk.f_frsize if disk.f_blocks else None
+    return None
+
+
 class Space:
     """The disk under a log's directory: how much may be written, and the reserve."""
 
@@ -69,10 +77,7 @@ class Space:
 
     def free_or_none(self) -> int | None:
         """Return how many bytes the file system has free; None if it does not say. Raises nothing."""
-        with suppress(OSError):
-            free = self.free()
-            return None if free == UNKNOWN_BYTES else free
-        return None
+        return free_bytes(self._directory)
 
     def room(self) -> int:
         """Return how many bytes can be added to the write-ahead log so that all of it can still be copied.

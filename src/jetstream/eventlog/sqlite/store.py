@@ -25,7 +25,7 @@ import asyncio
 import os
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Final
 
@@ -38,15 +38,22 @@ from jetstream.eventlog import Changes, Cursors, Gap, lookup
 from jetstream.eventlog.backpressure import Followers
 from jetstream.eventlog.columns import Columns
 from jetstream.eventlog.erase import Tombstones, find_tombstones
-from jetstream.eventlog.segment_cache import Loaded, SegmentCache
 from jetstream.eventlog.sqlite.connection import Transaction, TranslatedErrors, bytes_on_disk, wal_bytes
-from jetstream.eventlog.sqlite.gaps import GAP_BYTES, insert_gaps, read_gaps
+from jetstream.eventlog.sqlite.gaps import GAP_BYTES, insert_gaps
+from jetstream.eventlog.sqlite.heartbeat import Beat, write_beat
 from jetstream.eventlog.sqlite.journal import Entry, store_entries
-from jetstream.eventlog.sqlite.reader import ReaderPool
 from jetstream.eventlog.sqlite.recovery import LogState, Options, open_log
 from jetstream.eventlog.sqlite.repos import PAGE_BYTES, insert_changes
 from jetstream.eventlog.sqlite.reservation import Machine
-from jetstream.eventlog.sqlite.schema import Totals, insert_row, read_accounts, store_accounts, store_cursors
+from jetstream.eventlog.sqlite.schema import (
+    Totals,
+    count_erasure,
+    insert_row,
+    read_accounts,
+    store_accounts,
+    store_cursors,
+)
+from jetstream.eventlog.sqlite.stored import StoredEvents
 from jetstream.eventlog.sqlite.upkeep import Upkeep
 from jetstream.eventlog.states import RECORD_BYTES
 from jetstream.limits import LogLimits
@@ -73,10 +80,11 @@ class SqliteLog:
         # Wakes those in `wait` after each append.
         self._appended = Notifier()
         # Where events that are not in the hot tail are read, and those that were.
-        self._readers = ReaderPool(state.path, state.damages, state.limits)
-        self._segments = SegmentCache(self._load, state.limits.segment_cache_bytes)
+        self._stored = StoredEvents(state.path, state.damages, state.limits)
         # What seals, trims and checkpoints in the background.
-        self._upkeep = Upkeep(state, self._segments.drop)
+        self._upkeep = Upkeep(state, self._stored.segments.drop)
+        # Says to other processes that this one is alive, until `close`.
+        self._beating = asyncio.get_running_loop().create_task(self._beat())
         self._logger = Throttled(structlog.get_logger(__name__))
 
     @classmethod
@@ -124,6 +132,16 @@ class SqliteLog:
     def tip(self) -> int:
         """The highest position that may have been given out; 0 if none was."""
         return self._state.tip
+
+    @property
+    def newest(self) -> int:
+        """The tip: nobody else appends."""
+        return self._state.tip
+
+    @property
+    def is_current(self) -> bool:
+        """True: nobody else appends."""
+        return True
 
     @property
     def oldest_us(self) -> int | None:
@@ -234,6 +252,7 @@ class SqliteLog:
                     insert_row(writer, part.first, part.last, Columns.of(part))
         if tombstones:
             writer.executemany("INSERT OR REPLACE INTO tombstone VALUES (?, ?)", tombstones.items())
+            count_erasure(writer)
         cursors = changes.cursors
         same_sources = cursors.keys() == state.cursors.keys()
         if same_sources:
@@ -286,26 +305,10 @@ class SqliteLog:
                 return state.hot_tail.at(position, stop)
             if state.journal.starts_below(start):
                 await self._empty_journal()
-            position, batch = await self._read_stored(position, min(stop, start), wanted)
+            position, batch = await self._stored.find(position, min(stop, start), wanted)
             if batch is not None:
                 return batch
         return None
-
-    async def _read_stored(self, position: int, stop: int, wanted: Filter) -> tuple[int, Batch | None]:
-        """Return the position at which to continue, and what was found below it."""
-        loaded = self._segments.at(position)
-        if loaded is not None:
-            return min(loaded.last + 1, stop), loaded if loaded.index(position) < loaded.index(stop) else None
-        behind = self._state.damages.skip(position)
-        if behind != position:
-            return min(behind, stop), None
-        after, found = await self._readers.run(lambda reader: reader.scan(position, stop, wanted))
-        if isinstance(found, int):
-            found = None if found in self._state.damages.by_end else await self._segments.get(found)
-        # A segment may be trimmed before it is loaded, or have nothing in this part of its range.
-        if found is not None and found.index(position) == found.index(stop):
-            found = None
-        return after, found
 
     async def _empty_journal(self) -> None:
         """Let the database have all that was appended. Raises LogUnwritable."""
@@ -313,16 +316,12 @@ class SqliteLog:
             with TranslatedErrors(self._state.path):
                 self._state.empty_journal()
 
-    async def _load(self, last_us: int) -> Loaded | None:
-        """Read a segment for the cache."""
-        return await self._readers.run(lambda reader: reader.load_measured(last_us))
-
     async def holds(self, keys: Collection[Key]) -> dict[Key, int]:
         """Return the keys of which an event is kept, each with a position."""
         hot_tail, start = self._state.hot_tail, self._state.hot_tail.start
         found = lookup.in_batches(hot_tail.newest_first(), keys)
         if missing := set(keys) - found.keys():
-            stored, problem = await self._readers.run(lambda reader: lookup.in_store(reader, missing, start))
+            stored, problem = await self._stored.readers.run(lambda reader: lookup.in_store(reader, missing, start))
             found |= stored
             if problem is not None:
                 self._logger.warning(
@@ -335,11 +334,12 @@ class SqliteLog:
         position = max(position, self._state.floor)
         # Before the database: an append moves in that direction.
         journaled = lookup.keys_within(self._state.journal.batches(), position, stop)
-        return journaled | await self._readers.run(lambda reader: lookup.keys_from(reader, position, stop))
+        readers = self._stored.readers
+        return journaled | await readers.run(lambda reader: lookup.keys_from(reader, position, stop))
 
     async def gaps(self, since_us: int, count_max: int) -> list[Gap]:
         """Return the oldest gaps since a time, rising."""
-        return await self._readers.run(lambda reader: read_gaps(reader.connection, since_us, count_max))
+        return await self._stored.gaps(since_us, count_max)
 
     async def wait(self, position: int) -> None:
         """Return once an event at or after `position` has been appended."""
@@ -360,7 +360,16 @@ class SqliteLog:
             disk_free_bytes=state.space.free_or_none(),
         )
 
+    async def look(self) -> None:
+        """Return: this process has written all that there is."""
+
     # Upkeep
+
+    async def _beat(self) -> None:
+        """Write the heartbeat, until cancelled."""
+        for beats in count(1):
+            write_beat(self._state.lock, Beat(os.getpid(), beats, self._state.tip))
+            await asyncio.sleep(self._state.limits.heartbeat_s)
 
     async def maintain(self) -> None:
         """Do all upkeep that is due now, which otherwise happens within a second. See `Upkeep.run`."""
@@ -368,6 +377,7 @@ class SqliteLog:
 
     async def close(self) -> None:
         """Copy everything into the database, durably, and close it."""
+        self._beating.cancel()
         await self._upkeep.close()
         with suppress(LogError):  # what cannot be written stays in the journal
             await self._empty_journal()
@@ -375,7 +385,7 @@ class SqliteLog:
 
     def _close(self) -> None:
         """Close the connections, the last one with a checkpoint, and reserve no more than was given out."""
-        self._readers.close()
+        self._stored.close()
         self._state.journal.close()
         self._state.writer.close()
         with suppress(LogError), TranslatedErrors(self._state.path):

@@ -68,7 +68,7 @@ function reason({ name, text, hint, level }) {
   );
 }
 
-function showTiles({ events, out, subscribers, upstreams, log, loop_delay_ms, delivery_ms, history }) {
+function showTiles({ events, out, subscribers, upstreams, edge, log, loop_delay_ms, delivery_ms, history }) {
   const lags = upstreams.map((each) => each.lag_s).filter((each) => each !== null);
   const ages = upstreams.map((each) => each.last_frame_age_s).filter((each) => each !== null);
   const age = ages.length ? `last frame ${duration(Math.min(...ages))} ago` : "no frame yet";
@@ -76,7 +76,8 @@ function showTiles({ events, out, subscribers, upstreams, log, loop_delay_ms, de
   tiles.messages.set(number(out.messages_per_s), `${bytes(out.bytes_per_s)}/s`);
   const { total, lagging, catching_up } = subscribers;
   tiles.subscribers.set(number(total), `${number(lagging)} lagging, ${number(catching_up)} catching up`);
-  tiles.lag.set(duration(lags.length ? Math.min(...lags) : null), age);
+  if (edge) tiles.lag.set(duration(edge.lag_s), "behind the log, as an edge");
+  else tiles.lag.set(duration(lags.length ? Math.min(...lags) : null), age);
   tiles.loop.set(milliseconds(loop_delay_ms.p99), `delivery p99 ${milliseconds(delivery_ms.p99)}`);
   const draw = (tile, name) => tile.draw(history[name], history.step_s, history.end_us);
   draw(tiles.events, "events_per_s");
@@ -86,7 +87,7 @@ function showTiles({ events, out, subscribers, upstreams, log, loop_delay_ms, de
   draw(tiles.loop, "loop_delay_p99_ms");
 }
 
-function showUpstreams({ upstreams, pds, waiting }) {
+function showUpstreams({ upstreams, pds, waiting, edge }) {
   const some = upstreams.slice(0, UPSTREAMS_MAX);
   const rows = some.map((each) => ({
     name: each.name,
@@ -94,10 +95,10 @@ function showUpstreams({ upstreams, pds, waiting }) {
     cells: [duration(each.lag_s), duration(each.last_frame_age_s), number(each.frames_per_s), number(each.seq)],
     url: each.url,
   }));
-  fill(byId("upstreams"), { rows, pds, waiting, more: upstreams.length - some.length }, upstreamRows);
+  fill(byId("upstreams"), { rows, pds, waiting, edge, more: upstreams.length - some.length }, upstreamRows);
 }
 
-function upstreamRows({ rows, pds, waiting, more }) {
+function upstreamRows({ rows, pds, waiting, edge, more }) {
   const head = ["Upstream", "State", "Lag", "Last frame", "Frames/s", "Sequence"];
   const cells = head.map((title, place) => element("th", { scope: "col", class: place > 1 && "number" }, title));
   const body = rows.map(({ name, state, cells, url }) =>
@@ -110,6 +111,7 @@ function upstreamRows({ rows, pds, waiting, more }) {
     ),
   );
   const rest = [];
+  if (edge) rest.push(`none: an edge serves the log of another process, which wrote to it ${duration(edge.writer_silent_s)} ago`);
   if (more > 0) rest.push(`and ${number(more)} more upstreams`);
   if (pds) rest.push(`PDSes: ${pds.connected} connected, ${pds.idle} idle, ${pds.reconnecting} reconnecting`);
   if (waiting) rest.push(`${number(waiting)} messages wait for a key, or for those before them`);

@@ -22,6 +22,7 @@ function onStatus(status) {
   show(byId("silence"), false);
   byId("figures").classList.remove("stale");
   showStatus(status);
+  show(byId("viewer"), status.role !== "ingest");
   viewer.suggest(status.events.by_collection.map((each) => each.collection));
 }
 

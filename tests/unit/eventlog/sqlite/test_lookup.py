@@ -67,7 +67,7 @@ async def filled(path: Path, limits: LogLimits = SMALL) -> SqliteLog:
 async def test_the_newest_are_found_without_the_file(tmp_path: Path) -> None:
     log = await filled(tmp_path)
     keys = {event.key for event in EVENTS[-10:]}
-    log._readers.close()  # no thread can read the file
+    log._stored.readers.close()  # no thread can read the file
     assert (await log.holds(keys)).keys() == keys
     await log.close()
 

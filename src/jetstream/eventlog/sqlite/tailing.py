@@ -1,0 +1,216 @@
+"""Reading what another process has just written: first what the database holds, then the journal behind it.
+
+    database   floor, tip, commits, revision, rows of the tail    in one snapshot
+    journal    entries with the same `commits` that continue the tip
+
+Both are on the event loop's thread: what is read was written a moment ago, and is in the page cache. The
+place in the journal is remembered, so that the next entry costs one read of the file and no SQL. When the
+writer has moved the entries to the database, those that follow have another `commits`, and a new snapshot
+leads on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import structlog
+
+from jetstream.errors import LogCorrupt, LogError
+from jetstream.eventlog.columns import Columns
+from jetstream.eventlog.reader import POSITION_MAX, Row
+from jetstream.eventlog.sqlite.connection import BUSY_TIMEOUT_S, TranslatedErrors, open_reader, snapshot
+from jetstream.eventlog.sqlite.damage import Damage, is_damage
+from jetstream.eventlog.sqlite.journal import FILE, claimed_bytes, walk
+from jetstream.eventlog.sqlite.reader import FileReader
+from jetstream.eventlog.sqlite.rewrite import read_tombstones
+from jetstream.eventlog.sqlite.schema import DATABASE, check_schema, oldest_us
+from jetstream.limits import LogLimits
+
+# Bytes of the journal that are read at once. Most entries have some hundred.
+_READ_BYTES: Final = 32 << 10
+# No entry has as many: its size is damaged.
+_ENTRY_BYTES_MAX: Final = 64 << 20
+
+_STATE: Final = (
+    "SELECT extent.floor_us, extent.tip_us, extent.events, extent.commits, erasures,"
+    " ifnull((SELECT max(last_us) FROM segment), -1) FROM extent, state"
+)
+
+
+logger = structlog.get_logger(__name__)
+
+
+class Snapshot(NamedTuple):
+    """What the database held at one moment."""
+
+    floor: int
+    tip: int
+    events: int
+    commits: int
+    erasures: int  # the revision of what is erased
+    sealed_us: int  # where the last segment ends; -1 without one
+    oldest_us: int | None
+    tombstones: Mapping[bytes, int]
+    rows: list[Row]  # of the tail that end after the position that was asked for
+    whole: bool  # whether these are all of them
+
+
+class Appended(NamedTuple):
+    """One entry of the journal: the tip after it, and its events."""
+
+    tip: int
+    columns: Columns | None
+
+
+class JournalReader:
+    """Reads the journal of a log that another process writes."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / FILE
+        # The file; None until there is one.
+        self._file: int | None = None
+        # Where the next entry is expected, and what it continues. Set by `follow`, moved by `read`.
+        self._at = self._commits = self._tip = 0
+
+    def follow(self, commits: int, tip: int) -> None:
+        """Begin with the entries that continue a database with so many commits and this tip."""
+        self._at, self._commits, self._tip = 0, commits, tip
+
+    def read(self) -> list[Appended]:
+        """Return the entries that have come, in order. Raises OSError."""
+        if self._file is None:
+            with suppress(FileNotFoundError):
+                self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        found: list[Appended] = []
+        size = _READ_BYTES if self._file is not None else 0
+        while size:
+            size = self._read_some(size, found)
+        return found
+
+    def _read_some(self, size: int, found: list[Appended]) -> int:
+        """Read entries from so many bytes; return how many to read next, 0 if there is nothing more."""
+        assert self._file is not None
+        data, used = os.pread(self._file, size, self._at), 0
+        for raw in walk(data, self._commits, self._tip):
+            found.append(Appended(raw.last_us, raw.columns))
+            self._tip, used = raw.last_us, raw.end
+        self._at += used
+        claimed = claimed_bytes(data, used)
+        if len(data) < size or (claimed is not None and claimed <= len(data) - used):
+            return 0  # the end of the file, or what follows does not continue
+        needed = max(claimed or 0, _READ_BYTES)
+        return needed if used or size < needed <= _ENTRY_BYTES_MAX else 0
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+class DatabaseReader:
+    """Reads the database of a log that another process writes. Raises sqlite3.DatabaseError."""
+
+    def __init__(self, path: Path, limits: LogLimits) -> None:
+        # Without a long wait for a lock: the event loop would wait with it.
+        self._connection = open_reader(path, BUSY_TIMEOUT_S)
+        self._reader = FileReader(self._connection, limits)
+        # Changes with each commit of another connection.
+        self._version = -1
+        # Which file this is: another one may take its place.
+        self._identity = _identity(path)
+        self._path = path
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether another file has taken the place of this one, as `jetstream log repair` does."""
+        return _identity(self._path) != self._identity
+
+    def has_tables(self) -> bool:
+        """Tell whether the writer has made the tables. Raises LogCorrupt for what is no log of ours."""
+        (tables,) = self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        if tables:
+            check_schema(self._path, self._connection)
+        return bool(tables)
+
+    def changed(self) -> bool:
+        """Tell whether something was committed since the last call."""
+        before = self._version
+        (self._version,) = self._connection.execute("PRAGMA data_version").fetchone()
+        return self._version != before
+
+    def take_damage(self) -> list[Damage]:
+        """Return the damage that was met since the last call."""
+        damage = self._reader.damage[:]
+        self._reader.damage.clear()
+        return damage
+
+    def snapshot(self, position: int) -> Snapshot:
+        """Return what is there: of the tail what ends after a position, or the first of it."""
+        limits = self._reader.limits
+        with snapshot(self._connection):
+            state = self._connection.execute(_STATE).fetchone()
+            rows, more = self._reader.tail_run(
+                position + 1, POSITION_MAX, limits.batch_events, limits.batch_bytes
+            )
+            oldest, tombstones = self._oldest_us(state[0]), read_tombstones(self._connection)
+        return Snapshot(*state, oldest, tombstones, rows, not more)
+
+    def _oldest_us(self, floor: int) -> int | None:
+        """Return the position of the oldest event; the floor, where that cannot be read."""
+        try:
+            return oldest_us(self._connection)
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
+            return floor
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+async def awaited_database(directory: Path, limits: LogLimits) -> DatabaseReader:
+    """Return the database of a log, once there is one. Raises LogCorrupt for what is no log of ours."""
+    path, told, problem = directory / DATABASE, False, "there is no log yet"
+    while True:
+        try:
+            if path.exists() and (database := _opened(path, limits)) is not None:
+                return database
+        except LogCorrupt:
+            raise
+        except LogError as error:
+            problem = error.problem
+        if not told:
+            told = True
+            event = "log: waiting for the process that writes it"
+            logger.info(event, directory=str(directory), problem=problem)
+        await asyncio.sleep(limits.poll_s)
+
+
+def _opened(path: Path, limits: LogLimits) -> DatabaseReader | None:
+    """Open a database; None if its tables are not made yet. Raises LogError."""
+    with TranslatedErrors(path, LogError):
+        database = DatabaseReader(path, limits)
+        try:
+            if database.has_tables():
+                return database
+        except BaseException:
+            database.close()
+            raise
+    database.close()
+    return None
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
