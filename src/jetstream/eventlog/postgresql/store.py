@@ -22,18 +22,20 @@ import math
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import asyncpg
 import structlog
 
-from jetstream.errors import LogError, LogUnreachable
+from jetstream.conditions import Conditions
+from jetstream.errors import LogError, LogFormat, LogUnreachable
 from jetstream.eventlog import Gap, lookup
 from jetstream.eventlog.backpressure import Followers
 from jetstream.eventlog.columns import Columns
 from jetstream.eventlog.erase import Tombstones, without_erased
 from jetstream.eventlog.hot_tail import HotTail
 from jetstream.eventlog.postgresql.connection import LOST, connect, describe, drop, shown, translated
+from jetstream.eventlog.postgresql.leader_watch import LeaderWatch
 from jetstream.eventlog.postgresql.reader import DatabaseReader, ReaderPool
 from jetstream.eventlog.postgresql.schema import CHANNEL, SEALED, check_version
 from jetstream.eventlog.reader import Hole
@@ -44,13 +46,16 @@ from jetstream.model.batch import Batch
 from jetstream.model.event import Key
 from jetstream.model.filter import Filter
 from jetstream.scheduling import Notifier
-from jetstream.status import LogStatistics
+from jetstream.status import EdgeStatus, LogStatistics
+
+Result = TypeVar("Result")
 
 POLL_S: Final = 0.25  # between two looks without a notification
 FRESH_S: Final = 1.0  # for so long after a look, what is stored may be served
 CURRENT_S: Final = 0.5  # for so long, what it says of the newest position is of now
 RECONNECT_S: Final = 0.25  # between two attempts
 MEASURE_S: Final = 10.0  # between two measurements of the tables
+BEAT_S: Final = 1.0  # between two looks at the heartbeat
 _ANSWER_S: Final = 5.0  # after which a database that does not answer counts as gone
 _ROWS: Final = 16  # of one look: each has up to 1 MiB
 
@@ -82,6 +87,7 @@ _SIZE: Final = """
 SELECT sum(pg_total_relation_size(name::regclass))::bigint
 FROM unnest(ARRAY['tail_a', 'tail_b', 'segment', 'repo', 'gap', 'account']) AS name
 """
+_BEAT: Final = "SELECT beat FROM leader"
 _NEWEST: Final = "SELECT max(last_us) FROM tail"
 _GAPS: Final = (
     "SELECT time_us, did, after_rev, rev, cause FROM gap WHERE time_us >= $1 AND time_us <= coalesce("
@@ -93,12 +99,15 @@ class Options(NamedTuple):
     """What a log is opened with, beside its address."""
 
     limits: LogLimits = LogLimits()
-    # Seconds between two looks without a notification.
+    # Seconds between two looks without a notification, and for which what is stored may be served after one.
     poll_s: float = POLL_S
-    # Seconds for which what is stored may be served after a look.
     fresh_s: float = FRESH_S
     # Whether to read from the primary only, as a process that writes does.
     primary: bool = False
+    # Told of `writer_gone` and `log_unreadable`.
+    conditions: Conditions | None = None
+    # Called with events that another process has stored, as this one learns of them.
+    on_read: Callable[[Batch], None] = lambda _batch: None
     # Gives monotonic seconds.
     monotonic: Callable[[], float] = time.monotonic
 
@@ -112,6 +121,7 @@ class PostgresLog:
         self.name = shown(address)
         self.limits = options.limits
         self._options = options
+        self._conditions = options.conditions or Conditions()
         # The readers that a writer in this process waits for.
         self.followers = Followers()
         # The lowest position from which nothing is missing, as of the last look.
@@ -135,6 +145,9 @@ class PostgresLog:
         # Looks that were begun, the last one that has succeeded, when that was, and until when its answer counts.
         self._begun = self._done = 0
         self._looked_at = self._fresh_until = -math.inf
+        # Whether another process writes, and how far it is; told so about once a second.
+        self._leader = LeaderWatch(options.limits.writer_gone_s, options.monotonic)
+        self._beat_at = 0.0
         # When the tables are measured again, in monotonic seconds.
         self._measure_at = 0.0
         # Set by a notification, and by what cannot wait for the next look.
@@ -144,23 +157,40 @@ class PostgresLog:
         self._logger = structlog.get_logger(__name__)
 
     @classmethod
-    async def open(cls, address: str, options: Options = Options()) -> PostgresLog:
+    async def open(cls, address: str, options: Options = Options(), *, wait: bool = False) -> PostgresLog:
         """Open the log in a database, and read its newest events.
 
-        Raises LogUnreachable, LogFormat for tables of a version that this program does not read, LogError if
-        there are none.
+        With `wait`, waits for a database that does not answer or has no tables yet. Raises LogUnreachable,
+        LogFormat for tables of a version that this program does not read, LogError if there are none.
         """
         log = cls(address, options)
         await log._pool.open()
         try:
-            with translated(address):
-                connection = await log._connected()
-                await log._look(connection)
+            connection = await log._opened(wait=wait)
         except BaseException:
             await log.close()
             raise
         log._task = asyncio.create_task(log._follow(connection))
         return log
+
+    async def _opened(self, *, wait: bool) -> asyncpg.Connection:
+        """Return a connection with which the log was read."""
+        waiting = False
+        while True:
+            connection = None
+            try:
+                with translated(self.address):
+                    connection = await self._connected()
+                    await self._look(connection)
+                    return connection
+            except BaseException as error:
+                await drop(connection)
+                if not wait or not isinstance(error, LogError) or isinstance(error, LogFormat):
+                    raise
+                if not waiting:
+                    self._logger.info("log: waiting for it", problem=error.problem, address=self.name)
+                waiting = True
+            await asyncio.sleep(RECONNECT_S)
 
     async def close(self) -> None:
         """Stop following, and close the connections."""
@@ -276,7 +306,23 @@ class PostgresLog:
             writable=self._options.monotonic() < self._fresh_until,
         )
 
-    async def run(self, work: Callable[[DatabaseReader], Any]) -> Any:
+    def status(self, position: int) -> EdgeStatus:
+        """Return where this process stands, if its subscribers have been sent all below `position`."""
+        unread_s = self._options.monotonic() - self._looked_at
+        return EdgeStatus(
+            lag_s=self._leader.lag_s(min(position, self.tip + 1)),
+            writer_silent_s=self._leader.silent_s,
+            writer_alive=self._leader.is_alive,
+            unread_s=unread_s,
+            readable=unread_s <= self._options.fresh_s,
+        )
+
+    async def run(self) -> None:
+        """Wait until following the log ends, which only an error does: it is raised."""
+        assert self._task is not None
+        await asyncio.shield(self._task)
+
+    async def work(self, work: Callable[[DatabaseReader], Result]) -> Result:
         """Call `work` in a thread, with a reader. Raises Hole, LogError or LogUnreachable."""
         return await self._pool.run(work)
 
@@ -318,13 +364,22 @@ class PostgresLog:
                 try:
                     await self._follow_with(connection)
                 except (*LOST, asyncpg.PostgresError, LogError) as error:
-                    event = "log: the database is gone, trying again"
-                    self._logger.warning(event, address=self.name, error=describe(error))
+                    self._conditions.begin("log_unreadable", f"{self.name}: {describe(error)}")
                 await drop(connection)
                 connection = await self._reconnected()
-                self._logger.info("log: the database is back", address=self.name)
         finally:
             await drop(connection)
+
+    async def _follow_with(self, connection: asyncpg.Connection) -> None:
+        """Look at the database until the connection is lost."""
+        while True:
+            more = await self._look(connection)
+            self._conditions.end("log_unreadable")
+            if not more:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._options.poll_s):
+                        await self._woken.wait()
+            self._woken.clear()
 
     async def _reconnected(self) -> asyncpg.Connection:
         """Connect again, as soon as the database answers."""
@@ -332,15 +387,6 @@ class PostgresLog:
             await asyncio.sleep(RECONNECT_S)
             with suppress(*LOST, asyncpg.PostgresError, LogError):
                 return await self._connected()
-
-    async def _follow_with(self, connection: asyncpg.Connection) -> None:
-        """Look at the database until the connection is lost."""
-        while True:
-            if not await self._look(connection):
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(self._options.poll_s):
-                        await self._woken.wait()
-            self._woken.clear()
 
     async def _connected(self) -> asyncpg.Connection:
         """Connect, and be notified of appends. A replica cannot notify: then only the polls remain."""
@@ -371,6 +417,9 @@ class PostgresLog:
         if at >= self._measure_at:
             await self._measure(connection, at)
         self._newest = max(self._newest, rows[0]["newest_us"] or 0)
+        self._leader.note(self.newest)
+        if at >= self._beat_at:
+            await self._look_at_leader(connection, at)
         self._looked_at, self._fresh_until = at, at + self._options.fresh_s
         self._done = begun
         self._looked.notify()
@@ -390,7 +439,9 @@ class PostgresLog:
                 continue
             if row["follows_us"] > self.tip:
                 return False
-            self._take(_batch(row), row["last_us"], row["appended"])
+            batch = _batch(row)
+            self._take(batch, row["last_us"], row["appended"])
+            self._options.on_read(batch)
         return True
 
     def _take(self, batch: Batch, last_us: int, appended: int) -> None:
@@ -467,6 +518,13 @@ class PostgresLog:
             self.floor = max(floor_us, self.floor)
             self.hot_tail.drop_before(self.floor)
             ((self.oldest_us,),) = await self._query(connection, _OLDEST)
+
+    async def _look_at_leader(self, connection: asyncpg.Connection, at: float) -> None:
+        """Note whether some process writes."""
+        self._beat_at = at + BEAT_S
+        ((beat,),) = await self._query(connection, _BEAT)
+        self._leader.look(beat, self.newest)
+        self._conditions.set("writer_gone", self._leader.reason)
 
     async def _measure(self, connection: asyncpg.Connection, at: float) -> None:
         """Measure the tables, if this database can."""

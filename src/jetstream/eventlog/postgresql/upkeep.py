@@ -227,7 +227,7 @@ class Upkeep:
     # Sealing
 
     async def _seal(self) -> None:
-        while (segment := await self._log.run(next_segment)) is not None:
+        while (segment := await self._log.work(next_segment)) is not None:
             await self._store_segment(segment)
 
     async def _store_segment(self, segment: Segment) -> None:
@@ -336,7 +336,7 @@ class Upkeep:
             if position >= stop:
                 after, rewritten = None, []
             else:
-                after, rewritten = await self._log.run(lambda reader: next_rewritten(reader, tombstones, position))
+                after, rewritten = await self._log.work(lambda reader: next_rewritten(reader, tombstones, position))
             if after is None:
                 await self._replace(rewritten, tombstones)
                 self._tombstones, self._must_rotate = {}, True
@@ -399,7 +399,7 @@ class Upkeep:
         """Seal rows that end before a position, however few: only segments are deleted."""
         if self._term.sealed_us >= before_us - 1:
             return
-        rows = await self._log.run(
+        rows = await self._log.work(
             lambda reader: [row for row in reader.tail_rows(0, POSITION_MAX) if row.last_us < before_us]
         )
         if any(row.events for row in rows):
