@@ -16,12 +16,15 @@ import structlog
 from jetstream.conditions import Conditions
 from jetstream.errors import Fenced, LogUnreachable
 from jetstream.eventlog import ReadWriteLog
+from jetstream.eventlog.opening import erased_statuses
 from jetstream.eventlog.postgresql.leading import Candidate, lead
 from jetstream.eventlog.postgresql.store import PostgresLog
 from jetstream.eventlog.postgresql.term import Term
 from jetstream.eventlog.postgresql.upkeep import Retention, Upkeep
-from jetstream.intake import Intake
+from jetstream.intake import Intake, upstreams_of
+from jetstream.limits import Limits
 from jetstream.runtime import first_error
+from jetstream.settings import Settings
 
 logger = structlog.get_logger(__name__)
 
@@ -73,3 +76,24 @@ class Terms:
                 await intake.close()
         finally:
             await term.resign()
+
+
+def terms_of(
+    settings: Settings,
+    log: PostgresLog,
+    clock: Callable[[], int],
+    new_intake: Callable[[ReadWriteLog], Intake],
+    conditions: Conditions,
+    limits: Limits,
+) -> Terms:
+    """Return the terms of a server, by its settings. `clock` gives unix microseconds."""
+    # Which upstreams there are is fixed by `--upstream`; a file of them may change at any time.
+    may_change = settings.upstream_file is not None or bool(settings.upstream_cursor)
+    candidate = Candidate(
+        takeover_s=settings.takeover_after,
+        erase=erased_statuses(settings),
+        sources=None if may_change else {each.name for each in upstreams_of(settings, limits)},
+        clock=clock,
+    )
+    retention = Retention(settings.retention, settings.retention_bytes, clock)
+    return Terms(log, candidate, retention, new_intake, conditions)

@@ -28,7 +28,8 @@ import asyncpg
 import structlog
 
 from jetstream.clock import STEP_US, unix_us
-from jetstream.eventlog.postgresql.connection import LOST, connect, describe, drop, translated
+from jetstream.errors import LogUnreachable
+from jetstream.eventlog.postgresql.connection import LOST, connect, describe, drop, shown, translated
 from jetstream.eventlog.postgresql.schema import SEALED, Epoch, check_version, create
 from jetstream.eventlog.postgresql.store import PostgresLog
 from jetstream.eventlog.postgresql.term import Stored, Term, cursors_after
@@ -94,6 +95,21 @@ async def create_tables(address: str) -> None:
             await check_version(connection, address, writes=True)
         finally:
             await drop(connection)
+
+
+async def await_tables(address: str) -> None:
+    """Create the tables if there are none; wait for a database that does not answer. Raises LogFormat."""
+    logger, waiting = structlog.get_logger(__name__), False
+    while True:
+        try:
+            await create_tables(address)
+        except LogUnreachable as error:
+            if not waiting:
+                logger.info("log: waiting for it", problem=error.problem, address=shown(address))
+            waiting = True
+        else:
+            return
+        await asyncio.sleep(_RETRY_S)
 
 
 async def lead(log: PostgresLog, candidate: Candidate = Candidate()) -> Term:
@@ -182,7 +198,7 @@ class _Watch:
             return None
         return (
             f"the log's upstreams are {', '.join(sorted(stored))}, and its own are {', '.join(sorted(sources))};"
-            " give all processes the same --upstream"
+            " give all processes the same --upstream, or --upstream-cursor if it is to change"
         )
 
     async def _take_over(self, connection: asyncpg.Connection, seen: Seen) -> Term | None:
