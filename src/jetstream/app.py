@@ -183,9 +183,7 @@ class Service:
         settings, limits, on_read = self.settings, self._limits.log, self.metrics.count_events
         if settings.database is None:
             return await open_edge_log(settings, self.conditions, limits, on_read)
-        return await open_database(
-            settings.database, self.conditions, limits, on_read, writes=self._reads
-        )
+        return await open_database(settings.database, self.conditions, limits, on_read, writes=self._reads)
 
     def _new_terms(self, log: EdgeLog | PostgresLog) -> Terms:
         from jetstream.terms import terms_of  # noqa: PLC0415 - loads asyncpg

@@ -111,7 +111,10 @@ class Endpoints:
         listen, metrics_listen = self._settings.listen, self._settings.metrics_listen
         base = f"{listen.host or 'localhost'}:{self.port}"
         ws, http = ("ws", "http") if self._access.tls is None else ("wss", "https")
-        subscribe = {"subscribe": f"{ws}://{base}/subscribe", "client_libraries": f"{ws}://{base}/v1/subscribe"}
+        subscribe = {
+            "subscribe": f"{ws}://{base}/subscribe",
+            "client_libraries": f"{ws}://{base}/v1/subscribe",
+        }
         metrics = f"{http}://{base}/metrics" if metrics_listen is None else f"http://{metrics_listen}/metrics"
         return {**({} if self.subscribe is None else subscribe), "metrics": metrics}
 

@@ -1,8 +1,8 @@
 """The roles of a server: what of reading upstream and serving subscribers it does. Pure.
 
-    all      both, over a log of its own
-    ingest   reads upstream and writes the log; serves no subscribers
-    edge     serves subscribers from a log that another process writes
+all      both, over a log of its own
+ingest   reads upstream and writes the log; serves no subscribers
+edge     serves subscribers from a log that another process writes
 """
 
 from __future__ import annotations

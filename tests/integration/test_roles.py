@@ -164,7 +164,9 @@ async def test_an_edge_says_where_it_stands(relay: Relay, run: Run) -> None:
 @pytest.mark.parametrize(
     "path", ["/subscribe", "/v1/subscribe", "/events", "/xrpc/network.bsky.jetstream.subscribeEvents"]
 )
-async def test_a_cursor_of_the_future_starts_live_at_every_endpoint(relay: Relay, run: Run, path: str) -> None:
+async def test_a_cursor_of_the_future_starts_live_at_every_endpoint(
+    relay: Relay, run: Run, path: str
+) -> None:
     publish(relay, 1, 11)
     ingest = await run.ingest()
     edge = await run("edge")
@@ -203,7 +205,9 @@ async def test_an_edge_closes_its_connections_one_after_another(relay: Relay, ru
             assert numbers(await late.events(5)) == [1, 2, 3, 4, 5]
             closes = [await end for end in ends]
             closes.append(await late.ended_at())
-    assert {(code, text) for code, text, _ in closes} == {(1001, "the server is shutting down: connect again")}
+    assert {(code, text) for code, text, _ in closes} == {
+        (1001, "the server is shutting down: connect again")
+    }
     assert {cursor for _, _, cursor in closes} == {edge.reader.tip + 1}
 
 

@@ -24,7 +24,7 @@ from jetstream.model.filter import EVERYTHING, Filter
 
 BatchOf = Callable[[range], Batch]
 LIMITS = LogLimits()
-BY_HAND = LogLimits(segment_events=100, upkeep_interval_s=3600.0, gap_rows=10)
+BY_HAND = LogLimits(segment_events=100, journal_bytes=0, upkeep_interval_s=3600.0, gap_rows=10)
 NOTHING = Batch.of((), ())
 LEAVER = b"did:plc:leaver"
 ALL_OF_LEAVER = Filter(dids=DidSet({LEAVER}))
@@ -211,7 +211,9 @@ async def test_a_large_append_is_whole_yet_no_reader_need_take_all_of_it(
     await reopened.close()
 
 
-async def test_small_appends_of_large_events_are_read_a_few_at_a_time(engine: Engine, cursor: Cursors) -> None:
+async def test_small_appends_of_large_events_are_read_a_few_at_a_time(
+    engine: Engine, cursor: Cursors
+) -> None:
     large = Event(CREATE, b"did:plc:a", b"a.b.c", b"k", b"r", b"", b"x" * 100_000)
     log = await engine.open()
     for time in range(1, 31):

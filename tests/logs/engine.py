@@ -34,4 +34,3 @@ class Engine(Protocol):
 
     def forget(self, log: Any) -> None:
         """Drop the newest events from memory, as if many more had come."""
-

@@ -32,7 +32,9 @@ from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch, memory_bytes
 from jetstream.model.filter import Filter
 
-POSITION_MAX: Final = (1 << 63) - 1  # an upper bound of every position: databases have signed integers of 64 bits
+POSITION_MAX: Final = (
+    1 << 63
+) - 1  # an upper bound of every position: databases have signed integers of 64 bits
 _NOTHING: Final = Columns(*[b""] * 8)
 
 # The result of a scan: where to scan next, and the only thing below that which may be wanted: the key of a

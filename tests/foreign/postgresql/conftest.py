@@ -35,7 +35,6 @@ def server(programs: Path) -> Iterator[Server]:
 def own_server(programs: Path) -> Iterator[Callable[..., Server]]:
     """Start servers that a test may kill."""
 
-
     with ExitStack() as stack:
         yield lambda **settings: stack.enter_context(running(programs, **settings))
 

@@ -38,7 +38,9 @@ class Proxy:
         )
         self._writers -= writers
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, open: asyncio.Event) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, open: asyncio.Event
+    ) -> None:
         with suppress(OSError):
             while data := await reader.read(1 << 16):
                 if not open.is_set():

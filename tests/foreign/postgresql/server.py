@@ -17,7 +17,12 @@ from typing import Final
 _BINARIES: Final = Path("/usr/lib/postgresql")
 _NOBODY: Final = 65534
 # Durability is tested with processes that are killed, not with power that is lost.
-_QUICK: Final = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "on", "max_connections": "200"}
+_QUICK: Final = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "on",
+    "max_connections": "200",
+}
 
 
 def binaries() -> Path | None:
@@ -49,12 +54,26 @@ class Server:
 
     def run(self, name: str, *arguments: str) -> None:
         subprocess.run(
-            self.program(name, *arguments), check=True, cwd=self.directory, stdout=subprocess.DEVNULL, timeout=60
+            self.program(name, *arguments),
+            check=True,
+            cwd=self.directory,
+            stdout=subprocess.DEVNULL,
+            timeout=60,
         )
 
     def create(self) -> None:
         self.run(
-            "initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"
+            "initdb",
+            "-D",
+            str(self.data),
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--locale=C",
+            "--no-sync",
         )
         with (self.data / "pg_hba.conf").open("a") as file:
             file.write("host replication all 127.0.0.1/32 trust\n")
@@ -63,7 +82,16 @@ class Server:
         options = [part for name, value in self.settings.items() for part in ("-c", f"{name}={value}")]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                self.program("postgres", "-D", str(self.data), "-p", str(self.port), "-k", str(self.directory), *options),
+                self.program(
+                    "postgres",
+                    "-D",
+                    str(self.data),
+                    "-p",
+                    str(self.port),
+                    "-k",
+                    str(self.directory),
+                    *options,
+                ),
                 cwd=self.directory,
                 stdout=log,
                 stderr=log,

@@ -48,7 +48,11 @@ async def test_an_append_whose_answer_is_lost_is_stored_once(
     await appending
     await log.append(batch_of(range(10, 12)), Changes(cursor))
     assert await times_from(log) == list(range(1, 12))
-    assert await engine.execute("SELECT last_us FROM tail WHERE events > 0 ORDER BY id") == [(4,), (9,), (11,)]
+    assert await engine.execute("SELECT last_us FROM tail WHERE events > 0 ORDER BY id") == [
+        (4,),
+        (9,),
+        (11,),
+    ]
     await log.close()
 
 

@@ -31,7 +31,10 @@ async def filled(directory: Path, batch_of: BatchOf) -> SqliteLog:
     for start in range(1, 1_000, 20):
         did = DIDS[start % 59]
         changes = Changes(
-            {"a": SourceCursor(start, stored_to=start + 5, unstored=(start + 2, start + 4)), "b": SourceCursor(7)},
+            {
+                "a": SourceCursor(start, stored_to=start + 5, unstored=(start + 2, start + 4)),
+                "b": SourceCursor(7),
+            },
             {did: None if start % 7 == 0 else start.to_bytes(24, "big")},
             [Gap(start + 3, "did:plc:a", "x", "y", "sync")] if start % 3 == 0 else [],
             {("a", f"did:plc:{start}"): b"state"} if start % 5 == 0 else {},
@@ -80,10 +83,20 @@ async def test_the_commands_read_a_log(engine: PostgresEngine, batch_of: BatchOf
     found = await asyncio.to_thread(lambda: list(selected(engine.address, 100, 950, wanted)))
     times = [batch.times[i] for batch, indices in found for i in indices]
     assert times == await times_from(log, 100, 950, wanted)
-    assert sum(len(batch) for batch, _ in await asyncio.to_thread(lambda: list(selected(engine.address, 0, None, EVERYTHING)))) == 1_000
+    assert (
+        sum(
+            len(batch)
+            for batch, _ in await asyncio.to_thread(
+                lambda: list(selected(engine.address, 0, None, EVERYTHING))
+            )
+        )
+        == 1_000
+    )
     found_whole = await asyncio.to_thread(check, engine.address)
     assert (found_whole.events, found_whole.segments, found_whole.problems) == (1_000, 3, [])
-    await engine.execute("UPDATE segment SET bodies = overlay(bodies placing '\\x00'::bytea from 40) WHERE last_us < 400")
+    await engine.execute(
+        "UPDATE segment SET bodies = overlay(bodies placing '\\x00'::bytea from 40) WHERE last_us < 400"
+    )
     await engine.execute("DELETE FROM tail_a WHERE last_us = 960")
     damaged = await asyncio.to_thread(check, engine.address)
     assert [problem.split(":")[0] for problem in damaged.problems] == [

@@ -60,7 +60,9 @@ def number_of(event: Event) -> int:
     return int(re.findall(rb"[0-9]+", event.rkey or event.body)[-1])
 
 
-async def test_each_event_is_stored_once_whatever_is_killed(own_server: Callable[..., Server], kills: int) -> None:
+async def test_each_event_is_stored_once_whatever_is_killed(
+    own_server: Callable[..., Server], kills: int
+) -> None:
     dice = random.Random(kills)
     server = own_server(fsync="on")
     await (await PostgresEngine(server.address).open()).close()

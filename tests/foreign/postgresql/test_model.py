@@ -45,6 +45,5 @@ def _address(server: Server) -> None:
     PostgresAgainstList.address = server.address
 
 
-
 TestLogAgainstList = PostgresAgainstList.TestCase
 TestLogAgainstList.settings = SETTINGS

@@ -77,7 +77,9 @@ async def test_one_leads_one_stands_by_and_an_edge_serves(serve: Serve, relay: R
     ]
 
 
-async def test_a_server_that_is_fenced_stands_by_and_leads_again(serve: Serve, relay: Relay, engine: PostgresEngine) -> None:
+async def test_a_server_that_is_fenced_stands_by_and_leads_again(
+    serve: Serve, relay: Relay, engine: PostgresEngine
+) -> None:
     server = await serve("all")
     await leading(server)
     await relay.wait_accepted(1)
@@ -91,7 +93,9 @@ async def test_a_server_that_is_fenced_stands_by_and_leads_again(serve: Serve, r
     assert times == sorted(set(times))
 
 
-async def test_a_server_of_another_upstream_does_not_lead_and_says_so(serve: Serve, relay: Relay, engine: PostgresEngine) -> None:
+async def test_a_server_of_another_upstream_does_not_lead_and_says_so(
+    serve: Serve, relay: Relay, engine: PostgresEngine
+) -> None:
     first = AsyncExitStack()
     leader = await serve("ingest", first)
     await leading(leader)

@@ -30,7 +30,9 @@ from jetstream.eventlog.sqlite.repos import read_changes, whole_states
 from jetstream.eventlog.sqlite.reservation import Reservation
 from jetstream.eventlog.sqlite.schema import read_accounts, read_cursors, read_tip
 
-_IS_EMPTY = "SELECT (SELECT max(id) FROM tail) = 0 AND NOT EXISTS (SELECT 1 FROM segment) FROM term FOR UPDATE"
+_IS_EMPTY = (
+    "SELECT (SELECT max(id) FROM tail) = 0 AND NOT EXISTS (SELECT 1 FROM segment) FROM term FOR UPDATE"
+)
 _SEGMENT_COLUMNS = ("follows_us", "bytes", *Segment._fields)
 _ROW_COLUMNS = ("id", "last_us", "follows_us", "first_us", "events", "appended", "nonce", "data")
 
@@ -71,7 +73,9 @@ async def _copy(directory: Path, source: sqlite3.Connection, target: asyncpg.Con
     await target.execute("DELETE FROM tail_a")
     await target.copy_records_to_table("tail_a", records=rows.tail(), columns=_ROW_COLUMNS)
     if rows.findings.problems:
-        raise LogCorrupt(directory, f"is damaged ({rows.findings.problems[0]}); run `jetstream log repair` first")
+        raise LogCorrupt(
+            directory, f"is damaged ({rows.findings.problems[0]}); run `jetstream log repair` first"
+        )
     cursors = [cursor_row(*each) for each in read_cursors(source).items()]
     await target.copy_records_to_table("cursor", records=cursors)
     await _copy_states(source, target)
@@ -91,9 +95,7 @@ async def _copy(directory: Path, source: sqlite3.Connection, target: asyncpg.Con
 
 async def _copy_states(source: sqlite3.Connection, target: asyncpg.Connection) -> None:
     damaged: list[bytes] = []
-    states = (
-        (did, state) for some in whole_states(source, damaged) for state, _, did in some
-    )
+    states = ((did, state) for some in whole_states(source, damaged) for state, _, did in some)
     await target.copy_records_to_table("repo", records=states)
     changed, _, _ = read_changes(source)
     gone = [did for did, state in changed.items() if state is None]

@@ -42,14 +42,18 @@ _WATCH: Final = """
 SELECT t.epoch, t.holder, l.beat, (SELECT max(id) FROM tail) AS newest,
     (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now_us FROM term t, leader l
 """
-_CLAIM: Final = "UPDATE term SET epoch = epoch + 1, holder = $3 WHERE epoch = $1 AND holder = $2 RETURNING epoch"
+_CLAIM: Final = (
+    "UPDATE term SET epoch = epoch + 1, holder = $3 WHERE epoch = $1 AND holder = $2 RETURNING epoch"
+)
 _NEWEST: Final = "SELECT id, last_us, appended FROM tail ORDER BY id DESC LIMIT 1"
 _STATE: Final = f"""
 SELECT s.tail, s.folded_id, s.repos, l.reserved_us, l.base_us, {SEALED} AS sealed_us,
     (SELECT count(*) FROM gap) AS gaps FROM state s, leader l
 """
 _CURSORS: Final = "SELECT source, seq, provisional, fell_from, stored_to, unstored FROM cursor"
-_CHANGED: Final = "SELECT id, cursors, repos FROM tail WHERE cursors IS NOT NULL OR repos IS NOT NULL ORDER BY id"
+_CHANGED: Final = (
+    "SELECT id, cursors, repos FROM tail WHERE cursors IS NOT NULL OR repos IS NOT NULL ORDER BY id"
+)
 _ACCOUNTS: Final = "SELECT source, did, state FROM account"
 # Differs after each promotion of another server. Not every compatible database has it.
 _TIMELINE: Final = "SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)"
@@ -124,12 +128,16 @@ async def lead(log: PostgresLog, candidate: Candidate = Candidate()) -> Term:
                 failing = False
             except (*LOST, asyncpg.PostgresError) as error:
                 if not failing:
-                    logger.warning("log: standing by without the database", address=log.name, error=describe(error))
+                    logger.warning(
+                        "log: standing by without the database", address=log.name, error=describe(error)
+                    )
                 failing, term, problem = True, None, refused
                 await watch.disconnect()
             if term is not None:
                 candidate.on_refusal(None)
-                logger.info("log: this process leads", epoch=term.epoch.number, tip=term.tip, address=log.name)
+                logger.info(
+                    "log: this process leads", epoch=term.epoch.number, tip=term.tip, address=log.name
+                )
                 return term
             if problem != refused:
                 refused = problem

@@ -36,7 +36,9 @@ _COLUMNS: Final = (
 )
 _DIDS: Final = "SELECT dids FROM segment WHERE last_us = $1"
 _ACCOUNTS: Final = "SELECT accounts FROM segment WHERE last_us = $1"
-_KEYS: Final = "SELECT dids, collections, rkeys, revs, accounts FROM segment WHERE last_us = $1 AND events > 0"
+_KEYS: Final = (
+    "SELECT dids, collections, rkeys, revs, accounts FROM segment WHERE last_us = $1 AND events > 0"
+)
 _NEWEST: Final = (
     "SELECT last_us, did_bits FROM segment WHERE last_us < $1 AND events > 0 ORDER BY last_us DESC LIMIT $2"
 )
@@ -45,7 +47,7 @@ _OLDEST: Final = "SELECT last_us FROM segment WHERE last_us >= $1 AND first_us <
 # it and its end.
 _TAIL: Final = (
     f"SELECT last_us, first_us, events, data, follows_us, {_REVISION} FROM tail"
-    " WHERE last_us >= $1 AND follows_us < $2 - 1 AND first_us <= last_us"
+    " WHERE last_us >= $1 AND follows_us < $2::bigint - 1 AND first_us <= last_us"
     f" AND last_us > {SEALED} ORDER BY last_us LIMIT $3"
 )
 # Indexes that the statements of one scan read. The first segment is most often the one that is wanted.
@@ -56,9 +58,7 @@ _TAIL_ROWS: Final = 64
 class DatabaseReader(StoredReader):
     """Reads through `fetch`, which returns the rows of a statement, as of `revision` at least."""
 
-    def __init__(
-        self, fetch: Callable[..., list[Any]], limits: LogLimits, revision: int
-    ) -> None:
+    def __init__(self, fetch: Callable[..., list[Any]], limits: LogLimits, revision: int) -> None:
         super().__init__(limits)
         self._fetch = fetch
         self._revision = revision
@@ -184,7 +184,9 @@ class ReaderPool:
         async with self._pool.acquire() as connection:
 
             def fetch(statement: str, *values: object) -> list[Any]:
-                rows: list[Any] = asyncio.run_coroutine_threadsafe(connection.fetch(statement, *values), loop).result()
+                rows: list[Any] = asyncio.run_coroutine_threadsafe(
+                    connection.fetch(statement, *values), loop
+                ).result()
                 return rows
 
             reader = DatabaseReader(fetch, self._limits, revision)

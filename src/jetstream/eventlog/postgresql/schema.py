@@ -154,7 +154,10 @@ TUNING: Final = (
     "ALTER TABLE segment SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 50,"
     " toast.autovacuum_vacuum_scale_factor = 0.02, toast.autovacuum_vacuum_threshold = 1000)",
     "ALTER TABLE repo SET (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05)",
-    *(f"ALTER TABLE {name} SET (fillfactor = 10, autovacuum_vacuum_threshold = 100)" for name in ("leader", "state")),
+    *(
+        f"ALTER TABLE {name} SET (fillfactor = 10, autovacuum_vacuum_threshold = 100)"
+        for name in ("leader", "state")
+    ),
 )
 
 TABLES: Final = "SELECT to_regclass('state') IS NOT NULL AND to_regclass('term') IS NOT NULL"
@@ -190,7 +193,12 @@ async def create(connection: asyncpg.Connection) -> None:
         try:
             await connection.execute(statement)
         except asyncpg.PostgresError as error:
-            if not isinstance(error, asyncpg.FeatureNotSupportedError | asyncpg.PostgresSyntaxError | asyncpg.InvalidParameterValueError):
+            if not isinstance(
+                error,
+                asyncpg.FeatureNotSupportedError
+                | asyncpg.PostgresSyntaxError
+                | asyncpg.InvalidParameterValueError,
+            ):
                 raise
 
 
@@ -200,7 +208,10 @@ async def check_version(connection: asyncpg.Connection, address: str, *, writes:
     The version before this program's is read and written as it is, until `jetstream log migrate`.
     """
     if not await connection.fetchval(TABLES):
-        raise LogError(shown(address), "has no tables of a log: start a process that writes it, or run `jetstream log migrate`")
+        raise LogError(
+            shown(address),
+            "has no tables of a log: start a process that writes it, or run `jetstream log migrate`",
+        )
     version: int = await connection.fetchval(READ_VERSION)
     if version not in (VERSION, VERSION - 1) or version < 1:
         known = f"{VERSION - 1} and {VERSION}" if VERSION > 1 else f"{VERSION}"

@@ -288,7 +288,9 @@ class PostgresLog:
             stored, problem = await self._pool.run(lambda reader: lookup.in_store(reader, missing, start))
             found |= stored
             if problem is not None:
-                self._logger.warning("log: a part cannot be searched, its events may be stored again", problem=problem)
+                self._logger.warning(
+                    "log: a part cannot be searched, its events may be stored again", problem=problem
+                )
         return found
 
     async def keys_from(self, position: int, stop: int) -> set[Key]:
@@ -458,7 +460,7 @@ class PostgresLog:
         """Drop what was erased: after one change, what its tombstones say; after several, everything."""
         marks = await self._query(connection, _TOMBSTONES)
         revision = marks[0]["revision"]
-        if revision != self._revision + 1:
+        if self._is_first or revision != self._revision + 1:
             await self._reload(connection)
             return
         before, self._tombstones = self._tombstones, _tombstones(marks)

@@ -52,10 +52,10 @@ RETRY_S: Final = 0.5  # between two attempts to find out what became of an appen
 LOADED_MAX: Final = 200_000  # states of repositories in memory, beside those that have changed
 # Inserts a row if the term is this process's, and the row before it is the newest one.
 _APPEND: Final = """
-WITH leading AS (SELECT id FROM term WHERE epoch = $1 AND holder = $2 FOR SHARE)
+WITH mine AS (SELECT id FROM term WHERE epoch = $1 AND holder = $2 FOR SHARE)
 INSERT INTO tail_%s (id, last_us, follows_us, first_us, events, appended, nonce, data, cursors, repos)
 SELECT $3::bigint, $4::bigint, $5::bigint, $6::bigint, $7::integer, $8::bigint, $9::bigint, $10::bytea, $11::text,
-    $12::bytea FROM leading WHERE (SELECT max(id) FROM tail_%s) = $3 - 1
+    $12::bytea FROM mine WHERE (SELECT max(id) FROM tail_%s) = $3 - 1
 RETURNING %s
 """
 _SETTLE: Final = """
@@ -193,8 +193,11 @@ class Term:
         return await self.log.read(position, stop, wanted)
 
     async def wait(self, position: int) -> None:
-        """Return once an event at or after `position` has been read back."""
+        """Return once an event at or after `position` has been read back, and its append has returned."""
         await self.log.wait(position)
+        while self.tip < position:
+            async with self.writing:
+                await asyncio.sleep(0)
 
     async def gaps(self, since_us: int, count_max: int) -> list[Gap]:
         """Return the oldest gaps since a time, rising."""

@@ -115,7 +115,9 @@ class Retention(NamedTuple):
 class Upkeep:
     """Keeps the log of one term in order, until `close` or the end of the term."""
 
-    def __init__(self, term: Term, retention: Retention = Retention(), *, queue_max: float = QUEUE_MAX) -> None:
+    def __init__(
+        self, term: Term, retention: Retention = Retention(), *, queue_max: float = QUEUE_MAX
+    ) -> None:
         self._term = term
         self._log = term.log
         self._limits = term.log.limits
@@ -336,7 +338,9 @@ class Upkeep:
             if position >= stop:
                 after, rewritten = None, []
             else:
-                after, rewritten = await self._log.work(lambda reader: next_rewritten(reader, tombstones, position))
+                after, rewritten = await self._log.work(
+                    lambda reader: next_rewritten(reader, tombstones, position)
+                )
             if after is None:
                 await self._replace(rewritten, tombstones)
                 self._tombstones, self._must_rotate = {}, True
@@ -353,7 +357,11 @@ class Upkeep:
                     segment = each.left if isinstance(each.left, Segment) else _empty(each.last_us)
                     await connection.execute(_CHANGE_SEGMENT, *_values(segment))
                 else:
-                    events, data = (each.left.events, pack(each.left.columns)) if isinstance(each.left, Row) else (0, b"")
+                    events, data = (
+                        (each.left.events, pack(each.left.columns))
+                        if isinstance(each.left, Row)
+                        else (0, b"")
+                    )
                     await connection.execute(_CHANGE_ROW % self._term.tail, each.last_us, events, data)
             # A later account event may have moved a tombstone meanwhile: that one stays.
             await connection.executemany(_DROP_TOMBSTONE, done.items())

@@ -321,7 +321,9 @@ class SqliteLog:
         hot_tail, start = self._state.hot_tail, self._state.hot_tail.start
         found = lookup.in_batches(hot_tail.newest_first(), keys)
         if missing := set(keys) - found.keys():
-            stored, problem = await self._stored.readers.run(lambda reader: lookup.in_store(reader, missing, start))
+            stored, problem = await self._stored.readers.run(
+                lambda reader: lookup.in_store(reader, missing, start)
+            )
             found |= stored
             if problem is not None:
                 self._logger.warning(

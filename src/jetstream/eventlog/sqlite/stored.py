@@ -35,9 +35,7 @@ class StoredEvents:
     `clean` is called with each batch that was read, on that thread.
     """
 
-    def __init__(
-        self, path: Path, damages: DamageRecord, limits: LogLimits, clean: Clean = as_it_is
-    ) -> None:
+    def __init__(self, path: Path, damages: DamageRecord, limits: LogLimits, clean: Clean = as_it_is) -> None:
         # What is known to be damaged: read past.
         self._damages = damages
         self._clean = clean

@@ -44,4 +44,3 @@ class SqliteEngine:
 
     def forget(self, log: SqliteLog) -> None:
         log._state.hot_tail.drop_before(log.tip + 1)
-

@@ -57,7 +57,9 @@ async def writer(tmp_path: Path, cursor: Cursors) -> AsyncIterator[SqliteLog]:
 
 
 @asynccontextmanager
-async def edge_of(directory: Path, limits: LogLimits = BY_HAND, **arguments: object) -> AsyncIterator[EdgeLog]:
+async def edge_of(
+    directory: Path, limits: LogLimits = BY_HAND, **arguments: object
+) -> AsyncIterator[EdgeLog]:
     edge = await EdgeLog.open(directory, limits=limits, **arguments)  # type: ignore[arg-type]
     try:
         yield edge
@@ -428,7 +430,9 @@ async def test_many_edges_follow_one_writer(tmp_path: Path, batch_of: BatchOf, c
         for edge in edges:
             await stack.enter_async_context(following(edge))
         for first in range(1, 2_001, 20):
-            await append(writer, batch_of(range(first, first + 20)) if first % 3 else batch_of(range(first, first + 1)))
+            await append(
+                writer, batch_of(range(first, first + 20)) if first % 3 else batch_of(range(first, first + 1))
+            )
         async with asyncio.timeout(20):
             for edge in edges:
                 await edge.wait(writer.tip)

@@ -108,5 +108,3 @@ async def test_a_reader_in_the_middle_of_a_segment_waits_for_no_thread(
 async def test_a_bound_that_cannot_be_kept_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="--retention-bytes"):
         await SqliteLog.open(tmp_path, retention_bytes=1_000_000)
-
-
