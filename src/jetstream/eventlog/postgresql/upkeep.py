@@ -268,7 +268,6 @@ class Upkeep:
         old, new = term.tail, "b" if term.tail == "a" else "a"
         async with self._transaction() as connection:
             await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'")
-            await connection.execute(f"TRUNCATE tail_{new}")
             await connection.execute(_COPY.format(old=old, new=new), term.sealed_us, term.folded_id)
             await connection.execute("DELETE FROM cursor")
             await connection.executemany(_PUT_CURSOR, [cursor_row(*each) for each in term.cursors.items()])
