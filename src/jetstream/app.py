@@ -86,7 +86,7 @@ async def serve(settings: Settings, limits: Limits = Limits()) -> None:
 
 
 class Service:
-    """One server: its upstreams, a log, the delivery to subscribers, and the routes, as far as its role has them.
+    """One server: its upstreams, a log, the delivery to subscribers, and the routes, as its role has them.
 
     `clock` gives unix microseconds, as the machine has them. `reader` and `endpoints` are built by `run`, and
     exist from `started` on; so do `log` and `intake` where the server reads upstream, and `delivery` and
@@ -337,7 +337,7 @@ class Service:
             logger.warning("subscribers did not close in time", subscribers=len(self.subscribe))
 
     def _edge_status(self) -> EdgeStatus | None:
-        """Return where the server stands with a log that another process writes; None: it writes it itself."""
+        """Return where the server stands with a log that another process writes; None: it writes it."""
         if self._edge is None or self._reading is not None:
             return None
         return self._edge.status(self.delivery.position if self._serves else self.reader.tip + 1)

@@ -42,7 +42,7 @@ HINTS: Final = {
     "wal": "end the other program that has the log's file open, such as a backup or the sqlite3 shell",
     "damage": "check the disk; `jetstream log check` says what is lost, `jetstream log repair` removes it",
     "writer_gone": "start a server with --role ingest on the same log; subscribers keep their place meanwhile",
-    "log_unreadable": "check the database; of a log in SQLite, the disk, and that this user may write its directory",
+    "log_unreadable": "check the database, or the disk and that this user may write the log's directory",
     "not_leading": "do what the reason says; another process may lead meanwhile",
     "frames_not_taken": "look at jetstream_dropped for the reason; if it goes on, read another relay",
     "messages_unverified": "check that this machine reaches --plc-url, or run `jetstream keys import`",

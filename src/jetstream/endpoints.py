@@ -41,7 +41,6 @@ from jetstream.web.subscribe import Subscribe
 from jetstream.web.subscribers import BODY_BYTES_MAX as KICK_BYTES_MAX
 from jetstream.web.subscribers import Subscribers
 
-
 _SUBSCRIPTIONS: Final = ("/subscribe", "/v1/subscribe", "/events", f"{PREFIX}{SUBSCRIBE_EVENTS}")
 
 

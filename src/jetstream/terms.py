@@ -2,8 +2,8 @@
 
     stand by ──▶ lead ──▶ open the intake after the log's cursors ──▶ read upstream ──▶ fenced ──▶ stand by
 
-The log is read at all times; who writes it makes no difference to readers. When a term ends, what was stamped in
-it and not stored is dropped with its intake. The next one reads it from upstream again.
+The log is read at all times; who writes it makes no difference to readers. When a term ends, what was
+stamped in it and not stored is dropped with its intake. The next one reads it from upstream again.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ class Engine(Protocol):
     """One log, which is opened again and again."""
 
     async def open(self, **options: Any) -> Any:
-        """Open the log, or create it: an `AnyLog`. Options are `limits`, `erase`, `clock` and the retention."""
+        """Open the log, or create it: an `AnyLog`. Options are those of `SqliteLog.open`."""
 
     async def abandon(self, log: Any) -> None:
         """Leave the log as a process does that is killed."""

@@ -18,10 +18,10 @@ from jetstream.cli.times import parse_moment
 from jetstream.clock import unix_us
 from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.renderers.v1 import V1
-from jetstream.eventlog.sqlite.check import check as check_log
 from jetstream.errors import SettingError
 from jetstream.eventlog.contents import Contents
 from jetstream.eventlog.opening import require_driver
+from jetstream.eventlog.sqlite.check import check as check_log
 from jetstream.eventlog.sqlite.export import contents, selected
 from jetstream.eventlog.sqlite.rebase import rebase
 from jetstream.eventlog.sqlite.repair import repair as repair_log
@@ -210,7 +210,7 @@ def copy(*, log: LogPlace = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 
 
 def _address(log: LogUrl | None) -> str:
-    """Return the address of a database. Raises SettingError for a log that is in none, or without the driver."""
+    """Return the address of a database. Raises SettingError for a log in none, or without the driver."""
     if log is None or log.address is None:
         raise SettingError("--log", "none" if log is None else str(log), "is not a postgresql:// address")
     require_driver()

@@ -16,7 +16,10 @@ SLOW_MS: Final = 20.0  # of a commit: above this, events come noticeably late
 
 
 def check_database(address: str, *, writes: bool = True) -> Finding:
-    """Connect, and measure. Without `writes`, the server may be a replica. Raises SettingError without the driver."""
+    """Connect, and measure. Without `writes`, the server may be a replica.
+
+    Raises SettingError without the driver.
+    """
     require_driver()
     try:
         version, now_us, synchronous, commit_ms = asyncio.run(_measured(address, writes=writes))

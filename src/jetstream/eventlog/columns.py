@@ -58,7 +58,7 @@ class Columns(NamedTuple):
         return Batch(read_times(times), *(text.split(b"\n") for text in texts))
 
     def packed(self) -> bytes:
-        """Return the columns as one value: the number of events as 4 bytes, the times, the texts between NULs."""
+        """Return one value: the number of events as 4 bytes, the times, the texts with NULs between them."""
         times, *texts = self
         return self.events.to_bytes(4, "little") + times + b"\0".join(texts)
 

@@ -6,8 +6,8 @@ would take more room than all other indexes. A key that is stored is usually fou
 not costs a search of all Bloom filters, a second for a day of events.
 
 The search goes from the newest event to the oldest, in steps. Each step is a short snapshot, so that a long
-search holds nothing back. The tail is searched before the segments: sealing moves events in that direction, so
-none is missed between two steps.
+search holds nothing back. The tail is searched before the segments: sealing moves events in that direction,
+so none is missed between two steps.
 """
 
 from __future__ import annotations

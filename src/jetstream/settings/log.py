@@ -15,8 +15,8 @@ from jetstream.settings.values import LogUrl, parse_log_url
 # Also of the commands that read or change a log.
 LOG: Final = setting(
     "LOG",
-    "Where the event log is: sqlite:DIRECTORY, or postgresql://USER@HOST/DATABASE. By default it is in the data"
-    " directory.",
+    "Where the event log is: sqlite:DIRECTORY, or postgresql://USER@HOST/DATABASE. By default it is in the"
+    " data directory.",
     parse_log_url,
     str,
     n_tokens=1,
@@ -51,8 +51,8 @@ class LogSettings:
         float,
         duration(
             "TAKEOVER_AFTER",
-            "With the log in PostgreSQL: for how long the process that writes it must be silent before another"
-            " one takes over.",
+            "With the log in PostgreSQL: for how long the process that writes it must be silent before"
+            " another one takes over.",
         ),
     ] = 3.0
     data_dir: Annotated[

@@ -1,4 +1,4 @@
-"""A TCP proxy before a PostgreSQL server: it loses answers, stalls, and cuts connections when it is told to."""
+"""A TCP proxy before a PostgreSQL server: it loses answers, stalls, and cuts connections."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Proxy:
         self._writers -= writers
 
     async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, open: asyncio.Event
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event
     ) -> None:
         with suppress(OSError):
             while data := await reader.read(1 << 16):
-                if not open.is_set():
+                if not gate.is_set():
                     self.held.set()
-                    await open.wait()
+                    await gate.wait()
                 writer.write(data)
                 await writer.drain()
         writer.transport.abort()

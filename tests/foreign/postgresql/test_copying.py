@@ -48,24 +48,31 @@ async def filled(directory: Path, batch_of: BatchOf) -> SqliteLog:
 
 async def test_a_copy_is_the_same_log(tmp_path: Path, engine: PostgresEngine, batch_of: BatchOf) -> None:
     old = await filled(tmp_path, batch_of)
-    expected = await read_all(old), old.floor, old.cursors, old.accounts(), await old.gaps(0, 1_000)
+    expected = (
+        await read_all(old, old.floor),
+        old.floor,
+        old.cursors,
+        old.accounts(),
+        await old.gaps(0, 1_000),
+    )
     states = {did: old.repo(did) for did in DIDS}
     with pytest.raises(LogLocked):
         await copy(tmp_path, engine.address)
     await old.close()
     copied = await copy(tmp_path, engine.address)
     assert copied == Copied(len(expected[0]), copied.segments, 1_000)
-    assert copied.segments >= 7
+    assert copied.segments >= 5
     log = await engine.open(limits=LIMITS)
-    assert (await read_all(log), log.floor, log.cursors, log.accounts(), await log.gaps(0, 1_000)) == expected
-
+    found = await read_all(log, log.floor), log.floor, log.cursors, log.accounts(), await log.gaps(0, 1_000)
+    assert found == expected
     assert {did: log.repo(did) for did in DIDS} == states
     assert log.statistics().events == len(expected[0])
     first = log.tip + 1
     await log.append(batch_of(range(first, first + 500)), Changes(log.cursors))
     await log.maintain()
     await log.upkeep.rotate()
-    assert await times_from(log) == [*(time for time, _ in expected[0]), *range(first, first + 500)]
+    old_times = [time for time, _ in expected[0]]
+    assert await times_from(log, log.floor) == [*old_times, *range(first, first + 500)]
     await log.close()
     with pytest.raises(LogError, match="has events already"):
         await copy(tmp_path, engine.address)

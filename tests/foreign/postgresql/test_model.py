@@ -1,4 +1,4 @@
-"""The log in PostgreSQL against a plain list, also when the tail is rotated and another process takes over."""
+"""The log in PostgreSQL against a plain list, also when the tail is rotated and the process fenced."""
 
 from __future__ import annotations
 

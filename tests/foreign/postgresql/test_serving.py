@@ -65,7 +65,9 @@ async def test_one_leads_one_stands_by_and_an_edge_serves(serve: Serve, relay: R
             seen = await subscriber.events(19)
             assert await other.events(19) == seen
         assert standby._reading is None
-        assert (await get(edge.port, "/ready"))[0] == (await get(standby.port, "/ready"))[0] == 200
+        for server in (standby, edge):
+            while (await get(server.port, "/ready"))[0] != 200:
+                await asyncio.sleep(0.05)
         await first.aclose()  # it resigns
         await leading(standby)
         relay.publish((seq, commit(seq)) for seq in range(20, 40))

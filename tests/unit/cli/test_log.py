@@ -18,9 +18,9 @@ from jetstream.errors import InvalidParameter, LogError, SettingError
 from jetstream.eventlog import Changes, Cursors, Gap
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.limits import LogLimits
-from jetstream.settings.values import LogUrl
 from jetstream.model.batch import Batch
 from jetstream.model.event import SYNC, Event
+from jetstream.settings.values import LogUrl
 
 BatchOf = Callable[[range], Batch]
 START = 1_700_000_000_000_000

@@ -1,7 +1,7 @@
 """Statements whose answer the event loop waits for: the state of a repository that nobody has loaded ahead.
 
-They run in a thread with an event loop and a connection of its own. One takes a round trip to the database, so
-what is needed often is read ahead.
+They run in a thread with an event loop and a connection of its own. One takes a round trip to the database,
+so what is needed often is read ahead.
 """
 
 from __future__ import annotations

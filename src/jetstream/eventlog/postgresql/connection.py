@@ -20,7 +20,8 @@ from jetstream.errors import LogError, LogUnreachable, SettingError
 T = TypeVar("T")
 
 CONNECT_S: Final = 5.0  # after which a host that does not answer counts as gone
-# A peer that answers nothing at all is noticed after about half a minute: the machine is gone, or the network.
+# A peer that answers nothing at all is noticed after about half a minute: the machine is gone, or the
+# network.
 _KEEPALIVE: Final = (
     ("TCP_KEEPIDLE", 10),
     ("TCP_KEEPINTVL", 5),
@@ -28,8 +29,8 @@ _KEEPALIVE: Final = (
     ("TCP_USER_TIMEOUT", 30_000),
 )
 
-# What is raised when the connection is lost or cannot be made. asyncpg raises InternalClientError, too, when the
-# server ends in the middle of an answer.
+# What is raised when the connection is lost or cannot be made. asyncpg raises InternalClientError, too, when
+# the server ends in the middle of an answer.
 LOST: Final = (
     OSError,
     TimeoutError,

@@ -1,7 +1,7 @@
 """Copying a log from SQLite into a database that has none: `jetstream log copy`.
 
-Positions stay, so the cursors of subscribers stay valid. All is one transaction: a copy that is interrupted leaves
-nothing. The SQLite log is locked meanwhile, and stays as it is.
+Positions stay, so the cursors of subscribers stay valid. All is one transaction: a copy that is interrupted
+leaves nothing. The SQLite log is locked meanwhile, and stays as it is.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Copied(NamedTuple):
 async def copy(directory: Path, address: str) -> Copied:
     """Copy the log in a directory into a database. The server that writes it must be stopped.
 
-    Raises LogLocked while it runs, LogCorrupt if the log is damaged, LogError if the database has events already,
-    LogUnreachable or LogUnwritable.
+    Raises LogLocked while it runs, LogCorrupt if the log is damaged, LogError if the database has events
+    already, LogUnreachable or LogUnwritable.
     """
     await create_tables(address)
     with offline(directory) as path, closing(open_writer(path)) as source:

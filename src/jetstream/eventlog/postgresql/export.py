@@ -1,7 +1,7 @@
 """Reading a whole log at once, while a server may write it: for the commands `stats`, `cat` and `check`.
 
-Synchronous: each statement is run to its end. Each is a short snapshot, so that a long export holds nothing back.
-Events that are trimmed meanwhile are left out; damage ends the export with an error.
+Synchronous: each statement is run to its end. Each is a short snapshot, so that a long export holds nothing
+back. Events that are trimmed meanwhile are left out; damage ends the export with an error.
 """
 
 from __future__ import annotations

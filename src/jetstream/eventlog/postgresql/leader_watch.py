@@ -16,23 +16,26 @@ class LeaderWatch:
     def __init__(self, gone_s: float, clock: Callable[[], float]) -> None:
         self._gone_s = gone_s
         self._clock = clock
-        # What was seen last: the heartbeat and the newest position; None: nothing was yet.
-        self._seen: tuple[int, int] | None = None
+        # What was seen last, the heartbeat and the newest position; None: nothing was yet.
+        self._beat: int | None = None
+        self._newest: int | None = None
         # When it has changed last; None: it has not since the start, which was at `began`.
         self._alive_at: float | None = None
         self._began = clock()
         # How far the log was, and when.
         self._lag = Lag()
 
-    def look(self, beat: int, newest: int) -> None:
-        """Note what was seen."""
-        seen = (beat, newest)
-        if self._seen is not None and seen != self._seen:
+    def look(self, beat: int) -> None:
+        """Note what the heartbeat was."""
+        if self._beat is not None and beat != self._beat:
             self._alive_at = self._clock()
-        self._seen = seen
+        self._beat = beat
 
     def note(self, newest: int) -> None:
         """Note that the log has events up to a position."""
+        if self._newest is not None and newest > self._newest:
+            self._alive_at = self._clock()
+        self._newest = newest
         self._lag.note(newest, self._clock())
 
     @property

@@ -1,15 +1,17 @@
 """Which process writes: one leads, the others stand by.
 
-A standby looks at the term, the newest row and the heartbeat a few times a second. When none of them has changed
-for `takeover_after_s`, by its own monotonic clock, it takes over: it writes the next epoch over the one that it
-has seen. The database lets one such change pass. Clocks of different machines are never compared, but with one
+A standby looks at the term, the newest row and the heartbeat a few times a second. When none of them has
+changed for `takeover_after_s`, by its own monotonic clock, it takes over: it writes the next epoch over the
+one that it has seen. The database lets one such change pass. Clocks of different machines are never
+compared, but with one
 exception: a process whose clock is far from the database's must not stamp events, and does not lead.
 
     standby   ··look··look··look··│ take over ▶ read ▶ lead
     leader    beat · append · ✗     └── the row of the term: waits for appends that are under way
 
-The new term reads what the log holds after its epoch is committed, so nothing is stored behind its back. Where the
-database may have lost commits, which is so after another server was promoted, positions continue above what was
+The new term reads what the log holds after its epoch is committed, so nothing is stored behind its back.
+Where the database may have lost commits, which is so after another server was promoted, positions continue
+above what was
 reserved: readers may have seen positions that the log does not hold any more.
 """
 
@@ -59,7 +61,8 @@ _ACCOUNTS: Final = "SELECT source, did, state FROM account"
 _TIMELINE: Final = "SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)"
 # Positions continue above `base_us`: above what was reserved when the timeline was found to be another.
 _SET_TIMELINE: Final = """
-UPDATE leader SET base_us = CASE WHEN timeline = $3 AND $3 <> '' THEN base_us ELSE reserved_us END, timeline = $3
+UPDATE leader SET timeline = $3,
+    base_us = CASE WHEN timeline = $3 AND $3 <> '' THEN base_us ELSE reserved_us END
 FROM term WHERE term.epoch = $1 AND term.holder = $2 RETURNING base_us
 """
 
@@ -90,13 +93,13 @@ class Seen(NamedTuple):
 
 
 async def create_tables(address: str) -> None:
-    """Create the tables of a log in a database that has none. Raises LogError or LogUnreachable."""
+    """Create the tables of a log in a database without them. Raises LogError or LogUnreachable."""
     connection = None
     with translated(address):
         try:
             connection = await connect(address, writes=True)
             await create(connection)
-            await check_version(connection, address, writes=True)
+            await check_version(connection, address)
         finally:
             await drop(connection)
 
@@ -168,7 +171,7 @@ class _Watch:
         self._connection = None
 
     async def step(self) -> Term | None:
-        """Look once; return the term if this process leads now. Raises one of `LOST`, or asyncpg.PostgresError."""
+        """Look once; return the term if this process leads now. Raises what asyncpg raises."""
         if self._connection is None:
             self._connection = await connect(self._log.address, writes=True)
         seen = await self._look(self._connection)
@@ -205,8 +208,9 @@ class _Watch:
         if not stored or stored.keys() == set(sources):
             return None
         return (
-            f"the log's upstreams are {', '.join(sorted(stored))}, and its own are {', '.join(sorted(sources))};"
-            " give all processes the same --upstream, or --upstream-cursor if it is to change"
+            f"the log's upstreams are {', '.join(sorted(stored))}, and its own are"
+            f" {', '.join(sorted(sources))}; give all processes the same --upstream, or --upstream-cursor if"
+            " it is to change"
         )
 
     async def _take_over(self, connection: asyncpg.Connection, seen: Seen) -> Term | None:
@@ -262,7 +266,7 @@ class _Watch:
 
 
 async def _timeline(connection: asyncpg.Connection) -> str:
-    """Return what differs after a promotion; empty where that is not known, or commits do not wait for the disk."""
+    """Return what differs after a promotion; empty where nobody knows, or commits do not wait."""
     with suppress(asyncpg.PostgresError):
         if await connection.fetchval("SHOW synchronous_commit") != "off":
             return str(await connection.fetchval(_TIMELINE))
@@ -270,7 +274,7 @@ async def _timeline(connection: asyncpg.Connection) -> str:
 
 
 async def open_leading(address: str, candidate: Candidate = Candidate(), **options: Any) -> Term:
-    """Open a log, create its tables if there are none, and return when this process leads. Raises LogError."""
+    """Open a log, create its tables if needed, and return when this process leads. Raises LogError."""
     await create_tables(address)
     log = await PostgresLog.open(address, **options)
     try:

@@ -1,9 +1,9 @@
 """Reading the database: the statements of a scan, and the threads in which scans run.
 
-`eventlog.reader` has what a scan does. It runs in a thread, since zstd takes milliseconds; each of its statements
-is run by the event loop, for which the thread waits. Each statement is a snapshot of its own. What sealing moves
-between two of them is noticed: every segment and row names the position that it follows, and a scan that finds
-something missing raises Hole.
+`eventlog.reader` has what a scan does. It runs in a thread, since zstd takes milliseconds; each of its
+statements is run by the event loop, for which the thread waits. Each statement is a snapshot of its own.
+What sealing moves between two of them is noticed: every segment and row names the position that it follows,
+and a scan that finds something missing raises Hole.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ _NEWEST: Final = (
     "SELECT last_us, did_bits FROM segment WHERE last_us < $1 AND events > 0 ORDER BY last_us DESC LIMIT $2"
 )
 _OLDEST: Final = "SELECT last_us FROM segment WHERE last_us >= $1 AND first_us < $2 ORDER BY last_us LIMIT $3"
-# Rows of the tail that cover a part of a range, and are not sealed. A row covers what is between the row before
-# it and its end.
+# Rows of the tail that cover a part of a range, and are not sealed. A row covers what is between the row
+# before it and its end.
 _TAIL: Final = (
     f"SELECT last_us, first_us, events, data, follows_us, {_REVISION} FROM tail"
     " WHERE last_us >= $1 AND follows_us < $2::bigint - 1 AND first_us <= last_us"
@@ -125,7 +125,7 @@ class DatabaseReader(StoredReader):
             position = rows[-1][0] + 1
 
     def _end_of_tail(self, position: int, stop: int) -> Scan:
-        """Raise Hole where the tail ends below what was shown: what is missing moved, or is behind elsewhere."""
+        """Raise Hole where the tail ends below what was shown: what is missing was moved."""
         if position < stop:
             raise Hole(position)
         return stop, None
@@ -147,7 +147,8 @@ class ReaderPool:
     """Runs work that reads the database in threads, each with a connection."""
 
     def __init__(self, address: str, limits: LogLimits, *, primary: bool = False) -> None:
-        # The database, whether it must be the primary, and how many threads and connections there are at most.
+        # The database, whether it must be the primary, and how many threads and connections there are at
+        # most.
         self._address, self._primary = address, primary
         self._limits = limits
         self._threads = ThreadPoolExecutor(limits.reader_threads, thread_name_prefix="log-reader")

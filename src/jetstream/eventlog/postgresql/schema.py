@@ -10,9 +10,9 @@
     repo        the states of repositories, as of the last fold
     tombstone, gap, account   as in SQLite
 
-Each append is one new row, and changes no other: so a long transaction of somebody else, which keeps vacuum from
-removing old versions of rows, makes nothing slower. Rows are never deleted from a tail. When it is long enough,
-what is not sealed yet is copied to the other table, and the first one is emptied with TRUNCATE.
+Each append is one new row, and changes no other: so a long transaction of somebody else, which keeps vacuum
+from removing old versions of rows, makes nothing slower. Rows are never deleted from a tail. When it is long
+enough, what is not sealed yet is copied to the other table, and the first one is emptied with TRUNCATE.
 
 A row of the tail has an `id` that follows the one before it, and its range of positions:
 
@@ -20,10 +20,11 @@ A row of the tail has an `id` that follows the one before it, and its range of p
     ────┼─────────────┼────────────────────┼──▶
         └── the end of the row before it: a reader that has not seen it waits
 
-A row without events, which has only cursors or states, has an empty range: its `first_us` is above its `last_us`.
+A row without events, which has only cursors or states, has an empty range: its `first_us` is above its
+`last_us`.
 
-Integers are positions in microseconds, or counts. Bytes are as in SQLite: segments column by column; a row of the
-tail as one zstd frame of `Columns.packed`.
+Integers are positions in microseconds, or counts. Bytes are as in SQLite: segments column by column; a row
+of the tail as one zstd frame of `Columns.packed`.
 """
 
 from __future__ import annotations
@@ -142,17 +143,18 @@ CREATE TABLE account (
     PRIMARY KEY (source, did)
 );
 """
-# How PostgreSQL itself stores and vacuums the tables. A database that is only compatible may refuse some. What
-# is compressed is not compressed again; batches of ordinary size stay in the rows of the tail; rows that change
-# in place have room for their next version.
+# How PostgreSQL itself stores and vacuums the tables. A database that is only compatible may refuse some.
+# What is compressed is not compressed again; batches of ordinary size stay in the rows of the tail; rows
+# that change in place have room for their next version.
 TUNING: Final = (
     *(f"ALTER TABLE segment ALTER COLUMN {name} SET STORAGE EXTERNAL" for name in _BLOBS),
     *(f"ALTER TABLE tail_{name} ALTER COLUMN data SET STORAGE EXTERNAL" for name in TAILS),
     *(f"ALTER TABLE tail_{name} ALTER COLUMN repos SET STORAGE EXTERNAL" for name in TAILS),
     *(f"ALTER TABLE tail_{name} SET (toast_tuple_target = 8160)" for name in TAILS),
     *(f"ALTER TABLE tail_{name} SET (autovacuum_vacuum_insert_threshold = -1)" for name in TAILS),
-    "ALTER TABLE segment SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 50,"
-    " toast.autovacuum_vacuum_scale_factor = 0.02, toast.autovacuum_vacuum_threshold = 1000)",
+    "ALTER TABLE segment SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 50)",
+    "ALTER TABLE segment SET (toast.autovacuum_vacuum_scale_factor = 0.02)",
+    "ALTER TABLE segment SET (toast.autovacuum_vacuum_threshold = 1000)",
     "ALTER TABLE repo SET (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05)",
     *(
         f"ALTER TABLE {name} SET (fillfactor = 10, autovacuum_vacuum_threshold = 100)"
@@ -202,7 +204,7 @@ async def create(connection: asyncpg.Connection) -> None:
                 raise
 
 
-async def check_version(connection: asyncpg.Connection, address: str, *, writes: bool = False) -> int:
+async def check_version(connection: asyncpg.Connection, address: str) -> int:
     """Return the version of the tables. Raises LogError if there are none, LogFormat for a foreign version.
 
     The version before this program's is read and written as it is, until `jetstream log migrate`.

@@ -3,16 +3,19 @@
     database      … segments │ rows of the tail ──────────────────▶│ ─ ─ ▶ appended, not read yet
     this process    loaded as readers need them │ hot tail ─▶│ tip
 
-One task follows the log: it asks for the rows above the tip, and for the floor and the revision of erasures, in
-one statement, so in one snapshot. It does so when the writer notifies it, and four times a second besides. What
-it has read is the tip that readers see. So the tip of this process rises when it has all that comes before.
+One task follows the log: it asks for the rows above the tip, and for the floor and the revision of erasures,
+in one statement, so in one snapshot. It does so when the writer notifies it, and four times a second
+besides. What it has read is the tip that readers see. So the tip of this process rises when it has all that
+comes before.
 
-A row is taken only if it follows the tip. Where the one that does is not there, it is waited for: it was sealed
-and moved meanwhile, or a replica is behind. If it was sealed, the tip moves on, and readers find it in segments.
+A row is taken only if it follows the tip. Where the one that does is not there, it is waited for: it was
+sealed and moved meanwhile, or a replica is behind. If it was sealed, the tip moves on, and readers find it
+in segments.
 
-When the revision changes, records were erased. What this process holds of them is dropped at once: the hot tail,
-and the segments with what is rendered of them. What is read from the database is filtered by the tombstones until
-it is rewritten. Nothing stored is served while the revision cannot be read: for longer than a second, readers wait.
+When the revision changes, records were erased. What this process holds of them is dropped at once: the hot
+tail, and the segments with what is rendered of them. What is read from the database is filtered by the
+tombstones until it is rewritten. Nothing stored is served while the revision cannot be read: for longer than
+a second, readers wait.
 """
 
 from __future__ import annotations
@@ -91,7 +94,8 @@ _BEAT: Final = "SELECT beat FROM leader"
 _NEWEST: Final = "SELECT max(last_us) FROM tail"
 _GAPS: Final = (
     "SELECT time_us, did, after_rev, rev, cause FROM gap WHERE time_us >= $1 AND time_us <= coalesce("
-    "(SELECT time_us FROM gap WHERE time_us >= $1 ORDER BY time_us LIMIT 1 OFFSET $2), time_us) ORDER BY time_us"
+    "(SELECT time_us FROM gap WHERE time_us >= $1 ORDER BY time_us LIMIT 1 OFFSET $2), time_us)"
+    " ORDER BY time_us"
 )
 
 
@@ -142,7 +146,8 @@ class PostgresLog:
         self._pool = ReaderPool(address, self.limits, primary=options.primary)
         # Wakes those in `wait` when the tip has moved, and those that wait for the next look.
         self._appended_more, self._looked = Notifier(), Notifier()
-        # Looks that were begun, the last one that has succeeded, when that was, and until when its answer counts.
+        # Looks that were begun, the last one that has succeeded, when that was, and until when its answer
+        # counts.
         self._begun = self._done = 0
         self._looked_at = self._fresh_until = -math.inf
         # Whether another process writes, and how far it is; told so about once a second.
@@ -525,7 +530,7 @@ class PostgresLog:
         """Note whether some process writes."""
         self._beat_at = at + BEAT_S
         ((beat,),) = await self._query(connection, _BEAT)
-        self._leader.look(beat, self.newest)
+        self._leader.look(beat)
         self._conditions.set("writer_gone", self._leader.reason)
 
     async def _measure(self, connection: asyncpg.Connection, at: float) -> None:

@@ -1,22 +1,23 @@
 """A term: the time for which this process, and no other, writes the log.
 
-An append is one statement, which inserts one row of the tail. It is accepted only if the term is still the one
-in the database, and the row before it is the one that this process has stored last. The statement locks the row
-of the term until it is committed, and a process that takes over changes that row first. So each append is either
-seen by the next term, or refused.
+An append is one statement, which inserts one row of the tail. It is accepted only if the term is still the
+one in the database, and the row before it is the one that this process has stored last. The statement locks
+the row of the term until it is committed, and a process that takes over changes that row first. So each
+append is either seen by the next term, or refused.
 
 Whether an append was stored is always found out:
 
     the database has refused it    nothing is stored: LogUnwritable, and the caller may try again
-    the connection was lost        the row is looked for by its number, and is ours if it has our nonce. If it is
-                                   not there, it is inserted again, with the same nonce
+    the connection was lost        the row is looked for by its number, and is ours if it has our nonce.
+                                   If it is not there, it is inserted again, with the same nonce
     the term is over               Fenced: what was stamped is dropped, and nothing more is stored
 
-An append is never cancelled: PostgreSQL would leave its row visible and not replicated. For the same reason, one
-whose wait for a standby has ended early is followed by a small commit, which waits for all that is before it.
+An append is never cancelled: PostgreSQL would leave its row visible and not replicated. For the same reason,
+one whose wait for a standby has ended early is followed by a small commit, which waits for all that is
+before it.
 
-States of repositories are looked up in memory: what was changed since the last fold, and what `load_repos` has
-read.
+States of repositories are looked up in memory: what was changed since the last fold, and what `load_repos`
+has read.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ LOADED_MAX: Final = 200_000  # states of repositories in memory, beside those th
 _APPEND: Final = """
 WITH mine AS (SELECT id FROM term WHERE epoch = $1 AND holder = $2 FOR SHARE)
 INSERT INTO tail_%s (id, last_us, follows_us, first_us, events, appended, nonce, data, cursors, repos)
-SELECT $3::bigint, $4::bigint, $5::bigint, $6::bigint, $7::integer, $8::bigint, $9::bigint, $10::bytea, $11::text,
+SELECT $3::bigint, $4::bigint, $5::bigint, $6::bigint, $7::integer, $8::bigint, $9::bigint, $10::bytea,
+$11::text,
     $12::bytea FROM mine WHERE (SELECT max(id) FROM tail_%s) = $3 - 1
 RETURNING %s
 """
@@ -313,7 +315,7 @@ class Term:
         return [*((*row, None, None) for row in rows[:-1]), (*rows[-1], self._moved(changes.cursors), repos)]
 
     def _moved(self, cursors: Cursors) -> str | None:
-        """Return the cursors that have moved, and the names of those that are gone, as JSON; None for neither."""
+        """Return the cursors that have moved, and the names of those that are gone, as JSON; or None."""
         if cursors == self.cursors:
             return None
         before = self.cursors
@@ -448,7 +450,7 @@ class Term:
 
 
 def cursors_after(rows: Iterable[tuple[Any, ...]], appended: Iterable[str]) -> dict[str, SourceCursor]:
-    """Return the cursors: the rows of their table, and above them what rows of the tail have changed, in order."""
+    """Return the cursors: the rows of their table, then what rows of the tail have changed, in order."""
     cursors = dict(map(named_cursor, rows))
     for text in appended:
         for source, *values in orjson.loads(text):

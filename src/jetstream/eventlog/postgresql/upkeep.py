@@ -7,13 +7,15 @@
     erase     rewrite segments and rows that have records of deleted accounts
     trim      delete what is past retention
 
-It has a connection of its own, whose commits do not wait for standbys: if such a commit is lost with the primary,
-it is done again. Each transaction first locks the row of the term, as appends do, so that a process whose term is
-over changes nothing.
+It has a connection of its own, whose commits do not wait for standbys: if such a commit is lost with the
+primary, it is done again. Each transaction first locks the row of the term, as appends do, so that a process
+whose term is over changes nothing.
 
-Sealing deletes nothing: rows of the tail that are sealed are not read any more. When there are many, the tail is
-rotated: what is left is copied to the other table, and this one is emptied. TRUNCATE needs the table for itself,
-and waits for those that read it, such as a backup. It waits for a moment only, and is tried again later.
+Sealing deletes nothing: rows of the tail that are sealed are not read any more. When there are many, the
+tail is
+rotated: what is left is copied to the other table, and this one is emptied. TRUNCATE needs the table for
+itself, and waits for those that read it, such as a backup. It waits for a moment only, and is tried again
+later.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from secrets import token_bytes
 from typing import Any, Final, NamedTuple
 
@@ -58,15 +61,16 @@ _BEAT: Final = (
 _RESERVE: Final = "UPDATE leader SET reserved_us = greatest(reserved_us, $1)"
 # Only what is not sealed yet.
 _PUT_SEGMENT: Final = (
-    "INSERT INTO segment (last_us, follows_us, first_us, events, bytes, collection_set, did_bits, accounts, times,"
-    " kinds, dids, collections, rkeys, revs, cids, bodies) SELECT $1::bigint,"
+    "INSERT INTO segment (last_us, follows_us, first_us, events, bytes, collection_set, did_bits, accounts,"
+    " times, kinds, dids, collections, rkeys, revs, cids, bodies) SELECT $1::bigint,"
     f" {SEALED}, $2::bigint, $3::integer,"
     " $4::integer, $5::bytea, $6::bytea, $7::bytea, $8::bytea, $9::bytea, $10::bytea, $11::bytea, $12::bytea,"
     f" $13::bytea, $14::bytea, $15::bytea WHERE {SEALED} < $2"
 )
 _CHANGE_SEGMENT: Final = (
-    "UPDATE segment SET first_us = $2, events = $3, bytes = $4, collection_set = $5, did_bits = $6, accounts = $7,"
-    " times = $8, kinds = $9, dids = $10, collections = $11, rkeys = $12, revs = $13, cids = $14, bodies = $15"
+    "UPDATE segment SET first_us = $2, events = $3, bytes = $4, collection_set = $5, did_bits = $6,"
+    " accounts = $7, times = $8, kinds = $9, dids = $10, collections = $11, rkeys = $12, revs = $13, cids = $14,"
+    " bodies = $15"
     " WHERE last_us = $1"
 )
 _CHANGE_ROW: Final = "UPDATE tail_%s SET events = $2, data = $3 WHERE last_us = $1 AND first_us <= last_us"
@@ -84,11 +88,12 @@ _FORGET: Final = (
     "DELETE FROM repo WHERE did IN (SELECT did FROM"
     " (SELECT did, state FROM repo WHERE did >= $1 ORDER BY did LIMIT $2) AS sample ORDER BY state LIMIT $3)"
 )
-# What is sealed is copied without its events, with an empty range, if its states are not folded yet or if it is
-# the last row.
+# What is sealed is copied without its events, with an empty range, if its states are not folded yet or if it
+# is the last row.
 _COPY: Final = (
     "INSERT INTO tail_{new} SELECT id, last_us, CASE WHEN last_us > $1 THEN follows_us ELSE last_us END,"
-    " CASE WHEN last_us > $1 THEN first_us ELSE last_us + 1 END, CASE WHEN last_us > $1 THEN events ELSE 0 END,"
+    " CASE WHEN last_us > $1 THEN first_us ELSE last_us + 1 END,"
+    " CASE WHEN last_us > $1 THEN events ELSE 0 END,"
     " appended, nonce, CASE WHEN last_us > $1 THEN data ELSE '' END, cursors, repos FROM tail_{old}"
     " WHERE (last_us > $1 AND first_us <= last_us) OR id > $2 OR id = (SELECT max(id) FROM tail_{old})"
 )
@@ -263,7 +268,7 @@ class Upkeep:
         self._rotate_at = asyncio.get_running_loop().time() + ROTATE_S
 
     async def _change_tables(self) -> None:
-        """Copy what is not sealed or not folded to the other table, and empty this one, while no append runs."""
+        """Copy what is not sealed or folded to the other table, and empty this one. No append may run."""
         term = self._term
         old, new = term.tail, "b" if term.tail == "a" else "a"
         async with self._transaction() as connection:
@@ -312,7 +317,7 @@ class Upkeep:
         return min(limits.repo_states, int((size or 1 << 60) * limits.repo_states_share) // ROW_BYTES)
 
     async def _forget_some(self) -> int:
-        """Delete the states with the oldest revs of a sample; return how many. Keys are hashes: any run is one."""
+        """Delete the states with the oldest revs of a sample, which is any run of keys; return how many."""
         async with self._transaction() as connection:
             start = token_bytes(15)
             deleted = _count(await connection.execute(_FORGET, start, SAMPLED, SAMPLED // 2))
@@ -338,7 +343,7 @@ class Upkeep:
                 after, rewritten = None, []
             else:
                 after, rewritten = await self._log.work(
-                    lambda reader: next_rewritten(reader, tombstones, position)
+                    partial(next_rewritten, tombstones=tombstones, position=position)
                 )
             if after is None:
                 await self._replace(rewritten, tombstones)
@@ -349,7 +354,7 @@ class Upkeep:
             self._erased_to = after
 
     async def _replace(self, rewritten: list[Rewritten], done: Tombstones) -> None:
-        """Put what was rewritten in the place of the old, and delete the tombstones of which all is erased."""
+        """Put what was rewritten in the place of the old, and delete the tombstones that are done."""
         async with self._transaction() as connection:
             for each in rewritten:
                 if each.table == "segment":
@@ -429,7 +434,7 @@ class Upkeep:
     # Notifications
 
     async def _check_queue(self) -> None:
-        """Stop notifying while a listener that is stuck keeps the queue from being emptied: readers poll besides."""
+        """Do not notify while a listener that is stuck keeps the queue from being emptied."""
         now = asyncio.get_running_loop().time()
         if now < self._queue_at:
             return

@@ -142,7 +142,7 @@ class EdgeLog:
         try:
             await log.look()
         except BaseException:
-            log._close()  # noqa: SLF001 - it is of this class
+            log._close()
             raise
         return log
 

@@ -1,11 +1,11 @@
 """Reading the file, and the threads that do so.
 
-`eventlog.reader` has what a scan does. Here are its statements, and what is done about damage: it is collected
-and skipped. A strict reader raises Damaged or sqlite3.DatabaseError instead.
+`eventlog.reader` has what a scan does. Here are its statements, and what is done about damage: it is
+collected and skipped. A strict reader raises Damaged or sqlite3.DatabaseError instead.
 
-Reading waits for the disk and for zstd, so the event loop leaves it to the threads of a `ReaderPool`. A scan is
-bounded, and is a snapshot of its own, so that a reader who wants little does not hold back checkpoints. In WAL
-mode, readers see the last commit and block nobody.
+Reading waits for the disk and for zstd, so the event loop leaves it to the threads of a `ReaderPool`. A scan
+is bounded, and is a snapshot of its own, so that a reader who wants little does not hold back checkpoints.
+In WAL mode, readers see the last commit and block nobody.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ import structlog
 from jetstream.eventlog.columns import Damaged
 from jetstream.eventlog.sqlite.connection import Transaction
 from jetstream.eventlog.sqlite.damage import is_damage
-from jetstream.eventlog.states import DID_BYTES, RECORD_BYTES, Change, Repos, records_of, pack
+from jetstream.eventlog.states import DID_BYTES, RECORD_BYTES, Change, Repos, pack, records_of
 from jetstream.limits import LogLimits
 from jetstream.logging_setup import Throttled
 

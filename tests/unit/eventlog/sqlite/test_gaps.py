@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.eventlog.trimming import trim
 
 from jetstream.errors import LogUnwritable
-from jetstream.eventlog import Changes, Cursors, Gap, SourceCursor
+from jetstream.eventlog import Changes, Gap, SourceCursor
 from jetstream.eventlog.sqlite import schema
 from jetstream.eventlog.sqlite.connection import open_writer
-from jetstream.eventlog.sqlite.gaps import count_gaps, insert_gaps, read_gaps
+from jetstream.eventlog.sqlite.gaps import insert_gaps, read_gaps
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch

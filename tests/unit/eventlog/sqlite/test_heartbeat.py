@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.serving import until
 
 from jetstream.errors import LogLocked
 from jetstream.eventlog import Changes, Cursors
@@ -15,7 +16,6 @@ from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.eventlog.sqlite.writer_watch import WriterWatch
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
-from tests.serving import until
 
 QUICK = LogLimits(heartbeat_s=0.01)
 

@@ -7,7 +7,6 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 from tests.unit.eventlog.trimming import trim
 
 from jetstream.eventlog import Changes, SourceCursor

@@ -9,12 +9,11 @@ import pytest
 from tests.unit.eventlog.reading import times_from
 
 from jetstream.errors import LogCorrupt, LogLocked, LogUnwritable, SettingError
-from jetstream.eventlog import Changes, Cursors, LogReader, SourceCursor
+from jetstream.eventlog import Changes, Cursors, SourceCursor
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
-from jetstream.model.event import CREATE, Event
-from jetstream.model.filter import EVERYTHING, Filter
+from jetstream.model.filter import EVERYTHING
 
 BatchOf = Callable[[range], Batch]
 LIMITS = LogLimits()

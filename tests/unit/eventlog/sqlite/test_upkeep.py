@@ -29,7 +29,7 @@ from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
 from jetstream.model.did_set import DidSet
 from jetstream.model.event import ACCOUNT, CREATE, Event
-from jetstream.model.filter import EVERYTHING, Filter
+from jetstream.model.filter import Filter
 
 BatchOf = Callable[[range], Batch]
 SMALL = LogLimits(segment_events=100, journal_bytes=0)
