@@ -161,14 +161,10 @@ class Service:
         settings, limits = self.settings, self._limits.log
         self.reader: LogReader
         if settings.database is not None or not self._reads:
-            self._edge = await unless(self._stopping, self._open_other())
-            if self._edge is None:
+            if await unless(self._stopping, self._open_other()) is None:
                 logger.info("stopped")
                 return False
-            self.reader = self._edge
-            ending.push_async_callback(self._close_log, self._edge)
-            if self._reads:
-                self._terms = self._new_terms(self._edge)
+            ending.push_async_callback(self._close_log, self.reader)
             return True
         if settings.log is not None:
             require_data_dir(settings.log_dir, "--log")
@@ -178,14 +174,19 @@ class Service:
             self._clock.resume(self.log.clock_offset_us)
         return True
 
-    async def _open_other(self) -> EdgeLog | PostgresLog:
-        """Open a log that another process may write."""
+    async def _open_other(self) -> LogReader:
+        """Open a log that another process may write, and prepare to lead it, if that is for this server."""
         settings, limits, on_read = self.settings, self._limits.log, self.metrics.count_events
         if settings.database is None:
-            return await open_edge_log(settings, self.conditions, limits, on_read)
-        return await open_database(settings.database, self.conditions, limits, on_read, writes=self._reads)
+            self.reader = self._edge = await open_edge_log(settings, self.conditions, limits, on_read)
+            return self.reader
+        log = await open_database(settings.database, self.conditions, limits, on_read, writes=self._reads)
+        self.reader = self._edge = log
+        if self._reads:
+            self._terms = self._new_terms(log)
+        return log
 
-    def _new_terms(self, log: EdgeLog | PostgresLog) -> Terms:
+    def _new_terms(self, log: PostgresLog) -> Terms:
         from jetstream.terms import terms_of  # noqa: PLC0415 - loads asyncpg
 
         return terms_of(self.settings, log, self._clock, self._new_intake, self.conditions, self._limits)

@@ -41,7 +41,7 @@ HINTS: Final = {
     "clock": "set the clock right; `jetstream log rebase-time` is for a log that is ahead of it",
     "wal": "end the other program that has the log's file open, such as a backup or the sqlite3 shell",
     "damage": "check the disk; `jetstream log check` says what is lost, `jetstream log repair` removes it",
-    "writer_gone": "start a server with --role ingest on the same log; subscribers keep their place meanwhile",
+    "writer_gone": "start a server with --role ingest on the same log; subscribers keep their place",
     "log_unreadable": "check the database, or the disk and that this user may write the log's directory",
     "not_leading": "do what the reason says; another process may lead meanwhile",
     "frames_not_taken": "look at jetstream_dropped for the reason; if it goes on, read another relay",

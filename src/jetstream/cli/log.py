@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Final, Literal
 
 import orjson
@@ -19,8 +18,9 @@ from jetstream.clock import unix_us
 from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.renderers.v1 import V1
 from jetstream.errors import SettingError
-from jetstream.eventlog.contents import Contents
+from jetstream.eventlog.contents import Checked, Contents
 from jetstream.eventlog.opening import require_driver
+from jetstream.eventlog.sqlite.check import Findings
 from jetstream.eventlog.sqlite.check import check as check_log
 from jetstream.eventlog.sqlite.export import contents, selected
 from jetstream.eventlog.sqlite.rebase import rebase
@@ -60,7 +60,10 @@ def _directory(log: LogUrl | None, data_dir: Path) -> Path:
 def _contents(log: LogUrl | None, data_dir: Path) -> Contents:
     if log is None or log.address is None:
         return contents(_directory(log, data_dir))
-    return _database().contents(log.address)
+    require_driver()
+    from jetstream.eventlog.postgresql import export  # noqa: PLC0415 - loads asyncpg
+
+    return export.contents(log.address)
 
 
 def _selected(
@@ -68,15 +71,19 @@ def _selected(
 ) -> Iterator[tuple[Batch, Sequence[int]]]:
     if log is None or log.address is None:
         return selected(_directory(log, data_dir), start, stop, wanted)
-    return _database().selected(log.address, start, stop, wanted)
-
-
-def _database() -> ModuleType:
-    """Return what reads a log in PostgreSQL. Raises SettingError without its driver."""
     require_driver()
-    from jetstream.eventlog.postgresql import export  # noqa: PLC0415
+    from jetstream.eventlog.postgresql import export  # noqa: PLC0415 - loads asyncpg
 
-    return export
+    return export.selected(log.address, start, stop, wanted)
+
+
+def _checked(log: LogUrl | None, data_dir: Path) -> Findings | Checked:
+    if log is None or log.address is None:
+        return check_log(_directory(log, data_dir))
+    require_driver()
+    from jetstream.eventlog.postgresql import export  # noqa: PLC0415 - loads asyncpg
+
+    return export.check(log.address)
 
 
 def stats(
@@ -143,14 +150,13 @@ def _print_stats(held: Contents) -> None:
 
 def check(*, log: LogPlace = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Read the whole log and verify its checksums; exit 1 if it is damaged. A server may be running."""
-    in_database = log is not None and log.address is not None
-    found = _database().check(log.address) if in_database else check_log(_directory(log, data_dir))
+    found = _checked(log, data_dir)
     for problem in found.problems:
         _print(f"damaged: {problem}")
     _print(f"{found.events:,} events in {found.segments:,} segments and the tail are undamaged")
     if found.problems:
-        remedy = "stop the server and run `jetstream log repair` to keep them"
-        _print("restore the database from a backup" if in_database else remedy)
+        in_file = "stop the server and run `jetstream log repair` to keep them"
+        _print(in_file if isinstance(found, Findings) else "restore the database from a backup")
         sys.exit(EXIT_DAMAGED)
 
 

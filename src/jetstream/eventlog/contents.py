@@ -39,3 +39,12 @@ class Contents:
         self.collections.update(filter(None, batch.collections))
         for column in (batch.dids, batch.collections, batch.rkeys, batch.revs, batch.cids, batch.bodies):
             self.text_bytes += sum(map(len, column))
+
+
+@dataclass
+class Checked:
+    """What a check has found: undamaged segments, events in them and in the tail, and what is wrong."""
+
+    segments: int = 0
+    events: int = 0
+    problems: list[str] = field(default_factory=list)  # sentences for people

@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 
+import structlog
 from tests.crash.writer import LIMITS, SOURCE, changes_of
 from tests.unit.eventlog.events import make_event
 
@@ -56,4 +57,5 @@ async def write_term(term: Term) -> None:
 
 
 if __name__ == "__main__":
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for the test
     asyncio.run(write(sys.argv[1]))

@@ -10,14 +10,13 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import asyncpg
 
 from jetstream.errors import LogCorrupt, LogError
 from jetstream.eventlog.columns import Damaged
-from jetstream.eventlog.contents import Contents
+from jetstream.eventlog.contents import Checked, Contents
 from jetstream.eventlog.erase import without_erased
 from jetstream.eventlog.postgresql.connection import connect, drop, shown, translated
 from jetstream.eventlog.postgresql.reader import DatabaseReader
@@ -50,15 +49,6 @@ _ROWS: Final = (
 )
 
 Fetch = Callable[..., list[Any]]
-
-
-@dataclass
-class Checked:
-    """What a check has found: undamaged segments, events in them and in the tail, and what is wrong."""
-
-    segments: int = 0
-    events: int = 0
-    problems: list[str] = field(default_factory=list)  # sentences for people
 
 
 @contextmanager

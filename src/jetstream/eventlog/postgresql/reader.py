@@ -91,7 +91,7 @@ class DatabaseReader(StoredReader):
         rows = self._fetch(_COLUMNS, last_us)
         if not rows:
             raise Hole(last_us)
-        revision, *columns = rows[0]
+        revision, *columns = tuple(rows[0])
         self._require(revision, last_us)
         return columns
 

@@ -194,6 +194,20 @@ class Term:
         """Return the batch with the first events in `[position, stop)` that `wanted` may want."""
         return await self.log.read(position, stop, wanted)
 
+    @property
+    def newest(self) -> int:
+        """The highest position that the log is known to have."""
+        return max(self.tip, self.log.newest)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether `newest` is of now: nobody else writes."""
+        return True
+
+    async def look(self) -> None:
+        """Learn the newest position. Raises LogError."""
+        await self.log.look()
+
     async def wait(self, position: int) -> None:
         """Return once an event at or after `position` has been read back, and its append has returned."""
         await self.log.wait(position)

@@ -69,9 +69,8 @@ _PUT_SEGMENT: Final = (
 )
 _CHANGE_SEGMENT: Final = (
     "UPDATE segment SET first_us = $2, events = $3, bytes = $4, collection_set = $5, did_bits = $6,"
-    " accounts = $7, times = $8, kinds = $9, dids = $10, collections = $11, rkeys = $12, revs = $13, cids = $14,"
-    " bodies = $15"
-    " WHERE last_us = $1"
+    " accounts = $7, times = $8, kinds = $9, dids = $10, collections = $11, rkeys = $12, revs = $13,"
+    " cids = $14, bodies = $15 WHERE last_us = $1"
 )
 _CHANGE_ROW: Final = "UPDATE tail_%s SET events = $2, data = $3 WHERE last_us = $1 AND first_us <= last_us"
 _ERASED: Final = "UPDATE state SET revision = revision + 1, removed = removed + $1"
@@ -340,7 +339,7 @@ class Upkeep:
             position = max(self._erased_to, self._log.floor)
             stop = max(tombstones.values())
             if position >= stop:
-                after, rewritten = None, []
+                after, rewritten = None, list[Rewritten]()
             else:
                 after, rewritten = await self._log.work(
                     partial(next_rewritten, tombstones=tombstones, position=position)
