@@ -224,7 +224,7 @@ async def process(
     )
     try:
         listening = await server.says("listening")
-        found = re.search(r":(\d+)/subscribe", listening["subscribe"])
+        found = re.search(r":(\d+)/", listening.get("subscribe") or listening["page"])
         assert found is not None
         server.port = int(found[1])
         yield server

@@ -115,7 +115,10 @@ class Endpoints:
             "client_libraries": f"{ws}://{base}/v1/subscribe",
         }
         metrics = f"{http}://{base}/metrics" if metrics_listen is None else f"http://{metrics_listen}/metrics"
-        return {**({} if self.subscribe is None else subscribe), "metrics": metrics}
+        return {
+            **({"page": f"{http}://{base}/"} if self.subscribe is None else subscribe),
+            "metrics": metrics,
+        }
 
     def _routes(self) -> Routes:
         """Return the routes of the main listener."""

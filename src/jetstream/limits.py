@@ -227,7 +227,7 @@ class LogLimits:
     # says, and after which nothing is served of a log that could not be looked at.
     poll_s: float = 0.25
     fresh_s: float = 1.0
-    # Seconds between two heartbeats of the writer, and without any sign of it until an edge takes it for gone.
+    # Seconds between two heartbeats of the writer, and of its silence until an edge takes it for gone.
     heartbeat_s: float = 1.0
     writer_gone_s: float = 5.0
     # Bytes in reserve for a full disk: the size of the write-ahead log, so that it can always be copied.
@@ -712,8 +712,8 @@ class ExportLimits:
     follow_failures: int = 2
 
 
-# Seconds for which the sources of a server without subscribers of its own rest, so that what comes meanwhile is
-# one batch: all of its events are late by up to so much. A commit for each event took three times as long.
+# Seconds for which the sources of a server without subscribers of its own rest, so that what comes meanwhile
+# is one batch: its events are late by up to so much. A commit for each event took three times as long.
 LINGER_S: Final = 0.01
 
 

@@ -174,9 +174,7 @@ class Status:
             hint = "start a server with --role ingest (or all) on the same log, or look at what its log says"
             gone = Check("writer_gone", f"the process that writes the log has written nothing {since}", hint)
         if not edge.readable:
-            text = (
-                f"the log was last read {edge.unread_s:.0f} s ago, and no events are served until it can be"
-            )
+            text = f"the log was last read {edge.unread_s:.0f} s ago: no events are served until it can be"
             unreadable = Check("log_unreadable", text, "/health has the error")
         if self.ready_lag_s is not None and edge.lag_s >= self.ready_lag_s:
             text = (

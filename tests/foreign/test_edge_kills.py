@@ -100,11 +100,14 @@ async def roam(servers: Servers, dice: random.Random, count: int) -> list[Any]:
             if not edges:
                 raise TimeoutError
             async with subscribe(dice.choice(edges).port, "/v1/subscribe", cursor=cursor) as subscriber:
-                async with asyncio.timeout(dice.uniform(0.3, 1.0)):
-                    while len(events) < count:
-                        event = json.loads(await subscriber.connection.recv())
-                        events.append(event)
-                        cursor = event["time_us"] + 1
+                try:
+                    async with asyncio.timeout(dice.uniform(0.3, 1.0)):
+                        while len(events) < count:
+                            event = json.loads(await subscriber.connection.recv())
+                            events.append(event)
+                            cursor = event["time_us"] + 1
+                finally:
+                    subscriber.connection.transport.abort()
         await asyncio.sleep(0)
     return events
 
@@ -128,7 +131,9 @@ async def test_killed_and_frozen_processes_lose_and_repeat_nothing(
     with simulated_relay("--replay", frames, "--rate", str(RATE)) as upstream:
         async with started(upstream, tmp_path) as servers, asyncio.timeout(300):
             clients = [roam(servers, random.Random(SEED + n), len(truth)) for n in range(CLIENTS)]
-            *received, _ = await asyncio.gather(*clients, disturb(servers, dice))
+            disturbing = asyncio.create_task(disturb(servers, dice))
+            received = await asyncio.gather(*clients)
+            await disturbing
     for events in received:
         times = [event.pop("time_us") for event in events]
         assert times == sorted(set(times))

@@ -119,7 +119,7 @@ async def test_a_second_writer_is_refused(run: Run) -> None:
 
 async def test_an_ingest_serves_figures_and_no_subscribers(relay: Relay, run: Run) -> None:
     publish(relay, 1, 11)
-    ingest = await run.ingest()
+    ingest = await run.ingest(ready_lag=None)
     await stored(ingest, 10)
     for path in ("/subscribe", "/v1/subscribe", "/events", "/xrpc/network.bsky.jetstream.subscribeEvents"):
         status, text = await get(ingest.port, path)
@@ -241,16 +241,19 @@ class Roamer:
 
     async def _stay(self, port: int, count: int, last: int) -> None:
         async with subscribe(port, cursor=self.cursor) as subscriber:
-            for _ in range(count):
-                event = await subscriber.event()
-                self.events.append(event)
-                self.cursor = event["time_us"] + 1
-                if seq_of(event) == last:
-                    return
+            try:
+                for _ in range(count):
+                    event = await subscriber.event()
+                    self.events.append(event)
+                    self.cursor = event["time_us"] + 1
+                    if seq_of(event) == last:
+                        return
+            finally:
+                subscriber.connection.transport.abort()
 
 
 def seq_of(event: Event) -> int:
-    return int(event.get("identity", event.get("account", {}))["seq"])
+    return int(event["identity"]["seq"])
 
 
 async def test_clients_that_change_edges_see_everything_once(relay: Relay, run: Run) -> None:

@@ -18,7 +18,6 @@ LOG: Final = setting(
     "Where the event log is: sqlite:DIRECTORY, or postgresql://USER@HOST/DATABASE. By default it is in the"
     " data directory.",
     parse_log_url,
-    str,
     n_tokens=1,
     accepts_keys=False,
     metavar="URL",

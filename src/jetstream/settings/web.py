@@ -87,7 +87,7 @@ class WebSettings:
         float | None,
         duration_or_none(
             "DRAIN",
-            "At SIGTERM, /ready answers 503, and connections are closed over this time. none: 10 s with --role"
-            " edge, else all at once.",
+            "At SIGTERM, /ready answers 503, and connections are closed over this time. none: 10 s with"
+            " --role edge, else all at once.",
         ),
     ] = None

@@ -181,9 +181,10 @@ class Subscribe:
         self._metrics.compressions[client.subscription.compression].inc()
         self.empty.clear()
         rest = connection.upgrade(client.sink, answer)
-        if self._closed is not None:  # the server is stopping
+        if self._closed is None:
+            client.start()
+        else:  # the server is stopping, and nothing is delivered any more
             client.close(self._closed)
-        client.start()
         client.sink.start(rest)
 
     def close_all(self, close: Close) -> None:

@@ -1,8 +1,8 @@
 """An edge's log: the log in a directory that another process writes.
 
-    jetstream.db      ──snapshot──▶ floor, tip, revision, rows of the tail ─┐
-    jetstream.journal ──entries───▶ what was appended since ────────────────┴─▶ hot tail ──▶ readers near the tip
-    jetstream.db      ──segments, rows of the tail, in threads ───────────────────────────▶ all other readers
+    jetstream.db      ──snapshot──▶ floor, tip, revision, rows of the tail ┐
+    jetstream.journal ──entries───▶ what was appended since ───────────────┴▶ hot tail ─▶ readers near the tip
+    jetstream.db      ──segments, rows of the tail, in threads ─────────────────────────▶ all other readers
     jetstream.lock    ──a line a second──▶ whether the writer is alive, and how far it is
 
 The edge's tip is the position up to which it has read, so it never shows what it has not read back. It looks
@@ -65,7 +65,7 @@ logger = structlog.get_logger(__name__)
 
 
 class EdgeLog:
-    """A log that is read only. `LogReader` says what the methods promise; `open` makes one, `run` follows it."""
+    """A log that is read only: see `LogReader`. `open` makes one, and `run` follows the writer."""
 
     def __init__(
         self,
@@ -89,19 +89,24 @@ class EdgeLog:
         self._journal = JournalReader(directory)
         # Reads what is not in memory any more.
         self._damages = DamageRecord(self._path, conditions, limits.damage_ranges)
-        self._stored = StoredEvents(self._path, self._damages, limits, self._without_erased)
-        # The newest events. Made again when it is dropped.
+        self._events = StoredEvents(self._path, self._damages, limits, self._without_erased)
+        # The newest events, and the position up to which they are there: below the tip only for a moment.
+        # Another one takes its place when it is dropped.
         self._hot_tail = HotTail(0, limits)
+        self._hot_to = 0
         # The position up to which the edge has read, and up to which all is in the database. They rise.
         self.tip = 0
         self._stored_to = 0
-        # As of the last snapshot: the lowest position, the oldest event, how many there are (and in the
-        # journal since then), the revision of what is erased, and what is still to be erased.
+        # As of the last snapshot: the lowest position, the oldest event, how many there are, the revision of
+        # what is erased, and what is still to be erased.
         self.floor = 0
         self.oldest_us: int | None = None
-        self._events = 0
+        self._stored = 0
         self._erasures = NO_REVISION
         self._tombstones: Mapping[bytes, int] = {}
+        # Which commits and which tip the journal continues, and how many events it has.
+        self._continued = NOWHERE
+        self._journaled = 0
         # Whether the first snapshot was taken; whether the last one was not whole, or could not be taken.
         self._is_open = self._behind = False
         # Whether another file has taken the place of the database, and could not be opened yet.
@@ -162,7 +167,7 @@ class EdgeLog:
         """Return the batch with the first events in `[position, stop)` that `wanted` may want."""
         stop = min(stop, self.tip + 1)
         while (position := max(position, self.floor)) < stop:
-            if self._clock() - self._looked_at > self._limits.fresh_s:
+            if self._clock() - self._looked_at > self._limits.fresh_s or self._hot_to < self.tip:
                 await self._until_fresh()
                 continue
             if position >= self._hot_tail.start:
@@ -172,7 +177,7 @@ class EdgeLog:
                 continue
             revision, end = self._erasures, min(stop, self._hot_tail.start, self._stored_to + 1)
             try:
-                after, batch = await self._stored.find(position, end, wanted)
+                after, batch = await self._events.find(position, end, wanted)
                 self._step(database=True)  # what was found may have been trimmed or erased meanwhile
             except LogCorrupt:
                 raise
@@ -194,12 +199,12 @@ class EdgeLog:
 
     async def gaps(self, since_us: int, count_max: int) -> list[Gap]:
         """Return the oldest gaps since a time, rising."""
-        return await self._stored.gaps(since_us, count_max)
+        return await self._events.gaps(since_us, count_max)
 
     def statistics(self) -> LogStatistics:
         """Return what the log holds."""
         return LogStatistics(
-            events=self._events,
+            events=self._stored + self._journaled,
             bytes_on_disk=bytes_on_disk(self._path),
             oldest_us=self.oldest_us,
             newest_us=None if self.oldest_us is None else self.tip,
@@ -264,11 +269,11 @@ class EdgeLog:
 
     async def look(self) -> None:
         """Read all that the log has by now. Raises LogError."""
-        while not self._step(database=True):
+        while not self._step(database=True):  # noqa: ASYNC110 - each step reads some, and others have a turn
             await asyncio.sleep(0)
 
     async def _look_at_all(self) -> None:
-        """Look at the log and at the writer's heartbeat. An error that may pass is noted. Raises LogCorrupt."""
+        """Look at the log and at the heartbeat. An error that may pass is noted. Raises LogCorrupt."""
         try:
             if self._must_reopen or self._database.is_replaced:
                 self._reopen()
@@ -321,6 +326,7 @@ class EdgeLog:
                     self._behind = True  # also if this fails
                     self._behind = not self._take(self._snapshot())
                     self._take_entries()
+                    self._refuse_set_back()
         finally:
             if self.tip > tip:
                 self.followers.append(self.tip, self._clock())
@@ -330,25 +336,22 @@ class EdgeLog:
         return not self._behind
 
     def _take_entries(self) -> None:
-        """Take what has come in the journal."""
+        """Take what has come in the journal, or all of it again for a hot tail that was dropped."""
         for tip, columns in self._journal.read():
             if columns is not None:
                 batch = columns.batch()
-                self._on_read(batch)
-                self._hot_tail.append(batch)
-                self._events += len(batch)
+                self._journaled += len(batch)
+                if batch.last > self._hot_to:
+                    self._hot_tail.append(batch.since(self._hot_to + 1))
+                if batch.last > self.tip:
+                    self._on_read(batch.since(self.tip + 1))
+            self._hot_to = max(self._hot_to, tip)
             self.tip = max(self.tip, tip)
             self._writer.note_life()
 
     def _snapshot(self) -> Snapshot:
         found = self._database.snapshot(self.tip if self._is_open else -1)
         self._damages.add(self._database.take_damage())
-        if found.tip < self.tip:
-            raise LogCorrupt(
-                self._path,
-                f"ends at {found.tip}, and was read up to {self.tip} before: it was set back, or another log has"
-                " taken its place; start this edge again",
-            )
         return found
 
     def _take(self, found: Snapshot) -> bool:
@@ -356,7 +359,7 @@ class EdgeLog:
         erased = found.erasures != self._erasures
         self._erasures, self._tombstones = found.erasures, found.tombstones
         self._move_floor(found)
-        self._events, self._stored_to = found.events, found.tip
+        self._stored, self._stored_to = found.events, found.tip
         batches = [batch.since(self.tip + 1) for batch in self._read_rows(found)]
         for batch in batches:
             self._on_read(batch)
@@ -366,16 +369,38 @@ class EdgeLog:
         else:
             self._writer.note_life()
             if erased:
-                self._stored.segments.clear()
+                self._events.segments.clear()
             if erased or found.sealed_us > self.tip:
-                self._hot_tail = HotTail(found.tip + 1, self._limits)
-                batches, found = [], found._replace(whole=True)
+                self._drop_hot_tail(found)
+                return True
         for batch in batches:
             self._hot_tail.append(batch)
-        self.tip = found.tip if found.whole else found.rows[-1].last_us
-        # What the journal has before the whole tail is known is in the database as well.
-        self._journal.follow(*((found.commits, found.tip) if found.whole else NOWHERE))
+        self.tip = self._hot_to = max(self.tip, found.tip if found.whole else found.rows[-1].last_us)
+        if not found.whole:
+            self._follow_journal(NOWHERE)  # what it has now is in the database as well
+        elif (found.commits, found.tip) != self._continued:
+            self._follow_journal((found.commits, found.tip))
         return found.whole
+
+    def _drop_hot_tail(self, found: Snapshot) -> None:
+        """Have everything read from the file, and from the journal again, that was read before."""
+        self._hot_tail, self._hot_to = HotTail(found.tip + 1, self._limits), found.tip
+        self.tip = max(self.tip, found.tip)
+        self._follow_journal((found.commits, found.tip))
+
+    def _follow_journal(self, continued: tuple[int, int]) -> None:
+        self._continued, self._journaled = continued, 0
+        self._journal.follow(*continued)
+
+    def _refuse_set_back(self) -> None:
+        """Raise LogCorrupt for a log that ends before what was read of it."""
+        if not self._behind and self._journal.tip < self.tip:
+            self._behind = True  # so that it is found again
+            raise LogCorrupt(
+                self._path,
+                f"ends at {self._journal.tip}, and was read up to {self.tip} before: it was set back, or"
+                " another log has taken its place; start this edge again",
+            )
 
     def _read_rows(self, found: Snapshot) -> Iterator[Batch]:
         for row in found.rows:
@@ -393,7 +418,7 @@ class EdgeLog:
     def _reopen(self) -> None:
         """Read another file that has taken the place of this one. Raises LogError."""
         self._must_reopen = True
-        self._stored.readers.renew()
+        self._events.readers.renew()
         self._erasures, self._behind = NO_REVISION, True
         with TranslatedErrors(self._path, LogError):
             self._database.close()
@@ -421,6 +446,6 @@ class EdgeLog:
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
-        self._stored.close()
+        self._events.close()
         self._journal.close()
         self._database.close()

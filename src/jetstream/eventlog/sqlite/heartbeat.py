@@ -19,7 +19,7 @@ LINE_BYTES: Final = 64  # always as many, so that a line never ends with a part 
 
 
 class Beat(NamedTuple):
-    """What the line says. `beats` rises while one process writes; `tip` is the position of the newest event."""
+    """What the line says. `beats` rises while one process writes, `tip` is the newest position."""
 
     process: int
     beats: int

@@ -239,10 +239,8 @@ def walk(data: bytes, commits: int, tip_us: int) -> Iterator[Raw]:
     at = 0
     while (size := claimed_bytes(data, at)) is not None:
         body = data[at + _CHECKED.size : at + size]
-        if (
-            len(body) < max(size - _CHECKED.size, _HEAD.size)
-            or crc32(body) != _CHECKED.unpack_from(data, at)[0]
-        ):
+        checksum, _ = _CHECKED.unpack_from(data, at)
+        if len(body) < max(size - _CHECKED.size, _HEAD.size) or crc32(body) != checksum:
             return
         continued, before_us, first_us, last_us, *sizes = _HEAD.unpack_from(body)
         if (continued, before_us) != (commits, tip_us):

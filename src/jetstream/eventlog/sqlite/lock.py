@@ -41,7 +41,8 @@ def take_lock(directory: Path) -> int:
     """Lock `directory`, which is created if it is missing; return the descriptor that holds the lock.
 
     The kernel releases the lock when the descriptor is closed or the process ends, however it ends. The file
-    says which process holds it, and is where the writer's heartbeat is (see `heartbeat`). Raises LogLocked or LogUnwritable.
+    says which process holds it, and has the writer's heartbeat (see `heartbeat`). Raises LogLocked or
+    LogUnwritable.
     """
     path = directory / LOCK
     try:

@@ -39,9 +39,9 @@ class StoredEvents:
         # What is known to be damaged: read past.
         self._damages = damages
         self._clean = clean
-        # Where the file is read. For those who read it in their own way as well.
+        # Where the file is read. Other modules read it through this in their own way.
         self.readers = ReaderPool(path, damages, limits)
-        # Segments that were read. `drop` and `clear` are for those who change them, or learn of it.
+        # Segments that were read. Where one is rewritten, it is dropped by the owner of this object.
         self.segments = SegmentCache(self._load, limits.segment_cache_bytes)
 
     async def find(self, position: int, stop: int, wanted: Filter) -> tuple[int, Batch | None]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -75,12 +75,13 @@ class JournalReader:
         self._path = directory / FILE
         # The file; None until there is one.
         self._file: int | None = None
-        # Where the next entry is expected, and what it continues. Set by `follow`, moved by `read`.
-        self._at = self._commits = self._tip = 0
+        # Where the next entry is expected, and what it continues: `tip` is that of the database, or after
+        # the last entry. Set by `follow`, moved by `read`.
+        self._at = self._commits = self.tip = 0
 
     def follow(self, commits: int, tip: int) -> None:
         """Begin with the entries that continue a database with so many commits and this tip."""
-        self._at, self._commits, self._tip = 0, commits, tip
+        self._at, self._commits, self.tip = 0, commits, tip
 
     def read(self) -> list[Appended]:
         """Return the entries that have come, in order. Raises OSError."""
@@ -97,9 +98,9 @@ class JournalReader:
         """Read entries from so many bytes; return how many to read next, 0 if there is nothing more."""
         assert self._file is not None
         data, used = os.pread(self._file, size, self._at), 0
-        for raw in walk(data, self._commits, self._tip):
+        for raw in walk(data, self._commits, self.tip):
             found.append(Appended(raw.last_us, raw.columns))
-            self._tip, used = raw.last_us, raw.end
+            self.tip, used = raw.last_us, raw.end
         self._at += used
         claimed = claimed_bytes(data, used)
         if len(data) < size or (claimed is not None and claimed <= len(data) - used):
@@ -155,12 +156,15 @@ class DatabaseReader:
         """Return what is there: of the tail what ends after a position, or the first of it."""
         limits = self._reader.limits
         with snapshot(self._connection):
-            state = self._connection.execute(_STATE).fetchone()
+            state: Sequence[int] = self._connection.execute(_STATE).fetchone()
             rows, more = self._reader.tail_run(
                 position + 1, POSITION_MAX, limits.batch_events, limits.batch_bytes
             )
             oldest, tombstones = self._oldest_us(state[0]), read_tombstones(self._connection)
-        return Snapshot(*state, oldest, tombstones, rows, not more)
+        floor, tip, events, commits, erasures, sealed_us = state
+        return Snapshot(
+            floor, tip, events, commits, erasures, sealed_us, oldest, tombstones, rows, whole=not more
+        )
 
     def _oldest_us(self, floor: int) -> int | None:
         """Return the position of the oldest event; the floor, where that cannot be read."""

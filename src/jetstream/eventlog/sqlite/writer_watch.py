@@ -53,9 +53,7 @@ class WriterWatch:
         silent_s = self._clock() - (self._began if self._alive_at is None else self._alive_at)
         if silent_s <= self._gone_s:
             return None
-        return (
-            f"the process that writes the log of {self._path.parent} has written nothing for {silent_s:.0f} s"
-        )
+        return f"the process that writes the log in {self._path.parent} has been silent for {silent_s:.0f} s"
 
     @property
     def is_alive(self) -> bool:

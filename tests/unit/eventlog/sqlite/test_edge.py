@@ -220,6 +220,7 @@ async def test_what_is_erased_is_gone_from_memory_at_the_next_look(
         del sealed, hot
         await append(writer, Batch.of([end_of(b"did:plc:a")], [121]))
         await edge.look()
+        await asyncio.sleep(0)  # the event loop refers to what it has just returned
         gc.collect()
         assert [each() for each in dropped] == [None, None]
         # The file still has them; what is read of it has not.

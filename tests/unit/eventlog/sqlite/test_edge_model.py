@@ -1,7 +1,7 @@
 """Edges against a plain list: readers that change edges with nothing but a cursor see everything once.
 
-Edges look at the log at moments of their own, so that one is behind another. The writer appends, seals, erases,
-trims and starts again meanwhile.
+Edges look at the log at moments of their own, so that one is behind another. The writer appends, seals,
+erases, trims and starts again meanwhile.
 """
 
 from __future__ import annotations
