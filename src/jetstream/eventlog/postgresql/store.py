@@ -157,6 +157,8 @@ class PostgresLog:
         self._measure_at = 0.0
         # Set by a notification, and by what cannot wait for the next look.
         self._woken = asyncio.Event()
+        # The server's process of the connection with which this process appends; 0: it does not.
+        self.own_process = 0
         # Follows the log until `close`.
         self._task: asyncio.Task[None] | None = None
         self._logger = structlog.get_logger(__name__)
@@ -401,11 +403,16 @@ class PostgresLog:
         try:
             await check_version(connection, self.address)
             with suppress(asyncpg.PostgresError):
-                await connection.add_listener(CHANNEL, lambda *_: self._woken.set())
+                await connection.add_listener(CHANNEL, self._notified)
         except BaseException:
             await drop(connection)
             raise
         return connection
+
+    def _notified(self, _connection: object, process: int, *_: object) -> None:
+        """Look soon, unless it was this process that has appended."""
+        if process != self.own_process:
+            self._woken.set()
 
     async def _look(self, connection: asyncpg.Connection) -> bool:
         """Read what is new; return whether there may be more."""

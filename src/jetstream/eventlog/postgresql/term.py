@@ -418,6 +418,7 @@ class Term:
         if self._connection is None or self._connection.is_closed():
             self._connection = await connect(self.log.address, writes=True)
             self._connection.add_log_listener(self._warned)
+            self.log.own_process = self._connection.get_server_pid()
         return self._connection
 
     def _warned(self, _connection: object, _message: object) -> None:
