@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 
+import asyncpg
 import pytest
 from tests.foreign.conftest import missing
 from tests.foreign.postgresql.engine import PostgresEngine, new_engine
@@ -21,7 +24,7 @@ _numbers = count()
 
 @pytest.fixture(scope="session")
 def programs() -> Path:
-    pytest.importorskip("asyncpg")
+
     return binaries() or missing("PostgreSQL")
 
 
@@ -48,3 +51,19 @@ async def engine(server: Server) -> PostgresEngine:
 def kills() -> int:
     """How often something is killed: `POSTGRESQL_KILLS=20`."""
     return int(os.environ.get("POSTGRESQL_KILLS", "3"))
+
+
+@pytest.fixture(autouse=True)
+async def _no_connection_is_left() -> AsyncIterator[None]:
+    """Cut what a test that has failed has left: uvloop's end would wait for it."""
+    yield
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    if not tasks:
+        return
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks, timeout=1.0)
+    for each in gc.get_objects():
+        if type(each) is asyncpg.Connection and not each.is_closed():
+            each.terminate()
+    await asyncio.sleep(0)

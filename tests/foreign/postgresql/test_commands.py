@@ -23,17 +23,8 @@ START = 1_700_000_000_000_000
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "jetstream", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    command = [sys.executable, "-m", "jetstream", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
 async def test_a_log_is_moved_from_a_file_to_a_database_and_looked_at(
