@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.builders import commit
+from tests.builders import commit, frame
 from tests.foreign.postgresql.engine import PostgresEngine
 from tests.relay import Relay
 from tests.serving import LOOPBACK, get, reconnecting_at_once, running
+from tests.signed import Account, fields_of
 from tests.subscriber import subscribe
 
 from jetstream.app import Service
@@ -20,6 +21,7 @@ from jetstream.limits import Limits, LogLimits
 from jetstream.roles import Role
 from jetstream.settings import Settings
 from jetstream.settings.values import LogUrl
+from jetstream.upstreams import Upstream
 
 Serve = Callable[..., Any]
 LIMITS = reconnecting_at_once(Limits(log=LogLimits(segment_events=200, upkeep_interval_s=0.1)))
@@ -111,3 +113,31 @@ async def test_a_server_of_another_upstream_does_not_lead_and_says_so(
         await asyncio.sleep(0.01)
     assert "the log's upstreams are" in other.conditions.reasons["not_leading"]
     assert other._reading is None
+
+
+async def test_the_next_leader_knows_what_was_judged(serve: Serve, relay: Relay) -> None:
+    """Two relays have the same messages; one of them is behind when another process takes over."""
+    account = Account()
+    frames = [
+        (seq, frame("#commit", {"seq": seq, **fields_of(account.create(str(seq)))})) for seq in range(1, 81)
+    ]
+    async with Relay() as behind:
+        upstream = (Upstream("a", relay.url), Upstream("b", behind.url))
+        first = AsyncExitStack()
+        leader = await serve("ingest", first, upstream=upstream)
+        edge = await serve("edge")
+        await leading(leader)
+        for each in (relay, behind):
+            await each.wait_accepted(1)
+        async with subscribe(edge.port, "/v1/subscribe") as subscriber:
+            relay.publish(frames[:40])
+            behind.publish(frames[:20])
+            seen = await subscriber.events(40)
+            await first.aclose()
+            await leading(await serve("ingest", upstream=upstream))
+            behind.publish(frames[20:])
+            relay.publish(frames[40:])
+            seen += await subscriber.events(40)
+    assert [event["commit"]["rkey"] for event in seen] == [str(seq) for seq in range(1, 81)]
+    times = [event["time_us"] for event in seen]
+    assert times == sorted(set(times))
