@@ -13,6 +13,7 @@ BEHIND_S: Final = 30.0  # a lag from which on the server is behind
 THERE_S: Final = 5.0  # a lag below which it has caught up
 EVERY_S: Final = 10.0  # between two lines
 STUCK_EVERY_S: Final = 60.0  # the same while the lag does not fall
+_LONGEST_S: Final = 30 * 86_400.0  # what takes longer counts as never
 _POINTS_MAX: Final = 7  # of a minute
 
 
@@ -57,12 +58,15 @@ class CatchingUp:
         return Line("catching up with upstream", {"behind": spoken(lag_s), "done_in": done_in})
 
     def _left_s(self, now: float, lag_s: float) -> float | None:
-        """Return in how many seconds the lag is 0 if it goes on falling as it does; None if it does not."""
+        """Return in how many seconds the lag is 0 if it goes on falling as it does; None: never."""
         if not self._points:
             return None
         at, lag_then_s = self._points[0]
         fallen_s, passed_s = lag_then_s - lag_s, now - at
-        return lag_s * passed_s / fallen_s if fallen_s > 0 and passed_s > 0 else None
+        if fallen_s <= 0 or passed_s <= 0:
+            return None
+        left_s = lag_s * passed_s / fallen_s
+        return left_s if left_s <= _LONGEST_S else None
 
 
 def spoken(seconds: float) -> str:

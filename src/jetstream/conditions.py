@@ -35,7 +35,7 @@ CONDITIONS: Final = {
     "not_a_firehose": "upstream sends text, as a Jetstream does, and not the frames of a firehose",
 }
 
-# What the operator can do about each, for `/status.json`.
+# What the operator can do about each, for `/status.json` and the log.
 HINTS: Final = {
     "log_unwritable": "free space on the disk of --data-dir, or lower --retention-bytes",
     "clock": "set the clock right; `jetstream log rebase-time` is for a log that is ahead of it",
@@ -90,7 +90,7 @@ class Conditions:
         assert name in CONDITIONS
         if key(name, upstream) not in self.reasons:
             event = f"degraded: {CONDITIONS[name]}"
-            self._logger.warning(event, condition=name, reason=reason)
+            self._logger.warning(event, condition=name, reason=reason, hint=HINTS[name])
         self.reasons[key(name, upstream)] = reason
 
     def end(self, name: str, upstream: str = "") -> None:

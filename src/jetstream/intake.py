@@ -83,6 +83,7 @@ class Intake:
             limits.sources,
             on_change=self._connections_changed,
             is_awaited=is_awaited,
+            now_us=now_us,
         )
         self._takes_over = takes_over
         self._now_us = now_us

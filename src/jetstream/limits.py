@@ -214,8 +214,11 @@ class LogLimits:
     wal_bytes: int = 16 << 20
     # The condition `wal` holds above this: another program keeps the write-ahead log from restarting.
     wal_bytes_alarm: int = 32 << 20
-    # Milliseconds for which a checkpoint waits for a reader before it is tried again later.
+    # Milliseconds for which a checkpoint waits for a reader before it is tried again later; and when the
+    # write-ahead log has grown to this size, because readers of this and other processes came in the way.
     checkpoint_wait_ms: int = 10
+    checkpoint_wait_long_ms: int = 200
+    wal_bytes_patience: int = 24 << 20
     # The file shrinks while more than this share of its pages is free, and more than this number.
     free_share: float = 0.25
     free_pages: int = 4_096

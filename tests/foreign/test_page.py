@@ -604,7 +604,8 @@ class TestTokens:
         await form.get_by_label("Token", exact=True).fill(token)
         await form.get_by_role("button", name="Use").click()
 
-    async def test_figures_need_that_of_an_operator(self, tab: Tab) -> None:
+    async def test_figures_need_that_of_an_operator(self, tab: Tab, upstream: Upstream) -> None:
+        upstream.post("one")
         state = tab.page.get_by_role("banner").get_by_role("status")
         form = tab.page.get_by_role("form", name="Token")
         await expect(state).to_have_text("needs a token")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import aiohttp
@@ -38,9 +39,10 @@ async def listed(service: Service, path: str = "/subscribers.json") -> Any:
     return body
 
 
-async def kicked(service: Service, **body: object) -> int:
+async def kicked(service: Service, unknown: Sequence[int] = (), **body: object) -> int:
     status, answer = await ask(service, "/subscribers/kick", body)
     assert status == 200, answer
+    assert answer["unknown_ids"] == list(unknown)
     count: int = answer["kicked"]
     return count
 
@@ -123,7 +125,7 @@ async def test_messages_are_counted_whether_they_come_live_or_from_the_log(
 async def test_a_subscriber_is_disconnected_by_its_id(start: Start) -> None:
     service = await start()
     async with subscribe(service.port) as first, subscribe(service.port) as second:
-        assert await kicked(service, ids=[1, 99], reason="too many of you") == 1
+        assert await kicked(service, ids=[1, 99], reason="too many of you", unknown=[99]) == 1
         code, text, _ = await first.ended_at()
         assert (code, text) == (1008, "too many of you")
         await until(lambda: len(service.subscribe) == 1)

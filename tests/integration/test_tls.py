@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -27,6 +28,7 @@ from jetstream.app import Service
 from jetstream.errors import SettingError
 from jetstream.limits import Limits, RuntimeLimits, WebLimits
 from jetstream.settings import Settings, parse_networks
+from jetstream.web.certificate import expiry
 
 PATIENCE_S = 20.0
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -82,6 +84,12 @@ async def test_pages_and_their_urls(service: Service, pem: Path) -> None:
     assert f"wss://{base}/subscribe" in text
     assert f"https://{base}/events" in text
     assert (await fetch(service, pem, "/nothing"))[0] == 404
+
+
+async def test_when_the_certificate_expires_is_a_metric(service: Service, pem: Path) -> None:
+    _, text = await fetch(service, pem, "/metrics")
+    [value] = re.findall(r"^jetstream_certificate_expires_seconds (\S+)$", text, re.MULTILINE)
+    assert float(value) == expiry(pem).timestamp()
 
 
 async def test_a_websocket_gets_events_and_the_reason_of_its_end(

@@ -37,6 +37,13 @@ def test_a_lag_that_does_not_fall_is_said_once_a_minute() -> None:
     assert said == [(0, "not known yet"), (60, never), (120, never)]
 
 
+def test_what_would_take_more_than_a_month_is_never_done() -> None:
+    catching_up = CatchingUp()
+    lines = [catching_up.observe(float(second), 7_200.0 - second / 1_000) for second in range(0, 121, 60)]
+    never = "never at this rate: upstream is too slow"
+    assert [line and line.fields["done_in"] for line in lines] == ["not known yet", never, never]
+
+
 def test_it_may_fall_behind_again() -> None:
     catching_up = CatchingUp()
     events = [line and line.event for line in map(catching_up.observe, range(4), [40.0, 0.0, 1.0, 90.0])]

@@ -23,6 +23,7 @@ from jetstream.runtime import (
     release_memory,
     resident_bytes,
     stop_on_signals,
+    unless,
     written_bytes,
 )
 
@@ -145,3 +146,23 @@ def test_open_files_and_written_bytes_are_told(tmp_path: Path) -> None:
     written = written_bytes()
     assert written is not None
     assert written >= 0
+
+
+async def test_work_is_done_unless_an_event_comes_first() -> None:
+    event, began = asyncio.Event(), asyncio.Event()
+
+    async def work(result: int | None) -> int:
+        began.set()
+        return await asyncio.get_running_loop().create_future() if result is None else result
+
+    async def fail() -> int:
+        raise KeyError("it failed")
+
+    assert await unless(event, work(7)) == 7
+    with pytest.raises(KeyError):
+        await unless(event, fail())
+    waiting = asyncio.create_task(unless(event, work(None)))
+    began.clear()
+    await began.wait()
+    event.set()
+    assert await waiting is None

@@ -89,7 +89,13 @@ def kick(
     if reason is not None:
         body["reason"] = reason
     answer = ask(address_of(url, KICK_PATH, "--url"), read_token(token_file), body)
-    print(f"disconnected {_number(answer, 'kicked')}")  # noqa: T201 - the output of the command
+    print(f"disconnected {_number(answer, 'kicked')}{_gone(answer)}")  # noqa: T201 - the output of the command
+
+
+def _gone(answer: Any) -> str:
+    """Return which of the IDs are of nobody; empty if there is none."""
+    unknown = answer.get("unknown_ids") if isinstance(answer, dict) else None
+    return f"; not connected (any more): {', '.join(map(str, unknown))}" if unknown else ""
 
 
 def subscribers(address: str, token: str | None = None) -> Iterator[Row]:

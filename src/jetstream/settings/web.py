@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 from jetstream.settings.declaring import address, duration, duration_or_none, setting, size
-from jetstream.settings.values import DEFAULT_ADDRESS, Address, parse_web_url
+from jetstream.settings.values import DEFAULT_ADDRESS, Address, or_none, parse_duration, parse_web_url
 from jetstream.upstreams import parse_count
 
 # The Go server's copy of the public dictionary (see `dictionary`).
@@ -85,9 +85,11 @@ class WebSettings:
     ] = 60.0
     drain: Annotated[
         float | None,
-        duration_or_none(
+        setting(
             "DRAIN",
             "At SIGTERM, /ready answers 503, and connections are closed over this time. none: 10 s with"
             " --role edge, else all at once.",
+            or_none(parse_duration),
+            metavar="DURATION",
         ),
     ] = None

@@ -28,6 +28,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import NamedTuple
 
+from jetstream.clock import unix_us
 from jetstream.conditions import UpstreamConditions
 from jetstream.limits import UpstreamLimits
 from jetstream.logging_setup import Throttled
@@ -53,6 +54,7 @@ class Link(NamedTuple):
     turn: Callable[[], Awaitable[None]]  # returns when the source may connect
     changed: Callable[[], None]  # called when a connection has begun, and when it has ended
     is_awaited: Callable[[], bool] = lambda: True  # whether a subscriber waits for what comes
+    now_us: Callable[[], int] = unix_us  # unix microseconds; should not follow short steps of the clock
 
 
 class Source:
@@ -253,7 +255,7 @@ class Source:
         if tracker.gaps or tracker.jumps or tracker.restarts:
             self._metrics.count_sequence(tracker.gaps, tracker.jumps, tracker.restarts)
             tracker.gaps = tracker.jumps = tracker.restarts = 0
-        lag_s = _age_s(batch.time)
+        lag_s = _age_s(batch.time, self._link.now_us())
         self.lag_s = self.lag_s if lag_s is None else lag_s
         self._known = 0 if batch.has_new else self._known + batch.known
         # Where others are ahead of it, all that a source brings is known. The first one may be just the frame
@@ -288,6 +290,8 @@ class Source:
                 if notice.name == "FutureCursor":
                     event = "upstream: cursor is in its future; starting at the live end"
                     self._logger.warning(event, cursor=self.seq)
+                    if self.seq is not None:  # without a cursor, it is taken back at once
+                        self._attempts = 0
                     self._pipeline.tracker.restart()
                 return True
             self._logger.warning("upstream: notice", type=notice.type, name=notice.name, message=notice.text)
@@ -336,10 +340,10 @@ class Source:
             self._logger.warning("upstream: skipping a frame that is too large", cursor=self._resume_after)
 
 
-def _age_s(stamp: str) -> float | None:
+def _age_s(stamp: str, now_us: int) -> float | None:
     """Return how many seconds ago a message's time was; None for what is no time, or has no time zone."""
     try:
         sent = datetime.fromisoformat(stamp)
     except ValueError:
         return None
-    return None if sent.tzinfo is None else time.time() - sent.timestamp()
+    return None if sent.tzinfo is None else now_us / 1e6 - sent.timestamp()

@@ -26,6 +26,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
+from jetstream.clock import unix_us
 from jetstream.conditions import Conditions
 from jetstream.limits import SourceLimits
 from jetstream.logging_setup import Throttled
@@ -63,7 +64,7 @@ class Sources:
 
     `build` makes a source. `forget` removes the cursors of sources by their names. `on_change` is called
     whenever `connected` may have changed. `is_awaited` tells whether a subscriber waits for events. `clock`
-    gives monotonic seconds.
+    gives monotonic seconds, `now_us` unix microseconds.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Sources:
         on_change: Callable[[], None] = lambda: None,
         is_awaited: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
+        now_us: Callable[[], int] = unix_us,
     ) -> None:
         self._build = build
         self._forget = forget
@@ -84,6 +86,7 @@ class Sources:
         self._on_change = on_change
         self._is_awaited = is_awaited
         self._clock = clock
+        self._now_us = now_us
         # Each source by its name, in order. `apply` replaces it.
         self._all: dict[str, _Running] = {}
         # Runs the tasks of the sources; None before `start`.
@@ -171,7 +174,9 @@ class Sources:
             self._pds_logger if is_pds else Throttled(structlog.get_logger("jetstream.upstream.source"))
         )
         turn = self._turns.wait if is_pds else _at_once
-        link = Link(throttled.bind(upstream=upstream.name), turn, self._changed, self._is_awaited)
+        link = Link(
+            throttled.bind(upstream=upstream.name), turn, self._changed, self._is_awaited, self._now_us
+        )
         built = _Running(upstream, self._build(upstream, link))
         if self._tasks is not None:
             self._start(built, self._tasks)

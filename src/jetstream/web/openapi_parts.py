@@ -287,6 +287,6 @@ SCHEMAS: Final = {
         },
         "additionalProperties": False,
     },
-    "Kicked": _object({"kicked": _COUNT}),
+    "Kicked": _object({"kicked": _COUNT, "unknown_ids": {"type": "array", "items": _COUNT}}),
     "Status": _status(),
 }

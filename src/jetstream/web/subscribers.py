@@ -94,13 +94,14 @@ class Subscribers:
         }
 
     def kick(self, request: Request, _connection: object) -> Steps[Response]:
-        """Disconnect subscribers, in steps, and return how many."""
+        """Disconnect subscribers, in steps. Return how many, and the IDs of which there is none."""
         try:
             who = _parse(request.body)
         except InvalidParameter as error:
             return Response.sentence(400, str(error))
-        kicked = 0
+        kicked, unknown = 0, set(who.ids)
         for count, client in enumerate(self._subscribe.clients(), 1):
+            unknown.discard(client.id)
             if who.wants(client.id, client.sink.peer) and not client.sink.closing:
                 client.close(Close(1008, "kicked", who.reason))
                 kicked += 1
@@ -109,7 +110,7 @@ class Subscribers:
             elif count % _LOOKS_PER_STEP == 0:
                 yield
         self._subscribe.note_kicked(kicked, who.reason)
-        return Response.json(200, {"kicked": kicked})
+        return Response.json(200, {"kicked": kicked, "unknown_ids": sorted(unknown)})
 
 
 _FIELDS: Final = {"Cache-Control": "no-store"}
@@ -119,14 +120,14 @@ class Kick:
     """Whom to disconnect, and what they are told."""
 
     def __init__(self, ids: Collection[int], networks: Sequence[Network], reason: str, *, all_: bool) -> None:
-        self._ids = ids
+        self.ids = ids
         self._networks = networks
         self._all = all_
         self.reason = reason
 
     def wants(self, id_: int, address: str) -> bool:
         """Tell whether a subscriber is to be disconnected."""
-        return self._all or id_ in self._ids or in_networks(address, self._networks)
+        return self._all or id_ in self.ids or in_networks(address, self._networks)
 
 
 def _parse(body: bytes) -> Kick:

@@ -49,7 +49,9 @@ class Server:
         if token != f"Bearer {TOKEN}":
             return 401, "needs a token: send it"
         if body is not None:
-            return 200, {"kicked": len(body["ids"])}
+            known = {row["id"] for row in ROWS}
+            unknown = [each for each in body["ids"] if each not in known]
+            return 200, {"kicked": len(body["ids"]) - len(unknown), "unknown_ids": unknown}
         after = int(parse_qs(urlsplit(path).query)["after"][0])
         rows = [row for row in ROWS if int(str(row["id"])) > after][:2]
         return 200, {"total": 3, "next": rows[-1]["id"] if len(rows) == 2 else None, "subscribers": rows}
@@ -124,7 +126,7 @@ def test_json_lines(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "body"),
     [
-        (["7", "8"], {"ids": [7, 8], "addresses": [], "all": False}),
+        (["2", "3"], {"ids": [2, 3], "addresses": [], "all": False}),
         (
             ["--address", "203.0.113.0/24", "--address", "::1", "--reason", "no more"],
             {"ids": [], "addresses": ["203.0.113.0/24", "::1"], "all": False, "reason": "no more"},
@@ -139,6 +141,10 @@ def test_who_is_disconnected(
     assert (code, err) == (0, "")
     assert server[0].asked == [("/subscribers/kick", body)]
     assert out == f"disconnected {len(arguments) if body.get('ids') else 0}\n"
+
+
+def test_who_has_gone_is_named(run: Run) -> None:
+    assert run("kick", "2", "8", "9") == (0, "disconnected 1; not connected (any more): 8, 9\n", "")
 
 
 def test_nobody_is_an_error(run: Run, server: tuple[Server, str]) -> None:

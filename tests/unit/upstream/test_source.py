@@ -1,4 +1,7 @@
-"""When a source leaves its socket alone. All else is tested with a relay, in tests/integration."""
+"""When a source leaves its socket alone, and how far it is behind.
+
+All else is tested with a relay, in tests/integration.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from jetstream.upstream.source import Link, Source
 from jetstream.upstreams import Upstream
 
 LIMITS = UpstreamLimits()
+NOW_US = 1_795_000_000_000_000  # 2026-11-18T11:06:40Z
 
 
 async def store(_batch: DecodedBatch, _received_at: float) -> None:
@@ -28,7 +32,13 @@ async def store(_batch: DecodedBatch, _received_at: float) -> None:
 
 
 def source(log: SqliteLog, *, awaited: bool) -> Source:
-    link = Link(Throttled(structlog.get_logger()), partial(asyncio.sleep, 0), lambda: None, lambda: awaited)
+    link = Link(
+        Throttled(structlog.get_logger()),
+        partial(asyncio.sleep, 0),
+        lambda: None,
+        lambda: awaited,
+        lambda: NOW_US,
+    )
     upstream = Upstream("relay", "ws://127.0.0.1:1")
     pipeline, metrics = Pipeline(SeqTracker(0), time.monotonic), Metrics().upstream("relay")
     return Source(upstream, link, pipeline, store, metrics, Conditions().of("relay"), log)
@@ -54,4 +64,26 @@ async def test_a_source_rests_where_nobody_waits_for_it_unless_it_is_behind(
     one = source(log, awaited=awaited)
     one.lag_s, one._known = lag_s, known
     assert one._rest_s(DecodedBatch(frames=frames)) == rest_s
+    await log.close()
+
+
+@pytest.mark.parametrize(
+    ("times", "lag_s"),
+    [
+        (["2026-11-18T11:06:38.5Z"], 1.5),
+        (["2026-11-18T12:06:40+01:00"], 0.0),
+        (["2026-11-18T11:06:41Z"], -1.0),
+        (["2026-11-18T11:06:38.5Z", ""], 1.5),
+        (["2026-11-18T11:06:38.5Z", "soon"], 1.5),
+        (["2026-11-18T11:06:38.5"], None),
+    ],
+)
+async def test_the_lag_is_by_the_clock_that_ignores_steps(
+    times: list[str], lag_s: float | None, tmp_path: Path
+) -> None:
+    log = await SqliteLog.open(tmp_path)
+    one = source(log, awaited=True)
+    for time_ in times:
+        one._count(DecodedBatch(frames=1, accepted=1, time=time_))
+    assert one.lag_s == lag_s
     await log.close()

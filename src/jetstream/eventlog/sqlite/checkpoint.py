@@ -41,18 +41,29 @@ class Checkpointer:
         self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         self._machine.sync(self._descriptor)
 
-    def restart_wal(self) -> None:
-        """Copy what was committed since, and restart the write-ahead log. Nobody else may write."""
-        self.empty_wal()
+    def restart_wal(self, wait_ms: int) -> None:
+        """Copy what was committed since, and restart the write-ahead log. Nobody else may write.
+
+        Readers that have begun before are waited for, up to `wait_ms`: also those of other processes.
+        """
+        self.empty_wal(wait_ms)
         with Transaction(self._connection):
             # The first commit to a restarted write-ahead log waits for the disk, so it is made here. It must
             # change something: SQLite does not write a page that stays as it was.
             self._connection.execute("UPDATE state SET checkpoints = checkpoints + 1")
 
-    def empty_wal(self) -> None:
-        """Copy the write-ahead log and truncate it, as far as readers allow. Nobody else may write."""
+    def empty_wal(self, wait_ms: int | None = None) -> None:
+        """Copy the write-ahead log and truncate it, as far as readers allow. Nobody else may write.
+
+        `wait_ms` is how long readers are waited for; None: as long as for any other lock.
+        """
         self._pin.rollback()  # if it reads
-        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        (usual_ms,) = self._connection.execute("PRAGMA busy_timeout").fetchone()
+        self._connection.execute(f"PRAGMA busy_timeout = {usual_ms if wait_ms is None else wait_ms}")
+        try:
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        finally:
+            self._connection.execute(f"PRAGMA busy_timeout = {usual_ms}")
 
     def close(self) -> None:
         """Copy everything into the database, and close. All other connections are closed already."""
@@ -69,6 +80,6 @@ def long_wal(path: Path, bound: int) -> str | None:
         return None
     return (
         f"{path}-wal is {size >> 20} MiB, over its bound of {bound >> 20} MiB:"
-        f" another program has read the database in one transaction for long; end it"
+        f" an edge or another program has read the database in one transaction for long; end it"
         f" (`fuser -v {path}` names it)"
     )

@@ -304,12 +304,14 @@ class Upkeep:
 
     async def _checkpoint(self) -> None:
         """Copy and restart the write-ahead log when it is long, and always while the disk is low."""
-        space, checkpointer = self._state.space, self._state.checkpointer
-        bytes_max = self._state.limits.wal_bytes
-        bytes_max = min(bytes_max, space.reserve_size or bytes_max)
-        if space.low or wal_bytes(self._state.path) >= bytes_max:
+        space, checkpointer, limits = self._state.space, self._state.checkpointer, self._state.limits
+        bytes_max = min(limits.wal_bytes, space.reserve_size or limits.wal_bytes)
+        size = wal_bytes(self._state.path)
+        if space.low or size >= bytes_max:
             await self._in_thread(checkpointer.copy_pages)
-            await self._exclusively(checkpointer.restart_wal)
+            is_long = size >= limits.wal_bytes_patience  # readers have come in the way before
+            wait_ms = limits.checkpoint_wait_long_ms if is_long else limits.checkpoint_wait_ms
+            await self._exclusively(checkpointer.restart_wal, wait_ms)
 
     # The disk
 

@@ -36,7 +36,6 @@ function onSilence(text, backoffMs) {
 
 function onRefused(text) {
   setState("needs a token", "warning");
-  byId("figures").classList.add("stale");
   show(byId("silence"), false);
   tokenForm.show(`Figures: ${text}`);
 }

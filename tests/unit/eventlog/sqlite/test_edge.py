@@ -139,6 +139,18 @@ async def test_it_learns_of_events_without_being_asked(
         assert counted == list(range(1, 90))
 
 
+async def test_it_looks_now_and_then_where_nothing_is_told(
+    writer: SqliteLog, tmp_path: Path, batch_of: BatchOf
+) -> None:
+    async with edge_of(tmp_path, QUICK) as edge:
+        edge._on_change = lambda names: None  # type: ignore[method-assign]
+        async with following(edge), asyncio.timeout(20):
+            await append_each(writer, batch_of, range(1, 4))
+            await edge.wait(3)
+            await append(writer, batch_of(range(4, 90)))
+            await edge.wait(89)
+
+
 async def test_a_backlog_is_read_in_parts(writer: SqliteLog, tmp_path: Path, batch_of: BatchOf) -> None:
     small = replace(BY_HAND, batch_events=10, segment_events=10_000)
     async with edge_of(tmp_path, small) as edge:

@@ -16,11 +16,13 @@ from tests.unit.eventlog.reading import times_from
 
 from jetstream.atproto.compact_did import compact_did
 from jetstream.eventlog import Changes, Cursors, SourceCursor
+from jetstream.eventlog.columns import Columns
 from jetstream.eventlog.sqlite.connection import open_reader
-from jetstream.eventlog.sqlite.journal import FILE
+from jetstream.eventlog.sqlite.journal import FILE, Entry, Journal
 from jetstream.eventlog.sqlite.rebase import rebase
 from jetstream.eventlog.sqlite.schema import DATABASE, read_cursors
 from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.eventlog.sqlite.tailing import JournalReader
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, Event
@@ -79,6 +81,33 @@ async def held(directory: Path) -> tuple[list[int], Cursors]:
         await log.close()
     assert found[0] == found[1]
     return found[0]
+
+
+def test_another_process_reads_entries_of_any_size(tmp_path: Path, batch_of: BatchOf) -> None:
+    journal = Journal(tmp_path, 1 << 20, 10_000)
+    reader = JournalReader(tmp_path)
+    reader.follow(3, 10)
+    assert reader.read() == []
+    before, expected = 10, []
+    for count in 1, 700, 2, 1, 300, 5:  # of 200 bytes each: more than is read at once
+        batch = batch_of(range(before + 1, before + 1 + count))
+        columns = Columns.of(batch)
+        assert journal.append(Entry(batch.first, batch.last, columns, {}, {}), 3, before)
+        expected.append((batch.last, columns))
+        before = batch.last
+        if count != 2:
+            assert reader.read() == expected
+            expected.clear()
+    assert reader.read() == []
+    # What follows after the database was written begins at the start of the file.
+    journal.clear()
+    assert journal.append(Entry(before + 1, before, None, {}, {}), 4, before)
+    assert reader.read() == []
+    reader.follow(4, before)
+    assert reader.read() == [(before, None)]
+    assert reader.tip == before
+    reader.close()
+    journal.close()
 
 
 @pytest.fixture
