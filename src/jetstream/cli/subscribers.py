@@ -22,6 +22,7 @@ LIST_PATH: Final = "/subscribers.json"
 KICK_PATH: Final = "/subscribers/kick"
 _FILTER_CHARS_MAX: Final = 60
 _LIVE_LAG_S: Final = 1.0
+_WIDTH: Final = 160  # of a table that is no terminal's
 # Restrictions that are a number or a list, in the order in which they are shown.
 _LISTS: Final = ("collections", "excludeCollections", "kinds", "text")
 
@@ -53,7 +54,10 @@ def list_(
             sys.stdout.buffer.write(orjson.dumps(row) + b"\n")
         sys.stdout.flush()
     else:
-        Console().print(table(list(rows), time.time()))
+        console = Console()
+        if not console.is_terminal:
+            console.width = max(console.width, _WIDTH)
+        console.print(table(list(rows), time.time()))
 
 
 def kick(
@@ -111,7 +115,7 @@ def subscribers(address: str, token: str | None = None) -> Iterator[Row]:
 
 
 def table(rows: list[Row], now_s: float) -> Table:
-    """Return a table of subscribers."""
+    """Return a table of subscribers. A column in which nobody has anything is left out."""
     head = (
         "id",
         "address",
@@ -125,9 +129,14 @@ def table(rows: list[Row], now_s: float) -> Table:
         "messages",
         "bytes",
     )
-    made = Table(*head, box=None, header_style="bold", title=f"{len(rows)} subscribers", title_justify="left")
-    for row in rows:
-        made.add_row(*map(escape, _cells(row, now_s)))
+    cells = [_cells(row, now_s) for row in rows]
+    columns = [each for each in zip(head, *cells, strict=True) if not cells or {*each[1:]} != {"-"}]
+    names, *rows_shown = zip(*columns, strict=True)
+    made = Table(
+        *names, box=None, header_style="bold", title=f"{len(rows)} subscribers", title_justify="left"
+    )
+    for each in rows_shown:
+        made.add_row(*map(escape, each))
     return made
 
 

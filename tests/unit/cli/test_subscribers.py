@@ -12,7 +12,7 @@ import pytest
 
 from jetstream import cli
 from jetstream.cli.ask import read_token
-from jetstream.cli.subscribers import summary
+from jetstream.cli.subscribers import summary, table
 from jetstream.errors import SettingError
 
 TOKEN = "operator-operator"
@@ -104,8 +104,17 @@ def run(server: tuple[Server, str], tmp_path: Path, capsys: pytest.CaptureFixtur
     return run
 
 
-def test_a_table_of_all_pages(run: Run, server: tuple[Server, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+def test_columns_without_anything_are_left_out() -> None:
+    def columns(*rows: dict[str, Any]) -> list[object]:
+        return [column.header for column in table(list(rows), 0.0).columns]
+
+    plain = {**ROWS[2], "token": None, "lag_s": None}
+    assert {"token", "lag"}.isdisjoint(columns(plain))
+    assert "token" in columns(plain, ROWS[0])
+    assert "lag" in columns(plain, ROWS[1])
+
+
+def test_a_table_of_all_pages(run: Run, server: tuple[Server, str]) -> None:
     code, out, _ = run("list")
     assert code == 0
     assert "3 subscribers" in out
