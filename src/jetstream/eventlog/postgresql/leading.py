@@ -50,6 +50,7 @@ _CLAIM: Final = (
 _NEWEST: Final = "SELECT id, last_us, appended FROM tail ORDER BY id DESC LIMIT 1"
 _STATE: Final = f"""
 SELECT s.tail, s.folded_id, s.repos, l.reserved_us, l.base_us, {SEALED} AS sealed_us,
+    (SELECT coalesce(sum(events), 0)::bigint FROM tail WHERE last_us <= {SEALED}) AS sealed_events,
     (SELECT count(*) FROM gap) AS gaps FROM state s, leader l
 """
 _CURSORS: Final = "SELECT source, seq, provisional, fell_from, stored_to, unstored FROM cursor"
@@ -142,6 +143,7 @@ async def lead(log: PostgresLog, candidate: Candidate = Candidate()) -> Term:
                     "log: this process leads", epoch=term.epoch.number, tip=term.tip, address=log.name
                 )
                 return term
+            watch.say_once()
             if problem != refused:
                 refused = problem
                 candidate.on_refusal(problem)
@@ -162,8 +164,17 @@ class _Watch:
         # What was seen last, and since when, in monotonic seconds.
         self._seen: Seen | None = None
         self._since = 0.0
+        # Whether the log says that this process stands by.
+        self._said = False
         # Why this process would not lead now; None: it would.
         self.refusal: str | None = None
+
+    def say_once(self) -> None:
+        """Log that another process leads."""
+        if not self._said and self._seen is not None:
+            self._said = True
+            leader, _, _ = self._seen.holder.rpartition(":")
+            structlog.get_logger(__name__).info("log: standing by", leader=leader, address=self._log.name)
 
     async def disconnect(self) -> None:
         """Close the connection."""
@@ -256,6 +267,7 @@ class _Watch:
             reserved_us=state["reserved_us"],
             tail=state["tail"],
             sealed_us=state["sealed_us"],
+            sealed_events=state["sealed_events"],
             folded_id=state["folded_id"],
             cursors=cursors_after(cursors, [row["cursors"] for row in changed if row["cursors"] is not None]),
             repos=repos,

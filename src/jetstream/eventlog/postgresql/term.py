@@ -106,6 +106,7 @@ class Stored(NamedTuple):
     reserved_us: int
     tail: str  # the table in use
     sealed_us: int  # the end of what is sealed; -1: nothing is
+    sealed_events: int  # events of the tail that are sealed
     folded_id: int  # up to this row, states are in their table
     cursors: dict[str, SourceCursor]
     repos: dict[bytes, bytes | None]  # what has changed since then
@@ -143,6 +144,7 @@ class Term:
         self.appended = stored.appended
         self.tail = stored.tail
         self.sealed_us, self.folded_id = stored.sealed_us, stored.folded_id
+        self.sealed_events = stored.sealed_events
         self.repo_rows, self.gap_rows = stored.repo_rows, stored.gaps
         # The highest position that may have been given out.
         self.tip = stored.begin_us

@@ -46,6 +46,7 @@ from jetstream.eventlog.states import Change, in_steps
 BEAT_S: Final = 0.5
 # A table of the tail is emptied when it has this many sealed events: half a minute of a busy day.
 ROTATE_EVENTS: Final = 64_000
+RETRY_S: Final = 10.0  # between two attempts to rotate while others read the table
 LOCK_WAIT: Final = "200ms"  # for which rotation waits for those that read the table
 FOLD_AT_ONCE: Final = 2_000  # states in one transaction
 SAMPLED: Final = 1_000  # neighbours of which half are forgotten when there are too many states
@@ -136,14 +137,15 @@ class Upkeep:
         # The tombstones of the current pass over the log, and the position that it has reached.
         self._tombstones: Tombstones = {}
         self._erased_to = 0
-        # Sealed events in the table in use, and whether something erased is among them.
-        self._sealed_events = 0
         # Up to which row the states that are being folded were changed.
         self._folding_id = term.folded_id
+        # Whether something erased is among the rows of the table in use.
         self._must_rotate = False
         # When the tail may be rotated again because of that, and when the queue of notifications is looked at
         # again, in the time of the event loop.
         self._rotate_at = self._queue_at = 0.0
+        # When rotating is tried again after others have read the table for too long, in the same time.
+        self._retry_at = 0.0
         self._logger = structlog.get_logger(__name__)
         self._tasks = [asyncio.create_task(self._beat_forever()), asyncio.create_task(self._run_forever())]
         term.on_close.append(self.close)
@@ -241,16 +243,17 @@ class Upkeep:
             if not _count(await connection.execute(_PUT_SEGMENT, *_values(segment))):
                 raise Hole(segment.first_us)
         self._term.sealed_us = segment.last_us
-        self._sealed_events += segment.events
+        self._term.sealed_events += segment.events
 
     # Rotating
 
     async def _rotate_if_due(self) -> None:
-        term, limits = self._term, self._limits
-        if (
-            (self._must_rotate and asyncio.get_running_loop().time() >= self._rotate_at)
-            or self._sealed_events >= max(ROTATE_EVENTS, limits.segment_events)
-            or len(term.recent) >= limits.repo_changes
+        term, limits, now = self._term, self._limits, asyncio.get_running_loop().time()
+        if len(term.recent) >= limits.repo_changes:
+            await self._fold()
+        must = self._must_rotate and now >= self._rotate_at
+        if now >= self._retry_at and (
+            must or term.sealed_events >= max(ROTATE_EVENTS, limits.segment_events)
         ):
             await self.rotate()
 
@@ -262,8 +265,9 @@ class Upkeep:
                 await self._change_tables()
         except (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError):
             self._logger.info("log: the tail is read by others for long, and grows meanwhile")
+            self._retry_at = asyncio.get_running_loop().time() + RETRY_S
             return
-        self._sealed_events, self._must_rotate = 0, False
+        self._term.sealed_events, self._must_rotate = 0, False
         self._rotate_at = asyncio.get_running_loop().time() + ROTATE_S
 
     async def _change_tables(self) -> None:
