@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -125,12 +125,20 @@ class Server:
             (self.data / "postmaster.pid").unlink(missing_ok=True)
 
     def freeze(self) -> None:
-        assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGSTOP)
+        """Stop all of its processes, which each have a session of their own."""
+        self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGCONT)
+        os.kill(self._process.pid, number)
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                _, parent, *_ = stat.read_text().rpartition(")")[2].split()
+                if int(parent) == self._process.pid:
+                    os.kill(int(stat.parent.name), number)
 
     def standby(self, name: str) -> Server:
         """Return a replica of this server, running."""

@@ -121,14 +121,15 @@ async def test_after_a_promotion_positions_continue_above_the_reserved_ones(
         await log.append(batch_of(range(1, 5)), Changes(cursor))
         reader = await PostgresLog.open(replica.address)
         await reader.wait(4)
-        replica.freeze()  # what follows is lost: readers may have seen it
+        replica.stop()  # what follows is lost: readers of the primary may have seen it
         await log.append(batch_of(range(5, 10)), Changes(cursor))
         primary.kill()
-        replica.thaw()
+        replica.start()
         await log.abandon()
         replica.promote()
         log = await engine.open(limits=BY_HAND)
-        assert log.tip >= 9
+        assert log.tip >= 30_000_000  # positions up to there were reserved
+        assert await times_from(log) == [1, 2, 3, 4]
         first = log.tip + 1
         await log.append(batch_of(range(first, first + 3)), Changes(cursor))
         assert (await times_from(log))[-3:] == list(range(first, first + 3))
@@ -140,6 +141,74 @@ async def test_after_a_promotion_positions_continue_above_the_reserved_ones(
         assert again.tip == first + 2
         await again.close()
     finally:
+        replica.kill()
+
+
+async def test_with_a_synchronous_standby_a_promotion_loses_nothing(
+    own_server: Callable[..., Server], batch_of: BatchOf, cursor: Cursors
+) -> None:
+    """The primary is lost while an append waits for the standby: its outcome is asked of the new primary."""
+    primary = own_server()
+    replica = primary.standby("replica")
+    try:
+        hosts = f"127.0.0.1:{primary.port},127.0.0.1:{replica.port}"
+        engine = PostgresEngine(f"postgresql://postgres@{hosts}/postgres")
+        log = await engine.open(limits=BY_HAND)
+        await engine.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        await engine.execute("SELECT pg_reload_conf()")
+        await log.append(batch_of(range(1, 5)), Changes(cursor))
+        while await engine.execute("SELECT sync_state FROM pg_stat_replication") != [("sync",)]:
+            await asyncio.sleep(0.02)
+        replica.freeze()
+        appending = asyncio.create_task(log.append(batch_of(range(5, 10)), Changes(cursor)))
+        waiting = (
+            "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE '%INSERT INTO tail%'"
+        )
+        while not await engine.execute(waiting):
+            await asyncio.sleep(0.02)
+        assert not appending.done()
+        primary.kill()
+        replica.thaw()
+        replica.promote()
+        await appending
+        await log.append(batch_of(range(10, 12)), Changes(cursor))
+        assert await times_from(log) == list(range(1, 12))
+        await log.close()
+        again = await engine.open(limits=BY_HAND)
+        assert await times_from(again) == list(range(1, 12))
+        await again.close()
+    finally:
+        replica.kill()
+
+
+async def test_an_append_whose_wait_was_ended_is_confirmed(
+    own_server: Callable[..., Server], batch_of: BatchOf, cursor: Cursors
+) -> None:
+    """Somebody cancels the wait for a standby: the append returns only when a later commit is replicated."""
+    primary = own_server()
+    replica = primary.standby("replica")
+    try:
+        engine = PostgresEngine(primary.address)
+        log = await engine.open(limits=BY_HAND)
+        await engine.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        await engine.execute("SELECT pg_reload_conf()")
+        while await engine.execute("SELECT sync_state FROM pg_stat_replication") != [("sync",)]:
+            await asyncio.sleep(0.02)
+        await log.append(batch_of(range(1, 5)), Changes(cursor))  # it has reserved positions now
+        replica.freeze()
+        appending = asyncio.create_task(log.append(batch_of(range(5, 7)), Changes(cursor)))
+        waiting = "FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE $1"
+        while not await engine.execute(f"SELECT pg_cancel_backend(pid) {waiting}", "%INSERT INTO tail%"):
+            await asyncio.sleep(0.02)
+        while not await engine.execute(f"SELECT 1 {waiting}", "UPDATE leader SET beat = beat + 1"):
+            await asyncio.sleep(0.02)
+        assert not appending.done()
+        replica.thaw()
+        await appending
+        assert await times_from(log) == [1, 2, 3, 4, 5, 6]
+        await log.close()
+    finally:
+        replica.thaw()
         replica.kill()
 
 
