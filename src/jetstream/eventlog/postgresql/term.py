@@ -247,8 +247,8 @@ class Term:
             self.keep_loaded({did: state})
         return state or None
 
-    async def load_repos(self, dids: Iterable[bytes]) -> None:
-        """Read states ahead, so that `repo` has them in memory. Raises LogError."""
+    async def load_repos(self, dids: Collection[bytes]) -> None:
+        """Load states, all at once, so that `repo` has them in memory. Raises LogError."""
         known = (self.recent, self.folding, self._loaded)
         missing = [did for did in dids if not any(did in states for states in known)]
         if missing:
