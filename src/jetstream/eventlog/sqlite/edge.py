@@ -8,9 +8,7 @@
 The edge's tip is the position up to which it has read, so it never shows what it has not read back. It looks
 at the files when inotify says that they have changed, and four times a second in any case.
 
-A snapshot is complete: whatever the writer has committed up to its tip is in it, as rows of the tail or in
-segments. So the edge never steps over a hole. Where the tail begins after the edge's own position, the events
-between are in segments by now. Then the hot tail is dropped, and all that it had is read from the file.
+`following` keeps what was read in memory, and never steps over a hole.
 
 What is erased. The revision in the database rises when an account's records are to be erased, and with each
 step that has rewritten some. Then the hot tail and all loaded segments are dropped, and with them what was
@@ -24,7 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -35,15 +33,14 @@ from jetstream.conditions import Conditions
 from jetstream.errors import LogCorrupt, LogError
 from jetstream.eventlog import Gap
 from jetstream.eventlog.backpressure import Followers
-from jetstream.eventlog.erase import without_erased
-from jetstream.eventlog.hot_tail import HotTail
-from jetstream.eventlog.sqlite.connection import TranslatedErrors, bytes_on_disk, wal_bytes
+from jetstream.eventlog.sqlite.connection import bytes_on_disk, wal_bytes
 from jetstream.eventlog.sqlite.damage import DamageRecord
+from jetstream.eventlog.sqlite.following import FollowedLog
 from jetstream.eventlog.sqlite.journal import FILE as JOURNAL
 from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.space import free_bytes
 from jetstream.eventlog.sqlite.stored import StoredEvents
-from jetstream.eventlog.sqlite.tailing import DatabaseReader, JournalReader, Snapshot, awaited_database
+from jetstream.eventlog.sqlite.tailing import DatabaseReader, awaited_database
 from jetstream.eventlog.sqlite.watch import Watch
 from jetstream.eventlog.sqlite.writer_watch import WriterWatch
 from jetstream.limits import LogLimits
@@ -57,11 +54,6 @@ _WAL: Final = f"{DATABASE}-wal"
 # A commit is visible some microseconds after its last write to the write-ahead log, and nothing tells of
 # that. So the edge looks again after so many seconds, if it has found nothing.
 _AGAIN_S: Final = (0.001, 0.004, 0.016)
-# No log has this revision. No entry of a journal continues this number of commits and this tip.
-NO_REVISION: Final = -1
-NOWHERE: Final = (-1, -1)
-
-logger = structlog.get_logger(__name__)
 
 
 class EdgeLog:
@@ -80,42 +72,19 @@ class EdgeLog:
         self._path = directory / DATABASE
         self._limits = limits
         self._conditions = conditions
-        # Called with the events that were read, of the newest.
-        self._on_read = on_read
         self._clock = clock
         self._logger = Throttled(structlog.get_logger(__name__))
-        # Reads what is new; another one takes its place when the file is replaced.
-        self._database = database
-        self._journal = JournalReader(directory)
-        # Reads what is not in memory any more.
+        # Whether the writer is alive, and how far it is.
+        self._writer = WriterWatch(directory, limits.writer_gone_s, clock)
+        # What is in memory, and what is not any more.
         self._damages = DamageRecord(self._path, conditions, limits.damage_ranges)
-        self._events = StoredEvents(self._path, self._damages, limits, self._without_erased)
-        # The newest events, and the position up to which they are there: below the tip only for a moment.
-        # Another one takes its place when it is dropped.
-        self._hot_tail = HotTail(0, limits)
-        self._hot_to = 0
-        # The position up to which the edge has read, and up to which all is in the database. They rise.
-        self.tip = 0
-        self._stored_to = 0
-        # As of the last snapshot: the lowest position, the oldest event, how many there are, the revision of
-        # what is erased, and what is still to be erased.
-        self.floor = 0
-        self.oldest_us: int | None = None
-        self._stored = 0
-        self._erasures = NO_REVISION
-        self._tombstones: Mapping[bytes, int] = {}
-        # Which commits and which tip the journal continues, and how many events it has.
-        self._continued = NOWHERE
-        self._journaled = 0
-        # Whether the first snapshot was taken; whether the last one was not whole, or could not be taken.
-        self._is_open = self._behind = False
-        # Whether another file has taken the place of the database, and could not be opened yet.
-        self._must_reopen = False
+        self._log = FollowedLog(
+            directory, database, self._damages, limits, on_read, self._forget, self._writer.note_life
+        )
+        self._stored = StoredEvents(self._path, self._damages, limits, self._log.without_erased)
         # When the edge has last looked at the files without an error, and the error since then.
         self._looked_at = clock()
         self._problem = ""
-        # Whether the writer is alive, and how far it is.
-        self._writer = WriterWatch(directory, limits.writer_gone_s, clock)
         # The edge's own publisher joins these. Nobody waits for it.
         self.followers = Followers()
         # Wakes those in `wait`.
@@ -154,6 +123,21 @@ class EdgeLog:
     # Reading
 
     @property
+    def floor(self) -> int:
+        """The lowest position from which nothing is missing, as of the last look."""
+        return self._log.floor
+
+    @property
+    def tip(self) -> int:
+        """The position up to which the edge has read. What is above it, the edge does not show."""
+        return self._log.tip
+
+    @property
+    def oldest_us(self) -> int | None:
+        """The position of the oldest event that is kept; None: the log is empty."""
+        return self._log.oldest_us
+
+    @property
     def newest(self) -> int:
         """The position of the newest event that the log was known to have: all of it is read."""
         return self.tip
@@ -167,17 +151,17 @@ class EdgeLog:
         """Return the batch with the first events in `[position, stop)` that `wanted` may want."""
         stop = min(stop, self.tip + 1)
         while (position := max(position, self.floor)) < stop:
-            if self._clock() - self._looked_at > self._limits.fresh_s or self._hot_to < self.tip:
+            if self._clock() - self._looked_at > self._limits.fresh_s or self._log.hot_to < self.tip:
                 await self._until_fresh()
                 continue
-            if position >= self._hot_tail.start:
-                return self._hot_tail.at(position, stop)
-            if position > self._stored_to:  # it is in the journal only, for a second at most
+            if position >= self._log.hot_tail.start:
+                return self._log.hot_tail.at(position, stop)
+            if position > self._log.stored_to:  # it is in the journal only, for a second at most
                 await self._until_stored(position)
                 continue
-            revision, end = self._erasures, min(stop, self._hot_tail.start, self._stored_to + 1)
+            revision, end = self._log.revision, min(stop, self._log.hot_tail.start, self._log.stored_to + 1)
             try:
-                after, batch = await self._events.find(position, end, wanted)
+                after, batch = await self._stored.find(position, end, wanted)
                 self._step(database=True)  # what was found may have been trimmed or erased meanwhile
             except LogCorrupt:
                 raise
@@ -185,7 +169,7 @@ class EdgeLog:
                 self._note_problem(error)
                 await asyncio.sleep(self._limits.poll_s)
                 continue
-            if revision != self._erasures:
+            if revision != self._log.revision:
                 continue
             position = after
             if batch is not None:
@@ -199,12 +183,12 @@ class EdgeLog:
 
     async def gaps(self, since_us: int, count_max: int) -> list[Gap]:
         """Return the oldest gaps since a time, rising."""
-        return await self._events.gaps(since_us, count_max)
+        return await self._stored.gaps(since_us, count_max)
 
     def statistics(self) -> LogStatistics:
         """Return what the log holds."""
         return LogStatistics(
-            events=self._stored + self._journaled,
+            events=self._log.events,
             bytes_on_disk=bytes_on_disk(self._path),
             oldest_us=self.oldest_us,
             newest_us=None if self.oldest_us is None else self.tip,
@@ -225,13 +209,6 @@ class EdgeLog:
             readable=unread_s <= self._limits.fresh_s,
         )
 
-    def _without_erased(self, batch: Batch) -> Batch | None:
-        """Return a batch of the file without the records that are still to be erased there."""
-        if not self._tombstones:
-            return batch
-        kept = without_erased(batch, self._tombstones)
-        return batch if kept is None else kept if len(kept) else None
-
     async def _until_fresh(self) -> None:
         """Return once the edge has looked at the log, however long that takes. Raises LogCorrupt."""
         while True:
@@ -247,8 +224,12 @@ class EdgeLog:
     async def _until_stored(self, position: int) -> None:
         """Wait until the writer has moved a part of the journal to the database. Raises LogCorrupt."""
         await asyncio.sleep(self._limits.poll_s)
-        if self._stored_to < position:
+        if self._log.stored_to < position:
             await self._until_fresh()
+
+    def _forget(self) -> None:
+        """Drop the segments that were read."""
+        self._stored.segments.clear()
 
     # Following the writer
 
@@ -275,8 +256,9 @@ class EdgeLog:
     async def _look_at_all(self) -> None:
         """Look at the log and at the heartbeat. An error that may pass is noted. Raises LogCorrupt."""
         try:
-            if self._must_reopen or self._database.is_replaced:
-                self._reopen()
+            if self._log.is_replaced:
+                self._stored.readers.renew()
+                self._log.reopen()
             await self.look()
         except LogCorrupt:
             raise
@@ -320,113 +302,14 @@ class EdgeLog:
         """Read some of what is new, also of the database; return whether it was all. Raises LogError."""
         tip = self.tip
         try:
-            with TranslatedErrors(self._path, LogError):
-                self._take_entries()
-                if database and (self._database.changed() or self._behind):
-                    self._behind = True  # also if this fails
-                    self._behind = not self._take(self._snapshot())
-                    self._take_entries()
-                    self._refuse_set_back()
+            whole = self._log.step(database=database)
         finally:
             if self.tip > tip:
                 self.followers.append(self.tip, self._clock())
                 self._appended.notify()
         if database:
             self._looked_at, self._problem = self._clock(), ""
-        return not self._behind
-
-    def _take_entries(self) -> None:
-        """Take what has come in the journal, or all of it again for a hot tail that was dropped."""
-        for tip, columns in self._journal.read():
-            if columns is not None:
-                batch = columns.batch()
-                self._journaled += len(batch)
-                if batch.last > self._hot_to:
-                    self._hot_tail.append(batch.since(self._hot_to + 1))
-                if batch.last > self.tip:
-                    self._on_read(batch.since(self.tip + 1))
-            self._hot_to = max(self._hot_to, tip)
-            self.tip = max(self.tip, tip)
-            self._writer.note_life()
-
-    def _snapshot(self) -> Snapshot:
-        found = self._database.snapshot(self.tip if self._is_open else -1)
-        self._damages.add(self._database.take_damage())
-        return found
-
-    def _take(self, found: Snapshot) -> bool:
-        """Take what a snapshot has; return whether that is all up to its tip."""
-        erased = found.erasures != self._erasures
-        self._erasures, self._tombstones = found.erasures, found.tombstones
-        self._move_floor(found)
-        self._stored, self._stored_to = found.events, found.tip
-        batches = [batch.since(self.tip + 1) for batch in self._read_rows(found)]
-        for batch in batches:
-            self._on_read(batch)
-        if not self._is_open:
-            self._is_open = True
-            self._hot_tail = HotTail(max(found.floor, found.sealed_us + 1), self._limits)
-        else:
-            self._writer.note_life()
-            if erased:
-                self._events.segments.clear()
-            if erased or found.sealed_us > self.tip:
-                self._drop_hot_tail(found)
-                return True
-        for batch in batches:
-            self._hot_tail.append(batch)
-        self.tip = self._hot_to = max(self.tip, found.tip if found.whole else found.rows[-1].last_us)
-        if not found.whole:
-            self._follow_journal(NOWHERE)  # what it has now is in the database as well
-        elif (found.commits, found.tip) != self._continued:
-            self._follow_journal((found.commits, found.tip))
-        return found.whole
-
-    def _drop_hot_tail(self, found: Snapshot) -> None:
-        """Have everything read from the file, and from the journal again, that was read before."""
-        self._hot_tail, self._hot_to = HotTail(found.tip + 1, self._limits), found.tip
-        self.tip = max(self.tip, found.tip)
-        self._follow_journal((found.commits, found.tip))
-
-    def _follow_journal(self, continued: tuple[int, int]) -> None:
-        self._continued, self._journaled = continued, 0
-        self._journal.follow(*continued)
-
-    def _refuse_set_back(self) -> None:
-        """Raise LogCorrupt for a log that ends before what was read of it."""
-        if not self._behind and self._journal.tip < self.tip:
-            self._behind = True  # so that it is found again
-            raise LogCorrupt(
-                self._path,
-                f"ends at {self._journal.tip}, and was read up to {self.tip} before: it was set back, or"
-                " another log has taken its place; start this edge again",
-            )
-
-    def _read_rows(self, found: Snapshot) -> Iterator[Batch]:
-        for row in found.rows:
-            batch = self._without_erased(row.columns.batch())
-            if batch is not None and batch.last > self.tip:
-                yield batch
-
-    def _move_floor(self, found: Snapshot) -> None:
-        self.oldest_us = found.oldest_us
-        if found.floor > self.floor:
-            self.floor = found.floor
-            self._hot_tail.drop_before(found.floor)
-            self._damages.drop_before(found.floor)
-
-    def _reopen(self) -> None:
-        """Read another file that has taken the place of this one. Raises LogError."""
-        self._must_reopen = True
-        self._events.readers.renew()
-        self._erasures, self._behind = NO_REVISION, True
-        with TranslatedErrors(self._path, LogError):
-            self._database.close()
-            self._database = DatabaseReader(self._path, self._limits)
-            if not self._database.has_tables():
-                raise LogError(self._path, "has no tables yet")
-        self._must_reopen = False
-        logger.info("log: another file has taken its place, and is read now", path=str(self._path))
+        return whole
 
     def _note_problem(self, error: LogError) -> None:
         """Note that the log could not be read."""
@@ -446,6 +329,5 @@ class EdgeLog:
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
-        self._events.close()
-        self._journal.close()
-        self._database.close()
+        self._stored.close()
+        self._log.close()

@@ -128,5 +128,5 @@ class EdgesAgainstList(RuleBasedStateMachine):
 
 TestEdgesAgainstList = EdgesAgainstList.TestCase
 TestEdgesAgainstList.settings = settings(
-    max_examples=15, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=8, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
