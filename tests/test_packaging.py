@@ -178,7 +178,8 @@ class TestDependencies:
 
     def test_every_import_of_the_package_is_declared_and_nothing_else(self) -> None:
         files = [path for path in self.PACKAGE.rglob("*.py") if path != self.TESTING]
-        assert imported(*files) == declared(*PROJECT["project"]["dependencies"])
+        base = declared(*PROJECT["project"]["dependencies"])
+        assert imported(*files) == base | declared(*EXTRAS["postgresql"])
 
     def test_every_import_of_the_extras_is_declared(self) -> None:
         simulator = imported(*(self.PACKAGE / "simulator").rglob("*.py"))
@@ -207,6 +208,15 @@ class TestDependencies:
         done = run([sys.executable, "-c", f"import sys; sys.modules[{module!r}] = None; {statement}"])
         needs = f"needs {module}: pip install '.[{extra}]'"
         assert done.stderr.splitlines()[-1].endswith(needs)
+
+    def test_a_missing_driver_is_reported_where_the_log_is_in_postgresql(self) -> None:
+        command = "['log', 'stats', '--log', 'postgresql://u:secret@h/d']"
+        program = f"import sys; sys.modules['asyncpg'] = None; from jetstream import cli; cli.main({command})"
+        done = run([sys.executable, "-c", program])
+        assert done.returncode == 2
+        assert "needs the driver asyncpg: pip install 'jetstream-server[postgresql]'" in done.stderr
+        assert "secret" not in done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
     def test_the_command_line_reports_a_missing_package_in_one_line(self) -> None:
         program = (

@@ -17,9 +17,10 @@ part fails, the subscribers are closed and the error ends the server.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -32,8 +33,8 @@ from jetstream.delivery.subscriber import Close
 from jetstream.dictionary.choice import Dictionaries
 from jetstream.dictionary.public import PublicDictionary, fetch_in_process
 from jetstream.endpoints import Endpoints, Parts, Siblings
-from jetstream.eventlog import LogReader
-from jetstream.eventlog.opening import open_edge_log, open_log
+from jetstream.eventlog import LogReader, ReadWriteLog
+from jetstream.eventlog.opening import open_database, open_edge_log, open_log
 from jetstream.eventlog.sqlite.edge import EdgeLog
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.figures import Figures, log_ends
@@ -55,10 +56,14 @@ from jetstream.runtime import (
     written_bytes,
 )
 from jetstream.settings import Settings, require_data_dir
-from jetstream.status import ReaderStatus, Status
+from jetstream.status import EdgeStatus, ReaderStatus, Status
 from jetstream.web.access import Access
 from jetstream.web.dialect import SHUTDOWN
 from jetstream.web.subscribe import FAILED, Subscribe
+
+if TYPE_CHECKING:
+    from jetstream.eventlog.postgresql.store import PostgresLog
+    from jetstream.terms import Terms
 
 logger = structlog.get_logger(__name__)
 
@@ -117,7 +122,9 @@ class Service:
         self._siblings = siblings
         self._first_id = first_id
         # The log of another process; None where this one writes it.
-        self._edge: EdgeLog | None = None
+        self._edge: EdgeLog | PostgresLog | None = None
+        # Leads the log in PostgreSQL, when it may; None: that is not for this server.
+        self._terms: Terms | None = None
         self._stopping = asyncio.Event()  # set by `stop`
         self._reloading = asyncio.Event()  # set by `reload`, until the file is read
 
@@ -155,8 +162,8 @@ class Service:
                 return
             if self._dictionary is not None:
                 ending.push_async_callback(self._dictionary.close)
-            if self._reads:
-                self._make_intake()
+            if self._reads and self._terms is None:
+                self.intake = self._new_intake(self.log)
                 ending.push_async_callback(self.intake.close)
             await self._run(shortage)
 
@@ -164,14 +171,11 @@ class Service:
         """Open the log, and have it closed at the end. Returns False if the server is stopped before."""
         settings, limits = self.settings, self._limits.log
         self.reader: LogReader
-        if not self._reads:
-            opening = open_edge_log(settings, self.conditions, limits, self.metrics.count_events)
-            self._edge = await unless(self._stopping, opening)
-            if self._edge is None:
+        if settings.database is not None or not self._reads:
+            if await unless(self._stopping, self._open_other()) is None:
                 logger.info("stopped")
                 return False
-            self.reader = self._edge
-            ending.push_async_callback(self._close_log, self._edge)
+            ending.push_async_callback(self._close_log, self.reader)
             return True
         if settings.log is not None:
             require_data_dir(settings.log_dir, "--log")
@@ -181,18 +185,43 @@ class Service:
             self._clock.resume(self.log.clock_offset_us)
         return True
 
-    def _make_intake(self) -> None:
-        self.intake = Intake(
+    async def _open_other(self) -> LogReader:
+        """Open a log that another process may write, and prepare to lead it, if that is for this server."""
+        settings, limits, on_read = self.settings, self._limits.log, self.metrics.count_events
+        if settings.database is None:
+            self.reader = self._edge = await open_edge_log(settings, self.conditions, limits, on_read)
+            return self.reader
+        log = await open_database(settings.database, self.conditions, limits, on_read, writes=self._reads)
+        self.reader = self._edge = log
+        if self._reads:
+            self._terms = self._new_terms(log)
+        return log
+
+    def _new_terms(self, log: PostgresLog) -> Terms:
+        from jetstream.terms import terms_of  # noqa: PLC0415 - loads asyncpg
+
+        return terms_of(self.settings, log, self._clock, self._new_intake, self.conditions, self._limits)
+
+    def _new_intake(self, log: ReadWriteLog) -> Intake:
+        return Intake(
             self.settings,
-            self.log,
+            log,
             self._clock,
             self.metrics,
             self.conditions,
             self._limits,
             is_awaited=lambda: self._serves and bool(self.delivery),
+            takes_over=self._terms is not None,
         )
 
-    async def _close_log(self, log: SqliteLog | EdgeLog) -> None:
+    @property
+    def _reading(self) -> Intake | None:
+        """What reads upstream now, if anything does."""
+        if self._terms is not None:
+            return self._terms.intake
+        return self.intake if self._reads else None
+
+    async def _close_log(self, log: SqliteLog | EdgeLog | PostgresLog) -> None:
         await log.close()
         tell_omitted(waiting=False)
         logger.info("stopped", tip=log.tip)
@@ -215,7 +244,7 @@ class Service:
                 buffer_total=self.settings.buffer_total,
                 now_us=self._clock,
             )
-        if self._reads:
+        if self._reads and self._terms is None:
             await self.intake.open()
         self.metrics.watch(self.status)
         self._check_clock()
@@ -224,18 +253,18 @@ class Service:
             shortage.warn()
         try:
             async with asyncio.TaskGroup() as tasks:
-                source = self.intake.run(self._reloading) if self._edge is None else self._edge.run()
-                reading = tasks.create_task(source)
-                delivery = tasks.create_task(self.delivery.run()) if self._serves else None
+                upstream = self._started(tasks, self._upstream_work())
+                following = self._started(tasks, None if self._edge is None else self._edge.run())
+                delivery = self._started(tasks, self.delivery.run() if self._serves else None)
                 watch = tasks.create_task(self._watch())
                 self.started.set()
                 await self._stopping.wait()
                 await self._drain()
                 self.endpoints.stop_accepting()
-                if self._reads:  # an edge reads the log until its subscribers are closed
-                    await cancelled(reading)
+                if upstream is not None:  # the log is followed until the subscribers are closed
+                    await cancelled(upstream)
                 await self._close_subscribers(SHUTDOWN)
-                for task in (delivery, reading, watch):
+                for task in (delivery, following, watch):
                     if task is not None:
                         await cancelled(task)
         except BaseExceptionGroup as group:
@@ -244,10 +273,21 @@ class Service:
         finally:
             await self.endpoints.close()
 
+    def _upstream_work(self) -> Coroutine[Any, Any, None] | None:
+        """Return what reads upstream until it is cancelled; None: nothing does."""
+        if self._terms is not None:
+            return self._terms.run(self._reloading)
+        return self.intake.run(self._reloading) if self._reads else None
+
+    def _started(
+        self, tasks: asyncio.TaskGroup, work: Coroutine[Any, Any, None] | None
+    ) -> asyncio.Task[None] | None:
+        return None if work is None else tasks.create_task(work)
+
     async def _drain(self) -> None:
         """Close the subscribers one after another, if that is asked for. `/ready` answers 503 by now."""
         drain_s = self.settings.drain
-        if drain_s is None and self._edge is not None:
+        if drain_s is None and self.settings.role == "edge":
             drain_s = self._limits.runtime.drain_s
         if not self._serves:
             logger.info("stopping")
@@ -261,8 +301,8 @@ class Service:
         while True:
             await asyncio.sleep(self._limits.runtime.watch_every_s)
             self._check_clock()
-            if self._reads:
-                self.intake.check()
+            if (intake := self._reading) is not None:
+                intake.check()
             self.endpoints.did_lists.expire()
             self.access.check()
             self.figures.take()
@@ -291,9 +331,10 @@ class Service:
         await self.endpoints.start()
         fields = {
             **({} if self.settings.role == "all" else {"role": self.settings.role}),
-            **({"verify": self.settings.verify} if self._reads else {"log": str(self.settings.log_dir)}),
+            **({"verify": self.settings.verify} if self._reads else {}),
+            **({} if self._edge is None else {"log": str(self.settings.log or self.settings.log_dir)}),
             **log_ends(self.reader.statistics().newest_us, self._clock()),
-            **(self.intake.fields() if self._reads else {}),
+            **({} if self._reading is None else self._reading.fields()),
         }
         if siblings is None:
             logger.info("listening", **self.endpoints.urls(), **fields)
@@ -310,9 +351,16 @@ class Service:
         except TimeoutError:
             logger.warning("subscribers did not close in time", subscribers=len(self.subscribe))
 
+    def _edge_status(self) -> EdgeStatus | None:
+        """Return where the server stands with a log that another process writes; None: it writes it."""
+        if self._edge is None or self._reading is not None:
+            return None
+        return self._edge.status(self.delivery.position if self._serves else self.reader.tip + 1)
+
     def status(self) -> Status:
         """Return the state of the server now."""
-        sources = self.intake.sources if self._reads else None
+        intake = self._reading
+        sources = None if intake is None else intake.sources
         return Status(
             version=__version__,
             now_us=self._clock(),
@@ -322,14 +370,14 @@ class Service:
             reasons=dict(self.conditions.reasons),
             subscribers=len(self.subscribe) if self._serves else 0,
             pds=None if sources is None else sources.pds(),
-            waiting=self.intake.waiting if self._reads else None,
+            waiting=None if intake is None else intake.waiting,
             readers=self.delivery.readers() if self._serves else ReaderStatus(),
             subscribers_max=self.settings.max_subscribers if self._serves else 0,
             collections=self.metrics.collections.totals(),
             written_bytes=written_bytes(),
             certificate_expires_s=self.access.certificate_expires_s,
             role=self.settings.role,
-            edge=None if self._edge is None else self._edge.status(self.delivery.position),
+            edge=self._edge_status(),
             stopping=self._stopping.is_set(),
             ready_idle_s=self.settings.ready_idle,
             ready_lag_s=self.settings.ready_lag,

@@ -14,7 +14,9 @@
         ├── LogLocked           another process writes to this directory
         ├── LogCorrupt          the file does not hold what was written to it
         │   └── LogFormat       another version of this program has written it
-        └── LogUnwritable       the disk refuses a write; reading goes on
+        ├── LogUnwritable       the disk or the database refuses a write; reading goes on
+        ├── LogUnreachable      the database of the log does not answer
+        └── Fenced              another process writes this log by now
 
 Errors carry fields, from which they build their text. Bad data from upstream raises none of them: it is
 dropped and counted (`jetstream_dropped`).
@@ -82,9 +84,12 @@ class WorkerError(JetstreamError):
 
 
 class LogError(JetstreamError):
-    """The event log cannot do what was asked: `path` is its file, `problem` says what is wrong."""
+    """The event log cannot do what was asked: `problem` says what is wrong.
 
-    def __init__(self, path: Path, problem: str) -> None:
+    `path` is its file, or the address of its database without the password.
+    """
+
+    def __init__(self, path: Path | str, problem: str) -> None:
         self.path = path
         self.problem = problem
         super().__init__(f"{path}: {problem}")
@@ -104,3 +109,11 @@ class LogFormat(LogCorrupt):
 
 class LogUnwritable(LogError):
     """The log cannot be written now: the disk is full, read-only or failing."""
+
+
+class LogUnreachable(LogError):
+    """The database of the log does not answer now. What was asked may be asked again."""
+
+
+class Fenced(LogError):
+    """Another process writes this log by now: nothing more is stored in this term."""

@@ -54,7 +54,8 @@ def upstreams_of(settings: Settings, limits: Limits) -> tuple[Upstream, ...]:
 class Intake:
     """The upstreams of one server, and what becomes of their frames. Call `open`, then `run`, then `close`.
 
-    `now_us` gives unix microseconds. `is_awaited` tells whether a subscriber waits for events.
+    `now_us` gives unix microseconds. `is_awaited` tells whether a subscriber waits for events. An intake that
+    `takes_over` goes on after the cursors of the log, whatever the settings say of these sources.
     """
 
     def __init__(
@@ -66,6 +67,8 @@ class Intake:
         conditions: Conditions,
         limits: Limits,
         is_awaited: Callable[[], bool] = lambda: True,
+        *,
+        takes_over: bool = False,
     ) -> None:
         self._settings = settings
         self._log = log
@@ -82,6 +85,7 @@ class Intake:
             is_awaited=is_awaited,
             now_us=now_us,
         )
+        self._takes_over = takes_over
         self._now_us = now_us
         # What judges messages; None: they are stored as they come. Set by `open`.
         self.admission: Admission | None = None
@@ -95,7 +99,9 @@ class Intake:
     async def open(self) -> None:
         """Build the sources that the settings and the file name. Raises SettingError."""
         settings, upstreams = self._settings, self._upstreams()
-        self._starts = starts_of(settings, upstreams)
+        starts = starts_of(settings, upstreams)
+        known = self._log.cursors if self._takes_over else ()
+        self._starts = {name: seq for name, seq in starts.items() if name not in known}
         self._warn_of_others({each.name for each in upstreams})
         self._warn_of_empty_file(upstreams)
         merged = settings.upstream_file is not None or len(upstreams) > 1

@@ -22,7 +22,7 @@ UNUSED: Final[Mapping[Role, frozenset[str]]] = {
             *("address_replays", "address_replay_rate", "address_replay_bytes", "drain"),
         }
     ),
-    "edge": frozenset({"retention", "retention_bytes", "forget", "ready_idle"}),
+    "edge": frozenset({"retention", "retention_bytes", "forget", "ready_idle", "takeover_after"}),
 }
 
 

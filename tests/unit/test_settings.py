@@ -132,6 +132,8 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("--role", "ROLE", "edge", "edge"),
     ("--log", "LOG", "sqlite:/tmp/a b:c", LogUrl(Path("/tmp/a b:c"))),
     ("--log", "LOG", "sqlite:data", LogUrl(Path("data"))),
+    ("--log", "LOG", "postgresql://u:p@h:1,h2/db?a=b", LogUrl(address="postgresql://u:p@h:1,h2/db?a=b")),
+    ("--takeover-after", "TAKEOVER_AFTER", "10s", 10.0),
     ("--drain", "DRAIN", "30s", 30.0),
     ("--drain", "DRAIN", "none", None),
     ("--data-dir", "DATA_DIR", "/tmp/a b:c", Path("/tmp/a b:c")),
@@ -234,7 +236,8 @@ BAD: list[tuple[str, str, list[str]]] = [
     ("--metrics-listen", "METRICS_LISTEN_ADDR", ["6008", " :1"]),
     ("--edges", "EDGES", ["-1", "65", "many"]),
     ("--role", "ROLE", ["both", "EDGE"]),
-    ("--log", "LOG", ["/var/lib/jetstream", "sqlite:", "sqlite", "mysql://host/log"]),
+    ("--log", "LOG", ["/var/lib/jetstream", "sqlite:", "sqlite", "mysql://host/log", "postgresql:log"]),
+    ("--takeover-after", "TAKEOVER_AFTER", ["soon", "-1s"]),
     ("--drain", "DRAIN", ["0s", "10"]),
     (
         "--retention",

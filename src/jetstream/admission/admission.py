@@ -34,6 +34,7 @@ from jetstream.admission.judge import Judge
 from jetstream.admission.output import Output
 from jetstream.admission.parts import Parts
 from jetstream.admission.rules import Rules
+from jetstream.atproto.compact_did import compact_did
 from jetstream.eventlog import Changes
 from jetstream.identity.addresses import endpoint
 from jetstream.limits import Limits
@@ -207,15 +208,22 @@ class Admission:
             await asyncio.sleep(0)
         run = self._queue.first_examined()
         if run is not None:
-            for message in run.messages:
-                judge.take(message)
-                if turn.is_over:
-                    await turn.pause()
-            if run.messages:
-                judge.output.note_received(run.received_at)
-            for source, reached in run.reached.items():
-                self._judge.marks.advance(source, *reached)
+            await self._judge_run(run, turn)
         return run
+
+    async def _judge_run(self, run: Run, turn: Turn) -> None:
+        """Judge the messages of a run that is examined."""
+        judge = self._judge
+        if self._parts.load_repos is not None:
+            await self._parts.load_repos({compact_did(message.did) for message in run.messages})
+        for message in run.messages:
+            judge.take(message)
+            if turn.is_over:
+                await turn.pause()
+        if run.messages:
+            judge.output.note_received(run.received_at)
+        for source, reached in run.reached.items():
+            judge.marks.advance(source, *reached)
 
     async def _store(self) -> bool:
         """Store what was judged; return whether there was anything."""

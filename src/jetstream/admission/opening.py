@@ -17,7 +17,7 @@ from jetstream.admission.message import is_deletion
 from jetstream.admission.parts import Append, Keyring, Parts
 from jetstream.admission.rules import Rules
 from jetstream.conditions import Conditions
-from jetstream.eventlog import LogReader, LogWriter, ReadWriteLog
+from jetstream.eventlog import LoadsAhead, LogReader, LogWriter, ReadWriteLog
 from jetstream.limits import AdmissionLimits, Limits
 from jetstream.metrics import Metrics
 from jetstream.model.event import ACCOUNT, IDENTITY
@@ -74,6 +74,7 @@ async def opened(
             server.metrics.admission(VERDICTS, REFUSALS),
             server.conditions,
             server.now_us,
+            server.log.load_repos if isinstance(server.log, LoadsAhead) else None,
         )
         yield Admission(rules, parts, limits)
 

@@ -96,3 +96,5 @@ class Parts:
     metrics: AdmissionMetrics
     conditions: Conditions
     now_us: Callable[[], int]
+    # Loads the states of repositories before `log.repo` is asked for them; None: that needs no loading.
+    load_repos: Callable[[Collection[bytes]], Awaitable[None]] | None = None

@@ -51,6 +51,8 @@ log.command("jetstream.cli.log:check", help="Verify every checksum.")
 log.command("jetstream.cli.log:repair", help="Keep every intact segment of a damaged log.")
 log.command("jetstream.cli.log:rebase_time", help="Move positions that are ahead of the clock back to it.")
 log.command("jetstream.cli.log:cat", help="Write events, one JSON object per line.")
+log.command("jetstream.cli.log:migrate", help="Create or change the tables of a log in PostgreSQL.")
+log.command("jetstream.cli.log:copy", help="Copy a log from SQLite into PostgreSQL.")
 
 dictionary = app.command(App(name="dictionary", help="Get the public dictionary for compressed messages."))
 dictionary.command("jetstream.cli.dictionary:fetch", help="Fetch it into the data directory.")

@@ -19,6 +19,7 @@ from jetstream.cli.go_flags import GoFlags
 from jetstream.clock import unix_us
 from jetstream.doctor import machine
 from jetstream.doctor.access import check_access
+from jetstream.doctor.database import check_database
 from jetstream.doctor.finding import Finding, well
 from jetstream.doctor.firehose import judge, judge_clock
 from jetstream.doctor.log import check_log, read_extent
@@ -49,7 +50,8 @@ def doctor(
     """
     settings = settings or Settings()
     refuse_file(settings.data_dir)
-    refuse_file(settings.log_dir, "--log")
+    if settings.database is None:
+        refuse_file(settings.log_dir, "--log")
     findings = []
     for finding in examine(settings):
         findings.append(finding)
@@ -68,15 +70,25 @@ def examine(settings: Settings, is_ours: Callable[[Address], bool] | None = None
     if reads_upstream(settings.role):
         upstreams = all_upstreams(settings.upstream, settings.upstream_file)
         yield from _check_upstreams(upstreams)
-        yield machine.check_space(settings, read_extent(settings.log_dir))
-        yield machine.check_speed(settings)
-    yield check_log(settings.log_dir, unix_us())
+    yield from _check_log(settings)
     yield from machine.check_ports(settings, is_ours or is_jetstream)
     yield machine.check_files(settings, len(upstreams))
     if settings.edges:
         yield machine.judge_cores(settings.edges, os.cpu_count() or 1)
     yield from machine.check_kernel(settings)
     yield from check_access(settings)
+
+
+def _check_log(settings: Settings) -> Iterator[Finding]:
+    """Check the log, and of one that this server writes, the disk."""
+    writes = reads_upstream(settings.role)
+    if settings.database is not None:
+        yield check_database(settings.database, writes=writes)
+        return
+    if writes:
+        yield machine.check_space(settings, read_extent(settings.log_dir))
+        yield machine.check_speed(settings)
+    yield check_log(settings.log_dir, unix_us())
 
 
 def _check_upstreams(upstreams: Sequence[Upstream]) -> Iterator[Finding]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -15,8 +17,12 @@ from jetstream.cli.times import parse_moment
 from jetstream.clock import unix_us
 from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.renderers.v1 import V1
+from jetstream.errors import SettingError
+from jetstream.eventlog.contents import Checked, Contents
+from jetstream.eventlog.opening import require_driver
+from jetstream.eventlog.sqlite.check import Findings
 from jetstream.eventlog.sqlite.check import check as check_log
-from jetstream.eventlog.sqlite.export import Contents, contents, selected
+from jetstream.eventlog.sqlite.export import contents, selected
 from jetstream.eventlog.sqlite.rebase import rebase
 from jetstream.eventlog.sqlite.repair import repair as repair_log
 from jetstream.model.batch import Batch
@@ -51,6 +57,35 @@ def _directory(log: LogUrl | None, data_dir: Path) -> Path:
     return directory
 
 
+def _contents(log: LogUrl | None, data_dir: Path) -> Contents:
+    if log is None or log.address is None:
+        return contents(_directory(log, data_dir))
+    require_driver()
+    from jetstream.eventlog.postgresql import export  # noqa: PLC0415 - loads asyncpg
+
+    return export.contents(log.address)
+
+
+def _selected(
+    log: LogUrl | None, data_dir: Path, start: int, stop: int | None, wanted: Filter
+) -> Iterator[tuple[Batch, Sequence[int]]]:
+    if log is None or log.address is None:
+        return selected(_directory(log, data_dir), start, stop, wanted)
+    require_driver()
+    from jetstream.eventlog.postgresql import export  # noqa: PLC0415 - loads asyncpg
+
+    return export.selected(log.address, start, stop, wanted)
+
+
+def _checked(log: LogUrl | None, data_dir: Path) -> Findings | Checked:
+    if log is None or log.address is None:
+        return check_log(_directory(log, data_dir))
+    require_driver()
+    from jetstream.eventlog.postgresql import export  # noqa: PLC0415 - loads asyncpg
+
+    return export.check(log.address)
+
+
 def stats(
     *,
     log: LogPlace = None,
@@ -58,7 +93,7 @@ def stats(
     json: Annotated[bool, Parameter(help="Print one JSON object.", negative=())] = False,
 ) -> None:
     """Show the size of the log, its time range and what it contains. A server may be running."""
-    held = contents(_directory(log, data_dir))
+    held = _contents(log, data_dir)
     if json:
         _print(orjson.dumps(_as_json(held), option=orjson.OPT_INDENT_2).decode())
     else:
@@ -115,12 +150,13 @@ def _print_stats(held: Contents) -> None:
 
 def check(*, log: LogPlace = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Read the whole log and verify its checksums; exit 1 if it is damaged. A server may be running."""
-    found = check_log(_directory(log, data_dir))
+    found = _checked(log, data_dir)
     for problem in found.problems:
         _print(f"damaged: {problem}")
     _print(f"{found.events:,} events in {found.segments:,} segments and the tail are undamaged")
     if found.problems:
-        _print("stop the server and run `jetstream log repair` to keep them")
+        in_file = "stop the server and run `jetstream log repair` to keep them"
+        _print(in_file if isinstance(found, Findings) else "restore the database from a backup")
         sys.exit(EXIT_DAMAGED)
 
 
@@ -152,6 +188,39 @@ def rebase_time(*, log: LogPlace = None, data_dir: DataDir = DEFAULT_DATA_DIR) -
     _print(f"the newest position was {_moment(result.tip_before_us)}, and is now {_moment(result.tip_us)}")
     _print(f"{result.events:,} events have new positions, in the same order")
     _print("cursors that clients have stored refer to other events now: start from a time, or live")
+
+
+def migrate(*, log: LogPlace = None) -> None:
+    """Create the tables of a log in PostgreSQL, or change those of the version before.
+
+    In an upgrade of many machines, replace the programs first, and migrate last.
+    """
+    address = _address(log)
+    from jetstream.eventlog.postgresql import leading, schema  # noqa: PLC0415
+
+    asyncio.run(leading.create_tables(address))
+    _print(f"the tables of {log} have version {schema.VERSION}")
+
+
+def copy(*, log: LogPlace = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Copy the log of --data-dir into the empty database of --log. Stop the server first.
+
+    Positions stay, so cursors that clients have stored stay valid.
+    """
+    address = _address(log)
+    from jetstream.eventlog.postgresql import copying  # noqa: PLC0415
+
+    refuse_file(data_dir)
+    copied = asyncio.run(copying.copy(data_dir, address))
+    _print(f"copied {copied.events:,} events, {copied.segments:,} segments, up to {_moment(copied.tip_us)}")
+
+
+def _address(log: LogUrl | None) -> str:
+    """Return the address of a database. Raises SettingError for a log in none, or without the driver."""
+    if log is None or log.address is None:
+        raise SettingError("--log", "none" if log is None else str(log), "is not a postgresql:// address")
+    require_driver()
+    return log.address
 
 
 def cat(
@@ -191,7 +260,7 @@ def cat(
     stop = None if until is None else parse_moment("--until", until, now_us)
     out = sys.stdout.buffer
     try:
-        for batch, indices in selected(_directory(log, data_dir), start, stop, wanted):
+        for batch, indices in _selected(log, data_dir, start, stop, wanted):
             out.writelines(message + b"\n" for message in RENDERERS[wire].render(batch, indices) if message)
         out.flush()
     except BrokenPipeError:

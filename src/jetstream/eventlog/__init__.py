@@ -9,7 +9,7 @@ that stores them (`eventlog.sqlite`).
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jetstream.eventlog.backpressure import Followers
 from jetstream.model.batch import Batch
@@ -180,6 +180,14 @@ class LogWriter(Log, Protocol):
 
         Keys of events that are stored with them may be there too. Damaged parts are skipped.
         """
+
+
+@runtime_checkable
+class LoadsAhead(Protocol):
+    """A writer whose `repo` waits for a database, unless the state was loaded before."""
+
+    async def load_repos(self, dids: Collection[bytes]) -> None:
+        """Load the states of repositories by their compact DIDs, all at once. Raises LogError."""
 
 
 class ReadWriteLog(LogReader, LogWriter, Protocol):

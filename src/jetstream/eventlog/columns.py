@@ -57,6 +57,20 @@ class Columns(NamedTuple):
         times, *texts = self
         return Batch(read_times(times), *(text.split(b"\n") for text in texts))
 
+    def packed(self) -> bytes:
+        """Return one value: the number of events as 4 bytes, the times, the texts with NULs between them."""
+        times, *texts = self
+        return self.events.to_bytes(4, "little") + times + b"\0".join(texts)
+
+    @classmethod
+    def unpacked(cls, data: bytes) -> Columns:
+        """Read what `packed` has returned. Raises Damaged."""
+        count = int.from_bytes(data[:4], "little")
+        times, *texts = data[4 : 4 + 8 * count], *data[4 + 8 * count :].split(b"\0")
+        if len(times) != 8 * count or len(texts) != len(NAMES):
+            raise Damaged("its events are cut off")
+        return cls(times, *texts)
+
     @property
     def events(self) -> int:
         """The number of events."""

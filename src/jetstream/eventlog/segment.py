@@ -152,13 +152,7 @@ def with_times(segment: Segment, times: list[int]) -> Segment:
 def unpack_accounts(packed: bytes) -> Columns | None:
     """Decompress the events without a collection alone; None if the segment has none. Raises Damaged."""
     data = decompress(packed)
-    if not data:
-        return None
-    count = int.from_bytes(data[:4], "little")
-    times, *texts = data[4 : 4 + 8 * count], *data[4 + 8 * count :].split(b"\0")
-    if len(times) != 8 * count or len(texts) != len(NAMES):
-        raise Damaged("its copies of events without a collection are cut off")
-    return Columns(times, *texts)
+    return Columns.unpacked(data) if data else None
 
 
 def holds_collection(collection_set: bytes, wanted: Filter) -> bool:
@@ -226,7 +220,7 @@ def _accounts(columns: Columns, dids: list[bytes], collections: list[bytes]) -> 
     kinds = [columns.kinds[2 * i : 2 * i + 1] for i in indices]
     texts = (kinds, [dids[i] for i in indices], *[nothing] * 4, [bodies[i] for i in indices])
     times = b"".join(columns.times[8 * i : 8 * i + 8] for i in indices)
-    return len(indices).to_bytes(4, "little") + times + b"\0".join(map(b"\n".join, texts))
+    return Columns(times, *map(b"\n".join, texts)).packed()
 
 
 def _differences(times: list[int]) -> bytes:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
+from jetstream.errors import SettingError
 from jetstream.roles import Role
 from jetstream.settings.declaring import duration, setting, size
 from jetstream.settings.values import LogUrl, parse_log_url
@@ -14,7 +15,8 @@ from jetstream.settings.values import LogUrl, parse_log_url
 # Also of the commands that read or change a log.
 LOG: Final = setting(
     "LOG",
-    "Where the event log is: sqlite:DIRECTORY. By default it is in the data directory.",
+    "Where the event log is: sqlite:DIRECTORY, or postgresql://USER@HOST/DATABASE. By default it is in the"
+    " data directory.",
     parse_log_url,
     n_tokens=1,
     accepts_keys=False,
@@ -23,8 +25,12 @@ LOG: Final = setting(
 
 
 def log_directory(log: LogUrl | None, data_dir: Path) -> Path:
-    """Return the directory of the SQLite log."""
-    return data_dir if log is None else log.directory
+    """Return the directory of the SQLite log. Raises SettingError for a log that is in PostgreSQL."""
+    if log is None:
+        return data_dir
+    if log.directory is None:
+        raise SettingError("--log", str(log), "is a PostgreSQL database, and this is for logs in SQLite")
+    return log.directory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +46,14 @@ class LogSettings:
         ),
     ] = "all"
     log: Annotated[LogUrl | None, LOG] = None
+    takeover_after: Annotated[
+        float,
+        duration(
+            "TAKEOVER_AFTER",
+            "With the log in PostgreSQL: for how long the process that writes it must be silent before"
+            " another one takes over.",
+        ),
+    ] = 3.0
     data_dir: Annotated[
         Path,
         setting(
@@ -69,3 +83,8 @@ class LogSettings:
     def log_dir(self) -> Path:
         """The directory of the SQLite log."""
         return log_directory(self.log, self.data_dir)
+
+    @property
+    def database(self) -> str | None:
+        """The address of the PostgreSQL database of the log; None: it is in SQLite."""
+        return None if self.log is None else self.log.address

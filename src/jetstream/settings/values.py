@@ -29,19 +29,27 @@ class Address(NamedTuple):
 
 
 class LogUrl(NamedTuple):
-    """Where an event log is: a directory with an SQLite file."""
+    """Where an event log is: in a directory with an SQLite file, or in a PostgreSQL database."""
 
-    directory: Path
+    directory: Path | None = None
+    address: str | None = None  # with its password
 
     def __str__(self) -> str:
-        return f"sqlite:{self.directory}"
+        if self.address is None:
+            return f"sqlite:{self.directory}"
+        parts = urlsplit(self.address)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def parse_log_url(text: str) -> LogUrl:
-    """Parse `sqlite:DIRECTORY`. Raises ValueError."""
+    """Parse `sqlite:DIRECTORY` or `postgresql://…`. Raises ValueError."""
     scheme, _, rest = text.partition(":")
+    if scheme in ("postgresql", "postgres") and rest.startswith("//"):
+        return LogUrl(address=text)
     if scheme != "sqlite" or not rest:
-        raise ValueError("is not the place of a log such as sqlite:/var/lib/jetstream")
+        raise ValueError(
+            "is not the place of a log such as sqlite:/var/lib/jetstream or postgresql://user@host/database"
+        )
     return LogUrl(Path(rest))
 
 

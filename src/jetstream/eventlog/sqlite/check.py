@@ -25,12 +25,13 @@ from typing import Final
 
 from jetstream.errors import LogCorrupt
 from jetstream.eventlog.columns import Damaged
+from jetstream.eventlog.reader import POSITION_MAX, Row
 from jetstream.eventlog.segment import Segment, verify
 from jetstream.eventlog.sqlite.connection import reading
 from jetstream.eventlog.sqlite.damage import GRAIN_US, next_readable
 from jetstream.eventlog.sqlite.repos import read_changes, whole_states
 from jetstream.eventlog.sqlite.reservation import Reservation
-from jetstream.eventlog.sqlite.schema import DATABASE, POSITION_MAX, REMEDY, ROW, Row, for_each_table
+from jetstream.eventlog.sqlite.schema import DATABASE, REMEDY, ROW, for_each_table, read_row
 
 PROBES: Final = 256  # places that are tried between two damaged pages
 FINDINGS_MAX: Final = 10  # of SQLite's own messages
@@ -140,7 +141,7 @@ def _read(connection: sqlite3.Connection, table: str, key: int) -> Segment | Row
     if stored is None:
         return None
     if table == "tail":
-        return Row.read(stored)
+        return read_row(stored)
     segment = Segment(*stored)
     verify(segment)
     return segment

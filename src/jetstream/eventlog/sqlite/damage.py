@@ -22,7 +22,8 @@ import structlog
 from jetstream.clock import iso
 from jetstream.conditions import Conditions
 from jetstream.eventlog.columns import Damaged
-from jetstream.eventlog.sqlite.schema import POSITION_MAX, for_each_table
+from jetstream.eventlog.reader import POSITION_MAX
+from jetstream.eventlog.sqlite.schema import for_each_table
 from jetstream.logging_setup import Throttled
 
 # Behind a damaged page, keys are searched for in steps of a second, which has few segments.

@@ -7,13 +7,11 @@ write-ahead log. Events that are trimmed meanwhile are left out; damage ends the
 from __future__ import annotations
 
 import sqlite3
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from jetstream.eventlog import SourceCursor
+from jetstream.eventlog.contents import Contents
 from jetstream.eventlog.sqlite.connection import bytes_on_disk, reading
 from jetstream.eventlog.sqlite.gaps import count_gaps
 from jetstream.eventlog.sqlite.reader import FileReader
@@ -29,38 +27,6 @@ SELECT min(first_us) FROM (
     UNION ALL SELECT * FROM (SELECT first_us FROM tail ORDER BY last_us LIMIT 1)
 )
 """
-
-
-@dataclass
-class Contents:
-    """What a log holds, counted event by event."""
-
-    bytes_on_disk: int  # of the database and its write-ahead log
-    floor: int
-    tip: int
-    cursors: dict[str, SourceCursor]  # by source
-    segments: int
-    repos: int  # rows of the states of repositories, and changes that are not folded into these
-    repo_changes: int
-    gaps: int
-    # The positions of the oldest and the newest event, None in an empty log.
-    oldest_us: int | None = None
-    newest_us: int | None = None
-    # Events by kind, and commits by collection.
-    kinds: Counter[bytes] = field(default_factory=Counter)
-    collections: Counter[bytes] = field(default_factory=Counter)
-    # Uncompressed bytes of all values but the times.
-    text_bytes: int = 0
-
-    def add(self, batch: Batch) -> None:
-        """Count the events of one batch."""
-        if self.oldest_us is None:
-            self.oldest_us = batch.first
-        self.newest_us = batch.last
-        self.kinds.update(batch.kinds)
-        self.collections.update(filter(None, batch.collections))
-        for column in (batch.dids, batch.collections, batch.rkeys, batch.revs, batch.cids, batch.bodies):
-            self.text_bytes += sum(map(len, column))
 
 
 class Extent(NamedTuple):

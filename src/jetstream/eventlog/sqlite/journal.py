@@ -41,16 +41,16 @@ import structlog
 
 from jetstream.eventlog import Cursors
 from jetstream.eventlog.columns import Columns
+from jetstream.eventlog.cursors import cursor_row, named_cursor
 from jetstream.eventlog.sqlite.connection import Transaction
-from jetstream.eventlog.sqlite.repos import Repos, insert_changes, pack, records_of
+from jetstream.eventlog.sqlite.repos import insert_changes
 from jetstream.eventlog.sqlite.schema import (
     Totals,
-    cursor_row,
     insert_row,
-    named_cursor,
     read_totals,
     store_cursors,
 )
+from jetstream.eventlog.states import Repos, pack, records_of
 from jetstream.model.batch import Batch
 
 FILE: Final = "jetstream.journal"

@@ -1,119 +1,115 @@
-"""Reading the file: which segment or which rows of the tail come next, and their events.
+"""Reading the file, and the threads that do so.
 
-A reader alternates two calls. `scan` reads the indexes of the next segments, and finds the first one that may
-have wanted events; `load` reads that one's events. They are apart so that a loaded segment can come from the
-cache, which all readers share.
-
-A scan skips a segment by its index: the set of its collections, a Bloom filter of its DIDs, and copies of its
-events without a collection. So a reader of a rare collection, or of these kinds alone, reads a few kilobytes
-of each segment, and no other events. A scan is bounded, and is a snapshot of its own, so that a reader who
-wants little does not hold back checkpoints.
-
-A `FileReader` is synchronous, and has a connection that no other thread uses at the same time. Damage is
+`eventlog.reader` has what a scan does. Here are its statements, and what is done about damage: it is
 collected and skipped. A strict reader raises Damaged or sqlite3.DatabaseError instead.
 
-Reading waits for the disk and for zstd, so the event loop leaves it to the threads of a `ReaderPool`. In WAL
-mode, readers see the last commit and block nobody.
+Reading waits for the disk and for zstd, so the event loop leaves it to the threads of a `ReaderPool`. A scan
+is bounded, and is a snapshot of its own, so that a reader who wants little does not hold back checkpoints.
+In WAL mode, readers see the last commit and block nobody.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from jetstream.errors import LogError
-from jetstream.eventlog.columns import Columns, Damaged, read_times
-from jetstream.eventlog.segment import (
-    holds_collection,
-    holds_did,
-    may_hold_did,
-    text_bytes,
-    unpack_accounts,
-    unseal,
-)
+from jetstream.eventlog.columns import Columns, Damaged
+from jetstream.eventlog.reader import Collected, Index, Row, Scan, StoredReader
 from jetstream.eventlog.segment_cache import Loaded
 from jetstream.eventlog.sqlite.connection import TranslatedErrors, open_reader, snapshot
 from jetstream.eventlog.sqlite.damage import Damage, DamageRecord, is_damage, next_key, next_readable
-from jetstream.eventlog.sqlite.schema import Row
+from jetstream.eventlog.sqlite.schema import read_row
 from jetstream.limits import LogLimits
-from jetstream.model.batch import Batch, memory_bytes
 from jetstream.model.filter import Filter
 
 Result = TypeVar("Result")
-
-_NOTHING: Final = Columns(*[b""] * 8)
 
 # `did_bits` is most of an index, and is read only for a filter with DIDs.
 _INDEXES: Final = (
     "SELECT last_us, first_us, collection_set, CASE WHEN ? THEN did_bits END FROM segment"
     " WHERE last_us >= ? ORDER BY last_us LIMIT ?"
 )
-# Columns of one segment: its first position, its exact DIDs, its events without a collection, all its events.
+# Columns of one segment: its first position, its exact DIDs, its events without a collection, all its events,
+# what makes its keys.
 _FIRST: Final = "SELECT first_us FROM segment WHERE last_us = ?"
 _DIDS: Final = "SELECT dids FROM segment WHERE last_us = ?"
 _ACCOUNTS: Final = "SELECT accounts FROM segment WHERE last_us = ?"
 _COLUMNS: Final = (
     "SELECT events, times, kinds, dids, collections, rkeys, revs, cids, bodies FROM segment WHERE last_us = ?"
 )
+_KEYS: Final = "SELECT dids, collections, rkeys, revs, accounts FROM segment WHERE last_us = ?"
+# Segments, newest first, with their Bloom filters; segments in a range, oldest first.
+_NEWEST: Final = "SELECT last_us, did_bits FROM segment WHERE last_us < ? ORDER BY last_us DESC LIMIT ?"
+_OLDEST: Final = "SELECT last_us FROM segment WHERE last_us >= ? AND first_us < ? ORDER BY last_us LIMIT ?"
 # Rows of the tail that overlap a range.
 _TAIL: Final = "SELECT * FROM tail WHERE last_us >= ? AND first_us < ? ORDER BY last_us"
 
 
-# The result of a scan: where to scan next, and the only thing below that which may be wanted: the key of a
-# segment to load, a batch, or None.
-Scan = tuple[int, int | Batch | None]
-
-
-class FileReader:
+class FileReader(StoredReader):
     """Reads through one connection. If it is `strict`, damage is raised and not skipped."""
 
+    errors = (Damaged, sqlite3.DatabaseError)
+
     def __init__(self, connection: sqlite3.Connection, limits: LogLimits, *, strict: bool = False) -> None:
+        super().__init__(limits)
         # For the modules that read in their own way; used by one thread at a time.
         self.connection = connection
-        self.limits = limits
         # What was skipped. The owner of the reader takes it from here.
         self.damage: list[Damage] = []
         self._strict = strict
 
-    def scan(self, position: int, stop: int, wanted: Filter) -> Scan:
-        """Find the first stored events in `[position, stop)` that `wanted` may want.
+    def indexes(self, position: int, *, with_dids: bool) -> Iterable[Index]:
+        """Return the next segments that end at or after a position."""
+        for last_us, first_us, *index in self.connection.execute(
+            _INDEXES, (with_dids, position, self.limits.scan_segments)
+        ):
+            yield Index(last_us, first_us if isinstance(first_us, int) else -1, *index)
 
-        Gives up after `scan_segments` segments without any. Events without a collection, of segments that
-        have no other wanted events, are collected into one batch. A segment whose index is damaged is found
-        as one to load.
-        """
-        with snapshot(self.connection):
-            seen = count = size = 0
-            start = position
-            accounts: list[Columns] = []  # of the segments so far that have no wanted commits
+    def dids(self, last_us: int) -> bytes:
+        """Return the DIDs of a segment, compressed."""
+        (dids,) = self.connection.execute(_DIDS, (last_us,)).fetchone()
+        return dids  # type: ignore[no-any-return]
+
+    def accounts(self, last_us: int) -> bytes:
+        """Return the events without a collection of a segment, compressed."""
+        (packed,) = self.connection.execute(_ACCOUNTS, (last_us,)).fetchone()
+        return packed  # type: ignore[no-any-return]
+
+    def columns(self, last_us: int) -> Sequence[Any] | None:
+        """Return the number of events of a segment, and its columns."""
+        return self.connection.execute(_COLUMNS, (last_us,)).fetchone()  # type: ignore[no-any-return]
+
+    def keys_of(self, last_us: int) -> Sequence[bytes] | None:
+        """Return what makes the keys of a segment, compressed."""
+        return self.connection.execute(_KEYS, (last_us,)).fetchone()  # type: ignore[no-any-return]
+
+    def newest(self, below: int) -> Sequence[tuple[int, bytes]]:
+        """Return the keys and Bloom filters of segments below a key, newest first."""
+        return self.connection.execute(_NEWEST, (below, self.limits.scan_segments)).fetchall()
+
+    def oldest(self, position: int, stop: int) -> Sequence[int]:
+        """Return the keys of segments with events in a range, oldest first."""
+        rows = self.connection.execute(_OLDEST, (position, stop, self.limits.scan_segments)).fetchall()
+        return [last_us for (last_us,) in rows]
+
+    def tail_rows(self, position: int, stop: int) -> Iterator[Row]:
+        """Yield the rows of the tail with events in `[position, stop)`, in order."""
+        for stored in self.connection.execute(_TAIL, (position, stop)):
             try:
-                for last_us, first_us, collection_set, did_bits in self.connection.execute(
-                    _INDEXES, (wanted.names_dids, position, self.limits.scan_segments)
-                ):
-                    if isinstance(first_us, int) and stop <= first_us <= last_us:
-                        break
-                    seen += 1
-                    run = self._accounts_unless_wanted(last_us, collection_set, did_bits, wanted)
-                    if run is None:
-                        return (position, _batch(accounts)) if accounts else (last_us + 1, last_us)
-                    if run.times and any(start <= time < stop for time in read_times(run.times)):
-                        accounts.append(run)
-                        count, size = count + run.events, size + run.size
-                    position = last_us + 1
-                    if count >= self.limits.batch_events or size >= self.limits.batch_bytes:
-                        break
-            except sqlite3.DatabaseError as error:
-                if self._strict or not is_damage(error):
-                    raise
-                if not accounts:
-                    return self._scan_damage(position, stop)
-            if accounts or seen == self.limits.scan_segments:
-                return position, _batch(accounts) if accounts else None
-            return self._scan_tail(position, stop, wanted)
+                yield read_row(stored)
+            except Damaged as error:
+                last_us, first_us, *_ = stored
+                self.note_damage(min(first_us, last_us), last_us, error)
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """Let all statements inside read the same commit. Sealing could move events between two of them."""
+        return snapshot(self.connection)
 
     def note_damage(self, first_us: int, last_us: int, error: Exception) -> None:
         """Note a range that cannot be read. Raises the error again if it is no damage, or if strict."""
@@ -121,45 +117,22 @@ class FileReader:
             raise error
         self.damage.append(Damage(first_us, last_us, str(error)))
 
-    def load(self, last_us: int) -> Batch | None:
-        """Read the events of a segment, all of them, whatever the scan wanted.
-
-        Returns None if it was trimmed since the scan, or is damaged.
-        """
-        loaded = self.load_measured(last_us)
-        return None if loaded is None else loaded.batch
-
     def load_measured(self, last_us: int) -> Loaded | None:
-        """Do so, and tell how much memory they take. Counting the bytes of all values takes 0.3 ms."""
+        """Read the events of a segment; None, too, if it is damaged."""
         try:
-            row = self.connection.execute(_COLUMNS, (last_us,)).fetchone()
-            if row is None:
-                return None
-            events, times, *texts = row
-            return Loaded(unseal(events, times, texts), memory_bytes(events, text_bytes(events, texts)))
+            return super().load_measured(last_us)
         except (Damaged, sqlite3.DatabaseError) as error:
             self.note_damage(self._first_us(last_us), last_us, error)
             return None
 
-    def tail_rows(self, position: int, stop: int) -> Iterator[Row]:
-        """Yield the rows of the tail with events in `[position, stop)`, in order."""
-        for stored in self.connection.execute(_TAIL, (position, stop)):
-            try:
-                yield Row.read(stored)
-            except Damaged as error:
-                last_us, first_us, *_ = stored
-                self.note_damage(min(first_us, last_us), last_us, error)
-
-    def tail_run(self, position: int, stop: int, events: int, body_bytes: int) -> tuple[list[Row], bool]:
-        """Read rows of the tail in a range until they have so many events or bytes; tell if they have."""
-        rows: list[Row] = []
-        for row in self.tail_rows(position, stop):
-            rows.append(row)
-            events -= row.events
-            body_bytes -= len(row.columns.bodies)
-            if events <= 0 or body_bytes <= 0:
-                return rows, True
-        return rows, False
+    def _scan_segments(self, found: Collected, wanted: Filter) -> Scan | None:
+        """Scan segments. One whose index is damaged is found as one to load."""
+        try:
+            return super()._scan_segments(found, wanted)
+        except sqlite3.DatabaseError as error:
+            if self._strict or not is_damage(error):
+                raise
+            return found.end() or self._scan_damage(found.position, found.stop)
 
     def _scan_damage(self, position: int, stop: int) -> Scan:
         """Continue where the index of the next segment cannot be read: with that one, or behind lost keys."""
@@ -179,40 +152,14 @@ class FileReader:
             return last_us
         return min(first_us, last_us) if isinstance(first_us, int) else last_us
 
-    def _accounts_unless_wanted(
-        self, last_us: int, collection_set: bytes, did_bits: bytes, wanted: Filter
-    ) -> Columns | None:
+    def _accounts_unless_wanted(self, index: Index, wanted: Filter) -> Columns | None:
         """Return None for a segment to load, else its events without a collection, as far as wanted."""
         try:
-            if wanted.names_dids and not self._holds_did(last_us, did_bits, wanted):
-                return _NOTHING
-            if holds_collection(collection_set, wanted):
-                return None
-            if not wanted.wants_collection(b""):
-                return _NOTHING
-            (packed,) = self.connection.execute(_ACCOUNTS, (last_us,)).fetchone()
-            return unpack_accounts(packed) or _NOTHING
+            return super()._accounts_unless_wanted(index, wanted)
         except (Damaged, sqlite3.DatabaseError) as error:
             if not is_damage(error):
                 raise
             return None  # the events are stored apart from the index, and may be undamaged
-
-    def _holds_did(self, last_us: int, did_bits: bytes, wanted: Filter) -> bool:
-        """Test the Bloom filter, and for a positive answer the column of DIDs, which is exact."""
-        if not may_hold_did(did_bits, wanted):
-            return False
-        (dids,) = self.connection.execute(_DIDS, (last_us,)).fetchone()
-        return holds_did(dids, wanted)
-
-    def _scan_tail(self, position: int, stop: int, wanted: Filter) -> Scan:
-        """Find the first batch of the tail that has wanted events."""
-        limits = self.limits
-        while rows := self.tail_run(position, stop, limits.batch_events, limits.batch_bytes)[0]:
-            batch = _batch(row.columns for row in rows)
-            if wanted.select(batch, batch.index(position), batch.index(stop)):
-                return batch.last + 1, batch
-            position = batch.last + 1
-        return stop, None
 
 
 class ReaderPool:
@@ -266,8 +213,3 @@ class ReaderPool:
         self._threads.shutdown()
         for connection in self._idle:
             connection.close()
-
-
-def _batch(runs: Iterable[Columns]) -> Batch:
-    """Make one batch of runs of columns that follow each other."""
-    return Columns.joined(runs).batch()

@@ -30,7 +30,7 @@ from jetstream.eventlog.sqlite.journal import recover
 from jetstream.eventlog.sqlite.lock import offline
 from jetstream.eventlog.sqlite.reservation import Reservation
 from jetstream.eventlog.sqlite.rewrite import read_tombstones
-from jetstream.eventlog.sqlite.schema import DELETE_ROW, ROW, Row, for_each_table, insert, insert_row
+from jetstream.eventlog.sqlite.schema import DELETE_ROW, ROW, for_each_table, insert, insert_row, read_row
 
 # The keys of a table, newest first, and the times of one row.
 _KEYS: Final = for_each_table("SELECT last_us FROM %s ORDER BY last_us DESC")
@@ -145,5 +145,5 @@ def _move(connection: sqlite3.Connection, table: str, key: int, times: list[int]
     if table == "segment":
         insert(connection, with_times(Segment(*stored), times))
     else:
-        columns = Row.read(stored).columns._replace(times=write_times(times))
+        columns = read_row(stored).columns._replace(times=write_times(times))
         insert_row(connection, times[0], times[-1], columns)

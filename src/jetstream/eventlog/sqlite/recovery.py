@@ -27,6 +27,7 @@ from typing import NamedTuple
 from jetstream.conditions import Conditions
 from jetstream.eventlog import Cursors
 from jetstream.eventlog.hot_tail import HotTail
+from jetstream.eventlog.reader import POSITION_MAX
 from jetstream.eventlog.sqlite.ages import Ages
 from jetstream.eventlog.sqlite.checkpoint import Checkpointer
 from jetstream.eventlog.sqlite.connection import Transaction, TranslatedErrors, database_files, open_writer
@@ -38,7 +39,7 @@ from jetstream.eventlog.sqlite.reader import FileReader
 from jetstream.eventlog.sqlite.repos import ROW_BYTES, RepoStates
 from jetstream.eventlog.sqlite.reservation import NEW_FILE, Machine, Reservation
 from jetstream.eventlog.sqlite.rewrite import read_tombstones
-from jetstream.eventlog.sqlite.schema import DATABASE, POSITION_MAX, oldest_us, read_cursors, read_totals
+from jetstream.eventlog.sqlite.schema import DATABASE, oldest_us, read_cursors, read_totals
 from jetstream.eventlog.sqlite.space import Space
 from jetstream.limits import LogLimits
 

@@ -24,6 +24,7 @@ from typing import Any
 
 from jetstream.errors import LogCorrupt, LogError, LogFormat, LogUnwritable
 from jetstream.eventlog.columns import Damaged
+from jetstream.eventlog.cursors import named_cursor
 from jetstream.eventlog.sqlite import schema
 from jetstream.eventlog.sqlite.check import Findings, check, whole_rows
 from jetstream.eventlog.sqlite.connection import (
@@ -160,7 +161,7 @@ def _rebuild(directory: Path, new: Path) -> Findings:
         tip_us = max(newest_us, _repair_reservation(directory, newest_us))
         # Without a floor, the oldest event is it.
         floor = _rows(old, "SELECT floor_us FROM state") or [(schema.oldest_us(writer) or tip_us + 1,)]
-        cursors = dict(map(schema.named_cursor, _rows(old, schema.CURSORS)))
+        cursors = dict(map(named_cursor, _rows(old, schema.CURSORS)))
         tombstones = _rows(old, "SELECT * FROM tombstone")
         stored, gaps = _rows(old, "SELECT * FROM stored"), _rows(old, "SELECT * FROM gap")
         accounts = _rows(old, "SELECT * FROM account")

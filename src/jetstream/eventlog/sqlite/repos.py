@@ -22,7 +22,7 @@ when there are too many, or when it is damaged.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from secrets import token_bytes
 from typing import Final
 from zlib import crc32
@@ -32,14 +32,10 @@ import structlog
 from jetstream.eventlog.columns import Damaged
 from jetstream.eventlog.sqlite.connection import Transaction
 from jetstream.eventlog.sqlite.damage import is_damage
+from jetstream.eventlog.states import DID_BYTES, RECORD_BYTES, Change, Repos, pack, records_of
 from jetstream.limits import LogLimits
 from jetstream.logging_setup import Throttled
 
-STATE_BYTES: Final = 24
-_DID_BYTES: Final = 16
-RECORD_BYTES: Final = _DID_BYTES + STATE_BYTES
-# The state in the record of a repository that was forgotten.
-_FORGOTTEN: Final = bytes(STATE_BYTES)
 PAGE_BYTES: Final = 4096  # of the tree that a row is on
 # What a row of `repo` takes, with the free part of its page: for the share of the states in the whole file.
 ROW_BYTES: Final = 60
@@ -52,8 +48,6 @@ DELETED_AT_ONCE: Final = 200
 # Of so many neighbours, half of them are forgotten when there are too many: those with the oldest revs.
 SAMPLED: Final = 1_000
 
-Repos = Mapping[bytes, bytes | None]  # by compact DID; None: forgotten
-Change = tuple[bytes, bytes | None]
 State = tuple[bytes, int, bytes]  # a row of `repo`: the state, its checksum, the DID
 
 _CHANGES: Final = "SELECT id, crc, records FROM repo_change ORDER BY id"
@@ -69,13 +63,6 @@ _OLDEST: Final = (
 )
 
 
-def pack(repos: Repos) -> bytes:
-    """Return changes as records of `RECORD_BYTES`."""
-    records = b"".join([did.rjust(_DID_BYTES, b"\0") + (state or _FORGOTTEN) for did, state in repos.items()])
-    assert len(records) == RECORD_BYTES * len(repos), "DIDs are compact, and states have their size"
-    return records
-
-
 def unpack(records: bytes, crc: int) -> Iterator[Change]:
     """Yield the changes of one row. Raises Damaged."""
     try:
@@ -85,14 +72,6 @@ def unpack(records: bytes, crc: int) -> Iterator[Change]:
     if not matches:
         raise Damaged("the states of repositories are damaged: a checksum does not match")
     yield from records_of(records)
-
-
-def records_of(records: bytes) -> Iterator[Change]:
-    """Yield the changes of whole records."""
-    for start in range(0, len(records), RECORD_BYTES):
-        did, state = records[start : start + _DID_BYTES], records[start + _DID_BYTES : start + RECORD_BYTES]
-        # The 16 bytes of a DID that is no `did:plc` begin with a 1.
-        yield did if did[0] else did[1:], None if state == _FORGOTTEN else state
 
 
 def read_changes(connection: sqlite3.Connection) -> tuple[dict[bytes, bytes | None], int, int]:
@@ -197,19 +176,6 @@ def insert_changes(connection: sqlite3.Connection, repos: Repos) -> int | None:
 # Steps of a fold, in the thread of upkeep
 
 
-def in_steps(repos: Repos, size: int) -> list[list[Change]]:
-    """Return changes in the order of their keys, in lists of up to `size`.
-
-    By the first byte at first: one sort of all would hold the GIL for too long.
-    """
-    parts: list[list[Change]] = [[] for _ in range(256)]
-    for change in repos.items():
-        parts[change[0][0]].append(change)
-    for part in parts:
-        part.sort()
-    return [part[start : start + size] for part in parts for start in range(0, len(part), size)]
-
-
 def warm(connection: sqlite3.Connection, changes: Sequence[Change]) -> None:
     """Read the pages of a step beside appends, so that the step need not wait for the disk."""
     for did, _ in changes:
@@ -265,7 +231,7 @@ def forget_some(connection: sqlite3.Connection) -> int:
     Keys are hashes, so neighbours are a sample. It goes on at the start of the table when it reaches the end.
     """
     with Transaction(connection):
-        start = token_bytes(_DID_BYTES - 1)
+        start = token_bytes(DID_BYTES - 1)
         deleted = connection.execute(_OLDEST, (start, SAMPLED, SAMPLED // 2)).rowcount
         count_states(connection, -deleted)
     return deleted
@@ -282,7 +248,7 @@ def whole_states(
     Raises Damaged or sqlite3.DatabaseError where pages are damaged. In the other direction, `falling`, what
     is behind these can be read.
     """
-    query, last = (_FALLING, b"\xff" * _DID_BYTES) if falling else (_RISING, b"")
+    query, last = (_FALLING, b"\xff" * DID_BYTES) if falling else (_RISING, b"")
     problem: Exception | None = None
     while problem is None:
         rows: list[State] = []

@@ -23,8 +23,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
-from operator import sub
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -32,10 +30,11 @@ from jetstream import __version__
 from jetstream.errors import LogCorrupt, LogFormat
 from jetstream.eventlog import Cursors, SourceCursor
 from jetstream.eventlog.columns import Columns, Damaged
+from jetstream.eventlog.cursors import cursor_row, named_cursor
+from jetstream.eventlog.reader import Row
 from jetstream.eventlog.segment import Segment
 
 DATABASE: Final = "jetstream.db"
-POSITION_MAX: Final = (1 << 63) - 1  # an upper bound of every position: SQLite's integers are signed, 64 bits
 
 # In the header of the file, where `file` and other programs look: "JETS", and the version of the tables.
 APPLICATION_ID: Final = 0x4A455453
@@ -150,26 +149,17 @@ class Totals(NamedTuple):
     commits: int  # ever
 
 
-class Row(NamedTuple):
-    """One row of the tail: a batch as it was committed."""
-
-    last_us: int
-    first_us: int
-    events: int
-    columns: Columns
-
-    @classmethod
-    def read(cls, stored: Sequence[Any]) -> Row:
-        """Take the values of a row of the table. Raises Damaged."""
-        last_us, first_us, _, crc, *texts = stored
-        columns = Columns(*texts)
-        try:
-            matches = columns.checksum() == crc
-        except TypeError as error:  # not even bytes
-            raise Damaged(str(error)) from error
-        if not matches:
-            raise Damaged("its checksum does not match")
-        return cls(last_us, first_us, columns.events, columns)
+def read_row(stored: Sequence[Any]) -> Row:
+    """Take the values of a row of the tail. Raises Damaged."""
+    last_us, first_us, _, crc, *texts = stored
+    columns = Columns(*texts)
+    try:
+        matches = columns.checksum() == crc
+    except TypeError as error:  # not even bytes
+        raise Damaged(str(error)) from error
+    if not matches:
+        raise Damaged("its checksum does not match")
+    return Row(last_us, first_us, columns.events, columns)
 
 
 def create_or_check(path: Path, connection: sqlite3.Connection) -> None:
@@ -261,30 +251,6 @@ def store_cursors(
 def read_cursors(connection: sqlite3.Connection) -> dict[str, SourceCursor]:
     """Return the cursor of each source. Raises Damaged."""
     return dict(map(named_cursor, connection.execute(CURSORS)))
-
-
-def named_cursor(row: Sequence[Any]) -> tuple[str, SourceCursor]:
-    """Return a source and its cursor from a row of `CURSORS`. Raises Damaged."""
-    source, *values, unstored = row
-    cursor = SourceCursor(*values)
-    if unstored is None:
-        return source, cursor
-    try:
-        seqs = tuple(accumulate(map(int, unstored.split(" ")), initial=cursor.seq))[1:]
-    except (ValueError, AttributeError, TypeError) as error:
-        raise Damaged(f"the cursor of {source} is damaged: {error}") from error
-    return source, cursor._replace(unstored=seqs)
-
-
-def cursor_row(source: str, cursor: SourceCursor) -> tuple[Any, ...]:
-    """Return the row of `CURSORS` that `named_cursor` reads."""
-    return (source, *cursor[:-1], _packed_seqs(cursor))
-
-
-def _packed_seqs(cursor: SourceCursor) -> str | None:
-    """Return what is `unstored` as differences, the first one to `seq`; None if nothing is."""
-    seqs = cursor.unstored
-    return " ".join(map(str, map(sub, seqs, (cursor.seq, *seqs)))) if seqs else None
 
 
 def store_accounts(connection: sqlite3.Connection, accounts: Mapping[tuple[str, str], bytes | None]) -> None:

@@ -34,17 +34,16 @@ import structlog
 from jetstream.clock import boot_id, unix_us
 from jetstream.conditions import Conditions
 from jetstream.errors import LogError, LogUnwritable, SettingError
-from jetstream.eventlog import Changes, Cursors, Gap
+from jetstream.eventlog import Changes, Cursors, Gap, lookup
 from jetstream.eventlog.backpressure import Followers
 from jetstream.eventlog.columns import Columns
 from jetstream.eventlog.erase import Tombstones, find_tombstones
-from jetstream.eventlog.sqlite import lookup
 from jetstream.eventlog.sqlite.connection import Transaction, TranslatedErrors, bytes_on_disk, wal_bytes
 from jetstream.eventlog.sqlite.gaps import GAP_BYTES, insert_gaps
 from jetstream.eventlog.sqlite.heartbeat import Beat, write_beat
 from jetstream.eventlog.sqlite.journal import Entry, store_entries
 from jetstream.eventlog.sqlite.recovery import LogState, Options, open_log
-from jetstream.eventlog.sqlite.repos import PAGE_BYTES, RECORD_BYTES, insert_changes
+from jetstream.eventlog.sqlite.repos import PAGE_BYTES, insert_changes
 from jetstream.eventlog.sqlite.reservation import Machine
 from jetstream.eventlog.sqlite.schema import (
     Totals,
@@ -56,6 +55,7 @@ from jetstream.eventlog.sqlite.schema import (
 )
 from jetstream.eventlog.sqlite.stored import StoredEvents
 from jetstream.eventlog.sqlite.upkeep import Upkeep
+from jetstream.eventlog.states import RECORD_BYTES
 from jetstream.limits import LogLimits
 from jetstream.logging_setup import Throttled
 from jetstream.model.batch import Batch
@@ -322,7 +322,7 @@ class SqliteLog:
         found = lookup.in_batches(hot_tail.newest_first(), keys)
         if missing := set(keys) - found.keys():
             stored, problem = await self._stored.readers.run(
-                lambda reader: lookup.in_file(reader, missing, start)
+                lambda reader: lookup.in_store(reader, missing, start)
             )
             found |= stored
             if problem is not None:

@@ -37,6 +37,7 @@ import structlog
 
 from jetstream.errors import LogCorrupt, LogError, LogUnwritable
 from jetstream.eventlog.erase import Tombstones
+from jetstream.eventlog.rewrite import Rewritten, next_rewritten, next_segment
 from jetstream.eventlog.segment import Segment
 from jetstream.eventlog.sqlite import rewrite, trim
 from jetstream.eventlog.sqlite.ages import position_stored_before
@@ -46,8 +47,9 @@ from jetstream.eventlog.sqlite.damage import Damage
 from jetstream.eventlog.sqlite.gaps import drop_oldest_gaps
 from jetstream.eventlog.sqlite.reader import FileReader
 from jetstream.eventlog.sqlite.recovery import LogState, read_extent
-from jetstream.eventlog.sqlite.repos import PAGE_BYTES, delete_folded, fold, forget_some, in_steps, warm
+from jetstream.eventlog.sqlite.repos import PAGE_BYTES, delete_folded, fold, forget_some, warm
 from jetstream.eventlog.sqlite.reservation import AHEAD_US
+from jetstream.eventlog.states import in_steps
 from jetstream.scheduling import short_switch_interval
 
 Result = TypeVar("Result")
@@ -200,7 +202,7 @@ class Upkeep:
         """Compress the next segment; at the expense of the event loop if sealing has fallen behind."""
         behind = self._state.tail_events > self._state.limits.seal_backlog_events
         with short_switch_interval() if behind else nullcontext():
-            return await self._in_thread(rewrite.next_segment, self._reader)
+            return await self._in_thread(next_segment, self._reader)
 
     # Folding
 
@@ -238,7 +240,7 @@ class Upkeep:
             return
         for _ in range(self._state.limits.erase_segments):
             after, rewritten = await self._in_thread(
-                rewrite.next_rewritten, self._reader, self._tombstones, self._erased_to
+                next_rewritten, self._reader, self._tombstones, self._erased_to
             )
             if after is None:  # the tail ends the pass: its tombstones are deleted in the same transaction
                 await self._replace(rewritten, self._tombstones)
@@ -252,7 +254,7 @@ class Upkeep:
             self._erased_to = after
         self.wake()
 
-    async def _replace(self, rewritten: list[rewrite.Rewritten], done: Tombstones) -> None:
+    async def _replace(self, rewritten: list[Rewritten], done: Tombstones) -> None:
         """Put what was rewritten in the place of the old."""
         for each in rewritten:
             if isinstance(each.left, Segment):

@@ -15,8 +15,8 @@ from pathlib import Path
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from tests.logs.model import DELETED, SMALL, dids, events, remembered, shares
 from tests.unit.eventlog.reading import Stamped, read_all
-from tests.unit.eventlog.sqlite.test_model import DELETED, SMALL, dids, events, remembered, shares
 from tests.unit.eventlog.trimming import trim
 
 from jetstream.eventlog import Changes, SourceCursor

@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.eventlog.trimming import trim
 
 from jetstream.errors import LogUnwritable
-from jetstream.eventlog import Changes, Cursors, Gap, SourceCursor
+from jetstream.eventlog import Changes, Gap, SourceCursor
 from jetstream.eventlog.sqlite import schema
 from jetstream.eventlog.sqlite.connection import open_writer
-from jetstream.eventlog.sqlite.gaps import count_gaps, insert_gaps, read_gaps
+from jetstream.eventlog.sqlite.gaps import insert_gaps, read_gaps
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
@@ -29,22 +28,6 @@ def gap(time_us: int, did: str = "did:plc:a") -> Gap:
     return Gap(time_us, did, "3l3qo2vutsw2b", "3l3qo2vuowo2b", "sync")
 
 
-async def test_gaps_come_back_with_events_and_without(
-    tmp_path: Path, batch_of: BatchOf, cursor: Cursors
-) -> None:
-    log = await SqliteLog.open(tmp_path)
-    await log.append(batch_of(range(10, 13)), Changes(cursor, gaps=[gap(12), gap(10, "did:web:b.example")]))
-    await log.append(NOTHING, Changes(cursor, gaps=[gap(13)]))
-    expected = [gap(10, "did:web:b.example"), gap(12), gap(13)]
-    assert await log.gaps(0, 9) == expected
-    assert await log.gaps(11, 9) == expected[1:]
-    assert await log.gaps(14, 9) == []
-    await log.close()
-    log = await SqliteLog.open(tmp_path)
-    assert await log.gaps(0, 2) == expected[:2]
-    await log.close()
-
-
 @given(st.lists(st.integers(0, 9), max_size=30), st.integers(0, 9), st.integers(1, 9))
 def test_those_of_one_time_come_together(times: list[int], since_us: int, count_max: int) -> None:
     connection = open_writer(Path(":memory:"))
@@ -55,40 +38,6 @@ def test_those_of_one_time_come_together(times: list[int], since_us: int, count_
     wanted = [each for each in gaps if each.time_us >= since_us]
     last = wanted[count_max - 1].time_us if len(wanted) >= count_max else 10
     assert found == [each for each in wanted if each.time_us <= last]
-
-
-async def test_gaps_are_trimmed_with_the_events(tmp_path: Path, batch_of: BatchOf, cursor: Cursors) -> None:
-    log = await SqliteLog.open(tmp_path, limits=LIMITS)
-    for start in range(1, 500, 100):
-        await log.append(batch_of(range(start, start + 100)), Changes(cursor, gaps=[gap(start + 99)]))
-        await log.maintain()
-    await trim(log, 350)
-    assert log.floor == 301
-    assert [each.time_us for each in await log.gaps(0, 100)] == [400, 500]
-    await log.close()
-
-
-async def test_the_oldest_gaps_above_their_bound_go(tmp_path: Path, cursor: Cursors) -> None:
-    log = await SqliteLog.open(tmp_path, limits=LIMITS)
-    for time_us in range(1, 26):
-        await log.append(NOTHING, Changes(cursor, gaps=[gap(time_us)]))
-    await log.maintain()
-    assert [each.time_us for each in await log.gaps(0, 100)] == list(range(16, 26))
-    assert log._state.gaps == count_gaps(log._state.writer) == 10
-    await log.close()
-
-
-async def test_accounts_come_back(tmp_path: Path, cursor: Cursors) -> None:
-    log = await SqliteLog.open(tmp_path)
-    first = {("a", "did:plc:a"): b"1", ("b", "did:plc:a"): b"2", ("a", "did:plc:b"): b"3"}
-    await log.append(NOTHING, Changes(cursor, accounts=first))
-    await log.append(NOTHING, Changes(cursor, accounts={("b", "did:plc:a"): b"4", ("a", "did:plc:b"): None}))
-    expected = {("a", "did:plc:a"): b"1", ("b", "did:plc:a"): b"4"}
-    assert log.accounts() == expected
-    await log.close()
-    log = await SqliteLog.open(tmp_path)
-    assert log.accounts() == expected
-    await log.close()
 
 
 async def test_a_full_disk_stores_none_of_the_changes(tmp_path: Path, batch_of: BatchOf) -> None:

@@ -7,7 +7,6 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 from tests.unit.eventlog.trimming import trim
 
 from jetstream.eventlog import Changes, SourceCursor
@@ -64,43 +63,11 @@ async def filled(path: Path, limits: LogLimits = SMALL) -> SqliteLog:
     return log
 
 
-@pytest.mark.parametrize("sealed", [False, True])
-async def test_every_event_is_found_and_no_other(tmp_path: Path, sealed: bool) -> None:
-    log = await filled(tmp_path)
-    if sealed:
-        await log.maintain()
-    keys = {event.key for event in EVENTS}
-
-    assert (await log.holds(keys | ABSENT)).keys() == keys
-    assert await log.holds(ABSENT) == {}
-    for event in EVENTS[::17]:
-        assert (await log.holds([event.key])).keys() == {event.key}
-    await log.close()
-
-
 async def test_the_newest_are_found_without_the_file(tmp_path: Path) -> None:
     log = await filled(tmp_path)
     keys = {event.key for event in EVENTS[-10:]}
     log._stored.readers.close()  # no thread can read the file
     assert (await log.holds(keys)).keys() == keys
-    await log.close()
-
-
-async def test_nothing_is_found_in_an_empty_log_or_of_no_keys(tmp_path: Path) -> None:
-    log = await SqliteLog.open(tmp_path)
-    assert await log.holds(ABSENT) == {}
-    assert await log.holds(()) == {}
-    await log.close()
-
-
-async def test_what_was_trimmed_is_not_found(tmp_path: Path) -> None:
-    log = await filled(tmp_path)
-    await log.maintain()
-    await trim(log, 200)
-    kept = {event.key for event in EVENTS[200:]}
-    found = await log.holds({event.key for event in EVENTS})
-    assert kept <= found.keys()
-    assert EVENTS[0].key not in found
     await log.close()
 
 
@@ -130,45 +97,7 @@ async def test_what_cannot_be_searched_holds_nothing_and_ends_nothing(tmp_path: 
     await log.close()
 
 
-async def test_the_numbers_beside_the_confirmed_one_are_stored(
-    tmp_path: Path,
-) -> None:
-    log = await SqliteLog.open(tmp_path)
-    cursor = {"relay.example:443": SourceCursor(7, 300_007, 9_000)}
-    await log.append(Batch.of([commit(1)], [1]), Changes(cursor))
-    await log.close()
-    log = await SqliteLog.open(tmp_path)
-    assert log.cursors == cursor
-    await log.close()
-
-
 # Where an event is, and what comes after it
-
-
-@pytest.mark.parametrize("sealed", [False, True])
-async def test_an_event_is_found_at_its_position_or_at_the_end_of_its_segment(
-    tmp_path: Path, sealed: bool
-) -> None:
-    log = await filled(tmp_path, SMALL if sealed else UNSEALED)
-    if sealed:
-        await log.maintain()
-    found = await log.holds([event.key for event in EVENTS])
-    assert all(place <= found[event.key] - 1 < place + 20 for place, event in enumerate(EVENTS))
-    assert found[EVENTS[-1].key] == len(EVENTS)
-    await log.close()
-
-
-@pytest.mark.parametrize("sealed", [False, True])
-@pytest.mark.parametrize("start", [0, 1, 30, 151, 295])
-async def test_the_keys_from_a_position_on(tmp_path: Path, start: int, sealed: bool) -> None:
-    log = await filled(tmp_path, SMALL if sealed else UNSEALED)
-    if sealed:
-        await log.maintain()
-    keys = await log.keys_from(start, len(EVENTS) + 1)
-    assert {event.key for event in EVENTS[max(start - 1, 0) :][:20]} <= keys
-    assert len({event.key for event in EVENTS} & keys) <= 40 + 20
-    assert await log.keys_from(start, start) <= keys
-    await log.close()
 
 
 async def test_the_oldest_kept_keys_follow_the_floor_and_pass_over_damage(

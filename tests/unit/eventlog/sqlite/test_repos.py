@@ -31,6 +31,7 @@ from jetstream.eventlog.sqlite.repair import repair
 from jetstream.eventlog.sqlite.reservation import NEW_FILE
 from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.eventlog.states import RECORD_BYTES, STATE_BYTES, in_steps, pack
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
 
@@ -40,7 +41,7 @@ NOTHING = Batch.of((), ())
 CURSORS = {"relay.example:443": SourceCursor(1)}
 PLC = [compact_did(f"did:plc:{letter * 24}") for letter in "abcdefgz234567"]
 DIDS = [*PLC, *(compact_did(f"did:web:{number}.example") for number in range(8))]
-states = st.binary(min_size=repos.STATE_BYTES, max_size=repos.STATE_BYTES).filter(any)
+states = st.binary(min_size=STATE_BYTES, max_size=STATE_BYTES).filter(any)
 changes = st.dictionaries(st.sampled_from(DIDS), st.none() | states, min_size=1, max_size=9)
 
 
@@ -63,14 +64,14 @@ def rows(log: SqliteLog, table: str) -> int:
 
 @given(changes)
 def test_what_was_packed_is_unpacked(changed: dict[bytes, bytes | None]) -> None:
-    records = repos.pack(changed)
-    assert len(records) == repos.RECORD_BYTES * len(changed)
+    records = pack(changed)
+    assert len(records) == RECORD_BYTES * len(changed)
     assert dict(repos.unpack(records, crc32(records))) == changed
 
 
 @given(changes, st.integers(0, 39), st.integers(1, 255))
 def test_a_damaged_record_is_recognised(changed: dict[bytes, bytes | None], at: int, flip: int) -> None:
-    records = bytearray(repos.pack(changed))
+    records = bytearray(pack(changed))
     crc = crc32(records)
     records[at] ^= flip
     for damaged in (bytes(records), bytes(records[:-1])):
@@ -80,7 +81,7 @@ def test_a_damaged_record_is_recognised(changed: dict[bytes, bytes | None], at: 
 
 @given(st.dictionaries(st.binary(min_size=15, max_size=16), st.none() | states), st.integers(1, 9))
 def test_steps_have_all_changes_in_order(changed: dict[bytes, bytes | None], size: int) -> None:
-    steps = repos.in_steps(changed, size)
+    steps = in_steps(changed, size)
     assert [change for step in steps for change in step] == sorted(changed.items(), key=lambda each: each[0])
     assert all(0 < len(step) <= size for step in steps)
 

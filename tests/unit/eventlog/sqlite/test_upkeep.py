@@ -29,7 +29,7 @@ from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
 from jetstream.model.did_set import DidSet
 from jetstream.model.event import ACCOUNT, CREATE, Event
-from jetstream.model.filter import EVERYTHING, Filter
+from jetstream.model.filter import Filter
 
 BatchOf = Callable[[range], Batch]
 SMALL = LogLimits(segment_events=100, journal_bytes=0)
@@ -70,29 +70,6 @@ async def erased(log: SqliteLog) -> None:
 # Trimming
 
 
-async def test_trimmed_events_are_gone_for_good(tmp_path: Path, batch_of: BatchOf, cursor: Cursors) -> None:
-    log = await SqliteLog.open(tmp_path)
-    await log.append(batch_of(range(1, 1001)), Changes(cursor))
-    await log.append(batch_of(range(1001, 1011)), Changes(cursor))
-    assert await trim(log, 1005) == 1000
-    assert (log.floor, log.statistics().events, log.statistics().oldest_us) == (1001, 10, 1001)
-    assert await times_from(log) == list(range(1001, 1011))
-    assert await trim(log, 5000) == 10
-    await log.close()
-    log = await SqliteLog.open(tmp_path)
-    assert (log.floor, log.tip, log.statistics().events) == (1011, 1010, 0)
-    assert await log.read(0, 5000, EVERYTHING) is None
-    await log.close()
-
-
-async def test_age_trims_by_the_clock_given(tmp_path: Path, batch_of: BatchOf, cursor: Cursors) -> None:
-    log = await filled(tmp_path, batch_of, cursor, 1000, retention_s=0.0005, clock=lambda: 1050)
-    assert log.floor == 501
-    assert await times_from(log, log.floor) == list(range(501, 1001))
-    assert log.statistics().oldest_us == 501
-    await log.close()
-
-
 async def test_the_files_stay_within_their_bound(tmp_path: Path, cursor: Cursors) -> None:
     limits = LogLimits(wal_bytes=1 << 20, segment_events=500, retention_bytes_min=0)
     bound = 8 << 20
@@ -115,26 +92,6 @@ async def test_the_files_stay_within_their_bound(tmp_path: Path, cursor: Cursors
 # Erasing
 
 
-async def test_a_deleted_accounts_records_are_in_no_file_and_no_memory(
-    tmp_path: Path, batch_of: BatchOf, cursor: Cursors
-) -> None:
-    log = await filled(tmp_path, batch_of, cursor, 500)
-    said = Event(CREATE, LEAVER, b"app.bsky.feed.post", b"k", b"r", b"bafy", SECRET)
-    for time in range(1001, 1300):
-        await log.append(Batch.of([said, make_event(time)], [2 * time, 2 * time + 1]), Changes(cursor))
-    await log.maintain()
-    assert await log.read(0, log.tip + 1, ALL_OF_LEAVER) is not None
-    await log.append(Batch.of([account_deleted(), said], [3000, 3001]), Changes(cursor))
-    assert await times_from(log, log._state.hot_tail.start, wanted=ALL_OF_LEAVER) == [3000, 3001]
-    await erased(log)
-    assert await times_from(log, wanted=ALL_OF_LEAVER) == [3000, 3001]
-    assert len(await times_from(log)) == log.statistics().events == 500 + 299 + 2
-    await log.close()
-    again = await SqliteLog.open(tmp_path)
-    assert len(await times_from(again)) == again.statistics().events == 500 + 299 + 2
-    await again.close()
-
-
 async def test_what_was_erased_from_the_tail_is_overwritten_in_the_file(
     tmp_path: Path, cursor: Cursors
 ) -> None:
@@ -148,16 +105,6 @@ async def test_what_was_erased_from_the_tail_is_overwritten_in_the_file(
     stored = (tmp_path / DATABASE).read_bytes()
     assert DELETED in stored
     assert SECRET not in stored
-
-
-async def test_erasing_can_be_turned_off(tmp_path: Path, cursor: Cursors) -> None:
-    log = await SqliteLog.open(tmp_path, erase=frozenset())
-    await log.append(
-        Batch.of([make_event(1)._replace(did=LEAVER), account_deleted()], [1, 2]), Changes(cursor)
-    )
-    await log.maintain()
-    assert await times_from(log) == [1, 2]
-    await log.close()
 
 
 # Failing

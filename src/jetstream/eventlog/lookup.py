@@ -6,33 +6,22 @@ would take more room than all other indexes. A key that is stored is usually fou
 not costs a search of all Bloom filters, a second for a day of events.
 
 The search goes from the newest event to the oldest, in steps. Each step is a short snapshot, so that a long
-search does not hold back checkpoints. The tail is searched before the segments: sealing moves events in that
-direction, so none is missed between two steps.
+search holds nothing back. The tail is searched before the segments: sealing moves events in that direction,
+so none is missed between two steps.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
-from typing import Final
 from zlib import crc32
 
-from jetstream.eventlog.columns import Damaged
+from jetstream.eventlog.reader import POSITION_MAX, StoredReader
 from jetstream.eventlog.segment import DID_BITS, decompress, holds_did, unpack_accounts
-from jetstream.eventlog.sqlite.connection import snapshot
-from jetstream.eventlog.sqlite.reader import FileReader
-from jetstream.eventlog.sqlite.schema import POSITION_MAX
 from jetstream.model.batch import Batch
 from jetstream.model.did_set import DidSet
 from jetstream.model.event import Key
 from jetstream.model.filter import EVERYTHING, Filter
-
-# Segments, newest first, with their Bloom filters; segments in a range, oldest first; the parts of a segment
-# that make its keys.
-_INDEXES: Final = "SELECT last_us, did_bits FROM segment WHERE last_us < ? ORDER BY last_us DESC LIMIT ?"
-_OLDEST: Final = "SELECT last_us FROM segment WHERE last_us >= ? AND first_us < ? ORDER BY last_us LIMIT ?"
-_KEYS: Final = "SELECT dids, collections, rkeys, revs, accounts FROM segment WHERE last_us = ?"
 
 
 def in_batches(batches: Iterable[Batch], keys: Collection[Key]) -> dict[Key, int]:
@@ -49,7 +38,7 @@ def in_batches(batches: Iterable[Batch], keys: Collection[Key]) -> dict[Key, int
     return found
 
 
-def in_file(reader: FileReader, keys: set[Key], stop: int) -> tuple[dict[Key, int], str | None]:
+def in_store(reader: StoredReader, keys: set[Key], stop: int) -> tuple[dict[Key, int], str | None]:
     """Return which of the keys have a stored event, and the damage that has ended the search, if any.
 
     Each key has the position of its event or the last one of its segment. The tail is searched below position
@@ -58,12 +47,12 @@ def in_file(reader: FileReader, keys: set[Key], stop: int) -> tuple[dict[Key, in
     """
     found: dict[Key, int] = {}
     try:
-        found |= in_batches((row.columns.batch() for row in reader.tail_rows(0, stop)), keys)
+        found |= in_batches((row.columns.batch() for row in reader.tail_rows(0, stop) if row.events), keys)
         position: int | None = POSITION_MAX
         while found.keys() != keys and position is not None:
             position, here = _step(reader, keys - found.keys(), position)
             found |= here
-    except (Damaged, sqlite3.DatabaseError) as error:
+    except reader.errors as error:
         return found, str(error)
     return found, None
 
@@ -73,46 +62,46 @@ def keys_within(batches: Iterable[Batch], position: int, stop: int) -> set[Key]:
     return {batch.event(i).key for batch in batches for i in range(batch.index(position), batch.index(stop))}
 
 
-def keys_from(reader: FileReader, position: int, stop: int) -> set[Key]:
+def keys_from(reader: StoredReader, position: int, stop: int) -> set[Key]:
     """Return the keys of the oldest events in `[position, stop)`, to the end of a segment or row.
 
     These are `LogLimits.lookup_keys` or slightly more. Damaged parts are skipped, and their keys are missing.
     """
     found: set[Key] = set()
-    enough, limits = reader.limits.lookup_keys, (position, stop, reader.limits.scan_segments)
-    with snapshot(reader.connection):
-        for (last_us,) in reader.connection.execute(_OLDEST, limits).fetchall():
-            with suppress(Damaged, sqlite3.DatabaseError):
+    enough = reader.limits.lookup_keys
+    with reader.snapshot():
+        for last_us in reader.oldest(position, stop):
+            with suppress(*reader.errors):
                 found |= _in_segment(reader, last_us)
             if len(found) >= enough:
                 return found
         for row in reader.tail_rows(position, stop):
-            found.update(_keys(row.columns.batch()))
+            if row.events:
+                found.update(_keys(row.columns.batch()))
             if len(found) >= enough:
                 break
     return found
 
 
-def _step(reader: FileReader, keys: set[Key], below: int) -> tuple[int | None, dict[Key, int]]:
+def _step(reader: StoredReader, keys: set[Key], below: int) -> tuple[int | None, dict[Key, int]]:
     """Search the next segments below a key; return where to continue, None at the end, and what was found."""
     wanted = Filter(dids=DidSet(key[0] for key in keys))
     bits = [crc32(did) % DID_BITS for did in wanted.dids]
     found: dict[Key, int] = {}
-    segments = reader.limits.scan_segments
-    indexes = reader.connection.execute(_INDEXES, (below, segments)).fetchall()
+    indexes = reader.newest(below)
     for last_us, did_bits in indexes:
-        with suppress(Damaged, sqlite3.DatabaseError):  # reported when a reader gets there
+        with suppress(*reader.errors):  # reported when a reader gets there
             bitmap = decompress(did_bits)
             if any(bitmap[bit >> 3] >> (bit & 7) & 1 for bit in bits):
                 found = dict.fromkeys(_in_segment(reader, last_us, wanted) & keys, last_us) | found
         if found.keys() == keys:
             break
-    return (indexes[-1][0] if len(indexes) == segments else None), found
+    return (indexes[-1][0] if len(indexes) == reader.limits.scan_segments else None), found
 
 
-def _in_segment(reader: FileReader, last_us: int, wanted: Filter = EVERYTHING) -> set[Key]:
+def _in_segment(reader: StoredReader, last_us: int, wanted: Filter = EVERYTHING) -> set[Key]:
     """Return the keys of a segment, unless it has none of the DIDs that `wanted` names. Raises Damaged."""
-    row = reader.connection.execute(_KEYS, (last_us,)).fetchone()
+    row = reader.keys_of(last_us)
     if row is None or (wanted.dids and not holds_did(row[0], wanted)):
         return set()
     dids, collections, rkeys, revs = (decompress(text).split(b"\n") for text in row[:-1])

@@ -1,0 +1,118 @@
+"""Connections to the database, and what its errors mean.
+
+An error is one of two kinds. Either the database has refused a statement: then nothing of its transaction is
+stored. Or the connection was lost: then nobody knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from jetstream.errors import LogError, LogUnreachable, SettingError
+
+T = TypeVar("T")
+
+CONNECT_S: Final = 5.0  # after which a host that does not answer counts as gone
+# A peer that answers nothing at all is noticed after about half a minute: the machine is gone, or the
+# network.
+_KEEPALIVE: Final = (
+    ("TCP_KEEPIDLE", 10),
+    ("TCP_KEEPINTVL", 5),
+    ("TCP_KEEPCNT", 4),
+    ("TCP_USER_TIMEOUT", 30_000),
+)
+
+# What is raised when the connection is lost or cannot be made. asyncpg raises InternalClientError, too, when
+# the server ends in the middle of an answer.
+LOST: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+)
+
+
+def shown(address: str) -> str:
+    """Return an address as it is logged: without user, password and parameters."""
+    parts = urlsplit(address)
+    hosts = parts.netloc.rpartition("@")[2] or "localhost"
+    return f"{parts.scheme}://{hosts}{parts.path}"
+
+
+def check_address(name: str, address: str) -> None:
+    """Raise SettingError for an address that is none of a PostgreSQL database."""
+    if urlsplit(address).scheme not in ("postgresql", "postgres"):
+        raise SettingError(name, shown(address), "is not a postgresql:// address")
+
+
+async def connect(address: str, *, writes: bool, **settings: str) -> asyncpg.Connection:
+    """Connect to the first host that answers; with `writes`, to one that is no replica.
+
+    `settings` are of the session. Raises one of `LOST`, or asyncpg.PostgresError.
+    """
+    connection = await asyncpg.connect(
+        address,
+        timeout=CONNECT_S,
+        target_session_attrs="read-write" if writes else None,
+        server_settings={"application_name": "jetstream", **settings},
+    )
+    keep_alive(connection)
+    return connection
+
+
+def keep_alive(connection: asyncpg.Connection) -> None:
+    """Let the system notice that the host of a connection is gone."""
+    sock = connection._transport.get_extra_info("socket")  # noqa: SLF001 - asyncpg has no other way
+    if sock is None or sock.family == socket.AF_UNIX:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE:
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+async def drop(connection: asyncpg.Connection | None) -> None:
+    """Close a connection that may be broken, at once."""
+    if connection is not None:
+        with suppress(Exception):
+            connection.terminate()
+
+
+@contextmanager
+def translated(address: str, otherwise: type[LogError] = LogError) -> Iterator[None]:
+    """Raise LogUnreachable for a lost connection inside, and `otherwise` for what the database refuses."""
+    try:
+        yield
+    except LOST as error:
+        raise LogUnreachable(shown(address), describe(error)) from error
+    except asyncpg.PostgresError as error:
+        raise otherwise(shown(address), describe(error)) from error
+
+
+def describe(error: BaseException) -> str:
+    """Return the text of an error; its kind, if it has none."""
+    return str(error) or type(error).__name__
+
+
+async def whole(work: Coroutine[Any, Any, T]) -> T:
+    """Await work that must not be stopped in the middle: a cancellation waits for its end."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # it is the business of nobody any more
+        raise

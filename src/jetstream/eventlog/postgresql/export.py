@@ -1,0 +1,170 @@
+"""Reading a whole log at once, while a server may write it: for the commands `stats`, `cat` and `check`.
+
+Synchronous: each statement is run to its end. Each is a short snapshot, so that a long export holds nothing
+back. Events that are trimmed meanwhile are left out; damage ends the export with an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import asyncpg
+
+from jetstream.errors import LogCorrupt, LogError
+from jetstream.eventlog.columns import Damaged
+from jetstream.eventlog.contents import Checked, Contents
+from jetstream.eventlog.erase import without_erased
+from jetstream.eventlog.postgresql.connection import connect, drop, shown, translated
+from jetstream.eventlog.postgresql.reader import DatabaseReader
+from jetstream.eventlog.postgresql.schema import SEALED, check_version, read_row
+from jetstream.eventlog.postgresql.term import cursors_after
+from jetstream.eventlog.reader import Hole
+from jetstream.eventlog.segment import Segment, verify
+from jetstream.limits import LogLimits
+from jetstream.model.batch import Batch
+from jetstream.model.filter import EVERYTHING, Filter
+
+HOLE_S: Final = 10.0  # for which what is missing may be on its way
+_EXTENT: Final = "SELECT floor_us, greatest((SELECT max(last_us) FROM tail), 0) FROM state"
+_SIZE: Final = (
+    "SELECT sum(pg_total_relation_size(name::regclass))::bigint"
+    " FROM unnest(ARRAY['tail_a', 'tail_b', 'segment', 'repo', 'gap', 'account']) AS name"
+)
+_COUNTS: Final = (
+    "SELECT (SELECT count(*) FROM segment), (SELECT repos FROM state),"
+    " (SELECT count(*) FROM tail WHERE repos IS NOT NULL AND id > (SELECT folded_id FROM state)),"
+    " (SELECT count(*) FROM gap)"
+)
+_CURSORS: Final = "SELECT source, seq, provisional, fell_from, stored_to, unstored FROM cursor"
+_MOVED: Final = "SELECT cursors FROM tail WHERE cursors IS NOT NULL ORDER BY id"
+_KEYS: Final = "SELECT last_us FROM segment WHERE last_us > $1 ORDER BY last_us LIMIT 1000"
+_SEGMENT: Final = f"SELECT follows_us, {', '.join(Segment._fields)} FROM segment WHERE last_us = $1"
+_ROWS: Final = (
+    f"SELECT last_us, first_us, events, data, follows_us FROM tail WHERE last_us > greatest($1, {SEALED})"
+    " AND first_us <= last_us ORDER BY last_us LIMIT 1000"
+)
+
+Fetch = Callable[..., list[Any]]
+
+
+@contextmanager
+def reading(address: str) -> Iterator[Fetch]:
+    """Connect to an existing log; give what runs a statement. Raises LogError."""
+    with asyncio.Runner() as runner:
+        connection: asyncpg.Connection | None = None
+        try:
+            with translated(address):
+                connection = runner.run(connect(address, writes=False))
+                runner.run(check_version(connection, address))
+
+                def fetch(statement: str, *values: object) -> list[Any]:
+                    rows: list[Any] = runner.run(connection.fetch(statement, *values))
+                    return rows
+
+                yield fetch
+        except Damaged as error:
+            raise LogCorrupt(shown(address), f"is damaged ({error}); restore it from a backup") from error
+        finally:
+            runner.run(drop(connection))
+
+
+def selected(
+    address: str, position: int, stop: int | None, wanted: Filter
+) -> Iterator[tuple[Batch, Sequence[int]]]:
+    """Yield the wanted events in `[position, stop)`, as batches and the indices of the wanted events.
+
+    The batches are as they are stored, and may exceed the range; the indices do not.
+    `stop` None means up to the tip. Raises LogError.
+    """
+    with reading(address) as fetch:
+        ((floor, tip),) = fetch(_EXTENT)
+        tombstones = dict(fetch("SELECT did, before_us FROM tombstone"))
+        position, stop = max(position, floor), tip + 1 if stop is None else min(stop, tip + 1)
+        reader = DatabaseReader(fetch, LogLimits(), 0)
+        missing_since: float | None = None
+        while position < stop:
+            try:
+                after, found = reader.scan(position, stop, wanted)
+                batch = reader.load(found) if isinstance(found, int) else found
+            except Hole:
+                ((floor, _),) = fetch(_EXTENT)
+                position = max(position, floor)
+                now = time.monotonic()
+                missing_since = missing_since or now
+                if now - missing_since > HOLE_S:
+                    raise LogError(shown(address), f"what follows position {position} is missing") from None
+                time.sleep(0.1)
+                continue
+            missing_since = None
+            if batch is not None:
+                kept = without_erased(batch, tombstones) if tombstones else None
+                batch = batch if kept is None else kept
+                yield batch, wanted.select(batch, batch.index(position), batch.index(stop))
+            position = after
+
+
+def contents(address: str) -> Contents:
+    """Count what a log holds. Raises LogError."""
+    with reading(address) as fetch:
+        ((floor, tip),) = fetch(_EXTENT)
+        ((size,),) = fetch(_SIZE)
+        ((segments, repos, changes, gaps),) = fetch(_COUNTS)
+        cursors = cursors_after(fetch(_CURSORS), (text for (text,) in fetch(_MOVED)))
+        counted = Contents(size, floor, tip, cursors, segments, repos, changes, gaps)
+    for batch, _ in selected(address, floor, tip + 1, EVERYTHING):
+        if len(batch):
+            counted.add(batch)
+    return counted
+
+
+def check(address: str) -> Checked:
+    """Read everything and compare it with its checksums. Raises LogError if there is nothing to read."""
+    checked = Checked()
+    with reading(address) as fetch:
+        last_us: int | None = None
+        key = -1
+        while keys := [row[0] for row in fetch(_KEYS, key)]:
+            for key in keys:
+                last_us = _check_segment(fetch, key, last_us, checked)
+        while rows := fetch(_ROWS, key):
+            for stored in rows:
+                last_us = _check_row(stored, last_us, checked)
+            key = rows[-1][0]
+    return checked
+
+
+def _check_segment(fetch: Fetch, key: int, before_us: int | None, checked: Checked) -> int:
+    """Check one segment, unless it was deleted meanwhile; return its end."""
+    for follows_us, *stored in fetch(_SEGMENT, key):
+        _check_order(f"segment that ends at {key}", follows_us, before_us, checked)
+        segment = Segment(*stored)
+        if not segment.events:
+            continue
+        try:
+            verify(segment)
+        except Damaged as error:
+            checked.problems.append(f"the segment that ends at {key} is lost: {error}")
+        else:
+            checked.segments += 1
+            checked.events += segment.events
+    return key
+
+
+def _check_row(stored: Any, before_us: int | None, checked: Checked) -> int:
+    """Check one row of the tail; return its end."""
+    last_us, *_, follows_us = stored
+    _check_order(f"row of the tail that ends at {last_us}", follows_us, before_us, checked)
+    try:
+        checked.events += read_row(stored).events
+    except Damaged as error:
+        checked.problems.append(f"the row of the tail that ends at {last_us} is lost: {error}")
+    return int(last_us)
+
+
+def _check_order(what: str, follows_us: int, before_us: int | None, checked: Checked) -> None:
+    if before_us is not None and follows_us > before_us:
+        checked.problems.append(f"the {what} follows {follows_us}, and what ends there is missing")

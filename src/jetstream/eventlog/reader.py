@@ -1,0 +1,241 @@
+"""Reading stored events: which segment or which rows of the tail come next, and their events.
+
+A reader alternates two calls. `scan` reads the indexes of the next segments, and finds the first one that may
+have wanted events; `load` reads that one's events. They are apart so that a loaded segment can come from the
+cache, which all readers share.
+
+A scan skips a segment by its index: the set of its collections, a Bloom filter of its DIDs, and copies of its
+events without a collection. So a reader of a rare collection, or of these kinds alone, reads a few kilobytes
+of each segment, and no other events.
+
+This module knows no engine: a subclass reads the rows of `eventlog.sqlite` or `eventlog.postgresql`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final, NamedTuple
+
+from jetstream.eventlog.columns import Columns, Damaged, read_times
+from jetstream.eventlog.segment import (
+    holds_collection,
+    holds_did,
+    may_hold_did,
+    text_bytes,
+    unpack_accounts,
+    unseal,
+)
+from jetstream.eventlog.segment_cache import Loaded
+from jetstream.limits import LogLimits
+from jetstream.model.batch import Batch, memory_bytes
+from jetstream.model.filter import Filter
+
+POSITION_MAX: Final = (
+    1 << 63
+) - 1  # an upper bound of every position: databases have signed integers of 64 bits
+_NOTHING: Final = Columns(*[b""] * 8)
+
+# The result of a scan: where to scan next, and the only thing below that which may be wanted: the key of a
+# segment to load, a batch, or None.
+Scan = tuple[int, int | Batch | None]
+
+
+class Hole(Exception):
+    """What follows a position is not there. It is read again later: no reader steps over it."""
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+        super().__init__(f"what follows position {position} cannot be read yet")
+
+
+class Row(NamedTuple):
+    """One row of the tail: a batch as it was committed."""
+
+    last_us: int
+    first_us: int
+    events: int
+    columns: Columns
+    # The end of the row before it; -1 where the tail cannot have holes.
+    follows_us: int = -1
+
+
+class Index(NamedTuple):
+    """What a scan reads of a segment. `follows_us` is the end of the segment before it, or -1."""
+
+    last_us: int
+    first_us: int
+    collection_set: bytes
+    did_bits: bytes
+    follows_us: int = -1
+
+
+class StoredReader(ABC):
+    """Reads through one connection, which no other thread uses at the same time."""
+
+    def __init__(self, limits: LogLimits) -> None:
+        # How much one call reads.
+        self.limits = limits
+
+    # What an engine reads
+
+    @abstractmethod
+    def indexes(self, position: int, *, with_dids: bool) -> Iterable[Index]:
+        """Return the next segments that end at or after a position, `scan_segments` at most."""
+
+    @abstractmethod
+    def dids(self, last_us: int) -> bytes:
+        """Return the DIDs of a segment, compressed."""
+
+    @abstractmethod
+    def accounts(self, last_us: int) -> bytes:
+        """Return the events without a collection of a segment, compressed."""
+
+    @abstractmethod
+    def columns(self, last_us: int) -> Sequence[Any] | None:
+        """Return the number of events of a segment, and its columns; None if there is no such segment."""
+
+    @abstractmethod
+    def tail_rows(self, position: int, stop: int) -> Iterator[Row]:
+        """Yield the rows of the tail with events in `[position, stop)`, in order."""
+
+    @abstractmethod
+    def keys_of(self, last_us: int) -> Sequence[bytes] | None:
+        """Return `dids`, `collections`, `rkeys`, `revs` and `accounts` of a segment, compressed."""
+
+    @abstractmethod
+    def newest(self, below: int) -> Sequence[tuple[int, bytes]]:
+        """Return the keys and Bloom filters of `scan_segments` segments below a key, newest first."""
+
+    @abstractmethod
+    def oldest(self, position: int, stop: int) -> Sequence[int]:
+        """Return the keys of `scan_segments` segments with events in `[position, stop)`, oldest first."""
+
+    # The errors that mean that a part is damaged, for look-ups, which pass over it.
+    errors: tuple[type[Exception], ...] = (Damaged,)
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """Let all statements inside read the same commit, where an engine needs it."""
+        return nullcontext()
+
+    # Reading
+
+    def scan(self, position: int, stop: int, wanted: Filter) -> Scan:
+        """Find the first stored events in `[position, stop)` that `wanted` may want.
+
+        Gives up after `scan_segments` segments without any. Events without a collection, of segments that
+        have no other wanted events, are collected into one batch. Raises Hole.
+        """
+        found = Collected(position, stop, self.limits)
+        with self.snapshot():
+            return self._scan_segments(found, wanted) or self._scan_tail(found.position, stop, wanted)
+
+    def _scan_segments(self, found: Collected, wanted: Filter) -> Scan | None:
+        """Scan segments; return None if the scan goes on with the tail."""
+        for index in self.indexes(found.position, with_dids=wanted.names_dids):
+            if index.follows_us >= found.position:
+                raise Hole(found.position)
+            if found.stop <= index.first_us <= index.last_us:
+                return found.end() or (found.stop, None)
+            run = self._accounts_unless_wanted(index, wanted)
+            if run is None:
+                return found.end() or (index.last_us + 1, index.last_us)
+            if found.is_full_with(index.last_us, run):
+                break
+        return found.end()
+
+    def load(self, last_us: int) -> Batch | None:
+        """Read the events of a segment, all of them, whatever the scan wanted.
+
+        Returns None if it was trimmed since the scan.
+        """
+        loaded = self.load_measured(last_us)
+        return None if loaded is None else loaded.batch
+
+    def load_measured(self, last_us: int) -> Loaded | None:
+        """Do so, and tell how much memory they take. Counting the bytes of all values takes 0.3 ms."""
+        row = self.columns(last_us)
+        return None if row is None else measured(*row)
+
+    def tail_run(self, position: int, stop: int, events: int, body_bytes: int) -> tuple[list[Row], bool]:
+        """Read rows of the tail in a range until they have so many events or bytes; tell if they have."""
+        rows: list[Row] = []
+        for row in self.tail_rows(position, stop):
+            rows.append(row)
+            events -= row.events
+            body_bytes -= len(row.columns.bodies)
+            if events <= 0 or body_bytes <= 0:
+                return rows, True
+        return rows, False
+
+    def _accounts_unless_wanted(self, index: Index, wanted: Filter) -> Columns | None:
+        """Return None for a segment to load, else its events without a collection, as far as wanted."""
+        if wanted.names_dids and not self._holds_did(index, wanted):
+            return _NOTHING
+        if holds_collection(index.collection_set, wanted):
+            return None
+        if not wanted.wants_collection(b""):
+            return _NOTHING
+        return unpack_accounts(self.accounts(index.last_us)) or _NOTHING
+
+    def _holds_did(self, index: Index, wanted: Filter) -> bool:
+        """Test the Bloom filter, and for a positive answer the column of DIDs, which is exact."""
+        return may_hold_did(index.did_bits, wanted) and holds_did(self.dids(index.last_us), wanted)
+
+    def _scan_tail(self, position: int, stop: int, wanted: Filter) -> Scan:
+        """Find the first batch of the tail that has wanted events."""
+        limits = self.limits
+        while rows := self.tail_run(position, stop, limits.batch_events, limits.batch_bytes)[0]:
+            batch, after = joined(row.columns for row in rows if row.events), position
+            for row in rows:
+                if row.follows_us >= after:
+                    raise Hole(after)
+                after = row.last_us + 1
+            if wanted.select(batch, batch.index(position), batch.index(stop)):
+                return after, batch
+            position = after
+        return self._end_of_tail(position, stop)
+
+    def _end_of_tail(self, _position: int, stop: int) -> Scan:
+        """Return where to go on when the tail has no more rows in a range."""
+        return stop, None
+
+
+class Collected:
+    """The events without a collection of the segments of one scan."""
+
+    def __init__(self, position: int, stop: int, limits: LogLimits) -> None:
+        # Where the scan began, up to where it has come, and where it ends at the latest.
+        self._start, self.position = position, position
+        self.stop = stop
+        self._limits = limits
+        # How many segments were added, what they had, and its size.
+        self._seen = self._events = self._size = 0
+        self._runs: list[Columns] = []
+
+    def is_full_with(self, last_us: int, run: Columns) -> bool:
+        """Add what a segment has, and tell whether that is enough for a batch."""
+        self._seen += 1
+        if run.times and any(self._start <= time < self.stop for time in read_times(run.times)):
+            self._runs.append(run)
+            self._events, self._size = self._events + run.events, self._size + run.size
+        self.position = last_us + 1
+        return self._events >= self._limits.batch_events or self._size >= self._limits.batch_bytes
+
+    def end(self) -> Scan | None:
+        """Return the result of a scan that ends here; None if it goes on with the tail."""
+        if self._runs:
+            return self.position, joined(self._runs)
+        return (self.position, None) if self._seen == self._limits.scan_segments else None
+
+
+def joined(runs: Iterable[Columns]) -> Batch:
+    """Make one batch of runs of columns that follow each other; none at all make an empty one."""
+    runs = list(runs)
+    return Columns.joined(runs).batch() if runs else Batch.of((), ())
+
+
+def measured(events: int, times: bytes, *texts: bytes) -> Loaded:
+    """Return the events of a segment, and how much memory they take. Raises Damaged."""
+    return Loaded(unseal(events, times, texts), memory_bytes(events, text_bytes(events, texts)))

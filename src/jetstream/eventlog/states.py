@@ -1,0 +1,43 @@
+"""The states of repositories as the log stores them: records of 40 bytes, of a DID and its state. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+STATE_BYTES: Final = 24
+DID_BYTES: Final = 16
+RECORD_BYTES: Final = DID_BYTES + STATE_BYTES
+# The state in the record of a repository that was forgotten.
+_FORGOTTEN: Final = bytes(STATE_BYTES)
+
+Repos = Mapping[bytes, bytes | None]  # by compact DID; None: forgotten
+Change = tuple[bytes, bytes | None]
+
+
+def pack(repos: Repos) -> bytes:
+    """Return changes as records of `RECORD_BYTES`."""
+    records = b"".join([did.rjust(DID_BYTES, b"\0") + (state or _FORGOTTEN) for did, state in repos.items()])
+    assert len(records) == RECORD_BYTES * len(repos), "DIDs are compact, and states have their size"
+    return records
+
+
+def records_of(records: bytes) -> Iterator[Change]:
+    """Yield the changes of whole records."""
+    for start in range(0, len(records), RECORD_BYTES):
+        did, state = records[start : start + DID_BYTES], records[start + DID_BYTES : start + RECORD_BYTES]
+        # The 16 bytes of a DID that is no `did:plc` begin with a 1.
+        yield did if did[0] else did[1:], None if state == _FORGOTTEN else state
+
+
+def in_steps(repos: Repos, size: int) -> list[list[Change]]:
+    """Return changes in the order of their keys, in lists of up to `size`.
+
+    By the first byte at first: one sort of all would hold the GIL for too long.
+    """
+    parts: list[list[Change]] = [[] for _ in range(256)]
+    for change in repos.items():
+        parts[change[0][0]].append(change)
+    for part in parts:
+        part.sort()
+    return [part[start : start + size] for part in parts for start in range(0, len(part), size)]

@@ -1,0 +1,99 @@
+"""Leading a log in PostgreSQL, whenever this process may: each term has an `Intake` of its own.
+
+    stand by ──▶ lead ──▶ open the intake after the log's cursors ──▶ read upstream ──▶ fenced ──▶ stand by
+
+The log is read at all times; who writes it makes no difference to readers. When a term ends, what was
+stamped in it and not stored is dropped with its intake. The next one reads it from upstream again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from jetstream.conditions import Conditions
+from jetstream.errors import Fenced, LogUnreachable
+from jetstream.eventlog import ReadWriteLog
+from jetstream.eventlog.opening import erased_statuses
+from jetstream.eventlog.postgresql.leading import Candidate, lead
+from jetstream.eventlog.postgresql.store import PostgresLog
+from jetstream.eventlog.postgresql.term import Term
+from jetstream.eventlog.postgresql.upkeep import Retention, Upkeep
+from jetstream.intake import Intake, upstreams_of
+from jetstream.limits import Limits
+from jetstream.runtime import first_error
+from jetstream.settings import Settings
+
+logger = structlog.get_logger(__name__)
+
+
+class Terms:
+    """`new_intake` makes the intake of a term, which writes to the log that it is given."""
+
+    def __init__(
+        self,
+        log: PostgresLog,
+        candidate: Candidate,
+        retention: Retention,
+        new_intake: Callable[[ReadWriteLog], Intake],
+        conditions: Conditions,
+    ) -> None:
+        self._log = log
+        self._candidate = candidate._replace(on_refusal=lambda why: conditions.set("not_leading", why))
+        self._retention = retention
+        self._new_intake = new_intake
+        # What reads upstream; None while this process stands by.
+        self.intake: Intake | None = None
+
+    async def run(self, reloading: asyncio.Event) -> None:
+        """Stand by and lead in turn, until cancelled. `reloading` is for `Intake.run`."""
+        while True:
+            term = await lead(self._log, self._candidate)
+            try:
+                await self._lead(term, reloading)
+            except BaseExceptionGroup as group:
+                error = first_error(group)
+                if not isinstance(error, Fenced | LogUnreachable):
+                    raise
+                logger.warning("log: the term has ended, standing by", reason=error.problem)
+
+    async def _lead(self, term: Term, reloading: asyncio.Event) -> None:
+        """Read upstream until the term ends. Raises an exception group."""
+        try:
+            Upkeep(term, self._retention)
+            intake = self._new_intake(term)
+            try:
+                await intake.open()
+                self.intake = intake
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(intake.run(reloading))
+                    await term.ended.wait()
+                    term.raise_failure()
+            finally:
+                self.intake = None
+                await intake.close()
+        finally:
+            await term.resign()
+
+
+def terms_of(
+    settings: Settings,
+    log: PostgresLog,
+    clock: Callable[[], int],
+    new_intake: Callable[[ReadWriteLog], Intake],
+    conditions: Conditions,
+    limits: Limits,
+) -> Terms:
+    """Return the terms of a server, by its settings. `clock` gives unix microseconds."""
+    # Which upstreams there are is fixed by `--upstream`; a file of them may change at any time.
+    may_change = settings.upstream_file is not None or bool(settings.upstream_cursor)
+    candidate = Candidate(
+        takeover_s=settings.takeover_after,
+        erase=erased_statuses(settings),
+        sources=None if may_change else {each.name for each in upstreams_of(settings, limits)},
+        clock=clock,
+    )
+    retention = Retention(settings.retention, settings.retention_bytes, clock)
+    return Terms(log, candidate, retention, new_intake, conditions)
