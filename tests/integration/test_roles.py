@@ -19,12 +19,13 @@ import aiohttp
 import pytest
 from tests.builders import identity
 from tests.relay import Relay
-from tests.serving import LOOPBACK, get, health, reconnecting_at_once, running, until
+from tests.serving import LOOPBACK, figures, get, health, reconnecting_at_once, running, until
 from tests.subscriber import Event, subscribe
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from jetstream.app import Service
 from jetstream.errors import LogLocked
+from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.limits import Limits, LogLimits
 from jetstream.roles import Role
 from jetstream.settings import Settings
@@ -33,6 +34,12 @@ from jetstream.settings.values import LogUrl
 LIMITS = reconnecting_at_once(Limits(log=LogLimits(segment_events=200, heartbeat_s=0.02, poll_s=0.02)))
 
 
+HANDSHAKE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
 SUBSCRIPTIONS = ("/subscribe", "/v1/subscribe", "/events", "/xrpc/network.bsky.jetstream.subscribeEvents")
 
 
@@ -110,6 +117,29 @@ async def test_an_edge_may_be_added_to_a_server_that_does_everything(relay: Rela
     async with subscribe(everything.port) as here, subscribe(edge.port) as there:
         publish(relay, 1, 51)
         assert await here.events(50) == await there.events(50)
+
+
+@pytest.mark.parametrize("path", SUBSCRIPTIONS)
+async def test_a_cursor_that_an_unreadable_log_cannot_judge_is_refused(
+    path: str, relay: Relay, run: Run, tmp_path: Path
+) -> None:
+    """It may be of another edge, which has read more, or be in the future."""
+    publish(relay, 1, 11)
+    await stored(await run.ingest(), 10)
+    edge = await run("edge")
+    database, aside = tmp_path / "log" / DATABASE, tmp_path / "aside"
+    database.rename(aside)
+    await until(lambda: not database.exists() and not edge.reader.is_current)
+    url = f"http://127.0.0.1:{edge.port}{path}?cursor={edge.reader.tip + 1_000}"
+    headers = {} if path == "/events" else HANDSHAKE
+    async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as response:
+        text = await response.text()
+    aside.rename(database)
+    assert (response.status, "Retry-After" in response.headers) == (503, True)
+    assert "the log cannot be read now (" in text
+    assert text.rstrip('\n"}').endswith("try again later")
+    seen = await figures(edge.port)
+    assert seen['jetstream_refused_total{reason="log_unreadable"}'] == 1
 
 
 async def test_a_second_writer_is_refused(run: Run) -> None:
