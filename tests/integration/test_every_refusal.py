@@ -200,7 +200,7 @@ ELSEWHERE = {
     (400, "tls"): ("test_tls.py", "test_http_without_tls_is_not_answered"),
     (503, "log_unreadable"): (
         "test_roles.py",
-        "test_a_cursor_that_an_unreadable_log_cannot_judge_is_refused",
+        "test_a_cursor_that_cannot_be_judged_is_refused",
     ),
     (503, "no_dictionary"): (
         "test_compression.py",

@@ -120,7 +120,7 @@ async def test_an_edge_may_be_added_to_a_server_that_does_everything(relay: Rela
 
 
 @pytest.mark.parametrize("path", SUBSCRIPTIONS)
-async def test_a_cursor_that_an_unreadable_log_cannot_judge_is_refused(
+async def test_a_cursor_that_cannot_be_judged_is_refused(
     path: str, relay: Relay, run: Run, tmp_path: Path
 ) -> None:
     """It may be of another edge, which has read more, or be in the future."""
