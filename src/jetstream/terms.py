@@ -53,11 +53,11 @@ class Terms:
             term = await lead(self._log, self._candidate)
             try:
                 await self._lead(term, reloading)
-            except BaseExceptionGroup as group:
-                error = first_error(group)
-                if not isinstance(error, Fenced | LogUnreachable):
+            except Exception as raised:
+                error = first_error(raised) if isinstance(raised, ExceptionGroup) else raised
+                if not (isinstance(error, Fenced | LogUnreachable) or term.ended.is_set()):
                     raise
-                logger.warning("log: the term has ended, standing by", reason=error.problem)
+                logger.warning("log: the term has ended, standing by", reason=str(error))
 
     async def _lead(self, term: Term, reloading: asyncio.Event) -> None:
         """Read upstream until the term ends. Raises an exception group."""

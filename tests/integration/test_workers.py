@@ -146,8 +146,8 @@ async def test_a_message_that_ends_its_process_is_refused_and_stops_no_other(set
     verdict = found[7].refused
     assert verdict is not None
     assert (verdict.reason, found[7][1:]) == ("crash", (None, None, (), ()))
-    # One with others in hand, and two with this one alone. A process that ends before its last answer was read
-    # has the parcel before blamed first, which is taken apart for nothing: once for each parcel at most.
+    # One with others in hand, and two with this one alone. If a process ends before its last answer was read,
+    # the parcel before is blamed first, and taken apart for nothing: once for each parcel at most.
     assert 3 <= setup.restarts()["died"] <= 3 + len(TASKS) // 3
     assert await examiners.examine(TASKS) == EXPECTED
 

@@ -55,6 +55,8 @@ class Acceptor:
 
     def ready(self, number: int) -> None:
         """Note that a process of an edge is ready."""
+        if number not in self._passings:  # it was told to stop meanwhile
+            return
         self.loads[number].ready, self.loads[number].expected_until = True, 0.0
         self.pump()
 

@@ -22,10 +22,11 @@ from jetstream.steps import Steps
 from jetstream.supervisor.view import HEALTH, KICK, LIST, METRICS, READY, STATUS
 from jetstream.web.connection import Answer, Connection, Handler
 from jetstream.web.http import Request, Response
-from jetstream.web.pages import Page
+from jetstream.web.pages import Page, accepted
 from jetstream.web.server import Routes, Upload
 from jetstream.web.subscribers import page_of
 
+_INTEGER_MAX: Final = (1 << 63) - 1  # of a message
 _FIGURES: Final = {"/metrics": METRICS, "/health": HEALTH, "/ready": READY, "/status.json": STATUS}
 
 
@@ -72,7 +73,7 @@ class Covering:
 
         def handler(request: Request, _connection: Connection) -> Steps[Answer]:
             yield from ()
-            return self._ask(kind, {"accept": request.headers.get("accept", "")})
+            return self._ask(kind, {"accept": accepted(request)})
 
         return handler
 
@@ -108,7 +109,7 @@ class Covering:
             after, most = yield from page_of(request)
         except InvalidParameter as error:
             return Response.sentence(400, str(error))
-        return self._ask(LIST, {"after": after, "limit": most})
+        return self._ask(LIST, {"after": min(after, _INTEGER_MAX), "limit": most})
 
     def _kick(self, request: Request, _connection: Connection) -> Steps[Answer]:
         """Answer `/subscribers/kick`."""

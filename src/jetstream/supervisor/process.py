@@ -253,6 +253,8 @@ class Process:
         try:
             setup = self._owner.began(self, passing)
             channel.tell(setup.kind, setup.fields, setup.body)
+            if self._stopping.is_set():  # before there was a channel
+                channel.tell("stop")
             await channel.ended.wait()
         finally:
             self.channel = None

@@ -73,6 +73,9 @@ class View:
         # When the snapshots were taken, and held while they are.
         self._gathered_at = float("-inf")
         self._gathering = asyncio.Lock()
+        # What was answered of these snapshots, by kind and format, and when they were taken.
+        self._answers: dict[tuple[str, str], Message] = {}
+        self._answers_of = self._gathered_at
         self._own = CollectorRegistry()
         ProcessCollector(registry=self._own)
         self._own.register(OwnFigures([ingest, *edges], acceptor))
@@ -203,7 +206,8 @@ class View:
         """Answer a question of an edge. Raises Unanswered."""
         if question.kind in (METRICS, HEALTH, READY, STATUS):
             await self.gather()
-            return self._figures(question)
+            takes_long = question.kind in (METRICS, STATUS)
+            return self._kept_answer(question) if takes_long else self._figures(question)
         if question.kind == UPLOAD:
             return await self._upload(question)
         answers = await self._ask_edges(question, self._limits.answer_s)
@@ -214,6 +218,16 @@ class View:
         if question.kind == LIST:
             return _uncached(_json(200, bodies.listed(read, question.fields["limit"]), indented=False))
         return _json(200, bodies.kicked(read))
+
+    def _kept_answer(self, question: Message) -> Message:
+        """Return what takes long as it was gathered last: thousands of clients may ask for it at once."""
+        if self._answers_of != self._gathered_at:
+            self._answers_of = self._gathered_at
+            self._answers.clear()
+        key = question.kind, question.fields.get("accept", "")
+        if key not in self._answers:
+            self._answers[key] = self._figures(question)
+        return self._answers[key]
 
     def _figures(self, question: Message) -> Message:
         if question.kind == METRICS:

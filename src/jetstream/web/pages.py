@@ -26,6 +26,11 @@ _OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
 REASONS_MAX: Final = 50  # that /health shows
 
 
+def accepted(request: Request) -> str:
+    """Return what the library for metrics is told of the field `Accept`: it fails on a malformed version."""
+    return _OPENMETRICS if "application/openmetrics-text" in request.headers.get("accept", "") else ""
+
+
 def health(status: Callable[[], Status]) -> Page:
     """Return the page `/health`: 200 while events can be stored, else 503."""
 
@@ -94,8 +99,7 @@ def metrics(
     rendered: dict[str, tuple[float, Response]] = {}  # the last response in each format, and when it was made
 
     def handler(request: Request) -> Response:
-        # The client's own header is not passed on: the library fails on a malformed version.
-        accept = _OPENMETRICS if "application/openmetrics-text" in request.headers.get("accept", "") else ""
+        accept = accepted(request)
         now = clock()
         last = rendered.get(accept)
         if last is not None and now - last[0] < limits.metrics_kept_s and not budget.spend(now):

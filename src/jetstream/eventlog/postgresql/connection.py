@@ -19,6 +19,14 @@ from jetstream.errors import LogError, LogUnreachable, SettingError
 
 T = TypeVar("T")
 
+# Of the sessions that write. The server must notice soon that a writer is gone, or was frozen inside a
+# transaction: until then, the locks of that one keep every other process from leading.
+_WRITERS: Final = {
+    "idle_in_transaction_session_timeout": "5000",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+}
 CONNECT_S: Final = 5.0  # after which a host that does not answer counts as gone
 # A peer that answers nothing at all is noticed after about half a minute: the machine is gone, or the
 # network.
@@ -66,7 +74,7 @@ async def connect(address: str, *, writes: bool, **settings: str) -> asyncpg.Con
         address,
         timeout=CONNECT_S,
         target_session_attrs="read-write" if writes else None,
-        server_settings={"application_name": "jetstream", **settings},
+        server_settings={"application_name": "jetstream", **(_WRITERS if writes else {}), **settings},
     )
     keep_alive(connection)
     return connection

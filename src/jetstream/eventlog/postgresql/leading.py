@@ -231,7 +231,8 @@ class _Watch:
             return None
         epoch = Epoch(number, holder)
         stored = await self._read(self._connection or connection, epoch)
-        await self._log.looked_again()  # so that it is read up to where the term begins
+        while self._log.tip < stored.last_us:  # so that it is read up to where the term begins
+            await self._log.looked_again()
         return Term(self._log, epoch, stored, self._candidate.erase)
 
     async def _claim(self, connection: asyncpg.Connection, seen: Seen, holder: str) -> int | None:

@@ -31,7 +31,7 @@ import asyncpg
 import structlog
 
 from jetstream.conditions import Conditions
-from jetstream.errors import LogError, LogFormat, LogUnreachable
+from jetstream.errors import LogError, LogFormat
 from jetstream.eventlog import Gap, lookup
 from jetstream.eventlog.backpressure import Followers
 from jetstream.eventlog.columns import Columns
@@ -238,7 +238,9 @@ class PostgresLog:
                 found = await self._segments.get(found)
             elif found is not None:
                 found = self._without_erased(found)
-        except (Hole, LogUnreachable):
+        except LogFormat:
+            raise
+        except (Hole, LogError):  # such as a query that a replica has cancelled
             await self.looked_again()
             return position, None
         if revision != self._revision:  # what was found may have been erased meanwhile
@@ -252,15 +254,17 @@ class PostgresLog:
 
     async def _load(self, last_us: int) -> Loaded | None:
         """Read a segment for the cache."""
+        tombstones = self._tombstones  # those of the time of reading: later ones may be of what was rewritten
         loaded = await self._pool.run(lambda reader: reader.load_measured(last_us), self._revision)
         if loaded is None:
             return None
-        batch = self._without_erased(loaded.batch)
+        batch = self._without_erased(loaded.batch, tombstones)
         return loaded._replace(batch=batch) if len(batch) else None
 
-    def _without_erased(self, batch: Batch) -> Batch:
-        """Leave out what the database still has of deleted accounts."""
-        kept = without_erased(batch, self._tombstones) if self._tombstones else None
+    def _without_erased(self, batch: Batch, earlier: Tombstones | None = None) -> Batch:
+        """Leave out what the database still has, or had with `earlier` tombstones, of deleted accounts."""
+        tombstones = {**(earlier or {}), **self._tombstones}
+        kept = without_erased(batch, tombstones) if tombstones else None
         return batch if kept is None else kept
 
     async def wait(self, position: int) -> None:

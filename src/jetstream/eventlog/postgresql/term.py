@@ -49,6 +49,7 @@ from jetstream.model.filter import Filter
 from jetstream.status import LogStatistics
 
 AHEAD_US: Final = 30_000_000  # positions are reserved this far ahead of the newest event
+_RESIGN_S: Final = 2.0  # a database that does not answer is not waited for: a standby takes over anyway
 RETRY_S: Final = 0.5  # between two attempts to find out what became of an append
 LOADED_MAX: Final = 200_000  # states of repositories in memory, beside those that have changed
 # Inserts a row if the term is this process's, and the row before it is the newest one.
@@ -453,7 +454,7 @@ class Term:
         if self._failure is None:
             self.end("this process has resigned")
             with suppress(*LOST, asyncpg.PostgresError):
-                await (await self._connected()).execute(_RESIGN, *self.epoch)
+                await (await self._connected()).execute(_RESIGN, *self.epoch, timeout=_RESIGN_S)
         if self._connection is not None and not self._connection.is_closed():
             with suppress(*LOST, asyncpg.PostgresError):
                 await self._connection.close(timeout=1.0)

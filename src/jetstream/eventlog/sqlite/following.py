@@ -84,6 +84,8 @@ class FollowedLog:
         self._is_open = self._behind = False
         # Whether another file has taken the place of the database, and could not be opened yet.
         self._must_reopen = False
+        # The commit at which the log seemed to end before what was read of it; None: it does not.
+        self._set_back: tuple[int, int] | None = None
 
     @property
     def events(self) -> int:
@@ -164,9 +166,16 @@ class FollowedLog:
         self._journal.follow(*continued)
 
     def _refuse_set_back(self) -> None:
-        """Raise LogCorrupt for a log that ends before what was read of it."""
-        if not self._behind and self._journal.tip < self.tip:
-            self._behind = True  # so that it is found again
+        """Raise LogCorrupt for a log that ends before what was read of it, at two looks at the same commit.
+
+        At one look, the writer may have moved the journal to the database after the snapshot.
+        """
+        if self._behind or self._journal.tip >= self.tip:
+            self._set_back = None
+            return
+        self._behind = True  # so that it is found again
+        first, self._set_back = self._set_back, self._continued
+        if first == self._continued:
             raise LogCorrupt(
                 self._path,
                 f"ends at {self._journal.tip}, and was read up to {self.tip} before: it was set back, or"
