@@ -57,12 +57,19 @@ class Program:
 
 @asynccontextmanager
 async def program(
-    *command: str | Path, cwd: Path | None = None, stdout: int = asyncio.subprocess.PIPE
+    *command: str | Path,
+    cwd: Path | None = None,
+    stdout: int = asyncio.subprocess.PIPE,
+    unbuffered: bool = False,
 ) -> AsyncIterator[Program]:
-    """Start a program. At the end kill it and everything that it started."""
+    """Start a program. At the end kill it and everything that it started.
+
+    What a program in Python prints is buffered, as in a pipe, or with `unbuffered` comes at once.
+    """
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=cwd,
+        env=os.environ | {"PYTHONUNBUFFERED": "1" if unbuffered else ""},
         stdout=stdout,
         stderr=asyncio.subprocess.PIPE,
         limit=LINE_BYTES_MAX,

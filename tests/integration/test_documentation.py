@@ -60,7 +60,8 @@ async def test_a_program_prints_posts_of_every_size(
     service = await start(upstream_cursor=0)
     (tmp_path / "example.py").write_text(code.replace("localhost:6008", f"127.0.0.1:{service.port}"))
     posts = [create(f"{POST}/{n}", {"text": text}) for n, text in enumerate(["hello", LARGE, "bye"])]
-    async with program(sys.executable, tmp_path / "example.py", cwd=tmp_path) as printing:
+    example = program(sys.executable, tmp_path / "example.py", cwd=tmp_path, unbuffered=True)
+    async with example as printing:
         await until(lambda: len(service.subscribe))
         await until(lambda: len(service.delivery))
         relay.publish(numbered([commit(seq, [post]) for seq, post in enumerate(posts, 1)]))

@@ -101,6 +101,9 @@ def tail(  # noqa: PLR0913 - each is a flag
         asyncio.run(_print(events, sys.stdout.buffer, _indented if pretty else bytes))
     except (BrokenPipeError, asyncio.CancelledError):
         _discard_output()
+    except SystemExit:  # interrupted, perhaps in a write that a reader holds up
+        _discard_output()
+        raise
     except OSError as error:
         _discard_output()
         raise JetstreamError(f"cannot write to standard output: {error.strerror}") from error
@@ -150,5 +153,5 @@ def _cancel_when_closed(out: BinaryIO) -> None:
 
 
 def _discard_output() -> None:
-    """Discard buffered output. Python would write it at exit, and fail with a traceback."""
+    """Discard buffered output. Python would write it at exit: wait for a reader, or fail with a traceback."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
