@@ -28,7 +28,7 @@ import aiohttp
 import zstandard
 from tests.builders import sync
 from tests.event_streams import EventStream, event_stream
-from tests.integration.test_many_readers import (
+from tests.load.test_many_readers import (
     DIDS,
     LAST,
     LIMITS,

@@ -1,0 +1,7 @@
+"""The fixtures of the integration tests. What is here takes many clients, or much data."""
+
+from __future__ import annotations
+
+from tests.integration.conftest import pytest_asyncio_loop_factories, relay, start
+
+__all__ = ["pytest_asyncio_loop_factories", "relay", "start"]
