@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.relay import Relay
-from tests.serving import LOOPBACK, PATIENCE_S
+from tests.serving import LOOPBACK, PATIENCE_S, running
 
 from jetstream.limits import Limits, SupervisorLimits, UpstreamLimits
 from jetstream.settings import Settings
@@ -31,19 +31,8 @@ async def serving(
 ) -> AsyncIterator[Supervisor]:
     """Run a server with two edges; stop it at the end, and let its errors out."""
     given: dict[str, Any] = {"upstream": relay.url, "listen": LOOPBACK, "data_dir": data_dir, "edges": 2}
-    supervisor = Supervisor(Settings(**given | settings), limits)
-    task = asyncio.create_task(supervisor.run())
-    started = asyncio.create_task(supervisor.started.wait())
-    await asyncio.wait({task, started}, return_when=asyncio.FIRST_COMPLETED)
-    started.cancel()
-    if task.done():
-        task.result()
-    try:
+    async with running(Supervisor(Settings(**given | settings), limits)) as supervisor:
         yield supervisor
-    finally:
-        supervisor.stop()
-        async with asyncio.timeout(PATIENCE_S):
-            await task
 
 
 async def ended_by(process: Process, number: signal.Signals) -> None:

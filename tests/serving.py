@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
@@ -50,8 +50,21 @@ class Start(Protocol):
     ) -> Awaitable[Service]: ...
 
 
+class Runs(Protocol):
+    """A server of one process, or the supervisor of several."""
+
+    started: asyncio.Event
+
+    async def run(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+Server = TypeVar("Server", bound=Runs)
+
+
 @asynccontextmanager
-async def running(service: Service) -> AsyncIterator[Service]:
+async def running(service: Server) -> AsyncIterator[Server]:
     """Run a server; stop it at the end, and let its errors out."""
     task = asyncio.create_task(service.run())
     started = asyncio.create_task(service.started.wait())

@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 import pytest
 from tests.builders import identity
+from tests.integration.test_refusals import UPGRADE
 from tests.relay import Relay
 from tests.serving import LOOPBACK, figures, get, health, reconnecting_at_once, running, until
 from tests.subscriber import Event, subscribe
@@ -34,12 +35,6 @@ from jetstream.settings.values import LogUrl
 LIMITS = reconnecting_at_once(Limits(log=LogLimits(segment_events=200, heartbeat_s=0.02, poll_s=0.02)))
 
 
-HANDSHAKE = {
-    "Connection": "Upgrade",
-    "Upgrade": "websocket",
-    "Sec-WebSocket-Version": "13",
-    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
-}
 SUBSCRIPTIONS = ("/subscribe", "/v1/subscribe", "/events", "/xrpc/network.bsky.jetstream.subscribeEvents")
 
 
@@ -131,7 +126,7 @@ async def test_a_cursor_that_cannot_be_judged_is_refused(
     database.rename(aside)
     await until(lambda: not database.exists() and not edge.reader.is_current)
     url = f"http://127.0.0.1:{edge.port}{path}?cursor={edge.reader.tip + 1_000}"
-    headers = {} if path == "/events" else HANDSHAKE
+    headers = {} if path == "/events" else UPGRADE
     async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as response:
         text = await response.text()
     aside.rename(database)

@@ -84,9 +84,8 @@ class DecodedBatch:
     def add(self, envelope: Envelope, events: Sequence[Event], drops: Sequence[str]) -> None:
         """Add what was extracted from an accepted frame."""
         self.events += events
-        if drops:
-            for reason in drops:
-                self.drops[reason] += 1
+        for reason in drops:
+            self.drops[reason] += 1
         _, _, fields, drop = envelope
         if fields.get("tooBig") is True and not drop:
             self.too_big += 1

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from jetstream.errors import LogError, LogUnreachable, SettingError
+from jetstream.errors import LogError, LogUnreachable
 
 T = TypeVar("T")
 
@@ -57,12 +57,6 @@ def shown(address: str) -> str:
     parts = urlsplit(address)
     hosts = parts.netloc.rpartition("@")[2] or "localhost"
     return f"{parts.scheme}://{hosts}{parts.path}"
-
-
-def check_address(name: str, address: str) -> None:
-    """Raise SettingError for an address that is none of a PostgreSQL database."""
-    if urlsplit(address).scheme not in ("postgresql", "postgres"):
-        raise SettingError(name, shown(address), "is not a postgresql:// address")
 
 
 async def connect(address: str, *, writes: bool, **settings: str) -> asyncpg.Connection:

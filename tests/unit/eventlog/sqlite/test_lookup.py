@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+from tests.logs.contract import EVENTS
 from tests.unit.eventlog.trimming import trim
 
 from jetstream.eventlog import Changes, SourceCursor
@@ -14,7 +15,6 @@ from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
-from jetstream.model.event import ACCOUNT, CREATE, DELETE, IDENTITY, SYNC, Event, Key
 
 CURSOR = {"relay.example:443": SourceCursor(1)}
 SMALL = LogLimits(
@@ -22,37 +22,6 @@ SMALL = LogLimits(
 )
 # No segment is ever full, so the background seals nothing while a test looks at the tail.
 UNSEALED = replace(SMALL, segment_events=10_000)
-
-
-def commit(number: int, did: bytes = b"did:plc:a", kind: bytes = CREATE) -> Event:
-    return Event(
-        kind, did, b"x.y.z", b"%d" % number, b"rev%d" % number, b"", b"" if kind == DELETE else b"{}"
-    )
-
-
-def about(number: int, kind: bytes = IDENTITY) -> Event:
-    blocks = b'"blocks":{"$bytes":"%b"},' % (b"x" * 2_000) if kind == SYNC else b""
-    return Event(kind, b"did:plc:a", b"", b"", b"", b"", b'{%b"seq":%d}' % (blocks, number))
-
-
-EVENTS = [
-    each
-    for number in range(0, 300, 4)
-    for each in (
-        commit(number),
-        commit(number + 1, b"did:plc:%d" % number, DELETE),
-        about(number + 2),
-        about(number + 3, ACCOUNT if number % 8 else SYNC),
-    )
-]
-ABSENT: set[Key] = {
-    commit(1).key,  # another's
-    commit(7_000).key,
-    (b"did:plc:a", b"x.y.z", b"0", b"rev4"),
-    (b"did:plc:a", b"x.y.w", b"0", b"rev0"),
-    about(7_000).key,
-    commit(1, b"did:plc:nobody").key,
-}
 
 
 async def filled(path: Path, limits: LogLimits = SMALL) -> SqliteLog:
