@@ -54,6 +54,8 @@ class Parts(NamedTuple):
     figures: Figures
     status: Callable[[], Status]
     now_us: Callable[[], int]
+    # The statuses of accounts whose records are erased.
+    erases: Callable[[], frozenset[str]] = frozenset
 
 
 class Siblings(Protocol):
@@ -247,6 +249,7 @@ class Endpoints:
             self._limits,
             parts.now_us,
             self.did_lists.find,
+            parts.erases,
         )
         return subscribe.on(dialect)
 

@@ -133,10 +133,6 @@ async def text(subscriber: Subscriber) -> str:
     return message
 
 
-async def events_of(server: Service) -> int:
-    return server.reader.statistics().events
-
-
 # The same stream
 
 
@@ -172,27 +168,42 @@ async def test_a_client_changes_servers_with_nothing_but_its_cursor(
     assert received == [json.loads(each) for each in await texts(above, "/v1/subscribe", len(received))]
 
 
-async def stalled(relay: Relay, run: Run, above: Service) -> Service:
-    """Return a mirror that has stopped reading, whose upstream has 20 events more."""
+class Stalled:
+    """A mirror that stores nothing until it is told to go on."""
+
+    def __init__(self, below: Service) -> None:
+        intake = below._reading
+        assert intake is not None
+        self._appending = intake._ingest._appending
+
+    async def stop(self) -> None:
+        await self._appending.acquire()
+
+    def go_on(self) -> None:
+        self._appending.release()
+
+
+async def stalled(relay: Relay, run: Run, above: Service) -> tuple[Service, Stalled]:
+    """Return a mirror that has stopped, whose upstream has 20 events more."""
     below = await run("below", of(above))
     await filled(relay, above, 10)
     await level(below, above)
-    await below.intake.sources.apply([])
+    await (stall := Stalled(below)).stop()
     await filled(relay, above, 20)
-    return below
+    return below, stall
 
 
 @pytest.mark.parametrize("path", WIRES)
 async def test_a_client_that_is_ahead_of_the_mirror_waits_at_its_cursor(
     path: str, relay: Relay, run: Run, above: Service
 ) -> None:
-    below = await stalled(relay, run, above)
+    below, stall = await stalled(relay, run, above)
     cursor = above.log.tip - 5
     assert cursor > below.log.tip + 1
     async with subscribe(below.port, path, cursor=cursor) as subscriber:
         assert subscriber.connection.response is not None
         assert subscriber.connection.response.headers["Jetstream-Cursor"] == str(cursor)
-        await below.intake.sources.apply(of(above))
+        stall.go_on()
         first = json.loads(await text(subscriber))
     assert first == json.loads((await texts(above, path, 1, cursor))[0])
 
@@ -200,25 +211,25 @@ async def test_a_client_that_is_ahead_of_the_mirror_waits_at_its_cursor(
 async def test_a_cursor_of_the_future_starts_where_the_upstream_is(
     relay: Relay, run: Run, above: Service
 ) -> None:
-    below = await stalled(relay, run, above)
-    status, _ = await get(below.port, "/health")
-    assert status == 200
+    below, stall = await stalled(relay, run, above)
     async with subscribe(below.port, cursor=above.log.tip + 10**12) as subscriber:
         assert subscriber.connection.response is not None
         assert subscriber.connection.response.headers["Jetstream-Cursor"] == str(above.log.tip + 1)
+        stall.go_on()
+        await filled(relay, above, 1)
+        assert await text(subscriber) == (await texts(above, "/subscribe", 1, above.log.tip))[0]
 
 
 async def test_a_client_of_an_upstream_that_is_gone_is_served(relay: Relay, run: Run, above: Service) -> None:
     """What it has read and the mirror has not may come later."""
-    below = await stalled(relay, run, above)
-    cursor = above.log.tip + 1
+    below, stall = await stalled(relay, run, above)
+    cursor, port = above.log.tip + 1, above.port
     await run.stop(above)
-    async with subscribe(below.port, "/v1/subscribe", cursor=cursor) as subscriber:
-        again = await run("above", relay.url)
-        await below.intake.sources.apply(of(again))
+    async with subscribe(below.port, V2, cursor=cursor) as subscriber:
+        stall.go_on()
+        again = await run("above", relay.url, listen=LOOPBACK._replace(port=port))
         await filled(relay, again, 5)
-        [event, *_] = await subscriber.events(1)
-    assert event == json.loads((await texts(again, "/v1/subscribe", 1, cursor))[0])
+        assert await text(subscriber) == (await texts(again, V2, 1, cursor))[0]
 
 
 async def test_mirrors_of_mirrors(relay: Relay, run: Run, above: Service) -> None:
@@ -228,11 +239,13 @@ async def test_mirrors_of_mirrors(relay: Relay, run: Run, above: Service) -> Non
     await level(below, above)
     assert await texts(below, V2, 50) == await texts(above, V2, 50)
     # What the one in the middle does not have yet, it asks for.
-    await middle.intake.sources.apply([])
+    await (stall := Stalled(middle)).stop()
     await filled(relay, above, 10)
     async with subscribe(below.port, cursor=above.log.tip) as subscriber:
         assert subscriber.connection.response is not None
         assert subscriber.connection.response.headers["Jetstream-Cursor"] == str(above.log.tip)
+        stall.go_on()
+        assert await text(subscriber) == (await texts(above, "/subscribe", 1, above.log.tip))[0]
     # What one of them erases, those below it erase.
     assert (above.log.erases, below.log.erases) == ({"deleted"}, {"deleted", "takendown"})
 
@@ -244,11 +257,11 @@ async def test_edges_of_a_mirror(relay: Relay, run: Run, above: Service, tmp_pat
     await filled(relay, above, 30)
     await level(edge, above)
     assert await texts(edge, V2, 30) == await texts(above, V2, 30)
-    await ingest.intake.sources.apply([])
+    await (stall := Stalled(ingest)).stop()
     await filled(relay, above, 10)
     cursor = above.log.tip
     async with subscribe(edge.port, V2, cursor=cursor) as subscriber:
-        await ingest.intake.sources.apply(of(above))
+        stall.go_on()
         assert await text(subscriber) == (await texts(above, V2, 1, cursor))[0]
 
 
@@ -338,8 +351,7 @@ async def test_what_the_upstream_does_not_keep_any_more_is_a_gap_that_is_told(
     tip = below.log.tip
     await run.stop(below)
     await filled(relay, above, 200)
-    await above.log.maintain()
-    await drop_before(above, tip + 1_000)
+    await drop_before(above, await position(above, 120))
     oldest = above.log.oldest_us
     assert oldest is not None
     assert oldest > tip + 1
@@ -358,36 +370,23 @@ async def test_what_the_upstream_does_not_keep_any_more_is_a_gap_that_is_told(
     await run.stop(below)
     below = await run("below", of(above))
     await until(lambda: "mirror_gap" in below.conditions.names)
-    await drop_before(below, oldest)
+    await drop_before(below, await position(below, 60))
     await filled(relay, above, 1)
     await until(lambda: "mirror_gap" not in below.conditions.names)
 
 
 async def drop_before(server: Service, position: int) -> None:
-    """Let retention remove what is before a position."""
-
-
+    """Let retention remove the segments before a position."""
     await server.log.maintain()
     assert await trim(server.log, position)
 
 
+async def position(server: Service, number: int) -> int:
+    """Return the position of an event by its number, of those that are kept."""
+    return int(json.loads((await texts(server, V2, number))[-1])["payload"]["seq"])
+
+
 # What is not mirrored
-
-
-async def test_another_stream_is_not_taken(relay: Relay, run: Run, above: Service) -> None:
-    """The upstream has another event at the position of the newest one here."""
-    await filled(relay, above, 10)
-    below = await run("below", of(above))
-    await level(below, above)
-    await run.stop(below)
-    batch = await above.log.read(above.log.tip, above.log.tip + 1, EVERYTHING)
-    assert batch is not None
-    batch.bodies[-1] = batch.bodies[-1].replace(b"h10", b"h11")
-    below = await run("below", of(above))
-    await until(lambda: "not_mirrored" in below.conditions.names)
-    assert "has another event at" in below.conditions.reasons["not_mirrored above"]
-    await filled(relay, above, 5)
-    assert below.log.statistics().events == 10
 
 
 async def test_a_log_with_positions_of_its_own_takes_over_none(relay: Relay, run: Run, above: Service) -> None:
@@ -438,6 +437,14 @@ async def test_a_mirror_says_that_nothing_is_verified(run: Run, above: Service) 
 # Other servers. The path of the v1 wire is that of a v1 server.
 
 
+async def taking_foreign(run: Run, name: str, above: Service, **settings: Any) -> Service:
+    """Run a server that reads another one as if that had the v1 wire only; return it when it is connected."""
+    with capture_logs() as lines:
+        server = await run(name, of(above, "/v1/subscribe"), **settings)
+        await until(lambda: "upstream: events get positions of this server" in str(lines))
+    return server
+
+
 def keys(lines: list[str]) -> list[Any]:
     events = [json.loads(line) for line in lines]
     return [{name: value for name, value in event.items() if name != "time_us"} for event in events]
@@ -446,15 +453,12 @@ def keys(lines: list[str]) -> list[Any]:
 async def test_events_of_another_server_get_positions_here_each_once(
     relay: Relay, run: Run, above: Service
 ) -> None:
-    foreign = of(above, "/v1/subscribe")
-    with capture_logs() as lines:
-        below = await run("below", foreign)
-        await until(lambda: len(above.subscribe) == 1 and "upstream: events get positions" in str(lines))
+    below = await taking_foreign(run, "below", above)
     await filled(relay, above, 50)
     await until(lambda: below.log.statistics().events == 40)  # without syncs
     await run.stop(below)
     await filled(relay, above, 50)
-    below = await run("below", foreign)
+    below = await taking_foreign(run, "below", above)
     await until(lambda: below.log.statistics().events == 80)
     await filled(relay, above, 50)
     await until(lambda: below.log.statistics().events == 120)
@@ -470,23 +474,22 @@ async def test_another_server_begins_live_unless_a_position_is_given(
     relay: Relay, run: Run, above: Service
 ) -> None:
     await filled(relay, above, 10)
-    below = await run("below", of(above, "/v1/subscribe"))
-    all_of_it = await run("all", of(above, "/v1/subscribe"), upstream_cursor=0)
-    await until(lambda: len(above.subscribe) == 2 and all_of_it.log.statistics().events == 8)
+    below = await taking_foreign(run, "below", above)
+    all_of_it = await taking_foreign(run, "all", above, upstream_cursor=0)
+    await until(lambda: all_of_it.log.statistics().events == 8)
     await filled(relay, above, 10)
     await until(lambda: below.log.statistics().events == 8)
 
 
 async def test_a_gap_in_another_server_is_told(relay: Relay, run: Run, above: Service) -> None:
-    foreign = of(above, "/v1/subscribe")
-    below = await run("below", foreign, upstream_cursor=0)
+    below = await taking_foreign(run, "below", above, upstream_cursor=0)
     await filled(relay, above, 40)
     await until(lambda: below.log.statistics().events == 32)
     await run.stop(below)
     await filled(relay, above, 200)
-    await above.log.maintain()
-    await drop_before(above, below.log.cursors["above"].seq + 1_000)
-    below = await run("below", foreign)
+    await drop_before(above, await position(above, 120))
+    below = await taking_foreign(run, "below", above)
+    await filled(relay, above, 1)
     await until(lambda: "mirror_gap" in below.conditions.names)
 
 
@@ -587,6 +590,19 @@ async def test_a_stream_that_ends_below_the_newest_event_is_told(scripted: Jetst
     scripted.script.append(send_just(ours(999), ours(1_001)))
     await until(lambda: below.log.statistics().events == 2)
     assert "not_mirrored" not in below.conditions.names
+    [gap] = (await get(below.port, "/gaps"))[1].splitlines()
+    assert json.loads(gap)["to_us"] == FIRST + 1_001
+
+
+async def test_another_stream_is_not_taken(scripted: Jetstream, run: Run) -> None:
+    """It has another event at the position of the newest one here."""
+    other = ours(1).replace('{"n":1}', '{"n":2}')
+    scripted.events = []
+    scripted.script += [send_and_cut(ours(1)), send_just(other, ours(2))]
+    below = await run("below", mirrored(scripted), retention=10**9)
+    await until(lambda: "not_mirrored" in below.conditions.names)
+    assert "has another event at" in below.conditions.reasons["not_mirrored above"]
+    assert below.log.statistics().events == 1
 
 
 async def test_a_silent_upstream_is_pinged(scripted: Jetstream, run: Run) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from jetstream.clock import unix_us
@@ -139,10 +140,12 @@ class Reconnecting(ABC):
             self._logger.info("upstream: connecting again", url=self.url, in_s=in_s, cursor=self.seq)
             await asyncio.sleep(pause_s)
 
-    def _log_refusal(self, error: ConnectError) -> None:
-        """Log why there is no connection."""
+    def _log_refusal(self, error: ConnectError, hints: Mapping[int, str] = MappingProxyType({})) -> None:
+        """Log why there is no connection. `hints` are by the status of the response, before those of all."""
         event = "upstream: cannot connect" if error.status is None else "upstream: refused"
         fields = response_fields(error.status)
+        if error.status in hints:
+            fields |= {"hint": hints[error.status]}
         if not self._attempts:
             fields = {"hint": NO_CONNECTION, **fields}
         self._logger.warning(event, url=self.url, error=str(error), **fields)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.foreign.postgresql.engine import PostgresEngine
 from tests.foreign.postgresql.test_serving import LIMITS, leading
-from tests.integration.test_mirrors import V2, filled, of, texts
+from tests.integration.test_mirrors import V2, Stalled, filled, of, texts
 from tests.relay import Relay
 from tests.serving import LOOPBACK, running, until
 from tests.subscriber import subscribe
@@ -91,11 +91,9 @@ async def test_an_edge_asks_the_upstream_where_a_client_is(relay: Relay, run: Ru
     edge = await run.mirror(above, role="edge")
     await filled(relay, above, 10)
     await until(lambda: edge.reader.tip == above.log.tip)
-    intake = leader._reading
-    assert intake is not None
-    await intake.sources.apply([])
+    await (stall := Stalled(leader)).stop()
     await filled(relay, above, 10)
     cursor = above.log.tip
     async with subscribe(edge.port, V2, cursor=cursor) as subscriber:
-        await intake.sources.apply(of(above))
+        stall.go_on()
         assert str(await subscriber.connection.recv()) == (await texts(above, V2, 1, cursor))[0]

@@ -20,7 +20,8 @@ from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
 from jetstream.upstream.pipeline import DecodedBatch, Pipeline
 from jetstream.upstream.seq_tracker import SeqTracker
-from jetstream.upstream.source import Link, Source
+from jetstream.upstream.reconnecting import Link
+from jetstream.upstream.source import Source
 from jetstream.upstreams import Upstream
 
 LIMITS = UpstreamLimits()

@@ -36,6 +36,7 @@ from jetstream.eventlog.postgresql.schema import SEALED, Epoch, check_version, c
 from jetstream.eventlog.postgresql.store import PostgresLog
 from jetstream.eventlog.postgresql.term import Stored, Term, cursors_after
 from jetstream.eventlog.states import records_of
+from jetstream.upstreams import is_mirror
 
 TAKEOVER_S: Final = 3.0
 LOOK_S: Final = 0.25  # between two looks of a standby
@@ -74,6 +75,8 @@ class Candidate(NamedTuple):
     takeover_s: float = TAKEOVER_S
     look_s: float = LOOK_S
     erase: frozenset[str] = frozenset({"deleted"})
+    # Whether positions may come from elsewhere: then a term goes on after the newest event, whatever was reserved.
+    mirrors: bool = False
     # The names of the sources it reads; None: any. One whose sources differ from the log's does not lead.
     sources: Collection[str] | None = None
     clock: Callable[[], int] = unix_us  # unix microseconds
@@ -256,6 +259,8 @@ class _Watch:
             changed = await connection.fetch(_CHANGED)
             accounts = await connection.fetch(_ACCOUNTS)
 
+        known = cursors_after(cursors, [row["cursors"] for row in changed if row["cursors"] is not None])
+        goes_on = self._candidate.mirrors and is_mirror((each.seq for each in known.values()), last_us)
         repos: dict[bytes, bytes | None] = {}
         for row in changed:
             if row["repos"] is not None and row["id"] > state["folded_id"]:
@@ -263,14 +268,14 @@ class _Watch:
         return Stored(
             last_id=last_id,
             last_us=last_us,
-            begin_us=max(last_us, 0, state["base_us"]),
+            begin_us=max(last_us, 0, 0 if goes_on else state["base_us"]),
             appended=appended,
             reserved_us=state["reserved_us"],
             tail=state["tail"],
             sealed_us=state["sealed_us"],
             sealed_events=state["sealed_events"],
             folded_id=state["folded_id"],
-            cursors=cursors_after(cursors, [row["cursors"] for row in changed if row["cursors"] is not None]),
+            cursors=known,
             repos=repos,
             repo_rows=state["repos"],
             accounts={(source, did): packed for source, did, packed in accounts},

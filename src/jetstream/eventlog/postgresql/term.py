@@ -152,7 +152,8 @@ class Term:
         self.reserved_us = stored.reserved_us
         self.cursors: Cursors = stored.cursors
         self._accounts = stored.accounts
-        self._erase = erase
+        # A mirror adds those of its upstream.
+        self.erases = erase
         # States that have changed: since the last fold, and those that are being folded. What was read of the
         # others; empty bytes: nothing is known.
         self.recent = stored.repos
@@ -290,7 +291,7 @@ class Term:
     async def _append(self, batch: Batch, changes: Changes, received_at: float | None) -> None:
         count = len(batch)
         assert not count or batch.first > self.tip
-        tombstones = find_tombstones(batch, self._erase)
+        tombstones = find_tombstones(batch, self.erases)
         if count and batch.last > self.reserved_us:
             await self._reserve(batch.last)
         entry = Entry(self._rows(batch, changes), changes, tombstones)

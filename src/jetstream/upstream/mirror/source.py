@@ -39,6 +39,12 @@ _REWIND_US: Final = 5_000_000
 _TOO_OLD: Final = b"CursorTooOld"
 # Infos of our servers that tell nothing new.
 _QUIET: Final = frozenset({"Heartbeat", "OutdatedCursor"})
+# By the status of a response that refuses a connection.
+_HINTS: Final = {
+    200: "this is a web page: give the host of a Jetstream, without a path",
+    400: "the server does not know this request: is it a Jetstream?",
+    404: "there is no Jetstream at this path: give its host, without a path",
+}
 _NEW_LOG: Final = "A mirror needs a log of its own: give it another --data-dir or --log"
 
 
@@ -136,7 +142,7 @@ class MirrorSource(Reconnecting):
         if error.status == 400 and _TOO_OLD in error.body and not self._is_too_old:
             self._is_too_old = True
             return None
-        self._log_refusal(error)
+        self._log_refusal(error, _HINTS)
         return error.retry_after_s
 
     async def _read(self, inbox: TextInbox, cursor: int, offer: Offer | None) -> None:
@@ -166,9 +172,10 @@ class MirrorSource(Reconnecting):
         self._tell("upstream", "upstream: mirrored, events keep their positions", erases=sorted(offer.erases))
         self._log.erases = self._erases | offer.erases
         await self._gaps.recall()
+        ends_below = offer.begins < min(cursor, tip)
         if tip and offer.begins > tip + 1:
             await self._gaps.note(tip, offer.begins)
-        elif offer.begins < min(cursor, tip):
+        elif ends_below:
             self._conditions.begin(
                 "not_mirrored",
                 f"{self.url} ends before {to_date(offer.begins)}, and the newest event here is of"
@@ -179,11 +186,14 @@ class MirrorSource(Reconnecting):
             self._note_messages(len(messages))
             taken = stream.read(messages, self._link.now_us(), self._heard_at + self._limits.turn_s)
             inbox.drop(taken.frames)
-            self._count(taken)
             if taken.is_other:
                 self._refuse(f"has another event at {tip} ({to_date(tip)})", "those of another stream")
                 return
+            self._count(taken)
             if taken.times:
+                if ends_below:  # nobody knows what was between
+                    ends_below = False
+                    await self._gaps.note(tip, taken.times[0])
                 self.lag_s = (self._link.now_us() - taken.times[-1]) / 1e6
             await self._stores.stamped(taken.batch(), inbox.received_at)
             if await self._is_done(inbox, taken):
