@@ -248,7 +248,9 @@ class Service:
         from jetstream.upstream.mirror.question import newest_of  # noqa: PLC0415 - for mirrors only
 
         return MirroredLog(
-            self.reader, partial(newest_of, mirrored.url, self._limits.upstream.question_timeout_s), self._clock
+            self.reader,
+            partial(newest_of, mirrored.url, self._limits.upstream.question_timeout_s),
+            self._clock,
         )
 
     async def _run(self, shortage: FileShortage | None) -> None:

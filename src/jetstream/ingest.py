@@ -1,8 +1,9 @@
 """The writer of the log: stamps what upstreams deliver, stores it, and waits until more may come.
 
 This is the only place where events enter the log. Those of another Jetstream may have positions already. Each
-call stores one batch and the cursors of all sources in one transaction. Backpressure ends here: the call returns when the readers that follow the log are ready
-for more, and upstream decodes nothing before it returns.
+call stores one batch and the cursors of all sources in one transaction. Backpressure ends here: the call
+returns when the readers that follow the log are ready for more, and upstream decodes nothing before it
+returns.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class Ingest:
         await self._log.followers.wait()
 
     async def report_gap(self, after_us: int, before_us: int) -> None:
-        """Store that upstream has nothing between two positions, of which the first is of the newest event."""
+        """Store that upstream has nothing between two positions: those of the events around it."""
         async with self._appending:
             gap = Gap(before_us, "", str(after_us), str(before_us), UPSTREAM_GAP)
             await self._append(self._stamper.stamp(()), Changes(self._log.cursors, gaps=(gap,)), None)

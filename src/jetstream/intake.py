@@ -29,8 +29,8 @@ from jetstream.token_bucket import TokenBucket
 from jetstream.upstream.drops import DROP_REASONS
 from jetstream.upstream.envelope import MESSAGE_TYPES
 from jetstream.upstream.pipeline import Pipeline
-from jetstream.upstream.seq_tracker import SeqTracker
 from jetstream.upstream.reconnecting import Link, Reconnecting
+from jetstream.upstream.seq_tracker import SeqTracker
 from jetstream.upstream.source import Source
 from jetstream.upstream.sources import Applied, Sources
 from jetstream.upstreams import PDS_LABEL, Upstream, all_upstreams, cursors_of, is_empty, named
@@ -208,7 +208,7 @@ class Intake:
         return Source(upstream, link, pipeline, store, metrics, conditions, admission or self._log, limits)
 
     def _mirror_source(self, upstream: Upstream, link: Link) -> Reconnecting:
-        from jetstream.upstream.mirror.parts import Stores  # noqa: PLC0415 - for mirrors only
+        from jetstream.upstream.mirror.parts import Beginning, Stores  # noqa: PLC0415 - for mirrors only
         from jetstream.upstream.mirror.source import MirrorSource  # noqa: PLC0415
 
         name, ingest = upstream.name, self._ingest
@@ -220,8 +220,10 @@ class Intake:
             self._conditions.of(name),
             self._log,
             self._limits.upstream,
-            kept_from_us=lambda: int(self._now_us() - self._settings.retention * 1_000_000),
-            resume_after=self._starts.pop(name, None),
+            Beginning(
+                lambda: int(self._now_us() - self._settings.retention * 1_000_000),
+                self._starts.pop(name, None),
+            ),
         )
 
     @property
@@ -260,7 +262,7 @@ class Intake:
         if (mirrored := self._settings.mirrored) is not None:
             ignored = self._settings.unused_by_mirror
             logger.info(
-                "upstream: a Jetstream, whose events are taken as it has verified them: --verify does not apply",
+                "upstream: a Jetstream, which has verified what it sends: --verify does not apply",
                 upstream=mirrored.name,
                 **({"ignored": ignored} if ignored else {}),
             )

@@ -1,7 +1,8 @@
 """Which upstreams are read: their names, URLs and kinds, as flags, a variable and a file give them.
 
-An upstream is `url` or `name=url`. A URL that begins with `jetstream+` is that of a Jetstream, which stands alone. Its name, by default `host:port`, is the key of its cursor in the log, and
-names it in metrics, conditions and log lines.
+An upstream is `url` or `name=url`. Its name, by default `host:port`, is the key of its cursor in the log, and
+names it in metrics, conditions and log lines. A URL that begins with `jetstream+` is that of a Jetstream,
+which stands alone.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ UpstreamKind = Literal["relay", "pds", "jetstream"]
 
 _NO_UPSTREAM: Final = "is not a host or URL such as wss://bsky.network"
 _NO_JETSTREAM: Final = "is not the URL of a Jetstream, such as jetstream+wss://jetstream.example"
-_ALONE: Final = "is a Jetstream, whose events are taken with their positions: no other upstream is allowed beside it"
+_ALONE: Final = (
+    "is a Jetstream, whose events are taken with their positions: no other upstream is allowed beside it"
+)
 _NAME_CHARS_MAX: Final = 100
 _NAME: Final = re.compile(rf"[A-Za-z0-9._:-]{{1,{_NAME_CHARS_MAX}}}")
 _COMMENT: Final = re.compile(r"(^|\s)#.*")

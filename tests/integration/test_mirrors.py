@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,6 @@ from jetstream.eventlog import SourceCursor
 from jetstream.limits import Limits, LogLimits, RuntimeLimits, UpstreamLimits
 from jetstream.model.batch import Batch
 from jetstream.model.event import CREATE, Event
-from jetstream.model.filter import EVERYTHING
 from jetstream.settings import Settings
 from jetstream.settings.values import LogUrl
 from jetstream.upstreams import SUBSCRIBE_EVENTS_PATH, Upstream
@@ -60,7 +59,9 @@ class Run:
         self._stack = stack
         self._stacks: dict[Service, AsyncExitStack] = {}
 
-    async def __call__(self, name: str, upstream: Any, *, limits: Limits = LIMITS, **settings: Any) -> Service:
+    async def __call__(
+        self, name: str, upstream: Any, *, limits: Limits = LIMITS, **settings: Any
+    ) -> Service:
         given: dict[str, Any] = {
             "upstream": upstream,
             "data_dir": self.directory / name,
@@ -117,7 +118,9 @@ async def filled(relay: Relay, above: Service, count: int) -> None:
     """Publish so many frames more, and return once they are stored."""
     first = len(relay.history) + 1
     relay.publish(frames(first, first + count))
-    await until(lambda: (each := next(iter(above.log.cursors.values()), None)) and each.seq >= first + count - 1)
+    await until(
+        lambda: (each := next(iter(above.log.cursors.values()), None)) and each.seq >= first + count - 1
+    )
 
 
 async def texts(server: Service, path: str, count: int, cursor: int = 0) -> list[str]:
@@ -247,7 +250,7 @@ async def test_mirrors_of_mirrors(relay: Relay, run: Run, above: Service) -> Non
         stall.go_on()
         assert await text(subscriber) == (await texts(above, "/subscribe", 1, above.log.tip))[0]
     # What one of them erases, those below it erase.
-    assert (above.log.erases, below.log.erases) == ({"deleted"}, {"deleted", "takendown"})
+    assert (sorted(above.log.erases), sorted(below.log.erases)) == (["deleted"], ["deleted", "takendown"])
 
 
 async def test_edges_of_a_mirror(relay: Relay, run: Run, above: Service, tmp_path: Path) -> None:
@@ -281,7 +284,12 @@ async def test_an_account_that_the_upstream_forgets_is_forgotten(
 ) -> None:
     above = await run("above", relay.url, upstream_cursor=0, forget=above_forgets)
     below = await run("below", of(above))
-    relay.publish([(seq, commit(seq, [create(f"{LIKE}/{seq}", {"$type": LIKE, "secret": seq})])) for seq in range(1, 20)])
+    relay.publish(
+        [
+            (seq, commit(seq, [create(f"{LIKE}/{seq}", {"$type": LIKE, "secret": seq})]))
+            for seq in range(1, 20)
+        ]
+    )
     await filled(relay, above, 1)
     await level(below, above)
     relay.publish([ended(21, status), (22, identity(22))])
@@ -297,7 +305,12 @@ async def test_an_account_that_ended_while_the_mirror_was_away_is_forgotten(
     relay: Relay, run: Run, above: Service
 ) -> None:
     below = await run("below", of(above))
-    relay.publish([(seq, commit(seq, [create(f"{LIKE}/{seq}", {"$type": LIKE, "secret": seq})])) for seq in range(1, 20)])
+    relay.publish(
+        [
+            (seq, commit(seq, [create(f"{LIKE}/{seq}", {"$type": LIKE, "secret": seq})]))
+            for seq in range(1, 20)
+        ]
+    )
     await until(lambda: above.log.statistics().events == 19)
     await level(below, above)
     await run.stop(below)
@@ -329,7 +342,9 @@ async def test_a_mirror_goes_on_after_its_newest_event(relay: Relay, run: Run, a
     assert "mirror_gap" not in below.conditions.names
 
 
-async def test_an_upstream_that_is_stopped_and_started_is_read_on(relay: Relay, run: Run, above: Service) -> None:
+async def test_an_upstream_that_is_stopped_and_started_is_read_on(
+    relay: Relay, run: Run, above: Service
+) -> None:
     below = await run("below", of(above))
     await filled(relay, above, 20)
     await level(below, above)
@@ -389,7 +404,9 @@ async def position(server: Service, number: int) -> int:
 # What is not mirrored
 
 
-async def test_a_log_with_positions_of_its_own_takes_over_none(relay: Relay, run: Run, above: Service) -> None:
+async def test_a_log_with_positions_of_its_own_takes_over_none(
+    relay: Relay, run: Run, above: Service
+) -> None:
     await filled(relay, above, 10)
     below = await run("below", relay.url, upstream_cursor=0)
     await until(lambda: below.log.statistics().events == 10)
@@ -402,14 +419,18 @@ async def test_a_log_with_positions_of_its_own_takes_over_none(relay: Relay, run
         assert len(await subscriber.events(8)) == 8
 
 
-async def test_a_mirror_whose_upstream_is_none_any_more_takes_nothing(relay: Relay, run: Run, above: Service) -> None:
+async def test_a_mirror_whose_upstream_is_none_any_more_takes_nothing(
+    relay: Relay, run: Run, above: Service
+) -> None:
     below = await run("below", of(above))
     await filled(relay, above, 10)
     await level(below, above)
     await run.stop(below)
     below = await run("below", of(above, "/v1/subscribe"))
     await until(lambda: "not_mirrored" in below.conditions.names)
-    assert "is no Jetstream whose positions can be taken over" in below.conditions.reasons["not_mirrored above"]
+    assert (
+        "is no Jetstream whose positions can be taken over" in below.conditions.reasons["not_mirrored above"]
+    )
     await run.stop(below)
     below = await run("below", of(above, name="renamed"))
     await filled(relay, above, 5)
@@ -493,7 +514,9 @@ async def test_a_gap_in_another_server_is_told(relay: Relay, run: Run, above: Se
     await until(lambda: "mirror_gap" in below.conditions.names)
 
 
-async def test_a_server_that_was_read_so_before_is_read_so_again(relay: Relay, run: Run, above: Service) -> None:
+async def test_a_server_that_was_read_so_before_is_read_so_again(
+    relay: Relay, run: Run, above: Service
+) -> None:
     """Its positions cannot be taken over any more when it turns out to have some."""
     below = await run("below", of(above, "/v1/subscribe"), upstream_cursor=0)
     await filled(relay, above, 10)
@@ -532,7 +555,9 @@ def mirrored(scripted: Jetstream) -> tuple[Upstream, ...]:
     return (Upstream("above", scripted.url, "jetstream"),)
 
 
-async def test_bad_messages_are_dropped_and_counted_and_the_stream_goes_on(scripted: Jetstream, run: Run) -> None:
+async def test_bad_messages_are_dropped_and_counted_and_the_stream_goes_on(
+    scripted: Jetstream, run: Run
+) -> None:
     future = ours(0).replace(str(FIRST), str(10**17))
     heartbeat = info("Heartbeat", "a").decode()
     scripted.script.append(
@@ -610,8 +635,7 @@ async def test_a_silent_upstream_is_pinged(scripted: Jetstream, run: Run) -> Non
     pings: list[int] = []
 
     async def count(connection: Any, _jetstream: Jetstream) -> None:
-        while connection.pings < 2:
-            await asyncio.sleep(0.01)
+        await until(lambda: connection.pings >= 2)
         pings.append(connection.pings)
         await connection.wait_closed()
 

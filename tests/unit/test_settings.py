@@ -101,9 +101,13 @@ def test_settings_without_effect_in_a_role_are_named(
 
 
 def test_settings_without_effect_in_a_mirror_are_named(serve: Serve) -> None:
-    settings = serve("--upstream", "jetstream+wss://a.example", "--verify", "full", "--follow-plc", "--wire", "v1")
+    settings = serve(
+        "--upstream", "jetstream+wss://a.example", "--verify", "full", "--follow-plc", "--wire", "v1"
+    )
     assert settings.unused_by_mirror == ["--verify", "--follow-plc"]
-    assert settings.mirrored == Upstream("a.example:443", f"wss://a.example{SUBSCRIBE_EVENTS_PATH}", "jetstream")
+    assert settings.mirrored == Upstream(
+        "a.example:443", f"wss://a.example{SUBSCRIBE_EVENTS_PATH}", "jetstream"
+    )
     assert serve("--upstream", "wss://a.example").mirrored is None
 
 

@@ -195,7 +195,11 @@ def test_many_names_are_shortened() -> None:
     [
         ("jetstream+wss://a.example", "a.example:443", f"wss://a.example{SUBSCRIBE_EVENTS_PATH}"),
         ("jetstream+ws://[::1]:7/", "::1:7", f"ws://[::1]:7{SUBSCRIBE_EVENTS_PATH}"),
-        ("jetstream+https://a.example?token=t", "a.example:443", f"wss://a.example{SUBSCRIBE_EVENTS_PATH}?token=t"),
+        (
+            "jetstream+https://a.example?token=t",
+            "a.example:443",
+            f"wss://a.example{SUBSCRIBE_EVENTS_PATH}?token=t",
+        ),
         (" b = jetstream+wss://b.example/v1/subscribe ", "b", "wss://b.example/v1/subscribe"),
     ],
 )
@@ -203,7 +207,9 @@ def test_a_jetstream_is_a_url_with_a_prefix(text: str, name: str, url: str) -> N
     assert parse_upstreams([text]) == (Upstream(name, url, "jetstream"),)
 
 
-@pytest.mark.parametrize("text", ["jetstream+a.example", "jetstream+ftp://a.example", "jetstream+", "jetstream+wss://"])
+@pytest.mark.parametrize(
+    "text", ["jetstream+a.example", "jetstream+ftp://a.example", "jetstream+", "jetstream+wss://"]
+)
 def test_what_is_no_jetstream_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not the URL of a Jetstream, such as jetstream\+wss://"):
         parse_upstreams([text])
@@ -222,7 +228,9 @@ def test_no_other_upstream_is_beside_a_jetstream(others: list[str], tmp_path: Pa
 def test_a_jetstream_is_no_pds(tmp_path: Path) -> None:
     path = tmp_path / "pds.txt"
     path.write_text("jetstream+wss://a.example\n")
-    with pytest.raises(SettingError, match=r"line 1: .* is a Jetstream, which stands alone: give it to --upstream"):
+    with pytest.raises(
+        SettingError, match=r"line 1: .* is a Jetstream, which stands alone: give it to --upstream"
+    ):
         read_file(path)
 
 

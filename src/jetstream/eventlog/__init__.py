@@ -150,7 +150,7 @@ class LogReader(Log, Protocol):
 class LogWriter(Log, Protocol):
     """What the one writer needs of the log."""
 
-    # Statuses of account events that erase the account's records. The writer may change it between two appends.
+    # Statuses of account events that erase the account's records. They may be changed between two appends.
     erases: frozenset[str]
 
     @property

@@ -1,11 +1,12 @@
 """The log of a mirror, as its readers see it: the stream that it mirrors may be ahead of it.
 
-A client comes from the upstream with the cursor that it had there, which may be above all that this server has
-yet. It must wait at its cursor: from the tip on, it would get what it has had. A cursor beyond the end of the
-stream is of the future, and starts live. Only the upstream can tell the two apart. So it is asked, at that
-moment; requests that come while it is asked share the next question.
+A client comes from the upstream with the cursor that it had there, which may be above all that this server
+has yet. It must wait at its cursor: from the tip on, it would get what it has had. A cursor beyond the end of
+the stream is of the future, and starts live. Only the upstream can tell the two apart. So it is asked, at
+that moment; requests that come while it is asked share the next question.
 
-If the upstream does not answer, its clients are those that come here. Then the stream is taken to reach up to now.
+If the upstream does not answer, it may be gone, and its clients come here. Then the stream is taken to reach
+up to now.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class Settings(AccessSettings, WebSettings, LogSettings, UpstreamSettings):
 
     @property
     def unused_by_mirror(self) -> list[str]:
-        """The flags of settings that differ from their default and have no effect where a Jetstream is read."""
+        """The flags of settings that differ from their default, and are not for what a Jetstream sends."""
         return self._given(NOT_FOR_MIRRORS)
 
     def _given(self, names: Collection[str]) -> list[str]:

@@ -20,7 +20,6 @@ from jetstream.retry import parse_retry_after
 from jetstream.upstream.inbox import Inbox
 from jetstream.urls import without_secrets
 
-
 _BODY_BYTES_MAX: Final = 1_000
 SomeInbox = TypeVar("SomeInbox", bound=Inbox)
 
@@ -29,7 +28,8 @@ class ConnectError(Exception):
     """There is no connection.
 
     `status` is that of an HTTP response other than a WebSocket handshake, None if there was none, and `body`
-    the beginning of its body. `retry_after_s` is what the server asked for, None if it did not ask. The text has no secrets in it.
+    the beginning of its body. `retry_after_s` is what the server asked for, None if it did not ask. The text
+    has no secrets in it.
     """
 
     def __init__(
@@ -60,8 +60,9 @@ async def connect(
 ) -> SomeInbox:
     """Open a connection to a URL; return its inbox, which collects messages from now on.
 
-    `kind` is the class of the inbox. The callbacks are those of `Inbox`. The caller closes the inbox in any case, and awaits `Inbox.ended`.
-    Raises ConnectError, also when the handshake takes longer than `handshake_timeout_s`.
+    `kind` is the class of the inbox. The callbacks are those of `Inbox`. The caller closes the inbox in any
+    case, and awaits `Inbox.ended`. Raises ConnectError, also when the handshake takes longer than
+    `handshake_timeout_s`.
     """
     try:
         _, inbox = await picows.ws_connect(

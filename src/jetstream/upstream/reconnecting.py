@@ -144,7 +144,7 @@ class Reconnecting(ABC):
         """Log why there is no connection. `hints` are by the status of the response, before those of all."""
         event = "upstream: cannot connect" if error.status is None else "upstream: refused"
         fields = response_fields(error.status)
-        if error.status in hints:
+        if error.status is not None and error.status in hints:
             fields |= {"hint": hints[error.status]}
         if not self._attempts:
             fields = {"hint": NO_CONNECTION, **fields}

@@ -1,9 +1,8 @@
 """`/gaps`: messages of repositories that never came, as lines of JSON.
 
-A consumer that keeps a copy of a repository fetches it again when there was a gap. A gap of a mirror is of all
-repositories. The oldest gaps come
-first, as many as one response has room for. A header field names where the next ones are. So a response is
-bounded, whatever the log keeps.
+A consumer that keeps a copy of a repository fetches it again when there was a gap. A gap of a mirror is of
+all repositories. The oldest gaps come first, as many as one response has room for. A header field names where
+the next ones are. So a response is bounded, whatever the log keeps.
 """
 
 from __future__ import annotations

@@ -43,8 +43,6 @@ _NSID_CHARS_SHOWN: Final = 100
 
 # The only subprotocol. Clients that offer others do not expect to see them again.
 SUBPROTOCOL: Final = "xrpc.v1.json"
-# The header field that says which accounts' records are erased. Only our servers have it.
-FORGET: Final = "Jetstream-Forget"
 # A lower cursor is a `seq` of another server: our positions have been higher since 2001.
 POSITION_MIN: Final = 10**15
 
@@ -93,8 +91,12 @@ class SubscribeEventsDialect:
             heartbeat_s=asked.heartbeat_s,
             did_list=asked.did_list,
             greeting=b"".join(framing.frames([greeting])),
-            fields={**_subprotocol(request), FORGET: ",".join(sorted(self._erases())) or "none"},
+            fields=_subprotocol(request) | self._forget(),
         )
+
+    def _forget(self) -> dict[str, str]:
+        """Return the header field that says which accounts' records are erased. Only our servers have it."""
+        return {"Jetstream-Forget": ",".join(sorted(self._erases())) or "none"}
 
     def _framing(self, dictionary_id: int | None) -> Framing:
         if dictionary_id is None:

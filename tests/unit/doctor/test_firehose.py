@@ -23,7 +23,11 @@ def seen(answer: Answer, **fields: object) -> Seen:
         (seen("jetstream"), "fail", "is a Jetstream, not a firehose - --upstream takes a relay or a PDS"),
         (seen("jetstream", is_mirrored=True), "ok", "is a Jetstream, whose events are taken"),
         (seen("silent", is_mirrored=True, after_s=5), "ok", "accepts connections, and sent nothing in 5 s"),
-        (seen("frame", is_mirrored=True), "fail", "is no Jetstream: it sends binary messages - leave jetstream+"),
+        (
+            seen("frame", is_mirrored=True),
+            "fail",
+            "is no Jetstream: it sends binary messages - leave jetstream+",
+        ),
         (seen("status", is_mirrored=True, status=503), "fail", "answers with HTTP 503"),
         (seen("status", status=200, is_page=True), "fail", "is a web page (HTTP 200), not a firehose"),
         (seen("status", status=404), "fail", "answers with HTTP 404 - there is no firehose at this path"),

@@ -22,9 +22,11 @@ class Upstream:
         self.asked = 0
         self.may_answer = asyncio.Event()
         self.may_answer.set()
+        self.is_asked = asyncio.Event()
 
     async def __call__(self) -> int | None:
         self.asked += 1
+        self.is_asked.set()
         await self.may_answer.wait()
         return self.newest
 
@@ -68,8 +70,7 @@ async def test_those_who_come_while_it_is_asked_share_the_next_question(log: Sql
     upstream.may_answer.clear()
     mirrored = MirroredLog(log, upstream, lambda: NOW)
     first = asyncio.create_task(mirrored.look())
-    while not upstream.asked:
-        await asyncio.sleep(0)
+    await upstream.is_asked.wait()
     others = [asyncio.create_task(mirrored.look()) for _ in range(5)]
     await asyncio.sleep(0)
     others[0].cancel()

@@ -19,8 +19,8 @@ from jetstream.limits import UpstreamLimits
 from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
 from jetstream.upstream.pipeline import DecodedBatch, Pipeline
-from jetstream.upstream.seq_tracker import SeqTracker
 from jetstream.upstream.reconnecting import Link
+from jetstream.upstream.seq_tracker import SeqTracker
 from jetstream.upstream.source import Source
 from jetstream.upstreams import Upstream
 

@@ -66,7 +66,9 @@ def test_the_subprotocol_is_accepted_only_when_it_is_offered(offered: str, accep
 
 
 def test_a_mirror_is_told_which_accounts_are_erased() -> None:
-    request = Request("GET", PREFIX + SUBSCRIBE_EVENTS, "", 1, {"upgrade": "websocket", "connection": "Upgrade"})
+    request = Request(
+        "GET", PREFIX + SUBSCRIBE_EVENTS, "", 1, {"upgrade": "websocket", "connection": "Upgrade"}
+    )
     dialect = SubscribeEventsDialect(lambda: None, framing_of, erases=lambda: {"takendown", "deleted"})
     assert finish(dialect.parse_request(request)).fields == {"Jetstream-Forget": "deleted,takendown"}
 

@@ -75,7 +75,7 @@ class Candidate(NamedTuple):
     takeover_s: float = TAKEOVER_S
     look_s: float = LOOK_S
     erase: frozenset[str] = frozenset({"deleted"})
-    # Whether positions may come from elsewhere: then a term goes on after the newest event, whatever was reserved.
+    # Whether positions may come from elsewhere: then a term goes on after the newest event.
     mirrors: bool = False
     # The names of the sources it reads; None: any. One whose sources differ from the log's does not lead.
     sources: Collection[str] | None = None

@@ -5,7 +5,8 @@
 3. Open the database. SQLite replays the write-ahead log up to its last whole commit.
 4. Store what the journal has beyond it, and overwrite the journal.
 5. Read the state. The tip is the highest position that may have been given out: that of the last commit, or
-   after another boot the reserved one. A mirror takes positions from elsewhere, and goes on after its last commit.
+   after another boot the reserved one. A mirror takes positions from elsewhere: it goes on after its last
+   commit.
 6. Read the tail into memory, without records for which there is a tombstone. What is damaged in it is noted.
 7. Read the changes of the states of repositories that are not folded yet.
 
@@ -86,10 +87,11 @@ class LogState:
         floor, events = self.writer.execute("SELECT floor_us, events FROM extent").fetchone()
         # Positions that are reserved on disk.
         self.reservation = Reservation(directory, options.machine)
-        # The highest position that may have been given out, 0 for none. Rises with each append. A mirror gives
-        # out none: it goes on after the newest event. And the cursor of each source, as of the last append.
         restored = self.reservation.restored_tip(tip, options.clock(), is_new=is_new)
+        # The cursor of each source, as of the last append.
         self.cursors: Cursors = read_cursors(self.writer)
+        # The highest position that may have been given out, 0 for none. Rises with each append. A mirror
+        # gives out none.
         goes_on = options.mirrors and (is_new or is_mirror((each.seq for each in self.cursors.values()), tip))
         self.tip = tip if goes_on else restored
         if self.tip > tip:

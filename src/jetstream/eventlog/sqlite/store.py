@@ -88,7 +88,7 @@ class SqliteLog:
         self._logger = Throttled(structlog.get_logger(__name__))
 
     @classmethod
-    async def open(
+    async def open(  # noqa: PLR0913 - what a log may be opened with
         cls,
         directory: Path,
         *,
@@ -107,8 +107,7 @@ class SqliteLog:
         Accounts that become inactive with a status in `erase` have their records erased. A log that `mirrors`
         another one goes on after its newest event also after a loss of power: what was lost comes again with
         the same positions. `clock` gives unix microseconds; it should not follow short steps of the machine's
-        clock. `conditions` is told of
-        `damage` and `wal`.
+        clock. `conditions` is told of `damage` and `wal`.
 
         Raises LogLocked if another process writes the log, LogCorrupt if the file is not what was written,
         LogUnwritable if the directory cannot be written, SettingError for a bound that cannot be kept.

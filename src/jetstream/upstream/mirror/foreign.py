@@ -6,7 +6,7 @@ position here. Its record is written again as we write records: sorted keys, who
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -22,7 +22,7 @@ _V2: Final = "network.bsky.jetstream.subscribeEvents#"
 _OPERATIONS: Final = {"create": CREATE, "update": UPDATE, "delete": DELETE}
 _CURSOR_MAX: Final = 10**18
 # The fields of a body, in order, and the types of those that must be there.
-_FIELDS: Final = {
+_FIELDS: Final[Mapping[str, tuple[bytes, Sequence[str], Mapping[str, type]]]] = {
     "identity": (IDENTITY, ("did", "handle", "seq", "time"), {"did": str}),
     "account": (ACCOUNT, ("active", "did", "seq", "status", "time"), {"did": str, "active": bool}),
     "sync": (SYNC, ("blocks", "did", "rev", "seq", "time"), {"did": str, "rev": str, "blocks": dict}),

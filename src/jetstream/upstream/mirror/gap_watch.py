@@ -1,4 +1,4 @@
-"""Gaps in the stream of a Jetstream: reported once, and a condition as long as the log has events from before them."""
+"""Gaps in the stream of a Jetstream: reported once, and a condition while the log has what was before."""
 
 from __future__ import annotations
 

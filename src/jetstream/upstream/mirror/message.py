@@ -3,9 +3,9 @@
     {"$type":"message","payload":{"$type":"…#commit","cid":…,…,"record":{…},"rev":…,"rkey":…,"seq":…,"time":…}}
      └──────── start ────────┘                                └body┘ └───────────── end ─────────────┘
 
-We write such a message with one template for each kind (`delivery.renderers.v2`). So the start and the end are
-read with one regular expression each, and what is between them is the body, which is taken byte by byte: a
-mirror sends the same message. JSON of another form, even if it means the same, is refused.
+We write such a message with one template for each kind (`delivery.renderers.v2`). So the start and the end
+are read with one regular expression each, and what is between them is the body, which is taken byte by byte:
+a mirror sends the same message. JSON of another form, even if it means the same, is refused.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _SEQ: Final = rb'"seq":([0-9]{1,18})'
 _TIME: Final = rb'"time":"[0-9TZ:.-]*"}}'
 
 _WRITE: Final = re.compile(
-    rb'"cid":"(b[a-z2-7]{8,200})","collection":%b,"did":%b,"operation":"(create|update)","record":' % (_TEXT, _TEXT)
+    rb'"cid":"(b[a-z2-7]{8,200})","collection":%b,"did":%b,"operation":"(create|update)","record":'
+    % (_TEXT, _TEXT)
 ).match
 _DELETE: Final = re.compile(
     rb'"collection":%b,"did":%b,"operation":"delete","rev":%b,"rkey":%b,%b,%b' % (*4 * (_TEXT,), _SEQ, _TIME)

@@ -73,6 +73,13 @@ class Stores(NamedTuple):
     gap: Callable[[int, int], Awaitable[None]]  # of the events after and before it, the positions
 
 
+class Beginning(NamedTuple):
+    """Where to begin."""
+
+    kept_from_us: Callable[[], int] = lambda: 0  # an empty log: the position from which on events are kept
+    after: int | None = None  # what to start after instead of what the log says; None: that
+
+
 def origin_of(log: MirrorLog) -> Origin:
     """Tell whose positions the events of a log have."""
     if not log.tip:

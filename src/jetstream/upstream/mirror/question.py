@@ -1,7 +1,7 @@
 """Ask a Jetstream how far its stream is: a client that comes from there may be ahead of this server.
 
-The question is a HEAD of `/events` with a cursor of the future. The answer has the position of the next event.
-If the upstream is a mirror itself, it asks its own upstream first. Nothing is subscribed to.
+The question is a HEAD of `/events` with a cursor of the future. The answer has the position of the next
+event. If the upstream is a mirror itself, it asks its own upstream first. Nothing is subscribed to.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A Jetstream as the upstream: connect, read, store, and connect again after what is stored.
 
-    one of ours         the events keep their positions: this server is a mirror, and cursors mean the same on both
+    one of ours         the events keep their positions: this server is a mirror, cursors are valid on both
     any other, v1, v2   the events get positions here
 
 Which it is, the header of the response says (`offer`). A log has positions of one origin only: one that has
@@ -14,7 +14,6 @@ can bring: so it is a condition until the log keeps nothing from before it any m
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Final
 
 from jetstream.conditions import UpstreamConditions
@@ -24,7 +23,7 @@ from jetstream.model.timestamp import to_date
 from jetstream.upstream.connection import ConnectError, connect, with_cursor
 from jetstream.upstream.mirror.gap_watch import GapWatch
 from jetstream.upstream.mirror.offer import Offer, offer_of
-from jetstream.upstream.mirror.parts import MirrorLog, Origin, Stores, newest_of, origin_of
+from jetstream.upstream.mirror.parts import Beginning, MirrorLog, Origin, Stores, newest_of, origin_of
 from jetstream.upstream.mirror.stream import ForeignStream, OwnStream, Taken
 from jetstream.upstream.mirror.text_inbox import TextInbox
 from jetstream.upstream.pipeline import DecodedBatch
@@ -49,11 +48,7 @@ _NEW_LOG: Final = "A mirror needs a log of its own: give it another --data-dir o
 
 
 class MirrorSource(Reconnecting):
-    """A Jetstream whose events are taken.
-
-    `kept_from_us` returns the position from which on events are kept. `resume_after` is what to start after
-    instead of what the log says, once.
-    """
+    """A Jetstream whose events are taken."""
 
     def __init__(
         self,
@@ -63,19 +58,17 @@ class MirrorSource(Reconnecting):
         metrics: UpstreamMetrics,
         conditions: UpstreamConditions,
         log: MirrorLog,
-        limits: UpstreamLimits = UpstreamLimits(),
-        *,
-        kept_from_us: Callable[[], int] = lambda: 0,
-        resume_after: int | None = None,
+        limits: UpstreamLimits,
+        beginning: Beginning,
     ) -> None:
         super().__init__(upstream, link, metrics, conditions, limits)
         self._stores = stores
         self._log = log
         # What this server erases, whatever its upstream does.
         self._erases = log.erases
-        self._kept_from_us = kept_from_us
-        # None once events have come.
-        self._resume_after = resume_after
+        self._kept_from_us = beginning.kept_from_us
+        # What to start after instead of what the log says; None once events have come.
+        self._resume_after = beginning.after
         # How the log was told that events are taken; None: it was not yet.
         self._told: Origin | None = None
         self._gaps = GapWatch(log, stores.gap, metrics.gaps, conditions, link.logger, self.url)
@@ -258,8 +251,8 @@ class MirrorSource(Reconnecting):
             self._none_taken_since = self._heard_at
         limit_s = self._limits.none_accepted_s
         if self._heard_at - self._none_taken_since >= limit_s:
-            text = f"messages come from {self.name}; no event was taken for {limit_s:g} s; dropped for: {reasons}"
-            self._conditions.begin("frames_not_taken", text)
+            text = f"messages come from {self.name}; no event was taken for {limit_s:g} s"
+            self._conditions.begin("frames_not_taken", f"{text}; dropped for: {reasons}")
 
     async def _is_done(self, inbox: TextInbox, taken: Taken) -> bool:
         """Rest, if nobody waits; return whether this connection must be ended by what upstream says."""

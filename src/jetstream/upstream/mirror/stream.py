@@ -5,8 +5,8 @@ was taken is a repeat, or an error of the upstream, and is dropped. The stream b
 it ended before, which must be the same: else the two logs are not of one stream.
 
 A stream of any other Jetstream (`ForeignStream`) has numbers of that server, which are its cursor. The events
-get positions here. An event at or below the cursor is in doubt: it is new unless the log has one with the same
-DID, rev and path.
+get positions here. An event at or below the cursor is in doubt: it is new unless the log has one with the
+same DID, rev and path.
 """
 
 from __future__ import annotations

@@ -59,7 +59,10 @@ def test_records_are_written_as_we_write_them() -> None:
 
 def test_fields_that_are_not_known_or_not_of_their_type_are_left_out() -> None:
     given = {"did": DID, "active": True, "seq": "1", "status": None, "time": "t", "more": 1}
-    assert event_of(v1(kind="account", account=given)).body == f'{{"active":true,"did":"{DID}","time":"t"}}'.encode()
+    assert (
+        event_of(v1(kind="account", account=given)).body
+        == f'{{"active":true,"did":"{DID}","time":"t"}}'.encode()
+    )
 
 
 @pytest.mark.parametrize(

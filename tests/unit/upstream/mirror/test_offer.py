@@ -6,7 +6,11 @@ import pytest
 
 from jetstream.upstream.mirror.offer import Offer, offer_of
 
-OURS = {"Jetstream-Wire": "v2", "Jetstream-Cursor": "1700000000000000", "Jetstream-Forget": "deleted,takendown"}
+OURS = {
+    "Jetstream-Wire": "v2",
+    "Jetstream-Cursor": "1700000000000000",
+    "Jetstream-Forget": "deleted,takendown",
+}
 
 
 def test_one_of_ours_says_where_it_begins_and_what_it_erases() -> None:

@@ -15,7 +15,11 @@ CURSOR = f"cursor={10**18}"
     [
         (f"wss://a.example{SUBSCRIBE_EVENTS_PATH}", f"https://a.example/events?{CURSOR}", {}),
         (f"ws://[::1]:7{SUBSCRIBE_EVENTS_PATH}", f"http://[::1]:7/events?{CURSOR}", {}),
-        (f"wss://a.example/x{SUBSCRIBE_EVENTS_PATH}?token=t", f"https://a.example/x/events?token=t&{CURSOR}", {}),
+        (
+            f"wss://a.example/x{SUBSCRIBE_EVENTS_PATH}?token=t",
+            f"https://a.example/x/events?token=t&{CURSOR}",
+            {},
+        ),
         (
             f"wss://me:p%40ss@a.example{SUBSCRIBE_EVENTS_PATH}",
             f"https://a.example/events?{CURSOR}",
