@@ -31,6 +31,7 @@ LOOKUPS_MAX: Final = 64
 _RESTART: Final = 10
 # Repositories of which an event in doubt was new, and which are remembered.
 _RETAKEN_MAX: Final = 10_000
+_INACTIVE: Final = b'"active":false'
 _TYPES: Final = {IDENTITY: "identity", ACCOUNT: "account", SYNC: "sync"}
 
 
@@ -185,7 +186,7 @@ class ForeignStream:
             return True
         if event.key in known:
             self._unknown = None
-            return event.kind == ACCOUNT and event.did in self._retaken
+            return event.kind == ACCOUNT and _INACTIVE in event.body and event.did in self._retaken
         if len(self._retaken) < _RETAKEN_MAX:
             self._retaken.add(event.did)
         if self._unknown is not None:
