@@ -32,15 +32,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> str | Path:
 
 
 @asynccontextmanager
-async def serving(server: str | Path, relay: str, port: int, directory: Path) -> AsyncIterator[None]:
+async def serving(
+    server: str | Path, relay: str, port: int, directory: Path, **more: str
+) -> AsyncIterator[None]:
     """Run the Go server until it is killed."""
     flags = {
         "ws-url": relay,
         "data-dir": directory,
         "listen-addr": f"127.0.0.1:{port}",
         "metrics-listen-addr": f"127.0.0.1:{free_port()}",
+        "liveness-ttl": "1h",
     }
-    command = [f"--{name}={value}" for name, value in flags.items()]
+    more = {name.replace("_", "-"): value for name, value in more.items()}
+    command = [f"--{name}={value}" for name, value in (flags | more).items()]
     async with program(server, *command, stdout=asyncio.subprocess.DEVNULL):
         await accepting(port)
         yield
@@ -71,7 +75,7 @@ async def test_the_events_of_a_go_server_are_taken_each_once(
     go_data = tmp_path / "go"
     go_data.mkdir()
     with simulated_relay("--replay", frames, "--rate", str(RATE)) as relay:
-        async with serving(server, relay, port, go_data):
+        async with serving(server, relay, port, go_data, override_relay_cursor="0"):
             async with process(upstream, data, "--upstream-cursor", "0", "--forget", "none") as ours:
                 await ours.says("upstream: events get positions of this server")
                 await received(ours, FIRST_EVENTS)

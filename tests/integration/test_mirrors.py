@@ -41,7 +41,7 @@ CID = b"bafyreihdlrrfxc4l5few7lso3u36zf655omeuso3y3dnersr5mm3r7mbyu"
 WIRES = ("/subscribe", "/v1/subscribe", V2)
 LIMITS = reconnecting_at_once(
     Limits(
-        log=LogLimits(segment_events=50, upkeep_interval_s=3600.0),
+        log=LogLimits(segment_events=50, journal_bytes=0, upkeep_interval_s=3600.0),
         upstream=UpstreamLimits(backoff_max_s=0.02, unawaited_rest_s=0.001),
         runtime=RuntimeLimits(watch_every_s=0.01),
     )
@@ -127,6 +127,12 @@ async def filled(relay: Relay, above: Service, count: int) -> None:
     await until(
         lambda: (each := next(iter(above.log.cursors.values()), None)) and each.seq >= first + count - 1
     )
+
+
+async def filled_in_parts(relay: Relay, above: Service, count: int) -> None:
+    """Do so in appends of ten, so that there are segments."""
+    for _ in range(count // 10):
+        await filled(relay, above, 10)
 
 
 async def texts(server: Service, path: str, count: int, cursor: int = 0) -> list[str]:
@@ -372,7 +378,7 @@ async def test_what_the_upstream_does_not_keep_any_more_is_a_gap_that_is_told(
     await level(below, above)
     tip = below.log.tip
     await run.stop(below)
-    await filled(relay, above, 200)
+    await filled_in_parts(relay, above, 200)
     await drop_before(above, await position(above, 120))
     oldest = above.log.oldest_us
     assert oldest is not None
@@ -392,7 +398,7 @@ async def test_what_the_upstream_does_not_keep_any_more_is_a_gap_that_is_told(
     await run.stop(below)
     below = await run("below", of(above))
     await until(lambda: "mirror_gap" in below.conditions.names)
-    await filled(relay, above, 80)
+    await filled_in_parts(relay, above, 80)
     await level(below, above)
     await drop_before(below, await position(below, below.log.statistics().events - 30))
     await filled(relay, above, 1)
@@ -516,7 +522,7 @@ async def test_a_gap_in_another_server_is_told(relay: Relay, run: Run, above: Se
     await filled(relay, above, 40)
     await until(lambda: below.log.statistics().events == 32)
     await run.stop(below)
-    await filled(relay, above, 200)
+    await filled_in_parts(relay, above, 200)
     await drop_before(above, await position(above, 120))
     below = await taking_foreign(run, "below", above)
     await filled(relay, above, 1)

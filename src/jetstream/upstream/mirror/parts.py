@@ -1,13 +1,15 @@
-"""What a `MirrorSource` needs of the rest of the server, and what it may do with the log. Pure."""
+"""What a `MirrorSource` needs of the rest of the server, and what it reads of the log."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from jetstream.model.batch import Batch
 from jetstream.model.event import Event, Key
 from jetstream.model.filter import EVERYTHING, Filter
+from jetstream.upstream.mirror.recent import READ_AGAIN_US, Recent
 from jetstream.upstream.pipeline import DecodedBatch
 from jetstream.upstreams import is_mirror
 
@@ -85,6 +87,19 @@ def origin_of(log: MirrorLog) -> Origin:
     if not log.tip:
         return "none"
     return "upstream" if is_mirror([each.seq for each in log.cursors.values()], log.tip) else "here"
+
+
+async def recent_of(log: MirrorLog) -> Recent:
+    """Return the newest events of a log."""
+    recent, position = Recent(), max(log.tip - READ_AGAIN_US, 0)
+    stop = log.tip + 1
+    while position < stop and (batch := await log.read(position, stop, EVERYTHING)) is not None:
+        count = len(batch)
+        for index in range(batch.index(position), count):
+            recent.add(batch.event(index).key)
+        position = batch.times[count - 1] + 1
+        await asyncio.sleep(0)
+    return recent
 
 
 async def newest_of(log: MirrorLog) -> Event | None:

@@ -23,7 +23,16 @@ from jetstream.model.timestamp import to_date
 from jetstream.upstream.connection import ConnectError, connect, with_cursor
 from jetstream.upstream.mirror.gap_watch import GapWatch
 from jetstream.upstream.mirror.offer import Offer, offer_of
-from jetstream.upstream.mirror.parts import Beginning, MirrorLog, Origin, Stores, newest_of, origin_of
+from jetstream.upstream.mirror.parts import (
+    Beginning,
+    MirrorLog,
+    Origin,
+    Stores,
+    newest_of,
+    origin_of,
+    recent_of,
+)
+from jetstream.upstream.mirror.recent import Recent
 from jetstream.upstream.mirror.stream import ForeignStream, OwnStream, Taken
 from jetstream.upstream.mirror.text_inbox import TextInbox
 from jetstream.upstream.pipeline import DecodedBatch
@@ -72,6 +81,8 @@ class MirrorSource(Reconnecting):
         # How the log was told that events are taken; None: it was not yet.
         self._told: Origin | None = None
         self._gaps = GapWatch(log, stores.gap, metrics.gaps, conditions, link.logger, self.url)
+        # The newest events, where they get positions here; None: they do not, or the log was not read yet.
+        self._recent: Recent | None = None
         # Whether to begin at the live end: what is not one of ours, and was never read, begins there.
         self._is_live = False
         # Whether the upstream has no v2 wire, and whether it does not keep the number any more.
@@ -200,7 +211,9 @@ class MirrorSource(Reconnecting):
         event = "upstream: events get positions of this server, so cursors of the upstream mean nothing here"
         self._tell("here", event, reason=why)
         before = self.seq
-        stream = ForeignStream(before, time.monotonic)
+        if self._recent is None:
+            self._recent = await recent_of(self._log)
+        stream = ForeignStream(before, self._recent, time.monotonic)
         while messages := await inbox.wait(self._limits.batch_frames_max):
             self._note_messages(len(messages))
             taken = stream.read(messages, self._heard_at + self._limits.turn_s)

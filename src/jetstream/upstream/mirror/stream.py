@@ -5,8 +5,9 @@ was taken is a repeat, or an error of the upstream, and is dropped. The stream b
 it ended before, which must be the same: else the two logs are not of one stream.
 
 A stream of any other Jetstream (`ForeignStream`) has numbers of that server, which are its cursor. The events
-get positions here. An event at or below the cursor is in doubt: it is new unless the log has one with the
-same DID, rev and path.
+get positions here. Each is known by its DID, rev and path, since such a server may send events again with
+other numbers. Those that were stored last are remembered. For one at or below the cursor that is not among
+them, the log is asked.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from jetstream.model.event import ACCOUNT, IDENTITY, SYNC, Event, Key
 from jetstream.upstream.drops import Dropped
 from jetstream.upstream.mirror.foreign import is_error, parse_foreign
 from jetstream.upstream.mirror.message import Message, Notice, parse, parse_notice
+from jetstream.upstream.mirror.recent import Recent
 
 # A position that is further ahead of the clock is an error: all that came after it would be below it.
 AHEAD_MAX_US: Final = 86_400_000_000
@@ -121,14 +123,16 @@ class OwnStream:
 class ForeignStream:
     """The stream of any other Jetstream, over one connection.
 
-    `cursor` is the highest number that is stored; None: nothing is. `clock` gives monotonic seconds.
+    `cursor` is the highest number that is stored; None: nothing is. `recent` has the events that were stored
+    last, and gets those that are new. `clock` gives monotonic seconds.
     """
 
-    def __init__(self, cursor: int | None, clock: Callable[[], float]) -> None:
+    def __init__(self, cursor: int | None, recent: Recent, clock: Callable[[], float]) -> None:
         # What is stored is up to here. Falls when the numbers have begun again.
         self.cursor = cursor
         # The number with which the stream has begun; None before the first event.
         self.began: int | None = None
+        self._recent = recent
         self._clock = clock
         # Events in doubt that were new; None: the numbers have not begun again, since one was known.
         self._unknown: int | None = 0
@@ -164,7 +168,8 @@ class ForeignStream:
         taken.note(_TYPES.get(found.event.kind, "commit"))
         if self.began is None:
             self.began = found.position
-        if self.cursor is not None and found.position <= self.cursor:
+        in_doubt = self.cursor is not None and found.position <= self.cursor
+        if in_doubt and found.event.key not in self._recent:
             taken.lookups.append(found.event.key)
         taken.waiting.append(found)
 
@@ -174,6 +179,7 @@ class ForeignStream:
             taken.newest = message.position
             if self._is_new(message, known):
                 taken.events.append(message.event)
+                self._recent.add(message.event.key)
             else:
                 taken.drop("repeat")
         taken.lookups, taken.waiting = [], []
@@ -181,10 +187,11 @@ class ForeignStream:
     def _is_new(self, message: Message, known: Collection[Key]) -> bool:
         """Tell whether an event is to be taken, and move the cursor."""
         number, event = message
+        is_known = event.key in self._recent or event.key in known
         if self.cursor is None or number > self.cursor:
             self.cursor = number
-            return True
-        if event.key in known:
+            return not is_known
+        if is_known:
             self._unknown = None
             return event.kind == ACCOUNT and _INACTIVE in event.body and event.did in self._retaken
         if len(self._retaken) < _RETAKEN_MAX:

@@ -13,6 +13,7 @@ from jetstream.delivery.renderers import RENDERERS
 from jetstream.delivery.renderers.v2 import info
 from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, CREATE, Event, Key
+from jetstream.upstream.mirror.recent import Recent
 from jetstream.upstream.mirror.stream import AHEAD_MAX_US, LOOKUPS_MAX, ForeignStream, OwnStream, Taken
 
 NOW = 1_725_516_666_000_000
@@ -112,7 +113,7 @@ class Log:
     def __init__(self, cursor: int | None = None, *stored: Event) -> None:
         self.keys: set[Key] = {each.key for each in stored}
         self.stored: list[Event] = []
-        self.stream = ForeignStream(cursor, lambda: 0.0)
+        self.stream = ForeignStream(cursor, Recent(), lambda: 0.0)
 
     def read(self, run: list[bytes]) -> Taken:
         taken = self.stream.read(run)
@@ -163,6 +164,26 @@ def test_numbers_that_were_known_once_do_not_begin_again() -> None:
     log.read_all(messages(900, *range(901, 950)))
     assert log.stream.cursor == 1_000
     assert len(log.stored) == 49
+
+
+def test_what_was_stored_last_is_known_whatever_its_number_is() -> None:
+    """A server that was killed sends again what it had not saved, with later numbers."""
+    log = Log()
+    log.read(messages(1, 2, 3, wire="v1"))
+    renumbered = [
+        json.dumps(json.loads(each) | {"time_us": 10 + n}).encode()
+        for n, each in enumerate(messages(2, 3, 4, wire="v1"))
+    ]
+    taken = log.read(renumbered)
+    assert ([each.rkey for each in taken.events], dict(taken.drops)) == ([b"4"], {"repeat": 2})
+    assert log.stream.cursor == 12
+
+
+def test_the_oldest_events_are_forgotten_first() -> None:
+    recent = Recent(2)
+    for number in 1, 2, 3:
+        recent.add(event(number).key)
+    assert [event(number).key in recent for number in (1, 2, 3)] == [False, True, True]
 
 
 def test_so_many_are_asked_for_at_once() -> None:
