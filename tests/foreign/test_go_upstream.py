@@ -19,6 +19,8 @@ from tests.programs import program, simulated_relay
 from tests.serving import Process, figures, process
 from tests.subscriber import subscribe
 
+from jetstream.upstreams import parse_url
+
 __all__ = ["recording"]
 
 FIRST_EVENTS = 2_000
@@ -37,7 +39,7 @@ async def serving(
 ) -> AsyncIterator[None]:
     """Run the Go server until it is killed."""
     flags = {
-        "ws-url": relay,
+        "ws-url": parse_url(relay),
         "data-dir": directory,
         "listen-addr": f"127.0.0.1:{port}",
         "metrics-listen-addr": f"127.0.0.1:{free_port()}",

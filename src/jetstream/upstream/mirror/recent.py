@@ -1,4 +1,4 @@
-"""The events that were stored last, by their content: a server may send them again with other numbers. Pure."""
+"""The events that were stored last, by content: a server may send them again with other numbers. Pure."""
 
 from __future__ import annotations
 
