@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from functools import partial
+from threading import Lock
 from typing import Any, Final, NamedTuple
 from weakref import WeakSet
 
@@ -107,7 +108,8 @@ class Throttled:
         self._omitted: dict[str, _Omitted] = {}  # lines of each event that were left out since then
         # What this one was bound from: it tells what was omitted, as long as it is there.
         self._origin: Throttled | None = None
-        _all.add(self)
+        with _changing:
+            _all.add(self)
 
     def bind(self, **fields: object) -> Throttled:
         """Return a logger with more fields, which shares the throttle of this one."""
@@ -172,6 +174,7 @@ class _Omitted(NamedTuple):
 
 # All throttled loggers of the process, as logging itself is of the process.
 _all: Final[WeakSet[Throttled]] = WeakSet()
+_changing: Final = Lock()  # a log is opened in a thread, while another server of the process runs
 
 
 def tell_omitted(*, waiting: bool = True) -> None:
@@ -179,5 +182,7 @@ def tell_omitted(*, waiting: bool = True) -> None:
 
     To be called every second or so. Without `waiting`, write all: at the end of the process.
     """
-    for each in list(_all):
+    with _changing:
+        every = list(_all)
+    for each in every:
         each.tell(waiting=waiting)

@@ -29,7 +29,7 @@ from jetstream.app import Service
 from jetstream.delivery.renderers.v2 import V2 as V2_WIRE
 from jetstream.delivery.renderers.v2 import info
 from jetstream.eventlog import SourceCursor
-from jetstream.limits import Limits, LogLimits, RuntimeLimits, UpstreamLimits
+from jetstream.limits import Limits, LogLimits, UpstreamLimits
 from jetstream.model.batch import Batch
 from jetstream.model.event import CREATE, Event
 from jetstream.settings import Settings
@@ -43,7 +43,6 @@ LIMITS = reconnecting_at_once(
     Limits(
         log=LogLimits(segment_events=50, journal_bytes=0, upkeep_interval_s=3600.0),
         upstream=UpstreamLimits(backoff_max_s=0.02, unawaited_rest_s=0.001),
-        runtime=RuntimeLimits(watch_every_s=0.01),
     )
 )
 
@@ -626,7 +625,7 @@ async def test_a_stream_that_ends_below_the_newest_event_is_told(scripted: Jetst
 
     async def send_later(connection: Any, _jetstream: Jetstream) -> None:
         await may_send.wait()
-        await send_and_cut(ours(999), ours(1_001))(connection, _jetstream)
+        await send_just(ours(999), ours(1_001))(connection, _jetstream)
 
     scripted.events = []
     scripted.script += [send_and_cut(ours(1_000)), send_later]
@@ -645,6 +644,8 @@ async def test_another_stream_is_not_taken(scripted: Jetstream, run: Run) -> Non
     """It has another event at the position of the newest one here."""
     other = ours(1).replace('{"n":1}', '{"n":2}')
     scripted.events = []
+    del scripted.headers["Jetstream-Cursor"]
+    scripted.headers["Jetstream-Cursor"] = str(FIRST + 1)
     scripted.script += [send_and_cut(ours(1)), send_just(other, ours(2))]
     below = await run("below", mirrored(scripted), retention=10**9)
     await until(lambda: "not_mirrored" in below.conditions.names)
