@@ -23,15 +23,27 @@ async def get(port: int, path: str, within_s: float = ANSWER_S) -> Answer | None
     try:
         async with asyncio.timeout(within_s):
             return await _get(port, path)
-    except (OSError, TimeoutError, ValueError):
+    except (OSError, TimeoutError, ValueError, IndexError):
         return None
+
+
+async def accepts(port: int, within_s: float = ANSWER_S) -> bool:
+    """Tell whether something accepts connections on a port."""
+    try:
+        async with asyncio.timeout(within_s):
+            _, writer = await asyncio.open_connection(HOST, port)
+    except (OSError, TimeoutError):
+        return False
+    writer.transport.abort()
+    return True
 
 
 async def _get(port: int, path: str) -> Answer:
     reader, writer = await asyncio.open_connection(HOST, port)
     try:
-        # In HTTP/1.0, the end of the connection is that of the body.
-        writer.write(f"GET {path} HTTP/1.0\r\nHost: {HOST}:{port}\r\n\r\n".encode())
+        # The end of the connection is that of the body.
+        request = f"GET {path} HTTP/1.1\r\nHost: {HOST}:{port}\r\nConnection: close\r\n\r\n"
+        writer.write(request.encode())
         data = await _all(reader)
     finally:
         writer.transport.abort()
@@ -40,6 +52,7 @@ async def _get(port: int, path: str) -> Answer:
 
 
 async def _all(reader: asyncio.StreamReader) -> bytes:
+    """Return everything up to the end. Raises ValueError if that is too much."""
     parts, size = [], 0
     while part := await reader.read(1 << 16):
         parts.append(part)

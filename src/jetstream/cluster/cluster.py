@@ -1,15 +1,15 @@
 """All processes of a cluster, by name.
 
-    async with Cluster(members(Shape(), free_ports(8), directory), directory) as cluster:
+    async with Cluster(members(Shape(), free_ports(Shape().size), directory), directory) as cluster:
         await cluster.start()
         leader = await cluster.leader()
         await cluster.kill(leader)
         await cluster.wait_leader(besides=leader)
         await cluster.spawn(leader)
 
-Names are `postgres-1`, `postgres-2`, `relay-1`, `ingest-1`, `ingest-2`, `edge-1` and so on. Nothing is done by
-itself: a process that ends stays ended until it is started again, and no standby is promoted without being
-told to. `demo` has a policy for that.
+Names are `postgres-1`, `postgres-2`, `relay-1`, `ingest-1`, `edge-1` and so on. Nothing is done by itself: a
+process that ends stays ended until it is started again, and a standby is promoted when that is asked for.
+`keeper` does more.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from typing import Any, Final, NamedTuple, Self
 
 import orjson
 
-from jetstream.cluster.answers import get
+from jetstream.cluster.answers import accepts, get
 from jetstream.cluster.members import KINDS, Kind, Member, log_address
 from jetstream.cluster.postgres import Postgres, check_access, find_binaries
 from jetstream.cluster.process import MemberFailed, Process
-from jetstream.eventlog.postgresql.connection import LOST, connect, drop
+from jetstream.errors import LogError, LogUnreachable
+from jetstream.eventlog.postgresql.connection import connect, drop, translated
 
 READY_S: Final = 60.0  # for a process to start and be ready
 TAKEOVER_S: Final = 60.0  # for another ingest to lead
 _LOOK_S: Final = 0.1
 _TERM: Final = "SELECT epoch, holder FROM term"
-_SYNCHRONOUS: Final = "SELECT 1 FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')"
+_SYNCHRONOUS: Final = "SELECT application_name FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')"
 
 
 class Term(NamedTuple):
@@ -44,17 +45,21 @@ class Term(NamedTuple):
 
 
 class Cluster:
-    """The processes of a cluster, none of which runs at first. For one event loop, that of the main thread.
+    """The processes of a cluster, none of which runs at first. For the event loop of the main thread.
 
     `binaries` is the directory of PostgreSQL's programs; None: it is looked for. Raises PostgresMissing.
     """
 
-    def __init__(self, members: Sequence[Member], directory: Path, *, binaries: Path | None = None) -> None:
+    def __init__(
+        self, members: Sequence[Member], directory: Path, *, binaries: Path | None = None
+    ) -> None:
         self.directory = directory
         binaries = binaries or find_binaries()
         # By name, in the order in which they are started.
         self.processes: dict[str, Process] = {
-            each.name: Postgres(each, directory, binaries) if each.kind == "postgres" else Process(each, directory)
+            each.name: Postgres(each, directory, binaries)
+            if each.kind == "postgres"
+            else Process(each, directory)
             for each in members
         }
 
@@ -63,7 +68,10 @@ class Cluster:
         return self
 
     async def __aexit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
     ) -> None:
         """End all processes."""
         await self.close()
@@ -87,7 +95,7 @@ class Cluster:
 
     @property
     def primary(self) -> str | None:
-        """The name of the server that is the primary: of several, the one that was promoted last; None: none runs."""
+        """The name of the server that is the primary: of several, the one promoted last; None: none runs."""
         found = [each for each in self.servers if each.running and not each.is_standby]
         return max(found, key=lambda each: each.timeline).name if found else None
 
@@ -101,32 +109,38 @@ class Cluster:
     async def start(self, note: Callable[[str], object] = lambda _: None) -> None:
         """Start all processes, in order, and wait until they are ready. `note` is told what is done.
 
-        With data of an earlier run in the directory, that is used. Raises MemberFailed.
+        The first ingest leads. If the directory has data of an earlier run, that is used. Raises MemberFailed.
         """
         check_access(self.directory)
         await self._start_servers(note)
         for kind in KINDS[1:]:
-            names = self.names(kind)
-            if names:
-                note(f"starting {', '.join(names)}")
-            for name in names:
-                self.processes[name].spawn()
-            await asyncio.gather(*map(self.wait_ready, names))
+            await self._start_kind(kind, note)
 
     async def _start_servers(self, note: Callable[[str], object]) -> None:
         """Start PostgreSQL: the primary first, then the others as its standbys."""
-        created = [each for each in self.servers if each.created and not each.is_standby]
-        primary = max(created, key=lambda each: each.timeline, default=self.servers[0])
+        candidates = [each for each in self.servers if each.created and not each.is_standby]
+        primary = max(candidates, key=lambda each: each.timeline, default=self.servers[0])
+        note(f"starting {primary.name}, the primary")
         if not primary.created:
-            note(f"creating {primary.name}")
             await asyncio.to_thread(primary.create)
-        note(f"starting {primary.name}")
         await self.spawn(primary.name)
         for each in self.servers:
             if each is not primary:
-                note(f"starting {each.name}, the standby of {primary.name}")
+                note(f"starting {each.name}, its synchronous standby")
                 await (self.spawn(each.name) if each.is_standby else self.rebuild(each.name))
                 await self.wait_synchronous()
+
+    async def _start_kind(self, kind: Kind, note: Callable[[str], object]) -> None:
+        names = self.names(kind)
+        if kind == "ingest" and names:
+            note(f"starting {names[0]}")
+            await self.spawn(names.pop(0))
+            await self.wait_leader()
+        if names:
+            note(f"starting {', '.join(names)}")
+        for name in names:
+            self.processes[name].spawn()
+        await asyncio.gather(*map(self.wait_ready, names))
 
     async def spawn(self, name: str) -> None:
         """Start a process, and wait until it is ready. Raises MemberFailed."""
@@ -139,13 +153,16 @@ class Cluster:
 
     async def close(self) -> None:
         """End all processes in good order: what was started last ends first."""
-        for kind in reversed(KINDS):
+        for kind in reversed(KINDS[1:]):
             await asyncio.gather(*map(self.stop, self.names(kind)))
+        # Before its standbys: its last commits reach them.
+        for server in sorted(self.servers, key=lambda each: each.is_standby):
+            await self.stop(server.name)
 
     # --- what breaks ---
 
     async def kill(self, name: str) -> None:
-        """Kill a process, and wait for its end."""
+        """Kill a process, with all of its sessions if it is PostgreSQL, and wait for its end."""
         await asyncio.to_thread(self.processes[name].kill)
 
     def freeze(self, name: str) -> None:
@@ -159,32 +176,46 @@ class Cluster:
     # --- PostgreSQL ---
 
     async def promote(self, name: str) -> None:
-        """Make a standby the primary, and wait until it is. The primary before must not run. Raises MemberFailed."""
+        """Make a standby the primary, and wait until it is. Raises MemberFailed.
+
+        The primary before it must not run: what is written there from now on is lost.
+        """
         await asyncio.to_thread(self.server(name).promote)
 
     async def rebuild(self, name: str) -> None:
-        """Make a server that does not run a standby of the present primary, of a new copy. Raises MemberFailed."""
+        """Make a server that does not run a standby of the present primary, by a new copy of it.
+
+        Raises MemberFailed.
+        """
         primary = self.primary
-        if primary is None or primary == name:
-            raise MemberFailed(f"{name} cannot be a standby: no other server is a primary")
+        if primary is None:
+            raise MemberFailed(f"{name} cannot be a standby: no primary runs")
         await asyncio.to_thread(self.server(name).copy, self.server(primary))
         await self.spawn(name)
+
+    async def synchronous(self) -> list[str]:
+        """Return the names of the standbys for which commits of the primary wait, or may."""
+        return [row["application_name"] for row in await self.ask(_SYNCHRONOUS)]
 
     async def wait_synchronous(self, within_s: float = READY_S) -> None:
         """Wait until commits of the primary wait for a standby. Raises MemberFailed."""
 
-        async def synchronous() -> bool:
-            return bool(await self.ask(_SYNCHRONOUS))
+        async def holds() -> bool:
+            return bool(await self.synchronous())
 
-        await _wait(synchronous, within_s, "no standby is synchronous")
+        await _wait(holds, within_s, "no standby is synchronous")
 
     async def ask(self, statement: str, *values: object, address: str | None = None) -> list[Any]:
-        """Run a statement at the primary, or at an address, and return its rows; none if it does not answer."""
+        """Run a statement at the primary, or at an address, and return its rows; none if it does not answer.
+
+        Raises LogError if the statement is refused.
+        """
         connection = None
         try:
-            connection = await connect(address or self.log_address, writes=address is None)
-            rows: list[Any] = await connection.fetch(statement, *values)
-        except LOST:
+            with translated(address or self.log_address):
+                connection = await connect(address or self.log_address, writes=address is None)
+                rows: list[Any] = await connection.fetch(statement, *values)
+        except LogUnreachable:
             return []
         else:
             return rows
@@ -199,46 +230,53 @@ class Cluster:
         return orjson.loads(answer.body) if answer is not None and answer.status == 200 else None
 
     async def is_ready(self, name: str) -> bool:
-        """Tell whether a process does its work. A standby of the leading ingest is ready, too."""
+        """Tell whether a process does its work. An ingest that stands by does, too."""
         process = self.processes[name]
         if isinstance(process, Postgres):
-            return await asyncio.to_thread(lambda: process.answers)
-        path = "/xrpc/com.atproto.sync.listHosts" if process.member.kind == "relay" else "/ready"
-        answer = await get(process.port, path)
+            return await asyncio.to_thread(lambda: process.accepts)
+        if process.member.kind == "relay":
+            return await accepts(process.port)
+        answer = await get(process.port, "/ready")
         return answer is not None and answer.status == 200
 
     async def wait_ready(self, name: str, within_s: float = READY_S) -> None:
         """Wait until a process does its work. Raises MemberFailed, with the end of its log."""
         process = self.processes[name]
 
-        async def ready() -> bool:
+        async def holds() -> bool:
             if not process.running:
                 raise MemberFailed(f"{name}: {process.how_ended}{_log_of(process)}")
             return await self.is_ready(name)
 
-        await _wait(ready, within_s, f"{name} is not ready", lambda: _log_of(process))
+        await _wait(holds, within_s, f"{name} is not ready", lambda: _log_of(process))
 
     async def term(self) -> Term | None:
-        """Return who writes the log, as the primary has it; None: it does not answer, or nobody did yet."""
-        rows = await self.ask(_TERM)
+        """Return who writes the log; None: the primary does not answer, or nobody writes it."""
+        try:
+            rows = await self.ask(_TERM)
+        except LogError:  # there are no tables yet
+            return None
         return Term(*rows[0]) if rows and rows[0]["holder"] else None
 
     async def leader(self) -> str | None:
         """Return the name of the ingest that has the newest term; None: none that runs has it."""
-        term = await self.term()
+        return self.member_of(await self.term())
+
+    def member_of(self, term: Term | None) -> str | None:
+        """Return the name of the ingest that has a term; None: none that runs has it."""
         pid = term.holder.rpartition(":")[2] if term else ""
         return next((name for name in self.names("ingest") if str(self.processes[name].pid) == pid), None)
 
     async def wait_leader(self, *, besides: str | None = None, within_s: float = TAKEOVER_S) -> str:
-        """Wait until an ingest leads, another one than `besides`, and return its name. Raises MemberFailed."""
+        """Wait until an ingest leads, another one than `besides`; return its name. Raises MemberFailed."""
         found: str | None = None
 
-        async def led() -> bool:
+        async def holds() -> bool:
             nonlocal found
             found = await self.leader()
             return found not in (None, besides)
 
-        await _wait(led, within_s, "no ingest leads")
+        await _wait(holds, within_s, "no ingest leads")
         assert found is not None
         return found
 

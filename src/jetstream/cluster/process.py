@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -38,7 +38,7 @@ class MemberFailed(JetstreamError):
 class Process:
     """A process of a cluster, and those that take its place. Not for several threads at once."""
 
-    # What ends it in good order, and what it gets from the system when this process ends.
+    # What ends it in good order, and what the system sends it when the thread that started it ends.
     stop_signal: signal.Signals = signal.SIGTERM
     orphan_signal: signal.Signals = signal.SIGKILL
 
@@ -49,8 +49,6 @@ class Process:
         self._process: subprocess.Popen[bytes] | None = None
         # Whether it is to run: from `spawn` until `stop` or `kill`.
         self.expected = False
-        # Whether it is frozen by `freeze`.
-        self.frozen = False
 
     @property
     def name(self) -> str:
@@ -63,8 +61,8 @@ class Process:
         return self.member.port
 
     @property
-    def url(self) -> str:
-        """Where it answers."""
+    def address(self) -> str:
+        """Where others reach it."""
         return f"http://{HOST}:{self.port}"
 
     @property
@@ -73,7 +71,8 @@ class Process:
         return self.directory / f"{self.name}.log"
 
     @property
-    def _pid_file(self) -> Path:
+    def pid_file(self) -> Path:
+        """The file that has its ID while it runs."""
         return self.directory / f"{self.name}.pid"
 
     @property
@@ -87,9 +86,16 @@ class Process:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def frozen(self) -> bool:
+        """Whether it was stopped where it is, by `freeze` or by somebody else. Linux only."""
+        with suppress(OSError):
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        return False
+
+    @property
     def how_ended(self) -> str:
         """How the last process has ended, for people; empty: it runs, or was never started."""
-        if self._process is None or self._process.poll() is None:
+        if self._process is None or self.running:
             return ""
         return how_ended(self._process.returncode)
 
@@ -98,64 +104,58 @@ class Process:
         return [*(self.member.program or JETSTREAM), _COMMANDS[self.member.kind], *self.member.flags()]
 
     def spawn(self) -> None:
-        """Start it, and do not wait until it is ready. It ends with this thread, which should be the main one.
+        """Start it, and do not wait until it is ready. It ends with the thread that calls.
 
         Raises MemberFailed if it cannot be started.
         """
-        assert not self.running, f"{self.name} runs"
         self._popen(self.command(), {**_environment(), **self.member.environment})
 
-    def _popen(self, command: Sequence[str], environment: dict[str, str], **more: Any) -> None:
+    def _popen(self, command: Sequence[str], environment: Mapping[str, str], **more: Any) -> None:
+        assert not self.running, f"{self.name} runs"
         with self.log.open("ab") as log:
             try:
-                self._process = subprocess.Popen(  # noqa: PLW1509, S603 - nothing else runs here yet; our own command
+                # What is called in the child is bound before: it takes no lock that another thread may have.
+                self._process = subprocess.Popen(  # noqa: S603 - our own command
                     command,
                     env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                     start_new_session=True,  # Ctrl-C in a terminal is for this process only
-                    preexec_fn=_ending_with_parent(self.orphan_signal),
+                    preexec_fn=_ending_with_thread(self.orphan_signal),  # noqa: PLW1509
                     **more,
                 )
             except OSError as error:
                 raise MemberFailed(f"{self.name} cannot be started: {error}") from error
-        self.expected, self.frozen = True, False
-        self._pid_file.write_text(f"{self._process.pid}\n")
+        self.expected = True
+        self.pid_file.write_text(f"{self._process.pid}\n")
 
     def stop(self, within_s: float = STOP_S) -> None:
-        """End it in good order and wait for that; kill it if it takes too long."""
-        self.ask_to_stop()
-        if self._process is not None:
+        """End it in good order, and wait for that; kill it if it takes longer."""
+        self.expected = False
+        if self._process is not None and self.running:
+            self._process.send_signal(self.stop_signal)
+            self.thaw()
             try:
                 self._process.wait(within_s)
             except subprocess.TimeoutExpired:
                 self.kill()
-        self._pid_file.unlink(missing_ok=True)
+        self.pid_file.unlink(missing_ok=True)
 
-    def ask_to_stop(self) -> None:
-        """Tell it to end, and do not wait for that."""
+    def kill(self) -> None:
+        """Kill it, and wait for its end."""
         self.expected = False
-        if self.running:
-            self._signal(self.stop_signal)
-            self.thaw()
-
-    def kill(self, *, expected: bool = False) -> None:
-        """Kill it, and wait for its end. With `expected`, its end counts as one that happened by itself."""
-        self.expected = expected
         if self._process is not None:
             self._signal(signal.SIGKILL)
             self._process.wait()
-        self._pid_file.unlink(missing_ok=True)
+        self.pid_file.unlink(missing_ok=True)
 
     def freeze(self) -> None:
         """Stop it where it is: it does nothing, and keeps its connections."""
-        self.frozen = True
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Let it go on after `freeze`."""
-        self.frozen = False
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -176,9 +176,10 @@ class Process:
         return []
 
     def bound_log(self, bytes_max: int = LOG_BYTES_MAX) -> None:
-        """Move a log that has grown too long to `NAME.log.1`, over the one before. To be called now and then.
+        """Move a log that is too long to `NAME.log.1`, over the one before. To be called now and then.
 
-        The process has its file open, so what it holds is copied. Lines that are written at that moment may be lost.
+        The process has its file open, so that is copied and emptied. A line that is written in between is
+        lost.
         """
         with suppress(FileNotFoundError):
             if self.log.stat().st_size > bytes_max:
@@ -191,7 +192,7 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("JETSTREAM_")}
 
 
-def _ending_with_parent(number: signal.Signals) -> Callable[[], None] | None:
+def _ending_with_thread(number: signal.Signals) -> Callable[[], None] | None:
     """Return what has the system signal a child when this thread ends, however that ends. Linux only."""
     try:
         prctl = ctypes.CDLL(None).prctl
