@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from typing import Final
 
 from jetstream.cluster.answers import get
 from jetstream.cluster.members import HOST
+from jetstream.runtime import cancelled
 
 LOOK_S: Final = 0.5  # between two looks at `/ready` of an edge
 CONNECTIONS_MAX: Final = 1_000
@@ -109,15 +109,14 @@ class Balancer:
             await _refuse(writer, "no edge takes connections: try again in a second")
             return
         name, edge_reader, edge_writer = found
+        sending = asyncio.create_task(_pump(reader, edge_writer))
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(_pump(reader, edge_writer))
-                tasks.create_task(_pump(edge_reader, writer))
-        except* OSError:
-            pass
+            await _pump(edge_reader, writer)
+            await _close(writer)
         finally:
             self.loads[name] -= 1
             edge_writer.transport.abort()
+            await cancelled(sending)
 
     async def _connect(self) -> tuple[str, asyncio.StreamReader, asyncio.StreamWriter] | None:
         """Connect to an edge, and count it; None: none accepts a connection."""
@@ -134,18 +133,23 @@ class Balancer:
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Pass bytes on as they come, and then the end."""
-    while data := await reader.read(_CHUNK_BYTES):
-        writer.write(data)
-        await writer.drain()
-    if writer.can_write_eof():
+    """Pass bytes on as they come, and then the end. Where that was no end in order, cut the connection."""
+    try:
+        while data := await reader.read(_CHUNK_BYTES):
+            writer.write(data)
+            await writer.drain()
         writer.write_eof()
+    except OSError:
+        writer.transport.abort()
 
 
 async def _refuse(writer: asyncio.StreamWriter, why: str) -> None:
     text = f"{why}\n".encode()
     writer.write(_UNAVAILABLE % (len(text), text))
-    with suppress(OSError):
-        await writer.drain()
+    await _close(writer)
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    """Close a connection once everything is sent. Raises OSError if it is lost before."""
     writer.close()
     await writer.wait_closed()

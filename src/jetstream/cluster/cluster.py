@@ -28,13 +28,18 @@ from jetstream.cluster.members import KINDS, Kind, Member, log_address
 from jetstream.cluster.postgres import Postgres, check_access, find_binaries
 from jetstream.cluster.process import MemberFailed, Process
 from jetstream.errors import LogError, LogUnreachable
-from jetstream.eventlog.postgresql.connection import connect, drop, translated
+from jetstream.eventlog.postgresql.connection import connect, drop, translated, whole
 
+ASK_S: Final = 5.0  # for the database to answer
 READY_S: Final = 60.0  # for a process to start and be ready
 TAKEOVER_S: Final = 60.0  # for another ingest to lead
 _LOOK_S: Final = 0.1
 _TERM: Final = "SELECT epoch, holder FROM term"
-_SYNCHRONOUS: Final = "SELECT application_name FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')"
+# Of the standbys for which a commit waits, as one row: none means that the primary does not answer.
+_SYNCHRONOUS: Final = """
+SELECT array(SELECT application_name::text FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')) AS names
+"""
+_EVENTS: Final = "SELECT max(appended) AS events FROM tail"
 
 
 class Term(NamedTuple):
@@ -122,7 +127,7 @@ class Cluster:
         primary = max(candidates, key=lambda each: each.timeline, default=self.servers[0])
         note(f"starting {primary.name}, the primary")
         if not primary.created:
-            await asyncio.to_thread(primary.create)
+            await whole(asyncio.to_thread(primary.create))
         await self.spawn(primary.name)
         for each in self.servers:
             if each is not primary:
@@ -180,7 +185,7 @@ class Cluster:
 
         The primary before it must not run: what is written there from now on is lost.
         """
-        await asyncio.to_thread(self.server(name).promote)
+        await whole(asyncio.to_thread(self.server(name).promote))
 
     async def rebuild(self, name: str) -> None:
         """Make a server that does not run a standby of the present primary, by a new copy of it.
@@ -190,12 +195,13 @@ class Cluster:
         primary = self.primary
         if primary is None:
             raise MemberFailed(f"{name} cannot be a standby: no primary runs")
-        await asyncio.to_thread(self.server(name).copy, self.server(primary))
+        await whole(asyncio.to_thread(self.server(name).copy, self.server(primary)))
         await self.spawn(name)
 
-    async def synchronous(self) -> list[str]:
-        """Return the names of the standbys for which commits of the primary wait, or may."""
-        return [row["application_name"] for row in await self.ask(_SYNCHRONOUS)]
+    async def synchronous(self) -> list[str] | None:
+        """Return the names of the standbys for which commits of the primary wait; None: it does not answer."""
+        rows = await self.ask(_SYNCHRONOUS)
+        return list(rows[0]["names"]) if rows else None
 
     async def wait_synchronous(self, within_s: float = READY_S) -> None:
         """Wait until commits of the primary wait for a standby. Raises MemberFailed."""
@@ -213,8 +219,9 @@ class Cluster:
         connection = None
         try:
             with translated(address or self.log_address):
-                connection = await connect(address or self.log_address, writes=address is None)
-                rows: list[Any] = await connection.fetch(statement, *values)
+                async with asyncio.timeout(ASK_S):
+                    connection = await connect(address or self.log_address, writes=address is None)
+                    rows: list[Any] = await connection.fetch(statement, *values)
         except LogUnreachable:
             return []
         else:
@@ -257,6 +264,11 @@ class Cluster:
         except LogError:  # there are no tables yet
             return None
         return Term(*rows[0]) if rows and rows[0]["holder"] else None
+
+    async def count_events(self) -> int | None:
+        """Return how many events were ever stored; None: the primary does not answer."""
+        rows = await self.ask(_EVENTS)
+        return int(rows[0]["events"]) if rows else None
 
     async def leader(self) -> str | None:
         """Return the name of the ingest that has the newest term; None: none that runs has it."""
