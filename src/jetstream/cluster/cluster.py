@@ -134,7 +134,7 @@ class Cluster:
         for each in self.servers:
             if each is not primary:
                 note(f"starting {each.name}, its synchronous standby")
-                await (self.spawn(each.name) if each.is_standby else self.rebuild(each.name))
+                await (self.spawn(each.name) if each.follows(primary) else self.rebuild(each.name))
                 await self.wait_synchronous()
 
     async def _start_kind(self, kind: Kind, note: Callable[[str], object]) -> None:

@@ -26,7 +26,7 @@ from jetstream.cluster.balancer import Balancer
 from jetstream.cluster.cluster import Cluster
 from jetstream.cluster.demo_view import Row, Served, of_edge, of_ingest, of_server, to_try, view
 from jetstream.cluster.keeper import RESTART_S, Keeper
-from jetstream.cluster.members import KINDS, Shape, members
+from jetstream.cluster.members import HOST, KINDS, Change, Shape, members
 from jetstream.cluster.ports import free_ports, taken
 from jetstream.cluster.postgres import Postgres
 from jetstream.cluster.process import MemberFailed, Process
@@ -36,6 +36,7 @@ from jetstream.runtime import reload_on_hangup, stop_on_signals, unless
 LOOK_S: Final = 0.2  # between two looks at which processes have ended
 SHOW_S: Final = 1.0  # between two looks at what they say of themselves
 _FIRST_SERVER: Final = "postgres-1"
+_READABLE: Final = {kind: Change(settings={"log-format": "text"}) for kind in ("ingest", "edge")}
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ async def run(demo: Demo, console: Console) -> None:
     stop_on_signals(stopped.set)
     reload_on_hangup(stopped.set)
     with _directory(demo.directory) as directory:
-        cluster = Cluster(members(demo.shape, ports[1:], directory), directory)
+        cluster = Cluster(members(demo.shape, ports[1:], directory, _READABLE), directory)
         show = Show(cluster, console, demo.restart_s)
         try:
             if await unless(stopped, show.start(ports[0])):
@@ -141,14 +142,17 @@ class Show:
         cluster = self._cluster
         self.tell(f"PostgreSQL is that of {cluster.servers[0].binaries}; files are in {cluster.directory}")
         await cluster.start(self.tell)
-        await self._balancer.start(port)
+        try:
+            await self._balancer.start(port)
+        except OSError as error:
+            raise MemberFailed(f"the balancer cannot listen on port {port}: {error.strerror}") from error
         return True
 
     async def run(self, stopped: asyncio.Event) -> None:
         """Look after the cluster, and show it, until an event is set."""
         await self._keeper.look_at_leader()
         server = self._cluster.server(_FIRST_SERVER)
-        hints = to_try(self.url, str(self._cluster.directory), server.address, restarts=self._restarts)
+        hints = to_try(self.url, self._cluster.directory, server.address, restarts=self._restarts)
         self._console.print(hints, soft_wrap=True)
         await unless(stopped, self._look_after())
 
@@ -208,7 +212,9 @@ class Show:
 
     async def _row(self, process: Process, synchronous: list[str] | None) -> Row:
         state, mood = await self._state(process, synchronous)
-        return Row(process.name, process.pid, process.address, state, mood)
+        is_server = isinstance(process, Postgres)
+        where = f"{HOST}:{process.port}" if is_server else process.address
+        return Row(process.name, process.pid, where, state, mood)
 
     async def _state(self, process: Process, synchronous: list[str] | None) -> tuple[str, str]:
         """Return what a process does, and its mood."""

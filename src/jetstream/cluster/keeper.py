@@ -114,7 +114,8 @@ class Keeper:
             return f"it is left alone. It was started with: {shlex.join(process.command())}"
         if self._standby_for(process) is not None:
             return f"its standby is promoted in {self._restart_s:g} s"
-        return f"it is started again in {self._restart_s:g} s"
+        waits = ": commits wait for it" if isinstance(process, Postgres) and process.is_standby else ""
+        return f"it is started again in {self._restart_s:g} s{waits}"
 
     async def _recover(self, process: Process, after_s: float) -> None:
         await asyncio.sleep(after_s)

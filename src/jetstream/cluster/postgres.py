@@ -107,6 +107,10 @@ class Postgres(Process):
         """Whether it follows another server, or does when it is started."""
         return (self.data / "standby.signal").exists()
 
+    def follows(self, primary: Postgres) -> bool:
+        """Tell whether it is a standby of another server, where that listens now."""
+        return self.is_standby and f"port={primary.port} " in (self.data / "postgresql.auto.conf").read_text()
+
     @property
     def timeline(self) -> int:
         """The number of its timeline: 1, and one more with each promotion."""
