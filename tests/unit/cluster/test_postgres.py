@@ -66,6 +66,17 @@ def test_its_role_and_timeline_are_in_its_data(server: Postgres) -> None:
     assert server.timeline == 10
 
 
+def test_it_follows_another_one_where_that_listens_now(server: Postgres, tmp_path: Path) -> None:
+    primary = Postgres(Member("postgres", 1, 7000), tmp_path, Path("/programs"))
+    assert not server.follows(primary)
+    (server.data / "standby.signal").touch()
+    conninfo = server.data / "postgresql.auto.conf"
+    conninfo.write_text("primary_conninfo = 'user=postgres host=127.0.0.1 port=7000 sslmode=prefer'\n")
+    assert server.follows(primary)
+    conninfo.write_text("primary_conninfo = 'user=postgres host=127.0.0.1 port=70001 sslmode=prefer'\n")
+    assert not server.follows(primary)
+
+
 def test_others_reach_it_by_its_address(server: Postgres) -> None:
     assert server.address == "postgresql://postgres@127.0.0.1:7001/postgres"
     command = server.command()
