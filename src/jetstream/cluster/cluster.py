@@ -48,7 +48,12 @@ class Term(NamedTuple):
     """Who writes the log."""
 
     epoch: int
-    holder: str  # host:pid
+    holder: str  # host:pid:random
+
+    @property
+    def pid(self) -> str:
+        """The process that has it, as its machine numbers it."""
+        return self.holder.split(":")[1] if ":" in self.holder else ""
 
 
 class Cluster:
@@ -57,9 +62,7 @@ class Cluster:
     `binaries` is the directory of PostgreSQL's programs; None: it is looked for. Raises PostgresMissing.
     """
 
-    def __init__(
-        self, members: Sequence[Member], directory: Path, *, binaries: Path | None = None
-    ) -> None:
+    def __init__(self, members: Sequence[Member], directory: Path, *, binaries: Path | None = None) -> None:
         self.directory = directory
         binaries = binaries or find_binaries()
         # By name, in the order in which they are started.
@@ -278,8 +281,8 @@ class Cluster:
 
     def member_of(self, term: Term | None) -> str | None:
         """Return the name of the ingest that has a term; None: none that runs has it."""
-        pid = term.holder.rpartition(":")[2] if term else ""
-        return next((name for name in self.names("ingest") if str(self.processes[name].pid) == pid), None)
+        names = self.names("ingest") if term else []
+        return next((name for name in names if str(self.processes[name].pid) == term.pid), None)
 
     async def wait_leader(self, *, besides: str | None = None, within_s: float = TAKEOVER_S) -> str:
         """Wait until an ingest leads, another one than `besides`; return its name. Raises MemberFailed."""

@@ -47,7 +47,7 @@ class Demo:
     process that has ended is started again; None: never.
     """
 
-    shape: Shape = Shape()
+    shape: Shape
     port: int = 6008
     directory: Path | None = None
     restart_s: float | None = RESTART_S
@@ -134,7 +134,7 @@ class Show:
 
     def tell(self, text: str) -> None:
         """Print a line."""
-        line = Text.assemble((f"{datetime.now():%H:%M:%S}  ", "dim"), text)
+        line = Text.assemble((f"{datetime.now().astimezone():%H:%M:%S}  ", "dim"), text)
         self._console.print(line, soft_wrap=True)
 
     async def start(self, port: int) -> bool:

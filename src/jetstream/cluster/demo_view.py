@@ -99,7 +99,10 @@ def to_try(url: str, directory: Path, database: str, *, restarts: bool) -> Text:
     """Return what an operator could try. `directory` has the files with the IDs of processes."""
     after = "" if restarts else ", and stays away"
     lines = [
-        ("jetstream tail" if ":6008/" in url else f"jetstream tail {url}", "read events, in another terminal"),
+        (
+            "jetstream tail" if ":6008/" in url else f"jetstream tail {url}",
+            "read events, in another terminal",
+        ),
         (f"kill -9 $(cat {directory}/ingest-1.pid)", f"the leader is lost{after}: ingest-2 leads after 3 s"),
         (f"kill -9 $(cat {directory}/edge-1.pid)", f"an edge is lost{after}: its clients go on at others"),
         (f"kill -9 $(cat {directory}/postgres-1.pid)", f"the primary is lost{after}"),

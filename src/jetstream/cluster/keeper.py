@@ -57,7 +57,8 @@ class Keeper:
     def look(self) -> None:
         """Note which processes have ended since the last look, and begin to mend that."""
         for process in self._cluster.ended():
-            self._note_end(process)
+            if process.name not in self._recovering:
+                self._note_end(process)
 
     async def close(self) -> None:
         """Mend nothing more."""
@@ -97,9 +98,7 @@ class Keeper:
         """Note an end, and tell whether the process is to be started again."""
         ends = self._ends.setdefault(name, deque(maxlen=ENDS_MAX))
         ends.append(self._clock())
-        return self._restart_s is not None and (
-            len(ends) < ENDS_MAX or ends[0] < self._clock() - ENDS_S
-        )
+        return self._restart_s is not None and (len(ends) < ENDS_MAX or ends[0] < self._clock() - ENDS_S)
 
     def _described(self, process: Process) -> str:
         if not isinstance(process, Postgres):

@@ -40,8 +40,9 @@ class PostgresMissing(JetstreamError):
         self.found = found
         super().__init__(
             f"PostgreSQL {OLDEST} or later is needed: {found} in PATH or in {VERSIONS}/*/bin."
-            " Install its server (Debian, Ubuntu: apt install postgresql; Fedora: dnf install postgresql-server;"
-            " macOS: brew install postgresql), or add the directory of its programs to PATH"
+            " Install its server (Debian, Ubuntu: apt install postgresql; Fedora: dnf install"
+            " postgresql-server; macOS: brew install postgresql), or add the directory of its programs to"
+            " PATH"
         )
 
 
@@ -159,7 +160,16 @@ class Postgres(Process):
     @property
     def accepts(self) -> bool:
         """Whether it takes connections."""
-        command = [str(self.binaries / "pg_isready"), "-q", "-h", HOST, "-p", str(self.port)]
+        command = [
+            str(self.binaries / "pg_isready"),
+            "-q",
+            "-h",
+            HOST,
+            "-p",
+            str(self.port),
+            "-U",
+            "postgres",
+        ]
         return subprocess.run(command, check=False).returncode == 0  # noqa: S603 - a program of PostgreSQL
 
     def wait_ready(self, within_s: float = START_S) -> None:

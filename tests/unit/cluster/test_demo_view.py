@@ -47,7 +47,11 @@ def test_a_rate_that_is_not_known_is_a_dash() -> None:
         (None, "does not answer", "bad"),
         (status(), "0 subscribers", "good"),
         (status(subscribers=1), "1 subscriber", "good"),
-        (status("it lags", "it stops", subscribers=2), "2 subscribers; not ready: it lags; it stops", "waits"),
+        (
+            status("it lags", "it stops", subscribers=2),
+            "2 subscribers; not ready: it lags; it stops",
+            "waits",
+        ),
     ],
 )
 def test_an_edge(answer: dict[str, Any] | None, text: str, mood: str) -> None:
