@@ -54,14 +54,14 @@ def demo_cluster(
     """
     require_driver()
     # With the driver of PostgreSQL, which may be missing.
-    from jetstream.cluster import demo  # noqa: PLC0415
+    from jetstream.cluster import demo, keeper  # noqa: PLC0415
     from jetstream.cluster.members import Shape  # noqa: PLC0415
 
     shape = Shape(edges=edges, ingests=ingests, upstreams=tuple(_checked(upstream or [])), rate=rate)
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH)
-    restart_s = demo.RESTART_S if restart else None
+    restart_s = keeper.RESTART_S if restart else None
     run(demo.run(demo.Demo(shape, port, dir, restart_s), console))
 
 

@@ -281,8 +281,8 @@ class Cluster:
 
     def member_of(self, term: Term | None) -> str | None:
         """Return the name of the ingest that has a term; None: none that runs has it."""
-        names = self.names("ingest") if term else []
-        return next((name for name in names if str(self.processes[name].pid) == term.pid), None)
+        pid = term.pid if term is not None else ""
+        return next((name for name in self.names("ingest") if str(self.processes[name].pid) == pid), None)
 
     async def wait_leader(self, *, besides: str | None = None, within_s: float = TAKEOVER_S) -> str:
         """Wait until an ingest leads, another one than `besides`; return its name. Raises MemberFailed."""

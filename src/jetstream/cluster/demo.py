@@ -36,7 +36,11 @@ from jetstream.runtime import reload_on_hangup, stop_on_signals, unless
 LOOK_S: Final = 0.2  # between two looks at which processes have ended
 SHOW_S: Final = 1.0  # between two looks at what they say of themselves
 _FIRST_SERVER: Final = "postgres-1"
-_READABLE: Final = {kind: Change(settings={"log-format": "text"}) for kind in ("ingest", "edge")}
+# Logs are for people. What a client was sent can be compared with the log, also of accounts that end later.
+_CHANGES: Final = {
+    "ingest": Change(settings={"log-format": "text", "forget": "none"}),
+    "edge": Change(settings={"log-format": "text"}),
+}
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ async def run(demo: Demo, console: Console) -> None:
     stop_on_signals(stopped.set)
     reload_on_hangup(stopped.set)
     with _directory(demo.directory) as directory:
-        cluster = Cluster(members(demo.shape, ports[1:], directory, _READABLE), directory)
+        cluster = Cluster(members(demo.shape, ports[1:], directory, _CHANGES), directory)
         show = Show(cluster, console, demo.restart_s)
         try:
             if await unless(stopped, show.start(ports[0])):
