@@ -367,8 +367,10 @@ class TestCluster:
     async def test_clients_go_to_edges_that_are_ready_and_to_any_when_none_is(
         self, relay: Relay, start: Start, session: aiohttp.ClientSession, tmp_path: Path
     ) -> None:
-        ready = await start(upstream_cursor=0)
-        waiting = await start(upstream="ws://127.0.0.1:9")  # which has had no frame
+        ready = await start(upstream_cursor=0, ready_lag=None)
+        waiting = await start(
+            upstream="ws://127.0.0.1:9", data_dir=tmp_path / "other"
+        )  # which has had no frame
         relay.publish(numbered([identity(1)]))
         await published(ready, 1)
         async with balancer([ready.port, waiting.port, free_port()], tmp_path) as port:

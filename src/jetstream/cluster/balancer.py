@@ -41,7 +41,7 @@ class Balancer:
         self._ports = ports
         # How many connections each edge has.
         self.loads = dict.fromkeys(ports, 0)
-        # Those whose `/ready` has answered 200 last.
+        # Edges with an answer of 200 at the last look at their `/ready`.
         self.ready: set[str] = set()
         # All connections, with the edge and with the client.
         self._tasks: set[asyncio.Task[None]] = set()

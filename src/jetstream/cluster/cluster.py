@@ -122,9 +122,16 @@ class Cluster:
         The first ingest leads. Data of an earlier run in the directory is used. Raises MemberFailed.
         """
         check_access(self.directory)
+        leader, *others = self.names("ingest")
+        self._spawn_all(self.names("relay"), note)  # which takes its time to start
         await self._start_servers(note)
-        for kind in KINDS[1:]:
-            await self._start_kind(kind, note)
+        await self._wait_all(self.names("relay"))
+        self._spawn_all([leader], note)
+        await self.wait_ready(leader)
+        await self.wait_leader()
+        others += self.names("edge")
+        self._spawn_all(others, note)
+        await self._wait_all(others)
 
     async def _start_servers(self, note: Callable[[str], object]) -> None:
         """Start PostgreSQL: the primary first, then the others as its standbys."""
@@ -140,16 +147,13 @@ class Cluster:
                 await (self.spawn(each.name) if each.follows(primary) else self.rebuild(each.name))
                 await self.wait_synchronous()
 
-    async def _start_kind(self, kind: Kind, note: Callable[[str], object]) -> None:
-        names = self.names(kind)
-        if kind == "ingest" and names:
-            note(f"starting {names[0]}")
-            await self.spawn(names.pop(0))
-            await self.wait_leader()
+    def _spawn_all(self, names: Sequence[str], note: Callable[[str], object]) -> None:
         if names:
             note(f"starting {', '.join(names)}")
         for name in names:
             self.processes[name].spawn()
+
+    async def _wait_all(self, names: Sequence[str]) -> None:
         await asyncio.gather(*map(self.wait_ready, names))
 
     async def spawn(self, name: str) -> None:

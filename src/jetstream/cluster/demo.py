@@ -24,7 +24,7 @@ from rich.text import Text
 
 from jetstream.cluster.balancer import Balancer
 from jetstream.cluster.cluster import Cluster
-from jetstream.cluster.demo_view import Row, Served, of_edge, of_ingest, of_server, to_try, view
+from jetstream.cluster.demo_view import Row, Served, counted, of_edge, of_ingest, of_server, to_try, view
 from jetstream.cluster.keeper import RESTART_S, Keeper
 from jetstream.cluster.members import HOST, KINDS, Change, Shape, members
 from jetstream.cluster.ports import free_ports, taken
@@ -208,7 +208,7 @@ class Show:
         """Return a row for each process, and one for the balancer, which is in this one."""
         count = sum(self._balancer.loads.values())
         url = f"http://localhost:{self._balancer.port}"
-        first = Row("balancer", os.getpid(), url, f"{count} connections")
+        first = Row("balancer", os.getpid(), url, counted(count, "connection"))
         synchronous = await self._cluster.synchronous()
         names = [name for kind in reversed(KINDS) for name in self._cluster.names(kind)]
         rows = (self._row(self._cluster.processes[name], synchronous) for name in names)
@@ -222,10 +222,15 @@ class Show:
 
     async def _state(self, process: Process, synchronous: list[str] | None) -> tuple[str, str]:
         """Return what a process does, and its mood."""
+        recovers = self._keeper.recovers(process.name)
         if not process.running:
-            return "gone, and started again" if self._keeper.recovers(process.name) else "gone", "bad"
+            return "gone, is started again soon" if recovers else "gone", "bad"
         if process.frozen:
             return "frozen", "bad"
+        return ("starts", "waits") if recovers else await self._doing(process, synchronous)
+
+    async def _doing(self, process: Process, synchronous: list[str] | None) -> tuple[str, str]:
+        """Return what a process does that runs, and its mood."""
         if isinstance(process, Postgres):
             accepts = await self._cluster.is_ready(process.name)
             waits = None if synchronous is None else process.name in synchronous

@@ -57,12 +57,16 @@ def _table(rows: Iterable[Row]) -> Table:
     return table
 
 
+def counted(count: int, thing: str) -> str:
+    """Return a number of things, in words."""
+    return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
 def of_edge(status: Mapping[str, Any] | None) -> tuple[str, str]:
     """Return what an edge does, and its mood, by its `/status.json`; None: it does not answer."""
     if status is None:
         return "does not answer", "bad"
-    count = status["subscribers"]["total"]
-    text = f"{count} subscriber{'' if count == 1 else 's'}"
+    text = counted(status["subscribers"]["total"], "subscriber")
     return (text, "good") if status["ready"] else (f"{text}; not ready: {_why(status)}", "waits")
 
 

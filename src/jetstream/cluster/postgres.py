@@ -6,6 +6,7 @@ directory.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pwd
 import re
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jetstream.cluster.members import HOST, Member, Value
-from jetstream.cluster.process import MemberFailed, Process
+from jetstream.cluster.process import STOP_S, MemberFailed, Process
 from jetstream.errors import JetstreamError
 
 PROGRAMS: Final = ("initdb", "postgres", "pg_basebackup", "pg_ctl", "pg_isready")
@@ -29,6 +30,8 @@ USER: Final = "nobody"  # as whom it runs where this process is root
 START_S: Final = 60.0
 _COPY_S: Final = 120.0
 _LOOK_S: Final = 0.05
+_MEMORY_LINE: Final = 6  # of postmaster.pid: the key and the ID of a segment of shared memory
+_IPC_RMID: Final = 0
 _INITDB: Final = ("-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
 _ACCESS: Final = f"host replication all {HOST}/32 trust\n"
 
@@ -187,6 +190,12 @@ class Postgres(Process):
         super().kill()
         while any(_runs_in(pid, self.data) for pid in pids):
             time.sleep(_LOOK_S)
+        self._forget_last()
+
+    def stop(self, within_s: float = STOP_S) -> None:
+        """End it in good order, and wait for that; kill it if it takes longer."""
+        super().stop(within_s)
+        self._forget_last()
 
     def _pids(self) -> list[int]:
         """Return the IDs of its processes: each session is one, and their working directory is the data."""
@@ -194,9 +203,14 @@ class Postgres(Process):
         return [*own, *(pid for pid in _processes() if pid not in own and _runs_in(pid, self.data))]
 
     def _forget_last(self) -> None:
-        """Remove the lock of a process that was killed: another process may have its ID by now."""
-        if self._process is not None and not self._pids():
-            (self.data / "postmaster.pid").unlink(missing_ok=True)
+        """Remove what a killed server leaves: shared memory, and a lock with an ID that may be reused."""
+        lock = self.data / "postmaster.pid"
+        if self._process is None or self._pids() or not lock.exists():
+            return
+        with suppress(OSError, ValueError, IndexError, AttributeError):
+            _, memory = lock.read_text().splitlines()[_MEMORY_LINE].split()
+            ctypes.CDLL(None).shmctl(int(memory), _IPC_RMID, None)
+        lock.unlink()
 
     def run(self, name: str, *arguments: str, within_s: float = START_S) -> None:
         """Run one of PostgreSQL's programs as its user. Raises MemberFailed, with what it wrote."""
