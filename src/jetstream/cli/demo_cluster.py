@@ -31,10 +31,6 @@ def demo_cluster(
 ) -> None:
     """Run a cluster on this machine, without containers, until Ctrl-C, to see what its failures cost.
 
-    PostgreSQL with a synchronous standby, ingests of which one leads, edges, one address for all of them, and
-    a simulated relay. It needs PostgreSQL 15 or later, and listens on 127.0.0.1 only. It shows each process
-    with its ID, and what to try. docs/many-machines.md has a failover rehearsal.
-
     Parameters
     ----------
     upstream

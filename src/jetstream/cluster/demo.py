@@ -156,7 +156,13 @@ class Show:
         """Look after the cluster, and show it, until an event is set."""
         await self._keeper.look_at_leader()
         server = self._cluster.server(_FIRST_SERVER)
-        hints = to_try(self.url, self._cluster.directory, server.address, restarts=self._restarts)
+        hints = to_try(
+            self.url,
+            self._cluster.directory,
+            server.address,
+            ingests=len(self._cluster.names("ingest")),
+            restarts=self._restarts,
+        )
         self._console.print(hints, soft_wrap=True)
         await unless(stopped, self._look_after())
 

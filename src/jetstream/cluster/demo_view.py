@@ -99,19 +99,20 @@ def _why(status: Mapping[str, Any]) -> str:
     return "; ".join(texts)[:_TEXT_CHARS_MAX] or "it starts"
 
 
-def to_try(url: str, directory: Path, database: str, *, restarts: bool) -> Text:
+def to_try(url: str, directory: Path, database: str, *, ingests: int, restarts: bool) -> Text:
     """Return what an operator could try. `directory` has the files with the IDs of processes."""
+    then = "ingest-2 leads after 3 s" if ingests > 1 else "nothing new comes until it is back"
     after = "" if restarts else ", and stays away"
     lines = [
         (
             "jetstream tail" if ":6008/" in url else f"jetstream tail {url}",
             "read events, in another terminal",
         ),
-        (f"kill -9 $(cat {directory}/ingest-1.pid)", f"the leader is lost{after}: ingest-2 leads after 3 s"),
+        (f"kill -9 $(cat {directory}/ingest-1.pid)", f"the leader is lost{after}: {then}"),
         (f"kill -9 $(cat {directory}/edge-1.pid)", f"an edge is lost{after}: its clients go on at others"),
         (f"kill -9 $(cat {directory}/postgres-1.pid)", f"the primary is lost{after}"),
         (f"psql {database}", "look at the log's tables: term, tail, segment"),
-        (f"tail -f {directory}/ingest-2.log", "what a process says"),
+        (f"tail -f {directory}/ingest-1.log", "what a process says"),
     ]
     width = max(len(command) for command, _ in lines)
     text = Text("\ntry\n")

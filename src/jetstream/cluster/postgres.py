@@ -245,7 +245,7 @@ def check_access(directory: Path) -> None:
         if not each.stat().st_mode & 0o001:
             raise MemberFailed(
                 f"{each} is closed to the user {USER}, as whom PostgreSQL runs because this command is root:"
-                f" choose another directory, or run `chmod o+x {each}`"
+                " choose another directory, such as one in /tmp"
             )
 
 
