@@ -106,7 +106,7 @@ def to_try(url: str, directory: Path, database: str, *, ingests: int, restarts: 
     lines = [
         (
             "jetstream tail" if ":6008/" in url else f"jetstream tail {url}",
-            "read events, in another terminal",
+            "read events",
         ),
         (f"kill -9 $(cat {directory}/ingest-1.pid)", f"the leader is lost{after}: {then}"),
         (f"kill -9 $(cat {directory}/edge-1.pid)", f"an edge is lost{after}: its clients go on at others"),
@@ -114,8 +114,7 @@ def to_try(url: str, directory: Path, database: str, *, ingests: int, restarts: 
         (f"psql {database}", "look at the log's tables: term, tail, segment"),
         (f"tail -f {directory}/ingest-1.log", "what a process says"),
     ]
-    width = max(len(command) for command, _ in lines)
-    text = Text("\ntry\n")
+    text = Text("\ntry, in another terminal\n")
     for command, why in lines:
-        text.append(f"  {command:<{width}}  ").append(f"{why}\n", "dim")
+        text.append(f"  # {why}\n", "dim").append(f"  {command}\n")
     return text.append("Ctrl-C ends everything.\n")

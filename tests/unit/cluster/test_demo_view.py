@@ -94,7 +94,7 @@ def test_what_to_try_names_the_files_of_this_cluster() -> None:
     lines = to_try(
         "ws://localhost:6008/subscribe", Path("/tmp/x"), "postgresql://h/d", ingests=2, restarts=True
     ).plain
-    assert "  jetstream tail  " in lines
+    assert "  # read events\n  jetstream tail\n" in lines
     assert "kill -9 $(cat /tmp/x/ingest-1.pid)" in lines
     assert "ingest-2 leads after 3 s" in lines
     assert "psql postgresql://h/d" in lines
