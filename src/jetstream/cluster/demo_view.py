@@ -104,10 +104,7 @@ def to_try(url: str, directory: Path, database: str, *, ingests: int, restarts: 
     then = "ingest-2 leads after 3 s" if ingests > 1 else "nothing new comes until it is back"
     after = "" if restarts else ", and stays away"
     lines = [
-        (
-            "jetstream tail" if ":6008/" in url else f"jetstream tail {url}",
-            "read events",
-        ),
+        ("jetstream tail" if ":6008/" in url else f"jetstream tail {url}", "read events"),
         (f"kill -9 $(cat {directory}/ingest-1.pid)", f"the leader is lost{after}: {then}"),
         (f"kill -9 $(cat {directory}/edge-1.pid)", f"an edge is lost{after}: its clients go on at others"),
         (f"kill -9 $(cat {directory}/postgres-1.pid)", f"the primary is lost{after}"),
