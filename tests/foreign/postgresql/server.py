@@ -46,6 +46,11 @@ class Server:
     def address(self) -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def program(self, name: str, *arguments: str) -> list[str]:
         command = [str(self._programs / name), *arguments]
         if os.getuid() == 0:
