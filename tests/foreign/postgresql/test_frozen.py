@@ -45,7 +45,9 @@ async def test_an_edge_stops(frozen: Server, batch_of: BatchOf, cursor: Cursors)
     frozen.freeze()
     reading = asyncio.create_task(edge.read(1, 100, EVERYTHING))
     asking = asyncio.create_task(edge.gaps(0, 10))
-    await asyncio.sleep(0.2)
+    assert edge._pool._pool is not None
+    while edge._pool._pool.get_idle_size():
+        await asyncio.sleep(0.01)
     async with asyncio.timeout(ENDS_S):
         for task in (reading, asking):
             task.cancel()
@@ -62,7 +64,8 @@ async def test_a_leader_stops(frozen: Server, batch_of: BatchOf, cursor: Cursors
     frozen.freeze()
     appending = asyncio.create_task(leader.append(batch_of(range(51, 101)), Changes(cursor)))
     maintaining = asyncio.create_task(leader.maintain())
-    await asyncio.sleep(0.2)
+    while not leader.term.writing.locked():
+        await asyncio.sleep(0.01)
     async with asyncio.timeout(ENDS_S):
         for task in (appending, maintaining):
             task.cancel()
@@ -111,7 +114,9 @@ async def test_a_process_that_stands_by_stops(frozen: Server) -> None:
     leader = await engine.open(limits=BY_HAND)
     log = await PostgresLog.open(frozen.address, Options(BY_HAND, primary=True))
     leading = asyncio.create_task(lead(log, Candidate(look_s=0.01)))
-    await asyncio.sleep(0.2)
+    looks = "SELECT 1 FROM pg_stat_activity WHERE query LIKE $1 AND pid <> pg_backend_pid()"
+    while not await engine.execute(looks, "%FROM term t, leader l%"):
+        await asyncio.sleep(0.01)
     frozen.freeze()
     async with asyncio.timeout(ENDS_S):
         leading.cancel()
