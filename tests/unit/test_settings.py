@@ -353,6 +353,49 @@ def test_a_bad_upstream_is_named_without_its_password(
     assert "hunter2" not in fail()
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://me:hunter2/x@db/log",
+        "postgresql://me:1/hunter2@db/log",
+        "postgresql://me:hunter2?x@db/log",
+        "postgresql://me:1?hunter2@db/log",
+        "postgresql://me:hunter2#x@db/log",
+        "postgresql://me:1#hunter2@db/log",
+        "postgresql://me:hunter2@x@db/log",
+        "postgresql://me:[hunter2@db/log",
+        "postgresql://me:hunter2@db:port/log",
+    ],
+)
+def test_an_address_of_a_database_that_means_something_else_is_named_without_its_password(
+    address: str, fail: Fail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = fail("--log", address)
+    assert "write / as %2F" in line
+    assert "hunter2" not in line
+    monkeypatch.setenv("JETSTREAM_LOG", address)
+    assert "hunter2" not in fail()
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql://me:hunter2@db/log", "postgresql://db/log"),
+        ("postgresql://me:hunt%2Fer2@db1:5432,db2/log?sslmode=require", "postgresql://db1:5432,db2/log"),
+        ("postgresql:///log?host=/run/postgresql&user=me&password=hunter2", "postgresql:///log"),
+        ("postgresql://me@%2Frun%2Fpostgresql/log", "postgresql://%2Frun%2Fpostgresql/log"),
+        ("postgres://[::1]:5432/log?user=me@db&password=hunter2", "postgres://…"),
+    ],
+)
+def test_the_address_of_a_database_is_shown_without_its_password(
+    serve: Serve, address: str, shown: str
+) -> None:
+    settings = serve("--log", address)
+    assert settings.database == address
+    assert str(settings.log) == shown
+    assert "hunter" not in repr(settings)
+
+
 def test_several_upstreams_and_their_cursors_by_flags_and_by_variables(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ from tests.unit.eventlog.trimming import trim
 from jetstream.conditions import Conditions
 from jetstream.errors import LogCorrupt
 from jetstream.eventlog import Changes, Cursors
-from jetstream.eventlog.sqlite.damage import Damage, DamageRecord
+from jetstream.eventlog.damage import Damage, DamageRecord
 from jetstream.eventlog.sqlite.rewrite import read_tombstones
 from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.store import SqliteLog
