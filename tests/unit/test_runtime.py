@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ from jetstream.limits import RuntimeLimits
 from jetstream.runtime import (
     collect_young,
     count_young,
+    housekeeping,
     malloc_trim,
     next_count_s,
     open_files,
@@ -105,6 +107,14 @@ async def test_memory_is_released_while_much_is_in_use(resident: int, released: 
             await asyncio.sleep(0.001)
     releasing.cancel()
     assert bool(trimmed) is released
+
+
+@pytest.mark.skipif(malloc_trim() is None, reason="the C library is not glibc")
+async def test_memory_is_released_while_a_server_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    trimmed = threading.Event()
+    monkeypatch.setattr("jetstream.runtime.malloc_trim", lambda: trimmed.set)
+    async with housekeeping(RuntimeLimits(release_every_s=0.0, release_above_bytes=0)):
+        assert await asyncio.to_thread(trimmed.wait, 20)
 
 
 @pytest.mark.skipif(malloc_trim() is None, reason="the C library is not glibc")
