@@ -195,3 +195,30 @@ async def test_a_ping_between_two_fragments_gives_their_message_no_more_time(cli
     assert client.inbound.pending._entries[client.sink] == since
     client.say(TEXT_ENDS, b"}")
     assert client.sink.busy  # with the message
+
+
+async def test_nothing_is_read_while_something_waits_for_its_turn(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(client.transport, "pause_reading", lambda: calls.append("pause"))
+    monkeypatch.setattr(client.transport, "resume_reading", lambda: calls.append("resume"))
+    client.say(TEXT, b"{}")
+    assert calls == ["pause"]
+    while client.sink.busy:
+        await asyncio.sleep(0)
+    assert calls[-1] == "resume"
+
+
+@pytest.mark.parametrize("noticed", [False, True])
+async def test_pings_of_a_client_that_has_gone_are_no_error(
+    client: Client, monkeypatch: pytest.MonkeyPatch, noticed: bool
+) -> None:
+    def gone(_data: bytes) -> None:
+        raise RuntimeError("the handler is closed")  # as uvloop does
+
+    monkeypatch.setattr(client.transport, "is_closing", lambda: noticed)
+    monkeypatch.setattr(client.transport, "write", gone)
+    client.say(PING)
+    client.say(CLOSE, pack(">H", 1000))
+    assert client.sink.controls == 0

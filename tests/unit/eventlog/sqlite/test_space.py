@@ -122,6 +122,8 @@ async def test_a_log_that_fills_the_disk_recovers_when_retention_is_due(writer: 
         await writer.store_soon()
     assert writer.log.statistics().writable
     assert 0 < await writer.held() < held
+    await writer.upkeep()
+    assert (writer.directory / FILE).stat().st_blocks * 512 == writer.log._state.space.reserve_size > 0
     await writer.log.close()
 
 
