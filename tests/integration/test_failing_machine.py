@@ -112,7 +112,7 @@ async def test_positions_ahead_of_the_clock_are_told_and_come_back(relay: Relay,
     directory = tmp_path / "one"
     await stored(relay, directory, 3, lambda: unix_us() + HOUR_US)
     settings = Settings(upstream=relay.url, listen=LOOPBACK, data_dir=directory)
-    async with running(Service(settings, LIMITS)) as service:
+    async with running(Service(settings)) as service:
         status, body = await health(service.port)
         assert (status, body["status"]) == (200, "degraded")
         assert "jetstream log rebase-time" in body["reasons"][0]
@@ -120,7 +120,7 @@ async def test_positions_ahead_of_the_clock_are_told_and_come_back(relay: Relay,
         assert seen['jetstream_condition{condition="clock"}'] == 1
         assert 3_500 < seen["jetstream_log_ahead_seconds"] < 3_700
     assert rebase(directory, unix_us()).events == 3
-    async with running(Service(settings, LIMITS)) as service:
+    async with running(Service(settings)) as service:
         assert (await health(service.port))[1]["status"] == "ok"
         async with subscribe(service.port, cursor=1) as subscriber:
             assert [event["commit"]["rkey"] for event in await subscriber.events(3)] == ["1", "2", "3"]
