@@ -11,7 +11,19 @@ import pytest
 from structlog.testing import capture_logs
 from tests.builders import account, commit, error, frame, identity
 from tests.relay import Act, Connection, Relay, follow, refuse, send, serve
-from tests.serving import LOOPBACK, Start, cursor, figures, get, health, published, quick, running, source, until
+from tests.serving import (
+    LOOPBACK,
+    Start,
+    cursor,
+    figures,
+    get,
+    health,
+    published,
+    quick,
+    running,
+    source,
+    until,
+)
 from tests.subscriber import subscribe
 
 from jetstream.app import Service
