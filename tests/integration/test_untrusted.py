@@ -315,7 +315,8 @@ FRAGMENT = Frame(Opcode.TEXT, b"{", False).serialize(mask=True)
     [message(), update(10), message() * 40, FRAGMENT + Frame(Opcode.CONT, b"}").serialize(mask=True)],
     ids=["a message", "an update", "many messages", "fragments"],
 )
-async def test_a_client_that_has_sent_whole_messages_may_be_silent(data: bytes, service: Service) -> None:
+async def test_a_client_that_has_sent_whole_messages_may_be_silent(data: bytes, start: Start) -> None:
+    service = await start(limits=web(message_timeout_s=3_600.0))
     async with subscribe(service.port) as subscriber:
         subscriber.connection.transport.write(data)
         await (await subscriber.connection.ping())  # read behind the messages

@@ -136,6 +136,15 @@ def test_many_outliers_cost_no_other_frame(outliers: range) -> None:
     assert reader.cursor[0] == 1_011
 
 
+@pytest.mark.parametrize("outliers", [(300_000, 400_000), (400_000, 300_000), (FAR, 2 * FAR, 3 * FAR)])
+def test_far_outliers_do_not_confirm_each_other(outliers: tuple[int, ...]) -> None:
+    reader = Reader(100).numbers(101, *outliers)
+    assert reader.tracker.cursor == 101  # what a new connection asks for
+
+    reader.numbers(102, 103)
+    assert (reader.cursor, reader.tracker.restarts) == ((103, None), 0)
+
+
 def test_jumps_are_believed_when_they_go_on() -> None:
     seqs = [100 + FAR * n for n in range(1, LIMITS.confirm_frames + 2)]
     reader = Reader(100).numbers(*seqs)
