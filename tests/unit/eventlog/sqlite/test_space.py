@@ -127,6 +127,22 @@ async def test_a_log_that_fills_the_disk_recovers_when_retention_is_due(writer: 
     await writer.log.close()
 
 
+async def test_the_reserve_stays_while_nothing_can_be_freed(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else another program, which fills the disk too, would take it."""
+    await writer.upkeep()
+    space, released = writer.log._state.space, list[bool]()
+    monkeypatch.setattr(space, "release_reserve", lambda: released.append(True))
+    for _ in range(3):
+        with pytest.raises(LogUnwritable):
+            await writer.store()
+        await writer.upkeep()
+    assert released == []
+    assert space.reserve_held == space.reserve_size
+    await writer.log.close()
+
+
 async def test_a_restart_with_less_retention_frees_the_disk(writer: Writer) -> None:
     await writer.log.close()
     await writer.open(retention_s=20.0)
@@ -237,6 +253,8 @@ async def test_retention_is_kept_though_another_program_has_filled_the_disk(disk
         except LogUnwritable:
             writer.log._state.space.full = True
         await writer.upkeep()
+    oldest_us = writer.log.statistics().oldest_us
+    assert oldest_us is None or Writer.now - oldest_us <= 20 * SECOND
     assert await writer.held() <= 2_000
     await writer.log.close()
 
@@ -257,6 +275,16 @@ def test_the_reserve_is_taken_released_and_taken_back(disk: Path) -> None:
     assert not space.take_reserve()
     filler.unlink()
     assert space.take_reserve()
+
+
+def test_nothing_is_committed_while_room_is_made_with_the_reserve(tmp_path: Path) -> None:
+    space = Space(tmp_path)
+    space.spend(1_000)
+    space.freeing = True
+    with pytest.raises(LogUnwritable, match="the disk is full"):
+        space.spend(1)
+    space.freeing = False
+    space.spend(1)
 
 
 async def test_a_disk_that_is_too_small_for_a_reserve_is_one_warning(disk: Path) -> None:
