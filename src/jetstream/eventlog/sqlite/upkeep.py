@@ -338,7 +338,7 @@ class Upkeep:
             space.freeing = False
 
     async def _make_room(self) -> None:
-        """Free what the settings allow, and empty the write-ahead log and the journal. Raises LogUnwritable."""
+        """Free what the settings allow, the write-ahead log and the journal. Raises LogUnwritable."""
         space, empty_wal = self._state.space, self._state.checkpointer.empty_wal
         await self._exclusively(empty_wal)
         await self._keep_time()
