@@ -316,38 +316,27 @@ class Upkeep:
     # The disk
 
     async def _free_disk(self) -> None:
-        """Free what the settings allow, and the write-ahead log, with the help of the reserve if need be.
+        """Free what the settings allow, and the write-ahead log, with the help of the reserve.
 
-        Appends are refused meanwhile, since they would use up the reserve. It is not released for nothing:
-        another program that fills the disk would take it. Afterwards the disk counts as no longer full; if
-        nothing could be freed, the next append finds that out.
+        Appends are refused meanwhile, since they would use up the reserve. Afterwards the disk counts as no
+        longer full; if nothing could be freed, the next append finds that out.
         """
-        space = self._state.space
+        space, empty_wal = self._state.space, self._state.checkpointer.empty_wal
         space.freeing = True
         try:
-            try:
-                await self._make_room()
-            except LogUnwritable:
-                async with self._state.writing:
-                    space.release_reserve()
-                await self._make_room()
+            async with self._state.writing:
+                space.release_reserve()
+            await self._exclusively(empty_wal)
+            await self._keep_time()
+            await self._despite_damage(self._retain)
+            await self._exclusively(empty_wal)
+            while space.low and await self._shrink():
+                await self._exclusively(empty_wal)
             space.full = False
         finally:
             await self._take_reserve()
             space.allowance = 0
             space.freeing = False
-
-    async def _make_room(self) -> None:
-        """Free what the settings allow, the write-ahead log and the journal. Raises LogUnwritable."""
-        space, empty_wal = self._state.space, self._state.checkpointer.empty_wal
-        await self._exclusively(empty_wal)
-        await self._keep_time()
-        await self._despite_damage(self._retain)
-        await self._exclusively(empty_wal)
-        while space.low and await self._shrink():
-            await self._exclusively(empty_wal)
-        async with self._state.writing:
-            self._empty_journal()
 
     async def _require_room(self, size: int) -> None:
         """Make room for a step that writes so many bytes. Raises LogUnwritable."""

@@ -127,22 +127,6 @@ async def test_a_log_that_fills_the_disk_recovers_when_retention_is_due(writer: 
     await writer.log.close()
 
 
-async def test_the_reserve_stays_while_nothing_can_be_freed(
-    writer: Writer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else another program, which fills the disk too, would take it."""
-    await writer.upkeep()
-    space, released = writer.log._state.space, list[bool]()
-    monkeypatch.setattr(space, "release_reserve", lambda: released.append(True))
-    for _ in range(3):
-        with pytest.raises(LogUnwritable):
-            await writer.store()
-        await writer.upkeep()
-    assert released == []
-    assert space.reserve_held == space.reserve_size
-    await writer.log.close()
-
-
 async def test_a_restart_with_less_retention_frees_the_disk(writer: Writer) -> None:
     await writer.log.close()
     await writer.open(retention_s=20.0)
