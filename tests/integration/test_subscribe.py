@@ -257,7 +257,20 @@ async def test_when_all_places_are_taken_a_newcomer_is_asked_to_come_again(start
         pass
 
 
-@pytest.mark.parametrize("said", [b"", b"GET /subscribe HT", b"GET /subscribe HTTP/1.1\r\nHost: here\r\n"])
+UPLOAD = b"POST /filters HTTP/1.1\r\nHost: here\r\nContent-Length: 9\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"G",
+        b"GET /subscribe HT",
+        b"GET /subscribe HTTP/1.1\r\nHost: here\r\n",
+        UPLOAD,
+        UPLOAD + b"did:plc:",
+    ],
+)
 async def test_a_request_that_does_not_end_is_closed(said: bytes, start: Start) -> None:
     service = await start(limits=Limits(web=WebLimits(request_timeout_s=0.05, deadline_check_s=0.01)))
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)

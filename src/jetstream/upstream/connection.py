@@ -20,18 +20,21 @@ from jetstream.retry import parse_retry_after
 from jetstream.upstream.inbox import Inbox
 from jetstream.urls import without_secrets
 
+# Characters that are shown of an error. The other side may have written most of it.
+_PROBLEM_CHARS_MAX: Final = 200
+
 
 class ConnectError(Exception):
     """There is no connection.
 
     `status` is that of an HTTP response other than a WebSocket handshake, None if there was none.
-    `retry_after_s` is what the server asked for, None if it did not ask. The text has no secrets in it.
+    `retry_after_s` is what the server asked for, None if it did not ask. The text is short, without secrets.
     """
 
     def __init__(self, problem: str, status: int | None = None, retry_after_s: float | None = None) -> None:
         self.status = status
         self.retry_after_s = retry_after_s
-        super().__init__(without_secrets(problem))
+        super().__init__(without_secrets(problem)[:_PROBLEM_CHARS_MAX])
 
 
 @cache

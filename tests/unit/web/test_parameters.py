@@ -15,7 +15,7 @@ from tests.unit.web.parameter_rows import BAD, GOOD, NOW
 
 from jetstream.delivery.subscriber import SubscriberOptions
 from jetstream.errors import InvalidParameter
-from jetstream.model.filter import EVERYTHING, Filter
+from jetstream.model.filter import DIDS_PER_STEP, EVERYTHING, Filter
 from jetstream.steps import finish
 from jetstream.web import parameters
 from jetstream.web.http import Request
@@ -26,6 +26,7 @@ from jetstream.web.parameters import (
     parse_message,
     parse_request,
 )
+from jetstream.web.query import PARAMETERS_PER_STEP
 
 POST, LIKE = "app.bsky.feed.post", "app.bsky.feed.like"
 ANN, BOB = "did:plc:ann", "did:web:bob.example"
@@ -308,6 +309,16 @@ def test_parameters_that_cannot_change_are_ignored_in_an_update() -> None:
 def test_an_update_of_many_unknown_names_is_read_in_small_steps() -> None:
     text = json.dumps({"type": "options_update", "payload": dict.fromkeys(map(str, range(10_000)))})
     assert len(list(parse_message(text.encode()))) > 40
+
+
+def test_ten_thousand_dids_are_read_in_small_steps() -> None:
+    dids = [f"did:plc:{number:024}" for number in range(10_000)]
+    text = json.dumps({"type": "options_update", "payload": {"wantedDids": dids}})
+    assert len(list(parse_message(text.encode()))) >= 10_000 // DIDS_PER_STEP
+    query = "&".join(f"wantedDids={did}" for did in dids)
+    request = Request("GET", "/subscribe", query, 1, {})
+    steps = list(parse_request(request, now_us=NOW))
+    assert len(steps) >= 10_000 // PARAMETERS_PER_STEP + 10_000 // DIDS_PER_STEP
 
 
 @pytest.mark.parametrize(("value", "seconds"), [(None, None), (1, 1), (300, 300)])

@@ -246,8 +246,10 @@ async def test_retention_passes_what_cannot_be_deleted(directory: Path) -> None:
 def test_what_is_remembered_is_bounded(tmp_path: Path) -> None:
     conditions = Conditions()
     damages = DamageRecord(tmp_path, conditions, 3)
-    for n in range(10):
-        damages.add([Damage(10 * n, 10 * n + 5, "lost")] * 2)
+    with capture_logs() as lines:
+        for n in range(10):
+            damages.add([Damage(10 * n, 10 * n + 5, "lost")] * 2)
+    assert [line["event"] for line in lines].count("log: skipped a damaged part") == 1  # in a minute
     assert (len(damages.by_end), damages.count) == (3, 10)
     assert damages.skip(92) == 96
     assert damages.skip(96) == 96
