@@ -24,8 +24,9 @@ import uvloop
 from benches.edges import cpu_s
 from cyclopts import App, Parameter
 from tests.foreign.postgresql.engine import Leading, PostgresEngine, new_engine
-from tests.foreign.postgresql.server import Server, binaries, running
+from tests.foreign.postgresql.server import Server, running
 
+from jetstream.cluster.postgres import PostgresMissing, find_binaries
 from jetstream.eventlog import Changes, SourceCursor
 from jetstream.eventlog.postgresql.store import PostgresLog
 from jetstream.model.batch import Batch
@@ -53,9 +54,10 @@ def main(
     seconds: Annotated[float, Parameter(help="To measure.")] = 10.0,
 ) -> dict[str, float]:
     """Run all. Return percents of a core by the number of edges, and how many edges a core carries."""
-    programs = binaries()
-    if programs is None:
-        sys.exit("PostgreSQL is not installed")
+    try:
+        programs = find_binaries()
+    except PostgresMissing as error:
+        sys.exit(str(error))
     dice = random.Random(1)
     events = [like(dice) for _ in range(EVENTS)]
     figures: dict[str, float] = {}
@@ -119,6 +121,7 @@ async def commits(engine: PostgresEngine) -> int:
 def database_s(server: Server) -> float:
     """Return the seconds of CPU of all processes of a server that are alive."""
     pid = server.pid
+    assert pid is not None
     return sum(cpu_s(each) for each in [pid, *children(pid)])
 
 

@@ -28,7 +28,8 @@ from jetstream.cluster.members import KINDS, Kind, Member, log_address
 from jetstream.cluster.postgres import Postgres, check_access, find_binaries
 from jetstream.cluster.process import MemberFailed, Process
 from jetstream.errors import LogError, LogUnreachable
-from jetstream.eventlog.postgresql.connection import connect, drop, translated, whole
+from jetstream.eventlog.postgresql.connection import connect, drop, translated
+from jetstream.eventlog.postgresql.pool import whole
 
 ASK_S: Final = 5.0  # for the database to answer
 READY_S: Final = 60.0  # for a process to start and be ready
@@ -139,7 +140,7 @@ class Cluster:
         primary = max(candidates, key=lambda each: each.timeline, default=self.servers[0])
         note(f"starting {primary.name}, the primary")
         if not primary.created:
-            await whole(asyncio.to_thread(primary.create))
+            await _in_thread(primary.create)
         await self.spawn(primary.name)
         for each in self.servers:
             if each is not primary:
@@ -194,7 +195,7 @@ class Cluster:
 
         The primary before it must not run: what is written there from now on is lost.
         """
-        await whole(asyncio.to_thread(self.server(name).promote))
+        await _in_thread(self.server(name).promote)
 
     async def rebuild(self, name: str) -> None:
         """Make a server that does not run a standby of the present primary, by a new copy of it.
@@ -204,7 +205,7 @@ class Cluster:
         primary = self.primary
         if primary is None:
             raise MemberFailed(f"{name} cannot be a standby: no primary runs")
-        await whole(asyncio.to_thread(self.server(name).copy, self.server(primary)))
+        await _in_thread(self.server(name).copy, self.server(primary))
         await self.spawn(name)
 
     async def synchronous(self) -> list[str] | None:
@@ -331,3 +332,8 @@ def _log_of(process: Process) -> str:
     """Return the end of a log, for an error."""
     lines = process.last_lines()
     return f"; {process.log} ends: {' | '.join(lines)}" if lines else ""
+
+
+async def _in_thread(call: Callable[..., None], *given: object) -> None:
+    """Run a call in a thread. A cancellation waits for its end: nothing can end it before."""
+    await whole(asyncio.ensure_future(asyncio.to_thread(call, *given)), lambda: None)

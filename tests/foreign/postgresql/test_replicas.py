@@ -54,7 +54,7 @@ class Replicated(NamedTuple):
 async def servers(own_server: Callable[..., Server]) -> AsyncIterator[Replicated]:
     primary = own_server()
     await (await PostgresEngine(primary.address).open()).close()
-    replica = primary.standby("replica")
+    replica = primary.standby()
     yield Replicated(primary, replica)
     replica.kill()
 
