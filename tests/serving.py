@@ -109,6 +109,7 @@ def cursor(service: Service) -> SourceCursor | None:
 def source(service: Service) -> Source:
     """Return the source of the one upstream."""
     (only,) = service.intake.sources
+    assert isinstance(only, Source)
     return only
 
 
@@ -214,7 +215,11 @@ class Process:
 
 @asynccontextmanager
 async def process(
-    upstream: str, data_dir: Path, *flags: str, limits: dict[int, tuple[int, int]] | None = None
+    upstream: str,
+    data_dir: Path,
+    *flags: str,
+    limits: dict[int, tuple[int, int]] | None = None,
+    listen: str = "127.0.0.1:0",
 ) -> AsyncIterator[Process]:
     """Start `jetstream serve`, wait until it listens, and kill it at the end if it still runs.
 
@@ -228,7 +233,7 @@ async def process(
     server = Process(
         await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "jetstream", "serve"),
-            *("--upstream", upstream, "--data-dir", str(data_dir), "--listen", "127.0.0.1:0"),
+            *("--upstream", upstream, "--data-dir", str(data_dir), "--listen", listen),
             *("--log-format", "json", *flags),
             stderr=asyncio.subprocess.PIPE,
             env={name: value for name, value in os.environ.items() if not name.startswith("JETSTREAM_")},

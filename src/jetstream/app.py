@@ -34,7 +34,8 @@ from jetstream.dictionary.choice import Dictionaries
 from jetstream.dictionary.public import PublicDictionary, fetch_in_process
 from jetstream.endpoints import Endpoints, Parts, Siblings
 from jetstream.eventlog import LogReader, ReadWriteLog
-from jetstream.eventlog.opening import open_database, open_edge_log, open_log
+from jetstream.eventlog.mirrored import MirroredLog
+from jetstream.eventlog.opening import erased_statuses, open_database, open_edge_log, open_log
 from jetstream.eventlog.sqlite.edge import EdgeLog
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.figures import Figures, log_ends
@@ -234,10 +235,29 @@ class Service:
         fetch = partial(fetch_in_process, settings.data_dir, settings.zstd_dictionary_url)
         return PublicDictionary(settings.zstd_dictionary, settings.data_dir, fetch)
 
+    def _erases(self) -> frozenset[str]:
+        """Return the statuses of accounts whose records are erased; of an edge, as its settings say."""
+        reading = self._reading
+        return erased_statuses(self.settings) if reading is None else reading.erases
+
+    def _shown_log(self) -> LogReader:
+        """Return the log as readers see it: that of a mirror may be behind the stream."""
+        mirrored = self.settings.mirrored
+        if mirrored is None:
+            return self.reader
+        from jetstream.upstream.mirror.question import newest_of  # noqa: PLC0415 - for mirrors only
+
+        return MirroredLog(
+            self.reader,
+            partial(newest_of, mirrored.url, self._limits.upstream.question_timeout_s),
+            self._clock,
+        )
+
     async def _run(self, shortage: FileShortage | None) -> None:
+        self._shown = self._shown_log()
         if self._serves:
             self.delivery = Delivery(
-                self.reader,
+                self._shown,
                 self.metrics,
                 self._limits.delivery,
                 slow_timeout_s=self.settings.slow_timeout,
@@ -316,13 +336,14 @@ class Service:
     async def _listen(self) -> None:
         """Open the listeners, and say where everything is."""
         parts = Parts(
-            self.reader,
+            self._shown,
             self.delivery if self._serves else None,
             Dictionaries(self._dictionary),
             self.metrics,
             self.figures,
             self.status,
             self._clock,
+            self._erases,
         )
         limits, siblings = self._limits.web, self._siblings
         self.endpoints = Endpoints(self.settings, self.access, parts, limits, siblings, self._first_id)
@@ -331,7 +352,7 @@ class Service:
         await self.endpoints.start()
         fields = {
             **({} if self.settings.role == "all" else {"role": self.settings.role}),
-            **({"verify": self.settings.verify} if self._reads else {}),
+            **({"verify": self.settings.verify} if self._reads and self.settings.mirrored is None else {}),
             **({} if self._edge is None else {"log": str(self.settings.log or self.settings.log_dir)}),
             **log_ends(self.reader.statistics().newest_us, self._clock()),
             **({} if self._reading is None else self._reading.fields()),

@@ -30,6 +30,8 @@ CONDITIONS: Final = {
     "messages_refused": "most messages are refused",
     "keys_unavailable": "no PLC directory answers, so signing keys that are not known yet cannot be had",
     "keys_not_followed": "the directory's export cannot be read, so signing keys are fetched one by one",
+    "not_mirrored": "the Jetstream that is to be mirrored is not read: its positions do not fit the log",
+    "mirror_gap": "events are missing: the Jetstream that is mirrored did not have them any more",
     "upstream_gone": "an upstream is gone, and others are connected",
     "upstreams_gone": "all upstreams are gone",
     "certificate": "the TLS certificate expires soon, or a new one cannot be used",
@@ -51,10 +53,12 @@ HINTS: Final = {
     "messages_refused": "look at jetstream_verify for the reason; if it goes on, read another relay",
     "keys_unavailable": "check that this machine reaches --plc-url, or name more directories",
     "keys_not_followed": "check that this machine reaches the first --plc-url",
+    "not_mirrored": "do what the reason says; docs/many-machines.md, Mirrors, has the rules",
+    "mirror_gap": "nothing brings them back; give the upstream a longer --retention than a mirror is gone",
     "upstream_gone": "check that this machine reaches it; if it has moved, change --upstream",
     "upstreams_gone": "check the network of this machine; `jetstream simulate` makes an upstream to try with",
     "certificate": "renew it: the files of --tls-cert and --tls-key are read again by themselves",
-    "not_a_firehose": "give --upstream a relay or a PDS, such as wss://bsky.network",
+    "not_a_firehose": "give --upstream a relay or a PDS, or put jetstream+ before the URL of a Jetstream",
 }
 
 

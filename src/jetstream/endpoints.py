@@ -55,6 +55,8 @@ class Parts(NamedTuple):
     figures: Figures
     status: Callable[[], Status]
     now_us: Callable[[], int]
+    # The statuses of accounts whose records are erased.
+    erases: Callable[[], frozenset[str]] = frozenset
 
 
 class Siblings(Protocol):
@@ -255,6 +257,7 @@ class Endpoints:
             self._limits,
             parts.now_us,
             self.did_lists.find,
+            parts.erases,
         )
         return subscribe.on(dialect)
 

@@ -6,16 +6,15 @@ import platform
 from collections import Counter as Count
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import Final, get_args
+from typing import Final
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from jetstream.conditions import CONDITIONS, name_of
 from jetstream.status import LAGS_S, UPSTREAM_STATES, ReaderStatus, Status, UpstreamStatus
-from jetstream.upstreams import UpstreamKind
 
-_KINDS: Final = get_args(UpstreamKind)
+_KINDS: Final = ("relay", "pds")  # those of `--upstream`, and those of `--upstream-file`
 _PYTHON: Final = platform.python_version()
 _BUILD: Final = ("version", "python", "role")
 

@@ -1,8 +1,9 @@
 """The writer of the log: stamps what upstreams deliver, stores it, and waits until more may come.
 
-This is the only place where events enter the log. Each call stores one batch and the cursors of all sources
-in one transaction. Backpressure ends here: the call returns when the readers that follow the log are ready
-for more, and upstream decodes nothing before it returns.
+This is the only place where events enter the log. Those of another Jetstream may have positions already. Each
+call stores one batch and the cursors of all sources in one transaction. Backpressure ends here: the call
+returns when the readers that follow the log are ready for more, and upstream decodes nothing before it
+returns.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Final
 
 from jetstream.conditions import Conditions
 from jetstream.errors import LogUnwritable
-from jetstream.eventlog import Changes, LogWriter, SourceCursor
+from jetstream.eventlog import UPSTREAM_GAP, Changes, Gap, LogWriter, SourceCursor
 from jetstream.metrics import Metrics
 from jetstream.model.batch import Batch
 from jetstream.model.event import Event
@@ -79,6 +80,28 @@ class Ingest:
         """Let a source be in use, by its name; return what stores its batches."""
         self._sources.add(source)
         return partial(self._store, source)
+
+    def mirror(self, source: str) -> Callable[[Batch, float], Awaitable[None]]:
+        """Do what `join` does for a source whose events have positions, which are above the tip of the log.
+
+        The position of the newest event is its cursor.
+        """
+        self._sources.add(source)
+        return partial(self._store_stamped, source)
+
+    async def _store_stamped(self, source: str, batch: Batch, received_at: float) -> None:
+        """Do what `_store` does."""
+        if len(batch):
+            async with self._appending:
+                changes = Changes(self._cursors() | {source: SourceCursor(batch.last)})
+                await self._append(batch, changes, received_at)
+        await self._log.followers.wait()
+
+    async def report_gap(self, after_us: int, before_us: int) -> None:
+        """Store that upstream has nothing between two positions: those of the events around it."""
+        async with self._appending:
+            gap = Gap(before_us, "", str(after_us), str(before_us), UPSTREAM_GAP)
+            await self._append(self._stamper.stamp(()), Changes(self._log.cursors, gaps=(gap,)), None)
 
     async def forget(self, sources: Collection[str]) -> None:
         """Remove the cursors of sources that are not in use any more. None of them stores anything by now."""

@@ -29,8 +29,9 @@ from jetstream.token_bucket import TokenBucket
 from jetstream.upstream.drops import DROP_REASONS
 from jetstream.upstream.envelope import MESSAGE_TYPES
 from jetstream.upstream.pipeline import Pipeline
+from jetstream.upstream.reconnecting import Link, Reconnecting
 from jetstream.upstream.seq_tracker import SeqTracker
-from jetstream.upstream.source import Link, Source
+from jetstream.upstream.source import Source
 from jetstream.upstream.sources import Applied, Sources
 from jetstream.upstreams import PDS_LABEL, Upstream, all_upstreams, cursors_of, is_empty, named
 from jetstream.verify_modes import SIGNED_MODES
@@ -102,10 +103,12 @@ class Intake:
         starts = starts_of(settings, upstreams)
         known = self._log.cursors if self._takes_over else ()
         self._starts = {name: seq for name, seq in starts.items() if name not in known}
-        self._warn_of_others({each.name for each in upstreams})
+        if settings.mirrored is None:
+            self._warn_of_others({each.name for each in upstreams})
+        self._tell_of_mirror()
         self._warn_of_empty_file(upstreams)
         merged = settings.upstream_file is not None or len(upstreams) > 1
-        if merged or settings.verify in SIGNED_MODES:
+        if settings.mirrored is None and (merged or settings.verify in SIGNED_MODES):
             self.admission = await self._open_admission(upstreams, merged=merged)
         await self._apply(upstreams)
 
@@ -186,7 +189,9 @@ class Intake:
     def _upstreams(self) -> tuple[Upstream, ...]:
         return upstreams_of(self._settings, self._limits)
 
-    def _source(self, upstream: Upstream, link: Link) -> Source:
+    def _source(self, upstream: Upstream, link: Link) -> Reconnecting:
+        if upstream.kind == "jetstream":
+            return self._mirror_source(upstream, link)
         is_pds = upstream.kind == "pds"
         limits = self._limits.sources.pds if is_pds else self._limits.upstream
         tracker = self._tracker(upstream.name, limits)
@@ -201,6 +206,30 @@ class Intake:
         metrics = self._counters(PDS_LABEL if is_pds else upstream.name)
         conditions = self._conditions.of(upstream.name)
         return Source(upstream, link, pipeline, store, metrics, conditions, admission or self._log, limits)
+
+    def _mirror_source(self, upstream: Upstream, link: Link) -> Reconnecting:
+        from jetstream.upstream.mirror.parts import Beginning, Stores  # noqa: PLC0415 - for mirrors only
+        from jetstream.upstream.mirror.source import MirrorSource  # noqa: PLC0415
+
+        name, ingest = upstream.name, self._ingest
+        return MirrorSource(
+            upstream,
+            link,
+            Stores(ingest.mirror(name), ingest.join(name), ingest.report_gap),
+            self._counters(name),
+            self._conditions.of(name),
+            self._log,
+            self._limits.upstream,
+            Beginning(
+                lambda: int(self._now_us() - self._settings.retention * 1_000_000),
+                self._starts.pop(name, None),
+            ),
+        )
+
+    @property
+    def erases(self) -> frozenset[str]:
+        """The statuses of accounts whose records are erased."""
+        return self._log.erases
 
     def _counters(self, label: str) -> UpstreamMetrics:
         """Return the counters under a label, which all PDSes share."""
@@ -226,6 +255,16 @@ class Intake:
                 stored=self._named(sorted(stored - names)),
                 upstream=self._named(sorted(new)),
                 hint="the stored one is removed; to keep it, give the upstream its old name: name=url",
+            )
+
+    def _tell_of_mirror(self) -> None:
+        """Log that nothing is verified where a Jetstream is read."""
+        if (mirrored := self._settings.mirrored) is not None:
+            ignored = self._settings.unused_by_mirror
+            logger.info(
+                "upstream: a Jetstream, which has verified what it sends: --verify does not apply",
+                upstream=mirrored.name,
+                **({"ignored": ignored} if ignored else {}),
             )
 
     def _warn_of_empty_file(self, upstreams: Sequence[Upstream]) -> None:

@@ -23,6 +23,8 @@ class UpstreamLimits:
     backoff_max_s: float = 30.0
     # Seconds until the WebSocket handshake must be complete.
     handshake_timeout_s: float = 20.0
+    # Seconds until a Jetstream must answer how far it is. Clients wait for that.
+    question_timeout_s: float = 2.0
     # Seconds of silence before a ping is sent, and then until its pong. Relays are silent for minutes only
     # when the network is; a PDS may be silent for days, which is healthy.
     ping_after_s: float = 30.0

@@ -113,6 +113,7 @@ def terms_of(
     candidate = Candidate(
         takeover_s=settings.takeover_after,
         erase=erased_statuses(settings),
+        mirrors=settings.mirrored is not None,
         sources=None if may_change else {each.name for each in upstreams_of(settings, limits)},
         clock=clock,
     )

@@ -1,7 +1,8 @@
 """Which upstreams are read: their names, URLs and kinds, as flags, a variable and a file give them.
 
 An upstream is `url` or `name=url`. Its name, by default `host:port`, is the key of its cursor in the log, and
-names it in metrics, conditions and log lines.
+names it in metrics, conditions and log lines. A URL that begins with `jetstream+` is that of a Jetstream,
+which stands alone.
 """
 
 from __future__ import annotations
@@ -19,22 +20,31 @@ from jetstream.limits import SourceLimits
 from jetstream.urls import shown
 
 FIREHOSE_PATH: Final = "/xrpc/com.atproto.sync.subscribeRepos"
+# Where a Jetstream has all kinds of events. One that is older has them, but for syncs, at the second path.
+SUBSCRIBE_EVENTS_PATH: Final = "/xrpc/network.bsky.jetstream.subscribeEvents"
+SUBSCRIBE_PATH: Final = "/subscribe"
+# Before the URL of a Jetstream.
+JETSTREAM: Final = "jetstream+"
 FILE_FLAG: Final = "--upstream-file"
 CURSOR_FLAG: Final = "--upstream-cursor"
 # Stands for all PDSes of the file in metrics, where each of them would be a hundred series.
 PDS_LABEL: Final = "pds"
 
-# `relay`: of `--upstream`. `pds`: of `--upstream-file`.
-UpstreamKind = Literal["relay", "pds"]
+# `relay`: of `--upstream`. `pds`: of `--upstream-file`. `jetstream`: of `--upstream`, a Jetstream.
+UpstreamKind = Literal["relay", "pds", "jetstream"]
 
 _NO_UPSTREAM: Final = "is not a host or URL such as wss://bsky.network"
+_NO_JETSTREAM: Final = "is not the URL of a Jetstream, such as jetstream+wss://jetstream.example"
+_ALONE: Final = (
+    "is a Jetstream, whose events are taken with their positions: no other upstream is allowed beside it"
+)
 _NAME_CHARS_MAX: Final = 100
 _NAME: Final = re.compile(rf"[A-Za-z0-9._:-]{{1,{_NAME_CHARS_MAX}}}")
 _COMMENT: Final = re.compile(r"(^|\s)#.*")
 
 
 class Upstream(NamedTuple):
-    """A relay or PDS that is read."""
+    """A relay, PDS or Jetstream that is read."""
 
     name: str
     url: str
@@ -48,8 +58,8 @@ def origin(url: str) -> str:
     return f"{parts.hostname}:{port}"
 
 
-def parse_url(text: str) -> str:
-    """Parse a relay or PDS: a URL, a base URL or a bare host. Return its URL. Raises ValueError."""
+def parse_url(text: str, default_path: str = FIREHOSE_PATH) -> str:
+    """Parse a URL, a base URL or a bare host. Return its URL, with a path. Raises ValueError."""
     text = text.strip()
     try:
         parts = urlsplit(text if "://" in text else f"wss://{text}")
@@ -60,15 +70,18 @@ def parse_url(text: str) -> str:
     is_host = bool(parts.hostname) and "=" not in (parts.hostname or "")
     if scheme not in {"ws", "wss"} or not is_host or port == 0 or re.search(r"\s", text):
         raise ValueError(_NO_UPSTREAM)
-    path = FIREHOSE_PATH if parts.path in {"", "/"} else parts.path
+    path = default_path if parts.path in {"", "/"} else parts.path
     return parts._replace(scheme=scheme, path=path, fragment="").geturl()
 
 
 def parse_upstream(text: str, kind: UpstreamKind = "relay") -> Upstream:
     """Parse `url` or `name=url`. Raises ValueError."""
     name, url = _split_name(text)
-    if name is None:
+    if url.strip().startswith(JETSTREAM):
+        url, kind = _parse_jetstream(url.strip(), kind), "jetstream"
+    else:
         url = parse_url(url)
+    if name is None:
         return Upstream(origin(url), url, kind)
     if not _NAME.fullmatch(name):
         raise ValueError(
@@ -77,7 +90,20 @@ def parse_upstream(text: str, kind: UpstreamKind = "relay") -> Upstream:
         )
     if name in {PDS_LABEL, "none"}:
         raise ValueError(f"begins with the name {name!r}, which has a meaning of its own: choose another one")
-    return Upstream(name, parse_url(url), kind)
+    return Upstream(name, url, kind)
+
+
+def _parse_jetstream(text: str, kind: UpstreamKind) -> str:
+    """Parse the URL of a Jetstream; return that to connect to. Raises ValueError."""
+    if kind == "pds":
+        raise ValueError("is a Jetstream, which stands alone: give it to --upstream")
+    url = text.removeprefix(JETSTREAM)
+    if "://" not in url:
+        raise ValueError(_NO_JETSTREAM)
+    try:
+        return parse_url(url, SUBSCRIBE_EVENTS_PATH)
+    except ValueError:
+        raise ValueError(_NO_JETSTREAM) from None
 
 
 def _split_name(text: str) -> tuple[str | None, str]:
@@ -100,7 +126,7 @@ def parse_upstreams(texts: Sequence[str]) -> str | tuple[Upstream, ...]:
         return ()
     found = tuple(map(_one_of, texts))
     _require_names(found)
-    if len(found) == 1 and found[0].name == origin(found[0].url):
+    if len(found) == 1 and found[0].kind == "relay" and found[0].name == origin(found[0].url):
         return found[0].url
     return found
 
@@ -165,6 +191,9 @@ def all_upstreams(
     `given` is what `parse_upstreams` returned. Raises SettingError.
     """
     relays = (parse_upstream(given),) if isinstance(given, str) else given
+    for each in relays:
+        if each.kind == "jetstream" and (len(relays) > 1 or path is not None):
+            raise SettingError("--upstream", f"{JETSTREAM}{shown(each.url)}", _ALONE)
     if path is not None:
         return relays + read_file(path, relays, limits)
     if not relays:
@@ -251,6 +280,14 @@ def _parse_lines(text: str, taken: dict[str, str], count_max: int) -> tuple[Upst
         if len(found) > count_max:
             raise ValueError(f"line {number}: too many: at most {count_max} upstreams")
     return tuple(found)
+
+
+def is_mirror(seqs: Iterable[int], tip: int) -> bool:
+    """Tell whether a log has the positions of another Jetstream, by the numbers of its cursors.
+
+    In such a log, the cursor is the position of the newest event. `tip` is above 0 in a log with events.
+    """
+    return bool(tip) and tip in seqs
 
 
 def is_empty(path: Path | None, upstreams: Iterable[Upstream]) -> bool:

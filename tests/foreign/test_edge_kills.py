@@ -16,7 +16,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from tests.programs import simulated_relay
@@ -41,6 +41,14 @@ def recording(tmp_path: Path) -> tuple[Path, list[Any]]:
     command += ["--repos", "300", "--records", "5", "--events", str(1_500 * (KILLS + 2))]
     subprocess.run([*command, "--record", frames, "--truth", truth], check=True, capture_output=True)
     return frames, [json.loads(line) for line in truth.read_bytes().splitlines()]
+
+
+class Roamed(Protocol):
+    """Servers among which clients change."""
+
+    @property
+    def edges(self) -> list[Process]:
+        """Those that run."""
 
 
 class Servers:
@@ -90,7 +98,7 @@ async def started(upstream: str, directory: Path) -> AsyncIterator[Servers]:
         await servers.close()
 
 
-async def roam(servers: Servers, dice: random.Random, count: int) -> list[Any]:
+async def roam(servers: Roamed, dice: random.Random, count: int) -> list[Any]:
     """Read until there are so many events, some at one edge, some at another."""
     events: list[Any] = []
     cursor = 0

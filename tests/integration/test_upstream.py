@@ -34,9 +34,11 @@ from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
 from jetstream.settings import Settings
 from jetstream.upstream.connection import ConnectError, connect
+from jetstream.upstream.inbox import Inbox
 from jetstream.upstream.pipeline import DecodedBatch, Pipeline
+from jetstream.upstream.reconnecting import Link
 from jetstream.upstream.seq_tracker import SeqTracker
-from jetstream.upstream.source import Link, Source
+from jetstream.upstream.source import Source
 from jetstream.upstreams import Upstream
 
 MIB = 1 << 20
@@ -228,7 +230,7 @@ async def test_what_is_no_websocket_is_tried_again(relay: Relay, start: Start) -
 async def test_little_is_shown_of_what_is_no_websocket(raw: bytes, relay: Relay) -> None:
     relay.script.append(answer(raw))
     with pytest.raises(ConnectError) as caught:
-        await connect(relay.url, lambda: None, lambda _: None, UpstreamLimits())
+        await connect(relay.url, lambda: None, lambda _: None, UpstreamLimits(), Inbox)
     assert 0 < len(str(caught.value)) <= 200
 
 

@@ -10,11 +10,12 @@ from tests.builders import event
 
 from jetstream.clock import unix_us
 from jetstream.conditions import Conditions
-from jetstream.eventlog import Changes, Cursors, SourceCursor
+from jetstream.eventlog import UPSTREAM_GAP, Changes, Cursors, Gap, SourceCursor
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.ingest import Ingest, Stamper
 from jetstream.metrics import Metrics
 from jetstream.model.batch import Batch
+from jetstream.model.filter import EVERYTHING
 from jetstream.upstream.pipeline import DecodedBatch
 from jetstream.upstream.source import Store
 
@@ -196,3 +197,26 @@ async def test_the_cursor_of_a_source_that_is_not_in_use_goes(log: SqliteLog) ->
     await log.append(Batch.of((), ()), Changes({"old:443": SourceCursor(9), "older:443": SourceCursor(7)}))
     await store(log, DecodedBatch([event()], 1))
     assert log.cursors == {"relay.example:443": SourceCursor(1)}
+
+
+# What has positions already
+
+
+async def test_events_that_have_positions_keep_them_and_the_last_one_is_the_cursor(log: SqliteLog) -> None:
+    ingest = Ingest(log, Stamper(log.tip, unix_us), Metrics(), Conditions())
+    store_stamped = ingest.mirror("a")
+    await store_stamped(Batch.of([event(), event()], [5, 9]), 0.0)
+    await store_stamped(Batch.of([], []), 0.0)
+    assert (log.tip, log.cursors) == (9, {"a": SourceCursor(9)})
+    batch = await log.read(0, 10, EVERYTHING)
+    assert batch is not None
+    assert batch.times == [5, 9]
+
+
+async def test_a_gap_of_upstream_is_stored_beside_the_cursors(log: SqliteLog) -> None:
+    ingest = Ingest(log, Stamper(log.tip, unix_us), Metrics(), Conditions())
+    await ingest.mirror("a")(Batch.of([event()], [5]), 0.0)
+    await ingest.report_gap(5, 12)
+    await ingest.report_gap(5, 12)
+    assert await log.gaps(0, 10) == [Gap(12, "", "5", "12", UPSTREAM_GAP)]
+    assert (log.tip, log.cursors) == (5, {"a": SourceCursor(5)})

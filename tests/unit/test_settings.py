@@ -28,7 +28,7 @@ from jetstream.settings import (
 )
 from jetstream.settings.values import PRIVATE, LogUrl
 from jetstream.supervisor import supervisor
-from jetstream.upstreams import FIREHOSE_PATH, Upstream
+from jetstream.upstreams import FIREHOSE_PATH, SUBSCRIBE_EVENTS_PATH, Upstream
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 Serve = Callable[..., Settings]
@@ -90,6 +90,7 @@ def fail(serve: Serve, capsys: pytest.CaptureFixture[str]) -> Fail:
             ["--retention", "--upstream", "--verify"],
         ),
         (["--role", "ingest", "--upstream", "a.example", "--verify", "full"], []),
+        (["--role", "edge", "--upstream", "jetstream+wss://a.example", "--verify", "full"], ["--verify"]),
         (["--role", "ingest", "--wire", "v1", "--drain", "5s"], ["--drain", "--wire"]),
     ],
 )
@@ -97,6 +98,17 @@ def test_settings_without_effect_in_a_role_are_named(
     serve: Serve, arguments: list[str], unused: list[str]
 ) -> None:
     assert sorted(serve(*arguments).unused) == unused
+
+
+def test_settings_without_effect_in_a_mirror_are_named(serve: Serve) -> None:
+    settings = serve(
+        "--upstream", "jetstream+wss://a.example", "--verify", "full", "--follow-plc", "--wire", "v1"
+    )
+    assert settings.unused_by_mirror == ["--verify", "--follow-plc"]
+    assert settings.mirrored == Upstream(
+        "a.example:443", f"wss://a.example{SUBSCRIBE_EVENTS_PATH}", "jetstream"
+    )
+    assert serve("--upstream", "wss://a.example").mirrored is None
 
 
 def test_the_log_is_in_the_data_directory_unless_it_is_elsewhere(serve: Serve) -> None:
@@ -121,6 +133,12 @@ GOOD: list[tuple[str, str, str, object]] = [
         (Upstream("a.b-c_d:1", f"wss://relay.example{FIREHOSE_PATH}"),),
     ),
     ("--upstream", "WS_URL", "none", ()),
+    (
+        "--upstream",
+        "WS_URL",
+        "jetstream+ws://a.example:7",
+        (Upstream("a.example:7", f"ws://a.example:7{SUBSCRIBE_EVENTS_PATH}", "jetstream"),),
+    ),
     ("--upstream-file", "UPSTREAM_FILE", "/tmp/a b.txt", Path("/tmp/a b.txt")),
     ("--listen", "LISTEN_ADDR", ":6009", Address("", 6009)),
     ("--listen", "LISTEN_ADDR", "127.0.0.1:0", Address("127.0.0.1", 0)),

@@ -14,9 +14,11 @@ from jetstream.errors import SettingError
 from jetstream.limits import SourceLimits
 from jetstream.upstreams import (
     FIREHOSE_PATH,
+    SUBSCRIBE_EVENTS_PATH,
     Upstream,
     all_upstreams,
     cursors_of,
+    is_mirror,
     named,
     parse_seqs,
     parse_upstream,
@@ -183,3 +185,56 @@ def test_any_text_is_an_upstream_or_refused(text: str) -> None:
 def test_many_names_are_shortened() -> None:
     assert named(["a", "b"], 2) == "a, b"
     assert named(iter("abcd"), 2) == "a, b and 2 more"
+
+
+# A Jetstream
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "url"),
+    [
+        ("jetstream+wss://a.example", "a.example:443", f"wss://a.example{SUBSCRIBE_EVENTS_PATH}"),
+        ("jetstream+ws://[::1]:7/", "::1:7", f"ws://[::1]:7{SUBSCRIBE_EVENTS_PATH}"),
+        (
+            "jetstream+https://a.example?token=t",
+            "a.example:443",
+            f"wss://a.example{SUBSCRIBE_EVENTS_PATH}?token=t",
+        ),
+        (" b = jetstream+wss://b.example/v1/subscribe ", "b", "wss://b.example/v1/subscribe"),
+    ],
+)
+def test_a_jetstream_is_a_url_with_a_prefix(text: str, name: str, url: str) -> None:
+    assert parse_upstreams([text]) == (Upstream(name, url, "jetstream"),)
+
+
+@pytest.mark.parametrize(
+    "text", ["jetstream+a.example", "jetstream+ftp://a.example", "jetstream+", "jetstream+wss://"]
+)
+def test_what_is_no_jetstream_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is not the URL of a Jetstream, such as jetstream\+wss://"):
+        parse_upstreams([text])
+
+
+@pytest.mark.parametrize("others", [["b.example"], ["jetstream+wss://b.example"]])
+def test_no_other_upstream_is_beside_a_jetstream(others: list[str], tmp_path: Path) -> None:
+    given = parse_upstreams(["jetstream+wss://me:secret@a.example", *others])
+    with pytest.raises(SettingError, match="no other upstream is allowed beside it") as raised:
+        all_upstreams(given, None)
+    assert "secret" not in str(raised.value)
+    with pytest.raises(SettingError, match="no other upstream is allowed beside it"):
+        all_upstreams(parse_upstreams(["jetstream+wss://a.example"]), tmp_path / "file")
+
+
+def test_a_jetstream_is_no_pds(tmp_path: Path) -> None:
+    path = tmp_path / "pds.txt"
+    path.write_text("jetstream+wss://a.example\n")
+    with pytest.raises(
+        SettingError, match=r"line 1: .* is a Jetstream, which stands alone: give it to --upstream"
+    ):
+        read_file(path)
+
+
+def test_a_mirror_has_its_newest_position_as_cursor() -> None:
+    assert is_mirror([3, 7], 7)
+    assert not is_mirror([3, 7], 8)
+    assert not is_mirror([0], 0)

@@ -55,6 +55,7 @@ class Seen(NamedTuple):
     is_page: bool = False  # that response is HTML
     after_s: float = 0.0  # from the connection to the first message; how long was waited if there was none
     is_pds: bool = False
+    is_mirrored: bool = False  # it is to be a Jetstream
     is_crawled: bool | None = None  # by the public relay, if it is a PDS; None: not known
     date_offset_s: float | None = None  # its clock, by the field `Date`, less ours
     time_offset_s: float | None = None  # the time of the first message less our clock
@@ -70,7 +71,10 @@ _NO_ANSWER: Final[dict[Answer, tuple[str, str]]] = {
         "check the clock and the certificate; ws:// connects without TLS",
     ),
     "connect": ("cannot be reached", f"check the host, the port and the firewall; {SIMULATE}"),
-    "jetstream": ("is a Jetstream, not a firehose", f"{_RELAY}; `jetstream tail` reads a Jetstream"),
+    "jetstream": (
+        "is a Jetstream, not a firehose",
+        f"{_RELAY}; with jetstream+ before the URL, a Jetstream is mirrored",
+    ),
     "text": ("sends text, which no firehose does", _RELAY),
     "unreadable": ("sends messages that are none of a firehose", _RELAY),
     "error": ("says that it has an error", "an --upstream-cursor may be wrong; else ask its operator"),
@@ -80,6 +84,8 @@ _NO_ANSWER: Final[dict[Answer, tuple[str, str]]] = {
 
 def judge(seen: Seen) -> Finding:
     """Say what an upstream is, and what to do if it is of no use."""
+    if seen.is_mirrored and seen.answer in {"jetstream", "silent", "frame", "unreadable"}:
+        return _mirrored(seen)
     if seen.answer == "status":
         return _no_socket(seen)
     if seen.answer in _NO_ANSWER:
@@ -96,6 +102,16 @@ def judge(seen: Seen) -> Finding:
             "a relay sends at once: is this a quiet network, or another service?",
         )
     return _finding(seen, "ok", f"is a firehose: its first message came after {seen.after_s:.1f} s")
+
+
+def _mirrored(seen: Seen) -> Finding:
+    """Judge what is to be a Jetstream, and accepts connections."""
+    if seen.answer == "jetstream":
+        return _finding(seen, "ok", "is a Jetstream, whose events are taken")
+    if seen.answer == "silent":
+        return _finding(seen, "ok", f"accepts connections, and sent nothing in {seen.after_s:.0f} s")
+    hint = "leave jetstream+ out of --upstream to read a relay or a PDS"
+    return _finding(seen, "fail", "is no Jetstream: it sends binary messages", hint)
 
 
 def _no_socket(seen: Seen) -> Finding:

@@ -138,7 +138,8 @@ class _Probe:
         return self._seen("frame", after_s=after_s, time_offset_s=offset_s)
 
     def _seen(self, answer: Answer, **fields: Any) -> Seen:
-        return Seen(self._upstream.name, self._upstream.url, answer, **fields)
+        mirrored = self._upstream.kind == "jetstream"
+        return Seen(self._upstream.name, self._upstream.url, answer, is_mirrored=mirrored, **fields)
 
     async def _asked(self, session: aiohttp.ClientSession, seen: Seen) -> Seen:
         """Find out whether it is a PDS, and if it has no firehose, whether it is a Jetstream."""

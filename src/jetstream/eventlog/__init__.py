@@ -9,7 +9,7 @@ that stores them (`eventlog.sqlite`).
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from jetstream.eventlog.backpressure import Followers
 from jetstream.model.batch import Batch
@@ -43,12 +43,19 @@ class SourceCursor(NamedTuple):
 Cursors = Mapping[str, SourceCursor]
 
 
+# The cause of a gap that is of all repositories.
+UPSTREAM_GAP: Final = "upstream"
+
+
 class Gap(NamedTuple):
     """Messages of one repository that never came: what follows `after_rev`, up to before `rev`.
 
     `time_us` is when it was found: the position of the event that showed it, or just after. `after_rev` is
     the newest revision that was passed on before, `rev` that of the message that showed the gap. `cause` is
     what kind of message that was: "commit" or "sync".
+
+    With the cause `UPSTREAM_GAP`, it is of all repositories: a Jetstream that is read did not have the events
+    any more. Then `did` is empty, and instead of revisions there are the positions of the events around it.
     """
 
     time_us: int
@@ -149,6 +156,9 @@ class LogReader(Log, Protocol):
 
 class LogWriter(Log, Protocol):
     """What the one writer needs of the log."""
+
+    # Statuses of account events that erase the account's records. They may be changed between two appends.
+    erases: frozenset[str]
 
     @property
     def cursors(self) -> Cursors:

@@ -29,6 +29,7 @@ async def open_log(
         retention_s=settings.retention,
         retention_bytes=settings.retention_bytes,
         erase=erased_statuses(settings),
+        mirrors=settings.mirrored is not None,
         clock=clock,
         conditions=conditions,
         limits=limits,

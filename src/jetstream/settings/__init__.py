@@ -7,7 +7,7 @@ same name as that of the Go server, where it has one for the same purpose.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,7 +20,7 @@ from jetstream.roles import UNUSED, reads_upstream
 from jetstream.settings.access import AccessSettings
 from jetstream.settings.declaring import PREFIX, first_at_comma, setting, unset_if_empty
 from jetstream.settings.log import LogSettings
-from jetstream.settings.upstream import UpstreamSettings
+from jetstream.settings.upstream import NOT_FOR_MIRRORS, UpstreamSettings
 from jetstream.settings.values import PLC_URL, Address, Network, parse_duration, parse_networks, parse_web_url
 from jetstream.settings.web import DICTIONARY_URL, WebSettings
 
@@ -77,10 +77,22 @@ class Settings(AccessSettings, WebSettings, LogSettings, UpstreamSettings):
 
     @property
     def unused(self) -> list[str]:
-        """The flags of settings that differ from their default and have no effect in this role."""
+        """The flags of settings that differ from their default and have no effect in this role.
+
+        An edge of a mirror asks the upstream how far it is.
+        """
         names = UNUSED[self.role]
         if not reads_upstream(self.role):
             names |= {field.name for field in fields(UpstreamSettings)}
+        return self._given(names - {"upstream"} if self.mirrored else names)
+
+    @property
+    def unused_by_mirror(self) -> list[str]:
+        """The flags of settings that differ from their default, and are not for what a Jetstream sends."""
+        return self._given(NOT_FOR_MIRRORS)
+
+    def _given(self, names: Collection[str]) -> list[str]:
+        """Return the flags of those of these fields that differ from their default."""
         given = [each for each in fields(self) if each.name in names]
         return [_flag(each.name) for each in given if getattr(self, each.name) != each.default]
 

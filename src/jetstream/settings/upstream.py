@@ -5,12 +5,17 @@ Annotations are values here: cyclopts would look up names in the module of `Sett
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from jetstream.settings.declaring import setting, several
 from jetstream.settings.values import PLC_URL, parse_plc_urls, parse_rate, parse_workers
 from jetstream.upstreams import FIREHOSE_PATH, Upstream, parse_seqs, parse_upstreams
 from jetstream.verify_modes import Mode
+
+# Fields without effect where a Jetstream is read, which has examined what it sends.
+NOT_FOR_MIRRORS: Final = frozenset(
+    {"verify", "verify_workers", "unresolved", "unproven", "plc_url", "plc_rate", "follow_plc"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +26,8 @@ class UpstreamSettings:
         str | tuple[Upstream, ...],
         several(
             "WS_URL",
-            "Relay or PDS to read: a URL or a host, or name=URL. Repeat it for several.",
+            "Relay or PDS to read: a URL or a host, or name=URL. Repeat it for several. jetstream+wss://HOST"
+            " is another Jetstream, to mirror.",
             parse_upstreams,
             alias=["--ws-url", "--relay-url"],
             metavar="URL",
@@ -97,3 +103,9 @@ class UpstreamSettings:
             "FOLLOW_PLC", "Keep all signing keys up to date by the directory's export.", show_default=False
         ),
     ] = False
+
+    @property
+    def mirrored(self) -> Upstream | None:
+        """The Jetstream whose events are taken; None: relays and PDSes are read."""
+        given = () if isinstance(self.upstream, str) else self.upstream
+        return next((each for each in given if each.kind == "jetstream"), None)

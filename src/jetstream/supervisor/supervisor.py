@@ -223,7 +223,7 @@ class Supervisor:
             "listening",
             **urls(settings, self.ports[0], tls=settings.tls_cert is not None),
             edges=settings.edges,
-            verify=settings.verify,
+            **({"verify": settings.verify} if settings.mirrored is None else {}),
         )
         self.started.set()
 

@@ -1,4 +1,4 @@
-"""One WebSocket connection to a relay or PDS, from the handshake to its end.
+"""One WebSocket connection to an upstream, from the handshake to its end.
 
 What the network, picows and the other side can do wrong comes out of here in two forms only: a `ConnectError`
 instead of a connection, or an `inbox` that has nothing more and an `ended` that says why. Idle connections
@@ -10,7 +10,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 import picows
@@ -22,18 +22,28 @@ from jetstream.urls import without_secrets
 
 # Characters that are shown of an error. The other side may have written most of it.
 _PROBLEM_CHARS_MAX: Final = 200
+_BODY_BYTES_MAX: Final = 1_000
+SomeInbox = TypeVar("SomeInbox", bound=Inbox)
 
 
 class ConnectError(Exception):
     """There is no connection.
 
-    `status` is that of an HTTP response other than a WebSocket handshake, None if there was none.
-    `retry_after_s` is what the server asked for, None if it did not ask. The text is short, without secrets.
+    `status` is that of an HTTP response other than a WebSocket handshake, None if there was none, and `body`
+    the beginning of its body. `retry_after_s` is what the server asked for, None if it did not ask. The text
+    is short, without secrets.
     """
 
-    def __init__(self, problem: str, status: int | None = None, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        problem: str,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+        body: bytes = b"",
+    ) -> None:
         self.status = status
         self.retry_after_s = retry_after_s
+        self.body = body
         super().__init__(without_secrets(problem)[:_PROBLEM_CHARS_MAX])
 
 
@@ -44,16 +54,21 @@ def _certificates() -> ssl.SSLContext:
 
 
 async def connect(
-    url: str, on_text: Callable[[], None], on_flood: Callable[[str], None], limits: UpstreamLimits
-) -> Inbox:
+    url: str,
+    on_text: Callable[[], None],
+    on_flood: Callable[[str], None],
+    limits: UpstreamLimits,
+    kind: type[SomeInbox],
+) -> SomeInbox:
     """Open a connection to a URL; return its inbox, which collects messages from now on.
 
-    The callbacks are those of `Inbox`. The caller closes the inbox in any case, and awaits `Inbox.ended`.
-    Raises ConnectError, also when the handshake takes longer than `handshake_timeout_s`.
+    `kind` is the class of the inbox. The callbacks are those of `Inbox`. The caller closes the inbox in any
+    case, and awaits `Inbox.ended`. Raises ConnectError, also when the handshake takes longer than
+    `handshake_timeout_s`.
     """
     try:
         _, inbox = await picows.ws_connect(
-            partial(Inbox, on_text, on_flood, limits),
+            partial(kind, on_text, on_flood, limits),
             url,
             ssl_context=_certificates() if urlsplit(url).scheme == "wss" else None,
             websocket_handshake_timeout=limits.handshake_timeout_s,
@@ -69,10 +84,11 @@ async def connect(
         response = error.response
         status = int(response.status) if response else None
         retry_after = response.headers.get("Retry-After") if response else None
-        raise ConnectError(str(error), status, parse_retry_after(retry_after)) from error
+        body = (error.raw_body or b"")[:_BODY_BYTES_MAX]
+        raise ConnectError(str(error), status, parse_retry_after(retry_after), body) from error
     except Exception as error:  # whatever the network and picows make of what came
         raise ConnectError(str(error) or type(error).__name__) from error
-    if not isinstance(inbox, Inbox):  # picows has none when the other side closed at once
+    if not isinstance(inbox, kind):  # picows has none when the other side closed at once
         raise ConnectError("closed before it answered")
     return inbox
 

@@ -120,10 +120,7 @@ class Inbox(WSListener):
         elif kind in (WSMsgType.BINARY, WSMsgType.CONTINUATION):
             self._assemble(transport, frame)
         elif kind == WSMsgType.TEXT:
-            self._parts = None
-            self.any_came = True
-            self._on_text()
-            self._spend("text")
+            self._pass_over()
         elif kind == WSMsgType.CLOSE:
             self.reason = f"{frame.get_close_code()} {frame.get_close_reason() or ''}".strip()
             transport.send_close(WSCloseCode.OK)
@@ -150,6 +147,13 @@ class Inbox(WSListener):
         self._stop_parsing()
         self._transport.disconnect(graceful=False)
 
+    def _pass_over(self) -> None:
+        """Tell of a message of the wrong type, and pass it over."""
+        self._parts = None
+        self.any_came = True
+        self._on_text()
+        self._spend("text")
+
     def _spend(self, kind: str) -> bool:
         """Return whether one more of a kind is within its budget; cut the connection if it is not."""
         if self._budgets[kind].spend(self._clock()):
@@ -161,14 +165,14 @@ class Inbox(WSListener):
         return False
 
     def _assemble(self, transport: WSTransport, frame: WSFrame) -> None:
-        """Add a fragment to a binary message; skip it if it belongs to a text message."""
-        if frame.msg_type == WSMsgType.BINARY:
+        """Add a fragment to a message; skip it if it belongs to one of the wrong type."""
+        if frame.msg_type != WSMsgType.CONTINUATION:
             self._parts = bytearray()
         payload = frame.get_payload_as_bytes()
         if len(payload) < self._limits.tiny_bytes and not frame.fin and not self._spend("tiny"):
             return
         if self._parts is None:
-            return  # the rest of a text message
+            return  # the rest of one of the wrong type
         self._parts += payload
         if len(self._parts) > self._limits.message_bytes_max:
             self.too_big = True

@@ -161,7 +161,7 @@ def _to_json_exactly(raw: bytes, items: int, budget: Budget | None) -> bytes:
     if type(record) is not dict:
         raise Dropped("record_type")
     _require_depth(record)
-    record = _whole(record)
+    record = whole(record)
     try:
         text = orjson.dumps(record, default=_link_or_bytes, option=orjson.OPT_SORT_KEYS)
     except TypeError:  # integers past 64 bits, or what `json` refuses as well
@@ -192,13 +192,13 @@ def _require_depth(record: object) -> None:
         raise Dropped("record_depth")
 
 
-def _whole(value: Any) -> Any:
+def whole(value: Any) -> Any:
     """Copy a value with its floats as integers. Raises Dropped for one that is not whole."""
     kind = type(value)
     if kind is dict:
-        return {key: _whole(item) for key, item in value.items()}
+        return {key: whole(item) for key, item in value.items()}
     if kind is list:
-        return [_whole(item) for item in value]
+        return [whole(item) for item in value]
     if kind is float:
         if not value.is_integer():  # false for NaN and the infinities, too
             raise Dropped("record_float")

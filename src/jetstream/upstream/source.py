@@ -22,42 +22,26 @@ hide: frames come and none is accepted (`frames_not_taken`), and upstream is no 
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import NamedTuple
 
-from jetstream.clock import unix_us
 from jetstream.conditions import UpstreamConditions
 from jetstream.limits import UpstreamLimits
-from jetstream.logging_setup import Throttled
 from jetstream.metrics import UpstreamMetrics
-from jetstream.retry import backoff_s
-from jetstream.status import UpstreamState, UpstreamStatus
-from jetstream.upstream.connection import NO_CONNECTION, ConnectError, connect, response_fields, with_cursor
+from jetstream.upstream.connection import ConnectError, connect, with_cursor
 from jetstream.upstream.history import History, KeyLookup
 from jetstream.upstream.inbox import Inbox
 from jetstream.upstream.pipeline import DecodedBatch, Pipeline
+from jetstream.upstream.reconnecting import Link, Reconnecting
 from jetstream.upstreams import Upstream
-from jetstream.urls import shown
 
 # Takes a batch, and when the oldest of its frames was received, in monotonic seconds. Returns once it is
 # stored, and more may come. It must give the event loop a turn: with frames waiting, nothing here does.
 Store = Callable[[DecodedBatch, float], Awaitable[None]]
 
 
-class Link(NamedTuple):
-    """What a source has of what all sources share (`sources`)."""
-
-    logger: Throttled
-    turn: Callable[[], Awaitable[None]]  # returns when the source may connect
-    changed: Callable[[], None]  # called when a connection has begun, and when it has ended
-    is_awaited: Callable[[], bool] = lambda: True  # whether a subscriber waits for what comes
-    now_us: Callable[[], int] = unix_us  # unix microseconds; should not follow short steps of the clock
-
-
-class Source:
+class Source(Reconnecting):
     """A relay or PDS whose firehose is read.
 
     `pipeline` decodes its frames and has its cursor. `log` is asked about frames in doubt.
@@ -74,34 +58,11 @@ class Source:
         log: KeyLookup,
         limits: UpstreamLimits = UpstreamLimits(),
     ) -> None:
-        # Names this source in the log's cursors.
-        self.name = upstream.name
-        self.kind = upstream.kind
-        # The URL without user, password and query, for people to see.
-        self.url = shown(upstream.url)
-        # How old the last message with a time was when it arrived, in seconds; None before the first.
-        self.lag_s: float | None = None
-        self._url = upstream.url
-        self._link = link
+        super().__init__(upstream, link, metrics, conditions, limits)
         self._pipeline = pipeline
         self._store = store
-        self._metrics = metrics
-        self._conditions = conditions
         self._log = log
-        self._limits = limits
         self._history = History(log, pipeline, limits)
-        self._logger = link.logger
-        # Connections, and attempts at one, since a frame was accepted, or two were known.
-        self._attempts = 0
-        # When the connection was opened, in monotonic seconds; None while there is none.
-        self._connected_at: float | None = None
-        # When the connection was opened or frames came last, in monotonic seconds.
-        self._heard_at = time.monotonic()
-        # When frames came last, in monotonic seconds, None before the first; how many have come.
-        self._frame_at: float | None = None
-        self._frames = 0
-        # When a connection that was of use ended last (see `gone_s`), or when this was made.
-        self._useful_at = time.monotonic()
         # When the first frame came after the last one that was accepted; None: none has come since.
         self._none_accepted_since: float | None = None
         # Frames without a number that came in a row.
@@ -124,82 +85,25 @@ class Source:
         return self.seq if self.seq is None or self.seq != self._too_big_after else self.seq + self._skipped
 
     @property
-    def is_connected(self) -> bool:
-        """Whether there is a connection."""
-        return self._connected_at is not None
-
-    @property
-    def gone_s(self) -> float:
-        """For how many seconds there has been no connection that is of use; 0 while there is one.
-
-        It is of use once a frame has come, or after `settle_s`: a proxy may accept connections, and close
-        them at once, for a relay that is gone.
-        """
-        now, at = time.monotonic(), self._connected_at
-        if at is not None and (self._heard_at > at or now - at >= self._limits.settle_s):
-            return 0.0
-        return now - self._useful_at
-
-    @property
-    def state(self) -> UpstreamState:
-        """Whether frames come, none has come for `idle_after_s`, or there is no connection."""
-        if not self.is_connected:
-            return "reconnecting"
-        is_idle = time.monotonic() - self._heard_at > self._limits.idle_after_s
-        return "idle" if is_idle else "connected"
-
-    def status(self) -> UpstreamStatus:
-        """Return where the server stands with this upstream."""
+    def taken_seq(self) -> int | None:
+        """The last `seq` that was taken; it may be provisional."""
         tracker = self._pipeline.tracker
-        taken_seq = tracker.last if tracker.provisional is None else tracker.provisional
-        return UpstreamStatus(
-            self.name,
-            self.url,
-            self.state,
-            self.seq,
-            taken_seq,
-            self.lag_s,
-            self.last_frame_age_s,
-            self._frames,
-        )
-
-    @property
-    def last_frame_age_s(self) -> float | None:
-        """Seconds since frames came; None: none has come yet."""
-        return None if self._frame_at is None else time.monotonic() - self._frame_at
-
-    async def run(self) -> None:
-        """Read upstream until cancelled."""
-        limits = self._limits
-        while True:
-            await self._link.turn()
-            retry_after_s = await self._connect_and_read() or 0.0
-            pause_s = max(
-                retry_after_s, backoff_s(self._attempts, limits.backoff_first_s, limits.backoff_max_s)
-            )
-            self._attempts += 1
-            self._metrics.reconnects.inc()
-            in_s = round(pause_s, 1)
-            self._logger.info("upstream: connecting again", url=self.url, in_s=in_s, cursor=self.seq)
-            await asyncio.sleep(pause_s)
+        return tracker.last if tracker.provisional is None else tracker.provisional
 
     async def _connect_and_read(self) -> float | None:
         """Hold one connection to its end; return how many seconds upstream asks to wait, if it does."""
         self._pipeline.tracker.connected()
         cursor = self._resume_after
         try:
-            inbox = await connect(with_cursor(self._url, cursor), self._on_text, self._on_flood, self._limits)
+            inbox = await connect(
+                with_cursor(self._url, cursor), self._on_text, self._on_flood, self._limits, Inbox
+            )
         except ConnectError as error:
-            event = "upstream: cannot connect" if error.status is None else "upstream: refused"
-            fields = response_fields(error.status)
-            if not self._attempts:
-                fields = {"hint": NO_CONNECTION, **fields}
-            self._logger.warning(event, url=self.url, error=str(error), **fields)
+            self._log_refusal(error)
             return error.retry_after_s
         self._logger.info("upstream: connected", url=self.url, cursor=cursor)
-        self._connected_at = self._heard_at = time.monotonic()
         self._known = 0
-        self._link.changed()
+        self._note_begin()
         try:
             await self._read(inbox)
         finally:
@@ -207,12 +111,6 @@ class Source:
             inbox.close()
         await self._end(inbox)
         return None
-
-    def _note_end(self) -> None:
-        if not self.gone_s:
-            self._useful_at = time.monotonic()
-        self._connected_at = None
-        self._link.changed()
 
     async def _read(self, inbox: Inbox) -> None:
         """Read a connection until it is over, or must be."""
@@ -305,24 +203,16 @@ class Source:
         self._logger.warning(
             "upstream: sends text, which no firehose does",
             url=self.url,
-            hint="is it a Jetstream? --upstream takes a relay or a PDS; `jetstream doctor` tells",
+            hint="is it a Jetstream? for that, put jetstream+ before the URL; `jetstream doctor` tells",
         )
         self._conditions.begin(
             "not_a_firehose",
-            f"{self.url} sends text messages, as a Jetstream does: --upstream takes a relay or a PDS",
+            f"{self.url} sends text messages, as a Jetstream does: then put jetstream+ before its URL",
         )
-
-    def _on_flood(self, kind: str) -> None:
-        self._metrics.floods[kind].inc()
-        self._logger.warning("upstream: flood, connection closed", url=self.url, kind=kind)
 
     async def _end(self, inbox: Inbox) -> None:
         """Log the end of a connection."""
-        if error := await inbox.ended():
-            self._logger.warning("upstream: connection failed", error=error)
-        else:
-            more = {} if inbox.any_came else {"hint": "no frame came: is this the URL of a firehose?"}
-            self._logger.info("upstream: connection closed", reason=inbox.reason, **more)
+        self._log_end(await inbox.ended(), inbox, "no frame came: is this the URL of a firehose?")
         if inbox.too_big:
             self._skip_too_big()
 

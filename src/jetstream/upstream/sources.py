@@ -1,4 +1,4 @@
-"""All upstreams of a server: one `Source` each, which are added and removed while the server runs.
+"""All upstreams of a server: one source each, which are added and removed while the server runs.
 
     upstreams ──apply──▶ Sources ──build──▶ Source ──▶ store
     (settings, file)        │                 ▲
@@ -31,10 +31,10 @@ from jetstream.conditions import Conditions
 from jetstream.limits import SourceLimits
 from jetstream.logging_setup import Throttled
 from jetstream.status import PdsStatus, UpstreamStatus
-from jetstream.upstream.source import Link, Source
+from jetstream.upstream.reconnecting import Link, Reconnecting
 from jetstream.upstreams import Upstream, named
 
-Build = Callable[[Upstream, Link], Source]
+Build = Callable[[Upstream, Link], Reconnecting]
 Forget = Callable[[Collection[str]], Awaitable[None]]
 
 ALL_GONE: Final = "upstreams_gone"
@@ -55,7 +55,7 @@ class Applied(NamedTuple):
 @dataclass(slots=True)
 class _Running:
     upstream: Upstream
-    source: Source
+    source: Reconnecting
     task: asyncio.Task[None] | None = field(default=None)  # since it was started
 
 
@@ -101,7 +101,7 @@ class Sources:
         # When the number of PDSes without a connection was logged last.
         self._reported_at = clock()
 
-    def __iter__(self) -> Iterator[Source]:
+    def __iter__(self) -> Iterator[Reconnecting]:
         """Iterate over the sources, in order."""
         return (each.source for each in self._all.values())
 
@@ -164,8 +164,8 @@ class Sources:
             self._conditions.set(ONE_GONE, self._one_gone(source) if is_gone else None, source.name)
         self._report()
 
-    def _of_relays(self) -> list[Source]:
-        return [source for source in self if source.kind == "relay"]
+    def _of_relays(self) -> list[Reconnecting]:
+        return [source for source in self if source.kind != "pds"]
 
     async def _built(self, upstream: Upstream) -> _Running:
         await asyncio.sleep(0)  # to build hundreds takes longer than one turn of the event loop may
@@ -218,7 +218,7 @@ class Sources:
         names = named([source.name for source in self], self._limits.named_max)
         return f"no upstream is connected, for {self._limits.gone_s:g} s and more: {names}"
 
-    def _one_gone(self, source: Source) -> str:
+    def _one_gone(self, source: Reconnecting) -> str:
         others = f"{len(self.connected)} of {len(self)} upstreams are connected"
         return f"{source.name} ({source.url}) has been gone for {source.gone_s:.0f} s; {others}"
 

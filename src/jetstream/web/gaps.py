@@ -1,8 +1,8 @@
 """`/gaps`: messages of repositories that never came, as lines of JSON.
 
-A consumer that keeps a copy of a repository fetches it again when there was a gap. The oldest gaps come
-first, as many as one response has room for. A header field names where the next ones are. So a response is
-bounded, whatever the log keeps.
+A consumer that keeps a copy of a repository fetches it again when there was a gap. A gap of a mirror is of
+all repositories. The oldest gaps come first, as many as one response has room for. A header field names where
+the next ones are. So a response is bounded, whatever the log keeps.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import orjson
 
 from jetstream.clock import unix_us
 from jetstream.errors import InvalidParameter
-from jetstream.eventlog import Gap
+from jetstream.eventlog import UPSTREAM_GAP, Gap
 from jetstream.limits import WebLimits
 from jetstream.model.timestamp import TIME_MAX
 from jetstream.steps import Steps
@@ -111,5 +111,8 @@ def _lines(gaps: Sequence[Gap], bytes_max: int) -> tuple[list[bytes], int | None
 
 def _line(gap: Gap) -> bytes:
     time_us, did, after_rev, rev, cause = gap
-    body = {"did": did, "from_rev": after_rev, "to_rev": rev, "time_us": time_us, "cause": cause}
+    body: dict[str, str | int] = {"did": did, "from_rev": after_rev, "to_rev": rev}
+    if cause == UPSTREAM_GAP:
+        body = {"from_us": int(after_rev), "to_us": int(rev)}
+    body |= {"time_us": time_us, "cause": cause}
     return orjson.dumps(body, option=orjson.OPT_APPEND_NEWLINE)

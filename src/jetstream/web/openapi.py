@@ -13,7 +13,7 @@ To add an endpoint: an entry in `_paths`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from jetstream import __version__
@@ -214,13 +214,16 @@ def _subscribe_events() -> Json:
     token = response("the token is missing or unknown", json_of("Error"), ("WWW-Authenticate",))
     responses = {"400": refused, "401": token, "503": unavailable}
     parameters = map(in_query, SUBSCRIBE_EVENTS)
-    return _upgrade("subscribeEvents", "Events as JSON, in the v2 wire", parameters, responses)
+    more = ("Jetstream-Forget",)
+    return _upgrade("subscribeEvents", "Events as JSON, in the v2 wire", parameters, responses, more)
 
 
-def _upgrade(name: str, summary: str, parameters: Iterable[Json], refusals: Json) -> Json:
-    """Return the path of a WebSocket."""
+def _upgrade(
+    name: str, summary: str, parameters: Iterable[Json], refusals: Json, more: Sequence[str] = ()
+) -> Json:
+    """Return the path of a WebSocket. `more` are header fields that only it has."""
     handshake = ("Upgrade", "Sec-WebSocket-Accept", "Sec-WebSocket-Protocol")
-    fields = header_fields(("Server", *handshake, "Jetstream-Wire", *POSITIONS))
+    fields = header_fields(("Server", *handshake, "Jetstream-Wire", *POSITIONS, *more))
     responses = {
         "101": {"description": "events follow, in messages of the WebSocket", "headers": fields},
         "426": response("no handshake", SENTENCE, ("Upgrade", "Sec-WebSocket-Version")),

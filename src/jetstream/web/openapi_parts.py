@@ -40,6 +40,7 @@ HEADERS: Final[Mapping[str, tuple[str, Schema, bool]]] = {
     "Jetstream-Cursor": ("where playback begins", _MICROSECONDS, True),
     "Jetstream-Oldest": ("the oldest event, if there is one", _MICROSECONDS, False),
     "Jetstream-Latest": ("the newest event, if there is one", _MICROSECONDS, False),
+    "Jetstream-Forget": ("accounts whose records are erased when they end so, or none", STRING, True),
     "Link": ("where there are more, if there may be", STRING, False),
     "Referrer-Policy": ("links tell nothing to other sites", {"const": "no-referrer"}, True),
     "Retry-After": ("seconds after which to try again", {"type": "integer", "minimum": 1}, False),

@@ -11,7 +11,7 @@ subscription, the server stops with 1012, and only `until` and `limit` end with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from http import HTTPStatus
 from typing import Final, NoReturn
 
@@ -55,7 +55,8 @@ class SubscribeEventsDialect:
 
     `oldest_us` returns the position of the oldest event, None while there is none. `framing` returns the
     framing of messages that are compressed with the dictionary of an ID, or None while that is missing; it
-    raises InvalidParameter for the ID of no dictionary of ours.
+    raises InvalidParameter for the ID of no dictionary of ours. `erases` returns the statuses of accounts
+    whose records are erased, which a mirror of this server erases as well.
     """
 
     shutdown: Final = _SHUTDOWN
@@ -67,12 +68,14 @@ class SubscribeEventsDialect:
         limits: WebLimits = WebLimits(),
         now_us: Callable[[], int] = unix_us,
         find_list: FindList = no_list,
+        erases: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self._oldest_us = oldest_us
         self._framing_of = framing
         self._find_list = find_list
         self._limits = limits
         self._now_us = now_us
+        self._erases = erases
 
     def parse_request(self, request: Request) -> Steps[Subscription]:
         """Read a request, in steps. Raises InvalidParameter or Refused."""
@@ -88,8 +91,12 @@ class SubscribeEventsDialect:
             heartbeat_s=asked.heartbeat_s,
             did_list=asked.did_list,
             greeting=b"".join(framing.frames([greeting])),
-            fields=_subprotocol(request),
+            fields=_subprotocol(request) | self._forget(),
         )
+
+    def _forget(self) -> dict[str, str]:
+        """Return the header field that says which accounts' records are erased. Only our servers have it."""
+        return {"Jetstream-Forget": ",".join(sorted(self._erases())) or "none"}
 
     def _framing(self, dictionary_id: int | None) -> Framing:
         if dictionary_id is None:

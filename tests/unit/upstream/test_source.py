@@ -24,8 +24,9 @@ from jetstream.metrics import Metrics
 from jetstream.model.event import Key
 from jetstream.upstream.inbox import Inbox
 from jetstream.upstream.pipeline import DecodedBatch, Pipeline
+from jetstream.upstream.reconnecting import Link
 from jetstream.upstream.seq_tracker import SeqTracker
-from jetstream.upstream.source import Link, Source
+from jetstream.upstream.source import Source
 from jetstream.upstreams import Upstream
 
 LIMITS = UpstreamLimits()

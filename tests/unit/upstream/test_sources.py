@@ -12,7 +12,8 @@ from structlog.testing import capture_logs
 from jetstream.conditions import Conditions
 from jetstream.limits import SourceLimits
 from jetstream.status import UpstreamState
-from jetstream.upstream.source import Link, Source
+from jetstream.upstream.reconnecting import Link
+from jetstream.upstream.source import Source
 from jetstream.upstream.sources import Applied, Sources, Turns
 from jetstream.upstreams import Upstream, UpstreamKind
 

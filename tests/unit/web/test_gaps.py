@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from jetstream.eventlog import Gap
+from jetstream.eventlog import UPSTREAM_GAP, Gap
 from jetstream.limits import WebLimits
 from jetstream.model.timestamp import TIME_MAX
 from jetstream.steps import finish
@@ -126,3 +126,8 @@ async def test_too_many_requests_are_refused() -> None:
         assert (await ask(gaps)).status == 200
     refused = ask(gaps)
     assert (refused.status, refused.headers) == (429, {"Retry-After": str(SMALL.retry_after_s)})
+
+
+async def test_a_gap_of_all_repositories_has_positions() -> None:
+    response = await ask(route(Gap(9, "", "3", "9", UPSTREAM_GAP)))
+    assert orjson.loads(response.body) == {"from_us": 3, "to_us": 9, "time_us": 9, "cause": "upstream"}

@@ -21,6 +21,7 @@ from jetstream.web.xrpc import SubscribeEventsDialect, Xrpc
 OLDEST_US = 1796054400000123
 COMPRESSED = WebSocketFraming(BINARY)
 NSID = "network.bsky.jetstream."
+FORGETS_NONE = {"Jetstream-Forget": "none"}
 
 
 def framing_of(dictionary_id: int) -> Framing | None:
@@ -43,7 +44,7 @@ def refused(query: str, oldest_us: int | None = OLDEST_US) -> Refused:
 
 
 def test_a_subscription_is_in_the_v2_wire() -> None:
-    assert asked() == Subscription(Encoding(V2, WEBSOCKET), asked().options, fields={})
+    assert asked() == Subscription(Encoding(V2, WEBSOCKET), asked().options, fields=FORGETS_NONE)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,16 @@ def test_a_subscription_is_in_the_v2_wire() -> None:
 )
 def test_the_subprotocol_is_accepted_only_when_it_is_offered(offered: str, accepted: bool) -> None:
     fields = asked(sec_websocket_protocol=offered).fields
-    assert fields == ({"Sec-WebSocket-Protocol": "xrpc.v1.json"} if accepted else {})
+    more = {"Sec-WebSocket-Protocol": "xrpc.v1.json"} if accepted else {}
+    assert fields == more | FORGETS_NONE
+
+
+def test_a_mirror_is_told_which_accounts_are_erased() -> None:
+    request = Request(
+        "GET", PREFIX + SUBSCRIBE_EVENTS, "", 1, {"upgrade": "websocket", "connection": "Upgrade"}
+    )
+    dialect = SubscribeEventsDialect(lambda: None, framing_of, erases=lambda: {"takendown", "deleted"})
+    assert finish(dialect.parse_request(request)).fields == {"Jetstream-Forget": "deleted,takendown"}
 
 
 def test_compression_is_that_of_a_dictionary_by_its_id() -> None:

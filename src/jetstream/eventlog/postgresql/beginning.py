@@ -18,6 +18,7 @@ from jetstream.eventlog.columns import Damaged
 from jetstream.eventlog.cursors import named_cursor
 from jetstream.eventlog.postgresql.schema import SEALED, Epoch
 from jetstream.eventlog.states import records_of
+from jetstream.upstreams import is_mirror
 
 _NEWEST: Final = "SELECT id, last_us, appended FROM tail ORDER BY id DESC LIMIT 1"
 _STATE: Final = f"""
@@ -60,8 +61,11 @@ class Stored(NamedTuple):
     gaps: int
 
 
-async def read_beginning(connection: asyncpg.Connection, epoch: Epoch) -> Stored:
-    """Read what the log holds, in one snapshot. Raises Damaged."""
+async def read_beginning(connection: asyncpg.Connection, epoch: Epoch, *, mirrors: bool = False) -> Stored:
+    """Read what the log holds, in one snapshot. Raises Damaged.
+
+    A term that `mirrors` goes on where a mirror's log ends: its positions are those of its upstream.
+    """
     await connection.fetchval(_SET_TIMELINE, *epoch, await _timeline(connection))
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         last_id, last_us, appended = await connection.fetchrow(_NEWEST)
@@ -70,6 +74,8 @@ async def read_beginning(connection: asyncpg.Connection, epoch: Epoch) -> Stored
         changed = await connection.fetch(_CHANGED)
         accounts = await connection.fetch(_ACCOUNTS)
 
+    known = cursors_after(cursors, [row["cursors"] for row in changed if row["cursors"] is not None])
+    goes_on = mirrors and is_mirror((each.seq for each in known.values()), last_us)
     repos: dict[bytes, bytes | None] = {}
     for row in changed:
         if row["repos"] is not None and row["id"] > state["folded_id"]:
@@ -77,14 +83,14 @@ async def read_beginning(connection: asyncpg.Connection, epoch: Epoch) -> Stored
     return Stored(
         last_id=last_id,
         last_us=last_us,
-        begin_us=max(last_us, 0, state["base_us"]),
+        begin_us=max(last_us, 0, 0 if goes_on else state["base_us"]),
         appended=appended,
         reserved_us=state["reserved_us"],
         tail=state["tail"],
         sealed_us=state["sealed_us"],
         sealed_events=state["sealed_events"],
         folded_id=state["folded_id"],
-        cursors=cursors_after(cursors, [row["cursors"] for row in changed if row["cursors"] is not None]),
+        cursors=known,
         repos=repos,
         repo_rows=state["repos"],
         accounts={(source, did): packed for source, did, packed in accounts},

@@ -56,6 +56,8 @@ class Candidate(NamedTuple):
     takeover_s: float = TAKEOVER_S
     look_s: float = LOOK_S
     erase: frozenset[str] = frozenset({"deleted"})
+    # Whether positions may come from elsewhere: then a term goes on after the newest event.
+    mirrors: bool = False
     # The names of the sources it reads; None: any. One whose sources differ from the log's does not lead.
     sources: Collection[str] | None = None
     clock: Callable[[], int] = unix_us  # unix microseconds
@@ -229,7 +231,9 @@ class _Watch:
             return None
         epoch = Epoch(number, holder)
         try:
-            stored = await read_beginning(self._connection or connection, epoch)
+            stored = await read_beginning(
+                self._connection or connection, epoch, mirrors=self._candidate.mirrors
+            )
         except Damaged as error:
             raise LogCorrupt(self._log.name, str(error)) from error
         while self._log.tip < stored.last_us:  # so that it is read up to where the term begins

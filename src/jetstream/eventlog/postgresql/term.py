@@ -57,7 +57,8 @@ class Term:
         self.reserved_us = stored.reserved_us
         self.cursors: Cursors = stored.cursors
         self._accounts = stored.accounts
-        self._erase = erase
+        # A mirror adds those of its upstream.
+        self.erases = erase
         self.repos = RepoStates(log.address, log.fetch, stored.repos, stored.repo_rows, stored.folded_id)
         # Whether appends notify: not while a listener that is stuck fills the queue of notifications.
         self.notifies = True
@@ -164,7 +165,7 @@ class Term:
     async def _append(self, batch: Batch, changes: Changes, received_at: float | None) -> None:
         count = len(batch)
         assert not count or batch.first > self.tip
-        tombstones = find_tombstones(batch, self._erase)
+        tombstones = find_tombstones(batch, self.erases)
         if count and batch.last > self.reserved_us:
             self.reserved_us = await self._appender.reserve(batch.last + AHEAD_US)
         entry = Entry(self._rows(batch, changes), changes, tombstones)

@@ -5,7 +5,8 @@
 3. Open the database. SQLite replays the write-ahead log up to its last whole commit.
 4. Store what the journal has beyond it, and overwrite the journal.
 5. Read the state. The tip is the highest position that may have been given out: that of the last commit, or
-   after another boot the reserved one.
+   after another boot the reserved one. A mirror takes positions from elsewhere: it goes on after its last
+   commit.
 6. Read the tail into memory, without records for which there is a tombstone. What is damaged in it is noted.
 7. Read the changes of the states of repositories that are not folded yet.
 
@@ -43,6 +44,7 @@ from jetstream.eventlog.sqlite.rewrite import read_tombstones
 from jetstream.eventlog.sqlite.schema import DATABASE, oldest_us, read_cursors, read_totals
 from jetstream.eventlog.sqlite.space import Space
 from jetstream.limits import LogLimits
+from jetstream.upstreams import is_mirror
 
 
 class Options(NamedTuple):
@@ -54,6 +56,7 @@ class Options(NamedTuple):
     conditions: Conditions
     limits: LogLimits
     machine: Machine
+    mirrors: bool = False
 
 
 class LogState:
@@ -85,8 +88,13 @@ class LogState:
         floor, events = self.writer.execute("SELECT floor_us, events FROM extent").fetchone()
         # Positions that are reserved on disk.
         self.reservation = Reservation(directory, options.machine)
-        # The highest position that may have been given out, 0 for none. Rises with each append.
-        self.tip = self.reservation.restored_tip(tip, options.clock(), is_new=is_new)
+        restored = self.reservation.restored_tip(tip, options.clock(), is_new=is_new)
+        # The cursor of each source, as of the last append.
+        self.cursors: Cursors = read_cursors(self.writer)
+        # The highest position that may have been given out, 0 for none. Rises with each append. A mirror
+        # gives out none.
+        goes_on = options.mirrors and (is_new or is_mirror((each.seq for each in self.cursors.values()), tip))
+        self.tip = tip if goes_on else restored
         if self.tip > tip:
             # Stored before a reservation of this boot replaces the one that tells.
             self.writer.execute("UPDATE state SET tip_us = ?", (self.tip,))
@@ -110,8 +118,6 @@ class LogState:
         # What makes checkpoints and what watches the clock, through the connection of upkeep.
         self.checkpointer = Checkpointer(self.path, self.upkeep, options.machine)
         self.ages = Ages(self.upkeep, options.machine, options.clock(), options.retention_s)
-        # The cursor of each source, as of the last append.
-        self.cursors: Cursors = read_cursors(self.writer)
         # The states of repositories.
         self.repos = RepoStates(self.writer, limits, _states_max(options))
         # Gaps that are kept, or some more: counted again when they are above their bound.

@@ -73,8 +73,8 @@ class SqliteLog:
     def __init__(self, state: LogState, erase: frozenset[str]) -> None:
         # The open files, and what is in them. Upkeep changes it as well.
         self._state = state
-        # Statuses of account events that erase the account's records.
-        self._erase_statuses = erase
+        # Statuses of account events that erase the account's records. A mirror adds those of its upstream.
+        self.erases = erase
         # The readers that the writer waits for. They join and leave by themselves.
         self.followers = Followers()
         # Wakes those in `wait` after each append.
@@ -88,13 +88,14 @@ class SqliteLog:
         self._logger = Throttled(structlog.get_logger(__name__))
 
     @classmethod
-    async def open(
+    async def open(  # noqa: PLR0913 - what a log may be opened with
         cls,
         directory: Path,
         *,
         retention_s: float | None = None,
         retention_bytes: int | None = None,
         erase: frozenset[str] = ERASE_DELETED,
+        mirrors: bool = False,
         clock: Callable[[], int] = unix_us,
         conditions: Conditions | None = None,
         limits: LogLimits = LogLimits(),
@@ -103,9 +104,10 @@ class SqliteLog:
         """Open the log in `directory`, or create one.
 
         Events are kept for `retention_s`, and while the files take `retention_bytes`; None is without limit.
-        Accounts that become inactive with a status in `erase` have their records erased. `clock` gives unix
-        microseconds; it should not follow short steps of the machine's clock. `conditions` is told of
-        `damage` and `wal`.
+        Accounts that become inactive with a status in `erase` have their records erased. A log that `mirrors`
+        another one goes on after its newest event also after a loss of power: what was lost comes again with
+        the same positions. `clock` gives unix microseconds; it should not follow short steps of the machine's
+        clock. `conditions` is told of `damage` and `wal`.
 
         Raises LogLocked if another process writes the log, LogCorrupt if the file is not what was written,
         LogUnwritable if the directory cannot be written, SettingError for a bound that cannot be kept.
@@ -113,7 +115,7 @@ class SqliteLog:
         if retention_bytes is not None and retention_bytes < limits.retention_bytes_min:
             raise SettingError("--retention-bytes", retention_bytes, f"is below {limits.retention_bytes_min}")
         machine, conditions = machine or Machine(boot_id()), conditions or Conditions()
-        options = Options(retention_s, retention_bytes, clock, conditions, limits, machine)
+        options = Options(retention_s, retention_bytes, clock, conditions, limits, machine, mirrors)
         return cls(await asyncio.to_thread(open_log, directory, options), erase)
 
     @property
@@ -166,7 +168,7 @@ class SqliteLog:
         state, count = self._state, len(batch)
         assert not count or batch.first > state.tip
         self._upkeep.raise_failure()
-        tombstones = find_tombstones(batch, self._erase_statuses)
+        tombstones = find_tombstones(batch, self.erases)
         async with state.writing:
             if changes.repos and state.repos.is_overfull:
                 self._upkeep.wake()

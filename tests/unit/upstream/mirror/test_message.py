@@ -1,0 +1,161 @@
+"""A message of the v2 wire comes back as the event that it was made of, byte for byte, or is refused."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.builders import DID, LIKE, REV, account, commit, create, delete, identity, sync
+from tests.decoding import decode
+from tests.fixtures import captured_frames
+
+from jetstream.delivery.renderers.v2 import V2, info
+from jetstream.model.batch import Batch
+from jetstream.model.event import CREATE, IDENTITY, KIND_NAMES, UPDATE, Event
+from jetstream.upstream.drops import DROP_REASONS, Dropped
+from jetstream.upstream.mirror.message import Message, Notice, parse
+
+AT = 1_725_516_666_000_000
+CID = b"bafyreihdlrrfxc4l5few7lso3u36zf655omeuso3y3dnersr5mm3r7mbyu"
+SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=10)
+VALUES = SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(st.text(max_size=5), SCALARS, max_size=2)
+
+
+def rendered(*events: Event) -> list[bytes]:
+    return V2.render(Batch.of(events, range(AT, AT + len(events))), range(len(events)))
+
+
+def written(body: bytes = b"{}", **fields: bytes) -> Event:
+    event = Event(CREATE, DID.encode(), LIKE.encode(), b"1", REV.encode(), CID, body)
+    return event._replace(**fields)
+
+
+def dropped(message: bytes) -> str:
+    with pytest.raises(Dropped) as raised:
+        parse(message)
+    assert raised.value.reason in DROP_REASONS
+    return raised.value.reason
+
+
+def test_events_of_every_kind_and_of_a_relay_come_back() -> None:
+    frames = [
+        *captured_frames(),
+        identity(1, handle="a.test"),
+        account(2, active=False, status="deleted"),
+        sync(3),
+        commit(
+            4,
+            [
+                create(f"{LIKE}/a", {"text": '","rev":"x","rkey":"y","seq":1,"time":"z"}}'}),
+                delete(f"{LIKE}/b"),
+            ],
+        ),
+    ]
+    events = [event for frame in frames for event in decode(frame).events]
+    assert {event.kind for event in events} == {*KIND_NAMES}
+    messages = rendered(*events)
+    assert [parse(message) for message in messages] == [
+        Message(AT + number, event) for number, event in enumerate(events)
+    ]
+
+
+@given(
+    st.dictionaries(st.text(max_size=5), VALUES, max_size=4),
+    st.sampled_from([CREATE, UPDATE]),
+    st.integers(0, 10**17),
+)
+def test_a_record_comes_back_whatever_it_holds(record: dict[str, Any], kind: bytes, position: int) -> None:
+    event = written(orjson.dumps(record), kind=kind)
+    [message] = V2.render(Batch.of([event], [position]), range(1))
+    assert parse(message) == Message(position, event)
+
+
+@given(st.text(), st.integers(0, 10**17))
+def test_a_notice_comes_back_whatever_it_holds(handle: str, position: int) -> None:
+    body = orjson.dumps({"did": DID, "handle": handle, "seq": 7, "time": handle})
+    event = Event(IDENTITY, DID.encode(), b"", b"", b"", b"", body)
+    [message] = V2.render(Batch.of([event], [position]), range(1))
+    assert parse(message) == Message(position, event)
+
+
+@given(st.data())
+def test_a_damaged_message_is_refused_or_means_something_valid(data: st.DataObject) -> None:
+    [message] = rendered(written(b'{"text":"a"}'))
+    place = data.draw(st.integers(0, len(message) - 1))
+    damaged = message[:place] + bytes([data.draw(st.integers(0, 255))]) + message[place + 1 :]
+    with suppress(Dropped):
+        found = parse(damaged)
+        assert isinstance(found, Message)
+        [again] = V2.render(Batch.of([found.event], [found.position]), range(1))
+        assert json.loads(again)["payload"]["seq"] == found.position
+
+
+@given(st.integers(0, 400))
+def test_a_message_that_was_cut_is_refused(length: int) -> None:
+    [message] = rendered(written(b'{"text":"' + b"a" * 100 + b'"}'))
+    assert dropped(message[: min(length, len(message) - 1)]) == "message_form"
+
+
+@pytest.mark.parametrize(
+    ("event", "reason"),
+    [
+        (written(did=b"did:PLC:x"), "did"),
+        (written(collection=b"like"), "op_collection"),
+        (written(rkey=b".."), "op_rkey"),
+        (written(rkey=b'"'), "message_form"),
+        (written(rev=b"3"), "rev"),
+        (written(cid=b"x"), "message_form"),
+        (written(b"[]"), "record_type"),
+        (written(b"{"), "message_form"),
+        (written(b'{"a":\n1}'), "message_form"),
+        (written(b'{"a":"' + b"a" * 990_000 + b'"}'), "json_size"),
+        (written(b'{"a":' * 129 + b"1" + b"}" * 129), "record_depth"),
+        (written(b'{"a":' * 5_000 + b"1" + b"}" * 5_000), "message_form"),
+        (Event(IDENTITY, DID.encode(), b"", b"", b"", b"", b'{"did":"did:plc:other"}'), "malformed"),
+        (Event(IDENTITY, b"did", b"", b"", b"", b"", b"{}"), "did"),
+        (Event(b"a", DID.encode(), b"", b"", b"", b"", b"1"), "record_type"),
+        (Event(b"s", DID.encode(), b"", b"", b"", b"", b"}"), "message_form"),
+    ],
+)
+def test_what_may_not_be_passed_on_is_refused(event: Event, reason: str) -> None:
+    [message] = rendered(event)
+    assert dropped(message) == reason
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (b"", "message_form"),
+        (b"[]", "message_form"),
+        (b"\xff", "message_form"),
+        (b'{"did":"did:plc:a","time_us":1,"kind":"commit"}', "frame_type"),
+        (
+            b'{"$type":"message","payload":{"$type":"network.bsky.jetstream.subscribeEvents#new"}}',
+            "frame_type",
+        ),
+        (
+            b'{"$type":"message","payload":{"$type":"network.bsky.jetstream.subscribeEvents#commit"}}',
+            "frame_type",
+        ),
+    ],
+)
+def test_what_is_no_message_of_ours_is_refused(message: bytes, reason: str) -> None:
+    assert dropped(message) == reason
+
+
+def test_nesting_and_size_may_be_as_large_as_records_are() -> None:
+    for body in (b'{"a":' * 128 + b"1" + b"}" * 128, b'{"a":"' + b"a" * 989_992 + b'"}'):
+        event = written(body)
+        assert parse(rendered(event)[0]) == Message(AT, event)
+
+
+def test_infos_and_errors_are_notices() -> None:
+    assert parse(info("Heartbeat", "a")) == Notice("info", "Heartbeat", "a")
+    assert parse(b'{"$type":"error","error":"ConsumerTooSlow","message":"b"}') == Notice(
+        "error", "ConsumerTooSlow", "b"
+    )
