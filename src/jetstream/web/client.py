@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jetstream.web.subscribe import Subscribe
 
 WEBSOCKET_NAME: Final = "websocket"
+_NO_OPTIONS: Final = SubscriberOptions()
 _OUR_FAULT: Final = Close(1011, "error", "the server failed to read a message: connect again")
 
 
@@ -59,8 +60,8 @@ class Client:
         self._place = place
         # Reads its messages, and says how it is closed.
         self._dialect = dialect
-        # What its URL asked for. The options are forgotten when they are in force or replaced: a large
-        # filter must not stay here when it is not used any more.
+        # What its URL asked for. The options are forgotten when others replace them: a large filter must not
+        # stay here when it is not used any more.
         self.subscription = subscription
         # The uploaded list that the filter in force uses; changed with it.
         self._did_list: DidList | None = None
@@ -81,11 +82,11 @@ class Client:
     def start(self) -> None:
         """Subscribe, or wait for a hello."""
         asked = self.subscription
-        self.subscription = asked._replace(options=SubscriberOptions(), did_list=None)
         if greeting := asked.greeting:
             self.sink.controls += len(greeting)
             self.sink.write(greeting)
         if asked.require_hello:
+            self._forget_options()
             timeout_s = self._subscribe.limits.hello_timeout_s
             text = f"no options_update within {timeout_s:g} s: send one, or leave requireHello out"
             close = Close(1008, "no_hello", text)
@@ -110,7 +111,11 @@ class Client:
             yield
             if update is not None and not self.sink.closing:
                 self._stop_timeout()
+                self._forget_options()
                 self._apply(update)
+
+    def _forget_options(self) -> None:
+        self.subscription = self.subscription._replace(options=_NO_OPTIONS, did_list=None)
 
     def _apply(self, update: OptionsUpdate) -> None:
         """Start to subscribe with the first options that are awaited; change them with later ones."""
