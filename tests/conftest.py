@@ -23,3 +23,10 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.collect()
         gc.freeze()
         gc.enable()
+
+
+@pytest.fixture
+def only_new_objects() -> None:
+    """Exempt everything that there is from garbage collections, so that those of a test are quick."""
+    gc.collect()
+    gc.freeze()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from io import StringIO
 from ipaddress import ip_network
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -306,15 +307,25 @@ def field_of(flag: str) -> str:
     return flag.removeprefix("--").replace("-", "_")
 
 
-@pytest.mark.parametrize(("flag", "variable", "value", "expected"), GOOD)
-def test_good_values_by_flag_and_by_variable(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, flag: str, variable: str, value: str, expected: Any
-) -> None:
-    wanted = replace(Settings(), **{field_of(flag): expected})
+def in_rounds() -> list[list[tuple[str, str, str, object]]]:
+    """Return all good values, in rounds of one for each flag: to read a command line takes long."""
+    by_flag: dict[str, list[tuple[str, str, str, object]]] = {}
+    for row in GOOD:
+        by_flag.setdefault(row[0], []).append(row)
+    return [list(filter(None, rows)) for rows in zip_longest(*by_flag.values())]
 
-    assert serve(flag, value) == wanted
-    assert serve(f"{flag}={value}") == wanted
-    monkeypatch.setenv(f"JETSTREAM_{variable}", value)
+
+@pytest.mark.parametrize("rows", in_rounds(), ids=lambda rows: f"{len(rows)} flags")
+def test_good_values_by_flag_and_by_variable(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, rows: list[tuple[str, str, str, object]]
+) -> None:
+    values = {flag: value for flag, _, value, _ in rows}
+    wanted = replace(Settings(), **{field_of(flag): expected for flag, _, _, expected in rows})
+
+    assert serve(*chain(*values.items())) == wanted
+    assert serve(*(f"{flag}={value}" for flag, value in values.items())) == wanted
+    for _, variable, value, _ in rows:
+        monkeypatch.setenv(f"JETSTREAM_{variable}", value)
     assert serve() == wanted
 
 
