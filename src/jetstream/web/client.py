@@ -23,10 +23,7 @@ _OUR_FAULT: Final = Close(1011, "error", "the server failed to read a message: c
 
 
 class Client:
-    """One connection: its socket, what it asked for, and its subscriber in delivery.
-
-    The sink calls `_on_message`, `_on_end` and `_resume_at`.
-    """
+    """One connection: its socket, what it asked for, and its subscriber in delivery."""
 
     __slots__ = (
         "_dialect",
@@ -69,9 +66,7 @@ class Client:
         self.subscriber: Subscriber | None = None
         # Closes the connection when no hello comes; None when none is awaited.
         self._hello_timeout: asyncio.TimerHandle | None = None
-        sink.on_message = self._on_message
-        sink.on_end = self._on_end
-        sink.resume_at = self._resume_at
+        sink.owner = self
 
     @property
     def transport(self) -> str:
@@ -98,7 +93,7 @@ class Client:
         """Close the connection, in the words of its dialect."""
         self.sink.close(self._dialect.shutdown if close == SHUTDOWN else close)
 
-    def _on_message(self, message: bytes) -> Steps[None]:
+    def on_message(self, message: bytes) -> Steps[None]:
         """Handle a message, in steps. A bad one closes the connection, and the client is told why."""
         try:
             update = yield from self._dialect.parse_message(message)
@@ -144,14 +139,14 @@ class Client:
         if before is not None:
             lists.release(before)
 
-    def _resume_at(self) -> int:
+    def resume_at(self) -> int:
         """Return the cursor with which the client goes on; before it has begun, where it would begin."""
         delivery = self._subscribe.delivery
         if self.subscriber is None:
             return delivery.positions(self.subscription.cursor).cursor
         return delivery.resume_at(self.subscriber)
 
-    def _on_end(self) -> None:
+    def on_end(self) -> None:
         """Clean up after the connection."""
         self._stop_timeout()
         self._use_list(None)

@@ -9,7 +9,7 @@ from struct import pack
 from typing import Any, cast
 
 import pytest
-from tests.unit.web.transport import Transport
+from tests.unit.web.transport import Owner, Transport
 
 from jetstream.delivery.framing.websocket import WEBSOCKET
 from jetstream.delivery.subscriber import Close
@@ -29,7 +29,7 @@ class Client:
         sink = SocketSink.__new__(SocketSink)
         self.transport.protocol = self.sink = sink
         SocketSink.__init__(sink, cast(Any, self.transport), Inbound(LIMIT), "")
-        sink.resume_at = lambda: 7
+        sink.owner = Owner()
 
     def write(self, data: bytes) -> None:
         self.sink.write(data)
@@ -56,7 +56,7 @@ async def slow(client: Client) -> Client:
 async def test_the_cursor_of_the_end_is_that_of_the_close(slow: Client) -> None:
     slow.write(b"second ")
     slow.sink.close(DONE)
-    slow.sink.resume_at = lambda: 8  # a lane moves on
+    slow.sink.owner = Owner(8)  # a lane moves on
     await slow.transport.read(10_000)
     assert slow.transport.sent == b"first second " + WEBSOCKET.end(1000, "done", 7)
 
