@@ -7,7 +7,7 @@ from io import StringIO
 from ipaddress import ip_network
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 from rich.console import Console

@@ -157,7 +157,8 @@ CURSOR = 1725519626134432
 
 
 @pytest.mark.parametrize(
-    "query", [query for _, rows in GOOD.values() for query in rows if "cursor" not in query and "until" not in query]
+    "query",
+    [query for _, rows in GOOD.values() for query in rows if "cursor" not in query and "until" not in query],
 )
 def test_a_client_that_comes_back_with_a_cursor_asks_for_the_same(query: str) -> None:
     wanted = parsed(query)._replace(cursor=CURSOR)
@@ -165,7 +166,9 @@ def test_a_client_that_comes_back_with_a_cursor_asks_for_the_same(query: str) ->
         assert parsed(text) == parsed(text) == wanted
 
 
-@pytest.mark.parametrize("query", ["cursor=-10m", "%63ursor=-10m", "cursor=1&until=-10m", "cursor=1&%75ntil=-10m"])
+@pytest.mark.parametrize(
+    "query", ["cursor=-10m", "%63ursor=-10m", "cursor=1&until=-10m", "cursor=1&%75ntil=-10m"]
+)
 def test_an_age_counts_from_each_request(query: str) -> None:
     def times(now_us: int) -> list[int]:
         asked = finish(parse_request(Request("GET", "/subscribe", query, 1, {}), now_us=now_us))
