@@ -7,7 +7,7 @@ from io import StringIO
 from ipaddress import ip_network
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from rich.console import Console
@@ -105,7 +105,7 @@ def test_the_log_is_in_the_data_directory_unless_it_is_elsewhere(serve: Serve) -
     assert serve("--data-dir", "/a", "--log", "sqlite:/b").log_dir == Path("/b")
 
 
-GOOD: list[tuple[str, str, str, object]] = [
+GOOD: list[tuple[str, str, str, Any]] = [
     ("--upstream", "WS_URL", "relay.example", f"wss://relay.example{FIREHOSE_PATH}"),
     ("--upstream", "WS_URL", "relay.example:8443", f"wss://relay.example:8443{FIREHOSE_PATH}"),
     ("--upstream", "WS_URL", "wss://relay.example/", f"wss://relay.example{FIREHOSE_PATH}"),
@@ -307,9 +307,9 @@ def field_of(flag: str) -> str:
     return flag.removeprefix("--").replace("-", "_")
 
 
-def in_rounds() -> list[list[tuple[str, str, str, object]]]:
+def in_rounds() -> list[list[tuple[str, str, str, Any]]]:
     """Return all good values, in rounds of one for each flag: to read a command line takes long."""
-    by_flag: dict[str, list[tuple[str, str, str, object]]] = {}
+    by_flag: dict[str, list[tuple[str, str, str, Any]]] = {}
     for row in GOOD:
         by_flag.setdefault(row[0], []).append(row)
     return [list(filter(None, rows)) for rows in zip_longest(*by_flag.values())]
@@ -317,7 +317,7 @@ def in_rounds() -> list[list[tuple[str, str, str, object]]]:
 
 @pytest.mark.parametrize("rows", in_rounds(), ids=lambda rows: f"{len(rows)} flags")
 def test_good_values_by_flag_and_by_variable(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, rows: list[tuple[str, str, str, object]]
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, rows: list[tuple[str, str, str, Any]]
 ) -> None:
     values = {flag: value for flag, _, value, _ in rows}
     wanted = replace(Settings(), **{field_of(flag): expected for flag, _, _, expected in rows})

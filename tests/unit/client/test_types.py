@@ -59,10 +59,8 @@ def checked(directory: Path, cache: Path, program: str) -> tuple[dict[int, str],
 
 @pytest.mark.timeout(300)
 def test_a_type_checker_narrows_events(tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    cache = (
-        pytestconfig.cache
-    )  # what was found of the modules that the program imports; None: it is turned off
-    revealed, errors = checked(tmp_path, cache.mkdir("mypy") if cache else tmp_path, EXAMPLE)
+    kept = getattr(pytestconfig, "cache", None)  # what was found of the imported modules; None: turned off
+    revealed, errors = checked(tmp_path, kept.mkdir("mypy") if kept else tmp_path, EXAMPLE)
     lines = EXAMPLE.splitlines()
     types = {int(lines[line - 1].rpartition("# ")[2]): text for line, text in revealed.items()}
     assert types == {
