@@ -38,9 +38,9 @@ _KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==").fullmatch  # 16 bytes in base6
 VERSION: Final = "13"
 # The head of the response that accepts a handshake, up to what depends on the request.
 _ACCEPTED: Final = (
-    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    f"Server: {SERVER}\r\nSec-WebSocket-Accept: "
-).encode()
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Server: " + SERVER.encode() + b"\r\nSec-WebSocket-Accept: "
+)
 
 CONTINUATION, CLOSE, PING, PONG = 0, 8, 9, 10  # TEXT and BINARY are also what the server sends
 _CONTROL_BYTES_MAX: Final = 125
