@@ -26,6 +26,7 @@ from jetstream.settings import Settings
 from jetstream.status import Status
 from jetstream.web import dictionary, front_page, openapi, page_files, pages, ready, status_page, xrpc
 from jetstream.web.access import Access
+from jetstream.web.allowance import Allowance, always
 from jetstream.web.connection import Handler
 from jetstream.web.dialect import SubscribeDialect
 from jetstream.web.did_lists import BODY_BYTES_MAX, DidLists
@@ -61,6 +62,9 @@ class Siblings(Protocol):
 
     def cover(self, routes: Routes) -> Routes:
         """Return routes that answer for all processes."""
+
+    def allowance(self, rate: str) -> Allowance:
+        """Return what tells whether all processes may do something once more, by a rate of `WebLimits`."""
 
     def take(self, endpoints: Endpoints) -> None:
         """Get connections, instead of listening, and share what is limited."""
@@ -193,7 +197,11 @@ class Endpoints:
         return Routes(pages_, upgrades, trees, uploads, self._access.guards)
 
     def _gaps(self) -> Handler:
-        return Gaps(self._parts.log, self._limits, now_us=self._parts.now_us).handle
+        parts, allowed = self._parts, self._allowance("gap_pages")
+        return Gaps(parts.log, self._limits, now_us=parts.now_us, allowed=allowed).handle
+
+    def _allowance(self, rate: str) -> Allowance:
+        return always if self._siblings is None else self._siblings.allowance(rate)
 
     def _pages(self, files: page_files.PageFiles) -> dict[str, pages.Page]:
         settings, parts = self._settings, self._parts
@@ -260,6 +268,7 @@ class Endpoints:
             self._limits,
             find_list=self.did_lists.find,
             now_us=parts.now_us,
+            allowed=self._allowance("explanations"),
         ).handle
 
 

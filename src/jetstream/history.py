@@ -79,7 +79,8 @@ class Statistics:
         self._steps: deque[Step] = deque(maxlen=steps_max)
         # The first sample of the step in progress; None before the first one.
         self._step_began: Sample | None = None
-        # When the newest step ended, in unix microseconds; None before the first one.
+        # The number of the newest step, and when it ended, in unix microseconds; None before the first one.
+        self.newest_step: int | None = None
         self._end_us: int | None = None
 
     def add(self, sample: Sample, now_us: int) -> None:
@@ -91,6 +92,7 @@ class Statistics:
             self._step_began = sample
         elif (passed := self._step(sample) - self._step(self._step_began)) > 0:
             self._end_step(Interval(self._step_began, sample), passed)
+            self.newest_step = self._step(sample) - 1
             self._end_us = now_us - int(sample.at % self.step_s * 1e6)
             self._step_began = sample
 
@@ -112,7 +114,10 @@ class Statistics:
         return {"step_s": self.step_s, "end_us": self._end_us, **figures}
 
     def _step(self, sample: Sample) -> int:
-        """Return the number of the step that a sample is in: steps do not drift with late samples."""
+        """Return the number of the step that a sample is in: steps do not drift with late samples.
+
+        All processes of a machine have the same monotonic clock, and thus the same numbers.
+        """
         return int(sample.at // self.step_s)
 
     def _end_step(self, step: Interval, passed: int) -> None:

@@ -31,7 +31,7 @@ from websockets.exceptions import ConnectionClosed
 from jetstream.limits import WebLimits
 from jetstream.settings import parse_networks
 from jetstream.supervisor.channel import Message
-from jetstream.supervisor.process import ProcessFailed
+from jetstream.supervisor.failures import ProcessFailed
 from jetstream.supervisor.supervisor import Supervisor
 from jetstream.supervisor.view import SNAPSHOT
 
@@ -139,6 +139,24 @@ async def test_signals_stop_all_in_order_and_lines_name_their_process(relay: Rel
     assert stopped[2:] == ["ingest", None]
 
 
+async def test_a_signal_to_all_processes_stops_them_as_one_to_the_first_does(
+    relay: Relay, tmp_path: Path
+) -> None:
+    """As from a service manager, or a process group. The ingest ends while the edges drain."""
+    async with process(relay.url, tmp_path, "--edges", "2", "--drain", "1s") as server:
+        _, text = await get(server.port, "/status.json")
+        pids = [each["pid"] for each in json.loads(text)["processes"]]
+        async with subscribe(server.port) as subscriber:
+            server.signal(signal.SIGTERM)
+            for pid in pids:
+                os.kill(pid, signal.SIGTERM)
+            assert (await subscriber.ended())[0] == 1001
+        assert await server.ended() == 0
+    stopped = [str(line.get("process")) for line in server.log if line["event"] == "stopped"]
+    assert sorted(stopped) == ["None", "edge-1", "edge-2", "ingest"]
+    assert [line for line in server.log if line["level"] == "error"] == []
+
+
 async def test_a_second_signal_ends_all_at_once(relay: Relay, tmp_path: Path) -> None:
     async with process(relay.url, tmp_path, "--edges", "1", "--drain", "1000s") as server:
         _, text = await get(server.port, "/status.json")
@@ -220,6 +238,8 @@ async def test_a_thousand_connections_are_spread_evenly_also_after_one_edge_was_
 
         await connect(1_000)
         await until(lambda: sum(loads()) == 1_000)
+        # What an edge has not taken goes to others when it is killed, and is not lost.
+        await until(lambda: not any(load.untaken for load in server.acceptor.loads.values()))
         assert max(loads()) <= 1.2 * 1_000 / edges
         lost = loads()[0]
         ending = asyncio.create_task(ended_by(server.edges[0], signal.SIGKILL))

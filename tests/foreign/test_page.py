@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -14,8 +15,9 @@ from typing import Any, ClassVar
 
 import pytest
 from axe_playwright_python.async_playwright import Axe  # type: ignore[import-untyped]
-from playwright.async_api import Page, expect
+from playwright.async_api import Locator, Page, expect
 from tests.builders import DID, REV, Op, account, commit, create, delete, identity, like
+from tests.edges import ended_by, serving
 from tests.foreign.browser import PATIENCE_MS, Tab, looking
 from tests.foreign.conftest import missing
 from tests.programs import program
@@ -24,6 +26,7 @@ from tests.serving import LOOPBACK, Start, published, running, until
 
 from jetstream.app import Service
 from jetstream.settings import Address, Settings
+from jetstream.supervisor.supervisor import Supervisor
 
 POST = "app.bsky.feed.post"
 OTHER = "did:plc:z72i7hdynmk6r22z27h6tvur"
@@ -580,6 +583,58 @@ class TestAccess:
             await expect(
                 tab.page.get_by_text(f"ws://127.0.0.1:{service.port}/v1/subscribe").first
             ).to_be_visible()
+
+
+class TestProcesses:
+    """A server that has several, and one that has not."""
+
+    @pytest.fixture
+    async def several(self, relay: Relay, tmp_path: Path) -> AsyncIterator[Supervisor]:
+        async with serving(relay, tmp_path, upstream_cursor=0) as server:
+            yield server
+
+    @staticmethod
+    def card(tab: Tab) -> Locator:
+        return tab.page.get_by_role("region", name="Processes", exact=True)
+
+    async def test_each_is_shown_with_what_it_does(self, several: Supervisor, upstream: Upstream) -> None:
+        async with looking(several.ports[0]) as tab:
+            await tab.start()
+            await connected(tab)
+            upstream.post("one")
+            card = self.card(tab)
+            await expect(card.get_by_role("rowheader")).to_have_text(
+                [*("ingest reads upstream", "edge-1 serves subscribers", "edge-2 serves subscribers")]
+            )
+            pids = [str(each.pid) for each in (several.ingest, *several.edges)]
+            await expect(card.get_by_role("row").nth(1)).to_contain_text(re.compile(f"ready.*{pids[0]}$"))
+            edges = card.get_by_role("row").filter(has_text="serves subscribers")
+            subscribers = edges.get_by_role("cell").and_(tab.page.locator("td:nth-child(3)"))
+            await expect(subscribers.filter(has_text=re.compile("^1$"))).to_have_count(1)
+            await expect(tab.page.get_by_role("heading", name="All processes")).to_be_visible()
+
+    async def test_one_that_was_replaced_is_shown_with_how_often(self, several: Supervisor) -> None:
+        async with looking(several.ports[0], requests_fail=True) as tab:
+            row = self.card(tab).get_by_role("row", name="edge-2")
+            await expect(row.get_by_role("cell").nth(7)).to_have_text("0")
+            await ended_by(several.edges[1], signal.SIGKILL)
+            await expect(row.get_by_role("cell").nth(7)).to_have_text("1")
+            await expect(row.get_by_role("cell").nth(0)).to_have_text("ready")
+
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    @pytest.mark.parametrize("screen", [{}, PHONE], ids=["desktop", "phone"])
+    async def test_everybody_can_read_it(
+        self, screen: dict[str, Any], scheme: str, several: Supervisor
+    ) -> None:
+        async with looking(several.ports[0], **screen, color_scheme=scheme) as tab:
+            await expect(self.card(tab)).to_be_visible()
+            await TestAccess.accessible(tab.page)
+            assert await tab.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+    async def test_there_is_no_table_of_a_single_process(self, tab: Tab) -> None:
+        await expect(tab.page.get_by_role("heading", name="Process", exact=True)).to_be_visible()
+        await expect(tab.page.get_by_text("since the start").first).to_be_visible()
+        await expect(self.card(tab)).to_be_hidden()
 
 
 class TestTokens:

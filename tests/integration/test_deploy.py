@@ -16,7 +16,7 @@ from tests.builders import identity
 from tests.relay import Relay, numbered
 from tests.serving import Figures, Start, figures, published
 
-from jetstream.limits import SupervisorLimits
+from jetstream.limits import RuntimeLimits, SupervisorLimits
 from jetstream.settings import PLC_URL_VARIABLE, Settings, settings
 from jetstream.supervisor.acceptor import Acceptor
 from jetstream.supervisor.own_figures import OwnFigures
@@ -208,7 +208,10 @@ class TestUnit:
     def test_it_starts_what_is_installed_and_stops_in_time(self) -> None:
         service = unit()["Service"]
         assert service["ExecStart"] == "/opt/jetstream/bin/jetstream serve"
-        assert int(service["TimeoutStopSec"].removesuffix("s")) >= 15
+        # With --edges, first the edges end, then the ingest. An edge alone drains for a while by default.
+        needed_s = max(2 * SupervisorLimits().stop_s, SupervisorLimits().stop_s + RuntimeLimits().drain_s)
+        assert int(service["TimeoutStopSec"].removesuffix("s")) > needed_s
+        assert service["KillMode"] == "mixed"  # the first process gets the signal, and stops the others
         assert int(service["LimitNOFILE"]) >= 65_536
 
     def test_the_log_is_all_that_it_can_write(self) -> None:

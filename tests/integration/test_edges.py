@@ -5,20 +5,29 @@ from __future__ import annotations
 import json
 import signal
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import jsonschema_rs
 from tests.builders import commit, like
-from tests.edges import ended_by, serving
+from tests.edges import QUICK, ended_by, serving
 from tests.relay import Relay, numbered
 from tests.serving import connected, figures, get, until
 from tests.subscriber import Subscriber, subscribe
 from websockets.exceptions import ConnectionClosed
 
+from jetstream.limits import WebLimits
 from jetstream.supervisor.supervisor import Supervisor
+from jetstream.token_bucket import Rate
 from jetstream.web.openapi_parts import SCHEMAS
+
+# What is asked for before the last three requests of each kind, and two of those.
+LIMITS = replace(
+    QUICK,
+    web=WebLimits(explanations=Rate(1e-9, 6), gap_pages=Rate(1e-9, 2), did_lists_read=Rate(1e-9, 4)),
+)
 
 
 def frames(first: int, last: int) -> list[tuple[int, bytes]]:
@@ -43,7 +52,7 @@ async def test_whichever_edge_answers_it_answers_for_all(relay: Relay, tmp_path:
     """One server for all of this: to start three processes takes seconds of CPU time."""
     relay.publish(frames(1, 100))
     settings: dict[str, Any] = {"upstream_cursor": 0, "ready_lag": None}
-    async with serving(relay, tmp_path, **settings) as server, AsyncExitStack() as stack:
+    async with serving(relay, tmp_path, LIMITS, **settings) as server, AsyncExitStack() as stack:
         port = server.ports[0]
         subscribers = [await stack.enter_async_context(subscribe(port, cursor=1)) for _ in range(6)]
         await _all_read_the_same(subscribers)
@@ -57,6 +66,7 @@ async def test_whichever_edge_answers_it_answers_for_all(relay: Relay, tmp_path:
             assert server.acceptor.passed[fewest] > passed[fewest]
         await _subscribers_are_one_list(port, subscribers)
         await _a_list_is_known_to_all(port)
+        await _rates_hold_for_all_together(server, port)
         await _a_killed_edge_loses_nothing(relay, server, port)
 
 
@@ -85,12 +95,16 @@ async def _figures_are_of_all(port: int) -> None:
     assert status["out"]["messages_total"] == 600
     assert [each["name"] for each in status["processes"]] == ["ingest", "edge-1", "edge-2"]
     assert [each["subscribers"] for each in status["processes"]] == [0, 3, 3]
+    assert [each["role"] for each in status["processes"]] == ["ingest", "edge", "edge"]
     code, text = await get(port, "/health")
     health = json.loads(text)
     assert (code, health["status"], health["subscribers"]) == (200, "ok", 6)
     assert health["upstreams"][0]["state"] == "connected"
     assert (await get(port, "/ready"))[0] == 200
     assert "connected: ws://" in (await get(port, "/"))[1]
+    malformed = "application/openmetrics-text; version=x.y"
+    code, text = await get(port, "/metrics", Accept=malformed)
+    assert (code, text.endswith("# EOF\n")) == (200, True)
 
 
 async def _subscribers_are_one_list(port: int, subscribers: list[Subscriber]) -> None:
@@ -99,6 +113,7 @@ async def _subscribers_are_one_list(port: int, subscribers: list[Subscriber]) ->
     assert ids == sorted(ids)
     first = await listed(port, "?limit=4")
     assert first + await listed(port, f"?limit=4&after={first[-1]}") == ids
+    assert await listed(port, f"?after={10**20 - 1}") == []  # no message has such a number
     status, text = await post(port, "/subscribers/kick", {"ids": [ids[0], ids[-1], 7]})
     assert (status, json.loads(text)) == (200, {"kicked": 2, "unknown_ids": [7]})
     assert await listed(port) == ids[1:-1]
@@ -122,6 +137,28 @@ async def _a_list_is_known_to_all(port: int) -> None:
         code, text = await get(port, f"/explain?filter={list_id}")
         assert (code, json.loads(text)["filter"]["dids"]["some"]) == (200, [did])
     assert (await post(port, "/filters", b"no"))[0] == 400
+
+
+async def _rates_hold_for_all_together(server: Supervisor, port: int) -> None:
+    """With one connection to each edge, which ask in turn."""
+    await connections(server, 0)
+    async with AsyncExitStack() as stack:
+        connectors = [aiohttp.TCPConnector(limit=1) for _ in range(2)]
+        clients = [aiohttp.ClientSession(connector=each) for each in connectors]
+        sessions = [await stack.enter_async_context(each) for each in clients]
+        url = f"http://127.0.0.1:{port}"
+        for session in sessions:
+            async with session.get(f"{url}/cursors") as response:
+                await response.read()
+        assert [load.total for load in server.acceptor.loads.values()] == [1, 1]
+        for method, path in (("GET", "/explain"), ("GET", "/gaps"), ("POST", "/filters")):
+            codes = []
+            for session in (*sessions, sessions[0]):
+                data = b"did:plc:a" if method == "POST" else None
+                async with session.request(method, url + path, data=data) as response:
+                    await response.read()
+                    codes.append(response.status)
+            assert codes == [200, 200, 429], path
 
 
 async def _a_killed_edge_loses_nothing(relay: Relay, server: Supervisor, port: int) -> None:

@@ -124,3 +124,11 @@ def test_quantiles_of_an_interval_are_of_what_came_in_it() -> None:
     assert interval is not None
     assert interval.quantile(lambda each: each.loop_delay, 0.5) == pytest.approx(0.0505)
     assert statistics.history()["loop_delay_p99_ms"] == [pytest.approx(99.01)]
+
+
+def test_steps_are_numbered_by_the_monotonic_clock() -> None:
+    assert fed(5.0).newest_step is None
+    statistics = fed(1001.0, 1009.0, 1010.5)
+    assert statistics.newest_step == 100
+    statistics.add(sample(1045.0), now_us=0)  # the time of day was set back
+    assert statistics.newest_step == 103

@@ -17,6 +17,7 @@ from rich.text import Text
 
 COLLECTIONS_MAX: Final = 10
 UPSTREAMS_MAX: Final = 10
+PROCESSES_MAX: Final = 20
 REASONS_MAX: Final = 10
 DASH: Final = "-"
 _BARS: Final = " ▁▂▃▄▅▆▇█"
@@ -32,6 +33,7 @@ def view(status: Status, url: str) -> RenderableType:
         _head(status, url),
         *_reasons(status),
         _upstreams(status),
+        *_processes(status),
         _columns(_events(status), _out(status)),
         _columns(_log(status), _process(status)),
         _columns(_collections(status), _counts(status)),
@@ -91,6 +93,36 @@ def _upstreams(status: Status) -> Table:
     for name, count in list(counts.items())[:UPSTREAMS_MAX]:
         table.add_row(f"{_number(count)} PDSes", Text(_text(name)))
     return table
+
+
+def _processes(status: Status) -> list[Table]:
+    """Return a table of the processes of a server that has several; else none. A name says the role, too."""
+    rows = _list(status, "processes")
+    if not rows:
+        return []
+    figures = ("subscribers", "events/s", "messages/s", "lag", "CPU", "memory", "restarts")
+    table = _table("process", "pid", *figures)
+    table.collapse_padding = True  # so that it fits into 80 columns
+    for each in rows[:PROCESSES_MAX]:
+        table.add_row(
+            _process_name(each),
+            Text(_text(each.get("pid"))),
+            _number(each.get("subscribers")),
+            _number(each.get("events_per_s"), 1),
+            _number(each.get("messages_per_s"), 1),
+            _seconds(each.get("lag_s")),
+            _percent(each.get("cpu")),
+            _bytes(each.get("rss_bytes")),
+            _number(each.get("ended")),
+        )
+    if len(rows) > PROCESSES_MAX:
+        table.add_row(f"and {len(rows) - PROCESSES_MAX} more")
+    return [table]
+
+
+def _process_name(process: Status) -> Text:
+    name = _text(process.get("name"))
+    return Text(name, "green") if process.get("ready") else Text(f"{name} down", "red")
 
 
 def _events(status: Status) -> Table:

@@ -25,6 +25,7 @@ _NO_EDGE: Final = Check(
     "wait some seconds; the log says why they have ended",
 )
 _REASONS_MAX: Final = 50
+_OF_PROCESS: Final = ("cpu", "rss_bytes", "subscribers", "events_per_s", "messages_per_s", "lag_s")
 
 
 def not_ready(
@@ -97,6 +98,24 @@ def _subscribers(ingest: Body, edges: Sequence[Body]) -> dict[str, Any]:
     groups = {name: _added(edges, "subscribers", name) for name in ("by_wire", "by_compression")}
     most = max((each["subscribers"]["max"] for each in edges), default=ingest["subscribers"]["max"])
     return {**ingest["subscribers"], **counts, **groups, "max": most}
+
+
+def figures_of(status: Body | None) -> dict[str, Any]:
+    """Return the figures of one process in `processes`, by its own status; None: it is not known.
+
+    The lag is that of an edge behind the log, and of the ingest behind the upstream that is least behind.
+    """
+    if status is None:
+        return dict.fromkeys(_OF_PROCESS, None)
+    lags = [each["lag_s"] for each in status["upstreams"] if each["lag_s"] is not None]
+    return {
+        "cpu": status["process"]["cpu"],
+        "rss_bytes": status["process"]["rss_bytes"],
+        "subscribers": status["subscribers"]["total"],
+        "events_per_s": status["events"]["per_s"],
+        "messages_per_s": status["out"]["messages_per_s"],
+        "lag_s": min(lags, default=None) if status["edge"] is None else status["edge"]["lag_s"],
+    }
 
 
 def _total(families: Mapping[str, Family], name: str, label: str) -> int:

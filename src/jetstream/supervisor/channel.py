@@ -7,8 +7,9 @@
 
 A question has a number, and its answer has the same. What is only told has the number 0. Both ends may ask.
 
-Everything is bounded: the length of a message, what waits to be sent, and the questions of each end. A peer
-that breaks a bound is one that does not work, and the channel ends.
+Everything is bounded: the length of a message, what waits to be sent, and the questions of each end. Clients
+cause questions and answers: while much waits to be sent, those are refused. A peer that breaks a bound also
+without them is one that does not work, and the channel ends.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ import orjson
 import structlog
 
 from jetstream.limits import SupervisorLimits
+from jetstream.logging_setup import Throttled
 
 LENGTHS: Final = Struct("<II")
 _ANSWER: Final = "answer"
 _NO_ANSWER: Final = "no answer"
-
-logger = structlog.get_logger(__name__)
+_FULL: Final = "too much waits to be sent"
 
 
 class Message(NamedTuple):
@@ -68,6 +69,7 @@ class Channel(asyncio.Protocol):
     def __init__(self, peer: Peer, limits: SupervisorLimits = SupervisorLimits()) -> None:
         self._peer = peer
         self._limits = limits
+        self._logger = Throttled(structlog.get_logger(__name__))
         # The beginning of a message that is not complete.
         self._incoming = bytearray()
         # The answers that are awaited, by the number of their question.
@@ -118,6 +120,8 @@ class Channel(asyncio.Protocol):
             raise ChannelError("the process has ended")
         if len(self._awaited) >= self._limits.questions_max:
             raise ChannelError("too many questions wait for an answer")
+        if self._is_full:
+            raise ChannelError(_FULL)
         number = next(self._numbers)
         future = self._awaited[number] = asyncio.get_running_loop().create_future()
         try:
@@ -141,7 +145,14 @@ class Channel(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    @property
+    def _is_full(self) -> bool:
+        """Whether so much waits to be sent that only what is told is added."""
+        most, transport = self._limits.unsent_bytes_max // 2, self._transport
+        return transport is not None and transport.get_write_buffer_size() > most
+
     def _send(self, message: Message) -> None:
+        """Send a message. A peer that reads so little does not work: then the channel ends."""
         transport = self._transport
         if transport is None or transport.is_closing():
             return
@@ -158,10 +169,12 @@ class Channel(asyncio.Protocol):
             if message.kind == _ANSWER:
                 future.set_result(message)
             else:
-                future.set_exception(ChannelError("the process has failed to answer: its log says why"))
+                future.set_exception(ChannelError(message.fields["problem"]))
         elif not message.number:
             self._peer.told(message)
-        elif len(self._answering) < self._limits.questions_max:
+        elif len(self._answering) >= self._limits.questions_max:
+            self._refuse(message, "too many questions wait for an answer")
+        else:
             task = asyncio.get_running_loop().create_task(self._answer(message))
             self._answering.add(task)
             task.add_done_callback(self._answering.discard)
@@ -171,10 +184,18 @@ class Channel(asyncio.Protocol):
         try:
             answer = await self._peer.asked(question)
         except Exception:
-            logger.exception("a question of another process could not be answered", question=question.kind)
-            self._send(Message(_NO_ANSWER, number=question.number))
+            event = "a question of another process could not be answered"
+            self._logger.exception(event, question=question.kind)
+            self._refuse(question, "the process has failed to answer: its log says why")
         else:
-            self._send(answer._replace(kind=_ANSWER, number=question.number))
+            if self._is_full:
+                self._refuse(question, _FULL)
+            else:
+                self._send(answer._replace(kind=_ANSWER, number=question.number))
+
+    def _refuse(self, question: Message, problem: str) -> None:
+        """Say why a question has no answer."""
+        self._send(Message(_NO_ANSWER, {"problem": problem}, number=question.number))
 
 
 def _message(data: bytearray, start: int, bytes_max: int) -> tuple[Message, int] | None:

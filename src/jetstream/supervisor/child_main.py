@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import os
-import pickle
 import socket
 import sys
 from contextlib import suppress
@@ -17,12 +16,10 @@ from contextlib import suppress
 from jetstream import logging_setup
 from jetstream.app import Service
 from jetstream.errors import JetstreamError
-from jetstream.limits import Limits
 from jetstream.roles import serves_subscribers
 from jetstream.runtime import end_with_parent, housekeeping, raise_file_limit, run, stop_on_signals, tune_gc
-from jetstream.settings import Settings
-from jetstream.supervisor.channel import Message
-from jetstream.supervisor.process import fields_of
+from jetstream.supervisor.failures import fields_of
+from jetstream.supervisor.setup import Setup
 from jetstream.supervisor.siblings import Siblings
 
 
@@ -50,7 +47,7 @@ async def _main(place: str, control: socket.socket, passing: socket.socket) -> N
     await asyncio.get_running_loop().create_unix_connection(lambda: siblings.channel, sock=control)
     siblings.channel.tell("alive")
     try:
-        await _serve(place, siblings, await siblings.setup)
+        await _serve(place, siblings, Setup.read(await siblings.setup))
     except Exception as error:
         siblings.channel.tell("failed", fields_of(error))
         raise
@@ -59,19 +56,15 @@ async def _main(place: str, control: socket.socket, passing: socket.socket) -> N
         await siblings.channel.close()
 
 
-async def _serve(place: str, siblings: Siblings, setup: Message) -> None:
+async def _serve(place: str, siblings: Siblings, setup: Setup) -> None:
     """Run the service that the setup describes."""
-    settings: Settings
-    limits: Limits
-    settings, limits = pickle.loads(setup.body)  # noqa: S301 - of the supervisor
-    fields, siblings.limits = setup.fields, limits.supervisor
-    logging_setup.configure(
-        settings.log_level, fields["log_form"], process=place, terminal=fields["terminal"]
-    )
-    most = fields["subscribers"] if serves_subscribers(settings.role) else 0
+    settings, limits = setup.settings, setup.limits
+    siblings.limits = limits.supervisor
+    logging_setup.configure(settings.log_level, settings.log_format, process=place, terminal=setup.terminal)
+    most = setup.subscribers if serves_subscribers(settings.role) else 0
     shortage = raise_file_limit(most, limits.web.files_reserved, limits.runtime)
     tune_gc(limits.runtime)
-    service = Service(settings, limits, siblings=siblings, first_id=fields["first_id"])
+    service = Service(settings, limits, siblings=siblings, first_id=setup.first_id)
     stop_on_signals(siblings.leave)
     async with housekeeping(limits.runtime):
         await siblings.serve(service, shortage)

@@ -5,10 +5,13 @@ What needs all processes, an edge asks the supervisor, which may in turn ask eve
     /metrics  /health  /ready  /status.json  and the text at /      what all processes say together
     /subscribers.json  /subscribers/kick                            the subscribers of all edges
     /filters                                                        every edge reads the list
+
+Many clients may ask for the same figures at once. They get the answer to one question.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
@@ -45,6 +48,8 @@ class Covering:
     def __init__(self, ask: Ask, upload: Callable[[bytes], Coroutine[Any, Any, Response]]) -> None:
         self._ask = ask
         self._ask_upload = upload
+        # Questions for figures that are not answered yet, by kind and format.
+        self._asking: dict[tuple[str, str], asyncio.Task[Response]] = {}
         # The upstreams, as the ingest said last.
         self._upstreams: tuple[UpstreamStatus, ...] = ()
         self._pds: PdsStatus | None = None
@@ -73,9 +78,19 @@ class Covering:
 
         def handler(request: Request, _connection: Connection) -> Steps[Answer]:
             yield from ()
-            return self._ask(kind, {"accept": accepted(request)})
+            return self._asked(kind, accepted(request))
 
         return handler
+
+    async def _asked(self, kind: str, accept: str = "") -> Response:
+        """Return figures: the answer to a question, or to one that is being answered."""
+        key = kind, accept
+        task = self._asking.get(key)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._ask(kind, {"accept": accept}))
+            self._asking[key] = task
+            task.add_done_callback(lambda _task: self._asking.pop(key))
+        return await asyncio.shield(task)
 
     def _front(self, page: Page) -> Handler:
         """Return what answers the page at `/`, whose text names the upstreams."""
@@ -85,7 +100,7 @@ class Covering:
             return page(request) if "text/html" in request.headers.get("accept", "") else answer(request)
 
         async def answer(request: Request) -> Response:
-            asked = await self._ask(HEALTH, {})
+            asked = await self._asked(HEALTH)
             if asked.content_type == "application/json":
                 self._note_upstreams(orjson.loads(asked.body))
             return page(request)

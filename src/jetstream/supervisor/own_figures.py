@@ -17,6 +17,8 @@ class OwnFigures(Collector):
     def __init__(self, processes: Sequence[Process], acceptor: Acceptor) -> None:
         self._processes = processes
         self._acceptor = acceptor
+        # Errors of the supervisor itself, so far.
+        self.failures = 0
 
     def collect(self) -> Iterator[Metric]:
         """Return the families as of now."""
@@ -30,7 +32,12 @@ class OwnFigures(Collector):
             ready.add_metric([str(each.place)], float(each.is_ready.is_set()))
             for cause, count in each.ends.items():
                 ends.add_metric([str(each.place), cause], count)
-        yield from (ready, ends)
+        # One more value of the label of a family that every process has.
+        errors = CounterMetricFamily(
+            "jetstream_internal_errors", "Errors of the server itself", labels=["doing"]
+        )
+        errors.add_metric(["supervise"], self.failures)
+        yield from (ready, ends, errors)
         yield from self._connections()
 
     def _connections(self) -> Iterator[Metric]:

@@ -1,7 +1,9 @@
 """The history of an hour of all processes, also of those that have ended. Pure.
 
 Each process has a history of its own, in steps that begin at the same moments in all of them. The steps of
-each place are kept here by their number, so a process that takes another's place has its past, too.
+each place are kept here by their number, so a process that takes another's place has its past, too. The
+numbers are of the monotonic clock, which all processes of a machine share: whatever becomes of the time of
+day, they rise.
 """
 
 from __future__ import annotations
@@ -31,38 +33,34 @@ class Past:
 
     def __init__(self, steps_max: int = STEPS_MAX) -> None:
         self._steps_max = steps_max
-        # By place, then by the number of the step, counted from the first that came: its figures by name.
+        # By place, then by the number of the step: its figures by name.
         self._steps: dict[str, dict[int, dict[str, Any]]] = {}
         # Seconds of a step, as the last history said.
         self._step_s = 0
-        # When the first step that came and the newest one ended, in unix microseconds; None before the first.
-        self._first_us: int | None = None
+        # The number of the newest step, and when it ended, in unix microseconds; None before the first.
+        self._newest = -1
         self._end_us: int | None = None
 
-    def add(self, place: str, history: Mapping[str, Any]) -> None:
-        """Take the history of the present process of a place."""
-        end_us, step_s = history["end_us"], history["step_s"]
-        if end_us is None:
+    def add(self, place: str, history: Mapping[str, Any], newest: int | None) -> None:
+        """Take the history of the present process of a place. `newest` is the number of its last step."""
+        if newest is None:
             return
-        if self._first_us is None:
-            self._first_us = end_us
         columns: list[Sequence[Any]] = [history[name] for name in Step._fields]
         rows, steps = list(zip(*columns, strict=True)), self._steps.setdefault(place, {})
-        last = round((end_us - self._first_us) / 1e6 / step_s)
-        for number, row in enumerate(rows, last + 1 - len(rows)):
+        for number, row in enumerate(rows, newest + 1 - len(rows)):
             steps[number] = dict(zip(Step._fields, row, strict=True))
         for number in sorted(steps)[: max(0, len(steps) - self._steps_max)]:
             del steps[number]
-        self._step_s = step_s
-        self._end_us = max(end_us, self._end_us or 0)
+        self._step_s = history["step_s"]
+        if newest >= self._newest:
+            self._newest, self._end_us = newest, history["end_us"]
 
     def history(self) -> dict[str, Any]:
         """Return the history of all places together, as `Statistics.history` does of one process."""
         numbers = {number for steps in self._steps.values() for number in steps}
         if not numbers:
             return {"step_s": self._step_s, "end_us": self._end_us, **{name: [] for name in Step._fields}}
-        newest = max(numbers)
-        shown = range(max(min(numbers), newest + 1 - self._steps_max), newest + 1)
+        shown = range(max(min(numbers), self._newest + 1 - self._steps_max), self._newest + 1)
         columns = {name: [self._figure(name, number) for number in shown] for name in Step._fields}
         return {"step_s": self._step_s, "end_us": self._end_us, **columns}
 

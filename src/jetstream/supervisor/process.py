@@ -17,16 +17,17 @@ import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from contextlib import ExitStack, suppress
+from typing import Final, Literal, NamedTuple, Protocol
 
 import structlog
 
-from jetstream.errors import JetstreamError, SettingError
+from jetstream.errors import JetstreamError
 from jetstream.limits import SupervisorLimits
 from jetstream.retry import backoff_s
 from jetstream.runtime import how_ended
 from jetstream.supervisor.channel import Channel, ChannelError, Message
+from jetstream.supervisor.failures import ProcessFailed, failure_of
 from jetstream.supervisor.lines import Lines, to_standard_error
 
 # `-P` keeps Python from importing what lies in the working directory.
@@ -50,10 +51,6 @@ class Place(NamedTuple):
     def __str__(self) -> str:
         """Return its name, as the log and metrics have it."""
         return f"edge-{self.number}" if self.number else self.role
-
-
-class ProcessFailed(JetstreamError):
-    """A process of the server has ended and is not replaced."""
 
 
 class Owner(Protocol):
@@ -109,8 +106,9 @@ class Process:
         self._process: subprocess.Popen[bytes] | None = None
         # When processes have ended, within `ends_s`.
         self._ended_at: deque[float] = deque(maxlen=limits.ends_max)
-        # Set once it has been told to stop for good.
-        self._stopping = asyncio.Event()
+        # Set once no other process takes the place of the present one; whether that was told to stop.
+        self._retired = asyncio.Event()
+        self._stopped = False
         # How many looks in a row have found the present process silent, and whether it was killed for that.
         self._silent_looks = 0
         self._hung = False
@@ -123,29 +121,36 @@ class Process:
         return None if self._process is None else self._process.pid
 
     async def run(self) -> None:
-        """Start the process, and others after it, until `stop`. Raises JetstreamError when that is no use."""
-        while not self._stopping.is_set():
+        """Start the process, and others after it, until `retire`. Raises JetstreamError if that is no use."""
+        while not self._retired.is_set():
             await self._run_process()
-            if not self._stopping.is_set():
+            if not self._retired.is_set():
                 self._note_end()
                 await self._pause()
+            elif not self._stopped:
+                self._note_early_end()
 
     async def _pause(self) -> None:
-        """Wait before the next start, or until `stop`."""
+        """Wait before the next start, or until `retire`."""
         limits = self._limits
         pause_s = backoff_s(len(self._ended_at) - 1, limits.backoff_first_s, limits.backoff_max_s)
         with suppress(TimeoutError):
             async with asyncio.timeout(pause_s):
-                await self._stopping.wait()
+                await self._retired.wait()
+
+    def retire(self) -> None:
+        """Replace the process no more. The present one goes on until `stop`, or until it ends by itself."""
+        self._retired.set()
 
     def stop(self) -> None:
         """Tell the process to end in good order, and replace it no more."""
-        self._stopping.set()
+        self._retired.set()
+        self._stopped = True
         if self.channel is not None:
             self.channel.tell("stop")
 
     def kill(self) -> None:
-        """Kill the process; without `stop`, another one is started."""
+        """Kill the process; without `stop` or `retire`, another one is started."""
         if self._process is not None:
             self._process.kill()
 
@@ -186,6 +191,12 @@ class Process:
             )
         logger.error("a process has ended, and is replaced", ended=str(self.place), problem=problem)
 
+    def _note_early_end(self) -> None:
+        """Log that the process has ended before it was told to, unless it got a signal to stop as well."""
+        if self._process is not None and self._process.returncode:
+            event = "a process has ended before the server has stopped"
+            logger.error(event, ended=str(self.place), problem=self._problem())
+
     def _problem(self) -> str:
         """Return why the last process has ended, in its own words if it had any."""
         if self._hung:
@@ -210,6 +221,9 @@ class Process:
         reading = asyncio.create_task(self._lines.read(process))
         try:
             await self._converse(control, passing)
+        except OSError as error:  # the system has no room for the channel
+            self._failure = ProcessFailed(f"{self.place} cannot be started: {error}")
+            process.kill()
         except BaseException:
             process.kill()
             raise
@@ -245,15 +259,18 @@ class Process:
         return process, control, passing
 
     async def _converse(self, control: socket.socket, passing: socket.socket) -> None:
-        """Exchange messages with the process until it ends, or does not in time."""
-        channel = Channel(_Peer(self, self._owner), self._limits)
-        loop = asyncio.get_running_loop()
-        await loop.create_unix_connection(lambda: channel, sock=control)
+        """Exchange messages with the process until it ends. Raises OSError if there can be no channel."""
+        channel, loop = Channel(_Peer(self, self._owner), self._limits), asyncio.get_running_loop()
+        with ExitStack() as sockets:
+            for sock in (control, passing):
+                sockets.enter_context(sock)
+            await loop.create_unix_connection(lambda: channel, sock=control)
+            sockets.pop_all()  # they belong to the channel and to the owner now
         self.channel = channel
         try:
             setup = self._owner.began(self, passing)
             channel.tell(setup.kind, setup.fields, setup.body)
-            if self._stopping.is_set():  # before there was a channel
+            if self._stopped:  # before there was a channel
                 channel.tell("stop")
             await channel.ended.wait()
         finally:
@@ -305,20 +322,3 @@ def _wait(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def failure_of(fields: Any) -> JetstreamError:
-    """Return the error that a process has ended with: the text and the exit code stay the same."""
-    if "name" in fields:
-        return SettingError(fields["name"], fields["value"], fields["problem"])
-    return ProcessFailed(fields["text"])
-
-
-def fields_of(error: BaseException) -> dict[str, Any]:
-    """Return what a process says of the error that ends it."""
-    if isinstance(error, SettingError):
-        value = error.value if isinstance(error.value, str | int | None) else str(error.value)
-        return {"name": error.name, "value": value, "problem": error.problem}
-    if isinstance(error, JetstreamError):
-        return {"text": str(error)}
-    return {"text": f"{type(error).__name__}: {error}"}

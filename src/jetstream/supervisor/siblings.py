@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import structlog
 
 from jetstream.clock import unix_us
 from jetstream.limits import SupervisorLimits
@@ -19,9 +21,10 @@ from jetstream.supervisor.covering import Covering
 from jetstream.supervisor.shared_limits import packed, unpacked
 from jetstream.supervisor.snapshot import snapshot
 from jetstream.supervisor.taking import Taking
-from jetstream.supervisor.view import KICK, LIST, SNAPSHOT, UPLOAD
+from jetstream.supervisor.view import KICK, LIST, SNAPSHOT, SPEND, UPLOAD
 from jetstream.web.address_changes import Changes
 from jetstream.web.address_limits import Addresses
+from jetstream.web.allowance import Allowance
 from jetstream.web.did_lists import DidLists
 from jetstream.web.http import Request, Response
 from jetstream.web.server import Routes, Server
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from jetstream.endpoints import Endpoints
 
 _RETRY: Final = {"Retry-After": "1"}
+
+logger = structlog.get_logger(__name__)
 
 
 class _Served(NamedTuple):
@@ -108,8 +113,10 @@ class Siblings:
     def say_last(self) -> None:
         """Tell the supervisor the last figures, so that nothing is lost of the counters."""
         if self._service is not None and self._service.started.is_set():
-            with suppress(OSError):
+            try:
                 self.channel.tell("last", snapshot(self._service, self._started_us))
+            except Exception:
+                logger.exception("the last figures of the process are lost")
 
     async def _beat(self) -> None:
         beats, every_s = 0, self.limits.heartbeat_s
@@ -241,11 +248,24 @@ class Siblings:
             text = f"the other processes of the server do not answer ({error}): try again later"
             return Response.sentence(503, text, _RETRY)
 
+    def allowance(self, rate: str) -> Allowance:
+        """Return what tells whether all processes may do something once more, by a rate of `WebLimits`."""
+        return partial(self._spend, rate)
+
+    async def _spend(self, rate: str) -> bool:
+        """Take a token of a rate of all processes; return whether there was one, and an answer at all."""
+        try:
+            answer = await self.channel.ask(SPEND, {"rate": rate}, within_s=self.limits.answer_s)
+        except ChannelError:
+            return False
+        return bool(answer.fields["spent"])
+
     async def _upload(self, body: bytes) -> Response:
-        """Have every edge read a list of DIDs."""
-        response = await self._ask(UPLOAD, {}, body, within_s=self.limits.upload_s)
+        """Have every edge read a list of DIDs. It is not sent to them without a token."""
         assert self._served is not None
-        return self._served.did_lists.too_many() if response.status == 429 else response
+        if not await self._spend("did_lists_read"):
+            return self._served.did_lists.too_many()
+        return await self._ask(UPLOAD, {}, body, within_s=self.limits.upload_s)
 
     # --- what is told ---
 

@@ -13,11 +13,12 @@ from jetstream.web.status_page import Server, body
 
 def snapshot(service: Service, started_us: int) -> dict[str, Any]:
     """Return the figures of a service as of now. Raises OSError while its disk fails."""
-    status, settings = service.status(), service.settings
+    status, settings, statistics = service.status(), service.settings, service.figures.statistics
     server = Server(started_us, settings.retention, settings.retention_bytes)
     return {
         "families": pack(service.metrics.registry),
-        "status": body(server, status, service.figures.statistics, service.metrics),
+        "status": body(server, status, statistics, service.metrics),
+        "newest_step": statistics.newest_step,
         "health": health_body(status),
         "healthy": status.log.writable,
         "ready": checks(status),

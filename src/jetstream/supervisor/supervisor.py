@@ -10,15 +10,12 @@ It has neither the log nor subscribers, so it stays small, and it does little th
 from __future__ import annotations
 
 import asyncio
-import pickle
 import socket
-import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from itertools import count
-from typing import Any, Final
+from typing import Any
 
 import structlog
 
@@ -31,13 +28,11 @@ from jetstream.settings import Settings
 from jetstream.supervisor.acceptor import Acceptor
 from jetstream.supervisor.channel import Message
 from jetstream.supervisor.process import COMMAND, Place, Process
+from jetstream.supervisor.setup import Setup
 from jetstream.supervisor.shared_limits import SharedLimits, packed, unpacked
 from jetstream.supervisor.view import Unanswered, View
 from jetstream.web.listener import Listener
 from jetstream.web.listening import listen, urls
-
-# IDs of subscribers are unique: those of one process begin at a multiple of this.
-IDS_PER_PROCESS: Final = 1_000_000_000
 
 logger = structlog.get_logger(__name__)
 
@@ -74,7 +69,6 @@ class Supervisor:
         # Set once all processes are ready.
         self.started = asyncio.Event()
         self._limits = limits
-        self._clock = clock
         process = partial(Process, owner=self, limits=limits.supervisor, command=command, clock=clock)
         self.ingest = process(Place("ingest"))
         self.edges = [process(Place("edge", number)) for number in range(1, settings.edges + 1)]
@@ -97,8 +91,13 @@ class Supervisor:
         return [each.port for each in self._listeners]
 
     def stop(self) -> None:
-        """Ask `run` to end in good order."""
+        """Ask `run` to end in good order.
+
+        No process is replaced any more: one that ends by itself may have got the same signal.
+        """
         self.view.stopping = True
+        for process in (self.ingest, *self.edges):
+            process.retire()
         self._stopping.set()
 
     def reload(self) -> None:
@@ -119,10 +118,10 @@ class Supervisor:
             async with asyncio.TaskGroup() as tasks:
                 ingest = tasks.create_task(self._run(self.ingest))
                 edges = [tasks.create_task(self._run(each, after=self.ingest)) for each in self.edges]
-                helpers = [tasks.create_task(each) for each in (self._watch(), self._upkeep(), self._tell())]
+                helpers = [tasks.create_task(each) for each in self._helpers()]
                 await self._stopping.wait()
                 logger.info("stopping")
-                await self._end(self.edges, edges)
+                await self._end(self.edges, edges, self.settings.drain or 0.0)
                 self._close_listeners()
                 await self._end([self.ingest], [ingest])
                 for each in helpers:
@@ -171,43 +170,49 @@ class Supervisor:
             self._failure = self._failure or error
             self.stop()
 
-    async def _end(self, processes: Sequence[Process], tasks: Sequence[asyncio.Task[None]]) -> None:
+    async def _end(
+        self, processes: Sequence[Process], tasks: Sequence[asyncio.Task[None]], drain_s: float = 0.0
+    ) -> None:
         """Tell processes to end, wait, and kill those that do not end in time."""
         for process, task in zip(processes, tasks, strict=True):
             process.stop()
             if process.pid is None:  # it has not started
                 task.cancel()
-        within_s = self._limits.supervisor.stop_s + self._drain_s
-        await asyncio.wait(tasks, timeout=within_s)
+        await asyncio.wait(tasks, timeout=self._limits.supervisor.stop_s + drain_s)
         for process, task in zip(processes, tasks, strict=True):
             if not task.done():
                 logger.error("a process did not end in time, and is killed", ended=str(process.place))
                 process.kill()
         await asyncio.wait(tasks)
 
-    @property
-    def _drain_s(self) -> float:
-        return self.settings.drain or 0.0
-
-    async def _watch(self) -> None:
-        """Look now and then whether processes live."""
+    def _helpers(self) -> Iterator[Coroutine[Any, Any, None]]:
+        """Return what is done beside the processes, until cancelled."""
         limits = self._limits.supervisor
-        while True:
-            await asyncio.sleep(limits.hang_s / limits.looks)
-            for process in (self.ingest, *self.edges):
-                process.look()
+        yield self._repeat(limits.hang_s / limits.looks, self._look)
+        yield self._repeat(limits.look_s, self.acceptor.pump)
+        yield self._repeat(limits.gather_every_s, self._gather)
+        yield self._tell()
 
-    async def _upkeep(self) -> None:
-        """Do now and then what nobody asks for: pass connections that wait, and keep figures."""
-        limits, gathered_at = self._limits.supervisor, self._clock()
+    async def _repeat(self, every_s: float, work: Callable[[], Awaitable[None] | None]) -> None:
+        """Do some work now and then. An error is logged, and does not end the server."""
         while True:
-            await asyncio.sleep(limits.look_s)
-            self.acceptor.pump()
-            if self._clock() - gathered_at >= limits.gather_every_s:
-                gathered_at = self._clock()
-                await self.view.gather(limits.gather_every_s)
-                self.view.uploads.expire()
-                tell_omitted()
+            await asyncio.sleep(every_s)
+            try:
+                if (rest := work()) is not None:
+                    await rest
+            except Exception:  # noqa: BLE001 - it is counted and logged
+                self.view.note_failure("supervisor: an error, it goes on")
+
+    def _look(self) -> None:
+        """Look whether processes live."""
+        for process in (self.ingest, *self.edges):
+            process.look()
+
+    async def _gather(self) -> None:
+        """Take the figures that nobody has asked for, and do what is due."""
+        await self.view.gather()
+        self.view.uploads.expire()
+        tell_omitted()
 
     async def _tell(self) -> None:
         """Log where everything is, once all processes are ready."""
@@ -225,28 +230,13 @@ class Supervisor:
     # --- what `Process` calls ---
 
     def began(self, process: Process, passing: socket.socket) -> Message:
-        """Return the setup of a process: its settings, and the first ID of its subscribers."""
+        """Return the setup of a process."""
         if process is self.ingest:
             passing.close()
         else:
             self.acceptor.begin(process.place.number, passing)
-        settings, number = self.settings, next(self._started)
-        own = replace(
-            settings,
-            role=process.place.role,
-            # For the first ingest only: those after it go on where it was.
-            upstream_cursor=None if process.was_ready else settings.upstream_cursor,
-            edges=0,
-            drain=self._drain_s,
-            buffer_total=max(settings.buffer_total // settings.edges, settings.subscriber_buffer),
-        )
-        fields = {
-            "first_id": number * IDS_PER_PROCESS,
-            "log_form": settings.log_format,
-            "terminal": sys.stderr.isatty(),
-            "subscribers": -(-settings.max_subscribers // settings.edges),
-        }
-        return Message("setup", fields, pickle.dumps((own, self._limits)))
+        place, number = process.place, next(self._started)
+        return Setup.of(self.settings, self._limits, place, number, is_first=not process.was_ready).encode()
 
     def ready(self, process: Process) -> None:
         """Let an edge have connections, and what it must know of the others."""

@@ -15,10 +15,12 @@ from contextlib import suppress
 from typing import Any, Final
 
 import orjson
+import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector, exposition
 
 from jetstream.conditions import HINTS
 from jetstream.limits import Limits
+from jetstream.logging_setup import Throttled
 from jetstream.supervisor import bodies
 from jetstream.supervisor.acceptor import Acceptor
 from jetstream.supervisor.channel import ChannelError, Message
@@ -27,12 +29,14 @@ from jetstream.supervisor.own_figures import OwnFigures
 from jetstream.supervisor.past import Past
 from jetstream.supervisor.process import Process
 from jetstream.supervisor.uploads import Uploads
-from jetstream.token_bucket import TokenBucket
+from jetstream.token_bucket import Rate, TokenBucket
 
 SNAPSHOT: Final = "snapshot"
 # Questions of edges, and what their answers have.
 METRICS, HEALTH, READY, STATUS = "metrics", "health", "ready", "status"
-LIST, KICK, UPLOAD = "list", "kick", "upload"
+LIST, KICK, UPLOAD, SPEND = "list", "kick", "upload", "spend"
+# The rates of `WebLimits` that hold for all edges together.
+_SHARED_RATES: Final = ("did_lists_read", "explanations", "gap_pages")
 _EMPTY_HEALTH: Final = {"status": "ok", "reasons": [], "subscribers": 0}
 
 
@@ -61,8 +65,9 @@ class View:
         self._limits = limits.supervisor
         self._clock = clock
         self._began_us = now_us
-        # One token for each upload that is read, by all edges.
-        self._upload_budget = TokenBucket(*limits.web.did_lists_read, clock())
+        # One token for each upload that is read, each explanation and each page of gaps, by all edges.
+        rates: dict[str, Rate] = {name: getattr(limits.web, name) for name in _SHARED_RATES}
+        self._budgets = {name: TokenBucket(*rate, clock()) for name, rate in rates.items()}
         # The last snapshot of each process that runs, by the name of its place. That of an ingest that has
         # ended is kept until there is another one, without its counters.
         self._snapshots: dict[str, Mapping[str, Any]] = {}
@@ -76,20 +81,26 @@ class View:
         # What was answered of these snapshots, by kind and format, and when they were taken.
         self._answers: dict[tuple[str, str], Message] = {}
         self._answers_of = self._gathered_at
+        self._throttled = Throttled(structlog.get_logger(__name__), clock=clock)
         self._own = CollectorRegistry()
+        self._own_figures = OwnFigures([ingest, *edges], acceptor)
         ProcessCollector(registry=self._own)
-        self._own.register(OwnFigures([ingest, *edges], acceptor))
+        self._own.register(self._own_figures)
+
+    def note_failure(self, event: str) -> None:
+        """Count and log the error that is being handled: it does not end the server."""
+        self._own_figures.failures += 1
+        self._throttled.exception(event)
 
     # --- snapshots ---
 
-    async def gather(self, kept_s: float | None = None) -> None:
-        """Take a snapshot of every process, unless the last ones are not older than `kept_s`.
+    async def gather(self) -> None:
+        """Take a snapshot of every process, unless the last ones are not older than `view_kept_s`.
 
         Of one that does not answer, the last one stays.
         """
-        kept_s = self._limits.view_kept_s if kept_s is None else kept_s
         async with self._gathering:
-            if self._clock() - self._gathered_at < kept_s:
+            if self._clock() - self._gathered_at < self._limits.view_kept_s:
                 return
             await asyncio.gather(*(self._snapshot(each) for each in (self._ingest, *self._edges)))
             self._gathered_at = self._clock()
@@ -97,17 +108,19 @@ class View:
     async def _snapshot(self, process: Process) -> None:
         try:
             answer = await process.ask(Message(SNAPSHOT), self._limits.snapshot_s)
+            if process.is_ready.is_set() and "families" in answer.fields:
+                self.keep(process, answer)
         except ChannelError:
             return
-        if process.is_ready.is_set() and "families" in answer.fields:
-            self.keep(process, answer)
+        except Exception:  # noqa: BLE001 - it is counted and logged
+            self.note_failure("supervisor: the figures of a process cannot be read")
 
     def keep(self, process: Process, snapshot: Message) -> None:
         """Keep the snapshot of a process that runs."""
-        name = str(process.place)
-        self._snapshots[name] = {**snapshot.fields, "families": unpack(snapshot.fields["families"])}
+        name, fields = str(process.place), snapshot.fields
+        self._past.add(name, fields[STATUS]["history"], fields["newest_step"])
+        self._snapshots[name] = {**fields, "families": unpack(fields["families"])}
         self._ended.discard(name)
-        self._past.add(name, snapshot.fields[STATUS]["history"])
 
     def end(self, process: Process) -> None:
         """Note that a process has ended: its counters are kept."""
@@ -188,17 +201,15 @@ class View:
         ]
 
     def _process(self, process: Process) -> dict[str, Any]:
-        snapshot = self._snapshots.get(str(process.place), {})
-        status = snapshot.get(STATUS, {})
-        return {
+        ready, snapshot = process.is_ready.is_set(), self._snapshots.get(str(process.place), {})
+        own = {
             "name": str(process.place),
+            "role": process.place.role,
             "pid": process.pid,
-            "ready": process.is_ready.is_set(),
+            "ready": ready,
             "ended": sum(process.ends.values()),
-            "cpu": status.get("process", {}).get("cpu"),
-            "rss_bytes": status.get("process", {}).get("rss_bytes"),
-            "subscribers": status.get("subscribers", {}).get("total", 0),
         }
+        return own | bodies.figures_of(snapshot.get(STATUS) if ready else None)
 
     # --- questions of an edge ---
 
@@ -208,6 +219,9 @@ class View:
             await self.gather()
             takes_long = question.kind in (METRICS, STATUS)
             return self._kept_answer(question) if takes_long else self._figures(question)
+        if question.kind == SPEND:
+            spent = self._budgets[question.fields["rate"]].spend(self._clock())
+            return Message("", {"spent": spent})
         if question.kind == UPLOAD:
             return await self._upload(question)
         answers = await self._ask_edges(question, self._limits.answer_s)
@@ -242,8 +256,6 @@ class View:
 
     async def _upload(self, question: Message) -> Message:
         """Have every edge read a list of DIDs. The last answer counts: they are alike."""
-        if not self._upload_budget.spend(self._clock()):
-            return Message("", {"status": 429})
         answers = await self._ask_each(question, self._limits.upload_s)
         found = max(answers.values(), key=lambda each: each.fields["status"])
         if found.fields["status"] == 200:

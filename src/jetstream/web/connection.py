@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any, Final, cast
 
 from jetstream.steps import Steps
@@ -189,6 +190,7 @@ class Connection(asyncio.Protocol):
 
     def _answer(self, request: Request) -> Steps[None]:
         """Answer a request, in steps. An error of the handler is logged, and the client gets a 500."""
+        answer: Answer = None
         try:
             if self._ending:
                 return
@@ -199,11 +201,18 @@ class Connection(asyncio.Protocol):
         except Exception:  # noqa: BLE001 - it is logged, and the client is told
             answer = self._failure()
         finally:
-            self._connections.release_body(len(request.body))
+            if answer is None or isinstance(answer, Response):  # else it is needed until that is made
+                self._connections.release_body(len(request.body))
         if answer is None or isinstance(answer, Response):
             self._finish(request, answer)
         else:
             self._task = asyncio.get_running_loop().create_task(self._answer_later(request, answer))
+            self._task.add_done_callback(partial(self._forget, request, answer))
+
+    def _forget(self, request: Request, answer: Coroutine[Any, Any, object], _task: object) -> None:
+        """Release a request whose response was made, or is not needed any more: it may not have begun."""
+        answer.close()
+        self._connections.release_body(len(request.body))
 
     async def _answer_later(self, request: Request, answer: Coroutine[Any, Any, Response | None]) -> None:
         """Answer a request once its response is made. An error is handled as in `_answer`."""

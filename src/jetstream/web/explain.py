@@ -33,6 +33,7 @@ from jetstream.model.sample import SAMPLE_WHOLE
 from jetstream.model.timestamp import TIME_MAX, to_date
 from jetstream.steps import Steps
 from jetstream.token_bucket import TokenBucket
+from jetstream.web.allowance import Allowance, always
 from jetstream.web.did_lists import no_list
 from jetstream.web.http import Request, Response
 from jetstream.web.parameters import FindList, SubscribeRequest, parse_request
@@ -70,10 +71,10 @@ class Explain:
 
     `wire` is the wire of a request that selects none. `positions` returns where a subscription with a cursor
     would begin. `find_list` returns an uploaded list by its ID, or raises InvalidParameter. `now_us` gives
-    unix microseconds, `clock` monotonic seconds.
+    unix microseconds, `clock` monotonic seconds. `allowed` is what all processes share.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - those from `find_list` on have names
         self,
         log: LogReader,
         wire: str,
@@ -84,6 +85,7 @@ class Explain:
         find_list: FindList = no_list,
         now_us: Callable[[], int] = unix_us,
         clock: Callable[[], float] = time.monotonic,
+        allowed: Allowance = always,
     ) -> None:
         self._log = log
         self._wire = wire
@@ -93,6 +95,7 @@ class Explain:
         self._find_list = find_list
         self._now_us = now_us
         self._clock = clock
+        self._allowed = allowed
         # Records are parsed for content filters, and not kept: the next question is another one.
         self._features = FeatureCache(bytes_max=0)
         # One token for each answer.
@@ -112,14 +115,19 @@ class Explain:
             return Response.sentence(400, str(error))
         full = self._asked >= self._limits.explanations_waiting_max
         if full or not self._budget.spend(self._clock()):
-            again = {"Retry-After": str(self._limits.retry_after_s)}
-            return Response.sentence(429, "explanations are asked for too often: try again later", again)
+            return self._too_often()
         return self._answer(asked)
+
+    def _too_often(self) -> Response:
+        again = {"Retry-After": str(self._limits.retry_after_s)}
+        return Response.sentence(429, "explanations are asked for too often: try again later", again)
 
     async def _answer(self, asked: SubscribeRequest) -> Response:
         """Return the explanation, when it is its turn."""
         self._asked += 1
         try:
+            if not await self._allowed():
+                return self._too_often()
             async with self._turn:
                 return await self._explain(asked)
         finally:

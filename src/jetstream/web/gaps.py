@@ -21,6 +21,7 @@ from jetstream.limits import WebLimits
 from jetstream.model.timestamp import TIME_MAX
 from jetstream.steps import Steps
 from jetstream.token_bucket import TokenBucket
+from jetstream.web.allowance import Allowance, always
 from jetstream.web.http import Request, Response
 from jetstream.web.query import decode_query, time_in
 
@@ -35,7 +36,10 @@ class GapLog(Protocol):
 
 
 class Gaps:
-    """The route `/gaps`. `now_us` gives unix microseconds, `clock` monotonic seconds."""
+    """The route `/gaps`.
+
+    `now_us` gives unix microseconds, `clock` monotonic seconds. `allowed` is what all processes share.
+    """
 
     def __init__(
         self,
@@ -44,11 +48,13 @@ class Gaps:
         *,
         now_us: Callable[[], int] = unix_us,
         clock: Callable[[], float] = time.monotonic,
+        allowed: Allowance = always,
     ) -> None:
         self._log = log
         self._limits = limits
         self._now_us = now_us
         self._clock = clock
+        self._allowed = allowed
         # One token for each answer.
         self._budget = TokenBucket(*limits.gap_pages, clock())
         # Held by the response that is being made; how many are made or wait.
@@ -64,14 +70,19 @@ class Gaps:
             return Response.sentence(400, str(error))
         full = self._asked >= self._limits.gap_pages_waiting_max
         if full or not self._budget.spend(self._clock()):
-            again = {"Retry-After": str(self._limits.retry_after_s)}
-            return Response.sentence(429, "gaps are asked for too often: try again later", again)
+            return self._too_often()
         return self._answer(min(since_us or 0, TIME_MAX))
+
+    def _too_often(self) -> Response:
+        again = {"Retry-After": str(self._limits.retry_after_s)}
+        return Response.sentence(429, "gaps are asked for too often: try again later", again)
 
     async def _answer(self, since_us: int) -> Response:
         """Return the gaps, when it is the turn of this request."""
         self._asked += 1
         try:
+            if not await self._allowed():
+                return self._too_often()
             async with self._turn:
                 gaps = await self._log.gaps(since_us, self._limits.gaps_per_page)
             lines, next_us = _lines(gaps, self._limits.gap_page_bytes)

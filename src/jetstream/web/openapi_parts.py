@@ -190,11 +190,19 @@ def _subscriber() -> Json:
 
 def _process() -> Json:
     """Return the schema of one of several processes."""
-    counts = dict.fromkeys(("ended", "subscribers"), _COUNT)
     number: Schema = {"type": ["number", "null"]}
-    pid: Schema = {"type": ["integer", "null"]}
-    more = {"cpu": number, "rss_bytes": number, "ready": {"type": "boolean"}}
-    return _object({"name": STRING, "pid": pid, **counts, **more})
+    whole: Schema = {"type": ["integer", "null"]}
+    return _object(
+        {
+            "name": STRING,
+            "role": {"enum": ["ingest", "edge"]},
+            "pid": whole,
+            "ready": {"type": "boolean"},
+            "ended": _COUNT,
+            "subscribers": whole,
+            **dict.fromkeys(("cpu", "rss_bytes", "events_per_s", "messages_per_s", "lag_s"), number),
+        }
+    )
 
 
 def _status() -> Json:

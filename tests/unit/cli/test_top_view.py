@@ -50,6 +50,9 @@ def shown(status: object, width: int = 120) -> str:
         "dropped: did 3",
         "disconnected: slow 2",
         "refused: full 7",
+        "ingest 4100 0 500.2 0.0 0.2 s 11% 71.0 MB 0",
+        "edge-1 4101 7 500.1 3,500.5 0.0 s 93% 62.0 MB 2",
+        "edge-2 down 4107 - - - - - - 1",
         " ▄█",
     ],
 )
@@ -76,11 +79,28 @@ def test_long_lists_are_cut() -> None:
     assert "! and 21 more" in text
 
 
+def test_processes_are_of_a_server_that_has_several() -> None:
+    assert "restarts" in shown(EXAMPLE)
+    for none in (EXAMPLE | {"processes": []}, {}):
+        assert "restarts" not in shown(none)
+    narrow = shown(EXAMPLE, width=80)
+    assert "process pid subscribers events/s messages/s lag CPU memory restarts" in narrow
+    assert "edge-1 4101 7 500.1 3,500.5 0.0 s 93% 62.0 MB 2" in narrow
+    many = [{"name": f"edge-{number}"} for number in range(64)]
+    text = shown(EXAMPLE | {"processes": many})
+    assert "edge-19 down" in text
+    assert "edge-20" not in text
+    assert "and 44 more" in text
+
+
 def test_control_characters_of_a_server_do_not_reach_the_terminal() -> None:
     bad = "\x1b[2J[red]x"
     text = shown(EXAMPLE | {"version": bad, "upstreams": [{"name": bad}], "drops": {bad: 1}})
     assert "\x1b" not in text
     assert text.count("?[2J[red]x") == 3
+    text = shown(EXAMPLE | {"processes": [{"name": bad, "pid": bad}]})
+    assert "\x1b" not in text
+    assert text.count("?[2J[red]x") == 2
 
 
 VALUES = st.recursive(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jetstream.supervisor.bodies import health, kicked, listed, not_ready
+from jetstream.supervisor.bodies import figures_of, health, kicked, listed, not_ready
 from jetstream.supervisor.bodies import status as merged_status
 from jetstream.supervisor.families import unpack
 
@@ -119,3 +119,23 @@ def test_the_figures_of_subscribers_are_sums_and_delays_those_of_the_worst() -> 
     assert found["process"] == {"rss_bytes": 300, "cpu": 1.5, "open_files": None, "open_files_max": 30}
     assert found["log"] == {"events": 9, "written_bytes_per_s": 30.0}
     assert found["ready"] is True
+
+
+def test_the_figures_of_a_process_are_its_own() -> None:
+    upstreams = [{"lag_s": None}, {"lag_s": 0.5}, {"lag_s": 0.2}]
+    assert figures_of(figures(upstreams=upstreams, edge=None)) == {
+        "cpu": 0.5,
+        "rss_bytes": 100,
+        "subscribers": 0,
+        "events_per_s": 5.0,
+        "messages_per_s": 0.0,
+        "lag_s": 0.2,  # behind the upstream that is least behind
+    }
+    edge = {"lag_s": 0.01, "writer_silent_s": 0.3}
+    assert figures_of(figures(upstreams=[], edge=edge))["lag_s"] == 0.01  # behind the log
+    assert figures_of(figures(upstreams=[], edge=None))["lag_s"] is None
+
+
+def test_the_figures_of_a_process_that_says_nothing_are_not_known() -> None:
+    assert figures_of(None).keys() == figures_of(figures(upstreams=[], edge=None)).keys()
+    assert set(figures_of(None).values()) == {None}

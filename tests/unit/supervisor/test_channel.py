@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from jetstream.limits import SupervisorLimits
 from jetstream.supervisor.channel import Channel, ChannelError, Message
@@ -168,3 +169,72 @@ async def test_how_the_bytes_are_cut_does_not_matter(
         at += size
     assert [peer.heard.get_nowait() for _ in sent] == sent
     assert peer.heard.empty()
+
+
+async def test_while_much_waits_to_be_sent_questions_are_refused_and_the_channel_stays() -> None:
+    peer, limits = Peer(), SupervisorLimits(unsent_bytes_max=4 << 20)
+    loop = asyncio.get_running_loop()
+    sock, slow = socket.socketpair()
+    with slow:
+        channel = Channel(peer, limits)
+        await loop.create_unix_connection(lambda: channel, sock=sock)
+        channel.tell("much", body=bytes(3 << 20))
+        for _ in range(10):
+            with pytest.raises(ChannelError, match="too much waits"):
+                await channel.ask("q", body=bytes(1 << 20), within_s=WITHIN_S)
+        channel.tell("more")
+        assert not channel.ended.is_set()
+        assert peer.heard.empty()
+        channel.abort()
+        await channel.ended.wait()
+
+
+async def test_while_much_waits_to_be_sent_there_are_no_answers_and_the_channel_stays() -> None:
+    async def answer(_question: Message) -> Message:
+        return Message("", body=bytes(1 << 20))
+
+    limits = SupervisorLimits(unsent_bytes_max=4 << 20)
+    async with pair(Peer(), Peer(answer), limits) as (ours, theirs):
+        ours_transport = ours._transport
+        assert ours_transport is not None
+        ours_transport.pause_reading()
+        asked = [asyncio.create_task(ours.ask("q", within_s=WITHIN_S)) for _ in range(20)]
+        while not theirs.ended.is_set() and (theirs._answering or not theirs._is_full):  # noqa: ASYNC110 - nobody is told
+            await asyncio.sleep(0)
+        ours_transport.resume_reading()
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        refused = [str(each) for each in found if isinstance(each, ChannelError)]
+        assert 0 < len(refused) < 20
+        assert set(refused) == {"too much waits to be sent"}
+        assert len((await ours.ask("q", within_s=WITHIN_S)).body) == 1 << 20
+
+
+async def test_a_question_that_cannot_be_answered_is_logged_and_the_asker_is_told() -> None:
+    async def fail(_question: Message) -> Message:
+        raise ValueError("wrong")
+
+    async with pair(Peer(), Peer(fail)) as (ours, _):
+        with capture_logs() as logs:
+            for _ in range(3):
+                with pytest.raises(ChannelError, match="its log says why"):
+                    await ours.ask("q", within_s=WITHIN_S)
+    assert [line["question"] for line in logs] == ["q"]  # clients may cause it again and again
+
+
+async def test_more_questions_than_are_answered_at_once_are_refused() -> None:
+    first_may_end = asyncio.Event()
+
+    async def answer(_question: Message) -> Message:
+        await first_may_end.wait()
+        return Message("")
+
+    limits = SupervisorLimits(questions_max=1)
+    async with pair(Peer(), Peer(answer), limits) as (ours, theirs):
+        first = asyncio.create_task(ours.ask("q", within_s=WITHIN_S))
+        while not theirs._answering:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0)
+        ours._limits = SupervisorLimits()
+        with pytest.raises(ChannelError, match="too many questions"):
+            await ours.ask("q", within_s=WITHIN_S)
+        first_may_end.set()
+        await first

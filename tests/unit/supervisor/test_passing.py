@@ -179,3 +179,13 @@ async def test_until_an_edge_is_replaced_the_others_get_their_share_only(
         await replaced.got.get()
     for edge in (replaced, second):
         edge.end()
+
+
+async def test_an_edge_that_is_ready_after_it_was_told_to_stop_gets_nothing(client: Client) -> None:
+    """Its process has closed the socket for connections already."""
+    acceptor = Acceptor(1, SupervisorLimits())
+    acceptor.ready(1)
+    acceptor.accept(0, client()[1])
+    assert acceptor.waiting == 1
+    assert not acceptor.loads[1].ready
+    acceptor.close()

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import pytest
+from structlog.testing import capture_logs
 
 from jetstream.errors import SettingError
 from jetstream.limits import SupervisorLimits
 from jetstream.supervisor.channel import ChannelError, Message
-from jetstream.supervisor.process import Place, Process, ProcessFailed, fields_of
+from jetstream.supervisor.failures import ProcessFailed, fields_of
+from jetstream.supervisor.process import Place, Process
 
 # What each child begins with: `tell` sends a message, `hear` returns the kind and the number of the next one;
 # at the end, an empty kind.
@@ -204,3 +208,67 @@ async def test_a_process_gets_no_signals_of_the_terminal() -> None:
         await owner.sees("ready")
         assert process.pid is not None
         assert os.getsid(process.pid) != os.getsid(0)
+
+
+async def test_a_process_that_is_told_to_stop_before_there_is_a_channel_stops() -> None:
+    async with running(UNTIL_STOP) as (process, _, task):
+        while process.pid is None:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0)
+        assert process.channel is None
+        process.stop()
+        async with asyncio.timeout(PATIENCE_S):
+            await task
+
+
+async def test_a_process_that_is_retired_goes_on_and_is_not_replaced() -> None:
+    async with running(UNTIL_STOP) as (process, owner, task):
+        await owner.sees("ready")
+        process.retire()
+        assert process.is_ready.is_set()
+        assert process.pid is not None
+        with capture_logs() as logs:
+            os.kill(process.pid, signal.SIGKILL)
+            async with asyncio.timeout(PATIENCE_S):
+                await task
+        await owner.sees("ended")
+        assert owner.events.empty()
+        assert process.ends == {"died": 0, "hung": 0}
+    (line,) = logs
+    assert (line["ended"], line["problem"]) == ("edge-3", "it was ended by SIGKILL")
+
+
+async def test_one_that_got_the_signal_of_the_whole_server_ends_without_a_word() -> None:
+    leaving = READY + 'signal.signal(signal.SIGTERM, lambda *_: sys.exit())\ntell("set")\nhear()'
+    async with running(leaving) as (process, owner, task):
+        await owner.sees("ready", "set")
+        process.retire()
+        assert process.pid is not None
+        with capture_logs() as logs:
+            os.kill(process.pid, signal.SIGTERM)
+            async with asyncio.timeout(PATIENCE_S):
+                await task
+    assert logs == []
+
+
+class Watched(Process):
+    """Keeps the sockets that it opens."""
+
+    def _open(self) -> tuple[subprocess.Popen[bytes], socket.socket, socket.socket]:
+        self.opened = super()._open()
+        return self.opened
+
+
+async def test_without_a_channel_to_it_a_process_is_ended_and_its_sockets_are_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def refuse(*_arguments: object, **_more: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")  # epoll has a limit for each user
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_unix_connection", refuse)
+    process = Watched(Place("edge", 3), Owner(), QUICK, command=("-I", "-S", "-c", UNTIL_STOP))
+    with pytest.raises(ProcessFailed) as failed:
+        await process.run()
+    assert str(failed.value) == "edge-3 cannot be started: [Errno 28] No space left on device"
+    child, *socks = process.opened
+    assert child.returncode is not None
+    assert [sock.fileno() for sock in socks] == [-1, -1]

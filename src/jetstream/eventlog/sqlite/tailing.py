@@ -73,26 +73,37 @@ class JournalReader:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / FILE
-        # The file; None until there is one.
+        # The file, None until there is one; which one it is, since another one may take its place.
         self._file: int | None = None
+        self._identity: tuple[int, int] | None = None
         # Where the next entry is expected, and what it continues: `tip` is that of the database, or after
         # the last entry. Set by `follow`, moved by `read`.
         self._at = self._commits = self.tip = 0
 
     def follow(self, commits: int, tip: int) -> None:
-        """Begin with the entries that continue a database with so many commits and this tip."""
+        """Begin with the entries that continue a database with so many commits and this tip.
+
+        If another file has taken the place of the journal, they are in that one.
+        """
         self._at, self._commits, self.tip = 0, commits, tip
+        if self._file is not None and _identity(self._path) != self._identity:
+            self.close()
 
     def read(self) -> list[Appended]:
         """Return the entries that have come, in order. Raises OSError."""
         if self._file is None:
-            with suppress(FileNotFoundError):
-                self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            self._open()
         found: list[Appended] = []
         size = _READ_BYTES if self._file is not None else 0
         while size:
             size = self._read_some(size, found)
         return found
+
+    def _open(self) -> None:
+        with suppress(FileNotFoundError):
+            self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            status = os.fstat(self._file)
+            self._identity = status.st_dev, status.st_ino
 
     def _read_some(self, size: int, found: list[Appended]) -> int:
         """Read entries from so many bytes; return how many to read next, 0 if there is nothing more."""

@@ -6,6 +6,7 @@ import { byId, element, fill, pairsOf, setText, show } from "./dom.js";
 import { bytes, duration, number, percent, UNKNOWN } from "./format.js";
 
 const UPSTREAMS_MAX = 20;
+const ROLES = { ingest: "reads upstream", edge: "serves subscribers" };
 const milliseconds = (value) => (typeof value === "number" ? `${number(value)} ms` : UNKNOWN);
 
 const tiles = {
@@ -27,6 +28,7 @@ export function showStatus(status) {
   showReasons(status);
   showTiles(status);
   showUpstreams(status);
+  showProcesses(status);
   showEvents(status.events);
   pairs("log", log(status.log));
   pairs("subscribers", subscribers(status.subscribers));
@@ -93,29 +95,60 @@ function showUpstreams({ upstreams, pds, waiting, edge }) {
     name: each.name,
     state: each.state,
     cells: [duration(each.lag_s), duration(each.last_frame_age_s), number(each.frames_per_s), number(each.seq)],
-    url: each.url,
+    title: each.url,
   }));
   fill(byId("upstreams"), { rows, pds, waiting, edge, more: upstreams.length - some.length }, upstreamRows);
 }
 
 function upstreamRows({ rows, pds, waiting, edge, more }) {
-  const head = ["Upstream", "State", "Lag", "Last frame", "Frames/s", "Sequence"];
-  const cells = head.map((title, place) => element("th", { scope: "col", class: place > 1 && "number" }, title));
-  const body = rows.map(({ name, state, cells, url }) =>
-    element(
-      "tr",
-      {},
-      element("th", { scope: "row", title: url }, name),
-      element("td", {}, element("span", { class: `dot ${state}` }), state),
-      ...cells.map((text) => element("td", { class: "number" }, text)),
-    ),
-  );
   const rest = [];
   if (edge) rest.push(`none: an edge serves the log of another process, which wrote to it ${duration(edge.writer_silent_s)} ago`);
   if (more > 0) rest.push(`and ${number(more)} more upstreams`);
   if (pds) rest.push(`PDSes: ${pds.connected} connected, ${pds.idle} idle, ${pds.reconnecting} reconnecting`);
   if (waiting) rest.push(`${number(waiting)} messages wait for a key, or for those before them`);
-  const last = rest.map((text) => element("tr", {}, element("td", { colspan: head.length, class: "muted" }, text)));
+  return table(["Upstream", "State", "Lag", "Last frame", "Frames/s", "Sequence"], rows, rest);
+}
+
+/** Show each process of a server that has several. */
+function showProcesses({ processes }) {
+  show(byId("processes-card"), processes.length > 0);
+  setText(byId("process-title"), processes.length ? "All processes" : "Process");
+  const rows = processes.map((each) => ({
+    name: each.name,
+    state: each.ready ? "ready" : "not ready",
+    cells: [
+      number(each.subscribers),
+      number(each.events_per_s),
+      number(each.messages_per_s),
+      duration(each.lag_s),
+      percent(each.cpu),
+      bytes(each.rss_bytes),
+      number(each.ended),
+      each.pid === null ? UNKNOWN : String(each.pid),
+    ],
+    note: ROLES[each.role] ?? each.role,
+  }));
+  fill(byId("processes"), rows, processRows);
+}
+
+function processRows(rows) {
+  const figures = ["Subscribers", "Events/s", "Messages/s", "Lag", "CPU", "Memory", "Restarts", "PID"];
+  return table(["Process", "State", ...figures], rows);
+}
+
+/** Return the parts of a table: each row has a name, perhaps with a note, a state, and numbers. `lines` follow. */
+function table(head, rows, lines = []) {
+  const cells = head.map((title, place) => element("th", { scope: "col", class: place > 1 && "number" }, title));
+  const body = rows.map(({ name, state, cells, title, note }) =>
+    element(
+      "tr",
+      {},
+      element("th", { scope: "row", title }, name, ...(note ? [element("span", { class: "muted" }, ` ${note}`)] : [])),
+      element("td", {}, element("span", { class: `dot ${state.replace(" ", "-")}` }), state),
+      ...cells.map((text) => element("td", { class: "number" }, text)),
+    ),
+  );
+  const last = lines.map((text) => element("tr", {}, element("td", { colspan: head.length, class: "muted" }, text)));
   return [element("thead", {}, element("tr", {}, ...cells)), element("tbody", {}, ...body, ...last)];
 }
 

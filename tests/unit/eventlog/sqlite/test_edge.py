@@ -25,10 +25,12 @@ from jetstream.conditions import Conditions
 from jetstream.errors import LogCorrupt, LogError
 from jetstream.eventlog import Changes, Cursors, Gap, LogReader, SourceCursor
 from jetstream.eventlog.sqlite.edge import EdgeLog
+from jetstream.eventlog.sqlite.journal import FILE as JOURNAL
 from jetstream.eventlog.sqlite.rebase import rebase
 from jetstream.eventlog.sqlite.repair import repair
 from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.eventlog.sqlite.tailing import Snapshot
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
 from jetstream.model.event import ACCOUNT, CREATE, Event
@@ -421,6 +423,47 @@ async def test_a_repaired_log_is_read_in_the_place_of_the_damaged_one(
             await edge.wait(writer.tip)
         assert await times_from(edge) == await times_from(writer)
         await writer.close()
+
+
+async def test_a_journal_that_was_replaced_is_read(tmp_path: Path, batch_of: BatchOf) -> None:
+    writer = await SqliteLog.open(tmp_path, limits=BY_HAND)
+    await append_each(writer, batch_of, range(1, 5))
+    async with edge_of(tmp_path) as edge:
+        assert edge.tip == 4
+        await writer.close()
+        (tmp_path / JOURNAL).rename(tmp_path / "aside")  # as when files are restored from a backup
+        writer = await SqliteLog.open(tmp_path, limits=BY_HAND)
+        await append_each(writer, batch_of, range(5, 9))
+        await edge.look()
+        assert await times_from(edge) == list(range(1, 9))
+        await append_each(writer, batch_of, range(9, 11))
+        await edge.look()
+        assert edge.tip == 10
+        await writer.close()
+
+
+async def test_a_writer_that_is_quicker_than_the_edge_has_not_set_back_its_log(
+    writer: SqliteLog, tmp_path: Path, batch_of: BatchOf
+) -> None:
+    """It moves the journal to the database between the edge's looks at the one and at the other."""
+    async with edge_of(tmp_path) as edge:
+        await append_each(writer, batch_of, range(1, 4))
+        await edge.look()
+        take, state = edge._log._snapshot, writer._state
+
+        def snapshot() -> Snapshot:
+            found = take()
+            state.empty_journal()
+            state.journal.wipe()
+            return found
+
+        edge._log._snapshot = snapshot  # type: ignore[method-assign]
+        edge._log.reopen()
+        await edge.look()
+        assert await times_from(edge) == [1, 2, 3]
+        await append_each(writer, batch_of, range(4, 6))
+        await edge.look()
+        assert await times_from(edge) == [1, 2, 3, 4, 5]
 
 
 async def test_a_log_that_was_set_back_ends_the_edge(
