@@ -20,6 +20,10 @@ IMAGE_TESTS := tests/test_packaging.py::TestImage
 # Half as many again as cores: many tests wait for something now and then.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2)
 
+# The suites start hundreds of Python processes. Each would compile our modules, where the environment says
+# that nothing compiled is to be kept.
+test test-integration soak: export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: help setup run test test-integration lint format bench dictionary dashboard charts attack soak up down logs up-cluster down-cluster docker-engine dist docs lock clean
 
 help: ## List the targets

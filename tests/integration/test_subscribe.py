@@ -513,6 +513,7 @@ async def test_clients_that_vanish_together_are_removed_in_turns(start: Start) -
     await disconnects(service, "lost", 20)
 
 
+@pytest.mark.usefixtures("only_new_objects")
 @pytest.mark.parametrize("how", ["abort", "close", "goodbye"])
 async def test_a_connection_that_has_ended_is_no_work_for_the_garbage_collector(
     how: str, service: Service

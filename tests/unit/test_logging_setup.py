@@ -144,6 +144,7 @@ def test_bound_loggers_share_the_throttle_and_have_fields_of_their_own() -> None
     ]
 
 
+@pytest.mark.usefixtures("only_new_objects")
 def test_what_a_bound_logger_has_omitted_is_told_too() -> None:
     bound = Throttled(structlog.get_logger()).bind(upstream="a")
     gc.collect()

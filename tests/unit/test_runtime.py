@@ -36,6 +36,7 @@ class Node:
     me: Node
 
 
+@pytest.mark.usefixtures("only_new_objects")
 def test_young_objects_are_counted() -> None:
     gc.collect()
     before = count_young()

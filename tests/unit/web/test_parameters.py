@@ -152,6 +152,38 @@ def test_the_longest_url_of_all() -> None:
     assert refused(f"{repeated}&wantedCollections={POST}") == ("wantedCollections", "101")
 
 
+# What is remembered
+
+CURSOR = 1725519626134432
+
+
+@pytest.mark.parametrize(
+    "query",
+    [query for _, rows in GOOD.values() for query in rows if "cursor" not in query and "until" not in query],
+)
+def test_a_client_that_comes_back_with_a_cursor_asks_for_the_same(query: str) -> None:
+    wanted = parsed(query)._replace(cursor=CURSOR)
+    for text in (f"cursor={CURSOR}&{query}", f"{query}&cursor={CURSOR}"):
+        assert parsed(text) == parsed(text) == wanted
+
+
+@pytest.mark.parametrize(
+    "query", ["cursor=-10m", "%63ursor=-10m", "cursor=1&until=-10m", "cursor=1&%75ntil=-10m"]
+)
+def test_an_age_counts_from_each_request(query: str) -> None:
+    def times(now_us: int) -> list[int]:
+        asked = finish(parse_request(Request("GET", "/subscribe", query, 1, {}), now_us=now_us))
+        return [time for time in (asked.cursor, asked.until) if time and time > 1]
+
+    assert times(NOW) == [NOW - 600_000_000]
+    assert times(NOW + 1) == [NOW - 599_999_999]
+
+
+def test_two_cursors_are_refused_in_whatever_form() -> None:
+    for other in (f"cursor={CURSOR}", "cursor=1", "%63ursor=1"):
+        assert refused(f"wantedDids={ANN}&cursor={CURSOR}&{other}")[0] == "cursor"
+
+
 # Wire and compression
 
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 from unittest.mock import patch
 
 import pytest
-from tests.unit.web.transport import Transport
+from tests.unit.web.transport import Owner, Transport
 
 from jetstream.delivery.framing.websocket import WEBSOCKET
 from jetstream.delivery.subscriber import Close
@@ -42,8 +42,7 @@ class Client:
         self.transport.protocol = self.sink = sink
         self.inbound = Inbound(LIMIT)
         SocketSink.__init__(sink, cast(Any, self.transport), self.inbound, "")
-        sink.on_message = ignore
-        sink.resume_at = lambda: 7
+        sink.owner = Owner()
 
     @property
     def pongs(self) -> int:
@@ -80,7 +79,7 @@ async def slow(client: Client) -> Client:
 async def test_the_cursor_of_the_end_is_that_of_the_close(slow: Client) -> None:
     slow.write(b"second ")
     slow.sink.close(DONE)
-    slow.sink.resume_at = lambda: 8  # a lane moves on
+    slow.sink.owner = Owner(8)  # a lane moves on
     await slow.transport.read(10_000)
     assert slow.transport.sent == b"first second " + WEBSOCKET.end(1000, "done", 7)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
@@ -37,15 +39,26 @@ LIKES = Filter.parse(["app.bsky.feed.like"], [])
 DELETED = b'{"active":false,"status":"deleted"}'
 
 
-@pytest.fixture
-async def directory(tmp_path: Path, batch_of: BatchOf, cursor: Cursors) -> Path:
+@pytest.fixture(scope="module")
+def whole_log(tmp_path_factory: pytest.TempPathFactory, batch_of: BatchOf, cursor: Cursors) -> Path:
     """A closed log of 20 segments, in runs a second apart, and nothing in the tail."""
-    log = await SqliteLog.open(tmp_path, limits=LIMITS)
-    for segment in range(1, EVENTS // SEALED + 1):
-        await log.append(batch_of(range(segment * STEP, segment * STEP + SEALED)), Changes(cursor))
-        await log.maintain()
-    await log.close()
-    return tmp_path
+    directory = tmp_path_factory.mktemp("log")
+
+    async def write() -> None:
+        log = await SqliteLog.open(directory, limits=LIMITS)
+        for segment in range(1, EVENTS // SEALED + 1):
+            await log.append(batch_of(range(segment * STEP, segment * STEP + SEALED)), Changes(cursor))
+            await log.maintain()
+        await log.close()
+
+    asyncio.run(write())
+    return directory
+
+
+@pytest.fixture
+def directory(whole_log: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(whole_log, tmp_path, dirs_exist_ok=True))
 
 
 @asynccontextmanager
