@@ -44,8 +44,6 @@ from jetstream.eventlog.segment import Segment, compress
 from jetstream.eventlog.states import Change, in_steps
 
 BEAT_S: Final = 0.5
-# A table of the tail is emptied when it has this many sealed events: half a minute of a busy day.
-ROTATE_EVENTS: Final = 64_000
 RETRY_S: Final = 10.0  # between two attempts to rotate while others read the table
 LOCK_WAIT: Final = "200ms"  # for which rotation waits for those that read the table
 FOLD_AT_ONCE: Final = 2_000  # states in one transaction
@@ -253,7 +251,7 @@ class Upkeep:
             await self._fold()
         must = self._must_rotate and now >= self._rotate_at
         if now >= self._retry_at and (
-            must or term.sealed_events >= max(ROTATE_EVENTS, limits.segment_events)
+            must or term.sealed_events >= max(limits.tail_events, limits.segment_events)
         ):
             await self.rotate()
 
