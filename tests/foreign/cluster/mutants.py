@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tests.foreign.cluster.soak import ROOT
+from tests.foreign.cluster.network import ROOT
 
 
 class Change(NamedTuple):

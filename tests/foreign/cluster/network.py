@@ -27,6 +27,7 @@ from jetstream.simulator.relays import Relay
 from jetstream.simulator.server import SUBSCRIBE
 from jetstream.simulator.world import Population
 
+ROOT: Final = Path(__file__).parents[3]
 LOSS: Final = 0.05  # of each relay
 RELAYS: Final = (Relay(name="a"), Relay(name="b", seq=5_000_000))
 POPULATION: Final = Population(repos=150, records=20, lifecycle=0.03, rotations=0.003)
@@ -167,6 +168,7 @@ async def relays(directory: Path, seed: int, rate: float) -> AsyncIterator[Relay
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
             limit=1 << 20,
+            cwd=ROOT,
         )
     try:
         found = Relays(process, directory)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final, Literal
 
 from tests.foreign.cluster.wire import ASKS, NOTIFICATION, READY, Messages, Session
@@ -70,14 +70,22 @@ class Proxy:
         self._breaks = breaks
         self.port = 0
         self._links: set[_Link] = set()
+        # What serves them.
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    def cut(self) -> None:
-        """Cut all connections."""
+    async def close(self) -> None:
+        """Cut all connections, and wait for their end."""
         for link in self._links:
             link.cut()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve a client."""
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve a new connection."""
+        task = asyncio.ensure_future(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             of_server, to_server = await asyncio.open_connection("127.0.0.1", self._server_port)
         except OSError:
@@ -111,7 +119,9 @@ class Proxy:
         link.swallows = True
         await _write(link.server, before + (commit[: len(commit) // 2] if how == "half" else commit))
         if how == "answer":
-            await asyncio.wait([asyncio.ensure_future(link.answered.wait())], timeout=_ANSWER_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_ANSWER_S):
+                    await link.answered.wait()
         else:
             await asyncio.sleep(self._breaks.dice.uniform(0.0005, _CUT_S))
         link.cut()
@@ -145,10 +155,11 @@ async def _read(reader: asyncio.StreamReader) -> bytes:
 
 async def _write(writer: asyncio.StreamWriter, data: bytes | bytearray) -> bool:
     """Write; return whether the connection still works."""
+    if writer.transport.is_closing():
+        return False
     try:
-        if data:
-            writer.write(data)
-            await writer.drain()
+        writer.write(data)
+        await writer.drain()
     except OSError:
         return False
     return True
@@ -158,10 +169,10 @@ async def _write(writer: asyncio.StreamWriter, data: bytes | bytearray) -> bool:
 async def proxied(server_port: int, breaks: Breaks) -> AsyncIterator[Proxy]:
     """Run a proxy before a port, on a free one."""
     proxy = Proxy(server_port, breaks)
-    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(proxy.accept, "127.0.0.1", 0)
     proxy.port = server.sockets[0].getsockname()[1]
     try:
         yield proxy
     finally:
         server.close()
-        proxy.cut()
+        await proxy.close()

@@ -16,6 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from typing import Any, Final
 import orjson
 from tests.foreign.cluster.facts import V2_KINDS, Wanted
 from tests.foreign.cluster.faults import AHEAD_US, BEHIND_US, TAKEOVER_S, Failed, Faults
-from tests.foreign.cluster.network import Relays, relays
+from tests.foreign.cluster.network import ROOT, Relays, relays
 from tests.foreign.cluster.proxy import Breaks, Proxy, proxied
 from tests.foreign.cluster.readers import Edge, Field, Reader, hopping, replay, replay_once, roam, stay
 from tests.foreign.cluster.verdict import Problem, Stream, against_truth
@@ -34,10 +35,7 @@ from jetstream.cluster.answers import get
 from jetstream.cluster.cluster import Cluster
 from jetstream.cluster.members import Change, Shape, members
 from jetstream.cluster.ports import free_ports
-from jetstream.cluster.process import MemberFailed
-from jetstream.errors import JetstreamError
 
-ROOT: Final = Path(__file__).parents[3]
 RETENTION: Final = "60s"
 _POSTGRES: Final = {
     # Processes are killed here; the machine keeps its power.
@@ -113,6 +111,8 @@ class Soak:
         self.stayers = [Reader("v1 stays"), Reader("v2 stays", "v2", wanted=Wanted(V2_KINDS))]
         # Up to which position all that read everything were compared.
         self._compared = 0
+        # What runs beside: readers and replays.
+        self._beside: list[asyncio.Task[None]] = []
         # Set once by `run`.
         self.cluster: Cluster
         self._relays: Relays
@@ -180,12 +180,13 @@ class Soak:
         self._field = Field(edges, self.stream, record.report)
         self._faults = Faults(cluster, edges, self._breaks, self._relays, self._dice, record.note)
         self.hoppers = hopping(self._relays.dids)
-        async with _background(replay(self._field, each) for each in edges):
+        async with _background(replay(self._field, each) for each in edges) as replaying:
             readers = [
                 *(roam(self._field, each, random.Random(f"{self._plan.seed} {each.name}")) for each in self.hoppers),
                 *(stay(self._field, each, edge) for each, edge in zip(self.stayers, edges, strict=False)),
             ]
             async with _background(readers) as reading:
+                self._beside = [*replaying, *reading]
                 await self._relays.tell("go")
                 await self._flow()
                 record.note("events flow")
@@ -228,6 +229,9 @@ class Soak:
         """Raise Failed where something is wrong already: what comes later would only hide it."""
         if self._record.problems:
             raise Failed(self._record.problems[0])
+        for task in self._beside:
+            if task.done():
+                task.result()  # only an error ends it before the end
         if ended := self.cluster.ended():
             text = ", ".join(f"{each.name}: {each.how_ended}" for each in ended)
             raise Failed(Problem("ended", f"by themselves: {text}"))
@@ -343,19 +347,16 @@ async def soak(plan: Plan, say: Callable[[str], object] = print) -> str:
     run = Soak(plan, directory, record)
     try:
         summary = await run.run()
-    except (Failed, JetstreamError, TimeoutError) as error:
-        if not isinstance(error, Failed) or error.problem not in record.problems:
-            problem = error.problem if isinstance(error, Failed) else Problem(_kind(error), repr(error))
-            record.report(problem)
+    except Failed as error:
+        if error.problem not in record.problems:
+            record.report(error.problem)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it comes with all that is known
+        record.report(Problem(type(error).__name__, "".join(traceback.format_exception(error))))
     if record.problems:
         raise SoakFailed(record.problems, _explain(run, plan, directory, record))
     record.note(summary)
     shutil.rmtree(directory)
     return summary
-
-
-def _kind(error: BaseException) -> str:
-    return "member" if isinstance(error, MemberFailed) else type(error).__name__
 
 
 def _explain(run: Soak, plan: Plan, directory: Path, record: Record) -> str:
