@@ -35,6 +35,7 @@ _OUT_S: Final = (1.0, 4.0)
 _UNNOTIFIED_S: Final = 2.0
 _HAPPENS_S: Final = 30.0
 _LEADER_SHARE: Final = 0.8  # of faults of ingests, those of the one that leads
+_PRIMARY_SHARE: Final = 0.7  # of databases that are killed, and started again
 AHEAD_US: Final = 2 * 3_600_000_000
 BEHIND_US: Final = -30_000_000
 
@@ -166,15 +167,16 @@ class Faults:
 
     async def _kill_database(self) -> None:
         primary = self._primary()
-        self._note(f"kill {primary}, and start it again")
-        await self._cluster.kill(primary)
+        victim = primary if self._dice.random() < _PRIMARY_SHARE else self._standby(primary)
+        self._note(f"kill {victim}, and start it again; {primary} is the primary")
+        await self._cluster.kill(victim)
         await asyncio.sleep(self._dice.uniform(0.0, 1.0))
-        await self._cluster.spawn(primary)
+        await self._cluster.spawn(victim)
         await self._cluster.wait_synchronous()
 
     async def _lose_primary(self) -> None:
         primary = self._primary()
-        (standby,) = (name for name in self._cluster.names("postgres") if name != primary)
+        standby = self._standby(primary)
         self._note(f"kill {primary}, and promote {standby}")
         await self._cluster.kill(primary)
         await self._cluster.promote(standby)
@@ -186,6 +188,9 @@ class Faults:
         primary = self._cluster.primary
         assert primary is not None
         return primary
+
+    def _standby(self, primary: str) -> str:
+        return next(name for name in self._cluster.names("postgres") if name != primary)
 
     # --- what passes between ---
 
