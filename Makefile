@@ -20,7 +20,7 @@ IMAGE_TESTS := tests/test_packaging.py::TestImage
 # Half as many again as cores: many tests wait for something now and then.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2)
 
-.PHONY: help setup run test test-integration lint format bench dictionary dashboard charts attack soak soak-cluster soak-cluster-mutants up down logs docker-engine dist docs lock clean
+.PHONY: help setup run test test-integration lint format bench dictionary dashboard charts attack soak soak-cluster soak-cluster-mutants up down logs up-cluster down-cluster docker-engine dist docs lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) \
@@ -88,6 +88,13 @@ down: docker-engine ## Stop what `make up` started; keep the data volume
 logs: docker-engine ## Show the log of what `make up` started (ARGS="--tail 100" for its end)
 	docker compose logs --follow $(ARGS)
 
+up-cluster: docker-engine ## Start PostgreSQL with a standby, two ingests, three edges and a load balancer
+	docker compose --file docker-compose.cluster.yaml up --build --detach --wait $(ARGS)
+	@echo "up-cluster: http://localhost:6008  ws://localhost:6008/subscribe"
+
+down-cluster: docker-engine ## Stop what `make up-cluster` started; keep the data volumes
+	docker compose --file docker-compose.cluster.yaml down $(ARGS)
+
 docker-engine:
 	@docker info >/dev/null 2>&1 || { echo "$(MAKECMDGOALS): cannot connect to a Docker engine." \
 	  "Start Docker, or point DOCKER_HOST at one. Without Docker: make run" >&2; exit 1; }
@@ -111,7 +118,7 @@ $(DOCS_READY): requirements-docs.lock
 lock: ## Update the lock files (needs uv; ARGS=--upgrade takes newer versions)
 	@uv --version >/dev/null 2>&1 || { echo "lock: needs uv (pip install uv)" >&2; exit 1; }
 	$(COMPILE) pyproject.toml --group dev --output-file requirements-dev.lock
-	$(COMPILE) pyproject.toml --constraint requirements-dev.lock --output-file requirements.lock
+	$(COMPILE) pyproject.toml --extra postgresql --constraint requirements-dev.lock --output-file requirements.lock
 	$(COMPILE) --group build --constraint requirements-dev.lock --output-file requirements-build.lock
 	$(COMPILE) --group docs --output-file requirements-docs.lock
 

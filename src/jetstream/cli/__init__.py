@@ -35,6 +35,11 @@ app.command(
 app.command("jetstream.cli.doctor:doctor", help="Say what to change for `serve` with the same flags.")
 app.command("jetstream.cli.top:top", help="Show the figures of a server, live in the terminal.")
 app.command("jetstream.cli.tail:tail", help="Print the events of a Jetstream, one JSON object per line.")
+app.command(
+    "jetstream.cli.demo_cluster:demo_cluster",
+    name="demo-cluster",
+    help="Run a cluster on this machine: PostgreSQL, ingests, edges.",
+)
 app.command("jetstream.cli.simulate:simulate", help="Simulate an AT Protocol network, offline.")
 app.command("jetstream.cli.simulate:record", help="Record a firehose to a file that `simulate` can replay.")
 app.command("jetstream.cli.verify:verify", help="Verify the commits of a recording.")

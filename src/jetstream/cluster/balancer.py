@@ -1,7 +1,7 @@
 """One address for all edges: TCP connections, passed to the edge that is ready and has the fewest.
 
-A demonstration, and not for use on a network: it passes bytes through, and knows nothing of TLS or of clients'
-addresses. HAProxy, nginx and Caddy do.
+It is for this machine, and not for a network: it passes bytes through, and knows nothing of TLS or of the
+addresses of clients. HAProxy, nginx and Caddy do.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _UNAVAILABLE: Final = (
 def choose(loads: Mapping[str, int], ready: Collection[str], refused: Collection[str] = ()) -> str | None:
     """Return the edge for the next connection, of those that have not refused it; None: all have.
 
-    It is the one with the fewest, of those that are ready. When none is, any will do: each has the history, and goes on
-    when there is a writer again.
+    It is the one with the fewest, of those that are ready. When none is, any will do: each has the history, and
+    goes on when there is a writer again.
     """
     left = [name for name in loads if name not in refused]
     wanted = [name for name in left if name in ready] or left
@@ -50,7 +50,7 @@ class Balancer:
         self._looking: asyncio.Task[None] | None = None
 
     async def start(self, port: int) -> None:
-        """Accept connections on a port of this machine, once it is known which edges are ready. Raises OSError."""
+        """Find out which edges are ready, and accept connections on a port of this machine. Raises OSError."""
         await self._look()
         self._server = await asyncio.start_server(self._accept, HOST, port)
         self._looking = asyncio.create_task(self._watch())

@@ -37,7 +37,9 @@ _LOOK_S: Final = 0.1
 _TERM: Final = "SELECT epoch, holder FROM term"
 # Of the standbys for which a commit waits, as one row: none means that the primary does not answer.
 _SYNCHRONOUS: Final = """
-SELECT array(SELECT application_name::text FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')) AS names
+SELECT array(
+    SELECT application_name::text FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')
+) AS names
 """
 _EVENTS: Final = "SELECT max(appended) AS events FROM tail"
 
@@ -114,7 +116,7 @@ class Cluster:
     async def start(self, note: Callable[[str], object] = lambda _: None) -> None:
         """Start all processes, in order, and wait until they are ready. `note` is told what is done.
 
-        The first ingest leads. If the directory has data of an earlier run, that is used. Raises MemberFailed.
+        The first ingest leads. Data of an earlier run in the directory is used. Raises MemberFailed.
         """
         check_access(self.directory)
         await self._start_servers(note)
@@ -132,7 +134,7 @@ class Cluster:
         for each in self.servers:
             if each is not primary:
                 note(f"starting {each.name}, its synchronous standby")
-                await (self.spawn(each.name) if each.is_standby else self.rebuild(each.name))
+                await (self.spawn(each.name) if each.follows(primary) else self.rebuild(each.name))
                 await self.wait_synchronous()
 
     async def _start_kind(self, kind: Kind, note: Callable[[str], object]) -> None:
@@ -199,7 +201,7 @@ class Cluster:
         await self.spawn(name)
 
     async def synchronous(self) -> list[str] | None:
-        """Return the names of the standbys for which commits of the primary wait; None: it does not answer."""
+        """Return the names of the standbys for which commits wait; None: the primary does not answer."""
         rows = await self.ask(_SYNCHRONOUS)
         return list(rows[0]["names"]) if rows else None
 

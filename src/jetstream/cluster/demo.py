@@ -26,9 +26,9 @@ from jetstream.cluster.balancer import Balancer
 from jetstream.cluster.cluster import Cluster
 from jetstream.cluster.demo_view import Row, Served, of_edge, of_ingest, of_server, to_try, view
 from jetstream.cluster.keeper import RESTART_S, Keeper
-from jetstream.cluster.members import Shape, members
+from jetstream.cluster.members import HOST, KINDS, Change, Shape, members
 from jetstream.cluster.ports import free_ports, taken
-from jetstream.cluster.postgres import Postgres, find_binaries
+from jetstream.cluster.postgres import Postgres
 from jetstream.cluster.process import MemberFailed, Process
 from jetstream.errors import SettingError
 from jetstream.runtime import reload_on_hangup, stop_on_signals, unless
@@ -36,6 +36,7 @@ from jetstream.runtime import reload_on_hangup, stop_on_signals, unless
 LOOK_S: Final = 0.2  # between two looks at which processes have ended
 SHOW_S: Final = 1.0  # between two looks at what they say of themselves
 _FIRST_SERVER: Final = "postgres-1"
+_READABLE: Final = {kind: Change(settings={"log-format": "text"}) for kind in ("ingest", "edge")}
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,12 @@ async def run(demo: Demo, console: Console) -> None:
 
     Raises SettingError, PostgresMissing or MemberFailed if it cannot be started.
     """
-    binaries, ports = find_binaries(), _ports(demo)
+    ports = _ports(demo)
     stopped = asyncio.Event()
     stop_on_signals(stopped.set)
     reload_on_hangup(stopped.set)
     with _directory(demo.directory) as directory:
-        cluster = Cluster(members(demo.shape, ports[1:], directory), directory, binaries=binaries)
+        cluster = Cluster(members(demo.shape, ports[1:], directory, _READABLE), directory)
         show = Show(cluster, console, demo.restart_s)
         try:
             if await unless(stopped, show.start(ports[0])):
@@ -141,14 +142,17 @@ class Show:
         cluster = self._cluster
         self.tell(f"PostgreSQL is that of {cluster.servers[0].binaries}; files are in {cluster.directory}")
         await cluster.start(self.tell)
-        await self._balancer.start(port)
+        try:
+            await self._balancer.start(port)
+        except OSError as error:
+            raise MemberFailed(f"the balancer cannot listen on port {port}: {error.strerror}") from error
         return True
 
     async def run(self, stopped: asyncio.Event) -> None:
         """Look after the cluster, and show it, until an event is set."""
         await self._keeper.look_at_leader()
         server = self._cluster.server(_FIRST_SERVER)
-        hints = to_try(self.url, str(self._cluster.directory), server.address, restarts=self._restarts)
+        hints = to_try(self.url, self._cluster.directory, server.address, restarts=self._restarts)
         self._console.print(hints, soft_wrap=True)
         await unless(stopped, self._look_after())
 
@@ -175,7 +179,8 @@ class Show:
         terminal = self._console.is_terminal
         if not terminal:
             self._console.print(await self._screen(), soft_wrap=True)
-        with Live(console=self._console, auto_refresh=False, transient=True) if terminal else nullcontext() as live:
+        table = Live(console=self._console, auto_refresh=False, transient=True)
+        with table if terminal else nullcontext() as live:
             while True:
                 await self._keeper.look_at_leader()
                 self._cluster.bound_logs()
@@ -198,14 +203,18 @@ class Show:
     async def _rows(self) -> list[Row]:
         """Return a row for each process, and one for the balancer, which is in this one."""
         count = sum(self._balancer.loads.values())
-        first = Row("balancer", os.getpid(), f"http://localhost:{self._balancer.port}", f"{count} connections")
+        url = f"http://localhost:{self._balancer.port}"
+        first = Row("balancer", os.getpid(), url, f"{count} connections")
         synchronous = await self._cluster.synchronous()
-        order = reversed(self._cluster.processes.values())
-        return [first, *await asyncio.gather(*(self._row(each, synchronous) for each in order))]
+        names = [name for kind in reversed(KINDS) for name in self._cluster.names(kind)]
+        rows = (self._row(self._cluster.processes[name], synchronous) for name in names)
+        return [first, *await asyncio.gather(*rows)]
 
     async def _row(self, process: Process, synchronous: list[str] | None) -> Row:
         state, mood = await self._state(process, synchronous)
-        return Row(process.name, process.pid, process.address, state, mood)
+        is_server = isinstance(process, Postgres)
+        where = f"{HOST}:{process.port}" if is_server else process.address
+        return Row(process.name, process.pid, where, state, mood)
 
     async def _state(self, process: Process, synchronous: list[str] | None) -> tuple[str, str]:
         """Return what a process does, and its mood."""
@@ -223,4 +232,5 @@ class Show:
         if process.member.kind == "edge":
             return of_edge(status)
         term = self._keeper.term
-        return of_ingest(status, term.epoch if term and self._cluster.member_of(term) == process.name else None)
+        leads = term is not None and self._cluster.member_of(term) == process.name
+        return of_ingest(status, term.epoch if term is not None and leads else None)

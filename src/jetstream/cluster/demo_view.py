@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from rich.console import Group, RenderableType
@@ -94,11 +95,11 @@ def _why(status: Mapping[str, Any]) -> str:
     return "; ".join(texts)[:_TEXT_CHARS_MAX] or "it starts"
 
 
-def to_try(url: str, directory: str, database: str, *, restarts: bool) -> Text:
+def to_try(url: str, directory: Path, database: str, *, restarts: bool) -> Text:
     """Return what an operator could try. `directory` has the files with the IDs of processes."""
     after = "" if restarts else ", and stays away"
     lines = [
-        ("jetstream tail" + ("" if url.endswith(":6008") else f" {url}"), "read events, in another terminal"),
+        ("jetstream tail" if ":6008/" in url else f"jetstream tail {url}", "read events, in another terminal"),
         (f"kill -9 $(cat {directory}/ingest-1.pid)", f"the leader is lost{after}: ingest-2 leads after 3 s"),
         (f"kill -9 $(cat {directory}/edge-1.pid)", f"an edge is lost{after}: its clients go on at others"),
         (f"kill -9 $(cat {directory}/postgres-1.pid)", f"the primary is lost{after}"),
@@ -106,7 +107,7 @@ def to_try(url: str, directory: str, database: str, *, restarts: bool) -> Text:
         (f"tail -f {directory}/ingest-2.log", "what a process says"),
     ]
     width = max(len(command) for command, _ in lines)
-    text = Text("try\n", style="dim")
+    text = Text("\ntry\n")
     for command, why in lines:
-        text.append_text(Text.assemble(f"  {command:<{width}}  ", (why, "dim"), "\n", style="default"))
-    return text.append("Ctrl-C ends everything.", style="dim")
+        text.append(f"  {command:<{width}}  ").append(f"{why}\n", "dim")
+    return text.append("Ctrl-C ends everything.\n")

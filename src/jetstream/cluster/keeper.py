@@ -15,6 +15,7 @@ import shlex
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from jetstream.cluster.cluster import Cluster, Term
@@ -60,9 +61,10 @@ class Keeper:
 
     async def close(self) -> None:
         """Mend nothing more."""
-        for task in self._recovering.values():
+        tasks = list(self._recovering.values())
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._recovering.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def recovers(self, name: str) -> bool:
         """Tell whether a process is being started again, or is going to be."""
@@ -85,7 +87,11 @@ class Keeper:
         if again and self._restart_s is not None:
             task = asyncio.create_task(self._recover(process, self._restart_s))
             self._recovering[name] = task
-            task.add_done_callback(lambda _: self._recovering.pop(name, None))
+            task.add_done_callback(partial(self._forget, name))
+
+    def _forget(self, name: str, task: asyncio.Task[None]) -> None:
+        if self._recovering.get(name) is task:
+            del self._recovering[name]
 
     def _again(self, name: str) -> bool:
         """Note an end, and tell whether the process is to be started again."""
@@ -108,7 +114,8 @@ class Keeper:
             return f"it is left alone. It was started with: {shlex.join(process.command())}"
         if self._standby_for(process) is not None:
             return f"its standby is promoted in {self._restart_s:g} s"
-        return f"it is started again in {self._restart_s:g} s"
+        waits = ": commits wait for it" if isinstance(process, Postgres) and process.is_standby else ""
+        return f"it is started again in {self._restart_s:g} s{waits}"
 
     async def _recover(self, process: Process, after_s: float) -> None:
         await asyncio.sleep(after_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal
@@ -23,8 +24,8 @@ class Member:
     """A process of a cluster.
 
     `settings` are flags of the program without `--`, or settings of PostgreSQL; the value "" leaves one out,
-    and the value "yes" gives a flag alone. `arguments` come after them. `environment` is added to that of this process.
-    `program` is run instead of `jetstream`, with the same arguments; it has no meaning for PostgreSQL.
+    and the value "yes" gives a flag alone. `arguments` come after them. `environment` is added to that of
+    this process. `program` is run instead of `jetstream`, with the same arguments; PostgreSQL has none.
     """
 
     kind: Kind
@@ -95,24 +96,29 @@ def members(
     """Return the processes of a cluster, in the order in which they are started.
 
     `ports` are `shape.size` of them, for edges, ingests, the relay and PostgreSQL, in this order. `changes`
-    are by the name of a member (`ingest-2`) or by its kind (`ingest`); both may be there, the name counts more.
+    are by the kind of a member (`ingest`) or by its name (`ingest-2`), which counts more.
     """
-    free = iter(ports)
-    edges, ingests = (range(1, count + 1) for count in (shape.edges, shape.ingests))
-    edge_ports, ingest_ports = [next(free) for _ in edges], [next(free) for _ in ingests]
-    relay_port = None if shape.upstreams else next(free)
-    server_ports = [next(free) for _ in range(shape.servers)]
-    upstreams = shape.upstreams or (f"ws://{HOST}:{relay_port}",)
-    log = log_address(server_ports)
-    found = [Member("postgres", number, port, synchronous(shape.servers)) for number, port in _numbered(server_ports)]
-    if relay_port is not None:
-        found.append(Member("relay", 1, relay_port, {"port": str(relay_port), "rate": f"{shape.rate:g}"}))
-    for number, port in _numbered(ingest_ports):
-        settings = {**_serve("ingest", log, port, directory / f"ingest-{number}"), "upstream": upstreams}
-        found.append(Member("ingest", number, port, settings))
-    for number, port in _numbered(edge_ports):
-        settings = {**_serve("edge", log, port, directory / f"edge-{number}"), "drain": "1s"}
-        found.append(Member("edge", number, port, settings))
+    free, counts = iter(ports), (shape.edges, shape.ingests, int(not shape.upstreams), shape.servers)
+    edges, ingests, relays, servers = (list(islice(free, count)) for count in counts)
+    upstreams = shape.upstreams or tuple(f"relay=ws://{HOST}:{port}" for port in relays)
+    log = log_address(servers)
+
+    def serve(role: Literal["ingest", "edge"], number: int, port: int, **more: Value) -> Member:
+        settings: dict[str, Value] = {"role": role, "log": log, "listen": f"{HOST}:{port}"}
+        return Member(role, number, port, {**settings, **more})
+
+    found = [
+        *(Member("postgres", number, port, synchronous(shape.servers)) for number, port in enumerate(servers, 1)),
+        *(Member("relay", number, port, simulated(port, shape.rate)) for number, port in enumerate(relays, 1)),
+        *(
+            serve("ingest", number, port, upstream=upstreams, **{"data-dir": str(directory / f"ingest-{number}")})
+            for number, port in enumerate(ingests, 1)
+        ),
+        *(
+            serve("edge", number, port, drain="1s", **{"data-dir": str(directory / "edges")})
+            for number, port in enumerate(edges, 1)
+        ),
+    ]
     return [_changed(each, changes or {}) for each in found]
 
 
@@ -121,20 +127,17 @@ def log_address(ports: Sequence[int]) -> str:
     return f"postgresql://postgres@{','.join(f'{HOST}:{port}' for port in ports)}/postgres"
 
 
+def simulated(port: int, rate: float) -> dict[str, str]:
+    """Return the settings of a relay of the simulator, with so many messages a second."""
+    return {"port": str(port), "rate": f"{rate:g}"}
+
+
 def synchronous(servers: int) -> dict[str, str]:
     """Return the settings of PostgreSQL with which a commit waits until one other server has it."""
     if servers < 2:
         return {}
     names = ", ".join(f'"postgres-{number}"' for number in range(1, servers + 1))
     return {"synchronous_standby_names": f"ANY 1 ({names})"}
-
-
-def _serve(role: str, log: str, port: int, data_dir: Path) -> dict[str, Value]:
-    return {"role": role, "log": log, "listen": f"{HOST}:{port}", "data-dir": str(data_dir)}
-
-
-def _numbered(ports: Sequence[int]) -> list[tuple[int, int]]:
-    return list(enumerate(ports, 1))
 
 
 def _changed(member: Member, changes: Mapping[str, Change]) -> Member:

@@ -39,8 +39,8 @@ class PostgresMissing(JetstreamError):
     def __init__(self, found: str) -> None:
         self.found = found
         super().__init__(
-            f"PostgreSQL {OLDEST} or later is needed: {found} in PATH or in {VERSIONS}/*/bin. Install its server"
-            " (Debian, Ubuntu: apt install postgresql; Fedora: dnf install postgresql-server;"
+            f"PostgreSQL {OLDEST} or later is needed: {found} in PATH or in {VERSIONS}/*/bin."
+            " Install its server (Debian, Ubuntu: apt install postgresql; Fedora: dnf install postgresql-server;"
             " macOS: brew install postgresql), or add the directory of its programs to PATH"
         )
 
@@ -71,7 +71,7 @@ def _directories(path: str | None, versions: Path) -> Iterator[Path]:
 
 def _version(directory: Path) -> int:
     command = [str(directory / "postgres"), "--version"]
-    text = subprocess.run(command, check=False, capture_output=True, text=True).stdout  # noqa: S603 - PostgreSQL
+    text = subprocess.run(command, check=False, capture_output=True, text=True).stdout  # noqa: S603
     found = re.search(r"\d+", text)
     return int(found[0]) if found else 0
 
@@ -107,6 +107,10 @@ class Postgres(Process):
         """Whether it follows another server, or does when it is started."""
         return (self.data / "standby.signal").exists()
 
+    def follows(self, primary: Postgres) -> bool:
+        """Tell whether it is a standby of another server, where that listens now."""
+        return self.is_standby and f"port={primary.port} " in (self.data / "postgresql.auto.conf").read_text()
+
     @property
     def timeline(self) -> int:
         """The number of its timeline: 1, and one more with each promotion."""
@@ -121,7 +125,7 @@ class Postgres(Process):
         _append(self.data / "postgresql.conf", configuration(self.member.settings))
 
     def copy(self, primary: Postgres) -> None:
-        """Make it a standby of another server, which must run. What it had is removed. Raises MemberFailed."""
+        """Make it a standby of another server, which runs. What it had is removed. Raises MemberFailed."""
         _make(self.home)
         _empty(self.data)
         self.run(
@@ -175,7 +179,7 @@ class Postgres(Process):
             time.sleep(_LOOK_S)
 
     def _pids(self) -> list[int]:
-        """Return the IDs of its processes: sessions are processes of their own, in the directory of its data."""
+        """Return the IDs of its processes: each session is one, and their working directory is the data."""
         own = super()._pids()
         return [*own, *(pid for pid in _processes() if pid not in own and _runs_in(pid, self.data))]
 
@@ -238,7 +242,7 @@ def _make(home: Path) -> None:
 
 
 def _empty(data: Path) -> None:
-    """Remove what a directory has, and not itself: by it, PostgreSQL finds the shared memory it had before."""
+    """Remove what a directory has, and not itself: by that, PostgreSQL finds its former shared memory."""
     for each in data.glob("*"):
         if each.is_dir():
             shutil.rmtree(each)

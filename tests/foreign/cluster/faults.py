@@ -127,7 +127,9 @@ class Faults:
         reasons = {each["condition"]: each["text"] for each in status.get("reasons", ())}
         leader = await self._cluster.leader()
         if leader is not None or "its clock is" not in reasons.get("not_leading", ""):
-            text = f"{standby}, whose clock is two hours ahead: {leader} leads, and its conditions are {reasons}"
+            text = (
+                f"{standby}, whose clock is two hours ahead: {leader} leads, and its conditions are {reasons}"
+            )
             raise Failed(Problem("clock", text))
         self._note(f"{standby} does not lead: {reasons['not_leading']}")
         self.outcomes["a wrong clock kept a standby from leading"] += 1
@@ -209,7 +211,9 @@ class Faults:
         await self._appended()
         after = await self._cluster.term()
         if before != after:
-            text = f"a commit was broken ({how}), and the term {before} has become {after}: it was not settled"
+            text = (
+                f"a commit was broken ({how}), and the term {before} has become {after}: it was not settled"
+            )
             raise Failed(Problem("term", text))
         self.outcomes[f"a commit was settled ({how})"] += 1
 

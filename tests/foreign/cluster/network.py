@@ -41,7 +41,10 @@ class Told:
 
     def __init__(self, directory: Path, seed: int, rate: float) -> None:
         self._rate = rate
-        self._truth, self._ledger = (directory / "truth.jsonl").open("wb"), (directory / "ledger.jsonl").open("wb")
+        self._truth, self._ledger = (
+            (directory / "truth.jsonl").open("wb"),
+            (directory / "ledger.jsonl").open("wb"),
+        )
         self._network = Network(
             POPULATION,
             seed,
@@ -63,8 +66,15 @@ class Told:
     async def run(self) -> None:
         """Serve, and follow orders until the input ends."""
         async with self._network.serving():
-            urls = {name: f"ws{feed.url.removeprefix('http')}{SUBSCRIBE}" for name, feed in self._network.feeds.items()}
-            _say(urls=urls, directory=self._network.url, dids=[each.did for each in self._network.world.accounts])
+            urls = {
+                name: f"ws{feed.url.removeprefix('http')}{SUBSCRIBE}"
+                for name, feed in self._network.feeds.items()
+            }
+            _say(
+                urls=urls,
+                directory=self._network.url,
+                dids=[each.did for each in self._network.world.accounts],
+            )
             loop = asyncio.get_running_loop()
             reader = asyncio.StreamReader()
             await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

@@ -201,7 +201,11 @@ class _Visit:
         close = error.rcvd
         if close is not None and close.code == _DONE:
             return True
-        if close is not None and close.code not in _GOING and not (close.code == _OVERTAKEN and self._reader.is_slow):
+        if (
+            close is not None
+            and close.code not in _GOING
+            and not (close.code == _OVERTAKEN and self._reader.is_slow)
+        ):
             self._report("closed", f"{close.code} {close.reason}")
         return False
 

@@ -140,7 +140,9 @@ class Soak:
         """Return the cluster; its processes reach their databases through proxies."""
         shape = Shape(upstreams=tuple(f"{name}={url}" for name, url in self._relays.urls.items()))
         ports = free_ports(shape.size)
-        server_ports = [each.port for each in members(shape, ports, self._directory) if each.kind == "postgres"]
+        server_ports = [
+            each.port for each in members(shape, ports, self._directory) if each.kind == "postgres"
+        ]
         proxies = [await stack.enter_async_context(proxied(port, self._breaks)) for port in server_ports]
         return Cluster(members(shape, ports, self._directory, self._changes(proxies)), self._directory)
 
@@ -182,7 +184,10 @@ class Soak:
         self.hoppers = hopping(self._relays.dids)
         async with _background(replay(self._field, each) for each in edges) as replaying:
             readers = [
-                *(roam(self._field, each, random.Random(f"{self._plan.seed} {each.name}")) for each in self.hoppers),
+                *(
+                    roam(self._field, each, random.Random(f"{self._plan.seed} {each.name}"))
+                    for each in self.hoppers
+                ),
                 *(stay(self._field, each, edge) for each, edge in zip(self.stayers, edges, strict=False)),
             ]
             async with _background(readers) as reading:
@@ -291,7 +296,9 @@ class Soak:
     def _check_all(self, stop: int) -> None:
         for each in self.readers:
             self._check(each, 0, stop)
-        for problem in against_truth(self.stream, self._relays.truth(), self._relays.ledger(), list(self._relays.urls)):
+        for problem in against_truth(
+            self.stream, self._relays.truth(), self._relays.ledger(), list(self._relays.urls)
+        ):
             self._record.report(problem)
 
     async def _check_cluster(self) -> None:
@@ -302,7 +309,9 @@ class Soak:
         )
         self._figures = dict(row)
         if row["gaps"]:
-            self._record.report(Problem("gap", f"the log tells of {row['gaps']} gaps, and the relays had everything"))
+            self._record.report(
+                Problem("gap", f"the log tells of {row['gaps']} gaps, and the relays had everything")
+            )
         idle = [name for name in ("floor_us", "revision", "folded_id", "segments") if not row[name]]
         if idle:
             self._record.report(Problem("idle", f"the soak was too short: {', '.join(idle)} is 0"))

@@ -85,7 +85,10 @@ def _shown(fact: Fact) -> str:
 
 
 def against_truth(
-    stream: Stream, truth: Sequence[Mapping[str, Any]], ledger: Sequence[Mapping[str, Any]], relays: Sequence[str]
+    stream: Stream,
+    truth: Sequence[Mapping[str, Any]],
+    ledger: Sequence[Mapping[str, Any]],
+    relays: Sequence[str],
 ) -> Iterator[Problem]:
     """Compare the stream with what has happened in the network, account by account.
 
@@ -112,7 +115,9 @@ def _commits(stream: Stream, got: Sequence[Fact], wanted: Sequence[Fact]) -> Ite
         ours, theirs = have.get(did, []), want.get(did, [])
         is_right = _is_part(ours, theirs) if did in stream.deleted else ours == theirs
         if not is_right:
-            at = next((at for at, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), -1)
+            at = next(
+                (at for at, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), -1
+            )
             lost, more = len(set(theirs) - set(ours)), len(set(ours) - set(theirs))
             text = f"commits of {did}: {len(ours)} of {len(theirs)}, first difference at {at}, {lost} lost, {more} unknown"
             yield Problem("truth", text)

@@ -294,7 +294,7 @@ async def test_edges_on_a_replica_poll(
 ) -> None:
     primary = own_server()
     leader = await PostgresEngine(primary.address).open(limits=BY_HAND)
-    replica = primary.standby("replica")
+    replica = primary.standby()
     try:
         edge = await PostgresLog.open(replica.address, Options(BY_HAND, poll_s=0.02))
         seen: list[int] = []

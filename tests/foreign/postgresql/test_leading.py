@@ -113,7 +113,7 @@ async def test_after_a_promotion_positions_continue_above_the_reserved_ones(
     own_server: Callable[..., Server], batch_of: BatchOf, cursor: Cursors
 ) -> None:
     primary = own_server(synchronous_standby_names="")
-    replica = primary.standby("replica")
+    replica = primary.standby()
     try:
         address = f"postgresql://postgres@127.0.0.1:{primary.port},127.0.0.1:{replica.port}/postgres"
         engine = PostgresEngine(address)
@@ -149,7 +149,7 @@ async def test_with_a_synchronous_standby_a_promotion_loses_nothing(
 ) -> None:
     """The primary is lost while an append waits for the standby: its outcome is asked of the new primary."""
     primary = own_server()
-    replica = primary.standby("replica")
+    replica = primary.standby()
     try:
         hosts = f"127.0.0.1:{primary.port},127.0.0.1:{replica.port}"
         engine = PostgresEngine(f"postgresql://postgres@{hosts}/postgres")
@@ -186,7 +186,7 @@ async def test_an_append_whose_wait_was_ended_is_confirmed(
 ) -> None:
     """Somebody cancels the wait for a standby: the append returns only when a later commit is replicated."""
     primary = own_server()
-    replica = primary.standby("replica")
+    replica = primary.standby()
     try:
         engine = PostgresEngine(primary.address)
         log = await engine.open(limits=BY_HAND)
