@@ -278,7 +278,7 @@ class Cluster:
 
     def member_of(self, term: Term | None) -> str | None:
         """Return the name of the ingest that has a term; None: none that runs has it."""
-        pid = term.holder.rpartition(":")[2] if term else ""
+        pid = term.holder.split(":")[-2] if term else ""
         return next((name for name in self.names("ingest") if str(self.processes[name].pid) == pid), None)
 
     async def wait_leader(self, *, besides: str | None = None, within_s: float = TAKEOVER_S) -> str:

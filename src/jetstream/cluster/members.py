@@ -31,9 +31,9 @@ class Member:
     kind: Kind
     number: int  # from 1 on, of its kind
     port: int
-    settings: Mapping[str, Value] = field(default=_NONE)
+    settings: Mapping[str, Value] = field(default_factory=lambda: _NONE)
     arguments: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default=_NO_VARIABLES)
+    environment: Mapping[str, str] = field(default_factory=lambda: _NO_VARIABLES)
     program: tuple[str, ...] = ()
 
     @property
@@ -64,9 +64,9 @@ class Member:
 class Change:
     """What a caller adds to a member, or to all of a kind: see `Member`."""
 
-    settings: Mapping[str, Value] = field(default=_NONE)
+    settings: Mapping[str, Value] = field(default_factory=lambda: _NONE)
     arguments: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default=_NO_VARIABLES)
+    environment: Mapping[str, str] = field(default_factory=lambda: _NO_VARIABLES)
     program: tuple[str, ...] = ()
 
 

@@ -29,6 +29,7 @@ from jetstream.simulator.world import Population
 
 ROOT: Final = Path(__file__).parents[3]
 LOSS: Final = 0.05  # of each relay
+_WHOLE: Final = 200  # messages at the beginning, which both have
 RELAYS: Final = (Relay(name="a"), Relay(name="b", seq=5_000_000))
 POPULATION: Final = Population(repos=150, records=20, lifecycle=0.03, rotations=0.003)
 SLOW: Final = Faults(directory_slow=0.3)  # so many keys come late
@@ -55,6 +56,8 @@ class Told:
             sleep=lambda seconds: asyncio.sleep(seconds * _SLOW_SHARE),
         )
         self._losses = Losses([Relay(name=each.name, loss=LOSS) for each in RELAYS], seed, disjoint=True)
+        # How many messages were made.
+        self._made = 0
         # The relay that is out, if one is; and what makes messages, since `go`.
         self._out = ""
         self._making: asyncio.Task[None] | None = None
@@ -114,7 +117,13 @@ class Told:
             self._network.publish()
 
     def _fates(self) -> list[Fate]:
-        """Return what becomes of a message: while one relay is out, the other one loses nothing."""
+        """Return what becomes of a message: while one relay is out, the other one loses nothing.
+
+        Neither loses the first ones: nothing tells that what comes before all that was read is missing.
+        """
+        self._made += 1
+        if self._made <= _WHOLE:
+            return [Fate.SENT] * len(RELAYS)
         if self._out:
             return [Fate.OUT if each.name == self._out else Fate.SENT for each in RELAYS]
         return self._losses.fates(self._network.world.now_us)

@@ -157,6 +157,7 @@ class Soak:
             "upstream-cursor": ("a=0", "b=5000000"),
             "retention": RETENTION,
             "takeover-after": f"{TAKEOVER_S:g}s",
+            "ready-idle": "none",  # the relays are silent at first
         }
         return {
             "postgres": Change(settings=_POSTGRES),
@@ -308,6 +309,7 @@ class Soak:
             " (SELECT count(*) FROM gap) AS gaps FROM state"
         )
         self._figures = dict(row)
+        self._record.note(f"the log: {self._figures}")
         if row["gaps"]:
             self._record.report(
                 Problem("gap", f"the log tells of {row['gaps']} gaps, and the relays had everything")

@@ -162,7 +162,7 @@ def message(kind: bytes, body: bytes = b"") -> bytes:
 
 STARTUP = (8).to_bytes(4, "big") + (196_608).to_bytes(4, "big")
 SSL = (8).to_bytes(4, "big") + (80_877_103).to_bytes(4, "big")
-APPEND = b"WITH mine AS (…) INSERT INTO tail_a (…) … RETURNING id"
+APPEND = b"WITH mine AS (SELECT 1) INSERT INTO tail_a (id) SELECT 1 RETURNING id"
 
 
 @given(st.lists(st.integers(1, 40), max_size=40))
