@@ -19,7 +19,7 @@ from tests.foreign.cluster.soak import Plan, soak
 SEED = int(os.environ.get("SOAK_SEED", "0")) or secrets.randbelow(1_000_000) + 1
 EACH = int(os.environ.get("SOAK_EACH", "10"))
 FAULTS = [each.strip() for each in os.environ.get("SOAK_FAULTS", "").split(",") if each.strip()]
-RATE = float(os.environ.get("SOAK_RATE", "150"))
+RATE = float(os.environ.get("SOAK_RATE", "60"))
 # While the clock of the standby is two hours ahead.
 AHEAD = ("ingest killed", "ingest frozen", "database killed", "ingest killed")
 

@@ -28,7 +28,7 @@ _LIMITS: Final = Limits()
 LIMITS: Final = replace(
     _LIMITS,
     # Segments of seconds: sealing, changing tables and erasing all the time.
-    log=LogLimits(segment_events=300, tail_events=600, hot_tail_events=1_000, upkeep_interval_s=0.25),
+    log=LogLimits(segment_events=100, tail_events=200, hot_tail_events=500, upkeep_interval_s=0.25),
     # One relay is out for seconds, and what it has lost comes from the other one.
     admission=AdmissionLimits(hold_s=15.0, held_per_repo=1_000),
     # Keys are replaced within seconds.

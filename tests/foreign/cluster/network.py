@@ -33,7 +33,7 @@ _WHOLE: Final = 200  # messages at the beginning, which both have
 RELAYS: Final = (Relay(name="a"), Relay(name="b", seq=5_000_000))
 # Keys are replaced by one in 700 messages, so that no account has more than eight in five minutes.
 POPULATION: Final = Population(repos=150, records=20, lifecycle=0.03)
-SLOW: Final = Faults(directory_slow=0.3)  # so many keys come late
+SLOW: Final = Faults(directory_slow=0.2)  # so many keys come late
 _SLOW_SHARE: Final = 0.5  # of the five seconds that a slow answer takes
 _ANSWER_S: Final = 30.0
 

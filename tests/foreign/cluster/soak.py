@@ -45,9 +45,9 @@ _POSTGRES: Final = {
     "shared_buffers": "32MB",
     "wal_retrieve_retry_interval": "200ms",
 }
-_FLOWS_S: Final = 60.0  # for all readers to get something new after a fault
-_SETTLES_S: Final = 60.0  # for everything that was sent to be stored
-_ENDS_S: Final = 60.0  # for all readers to have it
+_FLOWS_S: Final = 120.0  # for all readers to get something new after a fault
+_SETTLES_S: Final = 180.0  # for everything that was sent to be stored
+_ENDS_S: Final = 120.0  # for all readers to have it
 _CALM_S: Final = (0.2, 1.2)  # between two faults
 _QUIET_S: Final = 2.0  # without anything new, after which nothing more comes
 _LINES: Final = 12  # of the log of each process, where the soak has failed
@@ -61,7 +61,7 @@ class Plan:
     faults: Sequence[str]
     # The first so many faults happen while the clock of `ingest-2` is two hours ahead; then it is set back.
     ahead: int = 0
-    rate: float = 150.0
+    rate: float = 60.0
     # The source tree of the processes under test.
     source: Path = ROOT / "src"
 
