@@ -57,7 +57,7 @@ MUTANTS: Final = (
     # The row of an append in doubt cannot be told from that of another process.
     Mutant(
         "nonce",
-        (Change('if found["nonce"] == row[6]:\n            return True\n', ""),),
+        (Change('found["nonce"] == row[6]', "row[6] is None"),),
         ("answer lost",) * 2,
         frozenset({"term"}),
     ),
