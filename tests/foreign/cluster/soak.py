@@ -47,6 +47,7 @@ _POSTGRES: Final = {
 }
 _FLOWS_S: Final = 120.0  # for all readers to get something new after a fault
 _SETTLES_S: Final = 180.0  # for everything that was sent to be stored
+_TRIMS_S: Final = 150.0  # for the first events to be older than retention allows
 _ENDS_S: Final = 120.0  # for all readers to have it
 _CALM_S: Final = (0.2, 1.2)  # between two faults
 _QUIET_S: Final = 2.0  # without anything new, after which nothing more comes
@@ -197,6 +198,7 @@ class Soak:
                 await self._flow()
                 record.note("events flow")
                 await self._break_things()
+                await self._trimmed()
                 self._check_all(await self._settle(reading))
         for edge in edges:
             if not await replay_once(self._field, edge):
@@ -216,6 +218,14 @@ class Soak:
             self._compare()
             self.cluster.bound_logs()
             await asyncio.sleep(self._dice.uniform(*_CALM_S))
+
+    async def _trimmed(self) -> None:
+        """Wait until retention has removed something: with a clock that is behind, that takes longer."""
+        until = time.monotonic() + _TRIMS_S
+        while time.monotonic() < until and not (await self.cluster.ask("SELECT floor_us FROM state"))[0][0]:
+            self._stop_if_wrong()
+            await asyncio.sleep(0.5)
+        await self._flow()
 
     def _full(self) -> list[Reader]:
         """Return the readers that get every commit."""
