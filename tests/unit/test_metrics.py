@@ -174,7 +174,7 @@ def test_parts_that_are_made_again_go_on_counting() -> None:
         metrics.admission(("ok", "refused"), ("hash",)).verdicts["refused", "hash"].inc()
         metrics.workers()["died"].inc()
     for waiting in (1.0, 2.0):
-        metrics.watch_keys(lambda: 0.0, lambda now=waiting: now)
+        metrics.watch_keys(lambda: 0.0, iter((waiting,)).__next__)
     assert value(metrics.registry, "key_requests_total", result="ok") == 2
     assert value(metrics.registry, "verify_total", verdict="refused", reason="hash") == 2
     assert value(metrics.registry, "verify_worker_restarts_total", cause="died") == 2

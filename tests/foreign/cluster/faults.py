@@ -49,7 +49,7 @@ class Failed(Exception):
 
 
 def schedule(each: int, dice: random.Random, total: int = 0) -> list[str]:
-    """Return `each` faults of each kind, and so many more of any kind that there are `total`, in any order."""
+    """Return `each` faults of each kind, and more of any kind up to `total`, in any order."""
     faults = [kind for kind in KINDS for _ in range(each)]
     faults += [dice.choice(KINDS) for _ in range(total - len(faults))]
     dice.shuffle(faults)

@@ -70,8 +70,9 @@ class Reader:
 
 def hopping(dids: Sequence[str]) -> list[Reader]:
     """Return twelve readers: of both wires, compressed or not, with filters or without."""
-    some = tuple(dids[:15])
+    some, likes = tuple(dids[:15]), "app.bsky.feed.like"
     feeds = ("app.bsky.feed.post", "app.bsky.graph.*")
+    changes, unsigned = frozenset({"delete", "update"}), frozenset({"identity", "account"})
     return [
         Reader("v1"),
         Reader("v1 again"),
@@ -79,13 +80,13 @@ def hopping(dids: Sequence[str]) -> list[Reader]:
         Reader("v2", "v2", wanted=Wanted(V2_KINDS)),
         Reader("v2 zstd", "v2", wanted=Wanted(V2_KINDS), zstd=True),
         Reader("v1 posts", "v1", {"wantedCollections": feeds}, Wanted(collections=feeds)),
-        Reader("v1 zstd likes", "v1", {"wantedCollections": "app.bsky.feed.like"}, Wanted(collections=("app.bsky.feed.like",)), zstd=True),
-        Reader("v1 without likes", "v1", {"excludeCollections": "app.bsky.feed.like"}, Wanted(excluded=("app.bsky.feed.like",))),
-        Reader("v1 identities", "v1", {"kinds": ("identity", "account")}, Wanted(frozenset({"identity", "account"}))),
-        Reader("v1 deletes", "v1", {"operations": ("delete", "update")}, Wanted(operations=frozenset({"delete", "update"}))),
+        Reader("v1 zstd likes", "v1", {"wantedCollections": likes}, Wanted(collections=(likes,)), zstd=True),
+        Reader("v1 without likes", "v1", {"excludeCollections": likes}, Wanted(excluded=(likes,))),
+        Reader("v1 identities", "v1", {"kinds": tuple(unsigned)}, Wanted(unsigned)),
+        Reader("v1 changes", "v1", {"operations": tuple(changes)}, Wanted(operations=changes)),
         Reader("v1 some repos", "v1", {"wantedDids": some}, Wanted(dids=frozenset(some))),
         Reader("v2 posts", "v2", {"collections": feeds}, Wanted(V2_KINDS, collections=feeds)),
-    ]  # fmt: skip
+    ]
 
 
 class Field:
@@ -201,11 +202,8 @@ class _Visit:
         close = error.rcvd
         if close is not None and close.code == _DONE:
             return True
-        if (
-            close is not None
-            and close.code not in _GOING
-            and not (close.code == _OVERTAKEN and self._reader.is_slow)
-        ):
+        allowed = (*_GOING, _OVERTAKEN) if self._reader.is_slow else _GOING
+        if close is not None and close.code not in allowed:
             self._report("closed", f"{close.code} {close.reason}")
         return False
 
@@ -232,8 +230,9 @@ async def stay(field: Field, reader: Reader, edge: Edge) -> None:
     """Read at one edge, and come back to it whenever it was gone, until all is read."""
     while field.stop is None:
         reading = asyncio.ensure_future(field.read(edge, reader, None, None))
+        both: set[asyncio.Future[Any]] = {reading, field.end}
         try:
-            await asyncio.wait({reading, field.end}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
             reading.cancel()  # of no effect if the connection has ended
         with suppress(asyncio.CancelledError):

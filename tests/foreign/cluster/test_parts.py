@@ -18,8 +18,15 @@ DID = "did:plc:a"
 RELAYS = ["a", "b"]
 
 
-def commit(number: int, operation: str = "create", did: str = DID, collection: str = "app.bsky.feed.like") -> dict[str, Any]:
-    body: dict[str, Any] = {"rev": f"{number:013}", "operation": operation, "collection": collection, "rkey": str(number)}
+def commit(
+    number: int, operation: str = "create", did: str = DID, collection: str = "app.bsky.feed.like"
+) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "rev": f"{number:013}",
+        "operation": operation,
+        "collection": collection,
+        "rkey": str(number),
+    }
     if operation != "delete":
         body |= {"record": {"n": number}, "cid": f"bafy{number}"}
     return {"did": did, "kind": "commit", "commit": body}
@@ -49,7 +56,13 @@ class Seen:
 
 def test_both_wires_and_the_truth_say_the_same() -> None:
     event = commit(1)
-    payload = {"$type": "network.bsky.jetstream.subscribeEvents#commit", "did": DID, "seq": 5, "time": "", **event["commit"]}
+    payload = {
+        "$type": "network.bsky.jetstream.subscribeEvents#commit",
+        "did": DID,
+        "seq": 5,
+        "time": "",
+        **event["commit"],
+    }
     assert of_v1({"time_us": 5, **event}) == of_v2(payload) == of_v1(event)
 
 
@@ -75,7 +88,9 @@ def test_numbers_of_relays_make_no_difference_and_all_else_does() -> None:
         (Wanted(frozenset({"identity"})), account(), False),
     ],
 )
-def test_a_filter_wants_what_the_server_sends(wanted: Wanted, event: dict[str, Any], *, expected: bool) -> None:
+def test_a_filter_wants_what_the_server_sends(
+    wanted: Wanted, event: dict[str, Any], *, expected: bool
+) -> None:
     assert wanted.wants(of_v1(event)) is expected
 
 
@@ -116,7 +131,9 @@ def test_two_events_at_one_position_are_told() -> None:
 # Against the truth
 
 
-def judged(truth: list[dict[str, Any]], *seen: dict[str, Any], lost: list[dict[str, Any]] | None = None) -> list[Problem]:
+def judged(
+    truth: list[dict[str, Any]], *seen: dict[str, Any], lost: list[dict[str, Any]] | None = None
+) -> list[Problem]:
     return list(against_truth(Seen(*seen).stream, truth, lost or [], RELAYS))
 
 
@@ -168,7 +185,8 @@ APPEND = b"WITH mine AS (SELECT 1) INSERT INTO tail_a (id) SELECT 1 RETURNING id
 @given(st.lists(st.integers(1, 40), max_size=40))
 def test_messages_are_the_same_however_the_bytes_come(cuts: list[int]) -> None:
     data = SSL + STARTUP + message(b"Q", b"SELECT 1\0") + message(b"S")
-    messages, found = Messages(of_client=True), []
+    messages = Messages(of_client=True)
+    found: list[tuple[bytes, bytes]] = []
     for size in [*cuts, len(data)]:
         found += messages.feed(data[:size])
         data = data[size:]
@@ -224,7 +242,6 @@ def test_another_statement_commits_no_append() -> None:
 
 
 def test_each_fault_is_there_as_often_as_was_asked_for() -> None:
-
 
     faults = schedule(2, random.Random(1), 25)
     assert len(faults) == 25

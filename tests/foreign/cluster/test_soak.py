@@ -1,4 +1,4 @@
-"""A cluster in which twelve things break: nothing is lost, nothing comes twice. `make soak-cluster` goes on."""
+"""A cluster in which twelve things break: nothing is lost, and nothing comes twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all readers have received, and what is wrong with it: lost, twice, different, erased and served. Pure."""
+"""What all readers have received, and what is wrong with it: lost, twice, different. Pure."""
 
 from __future__ import annotations
 
@@ -119,8 +119,8 @@ def _commits(stream: Stream, got: Sequence[Fact], wanted: Sequence[Fact]) -> Ite
                 (at for at, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), -1
             )
             lost, more = len(set(theirs) - set(ours)), len(set(ours) - set(theirs))
-            text = f"commits of {did}: {len(ours)} of {len(theirs)}, first difference at {at}, {lost} lost, {more} unknown"
-            yield Problem("truth", text)
+            text = f"commits of {did}: {len(ours)} of {len(theirs)}, first difference at {at}"
+            yield Problem("truth", f"{text}, {lost} lost, {more} unknown")
 
 
 def _by_account(facts: Iterable[Fact]) -> Mapping[str, list[bytes]]:

@@ -39,24 +39,25 @@ class Messages:
             yield kind, message
 
     def _next(self) -> tuple[bytes, int] | None:
+        """Return the kind and the size of the next message; None: it is not complete."""
         buffer = self._buffer
-        if self._bytes_due:
-            if not buffer:
-                return None
+        if self._bytes_due and buffer:
             self._bytes_due -= 1
             return b"1", 1
         head = 5 if self._has_kinds else 4
-        if len(buffer) < head:
+        if self._bytes_due or len(buffer) < head:
             return None
         size = int.from_bytes(buffer[head - 4 : head], "big") + head - 4
-        if len(buffer) < size:
-            return None
+        return (self._kind(), size) if len(buffer) >= size else None
+
+    def _kind(self) -> bytes:
+        """Return the kind of a message that is complete."""
         if self._has_kinds:
-            return bytes(buffer[:1]), size
-        if int.from_bytes(buffer[4:8], "big") in (_SSL, _GSS):
-            return ASKS, size
+            return bytes(self._buffer[:1])
+        if int.from_bytes(self._buffer[4:8], "big") in (_SSL, _GSS):
+            return ASKS
         self._has_kinds = True
-        return FIRST, size
+        return FIRST
 
 
 class Session:
