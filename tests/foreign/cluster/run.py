@@ -225,8 +225,7 @@ class Run:
         seqs = (await self._relays.tell("stop"))["seqs"]
         self._record.note(f"the relays have stopped at {seqs}")
         await self._stored(seqs)
-        rows = await self.cluster.ask("SELECT max(last_us) FROM tail")
-        stop = rows[0][0] + 1
+        stop = await self._newest_stored() + 1
         self._record.note(f"all is stored, up to {stop - 1}")
         self._field.end.set_result(stop)
         _, late = await asyncio.wait(reading, timeout=_ENDS_S)
@@ -237,21 +236,22 @@ class Run:
 
     async def _stored(self, seqs: Mapping[str, int]) -> None:
         """Wait until the leader has stored all frames, and nothing waits."""
-        until, said, quiet_since = time.monotonic() + _SETTLES_S, {}, time.monotonic()
-        newest = 0
-        while True:
-            leader = await self.cluster.leader()
+        until, newest, quiet_since = time.monotonic() + _SETTLES_S, 0, time.monotonic()
+        while time.monotonic() - quiet_since < _QUIET_S:
+            leader, before = await self.cluster.leader(), newest
             said = await self._health(leader) if leader else {}
+            newest = await self._newest_stored()
             found = {each["name"]: each["seq"] for each in said.get("upstreams", ())}
-            now_newest = (await self.cluster.ask("SELECT max(last_us) FROM tail") or [[0]])[0][0]
-            if found != seqs or said.get("waiting") or now_newest != newest:
-                newest, quiet_since = now_newest, time.monotonic()
-            if time.monotonic() - quiet_since > _QUIET_S:
-                return
+            if found != seqs or said.get("waiting") or newest != before:
+                quiet_since = time.monotonic()
             if time.monotonic() > until:
                 text = f"{leader} has not stored all: the relays are at {seqs}, and it says {said}"
                 raise Failed(Problem("stuck", text))
             await asyncio.sleep(0.2)
+
+    async def _newest_stored(self) -> int:
+        rows = await self.cluster.ask("SELECT max(last_us) AS newest FROM tail")
+        return int(rows[0]["newest"]) if rows else 0
 
     async def _health(self, name: str) -> Mapping[str, Any]:
         answer = await get(self.cluster.processes[name].port, "/health")
