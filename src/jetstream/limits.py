@@ -166,9 +166,9 @@ class LogLimits:
     # The journal, in which small appends wait for a transaction of many: half a second of a busy day. Moving
     # all of it takes 0.6 ms of the event loop, and 2 ms if hundreds of cursors have moved.
     journal_bytes: int = 256 << 10
-    # An append that is larger is committed by itself: 15 ordinary events. The pages that SQLite writes for it
+    # An append that is larger is committed by itself: 7 ordinary events. The pages that SQLite writes for it
     # are not much more than that.
-    journaled_bytes: int = 8 << 10
+    journaled_bytes: int = 4 << 10
     # So is one with more numbers that are not stored yet: 3 bytes each.
     journaled_seqs: int = 2_000
     # Events of a batch in memory: readers get it as a whole. It is also what one read of the tail, or of the

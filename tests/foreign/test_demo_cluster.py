@@ -60,11 +60,13 @@ async def running(*flags: str) -> AsyncIterator[Demo]:
         demo = Demo(command, "", Path())
         directory = Path((await demo.says("files are in ")).split()[-1])
         try:
-            url = next(word for word in (await demo.says("events", "ws://")).split() if word.startswith("ws:"))
+            url = next(
+                word for word in (await demo.says("events", "ws://")).split() if word.startswith("ws:")
+            )
             await demo.says("postgres-2", "standby, synchronous")
             yield demo._replace(url=url, directory=directory)
         finally:
-            if directory.exists():  # the test has failed: `program` kills the command, and all end with it
+            if await asyncio.to_thread(directory.exists):  # the test has failed, or has killed the command
                 with suppress(ProcessLookupError):
                     command.interrupt()
                 await command.ended()
@@ -85,7 +87,7 @@ def left(directory: Path) -> list[str]:
 
 async def gone(directory: Path) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while left(directory):
+        while left(directory):  # noqa: ASYNC110 - nothing tells when
             await asyncio.sleep(0.05)
 
 
@@ -162,6 +164,8 @@ async def test_without_restarts_the_dead_stay_dead_and_all_end_when_the_command_
     async with running("--no-restart", "--edges", "1") as demo:
         os.kill(demo.pid("edge-1"), signal.SIGKILL)
         line = await demo.says("edge-1 is gone", "it is left alone. It was started with: ")
-        assert re.search(r"-m jetstream serve --role=edge --log=postgresql://\S+ --listen=127.0.0.1:\d+", line)
+        assert re.search(
+            r"-m jetstream serve --role=edge --log=postgresql://\S+ --listen=127.0.0.1:\d+", line
+        )
         demo.program.kill()
         await gone(demo.directory)

@@ -367,20 +367,22 @@ class TestCluster:
     async def test_clients_go_to_edges_that_are_ready_and_to_any_when_none_is(
         self, relay: Relay, start: Start, session: aiohttp.ClientSession, tmp_path: Path
     ) -> None:
-        ready = await start(upstream_cursor=0)
-        waiting = await start(upstream="ws://127.0.0.1:9")  # which has had no frame
+        ready = await start(upstream_cursor=0, ready_lag=None)
+        waiting = await start(
+            upstream="ws://127.0.0.1:9", data_dir=tmp_path / "other"
+        )  # which has had no frame
         relay.publish(numbered([identity(1)]))
         await published(ready, 1)
         async with balancer([ready.port, waiting.port, free_port()], tmp_path) as port:
             await _answers_again_and_again(port, "/ready", 200)
-            for _ in range(3):
-                await session.ws_connect(f"http://127.0.0.1:{port}/subscribe")
-            assert (len(ready.subscribe), len(waiting.subscribe)) == (3, 0)
+            url = f"http://127.0.0.1:{port}/subscribe"
+            sockets = [await session.ws_connect(url) for _ in range(3)]
+            assert (len(ready.subscribe), len(waiting.subscribe)) == (len(sockets), 0)
             assert (await get(port, "/metrics"))[0] == 404
             assert (await get(port, "/subscribers.json"))[0] == 404
             ready.stop()
             await _answers_again_and_again(port, "/ready", 503)
-            async with session.ws_connect(f"http://127.0.0.1:{port}/subscribe?cursor=0"):
+            async with session.ws_connect(f"{url}?cursor=0"):
                 assert len(waiting.subscribe) == 1
 
 

@@ -268,7 +268,9 @@ class TestCluster:
 
     def test_images_have_versions_and_what_is_mounted_exists(self) -> None:
         for service in self.services.values():
-            assert service["image"] == "jetstream-server" or re.fullmatch(r"\w+:\d+\.[\d.]+", service["image"])
+            assert service["image"] == "jetstream-server" or re.fullmatch(
+                r"\w+:\d+\.[\d.]+", service["image"]
+            )
             for source, _, *options in (each.split(":") for each in service.get("volumes", [])):
                 if source.startswith("."):
                     assert (ROOT / source).is_file()

@@ -29,11 +29,7 @@ def demo_cluster(
     dir: Annotated[Path | None, Parameter(metavar="DIRECTORY")] = None,  # noqa: A002 - the flag
     restart: bool = True,
 ) -> None:
-    """Run a cluster on this machine, without containers, until Ctrl-C: to see what happens when parts of it fail.
-
-    PostgreSQL with a synchronous standby, ingests of which one leads, edges, one address for all of them, and
-    a simulated relay. It needs PostgreSQL 15 or later, and listens on 127.0.0.1 only. It shows each process
-    with its ID, and what to try. docs/many-machines.md has a failover rehearsal.
+    """Run a cluster on this machine, without containers, until Ctrl-C, to see what its failures cost.
 
     Parameters
     ----------
@@ -54,15 +50,15 @@ def demo_cluster(
     """
     require_driver()
     # With the driver of PostgreSQL, which may be missing.
-    from jetstream.cluster.demo import Demo, run as run_demo  # noqa: PLC0415
-    from jetstream.cluster.keeper import RESTART_S  # noqa: PLC0415
+    from jetstream.cluster import demo, keeper  # noqa: PLC0415
     from jetstream.cluster.members import Shape  # noqa: PLC0415
 
     shape = Shape(edges=edges, ingests=ingests, upstreams=tuple(_checked(upstream or [])), rate=rate)
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH)
-    run(run_demo(Demo(shape, port, dir, RESTART_S if restart else None), console))
+    restart_s = keeper.RESTART_S if restart else None
+    run(demo.run(demo.Demo(shape, port, dir, restart_s), console))
 
 
 def _checked(upstreams: list[str]) -> list[str]:
@@ -71,5 +67,7 @@ def _checked(upstreams: list[str]) -> list[str]:
         try:
             parse_upstream(each)
         except ValueError as error:
-            raise SettingError("--upstream", shown(each), str(error)) from None  # the cause may quote a password
+            raise SettingError(
+                "--upstream", shown(each), str(error)
+            ) from None  # the cause may quote a password
     return upstreams

@@ -26,8 +26,8 @@ _UNAVAILABLE: Final = (
 def choose(loads: Mapping[str, int], ready: Collection[str], refused: Collection[str] = ()) -> str | None:
     """Return the edge for the next connection, of those that have not refused it; None: all have.
 
-    It is the one with the fewest, of those that are ready. When none is, any will do: each has the history, and
-    goes on when there is a writer again.
+    It is the one with the fewest, of those that are ready. When none is, any will do: each has the history,
+    and goes on when there is a writer again.
     """
     left = [name for name in loads if name not in refused]
     wanted = [name for name in left if name in ready] or left
@@ -41,7 +41,7 @@ class Balancer:
         self._ports = ports
         # How many connections each edge has.
         self.loads = dict.fromkeys(ports, 0)
-        # Those whose `/ready` has answered 200 last.
+        # Edges with an answer of 200 at the last look at their `/ready`.
         self.ready: set[str] = set()
         # All connections, with the edge and with the client.
         self._tasks: set[asyncio.Task[None]] = set()
@@ -50,7 +50,7 @@ class Balancer:
         self._looking: asyncio.Task[None] | None = None
 
     async def start(self, port: int) -> None:
-        """Find out which edges are ready, and accept connections on a port of this machine. Raises OSError."""
+        """Find out which edges are ready, and accept connections on a port. Raises OSError."""
         await self._look()
         self._server = await asyncio.start_server(self._accept, HOST, port)
         self._looking = asyncio.create_task(self._watch())
@@ -93,8 +93,8 @@ class Balancer:
         self._tasks.add(task)
         try:
             await self._serve(reader, writer)
-        except OSError:
-            pass  # either end is gone
+        except (OSError, asyncio.CancelledError):
+            pass  # either end is gone, or this is the end of all: `close` waits for that
         finally:
             self._tasks.discard(task)
             writer.transport.abort()

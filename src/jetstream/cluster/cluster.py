@@ -48,7 +48,12 @@ class Term(NamedTuple):
     """Who writes the log."""
 
     epoch: int
-    holder: str  # host:pid
+    holder: str  # host:pid:random
+
+    @property
+    def pid(self) -> str:
+        """The process that has it, as its machine numbers it."""
+        return self.holder.split(":")[1] if ":" in self.holder else ""
 
 
 class Cluster:
@@ -57,9 +62,7 @@ class Cluster:
     `binaries` is the directory of PostgreSQL's programs; None: it is looked for. Raises PostgresMissing.
     """
 
-    def __init__(
-        self, members: Sequence[Member], directory: Path, *, binaries: Path | None = None
-    ) -> None:
+    def __init__(self, members: Sequence[Member], directory: Path, *, binaries: Path | None = None) -> None:
         self.directory = directory
         binaries = binaries or find_binaries()
         # By name, in the order in which they are started.
@@ -119,9 +122,16 @@ class Cluster:
         The first ingest leads. Data of an earlier run in the directory is used. Raises MemberFailed.
         """
         check_access(self.directory)
+        leader, *others = self.names("ingest")
+        self._spawn_all(self.names("relay"), note)  # which takes its time to start
         await self._start_servers(note)
-        for kind in KINDS[1:]:
-            await self._start_kind(kind, note)
+        await self._wait_all(self.names("relay"))
+        self._spawn_all([leader], note)
+        await self.wait_ready(leader)
+        await self.wait_leader()
+        others += self.names("edge")
+        self._spawn_all(others, note)
+        await self._wait_all(others)
 
     async def _start_servers(self, note: Callable[[str], object]) -> None:
         """Start PostgreSQL: the primary first, then the others as its standbys."""
@@ -137,16 +147,13 @@ class Cluster:
                 await (self.spawn(each.name) if each.follows(primary) else self.rebuild(each.name))
                 await self.wait_synchronous()
 
-    async def _start_kind(self, kind: Kind, note: Callable[[str], object]) -> None:
-        names = self.names(kind)
-        if kind == "ingest" and names:
-            note(f"starting {names[0]}")
-            await self.spawn(names.pop(0))
-            await self.wait_leader()
+    def _spawn_all(self, names: Sequence[str], note: Callable[[str], object]) -> None:
         if names:
             note(f"starting {', '.join(names)}")
         for name in names:
             self.processes[name].spawn()
+
+    async def _wait_all(self, names: Sequence[str]) -> None:
         await asyncio.gather(*map(self.wait_ready, names))
 
     async def spawn(self, name: str) -> None:
@@ -278,7 +285,7 @@ class Cluster:
 
     def member_of(self, term: Term | None) -> str | None:
         """Return the name of the ingest that has a term; None: none that runs has it."""
-        pid = term.holder.split(":")[-2] if term else ""
+        pid = term.pid if term is not None else ""
         return next((name for name in self.names("ingest") if str(self.processes[name].pid) == pid), None)
 
     async def wait_leader(self, *, besides: str | None = None, within_s: float = TAKEOVER_S) -> str:

@@ -24,7 +24,7 @@ from rich.text import Text
 
 from jetstream.cluster.balancer import Balancer
 from jetstream.cluster.cluster import Cluster
-from jetstream.cluster.demo_view import Row, Served, of_edge, of_ingest, of_server, to_try, view
+from jetstream.cluster.demo_view import Row, Served, counted, of_edge, of_ingest, of_server, to_try, view
 from jetstream.cluster.keeper import RESTART_S, Keeper
 from jetstream.cluster.members import HOST, KINDS, Change, Shape, members
 from jetstream.cluster.ports import free_ports, taken
@@ -36,7 +36,11 @@ from jetstream.runtime import reload_on_hangup, stop_on_signals, unless
 LOOK_S: Final = 0.2  # between two looks at which processes have ended
 SHOW_S: Final = 1.0  # between two looks at what they say of themselves
 _FIRST_SERVER: Final = "postgres-1"
-_READABLE: Final = {kind: Change(settings={"log-format": "text"}) for kind in ("ingest", "edge")}
+# Logs are for people. What a client was sent can be compared with the log, also of accounts that end later.
+_CHANGES: Final = {
+    "ingest": Change(settings={"log-format": "text", "forget": "none"}),
+    "edge": Change(settings={"log-format": "text"}),
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Demo:
     process that has ended is started again; None: never.
     """
 
-    shape: Shape = Shape()
+    shape: Shape
     port: int = 6008
     directory: Path | None = None
     restart_s: float | None = RESTART_S
@@ -63,7 +67,7 @@ async def run(demo: Demo, console: Console) -> None:
     stop_on_signals(stopped.set)
     reload_on_hangup(stopped.set)
     with _directory(demo.directory) as directory:
-        cluster = Cluster(members(demo.shape, ports[1:], directory, _READABLE), directory)
+        cluster = Cluster(members(demo.shape, ports[1:], directory, _CHANGES), directory)
         show = Show(cluster, console, demo.restart_s)
         try:
             if await unless(stopped, show.start(ports[0])):
@@ -134,7 +138,7 @@ class Show:
 
     def tell(self, text: str) -> None:
         """Print a line."""
-        line = Text.assemble((f"{datetime.now():%H:%M:%S}  ", "dim"), text)
+        line = Text.assemble((f"{datetime.now().astimezone():%H:%M:%S}  ", "dim"), text)
         self._console.print(line, soft_wrap=True)
 
     async def start(self, port: int) -> bool:
@@ -152,7 +156,13 @@ class Show:
         """Look after the cluster, and show it, until an event is set."""
         await self._keeper.look_at_leader()
         server = self._cluster.server(_FIRST_SERVER)
-        hints = to_try(self.url, self._cluster.directory, server.address, restarts=self._restarts)
+        hints = to_try(
+            self.url,
+            self._cluster.directory,
+            server.address,
+            ingests=len(self._cluster.names("ingest")),
+            restarts=self._restarts,
+        )
         self._console.print(hints, soft_wrap=True)
         await unless(stopped, self._look_after())
 
@@ -204,7 +214,7 @@ class Show:
         """Return a row for each process, and one for the balancer, which is in this one."""
         count = sum(self._balancer.loads.values())
         url = f"http://localhost:{self._balancer.port}"
-        first = Row("balancer", os.getpid(), url, f"{count} connections")
+        first = Row("balancer", os.getpid(), url, counted(count, "connection"))
         synchronous = await self._cluster.synchronous()
         names = [name for kind in reversed(KINDS) for name in self._cluster.names(kind)]
         rows = (self._row(self._cluster.processes[name], synchronous) for name in names)
@@ -218,10 +228,15 @@ class Show:
 
     async def _state(self, process: Process, synchronous: list[str] | None) -> tuple[str, str]:
         """Return what a process does, and its mood."""
+        recovers = self._keeper.recovers(process.name)
         if not process.running:
-            return "gone, and started again" if self._keeper.recovers(process.name) else "gone", "bad"
+            return "gone, is started again soon" if recovers else "gone", "bad"
         if process.frozen:
             return "frozen", "bad"
+        return ("starts", "waits") if recovers else await self._doing(process, synchronous)
+
+    async def _doing(self, process: Process, synchronous: list[str] | None) -> tuple[str, str]:
+        """Return what a process does that runs, and its mood."""
         if isinstance(process, Postgres):
             accepts = await self._cluster.is_ready(process.name)
             waits = None if synchronous is None else process.name in synchronous

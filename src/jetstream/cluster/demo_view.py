@@ -57,12 +57,16 @@ def _table(rows: Iterable[Row]) -> Table:
     return table
 
 
+def counted(count: int, thing: str) -> str:
+    """Return a number of things, in words."""
+    return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
 def of_edge(status: Mapping[str, Any] | None) -> tuple[str, str]:
     """Return what an edge does, and its mood, by its `/status.json`; None: it does not answer."""
     if status is None:
         return "does not answer", "bad"
-    count = status["subscribers"]["total"]
-    text = f"{count} subscriber{'' if count == 1 else 's'}"
+    text = counted(status["subscribers"]["total"], "subscriber")
     return (text, "good") if status["ready"] else (f"{text}; not ready: {_why(status)}", "waits")
 
 
@@ -95,16 +99,20 @@ def _why(status: Mapping[str, Any]) -> str:
     return "; ".join(texts)[:_TEXT_CHARS_MAX] or "it starts"
 
 
-def to_try(url: str, directory: Path, database: str, *, restarts: bool) -> Text:
+def to_try(url: str, directory: Path, database: str, *, ingests: int, restarts: bool) -> Text:
     """Return what an operator could try. `directory` has the files with the IDs of processes."""
+    then = "ingest-2 leads after 3 s" if ingests > 1 else "nothing new comes until it is back"
     after = "" if restarts else ", and stays away"
     lines = [
-        ("jetstream tail" if ":6008/" in url else f"jetstream tail {url}", "read events, in another terminal"),
-        (f"kill -9 $(cat {directory}/ingest-1.pid)", f"the leader is lost{after}: ingest-2 leads after 3 s"),
+        (
+            "jetstream tail" if ":6008/" in url else f"jetstream tail {url}",
+            "read events, in another terminal",
+        ),
+        (f"kill -9 $(cat {directory}/ingest-1.pid)", f"the leader is lost{after}: {then}"),
         (f"kill -9 $(cat {directory}/edge-1.pid)", f"an edge is lost{after}: its clients go on at others"),
         (f"kill -9 $(cat {directory}/postgres-1.pid)", f"the primary is lost{after}"),
         (f"psql {database}", "look at the log's tables: term, tail, segment"),
-        (f"tail -f {directory}/ingest-2.log", "what a process says"),
+        (f"tail -f {directory}/ingest-1.log", "what a process says"),
     ]
     width = max(len(command) for command, _ in lines)
     text = Text("\ntry\n")

@@ -57,7 +57,8 @@ class Keeper:
     def look(self) -> None:
         """Note which processes have ended since the last look, and begin to mend that."""
         for process in self._cluster.ended():
-            self._note_end(process)
+            if process.name not in self._recovering:
+                self._note_end(process)
 
     async def close(self) -> None:
         """Mend nothing more."""
@@ -97,9 +98,7 @@ class Keeper:
         """Note an end, and tell whether the process is to be started again."""
         ends = self._ends.setdefault(name, deque(maxlen=ENDS_MAX))
         ends.append(self._clock())
-        return self._restart_s is not None and (
-            len(ends) < ENDS_MAX or ends[0] < self._clock() - ENDS_S
-        )
+        return self._restart_s is not None and (len(ends) < ENDS_MAX or ends[0] < self._clock() - ENDS_S)
 
     def _described(self, process: Process) -> str:
         if not isinstance(process, Postgres):
@@ -110,9 +109,12 @@ class Keeper:
         """Say what is going to be done."""
         if not again and self._restart_s is not None:
             return f"it has ended {ENDS_MAX} times within {ENDS_S:g} s and is left alone: see {process.log}"
+        standby = self._standby_for(process)
         if not again:
-            return f"it is left alone. It was started with: {shlex.join(process.command())}"
-        if self._standby_for(process) is not None:
+            promote = f"psql {standby.address} -c 'SELECT pg_promote()'" if standby is not None else ""
+            by_hand = f"To promote its standby: {promote}. " if promote else ""
+            return f"it is left alone. {by_hand}It was started with: {shlex.join(process.command())}"
+        if standby is not None:
             return f"its standby is promoted in {self._restart_s:g} s"
         waits = ": commits wait for it" if isinstance(process, Postgres) and process.is_standby else ""
         return f"it is started again in {self._restart_s:g} s{waits}"

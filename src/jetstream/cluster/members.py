@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final, Literal
 
 HOST: Final = "127.0.0.1"
@@ -15,8 +14,6 @@ Kind = Literal["postgres", "relay", "ingest", "edge"]
 KINDS: Final[tuple[Kind, ...]] = ("postgres", "relay", "ingest", "edge")
 # A value of a setting: several stand for a flag that is repeated.
 Value = str | Sequence[str]
-_NONE: Final[Mapping[str, Value]] = MappingProxyType({})
-_NO_VARIABLES: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -31,9 +28,9 @@ class Member:
     kind: Kind
     number: int  # from 1 on, of its kind
     port: int
-    settings: Mapping[str, Value] = field(default_factory=lambda: _NONE)
+    settings: Mapping[str, Value] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=lambda: _NO_VARIABLES)
+    environment: Mapping[str, str] = field(default_factory=dict)
     program: tuple[str, ...] = ()
 
     @property
@@ -64,9 +61,9 @@ class Member:
 class Change:
     """What a caller adds to a member, or to all of a kind: see `Member`."""
 
-    settings: Mapping[str, Value] = field(default_factory=lambda: _NONE)
+    settings: Mapping[str, Value] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=lambda: _NO_VARIABLES)
+    environment: Mapping[str, str] = field(default_factory=dict)
     program: tuple[str, ...] = ()
 
 
@@ -108,10 +105,22 @@ def members(
         return Member(role, number, port, {**settings, **more})
 
     found = [
-        *(Member("postgres", number, port, synchronous(shape.servers)) for number, port in enumerate(servers, 1)),
-        *(Member("relay", number, port, simulated(port, shape.rate)) for number, port in enumerate(relays, 1)),
         *(
-            serve("ingest", number, port, upstream=upstreams, **{"data-dir": str(directory / f"ingest-{number}")})
+            Member("postgres", number, port, synchronous(shape.servers))
+            for number, port in enumerate(servers, 1)
+        ),
+        *(
+            Member("relay", number, port, simulated(port, shape.rate))
+            for number, port in enumerate(relays, 1)
+        ),
+        *(
+            serve(
+                "ingest",
+                number,
+                port,
+                upstream=upstreams,
+                **{"data-dir": str(directory / f"ingest-{number}")},
+            )
             for number, port in enumerate(ingests, 1)
         ),
         *(

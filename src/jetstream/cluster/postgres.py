@@ -6,6 +6,7 @@ directory.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pwd
 import re
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jetstream.cluster.members import HOST, Member, Value
-from jetstream.cluster.process import MemberFailed, Process
+from jetstream.cluster.process import STOP_S, MemberFailed, Process
 from jetstream.errors import JetstreamError
 
 PROGRAMS: Final = ("initdb", "postgres", "pg_basebackup", "pg_ctl", "pg_isready")
@@ -29,6 +30,8 @@ USER: Final = "nobody"  # as whom it runs where this process is root
 START_S: Final = 60.0
 _COPY_S: Final = 120.0
 _LOOK_S: Final = 0.05
+_MEMORY_LINE: Final = 6  # of postmaster.pid: the key and the ID of a segment of shared memory
+_IPC_RMID: Final = 0
 _INITDB: Final = ("-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
 _ACCESS: Final = f"host replication all {HOST}/32 trust\n"
 
@@ -40,8 +43,9 @@ class PostgresMissing(JetstreamError):
         self.found = found
         super().__init__(
             f"PostgreSQL {OLDEST} or later is needed: {found} in PATH or in {VERSIONS}/*/bin."
-            " Install its server (Debian, Ubuntu: apt install postgresql; Fedora: dnf install postgresql-server;"
-            " macOS: brew install postgresql), or add the directory of its programs to PATH"
+            " Install its server (Debian, Ubuntu: apt install postgresql; Fedora: dnf install"
+            " postgresql-server; macOS: brew install postgresql), or add the directory of its programs to"
+            " PATH"
         )
 
 
@@ -159,7 +163,16 @@ class Postgres(Process):
     @property
     def accepts(self) -> bool:
         """Whether it takes connections."""
-        command = [str(self.binaries / "pg_isready"), "-q", "-h", HOST, "-p", str(self.port)]
+        command = [
+            str(self.binaries / "pg_isready"),
+            "-q",
+            "-h",
+            HOST,
+            "-p",
+            str(self.port),
+            "-U",
+            "postgres",
+        ]
         return subprocess.run(command, check=False).returncode == 0  # noqa: S603 - a program of PostgreSQL
 
     def wait_ready(self, within_s: float = START_S) -> None:
@@ -177,6 +190,12 @@ class Postgres(Process):
         super().kill()
         while any(_runs_in(pid, self.data) for pid in pids):
             time.sleep(_LOOK_S)
+        self._forget_last()
+
+    def stop(self, within_s: float = STOP_S) -> None:
+        """End it in good order, and wait for that; kill it if it takes longer."""
+        super().stop(within_s)
+        self._forget_last()
 
     def _pids(self) -> list[int]:
         """Return the IDs of its processes: each session is one, and their working directory is the data."""
@@ -184,9 +203,14 @@ class Postgres(Process):
         return [*own, *(pid for pid in _processes() if pid not in own and _runs_in(pid, self.data))]
 
     def _forget_last(self) -> None:
-        """Remove the lock of a process that was killed: another process may have its ID by now."""
-        if self._process is not None and not self._pids():
-            (self.data / "postmaster.pid").unlink(missing_ok=True)
+        """Remove what a killed server leaves: shared memory, and a lock with an ID that may be reused."""
+        lock = self.data / "postmaster.pid"
+        if self._process is None or self._pids() or not lock.exists():
+            return
+        with suppress(OSError, ValueError, IndexError, AttributeError):
+            _, memory = lock.read_text().splitlines()[_MEMORY_LINE].split()
+            ctypes.CDLL(None).shmctl(int(memory), _IPC_RMID, None)
+        lock.unlink()
 
     def run(self, name: str, *arguments: str, within_s: float = START_S) -> None:
         """Run one of PostgreSQL's programs as its user. Raises MemberFailed, with what it wrote."""
@@ -221,7 +245,7 @@ def check_access(directory: Path) -> None:
         if not each.stat().st_mode & 0o001:
             raise MemberFailed(
                 f"{each} is closed to the user {USER}, as whom PostgreSQL runs because this command is root:"
-                f" choose another directory, or run `chmod o+x {each}`"
+                " choose another directory, such as one in /tmp"
             )
 
 

@@ -38,7 +38,7 @@ def without_erased(batch: Batch, tombstones: Tombstones) -> Batch | None:
     kept = [i for i in range(len(batch)) if not _is_erased(batch, i, tombstones)]
     if len(kept) == len(batch):
         return None
-    return Batch.of([batch.event(i) for i in kept], [batch.times[i] for i in kept])
+    return batch.picked(kept)
 
 
 def _ends_account(body: bytes, statuses: Collection[str]) -> bool:

@@ -79,6 +79,10 @@ class Batch:
         _, *columns = self._columns()
         return Event(*(column[index] for column in columns))
 
+    def picked(self, indices: Sequence[int]) -> Batch:
+        """Return a copy with the events of these indices, in their order."""
+        return Batch(*([column[i] for i in indices] for column in self._columns()))
+
     def extend(self, later: Batch) -> None:
         """Append events that follow this batch's."""
         assert not self.times or not later.times or later.first > self.last

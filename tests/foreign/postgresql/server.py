@@ -25,13 +25,13 @@ _QUICK: Final = {
 class Server(Postgres):
     """One server, or a standby of it."""
 
-    def __init__(self, directory: Path, binaries: Path, number: int = 1, **settings: str) -> None:
+    def __init__(self, directory: Path, binaries: Path, settings: dict[str, str], number: int = 1) -> None:
         member = Member("postgres", number, free_ports(1)[0], {**_QUICK, **settings})
         super().__init__(member, directory, binaries)
 
     def standby(self) -> Server:
         """Return a replica of this server, running."""
-        copy = Server(self.directory, self.binaries, self.member.number + 1)
+        copy = Server(self.directory, self.binaries, {}, self.member.number + 1)
         copy.copy(self)
         copy.start()
         return copy
@@ -42,7 +42,7 @@ def running(binaries: Path, **settings: str) -> Iterator[Server]:
     """Run a new server."""
     directory = Path(tempfile.mkdtemp(prefix="jetstream-postgresql-"))
     directory.chmod(0o711)  # for the user as whom it runs where the tests run as root
-    server = Server(directory, binaries, **settings)
+    server = Server(directory, binaries, settings)
     try:
         server.create()
         server.start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -87,29 +87,32 @@ class Client:
         return (await self.reader.readline()).decode().strip()
 
 
-async def connect(balancer: Balancer) -> Client:
+@asynccontextmanager
+async def connected(balancer: Balancer) -> AsyncIterator[Client]:
     client = Client(*await asyncio.open_connection("127.0.0.1", balancer.port))
     client.writer.write(b"hello\n")
-    return client
+    try:
+        yield client
+    finally:
+        client.writer.transport.abort()
 
 
 async def test_connections_are_spread_over_those_that_are_ready(balanced: Balanced) -> None:
     balancer = await balanced(Edge("a"), Edge("b"), Edge("c", ready=False))
-    clients = [await connect(balancer) for _ in range(4)]
-    assert sorted([await each.line() for each in clients]) == ["a", "a", "b", "b"]
-    assert balancer.loads == {"a": 2, "b": 2, "c": 0}
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(connected(balancer)) for _ in range(4)]
+        assert sorted([await each.line() for each in clients]) == ["a", "a", "b", "b"]
+        assert balancer.loads == {"a": 2, "b": 2, "c": 0}
 
 
 async def test_bytes_pass_in_both_directions_also_after_the_end_of_one(balanced: Balanced) -> None:
     balancer = await balanced(Edge("a"))
-    client = await connect(balancer)
-    assert await client.line() == "a"
-    client.writer.write(b"1\n")
-    assert await client.line() == "1"
-    client.writer.write_eof()
-    assert await client.reader.read() == b"bye\n"
-    while balancer.loads["a"]:
-        await asyncio.sleep(0)
+    async with connected(balancer) as client:
+        assert await client.line() == "a"
+        client.writer.write(b"1\n")
+        assert await client.line() == "1"
+        client.writer.write_eof()
+        assert await client.reader.read() == b"bye\n"
 
 
 async def test_a_client_of_an_edge_that_is_killed_is_told_and_the_next_one_goes_elsewhere(
@@ -117,12 +120,13 @@ async def test_a_client_of_an_edge_that_is_killed_is_told_and_the_next_one_goes_
 ) -> None:
     first, second = Edge("a"), Edge("b")
     balancer = await balanced(first, second)
-    client = await connect(balancer)
-    assert await client.line() == "a"
-    first.end()
-    assert await client.reader.read() == b""
-    assert await (await connect(balancer)).line() == "b"
-    assert await (await connect(balancer)).line() == "b"
+    async with connected(balancer) as client:
+        assert await client.line() == "a"
+        first.end()
+        assert await client.reader.read() == b""
+    for _ in range(2):
+        async with connected(balancer) as client:
+            assert await client.line() == "b"
 
 
 async def test_without_any_edge_it_answers_503(balanced: Balanced) -> None:
@@ -137,10 +141,11 @@ async def test_without_any_edge_it_answers_503(balanced: Balanced) -> None:
 
 async def test_what_it_ends_with_are_its_connections(balanced: Balanced) -> None:
     balancer = await balanced(Edge("a"))
-    client, port = await connect(balancer), balancer.port
-    assert await client.line() == "a"
-    await balancer.close()
-    assert await client.reader.read() == b""
+    port = balancer.port
+    async with connected(balancer) as client:
+        assert await client.line() == "a"
+        await balancer.close()
+        assert await client.reader.read() == b""
     assert not await accepts(port)
 
 

@@ -47,7 +47,11 @@ def test_a_rate_that_is_not_known_is_a_dash() -> None:
         (None, "does not answer", "bad"),
         (status(), "0 subscribers", "good"),
         (status(subscribers=1), "1 subscriber", "good"),
-        (status("it lags", "it stops", subscribers=2), "2 subscribers; not ready: it lags; it stops", "waits"),
+        (
+            status("it lags", "it stops", subscribers=2),
+            "2 subscribers; not ready: it lags; it stops",
+            "waits",
+        ),
     ],
 )
 def test_an_edge(answer: dict[str, Any] | None, text: str, mood: str) -> None:
@@ -87,11 +91,15 @@ def test_a_server(accepts: bool, standby: bool, synchronous: bool | None, text: 
 
 
 def test_what_to_try_names_the_files_of_this_cluster() -> None:
-    lines = to_try("ws://localhost:6008/subscribe", Path("/tmp/x"), "postgresql://h/d", restarts=True).plain
+    lines = to_try(
+        "ws://localhost:6008/subscribe", Path("/tmp/x"), "postgresql://h/d", ingests=2, restarts=True
+    ).plain
     assert "  jetstream tail  " in lines
     assert "kill -9 $(cat /tmp/x/ingest-1.pid)" in lines
+    assert "ingest-2 leads after 3 s" in lines
     assert "psql postgresql://h/d" in lines
     assert "stays away" not in lines
-    other = to_try("ws://localhost:7000/subscribe", Path("d"), "p", restarts=False).plain
+    other = to_try("ws://localhost:7000/subscribe", Path("d"), "p", ingests=1, restarts=False).plain
     assert "jetstream tail ws://localhost:7000/subscribe" in other
     assert "stays away" in other
+    assert "ingest-2" not in other

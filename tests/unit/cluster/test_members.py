@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from jetstream.cluster.members import Change, Member, Shape, members
 
 HOME = Path("/somewhere")
+WHOLE = Shape()
 LOG = "postgresql://postgres@127.0.0.1:107,127.0.0.1:108/postgres"
 
 
-def cluster(shape: Shape = Shape(), **changes: Change) -> dict[str, Member]:
+def cluster(shape: Shape = WHOLE, **changes: Change) -> dict[str, Member]:
     by_name = {name.replace("_", "-"): change for name, change in changes.items()}
     return {each.name: each for each in members(shape, range(101, 101 + shape.size), HOME, by_name)}
 
@@ -67,8 +68,12 @@ def test_commits_of_two_servers_wait_for_either() -> None:
 
 def test_a_change_is_of_a_kind_or_of_one_and_that_counts_more() -> None:
     found = cluster(
-        edge=Change(settings={"drain": "", "wire": "v1"}, environment={"A": "1", "B": "1"}, arguments=("-x",)),
-        edge_2=Change(settings={"wire": "classic", "follow-plc": "yes"}, environment={"B": "2"}, program=("p",)),
+        edge=Change(
+            settings={"drain": "", "wire": "v1"}, environment={"A": "1", "B": "1"}, arguments=("-x",)
+        ),
+        edge_2=Change(
+            settings={"wire": "classic", "follow-plc": "yes"}, environment={"B": "2"}, program=("p",)
+        ),
     )
     assert found["edge-1"].flags()[3:] == ["--data-dir=/somewhere/edges", "--wire=v1", "-x"]
     assert found["edge-1"].environment == {"A": "1", "B": "1"}

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from jetstream.cluster.members import Member
-from jetstream.cluster.postgres import PROGRAMS, Postgres, PostgresMissing, check_access, configuration, find_binaries
+from jetstream.cluster.postgres import (
+    PROGRAMS,
+    Postgres,
+    PostgresMissing,
+    check_access,
+    configuration,
+    find_binaries,
+)
 from jetstream.cluster.process import MemberFailed
 
 
@@ -45,7 +52,7 @@ class TestBinaries:
             find_binaries("", tmp_path)
 
     def test_without_any_it_says_what_to_install(self, tmp_path: Path) -> None:
-        with pytest.raises(PostgresMissing, match="needed: there is none .* apt install postgresql"):
+        with pytest.raises(PostgresMissing, match=r"needed: there is none .* apt install postgresql"):
             find_binaries("", tmp_path)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -29,10 +28,10 @@ def until(holds: Callable[[], object]) -> None:
         time.sleep(0.005)
 
 
-def small(directory: Path, code: str, **change: dict[str, str]) -> Process:
+def small(directory: Path, code: str, environment: dict[str, str]) -> Process:
     """Return a process that runs some code with the arguments of an edge."""
     member = Member("edge", 1, 7001, {"role": "edge"}).changed(
-        Change(program=(sys.executable, "-I", "-S", "-c", code), **change)
+        Change(program=(sys.executable, "-I", "-S", "-c", code), environment=environment)
     )
     return Process(member, directory)
 
@@ -42,8 +41,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Start small programs, and wait until they have written something."""
     started: list[Process] = []
 
-    def start(code: str = SAY, **change: dict[str, str]) -> Process:
-        process = small(tmp_path, code, **change)
+    def start(code: str = SAY, environment: dict[str, str] | None = None) -> Process:
+        process = small(tmp_path, code, environment or {})
         started.append(process)
         process.spawn()
         until(process.last_lines)
@@ -114,7 +113,9 @@ def test_one_that_ends_by_itself_is_missed(start: Start) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it is read from /proc")
 def test_one_that_is_frozen_does_nothing_until_it_is_thawed(start: Start) -> None:
-    process = start("import itertools, time\nfor n in itertools.count(): print(n, flush=True); time.sleep(0.001)")
+    process = start(
+        "import itertools, time\nfor n in itertools.count(): print(n, flush=True); time.sleep(0.001)"
+    )
     process.freeze()
     until(lambda: process.frozen)
     size = process.log.stat().st_size
@@ -133,12 +134,14 @@ def test_one_that_is_frozen_can_be_stopped(start: Start) -> None:
 
 def test_a_program_that_does_not_exist_is_reported(tmp_path: Path) -> None:
     process = Process(Member("edge", 1, 7001, program=(str(tmp_path / "none"),)), tmp_path)
-    with pytest.raises(MemberFailed, match="edge-1 cannot be started: .*No such file"):
+    with pytest.raises(MemberFailed, match=r"edge-1 cannot be started: .*No such file"):
         process.spawn()
 
 
 def test_a_log_that_is_too_long_is_moved_and_goes_on(start: Start) -> None:
-    process = start("import sys\nprint('old', flush=True)\nfor line in sys.stdin: pass\nimport time; time.sleep(60)")
+    process = start(
+        "import sys\nprint('old', flush=True)\nfor line in sys.stdin: pass\nimport time; time.sleep(60)"
+    )
     process.bound_log(bytes_max=100)
     assert process.last_lines() == ["old"]
     process.bound_log(bytes_max=3)
