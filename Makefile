@@ -20,7 +20,7 @@ IMAGE_TESTS := tests/test_packaging.py::TestImage
 # Half as many again as cores: many tests wait for something now and then.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2)
 
-.PHONY: help setup run test test-integration lint format bench dictionary dashboard charts attack soak soak-cluster soak-cluster-mutants up down logs up-cluster down-cluster docker-engine dist docs lock clean
+.PHONY: help setup run test test-integration lint format bench dictionary dashboard charts attack soak soak-cluster soak-mutants up down logs up-cluster down-cluster docker-engine dist docs lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) \
@@ -72,10 +72,10 @@ soak: $(READY) ## Run the long tests: 200 kills under load, memory, and 300 s of
 	@$(BIN)/pytest tests/crash tests/soak --kills=200 --timeout=3600 $(ARGS)
 	@$(BIN)/pytest --numprocesses auto tests/fuzz --fuzz-seconds=300 --timeout=3600 $(ARGS)
 
-soak-cluster: $(READY) ## Break everything in a cluster, ten times each, under readers (SOAK_SEED=… SOAK_EACH=…): 20 minutes
+soak-cluster: $(READY) ## Break everything in a cluster, ten times each, under readers (SOAK_SEED=7 repeats a run): 20 minutes
 	@$(BIN)/pytest tests/soak_cluster/test_full.py -s $(ARGS)
 
-soak-cluster-mutants: $(READY) ## See that this soak fails without the fence, the predecessor check, the nonce, the erasure revision
+soak-mutants: $(READY) ## See that this soak fails without the fence, the predecessor check, the nonce, the erasure revision
 	@$(BIN)/pytest tests/soak_cluster/test_mutants.py -s $(ARGS)
 
 up: docker-engine ## Build the image and start it with Docker Compose
