@@ -6,6 +6,7 @@ the mutant with it.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +16,9 @@ from tests.foreign.cluster.network import ROOT
 
 
 class Change(NamedTuple):
-    """A text that is replaced, so often. Files of `without` are left as they are."""
+    """A text, or what fits a pattern, that is replaced so often. Files of `without` are left as they are."""
 
-    old: str
+    old: str | re.Pattern[str]
     new: str
     times: int = 1
     without: tuple[str, ...] = ()
@@ -33,14 +34,15 @@ class Mutant(NamedTuple):
 
 
 _ALWAYS: Final = "$1::bigint IS NOT NULL AND $2::text IS NOT NULL"
+_CLAIMING: Final = ("leading.py", "beginning.py")  # which begin a term
 MUTANTS: Final = (
     # No statement asks whether the term is the newest one, and an append takes the next row, whatever is
     # there.
     Mutant(
         "fence",
         (
-            Change("term.epoch = $1 AND term.holder = $2", _ALWAYS, 2, without=("leading.py",)),
-            Change("WHERE epoch = $1 AND holder = $2", f"WHERE {_ALWAYS}", 4, without=("leading.py",)),
+            Change("term.epoch = $1 AND term.holder = $2", _ALWAYS, 2, without=_CLAIMING),
+            Change("WHERE epoch = $1 AND holder = $2", f"WHERE {_ALWAYS}", 4, without=_CLAIMING),
             Change("SELECT $3::bigint, $4::bigint", "SELECT (SELECT max(id) + 1 FROM tail), $4::bigint"),
             Change("(SELECT max(id) FROM tail_%s) = $3 - 1", "'tail_%s' <> '' AND $3::bigint IS NOT NULL"),
         ),
@@ -66,8 +68,8 @@ MUTANTS: Final = (
         "erasure revision",
         (
             Change(
-                "if revision != self._revision:\n            await self._revise(connection)",
-                "if self._revision < 0:\n            await self._revise(connection)",
+                re.compile(r"if revision != (self\._?revision):\n( +await self\._revise)"),
+                r"if \1 < 0:\n\2",
             ),
         ),
         ("notifications lost",) * 12,
@@ -93,8 +95,9 @@ def _files(source: Path, change: Change) -> Iterator[Path]:
 
 
 def _replace(path: Path, change: Change) -> int:
-    text = path.read_text()
-    count = text.count(change.old)
+    pattern = change.old if isinstance(change.old, re.Pattern) else re.compile(re.escape(change.old))
+    new = change.new if isinstance(change.old, re.Pattern) else change.new.replace("\\", r"\\")
+    text, count = pattern.subn(new, path.read_text())
     if count:
-        path.write_text(text.replace(change.old, change.new))
+        path.write_text(text)
     return count
