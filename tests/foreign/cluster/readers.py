@@ -245,14 +245,17 @@ async def stay(field: Field, reader: Reader, edge: Edge) -> None:
 async def replay(field: Field, edge: Edge) -> None:
     """Read all that an edge has, again and again."""
     while True:
+        # An edge may take a reader's end for past that is older than a second by its own clock, although the
+        # writer's is behind: so the end is where others were some time ago.
+        stop = field.stream.newest + 1
         await asyncio.sleep(_AGAIN_S)
         if edge.is_up:
-            await replay_once(field, edge)
+            await replay_once(field, edge, stop)
 
 
-async def replay_once(field: Field, edge: Edge) -> bool:
-    """Read all that an edge has and others have seen; tell what is missing. Return whether that was done."""
-    reader, stop = Reader(f"replay of {edge.name}", is_slow=True), field.stop or field.stream.newest + 1
+async def replay_once(field: Field, edge: Edge, stop: int) -> bool:
+    """Read all that an edge has below a position; tell what is missing. Return whether that was done."""
+    reader = Reader(f"replay of {edge.name}", is_slow=True)
     if not await field.read(edge, reader, _GIVE_UP_S, stop) or not reader.positions:
         return False
     field.replays += 1

@@ -152,9 +152,10 @@ class Run:
                 record.note("events flow")
                 await self._break_things()
                 await self._trimmed()
-                self._check_all(await self._settle(reading))
+                stop = await self._settle(reading)
+                self._check_all(stop)
         for edge in edges:
-            if not await replay_once(self._field, edge):
+            if not await replay_once(self._field, edge, stop):
                 record.report(Problem("stuck", f"{edge.name} does not replay what it has"))
         await self._check_cluster()
         return await self._summary()
