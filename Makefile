@@ -22,9 +22,9 @@ WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2)
 
 # The suites start hundreds of Python processes. Each would compile our modules, where the environment says
 # that nothing compiled is to be kept.
-test test-integration soak: export PYTHONDONTWRITEBYTECODE :=
+test test-integration soak soak-cluster soak-mutants: export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup run test test-integration lint format bench dictionary dashboard charts attack soak up down logs up-cluster down-cluster docker-engine dist docs lock clean
+.PHONY: help setup run test test-integration lint format bench dictionary dashboard charts attack soak soak-cluster soak-mutants up down logs up-cluster down-cluster docker-engine dist docs lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) \
@@ -75,6 +75,12 @@ attack: $(READY) ## Flood a server as clients, accounts and a relay can, and che
 soak: $(READY) ## Run the long tests: 200 kills under load, memory, and 300 s of each fuzzer
 	@$(BIN)/pytest tests/crash tests/soak --kills=200 --timeout=3600 $(ARGS)
 	@$(BIN)/pytest --numprocesses auto tests/fuzz --fuzz-seconds=300 --timeout=3600 $(ARGS)
+
+soak-cluster: $(READY) ## Break everything in a cluster, ten times each, under readers (SOAK_SEED=7 repeats a run): 20 minutes
+	@$(BIN)/pytest tests/soak_cluster/test_full.py -s $(ARGS)
+
+soak-mutants: $(READY) ## See that this soak fails without the fence, the predecessor check, the nonce, the erasure revision
+	@$(BIN)/pytest tests/soak_cluster/test_mutants.py -s $(ARGS)
 
 up: docker-engine ## Build the image and start it with Docker Compose
 	docker compose up --build --detach --wait $(ARGS)

@@ -43,8 +43,8 @@ LOCKS = {
 VERSION = jetstream.__version__
 TARGETS = {
     "help", "setup", "run", "test", "test-integration", "lint", "format", "bench", "dictionary", "dashboard",
-    "charts", "attack", "soak", "up", "down", "logs", "up-cluster", "down-cluster", "dist", "docs", "lock",
-    "clean",
+    "charts", "attack", "soak", "soak-cluster", "soak-mutants", "up", "down", "logs", "up-cluster",
+    "down-cluster", "dist", "docs", "lock", "clean",
 }  # fmt: skip
 # The image fixes where the server listens and keeps its data.
 FIXED_BY_IMAGE = {"JETSTREAM_LISTEN_ADDR", "JETSTREAM_METRICS_LISTEN_ADDR", "JETSTREAM_DATA_DIR"}

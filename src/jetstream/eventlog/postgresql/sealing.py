@@ -23,8 +23,6 @@ from jetstream.eventlog.reader import POSITION_MAX, Hole
 from jetstream.eventlog.rewrite import next_segment, sealed
 from jetstream.eventlog.segment import Segment
 
-# A table of the tail is emptied when it has this many sealed events: half a minute of a busy day.
-ROTATE_EVENTS: Final = 64_000
 RETRY_S: Final = 10.0  # between two attempts to rotate while others read the table
 LOCK_WAIT: Final = "200ms"  # for which rotation waits for those that read the table
 ROTATE_S: Final = 60.0  # between two rotations because of erased records
@@ -93,7 +91,7 @@ class Sealing:
         if len(self._term.repos.recent) >= limits.repo_changes:
             await self._folding.fold()
         must = self.must_rotate and now >= self._rotate_at
-        enough = max(ROTATE_EVENTS, limits.segment_events)
+        enough = max(limits.tail_events, limits.segment_events)
         if now >= self._retry_at and (must or self._term.sealed_events >= enough):
             await self.rotate()
 
