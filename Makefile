@@ -20,7 +20,11 @@ IMAGE_TESTS := tests/test_packaging.py::TestImage
 # Half as many again as cores: many tests wait for something now and then.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2)
 
-.PHONY: help setup run test test-integration lint format bench dictionary dashboard charts attack soak up down logs docker-engine dist docs lock clean
+# The suites start hundreds of Python processes. Each would compile our modules, where the environment says
+# that nothing compiled is to be kept.
+test test-integration soak soak-cluster soak-mutants: export PYTHONDONTWRITEBYTECODE :=
+
+.PHONY: help setup run test test-integration lint format bench dictionary dashboard charts attack soak soak-cluster soak-mutants up down logs up-cluster down-cluster docker-engine dist docs lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) \
@@ -72,6 +76,12 @@ soak: $(READY) ## Run the long tests: 200 kills under load, memory, and 300 s of
 	@$(BIN)/pytest tests/crash tests/soak --kills=200 --timeout=3600 $(ARGS)
 	@$(BIN)/pytest --numprocesses auto tests/fuzz --fuzz-seconds=300 --timeout=3600 $(ARGS)
 
+soak-cluster: $(READY) ## Break everything in a cluster, ten times each, under readers (SOAK_SEED=7 repeats a run): 20 minutes
+	@$(BIN)/pytest tests/soak_cluster/test_full.py -s $(ARGS)
+
+soak-mutants: $(READY) ## See that this soak fails without the fence, the predecessor check, the nonce, the erasure revision
+	@$(BIN)/pytest tests/soak_cluster/test_mutants.py -s $(ARGS)
+
 up: docker-engine ## Build the image and start it with Docker Compose
 	docker compose up --build --detach --wait $(ARGS)
 	@echo "up: http://localhost:6008  ws://localhost:6008/subscribe  http://localhost:6008/metrics"
@@ -81,6 +91,13 @@ down: docker-engine ## Stop what `make up` started; keep the data volume
 
 logs: docker-engine ## Show the log of what `make up` started (ARGS="--tail 100" for its end)
 	docker compose logs --follow $(ARGS)
+
+up-cluster: docker-engine ## Start PostgreSQL with a standby, two ingests, three edges and a load balancer
+	docker compose --file docker-compose.cluster.yaml up --build --detach --wait $(ARGS)
+	@echo "up-cluster: http://localhost:6008  ws://localhost:6008/subscribe"
+
+down-cluster: docker-engine ## Stop what `make up-cluster` started; keep the data volumes
+	docker compose --file docker-compose.cluster.yaml down $(ARGS)
 
 docker-engine:
 	@docker info >/dev/null 2>&1 || { echo "$(MAKECMDGOALS): cannot connect to a Docker engine." \
@@ -105,7 +122,7 @@ $(DOCS_READY): requirements-docs.lock
 lock: ## Update the lock files (needs uv; ARGS=--upgrade takes newer versions)
 	@uv --version >/dev/null 2>&1 || { echo "lock: needs uv (pip install uv)" >&2; exit 1; }
 	$(COMPILE) pyproject.toml --group dev --output-file requirements-dev.lock
-	$(COMPILE) pyproject.toml --constraint requirements-dev.lock --output-file requirements.lock
+	$(COMPILE) pyproject.toml --extra postgresql --constraint requirements-dev.lock --output-file requirements.lock
 	$(COMPILE) --group build --constraint requirements-dev.lock --output-file requirements-build.lock
 	$(COMPILE) --group docs --output-file requirements-docs.lock
 

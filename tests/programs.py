@@ -47,6 +47,10 @@ class Program:
         """Send the signal of Ctrl-C."""
         self._process.send_signal(signal.SIGINT)
 
+    def kill(self) -> None:
+        """Kill it alone."""
+        self._process.kill()
+
     async def ended(self) -> tuple[int, str, str]:
         """Wait for its end. Return the exit code and the rest of standard output and standard error."""
         async with asyncio.timeout(PATIENCE_S):

@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
 LOCKS = {
-    "requirements.lock": PROJECT["project"]["dependencies"],
+    # What the image has: the driver of PostgreSQL, too.
+    "requirements.lock": [*PROJECT["project"]["dependencies"], *EXTRAS["postgresql"]],
     "requirements-build.lock": PROJECT["dependency-groups"]["build"],
     "requirements-docs.lock": PROJECT["dependency-groups"]["docs"],
     "requirements-dev.lock": [
@@ -42,7 +43,8 @@ LOCKS = {
 VERSION = jetstream.__version__
 TARGETS = {
     "help", "setup", "run", "test", "test-integration", "lint", "format", "bench", "dictionary", "dashboard",
-    "charts", "attack", "soak", "up", "down", "logs", "dist", "docs", "lock", "clean",
+    "charts", "attack", "soak", "soak-cluster", "soak-mutants", "up", "down", "logs", "up-cluster",
+    "down-cluster", "dist", "docs", "lock", "clean",
 }  # fmt: skip
 # The image fixes where the server listens and keeps its data.
 FIXED_BY_IMAGE = {"JETSTREAM_LISTEN_ADDR", "JETSTREAM_METRICS_LISTEN_ADDR", "JETSTREAM_DATA_DIR"}
@@ -237,7 +239,7 @@ class TestMake:
         steps = must(["make", "--dry-run", "run", "ARGS=--wire v1"], cwd=ROOT, env=outside_make())
         assert "jetstream serve --wire v1" in steps
 
-    @pytest.mark.parametrize("target", ["up", "down", "logs"])
+    @pytest.mark.parametrize("target", ["up", "down", "logs", "up-cluster", "down-cluster"])
     def test_without_an_engine_it_fails_with_a_message(self, target: str, tmp_path: Path) -> None:
         nowhere = {**outside_make(), "DOCKER_HOST": f"unix://{tmp_path}/none.sock"}
         done = run(["make", target], cwd=ROOT, env=nowhere)

@@ -162,6 +162,9 @@ class LogLimits:
     # The same by bytes of bodies, so that a segment is decompressed in bounded memory. Ordinary ones have
     # 2 MiB.
     segment_bytes: int = 8 << 20
+    # Of a log in PostgreSQL: sealed events in the table of the tail, with which it is changed for the other
+    # one. Half a minute of a busy day.
+    tail_events: int = 64_000
     # The journal, in which small appends wait for a transaction of many: half a second of a busy day. Moving
     # all of it takes 0.6 ms of the event loop, and 2 ms if hundreds of cursors have moved.
     journal_bytes: int = 256 << 10

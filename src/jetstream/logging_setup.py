@@ -37,6 +37,7 @@ with _hidden("rich"):
     import structlog
 
 THROTTLE_S: Final = 60.0  # between two lines of the same event
+_OWN_FIELDS: Final = ("event", "exception", "stack")  # which may have several lines
 
 
 def configure(level: str, form: str, *, process: str | None = None, terminal: bool | None = None) -> None:
@@ -52,7 +53,7 @@ def configure(level: str, form: str, *, process: str | None = None, terminal: bo
     if process is not None:
         shared.append(partial(_name, process))
     renderer: list[Any] = (
-        [structlog.dev.ConsoleRenderer(colors=terminal, pad_event_to=0, sort_keys=False)]
+        [_escape_controls, structlog.dev.ConsoleRenderer(colors=terminal, pad_event_to=0, sort_keys=False)]
         if text
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
@@ -79,6 +80,17 @@ def configure(level: str, form: str, *, process: str | None = None, terminal: bo
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     # It logs the end of each connection, which this package logs as well.
     logging.getLogger("picows").setLevel(logging.CRITICAL)
+
+
+def _escape_controls(_logger: object, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+    """Escape what a terminal would obey in the fields of a log line: another party may have written them."""
+    return {name: value if name in _OWN_FIELDS else _escaped(value) for name, value in event.items()}
+
+
+def _escaped(value: object) -> object:
+    if not isinstance(value, str) or value.isprintable():
+        return value
+    return value.encode("unicode_escape").decode()
 
 
 def _name(process: str, _logger: object, _method: str, event: dict[str, Any]) -> dict[str, Any]:

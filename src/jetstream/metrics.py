@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -153,6 +153,8 @@ class Metrics:
 
     def __init__(self, wires: Iterable[str] = ()) -> None:
         self.registry = CollectorRegistry()
+        # What was made so far, by name.
+        self._families: dict[str, Any] = {}
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         wires = tuple(wires)
@@ -189,17 +191,27 @@ class Metrics:
         self._drops = counter("dropped", "Data that was left out, by reason.", "upstream", "reason")
         self._floods = counter("upstream_floods", "Connections closed for a flood.", "upstream", "kind")
 
+    def _family(
+        self, kind: Callable[..., Family], name: str, text: str, labels: Iterable[str] = (), **more: Any
+    ) -> Family:
+        """Return a family, the same one each time: a process that leads again goes on counting."""
+        found: Family | None = self._families.get(name)
+        if found is None:
+            found = kind(f"jetstream_{name}", text, labels, registry=self.registry, **more)
+            self._families[name] = found
+        return found
+
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"jetstream_{name}", text, labels, registry=self.registry)
+        return self._family(Counter, name, text, labels)
 
     def _counters(self, name: str, text: str, label: str, values: Iterable[str]) -> Children[Counter]:
         return Children(self._counter(name, f"{text}, by {label}.", label), values)
 
     def _gauge_by(self, name: str, text: str, label: str, values: Iterable[str]) -> Children[Gauge]:
-        return Children(Gauge(f"jetstream_{name}", text, [label], registry=self.registry), values)
+        return Children(self._family(Gauge, name, text, [label]), values)
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float] = SECONDS) -> Histogram:
-        return Histogram(f"jetstream_{name}", text, registry=self.registry, buckets=buckets)
+        return self._family(Histogram, name, text, buckets=buckets)
 
     def upstream(
         self, name: str, frame_types: Iterable[str] = (), drop_reasons: Iterable[str] = ()
@@ -217,7 +229,7 @@ class Metrics:
         )
 
     def keys(self, failures: Iterable[str]) -> KeyMetrics:
-        """Return the metrics of signing keys, which are shown from then on. To be called once.
+        """Return the metrics of signing keys, which are shown from then on.
 
         `failures` are the reasons for which there is no key.
         """
@@ -228,7 +240,7 @@ class Metrics:
         )
 
     def admission(self, verdicts: Iterable[str], refusals: Iterable[str]) -> AdmissionMetrics:
-        """Return the metrics of judged messages, which are shown from then on. To be called once.
+        """Return the metrics of judged messages, which are shown from then on.
 
         `refusals` are the reasons of the verdict `refused`.
         """
@@ -251,10 +263,10 @@ class Metrics:
             ("keys_in_memory", "Accounts whose signing key is in memory.", in_memory),
             ("key_requests_waiting", "Requests for signing keys that run or wait.", waiting),
         ):
-            Gauge(f"jetstream_{name}", text, registry=self.registry).set_function(value)
+            self._family(Gauge, name, text).set_function(value)
 
     def workers(self) -> Children[Counter]:
-        """Return the counters of processes that were replaced, by cause, shown from then on. Called once."""
+        """Return the counters of processes that were replaced, by cause, shown from then on."""
         return self._counters("verify_worker_restarts", "Processes replaced", "cause", WORKER_ENDS)
 
     def count_events(self, batch: Batch) -> None:

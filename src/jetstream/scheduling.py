@@ -57,6 +57,9 @@ class Worker:
             asyncio.get_running_loop().call_soon(self._turn)
 
     def _turn(self) -> None:
+        if not self._jobs:  # the pause after the last one is over
+            self._scheduled = False
+            return
         began = self._clock()
         try:
             while self._jobs:

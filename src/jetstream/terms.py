@@ -10,23 +10,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 import structlog
 
 from jetstream.conditions import Conditions
-from jetstream.errors import Fenced, LogUnreachable
+from jetstream.errors import Fenced, LogCorrupt, LogError
 from jetstream.eventlog import ReadWriteLog
 from jetstream.eventlog.opening import erased_statuses
 from jetstream.eventlog.postgresql.leading import Candidate, lead
 from jetstream.eventlog.postgresql.store import PostgresLog
 from jetstream.eventlog.postgresql.term import Term
-from jetstream.eventlog.postgresql.upkeep import Retention, Upkeep
+from jetstream.eventlog.postgresql.trimming import Retention
+from jetstream.eventlog.postgresql.upkeep import Upkeep
 from jetstream.intake import Intake, upstreams_of
 from jetstream.limits import Limits
 from jetstream.runtime import first_error
 from jetstream.settings import Settings
 
 logger = structlog.get_logger(__name__)
+
+AGAIN_S: Final = 1.0  # between a term that has failed and the next
 
 
 class Terms:
@@ -48,16 +52,21 @@ class Terms:
         self.intake: Intake | None = None
 
     async def run(self, reloading: asyncio.Event) -> None:
-        """Stand by and lead in turn, until cancelled. `reloading` is for `Intake.run`."""
+        """Stand by and lead in turn, until cancelled. `reloading` is for `Intake.run`.
+
+        Raises what is wrong with this process or the log, such as LogCorrupt. What may pass ends the term.
+        """
         while True:
             term = await lead(self._log, self._candidate)
             try:
                 await self._lead(term, reloading)
             except Exception as raised:
-                error = first_error(raised) if isinstance(raised, ExceptionGroup) else raised
-                if not (isinstance(error, Fenced | LogUnreachable) or term.ended.is_set()):
+                error = _cause(raised)
+                if not _may_pass(error):
                     raise
                 logger.warning("log: the term has ended, standing by", reason=str(error))
+                if not isinstance(error, Fenced):
+                    await asyncio.sleep(AGAIN_S)
 
     async def _lead(self, term: Term, reloading: asyncio.Event) -> None:
         """Read upstream until the term ends. Raises an exception group."""
@@ -76,6 +85,18 @@ class Terms:
                 await intake.close()
         finally:
             await term.resign()
+
+
+def _cause(raised: Exception) -> BaseException:
+    """Return the error that has ended a term: that it is over, whatever came of it, or the first one."""
+    if not isinstance(raised, ExceptionGroup):
+        return raised
+    return first_error(raised.subgroup(Fenced) or raised)
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Tell whether a later term may go well: the database is away, or has refused something."""
+    return isinstance(error, LogError) and not isinstance(error, LogCorrupt)
 
 
 def terms_of(

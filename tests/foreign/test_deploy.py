@@ -342,3 +342,54 @@ def test_systemd_accepts_the_unit_and_finds_little_exposed(tmp_path: Path) -> No
     exposure = re.search(r"exposure level for jetstream.service: ([\d.]+)", found)
     assert exposure is not None
     assert float(exposure[1]) < 2
+
+
+@asynccontextmanager
+async def balancer(edges: list[int], room: Path) -> AsyncIterator[int]:
+    """Run Caddy with the configuration of docker-compose.cluster.yaml. Gives its port."""
+    port = free_port()
+    names = " ".join(f"edge-{number}:6008" for number in (1, 2, 3))
+    example = changed(
+        (DEPLOY / "cluster" / "Caddyfile").read_text(),
+        {
+            ":6008 {\n\t#": f"http://127.0.0.1:{port} {{\n\t#",
+            names: " ".join(f"127.0.0.1:{edge}" for edge in edges),
+            "admin off": f"admin off\n\tstorage file_system {room}",
+        },
+    )
+    (room / "Caddyfile").write_text(example)
+    async with program(installed("caddy"), "run", "--adapter", "caddyfile", "--config", room / "Caddyfile"):
+        await listening(port)
+        yield port
+
+
+class TestCluster:
+    async def test_clients_go_to_edges_that_are_ready_and_to_any_when_none_is(
+        self, relay: Relay, start: Start, session: aiohttp.ClientSession, tmp_path: Path
+    ) -> None:
+        ready = await start(upstream_cursor=0, ready_lag=None)
+        waiting = await start(
+            upstream="ws://127.0.0.1:9", data_dir=tmp_path / "other"
+        )  # which has had no frame
+        relay.publish(numbered([identity(1)]))
+        await published(ready, 1)
+        async with balancer([ready.port, waiting.port, free_port()], tmp_path) as port:
+            await _answers_again_and_again(port, "/ready", 200)
+            url = f"http://127.0.0.1:{port}/subscribe"
+            sockets = [await session.ws_connect(url) for _ in range(3)]
+            assert (len(ready.subscribe), len(waiting.subscribe)) == (len(sockets), 0)
+            assert (await get(port, "/metrics"))[0] == 404
+            assert (await get(port, "/subscribers.json"))[0] == 404
+            ready.stop()
+            await _answers_again_and_again(port, "/ready", 503)
+            async with session.ws_connect(f"{url}?cursor=0"):
+                assert len(waiting.subscribe) == 1
+
+
+async def _answers_again_and_again(port: int, path: str, status: int) -> None:
+    """Wait until a path has answered ten times with this status: Caddy then knows which servers are ready."""
+    async with asyncio.timeout(PATIENCE_S):
+        times = 0
+        while times < 10:
+            times = times + 1 if (await get(port, path))[0] == status else 0
+            await asyncio.sleep(0.02)

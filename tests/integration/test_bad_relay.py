@@ -11,7 +11,19 @@ import pytest
 from structlog.testing import capture_logs
 from tests.builders import account, commit, error, frame, identity
 from tests.relay import Act, Connection, Relay, follow, refuse, send, serve
-from tests.serving import LOOPBACK, Start, cursor, figures, health, published, quick, running, source, until
+from tests.serving import (
+    LOOPBACK,
+    Start,
+    cursor,
+    figures,
+    get,
+    health,
+    published,
+    quick,
+    running,
+    source,
+    until,
+)
 from tests.subscriber import subscribe
 
 from jetstream.app import Service
@@ -166,6 +178,8 @@ async def test_a_turn_that_has_parsed_enough_is_followed_by_one_of_others(relay:
     relay.publish((seq, commit(seq)) for seq in range(1, 301))
     service = await start(limits=quick(turn_s=-1.0), upstream_cursor=0)
     assert len(await rkeys(service, 300)) == 300
+    # What was decoded in one turn was stored by itself.
+    assert (await figures(service.port))["jetstream_commit_seconds_count"] == 300
 
 
 # Frames, and none that is taken
@@ -312,6 +326,8 @@ async def test_neither_password_nor_query_is_shown_anywhere(relay: Relay, start:
         _, body = await health(service.port)
     assert "hunter2" not in str(logs)
     assert "hunter2" not in str(body)
+    for page in ("/", "/status.json", "/metrics", "/ready"):
+        assert "hunter2" not in (await get(service.port, page))[1]
     assert body["upstream"]["url"] == relay.url
     assert len(relay.asked) >= 3
 

@@ -52,6 +52,7 @@ async def test_events_come_in_order_across_lost_connections(jetstream: Jetstream
     assert not readers()
 
 
+@pytest.mark.usefixtures("only_new_objects")
 async def test_break_closes_it(jetstream: Jetstream) -> None:
     def read() -> None:
         for _ in subscribe_sync(jetstream.url, cursor=0):

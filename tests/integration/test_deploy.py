@@ -5,8 +5,9 @@ from __future__ import annotations
 import configparser
 import json
 import re
+import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import pytest
@@ -31,7 +32,7 @@ FLAGS = {setting.flag for setting in settings()}
 VARIABLES = {setting.variable for setting in settings()} | {PLC_URL_VARIABLE}
 METRIC = re.compile(r"\b((?:jetstream|process)_[a-z_]+)(?:\{([^}]*)\})?")
 # Files with settings in them.
-FOLDERS = ("caddy", "nginx", "prometheus", "systemd")
+FOLDERS = ("caddy", "cluster", "nginx", "prometheus", "systemd")
 EXAMPLES = [path for folder in FOLDERS for path in sorted((DEPLOY / folder).iterdir())]
 
 
@@ -201,7 +202,8 @@ class TestSettings:
     def test_every_setting_that_an_example_names_exists(self, path: Path) -> None:
         text = path.read_text()
         assert set(re.findall(r"\bJETSTREAM_[A-Z_]+\b", text)) <= VARIABLES
-        assert set(re.findall(r"(?<![\w-])--[a-z-]+\b", text)) <= FLAGS
+        if path.suffix != ".sh":  # which has flags of PostgreSQL
+            assert set(re.findall(r"(?<![\w-])--[a-z-]+\b", text)) <= FLAGS
 
 
 class TestUnit:
@@ -218,3 +220,83 @@ class TestUnit:
         service = unit()["Service"]
         assert service["ProtectSystem"] == "strict"
         assert service["Environment"] == f"JETSTREAM_DATA_DIR=/var/lib/{service['StateDirectory']}"
+
+
+CLUSTER = loaded(ROOT / "docker-compose.cluster.yaml")
+CLUSTER_DEPLOY = DEPLOY / "cluster"
+
+
+class TestCluster:
+    services: ClassVar[dict[str, Any]] = CLUSTER["services"]
+    ours: ClassVar[dict[str, Any]] = {
+        name: service for name, service in services.items() if service["image"] == "jetstream-server"
+    }
+
+    def named(self, prefix: str) -> list[str]:
+        return [name for name in self.services if name.startswith(prefix)]
+
+    def test_it_has_a_database_with_a_standby_two_ingests_three_edges_and_one_address(self) -> None:
+        assert {kind: len(self.named(kind)) for kind in ("postgres-", "ingest-", "edge-")} == {
+            "postgres-": 2,
+            "ingest-": 2,
+            "edge-": 3,
+        }
+        published = {name: service.get("ports", []) for name, service in self.services.items()}
+        assert {name: ports for name, ports in published.items() if ports} == {"balancer": ["6008:6008"]}
+
+    def test_all_have_one_log_in_its_database_and_a_role(self) -> None:
+        [log] = {service["environment"]["JETSTREAM_LOG"] for service in self.ours.values()}
+        user, hosts = re.sub(r"\$\{[^}]*\}", "secret", log).removeprefix("postgresql://").split("@")
+        assert hosts == f"{','.join(self.named('postgres-'))}/jetstream"
+        database = self.services["postgres-1"]["environment"]
+        assert (user, database["POSTGRES_DB"]) == (f"{database['POSTGRES_USER']}:secret", "jetstream")
+        assert f":{database['POSTGRES_PASSWORD']}@" in log
+        for name, service in self.ours.items():
+            assert service["environment"]["JETSTREAM_ROLE"] == name.partition("-")[0]
+
+    def test_every_setting_can_be_passed_in(self) -> None:
+        alone = set(compose()["jetstream"]["environment"])
+        for service in self.ours.values():
+            assert set(service["environment"]) == alone - {"JETSTREAM_EDGES"}
+
+    def test_its_processes_are_as_in_the_other_file(self) -> None:
+        one = compose()["jetstream"]
+        for service in self.ours.values():
+            for key in ("build", "image", "restart", "ulimits", "read_only", "cap_drop", "security_opt"):
+                assert service[key] == one[key]
+            assert int(service["stop_grace_period"].removesuffix("s")) >= 20  # an edge drains for 10 s
+            writable = [*service["tmpfs"], *(each.split(":")[1] for each in service.get("volumes", []))]
+            assert writable == ["/tmp", "/data"]
+            assert service["depends_on"].keys() == set(self.named("postgres-"))
+
+    def test_images_have_versions_and_what_is_mounted_exists(self) -> None:
+        for service in self.services.values():
+            assert service["image"] == "jetstream-server" or re.fullmatch(
+                r"\w+:\d+\.[\d.]+", service["image"]
+            )
+            for source, _, *options in (each.split(":") for each in service.get("volumes", [])):
+                if source.startswith("."):
+                    assert (ROOT / source).is_file()
+                    assert options == ["ro"]
+                else:
+                    assert source in CLUSTER["volumes"]
+
+    def test_the_balancer_knows_all_edges_and_they_believe_it(self) -> None:
+        text = (CLUSTER_DEPLOY / "Caddyfile").read_text()
+        lists = re.findall(r"reverse_proxy (?:@none )?([^{]+) \{", text)
+        assert [each.split() for each in lists] == [[f"{name}:6008" for name in self.named("edge-")]] * 2
+        assert set(self.services["balancer"]["depends_on"]) == set(self.named("edge-"))
+        [network] = CLUSTER["networks"]["default"]["ipam"]["config"]
+        for name in self.named("edge-"):
+            assert network["subnet"] in self.services[name]["environment"]["JETSTREAM_TRUSTED_PROXIES"]
+
+    def test_its_scripts_have_the_variables_that_they_use(self) -> None:
+        by_image = {"PGDATA"}
+        for name in self.named("postgres-"):
+            known = set(self.services[name]["environment"]) | by_image
+            for path in CLUSTER_DEPLOY.glob("*.sh"):
+                text = path.read_text()
+                assert set(re.findall(r"\$\{?([A-Z_]+)", text)) <= known
+                subprocess.run(["sh", "-n", path], check=True)
+            assert self.services[name]["environment"]["NAME"] == name
+            assert f'"{name}"' in (CLUSTER_DEPLOY / "init.sh").read_text()

@@ -162,6 +162,7 @@ async def test_a_list_is_in_use_as_long_as_its_subscriber_is_there(crowded: Serv
     assert (await upload(crowded.port, "did:plc:b"))[0] == 200
 
 
+@pytest.mark.usefixtures("only_new_objects")
 async def test_a_list_that_an_update_has_replaced_is_not_in_use(crowded: Service) -> None:
     _, made = await upload(crowded.port, "did:plc:replaced\ndid:plc:b")
     async with subscribe(crowded.port, filter=made["id"]) as client:

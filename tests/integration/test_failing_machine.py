@@ -16,7 +16,7 @@ from tests.serving import LOOPBACK, Start, figures, health, process, published, 
 from tests.subscriber import subscribe
 
 from jetstream.app import Service
-from jetstream.clock import unix_us
+from jetstream.clock import boot_id, unix_us
 from jetstream.eventlog.sqlite.rebase import rebase
 from jetstream.eventlog.sqlite.reservation import FILE
 from jetstream.eventlog.sqlite.schema import DATABASE
@@ -91,11 +91,28 @@ async def test_a_step_that_lasts_is_followed(relay: Relay, start: Start) -> None
     assert service.log.tip > unix_us() + HOUR_US // 2
 
 
+@pytest.mark.skipif(boot_id() == "unknown", reason="the machine does not name its boots")
+@pytest.mark.parametrize("step", [2 * HOUR_US, 70 * 365 * 24 * HOUR_US])
+async def test_a_clock_that_stepped_while_no_server_ran_is_not_followed(
+    relay: Relay, tmp_path: Path, start: Start, step: int
+) -> None:
+    await stored(relay, tmp_path / "one", 3)
+    relay.publish(frames(4, 6))
+    service = await start(
+        limits=LIMITS, data_dir=tmp_path / "one", clock=lambda: unix_us() + step, retention=60.0
+    )
+    await published(service, 6)
+    await service.log.maintain()
+    assert service.log.tip - unix_us() < 1_000_000
+    assert service.log.statistics().events == 6
+    assert "--clock-settle" in service.conditions.reasons["clock"]
+
+
 async def test_positions_ahead_of_the_clock_are_told_and_come_back(relay: Relay, tmp_path: Path) -> None:
     directory = tmp_path / "one"
     await stored(relay, directory, 3, lambda: unix_us() + HOUR_US)
     settings = Settings(upstream=relay.url, listen=LOOPBACK, data_dir=directory)
-    async with running(Service(settings, LIMITS)) as service:
+    async with running(Service(settings)) as service:
         status, body = await health(service.port)
         assert (status, body["status"]) == (200, "degraded")
         assert "jetstream log rebase-time" in body["reasons"][0]
@@ -103,7 +120,7 @@ async def test_positions_ahead_of_the_clock_are_told_and_come_back(relay: Relay,
         assert seen['jetstream_condition{condition="clock"}'] == 1
         assert 3_500 < seen["jetstream_log_ahead_seconds"] < 3_700
     assert rebase(directory, unix_us()).events == 3
-    async with running(Service(settings, LIMITS)) as service:
+    async with running(Service(settings)) as service:
         assert (await health(service.port))[1]["status"] == "ok"
         async with subscribe(service.port, cursor=1) as subscriber:
             assert [event["commit"]["rkey"] for event in await subscriber.events(3)] == ["1", "2", "3"]

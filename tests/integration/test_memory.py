@@ -20,6 +20,7 @@ def left_in_memory() -> int:
     return sum(isinstance(each, Subscriber | asyncio.Task) for each in gc.get_objects())
 
 
+@pytest.mark.usefixtures("only_new_objects")
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 async def test_clients_that_left_keep_no_objects(relay: Relay, start: Start, kind: str, reset: bool) -> None:

@@ -137,6 +137,7 @@ async def test_unfinished_heads_are_closed_when_others_need_their_room(start: St
     others = [await asyncio.open_connection("127.0.0.1", service.port) for _ in range(2)]
     async with asyncio.timeout(PATIENCE_S):
         assert await first[0].read() == b""
+    assert service.metrics.evicted._value.get() == 1
     for _, writer in (first, *others):
         writer.close()
 

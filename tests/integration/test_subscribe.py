@@ -257,7 +257,20 @@ async def test_when_all_places_are_taken_a_newcomer_is_asked_to_come_again(start
         pass
 
 
-@pytest.mark.parametrize("said", [b"", b"GET /subscribe HT", b"GET /subscribe HTTP/1.1\r\nHost: here\r\n"])
+UPLOAD = b"POST /filters HTTP/1.1\r\nHost: here\r\nContent-Length: 9\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"G",
+        b"GET /subscribe HT",
+        b"GET /subscribe HTTP/1.1\r\nHost: here\r\n",
+        UPLOAD,
+        UPLOAD + b"did:plc:",
+    ],
+)
 async def test_a_request_that_does_not_end_is_closed(said: bytes, start: Start) -> None:
     service = await start(limits=Limits(web=WebLimits(request_timeout_s=0.05, deadline_check_s=0.01)))
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
@@ -500,6 +513,7 @@ async def test_clients_that_vanish_together_are_removed_in_turns(start: Start) -
     await disconnects(service, "lost", 20)
 
 
+@pytest.mark.usefixtures("only_new_objects")
 @pytest.mark.parametrize("how", ["abort", "close", "goodbye"])
 async def test_a_connection_that_has_ended_is_no_work_for_the_garbage_collector(
     how: str, service: Service

@@ -196,6 +196,7 @@ async def test_unfinished_handshakes_are_closed_when_others_need_their_room(star
     async with asyncio.timeout(PATIENCE_S):
         assert await reader.read() == b""
     writer.close()
+    assert service.metrics.evicted._value.get() == 1
 
 
 async def test_a_new_certificate_comes_into_force_for_new_connections(

@@ -29,9 +29,12 @@ from tests.subscriber import subscribe
 from jetstream.app import Service
 from jetstream.conditions import Conditions
 from jetstream.eventlog.sqlite.store import SqliteLog
+from jetstream.limits import UpstreamLimits
 from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
 from jetstream.settings import Settings
+from jetstream.upstream.connection import ConnectError, connect
+from jetstream.upstream.inbox import Inbox
 from jetstream.upstream.pipeline import DecodedBatch, Pipeline
 from jetstream.upstream.reconnecting import Link
 from jetstream.upstream.seq_tracker import SeqTracker
@@ -198,18 +201,37 @@ NO_WEBSOCKET = [
 ]
 
 
+def answer(raw: bytes) -> Act:
+    async def act(connection: Connection) -> None:
+        await connection.send_raw(raw)
+
+    return act
+
+
 async def test_what_is_no_websocket_is_tried_again(relay: Relay, start: Start) -> None:
-    def answer(raw: bytes) -> Act:
-        async def act(connection: Connection) -> None:
-            await connection.send_raw(raw)
-
-        return act
-
     relay.publish(identities(1))
     relay.script += map(answer, NO_WEBSOCKET)
     service = await start(upstream_cursor=0)
     assert await seqs(service, 1) == [1]
     assert await cursors(relay, len(NO_WEBSOCKET) + 1) == [0] * (len(NO_WEBSOCKET) + 1)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        *NO_WEBSOCKET,
+        b"x" * 10_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 " + b"x" * 10_000 + b"\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\n" + b"x" * 10_000 + b"\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: x:" + b"x" * 10_000 + b"\r\n\r\n",
+    ],
+    ids=range(len(NO_WEBSOCKET) + 4),
+)
+async def test_little_is_shown_of_what_is_no_websocket(raw: bytes, relay: Relay) -> None:
+    relay.script.append(answer(raw))
+    with pytest.raises(ConnectError) as caught:
+        await connect(relay.url, lambda: None, lambda _: None, UpstreamLimits(), Inbox)
+    assert 0 < len(str(caught.value)) <= 200
 
 
 BREACHES = [

@@ -22,13 +22,13 @@ def account() -> Account:
     return account
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def batch_of() -> Callable[[range], Batch]:
     """Make a batch whose events have the given times, and are told by them."""
     return lambda times: Batch.of([make_event(time) for time in times], times)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def cursor() -> Cursors:
     return {"relay.example:443": SourceCursor(7)}
 

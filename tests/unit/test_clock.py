@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,15 @@ def test_the_machines_clocks_are_read_in_microseconds() -> None:
     assert unix_us() > BEGAN
     assert 0 < elapsed_us() < 100 * YEAR
     assert boot_id()
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="no such clock here")
+def test_the_time_for_which_a_machine_was_suspended_is_part_of_what_has_elapsed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read = {time.CLOCK_BOOTTIME: 7_000, time.CLOCK_MONOTONIC: 5_000}
+    monkeypatch.setattr(time, "clock_gettime_ns", read.__getitem__)
+    assert elapsed_us() == 7
 
 
 def test_a_machine_that_does_not_name_its_boots() -> None:

@@ -53,3 +53,12 @@ def test_the_conditions_of_an_upstream_that_is_removed_are_forgotten_silently() 
 
 def test_every_condition_has_a_hint() -> None:
     assert HINTS.keys() == CONDITIONS.keys()
+
+
+def test_a_condition_that_begins_and_ends_again_and_again_is_two_lines_a_minute() -> None:
+    conditions = Conditions()
+    with capture_logs() as lines:
+        for _ in range(50):
+            conditions.begin("frames_not_taken", "why", "a")
+            conditions.end("frames_not_taken", "a")
+    assert [line["event"].partition(":")[0] for line in lines] == ["degraded", "recovered"]

@@ -46,7 +46,7 @@ UPWARD = [
     if other != module
 ]
 # What is not part of the server.
-APART = ("bench", "cli", "client", "doctor", "simulator", "testing")
+APART = ("bench", "cli", "client", "cluster", "doctor", "simulator", "testing")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,10 @@ import gc
 import json
 import logging
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import structlog
@@ -141,6 +144,7 @@ def test_bound_loggers_share_the_throttle_and_have_fields_of_their_own() -> None
     ]
 
 
+@pytest.mark.usefixtures("only_new_objects")
 def test_what_a_bound_logger_has_omitted_is_told_too() -> None:
     bound = Throttled(structlog.get_logger()).bind(upstream="a")
     gc.collect()
@@ -153,18 +157,39 @@ def test_what_a_bound_logger_has_omitted_is_told_too() -> None:
 
 
 def test_a_process_of_several_is_named_in_every_line(capsys: pytest.CaptureFixture[str]) -> None:
-    root, before = logging.getLogger(), structlog.get_config()
-    handlers, level = root.handlers[:], root.level
-    try:
-        configure("info", "json", process="edge-1")
+    with configured("json", process="edge-1"):
         structlog.get_logger("ours").info("event", number=1)
         logging.getLogger("another").warning("of a library")
         lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    finally:
-        structlog.configure(**before)
-        root.handlers[:] = handlers
-        root.setLevel(level)
     assert [(line["event"], line["process"]) for line in lines] == [
         ("event", "edge-1"),
         ("of a library", "edge-1"),
     ]
+
+
+@contextmanager
+def configured(form: str, **options: Any) -> Iterator[None]:
+    """Configure logging, and let all be as it was at the end."""
+    root, before = logging.getLogger(), structlog.get_config()
+    handlers, level = root.handlers[:], root.level
+    try:
+        configure("info", form, **options)
+        yield
+    finally:
+        structlog.configure(**before)
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("text", ["\x1b[2J", "a\rb", "one\ntwo", "\x9b31m", "\u202e", "all \x00 of it"])
+def test_a_value_that_another_party_has_written_is_one_line_and_moves_no_cursor(
+    form: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with configured(form):
+        structlog.get_logger("ours").warning("upstream: notice", name=text, url="wss://é.example")
+    line = capsys.readouterr().err
+    assert line.endswith("\n")
+    assert line[:-1].isprintable()
+    assert "upstream: notice" in line
+    assert form == "json" or "url=wss://é.example" in line

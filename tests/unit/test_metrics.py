@@ -164,3 +164,18 @@ def test_values_are_summed_up_by_a_label() -> None:
         metrics.upstream(name, (), ["did", "rev"]).count_frames({}, {"did": 2}, 0)
     metrics.disconnects["slow"].inc()
     assert metrics.totals() == {"drops": {"did": 4}, "disconnects": {"slow": 1}, "refused": {}}
+
+
+def test_parts_that_are_made_again_go_on_counting() -> None:
+    """A process that leads again has new parts, which count what was counted before."""
+    metrics = Metrics()
+    for _ in range(2):
+        metrics.keys(("timeout",)).requests["ok"].inc()
+        metrics.admission(("ok", "refused"), ("hash",)).verdicts["refused", "hash"].inc()
+        metrics.workers()["died"].inc()
+    for waiting in (1.0, 2.0):
+        metrics.watch_keys(lambda: 0.0, iter((waiting,)).__next__)
+    assert value(metrics.registry, "key_requests_total", result="ok") == 2
+    assert value(metrics.registry, "verify_total", verdict="refused", reason="hash") == 2
+    assert value(metrics.registry, "verify_worker_restarts_total", cause="died") == 2
+    assert value(metrics.registry, "key_requests_waiting") == 2

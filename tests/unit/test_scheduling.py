@@ -122,3 +122,16 @@ async def test_a_worker_pauses_after_each_turn_for_a_multiple_of_it(ratio: float
     # The clock is read when a turn begins, after its step, and when it ends: it took 2 ms.
     pauses = [call.args[0] for call in scheduled.call_args_list]
     assert pauses == pytest.approx([0.002 * ratio] * (3 if ratio else 2))
+
+
+async def test_a_worker_without_jobs_does_nothing_once_its_pause_is_over() -> None:
+    time_s = count(step=1e-6)
+    worker = Worker(pause_ratio=2.0, clock=lambda: next(time_s))
+    loop = asyncio.get_running_loop()
+    worker.put(_job([], "a", 1))
+    while len(worker):  # noqa: ASYNC110 - it tells nobody
+        await asyncio.sleep(0)
+    with patch.object(loop, "call_later", wraps=loop.call_later) as scheduled:
+        for _ in range(20):
+            await asyncio.sleep(0)
+    assert not scheduled.called

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from io import StringIO
 from ipaddress import ip_network
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,7 +117,7 @@ def test_the_log_is_in_the_data_directory_unless_it_is_elsewhere(serve: Serve) -
     assert serve("--data-dir", "/a", "--log", "sqlite:/b").log_dir == Path("/b")
 
 
-GOOD: list[tuple[str, str, str, object]] = [
+GOOD: list[tuple[str, str, str, Any]] = [
     ("--upstream", "WS_URL", "relay.example", f"wss://relay.example{FIREHOSE_PATH}"),
     ("--upstream", "WS_URL", "relay.example:8443", f"wss://relay.example:8443{FIREHOSE_PATH}"),
     ("--upstream", "WS_URL", "wss://relay.example/", f"wss://relay.example{FIREHOSE_PATH}"),
@@ -324,15 +325,25 @@ def field_of(flag: str) -> str:
     return flag.removeprefix("--").replace("-", "_")
 
 
-@pytest.mark.parametrize(("flag", "variable", "value", "expected"), GOOD)
-def test_good_values_by_flag_and_by_variable(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, flag: str, variable: str, value: str, expected: Any
-) -> None:
-    wanted = replace(Settings(), **{field_of(flag): expected})
+def in_rounds() -> list[list[tuple[str, str, str, Any]]]:
+    """Return all good values, in rounds of one for each flag: to read a command line takes long."""
+    by_flag: dict[str, list[tuple[str, str, str, Any]]] = {}
+    for row in GOOD:
+        by_flag.setdefault(row[0], []).append(row)
+    return [list(filter(None, rows)) for rows in zip_longest(*by_flag.values())]
 
-    assert serve(flag, value) == wanted
-    assert serve(f"{flag}={value}") == wanted
-    monkeypatch.setenv(f"JETSTREAM_{variable}", value)
+
+@pytest.mark.parametrize("rows", in_rounds(), ids=lambda rows: f"{len(rows)} flags")
+def test_good_values_by_flag_and_by_variable(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, rows: list[tuple[str, str, str, Any]]
+) -> None:
+    values = {flag: value for flag, _, value, _ in rows}
+    wanted = replace(Settings(), **{field_of(flag): expected for flag, _, _, expected in rows})
+
+    assert serve(*chain(*values.items())) == wanted
+    assert serve(*(f"{flag}={value}" for flag, value in values.items())) == wanted
+    for _, variable, value, _ in rows:
+        monkeypatch.setenv(f"JETSTREAM_{variable}", value)
     assert serve() == wanted
 
 
@@ -369,6 +380,49 @@ def test_a_bad_upstream_is_named_without_its_password(
     assert "hunter2" not in fail("--upstream", value)
     monkeypatch.setenv("JETSTREAM_WS_URL", value)
     assert "hunter2" not in fail()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://me:hunter2/x@db/log",
+        "postgresql://me:1/hunter2@db/log",
+        "postgresql://me:hunter2?x@db/log",
+        "postgresql://me:1?hunter2@db/log",
+        "postgresql://me:hunter2#x@db/log",
+        "postgresql://me:1#hunter2@db/log",
+        "postgresql://me:hunter2@x@db/log",
+        "postgresql://me:[hunter2@db/log",
+        "postgresql://me:hunter2@db:port/log",
+    ],
+)
+def test_an_address_of_a_database_that_means_something_else_is_named_without_its_password(
+    address: str, fail: Fail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = fail("--log", address)
+    assert "write / as %2F" in line
+    assert "hunter2" not in line
+    monkeypatch.setenv("JETSTREAM_LOG", address)
+    assert "hunter2" not in fail()
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql://me:hunter2@db/log", "postgresql://db/log"),
+        ("postgresql://me:hunt%2Fer2@db1:5432,db2/log?sslmode=require", "postgresql://db1:5432,db2/log"),
+        ("postgresql:///log?host=/run/postgresql&user=me&password=hunter2", "postgresql:///log"),
+        ("postgresql://me@%2Frun%2Fpostgresql/log", "postgresql://%2Frun%2Fpostgresql/log"),
+        ("postgres://[::1]:5432/log?user=me@db&password=hunter2", "postgres://…"),
+    ],
+)
+def test_the_address_of_a_database_is_shown_without_its_password(
+    serve: Serve, address: str, shown: str
+) -> None:
+    settings = serve("--log", address)
+    assert settings.database == address
+    assert str(settings.log) == shown
+    assert "hunter" not in repr(settings)
 
 
 def test_several_upstreams_and_their_cursors_by_flags_and_by_variables(

@@ -50,7 +50,7 @@ source, nothing is kept.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -318,6 +318,14 @@ class Accounts:
 
     def _examine_all(self) -> None:
         self._unexamined = [did for did, account in reversed(self._accounts.items()) if account.said]
+
+
+def told(rows: Rows) -> Iterator[tuple[str, bytes]]:
+    """Yield what readers were told of the accounts that have rows: their DIDs, and the body of an event."""
+    for (source, did), row in rows.items():
+        *_, body = row.split(b"\0")
+        if source == _TOLD and body:
+            yield did, body
 
 
 def _state(body: bytes) -> State:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final, NamedTuple
 
-from jetstream.admission.accounts import Accounts
+from jetstream.admission.accounts import Accounts, told
 from jetstream.admission.admission import Admission
 from jetstream.admission.deletions import Deletions
 from jetstream.admission.examiners.pool import Examiners
@@ -17,7 +17,7 @@ from jetstream.admission.message import is_deletion
 from jetstream.admission.parts import Append, Keyring, Parts
 from jetstream.admission.rules import Rules
 from jetstream.conditions import Conditions
-from jetstream.eventlog import LoadsAhead, LogReader, LogWriter, ReadWriteLog
+from jetstream.eventlog import LoadsAhead, LogWriter, ReadWriteLog
 from jetstream.limits import AdmissionLimits, Limits
 from jetstream.metrics import Metrics
 from jetstream.model.event import ACCOUNT, IDENTITY
@@ -84,10 +84,16 @@ def _keys(settings: Settings, server: Server, limits: Limits) -> Keys:
     return Keys(where, server.metrics, server.conditions, limits.keys, limits.export)
 
 
-async def recent(log: LogReader, now_us: int, bounds: AdmissionLimits) -> tuple[Identities, Deletions]:
-    """Return the identity messages and deletions that the log has of a short time ago. Raises LogError."""
+async def recent(log: ReadWriteLog, now_us: int, bounds: AdmissionLimits) -> tuple[Identities, Deletions]:
+    """Return the identity messages and deletions that the log has of a short time ago. Raises LogError.
+
+    Deletions from before then are known as long as the states of accounts are, however short the retention.
+    """
     window_us = int(bounds.identities_window_s * 1e6)
     identities, deletions = Identities(window_us, bounds.identities_max), Deletions(bounds.deletions_max)
+    for did, body in told(log.accounts()):
+        if is_deletion(body):
+            deletions.restore(did, body, now_us)
     position, stop = now_us - window_us, log.tip + 1
     while (batch := await log.read(max(position, log.floor), stop, _UNSIGNED)) is not None:
         for i in _UNSIGNED.select(batch, batch.index(position), batch.index(stop)):

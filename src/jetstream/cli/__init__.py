@@ -35,6 +35,15 @@ app.command(
 app.command("jetstream.cli.doctor:doctor", help="Say what to change for `serve` with the same flags.")
 app.command("jetstream.cli.top:top", help="Show the figures of a server, live in the terminal.")
 app.command("jetstream.cli.tail:tail", help="Print the events of a Jetstream, one JSON object per line.")
+_DEMO_HELP = """Run a cluster on this machine: PostgreSQL, ingests, edges.
+
+There is a synchronous standby of the database, one ingest leads and the others stand by, and all edges have
+one address. Without --upstream, they read a simulated relay. It shows each process with its ID, and what to
+try, until Ctrl-C. docs/many-machines.md has a failover rehearsal.
+
+It needs PostgreSQL 15 or later (Debian, Ubuntu: apt install postgresql), and listens on 127.0.0.1 only.
+"""
+app.command("jetstream.cli.demo_cluster:demo_cluster", name="demo-cluster", help=_DEMO_HELP)
 app.command("jetstream.cli.simulate:simulate", help="Simulate an AT Protocol network, offline.")
 app.command("jetstream.cli.simulate:record", help="Record a firehose to a file that `simulate` can replay.")
 app.command("jetstream.cli.verify:verify", help="Verify the commits of a recording.")

@@ -196,10 +196,10 @@ def migrate(*, log: LogPlace = None) -> None:
     In an upgrade of many machines, replace the programs first, and migrate last.
     """
     address = _address(log)
-    from jetstream.eventlog.postgresql import leading, schema  # noqa: PLC0415
+    from jetstream.eventlog.postgresql import leading  # noqa: PLC0415
 
-    asyncio.run(leading.create_tables(address))
-    _print(f"the tables of {log} have version {schema.VERSION}")
+    version = asyncio.run(leading.migrate_tables(address))
+    _print(f"the tables of {log} have version {version}")
 
 
 def copy(*, log: LogPlace = None, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:

@@ -186,11 +186,11 @@ class Delivery:
         have read that far in another lane, which was flushed first, or from another process, which was ahead
         of this one. Then it waits at its cursor. A cursor beyond that is of the future: it starts live.
         """
-        return max(live if cursor is None else min(cursor, self._log.newest + 1), self._log.floor)
+        return max(live if cursor is None else min(cursor, self._log.cursor_max), self._log.floor)
 
     def must_look(self, cursor: int | None) -> bool:
         """Tell whether a cursor is beyond all that is known of the log: `look` first."""
-        return cursor is not None and cursor > self._log.newest + 1
+        return cursor is not None and cursor > self._log.cursor_max
 
     async def look(self) -> None:
         """Learn how far the log is, where another process writes it. Raises LogError."""

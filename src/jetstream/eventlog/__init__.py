@@ -127,6 +127,13 @@ class LogReader(Log, Protocol):
         """
 
     @property
+    def cursor_max(self) -> int:
+        """The highest cursor that is not of the future, by what was known at the last look.
+
+        It is `newest + 1`, or above it where that is not known: a replica may be behind.
+        """
+
+    @property
     def is_current(self) -> bool:
         """Whether `newest` is of now, or of the last half second."""
 

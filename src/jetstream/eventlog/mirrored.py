@@ -53,6 +53,11 @@ class MirroredLog:
         return max(self._log.newest, self._newest)
 
     @property
+    def cursor_max(self) -> int:
+        """The highest cursor that is not of the future, by what was known at the last look."""
+        return max(self._log.cursor_max, self._newest + 1)
+
+    @property
     def is_current(self) -> bool:
         """False: how far the stream is, only the next event tells."""
         return False

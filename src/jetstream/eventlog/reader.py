@@ -8,6 +8,8 @@ A scan skips a segment by its index: the set of its collections, a Bloom filter 
 events without a collection. So a reader of a rare collection, or of these kinds alone, reads a few kilobytes
 of each segment, and no other events.
 
+What is damaged is noted and skipped, unless a reader is strict: then it is raised.
+
 This module knows no engine: a subclass reads the rows of `eventlog.sqlite` or `eventlog.postgresql`.
 """
 
@@ -19,6 +21,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, NamedTuple
 
 from jetstream.eventlog.columns import Columns, Damaged, read_times
+from jetstream.eventlog.damage import Damage
 from jetstream.eventlog.segment import (
     holds_collection,
     holds_did,
@@ -74,9 +77,13 @@ class Index(NamedTuple):
 class StoredReader(ABC):
     """Reads through one connection, which no other thread uses at the same time."""
 
-    def __init__(self, limits: LogLimits) -> None:
+    def __init__(self, limits: LogLimits, *, strict: bool = False) -> None:
         # How much one call reads.
         self.limits = limits
+        # What was skipped. The owner of the reader takes it from here.
+        self.damage: list[Damage] = []
+        # Whether damage is raised, and not skipped.
+        self._strict = strict
 
     # What an engine reads
 
@@ -112,8 +119,16 @@ class StoredReader(ABC):
     def oldest(self, position: int, stop: int) -> Sequence[int]:
         """Return the keys of `scan_segments` segments with events in `[position, stop)`, oldest first."""
 
-    # The errors that mean that a part is damaged, for look-ups, which pass over it.
+    @abstractmethod
+    def first_us(self, last_us: int) -> int:
+        """Return where a damaged segment starts, or its end if its row does not tell."""
+
+    # What may be raised where something is damaged. `is_damage` tells whether it is.
     errors: tuple[type[Exception], ...] = (Damaged,)
+
+    def is_damage(self, error: Exception) -> bool:
+        """Tell whether an error means that something is damaged."""
+        return isinstance(error, Damaged)
 
     def snapshot(self) -> AbstractContextManager[None]:
         """Let all statements inside read the same commit, where an engine needs it."""
@@ -154,9 +169,22 @@ class StoredReader(ABC):
         return None if loaded is None else loaded.batch
 
     def load_measured(self, last_us: int) -> Loaded | None:
-        """Do so, and tell how much memory they take. Counting the bytes of all values takes 0.3 ms."""
-        row = self.columns(last_us)
-        return None if row is None else measured(*row)
+        """Do so, and tell how much memory they take. Counting the bytes of all values takes 0.3 ms.
+
+        Returns None for a damaged segment, too.
+        """
+        try:
+            row = self.columns(last_us)
+            return None if row is None else measured(*row)
+        except self.errors as error:
+            self.note_damage(self.first_us(last_us), last_us, error)
+            return None
+
+    def note_damage(self, first_us: int, last_us: int, error: Exception) -> None:
+        """Note a range that cannot be read. Raises the error again if it is no damage, or if strict."""
+        if self._strict or not self.is_damage(error):
+            raise error
+        self.damage.append(Damage(first_us, last_us, str(error)))
 
     def tail_run(self, position: int, stop: int, events: int, body_bytes: int) -> tuple[list[Row], bool]:
         """Read rows of the tail in a range until they have so many events or bytes; tell if they have."""
@@ -170,7 +198,19 @@ class StoredReader(ABC):
         return rows, False
 
     def _accounts_unless_wanted(self, index: Index, wanted: Filter) -> Columns | None:
-        """Return None for a segment to load, else its events without a collection, as far as wanted."""
+        """Return None for a segment to load, else its events without a collection, as far as wanted.
+
+        One whose index is damaged is to be loaded: its events are stored apart from it.
+        """
+        try:
+            return self._wanted_accounts(index, wanted)
+        except self.errors as error:
+            if not self.is_damage(error):
+                raise
+            return None
+
+    def _wanted_accounts(self, index: Index, wanted: Filter) -> Columns | None:
+        """Do so. Raises one of `errors`."""
         if wanted.names_dids and not self._holds_did(index, wanted):
             return _NOTHING
         if holds_collection(index.collection_set, wanted):

@@ -31,13 +31,15 @@ def records_of(records: bytes) -> Iterator[Change]:
 
 
 def in_steps(repos: Repos, size: int) -> list[list[Change]]:
-    """Return changes in the order of their keys, in lists of up to `size`.
+    """Return changes in the order of their keys, in lists of `size`; the last one may be shorter.
 
     By the first byte at first: one sort of all would hold the GIL for too long.
     """
     parts: list[list[Change]] = [[] for _ in range(256)]
     for change in repos.items():
         parts[change[0][0]].append(change)
+    ordered: list[Change] = []
     for part in parts:
         part.sort()
-    return [part[start : start + size] for part in parts for start in range(0, len(part), size)]
+        ordered += part
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]

@@ -90,6 +90,8 @@ class Filter:
     everything: bool = field(init=False, repr=False, compare=False)
     # The prefixes, and those that are excluded, each in order.
     _sorted: tuple[tuple[bytes, ...], tuple[bytes, ...]] = field(init=False, repr=False, compare=False)
+    # Computed once: each subscriber that comes looks for its group by it.
+    _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Computed once: they are asked for each event.
@@ -105,6 +107,12 @@ class Filter:
         prefixes = tuple(sorted(self.prefixes)), tuple(sorted(self.excluded_prefixes))
         object.__setattr__(self, "_sorted", prefixes)
         object.__setattr__(self, "everything", dids_only and not names_dids and not leaves_out_dids)
+        named = self.collections, self.prefixes, self.dids, self.listed
+        excluded_names = self.excluded_collections, self.excluded_prefixes, self.excluded_dids
+        object.__setattr__(self, "_hash", hash((named, excluded_names, self.kinds, self.sample)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @classmethod
     def parse(cls, collections: Sequence[str], dids: Sequence[str], **more: Any) -> Filter:

@@ -7,9 +7,10 @@ same name as that of the Go server, where it has one for the same purpose.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Final, Literal, NamedTuple, get_type_hints
 
@@ -112,7 +113,8 @@ class Setting(NamedTuple):
     other_flags: tuple[str, ...] = ()  # those of the Go servers
 
 
-def settings() -> list[Setting]:
+@cache
+def settings() -> Sequence[Setting]:
     """Return every setting, in the order of `--help`."""
     hints = get_type_hints(Settings, include_extras=True)
     found = []
@@ -121,7 +123,7 @@ def settings() -> list[Setting]:
         flag = _flag(field.name)
         others = tuple(parameter.alias or ())
         found.append(Setting(flag, parameter.env_var[0], field.default, parameter.help, others))
-    return found
+    return tuple(found)
 
 
 def unused_variables(environment: Mapping[str, str]) -> tuple[list[str], list[str]]:

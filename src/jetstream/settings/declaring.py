@@ -15,6 +15,7 @@ from jetstream.settings.values import (
     or_none,
     parse_address,
     parse_duration,
+    parse_log_url,
     parse_size,
     parse_web_url,
     show_duration,
@@ -54,7 +55,7 @@ def setting(
         try:
             return parse(value)
         except ValueError as error:
-            value = shown(value) if parse is parse_web_url else value
+            value = shown(value) if parse in (parse_web_url, parse_log_url) else value
             raise ValueError(f"{value!r} {error}") from None  # the cause may quote a password
 
     if show is not None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from jetstream.upstreams import parse_count
 from jetstream.urls import shown
@@ -35,22 +35,43 @@ class LogUrl(NamedTuple):
     address: str | None = None  # with its password
 
     def __str__(self) -> str:
-        if self.address is None:
-            return f"sqlite:{self.directory}"
-        parts = urlsplit(self.address)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        return f"sqlite:{self.directory}" if self.address is None else shown(self.address)
+
+    def __repr__(self) -> str:
+        return f"LogUrl({str(self)!r})"  # without the password
 
 
 def parse_log_url(text: str) -> LogUrl:
     """Parse `sqlite:DIRECTORY` or `postgresql://…`. Raises ValueError."""
     scheme, _, rest = text.partition(":")
     if scheme in ("postgresql", "postgres") and rest.startswith("//"):
+        if not _is_readable(text):
+            raise ValueError(
+                "cannot be read as an address: in a user name or a password, write / as %2F, ? as %3F,"
+                " # as %23, @ as %40 and % as %25"
+            )
         return LogUrl(address=text)
     if scheme != "sqlite" or not rest:
         raise ValueError(
             "is not the place of a log such as sqlite:/var/lib/jetstream or postgresql://user@host/database"
         )
     return LogUrl(Path(rest))
+
+
+_HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]@]*)(:[0-9]{1,5})?")
+
+
+def _is_readable(address: str) -> bool:
+    """Tell whether the address of a database means what it says: no part of a password seems to be a host."""
+    try:
+        parts = urlsplit(address)
+        if parts.query:
+            parse_qs(parts.query, strict_parsing=True)
+    except ValueError:
+        return False
+    *login, hosts = parts.netloc.split("@")
+    known = all(_HOST.fullmatch(unquote(host)) for host in hosts.split(","))
+    return known and len(login) <= 1 and not parts.fragment and "@" not in parts.path
 
 
 DEFAULT_ADDRESS: Final = Address("", 6008)

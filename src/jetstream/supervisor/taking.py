@@ -100,7 +100,6 @@ class Taking:
         except OSError:  # the client has gone
             sock.close()
             return
-        sock.setblocking(False)
         task = self._loop.create_task(self._hand_overs[listener](sock, peer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -20,6 +20,8 @@ from jetstream.retry import parse_retry_after
 from jetstream.upstream.inbox import Inbox
 from jetstream.urls import without_secrets
 
+# Characters that are shown of an error. The other side may have written most of it.
+_PROBLEM_CHARS_MAX: Final = 200
 _BODY_BYTES_MAX: Final = 1_000
 SomeInbox = TypeVar("SomeInbox", bound=Inbox)
 
@@ -29,7 +31,7 @@ class ConnectError(Exception):
 
     `status` is that of an HTTP response other than a WebSocket handshake, None if there was none, and `body`
     the beginning of its body. `retry_after_s` is what the server asked for, None if it did not ask. The text
-    has no secrets in it.
+    is short, without secrets.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class ConnectError(Exception):
         self.status = status
         self.retry_after_s = retry_after_s
         self.body = body
-        super().__init__(without_secrets(problem))
+        super().__init__(without_secrets(problem)[:_PROBLEM_CHARS_MAX])
 
 
 @cache

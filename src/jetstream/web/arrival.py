@@ -134,6 +134,7 @@ async def _client(sock: socket.socket) -> str | None:
 
     Returns the address of the client; None if the head names none. Raises BadHead or OSError.
     """
+    sock.setblocking(False)
     head = ProxyHead()
     while not head.complete:
         await _readable(sock)

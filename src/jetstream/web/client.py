@@ -18,14 +18,12 @@ if TYPE_CHECKING:
     from jetstream.web.subscribe import Subscribe
 
 WEBSOCKET_NAME: Final = "websocket"
+_NO_OPTIONS: Final = SubscriberOptions()
 _OUR_FAULT: Final = Close(1011, "error", "the server failed to read a message: connect again")
 
 
 class Client:
-    """One connection: its socket, what it asked for, and its subscriber in delivery.
-
-    The sink calls `_on_message`, `_on_end` and `_resume_at`.
-    """
+    """One connection: its socket, what it asked for, and its subscriber in delivery."""
 
     __slots__ = (
         "_dialect",
@@ -59,8 +57,8 @@ class Client:
         self._place = place
         # Reads its messages, and says how it is closed.
         self._dialect = dialect
-        # What its URL asked for. The options are forgotten when they are in force or replaced: a large
-        # filter must not stay here when it is not used any more.
+        # What its URL asked for. The options are forgotten when others replace them: a large filter must not
+        # stay here when it is not used any more.
         self.subscription = subscription
         # The uploaded list that the filter in force uses; changed with it.
         self._did_list: DidList | None = None
@@ -68,9 +66,7 @@ class Client:
         self.subscriber: Subscriber | None = None
         # Closes the connection when no hello comes; None when none is awaited.
         self._hello_timeout: asyncio.TimerHandle | None = None
-        sink.on_message = self._on_message
-        sink.on_end = self._on_end
-        sink.resume_at = self._resume_at
+        sink.owner = self
 
     @property
     def transport(self) -> str:
@@ -81,11 +77,11 @@ class Client:
     def start(self) -> None:
         """Subscribe, or wait for a hello."""
         asked = self.subscription
-        self.subscription = asked._replace(options=SubscriberOptions(), did_list=None)
         if greeting := asked.greeting:
             self.sink.controls += len(greeting)
             self.sink.write(greeting)
         if asked.require_hello:
+            self._forget_options()
             timeout_s = self._subscribe.limits.hello_timeout_s
             text = f"no options_update within {timeout_s:g} s: send one, or leave requireHello out"
             close = Close(1008, "no_hello", text)
@@ -97,7 +93,7 @@ class Client:
         """Close the connection, in the words of its dialect."""
         self.sink.close(self._dialect.shutdown if close == SHUTDOWN else close)
 
-    def _on_message(self, message: bytes) -> Steps[None]:
+    def on_message(self, message: bytes) -> Steps[None]:
         """Handle a message, in steps. A bad one closes the connection, and the client is told why."""
         try:
             update = yield from self._dialect.parse_message(message)
@@ -110,7 +106,11 @@ class Client:
             yield
             if update is not None and not self.sink.closing:
                 self._stop_timeout()
+                self._forget_options()
                 self._apply(update)
+
+    def _forget_options(self) -> None:
+        self.subscription = self.subscription._replace(options=_NO_OPTIONS, did_list=None)
 
     def _apply(self, update: OptionsUpdate) -> None:
         """Start to subscribe with the first options that are awaited; change them with later ones."""
@@ -139,14 +139,14 @@ class Client:
         if before is not None:
             lists.release(before)
 
-    def _resume_at(self) -> int:
+    def resume_at(self) -> int:
         """Return the cursor with which the client goes on; before it has begun, where it would begin."""
         delivery = self._subscribe.delivery
         if self.subscriber is None:
             return delivery.positions(self.subscription.cursor).cursor
         return delivery.resume_at(self.subscriber)
 
-    def _on_end(self) -> None:
+    def on_end(self) -> None:
         """Clean up after the connection."""
         self._stop_timeout()
         self._use_list(None)

@@ -135,7 +135,7 @@ class Explain:
 
     async def _explain(self, asked: SubscribeRequest) -> Response:
         wire = asked.wire or self._wire
-        if asked.cursor is not None and asked.cursor > self._log.newest + 1:
+        if asked.cursor is not None and asked.cursor > self._log.cursor_max:
             await self._log.look()
         counts = await self._count(asked.options, RENDERERS[wire])
         begins, until = self._positions(asked.cursor).cursor, _at_most(asked.until, TIME_MAX)

@@ -35,7 +35,8 @@ _HAS_MEDIA: Final = "hasMedia"
 _SAMPLE: Final = "sample"
 
 # Most clients have one of a few short filters, and come back with it. To parse one takes 15 µs, a tenth of a
-# handshake. So many are remembered, with up to so many values a list, and characters of them.
+# handshake. So many are remembered, with up to so many values a list, and characters of them. The whole
+# query of `/subscribe` is remembered in `parameters`.
 REMEMBERED: Final = 256
 SHORT_VALUES: Final = 10
 SHORT_CHARS: Final = 300

@@ -101,29 +101,35 @@ class HeadReader:
 
     def next(self) -> Request | None:
         """Return the next request; None when it is not complete. Raises BadRequest."""
-        if not self._searched:
-            self._skip_to_end()
-        while self._request is None and (line := self._next_line()) is not None:
+        if self._request is None and (head := self._whole_head() or self._head_of_lines()) is not None:
+            self._empty_lines = 0
+            self._request = _parse(head)
+            self._body_bytes = _body_bytes(self._request, self._bodies)
+        return self._take_request()
+
+    def _whole_head(self) -> bytes | None:
+        """Take a short head that is there as a whole, as nearly all are, if it is valid; else None.
+
+        To check the lines one by one takes five times as long.
+        """
+        found = None if self._searched else _HEAD(self._buffer)
+        if found is None or (end := found.end()) > FIELD_BYTES_MAX:
+            return None
+        if self._buffer.count(b"\n", 0, end) - 2 > self._fields_max:
+            return None
+        self._line_at = end
+        return self._cut_head()
+
+    def _head_of_lines(self) -> bytes | None:
+        """Check the lines that have come. Take the head with its last one; None before. Raises BadRequest."""
+        while (line := self._next_line()) is not None:
             if not self._fields_at:
                 self._take_request_line(line)
             elif line:
                 self._take_field(line)
             else:
-                self._request = _parse(self._cut_head())
-                self._body_bytes = _body_bytes(self._request, self._bodies)
-        return self._take_request()
-
-    def _skip_to_end(self) -> None:
-        """Go to the last line of a short head that is there as a whole, as nearly all are, if it is valid.
-
-        To check the lines one by one takes five times as long.
-        """
-        found = _HEAD(self._buffer)
-        if found is not None and found.end() <= FIELD_BYTES_MAX:
-            fields = self._buffer.count(b"\n", 0, found.end()) - 2
-            if fields <= self._fields_max:
-                self._fields_at = self._line_at = self._searched = found.end() - 2
-                self._fields = fields
+                return self._cut_head()
+        return None
 
     @property
     def in_request(self) -> bool:
@@ -204,8 +210,6 @@ class HeadReader:
         """Remove the lines that were read from the buffer, and return them."""
         head = bytes(self._buffer[: self._line_at])
         del self._buffer[: self._line_at]
-        if self._fields_at:
-            self._empty_lines = 0
         self._line_at = self._searched = self._fields_at = self._fields = 0
         return head
 

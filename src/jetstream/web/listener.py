@@ -141,7 +141,6 @@ class Listener:
 
     def _configure(self, connection: socket.socket, peer: str) -> None:
         """Set the options of an accepted socket that it does not inherit."""
-        connection.setblocking(False)
         if self._congestion is not None and not self._is_local(peer):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, self._congestion)
 

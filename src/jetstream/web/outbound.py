@@ -16,6 +16,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Protocol
 
 from jetstream.delivery.subscriber import Close
 from jetstream.limits import WebLimits
@@ -35,14 +36,21 @@ class Sockets:
         self.passing = Worker()
 
 
-class Outbound(asyncio.Protocol, ABC):
-    """The socket of one subscriber, as delivery's `Sink`.
+class Owner(Protocol):
+    """Whom a socket belongs to."""
 
-    `on_message` is called with each message of the client, if it can send any, and handles it in steps.
-    `on_end` is called when the connection has gone. `resume_at` returns the cursor that the client is told
-    when the server ends the connection. All are set by the owner before `start`, and removed
-    at the end.
-    """
+    def on_message(self, message: bytes, /) -> Steps[None]:
+        """Handle a message of the client, in steps. Called for sockets whose clients can send any."""
+
+    def on_end(self) -> None:
+        """Clean up: the connection has gone."""
+
+    def resume_at(self) -> int:
+        """Return the cursor that the client is told when the server ends the connection."""
+
+
+class Outbound(asyncio.Protocol, ABC):
+    """The socket of one subscriber, as delivery's `Sink`."""
 
     def __init__(self, transport: asyncio.Transport, sockets: Sockets, peer: str) -> None:
         self._transport = transport
@@ -80,9 +88,8 @@ class Outbound(asyncio.Protocol, ABC):
         self.controls = 0
         # The transport's own method: no call through Python on the hot path. A no-op after `close`.
         self.write: Callable[[bytes], None] = transport.write
-        self.on_message: Callable[[bytes], Steps[None]]
-        self.on_end: Callable[[], None]
-        self.resume_at: Callable[[], int]
+        # Set by the owner before `start`, and removed at the end.
+        self.owner: Owner
         self.lower_limit(False)
 
     def start(self, data: bytes) -> None:
@@ -268,10 +275,10 @@ class Outbound(asyncio.Protocol, ABC):
         if self._drained is not None and not self._drained.done():
             self._drained.set_exception(ConnectionResetError())
         self._drained = None
-        self.on_end()
-        # These refer to the owner, and the owner to this object. Without the cycle, both are freed at once:
-        # the garbage collector would stop the event loop for half a second after thousands of connections.
-        del self.on_message, self.on_end, self.resume_at
+        self.owner.on_end()
+        # The owner refers to this object. Without the cycle, both are freed at once: the garbage collector
+        # would stop the event loop for half a second after thousands of connections.
+        del self.owner
 
 
 def discard(_data: bytes) -> None:

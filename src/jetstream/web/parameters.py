@@ -14,7 +14,7 @@ to `_OPTIONS` and `parse_message`. One that filters: `web/filter_parameters.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -23,7 +23,7 @@ from jetstream.delivery.renderers.classic import CLASSIC
 from jetstream.delivery.renderers.v1 import V1
 from jetstream.delivery.subscriber import Bounds, SubscriberOptions
 from jetstream.errors import InvalidParameter
-from jetstream.steps import Steps
+from jetstream.steps import Steps, finish
 from jetstream.web.did_lists import DidList, no_list
 from jetstream.web.filter_parameters import FILTER, Given, parse_filter
 from jetstream.web.http import Request
@@ -31,6 +31,7 @@ from jetstream.web.query import (
     NAME_CHARS_MAX,
     PARAMETERS_PER_STEP,
     Query,
+    cut_cursor,
     decode_query,
     flag_in,
     given_in,
@@ -53,6 +54,13 @@ WIRE_RULE: Final = (
 # All parameters, and those that can change while connected.
 _KNOWN: Final = (*FILTER, "filter", "cursor", "until", "limit", "heartbeat", "wire", "zstdDictionary", *_V1)
 _OPTIONS: Final = (*FILTER, "filter", "maxMessageSizeBytes", "maxSize", "heartbeat")
+
+# Most clients have one of a few short queries, and come back with it and a cursor. To read one takes a tenth
+# of a handshake. So many are remembered, up to so many characters each.
+REMEMBERED: Final = 256
+SHORT_CHARS: Final = 400
+# What these mean depends on the time, or on the lists that there are.
+_VARYING: Final = frozenset({"cursor", "until", "filter"})
 
 # Seconds of `heartbeat`. A client that waits longer takes the connection for dead.
 HEARTBEAT_S: Final = range(1, 301)
@@ -109,24 +117,46 @@ def parse_request(
     endpoint. `resumes`: the request has a position that wins over `cursor`, so `until` may be past. Raises
     InvalidParameter.
     """
+    zstd = "zstd" in request.tokens("socket-encoding") if "socket-encoding" in request.headers else None
+    if len(request.query) <= SHORT_CHARS:
+        text, number = cut_cursor(request.query)
+        if (asked := _remembered(text, zstd, tuple(wires))) is not None:
+            return asked if number is None else asked._replace(cursor=number)
     query = yield from decode_query(request.query)
+    did_list = read_list(query, find_list)
+    asked = yield from _read(query, zstd, wires, did_list)
+    cursor = time_in(query, "cursor", now_us)
+    until = read_until(query, 0 if resumes else cursor, now_us)
+    return asked._replace(cursor=cursor, until=until, did_list=did_list)
+
+
+@lru_cache(REMEMBERED)
+def _remembered(text: str, zstd: bool | None, wires: Sequence[str]) -> SubscribeRequest | None:
+    """Read a short query at once; None if what it means depends on more than its text."""
+    query = finish(decode_query(text))
+    return None if query.keys() & _VARYING else finish(_read(query, zstd, wires, None))
+
+
+def _read(
+    query: Query, zstd: bool | None, wires: Sequence[str], did_list: DidList | None
+) -> Steps[SubscribeRequest]:
+    """Read all but `_VARYING` of a query, in steps.
+
+    `zstd`: whether the field `Socket-Encoding` names it; None: there is no such field.
+    """
     first = {name: values[0] for name, values in query.items()}
     yield from _refuse_mistakes(first, _KNOWN)
-    did_list = read_list(query, find_list)
     wanted, content = yield from parse_filter(given_in(query), did_list)
     size = number_in(query, _size_name(first), "is not a number of bytes")
-    cursor = time_in(query, "cursor", now_us)
     return SubscribeRequest(
         SubscriberOptions(wanted, size or 0, content),
-        cursor,
+        None,
         flag_in(query, "requireHello"),
-        _wire(query, request.headers, wires),
-        flag_in(query, "compress") or "zstd" in request.tokens("socket-encoding"),
+        _wire(query, zstd is not None, wires),
+        flag_in(query, "compress") or zstd is True,
         number_in(query, "zstdDictionary", "is not the ID of a dictionary, which is a number"),
-        until=read_until(query, 0 if resumes else cursor, now_us),
         limit=read_limit(query),
         heartbeat_s=read_heartbeat(query),
-        did_list=did_list,
     )
 
 
@@ -209,13 +239,16 @@ def _refuse_mistakes(given: Mapping[str, object], known: Collection[str]) -> Ste
             yield
 
 
-def _wire(query: Query, headers: Mapping[str, str], wires: Sequence[str]) -> str | None:
-    """Return the wire that a request selects: by name, or v1 by a name that came with it; else None."""
+def _wire(query: Query, encoded: bool, wires: Sequence[str]) -> str | None:
+    """Return the wire that a request selects: by name, or v1 by a name that came with it; else None.
+
+    `encoded`: whether it has the field `Socket-Encoding`, which came with it, too.
+    """
     wire = once_in(query, "wire")
     if wire and wire not in wires:
         there = f"{', '.join(wires[:-1])} and {wires[-1]}"
         raise InvalidParameter("wire", wire, f"is not a wire here: there are {there}")
-    if not wire and ("socket-encoding" in headers or not query.keys().isdisjoint(_V1)):
+    if not wire and (encoded or not query.keys().isdisjoint(_V1)):
         return V1.name
     return wire or None
 

@@ -27,6 +27,9 @@ _COMMA: Final = re.compile(",|%2[cC]")
 # A number. Twenty digits are more than 64 bits; Python's integers have no limit.
 _NUMBER: Final = re.compile(r"[0-9]{1,20}", re.ASCII).fullmatch
 
+# The cursor of a client that comes back, as it was given out. The rest of its query is what it was before.
+_CURSOR: Final = re.compile(r"(?<![^&])cursor=([0-9]{16})(?![^&])").split
+
 # The decoded values of a query string by name, in the order in which they came. Each item of a list is a
 # value, whether it came by repetition or after a comma.
 Query = dict[str, list[str]]
@@ -51,6 +54,15 @@ def decode_query(text: str, lists: Collection[str] = COMMA_LISTS) -> Steps[Query
                 yield
     query.pop("", None)
     return query
+
+
+def cut_cursor(text: str) -> tuple[str, int | None]:
+    """Return a short query string without its cursor, and the cursor.
+
+    None, and all of the text, if there is not exactly one, or if it is not a number of 16 digits.
+    """
+    parts = _CURSOR(text)
+    return (parts[0] + parts[2], int(parts[1])) if len(parts) == 3 else (text, None)
 
 
 def given_in(query: Query) -> Given:

@@ -89,7 +89,7 @@ class SocketSink(Outbound):
 
     def _end(self, close: Close) -> None:
         """Write a close frame, which the client answers."""
-        self._write_control(WEBSOCKET.end(close.code, close.text, self.resume_at()))
+        self._write_control(WEBSOCKET.end(close.code, close.text, self.owner.resume_at()))
 
     def fail(self, close: Close) -> None:
         """Close, and discard what the client sends from now on."""
@@ -189,10 +189,10 @@ class SocketSink(Outbound):
             self._queue(self._inbound.messages, self._handle_message(frame.data))
 
     def _handle_message(self, message: bytes) -> Steps[None]:
-        """Run `on_message` in steps until the connection has ended. Then go on with the frames behind it."""
+        """Have a message handled, in steps until the connection has ended. Then read the frames behind it."""
         if self._over:  # since the message was queued
             return
-        for _ in self.on_message(message):
+        for _ in self.owner.on_message(message):
             yield
             if self._over:
                 break

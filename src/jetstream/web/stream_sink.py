@@ -50,7 +50,7 @@ class EventStreamSink(Outbound):
 
     def _end(self, close: Close) -> None:
         """Write the end of the body. What is not complete has none."""
-        self._write_control(self._framing.end(close.code, close.text, self.resume_at()))
+        self._write_control(self._framing.end(close.code, close.text, self.owner.resume_at()))
         self._write_eof()
 
     @property
@@ -191,7 +191,7 @@ class CompressedSink(EventStreamSink):
 
     def _end(self, close: Close) -> None:
         """Let the end of the body wait behind what waits."""
-        text = self._framing.end(close.code, close.text, self.resume_at())
+        text = self._framing.end(close.code, close.text, self.owner.resume_at())
         if text:
             self.controls += len(text)
             self._put(text)

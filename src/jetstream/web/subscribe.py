@@ -137,9 +137,9 @@ class Subscribe:
         """Upgrade a connection to a subscription. A refusal is one sentence. Raises BadRequest."""
         try:
             positions = self.delivery.positions(subscription.cursor)
-            fields = {"Jetstream-Wire": subscription.encoding.renderer.name, **position_headers(positions)}
+            wire = {"Jetstream-Wire": subscription.encoding.renderer.name}
             opening = subscription.opening or _UPGRADE
-            answer = opening.accept(request, {**subscription.fields, **fields})
+            answer = opening.accept(request, {**subscription.fields, **wire, **position_headers(positions)})
             if isinstance(answer, Response):
                 return answer
             self._check_room()

@@ -36,6 +36,11 @@ MESSAGE_BYTES_MAX: Final = 1_000_000
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==").fullmatch  # 16 bytes in base64
 VERSION: Final = "13"
+# The head of the response that accepts a handshake, up to what depends on the request.
+_ACCEPTED: Final = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Server: " + SERVER.encode() + b"\r\nSec-WebSocket-Accept: "
+)
 
 CONTINUATION, CLOSE, PING, PONG = 0, 8, 9, 10  # TEXT and BINARY are also what the server sends
 _CONTROL_BYTES_MAX: Final = 125
@@ -93,11 +98,8 @@ def accept(request: Request, fields: Mapping[str, str]) -> bytes:
     if not _KEY(key):
         raise BadRequest(400, "handshake", "Sec-WebSocket-Key is not 16 bytes in base64")
     digest = b64encode(sha1(key + _GUID).digest())  # noqa: S324 - required by the protocol, and not a secret
-    more = "".join(f"{name}: {value}\r\n" for name, value in {"Server": SERVER, **fields}.items())
-    return (
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Accept: " + digest + b"\r\n" + more.encode() + b"\r\n"
-    )
+    more = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
+    return _ACCEPTED + digest + b"\r\n" + more.encode() + b"\r\n"
 
 
 def pong_frame(data: bytes) -> bytes:

@@ -14,8 +14,10 @@ import asyncpg
 import pytest
 from tests.foreign.conftest import missing
 from tests.foreign.postgresql.engine import PostgresEngine, new_engine
-from tests.foreign.postgresql.server import Server, binaries, running
+from tests.foreign.postgresql.server import Server, running
 from tests.unit.conftest import batch_of, cursor
+
+from jetstream.cluster.postgres import PostgresMissing, find_binaries
 
 __all__ = ["batch_of", "cursor"]
 
@@ -24,8 +26,10 @@ _numbers = count()
 
 @pytest.fixture(scope="session")
 def programs() -> Path:
-
-    return binaries() or missing("PostgreSQL")
+    try:
+        return find_binaries()
+    except PostgresMissing:
+        missing("PostgreSQL")
 
 
 @pytest.fixture(scope="session")

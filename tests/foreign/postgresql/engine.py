@@ -8,11 +8,11 @@ from typing import Any
 import asyncpg
 
 from jetstream.clock import unix_us
-from jetstream.eventlog.postgresql.connection import drop
-from jetstream.eventlog.postgresql.leading import Candidate, open_leading
-from jetstream.eventlog.postgresql.store import Options
+from jetstream.eventlog.postgresql.leading import Candidate, create_tables, lead
+from jetstream.eventlog.postgresql.store import Options, PostgresLog
 from jetstream.eventlog.postgresql.term import Term
-from jetstream.eventlog.postgresql.upkeep import Retention, Upkeep
+from jetstream.eventlog.postgresql.trimming import Retention
+from jetstream.eventlog.postgresql.upkeep import Upkeep
 from jetstream.limits import LogLimits
 
 
@@ -31,15 +31,13 @@ class Leading:
 
     async def abandon(self) -> None:
         """Leave everything as a process does that is killed."""
-        log = self.term.log
-        tasks = [*self.upkeep._tasks, *([log._task] if log._task else [])]
-        for task in tasks:
+        for task in self.upkeep._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await drop(self.upkeep._connection)
-        await drop(self.term._connection)
-        await log._pool.close()
-        self.term._lookups.close()
+        await asyncio.gather(*self.upkeep._tasks, return_exceptions=True)
+        await self.upkeep._transactions.cut()
+        await self.term._appender.disconnect()
+        await self.term.log.close()
+        self.term.repos.close()
 
 
 class PostgresEngine:
@@ -60,7 +58,13 @@ class PostgresEngine:
     ) -> Leading:
         candidate = {"takeover_s": 0.0, "erase": erase, **candidate}
         options = Options(limits=limits, primary=True)
-        term = await open_leading(self.address, Candidate(**candidate), options=options)
+        await create_tables(self.address)
+        log = await PostgresLog.open(self.address, options)
+        try:
+            term = await lead(log, Candidate(**candidate))
+        except BaseException:
+            await log.close()
+            raise
         return Leading(term, Upkeep(term, Retention(retention_s, retention_bytes, clock)))
 
     async def abandon(self, log: Leading) -> None:
@@ -73,8 +77,7 @@ class PostgresEngine:
 
     async def trim(self, log: Leading, before_us: int) -> int:
         events: int = log.statistics().events
-        async with log.upkeep._running:
-            await log.upkeep.trim(before_us)
+        await log.upkeep.trim(before_us)
         return events - int(log.statistics().events)
 
     def forget(self, log: Leading) -> None:

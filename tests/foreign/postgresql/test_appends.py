@@ -104,7 +104,7 @@ async def test_a_database_that_is_gone_stores_nothing_until_it_is_back(
 ) -> None:
     log = await behind.open(limits=BY_HAND)
     await log.append(batch_of(range(1, 5)), Changes(cursor))
-    await log.term._disconnect()
+    await log.term._appender.disconnect()
     port, proxy._server_port = proxy._server_port, 1
     proxy.cut()
     with pytest.raises(LogUnwritable, match=r"127\.0\.0\.1"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any, cast
 
 import asyncpg
 from tests.foreign.postgresql.engine import Leading, PostgresEngine
@@ -14,7 +15,12 @@ from tests.unit.eventlog.events import make_event
 from tests.unit.eventlog.reading import times_from
 
 from jetstream.eventlog import Changes, Cursors
+from jetstream.eventlog.postgresql.follower import PLAN_ONCE
+from jetstream.eventlog.postgresql.following import POLL
+from jetstream.eventlog.postgresql.pool import ReaderPool
+from jetstream.eventlog.postgresql.reader import DatabaseReader
 from jetstream.eventlog.postgresql.store import Options, PostgresLog
+from jetstream.eventlog.postgresql.stored import StoredEvents
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
 from jetstream.model.event import CREATE, Event
@@ -294,7 +300,7 @@ async def test_edges_on_a_replica_poll(
 ) -> None:
     primary = own_server()
     leader = await PostgresEngine(primary.address).open(limits=BY_HAND)
-    replica = primary.standby("replica")
+    replica = primary.standby()
     try:
         edge = await PostgresLog.open(replica.address, Options(BY_HAND, poll_s=0.02))
         seen: list[int] = []
@@ -327,5 +333,92 @@ async def test_a_server_that_is_killed_and_comes_back_costs_readers_nothing(
     await append(leader, batch_of, cursor, range(301, 601))
     await following
     assert seen == list(range(1, 601))
+    await edge.close()
+    await leader.close()
+
+
+async def test_a_reader_whose_query_was_cancelled_reads_on(
+    engine: PostgresEngine, batch_of: BatchOf, cursor: Cursors
+) -> None:
+    """As a replica does when it must apply a change that a query is in the way of."""
+    leader = await engine.open(limits=BY_HAND)
+    await append(leader, batch_of, cursor, range(1, 351))
+    await leader.maintain()
+    edge = await PostgresLog.open(engine.address, Options(BY_HAND))
+    other = await asyncpg.connect(engine.address)
+    locking = other.transaction()
+    await locking.start()
+    await other.execute("LOCK TABLE segment IN ACCESS EXCLUSIVE MODE")
+    reading = asyncio.create_task(times_from(edge))
+    waiting = "FROM pg_stat_activity WHERE wait_event = 'relation' AND query LIKE '%FROM segment%'"
+    while not await engine.execute(f"SELECT pg_cancel_backend(pid) {waiting}"):
+        await asyncio.sleep(0.01)
+    while not await engine.execute(f"SELECT 1 {waiting}"):  # it asks again
+        assert not reading.done()
+        await asyncio.sleep(0.01)
+    await locking.rollback()
+    await other.close()
+    assert await reading == list(range(1, 351))
+    await edge.close()
+    await leader.close()
+
+
+class LatePool:
+    """Readers whose answers come late."""
+
+    def __init__(self, readers: ReaderPool) -> None:
+        self._readers = readers
+        self.has_read, self.may_return = asyncio.Event(), asyncio.Event()
+
+    async def run(self, work: Callable[[DatabaseReader], Any], revision: int = 0) -> Any:
+        result = await self._readers.run(work, revision)
+        self.has_read.set()
+        await self.may_return.wait()
+        return result
+
+
+async def test_a_segment_that_was_read_before_it_was_rewritten_is_kept_without_what_was_erased(
+    engine: PostgresEngine, cursor: Cursors
+) -> None:
+    """The account's end is known when the segment is read, and is done with when it has been."""
+    leader = await engine.open(limits=BY_HAND)
+    said = Event(CREATE, LEAVER, b"app.bsky.feed.post", b"k", b"r", b"bafy", SECRET)
+    for time in range(1, 101):
+        await leader.append(Batch.of([said, make_event(time)], [2 * time, 2 * time + 1]), Changes(cursor))
+    await leader.maintain()
+    await leader.append(Batch.of([account_deleted()], [1_000]), Changes(cursor))
+    edge = await PostgresLog.open(engine.address, Options(BY_HAND))
+    late = LatePool(edge._pool)
+    stored = StoredEvents(edge._log, cast(Any, late), edge._damages, BY_HAND)
+    loading = asyncio.create_task(
+        stored._load((await engine.execute("SELECT min(last_us) FROM segment"))[0][0])
+    )
+    await late.has_read.wait()
+    await engine.settle(leader)
+    await edge.looked_again()
+    assert edge._log.tombstones == {}
+    late.may_return.set()
+    loaded = await loading
+    assert loaded is not None
+    assert LEAVER not in loaded.batch.dids
+    await edge.close()
+    await leader.close()
+
+
+async def test_the_statement_of_a_look_is_planned_once_and_reads_by_an_index(
+    engine: PostgresEngine, batch_of: BatchOf, cursor: Cursors
+) -> None:
+    leader = await engine.open(limits=BY_HAND)
+    edge = await PostgresLog.open(engine.address, Options(BY_HAND, poll_s=NEVER_S, fresh_s=NEVER_S))
+    await append(leader, batch_of, cursor, range(1, 2_001), 2)
+    await engine.execute("ANALYZE")
+    connection = await asyncpg.connect(engine.address)
+    await connection.execute(PLAN_ONCE)
+    await connection.execute(f"PREPARE look(bigint) AS {POLL}")
+    plan = "\n".join(line for (line,) in await connection.fetch("EXPLAIN EXECUTE look(1900)"))
+    assert "Index Scan using tail_a_last_us" in plan
+    assert "Seq Scan on tail" not in plan
+    assert "$1" in plan  # it is of no certain tip
+    await connection.close()
     await edge.close()
     await leader.close()

@@ -113,7 +113,7 @@ async def test_after_a_promotion_positions_continue_above_the_reserved_ones(
     own_server: Callable[..., Server], batch_of: BatchOf, cursor: Cursors
 ) -> None:
     primary = own_server(synchronous_standby_names="")
-    replica = primary.standby("replica")
+    replica = primary.standby()
     try:
         address = f"postgresql://postgres@127.0.0.1:{primary.port},127.0.0.1:{replica.port}/postgres"
         engine = PostgresEngine(address)
@@ -149,7 +149,7 @@ async def test_with_a_synchronous_standby_a_promotion_loses_nothing(
 ) -> None:
     """The primary is lost while an append waits for the standby: its outcome is asked of the new primary."""
     primary = own_server()
-    replica = primary.standby("replica")
+    replica = primary.standby()
     try:
         hosts = f"127.0.0.1:{primary.port},127.0.0.1:{replica.port}"
         engine = PostgresEngine(f"postgresql://postgres@{hosts}/postgres")
@@ -186,7 +186,7 @@ async def test_an_append_whose_wait_was_ended_is_confirmed(
 ) -> None:
     """Somebody cancels the wait for a standby: the append returns only when a later commit is replicated."""
     primary = own_server()
-    replica = primary.standby("replica")
+    replica = primary.standby()
     try:
         engine = PostgresEngine(primary.address)
         log = await engine.open(limits=BY_HAND)
@@ -221,3 +221,35 @@ async def test_tables_of_another_version_are_refused(server: Server) -> None:
         await PostgresLog.open(engine.address)
     with pytest.raises(LogError, match="has no tables of a log"):
         await PostgresLog.open((await new_engine(server.address, "empty")).address)
+
+
+async def test_a_term_begins_when_the_log_was_read_up_to_it(
+    engine: PostgresEngine, batch_of: BatchOf, cursor: Cursors
+) -> None:
+    leader = await engine.open(limits=BY_HAND)
+    leader.term.notifies = False
+    options = Options(limits=BY_HAND, primary=True, poll_s=3600.0, fresh_s=3600.0)
+    log = await PostgresLog.open(engine.address, options)
+    for start in range(1, 1_001, 10):  # more than one look takes
+        await leader.append(batch_of(range(start, start + 10)), Changes(cursor))
+    assert log.tip < 1_000
+    await leader.close()
+    term = await lead(log, Candidate())
+    assert (term.tip, log.tip) == (1_000, 1_000)
+    await term.append(batch_of(range(1_001, 1_003)), Changes(cursor))
+    assert log.tip == 1_002
+    await term.close()
+
+
+async def test_a_reader_of_a_term_that_was_replaced_waits_for_the_next_one(
+    engine: PostgresEngine, batch_of: BatchOf, cursor: Cursors
+) -> None:
+    old = await engine.open(limits=BY_HAND)
+    waiting = asyncio.create_task(old.term.wait(4))
+    new = await engine.open(limits=BY_HAND)
+    await new.append(batch_of(range(1, 5)), Changes(cursor))
+    async with asyncio.timeout(20):
+        await waiting
+    assert await times_from(old) == [1, 2, 3, 4]
+    await old.close()
+    await new.close()

@@ -39,5 +39,21 @@ async def test_identities_and_deletions_are_read_from_the_log(log: SqliteLog) ->
     assert gone == {"gone"}
 
 
+async def test_deletions_that_retention_has_removed_are_known_from_the_states_of_accounts(
+    log: SqliteLog,
+) -> None:
+    """A source that is behind sends the account's commits again, which the log does not hold any more."""
+    bodies = {
+        "gone": event(ACCOUNT, "did:web:gone", active=False, status="deleted").body,
+        "hidden": event(ACCOUNT, "did:web:hidden", active=False, status="takendown").body,
+    }
+    told = {("", f"did:web:{name}"): b"a\0b\0" + body for name, body in bodies.items()}
+    said = {("b", "did:web:other"): bodies["gone"]}  # only one source says so, and it does not decide
+    await log.append(Batch.of([], []), Changes({}, accounts={**told, **said}))
+    _, deletions = await recent(log, START_US + 60 * MINUTE_US, BOUNDS)
+    gone = {did for did in ("gone", "hidden", "other") if is_before(deletions, f"did:web:{did}")}
+    assert gone == {"gone"}
+
+
 def is_before(deletions: Deletions, did: str) -> bool:
     return deletions.is_from_before(did, rev(-1), begins=True)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -26,14 +28,26 @@ BatchOf = Callable[[range], Batch]
 START = 1_700_000_000_000_000
 
 
+@pytest.fixture(scope="module")
+def whole_log(tmp_path_factory: pytest.TempPathFactory, batch_of: BatchOf, cursor: Cursors) -> Path:
+    """A closed log of 1,000 events, most of them in segments."""
+    directory = tmp_path_factory.mktemp("log")
+
+    async def write() -> None:
+        log = await SqliteLog.open(directory, limits=LogLimits(segment_events=300))
+        for start in range(START, START + 1000, 100):
+            await log.append(batch_of(range(start, start + 100)), Changes(cursor))
+        await log.maintain()
+        await log.close()
+
+    asyncio.run(write())
+    return directory
+
+
 @pytest.fixture
-async def directory(tmp_path: Path, batch_of: BatchOf, cursor: Cursors) -> Path:
-    log = await SqliteLog.open(tmp_path, limits=LogLimits(segment_events=300))
-    for start in range(START, START + 1000, 100):
-        await log.append(batch_of(range(start, start + 100)), Changes(cursor))
-    await log.maintain()
-    await log.close()
-    return tmp_path
+def directory(whole_log: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(whole_log, tmp_path, dirs_exist_ok=True))
 
 
 def written(capsysbinary: pytest.CaptureFixture[bytes]) -> list[bytes]:

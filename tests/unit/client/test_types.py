@@ -48,18 +48,19 @@ def classic() -> None:
 """
 
 
-def checked(tmp_path: Path, program: str) -> tuple[dict[int, str], list[str]]:
+def checked(directory: Path, cache: Path, program: str) -> tuple[dict[int, str], list[str]]:
     """Check a program with mypy. Return what it reveals, and its errors, by line."""
-    path = tmp_path / "program.py"
+    path = directory / "program.py"
     path.write_text(program)
-    out, _, _ = api.run(["--strict", "--python-version=3.11", f"--cache-dir={tmp_path}", str(path)])
+    out, _, _ = api.run(["--strict", "--python-version=3.11", f"--cache-dir={cache}", str(path)])
     revealed = {int(line): text for line, text in re.findall(r':(\d+): note: Revealed type is "(.*)"', out)}
     return revealed, re.findall(r"program.py:(\d+): error", out)
 
 
 @pytest.mark.timeout(300)
-def test_a_type_checker_narrows_events(tmp_path: Path) -> None:
-    revealed, errors = checked(tmp_path, EXAMPLE)
+def test_a_type_checker_narrows_events(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    kept = getattr(pytestconfig, "cache", None)  # what was found of the imported modules; None: turned off
+    revealed, errors = checked(tmp_path, kept.mkdir("mypy") if kept else tmp_path, EXAMPLE)
     lines = EXAMPLE.splitlines()
     types = {int(lines[line - 1].rpartition("# ")[2]): text for line, text in revealed.items()}
     assert types == {

@@ -96,6 +96,7 @@ class MemoryLog:
         self.failure: Exception | None = None
         self.appended_by_others = 0  # the newest position of another process, which `look` finds
         self.is_current = True
+        self.possible = 0  # the newest position that another process may have stored
         self.copy: Callable[[Batch], Batch] | None = None  # what a reader is given instead of a full batch
         self._grown = asyncio.Event()
         self._seen = 0
@@ -107,6 +108,10 @@ class MemoryLog:
     @property
     def newest(self) -> int:
         return max(self.tip, self._seen)
+
+    @property
+    def cursor_max(self) -> int:
+        return max(self.newest, self.possible) + 1
 
     async def look(self) -> None:
         self._seen = self.appended_by_others

@@ -293,6 +293,19 @@ async def test_a_cursor_that_another_process_gave_out_waits_for_its_event() -> N
         assert live.times() == steps(11, 18)
 
 
+async def test_a_cursor_that_the_log_may_have_given_out_waits() -> None:
+    """As with a replica, which does not know how far the primary is."""
+    async with served(events=5) as (delivery, log):
+        log.possible = 9 * STEP_US
+        assert not delivery.must_look(9 * STEP_US + 1)
+        assert delivery.must_look(9 * STEP_US + 2)
+        _, sink = join(delivery, 8 * STEP_US)
+        _, live = join(delivery)
+        log.grow(5)
+        await reading(lambda: live.times() == steps(6, 11), sink, live)
+        await reading(lambda: sink.times() == steps(8, 11), sink)
+
+
 async def test_a_subscription_with_an_end_does_not_end_before_the_log_was_looked_at() -> None:
     async with served(events=5, now_us=lambda: 10**9) as (delivery, log):
         log.is_current = False

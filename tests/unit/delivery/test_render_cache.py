@@ -157,6 +157,7 @@ def test_what_was_dropped_is_rendered_again() -> None:
     assert cache.render(one, range(10, 50), CLASSIC).frames(range(10, 50)) == before[10:]
 
 
+@pytest.mark.usefixtures("only_new_objects")
 def test_a_batch_that_ends_leaves_nothing_behind() -> None:
     gc.collect()
     gc.disable()

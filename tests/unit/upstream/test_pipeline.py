@@ -192,6 +192,13 @@ def test_a_new_sequence_is_delivered_at_once_and_becomes_the_cursor_when_it_rise
     assert (first.seq, second.seq, third.seq) == (5_000_000, 5_000_000, 3)
 
 
+@pytest.mark.parametrize("seqs", [[5, 7, 6, 8, 10, 9, 11], [5, 7, 8, 6, 9], [5, 8, 7, 6, 9], [6, 5, 7]])
+def test_swapped_neighbours_are_all_events(seqs: list[int]) -> None:
+    taken = reading(4).read(map(commit, seqs))
+
+    assert (rkeys(taken), drops(taken)) == (seqs, {})
+
+
 # What is asked of the log
 
 

@@ -114,6 +114,8 @@ def test_the_first_frame_of_a_connection_is_in_doubt_when_it_leaves_a_gap() -> N
     reader = Reader(100).numbers(105, 106, 110)
 
     assert (reader.taken, reader.asked) == ([105, 106, 110], 1)
+    reader.tracker.connected()
+    assert reader.numbers(115, 116, 120).asked == 2
 
 
 @pytest.mark.parametrize(
@@ -134,6 +136,23 @@ def test_many_outliers_cost_no_other_frame(outliers: range) -> None:
 
     assert reader.taken == [1_001, *outliers, *range(1_002, 1_012)]
     assert reader.cursor[0] == 1_011
+
+
+@pytest.mark.parametrize("outliers", [(300_000, 400_000), (400_000, 300_000), (FAR, 2 * FAR, 3 * FAR)])
+def test_far_outliers_do_not_confirm_each_other(outliers: tuple[int, ...]) -> None:
+    reader = Reader(100).numbers(101, *outliers)
+    assert reader.tracker.cursor == 101  # what a new connection asks for
+
+    reader.numbers(102, 103)
+    assert (reader.cursor, reader.tracker.restarts) == ((103, None), 0)
+
+
+@pytest.mark.parametrize("lows", [(5,), (5, 6), (7, 6, 5, 4), (5, 5, 5)])
+def test_a_few_low_numbers_are_no_restart(lows: tuple[int, ...]) -> None:
+    reader = Reader(1_000).numbers(1_001, *lows)
+    assert (reader.tracker.cursor, reader.tracker.restarts) == (1_001, 0)
+
+    assert reader.numbers(1_002).cursor == (1_002, None)
 
 
 def test_jumps_are_believed_when_they_go_on() -> None:

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 import structlog
+from tests.builders import commit
 
 from jetstream.conditions import Conditions
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.limits import UpstreamLimits
 from jetstream.logging_setup import Throttled
 from jetstream.metrics import Metrics
+from jetstream.model.event import Key
+from jetstream.upstream.inbox import Inbox
 from jetstream.upstream.pipeline import DecodedBatch, Pipeline
 from jetstream.upstream.reconnecting import Link
 from jetstream.upstream.seq_tracker import SeqTracker
@@ -87,4 +92,40 @@ async def test_the_lag_is_by_the_clock_that_ignores_steps(
     for time_ in times:
         one._count(DecodedBatch(frames=1, accepted=1, time=time_))
     assert one.lag_s == lag_s
+    await log.close()
+
+
+class Frames:
+    """An inbox that has some frames, and is over after them."""
+
+    received_at = 0.0
+
+    def __init__(self, *frames: bytes) -> None:
+        self._frames = list(frames)
+
+    async def wait(self, count_max: int) -> list[bytes]:
+        return self._frames[:count_max]
+
+    def drop(self, count: int) -> None:
+        del self._frames[:count]
+
+
+async def test_frames_in_doubt_have_one_turn_after_the_log_has_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = await SqliteLog.open(tmp_path)
+    one, untils = source(log, awaited=True), list[float]()
+    resolve = one._pipeline.resolve
+
+    def noted(batch: DecodedBatch, known: Mapping[Key, int], until: float = float("inf")) -> None:
+        untils.append(until)
+        resolve(batch, known, until)
+
+    async def stored(_batch: DecodedBatch, _received_at: float) -> None: ...
+
+    monkeypatch.setattr(one._pipeline, "resolve", noted)
+    monkeypatch.setattr(one, "_store", stored)
+    await one._read(cast(Inbox, Frames(commit(5), commit(6))))  # not those that follow 0
+    assert untils
+    assert max(untils) <= time.monotonic() + LIMITS.turn_s
     await log.close()

@@ -41,13 +41,17 @@ def ok(_request: Request, _connection: Connection) -> Steps[Answer]:
     return Response.sentence(200, "it is read")
 
 
+def posted(size: int) -> bytes:
+    head = b"POST /filters HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size
+    return head + size * b"x"
+
+
 def upload(connections: Connections, size: int, handler: Handler = ok) -> tuple[Transport, Connection]:
     """Send a request with a body at once."""
     transport = Transport()
     connection = Connection(connections, handler, bodies={"/filters": 1_000})
     connection.connection_made(cast(Any, transport))
-    head = b"POST /filters HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size
-    connection.data_received(head + size * b"x")
+    connection.data_received(posted(size))
     return transport, connection
 
 
@@ -60,6 +64,26 @@ async def test_bodies_that_wait_for_their_turn_are_bounded_together() -> None:
     second = [upload(connections, 100)[0] for _ in range(2)]
     await until(lambda: not connections.worker)
     assert all(each.written.startswith(b"HTTP/1.1 200 ") for each in (*first[:2], *second))
+
+
+async def test_a_request_whose_client_has_gone_is_not_answered() -> None:
+    asked: list[str] = []
+
+    def note(request: Request, _connection: Connection) -> Steps[Answer]:
+        asked.append(request.path)
+        yield
+        return Response.sentence(200, "it is read")
+
+    connections = Connections(Metrics())
+    for size in (100, 20_000):  # the second one is read in a turn of its own
+        connection = Connection(connections, note, bodies={"/filters": 100_000})
+        connection.connection_made(cast(Any, Transport()))
+        connection.data_received(posted(size))
+        connection.connection_lost(None)
+    await until(lambda: not connections.worker and not connections.reading)
+    assert asked == []
+    assert connections._body_bytes == 0
+    assert not connections
 
 
 class Slow:

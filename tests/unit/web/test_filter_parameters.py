@@ -167,8 +167,7 @@ def test_who_asks_for_the_same_short_filter_shares_it() -> None:
     "values", [["did:plc:" + "a" * (SHORT_CHARS - 7)], [f"did:plc:{n}" for n in range(SHORT_VALUES + 1)]]
 )
 def test_a_long_filter_is_not_remembered(values: list[str]) -> None:
-    query = urlencode({"wantedDids": ",".join(values)})
-    first, second = queried(query), queried(query)
+    first, second = updated(wantedDids=values), updated(wantedDids=values)
     assert first == second
     assert first.wanted is not second.wanted
 

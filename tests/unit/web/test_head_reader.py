@@ -292,6 +292,21 @@ def test_a_body_may_come_in_pieces(cut: int) -> None:
     assert not reader.in_request
 
 
+def test_a_body_that_looks_like_a_request_is_none() -> None:
+    """Its first part has come; where the next request begins is counted from the end of the body."""
+    body = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n, and more"
+    reader = HeadReader(LIMITS, {"/filters": len(body)})
+    head = with_fields(b"Content-Length: %d" % len(body), line=b"POST /filters HTTP/1.1")
+    reader.feed(head + body[:-4])
+    assert reader.next() is None
+    reader.feed(body[-4:] + HEAD)
+    request, following = reader.next(), reader.next()
+    assert request is not None
+    assert request.body == body
+    assert following is not None
+    assert (following.path, following.query) == ("/subscribe", "a=1")
+
+
 @pytest.mark.parametrize(
     ("fields", "status"),
     [

@@ -4,8 +4,10 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import cycle
 
 import pytest
+from structlog.testing import capture_logs
 
 from jetstream.limits import WebLimits
 from jetstream.web.listener import (
@@ -109,3 +111,26 @@ async def test_connections_wait_in_the_kernel_while_those_before_them_have_no_pl
     (await made).abort()
     writer.close()
     listening.close()
+
+
+async def test_pauses_for_want_of_files_are_told_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = cycle([True, False])  # before each connection a pause
+    monkeypatch.setattr("jetstream.web.listener.files_are_short", lambda *_: next(short))
+    accepted: asyncio.Queue[None] = asyncio.Queue()
+
+    async def hand_over(connection: socket.socket, _peer: str) -> None:
+        connection.close()
+        accepted.put_nowait(None)
+
+    with capture_logs() as lines:
+        limits = WebLimits(accepts_per_turn=1, accept_pause_s=0.0)
+        listening = Listener("127.0.0.1", 0, hand_over, limits=limits)
+        for _ in range(5):
+            _, writer = await asyncio.open_connection("127.0.0.1", listening.port)
+            await accepted.get()
+            writer.close()
+        listening.close()
+    assert [line["event"].partition(",")[0] for line in lines] == [
+        "listener: cannot accept",
+        "listener: accepting again",
+    ]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
-from tests.unit.web.transport import Transport
+from tests.unit.web.transport import Owner, Transport
 
 from jetstream.delivery.framing.ndjson import NDJSON
 from jetstream.delivery.subscriber import Close
@@ -28,7 +28,7 @@ class Client:
         self.transport.protocol = self.sink = sink
         sockets = Sockets(LIMIT)
         EventStreamSink.__init__(sink, cast(Any, self.transport), sockets, "", NDJSON, lambda: None)
-        sink.resume_at = lambda: 7
+        sink.owner = Owner()
         self.written = b""
 
     def write(self, count: int, size: int = 10) -> None:
@@ -153,7 +153,6 @@ async def test_drained_is_when_nothing_is_buffered(gathering: bool, client: Clie
 
 
 async def test_nothing_is_drained_when_the_client_goes(slow: Client) -> None:
-    slow.sink.on_message, slow.sink.on_end = lambda message: iter(()), lambda: None  # type: ignore[assignment,return-value]
     waiting = asyncio.create_task(slow.sink.drained())
     await slow.transport.read(1)
     slow.sink.connection_lost(None)
@@ -187,7 +186,6 @@ async def test_what_was_gathered_is_not_copied_for_a_client_that_reads_nothing(s
 
 
 async def test_nothing_is_left_of_a_client_that_has_gone(slow: Client) -> None:
-    slow.sink.on_message, slow.sink.on_end = lambda message: iter(()), lambda: None  # type: ignore[assignment,return-value]
     slow.write(5)
     slow.sink.connection_lost(None)
     assert slow.sink._gathered_bytes == 0

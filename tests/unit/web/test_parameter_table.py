@@ -112,7 +112,7 @@ def test_a_table_has_the_parameters_that_are_read(endpoint: str, monkeypatch: py
 
     for module in (parameters, subscribe_events_parameters):
         monkeypatch.setattr(module, "decode_query", decoded)
-    read(parse, "")
+    read(parse, "x" * (parameters.SHORT_CHARS + 1))  # too long to be remembered
     if endpoint == "subscribeEvents":
         names -= {"compress", *subscribe_events_parameters._ELSEWHERE}  # looked for, to refuse them
     else:

@@ -15,7 +15,7 @@ from tests.unit.web.parameter_rows import BAD, GOOD, NOW
 
 from jetstream.delivery.subscriber import SubscriberOptions
 from jetstream.errors import InvalidParameter
-from jetstream.model.filter import EVERYTHING, Filter
+from jetstream.model.filter import DIDS_PER_STEP, EVERYTHING, Filter
 from jetstream.steps import finish
 from jetstream.web import parameters
 from jetstream.web.http import Request
@@ -26,6 +26,7 @@ from jetstream.web.parameters import (
     parse_message,
     parse_request,
 )
+from jetstream.web.query import PARAMETERS_PER_STEP
 
 POST, LIKE = "app.bsky.feed.post", "app.bsky.feed.like"
 ANN, BOB = "did:plc:ann", "did:web:bob.example"
@@ -149,6 +150,38 @@ def test_the_longest_url_of_all() -> None:
     assert parsed(listed).options.wanted == subscription.options.wanted
     assert refused(f"{repeated}&wantedDids={ANN}") == ("wantedDids", "10001")
     assert refused(f"{repeated}&wantedCollections={POST}") == ("wantedCollections", "101")
+
+
+# What is remembered
+
+CURSOR = 1725519626134432
+
+
+@pytest.mark.parametrize(
+    "query",
+    [query for _, rows in GOOD.values() for query in rows if "cursor" not in query and "until" not in query],
+)
+def test_a_client_that_comes_back_with_a_cursor_asks_for_the_same(query: str) -> None:
+    wanted = parsed(query)._replace(cursor=CURSOR)
+    for text in (f"cursor={CURSOR}&{query}", f"{query}&cursor={CURSOR}"):
+        assert parsed(text) == parsed(text) == wanted
+
+
+@pytest.mark.parametrize(
+    "query", ["cursor=-10m", "%63ursor=-10m", "cursor=1&until=-10m", "cursor=1&%75ntil=-10m"]
+)
+def test_an_age_counts_from_each_request(query: str) -> None:
+    def times(now_us: int) -> list[int]:
+        asked = finish(parse_request(Request("GET", "/subscribe", query, 1, {}), now_us=now_us))
+        return [time for time in (asked.cursor, asked.until) if time and time > 1]
+
+    assert times(NOW) == [NOW - 600_000_000]
+    assert times(NOW + 1) == [NOW - 599_999_999]
+
+
+def test_two_cursors_are_refused_in_whatever_form() -> None:
+    for other in (f"cursor={CURSOR}", "cursor=1", "%63ursor=1"):
+        assert refused(f"wantedDids={ANN}&cursor={CURSOR}&{other}")[0] == "cursor"
 
 
 # Wire and compression
@@ -308,6 +341,16 @@ def test_parameters_that_cannot_change_are_ignored_in_an_update() -> None:
 def test_an_update_of_many_unknown_names_is_read_in_small_steps() -> None:
     text = json.dumps({"type": "options_update", "payload": dict.fromkeys(map(str, range(10_000)))})
     assert len(list(parse_message(text.encode()))) > 40
+
+
+def test_ten_thousand_dids_are_read_in_small_steps() -> None:
+    dids = [f"did:plc:{number:024}" for number in range(10_000)]
+    text = json.dumps({"type": "options_update", "payload": {"wantedDids": dids}})
+    assert len(list(parse_message(text.encode()))) >= 10_000 // DIDS_PER_STEP
+    query = "&".join(f"wantedDids={did}" for did in dids)
+    request = Request("GET", "/subscribe", query, 1, {})
+    steps = list(parse_request(request, now_us=NOW))
+    assert len(steps) >= 10_000 // PARAMETERS_PER_STEP + 10_000 // DIDS_PER_STEP
 
 
 @pytest.mark.parametrize(("value", "seconds"), [(None, None), (1, 1), (300, 300)])

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.event_streams import decoder
+from tests.unit.web.transport import Owner
 
 from jetstream.delivery.framing.ndjson import NDJSON
 from jetstream.delivery.framing.sse import SSE
@@ -96,9 +97,7 @@ class Stream:
             Compression(COMPRESSORS[coding](), chunked, Worker() if worker is None else worker),
         )
         self.transport.protocol = self.sink
-        self.sink.on_message = lambda _: iter(())  # type: ignore[assignment,return-value]
-        self.sink.on_end = lambda: None
-        self.sink.resume_at = lambda: 7
+        self.sink.owner = Owner()
 
     def _count(self) -> None:
         self.ended += 1

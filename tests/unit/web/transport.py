@@ -6,7 +6,24 @@ import asyncio
 import socket
 from collections.abc import Iterable
 
+from jetstream.steps import Steps
 from jetstream.web.outbound import Outbound
+
+
+class Owner:
+    """The owner of a socket, which takes no messages."""
+
+    def __init__(self, cursor: int = 7) -> None:
+        self.cursor = cursor
+
+    def on_message(self, _message: bytes, /) -> Steps[None]:
+        yield from ()
+
+    def on_end(self) -> None:
+        pass
+
+    def resume_at(self) -> int:
+        return self.cursor
 
 
 class Transport:

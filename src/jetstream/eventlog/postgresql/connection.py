@@ -6,18 +6,16 @@ stored. Or the connection was lost: then nobody knows.
 
 from __future__ import annotations
 
-import asyncio
 import socket
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
+from typing import Final
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
 from jetstream.errors import LogError, LogUnreachable
-
-T = TypeVar("T")
+from jetstream.urls import shown
 
 # Of the sessions that write. The server must notice soon that a writer is gone, or was frozen inside a
 # transaction: until then, the locks of that one keep every other process from leading.
@@ -28,6 +26,7 @@ _WRITERS: Final = {
     "tcp_keepalives_count": "3",
 }
 CONNECT_S: Final = 5.0  # after which a host that does not answer counts as gone
+ANSWER_S: Final = 5.0  # the same for what is asked again and again, and takes no time
 # A peer that answers nothing at all is noticed after about half a minute: the machine is gone, or the
 # network.
 _KEEPALIVE: Final = (
@@ -52,26 +51,47 @@ LOST: Final = (
 )
 
 
-def shown(address: str) -> str:
-    """Return an address as it is logged: without user, password and parameters."""
-    parts = urlsplit(address)
-    hosts = parts.netloc.rpartition("@")[2] or "localhost"
-    return f"{parts.scheme}://{hosts}{parts.path}"
+async def connect(
+    address: str,
+    *,
+    writes: bool = False,
+    primary: bool = False,
+    answer_s: float | None = None,
+    connect_s: float = CONNECT_S,
+    **settings: str,
+) -> asyncpg.Connection:
+    """Connect to the first host that answers; with `primary` or `writes`, to one that is no replica.
 
-
-async def connect(address: str, *, writes: bool, **settings: str) -> asyncpg.Connection:
-    """Connect to the first host that answers; with `writes`, to one that is no replica.
-
+    Each host has `connect_s` to answer: one that is frozen does not keep others from being tried. A statement
+    that is not answered for `answer_s` seconds ends with TimeoutError, one of `LOST`; None: it is waited for.
     `settings` are of the session. Raises one of `LOST`, or asyncpg.PostgresError.
     """
-    connection = await asyncpg.connect(
-        address,
-        timeout=CONNECT_S,
-        target_session_attrs="read-write" if writes else None,
-        server_settings={"application_name": "jetstream", **(_WRITERS if writes else {}), **settings},
-    )
-    keep_alive(connection)
-    return connection
+    failure: BaseException | None = None
+    for host in addresses(address):
+        try:
+            connection = await asyncpg.connect(
+                host,
+                timeout=connect_s,
+                command_timeout=answer_s,
+                target_session_attrs="read-write" if writes else "primary" if primary else None,
+                server_settings={"application_name": "jetstream", **(_WRITERS if writes else {}), **settings},
+            )
+        except LOST as error:
+            failure = error
+        else:
+            keep_alive(connection)
+            return connection
+    assert failure is not None
+    raise failure
+
+
+def addresses(address: str) -> list[str]:
+    """Return an address of its own for each host of an address."""
+    parts = urlsplit(address)
+    login, separator, hosts = parts.netloc.rpartition("@")
+    if "," not in hosts:
+        return [address]
+    return [urlunsplit(parts._replace(netloc=f"{login}{separator}{host}")) for host in hosts.split(",")]
 
 
 def keep_alive(connection: asyncpg.Connection) -> None:
@@ -106,15 +126,3 @@ def translated(address: str, otherwise: type[LogError] = LogError) -> Iterator[N
 def describe(error: BaseException) -> str:
     """Return the text of an error; its kind, if it has none."""
     return str(error) or type(error).__name__
-
-
-async def whole(work: Coroutine[Any, Any, T]) -> T:
-    """Await work that must not be stopped in the middle: a cancellation waits for its end."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # it is the business of nobody any more
-        raise

@@ -16,7 +16,7 @@ import asyncpg
 
 from jetstream.errors import LogCorrupt, LogError, LogUnwritable
 from jetstream.eventlog.cursors import cursor_row
-from jetstream.eventlog.postgresql.connection import connect, drop, shown, translated
+from jetstream.eventlog.postgresql.connection import connect, drop, translated
 from jetstream.eventlog.postgresql.leading import create_tables
 from jetstream.eventlog.postgresql.schema import pack
 from jetstream.eventlog.postgresql.term import AHEAD_US
@@ -29,6 +29,7 @@ from jetstream.eventlog.sqlite.lock import offline
 from jetstream.eventlog.sqlite.repos import read_changes, whole_states
 from jetstream.eventlog.sqlite.reservation import Reservation
 from jetstream.eventlog.sqlite.schema import read_accounts, read_cursors, read_tip
+from jetstream.urls import shown
 
 _IS_EMPTY = (
     "SELECT (SELECT max(id) FROM tail) = 0 AND NOT EXISTS (SELECT 1 FROM segment) FROM term FOR UPDATE"

@@ -18,15 +18,16 @@ from jetstream.errors import LogCorrupt, LogError
 from jetstream.eventlog.columns import Damaged
 from jetstream.eventlog.contents import Checked, Contents
 from jetstream.eventlog.erase import without_erased
-from jetstream.eventlog.postgresql.connection import connect, drop, shown, translated
+from jetstream.eventlog.postgresql.beginning import CURSORS, MOVED, cursors_after
+from jetstream.eventlog.postgresql.connection import connect, drop, translated
 from jetstream.eventlog.postgresql.reader import DatabaseReader
 from jetstream.eventlog.postgresql.schema import SEALED, check_version, read_row
-from jetstream.eventlog.postgresql.term import cursors_after
 from jetstream.eventlog.reader import Hole
-from jetstream.eventlog.segment import Segment, verify
+from jetstream.eventlog.segment import Segment, unpack_times, verify
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
 from jetstream.model.filter import EVERYTHING, Filter
+from jetstream.urls import shown
 
 HOLE_S: Final = 10.0  # for which what is missing may be on its way
 _EXTENT: Final = "SELECT floor_us, greatest((SELECT max(last_us) FROM tail), 0) FROM state"
@@ -39,8 +40,6 @@ _COUNTS: Final = (
     " (SELECT count(*) FROM tail WHERE repos IS NOT NULL AND id > (SELECT folded_id FROM state)),"
     " (SELECT count(*) FROM gap)"
 )
-_CURSORS: Final = "SELECT source, seq, provisional, fell_from, stored_to, unstored FROM cursor"
-_MOVED: Final = "SELECT cursors FROM tail WHERE cursors IS NOT NULL ORDER BY id"
 _KEYS: Final = "SELECT last_us FROM segment WHERE last_us > $1 ORDER BY last_us LIMIT 1000"
 _SEGMENT: Final = f"SELECT follows_us, {', '.join(Segment._fields)} FROM segment WHERE last_us = $1"
 _ROWS: Final = (
@@ -58,7 +57,7 @@ def reading(address: str) -> Iterator[Fetch]:
         connection: asyncpg.Connection | None = None
         try:
             with translated(address):
-                connection = runner.run(connect(address, writes=False))
+                connection = runner.run(connect(address))
                 runner.run(check_version(connection, address))
 
                 def fetch(statement: str, *values: object) -> list[Any]:
@@ -84,7 +83,7 @@ def selected(
         ((floor, tip),) = fetch(_EXTENT)
         tombstones = dict(fetch("SELECT did, before_us FROM tombstone"))
         position, stop = max(position, floor), tip + 1 if stop is None else min(stop, tip + 1)
-        reader = DatabaseReader(fetch, LogLimits(), 0)
+        reader = DatabaseReader(fetch, LogLimits(), 0, strict=True)
         missing_since: float | None = None
         while position < stop:
             try:
@@ -113,7 +112,7 @@ def contents(address: str) -> Contents:
         ((floor, tip),) = fetch(_EXTENT)
         ((size,),) = fetch(_SIZE)
         ((segments, repos, changes, gaps),) = fetch(_COUNTS)
-        cursors = cursors_after(fetch(_CURSORS), (text for (text,) in fetch(_MOVED)))
+        cursors = cursors_after(fetch(CURSORS), (text for (text,) in fetch(MOVED)))
         counted = Contents(size, floor, tip, cursors, segments, repos, changes, gaps)
     for batch, _ in selected(address, floor, tip + 1, EVERYTHING):
         if len(batch):
@@ -123,48 +122,76 @@ def contents(address: str) -> Contents:
 
 def check(address: str) -> Checked:
     """Read everything and compare it with its checksums. Raises LogError if there is nothing to read."""
-    checked = Checked()
     with reading(address) as fetch:
-        last_us: int | None = None
-        key = -1
-        while keys := [row[0] for row in fetch(_KEYS, key)]:
-            for key in keys:
-                last_us = _check_segment(fetch, key, last_us, checked)
-        while rows := fetch(_ROWS, key):
-            for stored in rows:
-                last_us = _check_row(stored, last_us, checked)
-            key = rows[-1][0]
-    return checked
+        return checked(fetch)
 
 
-def _check_segment(fetch: Fetch, key: int, before_us: int | None, checked: Checked) -> int:
-    """Check one segment, unless it was deleted meanwhile; return its end."""
-    for follows_us, *stored in fetch(_SEGMENT, key):
-        _check_order(f"segment that ends at {key}", follows_us, before_us, checked)
-        segment = Segment(*stored)
-        if not segment.events:
+def checked(fetch: Fetch) -> Checked:
+    """Do so, while a server may write. `fetch` runs a statement, and each is a snapshot of its own."""
+    check = _Check(fetch)
+    check.segments()
+    while True:
+        rows = fetch(_ROWS, check.end_us)
+        # What was sealed since the segments were read is among them now.
+        if (not rows or rows[0]["follows_us"] > check.end_us) and check.segments():
             continue
+        if not rows:
+            return check.found
+        for row in rows:
+            check.row(row)
+
+
+class _Check:
+    """Follows the log from its floor to its tip, part by part."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        self.found = Checked()
+        self._fetch = fetch
+        # The end of the part that was checked last.
+        self.end_us: int = self._floor_us() - 1
+
+    def segments(self) -> int:
+        """Check the segments that follow; return how many there were."""
+        count = 0
+        while keys := self._fetch(_KEYS, self.end_us):
+            for (key,) in keys:
+                self._segment(key)
+            count += len(keys)
+        return count
+
+    def _segment(self, key: int) -> None:
+        """Check one segment, unless it was deleted meanwhile."""
+        for follows_us, *stored in self._fetch(_SEGMENT, key):
+            self._check_order(f"segment that ends at {key}", follows_us)
+            segment = Segment(*stored)
+            if not segment.events:
+                continue
+            try:
+                verify(segment)
+                times = unpack_times(segment.times)
+            except Damaged as error:
+                self.found.problems.append(f"the segment that ends at {key} is lost: {error}")
+            else:
+                self.found.segments += 1
+                # Some may have been checked as rows, before they were sealed.
+                self.found.events += sum(time_us > self.end_us for time_us in times)
+        self.end_us = key
+
+    def row(self, stored: Any) -> None:
+        """Check one row of the tail."""
+        last_us, *_, follows_us = stored
+        self._check_order(f"row of the tail that ends at {last_us}", follows_us)
         try:
-            verify(segment)
+            self.found.events += read_row(stored).events
         except Damaged as error:
-            checked.problems.append(f"the segment that ends at {key} is lost: {error}")
-        else:
-            checked.segments += 1
-            checked.events += segment.events
-    return key
+            self.found.problems.append(f"the row of the tail that ends at {last_us} is lost: {error}")
+        self.end_us = last_us
 
+    def _check_order(self, what: str, follows_us: int) -> None:
+        """Note what is missing before a part, unless it was trimmed meanwhile."""
+        if follows_us > self.end_us and follows_us >= self._floor_us():
+            self.found.problems.append(f"the {what} follows {follows_us}, and what ends there is missing")
 
-def _check_row(stored: Any, before_us: int | None, checked: Checked) -> int:
-    """Check one row of the tail; return its end."""
-    last_us, *_, follows_us = stored
-    _check_order(f"row of the tail that ends at {last_us}", follows_us, before_us, checked)
-    try:
-        checked.events += read_row(stored).events
-    except Damaged as error:
-        checked.problems.append(f"the row of the tail that ends at {last_us} is lost: {error}")
-    return int(last_us)
-
-
-def _check_order(what: str, follows_us: int, before_us: int | None, checked: Checked) -> None:
-    if before_us is not None and follows_us > before_us:
-        checked.problems.append(f"the {what} follows {follows_us}, and what ends there is missing")
+    def _floor_us(self) -> int:
+        ((floor_us, _),) = self._fetch(_EXTENT)
+        return int(floor_us)

@@ -3,16 +3,13 @@
 A standby looks at the term, the newest row and the heartbeat a few times a second. When none of them has
 changed for `takeover_after_s`, by its own monotonic clock, it takes over: it writes the next epoch over the
 one that it has seen. The database lets one such change pass. Clocks of different machines are never
-compared, but with one
-exception: a process whose clock is far from the database's must not stamp events, and does not lead.
+compared, but with one exception: a process whose clock is far from the database's must not stamp events, and
+does not lead.
 
     standby   ··look··look··look··│ take over ▶ read ▶ lead
     leader    beat · append · ✗     └── the row of the term: waits for appends that are under way
 
-The new term reads what the log holds after its epoch is committed, so nothing is stored behind its back.
-Where the database may have lost commits, which is so after another server was promoted, positions continue
-above what was
-reserved: readers may have seen positions that the log does not hold any more.
+The new term reads what the log holds after its epoch is committed: see `beginning`.
 """
 
 from __future__ import annotations
@@ -22,25 +19,28 @@ import os
 import platform
 import time
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from secrets import token_hex
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import asyncpg
 import structlog
 
 from jetstream.clock import STEP_US, unix_us
-from jetstream.errors import LogUnreachable
-from jetstream.eventlog.postgresql.connection import LOST, connect, describe, drop, shown, translated
-from jetstream.eventlog.postgresql.schema import SEALED, Epoch, check_version, create
+from jetstream.errors import LogCorrupt, LogUnreachable
+from jetstream.eventlog.columns import Damaged
+from jetstream.eventlog.postgresql.beginning import read_beginning, read_cursors
+from jetstream.eventlog.postgresql.connection import ANSWER_S, LOST, connect, describe, drop, translated
+from jetstream.eventlog.postgresql.schema import Epoch, check_version, create, migrate
 from jetstream.eventlog.postgresql.store import PostgresLog
-from jetstream.eventlog.postgresql.term import Stored, Term, cursors_after
-from jetstream.eventlog.states import records_of
-from jetstream.upstreams import is_mirror
+from jetstream.eventlog.postgresql.term import Term
+from jetstream.urls import shown
 
 TAKEOVER_S: Final = 3.0
 LOOK_S: Final = 0.25  # between two looks of a standby
 _RETRY_S: Final = 1.0
+_ANSWER_S: Final = (
+    30.0  # after which a database that does not answer counts as gone: what is read may be long
+)
 _WATCH: Final = """
 SELECT t.epoch, t.holder, l.beat, (SELECT max(id) FROM tail) AS newest,
     (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now_us FROM term t, leader l
@@ -48,25 +48,6 @@ SELECT t.epoch, t.holder, l.beat, (SELECT max(id) FROM tail) AS newest,
 _CLAIM: Final = (
     "UPDATE term SET epoch = epoch + 1, holder = $3 WHERE epoch = $1 AND holder = $2 RETURNING epoch"
 )
-_NEWEST: Final = "SELECT id, last_us, appended FROM tail ORDER BY id DESC LIMIT 1"
-_STATE: Final = f"""
-SELECT s.tail, s.folded_id, s.repos, l.reserved_us, l.base_us, {SEALED} AS sealed_us,
-    (SELECT coalesce(sum(events), 0)::bigint FROM tail WHERE last_us <= {SEALED}) AS sealed_events,
-    (SELECT count(*) FROM gap) AS gaps FROM state s, leader l
-"""
-_CURSORS: Final = "SELECT source, seq, provisional, fell_from, stored_to, unstored FROM cursor"
-_CHANGED: Final = (
-    "SELECT id, cursors, repos FROM tail WHERE cursors IS NOT NULL OR repos IS NOT NULL ORDER BY id"
-)
-_ACCOUNTS: Final = "SELECT source, did, state FROM account"
-# Differs after each promotion of another server. Not every compatible database has it.
-_TIMELINE: Final = "SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)"
-# Positions continue above `base_us`: above what was reserved when the timeline was found to be another.
-_SET_TIMELINE: Final = """
-UPDATE leader SET timeline = $3,
-    base_us = CASE WHEN timeline = $3 AND $3 <> '' THEN base_us ELSE reserved_us END
-FROM term WHERE term.epoch = $1 AND term.holder = $2 RETURNING base_us
-"""
 
 
 class Candidate(NamedTuple):
@@ -104,6 +85,21 @@ async def create_tables(address: str) -> None:
             connection = await connect(address, writes=True)
             await create(connection)
             await check_version(connection, address)
+        finally:
+            await drop(connection)
+
+
+async def migrate_tables(address: str) -> int:
+    """Create the tables, or change those of the version before; return their version.
+
+    Raises LogError, LogFormat or LogUnreachable.
+    """
+    await create_tables(address)
+    connection = None
+    with translated(address):
+        try:
+            connection = await connect(address, writes=True)
+            return await migrate(connection, address)
         finally:
             await drop(connection)
 
@@ -187,7 +183,7 @@ class _Watch:
     async def step(self) -> Term | None:
         """Look once; return the term if this process leads now. Raises what asyncpg raises."""
         if self._connection is None:
-            self._connection = await connect(self._log.address, writes=True)
+            self._connection = await self._connect()
         seen = await self._look(self._connection)
         now = self._candidate.monotonic()
         if seen != self._seen:
@@ -195,14 +191,14 @@ class _Watch:
         is_free = not seen.holder
         if not is_free and now - self._since < self._candidate.takeover_s:
             return None
-        self.refusal = self.refusal or await self._other_sources(self._connection)
+        self.refusal = self.refusal or await self._problem(self._connection)
         if self.refusal is not None:
             return None
         return await self._take_over(self._connection, seen)
 
     async def _look(self, connection: asyncpg.Connection) -> Seen:
         before = self._candidate.clock()
-        *seen, now_us = await connection.fetchrow(_WATCH)
+        *seen, now_us = await connection.fetchrow(_WATCH, timeout=ANSWER_S)
         after = self._candidate.clock()
         off_us = max(before - now_us, now_us - after, 0)
         self.refusal = None
@@ -210,16 +206,17 @@ class _Watch:
             self.refusal = f"its clock is {off_us / 1e6:,.0f} s off the database's; set the clock right"
         return Seen(*seen)
 
-    async def _other_sources(self, connection: asyncpg.Connection) -> str | None:
-        """Return what is wrong if the log's upstreams are not those of this process."""
+    async def _connect(self) -> asyncpg.Connection:
+        return await connect(self._log.address, writes=True, answer_s=_ANSWER_S)
+
+    async def _problem(self, connection: asyncpg.Connection) -> str | None:
+        """Return why the log cannot be continued: its cursors are damaged, or not of the same upstreams."""
         sources = self._candidate.sources
-        if sources is None:
-            return None
-        stored = cursors_after(
-            await connection.fetch(_CURSORS),
-            [row["cursors"] for row in await connection.fetch(_CHANGED) if row["cursors"] is not None],
-        )
-        if not stored or stored.keys() == set(sources):
+        try:
+            stored = await read_cursors(connection)
+        except Damaged as error:
+            return f"{error}; restore the database from a backup"
+        if sources is None or not stored or stored.keys() == set(sources):
             return None
         return (
             f"the log's upstreams are {', '.join(sorted(stored))}, and its own are"
@@ -233,7 +230,12 @@ class _Watch:
         if number is None:
             return None
         epoch = Epoch(number, holder)
-        stored = await self._read(self._connection or connection, epoch)
+        try:
+            stored = await read_beginning(
+                self._connection or connection, epoch, mirrors=self._candidate.mirrors
+            )
+        except Damaged as error:
+            raise LogCorrupt(self._log.name, str(error)) from error
         while self._log.tip < stored.last_us:  # so that it is read up to where the term begins
             await self._log.looked_again()
         return Term(self._log, epoch, stored, self._candidate.erase)
@@ -244,59 +246,7 @@ class _Watch:
             number: int | None = await connection.fetchval(_CLAIM, seen.epoch, seen.holder, holder)
         except LOST:
             await self.disconnect()
-            self._connection = await connect(self._log.address, writes=True)
+            self._connection = await self._connect()
             now = await self._look(self._connection)
             number = now.epoch if now.holder == holder else None
         return number
-
-    async def _read(self, connection: asyncpg.Connection, epoch: Epoch) -> Stored:
-        """Read what the log holds, in one snapshot."""
-        await connection.fetchval(_SET_TIMELINE, *epoch, await _timeline(connection))
-        async with connection.transaction(isolation="repeatable_read", readonly=True):
-            last_id, last_us, appended = await connection.fetchrow(_NEWEST)
-            state = await connection.fetchrow(_STATE)
-            cursors = await connection.fetch(_CURSORS)
-            changed = await connection.fetch(_CHANGED)
-            accounts = await connection.fetch(_ACCOUNTS)
-
-        known = cursors_after(cursors, [row["cursors"] for row in changed if row["cursors"] is not None])
-        goes_on = self._candidate.mirrors and is_mirror((each.seq for each in known.values()), last_us)
-        repos: dict[bytes, bytes | None] = {}
-        for row in changed:
-            if row["repos"] is not None and row["id"] > state["folded_id"]:
-                repos.update(records_of(row["repos"]))
-        return Stored(
-            last_id=last_id,
-            last_us=last_us,
-            begin_us=max(last_us, 0, 0 if goes_on else state["base_us"]),
-            appended=appended,
-            reserved_us=state["reserved_us"],
-            tail=state["tail"],
-            sealed_us=state["sealed_us"],
-            sealed_events=state["sealed_events"],
-            folded_id=state["folded_id"],
-            cursors=known,
-            repos=repos,
-            repo_rows=state["repos"],
-            accounts={(source, did): packed for source, did, packed in accounts},
-            gaps=state["gaps"],
-        )
-
-
-async def _timeline(connection: asyncpg.Connection) -> str:
-    """Return what differs after a promotion; empty where nobody knows, or commits do not wait."""
-    with suppress(asyncpg.PostgresError):
-        if await connection.fetchval("SHOW synchronous_commit") != "off":
-            return str(await connection.fetchval(_TIMELINE))
-    return ""
-
-
-async def open_leading(address: str, candidate: Candidate = Candidate(), **options: Any) -> Term:
-    """Open a log, create its tables if needed, and return when this process leads. Raises LogError."""
-    await create_tables(address)
-    log = await PostgresLog.open(address, **options)
-    try:
-        return await lead(log, candidate)
-    except BaseException:
-        await log.close()
-        raise

@@ -29,6 +29,7 @@ of the tail as one zstd frame of `Columns.packed`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import asyncpg
@@ -37,13 +38,15 @@ import zstandard
 from jetstream import __version__
 from jetstream.errors import LogError, LogFormat
 from jetstream.eventlog.columns import Columns
-from jetstream.eventlog.postgresql.connection import shown
 from jetstream.eventlog.reader import Row
 from jetstream.eventlog.segment import decompress
+from jetstream.urls import shown
 
-# The version of the tables. A program reads the version before as well, so that an upgrade of many machines
-# changes the tables last.
+# The version of the tables. A program reads and writes the version before as well, so that an upgrade of many
+# machines changes the tables last.
 VERSION: Final = 1
+# What makes the tables of each version those of the next one.
+MIGRATIONS: Final[Mapping[int, Sequence[str]]] = {}
 CHANNEL: Final = "jetstream"  # of NOTIFY
 TAILS: Final = ("a", "b")
 
@@ -164,6 +167,9 @@ TUNING: Final = (
 
 TABLES: Final = "SELECT to_regclass('state') IS NOT NULL AND to_regclass('term') IS NOT NULL"
 READ_VERSION: Final = "SELECT version FROM state"
+# A migration has the table that all processes read for itself, or gives up: they wait meanwhile.
+_LOCK: Final = "SET LOCAL lock_timeout = '2s'; LOCK TABLE state IN ACCESS EXCLUSIVE MODE"
+_SET_VERSION: Final = "UPDATE state SET version = $1"
 # Locks the row of the term until the transaction ends: a process that takes over waits for it.
 # The end of what is sealed: of the newest segment, or of those that were trimmed.
 SEALED: Final = "(SELECT greatest(floor_us - 1, (SELECT max(last_us) FROM segment)) FROM state)"
@@ -204,10 +210,10 @@ async def create(connection: asyncpg.Connection) -> None:
                 raise
 
 
-async def check_version(connection: asyncpg.Connection, address: str) -> int:
+async def check_version(connection: asyncpg.Connection, address: str, known: int = VERSION) -> int:
     """Return the version of the tables. Raises LogError if there are none, LogFormat for a foreign version.
 
-    The version before this program's is read and written as it is, until `jetstream log migrate`.
+    A program uses the tables of the version before its own as they are, until they are migrated.
     """
     if not await connection.fetchval(TABLES):
         raise LogError(
@@ -215,11 +221,32 @@ async def check_version(connection: asyncpg.Connection, address: str) -> int:
             "has no tables of a log: start a process that writes it, or run `jetstream log migrate`",
         )
     version: int = await connection.fetchval(READ_VERSION)
-    if version not in (VERSION, VERSION - 1) or version < 1:
-        known = f"{VERSION - 1} and {VERSION}" if VERSION > 1 else f"{VERSION}"
-        problem = f"has tables of version {version}, and this program ({__version__}) reads {known}"
+    if version not in (known, known - 1) or version < 1:
+        both = f"{known - 1} and {known}" if known > 1 else f"{known}"
+        problem = f"has tables of version {version}, and this program ({__version__}) reads {both}"
         raise LogFormat(shown(address), problem)
     return version
+
+
+async def migrate(
+    connection: asyncpg.Connection,
+    address: str,
+    known: int = VERSION,
+    migrations: Mapping[int, Sequence[str]] = MIGRATIONS,
+) -> int:
+    """Change tables of the version before; return their version. Programs may use them meanwhile.
+
+    Raises LogError or LogFormat as `check_version` does.
+    """
+    await check_version(connection, address, known)
+    async with connection.transaction():
+        await connection.execute(_LOCK)
+        version = await check_version(connection, address, known)  # another process may have migrated them
+        if version < known:
+            for statement in migrations[version]:
+                await connection.execute(statement)
+            await connection.execute(_SET_VERSION, known)
+    return known
 
 
 def pack(columns: Columns) -> bytes:

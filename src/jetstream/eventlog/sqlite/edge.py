@@ -33,8 +33,8 @@ from jetstream.conditions import Conditions
 from jetstream.errors import LogCorrupt, LogError
 from jetstream.eventlog import Gap
 from jetstream.eventlog.backpressure import Followers
+from jetstream.eventlog.damage import DamageRecord
 from jetstream.eventlog.sqlite.connection import bytes_on_disk, wal_bytes
-from jetstream.eventlog.sqlite.damage import DamageRecord
 from jetstream.eventlog.sqlite.following import FollowedLog
 from jetstream.eventlog.sqlite.journal import FILE as JOURNAL
 from jetstream.eventlog.sqlite.schema import DATABASE
@@ -141,6 +141,11 @@ class EdgeLog:
     def newest(self) -> int:
         """The position of the newest event that the log was known to have: all of it is read."""
         return self.tip
+
+    @property
+    def cursor_max(self) -> int:
+        """The highest cursor that is not of the future."""
+        return self.newest + 1
 
     @property
     def is_current(self) -> bool:

@@ -20,10 +20,10 @@ from typing import Final
 import structlog
 
 from jetstream.errors import LogCorrupt, LogError
+from jetstream.eventlog.damage import DamageRecord
 from jetstream.eventlog.erase import without_erased
 from jetstream.eventlog.hot_tail import HotTail
 from jetstream.eventlog.sqlite.connection import TranslatedErrors
-from jetstream.eventlog.sqlite.damage import DamageRecord
 from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.tailing import DatabaseReader, JournalReader, Snapshot
 from jetstream.limits import LogLimits

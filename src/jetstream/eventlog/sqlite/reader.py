@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from jetstream.errors import LogError
-from jetstream.eventlog.columns import Columns, Damaged
+from jetstream.eventlog.columns import Damaged
+from jetstream.eventlog.damage import Damage, DamageRecord
 from jetstream.eventlog.reader import Collected, Index, Row, Scan, StoredReader
-from jetstream.eventlog.segment_cache import Loaded
 from jetstream.eventlog.sqlite.connection import TranslatedErrors, open_reader, snapshot
-from jetstream.eventlog.sqlite.damage import Damage, DamageRecord, is_damage, next_key, next_readable
+from jetstream.eventlog.sqlite.damage import is_damage, next_key, next_readable
 from jetstream.eventlog.sqlite.schema import read_row
 from jetstream.limits import LogLimits
 from jetstream.model.filter import Filter
@@ -57,12 +57,9 @@ class FileReader(StoredReader):
     errors = (Damaged, sqlite3.DatabaseError)
 
     def __init__(self, connection: sqlite3.Connection, limits: LogLimits, *, strict: bool = False) -> None:
-        super().__init__(limits)
+        super().__init__(limits, strict=strict)
         # For the modules that read in their own way; used by one thread at a time.
         self.connection = connection
-        # What was skipped. The owner of the reader takes it from here.
-        self.damage: list[Damage] = []
-        self._strict = strict
 
     def indexes(self, position: int, *, with_dids: bool) -> Iterable[Index]:
         """Return the next segments that end at or after a position."""
@@ -111,19 +108,9 @@ class FileReader(StoredReader):
         """Let all statements inside read the same commit. Sealing could move events between two of them."""
         return snapshot(self.connection)
 
-    def note_damage(self, first_us: int, last_us: int, error: Exception) -> None:
-        """Note a range that cannot be read. Raises the error again if it is no damage, or if strict."""
-        if self._strict or not is_damage(error):
-            raise error
-        self.damage.append(Damage(first_us, last_us, str(error)))
-
-    def load_measured(self, last_us: int) -> Loaded | None:
-        """Read the events of a segment; None, too, if it is damaged."""
-        try:
-            return super().load_measured(last_us)
-        except (Damaged, sqlite3.DatabaseError) as error:
-            self.note_damage(self._first_us(last_us), last_us, error)
-            return None
+    def is_damage(self, error: Exception) -> bool:
+        """Tell whether an error means that something is damaged."""
+        return is_damage(error)
 
     def _scan_segments(self, found: Collected, wanted: Filter) -> Scan | None:
         """Scan segments. One whose index is damaged is found as one to load."""
@@ -144,22 +131,13 @@ class FileReader(StoredReader):
             return behind, None
         return (stop, None) if key is None else (key + 1, key)
 
-    def _first_us(self, last_us: int) -> int:
+    def first_us(self, last_us: int) -> int:
         """Return where a damaged segment starts, or its end if its row does not tell."""
         try:
             (first_us,) = self.connection.execute(_FIRST, (last_us,)).fetchone() or (last_us,)
         except sqlite3.DatabaseError:
             return last_us
         return min(first_us, last_us) if isinstance(first_us, int) else last_us
-
-    def _accounts_unless_wanted(self, index: Index, wanted: Filter) -> Columns | None:
-        """Return None for a segment to load, else its events without a collection, as far as wanted."""
-        try:
-            return super()._accounts_unless_wanted(index, wanted)
-        except (Damaged, sqlite3.DatabaseError) as error:
-            if not is_damage(error):
-                raise
-            return None  # the events are stored apart from the index, and may be undamaged
 
 
 class ReaderPool:

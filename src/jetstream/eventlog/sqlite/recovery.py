@@ -27,12 +27,13 @@ from typing import NamedTuple
 
 from jetstream.conditions import Conditions
 from jetstream.eventlog import Cursors
+from jetstream.eventlog.damage import DamageRecord
 from jetstream.eventlog.hot_tail import HotTail
 from jetstream.eventlog.reader import POSITION_MAX
 from jetstream.eventlog.sqlite.ages import Ages
 from jetstream.eventlog.sqlite.checkpoint import Checkpointer
 from jetstream.eventlog.sqlite.connection import Transaction, TranslatedErrors, database_files, open_writer
-from jetstream.eventlog.sqlite.damage import DamageRecord, is_damage
+from jetstream.eventlog.sqlite.damage import is_damage
 from jetstream.eventlog.sqlite.gaps import count_gaps
 from jetstream.eventlog.sqlite.journal import Journal, recover, store_entries
 from jetstream.eventlog.sqlite.lock import take_lock

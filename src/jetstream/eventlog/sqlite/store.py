@@ -141,6 +141,11 @@ class SqliteLog:
         return self._state.tip
 
     @property
+    def cursor_max(self) -> int:
+        """The highest cursor that is not of the future."""
+        return self.newest + 1
+
+    @property
     def is_current(self) -> bool:
         """True: nobody else appends."""
         return True

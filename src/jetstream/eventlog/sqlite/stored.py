@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jetstream.eventlog import Gap
+from jetstream.eventlog.damage import DamageRecord
 from jetstream.eventlog.segment_cache import Loaded, SegmentCache
-from jetstream.eventlog.sqlite.damage import DamageRecord
 from jetstream.eventlog.sqlite.gaps import read_gaps
 from jetstream.eventlog.sqlite.reader import ReaderPool
 from jetstream.limits import LogLimits

@@ -23,9 +23,10 @@ import structlog
 
 from jetstream.errors import LogCorrupt, LogError
 from jetstream.eventlog.columns import Columns
+from jetstream.eventlog.damage import Damage
 from jetstream.eventlog.reader import POSITION_MAX, Row
 from jetstream.eventlog.sqlite.connection import BUSY_TIMEOUT_S, TranslatedErrors, open_reader, snapshot
-from jetstream.eventlog.sqlite.damage import Damage, is_damage
+from jetstream.eventlog.sqlite.damage import is_damage
 from jetstream.eventlog.sqlite.journal import FILE, claimed_bytes, walk
 from jetstream.eventlog.sqlite.reader import FileReader
 from jetstream.eventlog.sqlite.rewrite import read_tombstones

@@ -36,6 +36,7 @@ from typing import TypeVar
 import structlog
 
 from jetstream.errors import LogCorrupt, LogError, LogUnwritable
+from jetstream.eventlog.damage import Damage
 from jetstream.eventlog.erase import Tombstones
 from jetstream.eventlog.rewrite import Rewritten, next_rewritten, next_segment
 from jetstream.eventlog.segment import Segment
@@ -43,7 +44,6 @@ from jetstream.eventlog.sqlite import rewrite, trim
 from jetstream.eventlog.sqlite.ages import position_stored_before
 from jetstream.eventlog.sqlite.checkpoint import long_wal
 from jetstream.eventlog.sqlite.connection import TranslatedErrors, wal_bytes
-from jetstream.eventlog.sqlite.damage import Damage
 from jetstream.eventlog.sqlite.gaps import drop_oldest_gaps
 from jetstream.eventlog.sqlite.reader import FileReader
 from jetstream.eventlog.sqlite.recovery import LogState, read_extent

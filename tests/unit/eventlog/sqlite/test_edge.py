@@ -218,6 +218,7 @@ async def bodies(log: LogReader, position: int = 0) -> list[bytes]:
     return found
 
 
+@pytest.mark.usefixtures("only_new_objects")
 async def test_what_is_erased_is_gone_from_memory_at_the_next_look(
     writer: SqliteLog, tmp_path: Path, batch_of: BatchOf
 ) -> None:

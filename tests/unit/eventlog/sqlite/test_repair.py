@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import random
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -24,17 +26,28 @@ EVENTS = 20_000
 SEALED = 250  # events in a segment
 
 
-@pytest.fixture
-async def directory(tmp_path: Path, batch_of: BatchOf, cursor: Cursors) -> Path:
+@pytest.fixture(scope="module")
+def whole_log(tmp_path_factory: pytest.TempPathFactory, batch_of: BatchOf, cursor: Cursors) -> Path:
     """A closed log of 79 segments and a tail of 250 events, in runs a microsecond apart."""
-    log = await SqliteLog.open(tmp_path, limits=LogLimits(segment_events=SEALED))
-    for start in range(1, EVENTS, SEALED):
-        times = range(1_000_000 * start, 1_000_000 * start + SEALED)
-        await log.append(batch_of(times), Changes(cursor))
-        if start < EVENTS - SEALED:
-            await log.maintain()
-    await log.close()
-    return tmp_path
+    directory = tmp_path_factory.mktemp("log")
+
+    async def write() -> None:
+        log = await SqliteLog.open(directory, limits=LogLimits(segment_events=SEALED))
+        for start in range(1, EVENTS, SEALED):
+            times = range(1_000_000 * start, 1_000_000 * start + SEALED)
+            await log.append(batch_of(times), Changes(cursor))
+            if start < EVENTS - SEALED:
+                await log.maintain()
+        await log.close()
+
+    asyncio.run(write())
+    return directory
+
+
+@pytest.fixture
+def directory(whole_log: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(whole_log, tmp_path, dirs_exist_ok=True))
 
 
 async def times_in(directory: Path) -> list[int]:

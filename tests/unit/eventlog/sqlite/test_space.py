@@ -122,6 +122,8 @@ async def test_a_log_that_fills_the_disk_recovers_when_retention_is_due(writer: 
         await writer.store_soon()
     assert writer.log.statistics().writable
     assert 0 < await writer.held() < held
+    await writer.upkeep()
+    assert (writer.directory / FILE).stat().st_blocks * 512 == writer.log._state.space.reserve_size > 0
     await writer.log.close()
 
 
@@ -235,6 +237,8 @@ async def test_retention_is_kept_though_another_program_has_filled_the_disk(disk
         except LogUnwritable:
             writer.log._state.space.full = True
         await writer.upkeep()
+    oldest_us = writer.log.statistics().oldest_us
+    assert oldest_us is None or Writer.now - oldest_us <= 20 * SECOND
     assert await writer.held() <= 2_000
     await writer.log.close()
 
@@ -255,6 +259,16 @@ def test_the_reserve_is_taken_released_and_taken_back(disk: Path) -> None:
     assert not space.take_reserve()
     filler.unlink()
     assert space.take_reserve()
+
+
+def test_nothing_is_committed_while_room_is_made_with_the_reserve(tmp_path: Path) -> None:
+    space = Space(tmp_path)
+    space.spend(1_000)
+    space.freeing = True
+    with pytest.raises(LogUnwritable, match="the disk is full"):
+        space.spend(1)
+    space.freeing = False
+    space.spend(1)
 
 
 async def test_a_disk_that_is_too_small_for_a_reserve_is_one_warning(disk: Path) -> None:

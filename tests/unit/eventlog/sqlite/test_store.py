@@ -10,6 +10,9 @@ from tests.unit.eventlog.reading import times_from
 
 from jetstream.errors import LogCorrupt, LogLocked, LogUnwritable, SettingError
 from jetstream.eventlog import Changes, Cursors, SourceCursor
+from jetstream.eventlog.sqlite.connection import database_files
+from jetstream.eventlog.sqlite.reservation import NEW_FILE
+from jetstream.eventlog.sqlite.schema import DATABASE
 from jetstream.eventlog.sqlite.store import SqliteLog
 from jetstream.limits import LogLimits
 from jetstream.model.batch import Batch
@@ -47,6 +50,15 @@ async def test_a_file_that_is_no_database_is_refused_with_the_remedy(tmp_path: P
     (tmp_path / "jetstream.db").write_bytes(b"something else entirely" * 100)
     with pytest.raises(LogCorrupt, match=r"jetstream\.db.*jetstream log repair"):
         await SqliteLog.open(tmp_path)
+
+
+async def test_what_a_killed_process_left_half_written_is_deleted(tmp_path: Path) -> None:
+    left = [tmp_path / NEW_FILE, *database_files(tmp_path / f"{DATABASE}.new")]
+    for path in left:
+        path.touch()
+    log = await SqliteLog.open(tmp_path)
+    assert [path.name for path in left if path.exists()] == []
+    await log.close()
 
 
 async def test_a_later_format_is_refused(tmp_path: Path) -> None:

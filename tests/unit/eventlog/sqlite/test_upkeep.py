@@ -16,6 +16,7 @@ from tests.unit.eventlog.events import make_event
 from tests.unit.eventlog.reading import times_from
 from tests.unit.eventlog.trimming import trim
 
+from jetstream.conditions import Conditions
 from jetstream.errors import LogCorrupt
 from jetstream.eventlog import Changes, Cursors
 from jetstream.eventlog.columns import Damaged
@@ -122,6 +123,24 @@ async def test_damage_that_hinders_sealing_ends_upkeep_and_the_next_append_says_
     await asyncio.wait([log._upkeep._task])
     with pytest.raises(LogCorrupt, match=r"a page of the tail.*log repair"):
         await log.append(batch_of(range(6000, 6001)), Changes(cursor))
+    await log.close()
+
+
+async def test_damage_that_hinders_trimming_is_told_and_all_else_goes_on(
+    tmp_path: Path, batch_of: BatchOf, cursor: Cursors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise Damaged("a page of the oldest segments")
+
+    monkeypatch.setattr("jetstream.eventlog.sqlite.trim.trim", fail)
+    conditions = Conditions()
+    log = await filled(
+        tmp_path, batch_of, cursor, 300, retention_s=1.0, clock=lambda: 10**12, conditions=conditions
+    )
+    assert "a page of the oldest segments" in conditions.reasons["damage"]
+    await log.append(batch_of(range(301, 401)), Changes(cursor))
+    await log.maintain()
+    assert await times_from(log) == list(range(1, 401))
     await log.close()
 
 
